@@ -1,0 +1,42 @@
+"""What a user did wrong, said so that it can be put right. The command line prints the message alone."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """A user's mistake. The message says what was given, what was wanted and what to do."""
+
+
+class CellError(UserError):
+    """A mistake in a cell's equations."""
+
+
+class ProgramError(UserError):
+    """A program that is not legal, or not one that can be read."""
+
+
+class DataError(UserError):
+    """A text, a sound or a table that can't be read or doesn't fit."""
+
+
+class RunError(UserError):
+    """A run directory that is missing, half written, damaged or of another version."""
+
+
+class TrainingError(UserError):
+    """Training that can't begin or can't go on."""
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """The end of a message about an unknown name.
+
+    Args:
+        name: what the user wrote.
+        names: what it could have been.
+
+    Returns:
+        `", did you mean X?"` for the most similar of the names, or `""` when none is similar.
+    """
+    found = difflib.get_close_matches(name, list(names), n=1)
+    return f", did you mean {found[0]}?" if found else ""
