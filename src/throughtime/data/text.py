@@ -205,13 +205,14 @@ def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
         with source.open() as file:
             while True:
                 raw = file.read(_PIECE)
+                final = not raw
                 if offset == 0:
                     _refuse_other_than_text(source.name, raw[:_HEAD])
                     if raw.startswith(codecs.BOM_UTF8):
                         raw, offset = raw[3:], 3
                 held_back = len(decoder.getstate()[0])  # the start of a character, cut by a piece
                 try:
-                    text = decoder.decode(raw, final=not raw)
+                    text = decoder.decode(raw, final)
                 except UnicodeDecodeError as error:
                     at = offset - held_back + error.start
                     line = lines + error.object.count(b"\n", 0, error.start) + 1
@@ -221,8 +222,8 @@ def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
                         "(iconv -f LATIN1 -t UTF-8, say), or go on with U+FFFD in such places "
                         "(--encoding-errors replace)"
                     ) from None
-                yield line_ends.decode(text, final=not raw), len(raw)
-                if not raw:
+                yield line_ends.decode(text, final), len(raw)
+                if final:
                     return
                 offset += len(raw)
                 lines += raw.count(b"\n")

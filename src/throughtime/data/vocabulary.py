@@ -196,7 +196,7 @@ def from_json(text: str) -> Vocabulary:
         from throughtime.data import tokens
 
         return tokens.from_json(text)
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"this is not a vocabulary, or a damaged one: {error}") from None
 
 

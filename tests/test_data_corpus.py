@@ -1,0 +1,243 @@
+"""From files to a corpus: the parts, the counts, and the cache behind them."""
+
+import errno
+import math
+import os
+import tracemalloc
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from throughtime.data import cache, default_text, encode_text, prepare_text
+from throughtime.data import corpus as corpus_module
+from throughtime.errors import DataError
+
+TEXT = "".join(f"line {n} of a text about {'cats' if n % 3 else 'dogs'}\n" for n in range(200))
+
+
+@pytest.fixture(autouse=True)
+def cache_home(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "home"))
+    return tmp_path / "home" / "throughtime"
+
+
+@pytest.fixture
+def text(tmp_path):
+    (tmp_path / "text.txt").write_text(TEXT)
+    return tmp_path / "text.txt"
+
+
+def entries(directory: Path) -> dict[str, tuple[int, int]]:
+    return {p.name: (p.stat().st_ino, p.stat().st_mtime_ns) for p in directory.iterdir()}
+
+
+def test_the_last_tenth_is_held_out(text):
+    corpus = prepare_text([text])
+    cut = len(TEXT) * 9 // 10
+    decode = corpus.vocabulary.decode
+    assert decode(corpus.train.ids) == TEXT[:cut]
+    assert decode(corpus.valid.ids) == TEXT[cut:]
+    assert corpus.valid.symbols == corpus.valid.characters == len(TEXT) - cut
+    assert corpus.test is None
+
+
+@pytest.mark.parametrize("level", ["word", "bpe"])
+def test_every_level_holds_out_the_same_text_but_for_the_rest_of_a_word(text, level):
+    corpus = prepare_text([text], level=level, min_count=1)
+    train = corpus.vocabulary.decode(corpus.train.ids)
+    assert train == TEXT[: len(train)]
+    assert TEXT[len(train)].isspace()
+    assert 0 <= len(train) - len(TEXT) * 9 // 10 < 6
+    assert corpus.train.characters + corpus.valid.characters == len(TEXT)
+
+
+def test_texts_for_validation_and_test_are_taken_as_given(text, tmp_path):
+    (tmp_path / "valid.txt").write_text("a valid line\n")
+    (tmp_path / "test.txt").write_text("a test line\n")
+    corpus = prepare_text([text], valid=tmp_path / "valid.txt", test=tmp_path / "test.txt")
+    assert corpus.train.symbols == len(TEXT)
+    assert corpus.vocabulary.decode(corpus.test.ids) == "a test line\n"
+    assert corpus.valid.name == str(tmp_path / "valid.txt")
+
+
+def test_symbols_that_training_never_saw_are_unknown_and_counted(text, tmp_path):
+    (tmp_path / "valid.txt").write_text("ça va? ça va\n")
+    corpus = prepare_text([text], valid=tmp_path / "valid.txt")
+    assert corpus.train.unknown == 0
+    assert corpus.valid.unknown == 5
+    assert "ç" not in corpus.vocabulary.symbols
+    part = encode_text([tmp_path / "valid.txt"], corpus.vocabulary)
+    assert part.unknown == 5
+    assert np.array_equal(part.ids, corpus.valid.ids)
+
+
+def test_a_tokenised_file_gives_exactly_its_words(tmp_path):
+    lines = " the <unk> sat on the mat \n a cat was n't there \n"
+    (tmp_path / "ptb.train.txt").write_text(lines * 5)
+    (tmp_path / "ptb.valid.txt").write_text(" the cat <unk> purred \n")
+    corpus = prepare_text(
+        [tmp_path / "ptb.train.txt"], level="word", valid=tmp_path / "ptb.valid.txt"
+    )
+    words = (lines * 5).replace("\n", "<eos>").split()
+    assert corpus.train.symbols == len(words)
+    assert corpus.vocabulary.size == len(set(words))
+    assert corpus.valid.symbols == 5
+    assert corpus.valid.unknown == 1
+
+
+def test_losses_compare_across_levels(tmp_path):
+    (tmp_path / "a").write_text("à bientôt\n" * 100)
+    for level in ("char", "word", "bpe"):
+        valid = prepare_text([tmp_path / "a"], level=level).valid
+        # Of ten lines; without the word that the cut falls in ("à") but at level char.
+        length, size = (100, 120) if level == "char" else (99, 118)
+        nats = 2.0 * valid.symbols  # of the whole part
+        assert valid.bits_per_character(2.0) == pytest.approx(
+            nats / math.log(2) / length, rel=1e-12
+        )
+        assert valid.bits_per_byte(2.0) == pytest.approx(nats / math.log(2) / size, rel=1e-12)
+
+
+def test_no_path_means_the_default_text():
+    corpus = prepare_text()
+    assert corpus.train.symbols + corpus.valid.symbols == len(default_text())
+    assert corpus.vocabulary.size < 256
+
+
+def test_a_second_run_finds_its_ids_in_the_cache(text, tmp_path, cache_home):
+    for level in ("char", "bpe"):
+        first = prepare_text([text], level=level)
+        before = entries(cache_home)
+        (tmp_path / "copy.txt").write_text(TEXT)  # the same text, whatever its name and date
+        second = prepare_text([tmp_path / "copy.txt"], level=level)
+        assert entries(cache_home) == before
+        assert second.digest == first.digest
+        assert np.array_equal(second.train.ids, first.train.ids)
+        assert second.train.unknown == first.train.unknown
+        assert second.train.bytes == first.train.bytes
+
+
+def test_another_text_or_vocabulary_has_other_ids(text):
+    first = prepare_text([text])
+    status = text.stat()
+    text.write_text(TEXT.replace("cats", "bats"))
+    os.utime(text, ns=(status.st_atime_ns, status.st_mtime_ns))  # same size, same date
+    second = prepare_text([text])
+    assert second.digest != first.digest
+    assert second.vocabulary.decode(second.train.ids).count("bats") > 50
+    assert prepare_text([text], min_count=30).digest != second.digest
+
+
+def test_a_given_vocabulary_is_used_as_it_is(text, tmp_path):
+    vocabulary = prepare_text([text]).vocabulary
+    (tmp_path / "other").write_text("Other Text\n" * 20)
+    corpus = prepare_text([tmp_path / "other"], level="bpe", vocabulary=vocabulary)
+    assert corpus.vocabulary is vocabulary
+    assert corpus.train.unknown > 0
+
+
+def test_what_a_killed_run_left_is_not_taken_for_an_entry(text, cache_home):
+    whole = np.array(prepare_text([text]).train.ids)
+    for path in cache_home.iterdir():  # a half-written entry of every kind
+        data = path.read_bytes()
+        path.write_bytes(data[: len(data) // 2])
+    (cache_home / "tmpabc.part").write_bytes(b"half")
+    again = prepare_text([text])
+    assert np.array_equal(again.train.ids, whole)
+    before = entries(cache_home)
+    prepare_text([text])
+    assert entries(cache_home) == before
+
+
+def test_old_left_overs_are_removed_and_young_ones_are_not(text, cache_home):
+    cache_home.mkdir(parents=True)
+    old, young = cache_home / "old.part", cache_home / "young.part"
+    old.write_bytes(b"x")
+    young.write_bytes(b"x")
+    os.utime(old, (0, 0))
+    prepare_text([text])
+    assert not old.exists()
+    assert young.exists()
+
+
+def test_an_entry_is_there_in_whole_or_not_at_all(text, cache_home):
+    def interrupt(doing, _done, _size):
+        if doing == "writing symbols":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        prepare_text([text], progress=interrupt)
+    assert [p.name for p in cache_home.iterdir() if not p.name.endswith("vocabulary.json")] == []
+
+
+def test_a_mapped_part_outlives_the_cache(text, cache_home):
+    corpus = prepare_text([text])
+    for path in cache_home.iterdir():
+        path.unlink()
+    assert corpus.vocabulary.decode(corpus.train.ids) == TEXT[: len(TEXT) * 9 // 10]
+
+
+def test_without_a_cache_the_ids_are_temporary(text, tmp_path, monkeypatch, caplog):
+    (tmp_path / "file").write_text("in the way of a directory")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    corpus = prepare_text([text])
+    assert corpus.train.symbols == len(TEXT) * 9 // 10
+    assert "can't be written" in caplog.text
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told(text, cache_home, monkeypatch, code):
+    def fail(_descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(cache.os, "fsync", fail)
+    with pytest.raises(DataError, match="the disk is full.*XDG_CACHE_HOME"):
+        prepare_text([text])
+    assert list(cache_home.iterdir()) == []
+
+
+def test_texts_with_nothing_in_them_are_told(tmp_path):
+    (tmp_path / "blank").write_text("   \n" * 50)
+    (tmp_path / "short").write_text("a")
+    (tmp_path / "good").write_text("the <unk> is here\n" * 9)
+    with pytest.raises(DataError, match="too short to hold out"):
+        prepare_text([tmp_path / "short"])
+    vocabulary = prepare_text([tmp_path / "good"], level="word").vocabulary
+    (tmp_path / "spaces").write_text("    ")
+    with pytest.raises(DataError, match="has no words in it"):
+        encode_text([tmp_path / "spaces"], vocabulary)
+
+
+def test_bounds_are_looked_at_before_the_text(tmp_path):
+    with pytest.raises(DataError, match="did you mean word"):
+        prepare_text([tmp_path / "missing"], level="words")
+
+
+def test_a_text_that_changes_while_it_is_read_is_told(text, cache_home, monkeypatch):
+    read = corpus_module.read_text
+
+    def read_then_truncate(*args):
+        found = read(*args)
+        text.write_text(TEXT[:300])
+        return found
+
+    monkeypatch.setattr(corpus_module, "read_text", read_then_truncate)
+    with pytest.raises(DataError, match="has changed while it was read"):
+        prepare_text([text])
+
+
+@pytest.mark.parametrize(("level", "megabytes"), [("char", (5, 20)), ("word", (2, 6))])
+def test_memory_does_not_grow_with_the_text(tmp_path, level, megabytes):
+    path = tmp_path / "long.txt"
+    peaks = []
+    for size in megabytes:
+        with path.open("w") as file:
+            for _ in range(size):
+                file.write((TEXT * (1 + (1 << 20) // len(TEXT)))[: 1 << 20])
+        tracemalloc.start()
+        corpus = prepare_text([path], level=level)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert corpus.train.characters + corpus.valid.characters == size << 20
+    assert peaks[1] < peaks[0] + 1_000_000  # a megabyte of slack for texts that differ by many

@@ -1,0 +1,174 @@
+"""Reading text: what comes out is the text, and what isn't text is refused in words."""
+
+import io
+import os
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from throughtime.data import default_text, read_text
+from throughtime.data import text as text_module
+from throughtime.errors import DataError
+
+
+def written(path: Path, content: str | bytes) -> Path:
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return path
+
+
+def whole(*paths: Path | str, **options: str) -> str:
+    return "".join(read_text(paths, **options).pieces())
+
+
+@pytest.fixture
+def tiny_pieces(monkeypatch):
+    monkeypatch.setattr(text_module, "_PIECE", 3)
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    content=st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\r\n\t")),
+    piece=st.integers(3, 12),
+)
+def test_pieces_of_any_size_are_the_text(tmp_path_factory, content, piece):
+    path = written(tmp_path_factory.mktemp("text") / "a.txt", "x" + content)
+    before = text_module._PIECE
+    text_module._PIECE = piece
+    try:
+        text = read_text([path])
+        expected = path.read_text(encoding="utf-8")  # Python's own view of line ends
+        assert "".join(text.pieces()) == expected
+        assert text.characters == len(expected)
+        for start, stop in [(0, 4), (2, 7), (3, None), (len(expected), None)]:
+            assert "".join(text.pieces(start, stop)) == expected[start:stop]
+    finally:
+        text_module._PIECE = before
+
+
+def test_files_are_joined_in_the_order_given(tmp_path):
+    a, b = written(tmp_path / "a", "first "), written(tmp_path / "b", "second")
+    assert whole(b, a) == "secondfirst "
+    assert read_text([b, a]).name == f"{b} and 1 more"
+
+
+def test_a_directory_is_its_txt_files_sorted(tmp_path):
+    written(tmp_path / "2.txt", "two ")
+    written(tmp_path / "1.txt", "one ")
+    written(tmp_path / "3.md", "three ")
+    written(tmp_path / "0.txt", "")
+    assert whole(tmp_path) == "one two "
+
+
+def test_byte_order_marks_and_foreign_line_ends_are_dropped(tmp_path, tiny_pieces):
+    a = written(tmp_path / "a", b"\xef\xbb\xbfone\r\ntwo\r")
+    b = written(tmp_path / "b", b"\xef\xbb\xbfthree\n")
+    assert whole(a, b) == "one\ntwo\nthree\n"
+
+
+def test_the_digest_is_of_the_text_not_of_its_files(tmp_path):
+    one = written(tmp_path / "one", "a line\nanother\n")
+    parts = [
+        written(tmp_path / "p1", b"\xef\xbb\xbfa li"),
+        written(tmp_path / "p2", "ne\r\nanother\n"),
+    ]
+    assert read_text([one]).digest == read_text(parts).digest
+    assert read_text([one]).digest != read_text([parts[0]]).digest
+
+
+def test_pipes_and_standard_input_are_read_once_and_given_twice(tmp_path, monkeypatch):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("from a pipe",))
+    writer.start()
+    text = read_text([pipe])
+    writer.join()
+    assert ["".join(text.pieces()) for _ in range(2)] == ["from a pipe"] * 2
+
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"from stdin")))
+    text = read_text(["-"])
+    assert ["".join(text.pieces()) for _ in range(2)] == ["from stdin"] * 2
+
+
+def test_the_default_text_is_pythons_documentation():
+    text = read_text()
+    assert "".join(text.pieces()) == default_text()
+    assert text.characters > 300_000
+    assert 'The "for" statement' in default_text()
+
+
+@pytest.mark.parametrize(
+    ("content", "tokenised"),
+    [
+        ("the cat <unk> on\n", True),
+        ("<unk> at the start\n", True),
+        ("an end in <unk>\n", True),
+        ("<unk>s are markup here, like <unk>\n", True),
+        ("<unk>s are not words\n", False),
+        ("plain text\n", False),
+    ],
+)
+def test_tokenised_text_is_told_by_unk_as_a_word(tmp_path, tiny_pieces, content, tokenised):
+    assert read_text([written(tmp_path / "a", content)]).tokenised is tokenised
+
+
+def test_progress_tells_the_bytes_read(tmp_path, tiny_pieces):
+    seen = []
+    read_text([written(tmp_path / "a", "12345678")], progress=lambda *told: seen.append(told))
+    assert seen[0] == ("reading", 3, 8)
+    assert seen[-1] == ("reading", 8, 8)
+
+
+def test_invalid_utf8_is_refused_with_its_place(tmp_path, tiny_pieces):
+    path = written(tmp_path / "latin.txt", b"one\ntwo, caf\xe9 three\n")
+    with pytest.raises(DataError, match=r"latin\.txt is not UTF-8: byte 12 \(line 2\) is 0xe9"):
+        read_text([path])
+    assert whole(path, encoding_errors="replace") == "one\ntwo, caf\ufffd three\n"
+
+
+def test_the_place_of_invalid_utf8_counts_the_byte_order_mark(tmp_path, tiny_pieces):
+    path = written(tmp_path / "a", b"\xef\xbb\xbfab\n\n\xff")
+    with pytest.raises(DataError, match=r"byte 7 \(line 3\) is 0xff"):
+        read_text([path])
+
+
+def test_a_character_cut_off_by_the_end_of_the_file_is_invalid(tmp_path, tiny_pieces):
+    path = written(tmp_path / "a", "wörld…".encode()[:-1])
+    with pytest.raises(DataError, match=r"byte 6 \(line 1\).*unexpected end of data"):
+        read_text([path])
+
+
+def refusal(*paths: Path | str, **options: str) -> str:
+    with pytest.raises(DataError) as caught:
+        read_text(paths, **options)
+    return str(caught.value)
+
+
+def test_what_is_not_a_text_file_is_refused_in_words(tmp_path):
+    written(tmp_path / "shakespeare.txt", "To be")
+    message = refusal(tmp_path / "shakespare.txt")
+    assert "there is no such file, did you mean shakespeare.txt?" in message
+    assert "no such file" in refusal(tmp_path / "nowhere" / "at.all")
+    assert "is empty" in refusal(written(tmp_path / "empty", ""))
+    assert "is empty" in refusal(written(tmp_path / "mark", b"\xef\xbb\xbf"))
+    assert "binary file (a NUL byte at 4)" in refusal(written(tmp_path / "elf", b"\x7fELF\0\1\2"))
+    assert "control characters" in refusal(written(tmp_path / "odd", b"\1\2\3\4 text" * 99))
+    assert "UTF-16" in refusal(written(tmp_path / "wide", "text".encode("utf-16")))
+    assert "device" in refusal("/dev/null")
+    assert "did you mean replace?" in refusal(
+        tmp_path / "shakespeare.txt", encoding_errors="replaced"
+    )
+    (tmp_path / "no-text").mkdir()
+    assert "*.txt files are wanted" in refusal(tmp_path / "no-text")
+
+
+def test_an_unreadable_file_is_told(tmp_path, monkeypatch):
+    path = written(tmp_path / "secret.txt", "text")
+
+    def refuse(*_args, **_options):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)  # a mode would not stop the superuser
+    assert refusal(path) == f"{path} can't be read: Permission denied"
