@@ -1,0 +1,1 @@
+"""Recurrent networks you can see through, at full speed."""

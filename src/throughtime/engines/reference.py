@@ -1,0 +1,176 @@
+"""The reference engine: a loop over time of torch operations, straight from the table.
+
+Slow and obvious. It runs on any device, and torch differentiates it any number of times, in any mode, so it is what
+other engines are tested against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from throughtime.engines.base import Result
+from throughtime.program.core import CONSTANT, INPUT, PARAMETER, PREVIOUS, Instruction, Program
+from throughtime.program.legality import require_legal
+from throughtime.program.operations import OPERATIONS
+from throughtime.program.phases import Phase, phases
+
+
+class ReferenceEngine:
+    """Runs a program by torch operations."""
+
+    name = "reference"
+    transparent = True
+
+    def refuses(self, program: Program, like: Tensor) -> str | None:
+        """Runs everything."""
+        return None
+
+    def run(
+        self,
+        program: Program,
+        steps: int,
+        inputs: Sequence[Tensor],
+        states: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        batch_sizes: Sequence[int] | None = None,
+    ) -> Result:
+        """See `throughtime.engines.base.Engine.run`."""
+        return _Run(require_legal(program), steps, inputs, states, parameters, batch_sizes).result()
+
+
+class _Run:
+    def __init__(
+        self,
+        program: Program,
+        steps: int,
+        inputs: Sequence[Tensor],
+        states: Sequence[Tensor],
+        parameters: Sequence[Tensor],
+        batch_sizes: Sequence[int] | None,
+    ) -> None:
+        self.program, self.steps, self.inputs, self.parameters = program, steps, inputs, parameters
+        self.rows = states[0].shape[0]
+        self.like = states[0]
+        self.initial = list(states)
+        even = batch_sizes is None or all(n == self.rows for n in batch_sizes)
+        self.batch_sizes = None if even else list(batch_sizes or ())
+        self.phases = phases(program)
+        # A value's tensor: [width] if static, [T, B, width] if before or after the loop, [rows, width] in a step.
+        self.values: list[Tensor | None] = [None] * len(program.body)
+
+    def result(self) -> Result:
+        self._compute(Phase.STATIC)
+        self._compute(Phase.BEFORE)
+        final = self._loop()
+        self._compute(Phase.AFTER)
+        outputs = [self._all_steps(output.value) for output in self.program.outputs]
+        reductions = [self._reduction(r.shape, r.terms) for r in self.program.reductions]
+        return Result(outputs, final, reductions)
+
+    def _compute(self, phase: Phase) -> None:
+        for id, instruction in enumerate(self.program.body):
+            if self.phases[id] is phase:
+                self.values[id] = self._operation(instruction, self.values)
+
+    def _operation(self, instruction: Instruction, values: Sequence[Tensor | None]) -> Tensor:
+        if instruction.op == INPUT:
+            return self.inputs[instruction["index"]]
+        if instruction.op == PARAMETER:
+            return self.parameters[instruction["index"]]
+        if instruction.op == CONSTANT:
+            return self.like.new_full((instruction.width,), instruction["value"])
+        words = dict(instruction.attributes)
+        if "weight" in words:
+            words["weight"] = self.parameters[instruction["weight"]]
+        if instruction.op in ("slice", "expand"):
+            words["width"] = instruction.width
+        result: Tensor = OPERATIONS[instruction.op].meaning(torch, *(values[a] for a in instruction.args), **words)
+        return result
+
+    def _loop(self) -> list[Tensor]:
+        """Goes through the steps; leaves the values of all steps of what is needed after, returns the final states."""
+        program, phases = self.program, self.phases
+        step = [(id, i) for id, i in enumerate(program.body) if phases[id] is Phase.STEP]
+        read = {arg for _, i in step for arg in i.args} | {s.next for s in program.states}
+        # Taken apart at once: the gradient of `v[t]` alone would be a [T, B, width] of zeros for each step.
+        sliced = {id: v.unbind(0) for id, v in enumerate(self.values) if id in read and v is not None and v.dim() == 3}
+        kept = self._kept()
+        history: dict[int, list[Tensor]] = {id: [] for id in kept}
+        rows = _Rows(self.initial)
+        times = range(self.steps - 1, -1, -1) if program.reverse else range(self.steps)
+        values = list(self.values)
+        for t in times:
+            active = self.rows if self.batch_sizes is None else self.batch_sizes[t]
+            rows.resize(active)
+            for id, tensors in sliced.items():
+                values[id] = tensors[t] if active == self.rows else tensors[t][:active]
+            for id, instruction in step:
+                if instruction.op == PREVIOUS:
+                    values[id] = rows.states[instruction["index"]]
+                else:
+                    values[id] = self._operation(instruction, values)
+            for id in kept:
+                history[id].append(self._padded(values[id]))
+            rows.states = [self._with_rows(values[s.next], active) for s in program.states]
+        for id, tensors in history.items():
+            if program.reverse:
+                tensors.reverse()
+            width = program.body[id].width
+            self.values[id] = torch.stack(tensors) if tensors else self.like.new_zeros(0, self.rows, width)
+        rows.resize(self.rows)
+        return rows.states
+
+    def _kept(self) -> list[int]:
+        program, phases = self.program, self.phases
+        after = {o.value for o in program.outputs}
+        after |= {v for r in program.reductions for term in r.terms for v in term}
+        after |= {a for id, i in enumerate(program.body) if phases[id] is Phase.AFTER for a in i.args}
+        return sorted(id for id in after if phases[id] is Phase.STEP)
+
+    def _padded(self, value: Tensor | None) -> Tensor:
+        assert value is not None
+        missing = self.rows - value.shape[0]
+        return value if missing == 0 else torch.cat([value, value.new_zeros(missing, value.shape[1])])
+
+    def _with_rows(self, value: Tensor | None, rows: int) -> Tensor:
+        assert value is not None
+        return value.expand(rows, -1) if value.dim() == 1 else value
+
+    def _all_steps(self, id: int) -> Tensor:
+        """A value at all steps and rows `[T, B, width]`, 0 where a row is not active."""
+        value = self.values[id]
+        assert value is not None
+        value = value.expand(self.steps, self.rows, value.shape[-1])
+        if self.batch_sizes is None:
+            return value
+        sizes = torch.tensor(self.batch_sizes, device=value.device)
+        active = torch.arange(self.rows, device=value.device) < sizes[:, None]
+        return torch.where(active[..., None], value, value.new_zeros(()))
+
+    def _reduction(self, shape: tuple[int, ...], terms: tuple[tuple[int, ...], ...]) -> Tensor:
+        total = self.like.new_zeros(shape)
+        for term in terms:
+            flat = [self._all_steps(id).reshape(self.steps * self.rows, -1) for id in term]
+            total = total + (flat[0].sum(0) if len(flat) == 1 else flat[0].T @ flat[1])
+        return total
+
+
+class _Rows:
+    """The states of the active rows; those of the others wait on a stack."""
+
+    def __init__(self, states: list[Tensor]) -> None:
+        self.states = states
+        self._waiting: list[list[Tensor]] = []
+
+    def resize(self, rows: int) -> None:
+        """Makes the first `rows` rows the active ones."""
+        while (now := self.states[0].shape[0]) != rows:
+            if rows < now:
+                self._waiting.append([s[rows:] for s in self.states])
+                self.states = [s[:rows] for s in self.states]
+                continue
+            joined = [torch.cat(pair) for pair in zip(self.states, self._waiting.pop(), strict=True)]
+            self.states = joined  # too many rows are cut again by the loop

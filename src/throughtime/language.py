@@ -1,0 +1,149 @@
+"""The words that a cell's equations are written in; `+ - * / > <`, `**` and slicing work on vectors as they are.
+
+A gate's name means its activated value: `sigmoid(affine("forget", x, h))` makes `forget.pre`, the sum, and `forget`,
+the sigmoid of it. When something is added to a gate's sum before the function is applied, `forget.pre` is the whole.
+"""
+
+from __future__ import annotations
+
+from throughtime.errors import nearest
+from throughtime.program.builder import Number, Symbol, cell_error, of
+from throughtime.program.cell import cell, state
+from throughtime.program.trace import active_trace
+
+__all__ = [
+    "ACTIVATIONS", "activate", "affine", "cell", "concat", "exp", "layer_norm", "linear", "log", "maximum", "minimum",
+    "named", "parameter", "relu", "row_mean", "select", "sigmoid", "softplus", "split", "sqrt", "state", "tanh",
+]  # fmt: skip
+
+
+def affine(name: str, *sources: Symbol, width: int | None = None, bias: bool | float = True) -> Symbol:
+    """A gate's pre-activation: the sum of a matrix times each source, and a bias.
+
+    Args:
+        name: the gate's name.
+        *sources: the vectors, each multiplied by a matrix of its own `[width, width of the source]`.
+        width: the number of elements of the result; the hidden size if not given.
+        bias: whether there is one; a number is what the bias starts with.
+    """
+    return active_trace().affine(name, sources, width, bias)
+
+
+def linear(name: str, source: Symbol, width: int | None = None) -> Symbol:
+    """A matrix parameter times a vector: an affine map without a bias."""
+    return affine(name, source, width=width, bias=False)
+
+
+def parameter(name: str, width: int | None = None, initial: float | None = None) -> Symbol:
+    """A vector parameter, the same at each step.
+
+    Args:
+        name: its name.
+        width: its number of elements (1 for a scalar); the hidden size if not given.
+        initial: what each element starts with; drawn as the weights are if not given.
+    """
+    return active_trace().own_vector(name, width, initial)
+
+
+def named(name: str, value: Symbol) -> Symbol:
+    """Gives a value a name, by which it is recorded and edited."""
+    of(value).name_value(name, value)
+    return value
+
+
+def tanh(a: Symbol) -> Symbol:
+    """The hyperbolic tangent."""
+    return of(a).pointwise("tanh", a)
+
+
+def sigmoid(a: Symbol) -> Symbol:
+    """1 / (1 + exp(-a))."""
+    return of(a).pointwise("sigmoid", a)
+
+
+def relu(a: Symbol) -> Symbol:
+    """a where it is positive, else 0."""
+    return of(a).pointwise("relu", a)
+
+
+def exp(a: Symbol) -> Symbol:
+    """The exponential."""
+    return of(a).pointwise("exp", a)
+
+
+def log(a: Symbol) -> Symbol:
+    """The natural logarithm."""
+    return of(a).pointwise("log", a)
+
+
+def sqrt(a: Symbol) -> Symbol:
+    """The square root."""
+    return of(a).pointwise("sqrt", a)
+
+
+def softplus(a: Symbol) -> Symbol:
+    """log(1 + exp(a)); the logarithm of a sigmoid is `-softplus(-a)`."""
+    return of(a).pointwise("softplus", a)
+
+
+def maximum(a: Symbol | Number, b: Symbol | Number) -> Symbol:
+    """The larger of two, element by element."""
+    return of(a, b).pointwise("max", a, b)
+
+
+def minimum(a: Symbol | Number, b: Symbol | Number) -> Symbol:
+    """The smaller of two, element by element."""
+    return -maximum(-a, -b)
+
+
+def select(mask: Symbol, a: Symbol | Number, b: Symbol | Number) -> Symbol:
+    """a where the mask is not 0, else b; a comparison such as `x > 0` is a mask."""
+    return of(mask, a, b).pointwise("select", mask, a, b)
+
+
+def concat(*values: Symbol) -> Symbol:
+    """The vectors one after the other."""
+    return of(*values).concat(*values)
+
+
+def split(value: Symbol, parts: int) -> tuple[Symbol, ...]:
+    """A vector cut into `parts` of equal width."""
+    of(value)
+    if parts < 1 or value.width % parts:
+        raise cell_error(f"a vector of width {value.width} cannot be cut into {parts} equal parts.")
+    width = value.width // parts
+    return tuple(value[k * width : (k + 1) * width] for k in range(parts))
+
+
+def row_mean(value: Symbol) -> Symbol:
+    """The mean of a vector's elements, as a vector of one element."""
+    return of(value).row_sum(value) * (1.0 / value.width)
+
+
+def layer_norm(name: str, value: Symbol, *, epsilon: float = 1e-5) -> Symbol:
+    """Layer normalisation with a gain and a shift (Ba, Kiros & Hinton 2016, arXiv:1607.06450).
+
+    Args:
+        name: of its parameters, `name.gain` (starts at 1) and `name.shift` (starts at 0).
+        value: the vector; where it is a gate's pre-activation, the result is.
+        epsilon: added to the variance.
+    """
+    trace = active_trace()
+    gate = trace.withdraw(value)
+    centred = value - row_mean(value)
+    spread = sqrt(row_mean(centred * centred) + epsilon)
+    gain = parameter(f"{name}.gain", value.width, 1.0)
+    shift = parameter(f"{name}.shift", value.width, 0.0)
+    result = centred / spread * gain + shift
+    trace.promise(result, gate)
+    return result
+
+
+ACTIVATIONS = {"tanh": tanh, "sigmoid": sigmoid, "relu": relu, "softplus": softplus}
+
+
+def activate(name: str, a: Symbol) -> Symbol:
+    """The function of that name (a hyper-parameter, say) applied to a vector."""
+    if name not in ACTIVATIONS:
+        raise cell_error(f"no activation is called {name!r}{nearest(name, ACTIVATIONS)} ({', '.join(ACTIVATIONS)}).")
+    return ACTIVATIONS[name](a)

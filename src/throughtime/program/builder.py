@@ -1,0 +1,391 @@
+"""Symbols, and the builder that turns what is done with them into the body of a program."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+from throughtime.errors import CellError
+from throughtime.program.core import (
+    CONSTANT,
+    INPUT,
+    PARAMETER,
+    PREVIOUS,
+    Attribute,
+    Input,
+    Instruction,
+    Output,
+    Parameter,
+    Program,
+    Reduction,
+    State,
+)
+from throughtime.program.operations import OPERATIONS
+
+_PACKAGE = Path(__file__).parent.parent
+# An error is told at the line of the cell, not of the functions that it is written in.
+_OWN_FILES = (str(_PACKAGE / "program"), str(_PACKAGE / "language.py"))
+
+Number = int | float
+
+
+def cell_error(message: str) -> CellError:
+    """The error of a cell's author, with the line of the cell's source that is being run."""
+    frame = sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
+        frame = frame.f_back
+    file, line = frame.f_code.co_filename, frame.f_lineno
+    source = linecache.getline(file, line).strip()
+    where = f"{file}, line {line}, in {frame.f_code.co_name}"
+    return CellError(f"{where}:\n    {source}\n{message}")
+
+
+class Symbol:
+    """A vector that is not known yet: what a cell's equations are written in.
+
+    It has a width, and `+ - * / > <`, unary minus, `**` with a whole number, and slicing. A number, or a vector of
+    one element, stands for a vector of that value.
+    """
+
+    __slots__ = ("builder", "id")
+    __hash__ = object.__hash__
+    # NumPy must leave `array * symbol` to this class.
+    __array_ufunc__ = None
+
+    def __init__(self, builder: Builder, id: int) -> None:
+        self.builder = builder
+        self.id = id
+
+    @property
+    def width(self) -> int:
+        """The number of elements."""
+        return self.builder.body[self.id].width
+
+    def __repr__(self) -> str:
+        return f"<symbol {self.builder.label(self.id)} of width {self.width}>"
+
+    def _apply(self, op: str, *values: Symbol | Number) -> Symbol:
+        return self.builder.pointwise(op, *values)
+
+    def __add__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("add", self, other)
+
+    def __radd__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("add", other, self)
+
+    def __sub__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("sub", self, other)
+
+    def __rsub__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("sub", other, self)
+
+    def __mul__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("mul", self, other)
+
+    def __rmul__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("mul", other, self)
+
+    def __truediv__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("div", self, other)
+
+    def __rtruediv__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("div", other, self)
+
+    def __neg__(self) -> Symbol:
+        return self._apply("neg", self)
+
+    def __gt__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("greater", self, other)
+
+    def __lt__(self, other: Symbol | Number) -> Symbol:
+        return self._apply("greater", other, self)
+
+    def __pow__(self, exponent: int) -> Symbol:
+        if not isinstance(exponent, int) or exponent < 1:
+            raise cell_error(f"`**` takes a whole number of 1 or more, not {exponent!r}; use exp and log for others.")
+        result = self
+        for _ in range(exponent - 1):
+            result = result * self
+        return result
+
+    def __getitem__(self, index: slice) -> Symbol:
+        if not isinstance(index, slice) or index.step not in (None, 1):
+            raise cell_error(f"a symbol is sliced as `v[start:stop]`; given {index!r}.")
+        start, stop, _ = index.indices(self.width)
+        if stop <= start:
+            raise cell_error(f"the slice {start}:{stop} of a vector of width {self.width} is empty.")
+        return self.builder.slice(self, start, stop - start)
+
+    def __bool__(self) -> NoReturn:
+        raise cell_error(
+            "a symbol has no truth value yet, so `if`, `while`, `and`, `or` and `not` cannot ask for it: the equations "
+            "are run once for all data. Use select(a > b, x, y) for a choice by value; `if` may ask a hyper-parameter."
+        )
+
+    def __iter__(self) -> NoReturn:
+        raise cell_error("a symbol cannot be looped over or unpacked; use split(v, n) or v[start:stop].")
+
+    def __float__(self) -> NoReturn:
+        raise cell_error("a symbol has no number yet; stay within throughtime.language (tanh, sigmoid, exp ...).")
+
+    def __array__(self, *_: object, **__: object) -> NoReturn:
+        raise cell_error("a NumPy function was given a symbol; use the function of throughtime.language instead.")
+
+    @classmethod
+    def __torch_function__(cls, function: Callable[..., Any], *_: object, **__: object) -> NoReturn:
+        name = getattr(function, "__name__", str(function))
+        known = f"throughtime.language.{name}" if name in OPERATIONS else "a function of throughtime.language"
+        raise cell_error(f"torch's `{name}` was given a symbol; use {known} instead.")
+
+
+class Builder:
+    """Collects instructions; equal ones become one, and what can be said more simply is."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.inputs: list[Input] = []
+        self.states: list[State] = []  # `next` is filled in by `finish`
+        self.parameters: list[Parameter] = []
+        self.body: list[Instruction] = []
+        self.names: dict[str, int] = {}
+        self._known: dict[Instruction, int] = {}
+
+    # Leaves.
+
+    def input(self, name: str, width: int) -> Symbol:
+        """A vector given at each step."""
+        self.inputs.append(Input(name, width))
+        return self._emit(INPUT, (), width, index=len(self.inputs) - 1)
+
+    def state(self, name: str, width: int, initial: float = 0.0) -> Symbol:
+        """A state's value before the step."""
+        self.states.append(State(name, width, initial, -1))
+        return self._emit(PREVIOUS, (), width, index=len(self.states) - 1)
+
+    def parameter(self, parameter: Parameter) -> int:
+        """Declares a parameter; returns its index."""
+        self.parameters.append(parameter)
+        return len(self.parameters) - 1
+
+    def vector(self, index: int) -> Symbol:
+        """A vector parameter's value."""
+        return self._emit(PARAMETER, (), self.parameters[index].shape[0], index=index)
+
+    def constant(self, value: Number, width: int) -> Symbol:
+        """A vector whose elements are all `value`."""
+        return self._emit(CONSTANT, (), width, value=float(value))
+
+    # Operations.
+
+    def pointwise(self, op: str, *values: Symbol | Number) -> Symbol:
+        """A pointwise operation; numbers and vectors of one element are widened to the others."""
+        for value in values:
+            if not isinstance(value, Symbol | int | float) or isinstance(value, bool):
+                raise cell_error(f"{op} takes symbols and numbers; given {type(value).__name__} {value!r}.")
+        widths = {value.width for value in values if isinstance(value, Symbol)} or {1}
+        width = max(widths)
+        if not widths <= {1, width}:
+            shown = " and ".join(
+                f"{self.label(v.id)} has {v.width}" for v in values if isinstance(v, Symbol)
+            )
+            raise cell_error(f"{op} takes vectors of one width; {shown} elements.")
+        symbols = [
+            self.expand(self._own(value), width) if isinstance(value, Symbol) else self.constant(value, width)
+            for value in values
+        ]
+        return self._simpler(op, symbols) or self._emit(op, tuple(s.id for s in symbols), width)
+
+    def __getattr__(self, op: str) -> Callable[..., Symbol]:
+        """Each pointwise row of the operations table, as a method."""
+        if op in OPERATIONS and OPERATIONS[op].pointwise:
+            return lambda *values: self.pointwise(op, *values)
+        raise AttributeError(op)
+
+    def linear(self, value: Symbol, weight: int) -> Symbol:
+        """A matrix parameter times a vector."""
+        return self._emit("linear", (self._own(value).id,), self.parameters[weight].shape[0], weight=weight)
+
+    def linear_transposed(self, value: Symbol, weight: int) -> Symbol:
+        """A transposed matrix parameter times a vector."""
+        return self._emit("linear_transposed", (self._own(value).id,), self.parameters[weight].shape[1], weight=weight)
+
+    def slice(self, value: Symbol, start: int, width: int) -> Symbol:
+        """The elements `start` to `start + width`."""
+        source = self.body[self._own(value).id]
+        if width == source.width:
+            return value
+        if source.op == "slice":
+            return self.slice(Symbol(self, source.args[0]), source["start"] + start, width)
+        if source.op == CONSTANT:
+            return self.constant(source["value"], width)
+        if source.op == "concat":
+            first = 0
+            for part in source.args:
+                if first <= start and start + width <= first + self.body[part].width:
+                    return self.slice(Symbol(self, part), start - first, width)
+                first += self.body[part].width
+        return self._emit("slice", (value.id,), width, start=start)
+
+    def concat(self, *values: Symbol) -> Symbol:
+        """The vectors one after the other."""
+        flat: list[int] = []
+        for value in values:
+            instruction = self.body[self._own(value).id]
+            for part in instruction.args if instruction.op == "concat" else (value.id,):
+                if not (flat and self._join(flat, part)):
+                    flat.append(part)
+        if len(flat) == 1:
+            return Symbol(self, flat[0])
+        return self._emit("concat", tuple(flat), sum(self.body[part].width for part in flat))
+
+    def expand(self, value: Symbol, width: int) -> Symbol:
+        """A vector of one element repeated `width` times."""
+        instruction = self.body[value.id]
+        if instruction.width == width:
+            return value
+        if instruction.op == CONSTANT:
+            return self.constant(instruction["value"], width)
+        return self._emit("expand", (value.id,), width)
+
+    def row_sum(self, value: Symbol) -> Symbol:
+        """The sum of a vector's elements, as a vector of one."""
+        return self._emit("row_sum", (self._own(value).id,), 1)
+
+    def copy(self, instruction: Instruction, args: tuple[Symbol, ...], weight: int | None = None) -> Symbol:
+        """The same operation on other values, with the weight's index in this builder."""
+        if weight is not None:
+            return self._emit(instruction.op, (args[0].id,), instruction.width, weight=weight)
+        if instruction.op == "slice":
+            return self.slice(args[0], instruction["start"], instruction.width)
+        if instruction.op == "concat":
+            return self.concat(*args)
+        if instruction.op == "expand":
+            return self.expand(args[0], instruction.width)
+        if instruction.op == "row_sum":
+            return self.row_sum(args[0])
+        if instruction.op == CONSTANT:
+            return self.constant(instruction["value"], instruction.width)
+        return self.pointwise(instruction.op, *args)
+
+    # Names and the end.
+
+    def name_value(self, name: str, value: Symbol) -> None:
+        """Calls a value by a name; one name cannot mean two values."""
+        if self.names.setdefault(name, value.id) != value.id:
+            raise cell_error(f"two values are called {name!r}; names within a cell must differ.")
+
+    def label(self, id: int) -> str:
+        """What a person would call a value."""
+        for name, value in self.names.items():
+            if value == id:
+                return name
+        instruction = self.body[id]
+        if instruction.op == INPUT:
+            return self.inputs[instruction["index"]].name
+        if instruction.op == PREVIOUS:
+            return f"{self.states[instruction['index']].name}.previous"
+        if instruction.op == CONSTANT:
+            return str(instruction["value"])
+        return f"the {instruction.op}"
+
+    def finish(
+        self,
+        next_states: list[Symbol],
+        outputs: list[tuple[str, Symbol]],
+        reductions: list[tuple[str, tuple[int, ...], list[tuple[Symbol, ...]]]] | None = None,
+        *,
+        names: dict[str, Symbol] | None = None,
+        reverse: bool = False,
+    ) -> Program:
+        """The program that ends with these values, without what none of them needs."""
+        named = {n: Symbol(self, v) for n, v in self.names.items()} | (names or {})
+        roots = [s.id for s in next_states] + [s.id for _, s in outputs]
+        roots += [s.id for _, _, terms in reductions or [] for term in terms for s in term]
+        needed = set(roots)
+        for id in range(len(self.body) - 1, -1, -1):
+            if id in needed:
+                needed.update(self.body[id].args)
+        place = {id: k for k, id in enumerate(sorted(needed))}
+        body = tuple(
+            Instruction(i.op, tuple(place[a] for a in i.args), i.width, i.attributes)
+            for i in (self.body[id] for id in place)
+        )
+        return Program(
+            name=self.name,
+            inputs=tuple(self.inputs),
+            states=tuple(
+                State(s.name, s.width, s.initial, place[n.id])
+                for s, n in zip(self.states, next_states, strict=True)
+            ),
+            parameters=tuple(self.parameters),
+            body=body,
+            outputs=tuple(Output(name, place[s.id]) for name, s in outputs),
+            reductions=tuple(
+                Reduction(name, shape, tuple(tuple(place[s.id] for s in term) for term in terms))
+                for name, shape, terms in reductions or []
+            ),
+            names=tuple((name, place[s.id]) for name, s in named.items() if s.id in place),
+            reverse=reverse,
+        )
+
+    def _own(self, value: Symbol) -> Symbol:
+        if value.builder is not self:
+            raise cell_error("a symbol of another cell's trace was used; call that cell as a function instead.")
+        return value
+
+    def _emit(self, op: str, args: tuple[int, ...], width: int, **attributes: Attribute) -> Symbol:
+        instruction = Instruction(op, args, width, tuple(attributes.items()))
+        id = self._known.get(instruction)
+        if id is None:
+            id = self._known[instruction] = len(self.body)
+            self.body.append(instruction)
+        return Symbol(self, id)
+
+    def _constant_value(self, value: Symbol) -> float | None:
+        instruction = self.body[value.id]
+        return instruction["value"] if instruction.op == CONSTANT else None
+
+    def _simpler(self, op: str, values: list[Symbol]) -> Symbol | None:
+        # Only what holds for every number, NaN and infinities included.
+        known = [self._constant_value(v) for v in values]
+        match op, known:
+            case ("add", [x, y]) if x is not None and y is not None:
+                return self.constant(x + y, values[0].width)
+            case ("sub", [x, y]) if x is not None and y is not None:
+                return self.constant(x - y, values[0].width)
+            case ("mul", [x, y]) if x is not None and y is not None:
+                return self.constant(x * y, values[0].width)
+            case ("neg", [x]) if x is not None:
+                return self.constant(-x, values[0].width)
+            case ("mul", [1.0, _]):
+                return values[1]
+            case (("mul" | "div"), [_, 1.0]):
+                return values[0]
+            case ("select", _) if values[1].id == values[2].id:
+                return values[1]
+            case ("neg", _) if self.body[values[0].id].op == "neg":
+                return Symbol(self, self.body[values[0].id].args[0])
+        return None
+
+    def _join(self, flat: list[int], part: int) -> bool:
+        """Whether `part` continues the slice or constant at the end of `flat`, which then covers both."""
+        last, new = self.body[flat[-1]], self.body[part]
+        if last.op == new.op == CONSTANT and last["value"] == new["value"]:
+            flat[-1] = self.constant(last["value"], last.width + new.width).id
+            return True
+        if last.op == new.op == "slice" and last.args == new.args and last["start"] + last.width == new["start"]:
+            flat[-1] = self.slice(Symbol(self, last.args[0]), last["start"], last.width + new.width).id
+            return True
+        return False
+
+
+def of(*values: Symbol | Number) -> Builder:
+    """The builder of the symbols among the values; a function of the language needs one at least."""
+    for value in values:
+        if isinstance(value, Symbol):
+            return value.builder
+    shown = ", ".join(f"{type(value).__name__} {value!r}" for value in values)
+    raise cell_error(f"a vector of the cell is wanted here; given {shown}.")

@@ -1,0 +1,336 @@
+"""The gradient of a program, as a program of the same kind: backpropagation through time, derived once for all engines.
+
+A run takes inputs x, initial states s and parameters p, and gives outputs y, final states and reductions r. Its gradient
+takes what the forward run left on the tape and the gradients of y, of the final states and of r, and gives those of x
+(as outputs), s (as final states) and p (as reductions), while time runs the other way:
+
+    forward program (with the tape among its outputs)      gradient program
+    inputs      x                                          outputs     x.gradient
+    states      s, from the initial to the final           states      s.gradient, from the final to the initial
+    parameters  p                                          reductions  p.gradient
+    outputs     y                                          inputs      y.gradient (and the tape, and x where it is read)
+    reductions  r                                          parameters  r.gradient (and p where it is read)
+
+As this is a program again, its gradient is had by the same function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import lru_cache
+
+from throughtime.errors import ProgramError
+from throughtime.program.builder import Builder, Symbol
+from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Output, Parameter, Program
+from throughtime.program.legality import require_legal
+from throughtime.program.operations import OPERATIONS, Piece
+
+TAPE = "tape."
+
+
+@dataclass(frozen=True)
+class Slots:
+    """Some of what a run takes or gives, by index."""
+
+    vectors: tuple[int, ...]  # inputs or outputs
+    states: tuple[int, ...]
+    arrays: tuple[int, ...]  # parameters or reductions
+
+
+@dataclass(frozen=True)
+class Gradient:
+    """A gradient program and where its arguments come from.
+
+    Attributes:
+        program: the gradient program. Its inputs are the forward program's inputs that it reads, then the outputs
+            that it reads (the tape), then the gradients of outputs; its parameters are the forward program's
+            parameters that it reads, then the gradients of reductions.
+        inputs, tape, parameters: which of the forward program's inputs, outputs and parameters it reads.
+        given: which outputs, final states and reductions come with a gradient. Every state of the forward program has
+            its gradient's state here; one that is not given starts at zero.
+        wanted: which inputs' and parameters' gradients are the program's outputs and reductions.
+    """
+
+    program: Program
+    inputs: tuple[int, ...]
+    tape: tuple[int, ...]
+    parameters: tuple[int, ...]
+    given: Slots
+    wanted: Slots
+
+
+def everything_given(program: Program) -> Slots:
+    """All that a run gives."""
+    return Slots(*(tuple(range(len(of))) for of in (program.outputs, program.states, program.reductions)))
+
+
+def everything_wanted(program: Program) -> Slots:
+    """All that a run takes."""
+    return Slots(*(tuple(range(len(of))) for of in (program.inputs, program.states, program.parameters)))
+
+
+@lru_cache(maxsize=512)
+def with_tape(program: Program, wanted: Slots) -> Program:
+    """The program with what its gradient needs to read among its outputs.
+
+    Args:
+        program: a legal program.
+        wanted: which gradients will be asked for.
+
+    Returns:
+        The program with further outputs, called `tape.` and the value's name or number. Values that are cheap to
+        compute from others on the tape are not there.
+    """
+    demanded = _Adjoint(program, everything_given(program), wanted, recompute=False).demanded()
+    body = program.body
+    free = {output.value for output in program.outputs}
+    free |= {id for id, i in enumerate(body) if i.op in LEAVES and i.op != PREVIOUS}
+    kept = demanded - free
+    for id in sorted(kept, reverse=True):
+        if body[id].op != PREVIOUS and id in _within_reach(program, free | (kept - {id})):
+            kept.remove(id)
+    labels = {id: name for name, id in reversed(program.names)}
+    tape = tuple(Output(TAPE + labels.get(id, str(id)), id) for id in sorted(kept))
+    return require_legal(replace(program, outputs=program.outputs + tape))
+
+
+def _within_reach(program: Program, known: set[int]) -> set[int]:
+    """The values that are known, or cheap to compute from such."""
+    reached = set(known)
+    for id, instruction in enumerate(program.body):
+        if instruction.op in OPERATIONS and OPERATIONS[instruction.op].cheap and reached.issuperset(instruction.args):
+            reached.add(id)
+    return reached
+
+
+@lru_cache(maxsize=512)
+def gradient(program: Program, given: Slots, wanted: Slots) -> Gradient:
+    """Derives the gradient of a program.
+
+    Args:
+        program: a legal program, as `with_tape` gives it.
+        given: the outputs, final states and reductions whose gradients there are.
+        wanted: the inputs, initial states and parameters whose gradients are asked for.
+
+    Returns:
+        The gradient program, legal, and where its arguments come from.
+    """
+    return _Adjoint(program, given, wanted).derive()
+
+
+class _Adjoint:
+    """One derivation: goes through the body from its end, and asks for forward values as the rules need them."""
+
+    def __init__(self, program: Program, given: Slots, wanted: Slots, *, recompute: bool = True) -> None:
+        self.program, self.given, self.wanted, self.recompute = program, given, wanted, recompute
+        self.builder = Builder(f"{program.name}.gradient")
+        self.sources: list[tuple[str, int]] = []  # of each input of the gradient program
+        self.parameter_sources: list[tuple[str, int]] = []
+        self.forward: dict[int, Symbol] = {}
+        self.weights: dict[int, int] = {}
+        self.tape = {output.value: k for k, output in reversed(list(enumerate(program.outputs)))}
+        self.active = _active(program, wanted)
+        self.pieces: dict[int, list[Piece]] = {}
+        self.adjoints: dict[int, Symbol] = {}
+        self.terms: dict[int, list[tuple[Symbol, ...]]] = {k: [] for k in wanted.arrays}
+
+    def derive(self) -> Gradient:
+        program, builder = self.program, self.builder
+        next_states, inputs = self._backward()
+        result = builder.finish(
+            next_states,
+            [(f"{program.inputs[k].name}.gradient", inputs[k]) for k in self.wanted.vectors],
+            [
+                (f"{program.parameters[k].name}.gradient", program.parameters[k].shape, self.terms[k])
+                for k in self.wanted.arrays
+            ],
+            names={f"{name}.gradient": self.adjoints[id] for name, id in program.names if id in self.adjoints},
+            reverse=not program.reverse,
+        )
+        return self._settled(result)
+
+    def demanded(self) -> set[int]:
+        """The forward values that the gradient reads."""
+        next_states, inputs = self._backward()
+        roots = [*next_states, *inputs.values(), *(s for terms in self.terms.values() for term in terms for s in term)]
+        needed = {symbol.id for symbol in roots}
+        for id in reversed(range(len(self.builder.body))):
+            if id in needed:
+                needed.update(self.builder.body[id].args)
+        return {id for id, symbol in self.forward.items() if symbol.id in needed}
+
+    def _backward(self) -> tuple[list[Symbol], dict[int, Symbol]]:
+        """Writes the body; returns the next value of each state's gradient, and the inputs' gradients."""
+        program, builder = self.program, self.builder
+        for state in program.states:
+            self._add(state.next, Piece(builder.state(f"{state.name}.gradient", state.width), 0))
+        for k in self.given.vectors:
+            output = program.outputs[k]
+            g = self._input("given", k, f"{output.name}.gradient", program.body[output.value].width)
+            self._add(output.value, Piece(g, 0))
+        for k in self.given.arrays:
+            self._reduction(k)
+        inputs = {k: builder.constant(0.0, program.inputs[k].width) for k in self.wanted.vectors}
+        states = [builder.constant(0.0, state.width) for state in program.states]
+        for id in reversed(range(len(program.body))):
+            if id not in self.active or id not in self.pieces:
+                continue
+            g = self.adjoints[id] = self._total(id)
+            instruction = program.body[id]
+            if instruction.op == PREVIOUS:
+                states[instruction["index"]] = g
+            elif instruction.op == INPUT:
+                inputs[instruction["index"]] = g
+            elif instruction.op == PARAMETER:
+                self.terms[instruction["index"]].append((g,))
+            else:
+                self._rule(id, g)
+        return states, inputs
+
+    def _rule(self, id: int, g: Symbol) -> None:
+        instruction = self.program.body[id]
+        row = OPERATIONS[instruction.op]
+        words = dict(instruction.attributes)
+        values = [self._value(arg) for arg in instruction.args]
+        if row.weight_gradient is not None:
+            if instruction["weight"] in self.wanted.arrays:
+                self.terms[instruction["weight"]].append(row.weight_gradient(g, values[0]))
+            words["weight"] = self._weight(instruction["weight"])
+        for arg, piece in zip(
+            instruction.args, row.gradient(self.builder, g, self._value(id), *values, **words), strict=True
+        ):
+            if piece is not None:
+                self._add(arg, piece if isinstance(piece, Piece) else Piece(piece, 0))
+
+    def _reduction(self, k: int) -> None:
+        # r = sum of u outer v: the gradient of u is r.gradient @ v, that of v is r.gradient.T @ u.
+        reduction = self.program.reductions[k]
+        self.parameter_sources.append(("given", k))
+        cotangent = self.builder.parameter(Parameter(f"{reduction.name}.gradient", reduction.shape))
+        for term in reduction.terms:
+            if len(term) == 1:
+                self._add(term[0], Piece(self.builder.vector(cotangent), 0))
+            else:
+                u, v = term
+                self._add(u, Piece(self.builder.linear(self._value(v), cotangent), 0))
+                self._add(v, Piece(self.builder.linear_transposed(self._value(u), cotangent), 0))
+
+    def _add(self, id: int, piece: Piece) -> None:
+        if id in self.active:
+            self.pieces.setdefault(id, []).append(piece)
+
+    def _total(self, id: int) -> Symbol:
+        """The sum of a value's gradients, of which some belong to a slice of it."""
+        pieces, width = self.pieces[id], self.program.body[id].width
+        edges = sorted({0, width, *(e for p in pieces for e in (p.start, p.start + p.symbol.width))})
+        stretches = []
+        for start, stop in zip(edges, edges[1:], strict=False):
+            covering = [p for p in pieces if p.start <= start and stop <= p.start + p.symbol.width]
+            total: Symbol | None = None
+            for piece in covering:
+                part = self.builder.slice(piece.symbol, start - piece.start, stop - start)
+                total = part if total is None else total + part
+            stretches.append(self.builder.constant(0.0, stop - start) if total is None else total)
+        return self.builder.concat(*stretches)
+
+    # Forward values in the gradient program.
+
+    def _value(self, id: int) -> Symbol:
+        if id not in self.forward:
+            self.forward[id] = self._read(id)
+        return self.forward[id]
+
+    def _read(self, id: int) -> Symbol:
+        program, instruction = self.program, self.program.body[id]
+        if instruction.op == INPUT:
+            k = instruction["index"]
+            return self._input("input", k, program.inputs[k].name, instruction.width)
+        if instruction.op == PARAMETER:
+            return self.builder.vector(self._weight(instruction["index"]))
+        if instruction.op == CONSTANT:
+            return self.builder.constant(instruction["value"], instruction.width)
+        if id in self.tape:
+            k = self.tape[id]
+            return self._input("tape", k, program.outputs[k].name, instruction.width)
+        if self.recompute and instruction.op != PREVIOUS and OPERATIONS[instruction.op].cheap:
+            return self.builder.copy(instruction, tuple(self._value(arg) for arg in instruction.args))
+        return self._input("missing", id, f"missing.{id}", instruction.width)
+
+    def _input(self, kind: str, k: int, name: str, width: int) -> Symbol:
+        self.sources.append((kind, k))
+        return self.builder.input(name, width)
+
+    def _weight(self, k: int) -> int:
+        if k not in self.weights:
+            self.parameter_sources.append(("parameter", k))
+            self.weights[k] = self.builder.parameter(self.program.parameters[k])
+        return self.weights[k]
+
+    def _settled(self, result: Program) -> Gradient:
+        """Leaves out the inputs and parameters that are not read, and puts the others in order."""
+        ranks = ("missing", "input", "parameter", "tape", "given")
+        read: dict[str, set[int]] = {INPUT: set(), PARAMETER: set()}
+        for instruction in result.body:
+            if instruction.op in read:
+                read[instruction.op].add(instruction["index"])
+            elif "weight" in (words := dict(instruction.attributes)):
+                read[PARAMETER].add(int(words["weight"]))
+
+        def order(sources: list[tuple[str, int]], used: set[int]) -> list[int]:
+            kept = [n for n, (kind, _) in enumerate(sources) if n in used or kind == "given"]
+            return sorted(kept, key=lambda n: (ranks.index(sources[n][0]), sources[n][1]))
+
+        inputs = order(self.sources, read[INPUT])
+        parameters = order(self.parameter_sources, read[PARAMETER])
+        missing = [k for kind, k in (self.sources[n] for n in inputs) if kind == "missing"]
+        if missing:
+            raise ProgramError(
+                f"the gradient of {self.program.name} needs values {missing}, which are not among its outputs: "
+                "use with_tape first."
+            )
+        place = {INPUT: inputs.index, PARAMETER: parameters.index}
+
+        def moved(instruction: Instruction) -> Instruction:
+            words = dict(instruction.attributes)
+            if instruction.op in place:
+                return replace(instruction, attributes=(("index", place[instruction.op](instruction["index"])),))
+            if "weight" in words:
+                return replace(instruction, attributes=(("weight", place[PARAMETER](instruction["weight"])),))
+            return instruction
+
+        program = replace(
+            result,
+            inputs=tuple(result.inputs[n] for n in inputs),
+            parameters=tuple(result.parameters[n] for n in parameters),
+            body=tuple(map(moved, result.body)),
+        )
+        chosen = [self.sources[n] for n in inputs]
+        return Gradient(
+            program=require_legal(program),
+            inputs=tuple(k for kind, k in chosen if kind == "input"),
+            tape=tuple(k for kind, k in chosen if kind == "tape"),
+            parameters=tuple(k for n in parameters for kind, k in [self.parameter_sources[n]] if kind == "parameter"),
+            given=self.given,
+            wanted=self.wanted,
+        )
+
+
+def _active(program: Program, wanted: Slots) -> set[int]:
+    """The values that depend on something whose gradient is wanted, in this step or through a state."""
+    active: set[int] = set()
+    moving = set(wanted.states)
+    while True:
+        for id, instruction in enumerate(program.body):
+            words = dict(instruction.attributes)
+            if (
+                any(arg in active for arg in instruction.args)
+                or (instruction.op == INPUT and words["index"] in wanted.vectors)
+                or (instruction.op == PREVIOUS and words["index"] in moving)
+                or (instruction.op == PARAMETER and words["index"] in wanted.arrays)
+                or words.get("weight") in wanted.arrays
+            ):
+                active.add(id)
+        more = {k for k, state in enumerate(program.states) if state.next in active}
+        if more <= moving:
+            return active
+        moving |= more

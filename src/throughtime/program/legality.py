@@ -1,0 +1,152 @@
+"""Which programs are legal: engines may trust a program that has passed, and refuse one that has not."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+
+from throughtime.errors import ProgramError
+from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Program
+from throughtime.program.operations import OPERATIONS
+
+# Bounds far above what anybody trains, so that a hostile file cannot make an engine overflow or exhaust the memory.
+MAX_WIDTH = 1 << 24
+MAX_INSTRUCTIONS = 1 << 16
+MAX_ELEMENTS = 1 << 34
+
+_ATTRIBUTES = {
+    INPUT: {"index": int},
+    PREVIOUS: {"index": int},
+    PARAMETER: {"index": int},
+    CONSTANT: {"value": float},
+    "linear": {"weight": int},
+    "linear_transposed": {"weight": int},
+    "slice": {"start": int},
+}
+
+
+@lru_cache(maxsize=1024)
+def require_legal(program: Program) -> Program:
+    """Checks that a program means something and cannot make an engine read or write where it should not.
+
+    Returns:
+        The program.
+
+    Raises:
+        ProgramError: naming the first thing that is wrong.
+    """
+    _Check(program).run()
+    return program
+
+
+class _Check:
+    def __init__(self, program: Program) -> None:
+        self.program = program
+
+    def run(self) -> None:
+        program = self.program
+        self._want(len(program.body) <= MAX_INSTRUCTIONS, f"it has {len(program.body)} instructions")
+        self._names("input", [i.name for i in program.inputs])
+        self._names("state", [s.name for s in program.states])
+        self._names("parameter", [p.name for p in program.parameters])
+        self._names("output", [o.name for o in program.outputs])
+        self._names("value", [name for name, _ in program.names])
+        for vector in (*program.inputs, *program.states):
+            self._width(vector.width, vector.name)
+        for parameter in program.parameters:
+            self._shape(parameter.shape, parameter.name)
+            for part in parameter.parts:
+                self._want(
+                    0 <= part.start < part.stop <= parameter.shape[0],
+                    f"part {part.gate} of parameter {parameter.name} is rows {part.start} to {part.stop}",
+                )
+        for id, instruction in enumerate(program.body):
+            self._instruction(id, instruction)
+        for state in program.states:
+            width = self._value(state.next, f"the next value of state {state.name}")
+            self._want(width == state.width, f"state {state.name} is {state.width} wide, its next value {width}")
+            self._want(math.isfinite(state.initial), f"state {state.name} starts with {state.initial}")
+        for output in program.outputs:
+            self._value(output.value, f"output {output.name}")
+        for name, value in program.names:
+            self._value(value, f"the value called {name}")
+        for reduction in program.reductions:
+            self._shape(reduction.shape, reduction.name)
+            for term in reduction.terms:
+                widths = tuple(self._value(v, f"reduction {reduction.name}") for v in term)
+                self._want(widths == reduction.shape, f"a term {widths} is added to {reduction.name} {reduction.shape}")
+
+    def _instruction(self, id: int, instruction: Instruction) -> None:
+        program, op, args = self.program, instruction.op, instruction.args
+        what = f"instruction {id} ({op})"
+        self._want(op in LEAVES or op in OPERATIONS, f"{what} is no operation of the table")
+        self._width(instruction.width, what)
+        for arg in args:
+            self._want(type(arg) is int and 0 <= arg < id, f"{what} takes value {arg}, which is not an earlier one")
+        wanted = _ATTRIBUTES.get(op, {})
+        given = dict(instruction.attributes)
+        self._want(
+            len(instruction.attributes) == len(given)
+            and given.keys() == wanted.keys()
+            and all(type(given[name]) is kind for name, kind in wanted.items()),
+            f"{what} needs the attributes {list(wanted)}, and has {given}",
+        )
+        widths = [program.body[arg].width for arg in args]
+        width = instruction.width
+        if op in LEAVES:
+            self._want(not args, f"{what} is a leaf and takes no values")
+            if op != CONSTANT:
+                self._leaf(what, op, given["index"], width)
+            return
+        arity = OPERATIONS[op].arity
+        self._want(len(args) == arity if arity is not None else len(args) > 0, f"{what} takes {len(args)} values")
+        if OPERATIONS[op].pointwise:
+            self._want(all(w == width for w in widths), f"{what} of width {width} takes widths {widths}")
+        elif op in ("linear", "linear_transposed"):
+            weight = given["weight"]
+            self._want(0 <= weight < len(program.parameters), f"{what} has no parameter {weight}")
+            shape = program.parameters[weight].shape
+            wide = (width, widths[0]) if op == "linear" else (widths[0], width)
+            self._want(shape == wide, f"{what} needs a parameter {wide}, and has {shape}")
+        elif op == "slice":
+            start = given["start"]
+            self._want(0 <= start and start + width <= widths[0], f"{what} of {widths[0]} elements leaves them")
+        elif op == "concat":
+            self._want(sum(widths) == width, f"{what} of widths {widths} is called {width} wide")
+        elif op == "expand":
+            self._want(widths[0] == 1, f"{what} takes a vector of one element, not {widths[0]}")
+        elif op == "row_sum":
+            self._want(width == 1, f"{what} gives one element, not {width}")
+        else:
+            self._want(False, f"{what} has no rule here")
+
+    def _leaf(self, what: str, op: str, index: int, width: int) -> None:
+        if op == PARAMETER:
+            count, shapes = len(self.program.parameters), [p.shape for p in self.program.parameters]
+        else:
+            vectors = self.program.inputs if op == INPUT else self.program.states
+            count, shapes = len(vectors), [(v.width,) for v in vectors]
+        self._want(0 <= index < count, f"{what} reads number {index} of {count}")
+        self._want(shapes[index] == (width,), f"{what} of width {width} reads a {op} of shape {shapes[index]}")
+
+    def _value(self, value: int, what: str) -> int:
+        known = type(value) is int and 0 <= value < len(self.program.body)
+        self._want(known, f"{what} is value {value} of {len(self.program.body)}")
+        return self.program.body[value].width
+
+    def _names(self, what: str, names: list[str]) -> None:
+        twice = {name for name in names if names.count(name) > 1}
+        self._want(not twice, f"two {what}s are called {', '.join(sorted(twice))}")
+
+    def _width(self, width: int, what: str) -> None:
+        self._want(type(width) is int and 1 <= width <= MAX_WIDTH, f"{what} is {width!r} wide")
+
+    def _shape(self, shape: tuple[int, ...], what: str) -> None:
+        self._want(len(shape) in (1, 2), f"{what} has the shape {shape}")
+        for size in shape:
+            self._width(size, what)
+        self._want(math.prod(shape) <= MAX_ELEMENTS, f"{what} has the shape {shape}")
+
+    def _want(self, holds: bool, otherwise: str) -> None:
+        if not holds:
+            raise ProgramError(f"the program {self.program.name!r} is not legal: {otherwise}.")

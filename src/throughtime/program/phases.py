@@ -1,0 +1,44 @@
+"""When each value of a program can be computed: before, in or after the loop over time.
+
+What needs no state can be computed for all steps before the loop; what no state needs, after it; only the rest has to
+wait its turn. This falls out of dependency alone.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from functools import lru_cache
+
+from throughtime.program.core import CONSTANT, PARAMETER, PREVIOUS, Program
+
+
+class Phase(Enum):
+    """When a value can be computed."""
+
+    STATIC = "static"  # once: it is the same at all steps and rows
+    BEFORE = "before"
+    STEP = "step"
+    AFTER = "after"
+
+
+@lru_cache(maxsize=512)
+def phases(program: Program) -> tuple[Phase, ...]:
+    """The phase of each value of a program's body."""
+    body = program.body
+    feeds_state = {state.next for state in program.states}
+    for id in reversed(range(len(body))):
+        if id in feeds_state:
+            feeds_state.update(body[id].args)
+    result: list[Phase] = []
+    for id, instruction in enumerate(body):
+        of_args = {result[arg] for arg in instruction.args}
+        if instruction.op in (CONSTANT, PARAMETER):
+            result.append(Phase.STATIC)
+        elif instruction.op == PREVIOUS or of_args & {Phase.STEP, Phase.AFTER}:
+            in_step = instruction.op == PREVIOUS or id in feeds_state
+            result.append(Phase.STEP if in_step else Phase.AFTER)
+        elif of_args == {Phase.STATIC}:
+            result.append(Phase.STATIC)
+        else:
+            result.append(Phase.BEFORE)
+    return tuple(result)

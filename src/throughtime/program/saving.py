@@ -1,0 +1,94 @@
+"""A program as JSON, and back. Loading runs nobody's code: what comes back has passed the legality check."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from throughtime.errors import ProgramError
+from throughtime.program.core import Input, Instruction, Output, Parameter, Part, Program, Reduction, State
+from throughtime.program.legality import require_legal
+
+FORMAT = 1
+
+
+def to_json(program: Program, indent: int | None = None) -> str:
+    """The program as a JSON text."""
+    content = {
+        "format": FORMAT,
+        "name": program.name,
+        "reverse": program.reverse,
+        "inputs": [[i.name, i.width] for i in program.inputs],
+        "states": [[s.name, s.width, s.initial, s.next] for s in program.states],
+        "parameters": [
+            [p.name, list(p.shape), [[q.gate, q.start, q.stop, q.initial] for q in p.parts]] for p in program.parameters
+        ],
+        "body": [[i.op, list(i.args), i.width, dict(i.attributes)] for i in program.body],
+        "outputs": [[o.name, o.value] for o in program.outputs],
+        "reductions": [[r.name, list(r.shape), [list(term) for term in r.terms]] for r in program.reductions],
+        "names": [list(pair) for pair in program.names],
+    }
+    return json.dumps(content, indent=indent, allow_nan=True)
+
+
+def from_json(text: str) -> Program:
+    """The program of a JSON text.
+
+    Raises:
+        ProgramError: if the text is not JSON, not a program, of a newer format, or not legal.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProgramError(f"this is not a program: not JSON ({error}).") from None
+    version = content.get("format") if isinstance(content, dict) else None
+    if version != FORMAT:
+        raise ProgramError(
+            f"a program of format {FORMAT} is wanted; given {version!r}. A newer one needs a newer throughtime."
+        )
+    try:
+        program = Program(
+            name=_text(content["name"]),
+            reverse=_flag(content["reverse"]),
+            inputs=tuple(Input(_text(n), _whole(w)) for n, w in content["inputs"]),
+            states=tuple(State(_text(n), _whole(w), float(i), _whole(v)) for n, w, i, v in content["states"]),
+            parameters=tuple(
+                Parameter(_text(n), tuple(map(_whole, shape)), tuple(_part(*part) for part in parts))
+                for n, shape, parts in content["parameters"]
+            ),
+            body=tuple(
+                Instruction(_text(op), tuple(map(_whole, args)), _whole(width), tuple(attributes.items()))
+                for op, args, width, attributes in content["body"]
+            ),
+            outputs=tuple(Output(_text(n), _whole(v)) for n, v in content["outputs"]),
+            reductions=tuple(
+                Reduction(_text(n), tuple(map(_whole, shape)), tuple(tuple(map(_whole, term)) for term in terms))
+                for n, shape, terms in content["reductions"]
+            ),
+            names=tuple((_text(n), _whole(v)) for n, v in content["names"]),
+        )
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ProgramError(f"this is not a program: {type(error).__name__}: {error}.") from None
+    return require_legal(program)
+
+
+def _part(gate: Any, start: Any, stop: Any, initial: Any) -> Part:
+    return Part(_text(gate), _whole(start), _whole(stop), None if initial is None else float(initial))
+
+
+def _text(value: Any) -> str:
+    return _of_kind(value, str)
+
+
+def _whole(value: Any) -> int:
+    return _of_kind(value, int)
+
+
+def _flag(value: Any) -> bool:
+    return _of_kind(value, bool)
+
+
+def _of_kind(value: Any, kind: type) -> Any:
+    if type(value) is not kind:
+        raise TypeError(f"{kind.__name__} wanted, given {value!r}")
+    return value

@@ -1,0 +1,243 @@
+"""The run of a cell's equations on symbols: gates that share a source share one matrix, and get their names."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from throughtime.errors import CellError
+from throughtime.program.builder import Builder, Number, Symbol, cell_error
+from throughtime.program.core import INPUT, PREVIOUS, Parameter, Part
+
+_BIAS = -1  # stands among the sources for the constant 1 that a bias multiplies
+
+
+class Sizes(NamedTuple):
+    """What a trace knows besides the equations."""
+
+    input: int
+    hidden: int
+    bias: bool
+
+
+@dataclass(frozen=True)
+class _Gate:
+    """An affine map: sources are values of the body, `_BIAS` last if it has one."""
+
+    name: str
+    sources: tuple[int, ...]
+    width: int
+    initial: float | None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a gate's rows are: in a sum of `width` rows, from `start[k]` on in the matrix of its k-th source."""
+
+    starts: tuple[int, ...]
+    width: int
+    offset: int  # of the gate in the sum
+
+
+class Trace(Builder):
+    """A builder that knows gates.
+
+    The equations are run twice. The first run (without `seen`) only shows which affine maps there are. In the second,
+    each product is a slice of one product with all the matrices of that source, stacked in the order in which the
+    equations name the gates; and maps of the same sources that lie side by side are slices of one sum.
+
+    Args:
+        name: the cell's name.
+        sizes: the sizes of the trace.
+        letters: the arguments of the cell's function: x, then the states.
+        seen: the first run.
+    """
+
+    def __init__(self, name: str, sizes: Sizes, letters: Sequence[str], seen: Trace | None = None) -> None:
+        super().__init__(name)
+        self.sizes = sizes
+        self.letters = letters
+        self.gates: list[_Gate] = []
+        self._own_names: set[str] = set()
+        self._pending: dict[int, str] = {}  # pre-activations that no function has been applied to yet
+        self._places: list[_Place] = []
+        self._fused: dict[int, int] = {}  # a source of the first run: its parameter
+        self._seen = seen.gates if seen else None
+        if seen:
+            self._plan(seen)
+
+    @contextmanager
+    def active(self) -> Iterator[None]:
+        """Makes this the trace that `affine`, `parameter` and the like write to."""
+        token = _active.set(self)
+        try:
+            yield
+        finally:
+            _active.reset(token)
+
+    # Parameters.
+
+    def affine(self, name: str, sources: Sequence[Symbol], width: int | None, bias: bool | float) -> Symbol:
+        """The sum of a matrix of its own times each source, and a bias."""
+        width = self._new_name(name, width)
+        if not sources:
+            raise cell_error(f"the affine map {name!r} needs at least one vector to multiply.")
+        for source in sources:
+            if not isinstance(source, Symbol):
+                raise cell_error(f"the affine map {name!r} takes vectors; given {type(source).__name__} {source!r}.")
+            self._own(source)
+        ids = tuple(source.id for source in sources)
+        if len(set(ids)) < len(ids):
+            raise cell_error(f"the affine map {name!r} is given one vector twice.")
+        if self.sizes.bias and bias is not False:
+            ids = (*ids, _BIAS)
+        self.gates.append(_Gate(name, ids, width, None if isinstance(bias, bool) else float(bias)))
+        result = self._first_run(sources, width) if self._seen is None else self._fused_sum(sources, width)
+        self._pending[result.id] = name
+        return result
+
+    def own_vector(self, name: str, width: int | None, initial: float | None) -> Symbol:
+        """A vector parameter."""
+        width = self._new_name(name, width)
+        return self.vector(self.parameter(Parameter(name, (width,), (Part(name, 0, width, initial),))))
+
+    def _new_name(self, name: str, width: int | None) -> int:
+        width = self.sizes.hidden if width is None else width
+        if not isinstance(name, str) or not all(word.isidentifier() for word in name.split(".")):
+            raise cell_error(f"a name is letters, digits and _, with dots between words; given {name!r}.")
+        if not isinstance(width, int) or width < 1:
+            raise cell_error(f"the width of {name!r} must be a whole number of 1 or more; given {width!r}.")
+        if name in self._own_names:
+            raise cell_error(f"{name!r} names two sets of parameters; names within a cell must differ.")
+        self._own_names.add(name)
+        return width
+
+    def _plan(self, seen: Trace) -> None:
+        rows: dict[int, list[Part]] = {}
+        for gate in seen.gates:
+            for source in gate.sources:
+                parts = rows.setdefault(source, [])
+                start = parts[-1].stop if parts else 0
+                initial = gate.initial if source == _BIAS else None
+                parts.append(Part(gate.name, start, start + gate.width, initial))
+        rows = {s: p for s, p in rows.items() if s != _BIAS} | {s: p for s, p in rows.items() if s == _BIAS}
+        names: set[str] = set()
+        for source, parts in rows.items():
+            name = self._weight_name(seen, source, parts[0].gate)
+            while name in names:
+                name += "_"
+            names.add(name)
+            columns = () if source == _BIAS else (seen.body[source].width,)
+            self._fused[source] = self.parameter(Parameter(name, (parts[-1].stop, *columns), tuple(parts)))
+        start_of = {(p.gate, source): p.start for source, parts in rows.items() for p in parts}
+        for gate in seen.gates:
+            starts = tuple(start_of[gate.name, source] for source in gate.sources)
+            self._places.append(_Place(starts, gate.width, 0))
+        self._widen(seen.gates)
+
+    def _widen(self, gates: list[_Gate]) -> None:
+        # Maps of the same sources whose rows lie side by side in every matrix become one sum.
+        open_runs: dict[tuple[int, ...], list[int]] = {}
+        runs: list[list[int]] = []
+        for k, gate in enumerate(gates):
+            run = open_runs.get(gate.sources)
+            if run is not None:
+                last = self._places[run[-1]]
+                if all(s == t + last.width for s, t in zip(self._places[k].starts, last.starts, strict=True)):
+                    run.append(k)
+                    continue
+            open_runs[gate.sources] = run = [k]
+            runs.append(run)
+        for run in runs:
+            first, width = self._places[run[0]], sum(gates[k].width for k in run)
+            for k in run:
+                offset = self._places[k].starts[0] - first.starts[0]
+                self._places[k] = _Place(first.starts, width, offset)
+
+    @staticmethod
+    def _weight_name(seen: Trace, source: int, gate: str) -> str:
+        if source == _BIAS:
+            return "bias"
+        leaf = seen.body[source]
+        if leaf.op == INPUT:
+            return f"weight_{seen.letters[0]}"
+        if leaf.op == PREVIOUS:
+            return f"weight_{seen.letters[1 + leaf['index']]}"
+        return f"weight_{gate.replace('.', '_')}"
+
+    def _first_run(self, sources: Sequence[Symbol], width: int) -> Symbol:
+        weights = [self.parameter(Parameter(str(len(self.parameters)), (width, s.width))) for s in sources]
+        return self._sum([self.linear(s, w) for s, w in zip(sources, weights, strict=True)])
+
+    def _fused_sum(self, sources: Sequence[Symbol], width: int) -> Symbol:
+        assert self._seen is not None
+        k = len(self.gates) - 1
+        place, seen = self._places[k], self._seen[k]
+        terms = [
+            self.slice(self.linear(symbol, self._fused[source]), start, place.width)
+            for symbol, source, start in zip(sources, seen.sources, place.starts, strict=False)
+        ]
+        if seen.sources[-1] == _BIAS:
+            bias = self.slice(self.vector(self._fused[_BIAS]), place.starts[-1], place.width)
+            terms.insert(1, bias)  # next to the first product, which is that of x as a rule, and known before the loop
+        return self.slice(self._sum(terms), place.offset, width)
+
+    def _sum(self, terms: list[Symbol]) -> Symbol:
+        total = terms[0]
+        for term in terms[1:]:
+            total = super().pointwise("add", total, term)
+        return total
+
+    # Names.
+
+    def pointwise(self, op: str, *values: Symbol | Number) -> Symbol:
+        """A pointwise operation, which may turn a gate's pre-activation into its value."""
+        result = super().pointwise(op, *values)
+        gates = [v for v in values if isinstance(v, Symbol) and v.id in self._pending]
+        if op in ("add", "sub") and gates:
+            self.promise(result, self.withdraw(gates[0]))
+            gates = gates[1:]
+        elif len(values) == 1 and gates and op != "neg":
+            gate = self._pending.pop(gates[0].id)
+            self.name_value(f"{gate}.pre", gates[0])
+            self.name_value(gate, result)
+            return result
+        for value in gates:
+            self._name_linear_gate(value.id)
+        return result
+
+    def withdraw(self, value: Symbol) -> str | None:
+        """Ends a value's being a gate's pre-activation; returns the gate's name."""
+        return self._pending.pop(value.id, None)
+
+    def promise(self, value: Symbol, gate: str | None) -> None:
+        """Makes a value the pre-activation of a gate."""
+        if gate is not None:
+            self._pending[value.id] = gate
+
+    def settle(self) -> None:
+        """Names the gates to which no function was applied: their value is the sum itself."""
+        for id in list(self._pending):
+            self._name_linear_gate(id)
+
+    def _name_linear_gate(self, id: int) -> None:
+        gate = self._pending.pop(id)
+        self.name_value(gate, Symbol(self, id))
+        self.name_value(f"{gate}.pre", Symbol(self, id))
+
+
+_active: ContextVar[Trace | None] = ContextVar("active trace", default=None)
+
+
+def active_trace() -> Trace:
+    """The trace that is going on."""
+    trace = _active.get()
+    if trace is None:
+        raise CellError(
+            "affine, linear, parameter and layer_norm belong inside a cell's equations: "
+            "put them in a function under @throughtime.cell."
+        )
+    return trace
