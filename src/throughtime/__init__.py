@@ -1,1 +1,55 @@
-"""Recurrent networks you can see through, at full speed."""
+"""throughtime: recurrent networks you can see through, at full speed."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from throughtime import cells
+    from throughtime.checking import check
+    from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from throughtime.nn.recurrent import Recurrent
+    from throughtime.program.cell import Cell, cell
+    from throughtime.program.core import Program
+    from throughtime.runs import load
+    from throughtime.train import train
+
+__version__ = "0.1.0"
+
+# Where each public name lives; it is imported when it is first asked for, so that `import throughtime` is quick.
+_HOMES = {
+    "cells": "throughtime.cells",
+    "check": "throughtime.checking",
+    "GRU": "throughtime.nn.dropin",
+    "LSTM": "throughtime.nn.dropin",
+    "RNN": "throughtime.nn.dropin",
+    "GRUCell": "throughtime.nn.dropin",
+    "LSTMCell": "throughtime.nn.dropin",
+    "RNNCell": "throughtime.nn.dropin",
+    "Recurrent": "throughtime.nn.recurrent",
+    "Cell": "throughtime.program.cell",
+    "cell": "throughtime.program.cell",
+    "Program": "throughtime.program.core",
+    "load": "throughtime.runs",
+    "train": "throughtime.train",
+}
+
+__all__ = [
+    "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "cell", "cells", "check",
+    "load", "train",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'throughtime' has no attribute {name!r}")
+    module = importlib.import_module(home)
+    value = module if home == f"throughtime.{name}" and not hasattr(module, name) else getattr(module, name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, "__version__"])

@@ -1,0 +1,68 @@
+"""Who runs a program: engines, chosen by device and by what they can do, or by name."""
+
+from __future__ import annotations
+
+import logging
+from functools import cache
+from typing import TYPE_CHECKING
+
+from throughtime.errors import UserError, nearest
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from throughtime.engines.base import Engine
+    from throughtime.program.core import Program
+
+# In the order in which they are tried: the first that runs on the device and does not refuse.
+PREFERENCE = {"cpu": ("reference",), "cuda": ("torch", "reference")}
+NAMES = ("reference", "torch")
+
+_log = logging.getLogger("throughtime")
+
+
+def names() -> tuple[str, ...]:
+    """The engines' names."""
+    return NAMES
+
+
+@cache
+def get(name: str) -> Engine:
+    """An engine by its name.
+
+    Raises:
+        UserError: if there is none of that name, with the nearest one.
+    """
+    if name == "reference":
+        from throughtime.engines.reference import ReferenceEngine
+
+        return ReferenceEngine()
+    if name == "torch":
+        from throughtime.engines.fused import FusedEngine
+
+        return FusedEngine()
+    raise UserError(f"no engine is called {name!r}{nearest(name, NAMES)} (there are: {', '.join(NAMES)}).")
+
+
+def choose(name: str | None, program: Program, like: Tensor) -> Engine:
+    """The engine that runs a program on tensors like this one.
+
+    Args:
+        name: the engine that is asked for; None leaves the choice to the device.
+        program: what is to be run.
+        like: one of the tensors.
+
+    Raises:
+        UserError: if the engine that is asked for cannot run the program.
+    """
+    if name is not None:
+        engine = get(name)
+        reason = engine.refuses(program, like)
+        if reason is not None:
+            raise UserError(f"the engine {name!r} cannot run this: {reason}. Leave the engine out, or use 'reference'.")
+        return engine
+    for preferred in PREFERENCE.get(like.device.type, ("reference",)):
+        engine = get(preferred)
+        if engine.refuses(program, like) is None:
+            return engine
+    return get("reference")

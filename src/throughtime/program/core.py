@@ -176,6 +176,11 @@ class Program:
         """The named values: name to index in the body."""
         return dict(self.names)
 
+    @cached_property
+    def flipped(self) -> Program:
+        """The same step, with time running the other way."""
+        return replace(self, reverse=not self.reverse)
+
     def equivalent(self, other: Program) -> bool:
         """Whether both compute the same, whatever they and their values are called."""
         return self._anonymous == other._anonymous

@@ -1,0 +1,149 @@
+"""A stack of recurrent layers as a function: what every recurrent module runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.engines import choose
+from throughtime.engines.autograd import run
+from throughtime.errors import UserError
+from throughtime.program.core import Program
+
+Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # of each layer each direction's program and parameters
+
+
+def run_stack(
+    layers: Layers,
+    x: Tensor,
+    states: Sequence[Tensor] | None,
+    *,
+    dropout: float = 0.0,
+    engine: str | None = None,
+    batch_sizes: Sequence[int] | None = None,
+) -> tuple[Tensor, list[Tensor]]:
+    """Runs layer upon layer.
+
+    Args:
+        layers: each layer's directions: a program and its parameters.
+        x: `[T, B, input]`.
+        states: for each state of the cell the initial `[layers * directions, B, width]`; what the cell declares if
+            not given.
+        dropout: the probability with which an element between two layers is dropped.
+        engine: the engine's name; chosen by device if not given.
+        batch_sizes: the number of active rows at each step; all if not given.
+
+    Returns:
+        The last layer's output `[T, B, directions * output]` and the final states, as `states`.
+    """
+    steps, rows = x.shape[:2]
+    ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
+    number = 0
+    for depth, directions in enumerate(layers):
+        if depth > 0 and dropout > 0:
+            x = functional.dropout(x, dropout)
+        outputs = []
+        for program, parameters in directions:
+            if states is None:
+                initial = [x.new_full((rows, s.width), s.initial) for s in program.states]
+            else:
+                initial = [s[number] for s in states]
+            chosen = choose(engine, program, x)
+            result = run(chosen, program, steps, [x], initial, parameters, batch_sizes)
+            outputs.append(result.outputs[0])
+            for of_state, final in zip(ended, result.states, strict=True):
+                of_state.append(final)
+            number += 1
+        x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
+    return x, [torch.stack(of_state) for of_state in ended]
+
+
+def run_any_form(
+    layers: Layers,
+    input: Tensor | PackedSequence,
+    states: Sequence[Tensor] | None,
+    *,
+    batch_first: bool = False,
+    dropout: float = 0.0,
+    engine: str | None = None,
+    lengths: Tensor | Sequence[int] | None = None,
+) -> tuple[Tensor | PackedSequence, list[Tensor]]:
+    """Runs a stack on any form of input that torch's layers take.
+
+    Args:
+        layers, dropout, engine: see `run_stack`.
+        input: `[T, B, features]` (`[B, T, features]` if `batch_first`), `[T, features]`, or a packed sequence.
+        states: as `run_stack`; without the axis of rows where the input has none.
+        batch_first: whether the axis of rows comes first in input and output.
+        lengths: the number of steps of each row, 0 to T; all if not given.
+
+    Returns:
+        The output in the form of the input, and the final states in the form of the states.
+    """
+
+    def ordered(
+        x: Tensor, states: Sequence[Tensor] | None, sizes: list[int] | None, order: Tensor | None, back: Tensor | None
+    ) -> tuple[Tensor, list[Tensor]]:
+        if states is not None and order is not None:
+            states = [s[:, order] for s in states]
+        y, final = run_stack(layers, x, states, dropout=dropout, engine=engine, batch_sizes=sizes)
+        return y, final if back is None else [s[:, back] for s in final]
+
+    if isinstance(input, PackedSequence):
+        if lengths is not None:
+            raise UserError("lengths are for a padded input; a packed sequence has its own.")
+        x, sizes = _pad(input)
+        y, final = ordered(x, states, sizes, input.sorted_indices, input.unsorted_indices)
+        return _pack(y, input), final
+    if input.dim() == 2:
+        states = None if states is None else [s.unsqueeze(1) for s in states]
+        y, final = run_any_form(layers, input.unsqueeze(1), states, dropout=dropout, engine=engine, lengths=lengths)
+        assert isinstance(y, Tensor)
+        return y.squeeze(1), [s.squeeze(1) for s in final]
+    x = input.transpose(0, 1) if batch_first else input
+    if lengths is None:
+        y, final = ordered(x, states, None, None, None)
+    else:
+        order, sizes = _sizes_of(lengths, *x.shape[:2])
+        order = order.to(x.device)
+        back = torch.argsort(order)
+        y, final = ordered(x[:, order], states, sizes, order, back)
+        y = y[:, back]
+    return y.transpose(0, 1) if batch_first else y, final
+
+
+def _pad(packed: PackedSequence) -> tuple[Tensor, list[int]]:
+    """A packed sequence as `[T, B, features]`, rows from long to short, and the number of active rows at each step."""
+    sizes: list[int] = packed.batch_sizes.tolist()
+    mask = _active(sizes, packed.data.device)
+    padded = packed.data.new_zeros(*mask.shape, packed.data.shape[-1])
+    return padded.masked_scatter(mask[..., None], packed.data), sizes
+
+
+def _pack(padded: Tensor, like: PackedSequence) -> PackedSequence:
+    """The reverse of `_pad`, with the order of rows of `like`."""
+    mask = _active(like.batch_sizes.tolist(), padded.device)
+    return PackedSequence(padded[mask], like.batch_sizes, like.sorted_indices, like.unsorted_indices)
+
+
+def _sizes_of(lengths: Tensor | Sequence[int], steps: int, rows: int) -> tuple[Tensor, list[int]]:
+    """The order of rows from long to short, and the number of active rows at each step.
+
+    Raises:
+        UserError: if there is not one length from 0 to T for each row.
+    """
+    given = torch.as_tensor(lengths).to("cpu", torch.int64)
+    if given.shape != (rows,) or bool(((given < 0) | (given > steps)).any()):
+        raise UserError(f"lengths must be {rows} whole numbers from 0 to {steps}, one a row; given {given.tolist()}.")
+    order = torch.argsort(given, descending=True, stable=True)
+    sizes: list[int] = (given[:, None] > torch.arange(steps)).sum(0).tolist()
+    return order, sizes
+
+
+def _active(sizes: Sequence[int], device: torch.device) -> Tensor:
+    rows = torch.arange(sizes[0] if sizes else 0, device=device)
+    return rows < torch.tensor(sizes, device=device)[:, None]
