@@ -1,0 +1,65 @@
+/// What an instruction set offers: the inner loops, behind function pointers.
+#pragma once
+
+#include <cstdint>
+#include <string_view>
+
+namespace throughtime {
+
+/// Rows of values in memory: the first element, and how far the next row is (0: each row the same).
+template <class T> struct Rows {
+    T* at;
+    int64_t stride;
+};
+
+/// Computes rows of `width` elements from the sources' rows.
+template <class T>
+using PointwiseKernel = void (*)(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width);
+
+/// Packs rows 0 to `rows` of the panels `first` to `last` of a matrix of `depth` rows and `columns` columns.
+template <class T>
+using PackKernel = void (*)(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t columns, int64_t first,
+                            int64_t last);
+
+template <class T> struct PointwiseOperation {
+    std::string_view name;
+    int arity;
+    PointwiseKernel<T> run;
+};
+
+constexpr int max_arity = 4;
+
+/// The inner loops of one instruction set for one scalar type.
+///
+/// A packed matrix is a row of panels, each `panel` columns wide: panel p holds, for k = 0, 1 ...,
+/// the elements (k, p * panel) to (k, (p + 1) * panel - 1), zero where the matrix has ended.
+template <class T> struct Kernels {
+    int tile_rows;  // rows of a register tile; also the panel width of a packed left factor
+    int panel;      // columns of a register tile
+
+    const PointwiseOperation<T>* operations;
+    int operation_count;
+
+    /// to[r] = sum of the `width` elements of from's row r, in an order fixed by the width.
+    void (*row_sum)(Rows<T> to, Rows<const T> from, int64_t rows, int64_t width);
+    /// to[r][j] = from[r][0].
+    void (*expand)(Rows<T> to, Rows<const T> from, int64_t rows, int64_t width);
+    /// to[j] += the sum over rows of from[r][j].
+    void (*column_sum)(T* to, Rows<const T> from, int64_t rows, int64_t width);
+
+    PackKernel<T> pack;
+    /// The same for the transpose of what is given: its rows are the columns.
+    PackKernel<T> pack_transposed;
+    /// Packs a left factor, given by its transpose, into panels `tile_rows` wide.
+    PackKernel<T> pack_left;
+    /// to = left * right for the panels `first` to `last` of the packed right factor:
+    /// each element is one chain of multiply-adds over the depth, first to last.
+    void (*product)(Rows<T> to, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
+                    int64_t columns, int64_t first, int64_t last);
+    /// to += left^T * right, both packed (left in panels of `tile_rows`), for the left panels
+    /// `first` to `last`: each element gains one chain over the depth, begun at zero.
+    void (*add_product)(Rows<T> to, const T* left, const T* right, int64_t depth, int64_t rows,
+                        int64_t columns, int64_t first, int64_t last);
+};
+
+}  // namespace throughtime

@@ -1,0 +1,164 @@
+/// Where everything lies in memory during a run.
+#pragma once
+
+#include <algorithm>
+
+#include "run.hpp"
+#include "workspace.hpp"
+
+namespace throughtime {
+
+/// A buffer's memory: its first element, and how far the next step and the next row are.
+template <class T> struct Located {
+    T* at = nullptr;
+    int64_t step = 0, row = 0;
+};
+
+/// A packed side of outer products: the value's elements as columns, the rows of a chunk as depth.
+template <class T> struct Side {
+    Place place;
+    int64_t width;
+    bool left;
+    int64_t panels;
+    T* memory;
+};
+
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
+/// The share of `n` things that falls to one of several threads: from first to last.
+struct Share {
+    int64_t first, last;
+};
+inline Share share(int64_t n, int thread, int threads) { return {n * thread / threads, n * (thread + 1) / threads}; }
+
+/// Rows that go through a pointwise stage together, so that what passes between operations stays near.
+inline int64_t block_rows(int64_t width) { return std::clamp<int64_t>(1024 / std::max<int64_t>(width, 1), 1, 32); }
+
+template <class T> class Layout {
+public:
+    Layout(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, bool pack_weights, int threads)
+        : steps_together_(chunk_steps(call)), plan_(plan), kernels_(kernels), call_(call) {
+        Pieces pieces;
+        place_all(pieces, nullptr, pack_weights, threads);
+        workspace_ = std::make_unique<Workspace>(pieces.bytes());
+        Pieces again;
+        place_all(again, workspace_->memory(), pack_weights, threads);
+    }
+
+    /// Steps of a chunk: fixed by the shape alone, since sums over rows are begun anew for each chunk.
+    int64_t steps_together() const { return steps_together_; }
+
+    std::vector<Located<T>> buffers;               // scratch: the first thread's
+    std::vector<std::array<T*, 2>> states;         // [B, stride], before and after the step by turns
+    std::vector<T*> factors;                       // packed
+    std::vector<Side<T>> sides;
+    std::vector<std::array<int, 2>> sides_of_term; // left, right
+    int64_t scratch_a_thread = 0;                  // elements
+
+    int64_t state_stride(int64_t k) const { return stride(plan_.states[k]); }
+    int64_t panels(int64_t columns) const { return round_up(columns, kernels_.panel) / kernels_.panel; }
+
+private:
+    static constexpr int64_t rows_together = 512;
+
+    const int64_t steps_together_;
+    const Plan& plan_;
+    const Kernels<T>& kernels_;
+    const Call<T>& call_;
+    std::unique_ptr<Workspace> workspace_;
+
+    static int64_t chunk_steps(const Call<T>& call) {
+        const int64_t steps = rows_together / std::max<int64_t>(call.batch, 1);
+        return std::clamp<int64_t>(steps, 1, std::max<int64_t>(call.steps, 1));
+    }
+
+    /// From row to row: whole cache lines, and no power of two at which rows would fight for one cache set.
+    static int64_t stride(int64_t width) {
+        constexpr int64_t line = cache_line / sizeof(T);
+        const int64_t padded = round_up(std::max<int64_t>(width, 1), line);
+        return padded * sizeof(T) % 2048 == 0 ? padded + line : padded;
+    }
+
+    void place_all(Pieces& pieces, char* memory, bool pack_weights, int threads) {
+        auto room = [&](int64_t count) { return reinterpret_cast<T*>(memory + pieces.add(count, sizeof(T))); };
+        const int64_t batch = call_.batch;
+        states.clear();
+        for (int64_t width : plan_.states) {
+            const int64_t size = checked_product(batch, stride(width));
+            T* both = room(checked_product(2, size));
+            states.push_back({both, both + size});
+        }
+        buffers.clear();
+        for (const Buffer& buffer : plan_.buffers) buffers.push_back(locate(buffer, room));
+        place_scratch(room, threads);
+        factors.clear();
+        if (pack_weights)
+            for (const Factor& factor : plan_.factors)
+                factors.push_back(room(checked_product(panels(factor.columns) * kernels_.panel, factor.depth)));
+        place_sides(room);
+    }
+
+    template <class Room> Located<T> locate(const Buffer& buffer, Room& room) {
+        const int64_t batch = call_.batch, width = buffer.width, row = stride(width);
+        switch (buffer.home) {
+            case Home::input: return {const_cast<T*>(call_.inputs[buffer.index]), batch * width, width};
+            case Home::output: return {call_.outputs[buffer.index], batch * width, width};
+            case Home::previous:
+            case Home::next: {
+                const auto& [first, second] = states[buffer.index];
+                return {first, second - first, row};
+            }
+            case Home::parameter: return {const_cast<T*>(call_.parameters[buffer.index]), 0, 0};
+            case Home::constant: return {room(row), 0, 0};
+            case Home::kept: {
+                const int64_t step = checked_product(batch, row);
+                return {room(checked_product(steps_together_, step)), step, row};
+            }
+            case Home::passing: return {room(checked_product(batch, row)), 0, row};
+            case Home::scratch: return {nullptr, 0, row};
+        }
+        __builtin_unreachable();
+    }
+
+    template <class Room> void place_scratch(Room& room, int threads) {
+        scratch_a_thread = 0;
+        for (size_t k = 0; k < buffers.size(); ++k)
+            if (plan_.buffers[k].home == Home::scratch)
+                scratch_a_thread += block_rows(plan_.buffers[k].width) * buffers[k].row;
+        T* at = room(checked_product(scratch_a_thread, threads));
+        for (size_t k = 0; k < buffers.size(); ++k)
+            if (plan_.buffers[k].home == Home::scratch) {
+                buffers[k].at = at;
+                at += block_rows(plan_.buffers[k].width) * buffers[k].row;
+            }
+    }
+
+    template <class Room> void place_sides(Room& room) {
+        sides.clear();
+        sides_of_term.clear();
+        for (const Term& term : plan_.terms) {
+            if (!term.outer) {
+                sides_of_term.push_back({-1, -1});
+                continue;
+            }
+            const auto [rows, columns] = plan_.reductions[term.reduction];
+            sides_of_term.push_back({side(term.u, rows, true, room), side(term.v, columns, false, room)});
+        }
+    }
+
+    template <class Room> int side(Place place, int64_t width, bool left, Room& room) {
+        for (size_t k = 0; k < sides.size(); ++k) {
+            const Side<T>& known = sides[k];
+            if (known.left == left && known.width == width && known.place.buffer == place.buffer &&
+                known.place.offset == place.offset)
+                return static_cast<int>(k);
+        }
+        const int64_t panel = left ? kernels_.tile_rows : kernels_.panel;
+        const int64_t panels = round_up(width, panel) / panel;
+        const int64_t depth = checked_product(steps_together_, call_.batch);
+        sides.push_back({place, width, left, panels, room(checked_product(panels * panel, depth))});
+        return static_cast<int>(sides.size()) - 1;
+    }
+};
+
+}  // namespace throughtime

@@ -1,0 +1,189 @@
+#include "plan.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "isa.hpp"
+
+namespace throughtime {
+namespace {
+
+// No width, and no count of elements in one row of anything, may come near where indices overflow.
+constexpr int64_t most_width = int64_t{1} << 31;
+
+[[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument("the plan is not valid: " + why); }
+
+int64_t width_at(const std::vector<int64_t>& widths, int64_t index) {
+    if (index < 0 || index >= static_cast<int64_t>(widths.size())) refuse("an index is out of range");
+    return widths[index];
+}
+
+Home home_named(const std::string& name) {
+    static const std::string names[] = {"input", "output", "previous", "next", "parameter",
+                                        "constant", "kept", "passing", "scratch"};
+    const auto* found = std::find(std::begin(names), std::end(names), name);
+    if (found == std::end(names)) refuse("no home is called " + name);
+    return static_cast<Home>(found - names);
+}
+
+bool writable(Home home) {
+    return home == Home::output || home == Home::next || home >= Home::kept;
+}
+
+/// Whether a value there is to be had for each step of a chunk.
+bool outlives_step(Home home) {
+    return home == Home::input || home == Home::output || home == Home::parameter || home == Home::constant ||
+           home == Home::kept;
+}
+
+void check_widths(const std::vector<int64_t>& widths) {
+    for (int64_t width : widths)
+        if (width < 0 || width > most_width) refuse("a width is out of range");
+}
+
+void check_shapes(const std::vector<std::array<int64_t, 2>>& shapes) {
+    for (const auto& [rows, columns] : shapes)
+        if (rows < 0 || columns < 0 || rows > most_width || columns > most_width) refuse("a shape is out of range");
+}
+
+}  // namespace
+
+Plan::Plan(std::vector<int64_t> inputs_, std::vector<int64_t> outputs_, std::vector<int64_t> states_,
+           std::vector<std::array<int64_t, 2>> parameters_, std::vector<std::array<int64_t, 2>> reductions_,
+           bool reverse_)
+    : inputs(std::move(inputs_)), outputs(std::move(outputs_)), states(std::move(states_)),
+      parameters(std::move(parameters_)), reductions(std::move(reductions_)), reverse(reverse_) {
+    for (const auto* widths : {&inputs, &outputs, &states}) check_widths(*widths);
+    check_shapes(parameters);
+    check_shapes(reductions);
+}
+
+int64_t Plan::add_buffer(const std::string& home_name, int64_t index, int64_t width, double value) {
+    const Home home = home_named(home_name);
+    check_widths({width});
+    switch (home) {
+        case Home::input: if (width_at(inputs, index) != width) refuse("an input has another width"); break;
+        case Home::output: if (width_at(outputs, index) != width) refuse("an output has another width"); break;
+        case Home::previous:
+        case Home::next: if (width_at(states, index) != width) refuse("a state has another width"); break;
+        case Home::parameter:
+            if (index < 0 || index >= static_cast<int64_t>(parameters.size()) || parameters[index][1] != 0 ||
+                parameters[index][0] != width)
+                refuse("a vector parameter has another shape");
+            break;
+        default: break;
+    }
+    buffers.push_back({home, index, width, value});
+    return static_cast<int64_t>(buffers.size()) - 1;
+}
+
+void Plan::add_stage(const std::string& phase) {
+    if (phase == "before") current_ = Phase::before;
+    else if (phase == "step") current_ = Phase::step;
+    else if (phase == "after") current_ = Phase::after;
+    else refuse("no phase is called " + phase);
+    phases[static_cast<int>(current_)].emplace_back();
+}
+
+Stage& Plan::stage() {
+    auto& stages = phases[static_cast<int>(current_)];
+    if (stages.empty()) refuse("there is no stage yet");
+    return stages.back();
+}
+
+void Plan::check(Place place, int64_t width, bool written) const {
+    if (place.buffer < 0 || place.buffer >= static_cast<int64_t>(buffers.size())) refuse("a buffer is not there");
+    const Buffer& buffer = buffers[place.buffer];
+    if (width < 0 || place.offset < 0 || width > buffer.width || place.offset > buffer.width - width)
+        refuse("elements outside a buffer");
+    if (written && !writable(buffer.home)) refuse("a buffer that cannot be written is");
+    if (current_ != Phase::step && buffer.home != Home::scratch && !outlives_step(buffer.home))
+        refuse("a value of one step is used outside it");
+}
+
+void Plan::check_kept(Place place, int64_t width) const {
+    check(place, width, false);
+    if (!outlives_step(buffers[place.buffer].home)) refuse("a reduction of a value that is not kept");
+}
+
+int64_t Plan::factor(int64_t parameter, bool transposed) {
+    if (parameter < 0 || parameter >= static_cast<int64_t>(parameters.size()) || parameters[parameter][1] == 0)
+        refuse("a product with what is no matrix parameter");
+    for (size_t k = 0; k < factors.size(); ++k)
+        if (factors[k].parameter == parameter && factors[k].transposed == transposed) return static_cast<int64_t>(k);
+    const auto [rows, columns] = parameters[parameter];
+    factors.push_back({parameter, transposed, transposed ? rows : columns, transposed ? columns : rows});
+    return static_cast<int64_t>(factors.size()) - 1;
+}
+
+void Plan::add_linear(int64_t parameter, bool transposed, Place to, Place from) {
+    const int64_t index = factor(parameter, transposed);
+    const Factor& used = factors[index];
+    check(to, used.columns, true);
+    check(from, used.depth, false);
+    for (Place place : {to, from})
+        if (buffers[place.buffer].home == Home::scratch) refuse("a product with scratch");
+    if (!stage().operations.empty()) refuse("a product after the pointwise part of its stage");
+    stage().linears.push_back({index, to, from});
+    stage().cost += used.depth * used.columns;
+}
+
+void Plan::add_operation(const std::string& name, int64_t width, Place to, const std::vector<Place>& from) {
+    Operation operation{.code = 0, .arity = 1, .width = width, .to = to, .from = {}};
+    int64_t to_width = width, from_width = width;
+    if (name == "expand") {
+        operation.code = Operation::expand;
+        from_width = 1;
+    } else if (name == "row_sum") {
+        operation.code = Operation::row_sum;
+        to_width = 1;
+    } else {
+        const Kernels<float>& table = kernels<float>("baseline");  // the table is the same for all
+        const auto* end = table.operations + table.operation_count;
+        const auto* found = std::find_if(table.operations, end, [&](const auto& row) { return row.name == name; });
+        if (found == end) refuse("no operation is called " + name);
+        operation.code = static_cast<int>(found - table.operations);
+        operation.arity = found->arity;
+    }
+    if (static_cast<int>(from.size()) != operation.arity) refuse("the operation takes another number of values");
+    check(to, to_width, true);
+    for (size_t k = 0; k < from.size(); ++k) {
+        check(from[k], from_width, false);
+        operation.from[k] = from[k];
+    }
+    Stage& current = stage();
+    current.narrowest = current.operations.empty() ? width : std::min(current.narrowest, width);
+    current.widest = std::max(current.widest, width);
+    current.splittable = operation.code >= 0 && current.splittable && current.narrowest == current.widest;
+    current.cost += 8 * width;  // the multiply-adds that would take as long, roughly
+    current.operations.push_back(operation);
+}
+
+void Plan::add_term(int64_t reduction, Place u) {
+    if (reduction < 0 || reduction >= static_cast<int64_t>(reductions.size())) refuse("a reduction is not there");
+    if (reductions[reduction][1] != 0) refuse("a matrix is reduced from a vector");
+    check_kept(u, reductions[reduction][0]);
+    terms.push_back({reduction, false, u, u});
+}
+
+void Plan::add_outer(int64_t reduction, Place u, Place v) {
+    if (reduction < 0 || reduction >= static_cast<int64_t>(reductions.size())) refuse("a reduction is not there");
+    if (reductions[reduction][1] == 0) refuse("a vector is reduced from an outer product");
+    check_kept(u, reductions[reduction][0]);
+    check_kept(v, reductions[reduction][1]);
+    terms.push_back({reduction, true, u, v});
+}
+
+int64_t Plan::cost(Phase which) const {
+    int64_t sum = 0;
+    for (const Stage& stage : phase(which)) sum += stage.cost;
+    return sum;
+}
+
+int64_t Plan::reduction_cost() const {
+    int64_t sum = 0;
+    for (const Term& term : terms) sum += reductions[term.reduction][0] * std::max<int64_t>(reductions[term.reduction][1], 1);
+    return sum;
+}
+
+}  // namespace throughtime

@@ -1,0 +1,118 @@
+/// A program made ready for the machine: where each value lives, and what is done in which order.
+///
+/// Built by calls that check every index, width and place, so that the machine can trust a plan.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <string>
+#include <vector>
+
+namespace throughtime {
+
+/// Where a value lives.
+enum class Home {
+    input,      // the caller's array [T, B, width]
+    output,     // the caller's array [T, B, width]
+    previous,   // a state before the step [B, width]
+    next,       // a state after it [B, width]
+    parameter,  // a vector parameter [width], the same for all rows
+    constant,   // a vector of one number
+    kept,       // for each step of a chunk [steps, B, width]
+    passing,    // for the step that is being done [B, width]
+    scratch,    // within one stage, for the rows that are being done
+};
+
+/// When something is done: for a whole chunk of steps before them, in each step, or after them.
+enum class Phase { before, step, after };
+
+struct Buffer {
+    Home home;
+    int64_t index;  // of the input, output, state or parameter
+    int64_t width;
+    double value;  // of a constant
+};
+
+/// Elements of a buffer, from `offset` on.
+struct Place {
+    int64_t buffer;
+    int64_t offset;
+};
+
+/// A matrix parameter as a packed right factor.
+struct Factor {
+    int64_t parameter;
+    bool transposed;  // whether the product is with the transposed parameter
+    int64_t depth, columns;
+};
+
+struct Linear {
+    int64_t factor;
+    Place to, from;
+};
+
+struct Operation {
+    static constexpr int expand = -1, row_sum = -2;
+    int code;  // a row of the kernels' table, or one of the above
+    int arity;
+    int64_t width;
+    Place to;
+    std::array<Place, 4> from;
+};
+
+/// Products, then pointwise operations on them.
+struct Stage {
+    std::vector<Linear> linears;
+    std::vector<Operation> operations;
+    int64_t widest = 0;         // among the operations
+    int64_t narrowest = 0;
+    bool splittable = true;     // whether each unit can be done by itself
+    int64_t cost = 0;           // multiply-adds a row
+};
+
+/// Adds outer(u, v), or u alone, to a reduction.
+struct Term {
+    int64_t reduction;
+    bool outer;
+    Place u, v;
+};
+
+class Plan {
+public:
+    /// `reductions` and `parameters` are shapes: (n, 0) for a vector, (n, k) for a matrix.
+    Plan(std::vector<int64_t> inputs, std::vector<int64_t> outputs, std::vector<int64_t> states,
+         std::vector<std::array<int64_t, 2>> parameters, std::vector<std::array<int64_t, 2>> reductions, bool reverse);
+
+    /// Adds a buffer; `index` counts inputs, outputs, states or parameters, and is ignored for other homes.
+    int64_t add_buffer(const std::string& home, int64_t index, int64_t width, double value);
+    /// Begins the next stage of a phase.
+    void add_stage(const std::string& phase);
+    void add_linear(int64_t parameter, bool transposed, Place to, Place from);
+    void add_operation(const std::string& name, int64_t width, Place to, const std::vector<Place>& from);
+    void add_term(int64_t reduction, Place u);
+    void add_outer(int64_t reduction, Place u, Place v);
+
+    const std::vector<int64_t> inputs, outputs, states;
+    const std::vector<std::array<int64_t, 2>> parameters, reductions;
+    const bool reverse;
+    std::vector<Buffer> buffers;
+    std::vector<Factor> factors;
+    std::array<std::vector<Stage>, 3> phases;
+    std::vector<Term> terms;
+
+    const std::vector<Stage>& phase(Phase which) const { return phases[static_cast<int>(which)]; }
+    /// Multiply-adds that a row costs in a phase.
+    int64_t cost(Phase which) const;
+    /// Multiply-adds of the reductions, a row.
+    int64_t reduction_cost() const;
+
+private:
+    Phase current_ = Phase::before;
+
+    Stage& stage();
+    void check(Place place, int64_t width, bool written) const;
+    void check_kept(Place place, int64_t width) const;
+    int64_t factor(int64_t parameter, bool transposed);
+};
+
+}  // namespace throughtime

@@ -1,0 +1,152 @@
+/// Matrix products on packed panels: a tile of the result stays in registers over the whole depth.
+#pragma once
+
+#include "kernels.hpp"
+#include "simd.hpp"
+
+namespace throughtime::THROUGHTIME_ISA {
+
+/// Vectors side by side in a panel.
+constexpr int panel_vectors = 2;
+template <class T> constexpr int panel_width = panel_vectors * lanes<T>;
+/// Rows of a tile: its accumulators, a row of the panel and one element fit the registers.
+constexpr int tile_rows = vector_registers == 32 ? 12 : 6;
+
+/// How many panels a tile of few rows takes at once, so that enough chains run side by side.
+constexpr int panels_beside(int rows) {
+    int panels = tile_rows / rows;
+    return panels > 4 ? 4 : panels;
+}
+
+/// How the left factor lies in memory: in rows, or packed as panels of `tile_rows` columns.
+enum class Left { rows, packed };
+
+/// One tile: `rows` rows of the left factor times `panels` panels of the right.
+template <class T, int rows, int panels, Left layout> struct Tile {
+    static constexpr int vectors = panels * panel_vectors;
+    Vector<T> sum[rows][vectors];
+
+    THROUGHTIME_INLINE void multiply(const T* left, int64_t stride, const T* right, int64_t depth) {
+        for (auto& row : sum)
+            for (auto& v : row) v = Vector<T>{};
+        const int64_t beside = depth * panel_width<T>;
+        for (int64_t k = 0; k < depth; ++k) {
+            Vector<T> across[vectors];
+#pragma GCC unroll 8
+            for (int j = 0; j < vectors; ++j)
+                across[j] = load(right + j / panel_vectors * beside + j % panel_vectors * lanes<T>);
+#pragma GCC unroll 12
+            for (int i = 0; i < rows; ++i) {
+                Vector<T> down = broadcast(layout == Left::rows ? left[i * stride] : left[i]);
+#pragma GCC unroll 8
+                for (int j = 0; j < vectors; ++j) sum[i][j] = fma(down, across[j], sum[i][j]);
+            }
+            left += layout == Left::rows ? 1 : tile_rows;
+            right += panel_width<T>;
+        }
+    }
+
+    /// Writes the tile's first `columns` columns, or adds them to what is there.
+    template <bool add> THROUGHTIME_INLINE void put(Rows<T> to, int64_t columns) const {
+        for (int i = 0; i < rows; ++i) {
+            T* out = to.at + i * to.stride;
+            for (int j = 0; j < vectors; ++j, out += lanes<T>) {
+                int64_t left = columns - j * lanes<T>;
+                if (left >= lanes<T>) store(out, add ? load(out) + sum[i][j] : sum[i][j]);
+                else if (left > 0) {
+                    int count = static_cast<int>(left);
+                    store_first(out, add ? load_first(out, count) + sum[i][j] : sum[i][j], count);
+                }
+            }
+        }
+    }
+};
+
+template <class T, int rows, int panels, Left layout, bool add>
+void tile(Rows<T> to, Rows<const T> left, const T* right, int64_t depth, int64_t columns) {
+    Tile<T, rows, panels, layout> tile;
+    tile.multiply(left.at, left.stride, right, depth);
+    tile.template put<add>(to, columns);
+}
+
+template <class T>
+using TileFunction = void (*)(Rows<T> to, Rows<const T> left, const T* right, int64_t depth, int64_t columns);
+
+/// The tile of `rows` rows, for as many panels as such a tile takes at once or for one.
+template <class T, Left layout, bool add, int most = tile_rows>
+TileFunction<T> tile_of(int64_t rows, bool one_panel) {
+    if (rows == most) return one_panel ? tile<T, most, 1, layout, add> : tile<T, most, panels_beside(most), layout, add>;
+    if constexpr (most > 1) return tile_of<T, layout, add, most - 1>(rows, one_panel);
+    else __builtin_unreachable();
+}
+
+/// The height of the next tile when `rows` are left: as few tiles as can be, as even as can be.
+THROUGHTIME_INLINE int64_t next_tile(int64_t rows) {
+    int64_t tiles = (rows + tile_rows - 1) / tile_rows;
+    return (rows + tiles - 1) / tiles;
+}
+
+template <class T>
+void product(Rows<T> to, Rows<const T> left, int64_t rows, const T* right, int64_t depth, int64_t columns,
+             int64_t first, int64_t last) {
+    const int most = panels_beside(static_cast<int>(next_tile(rows)));
+    for (int64_t panel = first; panel < last;) {
+        const int64_t count = last - panel >= most ? most : 1;
+        const T* from = right + panel * panel_width<T> * depth;
+        const int64_t column = panel * panel_width<T>;
+        for (int64_t row = 0; row < rows;) {
+            const int64_t height = next_tile(rows - row);
+            tile_of<T, Left::rows, false>(height, count == 1)(
+                {to.at + row * to.stride + column, to.stride}, {left.at + row * left.stride, left.stride},
+                from, depth, columns - column);
+            row += height;
+        }
+        panel += count;
+    }
+}
+
+template <class T>
+void add_product(Rows<T> to, const T* left, const T* right, int64_t depth, int64_t rows, int64_t columns,
+                 int64_t first, int64_t last) {
+    for (int64_t block = first; block < last; ++block) {
+        const int64_t row = block * tile_rows;
+        const int64_t height = rows - row < tile_rows ? rows - row : tile_rows;
+        const auto run = tile_of<T, Left::packed, true>(height, true);
+        for (int64_t column = 0; column < columns; column += panel_width<T>)
+            run({to.at + row * to.stride + column, to.stride}, {left + row * depth, 0},
+                right + column * depth, depth, columns - column);
+    }
+}
+
+/// One row of a panel: `count` elements, then zeros.
+template <class T, int panel> THROUGHTIME_INLINE void copy_padded(T* to, const T* from, int64_t count) {
+    if (count >= panel) std::memcpy(to, from, panel * sizeof(T));
+    else
+        for (int j = 0; j < panel; ++j) to[j] = j < count ? from[j] : T(0);
+}
+
+template <class T, int panel>
+void pack(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t columns, int64_t first, int64_t last) {
+    for (int64_t column = first * panel; column < last * panel; column += panel)
+        for (int64_t k = 0; k < rows; ++k)
+            copy_padded<T, panel>(to + column * depth + k * panel, from.at + k * from.stride + column,
+                                  columns - column);
+}
+
+template <class T, int panel>
+void pack_transposed(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t columns, int64_t first,
+                     int64_t last) {
+    constexpr int block = lanes<T>;  // read in whole cache lines: rows a power of two apart share few
+    for (int64_t column = first * panel; column < last * panel; column += panel) {
+        const int64_t count = columns - column < panel ? columns - column : panel;
+        for (int64_t k = 0; k < rows; k += block) {
+            const int64_t steps = rows - k < block ? rows - k : block;
+            T* out = to + column * depth + k * panel;
+            for (int64_t j = 0; j < panel; ++j)
+                for (int64_t i = 0; i < steps; ++i)
+                    out[i * panel + j] = j < count ? from.at[(column + j) * from.stride + k + i] : T(0);
+        }
+    }
+}
+
+}  // namespace throughtime::THROUGHTIME_ISA

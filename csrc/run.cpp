@@ -1,0 +1,386 @@
+#include "run.hpp"
+
+#include <cstring>
+
+#include "float_mode.hpp"
+#include "layout.hpp"
+#include "threads.hpp"
+
+namespace throughtime {
+namespace {
+
+/// How the steps are shared among threads.
+enum class Sharing {
+    rows,   // each thread has rows of its own: no waiting within a chunk
+    units,  // each thread has some of the hidden units: waiting after each part of a step
+    alone,  // one thread does the steps
+};
+
+/// What a thread needs to find values at the step that it is doing.
+template <class T> struct Now {
+    T* at;
+    int64_t row;    // from row to row
+    int64_t block;  // from row to row when a block of rows begins: 0 for scratch
+};
+
+/// Below this many multiply-adds a second thread costs more than it does.
+constexpr int64_t least_work_to_share = 400'000;
+constexpr int64_t least_step_to_split = 60'000;
+
+template <class T> class Run {
+public:
+    Run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Weights<T>* weights, int threads)
+        : plan_(plan), kernels_(kernels), call_(call), weights_(weights), team_(useful_threads(threads)),
+          threads_(team_.size()), layout_(plan, kernels, call, weights == nullptr, threads_), barrier_(threads_),
+          sharing_(choose_sharing()), now_(threads_, std::vector<Now<T>>(plan.buffers.size())) {
+        for (size_t k = 0; k < plan.factors.size(); ++k)
+            factors_.push_back(weights ? weights->factor(k) : layout_.factors[k]);
+        fill_constants();
+    }
+
+    void run() {
+        team_.run([this](int thread) { work(thread); });
+    }
+
+private:
+    const Plan& plan_;
+    const Kernels<T>& kernels_;
+    const Call<T>& call_;
+    const Weights<T>* weights_;
+    Team team_;
+    const int threads_;
+    Layout<T> layout_;
+    Barrier barrier_;
+    const Sharing sharing_;
+    std::vector<std::vector<Now<T>>> now_;
+    std::vector<const T*> factors_;
+
+    /// Steps `first` to `first + count` by position in time, done together.
+    struct Chunk {
+        int64_t first, count;
+        int64_t rows;  // active, over all its steps
+        bool full;     // whether all rows of all its steps are active
+    };
+
+    int useful_threads(int wanted) const {
+        const int64_t a_row = plan_.cost(Phase::before) + plan_.cost(Phase::step) + plan_.cost(Phase::after) +
+                              plan_.reduction_cost();
+        const double all = static_cast<double>(a_row) * call_.steps * call_.batch;
+        return all < least_work_to_share ? 1 : wanted;
+    }
+
+    Sharing choose_sharing() const {
+        const bool many_rows = call_.batch >= 8 * threads_;
+        const int64_t step = plan_.cost(Phase::step);
+        if (many_rows || (call_.batch >= 2 * threads_ && step < 4 * least_step_to_split)) return Sharing::rows;
+        return step * call_.batch >= least_step_to_split ? Sharing::units : Sharing::alone;
+    }
+
+    void fill_constants() {
+        for (size_t k = 0; k < plan_.buffers.size(); ++k)
+            if (const Buffer& buffer = plan_.buffers[k]; buffer.home == Home::constant)
+                std::fill_n(layout_.buffers[k].at, buffer.width, static_cast<T>(buffer.value));
+    }
+
+    int64_t active(int64_t t) const { return call_.batch_sizes ? call_.batch_sizes[t] : call_.batch; }
+    int64_t time(int64_t count) const { return plan_.reverse ? call_.steps - 1 - count : count; }
+
+    void work(int thread) {
+        FlushDenormals flush;
+        if (!weights_) pack_weights(thread);
+        clear_reductions(thread);
+        begin_states(thread);
+        barrier_.wait();
+        Share rows{0, 0};
+        int64_t rows_active = 0;
+        for (int64_t done = 0; done < call_.steps; done += layout_.steps_together()) {
+            const Chunk chunk = chunk_after(done);
+            clear_inactive_outputs(thread, chunk);
+            if (!plan_.phase(Phase::before).empty()) {
+                run_phase(Phase::before, thread, chunk);
+                barrier_.wait();
+            }
+            for (int64_t count = done; count < done + chunk.count; ++count) {
+                if (active(time(count)) != rows_active) {
+                    rows = change_rows(thread, count, rows_active);
+                    rows_active = active(time(count));
+                }
+                step(thread, count, chunk, rows, rows_active);
+            }
+            barrier_.wait();
+            if (!plan_.phase(Phase::after).empty() || !plan_.terms.empty()) {
+                run_phase(Phase::after, thread, chunk);
+                pack_sides(thread, chunk);
+                barrier_.wait();
+                reduce(thread, chunk);
+            }
+        }
+        const Share mine = share(rows_active, thread, threads_);
+        save_states(mine, call_.steps);
+    }
+
+    Chunk chunk_after(int64_t done) const {
+        const int64_t count = std::min(layout_.steps_together(), call_.steps - done);
+        const int64_t first = plan_.reverse ? call_.steps - done - count : done;
+        Chunk chunk{first, count, 0, true};
+        for (int64_t t = first; t < first + count; ++t) chunk.rows += active(t);
+        chunk.full = chunk.rows == count * call_.batch;
+        return chunk;
+    }
+
+    // Before the first step.
+
+    void pack_weights(int thread) {
+        for (size_t k = 0; k < plan_.factors.size(); ++k) {
+            const Factor& factor = plan_.factors[k];
+            const Share panels = share(layout_.panels(factor.columns), thread, threads_);
+            const T* from = call_.parameters[factor.parameter];
+            if (factor.transposed)
+                kernels_.pack(layout_.factors[k], {from, factor.columns}, factor.depth, factor.depth, factor.columns,
+                              panels.first, panels.last);
+            else
+                kernels_.pack_transposed(layout_.factors[k], {from, factor.depth}, factor.depth, factor.depth,
+                                         factor.columns, panels.first, panels.last);
+        }
+    }
+
+    void clear_reductions(int thread) {
+        for (size_t k = 0; k < plan_.reductions.size(); ++k) {
+            const auto [rows, columns] = plan_.reductions[k];
+            const Share mine = share(rows * std::max<int64_t>(columns, 1), thread, threads_);
+            std::fill_n(call_.reductions[k] + mine.first, mine.last - mine.first, T(0));
+        }
+    }
+
+    /// Rows that are never active end as they began.
+    void begin_states(int thread) {
+        const int64_t ever = call_.steps ? active(0) : 0;
+        const Share mine = share(call_.batch - ever, thread, threads_);
+        for (size_t k = 0; k < plan_.states.size(); ++k) {
+            const int64_t width = plan_.states[k];
+            std::copy_n(call_.states[k] + (ever + mine.first) * width, (mine.last - mine.first) * width,
+                        call_.finals[k] + (ever + mine.first) * width);
+        }
+    }
+
+    // Which rows are active.
+
+    /// Loads the rows that begin at this step, saves those that have ended; the rows that are this thread's from now.
+    Share change_rows(int thread, int64_t count, int64_t before) {
+        const int64_t now = active(time(count));
+        barrier_.wait();
+        Share changed = share(std::max(now, before) - std::min(now, before), thread, threads_);
+        changed.first += std::min(now, before);
+        changed.last += std::min(now, before);
+        if (now > before) load_states(changed, count);
+        else save_states(changed, count);
+        barrier_.wait();
+        if (sharing_ == Sharing::rows) return share(now, thread, threads_);
+        return sharing_ == Sharing::units || thread == 0 ? Share{0, now} : Share{0, 0};
+    }
+
+    void load_states(Share rows, int64_t count) {
+        for (size_t k = 0; k < plan_.states.size(); ++k) {
+            const int64_t width = plan_.states[k];
+            for (int64_t r = rows.first; r < rows.last; ++r)
+                std::copy_n(call_.states[k] + r * width, width,
+                            layout_.states[k][count % 2] + r * layout_.state_stride(k));
+        }
+    }
+
+    void save_states(Share rows, int64_t count) {
+        for (size_t k = 0; k < plan_.states.size(); ++k) {
+            const int64_t width = plan_.states[k];
+            for (int64_t r = rows.first; r < rows.last; ++r)
+                std::copy_n(layout_.states[k][count % 2] + r * layout_.state_stride(k), width,
+                            call_.finals[k] + r * width);
+        }
+    }
+
+    void clear_inactive_outputs(int thread, const Chunk& chunk) {
+        if (chunk.full || thread != 0) return;
+        for (size_t k = 0; k < plan_.outputs.size(); ++k)
+            for (int64_t t = chunk.first; t < chunk.first + chunk.count; ++t) {
+                const int64_t width = plan_.outputs[k];
+                std::fill_n(call_.outputs[k] + (t * call_.batch + active(t)) * width,
+                            (call_.batch - active(t)) * width, T(0));
+            }
+    }
+
+    // One stage.
+
+    /// Finds every buffer at step t of a chunk, the `count`-th that is done.
+    Now<T>* look(int thread, int64_t t, int64_t count, const Chunk& chunk) {
+        std::vector<Now<T>>& now = now_[thread];
+        for (size_t k = 0; k < now.size(); ++k) {
+            const Located<T>& buffer = layout_.buffers[k];
+            switch (plan_.buffers[k].home) {
+                case Home::input:
+                case Home::output: now[k] = {buffer.at + t * buffer.step, buffer.row, buffer.row}; break;
+                case Home::previous: now[k] = {buffer.at + count % 2 * buffer.step, buffer.row, buffer.row}; break;
+                case Home::next: now[k] = {buffer.at + (count + 1) % 2 * buffer.step, buffer.row, buffer.row}; break;
+                case Home::kept: now[k] = {buffer.at + (t - chunk.first) * buffer.step, buffer.row, buffer.row}; break;
+                case Home::scratch: now[k] = {buffer.at + thread * layout_.scratch_a_thread, buffer.row, 0}; break;
+                default: now[k] = {buffer.at, buffer.row, buffer.row}; break;
+            }
+        }
+        return now.data();
+    }
+
+    void multiply(const Stage& stage, const Now<T>* now, Share rows, int part, int parts) {
+        for (const Linear& linear : stage.linears) {
+            const Factor& factor = plan_.factors[linear.factor];
+            const Share panels = share(layout_.panels(factor.columns), part, parts);
+            const Now<T>&to = now[linear.to.buffer], &from = now[linear.from.buffer];
+            kernels_.product({to.at + linear.to.offset + rows.first * to.row, to.row},
+                             {from.at + linear.from.offset + rows.first * from.row, from.row}, rows.last - rows.first,
+                             factors_[linear.factor], factor.depth, factor.columns, panels.first, panels.last);
+        }
+    }
+
+    /// The stage's pointwise part for some rows, and of those for some units if the stage can be split so.
+    void compute(const Stage& stage, const Now<T>* now, Share rows, Share units) {
+        const int64_t block = block_rows(stage.widest);
+        for (int64_t row = rows.first; row < rows.last; row += block) {
+            const int64_t count = std::min(block, rows.last - row);
+            for (const Operation& operation : stage.operations) {
+                auto locate = [&](Place place) {
+                    const Now<T>& at = now[place.buffer];
+                    return Rows<T>{at.at + place.offset + units.first + row * at.block, at.row};
+                };
+                Rows<const T> from[max_arity];
+                for (int k = 0; k < operation.arity; ++k) {
+                    const Rows<T> source = locate(operation.from[k]);
+                    from[k] = {source.at, source.stride};
+                }
+                const Rows<T> to = locate(operation.to);
+                const int64_t width = std::min(operation.width, units.last) - units.first;
+                if (operation.code >= 0) kernels_.operations[operation.code].run(to, from, count, width);
+                else if (operation.code == Operation::expand) kernels_.expand(to, from[0], count, width);
+                else kernels_.row_sum(to, from[0], count, width);
+            }
+        }
+    }
+
+    static constexpr Share all_units{0, INT64_MAX};
+
+    void step(int thread, int64_t count, const Chunk& chunk, Share rows, int64_t rows_active) {
+        if (rows.first == rows.last) return;
+        const Now<T>* now = look(thread, time(count), count, chunk);
+        for (const Stage& stage : plan_.phase(Phase::step)) {
+            if (sharing_ != Sharing::units) {
+                multiply(stage, now, rows, 0, 1);
+                compute(stage, now, rows, all_units);
+                continue;
+            }
+            if (!stage.linears.empty()) {
+                multiply(stage, now, rows, thread, threads_);
+                barrier_.wait();
+            }
+            if (stage.splittable && rows_active < threads_)
+                compute(stage, now, rows, share(stage.widest, thread, threads_));
+            else
+                compute(stage, now, share(rows_active, thread, threads_), all_units);
+            barrier_.wait();
+        }
+    }
+
+    // Before and after the steps of a chunk.
+
+    /// Calls `visit(t, rows)` for the active rows of a chunk that are this part's, in order of time.
+    template <class Visit> void each_run(const Chunk& chunk, int part, int parts, Visit visit) {
+        const Share mine = share(chunk.rows, part, parts);
+        if (chunk.full) {  // steps lie behind each other: rows of the first
+            if (mine.first < mine.last) visit(chunk.first, mine);
+            return;
+        }
+        int64_t before = 0;
+        for (int64_t t = chunk.first; t < chunk.first + chunk.count; before += active(t), ++t) {
+            const Share rows{std::max<int64_t>(mine.first - before, 0), std::min(mine.last - before, active(t))};
+            if (rows.first < rows.last) visit(t, rows);
+        }
+    }
+
+    void run_phase(Phase phase, int thread, const Chunk& chunk) {
+        const auto& stages = plan_.phase(phase);
+        if (stages.empty()) return;
+        each_run(chunk, thread, threads_, [&](int64_t t, Share rows) {
+            const Now<T>* now = look(thread, t, 0, chunk);
+            for (const Stage& stage : stages) {
+                multiply(stage, now, rows, 0, 1);
+                compute(stage, now, rows, all_units);
+            }
+        });
+    }
+
+    void pack_sides(int thread, const Chunk& chunk) {
+        int64_t depth = 0;
+        each_run(chunk, 0, 1, [&](int64_t t, Share rows) {
+            const Now<T>* now = look(thread, t, 0, chunk);
+            for (const Side<T>& side : layout_.sides) {
+                const Share panels = share(side.panels, thread, threads_);
+                const Now<T>& from = now[side.place.buffer];
+                const int64_t panel = side.left ? kernels_.tile_rows : kernels_.panel;
+                (side.left ? kernels_.pack_left : kernels_.pack)(
+                    side.memory + depth * panel, {from.at + side.place.offset + rows.first * from.row, from.row},
+                    rows.last - rows.first, chunk.rows, side.width, panels.first, panels.last);
+            }
+            for (const Term& term : plan_.terms)
+                if (!term.outer) add_columns(term, now, rows, thread);
+            depth += rows.last - rows.first;
+        });
+    }
+
+    void add_columns(const Term& term, const Now<T>* now, Share rows, int thread) {
+        const Share columns = share(plan_.reductions[term.reduction][0], thread, threads_);
+        const Now<T>& from = now[term.u.buffer];
+        kernels_.column_sum(call_.reductions[term.reduction] + columns.first,
+                            {from.at + term.u.offset + columns.first + rows.first * from.row, from.row},
+                            rows.last - rows.first, columns.last - columns.first);
+    }
+
+    void reduce(int thread, const Chunk& chunk) {
+        for (size_t k = 0; k < plan_.terms.size(); ++k) {
+            const Term& term = plan_.terms[k];
+            if (!term.outer) continue;
+            const auto [rows, columns] = plan_.reductions[term.reduction];
+            const Side<T>&left = layout_.sides[layout_.sides_of_term[k][0]];
+            const Side<T>&right = layout_.sides[layout_.sides_of_term[k][1]];
+            const Share panels = share(left.panels, thread, threads_);
+            kernels_.add_product({call_.reductions[term.reduction], columns}, left.memory, right.memory, chunk.rows,
+                                 rows, columns, panels.first, panels.last);
+        }
+    }
+};
+
+}  // namespace
+
+template <class T>
+void run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Weights<T>* weights, int threads) {
+    Run<T>(plan, kernels, call, weights, threads).run();
+}
+
+template <class T>
+Weights<T>::Weights(const Plan& plan, const Kernels<T>& kernels, const std::vector<const T*>& parameters) {
+    int64_t size = 0;
+    for (const Factor& factor : plan.factors) {
+        offsets_.push_back(size);
+        size += checked_product(round_up(factor.columns, kernels.panel), factor.depth);
+    }
+    memory_.resize(size);
+    for (size_t k = 0; k < plan.factors.size(); ++k) {
+        const Factor& factor = plan.factors[k];
+        const int64_t panels = round_up(factor.columns, kernels.panel) / kernels.panel;
+        const T* from = parameters[factor.parameter];
+        auto pack = factor.transposed ? kernels.pack : kernels.pack_transposed;
+        pack(memory_.data() + offsets_[k], {from, factor.transposed ? factor.columns : factor.depth}, factor.depth,
+             factor.depth, factor.columns, 0, panels);
+    }
+}
+
+template void run(const Plan&, const Kernels<float>&, const Call<float>&, const Weights<float>*, int);
+template void run(const Plan&, const Kernels<double>&, const Call<double>&, const Weights<double>*, int);
+template class Weights<float>;
+template class Weights<double>;
+
+}  // namespace throughtime

@@ -1,0 +1,35 @@
+/// Runs a plan over a sequence.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "kernels.hpp"
+#include "plan.hpp"
+
+namespace throughtime {
+
+/// What one run is given and where it writes; arrays are contiguous.
+template <class T> struct Call {
+    int64_t steps, batch;
+    const int64_t* batch_sizes;  // active rows of each step, never growing; or null: all rows
+    std::vector<const T*> inputs, states, parameters;
+    std::vector<T*> outputs, finals, reductions;
+};
+
+/// The matrix parameters of a plan, packed once for many runs.
+template <class T> class Weights {
+public:
+    Weights(const Plan& plan, const Kernels<T>& kernels, const std::vector<const T*>& parameters);
+    const T* factor(int64_t k) const { return memory_.data() + offsets_[k]; }
+
+private:
+    std::vector<T> memory_;
+    std::vector<int64_t> offsets_;
+};
+
+/// Runs the plan on up to `threads` threads; the result does not depend on how many.
+template <class T>
+void run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Weights<T>* weights, int threads);
+
+}  // namespace throughtime

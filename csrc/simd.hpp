@@ -1,0 +1,144 @@
+/// One vector type per scalar type, as wide as the instruction set this file is compiled for.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#ifndef THROUGHTIME_ISA
+#error "define THROUGHTIME_ISA: the namespace of the instruction set"
+#endif
+
+#if defined(__AVX512F__)
+#define THROUGHTIME_VECTOR_BYTES 64
+#elif defined(__AVX2__)
+#define THROUGHTIME_VECTOR_BYTES 32
+#else
+#define THROUGHTIME_VECTOR_BYTES 16
+#endif
+
+#define THROUGHTIME_INLINE inline __attribute__((always_inline))
+#define THROUGHTIME_LAMBDA __attribute__((always_inline))
+
+// All that depends on the instruction set lives in its namespace, so that the linker can never
+// merge two compilations of one function.
+namespace throughtime::THROUGHTIME_ISA {
+
+typedef float F32 __attribute__((vector_size(THROUGHTIME_VECTOR_BYTES)));
+typedef double F64 __attribute__((vector_size(THROUGHTIME_VECTOR_BYTES)));
+typedef int32_t I32 __attribute__((vector_size(THROUGHTIME_VECTOR_BYTES)));
+typedef int64_t I64 __attribute__((vector_size(THROUGHTIME_VECTOR_BYTES)));
+
+template <class T> struct VectorOf;
+template <> struct VectorOf<float> { using type = F32; using integers = I32; using integer = int32_t; };
+template <> struct VectorOf<double> { using type = F64; using integers = I64; using integer = int64_t; };
+
+/// The vector of scalars T.
+template <class T> using Vector = typename VectorOf<T>::type;
+/// The vector of integers as wide as T.
+template <class T> using Integers = typename VectorOf<T>::integers;
+/// How many T a vector holds.
+template <class T> constexpr int lanes = THROUGHTIME_VECTOR_BYTES / sizeof(T);
+
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int vector_registers = 32;
+#else
+constexpr int vector_registers = 16;
+#endif
+
+/// Every lane the same value.
+template <class T> THROUGHTIME_INLINE Vector<T> broadcast(T value) { return value - Vector<T>{}; }
+
+template <class T> THROUGHTIME_INLINE Vector<T> load(const T* from) {
+    Vector<T> v;
+    std::memcpy(&v, from, sizeof v);
+    return v;
+}
+
+template <class T> THROUGHTIME_INLINE void store(T* to, Vector<T> v) { std::memcpy(to, &v, sizeof v); }
+
+/// The first `count` lanes from memory, the rest zero.
+template <class T> THROUGHTIME_INLINE Vector<T> load_first(const T* from, int count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) return (F32)_mm512_maskz_loadu_ps((1u << count) - 1, from);
+    else return (F64)_mm512_maskz_loadu_pd((1u << count) - 1, from);
+#else
+    T lane[lanes<T>] = {};
+    for (int i = 0; i < count; ++i) lane[i] = from[i];
+    return load(lane);
+#endif
+}
+
+/// The first `count` lanes to memory; what lies behind them is not touched.
+template <class T> THROUGHTIME_INLINE void store_first(T* to, Vector<T> v, int count) {
+#if defined(__AVX512F__)
+    if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, (1u << count) - 1, (__m512)v);
+    else _mm512_mask_storeu_pd(to, (1u << count) - 1, (__m512d)v);
+#else
+    T lane[lanes<T>];
+    store(lane, v);
+    for (int i = 0; i < count; ++i) to[i] = lane[i];
+#endif
+}
+
+/// a * b + c: rounded once where the instruction set can (never left to the compiler's choice).
+THROUGHTIME_INLINE F32 fma(F32 a, F32 b, F32 c) {
+#if defined(__AVX512F__)
+    return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__FMA__)
+    return (F32)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (F32)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+THROUGHTIME_INLINE F64 fma(F64 a, F64 b, F64 c) {
+#if defined(__AVX512F__)
+    return (F64)_mm512_fmadd_pd((__m512d)a, (__m512d)b, (__m512d)c);
+#elif defined(__FMA__)
+    return (F64)_mm256_fmadd_pd((__m256d)a, (__m256d)b, (__m256d)c);
+#elif defined(__aarch64__)
+    return (F64)vfmaq_f64((float64x2_t)c, (float64x2_t)a, (float64x2_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+THROUGHTIME_INLINE F32 square_root(F32 a) {
+#if defined(__AVX512F__)
+    return (F32)_mm512_maskz_sqrt_ps(0xffff, (__m512)a);
+#elif defined(__AVX2__)
+    return (F32)_mm256_sqrt_ps((__m256)a);
+#elif defined(__aarch64__)
+    return (F32)vsqrtq_f32((float32x4_t)a);
+#else
+    return (F32)_mm_sqrt_ps((__m128)a);
+#endif
+}
+
+THROUGHTIME_INLINE F64 square_root(F64 a) {
+#if defined(__AVX512F__)
+    return (F64)_mm512_maskz_sqrt_pd(0xff, (__m512d)a);
+#elif defined(__AVX2__)
+    return (F64)_mm256_sqrt_pd((__m256d)a);
+#elif defined(__aarch64__)
+    return (F64)vsqrtq_f64((float64x2_t)a);
+#else
+    return (F64)_mm_sqrt_pd((__m128d)a);
+#endif
+}
+
+/// The same bits read as another type.
+template <class To, class From> THROUGHTIME_INLINE To bits(From from) {
+    static_assert(sizeof(To) == sizeof(From));
+    return (To)from;
+}
+
+}  // namespace throughtime::THROUGHTIME_ISA

@@ -1,0 +1,110 @@
+"""The native engine: programs on the CPU, near the limit of its arithmetic, without a compiler and without torch.
+
+It takes NumPy arrays and torch tensors alike, and gives back what it was given.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from throughtime.engines.base import Result
+from throughtime.program.core import Program
+
+try:
+    from throughtime import _native
+except ImportError:  # not built, as in a bare checkout
+    _native = None  # type: ignore[assignment]
+
+_DTYPES = ("float32", "float64")
+
+
+class NativeEngine:
+    """Runs programs by the C++ machine.
+
+    Args:
+        threads: how many threads it may use; as many as torch where torch is loaded, else all that the process has.
+        instruction_set: one of `instruction_sets()`; the best that the machine has, or what the environment variable
+            THROUGHTIME_ISA says, if not given. Results are the same bits for one instruction set, not across them.
+    """
+
+    name = "native"
+    transparent = False
+
+    def __init__(self, threads: int | None = None, instruction_set: str = "") -> None:
+        self.threads = threads
+        self.instruction_set = instruction_set
+
+    def refuses(self, program: Program, like: Any) -> str | None:
+        """Why it cannot run a program on arrays like this one; None if it can."""
+        if _native is None:
+            return "the native engine's extension module is not built"
+        if getattr(getattr(like, "device", "cpu"), "type", "cpu") != "cpu":
+            return f"the native engine runs on the CPU, not on {like.device}"
+        if _dtype_name(like) not in _DTYPES:
+            return f"the native engine computes in float32 and float64, not in {_dtype_name(like)}"
+        return None
+
+    def run(
+        self,
+        program: Program,
+        steps: int,
+        inputs: Sequence[Any],
+        states: Sequence[Any],
+        parameters: Sequence[Any],
+        batch_sizes: Sequence[int] | None = None,
+    ) -> Result:
+        """See `throughtime.engines.base.Engine.run`."""
+        from throughtime.engines.native.plan import lower
+
+        plan = lower(program)
+        like = next(iter((*states, *inputs, *parameters)))
+        rows = states[0].shape[0] if states else inputs[0].shape[1]
+        result = Result(
+            [_empty(like, steps, rows, program.body[output.value].width) for output in program.outputs],
+            [_empty(like, rows, state.width) for state in program.states],
+            [_empty(like, *reduction.shape) for reduction in program.reductions],
+        )
+        _native.run(
+            plan,
+            steps,
+            rows,
+            [_array(a) for a in inputs],
+            [_array(a) for a in states],
+            [_array(a) for a in parameters],
+            *([_array(a) for a in arrays] for arrays in result),
+            None if batch_sizes is None else list(batch_sizes),
+            self.threads or _default_threads(),
+            self.instruction_set,
+        )
+        return result
+
+
+def instruction_sets() -> list[str]:
+    """The instruction sets of this machine that the engine can use, best first."""
+    return [] if _native is None else _native.instruction_sets()
+
+
+def _default_threads() -> int:
+    if "torch" in sys.modules:
+        return int(sys.modules["torch"].get_num_threads())
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _dtype_name(array: Any) -> str:
+    return str(array.dtype).removeprefix("torch.")
+
+
+def _empty(like: Any, *shape: int) -> Any:
+    return np.empty(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_empty(shape)
+
+
+def _array(array: Any) -> Any:
+    """A contiguous, aligned NumPy array of the same elements, on the same memory where that is possible."""
+    if not isinstance(array, np.ndarray):
+        array = array.detach().numpy()
+    return np.require(array, requirements=("C", "A"))

@@ -1,0 +1,282 @@
+"""Lowers a program to a plan of the native machine: what is done when, and where each value lives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+from itertools import groupby
+
+from throughtime import _native
+from throughtime.engines.native.fusion import join
+from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Program
+from throughtime.program.legality import require_legal
+from throughtime.program.phases import Phase, phases
+
+BEFORE, STEP, AFTER = "before", "step", "after"
+PRODUCTS = ("linear", "linear_transposed")
+
+Place = tuple[int, int]  # a buffer, and the first element there
+
+
+@lru_cache(maxsize=512)
+def lower(program: Program) -> _native.Plan:
+    """The plan of a program.
+
+    Raises:
+        ProgramError: if the program is not legal.
+    """
+    return _Lowering(require_legal(program)).plan
+
+
+@dataclass(frozen=True)
+class _Moment:
+    """When something is done: a stage of a phase. In a stage products come first, then pointwise operations."""
+
+    phase: str
+    stage: int
+
+
+@dataclass(frozen=True)
+class _Copy:
+    """A value that is written a second time: to a place, or into another value from an element on."""
+
+    moment: _Moment
+    value: int
+    place: Place | None = None
+    into: int = -1
+    start: int = 0
+
+    @property
+    def order(self) -> tuple[int, bool]:
+        """Before the readers of what it is copied into; after the value itself."""
+        return (self.value, True) if self.place is not None else (self.into, False)
+
+
+class _Lowering:
+    """One lowering. A value is known by its index in the program's body throughout."""
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.body = join(program)
+        self.plan = _native.Plan(
+            [i.width for i in program.inputs],
+            [program.body[o.value].width for o in program.outputs],
+            [s.width for s in program.states],
+            [_rows_and_columns(p.shape) for p in program.parameters],
+            [_rows_and_columns(r.shape) for r in program.reductions],
+            program.reverse,
+        )
+        self.moments = self._schedule()
+        self.held = self._find_held()
+        self.readers = self._find_readers()
+        self.outputs = [self._buffer("output", program.body[o.value].width, k) for k, o in enumerate(program.outputs)]
+        self.nexts = [self._buffer("next", s.width, k) for k, s in enumerate(program.states)]
+        self.homes: dict[int, Place] = {}  # of each value with memory of its own, but scratch
+        self.durable: dict[int, Place] = {}  # where an old state is found when its step is over
+        self._choose_homes()
+        self._emit()
+
+    # When.
+
+    def _schedule(self) -> dict[int, _Moment]:
+        """When each value is computed: as early as its phase allows."""
+        phase_of = self._phases()
+        moments: dict[int, _Moment] = {}
+        for id, instruction in sorted(self.body.items()):
+            stage = 0
+            for arg in instruction.args:
+                if self.body[arg].op not in LEAVES and phase_of[arg] == phase_of[id]:
+                    stage = max(stage, moments[arg].stage + (instruction.op in PRODUCTS))
+            moments[id] = _Moment(phase_of[id], stage)
+        return moments
+
+    def _phases(self) -> dict[int, str]:
+        """A product goes before or after the steps if it can; another operation only if a product there needs it.
+
+        The steps' own pass over a row does pointwise work at no further cost in memory.
+        """
+        possible = phases(self.program)
+        result: dict[int, str] = {}
+        for id, instruction in sorted(self.body.items()):
+            late = possible[id] is Phase.AFTER and instruction.op in PRODUCTS
+            result[id] = AFTER if late or any(result[arg] == AFTER for arg in instruction.args) else STEP
+        needed: set[int] = set()
+        for id, instruction in sorted(self.body.items(), reverse=True):
+            early = possible[id] in (Phase.BEFORE, Phase.STATIC)
+            if id in needed or (early and instruction.op in PRODUCTS):
+                result[id] = BEFORE
+                needed.update(instruction.args)
+        return result
+
+    def _arrival(self, id: int) -> _Moment:
+        """When a value can be copied: in its own moment, or in the step if it is there before."""
+        known = self.body[id].op in LEAVES or self.moments[id].phase == BEFORE
+        return _Moment(STEP, 0) if known else self.moments[id]
+
+    # Where.
+
+    def _find_held(self) -> dict[int, tuple[int, int]]:
+        """The values that lie in another's memory, from which element on: slices, and parts of a concatenation."""
+        held: dict[int, tuple[int, int]] = {}
+        for id, instruction in sorted(self.body.items()):
+            if instruction.op == "slice":
+                held[id] = (instruction.args[0], instruction["start"])
+            for arg, start in self._parts(id):
+                own = self.body[arg].op not in (*LEAVES, "slice") and arg not in held
+                if own and self.moments[arg].phase == self.moments[id].phase:
+                    held[arg] = (id, start)
+        return held
+
+    def _parts(self, id: int) -> Iterable[tuple[int, int]]:
+        """What a concatenation is made of: each value, and where it starts."""
+        start = 0
+        for arg in self.body[id].args if self.body[id].op == "concat" else ():
+            yield arg, start
+            start += self.body[arg].width
+
+    def _holder(self, id: int) -> tuple[int, int]:
+        """The value in whose memory a value lies, and where in it."""
+        offset = 0
+        while id in self.held:
+            id, start = self.held[id]
+            offset += start
+        return id, offset
+
+    def _find_readers(self) -> dict[int, set[tuple[_Moment, bool]]]:
+        """When each value is read, and whether by a product."""
+        readers: dict[int, set[tuple[_Moment, bool]]] = {id: set() for id in self.body}
+        for id, instruction in self.body.items():
+            for arg in instruction.args:
+                if instruction.op != "slice" and self.held.get(arg, (None, 0))[0] != id:
+                    readers[arg].add((self.moments[id], instruction.op in PRODUCTS))
+        for given in (*(o.value for o in self.program.outputs), *(s.next for s in self.program.states)):
+            readers[given].add((self._arrival(given), False))
+        for reduction in self.program.reductions:
+            for value in (value for term in reduction.terms for value in term):
+                readers[value].add((_Moment(AFTER, 0), True))
+        return readers
+
+    def _choose_homes(self) -> None:
+        """Gives each value that has memory of its own the nearest memory that lasts long enough."""
+        members: dict[int, list[int]] = {}
+        for id in self.body:
+            members.setdefault(self._holder(id)[0], []).append(id)
+        output_of = {o.value: self.outputs[k] for k, o in reversed(list(enumerate(self.program.outputs)))}
+        next_of = {s.next: self.nexts[k] for k, s in enumerate(self.program.states)}
+        for id, sharing in members.items():
+            instruction = self.body[id]
+            lasting = self._lasting(sharing)
+            if instruction.op in LEAVES:
+                self.homes[id] = (self._leaf(instruction), 0)
+                if instruction.op == PREVIOUS and lasting == "kept":
+                    self.durable[id] = (output_of[id] if id in output_of else self._buffer("kept", instruction.width), 0)
+            elif id in next_of and lasting != "kept" and self.moments[id].phase == STEP:
+                self.homes[id] = (next_of[id], 0)
+            elif id in output_of:
+                self.homes[id] = (output_of[id], 0)
+            elif lasting != "scratch":
+                self.homes[id] = (self._buffer(lasting, instruction.width), 0)
+
+    def _lasting(self, sharing: Iterable[int]) -> str:
+        """How long memory must last that all these values share."""
+        written = {(self.moments[id], self.body[id].op in PRODUCTS) for id in sharing if self.body[id].op not in LEAVES}
+        touched = {*written, *(reader for id in sharing for reader in self.readers[id])}
+        moments = {moment for moment, _ in touched}
+        if len(moments) == 1 and not any(product for _, product in touched):
+            return "scratch"
+        return "passing" if {moment.phase for moment in moments} == {STEP} else "kept"
+
+    def _leaf(self, instruction: Instruction) -> int:
+        if instruction.op == CONSTANT:
+            return self._buffer("constant", instruction.width, 0, instruction["value"])
+        home = {INPUT: "input", PREVIOUS: "previous", PARAMETER: "parameter"}[instruction.op]
+        return self._buffer(home, instruction.width, instruction["index"])
+
+    def _buffer(self, home: str, width: int, index: int = 0, value: float = 0.0) -> int:
+        return self.plan.add_buffer(home, index, width, value)
+
+    # The plan.
+
+    def _copies(self) -> Iterable[_Copy]:
+        """What has to be written a second time."""
+        targets = [(o.value, (self.outputs[k], 0)) for k, o in enumerate(self.program.outputs)]
+        targets += [(s.next, (self.nexts[k], 0)) for k, s in enumerate(self.program.states)]
+        targets += [item for item in self.durable.items() if item not in targets]
+        for id, place in targets:
+            if self.homes.get(id) != place:
+                yield _Copy(self._arrival(id), id, place)
+        for id in self.body:
+            for arg, start in self._parts(id):
+                if self.held.get(arg) != (id, start):
+                    yield _Copy(self.moments[id], arg, None, id, start)
+
+    def _emit(self) -> None:
+        actions: list[tuple[_Moment, tuple[int, bool], int | _Copy]] = [
+            (self.moments[id], (id, False), id)
+            for id, instruction in self.body.items()
+            if instruction.op not in (*LEAVES, "slice", "concat")
+        ]
+        actions += [(copy.moment, copy.order, copy) for copy in self._copies()]
+        order = (BEFORE, STEP, AFTER)
+        actions.sort(key=lambda a: (order.index(a[0].phase), a[0].stage, not self._is_product(a[2]), a[1]))
+        for moment, group in groupby(actions, key=lambda a: a[0]):
+            self.plan.add_stage(moment.phase)
+            self._emit_stage(moment.phase, [action for _, _, action in group])
+        for k, reduction in enumerate(self.program.reductions):
+            for term in reduction.terms:
+                self.plan.add_term(k, [self._place(value, AFTER, {}) for value in term])
+
+    def _is_product(self, action: int | _Copy) -> bool:
+        return isinstance(action, int) and self.body[action].op in PRODUCTS
+
+    def _emit_stage(self, phase: str, actions: list[int | _Copy]) -> None:
+        touches = [self._touched(action) for action in actions]
+        last = {holder: n for n, touched in enumerate(touches) for holder in touched}
+        scratch: dict[int, int] = {}  # the buffer of each value that lives in scratch now
+        free: dict[int, list[int]] = {}
+        for n, action in enumerate(actions):
+            for holder in touches[n] - scratch.keys():
+                width = self.body[holder].width
+                scratch[holder] = free[width].pop() if free.get(width) else self._buffer("scratch", width)
+            self._emit_action(phase, action, scratch)
+            for holder in touches[n]:
+                if last[holder] == n:
+                    free.setdefault(self.body[holder].width, []).append(scratch.pop(holder))
+
+    def _touched(self, action: int | _Copy) -> set[int]:
+        """The values in scratch that an action reads or writes."""
+        if isinstance(action, int):
+            values = [action, *self.body[action].args]
+        else:
+            values = [action.value, *([action.into] if action.place is None else [])]
+        return {holder for holder, _ in map(self._holder, values) if holder not in self.homes}
+
+    def _emit_action(self, phase: str, action: int | _Copy, scratch: dict[int, int]) -> None:
+        if isinstance(action, _Copy):
+            to = action.place
+            if to is None:
+                buffer, start = self._place(action.into, phase, scratch)
+                to = (buffer, start + action.start)
+            self.plan.add_operation("copy", self.body[action.value].width, to, [self._place(action.value, STEP, scratch)])
+            return
+        instruction = self.body[action]
+        to = self._place(action, phase, scratch)
+        sources = [self._place(arg, phase, scratch) for arg in instruction.args]
+        if instruction.op in PRODUCTS:
+            self.plan.add_linear(instruction["weight"], instruction.op == "linear_transposed", to, sources[0])
+        else:
+            width = self.body[instruction.args[0]].width if instruction.op == "row_sum" else instruction.width
+            self.plan.add_operation(instruction.op, width, to, sources)
+
+    def _place(self, id: int, phase: str, scratch: dict[int, int]) -> Place:
+        """Where a value is found in a phase."""
+        holder, offset = self._holder(id)
+        if holder in scratch:
+            return scratch[holder], offset
+        home = self.durable[holder] if phase == AFTER and holder in self.durable else self.homes[holder]
+        return home[0], home[1] + offset
+
+
+def _rows_and_columns(shape: tuple[int, ...]) -> tuple[int, int]:
+    return (shape[0], shape[1] if len(shape) == 2 else 0)
