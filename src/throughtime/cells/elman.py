@@ -10,4 +10,6 @@ def rnn(x, h, *, activation="tanh"):  # type: ignore[no-untyped-def]
     return h
 
 
-rnn_relu = rnn.variant("rnn_relu", "Plain recurrent network with rectified linear units (Le et al. 2015).", activation="relu")
+rnn_relu = rnn.variant(
+    "rnn_relu", "Plain recurrent network with rectified linear units (Le et al. 2015).", activation="relu"
+)

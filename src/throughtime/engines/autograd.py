@@ -31,7 +31,9 @@ def run(
         return engine.run(program, steps, inputs, states, parameters, batch_sizes)
     wanted = _slots(program, [t.requires_grad for t in tensors])
     taped = with_tape(program, wanted)
-    given = _Run.apply(engine, taped, steps, batch_sizes, *tensors)
+    given: tuple[Tensor, ...] = _Run.apply(  # type: ignore[no-untyped-call]
+        engine, taped, steps, batch_sizes, *tensors
+    )
     every = _split(given, len(taped.outputs), len(taped.states))
     return Result(every.outputs[: len(program.outputs)], every.states, every.reductions)
 

@@ -77,9 +77,9 @@ class _Run:
 
     def _operation(self, instruction: Instruction, values: Sequence[Tensor | None]) -> Tensor:
         if instruction.op == INPUT:
-            return self.inputs[instruction["index"]]
+            return self.inputs[int(instruction["index"])]
         if instruction.op == PARAMETER:
-            return self.parameters[instruction["index"]]
+            return self.parameters[int(instruction["index"])]
         if instruction.op == CONSTANT:
             return self.like.new_full((instruction.width,), instruction["value"])
         words = dict(instruction.attributes)
@@ -115,11 +115,11 @@ class _Run:
             for id in kept:
                 history[id].append(self._padded(values[id]))
             rows.states = [self._with_rows(values[s.next], active) for s in program.states]
-        for id, tensors in history.items():
+        for id, of_steps in history.items():
             if program.reverse:
-                tensors.reverse()
+                of_steps.reverse()
             width = program.body[id].width
-            self.values[id] = torch.stack(tensors) if tensors else self.like.new_zeros(0, self.rows, width)
+            self.values[id] = torch.stack(of_steps) if of_steps else self.like.new_zeros(0, self.rows, width)
         rows.resize(self.rows)
         return rows.states
 

@@ -93,7 +93,8 @@ def torch_layer_of(program: Program) -> TorchLayer | None:
     input_size, hidden, out = program.inputs[0].width, program.states[-1].width, program.states[0].width
     bias = any(len(p.shape) == 1 for p in program.parameters)
     for layer in TORCH_LAYERS.values():
-        if len(layer.cell.states) == len(program.states):
-            if program.equivalent(layer.program(input_size, hidden, out if out != hidden else 0, bias=bias)):
-                return layer
+        if len(layer.cell.states) != len(program.states):
+            continue
+        if program.equivalent(layer.program(input_size, hidden, out if out != hidden else 0, bias=bias)):
+            return layer
     return None

@@ -1,7 +1,7 @@
 """`RNN`, `LSTM` and `GRU` with the arguments, shapes and stored parameters of torch's, on our engines.
 
-Each is a subclass of torch's own class, so weights, hooks, optimisers and `isinstance` checks carry over; only what runs
-is different. With the engine `torch` it is torch's own layer that runs.
+Each is a subclass of torch's own class, so weights, hooks, optimisers and `isinstance` checks carry over; only what
+runs is different. With the engine `torch` it is torch's own layer that runs.
 """
 
 from __future__ import annotations

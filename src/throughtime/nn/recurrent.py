@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ class Recurrent(nn.Module):
         if engine is not None:
             get(engine)
         directions = 2 if bidirectional else 1
-        for below, above in zip(programs, programs[1:], strict=False):
+        for below, above in pairwise(programs):
             if above.inputs[0].width != output_width(below) * directions:
                 raise UserError(
                     f"a layer gives {output_width(below) * directions} features, but the next one takes "

@@ -97,13 +97,13 @@ def run_any_form(
         if lengths is not None:
             raise UserError("lengths are for a padded input; a packed sequence has its own.")
         x, sizes = _pad(input)
-        y, final = ordered(x, states, sizes, input.sorted_indices, input.unsorted_indices)
-        return _pack(y, input), final
+        padded, final = ordered(x, states, sizes, input.sorted_indices, input.unsorted_indices)
+        return _pack(padded, input), final
     if input.dim() == 2:
         states = None if states is None else [s.unsqueeze(1) for s in states]
-        y, final = run_any_form(layers, input.unsqueeze(1), states, dropout=dropout, engine=engine, lengths=lengths)
-        assert isinstance(y, Tensor)
-        return y.squeeze(1), [s.squeeze(1) for s in final]
+        one, final = run_any_form(layers, input.unsqueeze(1), states, dropout=dropout, engine=engine, lengths=lengths)
+        assert isinstance(one, Tensor)
+        return one.squeeze(1), [s.squeeze(1) for s in final]
     x = input.transpose(0, 1) if batch_first else input
     if lengths is None:
         y, final = ordered(x, states, None, None, None)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import linecache
+import operator
 import sys
 from collections.abc import Callable
+from numbers import Real
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,10 +39,19 @@ def cell_error(message: str) -> CellError:
     frame = sys._getframe(1)
     while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
         frame = frame.f_back
-    file, line = frame.f_code.co_filename, frame.f_lineno
+    return cell_error_at(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, message)
+
+
+def cell_error_at(file: str, line: int, function: str, message: str) -> CellError:
+    """The error of a cell's author at a line of a file."""
     source = linecache.getline(file, line).strip()
-    where = f"{file}, line {line}, in {frame.f_code.co_name}"
-    return CellError(f"{where}:\n    {source}\n{message}")
+    shown = f"    {source}\n" if source else ""
+    return CellError(f"{file}, line {line}, in {function}:\n{shown}{message}")
+
+
+def is_name(name: object) -> bool:
+    """Whether something can be the name of a value, a state or a parameter."""
+    return isinstance(name, str) and all(word.isidentifier() for word in name.split("."))
 
 
 class Symbol:
@@ -52,8 +63,6 @@ class Symbol:
 
     __slots__ = ("builder", "id")
     __hash__ = object.__hash__
-    # NumPy must leave `array * symbol` to this class.
-    __array_ufunc__ = None
 
     def __init__(self, builder: Builder, id: int) -> None:
         self.builder = builder
@@ -103,6 +112,22 @@ class Symbol:
     def __lt__(self, other: Symbol | Number) -> Symbol:
         return self._apply("greater", other, self)
 
+    def __eq__(self, other: object) -> NoReturn:
+        raise self._no_comparison()
+
+    def __ne__(self, other: object) -> NoReturn:
+        raise self._no_comparison()
+
+    def __ge__(self, other: object) -> NoReturn:
+        raise self._no_comparison()
+
+    def __le__(self, other: object) -> NoReturn:
+        raise self._no_comparison()
+
+    @staticmethod
+    def _no_comparison() -> CellError:
+        return cell_error("symbols are compared with `>` and `<`, which give a mask for select(mask, a, b).")
+
     def __pow__(self, exponent: int) -> Symbol:
         if not isinstance(exponent, int) or exponent < 1:
             raise cell_error(f"`**` takes a whole number of 1 or more, not {exponent!r}; use exp and log for others.")
@@ -112,7 +137,8 @@ class Symbol:
         return result
 
     def __getitem__(self, index: slice) -> Symbol:
-        if not isinstance(index, slice) or index.step not in (None, 1):
+        bounds = (index.start, index.stop) if isinstance(index, slice) and index.step in (None, 1) else ("none",)
+        if not all(bound is None or isinstance(bound, int) for bound in bounds):
             raise cell_error(f"a symbol is sliced as `v[start:stop]`; given {index!r}.")
         start, stop, _ = index.indices(self.width)
         if stop <= start:
@@ -134,11 +160,35 @@ class Symbol:
     def __array__(self, *_: object, **__: object) -> NoReturn:
         raise cell_error("a NumPy function was given a symbol; use the function of throughtime.language instead.")
 
+    def __array_ufunc__(self, function: Any, method: str, *values: Any, **_: object) -> Symbol:
+        # NumPy asks this for its functions and for `array * symbol`; a NumPy number is a number.
+        meant = _NUMPY_OPERATORS.get(function.__name__)
+        if meant is not None and method == "__call__" and all(isinstance(v, Symbol | Real) for v in values):
+            result: Symbol = meant(*(v if isinstance(v, Symbol) else float(v) for v in values))
+            return result
+        raise cell_error(f"NumPy's `{function.__name__}` was given a symbol; {_instead(function.__name__)}")
+
     @classmethod
     def __torch_function__(cls, function: Callable[..., Any], *_: object, **__: object) -> NoReturn:
         name = getattr(function, "__name__", str(function))
-        known = f"throughtime.language.{name}" if name in OPERATIONS else "a function of throughtime.language"
-        raise cell_error(f"torch's `{name}` was given a symbol; use {known} instead.")
+        raise cell_error(f"torch's `{name}` was given a symbol; {_instead(name)}")
+
+
+_NUMPY_OPERATORS: dict[str, Callable[..., Any]] = {
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "greater": operator.gt,
+    "less": operator.lt,
+}
+
+
+def _instead(name: str) -> str:
+    from throughtime import language
+
+    known = f"throughtime.language.{name}" if name in language.__all__ else "numbers and throughtime.language"
+    return f"use {known} instead."
 
 
 class Builder:
@@ -183,20 +233,19 @@ class Builder:
     def pointwise(self, op: str, *values: Symbol | Number) -> Symbol:
         """A pointwise operation; numbers and vectors of one element are widened to the others."""
         for value in values:
-            if not isinstance(value, Symbol | int | float) or isinstance(value, bool):
+            if not isinstance(value, Symbol | Real) or isinstance(value, bool):
                 raise cell_error(f"{op} takes symbols and numbers; given {type(value).__name__} {value!r}.")
         widths = {value.width for value in values if isinstance(value, Symbol)} or {1}
         width = max(widths)
         if not widths <= {1, width}:
-            shown = " and ".join(
-                f"{self.label(v.id)} has {v.width}" for v in values if isinstance(v, Symbol)
-            )
+            shown = " and ".join(f"{self.label(v.id)} has {v.width}" for v in values if isinstance(v, Symbol))
             raise cell_error(f"{op} takes vectors of one width; {shown} elements.")
         symbols = [
             self.expand(self._own(value), width) if isinstance(value, Symbol) else self.constant(value, width)
             for value in values
         ]
-        return self._simpler(op, symbols) or self._emit(op, tuple(s.id for s in symbols), width)
+        simpler = self._simpler(op, symbols)
+        return self._emit(op, tuple(s.id for s in symbols), width) if simpler is None else simpler
 
     def __getattr__(self, op: str) -> Callable[..., Symbol]:
         """Each pointwise row of the operations table, as a method."""
@@ -231,6 +280,9 @@ class Builder:
 
     def concat(self, *values: Symbol) -> Symbol:
         """The vectors one after the other."""
+        for value in values:
+            if not isinstance(value, Symbol):
+                raise cell_error(f"concat takes vectors; given {type(value).__name__} {value!r}.")
         flat: list[int] = []
         for value in values:
             instruction = self.body[self._own(value).id]
@@ -274,6 +326,8 @@ class Builder:
 
     def name_value(self, name: str, value: Symbol) -> None:
         """Calls a value by a name; one name cannot mean two values."""
+        if not is_name(name):
+            raise cell_error(f"a name is letters, digits and _, with dots between words; given {name!r}.")
         if self.names.setdefault(name, value.id) != value.id:
             raise cell_error(f"two values are called {name!r}; names within a cell must differ.")
 
@@ -284,7 +338,7 @@ class Builder:
                 return name
         instruction = self.body[id]
         if instruction.op == INPUT:
-            return self.inputs[instruction["index"]].name
+            return self.inputs[int(instruction["index"])].name
         if instruction.op == PREVIOUS:
             return f"{self.states[instruction['index']].name}.previous"
         if instruction.op == CONSTANT:
@@ -317,8 +371,7 @@ class Builder:
             name=self.name,
             inputs=tuple(self.inputs),
             states=tuple(
-                State(s.name, s.width, s.initial, place[n.id])
-                for s, n in zip(self.states, next_states, strict=True)
+                State(s.name, s.width, s.initial, place[n.id]) for s, n in zip(self.states, next_states, strict=True)
             ),
             parameters=tuple(self.parameters),
             body=body,

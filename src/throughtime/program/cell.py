@@ -80,7 +80,7 @@ class Cell:
     @property
     def meaning(self) -> str:
         """The first line of the cell's docstring."""
-        return (inspect.getdoc(self.function) or "").split("\n")[0]
+        return inspect.cleandoc(self.__doc__ or "").split("\n")[0]
 
     @property
     def source(self) -> str:
@@ -118,9 +118,7 @@ class Cell:
         for name in hyper:
             if name not in self.hyper:
                 has = f"it has {', '.join(self.hyper)}" if self.hyper else "it has none"
-                raise CellError(
-                    f"cell {self.name} has no hyper-parameter {name!r}{nearest(name, self.hyper)} ({has})."
-                )
+                raise CellError(f"cell {self.name} has no hyper-parameter {name!r}{nearest(name, self.hyper)} ({has}).")
         return hyper
 
     def _declared(self, argument: inspect.Parameter) -> StateDeclaration:
@@ -145,7 +143,7 @@ class Cell:
         if isinstance(width, str):
             if width not in hyper:
                 raise self._error(
-                    f"state {declaration.name!r} takes its width from the hyper-parameter {width!r}, which is not there."
+                    f"state {declaration.name!r} takes its width from {width!r}, but there is no such hyper-parameter."
                 )
             width = hyper[width]
         width = hidden if width is None else width
@@ -158,10 +156,7 @@ class Cell:
         trace = Trace(self.name, sizes, letters, seen)
         x = trace.input(self.input_name, sizes.input)
         names = [declaration.name for _, declaration in self.states]
-        old = [
-            trace.state(d.name, self._state_width(d, sizes.hidden, hyper), d.initial)
-            for _, d in self.states
-        ]
+        old = [trace.state(d.name, self._state_width(d, sizes.hidden, hyper), d.initial) for _, d in self.states]
         with trace.active():
             result = self.function(x, *old, **hyper)
         trace.settle()

@@ -24,6 +24,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
 Attribute = int | float | str
@@ -174,7 +175,7 @@ class Program:
     @cached_property
     def values(self) -> Mapping[str, int]:
         """The named values: name to index in the body."""
-        return dict(self.names)
+        return MappingProxyType(dict(self.names))
 
     @cached_property
     def flipped(self) -> Program:

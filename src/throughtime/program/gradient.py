@@ -1,8 +1,8 @@
 """The gradient of a program, as a program of the same kind: backpropagation through time, derived once for all engines.
 
-A run takes inputs x, initial states s and parameters p, and gives outputs y, final states and reductions r. Its gradient
-takes what the forward run left on the tape and the gradients of y, of the final states and of r, and gives those of x
-(as outputs), s (as final states) and p (as reductions), while time runs the other way:
+A run takes inputs x, initial states s and parameters p, and gives outputs y, final states and reductions r. Its
+gradient takes what the forward run left on the tape and the gradients of y, of the final states and of r, and gives
+those of x (as outputs), s (as final states) and p (as reductions), while time runs the other way:
 
     forward program (with the tape among its outputs)      gradient program
     inputs      x                                          outputs     x.gradient
@@ -18,10 +18,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 from throughtime.errors import ProgramError
 from throughtime.program.builder import Builder, Symbol
-from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Output, Parameter, Program
+from throughtime.program.core import (
+    CONSTANT,
+    INPUT,
+    LEAVES,
+    PARAMETER,
+    PREVIOUS,
+    Instruction,
+    Output,
+    Parameter,
+    Program,
+)
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS, Piece
 
@@ -224,7 +235,7 @@ class _Adjoint:
         pieces, width = self.pieces[id], self.program.body[id].width
         edges = sorted({0, width, *(e for p in pieces for e in (p.start, p.start + p.symbol.width))})
         stretches = []
-        for start, stop in zip(edges, edges[1:], strict=False):
+        for start, stop in pairwise(edges):
             covering = [p for p in pieces if p.start <= start and stop <= p.start + p.symbol.width]
             total: Symbol | None = None
             for piece in covering:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from functools import lru_cache
+from typing import Any
 
 from throughtime.errors import ProgramError
 from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Program
@@ -14,7 +16,7 @@ MAX_WIDTH = 1 << 24
 MAX_INSTRUCTIONS = 1 << 16
 MAX_ELEMENTS = 1 << 34
 
-_ATTRIBUTES = {
+_ATTRIBUTES: dict[str, dict[str, type]] = {
     INPUT: {"index": int},
     PREVIOUS: {"index": int},
     PARAMETER: {"index": int},
@@ -46,19 +48,25 @@ class _Check:
     def run(self) -> None:
         program = self.program
         self._want(len(program.body) <= MAX_INSTRUCTIONS, f"it has {len(program.body)} instructions")
+        self._want(len(program.states) > 0, "it has no state")
         self._names("input", [i.name for i in program.inputs])
         self._names("state", [s.name for s in program.states])
         self._names("parameter", [p.name for p in program.parameters])
         self._names("output", [o.name for o in program.outputs])
+        self._names("reduction", [r.name for r in program.reductions])
         self._names("value", [name for name, _ in program.names])
-        for vector in (*program.inputs, *program.states):
-            self._width(vector.width, vector.name)
+        for width, name in [(v.width, v.name) for v in program.inputs] + [(v.width, v.name) for v in program.states]:
+            self._width(width, name)
         for parameter in program.parameters:
             self._shape(parameter.shape, parameter.name)
             for part in parameter.parts:
                 self._want(
                     0 <= part.start < part.stop <= parameter.shape[0],
                     f"part {part.gate} of parameter {parameter.name} is rows {part.start} to {part.stop}",
+                )
+                self._want(
+                    part.initial is None or math.isfinite(part.initial),
+                    f"part {part.gate} of parameter {parameter.name} starts with {part.initial}",
                 )
         for id, instruction in enumerate(program.body):
             self._instruction(id, instruction)
@@ -84,7 +92,7 @@ class _Check:
         for arg in args:
             self._want(type(arg) is int and 0 <= arg < id, f"{what} takes value {arg}, which is not an earlier one")
         wanted = _ATTRIBUTES.get(op, {})
-        given = dict(instruction.attributes)
+        given: dict[str, Any] = dict(instruction.attributes)
         self._want(
             len(instruction.attributes) == len(given)
             and given.keys() == wanted.keys()
@@ -95,7 +103,9 @@ class _Check:
         width = instruction.width
         if op in LEAVES:
             self._want(not args, f"{what} is a leaf and takes no values")
-            if op != CONSTANT:
+            if op == CONSTANT:
+                self._want(not math.isnan(given["value"]), f"{what} is not a number")
+            else:
                 self._leaf(what, op, given["index"], width)
             return
         arity = OPERATIONS[op].arity
@@ -110,7 +120,7 @@ class _Check:
             self._want(shape == wide, f"{what} needs a parameter {wide}, and has {shape}")
         elif op == "slice":
             start = given["start"]
-            self._want(0 <= start and start + width <= widths[0], f"{what} of {widths[0]} elements leaves them")
+            self._want(start >= 0 and start + width <= widths[0], f"{what} of {widths[0]} elements leaves them")
         elif op == "concat":
             self._want(sum(widths) == width, f"{what} of widths {widths} is called {width} wide")
         elif op == "expand":
@@ -135,7 +145,7 @@ class _Check:
         return self.program.body[value].width
 
     def _names(self, what: str, names: list[str]) -> None:
-        twice = {name for name in names if names.count(name) > 1}
+        twice = [name for name, count in Counter(names).items() if count > 1]
         self._want(not twice, f"two {what}s are called {', '.join(sorted(twice))}")
 
     def _width(self, width: int, what: str) -> None:

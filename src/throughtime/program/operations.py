@@ -61,12 +61,8 @@ def _concat_gradient(op: Any, g: Any, y: Any, *values: Any) -> tuple[Any, ...]:
 
 _ROWS = (
     # arithmetic
-    Operation(
-        "add", 2, lambda xp, a, b: a + b, lambda op, g, y, a, b: (g, g), "{0} + {1}", cheap=True
-    ),
-    Operation(
-        "sub", 2, lambda xp, a, b: a - b, lambda op, g, y, a, b: (g, -g), "{0} - {1}", cheap=True
-    ),
+    Operation("add", 2, lambda xp, a, b: a + b, lambda op, g, y, a, b: (g, g), "{0} + {1}", cheap=True),
+    Operation("sub", 2, lambda xp, a, b: a - b, lambda op, g, y, a, b: (g, -g), "{0} - {1}", cheap=True),
     Operation(
         "mul",
         2,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import Any, TypeVar
 
 from throughtime.errors import ProgramError
 from throughtime.program.core import Input, Instruction, Output, Parameter, Part, Program, Reduction, State
 from throughtime.program.legality import require_legal
 
 FORMAT = 1
+
+T = TypeVar("T")
 
 
 def to_json(program: Program, indent: int | None = None) -> str:
@@ -88,7 +90,7 @@ def _flag(value: Any) -> bool:
     return _of_kind(value, bool)
 
 
-def _of_kind(value: Any, kind: type) -> Any:
+def _of_kind(value: Any, kind: type[T]) -> T:
     if type(value) is not kind:
         raise TypeError(f"{kind.__name__} wanted, given {value!r}")
     return value

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from throughtime.errors import CellError
-from throughtime.program.builder import Builder, Number, Symbol, cell_error
+from throughtime.program.builder import Builder, Number, Symbol, cell_error, is_name
 from throughtime.program.core import INPUT, PREVIOUS, Parameter, Part
 
 _BIAS = -1  # stands among the sources for the constant 1 that a bias multiplies
@@ -102,11 +102,13 @@ class Trace(Builder):
     def own_vector(self, name: str, width: int | None, initial: float | None) -> Symbol:
         """A vector parameter."""
         width = self._new_name(name, width)
+        if any(name == parameter.name for parameter in self.parameters):
+            raise cell_error(f"{name!r} is the name of the gates' own parameters; give this one another.")
         return self.vector(self.parameter(Parameter(name, (width,), (Part(name, 0, width, initial),))))
 
     def _new_name(self, name: str, width: int | None) -> int:
         width = self.sizes.hidden if width is None else width
-        if not isinstance(name, str) or not all(word.isidentifier() for word in name.split(".")):
+        if not is_name(name):
             raise cell_error(f"a name is letters, digits and _, with dots between words; given {name!r}.")
         if not isinstance(width, int) or width < 1:
             raise cell_error(f"the width of {name!r} must be a whole number of 1 or more; given {width!r}.")
