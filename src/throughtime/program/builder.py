@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import linecache
+import math
 import operator
 import sys
 from collections.abc import Callable
@@ -235,6 +236,8 @@ class Builder:
         for value in values:
             if not isinstance(value, Symbol | Real) or isinstance(value, bool):
                 raise cell_error(f"{op} takes symbols and numbers; given {type(value).__name__} {value!r}.")
+            if not isinstance(value, Symbol) and math.isnan(value):
+                raise cell_error(f"{op} is given a number that is NaN.")
         widths = {value.width for value in values if isinstance(value, Symbol)} or {1}
         width = max(widths)
         if not widths <= {1, width}:
@@ -405,12 +408,9 @@ class Builder:
         # Only what holds for every number, NaN and infinities included.
         known = [self._constant_value(v) for v in values]
         match op, known:
-            case ("add", [x, y]) if x is not None and y is not None:
-                return self.constant(x + y, values[0].width)
-            case ("sub", [x, y]) if x is not None and y is not None:
-                return self.constant(x - y, values[0].width)
-            case ("mul", [x, y]) if x is not None and y is not None:
-                return self.constant(x * y, values[0].width)
+            case (("add" | "sub" | "mul"), [x, y]) if x is not None and y is not None:
+                folded = {"add": x + y, "sub": x - y, "mul": x * y}[op]
+                return None if math.isnan(folded) else self.constant(folded, values[0].width)
             case ("neg", [x]) if x is not None:
                 return self.constant(-x, values[0].width)
             case ("mul", [1.0, _]):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+import linecache
+import traceback
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
-from throughtime.errors import CellError, nearest
-from throughtime.program.builder import Symbol
+from throughtime.errors import CellError, UserError, nearest
+from throughtime.program.builder import Symbol, cell_error_at, is_name
 from throughtime.program.core import Program
 from throughtime.program.legality import require_legal
 from throughtime.program.trace import Sizes, Trace
@@ -49,6 +51,8 @@ class Cell:
     """
 
     def __init__(self, function: Callable[..., Any], hyper: dict[str, Any] | None = None) -> None:
+        if not inspect.isfunction(function):
+            raise CellError(f"a cell is made of a function that holds its equations; given {function!r}.")
         self.function = function
         self.name: str = function.__name__
         self.__doc__ = function.__doc__
@@ -71,7 +75,7 @@ class Cell:
 
     def __call__(self, *args: Any, **hyper: Any) -> Any:
         """The equations on given symbols, for use inside another cell."""
-        return self.function(*args, **self.hyper, **hyper)
+        return self.function(*args, **(self.hyper | self._known(hyper)))
 
     def __repr__(self) -> str:
         given = "".join(f", {k}={v!r}" for k, v in self.hyper.items())
@@ -112,6 +116,9 @@ class Cell:
             if not isinstance(size, int) or size < 1:
                 raise CellError(f"{what} must be a whole number of 1 or more; given {size!r}.")
         values = tuple(sorted((self.hyper | self._known(hyper)).items()))
+        for name, value in values:
+            if not isinstance(value, Hashable):
+                raise CellError(f"the hyper-parameter {name!r} must be a number, a text or None; given {value!r}.")
         return _program(self, Sizes(input_size, hidden_size, bias), values)
 
     def _known(self, hyper: dict[str, Any]) -> dict[str, Any]:
@@ -131,12 +138,24 @@ class Cell:
                 f"none); a hyper-parameter is keyword-only: put it after a `*`."
             )
         name = given.name or _USUAL_NAMES.get(argument.name, argument.name)
+        if not is_name(name):
+            raise self._error(f"a state's name is letters, digits and _, with dots between words; given {name!r}.")
         return StateDeclaration(name, given.width, given.initial)
 
     def _error(self, message: str) -> CellError:
-        code = getattr(self.function, "__code__", None)
-        where = f"{code.co_filename}, line {code.co_firstlineno}, in {self.name}" if code else self.name
-        return CellError(f"{where}:\n{message}")
+        code = self.function.__code__
+        line = code.co_firstlineno
+        while linecache.getline(code.co_filename, line).lstrip().startswith("@"):
+            line += 1
+        return cell_error_at(code.co_filename, line, self.name, message)
+
+    def _told(self, error: Exception) -> CellError:
+        """Any other error of the equations, at the line of the cell where it came up."""
+        code, line = self.function.__code__, self.function.__code__.co_firstlineno
+        for frame, at in traceback.walk_tb(error.__traceback__):
+            if frame.f_code is code:
+                line = at
+        return cell_error_at(code.co_filename, line, self.name, f"{type(error).__name__}: {error}")
 
     def _state_width(self, declaration: StateDeclaration, hidden: int, hyper: dict[str, Any]) -> int:
         width = declaration.width
@@ -158,22 +177,30 @@ class Cell:
         names = [declaration.name for _, declaration in self.states]
         old = [trace.state(d.name, self._state_width(d, sizes.hidden, hyper), d.initial) for _, d in self.states]
         with trace.active():
-            result = self.function(x, *old, **hyper)
-        trace.settle()
-        given = self._returned(result, names)
+            try:
+                result = self.function(x, *old, **hyper)
+            except UserError:
+                raise
+            except Exception as error:
+                raise self._told(error) from error
+        given = self._returned(result, names, trace)
+        labels = list(trace.settle().items())
         for name, before, after in zip(names, old, given[-len(old) :], strict=True):
             if before.width != after.width:
                 raise self._error(f"state {name!r} has {before.width} elements, but {after.width} are returned for it.")
-            for label, value in ((name, after), (f"{name}.previous", before)):
-                if trace.names.setdefault(label, value.id) != value.id:
-                    raise self._error(f"{label!r} names a state and another value; names within a cell must differ.")
+            labels += [(name, after.id), (f"{name}.previous", before.id)]
+        for label, id in labels:
+            if trace.names.setdefault(label, id) != id:
+                raise self._error(f"two values are called {label!r}; names within a cell must differ.")
         return trace, trace.finish(given[-len(old) :], [("y", given[0])])
 
-    def _returned(self, result: Any, names: list[str]) -> list[Symbol]:
+    def _returned(self, result: Any, names: list[str], trace: Trace) -> list[Symbol]:
         given = list(result) if isinstance(result, tuple | list) else [result]
         for value in given:
             if not isinstance(value, Symbol):
                 raise self._error(f"a cell returns symbols; among what it returned is {value!r}.")
+            if value.builder is not trace:
+                raise self._error("among what is returned is a symbol that was kept from another run of equations.")
         if len(given) not in (len(names), len(names) + 1):
             raise self._error(
                 f"{len(given)} values are returned, but the cell has {len(names)} states ({', '.join(names)}): return "

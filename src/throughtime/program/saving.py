@@ -53,7 +53,7 @@ def from_json(text: str) -> Program:
             name=_text(content["name"]),
             reverse=_flag(content["reverse"]),
             inputs=tuple(Input(_text(n), _whole(w)) for n, w in content["inputs"]),
-            states=tuple(State(_text(n), _whole(w), float(i), _whole(v)) for n, w, i, v in content["states"]),
+            states=tuple(State(_text(n), _whole(w), _number(i), _whole(v)) for n, w, i, v in content["states"]),
             parameters=tuple(
                 Parameter(_text(n), tuple(map(_whole, shape)), tuple(_part(*part) for part in parts))
                 for n, shape, parts in content["parameters"]
@@ -75,7 +75,7 @@ def from_json(text: str) -> Program:
 
 
 def _part(gate: Any, start: Any, stop: Any, initial: Any) -> Part:
-    return Part(_text(gate), _whole(start), _whole(stop), None if initial is None else float(initial))
+    return Part(_text(gate), _whole(start), _whole(stop), None if initial is None else _number(initial))
 
 
 def _text(value: Any) -> str:
@@ -90,7 +90,11 @@ def _flag(value: Any) -> bool:
     return _of_kind(value, bool)
 
 
+def _number(value: Any) -> float:
+    return float(value if type(value) is int else _of_kind(value, float))
+
+
 def _of_kind(value: Any, kind: type[T]) -> T:
     if type(value) is not kind:
-        raise TypeError(f"{kind.__name__} wanted, given {value!r}")
+        raise TypeError(f"{kind.__name__} wanted, given {type(value).__name__}")
     return value

@@ -220,10 +220,9 @@ class Trace(Builder):
         if gate is not None:
             self._pending[value.id] = gate
 
-    def settle(self) -> None:
-        """Names the gates to which no function was applied: their value is the sum itself."""
-        for id in list(self._pending):
-            self._name_linear_gate(id)
+    def settle(self) -> dict[str, int]:
+        """The names of the gates to which no function was applied: their value is the sum itself."""
+        return {name: id for id, gate in self._pending.items() for name in (gate, f"{gate}.pre")}
 
     def _name_linear_gate(self, id: int) -> None:
         gate = self._pending.pop(id)
