@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from throughtime.program.cell import Cell, cell
     from throughtime.program.core import Program
     from throughtime.runs import load
-    from throughtime.train import train
+    from throughtime.training import train
 
 __version__ = "0.1.0"
 
@@ -32,7 +32,7 @@ _HOMES = {
     "cell": "throughtime.program.cell",
     "Program": "throughtime.program.core",
     "load": "throughtime.runs",
-    "train": "throughtime.train",
+    "train": "throughtime.training",
 }
 
 __all__ = [

@@ -1,0 +1,212 @@
+"""What a training run is asked to do: the options of `throughtime train`, as one checked model.
+
+Imports neither torch nor Lightning, so that the command line answers quickly.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from throughtime.errors import TrainingError, nearest
+
+DEFAULT_STEPS = 8000
+DEFAULT_LEARNING_RATES = {"sgd": 1.0, "adam": 4e-3, "adamw": 4e-3, "rmsprop": 2e-3}
+DEFAULT_DECAY = {"step": 0.97, "plateau": 0.5}
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _device(value: Any) -> str:
+    kind, _, count = (str(value) if ":" in str(value) else f":{value}").partition(":")
+    if count in ("cpu", "cuda"):
+        kind, count = count, "1"
+    if kind not in ("", "cpu", "cuda") or not count.isdecimal() or int(count) < 1:
+        raise ValueError("a number of devices is wanted, or cpu, cuda, cpu:N, cuda:N")
+    return f"{kind}:{int(count)}" if kind else str(int(count))
+
+
+def _initial(value: Any) -> float | str | None:
+    if value is None or value == "orthogonal":
+        return value
+    try:
+        bound = float(value)
+    except (TypeError, ValueError):
+        bound = 0.0
+    if not 0 < bound < float("inf"):
+        raise ValueError("a range above 0 is wanted, or orthogonal")
+    return bound
+
+
+def _path(value: Any) -> str | None:
+    if value is None or isinstance(value, str | os.PathLike):
+        return value if value is None else os.fspath(value)
+    raise ValueError("a path is wanted")
+
+
+def _paths(value: Any) -> tuple[str | None, ...]:
+    return tuple(map(_path, value)) if isinstance(value, list | tuple) else (_path(value),)
+
+
+PathText = Annotated[str | None, BeforeValidator(_path)]
+
+
+class TrainConfig(BaseModel):
+    """The options of a training run; a field is the command's option with `_` for `-`.
+
+    Attributes:
+        data: files and directories of text; none is the text that is on every machine.
+        level: what a symbol is.
+        vocab_size, min_count: bounds on the vocabulary (see `throughtime.data.build_vocabulary`).
+        valid, test: texts for validation and test; without `valid` the last tenth of the data is held out.
+        encoding_errors: what to do with bytes that are not UTF-8.
+        cell: the recurrent cell's name.
+        hidden: hidden units of each layer.
+        layers: recurrent layers.
+        embed: width of the embedding; the recurrent output's if not given.
+        dropout: probability of dropping an element of the embedding, between layers, and of the output.
+        tie: whether the softmax layer's matrix is the embedding.
+        window: steps of truncated backpropagation through time.
+        batch: parallel streams of text, in all processes together; fewer where the text is too short for them.
+        optimizer: the update rule.
+        lr: the learning rate, its largest value where the schedule varies it; chosen by optimizer if not given.
+        schedule: constant; cosine: up in the first tenth, then down to near 0 along half a cosine; plateau: times
+            `decay` where validation no longer improves; step: times `decay` each epoch after `decay_after` epochs.
+        decay: what `plateau` and `step` multiply by.
+        decay_after: epochs without decay, for `step`; validations without improvement, for `plateau`.
+        clip: the largest norm of the gradient, of all weights together; 0 leaves it as it is.
+        init: what recurrent weights are drawn from: a uniform range +-init, or "orthogonal"; U(-1/sqrt(hidden),
+            1/sqrt(hidden)) if not given.
+        forget_bias: what a forget gate's bias starts with.
+        epochs, steps, minutes: how long to train; the first that is reached ends. 8000 steps if none is given.
+        seed: of weights and dropout.
+        out: the run's directory; `runs/DATE-TIME-CELL-DATA` if not given.
+        engine: what runs the recurrent layers; chosen by device if not given.
+        threads: of the CPU; torch's choice if not given.
+        devices: how many, or a kind: 2, "cpu", "cuda", "cpu:2", "cuda:2"; one, a CUDA device if there is one.
+        nodes: machines.
+        precision: of the arithmetic.
+        log: "csv" alone, or "tensorboard" as well.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    data: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()
+    level: Literal["char", "word", "bpe"] = "char"
+    vocab_size: Count | None = None
+    min_count: Count | None = None
+    valid: PathText = None
+    test: PathText = None
+    encoding_errors: Literal["strict", "replace"] = "strict"
+
+    cell: str = "lstm"
+    hidden: Count = 128
+    layers: Count = 2
+    embed: Count | None = None
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    tie: bool = False
+
+    window: Count = 50
+    batch: Count = 50
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] = "adamw"
+    lr: Positive | None = None
+    schedule: Literal["constant", "cosine", "plateau", "step"] = "cosine"
+    decay: Annotated[float, Field(gt=0, le=1)] | None = None
+    decay_after: Annotated[int, Field(ge=0)] | None = None
+    clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    init: Annotated[float | str | None, BeforeValidator(_initial)] = None
+    forget_bias: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+
+    epochs: Positive | None = None
+    steps: Count | None = None
+    minutes: Positive | None = None
+
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    out: PathText = None
+    engine: str | None = None
+    threads: Count | None = None
+    devices: Annotated[str, BeforeValidator(_device)] = "1"
+    nodes: Count = 1
+    precision: Literal["32", "64", "bf16", "bf16-mixed", "16-mixed"] = "32"
+    log: Literal["csv", "tensorboard"] = "csv"
+
+    @classmethod
+    def of(cls, **fields: Any) -> Self:
+        """The configuration with the given fields, the defaults elsewhere; a field of None is one not given.
+
+        Raises:
+            TrainingError: a field that is not known or whose value means nothing, with all of them in one message.
+        """
+        try:
+            return cls(**{name: value for name, value in fields.items() if value is not None})
+        except ValidationError as error:
+            raise TrainingError("\n".join(_told(dict(e)) for e in error.errors())) from None
+
+    @model_validator(mode="after")
+    def _fits(self) -> TrainConfig:
+        if self.epochs is self.steps is self.minutes is None:
+            object.__setattr__(self, "steps", DEFAULT_STEPS)
+        return self
+
+    @property
+    def device_kind(self) -> Literal["auto", "cpu", "cuda"]:
+        """The kind of device asked for."""
+        kind, _, _ = self.devices.rpartition(":")
+        return "cpu" if kind == "cpu" else "cuda" if kind == "cuda" else "auto"
+
+    @property
+    def device_count(self) -> int:
+        """Devices on each machine."""
+        return int(self.devices.rpartition(":")[2])
+
+    @property
+    def processes(self) -> int:
+        """How many processes train together."""
+        return self.device_count * self.nodes
+
+    @property
+    def learning_rate(self) -> float:
+        """The learning rate, the optimizer's usual one if none was given."""
+        return self.lr if self.lr is not None else DEFAULT_LEARNING_RATES[self.optimizer]
+
+    @property
+    def decay_factor(self) -> float:
+        """What the schedule multiplies by."""
+        return self.decay if self.decay is not None else DEFAULT_DECAY.get(self.schedule, 1.0)
+
+    @property
+    def decay_patience(self) -> int:
+        """Epochs (`step`) or validations (`plateau`) before the first decay."""
+        return self.decay_after if self.decay_after is not None else 10 if self.schedule == "step" else 2
+
+
+def _told(error: dict[str, Any]) -> str:
+    """A sentence for one of pydantic's errors."""
+    name = str(error["loc"][0]) if error["loc"] else ""
+    option = name.replace("_", "-")
+    given, limits = error["input"], error.get("ctx", {})
+    wanted: str
+    match error["type"]:
+        case "extra_forbidden":
+            return f"no option is called {name!r}{nearest(name, TrainConfig.model_fields)}"
+        case "literal_error":
+            names = str(limits["expected"]).replace("'", "").replace(" or ", ", ")
+            return f"{option}: {given!r} is not known: {names}{nearest(str(given), names.split(', '))}"
+        case "value_error":
+            wanted = str(limits["error"])
+        case "greater_than_equal":
+            wanted = f"{limits['ge']} or more is wanted"
+        case "greater_than":
+            wanted = f"more than {limits['gt']} is wanted"
+        case "less_than":
+            wanted = f"less than {limits['lt']} is wanted"
+        case "less_than_equal":
+            wanted = f"at most {limits['le']} is wanted"
+        case "finite_number":
+            wanted = "a finite number is wanted"
+        case _:
+            wanted = str(error["msg"])
+    return f"{option} {given!r}: {wanted}"
