@@ -1,0 +1,216 @@
+"""`RNN`, `LSTM`, `GRU` and their cells take, give and hold what torch's do."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+import throughtime
+
+LAYERS = ("RNN", "LSTM", "GRU")
+# Of the largest value: sums of a few dozen products in another order, through a few layers and steps. Gradients, which
+# add up over all steps and rows, are given ten times as much.
+TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-12}
+
+
+def assert_close(ours: Any, theirs: Any, tolerance: float) -> None:
+    if isinstance(theirs, PackedSequence):
+        assert isinstance(ours, PackedSequence)
+        assert torch.equal(ours.batch_sizes, theirs.batch_sizes)
+        for name in ("sorted_indices", "unsorted_indices"):
+            a, b = getattr(ours, name), getattr(theirs, name)
+            assert (a is None and b is None) or torch.equal(a, b)
+        ours, theirs = ours.data, theirs.data
+    if isinstance(theirs, tuple | list):
+        assert len(ours) == len(theirs)
+        for a, b in zip(ours, theirs, strict=True):
+            assert_close(a, b, tolerance)
+        return
+    assert ours.shape == theirs.shape
+    assert ours.dtype == theirs.dtype
+    scale = max(1e-30, theirs.abs().max().item()) if theirs.numel() else 1.0
+    assert (ours - theirs).abs().max().item() <= tolerance * scale if theirs.numel() else True
+
+
+def flat(result: Any) -> list[torch.Tensor]:
+    if isinstance(result, PackedSequence):
+        return [result.data]
+    if isinstance(result, tuple | list):
+        return [t for part in result for t in flat(part)]
+    return [result]
+
+
+@st.composite
+def cases(draw: st.DrawFn) -> dict[str, Any]:
+    kind = draw(st.sampled_from(LAYERS))
+    arguments: dict[str, Any] = {
+        "input_size": draw(st.integers(1, 6)),
+        "hidden_size": draw(st.integers(2, 7)),
+        "num_layers": draw(st.integers(1, 3)),
+        "bias": draw(st.booleans()),
+        "batch_first": draw(st.booleans()),
+        "dropout": draw(st.sampled_from([0.0, 0.3])),
+        "bidirectional": draw(st.booleans()),
+        "dtype": draw(st.sampled_from([torch.float32, torch.float64])),
+    }
+    if kind == "RNN":
+        arguments["nonlinearity"] = draw(st.sampled_from(["tanh", "relu"]))
+    if kind == "LSTM":
+        arguments["proj_size"] = draw(st.integers(0, arguments["hidden_size"] - 1))
+    return {
+        "kind": kind,
+        "arguments": arguments,
+        "form": draw(st.sampled_from(["batched", "unbatched", "packed", "packed in order"])),
+        "steps": draw(st.integers(1, 6)),
+        "rows": draw(st.integers(1, 5)),
+        "with_state": draw(st.booleans()),
+        "engine": draw(st.sampled_from([None, "reference", "torch"])),
+        "seed": draw(st.integers(0, 2**31)),
+    }
+
+
+@settings(max_examples=120, deadline=None)
+@given(cases())
+def test_every_argument_gives_torchs_outputs_states_and_gradients(case: dict[str, Any]) -> None:
+    torch.manual_seed(case["seed"])
+    arguments = dict(case["arguments"])
+    if arguments["num_layers"] == 1:
+        arguments["dropout"] = 0.0  # torch warns of it otherwise
+    theirs = getattr(nn, case["kind"])(**arguments).eval()  # dropout draws other numbers in torch's own kernel
+    ours = getattr(throughtime, case["kind"])(**arguments, engine=case["engine"]).eval()
+    ours.load_state_dict(theirs.state_dict())
+    assert list(ours.state_dict()) == list(theirs.state_dict())
+
+    steps, rows, dtype = case["steps"], case["rows"], arguments["dtype"]
+    batched = case["form"] != "unbatched"
+    shape = [steps, rows] if batched else [steps]
+    if arguments["batch_first"] and batched:
+        shape.reverse()
+    x = torch.randn(*shape, arguments["input_size"], dtype=dtype, requires_grad=True)
+    hx: Any = None
+    if case["with_state"]:
+        layers = arguments["num_layers"] * (2 if arguments["bidirectional"] else 1)
+        widths = [arguments.get("proj_size") or arguments["hidden_size"]]
+        if case["kind"] == "LSTM":
+            widths.append(arguments["hidden_size"])
+        states = [torch.randn(layers, *([rows] if batched else []), w, dtype=dtype, requires_grad=True) for w in widths]
+        hx = tuple(states) if len(states) > 1 else states[0]
+    given_input: Any = x
+    if case["form"].startswith("packed"):
+        lengths = torch.randint(1, steps + 1, (rows,))
+        lengths[int(torch.randint(rows, ()))] = steps
+        in_order = case["form"] == "packed in order"
+        lengths = lengths.sort(descending=True).values if in_order else lengths
+        given_input = pack_padded_sequence(x, lengths, arguments["batch_first"], enforce_sorted=in_order)
+
+    results = [module(given_input, hx) for module in (ours, theirs)]
+    tolerance = TOLERANCE[dtype]
+    assert_close(*results, tolerance)
+
+    leaves = [x, *([] if hx is None else flat(hx))]
+    weights = [torch.randn_like(t) for t in flat(results[1])]
+    gradients = [
+        torch.autograd.grad(
+            flat(result), [*leaves, *module.parameters()], weights, retain_graph=True, allow_unused=True
+        )
+        for result, module in zip(results, (ours, theirs), strict=True)
+    ]
+    for a, b in zip(*gradients, strict=True):
+        # torch's own layer gives None where an argument is unused, zero elsewhere; both mean no gradient.
+        a, b = (g if g is not None else torch.zeros(()) for g in (a, b))
+        assert_close(a.expand_as(b), b.expand_as(a), 10 * tolerance)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(LAYERS),
+    bias=st.booleans(),
+    batched=st.booleans(),
+    with_state=st.booleans(),
+    engine=st.sampled_from([None, "reference", "torch"]),
+)
+def test_single_steps_are_torchs(kind: str, bias: bool, batched: bool, with_state: bool, engine: str | None) -> None:
+    torch.manual_seed(0)
+    theirs = getattr(nn, f"{kind}Cell")(3, 5, bias=bias, dtype=torch.float64)
+    ours = getattr(throughtime, f"{kind}Cell")(3, 5, bias=bias, dtype=torch.float64, engine=engine)
+    ours.load_state_dict(theirs.state_dict())
+    rows = [2] if batched else []
+    x = torch.randn(*rows, 3, dtype=torch.float64, requires_grad=True)
+    states = tuple(torch.randn(*rows, 5, dtype=torch.float64) for _ in range(2 if kind == "LSTM" else 1))
+    hx: Any = None if not with_state else states if kind == "LSTM" else states[0]
+    results = [module(x, hx) for module in (ours, theirs)]
+    assert_close(*results, 1e-12)
+    gradients = [torch.autograd.grad(flat(r)[0].sin().sum(), [x, *m.parameters()]) for r, m in
+                 zip(results, (ours, theirs), strict=True)]  # fmt: skip
+    assert_close(*gradients, 1e-11)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_new_layers_draw_the_weights_that_torch_draws(kind: str) -> None:
+    torch.manual_seed(3)
+    theirs = getattr(nn, kind)(4, 6, 2)
+    torch.manual_seed(3)
+    ours = getattr(throughtime, kind)(4, 6, 2)
+    for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
+        assert torch.equal(a, b)
+    assert isinstance(ours, getattr(nn, kind))
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_dropout_between_layers_is_drawn_from_torchs_generator(kind: str) -> None:
+    layer = getattr(throughtime, kind)(4, 6, 2, dropout=0.5)
+    x = torch.randn(7, 3, 4)
+    torch.manual_seed(1)
+    first = layer(x)[0]
+    torch.manual_seed(1)
+    again = layer(x)[0]
+    other = layer(x)[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+@pytest.mark.parametrize(
+    ("x", "hx"),
+    [
+        (torch.zeros(2, 2, 2, 3), None),
+        (torch.zeros(2, 2, 4), None),
+        (torch.zeros(2, 2, 3), torch.zeros(1, 2, 4)),
+        (torch.zeros(2, 2, 3), torch.zeros(1, 5)),
+        (torch.zeros(2, 3), torch.zeros(1, 1, 5)),
+    ],
+)
+def test_wrong_shapes_are_refused_as_torch_refuses_them(kind: str, x: torch.Tensor, hx: torch.Tensor | None) -> None:
+    given: Any = hx if kind != "LSTM" or hx is None else (hx, hx)
+    errors = []
+    for module in (getattr(throughtime, kind)(3, 5, engine="reference"), getattr(nn, kind)(3, 5)):
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            module(x, given)
+        errors.append(type(caught.value))
+    assert errors[0] is errors[1]
+
+
+def test_an_unknown_engine_is_refused_with_the_nearest_name() -> None:
+    with pytest.raises(throughtime.errors.UserError, match="did you mean reference"):
+        throughtime.LSTM(3, 5, engine="refrence")
+
+
+@pytest.mark.parametrize("kind", LAYERS)
+def test_modules_survive_deepcopy_pickle_and_dtype_changes(kind: str) -> None:
+    import copy
+    import io
+
+    layer = getattr(throughtime, kind)(3, 5, engine="reference")
+    x = torch.randn(4, 2, 3)
+    assert torch.equal(copy.deepcopy(layer)(x)[0], layer(x)[0])
+    buffer = io.BytesIO()
+    torch.save(layer, buffer)
+    buffer.seek(0)
+    assert torch.equal(torch.load(buffer, weights_only=False)(x)[0], layer(x)[0])
+    assert layer.double()(x.double())[0].dtype == torch.float64

@@ -1,0 +1,191 @@
+"""`Recurrent` runs any cell, in every form of input, on every engine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import throughtime
+from throughtime import cells
+from throughtime.engines import choose, get
+from throughtime.engines.autograd import run
+from throughtime.engines.reference import ReferenceEngine
+from throughtime.errors import UserError
+from throughtime.language import affine, sigmoid, state, tanh
+from throughtime.nn.recurrent import Recurrent
+
+
+@throughtime.cell
+def leaky(x, h, m=state("memory", initial=0.5)):  # type: ignore[no-untyped-def]
+    """A cell of a user's own, with a state that does not start at zero."""
+    z = sigmoid(affine("keep", x, h, m))
+    m = z * m + (1 - z) * tanh(affine("candidate", x, h))
+    return tanh(m), m
+
+
+class OpaqueEngine(ReferenceEngine):
+    """The reference engine without its graph: what autograd sees of the C++ engine."""
+
+    transparent = False
+
+    def run(self, *args, **kwargs):  # type: ignore[no-untyped-def]
+        with torch.no_grad():
+            return super().run(*args, **kwargs)
+
+
+def tensors(result: tuple[Tensor, object]) -> list[Tensor]:
+    output, final = result
+    return [output, *(final if isinstance(final, tuple) else (final,))]
+
+
+@pytest.mark.parametrize("cell", [*cells.names(), leaky])
+def test_rows_and_chunks_do_not_depend_on_each_other(cell: str | throughtime.Cell) -> None:
+    torch.manual_seed(0)
+    layer = Recurrent(cell, 3, 5, 2, dtype=torch.float64)
+    x = torch.randn(8, 4, 3, dtype=torch.float64)
+    y, final = layer(x)
+    first, middle = layer(x[:3])
+    second, last = layer(x[3:], middle)
+    torch.testing.assert_close(torch.cat([first, second]), y, rtol=0, atol=1e-14)
+    for row in range(4):
+        torch.testing.assert_close(layer(x[:, row])[0], y[:, row], rtol=0, atol=1e-14)
+    torch.testing.assert_close(last, final, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("cell", [*cells.names(), leaky])
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_lengths_give_what_each_row_gives_alone(cell: str | throughtime.Cell, bidirectional: bool) -> None:
+    torch.manual_seed(0)
+    layer = Recurrent(cell, 3, 5, 2, bidirectional=bidirectional, dtype=torch.float64)
+    x = torch.randn(6, 4, 3, dtype=torch.float64)
+    lengths = [3, 6, 0, 5]
+    x[3:, 0] = float("nan")  # what lies behind a row's end is never looked at
+    y, *states = tensors(layer(x, lengths=lengths))
+    for row, length in enumerate(lengths):
+        alone, *ends = tensors(layer(x[:length, row]))
+        torch.testing.assert_close(y[:length, row], alone, rtol=0, atol=1e-14)
+        assert (y[length:, row] == 0).all()
+        for all_rows, end in zip(states, ends, strict=True):
+            torch.testing.assert_close(all_rows[:, row], end, rtol=0, atol=1e-14)
+
+
+@pytest.mark.parametrize("cell", [*cells.names(), leaky])
+def test_packed_input_is_padded_input_with_lengths(cell: str | throughtime.Cell) -> None:
+    torch.manual_seed(0)
+    layer = Recurrent(cell, 3, 5, batch_first=True, bidirectional=True)
+    x, lengths = torch.randn(4, 6, 3), torch.tensor([3, 6, 1, 5])
+    padded, *states = tensors(layer(x, lengths=lengths))
+    packed = pack_padded_sequence(x, lengths, batch_first=True, enforce_sorted=False)
+    output, final = layer(packed)
+    again, _ = torch.nn.utils.rnn.pad_packed_sequence(output, batch_first=True)
+    assert torch.equal(again, padded)
+    for a, b in zip(states, final if isinstance(final, tuple) else (final,), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("cell", [*cells.names(), leaky])
+@pytest.mark.parametrize("sizes", [None, [3, 2, 2, 1]])
+def test_gradient_programs_give_autograds_gradients_twice(
+    cell: str | throughtime.Cell, sizes: list[int] | None
+) -> None:
+    torch.manual_seed(0)
+    program = cells.get(cell).program(2, 3)
+
+    def arguments() -> list[list[Tensor]]:
+        torch.manual_seed(1)
+        shapes = (
+            [(4, 3, i.width) for i in program.inputs],
+            [(3, s.width) for s in program.states],
+            [p.shape for p in program.parameters],
+        )
+        return [[torch.randn(s, dtype=torch.float64, requires_grad=True) for s in kind] for kind in shapes]
+
+    def derivatives(engine: ReferenceEngine) -> list[Tensor]:
+        inputs, states, parameters = arguments()
+        leaves = [*inputs, *states, *parameters]
+        result = run(engine, program, 4, inputs, states, parameters, sizes)
+        loss = sum((t.sin() * t).sum() for t in [*result.outputs, *result.states])
+        first = torch.autograd.grad(loss, leaves, create_graph=True)
+        second = torch.autograd.grad(sum((g.cos() * g).sum() for g in first), leaves)
+        return [*first, *second]
+
+    for opaque, plain in zip(derivatives(OpaqueEngine()), derivatives(ReferenceEngine()), strict=True):
+        # Two sums of the same terms in float64 in another order.
+        torch.testing.assert_close(opaque, plain, rtol=1e-11, atol=1e-11)
+
+
+def test_a_saved_layer_loads_without_the_cells_source() -> None:
+    layer = Recurrent(leaky, 3, 5, 2)
+    again = Recurrent.from_programs(layer.programs, 5)
+    again.load_state_dict(layer.state_dict())
+    x = torch.randn(4, 2, 3)
+    assert torch.equal(again(x)[0], layer(x)[0])
+
+
+def test_parameters_are_named_by_layer_and_direction() -> None:
+    layer = Recurrent("lstm", 3, 4, 2, bidirectional=True)
+    shapes = {name: tuple(p.shape) for name, p in layer.named_parameters()}
+    assert shapes["weight_x_l0"] == (16, 3)
+    assert shapes["weight_x_l1_reverse"] == (16, 8)
+    assert shapes["bias_l1"] == (16,)
+
+
+def test_the_forget_bias_and_orthogonal_start_reach_the_right_rows() -> None:
+    layer = Recurrent("lstm", 3, 4)
+    layer.reset_parameters("orthogonal", forget_bias=1.0)
+    assert (layer.get_parameter("bias_l0")[4:8] == 1).all()
+    gate = layer.get_parameter("weight_h_l0")[8:12]
+    torch.testing.assert_close(gate @ gate.T, torch.eye(4), rtol=0, atol=1e-6)  # float32 rounding
+    layer.reset_parameters(0.01)
+    assert all(p.abs().max() <= 0.01 for p in layer.parameters())
+
+
+def test_torchs_engine_runs_what_torch_has_and_refuses_the_rest() -> None:
+    like = torch.zeros(1)
+    torch_engine = get("torch")
+    for name in ("rnn", "rnn_relu", "lstm", "gru"):
+        assert torch_engine.refuses(cells.get(name).program(3, 4), like) is None
+    assert torch_engine.refuses(cells.lstm.program(3, 4, projection=2), like) is None
+    assert "leaky" in str(torch_engine.refuses(leaky.program(3, 4), like))
+    with pytest.raises(UserError, match="cannot run"):
+        choose("torch", leaky.program(3, 4), like)
+
+
+@pytest.mark.parametrize("name", ["rnn", "rnn_relu", "lstm", "gru"])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("lengths", [None, [3, 6, 0, 5]])
+def test_torchs_engine_agrees_with_the_reference(name: str, bias: bool, lengths: list[int] | None) -> None:
+    torch.manual_seed(0)
+    layer = Recurrent(name, 3, 5, 2, bias=bias, bidirectional=True, dtype=torch.float64)
+    x = torch.randn(6, 4, 3, dtype=torch.float64)
+    results = []
+    for engine in ("reference", "torch"):
+        layer.engine = engine
+        results.append(tensors(layer(x, lengths=lengths)))
+    torch.testing.assert_close(*results, rtol=0, atol=1e-14)  # rounding in float64
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("lstn", 3, 4), "did you mean lstm"),
+        (("lstm", 0, 4), "input_size must be"),
+        (("lstm", 3, -4), "hidden_size must be"),
+        (("lstm", 3, 4, 0), "num_layers must be"),
+    ],
+)
+def test_nonsense_is_refused(arguments: tuple[object, ...], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recurrent(*arguments)  # type: ignore[arg-type]
+
+
+def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
+    layer = Recurrent("lstm", 3, 4)
+    with pytest.raises(UserError, match=r"\[T, B, 3\].*given \[2, 2, 5\]"):
+        layer(torch.zeros(2, 2, 5))
+    with pytest.raises(UserError, match=r"must have the shape \[\[1, 2, 4\], \[1, 2, 4\]\]"):
+        layer(torch.zeros(2, 2, 3), torch.zeros(1, 2, 4))
+    with pytest.raises(UserError, match="one a row"):
+        layer(torch.zeros(2, 2, 3), lengths=[1, 3])
