@@ -60,8 +60,10 @@ class TrainConfig(BaseModel):
     Attributes:
         data: files and directories of text; none is the text that is on every machine.
         level: what a symbol is.
-        vocab_size, min_count: bounds on the vocabulary (see `throughtime.data.build_vocabulary`).
-        valid, test: texts for validation and test; without `valid` the last tenth of the data is held out.
+        vocab_size: the most symbols that the vocabulary may have; the most frequent ones are kept.
+        min_count: how often a symbol must occur to be in the vocabulary.
+        valid: a text to validate on; the last tenth of the data is held out if not given.
+        test: a text to measure the trained network on.
         encoding_errors: what to do with bytes that are not UTF-8.
         cell: the recurrent cell's name.
         hidden: hidden units of each layer.
@@ -73,23 +75,25 @@ class TrainConfig(BaseModel):
         batch: parallel streams of text, in all processes together; fewer where the text is too short for them.
         optimizer: the update rule.
         lr: the learning rate, its largest value where the schedule varies it; chosen by optimizer if not given.
-        schedule: constant; cosine: up in the first tenth, then down to near 0 along half a cosine; plateau: times
+        schedule: how the learning rate goes. constant; cosine: up in the first tenth, then down to near 0 along half a cosine; plateau: times
             `decay` where validation no longer improves; step: times `decay` each epoch after `decay_after` epochs.
         decay: what `plateau` and `step` multiply by.
         decay_after: epochs without decay, for `step`; validations without improvement, for `plateau`.
         clip: the largest norm of the gradient, of all weights together; 0 leaves it as it is.
-        init: what recurrent weights are drawn from: a uniform range +-init, or "orthogonal"; U(-1/sqrt(hidden),
-            1/sqrt(hidden)) if not given.
+        init: what recurrent weights are drawn from: the range of a uniform distribution around 0, or orthogonal;
+            1/sqrt(hidden) if not given.
         forget_bias: what a forget gate's bias starts with.
-        epochs, steps, minutes: how long to train; the first that is reached ends. 8000 steps if none is given.
-        seed: of weights and dropout.
+        epochs: times to go through the data; of `epochs`, `steps` and `minutes` the first that is reached ends.
+        steps: updates of the weights; 8000 if no end is given.
+        minutes: time to train.
+        seed: what weights and dropout are drawn from.
         out: the run's directory; `runs/DATE-TIME-CELL-DATA` if not given.
         engine: what runs the recurrent layers; chosen by device if not given.
-        threads: of the CPU; torch's choice if not given.
-        devices: how many, or a kind: 2, "cpu", "cuda", "cpu:2", "cuda:2"; one, a CUDA device if there is one.
-        nodes: machines.
-        precision: of the arithmetic.
-        log: "csv" alone, or "tensorboard" as well.
+        threads: threads of the CPU; torch's choice if not given.
+        devices: how many devices, of which kind; one if not given, a CUDA device if there is one.
+        nodes: how many machines.
+        precision: precision of the arithmetic.
+        log: where figures go besides the screen: csv alone, or tensorboard as well.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
