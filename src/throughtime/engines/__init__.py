@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from throughtime.program.core import Program
 
 # In the order in which they are tried: the first that runs on the device and does not refuse.
-PREFERENCE = {"cpu": ("reference",), "cuda": ("torch", "reference")}
-NAMES = ("reference", "torch")
+PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("torch", "reference")}
+NAMES = ("native", "torch", "reference")
 
 _log = logging.getLogger("throughtime")
 
@@ -37,6 +37,10 @@ def get(name: str) -> Engine:
         from throughtime.engines.reference import ReferenceEngine
 
         return ReferenceEngine()
+    if name == "native":
+        from throughtime.engines.native import NativeEngine
+
+        return NativeEngine()
     if name == "torch":
         from throughtime.engines.fused import FusedEngine
 
