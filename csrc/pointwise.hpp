@@ -17,6 +17,12 @@ THROUGHTIME_INLINE void along(int64_t width, Visit visit, Tail tail) {
 template <class T, auto operation, class... V>
 void pointwise(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width) {
     constexpr int arity = sizeof...(V);
+    bool together = to.stride == width;  // rows without gaps are one long row
+    for (int i = 0; i < arity; ++i) together = together && from[i].stride == width;
+    if (together) {
+        width *= rows;
+        rows = 1;
+    }
     for (int64_t r = 0; r < rows; ++r) {
         T* out = to.at + r * to.stride;
         const T* in[arity];

@@ -134,13 +134,7 @@ private:
         for (size_t k = 0; k < plan_.factors.size(); ++k) {
             const Factor& factor = plan_.factors[k];
             const Share panels = share(layout_.panels(factor.columns), thread, threads_);
-            const T* from = call_.parameters[factor.parameter];
-            if (factor.transposed)
-                kernels_.pack(layout_.factors[k], {from, factor.columns}, factor.depth, factor.depth, factor.columns,
-                              panels.first, panels.last);
-            else
-                kernels_.pack_transposed(layout_.factors[k], {from, factor.depth}, factor.depth, factor.depth,
-                                         factor.columns, panels.first, panels.last);
+            pack_factor(factor, kernels_, call_.parameters, layout_.factors[k], panels.first, panels.last);
         }
     }
 
@@ -371,10 +365,7 @@ Weights<T>::Weights(const Plan& plan, const Kernels<T>& kernels, const std::vect
     for (size_t k = 0; k < plan.factors.size(); ++k) {
         const Factor& factor = plan.factors[k];
         const int64_t panels = round_up(factor.columns, kernels.panel) / kernels.panel;
-        const T* from = parameters[factor.parameter];
-        auto pack = factor.transposed ? kernels.pack : kernels.pack_transposed;
-        pack(memory_.data() + offsets_[k], {from, factor.transposed ? factor.columns : factor.depth}, factor.depth,
-             factor.depth, factor.columns, 0, panels);
+        pack_factor(factor, kernels, parameters, memory_.data() + offsets_[k], 0, panels);
     }
 }
 

@@ -17,6 +17,15 @@ template <class T> struct Call {
     std::vector<T*> outputs, finals, reductions;
 };
 
+/// Packs the panels `first` to `last` of a factor.
+template <class T>
+void pack_factor(const Factor& factor, const Kernels<T>& kernels, const std::vector<const T*>& parameters, T* to,
+                 int64_t first, int64_t last) {
+    const int64_t stride = factor.transposed ? factor.columns : factor.depth;
+    (factor.transposed ? kernels.pack : kernels.pack_transposed)(
+        to, {parameters[factor.parameter], stride}, factor.depth, factor.depth, factor.columns, first, last);
+}
+
 /// The matrix parameters of a plan, packed once for many runs.
 template <class T> class Weights {
 public:

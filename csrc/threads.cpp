@@ -1,5 +1,6 @@
 #include "threads.hpp"
 
+#include <dlfcn.h>
 #include <pthread.h>
 
 #include <algorithm>
@@ -56,15 +57,60 @@ struct Pool {
 
 // Never destroyed, since its threads are never joined; replaced in a forked child, which has no such threads.
 Pool* pool = nullptr;
+bool forked = false;
 
 Pool& the_pool() {
     static const bool made = [] {
         pool = new Pool;
-        pthread_atfork(nullptr, nullptr, [] { pool = new Pool; });
+        pthread_atfork(nullptr, nullptr, [] {
+            pool = new Pool;
+            forked = true;
+        });
         return true;
     }();
     (void)made;
     return *pool;
+}
+
+/// The OpenMP runtime that another library (torch) has brought into the process.
+///
+/// Its threads spin for milliseconds when their work is done, and two pools would fight for the cores: while
+/// it is there, a team borrows its threads.
+struct OpenMP {
+    void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
+    int (*thread_num)();
+    int (*in_parallel)();
+    int (*get_dynamic)();
+    int (*thread_limit)();
+
+    bool find() {
+        return look_up(parallel, "GOMP_parallel") && look_up(thread_num, "omp_get_thread_num") &&
+               look_up(in_parallel, "omp_in_parallel") && look_up(get_dynamic, "omp_get_dynamic") &&
+               look_up(thread_limit, "omp_get_thread_limit");
+    }
+
+    /// Whether a parallel region would have just as many threads as are asked for.
+    bool gives(int threads) const { return !in_parallel() && !get_dynamic() && thread_limit() >= threads; }
+
+private:
+    template <class F> static bool look_up(F& function, const char* name) {
+        function = reinterpret_cast<F>(dlsym(RTLD_DEFAULT, name));
+        return function != nullptr;
+    }
+};
+
+/// Null where there is none, or in a forked child, where its threads are gone and it does not know.
+const OpenMP* openmp() {
+    static OpenMP found;
+    static std::atomic<bool> known{false};
+    if (forked) return nullptr;
+    if (!known.load(std::memory_order_acquire)) {
+        OpenMP runtime;
+        if (!runtime.find()) return nullptr;
+        found = runtime;  // every thread would write the same
+        known.store(true, std::memory_order_release);
+    }
+    return &found;
 }
 
 }  // namespace
@@ -86,6 +132,9 @@ Team::Team(int wanted) : size_(std::clamp(wanted, 1, most_threads)) {
         size_ = 1;
         return;
     }
+    const OpenMP* runtime = openmp();
+    borrowed_ = runtime && runtime->gives(size_);
+    if (borrowed_) return;
     try {
         pool->grow(size_ - 1);
     } catch (const std::exception&) {  // the system gives no more threads
@@ -99,17 +148,26 @@ Team::~Team() {
 }
 
 void Team::run(const std::function<void(int)>& work) {
-    if (size_ > 1) {
-        pool->work = &work;
-        pool->pending.store(size_ - 1, std::memory_order_release);
-        for (int k = 0; k < size_ - 1; ++k) {
-            pool->workers[k]->ticket.fetch_add(1, std::memory_order_acq_rel);
-            pool->workers[k]->ticket.notify_one();
-        }
+    if (size_ == 1) work(0);
+    else if (borrowed_) run_borrowed(work);
+    else run_own(work);
+}
+
+void Team::run_borrowed(const std::function<void(int)>& work) {
+    openmp()->parallel(
+        [](void* work) { (*static_cast<const std::function<void(int)>*>(work))(openmp()->thread_num()); },
+        const_cast<std::function<void(int)>*>(&work), static_cast<unsigned>(size_), 0);
+}
+
+void Team::run_own(const std::function<void(int)>& work) {
+    pool->work = &work;
+    pool->pending.store(size_ - 1, std::memory_order_release);
+    for (int k = 0; k < size_ - 1; ++k) {
+        pool->workers[k]->ticket.fetch_add(1, std::memory_order_acq_rel);
+        pool->workers[k]->ticket.notify_one();
     }
     work(0);
-    if (size_ > 1)
-        for (int left; (left = pool->pending.load(std::memory_order_acquire)) != 0;) wait_while(pool->pending, left);
+    for (int left; (left = pool->pending.load(std::memory_order_acquire)) != 0;) wait_while(pool->pending, left);
 }
 
 }  // namespace throughtime

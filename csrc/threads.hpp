@@ -50,6 +50,10 @@ public:
 
 private:
     int size_;
+    bool borrowed_ = false;  // whether the threads are another library's
+
+    void run_own(const std::function<void(int)>& work);
+    void run_borrowed(const std::function<void(int)>& work);
 };
 
 }  // namespace throughtime

@@ -13,14 +13,13 @@ from typing import Any
 import numpy as np
 
 from throughtime.engines.base import Result
+from throughtime.errors import ProgramError
 from throughtime.program.core import Program
 
 try:
     from throughtime import _native
 except ImportError:  # not built, as in a bare checkout
     _native = None  # type: ignore[assignment]
-
-_DTYPES = ("float32", "float64")
 
 
 class NativeEngine:
@@ -45,7 +44,7 @@ class NativeEngine:
             return "the native engine's extension module is not built"
         if getattr(getattr(like, "device", "cpu"), "type", "cpu") != "cpu":
             return f"the native engine runs on the CPU, not on {like.device}"
-        if _dtype_name(like) not in _DTYPES:
+        if _dtype_name(like) not in ("float32", "float64"):
             return f"the native engine computes in float32 and float64, not in {_dtype_name(like)}"
         return None
 
@@ -69,14 +68,16 @@ class NativeEngine:
             [_empty(like, rows, state.width) for state in program.states],
             [_empty(like, *reduction.shape) for reduction in program.reductions],
         )
-        _native.run(
+        arrays = _Arrays(like)
+        run = _native.run32 if _dtype_name(like) == "float32" else _native.run64
+        run(
             plan,
             steps,
             rows,
-            [_array(a) for a in inputs],
-            [_array(a) for a in states],
-            [_array(a) for a in parameters],
-            *([_array(a) for a in arrays] for arrays in result),
+            [arrays.address(a, steps, rows, i.width) for a, i in zip(inputs, program.inputs, strict=True)],
+            [arrays.address(a, rows, s.width) for a, s in zip(states, program.states, strict=True)],
+            [arrays.address(a, *p.shape) for a, p in zip(parameters, program.parameters, strict=True)],
+            *([_address(a) for a in of] for of in result),
             None if batch_sizes is None else list(batch_sizes),
             self.threads or _default_threads(),
             self.instruction_set,
@@ -87,6 +88,34 @@ class NativeEngine:
 def instruction_sets() -> list[str]:
     """The instruction sets of this machine that the engine can use, best first."""
     return [] if _native is None else _native.instruction_sets()
+
+
+class _Arrays:
+    """Arrays whose addresses are given to C++: of one type, contiguous, and alive as long as this is."""
+
+    def __init__(self, like: Any) -> None:
+        self.dtype = like.dtype
+        self.device = getattr(like, "device", "cpu")
+        self.alive: list[Any] = []
+
+    def address(self, array: Any, *shape: int) -> int:
+        """The address of an array's elements, which are copied if they don't lie one after the other."""
+        device = getattr(array, "device", "cpu")
+        if array.dtype != self.dtype or array.shape != shape or device != self.device:
+            raise ProgramError(
+                f"an array of shape {tuple(array.shape)}, {array.dtype}, on {device} was given where the program "
+                f"takes {shape}, and the others are {self.dtype}, on {self.device}."
+            )
+        if isinstance(array, np.ndarray):
+            array = np.require(array, requirements=("C", "A"))
+        elif not array.is_contiguous() or array.is_neg():
+            array = array.detach().contiguous().resolve_neg()
+        self.alive.append(array)
+        return _address(array)
+
+
+def _address(array: Any) -> int:
+    return int(array.__array_interface__["data"][0] if isinstance(array, np.ndarray) else array.data_ptr())
 
 
 def _default_threads() -> int:
@@ -101,10 +130,3 @@ def _dtype_name(array: Any) -> str:
 
 def _empty(like: Any, *shape: int) -> Any:
     return np.empty(shape, like.dtype) if isinstance(like, np.ndarray) else like.new_empty(shape)
-
-
-def _array(array: Any) -> Any:
-    """A contiguous, aligned NumPy array of the same elements, on the same memory where that is possible."""
-    if not isinstance(array, np.ndarray):
-        array = array.detach().numpy()
-    return np.require(array, requirements=("C", "A"))
