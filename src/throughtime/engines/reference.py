@@ -7,6 +7,7 @@ other engines are tested against.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypeGuard
 
 import torch
 from torch import Tensor
@@ -55,10 +56,12 @@ class _Run:
         self.rows = states[0].shape[0]
         self.like = states[0]
         self.initial = list(states)
-        even = batch_sizes is None or all(n == self.rows for n in batch_sizes)
-        self.batch_sizes = None if even else list(batch_sizes or ())
+        # How many rows are active at each step; if all are at every step, packing is a view.
+        self.sizes = [self.rows] * steps if batch_sizes is None else list(batch_sizes)
+        self.even = all(n == self.rows for n in self.sizes)
         self.phases = phases(program)
-        # A value's tensor: [width] if static, [T, B, width] if before or after the loop, [rows, width] in a step.
+        # A value's tensor: [width] if static, [rows, width] in a step; if before or after the loop [N, width], packed:
+        # the active rows of the first step, then those of the second ... What is in padding is never computed with.
         self.values: list[Tensor | None] = [None] * len(program.body)
 
     def result(self) -> Result:
@@ -66,7 +69,7 @@ class _Run:
         self._compute(Phase.BEFORE)
         final = self._loop()
         self._compute(Phase.AFTER)
-        outputs = [self._all_steps(output.value) for output in self.program.outputs]
+        outputs = [self._unpacked(self._everywhere(output.value)) for output in self.program.outputs]
         reductions = [self._reduction(r.shape, r.terms) for r in self.program.reductions]
         return Result(outputs, final, reductions)
 
@@ -77,7 +80,7 @@ class _Run:
 
     def _operation(self, instruction: Instruction, values: Sequence[Tensor | None]) -> Tensor:
         if instruction.op == INPUT:
-            return self.inputs[int(instruction["index"])]
+            return self._packed(self.inputs[int(instruction["index"])])
         if instruction.op == PARAMETER:
             return self.parameters[int(instruction["index"])]
         if instruction.op == CONSTANT:
@@ -95,31 +98,29 @@ class _Run:
         program, phases = self.program, self.phases
         step = [(id, i) for id, i in enumerate(program.body) if phases[id] is Phase.STEP]
         read = {arg for _, i in step for arg in i.args} | {s.next for s in program.states}
-        # Taken apart at once: the gradient of `v[t]` alone would be a [T, B, width] of zeros for each step.
-        sliced = {id: v.unbind(0) for id, v in enumerate(self.values) if id in read and v is not None and v.dim() == 3}
+        # Taken apart at once: the gradient of a slice would be as many zeros as the whole for each step.
+        sliced = {id: torch.split(v, self.sizes) for id, v in enumerate(self.values) if id in read and _has_rows(v)}
         kept = self._kept()
         history: dict[int, list[Tensor]] = {id: [] for id in kept}
         rows = _Rows(self.initial)
         times = range(self.steps - 1, -1, -1) if program.reverse else range(self.steps)
         values = list(self.values)
         for t in times:
-            active = self.rows if self.batch_sizes is None else self.batch_sizes[t]
-            rows.resize(active)
+            rows.resize(self.sizes[t])
             for id, tensors in sliced.items():
-                values[id] = tensors[t] if active == self.rows else tensors[t][:active]
+                values[id] = tensors[t]
             for id, instruction in step:
                 if instruction.op == PREVIOUS:
                     values[id] = rows.states[instruction["index"]]
                 else:
                     values[id] = self._operation(instruction, values)
             for id in kept:
-                history[id].append(self._padded(values[id]))
-            rows.states = [self._with_rows(values[s.next], active) for s in program.states]
+                history[id].append(_given(values[id]))
+            rows.states = [_given(values[s.next]).expand(self.sizes[t], -1) for s in program.states]
         for id, of_steps in history.items():
             if program.reverse:
                 of_steps.reverse()
-            width = program.body[id].width
-            self.values[id] = torch.stack(of_steps) if of_steps else self.like.new_zeros(0, self.rows, width)
+            self.values[id] = torch.cat(of_steps) if of_steps else self.like.new_zeros(0, program.body[id].width)
         rows.resize(self.rows)
         return rows.states
 
@@ -130,32 +131,39 @@ class _Run:
         after |= {a for id, i in enumerate(program.body) if phases[id] is Phase.AFTER for a in i.args}
         return sorted(id for id in after if phases[id] is Phase.STEP)
 
-    def _padded(self, value: Tensor | None) -> Tensor:
-        assert value is not None
-        missing = self.rows - value.shape[0]
-        return value if missing == 0 else torch.cat([value, value.new_zeros(missing, value.shape[1])])
+    def _packed(self, value: Tensor) -> Tensor:
+        """The active rows of all steps, of a `[T, B, width]`."""
+        if self.even:
+            return value.reshape(self.steps * self.rows, value.shape[-1])
+        return torch.cat([value[t, :n] for t, n in enumerate(self.sizes)])
 
-    def _with_rows(self, value: Tensor | None, rows: int) -> Tensor:
-        assert value is not None
-        return value.expand(rows, -1) if value.dim() == 1 else value
+    def _everywhere(self, id: int) -> Tensor:
+        """A value packed, repeated if it is static."""
+        value = _given(self.values[id])
+        return value.expand(sum(self.sizes), -1)
 
-    def _all_steps(self, id: int) -> Tensor:
-        """A value at all steps and rows `[T, B, width]`, 0 where a row is not active."""
-        value = self.values[id]
-        assert value is not None
-        value = value.expand(self.steps, self.rows, value.shape[-1])
-        if self.batch_sizes is None:
-            return value
-        sizes = torch.tensor(self.batch_sizes, device=value.device)
-        active = torch.arange(self.rows, device=value.device) < sizes[:, None]
-        return torch.where(active[..., None], value, value.new_zeros(()))
+    def _unpacked(self, value: Tensor) -> Tensor:
+        """A packed value as `[T, B, width]`, 0 where a row is not active."""
+        if self.even:
+            return value.reshape(self.steps, self.rows, value.shape[-1])
+        steps = torch.split(value, self.sizes)
+        return torch.stack([torch.cat([v, v.new_zeros(self.rows - len(v), v.shape[1])]) for v in steps])
 
     def _reduction(self, shape: tuple[int, ...], terms: tuple[tuple[int, ...], ...]) -> Tensor:
         total = self.like.new_zeros(shape)
         for term in terms:
-            flat = [self._all_steps(id).reshape(self.steps * self.rows, -1) for id in term]
-            total = total + (flat[0].sum(0) if len(flat) == 1 else flat[0].T @ flat[1])
+            values = [self._everywhere(id) for id in term]
+            total = total + (values[0].sum(0) if len(values) == 1 else values[0].T @ values[1])
         return total
+
+
+def _given(value: Tensor | None) -> Tensor:
+    assert value is not None
+    return value
+
+
+def _has_rows(value: Tensor | None) -> TypeGuard[Tensor]:
+    return value is not None and value.dim() == 2
 
 
 class _Rows:

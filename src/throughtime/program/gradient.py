@@ -19,6 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
+from typing import TypeVar
 
 from throughtime.errors import ProgramError
 from throughtime.program.builder import Builder, Symbol
@@ -28,6 +29,7 @@ from throughtime.program.core import (
     LEAVES,
     PARAMETER,
     PREVIOUS,
+    Input,
     Instruction,
     Output,
     Parameter,
@@ -37,6 +39,7 @@ from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS, Piece
 
 TAPE = "tape."
+_Named = TypeVar("_Named", Input, Parameter)
 
 
 @dataclass(frozen=True)
@@ -101,8 +104,25 @@ def with_tape(program: Program, wanted: Slots) -> Program:
         if body[id].op != PREVIOUS and id in _within_reach(program, free | (kept - {id})):
             kept.remove(id)
     labels = {id: name for name, id in reversed(program.names)}
-    tape = tuple(Output(TAPE + labels.get(id, str(id)), id) for id in sorted(kept))
+    taped = sorted(kept)
+    names = _distinct([o.name for o in program.outputs] + [TAPE + labels.get(id, str(id)) for id in taped])
+    tape = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], taped, strict=True))
     return require_legal(replace(program, outputs=program.outputs + tape))
+
+
+def _distinct(names: list[str]) -> list[str]:
+    """The names, with a number behind those that an earlier one has already: a gradient of a gradient may repeat."""
+    result: list[str] = []
+    for name in names:
+        distinct, n = name, 2
+        while distinct in result:
+            distinct, n = f"{name}.{n}", n + 1
+        result.append(distinct)
+    return result
+
+
+def _renamed(of: list[_Named]) -> tuple[_Named, ...]:
+    return tuple(replace(o, name=name) for o, name in zip(of, _distinct([o.name for o in of]), strict=True))
 
 
 def _within_reach(program: Program, known: set[int]) -> set[int]:
@@ -311,8 +331,8 @@ class _Adjoint:
 
         program = replace(
             result,
-            inputs=tuple(result.inputs[n] for n in inputs),
-            parameters=tuple(result.parameters[n] for n in parameters),
+            inputs=_renamed([result.inputs[n] for n in inputs]),
+            parameters=_renamed([result.parameters[n] for n in parameters]),
             body=tuple(map(moved, result.body)),
         )
         chosen = [self.sources[n] for n in inputs]

@@ -1,0 +1,135 @@
+"""What several test files share: arguments for a program, its run, and its gradient in two ways."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from throughtime.engines.base import Result
+from throughtime.engines.reference import ReferenceEngine
+from throughtime.program.core import Program
+from throughtime.program.gradient import Slots, everything_given, everything_wanted, gradient, with_tape
+
+REFERENCE = ReferenceEngine()
+
+
+class Arguments(NamedTuple):
+    """What a run takes; also used for its gradients, with zeros where there is none."""
+
+    inputs: list[Tensor]
+    states: list[Tensor]
+    parameters: list[Tensor]
+
+    @property
+    def flat(self) -> list[Tensor]:
+        return [*self.inputs, *self.states, *self.parameters]
+
+    def like(self, flat: Sequence[Tensor]) -> Arguments:
+        """The same arrangement of other tensors."""
+        n, m = len(self.inputs), len(self.inputs) + len(self.states)
+        return Arguments(list(flat[:n]), list(flat[n:m]), list(flat[m:]))
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Arguments:
+        return self.like([function(tensor) for tensor in self.flat])
+
+
+def random_arguments(program: Program, steps: int = 4, rows: int = 3, *, seed: int = 0) -> Arguments:
+    """Normally distributed inputs, states and parameters in float64; matrices scaled to keep the values' size."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    return Arguments(
+        [normal(steps, rows, i.width) for i in program.inputs],
+        [normal(rows, s.width) for s in program.states],
+        [normal(*p.shape) / (p.shape[1] ** 0.5 if len(p.shape) == 2 else 1.0) for p in program.parameters],
+    )
+
+
+def flat(result: Result) -> list[Tensor]:
+    """All that a run gives."""
+    return [*result.outputs, *result.states, *result.reductions]
+
+
+def run(program: Program, arguments: Arguments, steps: int = 4, batch_sizes: list[int] | None = None) -> Result:
+    """A run on the reference engine."""
+    return REFERENCE.run(program, steps, *arguments, batch_sizes)
+
+
+def random_cotangents(result: Result, *, seed: int = 1) -> Result:
+    """A gradient for all that a run gives."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def alike(of: list[Tensor]) -> list[Tensor]:
+        return [torch.randn(t.shape, generator=generator, dtype=t.dtype) for t in of]
+
+    return Result(*map(alike, result))
+
+
+def run_gradient(
+    program: Program,
+    arguments: Arguments,
+    cotangents: Result,
+    steps: int = 4,
+    batch_sizes: list[int] | None = None,
+    *,
+    given: Slots | None = None,
+    wanted: Slots | None = None,
+) -> Arguments:
+    """The gradient of a run by its gradient program; zeros for what is not wanted."""
+    given, wanted = given or everything_given(program), wanted or everything_wanted(program)
+    taped = with_tape(program, wanted)
+    tape = run(taped, arguments, steps, batch_sizes).outputs
+    plan = gradient(taped, given, wanted)
+    result = REFERENCE.run(
+        plan.program,
+        steps,
+        [
+            *(arguments.inputs[k] for k in plan.inputs),
+            *(tape[k] for k in plan.tape),
+            *(cotangents.outputs[k] for k in given.vectors),
+        ],
+        [g if k in given.states else torch.zeros_like(g) for k, g in enumerate(cotangents.states)],
+        [*(arguments.parameters[k] for k in plan.parameters), *(cotangents.reductions[k] for k in given.arrays)],
+        batch_sizes,
+    )
+    found = arguments.map(torch.zeros_like)
+    for k, g in zip(wanted.vectors, result.outputs, strict=True):
+        found.inputs[k] = g
+    for k in wanted.states:
+        found.states[k] = result.states[k]
+    for k, g in zip(wanted.arrays, result.reductions, strict=True):
+        found.parameters[k] = g
+    return found
+
+
+def autograd_gradient(
+    program: Program,
+    arguments: Arguments,
+    cotangents: Result,
+    steps: int = 4,
+    batch_sizes: list[int] | None = None,
+) -> Arguments:
+    """The gradient of a run by torch's autograd through the reference engine."""
+    arguments = arguments.map(lambda t: t.detach().clone().requires_grad_())
+    result = run(program, arguments, steps, batch_sizes)
+    pairs = [(r, c) for r, c in zip(flat(result), flat(cotangents), strict=True) if r.requires_grad]
+    if not pairs:
+        return arguments.map(torch.zeros_like)
+    results, weights = zip(*pairs, strict=True)
+    found = torch.autograd.grad(results, arguments.flat, weights, allow_unused=True, materialize_grads=True)
+    return arguments.like(found)
+
+
+def assert_close(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float = 1e-11) -> None:
+    """Each difference is small beside the largest number among all that was wanted."""
+    scale = max([1.0, *(float(w.detach().abs().max()) for w in wanted if w.numel())])
+    for k, (f, w) in enumerate(zip(found, wanted, strict=True)):
+        assert f.shape == w.shape, f"number {k}: {tuple(f.shape)} instead of {tuple(w.shape)}"
+        if w.numel():
+            error = float((f - w).detach().abs().max()) / scale
+            assert error <= tolerance, f"number {k} of shape {tuple(w.shape)} is off by {error:.1e}"

@@ -1,0 +1,351 @@
+"""The gradient of a program is a program that gives what torch's autograd and finite differences give."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+import torch
+from helpers import (
+    REFERENCE,
+    Arguments,
+    assert_close,
+    autograd_gradient,
+    flat,
+    random_arguments,
+    random_cotangents,
+    run,
+    run_gradient,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_programs import programs
+from torch import Tensor
+
+from throughtime import cells
+from throughtime.engines import operator
+from throughtime.engines.reference import ReferenceEngine
+from throughtime.errors import ProgramError
+from throughtime.language import affine, cell, maximum, relu, select, sigmoid
+from throughtime.program.core import Instruction, Program
+from throughtime.program.gradient import TAPE, Slots, everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.legality import require_legal
+
+STEPS, ROWS = 4, 3
+
+# Both sides do the same sums in float64 in another order: some hundred roundings of 1e-16.
+ROUNDING = 1e-12
+
+named_programs = [
+    pytest.param(cells.get(name).program(3, 4, bias=bias), id=f"{name}{'' if bias else ' without bias'}")
+    for name in cells.names()
+    for bias in (True, False)
+] + [pytest.param(cells.lstm.program(3, 4, projection=2), id="lstm with projection")]
+
+
+class Opaque(ReferenceEngine):
+    """The reference engine as one that autograd does not see through, so that gradients come from programs."""
+
+    name = "opaque"
+    transparent = False
+
+
+def batch_sizes(steps: int = STEPS, rows: int = ROWS) -> st.SearchStrategy[list[int] | None]:
+    sizes = st.lists(st.integers(0, rows), min_size=steps, max_size=steps).map(lambda s: sorted(s, reverse=True))
+    return st.none() | sizes
+
+
+def difference(program: Program, arguments: Arguments, cotangents, direction: Arguments, sizes=None) -> Tensor:
+    """The derivative of the weighted sum of all results in a direction, by differences of fourth order."""
+
+    def total(distance: float) -> Tensor:
+        moved = arguments.like([a + distance * d for a, d in zip(arguments.flat, direction.flat, strict=True)])
+        results = flat(run(program, moved, STEPS, sizes))
+        return sum((r * c).sum() for r, c in zip(results, flat(cotangents), strict=True))
+
+    h = 1e-3
+    return (8 * (total(h) - total(-h)) - (total(2 * h) - total(-2 * h))) / (12 * h)
+
+
+# Against autograd.
+
+
+@pytest.mark.parametrize("program", named_programs)
+@pytest.mark.parametrize("sizes", [None, [3, 2, 2, 1], [2, 1, 0, 0]])
+def test_named_cells_agree_with_autograd(program, sizes):
+    arguments = random_arguments(program)
+    cotangents = random_cotangents(run(program, arguments))
+    found = run_gradient(program, arguments, cotangents, batch_sizes=sizes)
+    wanted = autograd_gradient(program, arguments, cotangents, batch_sizes=sizes)
+    assert_close(found.flat, wanted.flat, ROUNDING)
+
+
+@settings(max_examples=300)
+@given(programs(), batch_sizes(), st.integers(0, 5))
+def test_random_programs_agree_with_autograd(program, sizes, seed):
+    arguments = random_arguments(program, seed=seed)
+    cotangents = random_cotangents(run(program, arguments))
+    found = run_gradient(program, arguments, cotangents, batch_sizes=sizes)
+    wanted = autograd_gradient(program, arguments, cotangents, batch_sizes=sizes)
+    assert_close(found.flat, wanted.flat, ROUNDING)
+
+
+@settings(max_examples=100)
+@given(programs(), st.data())
+def test_some_gradients_given_and_some_wanted(program, data):
+    # What is not given counts as zero; what is wanted is the same whatever else is wanted.
+    def some(of: Slots) -> Slots:
+        return Slots(*(tuple(k for k in every if data.draw(st.booleans())) for every in of_slots(of)))
+
+    def of_slots(of: Slots) -> tuple[tuple[int, ...], ...]:
+        return of.vectors, of.states, of.arrays
+
+    given_slots, wanted_slots = some(everything_given(program)), some(everything_wanted(program))
+    arguments = random_arguments(program)
+    cotangents = random_cotangents(run(program, arguments))
+    for of, kept in zip(cotangents, of_slots(given_slots), strict=True):
+        for k, g in enumerate(of):
+            if k not in kept:
+                g.zero_()
+    found = run_gradient(program, arguments, cotangents, given=given_slots, wanted=wanted_slots)
+    wanted = autograd_gradient(program, arguments, cotangents)
+    for f, w, kept in zip(found, wanted, of_slots(wanted_slots), strict=True):
+        assert_close([f[k] for k in kept], [w[k] for k in kept], ROUNDING)
+
+
+# Against finite differences.
+
+
+@pytest.mark.parametrize("program", named_programs)
+def test_named_cells_agree_with_finite_differences(program):
+    arguments = random_arguments(program)
+    cotangents = random_cotangents(run(program, arguments))
+    found = run_gradient(program, arguments, cotangents)
+    for seed in range(3):
+        direction = random_arguments(program, seed=10 + seed)
+        inner = sum((g * d).sum() for g, d in zip(found.flat, direction.flat, strict=True))
+        # h = 1e-3 leaves h^4 times a fifth derivative, and 1e-16 / h of rounding.
+        torch.testing.assert_close(inner, difference(program, arguments, cotangents, direction), rtol=1e-8, atol=1e-8)
+
+
+@settings(max_examples=100)
+@given(programs(smooth=True, operations=5), batch_sizes())
+def test_random_programs_agree_with_finite_differences(program, sizes):
+    arguments = random_arguments(program).map(lambda t: t / 2)
+    cotangents = random_cotangents(run(program, arguments))
+    found = run_gradient(program, arguments, cotangents, batch_sizes=sizes)
+    direction = random_arguments(program, seed=10).map(lambda t: t / 10)
+    inner = sum((g * d).sum() for g, d in zip(found.flat, direction.flat, strict=True))
+    # A chain of products may have a fifth derivative of some thousands.
+    by_difference = difference(program, arguments, cotangents, direction, sizes)
+    scale = max(1.0, *(float(g.abs().max()) for g in found.flat if g.numel()))
+    assert abs(float(inner - by_difference)) <= 1e-7 * scale
+
+
+@pytest.mark.parametrize("op", ["relu", "max", "select"])
+def test_operations_with_a_kink_agree_with_finite_differences_beside_it(op):
+    @cell
+    def kinked(x, h):
+        a, b = affine("a", x, h), affine("b", x, h)
+        h = {"relu": lambda: relu(a), "max": lambda: maximum(a, b), "select": lambda: select(a > b, a * a, b)}[op]()
+        return sigmoid(h)
+
+    program = kinked.program(3, 4)
+    arguments = random_arguments(program, seed=3)
+    cotangents = random_cotangents(run(program, arguments))
+    found = run_gradient(program, arguments, cotangents)
+    direction = random_arguments(program, seed=10).map(lambda t: t / 100)  # no kink lies so near
+    inner = sum((g * d).sum() for g, d in zip(found.flat, direction.flat, strict=True))
+    torch.testing.assert_close(inner, difference(program, arguments, cotangents, direction), rtol=1e-8, atol=1e-8)
+
+
+def test_max_shares_the_gradient_where_both_are_equal():
+    @cell
+    def larger(x, h):
+        return maximum(x, h)
+
+    program = larger.program(2, 2)
+    same = torch.ones(1, 1, 2, dtype=torch.float64)
+    arguments = Arguments([same], [same[0]], [])
+    one = torch.ones(1, 2, dtype=torch.float64)
+    result = run(program, arguments, steps=1)
+    found = run_gradient(program, arguments, result._replace(outputs=[one[None] * 0], states=[one]), steps=1)
+    assert_close(found.flat, [0.5 * one[None], 0.5 * one])
+
+
+# The gradient of the gradient.
+
+
+@settings(max_examples=60)
+@given(programs(operations=6), batch_sizes())
+def test_a_gradient_program_is_a_program_whose_gradient_agrees_with_autograd(program, sizes):
+    taped = with_tape(program, everything_wanted(program))
+    once = gradient(taped, everything_given(taped), everything_wanted(taped)).program
+    arguments = random_arguments(once)
+    cotangents = random_cotangents(run(once, arguments))
+    found = run_gradient(once, arguments, cotangents, batch_sizes=sizes)
+    wanted = autograd_gradient(once, arguments, cotangents, batch_sizes=sizes)
+    assert_close(found.flat, wanted.flat, ROUNDING)
+
+
+def second_gradient(engine: ReferenceEngine, program: Program, arguments: Arguments, sizes: list[int] | None):
+    """The gradient of a weighted sum of the gradients, through autograd on an engine."""
+    leaves = arguments.map(lambda t: t.detach().clone().requires_grad_())
+    result = operator.run(engine, program, STEPS, *leaves, sizes)
+    cotangents = random_cotangents(run(program, arguments))
+    # Squares, so that the first gradient depends on the results too.
+    loss = sum((c * r + r * r).sum() for r, c in zip(flat(result), flat(cotangents), strict=True))
+    weights = random_arguments(program, seed=20).flat
+    # Nothing is added up that depends on no argument; adding nothing times an argument lets autograd be asked for it.
+    loss = loss + sum(0 * t.sum() for t in leaves.flat)
+    first = torch.autograd.grad(loss, leaves.flat, create_graph=True)
+    total = sum((w * g).sum() + 0 * t.sum() for w, g, t in zip(weights, first, leaves.flat, strict=True))
+    return [*first, *torch.autograd.grad(total, leaves.flat)]
+
+
+@settings(max_examples=60)
+@given(programs(operations=6, reductions=False), batch_sizes())
+def test_double_backward_agrees_with_autograd_of_autograd(program, sizes):
+    arguments = random_arguments(program).map(lambda t: t / 2)
+    found = second_gradient(Opaque(), program, arguments, sizes)
+    wanted = second_gradient(REFERENCE, program, arguments, sizes)
+    assert_close(found, wanted, 1e-11)
+
+
+@pytest.mark.parametrize("program", named_programs)
+def test_double_backward_of_named_cells(program):
+    arguments = random_arguments(program)
+    assert_close(
+        second_gradient(Opaque(), program, arguments, [3, 3, 2, 1]),
+        second_gradient(REFERENCE, program, arguments, [3, 3, 2, 1]),
+        1e-11,
+    )
+
+
+def test_the_third_gradient_too():
+    program = cells.lstm.program(1, 2)
+    x, h, c = (torch.full(s, 0.3, dtype=torch.float64) for s in ((STEPS, 1, 1), (1, 2), (1, 2)))
+    parameters = random_arguments(program).parameters
+
+    def third(engine: ReferenceEngine) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        value = operator.run(engine, program, STEPS, [leaf], [h, c], parameters).outputs[0].sum()
+        for _ in range(3):
+            (g,) = torch.autograd.grad(value, leaf, create_graph=True)
+            value = (g * g).sum()
+        return g
+
+    assert_close([third(Opaque())], [third(REFERENCE)], 1e-11)
+
+
+# The shape of gradient programs.
+
+
+def test_the_gradient_of_a_reversed_program_runs_forward():
+    program = cells.gru.program(3, 4)
+    for forward in (program, program.flipped):
+        taped = with_tape(forward, everything_wanted(forward))
+        backward = gradient(taped, everything_given(forward), everything_wanted(forward)).program
+        assert backward.reverse is not forward.reverse
+
+
+@given(programs(operations=6))
+def test_gradient_programs_are_legal_and_refer_to_the_forward_program_correctly(program):
+    wanted = everything_wanted(program)
+    taped = with_tape(program, wanted)
+    assert taped.outputs[: len(program.outputs)] == program.outputs
+    assert all(o.name.startswith(TAPE) for o in taped.outputs[len(program.outputs) :])
+    assert (taped.body, taped.states, taped.parameters) == (program.body, program.states, program.parameters)
+    plan = gradient(taped, everything_given(program), wanted)
+    require_legal(plan.program)
+    assert [i.width for i in plan.program.inputs] == [
+        *(taped.inputs[k].width for k in plan.inputs),
+        *(taped.body[taped.outputs[k].value].width for k in plan.tape),
+        *(program.body[o.value].width for o in program.outputs),
+    ]
+    assert [p.shape for p in plan.program.parameters] == [
+        *(program.parameters[k].shape for k in plan.parameters),
+        *(r.shape for r in program.reductions),
+    ]
+    assert [s.width for s in plan.program.states] == [s.width for s in program.states]
+    assert [r.shape for r in plan.program.reductions] == [p.shape for p in program.parameters]
+    assert [plan.program.body[o.value].width for o in plan.program.outputs] == [i.width for i in program.inputs]
+
+
+def test_the_tape_of_an_lstm_holds_only_what_costs_a_function_or_a_state():
+    program = cells.lstm.program(3, 4)
+    taped = with_tape(program, everything_wanted(program))
+    assert {o.name for o in taped.outputs} == {
+        "y",  # also the hidden state, which is not written twice
+        *("tape.input", "tape.forget", "tape.candidate", "tape.output"),
+        *("tape.hidden.previous", "tape.cell.previous"),
+        next(o.name for o in taped.outputs if taped.body[o.value].op == "tanh" and o.name.startswith("tape.")
+             and o.name != "tape.candidate"),  # tanh of the cell state
+    }  # fmt: skip
+
+
+def test_nothing_is_taped_or_summed_for_weights_that_are_frozen():
+    program = cells.lstm.program(3, 4)
+    frozen = Slots(vectors=(0,), states=(0, 1), arrays=())
+    taped = with_tape(program, frozen)
+    assert "tape.hidden.previous" not in {o.name for o in taped.outputs}
+    assert gradient(taped, everything_given(program), frozen).program.reductions == ()
+
+
+def test_a_linear_program_needs_no_tape_for_the_gradient_of_its_input():
+    @cell
+    def sum_of_inputs(x, h):
+        return affine("all", x) + h
+
+    program = sum_of_inputs.program(2, 3)
+    only_x = Slots(vectors=(0,), states=(), arrays=())
+    assert with_tape(program, only_x) == program
+
+
+def test_named_values_keep_their_names_in_the_gradient_program():
+    program = cells.lstm.program(3, 4)
+    taped = with_tape(program, everything_wanted(program))
+    backward = gradient(taped, everything_given(program), everything_wanted(program)).program
+    for name in ("input", "forget.pre", "cell", "hidden.previous"):
+        assert f"{name}.gradient" in backward.values
+
+
+def test_a_gradient_without_the_tape_it_needs_is_refused():
+    program = cells.lstm.program(3, 4)
+    with pytest.raises(ProgramError, match="with_tape"):
+        gradient(program, everything_given(program), everything_wanted(program))
+
+
+@pytest.mark.parametrize("slot", list(itertools.product(("vectors", "states", "arrays"), repeat=1)))
+def test_each_kind_of_gradient_alone(slot):
+    program = cells.gru.program(3, 4)
+    every = everything_wanted(program)
+    alone = Slots(**{kind: getattr(every, kind) if kind in slot else () for kind in ("vectors", "states", "arrays")})
+    arguments = random_arguments(program)
+    cotangents = random_cotangents(run(program, arguments))
+    found = run_gradient(program, arguments, cotangents, wanted=alone)
+    wanted = autograd_gradient(program, arguments, cotangents)
+    for kind, f, w in zip(("vectors", "states", "arrays"), found, wanted, strict=True):
+        if kind in slot:
+            assert_close(f, w, ROUNDING)
+
+
+def test_overlapping_slices_add_their_gradients():
+    # Values 0..4 and 2..5 of one vector: elements 2 and 3 are read twice, element 5 never.
+    base = cells.rnn.program(6, 6)
+    body = (
+        Instruction("input", (), 6, (("index", 0),)),
+        Instruction("slice", (0,), 4, (("start", 0),)),
+        Instruction("slice", (0,), 3, (("start", 2),)),
+    )
+    program = Program(
+        name="overlap",
+        inputs=base.inputs,
+        states=(base.states[0].__class__("s", 4, 0.0, 1),),
+        body=body,
+        outputs=(base.outputs[0].__class__("y", 2),),
+    )
+    arguments = random_arguments(program, 1, 1)
+    result = run(program, arguments, steps=1)
+    found = run_gradient(program, arguments, result.__class__(*([torch.ones_like(t) for t in of] for of in result)), 1)
+    assert found.inputs[0][0, 0].tolist() == [1, 1, 2, 2, 1, 0]
