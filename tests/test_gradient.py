@@ -26,7 +26,7 @@ from throughtime import cells
 from throughtime.engines import operator
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import ProgramError
-from throughtime.language import affine, cell, maximum, relu, select, sigmoid
+from throughtime.language import affine, cell, exp, maximum, relu, select, sigmoid, tanh
 from throughtime.program.core import Instruction, Program
 from throughtime.program.gradient import TAPE, Slots, everything_given, everything_wanted, gradient, with_tape
 from throughtime.program.legality import require_legal
@@ -63,7 +63,7 @@ def difference(program: Program, arguments: Arguments, cotangents, direction: Ar
         results = flat(run(program, moved, STEPS, sizes))
         return sum((r * c).sum() for r, c in zip(results, flat(cotangents), strict=True))
 
-    h = 1e-3
+    h = 1e-4
     return (8 * (total(h) - total(-h)) - (total(2 * h) - total(-2 * h))) / (12 * h)
 
 
@@ -124,8 +124,8 @@ def test_named_cells_agree_with_finite_differences(program):
     for seed in range(3):
         direction = random_arguments(program, seed=10 + seed)
         inner = sum((g * d).sum() for g, d in zip(found.flat, direction.flat, strict=True))
-        # h = 1e-3 leaves h^4 times a fifth derivative, and 1e-16 / h of rounding.
-        torch.testing.assert_close(inner, difference(program, arguments, cotangents, direction), rtol=1e-8, atol=1e-8)
+        # h = 1e-4 leaves h^4 times a fifth derivative, and 1e-16 / h of rounding.
+        torch.testing.assert_close(inner, difference(program, arguments, cotangents, direction), rtol=1e-9, atol=1e-9)
 
 
 @settings(max_examples=100)
@@ -136,10 +136,10 @@ def test_random_programs_agree_with_finite_differences(program, sizes):
     found = run_gradient(program, arguments, cotangents, batch_sizes=sizes)
     direction = random_arguments(program, seed=10).map(lambda t: t / 10)
     inner = sum((g * d).sum() for g, d in zip(found.flat, direction.flat, strict=True))
-    # A chain of products may have a fifth derivative of some thousands.
+    # A state may be multiplied by 4 or so at each step, and the fifth derivative be large.
     by_difference = difference(program, arguments, cotangents, direction, sizes)
     scale = max(1.0, *(float(g.abs().max()) for g in found.flat if g.numel()))
-    assert abs(float(inner - by_difference)) <= 1e-7 * scale
+    assert abs(float(inner - by_difference)) <= 1e-6 * scale
 
 
 @pytest.mark.parametrize("op", ["relu", "max", "select"])
@@ -156,7 +156,7 @@ def test_operations_with_a_kink_agree_with_finite_differences_beside_it(op):
     found = run_gradient(program, arguments, cotangents)
     direction = random_arguments(program, seed=10).map(lambda t: t / 100)  # no kink lies so near
     inner = sum((g * d).sum() for g, d in zip(found.flat, direction.flat, strict=True))
-    torch.testing.assert_close(inner, difference(program, arguments, cotangents, direction), rtol=1e-8, atol=1e-8)
+    torch.testing.assert_close(inner, difference(program, arguments, cotangents, direction), rtol=1e-9, atol=1e-9)
 
 
 def test_max_shares_the_gradient_where_both_are_equal():
@@ -308,6 +308,17 @@ def test_named_values_keep_their_names_in_the_gradient_program():
     backward = gradient(taped, everything_given(program), everything_wanted(program)).program
     for name in ("input", "forget.pre", "cell", "hidden.previous"):
         assert f"{name}.gradient" in backward.values
+
+
+def test_what_only_a_mask_reads_can_be_differentiated_on_from_the_tape():
+    # The mask is on the tape, and its gradient, always zero, comes with a second derivative.
+    @cell
+    def masked(x, h):
+        return select(exp(tanh(x)), x * x, h)
+
+    program = masked.program(2, 2)
+    taped = with_tape(program, everything_wanted(program))
+    require_legal(gradient(taped, everything_given(taped), everything_wanted(program)).program)
 
 
 def test_a_gradient_without_the_tape_it_needs_is_refused():

@@ -107,7 +107,9 @@ def with_tape(program: Program, wanted: Slots) -> Program:
     taped = sorted(kept)
     names = _distinct([o.name for o in program.outputs] + [TAPE + labels.get(id, str(id)) for id in taped])
     tape = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], taped, strict=True))
-    return require_legal(replace(program, outputs=program.outputs + tape))
+    taped = require_legal(replace(program, outputs=program.outputs + tape))
+    # A second derivative comes with gradients of the tape too, and the way on from there may need more.
+    return with_tape(taped, wanted) if tape else program
 
 
 def _distinct(names: list[str]) -> list[str]:
