@@ -28,6 +28,10 @@ class TrainingError(UserError):
     """Training that can't begin or can't go on."""
 
 
+class Interrupted(TrainingError):
+    """Training that was asked to stop, by Ctrl-C or a signal, and can go on later."""
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """The end of a message about an unknown name.
 

@@ -10,8 +10,8 @@ import logging
 import os
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -19,6 +19,7 @@ import numpy as np
 
 from throughtime.data.vocabulary import Ids
 from throughtime.errors import DataError
+from throughtime.files import replacing
 
 _log = logging.getLogger(__name__)
 
@@ -47,7 +48,7 @@ def load_text(directory: Path, name: str) -> str | None:
 
 def store_text(directory: Path, name: str, text: str) -> None:
     """Keep a short text under a name, if the directory can be written."""
-    with suppress(OSError), _replacing(directory / name) as file:
+    with suppress(OSError), replacing(directory / name) as file:
         file.write(text.encode())
 
 
@@ -89,7 +90,7 @@ def store_ids(
                 _write(file, dtype, arrays)
                 return _mapped(file, dtype)
         _remove_left_over(directory)
-        with _replacing(directory / f"{key}.ids") as file:
+        with replacing(directory / f"{key}.ids") as file:
             symbols = _write(file, dtype, arrays)
             ids = _mapped(file, dtype)
         about = {"symbols": symbols, "counts": counts}
@@ -115,22 +116,6 @@ def _write(file: IO[bytes], dtype: IdType, arrays: Iterable[Ids]) -> int:
 
 def _mapped(file: Path | IO[bytes], dtype: IdType) -> Ids:
     return np.asarray(np.memmap(file, dtype, mode="r"))
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the path's place when the block ends, and is gone if the block fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())  # else a crash could leave the name on a file of zeros
-            os.replace(file.name, path)
-        except BaseException:
-            with suppress(OSError):
-                os.unlink(file.name)
-            raise
 
 
 def _is_writable(directory: Path) -> bool:

@@ -29,7 +29,7 @@ def _device(value: Any) -> str:
     return f"{kind}:{int(count)}" if kind else str(int(count))
 
 
-def _initial(value: Any) -> float | str | None:
+def _initial(value: float | str | None) -> float | str | None:
     if value is None or value == "orthogonal":
         return value
     try:
@@ -75,8 +75,9 @@ class TrainConfig(BaseModel):
         batch: parallel streams of text, in all processes together; fewer where the text is too short for them.
         optimizer: the update rule.
         lr: the learning rate, its largest value where the schedule varies it; chosen by optimizer if not given.
-        schedule: how the learning rate goes. constant; cosine: up in the first tenth, then down to near 0 along half a cosine; plateau: times
-            `decay` where validation no longer improves; step: times `decay` each epoch after `decay_after` epochs.
+        schedule: how the learning rate goes. constant; cosine: up in the first tenth, then down to near 0 along half a
+            cosine; plateau: times `decay` where validation no longer improves; step: times `decay` each epoch after
+            `decay_after` epochs.
         decay: what `plateau` and `step` multiply by.
         decay_after: epochs without decay, for `step`; validations without improvement, for `plateau`.
         clip: the largest norm of the gradient, of all weights together; 0 leaves it as it is.
@@ -148,6 +149,15 @@ class TrainConfig(BaseModel):
             return cls(**{name: value for name, value in fields.items() if value is not None})
         except ValidationError as error:
             raise TrainingError("\n".join(_told(dict(e)) for e in error.errors())) from None
+
+    def anywhere(self) -> Self:
+        """The same with absolute paths of the data, good for any working directory."""
+        paths = {
+            "data": tuple(path if path == "-" else os.path.abspath(path) for path in self.data),
+            "valid": self.valid and os.path.abspath(self.valid),
+            "test": self.test and os.path.abspath(self.test),
+        }
+        return self.model_copy(update=paths)
 
     @model_validator(mode="after")
     def _fits(self) -> TrainConfig:

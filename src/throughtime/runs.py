@@ -1,0 +1,397 @@
+"""The run directory: all that a training run leaves behind, and what it needs to go on.
+
+config.json         what was asked, on what data, and what was planned; written last, so a run is there or not
+vocabulary.json     the symbols
+program.json        each layer's program: a model is loaded without the Python that wrote its cell
+model.safetensors   the weights that were best on validation
+metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss
+checkpoints/        what is needed to go on
+log.txt, result.json
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import platform
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from throughtime.data import Corpus, Vocabulary, load_vocabulary
+from throughtime.errors import DataError, ProgramError, RunError, nearest
+from throughtime.files import replacing
+from throughtime.program.core import Program
+from throughtime.program.saving import from_json, to_json
+from throughtime.training.config import TrainConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from throughtime.nn.language_model import LanguageModel
+
+FORMAT = 1
+
+_CONFIG, _VOCABULARY, _PROGRAMS, _WEIGHTS = "config.json", "vocabulary.json", "program.json", "model.safetensors"
+_RESULT = "result.json"
+
+
+class Plan(BaseModel):
+    """What was settled before the first step, and stays when a run is resumed.
+
+    Attributes:
+        steps: how many there are in all; the schedule follows them.
+        epoch_steps: windows in the training text.
+        batch: streams in all processes together.
+        validate_every: steps from a validation to the next.
+        validate_symbols: how much of the validation text each takes.
+        evaluate_symbols: how much of a held-out text the figures at the end are of.
+        seconds: when to stop before the last step, if the machine became slower than it was; None for never.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int
+    epoch_steps: int
+    batch: int
+    validate_every: int
+    validate_symbols: int
+    evaluate_symbols: int
+    seconds: float | None = None
+
+
+class DataSummary(BaseModel):
+    """What the data were.
+
+    Attributes:
+        name: the text's name.
+        digest: tells the data and their vocabulary.
+        train, valid, test: symbols of each part.
+        vocabulary: symbols there are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    digest: str
+    train: int
+    valid: int
+    test: int | None
+    vocabulary: int
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> Self:
+        """The summary of a corpus."""
+        return cls(
+            name=corpus.name,
+            digest=corpus.digest,
+            train=corpus.train.symbols,
+            valid=corpus.valid.symbols,
+            test=corpus.test.symbols if corpus.test else None,
+            vocabulary=corpus.vocabulary.size,
+        )
+
+
+class Record(BaseModel):
+    """The content of config.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    created: datetime
+    versions: dict[str, str]
+    config: TrainConfig
+    data: DataSummary
+    plan: Plan
+
+
+class Run:
+    """A run directory.
+
+    Attributes:
+        path: the directory.
+        record: what config.json says.
+    """
+
+    def __init__(self, path: Path, record: Record) -> None:
+        self.path = path
+        self.record = record
+
+    def __repr__(self) -> str:
+        return f"<run {self.path}>"
+
+    @classmethod
+    def create(
+        cls, path: str | Path, config: TrainConfig, corpus: Corpus, programs: Sequence[Program], plan: Plan
+    ) -> Self:
+        """Write the directory of a run that is about to begin.
+
+        Raises:
+            RunError: something is there already.
+        """
+        path = Path(path)
+        require_new(path)
+        record = Record(
+            created=datetime.now().astimezone(),
+            versions=_versions(),
+            config=config,
+            data=DataSummary.of(corpus),
+            plan=plan,
+        )
+        path.mkdir(parents=True, exist_ok=True)
+        with replacing(path / _VOCABULARY) as file:
+            file.write(corpus.vocabulary.to_json().encode())
+        with replacing(path / _PROGRAMS) as file:
+            file.write(("[" + ",\n".join(map(to_json, programs)) + "]\n").encode())
+        with replacing(path / _CONFIG) as file:
+            file.write((record.model_dump_json(indent=2) + "\n").encode())
+        return cls(path, record)
+
+    @classmethod
+    def open(cls, path: str | Path) -> Self:
+        """Read a run directory.
+
+        Raises:
+            RunError: it is missing, half written, damaged or from a newer version.
+        """
+        path = Path(path)
+        if not path.is_dir():
+            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+            kind = "is a file, and a run is a directory" if path.exists() else "there is no such directory"
+            raise RunError(f"{path}: {kind}{nearest(path.name, siblings)}")
+        if not (path / _CONFIG).is_file():
+            known = [p for p in path.iterdir() if p.name in (_VOCABULARY, _PROGRAMS) or p.suffix == ".part"]
+            raise RunError(
+                f"{path} is half written: the run was ended before its first step; remove it and train anew"
+                if known
+                else f"{path} is not a run: it has no {_CONFIG}"
+            )
+        run = cls(path, _read_record(path / _CONFIG))
+        for name in (_VOCABULARY, _PROGRAMS):
+            if not (path / name).is_file():
+                raise RunError(f"{path} is damaged: {name} is missing")
+        return run
+
+    @property
+    def config(self) -> TrainConfig:
+        """What was asked."""
+        return self.record.config
+
+    @property
+    def plan(self) -> Plan:
+        """What was settled before the first step."""
+        return self.record.plan
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a person wants to know of the run: when, with what, on what, how large."""
+        record = self.record.model_dump(exclude={"format", "config"}, mode="json")
+        return {**record, "parameters": self.parameters if self.has_weights else None}
+
+    @cached_property
+    def vocabulary(self) -> Vocabulary:
+        """The symbols.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        try:
+            return load_vocabulary(self.path / _VOCABULARY)
+        except DataError as error:
+            raise RunError(f"{self.path} is damaged: {error}") from None
+
+    @cached_property
+    def programs(self) -> tuple[Program, ...]:
+        """Each layer's program.
+
+        Raises:
+            RunError: the file is damaged, or from a newer version.
+        """
+        try:
+            content = json.loads(_read(self.path / _PROGRAMS))
+            programs = tuple(from_json(json.dumps(one)) for one in content)
+            if len(programs) != self.config.layers:
+                raise ValueError(f"{self.config.layers} programs are wanted, {len(programs)} are there")
+            return programs
+        except (ValueError, TypeError, ProgramError) as error:
+            raise RunError(f"{self.path} is damaged: {_PROGRAMS}: {error}") from None
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether training has come as far as the first validation."""
+        return (self.path / _WEIGHTS).is_file()
+
+    @property
+    def finished(self) -> bool:
+        """Whether training has come to its end."""
+        return (self.path / _RESULT).is_file()
+
+    @property
+    def result(self) -> dict[str, Any] | None:
+        """The figures of a finished run; None before.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        if not self.finished:
+            return None
+        try:
+            result: dict[str, Any] = json.loads(_read(self.path / _RESULT))
+            return result
+        except ValueError as error:
+            raise RunError(f"{self.path} is damaged: {_RESULT}: {error}") from None
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers were trained."""
+        return sum(tensor.numel() for tensor in self.weights().values())
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that training goes on from."""
+        return self.path / "checkpoints" / "last.ckpt"
+
+    @property
+    def log(self) -> Path:
+        """The file of what was said while training."""
+        return self.path / "log.txt"
+
+    @property
+    def metrics_file(self) -> Path:
+        """The file of the figures of each step."""
+        return self.path / "metrics.csv"
+
+    def metrics(self) -> list[dict[str, float | None]]:
+        """The rows of metrics.csv; None where a row has no figure.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        try:
+            with self.metrics_file.open(newline="", encoding="utf-8") as file:
+                return [{k: float(v) if v else None for k, v in row.items()} for row in csv.DictReader(file)]
+        except FileNotFoundError:
+            return []
+        except (ValueError, TypeError, OSError) as error:
+            raise RunError(f"{self.path} is damaged: {self.metrics_file.name}: {error}") from None
+
+    def weights(self) -> dict[str, Tensor]:
+        """The weights that were best on validation.
+
+        Raises:
+            RunError: there are none yet, or the file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        if not self.has_weights:
+            raise RunError(
+                f"{self.path} has no weights yet: training was ended before its first validation; "
+                f"go on with: throughtime train --resume {self.path}"
+            )
+        try:
+            return load_file(self.path / _WEIGHTS)
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RunError(f"{self.path} is damaged: {_WEIGHTS}: {error}") from None
+
+    def save_weights(self, weights: Mapping[str, Tensor]) -> None:
+        """Put weights in the place of those that were best before."""
+        from safetensors.torch import save
+
+        with replacing(self.path / _WEIGHTS) as file:
+            file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
+
+    def save_result(self, result: Mapping[str, Any]) -> None:
+        """Write the figures, which says that the run is finished."""
+        with replacing(self.path / _RESULT) as file:
+            file.write((json.dumps(result, indent=2) + "\n").encode())
+
+    def model(self, engine: str | None = None) -> LanguageModel:
+        """The trained model, ready to use.
+
+        Args:
+            engine: what runs its recurrent layers; the one that it was trained with if not given.
+
+        Raises:
+            RunError: there are no weights yet, or a file is damaged.
+        """
+        import torch
+
+        from throughtime.training.building import build_model
+
+        weights = self.weights()
+        config = self.config.model_copy(update={"engine": engine or self.config.engine})
+        with torch.random.fork_rng(devices=[]):
+            model = build_model(config, self.programs, self.vocabulary.size)
+        model.to(next(iter(weights.values())).dtype)
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise RunError(f"{self.path} is damaged: {_WEIGHTS} is not of this run: {error}") from None
+        return model.eval()
+
+
+def load(path: str | Path, engine: str | None = None) -> LanguageModel:
+    """The trained model of a run.
+
+    Args:
+        path: the run's directory.
+        engine: what runs its recurrent layers; the one that it was trained with if not given.
+
+    Raises:
+        RunError: the run is missing, half written, damaged or from a newer version.
+    """
+    return Run.open(path).model(engine)
+
+
+def require_new(path: Path) -> None:
+    """Refuse a directory for a new run that has something in it.
+
+    Raises:
+        RunError: it has.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        hint = f", or go on with it: --resume {path}" if (path / _CONFIG).is_file() else ""
+        raise RunError(f"{path} is there already, and nothing is overwritten: give another directory{hint}")
+
+
+def _read_record(path: Path) -> Record:
+    try:
+        content = json.loads(_read(path))
+        found = content.get("format") if isinstance(content, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            raise RunError(
+                f"{path.parent} is from a newer throughtime ({content.get('versions', {}).get('throughtime', '?')}): "
+                f"its format is {found}, and up to {FORMAT} can be read; install a newer throughtime"
+            )
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(f"{path.parent} is damaged: {path.name}: {where}: {first['msg']}") from None
+    except ValueError as error:
+        raise RunError(f"{path.parent} is damaged: {path.name}: {error}") from None
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} can't be read: {error.strerror}") from None
+
+
+def _versions() -> dict[str, str]:
+    import throughtime
+
+    versions = {"throughtime": throughtime.__version__, "python": platform.python_version()}
+    for package in ("torch", "lightning"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return versions

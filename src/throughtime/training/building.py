@@ -1,0 +1,50 @@
+"""From a configuration to a model: one way for training and for loading."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from throughtime.errors import TrainingError
+from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.recurrent import Recurrent, output_width
+from throughtime.program.cell import Cell
+from throughtime.program.core import Program
+from throughtime.training.config import TrainConfig
+
+
+def programs_of(config: TrainConfig, cell: Cell) -> list[Program]:
+    """Each layer's program.
+
+    Raises:
+        TrainingError: the embedding can't be tied to the softmax layer.
+        CellError: the cell's equations are wrong.
+    """
+    output = output_width(cell.program(config.hidden, config.hidden))
+    embed = config.embed or output
+    if config.tie and embed != output:
+        raise TrainingError(
+            f"embed {embed}: an embedding that is tied to the softmax layer has the width of the recurrent output, "
+            f"{output}; leave --embed out, or make --hidden fit"
+        )
+    return [cell.program(width, config.hidden) for width in (embed, *[output] * (config.layers - 1))]
+
+
+def build_model(config: TrainConfig, programs: Sequence[Program], vocabulary_size: int) -> LanguageModel:
+    """The model with new weights, drawn from torch's generator.
+
+    Args:
+        config: what it is to be like.
+        programs: each layer's program (see `programs_of`).
+        vocabulary_size: the number of symbols.
+    """
+    recurrent = Recurrent.from_programs(programs, config.hidden, dropout=config.dropout, engine=config.engine)
+    model = LanguageModel(vocabulary_size, recurrent, dropout=config.dropout, tie=config.tie)
+    model.reset_parameters("uniform" if config.init is None else config.init, config.forget_bias)
+    return model
+
+
+def device_for(config: TrainConfig) -> torch.device:
+    """Where a model of this configuration runs: on a CUDA device if there is one, unless it says cpu."""
+    return torch.device("cuda" if config.device_kind != "cpu" and torch.cuda.is_available() else "cpu")
