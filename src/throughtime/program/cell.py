@@ -191,7 +191,10 @@ class Cell:
             labels += [(name, after.id), (f"{name}.previous", before.id)]
         for label, id in labels:
             if trace.names.setdefault(label, id) != id:
-                raise self._error(f"two values are called {label!r}; names within a cell must differ.")
+                raise self._error(
+                    f"two values are called {label!r}; names within a cell must differ, and what a state becomes has "
+                    "the state's name."
+                )
         return trace, trace.finish(given[-len(old) :], [("y", given[0])])
 
     def _returned(self, result: Any, names: list[str], trace: Trace) -> list[Symbol]:
