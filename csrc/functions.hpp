@@ -96,8 +96,7 @@ template <class V> THROUGHTIME_INLINE V sigmoid(V x) {
     using F = Format<Scalar<V>>;
     constexpr double ln2 = 0.6931471805599453;
     auto [n, r] = reduce_by_ln2(clamp(-x, (1 - F::bias) * ln2, (1 + F::bias) * ln2));
-    V power = power_of_two<V>(n);
-    V exponential = fma(power, exp_minus_one_near_zero(r), power);
+    V exponential = (exp_minus_one_near_zero(r) + constant<V>(1)) * power_of_two<V>(n);
     return constant<V>(1) / (constant<V>(1) + exponential);
 }
 

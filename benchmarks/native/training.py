@@ -93,7 +93,8 @@ def main() -> None:
     engine = NativeEngine(given.threads, given.isa)
     peak = _native.fma_peak(given.threads, isa=given.isa)
     print(f"peak {peak * 1e-9:.0f} GFLOP/s on {given.threads} threads")
-    print("cell  batch hidden | forward: torch ms  ours ms  ratio  of peak | training: torch ms  ours ms  ratio  of peak")
+    columns = "torch ms  ours ms  ratio  of peak |"
+    print(f"cell  batch hidden | forward: {columns} training: {columns}")
     for cell in given.cells:
         ratios: list[list[float]] = [[], []]
         for batch, hidden in product(given.batch, given.hidden):
@@ -106,8 +107,10 @@ def main() -> None:
                 ratios[k].append(other / mine)
                 line += f"  {other * 1e3:15.3f} {mine * 1e3:8.3f} {other / mine:6.2f} {work / mine / peak:8.0%} |"
             print(line, flush=True)
-        print(f"{cell}: geometric mean forward {statistics.geometric_mean(ratios[0]):.2f}, "
-              f"training {statistics.geometric_mean(ratios[1]):.2f}; least {min(ratios[0]):.2f}, {min(ratios[1]):.2f}")
+        print(
+            f"{cell}: geometric mean forward {statistics.geometric_mean(ratios[0]):.2f}, "
+            f"training {statistics.geometric_mean(ratios[1]):.2f}; least {min(ratios[0]):.2f}, {min(ratios[1]):.2f}"
+        )
 
 
 if __name__ == "__main__":

@@ -170,7 +170,8 @@ class _Lowering:
             if instruction.op in LEAVES:
                 self.homes[id] = (self._leaf(instruction), 0)
                 if instruction.op == PREVIOUS and lasting == "kept":
-                    self.durable[id] = (output_of[id] if id in output_of else self._buffer("kept", instruction.width), 0)
+                    buffer = output_of[id] if id in output_of else self._buffer("kept", instruction.width)
+                    self.durable[id] = (buffer, 0)
             elif id in next_of and lasting != "kept" and self.moments[id].phase == STEP:
                 self.homes[id] = (next_of[id], 0)
             elif id in output_of:
@@ -258,7 +259,8 @@ class _Lowering:
             if to is None:
                 buffer, start = self._place(action.into, phase, scratch)
                 to = (buffer, start + action.start)
-            self.plan.add_operation("copy", self.body[action.value].width, to, [self._place(action.value, STEP, scratch)])
+            source = self._place(action.value, STEP, scratch)
+            self.plan.add_operation("copy", self.body[action.value].width, to, [source])
             return
         instruction = self.body[action]
         to = self._place(action, phase, scratch)

@@ -1,0 +1,34 @@
+"""What the native engine's tests share."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.engines.native import NativeEngine
+from throughtime.program.core import Input, Instruction, Output, Program, State
+from throughtime.program.operations import OPERATIONS
+
+
+def one_operation(name: str, width: int) -> Program:
+    """A program that applies a pointwise operation to its inputs and gives the result."""
+    arity = OPERATIONS[name].arity or 1
+    body = [Instruction("input", (), width, (("index", k),)) for k in range(arity)]
+    body.append(Instruction("previous", (), 1, (("index", 0),)))
+    body.append(Instruction(name, tuple(range(arity)), width))
+    return Program(
+        name=name,
+        inputs=tuple(Input(f"x{k}", width) for k in range(arity)),
+        states=(State("s", 1, 0.0, arity),),
+        body=tuple(body),
+        outputs=(Output("y", arity + 1),),
+    )
+
+
+def apply(engine: NativeEngine, name: str, *values: NDArray[np.floating]) -> NDArray[np.floating]:
+    """A pointwise operation on arrays of numbers, as one row."""
+    program = one_operation(name, values[0].size)
+    inputs = [v.reshape(1, 1, -1) for v in values]
+    state = np.zeros((1, 1), values[0].dtype)
+    outputs, _, _ = engine.run(program, 1, inputs, [state], [])
+    return np.asarray(outputs[0]).reshape(-1)

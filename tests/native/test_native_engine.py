@@ -1,0 +1,155 @@
+"""The native engine gives what the reference engine gives, for any program, forward and gradient."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import Arguments, assert_close, flat, random_arguments, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_programs import programs
+
+from throughtime import _native, cells
+from throughtime.engines.native import NativeEngine
+from throughtime.engines.native.fusion import JOINED
+from throughtime.engines.native.plan import lower
+from throughtime.errors import ProgramError
+from throughtime.program.core import Program, Reduction
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.operations import OPERATIONS
+
+LENGTHS = [5, 5, 3, 2, 0, 0]
+
+
+def family(program: Program) -> list[Program]:
+    """A program, the one that keeps its tape, and its gradient."""
+    wanted = everything_wanted(program)
+    taped = with_tape(program, wanted)
+    return [program, taped, gradient(taped, everything_given(program), wanted).program]
+
+
+def compare(
+    engine: NativeEngine,
+    program: Program,
+    steps: int,
+    rows: int,
+    batch_sizes: list[int] | None = None,
+    tolerance: float = 1e-12,
+    dtype: torch.dtype = torch.float64,
+) -> None:
+    arguments = random_arguments(program, steps, rows)
+    wanted = run(program, arguments, steps, batch_sizes)
+    found = engine.run(program, steps, *arguments.map(lambda t: t.to(dtype)), batch_sizes)
+    assert_close(flat(found), flat(wanted), tolerance)
+
+
+@pytest.mark.parametrize("hidden", [1, 16, 33])
+@pytest.mark.parametrize("name", cells.names())
+def test_every_cell(engine: NativeEngine, name: str, hidden: int) -> None:
+    for program in family(cells.get(name).program(7, hidden)):
+        compare(engine, program, 9, 3)
+        compare(engine, program, 6, 5, LENGTHS)
+        compare(engine, program, 12, 70)  # rows go to threads, several chunks
+        # float32 against float64: some roundings of 6e-8, which a few steps of a random gradient multiply
+        compare(engine, program, 5, 3, tolerance=2e-5, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_a_wide_layer_that_threads_share_by_units(engine: NativeEngine, name: str) -> None:
+    for program in family(cells.get(name).program(20, 260)):
+        for rows in (1, 3):
+            compare(engine, program, 3, rows, tolerance=1e-11)
+
+
+@settings(max_examples=60)
+@given(program=programs(), rows=st.integers(0, 9), steps=st.integers(0, 6), ragged=st.booleans())
+def test_any_program(program: Program, rows: int, steps: int, ragged: bool) -> None:
+    batch_sizes = [max(0, rows - t) for t in range(steps)] if ragged else None
+    compare(NativeEngine(threads=2), program, steps, rows, batch_sizes)
+
+
+@settings(max_examples=30)
+@given(program=programs(reductions=False))
+def test_the_gradient_of_any_program(program: Program) -> None:
+    for derived in family(program):
+        compare(NativeEngine(threads=1), derived, 4, 3, [3, 3, 2, 1])
+
+
+def test_numpy_arrays_give_numpy_arrays() -> None:
+    program = cells.get("gru").program(3, 4)
+    arguments = random_arguments(program, 5, 2)
+    wanted = run(program, arguments, 5)
+    found = NativeEngine().run(program, 5, *([a.numpy() for a in of] for of in arguments))
+    assert all(isinstance(a, np.ndarray) for a in flat(found))
+    assert_close([torch.from_numpy(a) for a in flat(found)], flat(wanted), 1e-12)
+
+
+def test_arrays_that_are_not_contiguous_or_aligned() -> None:
+    program = cells.get("lstm").program(3, 4)
+    arguments = random_arguments(program, 5, 2)
+    wanted = flat(run(program, arguments, 5))
+    strided = arguments.map(lambda t: torch.stack([t, t], -1)[..., 0])
+    assert not strided.inputs[0].is_contiguous()
+    assert_close(flat(NativeEngine().run(program, 5, *strided)), wanted, 1e-12)
+
+    def misaligned(t: torch.Tensor) -> np.ndarray:
+        memory = np.zeros(t.numel() * 8 + 1, np.uint8)
+        array = memory[1:].view(np.float64).reshape(t.shape)
+        array[...] = t.numpy()
+        return array
+
+    found = NativeEngine().run(program, 5, *([misaligned(t) for t in of] for of in arguments))
+    assert_close([torch.from_numpy(a) for a in flat(found)], wanted, 1e-12)
+
+
+@pytest.mark.parametrize("change", ["shape", "type", "count"])
+def test_what_does_not_fit_is_refused(change: str) -> None:
+    program = cells.get("gru").program(3, 4)
+    inputs, states, parameters = random_arguments(program, 5, 2)
+    if change == "shape":
+        parameters[0] = parameters[0].T
+    if change == "type":
+        states[0] = states[0].float()
+    error = ProgramError
+    if change == "count":
+        inputs, error = [], ValueError
+    with pytest.raises(error):
+        NativeEngine().run(program, 5, inputs, states, parameters)
+
+
+def test_batch_sizes_that_grow_are_refused() -> None:
+    program = cells.get("gru").program(3, 4)
+    with pytest.raises(ValueError, match="batch sizes"):
+        NativeEngine().run(program, 3, *random_arguments(program, 3, 2), [1, 2, 1])
+
+
+def test_nan_weights_give_nan() -> None:
+    program = cells.get("lstm").program(3, 20)
+    inputs, states, parameters = random_arguments(program, 4, 2)
+    found = NativeEngine().run(program, 4, inputs, states, [p * float("nan") for p in parameters])
+    assert all(torch.isnan(t).all() for t in flat(found))
+
+
+def test_the_machine_has_each_pointwise_operation() -> None:
+    pointwise = {name for name, row in OPERATIONS.items() if row.pointwise}
+    assert set(_native.operations()) == {"copy", *pointwise, *JOINED}
+
+
+def test_a_program_that_is_not_legal_is_refused() -> None:
+    program = cells.get("rnn").program(3, 4)
+    broken = replace(program, reductions=(Reduction("r", (4, 4), ((99, 0),)),))
+    with pytest.raises(ProgramError):
+        lower(broken)
+
+
+def test_a_sum_over_many_rows_stays_accurate() -> None:
+    # Chunks keep the rounding of a float32 sum of 40,000 terms near that of one chunk.
+    program = family(cells.get("rnn").program(2, 3))[2]
+    arguments = random_arguments(program, 20_000, 2)
+    arguments = Arguments(arguments.inputs, arguments.states, [p * 0.1 for p in arguments.parameters])
+    wanted = run(program, arguments, 20_000)
+    found = NativeEngine().run(program, 20_000, *arguments.map(lambda t: t.float()))
+    assert_close(found.reductions, wanted.reductions, 2e-6)

@@ -1,0 +1,83 @@
+"""The same bits for any number of threads, and across batch size, chunking and packing."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from helpers import Arguments, flat, random_arguments
+from test_native_engine import family
+
+from throughtime import cells
+from throughtime.engines.base import Result
+from throughtime.engines.native import NativeEngine
+from throughtime.program.core import Program
+
+SHAPES = [(11, 33, 20), (5, 3, 270), (40, 19, 64)]  # steps, rows, hidden
+
+
+def arguments_of(program: Program, steps: int, rows: int) -> Arguments:
+    return random_arguments(program, steps, rows).map(lambda t: t.float())
+
+
+def assert_same(found: Result, wanted: Result) -> None:
+    for f, w in zip(flat(found), flat(wanted), strict=True):
+        assert torch.equal(f, w)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_across_threads(engine: NativeEngine, name: str, shape: tuple[int, int, int]) -> None:
+    steps, rows, hidden = shape
+    for program in family(cells.get(name).program(9, hidden)):
+        arguments = arguments_of(program, steps, rows)
+        alone = NativeEngine(1, engine.instruction_set).run(program, steps, *arguments)
+        for threads in (2, 3):
+            assert_same(NativeEngine(threads, engine.instruction_set).run(program, steps, *arguments), alone)
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_each_row_as_if_it_were_alone(engine: NativeEngine, name: str) -> None:
+    steps, rows = 6, 29
+    for program in family(cells.get(name).program(9, 40)):
+        inputs, states, parameters = arguments_of(program, steps, rows)
+        together = engine.run(program, steps, inputs, states, parameters)
+        for row in (0, 11, 28):
+            one = slice(row, row + 1)
+            alone = engine.run(program, steps, [i[:, one] for i in inputs], [s[one] for s in states], parameters)
+            for f, w in zip([*alone.outputs], [o[:, one] for o in together.outputs], strict=True):
+                assert torch.equal(f, w)
+            for f, w in zip(alone.states, [s[one] for s in together.states], strict=True):
+                assert torch.equal(f, w)
+
+
+def test_in_pieces_of_time(engine: NativeEngine) -> None:
+    program = cells.get("lstm").program(9, 40)
+    inputs, states, parameters = arguments_of(program, 50, 3)
+    whole = engine.run(program, 50, inputs, states, parameters)
+    pieces = []
+    for start, stop in ((0, 1), (1, 17), (17, 50)):
+        part = engine.run(program, stop - start, [i[start:stop] for i in inputs], states, parameters)
+        states = part.states
+        pieces.append(part.outputs[0])
+    assert torch.equal(torch.cat(pieces), whole.outputs[0])
+    assert all(torch.equal(f, w) for f, w in zip(states, whole.states, strict=True))
+
+
+def test_packed_rows(engine: NativeEngine) -> None:
+    program = cells.get("gru").program(9, 40)
+    inputs, states, parameters = arguments_of(program, 6, 20)
+    sizes = [20, 20, 13, 4, 1, 1]
+    packed = engine.run(program, 6, inputs, states, parameters, sizes)
+    whole = engine.run(program, 6, inputs, states, parameters)
+    for t, size in enumerate(sizes):
+        assert torch.equal(packed.outputs[0][t, :size], whole.outputs[0][t, :size])
+        assert not packed.outputs[0][t, size:].any()
+    lengths = [sum(size > row for size in sizes) for row in range(20)]
+    last = torch.stack([whole.outputs[0][length - 1, row] for row, length in enumerate(lengths)])
+    assert torch.equal(packed.states[0], last)
+
+
+def test_what_is_recorded_changes_no_bit(engine: NativeEngine) -> None:
+    program, taped, _ = family(cells.get("lstm").program(9, 40))
+    arguments = arguments_of(program, 12, 5)
+    assert torch.equal(engine.run(program, 12, *arguments).outputs[0], engine.run(taped, 12, *arguments).outputs[0])

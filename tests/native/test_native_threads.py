@@ -1,0 +1,122 @@
+"""Threads, processes and the processor's floating-point mode: nothing is left behind."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import torch
+from helpers import flat, random_arguments
+from native_cases import apply
+
+from throughtime import cells
+from throughtime.engines.native import NativeEngine, instruction_sets
+
+
+def run_python(source: str, **environment: str) -> str:
+    """The output of a Python program."""
+    done = subprocess.run(
+        [sys.executable, "-c", source],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+PREPARE = """
+import numpy as np, os, sys, time
+from throughtime import cells
+from throughtime.engines.native import NativeEngine
+program = cells.get("lstm").program(64, 64)
+def run(threads=2):
+    inputs = [np.ones((50, 32, 64), np.float32)]
+    states = [np.zeros((32, 64), np.float32)] * 2
+    draw = np.random.default_rng(0)
+    parameters = [draw.normal(0, 0.1, p.shape).astype(np.float32) for p in program.parameters]
+    return NativeEngine(threads).run(program, 50, inputs, states, parameters).outputs[0]
+"""
+
+
+def test_it_needs_no_torch() -> None:
+    assert "False" in run_python(PREPARE + "run(); print('torch' in sys.modules)")
+
+
+def test_it_survives_fork() -> None:
+    for load in ("", "import torch; torch.ones(300, 300) @ torch.ones(300, 300)\n"):
+        source = PREPARE.replace("\n", "\n" + load, 1) + (
+            "y = run()\n"
+            "child = os.fork()\n"
+            "if child == 0: os._exit(0 if np.array_equal(run(), y) else 1)\n"
+            "print(os.waitpid(child, 0)[1] == 0 and np.array_equal(run(), y))"
+        )
+        assert "True" in run_python("import warnings; warnings.simplefilter('ignore')\n" + source)
+
+
+def test_no_thread_is_busy_when_there_is_no_work() -> None:
+    source = (
+        PREPARE + "run(3); time.sleep(0.02); a = time.process_time(); time.sleep(0.3); print(time.process_time() - a)"
+    )
+    assert float(run_python(source)) < 0.05
+
+
+def test_many_callers_at_once() -> None:
+    program = cells.get("lstm").program(40, 40)
+    arguments = random_arguments(program, 40, 20)
+    wanted = flat(NativeEngine(1).run(program, 40, *arguments))
+    wrong = []
+
+    def call() -> None:
+        for _ in range(5):
+            found = flat(NativeEngine(2).run(program, 40, *arguments))
+            if not all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True)):
+                wrong.append(1)
+
+    callers = [threading.Thread(target=call) for _ in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    assert not wrong
+
+
+def test_the_callers_denormals_stay() -> None:
+    engine = NativeEngine(2)
+    tiny = np.full(8, np.finfo(np.float32).tiny / 4, np.float32)
+    assert not apply(engine, "add", tiny, tiny).any()  # flushed in a run
+    assert (tiny + tiny).all()  # but not after it
+
+
+def test_denormals_do_not_slow_a_run() -> None:
+    program = cells.get("lstm").program(64, 64)
+    engine = NativeEngine(1)
+
+    def best_time(scale: float) -> float:
+        arguments = random_arguments(program, 50, 16).map(lambda t: (t * scale).float())
+        times = []
+        for _ in range(7):
+            start = time.perf_counter()
+            engine.run(program, 50, *arguments)
+            times.append(time.perf_counter() - start)
+        return min(times)
+
+    assert best_time(1e-22) < 3 * best_time(0.1)  # tenfold and more without flushing
+
+
+def test_the_environment_chooses_the_instruction_set() -> None:
+    source = PREPARE + "import hashlib; print(hashlib.sha256(run().tobytes()).hexdigest())"
+    found = {isa: run_python(source, THROUGHTIME_ISA=isa) for isa in instruction_sets()}
+    assert run_python(source, THROUGHTIME_ISA="") == found[instruction_sets()[0]]
+    assert len(found) == 1 or found["baseline"] != found[instruction_sets()[0]]  # which rounds products apart
+
+
+def test_an_unknown_instruction_set_is_refused() -> None:
+    source = PREPARE + "\ntry: run()\nexcept ValueError as error: print(error)"
+    assert "no instruction set mmx" in run_python(source, THROUGHTIME_ISA="mmx")
