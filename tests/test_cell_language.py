@@ -242,7 +242,8 @@ def test_numbers_of_numpy_are_numbers():
 def test_what_can_be_said_more_simply_is():
     @cell
     def roundabout(x, h):
-        h = -(-tanh(affine("all", x, h))) * 1.0 / 1
+        opposite = -tanh(affine("all", x, h))
+        h = -opposite * 1.0 / 1
         return concat(*split(h, 2))[0:4]
 
     assert roundabout.program(3, 4).equivalent(cells.rnn.program(3, 4))
@@ -718,7 +719,7 @@ def test_a_state_whose_width_is_not_there_or_no_width():
 def test_an_unknown_hyper_parameter_is_told_with_the_nearest():
     with pytest.raises(CellError, match=r"cell rnn has no hyper-parameter 'activaton', did you mean activation\?"):
         cells.rnn.program(3, 4, activaton="relu")
-    with pytest.raises(CellError, match="cell gru has no hyper-parameter 'size'.*it has none"):
+    with pytest.raises(CellError, match=r"cell gru has no hyper-parameter 'size'.*it has none"):
         cells.gru.program(3, 4, size=1)
     with pytest.raises(CellError, match="has no hyper-parameter"):
         cells.rnn.variant("other", "Another.", sise=1)

@@ -104,9 +104,9 @@ def with_tape(program: Program, wanted: Slots) -> Program:
         if body[id].op != PREVIOUS and id in _within_reach(program, free | (kept - {id})):
             kept.remove(id)
     labels = {id: name for name, id in reversed(program.names)}
-    taped = sorted(kept)
-    names = _distinct([o.name for o in program.outputs] + [TAPE + labels.get(id, str(id)) for id in taped])
-    tape = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], taped, strict=True))
+    new = sorted(kept)
+    names = _distinct([o.name for o in program.outputs] + [TAPE + labels.get(id, str(id)) for id in new])
+    tape = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], new, strict=True))
     taped = require_legal(replace(program, outputs=program.outputs + tape))
     # A second derivative comes with gradients of the tape too, and the way on from there may need more.
     return with_tape(taped, wanted) if tape else program

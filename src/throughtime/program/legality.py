@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from functools import lru_cache
 from typing import Any
 
 from throughtime.errors import ProgramError
@@ -27,7 +26,6 @@ _ATTRIBUTES: dict[str, dict[str, type]] = {
 }
 
 
-@lru_cache(maxsize=1024)
 def require_legal(program: Program) -> Program:
     """Checks that a program means something and cannot make an engine read or write where it should not.
 
@@ -37,7 +35,10 @@ def require_legal(program: Program) -> Program:
     Raises:
         ProgramError: naming the first thing that is wrong.
     """
-    _Check(program).run()
+    # Remembered by the object, not by its content: 1.0 and True equal 1, and are no widths.
+    if not program.__dict__.get("_legal"):
+        _Check(program).run()
+        program.__dict__["_legal"] = True
     return program
 
 
@@ -55,11 +56,13 @@ class _Check:
         self._names("output", [o.name for o in program.outputs])
         self._names("reduction", [r.name for r in program.reductions])
         self._names("value", [name for name, _ in program.names])
+        self._want(program.name.isprintable(), "its name cannot be printed")
         for width, name in [(v.width, v.name) for v in program.inputs] + [(v.width, v.name) for v in program.states]:
             self._width(width, name)
         for parameter in program.parameters:
             self._shape(parameter.shape, parameter.name)
             for part in parameter.parts:
+                self._want(part.gate.isprintable(), f"{part.gate!r} is no name")
                 self._want(
                     0 <= part.start < part.stop <= parameter.shape[0],
                     f"part {part.gate} of parameter {parameter.name} is rows {part.start} to {part.stop}",
@@ -86,8 +89,8 @@ class _Check:
 
     def _instruction(self, id: int, instruction: Instruction) -> None:
         program, op, args = self.program, instruction.op, instruction.args
+        self._want(op in LEAVES or op in OPERATIONS, f"instruction {id} ({op!r}) is no operation of the table")
         what = f"instruction {id} ({op})"
-        self._want(op in LEAVES or op in OPERATIONS, f"{what} is no operation of the table")
         self._width(instruction.width, what)
         for arg in args:
             self._want(type(arg) is int and 0 <= arg < id, f"{what} takes value {arg}, which is not an earlier one")
@@ -145,6 +148,8 @@ class _Check:
         return self.program.body[value].width
 
     def _names(self, what: str, names: list[str]) -> None:
+        for name in names:
+            self._want(name.isprintable(), f"{name!r} is no name")
         twice = [name for name, count in Counter(names).items() if count > 1]
         self._want(not twice, f"two {what}s are called {', '.join(sorted(twice))}")
 

@@ -1,0 +1,200 @@
+"""Every rule of legality: a program that breaks it is refused, with a message that names what is wrong."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from random_programs import programs
+
+from throughtime import cells
+from throughtime.errors import ProgramError
+from throughtime.program import legality
+from throughtime.program.core import Input, Instruction, Output, Parameter, Part, Program, Reduction, State
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.legality import require_legal
+from throughtime.program.operations import OPERATIONS
+
+
+def instruction(op: str, *args: Any, width: Any = 2, **attributes: Any) -> Instruction:
+    return Instruction(op, args, width, tuple(attributes.items()))
+
+
+# A legal program in which each kind of instruction occurs; the tests change one thing in it.
+X, H, P, ONE, PRODUCT, BACK, SUM, PIECE, JOINED, TOTAL, WIDE, NEXT = range(12)
+LEGAL = Program(
+    name="legal",
+    inputs=(Input("x", 3),),
+    states=(State("h", 2, 0.0, NEXT),),
+    parameters=(Parameter("w", (2, 3), (Part("gate", 0, 2, 1.0),)), Parameter("p", (2,))),
+    body=(
+        instruction("input", width=3, index=0),
+        instruction("previous", index=0),
+        instruction("parameter", index=1),
+        instruction("constant", value=1.0),
+        instruction("linear", X, weight=0),
+        instruction("linear_transposed", H, width=3, weight=0),
+        instruction("add", PRODUCT, H),
+        instruction("slice", BACK, start=1),
+        instruction("concat", SUM, X, width=5),
+        instruction("row_sum", JOINED, width=1),
+        instruction("expand", TOTAL),
+        instruction("tanh", WIDE),
+    ),
+    outputs=(Output("y", SUM), Output("z", X)),
+    reductions=(Reduction("w.gradient", (2, 3), ((SUM, X), (H, BACK))), Reduction("p.gradient", (2,), ((PIECE,),))),
+    names=(("sum", SUM), ("piece", PIECE)),
+)
+
+
+def body(id: int, **changes: Any) -> dict[str, Any]:
+    """The body with one instruction changed; attributes are given as their names and values."""
+    attributes = changes.pop("attributes", None)
+    changed = replace(LEGAL.body[id], **changes)
+    if attributes is not None:
+        changed = replace(changed, attributes=tuple(attributes.items()))
+    return {"body": (*LEGAL.body[:id], changed, *LEGAL.body[id + 1 :])}
+
+
+BROKEN: dict[str, tuple[dict[str, Any], str]] = {
+    # what is given
+    "no state": ({"states": ()}, "it has no state"),
+    "input of no width": ({"inputs": (Input("x", 0),)}, "x is 0 wide"),
+    "input of a negative width": ({"inputs": (Input("x", -3),)}, "x is -3 wide"),
+    "input of half a width": ({"inputs": (Input("x", 3.0),)}, "x is 3.0 wide"),
+    "width that is a truth value": ({"inputs": (Input("x", True),)}, "x is True wide"),
+    "width beyond all reason": ({"inputs": (Input("x", legality.MAX_WIDTH + 1),)}, "wide"),
+    "inputs of one name": ({"inputs": (Input("x", 3), Input("x", 3))}, "two inputs are called x"),
+    "states of one name": ({"states": LEGAL.states * 2}, "two states are called h"),
+    "parameters of one name": ({"parameters": (*LEGAL.parameters, LEGAL.parameters[1])}, "two parameters are called p"),
+    "outputs of one name": ({"outputs": LEGAL.outputs * 2}, "two outputs are called y, z"),
+    "reductions of one name": ({"reductions": LEGAL.reductions * 2}, "two reductions are called"),
+    "values of one name": ({"names": (("sum", SUM), ("sum", PIECE))}, "two values are called sum"),
+    "a name that a terminal would obey": ({"inputs": (Input("x\x1b[2J", 3),)}, "no name"),
+    "a name that cannot be encoded": ({"outputs": (Output("\ud800", SUM),)}, "no name"),
+    "a program's name over two lines": ({"name": "a\nb"}, "its name cannot be printed"),
+    "state of another width": ({"states": (State("h", 3, 0.0, NEXT),)}, "h"),
+    "state that starts infinite": ({"states": (State("h", 2, math.inf, NEXT),)}, "h starts with inf"),
+    "parameter of three axes": ({"parameters": (Parameter("w", (2, 3, 1)),)}, "w has the shape"),
+    "parameter of no axes": ({"parameters": (Parameter("w", ()),)}, "w has the shape"),
+    "parameter with an empty axis": ({"parameters": (Parameter("w", (2, 0)),)}, "w is 0 wide"),
+    "parameter beyond all reason": ({"parameters": (Parameter("w", (1 << 18, 1 << 18)),)}, "w has the shape"),
+    "part beyond the rows": ({"parameters": (Parameter("w", (2, 3), (Part("g", 1, 3),)),)}, "part g .* rows 1 to 3"),
+    "part before the rows": ({"parameters": (Parameter("w", (2, 3), (Part("g", -1, 2),)),)}, "part g .* rows -1 to 2"),
+    "part of no rows": ({"parameters": (Parameter("w", (2, 3), (Part("g", 1, 1),)),)}, "part g .* rows 1 to 1"),
+    "part that starts as NaN": (
+        {"parameters": (Parameter("w", (2, 3), (Part("g", 0, 2, math.nan),)),)},
+        "part g .* starts with nan",
+    ),
+    # instructions
+    "an operation that is not in the table": (body(NEXT, op="erf"), "'erf'. is no operation of the table"),
+    "a value of itself": (body(NEXT, args=(NEXT,)), "takes value 11, which is not an earlier one"),
+    "a later value": (body(SUM, args=(PRODUCT, NEXT)), "takes value 11"),
+    "a value that is not there": (body(SUM, args=(PRODUCT, 99)), "takes value 99"),
+    "a negative value": (body(SUM, args=(PRODUCT, -1)), "takes value -1"),
+    "a value that is no whole number": (body(SUM, args=(PRODUCT, 1.0)), "takes value 1.0"),
+    "too few values": (body(SUM, args=(PRODUCT,)), "takes 1 values"),
+    "too many values": (body(NEXT, args=(WIDE, WIDE)), "takes 2 values"),
+    "a concat of nothing": (body(JOINED, args=()), "takes 0 values"),
+    "a leaf that takes a value": (body(H, args=(X,)), "leaf"),
+    "result of no width": (body(SUM, width=0), "0 wide"),
+    "pointwise on another width": (body(NEXT, args=(X,)), r"of width 2 takes widths \[3\]"),
+    "pointwise of two widths": (body(SUM, args=(PRODUCT, X)), r"takes widths \[2, 3\]"),
+    "missing attribute": (body(PRODUCT, attributes={}), r"needs the attributes \['weight'\]"),
+    "further attribute": (body(PRODUCT, attributes={"weight": 0, "start": 0}), r"needs the attributes \['weight'\]"),
+    "attribute twice": (body(PRODUCT, attributes={"weight": 0}), ""),
+    "attribute where none belongs": (body(NEXT, attributes={"start": 0}), r"needs the attributes \[\]"),
+    "attribute of another type": (body(PRODUCT, attributes={"weight": 0.0}), "needs the attributes"),
+    "index that is a truth value": (body(X, attributes={"index": False}), "needs the attributes"),
+    "constant that is a whole number": (body(ONE, attributes={"value": 1}), "needs the attributes"),
+    "constant that is NaN": (body(ONE, attributes={"value": math.nan}), "not a number"),
+    "an input that is not there": (body(X, attributes={"index": 1}), "reads number 1 of 1"),
+    "a negative input": (body(X, attributes={"index": -1}), "reads number -1 of 1"),
+    "a state that is not there": (body(H, attributes={"index": 1}), "reads number 1 of 1"),
+    "a parameter that is not there": (body(P, attributes={"index": 2}), "reads number 2 of 2"),
+    "an input of another width": (body(X, width=4), "of width 4 reads a input of shape"),
+    "a matrix as a vector": (body(P, attributes={"index": 0}), "reads a parameter of shape"),
+    "a weight that is not there": (body(PRODUCT, attributes={"weight": 2}), "has no parameter 2"),
+    "a negative weight": (body(PRODUCT, attributes={"weight": -1}), "has no parameter -1"),
+    "a vector as a matrix": (body(PRODUCT, attributes={"weight": 1}), r"needs a parameter \(2, 3\), and has \(2,\)"),
+    "linear on another width": (body(PRODUCT, args=(H,)), r"needs a parameter \(2, 2\), and has \(2, 3\)"),
+    "linear to another width": (body(PRODUCT, width=3), r"needs a parameter \(3, 3\)"),
+    "transposed on another width": (body(BACK, args=(X,)), r"needs a parameter \(3, 3\)"),
+    "slice before the start": (body(PIECE, attributes={"start": -1}), "leaves them"),
+    "slice beyond the end": (body(PIECE, attributes={"start": 2}), "leaves them"),
+    "concat of another width": (body(JOINED, width=4), "is called 4 wide"),
+    "expand of a vector": (body(WIDE, args=(H,)), "takes a vector of one element, not 2"),
+    "row_sum to a vector": (body(TOTAL, width=2), "gives one element, not 2"),
+    # what is given back
+    "next value that is not there": ({"states": (State("h", 2, 0.0, 12),)}, "next value of state h is value 12 of 12"),
+    "negative next value": ({"states": (State("h", 2, 0.0, -1),)}, "next value of state h is value -1"),
+    "next value of another width": ({"states": (State("h", 2, 0.0, X),)}, "state h is 2 wide, its next value 3"),
+    "output that is not there": ({"outputs": (Output("y", 12),)}, "output y is value 12 of 12"),
+    "negative output": ({"outputs": (Output("y", -1),)}, "output y is value -1"),
+    "name of nothing": ({"names": (("sum", 12),)}, "called sum is value 12"),
+    "sum of a value that is not there": ({"reductions": (Reduction("r", (2,), ((12,),)),)}, "reduction r is value 12"),
+    "sum of another width": ({"reductions": (Reduction("r", (2,), ((X,),)),)}, r"a term \(3,\) is added to r"),
+    "sum of another shape": ({"reductions": (Reduction("r", (2, 3), ((X, H),)),)}, r"a term \(3, 2\) is added to r"),
+    "vector added to a matrix": ({"reductions": (Reduction("r", (2, 3), ((H,),)),)}, r"a term \(2,\) is added to r"),
+    "outer product of nothing": ({"reductions": (Reduction("r", (2,), ((),)),)}, r"a term \(\) is added to r"),
+    "sum without a shape": ({"reductions": (Reduction("r", (), ()),)}, "r has the shape"),
+}
+del BROKEN["attribute twice"]  # see its own test: a mapping cannot hold one
+
+
+def test_the_program_that_is_changed_is_legal():
+    assert require_legal(LEGAL) is LEGAL
+
+
+@pytest.mark.parametrize("rule", BROKEN)
+def test_a_program_that_breaks_a_rule_is_refused(rule):
+    changes, message = BROKEN[rule]
+    with pytest.raises(ProgramError, match=message) as caught:
+        require_legal(replace(LEGAL, **changes))
+    assert str(caught.value).startswith("the program ")
+    assert str(caught.value).isprintable()
+
+
+def test_an_attribute_twice_is_refused():
+    twice = replace(LEGAL.body[PRODUCT], attributes=(("weight", 0), ("weight", 0)))
+    with pytest.raises(ProgramError, match="needs the attributes"):
+        require_legal(replace(LEGAL, body=(*LEGAL.body[:PRODUCT], twice, *LEGAL.body[PRODUCT + 1 :])))
+
+
+def test_too_many_instructions_are_refused():
+    more = (instruction("previous", index=0),) * (legality.MAX_INSTRUCTIONS + 1)
+    with pytest.raises(ProgramError, match="it has 65537 instructions"):
+        require_legal(replace(LEGAL, body=more, outputs=(), reductions=(), names=(), states=(State("h", 2, 0.0, 0),)))
+
+
+def test_an_operation_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch):
+    # Whoever adds a row to the table that is not pointwise must say here when it is legal.
+    monkeypatch.setitem(OPERATIONS, "reverse", replace(OPERATIONS["row_sum"], name="reverse"))
+    with pytest.raises(ProgramError, match="has no rule here"):
+        require_legal(replace(LEGAL, **body(NEXT, op="reverse")))
+
+
+@pytest.mark.parametrize("op", [name for name, row in OPERATIONS.items() if row.pointwise])
+def test_every_pointwise_row_takes_as_many_vectors_of_its_width_as_it_says(op):
+    arity = OPERATIONS[op].arity
+    require_legal(replace(LEGAL, **body(NEXT, op=op, args=(SUM,) * arity)))
+    for args in ((SUM,) * (arity + 1), (SUM,) * (arity - 1), (X,) * arity):
+        with pytest.raises(ProgramError):
+            require_legal(replace(LEGAL, **body(NEXT, op=op, args=args)))
+
+
+@pytest.mark.parametrize("name", cells.names())
+def test_named_cells_are_legal_and_so_are_their_gradients_thrice(name):
+    program = cells.get(name).program(3, 4)
+    for _ in range(3):
+        require_legal(program)
+        taped = with_tape(program, everything_wanted(program))
+        program = gradient(taped, everything_given(taped), everything_wanted(taped)).program
+
+
+@given(programs())
+def test_what_is_composed_legally_is_legal(program):
+    assert require_legal(program) is program
