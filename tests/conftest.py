@@ -1,7 +1,16 @@
 """Settings for all tests."""
 
+import os
+
+import pytest
 from hypothesis import settings
 
 # The first run of a program derives and checks it, which no deadline per example can allow for.
 settings.register_profile("throughtime", deadline=None)
 settings.load_profile("throughtime")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory):
+    """No test reads or writes the user's cache, those in other processes included."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))

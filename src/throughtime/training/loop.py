@@ -375,7 +375,12 @@ def _log_file(run: Run) -> Iterator[None]:
     if rank() > 0:
         yield
         return
-    handler = logging.FileHandler(run.log, encoding="utf-8")
+    handler = _LogFile(run.log, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     with _listening(handler):
         yield
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A log that can't be written, on a full disk say, is no reason to stop."""

@@ -62,7 +62,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, model: LanguageModel, started
         speed = _measured(config, corpus, model, batch)
         left = 60 * config.minutes - (time.monotonic() - started)
         held_out = [part.symbols - 1 for part in (corpus.valid, corpus.test) if part is not None]
-        evaluated = min(evaluated, max(1, int(left * 0.15 / len(held_out) / speed.symbol)))
+        evaluated = min(evaluated, max(1000, int(left * 0.15 / len(held_out) / speed.symbol)))
         left -= sum(min(symbols, evaluated) for symbols in held_out) * speed.symbol * 1.2
         margin = _MARGIN if config.processes == 1 else _MARGIN_SHARED
         wanted.append(max(1, int(left * margin / (1 + _VALIDATION_SHARE) / speed.step)))

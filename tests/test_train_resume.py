@@ -1,0 +1,155 @@
+"""A run that is killed or stopped goes on as if it had never been: bit for bit."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from tiny_training import TINY, figures, train_tiny, write_text
+
+from throughtime.errors import Interrupted, RunError
+from throughtime.runs import Run
+from throughtime.training import keeper, resume
+from throughtime.training.metrics import COLUMNS, MetricsFile
+
+# Windows in an epoch: 36. So steps 1 to 60 have an epoch's end among them; dropout draws from torch's generator.
+LONG = {"steps": 60, "dropout": 0.3}
+
+CODE = """
+import sys
+from throughtime.training import keeper, train
+keeper._CHECKPOINT_SECONDS = 0
+train(**eval(sys.argv[1]))
+"""
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A run that nothing disturbed."""
+    return train_tiny(tmp_path_factory.mktemp("whole"), **LONG)
+
+
+def same(one: Run, other: Run) -> bool:
+    """Whether two runs have the same figures and the same weights, best and last."""
+    last = [torch.load(run.checkpoint, weights_only=True) for run in (one, other)]
+    return (
+        figures(one) == figures(other)
+        and all(torch.equal(tensor, other.weights()[name]) for name, tensor in one.weights().items())
+        and all(torch.equal(tensor, last[1]["state_dict"][name]) for name, tensor in last[0]["state_dict"].items())
+        and all(one.result[what] == other.result[what] for what in ("steps", "best_step", "valid"))
+    )
+
+
+@pytest.mark.parametrize("more_rows", [3, 38])
+def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, whole, more_rows):
+    write_text(tmp_path / "text.txt")
+    options = {**TINY, **LONG, "data": str(tmp_path / "text.txt"), "out": str(tmp_path / "run"), "progress": False}
+    process = subprocess.Popen([sys.executable, "-c", CODE, repr(options)])
+    metrics, deadline = tmp_path / "run" / "metrics.csv", time.monotonic() + 60
+    while not (metrics.exists() and metrics.read_bytes().count(b"\n") > more_rows):
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    process.kill()
+    process.wait()
+    killed = Run.open(tmp_path / "run")
+    assert not killed.finished
+    assert same(resume(killed.path, progress=False), whole)
+
+
+def stop_at(step, monkeypatch, number=signal.SIGINT):
+    """Send this process a signal in the midst of a step."""
+    original = keeper.Keeper.on_train_batch_start
+
+    def then_stop(self, trainer, *rest):
+        if trainer.global_step == step - 1:
+            signal.raise_signal(number)
+        return original(self, trainer, *rest)
+
+    monkeypatch.setattr(keeper.Keeper, "on_train_batch_start", then_stop)
+
+
+@pytest.mark.parametrize(
+    ("step", "number"), [(1, signal.SIGINT), (29, signal.SIGTERM), (36, signal.SIGINT), (37, signal.SIGINT)]
+)
+def test_stopped_it_goes_on_bit_for_bit(tmp_path, whole, monkeypatch, step, number):
+    before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    with monkeypatch.context() as patched, pytest.raises(Interrupted) as told:
+        stop_at(step, patched, number)
+        train_tiny(tmp_path, **LONG)
+    path = tmp_path / "run"
+    assert f"stopped at step {step} of 60" in str(told.value)
+    assert f"--resume {path}" in str(told.value)
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
+    assert same(resume(path, progress=False), whole)
+
+
+def test_a_plateau_goes_on_bit_for_bit(tmp_path, monkeypatch):
+    options = {**LONG, "schedule": "plateau", "decay_after": 0, "lr": 0.05, "optimizer": "rmsprop"}
+    (tmp_path / "whole").mkdir()
+    undisturbed = train_tiny(tmp_path / "whole", **options)
+    assert len({row["lr"] for row in undisturbed.metrics()}) > 1
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        stop_at(31, patched)
+        train_tiny(tmp_path, **options)
+    assert same(resume(tmp_path / "run", progress=False), undisturbed)
+
+
+def test_a_run_without_a_checkpoint_begins_again(tmp_path, whole):
+    run = train_tiny(tmp_path, **LONG)
+    run.checkpoint.unlink()
+    (run.path / "result.json").unlink()
+    assert same(resume(run.path, progress=False), whole)
+
+
+def test_trained_but_not_measured_it_is_measured(tmp_path, whole):
+    run = train_tiny(tmp_path, **LONG)
+    (run.path / "result.json").unlink()
+    assert same(resume(run.path, progress=False), whole)
+
+
+def test_a_finished_run_is_left_alone(whole):
+    before = {path: path.stat().st_mtime_ns for path in whole.path.rglob("*")}
+    assert resume(whole.path, progress=False).result == whole.result
+    assert {path: path.stat().st_mtime_ns for path in whole.path.rglob("*")} == before
+
+
+def stopped(tmp_path, monkeypatch) -> Run:
+    with monkeypatch.context() as patched, pytest.raises(Interrupted):
+        stop_at(20, patched)
+        train_tiny(tmp_path, **LONG)
+    return Run.open(tmp_path / "run")
+
+
+def test_a_text_that_has_changed_is_told(tmp_path, monkeypatch):
+    run = stopped(tmp_path, monkeypatch)
+    text = tmp_path / "text.txt"
+    text.write_text(text.read_text().replace("and", "or"))
+    with pytest.raises(RunError, match="not the text that .* was begun with"):
+        resume(run.path, progress=False)
+
+
+def test_a_damaged_checkpoint_is_told(tmp_path, monkeypatch):
+    run = stopped(tmp_path, monkeypatch)
+    run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"last\.ckpt is damaged"):
+        resume(run.path, progress=False)
+
+
+def test_a_checkpoint_runs_no_code(tmp_path, monkeypatch):
+    run = stopped(tmp_path, monkeypatch)
+    checkpoint = torch.load(run.checkpoint, weights_only=True)
+    torch.save(checkpoint | {"code": os.system}, run.checkpoint)
+    with pytest.raises(RunError, match=r"last\.ckpt is damaged"):
+        resume(run.path, progress=False)
+
+
+def test_rows_after_the_checkpoint_are_cut_off(tmp_path):
+    path = tmp_path / "metrics.csv"
+    header, row = ",".join(COLUMNS) + "\n", "{},0.1,2,0.1,3,1,\n"
+    path.write_text(header + row.format(5) + row.format(10) + row.format(15) + "20,0.1,")
+    MetricsFile(path, 10).close()
+    assert path.read_text() == header + row.format(5) + row.format(10)

@@ -1,0 +1,32 @@
+"""What the tests of training share: a small text and a small model, trained in a second."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+from throughtime.runs import Run
+from throughtime.training import train
+
+TINY = {"hidden": 12, "layers": 2, "batch": 8, "window": 10, "steps": 12, "engine": "reference", "threads": 1}
+
+
+def write_text(path: Path, words: int = 600) -> Path:
+    """A text of few words in random order, the same each time."""
+    draw = random.Random(1)
+    path.write_text(" ".join(draw.choice(["through", "time", "and", "over", "again\n"]) for _ in range(words)))
+    return path
+
+
+def train_tiny(directory: Path, **options: Any) -> Run:
+    """Train a small model in `directory/run`."""
+    data = directory / "text.txt"
+    if "data" not in options and not data.exists():
+        write_text(data)
+    return train(**{"data": data, "out": directory / "run", "progress": False, **TINY, **options})
+
+
+def figures(run: Run) -> list[dict[str, float | None]]:
+    """The rows of metrics.csv but for the time, which no two runs share."""
+    return [{name: value for name, value in row.items() if name != "time"} for row in run.metrics()]
