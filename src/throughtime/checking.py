@@ -1,0 +1,172 @@
+"""Whether a cell's gradient is right: its gradient program against finite differences."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from throughtime import cells
+from throughtime.errors import CellError
+from throughtime.program.cell import Cell
+from throughtime.program.core import Parameter, Program
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor
+
+_STEPS, _ROWS = 4, 2
+_STEP = 1e-5  # of a difference: its own error is some 1e-10 of the third derivative, and the same of rounding
+_ROUNDING = 1e-15
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `check` found.
+
+    Attributes:
+        cell: the cell's name.
+        tolerance: the largest relative error that passes.
+        errors: for each argument of the program its largest relative error, such as `"parameter weight_h"`.
+    """
+
+    cell: str
+    tolerance: float
+    errors: Mapping[str, float]
+
+    @property
+    def failed(self) -> list[str]:
+        """The arguments whose gradient is wrong."""
+        return [name for name, error in self.errors.items() if not error <= self.tolerance]
+
+    @property
+    def passed(self) -> bool:
+        """Whether every gradient is right."""
+        return not self.failed
+
+    def __str__(self) -> str:
+        width = max(map(len, self.errors))
+        lines = [f"cell {self.cell}: its gradient against finite differences, largest relative error"]
+        lines += [
+            f"  {name:<{width}}  {error:.1e}{'  wrong' if name in self.failed else ''}"
+            for name, error in self.errors.items()
+        ]
+        return "\n".join([*lines, f"{'passed' if self.passed else 'failed'}: {self.tolerance:.0e} is allowed"])
+
+
+def check(
+    cell: str | Cell,
+    input_size: int = 3,
+    hidden_size: int = 4,
+    *,
+    bias: bool = True,
+    tolerance: float = 1e-6,
+    **hyper: object,
+) -> Report:
+    """Tests a cell's gradient, in float64 at a random point, over a few steps and rows.
+
+    Args:
+        cell: the cell, or the name of one.
+        input_size: the width of x.
+        hidden_size: the number of hidden units; small, for each element of each argument is moved on its own.
+        bias: whether gates have a bias.
+        tolerance: the largest relative error that passes, beside the largest element of an argument's gradient.
+        **hyper: hyper-parameters other than the cell's defaults.
+
+    Returns:
+        The largest relative error for each input, initial state and parameter; it prints readably.
+
+    Raises:
+        CellError: if the equations are wrong, if they give what is not finite, or if a gradient is wrong.
+    """
+    import torch
+
+    cell = cells.get(cell)
+    program = cell.program(input_size, hidden_size, bias=bias, **hyper)
+    arguments = _random_arguments(program, torch.Generator().manual_seed(0))
+    weights, gradients = _by_program(program, list(arguments.values()))
+    if weights is None:
+        raise CellError(f"cell {cell.name} gives numbers that are not finite, for random inputs and parameters.")
+    errors = {
+        name: _error(gradient, *_by_differences(program, list(arguments.values()), k, weights), tolerance)
+        for k, (name, gradient) in enumerate(zip(arguments, gradients, strict=True))
+    }
+    report = Report(cell.name, tolerance, errors)
+    if not report.passed:
+        raise CellError(
+            f"the gradient of cell {cell.name} is not what finite differences give, for {', '.join(report.failed)}. "
+            "If its values are very large here, allow more by `tolerance`; otherwise a gradient in the table of "
+            f"operations is wrong.\n{report}"
+        )
+    return report
+
+
+def _random_arguments(program: Program, generator: Generator) -> dict[str, Tensor]:
+    import torch
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(shape, generator=generator, dtype=torch.float64)
+
+    def drawn(parameter: Parameter) -> Tensor:
+        result: Tensor = normal(*parameter.shape) / parameter.shape[-1] ** 0.5
+        for part in parameter.parts:
+            result[part.start : part.stop] += part.initial or 0.0
+        return result
+
+    inputs = {f"input {i.name}": normal(_STEPS, _ROWS, i.width) for i in program.inputs}
+    states = {f"state {s.name}": s.initial + 0.3 * normal(_ROWS, s.width) for s in program.states}
+    return inputs | states | {f"parameter {p.name}": drawn(p) for p in program.parameters}
+
+
+def _by_program(program: Program, arguments: list[Tensor]) -> tuple[list[Tensor] | None, list[Tensor]]:
+    """The gradients of a weighted sum of all results, and the weights; no weights if a result is not finite."""
+    import torch
+
+    from throughtime.engines.operator import run
+    from throughtime.engines.reference import ReferenceEngine
+
+    class Opaque(ReferenceEngine):
+        """An engine that autograd does not see through, so that its gradient is that of the gradient program."""
+
+        transparent = False
+
+    leaves = [a.clone().requires_grad_() for a in arguments]
+    n, m = len(program.inputs), len(program.inputs) + len(program.states)
+    result = run(Opaque(), program, _STEPS, leaves[:n], leaves[n:m], leaves[m:])
+    results = [*result.outputs, *result.states]
+    if not all(r.isfinite().all() for r in results):
+        return None, []
+    generator = torch.Generator().manual_seed(1)
+    weights = [torch.randn(r.shape, generator=generator, dtype=r.dtype) for r in results]
+    found = torch.autograd.grad(results, leaves, weights, allow_unused=True, materialize_grads=True)
+    return weights, list(found)
+
+
+def _by_differences(program: Program, arguments: list[Tensor], k: int, weights: list[Tensor]) -> tuple[Tensor, float]:
+    """The gradient of one argument by central differences, and how far rounding may have moved it."""
+    import torch
+
+    from throughtime.engines.reference import ReferenceEngine
+
+    n, m = len(program.inputs), len(program.inputs) + len(program.states)
+
+    def terms(change: Tensor) -> Tensor:
+        moved = [a + change.view(a.shape) if j == k else a for j, a in enumerate(arguments)]
+        result = ReferenceEngine().run(program, _STEPS, moved[:n], moved[n:m], moved[m:])
+        results = [*result.outputs, *result.states]
+        return torch.cat([(r * w).flatten() for r, w in zip(results, weights, strict=True)])
+
+    def difference(change: Tensor) -> Tensor:
+        return (terms(change) - terms(-change)).sum() / (2 * _STEP)
+
+    moves = _STEP * torch.eye(arguments[k].numel(), dtype=torch.float64)
+    found: Tensor = torch.func.vmap(difference, chunk_size=256)(moves)
+    noise = _ROUNDING * float(terms(torch.zeros_like(moves[0])).abs().sum()) / _STEP
+    return found.view(arguments[k].shape), noise
+
+
+def _error(gradient: Tensor, wanted: Tensor, noise: float, tolerance: float) -> float:
+    # A gradient so small that rounding hides it counts as right, and a NaN as wrong.
+    scale = max(float(gradient.abs().max()), float(wanted.abs().max()), noise / tolerance)
+    error = float((gradient - wanted).abs().max()) / scale
+    return error if math.isfinite(error) else math.inf

@@ -1,0 +1,159 @@
+"""`throughtime.check` passes right gradients and finds wrong ones."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from throughtime import cells
+from throughtime.checking import check
+from throughtime.errors import CellError
+from throughtime.language import (
+    affine,
+    cell,
+    concat,
+    exp,
+    layer_norm,
+    log,
+    maximum,
+    parameter,
+    relu,
+    select,
+    sigmoid,
+    softplus,
+    split,
+    sqrt,
+    state,
+    tanh,
+)
+from throughtime.program.gradient import gradient, with_tape
+from throughtime.program.operations import OPERATIONS
+
+
+@cell
+def everything(x, h, n=state(initial=1.0)):
+    """Every row of the table."""
+    a, b = split(affine("both", x, h, width=8), 2)
+    a = maximum(a, -b) - select(a > b, b, 0.5 * a) * relu(b) / (1 + exp(tanh(b)))
+    n = sqrt(softplus(n) + 0.1) * parameter("scale", width=1) - log(sigmoid(a) + 0.5)
+    h = tanh(layer_norm("norm", concat(a[:2], n[2:])))
+    return h, n
+
+
+@pytest.fixture
+def wrong(monkeypatch: pytest.MonkeyPatch):
+    """Makes the gradient of a row of the table wrong; programs derived before are forgotten."""
+
+    def forget() -> None:
+        gradient.cache_clear()
+        with_tape.cache_clear()
+
+    def make(op: str) -> None:
+        row = OPERATIONS[op]
+
+        def changed(builder, g, y, *values, **words):
+            pieces = row.gradient(builder, g, y, *values, **words)
+            return tuple(
+                p if p is None else replace(p, symbol=p.symbol * 1.001) if hasattr(p, "start") else p * 1.001
+                for p in pieces
+            )
+
+        monkeypatch.setitem(OPERATIONS, op, replace(row, gradient=changed))
+        forget()
+
+    yield make
+    monkeypatch.undo()
+    forget()
+
+
+@pytest.mark.parametrize("name", cells.names())
+def test_named_cells_pass(name):
+    report = check(name)
+    assert report.passed
+    assert report.errors.keys() == {
+        "input x",
+        *(f"state {s.name}" for s in cells.get(name).program(3, 4).states),
+        *("parameter weight_x", "parameter weight_h", "parameter bias"),
+    }
+    # Central differences with a step of 1e-5 in float64.
+    assert max(report.errors.values()) < 1e-8
+
+
+def test_a_cell_with_every_operation_passes():
+    used = {i.op for i in everything.program(3, 4).body}
+    assert OPERATIONS.keys() - used <= {"linear_transposed"}  # which gradients alone have
+    assert check(everything).passed
+
+
+def test_sizes_bias_and_hyper_parameters_are_taken():
+    report = check(cells.lstm, 2, 3, bias=False, projection=2)
+    assert "parameter weight_projection" in report.errors
+    assert "parameter bias" not in report.errors
+
+
+@pytest.mark.parametrize("op", sorted(OPERATIONS.keys() - {"greater", "linear_transposed"}))
+def test_a_wrong_gradient_is_found_whatever_the_operation(op, wrong):
+    wrong(op)
+    with pytest.raises(CellError, match="the gradient of cell everything is not what finite differences give"):
+        check(everything)
+
+
+def test_the_arguments_with_a_wrong_gradient_are_named(monkeypatch, wrong):
+    # The outer products alone are wrong: what they give is the matrices' gradient, nothing else's.
+    row = OPERATIONS["linear"]
+    monkeypatch.setitem(OPERATIONS, "linear", replace(row, weight_gradient=lambda g, a: (g * 2.0, a)))
+    gradient.cache_clear()
+    with pytest.raises(CellError) as caught:
+        check(cells.gru)
+    message = str(caught.value)
+    assert "for parameter weight_x, parameter weight_h. " in message
+    assert "parameter bias" in message
+    wrong_lines = [line.split()[:2] for line in message.splitlines() if line.endswith("wrong")]
+    assert wrong_lines == [["parameter", "weight_x"], ["parameter", "weight_h"]]
+
+
+def test_a_report_reads_as_a_table():
+    text = str(check("rnn"))
+    lines = text.splitlines()
+    assert lines[0] == "cell rnn: its gradient against finite differences, largest relative error"
+    assert [line.split()[:2] for line in lines[1:-1]] == [
+        ["input", "x"],
+        ["state", "hidden"],
+        ["parameter", "weight_x"],
+        ["parameter", "weight_h"],
+        ["parameter", "bias"],
+    ]
+    assert lines[-1] == "passed: 1e-06 is allowed"
+
+
+def test_a_parameter_that_nothing_depends_on_has_no_gradient_and_passes():
+    @cell
+    def idle(x, h):
+        unused = parameter("unused")
+        return tanh(affine("all", x, h)) + 0 * unused
+
+    assert check(idle).errors["parameter unused"] == 0.0
+
+
+def test_a_cell_that_gives_what_is_not_finite_is_told():
+    @cell
+    def explosive(x, h):
+        return log(tanh(affine("all", x, h)))
+
+    with pytest.raises(CellError, match="cell explosive gives numbers that are not finite"):
+        check(explosive)
+
+
+def test_wrong_equations_and_names_are_told_as_elsewhere():
+    with pytest.raises(CellError, match="did you mean lstm"):
+        check("lsmt")
+    with pytest.raises(CellError, match="no hyper-parameter 'projecton'"):
+        check("lstm", projecton=3)
+
+
+def test_importing_it_brings_no_torch():
+    code = "import sys, throughtime.checking; assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=True)
