@@ -10,7 +10,7 @@ from torch.nn.utils.rnn import pack_padded_sequence
 import throughtime
 from throughtime import cells
 from throughtime.engines import choose, get
-from throughtime.engines.autograd import run
+from throughtime.engines.operator import run
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError
 from throughtime.language import affine, sigmoid, state, tanh

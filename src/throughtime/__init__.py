@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from throughtime import cells
     from throughtime.checking import check
+    from throughtime.nn.accelerate import accelerate
     from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from throughtime.nn.recurrent import Recurrent
     from throughtime.program.cell import Cell, cell
@@ -21,6 +22,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "cells": "throughtime.cells",
     "check": "throughtime.checking",
+    "accelerate": "throughtime.nn.accelerate",
     "GRU": "throughtime.nn.dropin",
     "LSTM": "throughtime.nn.dropin",
     "RNN": "throughtime.nn.dropin",
@@ -36,8 +38,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "cell", "cells", "check",
-    "load", "train",
+    "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "accelerate", "cell", "cells",
+    "check", "load", "train",
 ]  # fmt: skip
 
 

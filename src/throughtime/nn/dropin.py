@@ -1,19 +1,22 @@
 """`RNN`, `LSTM` and `GRU` with the arguments, shapes and stored parameters of torch's, on our engines.
 
-Each is a subclass of torch's own class, so weights, hooks, optimisers and `isinstance` checks carry over; only what
-runs is different. With the engine `torch` it is torch's own layer that runs.
+Each stands on torch's own base class, which holds and names the parameters; only what runs is different. With the
+engine `torch` it is torch's own layer that runs.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose, get
 from throughtime.engines.torch_layers import TORCH_LAYERS
-from throughtime.nn.stack import Layers, run_any_form
+from throughtime.nn.stack import Layers, run_any_form, ways_of
+from throughtime.program.core import Program
 
 Hidden = Tensor | tuple[Tensor, Tensor]
 
@@ -22,9 +25,9 @@ class _DropIn(nn.RNNBase):
     """What the three layers share: torch's parameters as the parameters of the layers' programs."""
 
     engine: str | None = None
+    torchs: type[nn.RNNBase]  # whose forward the engine `torch` runs
 
-    def __init__(self, *args: Any, engine: str | None = None, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def _set_engine(self, engine: str | None) -> None:
         if engine is not None:
             get(engine)
             self.engine = engine
@@ -43,8 +46,8 @@ class _DropIn(nn.RNNBase):
         """
         data = input.data if isinstance(input, PackedSequence) else input
         layers = self._layers()
-        if choose(self.engine, layers[0][0][0], data).name == "torch":
-            return super().forward(input, hx)
+        if _is_torchs(self.engine, layers[0][0][0], data):
+            return self.torchs.forward(self, input, hx)
         self._check(input, hx)
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
         output, final = run_any_form(
@@ -60,21 +63,11 @@ class _DropIn(nn.RNNBase):
     def _layers(self) -> Layers:
         layer = TORCH_LAYERS[self.mode]
         directions = 2 if self.bidirectional else 1
-        stack, width = [], self.input_size
-        for depth in range(self.num_layers):
-            program = layer.program(width, self.hidden_size, self.proj_size, bias=self.bias)
-            stored = [
-                [getattr(self, name) for name in names]
-                for names in self._all_weights[depth * directions : (depth + 1) * directions]
-            ]
-            stack.append(
-                [
-                    (way, layer.to_program(weights, bias=self.bias))
-                    for way, weights in zip((program, program.flipped), stored, strict=False)
-                ]
-            )
-            width = (self.proj_size or self.hidden_size) * directions
-        return stack
+        programs = _programs(
+            self.mode, self.input_size, self.hidden_size, self.proj_size, self.num_layers, directions, self.bias
+        )
+        stored = [layer.to_program([getattr(self, n) for n in names], bias=self.bias) for names in self._all_weights]
+        return [list(zip(ways, stored[depth * directions :], strict=False)) for depth, ways in enumerate(programs)]
 
     def _check(self, input: Any, hx: Any) -> None:
         """Refuses what torch refuses, in torch's words."""
@@ -103,16 +96,130 @@ class _DropIn(nn.RNNBase):
         return super().extra_repr() + (f", engine={self.engine!r}" if self.engine else "")
 
 
-class RNN(_DropIn, nn.RNN):
+@lru_cache(maxsize=256)
+def _cached_programs(
+    mode: str, input_size: int, hidden_size: int, projection: int, layers: int, directions: int, bias: bool
+) -> tuple[tuple[Program, ...], ...]:
+    layer = TORCH_LAYERS[mode]
+    widths = [input_size] + [(projection or hidden_size) * directions] * (layers - 1)
+    return tuple(
+        tuple(ways_of(layer.program(width, hidden_size, projection, bias=bias), directions)) for width in widths
+    )
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # of a plain function: a captured graph would look into a cached one
+def _programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
+    """The programs of each layer's directions."""
+    return _cached_programs(*of)
+
+
+def _is_torchs(engine: str | None, program: Program, x: Tensor) -> bool:
+    # A graph that is being captured takes torch's layers one by one, as it takes those of every engine.
+    return not torch.compiler.is_compiling() and choose(engine, program, x).name == "torch"
+
+
+class RNN(_DropIn):
     """The plain recurrent network (Elman 1990); takes what `torch.nn.RNN` takes, and `engine`."""
 
+    torchs = nn.RNN
 
-class LSTM(_DropIn, nn.LSTM):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        nonlinearity: str = "tanh",
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        engine: str | None = None,
+    ) -> None:
+        if nonlinearity not in ("tanh", "relu"):
+            raise ValueError(f"Unknown nonlinearity '{nonlinearity}'. Select from 'tanh' or 'relu'.")
+        super().__init__(
+            f"RNN_{nonlinearity.upper()}",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            0,
+            device,
+            dtype,
+        )
+        self.nonlinearity = nonlinearity
+        self._set_engine(engine)
+
+
+class LSTM(_DropIn):
     """Long short-term memory (Hochreiter & Schmidhuber 1997); takes what `torch.nn.LSTM` takes, and `engine`."""
 
+    torchs = nn.LSTM
+    # torch spells these for two states in its LSTM alone
+    check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
+    get_expected_cell_size = nn.LSTM.get_expected_cell_size
+    permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
 
-class GRU(_DropIn, nn.GRU):
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        proj_size: int = 0,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(
+            "LSTM",
+            input_size,
+            hidden_size,
+            num_layers,
+            bias,
+            batch_first,
+            dropout,
+            bidirectional,
+            proj_size,
+            device,
+            dtype,
+        )
+        self._set_engine(engine)
+
+
+class GRU(_DropIn):
     """The gated recurrent unit (Cho et al. 2014); takes what `torch.nn.GRU` takes, and `engine`."""
+
+    torchs = nn.GRU
+
+    def __init__(
+        self,
+        input_size: int,
+        hidden_size: int,
+        num_layers: int = 1,
+        bias: bool = True,
+        batch_first: bool = False,
+        dropout: float = 0.0,
+        bidirectional: bool = False,
+        device: Any = None,
+        dtype: Any = None,
+        *,
+        engine: str | None = None,
+    ) -> None:
+        super().__init__(
+            "GRU", input_size, hidden_size, num_layers, bias, batch_first, dropout, bidirectional, 0, device, dtype
+        )
+        self._set_engine(engine)
 
 
 class _DropInCell(nn.RNNCellBase):
@@ -137,8 +244,8 @@ class _DropInCell(nn.RNNCellBase):
             The state after the step.
         """
         layer = TORCH_LAYERS[self._mode()]
-        program = layer.program(self.input_size, self.hidden_size, bias=self.bias)
-        if choose(self.engine, program, input).name == "torch":
+        ((program,),) = _programs(self._mode(), self.input_size, self.hidden_size, 0, 1, 1, self.bias)
+        if _is_torchs(self.engine, program, input):
             return super().forward(input, hx)
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
         self._check(input, states)

@@ -14,7 +14,7 @@ from throughtime import cells
 from throughtime.engines import get
 from throughtime.errors import UserError
 from throughtime.nn.initialise import Scheme, initialise
-from throughtime.nn.stack import Layers, run_any_form
+from throughtime.nn.stack import Layers, run_any_form, ways_of
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 
@@ -120,6 +120,7 @@ class Recurrent(nn.Module):
                     f"{above.inputs[0].width}."
                 )
         self.programs = tuple(programs)
+        self._ways = [tuple(ways_of(program, directions)) for program in programs]
         self.hidden_size, self.num_layers = hidden_size, len(programs)
         self.batch_first, self.dropout, self.bidirectional, self.engine = batch_first, dropout, bidirectional, engine
         for name, parameter in self._declared():
@@ -204,9 +205,9 @@ class Recurrent(nn.Module):
         return [
             [
                 (way, [self.get_parameter(stored_name(p.name, suffix)) for p in way.parameters])
-                for way, suffix in zip((program, program.flipped), suffixes, strict=False)
+                for way, suffix in zip(ways, suffixes, strict=True)
             ]
-            for program, suffixes in zip(self.programs, self._suffixes(), strict=True)
+            for ways, suffixes in zip(self._ways, self._suffixes(), strict=True)
         ]
 
     def _suffixes(self) -> list[tuple[str, ...]]:

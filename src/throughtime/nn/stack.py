@@ -10,7 +10,8 @@ from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose
-from throughtime.engines.autograd import run
+from throughtime.engines.base import Result
+from throughtime.engines.operator import program_of, run
 from throughtime.errors import UserError
 from throughtime.program.core import Program
 
@@ -40,6 +41,14 @@ def run_stack(
     Returns:
         The last layer's output `[T, B, directions * output]` and the final states, as `states`.
     """
+    kind = x.device.type
+    if torch.is_autocast_enabled(kind) and layers[0][0][1][0].dtype == torch.float32:
+        # Arithmetic in float32, as an error of a state would be carried on; what goes out is what autocast asks for.
+        with torch.autocast(kind, enabled=False):
+            states = None if states is None else [s.float() for s in states]
+            y, final = run_stack(layers, x.float(), states, dropout=dropout, engine=engine, batch_sizes=batch_sizes)
+        dtype = torch.get_autocast_dtype(kind)
+        return y.to(dtype), [s.to(dtype) for s in final]
     steps, rows = x.shape[:2]
     ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
     number = 0
@@ -52,14 +61,53 @@ def run_stack(
                 initial = [x.new_full((rows, s.width), s.initial) for s in program.states]
             else:
                 initial = [s[number] for s in states]
-            chosen = choose(engine, program, x)
-            result = run(chosen, program, steps, [x], initial, parameters, batch_sizes)
+            result = _run(engine, program, steps, [x], initial, parameters, batch_sizes)
             outputs.append(result.outputs[0])
-            for of_state, final in zip(ended, result.states, strict=True):
-                of_state.append(final)
+            for of_state, last in zip(ended, result.states, strict=True):
+                of_state.append(last)
             number += 1
         x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
     return x, [torch.stack(of_state) for of_state in ended]
+
+
+def ways_of(program: Program, directions: int) -> list[Program]:
+    """The program of each direction of a layer, ready to be run in a compiled graph."""
+    ways = [program, program.flipped][:directions]
+    for way in ways:
+        _ = way.text  # kept from here on: a graph that is being captured cannot write it
+    return ways
+
+
+def _run(
+    engine: str | None,
+    program: Program,
+    steps: int,
+    inputs: list[Tensor],
+    states: list[Tensor],
+    parameters: Sequence[Tensor],
+    batch_sizes: Sequence[int] | None,
+) -> Result:
+    if not torch.compiler.is_compiling():
+        return run(choose(engine, program, inputs[0]), program, steps, inputs, states, parameters, batch_sizes)
+    outputs, final = _run_in_graph(engine, program.text, steps, inputs, states, list(parameters), batch_sizes)
+    return Result(outputs, final, [])
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def _run_in_graph(
+    engine: str | None,
+    text: str,
+    steps: int,
+    inputs: list[Tensor],
+    states: list[Tensor],
+    parameters: list[Tensor],
+    batch_sizes: Sequence[int] | None,
+) -> tuple[list[Tensor], list[Tensor]]:
+    """What a graph that is being captured holds of a run; a graph has no programs in it, but their text."""
+    program = program_of(text)
+    chosen = choose(engine, program, inputs[0])
+    result = run(chosen, program, steps, inputs, states, parameters, batch_sizes)
+    return result.outputs, result.states
 
 
 def run_any_form(

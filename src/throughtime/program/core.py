@@ -182,6 +182,13 @@ class Program:
         """The same step, with time running the other way."""
         return replace(self, reverse=not self.reverse)
 
+    @cached_property
+    def text(self) -> str:
+        """The program as JSON; see `throughtime.program.saving`."""
+        from throughtime.program.saving import to_json
+
+        return to_json(self)
+
     def equivalent(self, other: Program) -> bool:
         """Whether both compute the same, whatever they and their values are called."""
         return self._anonymous == other._anonymous

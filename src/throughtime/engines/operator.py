@@ -1,0 +1,242 @@
+"""A run as an operator of torch: `torch.ops.throughtime.run`, which `torch.compile` and `torch.export` keep whole.
+
+The derivative of a run is a run of the gradient program, so the operator is closed under differentiation: a second
+derivative is the gradient program's gradient program, on the same engine.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd import forward_ad
+
+from throughtime.engines.base import Engine, Result
+from throughtime.program.core import Program
+from throughtime.program.gradient import Slots, gradient, with_tape
+from throughtime.program.saving import from_json
+
+_log = logging.getLogger("throughtime")
+
+
+def run(
+    engine: Engine,
+    program: Program,
+    steps: int,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    batch_sizes: Sequence[int] | None = None,
+) -> Result:
+    """Runs a program on an engine, with its derivatives known to torch; see `Engine.run`."""
+    if engine.transparent:
+        return engine.run(program, steps, inputs, states, parameters, batch_sizes)
+    if torch.compiler.is_compiling():
+        flat = torch.ops.throughtime.run(
+            engine.name, program.text, steps, batch_sizes, list(inputs), list(states), list(parameters)
+        )
+        return _split(flat, len(program.outputs), len(program.states))
+    tensors = (*inputs, *states, *parameters)
+    if _is_transformed(tensors):
+        _say_once(f"the {engine.name} engine cannot be seen through by vmap and forward-mode derivatives")
+        return _engine("reference").run(program, steps, inputs, states, parameters, batch_sizes)
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        return engine.run(program, steps, inputs, states, parameters, batch_sizes)
+    return _differentiable(engine, program, steps, batch_sizes, inputs, states, parameters, as_operator=False)
+
+
+def _differentiable(
+    engine: Engine,
+    program: Program,
+    steps: int,
+    batch_sizes: Sequence[int] | None,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    *,
+    as_operator: bool,
+) -> Result:
+    tensors = (*inputs, *states, *parameters)
+    taped = with_tape(program, _slots(program, [t.requires_grad for t in tensors]))
+    given: tuple[Tensor, ...] = _Run.apply(  # type: ignore[no-untyped-call]
+        engine, taped, steps, batch_sizes, as_operator, *tensors
+    )
+    every = _split(given, len(taped.outputs), len(taped.states))
+    return Result(every.outputs[: len(program.outputs)], every.states, every.reductions)
+
+
+class _Run(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        engine: Engine,
+        program: Program,
+        steps: int,
+        batch_sizes: Sequence[int] | None,
+        as_operator: bool,
+        *tensors: Tensor,
+    ) -> tuple[Tensor, ...]:
+        arguments = _split(tensors, len(program.inputs), len(program.states))
+        if as_operator:
+            with torch._C._AutoDispatchBelowAutograd():
+                result = _split(
+                    torch.ops.throughtime.run(engine.name, program.text, steps, batch_sizes, *arguments),
+                    len(program.outputs),
+                    len(program.states),
+                )
+        else:
+            result = engine.run(program, steps, *arguments, batch_sizes)
+        ctx.set_materialize_grads(False)
+        ctx.call = engine, program, steps, batch_sizes, as_operator
+        ctx.save_for_backward(*tensors, *result.outputs)
+        return (*result.outputs, *result.states, *result.reductions)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        engine, program, steps, batch_sizes, as_operator = ctx.call
+        first = len(ctx.needs_input_grad) - len(program.inputs) - len(program.states) - len(program.parameters)
+        arguments = _split(ctx.saved_tensors, len(program.inputs), len(program.states))
+        parameters = arguments.reductions[: len(program.parameters)]
+        outputs = arguments.reductions[len(program.parameters) :]
+        wanted = _slots(program, ctx.needs_input_grad[first:])
+        cotangents = _split(gradients, len(program.outputs), len(program.states))
+        given = Slots(*(tuple(k for k, g in enumerate(of) if g is not None) for of in cotangents))
+        plan = gradient(program, given, wanted)
+        inputs = [*(arguments.outputs[k] for k in plan.inputs), *(outputs[k] for k in plan.tape)]
+        inputs += [cotangents.outputs[k] for k in given.vectors]
+        states = [
+            torch.zeros_like(state) if g is None else g
+            for state, g in zip(arguments.states, cotangents.states, strict=True)
+        ]
+        weights = [*(parameters[k] for k in plan.parameters), *(cotangents.reductions[k] for k in given.arrays)]
+        if as_operator:
+            flat = torch.ops.throughtime.run(
+                engine.name, plan.program.text, steps, batch_sizes, inputs, states, weights
+            )
+            result = _split(flat, len(plan.program.outputs), len(plan.program.states))
+        else:
+            result = run(engine, plan.program, steps, inputs, states, weights, batch_sizes)
+        found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
+        first_parameter = first + len(program.inputs) + len(program.states)
+        for k, g in zip(wanted.vectors, result.outputs, strict=True):
+            found[first + k] = g
+        for k in wanted.states:
+            found[first + len(program.inputs) + k] = result.states[k]
+        for k, g in zip(wanted.arrays, result.reductions, strict=True):
+            found[first_parameter + k] = g
+        return tuple(found)
+
+
+def _split(tensors: Sequence[Any], vectors: int, states: int) -> Result:
+    return Result(list(tensors[:vectors]), list(tensors[vectors : vectors + states]), list(tensors[vectors + states :]))
+
+
+def _slots(program: Program, flags: Sequence[bool]) -> Slots:
+    split = _split(flags, len(program.inputs), len(program.states))
+    return Slots(*(tuple(k for k, flag in enumerate(of) if flag) for of in split))
+
+
+def _is_transformed(tensors: Sequence[Tensor]) -> bool:
+    """Whether vmap, jvp or another transform of torch.func is going on, or a tensor has a forward tangent."""
+    if torch._C._functorch.maybe_current_level() is not None:
+        return True
+    return _has_tangent(tensors)
+
+
+def _has_tangent(tensors: Sequence[Tensor]) -> bool:
+    if forward_ad._current_level < 0:
+        return False
+    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]
+
+
+@lru_cache(maxsize=64)
+def _say_once(what: str) -> None:
+    _log.warning("%s: the reference engine runs instead.", what)
+
+
+# The operator. A program is passed as its JSON, so a graph that holds the operator is whole without this process.
+
+program_of = lru_cache(maxsize=512)(from_json)
+
+
+def _engine(name: str) -> Engine:
+    from throughtime.engines import get
+
+    return get(name)
+
+
+_library = torch.library.Library("throughtime", "DEF")  # type: ignore[no-untyped-call]
+_library.define(  # type: ignore[no-untyped-call]
+    "run(str engine, str program, SymInt steps, SymInt[]? batch_sizes, "
+    "Tensor[] inputs, Tensor[] states, Tensor[] parameters) -> Tensor[]",
+    tags=[torch.Tag.pt2_compliant_tag],
+)
+
+
+def _flat(result: Result) -> list[Tensor]:
+    return [*result.outputs, *result.states, *result.reductions]
+
+
+def _kernel(
+    engine: str,
+    program: str,
+    steps: int,
+    batch_sizes: Sequence[int] | None,
+    inputs: list[Tensor],
+    states: list[Tensor],
+    parameters: list[Tensor],
+) -> list[Tensor]:
+    return _flat(_engine(engine).run(program_of(program), steps, inputs, states, parameters, batch_sizes))
+
+
+def _fake(
+    engine: str,
+    program: str,
+    steps: int,
+    batch_sizes: Sequence[int] | None,
+    inputs: list[Tensor],
+    states: list[Tensor],
+    parameters: list[Tensor],
+) -> list[Tensor]:
+    plan = program_of(program)
+    rows = states[0].shape[0]
+    shapes: list[tuple[int, ...]] = [(steps, rows, plan.body[output.value].width) for output in plan.outputs]
+    shapes += [(rows, state.width) for state in plan.states]
+    return [states[0].new_empty(shape) for shape in (*shapes, *(r.shape for r in plan.reductions))]
+
+
+def _autograd_kernel(
+    engine: str,
+    program: str,
+    steps: int,
+    batch_sizes: Sequence[int] | None,
+    inputs: list[Tensor],
+    states: list[Tensor],
+    parameters: list[Tensor],
+) -> list[Tensor]:
+    tensors = (*inputs, *states, *parameters)
+    if _has_tangent(tensors):
+        raise NotImplementedError(
+            "torch.ops.throughtime.run has no forward-mode derivative: use a module of throughtime, which goes to the "
+            "reference engine for it, or engine='reference'."
+        )
+    if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        with torch._C._AutoDispatchBelowAutograd():
+            plain: list[Tensor] = torch.ops.throughtime.run(
+                engine, program, steps, batch_sizes, inputs, states, parameters
+            )
+            return plain
+    return _flat(
+        _differentiable(
+            _engine(engine), program_of(program), steps, batch_sizes, inputs, states, parameters, as_operator=True
+        )
+    )
+
+
+for _key, _function in (("CPU", _kernel), ("CUDA", _kernel), ("Autograd", _autograd_kernel)):
+    _library.impl("run", _function, _key)  # type: ignore[no-untyped-call]
+torch.library.register_fake("throughtime::run", _fake, lib=_library)

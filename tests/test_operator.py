@@ -1,0 +1,120 @@
+"""A run is an operator of torch: compiled, exported, differentiated twice, and never with a wrong tangent."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import throughtime
+from throughtime import cells
+from throughtime.engines import get, operator
+
+pytestmark = pytest.mark.skipif(
+    get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None, reason="the extension is not built"
+)
+
+
+def arguments(name: str, batch_sizes: list[int] | None = None) -> tuple[Any, ...]:
+    program = cells.get(name).program(3, 4)
+    torch.manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randn(shape, dtype=torch.float64, requires_grad=True)
+
+    inputs = [draw(5, 2, i.width) for i in program.inputs]
+    states = [draw(2, s.width) for s in program.states]
+    return "native", program.text, 5, batch_sizes, inputs, states, [draw(*p.shape) for p in program.parameters]
+
+
+@pytest.mark.parametrize("name", cells.names())
+def test_the_operator_passes_torchs_own_check(name: str) -> None:
+    results = torch.library.opcheck(torch.ops.throughtime.run.default, arguments(name))
+    assert set(results.values()) == {"SUCCESS"}
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])  # a rectifier has no second derivative to compare
+@pytest.mark.parametrize("batch_sizes", [None, [2, 2, 1, 1, 0]])
+def test_first_and_second_derivatives_are_those_of_finite_differences(name: str, batch_sizes: list[int] | None) -> None:
+    engine, text, steps, sizes, *groups = arguments(name, batch_sizes)
+    counts = [len(group) for group in groups]
+
+    def run(*flat: Tensor) -> list[Tensor]:
+        split = [list(flat[sum(counts[:k]) : sum(counts[: k + 1])]) for k in range(3)]
+        return list(torch.ops.throughtime.run(engine, text, steps, sizes, *split))
+
+    flat = [t for group in groups for t in group]
+    assert torch.autograd.gradcheck(run, flat)
+    assert torch.autograd.gradgradcheck(run, flat)
+
+
+class Net(nn.Module):
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.before, self.layer = nn.Linear(3, 3), layer
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.layer(self.before(x))[0]
+        return y.sin().sum()
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "Recurrent"])
+@pytest.mark.parametrize("engine", [None, "reference"])
+def test_a_model_is_compiled_without_a_graph_break(kind: str, engine: str | None) -> None:
+    if kind == "Recurrent":
+        layer: nn.Module = throughtime.Recurrent("gru", 3, 4, 2, bidirectional=True, engine=engine)
+    else:
+        layer = getattr(throughtime, kind)(3, 4, 2, engine=engine)
+    net = Net(layer)
+    compiled = torch.compile(net, fullgraph=True, backend="aot_eager")
+    x = torch.randn(5, 2, 3, requires_grad=True)
+    leaves = [x, *net.parameters()]
+    expected = torch.autograd.grad(net(x), leaves)
+    for ours, theirs in zip(torch.autograd.grad(compiled(x), leaves), expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_forward_tangents_and_vmap_are_right(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    layer = getattr(throughtime, kind)(3, 4, dtype=torch.float64)
+    plain = getattr(nn, kind)(3, 4, dtype=torch.float64)
+    plain.load_state_dict(layer.state_dict())
+    x, v = torch.randn(2, 5, 2, 3, dtype=torch.float64)
+    operator._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "throughtime"):
+        _, tangent = torch.func.jvp(lambda x: layer(x)[0], (x,), (v,))
+        with torch.autograd.forward_ad.dual_level():
+            dual = torch.autograd.forward_ad.make_dual(x, v)
+            other = torch.autograd.forward_ad.unpack_dual(layer(dual)[0]).tangent
+    step = 1e-6
+    expected = (plain(x + step * v)[0] - plain(x - step * v)[0]) / (2 * step)
+    # Central differences of a function with values of about 1, at a step of 1e-6: 1e-16 / 1e-6 of rounding.
+    torch.testing.assert_close(tangent, expected, rtol=0, atol=1e-9)
+    torch.testing.assert_close(other, tangent)
+    assert len(caplog.records) == 1  # said once
+    mapped = torch.func.vmap(lambda x: layer(x)[0])(x.unsqueeze(0).expand(3, -1, -1, -1))
+    torch.testing.assert_close(mapped[2], plain(x)[0])
+    per_sample = torch.func.grad(lambda x: layer(x)[0].sum())(x)
+    x.requires_grad_()
+    torch.testing.assert_close(per_sample, torch.autograd.grad(plain(x)[0].sum(), x)[0])
+
+
+def test_the_bare_operator_refuses_forward_tangents() -> None:
+    engine, text, steps, sizes, inputs, states, parameters = arguments("lstm")
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(inputs[0].detach(), torch.ones_like(inputs[0]))
+        with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
+            torch.ops.throughtime.run(engine, text, steps, sizes, [dual], states, parameters)
+
+
+@pytest.mark.parametrize("engine", [None, "reference"])
+def test_autocast_computes_in_float32(engine: str | None) -> None:
+    layer = throughtime.Recurrent("lstm", 3, 4, engine=engine)
+    x = torch.randn(5, 2, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, (h, _) = layer(x.bfloat16())
+    assert y.dtype == h.dtype == torch.bfloat16
+    assert torch.equal(y, layer(x.bfloat16().float())[0].bfloat16())
