@@ -1,0 +1,77 @@
+"""The softmax head and its loss in one pass, which never holds the probabilities of all steps at once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+# A chunk's logits stay in the processor's outer cache; larger ones only cost memory.
+CHUNK_ELEMENTS = 1 << 20
+
+
+def softmax_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    """The sum over rows of the cross-entropy between softmax(weight @ hidden + bias) and the targets.
+
+    The gradients of all three are computed in the same pass, chunk by chunk of rows, so that memory grows with rows and
+    vocabulary but not with their product.
+
+    Args:
+        hidden: `[rows, width]`.
+        weight: `[vocabulary, width]`.
+        bias: `[vocabulary]`.
+        targets: `[rows]`, whole numbers below the vocabulary's size.
+
+    Returns:
+        The sum, a scalar; in nats.
+    """
+    kind = hidden.device.type
+    # A sum of thousands of terms has no digits left in half precision.
+    half = hidden.dtype in (torch.float16, torch.bfloat16)
+    if half or torch.is_autocast_enabled(kind):
+        with torch.autocast(kind, enabled=False):
+            return softmax_loss(hidden.float(), weight.float(), bias.float(), targets)
+    total: Tensor = _SoftmaxLoss.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
+    return total
+
+
+class _SoftmaxLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+        wanted = ctx.needs_input_grad[:3]
+        total = hidden.new_zeros(())
+        gradients = [
+            torch.zeros_like(t) if want else None for t, want in zip((hidden, weight, bias), wanted, strict=True)
+        ]
+        d_hidden, d_weight, d_bias = gradients
+        for start in range(0, len(hidden), rows := max(1, CHUNK_ELEMENTS // len(weight))):
+            x, y = hidden[start : start + rows], targets[start : start + rows]
+            logits = torch.addmm(bias, x, weight.T)
+            log_normaliser = logits.logsumexp(-1, keepdim=True)
+            total += log_normaliser.sum() - logits.gather(1, y[:, None]).sum()
+            if not any(wanted):
+                continue
+            d_logits = logits.sub_(log_normaliser).exp_()  # the probabilities, less 1 at the target
+            d_logits.scatter_add_(1, y[:, None], -torch.ones_like(log_normaliser))
+            if d_hidden is not None:
+                torch.mm(d_logits, weight, out=d_hidden[start : start + rows])
+            if d_weight is not None:
+                d_weight.addmm_(d_logits.T, x)
+            if d_bias is not None:
+                d_bias += d_logits.sum(0)
+        ctx.save_for_backward(hidden, weight, bias, targets)
+        ctx.gradients = gradients
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *of_total: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = of_total
+        if torch.is_grad_enabled():  # a second derivative is wanted, which the stored gradients know nothing of
+            hidden, weight, bias, targets = ctx.saved_tensors
+            loss = functional.cross_entropy(functional.linear(hidden, weight, bias), targets, reduction="sum")
+            leaves = [t for t, want in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False) if want]
+            found = iter(torch.autograd.grad(loss * scale, leaves, create_graph=True))
+            return (*(next(found) if want else None for want in ctx.needs_input_grad[:3]), None)
+        return (*(None if g is None else g * scale for g in ctx.gradients), None)
