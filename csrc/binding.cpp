@@ -88,6 +88,11 @@ void run_plan(const std::shared_ptr<const Plan>& plan, int64_t steps, int64_t ba
     run(*plan, used, call, packed ? &packed->weights : nullptr, threads);
 }
 
+void add_linear(Plan& plan, int64_t parameter, bool transposed, PlacePair to, PlacePair from,
+                std::optional<PlacePair> start) {
+    plan.add_linear(parameter, transposed, place(to), place(from), start ? std::optional(place(*start)) : std::nullopt);
+}
+
 void add_operation(Plan& plan, const std::string& name, int64_t width, PlacePair to,
                    const std::vector<PlacePair>& from) {
     std::vector<Place> sources;
@@ -131,9 +136,7 @@ NB_MODULE(_native, m) {
              "parameters"_a, "reductions"_a, "reverse"_a)
         .def("add_buffer", &Plan::add_buffer, "home"_a, "index"_a, "width"_a, "value"_a)
         .def("add_stage", &Plan::add_stage, "phase"_a)
-        .def("add_linear", [](Plan& plan, int64_t parameter, bool transposed, PlacePair to, PlacePair from) {
-            plan.add_linear(parameter, transposed, place(to), place(from));
-        }, "parameter"_a, "transposed"_a, "to"_a, "source"_a)
+        .def("add_linear", &add_linear, "parameter"_a, "transposed"_a, "to"_a, "source"_a, "start"_a)
         .def("add_operation", &add_operation, "name"_a, "width"_a, "to"_a, "sources"_a)
         .def("add_term", &add_term, "reduction"_a, "values"_a);
     bind_scalar<float>(m, "Weights32", "run32");

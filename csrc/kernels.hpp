@@ -52,9 +52,9 @@ template <class T> struct Kernels {
     PackKernel<T> pack_transposed;
     /// Packs a left factor, given by its transpose, into panels `tile_rows` wide.
     PackKernel<T> pack_left;
-    /// to = left * right for the panels `first` to `last` of the packed right factor:
-    /// each element is one chain of multiply-adds over the depth, first to last.
-    void (*product)(Rows<T> to, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
+    /// to = start + left * right for the panels `first` to `last` of the packed right factor: each element is one
+    /// chain of multiply-adds over the depth, first to last, begun at `start`, or at zero where that is null.
+    void (*product)(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
                     int64_t columns, int64_t first, int64_t last);
     /// to += left^T * right, both packed (left in panels of `tile_rows`), for the left panels
     /// `first` to `last`: each element gains one chain over the depth, begun at zero.

@@ -116,15 +116,16 @@ int64_t Plan::factor(int64_t parameter, bool transposed) {
     return static_cast<int64_t>(factors.size()) - 1;
 }
 
-void Plan::add_linear(int64_t parameter, bool transposed, Place to, Place from) {
+void Plan::add_linear(int64_t parameter, bool transposed, Place to, Place from, std::optional<Place> start) {
     const int64_t index = factor(parameter, transposed);
     const Factor& used = factors[index];
     check(to, used.columns, true);
     check(from, used.depth, false);
-    for (Place place : {to, from})
+    if (start) check(*start, used.columns, false);
+    for (Place place : {to, from, start.value_or(to)})
         if (buffers[place.buffer].home == Home::scratch) refuse("a product with scratch");
     if (!stage().operations.empty()) refuse("a product after the pointwise part of its stage");
-    stage().linears.push_back({index, to, from});
+    stage().linears.push_back({index, to, from, start.has_value(), start.value_or(Place{})});
     stage().cost += used.depth * used.columns;
 }
 

@@ -5,6 +5,7 @@
 
 #include <array>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -49,6 +50,8 @@ struct Factor {
 struct Linear {
     int64_t factor;
     Place to, from;
+    bool begun;   // whether its sums begin at another value
+    Place start;  // at which one
 };
 
 struct Operation {
@@ -87,7 +90,8 @@ public:
     int64_t add_buffer(const std::string& home, int64_t index, int64_t width, double value);
     /// Begins the next stage of a phase.
     void add_stage(const std::string& phase);
-    void add_linear(int64_t parameter, bool transposed, Place to, Place from);
+    /// Adds a product; `start`, if given, is the value that its sums begin at.
+    void add_linear(int64_t parameter, bool transposed, Place to, Place from, std::optional<Place> start);
     void add_operation(const std::string& name, int64_t width, Place to, const std::vector<Place>& from);
     void add_term(int64_t reduction, Place u);
     void add_outer(int64_t reduction, Place u, Place v);

@@ -12,10 +12,11 @@ template <class T> constexpr int panel_width = panel_vectors * lanes<T>;
 /// Rows of a tile: its accumulators, a row of the panel and one element fit the registers.
 constexpr int tile_rows = vector_registers == 32 ? 12 : 6;
 
-/// How many panels a tile of few rows takes at once, so that enough chains run side by side.
-constexpr int panels_beside(int rows) {
-    int panels = tile_rows / rows;
-    return panels > 4 ? 4 : panels;
+/// How many panels a tile of few rows takes at once at most, so that enough chains run side by side.
+constexpr int most_panels = 4;
+constexpr int panels_beside(int64_t rows) {
+    const int64_t panels = tile_rows / rows;
+    return static_cast<int>(panels > most_panels ? most_panels : panels);
 }
 
 /// How the left factor lies in memory: in rows, or packed as panels of `tile_rows` columns.
@@ -26,9 +27,18 @@ template <class T, int rows, int panels, Left layout> struct Tile {
     static constexpr int vectors = panels * panel_vectors;
     Vector<T> sum[rows][vectors];
 
+    /// Begins every sum at zero, or at what the first `columns` columns of `start` have.
+    THROUGHTIME_INLINE void begin(Rows<const T> start, int64_t columns) {
+        for (int i = 0; i < rows; ++i)
+            for (int j = 0; j < vectors; ++j) {
+                const T* from = start.at + i * start.stride + j * lanes<T>;
+                const int64_t left = columns - j * lanes<T>;
+                if (!start.at || left <= 0) sum[i][j] = Vector<T>{};
+                else sum[i][j] = left >= lanes<T> ? load(from) : load_first(from, static_cast<int>(left));
+            }
+    }
+
     THROUGHTIME_INLINE void multiply(const T* left, int64_t stride, const T* right, int64_t depth) {
-        for (auto& row : sum)
-            for (auto& v : row) v = Vector<T>{};
         const int64_t beside = depth * panel_width<T>;
         for (int64_t k = 0; k < depth; ++k) {
             Vector<T> across[vectors];
@@ -63,45 +73,50 @@ template <class T, int rows, int panels, Left layout> struct Tile {
 };
 
 template <class T, int rows, int panels, Left layout, bool add>
-void tile(Rows<T> to, Rows<const T> left, const T* right, int64_t depth, int64_t columns) {
+void tile(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth, int64_t columns) {
     Tile<T, rows, panels, layout> tile;
+    tile.begin(start, columns);
     tile.multiply(left.at, left.stride, right, depth);
     tile.template put<add>(to, columns);
 }
 
 template <class T>
-using TileFunction = void (*)(Rows<T> to, Rows<const T> left, const T* right, int64_t depth, int64_t columns);
+using TileFunction = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth,
+                              int64_t columns);
 
-/// The tile of `rows` rows, for as many panels as such a tile takes at once or for one.
-template <class T, Left layout, bool add, int most = tile_rows>
-TileFunction<T> tile_of(int64_t rows, bool one_panel) {
-    if (rows == most) return one_panel ? tile<T, most, 1, layout, add> : tile<T, most, panels_beside(most), layout, add>;
-    if constexpr (most > 1) return tile_of<T, layout, add, most - 1>(rows, one_panel);
-    else __builtin_unreachable();
+/// The tile of `rows` rows and `panels` panels.
+template <class T, Left layout, bool add, int most_rows = tile_rows, int most = panels_beside(most_rows)>
+TileFunction<T> tile_of(int64_t rows, int64_t panels) {
+    if (rows == most_rows && panels == most) return tile<T, most_rows, most, layout, add>;
+    if constexpr (most > 1) {
+        if (rows == most_rows) return tile_of<T, layout, add, most_rows, most - 1>(rows, panels);
+    }
+    if constexpr (most_rows > 1) return tile_of<T, layout, add, most_rows - 1>(rows, panels);
+    __builtin_unreachable();
 }
 
-/// The height of the next tile when `rows` are left: as few tiles as can be, as even as can be.
-THROUGHTIME_INLINE int64_t next_tile(int64_t rows) {
-    int64_t tiles = (rows + tile_rows - 1) / tile_rows;
-    return (rows + tiles - 1) / tiles;
+/// The size of the next piece when `count` things are left: as few pieces as can be, as even as can be.
+THROUGHTIME_INLINE int64_t next_piece(int64_t count, int64_t most) {
+    const int64_t pieces = (count + most - 1) / most;
+    return (count + pieces - 1) / pieces;
 }
 
 template <class T>
-void product(Rows<T> to, Rows<const T> left, int64_t rows, const T* right, int64_t depth, int64_t columns,
-             int64_t first, int64_t last) {
-    const int most = panels_beside(static_cast<int>(next_tile(rows)));
+void product(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
+             int64_t columns, int64_t first, int64_t last) {
+    const int most = panels_beside(next_piece(rows, tile_rows));
     for (int64_t panel = first; panel < last;) {
-        const int64_t count = last - panel >= most ? most : 1;
-        const T* from = right + panel * panel_width<T> * depth;
+        const int64_t panels = next_piece(last - panel, most);
         const int64_t column = panel * panel_width<T>;
         for (int64_t row = 0; row < rows;) {
-            const int64_t height = next_tile(rows - row);
-            tile_of<T, Left::rows, false>(height, count == 1)(
-                {to.at + row * to.stride + column, to.stride}, {left.at + row * left.stride, left.stride},
-                from, depth, columns - column);
+            const int64_t height = next_piece(rows - row, tile_rows);
+            const T* begin = start.at ? start.at + row * start.stride + column : nullptr;
+            tile_of<T, Left::rows, false>(height, panels)(
+                {to.at + row * to.stride + column, to.stride}, {begin, start.stride},
+                {left.at + row * left.stride, left.stride}, right + column * depth, depth, columns - column);
             row += height;
         }
-        panel += count;
+        panel += panels;
     }
 }
 
@@ -111,10 +126,14 @@ void add_product(Rows<T> to, const T* left, const T* right, int64_t depth, int64
     for (int64_t block = first; block < last; ++block) {
         const int64_t row = block * tile_rows;
         const int64_t height = rows - row < tile_rows ? rows - row : tile_rows;
-        const auto run = tile_of<T, Left::packed, true>(height, true);
-        for (int64_t column = 0; column < columns; column += panel_width<T>)
-            run({to.at + row * to.stride + column, to.stride}, {left + row * depth, 0},
+        const int64_t most = panels_beside(height);
+        for (int64_t column = 0; column < columns;) {
+            const int64_t panels = next_piece((columns - column + panel_width<T> - 1) / panel_width<T>, most);
+            tile_of<T, Left::packed, true>(height, panels)(
+                {to.at + row * to.stride + column, to.stride}, {nullptr, 0}, {left + row * depth, 0},
                 right + column * depth, depth, columns - column);
+            column += panels * panel_width<T>;
+        }
     }
 }
 

@@ -225,9 +225,13 @@ private:
         for (const Linear& linear : stage.linears) {
             const Factor& factor = plan_.factors[linear.factor];
             const Share panels = share(layout_.panels(factor.columns), part, parts);
-            const Now<T>&to = now[linear.to.buffer], &from = now[linear.from.buffer];
-            kernels_.product({to.at + linear.to.offset + rows.first * to.row, to.row},
-                             {from.at + linear.from.offset + rows.first * from.row, from.row}, rows.last - rows.first,
+            auto locate = [&](Place place) {
+                const Now<T>& at = now[place.buffer];
+                return Rows<T>{at.at + place.offset + rows.first * at.row, at.row};
+            };
+            const Rows<T> to = locate(linear.to), from = locate(linear.from);
+            const Rows<T> start = linear.begun ? locate(linear.start) : Rows<T>{nullptr, 0};
+            kernels_.product(to, {start.at, start.stride}, {from.at, from.stride}, rows.last - rows.first,
                              factors_[linear.factor], factor.depth, factor.columns, panels.first, panels.last);
         }
     }

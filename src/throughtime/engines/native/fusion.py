@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from throughtime.program.core import CONSTANT, Instruction, Program
+from throughtime.program.phases import phases
 
 # What each joined operation means: an operation and its values, of which a letter is any value (the same letter the
 # same value), a number a constant. Each is computed exactly as its parts would be, so joining changes no bit.
@@ -23,12 +24,16 @@ JOINED: dict[str, tuple[tuple[str, ...], Pattern]] = {
 _COMMUTATIVE = ("add", "mul")
 
 
+PRODUCTS = ("linear", "linear_transposed")
+
+
 def join(program: Program) -> dict[int, Instruction]:
     """The instructions of a program that are left when operations have been joined, by the value that each gives.
 
-    A value that is used more than once, or outside the body, stays.
+    A value that is used more than once, or outside the body, stays. A product takes a second value where its sums
+    begin there.
     """
-    left = dict(enumerate(program.body))
+    left = _begun_products(program)
     uses = _uses(program)
     for id in reversed(range(len(program.body))):
         if id not in left or not uses[id]:
@@ -44,6 +49,28 @@ def join(program: Program) -> dict[int, Instruction]:
                 break
     read = {arg for instruction in left.values() for arg in instruction.args} | _roots(program)
     return {id: i for id, i in left.items() if id in read}
+
+
+def _begun_products(program: Program) -> dict[int, Instruction]:
+    """Sums with a product in which the product's own sums begin at the other value, which saves a pass over memory.
+
+    This rounds otherwise than the sum does, so it depends on the body alone and not on what is recorded.
+    """
+    body = dict(enumerate(program.body))
+    phase = phases(program)
+    uses = [0] * len(body)
+    for arg in (arg for instruction in program.body for arg in instruction.args):
+        uses[arg] += 1
+    for id, instruction in enumerate(program.body):
+        if instruction.op != "add":
+            continue
+        for start, product in (instruction.args, instruction.args[::-1]):
+            of = body[product]
+            # A product that could be done before the steps must not be drawn into them.
+            if of.op in PRODUCTS and len(of.args) == 1 and uses[product] == 1 and phase[product] is phase[id]:
+                body[id] = replace(of, args=(of.args[0], start))
+                break
+    return body
 
 
 def _roots(program: Program) -> set[int]:

@@ -8,13 +8,12 @@ from functools import lru_cache
 from itertools import groupby
 
 from throughtime import _native
-from throughtime.engines.native.fusion import join
+from throughtime.engines.native.fusion import PRODUCTS, join
 from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Program
 from throughtime.program.legality import require_legal
 from throughtime.program.phases import Phase, phases
 
 BEFORE, STEP, AFTER = "before", "step", "after"
-PRODUCTS = ("linear", "linear_transposed")
 
 Place = tuple[int, int]  # a buffer, and the first element there
 
@@ -85,9 +84,12 @@ class _Lowering:
         moments: dict[int, _Moment] = {}
         for id, instruction in sorted(self.body.items()):
             stage = 0
-            for arg in instruction.args:
+            for position, arg in enumerate(instruction.args):
                 if self.body[arg].op not in LEAVES and phase_of[arg] == phase_of[id]:
-                    stage = max(stage, moments[arg].stage + (instruction.op in PRODUCTS))
+                    # Products of a stage are done in order, so one can begin at another's result.
+                    beginning = position == 1 and self.body[arg].op in PRODUCTS
+                    behind = instruction.op in PRODUCTS and not beginning
+                    stage = max(stage, moments[arg].stage + behind)
             moments[id] = _Moment(phase_of[id], stage)
         return moments
 
@@ -266,7 +268,8 @@ class _Lowering:
         to = self._place(action, phase, scratch)
         sources = [self._place(arg, phase, scratch) for arg in instruction.args]
         if instruction.op in PRODUCTS:
-            self.plan.add_linear(instruction["weight"], instruction.op == "linear_transposed", to, sources[0])
+            start = sources[1] if len(sources) == 2 else None
+            self.plan.add_linear(instruction["weight"], instruction.op == "linear_transposed", to, sources[0], start)
         else:
             width = self.body[instruction.args[0]].width if instruction.op == "row_sum" else instruction.width
             self.plan.add_operation(instruction.op, width, to, sources)
