@@ -53,9 +53,9 @@ def test_windows_with_the_state_carried_have_the_loss_of_the_whole(cell):
 
 def test_gradient_ends_where_the_state_was_detached():
     model = model_of()
-    _, state = model(ids())
+    _, past_state = model(ids())
     embedding, past = model.embedding.weight, ids()
-    for state, reaches in ((state, True), (detached(state), False)):
+    for state, reaches in ((past_state, True), (detached(past_state), False)):
         scores, _ = model.recurrent(torch.zeros(1, 3, 5, dtype=torch.float64), state)
         gradient = torch.autograd.grad(scores.sum(), embedding, allow_unused=True, retain_graph=True)[0]
         assert (gradient is not None and bool(gradient[past].any())) == reaches

@@ -1,6 +1,7 @@
 """The learning rate over the steps."""
 
 import math
+from itertools import pairwise
 
 import pytest
 
@@ -24,8 +25,8 @@ def test_cosine_goes_up_once_and_then_down_to_nothing(steps):
     top = factors.index(max(factors))
     assert max(factors) == 1
     assert top <= max(1, steps // 10)
-    assert all(0 < a < b for a, b in zip(factors[:top], factors[1 : top + 1], strict=True))
-    assert all(a >= b > 0 for a, b in zip(factors[top:], factors[top + 1 :], strict=False))
+    assert all(0 < a < b for a, b in pairwise(factors[: top + 1]))
+    assert all(a >= b > 0 for a, b in pairwise(factors[top:]))
     assert steps < 1000 or factors[-1] < 1e-4
 
 

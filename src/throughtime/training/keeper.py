@@ -93,12 +93,6 @@ class Keeper(Callback):
         if self.interrupted or self.late:
             trainer.should_stop = True
 
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Close metrics.csv."""
-        if self._metrics is not None:
-            self._metrics.close()
-            self._metrics = None
-
     def state_dict(self) -> dict[str, Any]:
         """What a resumed run needs."""
         return {
@@ -115,18 +109,19 @@ class Keeper(Callback):
         self.valid_loss, self._sums, self._before = state_dict["valid_loss"], state_dict["sums"], state_dict["elapsed"]
 
     @contextmanager
-    def signals(self) -> Iterator[None]:
+    def at_work(self) -> Iterator[None]:
         """While it lasts, Ctrl-C and SIGTERM stop training after the step, and a second one at once."""
-        if threading.current_thread() is not threading.main_thread():
-            yield
-            return
         before = {number: signal.getsignal(number) for number in _SIGNALS}
         self._listen()
         try:
             yield
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
+            if threading.current_thread() is threading.main_thread():
+                for number, handler in before.items():
+                    signal.signal(number, handler)
+            if self._metrics is not None:
+                self._metrics.close()
+                self._metrics = None
 
     def _listen(self) -> None:
         if threading.current_thread() is threading.main_thread():

@@ -42,6 +42,7 @@ _log = logging.getLogger("throughtime")
 
 _JOINED = "THROUGHTIME_RUN"  # tells the processes that Lightning starts which run they take part in
 _PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-true"}
+_WEIGHTS = {"64": torch.float64, "bf16": torch.bfloat16}
 _PATIENCE = timedelta(hours=2)  # for other processes, one of which may be reading a long text
 
 
@@ -176,6 +177,8 @@ def _fit(run: Run, corpus: Corpus, display: Display) -> tuple[lightning.Trainer,
     config, plan, here = run.config, run.plan, rank()
     torch.manual_seed(config.seed)
     model = build_model(config, run.programs, corpus.vocabulary.size)
+    # Lightning would do so too, but only after it has read a checkpoint's weights into what was there before.
+    model.to(_WEIGHTS.get(config.precision, torch.float32))
     torch.manual_seed(config.seed + here)  # other dropout in each process
     module = TrainingModule(
         model, config, plan, Streams(corpus.train.ids, plan.batch, config.window, here, config.processes)
@@ -184,7 +187,7 @@ def _fit(run: Run, corpus: Corpus, display: Display) -> tuple[lightning.Trainer,
     trainer = _trainer(config, run, callbacks=[keeper, TrainingBar(display, keeper, plan.steps)])
     os.environ[_JOINED] = str(run.path.resolve())
     try:
-        with keeper.signals():
+        with keeper.at_work():
             trainer.fit(module, ckpt_path=run.checkpoint if run.checkpoint.exists() else None, weights_only=True)
     except (KeyboardInterrupt, SystemExit):  # Lightning makes the one of the other
         keeper.interrupted = True

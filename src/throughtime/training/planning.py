@@ -20,6 +20,7 @@ from throughtime.training.optimizers import make_optimizer
 _VALIDATION_SHARE = 0.05  # of the training time
 _FORWARD_SHARE = 1 / 3  # what predicting takes of a training step's time
 _MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 20
+_LEAST_VALIDATED = 2000  # symbols; fewer say nothing
 _EVALUATED = 1_000_000  # symbols of a held-out text that the figures at the end are of, at most
 _LOOP = 1e-3  # seconds that the loop takes of a step, besides what is measured
 _MEASURED_STEPS, _MEASURED_SECONDS = 60, 3.0
@@ -75,7 +76,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, model: LanguageModel, started
         epoch_steps=epoch_steps,
         batch=batch,
         validate_every=validate_every,
-        validate_symbols=min(corpus.valid.symbols, max(2, math.ceil(affordable))),
+        validate_symbols=min(corpus.valid.symbols, max(_LEAST_VALIDATED, math.ceil(affordable))),
         evaluate_symbols=evaluated,
         seconds=seconds,
     )

@@ -1,0 +1,79 @@
+"""The figures of a trained model."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import train_tiny
+
+from throughtime.data import Streams
+from throughtime.errors import DataError, RunError
+from throughtime.training import evaluate, evaluation
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("run"), steps=40, precision="64")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "held-out.txt"
+    path.write_text("time and through over again\n" * 30)
+    return path
+
+
+def test_the_figures_are_those_of_the_whole_text_in_one_pass(run, text):
+    ids = torch.from_numpy(run.vocabulary.encode(text.read_text()).astype(np.int64))[:, None]
+    scores, _ = run.model()(ids[:-1])
+    losses = -scores.log_softmax(-1).gather(-1, ids[1:, :, None])
+    figures = evaluate(run, text)
+    assert figures["symbols"] == len(ids) - 1
+    # Rounding of float64: the order of the sum.
+    assert figures["loss"] == pytest.approx(losses.mean().item(), rel=1e-12)
+    assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
+    assert figures["bits_per_symbol"] == pytest.approx(figures["loss"] / math.log(2))
+    assert figures["bits_per_character"] == figures["bits_per_byte"] == pytest.approx(figures["bits_per_symbol"])
+
+
+@pytest.mark.parametrize("window", [1, 7, 10_000])
+def test_the_window_makes_no_difference(run, text, monkeypatch, window):
+    expected = evaluate(run, text)["loss"]
+    monkeypatch.setattr(evaluation, "_WINDOW", window)
+    assert evaluate(run, text)["loss"] == pytest.approx(expected, rel=1e-12)
+
+
+def test_the_result_of_training_is_the_same_figure(run, tmp_path):
+    held_out = tmp_path / "tenth.txt"
+    whole = (run.path.parent / "text.txt").read_text()
+    held_out.write_text(whole[len(whole) * 9 // 10 :])
+    assert evaluate(run.path, [held_out]) == run.result["valid"]
+
+
+def test_unknown_symbols_are_counted(run, tmp_path):
+    text = tmp_path / "unknown.txt"
+    text.write_text("time ☃ and ☃☃")
+    figures = evaluate(run, text)
+    assert figures["unknown"] == 3
+    assert figures["bits_per_byte"] < figures["bits_per_character"]
+
+
+def test_training_mode_is_left_as_it_was(run):
+    model = run.model().train()
+    streams = Streams(run.vocabulary.encode("through time"), 1, 5)
+    first, _ = evaluation.total_loss(model, streams)
+    assert model.training
+    assert evaluation.total_loss(model.eval(), streams)[0] == first
+    assert not model.training
+
+
+def test_bad_input_is_told(run, tmp_path):
+    short = tmp_path / "short.txt"
+    short.write_text("t")
+    with pytest.raises(DataError, match="2 are wanted"):
+        evaluate(run, short)
+    with pytest.raises(DataError, match="no such file"):
+        evaluate(run, tmp_path / "nowhere.txt")
+    with pytest.raises(RunError, match="no such directory"):
+        evaluate(tmp_path / "nowhere", short)

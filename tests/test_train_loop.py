@@ -1,0 +1,275 @@
+"""Training end to end: what is learnt, what is written, and what is told when it can't be."""
+
+import csv
+import errno
+import math
+import os
+import sys
+import time
+
+import pytest
+import torch
+from tiny_training import figures, train_tiny, write_text
+
+import throughtime
+from throughtime import language
+from throughtime.errors import CellError, DataError, RunError, TrainingError
+from throughtime.runs import Run
+from throughtime.training import config as config_module
+from throughtime.training import keeper
+from throughtime.training.metrics import COLUMNS
+
+
+def test_it_learns_and_writes_its_directory(tmp_path, capfd):
+    run = train_tiny(tmp_path, steps=150, lr=0.02, hidden=24)
+    assert {path.name for path in run.path.iterdir()} == {
+        "config.json", "vocabulary.json", "program.json", "model.safetensors", "metrics.csv", "checkpoints", "log.txt",
+        "result.json",
+    }  # fmt: skip
+    rows = run.metrics()
+    assert [row["step"] for row in rows] == list(range(1, 151))
+    assert rows[0]["train_loss"] == pytest.approx(math.log(run.vocabulary.size), rel=0.1)
+    # Five words, drawn evenly, of 4.4 letters and a space: that a word is drawn is all there is to know.
+    assert run.result["valid"]["loss"] < 1.5 * math.log(5) / 5.4
+    assert run.result["steps"] == 150
+    validated = {row["step"]: row["valid_loss"] for row in rows if row["valid_loss"] is not None}
+    assert validated[run.result["best_step"]] == min(validated.values())
+    assert "step 150 of 150" in run.log.read_text()
+    assert capfd.readouterr() == ("", "")  # progress=False, and Lightning says nothing
+
+
+def test_progress_is_a_line_a_validation(tmp_path, capfd):
+    train_tiny(tmp_path, steps=3, progress=True)
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert [line.split(":")[0] for line in err.splitlines()][1:-1] == [f"step {k} of 3" for k in (1, 2, 3)]
+
+
+def test_same_seed_same_run_other_seed_another(tmp_path):
+    runs = []
+    for k, seed in enumerate((1, 1, 2)):
+        torch.manual_seed(k)  # the caller's generator has no say
+        runs.append(train_tiny(tmp_path, out=tmp_path / str(k), dropout=0.2, seed=seed))
+    assert figures(runs[0]) == figures(runs[1]) != figures(runs[2])
+
+
+def test_the_caller_s_settings_are_left_alone(tmp_path):
+    torch.manual_seed(7)
+    expected = torch.rand(1)
+    torch.manual_seed(7)
+    threads = torch.get_num_threads()
+    throughtime.load(train_tiny(tmp_path, threads=threads + 1).path)
+    assert torch.equal(torch.rand(1), expected)
+    assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+def test_every_optimizer_lowers_the_loss(tmp_path, optimizer):
+    run = train_tiny(tmp_path, steps=60, optimizer=optimizer, layers=1)
+    losses = [row["train_loss"] for row in run.metrics()]
+    assert losses[-1] < losses[0] - 0.3
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"precision": "64"},
+        {"precision": "bf16-mixed"},
+        {"init": "orthogonal"},
+        {"init": 0.05, "tie": True},
+        {"cell": "gru", "embed": 5},
+        {"clip": 0},
+    ],
+)
+def test_options_of_the_model_and_the_arithmetic(tmp_path, options):
+    run = train_tiny(tmp_path, **options)
+    model = throughtime.load(run.path)
+    assert not model.training
+    assert model.embedding.weight.dtype == (torch.float64 if options.get("precision") == "64" else torch.float32)
+    assert model.recurrent.input_size == options.get("embed", 12)
+
+
+@pytest.mark.parametrize(
+    ("ends", "steps"),
+    [({"steps": 5}, 5), ({"epochs": 0.5}, 20), ({"epochs": 0.5, "steps": 5}, 5), ({"epochs": 0.1, "steps": 5}, 4)],
+)
+def test_the_first_end_that_is_reached_ends(tmp_path, ends, steps):
+    run = train_tiny(tmp_path, **{"steps": None, **ends})
+    assert run.plan.epoch_steps == 40
+    assert run.result["steps"] == steps
+
+
+def test_without_an_end_there_is_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(config_module, "DEFAULT_STEPS", 7)
+    assert train_tiny(tmp_path, steps=None).result["steps"] == 7
+
+
+def test_minutes_fix_the_steps_and_bound_the_time(tmp_path):
+    began = time.monotonic()
+    run = train_tiny(tmp_path, steps=None, minutes=0.1)
+    assert time.monotonic() - began < 6 + 1  # a second for starting and ending on a busy machine
+    assert run.result["steps"] <= run.plan.steps
+    assert run.result["steps"] > 20
+    steps = run.result["steps"]
+    rates = [row["lr"] for row in run.metrics()]
+    assert rates[-1] < 0.01 * max(rates) or steps < run.plan.steps  # the schedule has come to its end
+
+
+def test_time_up_ends_before_the_last_step(tmp_path, monkeypatch):
+    monkeypatch.setattr(keeper.Keeper, "elapsed", property(lambda self: 1e9))
+    run = train_tiny(tmp_path, steps=None, minutes=0.1)
+    assert run.result["steps"] == 1 < run.plan.steps
+    assert "the time was up at step 1 of" in run.log.read_text()
+    assert run.finished
+
+
+@pytest.mark.parametrize("clip", [0.01, 0.0])
+def test_clipping_bounds_the_step_by_norm(tmp_path, clip):
+    run = train_tiny(tmp_path, steps=1, optimizer="sgd", lr=1, schedule="constant", clip=clip, precision="64")
+    torch.manual_seed(0)
+    from throughtime.training.building import build_model
+
+    before = build_model(run.config, run.programs, run.vocabulary.size).state_dict()
+    moved = math.sqrt(sum(float((run.weights()[n] - before[n].double()).square().sum()) for n in before))
+    norm = run.metrics()[0]["grad_norm"]
+    assert norm > 0.1
+    assert moved == pytest.approx(clip or norm, rel=1e-4)  # clipping adds 1e-6 to the norm; the csv has 8 digits
+
+
+@language.cell
+def leaky(x, h):
+    """A unit that forgets at a fixed rate."""
+    return 0.9 * h + 0.1 * language.tanh(language.affine("input", x, h))
+
+
+def test_a_cell_of_one_s_own_is_loaded_where_its_source_is_absent(tmp_path):
+    run = train_tiny(tmp_path, cell=leaky)
+    assert run.config.cell == "leaky"
+    assert "leaky" not in throughtime.cells.names()
+    model = throughtime.load(run.path)
+    assert [program.name for program in model.recurrent.programs] == ["leaky", "leaky"]
+    assert throughtime.training.evaluate(run.path, tmp_path / "text.txt")["loss"] > 0
+
+
+def test_words_and_byte_pairs(tmp_path):
+    for level, size in (("word", None), ("bpe", 270)):
+        run = train_tiny(tmp_path, level=level, vocab_size=size, out=tmp_path / level)
+        assert run.vocabulary.level == level
+        assert 0 < run.result["valid"]["bits_per_character"] < run.result["valid"]["bits_per_symbol"]
+
+
+def test_a_test_text_is_measured(tmp_path):
+    text = write_text(tmp_path / "text.txt")
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text()[:500] + "☃")
+    run = train_tiny(tmp_path, data=text, valid=text, test=other)
+    assert run.result["test"]["symbols"] == 500
+    assert run.result["test"]["unknown"] == 1
+    assert run.record.data.train == run.record.data.valid
+
+
+def test_short_texts_take_fewer_streams(tmp_path):
+    text = tmp_path / "short.txt"
+    text.write_text("ab" * 30)
+    run = train_tiny(tmp_path, data=text)
+    assert run.plan.batch == 5
+    assert run.result["valid"]["symbols"] == 5
+
+
+def test_a_directory_is_named_by_cell_and_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    paths = [train_tiny(tmp_path, out=None).path for _ in range(2)]
+    assert paths[0] != paths[1]
+    assert all(path.parent.name == "runs" and "-lstm-text" in path.name for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        ({"cell": "lstmm"}, CellError, "did you mean lstm"),
+        ({"tie": True, "embed": 5}, TrainingError, "embed 5"),
+        ({"data": "nowhere.txt"}, DataError, "there is no such file"),
+        ({"window": 10_000}, DataError, "fewer than one window of 10000 steps"),
+        ({"precision": "16-mixed", "devices": "cpu"}, TrainingError, "16-mixed is for CUDA"),
+        ({"devices": "cpu:3"}, TrainingError, "can't be shared by 3 processes"),
+        ({"nodes": 2}, TrainingError, "torchrun or SLURM"),
+    ],
+)
+def test_what_can_t_be_done_is_told_before_anything_is_written(tmp_path, options, kind, told):
+    with pytest.raises(kind, match=told):
+        train_tiny(tmp_path, **options)
+    assert not (tmp_path / "run").exists()
+
+
+def test_tensorboard_that_is_not_installed_is_told(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboard", None)
+    monkeypatch.setattr("throughtime.training.loop.find_spec", lambda name: None)
+    with pytest.raises(TrainingError, match="pip install tensorboard"):
+        train_tiny(tmp_path, log="tensorboard")
+
+
+def test_nothing_is_overwritten(tmp_path):
+    run = train_tiny(tmp_path)
+    before = run.metrics_file.read_text()
+    with pytest.raises(RunError, match=r"is there already.*--resume"):
+        train_tiny(tmp_path)
+    assert run.metrics_file.read_text() == before
+
+
+def test_a_loss_that_is_not_finite_is_told_and_the_last_good_checkpoint_kept(tmp_path, monkeypatch):
+    from throughtime.training.module import TrainingModule
+
+    original = TrainingModule.training_step
+
+    def overflow(self, batch, batch_idx):
+        loss = original(self, batch, batch_idx)
+        if self.trainer.global_step == 7:
+            self._step_loss = loss.detach() * math.inf
+        return loss
+
+    with monkeypatch.context() as patched:
+        patched.setattr(TrainingModule, "training_step", overflow)
+        with pytest.raises(TrainingError, match=r"step 8: the loss is inf .*--lr \(0\.004 now\).*--clip \(1 now\)"):
+            train_tiny(tmp_path)
+    run = Run.open(tmp_path / "run")
+    assert torch.load(run.checkpoint, weights_only=True)["global_step"] == 7
+    assert all(tensor.isfinite().all() for tensor in run.weights().values())
+
+
+def test_weights_that_overflow_are_told(tmp_path):
+    with pytest.raises(TrainingError, match=r"can't go on\. Try a lower --lr"):
+        train_tiny(tmp_path, optimizer="sgd", lr=1e38, schedule="constant", clip=0, steps=50)
+
+
+@pytest.mark.parametrize("what", ["checkpoint", "weights", "row"])
+def test_a_full_disk_is_told_and_the_last_checkpoint_kept(tmp_path, monkeypatch, what):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    original = keeper.Keeper._write_row
+
+    def then_fail(self, trainer, *rest):
+        original(self, trainer, *rest)
+        if trainer.global_step == 6:
+            target = {
+                "checkpoint": ("throughtime.training.checkpoints.replacing", fail),
+                "weights": ("throughtime.runs.replacing", fail),
+                "row": ("throughtime.training.metrics.MetricsFile.write", fail),
+            }[what]
+            patched.setattr(*target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(keeper.Keeper, "_write_row", then_fail)
+        with pytest.raises(TrainingError, match=r"the disk is full.*resume the run"):
+            train_tiny(tmp_path)
+    run = throughtime.training.resume(tmp_path / "run", progress=False)
+    (tmp_path / "whole").mkdir()
+    assert figures(run) == figures(train_tiny(tmp_path / "whole"))
+
+
+def test_metrics_are_a_table_others_read(tmp_path):
+    run = train_tiny(tmp_path)
+    with run.metrics_file.open(newline="") as file:
+        rows = list(csv.reader(file))
+    assert tuple(rows[0]) == COLUMNS
+    assert all(len(row) == len(COLUMNS) for row in rows)

@@ -1,0 +1,94 @@
+"""Text from a trained model."""
+
+import itertools
+
+import pytest
+import torch
+from tiny_training import train_tiny
+
+from throughtime.errors import UserError
+from throughtime.training import sample
+from throughtime.training.sampling import _draw
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("run"), steps=150, lr=0.02)
+
+
+def text_of(run, *args, **options):
+    return "".join(sample(run, *args, **options))
+
+
+def test_same_seed_same_text(run):
+    assert text_of(run, "time ", length=80, seed=3) == text_of(run.path, "time ", length=80, seed=3)
+    assert text_of(run, "time ", length=80, seed=3) != text_of(run, "time ", length=80, seed=4)
+
+
+@pytest.mark.parametrize("prompt", ["", "through ", "☃"])
+def test_it_is_as_long_as_asked(run, prompt):
+    assert len(text_of(run, prompt, length=37)) == 37
+    assert text_of(run, prompt, length=0) == ""
+
+
+def test_it_comes_as_it_is_made(run):
+    assert list(itertools.islice(sample(run, length=10**9), 3)) != []
+
+
+def test_a_shorter_text_is_the_beginning_of_a_longer_one(run):
+    assert text_of(run, length=50).startswith(text_of(run, length=20))
+
+
+def test_temperature_0_takes_the_likeliest_whatever_the_seed(run):
+    model, vocabulary = run.model(), run.vocabulary
+    written = text_of(run, "time", length=30, temperature=0, seed=1)
+    assert written == text_of(run, "time", length=30, temperature=0, seed=2)
+    assert written == text_of(run, "time", length=30, top_k=1, seed=5)
+    assert written == text_of(run, "time", length=30, top_p=1e-9, seed=6)
+    ids = torch.from_numpy(vocabulary.encode("time" + written).astype("int64"))[:, None]
+    scores, _ = model(ids)
+    scores[..., vocabulary.unknown] = float("-inf")
+    assert torch.equal(scores.argmax(-1)[3:-1], ids[4:])
+
+
+def draws(probabilities, count=4000, **options):
+    """How often each symbol is drawn."""
+    settings = {"unknown": None, "temperature": 1.0, "top_k": None, "top_p": None, **options}
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.tensor(probabilities).log()
+    found = torch.zeros(len(probabilities))
+    for _ in range(count):
+        found[_draw(scores.clone(), generator=generator, **settings)] += 1
+    return found / count
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({}, [0.5, 0.3, 0.15, 0.05]),
+        ({"top_k": 2}, [0.625, 0.375, 0, 0]),
+        ({"top_p": 0.6}, [0.625, 0.375, 0, 0]),
+        ({"top_p": 0.5}, [1, 0, 0, 0]),
+        ({"top_k": 100, "top_p": 1}, [0.5, 0.3, 0.15, 0.05]),
+        ({"unknown": 0}, [0, 0.6, 0.3, 0.1]),
+        ({"temperature": 0.5}, [0.6849, 0.2466, 0.0616, 0.0068]),
+        ({"temperature": 1e-300}, [1, 0, 0, 0]),
+    ],
+)
+def test_symbols_are_drawn_as_often_as_they_should(options, expected):
+    found = draws([0.5, 0.3, 0.15, 0.05], **options)
+    assert [share == 0 for share in found.tolist()] == [share == 0 for share in expected]
+    # Four standard deviations of a share among 4000 draws.
+    assert found.tolist() == pytest.approx(expected, abs=4 * (0.25 / 4000) ** 0.5)
+
+
+def test_nonsense_is_told_before_the_first_piece(run):
+    for options in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}, {"length": -1}):
+        with pytest.raises(UserError, match="wanted"):
+            sample(run, **options)
+
+
+def test_words_have_no_unknown_word(tmp_path):
+    run = train_tiny(tmp_path, level="word", vocab_size=4, steps=2)
+    assert run.result["valid"]["unknown"] > 0
+    assert "<unk>" not in text_of(run, "time", length=200)
