@@ -23,8 +23,6 @@ template <class T> struct Side {
     T* memory;
 };
 
-inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
-
 /// The share of `n` things that falls to one of several threads: from first to last.
 struct Share {
     int64_t first, last;
@@ -38,11 +36,13 @@ template <class T> class Layout {
 public:
     Layout(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, bool pack_weights, int threads)
         : steps_together_(chunk_steps(call)), plan_(plan), kernels_(kernels), call_(call) {
-        Pieces pieces;
-        place_all(pieces, nullptr, pack_weights, threads);
-        workspace_ = std::make_unique<Workspace>(pieces.bytes());
-        Pieces again;
-        place_all(again, workspace_->memory(), pack_weights, threads);
+        place_states();
+        for (const Buffer& buffer : plan_.buffers) buffers.push_back(locate(buffer));
+        place_scratch(threads);
+        if (pack_weights)
+            for (const Factor& factor : plan_.factors)
+                factors.push_back(room(checked_product(panels(factor.columns) * kernels_.panel, factor.depth)));
+        place_sides();
     }
 
     /// Steps of a chunk: fixed by the shape alone, since sums over rows are begun anew for each chunk.
@@ -65,7 +65,9 @@ private:
     const Plan& plan_;
     const Kernels<T>& kernels_;
     const Call<T>& call_;
-    std::unique_ptr<Workspace> workspace_;
+    Workspace workspace_;
+
+    T* room(int64_t count) { return workspace_.room<T>(count); }
 
     static int64_t chunk_steps(const Call<T>& call) {
         const int64_t steps = rows_together / std::max<int64_t>(call.batch, 1);
@@ -79,26 +81,15 @@ private:
         return padded * sizeof(T) % 2048 == 0 ? padded + line : padded;
     }
 
-    void place_all(Pieces& pieces, char* memory, bool pack_weights, int threads) {
-        auto room = [&](int64_t count) { return reinterpret_cast<T*>(memory + pieces.add(count, sizeof(T))); };
-        const int64_t batch = call_.batch;
-        states.clear();
+    void place_states() {
         for (int64_t width : plan_.states) {
-            const int64_t size = checked_product(batch, stride(width));
+            const int64_t size = checked_product(call_.batch, stride(width));
             T* both = room(checked_product(2, size));
             states.push_back({both, both + size});
         }
-        buffers.clear();
-        for (const Buffer& buffer : plan_.buffers) buffers.push_back(locate(buffer, room));
-        place_scratch(room, threads);
-        factors.clear();
-        if (pack_weights)
-            for (const Factor& factor : plan_.factors)
-                factors.push_back(room(checked_product(panels(factor.columns) * kernels_.panel, factor.depth)));
-        place_sides(room);
     }
 
-    template <class Room> Located<T> locate(const Buffer& buffer, Room& room) {
+    Located<T> locate(const Buffer& buffer) {
         const int64_t batch = call_.batch, width = buffer.width, row = stride(width);
         switch (buffer.home) {
             case Home::input: return {const_cast<T*>(call_.inputs[buffer.index]), batch * width, width};
@@ -120,8 +111,7 @@ private:
         __builtin_unreachable();
     }
 
-    template <class Room> void place_scratch(Room& room, int threads) {
-        scratch_a_thread = 0;
+    void place_scratch(int threads) {
         for (size_t k = 0; k < buffers.size(); ++k)
             if (plan_.buffers[k].home == Home::scratch)
                 scratch_a_thread += block_rows(plan_.buffers[k].width) * buffers[k].row;
@@ -133,20 +123,18 @@ private:
             }
     }
 
-    template <class Room> void place_sides(Room& room) {
-        sides.clear();
-        sides_of_term.clear();
+    void place_sides() {
         for (const Term& term : plan_.terms) {
             if (!term.outer) {
                 sides_of_term.push_back({-1, -1});
                 continue;
             }
             const auto [rows, columns] = plan_.reductions[term.reduction];
-            sides_of_term.push_back({side(term.u, rows, true, room), side(term.v, columns, false, room)});
+            sides_of_term.push_back({side(term.u, rows, true), side(term.v, columns, false)});
         }
     }
 
-    template <class Room> int side(Place place, int64_t width, bool left, Room& room) {
+    int side(Place place, int64_t width, bool left) {
         for (size_t k = 0; k < sides.size(); ++k) {
             const Side<T>& known = sides[k];
             if (known.left == left && known.width == width && known.place.buffer == place.buffer &&

@@ -360,16 +360,11 @@ void run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const
 
 template <class T>
 Weights<T>::Weights(const Plan& plan, const Kernels<T>& kernels, const std::vector<const T*>& parameters) {
-    int64_t size = 0;
     for (const Factor& factor : plan.factors) {
-        offsets_.push_back(size);
-        size += checked_product(round_up(factor.columns, kernels.panel), factor.depth);
-    }
-    memory_.resize(size);
-    for (size_t k = 0; k < plan.factors.size(); ++k) {
-        const Factor& factor = plan.factors[k];
-        const int64_t panels = round_up(factor.columns, kernels.panel) / kernels.panel;
-        pack_factor(factor, kernels, parameters, memory_.data() + offsets_[k], 0, panels);
+        const int64_t columns = round_up(factor.columns, kernels.panel);
+        T* to = memory_.room<T>(checked_product(columns, factor.depth));
+        pack_factor(factor, kernels, parameters, to, 0, columns / kernels.panel);
+        factors_.push_back(to);
     }
 }
 

@@ -6,6 +6,7 @@
 
 #include "kernels.hpp"
 #include "plan.hpp"
+#include "workspace.hpp"
 
 namespace throughtime {
 
@@ -30,11 +31,11 @@ void pack_factor(const Factor& factor, const Kernels<T>& kernels, const std::vec
 template <class T> class Weights {
 public:
     Weights(const Plan& plan, const Kernels<T>& kernels, const std::vector<const T*>& parameters);
-    const T* factor(int64_t k) const { return memory_.data() + offsets_[k]; }
+    const T* factor(int64_t k) const { return factors_[k]; }
 
 private:
-    std::vector<T> memory_;
-    std::vector<int64_t> offsets_;
+    Workspace memory_;
+    std::vector<const T*> factors_;
 };
 
 /// Runs the plan on up to `threads` threads; the result does not depend on how many.

@@ -1,6 +1,7 @@
 /// Memory that a run needs for itself, kept for the next run.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <cstdlib>
 #include <memory>
@@ -13,6 +14,8 @@ namespace throughtime {
 
 constexpr int64_t cache_line = 64;
 
+inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
+
 /// a * b, or an error where it does not fit.
 inline int64_t checked_product(int64_t a, int64_t b) {
     int64_t product;
@@ -21,48 +24,58 @@ inline int64_t checked_product(int64_t a, int64_t b) {
     return product;
 }
 
-/// An aligned block of memory that is returned to a shared stock, since fresh pages cost time.
-class Workspace {
+/// Memory that begins at a cache line.
+class Block {
 public:
-    explicit Workspace(int64_t bytes) {
-        {
-            std::lock_guard lock(stock().mutex);
-            auto& blocks = stock().blocks;
-            for (size_t k = 0; k < blocks.size(); ++k)
-                if (blocks[k].bytes >= bytes) {
-                    block_ = std::move(blocks[k]);
-                    blocks.erase(blocks.begin() + k);
-                    return;
-                }
-        }
-        const int64_t whole = (bytes + cache_line) / cache_line * cache_line;
-        block_ = {std::unique_ptr<char, Free>(static_cast<char*>(std::aligned_alloc(cache_line, whole))), whole};
-        if (!block_.memory) throw std::bad_alloc();
+    Block() = default;
+    explicit Block(int64_t bytes)
+        : bytes_(round_up(bytes, cache_line)), memory_(static_cast<char*>(std::aligned_alloc(cache_line, bytes_))) {
+        if (!memory_) throw std::bad_alloc();
     }
-
-    ~Workspace() {
-        if (block_.bytes > most_kept) return;
-        std::lock_guard lock(stock().mutex);
-        if (stock().blocks.size() >= most_blocks) stock().blocks.erase(stock().blocks.begin());
-        stock().blocks.push_back(std::move(block_));
-    }
-
-    Workspace(const Workspace&) = delete;
-    Workspace& operator=(const Workspace&) = delete;
-
-    char* memory() const { return block_.memory.get(); }
+    int64_t bytes() const { return bytes_; }
+    char* memory() const { return memory_.get(); }
 
 private:
-    static constexpr int64_t most_kept = int64_t{256} << 20;
-    static constexpr size_t most_blocks = 4;
-
     struct Free {
         void operator()(char* memory) const { std::free(memory); }
     };
-    struct Block {
-        std::unique_ptr<char, Free> memory;
-        int64_t bytes = 0;
-    };
+    int64_t bytes_ = 0;
+    std::unique_ptr<char, Free> memory_;
+};
+
+/// Hands out memory, from blocks that go back to a shared stock at the end, since fresh pages cost time.
+class Workspace {
+public:
+    Workspace() = default;
+    Workspace(const Workspace&) = delete;
+    Workspace& operator=(const Workspace&) = delete;
+
+    ~Workspace() {
+        std::lock_guard lock(stock().mutex);
+        for (Block& block : used_) {
+            if (block.bytes() > most_kept) continue;
+            auto& kept = stock().blocks;
+            kept.push_back(std::move(block));
+            if (kept.size() > most_blocks) kept.erase(kept.begin());
+        }
+    }
+
+    /// Room for `count` elements, with a cache line to spare behind them.
+    template <class T> T* room(int64_t count) {
+        const int64_t bytes = round_up(checked_product(count, sizeof(T)), cache_line) + cache_line;
+        if (used_.empty() || free_ + bytes > used_.back().bytes()) {
+            used_.push_back(take(std::max(bytes, smallest)));
+            free_ = 0;
+        }
+        T* at = reinterpret_cast<T*>(used_.back().memory() + free_);
+        free_ += bytes;
+        return at;
+    }
+
+private:
+    static constexpr int64_t smallest = int64_t{1} << 18, most_kept = int64_t{64} << 20;
+    static constexpr size_t most_blocks = 16;
+
     struct Stock {
         std::mutex mutex;
         std::vector<Block> blocks;
@@ -72,23 +85,25 @@ private:
         return *stock;
     }
 
-    Block block_;
-};
-
-/// Hands out pieces of a block of memory whose size is not known yet: first as offsets.
-class Pieces {
-public:
-    /// Room for `count` elements of `size` bytes; where it begins.
-    int64_t add(int64_t count, int64_t size) {
-        const int64_t at = bytes_;
-        const int64_t more = checked_product(count, size);
-        bytes_ = checked_product(1, bytes_ + (more + 2 * cache_line - 1) / cache_line * cache_line);
-        return at;
+    /// The smallest block of the stock that is large enough, or a new one.
+    static Block take(int64_t bytes) {
+        {
+            std::lock_guard lock(stock().mutex);
+            auto& blocks = stock().blocks;
+            auto best = blocks.end();
+            for (auto block = blocks.begin(); block != blocks.end(); ++block)
+                if (block->bytes() >= bytes && (best == blocks.end() || block->bytes() < best->bytes())) best = block;
+            if (best != blocks.end()) {
+                Block found = std::move(*best);
+                blocks.erase(best);
+                return found;
+            }
+        }
+        return Block(bytes);
     }
-    int64_t bytes() const { return bytes_; }
 
-private:
-    int64_t bytes_ = 0;
+    std::vector<Block> used_;
+    int64_t free_ = 0;  // where the last block's free part begins
 };
 
 }  // namespace throughtime
