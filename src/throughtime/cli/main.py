@@ -1,0 +1,124 @@
+"""The command `throughtime`: its list of commands, and how mistakes are told.
+
+What a command needs is imported when that command is run, so that the help answers at once.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+import throughtime
+from throughtime.cli.errors import INTERRUPTED, REFUSED, explained, tell
+
+# Each command is a function of its own name in the file of its own name.
+_COMMANDS = {
+    "train": "Train a recurrent network on text.",
+    "evaluate": "Measure a trained network on a text.",
+    "sample": "Let a trained network write text.",
+    "cells": "List the recurrent cells, or show one as equations and program.",
+    "info": "Show what a run was trained on, its sizes and figures.",
+}
+
+
+class _Command(TyperCommand):
+    """A command whose help groups the options under headings."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                name, meaning = record
+                if parameter.metavar:  # says more than the type, which typer would show
+                    option = parameter.param_type_name == "option"
+                    name = f"{', '.join(parameter.opts)} {parameter.metavar}" if option else parameter.metavar
+                usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
+                sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append((name, meaning))
+        for title, records in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class _Commands(TyperGroup):
+    """Loads a command when it is run; for the list it is enough to know its name and meaning."""
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
+        name, command, rest = super().resolve_command(ctx, args)
+        return name, command if name is None else _loaded(name), rest
+
+
+def _loaded(name: str) -> Any:
+    function = getattr(import_module(f"throughtime.cli.{name}"), name)
+    meaning = "\n\n".join(filter(None, [_COMMANDS[name], inspect.getdoc(function)]))
+    one = typer.Typer(add_completion=False, rich_markup_mode=None)
+    one.command(name, help=meaning, cls=_Command)(function)
+    return get_command(one)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(throughtime.__version__)
+        raise typer.Exit
+
+
+_VERSION = typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+
+
+def _app() -> typer.Typer:
+    # Plain help: it is several times quicker than boxes, and survives pipes and narrow terminals.
+    app = typer.Typer(name="throughtime", cls=_Commands, rich_markup_mode=None)
+
+    @app.callback()
+    def about(version: Annotated[bool, _VERSION] = False) -> None:
+        """Recurrent networks you can see through, at full speed."""
+
+    for name, meaning in _COMMANDS.items():
+        app.command(name, help=meaning)(lambda: None)
+    return app
+
+
+app = _app()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line.
+
+    Args:
+        arguments: what follows the command's name; the process's own if not given.
+
+    Returns:
+        The exit code: 0, 1 for what the machine refused, 2 for what was asked wrongly, 130 for Ctrl-C.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to stop
+            stream.reconfigure(errors="replace")
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        # Not `standalone`, as that would tell the errors in typer's words and leave ours to a traceback.
+        code = get_command(app).main(given or ["--help"], prog_name="throughtime", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read has gone. Python would complain once more when it flushes at its end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return REFUSED
+    except KeyboardInterrupt:
+        code = INTERRUPTED
+    except Exception as error:
+        known = explained(error)
+        if known is None:
+            raise
+        tell(known[0])
+        return known[1]
+    if code == INTERRUPTED:
+        tell("interrupted.")
+    return code if isinstance(code, int) else 0

@@ -1,0 +1,81 @@
+"""What commands print with: tables and source for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import textwrap
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+
+def console() -> Console:
+    """Standard output, in colour where it is a terminal; in a pipe lines are as long as they need to be."""
+    from rich.console import Console
+
+    piped = not sys.stdout.isatty()
+    return Console(highlight=False, soft_wrap=piped, width=_WIDE if piped and "COLUMNS" not in os.environ else None)
+
+
+_WIDE = 160  # columns of a table that nobody's terminal bounds
+
+
+@contextmanager
+def starting() -> Iterator[None]:
+    """Says on a terminal that torch is being loaded, which takes some seconds."""
+    from rich.console import Console
+
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        yield
+        return
+    with console.status("starting"):
+        yield
+
+
+def show_python(source: str) -> None:
+    """Prints Python source, in colour on a terminal, and otherwise as it is."""
+    out = console()
+    if out.is_terminal and not out.no_color:
+        from rich.syntax import Syntax
+
+        out.print(Syntax(source, "python", theme="ansi_dark", background_color="default"), soft_wrap=True)
+    else:
+        print(source)
+
+
+def show_json(result: Any) -> None:
+    """Prints a result as one line of JSON; JSON has no infinities and no NaN, they become null."""
+    print(json.dumps(_finite(result), ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    match value:
+        case dict():
+            return {key: _finite(v) for key, v in value.items()}
+        case list() | tuple():
+            return [_finite(v) for v in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value
+
+
+def show_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
+    """Prints labels and texts in two columns; a long text goes on under its own column."""
+    width = max(len(label) for label, _ in rows) + 2
+    out = console()
+    for label, text in rows:
+        first = f"{indent}{label:<{width}}"
+        if out.width - len(first) < _RIBBON or not out.is_terminal:
+            print(first + text)
+        else:
+            print(textwrap.fill(text, out.width, initial_indent=first, subsequent_indent=" " * len(first)))
+
+
+_RIBBON = 20  # columns, in which no text is broken into lines
