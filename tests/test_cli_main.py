@@ -1,0 +1,116 @@
+"""The command as a whole: its help, how quickly it is there, and how mistakes are told."""
+
+import subprocess
+import sys
+
+import pytest
+
+from throughtime.cli.main import main
+from throughtime.errors import DataError
+
+
+def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "throughtime", *arguments], capture_output=True, text=True, check=False, **options
+    )  # type: ignore[call-overload,no-any-return]
+
+
+@pytest.fixture
+def failing(monkeypatch):
+    """Makes the command `info` raise an error."""
+
+    def fail_with(error):
+        def info():
+            raise error
+
+        monkeypatch.setattr("throughtime.cli.info.info", info)
+
+    return fail_with
+
+
+def test_help_lists_every_command(capsys):
+    assert main(["--help"]) == 0
+    help_ = capsys.readouterr().out
+    assert all(f"  {name} " in help_ for name in ("train", "evaluate", "sample", "cells", "info"))
+
+
+def test_no_command_is_a_request_for_help(capsys):
+    assert main([]) == 0
+    assert "Commands:" in capsys.readouterr().out
+
+
+def test_help_imports_nothing_heavy():
+    heavy = ("torch", "lightning", "pydantic", "numpy", "tokenizers", "rich")
+    code = (
+        "import sys; from throughtime.cli.main import main; main(['--help']);"
+        f"sys.exit(', '.join(set({heavy}) & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["trian"], "'train'"),
+        (["cells", "--hiden", "3"], "did you mean --hidden?"),
+        (["cells", "--hidden", "many"], "'--hidden'"),
+        (["cells", "lstm", "gru"], "extra argument"),
+        (["cells", "lsmt"], "did you mean lstm?"),
+    ],
+)
+def test_a_mistake_is_told_in_one_message(arguments, told, capsys):
+    assert main(arguments) == 2
+    out, error = capsys.readouterr()
+    assert out == ""
+    assert error.startswith("error: ")
+    assert told in error
+
+
+def test_a_users_error_is_told_without_a_traceback(failing, capsys):
+    failing(DataError("the file x is empty: text is wanted"))
+    assert main(["info"]) == 2
+    assert capsys.readouterr().err == "error: the file x is empty: text is wanted\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device", "run/model.safetensors"), "the disk is full: run/model.safetensors"),
+        (PermissionError(13, "Permission denied", "run"), "permission denied: run"),
+    ],
+)
+def test_what_the_machine_refuses_is_told(error, told, failing, capsys):
+    failing(error)
+    assert main(["info"]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {told}")
+
+
+def test_an_interruption_is_told(failing, capsys):
+    failing(KeyboardInterrupt())
+    assert main(["info"]) == 130
+    assert "interrupted" in capsys.readouterr().err
+
+
+def test_a_mistake_of_the_program_keeps_its_traceback(failing):
+    failing(ZeroDivisionError("a bug"))
+    with pytest.raises(ZeroDivisionError):
+        main(["info"])
+
+
+def test_a_reader_that_goes_away_is_no_error():
+    code = "import sys; from throughtime.cli.main import main; sys.exit(main(['cells', '--json']))"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
+def test_the_module_is_the_command():
+    done = run("--version")
+    assert done.returncode == 0
+    assert done.stdout.strip()
+
+
+def test_no_colour_in_a_pipe():
+    assert "\x1b" not in run("cells", "lstm").stdout
+    assert "\x1b" not in run("cells", "lsmt").stderr

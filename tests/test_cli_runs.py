@@ -1,0 +1,244 @@
+"""The commands about runs: train, evaluate, sample, info, on a network that is small and hardly trained."""
+
+import inspect
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import redirect_stdout
+from io import StringIO
+
+import pytest
+
+from throughtime.cli.config_options import option
+from throughtime.cli.main import main
+from throughtime.cli.sample import sample as sample_command
+from throughtime.runs import Run
+from throughtime.training import sample
+from throughtime.training.config import TrainConfig
+
+TEXT = "the quick brown fox jumps over the lazy dog\n" * 60
+SMALL = ["--hidden", "8", "--layers", "1", "--window", "10", "--batch", "4", "--engine", "reference"]
+
+
+@pytest.fixture(scope="module")
+def text(tmp_path_factory):
+    path = tmp_path_factory.mktemp("data") / "text.txt"
+    path.write_text(TEXT)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained(text):
+    """A run's directory and what the command printed."""
+    path, printed = text.parent / "a run", StringIO()
+    with redirect_stdout(printed):
+        assert main(["train", str(text), *SMALL, "--steps", "4", "--tie", "--out", str(path)]) == 0
+    return path, printed.getvalue()
+
+
+def test_training_ends_with_figures_samples_and_what_to_do_next(trained):
+    path, printed = trained
+    assert "nats per character" in printed
+    assert "perplexity" in printed
+    assert "Sample 1" in printed
+    assert f"throughtime sample '{path}'" in printed
+
+
+def test_options_reach_the_configuration(trained):
+    config = Run.open(trained[0]).config
+    assert (config.hidden, config.layers, config.window, config.batch, config.steps, config.tie) == (
+        8,
+        1,
+        10,
+        4,
+        4,
+        True,
+    )
+    assert config.optimizer == TrainConfig.model_fields["optimizer"].default
+
+
+def test_json_is_the_last_line_and_all_that_is_printed(text, tmp_path, capsys):
+    arguments = ["--steps", "2", "--level", "word", "--cell", "gru", "--out", str(tmp_path / "run"), "--json"]
+    assert main(["train", str(text), *SMALL, *arguments]) == 0
+    out, error = capsys.readouterr()
+    result = json.loads(out)
+    assert result["run"] == str(tmp_path / "run")
+    assert result["valid"]["loss"] > 0
+    assert "Sample 1" in error
+
+
+def test_options_from_a_file_and_those_given_win(text, tmp_path, capsys):
+    config, out = tmp_path / "config.json", tmp_path / "run"
+    config.write_text(json.dumps({"hidden": 9, "layers": 3, "engine": "reference", "batch": 4, "steps": 1}))
+    assert main(["train", str(text), "--config", str(config), "--layers", "1", "--out", str(out), "--json"]) == 0
+    used = Run.open(out).config
+    assert (used.hidden, used.layers) == (9, 1)
+
+
+def test_a_runs_own_configuration_can_be_trained_again(trained, tmp_path, capsys):
+    arguments = ["--config", str(trained[0] / "config.json"), "--hidden", "6", "--out", str(tmp_path / "run")]
+    assert main(["train", *arguments]) == 0
+    assert Run.open(tmp_path / "run").config == Run.open(trained[0]).config.model_copy(
+        update={"hidden": 6, "out": str(tmp_path / "run")}
+    )
+
+
+def test_a_cell_of_the_users_own_is_trained_and_not_needed_afterwards(text, tmp_path, capsys):
+    own = tmp_path / "own.py"
+    own.write_text(
+        "from throughtime.language import affine, cell, tanh\n"
+        "@cell\n"
+        "def leaky(x, h):\n"
+        "    return 0.5 * h + 0.5 * tanh(affine('candidate', x, h))\n"
+    )
+    out = str(tmp_path / "run")
+    assert main(["train", str(text), *SMALL, "--cell", f"{own}:leaky", "--steps", "2", "--out", out]) == 0
+    own.unlink()
+    assert main(["sample", out, "--length", "5"]) == 0
+    assert main(["info", out]) == 0
+    assert "1 x leaky" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--hidden", "0", "--lr", "-1"], ["hidden", "lr"]),
+        (["--hidden", "many"], ["hidden", "many"]),
+        (["--level", "chra"], ["did you mean char?"]),
+        (["--cell", "lsmt"], ["did you mean lstm?"]),
+        (["--engine", "referense"], ["did you mean reference?"]),
+        (["--minuts", "3"], ["did you mean --minutes?"]),
+        (["no-such-file.txt"], ["no-such-file.txt"]),
+        (["--resume", "somewhere", "--hidden", "3"], ["leave out --hidden"]),
+        (["--resume", "nowhere"], ["nowhere"]),
+        (["--config", "nothing.json"], ["nothing.json"]),
+    ],
+)
+def test_nonsense_is_told_and_nothing_is_written(arguments, told, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert all(word in error for word in told)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "told"), [("{", "not JSON"), ("[1]", "JSON object"), ('{"hiden": 3}', "did you mean hidden?")]
+)
+def test_a_configuration_file_that_is_none(content, told, tmp_path, capsys):
+    path = tmp_path / "config.json"
+    path.write_text(content)
+    assert main(["train", "--config", str(path)]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
+    assert main(["train", "--help"]) == 0
+    help_ = capsys.readouterr().out
+    shown = {line.split()[0].rstrip(","): line for line in help_.splitlines() if line.startswith("  -")}
+    assert set(shown) == {option(name) for name in TrainConfig.model_fields if name != "data"} | {
+        "--resume", "--config", "--json", "--help",
+    }  # fmt: skip
+    assert f"[default: {TrainConfig.model_fields['hidden'].default}]" in help_
+
+
+def test_help_of_training_is_there_without_torch():
+    code = (
+        "import sys; from throughtime.cli.main import main; main(['train', '--help']);"
+        "sys.exit(', '.join({'torch', 'lightning', 'numpy'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+
+
+def test_resuming_a_finished_run_shows_it(trained, capsys):
+    assert main(["train", "--resume", str(trained[0]), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == Run.open(trained[0]).result
+
+
+def test_evaluation(trained, text, capsys):
+    assert main(["evaluate", str(trained[0]), str(text)]) == 0
+    assert f"{len(TEXT) - 1:,} predicted" in capsys.readouterr().out
+    assert main(["evaluate", str(trained[0]), str(text), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    assert {"loss", "perplexity", "bits_per_symbol", "symbols"} <= set(figures)
+    assert figures["symbols"] == len(TEXT) - 1
+
+
+def test_evaluation_reports_what_training_never_saw(trained, tmp_path, capsys):
+    other = tmp_path / "other.txt"
+    other.write_text("the 3 dogs\n")
+    assert main(["evaluate", str(trained[0]), str(other)]) == 0
+    assert "1 characters that training never saw" in capsys.readouterr().out
+
+
+def test_evaluation_of_text_that_is_not_utf8(trained, tmp_path, capsys):
+    other = tmp_path / "other.txt"
+    other.write_bytes(b"the caf\xe9 over there\n")
+    assert main(["evaluate", str(trained[0]), str(other)]) == 2
+    assert "--encoding-errors replace" in capsys.readouterr().err
+    assert main(["evaluate", str(trained[0]), str(other), "--encoding-errors", "replace"]) == 0
+
+
+def test_sampling_continues_the_prompt_and_repeats_itself(trained, capsys):
+    texts = []
+    for seed in ("1", "1", "2"):
+        assert main(["sample", str(trained[0]), "--prompt", "the ", "--length", "30", "--seed", seed]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0].startswith("the ")
+    assert len(texts[0]) == len("the ") + 30 + len("\n")
+    assert texts[0] == texts[1] != texts[2]
+
+
+def test_the_defaults_of_sampling_are_those_of_the_function():
+    here, there = (inspect.signature(function).parameters for function in (sample_command, sample))
+    assert {name: p.default for name, p in here.items()} == {name: p.default for name, p in there.items()}
+
+
+def test_a_sample_is_printed_while_it_is_made(trained):
+    command = [sys.executable, "-m", "throughtime", "sample", str(trained[0]), "--length", "100000000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout.read(20)
+        process.stdout.close()
+        assert process.wait(60) != 0  # it ends as nobody reads any more
+        assert process.stderr.read() == b""
+
+
+def test_info(trained, text, capsys):
+    assert main(["info", str(trained[0])]) == 0
+    shown = capsys.readouterr().out
+    assert all(word in shown for word in (str(text), "1 x lstm, 8 units", "4 steps", "torch", "nats per character"))
+    assert main(["info", str(trained[0]), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert shown["config"]["hidden"] == 8
+    assert shown["result"]["valid"]["loss"] > 0
+
+
+@pytest.mark.parametrize("command", [["info"], ["sample"], ["evaluate", "text.txt"]])
+def test_a_run_that_is_none(command, tmp_path, capsys):
+    (tmp_path / "file.txt").write_text("text")
+    for path in (tmp_path / "nothing", tmp_path / "file.txt", tmp_path):
+        assert main([command[0], str(path), *command[1:]]) == 2
+        assert str(path) in capsys.readouterr().err
+
+
+def test_an_interrupted_run_says_how_to_go_on(text, tmp_path, capfd):
+    out = tmp_path / "run"
+    command = [sys.executable, "-m", "throughtime", "train", str(text), *SMALL, "--out", str(out), "--steps", "3000"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        until = time.monotonic() + 100
+        while not (out / "model.safetensors").exists():
+            assert time.monotonic() < until
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.kill(process.pid, signal.SIGINT)
+        error = process.communicate()[1]
+    assert process.returncode == 130
+    assert f"throughtime train --resume {out}" in error
+    assert "Traceback" not in error
+    assert main(["info", str(out)]) == 0
+    assert "not finished" in capfd.readouterr().out
