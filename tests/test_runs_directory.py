@@ -9,7 +9,8 @@ from tiny_training import train_tiny
 
 import throughtime
 from throughtime.errors import RunError
-from throughtime.runs import FORMAT, Run
+from throughtime.runs import Run
+from throughtime.training.record import FORMAT
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ def run(tmp_path_factory):
 @pytest.fixture
 def text(tmp_path):
     path = tmp_path / "held-out.txt"
-    path.write_text("time and through over again\n" * 30)
+    path.write_text("time and through over again\n" * 10)
     return path
 
 

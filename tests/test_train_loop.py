@@ -4,7 +4,6 @@ import csv
 import errno
 import math
 import os
-import sys
 import time
 
 import pytest
@@ -202,8 +201,7 @@ def test_what_can_t_be_done_is_told_before_anything_is_written(tmp_path, options
 
 
 def test_tensorboard_that_is_not_installed_is_told(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "tensorboard", None)
-    monkeypatch.setattr("throughtime.training.loop.find_spec", lambda name: None)
+    monkeypatch.setattr("throughtime.training.trainer.find_spec", lambda name: None)
     with pytest.raises(TrainingError, match="pip install tensorboard"):
         train_tiny(tmp_path, log="tensorboard")
 

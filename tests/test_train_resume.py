@@ -1,5 +1,6 @@
 """A run that is killed or stopped goes on as if it had never been: bit for bit."""
 
+import fcntl
 import os
 import signal
 import subprocess
@@ -131,6 +132,15 @@ def test_a_text_that_has_changed_is_told(tmp_path):
     text.write_text(text.read_text().replace("and", "or"))
     with pytest.raises(RunError, match=r"not the text that .* was begun with"):
         resume(run.path, progress=False)
+
+
+def test_two_processes_don_t_go_on_with_one_run(tmp_path):
+    run = stopped(tmp_path)
+    with run.log.open("a") as log:
+        fcntl.flock(log, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match="is being trained by another process"):
+            resume(run.path, progress=False)
+    assert resume(run.path, progress=False).finished
 
 
 def test_a_damaged_checkpoint_is_told(tmp_path):

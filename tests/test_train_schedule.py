@@ -5,8 +5,8 @@ from itertools import pairwise
 
 import pytest
 
-from throughtime.runs import Plan
 from throughtime.training.config import TrainConfig
+from throughtime.training.record import Plan
 from throughtime.training.schedule import Schedule
 
 

@@ -13,15 +13,11 @@ from __future__ import annotations
 
 import csv
 import json
-import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
-
-from pydantic import BaseModel, ConfigDict, ValidationError
 
 from throughtime.data import Corpus, Vocabulary, load_vocabulary
 from throughtime.errors import DataError, ProgramError, RunError, nearest
@@ -29,85 +25,15 @@ from throughtime.files import replacing
 from throughtime.program.core import Program
 from throughtime.program.saving import from_json, to_json
 from throughtime.training.config import TrainConfig
+from throughtime.training.record import DataSummary, Plan, Record, read_record, read_text, versions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from throughtime.nn.language_model import LanguageModel
 
-FORMAT = 1
-
 _CONFIG, _VOCABULARY, _PROGRAMS, _WEIGHTS = "config.json", "vocabulary.json", "program.json", "model.safetensors"
 _RESULT = "result.json"
-
-
-class Plan(BaseModel):
-    """What was settled before the first step, and stays when a run is resumed.
-
-    Attributes:
-        steps: how many there are in all; the schedule follows them.
-        epoch_steps: windows in the training text.
-        batch: streams in all processes together.
-        validate_every: steps from a validation to the next.
-        validate_symbols: how much of the validation text each takes.
-        evaluate_symbols: how much of a held-out text the figures at the end are of.
-        seconds: when to stop before the last step, if the machine became slower than it was; None for never.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    steps: int
-    epoch_steps: int
-    batch: int
-    validate_every: int
-    validate_symbols: int
-    evaluate_symbols: int
-    seconds: float | None = None
-
-
-class DataSummary(BaseModel):
-    """What the data were.
-
-    Attributes:
-        name: the text's name.
-        digest: tells the data and their vocabulary.
-        train, valid, test: symbols of each part.
-        vocabulary: symbols there are.
-    """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    name: str
-    digest: str
-    train: int
-    valid: int
-    test: int | None
-    vocabulary: int
-
-    @classmethod
-    def of(cls, corpus: Corpus) -> Self:
-        """The summary of a corpus."""
-        return cls(
-            name=corpus.name,
-            digest=corpus.digest,
-            train=corpus.train.symbols,
-            valid=corpus.valid.symbols,
-            test=corpus.test.symbols if corpus.test else None,
-            vocabulary=corpus.vocabulary.size,
-        )
-
-
-class Record(BaseModel):
-    """The content of config.json."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    format: int = FORMAT
-    created: datetime
-    versions: dict[str, str]
-    config: TrainConfig
-    data: DataSummary
-    plan: Plan
 
 
 class Run:
@@ -138,7 +64,7 @@ class Run:
         require_new(path)
         record = Record(
             created=datetime.now().astimezone(),
-            versions=_versions(),
+            versions=versions(),
             config=config,
             data=DataSummary.of(corpus),
             plan=plan,
@@ -171,7 +97,7 @@ class Run:
                 if known
                 else f"{path} is not a run: it has no {_CONFIG}"
             )
-        run = cls(path, _read_record(path / _CONFIG))
+        run = cls(path, read_record(path / _CONFIG))
         for name in (_VOCABULARY, _PROGRAMS):
             if not (path / name).is_file():
                 raise RunError(f"{path} is damaged: {name} is missing")
@@ -213,7 +139,7 @@ class Run:
             RunError: the file is damaged, or from a newer version.
         """
         try:
-            content = json.loads(_read(self.path / _PROGRAMS))
+            content = json.loads(read_text(self.path / _PROGRAMS))
             programs = tuple(from_json(json.dumps(one)) for one in content)
             if len(programs) != self.config.layers:
                 raise ValueError(f"{self.config.layers} programs are wanted, {len(programs)} are there")
@@ -241,7 +167,7 @@ class Run:
         if not self.finished:
             return None
         try:
-            result: dict[str, Any] = json.loads(_read(self.path / _RESULT))
+            result: dict[str, Any] = json.loads(read_text(self.path / _RESULT))
             return result
         except ValueError as error:
             raise RunError(f"{self.path} is damaged: {_RESULT}: {error}") from None
@@ -358,40 +284,3 @@ def require_new(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         hint = f", or go on with it: --resume {path}" if (path / _CONFIG).is_file() else ""
         raise RunError(f"{path} is there already, and nothing is overwritten: give another directory{hint}")
-
-
-def _read_record(path: Path) -> Record:
-    try:
-        content = json.loads(_read(path))
-        found = content.get("format") if isinstance(content, dict) else None
-        if isinstance(found, int) and found > FORMAT:
-            raise RunError(
-                f"{path.parent} is from a newer throughtime ({content.get('versions', {}).get('throughtime', '?')}): "
-                f"its format is {found}, and up to {FORMAT} can be read; install a newer throughtime"
-            )
-        return Record.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise RunError(f"{path.parent} is damaged: {path.name}: {where}: {first['msg']}") from None
-    except ValueError as error:
-        raise RunError(f"{path.parent} is damaged: {path.name}: {error}") from None
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{path} can't be read: {error.strerror}") from None
-
-
-def _versions() -> dict[str, str]:
-    import throughtime
-
-    versions = {"throughtime": throughtime.__version__, "python": platform.python_version()}
-    for package in ("torch", "lightning"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return versions

@@ -15,9 +15,9 @@ from throughtime.data import Streams
 from throughtime.errors import TrainingError
 from throughtime.nn.language_model import LanguageModel, detached
 from throughtime.nn.recurrent import State
-from throughtime.runs import Plan
 from throughtime.training.config import TrainConfig
 from throughtime.training.optimizers import make_optimizer
+from throughtime.training.record import Plan
 from throughtime.training.schedule import Schedule
 
 Window = tuple[int, Tensor, Tensor]

@@ -11,11 +11,11 @@ import torch
 
 from throughtime.data import Corpus, Part, Streams, fitting_batch
 from throughtime.nn.language_model import LanguageModel, detached
-from throughtime.runs import Plan
 from throughtime.training.building import device_for
 from throughtime.training.config import TrainConfig
 from throughtime.training.evaluation import total_loss
 from throughtime.training.optimizers import make_optimizer
+from throughtime.training.record import Plan
 
 _VALIDATION_SHARE = 0.05  # of the training time
 _FORWARD_SHARE = 1 / 3  # what predicting takes of a training step's time

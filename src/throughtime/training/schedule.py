@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from throughtime.runs import Plan
 from throughtime.training.config import TrainConfig
+from throughtime.training.record import Plan
 
 _WARM_UP = 0.1  # of all steps, for `cosine`
 

@@ -1,0 +1,134 @@
+"""What a run directory's config.json says."""
+
+from __future__ import annotations
+
+import json
+import platform
+from contextlib import suppress
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from throughtime.data import Corpus
+from throughtime.errors import RunError
+from throughtime.training.config import TrainConfig
+
+FORMAT = 1
+
+
+class Plan(BaseModel):
+    """What was settled before the first step, and stays when a run is resumed.
+
+    Attributes:
+        steps: how many there are in all; the schedule follows them.
+        epoch_steps: windows in the training text.
+        batch: streams in all processes together.
+        validate_every: steps from a validation to the next.
+        validate_symbols: how much of the validation text each takes.
+        evaluate_symbols: how much of a held-out text the figures at the end are of.
+        seconds: when to stop before the last step, if the machine became slower than it was; None for never.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    steps: int
+    epoch_steps: int
+    batch: int
+    validate_every: int
+    validate_symbols: int
+    evaluate_symbols: int
+    seconds: float | None = None
+
+
+class DataSummary(BaseModel):
+    """What the data were.
+
+    Attributes:
+        name: the text's name.
+        digest: tells the data and their vocabulary.
+        train, valid, test: symbols of each part.
+        vocabulary: symbols there are.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    digest: str
+    train: int
+    valid: int
+    test: int | None
+    vocabulary: int
+
+    @classmethod
+    def of(cls, corpus: Corpus) -> Self:
+        """The summary of a corpus."""
+        return cls(
+            name=corpus.name,
+            digest=corpus.digest,
+            train=corpus.train.symbols,
+            valid=corpus.valid.symbols,
+            test=corpus.test.symbols if corpus.test else None,
+            vocabulary=corpus.vocabulary.size,
+        )
+
+
+class Record(BaseModel):
+    """The content of config.json."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    format: int = FORMAT
+    created: datetime
+    versions: dict[str, str]
+    config: TrainConfig
+    data: DataSummary
+    plan: Plan
+
+
+def read_record(path: Path) -> Record:
+    """The content of a config.json.
+
+    Raises:
+        RunError: it is damaged, or from a newer version.
+    """
+    try:
+        content = json.loads(read_text(path))
+        found = content.get("format") if isinstance(content, dict) else None
+        if isinstance(found, int) and found > FORMAT:
+            raise RunError(
+                f"{path.parent} is from a newer throughtime ({content.get('versions', {}).get('throughtime', '?')}): "
+                f"its format is {found}, and up to {FORMAT} can be read; install a newer throughtime"
+            )
+        return Record.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise RunError(f"{path.parent} is damaged: {path.name}: {where}: {first['msg']}") from None
+    except ValueError as error:
+        raise RunError(f"{path.parent} is damaged: {path.name}: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """A file's text.
+
+    Raises:
+        RunError: it can't be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} can't be read: {error.strerror}") from None
+
+
+def versions() -> dict[str, str]:
+    """What a run is made with."""
+    import throughtime
+
+    found = {"throughtime": throughtime.__version__, "python": platform.python_version()}
+    for package in ("torch", "lightning"):
+        with suppress(PackageNotFoundError):
+            found[package] = version(package)
+    return found

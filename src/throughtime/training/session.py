@@ -1,0 +1,109 @@
+"""What is set for the time of training and set back after it: messages, threads, generators, errors in our words."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+
+import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.warnings import PossibleUserWarning
+
+from throughtime.errors import RunError, TrainingError
+from throughtime.runs import Run
+from throughtime.training.config import TrainConfig
+from throughtime.training.display import Display
+from throughtime.training.processes import rank
+
+_log = logging.getLogger("throughtime")
+
+
+@contextmanager
+def session(config: TrainConfig, progress: bool) -> Iterator[Display]:
+    """The time of training: torch's threads and generators are set back after it, and Lightning is quiet.
+
+    Raises:
+        TrainingError: the disk is full, or Lightning can't do what is asked.
+    """
+    threads = torch.get_num_threads()
+    display = Display(progress and rank() == 0)
+    with ExitStack() as stack:
+        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        stack.enter_context(_quiet_lightning())
+        stack.enter_context(_listening(display.handler))
+        stack.enter_context(display)
+        stack.callback(torch.set_num_threads, threads)
+        torch.set_num_threads(config.threads or threads)
+        try:
+            yield display
+        except OSError as error:
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise TrainingError(
+                f"the disk is full{f' ({error.filename})' if error.filename else ''}: training can't go on. "
+                "The last checkpoint is kept: free some space, then resume the run"
+            ) from None
+        except MisconfigurationException as error:
+            raise TrainingError(str(error)) from None
+
+
+@contextmanager
+def _quiet_lightning() -> Iterator[None]:
+    """Lightning says much that is not to the point here: its tips, and warnings about a loader of no known length."""
+    names = ("lightning.pytorch", "lightning.fabric")
+    levels = {name: logging.getLogger(name).level for name in names}
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"lightning\.")
+        warnings.filterwarnings("ignore", category=PossibleUserWarning)
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for name, level in levels.items():
+                logging.getLogger(name).setLevel(level)
+
+
+@contextmanager
+def _listening(handler: logging.Handler) -> Iterator[None]:
+    """Our messages go to the handler."""
+    level = _log.level
+    _log.addHandler(handler)
+    _log.setLevel(min(level or logging.INFO, logging.INFO))
+    try:
+        yield
+    finally:
+        _log.removeHandler(handler)
+        _log.setLevel(level)
+        handler.close()
+
+
+@contextmanager
+def log_file(run: Run) -> Iterator[None]:
+    """Our messages go to the run's log as well, which one process at a time may write.
+
+    Raises:
+        RunError: another process trains this run.
+    """
+    if rank() > 0:
+        yield
+        return
+    handler = _LogFile(run.log, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    with run.log.open("a") as held, _listening(handler):
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed, or the process gone
+        except BlockingIOError:
+            raise RunError(f"{run.path} is being trained by another process: wait for its end, or end it") from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+
+
+class _LogFile(logging.FileHandler):
+    def handleError(self, record: logging.LogRecord) -> None:
+        """A log that can't be written, on a full disk say, is no reason to stop."""
