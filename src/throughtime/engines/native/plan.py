@@ -268,8 +268,8 @@ class _Lowering:
         to = self._place(action, phase, scratch)
         sources = [self._place(arg, phase, scratch) for arg in instruction.args]
         if instruction.op in PRODUCTS:
-            start = sources[1] if len(sources) == 2 else None
-            self.plan.add_linear(instruction["weight"], instruction.op == "linear_transposed", to, sources[0], start)
+            begin = sources[1] if len(sources) == 2 else None
+            self.plan.add_linear(instruction["weight"], instruction.op == "linear_transposed", to, sources[0], begin)
         else:
             width = self.body[instruction.args[0]].width if instruction.op == "row_sum" else instruction.width
             self.plan.add_operation(instruction.op, width, to, sources)

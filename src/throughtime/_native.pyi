@@ -1,0 +1,50 @@
+"""The native engine: runs plans of programs on the CPU."""
+
+from collections.abc import Sequence
+
+
+class Plan:
+    """
+    A program made ready for the machine; every call checks what it is given.
+    """
+
+    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], states: Sequence[int], parameters: Sequence[Sequence[int]], reductions: Sequence[Sequence[int]], reverse: bool) -> None: ...
+
+    def add_buffer(self, home: str, index: int, width: int, value: float) -> int: ...
+
+    def add_stage(self, phase: str) -> None: ...
+
+    def add_linear(self, parameter: int, transposed: bool, to: tuple[int, int], source: tuple[int, int], start: tuple[int, int] | None) -> None: ...
+
+    def add_operation(self, name: str, width: int, to: tuple[int, int], sources: Sequence[tuple[int, int]]) -> None: ...
+
+    def add_term(self, reduction: int, values: Sequence[tuple[int, int]]) -> None: ...
+
+class Weights32:
+    """The weights of a plan, packed once for many runs."""
+
+    def __init__(self, plan: Plan, parameters: Sequence[int], isa: str = '') -> None: ...
+
+def run32(plan: Plan, steps: int, batch: int, inputs: Sequence[int], states: Sequence[int], parameters: Sequence[int], outputs: Sequence[int], finals: Sequence[int], reductions: Sequence[int], batch_sizes: Sequence[int] | None = None, threads: int = 1, isa: str = '', weights: Weights32 | None = None) -> None:
+    """
+    Runs a plan on contiguous arrays at these addresses; writes outputs, final states and reductions.
+    """
+
+class Weights64:
+    """The weights of a plan, packed once for many runs."""
+
+    def __init__(self, plan: Plan, parameters: Sequence[int], isa: str = '') -> None: ...
+
+def run64(plan: Plan, steps: int, batch: int, inputs: Sequence[int], states: Sequence[int], parameters: Sequence[int], outputs: Sequence[int], finals: Sequence[int], reductions: Sequence[int], batch_sizes: Sequence[int] | None = None, threads: int = 1, isa: str = '', weights: Weights64 | None = None) -> None:
+    """
+    Runs a plan on contiguous arrays at these addresses; writes outputs, final states and reductions.
+    """
+
+def instruction_sets() -> list[str]:
+    """The instruction sets of this machine, best first."""
+
+def operations() -> list[str]:
+    """The names of the pointwise operations that the machine has."""
+
+def fma_peak(threads: int, seconds: float = 0.2, isa: str = '') -> float:
+    """32-bit FLOP a second that the multiply-add units can do."""
