@@ -30,6 +30,9 @@ _COMMANDS = {
 }
 
 
+_OPTION_COLUMNS = 24  # a longer option has its meaning on the next line
+
+
 class _Command(TyperCommand):
     """A command whose help groups the options under headings."""
 
@@ -46,7 +49,7 @@ class _Command(TyperCommand):
                 sections.setdefault(getattr(parameter, "rich_help_panel", None) or usual, []).append((name, meaning))
         for title, records in sections.items():
             with formatter.section(title):
-                formatter.write_dl(records)
+                formatter.write_dl(records, col_max=_OPTION_COLUMNS)
 
 
 class _Commands(TyperGroup):
