@@ -86,7 +86,10 @@ def programs(draw: st.DrawFn, *, smooth: bool = False, operations: int = 10, red
         chosen = value(s.width)
         leaf = body.instructions[chosen].op not in OPERATIONS
         following.append(chosen if leaf else body.squashed(chosen))
-    outputs = [Output(f"y{k}", value()) for k in range(draw(st.integers(1, 3)))]
+    # What nothing else takes is an output, so that nothing is computed in vain.
+    taken = {arg for i in body.instructions for arg in i.args} | set(following)
+    seen = [id for id, i in enumerate(body.instructions) if id not in taken and i.op in OPERATIONS]
+    outputs = [Output(f"y{k}", id) for k, id in enumerate([*seen, *(value() for _ in range(draw(st.integers(0, 2))))])]
     sums = []
     if reductions and draw(st.booleans()):
         first = (value(),) if draw(st.booleans()) else (value(), value())

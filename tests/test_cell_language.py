@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import assert_close, random_arguments, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from throughtime import cells
 from throughtime.errors import CellError
@@ -126,6 +128,49 @@ def test_layer_norm_has_a_gain_of_1_and_a_shift_of_0():
     started = {p.name: p.parts[0].initial for p in program.parameters}
     assert started["norm.gain"] == 1.0
     assert started["norm.shift"] == 0.0
+
+
+@settings(max_examples=100)
+@given(
+    st.lists(
+        st.tuples(
+            st.lists(st.sampled_from(["x", "h", "k", "xx"]), min_size=1, max_size=3, unique=True),
+            st.integers(1, 3),
+            st.booleans(),
+        ),
+        min_size=1,
+        max_size=6,
+    )
+)
+def test_however_gates_are_fused_each_is_its_own_rows_times_its_sources(gates):
+    @cell
+    def fused(x, h, k=state(width=2)):
+        sources = {"x": x, "h": h, "k": k, "xx": x * x}
+        values = [
+            affine(f"gate{n}", *(sources[s] for s in names), width=width, bias=bias)
+            for n, (names, width, bias) in enumerate(gates)
+        ]
+        return concat(*values), h * 0.5, k * 0.5
+
+    program = fused.program(3, 4)
+    arguments = random_arguments(program, 1)
+    tensors = {p.name: t for p, t in zip(program.parameters, arguments.parameters, strict=True)}
+    rows = {(p.name, q.gate): slice(q.start, q.stop) for p in program.parameters for q in p.parts}
+    assert sum(r.stop - r.start for r in rows.values()) == sum(len(t) for t in tensors.values())
+    (x,), (h, k) = arguments.inputs[0], arguments.states
+    sources = {"x": x, "h": h, "k": k, "xx": x * x}
+    matrix = {"x": "weight_x", "h": "weight_h", "k": "weight_k"}
+    matrix["xx"] = next((p.name for p in program.parameters if p.name.startswith("weight_gate")), "")
+    wanted = []
+    for n, (names, width, bias) in enumerate(gates):
+        gate = f"gate{n}"
+        value = torch.zeros(len(x), width, dtype=x.dtype)
+        for source in names:
+            value = value + sources[source] @ tensors[matrix[source]][rows[matrix[source], gate]].T
+        wanted.append(value + tensors["bias"][rows["bias", gate]] if bias else value)
+    assert_close(run(program, arguments, 1).outputs, [torch.cat(wanted, -1)[None]], 1e-14)
+    # One product per source, however many gates there are.
+    assert sum(i.op == "linear" for i in program.body) == len({s for names, _, _ in gates for s in names})
 
 
 # Names of values.

@@ -284,6 +284,26 @@ def test_the_tape_of_an_lstm_holds_only_what_costs_a_function_or_a_state():
     }  # fmt: skip
 
 
+def test_what_is_cheap_is_computed_again_however_long_the_chain():
+    @cell
+    def chain(x, h):
+        h = tanh(h)
+        for _ in range(500):
+            h = h * x * 0.5 + 1
+        return h
+
+    program = chain.program(2, 2)
+    taped = with_tape(program, everything_wanted(program))
+    assert [o.name for o in taped.outputs] == [
+        "y",
+        f"tape.{next(k for k, i in enumerate(program.body) if i.op == 'tanh')}",
+    ]
+    arguments = random_arguments(program, 1, 1)
+    cotangents = random_cotangents(run(program, arguments, 1))
+    wanted = autograd_gradient(program, arguments, cotangents, 1)
+    assert_close(run_gradient(program, arguments, cotangents, 1).flat, wanted.flat, ROUNDING)
+
+
 def test_nothing_is_taped_or_summed_for_weights_that_are_frozen():
     program = cells.lstm.program(3, 4)
     frozen = Slots(vectors=(0,), states=(0, 1), arrays=())

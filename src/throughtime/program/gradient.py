@@ -99,12 +99,16 @@ def with_tape(program: Program, wanted: Slots) -> Program:
     body = program.body
     free = {output.value for output in program.outputs}
     free |= {id for id, i in enumerate(body) if i.op in LEAVES and i.op != PREVIOUS}
-    kept = demanded - free
-    for id in sorted(kept, reverse=True):
-        if body[id].op != PREVIOUS and id in _within_reach(program, free | (kept - {id})):
-            kept.remove(id)
+    new: list[int] = []
+    known: set[int] = set()  # or cheap to compute from what is
+    for id, instruction in enumerate(body):
+        cheap = instruction.op in OPERATIONS and OPERATIONS[instruction.op].cheap
+        if id in free or (cheap and known.issuperset(instruction.args)):
+            known.add(id)
+        elif id in demanded:
+            new.append(id)
+            known.add(id)
     labels = {id: name for name, id in reversed(program.names)}
-    new = sorted(kept)
     names = _distinct([o.name for o in program.outputs] + [TAPE + labels.get(id, str(id)) for id in new])
     tape = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], new, strict=True))
     taped = require_legal(replace(program, outputs=program.outputs + tape))
@@ -125,15 +129,6 @@ def _distinct(names: list[str]) -> list[str]:
 
 def _renamed(of: list[_Named]) -> tuple[_Named, ...]:
     return tuple(replace(o, name=name) for o, name in zip(of, _distinct([o.name for o in of]), strict=True))
-
-
-def _within_reach(program: Program, known: set[int]) -> set[int]:
-    """The values that are known, or cheap to compute from such."""
-    reached = set(known)
-    for id, instruction in enumerate(program.body):
-        if instruction.op in OPERATIONS and OPERATIONS[instruction.op].cheap and reached.issuperset(instruction.args):
-            reached.add(id)
-    return reached
 
 
 @lru_cache(maxsize=512)
@@ -269,9 +264,21 @@ class _Adjoint:
     # Forward values in the gradient program.
 
     def _value(self, id: int) -> Symbol:
-        if id not in self.forward:
-            self.forward[id] = self._read(id)
+        # Not by recursion: what is computed again may be a chain of thousands.
+        waiting = [id]
+        while waiting:
+            missing = [arg for arg in self._computed_from(waiting[-1]) if arg not in self.forward]
+            if missing:
+                waiting += reversed(missing)
+            elif (ready := waiting.pop()) not in self.forward:
+                self.forward[ready] = self._read(ready)
         return self.forward[id]
+
+    def _computed_from(self, id: int) -> tuple[int, ...]:
+        """The values from which the gradient program computes one again, rather than to read it."""
+        instruction = self.program.body[id]
+        again = self.recompute and id not in self.tape and instruction.op in OPERATIONS
+        return instruction.args if again and OPERATIONS[instruction.op].cheap else ()
 
     def _read(self, id: int) -> Symbol:
         program, instruction = self.program, self.program.body[id]
@@ -285,8 +292,8 @@ class _Adjoint:
         if id in self.tape:
             k = self.tape[id]
             return self._input("tape", k, program.outputs[k].name, instruction.width)
-        if self.recompute and instruction.op != PREVIOUS and OPERATIONS[instruction.op].cheap:
-            return self.builder.copy(instruction, tuple(self._value(arg) for arg in instruction.args))
+        if args := self._computed_from(id):
+            return self.builder.copy(instruction, tuple(self.forward[arg] for arg in args))
         return self._input("missing", id, f"missing.{id}", instruction.width)
 
     def _input(self, kind: str, k: int, name: str, width: int) -> Symbol:
