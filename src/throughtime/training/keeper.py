@@ -135,8 +135,8 @@ class Keeper(Callback):
 
     def _validate(self, trainer: lightning.Trainer, module: TrainingModule) -> None:
         total, count = total_loss(module.model, self._valid)
-        sums = trainer.strategy.reduce(torch.tensor([total, count], dtype=torch.float64), reduce_op="sum")
-        loss = float(sums[0] / sums[1])
+        sums = _summed(trainer, total, count)
+        loss = sums[0] / sums[1]
         if not math.isfinite(loss):
             raise diverged(self._run.config, trainer.global_step, f"the validation loss is {loss:g}", module.last_norm)
         self.valid_loss = loss
@@ -184,7 +184,13 @@ def _agreed(trainer: lightning.Trainer, loss: float, *asked: bool) -> tuple[Any,
     """The mean loss of all processes, and whether any of them asked for something."""
     if trainer.world_size == 1:
         return loss, *asked
-    sums = torch.tensor([loss, *asked], dtype=torch.float64, device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(sums)
-    total, *flags = sums.tolist()
+    total, *flags = _summed(trainer, loss, *asked)
     return total / trainer.world_size, *(flag > 0 for flag in flags)
+
+
+def _summed(trainer: lightning.Trainer, *values: float) -> list[float]:
+    """Each value's sum over all processes."""
+    sums = torch.tensor(values, dtype=torch.float64, device=trainer.strategy.root_device)
+    if trainer.world_size > 1:
+        torch.distributed.all_reduce(sums)
+    return sums.tolist()

@@ -140,7 +140,8 @@ def _directory(config: TrainConfig, corpus: Corpus) -> Path:
     """Where the run is to be: as asked, or under `runs`, by time, cell and data."""
     if config.out is not None:
         return Path(config.out)
-    name = Path(config.data[0]).resolve().stem if config.data and config.data[0] != "-" else "text"
+    first = config.data[0] if config.data else "pydoc"
+    name = "stdin" if first == "-" else Path(first).resolve().stem
     name = re.sub(r"[^\w.-]+", "-", name).strip("-.") or "text"
     path = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-{config.cell}-{name}"
     number = 1

@@ -106,7 +106,7 @@ def _measured(config: TrainConfig, corpus: Corpus, model: LanguageModel, batch: 
     """Train and evaluate a copy of the model for a moment."""
     device = device_for(config)
     limit = min(_MEASURED_SECONDS, 60 * (config.minutes or 1) / 20)
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         copied = copy.deepcopy(model).to(device).train()
         optimizer = make_optimizer(config, copied)
         streams = Streams(corpus.train.ids, batch, config.window, 0, config.processes)

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from throughtime.errors import RunError, TrainingError
 from throughtime.runs import Run
+from throughtime.training.building import device_for
 from throughtime.training.config import TrainConfig
 from throughtime.training.display import Display
 from throughtime.training.processes import rank
@@ -30,9 +31,12 @@ def session(config: TrainConfig, progress: bool) -> Iterator[Display]:
         TrainingError: the disk is full, or Lightning can't do what is asked.
     """
     threads = torch.get_num_threads()
+    device = device_for(config)
+    # Of several processes each has a device of its own, and no generator on another's.
+    generators = [device] if device.type == "cuda" and config.processes == 1 else []
     display = Display(progress and rank() == 0)
     with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=range(torch.cuda.device_count())))
+        stack.enter_context(torch.random.fork_rng(devices=generators))
         stack.enter_context(_quiet_lightning())
         stack.enter_context(_listening(display.handler))
         stack.enter_context(display)

@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from throughtime import engines
 from throughtime.errors import TrainingError
 from throughtime.runs import Run
+from throughtime.training.building import device_for
 from throughtime.training.checkpoints import AtomicCheckpoints
 from throughtime.training.config import TrainConfig
 from throughtime.training.processes import rank
@@ -68,7 +69,7 @@ def make_trainer(config: TrainConfig, run: Run | None = None, callbacks: Sequenc
     strategy = DDPStrategy(timeout=_PATIENCE) if config.processes > 1 else "auto"
     try:
         return lightning.Trainer(
-            accelerator={"cuda": "gpu"}.get(config.device_kind, config.device_kind),
+            accelerator="gpu" if device_for(config).type == "cuda" else "cpu",
             devices=config.device_count,
             num_nodes=config.nodes,
             strategy=strategy,
