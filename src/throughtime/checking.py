@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 _STEPS, _ROWS = 4, 2
-_STEP = 1e-5  # of a difference: its own error is some 1e-10 of the third derivative, and the same of rounding
+_DISTANCE = (
+    1e-5  # to either side: the error of the difference is some 1e-10 of the third derivative, and the same of rounding
+)
 _ROUNDING = 1e-15
 
 
@@ -157,11 +159,11 @@ def _by_differences(program: Program, arguments: list[Tensor], k: int, weights: 
         return torch.cat([(r * w).flatten() for r, w in zip(results, weights, strict=True)])
 
     def difference(change: Tensor) -> Tensor:
-        return (terms(change) - terms(-change)).sum() / (2 * _STEP)
+        return (terms(change) - terms(-change)).sum() / (2 * _DISTANCE)
 
-    moves = _STEP * torch.eye(arguments[k].numel(), dtype=torch.float64)
+    moves = _DISTANCE * torch.eye(arguments[k].numel(), dtype=torch.float64)
     found: Tensor = torch.func.vmap(difference, chunk_size=256)(moves)
-    noise = _ROUNDING * float(terms(torch.zeros_like(moves[0])).abs().sum()) / _STEP
+    noise = _ROUNDING * float(terms(torch.zeros_like(moves[0])).abs().sum()) / _DISTANCE
     return found.view(arguments[k].shape), noise
 
 
