@@ -10,7 +10,7 @@ from tiny_training import train_tiny
 import throughtime
 from throughtime.errors import RunError
 from throughtime.runs import Run
-from throughtime.training.record import FORMAT
+from throughtime.stored import RUN_FORMAT
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +83,7 @@ def test_a_run_before_its_first_validation_has_no_model(path):
 def test_a_newer_format_is_told(path):
     file = path / "config.json"
     content = json.loads(file.read_text())
-    file.write_text(json.dumps(content | {"format": FORMAT + 1, "new": 1, "versions": {"throughtime": "9.1"}}))
+    file.write_text(json.dumps(content | {"format": RUN_FORMAT + 1, "new": 1, "versions": {"throughtime": "9.1"}}))
     with pytest.raises(RunError, match=r"newer throughtime \(9\.1\)"):
         Run.open(path)
 

@@ -20,20 +20,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from throughtime.data import Corpus, Vocabulary, load_vocabulary
-from throughtime.errors import DataError, ProgramError, RunError, nearest
+from throughtime.errors import DataError, RunError, nearest
 from throughtime.files import replacing
 from throughtime.program.core import Program
-from throughtime.program.saving import from_json, to_json
+from throughtime.program.saving import to_json
+from throughtime.stored import CONFIG, PROGRAMS, RESULT, VOCABULARY, WEIGHTS, read_programs, read_text
 from throughtime.training.config import TrainConfig
-from throughtime.training.record import DataSummary, Plan, Record, read_record, read_text, versions
+from throughtime.training.record import DataSummary, Plan, Record, read_record, versions
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from throughtime.nn.language_model import LanguageModel
-
-_CONFIG, _VOCABULARY, _PROGRAMS, _WEIGHTS = "config.json", "vocabulary.json", "program.json", "model.safetensors"
-_RESULT = "result.json"
 
 
 class Run:
@@ -70,11 +68,11 @@ class Run:
             plan=plan,
         )
         path.mkdir(parents=True, exist_ok=True)
-        with replacing(path / _VOCABULARY) as file:
+        with replacing(path / VOCABULARY) as file:
             file.write(corpus.vocabulary.to_json().encode())
-        with replacing(path / _PROGRAMS) as file:
+        with replacing(path / PROGRAMS) as file:
             file.write(("[" + ",\n".join(map(to_json, programs)) + "]\n").encode())
-        with replacing(path / _CONFIG) as file:
+        with replacing(path / CONFIG) as file:
             file.write((record.model_dump_json(indent=2) + "\n").encode())
         return cls(path, record)
 
@@ -90,15 +88,15 @@ class Run:
             siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
             kind = "is a file, and a run is a directory" if path.exists() else "there is no such directory"
             raise RunError(f"{path}: {kind}{nearest(path.name, siblings)}")
-        if not (path / _CONFIG).is_file():
-            known = [p for p in path.iterdir() if p.name in (_VOCABULARY, _PROGRAMS) or p.suffix == ".part"]
+        if not (path / CONFIG).is_file():
+            known = [p for p in path.iterdir() if p.name in (VOCABULARY, PROGRAMS) or p.suffix == ".part"]
             raise RunError(
                 f"{path} is half written: the run was ended before its first step; remove it and train anew"
                 if known
-                else f"{path} is not a run: it has no {_CONFIG}"
+                else f"{path} is not a run: it has no {CONFIG}"
             )
-        run = cls(path, read_record(path / _CONFIG))
-        for name in (_VOCABULARY, _PROGRAMS):
+        run = cls(path, read_record(path / CONFIG))
+        for name in (VOCABULARY, PROGRAMS):
             if not (path / name).is_file():
                 raise RunError(f"{path} is damaged: {name} is missing")
         return run
@@ -127,7 +125,7 @@ class Run:
             RunError: the file is damaged.
         """
         try:
-            return load_vocabulary(self.path / _VOCABULARY)
+            return load_vocabulary(self.path / VOCABULARY)
         except DataError as error:
             raise RunError(f"{self.path} is damaged: {error}") from None
 
@@ -138,24 +136,23 @@ class Run:
         Raises:
             RunError: the file is damaged, or from a newer version.
         """
-        try:
-            content = json.loads(read_text(self.path / _PROGRAMS))
-            programs = tuple(from_json(json.dumps(one)) for one in content)
-            if len(programs) != self.config.layers:
-                raise ValueError(f"{self.config.layers} programs are wanted, {len(programs)} are there")
-            return programs
-        except (ValueError, TypeError, ProgramError) as error:
-            raise RunError(f"{self.path} is damaged: {_PROGRAMS}: {error}") from None
+        programs = read_programs(self.path)
+        if len(programs) != self.config.layers:
+            raise RunError(
+                f"{self.path} is damaged: {PROGRAMS}: {self.config.layers} programs are wanted, "
+                f"{len(programs)} are there"
+            )
+        return programs
 
     @property
     def has_weights(self) -> bool:
         """Whether training has come as far as the first validation."""
-        return (self.path / _WEIGHTS).is_file()
+        return (self.path / WEIGHTS).is_file()
 
     @property
     def finished(self) -> bool:
         """Whether training has come to its end."""
-        return (self.path / _RESULT).is_file()
+        return (self.path / RESULT).is_file()
 
     @property
     def result(self) -> dict[str, Any] | None:
@@ -167,10 +164,10 @@ class Run:
         if not self.finished:
             return None
         try:
-            result: dict[str, Any] = json.loads(read_text(self.path / _RESULT))
+            result: dict[str, Any] = json.loads(read_text(self.path / RESULT))
             return result
         except ValueError as error:
-            raise RunError(f"{self.path} is damaged: {_RESULT}: {error}") from None
+            raise RunError(f"{self.path} is damaged: {RESULT}: {error}") from None
 
     @property
     def parameters(self) -> int:
@@ -221,20 +218,20 @@ class Run:
                 f"go on with: throughtime train --resume {self.path}"
             )
         try:
-            return load_file(self.path / _WEIGHTS)
+            return load_file(self.path / WEIGHTS)
         except (SafetensorError, OSError, ValueError) as error:
-            raise RunError(f"{self.path} is damaged: {_WEIGHTS}: {error}") from None
+            raise RunError(f"{self.path} is damaged: {WEIGHTS}: {error}") from None
 
     def save_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Put weights in the place of those that were best before."""
         from safetensors.torch import save
 
-        with replacing(self.path / _WEIGHTS) as file:
+        with replacing(self.path / WEIGHTS) as file:
             file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
 
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Write the figures, which says that the run is finished."""
-        with replacing(self.path / _RESULT) as file:
+        with replacing(self.path / RESULT) as file:
             file.write((json.dumps(result, indent=2) + "\n").encode())
 
     def model(self, engine: str | None = None) -> LanguageModel:
@@ -258,7 +255,7 @@ class Run:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise RunError(f"{self.path} is damaged: {_WEIGHTS} is not of this run: {error}") from None
+            raise RunError(f"{self.path} is damaged: {WEIGHTS} is not of this run: {error}") from None
         return model.eval()
 
 
@@ -282,5 +279,5 @@ def require_new(path: Path) -> None:
         RunError: it has.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        hint = f", or go on with it: --resume {path}" if (path / _CONFIG).is_file() else ""
+        hint = f", or go on with it: --resume {path}" if (path / CONFIG).is_file() else ""
         raise RunError(f"{path} is there already, and nothing is overwritten: give another directory{hint}")

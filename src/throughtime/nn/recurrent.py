@@ -17,6 +17,7 @@ from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.stack import Layers, run_any_form, ways_of
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
+from throughtime.stored import stored_name
 
 State = Tensor | tuple[Tensor, ...]
 
@@ -232,8 +233,3 @@ class Recurrent(nn.Module):
 def output_width(program: Program) -> int:
     """The number of features of a program's first output."""
     return program.body[program.outputs[0].value].width
-
-
-def stored_name(parameter: str, suffix: str) -> str:
-    """A program's parameter as a module stores it; torch allows no dots in a parameter's name."""
-    return parameter.replace(".", "_") + suffix

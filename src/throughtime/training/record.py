@@ -14,9 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from throughtime.data import Corpus
 from throughtime.errors import RunError
+from throughtime.stored import RUN_FORMAT, read_text, require_format
 from throughtime.training.config import TrainConfig
-
-FORMAT = 1
 
 
 class Plan(BaseModel):
@@ -80,7 +79,7 @@ class Record(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: int = FORMAT
+    format: int = RUN_FORMAT
     created: datetime
     versions: dict[str, str]
     config: TrainConfig
@@ -96,12 +95,7 @@ def read_record(path: Path) -> Record:
     """
     try:
         content = json.loads(read_text(path))
-        found = content.get("format") if isinstance(content, dict) else None
-        if isinstance(found, int) and found > FORMAT:
-            raise RunError(
-                f"{path.parent} is from a newer throughtime ({content.get('versions', {}).get('throughtime', '?')}): "
-                f"its format is {found}, and up to {FORMAT} can be read; install a newer throughtime"
-            )
+        require_format(path.parent, content)
         return Record.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
@@ -109,18 +103,6 @@ def read_record(path: Path) -> Record:
         raise RunError(f"{path.parent} is damaged: {path.name}: {where}: {first['msg']}") from None
     except ValueError as error:
         raise RunError(f"{path.parent} is damaged: {path.name}: {error}") from None
-
-
-def read_text(path: Path) -> str:
-    """A file's text.
-
-    Raises:
-        RunError: it can't be read.
-    """
-    try:
-        return path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise RunError(f"{path} can't be read: {error.strerror}") from None
 
 
 def versions() -> dict[str, str]:

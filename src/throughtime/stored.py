@@ -1,0 +1,63 @@
+"""How what was trained is kept: what parameters and files are called. Needs NumPy alone, as what reads it may."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from throughtime.errors import ProgramError, RunError
+from throughtime.program.core import Program
+from throughtime.program.saving import from_json
+
+RUN_FORMAT = 1  # of a run directory
+
+CONFIG, VOCABULARY, PROGRAMS, WEIGHTS = "config.json", "vocabulary.json", "program.json", "model.safetensors"
+RESULT = "result.json"
+
+
+def stored_name(parameter: str, suffix: str) -> str:
+    """A program's parameter as a module stores it; torch allows no dots in a parameter's name."""
+    return parameter.replace(".", "_") + suffix
+
+
+def read_programs(path: Path) -> tuple[Program, ...]:
+    """The programs of the layers of a run.
+
+    Args:
+        path: the run's directory.
+
+    Raises:
+        RunError: the file is missing, damaged, or from a newer version.
+    """
+    try:
+        return tuple(from_json(json.dumps(one)) for one in json.loads(read_text(path / PROGRAMS)))
+    except (ValueError, TypeError, ProgramError) as error:
+        raise RunError(f"{path} is damaged: {PROGRAMS}: {error}") from None
+
+
+def read_text(path: Path) -> str:
+    """The text of a run's file.
+
+    Raises:
+        RunError: it can't be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise RunError(f"{path} can't be read: {error.strerror}") from None
+
+
+def require_format(path: Path, content: object) -> None:
+    """Refuse a run of a newer version, by what its config.json has.
+
+    Raises:
+        RunError: it is newer.
+    """
+    found = content.get("format") if isinstance(content, dict) else None
+    if isinstance(content, dict) and isinstance(found, int) and found > RUN_FORMAT:
+        made = content.get("versions")
+        by = made.get("throughtime", "?") if isinstance(made, dict) else "?"
+        raise RunError(
+            f"{path} is from a newer throughtime ({by}): "
+            f"its format is {found}, and up to {RUN_FORMAT} can be read; install a newer throughtime"
+        )
