@@ -20,7 +20,7 @@ from throughtime.training import sample
 from throughtime.training.config import TrainConfig
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 60
-SMALL = ["--hidden", "8", "--layers", "1", "--window", "10", "--batch", "4", "--engine", "reference"]
+SMALL = ["--hidden", "8", "--layers", "1", "--window", "10", "--batch", "4", "--engine", "reference", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")

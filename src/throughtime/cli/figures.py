@@ -20,14 +20,18 @@ def figure_rows(figures: Mapping[str, float], level: str) -> list[tuple[str, str
     if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_character']:.4f}":
         bits["byte"] = figures["bits_per_byte"]
     rows = [
-        ("loss", f"{figures['loss']:.4f} nats per {unit}"),
-        ("perplexity", f"{figures['perplexity']:,.2f}"),
-        *((f"bits per {of}", f"{value:.4f}") for of, value in bits.items()),
+        ("loss", f"{_number(figures['loss'])} nats per {unit}"),
+        ("perplexity", _number(figures["perplexity"], 2)),
+        *((f"bits per {of}", _number(value)) for of, value in bits.items()),
         (f"{unit}s", f"{figures['symbols']:,.0f} predicted"),
     ]
     if figures["unknown"]:
         rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s that training never saw, taken as <unk>"))
     return rows
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return f"{value:,.{digits}f}" if value < 1e9 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:
