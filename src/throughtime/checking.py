@@ -16,9 +16,7 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 _STEPS, _ROWS = 4, 2
-_DISTANCE = (
-    1e-5  # to either side: the error of the difference is some 1e-10 of the third derivative, and the same of rounding
-)
+_DISTANCE = 1e-5  # to either side; leaves an error of some 1e-10 of the third derivative, and as much of rounding
 _ROUNDING = 1e-15
 
 
