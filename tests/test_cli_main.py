@@ -77,6 +77,7 @@ def test_a_users_error_is_told_without_a_traceback(failing, capsys):
     ("error", "told"),
     [
         (OSError(28, "No space left on device", "run/model.safetensors"), "the disk is full: run/model.safetensors"),
+        (ModuleNotFoundError("No module named 'torch'", name="torch"), "this command needs torch: pip install"),
         (PermissionError(13, "Permission denied", "run"), "permission denied: run"),
     ],
 )

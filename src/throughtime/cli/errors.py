@@ -11,6 +11,7 @@ from throughtime.errors import Interrupted, UserError, nearest
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 
+_OPTIONAL = ("torch", "lightning", "pydantic", "rich", "tokenizers")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -25,6 +26,8 @@ def explained(error: Exception) -> tuple[str, int] | None:
             return _usage(error), WRONG
         case OSError(errno=int() as number):
             return _refused(error, number), REFUSED
+        case ModuleNotFoundError(name=str() as name) if name.split(".")[0] in _OPTIONAL:
+            return f"this command needs {name.split('.')[0]}: pip install 'throughtime[train]'", REFUSED
     return None
 
 
