@@ -2,7 +2,7 @@
 
 import sys
 
-from throughtime.cli.main import main
+from throughtime.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

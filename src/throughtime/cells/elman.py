@@ -4,7 +4,7 @@ from throughtime.language import activate, affine, cell
 
 
 @cell
-def rnn(x, h, *, activation="tanh"):  # type: ignore[no-untyped-def]
+def rnn(x, h, *, activation="tanh"):
     """Plain recurrent network, the state is one layer of units (Elman 1990)."""
     h = activate(activation, affine("hidden", x, h))
     return h

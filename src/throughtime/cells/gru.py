@@ -4,7 +4,7 @@ from throughtime.language import affine, cell, sigmoid, tanh
 
 
 @cell
-def gru(x, h):  # type: ignore[no-untyped-def]
+def gru(x, h):
     """Gated recurrent unit, reset after the matrix product (Cho et al. 2014, arXiv:1406.1078)."""
     r = sigmoid(affine("reset", x, h))
     z = sigmoid(affine("update", x, h))

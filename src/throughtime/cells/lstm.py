@@ -4,7 +4,7 @@ from throughtime.language import affine, cell, linear, sigmoid, state, tanh
 
 
 @cell
-def lstm(x, h=state("hidden", width="projection"), c=state("cell"), *, projection=None):  # type: ignore[no-untyped-def]
+def lstm(x, h=state("hidden", width="projection"), c=state("cell"), *, projection=None):
     """Long short-term memory with forget gate (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 
     With `projection` the output is a matrix times the hidden units (Sak et al. 2014, arXiv:1402.1128).
