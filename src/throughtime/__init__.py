@@ -38,8 +38,8 @@ _HOMES = {
 }
 
 __all__ = [
-    "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "accelerate", "cell", "cells",
-    "check", "load", "train",
+    "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "accelerate", "cell",
+    "cells", "check", "load", "train",
 ]  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """The one table of operations: for each its name, its meaning, its gradient and how it is printed.
 
-A row's `meaning` is written over an array library `xp` (torch, say), so this file imports none. Its `gradient` is
+A row's `meaning` is written in torch's words, but over a module `xp` that is handed in, so this file imports none. Its `gradient` is
 written in the operations of this same table (`op.name(...)` and the operators of symbols), so the gradient of a
 program is again a program. The C++ engine takes its list of opcodes from here: to add an operation, add its row here
 and its line to the engine's pointwise functions.
@@ -101,8 +101,8 @@ _ROWS = (
         2,
         lambda xp, a, b: xp.maximum(a, b),
         lambda op, g, y, a, b: (
-            g * (0.5 + 0.5 * (op.greater(a, b) - op.greater(b, a))),
-            g * (0.5 + 0.5 * (op.greater(b, a) - op.greater(a, b))),
+            op.select(op.greater(a, b), g, op.select(op.greater(b, a), 0.0, 0.5 * g)),
+            op.select(op.greater(b, a), g, op.select(op.greater(a, b), 0.0, 0.5 * g)),
         ),
         "max({0}, {1})",
         cheap=True,
