@@ -76,9 +76,7 @@ def test_a_tokenised_file_gives_exactly_its_words(tmp_path):
     lines = " the <unk> sat on the mat \n a cat was n't there \n"
     (tmp_path / "ptb.train.txt").write_text(lines * 5)
     (tmp_path / "ptb.valid.txt").write_text(" the cat <unk> purred \n")
-    corpus = prepare_text(
-        [tmp_path / "ptb.train.txt"], level="word", valid=tmp_path / "ptb.valid.txt"
-    )
+    corpus = prepare_text([tmp_path / "ptb.train.txt"], level="word", valid=tmp_path / "ptb.valid.txt")
     words = (lines * 5).replace("\n", "<eos>").split()
     assert corpus.train.symbols == len(words)
     assert corpus.vocabulary.size == len(set(words))
@@ -93,9 +91,7 @@ def test_losses_compare_across_levels(tmp_path):
         # Of ten lines; without the word that the cut falls in ("à") but at level char.
         length, size = (100, 120) if level == "char" else (99, 118)
         nats = 2.0 * valid.symbols  # of the whole part
-        assert valid.bits_per_character(2.0) == pytest.approx(
-            nats / math.log(2) / length, rel=1e-12
-        )
+        assert valid.bits_per_character(2.0) == pytest.approx(nats / math.log(2) / length, rel=1e-12)
         assert valid.bits_per_byte(2.0) == pytest.approx(nats / math.log(2) / size, rel=1e-12)
 
 
@@ -192,7 +188,7 @@ def test_a_full_disk_is_told(text, cache_home, monkeypatch, code):
         raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(cache.os, "fsync", fail)
-    with pytest.raises(DataError, match="the disk is full.*XDG_CACHE_HOME"):
+    with pytest.raises(DataError, match=r"the disk is full.*XDG_CACHE_HOME"):
         prepare_text([text])
     assert list(cache_home.iterdir()) == []
 

@@ -18,9 +18,7 @@ SIZES = {
 @given(**SIZES)
 def test_every_symbol_but_the_first_is_a_target_once(symbols, batch, window):
     streams = Streams(np.arange(symbols, dtype=np.uint16), batch, window)
-    targets = np.concatenate(
-        [target.ravel() for _, target in map(streams.__getitem__, range(len(streams)))]
-    )
+    targets = np.concatenate([target.ravel() for _, target in map(streams.__getitem__, range(len(streams)))])
     left_out = (symbols - 1) % batch
     assert sorted(targets) == list(range(1, symbols - left_out))
     assert streams.targets == len(targets)

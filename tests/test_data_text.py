@@ -157,9 +157,7 @@ def test_what_is_not_a_text_file_is_refused_in_words(tmp_path):
     assert "control characters" in refusal(written(tmp_path / "odd", b"\1\2\3\4 text" * 99))
     assert "UTF-16" in refusal(written(tmp_path / "wide", "text".encode("utf-16")))
     assert "device" in refusal("/dev/null")
-    assert "did you mean replace?" in refusal(
-        tmp_path / "shakespeare.txt", encoding_errors="replaced"
-    )
+    assert "did you mean replace?" in refusal(tmp_path / "shakespeare.txt", encoding_errors="replaced")
     (tmp_path / "no-text").mkdir()
     assert "*.txt files are wanted" in refusal(tmp_path / "no-text")
 

@@ -55,13 +55,10 @@ def test_plain_words_give_their_own_text_back(text):
 
 
 def test_plain_words_split_as_a_reader_would(words):
-    vocabulary = build_vocabulary(
-        "word", ['He didn\'t -- at 9, say.\n\n  "Well..."\n'], min_count=1
-    )
+    vocabulary = build_vocabulary("word", ['He didn\'t -- at 9, say.\n\n  "Well..."\n'], min_count=1)
     ids = vocabulary.encode('He didn\'t -- at 9, say.\n\n  "Well..."\n')
     assert [vocabulary.symbols[i] for i in ids] == (
-        ["He", " didn't", " --", " at", " 9", ",", " say", ".", "\n", "\n", " ", ' "', "Well"]
-        + ["...", '"', "\n"]
+        ["He", " didn't", " --", " at", " 9", ",", " say", ".", "\n", "\n", " ", ' "', "Well", "...", '"', "\n"]
     )
 
 
@@ -158,15 +155,10 @@ def test_a_vocabulary_is_kept_as_json(tmp_path, level):
 def test_words_and_byte_pairs_are_files_that_the_library_reads(tmp_path, byte_pairs):
     byte_pairs.save(tmp_path / "vocabulary.json")
     tokenizer = Tokenizer.from_file(str(tmp_path / "vocabulary.json"))
-    assert (
-        tokenizer.encode("the print function").ids
-        == byte_pairs.encode("the print function").tolist()
-    )
+    assert tokenizer.encode("the print function").ids == byte_pairs.encode("the print function").tolist()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "null", "[]", "{}", '{"model": {}}', '{"characters": [1]}', "{"]
-)
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"model": {}}', '{"characters": [1]}', "{"])
 def test_a_damaged_vocabulary_is_told(tmp_path, text):
     with pytest.raises(DataError, match="damaged"):
         from_json(text)

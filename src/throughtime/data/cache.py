@@ -64,9 +64,7 @@ def load_ids(directory: Path, key: str, dtype: IdType) -> tuple[Ids, dict[str, i
         return None
 
 
-def store_ids(
-    directory: Path, key: str, dtype: IdType, arrays: Iterable[Ids], counts: dict[str, int]
-) -> Ids:
+def store_ids(directory: Path, key: str, dtype: IdType, arrays: Iterable[Ids], counts: dict[str, int]) -> Ids:
     """Write ids as they come, and map them.
 
     Where the directory can't be written they go to a temporary file, which ends with the process.

@@ -142,11 +142,7 @@ def prepare_text(
             if valid_text
             else _encode(text, cut, text.characters, vocabulary, directory, progress)
         ),
-        test=(
-            _encode(test_text, 0, test_text.characters, vocabulary, directory, progress)
-            if test_text
-            else None
-        ),
+        test=(_encode(test_text, 0, test_text.characters, vocabulary, directory, progress) if test_text else None),
     )
 
 
@@ -252,9 +248,7 @@ def _encode(
     return Part(name=text.name, ids=ids, digest=key, **counts)
 
 
-def _watched(
-    pieces: Iterable[str], size: int, doing: str, progress: Progress | None
-) -> Iterator[str]:
+def _watched(pieces: Iterable[str], size: int, doing: str, progress: Progress | None) -> Iterator[str]:
     """The same pieces, with progress told in characters."""
     done = 0
     for piece in pieces:

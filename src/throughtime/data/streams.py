@@ -44,10 +44,7 @@ class Streams:
         if batch < 1 or window < 1:
             raise DataError(f"batch {batch}, window {window}: 1 or more of each is wanted")
         if batch % ranks:
-            raise DataError(
-                f"a batch of {batch} can't be shared by {ranks} processes: "
-                f"a multiple of {ranks} is wanted"
-            )
+            raise DataError(f"a batch of {batch} can't be shared by {ranks} processes: a multiple of {ranks} is wanted")
         self.steps = (len(ids) - 1) // batch
         if self.steps < 1:
             raise DataError(

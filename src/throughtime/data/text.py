@@ -239,6 +239,5 @@ def _refuse_other_than_text(name: str, head: bytes) -> None:
     if nul >= 0 or controls > len(head) // 10:
         seen = f"a NUL byte at {nul}" if nul >= 0 else f"{controls} control characters at its start"
         raise DataError(
-            f"{name} is a binary file ({seen}): a file of text in UTF-8 is wanted; "
-            "unpack it first if it is an archive"
+            f"{name} is a binary file ({seen}): a file of text in UTF-8 is wanted; unpack it first if it is an archive"
         )

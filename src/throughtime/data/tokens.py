@@ -74,9 +74,7 @@ def words(pieces: Iterable[str], vocab_size: int, min_count: int) -> TokenVocabu
     return _word_level(_plain_words(), pieces, (UNKNOWN,), vocab_size, min_count)
 
 
-def tokenised_words(
-    pieces: Iterable[str], vocab_size: int | None, min_count: int
-) -> TokenVocabulary:
+def tokenised_words(pieces: Iterable[str], vocab_size: int | None, min_count: int) -> TokenVocabulary:
     """The words of a tokenised text as they stand; id 0 is `<unk>`, id 1 is `<eos>`."""
     return _word_level(_tokenised(), pieces, (UNKNOWN, LINE_END), vocab_size, min_count)
 
@@ -105,7 +103,7 @@ def from_json(text: str) -> TokenVocabulary:
     """
     try:
         tokenizer = Tokenizer.from_str(text)
-    except Exception as error:  # noqa: BLE001 (the library raises nothing narrower)
+    except Exception as error:
         raise ValueError(error) from None
     return TokenVocabulary(tokenizer)
 
@@ -130,8 +128,7 @@ def _word_level(
     names = [*first, *found][:vocab_size]
     if len(names) == len(first):
         raise DataError(
-            f"no word occurs {min_count} times in the training text: "
-            "a longer text or a smaller --min-count is wanted"
+            f"no word occurs {min_count} times in the training text: a longer text or a smaller --min-count is wanted"
         )
     tokenizer.model = models.WordLevel({name: i for i, name in enumerate(names)}, UNKNOWN)
     return TokenVocabulary(tokenizer)
@@ -184,6 +181,4 @@ def _bytes_of_letters() -> dict[str, int]:
     other bytes are the letters from U+0100 on, in order (Radford et al. 2019)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {
-        chr(256 + i): byte for i, byte in enumerate(others)
-    }
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -54,9 +54,7 @@ class Vocabulary(ABC):
     def __init__(self, pieces: Sequence[bytes], unknown: int | None) -> None:
         self.pieces = tuple(pieces)
         self.unknown = unknown
-        self._dtype = next(
-            d for d in (np.uint8, np.uint16, np.uint32) if self.size <= np.iinfo(d).max + 1
-        )
+        self._dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if self.size <= np.iinfo(d).max + 1)
 
     def __repr__(self) -> str:
         return f"<{self.level} vocabulary of {self.size} symbols>"
@@ -91,9 +89,7 @@ class Vocabulary(ABC):
 
     def encode(self, text: str) -> Ids:
         """The ids of a text's symbols, shape [symbols]."""
-        return np.concatenate(
-            [np.empty(0, self.dtype), *(block.ids for block in self.encode_blocks([text]))]
-        )
+        return np.concatenate([np.empty(0, self.dtype), *(block.ids for block in self.encode_blocks([text]))])
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of some symbols."""
@@ -169,15 +165,12 @@ def check_bounds(level: str, vocab_size: int | None, min_count: int | None) -> N
         DataError: a level that is not known, or a bound that nothing can meet.
     """
     if level not in LEVELS:
-        raise DataError(
-            f"level {level!r} is not known: {', '.join(LEVELS)}{nearest(level, LEVELS)}"
-        )
+        raise DataError(f"level {level!r} is not known: {', '.join(LEVELS)}{nearest(level, LEVELS)}")
     least = 257 if level == "bpe" else 3
     if vocab_size is not None and vocab_size < least:
         why = ": a symbol for each byte, and pairs" if level == "bpe" else ""
         raise DataError(
-            f"a vocabulary of {vocab_size} symbols is too small: "
-            f"at least {least} are wanted at level {level}{why}"
+            f"a vocabulary of {vocab_size} symbols is too small: at least {least} are wanted at level {level}{why}"
         )
     if min_count is not None and min_count < 1:
         raise DataError(f"a least count of {min_count} means nothing: 1 or more is wanted")
@@ -214,9 +207,7 @@ def load_vocabulary(path: str | Path) -> Vocabulary:
         raise DataError(f"the vocabulary {path} is damaged: {error}") from None
 
 
-def _characters(
-    pieces: Iterable[str], vocab_size: int | None, min_count: int
-) -> CharacterVocabulary:
+def _characters(pieces: Iterable[str], vocab_size: int | None, min_count: int) -> CharacterVocabulary:
     counts = np.zeros(_CODE_POINTS, np.int64)
     for piece in pieces:
         found = np.bincount(_code_points(piece))

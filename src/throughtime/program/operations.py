@@ -1,9 +1,9 @@
 """The one table of operations: for each its name, its meaning, its gradient and how it is printed.
 
-A row's `meaning` is written in torch's words, but over a module `xp` that is handed in, so this file imports none. Its `gradient` is
-written in the operations of this same table (`op.name(...)` and the operators of symbols), so the gradient of a
-program is again a program. The C++ engine takes its list of opcodes from here: to add an operation, add its row here
-and its line to the engine's pointwise functions.
+A row's `meaning` is written in torch's words, over a module `xp` that is handed in, so this file imports none. Its
+`gradient` is written in the operations of this same table (`op.name(...)` and the operators of symbols), so the
+gradient of a program is again a program. The C++ engine takes its list of opcodes from here: to add an operation, add
+its row here and its line to the engine's pointwise functions.
 """
 
 from __future__ import annotations
