@@ -81,8 +81,8 @@ class TrainingBar(ProgressBar):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Show the step."""
-        valid = self._keeper.valid_loss
-        figures = f"loss {self._keeper.train_loss:.3f}" + ("" if valid is None else f", validation {valid:.3f}")
+        losses = {"loss": self._keeper.train_loss, "validation": self._keeper.valid_loss}
+        figures = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
         self._display.progress(f"training, {self._steps} steps", trainer.global_step, self._steps, figures)
 
 

@@ -39,7 +39,7 @@ class Keeper(Callback):
         best_loss: the lowest validation loss so far, in nats per symbol.
         best_step: the step it was reached at.
         valid_loss: the last validation's loss; None before the first.
-        train_loss: the mean over the steps since the last row of metrics.csv.
+        train_loss: the mean over the steps of the last row of metrics.csv; None before the first.
         elapsed: seconds of training, over all sittings.
         interrupted: whether a signal asked to stop.
         late: whether the time was up before the last step.
@@ -52,7 +52,7 @@ class Keeper(Callback):
     def __init__(self, run: Run, valid: Streams) -> None:
         self.best_loss, self.best_step = math.inf, 0
         self.valid_loss: float | None = None
-        self.train_loss = math.nan
+        self.train_loss: float | None = None
         self.interrupted = self.late = False
         self._run, self._valid = run, valid
         self._sums = [0.0, 0.0, 0.0]  # losses, norms, steps since the last row
