@@ -1,6 +1,8 @@
 #include "run.hpp"
 
-#include <cstring>
+#include <atomic>
+#include <chrono>
+#include <climits>
 
 #include "float_mode.hpp"
 #include "layout.hpp"
@@ -23,8 +25,21 @@ template <class T> struct Now {
     int64_t block;  // from row to row when a block of rows begins: 0 for scratch
 };
 
+using Clock = std::chrono::steady_clock;
+
+/// One of the threads of a run.
+struct Member {
+    int thread, threads;
+    Clock::time_point start = Clock::now();
+    Clock::duration waited{};
+    int meetings = 0;
+};
+
+/// Waiting that is not held against the other threads.
+constexpr std::chrono::microseconds patience{300};
+
 /// Below this many multiply-adds a second thread costs more than it does.
-constexpr int64_t least_work_to_share = 400'000;
+constexpr int64_t least_work_to_share = 4'000'000;
 constexpr int64_t least_step_to_split = 60'000;
 
 template <class T> class Run {
@@ -54,6 +69,7 @@ private:
     const Sharing sharing_;
     std::vector<std::vector<Now<T>>> now_;
     std::vector<const T*> factors_;
+    std::atomic<int> last_meeting_{INT_MAX};  // after which the first thread goes on alone
 
     /// Steps `first` to `first + count` by position in time, done together.
     struct Chunk {
@@ -85,38 +101,57 @@ private:
     int64_t active(int64_t t) const { return call_.batch_sizes ? call_.batch_sizes[t] : call_.batch; }
     int64_t time(int64_t count) const { return plan_.reverse ? call_.steps - 1 - count : count; }
 
+    /// Waits for the other threads; false if this one is not needed any more.
+    ///
+    /// Where other programs keep the cores busy, the first thread may wait longer than it works. Then it is
+    /// quicker alone, and lets the others go.
+    bool meet(Member& me) {
+        if (me.threads == 1) return true;
+        if (me.thread == 0) {
+            const auto arrival = Clock::now();
+            if (me.waited > patience && 2 * me.waited > arrival - me.start)
+                last_meeting_.store(me.meetings + 1, std::memory_order_relaxed);
+            barrier_.wait();
+            me.waited += Clock::now() - arrival;
+        } else {
+            barrier_.wait();
+        }
+        if (++me.meetings < last_meeting_.load(std::memory_order_relaxed)) return true;
+        me.threads = 1;
+        return me.thread == 0;
+    }
+
     void work(int thread) {
         FlushDenormals flush;
-        if (!weights_) pack_weights(thread);
-        clear_reductions(thread);
-        begin_states(thread);
-        barrier_.wait();
-        Share rows{0, 0};
+        Member me{thread, threads_};
+        if (!weights_) pack_weights(me);
+        clear_reductions(me);
+        begin_states(me);
+        if (!meet(me)) return;
         int64_t rows_active = 0;
         for (int64_t done = 0; done < call_.steps; done += layout_.steps_together()) {
             const Chunk chunk = chunk_after(done);
-            clear_inactive_outputs(thread, chunk);
+            clear_inactive_outputs(me, chunk);
             if (!plan_.phase(Phase::before).empty()) {
-                run_phase(Phase::before, thread, chunk);
-                barrier_.wait();
+                run_phase(Phase::before, me, chunk);
+                if (!meet(me)) return;
             }
             for (int64_t count = done; count < done + chunk.count; ++count) {
                 if (active(time(count)) != rows_active) {
-                    rows = change_rows(thread, count, rows_active);
+                    if (!change_rows(me, count, rows_active)) return;
                     rows_active = active(time(count));
                 }
-                step(thread, count, chunk, rows, rows_active);
+                if (!step(me, count, chunk, rows_active)) return;
             }
-            barrier_.wait();
+            if (!meet(me)) return;
             if (!plan_.phase(Phase::after).empty() || !plan_.terms.empty()) {
-                run_phase(Phase::after, thread, chunk);
-                pack_sides(thread, chunk);
-                barrier_.wait();
-                reduce(thread, chunk);
+                run_phase(Phase::after, me, chunk);
+                pack_sides(me, chunk);
+                if (!meet(me)) return;
+                reduce(me, chunk);
             }
         }
-        const Share mine = share(rows_active, thread, threads_);
-        save_states(mine, call_.steps);
+        save_states(share(rows_active, me.thread, me.threads), call_.steps);
     }
 
     Chunk chunk_after(int64_t done) const {
@@ -130,26 +165,26 @@ private:
 
     // Before the first step.
 
-    void pack_weights(int thread) {
+    void pack_weights(const Member& me) {
         for (size_t k = 0; k < plan_.factors.size(); ++k) {
             const Factor& factor = plan_.factors[k];
-            const Share panels = share(layout_.panels(factor.columns), thread, threads_);
+            const Share panels = share(layout_.panels(factor.columns), me.thread, me.threads);
             pack_factor(factor, kernels_, call_.parameters, layout_.factors[k], panels.first, panels.last);
         }
     }
 
-    void clear_reductions(int thread) {
+    void clear_reductions(const Member& me) {
         for (size_t k = 0; k < plan_.reductions.size(); ++k) {
             const auto [rows, columns] = plan_.reductions[k];
-            const Share mine = share(rows * std::max<int64_t>(columns, 1), thread, threads_);
+            const Share mine = share(rows * std::max<int64_t>(columns, 1), me.thread, me.threads);
             std::fill_n(call_.reductions[k] + mine.first, mine.last - mine.first, T(0));
         }
     }
 
     /// Rows that are never active end as they began.
-    void begin_states(int thread) {
+    void begin_states(const Member& me) {
         const int64_t ever = call_.steps ? active(0) : 0;
-        const Share mine = share(call_.batch - ever, thread, threads_);
+        const Share mine = share(call_.batch - ever, me.thread, me.threads);
         for (size_t k = 0; k < plan_.states.size(); ++k) {
             const int64_t width = plan_.states[k];
             std::copy_n(call_.states[k] + (ever + mine.first) * width, (mine.last - mine.first) * width,
@@ -159,18 +194,22 @@ private:
 
     // Which rows are active.
 
-    /// Loads the rows that begin at this step, saves those that have ended; the rows that are this thread's from now.
-    Share change_rows(int thread, int64_t count, int64_t before) {
+    /// Loads the rows that begin at this step, saves those that have ended; false as from `meet`.
+    bool change_rows(Member& me, int64_t count, int64_t before) {
         const int64_t now = active(time(count));
-        barrier_.wait();
-        Share changed = share(std::max(now, before) - std::min(now, before), thread, threads_);
+        if (!meet(me)) return false;
+        Share changed = share(std::max(now, before) - std::min(now, before), me.thread, me.threads);
         changed.first += std::min(now, before);
         changed.last += std::min(now, before);
         if (now > before) load_states(changed, count);
         else save_states(changed, count);
-        barrier_.wait();
-        if (sharing_ == Sharing::rows) return share(now, thread, threads_);
-        return sharing_ == Sharing::units || thread == 0 ? Share{0, now} : Share{0, 0};
+        return meet(me);
+    }
+
+    /// The rows of a step that a thread does.
+    Share rows_of(const Member& me, int64_t rows_active) const {
+        if (sharing_ == Sharing::rows) return share(rows_active, me.thread, me.threads);
+        return {0, sharing_ == Sharing::units || me.thread == 0 ? rows_active : 0};
     }
 
     void load_states(Share rows, int64_t count) {
@@ -191,8 +230,8 @@ private:
         }
     }
 
-    void clear_inactive_outputs(int thread, const Chunk& chunk) {
-        if (chunk.full || thread != 0) return;
+    void clear_inactive_outputs(const Member& me, const Chunk& chunk) {
+        if (chunk.full || me.thread != 0) return;
         for (size_t k = 0; k < plan_.outputs.size(); ++k)
             for (int64_t t = chunk.first; t < chunk.first + chunk.count; ++t) {
                 const int64_t width = plan_.outputs[k];
@@ -262,9 +301,11 @@ private:
 
     static constexpr Share all_units{0, INT64_MAX};
 
-    void step(int thread, int64_t count, const Chunk& chunk, Share rows, int64_t rows_active) {
-        if (rows.first == rows.last) return;
-        const Now<T>* now = look(thread, time(count), count, chunk);
+    /// One step; false as from `meet`.
+    bool step(Member& me, int64_t count, const Chunk& chunk, int64_t rows_active) {
+        const Share rows = rows_of(me, rows_active);
+        if (rows.first == rows.last) return true;
+        const Now<T>* now = look(me.thread, time(count), count, chunk);
         for (const Stage& stage : plan_.phase(Phase::step)) {
             if (sharing_ != Sharing::units) {
                 multiply(stage, now, rows, 0, 1);
@@ -272,15 +313,16 @@ private:
                 continue;
             }
             if (!stage.linears.empty()) {
-                multiply(stage, now, rows, thread, threads_);
-                barrier_.wait();
+                multiply(stage, now, rows, me.thread, me.threads);
+                if (!meet(me)) return false;
             }
-            if (stage.splittable && rows_active < threads_)
-                compute(stage, now, rows, share(stage.widest, thread, threads_));
+            if (stage.splittable && rows_active < me.threads)
+                compute(stage, now, rows, share(stage.widest, me.thread, me.threads));
             else
-                compute(stage, now, share(rows_active, thread, threads_), all_units);
-            barrier_.wait();
+                compute(stage, now, share(rows_active, me.thread, me.threads), all_units);
+            if (!meet(me)) return false;
         }
+        return true;
     }
 
     // Before and after the steps of a chunk.
@@ -299,11 +341,11 @@ private:
         }
     }
 
-    void run_phase(Phase phase, int thread, const Chunk& chunk) {
+    void run_phase(Phase phase, const Member& me, const Chunk& chunk) {
         const auto& stages = plan_.phase(phase);
         if (stages.empty()) return;
-        each_run(chunk, thread, threads_, [&](int64_t t, Share rows) {
-            const Now<T>* now = look(thread, t, 0, chunk);
+        each_run(chunk, me.thread, me.threads, [&](int64_t t, Share rows) {
+            const Now<T>* now = look(me.thread, t, 0, chunk);
             for (const Stage& stage : stages) {
                 multiply(stage, now, rows, 0, 1);
                 compute(stage, now, rows, all_units);
@@ -311,12 +353,12 @@ private:
         });
     }
 
-    void pack_sides(int thread, const Chunk& chunk) {
+    void pack_sides(const Member& me, const Chunk& chunk) {
         int64_t depth = 0;
         each_run(chunk, 0, 1, [&](int64_t t, Share rows) {
-            const Now<T>* now = look(thread, t, 0, chunk);
+            const Now<T>* now = look(me.thread, t, 0, chunk);
             for (const Side<T>& side : layout_.sides) {
-                const Share panels = share(side.panels, thread, threads_);
+                const Share panels = share(side.panels, me.thread, me.threads);
                 const Now<T>& from = now[side.place.buffer];
                 const int64_t panel = side.left ? kernels_.tile_rows : kernels_.panel;
                 (side.left ? kernels_.pack_left : kernels_.pack)(
@@ -324,27 +366,27 @@ private:
                     rows.last - rows.first, chunk.rows, side.width, panels.first, panels.last);
             }
             for (const Term& term : plan_.terms)
-                if (!term.outer) add_columns(term, now, rows, thread);
+                if (!term.outer) add_columns(term, now, rows, me);
             depth += rows.last - rows.first;
         });
     }
 
-    void add_columns(const Term& term, const Now<T>* now, Share rows, int thread) {
-        const Share columns = share(plan_.reductions[term.reduction][0], thread, threads_);
+    void add_columns(const Term& term, const Now<T>* now, Share rows, const Member& me) {
+        const Share columns = share(plan_.reductions[term.reduction][0], me.thread, me.threads);
         const Now<T>& from = now[term.u.buffer];
         kernels_.column_sum(call_.reductions[term.reduction] + columns.first,
                             {from.at + term.u.offset + columns.first + rows.first * from.row, from.row},
                             rows.last - rows.first, columns.last - columns.first);
     }
 
-    void reduce(int thread, const Chunk& chunk) {
+    void reduce(const Member& me, const Chunk& chunk) {
         for (size_t k = 0; k < plan_.terms.size(); ++k) {
             const Term& term = plan_.terms[k];
             if (!term.outer) continue;
             const auto [rows, columns] = plan_.reductions[term.reduction];
             const Side<T>&left = layout_.sides[layout_.sides_of_term[k][0]];
             const Side<T>&right = layout_.sides[layout_.sides_of_term[k][1]];
-            const Share panels = share(left.panels, thread, threads_);
+            const Share panels = share(left.panels, me.thread, me.threads);
             kernels_.add_product({call_.reductions[term.reduction], columns}, left.memory, right.memory, chunk.rows,
                                  rows, columns, panels.first, panels.last);
         }
