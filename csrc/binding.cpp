@@ -19,6 +19,7 @@
 #include "peak.hpp"
 #include "plan.hpp"
 #include "run.hpp"
+#include "stream_binding.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -141,6 +142,7 @@ NB_MODULE(_native, m) {
         .def("add_term", &add_term, "reduction"_a, "values"_a);
     bind_scalar<float>(m, "Weights32", "run32");
     bind_scalar<double>(m, "Weights64", "run64");
+    bind_streams(m);
     m.def("instruction_sets", &instruction_sets, "The instruction sets of this machine, best first.");
     m.def("operations", &operations, "The names of the pointwise operations that the machine has.");
     m.def("fma_peak", [](int threads, double seconds, const std::string& isa) {

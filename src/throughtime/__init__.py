@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from throughtime.program.cell import Cell, cell
     from throughtime.program.core import Program
     from throughtime.runs import load
+    from throughtime.streaming import Stream
     from throughtime.training import train
 
 __version__ = "0.1.0"
@@ -34,12 +35,13 @@ _HOMES = {
     "cell": "throughtime.program.cell",
     "Program": "throughtime.program.core",
     "load": "throughtime.runs",
+    "Stream": "throughtime.streaming",
     "train": "throughtime.training",
 }
 
 __all__ = [
-    "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "accelerate", "cell",
-    "cells", "check", "load", "train",
+    "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
+    "cell", "cells", "check", "load", "train",
 ]  # fmt: skip
 
 

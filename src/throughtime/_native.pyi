@@ -40,6 +40,32 @@ def run64(plan: Plan, steps: int, batch: int, inputs: Sequence[int], states: Seq
     Runs a plan on contiguous arrays at these addresses; writes outputs, final states and reductions.
     """
 
+class Stream32:
+    """A stack of plans that runs a step at a time, its state inside."""
+
+    def __init__(self, layers: Sequence[tuple[Plan, Sequence[object]]], rows: int, embedding: object | None, isa: str) -> None: ...
+
+    def step(self, x: object | None, out: object | None) -> object:
+        """Takes a step's input; gives the last layer's output."""
+
+    def state(self, k: int) -> object:
+        """A copy of a state, counted through all layers: [rows, width]."""
+
+    def set_state(self, k: int, value: object) -> None: ...
+
+class Stream64:
+    """A stack of plans that runs a step at a time, its state inside."""
+
+    def __init__(self, layers: Sequence[tuple[Plan, Sequence[object]]], rows: int, embedding: object | None, isa: str) -> None: ...
+
+    def step(self, x: object | None, out: object | None) -> object:
+        """Takes a step's input; gives the last layer's output."""
+
+    def state(self, k: int) -> object:
+        """A copy of a state, counted through all layers: [rows, width]."""
+
+    def set_state(self, k: int, value: object) -> None: ...
+
 def instruction_sets() -> list[str]:
     """The instruction sets of this machine, best first."""
 

@@ -1,0 +1,137 @@
+#include "stream.hpp"
+
+#include <algorithm>
+#include <stdexcept>
+
+#include "float_mode.hpp"
+
+namespace throughtime {
+
+template <class T>
+Stream<T>::Stream(const std::vector<StreamLayer<T>>& layers, int64_t rows, const Kernels<T>& kernels)
+    : kernels_(kernels), rows_(rows) {
+    if (layers.empty()) throw std::invalid_argument("a stream needs a layer");
+    if (rows < 1) throw std::invalid_argument("a stream has one row or more");
+    for (const StreamLayer<T>& layer : layers) add(layer);
+}
+
+template <class T> void Stream<T>::step() {
+    FlushDenormals flush;
+    for (const Action& action : actions_[now_]) {
+        switch (action.kind) {
+            case Action::Kind::product:
+                kernels_.product(action.to, action.start, action.from[0], rows_, action.factor, action.depth,
+                                 action.width, 0, action.panels);
+                break;
+            case Action::Kind::pointwise: action.run(action.to, action.from, rows_, action.width); break;
+            case Action::Kind::expand: kernels_.expand(action.to, action.from[0], rows_, action.width); break;
+            case Action::Kind::row_sum: kernels_.row_sum(action.to, action.from[0], rows_, action.width); break;
+        }
+    }
+    now_ ^= 1;
+}
+
+/// Zeros for so many rows, each at a cache line; no rows are one that is the same for all.
+template <class T> Rows<T> Stream<T>::room(int64_t rows, int64_t width) {
+    const int64_t stride = round_up(width, cache_line / sizeof(T));
+    const int64_t count = checked_product(std::max<int64_t>(rows, 1), stride);
+    T* at = memory_.room<T>(count);
+    std::fill_n(at, count, T(0));
+    return {at, rows ? stride : 0};
+}
+
+template <class T> void Stream<T>::add(const StreamLayer<T>& layer) {
+    const Plan& plan = *layer.plan;
+    if (plan.inputs.size() != 1 || plan.outputs.empty() || !plan.reductions.empty() || plan.reverse)
+        throw std::invalid_argument("a layer of a stream has one input, gives an output, and runs forward in time");
+    if (input_.at == nullptr) {
+        input_width_ = plan.inputs[0];
+        output_ = input_ = room(rows_, input_width_);
+    } else if (plan.inputs[0] != output_width_) {
+        throw std::invalid_argument("a layer takes another width than the one below gives");
+    }
+    const size_t first_state = states_.size();
+    for (int64_t width : plan.states) {
+        states_.push_back({room(rows_, width), room(rows_, width)});
+        state_widths_.push_back(width);
+    }
+    std::vector<Rows<T>> outputs;
+    for (int64_t width : plan.outputs) outputs.push_back(room(rows_, width));
+    weights_.push_back(std::make_unique<Weights<T>>(plan, kernels_, layer.parameters));
+    std::array<std::vector<Rows<T>>, 2> values;  // of each buffer, at a step that reads the first states or the second
+    for (const Buffer& buffer : plan.buffers) {
+        Rows<T> either{}, other{};
+        switch (buffer.home) {
+            case Home::input: other = either = output_; break;
+            case Home::output: other = either = outputs[buffer.index]; break;
+            case Home::previous:
+            case Home::next: {
+                const auto& both = states_[first_state + buffer.index];
+                either = both[buffer.home == Home::next];
+                other = both[buffer.home == Home::previous];
+                break;
+            }
+            case Home::parameter:
+                other = either = room(0, buffer.width);
+                std::copy_n(layer.parameters[buffer.index], buffer.width, either.at);
+                break;
+            case Home::constant:
+                other = either = room(0, buffer.width);
+                std::fill_n(either.at, buffer.width, static_cast<T>(buffer.value));
+                break;
+            default: other = either = room(rows_, buffer.width); break;
+        }
+        values[0].push_back(either);
+        values[1].push_back(other);
+    }
+    for (Phase phase : {Phase::before, Phase::step, Phase::after})
+        for (int turn : {0, 1}) add_actions(plan, phase, *weights_.back(), values[turn], actions_[turn]);
+    output_ = outputs[0];
+    output_width_ = plan.outputs[0];
+}
+
+template <class T>
+void Stream<T>::add_actions(const Plan& plan, Phase phase, const Weights<T>& weights,
+                            const std::vector<Rows<T>>& values, std::vector<Action>& to) const {
+    auto locate = [&](Place place) {
+        const Rows<T>& value = values[place.buffer];
+        return Rows<T>{value.at + place.offset, value.stride};
+    };
+    auto read = [&](Place place) {
+        const Rows<T> value = locate(place);
+        return Rows<const T>{value.at, value.stride};
+    };
+    for (const Stage& stage : plan.phase(phase)) {
+        for (const Linear& linear : stage.linears) {
+            const Factor& factor = plan.factors[linear.factor];
+            Action action{};
+            action.kind = Action::Kind::product;
+            action.factor = weights.factor(linear.factor);
+            action.depth = factor.depth;
+            action.width = factor.columns;
+            action.panels = round_up(factor.columns, kernels_.panel) / kernels_.panel;
+            action.to = locate(linear.to);
+            action.from[0] = read(linear.from);
+            if (linear.begun) action.start = read(linear.start);
+            to.push_back(action);
+        }
+        for (const Operation& operation : stage.operations) {
+            Action action{};
+            if (operation.code >= 0) {
+                action.kind = Action::Kind::pointwise;
+                action.run = kernels_.operations[operation.code].run;
+            } else {
+                action.kind = operation.code == Operation::expand ? Action::Kind::expand : Action::Kind::row_sum;
+            }
+            action.width = operation.width;
+            action.to = locate(operation.to);
+            for (int k = 0; k < operation.arity; ++k) action.from[k] = read(operation.from[k]);
+            to.push_back(action);
+        }
+    }
+}
+
+template class Stream<float>;
+template class Stream<double>;
+
+}  // namespace throughtime

@@ -1,0 +1,268 @@
+#include "stream_binding.hpp"
+
+#include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
+#include <nanobind/stl/string.h>
+#include <nanobind/stl/vector.h>
+
+#define NPY_NO_DEPRECATED_API NPY_2_0_API_VERSION
+#include <numpy/arrayobject.h>
+
+#include <algorithm>
+#include <cstring>
+#include <optional>
+#include <stdexcept>
+#include <string>
+
+#include "isa.hpp"
+#include "stream.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace throughtime {
+namespace {
+
+template <class T> constexpr int type_number = sizeof(T) == 4 ? NPY_FLOAT : NPY_DOUBLE;
+template <class T> constexpr const char* type_name = sizeof(T) == 4 ? "float32" : "float64";
+
+PyArrayObject* array_or_null(nb::handle object) {
+    return PyArray_Check(object.ptr()) ? reinterpret_cast<PyArrayObject*>(object.ptr()) : nullptr;
+}
+
+/// What was given, for a message.
+std::string described(nb::handle object) {
+    if (PyArrayObject* array = array_or_null(object)) {
+        std::string shape;
+        for (int k = 0; k < PyArray_NDIM(array); ++k)
+            shape += (k ? ", " : "") + std::to_string(PyArray_DIM(array, k));
+        const nb::object type = object.attr("dtype");
+        return std::string(nb::str(type).c_str()) + " [" + shape + "]";
+    }
+    return Py_TYPE(object.ptr())->tp_name;
+}
+
+[[noreturn]] void refuse(const std::string& wanted, nb::handle given) {
+    throw std::invalid_argument(wanted + "; given " + described(given));
+}
+
+/// An array of one row or of all rows, its elements anywhere in memory.
+struct Strided {
+    char* at;
+    int64_t row, element;  // bytes from one to the next
+};
+
+/// The elements of an array [rows, width], or [width] where there is one row.
+template <class T> std::optional<Strided> find(PyArrayObject* array, int64_t rows, int64_t width) {
+    if (array == nullptr || PyArray_TYPE(array) != type_number<T> || !PyArray_ISNOTSWAPPED(array)) return {};
+    const int axes = PyArray_NDIM(array);
+    if (axes == 2 && PyArray_DIM(array, 0) == rows && PyArray_DIM(array, 1) == width)
+        return Strided{PyArray_BYTES(array), PyArray_STRIDE(array, 0), PyArray_STRIDE(array, 1)};
+    if (axes == 1 && rows == 1 && PyArray_DIM(array, 0) == width)
+        return Strided{PyArray_BYTES(array), 0, PyArray_STRIDE(array, 0)};
+    return {};
+}
+
+template <class T> void read(Rows<T> to, Strided from, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; ++r) {
+        T* out = to.at + r * to.stride;
+        const char* in = from.at + r * from.row;
+        if (from.element == sizeof(T)) std::memcpy(out, in, width * sizeof(T));
+        else
+            for (int64_t j = 0; j < width; ++j) std::memcpy(out + j, in + j * from.element, sizeof(T));
+    }
+}
+
+template <class T> void write(Strided to, Rows<const T> from, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; ++r) {
+        char* out = to.at + r * to.row;
+        const T* in = from.at + r * from.stride;
+        if (to.element == sizeof(T)) std::memcpy(out, in, width * sizeof(T));
+        else
+            for (int64_t j = 0; j < width; ++j) std::memcpy(out + j * to.element, in + j, sizeof(T));
+    }
+}
+
+/// The whole number at an address, of a type that a NumPy array can have.
+bool whole_number(const char* at, int type, int64_t& value) {
+    auto as = [&]<class N>(N number) {
+        std::memcpy(&number, at, sizeof number);
+        value = static_cast<int64_t>(number);  // those too large become negative, and are refused as such
+        return true;
+    };
+    switch (type) {
+        case NPY_BYTE: return as(npy_byte{});
+        case NPY_UBYTE: return as(npy_ubyte{});
+        case NPY_SHORT: return as(npy_short{});
+        case NPY_USHORT: return as(npy_ushort{});
+        case NPY_INT: return as(npy_int{});
+        case NPY_UINT: return as(npy_uint{});
+        case NPY_LONG: return as(npy_long{});
+        case NPY_ULONG: return as(npy_ulong{});
+        case NPY_LONGLONG: return as(npy_longlong{});
+        case NPY_ULONGLONG: return as(npy_ulonglong{});
+        default: return false;
+    }
+}
+
+/// A stream as Python sees it. The interpreter's lock guards it, and `busy_` while a step runs without that lock.
+template <class T> class PythonStream {
+public:
+    using Layers = std::vector<std::pair<std::shared_ptr<const Plan>, std::vector<nb::object>>>;
+
+    PythonStream(const Layers& layers, int64_t rows, nb::handle embedding, const std::string& isa)
+        : stream_(made(layers), rows, kernels<T>(isa)) {
+        if (embedding.is_none()) return;
+        PyArrayObject* table = matrix(embedding);
+        symbols_ = PyArray_DIM(table, 0);
+        embedding_.resize(checked_product(symbols_, stream_.input_width()));
+        read<T>({embedding_.data(), stream_.input_width()}, *find<T>(table, symbols_, stream_.input_width()), symbols_,
+                stream_.input_width());
+    }
+
+    nb::object step(nb::handle x, nb::handle out) {
+        require_idle();
+        const bool row_axis = symbols_ ? read_symbols(x) : read_input(x);
+        nb::object result = out.is_none() ? empty(stream_.output_width(), row_axis) : nb::borrow(out);
+        const auto to = find<T>(array_or_null(result), stream_.rows(), stream_.output_width());
+        if (!to || !PyArray_ISWRITEABLE(array_or_null(result)))
+            refuse("out must be a " + shape(stream_.output_width()) + " that can be written", out);
+        busy_ = true;
+        {
+            nb::gil_scoped_release release;  // costs some 50 ns, and lets other streams run
+            stream_.step();
+        }
+        busy_ = false;
+        write<T>(*to, stream_.output(), stream_.rows(), stream_.output_width());
+        return result;
+    }
+
+    nb::object state(int64_t k) const {
+        require_idle();
+        const int64_t width = stream_.state_widths().at(k);
+        nb::object result = empty(width, true);
+        const Rows<T> from = stream_.state(k);
+        write<T>(*find<T>(array_or_null(result), stream_.rows(), width), {from.at, from.stride}, stream_.rows(), width);
+        return result;
+    }
+
+    void set_state(int64_t k, nb::handle value) {
+        require_idle();
+        const int64_t width = stream_.state_widths().at(k);
+        const auto from = find<T>(array_or_null(value), stream_.rows(), width);
+        if (!from) refuse("a state must be a " + shape(width), value);
+        read<T>(stream_.state(k), *from, stream_.rows(), width);
+    }
+
+private:
+    Stream<T> stream_;
+    int64_t symbols_ = 0;       // 0: the input is not symbols
+    std::vector<T> embedding_;  // [symbols, input width]
+    bool busy_ = false;
+
+    void require_idle() const {
+        if (busy_) throw std::runtime_error("this stream is in the middle of another thread's step");
+    }
+
+    static std::vector<StreamLayer<T>> made(const Layers& layers) {
+        if (PyArray_API == nullptr && _import_array() < 0) throw nb::python_error();
+        std::vector<StreamLayer<T>> result;
+        for (const auto& [plan, parameters] : layers) {
+            if (parameters.size() != plan->parameters.size())
+                throw std::invalid_argument("a layer has another number of parameters than its plan");
+            StreamLayer<T> layer{plan.get(), {}};
+            for (size_t k = 0; k < parameters.size(); ++k) {
+                const auto [rows, columns] = plan->parameters[k];
+                PyArrayObject* array = array_or_null(parameters[k]);
+                if (!find<T>(array, columns ? rows : 1, columns ? columns : rows) || !PyArray_ISCARRAY_RO(array))
+                    refuse("a parameter must be a contiguous array of the plan's shape", parameters[k]);
+                layer.parameters.push_back(static_cast<const T*>(PyArray_DATA(array)));
+            }
+            result.push_back(std::move(layer));
+        }
+        return result;
+    }
+
+    PyArrayObject* matrix(nb::handle embedding) const {
+        PyArrayObject* table = array_or_null(embedding);
+        if (!table || PyArray_NDIM(table) != 2 || !find<T>(table, PyArray_DIM(table, 0), stream_.input_width()))
+            refuse("the embedding must be a matrix as wide as the first layer's input", embedding);
+        return table;
+    }
+
+    std::string shape(int64_t width) const {
+        const std::string rows = std::to_string(stream_.rows()), columns = std::to_string(width);
+        return std::string(type_name<T>) + " array [" + rows + ", " + columns + "]" +
+               (stream_.rows() == 1 ? " or [" + columns + "]" : "");
+    }
+
+    nb::object empty(int64_t width, bool row_axis) const {
+        const npy_intp sizes[] = {stream_.rows(), width};
+        nb::object result = nb::steal(PyArray_SimpleNew(row_axis ? 2 : 1, sizes + !row_axis, type_number<T>));
+        if (!result.is_valid()) throw nb::python_error();
+        return result;
+    }
+
+    /// Takes a step's input; whether it has an axis of rows.
+    bool read_input(nb::handle x) {
+        PyArrayObject* array = array_or_null(x);
+        const auto from = find<T>(array, stream_.rows(), stream_.input_width());
+        if (!from) refuse("a step takes a " + shape(stream_.input_width()), x);
+        read<T>(stream_.input(), *from, stream_.rows(), stream_.input_width());
+        return PyArray_NDIM(array) == 2;
+    }
+
+    /// Takes a step's symbols, an array [rows] or one number; whether it has an axis of rows.
+    bool read_symbols(nb::handle x) {
+        PyArrayObject* array = array_or_null(x);
+        if (!array && stream_.rows() == 1 && PyIndex_Check(x.ptr())) {
+            const Py_ssize_t symbol = PyNumber_AsSsize_t(x.ptr(), nullptr);
+            if (symbol == -1 && PyErr_Occurred()) throw nb::python_error();
+            embed(0, symbol);
+            return false;
+        }
+        const bool fits = array && PyArray_ISNOTSWAPPED(array) && PyTypeNum_ISINTEGER(PyArray_TYPE(array)) &&
+                          ((PyArray_NDIM(array) == 1 && PyArray_DIM(array, 0) == stream_.rows()) ||
+                           (PyArray_NDIM(array) == 0 && stream_.rows() == 1));
+        if (!fits)
+            refuse("a step takes the symbols' numbers, an array of whole numbers [" + std::to_string(stream_.rows()) +
+                       "]" + (stream_.rows() == 1 ? " or one number" : ""),
+                   x);
+        const bool row_axis = PyArray_NDIM(array) == 1;
+        for (int64_t r = 0; r < stream_.rows(); ++r) {
+            int64_t symbol = -1;
+            whole_number(PyArray_BYTES(array) + (row_axis ? r * PyArray_STRIDE(array, 0) : 0), PyArray_TYPE(array),
+                         symbol);
+            embed(r, symbol);
+        }
+        return row_axis;
+    }
+
+    void embed(int64_t row, int64_t symbol) {
+        if (symbol < 0 || symbol >= symbols_)
+            throw std::invalid_argument("there is no symbol " + std::to_string(symbol) + ": they are numbered from 0 to " +
+                                        std::to_string(symbols_ - 1));
+        const Rows<T> to = stream_.input();
+        std::memcpy(to.at + row * to.stride, embedding_.data() + symbol * stream_.input_width(),
+                    stream_.input_width() * sizeof(T));
+    }
+};
+
+template <class T> void bind_stream(nb::module_& m, const char* name) {
+    using Bound = PythonStream<T>;
+    nb::class_<Bound>(m, name, "A stack of plans that runs a step at a time, its state inside.")
+        .def(nb::init<const typename Bound::Layers&, int64_t, nb::handle, const std::string&>(), "layers"_a, "rows"_a,
+             "embedding"_a.none(), "isa"_a)
+        .def("step", &Bound::step, "x"_a.none(), "out"_a.none(), "Takes a step's input; gives the last layer's output.")
+        .def("state", &Bound::state, "k"_a, "A copy of a state, counted through all layers: [rows, width].")
+        .def("set_state", &Bound::set_state, "k"_a, "value"_a);
+}
+
+}  // namespace
+
+void bind_streams(nb::module_& m) {
+    bind_stream<float>(m, "Stream32");
+    bind_stream<double>(m, "Stream64");
+}
+
+}  // namespace throughtime

@@ -1,0 +1,305 @@
+"""A trained network one step at a time, its state inside: a microsecond or two a step, and no torch."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime import stored
+from throughtime.errors import DataError, RunError, UserError, nearest
+from throughtime.program.core import Program
+
+Array = NDArray[Any]
+
+
+class Stream:
+    """Streams that run side by side through one network, each step of all of them in one call.
+
+    The weights are copied and made ready when the stream is made: what is done to the model afterwards does not reach
+    it. There is no dropout. Each result has the same bits as the module's, run over the whole sequence by the native
+    engine with the same instruction set; but for a language model's scores, which torch's own product rounds otherwise.
+
+    A stream is for one thread at a time; different streams run at the same time.
+
+    Args:
+        model: the directory of a run (or the `Run`), which needs no torch; or a `LanguageModel`, a `Recurrent`, a
+            drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one direction of time, in float32 or float64.
+        rows: how many independent streams there are.
+        instruction_set: what the processor is to use; the best that it has if not given (see
+            `throughtime.engines.native.NativeEngine`).
+
+    Attributes:
+        rows: how many independent streams there are.
+        dtype: the type of inputs, outputs and states.
+
+    Raises:
+        UserError: if the model can't be run a step at a time.
+        RunError: if the run can't be read.
+    """
+
+    def __init__(self, model: Any, rows: int = 1, *, instruction_set: str = "") -> None:
+        if type(rows) is not int or rows < 1:
+            raise UserError(f"rows must be a whole number of 1 or more; given {rows!r}.")
+        network = _network_of(model)
+        self.rows = rows
+        self.dtype = network.dtype
+        self._path = network.path
+        self._initial = {
+            f"layer{depth}.{state.name}": np.full((rows, state.width), state.initial, self.dtype)
+            for depth, (program, _) in enumerate(network.layers)
+            for state in program.states
+        }
+        self._machine = _machine(network, rows, instruction_set)
+        self._step = self._machine.step
+        self.reset()
+
+    def step(self, x: Any, out: Array | None = None) -> Array:
+        """Takes one step.
+
+        Args:
+            x: for recurrent layers an array `[rows, input_size]`, or `[input_size]` where there is one row; for a
+                language model the symbols' numbers, an array of whole numbers `[rows]`, or one number where there is
+                one row.
+            out: where to write the result; a new array if not given. Nothing is allocated if it is.
+
+        Returns:
+            The output `[rows, output_size]`; for a language model the scores of the next symbol (logits)
+            `[rows, symbols]`. Without the axis of rows where `x` has none.
+
+        Raises:
+            UserError: if the shape or the type does not fit, or another thread is in the middle of a step.
+        """
+        try:
+            return self._step(x, out)  # type: ignore[no-any-return]
+        except (ValueError, RuntimeError, OverflowError) as error:
+            raise UserError(f"{error}.") from None
+
+    def reset(self, rows: int | Sequence[int] | Array | None = None) -> None:
+        """Lets streams begin afresh, with the states that the cell declares.
+
+        Args:
+            rows: which ones: a number, several, or a mask of truth values `[rows]`; all if not given.
+
+        Raises:
+            UserError: if there is no such row.
+        """
+        if rows is None:
+            self.state = self._initial
+            return
+        state = self.state
+        try:
+            for name, value in state.items():
+                value[rows] = self._initial[name][rows]
+        except (IndexError, TypeError, ValueError):
+            raise UserError(
+                f"rows are numbered from 0 to {self.rows - 1}, or told by a mask of {self.rows}; given {rows!r}."
+            ) from None
+        self.state = state
+
+    @property
+    def state(self) -> dict[str, Array]:
+        """What the network carries to its next step: `layer0.hidden`, say, to an array `[rows, width]`, a copy.
+
+        It can be set to such a dictionary, of this stream or of another of the same network.
+        """
+        try:
+            return {name: self._machine.state(k) for k, name in enumerate(self._initial)}
+        except RuntimeError as error:
+            raise UserError(f"{error}.") from None
+
+    @state.setter
+    def state(self, state: Mapping[str, Array]) -> None:
+        unknown = next((name for name in state if name not in self._initial), None)
+        if unknown is not None or len(state) != len(self._initial):
+            given = f"no state is called {unknown!r}{nearest(str(unknown), self._initial)}" if unknown else "some lack"
+            raise UserError(f"{given}: a state is given by {', '.join(self._initial)}.")
+        values = {name: np.asarray(value) for name, value in state.items()}
+        for name, value in values.items():
+            wanted = self._initial[name]
+            if value.shape != wanted.shape or value.dtype != wanted.dtype:
+                raise UserError(
+                    f"the state {name} is {wanted.dtype} {list(wanted.shape)}; given {value.dtype} {list(value.shape)}."
+                )
+        try:
+            for k, name in enumerate(self._initial):
+                self._machine.set_state(k, values[name])
+        except RuntimeError as error:
+            raise UserError(f"{error}.") from None
+
+    @cached_property
+    def vocabulary(self) -> Any:
+        """The symbols of a run's language model (a `throughtime.data.Vocabulary`); None if the model is of no run.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        if self._path is None:
+            return None
+        from throughtime.data.vocabulary import load_vocabulary
+
+        try:
+            return load_vocabulary(self._path / stored.VOCABULARY)
+        except DataError as error:
+            raise RunError(f"{self._path} is damaged: {error}") from None
+
+
+@dataclass(frozen=True)
+class _Network:
+    """What is streamed.
+
+    Attributes:
+        layers: each layer's program and its parameters.
+        embedding: `[symbols, width]`, if the input is symbols.
+        head: matrix and bias of the softmax layer, if there is one.
+        path: the run's directory.
+    """
+
+    layers: Sequence[tuple[Program, Sequence[Array]]]
+    embedding: Array | None = None
+    head: tuple[Array, Array] | None = None
+    path: Path | None = None
+
+    @property
+    def arrays(self) -> list[Array]:
+        """All its weights."""
+        parameters = [array for _, parameters in self.layers for array in parameters]
+        return [*parameters, *([] if self.embedding is None else [self.embedding]), *(self.head or ())]
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """The weights' type."""
+        return np.dtype(next((array.dtype for array in self.arrays), np.float32))
+
+
+def _machine(network: _Network, rows: int, instruction_set: str) -> Any:
+    try:
+        from throughtime import _native
+        from throughtime.engines.native.plan import lower
+    except ImportError:
+        raise UserError(
+            "a stream needs the native engine, whose extension module is not built; install it."
+        ) from None
+    layers: list[tuple[Any, Sequence[Array]]] = [(lower(program), parameters) for program, parameters in network.layers]
+    if network.head is not None:
+        layers.append((_head_plan(*network.head[0].shape), network.head))
+    kind = {"float32": _native.Stream32, "float64": _native.Stream64}[str(network.dtype)]
+    try:
+        return kind(layers, rows, network.embedding, instruction_set)
+    except ValueError as error:
+        raise UserError(f"{error}.") from None
+
+
+def _head_plan(symbols: int, width: int) -> Any:
+    """The plan of a softmax layer's scores: a matrix times the input, begun at the bias."""
+    from throughtime import _native
+
+    plan = _native.Plan([width], [symbols], [], [(symbols, width), (symbols, 0)], [], False)
+    x = plan.add_buffer("input", 0, width, 0.0)
+    y = plan.add_buffer("output", 0, symbols, 0.0)
+    bias = plan.add_buffer("parameter", 1, symbols, 0.0)
+    plan.add_stage("step")
+    plan.add_linear(0, False, (y, 0), (x, 0), (bias, 0))
+    return plan
+
+
+def _network_of(model: Any) -> _Network:
+    runs = sys.modules.get("throughtime.runs")
+    if runs is not None and isinstance(model, runs.Run):
+        model = model.path
+    network = _of_run(Path(model)) if isinstance(model, str | os.PathLike) else _of_module(model)
+    kinds = {str(array.dtype) for array in network.arrays}
+    if len(kinds) > 1 or not kinds <= {"float32", "float64"}:
+        raise UserError(f"a stream computes in float32 or float64; this model has {', '.join(sorted(kinds))}.")
+    return network
+
+
+def _of_run(path: Path) -> _Network:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    for name in (stored.CONFIG, stored.PROGRAMS, stored.VOCABULARY, stored.WEIGHTS):
+        if not (path / name).is_file():
+            raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")
+    try:
+        stored.require_format(path, json.loads(stored.read_text(path / stored.CONFIG)))
+        weights = load_file(path / stored.WEIGHTS)
+    except (ValueError, SafetensorError, OSError) as error:
+        raise RunError(f"{path} is damaged: {error}") from None
+    try:
+        return _of_language_model(stored.read_programs(path), weights, path)
+    except (KeyError, _Unfit) as error:
+        raise RunError(f"{path} is damaged: {stored.WEIGHTS} is not of this run: {error}") from None
+
+
+class _Unfit(Exception):
+    """Weights that are not of the programs."""
+
+
+def _of_language_model(programs: Sequence[Program], weights: Mapping[str, Array], path: Path | None) -> _Network:
+    """The network of a language model from its weights, called as in the module's `state_dict`.
+
+    Raises:
+        KeyError, _Unfit: a weight is missing, or of another shape than the programs say.
+    """
+    layers = [
+        (program, [weights["recurrent." + stored.stored_name(p.name, f"_l{depth}")] for p in program.parameters])
+        for depth, program in enumerate(programs)
+    ]
+    embedding, bias = weights["embedding.weight"], weights["softmax_bias"]
+    matrix = weights.get("softmax_weight", embedding)  # they can be tied
+    shapes = [(a.shape, p.shape) for program, arrays in layers for a, p in zip(arrays, program.parameters, strict=True)]
+    shapes += [(embedding.shape, (*bias.shape, programs[0].inputs[0].width)), (matrix.shape[:1], bias.shape)]
+    for given, wanted in shapes:
+        if given != wanted:
+            raise _Unfit(f"a weight {list(given)} is where {list(wanted)} is wanted")
+    return _Network(layers, np.ascontiguousarray(embedding), (matrix, bias), path)
+
+
+def _of_module(module: Any) -> _Network:
+    if "torch" not in sys.modules or not isinstance(module, sys.modules["torch"].nn.Module):
+        raise UserError(
+            "a stream is made from a run's directory, a language model or recurrent layers; "
+            f"given {type(module).__name__}."
+        )
+    from torch import nn
+
+    from throughtime.nn.dropin import RNN
+    from throughtime.nn.language_model import LanguageModel
+    from throughtime.nn.recurrent import Recurrent
+
+    recurrent = module.recurrent if isinstance(module, LanguageModel) else module
+    if getattr(recurrent, "bidirectional", False):
+        raise UserError(
+            "a layer of both directions of time needs the whole sequence, and can't be run a step at a time; "
+            "train one of one direction for that."
+        )
+    if isinstance(module, LanguageModel):
+        weights = {name: _array(tensor) for name, tensor in module.state_dict().items()}
+        return _of_language_model(module.recurrent.programs, weights, None)
+    if isinstance(module, Recurrent):
+        layers = module._layers()
+    elif isinstance(module, nn.RNNBase):
+        layers = RNN._layers(module)  # type: ignore[arg-type]  # reads what torch's own layers have too
+    else:
+        raise UserError(
+            f"{type(module).__name__} is no recurrent layer and no language model: a stream is made from one of these "
+            "(make it from the recurrent layer inside)."
+        )
+    return _Network([(program, [_array(p) for p in parameters]) for ((program, parameters),) in layers])
+
+
+def _array(tensor: Any) -> Array:
+    try:
+        array: Array = tensor.detach().cpu().numpy()
+    except TypeError:  # a type that NumPy has not
+        raise UserError(f"a stream computes in float32 or float64; this model has {tensor.dtype}.") from None
+    return np.ascontiguousarray(array)

@@ -1,0 +1,421 @@
+"""A stream gives what the module gives over the whole sequence, bit by bit, without torch and on many threads."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from random_programs import programs
+from tiny_training import train_tiny
+from torch import nn
+
+pytest.importorskip("throughtime._native", reason="the native engine's extension module is not built")
+
+import throughtime
+from throughtime import cells
+from throughtime.engines.native import NativeEngine, instruction_sets
+from throughtime.errors import RunError, UserError
+from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.recurrent import Recurrent
+from throughtime.program.core import Program
+from throughtime.runs import Run
+from throughtime.streaming import Stream
+
+STEPS = 7
+
+
+def steps_of(stream: Stream, x: torch.Tensor) -> torch.Tensor:
+    """A stream's outputs over the steps of `x`, `[T, rows, features]`."""
+    return torch.from_numpy(np.stack([stream.step(now.numpy()) for now in x]))
+
+
+def modules() -> Iterator[nn.Module]:
+    for name in cells.names():
+        yield Recurrent(name, 9, 20, num_layers=2, engine="native")
+    yield Recurrent("lstm", 5, 33, projection=8, engine="native", dtype=torch.float64)
+    yield throughtime.RNN(3, 16, nonlinearity="relu", engine="native")
+    yield throughtime.LSTM(9, 70, num_layers=2, batch_first=True, engine="native")
+    yield throughtime.GRU(9, 17, bias=False, engine="native")
+
+
+@pytest.mark.parametrize("rows", [1, 5, 40])
+@pytest.mark.parametrize("module", list(modules()), ids=lambda m: f"{type(m).__name__}({m.extra_repr()})")
+def test_the_same_bits_as_the_module_over_the_whole_sequence(module: nn.Module, rows: int) -> None:
+    dtype = next(module.parameters()).dtype
+    x = torch.randn(STEPS, rows, module.input_size, dtype=dtype)
+    with torch.no_grad():
+        wanted, final = module(x.transpose(0, 1) if module.batch_first else x)
+    stream = Stream(module, rows)
+    assert torch.equal(steps_of(stream, x), wanted.transpose(0, 1) if module.batch_first else wanted)
+    states = [final] if isinstance(final, torch.Tensor) else list(final)
+    found = list(stream.state.values())  # by layer, then by state
+    for depth in range(module.num_layers):
+        for k, state in enumerate(states):
+            assert np.array_equal(found[depth * len(states) + k], state[depth].numpy())
+
+
+@pytest.mark.parametrize("isa", instruction_sets())
+def test_the_same_bits_with_each_instruction_set(isa: str) -> None:
+    module = Recurrent("lstm", 6, 21)
+    program, parameters = module.programs[0], [p.detach() for p in module.parameters()]
+    x, zeros = torch.randn(STEPS, 3, 6), [torch.zeros(3, 21)] * 2
+    wanted = NativeEngine(1, isa).run(program, STEPS, [x], zeros, parameters).outputs[0]
+    assert torch.equal(steps_of(Stream(module, 3, instruction_set=isa), x), wanted)
+
+
+@settings(max_examples=40)
+@given(program=programs(reductions=False), rows=st.integers(1, 4))
+def test_the_same_bits_for_any_program(program: Program, rows: int) -> None:
+    if len(program.inputs) != 1 or not program.outputs or not program.parameters or program.reverse:
+        return
+    module = Recurrent.from_programs([program], 4, dtype=torch.float64, engine="native")
+    x = torch.randn(STEPS, rows, program.inputs[0].width, dtype=torch.float64)
+    with torch.no_grad():
+        wanted = module(x)[0]
+    # A program can compute NaN, which equals nothing.
+    assert np.array_equal(steps_of(Stream(module, rows), x).numpy(), wanted.numpy(), equal_nan=True)
+
+
+def test_torchs_own_layers() -> None:
+    for kind in (nn.RNN, nn.LSTM, nn.GRU):
+        layer = kind(8, 24, num_layers=2)
+        x = torch.randn(STEPS, 2, 8)
+        with torch.no_grad():
+            wanted = layer(x)[0]
+        # Some roundings of float32 in each of the steps.
+        assert torch.allclose(steps_of(Stream(layer, 2), x), wanted, rtol=0, atol=2e-6)
+
+
+# The state.
+
+
+def test_the_state_can_be_taken_and_given_back() -> None:
+    module = Recurrent("lstm", 4, 8, num_layers=2)
+    stream, x = Stream(module, 3), torch.randn(STEPS, 3, 4)
+    steps_of(stream, x)
+    state = stream.state
+    assert {name: value.shape for name, value in state.items()} == {
+        f"layer{k}.{name}": (3, 8) for k in (0, 1) for name in ("hidden", "cell")
+    }
+    wanted = steps_of(stream, x)
+    other = Stream(module, 3)
+    other.state = state
+    assert torch.equal(steps_of(other, x), wanted)
+
+
+def test_a_state_that_is_taken_is_a_copy() -> None:
+    stream = Stream(Recurrent("gru", 4, 8))
+    (state,) = stream.state.values()
+    stream.step(np.ones(4, np.float32))
+    assert not state.any()
+
+
+@pytest.mark.parametrize("rows", [1, [0, 2], np.array([False, True, True]), slice(1, 3)], ids=str)
+def test_some_rows_can_begin_afresh(rows: Any) -> None:
+    module = Recurrent("lstm", 4, 8)
+    stream, x = Stream(module, 3), torch.randn(STEPS, 3, 4)
+    fresh = steps_of(stream, x)
+    carried = steps_of(stream, x)
+    stream.reset()
+    steps_of(stream, x)
+    stream.reset(rows)
+    found = steps_of(stream, x)
+    begun = np.zeros(3, bool)
+    begun[rows] = True
+    assert torch.equal(found[:, begun], fresh[:, begun])
+    assert torch.equal(found[:, ~begun], carried[:, ~begun])
+
+
+def test_a_state_begins_as_the_cell_declares() -> None:
+    @throughtime.cell
+    def leaning(x, h=throughtime.language.state("hidden", initial=0.25)):  # type: ignore[no-untyped-def]
+        h = throughtime.language.tanh(throughtime.language.affine("hidden", x, h))
+        return h
+
+    stream = Stream(Recurrent(leaning, 2, 3), 2)
+    stream.step(np.ones((2, 2), np.float32))
+    stream.reset()
+    assert np.array_equal(stream.state["layer0.hidden"], np.full((2, 3), 0.25, np.float32))
+
+
+# What a step takes and gives.
+
+
+def test_the_form_of_the_result_is_that_of_the_input() -> None:
+    stream = Stream(Recurrent("gru", 4, 8))
+    x = np.ones((1, 4), np.float32)
+    first = stream.step(x)
+    stream.reset()
+    assert first.shape == (1, 8)
+    assert stream.step(x[0]).shape == (8,)
+    stream.reset()
+    out = np.full((1, 8), np.nan, np.float32)
+    assert stream.step(x, out) is out
+    assert np.array_equal(out, first)
+    stream.reset()
+    flat = np.empty(8, np.float32)
+    stream.step(x, out=flat)
+    assert np.array_equal(flat, first[0])
+
+
+def test_a_result_is_not_touched_by_later_steps() -> None:
+    stream = Stream(Recurrent("gru", 4, 8))
+    first = stream.step(np.ones((1, 4), np.float32))
+    copy = first.copy()
+    stream.step(np.zeros((1, 4), np.float32))
+    assert np.array_equal(first, copy)
+
+
+def test_arrays_that_lie_anywhere_in_memory() -> None:
+    module = Recurrent("gru", 4, 8)
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
+    wanted = Stream(module, 3).step(x)
+    misaligned = np.zeros(3 * 4 * 4 + 1, np.uint8)[1:].view(np.float32).reshape(3, 4)
+    misaligned[...] = x
+    for given_x in (np.asfortranarray(x), np.repeat(x, 2, 1)[:, ::2], x[::-1][::-1], misaligned):
+        out = np.zeros((3, 16), np.float32)[:, ::-2]
+        assert np.array_equal(Stream(module, 3).step(given_x, out), wanted)
+        assert np.array_equal(out, wanted)
+
+
+def test_x_and_out_can_be_one_array() -> None:
+    module = Recurrent("gru", 8, 8)
+    x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
+    wanted = Stream(module, 3).step(x)
+    assert np.array_equal(Stream(module, 3).step(x, x), wanted)
+
+
+def test_the_weights_are_those_of_the_moment() -> None:
+    module = Recurrent("gru", 4, 8)
+    stream, x = Stream(module), np.ones((1, 4), np.float32)
+    wanted = stream.step(x)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.fill_(7)
+    stream.reset()
+    assert np.array_equal(stream.step(x), wanted)
+
+
+# Language models.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_tiny(tmp_path_factory.mktemp("streaming"))
+
+
+def test_a_language_model_gives_the_scores_of_the_next_symbol(run: Run) -> None:
+    ids = np.random.default_rng(0).integers(0, run.vocabulary.size, (STEPS, 2))
+    model = run.model("native")
+    with torch.no_grad():
+        wanted, _ = model(torch.from_numpy(ids))
+    for source in (run, run.path, str(run.path), model):
+        stream = Stream(source, 2)
+        for kind in (np.int64, np.uint8):
+            stream.reset()
+            found = np.stack([stream.step(now.astype(kind)) for now in ids])
+            # The products of the softmax layer are torch's on the one side and ours on the other.
+            assert np.allclose(found, wanted.numpy(), rtol=0, atol=1e-6 * float(wanted.abs().max()) + 1e-6)
+
+
+def test_one_symbol_at_a_time(run: Run) -> None:
+    stream = Stream(run)
+    ids = stream.vocabulary.encode("time")
+    assert [stream.step(ids[:1]).shape, stream.step(ids[1]).shape] == [(1, run.vocabulary.size), (run.vocabulary.size,)]
+    stream.reset()
+    whole = [stream.step(int(id)) for id in ids]
+    stream.reset()
+    assert np.array_equal([stream.step(id) for id in ids], whole)
+
+
+def test_an_embedding_that_is_tied() -> None:
+    model = LanguageModel(11, Recurrent("gru", 8, 8, engine="native"), tie=True).eval()
+    ids = torch.arange(5)[:, None]
+    with torch.no_grad():
+        wanted, _ = model(ids)
+    stream = Stream(model)
+    found = np.stack([stream.step(now.numpy()) for now in ids])
+    assert np.allclose(found, wanted.numpy(), rtol=0, atol=1e-5)
+
+
+WITHOUT_TORCH = """
+import json, sys
+class Barred:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'lightning', 'pydantic'): raise ImportError(name + ' is barred')
+sys.meta_path.insert(0, Barred())
+import throughtime
+stream = throughtime.Stream(sys.argv[1])
+text = stream.vocabulary.encode("through time")
+print(json.dumps([stream.step(id).tolist() for id in text]))
+"""
+
+
+def test_a_run_needs_no_torch(run: Run) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT_TORCH, str(run.path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.returncode == 0, done.stderr
+    stream = Stream(run)
+    wanted = [stream.step(id) for id in stream.vocabulary.encode("through time")]
+    assert np.array_equal(np.array(json.loads(done.stdout), np.float32), wanted)
+
+
+# Threads.
+
+
+def test_many_streams_at_once() -> None:
+    module = Recurrent("lstm", 20, 60, engine="native")
+    x = torch.randn(200, 1, 20)
+    wanted = steps_of(Stream(module), x)
+    found: list[torch.Tensor] = []
+    threads = [threading.Thread(target=lambda: found.append(steps_of(Stream(module), x))) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 4
+    assert all(torch.equal(f, wanted) for f in found)
+
+
+def test_two_threads_in_one_stream_are_told() -> None:
+    stream = Stream(Recurrent("lstm", 400, 400), 16)  # a step long enough for another thread to come in between
+    x = np.zeros((16, 400), np.float32)
+    stop, told = threading.Event(), []
+
+    def step() -> None:
+        while not stop.is_set():
+            try:
+                stream.step(x)
+            except UserError as error:
+                told.append(str(error))
+                stop.set()
+
+    threads = [threading.Thread(target=step) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    stop.wait(20)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert "another thread" in told[0]
+
+
+# Mistakes.
+
+
+def test_what_cannot_be_streamed() -> None:
+    for module in (Recurrent("gru", 2, 3, bidirectional=True), throughtime.LSTM(2, 3, bidirectional=True)):
+        with pytest.raises(UserError, match="both directions"):
+            Stream(module)
+    with pytest.raises(UserError, match="float16"):
+        Stream(throughtime.LSTM(2, 3, dtype=torch.float16))
+    with pytest.raises(UserError, match="bfloat16"):
+        Stream(throughtime.LSTM(2, 3, dtype=torch.bfloat16))
+    with pytest.raises(UserError, match="Linear"):
+        Stream(nn.Linear(2, 3))
+    with pytest.raises(UserError, match="given int"):
+        Stream(3)
+    for rows in (0, -1, True, 1.0):
+        with pytest.raises(UserError, match="rows"):
+            Stream(Recurrent("gru", 2, 3), rows)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="no instruction set mmx"):
+        Stream(Recurrent("gru", 2, 3), instruction_set="mmx")
+
+
+def test_inputs_that_do_not_fit() -> None:
+    stream = Stream(Recurrent("gru", 4, 8), 2)
+    before = stream.state
+    for x in (
+        np.zeros((2, 5), np.float32),
+        np.zeros((1, 4), np.float32),
+        np.zeros(4, np.float32),
+        np.zeros((2, 4), np.float64),
+        np.zeros((2, 4), ">f4"),
+        np.zeros((2, 4), np.int32),
+        np.zeros((1, 2, 4), np.float32),
+        torch.zeros(2, 4),
+        [[0.0] * 4] * 2,
+        None,
+    ):
+        with pytest.raises(UserError, match=r"a step takes a float32 array \[2, 4\]; given"):
+            stream.step(x)
+    read_only = np.zeros((2, 8), np.float32)
+    read_only.flags.writeable = False
+    for out in (np.zeros((2, 4), np.float32), np.zeros((2, 8)), read_only, 3):
+        with pytest.raises(UserError, match="out must be"):
+            stream.step(np.zeros((2, 4), np.float32), out)  # type: ignore[arg-type]
+    assert all(np.array_equal(value, before[name]) for name, value in stream.state.items())
+
+
+def test_symbols_that_do_not_fit(run: Run) -> None:
+    stream, size = Stream(run), run.vocabulary.size
+    for symbol in (size, -1, 10**30, np.array([size]), np.array([-1]), np.array([2**64 - 1], np.uint64)):
+        with pytest.raises(UserError, match=f"numbered from 0 to {size - 1}"):
+            stream.step(symbol)
+    for symbol in (1.0, np.zeros(1, np.float32), np.zeros(2, int), "a", None):
+        with pytest.raises(UserError, match="symbols' numbers"):
+            stream.step(symbol)
+    with pytest.raises(UserError, match="symbols' numbers"):
+        Stream(run, 2).step(1)
+
+
+def test_states_that_do_not_fit() -> None:
+    stream = Stream(Recurrent("lstm", 4, 8), 2)
+    state = stream.state
+    with pytest.raises(UserError, match=r"'layer0\.cel', did you mean layer0\.cell"):
+        stream.state = {"layer0.hidden": state["layer0.hidden"], "layer0.cel": state["layer0.cell"]}
+    with pytest.raises(UserError, match="lack"):
+        stream.state = {"layer0.hidden": state["layer0.hidden"]}
+    for wrong in (np.zeros((2, 9), np.float32), np.zeros((2, 8)), 0):
+        with pytest.raises(UserError, match=r"layer0\.cell is float32 \[2, 8\]; given"):
+            stream.state = {**state, "layer0.cell": wrong}
+    for rows in (2, [0, 5], np.zeros(3, bool), "a"):
+        with pytest.raises(UserError, match="numbered from 0 to 1"):
+            stream.reset(rows)  # type: ignore[arg-type]
+
+
+def test_runs_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
+    def copy(**changed: bytes | None) -> Path:
+        path = tmp_path / str(len(list(tmp_path.iterdir())))
+        path.mkdir()
+        for file in run.path.iterdir():
+            if file.is_file():
+                content = changed.get(file.stem, file.read_bytes())
+                if content is not None:
+                    (path / file.name).write_bytes(content)
+        return path
+
+    with pytest.raises(RunError, match=r"no config\.json"):
+        Stream(tmp_path / "absent")
+    for name in ("config", "vocabulary", "program", "model"):
+        with pytest.raises(RunError, match=name):
+            Stream(copy(**{name: None}))
+    for name in ("config", "program", "model"):
+        with pytest.raises(RunError, match="damaged"):
+            Stream(copy(**{name: b"{"}))
+    with pytest.raises(RunError, match="newer"):
+        Stream(copy(config=b'{"format": 99}'))
+    content = json.loads((run.path / "program.json").read_bytes())
+    with pytest.raises(RunError, match="not of this run"):
+        Stream(copy(program=json.dumps([*content, content[1]]).encode()))  # a layer without weights
+    with pytest.raises(UserError, match="forward in time"):
+        Stream(copy(program=json.dumps([content[0], content[1] | {"reverse": True}]).encode()))
+    with pytest.raises(RunError, match="damaged"):
+        _ = Stream(copy(vocabulary=b"{")).vocabulary
