@@ -11,6 +11,7 @@ from torch.nn import functional
 from throughtime.errors import UserError
 from throughtime.nn.initialise import Scheme
 from throughtime.nn.recurrent import Recurrent, State
+from throughtime.nn.softmax_loss import softmax_loss
 
 
 class LanguageModel(nn.Module):
@@ -86,7 +87,8 @@ class LanguageModel(nn.Module):
             The cross-entropy in nats, summed over steps and streams, and the state after the last step.
         """
         output, state = self._features(symbols, state)
-        return softmax_loss(output, self._softmax_matrix, self.softmax_bias, targets), state
+        rows, next_symbols = output.flatten(0, 1), targets.flatten()
+        return softmax_loss(rows, self._softmax_matrix, self.softmax_bias, next_symbols), state
 
     @property
     def _softmax_matrix(self) -> Tensor:
@@ -96,21 +98,6 @@ class LanguageModel(nn.Module):
         x = functional.dropout(self.embedding(symbols), self.dropout, self.training)
         output, state = self.recurrent(x, state)
         return functional.dropout(output, self.dropout, self.training), state
-
-
-def softmax_loss(output: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    """The softmax layer and its cross-entropy, summed over steps and streams.
-
-    Args:
-        output: `[T, B, features]`.
-        weight: `[symbols, features]`.
-        bias: `[symbols]`.
-        targets: ids `[T, B]`.
-    """
-    scores = functional.linear(output, weight, bias)
-    if scores.dtype in (torch.float16, torch.bfloat16):
-        scores = scores.float()  # a sum of thousands of terms has no digits left in half precision
-    return functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="sum")
 
 
 def detached(state: State) -> State:
