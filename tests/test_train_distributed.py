@@ -12,7 +12,16 @@ from tiny_training import TINY, figures, train_tiny, write_text
 from throughtime.runs import Run
 
 # Plain gradient descent: the weights' change is the sum of the gradients. More steps than an epoch has windows.
-OPTIONS = {**TINY, "steps": 45, "optimizer": "sgd", "lr": 1.0, "schedule": "constant", "clip": 0.0, "precision": "64"}
+OPTIONS = {
+    **TINY,
+    "steps": 45,
+    "dropout": 0.0,
+    "optimizer": "sgd",
+    "lr": 1.0,
+    "schedule": "constant",
+    "clip": 0.0,
+    "precision": "64",
+}
 
 SCRIPT = """
 import signal, sys

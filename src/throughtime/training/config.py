@@ -111,7 +111,7 @@ class TrainConfig(BaseModel):
     hidden: Count = 128
     layers: Count = 2
     embed: Count | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     tie: bool = False
 
     window: Count = 50
