@@ -25,6 +25,7 @@ _EVALUATED = 1_000_000  # symbols of a held-out text that the figures at the end
 _LOOP = 1e-3  # seconds that the loop takes of a step, besides what is measured
 _MEASURED_STEPS, _MEASURED_SECONDS = 60, 3.0
 _MARGIN = 0.90  # of the time left is planned for: a machine is not always as fast as when it was measured
+_LATEST = 0.95  # of the time left is when training ends, come what may: measuring may take longer than it did
 _MARGIN_SHARED = 0.60  # likewise for several processes, whose exchange of gradients is not measured
 
 
@@ -67,7 +68,7 @@ def make_plan(config: TrainConfig, corpus: Corpus, model: LanguageModel, started
         left -= sum(min(symbols, evaluated) for symbols in held_out) * speed.symbol * 1.2
         margin = _MARGIN if config.processes == 1 else _MARGIN_SHARED
         wanted.append(max(1, int(left * margin / (1 + _VALIDATION_SHARE) / speed.step)))
-        seconds = max(0.0, left)
+        seconds = max(0.0, _LATEST * left)
     steps = min(wanted)
     validate_every = _interval(steps, epoch_steps)
     affordable = _VALIDATION_SHARE / _FORWARD_SHARE * validate_every * batch * config.window
