@@ -25,8 +25,8 @@ _EVALUATED = 1_000_000  # symbols of a held-out text that the figures at the end
 _LOOP = 1e-3  # seconds that the loop takes of a step, besides what is measured
 _MEASURED_STEPS, _MEASURED_SECONDS = 60, 3.0
 _MARGIN = 0.90  # of the time left is planned for: a machine is not always as fast as when it was measured
-_LATEST = 0.95  # of the time left is when training ends, come what may: measuring may take longer than it did
 _MARGIN_SHARED = 0.60  # likewise for several processes, whose exchange of gradients is not measured
+_LATEST = 0.95  # of the time left is when training ends, come what may: measuring may take longer than it did
 
 
 @dataclass(frozen=True)
