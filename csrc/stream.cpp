@@ -84,8 +84,10 @@ template <class T> void Stream<T>::add(const StreamLayer<T>& layer) {
         values[0].push_back(either);
         values[1].push_back(other);
     }
-    for (Phase phase : {Phase::before, Phase::step, Phase::after})
+    for (Phase phase : {Phase::before, Phase::step, Phase::after}) {
         for (int turn : {0, 1}) add_actions(plan, phase, *weights_.back(), values[turn], actions_[turn]);
+        cost_ += checked_product(plan.cost(phase), rows_);
+    }
     output_ = outputs[0];
     output_width_ = plan.outputs[0];
 }

@@ -31,6 +31,8 @@ public:
     const std::vector<int64_t>& state_widths() const { return state_widths_; }
     int64_t input_width() const { return input_width_; }
     int64_t output_width() const { return output_width_; }
+    /// Multiply-adds of a step, roughly.
+    int64_t cost() const { return cost_; }
 
     void step();
 
@@ -52,7 +54,7 @@ private:
     Workspace memory_;
     std::vector<std::unique_ptr<Weights<T>>> weights_;
     Rows<T> input_{}, output_{};
-    int64_t input_width_ = 0, output_width_ = 0;
+    int64_t input_width_ = 0, output_width_ = 0, cost_ = 0;
     std::vector<std::array<Rows<T>, 2>> states_;  // which is read and which is written changes with each step
     std::vector<int64_t> state_widths_;
     std::array<std::vector<Action>, 2> actions_;

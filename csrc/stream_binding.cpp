@@ -105,7 +105,7 @@ bool whole_number(const char* at, int type, int64_t& value) {
     }
 }
 
-/// A stream as Python sees it. The interpreter's lock guards it, and `busy_` while a step runs without that lock.
+/// A stream as Python sees it. The interpreter's lock guards it, and `busy_` while a long step runs without.
 template <class T> class PythonStream {
 public:
     using Layers = std::vector<std::pair<std::shared_ptr<const Plan>, std::vector<nb::object>>>;
@@ -123,16 +123,20 @@ public:
     nb::object step(nb::handle x, nb::handle out) {
         require_idle();
         const bool row_axis = symbols_ ? read_symbols(x) : read_input(x);
-        nb::object result = out.is_none() ? empty(stream_.output_width(), row_axis) : nb::borrow(out);
+        nb::object result = out.is_none() ? result_array(row_axis) : nb::borrow(out);
         const auto to = find<T>(array_or_null(result), stream_.rows(), stream_.output_width());
         if (!to || !PyArray_ISWRITEABLE(array_or_null(result)))
             refuse("out must be a " + shape(stream_.output_width()) + " that can be written", out);
-        busy_ = true;
-        {
-            nb::gil_scoped_release release;  // costs some 50 ns, and lets other streams run
+        if (stream_.cost() < least_to_unlock) {
             stream_.step();
+        } else {
+            busy_ = true;
+            {
+                nb::gil_scoped_release release;
+                stream_.step();
+            }
+            busy_ = false;
         }
-        busy_ = false;
         write<T>(*to, stream_.output(), stream_.rows(), stream_.output_width());
         return result;
     }
@@ -155,10 +159,17 @@ public:
     }
 
 private:
+    /// Multiply-adds of a step below which other threads would gain less by the interpreter's lock than it costs to
+    /// hand it over: some two microseconds.
+    static constexpr int64_t least_to_unlock = 100'000;
+
     Stream<T> stream_;
     int64_t symbols_ = 0;       // 0: the input is not symbols
     std::vector<T> embedding_;  // [symbols, input width]
     bool busy_ = false;
+    // The last results: two, since at a step the caller often still has the one before.
+    nb::object results_[2];
+    int next_result_ = 0;
 
     void require_idle() const {
         if (busy_) throw std::runtime_error("this stream is in the middle of another thread's step");
@@ -194,6 +205,16 @@ private:
         const std::string rows = std::to_string(stream_.rows()), columns = std::to_string(width);
         return std::string(type_name<T>) + " array [" + rows + ", " + columns + "]" +
                (stream_.rows() == 1 ? " or [" + columns + "]" : "");
+    }
+
+    /// An array that nobody has: an earlier result that has been dropped, else a new one.
+    nb::object result_array(bool row_axis) {
+        nb::object& kept = results_[next_result_ ^= 1];
+        PyArrayObject* array = reinterpret_cast<PyArrayObject*>(kept.ptr());
+        const bool idle = array && Py_REFCNT(array) == 1 && PyArray_NDIM(array) == 1 + row_axis &&
+                          PyArray_ISCARRAY(array) && find<T>(array, stream_.rows(), stream_.output_width());
+        if (!idle) kept = empty(stream_.output_width(), row_axis);
+        return kept;
     }
 
     nb::object empty(int64_t width, bool row_axis) const {

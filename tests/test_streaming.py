@@ -177,6 +177,23 @@ def test_a_result_is_not_touched_by_later_steps() -> None:
     assert np.array_equal(first, copy)
 
 
+def test_results_that_are_kept_stay() -> None:
+    stream, x = Stream(Recurrent("gru", 4, 8)), np.ones((1, 4), np.float32)
+    results = [stream.step(x) for _ in range(5)]
+    copies = [result.copy() for result in results]
+    view = stream.step(x)[0, 2:]  # of an array that nobody else has
+    kept = view.copy()
+    spoilt = stream.step(x)
+    spoilt.shape = (2, 4)
+    del spoilt
+    locked = stream.step(x)
+    locked.flags.writeable = False
+    del locked
+    assert all(stream.step(x).shape == (1, 8) for _ in range(5))
+    assert all(np.array_equal(result, copy) for result, copy in zip(results, copies, strict=True))
+    assert np.array_equal(view, kept)
+
+
 def test_arrays_that_lie_anywhere_in_memory() -> None:
     module = Recurrent("gru", 4, 8)
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
@@ -280,8 +297,9 @@ def test_a_run_needs_no_torch(run: Run) -> None:
 # Threads.
 
 
-def test_many_streams_at_once() -> None:
-    module = Recurrent("lstm", 20, 60, engine="native")
+@pytest.mark.parametrize("hidden", [30, 200])  # a short step keeps the interpreter's lock, a long one does not
+def test_many_streams_at_once(hidden: int) -> None:
+    module = Recurrent("lstm", 20, hidden, engine="native")
     x = torch.randn(200, 1, 20)
     wanted = steps_of(Stream(module), x)
     found: list[torch.Tensor] = []
