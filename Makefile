@@ -35,7 +35,7 @@ format: install  ## put the code into the house's format
 	$(BIN)/ruff format
 
 bench: install  ## measure speed on this machine
-	$(BIN)/python -m benchmarks
+	$(BIN)/throughtime bench
 
 clean:  ## remove everything that was made here, but for runs
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

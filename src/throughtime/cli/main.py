@@ -26,6 +26,7 @@ _COMMANDS = {
     "evaluate": "Measure a trained network on a text.",
     "sample": "Let a trained network write text.",
     "cells": "List the recurrent cells, or show one as equations and program.",
+    "bench": "Measure how fast this machine runs recurrent layers.",
     "info": "Show what a run was trained on, its sizes and figures.",
 }
 

@@ -1,0 +1,48 @@
+"""What a case is run on: the same arrays for all who take part."""
+
+from __future__ import annotations
+
+import zlib
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
+
+from throughtime.bench.cases import PACKED, Case
+from throughtime.stored import stored_name
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """A case's arrays, drawn from its name.
+
+    Attributes:
+        x: the input `[T, B, hidden]`.
+        parameters: the program's, by their names in a layer.
+        cotangent: the gradient of the output `[T, B, hidden]`; 0 after a row's end.
+    """
+
+    x: Tensor
+    parameters: dict[str, Tensor]
+    cotangent: Tensor
+    _lengths: list[int]
+
+    @classmethod
+    def of(cls, case: Case) -> Arguments:
+        """Draws a case's arrays: parameters as torch initialises its layers, the rest normally distributed."""
+        generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
+        x = torch.randn(case.steps, case.batch, case.hidden, generator=generator)
+        cotangent = torch.randn(case.steps, case.batch, case.hidden, generator=generator)
+        bound = case.hidden**-0.5
+        parameters = {
+            stored_name(p.name, "_l0"): torch.empty(p.shape).uniform_(-bound, bound, generator=generator)
+            for p in case.program.parameters
+        }
+        if case.mode == PACKED:
+            cotangent *= (torch.arange(case.steps)[:, None] < torch.tensor(case.lengths))[..., None]
+        return cls(x, parameters, cotangent, case.lengths)
+
+    def packed(self, padded: Tensor) -> PackedSequence:
+        """The steps of a `[T, B, width]` that belong to a row."""
+        return pack_padded_sequence(padded, torch.tensor(self._lengths))

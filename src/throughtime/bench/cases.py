@@ -1,0 +1,157 @@
+"""What is measured: one list, which the timings and a test of every case's results go through."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from functools import cached_property
+from itertools import product
+from math import prod
+
+from throughtime import cells
+from throughtime.bench.own_cell import peephole_lstm
+from throughtime.errors import UserError, nearest
+from throughtime.program.cell import Cell
+from throughtime.program.core import Program
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+
+FORWARD, TRAINING, STREAMING, PACKED = "forward", "training", "streaming", "packed"
+MODES = {
+    FORWARD: "Forward: the outputs of all steps",
+    TRAINING: "Training step: forward and all gradients",
+    STREAMING: "Streaming: one step at a time, from Python",
+    PACKED: "Packed batch: a training step with lengths evenly spread over 1 to T",
+}
+BUILT_IN = ("rnn", "lstm", "gru")
+_OWN = {peephole_lstm.name: peephole_lstm}
+
+# How far a result may be from torch's, in units of float32's rounding at 1 and for the largest element of an array.
+# Each step's rounding is carried on by the states, and the gradients go through the steps a second time.
+_ROUNDINGS = {FORWARD: 32.0, STREAMING: 32.0, TRAINING: 64.0, PACKED: 64.0}
+_EPSILON = 2.0**-23
+
+
+@dataclass(frozen=True)
+class Case:
+    """One layer in one direction at one size, float32, the input as wide as the layer.
+
+    Attributes:
+        mode: what is done with it, of `MODES`.
+        cell: one of ours by its name, or the bench's own.
+        batch, hidden, steps: B, the number of hidden units and T.
+    """
+
+    mode: str
+    cell: str
+    batch: int
+    hidden: int
+    steps: int
+
+    @property
+    def name(self) -> str:
+        """By which it is chosen."""
+        return f"{self.mode}/{self.cell}/b{self.batch}/h{self.hidden}"
+
+    @property
+    def is_built_in(self) -> bool:
+        """Whether other libraries have the cell built in."""
+        return self.cell in BUILT_IN
+
+    @property
+    def trains(self) -> bool:
+        """Whether gradients are computed."""
+        return self.mode in (TRAINING, PACKED)
+
+    @property
+    def definition(self) -> Cell:
+        """The cell."""
+        return _OWN[self.cell] if self.cell in _OWN else cells.get(self.cell)
+
+    @property
+    def program(self) -> Program:
+        """The cell's program."""
+        return self.definition.program(self.hidden, self.hidden)
+
+    @property
+    def lengths(self) -> list[int]:
+        """The number of steps of each row, from long to short."""
+        if self.mode != PACKED:
+            return [self.steps] * self.batch
+        spread = [1 + (self.steps - 1) * (row + 0.5) / self.batch for row in range(self.batch)]
+        return [round(length) for length in reversed(spread)]
+
+    @property
+    def bound(self) -> float:
+        """How far an element of a result may be from torch's, as a share of the largest one of its array."""
+        return _ROUNDINGS[self.mode] * _EPSILON
+
+    @cached_property
+    def flops(self) -> int:
+        """The multiplications and additions of the matrix products, over all steps and rows."""
+        return 2 * sum(self.lengths) * sum(map(_products, self._programs))
+
+    @property
+    def _programs(self) -> Sequence[Program]:
+        program = self.program
+        if not self.trains:
+            return (program,)
+        wanted = everything_wanted(program)
+        taped = with_tape(program, wanted)
+        return taped, gradient(taped, everything_given(program), wanted).program
+
+
+def _products(program: Program) -> int:
+    """The multiplications of a step of one row: in its products with a matrix, and in the sums of outer products."""
+    body, matrix = program.body, ("linear", "linear_transposed")
+    linear: int = sum(prod(program.parameters[i["weight"]].shape) for i in body if i.op in matrix)
+    terms = (term for reduction in program.reductions for term in reduction.terms if len(term) == 2)
+    return linear + sum(body[u].width * body[v].width for u, v in terms)
+
+
+def _grid(
+    modes: Iterable[str], names: Iterable[str], batches: Iterable[int], sizes: Iterable[int], steps: int = 100
+) -> list[Case]:
+    return [Case(*of, steps) for of in product(modes, names, batches, sizes)]
+
+
+_BATCHES, _SIZES = (1, 8, 32, 64), (32, 64, 128, 256, 512)
+
+CASES: Sequence[Case] = (
+    *_grid((FORWARD, TRAINING), (*BUILT_IN, *_OWN), _BATCHES, _SIZES),
+    *_grid((STREAMING,), BUILT_IN, (1,), (64, 256), 200),
+    *_grid((PACKED,), BUILT_IN, (32,), (64, 256)),
+)
+
+QUICK: Sequence[Case] = (
+    *_grid((FORWARD, TRAINING), (*BUILT_IN, *_OWN), (1, 32), (128,)),
+    *_grid((STREAMING,), BUILT_IN, (1,), (64,), 200),
+    *_grid((PACKED,), ("lstm",), (32,), (128,)),
+)
+
+
+def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
+    """The cases of these names.
+
+    Args:
+        cases: to choose from.
+        wanted: names of cases, the beginnings of such names up to a `/`, or patterns with `*`; all cases if empty.
+
+    Raises:
+        UserError: if a name is that of no case.
+    """
+    if not wanted:
+        return list(cases)
+    for name in wanted:
+        if not any(_fits(case, name) for case in cases):
+            levels = {"/".join(case.name.split("/")[:depth]) for case in cases for depth in range(1, 5)}
+            modes = ", ".join(dict.fromkeys(case.mode for case in cases))
+            raise UserError(
+                f"no case is called {name!r}{nearest(name, levels)} (there are: {modes}; one of them alone is called "
+                f"{cases[0].name}, and * stands for anything)."
+            )
+    return [case for case in cases if any(_fits(case, name) for name in wanted)]
+
+
+def _fits(case: Case, name: str) -> bool:
+    return fnmatchcase(case.name, name) or fnmatchcase(case.name, f"{name.rstrip('/')}/*")

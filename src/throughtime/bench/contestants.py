@@ -1,0 +1,24 @@
+"""All who take part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from throughtime.bench.contestant import Contestant
+from throughtime.bench.ours import BuiltIn, Layer, Padded, Stepwise
+from throughtime.bench.peer_jax import JaxScan
+from throughtime.bench.peer_onnxruntime import OnnxRuntime
+from throughtime.bench.peer_torch import TorchCell, TorchLayer, TorchLoop
+
+# Of those who take a case the first is measured against the others; torch's results are those that all must have.
+CONTESTANTS: Sequence[Contestant] = (
+    Layer(),
+    Stepwise(),
+    TorchLayer(),
+    TorchLoop(),
+    TorchCell(),
+    OnnxRuntime(),
+    JaxScan(),
+    BuiltIn(),
+    Padded(),
+)

@@ -1,0 +1,55 @@
+"""What a measurement was made on."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import throughtime
+from throughtime.engines.native import instruction_sets
+
+
+@dataclass(frozen=True)
+class Machine:
+    """A machine, and what runs on it.
+
+    Attributes:
+        processor: its model.
+        processors: how many the process may use.
+        instruction_set: what the native engine uses.
+        system: the operating system.
+        versions: of the packages that take part.
+    """
+
+    processor: str
+    processors: int
+    instruction_set: str
+    system: str
+    versions: dict[str, str]
+
+    @classmethod
+    def this(cls) -> Machine:
+        """The one that this runs on."""
+        versions = {"throughtime": throughtime.__version__, "Python": platform.python_version()}
+        for package in ("numpy", "torch", "onnxruntime", "jax"):
+            try:
+                versions[package] = version(package)
+            except PackageNotFoundError:
+                continue
+        used = os.environ.get("THROUGHTIME_ISA") or next(iter(instruction_sets()), "none")
+        return cls(_processor(), len(os.sched_getaffinity(0)), used, platform.platform(), versions)
+
+    def __str__(self) -> str:
+        versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
+        return f"{self.processor}, {self.processors} processors, {self.instruction_set}, {self.system}; {versions}"
+
+
+def _processor() -> str:
+    listed = Path("/proc/cpuinfo")
+    lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
+    # x86 names its model; others have parts of it in several lines
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
+    return models[0] if models else platform.processor() or platform.machine()

@@ -1,0 +1,194 @@
+"""Times all who take a case in turn, in one process, and compares what they computed."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+
+from throughtime.bench.arguments import Arguments
+from throughtime.bench.cases import STREAMING, Case
+from throughtime.bench.contestant import Contestant, Ready, Results, missing
+from throughtime.bench.contestants import CONTESTANTS
+from throughtime.errors import UserError
+
+_ROUNDS = 3  # at least
+_TURN = 0.02  # seconds of one turn, and more where a call takes longer
+_WARM = 0.002  # seconds before a turn that are not counted: caches and threads get going
+_REST = 0.003  # seconds between turns, in which the threads of the one before stop spinning
+_PEAK = 0.01  # seconds of a turn of multiplying and adding
+
+
+@dataclass(frozen=True)
+class Time:
+    """What one contestant took for a case.
+
+    Attributes:
+        contestant: its name.
+        seconds: the median, of a call, or of a step where single steps are run.
+        ratio: the median, over the rounds, of its time as a multiple of the first contestant's in the same round.
+        error: how far its results are from torch's, as a share of the largest element of an array; None if it
+            computes something else.
+    """
+
+    contestant: str
+    seconds: float
+    ratio: float
+    error: float | None
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A case's times.
+
+    Attributes:
+        case: what was measured.
+        times: of each contestant, ours first.
+        peak: FLOP a second that the processor did in the same rounds without touching memory.
+        rounds: how many turns each had.
+    """
+
+    case: Case
+    times: Sequence[Time]
+    peak: float
+    rounds: int
+
+    @property
+    def rate(self) -> float:
+        """Our FLOP a second."""
+        return self.case.flops / (self.times[0].seconds * _repeats(self.case))
+
+    @property
+    def wrong(self) -> list[str]:
+        """Those whose results are further from torch's than the case's bound."""
+        return [t.contestant for t in self.times if t.error is not None and not t.error <= self.case.bound]
+
+
+def measure_all(
+    cases: Iterable[Case], *, seconds: float, threads: int, begin: Callable[[Case], None] = lambda case: None
+) -> list[Measurement]:
+    """Measures cases, each with `threads` processors and no more; `begin` is told of each."""
+    measurements = []
+    with _limited(threads):
+        for case in cases:
+            begin(case)
+            measurements.append(measure(case, seconds=seconds, threads=threads))
+    return measurements
+
+
+def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measurement:
+    """Times a case, and compares the results of all who take it.
+
+    Args:
+        case: what to measure.
+        seconds: for how long; longer where a call is slow.
+        threads: how many threads each may use.
+
+    Raises:
+        UserError: if there is no native engine to be measured.
+    """
+    if missing("throughtime._native"):
+        raise UserError("the native engine's extension module is not built, and there is nothing to measure.")
+    from throughtime import _native
+
+    arguments = Arguments.of(case)
+    names, calls, results = [], [], []
+    for contestant in present(case):
+        ready = contestant.prepare(case, arguments, threads)
+        names.append(contestant.name)
+        calls.append(ready.call)
+        results.append(_results(ready))
+    wanted = next(found for found, name in zip(results, names, strict=True) if name.startswith("torch"))
+    assert wanted is not None
+    errors = [None if found is None else error(found, wanted) for found in results]
+    turns = [*(_turn(call) for call in calls), lambda: _native.fma_peak(threads, _PEAK)]
+    rounds = _in_turn(turns, seconds)
+    *taken, peaks = zip(*rounds, strict=True)
+    times = [
+        Time(name, median(own) / _repeats(case), median(a / b for a, b in zip(own, taken[0], strict=True)), off)
+        for name, own, off in zip(names, taken, errors, strict=True)
+    ]
+    return Measurement(case, times, median(peaks), len(rounds))
+
+
+def present(case: Case) -> list[Contestant]:
+    """Those who take a case and whose packages are there."""
+    return [c for c in CONTESTANTS if c.takes(case) and missing(c.package) is None]
+
+
+def absent(cases: Sequence[Case]) -> dict[str, str]:
+    """Those who would take one of the cases but can't, and why."""
+    reasons = {c.name: missing(c.package) for c in CONTESTANTS if any(map(c.takes, cases))}
+    return {name: reason for name, reason in reasons.items() if reason is not None}
+
+
+def error(found: Results, wanted: Results) -> float:
+    """The largest difference between two results, as a share of the largest element of the array where it is."""
+    if found.keys() != wanted.keys():
+        raise ValueError(f"results {', '.join(found)} can't be compared with {', '.join(wanted)}")
+    return max(float(np.abs(found[name] - array).max() / np.abs(array).max()) for name, array in wanted.items())
+
+
+@contextmanager
+def _limited(threads: int) -> Iterator[None]:
+    """Gives the process as many processors, so that all have the same, and torch as many threads."""
+    torch_threads = torch.get_num_threads()
+    processors = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(processors)[:threads])
+    torch.set_num_threads(threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(torch_threads)
+        os.sched_setaffinity(0, processors)
+
+
+def _repeats(case: Case) -> int:
+    """What one call is counted as: its steps where these are what is measured."""
+    return case.steps if case.mode == STREAMING else 1
+
+
+def _results(ready: Ready) -> Results | None:
+    given = ready.call()
+    return None if ready.results is None else ready.results(given)
+
+
+def _turn(call: Callable[[], Any]) -> Callable[[], float]:
+    """Makes the seconds of a call, the median of those of one turn."""
+
+    def turn() -> float:
+        time.sleep(_REST)
+        if slow > _TURN:
+            return _timed(call)
+        start = time.perf_counter()
+        while time.perf_counter() - start < _WARM:
+            call()
+        taken: list[float] = []
+        while sum(taken) < _TURN:
+            taken.append(_timed(call))
+        return median(taken)
+
+    slow = _timed(call)
+    return turn
+
+
+def _timed(call: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _in_turn(turns: Sequence[Callable[[], float]], seconds: float) -> list[list[float]]:
+    """What each turn gave, round by round."""
+    rounds: list[list[float]] = []
+    stop = time.perf_counter() + seconds
+    while len(rounds) < _ROUNDS or time.perf_counter() < stop:
+        rounds.append([turn() for turn in turns])
+    return rounds

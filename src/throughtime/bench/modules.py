@@ -1,0 +1,78 @@
+"""How a recurrent module is run: ours and torch's in the very same way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.bench.arguments import Arguments
+from throughtime.bench.cases import PACKED, Case
+from throughtime.bench.contestant import Ready, Results
+from throughtime.engines.torch_layers import TORCH_LAYERS
+
+_TORCH_NAMES = {"rnn": ("RNN", "RNN_TANH"), "lstm": ("LSTM", "LSTM"), "gru": ("GRU", "GRU")}
+
+
+def torch_name(case: Case) -> str:
+    """What torch calls a built-in cell."""
+    return _TORCH_NAMES[case.cell][0]
+
+
+def stored(case: Case, arguments: Arguments) -> list[Tensor]:
+    """A built-in cell's parameters as torch stores them: ih, hh and both biases."""
+    layer = TORCH_LAYERS[_TORCH_NAMES[case.cell][1]]
+    return layer.to_stored(list(arguments.parameters.values()), bias=True)
+
+
+def filled(module: nn.Module, values: Sequence[Tensor]) -> nn.Module:
+    """The module with these values in its parameters."""
+    with torch.no_grad():
+        for parameter, value in zip(module.parameters(), values, strict=True):
+            parameter.copy_(value)
+    return module
+
+
+def ready_module(module: nn.Module, case: Case, arguments: Arguments, *, packed: bool = True) -> Ready:
+    """A module that takes the whole input, forward or in a training step.
+
+    Args:
+        module: gives the output and the state.
+        case: what is done.
+        arguments: what it is done on.
+        packed: whether a packed batch is given as such, or padded.
+    """
+    if not case.trains:
+        return Ready(lambda: _forward(module, arguments.x), lambda y: {"output": y.numpy()})
+    is_packed = case.mode == PACKED and packed
+    x: Any = arguments.packed(arguments.x) if is_packed else arguments.x.clone()
+    cotangent = arguments.packed(arguments.cotangent).data if is_packed else arguments.cotangent
+    leaves = {"x": x.data if is_packed else x} | dict(module.named_parameters())
+    leaves["x"].requires_grad_()
+
+    def train() -> tuple[Tensor, Sequence[Tensor]]:
+        y = module(x)[0]
+        y = y.data if is_packed else y
+        return y, torch.autograd.grad(y, list(leaves.values()), cotangent)
+
+    def results(given: tuple[Tensor, Sequence[Tensor]]) -> Results:
+        found = named_results(given[0], dict(zip(leaves, given[1], strict=True)))
+        if case.mode == PACKED and not packed:
+            for name in ("output", "gradient.x"):
+                found[name] = arguments.packed(torch.from_numpy(found[name])).data.numpy()
+        return found
+
+    return Ready(train, results)
+
+
+def named_results(output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, Any]:
+    """A training step's results: the output, and the gradient of what has each name in a module."""
+    return {"output": output.detach().numpy()} | {f"gradient.{name}": g.numpy() for name, g in gradients.items()}
+
+
+@torch.inference_mode()
+def _forward(module: nn.Module, x: Tensor) -> Tensor:
+    output: Tensor = module(x)[0]
+    return output

@@ -1,0 +1,89 @@
+"""ONNX Runtime: its operators RNN, LSTM and GRU, on the CPU."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.bench.arguments import Arguments
+from throughtime.bench.cases import FORWARD, STREAMING, Case
+from throughtime.bench.contestant import Ready
+from throughtime.bench.modules import stored, torch_name
+
+# Where ONNX has each block of rows among torch's.
+_ORDER = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
+_OPSET, _FORMAT = 17, 9  # old enough for any runtime of the last years
+
+_Shapes = dict[str, tuple[int | None, ...]]
+
+
+class OnnxRuntime:
+    """An inference session of a model of the one operator."""
+
+    name = "ONNX Runtime"
+    package = "onnxruntime"
+    is_ours = False
+
+    def takes(self, case: Case) -> bool:
+        """Built-in cells, without gradients."""
+        return case.is_built_in and case.mode in (FORWARD, STREAMING)
+
+    def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
+        """Whole sequences, or one step with the states going in and out."""
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
+        # Its threads would go on spinning after a call, and take the processor from whoever is measured next.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
+        session = onnxruntime.InferenceSession(_model(case, arguments), options, providers=["CPUExecutionProvider"])
+        x = arguments.x.numpy()
+        if case.mode == FORWARD:
+            return Ready(lambda: session.run(["y"], {"x": x}), lambda given: {"output": given[0][:, 0]})
+        names = [state.name for state in case.program.states]
+        steps = [{"x": step} for step in np.split(x, case.steps)]
+        first = dict.fromkeys(names, np.zeros((1, case.batch, case.hidden), np.float32))
+        finals = [f"{name}.next" for name in names]
+
+        def run() -> Any:
+            state = first
+            for step in steps:
+                given = session.run(finals, step | state)
+                state = dict(zip(names, given, strict=True))
+            return given[0]
+
+        return Ready(run, lambda h: {"output": h[0]})
+
+
+def _model(case: Case, arguments: Arguments) -> bytes:
+    from onnx import TensorProto, helper, numpy_helper
+
+    weight_ih, weight_hh, bias_ih, bias_hh = (_in_order(case, t.numpy()) for t in stored(case, arguments))
+    arrays = {"w": weight_ih, "r": weight_hh, "b": np.concatenate([bias_ih, bias_hh])}
+    states = [state.name for state in case.program.states]
+    attributes = {"linear_before_reset": 1} if case.cell == "gru" else {}
+    takes = ["x", "w", "r", "b"]
+    inputs: _Shapes = {"x": (None, case.batch, case.hidden)}
+    if case.mode == STREAMING:
+        takes += ["", *states]
+        inputs |= dict.fromkeys(states, (1, case.batch, case.hidden))
+    outputs: _Shapes = {"y": (None, 1, case.batch, case.hidden)}
+    outputs |= dict.fromkeys((f"{name}.next" for name in states), (1, case.batch, case.hidden))
+    node = helper.make_node(
+        torch_name(case), takes, list(outputs), hidden_size=case.hidden, direction="forward", **attributes
+    )
+
+    def declared(of: _Shapes) -> list[Any]:
+        return [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in of.items()]
+
+    stored_arrays = [numpy_helper.from_array(array[None], name) for name, array in arrays.items()]
+    graph = helper.make_graph([node], case.cell, declared(inputs), declared(outputs), stored_arrays)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_FORMAT)
+    return bytes(model.SerializeToString())
+
+
+def _in_order(case: Case, array: NDArray[Any]) -> NDArray[Any]:
+    blocks = np.split(array, len(_ORDER[case.cell]))
+    return np.concatenate([blocks[k] for k in _ORDER[case.cell]])

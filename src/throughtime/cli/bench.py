@@ -1,0 +1,93 @@
+"""`throughtime bench`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from throughtime.cli.errors import REFUSED, tell
+from throughtime.cli.output import show_json, starting
+from throughtime.errors import UserError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from throughtime.bench.cases import Case
+
+MARKDOWN, JSON = "bench.md", "bench.json"
+
+
+def bench(
+    cases: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="Measure these alone, as in training, training/gru or '*/lstm/b32/*'; can be given several times.",
+        ),
+    ] = None,
+    *,
+    quick: Annotated[bool, typer.Option("--quick", help="A few shapes, in less than a minute.")] = False,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="How long to measure each case at least.")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(metavar="N", help="Threads for everyone; one a processor if not given."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help=f"Write {MARKDOWN} and {JSON} there, instead of printing.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of Markdown.")] = False,
+) -> None:
+    """Beside torch, ONNX Runtime and JAX, as far as they are installed (pip install 'throughtime[bench]').
+
+    Everyone computes the same case in turn, and the results are compared. It is for a machine that does nothing else.
+    """
+    seconds = _SECONDS[quick] if seconds is None else seconds
+    processors = len(os.sched_getaffinity(0))
+    threads = processors if threads is None else threads
+    if not 1 <= threads <= processors:
+        raise UserError(f"--threads must be from 1 to {processors}, the processors that there are; given {threads}.")
+    if not seconds > 0:
+        raise UserError(f"--seconds must be more than 0; given {seconds:g}.")
+    with starting():
+        from throughtime.bench.cases import CASES, QUICK, select
+        from throughtime.bench.machine import Machine
+        from throughtime.bench.measuring import absent, measure_all
+        from throughtime.bench.report import Report
+
+    chosen = select(QUICK if quick else CASES, cases or [])
+    machine = Machine.this()
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)  # before the long wait, so that a mistake is told at once
+    with _progress(len(chosen)) as begin:
+        measurements = measure_all(chosen, seconds=seconds, threads=threads, begin=begin)
+    report = Report(machine, threads, seconds, measurements, absent(chosen))
+    if out is not None:
+        (out / MARKDOWN).write_text(report.markdown(), encoding="utf-8")
+        (out / JSON).write_text(json.dumps(report.data(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    if as_json:
+        show_json(report.data())
+    elif out is None:
+        print(report.markdown(), end="")
+    if report.wrong:
+        tell(f"results that are not torch's: {', '.join(report.wrong)}.")
+        raise typer.Exit(REFUSED)
+
+
+_SECONDS = {False: 1.0, True: 0.5}
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[Case], None]]:
+    """Says on a terminal which case is being measured."""
+    from rich.console import Console
+
+    numbers = count(1)
+    with Console(stderr=True).status("") as status:
+        yield lambda case: status.update(f"{next(numbers)} of {total}: {case.name}")

@@ -1,0 +1,90 @@
+"""Every case of the bench is computed right by all who take it: their results are torch's, within the case's bound."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+pytest.importorskip("throughtime._native", reason="the native engine's extension module is not built")
+
+from throughtime.bench.arguments import Arguments
+from throughtime.bench.cases import CASES, PACKED, QUICK, TRAINING, Case, select
+from throughtime.bench.contestants import CONTESTANTS
+from throughtime.bench.measuring import error, present
+from throughtime.errors import UserError
+
+KINDS = list(dict.fromkeys((case.mode, case.cell) for case in CASES))
+
+
+@pytest.mark.parametrize(("mode", "cell"), KINDS, ids="/".join)
+@pytest.mark.parametrize(("batch", "hidden", "steps"), [(1, 5, 3), (7, 33, 20)])
+def test_all_compute_the_same(mode: str, cell: str, batch: int, hidden: int, steps: int) -> None:
+    case = Case(mode, cell, batch, hidden, steps)
+    arguments = Arguments.of(case)
+    results = {}
+    for contestant in present(case):
+        ready = contestant.prepare(case, arguments, threads=1)
+        if ready.results is not None:
+            results[contestant.name] = ready.results(ready.call())
+    wanted = next(found for name, found in results.items() if name.startswith("torch"))
+    assert "throughtime" in results
+    assert len(wanted) == (1 if not case.trains else 2 + len(arguments.parameters) + case.is_built_in)
+    assert {name: error(found, wanted) for name, found in results.items() if error(found, wanted) > case.bound} == {}
+
+
+@pytest.mark.parametrize("cell", ["lstm", "peephole_lstm"])
+def test_the_largest_shape_keeps_its_bound(cell: str) -> None:
+    """The sums grow with the shape; the bound holds at the grid's largest hidden size, too."""
+    case = Case(TRAINING, cell, 2, max(case.hidden for case in CASES), 30)
+    arguments = Arguments.of(case)
+    ours, torchs = (c.prepare(case, arguments, threads=1) for c in present(case)[:2])
+    assert ours.results is not None
+    assert torchs.results is not None
+    assert error(ours.results(ours.call()), torchs.results(torchs.call())) <= case.bound
+
+
+@pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4), ("peephole_lstm", 4)])
+def test_flops_are_those_of_the_textbook(cell: str, gates: int) -> None:
+    steps, batch, hidden = 10, 3, 16
+    forward = 2 * steps * batch * gates * hidden * (hidden + hidden)
+    assert Case("forward", cell, batch, hidden, steps).flops == forward
+    assert Case("training", cell, batch, hidden, steps).flops == 3 * forward
+
+
+def test_lengths_of_a_packed_batch_are_spread_from_one_to_all_steps() -> None:
+    lengths = Case(PACKED, "lstm", 100, 8, 100).lengths
+    assert lengths == sorted(lengths, reverse=True)
+    assert (lengths[0], lengths[-1]) == (100, 1)
+    assert sum(lengths) / 100 == pytest.approx(50.5)
+
+
+def test_arguments_of_a_case_are_the_same_each_time() -> None:
+    case = QUICK[0]
+    assert torch.equal(Arguments.of(case).x, Arguments.of(case).x)
+    assert not torch.equal(Arguments.of(case).x, Arguments.of(replace(case, mode="training")).x)
+
+
+def test_names_are_distinct_and_every_case_has_a_rival() -> None:
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert all(any(c.takes(case) and c.package == "torch" for c in CONTESTANTS) for case in CASES)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "count"),
+    [
+        ([], len(CASES)),
+        (["training"], 80),
+        (["training/gru/", "training/lstm"], 40),
+        (["*/lstm/b32/h128"], 2),
+        (["forward/rnn/b1/h32", "forward/rnn/b1"], 5),
+    ],
+)
+def test_cases_are_chosen_by_name(wanted: list[str], count: int) -> None:
+    assert len(select(CASES, wanted)) == count
+
+
+def test_a_name_of_no_case_is_told() -> None:
+    with pytest.raises(UserError, match="did you mean training/gru"):
+        select(CASES, ["training/gruu"])

@@ -1,0 +1,160 @@
+"""`throughtime bench`: what it measures, writes and refuses."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from itertools import pairwise
+
+import pytest
+
+pytest.importorskip("throughtime._native", reason="the native engine's extension module is not built")
+
+from throughtime.bench import contestant, measuring
+from throughtime.bench.cases import QUICK, Case, select
+from throughtime.bench.machine import Machine
+from throughtime.bench.measuring import Measurement, Time, measure, measure_all
+from throughtime.bench.report import FASTEST, PEAK, Report
+from throughtime.cli.main import main
+
+TINY = Case("forward", "gru", 2, 8, 4)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes every case of the quick list a small one."""
+    cases = dict.fromkeys(Case(case.mode, case.cell, 2, 8, 5) for case in QUICK)
+    monkeypatch.setattr("throughtime.bench.cases.QUICK", list(cases))
+
+
+def measured(case: Case, *times: tuple[str, float, float], peak: float = 1e9) -> Measurement:
+    return Measurement(case, [Time(*of, 0.0) for of in times], peak, 3)
+
+
+def report(*measurements: Measurement) -> Report:
+    return Report(Machine("a processor", 2, "avx2", "Linux", {"torch": "2"}), 2, 1.0, measurements, {"JAX": "no"})
+
+
+def test_tables_of_all_that_was_asked_for(small, capsys) -> None:
+    assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "streaming/gru", "--cases", "training/*gru*"]) == 0
+    shown = capsys.readouterr().out
+    assert "## Streaming" in shown
+    assert "## Training step: forward and all gradients\n" in shown
+    assert "## Forward" not in shown
+    assert all(name in shown for name in ("torch cell", "GFLOP/s", "geometric mean", Machine.this().processor))
+
+
+def test_markdown_and_json_are_written(small, tmp_path, capsys) -> None:
+    out = tmp_path / "new" / "place"
+    assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "packed", "--out", str(out)]) == 0
+    assert capsys.readouterr().out == ""
+    assert (out / "bench.md").read_text(encoding="utf-8").startswith("# Speed\n")
+    data = json.loads((out / "bench.json").read_text(encoding="utf-8"))
+    (case,) = data["cases"]
+    assert [t["contestant"] for t in case["times"]] == ["throughtime", "torch", "throughtime padded"]
+    assert case["rate"] == pytest.approx(case["flops"] / case["times"][0]["seconds"])
+    assert data["machine"]["versions"]["torch"]
+
+
+def test_json_on_one_line(small, capsys) -> None:
+    assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "streaming/rnn", "--threads", "1", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["threads"], len(data["cases"])) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--cases", "trainin"], "did you mean training?"),
+        (["--threads", "0"], "--threads must be from 1 to"),
+        (["--seconds", "0"], "--seconds must be more than 0"),
+    ],
+)
+def test_a_mistake_is_told(arguments, told, capsys) -> None:
+    assert main(["bench", *arguments]) == 2
+    assert told in capsys.readouterr().err
+
+
+def test_who_is_not_installed_is_skipped_by_name(small, monkeypatch, capsys) -> None:
+    def missing(package: str) -> str | None:
+        return "not installed" if package in ("onnxruntime", "jax") else None
+
+    monkeypatch.setattr(measuring, "missing", missing)
+    assert (
+        main(["bench", "--quick", "--seconds", "0.01", "--cases", "forward/peephole_lstm", "--cases", "streaming/rnn"])
+        == 0
+    )
+    shown = capsys.readouterr().out
+    assert "Not here: ONNX Runtime (not installed), JAX (not installed)." in shown
+    assert "ONNX Runtime µs" not in shown
+
+
+def test_why_a_package_is_missing() -> None:
+    assert contestant.missing("json") is None
+    assert contestant.missing("nothing_of_that_name") == "not installed"
+
+
+def test_a_wrong_result_fails_the_command(small, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(measuring, "error", lambda found, wanted: 0.0 if found is wanted else 1.0)
+    assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "training/rnn"]) == 1
+    out, error = capsys.readouterr()
+    assert "**Wrong results:** throughtime in training/rnn/b2/h8." in out
+    assert "results that are not torch's: throughtime in training/rnn/b2/h8" in error
+
+
+def test_not_a_number_is_a_wrong_result() -> None:
+    off = Measurement(TINY, [Time("throughtime", 1.0, 1.0, float("nan")), Time("torch", 1.0, 1.0, 0.0)], 1e9, 3)
+    assert off.wrong == ["throughtime"]
+
+
+def test_times_are_those_of_the_calls(monkeypatch) -> None:
+    class Sleeping:
+        package, is_ours = "torch", False
+
+        def __init__(self, name: str, seconds: float) -> None:
+            self.name, self.seconds = name, seconds
+
+        def takes(self, case):
+            return True
+
+        def prepare(self, case, arguments, threads):
+            return contestant.Ready(lambda: time.sleep(self.seconds), lambda _: {"output": arguments.x.numpy()})
+
+    monkeypatch.setattr(measuring, "CONTESTANTS", [Sleeping("first", 0.01), Sleeping("torch", 0.03)])
+    first, other = measure(TINY, seconds=0.1, threads=1).times
+    assert 0.01 <= first.seconds < 0.02
+    assert 2 < other.ratio < 4
+    streaming = Case("streaming", "gru", 1, 8, 10)
+    assert 0.001 <= measure(streaming, seconds=0.1, threads=1).times[0].seconds < 0.002
+
+
+def test_everyone_has_the_processors_that_were_asked_for() -> None:
+    before = os.sched_getaffinity(0)
+    seen = []
+    measure_all([TINY], seconds=0.01, threads=1, begin=lambda case: seen.append(len(os.sched_getaffinity(0))))
+    assert seen == [1]
+    assert os.sched_getaffinity(0) == before
+
+
+def test_summaries() -> None:
+    small, large = Case("forward", "gru", 1, 32, 100), Case("forward", "gru", 32, 256, 100)
+    made = report(
+        measured(small, ("throughtime", 1.0, 1.0), ("torch", 2.0, 2.0), ("ONNX Runtime", 4.0, 4.0)),
+        measured(
+            large, ("throughtime", 1.0, 1.0), ("torch", 8.0, 8.0), ("ONNX Runtime", 2.0, 2.0), peak=4.0 * large.flops
+        ),
+    )
+    found = {s.beside: (s.shapes, s.mean, s.least, s.at) for s in made.summaries}
+    assert found["torch"] == (2, pytest.approx(4.0), 2.0, "batch 1, hidden 32")
+    assert found["ONNX Runtime"] == (2, pytest.approx(8**0.5), 2.0, "batch 32, hidden 256")
+    assert found[FASTEST] == (2, pytest.approx(2.0), 2.0, "batch 1, hidden 32")
+    assert found[PEAK] == (1, pytest.approx(0.25), pytest.approx(0.25), "batch 32, hidden 256")
+
+
+def test_every_table_is_well_formed() -> None:
+    times = ("throughtime", 1.0, 1.0), ("torch", 2.0, 2.0)
+    lines = report(*(measured(case, *times) for case in select(QUICK, []))).markdown().splitlines()
+    columns = [line.count("|") if line.startswith("|") else 0 for line in lines]
+    assert all(a == b for a, b in pairwise(columns) if a and b)
+    assert "Not here: JAX (no)." in lines
