@@ -78,7 +78,7 @@ def torchs(layer: nn.RNNBase, xs: list[Array]) -> Steps:
 
 def onnx_session(cell: str, layer: nn.RNNBase, batch: int) -> tuple[Any, list[str]]:
     """A session of ONNX Runtime that takes X and the states, and gives the new states, whose names come with it."""
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
     from onnx import TensorProto, helper, numpy_helper
 
     operator, order, attributes = OPERATORS[cell]
@@ -129,7 +129,7 @@ def onnx_runtime(cell: str, layer: nn.RNNBase, batch: int) -> Steps:
 
 def onnx_runtime_bound(cell: str, layer: nn.RNNBase, batch: int) -> Steps:
     """ONNX Runtime with its memory bound once, two sets of states by turns: the least that it can take."""
-    import onnxruntime  # type: ignore[import-untyped]
+    import onnxruntime
 
     session, states = onnx_session(cell, layer, batch)
 
