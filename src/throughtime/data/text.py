@@ -14,6 +14,7 @@ import shutil
 import stat
 import sys
 import tempfile
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -178,14 +179,17 @@ def _file(path: Path) -> Source:
 
 def _copied(name: str, stream: IO[bytes]) -> Source:
     """A source for what can be read only once: a text is read several times."""
-    copy = tempfile.TemporaryFile()  # noqa: SIM115 (lives as long as the source)
-    shutil.copyfileobj(stream, copy)
+    with tempfile.TemporaryFile() as copy:
+        shutil.copyfileobj(stream, copy)
+        size = copy.tell()
+        descriptor = os.dup(copy.fileno())
 
     def reopen() -> IO[bytes]:
-        copy.seek(0)
-        return os.fdopen(os.dup(copy.fileno()), "rb")
+        os.lseek(descriptor, 0, os.SEEK_SET)
+        return os.fdopen(os.dup(descriptor), "rb")
 
-    return Source(name, copy.tell(), reopen)
+    weakref.finalize(reopen, os.close, descriptor)  # the copy lives as long as the source
+    return Source(name, size, reopen)
 
 
 def _unreadable(path: Path | str, error: OSError) -> DataError:
