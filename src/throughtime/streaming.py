@@ -93,7 +93,7 @@ class Stream:
             UserError: if there is no such row.
         """
         if rows is None:
-            self.state = self._initial
+            self._set(self._initial)
             return
         state = self.state
         try:
@@ -103,7 +103,7 @@ class Stream:
             raise UserError(
                 f"rows are numbered from 0 to {self.rows - 1}, or told by a mask of {self.rows}; given {rows!r}."
             ) from None
-        self.state = state
+        self._set(state)
 
     @property
     def state(self) -> dict[str, Array]:
@@ -129,9 +129,12 @@ class Stream:
                 raise UserError(
                     f"the state {name} is {wanted.dtype} {list(wanted.shape)}; given {value.dtype} {list(value.shape)}."
                 )
+        self._set(values)
+
+    def _set(self, state: Mapping[str, Array]) -> None:
         try:
             for k, name in enumerate(self._initial):
-                self._machine.set_state(k, values[name])
+                self._machine.set_state(k, state[name])
         except RuntimeError as error:
             raise UserError(f"{error}.") from None
 
@@ -185,9 +188,7 @@ def _machine(network: _Network, rows: int, instruction_set: str) -> Any:
         from throughtime import _native
         from throughtime.engines.native.plan import lower
     except ImportError:
-        raise UserError(
-            "a stream needs the native engine, whose extension module is not built; install it."
-        ) from None
+        raise UserError("a stream needs the native engine, whose extension module is not built; install it.") from None
     layers: list[tuple[Any, Sequence[Array]]] = [(lower(program), parameters) for program, parameters in network.layers]
     if network.head is not None:
         layers.append((_head_plan(*network.head[0].shape), network.head))
