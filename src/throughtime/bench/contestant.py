@@ -22,10 +22,12 @@ class Ready(NamedTuple):
         call: does it once.
         results: what a call returned, as arrays: `output`, and the `gradient.` of `x` and of each parameter. None if
             it computes something else, which can't be compared.
+        seconds: what a call says that it took, where it does more than is measured.
     """
 
     call: Callable[[], Any]
     results: Callable[[Any], Results] | None
+    seconds: Callable[[Any], float] | None = None
 
 
 class Contestant(Protocol):

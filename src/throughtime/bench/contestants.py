@@ -9,14 +9,17 @@ from throughtime.bench.ours import BuiltIn, Layer, Padded, Stepwise
 from throughtime.bench.peer_jax import JaxScan
 from throughtime.bench.peer_onnxruntime import OnnxRuntime
 from throughtime.bench.peer_torch import TorchCell, TorchLayer, TorchLoop
+from throughtime.bench.text import TorchTraining, TrainCommand
 
 # Of those who take a case the first is measured against the others; torch's results are those that all must have.
 CONTESTANTS: Sequence[Contestant] = (
     Layer(),
     Stepwise(),
+    TrainCommand(),
     TorchLayer(),
     TorchLoop(),
     TorchCell(),
+    TorchTraining(),
     OnnxRuntime(),
     JaxScan(),
     BuiltIn(),

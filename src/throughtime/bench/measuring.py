@@ -99,16 +99,16 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
     from throughtime import _native
 
     arguments = Arguments.of(case)
-    names, calls, results = [], [], []
+    names, entries, results = [], [], []
     for contestant in present(case):
         ready = contestant.prepare(case, arguments, threads)
         names.append(contestant.name)
-        calls.append(ready.call)
+        entries.append(ready)
         results.append(_results(ready))
     wanted = next(found for found, name in zip(results, names, strict=True) if name.startswith("torch"))
     assert wanted is not None
     errors = [None if found is None else error(found, wanted) for found in results]
-    turns = [*(_turn(call) for call in calls), lambda: _native.fma_peak(threads, _PEAK)]
+    turns = [*map(_turn, entries), lambda: _native.fma_peak(threads, _PEAK)]
     rounds = _in_turn(turns, seconds)
     *taken, peaks = zip(*rounds, strict=True)
     times = [
@@ -160,22 +160,25 @@ def _results(ready: Ready) -> Results | None:
     return None if ready.results is None else ready.results(given)
 
 
-def _turn(call: Callable[[], Any]) -> Callable[[], float]:
+def _turn(ready: Ready) -> Callable[[], float]:
     """Makes the seconds of a call, the median of those of one turn."""
 
     def turn() -> float:
         time.sleep(_REST)
+        if said is not None:
+            return said(ready.call())
         if slow > _TURN:
-            return _timed(call)
+            return _timed(ready.call)
         start = time.perf_counter()
         while time.perf_counter() - start < _WARM:
-            call()
+            ready.call()
         taken: list[float] = []
         while sum(taken) < _TURN:
-            taken.append(_timed(call))
+            taken.append(_timed(ready.call))
         return median(taken)
 
-    slow = _timed(call)
+    said = ready.seconds
+    slow = 0.0 if said is not None else _timed(ready.call)
     return turn
 
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from torch import nn
 
 from throughtime.bench.arguments import Arguments
-from throughtime.bench.cases import PACKED, STREAMING, Case
+from throughtime.bench.cases import PACKED, STREAMING, TEXT, Case
 from throughtime.bench.contestant import Ready
 from throughtime.bench.modules import filled, ready_module, stored, torch_name
 from throughtime.nn import dropin
@@ -26,7 +26,7 @@ class Layer(_Ours):
 
     def takes(self, case: Case) -> bool:
         """Whole sequences."""
-        return case.mode != STREAMING
+        return case.mode not in (STREAMING, TEXT)
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
         """As any module is run."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from throughtime.bench.arguments import Arguments
-from throughtime.bench.cases import STREAMING, Case
+from throughtime.bench.cases import STREAMING, TEXT, Case
 from throughtime.bench.contestant import Ready, Results
 from throughtime.bench.modules import filled, named_results, ready_module, stored, torch_name
 from throughtime.bench.own_cell import by_hand
@@ -28,7 +28,7 @@ class TorchLayer(_Torch):
 
     def takes(self, case: Case) -> bool:
         """Built-in cells; a step is a sequence of one."""
-        return case.is_built_in
+        return case.is_built_in and case.mode != TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
         """As any module is run."""

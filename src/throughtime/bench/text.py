@@ -1,0 +1,145 @@
+"""Training on text, end to end: `throughtime train`, and the loop that one writes in torch for the same network."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from throughtime.bench.arguments import Arguments
+from throughtime.bench.cases import TEXT, Case
+from throughtime.bench.contestant import Ready
+from throughtime.bench.modules import torch_name
+
+_STEPS = 30  # of one training
+_SYMBOLS = 64
+_FIRST = 32  # what is printable begins here
+_RATE, _DROPOUT, _CLIP = 0.004, 0.1, 1.0  # as in `throughtime train`
+
+
+class _Training(NamedTuple):
+    """What a training gives: the median seconds of a step, and the last step's loss."""
+
+    seconds: float
+    loss: float
+
+
+class TrainCommand:
+    """What `throughtime train` does, timed by its own metrics; validations are left out."""
+
+    name = "throughtime"
+    package = "lightning"
+    is_ours = True
+
+    def takes(self, case: Case) -> bool:
+        """Text."""
+        return case.mode == TEXT
+
+    def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
+        """Each call is a run of its own."""
+        from throughtime.training import train
+
+        symbols = _symbols(case)
+        text = "".join(map(chr, (symbols + _FIRST).flatten().tolist()))
+
+        def run() -> _Training:
+            with TemporaryDirectory() as place:
+                data, valid = Path(place, "text.txt"), Path(place, "valid.txt")
+                data.write_text(text, encoding="utf-8")
+                valid.write_text(text[:1000], encoding="utf-8")
+                trained = train(
+                    data=data,
+                    valid=valid,
+                    out=Path(place, "run"),
+                    cell=case.cell,
+                    hidden=case.hidden,
+                    embed=case.hidden,
+                    layers=case.layers,
+                    batch=case.batch,
+                    window=case.steps,
+                    lr=_RATE,
+                    dropout=_DROPOUT,
+                    clip=_CLIP,
+                    steps=_STEPS,
+                    threads=threads,
+                    engine="native",
+                    progress=False,
+                )
+                return _of_metrics(trained.metrics())
+
+        return _ready(run)
+
+
+class TorchTraining:
+    """Embedding, torch's layers, a softmax; AdamW and clipping."""
+
+    name = "torch"
+    package = "torch"
+    is_ours = False
+
+    def takes(self, case: Case) -> bool:
+        """Text."""
+        return case.mode == TEXT
+
+    def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
+        """Each call trains anew."""
+        symbols = _symbols(case)
+
+        def run() -> _Training:
+            model = _Model(case)
+            optimizer = torch.optim.AdamW(model.parameters(), _RATE)
+            seconds, state = [], None
+            for t in range(0, _STEPS * case.steps, case.steps):
+                start = time.perf_counter()
+                scores, state = model(symbols[t : t + case.steps], state)
+                loss = functional.cross_entropy(scores.flatten(0, 1), symbols[t + 1 : t + case.steps + 1].flatten())
+                optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]
+                nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
+                optimizer.step()
+                last = loss.item()
+                seconds.append(time.perf_counter() - start)
+            return _Training(median(seconds), last)
+
+        return _ready(run)
+
+
+class _Model(nn.Module):
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.embedding = nn.Embedding(_SYMBOLS, case.hidden)
+        self.layers = getattr(nn, torch_name(case))(case.hidden, case.hidden, case.layers, dropout=_DROPOUT)
+        self.head = nn.Linear(case.hidden, _SYMBOLS)
+
+    def forward(self, symbols: Tensor, state: Any) -> tuple[Tensor, Any]:
+        if state is not None:
+            state = state.detach() if isinstance(state, Tensor) else tuple(s.detach() for s in state)
+        embedded = functional.dropout(self.embedding(symbols), _DROPOUT)
+        output, state = self.layers(embedded, state)
+        return self.head(functional.dropout(output, _DROPOUT)), state
+
+
+def _ready(run: Any) -> Ready:
+    return Ready(run, lambda given: {"loss": np.array(given.loss)}, lambda given: given.seconds)
+
+
+def _symbols(case: Case) -> Tensor:
+    """Symbols at random, `[T, B]` for all steps of a training."""
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(_SYMBOLS, (_STEPS * case.steps + 1, case.batch), generator=generator)
+
+
+def _of_metrics(rows: Sequence[dict[str, float | None]]) -> _Training:
+    times = [row["time"] or 0.0 for row in rows]
+    seconds = [
+        now - before for row, before, now in zip(rows[1:], times, times[1:], strict=False) if row["valid_loss"] is None
+    ]
+    return _Training(median(seconds), rows[-1]["train_loss"] or 0.0)
