@@ -189,3 +189,31 @@ def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
         layer(torch.zeros(2, 2, 3), torch.zeros(1, 2, 4))
     with pytest.raises(UserError, match="one a row"):
         layer(torch.zeros(2, 2, 3), lengths=[1, 3])
+
+
+@pytest.mark.parametrize("cell", [*cells.names(), leaky])
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_a_reset_is_a_new_beginning(cell: str | throughtime.Cell, engine: str) -> None:
+    torch.manual_seed(0)
+    layer = Recurrent(cell, 3, 5, 2, engine=engine, dtype=torch.float64)
+    x = torch.randn(6, 2, 3, dtype=torch.float64, requires_grad=True)
+    reset = torch.zeros(6, 2, dtype=torch.bool)
+    reset[4, 0] = True
+    y, *final = tensors(layer(x, reset=reset))
+    later, *ends = tensors(layer(x[4:, :1]))
+    torch.testing.assert_close(y[4:, :1], later, rtol=0, atol=1e-14)
+    for both, one in zip(final, ends, strict=True):
+        torch.testing.assert_close(both[:, :1], one, rtol=0, atol=1e-14)
+    torch.testing.assert_close(y[:, 1], layer(x[:, 1])[0], rtol=0, atol=1e-14)
+    (gradient,) = torch.autograd.grad(y[4:, 0].sum(), x)
+    assert (gradient[:4] == 0).all()
+    assert (gradient[4:, 0] != 0).any()
+    alone = layer(x[:, 0], reset=reset[:, 0], lengths=None)[0]
+    torch.testing.assert_close(alone, y[:, 0], rtol=0, atol=1e-14)
+    short = layer(x, reset=reset, lengths=[5, 6])[0]
+    torch.testing.assert_close(short[:5], y[:5], rtol=0, atol=1e-14)
+
+
+def test_a_reset_of_the_wrong_shape_is_refused() -> None:
+    with pytest.raises(UserError, match=r"reset must have the shape \[4, 2\]; given \[4\]"):
+        Recurrent("gru", 3, 5)(torch.zeros(4, 2, 3), reset=torch.zeros(4))

@@ -150,6 +150,7 @@ class Recurrent(nn.Module):
         state: State | None = None,
         *,
         lengths: Tensor | Sequence[int] | None = None,
+        reset: Tensor | None = None,
     ) -> tuple[Tensor | PackedSequence, State]:
         """Runs the layers over all steps.
 
@@ -160,6 +161,8 @@ class Recurrent(nn.Module):
                 the cell declares if not given.
             lengths: the number of steps of each row, 0 to T; outputs after a row's end are 0 and its state is the one
                 at its end.
+            reset: `[T, B]` (`[B, T]`, `[T]`, as the input), not 0 where a row's states start afresh, as at the first
+                step of an episode.
 
         Returns:
             The output, of the form of the input with `output_size` features, and the final state, as `state`.
@@ -169,6 +172,8 @@ class Recurrent(nn.Module):
         """
         initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
         self._check(input, initial)
+        if reset is not None and isinstance(input, Tensor) and reset.shape != input.shape[:-1]:
+            raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {list(reset.shape)}.")
         output, final = run_any_form(
             self._layers(),
             input,
@@ -177,6 +182,7 @@ class Recurrent(nn.Module):
             dropout=self.dropout if self.training else 0.0,
             engine=self.engine,
             lengths=lengths,
+            reset=reset,
         )
         return output, final[0] if len(final) == 1 else tuple(final)
 

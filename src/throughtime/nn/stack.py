@@ -14,6 +14,7 @@ from throughtime.engines.base import Result
 from throughtime.engines.operator import program_of, run
 from throughtime.errors import UserError
 from throughtime.program.core import Program
+from throughtime.program.rewrite import with_reset
 
 Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # of each layer each direction's program and parameters
 
@@ -26,6 +27,7 @@ def run_stack(
     dropout: float = 0.0,
     engine: str | None = None,
     batch_sizes: Sequence[int] | None = None,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, list[Tensor]]:
     """Runs layer upon layer.
 
@@ -37,6 +39,7 @@ def run_stack(
         dropout: the probability with which an element between two layers is dropped.
         engine: the engine's name; chosen by device if not given.
         batch_sizes: the number of active rows at each step; all if not given.
+        reset: `[T, B]`, not 0 where a row's states start afresh.
 
     Returns:
         The last layer's output `[T, B, directions * output]` and the final states, as `states`.
@@ -46,11 +49,14 @@ def run_stack(
         # Arithmetic in float32, as an error of a state would be carried on; what goes out is what autocast asks for.
         with torch.autocast(kind, enabled=False):
             states = None if states is None else [s.float() for s in states]
-            y, final = run_stack(layers, x.float(), states, dropout=dropout, engine=engine, batch_sizes=batch_sizes)
+            y, final = run_stack(
+                layers, x.float(), states, dropout=dropout, engine=engine, batch_sizes=batch_sizes, reset=reset
+            )
         dtype = torch.get_autocast_dtype(kind)
         return y.to(dtype), [s.to(dtype) for s in final]
     steps, rows = x.shape[:2]
     ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
+    marks = [] if reset is None else [reset.to(x.dtype).unsqueeze(-1)]
     number = 0
     for depth, directions in enumerate(layers):
         if depth > 0 and dropout > 0:
@@ -61,7 +67,7 @@ def run_stack(
                 initial = [x.new_full((rows, s.width), s.initial) for s in program.states]
             else:
                 initial = [s[number] for s in states]
-            result = _run(engine, program, steps, [x], initial, parameters, batch_sizes)
+            result = _run(engine, program, steps, [x, *marks], initial, parameters, batch_sizes)
             outputs.append(result.outputs[0])
             for of_state, last in zip(ended, result.states, strict=True):
                 of_state.append(last)
@@ -88,9 +94,14 @@ def _run(
     batch_sizes: Sequence[int] | None,
 ) -> Result:
     if not torch.compiler.is_compiling():
+        program = _taking(program, inputs)
         return run(choose(engine, program, inputs[0]), program, steps, inputs, states, parameters, batch_sizes)
     outputs, final = _run_in_graph(engine, program.text, steps, inputs, states, list(parameters), batch_sizes)
     return Result(outputs, final, [])
+
+
+def _taking(program: Program, inputs: list[Tensor]) -> Program:
+    return program if len(inputs) == len(program.inputs) else with_reset(program)
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
@@ -104,7 +115,7 @@ def _run_in_graph(
     batch_sizes: Sequence[int] | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """What a graph that is being captured holds of a run; a graph has no programs in it, but their text."""
-    program = program_of(text)
+    program = _taking(program_of(text), inputs)
     chosen = choose(engine, program, inputs[0])
     result = run(chosen, program, steps, inputs, states, parameters, batch_sizes)
     return result.outputs, result.states
@@ -119,6 +130,7 @@ def run_any_form(
     dropout: float = 0.0,
     engine: str | None = None,
     lengths: Tensor | Sequence[int] | None = None,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor | PackedSequence, list[Tensor]]:
     """Runs a stack on any form of input that torch's layers take.
 
@@ -128,6 +140,7 @@ def run_any_form(
         states: as `run_stack`; without the axis of rows where the input has none.
         batch_first: whether the axis of rows comes first in input and output.
         lengths: the number of steps of each row, 0 to T; all if not given.
+        reset: of the form of the input without its features, not 0 where a row's states start afresh.
 
     Returns:
         The output in the form of the input, and the final states in the form of the states.
@@ -138,27 +151,32 @@ def run_any_form(
     ) -> tuple[Tensor, list[Tensor]]:
         if states is not None and order is not None:
             states = [s[:, order] for s in states]
-        y, final = run_stack(layers, x, states, dropout=dropout, engine=engine, batch_sizes=sizes)
+        y, final = run_stack(layers, x, states, dropout=dropout, engine=engine, batch_sizes=sizes, reset=reset)
         return y, final if back is None else [s[:, back] for s in final]
 
     if isinstance(input, PackedSequence):
-        if lengths is not None:
-            raise UserError("lengths are for a padded input; a packed sequence has its own.")
+        if lengths is not None or reset is not None:
+            raise UserError("lengths and reset are for a padded input; give no packed sequence with them.")
         x, sizes = _pad(input)
         padded, final = ordered(x, states, sizes, input.sorted_indices, input.unsorted_indices)
         return _pack(padded, input), final
     if input.dim() == 2:
         states = None if states is None else [s.unsqueeze(1) for s in states]
-        one, final = run_any_form(layers, input.unsqueeze(1), states, dropout=dropout, engine=engine, lengths=lengths)
+        reset = None if reset is None else reset.unsqueeze(1)
+        one, final = run_any_form(
+            layers, input.unsqueeze(1), states, dropout=dropout, engine=engine, lengths=lengths, reset=reset
+        )
         assert isinstance(one, Tensor)
         return one.squeeze(1), [s.squeeze(1) for s in final]
     x = input.transpose(0, 1) if batch_first else input
+    reset = reset.T if batch_first and reset is not None else reset
     if lengths is None:
         y, final = ordered(x, states, None, None, None)
     else:
         order, sizes = _sizes_of(lengths, *x.shape[:2])
         order = order.to(x.device)
         back = torch.argsort(order)
+        reset = None if reset is None else reset[:, order]
         y, final = ordered(x[:, order], states, sizes, order, back)
         y = y[:, back]
     return y.transpose(0, 1) if batch_first else y, final
