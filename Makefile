@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format bench clean
+.PHONY: help install demo test lint format bench wheel sanitize clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -36,6 +36,19 @@ format: install  ## put the code into the house's format
 
 bench: install  ## measure speed on this machine
 	$(BIN)/throughtime bench
+
+wheel: install  ## build a wheel into dist/
+	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
+
+# The interpreter under the venv's: the venv's own would load the package as it is installed there.
+sanitize: install  ## run the engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize \
+	    --config-settings=cmake.define.THROUGHTIME_SANITIZE=ON .
+	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
+	PYTHONPATH="$(CURDIR)/build/sanitize:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	    $$($(BIN)/python -c 'import sys; print(sys._base_executable)') -m pytest -s tests/native tests/test_streaming.py \
+	    -k 'not fork and not idle and not environment and not many_rows'
 
 clean:  ## remove everything that was made here, but for runs
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -287,7 +287,7 @@ def _of_module(module: Any) -> _Network:
         weights = {name: _array(tensor) for name, tensor in module.state_dict().items()}
         return _of_language_model(module.recurrent.programs, weights, None)
     if isinstance(module, Recurrent):
-        layers = module._layers()
+        layers = module.layers()
     elif isinstance(module, nn.RNNBase):
         layers = RNN._layers(module)  # type: ignore[arg-type]  # reads what torch's own layers have too
     else:

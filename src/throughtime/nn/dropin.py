@@ -45,7 +45,7 @@ class _DropIn(nn.RNNBase):
             The output and the final state, of the shapes that torch's layer returns.
         """
         data = input.data if isinstance(input, PackedSequence) else input
-        layers = self._layers()
+        layers = self.layers()
         if _is_torchs(self.engine, layers[0][0][0], data):
             return self.torchs.forward(self, input, hx)
         self._check(input, hx)
@@ -60,7 +60,8 @@ class _DropIn(nn.RNNBase):
         )
         return output, final[0] if len(final) == 1 else tuple(final)
 
-    def _layers(self) -> Layers:
+    def layers(self) -> Layers:
+        """Each layer's directions: a program and its parameters, as they are now."""
         layer = TORCH_LAYERS[self.mode]
         directions = 2 if self.bidirectional else 1
         programs = _programs(

@@ -175,7 +175,7 @@ class Recurrent(nn.Module):
         if reset is not None and isinstance(input, Tensor) and reset.shape != input.shape[:-1]:
             raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {list(reset.shape)}.")
         output, final = run_any_form(
-            self._layers(),
+            self.layers(),
             input,
             initial,
             batch_first=self.batch_first,
@@ -208,7 +208,8 @@ class Recurrent(nn.Module):
             names = ", ".join(s.name for s in self.programs[0].states)
             raise UserError(f"the state ({names}) must have the shape {wanted}; given {given}.")
 
-    def _layers(self) -> Layers:
+    def layers(self) -> Layers:
+        """Each layer's directions: a program and its parameters, as they are now."""
         return [
             [
                 (way, [self.get_parameter(stored_name(p.name, suffix)) for p in way.parameters])
