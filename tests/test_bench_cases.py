@@ -73,7 +73,7 @@ def test_arguments_of_a_case_are_the_same_each_time() -> None:
 
 def test_names_are_distinct_and_every_case_has_a_rival() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
-    assert all(any(c.takes(case) and c.package == "torch" for c in CONTESTANTS) for case in CASES)
+    assert all(any(c.takes(case) and c.packages == ("torch",) for c in CONTESTANTS) for case in CASES)
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,15 @@ class Contestant(Protocol):
 
     Attributes:
         name: what the tables call it.
-        package: what must be installed for it.
+        packages: what must be installed for it.
         is_ours: whether it is of this package.
     """
 
     name: str
-    package: str
     is_ours: bool
+
+    @property
+    def packages(self) -> tuple[str, ...]: ...
 
     def takes(self, case: Case) -> bool:
         """Whether it does such a case."""
@@ -53,10 +55,12 @@ class Contestant(Protocol):
 
 
 @cache
-def missing(package: str) -> str | None:
-    """Why a package can't be used; None if it can."""
-    try:
-        import_module(package)
-    except ImportError as error:
-        return "not installed" if getattr(error, "name", None) == package else f"can't be imported: {error}"
+def missing(packages: tuple[str, ...]) -> str | None:
+    """Why one of several packages can't be used; None if all can."""
+    for package in packages:
+        try:
+            import_module(package)
+        except ImportError as error:
+            absent = getattr(error, "name", None) == package
+            return f"{package} is not installed" if absent else f"{package} can't be imported: {error}"
     return None

@@ -94,7 +94,7 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
     Raises:
         UserError: if there is no native engine to be measured.
     """
-    if missing("throughtime._native"):
+    if missing(("throughtime._native",)):
         raise UserError("the native engine's extension module is not built, and there is nothing to measure.")
     from throughtime import _native
 
@@ -120,12 +120,12 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
 
 def present(case: Case) -> list[Contestant]:
     """Those who take a case and whose packages are there."""
-    return [c for c in CONTESTANTS if c.takes(case) and missing(c.package) is None]
+    return [c for c in CONTESTANTS if c.takes(case) and missing(c.packages) is None]
 
 
 def absent(cases: Sequence[Case]) -> dict[str, str]:
     """Those who would take one of the cases but can't, and why."""
-    reasons = {c.name: missing(c.package) for c in CONTESTANTS if any(map(c.takes, cases))}
+    reasons = {c.name: missing(c.packages) for c in CONTESTANTS if any(map(c.takes, cases))}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 

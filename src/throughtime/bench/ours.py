@@ -15,7 +15,7 @@ from throughtime.nn.recurrent import Recurrent
 
 
 class _Ours:
-    package = "throughtime._native"
+    packages = ("throughtime._native",)
     is_ours = True
 
 

@@ -16,7 +16,7 @@ class JaxScan:
     """The input's product for all steps, then a scan."""
 
     name = "JAX"
-    package = "jax"
+    packages = ("jax",)
     is_ours = False
 
     def takes(self, case: Case) -> bool:

@@ -23,7 +23,7 @@ class OnnxRuntime:
     """An inference session of a model of the one operator."""
 
     name = "ONNX Runtime"
-    package = "onnxruntime"
+    packages = ("onnxruntime", "onnx")
     is_ours = False
 
     def takes(self, case: Case) -> bool:

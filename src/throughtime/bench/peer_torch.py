@@ -17,7 +17,7 @@ from throughtime.bench.own_cell import by_hand
 
 
 class _Torch:
-    package = "torch"
+    packages = ("torch",)
     is_ours = False
 
 

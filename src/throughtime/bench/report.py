@@ -15,6 +15,7 @@ from throughtime.bench.measuring import Measurement
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
 FASTEST = "the fastest of them"
 PEAK = "the processor's peak"
+_HOW = ". All who can take part come with `pip install 'throughtime[bench]'`."
 # Where the matrix products are large enough for the processor's arithmetic to be the limit.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
 
@@ -102,7 +103,7 @@ class Report:
         )
         yield ""
         if self.absent:
-            yield "Not here: " + ", ".join(f"{name} ({reason})" for name, reason in self.absent.items()) + "."
+            yield "Not here: " + ", ".join(f"{name} ({reason})" for name, reason in self.absent.items()) + _HOW
             yield ""
         if self.wrong:
             yield "**Wrong results:** " + ", ".join(self.wrong) + "."

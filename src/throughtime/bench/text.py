@@ -36,7 +36,7 @@ class TrainCommand:
     """What `throughtime train` does, timed by its own metrics; validations are left out."""
 
     name = "throughtime"
-    package = "lightning"
+    packages = ("lightning",)
     is_ours = True
 
     def takes(self, case: Case) -> bool:
@@ -82,7 +82,7 @@ class TorchTraining:
     """Embedding, torch's layers, a softmax; AdamW and clipping."""
 
     name = "torch"
-    package = "torch"
+    packages = ("torch",)
     is_ours = False
 
     def takes(self, case: Case) -> bool:
