@@ -289,7 +289,7 @@ def _of_module(module: Any) -> _Network:
     if isinstance(module, Recurrent):
         layers = module.layers()
     elif isinstance(module, nn.RNNBase):
-        layers = RNN._layers(module)  # type: ignore[arg-type]  # reads what torch's own layers have too
+        layers = RNN.layers(module)  # type: ignore[arg-type]  # reads what torch's own layers have too
     else:
         raise UserError(
             f"{type(module).__name__} is no recurrent layer and no language model: a stream is made from one of these "
