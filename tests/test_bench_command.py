@@ -33,7 +33,7 @@ def measured(case: Case, *times: tuple[str, float, float], peak: float = 1e9) ->
 
 
 def report(*measurements: Measurement) -> Report:
-    return Report(Machine("a processor", 2, "avx2", "Linux", {"torch": "2"}), 2, 1.0, measurements, {"JAX": "no"})
+    return Report(Machine("a processor", 2, "avx2", "Linux", 0.0, {"torch": "2"}), 2, 1.0, measurements, {"JAX": "no"})
 
 
 def test_tables_of_all_that_was_asked_for(small, capsys) -> None:

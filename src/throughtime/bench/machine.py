@@ -21,6 +21,7 @@ class Machine:
         processors: how many the process may use.
         instruction_set: what the native engine uses.
         system: the operating system.
+        load: how many other processes wanted to run in the minute before; these figures are for 0.
         versions: of the packages that take part.
     """
 
@@ -28,6 +29,7 @@ class Machine:
     processors: int
     instruction_set: str
     system: str
+    load: float
     versions: dict[str, str]
 
     @classmethod
@@ -40,11 +42,12 @@ class Machine:
             except PackageNotFoundError:
                 continue
         used = os.environ.get("THROUGHTIME_ISA") or next(iter(instruction_sets()), "none")
-        return cls(_processor(), len(os.sched_getaffinity(0)), used, platform.platform(), versions)
+        return cls(_processor(), len(os.sched_getaffinity(0)), used, platform.platform(), os.getloadavg()[0], versions)
 
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
-        return f"{self.processor}, {self.processors} processors, {self.instruction_set}, {self.system}; {versions}"
+        where = f"{self.processor}, {self.processors} processors, {self.instruction_set}, {self.system}"
+        return f"{where}, load {self.load:.1f} when it began; {versions}"
 
 
 def _processor() -> str:

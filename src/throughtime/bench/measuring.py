@@ -76,7 +76,7 @@ def measure_all(
 ) -> list[Measurement]:
     """Measures cases, each with `threads` processors and no more; `begin` is told of each."""
     measurements = []
-    with _limited(threads):
+    with _processors(threads):
         for case in cases:
             begin(case)
             measurements.append(measure(case, seconds=seconds, threads=threads))
@@ -89,7 +89,7 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
     Args:
         case: what to measure.
         seconds: for how long; longer where a call is slow.
-        threads: how many threads each may use.
+        threads: how many threads each may use, but for single steps.
 
     Raises:
         UserError: if there is no native engine to be measured.
@@ -98,18 +98,20 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
         raise UserError("the native engine's extension module is not built, and there is nothing to measure.")
     from throughtime import _native
 
+    threads = 1 if case.mode == STREAMING else threads  # one step of one row is no work for two
     arguments = Arguments.of(case)
     names, entries, results = [], [], []
-    for contestant in present(case):
-        ready = contestant.prepare(case, arguments, threads)
-        names.append(contestant.name)
-        entries.append(ready)
-        results.append(_results(ready))
+    with _torch_threads(threads):
+        for contestant in present(case):
+            ready = contestant.prepare(case, arguments, threads)
+            names.append(contestant.name)
+            entries.append(ready)
+            results.append(_results(ready))
+        turns = [*map(_turn, entries), lambda: _native.fma_peak(threads, _PEAK)]
+        rounds = _in_turn(turns, seconds)
     wanted = next(found for found, name in zip(results, names, strict=True) if name.startswith("torch"))
     assert wanted is not None
     errors = [None if found is None else error(found, wanted) for found in results]
-    turns = [*map(_turn, entries), lambda: _native.fma_peak(threads, _PEAK)]
-    rounds = _in_turn(turns, seconds)
     *taken, peaks = zip(*rounds, strict=True)
     times = [
         Time(name, median(own) / _repeats(case), median(a / b for a, b in zip(own, taken[0], strict=True)), off)
@@ -137,17 +139,24 @@ def error(found: Results, wanted: Results) -> float:
 
 
 @contextmanager
-def _limited(threads: int) -> Iterator[None]:
-    """Gives the process as many processors, so that all have the same, and torch as many threads."""
-    torch_threads = torch.get_num_threads()
-    processors = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, sorted(processors)[:threads])
-    torch.set_num_threads(threads)
+def _processors(number: int) -> Iterator[None]:
+    """Gives the process as many processors, so that all who take part have the same."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:number])
     try:
         yield
     finally:
-        torch.set_num_threads(torch_threads)
-        os.sched_setaffinity(0, processors)
+        os.sched_setaffinity(0, before)
+
+
+@contextmanager
+def _torch_threads(number: int) -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _repeats(case: Case) -> int:

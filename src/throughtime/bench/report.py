@@ -16,6 +16,11 @@ _OURS = {c.name for c in CONTESTANTS if c.is_ours}
 FASTEST = "the fastest of them"
 PEAK = "the processor's peak"
 _HOW = ". All who can take part come with `pip install 'throughtime[bench]'`."
+_READING = (
+    "Float32; one layer of one direction, the input as wide as the layer, its product included; 100 steps, where nothing "
+    "else is said. Times are medians of runs in turn; a ratio is the median over the rounds, and above 1 where ours is "
+    "quicker. GFLOP/s counts the matrix products alone. All results were compared with torch's."
+)
 # Where the matrix products are large enough for the processor's arithmetic to be the limit.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
 
@@ -89,18 +94,11 @@ class Report:
         return "\n".join(self._lines()) + "\n"
 
     def _lines(self) -> Iterator[str]:
-        peak = median(m.peak for m in self.measurements)
         yield "# Speed"
         yield ""
         yield f"Measured by `throughtime bench` on {self.machine}."
         yield ""
-        yield (
-            f"Float32; {self.threads} threads, which multiply and add {peak / 1e9:.0f} GFLOP a second at most. "
-            "One layer, one direction, the input as wide as the layer, its product included; 100 "
-            "steps but for streaming. Times are medians of runs in turn; a ratio is the median over the rounds, and "
-            "above 1 where ours is quicker. GFLOP/s counts the matrix products alone. All results were compared with "
-            "torch's."
-        )
+        yield f"{self._threads()} {_READING}"
         yield ""
         if self.absent:
             yield "Not here: " + ", ".join(f"{name} ({reason})" for name, reason in self.absent.items()) + _HOW
@@ -116,6 +114,11 @@ class Report:
                     yield f"## {title}{'' if built_in else ', of a cell of the user’s own'}"
                     yield ""
                     yield from _table(_detail(group))
+
+    def _threads(self) -> str:
+        peaks = [m.peak for m in self.measurements if m.case.mode != STREAMING]
+        reach = f", which multiply and add {median(peaks) / 1e9:.0f} GFLOP a second at most" if peaks else ""
+        return f"Everyone may use {self.threads} threads{reach}; for single steps one."
 
     def _summary_lines(self) -> Iterator[str]:
         ratios = [s for s in self.summaries if s.beside != PEAK]
