@@ -22,7 +22,7 @@ MODES = {
     TRAINING: "Training step: forward and all gradients",
     STREAMING: "Streaming: one step at a time, from Python",
     PACKED: "Packed batch: a training step with lengths evenly spread over 1 to T",
-    TEXT: "Training on text, end to end: a step of 2 layers on windows of 50, `throughtime train` beside a loop in torch",
+    TEXT: "Training on text: a step of 2 layers on windows of 50, `throughtime train` beside a loop in torch",
 }
 BUILT_IN = ("rnn", "lstm", "gru")
 _OWN = {peephole_lstm.name: peephole_lstm}

@@ -17,9 +17,9 @@ FASTEST = "the fastest of them"
 PEAK = "the processor's peak"
 _HOW = ". All who can take part come with `pip install 'throughtime[bench]'`."
 _READING = (
-    "Float32; one layer of one direction, the input as wide as the layer, its product included; 100 steps, where nothing "
-    "else is said. Times are medians of runs in turn; a ratio is the median over the rounds, and above 1 where ours is "
-    "quicker. GFLOP/s counts the matrix products alone. All results were compared with torch's."
+    "Float32; one layer of one direction, the input as wide as the layer, its product included; 100 steps, where no "
+    "other number is said. Times are medians of runs in turn; a ratio is the median over the rounds, and above 1 where "
+    "ours is quicker. GFLOP/s counts the matrix products alone. All results were compared with torch's."
 )
 # Where the matrix products are large enough for the processor's arithmetic to be the limit.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
