@@ -7,6 +7,7 @@ import os
 import time
 from itertools import pairwise
 
+import numpy as np
 import pytest
 
 pytest.importorskip("throughtime._native", reason="the native engine's extension module is not built")
@@ -14,7 +15,7 @@ pytest.importorskip("throughtime._native", reason="the native engine's extension
 from throughtime.bench import contestant, measuring
 from throughtime.bench.cases import QUICK, Case, select
 from throughtime.bench.machine import Machine
-from throughtime.bench.measuring import Measurement, Time, measure, measure_all
+from throughtime.bench.measuring import Measurement, Time, error, measure, measure_all
 from throughtime.bench.report import FASTEST, PEAK, Report
 from throughtime.cli.main import main
 
@@ -90,6 +91,12 @@ def test_who_is_not_installed_is_skipped_by_name(small, monkeypatch, capsys) -> 
     assert "ONNX Runtime µs" not in shown
 
 
+def test_nothing_is_measured_where_the_engine_is_not_built(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(measuring, "missing", lambda packages: "not installed" if packages[0] != "torch" else None)
+    assert main(["bench", "--quick"]) == 2
+    assert "the native engine's extension module is not built" in capsys.readouterr().err
+
+
 def test_why_a_package_is_missing() -> None:
     assert contestant.missing(("json", "os")) is None
     assert contestant.missing(("json", "nothing_of_that_name")) == "nothing_of_that_name is not installed"
@@ -98,14 +105,22 @@ def test_why_a_package_is_missing() -> None:
 def test_a_wrong_result_fails_the_command(small, monkeypatch, capsys) -> None:
     monkeypatch.setattr(measuring, "error", lambda found, wanted: 0.0 if found is wanted else 1.0)
     assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "training/rnn"]) == 1
-    out, error = capsys.readouterr()
+    out, told = capsys.readouterr()
     assert "**Wrong results:** throughtime in training/rnn/b2/h8." in out
-    assert "results that are not torch's: throughtime in training/rnn/b2/h8" in error
+    assert "results that are not torch's: throughtime in training/rnn/b2/h8" in told
 
 
 def test_not_a_number_is_a_wrong_result() -> None:
-    off = Measurement(TINY, [Time("throughtime", 1.0, 1.0, float("nan")), Time("torch", 1.0, 1.0, 0.0)], 1e9, 3)
-    assert off.wrong == ["throughtime"]
+    right, wrong = np.ones(3), np.array([1.0, np.nan, 1.0])
+    off = error({"a": right, "b": wrong, "c": right}, {"a": right, "b": right, "c": right})
+    assert np.isnan(off)
+    times = [Time("throughtime", 1.0, 1.0, off), Time("torch", 1.0, 1.0, 0.0)]
+    assert Measurement(TINY, times, 1e9, 3).wrong == ["throughtime"]
+
+
+def test_results_of_other_names_are_not_compared() -> None:
+    with pytest.raises(ValueError, match="can't be compared"):
+        error({}, {"output": np.ones(3)})
 
 
 def test_times_are_those_of_the_calls(monkeypatch) -> None:
