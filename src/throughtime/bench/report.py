@@ -118,7 +118,8 @@ class Report:
     def _threads(self) -> str:
         peaks = [m.peak for m in self.measurements if m.case.mode != STREAMING]
         reach = f", which multiply and add {median(peaks) / 1e9:.0f} GFLOP a second at most" if peaks else ""
-        return f"Everyone may use {self.threads} threads{reach}; for single steps one."
+        many = f"{self.threads} threads" if self.threads > 1 else "one thread"
+        return f"Everyone may use {many}{reach}; for single steps one."
 
     def _summary_lines(self) -> Iterator[str]:
         ratios = [s for s in self.summaries if s.beside != PEAK]
