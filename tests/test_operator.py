@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import throughtime
 from throughtime import cells
-from throughtime.engines import get, operator
+from throughtime.engines import choose, get, say_once
 
 pytestmark = pytest.mark.skipif(
     get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None, reason="the extension is not built"
@@ -83,7 +83,7 @@ def test_forward_tangents_and_vmap_are_right(kind: str, caplog: pytest.LogCaptur
     plain = getattr(nn, kind)(3, 4, dtype=torch.float64)
     plain.load_state_dict(layer.state_dict())
     x, v = torch.randn(2, 5, 2, 3, dtype=torch.float64)
-    operator._say_once.cache_clear()
+    say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "throughtime"):
         _, tangent = torch.func.jvp(lambda x: layer(x)[0], (x,), (v,))
         with torch.autograd.forward_ad.dual_level():
@@ -118,3 +118,13 @@ def test_autocast_computes_in_float32(engine: str | None) -> None:
         y, (h, _) = layer(x.bfloat16())
     assert y.dtype == h.dtype == torch.bfloat16
     assert torch.equal(y, layer(x.bfloat16().float())[0].bfloat16())
+
+
+def test_a_fall_back_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    say_once.cache_clear()
+    program = cells.get("lstm").program(3, 4)
+    with caplog.at_level(logging.WARNING, "throughtime"):
+        for _ in range(2):
+            assert choose(None, program, torch.zeros(1, dtype=torch.bfloat16)).name == "reference"
+    assert len(caplog.records) == 1
+    assert "bfloat16" in caplog.text

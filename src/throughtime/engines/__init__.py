@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import cache
+from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from throughtime.errors import UserError, nearest
@@ -67,6 +67,14 @@ def choose(name: str | None, program: Program, like: Tensor) -> Engine:
         return engine
     for preferred in PREFERENCE.get(like.device.type, ("reference",)):
         engine = get(preferred)
-        if engine.refuses(program, like) is None:
+        reason = engine.refuses(program, like)
+        if reason is None:
             return engine
+        say_once(reason)
     return get("reference")
+
+
+@lru_cache(maxsize=64)
+def say_once(why: str) -> None:
+    """Logs that the reference engine stands in for a faster one; the same reason is told once."""
+    _log.warning("%s: the reference engine runs instead.", why)

@@ -6,7 +6,6 @@ derivative is the gradient program's gradient program, on the same engine.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -15,12 +14,11 @@ import torch
 from torch import Tensor
 from torch.autograd import forward_ad
 
+from throughtime.engines import get, say_once
 from throughtime.engines.base import Engine, Result
 from throughtime.program.core import Program
 from throughtime.program.gradient import Slots, gradient, with_tape
 from throughtime.program.saving import from_json
-
-_log = logging.getLogger("throughtime")
 
 
 def run(
@@ -42,8 +40,8 @@ def run(
         return _split(flat, len(program.outputs), len(program.states))
     tensors = (*inputs, *states, *parameters)
     if _is_transformed(tensors):
-        _say_once(f"the {engine.name} engine cannot be seen through by vmap and forward-mode derivatives")
-        return _engine("reference").run(program, steps, inputs, states, parameters, batch_sizes)
+        say_once(f"the {engine.name} engine cannot be seen through by vmap and forward-mode derivatives")
+        return get("reference").run(program, steps, inputs, states, parameters, batch_sizes)
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         return engine.run(program, steps, inputs, states, parameters, batch_sizes)
     return _differentiable(engine, program, steps, batch_sizes, inputs, states, parameters, as_operator=False)
@@ -153,20 +151,9 @@ def _has_tangent(tensors: Sequence[Tensor]) -> bool:
     return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]
 
 
-@lru_cache(maxsize=64)
-def _say_once(what: str) -> None:
-    _log.warning("%s: the reference engine runs instead.", what)
-
-
 # The operator. A program is passed as its JSON, so a graph that holds the operator is whole without this process.
 
 program_of = lru_cache(maxsize=512)(from_json)
-
-
-def _engine(name: str) -> Engine:
-    from throughtime.engines import get
-
-    return get(name)
 
 
 _library = torch.library.Library("throughtime", "DEF")  # type: ignore[no-untyped-call]
@@ -190,7 +177,7 @@ def _kernel(
     states: list[Tensor],
     parameters: list[Tensor],
 ) -> list[Tensor]:
-    return _flat(_engine(engine).run(program_of(program), steps, inputs, states, parameters, batch_sizes))
+    return _flat(get(engine).run(program_of(program), steps, inputs, states, parameters, batch_sizes))
 
 
 def _fake(
@@ -232,7 +219,7 @@ def _autograd_kernel(
             return plain
     return _flat(
         _differentiable(
-            _engine(engine), program_of(program), steps, batch_sizes, inputs, states, parameters, as_operator=True
+            get(engine), program_of(program), steps, batch_sizes, inputs, states, parameters, as_operator=True
         )
     )
 
