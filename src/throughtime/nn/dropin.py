@@ -15,6 +15,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose, get
 from throughtime.engines.torch_layers import TORCH_LAYERS
+from throughtime.nn.features import Feature
 from throughtime.nn.stack import Layers, run_any_form, ways_of
 from throughtime.program.core import Program
 
@@ -25,6 +26,7 @@ class _DropIn(nn.RNNBase):
     """What the three layers share: torch's parameters as the parameters of the layers' programs."""
 
     engine: str | None = None
+    watching: tuple[Feature, ...] = ()  # what records or edits
     torchs: type[nn.RNNBase]  # whose forward the engine `torch` runs
 
     def _set_engine(self, engine: str | None) -> None:
@@ -46,7 +48,7 @@ class _DropIn(nn.RNNBase):
         """
         data = input.data if isinstance(input, PackedSequence) else input
         layers = self.layers()
-        if _is_torchs(self.engine, layers[0][0][0], data):
+        if not self.watching and _is_torchs(self.engine, layers[0][0][0], data):
             return self.torchs.forward(self, input, hx)
         self._check(input, hx)
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
@@ -57,6 +59,7 @@ class _DropIn(nn.RNNBase):
             batch_first=self.batch_first,
             dropout=self.dropout if self.training else 0.0,
             engine=self.engine,
+            features=self.watching,
         )
         return output, final[0] if len(final) == 1 else tuple(final)
 
@@ -227,6 +230,7 @@ class _DropInCell(nn.RNNCellBase):
     """What the three single steps share."""
 
     engine: str | None = None
+    watching: tuple[Feature, ...] = ()  # what records or edits
 
     def __init__(self, *args: Any, engine: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -246,7 +250,7 @@ class _DropInCell(nn.RNNCellBase):
         """
         layer = TORCH_LAYERS[self._mode()]
         ((program,),) = _programs(self._mode(), self.input_size, self.hidden_size, 0, 1, 1, self.bias)
-        if _is_torchs(self.engine, program, input):
+        if not self.watching and _is_torchs(self.engine, program, input):
             return super().forward(input, hx)
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
         self._check(input, states)
@@ -256,6 +260,7 @@ class _DropInCell(nn.RNNCellBase):
             input.unsqueeze(0),
             None if states is None else [s.unsqueeze(0) for s in states],
             engine=self.engine,
+            features=self.watching,
         )
         ended = [s.squeeze(0) for s in final]
         return ended[0] if len(ended) == 1 else tuple(ended)

@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime import cells
 from throughtime.engines import get
 from throughtime.errors import UserError
+from throughtime.nn.features import Feature
 from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.stack import Layers, run_any_form, ways_of
 from throughtime.program.cell import Cell
@@ -44,6 +45,8 @@ class Recurrent(nn.Module):
     Raises:
         UserError: if a size, a name or the cell is not right.
     """
+
+    watching: tuple[Feature, ...] = ()  # what records or edits
 
     def __init__(
         self,
@@ -183,6 +186,7 @@ class Recurrent(nn.Module):
             engine=self.engine,
             lengths=lengths,
             reset=reset,
+            features=self.watching,
         )
         return output, final[0] if len(final) == 1 else tuple(final)
 

@@ -13,8 +13,9 @@ from throughtime.engines import choose
 from throughtime.engines.base import Result
 from throughtime.engines.operator import program_of, run
 from throughtime.errors import UserError
+from throughtime.nn.features import Feature, Form, Place, Reset
 from throughtime.program.core import Program
-from throughtime.program.rewrite import with_reset
+from throughtime.program.rewrite import rewritten
 
 Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # of each layer each direction's program and parameters
 
@@ -27,7 +28,7 @@ def run_stack(
     dropout: float = 0.0,
     engine: str | None = None,
     batch_sizes: Sequence[int] | None = None,
-    reset: Tensor | None = None,
+    features: Sequence[Feature] = (),
 ) -> tuple[Tensor, list[Tensor]]:
     """Runs layer upon layer.
 
@@ -39,7 +40,7 @@ def run_stack(
         dropout: the probability with which an element between two layers is dropped.
         engine: the engine's name; chosen by device if not given.
         batch_sizes: the number of active rows at each step; all if not given.
-        reset: `[T, B]`, not 0 where a row's states start afresh.
+        features: what more takes part in each layer's run, in this order.
 
     Returns:
         The last layer's output `[T, B, directions * output]` and the final states, as `states`.
@@ -50,24 +51,24 @@ def run_stack(
         with torch.autocast(kind, enabled=False):
             states = None if states is None else [s.float() for s in states]
             y, final = run_stack(
-                layers, x.float(), states, dropout=dropout, engine=engine, batch_sizes=batch_sizes, reset=reset
+                layers, x.float(), states, dropout=dropout, engine=engine, batch_sizes=batch_sizes, features=features
             )
         dtype = torch.get_autocast_dtype(kind)
         return y.to(dtype), [s.to(dtype) for s in final]
     steps, rows = x.shape[:2]
     ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
-    marks = [] if reset is None else [reset.to(x.dtype).unsqueeze(-1)]
     number = 0
     for depth, directions in enumerate(layers):
         if depth > 0 and dropout > 0:
             x = functional.dropout(x, dropout)
         outputs = []
-        for program, parameters in directions:
+        for way, (program, parameters) in enumerate(directions):
             if states is None:
                 initial = [x.new_full((rows, s.width), s.initial) for s in program.states]
             else:
                 initial = [s[number] for s in states]
-            result = _run(engine, program, steps, [x, *marks], initial, parameters, batch_sizes)
+            place = Place(depth, way == 1)
+            result = _run(engine, program, place, features, steps, x, initial, parameters, batch_sizes)
             outputs.append(result.outputs[0])
             for of_state, last in zip(ended, result.states, strict=True):
                 of_state.append(last)
@@ -87,27 +88,39 @@ def ways_of(program: Program, directions: int) -> list[Program]:
 def _run(
     engine: str | None,
     program: Program,
+    place: Place,
+    features: Sequence[Feature],
     steps: int,
-    inputs: list[Tensor],
+    x: Tensor,
     states: list[Tensor],
     parameters: Sequence[Tensor],
     batch_sizes: Sequence[int] | None,
 ) -> Result:
-    if not torch.compiler.is_compiling():
-        program = _taking(program, inputs)
-        return run(choose(engine, program, inputs[0]), program, steps, inputs, states, parameters, batch_sizes)
-    outputs, final = _run_in_graph(engine, program.text, steps, inputs, states, list(parameters), batch_sizes)
-    return Result(outputs, final, [])
-
-
-def _taking(program: Program, inputs: list[Tensor]) -> Program:
-    return program if len(inputs) == len(program.inputs) else with_reset(program)
+    inputs = [x]
+    for feature in features:
+        inputs += feature.inputs(place, x)
+    if torch.compiler.is_compiling():
+        rewrites = [feature.in_graph() for feature in features]
+        outputs, final = _run_in_graph(
+            engine, program.text, rewrites, steps, inputs, states, list(parameters), batch_sizes
+        )
+        return Result(outputs, final, [])
+    own = len(program.outputs)
+    ends = []
+    for feature in features:
+        program = feature.rewrite(place, program)
+        ends.append(len(program.outputs))
+    result = run(choose(engine, program, x), program, steps, inputs, states, parameters, batch_sizes)
+    for feature, start, end in zip(features, [own, *ends], ends, strict=False):
+        feature.receive(place, result.outputs[start:end])
+    return result
 
 
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def _run_in_graph(
     engine: str | None,
     text: str,
+    rewrites: Sequence[str],
     steps: int,
     inputs: list[Tensor],
     states: list[Tensor],
@@ -115,7 +128,7 @@ def _run_in_graph(
     batch_sizes: Sequence[int] | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """What a graph that is being captured holds of a run; a graph has no programs in it, but their text."""
-    program = _taking(program_of(text), inputs)
+    program = rewritten(program_of(text), tuple(rewrites))
     chosen = choose(engine, program, inputs[0])
     result = run(chosen, program, steps, inputs, states, parameters, batch_sizes)
     return result.outputs, result.states
@@ -131,11 +144,12 @@ def run_any_form(
     engine: str | None = None,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
+    features: Sequence[Feature] = (),
 ) -> tuple[Tensor | PackedSequence, list[Tensor]]:
     """Runs a stack on any form of input that torch's layers take.
 
     Args:
-        layers, dropout, engine: see `run_stack`.
+        layers, dropout, engine, features: see `run_stack`.
         input: `[T, B, features]` (`[B, T, features]` if `batch_first`), `[T, features]`, or a packed sequence.
         states: as `run_stack`; without the axis of rows where the input has none.
         batch_first: whether the axis of rows comes first in input and output.
@@ -151,7 +165,10 @@ def run_any_form(
     ) -> tuple[Tensor, list[Tensor]]:
         if states is not None and order is not None:
             states = [s[:, order] for s in states]
-        y, final = run_stack(layers, x, states, dropout=dropout, engine=engine, batch_sizes=sizes, reset=reset)
+        taking = features if reset is None else [Reset(reset), *features]
+        for feature in taking:
+            feature.begin(Form(x.shape[0], x.shape[1], sizes, back))
+        y, final = run_stack(layers, x, states, dropout=dropout, engine=engine, batch_sizes=sizes, features=taking)
         return y, final if back is None else [s[:, back] for s in final]
 
     if isinstance(input, PackedSequence):
@@ -164,7 +181,14 @@ def run_any_form(
         states = None if states is None else [s.unsqueeze(1) for s in states]
         reset = None if reset is None else reset.unsqueeze(1)
         one, final = run_any_form(
-            layers, input.unsqueeze(1), states, dropout=dropout, engine=engine, lengths=lengths, reset=reset
+            layers,
+            input.unsqueeze(1),
+            states,
+            dropout=dropout,
+            engine=engine,
+            lengths=lengths,
+            reset=reset,
+            features=features,
         )
         assert isinstance(one, Tensor)
         return one.squeeze(1), [s.squeeze(1) for s in final]

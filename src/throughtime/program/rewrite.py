@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -52,3 +53,13 @@ def with_reset(program: Program) -> Program:
             reverse=program.reverse,
         )
     )
+
+
+REWRITES: dict[str, Callable[[Program], Program]] = {RESET: with_reset}
+
+
+def rewritten(program: Program, rewrites: tuple[str, ...]) -> Program:
+    """The program after the rewrites of these names, one after the other."""
+    for name in rewrites:
+        program = REWRITES[name](program)
+    return program

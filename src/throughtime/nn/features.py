@@ -1,0 +1,90 @@
+"""What takes part in the runs of layers besides their cells: resets, masks, what records and edits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from throughtime.errors import UserError
+from throughtime.program.core import Program
+from throughtime.program.rewrite import RESET, with_reset
+
+
+class Place(NamedTuple):
+    """One direction of one layer of a stack."""
+
+    layer: int
+    reverse: bool
+
+    def __str__(self) -> str:
+        return f"layer{self.layer}.reverse" if self.reverse else f"layer{self.layer}"
+
+
+class Form(NamedTuple):
+    """How the data of a call lie inside it.
+
+    Attributes:
+        steps: the number of steps T.
+        rows: the number of rows B.
+        batch_sizes: how many rows, the first ones, are active at each step; all if None.
+        back: for each row as the caller knows it, where it is inside; the same place if None.
+    """
+
+    steps: int
+    rows: int
+    batch_sizes: Sequence[int] | None
+    back: Tensor | None
+
+
+class Feature:
+    """Something that takes part in the runs of a stack's layers, by a rewrite of their programs.
+
+    For each call of the stack `begin` is called once, then for each layer and direction `rewrite`, `inputs` and, when
+    it has run, `receive`.
+    """
+
+    def begin(self, form: Form) -> None:
+        """Learns how the data of the call that begins lie."""
+
+    def rewrite(self, place: Place, program: Program) -> Program:
+        """The program with this in it; inputs and outputs that it adds come last."""
+        return program
+
+    def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
+        """The inputs that the rewrite added, each `[T, B, width]`; x is the layer's own."""
+        return []
+
+    def receive(self, place: Place, outputs: list[Tensor]) -> None:
+        """Takes the outputs that the rewrite added, each `[T, B, width]`."""
+
+    def in_graph(self) -> str:
+        """The name of the rewrite in `throughtime.program.rewrite.REWRITES`, for a graph that is being captured.
+
+        Raises:
+            UserError: if this cannot be part of one.
+        """
+        raise UserError(
+            f"{type(self).__name__} cannot take part in a graph that torch.compile or torch.export captures: run the "
+            "model as it was before."
+        )
+
+
+class Reset(Feature):
+    """States that start afresh where a mask `[T, B]` is not 0."""
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = mask
+
+    def rewrite(self, place: Place, program: Program) -> Program:
+        """The program that takes the mask."""
+        return with_reset(program)
+
+    def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
+        """The mask."""
+        return [self.mask.to(x.dtype).unsqueeze(-1)]
+
+    def in_graph(self) -> str:
+        """The rewrite's name."""
+        return RESET
