@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install demo test lint format bench wheel sanitize clean
+.PHONY: help install browser demo test lint format bench wheel sanitize clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -19,10 +19,22 @@ $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	touch $@
 
+# The report's tests drive a real browser; what installs it needs Debian's tools and its administrator.
+browser:  ## install the headless Chromium that the tests of the report drive
+	@if ! command -v chromium >/dev/null || ! command -v chromedriver >/dev/null; then \
+	    if command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+	        apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends \
+	            chromium chromium-driver fonts-dejavu-core >/dev/null; \
+	    else \
+	        echo "The report's tests need chromium and chromedriver: install them (Debian: apt-get install chromium chromium-driver)."; \
+	        exit 1; \
+	    fi; \
+	fi
+
 demo: install  ## train a network on text that is already on the machine
 	$(BIN)/throughtime train --minutes 2.5
 
-test: install  ## run the tests
+test: install browser  ## run the tests
 	$(BIN)/python -m pytest
 
 lint: install  ## check style, format and types
