@@ -16,8 +16,11 @@ from torch.autograd import forward_ad
 
 from throughtime.engines import get, say_once
 from throughtime.engines.base import Engine, Result
+from throughtime.engines.watching import Watch
+from throughtime.errors import UserError
 from throughtime.program.core import Program
-from throughtime.program.gradient import Slots, gradient, with_tape
+from throughtime.program.gradient import Gradient, Slots, gradient, with_tape
+from throughtime.program.recording import with_outputs
 from throughtime.program.saving import from_json
 
 
@@ -29,9 +32,17 @@ def run(
     states: Sequence[Tensor],
     parameters: Sequence[Tensor],
     batch_sizes: Sequence[int] | None = None,
+    watch: Watch | None = None,
 ) -> Result:
-    """Runs a program on an engine, with its derivatives known to torch; see `Engine.run`."""
-    if engine.transparent:
+    """Runs a program on an engine, with its derivatives known to torch; see `Engine.run`.
+
+    Args:
+        watch: what is to be handed out beside the result.
+
+    Raises:
+        UserError: if something is to be handed out under a transform of torch.func.
+    """
+    if engine.transparent and watch is None:
         return engine.run(program, steps, inputs, states, parameters, batch_sizes)
     if torch.compiler.is_compiling():
         flat = torch.ops.throughtime.run(
@@ -40,11 +51,37 @@ def run(
         return _split(flat, len(program.outputs), len(program.states))
     tensors = (*inputs, *states, *parameters)
     if _is_transformed(tensors):
+        if watch is not None:
+            raise UserError(
+                "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
+            )
         say_once(f"the {engine.name} engine cannot be seen through by vmap and forward-mode derivatives")
         return get("reference").run(program, steps, inputs, states, parameters, batch_sizes)
-    if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+    differentiable = torch.is_grad_enabled() and any(t.requires_grad for t in tensors)
+    # Autograd sees through a transparent engine, but not a gradient of the values of each step.
+    if not differentiable or (engine.transparent and not (watch and watch.gradients)):
+        return _run(engine, program, steps, inputs, states, parameters, batch_sizes, watch, len(program.outputs))
+    return _differentiable(engine, program, steps, batch_sizes, inputs, states, parameters, watch, as_operator=False)
+
+
+def _run(
+    engine: Engine,
+    program: Program,
+    steps: int,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    batch_sizes: Sequence[int] | None,
+    watch: Watch | None,
+    own: int,
+) -> Result:
+    """A run on the engine, watched; the first `own` outputs are not the tape."""
+    if watch is None:
         return engine.run(program, steps, inputs, states, parameters, batch_sizes)
-    return _differentiable(engine, program, steps, batch_sizes, inputs, states, parameters, as_operator=False)
+    full, found = with_outputs(program, watch.values, own)
+    result = engine.run(full, steps, inputs, states, parameters, batch_sizes)
+    watch.take(result.outputs, found)
+    return Result(result.outputs[: len(program.outputs)], result.states, result.reductions)
 
 
 def _differentiable(
@@ -55,13 +92,14 @@ def _differentiable(
     inputs: Sequence[Tensor],
     states: Sequence[Tensor],
     parameters: Sequence[Tensor],
+    watch: Watch | None = None,
     *,
     as_operator: bool,
 ) -> Result:
     tensors = (*inputs, *states, *parameters)
-    taped = with_tape(program, _slots(program, [t.requires_grad for t in tensors]))
+    taped = with_tape(program, _slots(program, [t.requires_grad for t in tensors]), _seen(watch))
     given: tuple[Tensor, ...] = _Run.apply(  # type: ignore[no-untyped-call]
-        engine, taped, steps, batch_sizes, as_operator, *tensors
+        engine, taped, steps, batch_sizes, as_operator, watch, len(program.outputs), *tensors
     )
     every = _split(given, len(taped.outputs), len(taped.states))
     return Result(every.outputs[: len(program.outputs)], every.states, every.reductions)
@@ -76,6 +114,8 @@ class _Run(torch.autograd.Function):
         steps: int,
         batch_sizes: Sequence[int] | None,
         as_operator: bool,
+        watch: Watch | None,
+        own: int,
         *tensors: Tensor,
     ) -> tuple[Tensor, ...]:
         arguments = _split(tensors, len(program.inputs), len(program.states))
@@ -87,15 +127,15 @@ class _Run(torch.autograd.Function):
                     len(program.states),
                 )
         else:
-            result = engine.run(program, steps, *arguments, batch_sizes)
+            result = _run(engine, program, steps, *arguments, batch_sizes, watch, own)
         ctx.set_materialize_grads(False)
-        ctx.call = engine, program, steps, batch_sizes, as_operator
+        ctx.call = engine, program, steps, batch_sizes, as_operator, watch
         ctx.save_for_backward(*tensors, *result.outputs)
         return (*result.outputs, *result.states, *result.reductions)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        engine, program, steps, batch_sizes, as_operator = ctx.call
+        engine, program, steps, batch_sizes, as_operator, watch = ctx.call
         first = len(ctx.needs_input_grad) - len(program.inputs) - len(program.states) - len(program.parameters)
         arguments = _split(ctx.saved_tensors, len(program.inputs), len(program.states))
         parameters = arguments.reductions[: len(program.parameters)]
@@ -103,7 +143,7 @@ class _Run(torch.autograd.Function):
         wanted = _slots(program, ctx.needs_input_grad[first:])
         cotangents = _split(gradients, len(program.outputs), len(program.states))
         given = Slots(*(tuple(k for k, g in enumerate(of) if g is not None) for of in cotangents))
-        plan = gradient(program, given, wanted)
+        plan = gradient(program, given, wanted, _seen(watch))
         inputs = [*(arguments.outputs[k] for k in plan.inputs), *(outputs[k] for k in plan.tape)]
         inputs += [cotangents.outputs[k] for k in given.vectors]
         states = [
@@ -117,7 +157,9 @@ class _Run(torch.autograd.Function):
             )
             result = _split(flat, len(plan.program.outputs), len(plan.program.states))
         else:
-            result = run(engine, plan.program, steps, inputs, states, weights, batch_sizes)
+            result = run(
+                engine, plan.program, steps, inputs, states, weights, batch_sizes, _watch_gradients(watch, plan)
+            )
         found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
         first_parameter = first + len(program.inputs) + len(program.states)
         for k, g in zip(wanted.vectors, result.outputs, strict=True):
@@ -127,6 +169,19 @@ class _Run(torch.autograd.Function):
         for k, g in zip(wanted.arrays, result.reductions, strict=True):
             found[first_parameter + k] = g
         return tuple(found)
+
+
+def _seen(watch: Watch | None) -> tuple[int, ...]:
+    """The values whose gradients are watched."""
+    return () if watch is None else tuple(dict.fromkeys(stretch.value for stretch in watch.gradients))
+
+
+def _watch_gradients(watch: Watch | None, plan: Gradient) -> Watch | None:
+    """What is watched of the gradient program."""
+    if watch is None or not watch.gradients:
+        return None
+    gradient_of = dict(zip(_seen(watch), plan.seen, strict=True))
+    return Watch(tuple(s._replace(value=gradient_of[s.value]) for s in watch.gradients), watch.receive_gradients)
 
 
 def _split(tensors: Sequence[Any], vectors: int, states: int) -> Result:

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from throughtime.engines.watching import Watch
 from throughtime.errors import UserError
 from throughtime.program.core import Program
 from throughtime.program.rewrite import RESET, with_reset
@@ -41,8 +42,8 @@ class Form(NamedTuple):
 class Feature:
     """Something that takes part in the runs of a stack's layers, by a rewrite of their programs.
 
-    For each call of the stack `begin` is called once, then for each layer and direction `rewrite`, `inputs` and, when
-    it has run, `receive`.
+    For each call of the stack `begin` is called once, then for each layer and direction `inputs`, `rewrite`, `watch`
+    and, when it has run, `receive`.
     """
 
     def begin(self, form: Form) -> None:
@@ -58,6 +59,10 @@ class Feature:
 
     def receive(self, place: Place, outputs: list[Tensor]) -> None:
         """Takes the outputs that the rewrite added, each `[T, B, width]`."""
+
+    def watch(self, place: Place, program: Program) -> Watch | None:
+        """What is to be handed out of the run of a program, in which all rewrites are."""
+        return None
 
     def in_graph(self) -> str:
         """The name of the rewrite in `throughtime.program.rewrite.REWRITES`, for a graph that is being captured.

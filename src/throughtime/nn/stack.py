@@ -12,9 +12,11 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.engines import choose
 from throughtime.engines.base import Result
 from throughtime.engines.operator import program_of, run
+from throughtime.engines.watching import together
 from throughtime.errors import UserError
 from throughtime.nn.features import Feature, Form, Place, Reset
 from throughtime.program.core import Program
+from throughtime.program.recording import with_outputs
 from throughtime.program.rewrite import rewritten
 
 Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # of each layer each direction's program and parameters
@@ -110,7 +112,10 @@ def _run(
     for feature in features:
         program = feature.rewrite(place, program)
         ends.append(len(program.outputs))
-    result = run(choose(engine, program, x), program, steps, inputs, states, parameters, batch_sizes)
+    watch = together([w for feature in features if (w := feature.watch(place, program)) is not None])
+    seen = program if watch is None else with_outputs(program, watch.values, own)[0]
+    chosen = choose(engine, seen, x)
+    result = run(chosen, program, steps, inputs, states, parameters, batch_sizes, watch)
     for feature, start, end in zip(features, [own, *ends], ends, strict=False):
         feature.receive(place, result.outputs[start:end])
     return result

@@ -63,6 +63,7 @@ class Gradient:
         given: which outputs, final states and reductions come with a gradient. Every state of the forward program has
             its gradient's state here; one that is not given starts at zero.
         wanted: which inputs' and parameters' gradients are the program's outputs and reductions.
+        seen: for each value of the forward program that was named, the value of this program that is its gradient.
     """
 
     program: Program
@@ -71,6 +72,7 @@ class Gradient:
     parameters: tuple[int, ...]
     given: Slots
     wanted: Slots
+    seen: tuple[int, ...] = ()
 
 
 def everything_given(program: Program) -> Slots:
@@ -84,18 +86,19 @@ def everything_wanted(program: Program) -> Slots:
 
 
 @lru_cache(maxsize=512)
-def with_tape(program: Program, wanted: Slots) -> Program:
+def with_tape(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) -> Program:
     """The program with what its gradient needs to read among its outputs.
 
     Args:
         program: a legal program.
         wanted: which gradients will be asked for.
+        seen: values whose gradients will be asked for, too.
 
     Returns:
         The program with further outputs, called `tape.` and the value's name or number. Values that are cheap to
         compute from others on the tape are not there.
     """
-    demanded = _Adjoint(program, everything_given(program), wanted, recompute=False).demanded()
+    demanded = _Adjoint(program, everything_given(program), wanted, seen, recompute=False).demanded()
     body = program.body
     free = {output.value for output in program.outputs}
     free |= {id for id, i in enumerate(body) if i.op in LEAVES and i.op != PREVIOUS}
@@ -113,7 +116,7 @@ def with_tape(program: Program, wanted: Slots) -> Program:
     tape = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], new, strict=True))
     taped = require_legal(replace(program, outputs=program.outputs + tape))
     # A second derivative comes with gradients of the tape too, and the way on from there may need more.
-    return with_tape(taped, wanted) if tape else program
+    return with_tape(taped, wanted, seen) if tape else program
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -132,32 +135,35 @@ def _renamed(of: list[_Named]) -> tuple[_Named, ...]:
 
 
 @lru_cache(maxsize=512)
-def gradient(program: Program, given: Slots, wanted: Slots) -> Gradient:
+def gradient(program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...] = ()) -> Gradient:
     """Derives the gradient of a program.
 
     Args:
         program: a legal program, as `with_tape` gives it.
         given: the outputs, final states and reductions whose gradients there are.
         wanted: the inputs, initial states and parameters whose gradients are asked for.
+        seen: values of the body whose gradients are to be in the gradient program's body, read or not.
 
     Returns:
         The gradient program, legal, and where its arguments come from.
     """
-    return _Adjoint(program, given, wanted).derive()
+    return _Adjoint(program, given, wanted, seen).derive()
 
 
 class _Adjoint:
     """One derivation: goes through the body from its end, and asks for forward values as the rules need them."""
 
-    def __init__(self, program: Program, given: Slots, wanted: Slots, *, recompute: bool = True) -> None:
-        self.program, self.given, self.wanted, self.recompute = program, given, wanted, recompute
+    def __init__(
+        self, program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...], *, recompute: bool = True
+    ) -> None:
+        self.program, self.given, self.wanted, self.seen, self.recompute = program, given, wanted, seen, recompute
         self.builder = Builder(f"{program.name}.gradient")
         self.sources: list[tuple[str, int]] = []  # of each input of the gradient program
         self.parameter_sources: list[tuple[str, int]] = []
         self.forward: dict[int, Symbol] = {}
         self.weights: dict[int, int] = {}
         self.tape = {output.value: k for k, output in reversed(list(enumerate(program.outputs)))}
-        self.active = _active(program, wanted)
+        self.active = _active(program, wanted, seen)
         self.pieces: dict[int, list[Piece]] = {}
         self.adjoints: dict[int, Symbol] = {}
         self.terms: dict[int, list[tuple[Symbol, ...]]] = {k: [] for k in wanted.arrays}
@@ -165,9 +171,10 @@ class _Adjoint:
     def derive(self) -> Gradient:
         program, builder = self.program, self.builder
         next_states, inputs = self._backward()
+        found = [(f"{program.inputs[k].name}.gradient", inputs[k]) for k in self.wanted.vectors]
         result = builder.finish(
             next_states,
-            [(f"{program.inputs[k].name}.gradient", inputs[k]) for k in self.wanted.vectors],
+            found + [(f"seen.{id}", self._adjoint(id)) for id in self.seen],
             [
                 (f"{program.parameters[k].name}.gradient", program.parameters[k].shape, self.terms[k])
                 for k in self.wanted.arrays
@@ -175,12 +182,18 @@ class _Adjoint:
             names={f"{name}.gradient": self.adjoints[id] for name, id in program.names if id in self.adjoints},
             reverse=not program.reverse,
         )
-        return self._settled(result)
+        seen = tuple(output.value for output in result.outputs[len(found) :])
+        return replace(self._settled(replace(result, outputs=result.outputs[: len(found)])), seen=seen)
+
+    def _adjoint(self, id: int) -> Symbol:
+        """A value's gradient, which is zero where nothing given depends on it."""
+        return self.adjoints.get(id) or self.builder.constant(0.0, self.program.body[id].width)
 
     def demanded(self) -> set[int]:
         """The forward values that the gradient reads."""
         next_states, inputs = self._backward()
         roots = [*next_states, *inputs.values(), *(s for terms in self.terms.values() for term in terms for s in term)]
+        roots += map(self._adjoint, self.seen)
         needed = {symbol.id for symbol in roots}
         for id in reversed(range(len(self.builder.body))):
             if id in needed:
@@ -355,9 +368,9 @@ class _Adjoint:
         )
 
 
-def _active(program: Program, wanted: Slots) -> set[int]:
+def _active(program: Program, wanted: Slots, seen: tuple[int, ...]) -> set[int]:
     """The values that depend on something whose gradient is wanted, in this step or through a state."""
-    active: set[int] = set()
+    active: set[int] = set(seen)
     moving = set(wanted.states)
     while True:
         for id, instruction in enumerate(program.body):
