@@ -1,0 +1,17 @@
+"""Seeing inside a recurrent network: what its gates do, what its gradients reach, where its states go.
+
+Each function gives arrays, and a figure on request (the extra `report`); each says what it computes, and where the
+definition comes from.
+"""
+
+from __future__ import annotations
+
+from throughtime.sight.flow import Connectivity, Flow, connectivity, gradient_flow
+from throughtime.sight.openness import Saturation, Timescale, saturation, timescale
+from throughtime.sight.reach import Horizon, horizon
+from throughtime.sight.reading import Keeper, gates, keepers
+
+__all__ = [
+    "Connectivity", "Flow", "Horizon", "Keeper", "Saturation", "Timescale", "connectivity", "gates", "gradient_flow",
+    "horizon", "keepers", "saturation", "timescale",
+]  # fmt: skip

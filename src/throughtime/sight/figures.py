@@ -1,0 +1,102 @@
+"""Figures of what is seen, by plotly; the extra `report` brings it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from throughtime.errors import UserError
+from throughtime.sight.arrays import Array
+
+if TYPE_CHECKING:
+    from throughtime.sight.openness import Saturation, Timescale
+    from throughtime.sight.reach import Horizon
+
+# Okabe & Ito's palette, which colour-blind people can tell apart; lines differ in their dashes too.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_DASHES = ("solid", "dash", "dot", "dashdot")
+PLAIN_STEPS = 10
+"""The lag at which the gradient of a plain recurrent network has vanished, as textbooks have it."""
+
+
+def plotly() -> Any:
+    """Plotly's module of figures.
+
+    Raises:
+        UserError: if it is not installed.
+    """
+    try:
+        import plotly.graph_objects
+    except ImportError:
+        raise UserError("figures need plotly: pip install 'throughtime[report]'.") from None
+    return plotly.graph_objects
+
+
+def _figure(title: str, x: str, y: str, **layout: Any) -> Any:
+    figure = plotly().Figure()
+    axes = {"gridcolor": "#ddd", "zerolinecolor": "#bbb"}
+    figure.update_layout(
+        title=title or None, template="none", font={"family": "sans-serif", "size": 13},
+        margin={"l": 60, "r": 20, "t": 50 if title else 20, "b": 50},
+        xaxis={"title": x, **axes}, yaxis={"title": y, **axes}, **layout,
+    )  # fmt: skip
+    return figure
+
+
+def _line(k: int) -> dict[str, Any]:
+    return {"color": _COLOURS[k % len(_COLOURS)], "dash": _DASHES[k % len(_DASHES)], "width": 2}
+
+
+def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -> Any:
+    """The gradient by lag, relative to lag 0, of each name; horizons as points and a plain network's ten steps."""
+    figure = _figure("Gradient of the loss by lag", "steps back", "norm, relative to lag 0")
+    go = plotly()
+    for k, (name, sizes) in enumerate(by_lag.items()):
+        relative = sizes / sizes[np.argmax(sizes > 0)]
+        shown = np.where(relative > 0, relative, np.nan)
+        figure.add_trace(go.Scatter(y=shown, mode="lines", name=f"{name}: {horizons[name]}", line=_line(k)))
+        lag = horizons[name].lag
+        if lag is not None:
+            figure.add_trace(
+                go.Scatter(
+                    x=[lag], y=[relative[lag]], mode="markers", showlegend=False, name=name,
+                    marker={"color": _COLOURS[k % len(_COLOURS)], "size": 10},
+                )
+            )  # fmt: skip
+    figure.add_vline(x=PLAIN_STEPS, line={"color": "#888", "dash": "dot"}, annotation_text="a plain RNN's ten steps")
+    figure.update_yaxes(type="log", exponentformat="power")
+    figure.update_layout(showlegend=True, legend={"orientation": "h", "y": -0.2})
+    return figure
+
+
+def heat_by_lag(steps: Array, norms: Array) -> Any:
+    """Norms `[S, window + 1]` as a heat map, the logarithm as the colour."""
+    figure = _figure("What the output hangs on", "steps back", "step")
+    positive = np.where(norms > 0, norms, np.nan)
+    trace = plotly().Heatmap(y=steps, z=np.log10(positive), colorscale="Viridis", colorbar={"title": "log10 of norm"})
+    figure.add_trace(trace)
+    return figure
+
+
+def saturation_scatter(found: Saturation, title: str) -> Any:
+    """Each unit at (fraction open, fraction shut), as Karpathy et al. (2015) draw it."""
+    shut, above = f"fraction of steps under {found.below:g}", f"fraction of steps over {found.above:g}"
+    figure = _figure(title, above, shut, xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
+    units = [f"unit {u}" for u in range(len(found.low))]
+    marker = {"color": _COLOURS[0], "opacity": 0.6, "size": 8}
+    figure.add_trace(plotly().Scatter(x=found.high, y=found.low, mode="markers", text=units, marker=marker))
+    figure.add_shape(type="line", x0=0, y0=1, x1=1, y1=0, line={"color": "#bbb", "dash": "dot"})
+    return figure
+
+
+def timescale_line(found: Timescale, title: str) -> Any:
+    """The units' timescales in order."""
+    figure = _figure(title, "units, in order", "steps until 1/e is left")
+    order = np.argsort(found.steps)
+    steps = np.where(np.isfinite(found.steps[order]), found.steps[order], np.nan)
+    units = [f"unit {u}" for u in order]
+    figure.add_trace(plotly().Scatter(y=steps, mode="lines+markers", text=units, line=_line(0)))
+    figure.update_yaxes(type="log")
+    return figure

@@ -1,0 +1,217 @@
+"""How gradients flow through time: from the loss of each step back to the states and inputs of the steps before."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from throughtime.errors import UserError, nearest
+from throughtime.sight.arrays import Array
+from throughtime.sight.backward import backward_by_lag
+from throughtime.sight.models import language_model, opened
+from throughtime.sight.reach import FALLEN, Horizon, horizon
+from throughtime.sight.seen import Loss, seen
+
+INPUT = "input"
+_BEST = "best"
+
+
+@dataclass(frozen=True)
+class Flow:
+    """The norm of the gradient of the loss at step s with respect to the state at step t.
+
+    Attributes:
+        steps: the steps s, `[S]`.
+        norms: for each name `[S, window + 1]`: at `[n, lag]` the gradient of the loss at step s = `steps[n]` with
+            respect to what was at step s - lag (s + lag in a reverse direction), the mean over the rows of the batch;
+            NaN before the first step. Names are those of layers, `layer0`, for the norm over all states of the layer
+            together, of each state, `layer0.cell`, and `input`, for the input of the lowest layer.
+    """
+
+    steps: Array
+    norms: Mapping[str, Array]
+
+    @property
+    def window(self) -> int:
+        """The largest lag."""
+        return int(next(iter(self.norms.values())).shape[1] - 1)
+
+    @property
+    def layers(self) -> list[str]:
+        """The names of the layers, from the lowest; a reverse direction counts as one of its own."""
+        return [name for name in self.norms if name.split(".")[-1].startswith(("layer", "reverse"))]
+
+    @cached_property
+    def by_lag(self) -> dict[str, Array]:
+        """The mean over all steps s at each lag, `[window + 1]`."""
+        return {name: np.nanmean(norms, 0) for name, norms in self.norms.items()}
+
+    def horizon(self, name: str, fraction: float = FALLEN) -> Horizon:
+        """The lag at which the mean has fallen to a fraction of lag 0, or that it grows.
+
+        Raises:
+            UserError: if there is no such name.
+        """
+        if name not in self.norms:
+            known = ", ".join(self.norms)
+            raise UserError(f"there is no {name!r} here{nearest(name, self.norms)} (there are: {known}).")
+        return horizon(self.by_lag[name], fraction)
+
+    @property
+    def horizons(self) -> dict[str, Horizon]:
+        """The horizon of each name at 1 %."""
+        return {name: horizon(mean) for name, mean in self.by_lag.items()}
+
+    def figure(self) -> Any:
+        """The mean by lag of each layer, on a logarithmic scale, its horizon marked; a plotly figure."""
+        from throughtime.sight.figures import lines_by_lag
+
+        return lines_by_lag({name: self.by_lag[name] for name in self.layers}, self.horizons)
+
+
+def gradient_flow(
+    model: Any,
+    x: Any,
+    targets: Any = None,
+    *,
+    state: Any = None,
+    loss: Loss | None = None,
+    window: int = 200,
+    steps: Iterable[int] | None = None,
+) -> Flow:
+    """The norm of the gradient of the loss at step s with respect to the state at step t, for all s and t.
+
+    The gradient with respect to a state is the whole one, by every path from that step's value to the loss: what
+    `retain_grad` would leave on it. It vanishes or explodes with the lag s - t (Hochreiter 1991; Bengio, Simard &
+    Frasconi 1994; Pascanu et al. 2013, arXiv:1211.5063). All steps s are rows of one batch of the layers' gradient
+    programs, over one tape; memory grows with the steps and with the window, not with their product.
+
+    A loss of step s is what depends on the output of that step alone, as a language model's does. Where a loss takes
+    several steps' outputs together, its part of step s is the gradient that reaches it by the output of that step.
+
+    Args:
+        model: a model with recurrent layers in it, a run or a run's directory. It is run without dropout.
+        x: what the model takes; for a language model ids `[T, B]` or `[T]`.
+        targets: for a language model the ids that come next; from `x` itself if not given.
+        state: the initial state; the cell's own if not given.
+        loss: from what the model gives to the loss, a scalar. For a language model the cross-entropy, summed; for
+            another half the sum of the squares of what its recurrent layers give, if not given.
+        window: the largest lag. A bidirectional stack takes the time and memory of all lags in any case.
+        steps: the steps s of the loss; all if not given.
+
+    Returns:
+        The norms; names begin with the recurrent module's path where the model has several.
+
+    Raises:
+        UserError: if an argument does not fit, or no gradient arrives.
+    """
+    tapes = seen(opened(model), x, targets, state, loss)
+    length = max(tape.steps for tape, _ in tapes.values())
+    chosen, window = _steps(steps, length), _window(window, length)
+    found: dict[str, Array] = {}
+    for prefix, (tape, cotangents) in tapes.items():
+        for name, norms in backward_by_lag(tape, cotangents, chosen, window).items():
+            found[prefix + name] = norms
+    return Flow(chosen, found)
+
+
+@dataclass(frozen=True)
+class Connectivity:
+    """The norm of the gradient of an output at step t with respect to each earlier input.
+
+    Attributes:
+        steps: the steps t, `[S]`.
+        norms: `[S, window + 1]`: at `[n, lag]` the gradient of the output at t = `steps[n]` with respect to the input
+            at step t - lag; NaN before the first step.
+    """
+
+    steps: Array
+    norms: Array
+
+    def past(self, step: int) -> Array:
+        """The norms for the output at one step, `[step + 1]`: one for each input up to it, 0 beyond the window.
+
+        Raises:
+            UserError: if it was not asked for.
+        """
+        found = np.flatnonzero(self.steps == step)
+        if not len(found):
+            raise UserError(f"step {step} is not among the steps, from {self.steps[0]} to {self.steps[-1]}.")
+        reached = self.norms[found[0]][: step + 1][::-1]
+        return np.concatenate([np.zeros(step + 1 - len(reached), reached.dtype), reached])
+
+    def figure(self) -> Any:
+        """The norms as a heat map of steps and lags; a plotly figure."""
+        from throughtime.sight.figures import heat_by_lag
+
+        return heat_by_lag(self.steps, self.norms)
+
+
+def connectivity(
+    model: Any,
+    x: Any,
+    targets: Any = None,
+    *,
+    of: str | Loss = "next",
+    state: Any = None,
+    window: int = 200,
+    steps: Iterable[int] | None = None,
+) -> Connectivity:
+    """The norm of the gradient of an output at step t with respect to each earlier input: what the output hangs on.
+
+    The definition is that of saliency (Simonyan et al. 2014, arXiv:1312.6034), over time as in Madsen (2019,
+    "Visualizing memorization in RNNs", Distill).
+
+    Args:
+        model, x, targets, state, window: see `gradient_flow`. A language model's inputs are its embedded symbols.
+        of: for a language model `"next"`, the log-probability of the symbol that came next, or `"best"`, the score
+            (logit) of the likeliest; a function from what the model gives to the sum of the outputs of all steps; for
+            a model of another kind half the squared norm of what its recurrent layers give stands for `"next"`.
+        steps: the steps t; all if not given.
+
+    Returns:
+        The norms.
+
+    Raises:
+        UserError: if an argument does not fit, or the recurrent layers run in both directions of time.
+    """
+    module = opened(model)
+    if isinstance(of, str) and of not in ("next", _BEST):
+        raise UserError(f"of is 'next', 'best' or a function; given {of!r}.")
+    if of == _BEST and language_model(module) is None:
+        raise UserError("'best' is of a language model's scores: give a function of what this model gives.")
+    loss = None if of == "next" else _best_score if of == _BEST else of
+    assert not isinstance(loss, str)
+    tapes = seen(module, x, targets, state, loss)
+    if len(tapes) > 1:
+        raise UserError("the model has several recurrent modules: give the one whose inputs are meant, and its input.")
+    tape, cotangents = next(iter(tapes.values()))
+    if len(tape.layers[0]) > 1:
+        raise UserError("an output of a bidirectional stack hangs on later inputs too: `gradient_flow` has its states.")
+    chosen = _steps(steps, tape.steps)
+    return Connectivity(chosen, backward_by_lag(tape, cotangents, chosen, _window(window, tape.steps))[INPUT])
+
+
+def _best_score(given: Any) -> Tensor:
+    scores: Tensor = given[0]
+    return scores.max(-1).values.sum()
+
+
+def _steps(steps: Iterable[int] | None, length: int) -> Array:
+    chosen = np.arange(length) if steps is None else np.array(list(steps))
+    if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind != "i":
+        raise UserError(f"steps are whole numbers, at least one; given {steps!r}.")
+    if chosen.min() < 0 or chosen.max() >= length:
+        raise UserError(f"steps are numbered from 0 to {length - 1}; given {chosen.min()} to {chosen.max()}.")
+    return chosen
+
+
+def _window(window: int, length: int) -> int:
+    if not isinstance(window, int) or window < 1:
+        raise UserError(f"the window is a whole number of lags, 1 or more; given {window!r}.")
+    return min(window, length - 1)

@@ -1,0 +1,106 @@
+"""Models that are looked at: what has recurrent layers in it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from torch import nn
+
+from throughtime.errors import UserError
+from throughtime.nn.features import Feature
+from throughtime.nn.stack import Layers
+
+
+class RecurrentLayers(Protocol):
+    """What every recurrent module has: `Recurrent` and the drop-in `RNN`, `LSTM` and `GRU`."""
+
+    watching: tuple[Feature, ...]
+    engine: str | None
+
+    def layers(self) -> Layers:
+        """Each layer's directions: a program and its parameters."""
+        ...
+
+
+def opened(model: Any) -> nn.Module:
+    """A model as it is, or the trained model of a run or of a run's directory.
+
+    Raises:
+        UserError: if it is none of these.
+    """
+    from throughtime.runs import Run, load
+
+    if isinstance(model, nn.Module):
+        return model
+    if isinstance(model, Run):
+        return model.model()
+    if isinstance(model, str | Path):
+        return load(model)
+    raise UserError(f"a model (a torch module), a run or a run's directory is wanted; given {type(model).__name__}.")
+
+
+def recurrent_modules(model: nn.Module) -> dict[str, RecurrentLayers]:
+    """The recurrent modules in a model, each with what its layers' names begin with.
+
+    That is nothing where there is one such module, and otherwise its path and a dot.
+
+    Raises:
+        UserError: if there is none.
+    """
+    found = {
+        path: cast(RecurrentLayers, module)
+        for path, module in model.named_modules()
+        if hasattr(module, "watching") and hasattr(module, "layers")
+    }
+    if not found:
+        torchs = any(isinstance(module, nn.RNNBase) for module in model.modules())
+        hint = "; throughtime.accelerate(model) puts ours in the place of torch's" if torchs else ""
+        raise UserError(f"{type(model).__name__} has no recurrent layers of throughtime in it{hint}.")
+    if len(found) == 1:
+        return {"": next(iter(found.values()))}
+    return {f"{path}." if path else "": module for path, module in found.items()}
+
+
+def only_recurrent(model: nn.Module) -> RecurrentLayers:
+    """The recurrent module in a model.
+
+    Raises:
+        UserError: if there is none, or more than one.
+    """
+    found = recurrent_modules(model)
+    if len(found) > 1:
+        paths = ", ".join(path.rstrip(".") for path in found)
+        raise UserError(f"{type(model).__name__} has several recurrent modules, {paths}: give the one that is meant.")
+    return next(iter(found.values()))
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """The model without dropout for as long as this lasts; each module's mode is put back afterwards."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
+
+
+@contextmanager
+def watched(module: RecurrentLayers, feature: Feature) -> Iterator[None]:
+    """A feature that takes part in the module's runs for as long as this lasts, after all others."""
+    module.watching = (*module.watching, feature)
+    try:
+        yield
+    finally:
+        module.watching = tuple(f for f in module.watching if f is not feature)
+
+
+def language_model(model: nn.Module) -> Any:
+    """The model if it is a language model, else None."""
+    from throughtime.nn.language_model import LanguageModel
+
+    return model if isinstance(model, LanguageModel) else None

@@ -1,0 +1,180 @@
+"""What a cell's equations say of its gates: which values are gates, and which of them keep a state."""
+
+from __future__ import annotations
+
+import math
+from functools import lru_cache
+from typing import NamedTuple
+
+from throughtime.program.core import CONSTANT, PREVIOUS, Instruction, Program
+
+_Range = tuple[float, float]
+_ANY: _Range = (-math.inf, math.inf)
+
+
+def gates(program: Program) -> list[str]:
+    """The names of the values that lie between 0 and 1 whatever the parameters are, such as `forget`.
+
+    Found by interval arithmetic on the equations, so it holds for any cell; a state is none, nor is a value that is
+    always the same.
+    """
+    ranges = _ranges(program)
+    states = {state.next for state in program.states}
+    return [
+        name
+        for name, id in program.names
+        if 0 <= ranges[id][0] < ranges[id][1] <= 1 and program.body[id].op != PREVIOUS and id not in states
+    ]
+
+
+class Keeper(NamedTuple):
+    """A gate that says how much of a state is kept.
+
+    Attributes:
+        state: the state's name.
+        gate: the gate's name.
+        keeps: `"gate"` if the old state is multiplied by the gate, `"complement"` if by one less it.
+    """
+
+    state: str
+    gate: str
+    keeps: str
+
+
+@lru_cache(maxsize=512)
+def keepers(program: Program) -> tuple[Keeper, ...]:
+    """The gates that keep states, read off the equations: of c' = f c + i g it is f, of h' = h + z (n - h) it is 1 - z.
+
+    A state that is not a sum of products with its own old value, one of them a named gate, has none.
+    """
+    found = []
+    names = {id: name for name, id in reversed(program.names)}
+    known = gates(program)
+    for state, declared in enumerate(program.states):
+        kept = _Factor(program, state).of(declared.next)
+        if kept is None:
+            continue
+        constant, terms = kept
+        named = {names.get(id): factor for id, factor in terms.items() if factor != 0}
+        if len(named) == 1:
+            ((name, factor),) = named.items()
+            if name in known and (constant, factor) in _KEEPS:
+                found.append(Keeper(declared.name, name, _KEEPS[constant, factor]))
+    return tuple(found)
+
+
+_KEEPS = {(0.0, 1.0): "gate", (1.0, -1.0): "complement"}
+_Linear = tuple[float, dict[int, float]]  # a constant plus numbers times values
+
+
+class _Factor:
+    """What a state's old value is multiplied by, element by element, where that can be read off."""
+
+    def __init__(self, program: Program, state: int) -> None:
+        self.program = program
+        self.old = {id for id, i in enumerate(program.body) if i.op == PREVIOUS and i["index"] == state}
+        self.reached: dict[int, bool] = {}
+
+    def of(self, id: int) -> _Linear | None:
+        """The factor of the old value in a value; None if it is in it in another way."""
+        if id in self.old:
+            return 1.0, {}
+        instruction = self.program.body[id]
+        if not self._direct(id):
+            return 0.0, {}
+        args = instruction.args
+        if instruction.op in ("add", "sub"):
+            a, b = self.of(args[0]), self.of(args[1])
+            return None if a is None or b is None else _sum(a, b, 1.0 if instruction.op == "add" else -1.0)
+        if instruction.op == "neg":
+            a = self.of(args[0])
+            return None if a is None else _sum((0.0, {}), a, -1.0)
+        if instruction.op == "mul":
+            inside = [self._direct(arg) for arg in args]
+            if inside[0] and inside[1]:
+                return None
+            value, by = (args[0], args[1]) if inside[0] else (args[1], args[0])
+            factor = self.of(value)
+            if factor is None:
+                return None
+            constant, terms = factor
+            if not terms:
+                return _sum((0.0, {}), self._linear(by), constant)
+            return None
+        return None
+
+    def _direct(self, id: int) -> bool:
+        """Whether the old value is in a value by sums and products alone, not through a gate or a matrix."""
+        if id not in self.reached:
+            i = self.program.body[id]
+            self.reached[id] = id in self.old or (
+                i.op in ("add", "sub", "neg", "mul") and any(self._direct(arg) for arg in i.args)
+            )
+        return self.reached[id]
+
+    def _linear(self, id: int) -> _Linear:
+        """A value as a constant and numbers times values that are no sums themselves, or have names."""
+        i = self.program.body[id]
+        named = any(value == id for _, value in self.program.names)
+        if i.op == CONSTANT:
+            return i["value"], {}
+        if named or i.op not in ("add", "sub", "neg"):
+            return 0.0, {id: 1.0}
+        if i.op == "neg":
+            return _sum((0.0, {}), self._linear(i.args[0]), -1.0)
+        return _sum(self._linear(i.args[0]), self._linear(i.args[1]), 1.0 if i.op == "add" else -1.0)
+
+
+def _sum(a: _Linear, b: _Linear, factor: float) -> _Linear:
+    terms = dict(a[1])
+    for id, number in b[1].items():
+        terms[id] = terms.get(id, 0.0) + factor * number
+    return a[0] + factor * b[0], terms
+
+
+@lru_cache(maxsize=512)
+def _ranges(program: Program) -> tuple[_Range, ...]:
+    """Between which bounds each value lies whatever is given."""
+    ranges: list[_Range] = []
+    for instruction in program.body:
+        ranges.append(_range(instruction, ranges, program))
+    return tuple(ranges)
+
+
+def _range(i: Instruction, ranges: list[_Range], program: Program) -> _Range:
+    of = [ranges[arg] for arg in i.args]
+    match i.op:
+        case "constant":
+            return i["value"], i["value"]
+        case "sigmoid" | "greater":
+            return 0.0, 1.0
+        case "tanh":
+            return -1.0, 1.0
+        case "softplus" | "exp" | "sqrt":
+            return 0.0, math.inf
+        case "relu":
+            return max(of[0][0], 0.0), max(of[0][1], 0.0)
+        case "neg":
+            return -of[0][1], -of[0][0]
+        case "add":
+            return of[0][0] + of[1][0], of[0][1] + of[1][1]
+        case "sub":
+            return of[0][0] - of[1][1], of[0][1] - of[1][0]
+        case "mul":
+            ends = [0.0 if 0.0 in (a, b) else a * b for a in of[0] for b in of[1]]
+            return min(ends), max(ends)
+        case "div" if _is_share(i, program) and min(of[0][0], of[1][0]) >= 0:
+            return 0.0, 1.0
+        case "max":
+            return max(of[0][0], of[1][0]), max(of[0][1], of[1][1])
+        case "select":
+            return min(of[1][0], of[2][0]), max(of[1][1], of[2][1])
+        case "slice" | "concat" | "expand":
+            return min(lo for lo, _ in of), max(hi for _, hi in of)
+    return _ANY
+
+
+def _is_share(i: Instruction, program: Program) -> bool:
+    """Whether it is a / (a + b)."""
+    below = program.body[i.args[1]]
+    return below.op == "add" and i.args[0] in below.args

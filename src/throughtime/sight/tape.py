@@ -1,0 +1,163 @@
+"""The tape of a run: for each layer all that its gradient program reads, kept while the model runs as usual."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from throughtime.engines import choose
+from throughtime.engines.base import Engine
+from throughtime.nn.features import Feature, Form, Place
+from throughtime.program.core import INPUT, Output, Program
+from throughtime.program.gradient import Gradient, Slots, gradient, with_tape
+from throughtime.program.legality import require_legal
+from throughtime.sight.models import RecurrentLayers
+
+Asked = Callable[[Program], tuple[Slots, Slots]]  # of a program: whose gradients are given, and which are wanted
+
+
+@dataclass(frozen=True)
+class LayerTape:
+    """What is left of the run of one direction of a layer.
+
+    Attributes:
+        place: the layer and its direction.
+        forward: the program that ran.
+        plan: its gradient.
+        read: what the gradient program reads of the run, each `[T, B, width]`.
+        parameters: what it reads of the parameters.
+        engine: what runs it.
+        device: where the tensors are.
+    """
+
+    place: Place
+    forward: Program
+    plan: Gradient
+    read: list[Tensor]
+    parameters: list[Tensor]
+    engine: Engine
+    device: torch.device
+
+    @property
+    def width(self) -> int:
+        """How many numbers the gradient program reads or gives at a step of a row, about."""
+        program = self.plan.program
+        return sum(i.width for i in program.inputs) + sum(s.width for s in program.states)
+
+    def double(self) -> LayerTape:
+        """The same in float64, in which products of many Jacobians keep their small directions."""
+        read = [tensor.double() for tensor in self.read]
+        like = torch.empty(0, dtype=torch.float64, device=self.device)
+        engine = choose("reference" if self.engine.name == "reference" else None, self.plan.program, like)
+        return replace(self, read=read, parameters=[p.double() for p in self.parameters], engine=engine)
+
+
+class Tape(Feature):
+    """Keeps, while it watches a recurrent module, what the gradients of its layers read.
+
+    Resets, masks and edits are in it, as it sees each program as it is run.
+
+    Args:
+        module: the recurrent module.
+        asked: for a program, whose gradients will be given and which are wanted.
+
+    Attributes:
+        layers: of the last run each layer's directions.
+        lengths: the number of steps of each row of the last run.
+        steps: the number of its steps.
+        back: for each row as the caller knows it, where it is inside; the same place if None.
+    """
+
+    def __init__(self, module: RecurrentLayers, asked: Asked) -> None:
+        self._module, self._asked = module, asked
+        self.layers: list[list[LayerTape]] = []
+        self.lengths = torch.zeros(0)
+        self.steps = 0
+        self.back: Tensor | None = None
+
+    def begin(self, form: Form) -> None:
+        """Forgets the run before."""
+        self.layers, self.steps, self.back = [], form.steps, form.back
+        sizes = [form.rows] * form.steps if form.batch_sizes is None else list(form.batch_sizes)
+        self.lengths = (torch.tensor(sizes)[:, None] > torch.arange(form.rows)).sum(0)
+        self._parameters = self._module.layers()
+
+    def rewrite(self, place: Place, program: Program) -> Program:
+        """The program with what its gradient reads among its outputs."""
+        given, wanted = self._asked(program)
+        taped = with_tape(program, wanted)
+        self._plan = gradient(taped, given, wanted)
+        self._forward = taped
+        values = [taped.outputs[k].value for k in self._plan.tape]
+        inputs = {i["index"]: id for id, i in enumerate(taped.body) if i.op == INPUT}
+        self._more = [k for k in self._plan.inputs if k > 0]  # x is seen without them
+        values += [inputs[k] for k in self._more]
+        added = tuple(Output(f"sight.{n}", value) for n, value in enumerate(values))
+        return require_legal(replace(program, outputs=program.outputs + added))
+
+    def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
+        """Nothing is added; x is kept."""
+        self._x = x.detach()
+        return []
+
+    def receive(self, place: Place, outputs: list[Tensor]) -> None:
+        """Keeps what the gradient reads."""
+        plan = self._plan
+        tape = [output.detach() for output in outputs]
+        given = {0: self._x} | dict(zip(self._more, tape[len(plan.tape) :], strict=True))
+        read = [given[k] for k in plan.inputs] + tape[: len(plan.tape)]
+        parameters = self._parameters[place.layer][1 if place.reverse else 0][1]
+        kept = [parameters[k].detach().to(self._x.dtype) for k in plan.parameters]
+        named = "reference" if self._module.engine == "reference" else None
+        layer = LayerTape(
+            place,
+            self._forward,
+            plan,
+            [self._without_gaps(tensor) for tensor in read],
+            kept,
+            choose(named, plan.program, self._x),
+            self._x.device,
+        )
+        if len(self.layers) == place.layer:
+            self.layers.append([])
+        self.layers[place.layer].append(layer)
+
+    def _without_gaps(self, tensor: Tensor) -> Tensor:
+        """Steps after a row's end repeat its last one, as a gradient program may divide by what it reads."""
+        if bool((self.lengths == self.steps).all()):
+            return tensor
+        last = (self.lengths - 1).clamp(min=0).to(tensor.device)
+        steps = torch.arange(self.steps, device=tensor.device)[:, None].minimum(last)
+        return tensor[steps, torch.arange(len(last), device=tensor.device)]
+
+
+def gradient_outputs(layer: LayerTape) -> tuple[Program, list[str]]:
+    """The gradient program with the gradient of the layer's input and of each state at each step as its outputs.
+
+    Returns:
+        The program, whose first output is the input's gradient, and the names of the states that have the others.
+    """
+    program, forward = layer.plan.program, layer.forward
+    outputs, names = [Output("x", program.outputs[0].value)], []
+    for state in forward.states:
+        labels = [name for name, id in forward.names if id == state.next and f"{name}.gradient" in program.values]
+        if labels:
+            outputs.append(Output(state.name, program.values[f"{labels[0]}.gradient"]))
+            names.append(state.name)
+    # "x" could be a state's name too
+    renamed = tuple(replace(o, name=f"gradient.{k}.{o.name}") for k, o in enumerate(outputs))
+    return require_legal(replace(program, outputs=renamed, reductions=())), names
+
+
+def to_states(program: Program) -> tuple[Slots, Slots]:
+    """Asks for the gradients of the input and the states from that of the output."""
+    return Slots((0,), (), ()), Slots((0,), tuple(range(len(program.states))), ())
+
+
+def step_jacobian(program: Program) -> tuple[Slots, Slots]:
+    """Asks for the gradients of the states before from those of the states after."""
+    states = tuple(range(len(program.states)))
+    return Slots((), states, ()), Slots((), states, ())

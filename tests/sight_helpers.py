@@ -1,0 +1,41 @@
+"""What the tests of seeing share: a cell's step, in the plainest way."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from throughtime.program.core import Program
+from throughtime.program.operations import OPERATIONS
+
+
+def one_step(
+    program: Program,
+    x: Tensor,
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    held: Mapping[int, Tensor] | None = None,
+) -> list[Tensor]:
+    """The values of a program's body at one step of some rows, straight from the operations table; some may be held."""
+    values: list[Tensor] = []
+    for id, i in enumerate(program.body):
+        words = dict(i.attributes)
+        if held and id in held:
+            values.append(held[id])
+        elif i.op == "input":
+            values.append(x)
+        elif i.op == "previous":
+            values.append(states[words["index"]])
+        elif i.op == "parameter":
+            values.append(parameters[words["index"]])
+        elif i.op == "constant":
+            values.append(x.new_full((i.width,), words["value"]))
+        else:
+            if "weight" in words:
+                words["weight"] = parameters[words["weight"]]
+            if i.op in ("slice", "expand"):
+                words["width"] = i.width
+            values.append(OPERATIONS[i.op].meaning(torch, *(values[a] for a in i.args), **words))
+    return values
