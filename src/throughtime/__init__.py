@@ -8,12 +8,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from throughtime import cells
     from throughtime.checking import check
+    from throughtime.exchange.onnx_in import from_onnx
+    from throughtime.exchange.onnx_out import to_onnx
     from throughtime.nn.accelerate import accelerate
     from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from throughtime.nn.recurrent import Recurrent
     from throughtime.program.cell import Cell, cell
     from throughtime.program.core import Program
     from throughtime.runs import load
+    from throughtime.sight.record import record
     from throughtime.streaming import Stream
     from throughtime.training import train
 
@@ -23,6 +26,8 @@ __version__ = "0.1.0"
 _HOMES = {
     "cells": "throughtime.cells",
     "check": "throughtime.checking",
+    "from_onnx": "throughtime.exchange.onnx_in",
+    "to_onnx": "throughtime.exchange.onnx_out",
     "accelerate": "throughtime.nn.accelerate",
     "GRU": "throughtime.nn.dropin",
     "LSTM": "throughtime.nn.dropin",
@@ -35,13 +40,14 @@ _HOMES = {
     "cell": "throughtime.program.cell",
     "Program": "throughtime.program.core",
     "load": "throughtime.runs",
+    "record": "throughtime.sight.record",
     "Stream": "throughtime.streaming",
     "train": "throughtime.training",
 }
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "load", "train",
+    "cell", "cells", "check", "load", "record", "train",
 ]  # fmt: skip
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from throughtime.engines.watching import Watch
 from throughtime.errors import UserError
 from throughtime.program.core import Program
-from throughtime.program.rewrite import RESET, with_reset
+from throughtime.program.rewrite import RESET, RESET_LEARNED, STATES, with_reset, with_states
+
+Starts = Sequence[Sequence[Sequence[Tensor]]]  # of each layer each direction's learned initial states, each [width]
 
 
 class Place(NamedTuple):
@@ -44,7 +47,12 @@ class Feature:
 
     For each call of the stack `begin` is called once, then for each layer and direction `inputs`, `rewrite`, `watch`
     and, when it has run, `receive`.
+
+    Attributes:
+        outside_graphs: whether a graph that torch.compile captures is interrupted for it.
     """
+
+    outside_graphs = False
 
     def begin(self, form: Form) -> None:
         """Learns how the data of the call that begins lie."""
@@ -64,8 +72,15 @@ class Feature:
         """What is to be handed out of the run of a program, in which all rewrites are."""
         return None
 
-    def in_graph(self) -> str:
+    def adds(self, program: Program) -> int:
+        """The number of outputs that the rewrite adds, where it can be part of a graph that is being captured."""
+        return 0
+
+    def in_graph(self) -> str | None:
         """The name of the rewrite in `throughtime.program.rewrite.REWRITES`, for a graph that is being captured.
+
+        Returns:
+            None if there is nothing to rewrite.
 
         Raises:
             UserError: if this cannot be part of one.
@@ -77,19 +92,54 @@ class Feature:
 
 
 class Reset(Feature):
-    """States that start afresh where a mask `[T, B]` is not 0."""
+    """States that start afresh where a mask `[T, B]` is not 0.
 
-    def __init__(self, mask: Tensor) -> None:
-        self.mask = mask
+    Args:
+        mask: the mask.
+        starts: what they start with, where that is learned.
+    """
+
+    def __init__(self, mask: Tensor, starts: Starts | None = None) -> None:
+        self.mask, self.starts = mask, starts
 
     def rewrite(self, place: Place, program: Program) -> Program:
         """The program that takes the mask."""
-        return with_reset(program)
+        return with_reset(program, self.starts is not None)
 
     def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
-        """The mask."""
-        return [self.mask.to(x.dtype).unsqueeze(-1)]
+        """The mask, and the initial states at each step."""
+        learned = [] if self.starts is None else self.starts[place.layer][place.reverse]
+        initial = [start.to(x.dtype).expand(*x.shape[:2], -1) for start in learned]
+        return [self.mask.to(x.dtype).unsqueeze(-1), *initial]
 
     def in_graph(self) -> str:
         """The rewrite's name."""
-        return RESET
+        return RESET if self.starts is None else RESET_LEARNED
+
+
+class StateSequence(Feature):
+    """The states at the end of every step."""
+
+    def __init__(self) -> None:
+        self._found: list[list[Tensor]] = []
+
+    @property
+    def sequences(self) -> list[Tensor]:
+        """For each state of the cell `[T, layers * directions, B, width]`."""
+        return [torch.stack(of_layers, 1) for of_layers in zip(*self._found, strict=True)]
+
+    def rewrite(self, place: Place, program: Program) -> Program:
+        """The program that gives its states out."""
+        return with_states(program)
+
+    def receive(self, place: Place, outputs: list[Tensor]) -> None:
+        """Keeps them."""
+        self._found.append(outputs)
+
+    def adds(self, program: Program) -> int:
+        """One for each state."""
+        return len(program.states)
+
+    def in_graph(self) -> str:
+        """The rewrite's name."""
+        return STATES

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose
@@ -14,12 +14,17 @@ from throughtime.engines.base import Result
 from throughtime.engines.operator import program_of, run
 from throughtime.engines.watching import together
 from throughtime.errors import UserError
-from throughtime.nn.features import Feature, Form, Place, Reset
+from throughtime.nn.features import Feature, Form, Place, Reset, Starts, StateSequence
+from throughtime.nn.masks import dropped
+from throughtime.nn.options import Options
 from throughtime.program.core import Program
 from throughtime.program.recording import with_outputs
 from throughtime.program.rewrite import rewritten
 
 Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # of each layer each direction's program and parameters
+
+
+_PLAIN = Options()
 
 
 def run_stack(
@@ -28,60 +33,118 @@ def run_stack(
     states: Sequence[Tensor] | None,
     *,
     dropout: float = 0.0,
+    options: Options = _PLAIN,
+    starts: Starts | None = None,
     engine: str | None = None,
     batch_sizes: Sequence[int] | None = None,
     features: Sequence[Feature] = (),
-) -> tuple[Tensor, list[Tensor]]:
+) -> tuple[list[Tensor], list[Tensor]]:
     """Runs layer upon layer.
 
     Args:
         layers: each layer's directions: a program and its parameters.
         x: `[T, B, input]`.
-        states: for each state of the cell the initial `[layers * directions, B, width]`; what the cell declares if
-            not given.
+        states: for each state of the cell the initial `[layers * directions, B, width]`; what the cell declares, or
+            `starts`, if not given.
         dropout: the probability with which an element between two layers is dropped.
+        options: how layers and directions are joined, and which of the steps are returned.
+        starts: what states start with, where that is learned.
         engine: the engine's name; chosen by device if not given.
         batch_sizes: the number of active rows at each step; all if not given.
         features: what more takes part in each layer's run, in this order.
 
     Returns:
-        The last layer's output `[T, B, directions * output]` and the final states, as `states`.
+        The last layer's output `[T, B, directions * output]`, of each direction where they stay apart, `[B, ...]` of
+        the last steps; and the final states, as `states`.
     """
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and layers[0][0][1][0].dtype == torch.float32:
         # Arithmetic in float32, as an error of a state would be carried on; what goes out is what autocast asks for.
         with torch.autocast(kind, enabled=False):
-            states = None if states is None else [s.float() for s in states]
-            y, final = run_stack(
-                layers, x.float(), states, dropout=dropout, engine=engine, batch_sizes=batch_sizes, features=features
+            outputs, final = run_stack(
+                layers,
+                x.float(),
+                None if states is None else [s.float() for s in states],
+                dropout=dropout,
+                options=options,
+                starts=starts,
+                engine=engine,
+                batch_sizes=batch_sizes,
+                features=features,
             )
         dtype = torch.get_autocast_dtype(kind)
-        return y.to(dtype), [s.to(dtype) for s in final]
+        return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
     steps, rows = x.shape[:2]
     ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
     number = 0
+    below = [x]  # what a layer takes: of each direction, where they stay apart
     for depth, directions in enumerate(layers):
+        taken = below
         if depth > 0 and dropout > 0:
-            x = functional.dropout(x, dropout)
+            taken = [dropped(y, dropout, shared=options.variational) for y in below]
         outputs = []
         for way, (program, parameters) in enumerate(directions):
-            if states is None:
-                initial = [x.new_full((rows, s.width), s.initial) for s in program.states]
-            else:
+            if states is not None:
                 initial = [s[number] for s in states]
-            place = Place(depth, way == 1)
-            result = _run(engine, program, place, features, steps, x, initial, parameters, batch_sizes)
+            elif starts is not None:
+                initial = [start.expand(rows, -1) for start in starts[depth][way]]
+            else:
+                initial = [x.new_full((rows, s.width), s.initial) for s in program.states]
+            place, given = Place(depth, way == 1), taken[way % len(taken)]
+            result = _run(engine, program, place, features, steps, given, initial, parameters, batch_sizes)
             outputs.append(result.outputs[0])
             for of_state, last in zip(ended, result.states, strict=True):
                 of_state.append(last)
             number += 1
-        x = outputs[0] if len(outputs) == 1 else torch.cat(outputs, -1)
-    return x, [torch.stack(of_state) for of_state in ended]
+        top = depth == len(layers) - 1
+        if top and options.returns == "last":
+            outputs = [_last_step(y, d[0].reverse, batch_sizes) for y, d in zip(outputs, directions, strict=True)]
+            below = [_last_step(y, d[0].reverse, batch_sizes) for y, d in zip(below, directions, strict=False)]
+        outputs = _merged(outputs, options.merge)
+        if options.skip is not None:
+            outputs = _passed_by(below, outputs, options.skip, top)
+        below = outputs
+    return below, [torch.stack(of_state) for of_state in ended]
 
 
-def ways_of(program: Program, directions: int) -> list[Program]:
+def _merged(outputs: list[Tensor], merge: str) -> list[Tensor]:
+    """What two directions give together."""
+    if len(outputs) == 1 or merge == "none":
+        return outputs
+    forward, backward = outputs
+    if merge == "concat":
+        return [torch.cat(outputs, -1)]
+    if merge == "product":
+        return [forward * backward]
+    both = forward + backward
+    return [both if merge == "sum" else 0.5 * both]
+
+
+def _passed_by(below: list[Tensor], outputs: list[Tensor], skip: str, top: bool) -> list[Tensor]:
+    """What a layer gives together with what has gone past it."""
+    past = [below[way % len(below)] for way in range(len(outputs))]
+    pairs = list(zip(past, outputs, strict=True))
+    if skip == "residual":
+        return [x + y if x.shape == y.shape else y for x, y in pairs]
+    return outputs if top else [torch.cat(pair, -1) for pair in pairs]
+
+
+def _last_step(y: Tensor, reverse: bool, batch_sizes: Sequence[int] | None) -> Tensor:
+    """What is given at the last step that each row takes, `[B, width]`; 0 for a row that takes none."""
+    if not len(y):
+        return y.new_zeros(y.shape[1:])
+    if reverse:
+        return y[0]
+    if batch_sizes is None:
+        return y[-1]
+    last = torch.as_tensor(batch_sizes, device=y.device)[:, None] > torch.arange(y.shape[1], device=y.device)
+    found: Tensor = y[(last.sum(0) - 1).clamp(min=0), torch.arange(y.shape[1], device=y.device)]
+    return found
+
+
+def ways_of(program: Program, directions: int, reverse: bool = False) -> list[Program]:
     """The program of each direction of a layer, ready to be run in a compiled graph."""
-    ways = [program, program.flipped][:directions]
+    ways = [program.flipped] if reverse else [program, program.flipped][:directions]
     for way in ways:
         _ = way.text  # kept from here on: a graph that is being captured cannot write it
     return ways
@@ -102,10 +165,15 @@ def _run(
     for feature in features:
         inputs += feature.inputs(place, x)
     if torch.compiler.is_compiling():
-        rewrites = [feature.in_graph() for feature in features]
+        rewrites = [name for feature in features if (name := feature.in_graph()) is not None]
         outputs, final = _run_in_graph(
             engine, program.text, rewrites, steps, inputs, states, list(parameters), batch_sizes
         )
+        start = len(program.outputs)
+        for feature in features:
+            end = start + feature.adds(program)
+            feature.receive(place, outputs[start:end])
+            start = end
         return Result(outputs, final, [])
     own = len(program.outputs)
     ends = []
@@ -139,6 +207,10 @@ def _run_in_graph(
     return result.outputs, result.states
 
 
+Output = Tensor | PackedSequence | tuple[Tensor | PackedSequence, ...]
+_ROWS_AXIS = {"steps": 1, "last": 0, "states": 2}  # of what is returned
+
+
 def run_any_form(
     layers: Layers,
     input: Tensor | PackedSequence,
@@ -146,15 +218,17 @@ def run_any_form(
     *,
     batch_first: bool = False,
     dropout: float = 0.0,
+    options: Options = _PLAIN,
+    starts: Starts | None = None,
     engine: str | None = None,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
     features: Sequence[Feature] = (),
-) -> tuple[Tensor | PackedSequence, list[Tensor]]:
+) -> tuple[Output, list[Tensor]]:
     """Runs a stack on any form of input that torch's layers take.
 
     Args:
-        layers, dropout, engine, features: see `run_stack`.
+        layers, dropout, options, starts, engine, features: see `run_stack`.
         input: `[T, B, features]` (`[B, T, features]` if `batch_first`), `[T, features]`, or a packed sequence.
         states: as `run_stack`; without the axis of rows where the input has none.
         batch_first: whether the axis of rows comes first in input and output.
@@ -162,53 +236,72 @@ def run_any_form(
         reset: of the form of the input without its features, not 0 where a row's states start afresh.
 
     Returns:
-        The output in the form of the input, and the final states in the form of the states.
+        The output in the form of the input, a tuple if there are several; and the final states in the form of the
+        states.
     """
+    rows_axis = _ROWS_AXIS[options.returns]
 
     def ordered(
         x: Tensor, states: Sequence[Tensor] | None, sizes: list[int] | None, order: Tensor | None, back: Tensor | None
-    ) -> tuple[Tensor, list[Tensor]]:
+    ) -> tuple[list[Tensor], list[Tensor]]:
         if states is not None and order is not None:
             states = [s[:, order] for s in states]
-        taking = features if reset is None else [Reset(reset), *features]
+        taking = features if reset is None else [Reset(reset, starts), *features]
+        sequence = StateSequence() if options.returns == "states" else None
+        if sequence is not None:
+            taking = [*taking, sequence]
         for feature in taking:
             feature.begin(Form(x.shape[0], x.shape[1], sizes, back))
-        y, final = run_stack(layers, x, states, dropout=dropout, engine=engine, batch_sizes=sizes, features=taking)
-        return y, final if back is None else [s[:, back] for s in final]
+        outputs, final = run_stack(
+            layers,
+            x,
+            states,
+            dropout=dropout,
+            options=options,
+            starts=starts,
+            engine=engine,
+            batch_sizes=sizes,
+            features=taking,
+        )
+        if sequence is not None:
+            outputs = sequence.sequences
+        return outputs, final if back is None else [s[:, back] for s in final]
 
     if isinstance(input, PackedSequence):
         if lengths is not None or reset is not None:
             raise UserError("lengths and reset are for a padded input; give no packed sequence with them.")
-        x, sizes = _pad(input)
-        padded, final = ordered(x, states, sizes, input.sorted_indices, input.unsorted_indices)
-        return _pack(padded, input), final
-    if input.dim() == 2:
+        x, sizes = pad(input)
+        outputs, final = ordered(x, states, sizes, input.sorted_indices, input.unsorted_indices)
+        if options.returns == "steps":
+            return _alone([_pack(y, input) for y in outputs]), final
+        back = input.unsorted_indices
+        return _alone(outputs if back is None else [y.index_select(rows_axis, back) for y in outputs]), final
+    single = input.dim() == 2
+    if single:
+        x = input.unsqueeze(1)
         states = None if states is None else [s.unsqueeze(1) for s in states]
         reset = None if reset is None else reset.unsqueeze(1)
-        one, final = run_any_form(
-            layers,
-            input.unsqueeze(1),
-            states,
-            dropout=dropout,
-            engine=engine,
-            lengths=lengths,
-            reset=reset,
-            features=features,
-        )
-        assert isinstance(one, Tensor)
-        return one.squeeze(1), [s.squeeze(1) for s in final]
-    x = input.transpose(0, 1) if batch_first else input
-    reset = reset.T if batch_first and reset is not None else reset
+    else:
+        x = input.transpose(0, 1) if batch_first else input
+        reset = reset.T if batch_first and reset is not None else reset
     if lengths is None:
-        y, final = ordered(x, states, None, None, None)
+        outputs, final = ordered(x, states, None, None, None)
     else:
         order, sizes = _sizes_of(lengths, *x.shape[:2])
         order = order.to(x.device)
         back = torch.argsort(order)
         reset = None if reset is None else reset[:, order]
-        y, final = ordered(x[:, order], states, sizes, order, back)
-        y = y[:, back]
-    return y.transpose(0, 1) if batch_first else y, final
+        outputs, final = ordered(x[:, order], states, sizes, order, back)
+        outputs = [y.index_select(rows_axis, back) for y in outputs]
+    if single:
+        return _alone([y.squeeze(rows_axis) for y in outputs]), [s.squeeze(1) for s in final]
+    if batch_first and rows_axis == 1:
+        outputs = [y.transpose(0, 1) for y in outputs]
+    return _alone(outputs), final
+
+
+def _alone(outputs: Sequence[Tensor | PackedSequence]) -> Output:
+    return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
 def _pad(packed: PackedSequence) -> tuple[Tensor, list[int]]:

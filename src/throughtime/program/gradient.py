@@ -187,7 +187,9 @@ class _Adjoint:
 
     def _adjoint(self, id: int) -> Symbol:
         """A value's gradient, which is zero where nothing given depends on it."""
-        return self.adjoints.get(id) or self.builder.constant(0.0, self.program.body[id].width)
+        if id in self.adjoints:
+            return self.adjoints[id]
+        return self.builder.constant(0.0, self.program.body[id].width)
 
     def demanded(self) -> set[int]:
         """The forward values that the gradient reads."""

@@ -1,0 +1,318 @@
+"""Recording: the named values of a model's recurrent layers at each step, while the model runs as usual."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.engines.watching import Watch
+from throughtime.errors import UserError, nearest
+from throughtime.nn.features import Feature, Form, Place
+from throughtime.program.core import Program
+from throughtime.program.recording import Stretch
+from throughtime.sight.models import watched
+from throughtime.sight.places import Values, listed, require_matches, values_of
+from throughtime.sight.selection import Chosen, Selection
+
+BUDGET_BYTES = 2 << 30
+
+
+def record(
+    model: Any,
+    *patterns: str,
+    steps: Chosen = None,
+    units: Chosen = None,
+    gradients: bool = False,
+    budget_bytes: int = BUDGET_BYTES,
+) -> AbstractContextManager[Tape]:
+    """Records named values of a model's recurrent layers while the model runs as usual.
+
+        with throughtime.record(model, "layer0.forget", "*.cell") as tape:
+            model(x)
+        tape["layer0.forget"]  # [T, B, H]
+
+    A value's name is the path of the recurrent module in the model (left out where there is only one), the layer, the
+    direction if it is the reverse one, and the name in the cell's equations: `layer0.forget`, `layer0.cell.previous`,
+    `encoder.layer1.reverse.input.pre`. Results and gradients are the same bits with and without recording.
+
+    Args:
+        model: any torch module with recurrent layers of throughtime in it.
+        *patterns: names, in which `*` stands for anything, `?` for one character and `[...]` for one of several.
+        steps: which steps are kept, as a slice or a list; all if not given.
+        units: which elements of each value are kept, as a slice or a list; all if not given.
+        gradients: whether the gradient of the loss with respect to each value at each step is kept, too.
+        budget_bytes: how much memory may be taken; a run that would take more is refused before it begins.
+
+    Returns:
+        A context manager that gives the tape. What is recorded stays on the tape when the block is left; the gradients
+        of its runs arrive there even then.
+
+    Raises:
+        UserError: if a pattern matches no value, or the model has no recurrent layers of ours.
+    """
+    values = values_of(model)
+    if not patterns:
+        raise UserError("name what is to be recorded, such as 'layer0.*'; '*' is every named value.")
+    found = require_matches(values, patterns)
+    tape = Tape(list(dict.fromkeys(name for names in found.values() for name in names)), values, budget_bytes)
+    recorders = [
+        (each.module, _Recorder(tape, each, patterns, Selection("steps", steps), Selection("units", units), gradients))
+        for each in values
+    ]
+    return _recording(tape, recorders)
+
+
+@contextmanager
+def _recording(tape: Tape, recorders: Sequence[tuple[Any, Feature]]) -> Iterator[Tape]:
+    with ExitStack() as stack:
+        for module, recorder in recorders:
+            stack.enter_context(watched(module, recorder))
+        yield tape
+
+
+class Call(Mapping[str, Tensor]):
+    """What was recorded of one run of a recurrent module: each value `[T, B, H]` by its name.
+
+    Time comes first and the rows are in the caller's order, whatever the form of the input; where a row of a packed
+    sequence has ended there are zeros. The values are detached, and may be the memory that backward reads.
+    """
+
+    def __init__(self, values: Values) -> None:
+        self._of = values
+        self._values: dict[str, Tensor] = {}
+        self._gradients: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._values[self._known(name)]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._short(name) in self._values
+
+    def __repr__(self) -> str:
+        return f"<call: {', '.join(f'{name} {list(value.shape)}' for name, value in self.items())}>"
+
+    def gradient(self, name: str) -> Tensor:
+        """The gradient of the loss with respect to a value at each step, `[T, B, H]`; see `Tape.gradient`."""
+        name = self._known(name)
+        if name not in self._gradients:
+            raise UserError(
+                f"no gradient has gone through {name!r}: record with gradients=True, run the model where gradients are "
+                "on and something that the value's layer is computed from needs one, and call backward on the loss."
+            )
+        return self._gradients[name]
+
+    def _short(self, name: str) -> str:
+        full = self._of.full_path
+        return self._of.path + name[len(full) :] if full and name.startswith(full) else name
+
+    def _known(self, name: str) -> str:
+        short = self._short(name)
+        if short not in self._values:
+            raise _unknown(name, list(self._values))
+        return short
+
+    @property
+    def _bytes(self) -> int:
+        return sum(t.numel() * t.element_size() for t in (*self._values.values(), *self._gradients.values()))
+
+
+class Tape:
+    """What was recorded.
+
+    Attributes:
+        calls: each run of a recurrent module, in order; each maps names to values and has `gradient(name)`.
+        names: the names that are recorded.
+    """
+
+    def __init__(self, names: list[str], values: Sequence[Values], budget_bytes: int) -> None:
+        self.calls: list[Call] = []
+        self.names = names
+        self._of = values
+        self._budget = budget_bytes
+
+    def __getitem__(self, name: str) -> Tensor:
+        """A value at each step, `[T, B, H]`, where its layer ran once.
+
+        Raises:
+            UserError: if it was not recorded, or in several runs of its layer.
+        """
+        return self._only(name)[name]
+
+    def gradient(self, name: str) -> Tensor:
+        """The gradient of the loss with respect to a value at each step, `[T, B, H]`.
+
+        It is that of the value as it is at that point of the step: of `layer0.cell` at step t by all its uses at step
+        t and after, of `layer0.cell.previous` by its uses within step t alone. Several calls of backward add up, as
+        they do in a parameter's `grad`; zero where the loss does not depend on the value.
+
+        Raises:
+            UserError: if there is none yet, or of several runs.
+        """
+        return self._only(name).gradient(name)
+
+    def joined(self, name: str) -> Tensor:
+        """A value in all runs of its layer one after the other in time, `[sum of T, B, H]`.
+
+        Raises:
+            UserError: if it was not recorded, or the runs differ in their rows.
+        """
+        values = [call[name] for call in self._with(name)]
+        rows = sorted({value.shape[1] for value in values})
+        if len(rows) > 1:
+            raise UserError(f"the runs of {name!r} have {rows} rows, and cannot be joined in time: see tape.calls.")
+        return torch.cat(values)
+
+    def clear(self) -> None:
+        """Forgets all calls, which gives their memory back; recording goes on."""
+        self.calls.clear()
+
+    def __repr__(self) -> str:
+        return f"<tape of {len(self.calls)} call{'s' * (len(self.calls) != 1)}: {listed(self.names)}>"
+
+    def _with(self, name: str) -> list[Call]:
+        found = [call for call in self.calls if name in call]
+        if found:
+            return found
+        if not any(name in (n, *(v.full_path + n.removeprefix(v.path) for v in self._of)) for n in self.names):
+            raise _unknown(name, self.names)
+        raise UserError(
+            f"{name!r} was not recorded, as no run of its layer was seen: run the model inside the `with` block. A run "
+            "that torch.compile or torch.export has captured is not seen: run the model as it was before."
+        )
+
+    def _only(self, name: str) -> Call:
+        found = self._with(name)
+        if len(found) > 1:
+            indices = [k for k, call in enumerate(self.calls) if name in call]
+            shown = ", ".join(map(str, indices[:5])) + (" ..." if len(indices) > 5 else "")
+            raise UserError(
+                f"{name!r} was recorded in {len(found)} runs of its layer: say tape.calls[k][{name!r}] with k one of "
+                f"{shown}, or tape.joined({name!r}) for all of them one after the other."
+            )
+        return found[0]
+
+
+def _unknown(name: str, known: list[str]) -> UserError:
+    return UserError(f"{name!r} was not recorded{nearest(str(name), known)} (there are: {listed(known)}).")
+
+
+class _Recorder(Feature):
+    """Takes part in the runs of one recurrent module."""
+
+    outside_graphs = True
+
+    def __init__(
+        self, tape: Tape, values: Values, patterns: Sequence[str], steps: Selection, units: Selection, gradients: bool
+    ) -> None:
+        self.tape, self.values, self.patterns = tape, values, patterns
+        self.steps, self.units, self.gradients = steps, units, gradients
+
+    def begin(self, form: Form) -> None:
+        """Begins a call, if there is room for it."""
+        if torch.compiler.is_compiling():
+            self.in_graph()
+        self.form, self.call = form, Call(self.values)
+        self.chosen = self.steps.of(form.steps, "a run")
+        self._check_budget()
+
+    def watch(self, place: Place, program: Program) -> Watch | None:
+        """Asks for the values whose names match."""
+        names = self._names(place, program)
+        if not names:
+            return None
+        stretches = tuple(self._stretch(place, program, name) for name in names)
+        call, form, steps = self.call, self.form, self.chosen
+        units = {name: self._units(place, program, name) for name in names}
+
+        def kept(value: Tensor, name: str, stretch: Stretch) -> Tensor:
+            chosen = units[name]
+            inside = None if chosen is None else [unit - stretch.start for unit in chosen]
+            return _chosen(value, form, steps, inside)
+
+        def receive(values: list[Tensor]) -> None:
+            if not call._values:
+                self.tape.calls.append(call)
+            for name, stretch, value in zip(names, stretches, values, strict=True):
+                call._values[self.values.name(place, name)] = kept(value, name, stretch)
+
+        def receive_gradients(gradients: list[Tensor]) -> None:
+            for name, stretch, value in zip(names, stretches, gradients, strict=True):
+                label, new = self.values.name(place, name), kept(value, name, stretch)
+                old = call._gradients.get(label)
+                call._gradients[label] = new if old is None else old + new
+
+        return Watch(stretches, receive, stretches if self.gradients else (), receive_gradients)
+
+    def in_graph(self) -> str:
+        """Refuses: what a graph computes is not seen."""
+        raise UserError(
+            "torch.compile and torch.export capture a graph in which nothing can be recorded: run the model as it was "
+            "before it was compiled."
+        )
+
+    def _names(self, place: Place, program: Program) -> list[str]:
+        return list(dict.fromkeys(n for p in self.patterns for n in self.values.matching(p, place, program)))
+
+    def _units(self, place: Place, program: Program, name: str) -> Sequence[int] | None:
+        return self.units.of(program.body[program.values[name]].width, self.values.name(place, name))
+
+    def _stretch(self, place: Place, program: Program, name: str) -> Stretch:
+        """What has to be written for the units that are kept: from the first of them to the last."""
+        value, units = program.values[name], self._units(place, program, name)
+        if units is None:
+            return Stretch(value, 0, program.body[value].width)
+        return Stretch(value, min(units), max(units) + 1 - min(units))
+
+    def _check_budget(self) -> None:
+        """Refuses a run that would take more memory than is allowed, before it begins."""
+        assert isinstance(self.values.module, nn.Module)
+        weight = next(self.values.module.parameters())
+        number = self.form.rows * weight.element_size() * (2 if self.gradients else 1)
+        steps = self.form.steps if self.chosen is None else len(self.chosen)
+        kept = written = 0
+        for place, program in self.values.programs():
+            stretches = {name: self._stretch(place, program, name) for name in self._names(place, program)}
+            counts = {n: len(self._units(place, program, n) or range(s.width)) for n, s in stretches.items()}
+            kept += steps * number * sum(counts.values())
+            # A layer writes all steps, of which those that are not meant are left out when it has run.
+            whole = self.form.steps * number * sum(s.width for s in stretches.values())
+            written = max(written, whole - steps * number * sum(counts.values()))
+        before = sum(call._bytes for call in self.tape.calls)
+        if before + kept + written > self.tape._budget:
+            held = f" beside the {_size(before)} of the {len(self.tape.calls)} calls on the tape" if before else ""
+            raise UserError(
+                f"recording this run would take {_size(kept + written)}{held}, and the budget is "
+                f"{_size(self.tape._budget)}: name fewer values, choose units or steps, "
+                f"{'call tape.clear() between runs, ' if before else ''}or give a larger budget_bytes."
+            )
+
+
+def _chosen(value: Tensor, form: Form, steps: Sequence[int] | None, units: Sequence[int] | None) -> Tensor:
+    """A value of a run as it is kept: rows in the caller's order, the chosen steps and units."""
+    if form.back is not None:
+        value = value.index_select(1, form.back)
+    for axis, chosen in ((0, steps), (2, units)):
+        if chosen is not None and list(chosen) != list(range(value.shape[axis])):
+            value = value.index_select(axis, torch.tensor(chosen, device=value.device))
+    # A part of a larger tensor would keep the whole of it.
+    whole = value.untyped_storage().nbytes() <= value.numel() * value.element_size()
+    return value if whole else value.clone()
+
+
+def _size(count: int) -> str:
+    """A number of bytes, for a person."""
+    for unit in ("bytes", "KiB", "MiB"):
+        if count < 1024:
+            return f"{count:.3g} {unit}"
+        count = count / 1024  # type: ignore[assignment]
+    return f"{count:.3g} GiB"
