@@ -165,7 +165,8 @@ def _run(
     for feature in features:
         inputs += feature.inputs(place, x)
     if torch.compiler.is_compiling():
-        rewrites = [name for feature in features if (name := feature.in_graph()) is not None]
+        names = [feature.in_graph() for feature in features]
+        rewrites = [name for name in names if name is not None]
         outputs, final = _run_in_graph(
             engine, program.text, rewrites, steps, inputs, states, list(parameters), batch_sizes
         )
@@ -239,6 +240,21 @@ def run_any_form(
         The output in the form of the input, a tuple if there are several; and the final states in the form of the
         states.
     """
+    if torch.compiler.is_dynamo_compiling() and any(feature.outside_graphs for feature in features):
+        given: tuple[Output, list[Tensor]] = record_and_edit_cannot_be_in_one_graph(
+            layers,
+            input,
+            states,
+            batch_first=batch_first,
+            dropout=dropout,
+            options=options,
+            starts=starts,
+            engine=engine,
+            lengths=lengths,
+            reset=reset,
+            features=features,
+        )
+        return given
     rows_axis = _ROWS_AXIS[options.returns]
 
     def ordered(
@@ -300,11 +316,17 @@ def run_any_form(
     return _alone(outputs), final
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
+def record_and_edit_cannot_be_in_one_graph(*args: Any, **kwargs: Any) -> Any:
+    """Runs a stack outside the graph; where torch.compile may not interrupt one, its message is this name."""
+    return run_any_form(*args, **kwargs)
+
+
 def _alone(outputs: Sequence[Tensor | PackedSequence]) -> Output:
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def _pad(packed: PackedSequence) -> tuple[Tensor, list[int]]:
+def pad(packed: PackedSequence) -> tuple[Tensor, list[int]]:
     """A packed sequence as `[T, B, features]`, rows from long to short, and the number of active rows at each step."""
     sizes: list[int] = packed.batch_sizes.tolist()
     mask = _active(sizes, packed.data.device)
@@ -313,7 +335,7 @@ def _pad(packed: PackedSequence) -> tuple[Tensor, list[int]]:
 
 
 def _pack(padded: Tensor, like: PackedSequence) -> PackedSequence:
-    """The reverse of `_pad`, with the order of rows of `like`."""
+    """The reverse of `pad`, with the order of rows of `like`."""
     mask = _active(like.batch_sizes.tolist(), padded.device)
     return PackedSequence(padded[mask], like.batch_sizes, like.sorted_indices, like.unsorted_indices)
 
