@@ -19,9 +19,11 @@ from throughtime.language import (
     ACTIVATIONS,
     activate,
     affine,
+    bias,
     cell,
     concat,
     exp,
+    gate,
     layer_norm,
     linear,
     log,
@@ -77,7 +79,7 @@ def test_a_gate_of_one_source_has_rows_in_that_matrix_alone():
 @pytest.mark.parametrize("name", cells.names())
 def test_without_bias_there_is_no_bias_parameter(name):
     program = cells.get(name).program(3, 4, bias=False)
-    assert set(shapes(program)) == {"weight_x", "weight_h"}
+    assert "bias" not in shapes(program)
 
 
 def test_a_projection_makes_the_state_narrower_and_has_a_matrix_of_its_own():
@@ -147,8 +149,8 @@ def test_however_gates_are_fused_each_is_its_own_rows_times_its_sources(gates):
     def fused(x, h, k=state(width=2)):
         sources = {"x": x, "h": h, "k": k, "xx": x * x}
         values = [
-            affine(f"gate{n}", *(sources[s] for s in names), width=width, bias=bias)
-            for n, (names, width, bias) in enumerate(gates)
+            affine(f"gate{n}", *(sources[s] for s in names), width=width, bias=has_bias)
+            for n, (names, width, has_bias) in enumerate(gates)
         ]
         return concat(*values), h * 0.5, k * 0.5
 
@@ -162,12 +164,12 @@ def test_however_gates_are_fused_each_is_its_own_rows_times_its_sources(gates):
     matrix = {"x": "weight_x", "h": "weight_h", "k": "weight_k"}
     matrix["xx"] = next((p.name for p in program.parameters if p.name.startswith("weight_gate")), "")
     wanted = []
-    for n, (names, width, bias) in enumerate(gates):
+    for n, (names, width, has_bias) in enumerate(gates):
         gate = f"gate{n}"
         value = torch.zeros(len(x), width, dtype=x.dtype)
         for source in names:
             value = value + sources[source] @ tensors[matrix[source]][rows[matrix[source], gate]].T
-        wanted.append(value + tensors["bias"][rows["bias", gate]] if bias else value)
+        wanted.append(value + tensors["bias"][rows["bias", gate]] if has_bias else value)
     assert_close(run(program, arguments, 1).outputs, [torch.cat(wanted, -1)[None]], 1e-14)
     # One product per source, however many gates there are.
     assert sum(i.op == "linear" for i in program.body) == len({s for names, _, _ in gates for s in names})
@@ -178,10 +180,10 @@ def test_however_gates_are_fused_each_is_its_own_rows_times_its_sources(gates):
 
 def test_a_gates_name_is_its_activated_value_and_pre_its_sum():
     program = cells.lstm.program(3, 4)
-    for gate, function in (("input", "sigmoid"), ("forget", "sigmoid"), ("candidate", "tanh"), ("output", "sigmoid")):
-        value = program.body[program.values[gate]]
+    for name, function in (("input", "sigmoid"), ("forget", "sigmoid"), ("candidate", "tanh"), ("output", "sigmoid")):
+        value = program.body[program.values[name]]
         assert value.op == function
-        assert value.args == (program.values[f"{gate}.pre"],)
+        assert value.args == (program.values[f"{name}.pre"],)
 
 
 @pytest.mark.parametrize("name", cells.names())
@@ -340,7 +342,52 @@ def test_powers_and_slices_read_as_in_numpy():
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_activations_are_known_by_name(name):
-    assert cells.rnn.program(3, 4, activation=name).body[-1].op == name
+    program = cells.rnn.program(3, 4, activation=name)
+    assert program.body[program.values["hidden.pre"]].op == "add"
+    assert program.body[program.values["hidden"]].op == (name if name != "identity" else "add")
+
+
+def test_a_gate_that_is_no_affine_map_has_its_names():
+    @cell
+    def halves(x, h):
+        i, g = split(linear("both", x, width=8) + linear("both_h", h, width=8), 2)
+        return sigmoid(gate("input", i)) * tanh(gate("candidate", g))
+
+    program = halves.program(3, 4)
+    assert [program.body[program.values[f"{name}.pre"]].op for name in ("input", "candidate")] == ["slice"] * 2
+    assert [program.body[program.values[name]].op for name in ("input", "candidate")] == ["sigmoid", "tanh"]
+
+
+@pytest.mark.parametrize("with_bias", [True, False])
+def test_a_bias_by_itself_is_among_the_other_gates_biases(with_bias):
+    @cell
+    def product(x, h):
+        i = sigmoid(affine("input", x, h))
+        return i * tanh(bias("candidate", 0.5) + linear("factor_x", x) * linear("factor_h", h))
+
+    program = product.program(3, 4, bias=with_bias)
+    arguments = random_arguments(program, 1)
+    b = dict(zip((p.name for p in program.parameters), arguments.parameters, strict=True)).get("bias", torch.zeros(8))
+    if with_bias:
+        assert parts(program)["bias"] == [("input", 0, 4), ("candidate", 4, 8)]
+        assert [part.initial for p in program.parameters if p.name == "bias" for part in p.parts] == [None, 0.5]
+    x, h = arguments.inputs[0][0], arguments.states[0]
+    wx, wh = (p.split(4) for p in arguments.parameters[:2])
+    i = torch.sigmoid(x @ wx[0].T + b[:4] + h @ wh[0].T)
+    wanted = i * torch.tanh(b[4:] + (x @ wx[1].T) * (h @ wh[1].T))
+    assert_close([run(program, arguments, 1).outputs[0][0]], [wanted], 1e-14)
+    assert program.body[program.values["candidate"]].op == "tanh"
+
+
+def test_an_author_says_which_value_a_gate_is():
+    @cell
+    def exponential(x, h):
+        a = affine("input", x, h)
+        return named("input", exp(a - maximum(a, 1.0)))
+
+    program = exponential.program(3, 4)
+    assert program.body[program.values["input.pre"]].op == "add"
+    assert program.body[program.values["input"]].op == "exp"
 
 
 # What a cell tells about itself.

@@ -73,13 +73,14 @@ def wrong(monkeypatch: pytest.MonkeyPatch):
 def test_named_cells_pass(name):
     report = check(name)
     assert report.passed
+    program = cells.get(name).program(3, 4)
     assert report.errors.keys() == {
         "input x",
-        *(f"state {s.name}" for s in cells.get(name).program(3, 4).states),
-        *("parameter weight_x", "parameter weight_h", "parameter bias"),
+        *(f"state {s.name}" for s in program.states),
+        *(f"parameter {p.name}" for p in program.parameters),
     }
-    # Central differences with a step of 1e-5 in float64.
-    assert max(report.errors.values()) < 1e-8
+    # Central differences with a step of 1e-5 in float64; a norm of four elements is steep.
+    assert max(report.errors.values()) < 1e-7
 
 
 def test_a_cell_with_every_operation_passes():

@@ -31,7 +31,8 @@ def own(tmp_path):
     return path
 
 
-def test_the_list_has_every_cell(capsys):
+def test_the_list_has_every_cell(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     assert main(["cells"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown and cells.get(name).meaning in shown for name in cells.names())

@@ -113,7 +113,7 @@ def test_gradient_programs_give_autograds_gradients_twice(
 
     for opaque, plain in zip(derivatives(OpaqueEngine()), derivatives(ReferenceEngine()), strict=True):
         # Two sums of the same terms in float64 in another order.
-        torch.testing.assert_close(opaque, plain, rtol=1e-11, atol=1e-11)
+        torch.testing.assert_close(opaque, plain, rtol=1e-11, atol=1e-11 * max(1.0, float(plain.detach().abs().max())))
 
 
 def test_a_saved_layer_loads_without_the_cells_source() -> None:

@@ -12,8 +12,9 @@ from throughtime.program.cell import cell, state
 from throughtime.program.trace import active_trace
 
 __all__ = [
-    "ACTIVATIONS", "activate", "affine", "cell", "concat", "exp", "layer_norm", "linear", "log", "maximum", "minimum",
-    "named", "parameter", "relu", "row_mean", "select", "sigmoid", "softplus", "split", "sqrt", "state", "tanh",
+    "ACTIVATIONS", "activate", "affine", "bias", "cell", "concat", "exp", "gate", "identity", "layer_norm", "linear",
+    "log", "maximum", "minimum", "named", "parameter", "relu", "row_mean", "select", "sigmoid", "softplus", "split",
+    "sqrt", "state", "tanh",
 ]  # fmt: skip
 
 
@@ -34,6 +35,17 @@ def linear(name: str, source: Symbol, width: int | None = None) -> Symbol:
     return affine(name, source, width=width, bias=False)
 
 
+def bias(name: str, initial: float | None = None, width: int | None = None) -> Symbol:
+    """A gate's bias by itself, for one whose pre-activation is no `affine`; 0 in a layer without biases.
+
+    Args:
+        name: the gate's name.
+        initial: what each element starts with; drawn as the weights are if not given.
+        width: its number of elements; the hidden size if not given.
+    """
+    return active_trace().bias(name, width, initial)
+
+
 def parameter(name: str, width: int | None = None, initial: float | None = None) -> Symbol:
     """A vector parameter, the same at each step.
 
@@ -49,6 +61,25 @@ def named(name: str, value: Symbol) -> Symbol:
     """Gives a value a name, by which it is recorded and edited."""
     of(value).name_value(name, value)
     return value
+
+
+def gate(name: str, value: Symbol) -> Symbol:
+    """Makes a vector that is no `affine` the pre-activation of a gate: what is applied to it next is the gate's value.
+
+    Args:
+        name: the gate's name.
+        value: what the gate's function will be applied to.
+    """
+    trace = active_trace()
+    of(value)
+    trace.withdraw(value)
+    trace.promise(value, name)
+    return value
+
+
+def identity(a: Symbol) -> Symbol:
+    """The vector as it is, where a function could be chosen."""
+    return a
 
 
 def tanh(a: Symbol) -> Symbol:
@@ -139,7 +170,7 @@ def layer_norm(name: str, value: Symbol, *, epsilon: float = 1e-5) -> Symbol:
     return result
 
 
-ACTIVATIONS = {"tanh": tanh, "sigmoid": sigmoid, "relu": relu, "softplus": softplus}
+ACTIVATIONS = {"tanh": tanh, "sigmoid": sigmoid, "relu": relu, "softplus": softplus, "identity": identity}
 
 
 def activate(name: str, a: Symbol) -> Symbol:

@@ -2,19 +2,59 @@
 
 from __future__ import annotations
 
-from throughtime.cells.elman import rnn, rnn_relu
-from throughtime.cells.gru import gru
-from throughtime.cells.lstm import lstm
+from throughtime.cells.additive import atr, cfn, ran
+from throughtime.cells.bistable import brc, nbrc
+from throughtime.cells.dynamics import cfc, cornn, lem, unicornn
+from throughtime.cells.elman import indrnn, jordan, rnn, rnn_leaky, rnn_relu, scrn
+from throughtime.cells.exponential import slstm
+from throughtime.cells.fast import fastgrnn, fastrnn
+from throughtime.cells.gru import gru, gru_reset_before, mgu
+from throughtime.cells.highway import rhn
+from throughtime.cells.lstm import lstm, lstm_np
+from throughtime.cells.multiplicative import gru_integrated, lstm_integrated, lstm_multiplicative, rnn_integrated
+from throughtime.cells.mutants import mut1, mut2, mut3
+from throughtime.cells.normalised import gru_layer_norm, ligru, lstm_layer_norm
+from throughtime.cells.odyssey import (
+    lstm_coupled,
+    lstm_fgr,
+    lstm_nfg,
+    lstm_niaf,
+    lstm_nig,
+    lstm_noaf,
+    lstm_nog,
+    lstm_peephole,
+)  # fmt: skip
+from throughtime.cells.one_gate import janet, minimalrnn, star, ugrnn
+from throughtime.cells.parallel import mingru, minlstm, rg_lru, sru, t_rnn
+from throughtime.cells.searched import nas
 from throughtime.errors import CellError, nearest
 from throughtime.program.cell import Cell
 
-__all__ = ["get", "gru", "lstm", "names", "rnn", "rnn_relu"]
+__all__ = [
+    "get", "names",
+    "rnn", "rnn_relu", "rnn_leaky", "jordan", "indrnn", "scrn",
+    "lstm", "lstm_np",
+    "lstm_peephole", "lstm_coupled", "lstm_nig", "lstm_nfg", "lstm_nog", "lstm_niaf", "lstm_noaf", "lstm_fgr",
+    "gru", "gru_reset_before", "mgu",
+    "mut1", "mut2", "mut3",
+    "ugrnn", "janet", "star", "minimalrnn",
+    "fastrnn", "fastgrnn",
+    "brc", "nbrc",
+    "ran", "atr", "cfn",
+    "lstm_multiplicative", "rnn_integrated", "lstm_integrated", "gru_integrated",
+    "lstm_layer_norm", "gru_layer_norm", "ligru",
+    "slstm",
+    "sru", "t_rnn", "mingru", "minlstm", "rg_lru",
+    "cornn", "unicornn", "lem", "cfc",
+    "rhn",
+    "nas",
+]  # fmt: skip
 
-_CELLS: dict[str, Cell] = {cell.name: cell for cell in (rnn, rnn_relu, lstm, gru)}
+_CELLS: dict[str, Cell] = {name: value for name in __all__ if isinstance(value := globals().get(name), Cell)}
 
 
 def names() -> list[str]:
-    """The names of all named cells."""
+    """The names of all named cells, family by family."""
     return list(_CELLS)
 
 

@@ -1,4 +1,4 @@
-"""The gated recurrent unit."""
+"""The gated recurrent unit, with two gates and with one."""
 
 from throughtime.language import affine, cell, sigmoid, tanh
 
@@ -10,4 +10,23 @@ def gru(x, h):
     z = sigmoid(affine("update", x, h))
     n = tanh(affine("candidate", x) + r * affine("candidate.recurrent", h))
     h = (1 - z) * n + z * h
+    return h
+
+
+@cell
+def gru_reset_before(x, h):
+    """Gated recurrent unit, reset before the matrix product, as its paper has it (Cho et al. 2014, arXiv:1406.1078)."""
+    r = sigmoid(affine("reset", x, h))
+    z = sigmoid(affine("update", x, h))
+    n = tanh(affine("candidate", x, r * h))
+    h = (1 - z) * n + z * h
+    return h
+
+
+@cell
+def mgu(x, h):
+    """Minimal gated unit: the forget gate resets and updates (Zhou et al. 2016, arXiv:1603.09420)."""
+    f = sigmoid(affine("forget", x, h))
+    n = tanh(affine("candidate", x, f * h))
+    h = (1 - f) * h + f * n
     return h

@@ -18,3 +18,6 @@ def lstm(x, h=state("hidden", width="projection"), c=state("cell"), *, projectio
     if projection is not None:
         h = linear("projection", h, width=projection)
     return h, c
+
+
+lstm_np = lstm.variant("lstm_np", "NP, no peepholes: the LSTM itself (Greff et al. 2015, arXiv:1503.04069).")

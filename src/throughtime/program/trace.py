@@ -63,6 +63,7 @@ class Trace(Builder):
         self.gates: list[_Gate] = []
         self._own_names: set[str] = set()
         self._pending: dict[int, str] = {}  # pre-activations that no function has been applied to yet
+        self._linear: set[str] = set()  # gates that were named as linear, until their author names another value so
         self._places: list[_Place] = []
         self._fused: dict[int, int] = {}  # a source of the first run: its parameter
         self._seen = seen.gates if seen else None
@@ -94,9 +95,21 @@ class Trace(Builder):
             raise cell_error(f"the affine map {name!r} is given one vector twice.")
         if self.sizes.bias and bias is not False:
             ids = (*ids, _BIAS)
-        self.gates.append(_Gate(name, ids, width, None if isinstance(bias, bool) else float(bias)))
-        result = self._first_run(sources, width) if self._seen is None else self._fused_sum(sources, width)
-        self._pending[result.id] = name
+        return self._gate(_Gate(name, ids, width, None if isinstance(bias, bool) else float(bias)), sources)
+
+    def bias(self, name: str, width: int | None, initial: float | None) -> Symbol:
+        """The bias of a gate whose sum is not one affine map; 0 where there are no biases."""
+        width = self._new_name(name, width)
+        if not self.sizes.bias:
+            zero = self.constant(0.0, width)
+            self._pending[zero.id] = name
+            return zero
+        return self._gate(_Gate(name, (_BIAS,), width, initial), ())
+
+    def _gate(self, gate: _Gate, sources: Sequence[Symbol]) -> Symbol:
+        self.gates.append(gate)
+        result = self._first_run(gate, sources) if self._seen is None else self._fused_sum(sources, gate.width)
+        self._pending[result.id] = gate.name
         return result
 
     def own_vector(self, name: str, width: int | None, initial: float | None) -> Symbol:
@@ -170,9 +183,13 @@ class Trace(Builder):
             return f"weight_{seen.letters[1 + leaf['index']]}"
         return f"weight_{gate.replace('.', '_')}"
 
-    def _first_run(self, sources: Sequence[Symbol], width: int) -> Symbol:
-        weights = [self.parameter(Parameter(str(len(self.parameters)), (width, s.width))) for s in sources]
-        return self._sum([self.linear(s, w) for s, w in zip(sources, weights, strict=True)])
+    def _first_run(self, gate: _Gate, sources: Sequence[Symbol]) -> Symbol:
+        # Which parameters it has shows in the gates alone.
+        shapes: list[tuple[int, ...]] = [(gate.width, source.width) for source in sources] or [(gate.width,)]
+        stand_ins = [self.parameter(Parameter(str(len(self.parameters)), shape)) for shape in shapes]
+        if not sources:
+            return self.vector(stand_ins[0])
+        return self._sum([self.linear(s, w) for s, w in zip(sources, stand_ins, strict=True)])
 
     def _fused_sum(self, sources: Sequence[Symbol], width: int) -> Symbol:
         assert self._seen is not None
@@ -194,6 +211,13 @@ class Trace(Builder):
         return total
 
     # Names.
+
+    def name_value(self, name: str, value: Symbol) -> None:
+        """Calls a value by a name; an author's own choice stands before that of a gate's sum."""
+        if name in self._linear:
+            self._linear.remove(name)
+            del self.names[name]
+        super().name_value(name, value)
 
     def pointwise(self, op: str, *values: Symbol | Number) -> Symbol:
         """A pointwise operation, which may turn a gate's pre-activation into its value."""
@@ -228,6 +252,7 @@ class Trace(Builder):
         gate = self._pending.pop(id)
         self.name_value(gate, Symbol(self, id))
         self.name_value(f"{gate}.pre", Symbol(self, id))
+        self._linear.add(gate)
 
 
 _active: ContextVar[Trace | None] = ContextVar("active trace", default=None)

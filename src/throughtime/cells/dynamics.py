@@ -1,0 +1,51 @@
+"""Differential equations, taken a step at a time."""
+
+from throughtime.language import affine, cell, parameter, sigmoid, state, tanh
+
+
+@cell
+def cornn(x, y=state("position"), z=state("velocity"), *, dt=0.042, gamma=2.7, epsilon=4.7):
+    """Coupled oscillators, damped and driven (Rusch & Mishra 2020, arXiv:2010.00951).
+
+    The damping is that of the step before, as in the authors' code; the defaults are theirs for sequential MNIST.
+    """
+    z = z + dt * (tanh(affine("force", x, y, z)) - gamma * y - epsilon * z)
+    y = y + dt * z
+    return y, z
+
+
+@cell
+def unicornn(x, y=state("position"), z=state("velocity"), *, dt=0.19, alpha=30.65):
+    """Oscillators, undamped and each on its own (Rusch & Mishra 2021, arXiv:2103.05487).
+
+    The defaults are the authors' for permuted sequential MNIST.
+    """
+    s = dt * sigmoid(parameter("control"))
+    z = z - s * (tanh(affine("force", x) + parameter("recurrent") * y) + alpha * y)
+    y = y + s * z
+    return y, z
+
+
+@cell
+def lem(x, y=state("hidden"), z=state("memory"), *, dt=1.0):
+    """Long expressive memory: two states, with time scales that are learned (Rusch et al. 2021, arXiv:2110.04744)."""
+    a = dt * sigmoid(affine("memory.scale", x, y))
+    b = dt * sigmoid(affine("hidden.scale", x, y))
+    z = (1 - a) * z + a * tanh(affine("memory.candidate", x, y))
+    y = (1 - b) * y + b * tanh(affine("hidden.candidate", x, z))
+    return y, z
+
+
+@cell
+def cfc(x, h, *, backbone=128):
+    """Closed-form continuous-time network, for even time steps (Hasani et al. 2022, arXiv:2106.13898).
+
+    As in the authors' code: `backbone` units feed three heads; with a time step of 1 their two matrices for the time
+    are one.
+    """
+    u = 1.7159 * tanh(0.666 * affine("backbone", x, h, width=backbone))
+    f = tanh(affine("first", u))
+    g = tanh(affine("second", u))
+    t = sigmoid(affine("time", u))
+    h = f * (1 - t) + g * t
+    return h

@@ -1,0 +1,23 @@
+"""Gates that are exponentials, kept within bounds by a stabiliser."""
+
+from throughtime.language import affine, cell, exp, maximum, named, sigmoid, softplus, state, tanh
+
+
+@cell
+def slstm(x, h, c, n=state("normaliser", initial=1.0), m=state("stabiliser", initial=-1e4)):
+    """sLSTM, of the xLSTM: exponential gates, normalised (Beck et al. 2024, arXiv:2405.04517).
+
+    The stabiliser m starts below any gate's logarithm, so that the first step's forget gate is 0 and the state begins
+    with what that step lets in, as in the authors' code, which asks for the first step.
+    """
+    log_i = affine("input", x, h)
+    log_f = -softplus(-affine("forget", x, h))
+    z = tanh(affine("candidate", x, h))
+    o = sigmoid(affine("output", x, h))
+    m_new = maximum(log_f + m, log_i)
+    i = named("input", exp(log_i - m_new))
+    f = named("forget", exp(log_f + m - m_new))
+    c = f * c + i * z
+    n = f * n + i
+    h = o * c / n
+    return h, c, n, m_new

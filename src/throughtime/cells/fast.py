@@ -1,0 +1,27 @@
+"""Cells small enough for a microcontroller: a plain network, and a few numbers that weigh the old state."""
+
+from throughtime.language import activate, affine, bias, cell, parameter, sigmoid
+
+
+@cell
+def fastrnn(x, h, *, activation="tanh"):
+    """FastRNN: two numbers weigh the new and the old state (Kusupati et al. 2018, arXiv:1901.02358).
+
+    They start as in the authors' code.
+    """
+    n = activate(activation, affine("candidate", x, h))
+    h = sigmoid(parameter("alpha", 1, -3.0)) * n + sigmoid(parameter("beta", 1, 3.0)) * h
+    return h
+
+
+@cell
+def fastgrnn(x, h, *, activation="tanh"):
+    """FastGRNN: the gate and the candidate have their matrices in common (Kusupati et al. 2018, arXiv:1901.02358).
+
+    Biases and weights start as in the authors' code.
+    """
+    a = affine("shared", x, h, bias=False)
+    z = sigmoid(bias("update", 1.0) + a)
+    n = activate(activation, bias("candidate", 1.0) + a)
+    h = (sigmoid(parameter("zeta", 1, 1.0)) * (1 - z) + sigmoid(parameter("nu", 1, -4.0))) * n + z * h
+    return h

@@ -1,0 +1,39 @@
+"""The three best cells that a search by evolution found. In their update 1 takes the new value, 0 keeps the old one.
+
+They add x, as it is, to what the units see, so it must be as wide as the layer, as an embedding is; where it is not, it
+is multiplied by a matrix first.
+"""
+
+from throughtime.language import affine, cell, linear, sigmoid, tanh
+
+
+@cell
+def mut1(x, h):
+    """MUT1, whose update gate sees x alone (Jozefowicz et al. 2015, PMLR 37)."""
+    e = x if x.width == h.width else linear("embedding", x)
+    z = sigmoid(affine("update", x))
+    r = sigmoid(affine("reset", x, h))
+    n = tanh(affine("candidate", r * h) + tanh(e))
+    h = n * z + h * (1 - z)
+    return h
+
+
+@cell
+def mut2(x, h):
+    """MUT2, whose reset gate sees x as it is (Jozefowicz et al. 2015, PMLR 37)."""
+    e = x if x.width == h.width else linear("embedding", x)
+    z = sigmoid(affine("update", x, h))
+    r = sigmoid(affine("reset", h) + e)
+    n = tanh(affine("candidate", x, r * h))
+    h = n * z + h * (1 - z)
+    return h
+
+
+@cell
+def mut3(x, h):
+    """MUT3, whose update gate sees tanh of the state (Jozefowicz et al. 2015, PMLR 37)."""
+    z = sigmoid(affine("update", x, tanh(h)))
+    r = sigmoid(affine("reset", x, h))
+    n = tanh(affine("candidate", x, r * h))
+    h = n * z + h * (1 - z)
+    return h

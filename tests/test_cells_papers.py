@@ -1,0 +1,136 @@
+"""Every named cell computes what its paper says: values and gradients, on both engines."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from cell_harness import STEPS, Weights, hold, loop
+from cell_loops import LOOPS, Loop
+from helpers import Arguments, assert_close, flat, random_arguments
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+import throughtime
+from throughtime import cells
+from throughtime.engines.reference import ReferenceEngine
+from throughtime.language import affine, cell, layer_norm, sigmoid, tanh
+from throughtime.program.phases import Phase, phases
+
+
+def _id(of: Loop) -> str:
+    return "-".join([of.cell, *(f"{key}={value}" for key, value in of.options.items() if key != "states")])
+
+
+@pytest.mark.parametrize("of", LOOPS, ids=_id)
+def test_a_cell_is_the_loop_that_its_paper_describes(of: Loop) -> None:
+    hold(cells.get(of.cell), of.step, **of.options)
+
+
+@pytest.mark.parametrize("of", LOOPS, ids=_id)
+def test_it_is_so_without_biases(of: Loop) -> None:
+    program = cells.get(of.cell).program(**{"input_size": 3, "hidden_size": 4, "bias": False} | _own(of))
+    arguments = random_arguments(program, STEPS, seed=1)
+    outputs, states = loop(of.step, Weights(program, arguments.parameters), arguments)
+    assert_close(flat(ReferenceEngine().run(program, STEPS, *arguments, None)), [outputs, *states], 1e-13)
+
+
+def _own(of: Loop) -> dict[str, object]:
+    return {key: value for key, value in of.options.items() if key != "states"}
+
+
+def test_every_named_cell_is_held_against_a_paper() -> None:
+    assert {of.cell for of in LOOPS} == set(cells.names())
+
+
+def test_a_loop_with_one_thing_wrong_is_told() -> None:
+    def step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        (h,) = states
+        f = torch.sigmoid(w.affine("forget", x=x, h=h))
+        h = f * h + (1 - f) * torch.tanh(w.affine("candidate", x=x, candidate=f * h))  # f and 1 - f changed places
+        return h, [h]
+
+    with pytest.raises(AssertionError, match="is off by"):
+        hold(cells.mgu, step)
+
+
+# A user's own cell goes through the same harness.
+
+
+@cell
+def own(x, h):
+    """A norm of a gate's sum, and a second product after the gate."""
+    r = sigmoid(layer_norm("norm", affine("reset", x, h)))
+    n = tanh(affine("candidate", x, r * h))
+    return n + h * (1 - r)
+
+
+def own_step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+    """The same by hand."""
+    (h,) = states
+    a = w.affine("reset", x=x, h=h)
+    r = torch.sigmoid(torch.nn.functional.layer_norm(a, a.shape[-1:], w["norm.gain"], w["norm.shift"]))
+    h = torch.tanh(w.affine("candidate", x=x, candidate=r * h)) + h * (1 - r)
+    return h, [h]
+
+
+def test_a_users_cell_with_a_norm_and_a_second_product_after_a_gate_passes_the_same_harness() -> None:
+    hold(own, own_step)
+    assert throughtime.check(own).passed
+
+
+# What a loop over a few steps does not show.
+
+
+def test_the_slstms_first_step_is_the_authors() -> None:
+    # Their code asks whether the normaliser is 0 everywhere, and then takes the input gate alone for the stabiliser.
+    program = cells.slstm.program(3, 4)
+    drawn = random_arguments(program, STEPS)
+    arguments = Arguments(drawn.inputs, [torch.full_like(s, 0.0) for s in drawn.states], drawn.parameters)
+
+    def step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
+        h, c, n, m = states
+        i, f, z, o = (w.affine(gate, x=x, h=h) for gate in ("input", "forget", "candidate", "output"))
+        new = i if bool((n == 0).all()) else torch.maximum(i, m + logsigmoid(f))
+        i, f = torch.exp(i - new), torch.exp(logsigmoid(f) + m - new)
+        c, n = f * c + i * torch.tanh(z), f * n + i
+        return torch.sigmoid(o) * c / n, [torch.sigmoid(o) * c / n, c, n, new]
+
+    wanted, states = loop(step, Weights(program, arguments.parameters), arguments)
+    start = [torch.full_like(s, of.initial) for s, of in zip(drawn.states, program.states, strict=True)]
+    found = ReferenceEngine().run(program, STEPS, drawn.inputs, start, drawn.parameters)
+    assert_close(flat(found), [wanted, *states], 1e-13)
+
+
+def test_the_slstms_stabiliser_keeps_gates_finite_that_would_overflow() -> None:
+    layer = throughtime.Recurrent("slstm", 3, 4)
+    x = 5000.0 * torch.randn(50, 2, 3)  # exp of which is infinite
+    x.requires_grad_()
+    y, states = layer(x)
+    y.sum().backward()
+    assert all(t.isfinite().all() for t in (y, *states, x.grad, *(p.grad for p in layer.parameters())))
+
+
+@pytest.mark.parametrize("name", ["sru", "t_rnn", "mingru", "minlstm", "rg_lru", "indrnn", "brc", "unicornn"])
+def test_no_matrix_waits_for_the_state(name: str) -> None:
+    program = cells.get(name).program(3, 4)
+    in_loop = [i.op for i, phase in zip(program.body, phases(program), strict=True) if phase is Phase.STEP]
+    assert "linear" not in in_loop
+
+
+def test_the_lstm_without_peepholes_is_the_lstm() -> None:
+    assert cells.lstm_np.program(3, 4).equivalent(cells.lstm.program(3, 4))
+
+
+def test_what_starts_elsewhere_than_the_rest() -> None:
+    """Initial values that a paper or its authors' code give."""
+
+    def starts(name: str) -> dict[str, float]:
+        parameters = throughtime.cells.get(name).program(3, 4).parameters
+        return {f"{p.name}/{q.gate}": q.initial for p in parameters for q in p.parts if q.initial is not None}
+
+    assert starts("ugrnn") == {"bias/update": 1.0}
+    assert starts("janet") == {"bias/forget": 1.0}
+    assert starts("fastrnn") == {"alpha/alpha": -3.0, "beta/beta": 3.0}
+    assert starts("fastgrnn") == {"bias/update": 1.0, "bias/candidate": 1.0, "zeta/zeta": 1.0, "nu/nu": -4.0}
+    assert starts("rhn") == {f"bias/transform{k}": -2.0 for k in range(3)}
+    assert starts("lstm") == starts("gru") == starts("rnn") == {}
