@@ -146,6 +146,8 @@ private:
             if (!meet(me)) return;
             if (!plan_.phase(Phase::after).empty() || !plan_.terms.empty()) {
                 run_phase(Phase::after, me, chunk);
+                // The sums take all rows of what each thread computed for its own.
+                if (!plan_.phase(Phase::after).empty() && !plan_.terms.empty() && !meet(me)) return;
                 pack_sides(me, chunk);
                 if (!meet(me)) return;
                 reduce(me, chunk);
