@@ -6,12 +6,14 @@ definition comes from.
 
 from __future__ import annotations
 
+from throughtime.sight.fixed import FixedPoints, fixed_points
 from throughtime.sight.flow import Connectivity, Flow, connectivity, gradient_flow
 from throughtime.sight.openness import Saturation, Timescale, saturation, timescale
 from throughtime.sight.reach import Horizon, horizon
 from throughtime.sight.reading import Keeper, gates, keepers
+from throughtime.sight.spectrum import Exponents, lyapunov
 
 __all__ = [
-    "Connectivity", "Flow", "Horizon", "Keeper", "Saturation", "Timescale", "connectivity", "gates", "gradient_flow",
-    "horizon", "keepers", "saturation", "timescale",
+    "Connectivity", "Exponents", "FixedPoints", "Flow", "Horizon", "Keeper", "Saturation", "Timescale", "connectivity",
+    "fixed_points", "gates", "gradient_flow", "horizon", "keepers", "lyapunov", "saturation", "timescale",
 ]  # fmt: skip

@@ -100,3 +100,27 @@ def timescale_line(found: Timescale, title: str) -> Any:
     figure.add_trace(plotly().Scatter(y=steps, mode="lines+markers", text=units, line=_line(0)))
     figure.update_yaxes(type="log")
     return figure
+
+
+def spectrum_lines(layers: Mapping[str, Array]) -> Any:
+    """Lyapunov exponents of each layer, from the largest."""
+    figure = _figure("Lyapunov exponents", "number", "nats per step")
+    for k, (name, exponents) in enumerate(layers.items()):
+        numbers = np.arange(1, len(exponents) + 1)
+        figure.add_trace(plotly().Scatter(x=numbers, y=exponents, mode="lines+markers", name=name, line=_line(k)))
+    figure.add_hline(y=0, line={"color": "#888", "dash": "dot"})
+    figure.update_layout(showlegend=True)
+    return figure
+
+
+def eigenvalue_plane(eigenvalues: Array) -> Any:
+    """The eigenvalues of each point in the complex plane, with the unit circle."""
+    figure = _figure("Eigenvalues at the fixed points", "real", "imaginary")
+    for k, values in enumerate(eigenvalues):
+        marker = {"color": _COLOURS[k % len(_COLOURS)], "opacity": 0.7}
+        figure.add_trace(
+            plotly().Scatter(x=values.real, y=values.imag, mode="markers", name=f"point {k}", marker=marker)
+        )
+    figure.add_shape(type="circle", x0=-1, y0=-1, x1=1, y1=1, line={"color": "#888", "dash": "dot"})
+    figure.update_yaxes(scaleanchor="x")
+    return figure
