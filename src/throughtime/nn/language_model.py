@@ -10,6 +10,7 @@ from torch.nn import functional
 
 from throughtime.errors import UserError
 from throughtime.nn.initialise import Scheme
+from throughtime.nn.masks import dropped
 from throughtime.nn.recurrent import Recurrent, State
 from throughtime.nn.softmax_loss import softmax_loss
 
@@ -95,9 +96,9 @@ class LanguageModel(nn.Module):
         return self.embedding.weight if self.softmax_weight is None else self.softmax_weight
 
     def _features(self, symbols: Tensor, state: State | None) -> tuple[Tensor, State]:
-        x = functional.dropout(self.embedding(symbols), self.dropout, self.training)
-        output, state = self.recurrent(x, state)
-        return functional.dropout(output, self.dropout, self.training), state
+        rate = self.dropout if self.training else 0.0
+        output, state = self.recurrent(dropped(self.embedding(symbols), rate), state)
+        return dropped(output, rate), state
 
 
 def detached(state: State) -> State:

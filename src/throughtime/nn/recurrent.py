@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import pairwise
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -12,12 +11,18 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime import cells
 from throughtime.engines import get
-from throughtime.errors import UserError
-from throughtime.nn.features import Feature
+from throughtime.errors import UserError, nearest
+from throughtime.language import ACTIVATIONS
+from throughtime.nn.features import Feature, Starts
 from throughtime.nn.initialise import Scheme, initialise
-from throughtime.nn.stack import Layers, run_any_form, ways_of
+from throughtime.nn.masks import dropped
+from throughtime.nn.options import Options, output_width
+from throughtime.nn.regularise import Masks, in_training
+from throughtime.nn.stack import Layers, Output, run_any_form, ways_of
+from throughtime.program.builder import Symbol
 from throughtime.program.cell import Cell
-from throughtime.program.core import Program
+from throughtime.program.core import Parameter, Part, Program
+from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
 from throughtime.stored import stored_name
 
 State = Tensor | tuple[Tensor, ...]
@@ -35,15 +40,22 @@ class Recurrent(nn.Module):
         hidden_size: the number of hidden units of each layer.
         num_layers: the number of layers.
         bias: whether gates have a bias.
-        batch_first: whether input and output are `[B, T, features]`; states are not touched by it.
-        dropout: the probability with which an element between two layers is dropped in training.
-        bidirectional: whether each layer runs in both directions of time, outputs side by side.
+        heads: in how many blocks along the diagonal each matrix over a state is cut; what is outside is 0 and not
+            stored (Beck et al. 2024, arXiv:2405.04517).
+        clip: the bound within which the sum is held to which a gate's function is applied; none if not given.
+        activations: other functions for gates: the gate's name and one of `throughtime.language.ACTIVATIONS`.
+        batch_first, bidirectional, merge, reverse, skip, dropout, variational, recurrent_dropout, zoneout,
+            weight_drop, learn_initial, returns: see `throughtime.nn.options.Options`.
         engine: the engine's name; chosen by device if not given.
         device, dtype: of the parameters.
         **hyper: the cell's hyper-parameters.
 
+    Attributes:
+        programs: each layer's program, forward in time.
+        options: what the layers do besides.
+
     Raises:
-        UserError: if a size, a name or the cell is not right.
+        UserError: if a size, a name, an option or the cell is not right.
     """
 
     watching: tuple[Feature, ...] = ()  # what records or edits
@@ -56,9 +68,21 @@ class Recurrent(nn.Module):
         num_layers: int = 1,
         *,
         bias: bool = True,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
+        heads: int = 1,
+        clip: float | None = None,
+        activations: Mapping[str, str] | None = None,
+        batch_first: bool = Options.batch_first,
+        bidirectional: bool = Options.bidirectional,
+        merge: str = Options.merge,
+        reverse: bool = Options.reverse,
+        skip: str | None = Options.skip,
+        dropout: float = Options.dropout,
+        variational: bool = Options.variational,
+        recurrent_dropout: float = Options.recurrent_dropout,
+        zoneout: float | Mapping[str, float] = Options.zoneout,
+        weight_drop: float = Options.weight_drop,
+        learn_initial: bool = Options.learn_initial,
+        returns: str = Options.returns,
         engine: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -66,12 +90,34 @@ class Recurrent(nn.Module):
     ) -> None:
         if not isinstance(num_layers, int) or num_layers < 1:
             raise UserError(f"num_layers must be a whole number of 1 or more; given {num_layers!r}.")
+        if not isinstance(heads, int) or heads < 1:
+            raise UserError(f"heads must be a whole number of 1 or more; given {heads!r}.")
+        if clip is not None and not (isinstance(clip, int | float) and clip > 0):
+            raise UserError(f"clip is a bound above 0; given {clip!r}.")
+        options = Options(
+            batch_first=batch_first,
+            bidirectional=bidirectional,
+            merge=merge,
+            reverse=reverse,
+            skip=skip,
+            dropout=dropout,
+            variational=variational,
+            recurrent_dropout=recurrent_dropout,
+            zoneout=zoneout,
+            weight_drop=weight_drop,
+            learn_initial=learn_initial,
+            returns=returns,
+        )
         definition = cells.get(cell)
+        functions = tuple((gate, _activation(name)) for gate, name in (activations or {}).items())
         programs, width = [], input_size
         for _ in range(num_layers):
-            programs.append(definition.program(width, hidden_size, bias=bias, **hyper))
-            width = output_width(programs[-1]) * (2 if bidirectional else 1)
-        self._build(programs, hidden_size, batch_first, dropout, bidirectional, engine, device, dtype)
+            program = definition.program(width, hidden_size, bias=bias, **hyper)
+            program = with_activations(program, functions) if functions else program
+            program = with_clip(program, float(clip)) if clip is not None else program
+            programs.append(with_heads(program, heads) if heads > 1 else program)
+            width = options.next_width(width, output_width(program))
+        self._build(programs, hidden_size, options, engine, device, dtype)
 
     @classmethod
     def from_programs(
@@ -79,58 +125,67 @@ class Recurrent(nn.Module):
         programs: Sequence[Program],
         hidden_size: int,
         *,
-        batch_first: bool = False,
-        dropout: float = 0.0,
-        bidirectional: bool = False,
         engine: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
+        **options: Any,
     ) -> Recurrent:
         """A stack of layers from their programs (loaded from a file, say), where the cell's equations are absent.
 
         Args:
-            programs: each layer's program.
+            programs: each layer's program, forward in time.
             hidden_size: the number of hidden units, for the initialisation.
-            batch_first, dropout, bidirectional, engine, device, dtype: see the class.
+            engine, device, dtype: see the class.
+            **options: see `throughtime.nn.options.Options`; those of another module are `module.options.data`.
 
         Raises:
-            UserError: if a layer does not take what the one below gives.
+            UserError: if a layer does not take what the one below gives, or an option is not right.
         """
         module = cls.__new__(cls)
-        module._build(programs, hidden_size, batch_first, dropout, bidirectional, engine, device, dtype)
+        module._build(programs, hidden_size, Options.of(options), engine, device, dtype)
         return module
 
     def _build(
         self,
         programs: Sequence[Program],
         hidden_size: int,
-        batch_first: bool,
-        dropout: float,
-        bidirectional: bool,
+        options: Options,
         engine: str | None,
         device: torch.device | str | None,
         dtype: torch.dtype | None,
     ) -> None:
         super().__init__()
-        if not 0 <= dropout <= 1:
-            raise UserError(f"dropout is a probability from 0 to 1; given {dropout!r}.")
         if engine is not None:
             get(engine)
-        directions = 2 if bidirectional else 1
-        for below, above in pairwise(programs):
-            if above.inputs[0].width != output_width(below) * directions:
-                raise UserError(
-                    f"a layer gives {output_width(below) * directions} features, but the next one takes "
-                    f"{above.inputs[0].width}."
-                )
-        self.programs = tuple(programs)
-        self._ways = [tuple(ways_of(program, directions)) for program in programs]
+        options.require_fit(programs)
+        self.programs, self.options, self.engine = tuple(programs), options, engine
         self.hidden_size, self.num_layers = hidden_size, len(programs)
-        self.batch_first, self.dropout, self.bidirectional, self.engine = batch_first, dropout, bidirectional, engine
+        masks = Masks(options, programs)
+        self._masks = (masks,) if masks else ()
+        self._ways = [self._ways_of(options.evaluated(program)) for program in programs]
+        self._training_ways = [self._ways_of(in_training(options, p)) for p in programs] if masks else self._ways
         for name, parameter in self._declared():
             tensor = torch.empty(parameter.shape, device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(tensor))
         self.reset_parameters()
+
+    def _ways_of(self, program: Program) -> list[Program]:
+        return ways_of(program, self.options.directions, self.options.reverse)
+
+    @property
+    def batch_first(self) -> bool:
+        """Whether input and output are `[B, T, features]`."""
+        return self.options.batch_first
+
+    @property
+    def dropout(self) -> float:
+        """The probability with which an element between two layers is dropped in training."""
+        return self.options.dropout
+
+    @property
+    def bidirectional(self) -> bool:
+        """Whether each layer runs in both directions of time."""
+        return self.options.bidirectional
 
     @property
     def input_size(self) -> int:
@@ -139,8 +194,8 @@ class Recurrent(nn.Module):
 
     @property
     def output_size(self) -> int:
-        """The number of features of the output, of both directions if there are two."""
-        return output_width(self.programs[-1]) * (2 if self.bidirectional else 1)
+        """The number of features of the output; of each direction's, where they stay apart."""
+        return self.options.merged_width(output_width(self.programs[-1]))
 
     def reset_parameters(self, scheme: Scheme = "uniform", forget_bias: float | None = None) -> None:
         """Sets all parameters to what they start with; see `throughtime.nn.initialise.initialise`."""
@@ -154,7 +209,7 @@ class Recurrent(nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
-    ) -> tuple[Tensor | PackedSequence, State]:
+    ) -> tuple[Output, State]:
         """Runs the layers over all steps.
 
         Args:
@@ -168,7 +223,10 @@ class Recurrent(nn.Module):
                 step of an episode.
 
         Returns:
-            The output, of the form of the input with `output_size` features, and the final state, as `state`.
+            The output, of the form of the input with `output_size` features, and the final state, as `state`. Where the
+            directions stay apart the output is a pair. With `returns="last"` it has no axis of steps; with
+            `returns="states"` it is the state after each step, `[T, layers * directions, B, width]`, a tuple of them
+            as `state`.
 
         Raises:
             UserError: if a shape does not fit.
@@ -177,16 +235,19 @@ class Recurrent(nn.Module):
         self._check(input, initial)
         if reset is not None and isinstance(input, Tensor) and reset.shape != input.shape[:-1]:
             raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {list(reset.shape)}.")
+        options, training = self.options, self.training
         output, final = run_any_form(
-            self.layers(),
+            self._layers_in_training() if training else self.layers(),
             input,
             initial,
-            batch_first=self.batch_first,
-            dropout=self.dropout if self.training else 0.0,
+            batch_first=options.batch_first,
+            dropout=options.dropout if training else 0.0,
+            options=options,
+            starts=self.starts() if options.learn_initial else None,
             engine=self.engine,
             lengths=lengths,
             reset=reset,
-            features=self.watching,
+            features=(*self._masks, *self.watching) if training else self.watching,
         )
         return output, final[0] if len(final) == 1 else tuple(final)
 
@@ -213,34 +274,66 @@ class Recurrent(nn.Module):
             raise UserError(f"the state ({names}) must have the shape {wanted}; given {given}.")
 
     def layers(self) -> Layers:
-        """Each layer's directions: a program and its parameters, as they are now."""
+        """Each layer's directions: a program and its parameters, as they are now, in evaluation."""
+        return self._with_parameters(self._ways)
+
+    def starts(self) -> Starts:
+        """Where the initial states are learned, those of each layer's directions."""
+        return [
+            [
+                [self.get_parameter(stored_name(f"initial.{s.name}", suffix)) for s in program.states]
+                for suffix in suffixes
+            ]
+            for program, suffixes in zip(self.programs, self._suffixes(), strict=True)
+        ]
+
+    def _layers_in_training(self) -> Layers:
+        layers = self._with_parameters(self._training_ways)
+        rate = self.options.weight_drop
+        if not rate:
+            return layers
+        return [
+            [
+                (way, [dropped(p, rate) if k in recurrent_weights(way) else p for k, p in enumerate(parameters)])
+                for way, parameters in ways
+            ]
+            for ways in layers
+        ]
+
+    def _with_parameters(self, layers: Sequence[Sequence[Program]]) -> Layers:
         return [
             [
                 (way, [self.get_parameter(stored_name(p.name, suffix)) for p in way.parameters])
                 for way, suffix in zip(ways, suffixes, strict=True)
             ]
-            for ways, suffixes in zip(self._ways, self._suffixes(), strict=True)
+            for ways, suffixes in zip(layers, self._suffixes(), strict=True)
         ]
 
     def _suffixes(self) -> list[tuple[str, ...]]:
         ends = ("", "_reverse") if self.bidirectional else ("",)
         return [tuple(f"_l{layer}{end}" for end in ends) for layer in range(self.num_layers)]
 
-    def _declared(self) -> Iterator[tuple[str, Any]]:
+    def _declared(self) -> Iterator[tuple[str, Parameter]]:
+        """The name of each parameter, and what it is."""
         for program, suffixes in zip(self.programs, self._suffixes(), strict=True):
+            starts = [
+                Parameter(f"initial.{s.name}", (s.width,), (Part(s.name, 0, s.width, s.initial),))
+                for s in program.states
+                if self.options.learn_initial
+            ]
             for suffix in suffixes:
-                for parameter in program.parameters:
+                for parameter in (*program.parameters, *starts):
                     yield stored_name(parameter.name, suffix), parameter
 
     def extra_repr(self) -> str:
         """What is printed of the module."""
         shown = f"{self.programs[0].name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
-        for name in ("batch_first", "dropout", "bidirectional", "engine"):
-            if getattr(self, name):
-                shown += f", {name}={getattr(self, name)!r}"
-        return shown
+        told = self.options.data | ({"engine": self.engine} if self.engine else {})
+        return shown + "".join(f", {name}={value!r}" for name, value in told.items())
 
 
-def output_width(program: Program) -> int:
-    """The number of features of a program's first output."""
-    return program.body[program.outputs[0].value].width
+def _activation(name: str) -> Callable[[Symbol], Symbol]:
+    if name not in ACTIVATIONS:
+        known = ", ".join(ACTIVATIONS)
+        raise UserError(f"no activation is called {name!r}{nearest(str(name), ACTIVATIONS)} (there are: {known}).")
+    return ACTIVATIONS[name]

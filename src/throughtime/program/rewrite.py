@@ -2,63 +2,392 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from throughtime.errors import ProgramError
+from throughtime.errors import ProgramError, UserError, nearest
 from throughtime.program.builder import Builder, Symbol
-from throughtime.program.core import INPUT, PARAMETER, PREVIOUS, Program
+from throughtime.program.core import INPUT, PARAMETER, PREVIOUS, Input, Instruction, Output, Parameter, Part, Program
 from throughtime.program.legality import require_legal
 
-RESET = "reset"
+RESET, RESET_LEARNED, STATES = "reset", "reset_learned", "states"
+
+
+class Rewriting:
+    """Copies a program; a subclass says what becomes another on the way, by the methods that it overrides.
+
+    Attributes:
+        program: what is copied.
+        builder: what the copy is built with.
+        added: the inputs that the copy has more, in the order of `adds`.
+        values: for each value of the program what has become of it, as far as the copy has come.
+
+    Raises:
+        ProgramError: if the program has an input of an added one's name already.
+    """
+
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.builder = Builder(program.name)
+        self.values: list[Symbol] = []
+        for given in (inputs := [*program.inputs, *self.adds()]):
+            if sum(given.name == other.name for other in inputs) > 1:
+                raise ProgramError(f"the program {program.name!r} has an input called {given.name!r} already.")
+        symbols = [self.builder.input(i.name, i.width) for i in inputs]
+        self._inputs, self.added = symbols[: len(program.inputs)], symbols[len(program.inputs) :]
+        self._old = [self.builder.state(s.name, s.width, s.initial) for s in program.states]
+        self._weights: list[int] = []
+        for k, parameter in enumerate(program.parameters):
+            self._weights.append(len(self.builder.parameters))
+            for kept in self.parameter(k, parameter):
+                self.builder.parameter(kept)
+
+    # What a subclass may say otherwise.
+
+    def adds(self) -> Sequence[Input]:
+        """The inputs that the copy has more."""
+        return ()
+
+    def parameter(self, k: int, parameter: Parameter) -> Sequence[Parameter]:
+        """What stands in the place of a parameter."""
+        return (parameter,)
+
+    def previous(self, k: int, before: Symbol) -> Symbol:
+        """The old value of a state, as the cell sees it."""
+        return before
+
+    def product(self, id: int, instruction: Instruction, weight: int) -> Symbol:
+        """A product; `weight` is where its parameter is in the copy."""
+        return self.builder.copy(instruction, (self.values[instruction.args[0]],), weight=weight)
+
+    def value(self, id: int, given: Symbol) -> Symbol:
+        """Any value."""
+        return given
+
+    def next(self, k: int, before: Symbol, after: Symbol) -> Symbol:
+        """The new value of a state."""
+        return after
+
+    # The copy.
+
+    def result(self) -> Program:
+        """The program as it has become."""
+        for id, instruction in enumerate(self.program.body):
+            self.values.append(self.value(id, self._copied(id, instruction)))
+        program, values = self.program, self.values
+        nexts = [
+            self.next(k, before, values[s.next])
+            for k, (s, before) in enumerate(zip(program.states, self._old, strict=True))
+        ]
+        became = {s.next: n for s, n in zip(program.states, nexts, strict=True)}
+        names = {name: values[id] for name, id in program.names}
+        names |= {s.name: n for s, n in zip(program.states, nexts, strict=True) if s.name in names}
+        return require_legal(
+            self.builder.finish(
+                nexts,
+                [(o.name, self._given_out(o.value, became)) for o in program.outputs],
+                [(r.name, r.shape, [tuple(values[v] for v in term) for term in r.terms]) for r in program.reductions],
+                names=names,
+                reverse=program.reverse,
+            )
+        )
+
+    def _copied(self, id: int, instruction: Instruction) -> Symbol:
+        words: dict[str, Any] = dict(instruction.attributes)
+        if instruction.op == INPUT:
+            return self._inputs[instruction["index"]]
+        if instruction.op == PREVIOUS:
+            return self.previous(instruction["index"], self._old[instruction["index"]])
+        if instruction.op == PARAMETER:
+            return self.builder.vector(self._weights[instruction["index"]])
+        if "weight" in words:
+            return self.product(id, instruction, self._weights[instruction["weight"]])
+        return self.builder.copy(instruction, tuple(self.values[arg] for arg in instruction.args))
+
+    def _given_out(self, id: int, became: dict[int, Symbol]) -> Symbol:
+        """What a program gives of its states, it gives as they are at the end of the step."""
+        if id in became:
+            return became[id]
+        instruction = self.program.body[id]
+        if instruction.op == "concat":
+            return self.builder.concat(*(self._given_out(arg, became) for arg in instruction.args))
+        return self.values[id]
+
+
+# States that start afresh.
 
 
 @lru_cache(maxsize=256)
-def with_reset(program: Program) -> Program:
+def with_reset(program: Program, learned: bool = False) -> Program:
     """The program with one more input, `reset` `[T, B, 1]`: where it is not 0, a row's states start afresh.
 
     At such a step the cell sees each state's initial value in place of the old one, and no gradient passes.
 
+    Args:
+        program: the program.
+        learned: whether the initial values are inputs too, `initial.STATE` for each state, after `reset`.
+
     Raises:
         ProgramError: if the program has an input of that name already.
     """
-    if any(given.name == RESET for given in program.inputs):
-        raise ProgramError(f"the program {program.name!r} has an input called {RESET!r} already.")
-    builder = Builder(program.name)
-    inputs = [builder.input(i.name, i.width) for i in program.inputs]
-    reset = builder.input(RESET, 1)
-    old = [builder.state(s.name, s.width, s.initial) for s in program.states]
-    afresh = [builder.select(reset, s.initial, before) for s, before in zip(program.states, old, strict=True)]
-    for parameter in program.parameters:
-        builder.parameter(parameter)
-    values: list[Symbol] = []
-    for instruction in program.body:
-        words: dict[str, Any] = dict(instruction.attributes)
-        if instruction.op == INPUT:
-            values.append(inputs[instruction["index"]])
-        elif instruction.op == PREVIOUS:
-            values.append(afresh[instruction["index"]])
-        elif instruction.op == PARAMETER:
-            values.append(builder.vector(instruction["index"]))
-        else:
-            args = tuple(values[arg] for arg in instruction.args)
-            values.append(builder.copy(instruction, args, weight=words.get("weight")))
-    return require_legal(
-        builder.finish(
-            [values[s.next] for s in program.states],
-            [(o.name, values[o.value]) for o in program.outputs],
-            [(r.name, r.shape, [tuple(values[v] for v in term) for term in r.terms]) for r in program.reductions],
-            names={name: values[id] for name, id in program.names},
-            reverse=program.reverse,
-        )
-    )
+
+    class Reset(Rewriting):
+        def adds(self) -> Sequence[Input]:
+            initial = [Input(f"initial.{s.name}", s.width) for s in program.states] if learned else []
+            return [Input(RESET, 1), *initial]
+
+        def previous(self, k: int, before: Symbol) -> Symbol:
+            afresh = self.added[1 + k] if learned else program.states[k].initial
+            return self.builder.select(self.added[0], afresh, before)
+
+    return Reset(program).result()
 
 
-REWRITES: dict[str, Callable[[Program], Program]] = {RESET: with_reset}
+# States that are kept.
 
 
-def rewritten(program: Program, rewrites: tuple[str, ...]) -> Program:
+@lru_cache(maxsize=256)
+def with_zoneout(program: Program, states: tuple[int, ...]) -> Program:
+    """The program with an input `zoneout.STATE` for each of these states: where it is not 0, a unit keeps its value.
+
+    Krueger et al. 2017, arXiv:1606.01305. As there, what the cell computes from a new state it computes from the value
+    that the state would have had; what it gives out, and the next step, see what the state has.
+
+    Args:
+        program: the program.
+        states: their indices.
+    """
+
+    class Zoneout(Rewriting):
+        def adds(self) -> Sequence[Input]:
+            return [Input(f"zoneout.{program.states[k].name}", program.states[k].width) for k in states]
+
+        def next(self, k: int, before: Symbol, after: Symbol) -> Symbol:
+            return self.builder.select(self.added[states.index(k)], before, after) if k in states else after
+
+    return Zoneout(program).result()
+
+
+@lru_cache(maxsize=256)
+def with_mean_zoneout(program: Program, rates: tuple[float, ...]) -> Program:
+    """The program in which each state is the mean over zoneout's masks: `rate * old + (1 - rate) * new`.
+
+    Args:
+        program: the program.
+        rates: for each state the probability with which a unit keeps its value.
+    """
+
+    class MeanZoneout(Rewriting):
+        def next(self, k: int, before: Symbol, after: Symbol) -> Symbol:
+            return rates[k] * before + (1.0 - rates[k]) * after if rates[k] else after
+
+    return MeanZoneout(program).result()
+
+
+# What enters the products over the states.
+
+
+def entering(program: Program, id: int) -> tuple[int, ...]:
+    """The states that are meant when this value is multiplied by a matrix: it is of their old values, gated or not."""
+    instruction = program.body[id]
+    if instruction.op == PREVIOUS:
+        return (instruction["index"],)
+    if instruction.op == "concat":
+        return tuple(k for arg in instruction.args for k in entering(program, arg))
+    if instruction.op in ("slice", "mul"):
+        return next((found for arg in instruction.args if (found := entering(program, arg))), ())
+    return ()
+
+
+@lru_cache(maxsize=256)
+def recurrent_weights(program: Program) -> dict[int, tuple[int, ...]]:
+    """The matrix parameters that multiply old states, by their indices, and the states."""
+    return {
+        instruction["weight"]: states
+        for instruction in program.body
+        if instruction.op == "linear" and (states := entering(program, instruction.args[0]))
+    }
+
+
+@lru_cache(maxsize=256)
+def with_recurrent_dropout(program: Program) -> Program:
+    """The program with an input `dropout.STATE` for each state that a matrix multiplies: there it is scaled by it.
+
+    Gal & Ghahramani 2016, arXiv:1512.05287, with one mask for all gates.
+    """
+    masked = masked_states(program)
+
+    class RecurrentDropout(Rewriting):
+        def adds(self) -> Sequence[Input]:
+            return [Input(f"dropout.{program.states[k].name}", program.states[k].width) for k in masked]
+
+        def product(self, id: int, instruction: Instruction, weight: int) -> Symbol:
+            return self.builder.copy(instruction, (self._scaled(instruction.args[0]),), weight=weight)
+
+        def _scaled(self, id: int) -> Symbol:
+            instruction = program.body[id]
+            if not entering(program, id):
+                return self.values[id]
+            if instruction.op == PREVIOUS:
+                return self.values[id] * self.added[masked.index(instruction["index"])]
+            if instruction.op == "mul":
+                gated = next(arg for arg in instruction.args if entering(program, arg))
+                gates = [self.values[arg] for arg in instruction.args if arg != gated] or [self.values[gated]]
+                return gates[0] * self._scaled(gated)
+            return self.builder.copy(instruction, tuple(map(self._scaled, instruction.args)))
+
+    return RecurrentDropout(program).result()
+
+
+def masked_states(program: Program) -> list[int]:
+    """The states that a matrix multiplies, by their indices."""
+    return sorted({k for states in recurrent_weights(program).values() for k in states})
+
+
+@lru_cache(maxsize=256)
+def with_heads(program: Program, heads: int) -> Program:
+    """The program with block-diagonal matrices over its states: each head's gates see that head's units alone.
+
+    A head is an equal share of the units of a state, one after the other, and of the rows of each gate. In place of a
+    parameter `NAME` there is a `NAME.headK` for each head.
+
+    Raises:
+        UserError: if a state or a gate cannot be shared out equally, or no matrix multiplies a state.
+    """
+    weights = recurrent_weights(program)
+    if not weights:
+        raise UserError(f"heads are blocks of a matrix over a state, and cell {program.name!r} has none.")
+    for weight, states in weights.items():
+        parameter = program.parameters[weight]
+        if len(states) > 1:
+            raise UserError(f"{parameter.name} of cell {program.name!r} multiplies several states at once: no heads.")
+        widths = {f"state {program.states[states[0]].name!r}": parameter.shape[1]}
+        widths |= {f"gate {part.gate!r}": part.stop - part.start for part in parameter.parts}
+        for what, width in widths.items():
+            if width % heads:
+                raise UserError(
+                    f"{heads} heads cannot share the {width} units of the {what} of cell {program.name!r} equally."
+                )
+
+    class Heads(Rewriting):
+        def parameter(self, k: int, parameter: Parameter) -> Sequence[Parameter]:
+            if k not in weights:
+                return (parameter,)
+            rows, columns = parameter.shape
+            parts = tuple(Part(p.gate, p.start // heads, p.stop // heads, p.initial) for p in _whole(parameter))
+            return [
+                Parameter(f"{parameter.name}.head{n}", (rows // heads, columns // heads), parts) for n in range(heads)
+            ]
+
+        def product(self, id: int, instruction: Instruction, weight: int) -> Symbol:
+            if instruction["weight"] not in weights:
+                return super().product(id, instruction, weight)
+            build, source = self.builder, self.values[instruction.args[0]]
+            width = source.width // heads
+            of_heads = [build.linear(build.slice(source, n * width, width), weight + n) for n in range(heads)]
+            return build.concat(
+                *(
+                    build.slice(of_head, part.start // heads, (part.stop - part.start) // heads)
+                    for part in _whole(program.parameters[instruction["weight"]])
+                    for of_head in of_heads
+                )
+            )
+
+    return Heads(program).result()
+
+
+def _whole(parameter: Parameter) -> tuple[Part, ...]:
+    """The parts of a parameter; it is one if it has none."""
+    return parameter.parts or (Part(parameter.name, 0, parameter.shape[0]),)
+
+
+# The functions of gates.
+
+
+def activated(program: Program) -> dict[str, int]:
+    """The gates to whose sum a function is applied, by name: the value of the sum."""
+    return {
+        name: before for name, after in program.names if (before := program.values.get(f"{name}.pre", after)) != after
+    }
+
+
+@lru_cache(maxsize=256)
+def with_clip(program: Program, bound: float) -> Program:
+    """The program in which what the function of a gate is applied to is held between `-bound` and `bound`.
+
+    Outside no gradient passes.
+
+    Raises:
+        UserError: if the cell has no such gate.
+    """
+    sums = set(activated(program).values())
+    if not sums:
+        raise UserError(f"clip is of what a gate's function is applied to, and cell {program.name!r} has no such gate.")
+
+    class Clip(Rewriting):
+        def value(self, id: int, given: Symbol) -> Symbol:
+            if id not in sums:
+                return given
+            build = self.builder
+            held = build.select(build.greater(-bound, given), -bound, given)
+            return build.select(build.greater(given, bound), bound, held)
+
+    return Clip(program).result()
+
+
+@lru_cache(maxsize=256)
+def with_activations(program: Program, functions: tuple[tuple[str, Callable[[Symbol], Symbol]], ...]) -> Program:
+    """The program with other functions in some of its gates.
+
+    Args:
+        program: the program.
+        functions: gates by name, and the function of each.
+
+    Raises:
+        UserError: if there is no such gate, or what it does is more than apply a function to a sum.
+    """
+    gates = {
+        name: before
+        for name, before in activated(program).items()
+        if program.body[program.values[name]].args == (before,)
+    }
+    chosen = dict(functions)
+    for name in chosen:
+        if name not in gates:
+            has = f"it has {', '.join(gates)}" if gates else "it has none"
+            raise UserError(
+                f"no gate of cell {program.name!r} that applies a function to a sum is called "
+                f"{name!r}{nearest(name, gates)} ({has})."
+            )
+    places = {program.values[name]: name for name in chosen}
+
+    class Activations(Rewriting):
+        def value(self, id: int, given: Symbol) -> Symbol:
+            return chosen[places[id]](self.values[gates[places[id]]]) if id in places else given
+
+    return Activations(program).result()
+
+
+# What a program gives out.
+
+
+@lru_cache(maxsize=256)
+def with_states(program: Program) -> Program:
+    """The program with one more output for each state: what it is at the end of each step."""
+    added = tuple(Output(f"state.{s.name}", s.next) for s in program.states)
+    return require_legal(replace(program, outputs=program.outputs + added))
+
+
+REWRITES: dict[str, Callable[[Program], Program]] = {
+    RESET: with_reset,
+    RESET_LEARNED: lambda program: with_reset(program, True),
+    STATES: with_states,
+}
+
+
+def rewritten(program: Program, rewrites: Iterable[str]) -> Program:
     """The program after the rewrites of these names, one after the other."""
     for name in rewrites:
         program = REWRITES[name](program)

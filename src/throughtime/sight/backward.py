@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from throughtime.engines.base import Result
-from throughtime.nn.recurrent import output_width
+from throughtime.nn.options import output_width
 from throughtime.sight.arrays import Array
 from throughtime.sight.tape import LayerTape, Tape, gradient_outputs
 

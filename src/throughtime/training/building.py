@@ -8,7 +8,8 @@ import torch
 
 from throughtime.errors import TrainingError
 from throughtime.nn.language_model import LanguageModel
-from throughtime.nn.recurrent import Recurrent, output_width
+from throughtime.nn.options import output_width
+from throughtime.nn.recurrent import Recurrent
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.training.config import TrainConfig
