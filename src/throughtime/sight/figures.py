@@ -11,6 +11,7 @@ from throughtime.errors import UserError
 from throughtime.sight.arrays import Array
 
 if TYPE_CHECKING:
+    from throughtime.sight.matching import Match
     from throughtime.sight.openness import Saturation, Timescale
     from throughtime.sight.reach import Horizon
 
@@ -123,4 +124,19 @@ def eigenvalue_plane(eigenvalues: Array) -> Any:
         )
     figure.add_shape(type="circle", x0=-1, y0=-1, x1=1, y1=1, line={"color": "#888", "dash": "dot"})
     figure.update_yaxes(scaleanchor="x")
+    return figure
+
+
+def match_bars(found: Match) -> Any:
+    """The span and the places where its units are on, along the steps, as high as they are close."""
+    figure = _figure("Where the same units are on", "step", "closeness")
+    bars = [(found.start, found.stop, 1.0, "the span"), *found.places]
+    colours = [_COLOURS[1]] + [_COLOURS[0]] * len(found.places)
+    figure.add_trace(
+        plotly().Bar(
+            x=[(start + stop - 1) / 2 for start, stop, *_ in bars], width=[stop - start for start, stop, *_ in bars],
+            y=[closeness for _, _, closeness, _ in bars], text=[repr(text) for *_, text in bars],
+            marker={"color": colours}, hoverinfo="text",
+        )
+    )  # fmt: skip
     return figure

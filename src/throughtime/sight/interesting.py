@@ -1,0 +1,138 @@
+"""Which units a reader would want to look at: those that follow something that can be named."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from throughtime.sight.arrays import Array, as_array
+from throughtime.sight.text import FEATURES, Feature, measured, pieces
+
+_BINS = 8  # of a unit's values and of a count, each with as many steps in it as the others
+_SHIFTS = 24  # by which a text is turned to see what chance gives
+_DEVIATIONS = 3  # of chance, below which a unit follows nothing
+_SYMBOL_SHARE = 0.5  # of what needs no memory
+_EPISODES = 3  # fewer are no rule
+
+
+@dataclass(frozen=True)
+class Interest:
+    """How much of what a reader sees in a text each unit tells.
+
+    Attributes:
+        scores: of each unit, 0 to 1, `[H]`.
+        phrases: what each unit follows best, in plain words, such as "high inside quotes"; empty where nothing.
+        shares: of the information in each feature the share that each unit tells, over chance, `[H, features]`.
+        features: the names of the features that occur in the text.
+    """
+
+    scores: Array
+    phrases: tuple[str, ...]
+    shares: Array
+    features: tuple[str, ...]
+
+    @property
+    def order(self) -> Array:
+        """The units from the most interesting to the least, `[H]`."""
+        return np.argsort(-self.scores, kind="stable")
+
+
+def interest(values: Any, text: str | Sequence[str]) -> Interest:
+    """How interesting each unit is for a text: how well it follows something that has a name.
+
+    The score of a unit u is the largest over features f of a text of (I(u; f) - chance) / H(f): the share of what there
+    is to know of the feature that the unit's value tells, by mutual information (as Bau et al. 2017, arXiv:1704.05796,
+    and Karpathy et al. 2015, arXiv:1506.02078, looked for units that stand for something, here without a threshold to
+    choose). Values and counts are put into eight bins of as many steps each. Chance is the mean of I where the feature
+    is turned against the values by a part of the text, which keeps how slowly both change; a unit that is not above
+    it by three standard deviations scores 0. A feature of the present symbol alone, such as a space, counts half, as it
+    takes no memory. A feature that occurs fewer than three times is left out.
+
+    Args:
+        values: a recorded value, `[T, H]` or `[T, 1, H]`.
+        text: the text that was read, one character or one symbol of it for each step.
+
+    Returns:
+        The scores and what each unit follows.
+
+    Raises:
+        UserError: if the values are not of one row.
+        DataError: if the text has another length.
+    """
+    array = as_array(values, "values", "T B H")
+    array = as_array(array[:, 0] if array.shape[1] == 1 else array, "values of one row", "T H")
+    symbols = pieces(text, len(array))
+    found = [(f, m) for f in FEATURES if _occurs(m := measured(f, symbols))]
+    units = array.shape[1]
+    if not found:
+        return Interest(np.zeros(units), ("",) * units, np.zeros((units, 0)), ())
+    bins = [_one_hot(_binned(m) if f.along else m) for f, m in found]
+    shares = _shares(np.stack([_binned(array[:, u]) for u in range(units)], 1), bins)
+    weights = np.array([1.0 if f.memory else _SYMBOL_SHARE for f, _ in found])
+    best = (shares * weights).argmax(1)
+    scores = (shares * weights).max(1)
+    phrases = tuple(_phrase(found[k][0], found[k][1], array[:, u]) if scores[u] > 0 else "" for u, k in enumerate(best))
+    return Interest(scores, phrases, shares, tuple(f.name for f, _ in found))
+
+
+def _occurs(measure: Array) -> bool:
+    """Whether a feature is there, and not there, often enough to follow it."""
+    here = measure > 0
+    return int((here[1:] & ~here[:-1]).sum() + here[0]) >= _EPISODES
+
+
+def _binned(values: Array) -> Array:
+    """The bin of each value: as many values in each as there are in the others, where they differ."""
+    edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]))
+    bins: Array = np.searchsorted(edges, values, "right")
+    return bins
+
+
+def _one_hot(bins: Array) -> Array:
+    hot: Array = (bins[:, None] == np.unique(bins)).astype(np.float32)
+    return hot
+
+
+def _shares(of_units: Array, features: list[Array]) -> Array:
+    """(I(u; f) - chance) / H(f) for each unit and feature."""
+    steps, units = of_units.shape
+    hot = (of_units[:, :, None] == np.arange(_BINS)).reshape(steps, units * _BINS).astype(np.float32)
+    joined = np.concatenate(features, 1)
+    ends = np.cumsum([f.shape[1] for f in features])
+    turned = np.linspace(0.1, 0.9, _SHIFTS) * steps
+
+    def information(shift: int) -> Array:
+        joint = (hot.T @ np.roll(joined, shift, 0)).reshape(units, _BINS, -1) / steps
+        return np.stack([_information(part) for part in np.split(joint, ends[:-1], 2)], 1)
+
+    chance = np.stack([information(int(shift)) for shift in turned])
+    entropy = np.array([_entropy(f.mean(0)) for f in features])
+    over = information(0) - chance.mean(0)
+    return np.where(over > _DEVIATIONS * chance.std(0), np.clip(over / entropy, 0, 1), 0.0)
+
+
+def _information(joint: Array) -> Array:
+    """The mutual information of each unit's joint distribution `[H, bins, values]`, in nats."""
+    one, other = joint.sum(2), joint.sum(1)
+    return _entropy(one) + _entropy(other) - _entropy(joint.reshape(len(joint), -1))
+
+
+def _entropy(p: Array) -> Array:
+    total: Array = -(p * np.log(np.where(p > 0, p, 1))).sum(-1)
+    return total
+
+
+def _phrase(feature: Feature, measure: Array, values: Array) -> str:
+    if feature.along is None:
+        here = measure > 0
+        return f"{'high' if values[here].mean() > values[~here].mean() else 'low'} {feature.name}"
+    ranks = np.argsort(np.argsort(measure, kind="stable")), np.argsort(np.argsort(values, kind="stable"))
+    correlation = float(np.corrcoef(*ranks)[0, 1])
+    verb = "changes" if abs(correlation) < _MONOTONE else "rises" if correlation > 0 else "falls"
+    return f"{verb} along {feature.along}"
+
+
+_MONOTONE = 0.3
