@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from throughtime.program.cell import Cell, cell
     from throughtime.program.core import Program
     from throughtime.runs import load
+    from throughtime.sight.edit import edit
     from throughtime.sight.record import record
     from throughtime.streaming import Stream
     from throughtime.training import train
@@ -40,6 +41,7 @@ _HOMES = {
     "cell": "throughtime.program.cell",
     "Program": "throughtime.program.core",
     "load": "throughtime.runs",
+    "edit": "throughtime.sight.edit",
     "record": "throughtime.sight.record",
     "Stream": "throughtime.streaming",
     "train": "throughtime.training",
@@ -47,7 +49,7 @@ _HOMES = {
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "load", "record", "train",
+    "cell", "cells", "check", "edit", "load", "record", "train",
 ]  # fmt: skip
 
 

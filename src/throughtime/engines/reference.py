@@ -6,13 +6,14 @@ other engines are tested against.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeGuard
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from throughtime.engines.base import Result
+from throughtime.errors import UserError
 from throughtime.program.core import CONSTANT, INPUT, PARAMETER, PREVIOUS, Instruction, Program
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
@@ -20,10 +21,19 @@ from throughtime.program.phases import Phase, phases
 
 
 class ReferenceEngine:
-    """Runs a program by torch operations."""
+    """Runs a program by torch operations.
+
+    Args:
+        calls: functions that are called in the place of operations, by the value in a program's body: each takes the
+            tensor of the operation's first value, `[rows, width]` (`[width]` where it is the same at all steps and
+            rows), and gives one like it.
+    """
 
     name = "reference"
     transparent = True
+
+    def __init__(self, calls: Mapping[int, Callable[[Tensor], Any]] | None = None) -> None:
+        self.calls = calls or {}
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
         """Runs everything."""
@@ -39,7 +49,7 @@ class ReferenceEngine:
         batch_sizes: Sequence[int] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
-        return _Run(require_legal(program), steps, inputs, states, parameters, batch_sizes).result()
+        return _Run(require_legal(program), steps, inputs, states, parameters, batch_sizes, self.calls).result()
 
 
 class _Run:
@@ -51,8 +61,10 @@ class _Run:
         states: Sequence[Tensor],
         parameters: Sequence[Tensor],
         batch_sizes: Sequence[int] | None,
+        calls: Mapping[int, Callable[[Tensor], Any]],
     ) -> None:
         self.program, self.steps, self.inputs, self.parameters = program, steps, inputs, parameters
+        self.calls = calls
         self.rows = states[0].shape[0]
         self.like = states[0]
         self.initial = list(states)
@@ -76,9 +88,11 @@ class _Run:
     def _compute(self, phase: Phase) -> None:
         for id, instruction in enumerate(self.program.body):
             if self.phases[id] is phase:
-                self.values[id] = self._operation(instruction, self.values)
+                self.values[id] = self._operation(id, instruction, self.values)
 
-    def _operation(self, instruction: Instruction, values: Sequence[Tensor | None]) -> Tensor:
+    def _operation(self, id: int, instruction: Instruction, values: Sequence[Tensor | None]) -> Tensor:
+        if id in self.calls:
+            return _called(self.calls[id], _given(values[instruction.args[0]]))
         if instruction.op == INPUT:
             return self._packed(self.inputs[int(instruction["index"])])
         if instruction.op == PARAMETER:
@@ -113,7 +127,7 @@ class _Run:
                 if instruction.op == PREVIOUS:
                     values[id] = rows.states[instruction["index"]]
                 else:
-                    values[id] = self._operation(instruction, values)
+                    values[id] = self._operation(id, instruction, values)
             for id in kept:
                 history[id].append(_given(values[id]))
             rows.states = [_given(values[s.next]).expand(self.sizes[t], -1) for s in program.states]
@@ -155,6 +169,14 @@ class _Run:
             values = [self._everywhere(id) for id in term]
             total = total + (values[0].sum(0) if len(values) == 1 else values[0].T @ values[1])
         return total
+
+
+def _called(function: Callable[[Tensor], Any], value: Tensor) -> Tensor:
+    result = function(value)
+    if not isinstance(result, Tensor) or result.shape != value.shape:
+        shown = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else repr(result)
+        raise UserError(f"the function of an edit was given a tensor {list(value.shape)} and gave {shown}.")
+    return result
 
 
 def _given(value: Tensor | None) -> Tensor:

@@ -248,15 +248,13 @@ class _DropInCell(nn.RNNCellBase):
         Returns:
             The state after the step.
         """
-        layer = TORCH_LAYERS[self._mode()]
-        ((program,),) = _programs(self._mode(), self.input_size, self.hidden_size, 0, 1, 1, self.bias)
-        if not self.watching and _is_torchs(self.engine, program, input):
+        layers = self.layers()
+        if not self.watching and _is_torchs(self.engine, layers[0][0][0], input):
             return super().forward(input, hx)
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
         self._check(input, states)
-        stored = [self.weight_ih, self.weight_hh, *((self.bias_ih, self.bias_hh) if self.bias else ())]
         _, final = run_any_form(
-            [[(program, layer.to_program(stored, bias=self.bias))]],
+            layers,
             input.unsqueeze(0),
             None if states is None else [s.unsqueeze(0) for s in states],
             engine=self.engine,
@@ -264,6 +262,12 @@ class _DropInCell(nn.RNNCellBase):
         )
         ended = [s.squeeze(0) for s in final]
         return ended[0] if len(ended) == 1 else tuple(ended)
+
+    def layers(self) -> Layers:
+        """The one layer's program and its parameters, as they are now."""
+        ((program,),) = _programs(self._mode(), self.input_size, self.hidden_size, 0, 1, 1, self.bias)
+        stored = [self.weight_ih, self.weight_hh, *((self.bias_ih, self.bias_hh) if self.bias else ())]
+        return [[(program, TORCH_LAYERS[self._mode()].to_program(stored, bias=self.bias))]]
 
     def _mode(self) -> str:
         return "LSTM" if isinstance(self, nn.LSTMCell) else "GRU"

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from throughtime.engines.base import Engine
 from throughtime.engines.watching import Watch
 from throughtime.errors import UserError
 from throughtime.program.core import Program
@@ -45,8 +46,8 @@ class Form(NamedTuple):
 class Feature:
     """Something that takes part in the runs of a stack's layers, by a rewrite of their programs.
 
-    For each call of the stack `begin` is called once, then for each layer and direction `inputs`, `rewrite`, `watch`
-    and, when it has run, `receive`.
+    For each call of the stack `begin` is called once, then for each layer and direction `inputs`, `rewrite`, `watch`,
+    `engine` and, when it has run, `receive`.
 
     Attributes:
         outside_graphs: whether a graph that torch.compile captures is interrupted for it.
@@ -71,6 +72,10 @@ class Feature:
     def watch(self, place: Place, program: Program) -> Watch | None:
         """What is to be handed out of the run of a program, in which all rewrites are."""
         return None
+
+    def engine(self, place: Place, program: Program, chosen: Engine) -> Engine:
+        """The engine that runs the program, in which all rewrites are, in the place of the one chosen."""
+        return chosen
 
     def adds(self, program: Program) -> int:
         """The number of outputs that the rewrite adds, where it can be part of a graph that is being captured."""

@@ -183,7 +183,14 @@ def _run(
         ends.append(len(program.outputs))
     watch = together([w for feature in features if (w := feature.watch(place, program)) is not None])
     seen = program if watch is None else with_outputs(program, watch.values, own)[0]
-    chosen = choose(engine, seen, x)
+    chosen = usual = choose(engine, seen, x)
+    for feature in features:
+        chosen = feature.engine(place, program, chosen)
+    if chosen is not usual and watch is not None and watch.gradients:
+        raise UserError(
+            "gradients cannot be recorded where a function of Python takes a value's place: write the edit in the cell "
+            "language."
+        )
     result = run(chosen, program, steps, inputs, states, parameters, batch_sizes, watch)
     for feature, start, end in zip(features, [own, *ends], ends, strict=False):
         feature.receive(place, result.outputs[start:end])

@@ -214,8 +214,12 @@ class _Recorder(Feature):
     def __init__(
         self, tape: Tape, values: Values, patterns: Sequence[str], steps: Selection, units: Selection, gradients: bool
     ) -> None:
-        self.tape, self.values, self.patterns = tape, values, patterns
+        self.tape, self.values = tape, values
         self.steps, self.units, self.gradients = steps, units, gradients
+        self.names = {
+            place: list(dict.fromkeys(n for pattern in patterns for n in values.matching(pattern, place, program)))
+            for place, program in values.programs()
+        }
 
     def begin(self, form: Form) -> None:
         """Begins a call, if there is room for it."""
@@ -227,7 +231,8 @@ class _Recorder(Feature):
 
     def watch(self, place: Place, program: Program) -> Watch | None:
         """Asks for the values whose names match."""
-        names = self._names(place, program)
+        # The names that the layer has by itself: rewrites may add others.
+        names = self.names.get(place, [])
         if not names:
             return None
         stretches = tuple(self._stretch(place, program, name) for name in names)
@@ -260,9 +265,6 @@ class _Recorder(Feature):
             "before it was compiled."
         )
 
-    def _names(self, place: Place, program: Program) -> list[str]:
-        return list(dict.fromkeys(n for p in self.patterns for n in self.values.matching(p, place, program)))
-
     def _units(self, place: Place, program: Program, name: str) -> Sequence[int] | None:
         return self.units.of(program.body[program.values[name]].width, self.values.name(place, name))
 
@@ -281,7 +283,7 @@ class _Recorder(Feature):
         steps = self.form.steps if self.chosen is None else len(self.chosen)
         kept = written = 0
         for place, program in self.values.programs():
-            stretches = {name: self._stretch(place, program, name) for name in self._names(place, program)}
+            stretches = {name: self._stretch(place, program, name) for name in self.names[place]}
             counts = {n: len(self._units(place, program, n) or range(s.width)) for n, s in stretches.items()}
             kept += steps * number * sum(counts.values())
             # A layer writes all steps, of which those that are not meant are left out when it has run.

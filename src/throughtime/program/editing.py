@@ -1,0 +1,215 @@
+"""Edits as rewrites: named values of a program that are replaced by others on the way."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from numbers import Real
+from typing import Any
+
+from throughtime.errors import UserError, nearest
+from throughtime.program.builder import Symbol
+from throughtime.program.core import Input, Instruction, Output, Program
+from throughtime.program.legality import require_legal
+from throughtime.program.rewrite import Rewriting
+
+PYTHON = "edit.python"  # begins the name of a value that a function of Python computes; a number and its name follow
+
+
+@dataclass(frozen=True)
+class Edit:
+    """What becomes of one named value.
+
+    Attributes:
+        name: the value's name.
+        new: a number; a function from the value's symbol, and those of other named values, to a symbol; or None for
+            an input at each step.
+        units: the elements that are replaced; all if None.
+        label: what the user calls the value.
+        python: whether the function is one of Python, which the engine is to call.
+    """
+
+    name: str
+    new: float | Callable[..., Any] | None
+    units: tuple[int, ...] | None
+    label: str
+    python: bool = False
+
+
+class NotOfTheLanguage(UserError):
+    """A function of an edit that cannot be part of a program."""
+
+    def __init__(self, label: str, what: str) -> None:
+        super().__init__(
+            f"the edit of {label!r} cannot be part of the layer's program. {what.rstrip('.')}. A function is written in "
+            "the cell language (operators and throughtime.language) and gives a vector of it. For arbitrary Python on "
+            "tensors the module must run on the reference engine: module.engine = 'reference'."
+        )
+
+
+def with_edits(program: Program, edits: Sequence[Edit], filtered: bool) -> Program:
+    """The program in which named values are others, for all that is computed from them and under their names.
+
+    Args:
+        program: a legal program.
+        edits: of values that differ.
+        filtered: whether there is a mask of the steps at which this is so.
+
+    Returns:
+        The program, with an input of the value's width for each edit whose `new` is None, and at last, if `filtered`,
+        one of width 1 that is 0 where nothing is replaced. What was named stays named, whether it is still needed or
+        not.
+
+    Raises:
+        UserError: if a function is not of the cell language, gives another width or needs a later value, or if a value
+            cannot be told from those that it is made of.
+    """
+    at: dict[int, list[tuple[int, Edit]]] = {}  # of a value: where in it what is edited
+    for edit in edits:
+        id, start = _place(program, edit)
+        at.setdefault(id, []).append((start, edit))
+    kept = tuple(Output(f"kept.{k}", value) for k, value in enumerate(dict.fromkeys(program.values.values())))
+    result = _Editing(replace(program, outputs=program.outputs + kept), edits, at, filtered).result()
+    return require_legal(replace(result, outputs=result.outputs[: len(program.outputs)]))
+
+
+class _Editing(Rewriting):
+    def __init__(
+        self, program: Program, edits: Sequence[Edit], at: dict[int, list[tuple[int, Edit]]], filtered: bool
+    ) -> None:
+        self._edits, self._at, self._filtered = edits, at, filtered
+        self._depth = len({name.split(".")[1] for name in program.values if name.startswith(PYTHON)})
+        super().__init__(program)
+
+    def adds(self) -> Sequence[Input]:
+        taken = {given.name for given in self.program.inputs}
+        widths = [self._width(edit) for edit in self._edits if edit.new is None] + [1] * self._filtered
+        names = (name for k in range(len(taken) + len(widths)) if (name := f"edit.{k}") not in taken)
+        return [Input(name, width) for name, width in zip(names, widths, strict=False)]
+
+    def value(self, id: int, given: Symbol) -> Symbol:
+        for start, edit in self._at.get(id, ()):
+            given = self._with_part(given, start, edit)
+        return given
+
+    def _given_out(self, id: int, became: dict[int, Symbol]) -> Symbol:
+        return self.values[id]  # a state is nowhere another than its value
+
+    def _width(self, edit: Edit) -> int:
+        return self.program.body[self.program.values[edit.name]].width
+
+    def _with_part(self, whole: Symbol, start: int, edit: Edit) -> Symbol:
+        build, width = self.builder, self._width(edit)
+        old = build.slice(whole, start, width)
+        mask, new = self._mask(edit), self._new(edit, old)
+        part = new if mask is None else build.select(mask, new, old)
+        before = [build.slice(whole, 0, start)] if start else []
+        after = start + width
+        rest = [build.slice(whole, after, whole.width - after)] if after < whole.width else []
+        return build.concat(*before, part, *rest)
+
+    def _mask(self, edit: Edit) -> Symbol | None:
+        build, width = self.builder, self._width(edit)
+        units = None
+        if edit.units is not None:
+            runs = groupby(range(width), key=set(edit.units).__contains__)
+            units = build.concat(*(build.constant(float(meant), len(list(run))) for meant, run in runs))
+        if not self._filtered:
+            return units
+        steps = build.expand(self.added[-1], width)
+        return steps if units is None else build.mul(steps, units)
+
+    def _new(self, edit: Edit, old: Symbol) -> Symbol:
+        if edit.new is None:
+            return self.added[[e.name for e in self._edits if e.new is None].index(edit.name)]
+        if not callable(edit.new):
+            return self.builder.constant(edit.new, old.width)
+        if edit.python:
+            site = self.builder.add(old, 0.0)  # an engine that calls the function does not add
+            self.builder.name_value(f"{PYTHON}{self._depth}.{edit.name}", site)
+            return site
+        return self._called(edit, edit.new, old)
+
+    def _called(self, edit: Edit, function: Callable[..., Any], old: Symbol) -> Symbol:
+        others = [self._other(edit, argument) for argument in other_values(function)]
+        try:
+            new = function(old, *others)
+        except Exception as error:
+            raise NotOfTheLanguage(edit.label, f"{type(error).__name__}: {error}") from error
+        if isinstance(new, Real) and not isinstance(new, bool) and not math.isnan(new):
+            return self.builder.constant(float(new), old.width)
+        if not isinstance(new, Symbol) or new.builder is not self.builder:
+            raise NotOfTheLanguage(edit.label, f"It gave {type(new).__name__} {new!r}.")
+        if new.width not in (1, old.width):
+            raise UserError(f"the edit of {edit.label!r} gives {new.width} elements in the place of {old.width}.")
+        return self.builder.expand(new, old.width)
+
+    def _other(self, edit: Edit, argument: str) -> Symbol:
+        named = {name.replace(".", "_"): id for name, id in self.program.names}
+        if argument not in named:
+            raise UserError(
+                f"the edit of {edit.label!r} takes {argument!r}, but no value of its layer is called so"
+                f"{nearest(argument, named)} (there are: {', '.join(named)}): after the value itself a function takes "
+                "others by their names, with _ for a dot."
+            )
+        if named[argument] >= len(self.values):
+            raise UserError(
+                f"the edit of {edit.label!r} takes {argument!r}, which the equations have only after it: a function "
+                "takes values that come before."
+            )
+        return self.values[named[argument]]
+
+
+def other_values(function: Callable[..., Any]) -> list[str]:
+    """The arguments of an edit's function after the first: the names of other values, with _ for a dot."""
+    try:
+        arguments = list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):  # a function of C tells nothing
+        return []
+    positional = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
+    return [a.name for a in positional[1:] if a.default is a.empty]
+
+
+def _place(program: Program, edit: Edit) -> tuple[int, int]:
+    """Where a value has to be replaced, so that all that is computed from its elements sees it.
+
+    A cell's equations know a slice as a value of its own, but a program may take the same elements from the whole.
+
+    Returns:
+        The value itself and 0, or the value of which it is a slice, and where that begins.
+
+    Raises:
+        UserError: if the value is made of others that the cell takes by themselves, too.
+    """
+    body, given, id = program.body, _given(program), program.values[edit.name]
+    whole, start, width = id, 0, body[id].width
+    if body[id].op == "slice":
+        whole, start = body[id].args[0], body[id]["start"]
+
+        def apart(other: Instruction) -> bool:
+            return other.op == "slice" and (other["start"] + other.width <= start or start + width <= other["start"])
+
+        others = [body[k] for k in _users(program, whole) if k != id]
+        if whole not in given and all(map(apart, others)):
+            return id, 0
+    if body[whole].op == "concat":
+        for part in body[whole].args:
+            if part in given or set(_users(program, part)) != {whole}:
+                raise UserError(
+                    f"{edit.label!r} is made of vectors that cell {program.name!r} also takes one by one, so its edit "
+                    "would reach only some of what is computed from them: edit those, or name them in the cell."
+                )
+    return whole, start
+
+
+def _users(program: Program, id: int) -> list[int]:
+    return [k for k, instruction in enumerate(program.body) if id in instruction.args]
+
+
+def _given(program: Program) -> set[int]:
+    """The values that a program gives out."""
+    given = {state.next for state in program.states} | {output.value for output in program.outputs}
+    return given | {value for reduction in program.reductions for term in reduction.terms for value in term}
