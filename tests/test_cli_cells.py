@@ -5,8 +5,8 @@ import json
 import pytest
 
 from throughtime import cells
+from throughtime.cells.facts import Facts
 from throughtime.cli.cell_option import named_cell
-from throughtime.cli.cells import parameters_per_unit
 from throughtime.cli.main import main
 from throughtime.errors import CellError
 from throughtime.language import affine, cell, state, tanh
@@ -42,7 +42,7 @@ def test_the_list_has_every_cell(capsys, monkeypatch):
     ("name", "formula"), [("rnn", "I + H + 1"), ("lstm", "4 I + 4 H + 4"), ("gru", "3 I + 3 H + 4")]
 )
 def test_parameters_per_unit(name, formula):
-    assert parameters_per_unit(cells.get(name)) == formula
+    assert Facts.of(cells.get(name)).parameters_per_unit == formula
 
 
 def test_parameters_of_a_fixed_number_of_units():
@@ -50,7 +50,7 @@ def test_parameters_of_a_fixed_number_of_units():
     def fixed(x, h=state("h", width=5)):
         return tanh(affine("candidate", x, h, width=5))
 
-    assert parameters_per_unit(fixed) == "5 I/H + 30/H"
+    assert Facts.of(fixed).parameters_per_unit == "5 I/H + 30/H"
 
 
 @pytest.mark.parametrize("name", cells.names())

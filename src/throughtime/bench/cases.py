@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import product
-from math import prod
 
 from throughtime import cells
 from throughtime.bench.own_cell import peephole_lstm
 from throughtime.errors import UserError, nearest
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
+from throughtime.program.counting import products
 from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
 
 FORWARD, TRAINING, STREAMING, PACKED, TEXT = "forward", "training", "streaming", "packed", "text"
@@ -96,7 +96,7 @@ class Case:
     @cached_property
     def flops(self) -> int:
         """The multiplications and additions of the layers' matrix products, over all steps and rows."""
-        return 2 * self.layers * sum(self.lengths) * sum(map(_products, self._programs))
+        return 2 * self.layers * sum(self.lengths) * sum(map(products, self._programs))
 
     @property
     def _programs(self) -> Sequence[Program]:
@@ -106,14 +106,6 @@ class Case:
         wanted = everything_wanted(program)
         taped = with_tape(program, wanted)
         return taped, gradient(taped, everything_given(program), wanted).program
-
-
-def _products(program: Program) -> int:
-    """The multiplications of a step of one row: in its products with a matrix, and in the sums of outer products."""
-    body, matrix = program.body, ("linear", "linear_transposed")
-    linear: int = sum(prod(program.parameters[i["weight"]].shape) for i in body if i.op in matrix)
-    terms = (term for reduction in program.reductions for term in reduction.terms if len(term) == 2)
-    return linear + sum(body[u].width * body[v].width for u, v in terms)
 
 
 def _grid(

@@ -82,7 +82,7 @@ def measure_all(
     if missing(("throughtime._native",)):
         raise UserError("the native engine's extension module is not built, and there is nothing to measure.")
     measurements = []
-    with _processors(threads):
+    with processors(threads):
         for case in cases:
             if not any(contestant.is_ours for contestant in present(case)):
                 continue
@@ -104,14 +104,14 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
     threads = 1 if case.mode == STREAMING else threads  # one step of one row is no work for two
     arguments = Arguments.of(case)
     names, entries, results = [], [], []
-    with _torch_threads(threads):
+    with torch_threads(threads):
         for contestant in present(case):
             ready = contestant.prepare(case, arguments, threads)
             names.append(contestant.name)
             entries.append(ready)
             results.append(_results(ready))
-        turns = [*map(_turn, entries), lambda: _native.fma_peak(threads, _PEAK)]
-        rounds = _in_turn(turns, seconds)
+        turns = [*map(turn_of, entries), lambda: _native.fma_peak(threads, _PEAK)]
+        rounds = in_turn(turns, seconds)
     wanted = next(found for found, name in zip(results, names, strict=True) if name.startswith("torch"))
     assert wanted is not None
     errors = [None if found is None else error(found, wanted) for found in results]
@@ -143,7 +143,7 @@ def error(found: Results, wanted: Results) -> float:
 
 
 @contextmanager
-def _processors(number: int) -> Iterator[None]:
+def processors(number: int) -> Iterator[None]:
     """Gives the process as many processors, so that all who take part have the same."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:number])
@@ -154,7 +154,8 @@ def _processors(number: int) -> Iterator[None]:
 
 
 @contextmanager
-def _torch_threads(number: int) -> Iterator[None]:
+def torch_threads(number: int) -> Iterator[None]:
+    """Gives torch, and the native engine with it, as many threads."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -173,7 +174,7 @@ def _results(ready: Ready) -> Results | None:
     return None if ready.results is None else ready.results(given)
 
 
-def _turn(ready: Ready) -> Callable[[], float]:
+def turn_of(ready: Ready) -> Callable[[], float]:
     """Makes the seconds of a call, the median of those of one turn."""
 
     def turn() -> float:
@@ -201,8 +202,8 @@ def _timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def _in_turn(turns: Sequence[Callable[[], float]], seconds: float) -> list[list[float]]:
-    """What each turn gave, round by round."""
+def in_turn(turns: Sequence[Callable[[], float]], seconds: float) -> list[list[float]]:
+    """What each turn gave, round by round, for so many seconds."""
     rounds: list[list[float]] = []
     stop = time.perf_counter() + seconds
     while len(rounds) < _ROUNDS or time.perf_counter() < stop:

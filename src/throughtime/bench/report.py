@@ -11,6 +11,7 @@ from throughtime.bench.cases import MODES, STREAMING, Case
 from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import Measurement
+from throughtime.markdown import table
 
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
 FASTEST = "the fastest of them"
@@ -113,7 +114,7 @@ class Report:
                 if group:
                     yield f"## {title}{'' if built_in else ', of a cell of the user’s own'}"
                     yield ""
-                    yield from _table(_detail(group))
+                    yield from table(_detail(group))
 
     def _threads(self) -> str:
         peaks = [m.peak for m in self.measurements if m.case.mode != STREAMING]
@@ -128,13 +129,13 @@ class Report:
         yield ""
         head = ["mode", "cell", "beside", "shapes", "geometric mean", "least", "at"]
         rows = [[s.mode, s.cell, s.beside, str(s.shapes), f"{s.mean:.2f}", f"{s.least:.2f}", s.at] for s in ratios]
-        yield from _table([head, *rows])
+        yield from table([head, *rows])
         if shares:
             yield f"Share of the peak, at batch {_LARGE_BATCH} or more and hidden {_LARGE_HIDDEN} or more:"
             yield ""
             head = ["mode", "cell", "shapes", "geometric mean", "least", "at"]
             rows = [[s.mode, s.cell, str(s.shapes), f"{s.mean:.0%}", f"{s.least:.0%}", s.at] for s in shares]
-            yield from _table([head, *rows])
+            yield from table([head, *rows])
 
 
 def _summaries(group: Sequence[Measurement]) -> Iterator[Summary]:
@@ -169,16 +170,6 @@ def _detail(group: Sequence[Measurement]) -> list[list[str]]:
             row += [f"{times[name].seconds * scale:.3f}", f"{times[name].ratio:.2f}"] if name in times else ["", ""]
         rows.append(row)
     return rows
-
-
-def _table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """A table in Markdown, whose columns are as wide in its source as in print."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["| " + " | ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=True)) + " |" for row in rows]
-    yield lines[0]
-    yield "|" + "|".join("-" * (w + 2) for w in widths) + "|"
-    yield from lines[1:]
-    yield ""
 
 
 def _case_data(m: Measurement) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from throughtime.language import activate, affine, cell, named, parameter, sigmo
 @cell
 def lstm_peephole(
     x, h, c, *, input_gate=True, forget_gate=True, coupled=False, output_gate=True,
-    input_activation="tanh", output_activation="tanh",
+    input_activation="tanh", output_activation="tanh", peephole=True,
 ):  # fmt: skip
     """LSTM whose gates see the cell state, through a vector of weights (Gers, Schraudolph & Schmidhuber 2002).
 
@@ -14,7 +14,8 @@ def lstm_peephole(
     """
 
     def gate(name, c):
-        return sigmoid(affine(name, x, h) + parameter(f"peephole.{name}") * c)
+        a = affine(name, x, h)
+        return sigmoid(a + parameter(f"peephole.{name}") * c if peephole else a)
 
     i = gate("input", c) if input_gate else 1
     f = named("forget", 1 - i) if coupled else gate("forget", c) if forget_gate else 1

@@ -1,0 +1,104 @@
+"""Measures every named cell, and writes docs/cells.json and the page of all cells, docs/cells.md.
+
+A training step on the native engine, beside the LSTM's and beside the same cell as a loop of torch operations (the
+reference engine under torch's autograd), all in turn in one process. With --page the page is written from the figures
+that are there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import torch
+
+from throughtime import cells
+from throughtime.bench.arguments import Arguments
+from throughtime.bench.cases import TRAINING, Case
+from throughtime.bench.contestant import Ready
+from throughtime.bench.machine import Machine
+from throughtime.bench.measuring import error, in_turn, processors, torch_threads, turn_of
+from throughtime.bench.modules import filled, ready_module
+from throughtime.cells.page import page
+from throughtime.nn.recurrent import Recurrent
+from throughtime.sight.flow import gradient_flow
+
+BATCH, HIDDEN, STEPS = 32, 256, 100
+HORIZON_HIDDEN, HORIZON_WINDOW = 64, 200
+FEW = 0.6  # of the LSTM's, below which a cell is named at the end
+DOCS = Path(__file__).parent.parent / "docs"
+
+
+def ready(case: Case, engine: str) -> Ready:
+    """A case's training step on an engine."""
+    arguments = Arguments.of(case)
+    layer = Recurrent(case.definition, HIDDEN, HIDDEN, engine=engine)
+    return ready_module(filled(layer, list(arguments.parameters.values())), case, arguments)
+
+
+def speed(name: str, seconds: float) -> dict[str, Any]:
+    """What a cell took, as a median over rounds, and as ratios to what others took in the same round."""
+    case, lstm = (Case(TRAINING, cell, BATCH, HIDDEN, STEPS) for cell in (name, "lstm"))
+    entries = [ready(case, "native"), ready(lstm, "native"), ready(case, "reference")]
+    found, wanted = (entry.results(entry.call()) for entry in (entries[0], entries[2]) if entry.results)
+    off = error(found, wanted)
+    if not off <= case.bound:
+        print(f"  {name}: results differ by {off:.1e} of the largest")
+    ours, lstms, loops = zip(*in_turn([turn_of(entry) for entry in entries], seconds), strict=True)
+    ratio = median(b / a for a, b in zip(ours, lstms, strict=True))
+    return {
+        "seconds": median(ours),
+        "flops": case.flops,
+        "steps_of_lstm": ratio,
+        "flops_of_lstm": ratio * case.flops / lstm.flops,
+        "loop": median(b / a for a, b in zip(ours, loops, strict=True)),
+    }
+
+
+def horizon(name: str) -> str:
+    """After how many steps 1 % is left of the gradient, before any training."""
+    torch.manual_seed(0)
+    layer = Recurrent(name, HORIZON_HIDDEN, HORIZON_HIDDEN)
+    found = gradient_flow(layer, torch.randn(HORIZON_WINDOW + 50, 8, HORIZON_HIDDEN), window=HORIZON_WINDOW)
+    reach = found.horizons["layer0"]
+    if reach.lag is not None:
+        return str(reach.lag)
+    return "grows" if reach.grows else f"> {HORIZON_WINDOW}"
+
+
+def main() -> None:
+    """Measures, or writes the page alone."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--cells", nargs="+", default=cells.names(), metavar="NAME")
+    parser.add_argument("--seconds", type=float, default=2.0, help="for each cell")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=DOCS)
+    parser.add_argument("--page", action="store_true", help="write the page from the figures that are there")
+    given = parser.parse_args()
+    file: Path = given.out / "cells.json"
+    measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    if not given.page:
+        settings = {"batch": BATCH, "hidden": HIDDEN, "steps": STEPS, "horizon_hidden": HORIZON_HIDDEN}
+        settings |= {"machine": str(Machine.this()), "threads": given.threads}
+        known = measured.get("cells", {})
+        with processors(given.threads), torch_threads(given.threads):
+            for name in given.cells:
+                known[name] = own = speed(name, given.seconds) | {"horizon": horizon(name)}
+                print(
+                    f"{name:20} {own['seconds'] * 1e3:8.2f} ms  of the LSTM's steps {own['steps_of_lstm']:6.0%}, "
+                    f"FLOP/s {own['flops_of_lstm']:5.0%}; {own['loop']:5.1f} times a torch loop; "
+                    f"horizon {own['horizon']}",
+                    flush=True,
+                )
+        measured = settings | {"cells": {name: known[name] for name in cells.names() if name in known}}
+        file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+        slow = [f"{name} {own['flops_of_lstm']:.0%}" for name, own in known.items() if own["flops_of_lstm"] < FEW]
+        print(f"below {FEW:.0%} of the LSTM's FLOP/s: {', '.join(slow) or 'none'}")
+    (given.out / "cells.md").write_text(page(measured), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

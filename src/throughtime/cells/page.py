@@ -1,0 +1,100 @@
+"""The page of all cells: a table, and each family's equations as they are written."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from throughtime import cells
+from throughtime.cells.facts import Facts
+from throughtime.markdown import table
+
+_INTRODUCTION = """\
+# Cells
+
+All cells that have a name. `throughtime cells` lists them, and `throughtime cells NAME` shows one with its program and
+its gradient's program; `throughtime.Recurrent(NAME, ...)` makes a layer of one. Each is held, in value and gradient,
+against a plain loop that was written from its paper.
+
+I is the width of x and H the number of hidden units; both columns are per hidden unit. FLOPs are those of a forward
+step of one row: a product with a matrix counts its multiplications and additions, any function counts as one. Both are
+for I other than H: where they are alike, mut1, mut2, sru and rg_lru have a matrix less.
+"""
+
+_MEASURED = """\
+Measured on {machine}: a training step (forward and all gradients) of one layer by the native engine, float32, batch
+{batch}, I = H = {hidden}, {steps} time steps, {threads} threads. *Steps/s* are such training steps in a second;
+*GFLOP/s* counts the matrix products alone; *of lstm* is the share of the LSTM's steps/s and GFLOP/s in the same rounds;
+*times a torch loop* is how much longer the same cell takes as a Python loop of torch operations. *Horizon*: after how
+many steps 1 % is left of the gradient, in a layer of {horizon_hidden} units as it starts out, under random input.
+"""
+
+
+def page(measured: Mapping[str, Any] | None = None) -> str:
+    """The page, in Markdown.
+
+    Args:
+        measured: what was measured of each cell, as the benchmark of the cells writes it; columns are left out without.
+    """
+    return "\n".join(_lines(measured or {}))
+
+
+def _lines(measured: Mapping[str, Any]) -> Iterator[str]:
+    yield _INTRODUCTION
+    if measured:
+        yield _MEASURED.format(**measured)
+    head = ["cell", "parameters", "FLOPs", *(_HEAD if measured else []), "states", "reference"]
+    yield from table([head, *(_row(name, measured) for name in cells.names())])
+    for module in dict.fromkeys(cells.get(name).function.__module__ for name in cells.names()):
+        yield from _family(module)
+
+
+_HEAD = ["steps/s", "of lstm", "GFLOP/s", "of lstm", "times a torch loop", "horizon"]
+
+
+def _row(name: str, measured: Mapping[str, Any]) -> list[str]:
+    cell = cells.get(name)
+    facts = Facts.of(cell)
+    own = measured.get("cells", {}).get(name)
+    figures = _figures(own) if own else [""] * len(_HEAD)
+    return [
+        f"[{name}](#{_title(cell.function.__module__).lower().replace(' ', '-')})",
+        facts.parameters_per_unit,
+        facts.flops_per_unit,
+        *(figures if measured else []),
+        ", ".join(facts.states),
+        facts.reference,
+    ]
+
+
+def _figures(own: Mapping[str, Any]) -> list[str]:
+    return [
+        f"{1 / own['seconds']:.1f}",
+        f"{own['steps_of_lstm']:.0%}",
+        f"{own['flops'] / own['seconds'] / 1e9:.1f}",
+        f"{own['flops_of_lstm']:.0%}",
+        f"{own['loop']:.1f}",
+        own["horizon"],
+    ]
+
+
+def _title(module: str) -> str:
+    return module.rpartition(".")[2].replace("_", " ").capitalize()
+
+
+def _family(module: str) -> Iterator[str]:
+    source = inspect.getsource(sys.modules[module])
+    tree = ast.parse(source)
+    docstring = ast.get_docstring(tree) or ""
+    end = tree.body[0].end_lineno
+    yield f"## {_title(module)}"
+    yield ""
+    yield docstring
+    yield ""
+    yield "```python"
+    yield "\n".join(source.splitlines()[end:]).strip()
+    yield "```"
+    yield ""
