@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -109,6 +110,13 @@ class Recurrent(nn.Module):
             returns=returns,
         )
         definition = cells.get(cell)
+        for name in hyper:
+            if name not in definition.hyper:
+                known = [*(inspect.signature(Recurrent).parameters.keys() - {"hyper"}), *definition.hyper]
+                raise UserError(
+                    f"{name!r} is no option of Recurrent and no hyper-parameter of cell {definition.name!r}"
+                    f"{nearest(name, known)} (the cell has {', '.join(definition.hyper) or 'none'})."
+                )
         functions = tuple((gate, _activation(name)) for gate, name in (activations or {}).items())
         programs, width = [], input_size
         for _ in range(num_layers):
@@ -280,10 +288,7 @@ class Recurrent(nn.Module):
     def starts(self) -> Starts:
         """Where the initial states are learned, those of each layer's directions."""
         return [
-            [
-                [self.get_parameter(stored_name(f"initial.{s.name}", suffix)) for s in program.states]
-                for suffix in suffixes
-            ]
+            [[getattr(self, stored_name(f"initial.{s.name}", suffix)) for s in program.states] for suffix in suffixes]
             for program, suffixes in zip(self.programs, self._suffixes(), strict=True)
         ]
 
@@ -303,7 +308,7 @@ class Recurrent(nn.Module):
     def _with_parameters(self, layers: Sequence[Sequence[Program]]) -> Layers:
         return [
             [
-                (way, [self.get_parameter(stored_name(p.name, suffix)) for p in way.parameters])
+                (way, [getattr(self, stored_name(p.name, suffix)) for p in way.parameters])
                 for way, suffix in zip(ways, suffixes, strict=True)
             ]
             for ways, suffixes in zip(layers, self._suffixes(), strict=True)

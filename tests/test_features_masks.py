@@ -1,0 +1,307 @@
+"""Dropout, recurrent dropout, zoneout and weight drop do what their papers say, on every engine, for every cell."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from helpers import assert_close
+from torch import Tensor
+from torch.nn import functional
+
+from throughtime import cells
+from throughtime.errors import UserError
+from throughtime.nn import regularise
+from throughtime.nn.masks import dropped, mask
+from throughtime.nn.recurrent import Recurrent
+from throughtime.program.rewrite import masked_states, recurrent_weights
+
+STEPS, ROWS, WIDTH, HIDDEN = 5, 3, 3, 4
+ENGINES = ["native", "reference"]
+
+
+@pytest.fixture
+def masks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
+    """The masks on states, in the order in which they are drawn."""
+    drawn: list[Tensor] = []
+
+    class Seen(regularise.Masks):
+        def inputs(self, *given: Any) -> list[Tensor]:
+            found = super().inputs(*given)
+            drawn.extend(found)
+            return found
+
+    monkeypatch.setattr("throughtime.nn.recurrent.Masks", Seen)
+    return drawn
+
+
+def layer_and_input(cell: str, engine: str | None = None, layers: int = 1, **options: Any) -> tuple[Recurrent, Tensor]:
+    torch.manual_seed(0)
+    layer = Recurrent(cell, WIDTH, HIDDEN, layers, engine=engine, dtype=torch.float64, **options)
+    return layer, torch.randn(STEPS, ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
+
+
+# The cells as in their papers, one step, with a mask on the state as it enters the products.
+
+
+def rnn(w: dict[str, Tensor], x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, ...]:
+    return (torch.tanh(x @ w["x"].T + w["b"] + (h * m) @ w["h"].T),)
+
+
+def gru(w: dict[str, Tensor], x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, ...]:
+    (xr, xz, xn), (hr, hz, hn) = (x @ w["x"].T).chunk(3, -1), ((h * m) @ w["h"].T).chunk(3, -1)
+    br, bz, bn, bm = w["b"].chunk(4)
+    r, z = torch.sigmoid(xr + hr + br), torch.sigmoid(xz + hz + bz)
+    n = torch.tanh(xn + bn + r * (hn + bm))
+    return ((1 - z) * n + z * h,)
+
+
+def lstm(w: dict[str, Tensor], x: Tensor, h: Tensor, c: Tensor, m: Tensor) -> tuple[Tensor, ...]:
+    i, f, g, o = (x @ w["x"].T + w["b"] + (h * m) @ w["h"].T).chunk(4, -1)
+    c = torch.sigmoid(f) * c + torch.sigmoid(i) * torch.tanh(g)
+    return torch.sigmoid(o) * torch.tanh(c), c
+
+
+STEP: dict[str, Callable[..., tuple[Tensor, ...]]] = {"rnn": rnn, "gru": gru, "lstm": lstm}
+
+
+def by_hand(
+    cell: str,
+    layer: Recurrent,
+    x: Tensor,
+    *,
+    recurrent: Tensor | None = None,
+    keep: list[Tensor] | None = None,
+    mean: list[float] | None = None,
+) -> list[Tensor]:
+    """The output and the final states of one layer, by a loop.
+
+    Args:
+        recurrent: the mask on the hidden state where it enters the products, `[B, H]`.
+        keep: for each state where it keeps its value, `[T, B, H]`.
+        mean: for each state the part of the old value that it keeps.
+    """
+    weights = {n: layer.get_parameter(f"{p}_l0") for n, p in (("x", "weight_x"), ("h", "weight_h"), ("b", "bias"))}
+    states = [x.new_zeros(ROWS, HIDDEN) for _ in layer.programs[0].states]
+    outputs = []
+    for t in range(STEPS):
+        m = torch.ones_like(states[0]) if recurrent is None else recurrent
+        new = STEP[cell](weights, x[t], *states, m)
+        if keep is not None:
+            new = tuple(torch.where(k[t] != 0, old, n) for k, old, n in zip(keep, states, new, strict=True))
+        if mean is not None:
+            new = tuple(p * old + (1 - p) * n for p, old, n in zip(mean, states, new, strict=True))
+        states = list(new)
+        outputs.append(states[0])
+    return [torch.stack(outputs), *states]
+
+
+def flat(result: tuple[Any, Any]) -> list[Tensor]:
+    found: list[Tensor] = []
+    for part in result:
+        found += part if isinstance(part, tuple | list) else [part]
+    return found
+
+
+def values_and_gradients(results: list[Tensor], layer: Recurrent, x: Tensor) -> list[Tensor]:
+    loss = sum((r.sin() * r).sum() for r in results)
+    assert isinstance(loss, Tensor)
+    found = torch.autograd.grad(loss, [x, *layer.parameters()], allow_unused=True, materialize_grads=True)
+    return [*results, *found]
+
+
+def assert_same(layer: Recurrent, x: Tensor, found: tuple[Any, Any], wanted: list[Tensor]) -> None:
+    wanted = [wanted[0], *(w.unsqueeze(0) for w in wanted[1:])]
+    assert_close(values_and_gradients(flat(found), layer, x), values_and_gradients(wanted, layer, x))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("cell", STEP)
+def test_recurrent_dropout_is_one_mask_on_the_state_in_the_products(
+    cell: str, engine: str, masks: list[Tensor]
+) -> None:
+    layer, x = layer_and_input(cell, engine, recurrent_dropout=0.5)
+    found = layer(x)
+    (drawn,) = masks
+    assert set(drawn.unique().tolist()) == {0.0, 2.0}
+    assert_same(layer, x, found, by_hand(cell, layer, x, recurrent=drawn[0]))
+    layer.eval()
+    assert_same(layer, x, layer(x), by_hand(cell, layer, x))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("cell", STEP)
+def test_zoneout_keeps_units_in_training_and_is_their_mean_in_evaluation(
+    cell: str, engine: str, masks: list[Tensor]
+) -> None:
+    layer, x = layer_and_input(cell, engine, zoneout=0.3)
+    found = layer(x)
+    assert_same(layer, x, found, by_hand(cell, layer, x, keep=masks))
+    layer.eval()
+    assert_same(layer, x, layer(x), by_hand(cell, layer, x, mean=[0.3] * len(masks)))
+
+
+def test_each_state_has_its_own_zoneout(masks: list[Tensor]) -> None:
+    layer, x = layer_and_input("lstm", zoneout={"cell": 0.5, "hidden": 0.05})
+    found = layer(x)
+    assert_same(layer, x, found, by_hand("lstm", layer, x, keep=masks))
+    layer.eval()
+    assert_same(layer, x, layer(x), by_hand("lstm", layer, x, mean=[0.05, 0.5]))
+    masks.clear()
+    only, x = layer_and_input("lstm", zoneout={"cell": 0.5})
+    only(x)
+    assert len(masks) == 1
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_both_masks_at_once(engine: str, masks: list[Tensor]) -> None:
+    layer, x = layer_and_input("lstm", engine, recurrent_dropout=0.5, zoneout=0.2)
+    found = layer(x)
+    assert_same(layer, x, found, by_hand("lstm", layer, x, recurrent=masks[0][0], keep=masks[1:]))
+
+
+@pytest.mark.parametrize("cell", STEP)
+def test_weight_drop_thins_out_the_matrices_over_states(cell: str) -> None:
+    layer, x = layer_and_input(cell, weight_drop=0.5)
+    torch.manual_seed(1)
+    found = layer(x)[0]
+    torch.manual_seed(1)
+    matrix = layer.get_parameter("weight_h_l0")
+    thin = dropped(matrix, 0.5)
+    assert 0 < int((thin == 0).sum()) < thin.numel()
+    twin, _ = layer_and_input(cell)
+    wanted = torch.func.functional_call(twin, dict(layer.named_parameters()) | {"weight_h_l0": thin}, x)[0]
+    assert torch.equal(found, wanted)
+    assert_close(
+        torch.autograd.grad(found.sum(), list(layer.parameters())),
+        torch.autograd.grad(wanted.sum(), list(layer.parameters())),
+    )
+    assert torch.equal(layer.eval()(x)[0], twin(x)[0])
+
+
+@pytest.mark.parametrize("name", cells.names())
+def test_every_cell_takes_every_mask(name: str, masks: list[Tensor]) -> None:
+    """On the native engine as on the reference; where a zoneout is all there is, as a loop of single steps."""
+    program = cells.get(name).program(WIDTH, HIDDEN)
+    recurrent = 0.4 if masked_states(program) else 0.0
+    results = []
+    for engine in ENGINES:
+        layer, x = layer_and_input(name, engine, recurrent_dropout=recurrent, zoneout=0.3, weight_drop=recurrent)
+        torch.manual_seed(1)
+        results.append(values_and_gradients(flat(layer(x)), layer, x))
+    # The engines round otherwise, and some cells have functions with steep places.
+    assert_close(*results, tolerance=1e-9)
+    masks.clear()
+    layer, x = layer_and_input(name, "reference", zoneout=0.3)
+    found = flat(layer(x))
+    plain, _ = layer_and_input(name, "reference")
+    states: Any = [x.new_full((1, ROWS, s.width), s.initial) for s in program.states]
+    for t in range(STEPS):
+        new = flat(plain(x[t : t + 1], states[0] if len(states) == 1 else tuple(states)))[1:]
+        states = [torch.where(m[t] != 0, old, n) for m, old, n in zip(masks, states, new, strict=True)]
+    assert_close(found[1:], states)
+
+
+@pytest.mark.parametrize("name", [n for n in cells.names() if recurrent_weights(cells.get(n).program(2, 2))])
+def test_a_mask_scales_what_enters_the_products_over_states_and_nothing_else(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("throughtime.nn.regularise.scaled_mask", lambda like, shape, dropout: like.new_ones(shape))
+    layer, x = layer_and_input(name, "reference", recurrent_dropout=0.5)
+    plain, _ = layer_and_input(name, "reference")
+    assert_close(flat(layer(x)), flat(plain(x)))
+    monkeypatch.setattr("throughtime.nn.regularise.scaled_mask", lambda like, shape, dropout: like.new_zeros(shape))
+    weights = [layer.programs[0].parameters[k].name.replace(".", "_") for k in recurrent_weights(layer.programs[0])]
+    without = {n: p * 0 if n.removesuffix("_l0") in weights else p for n, p in layer.named_parameters()}
+    assert_close(flat(layer(x)), flat(torch.func.functional_call(plain, without, x)))
+
+
+@pytest.mark.parametrize(
+    "options", [{"recurrent_dropout": 0.5}, {"zoneout": 0.3}, {"weight_drop": 0.5}, {"dropout": 0.5}]
+)
+@pytest.mark.parametrize("engine", [None, "reference"])
+def test_a_seed_reproduces_training_on_any_number_of_threads(options: dict[str, float], engine: str | None) -> None:
+    layer, x = layer_and_input("lstm", engine, 2, **options)
+    threads, results = torch.get_num_threads(), []
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            torch.manual_seed(7)
+            results.append(values_and_gradients(flat(layer(x)), layer, x))
+    finally:
+        torch.set_num_threads(threads)
+    for again in results[1:]:
+        assert all(map(torch.equal, again, results[0]))
+    other = layer(x)[0]
+    assert not torch.equal(other, results[0][0])  # the draws go on
+
+
+@pytest.mark.parametrize("variational", [False, True])
+def test_dropout_between_layers_is_fresh_or_one_for_all_steps(variational: bool) -> None:
+    layer, x = layer_and_input("rnn", "reference", 2, dropout=0.5, variational=variational)
+    torch.manual_seed(1)
+    found = layer(x)[0]
+    first, second = (
+        Recurrent.from_programs([program], HIDDEN, engine="reference", dtype=torch.float64)
+        for program in layer.programs
+    )
+    for depth, alone in enumerate((first, second)):
+        alone.load_state_dict(
+            {n.replace(f"_l{depth}", "_l0"): p for n, p in layer.state_dict().items() if n.endswith(f"_l{depth}")}
+        )
+    torch.manual_seed(1)
+    between = first(x)[0]
+    thinned = dropped(between, 0.5, shared=variational)
+    kept = (thinned != 0).to(x.dtype)
+    assert bool((kept == kept[0]).all()) is variational
+    assert_close([found, thinned], [second(thinned)[0], kept * 2.0 * between])
+
+
+def test_masks_are_drawn_as_they_should_be() -> None:
+    torch.manual_seed(0)
+    like = torch.zeros(1)
+    drawn = mask(like, (500, 1000), 0.3)
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    assert abs(float(drawn.mean()) - 0.3) < 0.004  # six standard deviations
+    # Neighbours share a number of the generator, and must know nothing of one another.
+    for shift in (1, 2, 3, 4):
+        both = drawn.view(-1)[:-shift] * drawn.view(-1)[shift:]
+        assert abs(float(both.mean()) - 0.09) < 0.004
+    assert (mask(like, (1000,), 0.0) == 0).all()
+    assert (mask(like, (1000,), 1.0) == 1).all()
+    assert mask(like.double(), (3, 0, 2), 0.5).shape == (3, 0, 2)
+    assert mask(like.double(), (2,), 0.5).dtype == torch.float64
+
+
+def test_dropout_is_torchs_in_meaning() -> None:
+    x = torch.randn(40, 50, dtype=torch.float64, requires_grad=True)
+    torch.manual_seed(0)
+    y = dropped(x, 0.2)
+    kept = y != 0
+    assert_close([y], [torch.where(kept, x / 0.8, 0.0)])
+    (g,) = torch.autograd.grad(y.sum(), x)
+    assert_close([g], [torch.where(kept, 1 / 0.8, 0.0).double()])
+    assert dropped(x, 0.0) is x
+    assert torch.equal(dropped(x, 1.0), functional.dropout(x, 1.0))
+    assert torch.autograd.gradcheck(lambda x: (torch.manual_seed(3), dropped(x, 0.5))[1], x[:2, :3])
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "message"),
+    [
+        ("lstm", {"dropout": 1.5}, "dropout is a probability from 0 to 1; given 1.5"),
+        ("lstm", {"zoneout": -0.1}, "zoneout is a probability"),
+        ("lstm", {"zoneout": {"cel": 0.1}}, "'cel', but cell 'lstm' has no such state.*did you mean cell"),
+        ("lstm", {"zoneout": {"cell": 2}}, "zoneout of cell is a probability"),
+        ("lstm", {"weight_drop": True}, "weight_drop is a probability"),
+        ("lstm", {"recurrent_dropout": "much"}, "recurrent_dropout is a probability"),
+        ("lstm", {"variational": True}, "give a dropout with it"),
+        ("indrnn", {"recurrent_dropout": 0.1}, "recurrent_dropout is of matrices over a state"),
+        ("mingru", {"weight_drop": 0.1}, "weight_drop is of matrices over a state"),
+    ],
+)
+def test_nonsense_is_refused(cell: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Recurrent(cell, 3, 4, **options)
