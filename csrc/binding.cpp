@@ -15,6 +15,7 @@
 #include <stdexcept>
 #include <utility>
 
+#include "calendar.hpp"
 #include "isa.hpp"
 #include "peak.hpp"
 #include "plan.hpp"
@@ -70,15 +71,18 @@ template <class T>
 void run_plan(const std::shared_ptr<const Plan>& plan, int64_t steps, int64_t batch, const Addresses& inputs,
               const Addresses& states, const Addresses& parameters, const Addresses& outputs, const Addresses& finals,
               const Addresses& reductions, const std::optional<std::vector<int64_t>>& batch_sizes, int threads,
-              const std::string& isa, const PackedWeights<T>* packed) {
+              const std::string& isa, const PackedWeights<T>* weights, bool packed, bool reductions_begun) {
     if (steps < 0 || batch < 0) throw std::invalid_argument("there are less than no steps or rows");
     if (batch_sizes) check_batch_sizes(*batch_sizes, steps, batch);
+    else if (packed) throw std::invalid_argument("packed arrays come with batch sizes");
     const Kernels<T>& used = kernels<T>(isa);
-    if (packed && (packed->plan != plan || &packed->used != &used))
+    if (weights && (weights->plan != plan || &weights->used != &used))
         throw std::invalid_argument("these weights were packed for another plan or instruction set");
     const Call<T> call{steps,
                        batch,
                        batch_sizes ? batch_sizes->data() : nullptr,
+                       packed,
+                       reductions_begun,
                        pointers<const T>(inputs, plan->inputs.size(), "inputs"),
                        pointers<const T>(states, plan->states.size(), "states"),
                        pointers<const T>(parameters, plan->parameters.size(), "parameters"),
@@ -86,7 +90,7 @@ void run_plan(const std::shared_ptr<const Plan>& plan, int64_t steps, int64_t ba
                        pointers<T>(finals, plan->states.size(), "final states"),
                        pointers<T>(reductions, plan->reductions.size(), "reductions")};
     nb::gil_scoped_release release;
-    run(*plan, used, call, packed ? &packed->weights : nullptr, threads);
+    run(*plan, used, call, weights ? &weights->weights : nullptr, threads);
 }
 
 void add_linear(Plan& plan, int64_t parameter, bool transposed, PlacePair to, PlacePair from,
@@ -120,7 +124,7 @@ template <class T> void bind_scalar(nb::module_& m, const char* weights, const c
              "isa"_a = "");
     m.def(run_name, &run_plan<T>, "plan"_a, "steps"_a, "batch"_a, "inputs"_a, "states"_a, "parameters"_a, "outputs"_a,
           "finals"_a, "reductions"_a, "batch_sizes"_a = nb::none(), "threads"_a = 1, "isa"_a = "",
-          "weights"_a = nb::none(),
+          "weights"_a = nb::none(), "packed"_a = false, "reductions_begun"_a = false,
           "Runs a plan on contiguous arrays at these addresses; writes outputs, final states and reductions.");
 }
 
@@ -143,6 +147,8 @@ NB_MODULE(_native, m) {
     bind_scalar<float>(m, "Weights32", "run32");
     bind_scalar<double>(m, "Weights64", "run64");
     bind_streams(m);
+    m.def("steps_together", &steps_together, "rows"_a,
+          "How many steps of so many rows make a chunk, of which each has sums of its own.");
     m.def("instruction_sets", &instruction_sets, "The instruction sets of this machine, best first.");
     m.def("operations", &operations, "The names of the pointwise operations that the machine has.");
     m.def("fma_peak", [](int threads, double seconds, const std::string& isa) {

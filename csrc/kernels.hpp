@@ -44,7 +44,7 @@ template <class T> struct Kernels {
     void (*row_sum)(Rows<T> to, Rows<const T> from, int64_t rows, int64_t width);
     /// to[r][j] = from[r][0].
     void (*expand)(Rows<T> to, Rows<const T> from, int64_t rows, int64_t width);
-    /// to[j] += the sum over rows of from[r][j].
+    /// Adds from[r][j] to to[j], row after row.
     void (*column_sum)(T* to, Rows<const T> from, int64_t rows, int64_t width);
 
     PackKernel<T> pack;

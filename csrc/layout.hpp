@@ -3,15 +3,23 @@
 
 #include <algorithm>
 
+#include "calendar.hpp"
 #include "run.hpp"
 #include "workspace.hpp"
 
 namespace throughtime {
 
-/// A buffer's memory: its first element, and how far the next step and the next row are.
+/// A buffer's memory: its first element, how far the next row is, and of a state how far its other half is.
 template <class T> struct Located {
     T* at = nullptr;
-    int64_t step = 0, row = 0;
+    int64_t row = 0, other = 0;
+};
+
+/// What a thread needs to find a buffer's values at the step that it is doing.
+template <class T> struct Now {
+    T* at;
+    int64_t row;    // from row to row
+    int64_t block;  // from row to row when a block of rows begins: 0 for scratch
 };
 
 /// A packed side of outer products: the value's elements as columns, the rows of a chunk as depth.
@@ -34,8 +42,10 @@ inline int64_t block_rows(int64_t width) { return std::clamp<int64_t>(1024 / std
 
 template <class T> class Layout {
 public:
-    Layout(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, bool pack_weights, int threads)
-        : steps_together_(chunk_steps(call)), plan_(plan), kernels_(kernels), call_(call) {
+    Layout(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Calendar& calendar,
+           bool pack_weights, int threads)
+        : most_rows_(checked_product(calendar.steps_together(), call.batch)), plan_(plan), kernels_(kernels),
+          call_(call) {
         place_states();
         for (const Buffer& buffer : plan_.buffers) buffers.push_back(locate(buffer));
         place_scratch(threads);
@@ -45,34 +55,25 @@ public:
         place_sides();
     }
 
-    /// Steps of a chunk: fixed by the shape alone, since sums over rows are begun anew for each chunk.
-    int64_t steps_together() const { return steps_together_; }
-
     std::vector<Located<T>> buffers;               // scratch: the first thread's
     std::vector<std::array<T*, 2>> states;         // [B, stride], before and after the step by turns
     std::vector<T*> factors;                       // packed
     std::vector<Side<T>> sides;
     std::vector<std::array<int, 2>> sides_of_term; // left, right
+    std::vector<T*> sums;                          // of each term that is one value, over a chunk
     int64_t scratch_a_thread = 0;                  // elements
 
     int64_t state_stride(int64_t k) const { return stride(plan_.states[k]); }
     int64_t panels(int64_t columns) const { return round_up(columns, kernels_.panel) / kernels_.panel; }
 
 private:
-    static constexpr int64_t rows_together = 512;
-
-    const int64_t steps_together_;
+    const int64_t most_rows_;  // of a chunk
     const Plan& plan_;
     const Kernels<T>& kernels_;
     const Call<T>& call_;
     Workspace workspace_;
 
     T* room(int64_t count) { return workspace_.room<T>(count); }
-
-    static int64_t chunk_steps(const Call<T>& call) {
-        const int64_t steps = rows_together / std::max<int64_t>(call.batch, 1);
-        return std::clamp<int64_t>(steps, 1, std::max<int64_t>(call.steps, 1));
-    }
 
     /// From row to row: whole cache lines, and no power of two at which rows would fight for one cache set.
     static int64_t stride(int64_t width) {
@@ -92,21 +93,18 @@ private:
     Located<T> locate(const Buffer& buffer) {
         const int64_t batch = call_.batch, width = buffer.width, row = stride(width);
         switch (buffer.home) {
-            case Home::input: return {const_cast<T*>(call_.inputs[buffer.index]), batch * width, width};
-            case Home::output: return {call_.outputs[buffer.index], batch * width, width};
+            case Home::input: return {const_cast<T*>(call_.inputs[buffer.index]), width};
+            case Home::output: return {call_.outputs[buffer.index], width};
             case Home::previous:
             case Home::next: {
                 const auto& [first, second] = states[buffer.index];
-                return {first, second - first, row};
+                return {first, row, second - first};
             }
-            case Home::parameter: return {const_cast<T*>(call_.parameters[buffer.index]), 0, 0};
-            case Home::constant: return {room(row), 0, 0};
-            case Home::kept: {
-                const int64_t step = checked_product(batch, row);
-                return {room(checked_product(steps_together_, step)), step, row};
-            }
-            case Home::passing: return {room(checked_product(batch, row)), 0, row};
-            case Home::scratch: return {nullptr, 0, row};
+            case Home::parameter: return {const_cast<T*>(call_.parameters[buffer.index])};
+            case Home::constant: return {room(row)};
+            case Home::kept: return {room(checked_product(most_rows_, row)), row};
+            case Home::passing: return {room(checked_product(batch, row)), row};
+            case Home::scratch: return {nullptr, row};
         }
         __builtin_unreachable();
     }
@@ -125,11 +123,12 @@ private:
 
     void place_sides() {
         for (const Term& term : plan_.terms) {
+            const auto [rows, columns] = plan_.reductions[term.reduction];
+            sums.push_back(term.outer ? nullptr : room(rows));
             if (!term.outer) {
                 sides_of_term.push_back({-1, -1});
                 continue;
             }
-            const auto [rows, columns] = plan_.reductions[term.reduction];
             sides_of_term.push_back({side(term.u, rows, true), side(term.v, columns, false)});
         }
     }
@@ -143,8 +142,7 @@ private:
         }
         const int64_t panel = left ? kernels_.tile_rows : kernels_.panel;
         const int64_t panels = round_up(width, panel) / panel;
-        const int64_t depth = checked_product(steps_together_, call_.batch);
-        sides.push_back({place, width, left, panels, room(checked_product(panels * panel, depth))});
+        sides.push_back({place, width, left, panels, room(checked_product(panels * panel, most_rows_))});
         return static_cast<int>(sides.size()) - 1;
     }
 };

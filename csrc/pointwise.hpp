@@ -101,14 +101,14 @@ template <class T> void column_sum(T* to, Rows<const T> from, int64_t rows, int6
     along<T>(
         width,
         [&](int64_t j) THROUGHTIME_LAMBDA {
-            Vector<T> sum{};
+            Vector<T> sum = load(to + j);
             for (int64_t r = 0; r < rows; ++r) sum += load(from.at + r * from.stride + j);
-            store(to + j, load(to + j) + sum);
+            store(to + j, sum);
         },
         [&](int64_t j, int count) THROUGHTIME_LAMBDA {
-            Vector<T> sum{};
+            Vector<T> sum = load_first(to + j, count);
             for (int64_t r = 0; r < rows; ++r) sum += load_first(from.at + r * from.stride + j, count);
-            store_first(to + j, load_first(to + j, count) + sum, count);
+            store_first(to + j, sum, count);
         });
 }
 

@@ -3,9 +3,10 @@
 #include <atomic>
 #include <chrono>
 #include <climits>
+#include <utility>
 
 #include "float_mode.hpp"
-#include "layout.hpp"
+#include "reduction.hpp"
 #include "threads.hpp"
 
 namespace throughtime {
@@ -16,13 +17,6 @@ enum class Sharing {
     rows,   // each thread has rows of its own: no waiting within a chunk
     units,  // each thread has some of the hidden units: waiting after each part of a step
     alone,  // one thread does the steps
-};
-
-/// What a thread needs to find values at the step that it is doing.
-template <class T> struct Now {
-    T* at;
-    int64_t row;    // from row to row
-    int64_t block;  // from row to row when a block of rows begins: 0 for scratch
 };
 
 using Clock = std::chrono::steady_clock;
@@ -45,9 +39,12 @@ constexpr int64_t least_step_to_split = 60'000;
 template <class T> class Run {
 public:
     Run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Weights<T>* weights, int threads)
-        : plan_(plan), kernels_(kernels), call_(call), weights_(weights), team_(useful_threads(threads)),
-          threads_(team_.size()), layout_(plan, kernels, call, weights == nullptr, threads_), barrier_(threads_),
-          sharing_(choose_sharing()), now_(threads_, std::vector<Now<T>>(plan.buffers.size())) {
+        : plan_(plan), kernels_(kernels), call_(call), weights_(weights),
+          calendar_(call.steps, call.batch, call.batch_sizes, call.packed, plan.reverse),
+          team_(useful_threads(threads)), threads_(team_.size()),
+          layout_(plan, kernels, call, calendar_, weights == nullptr, threads_),
+          reductions_(plan, kernels, call, layout_), barrier_(threads_), sharing_(choose_sharing()),
+          now_(threads_, std::vector<Now<T>>(plan.buffers.size())) {
         for (size_t k = 0; k < plan.factors.size(); ++k)
             factors_.push_back(weights ? weights->factor(k) : layout_.factors[k]);
         fill_constants();
@@ -62,26 +59,21 @@ private:
     const Kernels<T>& kernels_;
     const Call<T>& call_;
     const Weights<T>* weights_;
+    const Calendar calendar_;
     Team team_;
     const int threads_;
     Layout<T> layout_;
+    const Reductions<T> reductions_;
     Barrier barrier_;
     const Sharing sharing_;
     std::vector<std::vector<Now<T>>> now_;
     std::vector<const T*> factors_;
     std::atomic<int> last_meeting_{INT_MAX};  // after which the first thread goes on alone
 
-    /// Steps `first` to `first + count` by position in time, done together.
-    struct Chunk {
-        int64_t first, count;
-        int64_t rows;  // active, over all its steps
-        bool full;     // whether all rows of all its steps are active
-    };
-
     int useful_threads(int wanted) const {
         const int64_t a_row = plan_.cost(Phase::before) + plan_.cost(Phase::step) + plan_.cost(Phase::after) +
                               plan_.reduction_cost();
-        const double all = static_cast<double>(a_row) * call_.steps * call_.batch;
+        const double all = static_cast<double>(a_row) * calendar_.active_before(call_.steps);
         return all < least_work_to_share ? 1 : wanted;
     }
 
@@ -97,9 +89,6 @@ private:
             if (const Buffer& buffer = plan_.buffers[k]; buffer.home == Home::constant)
                 std::fill_n(layout_.buffers[k].at, buffer.width, static_cast<T>(buffer.value));
     }
-
-    int64_t active(int64_t t) const { return call_.batch_sizes ? call_.batch_sizes[t] : call_.batch; }
-    int64_t time(int64_t count) const { return plan_.reverse ? call_.steps - 1 - count : count; }
 
     /// Waits for the other threads; false if this one is not needed any more.
     ///
@@ -125,22 +114,20 @@ private:
         FlushDenormals flush;
         Member me{thread, threads_};
         if (!weights_) pack_weights(me);
-        clear_reductions(me);
+        reductions_.begin(me.thread, me.threads);
         begin_states(me);
         if (!meet(me)) return;
         int64_t rows_active = 0;
-        for (int64_t done = 0; done < call_.steps; done += layout_.steps_together()) {
-            const Chunk chunk = chunk_after(done);
+        for (int64_t done = 0; done < call_.steps; done += calendar_.steps_together()) {
+            const Chunk chunk = calendar_.chunk_after(done);
             clear_inactive_outputs(me, chunk);
             if (!plan_.phase(Phase::before).empty()) {
                 run_phase(Phase::before, me, chunk);
                 if (!meet(me)) return;
             }
             for (int64_t count = done; count < done + chunk.count; ++count) {
-                if (active(time(count)) != rows_active) {
-                    if (!change_rows(me, count, rows_active)) return;
-                    rows_active = active(time(count));
-                }
+                const int64_t before = std::exchange(rows_active, calendar_.active(calendar_.time(count)));
+                if (before != rows_active && !change_rows(me, count, before, rows_active)) return;
                 if (!step(me, count, chunk, rows_active)) return;
             }
             if (!meet(me)) return;
@@ -148,21 +135,12 @@ private:
                 run_phase(Phase::after, me, chunk);
                 // The sums take all rows of what each thread computed for its own.
                 if (!plan_.phase(Phase::after).empty() && !plan_.terms.empty() && !meet(me)) return;
-                pack_sides(me, chunk);
+                take_rows(me, chunk);
                 if (!meet(me)) return;
-                reduce(me, chunk);
+                reductions_.add(chunk, me.thread, me.threads);
             }
         }
         save_states(share(rows_active, me.thread, me.threads), call_.steps);
-    }
-
-    Chunk chunk_after(int64_t done) const {
-        const int64_t count = std::min(layout_.steps_together(), call_.steps - done);
-        const int64_t first = plan_.reverse ? call_.steps - done - count : done;
-        Chunk chunk{first, count, 0, true};
-        for (int64_t t = first; t < first + count; ++t) chunk.rows += active(t);
-        chunk.full = chunk.rows == count * call_.batch;
-        return chunk;
     }
 
     // Before the first step.
@@ -175,17 +153,9 @@ private:
         }
     }
 
-    void clear_reductions(const Member& me) {
-        for (size_t k = 0; k < plan_.reductions.size(); ++k) {
-            const auto [rows, columns] = plan_.reductions[k];
-            const Share mine = share(rows * std::max<int64_t>(columns, 1), me.thread, me.threads);
-            std::fill_n(call_.reductions[k] + mine.first, mine.last - mine.first, T(0));
-        }
-    }
-
     /// Rows that are never active end as they began.
     void begin_states(const Member& me) {
-        const int64_t ever = call_.steps ? active(0) : 0;
+        const int64_t ever = call_.steps ? calendar_.active(0) : 0;
         const Share mine = share(call_.batch - ever, me.thread, me.threads);
         for (size_t k = 0; k < plan_.states.size(); ++k) {
             const int64_t width = plan_.states[k];
@@ -197,8 +167,7 @@ private:
     // Which rows are active.
 
     /// Loads the rows that begin at this step, saves those that have ended; false as from `meet`.
-    bool change_rows(Member& me, int64_t count, int64_t before) {
-        const int64_t now = active(time(count));
+    bool change_rows(Member& me, int64_t count, int64_t before, int64_t now) {
         if (!meet(me)) return false;
         Share changed = share(std::max(now, before) - std::min(now, before), me.thread, me.threads);
         changed.first += std::min(now, before);
@@ -233,12 +202,12 @@ private:
     }
 
     void clear_inactive_outputs(const Member& me, const Chunk& chunk) {
-        if (chunk.full || me.thread != 0) return;
+        if (chunk.dense || me.thread != 0) return;
         for (size_t k = 0; k < plan_.outputs.size(); ++k)
             for (int64_t t = chunk.first; t < chunk.first + chunk.count; ++t) {
-                const int64_t width = plan_.outputs[k];
-                std::fill_n(call_.outputs[k] + (t * call_.batch + active(t)) * width,
-                            (call_.batch - active(t)) * width, T(0));
+                const int64_t width = plan_.outputs[k], active = calendar_.active(t);
+                std::fill_n(call_.outputs[k] + (calendar_.rows_before(t) + active) * width,
+                            (call_.batch - active) * width, T(0));
             }
     }
 
@@ -247,14 +216,15 @@ private:
     /// Finds every buffer at step t of a chunk, the `count`-th that is done.
     Now<T>* look(int thread, int64_t t, int64_t count, const Chunk& chunk) {
         std::vector<Now<T>>& now = now_[thread];
+        const int64_t rows = calendar_.rows_before(t), of_chunk = rows - chunk.at;
         for (size_t k = 0; k < now.size(); ++k) {
             const Located<T>& buffer = layout_.buffers[k];
             switch (plan_.buffers[k].home) {
                 case Home::input:
-                case Home::output: now[k] = {buffer.at + t * buffer.step, buffer.row, buffer.row}; break;
-                case Home::previous: now[k] = {buffer.at + count % 2 * buffer.step, buffer.row, buffer.row}; break;
-                case Home::next: now[k] = {buffer.at + (count + 1) % 2 * buffer.step, buffer.row, buffer.row}; break;
-                case Home::kept: now[k] = {buffer.at + (t - chunk.first) * buffer.step, buffer.row, buffer.row}; break;
+                case Home::output: now[k] = {buffer.at + rows * buffer.row, buffer.row, buffer.row}; break;
+                case Home::kept: now[k] = {buffer.at + of_chunk * buffer.row, buffer.row, buffer.row}; break;
+                case Home::previous: now[k] = {buffer.at + count % 2 * buffer.other, buffer.row, buffer.row}; break;
+                case Home::next: now[k] = {buffer.at + (count + 1) % 2 * buffer.other, buffer.row, buffer.row}; break;
                 case Home::scratch: now[k] = {buffer.at + thread * layout_.scratch_a_thread, buffer.row, 0}; break;
                 default: now[k] = {buffer.at, buffer.row, buffer.row}; break;
             }
@@ -307,7 +277,7 @@ private:
     bool step(Member& me, int64_t count, const Chunk& chunk, int64_t rows_active) {
         const Share rows = rows_of(me, rows_active);
         if (rows.first == rows.last) return true;
-        const Now<T>* now = look(me.thread, time(count), count, chunk);
+        const Now<T>* now = look(me.thread, calendar_.time(count), count, chunk);
         for (const Stage& stage : plan_.phase(Phase::step)) {
             if (sharing_ != Sharing::units) {
                 multiply(stage, now, rows, 0, 1);
@@ -332,13 +302,14 @@ private:
     /// Calls `visit(t, rows)` for the active rows of a chunk that are this part's, in order of time.
     template <class Visit> void each_run(const Chunk& chunk, int part, int parts, Visit visit) {
         const Share mine = share(chunk.rows, part, parts);
-        if (chunk.full) {  // steps lie behind each other: rows of the first
+        if (chunk.dense) {  // as if they were rows of its first step
             if (mine.first < mine.last) visit(chunk.first, mine);
             return;
         }
-        int64_t before = 0;
-        for (int64_t t = chunk.first; t < chunk.first + chunk.count; before += active(t), ++t) {
-            const Share rows{std::max<int64_t>(mine.first - before, 0), std::min(mine.last - before, active(t))};
+        for (int64_t t = chunk.first; t < chunk.first + chunk.count; ++t) {
+            const int64_t before = calendar_.active_before(t) - calendar_.active_before(chunk.first);
+            const Share rows{std::max<int64_t>(mine.first - before, 0),
+                             std::min(mine.last - before, calendar_.active(t))};
             if (rows.first < rows.last) visit(t, rows);
         }
     }
@@ -355,43 +326,12 @@ private:
         });
     }
 
-    void pack_sides(const Member& me, const Chunk& chunk) {
-        int64_t depth = 0;
+    void take_rows(const Member& me, const Chunk& chunk) {
+        int64_t before = 0;
         each_run(chunk, 0, 1, [&](int64_t t, Share rows) {
-            const Now<T>* now = look(me.thread, t, 0, chunk);
-            for (const Side<T>& side : layout_.sides) {
-                const Share panels = share(side.panels, me.thread, me.threads);
-                const Now<T>& from = now[side.place.buffer];
-                const int64_t panel = side.left ? kernels_.tile_rows : kernels_.panel;
-                (side.left ? kernels_.pack_left : kernels_.pack)(
-                    side.memory + depth * panel, {from.at + side.place.offset + rows.first * from.row, from.row},
-                    rows.last - rows.first, chunk.rows, side.width, panels.first, panels.last);
-            }
-            for (const Term& term : plan_.terms)
-                if (!term.outer) add_columns(term, now, rows, me);
-            depth += rows.last - rows.first;
+            reductions_.take(look(me.thread, t, 0, chunk), rows, before, chunk, me.thread, me.threads);
+            before += rows.last - rows.first;
         });
-    }
-
-    void add_columns(const Term& term, const Now<T>* now, Share rows, const Member& me) {
-        const Share columns = share(plan_.reductions[term.reduction][0], me.thread, me.threads);
-        const Now<T>& from = now[term.u.buffer];
-        kernels_.column_sum(call_.reductions[term.reduction] + columns.first,
-                            {from.at + term.u.offset + columns.first + rows.first * from.row, from.row},
-                            rows.last - rows.first, columns.last - columns.first);
-    }
-
-    void reduce(const Member& me, const Chunk& chunk) {
-        for (size_t k = 0; k < plan_.terms.size(); ++k) {
-            const Term& term = plan_.terms[k];
-            if (!term.outer) continue;
-            const auto [rows, columns] = plan_.reductions[term.reduction];
-            const Side<T>&left = layout_.sides[layout_.sides_of_term[k][0]];
-            const Side<T>&right = layout_.sides[layout_.sides_of_term[k][1]];
-            const Share panels = share(left.panels, me.thread, me.threads);
-            kernels_.add_product({call_.reductions[term.reduction], columns}, left.memory, right.memory, chunk.rows,
-                                 rows, columns, panels.first, panels.last);
-        }
     }
 };
 

@@ -14,6 +14,8 @@ namespace throughtime {
 template <class T> struct Call {
     int64_t steps, batch;
     const int64_t* batch_sizes;  // active rows of each step, never growing; or null: all rows
+    bool packed;                 // whether inputs and outputs are [N, width], of active rows alone
+    bool reductions_begun;       // whether sums are added to what the arrays have, or begin at zero
     std::vector<const T*> inputs, states, parameters;
     std::vector<T*> outputs, finals, reductions;
 };

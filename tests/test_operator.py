@@ -27,7 +27,8 @@ def arguments(name: str, batch_sizes: list[int] | None = None) -> tuple[Any, ...
 
     inputs = [draw(5, 2, i.width) for i in program.inputs]
     states = [draw(2, s.width) for s in program.states]
-    return "native", program.text, 5, batch_sizes, inputs, states, [draw(*p.shape) for p in program.parameters]
+    told = ("native", program.text, 5, batch_sizes, False, None)
+    return *told, inputs, states, [draw(*p.shape) for p in program.parameters]
 
 
 @pytest.mark.parametrize("name", cells.names())
@@ -39,12 +40,13 @@ def test_the_operator_passes_torchs_own_check(name: str) -> None:
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])  # a rectifier has no second derivative to compare
 @pytest.mark.parametrize("batch_sizes", [None, [2, 2, 1, 1, 0]])
 def test_first_and_second_derivatives_are_those_of_finite_differences(name: str, batch_sizes: list[int] | None) -> None:
-    engine, text, steps, sizes, *groups = arguments(name, batch_sizes)
+    *told, _, _, _ = given = arguments(name, batch_sizes)
+    groups = given[-3:]
     counts = [len(group) for group in groups]
 
     def run(*flat: Tensor) -> list[Tensor]:
         split = [list(flat[sum(counts[:k]) : sum(counts[: k + 1])]) for k in range(3)]
-        return list(torch.ops.throughtime.run(engine, text, steps, sizes, *split))
+        return list(torch.ops.throughtime.run(*told, *split))
 
     flat = [t for group in groups for t in group]
     assert torch.autograd.gradcheck(run, flat)
@@ -103,11 +105,11 @@ def test_forward_tangents_and_vmap_are_right(kind: str, caplog: pytest.LogCaptur
 
 
 def test_the_bare_operator_refuses_forward_tangents() -> None:
-    engine, text, steps, sizes, inputs, states, parameters = arguments("lstm")
+    *told, inputs, states, parameters = arguments("lstm")
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(inputs[0].detach(), torch.ones_like(inputs[0]))
         with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
-            torch.ops.throughtime.run(engine, text, steps, sizes, [dual], states, parameters)
+            torch.ops.throughtime.run(*told, [dual], states, parameters)
 
 
 @pytest.mark.parametrize("engine", [None, "reference"])

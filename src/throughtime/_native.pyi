@@ -25,7 +25,7 @@ class Weights32:
 
     def __init__(self, plan: Plan, parameters: Sequence[int], isa: str = '') -> None: ...
 
-def run32(plan: Plan, steps: int, batch: int, inputs: Sequence[int], states: Sequence[int], parameters: Sequence[int], outputs: Sequence[int], finals: Sequence[int], reductions: Sequence[int], batch_sizes: Sequence[int] | None = None, threads: int = 1, isa: str = '', weights: Weights32 | None = None) -> None:
+def run32(plan: Plan, steps: int, batch: int, inputs: Sequence[int], states: Sequence[int], parameters: Sequence[int], outputs: Sequence[int], finals: Sequence[int], reductions: Sequence[int], batch_sizes: Sequence[int] | None = None, threads: int = 1, isa: str = '', weights: Weights32 | None = None, packed: bool = False, reductions_begun: bool = False) -> None:
     """
     Runs a plan on contiguous arrays at these addresses; writes outputs, final states and reductions.
     """
@@ -35,7 +35,7 @@ class Weights64:
 
     def __init__(self, plan: Plan, parameters: Sequence[int], isa: str = '') -> None: ...
 
-def run64(plan: Plan, steps: int, batch: int, inputs: Sequence[int], states: Sequence[int], parameters: Sequence[int], outputs: Sequence[int], finals: Sequence[int], reductions: Sequence[int], batch_sizes: Sequence[int] | None = None, threads: int = 1, isa: str = '', weights: Weights64 | None = None) -> None:
+def run64(plan: Plan, steps: int, batch: int, inputs: Sequence[int], states: Sequence[int], parameters: Sequence[int], outputs: Sequence[int], finals: Sequence[int], reductions: Sequence[int], batch_sizes: Sequence[int] | None = None, threads: int = 1, isa: str = '', weights: Weights64 | None = None, packed: bool = False, reductions_begun: bool = False) -> None:
     """
     Runs a plan on contiguous arrays at these addresses; writes outputs, final states and reductions.
     """
@@ -65,6 +65,11 @@ class Stream64:
         """A copy of a state, counted through all layers: [rows, width]."""
 
     def set_state(self, k: int, value: object) -> None: ...
+
+def steps_together(rows: int) -> int:
+    """
+    How many steps of so many rows make a chunk, of which each has sums of its own.
+    """
 
 def instruction_sets() -> list[str]:
     """The instruction sets of this machine, best first."""

@@ -6,6 +6,7 @@ import pytest
 import torch
 from helpers import Arguments, flat, random_arguments
 from test_native_engine import family
+from torch import Tensor
 
 from throughtime import cells
 from throughtime.engines.base import Result
@@ -75,6 +76,33 @@ def test_packed_rows(engine: NativeEngine) -> None:
     lengths = [sum(size > row for size in sizes) for row in range(20)]
     last = torch.stack([whole.outputs[0][length - 1, row] for row, length in enumerate(lengths)])
     assert torch.equal(packed.states[0], last)
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_packed_arrays(engine: NativeEngine, reverse: bool) -> None:
+    forward = cells.get("lstm").program(9, 40)
+    sizes = [60, 60, 33, 33, 17, 4, 1, 0]
+    steps, rows = len(sizes), sizes[0]
+    for program in family(forward.flipped if reverse else forward):
+        inputs, states, parameters = arguments_of(program, steps, rows)
+        padded = engine.run(program, steps, inputs, states, parameters, sizes)
+        packed = engine.run(program, steps, [pack(i, sizes) for i in inputs], states, parameters, sizes, packed=True)
+        assert_same(packed, padded._replace(outputs=[pack(o, sizes) for o in padded.outputs]))
+
+
+def pack(padded: Tensor, sizes: list[int]) -> Tensor:
+    return torch.cat([padded[t, :n] for t, n in enumerate(sizes)])
+
+
+def test_sums_in_pieces_of_time(engine: NativeEngine) -> None:
+    rows, steps = 100, 23
+    program = family(cells.get("lstm").program(9, 20))[2]  # from the last step to the first
+    inputs, states, parameters = arguments_of(program, steps, rows)
+    whole = engine.run(program, steps, inputs, states, parameters)
+    cut = steps - 3 * engine.steps_together(rows)
+    late = engine.run(program, steps - cut, [i[cut:] for i in inputs], states, parameters)
+    early = engine.run(program, cut, [i[:cut] for i in inputs], late.states, parameters, onto=late.reductions)
+    assert_same(early._replace(outputs=whole.outputs), whole)
 
 
 def test_what_is_recorded_changes_no_bit(engine: NativeEngine) -> None:

@@ -15,7 +15,7 @@ class Result(NamedTuple):
     """What a run gives.
 
     Attributes:
-        outputs: a `[T, B, width]` for each output of the program.
+        outputs: a `[T, B, width]` for each output of the program; `[N, width]` if packed.
         states: the final `[B, width]` of each state.
         reductions: a tensor of a parameter's shape for each reduction.
     """
@@ -49,6 +49,9 @@ class Engine(Protocol):
         states: Sequence[Tensor],
         parameters: Sequence[Tensor],
         batch_sizes: Sequence[int] | None = None,
+        *,
+        packed: bool = False,
+        onto: Sequence[Tensor] | None = None,
     ) -> Result:
         """Runs a program.
 
@@ -60,5 +63,16 @@ class Engine(Protocol):
             parameters: a tensor of each parameter's shape.
             batch_sizes: for each step how many rows are active, the first ones; never growing with t. A row that is
                 not active keeps its state and its outputs are 0. All rows if not given.
+            packed: whether inputs and outputs are `[N, width]`, of active rows alone: those of the first step, then
+                those of the second, and so on. Goes with `batch_sizes`, whose sum is N.
+            onto: what the reductions are added to, in place; zeros if not given.
+        """
+        ...
+
+    def steps_together(self, rows: int) -> int:
+        """After how many steps sums over steps and rows begin anew.
+
+        A run in pieces of a multiple of these, from the first that is done, each with `onto` the one before, has the
+        same bits as the whole.
         """
         ...

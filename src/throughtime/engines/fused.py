@@ -40,6 +40,9 @@ class FusedEngine:
         states: Sequence[Tensor],
         parameters: Sequence[Tensor],
         batch_sizes: Sequence[int] | None = None,
+        *,
+        packed: bool = False,
+        onto: Sequence[Tensor] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
         layer = _layer(program)
@@ -48,41 +51,40 @@ class FusedEngine:
         bias = any(p.dim() == 1 for p in parameters)
         weights = layer.to_stored(parameters, bias=bias)
         x, rows = inputs[0], states[0].shape[0]
-        lengths = _lengths(batch_sizes, steps, rows, x.device)
-        if program.reverse:
-            x = _flipped(x, lengths)
         # torch's layer has no rows without a step, and no sequence without one
         active = rows if batch_sizes is None else (batch_sizes[0] if steps else 0)
+        if steps == 0 or active == 0:
+            return Result([x.new_zeros(*x.shape[:-1], states[0].shape[1])], list(states), [])
         started = [s[:active].unsqueeze(0).contiguous() for s in states]
         hidden: Tensor | tuple[Tensor, ...] = tuple(started) if len(started) > 1 else started[0]
-        if steps == 0 or active == 0:
-            return Result([x.new_zeros(steps, rows, states[0].shape[1])], list(states), [])
         function = _FUNCTIONS[layer.mode]
         if batch_sizes is None:
+            x = x.flip(0) if program.reverse else x
             y, *final = function(x, hidden, weights, bias, 1, 0.0, False, False, False)
-        else:
-            mask = torch.arange(rows, device=x.device) < torch.tensor(batch_sizes, device=x.device)[:, None]
-            sizes = torch.tensor([n for n in batch_sizes if n])
-            packed, *final = function(x[mask], sizes, hidden, weights, bias, 1, 0.0, False, False)
-            y = packed.new_zeros(steps, rows, packed.shape[-1]).masked_scatter(mask[..., None], packed)
-        if program.reverse:
-            y = _flipped(y, lengths)
-        ended = [torch.cat([f[0], s[active:]]) for f, s in zip(final, states, strict=True)]
-        return Result([y], ended, [])
+            return Result([y.flip(0) if program.reverse else y], [f[0] for f in final], [])
+        mask = torch.arange(rows, device=x.device) < torch.tensor(batch_sizes, device=x.device)[:, None]
+        data = x if packed else x[mask]
+        sizes = torch.tensor([n for n in batch_sizes if n])
+        order = _backward(sizes).to(x.device) if program.reverse else None
+        y, *final = function(data if order is None else data[order], sizes, hidden, weights, bias, 1, 0.0, False, False)
+        y = y if order is None else y[order]
+        if not packed:
+            y = y.new_zeros(steps, rows, y.shape[-1]).masked_scatter(mask[..., None], y)
+        return Result([y], [torch.cat([f[0], s[active:]]) for f, s in zip(final, states, strict=True)], [])
+
+    def steps_together(self, rows: int) -> int:
+        """See `throughtime.engines.base.Engine.steps_together`; there are no sums here."""
+        return 1
 
 
 def _layer(program: Program) -> TorchLayer | None:
     return torch_layer_of(program.flipped if program.reverse else program)
 
 
-def _lengths(batch_sizes: Sequence[int] | None, steps: int, rows: int, device: torch.device) -> Tensor:
-    if batch_sizes is None:
-        return torch.full((rows,), steps, device=device)
-    return (torch.tensor(batch_sizes, device=device)[:, None] > torch.arange(rows, device=device)).sum(0)
-
-
-def _flipped(x: Tensor, lengths: Tensor) -> Tensor:
-    """Each row's steps in the opposite order; what comes after a row's end stays where it is."""
-    t = torch.arange(x.shape[0], device=x.device)[:, None]
-    index = torch.where(t < lengths, lengths - 1 - t, t)
-    return x.gather(0, index[..., None].expand_as(x))
+def _backward(sizes: Tensor) -> Tensor:
+    """The order of packed rows in which each sequence's steps come last to first; it is its own inverse."""
+    start = sizes.cumsum(0) - sizes
+    rows = torch.cat([torch.arange(n) for n in sizes.tolist()])
+    t = torch.repeat_interleave(torch.arange(len(sizes)), sizes)
+    length = (sizes[:, None] > torch.arange(int(sizes[0]))).sum(0)
+    return start[length[rows] - 1 - t] + rows

@@ -47,9 +47,21 @@ class ReferenceEngine:
         states: Sequence[Tensor],
         parameters: Sequence[Tensor],
         batch_sizes: Sequence[int] | None = None,
+        *,
+        packed: bool = False,
+        onto: Sequence[Tensor] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
-        return _Run(require_legal(program), steps, inputs, states, parameters, batch_sizes, self.calls).result()
+        result = _Run(
+            require_legal(program), steps, inputs, states, parameters, batch_sizes, packed, self.calls
+        ).result()
+        if onto is None:
+            return result
+        return result._replace(reductions=[o.add_(r) for o, r in zip(onto, result.reductions, strict=True)])
+
+    def steps_together(self, rows: int) -> int:
+        """See `throughtime.engines.base.Engine.steps_together`; sums here are of one piece."""
+        return 1
 
 
 class _Run:
@@ -61,6 +73,7 @@ class _Run:
         states: Sequence[Tensor],
         parameters: Sequence[Tensor],
         batch_sizes: Sequence[int] | None,
+        packed: bool,
         calls: Mapping[int, Callable[[Tensor], Any]],
     ) -> None:
         self.program, self.steps, self.inputs, self.parameters = program, steps, inputs, parameters
@@ -70,6 +83,7 @@ class _Run:
         self.initial = list(states)
         # How many rows are active at each step; if all are at every step, packing is a view.
         self.sizes = [self.rows] * steps if batch_sizes is None else list(batch_sizes)
+        self.packed = packed
         self.even = all(n == self.rows for n in self.sizes)
         self.phases = phases(program)
         # A value's tensor: [width] if static, [rows, width] in a step; if before or after the loop [N, width], packed:
@@ -146,7 +160,9 @@ class _Run:
         return sorted(id for id in after if phases[id] is Phase.STEP)
 
     def _packed(self, value: Tensor) -> Tensor:
-        """The active rows of all steps, of a `[T, B, width]`."""
+        """The active rows of all steps, of an input."""
+        if self.packed:
+            return value
         if self.even:
             return value.reshape(self.steps * self.rows, value.shape[-1])
         return torch.cat([value[t, :n] for t, n in enumerate(self.sizes)])
@@ -157,7 +173,9 @@ class _Run:
         return value.expand(sum(self.sizes), -1)
 
     def _unpacked(self, value: Tensor) -> Tensor:
-        """A packed value as `[T, B, width]`, 0 where a row is not active."""
+        """A packed value in the form of the outputs, 0 where a row is not active."""
+        if self.packed:
+            return value
         if self.even:
             return value.reshape(self.steps, self.rows, value.shape[-1])
         steps = torch.split(value, self.sizes)

@@ -56,35 +56,49 @@ class NativeEngine:
         states: Sequence[Any],
         parameters: Sequence[Any],
         batch_sizes: Sequence[int] | None = None,
+        *,
+        packed: bool = False,
+        onto: Sequence[Any] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
         from throughtime.engines.native.plan import lower
 
         plan = lower(program)
         like = next(iter((*states, *inputs, *parameters)))
-        rows = states[0].shape[0] if states else inputs[0].shape[1]
-        result = Result(
-            [_empty(like, steps, rows, program.body[output.value].width) for output in program.outputs],
-            [_empty(like, rows, state.width) for state in program.states],
-            [_empty(like, *reduction.shape) for reduction in program.reductions],
-        )
+        if packed:
+            sequence: tuple[int, ...] = (sum(batch_sizes or ()),)
+            rows = states[0].shape[0] if states else (batch_sizes or (0,))[0]
+        else:
+            rows = states[0].shape[0] if states else inputs[0].shape[1]
+            sequence = (steps, rows)
         arrays = _Arrays(like)
+        result = Result(
+            [_empty(like, *sequence, program.body[output.value].width) for output in program.outputs],
+            [_empty(like, rows, state.width) for state in program.states],
+            [_empty(like, *reduction.shape) for reduction in program.reductions] if onto is None else list(onto),
+        )
         run = _native.run32 if _dtype_name(like) == "float32" else _native.run64
         run(
             plan,
             steps,
             rows,
-            [arrays.address(a, steps, rows, i.width) for a, i in zip(inputs, program.inputs, strict=True)],
+            [arrays.address(a, *sequence, i.width) for a, i in zip(inputs, program.inputs, strict=True)],
             [arrays.address(a, rows, s.width) for a, s in zip(states, program.states, strict=True)],
             [arrays.address(a, *p.shape) for a, p in zip(parameters, program.parameters, strict=True)],
             [_address(a) for a in result.outputs],
             [_address(a) for a in result.states],
-            [_address(a) for a in result.reductions],
+            [arrays.own_address(a, *r.shape) for a, r in zip(result.reductions, program.reductions, strict=True)],
             None if batch_sizes is None else list(batch_sizes),
             self.threads or _default_threads(),
             self.instruction_set,
+            packed=packed,
+            reductions_begun=onto is not None,
         )
         return result
+
+    def steps_together(self, rows: int) -> int:
+        """See `throughtime.engines.base.Engine.steps_together`."""
+        return int(_native.steps_together(rows))
 
 
 def instruction_sets() -> list[str]:
@@ -113,6 +127,12 @@ class _Arrays:
         elif not array.is_contiguous() or array.is_neg():
             array = array.detach().contiguous().resolve_neg()
         self.alive.append(array)
+        return _address(array)
+
+    def own_address(self, array: Any, *shape: int) -> int:
+        """The address of an array's elements, to be written to."""
+        if self.address(array, *shape) != _address(array):
+            raise ProgramError("an array that is added to must be contiguous.")
         return _address(array)
 
 

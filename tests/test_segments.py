@@ -1,0 +1,158 @@
+"""A long run in segments keeps little and gives the same: outputs, states and gradients, to the last bit."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+
+import pytest
+import torch
+from helpers import random_arguments
+from torch import Tensor
+
+from throughtime import cells
+from throughtime.engines import get
+from throughtime.engines.base import Engine
+from throughtime.engines.operator import run
+from throughtime.errors import UserError
+from throughtime.program.core import Program
+
+pytestmark = pytest.mark.skipif(
+    get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None, reason="the extension is not built"
+)
+
+STEPS, ROWS = 23, 170  # the native engine begins its sums anew every 3 steps of so many rows
+SIZES = [170] * 9 + [40] * 10 + [3, 3, 0, 0]
+
+
+def results_and_gradients(
+    engine: Engine,
+    program: Program,
+    every: int | None,
+    *,
+    batch_sizes: Sequence[int] | None = None,
+    packed: bool = False,
+) -> list[Tensor]:
+    inputs, states, parameters = random_arguments(program, STEPS, ROWS).map(lambda t: t.float())
+    if packed:
+        assert batch_sizes is not None
+        inputs = [torch.cat([x[t, :n] for t, n in enumerate(batch_sizes)]) for x in inputs]
+    leaves = [t.requires_grad_() for t in (*inputs, *states, *parameters)]
+    result = run(engine, program, STEPS, inputs, states, parameters, batch_sizes, packed=packed, checkpoint_every=every)
+    given = [*result.outputs, *result.states]
+    loss = sum(((g * g).sum() for g in given), torch.zeros(()))
+    return [*given, *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)]
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("form", ["full", "padded", "packed"])
+def test_the_same_bits_as_without(name: str, reverse: bool, form: str) -> None:
+    program = cells.get(name).program(5, 7)
+    program = program.flipped if reverse else program
+    sizes = None if form == "full" else SIZES
+    whole = results_and_gradients(get("native"), program, None, batch_sizes=sizes, packed=form == "packed")
+    for every in (1, 5, 22):
+        cut = results_and_gradients(get("native"), program, every, batch_sizes=sizes, packed=form == "packed")
+        for c, w in zip(cut, whole, strict=True):
+            assert torch.equal(c, w)
+
+
+@pytest.mark.parametrize("name", ["reference", "torch"])
+def test_engines_that_torch_sees_through(name: str) -> None:
+    program = cells.get("lstm").program(5, 7).flipped
+    whole = results_and_gradients(get(name), program, None, batch_sizes=SIZES)
+    cut = results_and_gradients(get(name), program, 5, batch_sizes=SIZES)
+    for c, w in zip(cut, whole, strict=True):
+        # Sums over 4,000 rows in another order: some roundings of 6e-8 of the largest.
+        torch.testing.assert_close(c, w, rtol=0, atol=2e-6 * max(1.0, float(w.detach().abs().max())))
+
+
+@pytest.mark.parametrize("sizes", [None, [3, 3, 2, 2, 1, 0]])
+def test_first_and_second_derivatives(sizes: list[int] | None) -> None:
+    program = cells.get("lstm").program(2, 3)
+    arguments = random_arguments(program, 6, 3)
+
+    def function(*flat: Tensor) -> list[Tensor]:
+        result = run(get("native"), program, 6, *arguments.like(flat), sizes, checkpoint_every=2)
+        return [*result.outputs, *result.states]
+
+    leaves = [t.requires_grad_() for t in arguments.flat]
+    assert torch.autograd.gradcheck(function, leaves)
+    assert torch.autograd.gradgradcheck(function, leaves)
+
+
+def test_what_is_not_wanted_is_not_computed() -> None:
+    program = cells.get("gru").program(5, 7)
+    inputs, states, parameters = random_arguments(program, 600, 2)
+    parameters[0].requires_grad_()
+    found = []
+    for every in (None, 256):
+        result = run(get("native"), program, 600, inputs, states, parameters, checkpoint_every=every)
+        found += torch.autograd.grad(result.states[0].sum(), [parameters[0]])
+    assert torch.equal(*found)
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+def test_a_compiled_graph_has_them_too(engine: str) -> None:
+    program = cells.get("lstm").program(2, 3)
+    arguments = random_arguments(program, 7, 300)
+
+    @torch.compiler.allow_in_graph
+    def inner(*flat: Tensor) -> list[Tensor]:
+        return run(get(engine), program, 7, *arguments.like(flat), checkpoint_every=3).outputs
+
+    def function(*flat: Tensor) -> Tensor:
+        return inner(*flat)[0].sin().sum()
+
+    leaves = [t.requires_grad_() for t in arguments.flat]
+    wanted = torch.autograd.grad(function(*leaves), leaves)
+    compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
+    for c, w in zip(torch.autograd.grad(compiled(*leaves), leaves), wanted, strict=True):
+        torch.testing.assert_close(c, w)
+
+
+def test_the_operators_pass_torchs_own_check() -> None:
+    program = cells.get("lstm").program(2, 3)
+    inputs, states, parameters = random_arguments(program, 6, 200)
+    told = ("native", program.text, 6, [200, 200, 100, 7, 7, 0], False, 2)
+    torch.library.opcheck(torch.ops.throughtime.run_in_segments.default, (*told, inputs, states, parameters))
+    y, h, c, *starts = torch.ops.throughtime.run_in_segments(*told, inputs, states, parameters)
+    given, wanted = [True, False, True], [True] + [False] * 2 + [True] * 3
+    cotangents = [torch.randn_like(g) for g in (y, h, c)]
+    results = torch.library.opcheck(
+        torch.ops.throughtime.gradient_in_segments.default,
+        (*told, inputs, starts, parameters, cotangents, given, wanted),
+    )
+    assert set(results.values()) == {"SUCCESS"}
+
+
+def test_it_must_be_a_step_or_more() -> None:
+    program = cells.get("rnn").program(2, 3)
+    with pytest.raises(UserError, match="checkpoint_every"):
+        run(get("native"), program, 4, *random_arguments(program), checkpoint_every=0)
+
+
+def test_memory_is_a_tenth_of_the_tape() -> None:
+    source = """
+import resource, sys, torch
+from throughtime import cells
+from throughtime.engines import get
+from throughtime.engines.operator import run
+program, steps, every = cells.get("lstm").program(1, 64), 15_000, eval(sys.argv[1])
+parameters = [(torch.randn(p.shape) / 8).requires_grad_() for p in program.parameters]
+inputs, states = [torch.randn(steps, 1, 1)], [torch.zeros(1, 64)] * 2
+run(get("native"), program, 100, [inputs[0][:100]], states, parameters, checkpoint_every=50).states[0].sum().backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+result = run(get("native"), program, steps, inputs, states, parameters, checkpoint_every=every)
+result.states[0].sum().backward()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+"""
+
+    def growth(every: object) -> int:
+        done = subprocess.run([sys.executable, "-c", source, repr(every)], capture_output=True, text=True, check=True)
+        return int(done.stdout)
+
+    whole, cut, output = growth(None), growth(512), 15_000 * 64 * 4 / 1024
+    assert cut - output < 0.1 * (whole - output)
