@@ -15,6 +15,7 @@ from throughtime import LSTM, Recurrent, cells, sight
 from throughtime.errors import UserError
 from throughtime.language import affine, cell, linear, tanh
 from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.options import Options
 from throughtime.sight import connectivity, gradient_flow, horizon
 
 T, B, INPUT, H = 7, 2, 3, 4
@@ -28,10 +29,12 @@ def loop(module, x: Tensor, lengths=None, reset=None) -> tuple[Tensor, dict[str,
     values: dict[str, list[list[Tensor]]] = {}
     rows = []
     for b, length in enumerate(lengths):
-        y = x[:length, b : b + 1]
-        for depth, ways in enumerate(module.layers()):
+        lanes = [x[:length, b : b + 1]]
+        layers = module.layers()
+        for depth, ways in enumerate(layers):
             outputs = []
             for way, (program, parameters) in enumerate(ways):
+                y = lanes[way % len(lanes)]
                 place = f"layer{depth}.reverse" if way else f"layer{depth}"
                 states = [y.new_full((1, s.width), s.initial) for s in program.states]
                 out: list[Tensor] = [None] * length  # type: ignore[list-item]
@@ -46,9 +49,30 @@ def loop(module, x: Tensor, lengths=None, reset=None) -> tuple[Tensor, dict[str,
                 outputs.append(torch.cat(out))
                 for name, of_steps in kept.items():
                     values.setdefault(f"{place}.{name}", [[] for _ in lengths])[b] = of_steps
-            y = torch.cat(outputs, -1)
+            lanes = together(lanes, outputs, getattr(module, "options", Options()), depth == len(layers) - 1)
+        y = torch.cat(lanes, -1)
         rows.append(torch.cat([y, y.new_zeros(len(x) - length, *y.shape[1:])]))
     return torch.cat(rows, 1), values
+
+
+def together(below, outputs, options, top) -> list[Tensor]:
+    """What a layer gives, as the options' docstring says."""
+    if options.merge == "concat":
+        outputs = [torch.cat(outputs, -1)]
+    elif options.merge != "none":
+        a, b = outputs
+        outputs = [{"sum": a + b, "mean": (a + b) / 2, "product": a * b}[options.merge]]
+    past = [below[k % len(below)] for k in range(len(outputs))]
+    if options.skip == "residual":
+        outputs = [x + y if x.shape == y.shape else y for x, y in zip(past, outputs, strict=True)]
+    elif options.skip == "dense" and not top:
+        outputs = [torch.cat([x, y], -1) for x, y in zip(past, outputs, strict=True)]
+    return outputs
+
+
+def against_time(module) -> bool:
+    """Whether all layers run from the last step to the first."""
+    return module.layers()[0][0][0].reverse
 
 
 def expected(module, x: Tensor, loss, window: int, lengths=None, reset=None) -> dict[str, np.ndarray]:
@@ -63,6 +87,8 @@ def expected(module, x: Tensor, loss, window: int, lengths=None, reset=None) -> 
         found.setdefault(name.rpartition(".")[0], np.full((len(x), window + 1, len(lengths)), np.nan))
     for b, length in enumerate(lengths):
         for s in range(length):
+            if not cotangents[s, b].any():  # no loss there, so no part of the mean
+                continue
             nodes = [(name, t, v) for name, of_rows in values.items() for t, v in enumerate(of_rows[b])]
             grads = torch.autograd.grad(
                 y[s, b], [*(v for _, _, v in nodes), x], cotangents[s, b], retain_graph=True, allow_unused=True,
@@ -71,7 +97,7 @@ def expected(module, x: Tensor, loss, window: int, lengths=None, reset=None) -> 
             squares: dict[tuple[str, int], float] = {}
             for (name, t, _), g in zip(nodes, grads, strict=False):
                 place = name.rpartition(".")[0]
-                lag = t - s if place.endswith("reverse") else s - t
+                lag = t - s if place.endswith("reverse") or against_time(module) else s - t
                 if 0 <= lag <= window:
                     found[name][s, lag, b] = float(g.norm())
                     squares[place, lag] = squares.get((place, lag), 0.0) + float(g.norm()) ** 2
@@ -194,6 +220,67 @@ def language_model() -> LanguageModel:
     torch.manual_seed(0)
     layers = Recurrent("gru", INPUT, H, num_layers=2, dtype=torch.float64, dropout=0.5)
     return LanguageModel(5, layers, dropout=0.5).double()
+
+
+JOINED = [
+    *({"bidirectional": True, "merge": merge} for merge in ("sum", "mean", "product", "none")),
+    *({"bidirectional": True, "merge": "sum", "skip": skip} for skip in ("residual", "dense")),
+    {"bidirectional": True, "merge": "none", "skip": "dense"},
+    {"skip": "residual"},
+    {"skip": "dense"},
+    {"reverse": True, "skip": "residual"},
+    {"zoneout": 0.3, "learn_initial": True, "heads": 2, "clip": 1.0},
+]
+
+
+@pytest.mark.parametrize("options", JOINED, ids=str)
+def test_flow_goes_through_every_way_of_joining_layers(options):
+    module = recurrent("lstm", num_layers=3, **options)
+    weight = torch.rand(T, B, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+    def loss(y):
+        return (y.square() * weight).sum() / 2
+
+    def of_module(given):
+        y = given[0]
+        return loss(torch.cat(y, -1) if isinstance(y, tuple) else y)
+
+    found = gradient_flow(module, X, loss=of_module, window=4).norms
+    wanted = expected(module, X, loss, 4)
+    if module.bidirectional or options.get("reverse"):
+        del wanted["input"]
+    assert_norms(found, wanted)
+
+
+@pytest.mark.parametrize("options", [{}, {"bidirectional": True}], ids=str)
+@pytest.mark.parametrize("lengths", [None, [3, 7]])
+def test_of_a_module_that_returns_the_last_step_that_step_alone_has_a_loss(options, lengths):
+    module = recurrent("gru", num_layers=2, **options)
+    last = recurrent("gru", num_layers=2, returns="last", **options)
+    last.load_state_dict(module.state_dict())
+    given_x = X if lengths is None else pack_padded_sequence(X, torch.tensor(lengths), enforce_sorted=False)
+    found = gradient_flow(last, given_x, window=4)
+    ends = torch.zeros(T, B, module.output_size, dtype=torch.float64)
+    for b, length in enumerate(lengths or [T] * B):
+        ends[length - 1, b, :H] = 1
+        ends[0, b, H:] = 1  # a reverse direction comes to the first step last
+    wanted = expected(module, X, lambda y: (y.square() * ends).sum() / 2, 4, lengths)
+    steps = sorted({length - 1 for length in lengths or [T]} | ({0} if options else set()))
+    assert found.steps.tolist() == steps
+    if options:
+        del wanted["input"]
+    assert_norms(found.norms, {name: norms[steps] for name, norms in wanted.items()})
+
+
+def test_a_loss_of_some_steps_is_averaged_over_those():
+    module = recurrent("gru")
+    found = gradient_flow(module, X, loss=lambda given: given[0][4].square().sum(), window=4)
+    assert found.steps.tolist() == [4]
+
+
+def test_states_that_are_returned_are_no_output():
+    with pytest.raises(UserError, match="returns='states'"):
+        gradient_flow(recurrent("gru", returns="states"), X)
 
 
 SYMBOLS = torch.randint(5, (T + 1, B), generator=torch.Generator().manual_seed(2))

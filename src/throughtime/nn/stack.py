@@ -97,14 +97,33 @@ def run_stack(
                 of_state.append(last)
             number += 1
         top = depth == len(layers) - 1
-        if top and options.returns == "last":
-            outputs = [_last_step(y, d[0].reverse, batch_sizes) for y, d in zip(outputs, directions, strict=True)]
-            below = [_last_step(y, d[0].reverse, batch_sizes) for y, d in zip(below, directions, strict=False)]
-        outputs = _merged(outputs, options.merge)
-        if options.skip is not None:
-            outputs = _passed_by(below, outputs, options.skip, top)
-        below = outputs
+        below = joined(below, outputs, [program.reverse for program, _ in directions], options, top, batch_sizes)
     return below, [torch.stack(of_state) for of_state in ended]
+
+
+def joined(
+    below: list[Tensor],
+    outputs: list[Tensor],
+    reverse: Sequence[bool],
+    options: Options,
+    top: bool,
+    batch_sizes: Sequence[int] | None = None,
+) -> list[Tensor]:
+    """What a layer gives to the next one, or to the caller.
+
+    Args:
+        below: what it took, `[T, B, width]`; of each direction, where they stay apart.
+        outputs: what its directions gave, `[T, B, width]`.
+        reverse: whether each direction runs from the last step to the first.
+        options: how directions and layers are joined, and which of the steps are returned.
+        top: whether it is the last layer.
+        batch_sizes: the number of active rows at each step; all if not given.
+    """
+    if top and options.returns == "last":
+        outputs = [_last_step(y, back, batch_sizes) for y, back in zip(outputs, reverse, strict=True)]
+        below = [_last_step(y, back, batch_sizes) for y, back in zip(below, reverse, strict=False)]
+    outputs = _merged(outputs, options.merge)
+    return outputs if options.skip is None else _passed_by(below, outputs, options.skip, top)
 
 
 def _merged(outputs: list[Tensor], merge: str) -> list[Tensor]:

@@ -9,29 +9,29 @@ import torch
 from torch import Tensor
 
 from throughtime.engines.base import Result
-from throughtime.nn.options import output_width
+from throughtime.nn.stack import joined
 from throughtime.sight.arrays import Array
-from throughtime.sight.tape import LayerTape, Tape, gradient_outputs
+from throughtime.sight.seen import Seen
+from throughtime.sight.tape import LayerTape, gradient_outputs
 
 INPUT = "input"
 _ELEMENTS = 1 << 24  # of a chunk's arrays: some 64 MB in float32
 
 
-def backward_by_lag(tape: Tape, cotangents: Tensor, steps: Array, window: int) -> dict[str, Array]:
+def backward_by_lag(seen: Seen, steps: Array, window: int) -> dict[str, Array]:
     """The norms of the gradients of the losses of chosen steps, by lag.
 
     Args:
-        tape: of a stack of layers.
-        cotangents: the gradient of each step's loss with respect to that step's output, `[T, B, width]`.
+        seen: a run of a stack of layers, and the gradients of the loss at its top.
         steps: the steps s whose losses are meant, `[S]`.
         window: the largest lag.
 
     Returns:
         For each layer and direction, for each of its states, and for the stack's input, `[S, window + 1]`: the mean
-        over the rows that have a step s of the norm at s - lag, or s + lag where time runs backward; NaN where no row
-        has such a step. The input of a stack that runs in both directions is left out.
+        over the rows that have a loss at step s of the norm at s - lag, or s + lag where time runs backward; NaN where
+        no row has such a step. The input of a stack that runs against time, too, is left out.
     """
-    stack = _Stack(tape.layers, tape.lengths, cotangents.detach(), window)
+    stack = _Stack(seen, window)
     found: dict[str, list[Array]] = {}
     for chunk in stack.chunks(torch.as_tensor(steps)):
         for name, mean in stack.means(chunk).items():
@@ -39,16 +39,27 @@ def backward_by_lag(tape: Tape, cotangents: Tensor, steps: Array, window: int) -
     return {name: np.concatenate(chunks) for name, chunks in found.items()}
 
 
+def steps_with_a_loss(seen: Seen) -> Array:
+    """The steps at which the loss hangs on the output of some row."""
+    return _live(seen).any(1).nonzero().squeeze(1).cpu().numpy()
+
+
+def _live(seen: Seen) -> Tensor:
+    given = [*seen.outputs, *seen.passed]
+    return torch.stack([(g != 0).any(-1) for g in given]).any(0).cpu()
+
+
 class _Stack:
-    def __init__(self, layers: list[list[LayerTape]], lengths: Tensor, cotangents: Tensor, window: int) -> None:
-        self.layers, self.lengths, self.cotangents, self.window = layers, lengths, cotangents, window
-        self.length = len(cotangents)
+    def __init__(self, seen: Seen, window: int) -> None:
+        self.seen, self.window = seen, window
+        self.layers, self.lengths, self.length = seen.tape.layers, seen.tape.lengths, seen.tape.steps
+        self.live = _live(seen)
         # A gradient that runs in one direction of time stays in the window; one that turns round may come back into it.
-        self.whole = any(layer.forward.reverse for ways in layers for layer in ways)
+        self.whole = any(layer.forward.reverse for ways in self.layers for layer in ways)
 
     def chunks(self, steps: Tensor) -> Iterator[Tensor]:
         """The steps, so many at a time that the arrays of a layer stay small."""
-        widest = max(layer.width for ways in self.layers for layer in ways)
+        widest = max(sum(layer.width for layer in ways) for ways in self.layers)
         stretch = self.length if self.whole else self.window + 1
         return iter(torch.split(steps, max(1, _ELEMENTS // (stretch * len(self.lengths) * widest))))
 
@@ -61,37 +72,60 @@ class _Stack:
             norms = self._by_lag(steps, norms, reverse)
             finite = finite and bool(norms[there].isfinite().all())
             found[name] = norms.where(there, 0.0).sum(-1) / there.sum(-1)
-        if not finite and self.cotangents.dtype != torch.float64:  # the gradient explodes beyond float32
-            layers = [[layer.double() for layer in ways] for ways in self.layers]
-            return _Stack(layers, self.lengths, self.cotangents.double(), self.window).means(steps)
+        if not finite and self.seen.outputs[0].dtype != torch.float64:  # the gradient explodes beyond float32
+            return _Stack(self.seen.double(), self.window).means(steps)
         return found
 
     def _norms(self, steps: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
         """From the top layer down its name, whether it is of a reverse direction, and norms `[steps, S, B]`."""
-        at = self._positions(steps)
-        rows = len(self.lengths)
-        given = self.cotangents.new_zeros(*at.shape, *self.cotangents.shape[1:])
-        own = steps if self.whole else torch.full_like(steps, self.window)
-        given[own, torch.arange(len(steps))] = self.cotangents[steps]
-        given = given.flatten(1, 2)
-        for ways in reversed(self.layers):
-            below, start = given.new_zeros(()), 0
-            for layer in ways:
-                width = output_width(layer.forward)
-                result, names = self._run(layer, at, given[..., start : start + width])
-                start += width
-                below = below + result.outputs[0]
+        at, rows = self._positions(steps), len(self.lengths)
+        given = [self._at_loss(steps, at, g) for g in self.seen.outputs]
+        passed = [self._at_loss(steps, at, g) for g in self.seen.passed]
+        for depth in reversed(range(len(self.layers))):
+            below = passed
+            for way, layer in enumerate(self.layers[depth]):
+                result, names = self._run(layer, at, given[way])
+                lane = way % len(below)
+                below[lane] = below[lane] + result.outputs[0]
                 squares = [g.double().square().sum(-1).view(*at.shape, rows) for g in result.outputs[1:]]
-                of_all = sum(squares, torch.zeros(*at.shape, rows, dtype=torch.float64, device=given.device))
+                of_all = sum(squares, torch.zeros(*at.shape, rows, dtype=torch.float64, device=below[lane].device))
                 yield str(layer.place), layer.forward.reverse, of_all.sqrt()
                 for name, square in zip(names, squares, strict=True):
                     yield f"{layer.place}.{name}", layer.forward.reverse, square.sqrt()
-            given = below
             if self.whole:  # what is after a row's end has no gradient, and none may come back from there
-                alive = (at.unsqueeze(-1) < self.lengths).flatten(1)
-                given = given.where(alive.unsqueeze(-1).to(given.device), 0.0)
+                alive = (at.unsqueeze(-1) < self.lengths).flatten(1).unsqueeze(-1)
+                below = [g.where(alive.to(g.device), 0.0) for g in below]
+            if depth > 0:
+                given, passed = self._through_joint(depth - 1, at, below)
         if not self.whole:
-            yield INPUT, False, given.double().square().sum(-1).view(*at.shape, rows).sqrt()
+            yield INPUT, False, below[0].double().square().sum(-1).view(*at.shape, rows).sqrt()
+
+    def _at_loss(self, steps: Tensor, at: Tensor, gradients: Tensor) -> Tensor:
+        """A gradient of the losses as rows of a batch: each has that of its own step, at that step."""
+        own = steps if self.whole else torch.full_like(steps, self.window)
+        given = gradients.new_zeros(*at.shape, *gradients.shape[1:])
+        given[own, torch.arange(len(steps))] = gradients[steps]
+        return given.flatten(1, 2)
+
+    def _through_joint(self, depth: int, at: Tensor, gradients: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """From what a layer gives to the next one: to the outputs of its directions, and to what goes past it."""
+        tape, ways = self.seen.tape, self.layers[depth]
+        apart = tape.apart and depth > 0
+        with torch.enable_grad():
+            below = [self._gathered(layer.x, at).requires_grad_() for layer in ways[: 2 if apart else 1]]
+            outputs = [self._gathered(layer.y, at).requires_grad_() for layer in ways]
+            reverse = [layer.forward.reverse for layer in ways]
+            results = joined(below, outputs, reverse, tape.options, False)
+            found = torch.autograd.grad(
+                results, [*outputs, *below], gradients, allow_unused=True, materialize_grads=True
+            )
+        return list(found[: len(ways)]), list(found[len(ways) :])
+
+    def _gathered(self, tensor: Tensor, at: Tensor) -> Tensor:
+        """The steps that each row goes through, `[steps, S * B, width]`."""
+        if self.seen.tape.options.merge != "product":  # then all is linear, and only the shape matters
+            return tensor.new_zeros(()).expand(len(at), at.shape[1] * tensor.shape[1], tensor.shape[2])
+        return tensor[at.to(tensor.device)].flatten(1, 2)
 
     def _positions(self, steps: Tensor) -> Tensor:
         """The steps of the tape that each row goes through, `[steps, S]`."""
@@ -108,10 +142,9 @@ class _Stack:
         return run, names
 
     def _there(self, steps: Tensor, reverse: bool) -> Tensor:
-        """Which rows have both the step of the loss and the one at each lag from it, `[window + 1, S, B]`."""
-        other = self._other(steps, reverse)
-        latest = other.maximum(steps)[..., None]
-        return (other >= 0)[..., None] & (latest < self.lengths)
+        """Which rows have both a loss at the step and a step at each lag from it, `[window + 1, S, B]`."""
+        other = self._other(steps, reverse)[..., None]
+        return (other >= 0) & (other < self.lengths) & self.live[steps]
 
     def _other(self, steps: Tensor, reverse: bool) -> Tensor:
         lags = torch.arange(self.window + 1)[:, None]

@@ -12,12 +12,11 @@ from torch import Tensor
 
 from throughtime.errors import UserError, nearest
 from throughtime.sight.arrays import Array
-from throughtime.sight.backward import backward_by_lag
+from throughtime.sight.backward import INPUT, backward_by_lag, steps_with_a_loss
 from throughtime.sight.models import language_model, opened
 from throughtime.sight.reach import FALLEN, Horizon, horizon
-from throughtime.sight.seen import Loss, seen
+from throughtime.sight.seen import Loss, Seen, seen
 
-INPUT = "input"
 _BEST = "best"
 
 
@@ -102,7 +101,7 @@ def gradient_flow(
         loss: from what the model gives to the loss, a scalar. For a language model the cross-entropy, summed; for
             another half the sum of the squares of what its recurrent layers give, if not given.
         window: the largest lag. A bidirectional stack takes the time and memory of all lags in any case.
-        steps: the steps s of the loss; all if not given.
+        steps: the steps s of the loss; all that have one if not given.
 
     Returns:
         The norms; names begin with the recurrent module's path where the model has several.
@@ -110,12 +109,12 @@ def gradient_flow(
     Raises:
         UserError: if an argument does not fit, or no gradient arrives.
     """
-    tapes = seen(opened(model), x, targets, state, loss)
-    length = max(tape.steps for tape, _ in tapes.values())
-    chosen, window = _steps(steps, length), _window(window, length)
+    runs = list(seen(opened(model), x, targets, state, loss).items())
+    chosen = _steps(steps, [run for _, run in runs])
+    window = _window(window, runs[0][1].tape.steps)
     found: dict[str, Array] = {}
-    for prefix, (tape, cotangents) in tapes.items():
-        for name, norms in backward_by_lag(tape, cotangents, chosen, window).items():
+    for prefix, run in runs:
+        for name, norms in backward_by_lag(run, chosen, window).items():
             found[prefix + name] = norms
     return Flow(chosen, found)
 
@@ -187,14 +186,14 @@ def connectivity(
         raise UserError("'best' is of a language model's scores: give a function of what this model gives.")
     loss = None if of == "next" else _best_score if of == _BEST else of
     assert not isinstance(loss, str)
-    tapes = seen(module, x, targets, state, loss)
-    if len(tapes) > 1:
+    runs = list(seen(module, x, targets, state, loss).values())
+    if len(runs) > 1:
         raise UserError("the model has several recurrent modules: give the one whose inputs are meant, and its input.")
-    tape, cotangents = next(iter(tapes.values()))
-    if len(tape.layers[0]) > 1:
-        raise UserError("an output of a bidirectional stack hangs on later inputs too: `gradient_flow` has its states.")
-    chosen = _steps(steps, tape.steps)
-    return Connectivity(chosen, backward_by_lag(tape, cotangents, chosen, _window(window, tape.steps))[INPUT])
+    (run,) = runs
+    if any(layer.forward.reverse for ways in run.tape.layers for layer in ways):
+        raise UserError("an output of layers that run against time hangs on later inputs: `gradient_flow` has states.")
+    chosen = _steps(steps, runs)
+    return Connectivity(chosen, backward_by_lag(run, chosen, _window(window, run.tape.steps))[INPUT])
 
 
 def _best_score(given: Any) -> Tensor:
@@ -202,8 +201,14 @@ def _best_score(given: Any) -> Tensor:
     return scores.max(-1).values.sum()
 
 
-def _steps(steps: Iterable[int] | None, length: int) -> Array:
-    chosen = np.arange(length) if steps is None else np.array(list(steps))
+def _steps(steps: Iterable[int] | None, runs: list[Seen]) -> Array:
+    length = min(run.tape.steps for run in runs)
+    if max(run.tape.steps for run in runs) > length:
+        raise UserError("the model's recurrent modules run over different numbers of steps: look at one of them alone.")
+    with_loss = np.unique(np.concatenate([steps_with_a_loss(run) for run in runs]))
+    if not len(with_loss):
+        raise UserError("no gradient arrives: the loss does not change with what the recurrent layers give.")
+    chosen = with_loss if steps is None else np.array(list(steps))
     if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind != "i":
         raise UserError(f"steps are whole numbers, at least one; given {steps!r}.")
     if chosen.min() < 0 or chosen.max() >= length:

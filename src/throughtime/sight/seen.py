@@ -1,33 +1,55 @@
-"""A run of a model, seen: the tape of each of its recurrent modules, and the gradient of the loss at their outputs."""
+"""A run of a model, seen: the tape of each of its recurrent modules, and the gradient of the loss at its top layer."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import copy
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.rnn import PackedSequence, pad_packed_sequence
+from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.errors import UserError
+from throughtime.nn.stack import joined, pad
 from throughtime.sight.arrays import symbols_of
-from throughtime.sight.models import RecurrentLayers, evaluating, language_model, recurrent_modules, watched
+from throughtime.sight.models import evaluating, language_model, recurrent_modules, watched
 from throughtime.sight.tape import Tape, to_states
 
 Loss = Callable[[Any], Tensor]
-Seen = dict[str, tuple[Tape, Tensor]]
 
 
-def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss: Loss | None = None) -> Seen:
+@dataclass(frozen=True)
+class Seen:
+    """A run of a recurrent module.
+
+    Attributes:
+        tape: its tape.
+        outputs: the gradient of the loss with respect to what each direction of the top layer gives, `[T, B, width]`.
+        passed: that with respect to what the top layer takes, by what goes past the layer.
+    """
+
+    tape: Tape
+    outputs: list[Tensor]
+    passed: list[Tensor]
+
+    def double(self) -> Seen:
+        """The same in float64."""
+        tape = copy.copy(self.tape)
+        tape.layers = [[layer.double() for layer in ways] for ways in self.tape.layers]
+        return Seen(tape, [g.double() for g in self.outputs], [g.double() for g in self.passed])
+
+
+def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss: Loss | None = None) -> dict[str, Seen]:
     """Runs a model, without dropout.
 
     Args:
         model, x, targets, state, loss: see `throughtime.sight.gradient_flow`.
 
     Returns:
-        For each recurrent module, by what its names begin with, its tape and the gradient of the loss with respect to
-        what it gave, `[T, B, width]` as the tape has it.
+        Each recurrent module's run, by what the module's names begin with.
 
     Raises:
         UserError: if an argument does not fit, a module runs more than once or no gradient arrives.
@@ -48,12 +70,28 @@ def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss:
         raise UserError(f"the loss must be a scalar, the sum over steps and rows; given {list(total.shape)}.")
     if not total.requires_grad:
         raise UserError("no gradient arrives: the loss does not depend on what the recurrent layers give.")
-    leaves = [cut.leaf for cut in cuts.values()]
-    found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
-    return {
-        prefix: (tapes[prefix], inside(g, cut.given, modules[prefix], tapes[prefix]))
-        for (prefix, cut), g in zip(cuts.items(), found, strict=True)
-    }
+    leaves = [leaf for cut in cuts.values() for leaf in cut.leaves]
+    found = iter(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
+    return {prefix: at_top(tapes[prefix], cut, [next(found) for _ in cut.leaves]) for prefix, cut in cuts.items()}
+
+
+def at_top(tape: Tape, cut: Cut, gradients: Sequence[Tensor]) -> Seen:
+    """The gradients at the top layer from those at what the module gave.
+
+    Raises:
+        UserError: if the module returns its states, which are no output of a step.
+    """
+    if tape.options.returns == "states":
+        raise UserError("a module that returns='states' has no output that a loss of a step could hang on.")
+    gradients = [_inside(g, given, tape, cut) for g, given in zip(gradients, cut.given, strict=True)]
+    ways = tape.layers[-1]
+    with torch.enable_grad():
+        below = [layer.x.detach().requires_grad_() for layer in ways[: 2 if tape.apart else 1]]
+        outputs = [layer.y.detach().requires_grad_() for layer in ways]
+        reverse = [layer.forward.reverse for layer in ways]
+        results = joined(below, outputs, reverse, tape.options, True, tape.sizes)
+        found = torch.autograd.grad(results, [*outputs, *below], gradients, allow_unused=True, materialize_grads=True)
+    return Seen(tape, list(found[: len(ways)]), list(found[len(ways) :]))
 
 
 class Cut:
@@ -61,33 +99,41 @@ class Cut:
 
     Attributes:
         calls: how often it ran.
-        given: what it gave.
-        leaf: its data, where the gradient arrives.
+        given: what it gave: one output, or one of each direction.
+        leaves: their data, where the gradients arrive.
+        batch_first: whether the module gives rows first.
     """
 
     def __init__(self) -> None:
         self.calls = 0
-        self.given: Tensor | PackedSequence
-        self.leaf: Tensor
+        self.given: list[Tensor | PackedSequence] = []
+        self.leaves: list[Tensor] = []
+        self.batch_first = False
 
     def __call__(self, module: nn.Module, args: Any, result: Any) -> Any:
         """The module's result with the output cut off."""
         self.calls += 1
         given, *rest = result
-        self.given = given
-        packed = isinstance(given, PackedSequence)
-        self.leaf = (given.data if packed else given).detach().requires_grad_()
-        return (given._replace(data=self.leaf) if packed else self.leaf, *rest)
+        alone = isinstance(given, Tensor | PackedSequence)
+        self.given = [given] if alone else list(given)
+        self.batch_first = bool(getattr(module, "batch_first", False))
+        data = [y.data if isinstance(y, PackedSequence) else y for y in self.given]
+        self.leaves = [y.detach().requires_grad_() for y in data]
+        pairs = zip(self.given, self.leaves, strict=True)
+        cut = [y._replace(data=leaf) if isinstance(y, PackedSequence) else leaf for y, leaf in pairs]
+        return (cut[0] if alone else tuple(cut), *rest)
 
 
-def inside(gradient: Tensor, given: Tensor | PackedSequence, module: RecurrentLayers, tape: Tape) -> Tensor:
-    """A gradient at a module's output in the form that its layers work in, `[T, B, width]`."""
+def _inside(gradient: Tensor, given: Tensor | PackedSequence, tape: Tape, cut: Cut) -> Tensor:
+    """A gradient at a module's output in the form that its layers work in: `[T, B, width]`, `[B, width]` at the end."""
     if isinstance(given, PackedSequence):
-        return pad_packed_sequence(PackedSequence(gradient, given.batch_sizes))[0]
-    if gradient.dim() == 2:
-        return gradient.unsqueeze(1)
-    gradient = gradient.transpose(0, 1) if getattr(module, "batch_first", False) else gradient
-    return gradient if tape.back is None else gradient[:, torch.argsort(tape.back)]
+        return pad(given._replace(data=gradient))[0]
+    ends = tape.options.returns == "last"
+    rows = 0 if ends else 1
+    if gradient.dim() == rows + 1:  # without rows
+        return gradient.unsqueeze(rows)
+    gradient = gradient.transpose(0, 1) if cut.batch_first and not ends else gradient
+    return gradient if tape.back is None else gradient.index_select(rows, torch.argsort(tape.back))
 
 
 def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None, cuts: dict[str, Cut]) -> Tensor:
@@ -96,7 +142,11 @@ def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None
         if targets is not None:
             raise UserError("targets are for a language model; give another model's loss as a function.")
         given = model(x) if state is None else model(x, state)
-        return sum((c.leaf.square().sum() / 2 for c in cuts.values()), torch.zeros(())) if loss is None else loss(given)
+        return (
+            sum((y.square().sum() / 2 for c in cuts.values() for y in c.leaves), torch.zeros(()))
+            if loss is None
+            else loss(given)
+        )
     ids = symbols_of(x, language.vocabulary_size)
     if loss is not None:
         return loss(language(ids, state))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -11,6 +11,7 @@ from torch import Tensor
 from throughtime.engines import choose
 from throughtime.engines.base import Engine
 from throughtime.nn.features import Feature, Form, Place
+from throughtime.nn.options import Options, output_width
 from throughtime.program.core import INPUT, Output, Program
 from throughtime.program.gradient import Gradient, Slots, gradient, with_tape
 from throughtime.program.legality import require_legal
@@ -27,6 +28,8 @@ class LayerTape:
         place: the layer and its direction.
         forward: the program that ran.
         plan: its gradient.
+        x: what the layer took, `[T, B, width]`.
+        y: what it gave, where directions are multiplied; else of the same shape, and zeros that take no memory.
         read: what the gradient program reads of the run, each `[T, B, width]`.
         parameters: what it reads of the parameters.
         engine: what runs it.
@@ -36,6 +39,8 @@ class LayerTape:
     place: Place
     forward: Program
     plan: Gradient
+    x: Tensor
+    y: Tensor
     read: list[Tensor]
     parameters: list[Tensor]
     engine: Engine
@@ -52,7 +57,8 @@ class LayerTape:
         read = [tensor.double() for tensor in self.read]
         like = torch.empty(0, dtype=torch.float64, device=self.device)
         engine = choose("reference" if self.engine.name == "reference" else None, self.plan.program, like)
-        return replace(self, read=read, parameters=[p.double() for p in self.parameters], engine=engine)
+        x, y = self.x.double(), self.y.double()
+        return replace(self, x=x, y=y, read=read, parameters=[p.double() for p in self.parameters], engine=engine)
 
 
 class Tape(Feature):
@@ -65,23 +71,33 @@ class Tape(Feature):
         asked: for a program, whose gradients will be given and which are wanted.
 
     Attributes:
+        options: how the module's layers are joined.
         layers: of the last run each layer's directions.
         lengths: the number of steps of each row of the last run.
         steps: the number of its steps.
+        sizes: how many of its rows were active at each step; all if None.
         back: for each row as the caller knows it, where it is inside; the same place if None.
     """
 
     def __init__(self, module: RecurrentLayers, asked: Asked) -> None:
         self._module, self._asked = module, asked
+        self.options: Options = getattr(module, "options", Options())
         self.layers: list[list[LayerTape]] = []
         self.lengths = torch.zeros(0)
         self.steps = 0
+        self.sizes: Sequence[int] | None = None
         self.back: Tensor | None = None
+
+    @property
+    def apart(self) -> bool:
+        """Whether the directions of a layer take inputs of their own: where they stay apart, above the lowest layer."""
+        return self.options.merge == "none" and len(self.layers) > 1
 
     def begin(self, form: Form) -> None:
         """Forgets the run before."""
         self.layers, self.steps, self.back = [], form.steps, form.back
         sizes = [form.rows] * form.steps if form.batch_sizes is None else list(form.batch_sizes)
+        self.sizes = form.batch_sizes
         self.lengths = (torch.tensor(sizes)[:, None] > torch.arange(form.rows)).sum(0)
         self._parameters = self._module.layers()
 
@@ -95,6 +111,8 @@ class Tape(Feature):
         inputs = {i["index"]: id for id, i in enumerate(taped.body) if i.op == INPUT}
         self._more = [k for k in self._plan.inputs if k > 0]  # x is seen without them
         values += [inputs[k] for k in self._more]
+        if self.options.merge == "product":
+            values.append(program.outputs[0].value)
         added = tuple(Output(f"sight.{n}", value) for n, value in enumerate(values))
         return require_legal(replace(program, outputs=program.outputs + added))
 
@@ -107,7 +125,8 @@ class Tape(Feature):
         """Keeps what the gradient reads."""
         plan = self._plan
         tape = [output.detach() for output in outputs]
-        given = {0: self._x} | dict(zip(self._more, tape[len(plan.tape) :], strict=True))
+        given = {0: self._x} | dict(zip(self._more, tape[len(plan.tape) :], strict=False))
+        y = self._x.new_zeros(()).expand(*self._x.shape[:2], output_width(self._forward))
         read = [given[k] for k in plan.inputs] + tape[: len(plan.tape)]
         parameters = self._parameters[place.layer][1 if place.reverse else 0][1]
         kept = [parameters[k].detach().to(self._x.dtype) for k in plan.parameters]
@@ -116,6 +135,8 @@ class Tape(Feature):
             place,
             self._forward,
             plan,
+            self._x,
+            tape[-1] if self.options.merge == "product" else y,
             [self._without_gaps(tensor) for tensor in read],
             kept,
             choose(named, plan.program, self._x),
