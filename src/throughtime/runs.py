@@ -7,6 +7,7 @@ model.safetensors   the weights that were best on validation
 metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss
 checkpoints/        what is needed to go on
 log.txt, result.json
+report.html         learning curves, gradients before and after, samples: what a person looks at first
 """
 
 from __future__ import annotations
@@ -183,6 +184,11 @@ class Run:
     def log(self) -> Path:
         """The file of what was said while training."""
         return self.path / "log.txt"
+
+    @property
+    def report(self) -> Path:
+        """The page that training ends with."""
+        return self.path / "report.html"
 
     @property
     def metrics_file(self) -> Path:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-UNITS = {"char": "character", "word": "word", "bpe": "byte pair"}
-"""What a symbol of each level is called."""
+from throughtime.data.vocabulary import UNITS
 
 
 def figure_rows(figures: Mapping[str, float], level: str) -> list[tuple[str, str]]:

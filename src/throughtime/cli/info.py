@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.figures import UNITS, duration, figure_rows
+from throughtime.cli.figures import duration, figure_rows
 from throughtime.cli.output import console, show_json, show_rows
+from throughtime.data.vocabulary import UNITS
 
 if TYPE_CHECKING:
     from throughtime.runs import Run

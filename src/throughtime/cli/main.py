@@ -25,6 +25,7 @@ _COMMANDS = {
     "train": "Train a recurrent network on text.",
     "evaluate": "Measure a trained network on a text.",
     "sample": "Let a trained network write text.",
+    "inspect": "Write a page that shows what a trained network does with a text.",
     "cells": "List the recurrent cells, or show one as equations and program.",
     "bench": "Measure how fast this machine runs recurrent layers.",
     "info": "Show what a run was trained on, its sizes and figures.",

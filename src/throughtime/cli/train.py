@@ -21,9 +21,6 @@ from throughtime.training.processes import rank
 if TYPE_CHECKING:
     from throughtime.runs import Run
 
-_SAMPLE_LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
-_SAMPLES = 2
-
 
 @with_config_options
 def train(
@@ -82,7 +79,7 @@ def _run(resume: Path | None, fields: dict[str, Any]) -> Run:
 
 
 def _show(run: Run) -> None:
-    from throughtime.training.sampling import sample
+    from throughtime.training.sampling import first_samples
 
     result, level, out = run.result, run.config.level, console()
     assert result is not None
@@ -90,11 +87,13 @@ def _show(run: Run) -> None:
         if result[what]:
             out.print(f"\n[bold]{title}[/]")
             show_rows(figure_rows(result[what], level), "  ")
-    for seed in range(_SAMPLES):
-        out.print(f"\n[bold]Sample {seed + 1}[/]\n")
-        print("".join(sample(run, length=_SAMPLE_LENGTHS[level], temperature=0.8, seed=seed)).strip("\n"))
+    for number, text in enumerate(first_samples(run), 1):
+        out.print(f"\n[bold]Sample {number}[/]\n")
+        print(text.strip("\n"))
     path = shlex.quote(str(run.path))
     out.print("\n[bold]The run[/]\n")
     print(f"{result['steps']:,} steps in {duration(result['seconds'])}. It lies in {run.path}; go on from here with:\n")
-    for command in ("sample {} --prompt TEXT", "evaluate {} FILE", "info {}"):
+    for command in ("sample {} --prompt TEXT", "evaluate {} FILE", "inspect {}", "info {}"):
         print(f"  throughtime {command.format(path)}")
+    if run.report.is_file():
+        print(f"\nHow it learnt, as a page for a browser: {run.report}")

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from throughtime.errors import DataError, nearest
 
-LEVELS = ("char", "word", "bpe")
+UNITS = {"char": "character", "word": "word", "bpe": "byte pair"}
+"""What a symbol of each level is called."""
+
+LEVELS = tuple(UNITS)
 
 Ids = NDArray[np.unsignedinteger[Any]]
 

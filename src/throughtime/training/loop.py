@@ -14,9 +14,10 @@ import torch
 
 from throughtime import cells
 from throughtime.data import Corpus, Streams, prepare_text
-from throughtime.errors import DataError, Interrupted, RunError
+from throughtime.errors import DataError, Interrupted
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, require_new
+from throughtime.training.again import corpus_of
 from throughtime.training.building import build_model, device_for, programs_of
 from throughtime.training.config import TrainConfig
 from throughtime.training.display import Display, TrainingBar
@@ -25,6 +26,7 @@ from throughtime.training.keeper import Keeper
 from throughtime.training.module import TrainingModule
 from throughtime.training.planning import make_plan, validation_streams
 from throughtime.training.processes import rank
+from throughtime.training.report import write_report
 from throughtime.training.session import log_file, session
 from throughtime.training.trainer import joinable, make_trainer, path_from_first, require_possible
 
@@ -123,17 +125,7 @@ def _corpus(config: TrainConfig, display: Display) -> Corpus:
 def _opened(path: Path, display: Display) -> tuple[Run, Corpus]:
     """A run that is there already, and its data."""
     run = Run.open(path)
-    corpus = prepare_text(
-        run.config.data,
-        valid=run.config.valid,
-        test=run.config.test,
-        encoding_errors=run.config.encoding_errors,
-        vocabulary=run.vocabulary,
-        progress=display.progress,
-    )
-    if corpus.digest != run.record.data.digest:
-        raise RunError(f"{corpus.name} is not the text that {run.path} was begun with: it has changed; train anew")
-    return run, corpus
+    return run, corpus_of(run, display.progress)
 
 
 def _directory(config: TrainConfig, corpus: Corpus) -> Path:
@@ -164,6 +156,7 @@ def _to_the_end(run: Run, corpus: Corpus, display: Display) -> Run:
                 _measure(run, corpus, trainer, keeper, display)
             except KeyboardInterrupt:
                 raise Interrupted(f"all steps are done, but measuring was stopped. {again}") from None
+            write_report(run, corpus)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
     return run

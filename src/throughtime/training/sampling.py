@@ -13,6 +13,11 @@ from throughtime.data import Vocabulary
 from throughtime.errors import UserError
 from throughtime.runs import Run
 
+TEMPERATURE = 0.8  # of the samples that a run is shown with
+
+_LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
+_SAMPLES = 2
+
 
 def sample(
     run: Run | str | Path,
@@ -64,6 +69,12 @@ def sample(
             yield text
 
     return pieces()
+
+
+def first_samples(run: Run) -> list[str]:
+    """The texts that a finished run is shown with, always the same ones."""
+    length = _LENGTHS[run.config.level]
+    return ["".join(sample(run, length=length, temperature=TEMPERATURE, seed=seed)) for seed in range(_SAMPLES)]
 
 
 def _begin(vocabulary: Vocabulary, prompt: str, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,119 @@
+"""`throughtime inspect`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from throughtime.cli.output import show_json, show_rows, starting
+from throughtime.data.vocabulary import UNITS
+from throughtime.errors import UserError
+
+if TYPE_CHECKING:
+    from throughtime.data.text import Progress
+    from throughtime.runs import Run
+    from throughtime.sight.report.passage import Passage
+
+_LENGTH = 2000
+_NAMED = 5  # units
+
+
+def inspect(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[DATA]", help="Files and directories of text; the held-out text if not given."),
+    ] = None,
+    *,
+    text: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Read this text instead.", show_default=False)
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where the page goes; RUN/inspect.html if not given.")
+    ] = None,
+    length: Annotated[
+        int, typer.Option(metavar="N", help="How many symbols of the text to read, from its start.")
+    ] = _LENGTH,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Show these values only, such as '*.cell'; may be given several times."),
+    ] = None,
+    save_data: Annotated[
+        bool, typer.Option("--save-data", help="Write the numbers beside the page, as .safetensors and .json.")
+    ] = False,
+    encoding_errors: Annotated[
+        str, typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8.")
+    ] = "strict",
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """The page is one file that any browser opens; nothing is loaded from anywhere."""
+    from throughtime.runs import Run
+
+    if text is not None and data:
+        raise UserError(f"--text and {' '.join(data)} are two texts: give one of them")
+    opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    path = out if out is not None else run / "inspect.html"
+    with starting():
+        from throughtime.sight.report.collect import collect
+        from throughtime.sight.report.passage import LONGEST
+        from throughtime.sight.report.render import require_writable, write
+        from throughtime.sight.report.saving import data_paths, summary
+        from throughtime.sight.report.saving import save_data as save
+        from throughtime.training.display import Display
+    if not 2 <= length <= LONGEST:
+        raise UserError(f"length {length}: 2 to {LONGEST:,} symbols are wanted")
+    require_writable(path)
+    if save_data:
+        data_paths(path)
+    with Display(shown=True) as display:
+        passage = _passage(opened, data, text, length, encoding_errors, display.progress)
+        report = collect(opened, passage, patterns=values or (), engine=engine, progress=display.progress)
+        written = [write(report, path), *(save(report, path) if save_data else ())]
+    found = {"report": str(path), "data": [str(p) for p in written[1:]], **summary(report)}
+    if as_json:
+        show_json(found)
+    else:
+        show_rows(_rows(found, UNITS[opened.config.level]))
+
+
+def _passage(
+    run: Run, data: list[str] | None, text: str | None, length: int, encoding_errors: str, progress: Progress
+) -> Passage:
+    """The text to be read."""
+    from throughtime.data import read_text
+    from throughtime.sight.report.passage import passage, passage_of
+    from throughtime.training.again import corpus_of
+
+    if text is not None:
+        return passage("the text given", [text], run.vocabulary, length)
+    if data:
+        given = read_text(data, encoding_errors, progress)
+        return passage(given.name, given.pieces(), run.vocabulary, length)
+    try:
+        held_out = corpus_of(run, progress).valid
+    except UserError as error:
+        raise type(error)(f"{error}; or give another text to read, as DATA or --text") from None
+    return passage_of(f"what was held out of {held_out.name}", held_out.ids, run.vocabulary, length)
+
+
+def _rows(found: dict[str, Any], symbol: str) -> list[tuple[str, str]]:
+    rows = [
+        ("report", found["report"]),
+        *(("data", path) for path in found["data"]),
+        ("read", f"{found['symbols']:,} {symbol}s"),
+        ("loss", f"{found['loss']:.4f} nats per {symbol}, {found['bits_per_symbol']:.4f} bits"),
+    ]
+    if found["unknown"]:
+        rows.append(("unknown", f"{found['unknown']:,} {symbol}s that training never saw, taken as <unk>"))
+    for layer, lag in found["horizons"].items():
+        reach = f"{lag} step{'s' * (lag != 1)} back" if lag is not None else "beyond the lags looked at"
+        rows.append(("gradient", f"{layer}: 1 % of it is left {reach}"))
+    named = [unit for unit in found["units"] if unit["note"]]
+    rows += [("unit", f"{unit['value']} {unit['unit']}: {unit['note']}") for unit in named[:_NAMED]]
+    return rows

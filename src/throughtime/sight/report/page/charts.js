@@ -1,0 +1,230 @@
+// The charts, by plotly, which is unpacked and run when the first chart comes near the window.
+
+let plotlyThere = null;
+function plotly() {
+  plotlyThere ??= unpack("plotly").then((buffer) => {
+    const script = document.createElement("script");
+    script.nonce = NONCE;
+    script.textContent = new TextDecoder().decode(buffer);
+    document.head.append(script);
+  });
+  return plotlyThere;
+}
+
+const CONFIG = { displayModeBar: false, responsive: true, doubleClick: "reset" };
+const series = (k) => variable(`--series-${k % 6}`);
+const DASHES = ["solid", "dot", "dash", "dashdot"];
+
+function layoutOf(more = {}) {
+  const axis = { gridcolor: variable("--line"), linecolor: variable("--line"), zeroline: false, ticks: "", automargin: true, title: { standoff: 8 } };
+  const { xaxis = {}, yaxis = {}, ...rest } = more;
+  return {
+    font: { family: variable("--sans"), size: 13, color: variable("--quiet") },
+    paper_bgcolor: "rgba(0,0,0,0)",
+    plot_bgcolor: "rgba(0,0,0,0)",
+    margin: { l: 52, r: 12, t: 12, b: 44 },
+    hoverlabel: { bgcolor: variable("--ink"), bordercolor: variable("--ink"), font: { color: variable("--paper"), family: variable("--sans"), size: 13 } },
+    legend: { orientation: "h", y: 1.02, yanchor: "bottom", x: 0, font: { color: variable("--ink") } },
+    dragmode: narrow() ? false : "zoom",
+    xaxis: { ...axis, ...xaxis, title: { ...axis.title, text: xaxis.title } },
+    yaxis: { ...axis, ...yaxis, title: { ...axis.title, text: yaxis.title } },
+    ...rest,
+  };
+}
+
+const line = (k, dash = 0) => ({ color: series(k), width: 2, dash: DASHES[dash % DASHES.length] });
+const drawing = {};
+
+drawing.flow = () => {
+  const groups = [...new Set(DATA.flows.map((f) => f.group))];
+  const labels = [...new Set(DATA.flows.map((f) => f.label))];
+  const longest = Math.max(...DATA.flows.map((f) => f.values.length - 1));
+  const traces = DATA.flows.map((flow) => ({
+    x: flow.values.map((_, lag) => lag),
+    y: flow.values.map((v) => (v > 0 ? v : null)),
+    name: [flow.label, flow.group].filter(Boolean).join(", "),
+    mode: "lines",
+    line: line(labels.indexOf(flow.label), groups.length - 1 - groups.indexOf(flow.group)),
+    hovertemplate: "%{y:.2e} at lag %{x}",
+  }));
+  const marked = DATA.flows.filter((f) => f.lag !== null && f.values[f.lag] > 0);
+  traces.push({
+    x: marked.map((f) => f.lag), y: marked.map((f) => f.values[f.lag]), mode: "markers+text", showlegend: false, cliponaxis: false,
+    text: marked.map((f) => `${f.lag}`), textposition: "top right", textfont: { color: variable("--ink"), size: 14 },
+    marker: { size: 11, symbol: "diamond", color: marked.map((f) => series(labels.indexOf(f.label))), line: { color: variable("--paper"), width: 1.5 } },
+    hovertext: marked.map((f) => `${f.label}${f.group ? `, ${f.group}` : ""}: horizon ${f.reaches}`), hoverinfo: "text",
+  });
+  const all = DATA.flows.flatMap((f) => f.values).filter((v) => v > 0);
+  const lowest = Math.max(Math.floor(Math.log10(Math.min(...all, 0.005))), -9);
+  return {
+    traces,
+    layout: layoutOf({
+      hovermode: "x unified",
+      xaxis: { title: "steps back (lag)", range: [0, longest] },
+      yaxis: { title: "gradient, against lag 0", type: "log", range: [lowest, Math.ceil(Math.log10(Math.max(...all, 1)) + 0.15)], exponentformat: "power", dtick: 1 },
+      shapes: [
+        { type: "rect", x0: 0, x1: 10, yref: "paper", y0: 0, y1: 1, line: { width: 0 }, fillcolor: variable("--band"), layer: "below" },
+        { type: "line", xref: "paper", x0: 0, x1: 1, y0: 0.01, y1: 0.01, line: { color: variable("--quiet"), width: 1, dash: "dot" } },
+      ],
+      annotations: [
+        { x: 10, xanchor: "right", yref: "paper", y: 0.02, yanchor: "bottom", text: "a plain<br>network’s<br>ten steps", align: "right", showarrow: false, font: { size: 11 } },
+        { xref: "paper", x: 1, xanchor: "right", y: -2, yanchor: "bottom", text: "1 %", showarrow: false, font: { size: 11 } },
+      ],
+    }),
+  };
+};
+
+drawing.timescales = () => {
+  const most = DATA.values[0]?.units.length * 1000 || 1e5;
+  return {
+    traces: DATA.timescales.map((t, k) => {
+      const order = t.steps.map((steps, unit) => [steps ?? Infinity, unit]).sort((a, b) => b[0] - a[0]);
+      return {
+        x: order.map((_, place) => (order.length > 1 ? (100 * place) / (order.length - 1) : 0)),
+        y: order.map(([steps]) => Math.min(steps, most)),
+        name: `${t.layer} (${t.gate})`, mode: "lines+markers", line: line(k), marker: { size: 4 },
+        text: order.map(([steps, unit]) => `unit ${unit}: ${Number.isFinite(steps) ? `${number(steps, 1)} steps` : "for ever"}`),
+        hovertemplate: "%{text}<extra>%{fullData.name}</extra>",
+      };
+    }),
+    layout: layoutOf({
+      xaxis: { title: "share of the layer’s units", ticksuffix: " %", range: [-1, 101] },
+      yaxis: { title: "steps", type: "log", rangemode: "tozero" },
+      showlegend: true,
+    }),
+  };
+};
+
+const SHAPES = ["circle", "square", "diamond", "triangle-up", "cross", "x"];
+drawing.saturation = () => {
+  const layers = [...new Set(DATA.saturations.map((s) => s.layer))];
+  const gates = [...new Set(DATA.saturations.map((s) => s.gate))];
+  return {
+    traces: DATA.saturations.map((s) => ({
+      x: s.closed, y: s.opened, mode: "markers", name: `${s.layer} ${s.gate}`,
+      text: s.closed.map((_, unit) => `${s.layer}.${s.gate} ${unit}`),
+      marker: { size: 7, opacity: 0.75, color: series(gates.indexOf(s.gate)), symbol: SHAPES[layers.indexOf(s.layer) % SHAPES.length] },
+      hovertemplate: "%{text}<br>shut %{x:.0%}, open %{y:.0%}<extra></extra>",
+    })),
+    layout: layoutOf({
+      xaxis: { title: "nearly shut, share of steps", range: [-0.03, 1.03], tickformat: ".0%" },
+      yaxis: { title: "nearly open", range: [-0.03, 1.03], tickformat: ".0%" },
+      shapes: [{ type: "line", x0: 0, y0: 1, x1: 1, y1: 0, line: { color: variable("--line"), width: 1 } }],
+      showlegend: true,
+    }),
+  };
+};
+
+drawing.training = () => ({
+  traces: DATA.curves.map((c, k) => ({
+    x: c.steps, y: c.values, name: c.label, mode: c.steps.length > 60 ? "lines" : "lines+markers", line: line(k), marker: { size: 5 },
+    hovertemplate: "%{y:.3f} at step %{x}<extra>%{fullData.name}</extra>",
+  })),
+  layout: layoutOf({
+    xaxis: { title: "step", rangemode: "tozero" },
+    yaxis: { title: `nats per ${DATA.symbol}` },
+    showlegend: true,
+    shapes: DATA.best ? [{ type: "line", x0: DATA.best, x1: DATA.best, yref: "paper", y0: 0, y1: 1, line: { color: variable("--quiet"), width: 1, dash: "dot" } }] : [],
+    annotations: DATA.best ? [{ x: DATA.best, xanchor: "right", yref: "paper", y: 1, yanchor: "top", text: "the weights kept ", showarrow: false, font: { size: 11 } }] : [],
+  }),
+});
+
+const NEAR = 20; // symbols to each side of a running mean
+
+drawing.surprise = () => {
+  const losses = Array.from(arrays.losses);
+  const means = losses.map((_, t) => {
+    const near = losses.slice(Math.max(0, t - NEAR), t + NEAR + 1).filter(Number.isFinite);
+    return near.reduce((a, b) => a + b, 0) / near.length;
+  });
+  const around = losses.map((_, t) => context(t).map((part, k) => (k === 1 ? `[${part}]` : part)).join(""));
+  return {
+    traces: [
+      { x: losses.map((_, t) => t), y: losses, type: "bar", name: `each ${DATA.symbol}`, marker: { color: solid("--surprise", 0.45), line: { width: 0 } }, text: around.map(escapeMarks), textposition: "none", hovertemplate: "%{text}<br>%{y:.2f} nats at %{x}<extra></extra>" },
+      { x: losses.map((_, t) => t), y: means, name: "mean of those around", mode: "lines", line: { color: variable("--ink"), width: 1.6 }, hoverinfo: "skip" },
+    ],
+    layout: layoutOf({ bargap: 0, hovermode: "closest", showlegend: true, xaxis: { title: `${DATA.symbol} of the text`, range: [0, Math.min(length, narrow() ? 200 : 600)] }, yaxis: { title: "nats", fixedrange: true, rangemode: "tozero" }, dragmode: "pan" }),
+    onClick: (point) => goTo(point.x),
+  };
+};
+
+drawing.gates = () => {
+  const value = shown.value;
+  const rows = orders[byId("order").value].units(value);
+  const signed = value.scales !== null;
+  const z = [...rows].reverse().map((unit) => rowOf(value, unit));
+  const steps = [0, 0.25, 0.5, 0.75, 1];
+  const scale = signed
+    ? steps.map((x) => [x, x < 0.5 ? solid("--negative", 1 - 2 * x) : solid("--positive", 2 * x - 1)])
+    : steps.map((x) => [x, solid("--positive", x)]);
+  return {
+    traces: [{ z, type: "heatmap", zmin: signed ? 1 : 0, zmax: 255, colorscale: scale, showscale: false, hoverinfo: "none" }],
+    layout: layoutOf({
+      margin: { l: 44, r: 6, t: 8, b: 44 },
+      xaxis: { title: `${DATA.symbol} of the text`, range: [-0.5, Math.min(length, narrow() ? 150 : 400) - 0.5], showgrid: false },
+      yaxis: { title: `units, ${orders[byId("order").value].title}`, showticklabels: false, showgrid: false, fixedrange: true },
+      dragmode: "pan",
+    }),
+    onHover: ({ x: t, y }, event) => {
+      const unit = rows[rows.length - 1 - y];
+      const [before, here, after] = context(t);
+      showTip(`${nameOf(value)} ${unit}: ${number(real(value, unit, rowOf(value, unit)[t]))}\n${before}[${here}]${after}`, event.clientX, event.clientY);
+    },
+    onClick: ({ x: t, y }) => { pickUnit(rows[rows.length - 1 - y]); goTo(t); },
+  };
+};
+
+// What stands around a place, to be shown on one line.
+function context(t, reach = 14) {
+  const span = (from, to) => READING.symbols.slice(Math.max(0, from), to).join("");
+  const flat = (text) => picture(text).replace(/\n/g, "↵");
+  return [flat(span(t - reach, t)), flat(READING.symbols[t]), flat(span(t + 1, t + reach))];
+}
+// Plotly reads some HTML in its texts.
+const escapeMarks = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/%\{/g, "%\u200b{");
+
+const drawn = new Set();
+async function draw(name) {
+  await plotly();
+  const place = byId(`chart-${name}`);
+  const { traces, layout, onHover, onClick } = drawing[name]();
+  await Plotly.react(place, traces, layout, CONFIG);
+  place.removeAllListeners("plotly_hover");
+  place.removeAllListeners("plotly_click");
+  if (onHover) {
+    place.on("plotly_hover", ({ points, event }) => onHover(points[0], event));
+    if (!drawn.has(name)) place.on("plotly_unhover", hideTip);
+  }
+  if (onClick) place.on("plotly_click", ({ points }) => onClick(points[0]));
+  drawn.add(name);
+  place.dataset.drawn = drawn.size;
+}
+const redraw = (name) => drawn.has(name) && draw(name);
+
+function watchCharts() {
+  const watcher = new IntersectionObserver((entries) => {
+    for (const { isIntersecting, target } of entries) {
+      if (!isIntersecting) continue;
+      watcher.unobserve(target);
+      draw(target.id.replace("chart-", ""));
+    }
+  }, { rootMargin: "400px" });
+  document.querySelectorAll(".chart").forEach((chart) => watcher.observe(chart));
+}
+
+function listHorizons() {
+  byId("horizons")?.replaceChildren(...DATA.flows.map((flow) =>
+    make("li", { text: `${flow.label}${flow.group ? `, ${flow.group}` : ""}: ${flow.reaches}` })));
+}
+
+function listPlaces() {
+  const losses = Array.from(arrays.losses, (x, t) => [x, t]).filter(([x]) => Number.isFinite(x));
+  const worst = losses.sort((a, b) => b[0] - a[0]).slice(0, 12);
+  byId("places").replaceChildren(...worst.map(([loss, t]) => {
+    const [before, here, after] = context(t, DATA.symbol === "character" ? 22 : 6);
+    const code = make("code", { dir: "auto" }, before, make("mark", { text: here }), after);
+    const first = READING.alphabet[arrays.likeliest[t * READING.choices]];
+    return make("li", {}, code, make("br"), jump(t, `${number(loss, 1)} nats`),
+      ` it expected ${label(first)} (${percent(arrays.probabilities[t * READING.choices])})`);
+  }));
+}

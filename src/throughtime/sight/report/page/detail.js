@@ -1,0 +1,87 @@
+// What the panel and the tip tell of a place in the text.
+
+const valueAt = (t) => real(shown.value, shown.unit, rowOf(shown.value, shown.unit)[t]);
+
+function inShort(t) {
+  const words = [`${label(READING.symbols[t])}  at ${t}`];
+  if (shown.shade === "back" && shown.chosen !== null) {
+    const lag = shown.chosen - t;
+    if (measured(lag)) words.push(`${lag} back: ${shareBack(reachOf(shown.chosen, lag))}`);
+    else if (lag) words.push(lag < 0 ? "later than the chosen one" : `more than ${READING.lags} back: not measured`);
+  } else if (shown.value?.bytes) words.push(`${nameOf(shown.value)} ${shown.unit}: ${number(valueAt(t))}`);
+  if (Number.isFinite(arrays.losses?.[t])) words.push(`surprise ${number(arrays.losses[t])} nats`);
+  return words.join("\n");
+}
+
+const shareOf = (level) => (level ? percent(10 ** ((level / 255 - 1) * 3)) : "under 0.1 %");
+const shareBack = (level) => `${shareOf(level)} of the strongest`;
+
+function tell(t) {
+  if (!arrays.losses || (narrow() && !shown.looked)) return;
+  const loss = arrays.losses[t];
+  const rows = [["place", `${t} of ${length}`]];
+  if (shown.value?.bytes) rows.push([`${nameOf(shown.value)} ${shown.unit}`, number(valueAt(t), 3)]);
+  if (Number.isFinite(loss)) rows.push(["surprise", `${number(loss)} nats`], ["it had given it", percent(Math.exp(-loss))]);
+  const list = make("dl");
+  for (const [name, text] of rows) list.append(make("dt", { text: name }), make("dd", { text }));
+  const parts = [make("p", { class: "symbol" }, make("bdi", { text: label(READING.symbols[t]) })), list];
+  if (shown.chosen !== null) parts.unshift(letGo());
+  if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `training never saw this ${DATA.symbol}; it is read as <unk>` }));
+  if (Number.isFinite(loss)) parts.push(make("h3", { text: "What it would have said here" }), ...guesses(t));
+  if (shown.chosen === t && t) parts.push(make("h3", { text: "What it went by, against the strongest" }), ...lookedAt(t));
+  if (shown.value?.bytes) parts.push(make("h3", { text: `Units most unlike themselves here (${nameOf(shown.value)})` }), ...unusual(t));
+  byId("detail").replaceChildren(...parts);
+}
+
+function guesses(t) {
+  const found = [];
+  for (let k = 0; k < READING.choices; k++) {
+    const symbol = READING.alphabet[arrays.likeliest[t * READING.choices + k]];
+    const share = arrays.probabilities[t * READING.choices + k];
+    const right = symbol === READING.symbols[t];
+    const bar = make("i");
+    bar.style.width = `${Math.max(1, 100 * share)}%`;
+    const row = make("div", { class: right ? "guess right" : "guess" }, make("bdi", { text: label(symbol) }), bar, make("b", { text: percent(share) }));
+    if (right) row.title = "this is what came";
+    found.push(row);
+  }
+  return found;
+}
+
+function lookedAt(t) {
+  const lags = Array.from({ length: Math.min(READING.lags, t) }, (_, k) => k + 1);
+  const top = lags.sort((a, b) => reachOf(t, b) - reachOf(t, a)).slice(0, 5);
+  return top.map((lag) =>
+    make("div", { class: "busy" }, jump(t - lag, `${label(READING.symbols[t - lag])}  ${lag} back`),
+      make("span", { text: shareOf(reachOf(t, lag)) })));
+}
+
+function letGo() {
+  const button = make("button", { type: "button", class: "close", "aria-label": "Let go", title: "Let go (Escape)", text: "×" });
+  button.addEventListener("click", () => choose(null));
+  return button;
+}
+
+function jump(t, text) {
+  const button = make("button", { type: "button", class: "link", text });
+  button.addEventListener("click", () => goTo(t));
+  return button;
+}
+
+// The units whose value is farthest from their own mean, in units of their own spread.
+function unusual(t) {
+  const value = shown.value;
+  value.spread ??= value.units.map((_, unit) => {
+    const row = rowOf(value, unit);
+    let [sum, squares] = [0, 0];
+    for (const level of row) [sum, squares] = [sum + level, squares + level * level];
+    const mean = sum / length;
+    return [mean, Math.sqrt(Math.max(squares / length - mean * mean, 1))];
+  });
+  const far = value.spread.map(([mean, spread], unit) => [unit, (value.bytes[unit * length + t] - mean) / spread]);
+  return far.sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 5).map(([unit, deviations]) => {
+    const button = make("button", { type: "button", class: "link", text: `unit ${unit}` });
+    button.addEventListener("click", () => pickUnit(unit));
+    return make("div", { class: "busy" }, button, make("span", { text: `${number(real(value, unit, value.bytes[unit * length + t]))} (${number(deviations, 1)} σ)` }));
+  });
+}

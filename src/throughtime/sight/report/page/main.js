@@ -1,0 +1,43 @@
+// Puts the page together.
+
+const NONCE = document.currentScript.nonce;
+
+function setTheme(wanted) {
+  const dark = wanted ? wanted === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
+  document.documentElement.dataset.theme = dark ? "dark" : "light";
+  for (const button of document.querySelectorAll("[data-theme]")) {
+    if (button.tagName === "BUTTON") button.setAttribute("aria-pressed", String(button.dataset.theme === wanted));
+  }
+  readPalette();
+}
+
+function repaint() {
+  if (READING) { shade(); buildGallery(); }
+  for (const name of drawn) draw(name);
+}
+
+async function start() {
+  let wanted = "";
+  setTheme(wanted);
+  for (const button of document.querySelectorAll("button[data-theme]")) {
+    button.addEventListener("click", () => { setTheme((wanted = button.dataset.theme)); repaint(); });
+  }
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { setTheme(wanted); repaint(); });
+  DATA.samples.forEach((text, k) => (document.querySelector(`[data-sample="${k}"]`).textContent = text.split("\n").map(picture).join("\n")));
+  listHorizons();
+  if (READING) {
+    const kinds = { losses: Float32Array, likeliest: Uint32Array, probabilities: Float32Array, reach: Uint8Array };
+    await Promise.all(Object.entries(kinds).map(async ([name, kind]) => (arrays[name] = new kind(await unpack(READING[name])))));
+    buildText();
+    await buildPickers();
+    placeToolbar();
+    addEventListener("resize", placeToolbar);
+    listPlaces();
+    await new Promise(requestAnimationFrame);
+  }
+  document.documentElement.dataset.ready = Math.round(performance.now());
+  if (READING) await buildGallery();
+  watchCharts();
+}
+
+start();

@@ -1,0 +1,172 @@
+// The text: a span for each symbol, shaded by a unit, by surprise, or by how far a place looks back.
+
+const spans = [];
+const shown = { value: null, unit: 0, shade: "unit", stretch: true, chosen: null, at: 0, looked: false };
+const arrays = {};
+
+function buildText() {
+  const reading = byId("reading");
+  const unknown = new Set(READING.unknown);
+  const fragment = document.createDocumentFragment();
+  READING.symbols.forEach((symbol, t) => {
+    const span = make("span", { tabindex: t ? -1 : 0 });
+    const parts = picture(symbol).split("\n");
+    parts.forEach((part, k) => {
+      if (k) span.append(make("span", { class: "mark", text: "↵" }), "\n");
+      if (part) span.append(part);
+    });
+    if (!symbol) span.append("∅");
+    if (unknown.has(t)) span.className = "unknown";
+    span.dataset.t = t;
+    spans.push(span);
+    fragment.append(span);
+  });
+  reading.replaceChildren(fragment);
+  const placeOf = (event) => {
+    const span = event.target.closest("span[data-t]");
+    return span ? Number(span.dataset.t) : null;
+  };
+  reading.addEventListener("pointermove", (event) => {
+    const t = placeOf(event);
+    if (t === null || event.pointerType === "touch") return hideTip();
+    showTip(inShort(t), event.clientX, spans[t].getBoundingClientRect().top);
+    if (shown.chosen === null && shown.at !== t) lookAt(t);
+  });
+  reading.addEventListener("pointerleave", hideTip);
+  reading.addEventListener("click", (event) => {
+    const t = placeOf(event);
+    if (t !== null) choose(shown.chosen === t ? null : t);
+  });
+  reading.addEventListener("focusin", (event) => {
+    const t = placeOf(event);
+    if (t !== null) lookAt(t, true);
+  });
+  reading.addEventListener("keydown", onKey);
+}
+
+function onKey(event) {
+  if (event.ctrlKey || event.altKey || event.metaKey) return;
+  const moves = {
+    ArrowRight: () => shown.at + 1,
+    ArrowLeft: () => shown.at - 1,
+    ArrowDown: () => inLine(1),
+    ArrowUp: () => inLine(-1),
+    Home: () => 0,
+    End: () => length - 1,
+    PageDown: () => inLine(12),
+    PageUp: () => inLine(-12),
+  };
+  if (event.key in moves) goTo(moves[event.key]());
+  else if (event.key === "Enter" || event.key === " ") choose(shown.chosen === shown.at ? null : shown.at);
+  else if (event.key === "Escape") choose(null);
+  else if (event.key === "[") byId("previous").click();
+  else if (event.key === "]") byId("next").click();
+  else return;
+  event.preventDefault();
+}
+
+// On a narrow window the toolbar's first rows scroll away, and the unit stays in sight.
+function placeToolbar() {
+  byId("toolbar").style.top = narrow() ? `${6 - byId("unit").parentElement.offsetTop}px` : "";
+}
+
+// The symbol so many lines below, as they are drawn, or the last that there is.
+function inLine(lines) {
+  const way = Math.sign(lines);
+  const left = spans[shown.at].offsetLeft;
+  let [best, top, passed] = [shown.at, spans[shown.at].offsetTop, 0];
+  for (let t = shown.at + way; t >= 0 && t < length; t += way) {
+    if (Math.abs(spans[t].offsetTop - top) > 4) {
+      if (passed === Math.abs(lines)) break;
+      [top, passed, best] = [spans[t].offsetTop, passed + 1, t];
+    } else if (passed && Math.abs(spans[t].offsetLeft - left) < Math.abs(spans[best].offsetLeft - left)) best = t;
+  }
+  return best;
+}
+
+function goTo(t) {
+  t = Math.max(0, Math.min(length - 1, t));
+  spans[t].focus({ preventScroll: true });
+  spans[t].scrollIntoView({ block: "nearest" });
+}
+
+// Makes a place the one that the arrow keys begin from and that the panel tells of.
+function lookAt(t, aloud = false) {
+  spans[shown.at].tabIndex = -1;
+  shown.at = t;
+  shown.looked = true;
+  spans[t].tabIndex = 0;
+  tell(t);
+  if (aloud) byId("status").textContent = inShort(t);
+}
+
+function choose(t) {
+  if (shown.chosen !== null) spans[shown.chosen].classList.remove("chosen");
+  shown.chosen = t;
+  const radio = document.querySelector('input[name="shade"][value="back"]');
+  radio.disabled = t === null;
+  if (t !== null) {
+    spans[t].classList.add("chosen");
+    radio.checked = true;
+    shown.shade = "back";
+    lookAt(t);
+  } else if (shown.shade === "back") {
+    document.querySelector('input[name="shade"][value="unit"]').checked = true;
+    shown.shade = "unit";
+  }
+  shade();
+}
+
+// How much the probability of the symbol at t hangs on the one so many before it; none of a symbol itself or later.
+const measured = (lag) => lag >= 1 && lag <= READING.lags;
+const reachOf = (t, lag) => arrays.reach[t * READING.lags + lag - 1];
+const lossRange = () => 8; // nats, of a colour's full strength
+
+// The colours of all symbols, for what is chosen.
+function colours() {
+  if (shown.shade === "surprise") return Array.from(arrays.losses, (x) => palette.surprise[byte((255 * (x || 0)) / lossRange())]);
+  if (shown.shade === "back") {
+    return spans.map((_, s) => {
+      const lag = shown.chosen - s;
+      return measured(lag) ? palette.back[reachOf(shown.chosen, lag)] : "transparent";
+    });
+  }
+  const row = rowOf(shown.value, shown.unit);
+  return Array.from(row, inksOf(shown.value, row, shown.stretch));
+}
+
+// The colour of each level of a unit; those of a gate may be stretched over its own range, as many move in a part of it.
+function inksOf(value, row, stretch) {
+  if (value.scales) return (level) => palette.signed[level];
+  if (!stretch) return (level) => palette.open[level];
+  const [low, high] = ownRange(row);
+  return (level) => palette.open[byte((255 * (level - low)) / Math.max(1, high - low))];
+}
+
+function ownRange(row) {
+  const sorted = Uint8Array.from(row).sort();
+  return [sorted[Math.floor(0.02 * (length - 1))], sorted[Math.ceil(0.98 * (length - 1))]];
+}
+
+function shade() {
+  if (shown.shade === "unit" && !shown.value?.bytes) return;
+  colours().forEach((colour, t) => (spans[t].style.backgroundColor = colour));
+  showLegend();
+  tell(shown.at);
+}
+
+function showLegend() {
+  const [low, bar, high] = byId("legend").children;
+  const between = (inks) => `linear-gradient(90deg, ${[0, 64, 128, 192, 255].map((k) => inks[k]).join(", ")})`;
+  if (shown.shade === "surprise") {
+    [low.textContent, high.textContent, bar.style.background] = ["0", `${lossRange()} nats`, between(palette.surprise)];
+  } else if (shown.shade === "back") {
+    [low.textContent, high.textContent, bar.style.background] = ["1/1000", "strongest", between(palette.back)];
+  } else {
+    const { value, unit } = shown;
+    const [from, to] = value.scales ? [1, 255] : shown.stretch ? ownRange(rowOf(value, unit)) : [0, 255];
+    low.textContent = number(real(value, unit, from));
+    high.textContent = number(real(value, unit, to));
+    bar.style.background = between(value.scales ? palette.signed : palette.open);
+  }
+}

@@ -1,0 +1,183 @@
+"""The page: one HTML file that needs nothing but a browser."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Iterator
+from functools import cache
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from throughtime import __version__
+from throughtime.errors import UserError
+from throughtime.files import replacing
+from throughtime.sight.report.data import Flow, Reading, ReportData, Values
+from throughtime.sight.report.packing import as_json, packed, packed_array, quantised, quantised_reach
+
+_PAGE = files("throughtime.sight.report") / "page"
+_SCRIPTS = ("core.js", "text.js", "detail.js", "units.js", "charts.js", "main.js")
+GENERATOR = "throughtime report"
+_SIGNED = re.compile(rf'generator"[^"]{{1,10}}"{GENERATOR}"')
+_HEAD = 2000  # characters of a page in which it says what made it
+
+Blocks = list[tuple[str, str]]
+
+
+def render(data: ReportData) -> str:
+    """The page as HTML; it is the same for the same data but for one random word.
+
+    Raises:
+        UserError: jinja2 or plotly is missing.
+    """
+    try:
+        import jinja2
+    except ModuleNotFoundError:
+        raise _missing("jinja2") from None
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    safe = environment.from_string(_asset("page.html.j2"))
+    blocks: Blocks = []
+    content = as_json(_content(data, blocks))
+    if _draws(data):
+        blocks.append(("plotly", _plotly()))
+    from markupsafe import Markup
+
+    return safe.render(
+        data=data,
+        parts=list(_parts(data)),
+        nonce=secrets.token_urlsafe(16),
+        generator=GENERATOR,
+        version=__version__,
+        css=Markup(_asset("page.css")),
+        json=Markup(content),
+        blocks=[(id, Markup(text)) for id, text in blocks],
+        script=Markup("\n".join(map(_asset, _SCRIPTS))),
+    )
+
+
+def write(data: ReportData, path: str | Path) -> Path:
+    """Writes the page to a file, in whole or not at all; an older report gives way.
+
+    Raises:
+        UserError: something else is there, or jinja2 or plotly is missing.
+    """
+    path = Path(path)
+    require_writable(path)
+    page = render(data)
+    with replacing(path) as file:
+        # What is no text, as half a pair of surrogates in a title, would else spoil all of it.
+        file.write(page.encode("utf-8", "replace"))
+    return path
+
+
+def require_writable(path: Path) -> None:
+    """Refuse a path that has something other than a report.
+
+    Raises:
+        UserError: it has.
+    """
+    if path.is_dir():
+        raise UserError(f"{path} is a directory: a file's name is wanted, such as {path / 'report.html'}")
+    if path.exists():
+        with path.open(encoding="utf-8", errors="replace") as file:
+            if not _SIGNED.search(file.read(_HEAD)):
+                raise UserError(
+                    f"{path} is there already and is no report, so it is not overwritten: give another name"
+                )
+
+
+@cache
+def _asset(name: str) -> str:
+    return (_PAGE / name).read_text(encoding="utf-8")
+
+
+@cache
+def _plotly() -> str:
+    try:
+        from plotly.offline import get_plotlyjs
+    except ModuleNotFoundError:
+        raise _missing("plotly") from None
+    return packed(get_plotlyjs().encode())
+
+
+def _missing(package: str) -> UserError:
+    return UserError(f"a report needs {package}: pip install 'throughtime[report]'")
+
+
+def _draws(data: ReportData) -> bool:
+    return bool(data.reading or data.flows or data.timescales or data.saturations or data.curves)
+
+
+def _parts(data: ReportData) -> Iterator[tuple[str, str]]:
+    """The ids and titles of the page's sections."""
+    if data.reading:
+        yield from (("text", "Text"), ("units", "Units"), ("gates", "Over time"), ("surprise", "Surprise"))
+    for there, id, title in (
+        (data.flows, "flow", "Reach"),
+        (data.timescales, "timescales", "Timescales"),
+        (data.saturations, "saturation", "Saturation"),
+        (data.curves, "training", "Training"),
+        (data.samples, "samples", "Samples"),
+    ):
+        if there:
+            yield id, title
+
+
+def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
+    """What the page's script reads: small things as JSON, long arrays as blocks of their own."""
+
+    def block(name: str, text: str) -> str:
+        blocks.append((name, text))
+        return name
+
+    return {
+        "symbol": data.symbol,
+        "reading": _reading(data.reading, block) if data.reading else None,
+        "values": [_values(value, number, block) for number, value in enumerate(data.values)],
+        "flows": [_flow(flow) for flow in data.flows],
+        "timescales": [{"layer": t.layer, "gate": t.gate, "steps": t.steps} for t in data.timescales],
+        "saturations": [
+            {"layer": s.layer, "gate": s.gate, "closed": s.closed, "opened": s.opened} for s in data.saturations
+        ],
+        "curves": [{"label": c.label, "steps": c.steps, "values": c.values} for c in data.curves],
+        "best": data.best_step,
+        "samples": [sample.text for sample in data.samples],
+    }
+
+
+def _reading(reading: Reading, block: Any) -> dict[str, Any]:
+    return {
+        "symbols": list(reading.symbols),
+        "unknown": reading.unknown.nonzero()[0],
+        "losses": block("losses", packed_array(reading.losses, "<f4")),
+        "choices": reading.likeliest.shape[1],
+        "likeliest": block("likeliest", packed_array(reading.likeliest, "<u4")),
+        "probabilities": block("probabilities", packed_array(reading.probabilities, "<f4")),
+        "alphabet": {str(id): text for id, text in reading.alphabet.items()},
+        "lags": reading.reach.shape[1],
+        "reach": block("reach", packed_array(quantised_reach(reading.reach), "u1")),
+    }
+
+
+def _values(value: Values, number: int, block: Any) -> dict[str, Any]:
+    levels, scales = quantised(value.steps)
+    return {
+        "layer": value.layer,
+        "name": value.name,
+        "units": value.units,
+        "interest": value.interest,
+        "notes": list(value.notes),
+        "scales": None if scales is None else scales,
+        "levels": block(f"values-{number}", packed_array(levels, "u1")),
+    }
+
+
+def _flow(flow: Flow) -> dict[str, Any]:
+    return {
+        "label": flow.label,
+        "group": flow.group,
+        "values": flow.by_lag,
+        "lag": flow.lag,
+        "reaches": flow.reaches,
+    }

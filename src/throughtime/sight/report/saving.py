@@ -1,0 +1,108 @@
+"""What a report says as data: for programs, and for whoever wants to draw it otherwise."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from throughtime.files import replacing
+from throughtime.sight.report.data import Array, ReportData
+from throughtime.sight.report.packing import plain
+from throughtime.sight.report.render import GENERATOR, require_writable
+
+_UNITS = 10  # that a summary names
+
+
+def summary(data: ReportData) -> dict[str, Any]:
+    """A report in a few figures.
+
+    Returns:
+        `symbols` read, `unknown` of them, `loss` in nats per symbol, `bits_per_symbol`, `horizons` by layer (null where
+        it lies beyond the lags that were looked at), and the most interesting `units`.
+    """
+    found: dict[str, Any] = {"title": data.title}
+    if data.reading:
+        loss = float(np.nanmean(data.reading.losses))
+        found |= {
+            "symbols": len(data.reading.symbols),
+            "unknown": int(data.reading.unknown.sum()),
+            "loss": loss,
+            "bits_per_symbol": loss / math.log(2),
+        }
+    found["horizons"] = {" ".join(filter(None, (f.label, f.group))): f.lag for f in data.flows}
+    units = [
+        {"value": f"{v.layer}.{v.name}", "unit": int(u), "interest": float(v.interest[u]), "note": v.notes[u]}
+        for v in data.values
+        for u in v.units[:_UNITS]
+    ]
+    found["units"] = sorted(units, key=lambda unit: -unit["interest"])[:_UNITS]
+    return found
+
+
+def save_data(data: ReportData, report: Path) -> tuple[Path, Path]:
+    """Writes a report's data beside it: arrays as safetensors, everything else as JSON.
+
+    Args:
+        data: the report's.
+        report: the page's path; the files have its name with other endings.
+
+    Raises:
+        UserError: something else is there under these names.
+    """
+    from safetensors.numpy import save
+
+    arrays_path, texts_path = data_paths(report)
+    arrays, texts = _arrays(data), _texts(data)
+    with replacing(arrays_path) as file:
+        file.write(save({name: np.ascontiguousarray(a) for name, a in arrays.items()}, {"generator": GENERATOR}))
+    with replacing(texts_path) as file:
+        file.write((json.dumps({"generator": GENERATOR, **plain(texts)}, indent=1) + "\n").encode())
+    return arrays_path, texts_path
+
+
+def data_paths(report: Path) -> tuple[Path, Path]:
+    """Where `save_data` writes.
+
+    Raises:
+        UserError: something else is there.
+    """
+    paths = report.with_suffix(".safetensors"), report.with_suffix(".json")
+    for path in paths:
+        require_writable(path)
+    return paths
+
+
+def _arrays(data: ReportData) -> dict[str, Array]:
+    found: dict[str, Array] = {}
+    if data.reading:
+        for name in ("losses", "likeliest", "probabilities", "reach"):
+            found[f"reading.{name}"] = getattr(data.reading, name)
+        found["reading.unknown"] = data.reading.unknown.astype(np.uint8)
+    for value in data.values:
+        found[f"values.{value.layer}.{value.name}"] = value.steps
+        found[f"interest.{value.layer}.{value.name}"] = value.interest
+    for flow in data.flows:
+        found[".".join(filter(None, ("flow", flow.label, flow.group)))] = flow.by_lag
+    for saturation in data.saturations:
+        found[f"shut.{saturation.layer}.{saturation.gate}"] = saturation.closed
+        found[f"open.{saturation.layer}.{saturation.gate}"] = saturation.opened
+    for timescale in data.timescales:
+        found[f"timescale.{timescale.layer}.{timescale.gate}"] = timescale.steps
+    return found
+
+
+def _texts(data: ReportData) -> dict[str, Any]:
+    return {
+        **summary(data),
+        "facts": data.facts,
+        "symbol": data.symbol,
+        "text": list(data.reading.symbols) if data.reading else None,
+        "alphabet": data.reading.alphabet if data.reading else None,
+        "notes": {f"{v.layer}.{v.name}": list(v.notes) for v in data.values},
+        "curves": {c.label: {"steps": c.steps, "values": c.values} for c in data.curves},
+        "samples": [sample.text for sample in data.samples],
+    }

@@ -1,0 +1,128 @@
+"""What the tests of the report share: a page of made-up data, and the browser that reads it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from throughtime.sight.report.data import (
+    Curve,
+    Flow,
+    Reading,
+    ReportData,
+    Sample,
+    Saturation,
+    Timescale,
+    Values,
+)
+
+TEXT = "FIRST WATCH:\nWho comes so fast in silence of the night?\n\nSECOND WATCH:\nA friend, and all his household.\n\n"
+LAGS = 16
+
+
+def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> ReportData:
+    """A report on a text; the first interesting unit, number 3, is 1 in capitals and -1 elsewhere."""
+    symbols, draw = list(text), np.random.default_rng(0)
+    steps = len(symbols)
+    cell = draw.normal(size=(steps, units)).astype(np.float32)
+    if units > 3:
+        cell[:, 3] = [1.0 if s.isupper() else -1.0 for s in symbols]
+    interest = np.linspace(0.1, 0.4, units)
+    interest[min(3, units - 1)] = 0.9
+    notes = ["high at capital letters" if u == 3 else "" for u in range(units)]
+    gate = 1 / (1 + np.exp(-cell[:, ::-1]))
+    alphabet = dict(enumerate(sorted(set(symbols))))
+    ids = {s: k for k, s in alphabet.items()}
+    likeliest = draw.integers(0, len(alphabet), size=(steps, 5))
+    likeliest[:, 0] = [ids[s] for s in symbols]
+    reach = np.exp(-np.arange(LAGS) / 3) * draw.uniform(0.2, 1, size=(steps, LAGS))
+    losses = draw.gamma(1, 1.5, size=steps)
+    losses[0] = np.nan
+    fall = 0.7 ** np.arange(60)
+    reading = Reading(
+        symbols=symbols,
+        unknown=np.arange(steps) == 7,
+        losses=losses,
+        likeliest=likeliest,
+        probabilities=np.tile([0.5, 0.2, 0.1, 0.05, 0.01], (steps, 1)),
+        alphabet=alphabet,
+        reach=reach,
+    )
+    content: dict[str, Any] = {
+        "title": "A made-up report",
+        "facts": ["2 x lstm", f"{units} units"],
+        "warnings": ["1 character was never seen in training."],
+        "reading": reading,
+        "values": [
+            Values("layer0", "cell", cell, np.argsort(-interest), interest, notes),
+            Values("layer1", "forget", gate, np.argsort(-interest), interest / 9, [""] * units),
+        ],
+        "flows": [
+            Flow("layer0", fall, 13, "13 steps", "before training"),
+            Flow("layer0", 0.97 ** np.arange(60), None, "more than 59 steps", "after training"),
+        ],
+        "timescales": [Timescale("layer0", "forget", 10 ** draw.uniform(0, 3, units))],
+        "saturations": [Saturation("layer0", "forget", draw.uniform(0, 0.5, units), draw.uniform(0, 0.5, units))],
+        "curves": [
+            Curve("training", np.arange(1, 50), 1 + 2 / np.arange(1, 50)),
+            Curve("held out", np.arange(1, 50, 7), 1.1 + 2 / np.arange(1, 50, 7)),
+        ],
+        "samples": [Sample("temperature 0.8", "Good morrow.\n")],
+        "best_step": 43,
+    }
+    return ReportData(**content | more)
+
+
+@contextmanager
+def browser(width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Any]:
+    """Chromium without a window and without a network.
+
+    Chromium is wanted, not skipped: a page that nobody has opened has not been tested.
+    """
+    from selenium import webdriver
+
+    missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
+    if missing:
+        pytest.fail(f"{' and '.join(missing)} not found: `make browser` installs what the report is tested with")
+    options = webdriver.ChromeOptions()
+    options.binary_location = shutil.which("chromium") or ""
+    for argument in (
+        "--headless=new",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-dev-shm-usage",
+        "--no-proxy-server",
+        "--force-prefers-reduced-motion",  # else a click would have to wait until the page has glided to its place
+        "--host-resolver-rules=MAP * ~NOTFOUND",
+        f"--window-size={width},{height}",
+    ):
+        options.add_argument(argument)
+    if dark:
+        options.add_argument("--force-dark-mode")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
+    try:
+        # A window is never narrower than some 500 pixels; a device may be.
+        driver.execute_cdp_cmd(
+            "Emulation.setDeviceMetricsOverride",
+            {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
+        )
+        yield driver
+    finally:
+        driver.quit()
+
+
+def open_page(driver: Any, path: Path) -> None:
+    """Opens a page from its file and waits until it is ready."""
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    driver.get(path.resolve().as_uri())
+    WebDriverWait(driver, 20, 0.02).until(
+        lambda d: d.execute_script("return document.documentElement.dataset.ready && !!document.querySelector('main')")
+    )

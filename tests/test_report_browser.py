@@ -1,0 +1,235 @@
+"""The report in a real browser, from its file, without a network."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from report_pages import TEXT, browser, made_up, open_page
+
+from throughtime.sight.report.data import Values
+from throughtime.sight.report.render import write
+
+WIDTHS = (1280, 400)
+HOSTILE = [
+    *"</script><script>document.title='in'</script>",
+    "<img src=x onerror=\"document.title='in'\">",
+    *("\0", "\u202e", "\u2028", "\ud83d", "\r", "\t", "", "\n\n"),
+    *("\U0001f701", "\U0001f469\u200d\U0001f467", "e\u0301", "&amp;", "%{y}"),
+    *"שלום مرحبا",
+    *"\"'`${1}",
+]
+
+Driver = Any
+
+
+@pytest.fixture(scope="module")
+def driver() -> Iterator[Driver]:
+    with browser() as driver:
+        yield driver
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write(made_up(), tmp_path_factory.mktemp("report") / "a report's page.html")
+
+
+def resize(driver: Driver, width: int) -> None:
+    driver.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride",
+        {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 500},
+    )
+
+
+def complaints(driver: Driver) -> list[str]:
+    return [entry["message"] for entry in driver.get_log("browser")]
+
+
+def colours(driver: Driver) -> list[str]:
+    return driver.execute_script(
+        "return [...document.querySelectorAll('#reading span[data-t]')].map(s => getComputedStyle(s).backgroundColor)"
+    )
+
+
+def press(driver: Driver, *keys: str) -> None:
+    from selenium.webdriver import ActionChains
+
+    actions = ActionChains(driver)
+    for key in keys:
+        actions.send_keys(key)
+    actions.perform()
+
+
+def choose(driver: Driver, id: str, value: str) -> None:
+    driver.execute_script(
+        "const s = document.getElementById(arguments[0]); s.value = arguments[1]; s.dispatchEvent(new Event('change'))",
+        id, value,
+    )  # fmt: skip
+
+
+def wait_for(driver: Driver, script: str) -> Any:
+    from selenium.webdriver.support.ui import WebDriverWait
+
+    return WebDriverWait(driver, 10, 0.02).until(lambda d: d.execute_script(f"return {script}"))
+
+
+def symbol(driver: Driver, t: int) -> Any:
+    return driver.find_element("css selector", f"#reading span[data-t='{t}']")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_opens_without_a_complaint_and_draws_all_charts(driver: Driver, page: Path, width: int) -> None:
+    resize(driver, width)
+    open_page(driver, page)
+    charts = driver.execute_script("return document.querySelectorAll('.chart').length")
+    assert charts == 6
+    for k in range(charts):
+        driver.execute_script("document.querySelectorAll('.chart')[arguments[0]].scrollIntoView()", k)
+        wait_for(driver, f"document.querySelectorAll('.chart')[{k}].querySelector('.main-svg') !== null")
+    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
+    assert complaints(driver) == []
+
+
+def test_the_text_is_all_there_shaded_by_the_most_interesting_unit(driver: Driver, page: Path) -> None:
+    resize(driver, 1280)
+    open_page(driver, page)
+    assert driver.execute_script("return document.getElementById('unit').value") == "3"
+    assert driver.execute_script("return document.getElementById('reading').textContent").replace("↵", "") == TEXT * 3
+    shades = colours(driver)
+    # Unit 3 has two values: one in capitals, another elsewhere.
+    assert len(set(shades)) == 2
+    assert len({shades[t] for t, c in enumerate(TEXT * 3) if c.isupper()}) == 1
+
+
+def test_another_unit_value_and_layer_shade_the_text_otherwise(driver: Driver, page: Path) -> None:
+    open_page(driver, page)
+    seen = [colours(driver)]
+    choose(driver, "unit", "5")
+    seen.append(colours(driver))
+    driver.find_element("id", "next").click()
+    seen.append(colours(driver))
+    choose(driver, "layer", "layer1")
+    wait_for(driver, "document.getElementById('value').value === 'forget'")
+    seen.append(colours(driver))
+    driver.find_element("id", "stretch").click()
+    seen.append(colours(driver))
+    assert len({tuple(shades) for shades in seen}) == len(seen)
+    assert complaints(driver) == []
+
+
+def test_a_clicked_character_shades_the_past_it_hangs_on(driver: Driver, page: Path) -> None:
+    open_page(driver, page)
+    before = colours(driver)
+    symbol(driver, 40).click()
+    after = colours(driver)
+    clear = "rgba(0, 0, 0, 0)"
+    assert {t for t, c in enumerate(after) if c != clear} <= set(range(24, 40))
+    assert after[39] != clear
+    detail = driver.find_element("id", "detail").text
+    assert "What it would have said here" in detail
+    assert "1 back" in detail
+    symbol(driver, 40).click()
+    assert colours(driver) == before
+
+
+def test_the_keys_move_choose_and_let_go(driver: Driver, page: Path) -> None:
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(driver, page)
+    before = colours(driver)
+    place = "Number(document.activeElement.dataset.t)"
+    driver.execute_script("document.querySelector('#reading span[tabindex=\"0\"]').focus()")
+    press(driver, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
+    assert wait_for(driver, place) == 2
+    press(driver, Keys.ARROW_DOWN)  # to the third character of the next line
+    assert wait_for(driver, place) == TEXT.index("\n") + 3
+    press(driver, Keys.ENTER)
+    assert colours(driver) != before
+    press(driver, Keys.ESCAPE)
+    assert colours(driver) == before
+    assert "place" not in driver.find_element("id", "status").text
+    press(driver, Keys.END)
+    assert wait_for(driver, place) == len(TEXT * 3) - 1
+
+
+def test_pointing_at_a_character_shows_its_value(driver: Driver, page: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    open_page(driver, page)
+    ActionChains(driver).move_to_element(symbol(driver, 2)).perform()
+    tip = driver.find_element("id", "tip").text
+    assert tip.startswith("R at 2")
+    assert "layer0.cell 3: 1.00" in tip
+
+
+def test_surprise_shades_the_text_and_leads_to_its_places(driver: Driver, page: Path) -> None:
+    open_page(driver, page)
+    driver.find_element("css selector", "input[value=surprise] + span").click()
+    worst = int(np.nanargmax(made_up().reading.losses))
+    driver.find_element("css selector", "#places button").click()
+    assert wait_for(driver, "Number(document.activeElement.dataset.t)") == worst
+
+
+def test_a_unit_of_the_gallery_is_shown_in_the_text(driver: Driver, page: Path) -> None:
+    open_page(driver, page)
+    wait_for(driver, "document.querySelectorAll('#gallery button').length > 1")
+    choose(driver, "unit", "5")
+    driver.find_element("css selector", "#gallery button").click()
+    wait_for(driver, "document.getElementById('unit').value === '3'")
+
+
+def test_light_and_dark(driver: Driver, page: Path) -> None:
+    open_page(driver, page)
+    papers = []
+    for theme in ("light", "dark"):
+        driver.find_element("css selector", f"button[data-theme={theme}]").click()
+        papers.append(driver.execute_script("return getComputedStyle(document.body).backgroundColor"))
+    assert len(set(papers)) == 2
+    driver.find_element("css selector", "button[data-theme='']").click()
+    assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") == papers[0]
+
+
+@pytest.mark.parametrize("as_symbol", ["character", "word"])
+def test_a_hostile_text_does_no_harm(driver: Driver, tmp_path: Path, as_symbol: str) -> None:
+    hostile = "".join(HOSTILE)
+    from throughtime.sight.report.data import Sample
+
+    open_page(driver, write(
+        made_up(HOSTILE * 2, title=hostile, facts=[hostile], symbol=as_symbol, samples=[Sample(hostile, hostile)]),
+        tmp_path / "report.html",
+    ))  # fmt: skip
+    assert driver.execute_script("return document.querySelectorAll('#reading span[data-t]').length") == 2 * len(HOSTILE)
+    for chart in driver.find_elements("class name", "chart"):
+        driver.execute_script("arguments[0].scrollIntoView()", chart)
+        wait_for(driver, f"document.getElementById('{chart.get_attribute('id')}').dataset.drawn")
+    driver.execute_script("document.querySelectorAll('#reading span[data-t]').forEach(s => s.click())")
+    assert driver.execute_script("return document.querySelectorAll('img').length") == 0
+    assert driver.title != "in"
+    assert complaints(driver) == []
+
+
+def test_a_page_of_training_alone(driver: Driver, tmp_path: Path) -> None:
+    data = made_up(reading=None, values=[], timescales=[], saturations=[])
+    open_page(driver, write(data, tmp_path / "report.html"))
+    wait_for(driver, "document.querySelector('#chart-flow').dataset.drawn")
+    assert "Good morrow." in driver.find_element("id", "samples").text
+    assert complaints(driver) == []
+
+
+def test_two_thousand_characters_of_256_units_open_within_two_seconds(driver: Driver, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    text = (TEXT * 20)[:2000]
+    names = [f"{name}{k}" for name in ("forget", "cell") for k in range(3)]
+    values = [
+        Values(layer, name, draw.normal(size=(2000, 256)), np.arange(256), np.linspace(1, 0, 256), [""] * 256)
+        for layer in ("layer0", "layer1")
+        for name in names
+    ]
+    path = write(made_up(text, units=256, values=values), tmp_path / "report.html")
+    resize(driver, 1280)
+    open_page(driver, path)
+    assert driver.execute_script("return Number(document.documentElement.dataset.ready)") < 2000  # milliseconds

@@ -1,0 +1,140 @@
+"""The report's page as a file: what is in it, what can't get in, and when it is not written."""
+
+from __future__ import annotations
+
+import base64
+import builtins
+import json
+import re
+import zlib
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from report_pages import made_up
+
+from throughtime.errors import UserError
+from throughtime.sight.report import render as rendering
+from throughtime.sight.report.data import ReportData
+from throughtime.sight.report.packing import as_json, packed, packed_array, quantised, quantised_reach
+from throughtime.sight.report.render import render, write
+
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{ 7 * 7 }}\0\u2028 🜁 مرحبا \u202e"
+
+
+class Elements(HTMLParser):
+    """Counts a page's elements and gathers what they refer to."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.names: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.names.append(tag)
+        self.attributes += attrs
+
+
+@given(st.recursive(st.text() | st.floats(allow_nan=False, width=32) | st.none(), st.lists, max_leaves=5))
+def test_json_in_a_page_is_the_same_data_without_any_markup(value: Any) -> None:
+    text = as_json([value, HOSTILE])
+    assert text.isascii()
+    assert not set("<>&") & set(text)
+    assert json.loads(text)[1] == HOSTILE
+
+
+def test_what_is_not_finite_becomes_null() -> None:
+    assert as_json([np.array([np.nan, np.inf, 1.5]), 2]) == "[[null,null,1.5],2]"
+
+
+def test_packed_arrays_are_zlib_in_base64() -> None:
+    array = np.arange(300, dtype=np.float32)
+    assert np.array_equal(np.frombuffer(zlib.decompress(base64.b64decode(packed_array(array, "<f4"))), "<f4"), array)
+    assert re.fullmatch(r"[A-Za-z0-9+/=]+", packed(HOSTILE.encode()))
+
+
+def test_values_keep_their_place_within_half_a_level() -> None:
+    draw = np.random.default_rng(0)
+    gate, cell = draw.uniform(size=(50, 4)), draw.normal(size=(50, 4)) * [1, 10, 100, 0]
+    levels, scales = quantised(gate)
+    assert scales is None
+    np.testing.assert_allclose(levels.T / 255, gate, atol=0.5 / 255 + 1e-6)
+    levels, scales = quantised(cell)
+    assert scales is not None
+    found = (levels.T.astype(float) - 128) / 127 * scales
+    # A level is 1/127 of the unit's largest value, so no value is off by more than half of that.
+    assert (np.abs(found - cell) <= scales * (0.5 / 127 + 1e-6)).all()
+
+
+def test_reach_is_kept_by_order_of_magnitude() -> None:
+    levels = quantised_reach(np.array([[1.0, 0.1, 0.001, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    assert levels.tolist() == [[255, 170, 0, 0], [0, 0, 0, 0]]
+
+
+def test_a_page_refers_to_nothing_outside_itself() -> None:
+    page = render(made_up())
+    found = Elements(page)
+    links = [value for name, value in found.attributes if name in ("src", "href", "srcset", "action", "data")]
+    assert links
+    assert all(value and value.startswith("#") for value in links)
+    assert not re.search(r"@import|url\(", re.search(r"<style>(.*?)</style>", page, re.S)[1])
+    policy = next(value for name, value in found.attributes if value and value.startswith("default-src"))
+    assert policy.startswith("default-src 'none'; script-src 'nonce-")
+    assert "http" not in policy
+
+
+def test_texts_bring_no_elements_into_a_page() -> None:
+    plain, hostile = Elements(render(made_up("plain text"))), Elements(
+        render(made_up(list(HOSTILE), title=HOSTILE, facts=[HOSTILE], warnings=[HOSTILE]))
+    )  # fmt: skip
+    assert sorted(set(plain.names)) == sorted(set(hostile.names))
+    assert "img" not in hostile.names
+    # One fact less than in the other.
+    assert sum(name == "script" for name in hostile.names) == sum(name == "script" for name in plain.names)
+
+
+def test_empty_parts_have_no_place_on_the_page() -> None:
+    page = render(made_up(reading=None, values=[], saturations=[], timescales=[]))
+    ids = re.findall(r'<section id="(\w+)"', page)
+    assert ids == ["flow", "training", "samples"]
+    assert re.findall(r'href="#(\w+)">', page) == ["main", *ids]
+    assert 'id="plotly"' not in render(ReportData("Nothing"))
+
+
+def test_half_a_surrogate_does_no_harm(tmp_path: Path) -> None:
+    path = write(made_up(["a", "\ud83d"], title="half \ud83d"), tmp_path / "report.html")
+    assert path.read_bytes().decode("utf-8").startswith("<!doctype html>")
+
+
+def test_a_report_gives_way_to_a_report_and_nothing_else_does(tmp_path: Path) -> None:
+    path, other = tmp_path / "new" / "report.html", tmp_path / "mine.html"
+    small = made_up(reading=None, values=[])
+    write(small, path)
+    write(small, path)
+    other.write_text("<p>my own page on a throughtime report</p>")
+    with pytest.raises(UserError, match="is no report"):
+        write(small, other)
+    with pytest.raises(UserError, match="is a directory"):
+        write(small, tmp_path)
+    assert other.read_text().startswith("<p>my own")
+    assert sorted(p.name for p in tmp_path.rglob("*")) == ["mine.html", "new", "report.html"]
+
+
+@pytest.mark.parametrize("package", ["jinja2", "plotly"])
+def test_a_missing_package_is_named_with_its_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *args: Any, **kwargs: Any) -> Any:
+        if name.split(".")[0] == package:
+            raise ModuleNotFoundError(name=name)
+        return real(name, *args, **kwargs)
+
+    rendering._plotly.cache_clear()
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UserError, match=rf"{package}.*throughtime\[report\]"):
+        render(made_up())
