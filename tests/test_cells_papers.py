@@ -117,6 +117,14 @@ def test_no_matrix_waits_for_the_state(name: str) -> None:
     assert "linear" not in in_loop
 
 
+@pytest.mark.parametrize(
+    ("name", "widths"), [("gru", [12, 12]), ("gru_reset_before", [12, 8, 4]), ("lstm_fgr", [16, 16, 12, 12, 12])]
+)
+def test_there_is_one_product_for_each_vector_that_is_multiplied(name: str, widths: list[int]) -> None:
+    body = cells.get(name).program(3, 4).body
+    assert [i.width for i in body if i.op == "linear"] == widths
+
+
 def test_the_lstm_without_peepholes_is_the_lstm() -> None:
     assert cells.lstm_np.program(3, 4).equivalent(cells.lstm.program(3, 4))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import product
 
 import numpy as np
 import pytest
@@ -46,8 +47,10 @@ def compare(
     assert_close(flat(found), flat(wanted), tolerance)
 
 
-@pytest.mark.parametrize("hidden", [1, 16, 33])
-@pytest.mark.parametrize("name", cells.names())
+@pytest.mark.parametrize(
+    ("name", "hidden"),
+    [*((name, 33) for name in cells.names()), *product(("rnn", "lstm", "mgu", "lstm_layer_norm", "minlstm"), (1, 16))],
+)
 def test_every_cell(engine: NativeEngine, name: str, hidden: int) -> None:
     for program in family(cells.get(name).program(7, hidden)):
         compare(engine, program, 9, 3)
