@@ -356,10 +356,12 @@ class Builder:
         *,
         names: dict[str, Symbol] | None = None,
         reverse: bool = False,
+        keep_named: bool = False,
     ) -> Program:
-        """The program that ends with these values, without what none of them needs."""
+        """The program that ends with these values, without what they do not need; a named value is kept if asked."""
         named = {n: Symbol(self, v) for n, v in self.names.items()} | (names or {})
         roots = [s.id for s in next_states] + [s.id for _, s in outputs]
+        roots += [s.id for s in named.values()] if keep_named else []
         roots += [s.id for _, _, terms in reductions or [] for term in terms for s in term]
         needed = set(roots)
         for id in range(len(self.body) - 1, -1, -1):

@@ -5,15 +5,14 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 from numbers import Real
 from typing import Any
 
 from throughtime.errors import UserError, nearest
 from throughtime.program.builder import Symbol
-from throughtime.program.core import Input, Instruction, Output, Program
-from throughtime.program.legality import require_legal
+from throughtime.program.core import Input, Instruction, Program
 from throughtime.program.rewrite import Rewriting
 
 PYTHON = "edit.python"  # begins the name of a value that a function of Python computes; a number and its name follow
@@ -44,7 +43,7 @@ class NotOfTheLanguage(UserError):
 
     def __init__(self, label: str, what: str) -> None:
         super().__init__(
-            f"the edit of {label!r} cannot be part of the layer's program. {what.rstrip('.')}. A function is written in "
+            f"the edit of {label!r} can't be part of the layer's program. {what.rstrip('.')}. A function is written in "
             "the cell language (operators and throughtime.language) and gives a vector of it. For arbitrary Python on "
             "tensors the module must run on the reference engine: module.engine = 'reference'."
         )
@@ -71,9 +70,7 @@ def with_edits(program: Program, edits: Sequence[Edit], filtered: bool) -> Progr
     for edit in edits:
         id, start = _place(program, edit)
         at.setdefault(id, []).append((start, edit))
-    kept = tuple(Output(f"kept.{k}", value) for k, value in enumerate(dict.fromkeys(program.values.values())))
-    result = _Editing(replace(program, outputs=program.outputs + kept), edits, at, filtered).result()
-    return require_legal(replace(result, outputs=result.outputs[: len(program.outputs)]))
+    return _Editing(program, edits, at, filtered).result()
 
 
 class _Editing(Rewriting):

@@ -21,6 +21,7 @@ class Rewriting:
     Attributes:
         program: what is copied.
         builder: what the copy is built with.
+        inputs: the program's own inputs.
         added: the inputs that the copy has more, in the order of `adds`.
         values: for each value of the program what has become of it, as far as the copy has come.
 
@@ -36,7 +37,7 @@ class Rewriting:
             if sum(given.name == other.name for other in inputs) > 1:
                 raise ProgramError(f"the program {program.name!r} has an input called {given.name!r} already.")
         symbols = [self.builder.input(i.name, i.width) for i in inputs]
-        self._inputs, self.added = symbols[: len(program.inputs)], symbols[len(program.inputs) :]
+        self.inputs, self.added = symbols[: len(program.inputs)], symbols[len(program.inputs) :]
         self._old = [self.builder.state(s.name, s.width, s.initial) for s in program.states]
         self._weights: list[int] = []
         for k, parameter in enumerate(program.parameters):
@@ -70,6 +71,10 @@ class Rewriting:
         """The new value of a state."""
         return after
 
+    def output(self, k: int, given: Symbol) -> Symbol:
+        """What is given out."""
+        return given
+
     # The copy.
 
     def result(self) -> Program:
@@ -87,17 +92,18 @@ class Rewriting:
         return require_legal(
             self.builder.finish(
                 nexts,
-                [(o.name, self._given_out(o.value, became)) for o in program.outputs],
+                [(o.name, self.output(k, self._given_out(o.value, became))) for k, o in enumerate(program.outputs)],
                 [(r.name, r.shape, [tuple(values[v] for v in term) for term in r.terms]) for r in program.reductions],
                 names=names,
                 reverse=program.reverse,
+                keep_named=True,
             )
         )
 
     def _copied(self, id: int, instruction: Instruction) -> Symbol:
         words: dict[str, Any] = dict(instruction.attributes)
         if instruction.op == INPUT:
-            return self._inputs[instruction["index"]]
+            return self.inputs[instruction["index"]]
         if instruction.op == PREVIOUS:
             return self.previous(instruction["index"], self._old[instruction["index"]])
         if instruction.op == PARAMETER:
@@ -371,6 +377,26 @@ def with_activations(program: Program, functions: tuple[tuple[str, Callable[[Sym
 
 
 # What a program gives out.
+
+
+@lru_cache(maxsize=256)
+def with_skip(program: Program, skip: str) -> Program:
+    """The program whose output takes its input along.
+
+    Args:
+        program: the program.
+        skip: `residual`: the input is added, if it is of the output's width; `dense`: it stands before the output.
+    """
+
+    class Skip(Rewriting):
+        def output(self, k: int, given: Symbol) -> Symbol:
+            if k > 0:
+                return given
+            if skip == "dense":
+                return self.builder.concat(self.inputs[0], given)
+            return given + self.inputs[0] if given.width == self.inputs[0].width else given
+
+    return Skip(program).result()
 
 
 @lru_cache(maxsize=256)
