@@ -51,7 +51,8 @@ def together(watches: Sequence[Watch]) -> Watch | None:
     def receive_gradients(gradients: list[Tensor]) -> None:
         rest = iter(gradients)
         for watch in watches:
-            watch.receive_gradients([next(rest) for _ in watch.gradients])
+            if watch.gradients:
+                watch.receive_gradients([next(rest) for _ in watch.gradients])
 
     return Watch(
         tuple(stretch for watch in watches for stretch in watch.values),

@@ -1,0 +1,502 @@
+"""Recording changes no bit of a result, and what is on the tape is what the equations say."""
+
+import gc
+import os
+import pickle
+import subprocess
+import sys
+import weakref
+
+import pytest
+import torch
+from helpers import Arguments, assert_close
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pack_sequence
+
+import throughtime
+from throughtime import cells
+from throughtime.engines.reference import ReferenceEngine
+from throughtime.errors import UserError
+from throughtime.nn.language_model import LanguageModel
+from throughtime.program.core import Input
+from throughtime.program.recording import Stretch, with_outputs
+from throughtime.program.rewrite import Rewriting
+
+HIDDEN = 6  # divisible by what cells with heads or pieces ask for
+
+
+def recurrent(cell, layers=1, **options):
+    return throughtime.Recurrent(cell, 4, HIDDEN, layers, **options)
+
+
+def gradients(model, x, loss):
+    return torch.autograd.grad(loss, [x, *model.parameters()], allow_unused=True, materialize_grads=True)
+
+
+def total(output, final):
+    states = final if isinstance(final, tuple) else (final,)
+    return output.square().sum() + sum((s.sin() * 0.5).sum() for s in states)
+
+
+@st.composite
+def asked(draw, steps, width):
+    """Steps and units, as a slice, a list or all."""
+    found = []
+    for size in (steps, width):
+        some = st.lists(
+            st.integers(-size, size - 1), min_size=1, max_size=size, unique_by=lambda n, size=size: n % size
+        )
+        start = draw(st.integers(0, size - 1))
+        found.append(draw(st.one_of(st.none(), some, st.just(slice(start, None)), st.just(slice(start, start + 2, 2)))))
+    return found
+
+
+@settings(max_examples=40)
+@given(st.data())
+def test_recording_changes_no_bit_and_gives_what_the_reference_engine_computes(data):
+    """Of any cell, direction, shape and choice; forward and gradients, with and without gradients recorded."""
+    torch.manual_seed(0)
+    cell = data.draw(st.sampled_from(cells.names()))
+    T, B = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))
+    both, layers = data.draw(st.booleans()), data.draw(st.integers(1, 2))
+    model = recurrent(cell, layers, bidirectional=both)
+    x = torch.randn(T, B, 4, requires_grad=True)
+    lengths = data.draw(st.one_of(st.none(), st.lists(st.integers(0, T), min_size=B, max_size=B)))
+    names = [f"{place}.{n}" for place in ("layer0", "layer1")[:layers] for n in model.programs[0].values]
+    patterns = data.draw(st.lists(st.sampled_from([*names, "*", "layer?.*.pre", "*.previous"]), min_size=1, max_size=3))
+    watched_gradients = data.draw(st.booleans())
+    patterns = [p for p in patterns if not p.endswith("pre") or any(n.endswith(".pre") for n in names)] or ["*"]
+
+    def run(grad):
+        with torch.set_grad_enabled(grad):
+            output, final = model(x, lengths=lengths)
+        found = gradients(model, x, total(output, final)) if grad else ()
+        return output, *(final if isinstance(final, tuple) else (final,)), *found
+
+    for grad in (False, True):
+        plain = run(grad)
+        with throughtime.record(model, *patterns, gradients=watched_gradients) as tape:
+            recorded = run(grad)
+        for p, r in zip(plain, recorded, strict=True):
+            assert torch.equal(p, r)
+    whole = tape.calls[0]
+    # The reference engine computes in another order, in float32.
+    model.engine = "reference"
+    with torch.no_grad(), throughtime.record(model, *patterns) as reference:
+        run(False)
+    model.engine = None
+    assert sorted(whole) == sorted(tape.names) == sorted(reference.calls[0])
+    for name in tape.names:
+        assert whole[name].shape[:2] == (T, B)
+        torch.testing.assert_close(whole[name], reference[name], rtol=1e-3, atol=1e-4)
+    narrowest = min(value.shape[2] for value in whole.values())
+    steps, units = data.draw(asked(T, narrowest))
+    with throughtime.record(model, *patterns, steps=steps, units=units, gradients=watched_gradients) as part:
+        for p, r in zip(plain, run(True), strict=True):
+            assert torch.equal(p, r)
+
+    def chosen(value):
+        value = value if steps is None else value[steps]
+        return value if units is None else value[:, :, units]
+
+    for name in tape.names:
+        assert torch.equal(part[name], chosen(whole[name]))
+        if watched_gradients:
+            assert torch.equal(part.gradient(name), chosen(tape.gradient(name)))
+
+
+class Perturbed(Rewriting):
+    """A program in which something is added to one value: the gradient of what is added is that of the value."""
+
+    def __init__(self, program, name):
+        self.name = name
+        super().__init__(program)
+
+    def adds(self):
+        return [Input("added", self.program.body[self.program.values[self.name]].width)]
+
+    def value(self, id, given):
+        return given + self.added[0] if id == self.program.values[self.name] else given
+
+
+@pytest.mark.parametrize("cell", cells.names())
+def test_gradients_of_every_value_are_autograds(cell):
+    """Against autograd through the reference engine, of zeros that are added to the value at each step."""
+    torch.manual_seed(0)
+    model = recurrent(cell, dtype=torch.float64)
+    x = torch.randn(4, 3, 4, dtype=torch.float64)
+    with throughtime.record(model, "*", gradients=True) as tape:
+        total(*model(x, lengths=[4, 2, 3])).backward()
+    ((program, parameters),) = model.layers()[0]
+    order = [0, 2, 1]  # from long to short
+    for name in program.values:
+        perturbed = Perturbed(program, name).result()
+        zeros = torch.zeros(4, 3, perturbed.inputs[-1].width, dtype=torch.float64, requires_grad=True)
+        arguments = Arguments(
+            [x[:, order], zeros], [x.new_full((3, s.width), s.initial) for s in program.states], list(parameters)
+        )
+        result = ReferenceEngine().run(perturbed, 4, *arguments, [3, 3, 2, 1])
+        loss = total(result.outputs[0], tuple(result.states))
+        (wanted,) = torch.autograd.grad(loss, zeros, allow_unused=True, materialize_grads=True)
+        # Two orders of the same sums in float64.
+        assert_close([tape.gradient(f"layer0.{name}")], [wanted[:, order]], 1e-10)
+
+
+def lstm_by_hand(layer, x):
+    """A loop over `torch.nn.LSTM`'s equations that keeps every value of every step."""
+    kept = {}
+    h = c = x.new_zeros(x.shape[1], layer.hidden_size)
+    outputs = []
+    for step in x:
+        values = {"hidden.previous": h, "cell.previous": c}
+        sums = step @ layer.weight_ih_l0.T + layer.bias_ih_l0 + h @ layer.weight_hh_l0.T + layer.bias_hh_l0
+        pieces = dict(zip(("input", "forget", "candidate", "output"), sums.chunk(4, -1), strict=True))
+        values |= {f"{name}.pre": piece.clone() for name, piece in pieces.items()}
+        for name in pieces:
+            values[name] = (torch.tanh if name == "candidate" else torch.sigmoid)(values[f"{name}.pre"])
+        c = values["cell"] = values["forget"] * c + values["input"] * values["candidate"]
+        h = values["hidden"] = values["output"] * torch.tanh(c)
+        for name, value in values.items():
+            kept.setdefault(name, []).append(value)
+        outputs.append(h)
+    return torch.stack(outputs), kept
+
+
+def test_an_lstms_values_and_gradients_are_those_of_a_loop_over_its_equations():
+    torch.manual_seed(0)
+    layer = throughtime.LSTM(4, 5, dtype=torch.float64)
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    with throughtime.record(layer, "*", gradients=True) as tape:
+        output, _ = layer(x)
+    output.square().sum().backward()  # outside the block: the tape has the gradients none the less
+    by_hand, kept = lstm_by_hand(layer, x)
+    values = [v for name in kept for v in kept[name] if not name.endswith(".previous")]
+    found = iter(torch.autograd.grad(by_hand.square().sum(), values))
+    for name, of_steps in kept.items():
+        assert_close([tape[f"layer0.{name}"]], [torch.stack(of_steps)], 1e-13)
+        if not name.endswith(".previous"):
+            assert_close([tape.gradient(f"layer0.{name}")], [torch.stack([next(found) for _ in of_steps])], 1e-13)
+
+
+def test_backward_twice_adds_up_as_in_a_parameter():
+    layer = throughtime.GRU(4, 5, dtype=torch.float64)
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    with throughtime.record(layer, "*.update", gradients=True) as tape:
+        output, _ = layer(x)
+        output.sum().backward(retain_graph=True)
+        once = tape.gradient("layer0.update")
+        output.sum().backward()
+    assert_close([tape.gradient("layer0.update")], [2 * once], 1e-15)
+
+
+def test_a_value_that_the_loss_does_not_reach_has_gradient_zero():
+    layer = throughtime.LSTM(4, 5)
+    with throughtime.record(layer, "*", gradients=True) as tape:
+        output, _ = layer(torch.randn(6, 3, 4))
+    output[:3].sum().backward()
+    assert not tape.gradient("layer0.forget")[3:].any()
+    assert tape.gradient("layer0.forget")[1:3].any()
+
+
+def test_gradients_reach_values_of_frozen_weights():
+    """Where only the input needs a gradient, or only the state before the first step."""
+    layer = throughtime.LSTM(4, 5).requires_grad_(False)
+    x, h, c = torch.randn(6, 3, 4), torch.zeros(1, 3, 5), torch.zeros(1, 3, 5, requires_grad=True)
+    found = []
+    for leaf in (x, c):
+        leaf.requires_grad_()
+        with throughtime.record(layer, "*", gradients=True) as tape:
+            layer(x, (h, c))[0].sum().backward()
+        found.append({name: tape.gradient(name) for name in tape.names})
+        x.requires_grad_(False)
+    for name in tape.names:
+        # One has the products of the gradient program in another place than the other.
+        torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
+
+
+def test_recorded_gradients_of_packed_and_second_derivatives():
+    layer = throughtime.LSTM(4, 5, dtype=torch.float64)
+    rows = [torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (3, 5, 1)]
+    with throughtime.record(layer, "*.cell", gradients=True) as tape:
+        output, _ = layer(pack_sequence(rows, enforce_sorted=False))
+        (first,) = torch.autograd.grad(output.data.square().sum(), rows[1], create_graph=True)
+        kept = tape.gradient("layer0.cell")
+        first.square().sum().backward()
+    assert not tape["layer0.cell"][3:, 0].any()
+    assert tape["layer0.cell"][:3, 0].any(-1).all()
+    assert not kept[1:, 2].any()
+    for k, row in enumerate(rows):
+        with throughtime.record(layer, "*.cell") as alone, torch.no_grad():
+            layer(row)
+        assert_close([tape["layer0.cell"][: len(row), k]], [alone["layer0.cell"][:, 0]], 1e-13)
+
+
+@pytest.mark.parametrize("batch_first", [False, True])
+def test_time_comes_first_and_rows_are_the_callers(batch_first):
+    layer = throughtime.LSTM(4, 5, batch_first=batch_first)
+    x = torch.randn(3, 6, 4) if batch_first else torch.randn(6, 3, 4)
+    with throughtime.record(layer, "layer0.hidden") as tape:
+        output, _ = layer(x)
+    assert torch.equal(tape["layer0.hidden"], output.transpose(0, 1) if batch_first else output)
+    packed = pack_padded_sequence(x, [2, 6, 4], batch_first=batch_first, enforce_sorted=False)
+    with throughtime.record(layer, "layer0.hidden") as tape:
+        output, _ = layer(packed)
+    padded, _ = nn.utils.rnn.pad_packed_sequence(output)
+    assert torch.equal(tape["layer0.hidden"], padded)
+
+
+def test_names_in_a_larger_model():
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.encoder = throughtime.Recurrent("gru", 4, 4, bidirectional=True)
+            self.decoder = throughtime.LSTM(8, 3, 2)
+
+        def forward(self, x):
+            return self.decoder(self.encoder(x)[0])[0]
+
+    model = Model()
+    with throughtime.record(model, "*.reverse.update", "decoder.layer1.cell") as tape:
+        model(torch.randn(5, 2, 4))
+    assert tape.names == ["encoder.layer0.reverse.update", "decoder.layer1.cell"]
+    assert [list(call) for call in tape.calls] == [[name] for name in tape.names]
+    assert tape["decoder.layer1.cell"].shape == (5, 2, 3)
+    with pytest.raises(UserError, match=r"'layer0.update'.*did you mean encoder.layer0.update\?"):
+        throughtime.record(model, "layer0.update")
+
+
+def test_where_there_is_one_recurrent_module_its_path_may_be_left_out():
+    model = LanguageModel(7, recurrent("lstm"))
+    for pattern in ("layer0.forget", "recurrent.layer0.forget"):
+        with throughtime.record(model, pattern) as tape:
+            model(torch.zeros(5, 2, dtype=torch.long))
+        assert tape.names == ["layer0.forget"]
+        assert torch.equal(tape["layer0.forget"], tape["recurrent.layer0.forget"])
+        assert tape["layer0.forget"].shape == (5, 2, HIDDEN)
+
+
+def test_calls_are_kept_apart_and_can_be_joined_or_cleared():
+    cell = throughtime.LSTMCell(4, 5)
+    x, state, states = torch.randn(6, 3, 4), None, []
+    with throughtime.record(cell, "layer0.cell") as tape:
+        for step in x:
+            state = cell(step, state)
+            states.append(state[1])
+        assert len(tape.calls) == 6
+        with pytest.raises(
+            UserError, match=r"recorded in 6 runs.*tape.calls\[k\]\['layer0.cell'\].*0, 1, 2, 3, 4 \.\.\."
+        ):
+            tape["layer0.cell"]
+        assert torch.equal(tape.calls[2]["layer0.cell"][0], states[2])
+        assert torch.equal(tape.joined("layer0.cell"), torch.stack(states))
+        tape.clear()
+        cell(x[0])
+    assert torch.equal(tape["layer0.cell"][0], states[0])
+
+
+def test_an_exception_leaves_the_model_as_it_was():
+    layer = throughtime.LSTM(4, 5)
+    with pytest.raises(RuntimeError), throughtime.record(layer, "*"):
+        layer(torch.randn(2, 1, 3))
+    assert layer.watching == ()
+    pickle.dumps(layer)
+
+
+def test_records_within_one_another_and_of_one_another():
+    layer = throughtime.LSTM(4, 5)
+    x = torch.randn(6, 3, 4)
+    with throughtime.record(layer, "*.forget", gradients=True) as outer:
+        with throughtime.record(layer, "*.forget*", units=[1]) as inner:
+            layer(x)[0].sum().backward()
+        layer(x)
+    assert len(outer.calls) == 2
+    assert len(inner.calls) == 1
+    assert torch.equal(inner["layer0.forget"], outer.calls[0]["layer0.forget"][:, :, 1:2])
+
+
+def test_what_is_kept_is_no_more_than_what_was_chosen():
+    layer = throughtime.LSTM(4, 64)
+    for grad in (False, True):
+        with torch.set_grad_enabled(grad), throughtime.record(layer, "*", steps=[3], units=[0, 60]) as tape:
+            layer(torch.randn(50, 8, 4))
+        for value in tape.calls[0].values():
+            assert value.untyped_storage().nbytes() == 4 * 8 * 2
+
+
+def test_what_a_training_step_keeps_for_its_gradient_is_not_written_again():
+    program = cells.get("lstm").program(4, 5)
+    from throughtime.program.gradient import everything_wanted, with_tape
+
+    taped = with_tape(program, everything_wanted(program))
+    gates = tuple(Stretch(program.values[name], 0, 5) for name in ("input", "forget", "candidate", "output"))
+    full, _ = with_outputs(taped, gates, len(program.outputs))
+    assert full == taped
+
+
+def test_the_tape_is_not_touched_by_what_is_done_with_the_output():
+    layer = throughtime.LSTM(4, 5)
+    with throughtime.record(layer, "layer0.hidden") as tape:
+        output, _ = layer(torch.randn(6, 3, 4))
+    before = output.detach().clone()
+    output.detach().zero_()
+    assert torch.equal(tape["layer0.hidden"], before)
+
+
+def test_a_tape_keeps_no_graph_alive():
+    layer = throughtime.LSTM(4, 5)
+    with throughtime.record(layer, "*", gradients=True) as tape:
+        output = layer(torch.randn(6, 3, 4))[0]
+    assert not tape["layer0.forget"].requires_grad
+    graph = weakref.ref(output.grad_fn)
+    del output
+    gc.collect()
+    assert graph() is None
+
+
+def test_a_budget_refuses_before_the_run():
+    layer = throughtime.LSTM(4, 64)
+    x = torch.randn(100, 32, 4)
+    with throughtime.record(layer, "*.forget", budget_bytes=1 << 20) as tape:
+        layer(x[:, :16])
+        with pytest.raises(UserError, match=r"take 800 KiB beside the 400 KiB .* 1 MiB: .* tape.clear\(\)"):
+            layer(x)
+        assert len(tape.calls) == 1
+        tape.clear()
+        layer(x)
+    with throughtime.record(layer, "*.forget", units=slice(4), budget_bytes=1 << 16):
+        layer(x)
+    with (
+        throughtime.record(layer, "*.forget", gradients=True, budget_bytes=1 << 20),
+        pytest.raises(UserError, match=r"1\.56 MiB, and the budget is 1 MiB"),
+    ):
+        layer(x)
+
+
+def test_what_cannot_be_recorded_is_said():
+    layer = throughtime.LSTM(4, 5)
+    x = torch.randn(6, 3, 4)
+    for arguments, message in [
+        (([],), "a torch module"),
+        ((nn.LSTM(4, 5), "*"), r"throughtime.accelerate\(model\)"),
+        ((layer,), "name what is to be recorded"),
+        ((layer, "layer0.forgte"), "did you mean layer0.forget?"),
+        ((layer, "layer1.*"), "no value is called 'layer1.*'"),
+        ((layer, 3), "given 3"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            throughtime.record(*arguments)
+    for options, message in [
+        ({"units": [5]}, "units 5 of layer0.forget: it has 5, from 0 to 4"),
+        ({"units": [1, -4]}, "one is meant twice"),
+        ({"units": [1, 1]}, "one is there twice"),
+        ({"units": "12"}, "a list of whole numbers"),
+        ({"steps": [0.5]}, "a list of whole numbers"),
+        ({"steps": [True]}, "a list of whole numbers"),
+        ({"steps": [6]}, "steps 6 of a run: it has 6, from 0 to 5"),
+        ({"steps": slice(6, 9)}, "leaves none of the 6"),
+    ]:
+        with pytest.raises(UserError, match=message), throughtime.record(layer, "layer0.forget", **options):
+            layer(x)
+    with throughtime.record(layer, "layer0.forget") as tape:
+        with pytest.raises(UserError, match="no run of its layer was seen"):
+            tape["layer0.forget"]
+        layer(x)
+        with pytest.raises(UserError, match=r"'layer0.cell' was not recorded"):
+            tape["layer0.cell"]
+        with pytest.raises(UserError, match="gradients=True"):
+            tape.gradient("layer0.forget")
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile asks what has one, where it goes on
+def test_a_compiled_model_is_recorded_outside_its_graph_or_it_is_said():
+    layer = recurrent("lstm")
+    x = torch.randn(6, 3, 4)
+    compiled = torch.compile(layer, backend="eager")
+    plain, _ = compiled(x)
+    with throughtime.record(compiled, "layer0.forget") as tape:
+        output, _ = compiled(x)
+    assert torch.equal(output, plain)
+    assert tape["layer0.forget"].shape == (6, 3, HIDDEN)
+    assert torch.equal(compiled(x)[0], plain)
+    torch._dynamo.reset()
+    whole = torch.compile(layer, backend="eager", fullgraph=True)
+    with (
+        throughtime.record(layer, "layer0.forget"),
+        pytest.raises(RuntimeError, match="record_and_edit_cannot_be_in_one_graph"),
+    ):
+        whole(x)
+    with throughtime.record(layer, "layer0.forget"), pytest.raises(UserError, match="nothing can be recorded"):
+        torch.export.export(layer, (x,))
+
+
+def test_nothing_is_recorded_under_a_transform_and_that_is_said():
+    layer = throughtime.LSTM(4, 5)
+    with throughtime.record(layer, "*"), pytest.raises(UserError, match="under vmap"):
+        torch.func.vmap(lambda x: layer(x)[0])(torch.randn(2, 6, 3, 4))
+
+
+def test_the_torch_engine_says_that_it_cannot():
+    layer = throughtime.LSTM(4, 5, engine="torch")
+    with throughtime.record(layer, "*.forget"), pytest.raises(UserError, match="engine 'torch' cannot run this"):
+        layer(torch.randn(6, 3, 4))
+
+
+def test_under_autocast_the_values_are_those_that_are_computed():
+    layer = throughtime.LSTM(4, 5)
+    x = torch.randn(6, 3, 4)
+    with throughtime.record(layer, "*.forget") as plain:
+        layer(x)
+    with throughtime.record(layer, "*.forget") as tape, torch.autocast("cpu", torch.bfloat16):
+        layer(x)
+    assert torch.equal(tape["layer0.forget"], plain["layer0.forget"])
+
+
+SCRIPT = """
+import os, sys, torch, throughtime
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+rank = int(sys.argv[1])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+torch.manual_seed(0)
+model = throughtime.Recurrent("lstm", 4, 5)
+whole = torch.randn(6, 4, 4)
+x = whole[:, 2 * rank : 2 * rank + 2]
+parallel = DistributedDataParallel(model)
+found = []
+for recorded in (False, True):
+    model.zero_grad()
+    if recorded:
+        with throughtime.record(parallel, "layer0.forget", gradients=True) as tape:
+            parallel(x)[0].square().mean().backward()
+    else:
+        parallel(x)[0].square().mean().backward()
+    found.append([p.grad.clone() for p in model.parameters()])
+assert all(map(torch.equal, *found))
+with throughtime.record(model, "layer0.forget", gradients=True) as alone:
+    model(whole)[0].square().mean().backward()
+mine = alone["layer0.forget"][:, 2 * rank : 2 * rank + 2]
+torch.testing.assert_close(tape["layer0.forget"], mine)
+mine = 2 * alone.gradient("layer0.forget")[:, 2 * rank : 2 * rank + 2]
+torch.testing.assert_close(tape.gradient("layer0.forget"), mine)
+distributed.destroy_process_group()
+"""
+
+
+def test_each_process_records_its_rows(tmp_path):
+    """Two processes with DistributedDataParallel over gloo; gradients are the same bits with and without."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(script), str(rank), str(tmp_path / "meeting")],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors
