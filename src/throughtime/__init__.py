@@ -49,7 +49,7 @@ _HOMES = {
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "edit", "load", "record", "train",
+    "cell", "cells", "check", "edit", "from_onnx", "load", "record", "to_onnx", "train",
 ]  # fmt: skip
 
 

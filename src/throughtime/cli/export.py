@@ -1,0 +1,56 @@
+"""`throughtime export`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from throughtime.cli.output import console, show_rows, starting
+from throughtime.errors import UserError
+
+_KINDS = {".onnx": "ONNX"}
+
+
+def export(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; its name ends in .onnx.")],
+    *,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there already.")] = False,
+) -> None:
+    """The file takes ids of symbols and the state, and gives a score of each symbol and the state after the last step.
+
+    It holds the vocabulary too, in its metadata.
+    """
+    from throughtime.exchange.packages import require
+    from throughtime.runs import Run
+
+    if file.suffix not in _KINDS:
+        raise UserError(f"{file}: what is written is told by the end of the name, which can be {', '.join(_KINDS)}.")
+    if file.exists() and not overwrite:
+        raise UserError(f"{file} is there already: give another name, or --overwrite.")
+    opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    require("onnx")
+    with starting():
+        from throughtime.exchange.onnx_out import to_onnx
+
+        vocabulary = {"throughtime.vocabulary": opened.vocabulary.to_json()}
+        model = to_onnx(opened.model(), file, metadata=vocabulary)
+    console().print(f"[bold]{file}[/]", markup=True)
+    show_rows(_rows(model, file), "  ")
+
+
+def _rows(model: Any, file: Path) -> list[tuple[str, str]]:
+    layers = [node.op_type for node in model.graph.node if node.op_type in ("RNN", "GRU", "LSTM", "Scan")]
+    return [
+        ("size", f"{file.stat().st_size:,} bytes"),
+        ("layers", ", ".join(layers)),
+        ("takes", ", ".join(map(_declared, model.graph.input))),
+        ("gives", ", ".join(map(_declared, model.graph.output))),
+    ]
+
+
+def _declared(value: Any) -> str:
+    sizes = [size.dim_param or str(size.dim_value) for size in value.type.tensor_type.shape.dim]
+    return f"{value.name} [{', '.join(sizes)}]"

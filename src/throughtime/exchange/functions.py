@@ -1,0 +1,51 @@
+"""The activation functions that ONNX's recurrent operators name, in the words of a cell's equations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from throughtime.language import exp, maximum, minimum, relu, select, sigmoid, softplus, tanh
+from throughtime.program.builder import Symbol
+
+
+class Kind(NamedTuple):
+    """A row of the table.
+
+    Attributes:
+        meaning: `(x, *constants)` to the result.
+        constants: for alpha, and beta if it takes it, what they are where a file does not say; None where the
+            operators' specification does not say either.
+    """
+
+    meaning: Callable[..., Symbol]
+    constants: tuple[float | None, ...] = ()
+
+
+KINDS = {
+    "Relu": Kind(relu),
+    "Tanh": Kind(tanh),
+    "Sigmoid": Kind(sigmoid),
+    "Affine": Kind(lambda x, alpha, beta: x * alpha + beta, (1.0, 0.0)),
+    "LeakyRelu": Kind(lambda x, alpha: select(x < 0.0, x * alpha, x), (0.01,)),
+    "ThresholdedRelu": Kind(lambda x, alpha: select(x < alpha, 0.0, x), (1.0,)),
+    "ScaledTanh": Kind(lambda x, alpha, beta: tanh(x * beta) * alpha, (None, None)),
+    "HardSigmoid": Kind(lambda x, alpha, beta: minimum(maximum(x * alpha + beta, 0.0), 1.0), (0.2, 0.5)),
+    # exp does not see what it is not asked for, as it would be infinite there, and its gradient 0 times that
+    "Elu": Kind(lambda x, alpha: select(x < 0.0, (exp(minimum(x, 0.0)) - 1.0) * alpha, x), (1.0,)),
+    "Softsign": Kind(lambda x: x / (maximum(x, -x) + 1.0)),
+    "Softplus": Kind(softplus),
+}
+
+
+@dataclass(frozen=True)
+class Activation:
+    """An activation function: its name in ONNX and its constants, alpha and then beta."""
+
+    name: str
+    constants: tuple[float, ...] = ()
+
+    def __call__(self, x: Symbol) -> Symbol:
+        """The function of a vector."""
+        return KINDS[self.name].meaning(x, *self.constants)

@@ -1,0 +1,97 @@
+"""Writing a graph of ONNX: nodes one after the other, values by their names."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+# Old enough for any runtime of the last years: the first version of Shape that gives a part of the shape is 15.
+OPSET, IR_VERSION = 17, 8
+
+_SMALL = 64  # elements: what is larger is a weight
+
+
+class Graph:
+    """A graph that is being written.
+
+    Args:
+        parent: the graph in a node of which this one is; its values can be used here, and constants are kept there.
+    """
+
+    def __init__(self, name: str, parent: Graph | None = None) -> None:
+        self.name = name
+        self.nodes: list[Any] = []
+        self.inputs: list[Any] = []
+        self.outputs: list[Any] = []
+        self._top: Graph = parent._top if parent else self
+        self._taken: Counter[str] = Counter()
+        self._constants: dict[str, Array] = {}
+        self._known: dict[tuple[Any, ...], str] = {}
+        self._used: set[str] = set()
+
+    def fresh(self, name: str) -> str:
+        """A name that no value has yet, made from this one."""
+        taken = self._top._taken
+        taken[name] += 1
+        return name if taken[name] == 1 else self.fresh(f"{name}_{taken[name]}")
+
+    def input(self, name: str, dtype: Any, shape: Sequence[int | str]) -> str:
+        """Declares what the graph is given; a text among the sizes is a size that is known when it is run."""
+        self.inputs.append(_declared(self.fresh(name), dtype, shape))
+        return str(self.inputs[-1].name)
+
+    def output(self, name: str, value: str, dtype: Any, shape: Sequence[int | str]) -> None:
+        """Declares what the graph gives."""
+        from onnx import helper
+
+        self._top._used.add(value)
+        given = self.fresh(name)
+        self.nodes.append(helper.make_node("Identity", [value], [given], name=self.fresh("Identity")))
+        self.outputs.append(_declared(given, dtype, shape))
+
+    def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
+        """A node of one result; returns the result's name."""
+        return self.node(operator, inputs, 1, **attributes)[0]
+
+    def node(self, operator: str, inputs: Sequence[str], results: int, **attributes: Any) -> list[str]:
+        """A node; returns the names of its results."""
+        from onnx import helper
+
+        self._top._used.update(inputs)
+        given = [self.fresh(operator.lower()) for _ in range(results)]
+        self.nodes.append(helper.make_node(operator, list(inputs), given, name=self.fresh(operator), **attributes))
+        return given
+
+    def constant(self, array: Array, name: str = "constant") -> str:
+        """A constant's name; equal small ones are one."""
+        array = np.asarray(array, order="C")
+        top = self._top
+        key = array.dtype.str, array.shape, array.tobytes() if array.size < _SMALL else len(top._constants)
+        if key not in top._known:
+            top._known[key] = self.fresh(name)
+            top._constants[top._known[key]] = array
+        return top._known[key]
+
+    def whole(self, *values: int) -> str:
+        """A constant vector of whole numbers, such as axes and shapes."""
+        return self.constant(np.array(values, np.int64))
+
+    def proto(self) -> Any:
+        """The graph as ONNX has it."""
+        from onnx import helper, numpy_helper
+
+        used = [(name, array) for name, array in self._constants.items() if name in self._used]
+        constants = [numpy_helper.from_array(array, name) for name, array in used]
+        return helper.make_graph(self.nodes, self.name, self.inputs, self.outputs, constants)
+
+
+def _declared(name: str, dtype: Any, shape: Sequence[int | str]) -> Any:
+    from onnx import helper
+
+    return helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), shape)

@@ -1,0 +1,146 @@
+"""A module as a model of ONNX."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import throughtime
+from throughtime.errors import UserError
+from throughtime.exchange.onnx_graph import IR_VERSION, OPSET, Graph
+from throughtime.exchange.onnx_stack import Stack, add_stack, array, give_states
+from throughtime.exchange.packages import require
+from throughtime.files import replacing
+from throughtime.nn.dropin import GRU, LSTM, RNN
+from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.options import Options
+from throughtime.nn.recurrent import Recurrent
+
+_MAX_BYTES = 2**31 - 1  # of a file of ONNX
+
+_Layers = Recurrent | RNN | LSTM | GRU
+
+
+def to_onnx(module: nn.Module, path: str | Path | None = None, *, metadata: Mapping[str, str] | None = None) -> Any:
+    """Makes a model of ONNX that computes what a module computes in evaluation.
+
+    A layer whose program equals an operator of ONNX becomes that operator (RNN, GRU or LSTM), any other a Scan; ONNX
+    Runtime has the operators in float32 alone, so float64 is always a Scan. The numbers of steps T and of rows B are
+    open. It takes `input` `[T, B, input_size]` (`[B, T, input_size]` if the module is `batch_first`; for a language
+    model `symbols` `[T, B]`) and for each state of the cell `initial_STATE` `[layers * directions, B, width]`; it gives
+    `output` (and `output_reverse` where the directions stay apart; for a language model `logits`) and `final_STATE`,
+    which goes in again as `initial_STATE` with the next steps. Its metadata say what the states start with.
+
+    Args:
+        module: a `Recurrent`, an `RNN`, `LSTM` or `GRU` of this package, or a `LanguageModel`.
+        path: the file to write; none if not given.
+        metadata: what else the model shall hold, by name.
+
+    Returns:
+        The model, an `onnx.ModelProto`.
+
+    Raises:
+        UserError: if the module is of another kind or number format, or the package onnx is missing.
+    """
+    require("onnx")
+    graph = Graph(type(module).__name__)
+    if isinstance(module, LanguageModel):
+        stack = _language_model(graph, module)
+    elif isinstance(module, _Layers):
+        stack = _recurrent(graph, module)
+    else:
+        hint = " Make it ours first: throughtime.accelerate(module)." if isinstance(module, nn.RNNBase) else ""
+        raise UserError(
+            "a Recurrent, RNN, LSTM, GRU or LanguageModel of throughtime can become a model of ONNX; given a "
+            f"{type(module).__module__}.{type(module).__name__}.{hint}"
+        )
+    model = _model(graph, _about(module, stack) | dict(metadata or {}))
+    if model.ByteSize() > _MAX_BYTES:
+        raise UserError(f"the model has {model.ByteSize():,} bytes, and a file of ONNX holds {_MAX_BYTES:,} at most.")
+    if path is not None:
+        with replacing(Path(path)) as file:
+            file.write(model.SerializeToString())
+    return model
+
+
+def _model(graph: Graph, metadata: Mapping[str, str]) -> Any:
+    from onnx import helper
+
+    model = helper.make_model(
+        graph.proto(),
+        opset_imports=[helper.make_opsetid("", OPSET)],
+        ir_version=IR_VERSION,
+        producer_name="throughtime",
+        producer_version=throughtime.__version__,
+    )
+    helper.set_model_props(model, dict(metadata))
+    return model
+
+
+def _about(module: nn.Module, stack: Stack) -> dict[str, str]:
+    """The cells, and the initial states: a number for all units, or where they are learned one for each."""
+    recurrent = module.recurrent if isinstance(module, LanguageModel) else module
+    states: dict[str, Any] = {state.name: state.initial for state in stack.program.states}
+    if stack.options.learn_initial and isinstance(recurrent, Recurrent):
+        ways = [way for layer in recurrent.starts() for way in layer]
+        learned = [[start.tolist() for start in of_state] for of_state in zip(*ways, strict=True)]
+        states = dict(zip(states, learned, strict=True))
+    cells = [layer[0][0].name for layer in stack.layers]
+    return {"throughtime.cells": json.dumps(cells), "throughtime.initial": json.dumps(states)}
+
+
+def _recurrent(graph: Graph, module: _Layers) -> Stack:
+    stack = _stack_of(module)
+    rows_first = stack.options.batch_first
+    axes = ("B", "T") if rows_first else ("T", "B")
+    x = graph.input("input", stack.dtype, (*axes, stack.program.inputs[0].width))
+    outputs, final = add_stack(graph, stack, graph.add("Transpose", x, perm=[1, 0, 2]) if rows_first else x)
+    for name, y in zip(("output", "output_reverse"), outputs, strict=False):
+        if stack.options.returns == "last":
+            graph.output(name, y, stack.dtype, ("B", stack.output_width))
+        else:
+            y = graph.add("Transpose", y, perm=[1, 0, 2]) if rows_first else y
+            graph.output(name, y, stack.dtype, (*axes, stack.output_width))
+    give_states(graph, stack, final)
+    return stack
+
+
+def _language_model(graph: Graph, module: LanguageModel) -> Stack:
+    stack = _stack_of(module.recurrent)
+    if stack.options.data.keys() & {"batch_first", "returns"} or stack.options.merge == "none":
+        raise UserError(
+            "a language model is exported whose recurrent layers give one output [T, B, features]; given "
+            f"{module.recurrent.extra_repr()}."
+        )
+    symbols = graph.input("symbols", np.int64, ("T", "B"))
+    embedding = graph.constant(array(module.embedding.weight), "embedding")
+    (y,), final = add_stack(graph, stack, graph.add("Gather", embedding, symbols))
+    if module.softmax_weight is None:
+        softmax = graph.add("Transpose", embedding, perm=[1, 0])
+    else:
+        softmax = graph.constant(array(module.softmax_weight).T, "softmax_weight")
+    logits = graph.add(
+        "Add", graph.add("MatMul", y, softmax), graph.constant(array(module.softmax_bias), "softmax_bias")
+    )
+    graph.output("logits", logits, stack.dtype, ("T", "B", module.vocabulary_size))
+    give_states(graph, stack, final)
+    return stack
+
+
+def _stack_of(module: _Layers) -> Stack:
+    if module.watching:
+        raise UserError("the module is being recorded or edited: export it when that has ended.")
+    if isinstance(module, Recurrent):
+        options = module.options
+    else:
+        options = Options(batch_first=module.batch_first, bidirectional=module.bidirectional)
+    if options.returns == "states":
+        raise UserError("layers that return their states at all steps can't be exported: returns='steps' can.")
+    with torch.no_grad():
+        return Stack(module.layers(), options)

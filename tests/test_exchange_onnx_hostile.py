@@ -1,0 +1,219 @@
+"""Files of ONNX that are damaged or meant to harm: a clear error, or a model that can be used."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx import TensorProto, helper, numpy_helper
+
+import throughtime
+from throughtime.errors import UserError
+from throughtime.nn.recurrent import Recurrent
+
+GIVEN = (torch.ones(4, 2, 3), torch.ones(4, 2, 4))
+
+
+@cache
+def healthy() -> bytes:
+    """Two layers with a clip, other activations and shapes about them."""
+    module = Recurrent("gru", 3, 4, 2, bidirectional=True, clip=0.5, activations={"candidate": "softplus"})
+    return throughtime.to_onnx(module).SerializeToString()
+
+
+def use(content: bytes) -> None:
+    """Reads a model and runs it, if it lets itself be read and run; nothing but a UserError may come of it."""
+    with contextlib.suppress(UserError):
+        run(content)
+
+
+def run(content: bytes) -> Any:
+    model = throughtime.from_onnx(content)
+    return model(*GIVEN[: len(model.inputs)])
+
+
+def refused(content: bytes, *words: str) -> None:
+    with pytest.raises(UserError) as told:
+        run(content)
+    for word in words:
+        assert word in str(told.value)
+
+
+def test_the_healthy_one_runs() -> None:
+    assert len(throughtime.from_onnx(healthy())(*GIVEN)) == 2
+
+
+@settings(max_examples=60)
+@given(st.floats(0, 1, exclude_max=True))
+def test_cut_off(share: float) -> None:
+    content = healthy()
+    refused(content[: int(share * len(content))], "damaged")
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
+def test_bytes_that_are_others(changes: list[tuple[float, int]]) -> None:
+    content = bytearray(healthy())
+    for place, byte in changes:
+        content[int(place * len(content))] = byte
+    use(bytes(content))
+
+
+NUMBERS = [0, 1, -1, 2, 3, 5, 10**6, 2**31 - 1, 2**31, -(2**31), 2**63 - 1, -(2**63)]
+TEXTS = ["", "X", "RNN", "LSTM", "Expand", "ConstantOfShape", "Concat", "Gather", "Loop", "input", "gru", "/etc/passwd"]
+
+
+def fields(message: Any) -> list[tuple[Any, Any, int | None]]:
+    """Every field of a message and of those in it, and of lists each entry, the first three."""
+    found = []
+    for field, value in message.ListFields():
+        entries = value if field.is_repeated else [value]
+        if field.message_type is not None:
+            found += [f for entry in entries for f in fields(entry)]
+        found += [(message, field, k) for k in range(min(len(entries), 3))] if field.is_repeated else []
+        found.append((message, field, None))
+    return found
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_fields_that_are_others(data: st.DataObject) -> None:
+    """What no chance change of bytes would hit on: a file that is well formed and means nonsense."""
+    model = onnx.load_from_string(healthy())
+    for _ in range(data.draw(st.integers(1, 3))):
+        places = fields(model)
+        message, field, k = places[data.draw(st.integers(0, len(places) - 1))]
+        change(message, field, k, data)
+    use(model.SerializeToString())
+
+
+def change(message: Any, field: Any, k: int | None, data: st.DataObject) -> None:
+    value = getattr(message, field.name)
+    if field.is_repeated and k is None:
+        if data.draw(st.booleans()):
+            del value[data.draw(st.integers(0, len(value) - 1))]
+        elif field.message_type is not None:
+            value.add().CopyFrom(value[0])
+        else:
+            value.append(value[0])
+        return
+    if field.message_type is not None:
+        message.ClearField(field.name)
+        return
+    old = value if k is None else value[k]
+    choices = {int: NUMBERS, float: [0.0, -1.0, float("nan"), 1e38], str: TEXTS, bytes: [b"", b"Tanh", b"\xff"]}
+    new = data.draw(st.sampled_from(choices[type(old)]))
+    with contextlib.suppress(ValueError):  # of numbers that the field can't hold
+        if k is None:
+            setattr(message, field.name, new)
+        else:
+            value[k] = new
+
+
+# What somebody may think of.
+
+
+def model_of(nodes: list[Any], constants: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
+    """A graph that ends in a layer of one unit."""
+    weights = {name: np.ones((1, 1, 1), np.float32) for name in "WR"} | (constants or {})
+    layer = helper.make_node("RNN", ["x", "W", "R"], ["y"], "the layer", hidden_size=1)
+    inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, None)]
+    outputs = [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)]
+    stored = [numpy_helper.from_array(array, name) for name, array in weights.items()]
+    graph = helper.make_graph([*nodes, layer], "graph", inputs, outputs, stored)
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def node(operator: str, takes: str, gives: str, **attributes: Any) -> Any:
+    return helper.make_node(operator, takes.split(), gives.split(), **attributes)
+
+
+WHOLE = {"size": np.array([2**20, 2**20], np.int64), "shape": np.array([2**40, 1, 1, 1], np.int64)}
+
+
+def doubled(name: str) -> list[Any]:
+    """A value put beside itself, and that beside itself, 50 times."""
+    first, last = node("Identity", name, "v0"), node("Identity", "v50", "x")
+    return [first, *(node("Concat", f"v{k} v{k}", f"v{k + 1}", axis=0) for k in range(50)), last]
+
+
+SQUARED = [
+    node("Flatten", "input", "row", axis=0),
+    node("Transpose", "row", "column"),
+    node("Concat", "column " * 64, "long", axis=0),
+    node("Transpose", "long", "wide"),
+    node("Mul", "long wide", "x"),
+]
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        [node("ConstantOfShape", "size", "x")],
+        [node("Expand", "input shape", "x")],
+        doubled("input"),
+        doubled("W"),
+        SQUARED,
+    ],
+    ids=["filled", "repeated", "doubled", "doubled constant", "squared"],
+)
+def test_what_would_exhaust_the_memory(nodes: list[Any]) -> None:
+    refused(model_of(nodes, WHOLE).SerializeToString(), "too large")
+
+
+def test_an_array_that_says_it_is_huge() -> None:
+    model = model_of([node("Identity", "input", "x")])
+    model.graph.initializer[0].dims[:] = [1, 2**40, 1]
+    refused(model.SerializeToString(), "damaged", "1099511627776")
+
+
+def test_an_array_in_another_file() -> None:
+    model = model_of([node("Identity", "input", "x")])
+    entry = model.graph.initializer[0].external_data.add()
+    entry.key, entry.value = "location", "/etc/passwd"
+    refused(model.SerializeToString(), "'W'", "another file")
+    model.graph.initializer[0].data_location = TensorProto.EXTERNAL
+    refused(model.SerializeToString(), "'W'", "another file")
+
+
+def test_texts_and_sparse_arrays() -> None:
+    model = model_of([node("Identity", "input", "x")], {"texts": np.array(["a"], object)})
+    refused(model.SerializeToString(), "'texts'")
+    model = model_of([node("Identity", "input", "x")])
+    model.graph.sparse_initializer.add().values.name = "W"
+    refused(model.SerializeToString(), "sparse")
+
+
+def test_a_graph_in_a_circle() -> None:
+    refused(model_of([node("Identity", "x", "z"), node("Identity", "z", "x")]).SerializeToString(), "'x'")
+
+
+def test_a_graph_within_a_graph() -> None:
+    inner = helper.make_graph([node("Identity", "a", "b")], "inner", [], [])
+    refused(model_of([node("If", "input", "x", then_branch=inner, else_branch=inner)]).SerializeToString(), "If")
+
+
+def test_operators_from_before_and_after() -> None:
+    model = model_of([node("Identity", "input", "x")])
+    model.opset_import[0].version = 6
+    refused(model.SerializeToString(), "6", "7")
+
+
+def test_no_file_an_empty_one_and_another_one(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="No such file"):
+        throughtime.from_onnx(tmp_path / "none.onnx")
+    file = io.BytesIO()
+    np.save(file, np.zeros(100))
+    for content in (b"", file.getvalue(), b"<html></html>", b"\n" * 50):
+        (tmp_path / "some.onnx").write_bytes(content)
+        with pytest.raises(UserError, match=r"some\.onnx is damaged, or is no file of ONNX"):
+            throughtime.from_onnx(str(tmp_path / "some.onnx"))

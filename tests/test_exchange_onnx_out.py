@@ -1,0 +1,282 @@
+"""Modules as models of ONNX: the same numbers in ONNX Runtime, for every cell, option and kind of module."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import json
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from helpers import random_arguments, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from onnx_helpers import assert_alike, by_onnx_runtime
+from random_programs import programs
+from torch import Tensor, nn
+
+import throughtime
+from throughtime import cells
+from throughtime.errors import UserError
+from throughtime.exchange.onnx_graph import IR_VERSION, OPSET, Graph
+from throughtime.exchange.onnx_program import EMIT, add_program
+from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.options import Options
+from throughtime.nn.recurrent import Recurrent
+from throughtime.program.operations import OPERATIONS
+
+INPUT, HIDDEN, STEPS, ROWS = 3, 4, 6, 2
+
+
+def shaken(module: nn.Module) -> Any:
+    """The module with no two of its parameters alike, in evaluation."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for parameter in module.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.add_(0.2 * noise.to(parameter.dtype))
+    return module.eval()
+
+
+def initial_states(layers: Any, rows: int = ROWS) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(2)
+    count, dtype = len(layers) * len(layers[0]), layers[0][0][1][0].dtype
+    widths = [s.width for s in layers[0][0][0].states]
+    return [torch.randn(count, rows, w, generator=generator, dtype=torch.float64).to(dtype) * 0.5 for w in widths]
+
+
+def ours(module: Any, x: Tensor, states: list[Tensor]) -> list[np.ndarray]:
+    """All that the module gives, as a list."""
+    with torch.no_grad():
+        y, final = module(x, states[0] if len(states) == 1 else tuple(states))
+    outputs = list(y) if isinstance(y, tuple) else [y]
+    return [t.numpy() for t in (*outputs, *([final] if isinstance(final, Tensor) else final))]
+
+
+def checked(module: Any) -> onnx.ModelProto:
+    """The model, which ONNX's own checker finds right, its shapes too."""
+    model = throughtime.to_onnx(module)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def compare(module: Any, **tolerance: float) -> list[str]:
+    """Holds a module's model against it; returns the model's recurrent operators."""
+    module = shaken(module)
+    model, states = checked(module), initial_states(module.layers())
+    x = torch.randn(STEPS, ROWS, INPUT, generator=torch.Generator().manual_seed(3), dtype=states[0].dtype)
+    x = x.transpose(0, 1).contiguous() if module.batch_first else x
+    takes = {v.name: t.numpy() for v, t in zip(model.graph.input, [x, *states], strict=True)}
+    assert_alike(by_onnx_runtime(model, takes), ours(module, x, states), **tolerance)
+    return operators(model)
+
+
+def operators(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node if node.op_type in ("RNN", "GRU", "LSTM", "Scan")]
+
+
+OPERATORS = {
+    "rnn": "RNN", "rnn_relu": "RNN", "gru": "GRU", "gru_reset_before": "GRU",
+    "lstm": "LSTM", "lstm_np": "LSTM", "lstm_peephole": "LSTM", "lstm_coupled": "LSTM",
+    "lstm_niaf": "LSTM", "lstm_noaf": "LSTM",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", cells.names())
+def test_every_cell(name: str) -> None:
+    """Those that ONNX has become its operators, the others Scans."""
+    assert compare(Recurrent(name, INPUT, HIDDEN)) == [OPERATORS.get(name, "Scan")]
+
+
+@pytest.mark.parametrize("name", [*sorted(OPERATORS), "mgu", "lstm_layer_norm"])
+def test_both_directions_without_biases(name: str) -> None:
+    found = compare(Recurrent(name, INPUT, HIDDEN, bidirectional=True, bias=False))
+    assert found == ([OPERATORS[name]] if name in OPERATORS else ["Scan", "Scan"])
+
+
+@pytest.mark.parametrize("name", ["lstm", "gru_layer_norm", "slstm"])
+def test_float64(name: str) -> None:
+    """ONNX Runtime has no such operators, so all are Scans, and as exact as float64 is."""
+    assert compare(Recurrent(name, INPUT, HIDDEN, dtype=torch.float64), rtol=0, atol=1e-14) == ["Scan"]
+
+
+# Each way of joining layers that there is, and cells changed by the layer's own words.
+WORDS: dict[str, dict[str, Any]] = {
+    "batch_first": {"batch_first": True},
+    "bidirectional": {"bidirectional": True},
+    "sum": {"bidirectional": True, "merge": "sum"},
+    "mean": {"bidirectional": True, "merge": "mean"},
+    "product": {"bidirectional": True, "merge": "product"},
+    "none": {"bidirectional": True, "merge": "none"},
+    "reverse": {"reverse": True},
+    "residual": {"skip": "residual", "bidirectional": True, "merge": "mean"},
+    "dense": {"skip": "dense"},
+    "dense, apart": {"skip": "dense", "bidirectional": True, "merge": "none"},
+    "last": {"returns": "last", "bidirectional": True},
+    "last, apart": {"returns": "last", "bidirectional": True, "merge": "none", "skip": "residual", "batch_first": True},
+    "dropout": {"dropout": 0.5, "variational": True},
+    "recurrent_dropout": {"recurrent_dropout": 0.5, "weight_drop": 0.5},
+    "zoneout": {"zoneout": 0.3},
+    "learn_initial": {"learn_initial": True},
+    "heads": {"heads": 2},
+    "clip": {"clip": 0.4},
+    "activations": {"activations": {"candidate": "relu"}},
+    "bias": {"bias": False},
+}
+AS_OPERATOR = WORDS.keys() - {"zoneout", "heads"}
+
+
+@pytest.mark.parametrize("words", WORDS)
+@pytest.mark.parametrize("name", ["lstm", "gru"])
+def test_every_option(name: str, words: str) -> None:
+    layers = 3 if "skip" in WORDS[words] else 2
+    found = set(compare(Recurrent(name, INPUT, HIDDEN, layers, **WORDS[words])))
+    assert found == {OPERATORS[name] if words in AS_OPERATOR else "Scan"}
+
+
+def test_no_option_is_left_out() -> None:
+    """An option that comes to be is to be exported, and tested here, or refused."""
+    tested = {word for words in WORDS.values() for word in words}
+    known = {f.name for f in fields(Options)} | set(inspect.signature(Recurrent.__init__).parameters)
+    others = {"self", "cell", "input_size", "hidden_size", "num_layers", "engine", "device", "dtype", "hyper"}
+    assert known == tested | others
+
+
+@pytest.mark.parametrize("kind", [throughtime.RNN, throughtime.GRU, throughtime.LSTM])
+def test_torchs_layers(kind: type) -> None:
+    """With two biases a gate, which ONNX has too."""
+    name = kind.__name__
+    assert compare(kind(INPUT, HIDDEN, 2, bidirectional=True, batch_first=True)) == [name, name]
+    assert compare(kind(INPUT, HIDDEN, bias=False)) == [name]
+
+
+def test_torchs_lstm_with_a_projection() -> None:
+    """ONNX has none."""
+    assert compare(throughtime.LSTM(INPUT, HIDDEN, 2, proj_size=2)) == ["Scan", "Scan"]
+
+
+@pytest.mark.parametrize("tie", [False, True])
+@pytest.mark.parametrize("name", ["lstm", "mgu"])
+def test_a_language_model(name: str, tie: bool) -> None:
+    module = shaken(LanguageModel(7, Recurrent(name, HIDDEN, HIDDEN, 2), tie=tie))
+    states = initial_states(module.recurrent.layers())
+    symbols = torch.randint(7, (STEPS, ROWS), generator=torch.Generator().manual_seed(3))
+    model = checked(module)
+    takes = {v.name: t.numpy() for v, t in zip(model.graph.input, [symbols, *states], strict=True)}
+    assert takes.keys() == {"symbols", *(f"initial_{s.name}" for s in module.recurrent.programs[0].states)}
+    assert_alike(by_onnx_runtime(model, takes), ours(module, symbols, states))
+
+
+@pytest.mark.parametrize("name", ["gru", "slstm"])
+def test_steps_one_by_one_are_the_whole(name: str) -> None:
+    """What comes out as a final state goes in again; the numbers of steps and of rows are open."""
+    module = shaken(Recurrent(name, INPUT, HIDDEN, 2))
+    model, states = throughtime.to_onnx(module), initial_states(module.layers(), rows=5)
+    x = torch.randn(4, 5, INPUT)
+    wanted = ours(module, x, states)
+    carried, outputs = [s.numpy() for s in states], []
+    for step in x.numpy():
+        takes = dict(zip([v.name for v in model.graph.input], [step[None], *carried], strict=True))
+        y, *carried = by_onnx_runtime(model, takes)
+        outputs.append(y)
+    assert_alike([np.concatenate(outputs), *carried], wanted)
+
+
+@pytest.mark.parametrize("name", sorted(OPERATORS))
+def test_there_and_back(name: str) -> None:
+    """Our own model read in again computes the same numbers by the same program, so to the bit."""
+    module = shaken(Recurrent(name, INPUT, HIDDEN, 2, bidirectional=True, batch_first=True))
+    states = initial_states(module.layers())
+    x = torch.randn(ROWS, STEPS, INPUT)
+    back = throughtime.from_onnx(throughtime.to_onnx(module).SerializeToString())
+    with torch.no_grad():
+        found = [t.numpy() for t in back(x, *states)]
+    for one, other in zip(found, ours(module, x, states), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# The operations.
+
+
+def test_every_operation_has_a_row() -> None:
+    assert EMIT.keys() == OPERATIONS.keys()
+
+
+@settings(max_examples=40)
+@given(programs(reductions=False, operations=8), st.integers(0, 9))
+def test_any_program(program: Any, seed: int) -> None:
+    """What is drawn has vectors of one element, constants as states, and no state at all in what it gives."""
+    arguments = random_arguments(program, 3, 2, seed=seed)
+    graph, dtype = Graph("drawn"), np.float64
+    inputs = [graph.input(i.name, dtype, ("T", "B", i.width)) for i in program.inputs]
+    states = [graph.input(s.name, dtype, ("B", s.width)) for s in program.states]
+    outputs, final = add_program(graph, program, inputs, states, [p.numpy() for p in arguments.parameters], dtype)
+    for value in (*outputs, *final):
+        graph.output("given", value, dtype, ("T", "B", "width")[-3 if value in outputs else -2 :])
+    model = onnx.helper.make_model(
+        graph.proto(), opset_imports=[onnx.helper.make_opsetid("", OPSET)], ir_version=IR_VERSION
+    )
+    takes = zip([*inputs, *states], [*arguments.inputs, *arguments.states], strict=True)
+    wanted = run(program, arguments, 3)
+    assert_alike(
+        by_onnx_runtime(model, {name: t.numpy() for name, t in takes}),
+        [t.numpy() for t in (*wanted.outputs, *wanted.states)],
+        atol=1e-10,
+        rtol=1e-10,  # values to some thousand, in float64
+    )
+
+
+# What the file says of itself, and what is refused.
+
+
+def test_what_the_model_says_of_itself() -> None:
+    module = Recurrent("lstm", INPUT, HIDDEN, 2, learn_initial=True)
+    model = throughtime.to_onnx(module, metadata={"author": "me"})
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    assert json.loads(said["throughtime.cells"]) == ["lstm", "lstm"]
+    assert said["author"] == "me"
+    learned = json.loads(said["throughtime.initial"])
+    wanted = [module.get_parameter(f"initial_cell_l{k}").tolist() for k in range(2)]
+    assert learned["cell"] == wanted
+    assert model.producer_name == "throughtime"
+
+
+def test_a_file_is_written(tmp_path: Any) -> None:
+    module = Recurrent("gru", INPUT, HIDDEN)
+    made = throughtime.to_onnx(module, tmp_path / "model.onnx")
+    assert onnx.load(tmp_path / "model.onnx") == made
+
+
+@pytest.mark.parametrize(
+    ("module", "words"),
+    [
+        (nn.LSTM(INPUT, HIDDEN), ["LSTM", "throughtime.accelerate"]),
+        (nn.Linear(2, 2), ["Linear", "Recurrent"]),
+        (Recurrent("gru", INPUT, HIDDEN, dtype=torch.float16), ["float16", "float32"]),
+        (Recurrent("gru", INPUT, HIDDEN, returns="states"), ["steps"]),
+        (LanguageModel(5, Recurrent("gru", INPUT, HIDDEN, batch_first=True)), ["batch_first"]),
+    ],
+)
+def test_what_cannot_be_exported_is_named(module: nn.Module, words: list[str]) -> None:
+    with pytest.raises(UserError) as told:
+        throughtime.to_onnx(module)
+    for word in words:
+        assert word in str(told.value)
+
+
+def test_a_module_that_is_edited_is_refused() -> None:
+    module = copy.copy(Recurrent("gru", INPUT, HIDDEN))
+    module.watching = (object(),)
+    with pytest.raises(UserError, match="edited"):
+        throughtime.to_onnx(module)
+
+
+def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("throughtime.exchange.packages.find_spec", lambda name: None)
+    for call in (lambda: throughtime.to_onnx(Recurrent("gru", 2, 2)), lambda: throughtime.from_onnx(b"")):
+        with pytest.raises(UserError, match=r"pip install 'throughtime\[onnx\]'"):
+            call()
