@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from throughtime.bench.cases import PACKED, Case
+from throughtime.nn.recurrent import output_width
 from throughtime.stored import stored_name
 
 
@@ -20,7 +21,7 @@ class Arguments:
     Attributes:
         x: the input `[T, B, hidden]`.
         parameters: the program's, by their names in a layer.
-        cotangent: the gradient of the output `[T, B, hidden]`; 0 after a row's end.
+        cotangent: the gradient of the output `[T, B, width]`; 0 after a row's end.
     """
 
     x: Tensor
@@ -33,7 +34,7 @@ class Arguments:
         """Draws a case's arrays: parameters as torch initialises its layers, the rest normally distributed."""
         generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
         x = torch.randn(case.steps, case.batch, case.hidden, generator=generator)
-        cotangent = torch.randn(case.steps, case.batch, case.hidden, generator=generator)
+        cotangent = torch.randn(case.steps, case.batch, output_width(case.program), generator=generator)
         bound = case.hidden**-0.5
         parameters = {
             stored_name(p.name, "_l0"): torch.empty(p.shape).uniform_(-bound, bound, generator=generator)
