@@ -176,12 +176,9 @@ class _Editor(Feature):
                 taken[id] = pattern
 
     def _complete(self, edit: Edit, program: Program, new: New) -> Edit:
-        """The edit with its number or function; what is wrong with a function is told."""
-        if isinstance(new, Real):
-            return replace(edit, new=float(new))
-        if not callable(new):
-            return edit
-        edit = replace(edit, new=new)
+        """The edit with its number or function; that the program cannot have it is told now, before a run."""
+        if isinstance(new, Real) or callable(new):
+            edit = replace(edit, new=new if callable(new) else float(new))
         try:
             with_edits(program, [edit], False)
         except NotOfTheLanguage:
