@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from throughtime.errors import ProgramError, RunError
 from throughtime.program.core import Program
@@ -18,6 +20,16 @@ RESULT = "result.json"
 def stored_name(parameter: str, suffix: str) -> str:
     """A program's parameter as a module stores it; torch allows no dots in a parameter's name."""
     return parameter.replace(".", "_") + suffix
+
+
+def initial_name(state: str, suffix: str) -> str:
+    """A state's learned initial value as a module stores it."""
+    return stored_name(f"initial.{state}", suffix)
+
+
+def layer_options(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of the recurrent layers (see `throughtime.nn.options`) among those of a training run."""
+    return {name: config[name] for name in ("dropout", "recurrent_dropout", "zoneout", "weight_drop") if name in config}
 
 
 def read_programs(path: Path) -> tuple[Program, ...]:

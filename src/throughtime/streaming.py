@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from throughtime import stored
 from throughtime.errors import DataError, RunError, UserError, nearest
+from throughtime.nn.options import Options
 from throughtime.program.core import Program
 
 Array = NDArray[Any]
@@ -54,9 +55,9 @@ class Stream:
         self.dtype = network.dtype
         self._path = network.path
         self._initial = {
-            f"layer{depth}.{state.name}": np.full((rows, state.width), state.initial, self.dtype)
-            for depth, (program, _) in enumerate(network.layers)
-            for state in program.states
+            f"layer{depth}.{state.name}": np.repeat(start[None], rows, 0)
+            for depth, ((program, _), starts) in enumerate(zip(network.layers, network.starts, strict=True))
+            for state, start in zip(program.states, starts, strict=True)
         }
         self._machine = _machine(network, rows, instruction_set)
         self._step = self._machine.step
@@ -161,12 +162,14 @@ class _Network:
 
     Attributes:
         layers: each layer's program and its parameters.
+        starts: what each layer's states start with.
         embedding: `[symbols, width]`, if the input is symbols.
         head: matrix and bias of the softmax layer, if there is one.
         path: the run's directory.
     """
 
     layers: Sequence[tuple[Program, Sequence[Array]]]
+    starts: Sequence[Sequence[Array]]
     embedding: Array | None = None
     head: tuple[Array, Array] | None = None
     path: Path | None = None
@@ -231,12 +234,14 @@ def _of_run(path: Path) -> _Network:
         if not (path / name).is_file():
             raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")
     try:
-        stored.require_format(path, json.loads(stored.read_text(path / stored.CONFIG)))
+        config = json.loads(stored.read_text(path / stored.CONFIG))
+        stored.require_format(path, config)
+        options = Options.of(stored.layer_options(config["config"]))
         weights = load_file(path / stored.WEIGHTS)
     except (ValueError, SafetensorError, OSError) as error:
         raise RunError(f"{path} is damaged: {error}") from None
     try:
-        return _of_language_model(stored.read_programs(path), weights, path)
+        return _of_language_model(stored.read_programs(path), options, weights, path)
     except (KeyError, _Unfit) as error:
         raise RunError(f"{path} is damaged: {stored.WEIGHTS} is not of this run: {error}") from None
 
@@ -245,16 +250,16 @@ class _Unfit(Exception):
     """Weights that are not of the programs."""
 
 
-def _of_language_model(programs: Sequence[Program], weights: Mapping[str, Array], path: Path | None) -> _Network:
+def _of_language_model(
+    programs: Sequence[Program], options: Options, weights: Mapping[str, Array], path: Path | None
+) -> _Network:
     """The network of a language model from its weights, called as in the module's `state_dict`.
 
     Raises:
         KeyError, _Unfit: a weight is missing, or of another shape than the programs say.
     """
-    layers = [
-        (program, [weights["recurrent." + stored.stored_name(p.name, f"_l{depth}")] for p in program.parameters])
-        for depth, program in enumerate(programs)
-    ]
+    recurrent = {name.removeprefix("recurrent."): array for name, array in weights.items()}
+    layers, starts = _layers(programs, options, recurrent)
     embedding, bias = weights["embedding.weight"], weights["softmax_bias"]
     matrix = weights.get("softmax_weight", embedding)  # they can be tied
     shapes = [(a.shape, p.shape) for program, arrays in layers for a, p in zip(arrays, program.parameters, strict=True)]
@@ -262,7 +267,22 @@ def _of_language_model(programs: Sequence[Program], weights: Mapping[str, Array]
     for given, wanted in shapes:
         if given != wanted:
             raise _Unfit(f"a weight {list(given)} is where {list(wanted)} is wanted")
-    return _Network(layers, np.ascontiguousarray(embedding), (matrix, bias), path)
+    return _Network(layers, starts, np.ascontiguousarray(embedding), (matrix, bias), path)
+
+
+def _layers(
+    programs: Sequence[Program], options: Options, weights: Mapping[str, Array]
+) -> tuple[list[tuple[Program, list[Array]]], list[list[Array]]]:
+    """Recurrent layers from their weights, called as in the module's `state_dict`, and what their states start with."""
+    layers, starts = [], []
+    for depth, program in enumerate(options.chain(programs)):
+        parameters = [weights[stored.stored_name(p.name, f"_l{depth}")] for p in program.parameters]
+        initial = [np.full(s.width, s.initial, parameters[0].dtype) for s in program.states]
+        if options.learn_initial:
+            initial = [weights[stored.initial_name(s.name, f"_l{depth}")] for s in program.states]
+        layers.append((program, parameters))
+        starts.append(initial)
+    return layers, starts
 
 
 def _of_module(module: Any) -> _Network:
@@ -277,25 +297,20 @@ def _of_module(module: Any) -> _Network:
     from throughtime.nn.language_model import LanguageModel
     from throughtime.nn.recurrent import Recurrent
 
-    recurrent = module.recurrent if isinstance(module, LanguageModel) else module
-    if getattr(recurrent, "bidirectional", False):
-        raise UserError(
-            "a layer of both directions of time needs the whole sequence, and can't be run a step at a time; "
-            "train one of one direction for that."
-        )
+    weights = {name: _array(tensor) for name, tensor in module.state_dict().items()}
     if isinstance(module, LanguageModel):
-        weights = {name: _array(tensor) for name, tensor in module.state_dict().items()}
-        return _of_language_model(module.recurrent.programs, weights, None)
+        return _of_language_model(module.recurrent.programs, module.recurrent.options, weights, None)
     if isinstance(module, Recurrent):
-        layers = module.layers()
-    elif isinstance(module, nn.RNNBase):
-        layers = RNN.layers(module)  # type: ignore[arg-type]  # reads what torch's own layers have too
-    else:
-        raise UserError(
-            f"{type(module).__name__} is no recurrent layer and no language model: a stream is made from one of these "
-            "(make it from the recurrent layer inside)."
-        )
-    return _Network([(program, [_array(p) for p in parameters]) for ((program, parameters),) in layers])
+        return _Network(*_layers(module.programs, module.options, weights))
+    if isinstance(module, nn.RNNBase):
+        Options(bidirectional=module.bidirectional).chain([])
+        found = RNN.layers(module)  # type: ignore[arg-type]  # reads what torch's own layers have too
+        layers = [(program, [_array(p) for p in parameters]) for ((program, parameters),) in found]
+        return _Network(layers, [[np.full(s.width, s.initial, a[0].dtype) for s in p.states] for p, a in layers])
+    raise UserError(
+        f"{type(module).__name__} is no recurrent layer and no language model: a stream is made from one of these "
+        "(make it from the recurrent layer inside)."
+    )
 
 
 def _array(tensor: Any) -> Array:

@@ -33,14 +33,37 @@ class Form(NamedTuple):
     Attributes:
         steps: the number of steps T.
         rows: the number of rows B.
-        batch_sizes: how many rows, the first ones, are active at each step; all if None.
+        batch_sizes: how many rows, the first ones, are active at each step; all if None. The data of the active rows
+            then lie packed, one after the other.
         back: for each row as the caller knows it, where it is inside; the same place if None.
+        places: of each row of packed data the place in padded data whose steps and rows are one axis; None if
+            `batch_sizes` is.
     """
 
     steps: int
     rows: int
-    batch_sizes: Sequence[int] | None
-    back: Tensor | None
+    batch_sizes: Sequence[int] | None = None
+    back: Tensor | None = None
+    places: Tensor | None = None
+
+    @classmethod
+    def packed(cls, rows: int, batch_sizes: Sequence[int], back: Tensor | None, device: torch.device) -> Form:
+        """The form of packed data on a device."""
+        counts = torch.tensor(batch_sizes, dtype=torch.long)
+        step = torch.arange(len(batch_sizes)).repeat_interleave(counts)
+        row = torch.arange(len(step)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+        return cls(len(batch_sizes), rows, batch_sizes, back, (step * rows + row).to(device))
+
+    def pack(self, padded: Tensor) -> Tensor:
+        """What is active of `[T, B, width]`: `[N, width]`; as it is where all is active."""
+        return padded if self.places is None else padded.flatten(0, 1).index_select(0, self.places)
+
+    def pad(self, packed: Tensor) -> Tensor:
+        """`[T, B, width]`, 0 where a row is not active, of `[N, width]`; as it is where all is active."""
+        if self.places is None:
+            return packed
+        padded = packed.new_zeros(self.steps * self.rows, *packed.shape[1:])
+        return padded.index_copy(0, self.places, packed).unflatten(0, (self.steps, self.rows))
 
 
 class Feature:
@@ -63,7 +86,7 @@ class Feature:
         return program
 
     def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
-        """The inputs that the rewrite added, each `[T, B, width]`; x is the layer's own."""
+        """The inputs that the rewrite added, each `[T, B, width]`; x has the shape and the type of the layer's own."""
         return []
 
     def receive(self, place: Place, outputs: list[Tensor]) -> None:

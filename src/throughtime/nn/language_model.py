@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +14,9 @@ from throughtime.nn.initialise import Scheme
 from throughtime.nn.masks import dropped
 from throughtime.nn.recurrent import Recurrent, State
 from throughtime.nn.softmax_loss import softmax_loss
+
+if TYPE_CHECKING:
+    from throughtime.data.vocabulary import Vocabulary
 
 
 class LanguageModel(nn.Module):
@@ -25,9 +29,14 @@ class LanguageModel(nn.Module):
             training (Zaremba et al. 2014, arXiv:1409.2329); between layers it is the layers' own affair.
         tie: whether the softmax layer's matrix is the embedding (Press & Wolf 2017, arXiv:1608.05859).
 
+    Attributes:
+        vocabulary: the symbols, where they are known: of a model that was loaded.
+
     Raises:
         UserError: if the matrices to be tied differ in width.
     """
+
+    vocabulary: Vocabulary | None = None
 
     def __init__(self, vocabulary_size: int, recurrent: Recurrent, *, dropout: float = 0.0, tie: bool = False) -> None:
         super().__init__()

@@ -38,14 +38,13 @@ def scaled_mask(like: Tensor, shape: Sequence[int], dropout: float) -> Tensor:
     return mask(like, shape, 1.0 - dropout, 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0)
 
 
-def dropped(x: Tensor, dropout: float, *, shared: bool = False) -> Tensor:
+def dropped(x: Tensor, dropout: float) -> Tensor:
     """Dropout (Srivastava et al. 2014): elements are 0 with a probability, the others larger by as much.
 
     Args:
         x: what is thinned out; differentiable.
         dropout: the probability; x itself if 0.
-        shared: whether all of the first axis has one mask.
     """
     if dropout == 0:
         return x
-    return x * scaled_mask(x, (1, *x.shape[1:]) if shared else x.shape, dropout)
+    return x * scaled_mask(x, x.shape, dropout)

@@ -8,7 +8,7 @@ from typing import Any
 
 from throughtime.errors import UserError, nearest
 from throughtime.program.core import Program
-from throughtime.program.rewrite import recurrent_weights, with_mean_zoneout
+from throughtime.program.rewrite import recurrent_weights, with_mean_zoneout, with_skip
 
 MERGES = ("concat", "sum", "mean", "product", "none")
 SKIPS = ("residual", "dense")
@@ -142,6 +142,25 @@ class Options:
         """A layer's program as it runs in evaluation."""
         rates = self.zoneout_rates(program)
         return with_mean_zoneout(program, rates) if any(rates) else program
+
+    def chain(self, programs: Sequence[Program]) -> list[Program]:
+        """Programs that do, each run on what the one before gives, what the layers do in evaluation.
+
+        Raises:
+            UserError: if the layers see later steps before earlier ones.
+        """
+        if self.bidirectional:
+            raise UserError(
+                "a layer of both directions of time needs the whole sequence, and can't be run a step at a time; "
+                "train one of one direction for that."
+            )
+        if self.reverse:
+            raise UserError("a layer that runs from the last step to the first can't be run a step at a time.")
+        found = [self.evaluated(program) for program in programs]
+        passed = found[:-1] if self.skip == "dense" else found  # what a dense skip takes along ends below the top
+        if self.skip is not None:
+            found[: len(passed)] = [with_skip(program, self.skip) for program in passed]
+        return found
 
     def require_fit(self, programs: Sequence[Program]) -> None:
         """Checks the options against the layers.

@@ -24,7 +24,7 @@ from throughtime.program.builder import Symbol
 from throughtime.program.cell import Cell
 from throughtime.program.core import Parameter, Part, Program
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
-from throughtime.stored import stored_name
+from throughtime.stored import initial_name, stored_name
 
 State = Tensor | tuple[Tensor, ...]
 
@@ -172,6 +172,7 @@ class Recurrent(nn.Module):
         self._masks = (masks,) if masks else ()
         self._ways = [self._ways_of(options.evaluated(program)) for program in programs]
         self._training_ways = [self._ways_of(in_training(options, p)) for p in programs] if masks else self._ways
+        self._thinned = [list(recurrent_weights(program)) for program in programs]  # by weight drop
         for name, parameter in self._declared():
             tensor = torch.empty(parameter.shape, device=device, dtype=dtype)
             self.register_parameter(name, nn.Parameter(tensor))
@@ -255,7 +256,8 @@ class Recurrent(nn.Module):
             engine=self.engine,
             lengths=lengths,
             reset=reset,
-            features=(*self._masks, *self.watching) if training else self.watching,
+            masks=self._masks if training else (),
+            features=self.watching,
         )
         return output, final[0] if len(final) == 1 else tuple(final)
 
@@ -288,7 +290,7 @@ class Recurrent(nn.Module):
     def starts(self) -> Starts:
         """Where the initial states are learned, those of each layer's directions."""
         return [
-            [[getattr(self, stored_name(f"initial.{s.name}", suffix)) for s in program.states] for suffix in suffixes]
+            [[getattr(self, initial_name(s.name, suffix)) for s in program.states] for suffix in suffixes]
             for program, suffixes in zip(self.programs, self._suffixes(), strict=True)
         ]
 
@@ -299,10 +301,10 @@ class Recurrent(nn.Module):
             return layers
         return [
             [
-                (way, [dropped(p, rate) if k in recurrent_weights(way) else p for k, p in enumerate(parameters)])
+                (way, [dropped(p, rate) if k in thinned else p for k, p in enumerate(parameters)])
                 for way, parameters in ways
             ]
-            for ways in layers
+            for ways, thinned in zip(layers, self._thinned, strict=True)
         ]
 
     def _with_parameters(self, layers: Sequence[Sequence[Program]]) -> Layers:

@@ -15,7 +15,7 @@ from throughtime.engines.operator import program_of, run
 from throughtime.engines.watching import together
 from throughtime.errors import UserError
 from throughtime.nn.features import Feature, Form, Place, Reset, Starts, StateSequence
-from throughtime.nn.masks import dropped
+from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
 from throughtime.program.recording import with_outputs
@@ -36,26 +36,26 @@ def run_stack(
     options: Options = _PLAIN,
     starts: Starts | None = None,
     engine: str | None = None,
-    batch_sizes: Sequence[int] | None = None,
+    form: Form | None = None,
     features: Sequence[Feature] = (),
 ) -> tuple[list[Tensor], list[Tensor]]:
     """Runs layer upon layer.
 
     Args:
         layers: each layer's directions: a program and its parameters.
-        x: `[T, B, input]`.
+        x: `[T, B, input]`; `[N, input]` if packed.
         states: for each state of the cell the initial `[layers * directions, B, width]`; what the cell declares, or
             `starts`, if not given.
         dropout: the probability with which an element between two layers is dropped.
         options: how layers and directions are joined, and which of the steps are returned.
         starts: what states start with, where that is learned.
         engine: the engine's name; chosen by device if not given.
-        batch_sizes: the number of active rows at each step; all if not given.
+        form: how x lies; `[T, B, input]` if not given.
         features: what more takes part in each layer's run, in this order.
 
     Returns:
-        The last layer's output `[T, B, directions * output]`, of each direction where they stay apart, `[B, ...]` of
-        the last steps; and the final states, as `states`.
+        The last layer's output `[T, B, directions * output]`, `[N, ...]` if packed, of each direction where they stay
+        apart, `[B, ...]` of the last steps; and the final states, as `states`.
     """
     kind = x.device.type
     if torch.is_autocast_enabled(kind) and layers[0][0][1][0].dtype == torch.float32:
@@ -69,19 +69,20 @@ def run_stack(
                 options=options,
                 starts=starts,
                 engine=engine,
-                batch_sizes=batch_sizes,
+                form=form,
                 features=features,
             )
         dtype = torch.get_autocast_dtype(kind)
         return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
-    steps, rows = x.shape[:2]
+    form = Form(*x.shape[:2]) if form is None else form
+    rows = form.rows
     ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
     number = 0
     below = [x]  # what a layer takes: of each direction, where they stay apart
     for depth, directions in enumerate(layers):
         taken = below
         if depth > 0 and dropout > 0:
-            taken = [dropped(y, dropout, shared=options.variational) for y in below]
+            taken = [_thinned(y, dropout, options, form) for y in below]
         outputs = []
         for way, (program, parameters) in enumerate(directions):
             if states is not None:
@@ -91,14 +92,25 @@ def run_stack(
             else:
                 initial = [x.new_full((rows, s.width), s.initial) for s in program.states]
             place, given = Place(depth, way == 1), taken[way % len(taken)]
-            result = _run(engine, program, place, features, steps, given, initial, parameters, batch_sizes)
+            result = _run(engine, program, place, features, form, given, initial, parameters)
             outputs.append(result.outputs[0])
             for of_state, last in zip(ended, result.states, strict=True):
                 of_state.append(last)
             number += 1
         top = depth == len(layers) - 1
-        below = joined(below, outputs, [program.reverse for program, _ in directions], options, top, batch_sizes)
+        if top and options.returns == "last":
+            below, outputs = [form.pad(x) for x in below], [form.pad(y) for y in outputs]
+        reverse = [program.reverse for program, _ in directions]
+        below = joined(below, outputs, reverse, options, top, form.batch_sizes)
     return below, [torch.stack(of_state) for of_state in ended]
+
+
+def _thinned(x: Tensor, dropout: float, options: Options, form: Form) -> Tensor:
+    """The input of a layer after dropout."""
+    if not options.variational:
+        return dropped(x, dropout)
+    mask = scaled_mask(x, (1, form.rows, x.shape[-1]), dropout)
+    return x * (mask if form.places is None else form.pack(mask.expand(form.steps, -1, -1)))
 
 
 def joined(
@@ -174,25 +186,26 @@ def _run(
     program: Program,
     place: Place,
     features: Sequence[Feature],
-    steps: int,
+    form: Form,
     x: Tensor,
     states: list[Tensor],
     parameters: Sequence[Tensor],
-    batch_sizes: Sequence[int] | None,
 ) -> Result:
-    inputs = [x]
-    for feature in features:
-        inputs += feature.inputs(place, x)
+    inputs, packed = [x], form.places is not None
+    if features:
+        like = x.new_empty(()).expand(form.steps, form.rows, x.shape[-1]) if packed else x
+        for feature in features:
+            inputs += [form.pack(given) for given in feature.inputs(place, like)]
     if torch.compiler.is_compiling():
         names = [feature.in_graph() for feature in features]
         rewrites = [name for name in names if name is not None]
         outputs, final = _run_in_graph(
-            engine, program.text, rewrites, steps, inputs, states, list(parameters), batch_sizes
+            engine, program.text, rewrites, form.steps, inputs, states, list(parameters), form.batch_sizes, packed
         )
         start = len(program.outputs)
         for feature in features:
             end = start + feature.adds(program)
-            feature.receive(place, outputs[start:end])
+            feature.receive(place, [form.pad(y) for y in outputs[start:end]])
             start = end
         return Result(outputs, final, [])
     own = len(program.outputs)
@@ -210,9 +223,11 @@ def _run(
             "gradients cannot be recorded where a function of Python takes a value's place: write the edit in the cell "
             "language."
         )
-    result = run(chosen, program, steps, inputs, states, parameters, batch_sizes, watch)
+    if watch is not None and packed:
+        watch = watch.seen_through(form.pad)
+    result = run(chosen, program, form.steps, inputs, states, parameters, form.batch_sizes, watch, packed=packed)
     for feature, start, end in zip(features, [own, *ends], ends, strict=False):
-        feature.receive(place, result.outputs[start:end])
+        feature.receive(place, [form.pad(y) for y in result.outputs[start:end]])
     return result
 
 
@@ -226,11 +241,12 @@ def _run_in_graph(
     states: list[Tensor],
     parameters: list[Tensor],
     batch_sizes: Sequence[int] | None,
+    packed: bool,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """What a graph that is being captured holds of a run; a graph has no programs in it, but their text."""
     program = rewritten(program_of(text), tuple(rewrites))
     chosen = choose(engine, program, inputs[0])
-    result = run(chosen, program, steps, inputs, states, parameters, batch_sizes)
+    result = run(chosen, program, steps, inputs, states, parameters, batch_sizes, packed=packed)
     return result.outputs, result.states
 
 
@@ -250,6 +266,7 @@ def run_any_form(
     engine: str | None = None,
     lengths: Tensor | Sequence[int] | None = None,
     reset: Tensor | None = None,
+    masks: Sequence[Feature] = (),
     features: Sequence[Feature] = (),
 ) -> tuple[Output, list[Tensor]]:
     """Runs a stack on any form of input that torch's layers take.
@@ -261,6 +278,7 @@ def run_any_form(
         batch_first: whether the axis of rows comes first in input and output.
         lengths: the number of steps of each row, 0 to T; all if not given.
         reset: of the form of the input without its features, not 0 where a row's states start afresh.
+        masks: what draws the inputs that the layers' programs have besides x; it comes before a reset.
 
     Returns:
         The output in the form of the input, a tuple if there are several; and the final states in the form of the
@@ -284,16 +302,16 @@ def run_any_form(
     rows_axis = _ROWS_AXIS[options.returns]
 
     def ordered(
-        x: Tensor, states: Sequence[Tensor] | None, sizes: list[int] | None, order: Tensor | None, back: Tensor | None
+        x: Tensor, states: Sequence[Tensor] | None, form: Form, order: Tensor | None
     ) -> tuple[list[Tensor], list[Tensor]]:
         if states is not None and order is not None:
             states = [s[:, order] for s in states]
-        taking = features if reset is None else [Reset(reset, starts), *features]
+        taking = [*masks, *features] if reset is None else [*masks, Reset(reset, starts), *features]
         sequence = StateSequence() if options.returns == "states" else None
         if sequence is not None:
             taking = [*taking, sequence]
         for feature in taking:
-            feature.begin(Form(x.shape[0], x.shape[1], sizes, back))
+            feature.begin(form)
         outputs, final = run_stack(
             layers,
             x,
@@ -302,20 +320,20 @@ def run_any_form(
             options=options,
             starts=starts,
             engine=engine,
-            batch_sizes=sizes,
+            form=form,
             features=taking,
         )
         if sequence is not None:
             outputs = sequence.sequences
+        back = form.back
         return outputs, final if back is None else [s[:, back] for s in final]
 
     if isinstance(input, PackedSequence):
         if lengths is not None or reset is not None:
             raise UserError("lengths and reset are for a padded input; give no packed sequence with them.")
-        x, sizes = pad(input)
-        outputs, final = ordered(x, states, sizes, input.sorted_indices, input.unsorted_indices)
+        outputs, final = ordered(input.data, states, form_of(input), input.sorted_indices)
         if options.returns == "steps":
-            return _alone([_pack(y, input) for y in outputs]), final
+            return _alone([input._replace(data=y) for y in outputs]), final
         back = input.unsorted_indices
         return _alone(outputs if back is None else [y.index_select(rows_axis, back) for y in outputs]), final
     single = input.dim() == 2
@@ -327,14 +345,20 @@ def run_any_form(
         x = input.transpose(0, 1) if batch_first else input
         reset = reset.T if batch_first and reset is not None else reset
     if lengths is None:
-        outputs, final = ordered(x, states, None, None, None)
+        outputs, final = ordered(x, states, Form(x.shape[0], x.shape[1]), None)
     else:
         order, sizes = _sizes_of(lengths, *x.shape[:2])
         order = order.to(x.device)
         back = torch.argsort(order)
+        form = Form.packed(x.shape[1], sizes, back, x.device)
+        assert form.places is not None
+        theirs = form._replace(places=form.places - form.places % form.rows + order[form.places % form.rows])
         reset = None if reset is None else reset[:, order]
-        outputs, final = ordered(x[:, order], states, sizes, order, back)
-        outputs = [y.index_select(rows_axis, back) for y in outputs]
+        outputs, final = ordered(theirs.pack(x), states, form, order)
+        if options.returns == "steps":
+            outputs = [theirs.pad(y) for y in outputs]
+        else:
+            outputs = [y.index_select(rows_axis, back) for y in outputs]
     if single:
         return _alone([y.squeeze(rows_axis) for y in outputs]), [s.squeeze(1) for s in final]
     if batch_first and rows_axis == 1:
@@ -352,18 +376,10 @@ def _alone(outputs: Sequence[Tensor | PackedSequence]) -> Output:
     return outputs[0] if len(outputs) == 1 else tuple(outputs)
 
 
-def pad(packed: PackedSequence) -> tuple[Tensor, list[int]]:
-    """A packed sequence as `[T, B, features]`, rows from long to short, and the number of active rows at each step."""
+def form_of(packed: PackedSequence) -> Form:
+    """How the data of a packed sequence lie."""
     sizes: list[int] = packed.batch_sizes.tolist()
-    mask = _active(sizes, packed.data.device)
-    padded = packed.data.new_zeros(*mask.shape, packed.data.shape[-1])
-    return padded.masked_scatter(mask[..., None], packed.data), sizes
-
-
-def _pack(padded: Tensor, like: PackedSequence) -> PackedSequence:
-    """The reverse of `pad`, with the order of rows of `like`."""
-    mask = _active(like.batch_sizes.tolist(), padded.device)
-    return PackedSequence(padded[mask], like.batch_sizes, like.sorted_indices, like.unsorted_indices)
+    return Form.packed(sizes[0] if sizes else 0, sizes, packed.unsorted_indices, packed.data.device)
 
 
 def _sizes_of(lengths: Tensor | Sequence[int], steps: int, rows: int) -> tuple[Tensor, list[int]]:
@@ -378,8 +394,3 @@ def _sizes_of(lengths: Tensor | Sequence[int], steps: int, rows: int) -> tuple[T
     order = torch.argsort(given, descending=True, stable=True)
     sizes: list[int] = (given[:, None] > torch.arange(steps)).sum(0).tolist()
     return order, sizes
-
-
-def _active(sizes: Sequence[int], device: torch.device) -> Tensor:
-    rows = torch.arange(sizes[0] if sizes else 0, device=device)
-    return rows < torch.tensor(sizes, device=device)[:, None]

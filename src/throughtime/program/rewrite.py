@@ -103,7 +103,7 @@ class Rewriting:
     def _copied(self, id: int, instruction: Instruction) -> Symbol:
         words: dict[str, Any] = dict(instruction.attributes)
         if instruction.op == INPUT:
-            return self.inputs[instruction["index"]]
+            return self.inputs[int(instruction["index"])]
         if instruction.op == PREVIOUS:
             return self.previous(instruction["index"], self._old[instruction["index"]])
         if instruction.op == PARAMETER:

@@ -12,6 +12,7 @@ from throughtime.nn.options import output_width
 from throughtime.nn.recurrent import Recurrent
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
+from throughtime.stored import layer_options
 from throughtime.training.config import TrainConfig
 
 
@@ -40,7 +41,8 @@ def build_model(config: TrainConfig, programs: Sequence[Program], vocabulary_siz
         programs: each layer's program (see `programs_of`).
         vocabulary_size: the number of symbols.
     """
-    recurrent = Recurrent.from_programs(programs, config.hidden, dropout=config.dropout, engine=config.engine)
+    options = layer_options(config.model_dump())
+    recurrent = Recurrent.from_programs(programs, config.hidden, engine=config.engine, **options)
     model = LanguageModel(vocabulary_size, recurrent, dropout=config.dropout, tie=config.tie)
     model.reset_parameters("uniform" if config.init is None else config.init, config.forget_bias)
     return model

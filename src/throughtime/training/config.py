@@ -70,6 +70,10 @@ class TrainConfig(BaseModel):
         layers: recurrent layers.
         embed: width of the embedding; the recurrent output's if not given.
         dropout: probability of dropping an element of the embedding, between layers, and of the output.
+        recurrent_dropout: probability of dropping a unit of a state where a matrix multiplies it, one mask a window
+            (Gal & Ghahramani 2016).
+        zoneout: probability with which a unit of a state keeps its old value (Krueger et al. 2017).
+        weight_drop: probability of dropping an element of a matrix over a state (Merity et al. 2018).
         tie: whether the softmax layer's matrix is the embedding.
         window: steps of truncated backpropagation through time.
         batch: parallel streams of text, in all processes together; fewer where the text is too short for them.
@@ -112,6 +116,9 @@ class TrainConfig(BaseModel):
     layers: Count = 2
     embed: Count | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    recurrent_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    zoneout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    weight_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
     tie: bool = False
 
     window: Count = 50
