@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 
 from throughtime.bench.cases import PACKED, Case
-from throughtime.nn.recurrent import output_width
+from throughtime.nn.options import output_width
 from throughtime.stored import stored_name
 
 
