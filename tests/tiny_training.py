@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from throughtime.runs import Run
 from throughtime.training import train
@@ -19,12 +21,13 @@ def write_text(path: Path, words: int = 600) -> Path:
     return path
 
 
-def train_tiny(directory: Path, **options: Any) -> Run:
-    """Train a small model in `directory/run`."""
+def train_tiny(directory: Path, *, report: bool = False, **options: Any) -> Run:
+    """Train a small model in `directory/run`; without the report, which takes longer than the training."""
     data = directory / "text.txt"
     if "data" not in options and not data.exists():
         write_text(data)
-    return train(**{"data": data, "out": directory / "run", "progress": False, **TINY, **options})
+    with nullcontext() if report else patch("throughtime.training.loop.write_report"):
+        return train(**{"data": data, "out": directory / "run", "progress": False, **TINY, **options})
 
 
 def figures(run: Run) -> list[dict[str, float | None]]:

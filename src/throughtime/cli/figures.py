@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from throughtime.data.vocabulary import UNITS
+from throughtime.levels import UNITS
 
 
 def figure_rows(figures: Mapping[str, float], level: str) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ import typer
 
 from throughtime.cli.figures import duration, figure_rows
 from throughtime.cli.output import console, show_json, show_rows
-from throughtime.data.vocabulary import UNITS
+from throughtime.levels import UNITS
 
 if TYPE_CHECKING:
     from throughtime.runs import Run

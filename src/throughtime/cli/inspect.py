@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from throughtime.cli.output import show_json, show_rows, starting
-from throughtime.data.vocabulary import UNITS
 from throughtime.errors import UserError
+from throughtime.levels import UNITS
 
 if TYPE_CHECKING:
     from throughtime.data.text import Progress

@@ -12,11 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import DataError, nearest
-
-UNITS = {"char": "character", "word": "word", "bpe": "byte pair"}
-"""What a symbol of each level is called."""
-
-LEVELS = tuple(UNITS)
+from throughtime.levels import LEVELS
 
 Ids = NDArray[np.unsignedinteger[Any]]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from throughtime.data import Corpus, Part
-from throughtime.data.vocabulary import UNITS
+from throughtime.levels import UNITS
 from throughtime.runs import Run
 from throughtime.training.again import untrained
 from throughtime.training.sampling import TEMPERATURE, first_samples
@@ -41,7 +41,6 @@ def write_report(run: Run, corpus: Corpus) -> Path | None:
     except (Exception, KeyboardInterrupt) as error:
         _log.warning("the report was not written: %s", str(error) or type(error).__name__)
         return None
-    _log.info("report %s", run.report)
     return run.report
 
 

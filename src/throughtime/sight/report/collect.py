@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from throughtime.data.text import Progress
-from throughtime.data.vocabulary import UNITS
+from throughtime.levels import UNITS
 from throughtime.nn.language_model import LanguageModel
 from throughtime.runs import Run
 from throughtime.sight import connectivity, gates, gradient_flow, interest, keepers, saturation, timescale

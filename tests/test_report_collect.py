@@ -1,0 +1,209 @@
+"""What a report says of a run: the numbers against those of other functions, the command, and the end of training."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.numpy import load_file
+from tiny_training import train_tiny, write_text
+
+import throughtime
+from throughtime.cli.main import main
+from throughtime.runs import Run
+from throughtime.sight import connectivity, interest
+from throughtime.sight.report.collect import collect
+from throughtime.sight.report.passage import passage, passage_of
+from throughtime.training.again import corpus_of, untrained
+from throughtime.training.evaluation import figures_of
+from throughtime.training.report import write_report
+
+LENGTH = 120
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_tiny(tmp_path_factory.mktemp("trained"), report=True, steps=20, engine="native")
+
+
+@pytest.fixture(scope="module")
+def data(run: Run) -> Any:
+    held_out = corpus_of(run).valid
+    return collect(run, passage_of("held out", held_out.ids, run.vocabulary, LENGTH))
+
+
+def test_losses_and_chances_are_those_of_the_model(run: Run, data: Any) -> None:
+    held_out = corpus_of(run).valid
+    reading = data.reading
+    expected = figures_of(run.model(), held_out, symbols=LENGTH - 1)["loss"]
+    assert np.nanmean(reading.losses) == pytest.approx(expected, rel=1e-6)  # float32 sums
+    assert np.isnan(reading.losses[0])
+    assert "".join(reading.symbols) == run.vocabulary.decode(held_out.ids[:LENGTH])
+    ids = torch.from_numpy(held_out.ids[:LENGTH].astype(np.int64))
+    with torch.no_grad():
+        chances = run.model()(ids[:, None])[0][:-1, 0].softmax(-1)
+    np.testing.assert_allclose(reading.probabilities[1:], chances.topk(5).values, rtol=1e-5)
+    assert np.array_equal(reading.likeliest[1:, 0], chances.argmax(-1))
+
+
+def test_values_are_those_that_are_recorded_in_the_order_of_interest(run: Run, data: Any) -> None:
+    ids = torch.from_numpy(corpus_of(run).valid.ids[:LENGTH].astype(np.int64))[:, None]
+    model = run.model()
+    with throughtime.record(model, "layer1.cell") as tape, torch.no_grad():
+        model(ids)
+    names = [f"{value.layer}.{value.name}" for value in data.values]
+    assert names == [f"layer{k}.{n}" for k in (0, 1) for n in
+                     ("input", "forget", "candidate", "output", "hidden", "cell")]  # fmt: skip
+    cell = data.values[names.index("layer1.cell")]
+    np.testing.assert_array_equal(cell.steps, tape["layer1.cell"][:, 0])
+    assert np.array_equal(cell.units, interest(cell.steps, data.reading.symbols).order)
+
+
+def test_a_symbol_hangs_on_those_before_it(run: Run, data: Any) -> None:
+    ids = corpus_of(run).valid.ids[:LENGTH].astype(np.int64)
+    by_step = connectivity(run.model(), ids, window=5)
+    # The symbol at 30 was predicted after the one at 29.
+    np.testing.assert_allclose(data.reading.reach[30, :6], by_step.norms[29], rtol=1e-5)
+    assert not data.reading.reach[0].any()
+
+
+def test_gates_are_told_of_and_states_not(data: Any) -> None:
+    assert [(s.layer, s.gate) for s in data.saturations][:3] == [
+        ("layer0", "input"), ("layer0", "forget"), ("layer0", "output")]  # fmt: skip
+    assert [(t.layer, t.gate) for t in data.timescales] == [("layer0", "forget"), ("layer1", "forget")]
+    assert [flow.label for flow in data.flows] == ["layer0", "layer1"]
+    assert all(flow.by_lag[0] == 1 for flow in data.flows)
+
+
+@pytest.mark.parametrize("cell", ["rnn", "gru"])
+def test_other_cells_have_their_own_names(cell: str, tmp_path: Path) -> None:
+    run = train_tiny(tmp_path, cell=cell, steps=2)
+    data = collect(run, passage("a text", ["through time and over\n" * 3], run.vocabulary, 60))
+    assert {value.name for value in data.values} >= {"hidden"}
+    assert bool(data.saturations) == bool(data.timescales) == (cell == "gru")
+
+
+@pytest.mark.parametrize("level", ["word", "bpe"])
+def test_words_and_byte_pairs(level: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = train_tiny(tmp_path, level=level, vocab_size=300 if level == "bpe" else None, min_count=1, steps=2)
+    text = "\nand through nothing\n"
+    page = tmp_path / "page.html"
+    assert main(["inspect", str(run.path), "--text", text, "--out", str(page), "--save-data", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["unknown"] == (2 if level == "word" else 0)  # "and" has a space before it wherever it was learnt
+    symbols = json.loads(page.with_suffix(".json").read_text())["text"]
+    assert len(symbols) == found["symbols"]
+    assert "".join(symbols) == (
+        text if level == "bpe" else text.replace("nothing", "<unk>").replace("\nand", "\n <unk>")
+    )
+
+
+def test_the_command_writes_the_page_and_its_data(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(run.path), "--length", str(LENGTH), "--save-data"]) == 0
+    printed = capsys.readouterr().out
+    assert str(run.path / "inspect.html") in printed
+    assert f"read      {LENGTH} characters" in printed
+    assert re.search(r"gradient  layer0: 1 % of it is left", printed)
+    assert (run.path / "inspect.html").read_text().startswith("<!doctype html>")
+    arrays = load_file(run.path / "inspect.safetensors")
+    assert arrays["values.layer0.forget"].shape == (LENGTH, 12)
+    assert arrays["reading.losses"].shape == (LENGTH,)
+    assert json.loads((run.path / "inspect.json").read_text())["symbols"] == LENGTH
+
+
+def test_unknown_characters_are_counted_and_read_on(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "page.html"
+    assert (
+        main(["inspect", str(run.path), "--text", "tıme über\0 alles", "--out", str(page), "--values", "*.cell"]) == 0
+    )
+    assert re.search(r"unknown +\d characters that training never saw", capsys.readouterr().out)
+    assert "training never saw" in page.read_text()
+
+
+def test_data_are_read_from_their_start(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text, page = write_text(tmp_path / "other.txt"), tmp_path / "page.html"
+    assert main(["inspect", str(run.path), str(text), "--length", "50", "--out", str(page), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["symbols"] == 50
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (["--text", ""], "has no symbols: 2 or more are wanted"),
+        (["--text", "t"], "has 1 symbol: 2 or more are wanted"),
+        (["--text", "time", "other.txt"], "are two texts: give one of them"),
+        (["missing.txt"], "there is no such file"),
+        (["--length", "1"], "length 1: 2 to 20,000"),
+        (["--values", "layer0.forgt"], "did you mean layer0.forget"),
+        (["--engine", "nativ"], "did you mean native|no engine is called"),
+        (["--out", "."], "is a directory"),
+    ],
+)
+def test_a_mistake_is_told_in_one_message(
+    run: Run, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["inspect", str(run.path), *arguments]) == 2
+    out, error = capsys.readouterr()
+    assert re.search(told, error)
+    assert error.count("error:") == 1
+    assert not out
+
+
+def test_a_missing_and_a_damaged_run(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", str(tmp_path / "nowhere")]) == 2
+    damaged = tmp_path / "damaged"
+    damaged.mkdir()
+    for name in ("config.json", "vocabulary.json", "program.json"):
+        (damaged / name).write_bytes((run.path / name).read_bytes())
+    (damaged / "model.safetensors").write_bytes(b"not weights")
+    assert main(["inspect", str(damaged), "--text", "time"]) == 2
+    assert "is damaged: model.safetensors" in capsys.readouterr().err
+
+
+def test_where_the_held_out_text_is_gone_another_is_asked_for(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = train_tiny(tmp_path, steps=1)
+    (tmp_path / "text.txt").unlink()
+    assert main(["inspect", str(run.path)]) == 2
+    assert "or give another text to read, as DATA or --text" in capsys.readouterr().err
+    write_text(tmp_path / "text.txt", words=601)
+    assert main(["inspect", str(run.path)]) == 2
+    assert "it has changed" in capsys.readouterr().err
+
+
+def test_training_ends_with_a_report(run: Run) -> None:
+    page = run.report.read_text()
+    assert re.findall(r'<section id="(\w+)"', page) == ["flow", "training", "samples"]
+    content = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S)[1])
+    assert [f"{f['label']} {f['group']}" for f in content["flows"]] == [
+        f"layer{k} {when} training" for when in ("before", "after") for k in (0, 1)
+    ]
+    assert [len(c["steps"]) for c in content["curves"]] == [20, sum(r["valid_loss"] is not None for r in run.metrics())]
+    assert len(content["samples"][0]) == 300
+
+
+def test_the_untrained_model_is_the_one_that_training_began_with(tmp_path: Path) -> None:
+    run = train_tiny(tmp_path, steps=1, optimizer="sgd", lr=1e-30, seed=5, init="orthogonal")
+    trained = run.model().state_dict()
+    for name, tensor in untrained(run).state_dict().items():
+        assert torch.equal(tensor, trained[name])
+
+
+def test_a_report_that_fails_leaves_the_run_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("throughtime.training.report.short_report", fails)
+    run = train_tiny(tmp_path, report=True, steps=1)
+    assert run.finished
+    assert not run.report.exists()
+    assert "the report was not written" in run.log.read_text()
+    assert write_report(run, corpus_of(run)) is None
