@@ -34,8 +34,8 @@ class Stored(NamedTuple):
     projection: Tensor | None = None
 
 
-class _Piece(NamedTuple):
-    """The rows `start` to `stop` of a parameter of a program: the sum of as many rows of stored tensors.
+class Piece(NamedTuple):
+    """Some rows of a parameter of a program: the sum of as many rows of stored tensors, all counted in hidden sizes.
 
     Attributes:
         start, stop: the rows.
@@ -45,6 +45,9 @@ class _Piece(NamedTuple):
     start: int
     stop: int
     terms: tuple[tuple[int, int], ...]
+
+
+Places = tuple[tuple[Piece, ...], ...]  # of each parameter of a program
 
 
 @dataclass(frozen=True)
@@ -61,55 +64,67 @@ class Layout:
     gates: tuple[str, ...]
     peepholes: tuple[str, ...] = ()
 
-    def to_program(self, program: Program, stored: Stored) -> list[Tensor]:
+    def places(self, program: Program) -> Places:
+        """Where the rows of each parameter are; the same for programs that differ in sizes alone."""
+        return _places(self, program)
+
+    def to_program(self, places: Places, stored: Stored) -> list[Tensor]:
         """The program's parameters from what is stored."""
+        width = stored.recurrent.shape[0] // len(self.gates)
         return [
-            _joined([_summed([_rows(stored[field], row, p.stop - p.start) for field, row in p.terms]) for p in pieces])
-            for pieces in _pieces(self, program)
+            _joined(
+                [_summed([_rows(stored[f], row * width, (p.stop - p.start) * width) for f, row in p.terms]) for p in of]
+            )
+            for of in places
         ]
 
-    def to_stored(self, program: Program, parameters: Sequence[Tensor]) -> Stored:
-        """What is stored so that these are the program's parameters; what two tensors add up to is in the first."""
+    def to_stored(self, places: Places, parameters: Sequence[Tensor], width: int) -> Stored:
+        """What is stored so that these are the program's parameters; what two tensors add up to is in the first.
+
+        Args:
+            places: where they are.
+            parameters: the program's.
+            width: the hidden size.
+        """
         placed: dict[int, dict[int, Tensor]] = {}
-        for tensor, pieces in zip(parameters, _pieces(self, program), strict=True):
+        for tensor, pieces in zip(parameters, places, strict=True):
             for piece in pieces:
-                rows = tensor[piece.start : piece.stop]
+                rows = _rows(tensor, piece.start * width, (piece.stop - piece.start) * width)
                 for k, (field, row) in enumerate(piece.terms):
                     placed.setdefault(field, {})[row] = torch.zeros_like(rows) if k else rows
-        width = program.states[-1].width
-        heights = {PEEPHOLE: len(self.peepholes) * width, PROJECTION: program.states[0].width}
+        blocks = {PEEPHOLE: len(self.peepholes), PROJECTION: 1}
         fields = [
-            _stacked(placed[field], heights.get(field, len(self.gates) * width)) if field in placed else None
+            _stacked(placed[field], blocks.get(field, len(self.gates)), width) if field in placed else None
             for field in range(len(Stored._fields))
         ]
         return Stored(*fields)  # type: ignore[arg-type]  # every row of a table has both matrices
 
 
 @lru_cache(maxsize=256)
-def _pieces(layout: Layout, program: Program) -> tuple[tuple[_Piece, ...], ...]:
-    """For each parameter of a program where its rows are; rows that go on in all their terms are one piece."""
+def _places(layout: Layout, program: Program) -> Places:
     gates = {part.gate for p in program.parameters for part in p.parts}
     width = program.states[-1].width
     result = []
     for parameter in program.parameters:
-        pieces: list[_Piece] = []
+        pieces: list[Piece] = []  # rows that go on in all their terms are one
         for part in parameter.parts:
-            terms = tuple(_terms(layout, parameter, part, gates, width))
+            start, stop = part.start // width, -(-part.stop // width)
+            terms = tuple(_terms(layout, parameter, part, gates))
             last = pieces[-1] if pieces else None
             if last and tuple((f, row + last.stop - last.start) for f, row in last.terms) == terms:
-                pieces[-1] = _Piece(last.start, part.stop, last.terms)
+                pieces[-1] = Piece(last.start, stop, last.terms)
             else:
-                pieces.append(_Piece(part.start, part.stop, terms))
+                pieces.append(Piece(start, stop, terms))
         result.append(tuple(pieces))
     return tuple(result)
 
 
-def _terms(layout: Layout, parameter: Parameter, part: Part, gates: set[str], width: int) -> list[tuple[int, int]]:
+def _terms(layout: Layout, parameter: Parameter, part: Part, gates: set[str]) -> list[tuple[int, int]]:
     if part.gate in layout.peepholes:
-        return [(PEEPHOLE, layout.peepholes.index(part.gate) * width)]
+        return [(PEEPHOLE, layout.peepholes.index(part.gate))]
     if part.gate == "projection":
         return [(PROJECTION, 0)]
-    row = layout.gates.index(part.gate.removesuffix(_OF_STATE)) * width
+    row = layout.gates.index(part.gate.removesuffix(_OF_STATE))
     if len(parameter.shape) == 2:
         return [(INPUT if parameter.name == "weight_x" else RECURRENT, row)]
     if part.gate.endswith(_OF_STATE):
@@ -121,7 +136,8 @@ def _terms(layout: Layout, parameter: Parameter, part: Part, gates: set[str], wi
 
 def _rows(tensor: Tensor | None, start: int, count: int) -> Tensor:
     assert tensor is not None
-    return tensor if count == tensor.shape[0] else tensor[start : start + count]
+    # Whole tensors are handed on as they are; a projection has fewer rows than its one block.
+    return tensor if start == 0 and count >= tensor.shape[0] else tensor[start : start + count]
 
 
 def _summed(terms: list[Tensor]) -> Tensor:
@@ -132,16 +148,16 @@ def _joined(rows: list[Tensor]) -> Tensor:
     return rows[0] if len(rows) == 1 else torch.cat(rows)
 
 
-def _stacked(blocks: dict[int, Tensor], height: int) -> Tensor:
-    """Blocks at their rows; 0 where there is none."""
-    like = next(iter(blocks.values()))
-    rows: list[Tensor] = []
+def _stacked(rows: dict[int, Tensor], blocks: int, width: int) -> Tensor:
+    """Rows at their blocks; 0 where there are none."""
+    like = next(iter(rows.values()))
+    stacked: list[Tensor] = []
     at = 0
-    for start, block in sorted(blocks.items()):
+    for start, block in sorted(rows.items()):
         if start > at:
-            rows.append(like.new_zeros(start - at, *like.shape[1:]))
-        rows.append(block)
-        at = start + block.shape[0]
-    if at < height:
-        rows.append(like.new_zeros(height - at, *like.shape[1:]))
-    return _joined(rows)
+            stacked.append(like.new_zeros((start - at) * width, *like.shape[1:]))
+        stacked.append(block)
+        at = start + -(-block.shape[0] // width)
+    if at < blocks:
+        stacked.append(like.new_zeros((blocks - at) * width, *like.shape[1:]))
+    return _joined(stacked)

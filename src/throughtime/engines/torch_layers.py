@@ -1,18 +1,18 @@
-"""The layers that torch has: for each the program that it equals and how its stored biases make the program's bias.
+"""The layers that torch has: for each the program that it equals, and where it has the parameters.
 
 This is the one place that knows torch's layout: two biases a gate, `weight_ih`, `weight_hh` and `weight_hr`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 
-import torch
 from torch import Tensor
 
 from throughtime import cells
+from throughtime.engines.layouts import Layout, Places, Stored
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 
@@ -24,18 +24,23 @@ class TorchLayer:
     Attributes:
         mode: torch's name for it.
         cell: the cell that it runs.
-        bias: for each block of hidden-size rows of the program's bias, which block of `bias_ih` and which of
-            `bias_hh` are added up to it; None for none.
+        layout: where its tensors have the cell's parameters.
     """
 
     mode: str
     cell: Cell
-    bias: tuple[tuple[int | None, int | None], ...]
+    layout: Layout
+    # With and without biases and a projection: made once, as a graph that is being captured cannot trace a cell.
+    _places: Mapping[tuple[bool, bool], Places] = field(init=False, repr=False, compare=False)
 
-    @property
-    def blocks(self) -> int:
-        """The blocks of hidden-size rows in each stored tensor."""
-        return sum(ih is not None for ih, _ in self.bias)
+    def __post_init__(self) -> None:
+        projections = (0, 1) if "projection" in self.cell.hyper else (0,)
+        places = {
+            (bias, p > 0): self.layout.places(self.program(1, 1, p, bias=bias))
+            for bias in (True, False)
+            for p in projections
+        }
+        object.__setattr__(self, "_places", places)
 
     def program(self, input_size: int, hidden_size: int, projection: int = 0, *, bias: bool = True) -> Program:
         """The program of a layer of these sizes."""
@@ -44,43 +49,26 @@ class TorchLayer:
 
     def to_program(self, stored: Sequence[Tensor], *, bias: bool) -> list[Tensor]:
         """The program's parameters from the stored tensors, in torch's order: ih, hh, [both biases], [hr]."""
-        weights, rest = list(stored[:2]), list(stored[2:])
-        if bias:
-            bias_ih, bias_hh = rest[0].chunk(self.blocks), rest[1].chunk(self.blocks)
-            if all(pair == (k, k) for k, pair in enumerate(self.bias)):
-                joined = rest[0] + rest[1]
-            else:
-                joined = torch.cat([_sum(bias_ih, bias_hh, *pair) for pair in self.bias])
-            return [*weights, *rest[2:], joined]
-        return weights + rest
+        biases, rest = (stored[2:4], stored[4:]) if bias else ((None, None), stored[2:])
+        projection = rest[0] if rest else None
+        named = Stored(stored[0], stored[1], biases[0], biases[1], None, projection)
+        return self.layout.to_program(self._places[bias, projection is not None], named)
 
     def to_stored(self, parameters: Sequence[Tensor], *, bias: bool) -> list[Tensor]:
         """Stored tensors that make these parameters of the program."""
-        if not bias:
-            return list(parameters)
-        *weights, joined = parameters
-        blocks = joined.chunk(len(self.bias))
-        zero = torch.zeros_like(blocks[0])
-        from_ih = {ih: block for block, (ih, _) in zip(blocks, self.bias, strict=True) if ih is not None}
-        from_hh = {hh: block for block, (ih, hh) in zip(blocks, self.bias, strict=True) if ih is None}
-        stored = [torch.cat([source.get(k, zero) for k in range(self.blocks)]) for source in (from_ih, from_hh)]
-        return [*weights[:2], *stored, *weights[2:]]
+        projected = len(parameters) > (3 if bias else 2)
+        hidden = parameters[0].shape[0] // len(self.layout.gates)
+        stored = self.layout.to_stored(self._places[bias, projected], parameters, hidden)
+        return [tensor for tensor in stored if tensor is not None]
 
 
-def _sum(bias_ih: Sequence[Tensor], bias_hh: Sequence[Tensor], ih: int | None, hh: int | None) -> Tensor:
-    if ih is None or hh is None:
-        return bias_ih[ih] if ih is not None else bias_hh[hh or 0]
-    return bias_ih[ih] + bias_hh[hh]
-
-
-_ALIKE = tuple((k, k) for k in range(4))
 TORCH_LAYERS = {
     layer.mode: layer
     for layer in (
-        TorchLayer("RNN_TANH", cells.rnn, _ALIKE[:1]),
-        TorchLayer("RNN_RELU", cells.rnn_relu, _ALIKE[:1]),
-        TorchLayer("LSTM", cells.lstm, _ALIKE),
-        TorchLayer("GRU", cells.gru, ((0, 0), (1, 1), (2, None), (None, 2))),
+        TorchLayer("RNN_TANH", cells.rnn, Layout(("hidden",))),
+        TorchLayer("RNN_RELU", cells.rnn_relu, Layout(("hidden",))),
+        TorchLayer("LSTM", cells.lstm, Layout(("input", "forget", "candidate", "output"))),
+        TorchLayer("GRU", cells.gru, Layout(("reset", "update", "candidate"))),
     )
 }
 

@@ -55,7 +55,8 @@ class OnnxRecurrent(nn.Module):
         programs, parameters = [], []
         for way, (reverse, activations) in enumerate(zip(ways, _activations(node, layer, len(ways)), strict=True)):
             program = layer.program(inputs, hidden, activations, clip, bias="B" in stored)
-            parameters.append(layer.layout.to_program(program, _of_way(stored, layer, way, hidden)))
+            places = layer.layout.places(program)
+            parameters.append(layer.layout.to_program(places, _of_way(stored, layer, way, hidden)))
             programs.append(program.flipped if reverse else program)
         last = _FIRST_STATE + len(programs[0].states)
         self.takes = [node.input(place) for place in (0, _LENGTHS, *range(_FIRST_STATE, last))]

@@ -168,7 +168,11 @@ def _operator(
 ) -> tuple[list[str], list[str]]:
     """A node RNN, GRU or LSTM of the directions."""
     form, clip = found[0].layer, found[0].clip
-    stored = [f.layer.layout.to_stored(f.program, parameters) for f, (_, parameters) in zip(found, layer, strict=True)]
+    hidden = found[0].program.states[-1].width
+    stored = [
+        form.layout.to_stored(form.layout.places(f.program), parameters, hidden)
+        for f, (_, parameters) in zip(found, layer, strict=True)
+    ]
     inputs = [x, *_tensors(graph, form.operator, stored), "", *initial]
     if form.has_peepholes:
         inputs.append(graph.constant(np.stack([array(s.peephole) for s in stored]), f"{form.operator}_P"))
@@ -180,7 +184,7 @@ def _operator(
             values = [a.constants[which] for a in activations if len(a.constants) > which]
             attributes |= {name: values} if values else {}
     attributes["direction"] = "bidirectional" if len(layer) == 2 else "reverse" if layer[0][0].reverse else "forward"
-    attributes["hidden_size"] = found[0].program.states[-1].width
+    attributes["hidden_size"] = hidden
     y, *final = graph.node(form.operator, inputs, 1 + len(initial), **attributes)
     if len(layer) == 1:
         return [graph.add("Squeeze", y, graph.whole(1))], final
