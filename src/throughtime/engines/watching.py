@@ -37,6 +37,17 @@ class Watch:
             ]
         )
 
+    def seen_through(self, form: Callable[[Tensor], Tensor]) -> Watch:
+        """The same watch, handed everything in another form."""
+
+        def receive(values: list[Tensor]) -> None:
+            self.receive([form(value) for value in values])
+
+        def receive_gradients(gradients: list[Tensor]) -> None:
+            self.receive_gradients([form(gradient) for gradient in gradients])
+
+        return Watch(self.values, receive, self.gradients, receive_gradients)
+
 
 def together(watches: Sequence[Watch]) -> Watch | None:
     """One watch that hands to each of these what it asks for; None if there is none."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.errors import UserError
-from throughtime.nn.stack import joined, pad
+from throughtime.nn.stack import form_of, joined
 from throughtime.sight.arrays import symbols_of
 from throughtime.sight.models import evaluating, language_model, recurrent_modules, watched
 from throughtime.sight.tape import Tape, to_states
@@ -40,6 +40,13 @@ class Seen:
         tape = copy.copy(self.tape)
         tape.layers = [[layer.double() for layer in ways] for ways in self.tape.layers]
         return Seen(tape, [g.double() for g in self.outputs], [g.double() for g in self.passed])
+
+    def first_rows(self, rows: int) -> Seen:
+        """The first rows alone; where rows differ in length these are the longest."""
+        tape = copy.copy(self.tape)
+        tape.layers = [[layer.first_rows(rows) for layer in ways] for ways in self.tape.layers]
+        tape.lengths = self.tape.lengths[:rows]
+        return Seen(tape, [g[:, :rows] for g in self.outputs], [g[:, :rows] for g in self.passed])
 
 
 def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss: Loss | None = None) -> dict[str, Seen]:
@@ -75,7 +82,7 @@ def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss:
     return {prefix: at_top(tapes[prefix], cut, [next(found) for _ in cut.leaves]) for prefix, cut in cuts.items()}
 
 
-def at_top(tape: Tape, cut: Cut, gradients: Sequence[Tensor]) -> Seen:
+def at_top(tape: Tape, call: Given, gradients: Sequence[Tensor]) -> Seen:
     """The gradients at the top layer from those at what the module gave.
 
     Raises:
@@ -83,7 +90,7 @@ def at_top(tape: Tape, cut: Cut, gradients: Sequence[Tensor]) -> Seen:
     """
     if tape.options.returns == "states":
         raise UserError("a module that returns='states' has no output that a loss of a step could hang on.")
-    gradients = [_inside(g, given, tape, cut) for g, given in zip(gradients, cut.given, strict=True)]
+    gradients = [_inside(g, given, tape, call.batch_first) for g, given in zip(gradients, call.given, strict=True)]
     ways = tape.layers[-1]
     with torch.enable_grad():
         below = [layer.x.detach().requires_grad_() for layer in ways[: 2 if tape.apart else 1]]
@@ -94,45 +101,60 @@ def at_top(tape: Tape, cut: Cut, gradients: Sequence[Tensor]) -> Seen:
     return Seen(tape, list(found[: len(ways)]), list(found[len(ways) :]))
 
 
-class Cut:
-    """Cuts a module's output off from what made it, so that a gradient stops there.
+class Given:
+    """What a recurrent module gave.
 
     Attributes:
-        calls: how often it ran.
-        given: what it gave: one output, or one of each direction.
-        leaves: their data, where the gradients arrive.
+        given: one output, or one of each direction.
+        data: their data.
         batch_first: whether the module gives rows first.
     """
 
     def __init__(self) -> None:
-        self.calls = 0
         self.given: list[Tensor | PackedSequence] = []
-        self.leaves: list[Tensor] = []
+        self.data: list[Tensor] = []
         self.batch_first = False
+
+    def take(self, module: nn.Module, result: Any) -> list[Tensor]:
+        """Takes a module's result; returns the data of its outputs."""
+        self.given = [result[0]] if isinstance(result[0], Tensor | PackedSequence) else list(result[0])
+        self.batch_first = bool(getattr(module, "batch_first", False))
+        self.data = [y.data if isinstance(y, PackedSequence) else y for y in self.given]
+        return self.data
+
+
+class Cut(Given):
+    """Cuts a module's output off from what made it, so that a gradient stops there.
+
+    Attributes:
+        calls: how often it ran.
+        leaves: the data of its outputs, where the gradients arrive.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.leaves: list[Tensor] = []
 
     def __call__(self, module: nn.Module, args: Any, result: Any) -> Any:
         """The module's result with the output cut off."""
         self.calls += 1
-        given, *rest = result
-        alone = isinstance(given, Tensor | PackedSequence)
-        self.given = [given] if alone else list(given)
-        self.batch_first = bool(getattr(module, "batch_first", False))
-        data = [y.data if isinstance(y, PackedSequence) else y for y in self.given]
-        self.leaves = [y.detach().requires_grad_() for y in data]
+        self.leaves = [y.detach().requires_grad_() for y in self.take(module, result)]
         pairs = zip(self.given, self.leaves, strict=True)
         cut = [y._replace(data=leaf) if isinstance(y, PackedSequence) else leaf for y, leaf in pairs]
-        return (cut[0] if alone else tuple(cut), *rest)
+        alone = isinstance(result[0], Tensor | PackedSequence)
+        return (cut[0] if alone else tuple(cut), *result[1:])
 
 
-def _inside(gradient: Tensor, given: Tensor | PackedSequence, tape: Tape, cut: Cut) -> Tensor:
+def _inside(gradient: Tensor, given: Tensor | PackedSequence, tape: Tape, batch_first: bool) -> Tensor:
     """A gradient at a module's output in the form that its layers work in: `[T, B, width]`, `[B, width]` at the end."""
     if isinstance(given, PackedSequence):
-        return pad(given._replace(data=gradient))[0]
+        return form_of(given).pad(gradient)
     ends = tape.options.returns == "last"
     rows = 0 if ends else 1
     if gradient.dim() == rows + 1:  # without rows
         return gradient.unsqueeze(rows)
-    gradient = gradient.transpose(0, 1) if cut.batch_first and not ends else gradient
+    gradient = gradient.transpose(0, 1) if batch_first and not ends else gradient
     return gradient if tape.back is None else gradient.index_select(rows, torch.argsort(tape.back))
 
 
