@@ -47,6 +47,7 @@ format: install  ## put the code into the house's format
 
 bench: install  ## measure speed on this machine
 	$(BIN)/throughtime bench
+	$(BIN)/python benchmarks/cells.py
 
 wheel: install  ## build a wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .

@@ -1,8 +1,8 @@
-"""Measures every named cell, and writes docs/cells.json and the page of all cells, docs/cells.md.
+"""Measures every named cell: a training step on the native engine, and how far back its gradient reaches.
 
-A training step on the native engine, beside the LSTM's and beside the same cell as a loop of torch operations (the
-reference engine under torch's autograd), all in turn in one process. With --page the page is written from the figures
-that are there.
+Beside the LSTM's training step and beside the same cell as a loop of torch operations (the reference engine under
+torch's autograd), all in turn in one process. With --write the figures go to docs/cells.json and to the page of all
+cells, docs/cells.md; with --page the page is written anew from the figures that are there.
 """
 
 from __future__ import annotations
@@ -71,15 +71,15 @@ def horizon(name: str) -> str:
 
 
 def main() -> None:
-    """Measures, or writes the page alone."""
+    """Measures, and writes what is asked for."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", nargs="+", default=cells.names(), metavar="NAME")
     parser.add_argument("--seconds", type=float, default=2.0, help="for each cell")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=DOCS)
-    parser.add_argument("--page", action="store_true", help="write the page from the figures that are there")
+    parser.add_argument("--write", action="store_true", help="write the figures and the page of all cells")
+    parser.add_argument("--page", action="store_true", help="measure nothing, write the page")
     given = parser.parse_args()
-    file: Path = given.out / "cells.json"
+    file = DOCS / "cells.json"
     measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
     if not given.page:
         settings = {"batch": BATCH, "hidden": HIDDEN, "steps": STEPS, "horizon_hidden": HORIZON_HIDDEN}
@@ -95,10 +95,12 @@ def main() -> None:
                     flush=True,
                 )
         measured = settings | {"cells": {name: known[name] for name in cells.names() if name in known}}
-        file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
         slow = [f"{name} {own['flops_of_lstm']:.0%}" for name, own in known.items() if own["flops_of_lstm"] < FEW]
         print(f"below {FEW:.0%} of the LSTM's FLOP/s: {', '.join(slow) or 'none'}")
-    (given.out / "cells.md").write_text(page(measured), encoding="utf-8")
+    if given.write:
+        file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
+    if given.write or given.page:
+        (DOCS / "cells.md").write_text(page(measured), encoding="utf-8")
 
 
 if __name__ == "__main__":
