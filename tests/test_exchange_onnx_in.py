@@ -242,12 +242,14 @@ class Packed(torch.nn.Module):
         return rnn.pad_packed_sequence(y, batch_first=True)[0], h
 
 
-def by_torchs_exporter(module: torch.nn.Module, given: tuple, **axes: dict[int, str]) -> bytes:
+def by_torchs_exporter(module: torch.nn.Module, given: tuple, opset: int = 17, **axes: dict[int, str]) -> bytes:
     """The model; the exporter's remarks are its own."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.onnx.export(module, given, file, dynamo=False, input_names=list(axes), dynamic_axes=axes)
+        torch.onnx.export(
+            module, given, file, dynamo=False, opset_version=opset, input_names=list(axes), dynamic_axes=axes
+        )
     return file.getvalue()
 
 
@@ -259,6 +261,24 @@ def test_torchs_layers_from_torchs_exporter(kind: type[torch.nn.RNNBase], last: 
     model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), symbols={0: "B", 1: "T"})
     symbols = torch.randint(7, (4, 6))
     assert_alike(by_us(model, {"symbols": symbols.numpy()}), [module(symbols).detach().numpy()])
+
+
+@pytest.mark.parametrize("opset", [9, 11, 13, 20])
+def test_older_and_newer_versions_of_the_operators(opset: int) -> None:
+    """Axes, bounds and sizes were attributes once; softmax was over all the axes from one on."""
+    torch.manual_seed(0)
+    module = Tagger(torch.nn.LSTM, False).eval()
+    model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), opset, symbols={0: "B", 1: "T"})
+    symbols = torch.randint(7, (4, 6))
+    assert_alike(by_us(model, {"symbols": symbols.numpy()}), by_onnx_runtime(model, {"symbols": symbols.numpy()}))
+
+
+def test_what_is_read_in_can_be_recorded() -> None:
+    case = Case("LSTM")
+    model = throughtime.from_onnx(case.model())
+    with throughtime.record(model, "layer0.hidden") as tape:
+        y, *_ = model(*(torch.from_numpy(array) for array in case.given().values()))
+    assert torch.equal(tape["layer0.hidden"], y[:, 0])
 
 
 @pytest.mark.filterwarnings("ignore")

@@ -32,6 +32,7 @@ class Node:
         attributes: numbers, texts, lists of them, and arrays.
         name: the node's name, "" if it has none.
         number: its place in the graph.
+        opset: the version of the operators.
     """
 
     operator: str
@@ -40,6 +41,7 @@ class Node:
     attributes: Mapping[str, Any]
     name: str
     number: int
+    opset: int
 
     def input(self, place: int) -> str:
         """The name of an input, "" if it is left out."""
@@ -58,7 +60,6 @@ class OnnxFile:
         inputs, outputs: the names of what the graph takes and gives.
         nodes: in an order in which each has what it takes.
         constants: the stored arrays by name.
-        opset: the version of the operators.
         metadata: what else the file says of itself.
     """
 
@@ -66,7 +67,6 @@ class OnnxFile:
     outputs: tuple[str, ...]
     nodes: tuple[Node, ...]
     constants: Mapping[str, Array]
-    opset: int
     metadata: Mapping[str, str]
 
 
@@ -120,13 +120,12 @@ def _model(proto: Any, what: str) -> OnnxFile:
         if node.domain not in ("", "ai.onnx"):
             raise OnnxError(f"the operator {operator} is of {node.domain!r}, and only ONNX's own can be read.")
         attributes = {_text(a.name): _attribute(a, operator) for a in node.attribute}
-        nodes.append(Node(operator, inputs, outputs, attributes, _text(node.name), number))
+        nodes.append(Node(operator, inputs, outputs, attributes, _text(node.name), number, opset))
     return OnnxFile(
         inputs=tuple(_text(value.name) for value in graph.input if value.name not in constants),
         outputs=tuple(_text(value.name) for value in graph.output),
         nodes=tuple(nodes),
         constants=constants,
-        opset=opset,
         metadata={_text(entry.key): _text(entry.value) for entry in proto.metadata_props},
     )
 

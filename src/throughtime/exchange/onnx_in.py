@@ -107,7 +107,7 @@ class OnnxModel(nn.Module):
         token = size_limit.set(max(_SMALL, 2 * sum(c.numel() for c in constants.values())))
         try:
             for node in file.nodes:
-                self._check(node, file.opset, known)
+                self._check(node, known)
                 known.update(node.outputs)
                 if node.operator in OPERATORS:
                     used.update(self._add_layer(node, constants))
@@ -132,16 +132,12 @@ class OnnxModel(nn.Module):
                 self._whole[name] = constants[name]
 
     @staticmethod
-    def _check(node: Node, opset: int, known: set[str]) -> None:
+    def _check(node: Node, known: set[str]) -> None:
         possible = [*MEANINGS, *OPERATORS]
         if node.operator not in possible:
             raise node.error(
                 f"this operator can't be read{nearest(node.operator, possible)} (those that can: "
                 f"{', '.join(sorted(possible))})."
-            )
-        if node.operator in ("Softmax", "LogSoftmax") and opset < 13:
-            raise node.error(
-                f"of version {opset} it can't be read; convert the model to 13 with onnx.version_converter."
             )
         for name in node.inputs:
             if name not in known:

@@ -174,7 +174,13 @@ def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
 
 
 def _softmax(function: Callable[[Tensor, int], Tensor]) -> Meaning:
-    return lambda node, x: function(x, node.attributes.get("axis", -1))
+    def meaning(node: Node, x: Tensor) -> Tensor:
+        if node.opset >= 13:
+            return function(x, node.attributes.get("axis", -1))
+        # over all the axes from this one on
+        return function(x.flatten(node.attributes.get("axis", 1)), -1).reshape(x.shape)
+
+    return meaning
 
 
 MEANINGS: dict[str, Meaning] = {

@@ -53,19 +53,20 @@ class OnnxRecurrent(nn.Module):
         self.hidden_size = hidden
         clip = _clip(node)
         programs, parameters = [], []
-        for way, (reverse, activations) in enumerate(zip(ways, _activations(node, layer, len(ways)), strict=True)):
+        for way, activations in enumerate(_activations(node, layer, len(ways))):
             program = layer.program(inputs, hidden, activations, clip, bias="B" in stored)
             places = layer.layout.places(program)
             parameters.append(layer.layout.to_program(places, _of_way(stored, layer, way, hidden)))
-            programs.append(program.flipped if reverse else program)
+            programs.append(program)
         last = _FIRST_STATE + len(programs[0].states)
         self.takes = [node.input(place) for place in (0, _LENGTHS, *range(_FIRST_STATE, last))]
-        self.alike = len(ways) == 2 and programs[0].flipped == programs[1]
+        self.alike = len(ways) == 2 and programs[0] == programs[1]
         if self.alike:
-            self.layers = nn.ModuleList([_recurrent(programs[:1], hidden, parameters)])
+            self.layers = nn.ModuleList([_recurrent(programs[0], hidden, parameters, bidirectional=True)])
         else:
             self.layers = nn.ModuleList(
-                _recurrent([program], hidden, [own]) for program, own in zip(programs, parameters, strict=True)
+                _recurrent(program, hidden, [own], reverse=reverse)
+                for program, own, reverse in zip(programs, parameters, ways, strict=True)
             )
 
     def forward(self, x: Tensor, lengths: Tensor | None, *states: Tensor | None) -> tuple[Tensor, ...]:
@@ -83,7 +84,7 @@ class OnnxRecurrent(nn.Module):
             x, states = x.transpose(0, 1), tuple(None if s is None else s.transpose(0, 1) for s in states)
         directions = 2 if self.alike else len(self.layers)
         width = self.hidden_size
-        given = [x.new_zeros(directions, x.shape[1], width) if s is None else s for s in states]
+        given = [x.new_zeros(directions, x.shape[1], width) if s is None else s.to(x) for s in states]
         for state in given:
             if state.shape != (directions, x.shape[1], width):
                 raise self.node.error(
@@ -103,9 +104,9 @@ class OnnxRecurrent(nn.Module):
         return y.transpose(1, 2), *final
 
 
-def _recurrent(programs: Sequence[Program], hidden: int, parameters: Sequence[Sequence[Tensor]]) -> Recurrent:
-    """A layer of these programs' parameters, of each direction."""
-    made = Recurrent.from_programs(programs, hidden, bidirectional=len(parameters) == 2, device="meta")
+def _recurrent(program: Program, hidden: int, parameters: Sequence[Sequence[Tensor]], **options: bool) -> Recurrent:
+    """A layer of these parameters, of each direction."""
+    made = Recurrent.from_programs([program], hidden, device="meta", **options)
     values = [tensor for own in parameters for tensor in own]
     names = [name for name, _ in made.named_parameters()]
     made.load_state_dict({n: v.detach().clone().contiguous() for n, v in zip(names, values, strict=True)}, assign=True)
