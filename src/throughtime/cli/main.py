@@ -26,6 +26,7 @@ _COMMANDS = {
     "evaluate": "Measure a trained network on a text.",
     "sample": "Let a trained network write text.",
     "inspect": "Write a page that shows what a trained network does with a text.",
+    "horizon": "Show how far back a network's gradient reaches.",
     "export": "Write a trained network as a file that other systems run.",
     "cells": "List the recurrent cells, or show one as equations and program.",
     "bench": "Measure how fast this machine runs recurrent layers.",

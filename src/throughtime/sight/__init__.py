@@ -6,8 +6,13 @@ definition comes from.
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
+from throughtime.sight.advising import Advice, advice
+from throughtime.sight.comparing import Comparison, Side, compare
 from throughtime.sight.fixed import FixedPoints, fixed_points
 from throughtime.sight.flow import Connectivity, Flow, connectivity, gradient_flow
+from throughtime.sight.fresh import fresh_model
 from throughtime.sight.interesting import Interest, interest
 from throughtime.sight.matching import Match, Place, match
 from throughtime.sight.openness import Saturation, Timescale, saturation, timescale
@@ -15,8 +20,20 @@ from throughtime.sight.reach import Horizon, horizon
 from throughtime.sight.reading import Keeper, gates, keepers
 from throughtime.sight.spectrum import Exponents, lyapunov
 
+if TYPE_CHECKING:
+    from throughtime.sight.callback import GradientWatch
+
 __all__ = [
-    "Connectivity", "Exponents", "FixedPoints", "Flow", "Horizon", "Interest", "Keeper", "Match", "Place", "Saturation",
-    "Timescale", "connectivity", "fixed_points", "gates", "gradient_flow", "horizon", "interest", "keepers", "lyapunov",
-    "match", "saturation", "timescale",
+    "Advice", "Comparison", "Connectivity", "Exponents", "FixedPoints", "Flow", "GradientWatch", "Horizon", "Interest",
+    "Keeper", "Match", "Place", "Saturation", "Side", "Timescale", "advice", "compare", "connectivity", "fixed_points",
+    "fresh_model", "gates", "gradient_flow", "horizon", "interest", "keepers", "lyapunov", "match", "saturation",
+    "timescale",
 ]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name == "GradientWatch":  # the only one that needs Lightning
+        from throughtime.sight.callback import GradientWatch
+
+        return GradientWatch
+    raise AttributeError(f"module 'throughtime.sight' has no attribute {name!r}")

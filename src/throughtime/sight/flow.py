@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,7 +44,7 @@ class Flow:
     @property
     def layers(self) -> list[str]:
         """The names of the layers, from the lowest; a reverse direction counts as one of its own."""
-        return [name for name in self.norms if name.split(".")[-1].startswith(("layer", "reverse"))]
+        return layer_names(self.norms)
 
     @cached_property
     def by_lag(self) -> dict[str, Array]:
@@ -71,6 +72,13 @@ class Flow:
         from throughtime.sight.figures import lines_by_lag
 
         return lines_by_lag({name: self.by_lag[name] for name in self.layers}, self.horizons)
+
+
+def layer_names(names: Iterable[str]) -> list[str]:
+    """Of the names of a flow those of layers, not of their states, from the lowest: `encoder.layer1.reverse`."""
+    found = [m for name in names if (m := re.fullmatch(r"(.*\.)?layer(\d+)(\.reverse)?", name))]
+    modules = [m[1] for m in found]
+    return [m[0] for m in sorted(found, key=lambda m: (modules.index(m[1]), int(m[2]), bool(m[3])))]
 
 
 def gradient_flow(

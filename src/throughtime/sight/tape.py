@@ -60,6 +60,10 @@ class LayerTape:
         x, y = self.x.double(), self.y.double()
         return replace(self, x=x, y=y, read=read, parameters=[p.double() for p in self.parameters], engine=engine)
 
+    def first_rows(self, rows: int) -> LayerTape:
+        """The first rows alone."""
+        return replace(self, x=self.x[:, :rows], y=self.y[:, :rows], read=[v[:, :rows] for v in self.read])
+
 
 class Tape(Feature):
     """Keeps, while it watches a recurrent module, what the gradients of its layers read.

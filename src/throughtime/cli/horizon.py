@@ -1,0 +1,167 @@
+"""`throughtime horizon`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from throughtime.cli.cell_option import CELL_HELP, named_cell
+from throughtime.cli.output import console, show_json, starting
+from throughtime.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from throughtime.sight.reach import Horizon
+
+_MOST_LAYERS = 8  # in one plot
+_DECADES = 6
+
+
+def horizon(
+    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="The directory of a trained network.")] = None,
+    cell: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help=f"A fresh network instead: {CELL_HELP}; may be given several times."),
+    ] = None,
+    *,
+    data: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FILE", help="The text that a trained network reads; what was held out if not given."),
+    ] = None,
+    lags: Annotated[int, typer.Option(metavar="N", help="How many steps back to look.")] = 200,
+    steps: Annotated[int, typer.Option(metavar="N", help="Over how many steps of each stream to look.")] = 400,
+    streams: Annotated[int, typer.Option(metavar="N", help="How many streams of symbols to read.")] = 4,
+    hidden: Annotated[int, typer.Option(metavar="N", help="The units of a layer of a fresh network.")] = 128,
+    layers: Annotated[int, typer.Option(metavar="N", help="The layers of a fresh network.")] = 1,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="RANGE|NAME", help="What a fresh network's weights are drawn from, as in train."),
+    ] = None,
+    forget_bias: Annotated[
+        float | None, typer.Option(metavar="X", help="What a fresh network's forget gates start with, as in train.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(metavar="N", help="How many fresh networks to take the mean of.")] = 3,
+    engine: Annotated[
+        str | None, typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+) -> None:
+    """How far back the gradient reaches: the norm of the gradient of the loss at a step with respect to a layer's state
+    some steps before, the mean over all steps. The horizon is where 1 % of it is left.
+
+    A fresh network is one that nobody has trained, and reads symbols drawn at random. The plain recurrent network's
+    typical horizon is ten steps.
+    """
+    if (run is None) == (not cell):
+        raise UserError(
+            "the directory of a trained network is wanted, or --cell NAME for a fresh one; give one of both."
+        )
+    for name, value, least in (
+        ("--lags", lags, 1), ("--steps", steps, 2), ("--streams", streams, 1), ("--seeds", seeds, 1)
+    ):  # fmt: skip
+        if value < least:
+            raise UserError(f"{name} {value}: {least} or more is wanted")
+    if run is not None:
+        from throughtime.runs import Run
+
+        opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+        with starting():
+            from throughtime.sight import gradient_flow
+            from throughtime.sight.fresh import held_out_symbols
+
+            symbols = held_out_symbols(opened, steps, streams, data)
+            found = {str(run): gradient_flow(opened.model(engine), symbols, window=lags).by_lag}
+    else:
+        if data:
+            raise UserError("--data is a text for a trained network; a fresh one reads symbols drawn at random.")
+        fields = {
+            "hidden": hidden, "layers": layers, "init": init, "forget_bias": forget_bias, "engine": engine
+        }  # fmt: skip
+        given = {name: value for name, value in fields.items() if value is not None}
+        with starting():
+            found = {name: _of_cell(name, given, lags, steps, streams, seeds) for name in cell or ()}
+    if as_json:
+        show_json({name: _data(by_lag) for name, by_lag in found.items()})
+    else:
+        _show(found)
+
+
+def _of_cell(
+    name: str, fields: dict[str, Any], lags: int, steps: int, streams: int, seeds: int
+) -> dict[str, NDArray[Any]]:
+    import numpy as np
+
+    from throughtime.sight import gradient_flow
+    from throughtime.sight.fresh import fresh_model, random_symbols
+
+    cell = named_cell(name)
+    flows = [
+        gradient_flow(
+            fresh_model(cell, seed=seed, **fields), random_symbols(steps + 1, streams, seed), window=lags
+        ).by_lag
+        for seed in range(seeds)
+    ]  # fmt: skip
+    return {key: np.mean([flow[key] for flow in flows], 0) for key in flows[0]}
+
+
+def _horizons(by_lag: dict[str, NDArray[Any]]) -> dict[str, Horizon]:
+    from throughtime.sight.reach import horizon as horizon_of
+
+    return {name: horizon_of(sizes) for name, sizes in by_lag.items() if (sizes > 0).any()}
+
+
+def _data(by_lag: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    return {
+        name: {
+            "horizon": found.lag, "grows": found.grows, "rate": found.rate, "window": found.window,
+            "by_lag": by_lag[name].tolist(),
+        }
+        for name, found in _horizons(by_lag).items()
+    }  # fmt: skip
+
+
+def _show(found: dict[str, dict[str, NDArray[Any]]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    from throughtime.cli.plot import logarithmic_plot
+    from throughtime.sight.flow import layer_names
+
+    out = console()
+    plain = not (out.encoding or "").lower().startswith("utf")
+    curves: dict[str, Sequence[float]] = {}
+    for name, by_lag in found.items():
+        horizons = _horizons(by_lag)
+        table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+        for column in (escape(name), "1 % is left after", "a step", "largest"):
+            table.add_column(column, no_wrap=True)
+        for layer in layer_names(horizons):
+            states = [key for key in horizons if key.rpartition(".")[0] == layer and key not in layer_names(horizons)]
+            for key in [layer, *(states if len(states) > 1 else ())]:
+                each = horizons[key]
+                largest = f"{each.largest:.3g} at lag {each.largest_lag}" if each.largest_lag else ""
+                table.add_row(("  " if key != layer else "") + key, str(each), f"x {each.rate:.3g}", largest)
+            if len(curves) < _MOST_LAYERS:
+                label = f"{escape(name)} {layer}" if len(found) > 1 else layer
+                sizes = by_lag[layer]
+                curves[f"{label}: {horizons[layer]}"] = (sizes / sizes[(sizes > 0).argmax()]).tolist()
+        out.print(table)
+        out.print()
+    if curves:
+        curves = _shortened(curves)
+        width = max(20, min(out.width - 10, 64))
+        out.print("Gradient of the loss by steps back, beside that of the step itself; the line is at 1 %\n")
+        for line in logarithmic_plot(
+            curves, width=width, decades=_DECADES, level=0.01, axis="steps back", plain=plain
+        ):  # fmt: skip
+            out.print(line)
+
+
+def _shortened(curves: dict[str, Sequence[float]]) -> dict[str, Sequence[float]]:
+    """The curves up to where the last of them leaves the plot."""
+    seen = [n for curve in curves.values() for n, value in enumerate(curve) if value >= 10.0**-_DECADES]
+    return {name: curve[: max(seen, default=0) + 2] for name, curve in curves.items()}

@@ -1,0 +1,222 @@
+"""Watching gradients while Lightning trains."""
+
+from __future__ import annotations
+
+import logging
+import math
+from contextlib import ExitStack
+from typing import Any, cast
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+
+from throughtime.errors import UserError
+from throughtime.sight.advising import LARGE, SHORT, Advice, advice
+from throughtime.sight.arrays import Array
+from throughtime.sight.backward import backward_by_lag, steps_with_a_loss
+from throughtime.sight.flow import Flow
+from throughtime.sight.models import RecurrentLayers, evaluating, recurrent_modules, watched
+from throughtime.sight.openness import saturation
+from throughtime.sight.reading import gates
+from throughtime.sight.seen import Given, Seen, at_top
+from throughtime.sight.tape import Tape, to_states
+
+_log = logging.getLogger("throughtime")
+
+
+class GradientWatch(Callback):
+    """Logs how gradients flow through time while a model trains, and says when they vanish or explode.
+
+    For any LightningModule with recurrent layers of throughtime in it. Every so many steps, after backward, the part of
+    the loss of each step s is taken as the gradient that has arrived at that step's output, and its flow to the states
+    before is found as by `throughtime.sight.gradient_flow`, without dropout, on a few rows of the batch. Nothing of the
+    training is changed.
+
+    To all loggers go, for each layer, `flow/layer0/lag1`, `lag2`, `lag4` ...: the mean at that lag beside lag 0;
+    `flow/layer0/horizon`: the lag at which 1 % is left, the window where it is nowhere; `saturation/layer0.forget/low`
+    and `high`: the fractions of steps and units at which a gate is under 0.1 and over 0.9; and `gradient_norm`, of all
+    parameters, before clipping.
+
+    Args:
+        every: after how many steps it looks again.
+        window: the largest lag; the steps of a batch bound it too.
+        rows: how many rows of the batch are looked at.
+        short: a horizon under so many steps is called a vanishing gradient.
+        large: a gradient that is so many times as large at some lag as at lag 0 is called exploding.
+
+    Attributes:
+        flow: what was seen last; None before.
+        advice: what was wrong then, in plain words; it is logged as a warning when it changes, under `throughtime`.
+
+    Raises:
+        UserError: if a number is not right.
+    """
+
+    def __init__(
+        self, every: int = 100, *, window: int = 200, rows: int = 4, short: int = SHORT, large: float = LARGE
+    ) -> None:
+        for name, value in (("every", every), ("window", window), ("rows", rows), ("short", short)):
+            if not isinstance(value, int) or value < 1:
+                raise UserError(f"{name} is a whole number of 1 or more; given {value!r}.")
+        if not large > 1:
+            raise UserError(f"large is more than 1; given {large!r}.")
+        self.every, self.window, self.rows, self.short, self.large = every, window, rows, short, large
+        self.flow: Flow | None = None
+        self.advice: list[Advice] = []
+        self._watching: ExitStack | None = None
+        self._calls: dict[str, _Call] = {}
+        self._told: set[tuple[str, str]] = set()
+
+    def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
+        """Refuses a model in which there is nothing to watch."""
+        recurrent_modules(pl_module)
+
+    def on_train_batch_start(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """Begins to watch, where it is time to."""
+        self._leave()
+        if trainer.global_step % self.every or not trainer.is_global_zero:
+            return
+        self._watching = ExitStack()
+        self._calls = {prefix: _Call() for prefix in recurrent_modules(pl_module)}
+        for prefix, module in recurrent_modules(pl_module).items():
+            hook = cast(nn.Module, module).register_forward_hook(self._calls[prefix], with_kwargs=True)
+            self._watching.callback(hook.remove)
+
+    def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Looks at what backward has left."""
+        if self._watching is None:
+            return
+        self._leave()
+        measured: dict[str, float] = {"gradient_norm": _norm(pl_module)}
+        norms: dict[str, Array] = {}
+        found: list[Advice | None] = []
+        steps: Array | None = None
+        for prefix, module in recurrent_modules(pl_module).items():
+            call = self._calls[prefix]
+            if not call.arrived:
+                continue
+            seen, gate_values = _again(pl_module, module, call, self.rows)
+            steps = steps_with_a_loss(seen)
+            if not len(steps):
+                continue
+            window = max(1, min(self.window, seen.tape.steps - 1))
+            of_module = {prefix + name: n for name, n in backward_by_lag(seen, steps, window).items()}
+            flow = Flow(steps, of_module)
+            norms |= of_module
+            programs = {f"{prefix}{layer.place}": layer.forward for ways in seen.tape.layers for layer in ways}
+            for name in flow.layers:
+                measured |= _measured(name, flow)
+                if flow.by_lag[name].any():
+                    found.append(advice(name, flow.horizon(name), programs[name], short=self.short, large=self.large))
+            for name, values in gate_values.items():
+                gate = saturation(values.float())
+                measured[f"saturation/{prefix}{name}/low"] = float(gate.low.mean())
+                measured[f"saturation/{prefix}{name}/high"] = float(gate.high.mean())
+        self._calls = {}
+        if norms and steps is not None:
+            self.flow = Flow(steps, norms)
+        self._tell([each for each in found if each is not None], trainer.global_step)
+        for logger in trainer.loggers:
+            logger.log_metrics(measured, step=trainer.global_step)
+
+    def on_exception(
+        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
+    ) -> None:
+        """Stops watching."""
+        self._leave()
+
+    def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        """Stops watching."""
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._watching is not None:
+            self._watching.close()
+            self._watching = None
+
+    def _tell(self, found: list[Advice], step: int) -> None:
+        """Warns of what was not so the last time."""
+        self.advice = found
+        for each in found:
+            if (each.layer, each.kind) not in self._told:
+                _log.warning("step %d: %s", step, each)
+        self._told = {(each.layer, each.kind) for each in found}
+
+
+class _Call(Given):
+    """A call of a recurrent module, and the gradients that have arrived at what it gave."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arguments: tuple[Any, ...] = ()
+        self.words: dict[str, Any] = {}
+        self.gradients: list[Tensor | None] = []
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        data = self.take(module, result)
+        if not any(y.requires_grad for y in data):
+            return
+        self.arguments, self.words = args, kwargs
+        self.gradients = [None] * len(data)
+
+        def keep(k: int, gradient: Tensor) -> None:
+            self.gradients[k] = gradient.detach()
+
+        for k, y in enumerate(data):
+            y.register_hook(lambda gradient, k=k: keep(k, gradient))  # type: ignore[no-untyped-call]
+
+    @property
+    def arrived(self) -> bool:
+        """Whether a gradient has come."""
+        return any(g is not None for g in self.gradients)
+
+
+@torch.no_grad()
+def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) -> tuple[Seen, dict[str, Tensor]]:
+    """The call once more, without dropout and with a tape; and the values of the gates."""
+    from throughtime.sight.record import record
+
+    tape = Tape(module, to_states)
+    whole = cast(nn.Module, module)
+    names = [
+        f"layer{depth}{'.reverse' if way else ''}.{gate}"
+        for depth, ways in enumerate(module.layers())
+        for way, (program, _) in enumerate(ways)
+        for gate in gates(program)
+    ]
+    with evaluating(model), ExitStack() as held:
+        recorded = held.enter_context(record(whole, *names)) if names else None
+        held.enter_context(watched(module, tape))
+        arguments, words = _as(next(whole.parameters()).dtype, (call.arguments, call.words))
+        whole(*arguments, **words)
+    data = [torch.zeros_like(y) for y in call.data]
+    gradients = [z if g is None else g for z, g in zip(data, call.gradients, strict=True)]
+    seen = at_top(tape, call, [g.to(tape.layers[-1][0].x.dtype) for g in gradients])
+    return seen.first_rows(rows), {} if recorded is None else {name: recorded[name] for name in names}
+
+
+def _as(dtype: torch.dtype, data: Any) -> Any:
+    """What is floating point in another type: autocast may have given what the parameters do not have."""
+    return apply_to_collection(data, Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t)
+
+
+def _measured(name: str, flow: Flow) -> dict[str, float]:
+    """What is logged of a layer's flow."""
+    by_lag = flow.by_lag[name]
+    at_loss = float(by_lag[0])
+    if not at_loss > 0:
+        return {}
+    lags = [2**k for k in range(len(by_lag).bit_length()) if 2**k < len(by_lag)]
+    found = {f"flow/{name}/lag{lag}": float(by_lag[lag]) / at_loss for lag in lags}
+    reached = flow.horizon(name)
+    return found | {f"flow/{name}/horizon": float(reached.window if reached.lag is None else reached.lag)}
+
+
+def _norm(model: nn.Module) -> float:
+    squares = [p.grad.detach().double().square().sum() for p in model.parameters() if p.grad is not None]
+    return math.sqrt(float(torch.stack(squares).sum())) if squares else 0.0

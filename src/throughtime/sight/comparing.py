@@ -1,0 +1,182 @@
+"""Two networks side by side: their losses, how far their gradients reach, what their gates do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from throughtime import cells
+from throughtime.errors import CellError, DataError, UserError
+from throughtime.program.cell import Cell
+from throughtime.sight.arrays import symbols_of
+from throughtime.sight.flow import Flow, gradient_flow
+from throughtime.sight.fresh import fresh_model, held_out_symbols, random_symbols
+from throughtime.sight.models import evaluating, language_model, only_recurrent
+from throughtime.sight.openness import Saturation, saturation
+from throughtime.sight.reading import gates
+
+_STEPS, _STREAMS = 400, 4
+
+
+@dataclass(frozen=True)
+class Side:
+    """One of the two.
+
+    Attributes:
+        name: what it is called.
+        loss: in nats per symbol; None for what is no language model.
+        loss_per_character: in nats, where a text was given; it compares across vocabularies.
+        flow: its gradient flow.
+        saturations: of each gate, `layer0.forget` and so on.
+    """
+
+    name: str
+    loss: float | None
+    loss_per_character: float | None
+    flow: Flow
+    saturations: Mapping[str, Saturation]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two networks side by side."""
+
+    a: Side
+    b: Side
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """A table: what, of the one and of the other; empty where only one of them has it."""
+        found: dict[str, list[str]] = {}
+        for k, side in enumerate((self.a, self.b)):
+            for what, shown in _shown(side).items():
+                found.setdefault(what, ["", ""])[k] = shown
+        return [(what, one, other) for what, (one, other) in found.items()]
+
+    def __str__(self) -> str:
+        table = [("", self.a.name, self.b.name), *self.rows()]
+        widths = [max(len(row[k]) for row in table) for k in range(3)]
+        lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in table]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def figure(self) -> Any:
+        """The gradient by lag of the layers of both; a plotly figure."""
+        from throughtime.sight.figures import lines_by_lag
+
+        sides = [(side, name, f"{side.name} {name}") for side in (self.a, self.b) for name in side.flow.layers]
+        by_lag = {label: side.flow.by_lag[name] for side, name, label in sides}
+        return lines_by_lag(by_lag, {label: side.flow.horizon(name) for side, name, label in sides})
+
+
+def compare(a: Any, b: Any, x: Any = None, *, window: int = 200, **fields: Any) -> Comparison:
+    """Two runs, models or cells side by side: loss, gradient flow by lag, horizons, saturation of gates.
+
+    Args:
+        a, b: each a run or its directory, a model with one recurrent module in it, or a cell or its name, which makes a
+            fresh network (see `throughtime.sight.fresh_model`).
+        x: what both read: a text, for runs; ids of symbols `[T, B]` or `[T]`; what the models take, for those that are
+            no language models. If not given a run reads from what was held out of its data, a fresh network symbols
+            drawn at random.
+        window: the largest lag.
+        **fields: what fresh networks are to be like, such as `hidden`, `layers` and `seed`.
+
+    Returns:
+        Both, with a table and a figure.
+
+    Raises:
+        UserError: if one of them is none of these, or an input does not fit.
+    """
+    return Comparison(*(_side(each, x, window, fields) for each in (a, b)))
+
+
+def _side(given: Any, x: Any, window: int, fields: dict[str, Any]) -> Side:
+    from throughtime.runs import Run
+
+    characters = None
+    model: nn.Module
+    if isinstance(given, str | Path) and Path(given).is_dir():
+        given = Run.open(given)
+    if isinstance(given, Run):
+        name, model = str(given.path), given.model()
+        if x is None:
+            x = held_out_symbols(given, _STEPS, _STREAMS)
+        elif isinstance(x, str):
+            characters = len(x)
+            x = _encoded(given, x)
+    elif isinstance(given, nn.Module):
+        name, model = type(given).__name__, given
+    elif isinstance(given, str | Cell):
+        name, model = given if isinstance(given, str) else given.name, fresh_model(_cell(given), **fields)
+        x = random_symbols(_STEPS + 1, _STREAMS) if x is None else x
+    else:
+        raise UserError(f"a run, a model or a cell is wanted; given {type(given).__name__}.")
+    if x is None or isinstance(x, str):
+        raise UserError(f"{name} cannot read {'nothing' if x is None else 'a text'}: give what it takes, as x.")
+    return _looked_at(name, model, x, window, characters)
+
+
+def _cell(given: str | Cell) -> Cell:
+    try:
+        return cells.get(given)
+    except CellError as error:
+        raise UserError(f"{given!r} is neither a run's directory nor a cell: {error}") from None
+
+
+def _encoded(run: Any, text: str) -> Any:
+    ids = np.asarray(run.vocabulary.encode(text)).astype(np.int64)
+    if ids.size < 2:
+        raise DataError(f"the text has {ids.size} symbols for {run.path}: 2 are wanted.")
+    return ids
+
+
+def _looked_at(name: str, model: nn.Module, x: Any, window: int, characters: int | None) -> Side:
+    from throughtime.sight.record import record
+
+    names = [
+        f"layer{depth}{'.reverse' if way else ''}.{gate}"
+        for depth, ways in enumerate(only_recurrent(model).layers())
+        for way, (program, _) in enumerate(ways)
+        for gate in gates(program)
+    ]
+    language, loss, per_character = language_model(model), None, None
+    tape: Any = {}
+    with evaluating(model), torch.no_grad():
+        if names:
+            with record(model, *names) as tape:
+                loss = _read(model, language, x)
+        else:
+            loss = _read(model, language, x)
+    if loss is not None:
+        total, count = loss
+        loss = total / count
+        per_character = None if characters is None else total / characters
+    found = {gate: saturation(tape[gate].float()) for gate in names}
+    return Side(name, loss, per_character, gradient_flow(model, x, window=window), found)
+
+
+def _read(model: nn.Module, language: Any, x: Any) -> Any:
+    """The sum of the losses and how many there are; None for what is no language model."""
+    if language is None:
+        model(x)
+        return None
+    ids = symbols_of(x, language.vocabulary_size)
+    total: Tensor = language.loss(ids[:-1], ids[1:])[0]
+    return float(total), ids[1:].numel()
+
+
+def _shown(side: Side) -> dict[str, str]:
+    found = {}
+    if side.loss is not None:
+        found["loss, nats per symbol"] = f"{side.loss:.4f}"
+    if side.loss_per_character is not None:
+        found["loss, nats per character"] = f"{side.loss_per_character:.4f}"
+    for name in side.flow.layers:
+        found[f"horizon of {name}"] = str(side.flow.horizon(name))
+    for gate, each in side.saturations.items():
+        found[f"{gate} shut, open"] = f"{each.low.mean():.1%}, {each.high.mean():.1%}"
+    return found

@@ -1,0 +1,136 @@
+"""Two networks side by side, and the figures of what is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from tiny_training import train_tiny
+
+from throughtime import Recurrent
+from throughtime.errors import UserError
+from throughtime.nn.language_model import LanguageModel
+from throughtime.sight import (
+    compare,
+    connectivity,
+    fixed_points,
+    fresh_model,
+    gradient_flow,
+    lyapunov,
+    match,
+    saturation,
+    timescale,
+)
+from throughtime.training import evaluate
+
+SMALL = {"hidden": 8, "layers": 1}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("run"), cell="gru")
+
+
+def test_cells_are_compared_as_fresh_networks_on_the_same_symbols():
+    found = compare("rnn", "lstm", window=30, **SMALL)
+    assert (found.a.name, found.b.name) == ("rnn", "lstm")
+    assert found.a.saturations == {}
+    assert set(found.b.saturations) == {"layer0.input", "layer0.forget", "layer0.output"}
+    assert found.a.loss == pytest.approx(np.log(64), abs=0.2)  # a guess among 64
+    rows = {what: (a, b) for what, a, b in found.rows()}
+    assert rows["horizon of layer0"] == (str(found.a.flow.horizon("layer0")), str(found.b.flow.horizon("layer0")))
+    assert rows["layer0.forget shut, open"][0] == ""
+    assert str(found).splitlines()[0].split() == ["rnn", "lstm"]
+
+
+def test_runs_are_compared_on_a_text_and_their_loss_is_that_of_evaluation(run, tmp_path):
+    text = "time and again through time\n" * 4
+    file = tmp_path / "text.txt"
+    file.write_text(text)
+    found = compare(run, str(run.path), text, window=10)
+    figures = evaluate(run, file)
+    assert found.a.loss == pytest.approx(figures["loss"], rel=1e-5)
+    assert found.a.loss_per_character == pytest.approx(figures["loss"] * (len(text) - 1) / len(text), rel=1e-5)
+    assert found.b.loss == found.a.loss
+    assert found.a.flow.layers == ["layer0", "layer1"]
+
+
+def test_without_a_text_a_run_reads_what_was_held_out(run):
+    found = compare(run, "gru", window=10, **SMALL)
+    assert found.a.loss == pytest.approx(evaluate(run, run_text(run))["loss"], rel=0.2)
+
+
+def run_text(run):
+    from throughtime.training.again import corpus_of
+
+    return corpus_of(run).valid
+
+
+def test_any_models_are_compared_on_what_they_take():
+    torch.manual_seed(0)
+    x = torch.randn(20, 2, 3)
+    found = compare(Recurrent("gru", 3, 4), Recurrent("lstm", 3, 4, 2), x, window=5)
+    assert found.a.loss is None
+    torch.testing.assert_close(
+        torch.tensor(found.b.flow.norms["layer0"][:, 0]).isfinite(), torch.ones(20, dtype=torch.bool)
+    )
+
+
+def test_what_cannot_be_compared_is_refused(run):
+    with pytest.raises(UserError, match=r"'lstmm' is neither a run's directory nor a cell: .*did you mean lstm"):
+        compare("lstmm", "rnn")
+    with pytest.raises(UserError, match="given int"):
+        compare(3, "rnn")
+    with pytest.raises(UserError, match="cannot read a text"):
+        compare("rnn", run, "some text")
+    with pytest.raises(UserError, match="cannot read nothing"):
+        compare(Recurrent("gru", 3, 4), "rnn")
+    with pytest.raises(UserError, match="2 are wanted"):
+        compare(run, run, "t")
+
+
+def test_a_fresh_network_is_the_same_for_the_same_seed_and_leaves_the_generator_alone():
+    state = torch.get_rng_state()
+    first, again, other = (fresh_model("lstm", seed=seed, **SMALL) for seed in (1, 1, 2))
+    assert torch.equal(torch.get_rng_state(), state)
+    weights = [dict(m.recurrent.named_parameters())["weight_h_l0"] for m in (first, again, other)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return LanguageModel(5, Recurrent("lstm", 4, 4, 2))
+
+
+class TestFigures:
+    """Every result has a figure that plotly takes, with the numbers in it."""
+
+    @pytest.fixture(autouse=True)
+    def _needs_plotly(self):
+        pytest.importorskip("plotly")
+
+    def test_of_flow_marks_the_horizon(self, model):
+        flow = gradient_flow(model, torch.randint(5, (80, 2)), window=40)
+        figure = flow.figure()
+        lines = {trace.name.split(":")[0]: trace for trace in figure.data if trace.mode == "lines"}
+        assert set(lines) == {"layer0", "layer1"}
+        mean = flow.by_lag["layer1"]
+        np.testing.assert_allclose(np.array(lines["layer1"].y), mean / mean[0])
+        assert [trace.x[0] for trace in figure.data if trace.mode == "markers"] == [
+            flow.horizon(name).lag for name in flow.layers
+        ]
+        assert figure.layout.yaxis.type == "log"
+
+    def test_of_the_others(self, model):
+        symbols = torch.randint(5, (30, 1))
+        gate = np.random.default_rng(0).uniform(size=(30, 1, 4))
+        start = tuple(torch.zeros(2, 1, 4) for _ in range(2))
+        for found in (
+            connectivity(model, symbols, window=5), saturation(gate), timescale(gate), lyapunov(model, symbols),
+            fixed_points(model, start, 2), match(gate, (2, 4)), compare("rnn", "gru", window=5, **SMALL),
+        ):  # fmt: skip
+            figure = found.figure()
+            assert len(figure.data) >= 1
+            assert len(figure.to_json()) > 100
