@@ -162,10 +162,10 @@ def layer_norm(name: str, value: Symbol, *, epsilon: float = 1e-5) -> Symbol:
     trace = active_trace()
     gate = trace.withdraw(value)
     centred = value - row_mean(value)
-    spread = sqrt(row_mean(centred * centred) + epsilon)
+    scale = 1.0 / sqrt(row_mean(centred * centred) + epsilon)  # a number for each row, so that it is the one division
     gain = parameter(f"{name}.gain", value.width, 1.0)
     shift = parameter(f"{name}.shift", value.width, 0.0)
-    result = centred / spread * gain + shift
+    result = centred * scale * gain + shift
     trace.promise(result, gate)
     return result
 
