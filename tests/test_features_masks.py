@@ -14,7 +14,7 @@ from torch.nn import functional
 from throughtime import cells
 from throughtime.errors import UserError
 from throughtime.nn import regularise
-from throughtime.nn.masks import dropped, mask
+from throughtime.nn.masks import dropped, mask, scaled_mask
 from throughtime.nn.recurrent import Recurrent
 from throughtime.program.rewrite import masked_states, recurrent_weights
 
@@ -253,7 +253,7 @@ def test_dropout_between_layers_is_fresh_or_one_for_all_steps(variational: bool)
         )
     torch.manual_seed(1)
     between = first(x)[0]
-    thinned = dropped(between, 0.5, shared=variational)
+    thinned = between * scaled_mask(between, (1 if variational else STEPS, ROWS, HIDDEN), 0.5)
     kept = (thinned != 0).to(x.dtype)
     assert bool((kept == kept[0]).all()) is variational
     assert_close([found, thinned], [second(thinned)[0], kept * 2.0 * between])

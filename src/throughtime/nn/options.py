@@ -42,6 +42,9 @@ class Options:
         returns: what the output is: that of all `steps`, that of the `last` step of each row (for the reverse direction
             the first, the last that it takes; 0 for a row without steps), or the `states` at all steps, of all layers
             and directions.
+        checkpoint_every: the number of steps after which training keeps the states; what lies between is computed a
+            second time for the gradient, which takes less memory for long sequences (Gruslys et al. 2016,
+            arXiv:1606.03401). All is kept if not given.
 
     Raises:
         UserError: if a value means nothing, or not beside the others.
@@ -59,6 +62,7 @@ class Options:
     weight_drop: float = 0.0
     learn_initial: bool = False
     returns: str = "steps"
+    checkpoint_every: int | None = None
 
     def __post_init__(self) -> None:
         for name, choices in (("merge", MERGES), ("skip", SKIPS), ("returns", RETURNS)):
@@ -74,6 +78,9 @@ class Options:
         for field in fields(self):
             if field.type == "bool" and not isinstance(getattr(self, field.name), bool):
                 raise UserError(f"{field.name} is True or False; given {getattr(self, field.name)!r}.")
+        every = self.checkpoint_every
+        if every is not None and (isinstance(every, bool) or not isinstance(every, int) or every < 1):
+            raise UserError(f"checkpoint_every is a number of steps of 1 or more; given {every!r}.")
         self._require_together()
 
     def _require_together(self) -> None:
@@ -166,8 +173,19 @@ class Options:
         """Checks the options against the layers.
 
         Raises:
-            UserError: if a layer does not take what the one below gives, or has nothing that an option is about.
+            UserError: if a program is none of a layer, a layer does not take what the one below gives, or has nothing
+                that an option is about.
         """
+        if not programs:
+            raise UserError("layers are made of a program each; given none.")
+        for depth, program in enumerate(programs):
+            if len(program.inputs) != 1 or not program.outputs:
+                raise UserError(
+                    f"the program of layer {depth} has {len(program.inputs)} inputs and {len(program.outputs)} "
+                    "outputs: a layer takes one, and gives one or more."
+                )
+            if [s.width for s in program.states] != [s.width for s in programs[0].states]:
+                raise UserError(f"layer {depth} has states of other widths than the first one.")
         taken = programs[0].inputs[0].width
         passed = 0
         for depth, program in enumerate(programs):

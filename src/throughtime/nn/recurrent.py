@@ -22,7 +22,7 @@ from throughtime.nn.regularise import Masks, in_training
 from throughtime.nn.stack import Layers, Output, run_any_form, ways_of
 from throughtime.program.builder import Symbol
 from throughtime.program.cell import Cell
-from throughtime.program.core import Parameter, Part, Program
+from throughtime.program.core import Program
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
 from throughtime.stored import initial_name, stored_name
 
@@ -46,7 +46,7 @@ class Recurrent(nn.Module):
         clip: the bound within which the sum is held to which a gate's function is applied; none if not given.
         activations: other functions for gates: the gate's name and one of `throughtime.language.ACTIVATIONS`.
         batch_first, bidirectional, merge, reverse, skip, dropout, variational, recurrent_dropout, zoneout,
-            weight_drop, learn_initial, returns: see `throughtime.nn.options.Options`.
+            weight_drop, learn_initial, returns, checkpoint_every: see `throughtime.nn.options.Options`.
         engine: the engine's name; chosen by device if not given.
         device, dtype: of the parameters.
         **hyper: the cell's hyper-parameters.
@@ -84,6 +84,7 @@ class Recurrent(nn.Module):
         weight_drop: float = Options.weight_drop,
         learn_initial: bool = Options.learn_initial,
         returns: str = Options.returns,
+        checkpoint_every: int | None = Options.checkpoint_every,
         engine: str | None = None,
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
@@ -108,6 +109,7 @@ class Recurrent(nn.Module):
             weight_drop=weight_drop,
             learn_initial=learn_initial,
             returns=returns,
+            checkpoint_every=checkpoint_every,
         )
         definition = cells.get(cell)
         for name in hyper:
@@ -173,9 +175,8 @@ class Recurrent(nn.Module):
         self._ways = [self._ways_of(options.evaluated(program)) for program in programs]
         self._training_ways = [self._ways_of(in_training(options, p)) for p in programs] if masks else self._ways
         self._thinned = [list(recurrent_weights(program)) for program in programs]  # by weight drop
-        for name, parameter in self._declared():
-            tensor = torch.empty(parameter.shape, device=device, dtype=dtype)
-            self.register_parameter(name, nn.Parameter(tensor))
+        for name, shape in self._declared():
+            self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
 
     def _ways_of(self, program: Program) -> list[Program]:
@@ -206,10 +207,16 @@ class Recurrent(nn.Module):
         """The number of features of the output; of each direction's, where they stay apart."""
         return self.options.merged_width(output_width(self.programs[-1]))
 
-    def reset_parameters(self, scheme: Scheme = "uniform", forget_bias: float | None = None) -> None:
+    def reset_parameters(
+        self, scheme: Scheme = "uniform", forget_bias: float | None = None, *, chrono: float | None = None
+    ) -> None:
         """Sets all parameters to what they start with; see `throughtime.nn.initialise.initialise`."""
-        for name, parameter in self._declared():
-            initialise(self.get_parameter(name), parameter, self.hidden_size, scheme, forget_bias)
+        for program, suffixes in zip(self.programs, self._suffixes(), strict=True):
+            for suffix in suffixes:
+                tensors = [self.get_parameter(stored_name(p.name, suffix)) for p in program.parameters]
+                initialise(program, tensors, self.hidden_size, scheme, forget_bias, chrono=chrono)
+                for state in program.states if self.options.learn_initial else ():
+                    nn.init.constant_(self.get_parameter(initial_name(state.name, suffix)), state.initial)
 
     def forward(
         self,
@@ -320,17 +327,14 @@ class Recurrent(nn.Module):
         ends = ("", "_reverse") if self.bidirectional else ("",)
         return [tuple(f"_l{layer}{end}" for end in ends) for layer in range(self.num_layers)]
 
-    def _declared(self) -> Iterator[tuple[str, Parameter]]:
-        """The name of each parameter, and what it is."""
+    def _declared(self) -> Iterator[tuple[str, tuple[int, ...]]]:
+        """The name of each parameter, and its shape."""
         for program, suffixes in zip(self.programs, self._suffixes(), strict=True):
-            starts = [
-                Parameter(f"initial.{s.name}", (s.width,), (Part(s.name, 0, s.width, s.initial),))
-                for s in program.states
-                if self.options.learn_initial
-            ]
             for suffix in suffixes:
-                for parameter in (*program.parameters, *starts):
-                    yield stored_name(parameter.name, suffix), parameter
+                for parameter in program.parameters:
+                    yield stored_name(parameter.name, suffix), parameter.shape
+                for state in program.states if self.options.learn_initial else ():
+                    yield initial_name(state.name, suffix), (state.width,)
 
     def extra_repr(self) -> str:
         """What is printed of the module."""

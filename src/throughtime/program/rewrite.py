@@ -218,6 +218,13 @@ def recurrent_weights(program: Program) -> dict[int, tuple[int, ...]]:
 
 
 @lru_cache(maxsize=256)
+def input_weights(program: Program) -> frozenset[int]:
+    """The matrix parameters that multiply an input, by their indices."""
+    body = program.body
+    return frozenset(i["weight"] for i in body if i.op == "linear" and body[i.args[0]].op == INPUT)
+
+
+@lru_cache(maxsize=256)
 def with_recurrent_dropout(program: Program) -> Program:
     """The program with an input `dropout.STATE` for each state that a matrix multiplies: there it is scaled by it.
 
