@@ -217,3 +217,21 @@ def test_a_reset_is_a_new_beginning(cell: str | throughtime.Cell, engine: str) -
 def test_a_reset_of_the_wrong_shape_is_refused() -> None:
     with pytest.raises(UserError, match=r"reset must have the shape \[4, 2\]; given \[4\]"):
         Recurrent("gru", 3, 5)(torch.zeros(4, 2, 3), reset=torch.zeros(4))
+
+
+def test_checkpoints_change_no_bit_of_the_gradients() -> None:
+    torch.manual_seed(0)
+    whole = Recurrent("lstm", 3, 5, 2)
+    kept = Recurrent("lstm", 3, 5, 2, checkpoint_every=16)
+    kept.load_state_dict(whole.state_dict())
+    x = torch.randn(200, 2, 3)
+    for layers in (whole, kept):
+        layers(x, lengths=[200, 70])[0].square().sum().backward()
+    for a, b in zip(whole.parameters(), kept.parameters(), strict=True):
+        assert torch.equal(a.grad, b.grad)
+
+
+@pytest.mark.parametrize("every", [0, -1, 2.5, True])
+def test_checkpoint_every_is_a_number_of_steps(every: object) -> None:
+    with pytest.raises(UserError, match="checkpoint_every"):
+        Recurrent("lstm", 3, 5, checkpoint_every=every)

@@ -92,7 +92,7 @@ def run_stack(
             else:
                 initial = [x.new_full((rows, s.width), s.initial) for s in program.states]
             place, given = Place(depth, way == 1), taken[way % len(taken)]
-            result = _run(engine, program, place, features, form, given, initial, parameters)
+            result = _run(engine, program, place, features, form, given, initial, parameters, options.checkpoint_every)
             outputs.append(result.outputs[0])
             for of_state, last in zip(ended, result.states, strict=True):
                 of_state.append(last)
@@ -190,6 +190,7 @@ def _run(
     x: Tensor,
     states: list[Tensor],
     parameters: Sequence[Tensor],
+    checkpoint_every: int | None,
 ) -> Result:
     inputs, packed = [x], form.places is not None
     if features:
@@ -200,7 +201,16 @@ def _run(
         names = [feature.in_graph() for feature in features]
         rewrites = [name for name in names if name is not None]
         outputs, final = _run_in_graph(
-            engine, program.text, rewrites, form.steps, inputs, states, list(parameters), form.batch_sizes, packed
+            engine,
+            program.text,
+            rewrites,
+            form.steps,
+            inputs,
+            states,
+            list(parameters),
+            form.batch_sizes,
+            packed,
+            checkpoint_every,
         )
         start = len(program.outputs)
         for feature in features:
@@ -225,7 +235,18 @@ def _run(
         )
     if watch is not None and packed:
         watch = watch.seen_through(form.pad)
-    result = run(chosen, program, form.steps, inputs, states, parameters, form.batch_sizes, watch, packed=packed)
+    result = run(
+        chosen,
+        program,
+        form.steps,
+        inputs,
+        states,
+        parameters,
+        form.batch_sizes,
+        watch,
+        packed=packed,
+        checkpoint_every=checkpoint_every,
+    )
     for feature, start, end in zip(features, [own, *ends], ends, strict=False):
         feature.receive(place, [form.pad(y) for y in result.outputs[start:end]])
     return result
@@ -242,11 +263,22 @@ def _run_in_graph(
     parameters: list[Tensor],
     batch_sizes: Sequence[int] | None,
     packed: bool,
+    checkpoint_every: int | None,
 ) -> tuple[list[Tensor], list[Tensor]]:
     """What a graph that is being captured holds of a run; a graph has no programs in it, but their text."""
     program = rewritten(program_of(text), tuple(rewrites))
     chosen = choose(engine, program, inputs[0])
-    result = run(chosen, program, steps, inputs, states, parameters, batch_sizes, packed=packed)
+    result = run(
+        chosen,
+        program,
+        steps,
+        inputs,
+        states,
+        parameters,
+        batch_sizes,
+        packed=packed,
+        checkpoint_every=checkpoint_every,
+    )
     return result.outputs, result.states
 
 
