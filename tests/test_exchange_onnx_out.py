@@ -122,6 +122,7 @@ WORDS: dict[str, dict[str, Any]] = {
     "recurrent_dropout": {"recurrent_dropout": 0.5, "weight_drop": 0.5},
     "zoneout": {"zoneout": 0.3},
     "learn_initial": {"learn_initial": True},
+    "checkpoint_every": {"checkpoint_every": 2},
     "heads": {"heads": 2},
     "clip": {"clip": 0.4},
     "activations": {"activations": {"candidate": "relu"}},

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from throughtime.language import exp, maximum, minimum, relu, select, sigmoid, softplus, tanh
+from throughtime.language import elu, hard_sigmoid, leaky_relu, relu, select, sigmoid, softplus, softsign, tanh
 from throughtime.program.builder import Symbol
 
 
@@ -28,13 +28,12 @@ KINDS = {
     "Tanh": Kind(tanh),
     "Sigmoid": Kind(sigmoid),
     "Affine": Kind(lambda x, alpha, beta: x * alpha + beta, (1.0, 0.0)),
-    "LeakyRelu": Kind(lambda x, alpha: select(x < 0.0, x * alpha, x), (0.01,)),
+    "LeakyRelu": Kind(leaky_relu, (0.01,)),
     "ThresholdedRelu": Kind(lambda x, alpha: select(x < alpha, 0.0, x), (1.0,)),
     "ScaledTanh": Kind(lambda x, alpha, beta: tanh(x * beta) * alpha, (None, None)),
-    "HardSigmoid": Kind(lambda x, alpha, beta: minimum(maximum(x * alpha + beta, 0.0), 1.0), (0.2, 0.5)),
-    # exp does not see what it is not asked for, as it would be infinite there, and its gradient 0 times that
-    "Elu": Kind(lambda x, alpha: select(x < 0.0, (exp(minimum(x, 0.0)) - 1.0) * alpha, x), (1.0,)),
-    "Softsign": Kind(lambda x: x / (maximum(x, -x) + 1.0)),
+    "HardSigmoid": Kind(hard_sigmoid, (0.2, 0.5)),
+    "Elu": Kind(elu, (1.0,)),
+    "Softsign": Kind(softsign),
     "Softplus": Kind(softplus),
 }
 

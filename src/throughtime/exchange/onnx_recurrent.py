@@ -104,7 +104,7 @@ class OnnxRecurrent(nn.Module):
         return y.transpose(1, 2), *final
 
 
-def _recurrent(program: Program, hidden: int, parameters: Sequence[Sequence[Tensor]], **options: bool) -> Recurrent:
+def _recurrent(program: Program, hidden: int, parameters: Sequence[Sequence[Tensor]], **options: Any) -> Recurrent:
     """A layer of these parameters, of each direction."""
     made = Recurrent.from_programs([program], hidden, device="meta", **options)
     values = [tensor for own in parameters for tensor in own]
