@@ -64,7 +64,7 @@ def test_recording_changes_no_bit_and_gives_what_the_reference_engine_computes(d
     model = recurrent(cell, layers, bidirectional=both)
     x = torch.randn(T, B, 4, requires_grad=True)
     lengths = data.draw(st.one_of(st.none(), st.lists(st.integers(0, T), min_size=B, max_size=B)))
-    names = [f"{place}.{n}" for place in ("layer0", "layer1")[:layers] for n in model.programs[0].values]
+    names = [f"layer{k}.{n}" for k, program in enumerate(model.programs) for n in program.values]
     patterns = data.draw(st.lists(st.sampled_from([*names, "*", "layer?.*.pre", "*.previous"]), min_size=1, max_size=3))
     watched_gradients = data.draw(st.booleans())
     patterns = [p for p in patterns if not p.endswith("pre") or any(n.endswith(".pre") for n in names)] or ["*"]

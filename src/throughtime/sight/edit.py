@@ -107,6 +107,7 @@ class _Editor(Feature):
     def __init__(self, values: Values, changes: Mapping[str, New], steps: Selection, units: Selection) -> None:
         self.values, self.steps, self.units = values, steps, units
         self.changes: dict[Place, list[tuple[Edit, Any]]] = {}
+        self._widths: dict[tuple[Place, str], int] = {}
         self._rewritten: dict[tuple[Place, Program], Program] = {}
         self._calls: dict[Place, dict[str, Callable[..., Any]]] = {}
         for place, program in values.programs():
@@ -165,7 +166,8 @@ class _Editor(Feature):
             for name in self.values.matching(pattern, place, program):
                 id, label = program.values[name], self.values.name(place, name)
                 if id not in taken:
-                    units = self.units.of(program.body[id].width, label)
+                    width = self._widths[place, name] = program.body[id].width
+                    units = self.units.of(width, label)
                     edit = Edit(name, None, None if units is None else tuple(units), label)
                     yield self._complete(edit, program, new), new
                 elif taken[id] != pattern:
@@ -192,8 +194,7 @@ class _Editor(Feature):
         tensor = torch.as_tensor(given).to(x.device, x.dtype)
         shape = tuple(tensor.shape)
         tensor = tensor.reshape((1,) * (3 - tensor.dim()) + shape)
-        width = next(p.body[p.values[edit.name]].width for at, p in self.values.programs() if at == place)
-        sizes = (self.form.steps, self.form.rows, width)
+        sizes = (self.form.steps, self.form.rows, self._widths[place, edit.name])
         for axis, (size, chosen) in enumerate(zip(sizes, (self.chosen, None, edit.units), strict=True)):
             length = tensor.shape[axis]
             if chosen is not None and length == len(chosen) > 1:

@@ -45,6 +45,10 @@ class Values:
         paths = {self.path, self.full_path}
         return [name for name in program.values if any(fnmatchcase(f"{p}{place}.{name}", pattern) for p in paths)]
 
+    def all_matching(self, patterns: Sequence[str], place: Place, program: Program) -> list[str]:
+        """The named values that match one of the patterns, in the order of the patterns."""
+        return list(dict.fromkeys(name for pattern in patterns for name in self.matching(pattern, place, program)))
+
 
 def values_of(model: Any) -> list[Values]:
     """The named values of each recurrent module of a model.

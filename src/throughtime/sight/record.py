@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -85,6 +85,7 @@ class Call(Mapping[str, Tensor]):
         self._of = values
         self._values: dict[str, Tensor] = {}
         self._gradients: dict[str, Tensor] = {}
+        self._size = 0  # bytes
 
     def __getitem__(self, name: str) -> Tensor:
         return self._values[self._known(name)]
@@ -121,9 +122,9 @@ class Call(Mapping[str, Tensor]):
             raise _unknown(name, list(self._values))
         return short
 
-    @property
-    def _bytes(self) -> int:
-        return sum(t.numel() * t.element_size() for t in (*self._values.values(), *self._gradients.values()))
+    def _keep(self, where: dict[str, Tensor], name: str, value: Tensor) -> None:
+        self._size += 0 if name in where else value.numel() * value.element_size()
+        where[name] = value
 
 
 class Tape:
@@ -206,6 +207,22 @@ def _unknown(name: str, known: list[str]) -> UserError:
     return UserError(f"{name!r} was not recorded{nearest(str(name), known)} (there are: {listed(known)}).")
 
 
+class _Part(NamedTuple):
+    """What is recorded of one value.
+
+    Attributes:
+        name, label: what the layer's program and the user call it.
+        start, width: the elements that are written, from the first to the last of those that are kept.
+        units: which of these are kept; all if None.
+    """
+
+    name: str
+    label: str
+    start: int
+    width: int
+    units: Sequence[int] | None
+
+
 class _Recorder(Feature):
     """Takes part in the runs of one recurrent module."""
 
@@ -216,8 +233,9 @@ class _Recorder(Feature):
     ) -> None:
         self.tape, self.values = tape, values
         self.steps, self.units, self.gradients = steps, units, gradients
-        self.names = {
-            place: list(dict.fromkeys(n for pattern in patterns for n in values.matching(pattern, place, program)))
+        # By the cell's own equations: rewrites may name more.
+        self.parts = {
+            place: [self._part(place, program, name) for name in values.all_matching(patterns, place, program)]
             for place, program in values.programs()
         }
 
@@ -231,30 +249,22 @@ class _Recorder(Feature):
 
     def watch(self, place: Place, program: Program) -> Watch | None:
         """Asks for the values whose names match."""
-        # The names that the layer has by itself: rewrites may add others.
-        names = self.names.get(place, [])
-        if not names:
+        parts = self.parts[place]
+        if not parts:
             return None
-        stretches = tuple(self._stretch(place, program, name) for name in names)
+        stretches = tuple(Stretch(program.values[p.name], p.start, p.width) for p in parts)
         call, form, steps = self.call, self.form, self.chosen
-        units = {name: self._units(place, program, name) for name in names}
-
-        def kept(value: Tensor, name: str, stretch: Stretch) -> Tensor:
-            chosen = units[name]
-            inside = None if chosen is None else [unit - stretch.start for unit in chosen]
-            return _chosen(value, form, steps, inside)
 
         def receive(values: list[Tensor]) -> None:
             if not call._values:
                 self.tape.calls.append(call)
-            for name, stretch, value in zip(names, stretches, values, strict=True):
-                call._values[self.values.name(place, name)] = kept(value, name, stretch)
+            for part, value in zip(parts, values, strict=True):
+                call._keep(call._values, part.label, _chosen(value, form, steps, part.units))
 
         def receive_gradients(gradients: list[Tensor]) -> None:
-            for name, stretch, value in zip(names, stretches, gradients, strict=True):
-                label, new = self.values.name(place, name), kept(value, name, stretch)
-                old = call._gradients.get(label)
-                call._gradients[label] = new if old is None else old + new
+            for part, value in zip(parts, gradients, strict=True):
+                new, old = _chosen(value, form, steps, part.units), call._gradients.get(part.label)
+                call._keep(call._gradients, part.label, new if old is None else old + new)
 
         return Watch(stretches, receive, stretches if self.gradients else (), receive_gradients)
 
@@ -265,31 +275,26 @@ class _Recorder(Feature):
             "before it was compiled."
         )
 
-    def _units(self, place: Place, program: Program, name: str) -> Sequence[int] | None:
-        return self.units.of(program.body[program.values[name]].width, self.values.name(place, name))
-
-    def _stretch(self, place: Place, program: Program, name: str) -> Stretch:
-        """What has to be written for the units that are kept: from the first of them to the last."""
-        value, units = program.values[name], self._units(place, program, name)
+    def _part(self, place: Place, program: Program, name: str) -> _Part:
+        label, width = self.values.name(place, name), program.body[program.values[name]].width
+        units = self.units.of(width, label)
         if units is None:
-            return Stretch(value, 0, program.body[value].width)
-        return Stretch(value, min(units), max(units) + 1 - min(units))
+            return _Part(name, label, 0, width, None)
+        start = min(units)
+        return _Part(name, label, start, max(units) + 1 - start, [unit - start for unit in units])
 
     def _check_budget(self) -> None:
         """Refuses a run that would take more memory than is allowed, before it begins."""
         assert isinstance(self.values.module, nn.Module)
-        weight = next(self.values.module.parameters())
-        number = self.form.rows * weight.element_size() * (2 if self.gradients else 1)
+        number = self.form.rows * next(self.values.module.parameters()).element_size() * (2 if self.gradients else 1)
         steps = self.form.steps if self.chosen is None else len(self.chosen)
         kept = written = 0
-        for place, program in self.values.programs():
-            stretches = {name: self._stretch(place, program, name) for name in self.names[place]}
-            counts = {n: len(self._units(place, program, n) or range(s.width)) for n, s in stretches.items()}
-            kept += steps * number * sum(counts.values())
+        for parts in self.parts.values():
+            of_layer = steps * number * sum(p.width if p.units is None else len(p.units) for p in parts)
+            kept += of_layer
             # A layer writes all steps, of which those that are not meant are left out when it has run.
-            whole = self.form.steps * number * sum(s.width for s in stretches.values())
-            written = max(written, whole - steps * number * sum(counts.values()))
-        before = sum(call._bytes for call in self.tape.calls)
+            written = max(written, self.form.steps * number * sum(p.width for p in parts) - of_layer)
+        before = sum(call._size for call in self.tape.calls)
         if before + kept + written > self.tape._budget:
             held = f" beside the {_size(before)} of the {len(self.tape.calls)} calls on the tape" if before else ""
             raise UserError(
