@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import throughtime
+import throughtime.engines.operator  # which torch then knows
 from throughtime import cells
 from throughtime.engines import choose, get, say_once
 
