@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 from report_pages import TEXT, browser, made_up, open_page
 
+from throughtime.sight import match
 from throughtime.sight.report.data import Values
+from throughtime.sight.report.packing import quantised
 from throughtime.sight.report.render import write
 
 WIDTHS = (1280, 400)
@@ -154,6 +156,33 @@ def test_the_keys_move_choose_and_let_go(driver: Driver, page: Path) -> None:
     assert "place" not in driver.find_element("id", "status").text
     press(driver, Keys.END)
     assert wait_for(driver, place) == len(TEXT * 3) - 1
+
+
+def test_a_stretch_finds_what_match_finds(driver: Driver, page: Path) -> None:
+    from selenium.webdriver import ActionChains
+    from selenium.webdriver.common.keys import Keys
+
+    open_page(driver, page)
+    before = colours(driver)
+    driver.execute_script("document.querySelector('#reading span[tabindex=\"0\"]').focus()")
+    ActionChains(driver).key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT * 4).key_up(Keys.SHIFT).perform()
+    detail = wait_for(driver, "document.getElementById('detail').innerText")
+    assert "on throughout “FIRST”" in detail
+    values = made_up().values[0].steps
+    levels, scales = quantised(values)
+    seen = (levels.T.astype(float) - 128) / 127 * scales  # as the page has them
+    python = match(seen, (0, 5), list(TEXT * 3), threshold=0.3)
+    listed = driver.execute_script(
+        "return [...document.querySelectorAll('#detail .busy button')].map(b => b.textContent)"
+    )
+    assert [name for name in listed if name.startswith("unit")] == [f"unit {unit}" for unit in python.units]
+    edged = match(seen, (0, 5), list(TEXT * 3), threshold=0.3, edges=True)
+    again = driver.execute_script("return [...document.querySelectorAll('span.again')].map(s => Number(s.dataset.t))")
+    assert again == [t for place in sorted(edged.places) for t in range(place.start, place.stop)]
+    assert len(again) > 5
+    press(driver, Keys.ESCAPE)
+    assert driver.execute_script("return document.querySelectorAll('span.again, span.span').length") == 0
+    assert colours(driver) == before
 
 
 def test_pointing_at_a_character_shows_its_value(driver: Driver, page: Path) -> None:

@@ -17,7 +17,7 @@ from throughtime.sight.report.data import Flow, Reading, ReportData, Values
 from throughtime.sight.report.packing import as_json, packed, packed_array, quantised, quantised_reach
 
 _PAGE = files("throughtime.sight.report") / "page"
-_SCRIPTS = ("core.js", "text.js", "detail.js", "units.js", "charts.js", "main.js")
+_SCRIPTS = ("core.js", "text.js", "detail.js", "span.js", "units.js", "charts.js", "main.js")
 GENERATOR = "throughtime report"
 _SIGNED = re.compile(rf'generator"[^"]{{1,10}}"{GENERATOR}"')
 _HEAD = 2000  # characters of a page in which it says what made it

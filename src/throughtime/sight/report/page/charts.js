@@ -16,7 +16,7 @@ const series = (k) => variable(`--series-${k % 6}`);
 const DASHES = ["solid", "dot", "dash", "dashdot"];
 
 function layoutOf(more = {}) {
-  const axis = { gridcolor: variable("--line"), linecolor: variable("--line"), zeroline: false, ticks: "", automargin: true, title: { standoff: 8 } };
+  const axis = { gridcolor: variable("--line"), linecolor: variable("--line"), zeroline: false, ticks: "", automargin: true, tickfont: { size: 12 }, title: { standoff: 8, font: { size: 13 } } };
   const { xaxis = {}, yaxis = {}, ...rest } = more;
   return {
     font: { family: variable("--sans"), size: 13, color: variable("--quiet") },
@@ -50,7 +50,7 @@ drawing.flow = () => {
   const marked = DATA.flows.filter((f) => f.lag !== null && f.values[f.lag] > 0);
   traces.push({
     x: marked.map((f) => f.lag), y: marked.map((f) => f.values[f.lag]), mode: "markers+text", showlegend: false, cliponaxis: false,
-    text: marked.map((f) => `${f.lag}`), textposition: "top right", textfont: { color: variable("--ink"), size: 14 },
+    text: marked.map((f) => (narrow() ? "" : `${f.lag}`)), textposition: marked.map((_, k) => ["top right", "bottom left"][k % 2]), textfont: { color: variable("--ink"), size: 13 },
     marker: { size: 11, symbol: "diamond", color: marked.map((f) => series(labels.indexOf(f.label))), line: { color: variable("--paper"), width: 1.5 } },
     hovertext: marked.map((f) => `${f.label}${f.group ? `, ${f.group}` : ""}: horizon ${f.reaches}`), hoverinfo: "text",
   });
@@ -67,7 +67,7 @@ drawing.flow = () => {
         { type: "line", xref: "paper", x0: 0, x1: 1, y0: 0.01, y1: 0.01, line: { color: variable("--quiet"), width: 1, dash: "dot" } },
       ],
       annotations: [
-        { x: 10, xanchor: "right", yref: "paper", y: 0.02, yanchor: "bottom", text: "a plain<br>network’s<br>ten steps", align: "right", showarrow: false, font: { size: 11 } },
+        { x: 10, xanchor: "left", yref: "paper", y: 0.02, yanchor: "bottom", text: "← a plain network’s ten steps", showarrow: false, font: { size: 11 } },
         { xref: "paper", x: 1, xanchor: "right", y: -2, yanchor: "bottom", text: "1 %", showarrow: false, font: { size: 11 } },
       ],
     }),
@@ -174,12 +174,6 @@ drawing.gates = () => {
   };
 };
 
-// What stands around a place, to be shown on one line.
-function context(t, reach = 14) {
-  const span = (from, to) => READING.symbols.slice(Math.max(0, from), to).join("");
-  const flat = (text) => picture(text).replace(/\n/g, "↵");
-  return [flat(span(t - reach, t)), flat(READING.symbols[t]), flat(span(t + 1, t + reach))];
-}
 // Plotly reads some HTML in its texts.
 const escapeMarks = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/%\{/g, "%\u200b{");
 

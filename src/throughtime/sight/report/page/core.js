@@ -36,6 +36,14 @@ const picture = (text) =>
     .replace(DIRECTION, (c) => `‹${code(c)}›`);
 const label = (text) => picture(text).replace(/\n/g, "↵").replace(/ /g, "␣") || "∅";
 
+const flat = (text) => picture(text).replace(/\n/g, "↵");
+
+// What stands before a place, in it and after it, to be shown on one line.
+function context(t, reach = 14, stop = t + 1) {
+  const span = (from, to) => flat(READING.symbols.slice(Math.max(0, from), to).join(""));
+  return [span(t - reach, t), span(t, stop), span(stop, stop + reach)];
+}
+
 // Colours: an opaque ink in as many strengths as a byte has values, so that the letters stay readable.
 const STRONGEST = 0.7;
 const styles = getComputedStyle(document.documentElement);

@@ -25,7 +25,9 @@ function tell(t) {
   const list = make("dl");
   for (const [name, text] of rows) list.append(make("dt", { text: name }), make("dd", { text }));
   const parts = [make("p", { class: "symbol" }, make("bdi", { text: label(READING.symbols[t]) })), list];
-  if (shown.chosen !== null) parts.unshift(letGo());
+  if (found) parts.splice(0, 2, ...matchParts());
+  if (shown.chosen !== null || found) parts.unshift(letGo());
+  if (found) return byId("detail").replaceChildren(...parts);
   if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `training never saw this ${DATA.symbol}; it is read as <unk>` }));
   if (Number.isFinite(loss)) parts.push(make("h3", { text: "What it would have said here" }), ...guesses(t));
   if (shown.chosen === t && t) parts.push(make("h3", { text: "What it went by, against the strongest" }), ...lookedAt(t));
@@ -58,7 +60,7 @@ function lookedAt(t) {
 
 function letGo() {
   const button = make("button", { type: "button", class: "close", "aria-label": "Let go", title: "Let go (Escape)", text: "×" });
-  button.addEventListener("click", () => choose(null));
+  button.addEventListener("click", letGoOfAll);
   return button;
 }
 

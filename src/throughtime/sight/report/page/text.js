@@ -30,18 +30,21 @@ function buildText() {
     const t = placeOf(event);
     if (t === null || event.pointerType === "touch") return hideTip();
     showTip(inShort(t), event.clientX, spans[t].getBoundingClientRect().top);
-    if (shown.chosen === null && shown.at !== t) lookAt(t);
+    if (shown.chosen === null && !found && shown.at !== t) lookAt(t);
   });
   reading.addEventListener("pointerleave", hideTip);
   reading.addEventListener("click", (event) => {
     const t = placeOf(event);
-    if (t !== null) choose(shown.chosen === t ? null : t);
+    if (t === null || !getSelection().isCollapsed) return;
+    forgetMatch();
+    choose(shown.chosen === t ? null : t);
   });
   reading.addEventListener("focusin", (event) => {
     const t = placeOf(event);
     if (t !== null) lookAt(t, true);
   });
   reading.addEventListener("keydown", onKey);
+  watchSelection();
 }
 
 function onKey(event) {
@@ -56,13 +59,18 @@ function onKey(event) {
     PageDown: () => inLine(12),
     PageUp: () => inLine(-12),
   };
-  if (event.key in moves) goTo(moves[event.key]());
+  if (event.key in moves) (event.shiftKey ? extend : goTo)(moves[event.key]());
   else if (event.key === "Enter" || event.key === " ") choose(shown.chosen === shown.at ? null : shown.at);
-  else if (event.key === "Escape") choose(null);
+  else if (event.key === "Escape") letGoOfAll();
   else if (event.key === "[") byId("previous").click();
   else if (event.key === "]") byId("next").click();
   else return;
   event.preventDefault();
+}
+
+function letGoOfAll() {
+  forgetMatch();
+  choose(null);
 }
 
 // On a narrow window the toolbar's first rows scroll away, and the unit stays in sight.

@@ -56,6 +56,7 @@ function fillNames(wanted) {
 async function changeValue(unit) {
   const value = DATA.values.find((v) => v.layer === byId("layer").value && v.name === byId("value").value);
   await levelsOf(value);
+  if (shown.value !== value) forgetMatch();
   shown.value = value;
   byId("stretch").disabled = value.scales !== null;
   fillUnits(unit ?? value.units[0]);
@@ -120,7 +121,7 @@ async function buildGallery() {
     const start = busiest(row);
     const inkOf = inksOf(value, row, true);
     for (let t = start; t < Math.min(length, start + EXCERPT); t++) {
-      const span = make("span", { text: picture(READING.symbols[t]).replace(/\n/g, "↵") });
+      const span = make("span", { text: flat(READING.symbols[t]) });
       span.style.backgroundColor = inkOf(row[t]);
       code.append(span);
     }
