@@ -8,10 +8,12 @@ import pytest
 import torch
 from helpers import assert_close
 from torch import Tensor
+from torch.nn import functional
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 from throughtime import cells
 from throughtime.errors import UserError
+from throughtime.language import ACTIVATIONS
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
 from throughtime.program.rewrite import activated, recurrent_weights
@@ -295,6 +297,34 @@ def test_a_gate_takes_another_function(cell: str, gate: str, name: str, function
     assert_same(layer, x, [layer(x)[0]], [torch.stack(wanted)])
 
 
+TORCHS = {
+    "tanh": torch.tanh, "sigmoid": torch.sigmoid, "relu": torch.relu, "softplus": functional.softplus,
+    "identity": lambda x: x, "leaky_relu": functional.leaky_relu, "elu": functional.elu, "silu": functional.silu,
+    "gelu": lambda x: functional.gelu(x, approximate="tanh"), "softsign": functional.softsign,
+    "hard_sigmoid": lambda x: (x / 6 + 0.5).clamp(0, 1), "hard_tanh": functional.hardtanh,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("engine", ["native", "reference"])
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_activations_are_torchs(name: str, engine: str) -> None:
+    """By a cell's hyper-parameter, and put in place of a gate's function: values, gradients and names."""
+    layer, x = made("rnn", activation=name, engine=engine), data()
+    w, r, b = (layer.get_parameter(f"{n}_l0") for n in ("weight_x", "weight_h", "bias"))
+    h = x.new_zeros(ROWS, HIDDEN)
+    wanted = []
+    for t in range(STEPS):
+        h = TORCHS[name](4 * x[t] @ w.T + h @ r.T + b)  # far enough to reach where functions turn
+        wanted.append(h)
+    found = layer(4 * x)[0]
+    assert_same(layer, x, [found], [torch.stack(wanted)])
+    other = made("rnn", activations={"hidden": name}, engine=engine)
+    assert_close([other(4 * x)[0]], [found])
+    for program in (layer.programs[0], other.programs[0]):
+        assert program.values["hidden"] == program.outputs[0].value
+        assert (program.values["hidden.pre"] == program.values["hidden"]) is (name == "identity")
+
+
 # Configuration.
 
 
@@ -334,7 +364,7 @@ def test_a_layer_is_rebuilt_from_its_programs_and_options() -> None:
         ({"heads": 0}, "heads must be a whole number"),
         ({"clip": -1.0}, "clip is a bound above 0"),
         ({"activations": {"candidat": "relu"}}, "is called 'candidat'.*did you mean candidate"),
-        ({"activations": {"candidate": "rilu"}}, "no activation is called 'rilu'.*did you mean relu"),
+        ({"activations": {"candidate": "relo"}}, "no activation is called 'relo'.*did you mean relu"),
         ({"zoneot": 0.1}, "did you mean zoneout"),
     ],
 )

@@ -6,15 +6,20 @@ the sigmoid of it. When something is added to a gate's sum before the function i
 
 from __future__ import annotations
 
-from throughtime.errors import nearest
+import math
+from collections.abc import Callable
+from functools import wraps
+
+from throughtime.errors import CellError, nearest
 from throughtime.program.builder import Number, Symbol, cell_error, of
 from throughtime.program.cell import cell, state
-from throughtime.program.trace import active_trace
+from throughtime.program.trace import Trace, active_trace
 
 __all__ = [
-    "ACTIVATIONS", "activate", "affine", "bias", "cell", "concat", "exp", "gate", "identity", "layer_norm", "linear",
-    "log", "maximum", "minimum", "named", "parameter", "relu", "row_mean", "select", "sigmoid", "softplus", "split",
-    "sqrt", "state", "tanh",
+    "ACTIVATIONS", "activate", "activation", "affine", "bias", "cell", "concat", "elu", "exp", "gate", "gelu",
+    "hard_sigmoid", "hard_tanh", "identity", "layer_norm", "leaky_relu", "linear", "log", "maximum", "minimum", "named",
+    "parameter", "relu", "row_mean", "select", "sigmoid", "silu", "softplus", "softsign", "split", "sqrt", "state",
+    "tanh",
 ]  # fmt: skip
 
 
@@ -170,11 +175,91 @@ def layer_norm(name: str, value: Symbol, *, epsilon: float = 1e-5) -> Symbol:
     return result
 
 
-ACTIVATIONS = {"tanh": tanh, "sigmoid": sigmoid, "relu": relu, "softplus": softplus, "identity": identity}
+# Activations of several operations. The gate to whose sum one is applied is its result, not what comes up on the way.
+
+
+def _activation(function: Callable[..., Symbol]) -> Callable[..., Symbol]:
+    @wraps(function)
+    def applied(a: Symbol, *constants: float) -> Symbol:
+        trace = of(a)
+        gate = trace.withdraw(a) if isinstance(trace, Trace) else None
+        result = function(a, *constants)
+        if gate is not None:
+            trace.name_value(f"{gate}.pre", a)
+            trace.name_value(gate, result)
+        return result
+
+    return applied
+
+
+@_activation
+def leaky_relu(a: Symbol, slope: float = 0.01) -> Symbol:
+    """a where it is positive, else `slope` of it (Maas et al. 2013)."""
+    return select(a < 0.0, a * slope, a)
+
+
+@_activation
+def elu(a: Symbol, alpha: float = 1.0) -> Symbol:
+    """a where it is positive, else `alpha (exp(a) - 1)` (Clevert et al. 2016, arXiv:1511.07289)."""
+    # exp does not see what it is not asked for, as it would be infinite there, and its gradient 0 times that
+    return select(a < 0.0, (exp(minimum(a, 0.0)) - 1.0) * alpha, a)
+
+
+@_activation
+def silu(a: Symbol) -> Symbol:
+    """a sigmoid(a), also called swish (Ramachandran et al. 2017, arXiv:1710.05941)."""
+    return a * sigmoid(a)
+
+
+@_activation
+def gelu(a: Symbol) -> Symbol:
+    """a times the normal distribution's function, by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    return 0.5 * a * (1.0 + tanh(math.sqrt(2.0 / math.pi) * (a + 0.044715 * a**3)))
+
+
+@_activation
+def softsign(a: Symbol) -> Symbol:
+    """a / (1 + |a|)."""
+    return a / (maximum(a, -a) + 1.0)
+
+
+@_activation
+def hard_sigmoid(a: Symbol, slope: float = 1 / 6, shift: float = 0.5) -> Symbol:
+    """`slope a + shift`, held between 0 and 1 (Courbariaux et al. 2015, arXiv:1511.00363; slope and shift of torch)."""
+    return minimum(maximum(a * slope + shift, 0.0), 1.0)
+
+
+@_activation
+def hard_tanh(a: Symbol) -> Symbol:
+    """a, held between -1 and 1."""
+    return minimum(maximum(a, -1.0), 1.0)
+
+
+ACTIVATIONS: dict[str, Callable[..., Symbol]] = {
+    f.__name__: f
+    for f in (
+        tanh, sigmoid, relu, softplus, identity, leaky_relu, elu, silu, gelu, softsign, hard_sigmoid, hard_tanh
+    )
+}  # fmt: skip
+
+
+def activation(name: str) -> Callable[..., Symbol]:
+    """The function of that name.
+
+    Raises:
+        CellError: if there is none, with the nearest one.
+    """
+    if name not in ACTIVATIONS:
+        raise CellError(_unknown(name))
+    return ACTIVATIONS[name]
 
 
 def activate(name: str, a: Symbol) -> Symbol:
     """The function of that name (a hyper-parameter, say) applied to a vector."""
     if name not in ACTIVATIONS:
-        raise cell_error(f"no activation is called {name!r}{nearest(name, ACTIVATIONS)} ({', '.join(ACTIVATIONS)}).")
+        raise cell_error(_unknown(name))
     return ACTIVATIONS[name](a)
+
+
+def _unknown(name: object) -> str:
+    return f"no activation is called {name!r}{nearest(str(name), ACTIVATIONS)} (there are: {', '.join(ACTIVATIONS)})."

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -13,14 +13,13 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime import cells
 from throughtime.engines import get
 from throughtime.errors import UserError, nearest
-from throughtime.language import ACTIVATIONS
+from throughtime.language import activation
 from throughtime.nn.features import Feature, Starts
 from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width
 from throughtime.nn.regularise import Masks, in_training
 from throughtime.nn.stack import Layers, Output, run_any_form, ways_of
-from throughtime.program.builder import Symbol
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
@@ -119,7 +118,7 @@ class Recurrent(nn.Module):
                     f"{name!r} is no option of Recurrent and no hyper-parameter of cell {definition.name!r}"
                     f"{nearest(name, known)} (the cell has {', '.join(definition.hyper) or 'none'})."
                 )
-        functions = tuple((gate, _activation(name)) for gate, name in (activations or {}).items())
+        functions = tuple((gate, activation(name)) for gate, name in (activations or {}).items())
         programs, width = [], input_size
         for _ in range(num_layers):
             program = definition.program(width, hidden_size, bias=bias, **hyper)
@@ -341,10 +340,3 @@ class Recurrent(nn.Module):
         shown = f"{self.programs[0].name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
         told = self.options.data | ({"engine": self.engine} if self.engine else {})
         return shown + "".join(f", {name}={value!r}" for name, value in told.items())
-
-
-def _activation(name: str) -> Callable[[Symbol], Symbol]:
-    if name not in ACTIVATIONS:
-        known = ", ".join(ACTIVATIONS)
-        raise UserError(f"no activation is called {name!r}{nearest(str(name), ACTIVATIONS)} (there are: {known}).")
-    return ACTIVATIONS[name]
