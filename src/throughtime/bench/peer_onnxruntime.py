@@ -5,16 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+import torch
 
 from throughtime.bench.arguments import Arguments
 from throughtime.bench.cases import FORWARD, STREAMING, Case
 from throughtime.bench.contestant import Ready
-from throughtime.bench.modules import stored, torch_name
-
-# Where ONNX has each block of rows among torch's.
-_ORDER = {"rnn": (0,), "lstm": (0, 3, 1, 2), "gru": (1, 0, 2)}
-_OPSET, _FORMAT = 17, 9  # old enough for any runtime of the last years
+from throughtime.exchange.onnx_graph import IR_VERSION, OPSET
+from throughtime.exchange.onnx_matching import onnx_layer_of
 
 _Shapes = dict[str, tuple[int | None, ...]]
 
@@ -60,10 +57,13 @@ class OnnxRuntime:
 def _model(case: Case, arguments: Arguments) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
-    weight_ih, weight_hh, bias_ih, bias_hh = (_in_order(case, t.numpy()) for t in stored(case, arguments))
-    arrays = {"w": weight_ih, "r": weight_hh, "b": np.concatenate([bias_ih, bias_hh])}
+    found = onnx_layer_of(case.program)
+    assert found is not None  # every cell that others have built in is an operator
+    layout = found.layer.layout
+    stored = layout.to_stored(layout.places(found.program), list(arguments.parameters.values()), case.hidden)
+    biases = [tensor for tensor in (stored.input_bias, stored.recurrent_bias) if tensor is not None]
+    arrays = {"w": stored.input.numpy(), "r": stored.recurrent.numpy(), "b": torch.cat(biases).numpy()}
     states = [state.name for state in case.program.states]
-    attributes = {"linear_before_reset": 1} if case.cell == "gru" else {}
     takes = ["x", "w", "r", "b"]
     inputs: _Shapes = {"x": (None, case.batch, case.hidden)}
     if case.mode == STREAMING:
@@ -72,7 +72,12 @@ def _model(case: Case, arguments: Arguments) -> bytes:
     outputs: _Shapes = {"y": (None, 1, case.batch, case.hidden)}
     outputs |= dict.fromkeys((f"{name}.next" for name in states), (1, case.batch, case.hidden))
     node = helper.make_node(
-        torch_name(case), takes, list(outputs), hidden_size=case.hidden, direction="forward", **attributes
+        found.layer.operator,
+        takes,
+        list(outputs),
+        hidden_size=case.hidden,
+        direction="forward",
+        **found.layer.attributes,
     )
 
     def declared(of: _Shapes) -> list[Any]:
@@ -80,10 +85,5 @@ def _model(case: Case, arguments: Arguments) -> bytes:
 
     stored_arrays = [numpy_helper.from_array(array[None], name) for name, array in arrays.items()]
     graph = helper.make_graph([node], case.cell, declared(inputs), declared(outputs), stored_arrays)
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", _OPSET)], ir_version=_FORMAT)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION)
     return bytes(model.SerializeToString())
-
-
-def _in_order(case: Case, array: NDArray[Any]) -> NDArray[Any]:
-    blocks = np.split(array, len(_ORDER[case.cell]))
-    return np.concatenate([blocks[k] for k in _ORDER[case.cell]])
