@@ -10,12 +10,12 @@ if TYPE_CHECKING:
     from throughtime.checking import check
     from throughtime.exchange.onnx_in import from_onnx
     from throughtime.exchange.onnx_out import to_onnx
+    from throughtime.model_file import load, save
     from throughtime.nn.accelerate import accelerate
     from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from throughtime.nn.recurrent import Recurrent
     from throughtime.program.cell import Cell, cell
     from throughtime.program.core import Program
-    from throughtime.runs import load
     from throughtime.sight.edit import edit
     from throughtime.sight.record import record
     from throughtime.streaming import Stream
@@ -29,6 +29,8 @@ _HOMES = {
     "check": "throughtime.checking",
     "from_onnx": "throughtime.exchange.onnx_in",
     "to_onnx": "throughtime.exchange.onnx_out",
+    "load": "throughtime.model_file",
+    "save": "throughtime.model_file",
     "accelerate": "throughtime.nn.accelerate",
     "GRU": "throughtime.nn.dropin",
     "LSTM": "throughtime.nn.dropin",
@@ -40,7 +42,6 @@ _HOMES = {
     "Cell": "throughtime.program.cell",
     "cell": "throughtime.program.cell",
     "Program": "throughtime.program.core",
-    "load": "throughtime.runs",
     "edit": "throughtime.sight.edit",
     "record": "throughtime.sight.record",
     "Stream": "throughtime.streaming",
@@ -49,7 +50,7 @@ _HOMES = {
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "edit", "from_onnx", "load", "record", "to_onnx", "train",
+    "cell", "cells", "check", "edit", "from_onnx", "load", "record", "save", "to_onnx", "train",
 ]  # fmt: skip
 
 

@@ -24,6 +24,10 @@ class RunError(UserError):
     """A run directory that is missing, half written, damaged or of another version."""
 
 
+class ModelError(UserError):
+    """A file with a model that is missing, damaged, of another version, or of another kind."""
+
+
 class TrainingError(UserError):
     """Training that can't begin or can't go on."""
 

@@ -3,7 +3,7 @@
 config.json         what was asked, on what data, and what was planned; written last, so a run is there or not
 vocabulary.json     the symbols
 program.json        each layer's program: a model is loaded without the Python that wrote its cell
-model.safetensors   the weights that were best on validation
+model.safetensors   the weights that were best on validation; with the programs and the symbols, a model by itself
 metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss
 checkpoints/        what is needed to go on
 log.txt, result.json
@@ -15,6 +15,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -24,7 +25,7 @@ from throughtime.data import Corpus, Vocabulary, load_vocabulary
 from throughtime.errors import DataError, RunError, nearest
 from throughtime.files import replacing
 from throughtime.program.core import Program
-from throughtime.program.saving import to_json
+from throughtime.program.saving import list_to_json
 from throughtime.stored import CONFIG, PROGRAMS, RESULT, VOCABULARY, WEIGHTS, read_programs, read_text
 from throughtime.training.config import TrainConfig
 from throughtime.training.record import DataSummary, Plan, Record, read_record, versions
@@ -72,7 +73,7 @@ class Run:
         with replacing(path / VOCABULARY) as file:
             file.write(corpus.vocabulary.to_json().encode())
         with replacing(path / PROGRAMS) as file:
-            file.write(("[" + ",\n".join(map(to_json, programs)) + "]\n").encode())
+            file.write(list_to_json(programs).encode())
         with replacing(path / CONFIG) as file:
             file.write((record.model_dump_json(indent=2) + "\n").encode())
         return cls(path, record)
@@ -228,12 +229,14 @@ class Run:
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{self.path} is damaged: {WEIGHTS}: {error}") from None
 
-    def save_weights(self, weights: Mapping[str, Tensor]) -> None:
-        """Put weights in the place of those that were best before."""
-        from safetensors.torch import save
+    def save_weights(self, model: LanguageModel) -> None:
+        """Put the model's weights in the place of those that were best before, in a file that is a model by itself."""
+        from throughtime.model_file import encoded
+        from throughtime.nn.description import describe
 
+        description = replace(describe(model), vocabulary=self.vocabulary.to_json())
         with replacing(self.path / WEIGHTS) as file:
-            file.write(save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}))
+            file.write(encoded(description, model))
 
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Write the figures, which says that the run is finished."""
@@ -262,20 +265,8 @@ class Run:
             model.load_state_dict(weights)
         except RuntimeError as error:
             raise RunError(f"{self.path} is damaged: {WEIGHTS} is not of this run: {error}") from None
+        model.vocabulary = self.vocabulary
         return model.eval()
-
-
-def load(path: str | Path, engine: str | None = None) -> LanguageModel:
-    """The trained model of a run.
-
-    Args:
-        path: the run's directory.
-        engine: what runs its recurrent layers; the one that it was trained with if not given.
-
-    Raises:
-        RunError: the run is missing, half written, damaged or from a newer version.
-    """
-    return Run.open(path).model(engine)
 
 
 def require_new(path: Path) -> None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from throughtime.errors import ProgramError, RunError
 from throughtime.program.core import Program
-from throughtime.program.saving import from_json
+from throughtime.program.saving import list_from_json
 
 RUN_FORMAT = 1  # of a run directory
 
@@ -42,8 +41,8 @@ def read_programs(path: Path) -> tuple[Program, ...]:
         RunError: the file is missing, damaged, or from a newer version.
     """
     try:
-        return tuple(from_json(json.dumps(one)) for one in json.loads(read_text(path / PROGRAMS)))
-    except (ValueError, TypeError, ProgramError) as error:
+        return list_from_json(read_text(path / PROGRAMS))
+    except (UnicodeDecodeError, ProgramError) as error:
         raise RunError(f"{path} is damaged: {PROGRAMS}: {error}") from None
 
 

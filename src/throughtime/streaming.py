@@ -15,8 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime import stored
-from throughtime.errors import DataError, RunError, UserError, nearest
-from throughtime.nn.options import Options
+from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer
+from throughtime.errors import DataError, ModelError, RunError, UserError, nearest
+from throughtime.model_file import ModelFile, is_model_file
+from throughtime.nn.options import Options, output_width
 from throughtime.program.core import Program
 
 Array = NDArray[Any]
@@ -32,8 +34,9 @@ class Stream:
     A stream is for one thread at a time; different streams run at the same time.
 
     Args:
-        model: the directory of a run (or the `Run`), which needs no torch; or a `LanguageModel`, a `Recurrent`, a
-            drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one direction of time, in float32 or float64.
+        model: the directory of a run (or the `Run`) or a file that `throughtime.save` wrote, for which no torch is
+            needed; or a `LanguageModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one
+            direction of time, in float32 or float64.
         rows: how many independent streams there are.
         instruction_set: what the processor is to use; the best that it has if not given (see
             `throughtime.engines.native.NativeEngine`).
@@ -44,7 +47,7 @@ class Stream:
 
     Raises:
         UserError: if the model can't be run a step at a time.
-        RunError: if the run can't be read.
+        RunError, ModelError: if the run or the file can't be read.
     """
 
     def __init__(self, model: Any, rows: int = 1, *, instruction_set: str = "") -> None:
@@ -53,7 +56,7 @@ class Stream:
         network = _network_of(model)
         self.rows = rows
         self.dtype = network.dtype
-        self._path = network.path
+        self._source = network.source
         self._initial = {
             f"layer{depth}.{state.name}": np.repeat(start[None], rows, 0)
             for depth, ((program, _), starts) in enumerate(zip(network.layers, network.starts, strict=True))
@@ -141,19 +144,19 @@ class Stream:
 
     @cached_property
     def vocabulary(self) -> Any:
-        """The symbols of a run's language model (a `throughtime.data.Vocabulary`); None if the model is of no run.
+        """The symbols of a language model (a `throughtime.data.Vocabulary`) of a run or a file; None if it has none.
 
         Raises:
-            RunError: the file is damaged.
+            RunError, ModelError: they are damaged.
         """
-        if self._path is None:
-            return None
+        if not isinstance(self._source, Path):
+            return None if self._source is None else self._source.vocabulary
         from throughtime.data.vocabulary import load_vocabulary
 
         try:
-            return load_vocabulary(self._path / stored.VOCABULARY)
+            return load_vocabulary(self._source / stored.VOCABULARY)
         except DataError as error:
-            raise RunError(f"{self._path} is damaged: {error}") from None
+            raise RunError(f"{self._source} is damaged: {error}") from None
 
 
 @dataclass(frozen=True)
@@ -165,14 +168,14 @@ class _Network:
         starts: what each layer's states start with.
         embedding: `[symbols, width]`, if the input is symbols.
         head: matrix and bias of the softmax layer, if there is one.
-        path: the run's directory.
+        source: the run's directory, or the file.
     """
 
     layers: Sequence[tuple[Program, Sequence[Array]]]
     starts: Sequence[Sequence[Array]]
     embedding: Array | None = None
     head: tuple[Array, Array] | None = None
-    path: Path | None = None
+    source: Path | ModelFile | None = None
 
     @property
     def arrays(self) -> list[Array]:
@@ -219,7 +222,10 @@ def _network_of(model: Any) -> _Network:
     runs = sys.modules.get("throughtime.runs")
     if runs is not None and isinstance(model, runs.Run):
         model = model.path
-    network = _of_run(Path(model)) if isinstance(model, str | os.PathLike) else _of_module(model)
+    if isinstance(model, str | os.PathLike):
+        network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(Path(model))
+    else:
+        network = _of_module(model)
     kinds = {str(array.dtype) for array in network.arrays}
     if len(kinds) > 1 or not kinds <= {"float32", "float64"}:
         raise UserError(f"a stream computes in float32 or float64; this model has {', '.join(sorted(kinds))}.")
@@ -246,12 +252,38 @@ def _of_run(path: Path) -> _Network:
         raise RunError(f"{path} is damaged: {stored.WEIGHTS} is not of this run: {error}") from None
 
 
+def _of_file(file: ModelFile) -> _Network:
+    if file.dtype not in ("float32", "float64"):
+        raise UserError(f"a stream computes in float32 or float64; this model has {file.dtype}.")
+    kind, settings, programs = file.description.model, file.description.settings, file.description.programs
+    try:
+        if kind == "LanguageModel":
+            options = _told_options(settings["recurrent"])
+            return _of_language_model(programs, options, file.weights("np"), file)
+        if kind == "Recurrent":
+            return _Network(*_layers(programs, _told_options(settings), file.weights("np")), source=file)
+        if kind in ("RNN", "LSTM", "GRU"):
+            mode = f"RNN_{settings['nonlinearity'].upper()}" if kind == "RNN" else kind
+            _require_one_direction(settings["bidirectional"])
+            return _Network(*_drop_in_layers(TORCH_LAYERS[mode], programs, file.weights("np")), source=file)
+    except (KeyError, TypeError, AttributeError, ValueError, _Unfit) as error:
+        raise ModelError(f"{file.path} is damaged: {type(error).__name__}: {error}") from None
+    raise _unknown(kind)
+
+
+def _told_options(settings: Mapping[str, Any]) -> Options:
+    try:
+        return Options.of(settings["options"])
+    except UserError as error:
+        raise _Unfit(error) from None
+
+
 class _Unfit(Exception):
     """Weights that are not of the programs."""
 
 
 def _of_language_model(
-    programs: Sequence[Program], options: Options, weights: Mapping[str, Array], path: Path | None
+    programs: Sequence[Program], options: Options, weights: Mapping[str, Array], source: Path | ModelFile | None
 ) -> _Network:
     """The network of a language model from its weights, called as in the module's `state_dict`.
 
@@ -262,33 +294,62 @@ def _of_language_model(
     layers, starts = _layers(programs, options, recurrent)
     embedding, bias = weights["embedding.weight"], weights["softmax_bias"]
     matrix = weights.get("softmax_weight", embedding)  # they can be tied
-    shapes = [(a.shape, p.shape) for program, arrays in layers for a, p in zip(arrays, program.parameters, strict=True)]
-    shapes += [(embedding.shape, (*bias.shape, programs[0].inputs[0].width)), (matrix.shape[:1], bias.shape)]
-    for given, wanted in shapes:
-        if given != wanted:
-            raise _Unfit(f"a weight {list(given)} is where {list(wanted)} is wanted")
-    return _Network(layers, starts, np.ascontiguousarray(embedding), (matrix, bias), path)
+    symbols, width = len(embedding), output_width(layers[-1][0])
+    _require_shapes([embedding, matrix, bias], [(symbols, programs[0].inputs[0].width), (symbols, width), (symbols,)])
+    return _Network(layers, starts, np.ascontiguousarray(embedding), (matrix, bias), source)
 
 
-def _layers(
-    programs: Sequence[Program], options: Options, weights: Mapping[str, Array]
-) -> tuple[list[tuple[Program, list[Array]]], list[list[Array]]]:
-    """Recurrent layers from their weights, called as in the module's `state_dict`, and what their states start with."""
+_Layers = tuple[list[tuple[Program, list[Array]]], list[list[Array]]]  # and what their states start with
+
+
+def _layers(programs: Sequence[Program], options: Options, weights: Mapping[str, Array]) -> _Layers:
+    """Recurrent layers from their weights, called as in the module's `state_dict`."""
     layers, starts = [], []
+    try:
+        options.require_fit(programs)
+    except UserError as error:
+        raise _Unfit(error) from None
     for depth, program in enumerate(options.chain(programs)):
         parameters = [weights[stored.stored_name(p.name, f"_l{depth}")] for p in program.parameters]
-        initial = [np.full(s.width, s.initial, parameters[0].dtype) for s in program.states]
+        initial = _declared_starts(program, parameters)
         if options.learn_initial:
             initial = [weights[stored.initial_name(s.name, f"_l{depth}")] for s in program.states]
+        _require_shapes(parameters, [p.shape for p in program.parameters])
+        _require_shapes(initial, [(s.width,) for s in program.states])
         layers.append((program, parameters))
         starts.append(initial)
     return layers, starts
 
 
+def _drop_in_layers(layer: TorchLayer, programs: Sequence[Program], weights: Mapping[str, Array]) -> _Layers:
+    """A drop-in's layers from its weights, called as torch calls them."""
+    layers, starts = [], []
+    for depth, program in enumerate(programs):
+        bias, projected = f"bias_ih_l{depth}" in weights, f"weight_hr_l{depth}" in weights
+        found: list[Any] = [weights[name] for name in layer.names(f"_l{depth}", bias=bias, projected=projected)]
+        parameters: list[Any] = layer.to_program(found, bias=bias)
+        _require_shapes(parameters, [p.shape for p in program.parameters])
+        layers.append((program, parameters))
+        starts.append(_declared_starts(program, parameters))
+    return layers, starts
+
+
+def _declared_starts(program: Program, parameters: Sequence[Array]) -> list[Array]:
+    """What a cell's states start with, as it declares it."""
+    dtype = parameters[0].dtype if parameters else np.float32
+    return [np.full(state.width, state.initial, dtype) for state in program.states]
+
+
+def _require_shapes(arrays: Sequence[Array], wanted: Sequence[tuple[int, ...]]) -> None:
+    given = [array.shape for array in arrays]
+    if given != list(wanted):
+        raise _Unfit(f"weights of the shapes {list(wanted)} are wanted, and {given} are there")
+
+
 def _of_module(module: Any) -> _Network:
     if "torch" not in sys.modules or not isinstance(module, sys.modules["torch"].nn.Module):
         raise UserError(
-            "a stream is made from a run's directory, a language model or recurrent layers; "
+            "a stream is made from a run's directory, a file, a language model or recurrent layers; "
             f"given {type(module).__name__}."
         )
     from torch import nn
@@ -303,13 +364,20 @@ def _of_module(module: Any) -> _Network:
     if isinstance(module, Recurrent):
         return _Network(*_layers(module.programs, module.options, weights))
     if isinstance(module, nn.RNNBase):
-        Options(bidirectional=module.bidirectional).chain([])
-        found = RNN.layers(module)  # type: ignore[arg-type]  # reads what torch's own layers have too
-        layers = [(program, [_array(p) for p in parameters]) for ((program, parameters),) in found]
-        return _Network(layers, [[np.full(s.width, s.initial, a[0].dtype) for s in p.states] for p, a in layers])
-    raise UserError(
-        f"{type(module).__name__} is no recurrent layer and no language model: a stream is made from one of these "
-        "(make it from the recurrent layer inside)."
+        _require_one_direction(module.bidirectional)
+        programs = [program for ((program, _),) in RNN.layers(module)]  # type: ignore[arg-type]  # of torch's own, too
+        return _Network(*_drop_in_layers(TORCH_LAYERS[module.mode], programs, weights))
+    raise _unknown(type(module).__name__)
+
+
+def _require_one_direction(bidirectional: bool) -> None:
+    Options(bidirectional=bidirectional).chain([])
+
+
+def _unknown(kind: str) -> UserError:
+    return UserError(
+        f"{kind} is no recurrent layer and no language model: a stream is made from one of these (make it from the "
+        "recurrent layer inside)."
     )
 
 

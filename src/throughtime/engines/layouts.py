@@ -1,16 +1,21 @@
-"""How other systems store a layer's parameters: the shape that every row of a table of foreign layers has."""
+"""How other systems store a layer's parameters: the shape that every row of a table of foreign layers has.
+
+What is stored can be arrays of NumPy where it is only read, as a stream needs no torch.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import torch
-from torch import Tensor
+import numpy as np
 
 from throughtime.program.core import Parameter, Part, Program
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 INPUT, RECURRENT, INPUT_BIAS, RECURRENT_BIAS, PEEPHOLE, PROJECTION = range(6)  # the fields of `Stored`
 _OF_STATE = ".recurrent"  # ends a gate's name where the gate's own sum has nothing but what the states give
@@ -86,6 +91,8 @@ class Layout:
             parameters: the program's.
             width: the hidden size.
         """
+        import torch
+
         placed: dict[int, dict[int, Tensor]] = {}
         for tensor, pieces in zip(parameters, places, strict=True):
             for piece in pieces:
@@ -145,7 +152,13 @@ def _summed(terms: list[Tensor]) -> Tensor:
 
 
 def _joined(rows: list[Tensor]) -> Tensor:
-    return rows[0] if len(rows) == 1 else torch.cat(rows)
+    if len(rows) == 1:
+        return rows[0]
+    if isinstance(rows[0], np.ndarray):
+        return np.concatenate(rows)
+    import torch
+
+    return torch.cat(rows)
 
 
 def _stacked(rows: dict[int, Tensor], blocks: int, width: int) -> Tensor:

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from throughtime import cells
 from throughtime.engines.layouts import Layout, Places, Stored
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,18 @@ class TorchLayer:
         """The program of a layer of these sizes."""
         hyper = {"projection": projection} if projection else {}
         return self.cell.program(input_size, hidden_size, bias=bias, **hyper)
+
+    @staticmethod
+    def names(suffix: str, *, bias: bool, projected: bool) -> list[str]:
+        """What torch calls the tensors of one direction of a layer, in torch's order.
+
+        Args:
+            suffix: the layer's and the direction's, `_l0_reverse`, say.
+            bias: whether there are biases.
+            projected: whether there is a projection.
+        """
+        kinds = ["weight_ih", "weight_hh", *(["bias_ih", "bias_hh"] if bias else []), *(["weight_hr"] * projected)]
+        return [kind + suffix for kind in kinds]
 
     def to_program(self, stored: Sequence[Tensor], *, bias: bool) -> list[Tensor]:
         """The program's parameters from the stored tensors, in torch's order: ih, hh, [both biases], [hr]."""

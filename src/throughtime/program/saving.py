@@ -1,8 +1,12 @@
-"""A program as JSON, and back. Loading runs nobody's code: what comes back has passed the legality check."""
+"""A program as plain data and as JSON, and back.
+
+Loading runs nobody's code: what comes back has passed the legality check.
+"""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from throughtime.errors import ProgramError
@@ -14,9 +18,9 @@ FORMAT = 1
 T = TypeVar("T")
 
 
-def to_json(program: Program, indent: int | None = None) -> str:
-    """The program as a JSON text."""
-    content = {
+def to_data(program: Program) -> dict[str, Any]:
+    """The program as what JSON can hold."""
+    return {
         "format": FORMAT,
         "name": program.name,
         "reverse": program.reverse,
@@ -30,19 +34,14 @@ def to_json(program: Program, indent: int | None = None) -> str:
         "reductions": [[r.name, list(r.shape), [list(term) for term in r.terms]] for r in program.reductions],
         "names": [list(pair) for pair in program.names],
     }
-    return json.dumps(content, indent=indent, allow_nan=True)
 
 
-def from_json(text: str) -> Program:
-    """The program of a JSON text.
+def from_data(content: Any) -> Program:
+    """The program that `to_data` gave.
 
     Raises:
-        ProgramError: if the text is not JSON, not a program, of a newer format, or not legal.
+        ProgramError: if it is not a program, of a newer format, or not legal.
     """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise ProgramError(f"this is not a program: not JSON ({error}).") from None
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
         raise ProgramError(
@@ -72,6 +71,44 @@ def from_json(text: str) -> Program:
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ProgramError(f"this is not a program: {type(error).__name__}: {error}.") from None
     return require_legal(program)
+
+
+def to_json(program: Program, indent: int | None = None) -> str:
+    """The program as a JSON text."""
+    return json.dumps(to_data(program), indent=indent, allow_nan=True)
+
+
+def from_json(text: str) -> Program:
+    """The program of a JSON text.
+
+    Raises:
+        ProgramError: if the text is not JSON, not a program, of a newer format, or not legal.
+    """
+    return from_data(_parsed(text))
+
+
+def list_to_json(programs: Iterable[Program]) -> str:
+    """Several programs as a JSON text, a line each."""
+    return "[" + ",\n".join(map(to_json, programs)) + "]\n"
+
+
+def list_from_json(text: str) -> tuple[Program, ...]:
+    """The programs of a JSON text.
+
+    Raises:
+        ProgramError: if the text is not a JSON list, or one of them is not a program.
+    """
+    content = _parsed(text)
+    if not isinstance(content, list):
+        raise ProgramError("these are not programs: a list is wanted.")
+    return tuple(map(from_data, content))
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ProgramError(f"this is not a program: not JSON ({error}).") from None
 
 
 def _part(gate: Any, start: Any, stop: Any, initial: Any) -> Part:

@@ -26,19 +26,21 @@ class RecurrentLayers(Protocol):
 
 
 def opened(model: Any) -> nn.Module:
-    """A model as it is, or the trained model of a run or of a run's directory.
+    """A model as it is, or the one of a run, of a run's directory or of a file that `throughtime.save` wrote.
 
     Raises:
         UserError: if it is none of these.
     """
-    from throughtime.runs import Run, load
+    from throughtime.model_file import load
+    from throughtime.runs import Run
 
     if isinstance(model, nn.Module):
         return model
     if isinstance(model, Run):
         return model.model()
     if isinstance(model, str | Path):
-        return load(model)
+        module: nn.Module = load(model)
+        return module
     raise UserError(f"a model (a torch module), a run or a run's directory is wanted; given {type(model).__name__}.")
 
 

@@ -144,7 +144,7 @@ class Keeper(Callback):
         if loss < self.best_loss:
             self.best_loss, self.best_step = loss, trainer.global_step
             if trainer.is_global_zero:
-                self._run.save_weights(module.model.state_dict())
+                self._run.save_weights(module.model)
 
     def _write_row(self, trainer: lightning.Trainer, module: TrainingModule, validated: bool) -> None:
         losses, norms, steps = self._sums

@@ -1,0 +1,263 @@
+"""A model as one file of safetensors: its weights, and in the metadata, as plain data, all else that it is.
+
+The metadata has one entry, `throughtime`, a JSON text:
+
+format, version   of this, and the throughtime that wrote it
+model             the kind of model, the name of a class
+settings          what it is made with besides its programs
+programs          each layer's program, as in a run's program.json
+vocabulary        the symbols, as the text of a run's vocabulary.json; null if there are none
+
+Reading runs nobody's code, and needs NumPy alone. What a file claims is held against what it holds before anything is
+made of it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from throughtime import __version__
+from throughtime.errors import DataError, ModelError, ProgramError, UserError, nearest
+from throughtime.program.core import Program
+from throughtime.program.saving import from_data, to_data
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from throughtime.data.vocabulary import Vocabulary
+
+FORMAT = 1
+
+_ENTRY = "throughtime"  # one, as safetensors writes several in any order
+_SUFFIX = ".safetensors"
+_TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
+# Elements that the values of all programs may have for one row, far above what anybody's have: what an engine sets
+# aside for them must not exhaust the memory because a few words of a file say so.
+_MAX_VALUES = 1 << 26
+
+
+@dataclass(frozen=True)
+class Description:
+    """What a model is besides its weights.
+
+    Attributes:
+        model: its kind, the name of a class.
+        settings: what it is made with besides its programs, as plain data.
+        programs: each layer's program, forward in time.
+        vocabulary: the symbols, as JSON; None if there are none.
+    """
+
+    model: str
+    settings: Mapping[str, Any]
+    programs: tuple[Program, ...]
+    vocabulary: str | None = None
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """As a file's metadata."""
+        content = {
+            "format": FORMAT,
+            "version": __version__,
+            "model": self.model,
+            "settings": dict(self.settings),
+            "programs": list(map(to_data, self.programs)),
+            "vocabulary": self.vocabulary,
+        }
+        return {_ENTRY: json.dumps(content)}
+
+    @classmethod
+    def of(cls, metadata: Mapping[str, str]) -> Description:
+        """What a file's metadata say.
+
+        Raises:
+            ModelError: if it is nothing, of a newer format, or makes no sense.
+        """
+        if _ENTRY not in metadata:
+            raise ModelError(
+                "it has weights alone, and does not say of what: throughtime.save did not write it. Make the module, "
+                "and give it the weights: module.load_state_dict(safetensors.torch.load_file(...))."
+            )
+        try:
+            content = json.loads(metadata[_ENTRY])
+            found = content["format"]
+            if type(found) is int and found > FORMAT:
+                raise ModelError(
+                    f"it is from a newer throughtime ({content.get('version', '?')}): its format is {found}, and up to "
+                    f"{FORMAT} can be read; install a newer throughtime."
+                )
+            model, settings, vocabulary = content["model"], content["settings"], content["vocabulary"]
+            programs = tuple(map(from_data, content["programs"]))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(f"its metadata is damaged: {type(error).__name__}: {error}.") from None
+        except ProgramError as error:
+            raise ModelError(f"its metadata is damaged: {error}") from None
+        given = (type(found), type(model), type(settings), type(vocabulary))
+        if given not in [(int, str, dict, str), (int, str, dict, type(None))] or not programs:
+            raise ModelError("its metadata is damaged: a format, a model, its settings and its programs are wanted.")
+        if sum(map(_elements, programs)) > _MAX_VALUES:
+            raise ModelError(f"its programs have values of more than {_MAX_VALUES} elements together.")
+        return cls(model, settings, programs, vocabulary)
+
+
+def _elements(program: Program) -> int:
+    """The elements of all values of a program, for one row."""
+    given = [program.body[output.value].width for output in program.outputs]
+    widths = [i.width for i in program.body] + [s.width for s in program.states] + [i.width for i in program.inputs]
+    return sum(widths) + sum(given)
+
+
+@dataclass(frozen=True)
+class ModelFile:
+    """A file that `save` wrote, or a run's weights.
+
+    Attributes:
+        path: where it is.
+        description: what the model is.
+        dtype: the type of all its weights.
+        shapes: each weight's shape.
+    """
+
+    path: Path
+    description: Description
+    dtype: str
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> ModelFile:
+        """Reads all but the weights.
+
+        Raises:
+            ModelError: if the file is missing, damaged, from a newer version, or another kind of file.
+        """
+        path = Path(path)
+        with _reading(path, "np") as file:
+            description = Description.of(file.metadata() or {})
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
+            types = {one.get_dtype() for one in slices.values()}
+            if len(types) != 1 or not types <= _TYPES.keys():
+                raise ModelError(
+                    f"its weights must all be of one of the types {', '.join(_TYPES.values())}; they are "
+                    f"{', '.join(sorted(types)) or 'missing'}."
+                )
+        return cls(path, description, _TYPES[types.pop()], shapes)
+
+    def weights(self, framework: str) -> dict[str, Any]:
+        """The weights by name.
+
+        Args:
+            framework: "pt" for tensors of torch, "np" for arrays, which there are none of in bfloat16.
+
+        Raises:
+            ModelError: if the file has been damaged since it was opened.
+        """
+        with _reading(self.path, framework) as file:
+            # Copied, as what is read lies in the file, which may be another when the weights are used.
+            tensors = {name: file.get_tensor(name) for name in self.shapes}
+            return {name: t.clone() if framework == "pt" else t.copy() for name, t in tensors.items()}
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """The symbols.
+
+        Raises:
+            ModelError: if they are damaged.
+        """
+        if self.description.vocabulary is None:
+            return None
+        from throughtime.data.vocabulary import from_json
+
+        try:
+            return from_json(self.description.vocabulary)
+        except DataError as error:
+            raise ModelError(f"{self.path}: its metadata is damaged: {error}") from None
+
+
+@contextmanager
+def _reading(path: Path, framework: str) -> Iterator[Any]:
+    """The file, with all that is wrong with it told as a ModelError."""
+    from safetensors import SafetensorError, safe_open
+
+    if not path.is_file():
+        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
+        kind = "is no file" if path.exists() else "there is no such file"
+        raise ModelError(f"{path}: {kind}{nearest(path.name, siblings)}.")
+    try:
+        with safe_open(str(path), framework) as file:
+            yield file
+    except ModelError as error:
+        raise ModelError(f"{path}: {error}") from None
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ModelError(f"{path} is damaged, or is no file of safetensors: {error}.") from None
+
+
+def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
+    """Writes a model into one file of safetensors, from which `load` makes it again without its cell's Python.
+
+    Args:
+        module: a `Recurrent`, a drop-in layer or cell, or a `LanguageModel`, with its `vocabulary` if it has one.
+        path: the file; what is there is replaced. Weights are called as in the module's `state_dict`.
+
+    Raises:
+        UserError: if the module is of another kind, or the file can't be written.
+    """
+    from throughtime.files import replacing
+    from throughtime.nn.description import describe
+
+    content = encoded(describe(module), module)
+    try:
+        with replacing(Path(path)) as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror}.") from None
+
+
+def encoded(description: Description, module: nn.Module) -> bytes:
+    """What is in the file of a model.
+
+    Raises:
+        UserError: if weights share memory.
+    """
+    from safetensors.torch import save
+
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    try:
+        return save(weights, description.metadata)
+    except (RuntimeError, ValueError) as error:
+        raise UserError(f"the weights of {type(module).__name__} can't be saved: {error}") from None
+
+
+def load(path: str | os.PathLike[str], engine: str | None = None) -> Any:
+    """Makes a model of what `save` wrote, or of a run. No code but throughtime's own runs for it.
+
+    Args:
+        path: the file, or the run's directory.
+        engine: what runs its recurrent layers. If not given, for a file it is chosen by device, and for a run it is
+            the one that it was trained with.
+
+    Returns:
+        The model, in evaluation mode, on the CPU. A `LanguageModel` has its `vocabulary`.
+
+    Raises:
+        ModelError: the file is missing, damaged, from a newer version, or another kind of file.
+        RunError: the run is missing, half written, damaged or from a newer version.
+    """
+    if is_model_file(path):
+        from throughtime.nn.description import build
+
+        return build(ModelFile.open(path), engine)
+    from throughtime.runs import Run
+
+    return Run.open(Path(path)).model(engine)
+
+
+def is_model_file(path: str | os.PathLike[str]) -> bool:
+    """Whether a path is meant as a model's file, not as a run's directory."""
+    path = Path(path)
+    return path.is_file() or (path.suffix == _SUFFIX and not path.exists())

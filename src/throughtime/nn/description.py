@@ -1,0 +1,160 @@
+"""Modules as plain data, and back."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from throughtime.engines import get
+from throughtime.errors import ModelError, UserError, nearest
+from throughtime.model_file import Description, ModelFile
+from throughtime.nn import dropin
+from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.options import Options
+from throughtime.nn.recurrent import Recurrent
+from throughtime.program.core import Program
+
+
+class _DropIn(NamedTuple):
+    """A drop-in and those of its arguments that say what it is."""
+
+    kind: type[nn.Module]
+    arguments: tuple[str, ...]
+
+
+_CELL = ("input_size", "hidden_size", "bias")
+_LAYER = (*_CELL, "num_layers", "batch_first", "dropout", "bidirectional")
+_DROP_INS = {
+    "RNN": _DropIn(dropin.RNN, (*_LAYER, "nonlinearity")),
+    "LSTM": _DropIn(dropin.LSTM, (*_LAYER, "proj_size")),
+    "GRU": _DropIn(dropin.GRU, _LAYER),
+    "RNNCell": _DropIn(dropin.RNNCell, (*_CELL, "nonlinearity")),
+    "LSTMCell": _DropIn(dropin.LSTMCell, _CELL),
+    "GRUCell": _DropIn(dropin.GRUCell, _CELL),
+}
+_MODELS = ("Recurrent", "LanguageModel", *_DROP_INS)
+
+
+def describe(module: nn.Module) -> Description:
+    """What a module is besides its weights.
+
+    Raises:
+        UserError: if it is none of those that can be described, or has been changed by hand.
+    """
+    found = _described(module)
+    if found is None:
+        torchs = type(module).__module__.startswith("torch.") and type(module).__name__ in _DROP_INS
+        raise UserError(
+            f"a model that can be saved is one of {', '.join(_MODELS)}; given {type(module).__name__}: "
+            + ("throughtime.accelerate(module) makes ours of it." if torchs else "save those that are in it.")
+        )
+    own, wanted = module.state_dict().keys(), _made(found).state_dict().keys()
+    for name in own ^ wanted:
+        what = "has no" if name in wanted else "has"
+        raise UserError(f"this {found.model} {what} {name!r} among its weights, unlike any other: it can't be saved.")
+    return found
+
+
+def _described(module: nn.Module) -> Description | None:
+    if type(module) is Recurrent:
+        return Description("Recurrent", _settings(module), module.programs)
+    if type(module) is LanguageModel and type(module.recurrent) is Recurrent:
+        settings = {
+            "vocabulary_size": module.vocabulary_size,
+            "dropout": module.dropout,
+            "tie": module.softmax_weight is None,
+            "recurrent": _settings(module.recurrent),
+        }
+        symbols = None if module.vocabulary is None else module.vocabulary.to_json()
+        return Description("LanguageModel", settings, module.recurrent.programs, symbols)
+    for name, (ours, arguments) in _DROP_INS.items():
+        if type(module) is ours:
+            layers = module.layers()  # type: ignore[operator]
+            settings = {argument: getattr(module, argument) for argument in arguments}
+            return Description(name, settings, tuple(ways[0][0] for ways in layers))
+    return None
+
+
+def _settings(recurrent: Recurrent) -> dict[str, Any]:
+    return {"hidden_size": recurrent.hidden_size, "options": recurrent.options.data}
+
+
+def build(file: ModelFile, engine: str | None = None) -> nn.Module:
+    """The module of a file, in evaluation mode.
+
+    Args:
+        file: the file.
+        engine: the engine's name; chosen by device if not given.
+
+    Raises:
+        ModelError: if the file is damaged.
+        UserError: if there is no such engine.
+    """
+    if engine is not None:
+        get(engine)
+    try:
+        module = _made(file.description)
+        wanted = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    except (UserError, ValueError, TypeError, RuntimeError, KeyError, AttributeError, OverflowError) as error:
+        raise ModelError(f"{file.path}: its metadata is damaged: {error}") from None
+    for name in wanted.keys() | file.shapes.keys():
+        if wanted.get(name) != file.shapes.get(name):
+            raise ModelError(
+                f"{file.path}: its weights are not those of its programs: {name!r} {_shape(wanted.get(name))} is "
+                f"wanted, and {_shape(file.shapes.get(name))} is there."
+            )
+    recurrent: Any = module.recurrent if isinstance(module, LanguageModel) else module
+    recurrent.engine = engine
+    if isinstance(module, LanguageModel):
+        module.vocabulary = file.vocabulary
+        if module.vocabulary is not None and module.vocabulary.size != module.vocabulary_size:
+            raise ModelError(
+                f"{file.path}: it has a vocabulary of {module.vocabulary.size} symbols for a model of "
+                f"{module.vocabulary_size}."
+            )
+    module.load_state_dict(file.weights("pt"), assign=True)
+    return module.eval()
+
+
+def _made(description: Description) -> nn.Module:
+    """The module without weights: nothing is set aside for them."""
+    kind, settings, programs = description.model, description.settings, description.programs
+    with torch.device("meta"):
+        if kind == "Recurrent":
+            return _recurrent(settings, programs)
+        if kind == "LanguageModel":
+            _require(settings, "vocabulary_size", "dropout", "tie", "recurrent")
+            return LanguageModel(
+                settings["vocabulary_size"],
+                _recurrent(settings["recurrent"], programs),
+                dropout=Options(dropout=settings["dropout"]).dropout,
+                tie=settings["tie"],
+            )
+        if kind not in _DROP_INS:
+            raise UserError(f"no model is called {kind!r}{nearest(kind, _MODELS)} (there are: {', '.join(_MODELS)}).")
+        ours, arguments = _DROP_INS[kind]
+        _require(settings, *arguments)
+        if settings.get("num_layers", 1) != len(programs):
+            raise UserError(f"{settings['num_layers']!r} layers are told of, and {len(programs)} programs are there.")
+        module = ours(**settings)
+        module.layers()  # type: ignore[operator]  # which not all arguments are asked for before
+        return module
+
+
+def _recurrent(settings: Any, programs: tuple[Program, ...]) -> Recurrent:
+    _require(settings, "hidden_size", "options")
+    hidden = settings["hidden_size"]
+    if type(hidden) is not int or hidden < 1:
+        raise UserError(f"hidden_size must be a whole number of 1 or more; given {hidden!r}.")
+    return Recurrent.from_programs(programs, hidden, **Options.of(settings["options"]).data)
+
+
+def _require(settings: Any, *names: str) -> None:
+    if not isinstance(settings, dict) or settings.keys() != set(names):
+        raise UserError(f"the settings {', '.join(names)} are wanted; given {settings!r:.200}.")
+
+
+def _shape(shape: tuple[int, ...] | None) -> str:
+    return "nothing" if shape is None else str(list(shape))

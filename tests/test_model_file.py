@@ -1,0 +1,468 @@
+"""A model as one file: it comes back as it was, where its cell's source is absent, and no file does any harm."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from tiny_training import train_tiny
+from torch import nn
+
+import throughtime
+from throughtime.data.vocabulary import CharacterVocabulary
+from throughtime.engines.native import instruction_sets
+from throughtime.errors import ModelError, UserError
+from throughtime.model_file import FORMAT, ModelFile
+from throughtime.nn.language_model import LanguageModel
+from throughtime.program.saving import to_data
+from throughtime.runs import Run
+
+STEPS, ROWS, INPUT = 4, 3, 4
+needs_native = pytest.mark.skipif(not instruction_sets(), reason="the native engine's extension module is not built")
+
+
+def language_model(**options: Any) -> LanguageModel:
+    model = LanguageModel(6, throughtime.Recurrent("gru", INPUT, INPUT, 2, zoneout=0.1), dropout=0.2, **options)
+    model.vocabulary = CharacterVocabulary("aehtz")
+    return model
+
+
+MODELS: dict[str, Callable[[], nn.Module]] = {
+    "plain": lambda: throughtime.Recurrent("rnn", INPUT, 5),
+    "hyper": lambda: throughtime.Recurrent("lstm", INPUT, 6, 2, projection=4, bias=False, dtype=torch.float64),
+    "rewritten": lambda: throughtime.Recurrent(
+        "lstm", INPUT, 6, heads=2, clip=0.5, activations={"forget": "relu"}, batch_first=True
+    ),
+    "both ways": lambda: throughtime.Recurrent(
+        "gru", INPUT, INPUT, 2, bidirectional=True, merge="sum", skip="residual", dropout=0.1, variational=True
+    ),
+    "learned": lambda: throughtime.Recurrent(
+        "lstm", INPUT, 5, 3, skip="dense", learn_initial=True, zoneout={"cell": 0.25}, weight_drop=0.5, returns="last"
+    ),
+    "backward": lambda: throughtime.Recurrent("lem", INPUT, 5, reverse=True, returns="states", recurrent_dropout=0.1),
+    "half": lambda: throughtime.Recurrent("mgu", INPUT, 5, dtype=torch.bfloat16),
+    "RNN": lambda: throughtime.RNN(INPUT, 5, nonlinearity="relu", batch_first=True),
+    "LSTM": lambda: throughtime.LSTM(INPUT, 5, 2, proj_size=3, bidirectional=True, dropout=0.3),
+    "GRU": lambda: throughtime.GRU(INPUT, 5, 2, bias=False),
+    "RNNCell": lambda: throughtime.RNNCell(INPUT, 5, nonlinearity="relu"),
+    "LSTMCell": lambda: throughtime.LSTMCell(INPUT, 5, bias=False),
+    "GRUCell": lambda: throughtime.GRUCell(INPUT, 5, dtype=torch.float64),
+    "language model": language_model,
+    "tied": lambda: language_model(tie=True),
+}
+
+
+def results(module: nn.Module) -> list[torch.Tensor]:
+    """All that a module gives for some input."""
+    torch.manual_seed(1)
+    x = torch.randn(STEPS, ROWS, INPUT, dtype=next(module.parameters()).dtype)
+    given = torch.randint(6, (STEPS, ROWS)) if isinstance(module, LanguageModel) else x
+    with torch.no_grad():
+        found = module(x[0] if isinstance(module, nn.RNNCellBase) else given)
+    return flat(found)
+
+
+def flat(values: Any) -> list[torch.Tensor]:
+    return [values] if isinstance(values, torch.Tensor) else [t for value in values for t in flat(value)]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
+    module = MODELS[name]().eval()
+    throughtime.save(module, tmp_path / "model.safetensors")
+    loaded = throughtime.load(tmp_path / "model.safetensors")
+    assert type(loaded) is type(module)
+    assert str(loaded) == str(module)
+    assert not loaded.training
+    assert loaded.state_dict().keys() == module.state_dict().keys()
+    assert all(torch.equal(loaded.state_dict()[n], tensor) for n, tensor in module.state_dict().items())
+    assert all(torch.equal(a, b) for a, b in zip(results(loaded), results(module), strict=True))
+    if isinstance(module, LanguageModel):
+        assert loaded.dropout == module.dropout
+        assert loaded.vocabulary.symbols == module.vocabulary.symbols
+
+
+def test_what_is_loaded_can_be_trained_and_saved_again(tmp_path: Path) -> None:
+    throughtime.save(language_model(tie=True), tmp_path / "one.safetensors")
+    loaded = throughtime.load(tmp_path / "one.safetensors", "reference").train()
+    assert loaded.recurrent.engine == "reference"
+    loss, _ = loaded.loss(torch.zeros(2, 1, dtype=torch.long), torch.ones(2, 1, dtype=torch.long))
+    loss.backward()
+    assert all(p.grad is not None for p in loaded.parameters())
+    throughtime.save(loaded, tmp_path / "two.safetensors")
+    assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
+
+
+def test_what_is_loaded_does_not_hang_on_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    module = MODELS["plain"]()
+    throughtime.save(module, path)
+    loaded = throughtime.load(path)
+    path.write_bytes(bytes(path.stat().st_size))
+    assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), module.parameters(), strict=True))
+
+
+def test_the_weights_of_a_drop_in_are_torchs(tmp_path: Path) -> None:
+    ours, torchs = throughtime.LSTM(INPUT, 5, 2), nn.LSTM(INPUT, 5, 2)
+    throughtime.save(ours, tmp_path / "model.safetensors")
+    torchs.load_state_dict(load_file(tmp_path / "model.safetensors"))
+    x = torch.randn(STEPS, ROWS, INPUT)
+    torch.testing.assert_close(torchs(x)[0], ours(x)[0])
+
+
+# A cell of a user's.
+
+CELL = """
+import sys
+import torch
+import throughtime
+from throughtime.language import *
+
+@throughtime.cell
+def own(x, h=state("hidden", initial=0.25), *, leak=0.5):
+    u = sigmoid(layer_norm("update", affine("update", x, h)))
+    n = tanh(affine("candidate", x) + linear("again", u * h))
+    h = h + leak * (n - u * h)
+    return h
+
+torch.manual_seed(3)
+module = throughtime.Recurrent(own, 4, 6, 2, leak=0.25, learn_initial=True)
+throughtime.save(module, sys.argv[1])
+torch.save(module(torch.ones(5, 1, 4))[0].detach(), sys.argv[2])
+"""
+
+WITHOUT_TORCH = """
+import json, sys
+class Barred:
+    def find_spec(self, name, path=None, target=None):
+        if name.split('.')[0] in ('torch', 'lightning', 'pydantic'): raise ImportError(name + ' is barred')
+sys.meta_path.insert(0, Barred())
+import numpy, throughtime
+for path in sys.argv[1:]:
+    stream = throughtime.Stream(path)
+    symbols = stream.vocabulary
+    given = [numpy.ones(4, numpy.float32)] * 5 if symbols is None else symbols.encode("the haze")
+    print(json.dumps([stream.step(one).tolist() for one in given]))
+"""
+
+
+def python(code: str, *arguments: Any) -> str:
+    """What a process of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a model whose cell was written in a process that is gone, as is its source."""
+    folder = tmp_path_factory.mktemp("own")
+    (folder / "source.py").write_text(CELL)
+    code = f"import runpy; runpy.run_path({str(folder / 'source.py')!r})"
+    python(code, folder / "own.safetensors", folder / "wanted.pt")
+    (folder / "source.py").unlink()
+    return folder
+
+
+def test_a_users_cell_is_loaded_without_its_source(own: Path) -> None:
+    module = throughtime.load(own / "own.safetensors")
+    assert module.programs[0].name == "own"
+    assert torch.equal(module(torch.ones(5, 1, 4))[0], torch.load(own / "wanted.pt"))
+    with throughtime.record(module, "layer0.update") as recorded:
+        module(torch.ones(5, 1, 4))
+    assert recorded["layer0.update"].shape == (5, 1, 6)
+
+
+@needs_native
+def test_a_stream_takes_a_file_and_needs_no_torch(own: Path, tmp_path: Path) -> None:
+    paths = [own / "own.safetensors"]
+    for name in ("LSTM", "GRU", "RNN", "learned", "language model", "tied"):
+        torch.manual_seed(0)
+        module = throughtime.LSTM(INPUT, 5, 2, proj_size=3) if name == "LSTM" else MODELS[name]()
+        throughtime.save(module, path := tmp_path / f"{name}.safetensors")
+        paths.append(path)
+    for path, line in zip(paths, python(WITHOUT_TORCH, *paths).splitlines(), strict=True):
+        module = throughtime.load(path, "native")
+        stream = throughtime.Stream(module)
+        symbols = getattr(module, "vocabulary", None)
+        given = [np.ones(4, np.float32)] * 5 if symbols is None else symbols.encode("the haze")
+        assert np.array_equal(np.array(json.loads(line), np.float32), [stream.step(one) for one in given])
+
+
+# Runs.
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return train_tiny(tmp_path_factory.mktemp("run"), zoneout=0.1, tie=True)
+
+
+def test_a_runs_weights_are_a_model_by_themselves(run: Run, tmp_path: Path) -> None:
+    alone = shutil.copy(run.path / "model.safetensors", tmp_path / "alone.safetensors")
+    model, loaded = run.model(), throughtime.load(alone, run.config.engine)
+    assert str(loaded) == str(model)
+    assert loaded.vocabulary.digest == model.vocabulary.digest == run.vocabulary.digest
+    ids = torch.arange(6)[:, None]
+    assert torch.equal(loaded(ids)[0], model(ids)[0])
+
+
+@needs_native
+def test_a_stream_of_a_runs_weights_is_a_stream_of_the_run(run: Run) -> None:
+    one, other = throughtime.Stream(run.path / "model.safetensors"), throughtime.Stream(run.path)
+    assert one.vocabulary.digest == other.vocabulary.digest
+    for id in one.vocabulary.encode("time"):
+        assert np.array_equal(one.step(id), other.step(id))
+
+
+# What cannot be saved.
+
+
+class Sub(throughtime.Recurrent):
+    pass
+
+
+def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    hooked = torch.nn.utils.parametrizations.weight_norm(throughtime.GRU(2, 3), "weight_hh_l0")
+    more = throughtime.GRU(2, 3)
+    more.scale = nn.Parameter(torch.ones(1))
+    shared = throughtime.Recurrent("rnn", 3, 3, 2)
+    shared.weight_h_l1 = shared.weight_h_l0
+    for module, told in [
+        (nn.Linear(2, 3), "one of Recurrent, LanguageModel, .*given Linear: save those that are in it"),
+        (nn.LSTM(2, 3), r"given LSTM: throughtime\.accelerate"),
+        (Sub("gru", 2, 3), "given Sub"),
+        (hooked, "given ParametrizedGRU"),
+        (more, "this GRU has 'scale'"),
+        (shared, "share memory"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            throughtime.save(module, path)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(UserError, match="taken can't be written: Is a directory"):
+        throughtime.save(MODELS["plain"](), tmp_path / "taken")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["taken"]
+
+
+# Files that are no models.
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    throughtime.save(MODELS["plain"](), tmp_path / "model.safetensors")
+    return tmp_path / "model.safetensors"
+
+
+def changed(path: Path, **about: Any) -> Path:
+    """Says something else of the model."""
+    found = json.loads(ModelFile.open(path).description.metadata["throughtime"])
+    save_file(load_file(path), path, {"throughtime": json.dumps(found | about)})
+    return path
+
+
+def refused(path: Path, told: str) -> None:
+    for use in (throughtime.load, throughtime.Stream):
+        with pytest.raises(ModelError, match=told) as caught:
+            use(path)
+        assert str(path) in str(caught.value)
+
+
+def test_what_is_no_model_is_told(path: Path, tmp_path: Path) -> None:
+    refused(tmp_path / "modle.safetensors", r"there is no such file, did you mean model\.safetensors")
+    (tmp_path / "text").write_text("no model")
+    refused(tmp_path / "text", "damaged, or is no file of safetensors")
+    save_file(nn.LSTM(2, 3).state_dict(), tmp_path / "foreign.safetensors", {"format": "pt"})
+    refused(tmp_path / "foreign.safetensors", "does not say of what")
+    content = path.read_bytes()
+    path.write_bytes(content[:-1])
+    refused(path, "damaged")
+
+
+def test_other_versions_and_kinds_are_told(path: Path) -> None:
+    refused(changed(path, format=FORMAT + 1, version="9.1"), r"newer throughtime \(9\.1\)")
+
+
+def test_words_that_mean_nothing_are_told(path: Path) -> None:
+    with pytest.raises(ModelError, match="no model is called 'Recurent', did you mean Recurrent"):
+        throughtime.load(changed(path, model="Recurent"))
+    with pytest.raises(UserError, match="Recurent is no recurrent layer"):
+        throughtime.Stream(path)
+    settings = {"hidden_size": 5, "options": {"dropuot": 0.1}}
+    refused(changed(path, model="Recurrent", settings=settings), "'dropuot', did you mean dropout")
+    refused(changed(path, format="1"), "metadata is damaged")
+
+
+def test_what_does_not_fit_is_told(path: Path) -> None:
+    metadata, weights = ModelFile.open(path).description.metadata, load_file(path)
+    save_file(weights | {"bias_l0": torch.zeros(6)}, path, metadata)
+    with pytest.raises(ModelError, match=r"'bias_l0' \[5\] is wanted, and \[6\] is there"):
+        throughtime.load(path)
+    with pytest.raises(ModelError, match=r"\(6,\)"):
+        throughtime.Stream(path)
+    save_file(weights | {"more": torch.zeros(6)}, path, metadata)
+    with pytest.raises(ModelError, match=r"'more' nothing is wanted, and \[6\] is there"):
+        throughtime.load(path)
+    for odd in (torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int32)):
+        save_file(weights | {"bias_l0": odd}, path, metadata)
+        refused(path, "all be of one of the types")
+
+
+def test_symbols_that_do_not_fit_are_told(tmp_path: Path) -> None:
+    throughtime.save(language_model(), path := tmp_path / "model.safetensors")
+    with pytest.raises(ModelError, match="a vocabulary of 3 symbols for a model of 6"):
+        throughtime.load(changed(path, vocabulary=CharacterVocabulary("ab").to_json()))
+    with pytest.raises(ModelError, match="not a vocabulary"):
+        throughtime.load(changed(path, vocabulary="[1, 2"))
+
+
+ODD = st.sampled_from([None, True, -1, 0, 1 << 24, 1 << 62, 10**400, 0.5, float("nan"), 1e308, "", "x", "a.b", [], {}])
+
+
+def content_of(name: str, folder: Path) -> bytes:
+    throughtime.save(MODELS[name](), folder / "model.safetensors")
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def contents(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
+    folder = tmp_path_factory.mktemp("contents")
+    return [content_of(name, folder) for name in ("plain", "learned", "language model", "LSTM")]
+
+
+def harmless(content: bytes, path: Path) -> None:
+    """What such a file holds is a model, or is told not to be one."""
+    path.write_bytes(content)
+    for use in (throughtime.load, throughtime.Stream):
+        with suppress(UserError):
+            use(path)
+
+
+@settings(max_examples=120)
+@given(data=st.data())
+def test_damaged_bytes_do_no_harm(contents: list[bytes], data: st.DataObject) -> None:
+    content = bytearray(data.draw(st.sampled_from(contents)))
+    header = struct.unpack("<Q", content[:8])[0]
+    how = data.draw(st.sampled_from(["cut", "flip", "length", "more"]))
+    if how == "cut":
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    elif how == "flip":
+        for at in data.draw(st.lists(st.integers(0, header + 8), min_size=1, max_size=3)):
+            content[at] ^= data.draw(st.integers(1, 255))
+    elif how == "length":
+        content[:8] = struct.pack("<Q", data.draw(st.integers(0, 2**64 - 1) | st.integers(header - 9, header + 9)))
+    else:
+        content += data.draw(st.binary(min_size=1, max_size=9))
+    harmless(bytes(content), scratch())
+
+
+@settings(max_examples=200)
+@given(data=st.data())
+def test_hostile_claims_do_no_harm(contents: list[bytes], data: st.DataObject) -> None:
+    content = data.draw(st.sampled_from(contents))
+    size = struct.unpack("<Q", content[:8])[0]
+    header = json.loads(content[8 : 8 + size])
+    tree = {"told": json.loads(header["__metadata__"]["throughtime"]), "header": header}
+    for _ in range(data.draw(st.integers(1, 2))):
+        spoil(tree, data)
+    if isinstance(header.get("__metadata__"), dict):
+        header["__metadata__"]["throughtime"] = json.dumps(tree.get("told"))
+    made = json.dumps(tree.get("header")).encode()
+    harmless(struct.pack("<Q", len(made)) + made + content[8 + size :], scratch())
+
+
+def spoil(tree: Any, data: st.DataObject) -> None:
+    """Puts something else in some place of a tree, or takes it away."""
+    while True:
+        places = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
+        if not places:
+            return
+        place = data.draw(st.sampled_from(places))
+        inner = tree[place]
+        if isinstance(inner, dict | list) and data.draw(st.integers(0, 9)):
+            tree = inner
+            continue
+        if data.draw(st.booleans()):
+            tree[place] = data.draw(ODD)
+        elif isinstance(tree, list) and data.draw(st.booleans()):
+            tree.append(inner)
+        else:
+            del tree[place]
+        return
+
+
+def scratch() -> Path:
+    return Path(os.environ["XDG_CACHE_HOME"]) / "hostile.safetensors"
+
+
+# Claims of great size.
+
+LIMITED = """
+import resource, sys
+import throughtime
+from throughtime import cells
+from throughtime.errors import UserError
+module = throughtime.Recurrent("rnn", 4, 5)
+module(__import__("torch").zeros(1, 1, 4))
+throughtime.save(module, sys.argv[1] + "/first.safetensors")
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), resource.RLIM_INFINITY))
+for path in sys.argv[2:]:
+    for use in (throughtime.load, throughtime.Stream):
+        try:
+            use(path)
+        except UserError as error:
+            print(error)
+"""
+
+
+@needs_native
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
+def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
+    state = {"name": "wide", "format": 1, "reverse": False, "inputs": [["x", 1]], "parameters": [], "reductions": []}
+    wide = {
+        "states": [[f"s{k}", 1 << 24, 0.0, 0] for k in range(400)],
+        "body": [["previous", [], 1 << 24, {"index": 0}]],
+        "outputs": [["y", 0]],
+        "names": [],
+    }
+    lstm = {"input_size": 4, "hidden_size": 1 << 17, "bias": True, "num_layers": 1, "batch_first": False}
+    lstm |= {"dropout": 0.0, "bidirectional": False, "proj_size": 0}
+    plain = {"hidden_size": 5, "options": {}}
+    words = {"vocabulary_size": 1 << 40, "dropout": 0.0, "tie": False, "recurrent": plain}
+    programs = [to_data(MODELS["plain"]().programs[0])]
+    hostile = {
+        "wide": ({"model": "Recurrent", "settings": plain}, [state | wide]),
+        "parameters": (
+            {"model": "Recurrent", "settings": plain},
+            [to_data(throughtime.cells.rnn.program(4, 1 << 16))],
+        ),
+        "drop-in": ({"model": "LSTM", "settings": lstm}, programs),
+        "layers": ({"model": "LSTM", "settings": lstm | {"num_layers": 1 << 40}}, programs),
+        "symbols": ({"model": "LanguageModel", "settings": words}, programs),
+    }
+    paths = []
+    for name, (about, found) in hostile.items():
+        told = {"format": FORMAT, "version": "0", "vocabulary": None, "programs": found} | about
+        save_file({"bias_l0": torch.zeros(5)}, tmp_path / f"{name}.safetensors", {"throughtime": json.dumps(told)})
+        paths.append(tmp_path / f"{name}.safetensors")
+    refusals = python(LIMITED, tmp_path, *paths).splitlines()
+    assert len(refusals) == 2 * len(paths), refusals
+    assert "more than" in refusals[0]
