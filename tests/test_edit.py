@@ -214,6 +214,13 @@ def test_gradients_of_edited_values():
         layer(x)[0].square().sum().backward()
     assert_close([tape.gradient("layer0.forget")], [new.grad], 1e-15)
     assert not tape.gradient("layer0.forget.pre").any()
+    constant = torch.full_like(new, 0.5).requires_grad_()
+    found = []
+    for of in (constant, 0.5):
+        with throughtime.edit(layer, {"layer0.forget": of}), throughtime.record(layer, "*", gradients=True) as tape:
+            layer(x)[0].square().sum().backward()
+        found.append([tape.gradient(name) for name in tape.names])
+    assert_close(*found, 1e-15)
 
 
 def test_edits_within_one_another_come_one_after_the_other():

@@ -19,6 +19,7 @@ import throughtime
 from throughtime import cells
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError
+from throughtime.language import affine, cell, named, parameter, tanh
 from throughtime.nn.language_model import LanguageModel
 from throughtime.program.core import Input
 from throughtime.program.recording import Stretch, with_outputs
@@ -27,8 +28,8 @@ from throughtime.program.rewrite import Rewriting
 HIDDEN = 6  # divisible by what cells with heads or pieces ask for
 
 
-def recurrent(cell, layers=1, **options):
-    return throughtime.Recurrent(cell, 4, HIDDEN, layers, **options)
+def recurrent(name, layers=1, **options):
+    return throughtime.Recurrent(name, 4, HIDDEN, layers, **options)
 
 
 def gradients(model, x, loss):
@@ -58,10 +59,10 @@ def asked(draw, steps, width):
 def test_recording_changes_no_bit_and_gives_what_the_reference_engine_computes(data):
     """Of any cell, direction, shape and choice; forward and gradients, with and without gradients recorded."""
     torch.manual_seed(0)
-    cell = data.draw(st.sampled_from(cells.names()))
+    name = data.draw(st.sampled_from(cells.names()))
     T, B = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))
     both, layers = data.draw(st.booleans()), data.draw(st.integers(1, 2))
-    model = recurrent(cell, layers, bidirectional=both)
+    model = recurrent(name, layers, bidirectional=both)
     x = torch.randn(T, B, 4, requires_grad=True)
     lengths = data.draw(st.one_of(st.none(), st.lists(st.integers(0, T), min_size=B, max_size=B)))
     names = [f"layer{k}.{n}" for k, program in enumerate(model.programs) for n in program.values]
@@ -121,18 +122,18 @@ class Perturbed(Rewriting):
         return given + self.added[0] if id == self.program.values[self.name] else given
 
 
-@pytest.mark.parametrize("cell", cells.names())
-def test_gradients_of_every_value_are_autograds(cell):
+@pytest.mark.parametrize("name", cells.names())
+def test_gradients_of_every_value_are_autograds(name):
     """Against autograd through the reference engine, of zeros that are added to the value at each step."""
     torch.manual_seed(0)
-    model = recurrent(cell, dtype=torch.float64)
+    model = recurrent(name, dtype=torch.float64)
     x = torch.randn(4, 3, 4, dtype=torch.float64)
     with throughtime.record(model, "*", gradients=True) as tape:
         total(*model(x, lengths=[4, 2, 3])).backward()
     ((program, parameters),) = model.layers()[0]
     order = [0, 2, 1]  # from long to short
-    for name in program.values:
-        perturbed = Perturbed(program, name).result()
+    for value in program.values:
+        perturbed = Perturbed(program, value).result()
         zeros = torch.zeros(4, 3, perturbed.inputs[-1].width, dtype=torch.float64, requires_grad=True)
         arguments = Arguments(
             [x[:, order], zeros], [x.new_full((3, s.width), s.initial) for s in program.states], list(parameters)
@@ -141,7 +142,7 @@ def test_gradients_of_every_value_are_autograds(cell):
         loss = total(result.outputs[0], tuple(result.states))
         (wanted,) = torch.autograd.grad(loss, zeros, allow_unused=True, materialize_grads=True)
         # Two orders of the same sums in float64.
-        assert_close([tape.gradient(f"layer0.{name}")], [wanted[:, order]], 1e-10)
+        assert_close([tape.gradient(f"layer0.{value}")], [wanted[:, order]], 1e-10)
 
 
 def lstm_by_hand(layer, x):
@@ -216,6 +217,23 @@ def test_gradients_reach_values_of_frozen_weights():
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
 
 
+def test_gradients_of_a_vector_of_the_cell_at_each_step():
+    """Of a parameter whose own gradient is the sum over steps and rows, needed or not."""
+
+    @cell
+    def scaled(x, h):
+        return tanh(affine("candidate", x, h)) * named("scale", parameter("gain", initial=1.0))
+
+    layer = throughtime.Recurrent(scaled, 4, 5, dtype=torch.float64)
+    x = torch.randn(6, 3, 4, dtype=torch.float64)
+    for needed in (True, False):
+        layer.gain_l0.requires_grad_(needed)
+        with throughtime.record(layer, "*", gradients=True) as tape:
+            layer(x)[0].square().sum().backward()
+        assert_close([tape.gradient("layer0.scale").sum((0, 1))], [layer.gain_l0.grad], 1e-14)
+    assert torch.equal(tape["layer0.scale"], torch.ones(6, 3, 5, dtype=torch.float64))
+
+
 def test_recorded_gradients_of_packed_and_second_derivatives():
     layer = throughtime.LSTM(4, 5, dtype=torch.float64)
     rows = [torch.randn(n, 4, dtype=torch.float64, requires_grad=True) for n in (3, 5, 1)]
@@ -278,11 +296,11 @@ def test_where_there_is_one_recurrent_module_its_path_may_be_left_out():
 
 
 def test_calls_are_kept_apart_and_can_be_joined_or_cleared():
-    cell = throughtime.LSTMCell(4, 5)
+    step_by_step = throughtime.LSTMCell(4, 5)
     x, state, states = torch.randn(6, 3, 4), None, []
-    with throughtime.record(cell, "layer0.cell") as tape:
+    with throughtime.record(step_by_step, "layer0.cell") as tape:
         for step in x:
-            state = cell(step, state)
+            state = step_by_step(step, state)
             states.append(state[1])
         assert len(tape.calls) == 6
         with pytest.raises(
@@ -292,7 +310,7 @@ def test_calls_are_kept_apart_and_can_be_joined_or_cleared():
         assert torch.equal(tape.calls[2]["layer0.cell"][0], states[2])
         assert torch.equal(tape.joined("layer0.cell"), torch.stack(states))
         tape.clear()
-        cell(x[0])
+        step_by_step(x[0])
     assert torch.equal(tape["layer0.cell"][0], states[0])
 
 

@@ -222,11 +222,11 @@ class _Adjoint:
             instruction = program.body[id]
             if instruction.op == PREVIOUS:
                 states[instruction["index"]] = g
-            elif instruction.op == INPUT:
+            elif instruction.op == INPUT and instruction["index"] in inputs:
                 inputs[instruction["index"]] = g
-            elif instruction.op == PARAMETER:
+            elif instruction.op == PARAMETER and instruction["index"] in self.terms:
                 self.terms[instruction["index"]].append((g,))
-            else:
+            elif instruction.op in OPERATIONS:
                 self._rule(id, g)
         return states, inputs
 
