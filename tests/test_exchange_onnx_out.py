@@ -24,6 +24,7 @@ from throughtime import cells
 from throughtime.errors import UserError
 from throughtime.exchange.onnx_graph import IR_VERSION, OPSET, Graph
 from throughtime.exchange.onnx_program import EMIT, add_program
+from throughtime.language import ACTIVATIONS
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
@@ -137,6 +138,13 @@ def test_every_option(name: str, words: str) -> None:
     layers = 3 if "skip" in WORDS[words] else 2
     found = set(compare(Recurrent(name, INPUT, HIDDEN, layers, **WORDS[words])))
     assert found == {OPERATORS[name] if words in AS_OPERATOR else "Scan"}
+
+
+@pytest.mark.parametrize("function", ACTIVATIONS)
+def test_every_function_of_a_gate(function: str) -> None:
+    """Those that ONNX has are activations of its operator."""
+    found = compare(Recurrent("gru", INPUT, HIDDEN, activations={"candidate": function}))
+    assert found == ["Scan" if function in ("silu", "gelu", "hard_tanh") else "GRU"]
 
 
 def test_no_option_is_left_out() -> None:

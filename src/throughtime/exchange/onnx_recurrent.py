@@ -56,7 +56,7 @@ class OnnxRecurrent(nn.Module):
         for way, activations in enumerate(_activations(node, layer, len(ways))):
             program = layer.program(inputs, hidden, activations, clip, bias="B" in stored)
             places = layer.layout.places(program)
-            parameters.append(layer.layout.to_program(places, _of_way(stored, layer, way, hidden)))
+            parameters.append(layer.layout.to_program(places, _of_way(stored, way)))
             programs.append(program)
         last = _FIRST_STATE + len(programs[0].states)
         self.takes = [node.input(place) for place in (0, _LENGTHS, *range(_FIRST_STATE, last))]
@@ -113,11 +113,9 @@ def _recurrent(program: Program, hidden: int, parameters: Sequence[Sequence[Tens
     return made
 
 
-def _of_way(stored: Mapping[str, Tensor], layer: OnnxLayer, way: int, hidden: int) -> Stored:
+def _of_way(stored: Mapping[str, Tensor], way: int) -> Stored:
     bias: Sequence[Tensor | None] = stored["B"][way].chunk(2) if "B" in stored else (None, None)
     peephole = stored["P"][way] if "P" in stored else None
-    if peephole is None and layer.has_peepholes:
-        peephole = stored["R"].new_zeros(len(layer.layout.peepholes) * hidden)
     return Stored(stored["W"][way], stored["R"][way], bias[0], bias[1], peephole)
 
 
@@ -132,10 +130,10 @@ def _form(node: Node, peepholes: bool) -> OnnxLayer:
         if name not in own | _USUAL:
             raise node.error(f"it has no attribute {name!r}{nearest(name, own | _USUAL)}.")
     given = {name: int(bool(_whole(node, name))) for name in own}
-    fitting = [layer for layer in forms if all(given[n] == value for n, value in layer.attributes.items())]
-    if peepholes and not any(layer.has_peepholes for layer in fitting):
-        raise node.error("it takes no peepholes, but has eight inputs.")
-    return next((layer for layer in fitting if layer.has_peepholes == peepholes), fitting[0])
+    for layer in forms:
+        if layer.has_peepholes == peepholes and all(given[n] == value for n, value in layer.attributes.items()):
+            return layer
+    raise node.error("it has no peepholes, but eight inputs.")
 
 
 def _ways(node: Node) -> tuple[bool, ...]:
