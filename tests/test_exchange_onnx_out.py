@@ -24,7 +24,7 @@ from throughtime import cells
 from throughtime.errors import UserError
 from throughtime.exchange.onnx_graph import IR_VERSION, OPSET, Graph
 from throughtime.exchange.onnx_program import EMIT, add_program
-from throughtime.language import ACTIVATIONS
+from throughtime.language import ACTIVATIONS, affine, layer_norm, linear, sigmoid, tanh
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
@@ -91,6 +91,26 @@ OPERATORS = {
 def test_every_cell(name: str) -> None:
     """Those that ONNX has become its operators, the others Scans."""
     assert compare(Recurrent(name, INPUT, HIDDEN)) == [OPERATORS.get(name, "Scan")]
+
+
+@throughtime.cell
+def like_an_lstm(x, out, memory, *, extra=False):
+    """The LSTM's equations in somebody's own words, or with a second product after a gate and a norm."""
+    enter = sigmoid(affine("enter", x, out))
+    keep = sigmoid(affine("keep", x, out))
+    content = tanh(affine("content", x, out))
+    show = sigmoid(affine("show", x, out))
+    memory = keep * memory + enter * content
+    if extra:
+        memory = tanh(linear("again", layer_norm("norm", memory) * enter))
+    out = show * tanh(memory)
+    return out, memory
+
+
+def test_a_users_own_cell() -> None:
+    """What counts is what is computed, not what it is called."""
+    assert compare(Recurrent(like_an_lstm, INPUT, HIDDEN, 2)) == ["LSTM", "LSTM"]
+    assert compare(Recurrent(like_an_lstm, INPUT, HIDDEN, extra=True)) == ["Scan"]
 
 
 @pytest.mark.parametrize("name", [*sorted(OPERATORS), "mgu", "lstm_layer_norm"])
