@@ -211,6 +211,21 @@ def test_a_unit_of_the_gallery_is_shown_in_the_text(driver: Driver, page: Path) 
     wait_for(driver, "document.getElementById('unit').value === '3'")
 
 
+def test_the_heat_map_tells_values_and_leads_to_its_places(driver: Driver, page: Path) -> None:
+    from selenium.webdriver import ActionChains
+
+    open_page(driver, page)
+    chart = driver.find_element("id", "chart-gates")
+    driver.execute_script("arguments[0].scrollIntoView()", chart)
+    wait_for(driver, "document.getElementById('chart-gates').dataset.drawn")
+    ActionChains(driver).move_to_element_with_offset(chart, 0, 60).perform()
+    tip = driver.find_element("id", "tip").text
+    assert tip.startswith("layer0.cell ")
+    ActionChains(driver).click().perform()
+    assert wait_for(driver, "document.activeElement.dataset.t")
+    assert driver.execute_script("return document.getElementById('unit').value") == tip.split(":")[0].split()[1]
+
+
 def test_light_and_dark(driver: Driver, page: Path) -> None:
     open_page(driver, page)
     papers = []

@@ -148,48 +148,88 @@ drawing.surprise = () => {
   };
 };
 
+// The heat map is a picture between plotly's axes: its own, of a shape for each value, takes seconds.
 drawing.gates = () => {
   const value = shown.value;
   const rows = orders[byId("order").value].units(value);
-  const signed = value.scales !== null;
-  const z = [...rows].reverse().map((unit) => rowOf(value, unit));
-  const steps = [0, 0.25, 0.5, 0.75, 1];
-  const scale = signed
-    ? steps.map((x) => [x, x < 0.5 ? solid("--negative", 1 - 2 * x) : solid("--positive", 2 * x - 1)])
-    : steps.map((x) => [x, solid("--positive", x)]);
+  const place = (event) => {
+    const { xaxis, yaxis, _size: size } = byId("chart-gates")._fullLayout;
+    const box = byId("chart-gates").getBoundingClientRect();
+    const t = Math.round(xaxis.p2d(event.clientX - box.left - size.l));
+    const row = Math.round(yaxis.p2d(event.clientY - box.top - size.t));
+    return t >= 0 && t < length && row >= 0 && row < rows.length ? [t, rows[row]] : null;
+  };
   return {
-    traces: [{ z, type: "heatmap", zmin: signed ? 1 : 0, zmax: 255, colorscale: scale, showscale: false, hoverinfo: "none" }],
+    traces: [{ x: [0], y: [0], mode: "markers", opacity: 0, hoverinfo: "skip" }],
     layout: layoutOf({
       margin: { l: 44, r: 6, t: 8, b: 44 },
       xaxis: { title: `${DATA.symbol} of the text`, range: [-0.5, Math.min(length, narrow() ? 150 : 400) - 0.5], showgrid: false },
-      yaxis: { title: `units, ${orders[byId("order").value].title}`, showticklabels: false, showgrid: false, fixedrange: true },
+      yaxis: { title: `units, ${orders[byId("order").value].title}`, range: [rows.length - 0.5, -0.5], showticklabels: false, showgrid: false, fixedrange: true },
+      images: pictures(value, rows),
       dragmode: "pan",
     }),
-    onHover: ({ x: t, y }, event) => {
-      const unit = rows[rows.length - 1 - y];
+    onMove: (event) => {
+      const at = place(event);
+      if (!at) return hideTip();
+      const [t, unit] = at;
       const [before, here, after] = context(t);
       showTip(`${nameOf(value)} ${unit}: ${number(real(value, unit, rowOf(value, unit)[t]))}\n${before}[${here}]${after}`, event.clientX, event.clientY);
     },
-    onClick: ({ x: t, y }) => { pickUnit(rows[rows.length - 1 - y]); goTo(t); },
+    onPress: (event) => {
+      const at = place(event);
+      if (at) { pickUnit(at[1]); goTo(at[0]); }
+    },
   };
 };
+
+const WIDEST = 4000; // pixels of a picture, which every browser can take
+
+// A row of pixels for each unit, cut into pictures that are not too wide.
+function pictures(value, rows) {
+  const inks = Array.from({ length: 256 }, (_, k) => {
+    const x = value.scales ? (k - 128) / 127 : k / 255;
+    const [r, g, b] = solid(x < 0 ? "--negative" : "--positive", Math.min(1, Math.abs(x))).match(/\d+/g);
+    return new Uint32Array(Uint8Array.of(r, g, b, 255).buffer)[0];
+  });
+  const parts = [];
+  for (let start = 0; start < length; start += WIDEST) {
+    const width = Math.min(WIDEST, length - start);
+    const canvas = make("canvas", { width, height: rows.length });
+    const pen = canvas.getContext("2d");
+    const image = pen.createImageData(width, rows.length);
+    const pixels = new Uint32Array(image.data.buffer);
+    rows.forEach((unit, y) => {
+      const row = rowOf(value, unit);
+      for (let x = 0; x < width; x++) pixels[y * width + x] = inks[row[start + x]];
+    });
+    pen.putImageData(image, 0, 0);
+    parts.push({ source: canvas.toDataURL(), xref: "x", yref: "y", x: start - 0.5, y: -0.5, sizex: width, sizey: rows.length, sizing: "stretch", layer: "below" });
+  }
+  return parts;
+}
 
 // Plotly reads some HTML in its texts.
 const escapeMarks = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/%\{/g, "%\u200b{");
 
 const drawn = new Set();
+const MOVED = 4; // pixels, beyond which a press is a drag
 async function draw(name) {
   await plotly();
   const place = byId(`chart-${name}`);
-  const { traces, layout, onHover, onClick } = drawing[name]();
+  const { traces, layout, onMove, onPress, onClick } = drawing[name]();
   await Plotly.react(place, traces, layout, CONFIG);
-  place.removeAllListeners("plotly_hover");
   place.removeAllListeners("plotly_click");
-  if (onHover) {
-    place.on("plotly_hover", ({ points, event }) => onHover(points[0], event));
-    if (!drawn.has(name)) place.on("plotly_unhover", hideTip);
-  }
   if (onClick) place.on("plotly_click", ({ points }) => onClick(points[0]));
+  if (onMove) {
+    let pressed = null;
+    place.onpointermove = onMove;
+    place.onpointerleave = hideTip;
+    place.onpointerdown = (event) => (pressed = event);
+    place.onpointerup = (event) => {
+      if (pressed && Math.hypot(event.clientX - pressed.clientX, event.clientY - pressed.clientY) < MOVED) onPress(event);
+      pressed = null;
+    };
+  }
   drawn.add(name);
   place.dataset.drawn = drawn.size;
 }
