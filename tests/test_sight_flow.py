@@ -16,7 +16,7 @@ from throughtime.errors import UserError
 from throughtime.language import affine, cell, linear, tanh
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options
-from throughtime.sight import connectivity, gradient_flow, horizon
+from throughtime.sight import backward, connectivity, gradient_flow, horizon
 
 T, B, INPUT, H = 7, 2, 3, 4
 # float64: some hundred roundings of 1e-16 each, in another order
@@ -327,6 +327,24 @@ def test_chunks_change_nothing(monkeypatch):
     whole = gradient_flow(module, X, window=4).norms
     monkeypatch.setattr("throughtime.sight.backward._ELEMENTS", 1)
     assert_norms(gradient_flow(module, X, window=4).norms, whole)
+
+
+def test_memory_does_not_grow_with_the_number_of_steps(monkeypatch):
+    """A run of the gradient program holds so many numbers at most, however many losses there are."""
+    sizes = []
+    run = backward._Stack._run
+    monkeypatch.setattr(backward, "_ELEMENTS", 1 << 16)
+    monkeypatch.setattr(
+        backward._Stack, "_run", lambda self, layer, at, *rest: (
+            sizes.append(at.numel() * len(self.lengths) * layer.width), run(self, layer, at, *rest)
+        )[1],
+    )  # fmt: skip
+    module = recurrent("lstm", num_layers=2)
+    x = torch.randn(2000, 1, INPUT, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = gradient_flow(module, x, window=30)
+    assert found.norms["layer0"].shape == (2000, 31)
+    assert len(sizes) > 20
+    assert max(sizes) <= 1 << 16
 
 
 @cell

@@ -32,11 +32,15 @@ def backward_by_lag(seen: Seen, steps: Array, window: int) -> dict[str, Array]:
         no row has such a step. The input of a stack that runs against time, too, is left out.
     """
     stack = _Stack(seen, window)
-    found: dict[str, list[Array]] = {}
+    found: dict[str, Array] = {}
+    done = 0
     for chunk in stack.chunks(torch.as_tensor(steps)):
         for name, mean in stack.means(chunk).items():
-            found.setdefault(name, []).append(mean.T.cpu().numpy())
-    return {name: np.concatenate(chunks) for name, chunks in found.items()}
+            # Into one array at once: small ones that stay would keep the allocator from reusing the large ones' memory.
+            rows = found[name] if name in found else found.setdefault(name, np.empty((len(steps), window + 1)))
+            rows[done : done + len(chunk)] = mean.T.cpu().numpy()
+        done += len(chunk)
+    return found
 
 
 def steps_with_a_loss(seen: Seen) -> Array:
