@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -171,15 +171,13 @@ class Recurrent(nn.Module):
         self.hidden_size, self.num_layers = hidden_size, len(programs)
         masks = Masks(options, programs)
         self._masks = (masks,) if masks else ()
-        self._ways = [self._ways_of(options.evaluated(program)) for program in programs]
-        self._training_ways = [self._ways_of(in_training(options, p)) for p in programs] if masks else self._ways
-        self._thinned = [list(recurrent_weights(program)) for program in programs]  # by weight drop
-        for name, shape in self._declared():
-            self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
+        self._directions = [_directions(depth, program, options) for depth, program in enumerate(programs)]
+        for program, directions in zip(programs, self._directions, strict=True):
+            shapes = [p.shape for p in program.parameters] + [(s.width,) for s in program.states]
+            for direction in directions:
+                for name, shape in zip((*direction.parameters, *direction.starts), shapes, strict=False):
+                    self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
-
-    def _ways_of(self, program: Program) -> list[Program]:
-        return ways_of(program, self.options.directions, self.options.reverse)
 
     @property
     def batch_first(self) -> bool:
@@ -210,12 +208,12 @@ class Recurrent(nn.Module):
         self, scheme: Scheme = "uniform", forget_bias: float | None = None, *, chrono: float | None = None
     ) -> None:
         """Sets all parameters to what they start with; see `throughtime.nn.initialise.initialise`."""
-        for program, suffixes in zip(self.programs, self._suffixes(), strict=True):
-            for suffix in suffixes:
-                tensors = [self.get_parameter(stored_name(p.name, suffix)) for p in program.parameters]
+        for program, directions in zip(self.programs, self._directions, strict=True):
+            for direction in directions:
+                tensors = [self.get_parameter(name) for name in direction.parameters]
                 initialise(program, tensors, self.hidden_size, scheme, forget_bias, chrono=chrono)
-                for state in program.states if self.options.learn_initial else ():
-                    nn.init.constant_(self.get_parameter(initial_name(state.name, suffix)), state.initial)
+                for name, state in zip(direction.starts, program.states, strict=False):
+                    nn.init.constant_(self.get_parameter(name), state.initial)
 
     def forward(
         self,
@@ -291,52 +289,55 @@ class Recurrent(nn.Module):
 
     def layers(self) -> Layers:
         """Each layer's directions: a program and its parameters, as they are now, in evaluation."""
-        return self._with_parameters(self._ways)
+        return [[(d.program, [getattr(self, n) for n in d.parameters]) for d in layer] for layer in self._directions]
 
     def starts(self) -> Starts:
         """Where the initial states are learned, those of each layer's directions."""
-        return [
-            [[getattr(self, initial_name(s.name, suffix)) for s in program.states] for suffix in suffixes]
-            for program, suffixes in zip(self.programs, self._suffixes(), strict=True)
-        ]
+        return [[[getattr(self, name) for name in d.starts] for d in layer] for layer in self._directions]
 
     def _layers_in_training(self) -> Layers:
-        layers = self._with_parameters(self._training_ways)
-        rate = self.options.weight_drop
-        if not rate:
-            return layers
         return [
-            [
-                (way, [dropped(p, rate) if k in thinned else p for k, p in enumerate(parameters)])
-                for way, parameters in ways
-            ]
-            for ways, thinned in zip(layers, self._thinned, strict=True)
+            [(d.training, [self._trained(n, d) for n in d.parameters]) for d in layer] for layer in self._directions
         ]
 
-    def _with_parameters(self, layers: Sequence[Sequence[Program]]) -> Layers:
-        return [
-            [
-                (way, [getattr(self, stored_name(p.name, suffix)) for p in way.parameters])
-                for way, suffix in zip(ways, suffixes, strict=True)
-            ]
-            for ways, suffixes in zip(layers, self._suffixes(), strict=True)
-        ]
-
-    def _suffixes(self) -> list[tuple[str, ...]]:
-        ends = ("", "_reverse") if self.bidirectional else ("",)
-        return [tuple(f"_l{layer}{end}" for end in ends) for layer in range(self.num_layers)]
-
-    def _declared(self) -> Iterator[tuple[str, tuple[int, ...]]]:
-        """The name of each parameter, and its shape."""
-        for program, suffixes in zip(self.programs, self._suffixes(), strict=True):
-            for suffix in suffixes:
-                for parameter in program.parameters:
-                    yield stored_name(parameter.name, suffix), parameter.shape
-                for state in program.states if self.options.learn_initial else ():
-                    yield initial_name(state.name, suffix), (state.width,)
+    def _trained(self, name: str, direction: _Direction) -> Tensor:
+        """A parameter as it is used in training."""
+        tensor: Tensor = getattr(self, name)
+        return dropped(tensor, self.options.weight_drop) if name in direction.thinned else tensor
 
     def extra_repr(self) -> str:
         """What is printed of the module."""
         shown = f"{self.programs[0].name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
         told = self.options.data | ({"engine": self.engine} if self.engine else {})
         return shown + "".join(f", {name}={value!r}" for name, value in told.items())
+
+
+class _Direction(NamedTuple):
+    """One direction of a layer.
+
+    Attributes:
+        program: as it runs in evaluation.
+        training: as it runs in training.
+        parameters: what its parameters are stored as.
+        starts: what its learned initial states are stored as.
+        thinned: the parameters that weight drop thins out.
+    """
+
+    program: Program
+    training: Program
+    parameters: list[str]
+    starts: list[str]
+    thinned: list[str]
+
+
+def _directions(depth: int, program: Program, options: Options) -> list[_Direction]:
+    evaluated = ways_of(options.evaluated(program), options.directions, options.reverse)
+    training = ways_of(in_training(options, program), options.directions, options.reverse)
+    thinned = recurrent_weights(program) if options.weight_drop else ()
+    found = []
+    for way, end in enumerate(("", "_reverse")[: options.directions]):
+        suffix = f"_l{depth}{end}"
+        names = [stored_name(p.name, suffix) for p in program.parameters]
+        starts = [initial_name(s.name, suffix) for s in program.states] if options.learn_initial else []
+        found.append(_Direction(evaluated[way], training[way], names, starts, [names[k] for k in thinned]))
+    return found
