@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from throughtime.checking import check
     from throughtime.exchange.onnx_in import from_onnx
     from throughtime.exchange.onnx_out import to_onnx
+    from throughtime.exchange.torch_modules import from_torch, to_torch
     from throughtime.model_file import load, save
     from throughtime.nn.accelerate import accelerate
     from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -29,6 +30,8 @@ _HOMES = {
     "check": "throughtime.checking",
     "from_onnx": "throughtime.exchange.onnx_in",
     "to_onnx": "throughtime.exchange.onnx_out",
+    "from_torch": "throughtime.exchange.torch_modules",
+    "to_torch": "throughtime.exchange.torch_modules",
     "load": "throughtime.model_file",
     "save": "throughtime.model_file",
     "accelerate": "throughtime.nn.accelerate",
@@ -50,7 +53,8 @@ _HOMES = {
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "edit", "from_onnx", "load", "record", "save", "to_onnx", "train",
+    "cell", "cells", "check", "edit", "from_onnx", "from_torch", "load", "record", "save", "to_onnx",
+    "to_torch", "train",
 ]  # fmt: skip
 
 

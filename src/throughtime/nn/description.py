@@ -17,7 +17,7 @@ from throughtime.nn.recurrent import Recurrent
 from throughtime.program.core import Program
 
 
-class _DropIn(NamedTuple):
+class DropIn(NamedTuple):
     """A drop-in and those of its arguments that say what it is."""
 
     kind: type[nn.Module]
@@ -26,15 +26,15 @@ class _DropIn(NamedTuple):
 
 _CELL = ("input_size", "hidden_size", "bias")
 _LAYER = (*_CELL, "num_layers", "batch_first", "dropout", "bidirectional")
-_DROP_INS = {
-    "RNN": _DropIn(dropin.RNN, (*_LAYER, "nonlinearity")),
-    "LSTM": _DropIn(dropin.LSTM, (*_LAYER, "proj_size")),
-    "GRU": _DropIn(dropin.GRU, _LAYER),
-    "RNNCell": _DropIn(dropin.RNNCell, (*_CELL, "nonlinearity")),
-    "LSTMCell": _DropIn(dropin.LSTMCell, _CELL),
-    "GRUCell": _DropIn(dropin.GRUCell, _CELL),
+DROP_INS = {
+    "RNN": DropIn(dropin.RNN, (*_LAYER, "nonlinearity")),
+    "LSTM": DropIn(dropin.LSTM, (*_LAYER, "proj_size")),
+    "GRU": DropIn(dropin.GRU, _LAYER),
+    "RNNCell": DropIn(dropin.RNNCell, (*_CELL, "nonlinearity")),
+    "LSTMCell": DropIn(dropin.LSTMCell, _CELL),
+    "GRUCell": DropIn(dropin.GRUCell, _CELL),
 }
-_MODELS = ("Recurrent", "LanguageModel", *_DROP_INS)
+_MODELS = ("Recurrent", "LanguageModel", *DROP_INS)
 
 
 def describe(module: nn.Module) -> Description:
@@ -45,7 +45,7 @@ def describe(module: nn.Module) -> Description:
     """
     found = _described(module)
     if found is None:
-        torchs = type(module).__module__.startswith("torch.") and type(module).__name__ in _DROP_INS
+        torchs = type(module).__module__.startswith("torch.") and type(module).__name__ in DROP_INS
         raise UserError(
             f"a model that can be saved is one of {', '.join(_MODELS)}; given {type(module).__name__}: "
             + ("throughtime.accelerate(module) makes ours of it." if torchs else "save those that are in it.")
@@ -69,7 +69,7 @@ def _described(module: nn.Module) -> Description | None:
         }
         symbols = None if module.vocabulary is None else module.vocabulary.to_json()
         return Description("LanguageModel", settings, module.recurrent.programs, symbols)
-    for name, (ours, arguments) in _DROP_INS.items():
+    for name, (ours, arguments) in DROP_INS.items():
         if type(module) is ours:
             layers = module.layers()  # type: ignore[operator]
             settings = {argument: getattr(module, argument) for argument in arguments}
@@ -132,9 +132,9 @@ def _made(description: Description) -> nn.Module:
                 dropout=Options(dropout=settings["dropout"]).dropout,
                 tie=settings["tie"],
             )
-        if kind not in _DROP_INS:
+        if kind not in DROP_INS:
             raise UserError(f"no model is called {kind!r}{nearest(kind, _MODELS)} (there are: {', '.join(_MODELS)}).")
-        ours, arguments = _DROP_INS[kind]
+        ours, arguments = DROP_INS[kind]
         _require(settings, *arguments)
         if settings.get("num_layers", 1) != len(programs):
             raise UserError(f"{settings['num_layers']!r} layers are told of, and {len(programs)} programs are there.")

@@ -1,0 +1,209 @@
+"""Recurrent layers from torch's, and torch's from them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer, torch_layer_of
+from throughtime.errors import UserError, nearest
+from throughtime.nn.description import DROP_INS
+from throughtime.nn.options import Options
+from throughtime.nn.recurrent import Recurrent
+
+_KINDS = {"RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
+_SHARED = ("batch_first", "bidirectional", "dropout")  # the options that torch's layers have
+
+
+class _Sizes(NamedTuple):
+    """What the shapes of torch's tensors say of a layer."""
+
+    input: int
+    hidden: int
+    projection: int
+    layers: int
+    directions: int
+    bias: bool
+
+
+def _suffixes(layers: int, directions: int) -> list[str]:
+    """What ends the names of the tensors of each layer and direction."""
+    return [f"_l{k}{end}" for k, end in product(range(layers), ["", "_reverse"][:directions])]
+
+
+def from_torch(
+    source: nn.RNNBase | Mapping[str, Tensor],
+    *,
+    prefix: str = "",
+    nonlinearity: str | None = None,
+    engine: str | None = None,
+    **options: Any,
+) -> Recurrent:
+    """Makes recurrent layers of torch's, with a copy of their weights.
+
+    To exchange the layers in a model for ours as they stand there is `throughtime.accelerate`; what is made here takes
+    the options of `Recurrent`.
+
+    Args:
+        source: an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or its `state_dict`.
+        prefix: what the names of the layer's tensors begin with, in the `state_dict` of a larger model.
+        nonlinearity: `tanh` or `relu`, for the weights of an `nn.RNN`, which do not say; `tanh` if not given.
+        engine: the engine's name; chosen by device if not given.
+        **options: see `throughtime.nn.options.Options`; `batch_first` and `dropout` are a module's own if not given.
+
+    Raises:
+        UserError: if the tensors are not those of a layer of torch's, or an option is not right.
+    """
+    if isinstance(source, nn.RNNBase):
+        words = {"batch_first": source.batch_first, "dropout": source.dropout}
+        options = {name: value for name, value in words.items() if value} | options
+        nonlinearity = getattr(source, "nonlinearity", nonlinearity)
+        source = source.state_dict()
+    if not isinstance(source, Mapping) or not all(isinstance(t, Tensor) for t in source.values()):
+        raise UserError(
+            f"torch.nn.RNN, LSTM or GRU is wanted, or its state_dict; given {type(source).__name__}: give the layer in "
+            "it."
+        )
+    weights = {name.removeprefix(prefix): t for name, t in source.items() if name.startswith(prefix)}
+    sizes = _sizes(weights, source, prefix)
+    layer = _layer(weights, sizes, nonlinearity or "tanh")
+    _require_shapes(weights, layer, sizes)
+    both = sizes.directions == 2
+    if options.setdefault("bidirectional", both) is not both:
+        raise UserError(f"the weights say that bidirectional is {both}; given {options['bidirectional']!r}.")
+    programs, width = [], sizes.input
+    for _ in range(sizes.layers):
+        programs.append(layer.program(width, sizes.hidden, sizes.projection, bias=sizes.bias))
+        width = (sizes.projection or sizes.hidden) * sizes.directions
+    like, told = weights["weight_ih_l0"], Options.of(options).data
+    made = Recurrent.from_programs(programs, sizes.hidden, engine=engine, device=like.device, dtype=like.dtype, **told)
+    with torch.no_grad():
+        own = [parameters for ways in made.layers() for _, parameters in ways]
+        for parameters, suffix in zip(own, _suffixes(sizes.layers, sizes.directions), strict=True):
+            names = layer.names(suffix, bias=sizes.bias, projected=sizes.projection > 0)
+            values = layer.to_program([weights[name] for name in names], bias=sizes.bias)
+            for parameter, value in zip(parameters, values, strict=True):
+                parameter.copy_(value)
+    return made
+
+
+def to_torch(module: nn.Module) -> nn.Module:
+    """Makes torch's own layer of ours, with a copy of its weights.
+
+    Args:
+        module: a `Recurrent` whose cell and options torch has: `rnn`, `rnn_relu`, `gru` or `lstm`, with a projection or
+            without; or a drop-in.
+
+    Returns:
+        An `nn.RNN`, `nn.LSTM` or `nn.GRU`. What torch keeps two biases for is in the first one; a drop-in's stay apart.
+
+    Raises:
+        UserError: if torch has no such layer, with what it has not.
+    """
+    if isinstance(module, Recurrent):
+        return _torchs(module)
+    for name, drop_in in DROP_INS.items():
+        if type(module) is drop_in.kind:
+            with torch.device("meta"):
+                made: nn.Module = getattr(nn, name)(**{a: getattr(module, a) for a in drop_in.arguments})
+            return _with(made, module.state_dict())
+    raise UserError(f"a Recurrent or a drop-in is wanted; given {type(module).__name__}: give the layer in it.")
+
+
+def _torchs(module: Recurrent) -> nn.Module:
+    for name, value in module.options.data.items():
+        if name not in _SHARED:
+            raise UserError(f"torch's layers have no {name}, and this one has {name}={value!r}.")
+    layers = [torch_layer_of(program) for program in module.programs]
+    layer, program = layers[0], module.programs[0]
+    if layer is None or any(other is not layer for other in layers):
+        known = ", ".join(dict.fromkeys(row.cell.name for row in TORCH_LAYERS.values()))
+        raise UserError(
+            f"torch has no layer of the cell {program.name!r} as it is here: it has {known}, without clip, heads or "
+            "other activations."
+        )
+    hidden, out = program.states[-1].width, program.states[0].width
+    bias = any(len(p.shape) == 1 for p in program.parameters)
+    words: dict[str, Any] = {name: getattr(module.options, name) for name in _SHARED}
+    if module.num_layers == 1:
+        words["dropout"] = 0.0  # it is between layers, and torch warns of it where there is one
+    if layer.mode.startswith("RNN"):
+        words["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
+    if out != hidden:
+        words["proj_size"] = out
+    with torch.device("meta"):
+        made = _KINDS[layer.mode](module.input_size, hidden, module.num_layers, bias=bias, **words)
+    parameters = [own for ways in module.layers() for _, own in ways]
+    weights: dict[str, Tensor] = {}
+    suffixes = _suffixes(module.num_layers, module.options.directions)
+    for suffix, own in zip(suffixes, parameters, strict=True):
+        names = layer.names(suffix, bias=bias, projected=out != hidden)
+        weights |= dict(zip(names, layer.to_stored(own, bias=bias), strict=True))
+    return _with(made, weights)
+
+
+def _with(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
+    module.load_state_dict({name: tensor.detach().clone() for name, tensor in weights.items()}, assign=True)
+    return module
+
+
+def _sizes(weights: Mapping[str, Tensor], source: Mapping[str, Tensor], prefix: str) -> _Sizes:
+    first = [weights.get(f"{name}_l0") for name in ("weight_ih", "weight_hh")]
+    if any(t is None for t in first):
+        found = [n.removesuffix("weight_ih_l0") for n in source if n.endswith("weight_ih_l0")]
+        hint = f"; there are some that begin with {', '.join(map(repr, found))}: give it as prefix" if found else ""
+        raise UserError(
+            f"no tensors weight_ih_l0 and weight_hh_l0, as a layer of torch's has, begin with {prefix!r}{hint}."
+        )
+    ih, hh = (t for t in first if t is not None)
+    hr = weights.get("weight_hr_l0")
+    if ih.dim() != 2 or hh.dim() != 2 or (hr is not None and hr.dim() != 2):
+        raise UserError("the matrices weight_ih_l0 and weight_hh_l0 must have two axes.")
+    projection = hr.shape[0] if hr is not None else 0
+    hidden = hr.shape[1] if hr is not None else hh.shape[1]
+    numbers = [int(m[1]) for name in weights if (m := re.fullmatch(r"weight_ih_l(\d+)", name))]
+    directions = 2 if "weight_ih_l0_reverse" in weights else 1
+    return _Sizes(ih.shape[1], hidden, projection, len(numbers), directions, "bias_ih_l0" in weights)
+
+
+def _layer(weights: Mapping[str, Tensor], sizes: _Sizes, nonlinearity: str) -> TorchLayer:
+    if nonlinearity not in ("tanh", "relu"):
+        raise UserError(
+            f"the nonlinearity is tanh or relu; given {nonlinearity!r}{nearest(str(nonlinearity), ('tanh', 'relu'))}."
+        )
+    gates, rest = divmod(weights["weight_hh_l0"].shape[0], max(sizes.hidden, 1))
+    for layer in TORCH_LAYERS.values():
+        fits = not layer.mode.startswith("RNN") or layer.mode == f"RNN_{nonlinearity.upper()}"
+        if fits and len(layer.layout.gates) == gates and not rest and (not sizes.projection or layer.mode == "LSTM"):
+            return layer
+    raise UserError(
+        f"weight_hh_l0 {list(weights['weight_hh_l0'].shape)} is of no layer of torch's: 1, 3 or 4 blocks of "
+        f"{sizes.hidden} rows are wanted."
+    )
+
+
+def _require_shapes(weights: Mapping[str, Tensor], layer: TorchLayer, sizes: _Sizes) -> None:
+    wanted = dict(_shapes(layer, sizes))
+    for name in [*wanted, *weights]:
+        given = list(weights[name].shape) if name in weights else None
+        if name not in wanted:
+            raise UserError(f"{name!r} is no tensor of this layer of torch's{nearest(name, wanted)}.")
+        if given != list(wanted[name]):
+            raise UserError(f"{name} must have the shape {list(wanted[name])}; given {given or 'none'}.")
+    kinds = {weights[name].dtype for name in wanted}
+    if len(kinds) > 1 or not next(iter(kinds)).is_floating_point:
+        raise UserError(f"all tensors must be of one floating-point type; given {', '.join(sorted(map(str, kinds)))}.")
+
+
+def _shapes(layer: TorchLayer, sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:
+    rows, out = len(layer.layout.gates) * sizes.hidden, sizes.projection or sizes.hidden
+    for suffix in _suffixes(sizes.layers, sizes.directions):
+        width = sizes.input if suffix.startswith("_l0") else out * sizes.directions
+        shapes: list[tuple[int, ...]] = [(rows, width), (rows, out)]
+        shapes += [(rows,)] * (2 * sizes.bias) + [(out, sizes.hidden)] * (sizes.projection > 0)
+        yield from zip(layer.names(suffix, bias=sizes.bias, projected=sizes.projection > 0), shapes, strict=True)

@@ -1,0 +1,211 @@
+"""Layers from torch's and torch's from ours: the same numbers. Models with our layers go through torch.export."""
+
+from __future__ import annotations
+
+import io
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import throughtime
+from throughtime.errors import UserError
+from throughtime.language import affine, layer_norm, linear, sigmoid, state, tanh
+from throughtime.nn.language_model import LanguageModel
+
+INPUT, HIDDEN, STEPS, ROWS = 3, 4, 5, 2
+# Sums of a dozen products in another order, over five steps and two layers.
+CLOSE = {"rtol": 0.0, "atol": 1e-13}
+
+KINDS: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
+    "tanh": (nn.RNN, {}),
+    "relu": (nn.RNN, {"nonlinearity": "relu"}),
+    "LSTM": (nn.LSTM, {}),
+    "projected": (nn.LSTM, {"proj_size": 2}),
+    "GRU": (nn.GRU, {}),
+}
+
+
+def torchs(name: str, **words: Any) -> nn.RNNBase:
+    kind, own = KINDS[name]
+    return kind(INPUT, HIDDEN, **{"num_layers": 2, "dtype": torch.float64, **own, **words})
+
+
+def assert_alike(one: nn.Module, other: nn.Module, *given: Tensor) -> None:
+    """Both give the same outputs and states."""
+    x = given or (torch.randn(STEPS, ROWS, INPUT, dtype=torch.float64),)
+    torch.testing.assert_close(flat(one.eval()(*x)), flat(other.eval()(*x)), **CLOSE)
+
+
+def flat(values: Any) -> list[Tensor]:
+    return [values] if isinstance(values, Tensor) else [t for value in values for t in flat(value)]
+
+
+@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize(("bias", "bidirectional"), list(product([True, False], repeat=2)))
+def test_torchs_layers_in_and_out(name: str, bias: bool, bidirectional: bool) -> None:
+    layer = torchs(name, bias=bias, bidirectional=bidirectional)
+    ours = throughtime.from_torch(layer)
+    assert_alike(ours, layer)
+    back = throughtime.to_torch(ours)
+    assert type(back) is type(layer)
+    assert str(back) == str(layer)
+    assert_alike(back, layer)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_weights_alone(name: str) -> None:
+    model = nn.ModuleDict({"encoder": torchs(name), "head": nn.Linear(2, 2)})
+    nonlinearity = KINDS[name][1].get("nonlinearity")
+    ours = throughtime.from_torch(model.state_dict(), prefix="encoder.", nonlinearity=nonlinearity)
+    assert_alike(ours, model["encoder"])
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_drop_ins_become_torchs(name: str) -> None:
+    words = {"num_layers": 2, "bidirectional": True, "batch_first": True, **KINDS[name][1]}
+    ours = getattr(throughtime, KINDS[name][0].__name__)(INPUT, HIDDEN, dtype=torch.float64, **words)
+    back = throughtime.to_torch(ours)
+    assert type(back) is KINDS[name][0]
+    assert all(torch.equal(ours.state_dict()[n], tensor) for n, tensor in back.state_dict().items())
+    assert_alike(back, ours)
+
+
+@pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
+def test_drop_in_cells_become_torchs(name: str) -> None:
+    ours = getattr(throughtime, name)(INPUT, HIDDEN, dtype=torch.float64)
+    back = throughtime.to_torch(ours)
+    assert type(back) is getattr(nn, name)
+    assert_alike(back, ours, torch.randn(ROWS, INPUT, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "gru", "lstm", "lstm_np"])
+def test_our_cells_become_torchs(cell: str) -> None:
+    ours = throughtime.Recurrent(cell, INPUT, HIDDEN, 2, dropout=0.5, batch_first=True, dtype=torch.float64)
+    back = throughtime.to_torch(ours)
+    assert back.dropout == 0.5
+    assert back.batch_first
+    assert_alike(back, ours)
+
+
+def test_options_go_with_the_weights() -> None:
+    layer = torchs("LSTM", dropout=0.25, batch_first=True)
+    ours = throughtime.from_torch(layer, zoneout=0.5, learn_initial=True, engine="reference")
+    wanted = {"batch_first": True, "dropout": 0.25, "zoneout": 0.5, "learn_initial": True}
+    assert ours.options.data == wanted
+    assert ours.engine == "reference"
+    assert not ours.initial_cell_l1.any()
+    assert throughtime.from_torch(layer, batch_first=False).options.data == {"dropout": 0.25}
+
+
+def test_weights_are_copies_that_can_be_trained() -> None:
+    layer = torchs("GRU")
+    ours = throughtime.from_torch(layer)
+    back = throughtime.to_torch(ours)
+    before = [p.detach().clone() for p in back.parameters()]
+    x = torch.randn(STEPS, ROWS, INPUT, dtype=torch.float64)
+    back(x)[0].sum().backward()
+    assert all(p.grad is not None for p in back.parameters())
+    with torch.no_grad():
+        for parameter in (*layer.parameters(), *ours.parameters()):
+            parameter.fill_(7)
+    assert all(torch.equal(a, b) for a, b in zip(back.parameters(), before, strict=True))
+
+
+def test_what_torch_has_not_is_told() -> None:
+    for words, told in [
+        ({"cell": "gru_reset_before"}, "no layer of the cell 'gru_reset_before'.*rnn, rnn_relu, lstm, gru"),
+        ({"cell": "lstm", "heads": 2}, "no layer of the cell 'lstm' as it is here.*heads"),
+        ({"cell": "lstm", "clip": 1.0}, "no layer of the cell 'lstm'"),
+        ({"cell": "gru", "zoneout": 0.1}, "no zoneout, and this one has zoneout=0.1"),
+        ({"cell": "gru", "bidirectional": True, "merge": "sum"}, "no merge"),
+        ({"cell": "gru", "learn_initial": True}, "no learn_initial"),
+        ({"cell": "gru", "reverse": True}, "no reverse"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            throughtime.to_torch(throughtime.Recurrent(input_size=INPUT, hidden_size=HIDDEN, **words))
+    with pytest.raises(UserError, match="given Linear"):
+        throughtime.to_torch(nn.Linear(2, 3))
+
+
+def test_weights_that_are_no_layers_are_told() -> None:
+    layer = torchs("LSTM")
+    weights = layer.state_dict()
+
+    def without(*names: str) -> dict[str, Tensor]:
+        return {name: tensor for name, tensor in weights.items() if name not in names}
+
+    for given, words, told in [
+        (nn.Linear(2, 3), {}, "given Linear"),
+        ({"a": 3}, {}, "given dict"),
+        ({}, {}, "no tensors weight_ih_l0"),
+        ({f"encoder.{n}": t for n, t in weights.items()}, {}, r"some that begin with 'encoder\.': give it as prefix"),
+        (weights, {"prefix": "x."}, "begin with 'x.'"),
+        (without("bias_hh_l1"), {}, r"bias_hh_l1 must have the shape \[16\]; given none"),
+        (weights | {"weight_ih_l1": torch.zeros(16, 3)}, {}, r"weight_ih_l1 must have the shape \[16, 4\]"),
+        (weights | {"weight_ih_l0": torch.zeros(16)}, {}, "two axes"),
+        (weights | {"weight_hh_l0": torch.zeros(8, 4)}, {}, "1, 3 or 4 blocks of 4 rows"),
+        (weights | {"bias_ih_l9": torch.zeros(16)}, {}, "'bias_ih_l9' is no tensor of this layer.*did you mean"),
+        (weights | {"bias_ih_l0": torch.zeros(16)}, {}, "torch.float32, torch.float64"),
+        (weights, {"nonlinearity": "tahn"}, "did you mean tanh"),
+        (layer, {"zoneuot": 0.1}, "did you mean zoneout"),
+        (layer, {"bidirectional": True}, "bidirectional is False; given True"),
+        (torch.nn.utils.parametrizations.weight_norm(torchs("GRU"), "weight_hh_l0"), {}, "no tensors"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            throughtime.from_torch(given, **words)
+
+
+# torch.export.
+
+
+@throughtime.cell
+def own(x, h=state("hidden", initial=0.25), *, leak=0.5):  # type: ignore[no-untyped-def]
+    u = sigmoid(layer_norm("update", affine("update", x, h)))
+    n = tanh(affine("candidate", x) + linear("again", u * h))
+    h = h + leak * (n - u * h)
+    return h
+
+
+class Net(nn.Module):
+    """A user's model with a layer of ours in it."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.head = layer, nn.LazyLinear(2)
+
+    def forward(self, x: Tensor) -> Any:
+        output, final = self.layer(x)
+        return self.head(output), final
+
+
+EXPORTED = {
+    "own": lambda: throughtime.Recurrent(own, INPUT, HIDDEN, 2, bidirectional=True),
+    "features": lambda: throughtime.Recurrent("lstm", INPUT, HIDDEN, 2, learn_initial=True, skip="dense", zoneout=0.1),
+    "RNN": lambda: throughtime.RNN(INPUT, HIDDEN, batch_first=True),
+    "LSTM": lambda: throughtime.LSTM(INPUT, HIDDEN, 2, bidirectional=True),
+    "GRU": lambda: throughtime.GRU(INPUT, HIDDEN),
+    "language model": lambda: LanguageModel(7, throughtime.Recurrent("gru", INPUT, HIDDEN)),
+}
+
+
+@pytest.mark.parametrize(("name", "strict"), [("own", True), *((name, False) for name in EXPORTED)])
+def test_a_model_is_exported_for_any_number_of_steps_and_rows(name: str, strict: bool) -> None:
+    torch.manual_seed(0)
+    net = Net(EXPORTED[name]()).eval()
+
+    def some(steps: int, rows: int) -> Tensor:
+        return torch.randint(7, (steps, rows)) if name == "language model" else torch.randn(steps, rows, INPUT)
+
+    net(some(STEPS, ROWS))
+    any_size = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    program = torch.export.export(net, (some(STEPS, ROWS),), dynamic_shapes={"x": any_size}, strict=strict)
+    file = io.BytesIO()
+    torch.export.save(program, file)
+    file.seek(0)
+    loaded = torch.export.load(file).module()
+    for steps, rows in ((STEPS, ROWS), (11, 3)):
+        x = some(steps, rows)
+        assert all(torch.equal(a, b) for a, b in zip(flat(loaded(x)), flat(net(x)), strict=True))
