@@ -14,6 +14,7 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from throughtime import cells
 from throughtime.errors import UserError
 from throughtime.language import ACTIVATIONS
+from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
 from throughtime.program.rewrite import activated, recurrent_weights
@@ -386,3 +387,11 @@ def test_nonsense_of_saved_options_is_refused() -> None:
 def test_the_module_tells_its_options() -> None:
     assert "zoneout={'cell': 0.1}" in repr(made("lstm", zoneout={"cell": 0.1}))
     assert Options.of(EVERYTHING).data == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    "options", [{"returns": "last"}, {"bidirectional": True, "merge": "none"}, {"batch_first": True}]
+)
+def test_a_language_model_wants_an_output_for_each_step(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match="one output for each step"):
+        LanguageModel(9, Recurrent("gru", 3, 4, **options))

@@ -33,13 +33,19 @@ class LanguageModel(nn.Module):
         vocabulary: the symbols, where they are known: of a model that was loaded.
 
     Raises:
-        UserError: if the matrices to be tied differ in width.
+        UserError: if the matrices to be tied differ in width, or the layers do not give one output for each step.
     """
 
     vocabulary: Vocabulary | None = None
 
     def __init__(self, vocabulary_size: int, recurrent: Recurrent, *, dropout: float = 0.0, tie: bool = False) -> None:
         super().__init__()
+        options = recurrent.options
+        if options.returns != "steps" or options.merge == "none" or options.batch_first:
+            raise UserError(
+                "a language model's layers give one output for each step, time first: leave out returns, "
+                f"merge='none' and batch_first; given {', '.join(f'{k}={v!r}' for k, v in options.data.items())}."
+            )
         if tie and recurrent.input_size != recurrent.output_size:
             raise UserError(
                 f"an embedding of width {recurrent.input_size} can't be tied to a softmax layer of width "
@@ -57,13 +63,15 @@ class LanguageModel(nn.Module):
         """The number of symbols."""
         return self.embedding.num_embeddings
 
-    def reset_parameters(self, scheme: Scheme = "uniform", forget_bias: float | None = None) -> None:
+    def reset_parameters(
+        self, scheme: Scheme = "uniform", forget_bias: float | None = None, *, chrono: float | None = None
+    ) -> None:
         """Sets all parameters to what they start with.
 
         Args:
-            scheme, forget_bias: for the recurrent layers (see `throughtime.nn.initialise.initialise`).
+            scheme, forget_bias, chrono: for the recurrent layers (see `throughtime.nn.initialise.initialise`).
         """
-        self.recurrent.reset_parameters(scheme, forget_bias)
+        self.recurrent.reset_parameters(scheme, forget_bias, chrono=chrono)
         bound = 1 / math.sqrt(self.recurrent.output_size)
         if self.softmax_weight is None:
             nn.init.uniform_(self.embedding.weight, -bound, bound)
