@@ -87,19 +87,19 @@ def _passage(
 ) -> Passage:
     """The text to be read."""
     from throughtime.data import read_text
-    from throughtime.sight.report.passage import passage, passage_of
+    from throughtime.sight.report.passage import passage, passage_of, short
     from throughtime.training.again import corpus_of
 
     if text is not None:
         return passage("the text given", [text], run.vocabulary, length)
     if data:
         given = read_text(data, encoding_errors, progress)
-        return passage(given.name, given.pieces(), run.vocabulary, length)
+        return passage(short(given.name), given.pieces(), run.vocabulary, length)
     try:
         held_out = corpus_of(run, progress).valid
     except UserError as error:
         raise type(error)(f"{error}; or give another text to read, as DATA or --text") from None
-    return passage_of(f"what was held out of {held_out.name}", held_out.ids, run.vocabulary, length)
+    return passage_of(f"what was held out of {short(held_out.name)}", held_out.ids, run.vocabulary, length)
 
 
 def _rows(found: dict[str, Any], symbol: str) -> list[tuple[str, str]]:

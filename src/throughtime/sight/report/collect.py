@@ -28,12 +28,13 @@ from throughtime.sight.report.data import (
     Timescale,
     Values,
 )
-from throughtime.sight.report.passage import Passage
+from throughtime.sight.report.passage import Passage, short
 
 _CHOICES = 5
 _BACK = 64  # symbols that a place is asked to look back
 _WINDOW = 200  # lags of the gradient's flow
 _FLOWS = 250  # steps whose losses it is followed from
+_PARTS = 4  # of the work: reading, looking back, following gradients, finding what units follow
 _CHUNK = 500  # steps of which the scores are held at a time
 
 
@@ -61,21 +62,20 @@ def collect(
     """
     model = run.model(engine)
     names = _names(model, patterns)
-    told = progress or (lambda *_: None)
     ids = torch.from_numpy(text.ids.astype(np.int64))
-    told("reading the text", 0, 3)
     recorded, losses, likeliest, probabilities = _read(model, ids, names)
-    told("looking back", 1, 3)
+    _told(progress, 1)
     reach = _reach(model, ids)
-    told("following gradients", 2, 3)
+    _told(progress, 2)
     flows = flows_of(model, ids)
-    told("following gradients", 3, 3)
-    values = [_values(name, recorded[name], text.symbols) for name in names]
+    _told(progress, 3)
+    values = [_values(name, recorded[name], text.readable) for name in names]
+    _told(progress, 4)
     used = np.unique(likeliest)
     count = int(text.unknown.sum())
     symbol = UNITS[run.vocabulary.level]
     return ReportData(
-        title=f"What {run.path.resolve().name} does with its text",
+        title=f"Inside {run.path.resolve().name}",
         facts=[*facts(run), f"reads {text.ids.size:,} {symbol}s of {text.name}", _loss_in_words(losses, symbol)],
         symbol=symbol,
         warnings=[f"{count:,} {symbol}{'s' * (count > 1)} of this text training never saw; each is read as <unk>."]
@@ -123,7 +123,7 @@ def facts(run: Run) -> list[str]:
     """What a run's network is and what it was trained on, in short."""
     config, result = run.config, run.result
     steps = f"{result['steps']:,} steps" if result else "unfinished"
-    return [f"{config.layers} × {config.cell}, {config.hidden} units each", f"{steps} on {run.record.data.name}"]
+    return [f"{config.layers} × {config.cell}, {config.hidden} units each", f"{steps} on {short(run.record.data.name)}"]
 
 
 def training_curves(run: Run) -> dict[str, Any]:
@@ -137,6 +137,11 @@ def training_curves(run: Run) -> dict[str, Any]:
             curves.append(Curve(label, steps, losses))
     result = run.result
     return {"curves": curves, "best_step": result["best_step"] if result else None}
+
+
+def _told(progress: Progress | None, done: int) -> None:
+    if progress:
+        progress("looking inside", done, _PARTS)
 
 
 def _names(model: LanguageModel, patterns: Sequence[str]) -> list[str]:

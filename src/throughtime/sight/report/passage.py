@@ -30,6 +30,16 @@ class Passage:
     symbols: Sequence[str]
     unknown: Array
 
+    @property
+    def readable(self) -> list[str]:
+        """The symbols, with a word for what is unknown: `<unk>` would look like a tag."""
+        return [symbol.replace("<unk>", "unknown") for symbol in self.symbols]
+
+
+def short(name: str) -> str:
+    """A text's name without the folders it lies in, which say nothing elsewhere."""
+    return name.rpartition("/")[2]
+
 
 def passage(name: str, pieces: Iterable[str], vocabulary: Vocabulary, length: int) -> Passage:
     """The first symbols of a text, that comes in pieces.
