@@ -18,8 +18,8 @@ from throughtime.runs import Run
 from throughtime.training import keeper, resume
 from throughtime.training.metrics import COLUMNS, MetricsFile
 
-# An epoch has 40 windows, so one ends within the steps; dropout draws from torch's generator.
-LONG = {"steps": 60, "dropout": 0.3}
+# An epoch has 40 windows, so one ends within the steps; masks are drawn from torch's generator.
+LONG = {"steps": 60, "dropout": 0.3, "recurrent_dropout": 0.2, "zoneout": 0.1, "weight_drop": 0.1}
 
 CODE = """
 import sys
