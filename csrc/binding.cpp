@@ -1,20 +1,19 @@
 /// The Python module throughtime._native: plans, and runs on arrays that Python owns.
 ///
-/// Arrays come as addresses, since that is a tenth of the cost of any exchange protocol; the Python side (one
-/// function) has checked type, shape and layout. What a plan does with them is checked here, in plan.cpp.
+/// Every array is checked for its type and shape here, and what a plan does with them in plan.cpp.
 #include <nanobind/nanobind.h>
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
-#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
-#include <memory>
+#include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <utility>
 
+#include "arrays.hpp"
 #include "calendar.hpp"
 #include "isa.hpp"
 #include "peak.hpp"
@@ -29,20 +28,11 @@ namespace throughtime {
 namespace {
 
 using PlacePair = std::pair<int64_t, int64_t>;
-using Addresses = std::vector<uintptr_t>;
-
-Place place(PlacePair p) { return {p.first, p.second}; }
-
-template <class T> std::vector<T*> pointers(const Addresses& addresses, size_t wanted, const char* what) {
-    if (addresses.size() != wanted)
-        throw std::invalid_argument("the plan has " + std::to_string(wanted) + " " + what + "; given " +
-                                    std::to_string(addresses.size()));
-    std::vector<T*> result;
-    for (uintptr_t address : addresses) {
-        if (address % alignof(T) != 0) throw std::invalid_argument(std::string(what) + " are not aligned");
-        result.push_back(reinterpret_cast<T*>(address));
-    }
-    return result;
+using Objects = std::vector<nb::object>;
+void check_count(const Objects& given, size_t wanted, const char* what) {
+    if (given.size() != wanted)
+        throw std::invalid_argument("the program takes " + std::to_string(wanted) + " " + what + "; given " +
+                                    std::to_string(given.size()));
 }
 
 void check_batch_sizes(const std::vector<int64_t>& sizes, int64_t steps, int64_t batch) {
@@ -56,42 +46,86 @@ void check_batch_sizes(const std::vector<int64_t>& sizes, int64_t steps, int64_t
     }
 }
 
-/// The weights of a plan, packed once for many runs on one instruction set.
-template <class T> struct PackedWeights {
-    PackedWeights(std::shared_ptr<const Plan> plan_, const Addresses& parameters, const std::string& isa)
-        : plan(std::move(plan_)), used(kernels<T>(isa)),
-          weights(*plan, used, pointers<const T>(parameters, plan->parameters.size(), "parameters")) {}
+Shape shape_of(const std::array<int64_t, 2>& rows_and_columns) {
+    const auto [rows, columns] = rows_and_columns;
+    return columns ? Shape{rows, columns} : Shape{rows};
+}
 
-    std::shared_ptr<const Plan> plan;
-    const Kernels<T>& used;
-    Weights<T> weights;
+/// What a run is given in Python.
+struct Given {
+    const Plan& plan;
+    int64_t steps;
+    const Objects &inputs, &states, &parameters;
+    const std::optional<std::vector<int64_t>>& batch_sizes;
+    bool packed;
+    const std::optional<Objects>& onto;
+
+    /// The number of rows, by the arrays that there are.
+    int64_t rows(const Arrays& arrays) const {
+        if (!states.empty()) return arrays.size(states[0], 0);
+        if (packed) return batch_sizes->empty() ? 0 : batch_sizes->front();
+        return inputs.empty() ? 0 : arrays.size(inputs[0], 1);
+    }
 };
 
-template <class T>
-void run_plan(const std::shared_ptr<const Plan>& plan, int64_t steps, int64_t batch, const Addresses& inputs,
-              const Addresses& states, const Addresses& parameters, const Addresses& outputs, const Addresses& finals,
-              const Addresses& reductions, const std::optional<std::vector<int64_t>>& batch_sizes, int threads,
-              const std::string& isa, const PackedWeights<T>* weights, bool packed, bool reductions_begun) {
-    if (steps < 0 || batch < 0) throw std::invalid_argument("there are less than no steps or rows");
-    if (batch_sizes) check_batch_sizes(*batch_sizes, steps, batch);
-    else if (packed) throw std::invalid_argument("packed arrays come with batch sizes");
+template <class T> nb::tuple run_on(Arrays& arrays, const Given& given, int threads, const std::string& isa) {
+    const Plan& plan = given.plan;
+    const int64_t rows = given.rows(arrays);
+    if (given.batch_sizes) check_batch_sizes(*given.batch_sizes, given.steps, rows);
+    Shape sequence{given.steps, rows, 0};
+    if (given.packed) sequence = {std::accumulate(given.batch_sizes->begin(), given.batch_sizes->end(), int64_t{0}), 0};
+    auto of_steps = [&](int64_t width) {
+        sequence.back() = width;
+        return sequence;
+    };
+    Call<T> call{given.steps, rows, given.batch_sizes ? given.batch_sizes->data() : nullptr, given.packed,
+                 given.onto.has_value(), {}, {}, {}, {}, {}, {}};
+    auto read = [&](std::vector<const T*>& to, nb::handle array, const Shape& shape) {
+        to.push_back(static_cast<const T*>(arrays.read(array, shape)));
+    };
+    for (size_t k = 0; k < plan.inputs.size(); ++k) read(call.inputs, given.inputs[k], of_steps(plan.inputs[k]));
+    for (size_t k = 0; k < plan.states.size(); ++k) read(call.states, given.states[k], {rows, plan.states[k]});
+    for (size_t k = 0; k < plan.parameters.size(); ++k)
+        read(call.parameters, given.parameters[k], shape_of(plan.parameters[k]));
+    nb::list outputs, finals, reductions;
+    auto write = [&](std::vector<T*>& to, nb::list& list, const Shape& shape, nb::object array) {
+        to.push_back(static_cast<T*>(arrays.written(array, shape)));
+        list.append(std::move(array));
+    };
+    for (int64_t width : plan.outputs) write(call.outputs, outputs, of_steps(width), arrays.fresh(of_steps(width)));
+    for (int64_t width : plan.states) write(call.finals, finals, {rows, width}, arrays.fresh({rows, width}));
+    for (size_t k = 0; k < plan.reductions.size(); ++k) {
+        const Shape shape = shape_of(plan.reductions[k]);
+        write(call.reductions, reductions, shape, given.onto ? (*given.onto)[k] : arrays.fresh(shape));
+    }
     const Kernels<T>& used = kernels<T>(isa);
-    if (weights && (weights->plan != plan || &weights->used != &used))
-        throw std::invalid_argument("these weights were packed for another plan or instruction set");
-    const Call<T> call{steps,
-                       batch,
-                       batch_sizes ? batch_sizes->data() : nullptr,
-                       packed,
-                       reductions_begun,
-                       pointers<const T>(inputs, plan->inputs.size(), "inputs"),
-                       pointers<const T>(states, plan->states.size(), "states"),
-                       pointers<const T>(parameters, plan->parameters.size(), "parameters"),
-                       pointers<T>(outputs, plan->outputs.size(), "outputs"),
-                       pointers<T>(finals, plan->states.size(), "final states"),
-                       pointers<T>(reductions, plan->reductions.size(), "reductions")};
-    nb::gil_scoped_release release;
-    run(*plan, used, call, weights ? &weights->weights : nullptr, threads);
+    {
+        nb::gil_scoped_release release;
+        run(plan, used, call, threads);
+    }
+    return nb::make_tuple(outputs, finals, reductions);
 }
+
+nb::tuple run_plan(const Plan& plan, int64_t steps, const Objects& inputs, const Objects& states,
+                   const Objects& parameters, const std::optional<std::vector<int64_t>>& batch_sizes, bool packed,
+                   const std::optional<Objects>& onto, int threads, const std::string& isa) {
+    if (steps < 0) throw std::invalid_argument("there are less than no steps");
+    if (packed && !batch_sizes) throw std::invalid_argument("packed arrays come with batch sizes");
+    check_count(inputs, plan.inputs.size(), "inputs");
+    check_count(states, plan.states.size(), "states");
+    check_count(parameters, plan.parameters.size(), "parameters");
+    if (onto) check_count(*onto, plan.reductions.size(), "sums to add to");
+    for (const Objects* of : {&states, &inputs, &parameters}) {
+        if (of->empty()) continue;
+        Arrays arrays(of->front());
+        const Given given{plan, steps, inputs, states, parameters, batch_sizes, packed, onto};
+        return arrays.is_double() ? run_on<double>(arrays, given, threads, isa)
+                                  : run_on<float>(arrays, given, threads, isa);
+    }
+    throw std::invalid_argument("a program that takes nothing gives nothing");
+}
+
+Place place(PlacePair p) { return {p.first, p.second}; }
 
 void add_linear(Plan& plan, int64_t parameter, bool transposed, PlacePair to, PlacePair from,
                 std::optional<PlacePair> start) {
@@ -118,16 +152,6 @@ std::vector<std::string> operations() {
     return names;
 }
 
-template <class T> void bind_scalar(nb::module_& m, const char* weights, const char* run_name) {
-    nb::class_<PackedWeights<T>>(m, weights, "The weights of a plan, packed once for many runs.")
-        .def(nb::init<std::shared_ptr<const Plan>, const Addresses&, const std::string&>(), "plan"_a, "parameters"_a,
-             "isa"_a = "");
-    m.def(run_name, &run_plan<T>, "plan"_a, "steps"_a, "batch"_a, "inputs"_a, "states"_a, "parameters"_a, "outputs"_a,
-          "finals"_a, "reductions"_a, "batch_sizes"_a = nb::none(), "threads"_a = 1, "isa"_a = "",
-          "weights"_a = nb::none(), "packed"_a = false, "reductions_begun"_a = false,
-          "Runs a plan on contiguous arrays at these addresses; writes outputs, final states and reductions.");
-}
-
 }  // namespace
 }  // namespace throughtime
 
@@ -144,8 +168,10 @@ NB_MODULE(_native, m) {
         .def("add_linear", &add_linear, "parameter"_a, "transposed"_a, "to"_a, "source"_a, "start"_a)
         .def("add_operation", &add_operation, "name"_a, "width"_a, "to"_a, "sources"_a)
         .def("add_term", &add_term, "reduction"_a, "values"_a);
-    bind_scalar<float>(m, "Weights32", "run32");
-    bind_scalar<double>(m, "Weights64", "run64");
+    nb::exception<Misfit>(m, "Misfit", PyExc_ValueError);
+    m.def("run", &run_plan, "plan"_a, "steps"_a, "inputs"_a, "states"_a, "parameters"_a, "batch_sizes"_a = nb::none(),
+          "packed"_a = false, "onto"_a = nb::none(), "threads"_a = 1, "isa"_a = "",
+          "Runs a plan on arrays of one library; gives outputs, final states and reductions.");
     bind_streams(m);
     m.def("steps_together", &steps_together, "rows"_a,
           "How many steps of so many rows make a chunk, of which each has sums of its own.");

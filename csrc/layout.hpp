@@ -43,15 +43,14 @@ inline int64_t block_rows(int64_t width) { return std::clamp<int64_t>(1024 / std
 template <class T> class Layout {
 public:
     Layout(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Calendar& calendar,
-           bool pack_weights, int threads)
+           int threads)
         : most_rows_(checked_product(calendar.steps_together(), call.batch)), plan_(plan), kernels_(kernels),
           call_(call) {
         place_states();
         for (const Buffer& buffer : plan_.buffers) buffers.push_back(locate(buffer));
         place_scratch(threads);
-        if (pack_weights)
-            for (const Factor& factor : plan_.factors)
-                factors.push_back(room(checked_product(panels(factor.columns) * kernels_.panel, factor.depth)));
+        for (const Factor& factor : plan_.factors)
+            factors.push_back(room(checked_product(panels(factor.columns) * kernels_.panel, factor.depth)));
         place_sides();
     }
 

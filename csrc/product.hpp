@@ -155,15 +155,22 @@ void pack(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t column
 template <class T, int panel>
 void pack_transposed(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t columns, int64_t first,
                      int64_t last) {
-    constexpr int block = lanes<T>;  // read in whole cache lines: rows a power of two apart share few
-    for (int64_t column = first * panel; column < last * panel; column += panel) {
-        const int64_t count = columns - column < panel ? columns - column : panel;
-        for (int64_t k = 0; k < rows; k += block) {
-            const int64_t steps = rows - k < block ? rows - k : block;
-            T* out = to + column * depth + k * panel;
-            for (int64_t j = 0; j < panel; ++j)
-                for (int64_t i = 0; i < steps; ++i)
-                    out[i * panel + j] = j < count ? from.at[(column + j) * from.stride + k + i] : T(0);
+    constexpr int square = lanes<T>;  // elements are read and written in squares
+    for (int64_t column = first * panel; column < last * panel; column += square) {
+        const int64_t count = columns - column < square ? columns - column : square;
+        T* panel_at = to + column / panel * panel * depth + column % panel;
+        for (int64_t k = 0; k < rows; k += square) {
+            const int steps = static_cast<int>(rows - k < square ? rows - k : square);
+            Vector<T> row[square];
+#pragma GCC unroll 16
+            for (int j = 0; j < square; ++j) {
+                const T* at = from.at + (column + j) * from.stride + k;
+                if (j >= count) row[j] = Vector<T>{};
+                else row[j] = steps == square ? load(at) : load_first(at, steps);
+            }
+            transpose<T>(row);
+            T* out = panel_at + k * panel;
+            for (int i = 0; i < steps; ++i) store(out + i * panel, row[i]);
         }
     }
 }

@@ -38,15 +38,13 @@ constexpr int64_t least_step_to_split = 60'000;
 
 template <class T> class Run {
 public:
-    Run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Weights<T>* weights, int threads)
-        : plan_(plan), kernels_(kernels), call_(call), weights_(weights),
+    Run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, int threads)
+        : plan_(plan), kernels_(kernels), call_(call),
           calendar_(call.steps, call.batch, call.batch_sizes, call.packed, plan.reverse),
           team_(useful_threads(threads)), threads_(team_.size()),
-          layout_(plan, kernels, call, calendar_, weights == nullptr, threads_),
+          layout_(plan, kernels, call, calendar_, threads_),
           reductions_(plan, kernels, call, layout_), barrier_(threads_), sharing_(choose_sharing()),
           now_(threads_, std::vector<Now<T>>(plan.buffers.size())) {
-        for (size_t k = 0; k < plan.factors.size(); ++k)
-            factors_.push_back(weights ? weights->factor(k) : layout_.factors[k]);
         fill_constants();
     }
 
@@ -58,7 +56,6 @@ private:
     const Plan& plan_;
     const Kernels<T>& kernels_;
     const Call<T>& call_;
-    const Weights<T>* weights_;
     const Calendar calendar_;
     Team team_;
     const int threads_;
@@ -67,7 +64,6 @@ private:
     Barrier barrier_;
     const Sharing sharing_;
     std::vector<std::vector<Now<T>>> now_;
-    std::vector<const T*> factors_;
     std::atomic<int> last_meeting_{INT_MAX};  // after which the first thread goes on alone
 
     int useful_threads(int wanted) const {
@@ -113,7 +109,7 @@ private:
     void work(int thread) {
         FlushDenormals flush;
         Member me{thread, threads_};
-        if (!weights_) pack_weights(me);
+        pack_weights(me);
         reductions_.begin(me.thread, me.threads);
         begin_states(me);
         if (!meet(me)) return;
@@ -243,7 +239,7 @@ private:
             const Rows<T> to = locate(linear.to), from = locate(linear.from);
             const Rows<T> start = linear.begun ? locate(linear.start) : Rows<T>{nullptr, 0};
             kernels_.product(to, {start.at, start.stride}, {from.at, from.stride}, rows.last - rows.first,
-                             factors_[linear.factor], factor.depth, factor.columns, panels.first, panels.last);
+                             layout_.factors[linear.factor], factor.depth, factor.columns, panels.first, panels.last);
         }
     }
 
@@ -337,9 +333,8 @@ private:
 
 }  // namespace
 
-template <class T>
-void run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Weights<T>* weights, int threads) {
-    Run<T>(plan, kernels, call, weights, threads).run();
+template <class T> void run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, int threads) {
+    Run<T>(plan, kernels, call, threads).run();
 }
 
 template <class T>
@@ -352,8 +347,8 @@ Weights<T>::Weights(const Plan& plan, const Kernels<T>& kernels, const std::vect
     }
 }
 
-template void run(const Plan&, const Kernels<float>&, const Call<float>&, const Weights<float>*, int);
-template void run(const Plan&, const Kernels<double>&, const Call<double>&, const Weights<double>*, int);
+template void run(const Plan&, const Kernels<float>&, const Call<float>&, int);
+template void run(const Plan&, const Kernels<double>&, const Call<double>&, int);
 template class Weights<float>;
 template class Weights<double>;
 

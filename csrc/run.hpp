@@ -41,7 +41,6 @@ private:
 };
 
 /// Runs the plan on up to `threads` threads; the result does not depend on how many.
-template <class T>
-void run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Weights<T>* weights, int threads);
+template <class T> void run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, int threads);
 
 }  // namespace throughtime

@@ -3,6 +3,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <utility>
 
 #if defined(__x86_64__)
 #include <immintrin.h>
@@ -84,6 +85,28 @@ template <class T> THROUGHTIME_INLINE void store_first(T* to, Vector<T> v, int c
     store(lane, v);
     for (int i = 0; i < count; ++i) to[i] = lane[i];
 #endif
+}
+
+/// One of the two halves that two vectors become when blocks of `width` lanes change places: of every other
+/// block, the first of the pair takes the second's.
+template <class T, int width, bool second, int... lane>
+THROUGHTIME_INLINE Vector<T> exchanged(Vector<T> a, Vector<T> b, std::integer_sequence<int, lane...>) {
+    // A lane is from b where its number is past the vector's lanes.
+    return __builtin_shufflevector(
+        a, b, ((lane & width) == 0 ? (second ? lane + width : lane) : lanes<T> + (second ? lane : lane - width))...);
+}
+
+/// The transpose of a square of vectors, in place: blocks of one lane change places, then of two, and so on.
+template <class T, int width = 1> THROUGHTIME_INLINE void transpose(Vector<T> (&row)[lanes<T>]) {
+    using Lanes = std::make_integer_sequence<int, lanes<T>>;
+#pragma GCC unroll 16
+    for (int i = 0; i < lanes<T>; ++i) {
+        if (i & width) continue;
+        const Vector<T> a = row[i], b = row[i + width];
+        row[i] = exchanged<T, width, false>(a, b, Lanes{});
+        row[i + width] = exchanged<T, width, true>(a, b, Lanes{});
+    }
+    if constexpr (2 * width < lanes<T>) transpose<T, 2 * width>(row);
 }
 
 /// a * b + c: rounded once where the instruction set can (never left to the compiler's choice).

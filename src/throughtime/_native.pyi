@@ -20,24 +20,12 @@ class Plan:
 
     def add_term(self, reduction: int, values: Sequence[tuple[int, int]]) -> None: ...
 
-class Weights32:
-    """The weights of a plan, packed once for many runs."""
+class Misfit(ValueError):
+    pass
 
-    def __init__(self, plan: Plan, parameters: Sequence[int], isa: str = '') -> None: ...
-
-def run32(plan: Plan, steps: int, batch: int, inputs: Sequence[int], states: Sequence[int], parameters: Sequence[int], outputs: Sequence[int], finals: Sequence[int], reductions: Sequence[int], batch_sizes: Sequence[int] | None = None, threads: int = 1, isa: str = '', weights: Weights32 | None = None, packed: bool = False, reductions_begun: bool = False) -> None:
+def run(plan: Plan, steps: int, inputs: Sequence[object], states: Sequence[object], parameters: Sequence[object], batch_sizes: Sequence[int] | None = None, packed: bool = False, onto: Sequence[object] | None = None, threads: int = 1, isa: str = '') -> tuple:
     """
-    Runs a plan on contiguous arrays at these addresses; writes outputs, final states and reductions.
-    """
-
-class Weights64:
-    """The weights of a plan, packed once for many runs."""
-
-    def __init__(self, plan: Plan, parameters: Sequence[int], isa: str = '') -> None: ...
-
-def run64(plan: Plan, steps: int, batch: int, inputs: Sequence[int], states: Sequence[int], parameters: Sequence[int], outputs: Sequence[int], finals: Sequence[int], reductions: Sequence[int], batch_sizes: Sequence[int] | None = None, threads: int = 1, isa: str = '', weights: Weights64 | None = None, packed: bool = False, reductions_begun: bool = False) -> None:
-    """
-    Runs a plan on contiguous arrays at these addresses; writes outputs, final states and reductions.
+    Runs a plan on arrays of one library; gives outputs, final states and reductions.
     """
 
 class Stream32:

@@ -108,6 +108,49 @@ def test_arrays_that_are_not_contiguous_or_aligned() -> None:
     assert_close([torch.from_numpy(a) for a in flat(found)], wanted, 1e-12)
 
 
+def test_views_that_are_negative_in_memory() -> None:
+    program = cells.get("lstm").program(3, 4)
+    arguments = random_arguments(program, 5, 2)
+    negative = arguments.map(lambda t: torch._neg_view(-t))
+    assert negative.inputs[0].is_contiguous()
+    assert_close(flat(NativeEngine().run(program, 5, *negative)), flat(run(program, arguments, 5)), 1e-12)
+
+
+class Older:
+    """A tensor of a torch that has no DLPack exchange interface: what it is asked for, it answers."""
+
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+
+    def __getattr__(self, name: str) -> object:
+        given = getattr(self.tensor, name)
+        if name not in ("new_empty", "detach", "contiguous", "resolve_neg"):
+            return given
+        return lambda *args: Older(given(*args))
+
+
+def test_tensors_without_an_exchange_interface() -> None:
+    program = cells.get("lstm").program(3, 4)
+    arguments = random_arguments(program, 5, 2)
+    found = NativeEngine().run(program, 5, *([Older(t) for t in of] for of in arguments))
+    strided = arguments.map(lambda t: torch._neg_view(torch.stack([-t, t], -1))[..., 0])
+    again = NativeEngine().run(program, 5, *([Older(t) for t in of] for of in strided))
+    for results in (found, again):
+        assert_close([o.tensor for o in flat(results)], flat(run(program, arguments, 5)), 1e-12)
+
+
+def test_sums_are_added_to_what_is_there() -> None:
+    program = family(cells.get("gru").program(3, 4))[2]
+    arguments = random_arguments(program, 5, 2)
+    wanted = run(program, arguments, 5).reductions
+    onto = [torch.ones_like(w) for w in wanted]
+    found = NativeEngine().run(program, 5, *arguments, onto=onto).reductions
+    assert all(f is o for f, o in zip(found, onto, strict=True))
+    assert_close(found, [w + 1 for w in wanted], 1e-12)
+    with pytest.raises(ProgramError, match="contiguous"):
+        NativeEngine().run(program, 5, *arguments, onto=[torch.stack([o, o], -1)[..., 0] for o in onto])
+
+
 @pytest.mark.parametrize("change", ["shape", "type", "count"])
 def test_what_does_not_fit_is_refused(change: str) -> None:
     program = cells.get("gru").program(3, 4)

@@ -1,0 +1,57 @@
+/// Arrays of Python's libraries: NumPy's, and tensors of torch. NumPy alone is built against.
+#pragma once
+
+#include <nanobind/nanobind.h>
+
+#include <array>
+#include <cstdint>
+#include <stdexcept>
+#include <vector>
+
+namespace throughtime {
+
+/// An array is not what the program takes.
+struct Misfit : std::invalid_argument {
+    using std::invalid_argument::invalid_argument;
+};
+
+using Shape = std::vector<int64_t>;
+
+/// The arrays of one call: of one library and type, kept alive as long as this is.
+class Arrays {
+public:
+    /// All are to be like this one.
+    explicit Arrays(nanobind::handle like);
+
+    bool is_double() const { return bits_ == 64; }
+    /// An array with nothing in it yet.
+    nanobind::object fresh(const Shape& shape);
+    /// Where the elements of an array begin, one after the other: of a copy if they don't lie so.
+    void* read(nanobind::handle array, const Shape& shape);
+    /// The same of an array that is written to, which is never copied.
+    void* written(nanobind::handle array, const Shape& shape);
+    /// The size of an array along one axis.
+    int64_t size(nanobind::handle array, int axis) const;
+
+private:
+    /// What there is to know of an array.
+    struct Look {
+        void* at = nullptr;
+        int bits = 0;  // of a floating-point number in the processor's memory and order; 0 for anything else
+        int axes = 0;
+        std::array<int64_t, 3> shape{};  // of the first axes
+        bool straight = false;  // whether the elements lie one after the other
+    };
+
+    nanobind::object like_;
+    bool is_numpy_;
+    int bits_;
+    std::vector<nanobind::object> alive_;
+
+    Look look(nanobind::handle array) const;
+    Look fitting(nanobind::handle array, const Shape& shape) const;
+    nanobind::object straightened(nanobind::handle array) const;
+    [[noreturn]] void refuse(nanobind::handle array, const Shape& shape) const;
+};
+
+}  // namespace throughtime

@@ -1,0 +1,33 @@
+/// The part of DLPack's C exchange interface (version 1) that is used here: a look at a tensor without a copy, an
+/// allocation or a call of Python. Laid out as its standard has it; see dmlc/dlpack.
+#pragma once
+
+#include <cstdint>
+
+namespace throughtime::dlpack {
+
+struct Tensor {
+    void* data;
+    struct { int32_t type, id; } device;
+    int32_t axes;
+    struct { uint8_t code, bits; uint16_t lanes; } type;
+    const int64_t *shape, *strides;  // in elements
+    uint64_t byte_offset;
+};
+
+constexpr int32_t cpu = 1;
+constexpr uint8_t floating = 2;
+
+struct Exchange {
+    struct { uint32_t major, minor; const void* previous; } version;
+    void* allocate;
+    void* from_python;
+    void* to_python;
+    int (*look)(void* object, Tensor* out);  // 0, or -1 and a Python exception; may be null
+    void* stream;
+};
+
+constexpr const char* attribute = "__dlpack_c_exchange_api__";
+constexpr const char* capsule = "dlpack_exchange_api";
+
+}  // namespace throughtime::dlpack
