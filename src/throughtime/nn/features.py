@@ -63,7 +63,7 @@ class Form(NamedTuple):
         if self.places is None:
             return packed
         padded = packed.new_zeros(self.steps * self.rows, *packed.shape[1:])
-        return padded.index_copy(0, self.places, packed).unflatten(0, (self.steps, self.rows))
+        return padded.index_copy(0, self.places, packed).view(self.steps, self.rows, *packed.shape[1:])
 
 
 class Feature:
