@@ -92,7 +92,7 @@ def test_stopped_it_goes_on_bit_for_bit(tmp_path, whole, step, number):
 
 
 def test_a_plateau_in_float64_goes_on_bit_for_bit(tmp_path):
-    options = {**LONG, "schedule": "plateau", "decay_after": 0, "lr": 0.05, "optimizer": "rmsprop", "precision": "64"}
+    options = {**LONG, "schedule": "plateau", "decay_after": 0, "lr": 0.2, "optimizer": "rmsprop", "precision": "64"}
     (tmp_path / "whole").mkdir()
     undisturbed = train_tiny(tmp_path / "whole", **options)
     assert len({row["lr"] for row in undisturbed.metrics()}) > 1
