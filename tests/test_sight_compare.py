@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -134,3 +136,9 @@ class TestFigures:
             figure = found.figure()
             assert len(figure.data) >= 1
             assert len(figure.to_json()) > 100
+
+
+def test_without_plotly_a_figure_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
+    with pytest.raises(UserError, match=r"throughtime\[report\]"):
+        saturation(np.zeros((2, 3))).figure()
