@@ -401,6 +401,11 @@ class TestHorizon:
         assert not found.grows
         assert str(found) == "more than 2 steps"
 
+    def test_lags_that_no_step_has_are_passed_over_and_what_is_beyond_all_numbers_grows(self):
+        found = horizon(np.array([1.0, np.nan, 0.5, 0.009, np.nan]))
+        assert (found.lag, found.window) == (3, 3)
+        assert horizon(np.array([1e-3, 1e200, 1e308, np.inf])).grows
+
     def test_a_gradient_that_grew_and_falls_again_does_not_grow(self):
         assert not horizon(np.array([1.0, 3.0, 9.0, 8.0, 6.0, 4.0])).grows
 
@@ -409,7 +414,7 @@ class TestHorizon:
         [
             (np.zeros(3), 0.01, "not all 0"),
             (np.array([1.0, -1.0]), 0.01, "sizes"),
-            (np.array([1.0, np.nan]), 0.01, "finite"),
+            (np.array([np.nan, np.nan]), 0.01, "not all 0"),
             (np.ones((2, 2)), 0.01, r"\[lags\]"),
             (np.ones(3), 1.0, "between 0 and 1"),
         ],
@@ -471,6 +476,13 @@ class TestRefusals:
             connectivity(recurrent(bidirectional=True), X)
         with pytest.raises(UserError, match="step 5 is not among"):
             connectivity(recurrent(), X, steps=[3]).past(5)
+
+
+def test_a_network_that_has_diverged_is_told():
+    module = Recurrent(scaled, 1, 1, by=3.0)
+    nn.init.ones_(module.weight_x_l0)
+    with pytest.raises(UserError, match="the network has diverged"):
+        gradient_flow(module, torch.ones(120, 1, 1))
 
 
 def test_several_recurrent_modules_are_told_apart_by_their_paths():

@@ -98,7 +98,7 @@ class GradientWatch(Callback):
         steps: Array | None = None
         for prefix, module in recurrent_modules(pl_module).items():
             call = self._calls[prefix]
-            if not call.arrived:
+            if not call.arrived:  # or what has is not finite, of which training itself will tell
                 continue
             seen, gate_values = _again(pl_module, module, call, self.rows)
             steps = steps_with_a_loss(seen)
@@ -172,8 +172,9 @@ class _Call(Given):
 
     @property
     def arrived(self) -> bool:
-        """Whether a gradient has come."""
-        return any(g is not None for g in self.gradients)
+        """Whether a gradient has come that can be followed."""
+        given = [g for g in self.gradients if g is not None]
+        return bool(given) and all(bool(g.isfinite().all()) for g in given)
 
 
 @torch.no_grad()

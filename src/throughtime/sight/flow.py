@@ -48,8 +48,9 @@ class Flow:
 
     @cached_property
     def by_lag(self) -> dict[str, Array]:
-        """The mean over all steps s at each lag, `[window + 1]`."""
-        return {name: np.nanmean(norms, 0) for name, norms in self.norms.items()}
+        """The mean over all steps s at each lag, `[window + 1]`; NaN at a lag that no step has."""
+        with np.errstate(invalid="ignore"):
+            return {name: np.nansum(n, 0) / (~np.isnan(n)).sum(0) for name, n in self.norms.items()}
 
     def horizon(self, name: str, fraction: float = FALLEN) -> Horizon:
         """The lag at which the mean has fallen to a fraction of lag 0, or that it grows.

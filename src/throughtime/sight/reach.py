@@ -51,23 +51,28 @@ def horizon(by_lag: Array, fraction: float = FALLEN) -> Horizon:
     et al. 2013, arXiv:1211.5063).
 
     Args:
-        by_lag: the mean size of the gradient at each lag from 0 on, `[window + 1]`. Where it is 0 at lag 0, the first
-            lag at which it is not stands for that.
+        by_lag: the mean size of the gradient at each lag from 0 on, `[window + 1]`; NaN where it is not known. Where it
+            is 0 at lag 0, the first lag at which it is not stands for that.
         fraction: what is left at the horizon.
 
     Raises:
         UserError: if there are no numbers, a negative one, none above 0, or the fraction is not between 0 and 1.
     """
-    sizes = as_array(by_lag, "the gradient by lag", "lags")
+    given = np.asarray(by_lag, np.float64)
+    unknown = np.isnan(given)
+    # What is larger than any number is taken as the largest.
+    sizes = as_array(np.where(unknown, 0.0, np.minimum(given, np.finfo(np.float64).max)), "the gradient by lag", "lags")
     if not 0 < fraction < 1:
         raise UserError(f"the fraction that is left at the horizon is between 0 and 1; given {fraction!r}.")
     if (sizes < 0).any() or not (sizes > 0).any():
         raise UserError("the gradient by lag must be sizes, 0 or more and not all 0: nothing reaches the loss here.")
+    sizes = np.where(unknown, np.nan, sizes)[: int(np.flatnonzero(~unknown)[-1]) + 1]
     first = int(np.argmax(sizes > 0))
-    relative = sizes / sizes[first]
+    with np.errstate(over="ignore"):
+        relative = sizes / sizes[first]
     below = np.flatnonzero(relative[first:] <= fraction)
     lag = int(below[0]) + first if len(below) else None
-    top = int(np.argmax(relative))
+    top = int(np.nanargmax(relative))
     fitted = np.arange(first, lag + 1) if lag is not None else np.arange(len(sizes) // 2, len(sizes))
     return Horizon(lag, len(sizes) - 1, fraction, float(relative[top]), top, _rate(fitted, sizes[fitted]))
 

@@ -78,8 +78,11 @@ def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss:
     if not total.requires_grad:
         raise UserError("no gradient arrives: the loss does not depend on what the recurrent layers give.")
     leaves = [leaf for cut in cuts.values() for leaf in cut.leaves]
-    found = iter(torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True))
-    return {prefix: at_top(tapes[prefix], cut, [next(found) for _ in cut.leaves]) for prefix, cut in cuts.items()}
+    found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
+    if not all(bool(g.isfinite().all()) for g in found):
+        raise UserError("the gradient of the loss is not finite here: the network has diverged.")
+    each = iter(found)
+    return {prefix: at_top(tapes[prefix], cut, [next(each) for _ in cut.leaves]) for prefix, cut in cuts.items()}
 
 
 def at_top(tape: Tape, call: Given, gradients: Sequence[Tensor]) -> Seen:
