@@ -13,7 +13,7 @@ from typing import Any
 from throughtime.errors import UserError, nearest
 from throughtime.program.builder import Symbol
 from throughtime.program.core import Input, Instruction, Program
-from throughtime.program.rewrite import Rewriting
+from throughtime.program.rewriting import Rewriting
 
 PYTHON = "edit.python"  # begins the name of a value that a function of Python computes; a number and its name follow
 
