@@ -1,5 +1,6 @@
 """Recording changes no bit of a result, and what is on the tape is what the equations say."""
 
+import copy
 import gc
 import os
 import pickle
@@ -23,7 +24,7 @@ from throughtime.language import affine, cell, named, parameter, tanh
 from throughtime.nn.language_model import LanguageModel
 from throughtime.program.core import Input
 from throughtime.program.recording import Stretch, with_outputs
-from throughtime.program.rewrite import Rewriting
+from throughtime.program.rewriting import Rewriting
 
 HIDDEN = 6  # divisible by what cells with heads or pieces ask for
 
@@ -447,6 +448,37 @@ def test_a_compiled_model_is_recorded_outside_its_graph_or_it_is_said():
         whole(x)
     with throughtime.record(layer, "layer0.forget"), pytest.raises(UserError, match="nothing can be recorded"):
         torch.export.export(layer, (x,))
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.parametrize("option", ["zoneout", "recurrent_dropout"])
+def test_a_compiled_layer_keeps_its_masks_while_it_is_recorded(option):
+    layer = recurrent("lstm", **{option: 0.5})
+    x = torch.randn(6, 3, 4)
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, backend="eager")
+    torch.manual_seed(1)
+    plain, _ = layer(x)
+    torch.manual_seed(1)
+    with throughtime.record(compiled, "layer0.forget"):
+        output, _ = compiled(x)
+    assert torch.equal(output, plain)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda layer: pickle.loads(pickle.dumps(layer))])
+@pytest.mark.parametrize(
+    "make", [recurrent, lambda _: throughtime.LSTM(4, HIDDEN), lambda _: throughtime.LSTMCell(4, 6)]
+)
+def test_a_copy_is_neither_recorded_nor_edited(make, copied):
+    layer = make("lstm")
+    x = torch.randn(6, 4)
+    plain = layer(x)[0]
+    with throughtime.record(layer, "*") as tape, throughtime.edit(layer, {"layer0.input": lambda gate: gate * 0.5}):
+        within = copied(layer)
+        assert torch.equal(within(x)[0], plain)
+        assert not tape.calls
+        assert not torch.equal(layer(x)[0], plain)
+    assert torch.equal(within(x)[0], plain)
 
 
 def test_nothing_is_recorded_under_a_transform_and_that_is_said():

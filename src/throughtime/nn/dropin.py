@@ -15,18 +15,17 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose, get
 from throughtime.engines.torch_layers import TORCH_LAYERS
-from throughtime.nn.features import Feature
+from throughtime.nn.features import Watchable
 from throughtime.nn.stack import Layers, run_any_form, ways_of
 from throughtime.program.core import Program
 
 Hidden = Tensor | tuple[Tensor, Tensor]
 
 
-class _DropIn(nn.RNNBase):
+class _DropIn(Watchable, nn.RNNBase):
     """What the three layers share: torch's parameters as the parameters of the layers' programs."""
 
     engine: str | None = None
-    watching: tuple[Feature, ...] = ()  # what records or edits
     torchs: type[nn.RNNBase]  # whose forward the engine `torch` runs
 
     def _set_engine(self, engine: str | None) -> None:
@@ -226,11 +225,10 @@ class GRU(_DropIn):
         self._set_engine(engine)
 
 
-class _DropInCell(nn.RNNCellBase):
+class _DropInCell(Watchable, nn.RNNCellBase):
     """What the three single steps share."""
 
     engine: str | None = None
-    watching: tuple[Feature, ...] = ()  # what records or edits
 
     def __init__(self, *args: Any, engine: str | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -117,6 +117,21 @@ class Feature:
             f"{type(self).__name__} cannot take part in a graph that torch.compile or torch.export captures: run the "
             "model as it was before."
         )
+
+
+class Watchable:
+    """A module whose runs others take part in, for as long as they do; a copy of it is its own.
+
+    Attributes:
+        watching: what records or edits.
+    """
+
+    watching: tuple[Feature, ...] = ()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: all but those that watch this module."""
+        state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
+        return {name: value for name, value in state.items() if name != "watching"}
 
 
 class Reset(Feature):

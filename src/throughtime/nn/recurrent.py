@@ -14,7 +14,7 @@ from throughtime import cells
 from throughtime.engines import get
 from throughtime.errors import UserError, nearest
 from throughtime.language import activation
-from throughtime.nn.features import Feature, Starts
+from throughtime.nn.features import Starts, Watchable
 from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width
@@ -28,7 +28,7 @@ from throughtime.stored import initial_name, stored_name
 State = Tensor | tuple[Tensor, ...]
 
 
-class Recurrent(nn.Module):
+class Recurrent(Watchable, nn.Module):
     """A stack of recurrent layers of one cell.
 
     Parameters are the cell's, fused, with the layer's number: `weight_x_l0`, `weight_h_l0`, `bias_l0`, and so on, and
@@ -57,8 +57,6 @@ class Recurrent(nn.Module):
     Raises:
         UserError: if a size, a name, an option or the cell is not right.
     """
-
-    watching: tuple[Feature, ...] = ()  # what records or edits
 
     def __init__(
         self,

@@ -328,6 +328,7 @@ def run_any_form(
             engine=engine,
             lengths=lengths,
             reset=reset,
+            masks=masks,
             features=features,
         )
         return given
