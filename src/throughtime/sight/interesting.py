@@ -11,7 +11,10 @@ import numpy as np
 from throughtime.sight.arrays import Array, as_array
 from throughtime.sight.text import FEATURES, Feature, measured, pieces
 
-_BINS = 8  # of a unit's values and of a count, each with as many steps in it as the others
+# What share of a unit's values is below each edge of a bin: finer at both ends, as few values tell what is rare.
+_EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99)
+_BINS = len(_EDGES) + 1
+_EIGHTHS = tuple(k / 8 for k in range(1, 8))  # of a count
 _SHIFTS = 24  # by which a text is turned to see what chance gives
 _DEVIATIONS = 3  # of chance, below which a unit follows nothing
 _SYMBOL_SHARE = 0.5  # of what needs no memory
@@ -46,10 +49,10 @@ def interest(values: Any, text: str | Sequence[str]) -> Interest:
     The score of a unit u is the largest over features f of a text of (I(u; f) - chance) / H(f): the share of what there
     is to know of the feature that the unit's value tells, by mutual information (as Bau et al. 2017, arXiv:1704.05796,
     and Karpathy et al. 2015, arXiv:1506.02078, looked for units that stand for something, here without a threshold to
-    choose). Values and counts are put into eight bins of as many steps each. Chance is the mean of I where the feature
-    is turned against the values by a part of the text, which keeps how slowly both change; a unit that is not above
-    it by three standard deviations scores 0. A feature of the present symbol alone, such as a space, counts half, as it
-    takes no memory. A feature that occurs fewer than three times is left out.
+    choose). Values are put into fourteen bins, finer at both ends; counts into eight of as many steps each. Chance is
+    the mean of I where the feature is turned against the values by a part of the text, which keeps how slowly both
+    change; a unit that is not above it by three standard deviations scores 0. A feature of the present symbol alone,
+    such as a space, counts half, as it takes no memory. A feature that occurs fewer than three times is left out.
 
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.
@@ -69,8 +72,8 @@ def interest(values: Any, text: str | Sequence[str]) -> Interest:
     units = array.shape[1]
     if not found:
         return Interest(np.zeros(units), ("",) * units, np.zeros((units, 0)), ())
-    bins = [_one_hot(_binned(m) if f.along else m) for f, m in found]
-    shares = _shares(np.stack([_binned(array[:, u]) for u in range(units)], 1), bins)
+    bins = [_one_hot(_binned(m, _EIGHTHS) if f.along else m) for f, m in found]
+    shares = _shares(np.stack([_binned(array[:, u], _EDGES) for u in range(units)], 1), bins)
     weights = np.array([1.0 if f.memory else _SYMBOL_SHARE for f, _ in found])
     best = (shares * weights).argmax(1)
     scores = (shares * weights).max(1)
@@ -84,9 +87,9 @@ def _occurs(measure: Array) -> bool:
     return int((here[1:] & ~here[:-1]).sum() + here[0]) >= _EPISODES
 
 
-def _binned(values: Array) -> Array:
-    """The bin of each value: as many values in each as there are in the others, where they differ."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, _BINS + 1)[1:-1]))
+def _binned(values: Array, shares: Sequence[float]) -> Array:
+    """The bin of each value, by the shares of the values that are below each edge."""
+    edges = np.unique(np.quantile(values, shares))
     bins: Array = np.searchsorted(edges, values, "right")
     return bins
 
