@@ -143,17 +143,20 @@ function colours() {
   return Array.from(row, inksOf(shown.value, row, shown.stretch));
 }
 
-// The colour of each level of a unit; those of a gate may be stretched over its own range, as many move in a part of it.
+// The colour of each level of a unit: over all that a gate or the unit could be, or over its own usual range.
 function inksOf(value, row, stretch) {
-  if (value.scales) return (level) => palette.signed[level];
-  if (!stretch) return (level) => palette.open[level];
-  const [low, high] = ownRange(row);
-  return (level) => palette.open[byte((255 * (level - low)) / Math.max(1, high - low))];
+  const [low, high] = rangeOf(value, row, stretch);
+  const inks = value.scales ? palette.signed : palette.open;
+  return (level) => inks[byte((255 * (level - low)) / Math.max(1, high - low))];
 }
 
-function ownRange(row) {
-  const sorted = Uint8Array.from(row).sort();
-  return [sorted[Math.floor(0.02 * (length - 1))], sorted[Math.ceil(0.98 * (length - 1))]];
+// The levels that have the strongest colours; 0 stays in the middle where values have a sign.
+function rangeOf(value, row, stretch) {
+  if (!stretch) return value.scales ? [1, 255] : [0, 255];
+  const usual = (levels, share) => levels.sort()[Math.floor(share * (length - 1))];
+  if (!value.scales) return [usual(Uint8Array.from(row), 0.02), usual(Uint8Array.from(row), 0.98)];
+  const reach = Math.max(1, usual(Uint8Array.from(row, (level) => Math.abs(level - 128)), 0.98));
+  return [128 - reach, 128 + reach];
 }
 
 function shade() {
@@ -172,7 +175,7 @@ function showLegend() {
     [low.textContent, high.textContent, bar.style.background] = ["1/1000", "strongest", between(palette.back)];
   } else {
     const { value, unit } = shown;
-    const [from, to] = value.scales ? [1, 255] : shown.stretch ? ownRange(rowOf(value, unit)) : [0, 255];
+    const [from, to] = rangeOf(value, rowOf(value, unit), shown.stretch);
     low.textContent = number(real(value, unit, from));
     high.textContent = number(real(value, unit, to));
     bar.style.background = between(value.scales ? palette.signed : palette.open);

@@ -1,6 +1,7 @@
 // Choosing a layer, a value and a unit, and the gallery of those worth a look.
 
 const GALLERY = 12;
+const ALIKE = 2; // units that follow one thing
 const EXCERPT = 150; // symbols
 
 const orders = {
@@ -58,7 +59,6 @@ async function changeValue(unit) {
   await levelsOf(value);
   if (shown.value !== value) forgetMatch();
   shown.value = value;
-  byId("stretch").disabled = value.scales !== null;
   fillUnits(unit ?? value.units[0]);
   pickUnit(Number(byId("unit").value));
   redraw("gates");
@@ -99,13 +99,13 @@ function mostInteresting() {
 function worthALook() {
   const chosen = [];
   const counts = new Map();
-  const once = (key, most) => {
-    counts.set(key, (counts.get(key) ?? 0) + 1);
-    return counts.get(key) <= most;
-  };
+  const count = (key) => counts.get(key) ?? 0;
   for (const one of mostInteresting()) {
-    const followed = one.value.notes[one.unit].replace(/^\w+ /, "");
-    if (chosen.length < GALLERY && once(`${one.value.layer} ${one.unit}`, 1) && once(`: ${followed}`, 2)) chosen.push(one);
+    const unit = `${one.value.layer} ${one.unit}`;
+    const followed = `: ${one.value.notes[one.unit].replace(/^\w+ /, "")}`;
+    if (count(unit) >= 1 || count(followed) >= ALIKE) continue;
+    for (const key of [unit, followed]) counts.set(key, count(key) + 1);
+    if (chosen.push(one) === GALLERY) break;
   }
   return chosen;
 }
