@@ -403,6 +403,7 @@ def test_what_cannot_be_recorded_is_said():
         ((layer, "layer0.forgte"), "did you mean layer0.forget?"),
         ((layer, "layer1.*"), "no value is called 'layer1.*'"),
         ((layer, 3), "given 3"),
+        ((layer, ["layer0.forget"]), r"given \['layer0.forget'\]"),
     ]:
         with pytest.raises(UserError, match=message):
             throughtime.record(*arguments)
@@ -415,6 +416,8 @@ def test_what_cannot_be_recorded_is_said():
         ({"steps": [True]}, "a list of whole numbers"),
         ({"steps": [6]}, "steps 6 of a run: it has 6, from 0 to 5"),
         ({"steps": slice(6, 9)}, "leaves none of the 6"),
+        ({"budget_bytes": "2 GB"}, "a number of bytes above 0; given '2 GB'"),
+        ({"budget_bytes": -1}, "a number of bytes above 0; given -1"),
     ]:
         with pytest.raises(UserError, match=message), throughtime.record(layer, "layer0.forget", **options):
             layer(x)

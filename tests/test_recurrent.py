@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -189,6 +191,31 @@ def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
         layer(torch.zeros(2, 2, 3), torch.zeros(1, 2, 4))
     with pytest.raises(UserError, match="one a row"):
         layer(torch.zeros(2, 2, 3), lengths=[1, 3])
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"input": [[0.0]]}, "the input must be a tensor; given list"),
+        ({"input": torch.zeros(2, 2, 3, dtype=torch.int64)}, "the input must be torch.float32.*given torch.int64"),
+        ({"input": torch.zeros(2, 2, 3, dtype=torch.float64)}, "the input must be torch.float32.*given torch.float64"),
+        ({"state": ([0.0], [0.0])}, "the state must be a tensor; given list"),
+        ({"state": (torch.zeros(1, 2, 4, dtype=torch.float64),) * 2}, "the state must be torch.float32"),
+        ({"lengths": [1.5, 1]}, r"one a row; given \[1.5, 1.0\]"),
+        ({"lengths": "ab"}, "one a row; given 'ab'"),
+        ({"reset": [[0, 0], [0, 0]]}, r"reset must have the shape \[2, 2\]; given list"),
+    ],
+)
+def test_what_is_no_tensor_of_the_right_type_is_told(given: dict[str, Any], message: str) -> None:
+    arguments = {"input": torch.zeros(2, 2, 3)} | given
+    with pytest.raises(UserError, match=message):
+        Recurrent("lstm", 3, 4)(**arguments)
+
+
+def test_whole_lengths_may_be_of_any_type() -> None:
+    layer, x = Recurrent("lstm", 3, 4), torch.randn(2, 2, 3)
+    assert torch.equal(layer(x, lengths=torch.tensor([2.0, 1.0]))[0], layer(x, lengths=[2, 1])[0])
+    assert layer(x[:, :0], lengths=[])[0].shape == (2, 0, 4)
 
 
 @pytest.mark.parametrize("cell", [*cells.names(), leaky])

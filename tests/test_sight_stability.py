@@ -257,6 +257,7 @@ def test_what_fixed_points_refuses():
         (torch.zeros(2, 1, 2), {}, r"1 of the shape \[1, N, width\]; given \[\[2, 1, 2\]\]"),
         (torch.zeros(1, 0, 2), {}, "one at least"),
         ({"layer0.hidden": np.zeros((3, 5))}, {}, "as wide as"),
+        ({"layer0.cell": np.zeros((3, 5))}, {}, "layer0.hidden is not given"),
         (torch.zeros(1, 1, 2), {"x": [1.0, 2.0]}, r"a vector \[1\].*given \[2\]"),
         (torch.zeros(1, 1, 2), {"speed": -1}, "0 or more"),
         (torch.zeros(1, 1, 2), {"iterations": 0}, "1 or more"),

@@ -116,6 +116,8 @@ class Recurrent(Watchable, nn.Module):
                     f"{name!r} is no option of Recurrent and no hyper-parameter of cell {definition.name!r}"
                     f"{nearest(name, known)} (the cell has {', '.join(definition.hyper) or 'none'})."
                 )
+        if activations is not None and not isinstance(activations, Mapping):
+            raise UserError(f"activations are a dictionary from gates to functions' names; given {activations!r}.")
         functions = tuple((gate, activation(name)) for gate, name in (activations or {}).items())
         programs, width = [], input_size
         for _ in range(num_layers):
@@ -240,12 +242,14 @@ class Recurrent(Watchable, nn.Module):
             as `state`.
 
         Raises:
-            UserError: if a shape does not fit.
+            UserError: if a shape or a type does not fit.
         """
         initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
         self._check(input, initial)
-        if reset is not None and isinstance(input, Tensor) and reset.shape != input.shape[:-1]:
-            raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {list(reset.shape)}.")
+        if reset is not None and isinstance(input, Tensor):
+            given = list(reset.shape) if isinstance(reset, Tensor) else type(reset).__name__
+            if given != list(input.shape[:-1]):
+                raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {given}.")
         options, training = self.options, self.training
         output, final = run_any_form(
             self._layers_in_training() if training else self.layers(),
@@ -266,6 +270,15 @@ class Recurrent(Watchable, nn.Module):
     def _check(self, input: Tensor | PackedSequence, states: list[Tensor] | None) -> None:
         packed = isinstance(input, PackedSequence)
         data = input.data if isinstance(input, PackedSequence) else input
+        for name, tensor in (("input", data), *(("state", s) for s in states or ())):
+            if not isinstance(tensor, Tensor):
+                raise UserError(f"the {name} must be a tensor; given {type(tensor).__name__}.")
+            dtype = getattr(self, self._directions[0][0].parameters[0]).dtype
+            if tensor.dtype != dtype and not torch.is_autocast_enabled(tensor.device.type):
+                raise UserError(
+                    f"the {name} must be {dtype}, as the layers' weights are; given {tensor.dtype}. Convert it, or the "
+                    "layers: both have .to(dtype)."
+                )
         if data.dim() not in ((2,) if packed else (2, 3)) or data.shape[-1] != self.input_size:
             axes = "B, T" if self.batch_first else "T, B"
             raise UserError(

@@ -421,9 +421,13 @@ def _sizes_of(lengths: Tensor | Sequence[int], steps: int, rows: int) -> tuple[T
     Raises:
         UserError: if there is not one length from 0 to T for each row.
     """
-    given = torch.as_tensor(lengths).to("cpu", torch.int64)
-    if given.shape != (rows,) or bool(((given < 0) | (given > steps)).any()):
-        raise UserError(f"lengths must be {rows} whole numbers from 0 to {steps}, one a row; given {given.tolist()}.")
+    try:
+        numbers = torch.as_tensor(lengths).cpu()
+    except (TypeError, ValueError):
+        raise UserError(f"lengths must be whole numbers, one a row; given {lengths!r}.") from None
+    given = numbers.to(torch.int64)
+    if given.shape != (rows,) or bool(((given < 0) | (given > steps) | (given != numbers)).any()):
+        raise UserError(f"lengths must be {rows} whole numbers from 0 to {steps}, one a row; given {numbers.tolist()}.")
     order = torch.argsort(given, descending=True, stable=True)
     sizes: list[int] = (given[:, None] > torch.arange(steps)).sum(0).tolist()
     return order, sizes

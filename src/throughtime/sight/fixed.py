@@ -168,6 +168,11 @@ class _Step:
         """Recorded or returned states as `[N, n]`."""
         wanted = {name: part.stop - part.start for name, part in self.parts.items()}
         if hasattr(states, "keys") or hasattr(states, "calls"):
+            lacking = [name for name in wanted if hasattr(states, "keys") and name not in states]
+            if lacking:
+                raise UserError(
+                    f"the states {', '.join(wanted)} are wanted, all of one run; {', '.join(lacking)} is not given."
+                )
             named = {name: torch.as_tensor(states[name]) for name in wanted}
         else:
             given = [states] if isinstance(states, Tensor) else list(states)

@@ -69,14 +69,14 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
     Raises:
         UserError: if one matches nothing, with the nearest name, or is no text.
     """
-    known: list[str] = []
+    known = [each.name(place, name) for each in values for place, program in each.programs() for name in program.values]
+    for pattern in patterns:
+        if not isinstance(pattern, str):
+            raise UserError(f"the name of a value, such as {known[0]!r}, is wanted; given {pattern!r}.")
     found: dict[str, list[str]] = {pattern: [] for pattern in patterns}
     for each in values:
         for place, program in each.programs():
-            known += [each.name(place, name) for name in program.values]
             for pattern in patterns:
-                if not isinstance(pattern, str):
-                    raise UserError(f"the name of a value, such as {known[0]!r}, is wanted; given {pattern!r}.")
                 found[pattern] += [each.name(place, name) for name in each.matching(pattern, place, program)]
     for pattern, names in found.items():
         if not names:

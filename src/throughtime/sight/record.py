@@ -52,11 +52,13 @@ def record(
         of its runs arrive there even then.
 
     Raises:
-        UserError: if a pattern matches no value, or the model has no recurrent layers of ours.
+        UserError: if a pattern matches no value, the budget is no size, or the model has no recurrent layers of ours.
     """
     values = values_of(model)
     if not patterns:
         raise UserError("name what is to be recorded, such as 'layer0.*'; '*' is every named value.")
+    if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | float) or not budget_bytes > 0:
+        raise UserError(f"budget_bytes is a number of bytes above 0; given {budget_bytes!r}.")
     found = require_matches(values, patterns)
     tape = Tape(list(dict.fromkeys(name for names in found.values() for name in names)), values, budget_bytes)
     recorders = [
