@@ -212,6 +212,14 @@ def test_what_is_no_tensor_of_the_right_type_is_told(given: dict[str, Any], mess
         Recurrent("lstm", 3, 4)(**arguments)
 
 
+def test_shapes_are_known_without_numbers() -> None:
+    x = torch.empty(5, 2, 3, device="meta")
+    for layer in (Recurrent("gru", 3, 4, 2, device="meta"), throughtime.LSTM(3, 4, device="meta")):
+        output, _ = layer(x)
+        assert output.shape == (5, 2, 4)
+        assert output.device.type == "meta"
+
+
 def test_whole_lengths_may_be_of_any_type() -> None:
     layer, x = Recurrent("lstm", 3, 4), torch.randn(2, 2, 3)
     assert torch.equal(layer(x, lengths=torch.tensor([2.0, 1.0]))[0], layer(x, lengths=[2, 1])[0])

@@ -19,7 +19,7 @@ from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width
 from throughtime.nn.regularise import Masks, in_training
-from throughtime.nn.stack import Layers, Output, run_any_form, ways_of
+from throughtime.nn.stack import Layers, Output, in_autocast, run_any_form, ways_of
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
@@ -274,7 +274,7 @@ class Recurrent(Watchable, nn.Module):
             if not isinstance(tensor, Tensor):
                 raise UserError(f"the {name} must be a tensor; given {type(tensor).__name__}.")
             dtype = getattr(self, self._directions[0][0].parameters[0]).dtype
-            if tensor.dtype != dtype and not torch.is_autocast_enabled(tensor.device.type):
+            if tensor.dtype != dtype and not in_autocast(tensor.device.type):
                 raise UserError(
                     f"the {name} must be {dtype}, as the layers' weights are; given {tensor.dtype}. Convert it, or the "
                     "layers: both have .to(dtype)."

@@ -58,7 +58,7 @@ def run_stack(
         apart, `[B, ...]` of the last steps; and the final states, as `states`.
     """
     kind = x.device.type
-    if torch.is_autocast_enabled(kind) and layers[0][0][1][0].dtype == torch.float32:
+    if in_autocast(kind) and layers[0][0][1][0].dtype == torch.float32:
         # Arithmetic in float32, as an error of a state would be carried on; what goes out is what autocast asks for.
         with torch.autocast(kind, enabled=False):
             outputs, final = run_stack(
@@ -103,6 +103,11 @@ def run_stack(
         reverse = [program.reverse for program, _ in directions]
         below = joined(below, outputs, reverse, options, top, form.batch_sizes)
     return below, [torch.stack(of_state) for of_state in ended]
+
+
+def in_autocast(kind: str) -> bool:
+    """Whether autocast is on for this type of device; some, such as `meta`, have none."""
+    return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
 def _thinned(x: Tensor, dropout: float, options: Options, form: Form) -> Tensor:
