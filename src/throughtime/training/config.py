@@ -112,10 +112,10 @@ class TrainConfig(BaseModel):
     encoding_errors: Literal["strict", "replace"] = "strict"
 
     cell: str = "lstm"
-    hidden: Count = 256
+    hidden: Count = 128
     layers: Count = 2
     embed: Count | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.25
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     recurrent_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     zoneout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
