@@ -309,3 +309,8 @@ def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatc
     for call in (lambda: throughtime.to_onnx(Recurrent("gru", 2, 2)), lambda: throughtime.from_onnx(b"")):
         with pytest.raises(UserError, match=r"pip install 'throughtime\[onnx\]'"):
             call()
+
+
+def test_a_place_that_cannot_be_written_is_told() -> None:
+    with pytest.raises(UserError, match=r"/proc/nowhere/model.onnx can't be written"):
+        throughtime.to_onnx(throughtime.Recurrent("gru", 2, 3), "/proc/nowhere/model.onnx")

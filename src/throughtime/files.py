@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
+from throughtime.errors import UserError
+
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
@@ -25,6 +27,19 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             with suppress(OSError):
                 os.unlink(file.name)
             raise
+
+
+def write(path: str | Path, content: bytes) -> None:
+    """Puts a file there in whole, in the place of an older one.
+
+    Raises:
+        UserError: it can't be written.
+    """
+    try:
+        with replacing(Path(path)) as file:
+            file.write(content)
+    except OSError as error:
+        raise UserError(f"{path} can't be written: {error.strerror}.") from None
 
 
 def _umask() -> int:

@@ -207,15 +207,10 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     Raises:
         UserError: if the module is of another kind, or the file can't be written.
     """
-    from throughtime.files import replacing
+    from throughtime.files import write
     from throughtime.nn.description import describe
 
-    content = encoded(describe(module), module)
-    try:
-        with replacing(Path(path)) as file:
-            file.write(content)
-    except OSError as error:
-        raise UserError(f"{path} can't be written: {error.strerror}.") from None
+    write(path, encoded(describe(module), module))
 
 
 def encoded(description: Description, module: nn.Module) -> bytes:

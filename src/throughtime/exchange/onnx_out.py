@@ -16,7 +16,7 @@ from throughtime.errors import UserError
 from throughtime.exchange.onnx_graph import IR_VERSION, OPSET, Graph
 from throughtime.exchange.onnx_stack import Stack, add_stack, array, give_states
 from throughtime.exchange.packages import require
-from throughtime.files import replacing
+from throughtime.files import write
 from throughtime.nn.dropin import GRU, LSTM, RNN
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options
@@ -64,8 +64,7 @@ def to_onnx(module: nn.Module, path: str | Path | None = None, *, metadata: Mapp
     if model.ByteSize() > _MAX_BYTES:
         raise UserError(f"the model has {model.ByteSize():,} bytes, and a file of ONNX holds {_MAX_BYTES:,} at most.")
     if path is not None:
-        with replacing(Path(path)) as file:
-            file.write(model.SerializeToString())
+        write(path, model.SerializeToString())
     return model
 
 

@@ -31,9 +31,10 @@ def as_array(values: Any, what: str, axes: str) -> Array:
         array = np.expand_dims(array, wanted.index("B"))
     shown = ", ".join(wanted)
     if array.ndim != len(wanted) or array.size == 0 or array.dtype.kind not in "fiub":
-        raise UserError(
-            f"{what} must be numbers [{shown}], with at least one of each; given {list(array.shape)}, {array.dtype}."
-        )
+        given = f"{list(array.shape)}, {array.dtype}"
+        if array.dtype.kind == "O" and array.ndim == 0:
+            given = f"{type(values).__name__} (of a tape take a value by its name: tape['layer0.forget'])"
+        raise UserError(f"{what} must be numbers [{shown}], with at least one of each; given {given}.")
     if not np.isfinite(array).all():
         raise UserError(f"{what} must be finite; {int((~np.isfinite(array)).sum())} of {array.size} are not.")
     return array if array.dtype.kind == "f" else array.astype(np.float64)
