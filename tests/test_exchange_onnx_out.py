@@ -287,7 +287,6 @@ def test_a_file_is_written(tmp_path: Any) -> None:
         (nn.Linear(2, 2), ["Linear", "Recurrent"]),
         (Recurrent("gru", INPUT, HIDDEN, dtype=torch.float16), ["float16", "float32"]),
         (Recurrent("gru", INPUT, HIDDEN, returns="states"), ["steps"]),
-        (LanguageModel(5, Recurrent("gru", INPUT, HIDDEN, batch_first=True)), ["batch_first"]),
     ],
 )
 def test_what_cannot_be_exported_is_named(module: nn.Module, words: list[str]) -> None:
