@@ -35,10 +35,10 @@ template <class T> struct Side {
 struct Share {
     int64_t first, last;
 };
-inline Share share(int64_t n, int thread, int threads) { return {n * thread / threads, n * (thread + 1) / threads}; }
-
-/// Rows that go through a pointwise stage together, so that what passes between operations stays near.
-inline int64_t block_rows(int64_t width) { return std::clamp<int64_t>(1024 / std::max<int64_t>(width, 1), 1, 32); }
+inline Share share(int64_t n, int thread, int threads) {
+    if (threads == 1) return {0, n};
+    return {n * thread / threads, n * (thread + 1) / threads};
+}
 
 template <class T> class Layout {
 public:

@@ -155,6 +155,7 @@ void Plan::add_operation(const std::string& name, int64_t width, Place to, const
     Stage& current = stage();
     current.narrowest = current.operations.empty() ? width : std::min(current.narrowest, width);
     current.widest = std::max(current.widest, width);
+    current.rows_together = block_rows(current.widest);
     current.splittable = operation.code >= 0 && current.splittable && current.narrowest == current.widest;
     current.cost += 8 * width;  // the multiply-adds that would take as long, roughly
     current.operations.push_back(operation);

@@ -3,6 +3,7 @@
 /// Built by calls that check every index, width and place, so that the machine can trust a plan.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -63,11 +64,15 @@ struct Operation {
     std::array<Place, 4> from;
 };
 
+/// Rows that go through a pointwise stage together, so that what passes between operations stays near.
+inline int64_t block_rows(int64_t width) { return std::clamp<int64_t>(1024 / std::max<int64_t>(width, 1), 1, 32); }
+
 /// Products, then pointwise operations on them.
 struct Stage {
     std::vector<Linear> linears;
     std::vector<Operation> operations;
     int64_t widest = 0;         // among the operations
+    int64_t rows_together = 1;  // that go through all operations before others do
     int64_t narrowest = 0;
     bool splittable = true;     // whether each unit can be done by itself
     int64_t cost = 0;           // multiply-adds a row

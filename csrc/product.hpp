@@ -84,19 +84,26 @@ template <class T>
 using TileFunction = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth,
                               int64_t columns);
 
-/// The tile of `rows` rows and `panels` panels.
-template <class T, Left layout, bool add, int most_rows = tile_rows, int most = panels_beside(most_rows)>
-TileFunction<T> tile_of(int64_t rows, int64_t panels) {
-    if (rows == most_rows && panels == most) return tile<T, most_rows, most, layout, add>;
-    if constexpr (most > 1) {
-        if (rows == most_rows) return tile_of<T, layout, add, most_rows, most - 1>(rows, panels);
+/// The tiles by rows and panels, each counted from one; those of many rows have fewer panels.
+template <class T, Left layout, bool add> struct Tiles {
+    TileFunction<T> of[tile_rows][most_panels] = {};
+
+    constexpr Tiles() { add_rows<tile_rows>(); }
+
+    template <int rows> constexpr void add_rows() {
+        add_panels<rows, panels_beside(rows)>();
+        if constexpr (rows > 1) add_rows<rows - 1>();
     }
-    if constexpr (most_rows > 1) return tile_of<T, layout, add, most_rows - 1>(rows, panels);
-    __builtin_unreachable();
-}
+    template <int rows, int panels> constexpr void add_panels() {
+        of[rows - 1][panels - 1] = tile<T, rows, panels, layout, add>;
+        if constexpr (panels > 1) add_panels<rows, panels - 1>();
+    }
+};
+template <class T, Left layout, bool add> constexpr Tiles<T, layout, add> tiles;
 
 /// The size of the next piece when `count` things are left: as few pieces as can be, as even as can be.
 THROUGHTIME_INLINE int64_t next_piece(int64_t count, int64_t most) {
+    if (count <= most) return count;
     const int64_t pieces = (count + most - 1) / most;
     return (count + pieces - 1) / pieces;
 }
@@ -111,7 +118,7 @@ void product(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, 
         for (int64_t row = 0; row < rows;) {
             const int64_t height = next_piece(rows - row, tile_rows);
             const T* begin = start.at ? start.at + row * start.stride + column : nullptr;
-            tile_of<T, Left::rows, false>(height, panels)(
+            tiles<T, Left::rows, false>.of[height - 1][panels - 1](
                 {to.at + row * to.stride + column, to.stride}, {begin, start.stride},
                 {left.at + row * left.stride, left.stride}, right + column * depth, depth, columns - column);
             row += height;
@@ -129,7 +136,7 @@ void add_product(Rows<T> to, const T* left, const T* right, int64_t depth, int64
         const int64_t most = panels_beside(height);
         for (int64_t column = 0; column < columns;) {
             const int64_t panels = next_piece((columns - column + panel_width<T> - 1) / panel_width<T>, most);
-            tile_of<T, Left::packed, true>(height, panels)(
+            tiles<T, Left::packed, true>.of[height - 1][panels - 1](
                 {to.at + row * to.stride + column, to.stride}, {nullptr, 0}, {left + row * depth, 0},
                 right + column * depth, depth, columns - column);
             column += panels * panel_width<T>;

@@ -44,8 +44,9 @@ public:
           team_(useful_threads(threads)), threads_(team_.size()),
           layout_(plan, kernels, call, calendar_, threads_),
           reductions_(plan, kernels, call, layout_), barrier_(threads_), sharing_(choose_sharing()),
-          now_(threads_, std::vector<Now<T>>(plan.buffers.size())) {
+          now_(threads_) {
         fill_constants();
+        look_around();
     }
 
     void run() {
@@ -63,7 +64,8 @@ private:
     const Reductions<T> reductions_;
     Barrier barrier_;
     const Sharing sharing_;
-    std::vector<std::vector<Now<T>>> now_;
+    std::vector<std::vector<Now<T>>> now_;  // of each thread, of each buffer
+    std::vector<size_t> of_sequence_, of_chunk_, of_state_;  // buffers
     std::atomic<int> last_meeting_{INT_MAX};  // after which the first thread goes on alone
 
     int useful_threads(int wanted) const {
@@ -209,23 +211,33 @@ private:
 
     // One stage.
 
-    /// Finds every buffer at step t of a chunk, the `count`-th that is done.
-    Now<T>* look(int thread, int64_t t, int64_t count, const Chunk& chunk) {
-        std::vector<Now<T>>& now = now_[thread];
-        const int64_t rows = calendar_.rows_before(t), of_chunk = rows - chunk.at;
-        for (size_t k = 0; k < now.size(); ++k) {
+    /// Where each thread finds what is always in one place, and which buffers are elsewhere at each step.
+    void look_around() {
+        for (size_t k = 0; k < plan_.buffers.size(); ++k) {
             const Located<T>& buffer = layout_.buffers[k];
-            switch (plan_.buffers[k].home) {
-                case Home::input:
-                case Home::output: now[k] = {buffer.at + rows * buffer.row, buffer.row, buffer.row}; break;
-                case Home::kept: now[k] = {buffer.at + of_chunk * buffer.row, buffer.row, buffer.row}; break;
-                case Home::previous: now[k] = {buffer.at + count % 2 * buffer.other, buffer.row, buffer.row}; break;
-                case Home::next: now[k] = {buffer.at + (count + 1) % 2 * buffer.other, buffer.row, buffer.row}; break;
-                case Home::scratch: now[k] = {buffer.at + thread * layout_.scratch_a_thread, buffer.row, 0}; break;
-                default: now[k] = {buffer.at, buffer.row, buffer.row}; break;
+            const Home home = plan_.buffers[k].home;
+            for (int thread = 0; thread < threads_; ++thread) {
+                const bool own = home == Home::scratch;  // its rows are those that are being done
+                T* at = own ? buffer.at + thread * layout_.scratch_a_thread : buffer.at;
+                now_[thread].push_back({at, buffer.row, own ? 0 : buffer.row});
             }
+            if (home == Home::input || home == Home::output) of_sequence_.push_back(k);
+            if (home == Home::kept) of_chunk_.push_back(k);
+            if (home == Home::previous || home == Home::next) of_state_.push_back(k);
         }
-        return now.data();
+    }
+
+    /// Finds every buffer at step t of a chunk, the `count`-th that is done.
+    const Now<T>* look(int thread, int64_t t, int64_t count, const Chunk& chunk) {
+        Now<T>* now = now_[thread].data();
+        const int64_t rows = calendar_.rows_before(t), rows_of_chunk = rows - chunk.at;
+        for (size_t k : of_sequence_) now[k].at = layout_.buffers[k].at + rows * now[k].row;
+        for (size_t k : of_chunk_) now[k].at = layout_.buffers[k].at + rows_of_chunk * now[k].row;
+        for (size_t k : of_state_) {
+            const bool other = (count % 2 != 0) == (plan_.buffers[k].home == Home::previous);
+            now[k].at = layout_.buffers[k].at + (other ? layout_.buffers[k].other : 0);
+        }
+        return now;
     }
 
     void multiply(const Stage& stage, const Now<T>* now, Share rows, int part, int parts) {
@@ -245,7 +257,7 @@ private:
 
     /// The stage's pointwise part for some rows, and of those for some units if the stage can be split so.
     void compute(const Stage& stage, const Now<T>* now, Share rows, Share units) {
-        const int64_t block = block_rows(stage.widest);
+        const int64_t block = stage.rows_together;
         for (int64_t row = rows.first; row < rows.last; row += block) {
             const int64_t count = std::min(block, rows.last - row);
             for (const Operation& operation : stage.operations) {

@@ -7,6 +7,8 @@ is the gradient program's gradient program, on the same engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -102,6 +104,13 @@ class Call(NamedTuple):
         self.watch.take(result.outputs, found)
         return result._replace(outputs=result.outputs[: len(self.program.outputs)])
 
+    def run_differentiably(
+        self, inputs: Sequence[Tensor], states: Sequence[Tensor], parameters: Sequence[Tensor]
+    ) -> Result:
+        """So that torch's autograd knows of it."""
+        of = self.engine, self.program, self.steps, inputs, states, parameters, self.batch_sizes, self.watch
+        return run(*of, packed=self.packed, checkpoint_every=self.every)
+
     def shapes(self, program: Program, like: Tensor) -> list[Tensor]:
         """What a run of a program gives over these steps, with nothing in it; `like` is a state."""
         sequence = (sum(self.batch_sizes or ()),) if self.packed else (self.steps, like.shape[0])
@@ -141,23 +150,34 @@ def differentiable(
     parameters: Sequence[Tensor],
     *,
     as_operator: bool,
+    closed: bool = False,
 ) -> Result:
-    """A run that autograd knows; `as_operator` if what it does itself are to be operators in a graph."""
+    """A run that autograd knows.
+
+    Args:
+        call, inputs, states, parameters: the run.
+        as_operator: whether what is run itself are to be operators in a graph.
+        closed: whether derivatives of every order go on from here; else the second one runs forward once more.
+    """
     tensors = (*inputs, *states, *parameters)
+    program = call.program
     if call.every is not None:
         given: tuple[Tensor, ...] = _InSegments.apply(call, as_operator, *tensors)  # type: ignore[no-untyped-call]
-        return split(given, len(call.program.outputs), len(call.program.states))
-    taped = with_tape(call.program, slots(call.program, [t.requires_grad for t in tensors]), call.seen)
-    given = _Run.apply(call._replace(program=taped), as_operator, *tensors)  # type: ignore[no-untyped-call]
-    every = split(given, len(taped.outputs), len(taped.states))
-    return Result(every.outputs[: len(call.program.outputs)], every.states, every.reductions)
+        return split(given, call.own, len(program.states))
+    wanted = slots(len(program.inputs), len(program.states), tuple([t.requires_grad for t in tensors]))
+    taped = call._replace(program=with_tape(program, wanted, call.seen))
+    # What is watched is handed out once, so there is no second time.
+    closed = closed or call.watch is not None
+    given = _Run.apply(taped, as_operator, closed, *tensors)  # type: ignore[no-untyped-call]
+    every = split(given, len(given) - len(program.states) - len(program.reductions), len(program.states))
+    return every._replace(outputs=every.outputs[: call.own])
 
 
 class _Run(torch.autograd.Function):
-    """A run that leaves all its tape."""
+    """A run with its tape: among its results if it is closed, so that they have derivatives, else put by."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, as_operator: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, call: Call, as_operator: bool, closed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         program = call.program
         arguments = split(tensors, len(program.inputs), len(program.states))
         if as_operator:
@@ -167,39 +187,34 @@ class _Run(torch.autograd.Function):
         else:
             result = call.run(*arguments)
         ctx.set_materialize_grads(False)
-        ctx.call = call, as_operator
+        ctx.call = call, as_operator, closed
         ctx.save_for_backward(*tensors, *result.outputs)
-        return (*result.outputs, *result.states, *result.reductions)
+        return (*result.outputs[: None if closed else call.own], *result.states, *result.reductions)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        call, as_operator = ctx.call
+        call, as_operator, closed = ctx.call
         program = call.program
-        arguments = split(ctx.saved_tensors, len(program.inputs), len(program.states))
-        parameters = arguments.reductions[: len(program.parameters)]
-        outputs = arguments.reductions[len(program.parameters) :]
-        given, cotangents = _cotangents(program, gradients, arguments.states)
-        wanted = _wanted(ctx, program)
+        inputs, states, rest = split(ctx.saved_tensors, len(program.inputs), len(program.states))
+        parameters, outputs = rest[: len(program.parameters)], rest[len(program.parameters) :]
+        needed = ctx.needs_input_grad[3:]
+        if torch.is_grad_enabled() and not closed:
+            return None, None, None, *_again(call, inputs, states, parameters, gradients, needed, as_operator)
+        results = len(program.outputs) if closed else call.own
+        given, cotangents = _cotangents(gradients, results, states)
+        wanted = slots(len(inputs), len(states), needed)
         plan = gradient(program, given, wanted, call.seen)
-        inputs = [*(arguments.outputs[k] for k in plan.inputs), *(outputs[k] for k in plan.tape), *cotangents.outputs]
+        taken = [*(inputs[k] for k in plan.inputs), *(outputs[k] for k in plan.tape), *cotangents.outputs]
         weights = [*(parameters[k] for k in plan.parameters), *cotangents.reductions]
+        back = call._replace(program=plan.program, watch=call.watch_gradients(plan), own=len(plan.program.outputs))
         if as_operator:
-            told = call._replace(program=plan.program).told
-            found = torch.ops.throughtime.run(*told, inputs, cotangents.states, weights)
-            result = split(found, len(plan.program.outputs), len(plan.program.states))
+            found = torch.ops.throughtime.run(*back.told, taken, cotangents.states, weights)
+            result = split(found, back.own, len(states))
+        elif torch.is_grad_enabled():
+            result = back.run_differentiably(taken, cotangents.states, weights)
         else:
-            result = run(
-                call.engine,
-                plan.program,
-                call.steps,
-                inputs,
-                cotangents.states,
-                weights,
-                call.batch_sizes,
-                call.watch_gradients(plan),
-                packed=call.packed,
-            )
-        return _in_order(ctx, program, wanted, result)
+            result = back.run(taken, cotangents.states, weights)
+        return None, None, None, *_in_order(wanted, result, len(inputs), len(states), len(parameters))
 
 
 class _InSegments(torch.autograd.Function):
@@ -225,70 +240,70 @@ class _InSegments(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         call, as_operator = ctx.call
         program = call.program
-        arguments = split(ctx.saved_tensors, len(program.inputs), len(program.states))
-        parameters = arguments.reductions[: len(program.parameters)]
-        starts = arguments.reductions[len(program.parameters) :]
-        if torch.is_grad_enabled():  # a second derivative is wanted, and has to know where the states came from
-            tensors = (*arguments.outputs, *arguments.states, *parameters)
-            whole = differentiable(call._replace(every=None), *arguments[:2], parameters, as_operator=as_operator)
-            pairs = [(r, g) for r, g in zip(flat(whole), gradients, strict=True) if g is not None]
-            needed = [k for k, needs in enumerate(ctx.needs_input_grad[_TOLD:]) if needs]
-            second = torch.autograd.grad(
-                [r for r, _ in pairs],
-                [tensors[k] for k in needed],
-                [g for _, g in pairs],
-                create_graph=True,
-                allow_unused=True,
-            )
-            every: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-            for k, g in zip(needed, second, strict=True):
-                every[_TOLD + k] = g
-            return tuple(every)
-        given, cotangents = _cotangents(program, gradients, arguments.states)
-        wanted = _wanted(ctx, program)
+        inputs, states, rest = split(ctx.saved_tensors, len(program.inputs), len(program.states))
+        parameters, starts = rest[: len(program.parameters)], rest[len(program.parameters) :]
+        needed = ctx.needs_input_grad[2:]
+        if torch.is_grad_enabled():
+            whole = call._replace(every=None)
+            return None, None, *_again(whole, inputs, states, parameters, gradients, needed, as_operator)
+        given, cotangents = _cotangents(gradients, call.own, states)
+        wanted = slots(len(inputs), len(states), needed)
         if as_operator:
+            flags = [g is not None for g in gradients]
             found = torch.ops.throughtime.gradient_in_segments(
-                *call.told,
-                arguments.outputs,
-                starts,
-                parameters,
-                flat(cotangents),
-                [g is not None for g in gradients],
-                ctx.needs_input_grad[_TOLD:],
+                *call.told, inputs, starts, parameters, flat(cotangents), flags, needed
             )
-            return _in_order(ctx, program, wanted, split(found, len(wanted.vectors), len(program.states)))
-        result = call.segments.gradient(given, wanted, arguments.outputs, starts, parameters, cotangents)
-        return _in_order(ctx, program, wanted, result)
+            result = split(found, len(wanted.vectors), len(states))
+        else:
+            result = call.segments.gradient(given, wanted, inputs, starts, parameters, cotangents)
+        return None, None, *_in_order(wanted, result, len(inputs), len(states), len(parameters))
 
 
-_TOLD = 2  # what the functions above take before their tensors
+def _again(
+    call: Call,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    gradients: Sequence[Tensor | None],
+    needed: Sequence[bool],
+    as_operator: bool,
+) -> list[Tensor | None]:
+    """The gradients, as functions that have derivatives: of a run of which autograd knows all.
+
+    Args:
+        call, inputs, states, parameters, as_operator: the run.
+        gradients: those of what it gave.
+        needed: which of what it took want one.
+    """
+    plain = call._replace(program=untaped(call.program, call.own))
+    whole = differentiable(plain, inputs, states, parameters, as_operator=as_operator, closed=True)
+    pairs = [(r, g) for r, g in zip(flat(whole), gradients, strict=True) if g is not None]
+    tensors = [*inputs, *states, *parameters]
+    results, weights = [r for r, _ in pairs], [g for _, g in pairs]
+    sources = [t for t, needs in zip(tensors, needed, strict=True) if needs]
+    found = iter(torch.autograd.grad(results, sources, weights, create_graph=True, allow_unused=True))
+    return [next(found) if needs else None for needs in needed]
 
 
-def _cotangents(program: Program, gradients: Sequence[Tensor | None], states: Sequence[Tensor]) -> tuple[Slots, Result]:
+def _cotangents(gradients: Sequence[Tensor | None], outputs: int, states: Sequence[Tensor]) -> tuple[Slots, Result]:
     """Which gradients are given, and what of them a run of the gradient program takes."""
-    of = split(gradients, len(program.outputs), len(program.states))
-    given = slots(program, [g is not None for g in gradients], of_results=True)
+    given = slots(outputs, len(states), tuple([g is not None for g in gradients]))
+    of = split(gradients, outputs, len(states))
     of_states = [torch.zeros_like(s) if g is None else g for s, g in zip(states, of.states, strict=True)]
-    outputs, reductions = ([g for g in kind if g is not None] for kind in (of.outputs, of.reductions))
-    return given, Result(outputs, of_states, reductions)
+    of_outputs, of_reductions = ([g for g in kind if g is not None] for kind in (of.outputs, of.reductions))
+    return given, Result(of_outputs, of_states, of_reductions)
 
 
-def _wanted(ctx: Any, program: Program) -> Slots:
-    return slots(program, ctx.needs_input_grad[_TOLD:])
-
-
-def _in_order(ctx: Any, program: Program, wanted: Slots, result: Result) -> tuple[Tensor | None, ...]:
-    """The gradients that a run of the gradient program gave, in the order of the function's arguments."""
-    found: list[Tensor | None] = [None] * len(ctx.needs_input_grad)
-    first_state = _TOLD + len(program.inputs)
-    first_parameter = first_state + len(program.states)
+def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameters: int) -> list[Tensor | None]:
+    """The gradients that a run of the gradient program gave, in the order of what the forward run took."""
+    found: list[Tensor | None] = [None] * (inputs + states + parameters)
     for k, g in zip(wanted.vectors, result.outputs, strict=True):
-        found[_TOLD + k] = g
+        found[k] = g
     for k in wanted.states:
-        found[first_state + k] = result.states[k]
+        found[inputs + k] = result.states[k]
     for k, g in zip(wanted.arrays, result.reductions, strict=True):
-        found[first_parameter + k] = g
-    return tuple(found)
+        found[inputs + states + k] = g
+    return found
 
 
 def split(tensors: Sequence[Any], vectors: int, states: int) -> Result:
@@ -301,10 +316,16 @@ def flat(result: Result) -> list[Tensor]:
     return [*result.outputs, *result.states, *result.reductions]
 
 
-def slots(program: Program, flags: Sequence[bool], *, of_results: bool = False) -> Slots:
-    """The slots, of what a run takes or of what it gives, whose flag is set."""
-    found = split(flags, len(program.outputs if of_results else program.inputs), len(program.states))
-    return Slots(*(tuple(k for k, flag in enumerate(of) if flag) for of in found))
+@lru_cache(maxsize=512)
+def untaped(program: Program, own: int) -> Program:
+    """The program with its first outputs alone."""
+    return replace(program, outputs=program.outputs[:own])
+
+
+@lru_cache(maxsize=1024)
+def slots(vectors: int, states: int, flags: tuple[bool, ...]) -> Slots:
+    """Which flags are set, of so many vectors, so many states, and the rest."""
+    return Slots(*(tuple(k for k, flag in enumerate(of) if flag) for of in split(flags, vectors, states)))
 
 
 def _is_transformed(tensors: Sequence[Tensor]) -> bool:

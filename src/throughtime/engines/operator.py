@@ -15,7 +15,8 @@ from torch import Tensor
 
 from throughtime.engines import get
 from throughtime.engines.autograd import Call, differentiable, flat, has_tangent, run, slots, split
-from throughtime.program.gradient import gradient, with_tape
+from throughtime.program.core import Program
+from throughtime.program.gradient import Slots, gradient, with_tape
 from throughtime.program.saving import from_json
 
 __all__ = ["program_of", "run"]
@@ -62,15 +63,20 @@ def _segments_fake(*given: Any) -> list[Tensor]:
 
 def _segments_gradient_kernel(*given: Any) -> list[Tensor]:
     call, (inputs, starts, parameters, cotangents, known, needed) = _told(given)
-    known, wanted = slots(call.program, known, of_results=True), slots(call.program, needed)
+    known, wanted = _given_and_wanted(call.program, known, needed)
     of = split(cotangents, len(known.vectors), len(starts))
     return flat(call.segments.gradient(known, wanted, inputs, starts, parameters, of))
 
 
 def _segments_gradient_fake(*given: Any) -> list[Tensor]:
     call, (_, starts, _, _, known, needed) = _told(given)
-    known, wanted = slots(call.program, known, of_results=True), slots(call.program, needed)
+    known, wanted = _given_and_wanted(call.program, known, needed)
     return call.shapes(gradient(with_tape(call.program, wanted), known, wanted).program, starts[0][0])
+
+
+def _given_and_wanted(program: Program, known: Sequence[bool], needed: Sequence[bool]) -> tuple[Slots, Slots]:
+    states = len(program.states)
+    return slots(len(program.outputs), states, tuple(known)), slots(len(program.inputs), states, tuple(needed))
 
 
 def _told(given: Sequence[Any]) -> tuple[Call, Sequence[Any]]:
