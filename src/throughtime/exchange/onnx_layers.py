@@ -6,15 +6,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from throughtime import cells
 from throughtime.engines.layouts import Layout
+from throughtime.exchange.building import with_functions
 from throughtime.exchange.functions import Activation
-from throughtime.program.builder import Symbol
 from throughtime.program.cell import Cell
-from throughtime.program.core import Instruction, Program
-from throughtime.program.rewrite import Rewriting, with_clip
+from throughtime.program.core import Program
+from throughtime.program.rewrite import with_clip
 
 
 @dataclass(frozen=True)
@@ -75,30 +74,13 @@ class OnnxLayer:
             input_size, hidden_size, clip, bias: see `base`.
             activations: f, g and h, as many as it has; the usual ones if not given.
         """
-        return _program(self, self.base(input_size, hidden_size, clip, bias=bias), activations)
+        chosen = self.usual_activations if activations is None else activations
+        functions = tuple((name, chosen[k]) for k, names in enumerate(self.functions) for name in names)
+        return with_functions(self.base(input_size, hidden_size, clip, bias=bias), functions)
 
     def places(self, program: Program) -> dict[int, int]:
         """The values of its program to which an activation is applied, and the number of the activation."""
         return {program.values[name]: k for k, names in enumerate(self.functions) for name in names}
-
-
-def is_function(instruction: Instruction) -> bool:
-    """Whether an instruction is where an activation of an operator can stand."""
-    return instruction.op in ("sigmoid", "tanh")
-
-
-@lru_cache(maxsize=256)
-def _program(layer: OnnxLayer, base: Program, activations: tuple[Activation, ...] | None) -> Program:
-    places = layer.places(base)
-
-    class Activated(Rewriting):
-        def value(self, id: int, given: Symbol) -> Symbol:
-            instruction = base.body[id]
-            if activations is None or not is_function(instruction) or instruction.args[0] not in places:
-                return given
-            return activations[places[instruction.args[0]]](self.values[instruction.args[0]])
-
-    return Activated(base).result()
 
 
 def _lstm(cell: Cell, *peepholes: str, coupled: bool) -> OnnxLayer:

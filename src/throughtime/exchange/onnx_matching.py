@@ -6,8 +6,9 @@ from functools import cache, lru_cache
 from itertools import product
 from typing import NamedTuple
 
+from throughtime.exchange.building import is_function
 from throughtime.exchange.functions import KINDS, Activation
-from throughtime.exchange.onnx_layers import ONNX_LAYERS, OnnxLayer, is_function
+from throughtime.exchange.onnx_layers import ONNX_LAYERS, OnnxLayer
 from throughtime.program.builder import Builder
 from throughtime.program.core import CONSTANT, INPUT, Instruction, Program
 

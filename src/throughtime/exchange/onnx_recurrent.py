@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from throughtime.engines.layouts import Stored
 from throughtime.errors import nearest
+from throughtime.exchange.building import recurrent_of
 from throughtime.exchange.functions import KINDS, Activation
 from throughtime.exchange.onnx_file import Node
 from throughtime.exchange.onnx_layers import ONNX_LAYERS, OnnxLayer
-from throughtime.nn.recurrent import Recurrent
-from throughtime.program.core import Program
 
 OPERATORS = tuple(dict.fromkeys(layer.operator for layer in ONNX_LAYERS))
 STORED = {1: "W", 2: "R", 3: "B", 7: "P"}  # the inputs that are parameters
@@ -62,10 +61,10 @@ class OnnxRecurrent(nn.Module):
         self.takes = [node.input(place) for place in (0, _LENGTHS, *range(_FIRST_STATE, last))]
         self.alike = len(ways) == 2 and programs[0] == programs[1]
         if self.alike:
-            self.layers = nn.ModuleList([_recurrent(programs[0], hidden, parameters, bidirectional=True)])
+            self.layers = nn.ModuleList([recurrent_of(programs[:1], hidden, parameters, bidirectional=True)])
         else:
             self.layers = nn.ModuleList(
-                _recurrent(program, hidden, [own], reverse=reverse)
+                recurrent_of([program], hidden, [own], reverse=reverse)
                 for program, own, reverse in zip(programs, parameters, ways, strict=True)
             )
 
@@ -102,15 +101,6 @@ class OnnxRecurrent(nn.Module):
         if self.batch_first:
             return y.transpose(0, 1), *(f.transpose(0, 1) for f in final)
         return y.transpose(1, 2), *final
-
-
-def _recurrent(program: Program, hidden: int, parameters: Sequence[Sequence[Tensor]], **options: Any) -> Recurrent:
-    """A layer of these parameters, of each direction."""
-    made = Recurrent.from_programs([program], hidden, device="meta", **options)
-    values = [tensor for own in parameters for tensor in own]
-    names = [name for name, _ in made.named_parameters()]
-    made.load_state_dict({n: v.detach().clone().contiguous() for n, v in zip(names, values, strict=True)}, assign=True)
-    return made
 
 
 def _of_way(stored: Mapping[str, Tensor], way: int) -> Stored:

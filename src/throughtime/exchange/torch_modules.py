@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer, torch_layer_of
 from throughtime.errors import UserError, nearest
+from throughtime.exchange.building import recurrent_of
 from throughtime.nn.description import DROP_INS
-from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
 
 _KINDS = {"RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
@@ -80,16 +80,11 @@ def from_torch(
     for _ in range(sizes.layers):
         programs.append(layer.program(width, sizes.hidden, sizes.projection, bias=sizes.bias))
         width = (sizes.projection or sizes.hidden) * sizes.directions
-    like, told = weights["weight_ih_l0"], Options.of(options).data
-    made = Recurrent.from_programs(programs, sizes.hidden, engine=engine, device=like.device, dtype=like.dtype, **told)
-    with torch.no_grad():
-        own = [parameters for ways in made.layers() for _, parameters in ways]
-        for parameters, suffix in zip(own, _suffixes(sizes.layers, sizes.directions), strict=True):
-            names = layer.names(suffix, bias=sizes.bias, projected=sizes.projection > 0)
-            values = layer.to_program([weights[name] for name in names], bias=sizes.bias)
-            for parameter, value in zip(parameters, values, strict=True):
-                parameter.copy_(value)
-    return made
+    parameters = []
+    for suffix in _suffixes(sizes.layers, sizes.directions):
+        names = layer.names(suffix, bias=sizes.bias, projected=sizes.projection > 0)
+        parameters.append(layer.to_program([weights[name] for name in names], bias=sizes.bias))
+    return recurrent_of(programs, sizes.hidden, parameters, engine=engine, **options)
 
 
 def to_torch(module: nn.Module) -> nn.Module:

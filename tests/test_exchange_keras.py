@@ -1,0 +1,425 @@
+"""Keras's layers as ours: the numbers of Keras itself, from arrays and from its files; and no file does any harm."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import suppress
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import throughtime
+from throughtime.errors import UserError
+from throughtime.exchange.keras_layers import KerasError
+
+h5py = pytest.importorskip("h5py")
+
+pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
+
+INPUT, HIDDEN, STEPS, ROWS = 3, 4, 5, 2
+# Sums of a dozen float32 products in another order, over five steps of up to three layers.
+CLOSE = {"rtol": 0.0, "atol": 2e-6}
+
+
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """Keras on torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield pytest.importorskip("keras")
+
+
+def randomised(layer: Any, seed: int = 0) -> Any:
+    """The layer or model with weights of which no two gates' are alike."""
+    rng = np.random.default_rng(seed)
+    layer.set_weights([rng.normal(size=w.shape).astype(w.dtype) * 0.5 for w in layer.get_weights()])
+    return layer
+
+
+def built(layer: Any) -> Any:
+    layer.build((None, None, INPUT))
+    return randomised(layer)
+
+
+def some_input() -> np.ndarray:
+    return np.random.default_rng(1).normal(size=(ROWS, STEPS, INPUT)).astype(np.float32)
+
+
+def by_keras(layer: Any, x: np.ndarray) -> list[np.ndarray]:
+    with torch.no_grad():
+        found = layer(x)
+    return [np.asarray(y.detach()) for y in (found if isinstance(found, list | tuple) else [found])]
+
+
+def by_us(module: torch.nn.Module, x: np.ndarray) -> list[np.ndarray]:
+    with torch.no_grad():
+        found, _ = module.eval()(torch.from_numpy(x))
+    return [y.numpy() for y in (found if isinstance(found, tuple) else [found])]
+
+
+def assert_alike(module: torch.nn.Module, layer: Any) -> None:
+    x = some_input()
+    for ours, theirs in zip(by_us(module, x), by_keras(layer, x), strict=True):
+        np.testing.assert_allclose(ours, theirs, **CLOSE)
+
+
+LAYERS = {
+    "SimpleRNN": ("SimpleRNN", {}),
+    "LSTM": ("LSTM", {}),
+    "GRU after": ("GRU", {"reset_after": True}),
+    "GRU before": ("GRU", {"reset_after": False}),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+@pytest.mark.parametrize(("bias", "steps"), list(product([True, False], repeat=2)))
+def test_arrays_and_arguments(keras: Any, name: str, bias: bool, steps: bool) -> None:
+    kind, words = LAYERS[name]
+    layer = built(getattr(keras.layers, kind)(HIDDEN, use_bias=bias, return_sequences=steps, **words))
+    assert_alike(throughtime.from_keras(layer.get_weights(), **layer.get_config()), layer)
+    assert_alike(throughtime.from_keras(layer), layer)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_arrays_alone(keras: Any, name: str) -> None:
+    kind, words = LAYERS[name]
+    layer = built(getattr(keras.layers, kind)(HIDDEN, return_sequences=True, **words))
+    assert_alike(throughtime.from_keras(layer.get_weights()), layer)
+
+
+def test_states_are_keras_states(keras: Any) -> None:
+    layer = built(keras.layers.LSTM(HIDDEN, return_state=True))
+    module, x = throughtime.from_keras(layer), some_input()
+    with torch.no_grad():
+        output, states = module(torch.from_numpy(x))
+    for ours, theirs in zip([output, *(s[0] for s in states)], by_keras(layer, x), strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, **CLOSE)
+
+
+@pytest.mark.parametrize(
+    "activation",
+    [
+        "relu", "linear", "elu", "exponential", "hard_sigmoid", "hard_tanh", "leaky_relu", "silu", "softplus",
+        "softsign", "sigmoid",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("name", LAYERS)
+def test_activations(keras: Any, name: str, activation: str) -> None:
+    kind, words = LAYERS[name]
+    gates = {} if kind == "SimpleRNN" else {"recurrent_activation": "hard_sigmoid"}
+    layer = built(getattr(keras.layers, kind)(HIDDEN, activation=activation, **gates, **words))
+    layer.set_weights([0.5 * w for w in layer.get_weights()])  # exponentials of exponentials grow
+    assert_alike(throughtime.from_keras(layer), layer)
+
+
+@pytest.mark.parametrize("merge", ["concat", "sum", "ave", "mul", None])
+@pytest.mark.parametrize("steps", [True, False])
+@pytest.mark.parametrize("name", ["LSTM", "GRU after", "GRU before"])
+def test_both_directions(keras: Any, name: str, merge: str | None, steps: bool) -> None:
+    kind, words = LAYERS[name]
+    inner = getattr(keras.layers, kind)(HIDDEN, return_sequences=steps, **words)
+    layer = built(keras.layers.Bidirectional(inner, merge_mode=merge))
+    assert_alike(throughtime.from_keras(layer), layer)
+    if merge == "concat" and steps:
+        assert_alike(throughtime.from_keras(layer.get_weights()), layer)
+
+
+def test_backwards(keras: Any) -> None:
+    layer = built(keras.layers.GRU(HIDDEN, go_backwards=True))
+    assert_alike(throughtime.from_keras(layer), layer)
+
+
+def test_no_noise_is_lost(keras: Any) -> None:
+    layer = built(keras.layers.LSTM(HIDDEN, dropout=0.1, recurrent_dropout=0.25))
+    with pytest.raises(KerasError, match=r"dropout=0\.1 puts noise on the layer's input.*give dropout=0"):
+        throughtime.from_keras(layer)
+    module = throughtime.from_keras(layer, dropout=0)
+    assert module.options.recurrent_dropout == 0.25
+    assert_alike(module, layer)
+
+
+# Files.
+
+
+@pytest.fixture(scope="module")
+def model(keras: Any) -> Any:
+    layers = keras.layers
+    inner = keras.Sequential([keras.Input((None, 3)), layers.GRU(2, return_sequences=True, name="inside")], name="box")
+    return randomised(
+        keras.Sequential(
+            [
+                keras.Input((None, INPUT)),
+                layers.SimpleRNN(4, return_sequences=True, name="first"),
+                layers.Bidirectional(layers.LSTM(5, return_sequences=True), merge_mode="ave", name="both"),
+                layers.Dense(3),
+                inner,
+                layers.GRU(4, reset_after=False, use_bias=False, return_sequences=True, name="plain"),
+                layers.GRU(4, activation="relu", name="last"),
+            ]
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def files(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    folder = tmp_path_factory.mktemp("files")
+    model.save(folder / "model.keras")
+    model.save_weights(folder / "model.weights.h5")
+    return folder / "model.keras", folder / "model.weights.h5"
+
+
+def test_a_models_file(model: Any, files: tuple[Path, Path]) -> None:
+    found = throughtime.from_keras(files[0])
+    assert list(found) == ["first", "both", "inside", "plain", "last"]
+    x = some_input()
+    given = torch.from_numpy(x)
+    with torch.no_grad():
+        y, _ = found["both"](found["first"](given)[0])
+        kernel, bias = (torch.from_numpy(w) for w in model.layers[2].get_weights())
+        y, _ = found["inside"](y @ kernel + bias)
+        y, _ = found["last"](found["plain"](y)[0])
+    np.testing.assert_allclose(y.numpy(), by_keras(model, x)[0], **CLOSE)
+
+
+def test_a_file_of_weights(model: Any, files: tuple[Path, Path]) -> None:
+    found = throughtime.from_keras(files[1])
+    assert set(found) == {"first", "both", "inside", "plain", "last"}
+    x = np.random.default_rng(2).normal(size=(ROWS, STEPS, 3)).astype(np.float32)
+    for name, layer in (("first", model.layers[0]), ("inside", model.layers[3].layers[0])):
+        np.testing.assert_allclose(by_us(found[name], x)[0], by_keras(layer, x)[0], **CLOSE)
+    told = throughtime.from_keras(files[1], activation="relu", return_sequences=False)["last"]
+    wide = np.random.default_rng(2).normal(size=(ROWS, STEPS, 4)).astype(np.float32)
+    np.testing.assert_allclose(by_us(told, wide)[0], by_keras(model.layers[5], wide)[0], **CLOSE)
+
+
+def test_layers_of_one_name_are_told_apart(keras: Any, tmp_path: Path) -> None:
+    def inner() -> Any:
+        return keras.Sequential([keras.Input((None, 3)), keras.layers.GRU(3, return_sequences=True, name="same")])
+
+    model = keras.Sequential([keras.Input((None, 3)), inner(), inner()])
+    model.save(tmp_path / "model.keras")
+    model.save_weights(tmp_path / "model.weights.h5")
+    for name in ("model.keras", "model.weights.h5"):
+        found = throughtime.from_keras(tmp_path / name)
+        assert set(found) == {"layers/sequential/layers/gru", "layers/sequential_1/layers/gru"}
+
+
+def test_a_functional_model_and_one_of_a_users_class(keras: Any, tmp_path: Path) -> None:
+    start = keras.Input((None, INPUT))
+    steps = keras.layers.LSTM(4, return_sequences=True, name="b")(start)
+    model = randomised(keras.Model(start, keras.layers.LSTM(HIDDEN, name="a")(steps)))
+    model.save(tmp_path / "model.keras")
+    found = throughtime.from_keras(tmp_path / "model.keras")
+    assert list(found) == ["b", "a"]
+    x = some_input()
+    np.testing.assert_allclose(by_us(found["a"], by_us(found["b"], x)[0])[0], by_keras(model, x)[0], **CLOSE)
+
+    class Own(keras.Model):
+        def __init__(self) -> None:
+            super().__init__()
+            self.encoder = keras.layers.GRU(HIDDEN, name="encode")
+
+        def call(self, x: Any) -> Any:
+            return self.encoder(x)
+
+    own = Own()
+    own(x)
+    randomised(own)
+    own.save_weights(tmp_path / "own.weights.h5")
+    found = throughtime.from_keras(tmp_path / "own.weights.h5", return_sequences=False)
+    assert list(found) == ["encode"]
+    assert_alike(found["encode"], own)
+    own.save(tmp_path / "own.keras")
+    with pytest.raises(KerasError, match=r"\(Own\) does not tell its layers: save model\.save_weights"):
+        throughtime.from_keras(tmp_path / "own.keras")
+
+
+# Mistakes.
+
+
+def arrays(gates: int = 4, units: int = HIDDEN) -> list[np.ndarray]:
+    shapes = [(INPUT, gates * units), (units, gates * units), (gates * units,)]
+    return [np.zeros(shape, np.float32) for shape in shapes]
+
+
+def test_what_does_not_fit_is_told() -> None:
+    for given_arrays, words, told in [
+        (arrays(2), {}, r"\[\[3, 8\], \[4, 8\], \[8\]\] are not those of SimpleRNN, LSTM or GRU"),
+        (arrays()[:1], {}, "a kernel, a recurrent kernel and a bias or none"),
+        (arrays(3), {"reset_after": True}, "are not those of.*reset_after=True"),
+        ([a.astype(np.float64) if a.ndim == 1 else a for a in arrays()], {}, "one floating-point type"),
+        ([a.astype(np.int64) for a in arrays()], {}, "one floating-point type; given .'int64'"),
+        (arrays(), {"units": 5}, "units is 5, but its arrays say 4"),
+        (arrays(), {"use_bias": False}, "use_bias is False"),
+        (arrays(), {"reset_after": True}, "LSTM has no argument 'reset_after'"),
+        (arrays(1), {"recurrent_activation": "tanh"}, "SimpleRNN has no argument 'recurrent_activation'"),
+        (arrays(), {"activatoin": "relu"}, "no argument 'activatoin', did you mean activation"),
+        (arrays(), {"activation": "tahn"}, "activation is one of tanh, .*given 'tahn', did you mean tanh"),
+        (arrays(), {"activation": {"class_name": "x"}}, "given {'class_name'"),
+        (arrays(), {"stateful": True}, "keeps the state between calls"),
+        (arrays(), {"return_sequences": 1}, "return_sequences is True or False; given 1"),
+        (arrays(), {"go_backwards": True}, "from the last to the first"),
+        (arrays(), {"recurrent_dropout": 2.0}, "from 0 to 1; given 2.0"),
+        (arrays() + arrays(), {"merge_mode": "avg"}, "merge_mode is one of concat, sum, ave, mul, None; given 'avg'"),
+        (arrays() + arrays(units=5), {}, "directions must be one layer forward"),
+        (arrays() + arrays(), {"layer": 3}, "layer is a class_name and its config; given 3"),
+        (3, {}, "given int"),
+        ([1, 2], {}, "given list"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            throughtime.from_keras(given_arrays, **words)
+
+
+def test_other_layers_are_told(keras: Any) -> None:
+    with pytest.raises(KerasError, match="given Dense"):
+        throughtime.from_keras(keras.layers.Dense(3))
+
+
+def test_files_that_have_nothing_are_told(keras: Any, tmp_path: Path) -> None:
+    cases = {"no.keras": "there is no such file", "text.keras": "no file of HDF5", "zip.keras": "no config.json"}
+    for name, told in cases.items():
+        path = tmp_path / name
+        if name == "text.keras":
+            path.write_text("nothing")
+        if name == "zip.keras":
+            zipfile.ZipFile(path, "w").close()
+        with pytest.raises(KerasError, match=f"{name}.*{told}"):
+            throughtime.from_keras(path)
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
+    model.save(tmp_path / "dense.keras")
+    with pytest.raises(KerasError, match="has no layer SimpleRNN, LSTM, GRU, alone or in Bidirectional"):
+        throughtime.from_keras(tmp_path / "dense.keras")
+    with h5py.File(tmp_path / "old.h5", "w") as file:
+        file.attrs["layer_names"] = ["lstm"]
+    with pytest.raises(KerasError, match="older Keras"):
+        throughtime.from_keras(tmp_path / "old.h5")
+
+
+def written(path: Path, **arrays: Any) -> Path:
+    """A file of weights of one layer."""
+    with h5py.File(path, "w") as file:
+        group = file.create_group("layers/lstm/cell/vars")
+        for k, array in enumerate(({"a": np.zeros((3, 16), "f4"), "b": np.zeros((4, 16), "f4")} | arrays).values()):
+            if isinstance(array, np.ndarray):
+                group[str(k)] = array
+            else:
+                array(group, str(k))
+    return path
+
+
+def test_files_that_point_elsewhere_are_not_followed(tmp_path: Path) -> None:
+    assert list(throughtime.from_keras(written(tmp_path / "plain.h5"))) == ["lstm"]
+    written(tmp_path / "other.h5")
+    layout = h5py.VirtualLayout((3, 16), "f4")
+    layout[:] = h5py.VirtualSource(str(tmp_path / "other.h5"), "layers/lstm/cell/vars/0", (3, 16))
+    (tmp_path / "secret").write_bytes(bytes(3 * 16 * 4))
+    for name, odd in {
+        "external link": lambda g, k: g.__setitem__(k, h5py.ExternalLink("other.h5", "/layers/lstm/cell/vars/0")),
+        "soft link": lambda g, k: g.__setitem__(k, h5py.SoftLink("/layers")),
+        "virtual": lambda g, k: g.create_virtual_dataset(k, layout),
+        "external": lambda g, k: g.create_dataset(k, (3, 16), "f4", external=[(str(tmp_path / "secret"), 0, 192)]),
+        "packed": lambda g, k: g.create_dataset(k, (3, 16), "f4", chunks=(3, 16), compression="gzip"),
+        "empty": lambda g, k: g.create_dataset(k, dtype="f4"),
+        "group": lambda g, k: g.create_group(k),
+        "text": lambda g, k: g.create_dataset(k, data="text"),
+    }.items():
+        with pytest.raises(KerasError, match=r"array|has no (layer|weights)"):
+            throughtime.from_keras(written(tmp_path / f"{name}.h5", a=odd))
+
+
+LIMITED = """
+import resource, sys
+import numpy
+import throughtime
+from throughtime.errors import UserError
+throughtime.from_keras([numpy.zeros((3, 4), "f4"), numpy.zeros((4, 4), "f4")])
+used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 28), resource.RLIM_INFINITY))
+for path in sys.argv[1:]:
+    try:
+        throughtime.from_keras(path)
+    except UserError as error:
+        print(error)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
+def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
+    wide = (1 << 20, 1 << 12)
+    paths = [
+        written(tmp_path / "late.h5", a=lambda g, k: g.create_dataset(k, wide, "f4")),
+        written(tmp_path / "chunks.h5", a=lambda g, k: g.create_dataset(k, wide, "f4", chunks=(64, 64))),
+        tmp_path / "cycle.h5",
+        tmp_path / "bomb.keras",
+    ]
+    with h5py.File(tmp_path / "cycle.h5", "w") as file:
+        for name in ("a", "b", "c"):
+            file[name] = file["/"]
+    with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("config.json", bytes(1 << 28))
+        archive.writestr("model.weights.h5", b"")
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITED, *map(str, paths)],
+        capture_output=True, text=True, timeout=120, check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    told = ["and is not there", "in one piece", "more groups in groups", "says that it is 268435456 bytes"]
+    for line, words in zip(done.stdout.splitlines(), told, strict=True):
+        assert words in line
+
+
+def harmless(content: bytes) -> None:
+    """What such a file holds is layers, or is told to be none."""
+    path = Path(os.environ["XDG_CACHE_HOME"]) / "hostile.keras"
+    path.write_bytes(content)
+    with suppress(UserError):
+        throughtime.from_keras(path)
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_damaged_bytes_do_no_harm(files: tuple[Path, Path], data: st.DataObject) -> None:
+    content = bytearray(files[data.draw(st.integers(0, 1))].read_bytes())
+    if data.draw(st.booleans()):
+        del content[data.draw(st.integers(0, len(content) - 1)) :]
+    else:
+        for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
+            content[at] ^= data.draw(st.integers(1, 255))
+    harmless(bytes(content))
+
+
+ODD = st.sampled_from([None, True, -1, 0, 1 << 62, 0.5, float("nan"), "", "x", "LSTM", "/", "..", [], {}, [[]]])
+
+
+@settings(max_examples=100)
+@given(data=st.data())
+def test_hostile_configurations_do_no_harm(files: tuple[Path, Path], data: st.DataObject) -> None:
+    with zipfile.ZipFile(files[0]) as archive:
+        config, weights = json.loads(archive.read("config.json")), archive.read("model.weights.h5")
+    tree, place = config, None
+    while place is None or (isinstance(tree[place], dict | list) and tree[place] and data.draw(st.integers(0, 9))):
+        tree = config if place is None else tree[place]
+        place = data.draw(st.sampled_from(list(tree) if isinstance(tree, dict) else list(range(len(tree)))))
+    if data.draw(st.booleans()):
+        tree[place] = data.draw(ODD)
+    else:
+        del tree[place]
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("config.json", json.dumps(config))
+        archive.writestr("model.weights.h5", weights)
+    harmless(made.getvalue())
