@@ -12,6 +12,7 @@ from io import StringIO
 
 import pytest
 
+import throughtime
 from throughtime.cli.config_options import option
 from throughtime.cli.main import main
 from throughtime.cli.sample import sample as sample_command
@@ -242,3 +243,19 @@ def test_an_interrupted_run_says_how_to_go_on(text, tmp_path, capfd):
     assert "Traceback" not in error
     assert main(["info", str(out)]) == 0
     assert "not finished" in capfd.readouterr().out
+
+
+def test_info_tells_what_a_models_file_has(tmp_path, capsys):
+    throughtime.save(throughtime.Recurrent("lstm", 3, 4, 2, zoneout={"cell": 0.1}), tmp_path / "model.safetensors")
+    assert main(["info", str(tmp_path / "model.safetensors")]) == 0
+    told = capsys.readouterr().out
+    assert "hidden_size 4, zoneout {'cell': 0.1}" in told
+    assert "272 of float32" in told
+    assert told.count("cell          = v16 + v17") == 2
+    assert main(["info", "--json", str(tmp_path / "model.safetensors")]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["parameters"], len(found["programs"])) == (272, 2)
+    assert found["settings"]["options"] == {"zoneout": {"cell": 0.1}}
+    (tmp_path / "model.safetensors").write_bytes(b"nothing")
+    assert main(["info", str(tmp_path / "model.safetensors")]) == 2
+    assert "damaged" in capsys.readouterr().err

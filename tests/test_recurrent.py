@@ -15,7 +15,7 @@ from throughtime.engines import choose, get
 from throughtime.engines.operator import run
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError
-from throughtime.language import affine, sigmoid, state, tanh
+from throughtime.language import affine, parameter, sigmoid, state, tanh
 from throughtime.nn.recurrent import Recurrent
 
 
@@ -132,6 +132,15 @@ def test_parameters_are_named_by_layer_and_direction() -> None:
     assert shapes["weight_x_l0"] == (16, 3)
     assert shapes["weight_x_l1_reverse"] == (16, 8)
     assert shapes["bias_l1"] == (16,)
+
+
+def test_parameters_that_would_be_stored_under_one_name_are_told() -> None:
+    @throughtime.cell
+    def twice(x, h):  # type: ignore[no-untyped-def]
+        return tanh(affine("own", x, h)) * parameter("own.scale") * parameter("own_scale")
+
+    with pytest.raises(UserError, match="two parameters of cell 'twice' are stored as 'own_scale_l0': rename one"):
+        Recurrent(twice, 3, 4)
 
 
 def test_the_forget_bias_and_orthogonal_start_reach_the_right_rows() -> None:

@@ -29,7 +29,7 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             raise
 
 
-def write(path: str | Path, content: bytes) -> None:
+def write(path: str | os.PathLike[str], content: bytes) -> None:
     """Puts a file there in whole, in the place of an older one.
 
     Raises:

@@ -59,9 +59,9 @@ class Description:
     vocabulary: str | None = None
 
     @property
-    def metadata(self) -> dict[str, str]:
-        """As a file's metadata."""
-        content = {
+    def data(self) -> dict[str, Any]:
+        """As what JSON can hold."""
+        return {
             "format": FORMAT,
             "version": __version__,
             "model": self.model,
@@ -69,7 +69,11 @@ class Description:
             "programs": list(map(to_data, self.programs)),
             "vocabulary": self.vocabulary,
         }
-        return {_ENTRY: json.dumps(content)}
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """As a file's metadata."""
+        return {_ENTRY: json.dumps(self.data)}
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> Description:
@@ -187,7 +191,7 @@ def _reading(path: Path, framework: str) -> Iterator[Any]:
     if not path.is_file():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         kind = "is no file" if path.exists() else "there is no such file"
-        raise ModelError(f"{path}: {kind}{nearest(path.name, siblings)}.")
+        raise ModelError(f"{path}: {kind}{nearest(path.name, siblings)}")
     try:
         with safe_open(str(path), framework) as file:
             yield file

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,15 +14,21 @@ from throughtime.cli.output import console, show_json, show_rows
 from throughtime.levels import UNITS
 
 if TYPE_CHECKING:
+    from throughtime.model_file import ModelFile
     from throughtime.runs import Run
 
 
 def info(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or a model's file.")],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, with every option.")] = False,
 ) -> None:
-    """Nothing is run for it: all of it stands in the run's directory."""
+    """Nothing is run for it: all of it stands in the run's directory. A model's file tells its programs, too."""
+    from throughtime.model_file import ModelFile, is_model_file
+
+    if is_model_file(run):
+        _show_file(ModelFile.open(run), as_json)
+        return
     from throughtime.runs import Run
 
     opened = Run.open(run)
@@ -35,6 +43,33 @@ def info(
         if result and result.get(what):
             console().print(f"[bold]{title}[/]")
             show_rows(figure_rows(result[what], opened.config.level), "  ")
+
+
+def _show_file(file: ModelFile, as_json: bool) -> None:
+    told, count = file.description, sum(map(math.prod, file.shapes.values()))
+    if as_json:
+        show_json({"file": str(file.path), "parameters": count, "dtype": file.dtype, **told.data})
+        return
+    rows = [("model", told.model), ("made with", _settings(told.settings))]
+    rows.append(("weights", f"{count:,} of {file.dtype}"))
+    vocabulary = file.vocabulary
+    if vocabulary is not None:
+        rows.append(("symbols", f"{vocabulary.size:,} {UNITS[vocabulary.level]}s"))
+    console().print(f"[bold]{file.path}[/]", markup=True)
+    show_rows(rows, "  ")
+    for depth, program in enumerate(told.programs):
+        console().print(f"[bold]Layer {depth}[/]")
+        print(program)
+
+
+def _settings(settings: Mapping[str, Any]) -> str:
+    parts = []
+    for name, value in settings.items():
+        if name not in ("recurrent", "options"):
+            parts.append(f"{name} {value}")
+        elif value:
+            parts.append(_settings(value))
+    return ", ".join(parts)
 
 
 def _rows(run: Run) -> list[tuple[str, str]]:

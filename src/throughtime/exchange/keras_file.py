@@ -52,7 +52,7 @@ def read_keras(path: Path) -> dict[str, FoundLayer]:
     """
     if not path.is_file():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise KerasError(f"{path}: there is no such file{nearest(path.name, siblings)}.")
+        raise KerasError(f"{path}: there is no such file{nearest(path.name, siblings)}")
     with _told(path):
         content = path.read_bytes()
         if content[:2] == b"PK":

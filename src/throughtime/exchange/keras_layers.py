@@ -251,7 +251,7 @@ def _words(what: str, way: Direction, layer: KerasLayer) -> dict[str, Any]:
     own -= {"reset_after"} if layer.reset_after is None else set()
     for name, value in way.words.items():
         if name not in own:
-            raise KerasError(f"{what}: {layer.kind} has no argument {name!r}{nearest(str(name), own)}.")
+            raise KerasError(f"{what}: {layer.kind} has no argument {name!r}{nearest(str(name), own)}")
         if name in _REFUSED and value:
             raise KerasError(f"{what}: {name}={value!r} {_REFUSED[name]}, and give {name}=0.")
     given = dict(way.words)
@@ -270,6 +270,6 @@ def _words(what: str, way: Direction, layer: KerasLayer) -> dict[str, Any]:
         if not isinstance(words[name], str) or words[name] not in _FUNCTIONS:
             raise KerasError(
                 f"{what}: {name} is one of {', '.join(_FUNCTIONS)}; given {words[name]!r:.200}"
-                f"{nearest(str(words[name]), _FUNCTIONS)}."
+                f"{nearest(str(words[name]), _FUNCTIONS)}"
             )
     return words

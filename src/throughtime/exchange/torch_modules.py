@@ -169,7 +169,7 @@ def _sizes(weights: Mapping[str, Tensor], source: Mapping[str, Tensor], prefix: 
 def _layer(weights: Mapping[str, Tensor], sizes: _Sizes, nonlinearity: str) -> TorchLayer:
     if nonlinearity not in ("tanh", "relu"):
         raise UserError(
-            f"the nonlinearity is tanh or relu; given {nonlinearity!r}{nearest(str(nonlinearity), ('tanh', 'relu'))}."
+            f"the nonlinearity is tanh or relu; given {nonlinearity!r}{nearest(str(nonlinearity), ('tanh', 'relu'))}"
         )
     gates, rest = divmod(weights["weight_hh_l0"].shape[0], max(sizes.hidden, 1))
     for layer in TORCH_LAYERS.values():
@@ -187,7 +187,7 @@ def _require_shapes(weights: Mapping[str, Tensor], layer: TorchLayer, sizes: _Si
     for name in [*wanted, *weights]:
         given = list(weights[name].shape) if name in weights else None
         if name not in wanted:
-            raise UserError(f"{name!r} is no tensor of this layer of torch's{nearest(name, wanted)}.")
+            raise UserError(f"{name!r} is no tensor of this layer of torch's{nearest(name, wanted)}")
         if given != list(wanted[name]):
             raise UserError(f"{name} must have the shape {list(wanted[name])}; given {given or 'none'}.")
     kinds = {weights[name].dtype for name in wanted}

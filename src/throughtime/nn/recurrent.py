@@ -176,6 +176,8 @@ class Recurrent(Watchable, nn.Module):
             shapes = [p.shape for p in program.parameters] + [(s.width,) for s in program.states]
             for direction in directions:
                 for name, shape in zip((*direction.parameters, *direction.starts), shapes, strict=False):
+                    if name in self._parameters:  # a dot and a _ are stored alike
+                        raise UserError(f"two parameters of cell {program.name!r} are stored as {name!r}: rename one.")
                     self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
 
