@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
 import os
@@ -14,6 +15,7 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 import torch
@@ -23,8 +25,6 @@ from hypothesis import strategies as st
 import throughtime
 from throughtime.errors import UserError
 from throughtime.exchange.keras_layers import KerasError
-
-h5py = pytest.importorskip("h5py")
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
@@ -39,7 +39,7 @@ def keras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "torch")
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        yield pytest.importorskip("keras")
+        yield importlib.import_module("keras")
 
 
 def randomised(layer: Any, seed: int = 0) -> Any:
