@@ -31,8 +31,12 @@ template <class V> struct Operations {
     static THROUGHTIME_INLINE V sigmoid_add3(V a, V b, V c) { return sigmoid(a + b + c); }
     static THROUGHTIME_INLINE V mul_add(V a, V b, V c) { return a * b + c; }
     static THROUGHTIME_INLINE V mul_add_mul(V a, V b, V c, V d) { return a * b + c * d; }
+    static THROUGHTIME_INLINE V mul_sub_mul(V a, V b, V c, V d) { return a * b - c * d; }
     static THROUGHTIME_INLINE V tanh_gradient(V g, V y) { return g * (constant<V>(1) - y * y); }
     static THROUGHTIME_INLINE V sigmoid_gradient(V g, V y) { return g * (y * (constant<V>(1) - y)); }
+    static THROUGHTIME_INLINE V mul_tanh_gradient(V a, V b, V y) { return tanh_gradient(a * b, y); }
+    static THROUGHTIME_INLINE V mul_sigmoid_gradient(V a, V b, V y) { return sigmoid_gradient(a * b, y); }
+    static THROUGHTIME_INLINE V mul_tanh_gradient_add(V a, V b, V y, V c) { return tanh_gradient(a * b, y) + c; }
 };
 
 }  // namespace throughtime::THROUGHTIME_ISA

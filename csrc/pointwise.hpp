@@ -61,8 +61,9 @@ template <class T> struct OperationTable {
         THROUGHTIME_ROW(sigmoid), THROUGHTIME_ROW(exp), THROUGHTIME_ROW(log), THROUGHTIME_ROW(sqrt),
         THROUGHTIME_ROW(softplus), THROUGHTIME_ROW(add3), THROUGHTIME_ROW(tanh_add),
         THROUGHTIME_ROW(tanh_add3), THROUGHTIME_ROW(sigmoid_add), THROUGHTIME_ROW(sigmoid_add3),
-        THROUGHTIME_ROW(mul_add), THROUGHTIME_ROW(mul_add_mul), THROUGHTIME_ROW(tanh_gradient),
-        THROUGHTIME_ROW(sigmoid_gradient),
+        THROUGHTIME_ROW(mul_add), THROUGHTIME_ROW(mul_add_mul), THROUGHTIME_ROW(mul_sub_mul), THROUGHTIME_ROW(tanh_gradient),
+        THROUGHTIME_ROW(sigmoid_gradient), THROUGHTIME_ROW(mul_tanh_gradient),
+        THROUGHTIME_ROW(mul_sigmoid_gradient), THROUGHTIME_ROW(mul_tanh_gradient_add),
     };
 #undef THROUGHTIME_ROW
 };

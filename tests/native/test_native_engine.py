@@ -18,8 +18,10 @@ from throughtime.engines.native import NativeEngine
 from throughtime.engines.native.fusion import JOINED
 from throughtime.engines.native.plan import lower
 from throughtime.errors import ProgramError
-from throughtime.program.core import Program, Reduction
+from throughtime.program.builder import Builder
+from throughtime.program.core import Parameter, Program, Reduction
 from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
 
 LENGTHS = [5, 5, 3, 2, 0, 0]
@@ -79,6 +81,28 @@ def test_any_program(program: Program, rows: int, steps: int, ragged: bool) -> N
 def test_the_gradient_of_any_program(program: Program) -> None:
     for derived in family(program):
         compare(NativeEngine(threads=1), derived, 4, 3, [3, 3, 2, 1])
+
+
+def test_an_old_state_that_only_products_without_a_state_after_them_read() -> None:
+    builder = Builder("late")
+    x, old = builder.input("x", 2), builder.state("s", 2, 0.0)
+    product = builder.linear(old, builder.parameter(Parameter("w", (2, 2))))
+    outputs = [("difference", old - product), ("both", builder.concat(old, product))]
+    program = require_legal(builder.finish([x], outputs, []))
+    for derived in family(program):
+        compare(NativeEngine(), derived, 5, 3)
+
+
+def test_a_concatenation_of_neighbours_in_another() -> None:
+    builder = Builder("neighbours")
+    x, old = builder.input("x", 2), builder.state("s", 2, 0.0)
+    a, b, c = builder.tanh(x), builder.sigmoid(old), builder.tanh(old - x)
+    wide, narrow, same = builder.concat(a, b, c), builder.concat(b, c), builder.concat(a, b, c)
+    w = builder.parameter(Parameter("w", (2, 4)))
+    outputs = [("wide", wide), ("narrow", narrow), ("sum", same + wide)]
+    program = require_legal(builder.finish([builder.linear(narrow, w)], outputs, []))
+    for derived in family(program):
+        compare(NativeEngine(), derived, 5, 3)
 
 
 def test_numpy_arrays_give_numpy_arrays() -> None:

@@ -10,14 +10,20 @@ from throughtime.program.phases import phases
 # What each joined operation means: an operation and its values, of which a letter is any value (the same letter the
 # same value), a number a constant. Each is computed exactly as its parts would be, so joining changes no bit.
 Pattern = str | float | tuple[str | float | tuple, ...]  # type: ignore[type-arg]
-JOINED: dict[str, tuple[tuple[str, ...], Pattern]] = {
-    "sigmoid_gradient": (("g", "y"), ("mul", "g", ("mul", "y", ("sub", 1.0, "y")))),
-    "tanh_gradient": (("g", "y"), ("mul", "g", ("sub", 1.0, ("mul", "y", "y")))),
+_SIGMOID_SLOPE: Pattern = ("mul", "y", ("sub", 1.0, "y"))
+_TANH_SLOPE: Pattern = ("sub", 1.0, ("mul", "y", "y"))
+JOINED: dict[str, tuple[tuple[str, ...], Pattern]] = {  # the first that fits is taken
+    "mul_tanh_gradient_add": (("a", "b", "y", "c"), ("add", ("mul", ("mul", "a", "b"), _TANH_SLOPE), "c")),
+    "mul_tanh_gradient": (("a", "b", "y"), ("mul", ("mul", "a", "b"), _TANH_SLOPE)),
+    "mul_sigmoid_gradient": (("a", "b", "y"), ("mul", ("mul", "a", "b"), _SIGMOID_SLOPE)),
+    "sigmoid_gradient": (("g", "y"), ("mul", "g", _SIGMOID_SLOPE)),
+    "tanh_gradient": (("g", "y"), ("mul", "g", _TANH_SLOPE)),
     "sigmoid_add3": (("a", "b", "c"), ("sigmoid", ("add", ("add", "a", "b"), "c"))),
     "sigmoid_add": (("a", "b"), ("sigmoid", ("add", "a", "b"))),
     "tanh_add3": (("a", "b", "c"), ("tanh", ("add", ("add", "a", "b"), "c"))),
     "tanh_add": (("a", "b"), ("tanh", ("add", "a", "b"))),
     "mul_add_mul": (("a", "b", "c", "d"), ("add", ("mul", "a", "b"), ("mul", "c", "d"))),
+    "mul_sub_mul": (("a", "b", "c", "d"), ("add", ("mul", "a", "b"), ("neg", ("mul", "c", "d")))),
     "mul_add": (("a", "b", "c"), ("add", ("mul", "a", "b"), "c")),
     "add3": (("a", "b", "c"), ("add", ("add", "a", "b"), "c")),
 }

@@ -119,16 +119,28 @@ class _Lowering:
     # Where.
 
     def _find_held(self) -> dict[int, tuple[int, int]]:
-        """The values that lie in another's memory, from which element on: slices, and parts of a concatenation."""
-        held: dict[int, tuple[int, int]] = {}
-        for id, instruction in sorted(self.body.items()):
-            if instruction.op == "slice":
-                held[id] = (instruction.args[0], instruction["start"])
+        """The values that lie in another's memory, from which element on: slices, and parts of a concatenation.
+
+        A concatenation of neighbours in a wider one is a stretch of that.
+        """
+        held = {id: (i.args[0], i["start"]) for id, i in self.body.items() if i.op == "slice"}
+        concatenations = sorted((id for id, i in self.body.items() if i.op == "concat"), key=self._narrowness)
+        for id in concatenations:
+            phase = self.moments[id].phase
+            places = [held.get(arg) for arg, _ in self._parts(id)]
+            wider, first = places[0] or (id, 0)
+            neighbours = [(wider, first + start) for _, start in self._parts(id)]
+            if places == neighbours and wider in concatenations and self.moments[wider].phase == phase:
+                held[id] = (wider, first)
+                continue
             for arg, start in self._parts(id):
                 own = self.body[arg].op not in (*LEAVES, "slice") and arg not in held
-                if own and self.moments[arg].phase == self.moments[id].phase:
+                if own and self.moments[arg].phase == phase:
                     held[arg] = (id, start)
         return held
+
+    def _narrowness(self, id: int) -> tuple[int, int]:
+        return -self.body[id].width, id
 
     def _parts(self, id: int) -> Iterable[tuple[int, int]]:
         """What a concatenation is made of: each value, and where it starts."""
@@ -184,6 +196,7 @@ class _Lowering:
     def _lasting(self, sharing: Iterable[int]) -> str:
         """How long memory must last that all these values share."""
         written = {(self.moments[id], self.body[id].op in PRODUCTS) for id in sharing if self.body[id].op not in LEAVES}
+        written |= {(_Moment(STEP, 0), False) for id in sharing if self.body[id].op == PREVIOUS}
         touched = {*written, *(reader for id in sharing for reader in self.readers[id])}
         moments = {moment for moment, _ in touched}
         if len(moments) == 1 and not any(product for _, product in touched):
@@ -211,7 +224,8 @@ class _Lowering:
                 yield _Copy(self._arrival(id), id, place)
         for id in self.body:
             for arg, start in self._parts(id):
-                if self.held.get(arg) != (id, start):
+                holder, first = self._holder(id)
+                if self._holder(arg) != (holder, first + start):
                     yield _Copy(self.moments[id], arg, None, id, start)
 
     def _emit(self) -> None:
@@ -261,7 +275,7 @@ class _Lowering:
             if to is None:
                 buffer, start = self._place(action.into, phase, scratch)
                 to = (buffer, start + action.start)
-            source = self._place(action.value, STEP, scratch)
+            source = self._place(action.value, phase, scratch)
             self.plan.add_operation("copy", self.body[action.value].width, to, [source])
             return
         instruction = self.body[action]
