@@ -238,6 +238,22 @@ def test_the_third_gradient_too():
     assert_close([third(Opaque())], [third(REFERENCE)], 1e-11)
 
 
+@pytest.mark.parametrize("every", [None, 2])
+def test_second_gradients_where_what_a_run_takes_hangs_together(every):
+    program = cells.gru.program(2, 2)
+    x = torch.linspace(-1, 1, STEPS * 2, dtype=torch.float64).view(STEPS, 1, 2)
+    parameters = random_arguments(program).parameters
+
+    def second(engine: ReferenceEngine) -> Tensor:
+        leaf = x.clone().requires_grad_()
+        inside = leaf * leaf
+        result = operator.run(engine, program, STEPS, [inside], [inside.sum(0)], parameters, checkpoint_every=every)
+        (g,) = torch.autograd.grad(result.outputs[0].square().sum(), leaf, create_graph=True)
+        return torch.autograd.grad(g.square().sum(), leaf)[0]
+
+    assert_close([second(Opaque())], [second(REFERENCE)], 1e-11)
+
+
 # The shape of gradient programs.
 
 

@@ -275,6 +275,8 @@ def _again(
         gradients: those of what it gave.
         needed: which of what it took want one.
     """
+    # By other names: what one of them was computed from may be another one, and that way is not this run's.
+    inputs, states, parameters = ([t.view_as(t) for t in of] for of in (inputs, states, parameters))
     plain = call._replace(program=untaped(call.program, call.own))
     whole = differentiable(plain, inputs, states, parameters, as_operator=as_operator, closed=True)
     pairs = [(r, g) for r, g in zip(flat(whole), gradients, strict=True) if g is not None]
