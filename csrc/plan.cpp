@@ -1,6 +1,7 @@
 #include "plan.hpp"
 
 #include <algorithm>
+#include <cstdlib>
 #include <stdexcept>
 
 #include "isa.hpp"
@@ -155,10 +156,37 @@ void Plan::add_operation(const std::string& name, int64_t width, Place to, const
     Stage& current = stage();
     current.narrowest = current.operations.empty() ? width : std::min(current.narrowest, width);
     current.widest = std::max(current.widest, width);
-    current.rows_together = block_rows(current.widest);
-    current.splittable = operation.code >= 0 && current.splittable && current.narrowest == current.widest;
+    current.rows_together = std::min(current.rows_together, block_rows(width));
+    // Scratch has room for as many rows as its own width allows, though an operation may take a part of it alone.
+    auto keep_within = [&](Place place) {
+        const Buffer& buffer = buffers[place.buffer];
+        if (buffer.home == Home::scratch)
+            current.rows_together = std::min(current.rows_together, block_rows(buffer.width));
+    };
+    keep_within(to);
+    for (Place place : from) keep_within(place);
+    current.splittable = current.splittable && current.narrowest == current.widest && by_unit(current, operation);
     current.cost += 8 * width;  // the multiply-adds that would take as long, roughly
     current.operations.push_back(operation);
+}
+
+/// Whether each unit of an operation takes only its own unit of what the stage's earlier operations touched.
+///
+/// A slice of what was computed in the stage takes other units, which another thread may be computing.
+bool Plan::by_unit(const Stage& stage, const Operation& operation) const {
+    if (operation.code < 0) return false;
+    auto apart = [&](Place written, Place other) {
+        return written.buffer != other.buffer || written.offset == other.offset ||
+               std::abs(written.offset - other.offset) >= operation.width;
+    };
+    for (const Operation& earlier : stage.operations) {
+        for (int k = 0; k < operation.arity; ++k)
+            if (!apart(earlier.to, operation.from[k])) return false;
+        for (int k = 0; k < earlier.arity; ++k)
+            if (!apart(operation.to, earlier.from[k])) return false;
+        if (!apart(operation.to, earlier.to)) return false;
+    }
+    return true;
 }
 
 void Plan::add_term(int64_t reduction, Place u) {

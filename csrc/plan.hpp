@@ -72,7 +72,7 @@ struct Stage {
     std::vector<Linear> linears;
     std::vector<Operation> operations;
     int64_t widest = 0;         // among the operations
-    int64_t rows_together = 1;  // that go through all operations before others do
+    int64_t rows_together = block_rows(0);  // that go through all operations before others do
     int64_t narrowest = 0;
     bool splittable = true;     // whether each unit can be done by itself
     int64_t cost = 0;           // multiply-adds a row
@@ -119,6 +119,7 @@ private:
     Phase current_ = Phase::before;
 
     Stage& stage();
+    bool by_unit(const Stage& stage, const Operation& operation) const;
     void check(Place place, int64_t width, bool written) const;
     void check_kept(Place place, int64_t width) const;
     int64_t factor(int64_t parameter, bool transposed);

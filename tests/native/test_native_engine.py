@@ -11,6 +11,7 @@ import torch
 from helpers import Arguments, assert_close, flat, random_arguments, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from native_cases import family
 from random_programs import programs
 
 from throughtime import _native, cells
@@ -20,18 +21,10 @@ from throughtime.engines.native.plan import lower
 from throughtime.errors import ProgramError
 from throughtime.program.builder import Builder
 from throughtime.program.core import Parameter, Program, Reduction
-from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
 
 LENGTHS = [5, 5, 3, 2, 0, 0]
-
-
-def family(program: Program) -> list[Program]:
-    """A program, the one that keeps its tape, and its gradient."""
-    wanted = everything_wanted(program)
-    taped = with_tape(program, wanted)
-    return [program, taped, gradient(taped, everything_given(program), wanted).program]
 
 
 def compare(
@@ -103,6 +96,27 @@ def test_a_concatenation_of_neighbours_in_another() -> None:
     program = require_legal(builder.finish([builder.linear(narrow, w)], outputs, []))
     for derived in family(program):
         compare(NativeEngine(), derived, 5, 3)
+
+
+def test_parts_of_a_concatenation_that_nothing_reads_whole() -> None:
+    # Its memory is wider than any operation, and so has room for fewer rows at once than the operations could do.
+    builder = Builder("parts")
+    x, old = builder.input("x", 20), builder.state("s", 20, 0.0)
+    first = builder.tanh(builder.slice(builder.concat(builder.tanh(x), builder.sigmoid(old)), 10, 20))
+    second = builder.sigmoid(builder.slice(builder.concat(builder.tanh(first), builder.sigmoid(first)), 5, 20))
+    program = require_legal(builder.finish([second + old * 0.5], [("y", second)], []))
+    for derived in family(program):
+        compare(NativeEngine(), derived, 3, 70)
+
+
+def test_units_that_take_other_units_of_what_is_computed_beside_them() -> None:
+    builder = Builder("shifted")
+    x, old = builder.input("x", 260), builder.state("s", 260, 0.0)
+    sums = builder.linear(old, builder.parameter(Parameter("w", (260, 260))))
+    shifted = builder.tanh(builder.slice(builder.concat(builder.tanh(sums), builder.sigmoid(sums)), 100, 260))
+    program = require_legal(builder.finish([shifted + x], [("y", shifted)], []))
+    for derived in family(program):
+        compare(NativeEngine(threads=2), derived, 60, 1)  # enough work to be shared, by units
 
 
 def test_numpy_arrays_give_numpy_arrays() -> None:

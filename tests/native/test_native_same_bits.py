@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from helpers import Arguments, flat, random_arguments
-from test_native_engine import family
+from native_cases import family
 from torch import Tensor
 
 from throughtime import cells
