@@ -5,13 +5,16 @@
 #include <nanobind/stl/array.h>
 #include <nanobind/stl/optional.h>
 #include <nanobind/stl/pair.h>
+#include <nanobind/stl/shared_ptr.h>
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <memory>
 #include <numeric>
 #include <optional>
 #include <stdexcept>
 #include <utility>
+#include <variant>
 
 #include "arrays.hpp"
 #include "calendar.hpp"
@@ -51,11 +54,61 @@ Shape shape_of(const std::array<int64_t, 2>& rows_and_columns) {
     return columns ? Shape{rows, columns} : Shape{rows};
 }
 
+/// The parameters of a plan where the machine finds them.
+template <class T> std::vector<const T*> read_parameters(Arrays& arrays, const Plan& plan, const Objects& parameters) {
+    std::vector<const T*> found;
+    for (size_t k = 0; k < plan.parameters.size(); ++k)
+        found.push_back(static_cast<const T*>(arrays.read(parameters[k], shape_of(plan.parameters[k]))));
+    return found;
+}
+
+/// A plan with parameters that stay as they are: looked at and packed once, for many runs.
+class FrozenPlan {
+public:
+    FrozenPlan(std::shared_ptr<const Plan> plan, const Objects& parameters, const std::string& isa)
+        : plan_(std::move(plan)), isa_(isa) {
+        check_count(parameters, plan_->parameters.size(), "parameters");
+        if (parameters.empty()) throw std::invalid_argument("a plan without parameters has nothing to freeze");
+        arrays_.emplace(parameters.front());
+        if (arrays_->is_double()) freeze<double>(parameters);
+        else freeze<float>(parameters);
+    }
+
+    const Plan& plan() const { return *plan_; }
+    const std::string& isa() const { return isa_; }
+
+    /// Gives a run of this type what it needs.
+    template <class T> void lend(Call<T>& call) const {
+        const auto* held = std::get_if<Held<T>>(&held_);
+        if (!held) throw Misfit("the parameters are of another type than what they are to be used on");
+        call.parameters = held->parameters;
+        call.weights = &*held->weights;
+    }
+
+private:
+    template <class T> struct Held {
+        std::vector<const T*> parameters;
+        std::unique_ptr<Weights<T>> weights;
+    };
+
+    std::shared_ptr<const Plan> plan_;
+    std::string isa_;
+    std::optional<Arrays> arrays_;  // keeps the parameters alive
+    std::variant<Held<float>, Held<double>> held_;
+
+    template <class T> void freeze(const Objects& parameters) {
+        Held<T> held{read_parameters<T>(*arrays_, *plan_, parameters), nullptr};
+        held.weights = std::make_unique<Weights<T>>(*plan_, kernels<T>(isa_), held.parameters);
+        held_ = std::move(held);
+    }
+};
+
 /// What a run is given in Python.
 struct Given {
     const Plan& plan;
     int64_t steps;
     const Objects &inputs, &states, &parameters;
+    const FrozenPlan* frozen;  // or null; instead of parameters
     const std::optional<std::vector<int64_t>>& batch_sizes;
     bool packed;
     const std::optional<Objects>& onto;
@@ -79,14 +132,14 @@ template <class T> nb::tuple run_on(Arrays& arrays, const Given& given, int thre
         return sequence;
     };
     Call<T> call{given.steps, rows, given.batch_sizes ? given.batch_sizes->data() : nullptr, given.packed,
-                 given.onto.has_value(), {}, {}, {}, {}, {}, {}};
+                 given.onto.has_value(), {}, {}, {}, {}, {}, {}, nullptr};
     auto read = [&](std::vector<const T*>& to, nb::handle array, const Shape& shape) {
         to.push_back(static_cast<const T*>(arrays.read(array, shape)));
     };
     for (size_t k = 0; k < plan.inputs.size(); ++k) read(call.inputs, given.inputs[k], of_steps(plan.inputs[k]));
     for (size_t k = 0; k < plan.states.size(); ++k) read(call.states, given.states[k], {rows, plan.states[k]});
-    for (size_t k = 0; k < plan.parameters.size(); ++k)
-        read(call.parameters, given.parameters[k], shape_of(plan.parameters[k]));
+    if (given.frozen) given.frozen->lend(call);
+    else call.parameters = read_parameters<T>(arrays, plan, given.parameters);
     nb::list outputs, finals, reductions;
     auto write = [&](std::vector<T*>& to, nb::list& list, const Shape& shape, nb::object array) {
         to.push_back(static_cast<T*>(arrays.written(array, shape)));
@@ -106,23 +159,34 @@ template <class T> nb::tuple run_on(Arrays& arrays, const Given& given, int thre
     return nb::make_tuple(outputs, finals, reductions);
 }
 
-nb::tuple run_plan(const Plan& plan, int64_t steps, const Objects& inputs, const Objects& states,
-                   const Objects& parameters, const std::optional<std::vector<int64_t>>& batch_sizes, bool packed,
-                   const std::optional<Objects>& onto, int threads, const std::string& isa) {
-    if (steps < 0) throw std::invalid_argument("there are less than no steps");
-    if (packed && !batch_sizes) throw std::invalid_argument("packed arrays come with batch sizes");
-    check_count(inputs, plan.inputs.size(), "inputs");
-    check_count(states, plan.states.size(), "states");
-    check_count(parameters, plan.parameters.size(), "parameters");
-    if (onto) check_count(*onto, plan.reductions.size(), "sums to add to");
-    for (const Objects* of : {&states, &inputs, &parameters}) {
+nb::tuple run_given(const Given& given, int threads, const std::string& isa) {
+    const Plan& plan = given.plan;
+    if (given.steps < 0) throw std::invalid_argument("there are less than no steps");
+    if (given.packed && !given.batch_sizes) throw std::invalid_argument("packed arrays come with batch sizes");
+    check_count(given.inputs, plan.inputs.size(), "inputs");
+    check_count(given.states, plan.states.size(), "states");
+    if (!given.frozen) check_count(given.parameters, plan.parameters.size(), "parameters");
+    if (given.onto) check_count(*given.onto, plan.reductions.size(), "sums to add to");
+    for (const Objects* of : {&given.states, &given.inputs, &given.parameters}) {
         if (of->empty()) continue;
         Arrays arrays(of->front());
-        const Given given{plan, steps, inputs, states, parameters, batch_sizes, packed, onto};
         return arrays.is_double() ? run_on<double>(arrays, given, threads, isa)
                                   : run_on<float>(arrays, given, threads, isa);
     }
     throw std::invalid_argument("a program that takes nothing gives nothing");
+}
+
+nb::tuple run_plan(const Plan& plan, int64_t steps, const Objects& inputs, const Objects& states,
+                   const Objects& parameters, const std::optional<std::vector<int64_t>>& batch_sizes, bool packed,
+                   const std::optional<Objects>& onto, int threads, const std::string& isa) {
+    return run_given({plan, steps, inputs, states, parameters, nullptr, batch_sizes, packed, onto}, threads, isa);
+}
+
+nb::tuple run_frozen(const FrozenPlan& frozen, int64_t steps, const Objects& inputs, const Objects& states,
+                     const std::optional<std::vector<int64_t>>& batch_sizes, bool packed,
+                     const std::optional<Objects>& onto, int threads) {
+    return run_given({frozen.plan(), steps, inputs, states, {}, &frozen, batch_sizes, packed, onto}, threads,
+                     frozen.isa());
 }
 
 Place place(PlacePair p) { return {p.first, p.second}; }
@@ -172,6 +236,11 @@ NB_MODULE(_native, m) {
     m.def("run", &run_plan, "plan"_a, "steps"_a, "inputs"_a, "states"_a, "parameters"_a, "batch_sizes"_a = nb::none(),
           "packed"_a = false, "onto"_a = nb::none(), "threads"_a = 1, "isa"_a = "",
           "Runs a plan on arrays of one library; gives outputs, final states and reductions.");
+    nb::class_<FrozenPlan>(m, "FrozenPlan", "A plan with parameters that stay as they are, made ready for many runs.")
+        .def(nb::init<std::shared_ptr<const Plan>, const Objects&, const std::string&>(), "plan"_a, "parameters"_a,
+             "isa"_a = "")
+        .def("run", &run_frozen, "steps"_a, "inputs"_a, "states"_a, "batch_sizes"_a = nb::none(), "packed"_a = false,
+             "onto"_a = nb::none(), "threads"_a = 1, "The same as `run` of its plan.");
     bind_streams(m);
     m.def("steps_together", &steps_together, "rows"_a,
           "How many steps of so many rows make a chunk, of which each has sums of its own.");

@@ -49,14 +49,15 @@ public:
         place_states();
         for (const Buffer& buffer : plan_.buffers) buffers.push_back(locate(buffer));
         place_scratch(threads);
-        for (const Factor& factor : plan_.factors)
-            factors.push_back(room(checked_product(panels(factor.columns) * kernels_.panel, factor.depth)));
+        if (call_.weights) factors = call_.weights->factors();
+        else place_factors();
         place_sides();
     }
 
     std::vector<Located<T>> buffers;               // scratch: the first thread's
     std::vector<std::array<T*, 2>> states;         // [B, stride], before and after the step by turns
-    std::vector<T*> factors;                       // packed
+    std::vector<const T*> factors;                 // packed
+    std::vector<T*> to_pack;                       // where this run packs them; none if they are packed already
     std::vector<Side<T>> sides;
     std::vector<std::array<int, 2>> sides_of_term; // left, right
     std::vector<T*> sums;                          // of each term that is one value, over a chunk
@@ -118,6 +119,12 @@ private:
                 buffers[k].at = at;
                 at += block_rows(plan_.buffers[k].width) * buffers[k].row;
             }
+    }
+
+    void place_factors() {
+        for (const Factor& factor : plan_.factors)
+            to_pack.push_back(room(checked_product(panels(factor.columns) * kernels_.panel, factor.depth)));
+        factors.assign(to_pack.begin(), to_pack.end());
     }
 
     void place_sides() {

@@ -144,10 +144,10 @@ private:
     // Before the first step.
 
     void pack_weights(const Member& me) {
-        for (size_t k = 0; k < plan_.factors.size(); ++k) {
+        for (size_t k = 0; k < layout_.to_pack.size(); ++k) {
             const Factor& factor = plan_.factors[k];
             const Share panels = share(layout_.panels(factor.columns), me.thread, me.threads);
-            pack_factor(factor, kernels_, call_.parameters, layout_.factors[k], panels.first, panels.last);
+            pack_factor(factor, kernels_, call_.parameters, layout_.to_pack[k], panels.first, panels.last);
         }
     }
 

@@ -10,6 +10,8 @@
 
 namespace throughtime {
 
+template <class T> class Weights;
+
 /// What one run is given and where it writes; arrays are contiguous.
 template <class T> struct Call {
     int64_t steps, batch;
@@ -18,6 +20,7 @@ template <class T> struct Call {
     bool reductions_begun;       // whether sums are added to what the arrays have, or begin at zero
     std::vector<const T*> inputs, states, parameters;
     std::vector<T*> outputs, finals, reductions;
+    const Weights<T>* weights = nullptr;  // the matrices, packed before; or null: the run packs them itself
 };
 
 /// Packs the panels `first` to `last` of a factor.
@@ -33,7 +36,7 @@ void pack_factor(const Factor& factor, const Kernels<T>& kernels, const std::vec
 template <class T> class Weights {
 public:
     Weights(const Plan& plan, const Kernels<T>& kernels, const std::vector<const T*>& parameters);
-    const T* factor(int64_t k) const { return factors_[k]; }
+    const std::vector<const T*>& factors() const { return factors_; }
 
 private:
     Workspace memory_;

@@ -108,7 +108,7 @@ void Stream<T>::add_actions(const Plan& plan, Phase phase, const Weights<T>& wei
             const Factor& factor = plan.factors[linear.factor];
             Action action{};
             action.kind = Action::Kind::product;
-            action.factor = weights.factor(linear.factor);
+            action.factor = weights.factors()[linear.factor];
             action.depth = factor.depth;
             action.width = factor.columns;
             action.panels = round_up(factor.columns, kernels_.panel) / kernels_.panel;

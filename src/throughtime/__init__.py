@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from throughtime.model_file import load, save
     from throughtime.nn.accelerate import accelerate
     from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
+    from throughtime.nn.freezing import freeze
     from throughtime.nn.recurrent import Recurrent
     from throughtime.program.cell import Cell, cell
     from throughtime.program.core import Program
@@ -37,6 +38,7 @@ _HOMES = {
     "load": "throughtime.model_file",
     "save": "throughtime.model_file",
     "accelerate": "throughtime.nn.accelerate",
+    "freeze": "throughtime.nn.freezing",
     "GRU": "throughtime.nn.dropin",
     "LSTM": "throughtime.nn.dropin",
     "RNN": "throughtime.nn.dropin",
@@ -55,8 +57,8 @@ _HOMES = {
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "edit", "from_keras", "from_onnx", "from_torch", "load", "record", "save", "to_onnx",
-    "to_torch", "train",
+    "cell", "cells", "check", "edit", "freeze", "from_keras", "from_onnx", "from_torch", "load", "record", "save",
+    "to_onnx", "to_torch", "train",
 ]  # fmt: skip
 
 

@@ -28,6 +28,16 @@ def run(plan: Plan, steps: int, inputs: Sequence[object], states: Sequence[objec
     Runs a plan on arrays of one library; gives outputs, final states and reductions.
     """
 
+class FrozenPlan:
+    """
+    A plan with parameters that stay as they are, made ready for many runs.
+    """
+
+    def __init__(self, plan: Plan, parameters: Sequence[object], isa: str = '') -> None: ...
+
+    def run(self, steps: int, inputs: Sequence[object], states: Sequence[object], batch_sizes: Sequence[int] | None = None, packed: bool = False, onto: Sequence[object] | None = None, threads: int = 1) -> tuple:
+        """The same as `run` of its plan."""
+
 class Stream32:
     """A stack of plans that runs a step at a time, its state inside."""
 

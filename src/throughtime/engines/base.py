@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -23,6 +23,17 @@ class Result(NamedTuple):
     outputs: list[Tensor]
     states: list[Tensor]
     reductions: list[Tensor]
+
+
+class Constants(tuple[Any, ...]):
+    """Parameters of a run that stay as they are, so that an engine may keep what it made of them.
+
+    Attributes:
+        made: what engines keep, by keys of theirs.
+    """
+
+    def __init__(self, tensors: Iterable[Any]) -> None:
+        self.made: dict[Any, Any] = {}
 
 
 class Engine(Protocol):
@@ -60,7 +71,7 @@ class Engine(Protocol):
             steps: the number of steps T.
             inputs: a `[T, B, width]` for each input of the program.
             states: a `[B, width]` for each state: what it starts with.
-            parameters: a tensor of each parameter's shape.
+            parameters: a tensor of each parameter's shape; `Constants` if they stay as they are.
             batch_sizes: for each step how many rows are active, the first ones; never growing with t. A row that is
                 not active keeps its state and its outputs are 0. All rows if not given.
             packed: whether inputs and outputs are `[N, width]`, of active rows alone: those of the first step, then

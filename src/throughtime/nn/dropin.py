@@ -16,13 +16,14 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.engines import choose, get
 from throughtime.engines.torch_layers import TORCH_LAYERS
 from throughtime.nn.features import Watchable
+from throughtime.nn.freezing import Freezable
 from throughtime.nn.stack import Layers, run_any_form, ways_of
 from throughtime.program.core import Program
 
 Hidden = Tensor | tuple[Tensor, Tensor]
 
 
-class _DropIn(Watchable, nn.RNNBase):
+class _DropIn(Watchable, Freezable, nn.RNNBase):
     """What the three layers share: torch's parameters as the parameters of the layers' programs."""
 
     engine: str | None = None
@@ -46,7 +47,7 @@ class _DropIn(Watchable, nn.RNNBase):
             The output and the final state, of the shapes that torch's layer returns.
         """
         data = input.data if isinstance(input, PackedSequence) else input
-        layers = self.layers()
+        layers = self.lasting_layers()
         if not self.watching and _is_torchs(self.engine, layers[0][0][0], data):
             return self.torchs.forward(self, input, hx)
         self._check(input, hx)
@@ -225,7 +226,7 @@ class GRU(_DropIn):
         self._set_engine(engine)
 
 
-class _DropInCell(Watchable, nn.RNNCellBase):
+class _DropInCell(Watchable, Freezable, nn.RNNCellBase):
     """What the three single steps share."""
 
     engine: str | None = None
@@ -246,7 +247,7 @@ class _DropInCell(Watchable, nn.RNNCellBase):
         Returns:
             The state after the step.
         """
-        layers = self.layers()
+        layers = self.lasting_layers()
         if not self.watching and _is_torchs(self.engine, layers[0][0][0], input):
             return super().forward(input, hx)
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)

@@ -15,6 +15,7 @@ from throughtime.engines import get
 from throughtime.errors import UserError, nearest
 from throughtime.language import activation
 from throughtime.nn.features import Starts, Watchable
+from throughtime.nn.freezing import Freezable
 from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width
@@ -28,7 +29,7 @@ from throughtime.stored import initial_name, stored_name
 State = Tensor | tuple[Tensor, ...]
 
 
-class Recurrent(Watchable, nn.Module):
+class Recurrent(Watchable, Freezable, nn.Module):
     """A stack of recurrent layers of one cell.
 
     Parameters are the cell's, fused, with the layer's number: `weight_x_l0`, `weight_h_l0`, `bias_l0`, and so on, and
@@ -254,7 +255,7 @@ class Recurrent(Watchable, nn.Module):
                 raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {given}.")
         options, training = self.options, self.training
         output, final = run_any_form(
-            self._layers_in_training() if training else self.layers(),
+            self._layers_in_training() if training else self.lasting_layers(),
             input,
             initial,
             batch_first=options.batch_first,

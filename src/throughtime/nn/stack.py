@@ -90,7 +90,7 @@ def run_stack(
             elif starts is not None:
                 initial = [start.expand(rows, -1) for start in starts[depth][way]]
             else:
-                initial = [x.new_full((rows, s.width), s.initial) for s in program.states]
+                initial = _declared(program, x, rows)
             place, given = Place(depth, way == 1), taken[way % len(taken)]
             result = _run(engine, program, place, features, form, given, initial, parameters, options.checkpoint_every)
             outputs.append(result.outputs[0])
@@ -102,7 +102,16 @@ def run_stack(
             below, outputs = [form.pad(x) for x in below], [form.pad(y) for y in outputs]
         reverse = [program.reverse for program, _ in directions]
         below = joined(below, outputs, reverse, options, top, form.batch_sizes)
-    return below, [torch.stack(of_state) for of_state in ended]
+    return below, [of[0].unsqueeze(0) if len(of) == 1 else torch.stack(of) for of in ended]
+
+
+def _declared(program: Program, x: Tensor, rows: int) -> list[Tensor]:
+    """What a cell's states start with; one tensor for those that are alike, as nobody writes to it."""
+    made: dict[tuple[int, float], Tensor] = {}
+    for s in program.states:
+        if (s.width, s.initial) not in made:
+            made[s.width, s.initial] = x.new_full((rows, s.width), s.initial)
+    return [made[s.width, s.initial] for s in program.states]
 
 
 def in_autocast(kind: str) -> bool:

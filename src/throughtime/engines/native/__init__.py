@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
-from throughtime.engines.base import Result
+from throughtime.engines.base import Constants, Result
 from throughtime.errors import ProgramError
 from throughtime.program.core import Program
 
@@ -18,6 +19,8 @@ try:
     from throughtime import _native
 except ImportError:  # not built, as in a bare checkout
     _native = None  # type: ignore[assignment]
+else:
+    from throughtime.engines.native.plan import lower
 
 
 class NativeEngine:
@@ -42,8 +45,8 @@ class NativeEngine:
             return "the native engine's extension module is not built"
         if getattr(getattr(like, "device", "cpu"), "type", "cpu") != "cpu":
             return f"the native engine runs on the CPU, not on {like.device}"
-        if _dtype_name(like) not in ("float32", "float64"):
-            return f"the native engine computes in float32 and float64, not in {_dtype_name(like)}"
+        if (name := _name_of(like.dtype)) not in ("float32", "float64"):
+            return f"the native engine computes in float32 and float64, not in {name}"
         return None
 
     def run(
@@ -59,24 +62,24 @@ class NativeEngine:
         onto: Sequence[Any] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
-        from throughtime.engines.native.plan import lower
-
+        threads = self.threads or _default_threads()
         try:
-            found = _native.run(
-                lower(program),
-                steps,
-                inputs,
-                states,
-                parameters,
-                batch_sizes,
-                packed,
-                onto,
-                self.threads or _default_threads(),
-                self.instruction_set,
-            )
+            if parameters and isinstance(parameters, Constants):
+                frozen = self._frozen(program, parameters)
+                found = frozen.run(steps, inputs, states, batch_sizes, packed, onto, threads)
+            else:
+                of = inputs, states, parameters, batch_sizes, packed, onto, threads, self.instruction_set
+                found = _native.run(lower(program), steps, *of)
         except _native.Misfit as error:
             raise ProgramError(f"{error}.") from None
         return Result(*found)
+
+    def _frozen(self, program: Program, parameters: Constants) -> _native.FrozenPlan:
+        key = program, self.instruction_set
+        made: _native.FrozenPlan | None = parameters.made.get(key)
+        if made is None:
+            made = parameters.made[key] = _native.FrozenPlan(lower(program), parameters, self.instruction_set)
+        return made
 
     def steps_together(self, rows: int) -> int:
         """See `throughtime.engines.base.Engine.steps_together`."""
@@ -94,5 +97,6 @@ def _default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _dtype_name(array: Any) -> str:
-    return str(array.dtype).removeprefix("torch.")
+@lru_cache(maxsize=64)  # a dtype is slow to print
+def _name_of(dtype: Any) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -1,0 +1,159 @@
+"""Frozen layers give the same bits, see no later change, and thaw where torch gives them new weights."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import throughtime
+from throughtime.engines import get
+from throughtime.errors import UserError
+from throughtime.nn.freezing import Freezable
+
+pytestmark = pytest.mark.skipif(
+    get("native").refuses(None, torch.zeros(1)) is not None,  # type: ignore[arg-type]
+    reason="the extension is not built",
+)
+
+_LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "rnn": lambda: throughtime.RNN(3, 5),
+    "lstm": lambda: throughtime.LSTM(3, 5, 2, bidirectional=True),
+    "lstm with a projection": lambda: throughtime.LSTM(3, 5, proj_size=2),
+    "gru": lambda: throughtime.GRU(3, 5, bias=False),
+    "double": lambda: throughtime.GRU(3, 5, dtype=torch.float64),
+    "recurrent": lambda: throughtime.Recurrent("lstm_layer_norm", 3, 5, 2, bidirectional=True),
+    "reference": lambda: throughtime.LSTM(3, 5, engine="reference"),
+    "weight drop": lambda: throughtime.Recurrent("gru", 3, 5, weight_drop=0.5, zoneout=0.2, learn_initial=True),
+}
+
+
+def _flat(found: Any) -> list[Tensor]:
+    return [found] if isinstance(found, Tensor) else [t for of in found for t in _flat(of)]
+
+
+def _dtype(layer: nn.Module) -> torch.dtype:
+    return next(layer.parameters()).dtype
+
+
+@pytest.mark.parametrize("name", _LAYERS)
+@pytest.mark.parametrize("packed", [False, True])
+def test_results_are_the_same_bits(name: str, packed: bool) -> None:
+    torch.manual_seed(0)
+    layer = _LAYERS[name]().eval()
+    x: Any = torch.randn(7, 4, 3, dtype=_dtype(layer))
+    if packed:
+        x = pack_padded_sequence(x, torch.tensor([7, 5, 2, 2]))
+    with torch.no_grad():
+        wanted = _flat([t.data if hasattr(t, "batch_sizes") else t for t in layer(x)])
+        throughtime.freeze(layer)
+        for _ in range(2):
+            found = _flat([t.data if hasattr(t, "batch_sizes") else t for t in layer(x)])
+            assert all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True))
+
+
+@pytest.mark.parametrize("cell", [throughtime.RNNCell, throughtime.LSTMCell, throughtime.GRUCell])
+def test_single_steps_too(cell: Any) -> None:
+    torch.manual_seed(0)
+    step, x = cell(3, 5), torch.randn(4, 3)
+    with torch.no_grad():
+        wanted = _flat(step(x))
+        found = _flat(throughtime.freeze(step)(x))
+    assert all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True))
+
+
+@torch.no_grad()
+def test_what_is_written_later_is_seen_when_it_is_frozen_again() -> None:
+    torch.manual_seed(0)
+    layer, x = throughtime.freeze(throughtime.LSTM(3, 5)), torch.randn(4, 2, 3)
+    before = layer(x)[0]
+    layer.weight_hh_l0.data *= 2
+    assert torch.equal(layer(x)[0], before)
+    throughtime.freeze(layer)
+    assert not torch.equal(layer(x)[0], before)
+
+
+@pytest.mark.parametrize(
+    "thaw",
+    [
+        lambda m: m.train(),
+        lambda m: m.to(torch.float64),
+        lambda m: m.load_state_dict(m.state_dict()),
+    ],
+    ids=["train", "to", "load_state_dict"],
+)
+def test_it_thaws_inside_a_model(thaw: Callable[[nn.Module], Any]) -> None:
+    layer = throughtime.Recurrent("mgu", 3, 5)
+    model = throughtime.freeze(nn.ModuleDict({"layer": layer}))
+    assert layer.frozen is not None
+    assert not model.training
+    thaw(model)
+    assert layer.frozen is None
+
+
+def test_a_training_step_after_it_has_its_gradients() -> None:
+    layer = throughtime.freeze(throughtime.LSTM(3, 5)).train()
+    layer(torch.randn(4, 2, 3))[0].sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
+def test_the_input_has_its_gradient_and_the_weights_have_none() -> None:
+    torch.manual_seed(0)
+    layer, x = throughtime.GRU(3, 5).eval(), torch.randn(6, 2, 3, requires_grad=True)
+    (wanted,) = torch.autograd.grad(layer(x)[0].square().sum(), x)
+    y = throughtime.freeze(layer)(x)[0].square().sum()
+    y.backward()
+    assert torch.equal(x.grad, wanted)  # type: ignore[arg-type]
+    assert all(p.grad is None for p in layer.parameters())
+
+
+def test_a_copy_is_not_frozen() -> None:
+    layer = throughtime.freeze(throughtime.LSTM(3, 5))
+    with torch.no_grad():
+        layer(torch.randn(4, 2, 3))
+    for other in (copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+        assert other.frozen is None
+    assert layer.frozen is not None
+
+
+@torch.no_grad()
+def test_what_is_recorded_is_the_same() -> None:
+    torch.manual_seed(0)
+    layer, x = throughtime.LSTM(3, 5).eval(), torch.randn(6, 2, 3)
+    with throughtime.record(layer, "*.forget") as wanted:
+        layer(x)
+    throughtime.freeze(layer)
+    with throughtime.record(layer, "*.forget") as found:
+        layer(x)
+    assert torch.equal(found["layer0.forget"], wanted["layer0.forget"])
+
+
+@torch.no_grad()
+def test_a_compiled_graph_holds_the_parameters_themselves() -> None:
+    torch.manual_seed(0)
+    layer, x = throughtime.freeze(throughtime.LSTM(3, 5)), torch.randn(6, 2, 3)
+    found = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)[0]
+    assert torch.equal(found, layer(x)[0])
+
+
+def test_torchs_layers_are_frozen_once_they_are_ours() -> None:
+    model = nn.Sequential(nn.LSTM(3, 5))
+    with pytest.raises(UserError, match=r"Sequential has no recurrent layer.*accelerate"):
+        throughtime.freeze(model)
+    throughtime.accelerate(model)
+    throughtime.freeze(model)
+    assert isinstance(model[0], Freezable)
+    assert model[0].frozen is not None
+
+
+@torch.no_grad()
+def test_an_input_of_another_type_is_refused() -> None:
+    layer = throughtime.freeze(throughtime.Recurrent("gru", 3, 5))
+    with pytest.raises(UserError, match=r"input must be torch\.float32"):
+        layer(torch.randn(4, 2, 3, dtype=torch.float64))
