@@ -16,6 +16,7 @@ from random_programs import programs
 from throughtime import cells
 from throughtime.errors import ProgramError
 from throughtime.language import affine, cell, linear, log, named, parameter, sigmoid, softplus, tanh
+from throughtime.program.builder import Builder
 from throughtime.program.core import Instruction, Program
 from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
 from throughtime.program.legality import require_legal
@@ -281,6 +282,15 @@ def test_results_have_the_type_of_the_arguments(dtype):
     program = delicate.program(2, 3)
     result = run(program, random_arguments(program).map(lambda t: t.to(dtype)))
     assert {t.dtype for t in flat(result)} == {dtype}
+
+
+def test_a_constant_beyond_the_type_is_infinite():
+    builder = Builder("large")
+    state = builder.state("s", 2, 0.0)
+    program = require_legal(builder.finish([state], [("y", state - 1e308)], []))
+    for dtype, wanted in ((torch.float32, -torch.inf), (torch.float64, -1e308)):
+        outputs, _, _ = REFERENCE.run(program, 1, [], [torch.zeros(1, 2, dtype=dtype)], [])
+        assert (outputs[0] == wanted).all()
 
 
 def test_arguments_are_left_as_they_are():

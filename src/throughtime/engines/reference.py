@@ -6,6 +6,7 @@ other engines are tested against.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeGuard
 
@@ -112,7 +113,10 @@ class _Run:
         if instruction.op == PARAMETER:
             return self.parameters[int(instruction["index"])]
         if instruction.op == CONSTANT:
-            return self.like.new_full((instruction.width,), instruction["value"])
+            value = instruction["value"]
+            if abs(value) > torch.finfo(self.like.dtype).max:  # which torch refuses
+                value = math.copysign(math.inf, value)
+            return self.like.new_full((instruction.width,), value)
         words = dict(instruction.attributes)
         if "weight" in words:
             words["weight"] = self.parameters[instruction["weight"]]
