@@ -9,8 +9,9 @@
 namespace throughtime {
 namespace {
 
-// No width, and no count of elements in one row of anything, may come near where indices overflow.
+// No width, and no count of elements of a matrix or in one row of anything, may come near where indices overflow.
 constexpr int64_t most_width = int64_t{1} << 31;
+constexpr int64_t most_elements = int64_t{1} << 40;
 
 [[noreturn]] void refuse(const std::string& why) { throw std::invalid_argument("the plan is not valid: " + why); }
 
@@ -44,7 +45,8 @@ void check_widths(const std::vector<int64_t>& widths) {
 
 void check_shapes(const std::vector<std::array<int64_t, 2>>& shapes) {
     for (const auto& [rows, columns] : shapes)
-        if (rows < 0 || columns < 0 || rows > most_width || columns > most_width) refuse("a shape is out of range");
+        if (rows < 0 || columns < 0 || rows > most_width || columns > most_width || rows * columns > most_elements)
+            refuse("a shape is out of range");
 }
 
 }  // namespace

@@ -1,0 +1,156 @@
+"""The machine trusts no caller: each call that makes a plan is checked, and a plan that was made can be run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from throughtime._native import Plan, operations, run
+
+INT64 = 1 << 63
+HOMES = ("input", "output", "previous", "next", "parameter", "constant", "kept", "passing", "scratch")
+
+
+def small_plan() -> tuple[Plan, dict[str, int]]:
+    """A plan with a buffer of each home, of width 4, and one stage."""
+    plan = Plan([4], [4], [4], [(4, 0), (4, 4)], [(4, 0), (4, 4)], False)
+    buffers = {home: plan.add_buffer(home, 0, 4, 1.0) for home in HOMES}
+    plan.add_stage("step")
+    return plan, buffers
+
+
+REFUSED: dict[str, Callable[[Plan, dict[str, int]], Any]] = {
+    "a home that is none": lambda plan, at: plan.add_buffer("cellar", 0, 4, 0.0),
+    "an input that is not there": lambda plan, at: plan.add_buffer("input", 1, 4, 0.0),
+    "a negative output": lambda plan, at: plan.add_buffer("output", -1, 4, 0.0),
+    "a state far away": lambda plan, at: plan.add_buffer("next", INT64 - 1, 4, 0.0),
+    "an input of another width": lambda plan, at: plan.add_buffer("input", 0, 5, 0.0),
+    "a matrix as a vector": lambda plan, at: plan.add_buffer("parameter", 1, 4, 0.0),
+    "a negative width": lambda plan, at: plan.add_buffer("kept", 0, -1, 0.0),
+    "a width beyond all reason": lambda plan, at: plan.add_buffer("kept", 0, 1 << 32, 0.0),
+    "a phase that is none": lambda plan, at: plan.add_stage("never"),
+    "an operation that is none": lambda plan, at: plan.add_operation("erf", 4, (at["kept"], 0), [(at["input"], 0)]),
+    "too few values": lambda plan, at: plan.add_operation("add", 4, (at["kept"], 0), [(at["input"], 0)]),
+    "too many values": lambda plan, at: plan.add_operation("tanh", 4, (at["kept"], 0), [(at["input"], 0)] * 5),
+    "a buffer that is not there": lambda plan, at: plan.add_operation("tanh", 4, (99, 0), [(at["input"], 0)]),
+    "a negative buffer": lambda plan, at: plan.add_operation("tanh", 4, (-1, 0), [(at["input"], 0)]),
+    "beyond the end": lambda plan, at: plan.add_operation("tanh", 4, (at["kept"], 1), [(at["input"], 0)]),
+    "before the start": lambda plan, at: plan.add_operation("tanh", 2, (at["kept"], -1), [(at["input"], 0)]),
+    "an end that wraps around": lambda plan, at: plan.add_operation(
+        "tanh", 2, (at["kept"], INT64 - 1), [(at["input"], 0)]
+    ),
+    "too wide a source": lambda plan, at: plan.add_operation("row_sum", 5, (at["kept"], 0), [(at["input"], 0)]),
+    "an input that is written": lambda plan, at: plan.add_operation("tanh", 4, (at["input"], 0), [(at["kept"], 0)]),
+    "a parameter that is written": lambda plan, at: plan.add_linear(
+        1, False, (at["parameter"], 0), (at["input"], 0), None
+    ),
+    "a product with a vector": lambda plan, at: plan.add_linear(0, False, (at["kept"], 0), (at["input"], 0), None),
+    "a product with nothing": lambda plan, at: plan.add_linear(2, False, (at["kept"], 0), (at["input"], 0), None),
+    "a product with scratch": lambda plan, at: plan.add_linear(1, False, (at["kept"], 0), (at["scratch"], 0), None),
+    "sums that begin outside": lambda plan, at: plan.add_linear(
+        1, False, (at["kept"], 0), (at["input"], 0), (at["passing"], 1)
+    ),
+    "a sum of nothing": lambda plan, at: plan.add_term(0, []),
+    "a sum of three": lambda plan, at: plan.add_term(1, [(at["kept"], 0)] * 3),
+    "a sum that is not there": lambda plan, at: plan.add_term(2, [(at["kept"], 0)]),
+    "a vector of products": lambda plan, at: plan.add_term(0, [(at["kept"], 0)] * 2),
+    "a matrix of one vector": lambda plan, at: plan.add_term(1, [(at["kept"], 0)]),
+    "a sum of what is gone": lambda plan, at: plan.add_term(0, [(at["passing"], 0)]),
+    "a sum beyond the end": lambda plan, at: plan.add_term(1, [(at["kept"], 0), (at["input"], 1)]),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_is_no_plan_is_refused(what: str) -> None:
+    with pytest.raises(ValueError, match=r"the plan is not valid|a term has"):
+        REFUSED[what](*small_plan())
+
+
+def test_shapes_and_widths_that_are_none_are_refused() -> None:
+    for widths in ([-1], [1 << 40], [-INT64]):
+        for vectors in ((widths, [], []), ([], widths, []), ([], [], widths)):
+            with pytest.raises(ValueError, match="width"):
+                Plan(*vectors, [], [], False)
+    for shape in ((-1, 0), (1, -1), (1 << 40, 1), (1 << 31, 1 << 31)):
+        for parameters, reductions in (([shape], []), ([], [shape])):
+            with pytest.raises(ValueError, match="shape"):
+                Plan([], [], [], parameters, reductions, False)
+
+
+def test_without_a_stage_nothing_is_done() -> None:
+    plan = Plan([4], [4], [4], [], [], False)
+    x, y = plan.add_buffer("input", 0, 4, 0.0), plan.add_buffer("output", 0, 4, 0.0)
+    with pytest.raises(ValueError, match="no stage"):
+        plan.add_operation("tanh", 4, (y, 0), [(x, 0)])
+
+
+def test_memory_that_cannot_be_is_refused() -> None:
+    plan = Plan([1], [1], [1], [], [], False)
+    for _ in range(3):
+        plan.add_buffer("kept", 0, 1 << 31, 0.0)
+        plan.add_buffer("scratch", 0, 1 << 31, 0.0)
+    states = [np.zeros((1 << 15, 1), np.float32)]
+    with pytest.raises((ValueError, MemoryError)):
+        run(plan, 1, [np.zeros((1, 1 << 15, 1), np.float32)], states, [], threads=256)
+
+
+numbers = st.one_of(st.integers(-1, 6), st.integers(0, 70), st.sampled_from([1 << 31, INT64 - 1, -INT64]))
+places = st.tuples(st.integers(0, 14), st.one_of(st.integers(0, 3), numbers))
+calls = st.one_of(
+    st.tuples(st.just("add_stage"), st.sampled_from(["before", "step", "after"])),
+    st.tuples(
+        st.just("add_operation"),
+        st.sampled_from(["expand", "row_sum", *operations()]),
+        st.sampled_from([1, 2, 4, 20, 40]) | numbers,
+        places,
+        st.lists(places, min_size=1, max_size=4),
+    ),
+    st.tuples(st.just("add_linear"), st.integers(-1, 5), st.booleans(), places, places, st.none() | places),
+    st.tuples(st.just("add_term"), st.integers(-1, 3), st.lists(places, min_size=1, max_size=2)),
+)
+
+
+@settings(max_examples=150)
+@given(
+    buffers=st.lists(st.tuples(st.sampled_from(HOMES), st.integers(0, 2), st.sampled_from([1, 4, 20, 40])), max_size=5),
+    made=st.lists(calls, min_size=5, max_size=60),
+    steps=st.integers(0, 3),
+    rows=st.sampled_from([0, 1, 3, 40]),
+    reverse=st.booleans(),
+)
+def test_what_was_not_refused_can_be_run(
+    buffers: list[Any], made: list[Any], steps: int, rows: int, reverse: bool
+) -> None:
+    # What it computes means nothing; under sanitizers (make sanitize) no element outside its memory is touched.
+    widths, shapes = [1, 4, 40], [(4, 0), (40, 0), (4, 40), (40, 20), (1, 1), (20, 4)]
+    plan = Plan(widths, widths, widths, shapes, shapes[:4], reverse)
+    for home in HOMES:
+        plan.add_buffer(home, *((1, 40, 1.0) if home == "parameter" else (2, 40, 1.0)))
+    for buffer in buffers:
+        _tried(plan.add_buffer, *buffer, 0.5)
+    plan.add_stage("step")
+    for name, *arguments in made:
+        _tried(getattr(plan, name), *arguments)
+    shaped = [tuple(n for n in shape if n) for shape in shapes]
+    outputs, states, sums = run(
+        plan,
+        steps,
+        [np.ones((steps, rows, width), np.float32) for width in widths],
+        [np.ones((rows, width), np.float32) for width in widths],
+        [np.ones(shape, np.float32) for shape in shaped],
+    )
+    assert [o.shape for o in outputs] == [(steps, rows, width) for width in widths]
+    assert [s.shape for s in states] == [(rows, width) for width in widths]
+    assert [s.shape for s in sums] == shaped[:4]
+
+
+def _tried(call: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        call(*arguments)
+    except ValueError:
+        return
