@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install browser demo test lint format bench wheel sanitize clean
+.PHONY: help install browser demo test lint format bench wheel build/sanitize sanitize fuzz clean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -53,14 +53,22 @@ wheel: install  ## build a wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
 # The interpreter under the venv's: the venv's own would load the package as it is installed there.
-sanitize: install  ## run the engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	$(BIN)/pip install --quiet --no-deps --upgrade --target build/sanitize \
+SANITIZED = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
+	PYTHONPATH="$(CURDIR)/build/sanitize:$(CURDIR)/tests:$(CURDIR)/tests/native:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+	$$($(BIN)/python -c 'import sys; print(sys._base_executable)')
+
+build/sanitize: install
+	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ \
 	    --config-settings=cmake.define.THROUGHTIME_SANITIZE=ON .
-	LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0 OMP_NUM_THREADS=2 \
-	PYTHONPATH="$(CURDIR)/build/sanitize:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
-	    $$($(BIN)/python -c 'import sys; print(sys._base_executable)') -m pytest -s tests/native tests/test_streaming.py \
+
+sanitize: build/sanitize  ## run the engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
+	OMP_NUM_THREADS=2 $(SANITIZED) -m pytest -s tests/native tests/test_streaming.py \
 	    -k 'not fork and not idle and not environment and not many_rows'
+
+SECONDS ?= 60
+fuzz: build/sanitize  ## feed the engine damaged programs and arrays under sanitizers, for SECONDS=60
+	OMP_NUM_THREADS=2 $(SANITIZED) -m fuzz --seconds $(SECONDS)
 
 clean:  ## remove everything that was made here, but for runs
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

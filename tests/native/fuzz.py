@@ -1,0 +1,538 @@
+"""Feeds the native engine programs that were damaged, as JSON, and arrays that may not fit.
+
+    PYTHONPATH=tests:tests/native python -m fuzz --seconds 60 --seed 1     # `make fuzz` does so under sanitizers
+    PYTHONPATH=tests:tests/native python -m fuzz --again build/fuzz/FILE   # one case again
+
+Whatever comes of a case must be a clear error or what the reference engine gives. Anything else is a finding, which is
+written to a file. A case is in its file before it is run, so that one that ends the process is left there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import faulthandler
+import json
+import random
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from helpers import Arguments, flat, random_arguments
+from native_cases import family
+from torch import Tensor
+
+from throughtime import cells
+from throughtime.engines.native import NativeEngine, instruction_sets
+from throughtime.engines.native.plan import lower
+from throughtime.engines.reference import ReferenceEngine
+from throughtime.errors import UserError
+from throughtime.program import rewrite
+from throughtime.program.core import Program
+from throughtime.program.operations import OPERATIONS
+from throughtime.program.saving import from_json, to_json
+
+NUMBERS = [0, 1, -1, 2, 3, 7, 20, 33, 1 << 24, (1 << 24) + 1, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63]
+NUMBERS += [-(1 << 63), 10**400]
+# None is near the largest number: whether a sum overflows on its way would depend on its order.
+CONSTANTS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 1e6, float("inf"), float("-inf"), float("nan")]
+SPECIAL = [0.0, float("inf"), float("-inf"), float("nan"), 1e6, -1e6, 1e-30, 1e-310]
+MOST_ELEMENTS = 1 << 21  # of all values of a run together, so that a case takes milliseconds
+SECONDS_A_CASE = 60  # after which it is said to hang
+
+LAYOUTS = ("straight", "strided", "transposed", "backwards", "repeated", "misaligned", "read-only")
+DAMAGES = (
+    "integers",
+    "other float",
+    "half",
+    "complex",
+    "swapped",
+    "row less",
+    "axis more",
+    "axis less",
+    "other library",
+)
+FLOATS = {"float32": torch.float32, "float64": torch.float64}
+
+
+@dataclass
+class Case:
+    """All that a run of a case depends on."""
+
+    text: str
+    member: int = 0  # 0: the program, 1: it keeps its tape, 2: its gradient
+    steps: int = 3
+    rows: int = 2
+    dtype: str = "float64"
+    tensors: bool = False  # torch's, else NumPy's
+    layouts: tuple[str, ...] = ("straight",)  # of the arrays, by turns
+    damage: tuple[str, int] | None = None  # to one array
+    special: int = 0  # elements that are no usual numbers
+    batch_sizes: list[int] | None = None
+    packed: bool = False
+    threads: int = 1
+    instruction_set: str = ""
+    seed: int = 0
+
+
+class Finding(Exception):
+    """What must not come of a case."""
+
+
+# Cases.
+
+
+FEATURES: tuple[Callable[[Program], Program], ...] = (
+    lambda program: program,
+    lambda program: program.flipped,
+    lambda program: rewrite.with_states(rewrite.with_reset(program, True)),
+    lambda program: rewrite.with_zoneout(rewrite.with_recurrent_dropout(program), (0,)),
+    lambda program: rewrite.with_skip(rewrite.with_clip(program, 1.0), "dense"),
+)
+
+
+@lru_cache(maxsize=1024)
+def source(name: str, hidden: int, feature: int, member: int) -> str:
+    """A named cell's program with a feature, itself or one of its family, as JSON."""
+    program = FEATURES[feature](cells.get(name).program(3, hidden))
+    return to_json(family(program)[member] if member else program)
+
+
+def draw_case(seed: int, number: int) -> Case:
+    """The case of this number."""
+    draw = random.Random(f"{seed}/{number}")
+    # Wide ones are for threads to share, which they do where there is enough work.
+    hidden, steps, rows = (
+        draw.choice((4, 4, 20)),
+        draw.choice((0, 1, 2, 5, 9, 30)),
+        draw.choice((0, 1, 2, 3, 5, 17, 70)),
+    )
+    if number % 20 == 19:
+        hidden, steps, rows = 260, 60, draw.choice((1, 1, 2))
+    feature, member = draw.randrange(len(FEATURES)), draw.choice((0, 0, 1, 2))
+    content = json.loads(source(draw.choice(cells.names()), hidden, feature, member))
+    for _ in range(draw.choice((0, 1, 1, 2, 3))):
+        draw.choice(MUTATIONS)(draw, content)
+    text = json.dumps(content)
+    if draw.random() < 0.05:
+        cut = draw.randrange(len(text))
+        text = text[:cut] + draw.choice(("", "[", "\0", "9", "-")) + text[cut + draw.randrange(3) :]
+    sizes = None
+    if draw.random() < 0.3:
+        sizes = sorted((draw.randint(0, rows) for _ in range(steps)), reverse=True)
+        if sizes and draw.random() < 0.2:
+            sizes[draw.randrange(steps)] = draw.choice((-1, rows + 1, 1 << 62, -(1 << 63)))
+    return Case(
+        text,
+        draw.choice((0, 0, 0, 1, 2)),
+        steps,
+        rows,
+        draw.choice(tuple(FLOATS)),
+        draw.random() < 0.3,
+        tuple(draw.choice(LAYOUTS) for _ in range(draw.randint(1, 3))),
+        (draw.choice(DAMAGES), draw.randrange(100)) if draw.random() < 0.15 else None,
+        draw.choice((0, 0, 0, 1, 5)),
+        sizes,
+        sizes is not None and draw.random() < 0.5,
+        draw.choice((1, 2, 3)),
+        draw.choice(instruction_sets()),
+        number,
+    )
+
+
+def _leaf(draw: random.Random, content: Any) -> None:
+    """Puts something else in the place of anything."""
+    place, key = draw.choice(list(_places(content)))
+    numbers = [*NUMBERS, *CONSTANTS, None, True, "", "x\n", [], {}]
+    if type(place[key]) is int and draw.random() < 0.5:
+        place[key] += draw.choice((-1, 1))
+    else:
+        place[key] = draw.choice(numbers)
+
+
+def _everywhere(draw: random.Random, content: Any) -> None:
+    """Puts a number in the place of another wherever it is: of a width, most often."""
+    of_widths = [i[2] for i in content["body"] if isinstance(i, list) and len(i) == 4]
+    old, new = draw.choice(of_widths or [4]), draw.choice(NUMBERS[:8])
+    for place, key in list(_places(content)):
+        if type(place[key]) is int and place[key] == old and not isinstance(place, dict):
+            place[key] = new
+
+
+def _shorter_or_longer(draw: random.Random, content: Any) -> None:
+    """Takes an element away, writes it twice, or has it change places with another."""
+    place, key = draw.choice(list(_places(content)))
+    if isinstance(place, dict):
+        del place[key]
+        return
+    other = draw.randrange(len(place))
+    match draw.randrange(3):
+        case 0:
+            del place[key]
+        case 1:
+            place.insert(other, place[key])
+        case 2:
+            place[key], place[other] = place[other], place[key]
+
+
+def _operation(draw: random.Random, content: Any) -> None:
+    """Has an instruction do something else with as many values."""
+    instruction = draw.choice(content["body"])
+    alike = [name for name, row in OPERATIONS.items() if row.pointwise and row.arity == len(instruction[1])]
+    instruction[0] = draw.choice(alike or list(OPERATIONS))
+
+
+def _argument(draw: random.Random, content: Any) -> None:
+    """Has an instruction take another value of the same width."""
+    users = [(id, i) for id, i in enumerate(content["body"]) if i[1]]
+    id, instruction = draw.choice(users)
+    k = draw.randrange(len(instruction[1]))
+    instruction[1][k] = _alike(draw, content, instruction[1][k], id)
+
+
+def _result(draw: random.Random, content: Any) -> None:
+    """Has a state, an output or a sum be another value of the same width, or adds an output."""
+    places = [(s, 3) for s in content["states"]] + [(o, 1) for o in content["outputs"]]
+    places += [(term, k) for r in content["reductions"] for term in r[2] for k in range(len(term))]
+    place, key = draw.choice(places)
+    place[key] = _alike(draw, content, place[key], len(content["body"]))
+    if draw.random() < 0.3:
+        content["outputs"].append([f"y{draw.random()}", draw.randrange(len(content["body"]))])
+
+
+def _instruction(draw: random.Random, content: Any) -> None:
+    """Adds instructions, and lets others take what they give."""
+    body = content["body"]
+    for _ in range(draw.randint(1, 4)):
+        a = draw.randrange(len(body))
+        width = body[a][2]
+        match draw.choice(("slice", "concat", "expand", "constant", "pointwise", "pointwise")):
+            case "slice":
+                start = draw.randrange(width)
+                body.append(["slice", [a], draw.randint(1, width - start), {"start": start}])
+            case "concat":
+                b = draw.randrange(len(body))
+                body.append(["concat", [a, b], width + body[b][2], {}])
+            case "expand":
+                body.append(["row_sum", [a], 1, {}])
+                body.append(["expand", [len(body) - 1], draw.choice((1, 4, 12)), {}])
+            case "constant":
+                body.append(["constant", [], width, {"value": draw.choice(CONSTANTS)}])
+            case "pointwise":
+                name, row = draw.choice([(n, row) for n, row in OPERATIONS.items() if row.pointwise])
+                body.append([name, [_alike(draw, content, a, len(body)) for _ in range(row.arity or 1)], width, {}])
+    _result(draw, content)
+    _result(draw, content)
+
+
+def _constant(draw: random.Random, content: Any) -> None:
+    """Gives a constant another value, or turns time round."""
+    found = [i for i in content["body"] if i[0] == "constant"]
+    if found:
+        draw.choice(found)[3]["value"] = draw.choice(CONSTANTS)
+    else:
+        content["reverse"] = not content["reverse"]
+
+
+def _alike(draw: random.Random, content: Any, value: int, before: int) -> int:
+    body = content["body"]
+    return draw.choice([id for id in range(before) if body[id][2] == body[value][2]] or [value])
+
+
+def _places(content: Any) -> Iterator[tuple[Any, Any]]:
+    """Each element of each list and mapping: where it is, and its key there."""
+    keys = list(content) if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
+    for key in keys:
+        yield content, key
+        yield from _places(content[key])
+
+
+# Those that keep a program a program come more often: most of the others are refused at the door.
+_KEEPING: list[Callable[[random.Random, Any], None]] = [_operation, _argument, _result, _instruction, _constant]
+
+
+def _tried(mutation: Callable[[random.Random, Any], None]) -> Callable[[random.Random, Any], None]:
+    """A mutation that leaves alone what an earlier one has left without a meaning."""
+
+    def mutate(draw: random.Random, content: Any) -> None:
+        try:
+            mutation(draw, content)
+        except (TypeError, ValueError, LookupError, AttributeError):
+            _leaf(draw, content)
+
+    return mutate
+
+
+MUTATIONS = [_tried(m) for m in (_leaf, _everywhere, _shorter_or_longer, *_KEEPING, *_KEEPING)]
+
+
+# Running one.
+
+
+def run_case(case: Case) -> str:
+    """Runs a case; what came of it, in a word.
+
+    Raises:
+        Finding: if that is neither a clear error nor right.
+    """
+    try:
+        program = from_json(case.text)
+    except UserError:
+        return "refused"
+    except Exception as error:
+        raise Finding(f"reading the program: {error!r}") from error
+    try:
+        program = family(program)[case.member] if case.member else program
+        lower(program)
+    except UserError as error:
+        raise Finding(f"a legal program's gradient, or its plan, is not legal: {error}") from error
+    except Exception as error:
+        raise Finding(f"deriving and lowering: {error!r}") from error
+    if _elements(program, case) > MOST_ELEMENTS:
+        return "too large"
+    return _compared(case, program, arguments_of(case, program))
+
+
+def _elements(program: Program, case: Case) -> int:
+    values = sum(i.width for i in program.body) * max(1, case.steps * case.rows)
+    return values + sum(int(np.prod([float(n) for n in of.shape])) for of in (*program.parameters, *program.reductions))
+
+
+def _compared(case: Case, program: Program, arguments: Arguments) -> str:
+    engine = NativeEngine(case.threads, case.instruction_set)
+    sizes = case.batch_sizes
+    fits = sizes is None or (sizes == sorted(sizes, reverse=True) and all(0 <= n <= case.rows for n in sizes))
+    given, damaged = _given(case, arguments)
+    try:
+        found = engine.run(program, case.steps, *given, sizes, packed=case.packed)
+    except (UserError, ValueError) as error:
+        if fits and not damaged:
+            raise Finding(f"what fits was refused: {error!r}") from error
+        return "refused"
+    except Exception as error:
+        raise Finding(f"the engine: {error!r}") from error
+    if not fits or damaged:
+        raise Finding("what does not fit was taken")
+    with _denormals_flushed():
+        wanted = _reference(case, program, arguments)
+        wide = _reference(case, program, arguments.map(Tensor.double))
+        near = [_reference(case, program, _shaken(arguments, seed)) for seed in range(3)]
+    for k, values in enumerate(zip(map(_tensor, flat(found)), wanted, wide, *near, strict=True)):
+        _hold(k, *values)
+    return "right"
+
+
+def arguments_of(case: Case, program: Program) -> Arguments:
+    """What a case's program takes, some of it no usual numbers."""
+    arguments = random_arguments(program, case.steps, case.rows, seed=case.seed)
+    arguments = arguments.map(lambda t: t.to(FLOATS[case.dtype]))
+    if case.packed:
+        total = sum(n for n in case.batch_sizes or [] if 0 <= n <= case.rows)
+        arguments = arguments._replace(inputs=[i.flatten(0, 1)[:total].clone() for i in arguments.inputs])
+    draw = random.Random(case.seed)
+    there = [t for t in arguments.flat if t.numel()]
+    for _ in range(case.special if there else 0):
+        array = draw.choice(there).view(-1)
+        array[draw.randrange(len(array))] = draw.choice(SPECIAL)
+    # What is the same in all rows can be given as one row that is repeated; no matrix, since its products would all be
+    # alike, and what is divided by their differences may be anything.
+    vectors = len(arguments.inputs) + len(arguments.states)
+    repeated = [k < vectors and _layout(case, k) == "repeated" and len(t) > 0 for k, t in enumerate(arguments.flat)]
+    return arguments.like(
+        [t[:1].expand_as(t).contiguous() if r else t for t, r in zip(arguments.flat, repeated, strict=True)]
+    )
+
+
+def _layout(case: Case, k: int) -> str:
+    return case.layouts[k % len(case.layouts)]
+
+
+def _given(case: Case, arguments: Arguments) -> tuple[list[list[Any]], bool]:
+    """The arrays as they are given: in their layouts, of their library, one of them damaged; whether one is."""
+    laid = [_laid(t, _layout(case, k), case.tensors) for k, t in enumerate(arguments.flat)]
+    damaged = False
+    if case.damage is not None and len(laid) > 1:  # of one array alone nobody can tell what it should be
+        kind, k = case.damage
+        k %= len(laid)
+        was = laid[k]
+        says_how_many = k == len(arguments.inputs)  # rows there are: the first of the states
+        laid[k] = was if says_how_many and kind == "row less" else _damaged(was, kind)
+        damaged = laid[k] is not was
+    split = arguments.like(laid)
+    return [split.inputs, split.states, split.parameters], damaged
+
+
+def _laid(t: Tensor, layout: str, tensors: bool) -> Any:
+    """An array of the same numbers that lies in memory in another way."""
+    if layout == "strided":
+        t = torch.stack([t, -t], -1)[..., 0]
+    if layout == "transposed":
+        t = t.mT.contiguous().mT if t.dim() > 1 else t
+    if layout == "repeated":
+        t = t[:1].expand_as(t) if len(t) and bool((t == t[:1]).all()) else t
+    if tensors:
+        return torch._neg_view(-t) if layout == "backwards" else t
+    array = t.numpy()
+    if layout == "backwards":
+        array = array[::-1].copy()[::-1]
+    if layout == "misaligned":
+        memory = np.zeros(array.nbytes + 1, np.uint8)[1:].view(array.dtype).reshape(array.shape)
+        memory[...] = array
+        array = memory
+    if layout == "read-only":
+        array = array.copy()
+        array.flags.writeable = False
+    return array
+
+
+def _damaged(array: Any, kind: str) -> Any:
+    """An array that does not fit; the array itself where it cannot be damaged so."""
+    if kind == "other library":
+        return array.resolve_neg().numpy() if isinstance(array, Tensor) else torch.zeros(array.shape)
+    if kind == "row less":
+        return array[:-1] if len(array) else array
+    if kind == "axis more":
+        return array[None]
+    if kind == "axis less":
+        return array.reshape(-1) if array.ndim > 1 else array.reshape(()) if array.size == 1 else array
+    if isinstance(array, Tensor):
+        other = torch.float32 if array.dtype == torch.float64 else torch.float64
+        kinds = {"integers": torch.int64, "other float": other, "half": torch.float16, "complex": torch.complex64}
+        return array.to(kinds[kind]) if kind in kinds else array
+    if kind == "swapped":
+        return array.astype(array.dtype.newbyteorder())
+    other_type = np.float32 if array.dtype == np.float64 else np.float64
+    types = {"integers": np.int64, "other float": other_type, "half": np.float16, "complex": np.complex64}
+    return np.zeros(array.shape, types[kind])
+
+
+@contextmanager
+def _denormals_flushed() -> Iterator[None]:
+    torch.set_flush_denormal(True)  # as the native engine does
+    try:
+        yield
+    finally:
+        torch.set_flush_denormal(False)
+
+
+def _reference(case: Case, program: Program, arguments: Arguments) -> list[Tensor]:
+    try:
+        return flat(
+            ReferenceEngine().run(program, case.steps, *arguments, case.batch_sizes, packed=case.packed),
+        )
+    except Exception as error:
+        raise Finding(f"the reference engine: {error!r}") from error
+
+
+def _shaken(arguments: Arguments, seed: int) -> Arguments:
+    """The arguments, each number off by some thousands of roundings."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def shake(t: Tensor) -> Tensor:
+        step = 2.0**14 * torch.finfo(t.dtype).eps
+        return t * (1 + step * torch.randn(t.shape, generator=generator, dtype=t.dtype))
+
+    return arguments.map(shake)
+
+
+def _tensor(array: Any) -> Tensor:
+    return array if isinstance(array, Tensor) else torch.from_numpy(array)
+
+
+def _hold(k: int, found: Tensor, wanted: Tensor, wide: Tensor, *near: Tensor) -> None:
+    """Asserts that a result is the reference's, as well as the program determines it.
+
+    A damaged program may magnify what is rounded to any size. How much, the reference engine itself shows: where its
+    results for arguments that are off by thousands of roundings lie, there another way of rounding may lie; and where
+    some of them are no numbers, or jump, anything may. So where float32 overflows and float64 does not: when it does
+    depends on the order of a sum.
+    """
+    if found.shape != wanted.shape or found.dtype != wanted.dtype:
+        raise Finding(f"result {k} is {found.dtype} {list(found.shape)}, not {wanted.dtype} {list(wanted.shape)}")
+    if not wanted.numel():
+        return
+    settled = wanted.isfinite() | (wide == wanted) | (wide.isnan() & wanted.isnan())
+    for other in near:
+        settled &= (other == wanted) | (other.isnan() & wanted.isnan()) | (other.isfinite() & wanted.isfinite())
+    spread = torch.stack([(other - wanted).abs().nan_to_num(0, 0) for other in near]).amax(0)
+    size = wanted[wanted.isfinite()].abs().amax() if wanted.isfinite().any() else torch.tensor(0.0)
+    same = (found == wanted) | (found.isnan() & wanted.isnan())
+    close = (found - wanted).abs() <= spread + 256 * torch.finfo(wanted.dtype).eps * size
+    wrong = settled & ~same & ~close
+    if wrong.any():
+        at = tuple(int(n) for n in wrong.nonzero()[0])
+        raise Finding(
+            f"result {k} of shape {list(wanted.shape)} has {int(wrong.sum())} wrong numbers: at {at} "
+            f"{float(found[at])!r} instead of {float(wanted[at])!r}, where {float(spread[at]):.1e} is allowed"
+        )
+
+
+# Many.
+
+
+def fuzz(seed: int, *, cases: int | None = None, seconds: float | None = None, folder: Path | None = None) -> Counter:
+    """Runs cases until there are so many or time is up; what came of them.
+
+    Args:
+        seed: by which cases are drawn.
+        cases: how many.
+        seconds: for how long.
+        folder: where findings are written, if anywhere.
+    """
+    came: Counter[str] = Counter()
+    end = time.monotonic() + seconds if seconds is not None else float("inf")
+    number = 0
+    while (cases is None or number < cases) and time.monotonic() < end:
+        case = draw_case(seed, number)
+        if folder is not None:
+            file = folder / f"{seed}-{number}.json"
+            file.write_text(json.dumps(asdict(case)))
+            faulthandler.dump_traceback_later(SECONDS_A_CASE, exit=True)
+        try:
+            came[run_case(case)] += 1
+        except Finding as finding:
+            came["findings"] += 1
+            print(f"case {seed}/{number}: {finding}", flush=True)
+        else:
+            if folder is not None:
+                file.unlink()
+        number += 1
+    faulthandler.cancel_dump_traceback_later()
+    return came
+
+
+def told(came: Counter[str]) -> str:
+    """What came of many cases, as a line."""
+    words = ("refused", "right", "too large", "findings")
+    return f"{came.total()} cases: " + ", ".join(f"{came[word]} {word}" for word in words)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--seed", type=int, default=None, help="another one each time, if not given")
+    parser.add_argument("--folder", type=Path, default=Path("build/fuzz"), help="where findings are written")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="run the case of a file")
+    options = parser.parse_args()
+    faulthandler.enable()
+    torch.set_num_threads(1)
+    if options.again is not None:
+        print(run_case(Case(**json.loads(options.again.read_text()))))
+        return 0
+    seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 30)
+    print(f"seed {seed}; a case that ends the process is left in {options.folder}", flush=True)
+    options.folder.mkdir(parents=True, exist_ok=True)
+    came = fuzz(seed, seconds=options.seconds, folder=options.folder)
+    print(told(came))
+    return 1 if came["findings"] else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
