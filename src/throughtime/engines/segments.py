@@ -54,11 +54,13 @@ class Segments:
             What the whole run gives, and of each state what the segments start with: `[segments, B, width]`.
         """
         result = self._begun(self.program, states)
-        starts: list[list[Tensor]] = []
-        for piece in self._pieces(len(states[0])):
-            starts.append(result.states)
+        # All at once: what is kept of each segment, amid what it lets go, would leave gaps that no next one fits into.
+        starts = [state.new_empty(self.count(len(state)), *state.shape) for state in states]
+        for k, piece in enumerate(self._pieces(len(states[0]))):
+            for of_state, state in zip(starts, result.states, strict=True):
+                of_state[k] = state
             result = self._run(self.program, piece, self._cut(inputs, piece), parameters, result)
-        return result, [torch.stack(of_state) for of_state in zip(*starts, strict=True)]
+        return result, starts
 
     def run_transparent(
         self, inputs: Sequence[Tensor], states: Sequence[Tensor], parameters: Sequence[Tensor]
