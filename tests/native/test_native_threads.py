@@ -9,6 +9,7 @@ import threading
 import time
 
 import numpy as np
+import pytest
 import torch
 from helpers import flat, random_arguments
 from native_cases import apply
@@ -85,6 +86,62 @@ def test_many_callers_at_once() -> None:
     for caller in callers:
         caller.join()
     assert not wrong
+
+
+# More threads than processors: all are kept on one, beside a program that is always busy there.
+CROWDED = """
+import os, subprocess, sys, threading, time
+os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+import torch
+from helpers import flat, random_arguments
+from native_cases import family
+from throughtime import cells
+from throughtime.engines.native import NativeEngine
+def timed(call):
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system keeps no process on one processor")
+def test_the_same_bits_while_threads_compete_for_a_processor() -> None:
+    # The first thread lets the others go somewhere in a run, each time elsewhere, and does the rest alone.
+    source = CROWDED + (
+        "shapes = [('lstm', 256, 60, 1, None), ('gru', 256, 60, 2, [2] * 30 + [1] * 30), ('lstm', 64, 60, 40, None)]\n"
+        "busy = subprocess.Popen([sys.executable, '-c', 'while True: pass'])\n"
+        "wrong = []\n"
+        "def hold(threads, program, steps, arguments, sizes, wanted):\n"
+        "    found = flat(NativeEngine(threads).run(program, steps, *arguments, sizes))\n"
+        "    wrong.extend(threads for f, w in zip(found, wanted, strict=True) if not torch.equal(f, w))\n"
+        "try:\n"
+        "    for name, hidden, steps, rows, sizes in shapes:\n"
+        "        for program in family(cells.get(name).program(16, hidden)):\n"
+        "            arguments = random_arguments(program, steps, rows).map(lambda t: 0.3 * t.float())\n"
+        "            wanted = flat(NativeEngine(1).run(program, steps, *arguments, sizes))\n"
+        "            assert all(w.isfinite().all() for w in wanted)\n"
+        "            given = (program, steps, arguments, sizes, wanted)\n"
+        "            callers = [threading.Thread(target=hold, args=(n, *given)) for n in (2, 3, 4)]\n"
+        "            for caller in callers: caller.start()\n"
+        "            for caller in callers: caller.join()\n"
+        "            for n in (2, 3, 4): hold(n, *given)\n"
+        "finally:\n"
+        "    busy.kill()\n"
+        "print('wrong:', wrong)\n"
+    )
+    assert "wrong: []" in run_python(source)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system keeps no process on one processor")
+def test_threads_that_compete_for_a_processor_cost_little() -> None:
+    source = CROWDED + (
+        "program = cells.get('gru').program(16, 256)\n"
+        "arguments = random_arguments(program, 1000, 1).map(lambda t: t.float())\n"
+        "one, four = (min(timed(lambda: NativeEngine(n).run(program, 1000, *arguments)) for _ in range(5))"
+        " for n in (1, 4))\n"
+        "print(four / one)\n"
+    )
+    assert float(run_python(source)) < 3  # where all threads waited for each other to the end: a hundredfold
 
 
 def test_the_callers_denormals_stay() -> None:
