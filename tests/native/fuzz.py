@@ -41,9 +41,10 @@ from throughtime.program.saving import from_json, to_json
 
 NUMBERS = [0, 1, -1, 2, 3, 7, 20, 33, 1 << 24, (1 << 24) + 1, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63]
 NUMBERS += [-(1 << 63), 10**400]
-# None is near the largest number: whether a sum overflows on its way would depend on its order.
-CONSTANTS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 1e6, float("inf"), float("-inf"), float("nan")]
-SPECIAL = [0.0, float("inf"), float("-inf"), float("nan"), 1e6, -1e6, 1e-30, 1e-310]
+# None is near the largest number: whether a sum overflows on its way would depend on its order. None is so large that
+# what is added to it and taken from it again is rounded away: comparisons of what is left would be by chance.
+CONSTANTS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 30.0, float("inf"), float("-inf"), float("nan")]
+SPECIAL = [0.0, float("inf"), float("-inf"), float("nan"), 30.0, -30.0, 1e-30, 1e-310]
 MOST_ELEMENTS = 1 << 21  # of all values of a run together, so that a case takes milliseconds
 SECONDS_A_CASE = 60  # after which it is said to hang
 
