@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("throughtime._native", reason="the native engine's extension module is not built")
 
 from throughtime.bench.arguments import Arguments
-from throughtime.bench.cases import CASES, PACKED, QUICK, TEXT, TRAINING, Case, select
+from throughtime.bench.cases import CASES, LONG, PACKED, QUICK, TEXT, TRAINING, Case, select
 from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.measuring import error, present
 from throughtime.errors import UserError
@@ -34,7 +34,7 @@ def test_all_compute_the_same(case: Case) -> None:
             results[contestant.name] = ready.results(ready.call())
     wanted = next(found for name, found in results.items() if name.startswith("torch"))
     assert "throughtime" in results
-    if case.mode in (TRAINING, PACKED):
+    if case.mode in (TRAINING, PACKED, LONG):
         assert len(wanted) == 2 + len(arguments.parameters) + case.is_built_in  # torch's layers have two biases
     assert {name: error(found, wanted) for name, found in results.items() if error(found, wanted) > case.bound} == {}
 
@@ -50,12 +50,24 @@ def test_the_largest_shape_keeps_its_bound(cell: str) -> None:
     assert error(ours.results(ours.call()), torchs.results(torchs.call())) <= case.bound
 
 
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+def test_a_long_sequence_keeps_its_bound(cell: str) -> None:
+    case = Case(LONG, cell, 8, 5, 3_000)
+    arguments = Arguments.of(case)
+    ready = {c.name: c.prepare(case, arguments, threads=1) for c in present(case)}
+    results = {name: r.results(r.call()) for name, r in ready.items() if r.results is not None}
+    wanted = results.pop("torch")
+    assert results.keys() == {"throughtime", "throughtime, all kept"}
+    assert {name: off for name, of in results.items() if (off := error(of, wanted)) > case.bound} == {}
+
+
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4), ("peephole_lstm", 4)])
 def test_flops_are_those_of_the_textbook(cell: str, gates: int) -> None:
     steps, batch, hidden = 10, 3, 16
     forward = 2 * steps * batch * gates * hidden * (hidden + hidden)
     assert Case("forward", cell, batch, hidden, steps).flops == forward
     assert Case("training", cell, batch, hidden, steps).flops == 3 * forward
+    assert Case("long", cell, batch, hidden, steps).flops == 3 * forward  # what is done again is no more work done
 
 
 def test_lengths_of_a_packed_batch_are_spread_from_one_to_all_steps() -> None:

@@ -16,7 +16,7 @@ from throughtime.bench import contestant, measuring
 from throughtime.bench.cases import QUICK, Case, select
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import Measurement, Time, error, measure, measure_all
-from throughtime.bench.report import FASTEST, PEAK, Report
+from throughtime.bench.report import FASTEST, MEMORY, PEAK, TIME, Report
 from throughtime.cli.main import main
 
 TINY = Case("forward", "gru", 2, 8, 4)
@@ -29,8 +29,10 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("throughtime.bench.cases.QUICK", list(cases))
 
 
-def measured(case: Case, *times: tuple[str, float, float], peak: float = 1e9) -> Measurement:
-    return Measurement(case, [Time(*of, 0.0) for of in times], peak, 3)
+def measured(
+    case: Case, *times: tuple[str, float, float] | tuple[str, float, float, int], peak: float = 1e9
+) -> Measurement:
+    return Measurement(case, [Time(*of[:3], 0.0, *of[3:]) for of in times], peak, 3)
 
 
 def report(*measurements: Measurement) -> Report:
@@ -106,8 +108,8 @@ def test_a_wrong_result_fails_the_command(small, monkeypatch, capsys) -> None:
     monkeypatch.setattr(measuring, "error", lambda found, wanted: 0.0 if found is wanted else 1.0)
     assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "training/rnn"]) == 1
     out, told = capsys.readouterr()
-    assert "**Wrong results:** throughtime in training/rnn/b2/h8." in out
-    assert "results that are not torch's: throughtime in training/rnn/b2/h8" in told
+    assert "**Wrong results:** throughtime in training/rnn/b2/h8/t5." in out
+    assert "results that are not torch's: throughtime in training/rnn/b2/h8/t5" in told
 
 
 def test_not_a_number_is_a_wrong_result() -> None:
@@ -161,10 +163,41 @@ def test_summaries() -> None:
         ),
     )
     found = {s.beside: (s.shapes, s.mean, s.least, s.at) for s in made.summaries}
-    assert found["torch"] == (2, pytest.approx(4.0), 2.0, "batch 1, hidden 32")
-    assert found["ONNX Runtime"] == (2, pytest.approx(8**0.5), 2.0, "batch 32, hidden 256")
-    assert found[FASTEST] == (2, pytest.approx(2.0), 2.0, "batch 1, hidden 32")
-    assert found[PEAK] == (1, pytest.approx(0.25), pytest.approx(0.25), "batch 32, hidden 256")
+    assert found["torch"] == (2, pytest.approx(4.0), 2.0, "batch 1, hidden 32, 100 steps")
+    assert found["ONNX Runtime"] == (2, pytest.approx(8**0.5), 2.0, "batch 32, hidden 256, 100 steps")
+    assert found[FASTEST] == (2, pytest.approx(2.0), 2.0, "batch 1, hidden 32, 100 steps")
+    assert found[PEAK] == (1, pytest.approx(0.25), pytest.approx(0.25), "batch 32, hidden 256, 100 steps")
+
+
+def test_single_steps_of_each_size_are_told_apart() -> None:
+    cases = [Case("streaming", "gru", 1, hidden, 200) for hidden in (64, 256)]
+    made = report(*(measured(c, ("throughtime", 1.0, 1.0), ("torch", 9.0, c.hidden)) for c in cases))
+    assert [(s.shapes, s.mean, s.at) for s in made.summaries] == [
+        (1, pytest.approx(64), "batch 1, hidden 64, 200 steps"),
+        (1, pytest.approx(256), "batch 1, hidden 256, 200 steps"),
+    ]
+
+
+def test_memory_is_told_beside_time() -> None:
+    cases = [Case("long", "gru", 1, 64, steps) for steps in (1_000, 10_000)]
+    sizes = (2_000_000, 40_000_000), (4_000_000, 400_000_000)
+    made = report(
+        *(
+            measured(case, ("throughtime", 1.0, 1.0, ours), ("throughtime, all kept", 0.5, 0.5, others))
+            for case, (ours, others) in zip(cases, sizes, strict=True)
+        )
+    )
+    found = {s.quantity: (s.shapes, s.mean, s.least, s.at) for s in made.summaries}
+    assert found[MEMORY] == (2, pytest.approx(2000**0.5), 20.0, "batch 1, hidden 64, 1,000 steps")
+    assert found[TIME][:3] == (2, pytest.approx(0.5), 0.5)
+    assert "How many times less memory:" in made.markdown()
+    *_, head, _, _, last = filter(None, made.markdown().splitlines())
+    columns = dict(zip(head.split("|"), last.split("|"), strict=True))
+    assert {name.strip(): columns[name].strip() for name in columns if "MB" in name} == {
+        "throughtime MB": "4.0",
+        "throughtime, all kept MB": "400.0",
+    }
+    assert made.data()["cases"][1]["times"][1]["memory"] == 400_000_000
 
 
 def test_every_table_is_well_formed() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import cached_property
 from itertools import product
+from math import isqrt
 
 from throughtime import cells
 from throughtime.bench.own_cell import peephole_lstm
@@ -16,22 +17,31 @@ from throughtime.program.core import Program
 from throughtime.program.counting import products
 from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
 
-FORWARD, TRAINING, STREAMING, PACKED, TEXT = "forward", "training", "streaming", "packed", "text"
+FORWARD, TRAINING, STREAMING, PACKED, LONG, TEXT = "forward", "training", "streaming", "packed", "long", "text"
 MODES = {
     FORWARD: "Forward: the outputs of all steps",
     TRAINING: "Training step: forward and all gradients",
     STREAMING: "Streaming: one step at a time, from Python",
     PACKED: "Packed batch: a training step with lengths evenly spread over 1 to T",
+    LONG: "Long sequences: a training step that keeps the states of every √T steps, beside one that keeps all",
     TEXT: "Training on text: a step of 2 layers on windows of 50, `throughtime train` beside a loop in torch",
 }
 BUILT_IN = ("rnn", "lstm", "gru")
 _OWN = {peephole_lstm.name: peephole_lstm}
 
 # How far a result may be from torch's: float32's rounding at 1, of each step, is carried on by the states, and the
-# gradients go through the steps a second time. On the text, of random symbols, each trains from first weights of its
-# own, and comes to what chance allows.
+# gradients go through the steps a second time. Of a long sequence torch adds up the biases' gradients one by one, which
+# puts it off further than the engine, whose sums are of pieces. On the text, of random symbols, each trains from first
+# weights of its own, and comes to what chance allows.
 _EPSILON = 2.0**-23
-_BOUNDS = {FORWARD: 32 * _EPSILON, STREAMING: 32 * _EPSILON, TRAINING: 64 * _EPSILON, PACKED: 64 * _EPSILON, TEXT: 0.05}
+_BOUNDS = {
+    FORWARD: 32 * _EPSILON,
+    STREAMING: 32 * _EPSILON,
+    TRAINING: 64 * _EPSILON,
+    PACKED: 64 * _EPSILON,
+    LONG: 512 * _EPSILON,
+    TEXT: 0.05,
+}
 
 
 @dataclass(frozen=True)
@@ -53,7 +63,12 @@ class Case:
     @property
     def name(self) -> str:
         """By which it is chosen."""
-        return f"{self.mode}/{self.cell}/b{self.batch}/h{self.hidden}"
+        return f"{self.mode}/{self.cell}/b{self.batch}/h{self.hidden}/t{self.steps}"
+
+    @property
+    def shape(self) -> str:
+        """In words."""
+        return f"batch {self.batch}, hidden {self.hidden}, {self.steps:,} steps"
 
     @property
     def is_built_in(self) -> bool:
@@ -63,7 +78,17 @@ class Case:
     @property
     def trains(self) -> bool:
         """Whether gradients are computed."""
-        return self.mode in (TRAINING, PACKED, TEXT)
+        return self.mode in (TRAINING, PACKED, LONG, TEXT)
+
+    @property
+    def weighs(self) -> bool:
+        """Whether memory is measured besides time."""
+        return self.mode == LONG
+
+    @property
+    def checkpoint_every(self) -> int:
+        """After how many steps a long run keeps its states: the states kept and one segment's tape are as many."""
+        return isqrt(self.steps)
 
     @property
     def layers(self) -> int:
@@ -115,11 +140,14 @@ def _grid(
 
 
 _BATCHES, _SIZES = (1, 8, 32, 64), (32, 64, 128, 256, 512)
+_LONG_STEPS = (25_000, 50_000, 100_000)
 
 CASES: Sequence[Case] = (
     *_grid((FORWARD, TRAINING), (*BUILT_IN, *_OWN), _BATCHES, _SIZES),
     *_grid((STREAMING,), BUILT_IN, (1,), (64, 256), 200),
     *_grid((PACKED,), BUILT_IN, (32,), (64, 256)),
+    *(case for steps in _LONG_STEPS for case in _grid((LONG,), ("lstm",), (1, 8), (64,), steps)),
+    *(case for steps in _LONG_STEPS for case in _grid((LONG,), ("gru",), (1,), (64,), steps)),
     *_grid((TEXT,), ("lstm", "gru"), (50,), (128,), 50),
 )
 
@@ -127,6 +155,7 @@ QUICK: Sequence[Case] = (
     *_grid((FORWARD, TRAINING), (*BUILT_IN, *_OWN), (1, 32), (128,)),
     *_grid((STREAMING,), BUILT_IN, (1,), (64,), 200),
     *_grid((PACKED,), ("lstm",), (32,), (128,)),
+    *_grid((LONG,), ("lstm",), (1,), (64,), 10_000),
 )
 
 
@@ -144,7 +173,7 @@ def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
         return list(cases)
     for name in wanted:
         if not any(_fits(case, name) for case in cases):
-            levels = {"/".join(case.name.split("/")[:depth]) for case in cases for depth in range(1, 5)}
+            levels = {"/".join(case.name.split("/")[:depth]) for case in cases for depth in range(1, 6)}
             modes = ", ".join(dict.fromkeys(case.mode for case in cases))
             raise UserError(
                 f"no case is called {name!r}{nearest(name, levels)} (there are: {modes}; one of them alone is called "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from throughtime.bench.contestant import Contestant
-from throughtime.bench.ours import BuiltIn, Layer, Padded, Stepwise
+from throughtime.bench.ours import BuiltIn, Checkpointed, Layer, Padded, Stepwise, Thawed, WholeTape
 from throughtime.bench.peer_jax import JaxScan
 from throughtime.bench.peer_onnxruntime import OnnxRuntime
 from throughtime.bench.peer_torch import TorchCell, TorchLayer, TorchLoop
@@ -15,6 +15,7 @@ from throughtime.bench.text import TorchTraining, TrainCommand
 CONTESTANTS: Sequence[Contestant] = (
     Layer(),
     Stepwise(),
+    Checkpointed(),
     TrainCommand(),
     TorchLayer(),
     TorchLoop(),
@@ -24,4 +25,6 @@ CONTESTANTS: Sequence[Contestant] = (
     JaxScan(),
     BuiltIn(),
     Padded(),
+    WholeTape(),
+    Thawed(),
 )

@@ -17,6 +17,7 @@ from throughtime.bench.arguments import Arguments
 from throughtime.bench.cases import STREAMING, Case
 from throughtime.bench.contestant import Contestant, Ready, Results, missing
 from throughtime.bench.contestants import CONTESTANTS
+from throughtime.bench.memory import peak_memory
 from throughtime.errors import UserError
 
 _ROUNDS = 3  # at least
@@ -36,17 +37,19 @@ class Time:
         ratio: the median, over the rounds, of its time as a multiple of the first contestant's in the same round.
         error: how far its results are from torch's, as a share of the largest element of an array; None if it
             computes something else.
+        memory: the bytes that a call took at its peak besides what it was given and returned; None if not measured.
     """
 
     contestant: str
     seconds: float
     ratio: float
     error: float | None
+    memory: int | None = None
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """A case's times.
+    """A case's times, and the memory where it is measured.
 
     Attributes:
         case: what was measured.
@@ -103,13 +106,14 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
 
     threads = 1 if case.mode == STREAMING else threads  # one step of one row is no work for two
     arguments = Arguments.of(case)
-    names, entries, results = [], [], []
+    names, entries, results, memory = [], [], [], []
     with torch_threads(threads):
         for contestant in present(case):
             ready = contestant.prepare(case, arguments, threads)
             names.append(contestant.name)
             entries.append(ready)
             results.append(_results(ready))
+            memory.append(peak_memory(contestant, case, threads) if case.weighs else None)
         turns = [*map(turn_of, entries), lambda: _native.fma_peak(threads, _PEAK)]
         rounds = in_turn(turns, seconds)
     wanted = next(found for found, name in zip(results, names, strict=True) if name.startswith("torch"))
@@ -117,8 +121,8 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
     errors = [None if found is None else error(found, wanted) for found in results]
     *taken, peaks = zip(*rounds, strict=True)
     times = [
-        Time(name, median(own) / _repeats(case), median(a / b for a, b in zip(own, taken[0], strict=True)), off)
-        for name, own, off in zip(names, taken, errors, strict=True)
+        Time(name, median(own) / _repeats(case), median(a / b for a, b in zip(own, taken[0], strict=True)), off, took)
+        for name, own, off, took in zip(names, taken, errors, memory, strict=True)
     ]
     return Measurement(case, times, median(peaks), len(rounds))
 

@@ -27,6 +27,17 @@ def stored(case: Case, arguments: Arguments) -> list[Tensor]:
     return layer.to_stored(list(arguments.parameters.values()), bias=True)
 
 
+def as_torchs(case: Case, arguments: Arguments, results: Results) -> Results:
+    """The results of a built-in cell, with the gradients of what torch stores instead of its program's parameters."""
+    layer = TORCH_LAYERS[_TORCH_NAMES[case.cell][1]]
+    kept = [tensor.requires_grad_() for tensor in stored(case, arguments)]
+    others = dict(results)
+    of_program = [torch.from_numpy(others.pop(f"gradient.{name}")) for name in arguments.parameters]
+    of_kept = torch.autograd.grad(layer.to_program(kept, bias=True), kept, of_program)
+    names = layer.names("_l0", bias=True, projected=False)
+    return others | {f"gradient.{name}": g.numpy() for name, g in zip(names, of_kept, strict=True)}
+
+
 def filled(module: nn.Module, values: Sequence[Tensor]) -> nn.Module:
     """The module with these values in its parameters."""
     with torch.no_grad():

@@ -10,20 +10,30 @@ from typing import Any
 from throughtime.bench.cases import MODES, STREAMING, Case
 from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.machine import Machine
-from throughtime.bench.measuring import Measurement
+from throughtime.bench.measuring import Measurement, Time
 from throughtime.markdown import table
 
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
 FASTEST = "the fastest of them"
 PEAK = "the processor's peak"
+TIME, MEMORY, RATE = "time", "memory", "rate"
 _HOW = ". All who can take part come with `pip install 'throughtime[bench]'`."
 _READING = (
-    "Float32; one layer of one direction, the input as wide as the layer, its product included; 100 steps, where no "
-    "other number is said. Times are medians of runs in turn; a ratio is the median over the rounds, and above 1 where "
-    "ours is quicker. GFLOP/s counts the matrix products alone. All results were compared with torch's."
+    "Float32; one layer of one direction, the input as wide as the layer, its product included. Times are medians "
+    "of runs in turn; a ratio is the median over the rounds, and above 1 where ours is quicker. GFLOP/s counts the "
+    "matrix products alone. MB are what a call takes at its peak besides what it is given and returns, in a process of "
+    "its own. All results were compared with torch's. "
+    "Forward runs are of a frozen layer, whose weights are ready, as in a session of ONNX Runtime; `throughtime "
+    "thawed` makes them ready at every call."
 )
 # Where the matrix products are large enough for the processor's arithmetic to be the limit.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
+# What the tables in short say, and how each writes its figures.
+_SHORT = {
+    TIME: ("## In short: how many times as fast", "{:.2f}"),
+    MEMORY: ("How many times less memory:", "{:.1f}"),
+    RATE: (f"Share of the peak, at batch {_LARGE_BATCH} or more and hidden {_LARGE_HIDDEN} or more:", "{:.0%}"),
+}
 
 
 @dataclass(frozen=True)
@@ -32,15 +42,17 @@ class Summary:
 
     Attributes:
         mode, cell: what was measured.
+        quantity: what is compared: `TIME`, `MEMORY`, or the `RATE` of the arithmetic.
         beside: a contestant, `FASTEST` of those that are not ours in each shape, or `PEAK`.
         shapes: how many.
-        mean: the geometric mean of its time in ours; for `PEAK` of our share of it.
+        mean: the geometric mean of its time or memory in ours; for `PEAK` of our share of it.
         least: the smallest of these.
         at: where that was.
     """
 
     mode: str
     cell: str
+    quantity: str
     beside: str
     shapes: int
     mean: float
@@ -73,10 +85,12 @@ class Report:
 
     @property
     def summaries(self) -> list[Summary]:
-        """Each cell's shapes in one figure beside each contestant."""
-        groups: dict[tuple[str, str], list[Measurement]] = {}
+        """Each cell's shapes in one figure beside each contestant; of single steps each size by itself."""
+        groups: dict[tuple[str, str, int | None], list[Measurement]] = {}
         for m in self.measurements:
-            groups.setdefault((m.case.mode, m.case.cell), []).append(m)
+            # What a step takes besides its arithmetic is all there is to a small one, and little of a large one.
+            size = m.case.hidden if m.case.mode == STREAMING else None
+            groups.setdefault((m.case.mode, m.case.cell, size), []).append(m)
         return [summary for group in groups.values() for summary in _summaries(group)]
 
     def data(self) -> dict[str, Any]:
@@ -123,53 +137,59 @@ class Report:
         return f"Everyone may use {many}{reach}; for single steps one."
 
     def _summary_lines(self) -> Iterator[str]:
-        ratios = [s for s in self.summaries if s.beside != PEAK]
-        shares = [s for s in self.summaries if s.beside == PEAK]
-        yield "## In short: how many times as fast"
-        yield ""
         head = ["mode", "cell", "beside", "shapes", "geometric mean", "least", "at"]
-        rows = [[s.mode, s.cell, s.beside, str(s.shapes), f"{s.mean:.2f}", f"{s.least:.2f}", s.at] for s in ratios]
-        yield from table([head, *rows])
-        if shares:
-            yield f"Share of the peak, at batch {_LARGE_BATCH} or more and hidden {_LARGE_HIDDEN} or more:"
-            yield ""
-            head = ["mode", "cell", "shapes", "geometric mean", "least", "at"]
-            rows = [[s.mode, s.cell, str(s.shapes), f"{s.mean:.0%}", f"{s.least:.0%}", s.at] for s in shares]
-            yield from table([head, *rows])
+        for quantity, (title, form) in _SHORT.items():
+            rows = [
+                [s.mode, s.cell, s.beside, str(s.shapes), form.format(s.mean), form.format(s.least), s.at]
+                for s in self.summaries
+                if s.quantity == quantity
+            ]
+            if rows:
+                yield title
+                yield ""
+                yield from table([head, *rows])
 
 
 def _summaries(group: Sequence[Measurement]) -> Iterator[Summary]:
     names = list(dict.fromkeys(t.contestant for m in group for t in m.times[1:]))
     others = [name for name in names if name not in _OURS]
     for name in names:
-        yield _summary(name, ((m.case, t.ratio) for m in group for t in m.times if t.contestant == name))
+        taken = [(m, t) for m in group for t in m.times if t.contestant == name]
+        yield from _summary(TIME, name, ((m.case, t.ratio) for m, t in taken))
+        less = ((m.case, t.memory / m.times[0].memory) for m, t in taken if t.memory and m.times[0].memory)
+        yield from _summary(MEMORY, name, less)
     if len(others) > 1:
-        yield _summary(FASTEST, ((m.case, min(t.ratio for t in m.times if t.contestant in others)) for m in group))
-    large = [m for m in group if m.case.batch >= _LARGE_BATCH and m.case.hidden >= _LARGE_HIDDEN]
-    if large:
-        yield _summary(PEAK, ((m.case, m.rate / m.peak) for m in large))
+        fastest = ((m.case, min(t.ratio for t in m.times if t.contestant in others)) for m in group)
+        yield from _summary(TIME, FASTEST, fastest)
+    large = (m for m in group if m.case.batch >= _LARGE_BATCH and m.case.hidden >= _LARGE_HIDDEN)
+    yield from _summary(RATE, PEAK, ((m.case, m.rate / m.peak) for m in large))
 
 
-def _summary(beside: str, found: Iterable[tuple[Case, float]]) -> Summary:
+def _summary(quantity: str, beside: str, found: Iterable[tuple[Case, float]]) -> Iterator[Summary]:
     figures = list(found)
-    at, least = min(figures, key=lambda figure: figure[1])
-    mean = geometric_mean(figure for _, figure in figures)
-    return Summary(at.mode, at.cell, beside, len(figures), mean, least, f"batch {at.batch}, hidden {at.hidden}")
+    if figures:
+        at, least = min(figures, key=lambda figure: figure[1])
+        mean = geometric_mean(figure for _, figure in figures)
+        yield Summary(at.mode, at.cell, quantity, beside, len(figures), mean, least, at.shape)
 
 
 def _detail(group: Sequence[Measurement]) -> list[list[str]]:
-    others = list(dict.fromkeys(t.contestant for m in group for t in m.times[1:]))
     unit, scale = ("µs", 1e6) if group[0].case.mode == STREAMING else ("ms", 1e3)
-    head = ["cell", "batch", "hidden", f"throughtime {unit}", "GFLOP/s", "of peak"]
-    rows = [head + [column for name in others for column in (f"{name} {unit}", "ratio")]]
+    rows = []
     for m in group:
-        case, times = m.case, {t.contestant: t for t in m.times}
-        row = [case.cell, str(case.batch), str(case.hidden), f"{m.times[0].seconds * scale:.3f}"]
-        row += [f"{m.rate / 1e9:.1f}", f"{m.rate / m.peak:.0%}"]
-        for name in others:
-            row += [f"{times[name].seconds * scale:.3f}", f"{times[name].ratio:.2f}"] if name in times else ["", ""]
+        case, (ours, *others) = m.case, m.times
+        row = {"cell": case.cell, "batch": str(case.batch), "hidden": str(case.hidden), "steps": str(case.steps)}
+        row |= _taken(ours, unit, scale) | {"GFLOP/s": f"{m.rate / 1e9:.1f}", "of peak": f"{m.rate / m.peak:.0%}"}
+        for other in others:
+            row |= _taken(other, unit, scale) | {f"{other.contestant} ratio": f"{other.ratio:.2f}"}
         rows.append(row)
-    return rows
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    return [columns, *([row.get(column, "") for column in columns] for row in rows)]
+
+
+def _taken(time: Time, unit: str, scale: float) -> dict[str, str]:
+    taken = {f"{time.contestant} {unit}": f"{time.seconds * scale:.3f}"}
+    return taken if time.memory is None else taken | {f"{time.contestant} MB": f"{time.memory / 1e6:.1f}"}
 
 
 def _case_data(m: Measurement) -> dict[str, Any]:
