@@ -79,6 +79,13 @@ def test_what_is_written_later_is_seen_when_it_is_frozen_again() -> None:
     assert not torch.equal(layer(x)[0], before)
 
 
+def test_what_trains_is_not_what_was_kept() -> None:
+    layer = throughtime.freeze(throughtime.GRU(3, 5))
+    layer.training = True  # not by train()
+    layer(torch.randn(4, 2, 3))[0].sum().backward()
+    assert all(p.grad is not None for p in layer.parameters())
+
+
 @pytest.mark.parametrize(
     "thaw",
     [

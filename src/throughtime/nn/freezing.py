@@ -23,6 +23,7 @@ class Freezable:
     """
 
     frozen: Layers | None = None
+    training: bool
 
     def layers(self) -> Layers:
         """Each layer's directions: a program and its parameters, as they are now."""
@@ -39,7 +40,7 @@ class Freezable:
     def lasting_layers(self) -> Layers:
         """What was kept, where the module is frozen; else the layers as they are now."""
         # A captured graph holds the parameters themselves.
-        if self.frozen is None or torch.compiler.is_compiling():
+        if self.frozen is None or self.training or torch.compiler.is_compiling():
             return self.layers()
         return self.frozen
 
