@@ -159,6 +159,12 @@ def test_torchs_layers_are_frozen_once_they_are_ours() -> None:
     assert model[0].frozen is not None
 
 
+@pytest.mark.parametrize("given", [None, "run", {"weight": torch.zeros(1)}])
+def test_what_is_no_module_is_refused(given: Any) -> None:
+    with pytest.raises(UserError, match=f"module is wanted.*given {type(given).__name__}"):
+        throughtime.freeze(given)
+
+
 @torch.no_grad()
 def test_an_input_of_another_type_is_refused() -> None:
     layer = throughtime.freeze(throughtime.Recurrent("gru", 3, 5))

@@ -70,8 +70,9 @@ def freeze(model: Model) -> Model:
     """Keeps the weights of a model's recurrent layers as they are now, made ready once: for inference.
 
     A call of a short sequence takes much less time then, as nothing is packed anew. What is written into the weights
-    afterwards is not seen, and they get no gradients; `model.train()`, `model.to(...)` and `model.load_state_dict(...)`
-    thaw the layers. Results are the same bits as before.
+    afterwards, or put in their place (by `torch.func.functional_call`, say), is not seen, and they get no gradients;
+    `model.train()`, `model.to(...)` and `model.load_state_dict(...)` thaw the layers. Results are the same bits as
+    before.
 
     Args:
         model: any torch module with recurrent layers of throughtime's in it, or such a layer; put into evaluation.
@@ -80,8 +81,12 @@ def freeze(model: Model) -> Model:
         The same model.
 
     Raises:
-        UserError: if it has no such layer.
+        UserError: if it is no module, or has no such layer.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(
+            f"a torch module is wanted, to freeze the recurrent layers in it; given {type(model).__name__}."
+        )
     found = [module for module in model.modules() if isinstance(module, Freezable)]
     if not found:
         raise UserError(
