@@ -1,9 +1,12 @@
-"""What several test files share: arguments for a program, its run, and its gradient in two ways."""
+"""What several test files share: arguments for a program, its run, and its gradient in two ways; other processes."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -133,3 +136,17 @@ def assert_close(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: f
         if w.numel():
             error = float((f - w).detach().abs().max()) / scale
             assert error <= tolerance, f"number {k} of shape {tuple(w.shape)} is off by {error:.1e}"
+
+
+def run_python(code: str, *arguments: Any, **environment: str) -> str:
+    """What a process of its own prints."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

@@ -6,7 +6,6 @@ import importlib
 import io
 import json
 import os
-import subprocess
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -19,6 +18,7 @@ import h5py
 import numpy as np
 import pytest
 import torch
+from helpers import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -371,14 +371,9 @@ def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "bomb.keras", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("config.json", bytes(1 << 28))
         archive.writestr("model.weights.h5", b"")
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, *map(str, paths)],
-        capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    printed = run_python(LIMITED, *paths)
     told = ["and is not there", "in one piece", "more groups in groups", "says that it is 268435456 bytes"]
-    for line, words in zip(done.stdout.splitlines(), told, strict=True):
+    for line, words in zip(printed.splitlines(), told, strict=True):
         assert words in line
 
 

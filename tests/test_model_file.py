@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import struct
-import subprocess
 import sys
 from collections.abc import Callable
 from contextlib import suppress
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -160,24 +160,13 @@ for path in sys.argv[1:]:
 """
 
 
-def python(code: str, *arguments: Any) -> str:
-    """What a process of its own prints."""
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        capture_output=True, text=True, timeout=120, check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The file of a model whose cell was written in a process that is gone, as is its source."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "source.py").write_text(CELL)
     code = f"import runpy; runpy.run_path({str(folder / 'source.py')!r})"
-    python(code, folder / "own.safetensors", folder / "wanted.pt")
+    run_python(code, folder / "own.safetensors", folder / "wanted.pt")
     (folder / "source.py").unlink()
     return folder
 
@@ -199,7 +188,7 @@ def test_a_stream_takes_a_file_and_needs_no_torch(own: Path, tmp_path: Path) -> 
         module = throughtime.LSTM(INPUT, 5, 2, proj_size=3) if name == "LSTM" else MODELS[name]()
         throughtime.save(module, path := tmp_path / f"{name}.safetensors")
         paths.append(path)
-    for path, line in zip(paths, python(WITHOUT_TORCH, *paths).splitlines(), strict=True):
+    for path, line in zip(paths, run_python(WITHOUT_TORCH, *paths).splitlines(), strict=True):
         module = throughtime.load(path, "native")
         stream = throughtime.Stream(module)
         symbols = getattr(module, "vocabulary", None)
@@ -463,6 +452,6 @@ def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
         told = {"format": FORMAT, "version": "0", "vocabulary": None, "programs": found} | about
         save_file({"bias_l0": torch.zeros(5)}, tmp_path / f"{name}.safetensors", {"throughtime": json.dumps(told)})
         paths.append(tmp_path / f"{name}.safetensors")
-    refusals = python(LIMITED, tmp_path, *paths).splitlines()
+    refusals = run_python(LIMITED, tmp_path, *paths).splitlines()
     assert len(refusals) == 2 * len(paths), refusals
     assert "more than" in refusals[0]

@@ -3,34 +3,17 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
 import torch
-from helpers import flat, random_arguments
+from helpers import flat, random_arguments, run_python
 from native_cases import apply
 
 from throughtime import cells
 from throughtime.engines.native import NativeEngine, instruction_sets
-
-
-def run_python(source: str, **environment: str) -> str:
-    """The output of a Python program."""
-    done = subprocess.run(
-        [sys.executable, "-c", source],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **environment},
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
-
 
 PREPARE = """
 import numpy as np, os, sys, time
