@@ -24,18 +24,19 @@ enum class Left { rows, packed };
 
 /// One tile: `rows` rows of the left factor times `panels` panels of the right.
 template <class T, int rows, int panels, Left layout> struct Tile {
-    static constexpr int vectors = panels * panel_vectors;
+    static constexpr int vectors = panels * panel_vectors, width = vectors * lanes<T>;
     Vector<T> sum[rows][vectors];
 
     /// Begins every sum at zero, or at what the first `columns` columns of `start` have.
     THROUGHTIME_INLINE void begin(Rows<const T> start, int64_t columns) {
-        for (int i = 0; i < rows; ++i)
-            for (int j = 0; j < vectors; ++j) {
-                const T* from = start.at + i * start.stride + j * lanes<T>;
-                const int64_t left = columns - j * lanes<T>;
-                if (!start.at || left <= 0) sum[i][j] = Vector<T>{};
-                else sum[i][j] = left >= lanes<T> ? load(from) : load_first(from, static_cast<int>(left));
-            }
+        if (!start.at)
+            each(start, [](Vector<T>& sum, const T*, int) THROUGHTIME_LAMBDA { sum = Vector<T>{}; });
+        else if (columns >= width)
+            each(start, [](Vector<T>& sum, const T* from, int) THROUGHTIME_LAMBDA { sum = load(from); });
+        else
+            each(start, [columns](Vector<T>& sum, const T* from, int column) THROUGHTIME_LAMBDA {
+                sum = load_within(from, columns - column);
+            });
     }
 
     THROUGHTIME_INLINE void multiply(const T* left, int64_t stride, const T* right, int64_t depth) {
@@ -57,18 +58,35 @@ template <class T, int rows, int panels, Left layout> struct Tile {
     }
 
     /// Writes the tile's first `columns` columns, or adds them to what is there.
-    template <bool add> THROUGHTIME_INLINE void put(Rows<T> to, int64_t columns) const {
+    template <bool add> THROUGHTIME_INLINE void put(Rows<T> to, int64_t columns) {
+        if (columns >= width)
+            each(to, [](Vector<T>& sum, T* out, int) THROUGHTIME_LAMBDA { store(out, add ? load(out) + sum : sum); });
+        else
+            each(to, [columns](Vector<T>& sum, T* out, int column) THROUGHTIME_LAMBDA {
+                const int64_t left = columns - column;
+                store_within(out, add ? load_within(out, left) + sum : sum, left);
+            });
+    }
+
+private:
+    /// Visits every sum, what lies at it in rows of memory, and its column there.
+    ///
+    /// Unrolled, as only what is not indexed at run time stays in registers.
+    template <class U, class Visit> THROUGHTIME_INLINE void each(Rows<U> beside, Visit visit) {
+#pragma GCC unroll 12
         for (int i = 0; i < rows; ++i) {
-            T* out = to.at + i * to.stride;
-            for (int j = 0; j < vectors; ++j, out += lanes<T>) {
-                int64_t left = columns - j * lanes<T>;
-                if (left >= lanes<T>) store(out, add ? load(out) + sum[i][j] : sum[i][j]);
-                else if (left > 0) {
-                    int count = static_cast<int>(left);
-                    store_first(out, add ? load_first(out, count) + sum[i][j] : sum[i][j], count);
-                }
-            }
+#pragma GCC unroll 8
+            for (int j = 0; j < vectors; ++j) visit(sum[i][j], beside.at + j * lanes<T>, j * lanes<T>);
+            beside.at += beside.stride;
         }
+    }
+
+    /// As many lanes as are left of a row, none included.
+    static THROUGHTIME_INLINE Vector<T> load_within(const T* from, int64_t left) {
+        return left <= 0 ? Vector<T>{} : load_first(from, left < lanes<T> ? static_cast<int>(left) : lanes<T>);
+    }
+    static THROUGHTIME_INLINE void store_within(T* to, Vector<T> v, int64_t left) {
+        if (left > 0) store_first(to, v, left < lanes<T> ? static_cast<int>(left) : lanes<T>);
     }
 };
 
