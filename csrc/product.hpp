@@ -32,10 +32,10 @@ template <class T, int rows, int panels, Left layout> struct Tile {
         if (!start.at)
             each(start, [](Vector<T>& sum, const T*, int) THROUGHTIME_LAMBDA { sum = Vector<T>{}; });
         else if (columns >= width)
-            each(start, [](Vector<T>& sum, const T* from, int) THROUGHTIME_LAMBDA { sum = load(from); });
+            each(start, [](Vector<T>& sum, const T* from, int column) THROUGHTIME_LAMBDA { sum = load(from + column); });
         else
             each(start, [columns](Vector<T>& sum, const T* from, int column) THROUGHTIME_LAMBDA {
-                sum = load_within(from, columns - column);
+                sum = load_within(from + column, columns - column);
             });
     }
 
@@ -60,23 +60,25 @@ template <class T, int rows, int panels, Left layout> struct Tile {
     /// Writes the tile's first `columns` columns, or adds them to what is there.
     template <bool add> THROUGHTIME_INLINE void put(Rows<T> to, int64_t columns) {
         if (columns >= width)
-            each(to, [](Vector<T>& sum, T* out, int) THROUGHTIME_LAMBDA { store(out, add ? load(out) + sum : sum); });
+            each(to, [](Vector<T>& sum, T* out, int column) THROUGHTIME_LAMBDA {
+                store(out + column, add ? load(out + column) + sum : sum);
+            });
         else
             each(to, [columns](Vector<T>& sum, T* out, int column) THROUGHTIME_LAMBDA {
                 const int64_t left = columns - column;
-                store_within(out, add ? load_within(out, left) + sum : sum, left);
+                store_within(out + column, add ? load_within(out + column, left) + sum : sum, left);
             });
     }
 
 private:
-    /// Visits every sum, what lies at it in rows of memory, and its column there.
+    /// Visits every sum, with its row in memory and its column there.
     ///
     /// Unrolled, as only what is not indexed at run time stays in registers.
     template <class U, class Visit> THROUGHTIME_INLINE void each(Rows<U> beside, Visit visit) {
 #pragma GCC unroll 12
         for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 8
-            for (int j = 0; j < vectors; ++j) visit(sum[i][j], beside.at + j * lanes<T>, j * lanes<T>);
+            for (int j = 0; j < vectors; ++j) visit(sum[i][j], beside.at, j * lanes<T>);
             beside.at += beside.stride;
         }
     }
