@@ -48,13 +48,13 @@ class _SoftmaxLoss(torch.autograd.Function):
         d_hidden, d_weight, d_bias = gradients
         for start in range(0, len(hidden), rows := max(1, CHUNK_ELEMENTS // len(weight))):
             x, y = hidden[start : start + rows], targets[start : start + rows]
-            logits = torch.addmm(bias, x, weight.T)
-            log_normaliser = logits.logsumexp(-1, keepdim=True)
-            total += log_normaliser.sum() - logits.gather(1, y[:, None]).sum()
+            log_probabilities = torch.log_softmax(torch.addmm(bias, x, weight.T), -1)
+            of_targets = log_probabilities.gather(1, y[:, None])
+            total -= of_targets.sum()
             if not any(wanted):
                 continue
-            d_logits = logits.sub_(log_normaliser).exp_()  # the probabilities, less 1 at the target
-            d_logits.scatter_add_(1, y[:, None], -torch.ones_like(log_normaliser))
+            d_logits = log_probabilities.exp_()  # the probabilities, less 1 at the target
+            d_logits.scatter_add_(1, y[:, None], -torch.ones_like(of_targets))
             if d_hidden is not None:
                 torch.mm(d_logits, weight, out=d_hidden[start : start + rows])
             if d_weight is not None:

@@ -16,7 +16,7 @@ from throughtime.errors import TrainingError
 from throughtime.nn.language_model import LanguageModel, detached
 from throughtime.nn.recurrent import State
 from throughtime.training.config import TrainConfig
-from throughtime.training.optimizers import make_optimizer
+from throughtime.training.optimizers import clipped_norm, make_optimizer
 from throughtime.training.record import Plan
 from throughtime.training.schedule import Schedule
 
@@ -111,8 +111,7 @@ class TrainingModule(lightning.LightningModule):
         Raises:
             TrainingError: the loss or the gradient is not finite.
         """
-        clip = self._config.clip or math.inf
-        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), clip)
+        norm = clipped_norm(self.model, self._config.clip)
         self.last_loss, self.last_norm = torch.stack([self._step_loss.double(), norm.double()]).tolist()
         scaled = self._config.precision == "16-mixed"  # then an infinite gradient is usual, and its step is skipped
         if not math.isfinite(self.last_loss) or not (scaled or math.isfinite(self.last_norm)):

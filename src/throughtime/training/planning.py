@@ -14,7 +14,7 @@ from throughtime.nn.language_model import LanguageModel, detached
 from throughtime.training.building import device_for
 from throughtime.training.config import TrainConfig
 from throughtime.training.evaluation import total_loss
-from throughtime.training.optimizers import make_optimizer
+from throughtime.training.optimizers import clipped_norm, make_optimizer
 from throughtime.training.record import Plan
 
 _VALIDATION_SHARE = 0.05  # of the training time
@@ -119,7 +119,7 @@ def _measured(config: TrainConfig, corpus: Corpus, model: LanguageModel, batch: 
             symbols, targets = (torch.from_numpy(a).to(device) for a in streams[len(times) % len(streams)])
             loss, state = copied.loss(symbols, targets, state)
             (loss / targets.numel()).backward()  # type: ignore[no-untyped-call]
-            torch.nn.utils.clip_grad_norm_(copied.parameters(), 1.0).item()
+            clipped_norm(copied, config.clip).item()
             optimizer.step()
             optimizer.zero_grad()
             state = detached(state)
