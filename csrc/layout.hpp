@@ -40,6 +40,11 @@ inline Share share(int64_t n, int thread, int threads) {
     return {n * thread / threads, n * (thread + 1) / threads};
 }
 
+/// What both have of one row of things; empty, and within the second, where that is nothing.
+inline Share common(Share a, Share b) {
+    return {std::clamp(a.first, b.first, b.last), std::clamp(a.last, b.first, b.last)};
+}
+
 template <class T> class Layout {
 public:
     Layout(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, const Calendar& calendar,

@@ -123,10 +123,11 @@ private:
                 run_phase(Phase::before, me, chunk);
                 if (!meet(me)) return;
             }
+            const Share own = rows_of(me, chunk);
             for (int64_t count = done; count < done + chunk.count; ++count) {
                 const int64_t before = std::exchange(rows_active, calendar_.active(calendar_.time(count)));
-                if (before != rows_active && !change_rows(me, count, before, rows_active)) return;
-                if (!step(me, count, chunk, rows_active)) return;
+                if (before != rows_active && !change_rows(me, count, before, rows_active, own)) return;
+                if (!step(me, count, chunk, rows_active, own)) return;
             }
             if (!meet(me)) return;
             if (!plan_.phase(Phase::after).empty() || !plan_.terms.empty()) {
@@ -165,20 +166,36 @@ private:
     // Which rows are active.
 
     /// Loads the rows that begin at this step, saves those that have ended; false as from `meet`.
-    bool change_rows(Member& me, int64_t count, int64_t before, int64_t now) {
+    bool change_rows(Member& me, int64_t count, int64_t before, int64_t now, Share own) {
+        const Share changed{std::min(now, before), std::max(now, before)};
+        auto change = [&](Share rows) { now > before ? load_states(rows, count) : save_states(rows, count); };
+        if (sharing_ == Sharing::rows) {  // each thread knows its own rows alone
+            change(common(changed, own));
+            return true;
+        }
         if (!meet(me)) return false;
-        Share changed = share(std::max(now, before) - std::min(now, before), me.thread, me.threads);
-        changed.first += std::min(now, before);
-        changed.last += std::min(now, before);
-        if (now > before) load_states(changed, count);
-        else save_states(changed, count);
+        const Share mine = share(changed.last - changed.first, me.thread, me.threads);
+        change({changed.first + mine.first, changed.first + mine.last});
         return meet(me);
     }
 
-    /// The rows of a step that a thread does.
-    Share rows_of(const Member& me, int64_t rows_active) const {
-        if (sharing_ == Sharing::rows) return share(rows_active, me.thread, me.threads);
-        return {0, sharing_ == Sharing::units || me.thread == 0 ? rows_active : 0};
+    /// The rows that a thread does in the steps of a chunk, as far as they are active.
+    Share rows_of(const Member& me, const Chunk& chunk) const {
+        if (sharing_ != Sharing::rows)
+            return {0, sharing_ == Sharing::units || me.thread == 0 ? call_.batch : 0};
+        return {first_row(chunk, me.thread, me.threads), first_row(chunk, me.thread + 1, me.threads)};
+    }
+
+    /// Where a thread's rows begin, so that all threads do as many rows of steps.
+    int64_t first_row(const Chunk& chunk, int thread, int threads) const {
+        if (thread == threads) return call_.batch;
+        const int64_t before = chunk.rows * thread / threads;  // rows of steps, which are other threads'
+        int64_t row = 0, steps = chunk.count;  // at which this row is active
+        for (int64_t done = 0; done < before && steps > 0; ++row) {
+            while (steps > 0 && calendar_.active(chunk.first + steps - 1) <= row) --steps;
+            done += steps;
+        }
+        return row;
     }
 
     void load_states(Share rows, int64_t count) {
@@ -282,8 +299,8 @@ private:
     static constexpr Share all_units{0, INT64_MAX};
 
     /// One step; false as from `meet`.
-    bool step(Member& me, int64_t count, const Chunk& chunk, int64_t rows_active) {
-        const Share rows = rows_of(me, rows_active);
+    bool step(Member& me, int64_t count, const Chunk& chunk, int64_t rows_active, Share own) {
+        const Share rows = common(own, {0, rows_active});
         if (rows.first == rows.last) return true;
         const Now<T>* now = look(me.thread, calendar_.time(count), count, chunk);
         for (const Stage& stage : plan_.phase(Phase::step)) {

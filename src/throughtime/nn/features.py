@@ -36,8 +36,8 @@ class Form(NamedTuple):
         batch_sizes: how many rows, the first ones, are active at each step; all if None. The data of the active rows
             then lie packed, one after the other.
         back: for each row as the caller knows it, where it is inside; the same place if None.
-        places: of each row of packed data the place in padded data whose steps and rows are one axis; None if
-            `batch_sizes` is.
+        places: of each row of packed data the place in padded data whose steps and rows are one axis; found anew each
+            time, from `batch_sizes`, if None.
     """
 
     steps: int
@@ -46,24 +46,33 @@ class Form(NamedTuple):
     back: Tensor | None = None
     places: Tensor | None = None
 
-    @classmethod
-    def packed(cls, rows: int, batch_sizes: Sequence[int], back: Tensor | None, device: torch.device) -> Form:
-        """The form of packed data on a device."""
-        counts = torch.tensor(batch_sizes, dtype=torch.long)
-        step = torch.arange(len(batch_sizes)).repeat_interleave(counts)
-        row = torch.arange(len(step)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
-        return cls(len(batch_sizes), rows, batch_sizes, back, (step * rows + row).to(device))
-
     def pack(self, padded: Tensor) -> Tensor:
         """What is active of `[T, B, width]`: `[N, width]`; as it is where all is active."""
-        return padded if self.places is None else padded.flatten(0, 1).index_select(0, self.places)
+        if self.batch_sizes is None:
+            return padded
+        return padded.flatten(0, 1).index_select(0, self._places(padded.device))
 
     def pad(self, packed: Tensor) -> Tensor:
         """`[T, B, width]`, 0 where a row is not active, of `[N, width]`; as it is where all is active."""
-        if self.places is None:
+        if self.batch_sizes is None:
             return packed
         padded = packed.new_zeros(self.steps * self.rows, *packed.shape[1:])
-        return padded.index_copy(0, self.places, packed).view(self.steps, self.rows, *packed.shape[1:])
+        places = self._places(packed.device)
+        return padded.index_copy(0, places, packed).view(self.steps, self.rows, *packed.shape[1:])
+
+    def _places(self, device: torch.device) -> Tensor:
+        if self.places is not None:
+            return self.places
+        assert self.batch_sizes is not None
+        return places_of(self.rows, self.batch_sizes).to(device)
+
+
+def places_of(rows: int, batch_sizes: Sequence[int]) -> Tensor:
+    """For each row of packed data its place in padded data whose steps and rows are one axis."""
+    counts = torch.tensor(batch_sizes, dtype=torch.long)
+    step = torch.arange(len(batch_sizes)).repeat_interleave(counts)
+    row = torch.arange(len(step)) - (counts.cumsum(0) - counts).repeat_interleave(counts)
+    return step * rows + row
 
 
 class Feature:

@@ -14,7 +14,7 @@ from throughtime.engines.base import Result
 from throughtime.engines.operator import program_of, run
 from throughtime.engines.watching import together
 from throughtime.errors import UserError
-from throughtime.nn.features import Feature, Form, Place, Reset, Starts, StateSequence
+from throughtime.nn.features import Feature, Form, Place, Reset, Starts, StateSequence, places_of
 from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
@@ -124,7 +124,7 @@ def _thinned(x: Tensor, dropout: float, options: Options, form: Form) -> Tensor:
     if not options.variational:
         return dropped(x, dropout)
     mask = scaled_mask(x, (1, form.rows, x.shape[-1]), dropout)
-    return x * (mask if form.places is None else form.pack(mask.expand(form.steps, -1, -1)))
+    return x * (mask if form.batch_sizes is None else form.pack(mask.expand(form.steps, -1, -1)))
 
 
 def joined(
@@ -206,7 +206,7 @@ def _run(
     parameters: Sequence[Tensor],
     checkpoint_every: int | None,
 ) -> Result:
-    inputs, packed = [x], form.places is not None
+    inputs, packed = [x], form.batch_sizes is not None
     if features:
         like = x.new_empty(()).expand(form.steps, form.rows, x.shape[-1]) if packed else x
         for feature in features:
@@ -397,9 +397,10 @@ def run_any_form(
         order, sizes = _sizes_of(lengths, *x.shape[:2])
         order = order.to(x.device)
         back = torch.argsort(order)
-        form = Form.packed(x.shape[1], sizes, back, x.device)
-        assert form.places is not None
-        theirs = form._replace(places=form.places - form.places % form.rows + order[form.places % form.rows])
+        places = places_of(x.shape[1], sizes).to(x.device)
+        form = Form(len(sizes), x.shape[1], sizes, back, places)
+        row = places % form.rows
+        theirs = form._replace(places=places - row + order[row])
         reset = None if reset is None else reset[:, order]
         outputs, final = ordered(theirs.pack(x), states, form, order)
         if options.returns == "steps":
@@ -426,7 +427,7 @@ def _alone(outputs: Sequence[Tensor | PackedSequence]) -> Output:
 def form_of(packed: PackedSequence) -> Form:
     """How the data of a packed sequence lie."""
     sizes: list[int] = packed.batch_sizes.tolist()
-    return Form.packed(sizes[0] if sizes else 0, sizes, packed.unsorted_indices, packed.data.device)
+    return Form(len(sizes), sizes[0] if sizes else 0, sizes, packed.unsorted_indices)
 
 
 def _sizes_of(lengths: Tensor | Sequence[int], steps: int, rows: int) -> tuple[Tensor, list[int]]:
