@@ -122,7 +122,7 @@ def test_time_up_ends_before_the_last_step(tmp_path, monkeypatch):
     assert run.finished
 
 
-@pytest.mark.parametrize("clip", [0.01, 0.0])
+@pytest.mark.parametrize("clip", [0.01, 0.0, 100.0])
 def test_clipping_bounds_the_step_by_norm(tmp_path, clip):
     run = train_tiny(tmp_path, steps=1, optimizer="sgd", lr=1, schedule="constant", clip=clip, precision="64")
     torch.manual_seed(0)
@@ -132,7 +132,8 @@ def test_clipping_bounds_the_step_by_norm(tmp_path, clip):
     moved = math.sqrt(sum(float((run.weights()[n] - before[n].double()).square().sum()) for n in before))
     norm = run.metrics()[0]["grad_norm"]
     assert norm > 0.1
-    assert moved == pytest.approx(clip or norm, rel=1e-4)  # clipping adds 1e-6 to the norm; the csv has 8 digits
+    # Clipping adds 1e-6 to the norm; the csv has 8 digits.
+    assert moved == pytest.approx(min(clip or norm, norm), rel=1e-4)
 
 
 @language.cell

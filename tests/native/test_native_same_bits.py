@@ -36,6 +36,25 @@ def test_across_threads(engine: NativeEngine, name: str, shape: tuple[int, int, 
             assert_same(NativeEngine(threads, engine.instruction_set).run(program, steps, *arguments), alone)
 
 
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_across_threads_where_rows_end(engine: NativeEngine, reverse: bool, packed: bool) -> None:
+    forward = cells.get("lstm").program(9, 64)
+    rows, steps = 40, 60  # several chunks, whose rows the threads share anew
+    sizes = [max(0, 37 - t * t // 80) for t in range(steps)]  # three rows never begin, some last to the end
+    for program in family(forward.flipped if reverse else forward):
+        inputs, states, parameters = arguments_of(program, steps, rows)
+        inputs = [pack(i, sizes) for i in inputs] if packed else inputs
+        found = [
+            NativeEngine(threads, engine.instruction_set).run(
+                program, steps, inputs, states, parameters, sizes, packed=packed
+            )
+            for threads in (1, 2, 3, 7)
+        ]
+        for shared in found[1:]:
+            assert_same(shared, found[0])
+
+
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 def test_each_row_as_if_it_were_alone(engine: NativeEngine, name: str) -> None:
     steps, rows = 6, 29
