@@ -221,6 +221,7 @@ std::vector<std::string> operations() {
 
 NB_MODULE(_native, m) {
     using namespace throughtime;
+    nb::set_leak_warnings(false);  // plans are kept in caches to the end of the process, and users would read of them
     m.doc() = "The native engine: runs plans of programs on the CPU.";
     using Shapes = std::vector<std::array<int64_t, 2>>;
     using Widths = std::vector<int64_t>;
