@@ -45,7 +45,7 @@ def test_none_is_not_given():
 
 
 def test_an_end_is_set_only_where_none_is_given():
-    assert TrainConfig.of().steps == 8000
+    assert TrainConfig.of().steps == 4000
     assert TrainConfig.of(minutes=1).steps is None
     assert TrainConfig.of(epochs=0.5).steps is None
 

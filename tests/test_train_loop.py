@@ -228,7 +228,7 @@ def test_a_loss_that_is_not_finite_is_told_and_the_last_good_checkpoint_kept(tmp
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingModule, "training_step", overflow)
-        with pytest.raises(TrainingError, match=r"step 8: the loss is inf .*--lr \(0\.004 now\).*--clip \(1 now\)"):
+        with pytest.raises(TrainingError, match=r"step 8: the loss is inf .*--lr \(0\.003 now\).*--clip \(1 now\)"):
             train_tiny(tmp_path)
     run = Run.open(tmp_path / "run")
     assert torch.load(run.checkpoint, weights_only=True)["global_step"] == 7

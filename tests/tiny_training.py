@@ -11,7 +11,16 @@ from unittest.mock import patch
 from throughtime.runs import Run
 from throughtime.training import train
 
-TINY = {"hidden": 12, "layers": 2, "batch": 8, "window": 10, "steps": 12, "engine": "reference", "threads": 1}
+TINY = {
+    "hidden": 12,
+    "layers": 2,
+    "dropout": 0.1,
+    "batch": 8,
+    "window": 10,
+    "steps": 12,
+    "engine": "reference",
+    "threads": 1,
+}
 
 
 def write_text(path: Path, words: int = 600) -> Path:

@@ -13,7 +13,7 @@ from throughtime.nn.recurrent import Recurrent
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.stored import layer_options
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import DEFAULT_EMBED, TrainConfig
 
 
 def programs_of(config: TrainConfig, cell: Cell) -> list[Program]:
@@ -24,7 +24,7 @@ def programs_of(config: TrainConfig, cell: Cell) -> list[Program]:
         CellError: the cell's equations are wrong.
     """
     output = output_width(cell.program(config.hidden, config.hidden))
-    embed = config.embed or output
+    embed = config.embed or (output if config.tie else min(output, DEFAULT_EMBED))
     if config.tie and embed != output:
         raise TrainingError(
             f"embed {embed}: an embedding that is tied to the softmax layer has the width of the recurrent output, "

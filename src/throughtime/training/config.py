@@ -12,8 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from throughtime.errors import TrainingError, nearest
 
-DEFAULT_STEPS = 8000
-DEFAULT_LEARNING_RATES = {"sgd": 1.0, "adam": 4e-3, "adamw": 4e-3, "rmsprop": 2e-3}
+DEFAULT_STEPS = 4000
+DEFAULT_LEARNING_RATES = {"sgd": 1.0, "adam": 3e-3, "adamw": 3e-3, "rmsprop": 2e-3}
+DEFAULT_EMBED = 128
 DEFAULT_DECAY = {"step": 0.97, "plateau": 0.5}
 
 Count = Annotated[int, Field(ge=1)]
@@ -68,7 +69,7 @@ class TrainConfig(BaseModel):
         cell: the recurrent cell's name.
         hidden: hidden units of each layer.
         layers: recurrent layers.
-        embed: width of the embedding; the recurrent output's if not given.
+        embed: width of the embedding; if not given the recurrent output's, but 128 at most where they are not tied.
         dropout: probability of dropping an element of the embedding, between layers, and of the output.
         recurrent_dropout: probability of dropping a unit of a state where a matrix multiplies it, one mask a window
             (Gal & Ghahramani 2016).
@@ -89,7 +90,7 @@ class TrainConfig(BaseModel):
             1/sqrt(hidden) if not given.
         forget_bias: what a forget gate's bias starts with.
         epochs: times to go through the data; of `epochs`, `steps` and `minutes` the first that is reached ends.
-        steps: updates of the weights; 8000 if no end is given.
+        steps: updates of the weights; 4000 if no end is given.
         minutes: time to train.
         seed: what weights and dropout are drawn from.
         out: the run's directory; `runs/DATE-TIME-CELL-DATA` if not given.
@@ -112,10 +113,10 @@ class TrainConfig(BaseModel):
     encoding_errors: Literal["strict", "replace"] = "strict"
 
     cell: str = "lstm"
-    hidden: Count = 128
-    layers: Count = 2
+    hidden: Count = 512
+    layers: Count = 1
     embed: Count | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.4
     recurrent_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     zoneout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
