@@ -116,7 +116,7 @@ class TrainConfig(BaseModel):
     hidden: Count = 512
     layers: Count = 1
     embed: Count | None = None
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.4
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     recurrent_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     zoneout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     weight_drop: Annotated[float, Field(ge=0, lt=1)] = 0.0
