@@ -40,7 +40,7 @@ inline Share share(int64_t n, int thread, int threads) {
     return {n * thread / threads, n * (thread + 1) / threads};
 }
 
-/// What both have of one row of things; empty, and within the second, where that is nothing.
+/// What two shares of the same things have in common; where that is nothing, an empty one within the second.
 inline Share common(Share a, Share b) {
     return {std::clamp(a.first, b.first, b.last), std::clamp(a.last, b.first, b.last)};
 }

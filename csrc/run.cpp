@@ -191,8 +191,8 @@ private:
         if (thread == threads) return call_.batch;
         const int64_t before = chunk.rows * thread / threads;  // rows of steps, which are other threads'
         int64_t row = 0, steps = chunk.count;  // at which this row is active
-        for (int64_t done = 0; done < before && steps > 0; ++row) {
-            while (steps > 0 && calendar_.active(chunk.first + steps - 1) <= row) --steps;
+        for (int64_t done = 0; done < before; ++row) {
+            while (calendar_.active(chunk.first + steps - 1) <= row) --steps;
             done += steps;
         }
         return row;

@@ -41,7 +41,7 @@ def test_across_threads(engine: NativeEngine, name: str, shape: tuple[int, int, 
 def test_across_threads_where_rows_end(engine: NativeEngine, reverse: bool, packed: bool) -> None:
     forward = cells.get("lstm").program(9, 64)
     rows, steps = 40, 60  # several chunks, whose rows the threads share anew
-    sizes = [max(0, 37 - t * t // 80) for t in range(steps)]  # three rows never begin, some last to the end
+    sizes = [max(0, 37 - t * t // 80) for t in range(steps)]  # three rows never begin, none lasts to the end
     for program in family(forward.flipped if reverse else forward):
         inputs, states, parameters = arguments_of(program, steps, rows)
         inputs = [pack(i, sizes) for i in inputs] if packed else inputs

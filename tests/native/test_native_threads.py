@@ -91,7 +91,8 @@ def timed(call):
 def test_the_same_bits_while_threads_compete_for_a_processor() -> None:
     # The first thread lets the others go somewhere in a run, each time elsewhere, and does the rest alone.
     source = CROWDED + (
-        "shapes = [('lstm', 256, 60, 1, None), ('gru', 256, 60, 2, [2] * 30 + [1] * 30), ('lstm', 64, 60, 40, None)]\n"
+        "shapes = [('lstm', 256, 60, 1, None), ('gru', 256, 60, 2, [2] * 30 + [1] * 30), ('lstm', 64, 60, 40, None),\n"
+        "          ('lstm', 64, 60, 40, [40] * 15 + [29] * 15 + [11] * 30)]\n"
         "busy = subprocess.Popen([sys.executable, '-c', 'while True: pass'])\n"
         "wrong = []\n"
         "def hold(threads, program, steps, arguments, sizes, wanted):\n"
