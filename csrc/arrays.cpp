@@ -83,8 +83,8 @@ nb::object Arrays::fresh(const Shape& shape) {
     return call(like_, names().new_empty, sizes);
 }
 
-void* Arrays::read(nb::handle array, const Shape& shape) {
-    const Look found = fitting(array, shape);
+void* Arrays::read(nb::handle array, const Shape& shape, bool whole) {
+    const Look found = fitting(array, shape, whole);
     alive_.push_back(found.straight ? nb::borrow(array) : straightened(array));
     return found.straight ? found.at : look(alive_.back()).at;
 }
@@ -109,6 +109,7 @@ Arrays::Look Arrays::look(nb::handle array) const {
         const int type = PyArray_ISNOTSWAPPED(of) ? PyArray_TYPE(of) : NPY_VOID;
         found.at = PyArray_DATA(of);
         found.bits = type == NPY_FLOAT ? 32 : type == NPY_DOUBLE ? 64 : 0;
+        found.whole = PyTypeNum_ISSIGNED(type) && PyArray_ITEMSIZE(of) == sizeof(int64_t);
         found.axes = PyArray_NDIM(of);
         std::copy_n(PyArray_DIMS(of), std::min(found.axes, 3), found.shape.begin());
         found.straight = PyArray_ISCARRAY_RO(of);
@@ -118,8 +119,9 @@ Arrays::Look Arrays::look(nb::handle array) const {
         dlpack::Tensor tensor;
         if (exchange->look(array.ptr(), &tensor) != 0) throw nb::python_error();
         found.at = static_cast<char*>(tensor.data) + tensor.byte_offset;
-        const bool usable = tensor.device.type == dlpack::cpu && tensor.type.code == dlpack::floating;
-        found.bits = usable && tensor.type.lanes == 1 ? tensor.type.bits : 0;
+        const bool usable = tensor.device.type == dlpack::cpu && tensor.type.lanes == 1;
+        found.bits = usable && tensor.type.code == dlpack::floating ? tensor.type.bits : 0;
+        found.whole = usable && tensor.type.code == dlpack::whole && tensor.type.bits == 64;
         found.axes = tensor.axes;
         std::copy_n(tensor.shape, std::min(found.axes, 3), found.shape.begin());
         found.straight = one_after_the_other(tensor.axes, tensor.shape, tensor.strides);
@@ -128,6 +130,7 @@ Arrays::Look Arrays::look(nb::handle array) const {
         const bool usable = nb::cast<bool>(array.attr("is_cpu"));
         found.at = reinterpret_cast<void*>(nb::cast<uintptr_t>(array.attr("data_ptr")()));
         found.bits = !usable ? 0 : type == "torch.float32" ? 32 : type == "torch.float64" ? 64 : 0;
+        found.whole = usable && type == "torch.int64";
         const nb::tuple shape(array.attr("shape"));
         found.axes = static_cast<int>(shape.size());
         for (int k = 0; k < std::min(found.axes, 3); ++k) found.shape[k] = nb::cast<int64_t>(shape[k]);
@@ -138,12 +141,12 @@ Arrays::Look Arrays::look(nb::handle array) const {
     return found;
 }
 
-Arrays::Look Arrays::fitting(nb::handle array, const Shape& shape) const {
-    if (PyArray_Check(array.ptr()) != is_numpy_) refuse(array, shape);
+Arrays::Look Arrays::fitting(nb::handle array, const Shape& shape, bool whole) const {
+    if (PyArray_Check(array.ptr()) != is_numpy_) refuse(array, shape, whole);
     const Look found = look(array);
-    if (found.bits != bits_ || found.axes != static_cast<int>(shape.size()) ||
+    if ((whole ? !found.whole : found.bits != bits_) || found.axes != static_cast<int>(shape.size()) ||
         !std::equal(shape.begin(), shape.end(), found.shape.begin()))
-        refuse(array, shape);
+        refuse(array, shape, whole);
     return found;
 }
 
@@ -154,7 +157,7 @@ nb::object Arrays::straightened(nb::handle array) const {
     return nb::steal(copy);
 }
 
-void Arrays::refuse(nb::handle array, const Shape& shape) const {
+void Arrays::refuse(nb::handle array, const Shape& shape, bool whole) const {
     auto told = [](nb::handle array) {
         const nb::object device = nb::getattr(array, "device", nb::str("cpu"));
         return text(nb::getattr(array, "dtype", nb::str("no type"))) + " of " + Py_TYPE(array.ptr())->tp_name +
@@ -164,7 +167,7 @@ void Arrays::refuse(nb::handle array, const Shape& shape) const {
     for (int64_t size : shape) wanted.append(size);
     throw Misfit("an array of shape " + text(nb::tuple(nb::getattr(array, "shape", nb::tuple()))) + ", " +
                  told(array) + ", was given where the program takes " + text(nb::tuple(wanted)) +
-                 ", and others are " + told(like_));
+                 (whole ? " of int64" : "") + ", and others are " + told(like_));
 }
 
 }  // namespace throughtime

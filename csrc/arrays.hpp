@@ -26,8 +26,9 @@ public:
     bool is_double() const { return bits_ == 64; }
     /// An array with nothing in it yet.
     nanobind::object fresh(const Shape& shape);
-    /// Where the elements of an array begin, one after the other: of a copy if they don't lie so.
-    void* read(nanobind::handle array, const Shape& shape);
+    /// Where the elements of an array begin, one after the other: of a copy if they don't lie so. It is of the others'
+    /// type, or of whole numbers of 8 bytes.
+    void* read(nanobind::handle array, const Shape& shape, bool whole = false);
     /// The same of an array that is written to, which is never copied.
     void* written(nanobind::handle array, const Shape& shape);
     /// The size of an array along one axis.
@@ -38,6 +39,7 @@ private:
     struct Look {
         void* at = nullptr;
         int bits = 0;  // of a floating-point number in the processor's memory and order; 0 for anything else
+        bool whole = false;  // whether they are whole numbers of 8 bytes there
         int axes = 0;
         std::array<int64_t, 3> shape{};  // of the first axes
         bool straight = false;  // whether the elements lie one after the other
@@ -49,9 +51,9 @@ private:
     std::vector<nanobind::object> alive_;
 
     Look look(nanobind::handle array) const;
-    Look fitting(nanobind::handle array, const Shape& shape) const;
+    Look fitting(nanobind::handle array, const Shape& shape, bool whole = false) const;
     nanobind::object straightened(nanobind::handle array) const;
-    [[noreturn]] void refuse(nanobind::handle array, const Shape& shape) const;
+    [[noreturn]] void refuse(nanobind::handle array, const Shape& shape, bool whole) const;
 };
 
 }  // namespace throughtime

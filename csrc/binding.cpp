@@ -121,6 +121,23 @@ struct Given {
     }
 };
 
+/// An input that is given as symbols where the machine finds it; those of rows that are not active may be anything.
+template <class T> const T* read_symbols(Arrays& arrays, const Given& given, int64_t rows, size_t input) {
+    const Calendar calendar(given.steps, rows, given.batch_sizes ? given.batch_sizes->data() : nullptr, given.packed,
+                            false);
+    const Shape shape = given.packed ? Shape{calendar.active_before(given.steps)} : Shape{given.steps, rows};
+    const auto* symbols = static_cast<const int64_t*>(arrays.read(given.inputs[input], shape, true));
+    const int64_t width = given.plan.inputs[input];
+    for (int64_t t = 0; t < given.steps; ++t)
+        for (int64_t row = 0; row < calendar.active(t); ++row) {
+            const int64_t symbol = symbols[calendar.rows_before(t) + row];
+            if (symbol < 0 || symbol >= width)
+                throw Misfit("a symbol is " + std::to_string(symbol) + " where the program takes 0 to " +
+                             std::to_string(width - 1));
+        }
+    return reinterpret_cast<const T*>(symbols);
+}
+
 template <class T> nb::tuple run_on(Arrays& arrays, const Given& given, int threads, const std::string& isa) {
     const Plan& plan = given.plan;
     const int64_t rows = given.rows(arrays);
@@ -136,7 +153,10 @@ template <class T> nb::tuple run_on(Arrays& arrays, const Given& given, int thre
     auto read = [&](std::vector<const T*>& to, nb::handle array, const Shape& shape) {
         to.push_back(static_cast<const T*>(arrays.read(array, shape)));
     };
-    for (size_t k = 0; k < plan.inputs.size(); ++k) read(call.inputs, given.inputs[k], of_steps(plan.inputs[k]));
+    for (size_t k = 0; k < plan.inputs.size(); ++k) {
+        if (plan.one_hot(k)) call.inputs.push_back(read_symbols<T>(arrays, given, rows, k));
+        else read(call.inputs, given.inputs[k], of_steps(plan.inputs[k]));
+    }
     for (size_t k = 0; k < plan.states.size(); ++k) read(call.states, given.states[k], {rows, plan.states[k]});
     if (given.frozen) given.frozen->lend(call);
     else call.parameters = read_parameters<T>(arrays, plan, given.parameters);
@@ -226,8 +246,8 @@ NB_MODULE(_native, m) {
     using Shapes = std::vector<std::array<int64_t, 2>>;
     using Widths = std::vector<int64_t>;
     nb::class_<Plan>(m, "Plan", "A program made ready for the machine; every call checks what it is given.")
-        .def(nb::init<Widths, Widths, Widths, Shapes, Shapes, bool>(), "inputs"_a, "outputs"_a, "states"_a,
-             "parameters"_a, "reductions"_a, "reverse"_a)
+        .def(nb::init<Widths, Widths, Widths, Shapes, Shapes, bool, const Widths&>(), "inputs"_a, "outputs"_a,
+             "states"_a, "parameters"_a, "reductions"_a, "reverse"_a, "one_hot"_a = Widths())
         .def("add_buffer", &Plan::add_buffer, "home"_a, "index"_a, "width"_a, "value"_a)
         .def("add_stage", &Plan::add_stage, "phase"_a)
         .def("add_linear", &add_linear, "parameter"_a, "transposed"_a, "to"_a, "source"_a, "start"_a)

@@ -16,7 +16,7 @@ struct Tensor {
 };
 
 constexpr int32_t cpu = 1;
-constexpr uint8_t floating = 2;
+constexpr uint8_t whole = 0, floating = 2;
 
 struct Exchange {
     struct { uint32_t major, minor; const void* previous; } version;

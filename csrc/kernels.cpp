@@ -18,6 +18,7 @@ template <class T> constexpr Kernels<T> table() {
         .pack_transposed = pack_transposed<T, panel_width<T>>,
         .pack_left = pack<T, tile_rows>,
         .product = product<T>,
+        .look_up = look_up<T>,
         .add_product = add_product<T>,
     };
 }

@@ -21,6 +21,10 @@ template <class T>
 using PackKernel = void (*)(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t columns, int64_t first,
                             int64_t last);
 
+template <class T>
+using ProductKernel = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right,
+                               int64_t depth, int64_t columns, int64_t first, int64_t last);
+
 template <class T> struct PointwiseOperation {
     std::string_view name;
     int arity;
@@ -54,8 +58,10 @@ template <class T> struct Kernels {
     PackKernel<T> pack_left;
     /// to = start + left * right for the panels `first` to `last` of the packed right factor: each element is one
     /// chain of multiply-adds over the depth, first to last, begun at `start`, or at zero where that is null.
-    void (*product)(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
-                    int64_t columns, int64_t first, int64_t last);
+    ProductKernel<T> product;
+    /// The same for a left factor that is given as symbols: of each row, which is zeros but for one 1, the place of
+    /// that as a whole number of 8 bytes.
+    ProductKernel<T> look_up;
     /// to += left^T * right, both packed (left in panels of `tile_rows`), for the left panels
     /// `first` to `last`: each element gains one chain over the depth, begun at zero.
     void (*add_product)(Rows<T> to, const T* left, const T* right, int64_t depth, int64_t rows,

@@ -66,9 +66,11 @@ public:
     std::vector<Side<T>> sides;
     std::vector<std::array<int, 2>> sides_of_term; // left, right
     std::vector<T*> sums;                          // of each term that is one value, over a chunk
+    std::vector<T*> by_symbol;                     // of each reduction by symbols, transposed, over all steps
     int64_t scratch_a_thread = 0;                  // elements
 
     int64_t state_stride(int64_t k) const { return stride(plan_.states[k]); }
+    int64_t symbol_stride(int64_t reduction) const { return stride(plan_.reductions[reduction][0]); }
     int64_t panels(int64_t columns) const { return round_up(columns, kernels_.panel) / kernels_.panel; }
 
 private:
@@ -99,6 +101,8 @@ private:
         const int64_t batch = call_.batch, width = buffer.width, row = stride(width);
         switch (buffer.home) {
             case Home::input: return {const_cast<T*>(call_.inputs[buffer.index]), width};
+            // Whole numbers of 8 bytes, of which each is a row.
+            case Home::symbols: return {const_cast<T*>(call_.inputs[buffer.index]), sizeof(int64_t) / sizeof(T)};
             case Home::output: return {call_.outputs[buffer.index], width};
             case Home::previous:
             case Home::next: {
@@ -135,12 +139,14 @@ private:
     void place_sides() {
         for (const Term& term : plan_.terms) {
             const auto [rows, columns] = plan_.reductions[term.reduction];
-            sums.push_back(term.outer ? nullptr : room(rows));
-            if (!term.outer) {
-                sides_of_term.push_back({-1, -1});
-                continue;
-            }
-            sides_of_term.push_back({side(term.u, rows, true), side(term.v, columns, false)});
+            const bool outer = term.kind == Term::Kind::outer;
+            sums.push_back(term.kind == Term::Kind::alone ? room(rows) : nullptr);
+            sides_of_term.push_back(outer ? std::array{side(term.u, rows, true), side(term.v, columns, false)}
+                                          : std::array{-1, -1});
+        }
+        for (size_t k = 0; k < plan_.reductions.size(); ++k) {
+            const auto [rows, columns] = plan_.reductions[k];
+            by_symbol.push_back(plan_.by_symbol(k) ? room(checked_product(columns, stride(rows))) : nullptr);
         }
     }
 

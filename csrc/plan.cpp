@@ -21,7 +21,7 @@ int64_t width_at(const std::vector<int64_t>& widths, int64_t index) {
 }
 
 Home home_named(const std::string& name) {
-    static const std::string names[] = {"input", "output", "previous", "next", "parameter",
+    static const std::string names[] = {"input", "symbols", "output", "previous", "next", "parameter",
                                         "constant", "kept", "passing", "scratch"};
     const auto* found = std::find(std::begin(names), std::end(names), name);
     if (found == std::end(names)) refuse("no home is called " + name);
@@ -34,8 +34,8 @@ bool writable(Home home) {
 
 /// Whether a value there is to be had for each step of a chunk.
 bool outlives_step(Home home) {
-    return home == Home::input || home == Home::output || home == Home::parameter || home == Home::constant ||
-           home == Home::kept;
+    return home == Home::input || home == Home::symbols || home == Home::output || home == Home::parameter ||
+           home == Home::constant || home == Home::kept;
 }
 
 void check_widths(const std::vector<int64_t>& widths) {
@@ -53,19 +53,28 @@ void check_shapes(const std::vector<std::array<int64_t, 2>>& shapes) {
 
 Plan::Plan(std::vector<int64_t> inputs_, std::vector<int64_t> outputs_, std::vector<int64_t> states_,
            std::vector<std::array<int64_t, 2>> parameters_, std::vector<std::array<int64_t, 2>> reductions_,
-           bool reverse_)
+           bool reverse_, const std::vector<int64_t>& one_hot)
     : inputs(std::move(inputs_)), outputs(std::move(outputs_)), states(std::move(states_)),
-      parameters(std::move(parameters_)), reductions(std::move(reductions_)), reverse(reverse_) {
+      parameters(std::move(parameters_)), reductions(std::move(reductions_)), reverse(reverse_),
+      one_hot_(inputs.size(), false) {
     for (const auto* widths : {&inputs, &outputs, &states}) check_widths(*widths);
     check_shapes(parameters);
     check_shapes(reductions);
+    for (int64_t k : one_hot) {
+        width_at(inputs, k);
+        one_hot_[k] = true;
+    }
 }
 
 int64_t Plan::add_buffer(const std::string& home_name, int64_t index, int64_t width, double value) {
     const Home home = home_named(home_name);
     check_widths({width});
     switch (home) {
-        case Home::input: if (width_at(inputs, index) != width) refuse("an input has another width"); break;
+        case Home::input:
+        case Home::symbols:
+            if (width_at(inputs, index) != width) refuse("an input has another width");
+            if (one_hot(index) != (home == Home::symbols)) refuse("an input is given in another way");
+            break;
         case Home::output: if (width_at(outputs, index) != width) refuse("an output has another width"); break;
         case Home::previous:
         case Home::next: if (width_at(states, index) != width) refuse("a state has another width"); break;
@@ -100,8 +109,15 @@ void Plan::check(Place place, int64_t width, bool written) const {
     if (width < 0 || place.offset < 0 || width > buffer.width || place.offset > buffer.width - width)
         refuse("elements outside a buffer");
     if (written && !writable(buffer.home)) refuse("a buffer that cannot be written is");
+    if (buffer.home == Home::symbols && width != buffer.width) refuse("a part of what symbols stand for");
     if (current_ != Phase::step && buffer.home != Home::scratch && !outlives_step(buffer.home))
         refuse("a value of one step is used outside it");
+}
+
+/// Whether a place has symbols, which only products and reductions can do with, and only with all of the vector.
+bool Plan::is_symbols(Place place) const {
+    return place.buffer >= 0 && place.buffer < static_cast<int64_t>(buffers.size()) &&
+           buffers[place.buffer].home == Home::symbols;
 }
 
 void Plan::check_kept(Place place, int64_t width) const {
@@ -127,9 +143,11 @@ void Plan::add_linear(int64_t parameter, bool transposed, Place to, Place from, 
     if (start) check(*start, used.columns, false);
     for (Place place : {to, from, start.value_or(to)})
         if (buffers[place.buffer].home == Home::scratch) refuse("a product with scratch");
+    if (start && is_symbols(*start)) refuse("sums that begin at symbols");
+    const bool looked_up = is_symbols(from);
     if (!stage().operations.empty()) refuse("a product after the pointwise part of its stage");
-    stage().linears.push_back({index, to, from, start.has_value(), start.value_or(Place{})});
-    stage().cost += used.depth * used.columns;
+    stage().linears.push_back({index, to, from, start.has_value(), start.value_or(Place{}), looked_up});
+    stage().cost += looked_up ? used.columns : used.depth * used.columns;
 }
 
 void Plan::add_operation(const std::string& name, int64_t width, Place to, const std::vector<Place>& from) {
@@ -153,6 +171,7 @@ void Plan::add_operation(const std::string& name, int64_t width, Place to, const
     check(to, to_width, true);
     for (size_t k = 0; k < from.size(); ++k) {
         check(from[k], from_width, false);
+        if (is_symbols(from[k])) refuse("an operation on symbols");
         operation.from[k] = from[k];
     }
     Stage& current = stage();
@@ -195,7 +214,8 @@ void Plan::add_term(int64_t reduction, Place u) {
     if (reduction < 0 || reduction >= static_cast<int64_t>(reductions.size())) refuse("a reduction is not there");
     if (reductions[reduction][1] != 0) refuse("a matrix is reduced from a vector");
     check_kept(u, reductions[reduction][0]);
-    terms.push_back({reduction, false, u, u});
+    if (is_symbols(u)) refuse("a sum of symbols");
+    terms.push_back({reduction, Term::Kind::alone, u, u});
 }
 
 void Plan::add_outer(int64_t reduction, Place u, Place v) {
@@ -203,7 +223,17 @@ void Plan::add_outer(int64_t reduction, Place u, Place v) {
     if (reductions[reduction][1] == 0) refuse("a vector is reduced from an outer product");
     check_kept(u, reductions[reduction][0]);
     check_kept(v, reductions[reduction][1]);
-    terms.push_back({reduction, true, u, v});
+    if (is_symbols(u)) refuse("a reduction with symbols on the left");
+    const Term::Kind kind = is_symbols(v) ? Term::Kind::by_symbol : Term::Kind::outer;
+    for (const Term& term : terms)
+        if (term.reduction == reduction && term.kind != kind) refuse("a reduction in part by symbols");
+    terms.push_back({reduction, kind, u, v});
+}
+
+bool Plan::by_symbol(int64_t reduction) const {
+    return std::any_of(terms.begin(), terms.end(), [&](const Term& term) {
+        return term.reduction == reduction && term.kind == Term::Kind::by_symbol;
+    });
 }
 
 int64_t Plan::cost(Phase which) const {
@@ -214,7 +244,10 @@ int64_t Plan::cost(Phase which) const {
 
 int64_t Plan::reduction_cost() const {
     int64_t sum = 0;
-    for (const Term& term : terms) sum += reductions[term.reduction][0] * std::max<int64_t>(reductions[term.reduction][1], 1);
+    for (const Term& term : terms) {
+        const auto [rows, columns] = reductions[term.reduction];
+        sum += term.kind == Term::Kind::outer ? rows * columns : rows;
+    }
     return sum;
 }
 

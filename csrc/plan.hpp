@@ -15,6 +15,7 @@ namespace throughtime {
 /// Where a value lives.
 enum class Home {
     input,      // the caller's array [T, B, width]
+    symbols,    // the caller's whole numbers [T, B]: of vectors of zeros the places of their only 1
     output,     // the caller's array [T, B, width]
     previous,   // a state before the step [B, width]
     next,       // a state after it [B, width]
@@ -53,6 +54,7 @@ struct Linear {
     Place to, from;
     bool begun;   // whether its sums begin at another value
     Place start;  // at which one
+    bool looked_up;  // whether the left factor is given as symbols
 };
 
 struct Operation {
@@ -78,18 +80,21 @@ struct Stage {
     int64_t cost = 0;           // multiply-adds a row
 };
 
-/// Adds outer(u, v), or u alone, to a reduction.
+/// Adds outer(u, v), or u alone, to a reduction; where v is given as symbols, u to the columns that they name.
 struct Term {
+    enum class Kind { alone, outer, by_symbol };
     int64_t reduction;
-    bool outer;
+    Kind kind;
     Place u, v;
 };
 
 class Plan {
 public:
-    /// `reductions` and `parameters` are shapes: (n, 0) for a vector, (n, k) for a matrix.
+    /// `reductions` and `parameters` are shapes: (n, 0) for a vector, (n, k) for a matrix; `one_hot` are the inputs
+    /// that are given as symbols.
     Plan(std::vector<int64_t> inputs, std::vector<int64_t> outputs, std::vector<int64_t> states,
-         std::vector<std::array<int64_t, 2>> parameters, std::vector<std::array<int64_t, 2>> reductions, bool reverse);
+         std::vector<std::array<int64_t, 2>> parameters, std::vector<std::array<int64_t, 2>> reductions, bool reverse,
+         const std::vector<int64_t>& one_hot);
 
     /// Adds a buffer; `index` counts inputs, outputs, states or parameters, and is ignored for other homes.
     int64_t add_buffer(const std::string& home, int64_t index, int64_t width, double value);
@@ -114,11 +119,17 @@ public:
     int64_t cost(Phase which) const;
     /// Multiply-adds of the reductions, a row.
     int64_t reduction_cost() const;
+    /// Whether an input is given as symbols.
+    bool one_hot(size_t input) const { return one_hot_[input]; }
+    /// Whether what is added to a reduction goes by symbols.
+    bool by_symbol(int64_t reduction) const;
 
 private:
     Phase current_ = Phase::before;
+    std::vector<bool> one_hot_;  // of each input
 
     Stage& stage();
+    bool is_symbols(Place place) const;
     bool by_unit(const Stage& stage, const Operation& operation) const;
     void check(Place place, int64_t width, bool written) const;
     void check_kept(Place place, int64_t width) const;

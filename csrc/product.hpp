@@ -57,6 +57,13 @@ template <class T, int rows, int panels, Left layout> struct Tile {
         }
     }
 
+    /// Adds the same row of the right factor to every row.
+    THROUGHTIME_INLINE void add(const T* right) {
+        each(Rows<const T>{right, 0}, [](Vector<T>& sum, const T* from, int column) THROUGHTIME_LAMBDA {
+            sum = sum + load(from + column);
+        });
+    }
+
     /// Writes the tile's first `columns` columns, or adds them to what is there.
     template <bool add> THROUGHTIME_INLINE void put(Rows<T> to, int64_t columns) {
         if (columns >= width)
@@ -145,6 +152,20 @@ void product(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, 
         }
         panel += panels;
     }
+}
+
+template <class T>
+void look_up(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
+             int64_t columns, int64_t first, int64_t last) {
+    const auto* symbols = reinterpret_cast<const int64_t*>(left.at);
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t panel = first; panel < last; ++panel) {
+            const int64_t column = panel * panel_width<T>;
+            Tile<T, 1, 1, Left::rows> tile;
+            tile.begin({start.at ? start.at + row * start.stride + column : nullptr, 0}, columns - column);
+            tile.add(right + column * depth + symbols[row] * panel_width<T>);
+            tile.template put<false>({to.at + row * to.stride + column, 0}, columns - column);
+        }
 }
 
 template <class T>

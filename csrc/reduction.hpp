@@ -14,9 +14,15 @@ public:
 
     /// Begins all sums, each thread some.
     void begin(int thread, int threads) const {
-        if (call_.reductions_begun) return;
         for (size_t k = 0; k < plan_.reductions.size(); ++k) {
             const auto [rows, columns] = plan_.reductions[k];
+            if (layout_.by_symbol[k]) {
+                each_by_symbol(k, thread, threads, [&](T& sum, const T& given) {
+                    sum = call_.reductions_begun ? given : T(0);
+                });
+                continue;
+            }
+            if (call_.reductions_begun) continue;
             const Share mine = share(rows * std::max<int64_t>(columns, 1), thread, threads);
             std::fill_n(call_.reductions[k] + mine.first, mine.last - mine.first, T(0));
         }
@@ -34,13 +40,21 @@ public:
         }
         for (size_t k = 0; k < plan_.terms.size(); ++k) {
             const Term& term = plan_.terms[k];
-            if (term.outer) continue;
+            if (term.kind == Term::Kind::outer) continue;
             const Share columns = share(plan_.reductions[term.reduction][0], thread, threads);
-            const int64_t width = columns.last - columns.first;
-            T* sum = layout_.sums[k] + columns.first;
-            if (before == 0) std::fill_n(sum, width, T(0));
-            kernels_.column_sum(sum, rows_at(now, {term.u.buffer, term.u.offset + columns.first}, rows),
-                                rows.last - rows.first, width);
+            const int64_t width = columns.last - columns.first, count = rows.last - rows.first;
+            const Rows<const T> from = rows_at(now, {term.u.buffer, term.u.offset + columns.first}, rows);
+            if (term.kind == Term::Kind::alone) {
+                T* sum = layout_.sums[k] + columns.first;
+                if (before == 0) std::fill_n(sum, width, T(0));
+                kernels_.column_sum(sum, from, count, width);
+                continue;
+            }
+            T* sums = layout_.by_symbol[term.reduction] + columns.first;
+            const int64_t stride = layout_.symbol_stride(term.reduction);
+            const auto* symbols = reinterpret_cast<const int64_t*>(rows_at(now, term.v, rows).at);
+            for (int64_t r = 0; r < count; ++r)
+                kernels_.column_sum(sums + symbols[r] * stride, {from.at + r * from.stride, 0}, 1, width);
         }
     }
 
@@ -51,7 +65,8 @@ public:
             const Term& term = plan_.terms[k];
             const auto [rows, columns] = plan_.reductions[term.reduction];
             T* to = call_.reductions[term.reduction];
-            if (!term.outer) {
+            if (term.kind == Term::Kind::by_symbol) continue;  // all of it is done
+            if (term.kind == Term::Kind::alone) {
                 const Share mine = share(rows, thread, threads);
                 for (int64_t j = mine.first; j < mine.last; ++j) to[j] += layout_.sums[k][j];
                 continue;
@@ -64,11 +79,28 @@ public:
         }
     }
 
+    /// Hands out the sums that went by symbols, each thread some.
+    void finish(int thread, int threads) const {
+        for (size_t k = 0; k < plan_.reductions.size(); ++k)
+            if (layout_.by_symbol[k])
+                each_by_symbol(k, thread, threads, [](const T& sum, T& given) { given = sum; });
+    }
+
 private:
     const Plan& plan_;
     const Kernels<T>& kernels_;
     const Call<T>& call_;
     const Layout<T>& layout_;
+
+    /// Visits a thread's sums by symbols, each with its place in the caller's array.
+    template <class Visit> void each_by_symbol(int64_t reduction, int thread, int threads, Visit visit) const {
+        const auto [rows, columns] = plan_.reductions[reduction];
+        const Share mine = share(rows, thread, threads);
+        for (int64_t j = mine.first; j < mine.last; ++j)
+            for (int64_t symbol = 0; symbol < columns; ++symbol)
+                visit(layout_.by_symbol[reduction][symbol * layout_.symbol_stride(reduction) + j],
+                      call_.reductions[reduction][j * columns + symbol]);
+    }
 
     static Rows<const T> rows_at(const Now<T>* now, Place place, Share rows) {
         const Now<T>& from = now[place.buffer];

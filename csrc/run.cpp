@@ -140,6 +140,7 @@ private:
             }
         }
         save_states(share(rows_active, me.thread, me.threads), call_.steps);
+        reductions_.finish(me.thread, me.threads);
     }
 
     // Before the first step.
@@ -238,7 +239,7 @@ private:
                 T* at = own ? buffer.at + thread * layout_.scratch_a_thread : buffer.at;
                 now_[thread].push_back({at, buffer.row, own ? 0 : buffer.row});
             }
-            if (home == Home::input || home == Home::output) of_sequence_.push_back(k);
+            if (home == Home::input || home == Home::symbols || home == Home::output) of_sequence_.push_back(k);
             if (home == Home::kept) of_chunk_.push_back(k);
             if (home == Home::previous || home == Home::next) of_state_.push_back(k);
         }
@@ -267,8 +268,9 @@ private:
             };
             const Rows<T> to = locate(linear.to), from = locate(linear.from);
             const Rows<T> start = linear.begun ? locate(linear.start) : Rows<T>{nullptr, 0};
-            kernels_.product(to, {start.at, start.stride}, {from.at, from.stride}, rows.last - rows.first,
-                             layout_.factors[linear.factor], factor.depth, factor.columns, panels.first, panels.last);
+            (linear.looked_up ? kernels_.look_up : kernels_.product)(
+                to, {start.at, start.stride}, {from.at, from.stride}, rows.last - rows.first,
+                layout_.factors[linear.factor], factor.depth, factor.columns, panels.first, panels.last);
         }
     }
 

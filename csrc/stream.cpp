@@ -44,6 +44,7 @@ template <class T> void Stream<T>::add(const StreamLayer<T>& layer) {
     const Plan& plan = *layer.plan;
     if (plan.inputs.size() != 1 || plan.outputs.empty() || !plan.reductions.empty() || plan.reverse)
         throw std::invalid_argument("a layer of a stream has one input, gives an output, and runs forward in time");
+    if (plan.one_hot(0)) throw std::invalid_argument("a layer of a stream takes vectors, not symbols");
     if (input_.at == nullptr) {
         input_width_ = plan.inputs[0];
         output_ = input_ = room(rows_, input_width_);

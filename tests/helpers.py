@@ -36,18 +36,25 @@ class Arguments(NamedTuple):
         return Arguments(list(flat[:n]), list(flat[n:m]), list(flat[m:]))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Arguments:
-        return self.like([function(tensor) for tensor in self.flat])
+        """What becomes of all but symbols."""
+        return self.like([function(tensor) if tensor.is_floating_point() else tensor for tensor in self.flat])
 
 
 def random_arguments(program: Program, steps: int = 4, rows: int = 3, *, seed: int = 0) -> Arguments:
-    """Normally distributed inputs, states and parameters in float64; matrices scaled to keep the values' size."""
+    """Normally distributed inputs, states and parameters in float64; matrices scaled to keep the values' size.
+
+    An input that is one-hot is given as symbols, all alike probable.
+    """
     generator = torch.Generator().manual_seed(seed)
 
     def normal(*shape: int) -> Tensor:
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     return Arguments(
-        [normal(steps, rows, i.width) for i in program.inputs],
+        [
+            torch.randint(i.width, (steps, rows), generator=generator) if i.one_hot else normal(steps, rows, i.width)
+            for i in program.inputs
+        ],
         [normal(rows, s.width) for s in program.states],
         [normal(*p.shape) / (p.shape[1] ** 0.5 if len(p.shape) == 2 else 1.0) for p in program.parameters],
     )

@@ -50,6 +50,25 @@ LEGAL = Program(
 )
 
 
+# The same of an input that is given as symbols.
+MULTIPLIED, OTHER, AGAIN = range(2, 5)
+SYMBOLS = Program(
+    name="symbols",
+    inputs=(Input("x", 3, one_hot=True),),
+    states=(State("h", 2, 0.0, AGAIN),),
+    parameters=(Parameter("w", (2, 3)), Parameter("u", (2, 3))),
+    body=(
+        instruction("input", width=3, index=0),
+        instruction("previous", index=0),
+        instruction("linear", X, weight=0),
+        instruction("linear_transposed", MULTIPLIED, width=3, weight=1),
+        instruction("linear", OTHER, weight=1),
+    ),
+    outputs=(Output("y", MULTIPLIED),),
+    reductions=(Reduction("w.gradient", (2, 3), ((H, X), (MULTIPLIED, X))),),
+)
+
+
 def body(id: int, **changes: Any) -> dict[str, Any]:
     """The body with one instruction changed; attributes are given as their names and values."""
     attributes = changes.pop("attributes", None)
@@ -147,6 +166,45 @@ del BROKEN["attribute twice"]  # see its own test: a mapping cannot hold one
 
 def test_the_program_that_is_changed_is_legal():
     assert require_legal(LEGAL) is LEGAL
+
+
+OF_SYMBOLS: dict[str, tuple[dict[str, Any], str]] = {
+    "a truth value that is a number": ({"inputs": (Input("x", 3, 1),)}, "input x is one-hot: 1"),  # type: ignore[arg-type]
+    "an operation on symbols": (
+        {"body": (*SYMBOLS.body, instruction("tanh", X, width=3))},
+        r"instruction 5 \(tanh\) takes a one-hot input",
+    ),
+    "a matrix of symbols and of others": (
+        {"body": (*SYMBOLS.body, instruction("linear", OTHER, weight=0))},
+        r"instruction 5 \(linear\) has a matrix that multiplies both",
+    ),
+    "the transpose of symbols' matrix": (
+        {"body": (*SYMBOLS.body, instruction("linear_transposed", H, width=3, weight=0))},
+        r"instruction 5 \(linear_transposed\) has a matrix that multiplies both",
+    ),
+    "symbols as an output": ({"outputs": (Output("y", X),)}, "output y is a one-hot input"),
+    "symbols as a state": ({"states": (State("h", 3, 0.0, X),), "body": SYMBOLS.body[:1]}, "h is a one-hot input"),
+    "a sum of symbols": ({"reductions": (Reduction("r", (3,), ((X,),)),)}, "r takes a one-hot input"),
+    "symbols on the left": ({"reductions": (Reduction("r", (3, 2), ((X, H),)),)}, "r takes a one-hot input"),
+    "symbols on both sides": ({"reductions": (Reduction("r", (3, 3), ((X, X),)),)}, "r takes a one-hot input"),
+    "a sum in part of symbols": ({"reductions": (Reduction("r", (2, 3), ((H, X), (H, OTHER))),)}, "r takes a one-hot"),
+}
+
+
+def test_the_program_over_symbols_that_is_changed_is_legal():
+    assert require_legal(SYMBOLS) is SYMBOLS
+
+
+def test_a_sum_of_nothing_beside_symbols_is_legal():
+    require_legal(replace(SYMBOLS, reductions=(*SYMBOLS.reductions, Reduction("u.gradient", (2, 3), ()))))
+
+
+@pytest.mark.parametrize("rule", OF_SYMBOLS)
+def test_a_program_that_breaks_a_rule_of_symbols_is_refused(rule):
+    changes, message = OF_SYMBOLS[rule]
+    changed = replace(SYMBOLS, **({"outputs": (), "reductions": ()} if "states" in changes else {}), **changes)
+    with pytest.raises(ProgramError, match=message):
+        require_legal(changed)
 
 
 @pytest.mark.parametrize("rule", BROKEN)

@@ -96,6 +96,7 @@ FEATURES: tuple[Callable[[Program], Program], ...] = (
     lambda program: rewrite.with_states(rewrite.with_reset(program, True)),
     lambda program: rewrite.with_zoneout(rewrite.with_recurrent_dropout(program), (0,)),
     lambda program: rewrite.with_skip(rewrite.with_clip(program, 1.0), "dense"),
+    lambda program: rewrite.with_symbols(program, 5) or program,
 )
 
 
@@ -338,8 +339,10 @@ def arguments_of(case: Case, program: Program) -> Arguments:
         total = sum(n for n in case.batch_sizes or [] if 0 <= n <= case.rows)
         arguments = arguments._replace(inputs=[i.flatten(0, 1)[:total].clone() for i in arguments.inputs])
     draw = random.Random(case.seed)
-    there = [t for t in arguments.flat if t.numel()]
-    for _ in range(case.special if there else 0):
+    there = [t for t in arguments.flat if t.numel() and t.is_floating_point()]
+    # What a 0 of a one-hot input is multiplied by may be left out, so it has to be a number.
+    some = there and not any(i.one_hot for i in program.inputs)
+    for _ in range(case.special if some else 0):
         array = draw.choice(there).view(-1)
         array[draw.randrange(len(array))] = draw.choice(SPECIAL)
     # What is the same in all rows can be given as one row that is repeated; no matrix, since its products would all be
@@ -407,6 +410,8 @@ def _damaged(array: Any, kind: str) -> Any:
         other = torch.float32 if array.dtype == torch.float64 else torch.float64
         kinds = {"integers": torch.int64, "other float": other, "half": torch.float16, "complex": torch.complex64}
         return array.to(kinds[kind]) if kind in kinds else array
+    if kind == "integers" and array.dtype == np.int64:
+        return array
     if kind == "swapped":
         return array.astype(array.dtype.newbyteorder())
     other_type = np.float32 if array.dtype == np.float64 else np.float64

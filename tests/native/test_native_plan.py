@@ -18,15 +18,30 @@ HOMES = ("input", "output", "previous", "next", "parameter", "constant", "kept",
 
 def small_plan() -> tuple[Plan, dict[str, int]]:
     """A plan with a buffer of each home, of width 4, and one stage."""
-    plan = Plan([4], [4], [4], [(4, 0), (4, 4)], [(4, 0), (4, 4)], False)
+    plan = Plan([4, 4], [4], [4], [(4, 0), (4, 4)], [(4, 0), (4, 4)], False, one_hot=[1])
     buffers = {home: plan.add_buffer(home, 0, 4, 1.0) for home in HOMES}
+    buffers["symbols"] = plan.add_buffer("symbols", 1, 4, 0.0)
     plan.add_stage("step")
     return plan, buffers
 
 
 REFUSED: dict[str, Callable[[Plan, dict[str, int]], Any]] = {
     "a home that is none": lambda plan, at: plan.add_buffer("cellar", 0, 4, 0.0),
-    "an input that is not there": lambda plan, at: plan.add_buffer("input", 1, 4, 0.0),
+    "an input that is not there": lambda plan, at: plan.add_buffer("input", 2, 4, 0.0),
+    "an input that is given as symbols": lambda plan, at: plan.add_buffer("input", 1, 4, 0.0),
+    "symbols that are an input": lambda plan, at: plan.add_buffer("symbols", 0, 4, 0.0),
+    "symbols of another width": lambda plan, at: plan.add_buffer("symbols", 1, 5, 0.0),
+    "an operation on symbols": lambda plan, at: plan.add_operation("tanh", 4, (at["kept"], 0), [(at["symbols"], 0)]),
+    "symbols that are written": lambda plan, at: plan.add_linear(1, False, (at["symbols"], 0), (at["input"], 0), None),
+    "sums that begin at symbols": lambda plan, at: plan.add_linear(
+        1, False, (at["kept"], 0), (at["input"], 0), (at["symbols"], 0)
+    ),
+    "a sum of symbols": lambda plan, at: plan.add_term(0, [(at["symbols"], 0)]),
+    "symbols on the left": lambda plan, at: plan.add_term(1, [(at["symbols"], 0), (at["input"], 0)]),
+    "a sum in part of symbols": lambda plan, at: (
+        plan.add_term(1, [(at["kept"], 0), (at["symbols"], 0)]),
+        plan.add_term(1, [(at["kept"], 0), (at["input"], 0)]),
+    ),
     "a negative output": lambda plan, at: plan.add_buffer("output", -1, 4, 0.0),
     "a state far away": lambda plan, at: plan.add_buffer("next", INT64 - 1, 4, 0.0),
     "an input of another width": lambda plan, at: plan.add_buffer("input", 0, 5, 0.0),
@@ -69,6 +84,12 @@ REFUSED: dict[str, Callable[[Plan, dict[str, int]], Any]] = {
 def test_what_is_no_plan_is_refused(what: str) -> None:
     with pytest.raises(ValueError, match=r"the plan is not valid|a term has"):
         REFUSED[what](*small_plan())
+
+
+def test_an_input_that_is_not_there_cannot_be_given_as_symbols() -> None:
+    for one_hot in ([1], [-1], [INT64 - 1]):
+        with pytest.raises(ValueError, match="an index is out of range"):
+            Plan([4], [], [], [], [], False, one_hot=one_hot)
 
 
 def test_shapes_and_widths_that_are_none_are_refused() -> None:
@@ -128,9 +149,11 @@ def test_what_was_not_refused_can_be_run(
 ) -> None:
     # What it computes means nothing; under sanitizers (make sanitize) no element outside its memory is touched.
     widths, shapes = [1, 4, 40], [(4, 0), (40, 0), (4, 40), (40, 20), (1, 1), (20, 4)]
-    plan = Plan(widths, widths, widths, shapes, shapes[:4], reverse)
+    plan = Plan([*widths, 40, 20], widths, widths, shapes, shapes[:4], reverse, one_hot=[3, 4])
     for home in HOMES:
         plan.add_buffer(home, *((1, 40, 1.0) if home == "parameter" else (2, 40, 1.0)))
+    for k, width in ((3, 40), (4, 20)):
+        plan.add_buffer("symbols", k, width, 0.0)
     for buffer in buffers:
         _tried(plan.add_buffer, *buffer, 0.5)
     plan.add_stage("step")
@@ -140,7 +163,10 @@ def test_what_was_not_refused_can_be_run(
     outputs, states, sums = run(
         plan,
         steps,
-        [np.ones((steps, rows, width), np.float32) for width in widths],
+        [
+            *(np.ones((steps, rows, width), np.float32) for width in widths),
+            *(np.arange(steps * rows).reshape(steps, rows) % width for width in (40, 20)),
+        ],
         [np.ones((rows, width), np.float32) for width in widths],
         [np.ones(shape, np.float32) for shape in shaped],
     )

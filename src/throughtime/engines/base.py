@@ -43,10 +43,12 @@ class Engine(Protocol):
         name: by which it is chosen.
         transparent: whether torch's autograd and function transforms see through it; if not, its gradient is a run of
             the gradient program.
+        looks_up: whether a one-hot input costs it hardly more than reading what its symbols name.
     """
 
     name: str
     transparent: bool
+    looks_up: bool
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
         """Why the engine cannot run a program on tensors like this one; None if it can."""

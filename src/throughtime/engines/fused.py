@@ -25,6 +25,7 @@ class FusedEngine:
 
     name = "torch"
     transparent = True
+    looks_up = False
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
         """Runs only what torch has as one layer."""

@@ -12,6 +12,7 @@ from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from throughtime.engines.base import Result
 from throughtime.errors import UserError
@@ -32,6 +33,7 @@ class ReferenceEngine:
 
     name = "reference"
     transparent = True
+    looks_up = False
 
     def __init__(self, calls: Mapping[int, Callable[[Tensor], Any]] | None = None) -> None:
         self.calls = calls or {}
@@ -109,7 +111,11 @@ class _Run:
         if id in self.calls:
             return _called(self.calls[id], _given(values[instruction.args[0]]))
         if instruction.op == INPUT:
-            return self._packed(self.inputs[int(instruction["index"])])
+            k = int(instruction["index"])
+            if self.program.inputs[k].one_hot:
+                symbols = self._packed(self.inputs[k].unsqueeze(-1)).squeeze(-1)
+                return functional.one_hot(symbols, instruction.width).to(self.like.dtype)
+            return self._packed(self.inputs[k])
         if instruction.op == PARAMETER:
             return self.parameters[int(instruction["index"])]
         if instruction.op == CONSTANT:

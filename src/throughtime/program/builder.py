@@ -206,9 +206,9 @@ class Builder:
 
     # Leaves.
 
-    def input(self, name: str, width: int) -> Symbol:
-        """A vector given at each step."""
-        self.inputs.append(Input(name, width))
+    def input(self, name: str, width: int, one_hot: bool = False) -> Symbol:
+        """A vector given at each step; see `throughtime.program.core.Input`."""
+        self.inputs.append(Input(name, width, one_hot))
         return self._emit(INPUT, (), width, index=len(self.inputs) - 1)
 
     def state(self, name: str, width: int, initial: float = 0.0) -> Symbol:

@@ -57,10 +57,19 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Input:
-    """A vector that is given at each step and row: `[T, B, width]`."""
+    """A vector that is given at each step and row: `[T, B, width]`.
+
+    Attributes:
+        name: the input's name.
+        width: its number of elements.
+        one_hot: whether all but one element are 0, and that one is 1. Given is then its place, `[T, B]` whole numbers,
+            and nothing but products with matrices can be done with the vector. An engine may leave out the products
+            with 0, whatever they are of.
+    """
 
     name: str
     width: int
+    one_hot: bool = False
 
 
 @dataclass(frozen=True)

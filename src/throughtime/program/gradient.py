@@ -81,8 +81,9 @@ def everything_given(program: Program) -> Slots:
 
 
 def everything_wanted(program: Program) -> Slots:
-    """All that a run takes."""
-    return Slots(*(tuple(range(len(of))) for of in (program.inputs, program.states, program.parameters)))
+    """All that a run takes, but for symbols, which have no gradient."""
+    vectors = tuple(k for k, given in enumerate(program.inputs) if not given.one_hot)
+    return Slots(vectors, *(tuple(range(len(of))) for of in (program.states, program.parameters)))
 
 
 @lru_cache(maxsize=512)
@@ -299,7 +300,7 @@ class _Adjoint:
         program, instruction = self.program, self.program.body[id]
         if instruction.op == INPUT:
             k = instruction["index"]
-            return self._input("input", k, program.inputs[k].name, instruction.width)
+            return self._input("input", k, program.inputs[k].name, instruction.width, program.inputs[k].one_hot)
         if instruction.op == PARAMETER:
             return self.builder.vector(self._weight(instruction["index"]))
         if instruction.op == CONSTANT:
@@ -311,9 +312,9 @@ class _Adjoint:
             return self.builder.copy(instruction, tuple(self.forward[arg] for arg in args))
         return self._input("missing", id, f"missing.{id}", instruction.width)
 
-    def _input(self, kind: str, k: int, name: str, width: int) -> Symbol:
+    def _input(self, kind: str, k: int, name: str, width: int, one_hot: bool = False) -> Symbol:
         self.sources.append((kind, k))
-        return self.builder.input(name, width)
+        return self.builder.input(name, width, one_hot)
 
     def _weight(self, k: int) -> int:
         if k not in self.weights:

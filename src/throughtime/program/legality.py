@@ -59,6 +59,8 @@ class _Check:
         self._want(program.name.isprintable(), "its name cannot be printed")
         for width, name in [(v.width, v.name) for v in program.inputs] + [(v.width, v.name) for v in program.states]:
             self._width(width, name)
+        for given in program.inputs:
+            self._want(type(given.one_hot) is bool, f"input {given.name} is one-hot: {given.one_hot!r}")
         for parameter in program.parameters:
             self._shape(parameter.shape, parameter.name)
             for part in parameter.parts:
@@ -86,6 +88,7 @@ class _Check:
             for term in reduction.terms:
                 widths = tuple(self._value(v, f"reduction {reduction.name}") for v in term)
                 self._want(widths == reduction.shape, f"a term {widths} is added to {reduction.name} {reduction.shape}")
+        self._one_hot()
 
     def _instruction(self, id: int, instruction: Instruction) -> None:
         program, op, args = self.program, instruction.op, instruction.args
@@ -132,6 +135,31 @@ class _Check:
             self._want(width == 1, f"{what} gives one element, not {width}")
         else:
             self._want(False, f"{what} has no rule here")
+
+    def _one_hot(self) -> None:
+        """What is given as the place of its only 1 is multiplied by matrices, or summed up with products alone."""
+        program = self.program
+        one_hot = {id for id, i in enumerate(program.body) if i.op == INPUT and program.inputs[i["index"]].one_hot}
+        if not one_hot:
+            return
+        takes: dict[int, bool] = {}  # of each matrix, whether it multiplies one-hot inputs
+        for id, instruction in enumerate(program.body):
+            what, given = f"instruction {id} ({instruction.op})", not one_hot.isdisjoint(instruction.args)
+            self._want(instruction.op == "linear" or not given, f"{what} takes a one-hot input, which only linear does")
+            if instruction.op in ("linear", "linear_transposed"):
+                same = takes.setdefault(instruction["weight"], given) == given
+                self._want(same, f"{what} has a matrix that multiplies both a one-hot input and others")
+        results = [(s.next, f"the next value of state {s.name}") for s in program.states]
+        results += [(o.value, f"output {o.name}") for o in program.outputs]
+        for value, what in results:
+            self._want(value not in one_hot, f"{what} is a one-hot input")
+        for reduction in program.reductions:
+            right = [len(term) == 2 and term[1] in one_hot for term in reduction.terms]
+            left = any(term[0] in one_hot for term in reduction.terms)
+            self._want(
+                not left and (all(right) or not any(right)),
+                f"reduction {reduction.name} takes a one-hot input, which may only be on the right of all its terms",
+            )
 
     def _leaf(self, what: str, op: str, index: int, width: int) -> None:
         if op == PARAMETER:

@@ -10,7 +10,7 @@ def printed(program: Program) -> str:
     """The program's inputs, states, parameters, instructions and results, a line each."""
     labels = _labels(program)
     lines = [f"program {program.name}" + (" (time runs backward)" if program.reverse else "")]
-    lines += _section("input", [(i.name, f"[{i.width}]") for i in program.inputs])
+    lines += _section("input", [(i.name, f"[{i.width}]{', one-hot' * i.one_hot}") for i in program.inputs])
     lines += _section("state", [(s.name, f"[{s.width}], starts at {s.initial:g}") for s in program.states])
     lines += _section(
         "parameter",

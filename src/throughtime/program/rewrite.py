@@ -118,6 +118,36 @@ def input_weights(program: Program) -> frozenset[int]:
 
 
 @lru_cache(maxsize=256)
+def with_symbols(program: Program, count: int) -> Program | None:
+    """The program whose first input is one-hot, of `count` elements.
+
+    Its product with a matrix is one of the matrix's columns: with `weight @ table.T` in the place of a weight, that is
+    what the program computes from a row of a table.
+
+    Returns:
+        None if anything but products takes the input, or their matrices multiply anything else.
+    """
+    body, weights = program.body, input_weights(program)
+    given = {id for id, i in enumerate(body) if i.op == INPUT and i["index"] == 0}
+    for instruction in body:
+        takes = not given.isdisjoint(instruction.args)
+        if takes != (dict(instruction.attributes).get("weight") in weights) or (takes and instruction.op != "linear"):
+            return None
+    if not given.isdisjoint([o.value for o in program.outputs] + [s.next for s in program.states]):
+        return None
+    return require_legal(
+        replace(
+            program,
+            inputs=(replace(program.inputs[0], width=count, one_hot=True), *program.inputs[1:]),
+            parameters=tuple(
+                replace(p, shape=(p.shape[0], count)) if k in weights else p for k, p in enumerate(program.parameters)
+            ),
+            body=tuple(replace(i, width=count) if id in given else i for id, i in enumerate(body)),
+        )
+    )
+
+
+@lru_cache(maxsize=256)
 def with_recurrent_dropout(program: Program) -> Program:
     """The program with an input `dropout.STATE` for each state that a matrix multiplies: there it is scaled by it.
 

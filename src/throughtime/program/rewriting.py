@@ -32,7 +32,7 @@ class Rewriting:
         for given in (inputs := [*program.inputs, *self.adds()]):
             if sum(given.name == other.name for other in inputs) > 1:
                 raise ProgramError(f"the program {program.name!r} has an input called {given.name!r} already.")
-        symbols = [self.builder.input(i.name, i.width) for i in inputs]
+        symbols = [self.builder.input(i.name, i.width, i.one_hot) for i in inputs]
         self.inputs, self.added = symbols[: len(program.inputs)], symbols[len(program.inputs) :]
         self._old = [self.builder.state(s.name, s.width, s.initial) for s in program.states]
         self._weights: list[int] = []

@@ -24,7 +24,7 @@ def to_data(program: Program) -> dict[str, Any]:
         "format": FORMAT,
         "name": program.name,
         "reverse": program.reverse,
-        "inputs": [[i.name, i.width] for i in program.inputs],
+        "inputs": [[i.name, i.width, *[True] * i.one_hot] for i in program.inputs],
         "states": [[s.name, s.width, s.initial, s.next] for s in program.states],
         "parameters": [
             [p.name, list(p.shape), [[q.gate, q.start, q.stop, q.initial] for q in p.parts]] for p in program.parameters
@@ -51,7 +51,7 @@ def from_data(content: Any) -> Program:
         program = Program(
             name=_text(content["name"]),
             reverse=_flag(content["reverse"]),
-            inputs=tuple(Input(_text(n), _whole(w)) for n, w in content["inputs"]),
+            inputs=tuple(Input(_text(n), _whole(w), *map(_flag, one_hot)) for n, w, *one_hot in content["inputs"]),
             states=tuple(State(_text(n), _whole(w), _number(i), _whole(v)) for n, w, i, v in content["states"]),
             parameters=tuple(
                 Parameter(_text(n), tuple(map(_whole, shape)), tuple(_part(*part) for part in parts))

@@ -34,6 +34,7 @@ class NativeEngine:
 
     name = "native"
     transparent = False
+    looks_up = True
 
     def __init__(self, threads: int | None = None, instruction_set: str = "") -> None:
         self.threads = threads

@@ -65,6 +65,7 @@ class _Lowering:
             [_rows_and_columns(p.shape) for p in program.parameters],
             [_rows_and_columns(r.shape) for r in program.reductions],
             program.reverse,
+            [k for k, i in enumerate(program.inputs) if i.one_hot],
         )
         self.moments = self._schedule()
         self.held = self._find_held()
@@ -207,6 +208,8 @@ class _Lowering:
         if instruction.op == CONSTANT:
             return self._buffer("constant", instruction.width, 0, instruction["value"])
         home = {INPUT: "input", PREVIOUS: "previous", PARAMETER: "parameter"}[instruction.op]
+        if instruction.op == INPUT and self.program.inputs[instruction["index"]].one_hot:
+            home = "symbols"
         return self._buffer(home, instruction.width, instruction["index"])
 
     def _buffer(self, home: str, width: int, index: int = 0, value: float = 0.0) -> int:

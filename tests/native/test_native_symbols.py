@@ -1,0 +1,194 @@
+"""Inputs that are given as symbols: the place of the only 1 of each vector."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from helpers import Arguments, assert_close, flat, random_arguments, run
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from native_cases import family
+from test_native_same_bits import assert_same, pack
+
+from throughtime import cells
+from throughtime.engines import operator
+from throughtime.engines.base import Engine
+from throughtime.engines.native import NativeEngine
+from throughtime.errors import ProgramError
+from throughtime.program.core import Program
+from throughtime.program.rewrite import input_weights, with_symbols
+from throughtime.program.saving import from_json, to_json
+
+SYMBOLS = 5
+LENGTHS = [5, 5, 3, 2, 0, 0]
+# These do more with x than to multiply it where it is as wide as the state.
+TAKE_X_ITSELF = {name for name in cells.names() if with_symbols(cells.get(name).program(7, 7), SYMBOLS) is None}
+
+
+def over_symbols(name: str, inputs: int = 7, hidden: int = 33) -> Program:
+    program = with_symbols(cells.get(name).program(inputs, hidden), SYMBOLS)
+    assert program is not None
+    return program
+
+
+def test_most_cells_only_multiply_their_input() -> None:
+    assert sorted(TAKE_X_ITSELF) == ["mut1", "mut2", "rg_lru", "sru"]
+
+
+@pytest.mark.parametrize("name", sorted(set(cells.names()) - TAKE_X_ITSELF))
+def test_every_cell_that_only_multiplies_its_input(engine: NativeEngine, name: str) -> None:
+    for program in family(over_symbols(name)):
+        for steps, rows, sizes in ((9, 3, None), (6, 5, LENGTHS), (12, 70, None)):  # the last one: several chunks
+            arguments = random_arguments(program, steps, rows)
+            wanted = run(program, arguments, steps, sizes)
+            assert_close(flat(engine.run(program, steps, *arguments, sizes)), flat(wanted), 1e-12)
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+def test_a_program_over_symbols_computes_on_the_columns_of_its_matrices(name: str) -> None:
+    """As the program that is given the vectors, whose matrices are those times the table of all vectors."""
+    whole, symbols = cells.get(name).program(7, 4), over_symbols(name, 7, 4)
+    table = torch.randn(SYMBOLS, 7, dtype=torch.float64)
+    _, states, parameters = random_arguments(whole, 6)
+    chosen = torch.randint(SYMBOLS, (6, 3))
+    weights = [p @ table.T if k in input_weights(whole) else p for k, p in enumerate(parameters)]
+    wanted = run(whole, Arguments([table[chosen]], states, parameters), 6)
+    assert_close(flat(run(symbols, Arguments([chosen], states, weights), 6)), flat(wanted), 1e-14)
+
+
+@settings(max_examples=60)
+@given(
+    rows=st.integers(0, 40),
+    steps=st.integers(0, 30),
+    hidden=st.sampled_from([1, 16, 33]),
+    ragged=st.booleans(),
+    packed=st.booleans(),
+    reverse=st.booleans(),
+)
+def test_the_same_bits_for_any_number_of_threads(
+    rows: int, steps: int, hidden: int, ragged: bool, packed: bool, reverse: bool
+) -> None:
+    forward = over_symbols("lstm", 7, hidden)
+    sizes = [max(0, rows - t) for t in range(steps)] if ragged else [rows] * steps
+    packed = packed and steps > 0
+    for program in family(forward.flipped if reverse else forward):
+        inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
+        inputs = [pack(i, sizes) for i in inputs] if packed else inputs
+        alone, *shared = (
+            NativeEngine(threads).run(program, steps, inputs, states, parameters, sizes, packed=packed)
+            for threads in (1, 2, 3)
+        )
+        for found in shared:
+            assert_same(found, alone)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_the_same_bits_with_work_for_every_thread(engine: NativeEngine, packed: bool) -> None:
+    steps, rows = 60, 40
+    sizes = [max(0, 37 - t * t // 80) for t in range(steps)]
+    for program in family(over_symbols("lstm", 7, 260)):
+        inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
+        inputs = [pack(i, sizes) for i in inputs] if packed else inputs
+        alone, *shared = (
+            NativeEngine(threads, engine.instruction_set).run(
+                program, steps, inputs, states, parameters, sizes, packed=packed
+            )
+            for threads in (1, 2, 3, 7)
+        )
+        for found in shared:
+            assert_same(found, alone)
+
+
+def test_in_segments_the_same_bits_as_in_one_piece() -> None:
+    program, steps, rows = over_symbols("gru", 7, 9), 23, 170
+    results = []
+    for every in (None, 1, 5):
+        inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
+        leaves = [t.requires_grad_() for t in (*states, *parameters)]
+        result = operator.run(NativeEngine(2), program, steps, inputs, states, parameters, checkpoint_every=every)
+        loss = result.outputs[0].square().sum() + result.states[0].square().sum()
+        results.append([*result.outputs, *torch.autograd.grad(loss, leaves)])
+    for cut in results[1:]:
+        for c, w in zip(cut, results[0], strict=True):
+            assert torch.equal(c, w)
+
+
+@pytest.mark.parametrize("of", ["native", "reference"])
+def test_first_and_second_derivatives(of: str) -> None:
+    program, engine = over_symbols("lstm", 7, 3), operator.get(of)
+    inputs, states, parameters = random_arguments(program, 3, 2)
+    leaves = [t.requires_grad_() for t in (*states, *parameters)]
+
+    def results(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        result = operator.run(engine, program, 3, inputs, leaves[: len(states)], leaves[len(states) :])
+        return (*result.outputs, *result.states)
+
+    assert torch.autograd.gradcheck(results, leaves)
+    assert torch.autograd.gradgradcheck(results, leaves)
+
+
+@pytest.mark.parametrize("make", [torch.asarray, np.asarray], ids=["torch", "numpy"])
+def test_what_is_given_as_symbols_is_checked(engine: NativeEngine, make: object) -> None:
+    program = over_symbols("rnn", 7, 3)
+    given, states, parameters = random_arguments(program, 4, 3)
+
+    def outputs(symbols: object, sizes: list[int] | None = None) -> list[torch.Tensor]:
+        arrays = [[make(t.numpy()) for t in of] for of in (states, parameters)]  # type: ignore[operator]
+        return [torch.asarray(y) for y in engine.run(program, 4, [symbols], *arrays, sizes).outputs]
+
+    right = make(given[0].numpy())  # type: ignore[operator]
+    wanted = outputs(right)
+    turned = make(np.ascontiguousarray(given[0].numpy().T)).T  # type: ignore[operator]
+    assert torch.equal(outputs(turned)[0], wanted[0])
+    for bad in (SYMBOLS, -1, 1 << 62, -(1 << 63)):
+        wrong = given[0].clone()
+        wrong[3, 2] = bad
+        array = make(wrong.numpy())  # type: ignore[operator]
+        with pytest.raises(ProgramError, match=f"a symbol is {bad} where the program takes 0 to 4"):
+            outputs(array)
+        ended = outputs(array, [3, 3, 3, 2])  # that row is not active at that step
+        assert torch.equal(ended[0][3, :2], wanted[0][3, :2])
+    for kind in (np.int32, np.uint64, np.float64, np.bool_):
+        with pytest.raises(ProgramError, match=r"takes \(4, 3\) of int64"):
+            outputs(make(given[0].numpy().astype(kind)))  # type: ignore[operator]
+    with pytest.raises(ProgramError, match=r"takes \(4, 3\) of int64"):
+        outputs(right[:3])
+
+
+def test_saved_and_read_again() -> None:
+    program = over_symbols("gru")
+    assert from_json(to_json(program)) == program
+    assert "x [5], one-hot" in " ".join(str(program).split())
+    content = json.loads(to_json(program))
+    content["inputs"][0][2] = 1
+    with pytest.raises(ProgramError, match="bool wanted, given int"):
+        from_json(json.dumps(content))
+
+
+def test_where_products_begin_a_sum_at_symbols_both_orders_are_right(engine: NativeEngine) -> None:
+    """A sum whose second part is the product with the input: `W_h h + W_x x`."""
+    program = over_symbols("rnn", 7, 20)
+    add = next(k for k, i in enumerate(program.body) if i.op == "add")
+    swapped = replace(
+        program,
+        body=tuple(replace(i, args=i.args[::-1]) if k == add else i for k, i in enumerate(program.body)),
+    )
+    arguments = random_arguments(program, 5, 4)
+    wanted = run(program, arguments, 5)
+    assert_close(flat(engine.run(swapped, 5, *arguments)), flat(wanted), 1e-13)
+
+
+def engines() -> list[Engine]:
+    return [operator.get("native"), operator.get("reference")]
+
+
+@pytest.mark.parametrize("chosen", engines(), ids=lambda e: e.name)
+def test_as_an_operator_in_a_compiled_graph(chosen: Engine) -> None:
+    program = over_symbols("lstm", 7, 3)
+    inputs, states, parameters = random_arguments(program, 4, 2)
+    told = chosen.name, program.text, 4, None, False, None
+    torch.library.opcheck(torch.ops.throughtime.run, (*told, inputs, states, parameters))
