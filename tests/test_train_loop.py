@@ -64,7 +64,7 @@ def test_the_caller_s_settings_are_left_alone(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 def test_every_optimizer_lowers_the_loss(tmp_path, optimizer):
-    run = train_tiny(tmp_path, steps=60, optimizer=optimizer, layers=1)
+    run = train_tiny(tmp_path, steps=60, optimizer=optimizer, layers=1, dropout=0.0)
     losses = [row["train_loss"] for row in run.metrics()]
     assert losses[-1] < losses[0] - 0.3
 

@@ -25,8 +25,9 @@ class LanguageModel(nn.Module):
     Args:
         vocabulary_size: the number of symbols.
         recurrent: the recurrent layers, time-major; their input is the embedding.
-        dropout: the probability with which an element of the embedding or of the layers' output is dropped in
-            training (Zaremba et al. 2014, arXiv:1409.2329); between layers it is the layers' own affair.
+        dropout: the probability with which an element of a symbol's embedding, wherever the symbol stands in a window
+            (Gal & Ghahramani 2016, arXiv:1512.05287, there of whole symbols), or an element of the layers' output is
+            dropped in training (Zaremba et al. 2014, arXiv:1409.2329); between layers it is the layers' own affair.
         tie: whether the softmax layer's matrix is the embedding (Press & Wolf 2017, arXiv:1608.05859).
 
     Attributes:
@@ -113,9 +114,15 @@ class LanguageModel(nn.Module):
         return self.embedding.weight if self.softmax_weight is None else self.softmax_weight
 
     def _features(self, symbols: Tensor, state: State | None) -> tuple[Tensor, State]:
-        rate = self.dropout if self.training else 0.0
-        output, state = self.recurrent(dropped(self.embedding(symbols), rate), state)
-        return dropped(output, rate), state
+        if not self.training:
+            measured: tuple[Tensor, State] = self.recurrent(self.embedding(symbols), state)
+            return measured
+        table = self.embedding.weight
+        if len(table) > symbols.numel() and not torch.compiler.is_compiling():  # of most symbols there are none
+            present, symbols = symbols.unique(return_inverse=True)  # type: ignore[no-untyped-call]
+            table = functional.embedding(present, table)
+        output, state = self.recurrent(symbols, state, table=dropped(table, self.dropout))
+        return dropped(output, self.dropout), state
 
 
 def detached(state: State) -> State:

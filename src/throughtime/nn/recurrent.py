@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime import cells
-from throughtime.engines import get
+from throughtime.engines import choose, get
 from throughtime.errors import UserError, nearest
 from throughtime.language import activation
 from throughtime.nn.features import Starts, Watchable
@@ -20,7 +21,7 @@ from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width
 from throughtime.nn.regularise import Masks, in_training
-from throughtime.nn.stack import Layers, Output, in_autocast, run_any_form, ways_of
+from throughtime.nn.stack import Layers, Output, in_autocast, over_rows_of, run_any_form, run_stack, ways_of
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
@@ -225,6 +226,7 @@ class Recurrent(Watchable, Freezable, nn.Module):
         *,
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
+        table: Tensor | None = None,
     ) -> tuple[Output, State]:
         """Runs the layers over all steps.
 
@@ -237,6 +239,9 @@ class Recurrent(Watchable, Freezable, nn.Module):
                 at its end.
             reset: `[T, B]` (`[B, T]`, `[T]`, as the input), not 0 where a row's states start afresh, as at the first
                 step of an episode.
+            table: `[n, input_size]`, the vectors of n symbols; the input is then symbols, whole numbers without the
+                axis of features. The results are those of `table[input]`, up to rounding. Where there are many steps
+                and rows beside n, a CPU multiplies each vector by the first layer's matrices once, not at each step.
 
         Returns:
             The output, of the form of the input with `output_size` features, and the final state, as `state`. Where the
@@ -248,6 +253,13 @@ class Recurrent(Watchable, Freezable, nn.Module):
             UserError: if a shape or a type does not fit.
         """
         initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
+        if table is not None:
+            symbols = _symbols(input, table)
+            if isinstance(symbols, Tensor) and lengths is None and reset is None:
+                self._check(table.new_empty(()).expand(*symbols.shape, table.shape[1]), initial)
+                if (layers := self._layers_over(table, symbols)) is not None:
+                    return self._run_over(layers, symbols, initial)
+            input = _embedded(symbols, table)
         self._check(input, initial)
         if reset is not None and isinstance(input, Tensor):
             given = list(reset.shape) if isinstance(reset, Tensor) else type(reset).__name__
@@ -269,6 +281,31 @@ class Recurrent(Watchable, Freezable, nn.Module):
             features=self.watching,
         )
         return output, final[0] if len(final) == 1 else tuple(final)
+
+    def _layers_over(self, table: Tensor, symbols: Tensor) -> Layers | None:
+        """The layers as they run on symbols; None if they can't, or it would not be quicker."""
+        options = self.options
+        plain = options.returns == "steps" and options.skip is None and not options.batch_first and symbols.dim() == 2
+        alone = not self.watching and not (self.training and self._masks) and not torch.compiler.is_compiling()
+        if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table.device.type):
+            return None
+        changed = over_rows_of(self._layers_in_training() if self.training else self.lasting_layers(), table)
+        quicker = changed is not None and choose(self.engine, changed[0][0][0], table).looks_up
+        return changed if quicker else None
+
+    def _run_over(self, layers: Layers, symbols: Tensor, states: list[Tensor] | None) -> tuple[Output, State]:
+        """As `forward`, of what `_layers_over` gives."""
+        options = self.options
+        output, final = run_stack(
+            layers,
+            symbols,
+            states,
+            dropout=options.dropout if self.training else 0.0,
+            options=options,
+            starts=self.starts() if options.learn_initial else None,
+            engine=self.engine,
+        )
+        return output[0] if len(output) == 1 else tuple(output), final[0] if len(final) == 1 else tuple(final)
 
     def _check(self, input: Tensor | PackedSequence, states: list[Tensor] | None) -> None:
         packed = isinstance(input, PackedSequence)
@@ -324,6 +361,24 @@ class Recurrent(Watchable, Freezable, nn.Module):
         shown = f"{self.programs[0].name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
         told = self.options.data | ({"engine": self.engine} if self.engine else {})
         return shown + "".join(f", {name}={value!r}" for name, value in told.items())
+
+
+def _symbols(given: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
+    """An input that goes with a table, if it is one."""
+    data = given.data if isinstance(given, PackedSequence) else given
+    if not isinstance(data, Tensor) or data.dtype not in (torch.int64, torch.int32):
+        kind = data.dtype if isinstance(data, Tensor) else type(data).__name__
+        raise UserError(f"with a table the input must be symbols, whole numbers as torch.int64; given {kind}.")
+    if table.dim() != 2:
+        raise UserError(f"the table must be [n, input_size]; given {list(table.shape)}.")
+    return given._replace(data=data.long()) if isinstance(given, PackedSequence) else data.long()
+
+
+def _embedded(symbols: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
+    """The vectors of symbols."""
+    if isinstance(symbols, PackedSequence):
+        return symbols._replace(data=functional.embedding(symbols.data, table))
+    return functional.embedding(symbols, table)
 
 
 class _Direction(NamedTuple):

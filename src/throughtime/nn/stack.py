@@ -19,7 +19,7 @@ from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
 from throughtime.program.recording import with_outputs
-from throughtime.program.rewrite import rewritten
+from throughtime.program.rewrite import input_weights, rewritten, with_symbols
 
 Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # of each layer each direction's program and parameters
 
@@ -43,7 +43,7 @@ def run_stack(
 
     Args:
         layers: each layer's directions: a program and its parameters.
-        x: `[T, B, input]`; `[N, input]` if packed.
+        x: `[T, B, input]`; `[N, input]` if packed; without `input` where the first layer's input is one-hot.
         states: for each state of the cell the initial `[layers * directions, B, width]`; what the cell declares, or
             `starts`, if not given.
         dropout: the probability with which an element between two layers is dropped.
@@ -76,6 +76,7 @@ def run_stack(
         return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
     form = Form(*x.shape[:2]) if form is None else form
     rows = form.rows
+    like = x if x.is_floating_point() else layers[0][0][1][0]
     ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
     number = 0
     below = [x]  # what a layer takes: of each direction, where they stay apart
@@ -90,7 +91,7 @@ def run_stack(
             elif starts is not None:
                 initial = [start.expand(rows, -1) for start in starts[depth][way]]
             else:
-                initial = _declared(program, x, rows)
+                initial = _declared(program, like, rows)
             place, given = Place(depth, way == 1), taken[way % len(taken)]
             result = _run(engine, program, place, features, form, given, initial, parameters, options.checkpoint_every)
             outputs.append(result.outputs[0])
@@ -105,12 +106,34 @@ def run_stack(
     return below, [of[0].unsqueeze(0) if len(of) == 1 else torch.stack(of) for of in ended]
 
 
-def _declared(program: Program, x: Tensor, rows: int) -> list[Tensor]:
+def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
+    """The stack for symbols, whose vectors are the rows of a table.
+
+    Args:
+        layers: what runs on the vectors.
+        table: `[n, input]`.
+
+    Returns:
+        The stack whose input is one-hot, of n elements; None if the first layer's cell does more with its input than
+        to multiply it by matrices of their own.
+    """
+    first, *rest = layers
+    found = []
+    for program, parameters in first:
+        changed = with_symbols(program, len(table))
+        if changed is None:
+            return None
+        weights = input_weights(program)
+        found.append((changed, [p @ table.T if k in weights else p for k, p in enumerate(parameters)]))
+    return [found, *rest]
+
+
+def _declared(program: Program, like: Tensor, rows: int) -> list[Tensor]:
     """What a cell's states start with; one tensor for those that are alike, as nobody writes to it."""
     made: dict[tuple[int, float], Tensor] = {}
     for s in program.states:
         if (s.width, s.initial) not in made:
-            made[s.width, s.initial] = x.new_full((rows, s.width), s.initial)
+            made[s.width, s.initial] = like.new_full((rows, s.width), s.initial)
     return [made[s.width, s.initial] for s in program.states]
 
 
@@ -239,7 +262,7 @@ def _run(
         ends.append(len(program.outputs))
     watch = together([w for feature in features if (w := feature.watch(place, program)) is not None])
     seen = program if watch is None else with_outputs(program, watch.values, own)[0]
-    chosen = usual = choose(engine, seen, x)
+    chosen = usual = choose(engine, seen, states[0])
     for feature in features:
         chosen = feature.engine(place, program, chosen)
     if chosen is not usual and watch is not None and watch.gradients:

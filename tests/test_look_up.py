@@ -1,0 +1,219 @@
+"""Layers that run on rows of a table give what they give for the vectors, however it is computed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from helpers import assert_close
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pack_padded_sequence
+
+import throughtime
+from throughtime.engines import get
+from throughtime.errors import ProgramError, UserError
+from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.recurrent import Recurrent
+
+ROWS = 5  # of the table
+pytestmark = pytest.mark.skipif(
+    get("native").refuses(throughtime.cells.lstm.program(1, 1), torch.zeros(1)) is not None,
+    reason="the extension is not built",
+)
+
+
+def given(width: int = 4, steps: int = 7, rows: int = 3, count: int = ROWS) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    table = torch.randn(count, width, generator=generator, dtype=torch.float64, requires_grad=True)
+    return table, torch.randint(count, (steps, rows), generator=generator)
+
+
+def layer(cell: str = "lstm", **options: Any) -> Recurrent:
+    torch.manual_seed(0)
+    return Recurrent(cell, 4, 6, dtype=torch.float64, **options)
+
+
+def all_of(result: Any) -> list[Tensor]:
+    return [result] if isinstance(result, Tensor) else [t for part in result for t in all_of(part)]
+
+
+def with_gradients(of: Recurrent, table: Tensor, run: Any) -> list[Tensor]:
+    torch.manual_seed(2)  # where masks are drawn, the same ones
+    results = all_of(run())
+    loss = sum((r * r).sum() for r in results)
+    assert isinstance(loss, Tensor)
+    return [*results, *torch.autograd.grad(loss, [table, *of.parameters()])]
+
+
+def compare(of: Recurrent, table: Tensor, symbols: Tensor, state: Any = None) -> None:
+    found = with_gradients(of, table, lambda: of(symbols, state, table=table))
+    wanted = with_gradients(of, table, lambda: of(functional.embedding(symbols, table), state))
+    assert_close(found, wanted, 1e-12)
+
+
+QUICK: list[dict[str, Any]] = [
+    {},
+    {"cell": "gru"},
+    {"cell": "rnn", "bias": False},
+    {"cell": "lstm_multiplicative"},
+    {"num_layers": 3, "dropout": 0.4},
+    {"bidirectional": True, "num_layers": 2},
+    {"bidirectional": True, "merge": "none"},
+    {"reverse": True},
+    {"learn_initial": True},
+    {"weight_drop": 0.5},
+    {"checkpoint_every": 2},
+]
+
+
+@pytest.mark.parametrize("options", QUICK, ids=str)
+def test_products_done_once_for_each_row_of_the_table_are_those_of_every_step(options: dict[str, Any]) -> None:
+    of = layer(**options)
+    table, symbols = given()
+    assert of._layers_over(table, symbols) is not None
+    compare(of, table, symbols)
+    of.eval()
+    compare(of, table, symbols)
+
+
+def test_from_a_state() -> None:
+    of = layer(num_layers=2)
+    table, symbols = given()
+    compare(of, table, symbols, tuple(torch.randn(2, 2, 3, 6, dtype=torch.float64)))
+    with pytest.raises(UserError, match=r"must have the shape \[\[2, 3, 6\], \[2, 3, 6\]\]"):
+        of(symbols, tuple(torch.zeros(2, 2, 4, 6, dtype=torch.float64)), table=table)
+
+
+SLOW: list[dict[str, Any]] = [
+    {"cell": "sru"},  # its output takes x along
+    {"returns": "last"},
+    {"returns": "states"},
+    {"skip": "residual", "num_layers": 2},
+    {"zoneout": 0.3},
+    {"recurrent_dropout": 0.3},
+    {"engine": "reference"},
+]
+
+
+@pytest.mark.parametrize("options", SLOW, ids=str)
+def test_where_there_is_no_quicker_way_it_is_the_usual_one(options: dict[str, Any]) -> None:
+    torch.manual_seed(0)
+    of = Recurrent(**{"cell": "lstm", "input_size": 6, "hidden_size": 6, "dtype": torch.float64} | options)
+    table, symbols = given(6)
+    assert of._layers_over(table, symbols) is None
+    compare(of, table, symbols)
+
+
+def test_other_forms_of_symbols() -> None:
+    table, symbols = given()
+    compare(layer(batch_first=True), table, symbols)
+    compare(layer(), table, symbols[:, 0])
+    compare(layer(), *given(steps=2, rows=2))  # a table of more rows than are looked up
+    compare(layer(), table, symbols[:0])
+    compare(layer(), *given(count=1))
+
+
+def test_with_lengths_resets_and_packed() -> None:
+    table, symbols = given()
+    vectors, of = functional.embedding(symbols, table), layer()
+    reset = torch.zeros(7, 3)
+    reset[4, 1] = 1
+    for more in ({"lengths": [7, 2, 0]}, {"reset": reset}):
+        assert_close(all_of(of(symbols, table=table, **more)), all_of(of(vectors, **more)), 1e-12)
+    lengths = torch.tensor([7, 5, 1])
+    packed, usual = (pack_padded_sequence(given, lengths) for given in (symbols, vectors))
+    assert torch.equal(of(packed, table=table)[0].data, of(usual)[0].data)
+
+
+def test_hooks_see_the_run() -> None:
+    of, seen = layer(), []
+    of.register_forward_hook(lambda module, given, result: seen.append(result[0]))
+    table, symbols = given()
+    assert torch.equal(of(symbols, table=table)[0], seen[0])
+
+
+def test_what_are_no_symbols_of_a_table() -> None:
+    of, (table, symbols) = layer(), given()
+    assert torch.equal(of(symbols.int(), table=table)[0], of(symbols, table=table)[0])
+    with pytest.raises(UserError, match=r"must be symbols, whole numbers as torch.int64; given torch.float32"):
+        of(symbols.float(), table=table)
+    with pytest.raises(UserError, match="given list"):
+        of([[1]], table=table)
+    with pytest.raises(UserError, match=r"the table must be \[n, input_size\]; given \[5, 4, 1\]"):
+        of(symbols, table=table[..., None])
+    with pytest.raises(UserError, match=r"must be \[T, B, 4\] or \[T, 4\]; given \[7, 3, 3\]"):
+        of(symbols, table=table[:, :3])
+    with pytest.raises(UserError, match=r"must be torch.float64, as the layers' weights are; given torch.float32"):
+        of(symbols, table=table.float())
+
+
+def test_what_is_recorded_is_the_vectors_run() -> None:
+    of = layer()
+    table, symbols = given()
+    with throughtime.record(of, "*") as tape:
+        of(symbols, table=table)
+    assert tape["layer0.forget"].shape == (7, 3, 6)
+
+
+def test_a_symbol_that_is_not_in_the_table() -> None:
+    table, symbols = given()
+    symbols[2, 1] = ROWS
+    with pytest.raises(ProgramError, match="a symbol is 5 where the program takes 0 to 4"):
+        layer()(symbols, table=table)
+
+
+def test_under_autocast_and_transforms() -> None:
+    of = layer().float()
+    table, symbols = given()
+    table = table.detach().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        assert of(symbols, table=table)[0].dtype == torch.bfloat16
+    wanted = torch.func.jvp(lambda t: of(functional.embedding(symbols, t))[0], (table,), (torch.ones_like(table),))
+    found = torch.func.jvp(lambda t: of(symbols, table=t)[0], (table,), (torch.ones_like(table),))
+    assert_close(list(found), list(wanted), 1e-5)  # float32, over a few steps
+
+
+# The language model, which trains so.
+
+
+def model(vocabulary: int = 11, **options: Any) -> LanguageModel:
+    torch.manual_seed(0)
+    return LanguageModel(vocabulary, layer(num_layers=2), **options).double()
+
+
+@pytest.mark.parametrize("vocabulary", [11, 200], ids=["less symbols than steps", "more"])
+def test_a_language_model_is_trained_on_the_loss_that_it_is_measured_by(vocabulary: int) -> None:
+    of = model(vocabulary)
+    symbols, targets = torch.randint(vocabulary, (2, 9, 4))
+    found, measured = of.loss(symbols, targets), of.eval().loss(symbols, targets)
+    assert_close([*all_of(found)], [*all_of(measured)], 1e-12)
+    gradients = [torch.autograd.grad(loss, list(of.parameters())) for loss in (found[0], measured[0])]
+    assert_close(list(gradients[0]), list(gradients[1]), 1e-12)
+
+
+@pytest.mark.parametrize("vocabulary", [11, 200])
+def test_a_symbol_loses_the_same_elements_wherever_it_stands(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    of = model(vocabulary, dropout=0.5)
+    symbols = torch.randint(vocabulary, (9, 4))
+    seen: list[Tensor] = []
+    monkeypatch.setattr(of.recurrent, "forward", lambda at, state, table: seen.append(table[at]) or (table[at], ()))
+    for _ in range(200):
+        of._features(symbols, None)
+    given = torch.stack(seen)  # [200, T, B, width]
+    embedded = of.embedding(symbols)
+    kept = given != 0
+    torch.testing.assert_close(given[kept], (2 * embedded.expand_as(given))[kept])
+    for symbol in symbols.unique():
+        at = kept[:, symbols == symbol]
+        assert bool((at == at[:, :1]).all())
+    # 200 draws for each element of 11 symbols at least: the mean is within 5 deviations.
+    assert kept.double().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / (200 * 4 * 10) ** 0.5)
+
+
+def test_a_language_model_in_training_is_compiled_whole() -> None:
+    of = model().float()
+    symbols = torch.randint(11, (9, 4))
+    compiled = torch.compile(of, fullgraph=True, backend="aot_eager")
+    assert_close(all_of(compiled(symbols)), all_of(of(symbols)), 1e-5)  # float32, over a few steps
