@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.engines import choose, get
+from throughtime.engines import PREFERENCE, choose, get
 from throughtime.engines.torch_layers import TORCH_LAYERS
 from throughtime.nn.features import Watchable
 from throughtime.nn.freezing import Freezable
@@ -118,6 +118,8 @@ def _programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
 
 
 def _is_torchs(engine: str | None, program: Program, x: Tensor) -> bool:
+    if engine is None and "torch" not in PREFERENCE.get(x.device.type, ()):
+        return False
     # A graph that is being captured takes torch's layers one by one, as it takes those of every engine.
     return not torch.compiler.is_compiling() and choose(engine, program, x).name == "torch"
 

@@ -255,6 +255,10 @@ def _run(
             feature.receive(place, [form.pad(y) for y in outputs[start:end]])
             start = end
         return Result(outputs, final, [])
+    if not features:
+        chosen, sizes = choose(engine, program, states[0]), form.batch_sizes
+        of = chosen, program, form.steps, inputs, states, parameters, sizes
+        return run(*of, packed=packed, checkpoint_every=checkpoint_every)
     own = len(program.outputs)
     ends = []
     for feature in features:
