@@ -149,12 +149,27 @@ def test_what_are_no_symbols_of_a_table() -> None:
         of(symbols, table=table.float())
 
 
-def test_what_is_recorded_is_the_vectors_run() -> None:
+def test_recording_changes_no_bit() -> None:
+    of = layer(num_layers=2)
+    table, symbols = given()
+    plain = with_gradients(of, table, lambda: of(symbols, table=table))
+    with throughtime.record(of, "*", gradients=True) as tape:
+        seen = with_gradients(of, table, lambda: of(symbols, table=table))
+    for found, wanted in zip(seen, plain, strict=True):
+        assert torch.equal(found, wanted)
+    with throughtime.record(of, "*", gradients=True) as usual:
+        with_gradients(of, table, lambda: of(functional.embedding(symbols, table)))
+    for name, value in usual.calls[0].items():
+        assert_close([tape[name], tape.gradient(name)], [value, usual.gradient(name)], 1e-12)
+
+
+def test_an_edit_sees_the_vectors() -> None:
     of = layer()
     table, symbols = given()
-    with throughtime.record(of, "*") as tape:
-        of(symbols, table=table)
-    assert tape["layer0.forget"].shape == (7, 3, 6)
+    with throughtime.edit(of, {"layer0.forget": lambda forget: forget * 0}):
+        found = of(symbols, table=table)
+        wanted = of(functional.embedding(symbols, table))
+    assert_close(all_of(found), all_of(wanted), 1e-12)
 
 
 def test_a_symbol_that_is_not_in_the_table() -> None:

@@ -83,9 +83,11 @@ class Feature:
 
     Attributes:
         outside_graphs: whether a graph that torch.compile captures is interrupted for it.
+        takes_symbols: whether it can take part where the lowest layer is given symbols in the place of vectors.
     """
 
     outside_graphs = False
+    takes_symbols = False
 
     def begin(self, form: Form) -> None:
         """Learns how the data of the call that begins lie."""

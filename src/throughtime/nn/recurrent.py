@@ -15,7 +15,7 @@ from throughtime import cells
 from throughtime.engines import choose, get
 from throughtime.errors import UserError, nearest
 from throughtime.language import activation
-from throughtime.nn.features import Starts, Watchable
+from throughtime.nn.features import Form, Starts, Watchable
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.masks import dropped
@@ -286,7 +286,8 @@ class Recurrent(Watchable, Freezable, nn.Module):
         """The layers as they run on symbols; None if they can't, or it would not be quicker."""
         options = self.options
         plain = options.returns == "steps" and options.skip is None and not options.batch_first and symbols.dim() == 2
-        alone = not self.watching and not (self.training and self._masks) and not torch.compiler.is_compiling()
+        taking = (*self.watching, *(self._masks if self.training else ()))
+        alone = all(feature.takes_symbols for feature in taking) and not torch.compiler.is_compiling()
         if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table.device.type):
             return None
         changed = over_rows_of(self._layers_in_training() if self.training else self.lasting_layers(), table)
@@ -295,7 +296,9 @@ class Recurrent(Watchable, Freezable, nn.Module):
 
     def _run_over(self, layers: Layers, symbols: Tensor, states: list[Tensor] | None) -> tuple[Output, State]:
         """As `forward`, of what `_layers_over` gives."""
-        options = self.options
+        options, form = self.options, Form(*symbols.shape)
+        for feature in self.watching:
+            feature.begin(form)
         output, final = run_stack(
             layers,
             symbols,
@@ -304,6 +307,8 @@ class Recurrent(Watchable, Freezable, nn.Module):
             options=options,
             starts=self.starts() if options.learn_initial else None,
             engine=self.engine,
+            form=form,
+            features=self.watching,
         )
         return output[0] if len(output) == 1 else tuple(output), final[0] if len(final) == 1 else tuple(final)
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from throughtime.engines.watching import Watch
 from throughtime.errors import UserError, nearest
 from throughtime.nn.features import Feature, Form, Place
-from throughtime.program.core import Program
+from throughtime.program.core import INPUT, Program
 from throughtime.program.recording import Stretch
 from throughtime.sight.models import watched
 from throughtime.sight.places import Values, listed, require_matches, values_of
@@ -240,6 +240,10 @@ class _Recorder(Feature):
             place: [self._part(place, program, name) for name in values.all_matching(patterns, place, program)]
             for place, program in values.programs()
         }
+        recorded = [
+            program.body[program.values[p.name]] for place, program in values.programs() for p in self.parts[place]
+        ]
+        self.takes_symbols = all(instruction.op != INPUT for instruction in recorded)
 
     def begin(self, form: Form) -> None:
         """Begins a call, if there is room for it."""

@@ -70,7 +70,8 @@ class TrainConfig(BaseModel):
         hidden: hidden units of each layer.
         layers: recurrent layers.
         embed: width of the embedding; if not given the recurrent output's, but 128 at most where they are not tied.
-        dropout: probability of dropping an element of the embedding, between layers, and of the output.
+        dropout: probability of dropping an element of what a symbol is embedded as, wherever it stands in a window,
+            between layers, and of the output.
         recurrent_dropout: probability of dropping a unit of a state where a matrix multiplies it, one mask a window
             (Gal & Ghahramani 2016).
         zoneout: probability with which a unit of a state keeps its old value (Krueger et al. 2017).
