@@ -9,6 +9,8 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#include <algorithm>
+#include <cmath>
 #include <memory>
 #include <numeric>
 #include <optional>
@@ -19,10 +21,12 @@
 #include "arrays.hpp"
 #include "calendar.hpp"
 #include "isa.hpp"
+#include "layout.hpp"
 #include "peak.hpp"
 #include "plan.hpp"
 #include "run.hpp"
 #include "stream_binding.hpp"
+#include "threads.hpp"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -209,6 +213,36 @@ nb::tuple run_frozen(const FrozenPlan& frozen, int64_t steps, const Objects& inp
                      frozen.isa());
 }
 
+template <class T>
+nb::object thinned_on(Arrays& arrays, nb::handle x, uint64_t seed, double kept, double scale, int threads,
+                      const std::string& isa) {
+    const int64_t count = arrays.size(x, 0);
+    const auto* from = static_cast<const T*>(arrays.read(x, {count}));
+    nb::object result = arrays.fresh({count});
+    T* to = static_cast<T*>(arrays.written(result, {count}));
+    const auto below = static_cast<uint32_t>(std::lround(kept * 65536));
+    const Kernels<T>& used = kernels<T>(isa);
+    {
+        nb::gil_scoped_release release;
+        constexpr int64_t least_to_share = 100'000;
+        Team team(count < least_to_share ? 1 : threads);
+        const int64_t blocks = (count + elements_together - 1) / elements_together;
+        team.run([&](int thread) {
+            const Share mine = share(blocks, thread, team.size());
+            used.thin(to, from, mine.first * elements_together, std::min(mine.last * elements_together, count), seed,
+                      below, static_cast<T>(scale));
+        });
+    }
+    return result;
+}
+
+nb::object thinned(nb::handle x, uint64_t seed, double kept, double scale, int threads, const std::string& isa) {
+    if (!(kept >= 0 && kept <= 1)) throw std::invalid_argument("a chance is 0 to 1");
+    Arrays arrays(x);
+    return arrays.is_double() ? thinned_on<double>(arrays, x, seed, kept, scale, threads, isa)
+                              : thinned_on<float>(arrays, x, seed, kept, scale, threads, isa);
+}
+
 Place place(PlacePair p) { return {p.first, p.second}; }
 
 void add_linear(Plan& plan, int64_t parameter, bool transposed, PlacePair to, PlacePair from,
@@ -262,6 +296,8 @@ NB_MODULE(_native, m) {
              "isa"_a = "")
         .def("run", &run_frozen, "steps"_a, "inputs"_a, "states"_a, "batch_sizes"_a = nb::none(), "packed"_a = false,
              "onto"_a = nb::none(), "threads"_a = 1, "The same as `run` of its plan.");
+    m.def("thinned", &thinned, "x"_a, "seed"_a, "kept"_a, "scale"_a, "threads"_a = 1, "isa"_a = "",
+          "A vector whose elements are each kept with a chance, and scaled, or else 0.");
     bind_streams(m);
     m.def("steps_together", &steps_together, "rows"_a,
           "How many steps of so many rows make a chunk, of which each has sums of its own.");

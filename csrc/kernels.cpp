@@ -1,4 +1,5 @@
 /// Compiled once per instruction set, with THROUGHTIME_ISA as its name and the flags that allow it.
+#include "dropout.hpp"
 #include "pointwise.hpp"
 #include "product.hpp"
 
@@ -14,6 +15,7 @@ template <class T> constexpr Kernels<T> table() {
         .row_sum = row_sum<T>,
         .expand = expand<T>,
         .column_sum = column_sum<T>,
+        .thin = thin<T>,
         .pack = pack<T, panel_width<T>>,
         .pack_transposed = pack_transposed<T, panel_width<T>>,
         .pack_left = pack<T, tile_rows>,

@@ -33,6 +33,9 @@ template <class T> struct PointwiseOperation {
 
 constexpr int max_arity = 4;
 
+/// Of a dropout: elements whose chances are drawn at once.
+constexpr int elements_together = 32;
+
 /// The inner loops of one instruction set for one scalar type.
 ///
 /// A packed matrix is a row of panels, each `panel` columns wide: panel p holds, for k = 0, 1 ...,
@@ -50,6 +53,9 @@ template <class T> struct Kernels {
     void (*expand)(Rows<T> to, Rows<const T> from, int64_t rows, int64_t width);
     /// Adds from[r][j] to to[j], row after row.
     void (*column_sum)(T* to, Rows<const T> from, int64_t rows, int64_t width);
+
+    /// to[k] = from[k] * scale for some of the elements `first` to `last`, else 0; see dropout.hpp.
+    void (*thin)(T* to, const T* from, int64_t first, int64_t last, uint64_t seed, uint32_t below, T scale);
 
     PackKernel<T> pack;
     /// The same for the transpose of what is given: its rows are the columns.

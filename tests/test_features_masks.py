@@ -253,7 +253,7 @@ def test_dropout_between_layers_is_fresh_or_one_for_all_steps(variational: bool)
         )
     torch.manual_seed(1)
     between = first(x)[0]
-    thinned = between * scaled_mask(between, (1 if variational else STEPS, ROWS, HIDDEN), 0.5)
+    thinned = between * scaled_mask(between, (1, ROWS, HIDDEN), 0.5) if variational else dropped(between, 0.5)
     kept = (thinned != 0).to(x.dtype)
     assert bool((kept == kept[0]).all()) is variational
     assert_close([found, thinned], [second(thinned)[0], kept * 2.0 * between])
@@ -285,7 +285,54 @@ def test_dropout_is_torchs_in_meaning() -> None:
     assert_close([g], [torch.where(kept, 1 / 0.8, 0.0).double()])
     assert dropped(x, 0.0) is x
     assert torch.equal(dropped(x, 1.0), functional.dropout(x, 1.0))
-    assert torch.autograd.gradcheck(lambda x: (torch.manual_seed(3), dropped(x, 0.5))[1], x[:2, :3])
+    some = x[:, ::7]  # not one after the other in memory
+    for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
+        assert check(lambda x: (torch.manual_seed(3), dropped(x, 0.5))[1], some[:2, :3])
+    assert dropped(x[:0], 0.5).shape == (0, 50)
+    assert dropped(x.float(), 0.5).dtype == torch.float32
+    assert dropped(x.bfloat16(), 0.5).dtype == torch.bfloat16
+
+
+def test_dropout_under_transforms_and_in_graphs() -> None:
+    x = torch.ones(30, 40)
+    y, tangent = torch.func.jvp(lambda x: dropped(x, 0.25), (x,), (3 * x,))
+    assert torch.equal(tangent, 3 * y)
+    assert not torch.equal(y, x)
+    torch.manual_seed(3)
+    compiled = torch.compile(lambda x: dropped(x, 0.25), fullgraph=True, backend="aot_eager")(x)
+    torch.manual_seed(3)
+    assert torch.equal(compiled, dropped(x, 0.25))
+    of = x.requires_grad_(), torch.tensor(5), 0.25
+    torch.library.opcheck(torch.ops.throughtime.thinned, of)
+
+
+@pytest.mark.parametrize("chance", [0.05, 0.5])
+def test_what_is_dropped_is_by_chance(chance: float) -> None:
+    torch.manual_seed(0)
+    first, second = (dropped(torch.ones(1_000_000), chance) == 0 for _ in range(2))
+    within = 6 * (chance / 1_000_000) ** 0.5  # six standard deviations, or more
+    assert abs(float(first.float().mean()) - chance) < within
+    # Four neighbours share a number, 32 are drawn at once, and another call has another seed.
+    for shift in (1, 2, 3, 4, 31, 32, 33, 128):
+        assert abs(float((first[:-shift] & first[shift:]).float().mean()) - chance**2) < within
+    assert abs(float((first & second).float().mean()) - chance**2) < within
+
+
+@pytest.mark.parametrize("count", [1, 31, 32, 33, 99_999, 100_000, 200_037])
+def test_threads_and_instruction_sets_drop_the_same(count: int) -> None:
+    native = pytest.importorskip("throughtime._native", reason="the extension is not built")
+    x = torch.randn(count, dtype=torch.float64)
+    alone = native.thinned(x, 7, 0.7, 2.0)
+    assert torch.equal(alone, torch.where(alone != 0, 2 * x, 0.0))
+    for isa in native.instruction_sets():
+        for threads in (1, 2, 3):
+            assert torch.equal(native.thinned(x, 7, 0.7, 2.0, threads, isa), alone)
+            assert torch.equal(native.thinned(x.float(), 7, 0.7, 2.0, threads, isa), alone.float())
+    assert torch.equal(torch.from_numpy(native.thinned(x.numpy(), 7, 0.7, 2.0)), alone)
+    assert not torch.equal(native.thinned(x, 8, 0.7, 2.0), alone) or count < 9
+    for kept in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match="a chance is 0 to 1"):
+            native.thinned(x, 7, kept, 2.0)
 
 
 @pytest.mark.parametrize(

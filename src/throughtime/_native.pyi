@@ -38,6 +38,11 @@ class FrozenPlan:
     def run(self, steps: int, inputs: Sequence[object], states: Sequence[object], batch_sizes: Sequence[int] | None = None, packed: bool = False, onto: Sequence[object] | None = None, threads: int = 1) -> tuple:
         """The same as `run` of its plan."""
 
+def thinned(x: object, seed: int, kept: float, scale: float, threads: int = 1, isa: str = '') -> object:
+    """
+    A vector whose elements are each kept with a chance, and scaled, or else 0.
+    """
+
 class Stream32:
     """A stack of plans that runs a step at a time, its state inside."""
 

@@ -62,7 +62,7 @@ def run(
         found = torch.ops.throughtime.run(*call.told, list(inputs), list(states), list(parameters))
         return split(found, len(program.outputs), len(program.states))
     tensors = (*inputs, *states, *parameters)
-    if _is_transformed(tensors):
+    if is_transformed(tensors):
         if watch is not None:
             raise UserError(
                 "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
@@ -330,7 +330,7 @@ def slots(vectors: int, states: int, flags: tuple[bool, ...]) -> Slots:
     return Slots(*(tuple(k for k, flag in enumerate(of) if flag) for of in split(flags, vectors, states)))
 
 
-def _is_transformed(tensors: Sequence[Tensor]) -> bool:
+def is_transformed(tensors: Sequence[Tensor]) -> bool:
     """Whether vmap, jvp or another transform of torch.func is going on, or a tensor has a forward tangent."""
     if torch._C._functorch.maybe_current_level() is not None:
         return True

@@ -86,7 +86,7 @@ def _told(given: Sequence[Any]) -> tuple[Call, Sequence[Any]]:
 
 
 _TOLD_FIRST = "str engine, str program, SymInt steps, SymInt[]? batch_sizes, bool packed, int? every"
-_library = torch.library.Library("throughtime", "DEF")  # type: ignore[no-untyped-call]
+library = torch.library.Library("throughtime", "DEF")  # type: ignore[no-untyped-call]
 for _name, _tensors, _function, _by_shape in (
     ("run", "inputs, Tensor[] states, Tensor[] parameters", _kernel, _fake),
     ("run_in_segments", "inputs, Tensor[] states, Tensor[] parameters", _segments_kernel, _segments_fake),
@@ -98,8 +98,8 @@ for _name, _tensors, _function, _by_shape in (
     ),
 ):
     _schema = f"{_name}({_TOLD_FIRST}, Tensor[] {_tensors}) -> Tensor[]"
-    _library.define(_schema, tags=[torch.Tag.pt2_compliant_tag])  # type: ignore[no-untyped-call]
+    library.define(_schema, tags=[torch.Tag.pt2_compliant_tag])  # type: ignore[no-untyped-call]
     for _key in ("CPU", "CUDA"):
-        _library.impl(_name, _function, _key)  # type: ignore[no-untyped-call]
-    torch.library.register_fake(f"throughtime::{_name}", _by_shape, lib=_library)
-_library.impl("run", _autograd_kernel, "Autograd")  # type: ignore[no-untyped-call]
+        library.impl(_name, _function, _key)  # type: ignore[no-untyped-call]
+    torch.library.register_fake(f"throughtime::{_name}", _by_shape, lib=library)
+library.impl("run", _autograd_kernel, "Autograd")  # type: ignore[no-untyped-call]

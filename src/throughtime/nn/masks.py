@@ -7,6 +7,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from throughtime.engines.autograd import is_transformed
+from throughtime.engines.native import BUILT
+from throughtime.engines.thinning import Thinned
+
 # An element's chance is told by 16 bits, of which one number from the generator gives four.
 _BITS = 16
 _PER_DRAW = 64 // _BITS
@@ -47,4 +51,11 @@ def dropped(x: Tensor, dropout: float) -> Tensor:
     """
     if dropout == 0:
         return x
-    return x * scaled_mask(x, x.shape, dropout)
+    fits = BUILT and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
+    compiling = torch.compiler.is_compiling()
+    if not fits or (not compiling and is_transformed((x,))):
+        return x * scaled_mask(x, x.shape, dropout)
+    seed = torch.randint(_LARGEST, ())
+    of = torch.ops.throughtime.thinned(x, seed, dropout) if compiling else Thinned.apply(x, int(seed), dropout)  # type: ignore[no-untyped-call]
+    result: Tensor = of
+    return result

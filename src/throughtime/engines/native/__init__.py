@@ -22,6 +22,8 @@ except ImportError:  # not built, as in a bare checkout
 else:
     from throughtime.engines.native.plan import lower
 
+BUILT = _native is not None
+
 
 class NativeEngine:
     """Runs programs by the C++ machine.
@@ -85,6 +87,19 @@ class NativeEngine:
     def steps_together(self, rows: int) -> int:
         """See `throughtime.engines.base.Engine.steps_together`."""
         return int(_native.steps_together(rows))
+
+
+def thinned(x: Any, kept: float, scale: float, seed: int) -> Any:
+    """An array of which some elements are scaled, and the others 0.
+
+    Args:
+        x: of float32 or float64, on the CPU.
+        kept: the chance with which an element is kept, to 1 in 65536, each on its own.
+        scale: what it is then multiplied by.
+        seed: tells which are kept, the same for any number of threads; 0 to 2^63.
+    """
+    found: Any = _native.thinned(x.reshape(-1), seed, kept, scale, _default_threads())
+    return found.reshape(x.shape)
 
 
 def instruction_sets() -> list[str]:
