@@ -118,7 +118,9 @@ class LanguageModel(nn.Module):
             measured: tuple[Tensor, State] = self.recurrent(self.embedding(symbols), state)
             return measured
         table = self.embedding.weight
-        if len(table) > symbols.numel() and not torch.compiler.is_compiling():  # of most symbols there are none
+        # Of most symbols there are none; a graph, or a GPU, would have to wait to learn how many there are.
+        waits = torch.compiler.is_compiling() or symbols.device.type != "cpu"
+        if len(table) > symbols.numel() and not waits:
             present, symbols = symbols.unique(return_inverse=True)  # type: ignore[no-untyped-call]
             table = functional.embedding(present, table)
         output, state = self.recurrent(symbols, state, table=dropped(table, self.dropout))

@@ -290,9 +290,8 @@ class Recurrent(Watchable, Freezable, nn.Module):
         alone = all(feature.takes_symbols for feature in taking) and not torch.compiler.is_compiling()
         if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table.device.type):
             return None
-        changed = over_rows_of(self._layers_in_training() if self.training else self.lasting_layers(), table)
-        quicker = changed is not None and choose(self.engine, changed[0][0][0], table).looks_up
-        return changed if quicker else None
+        layers = self._layers_in_training() if self.training else self.lasting_layers()
+        return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).looks_up else None
 
     def _run_over(self, layers: Layers, symbols: Tensor, states: list[Tensor] | None) -> tuple[Output, State]:
         """As `forward`, of what `_layers_over` gives."""
