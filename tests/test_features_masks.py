@@ -318,23 +318,6 @@ def test_what_is_dropped_is_by_chance(chance: float) -> None:
     assert abs(float((first & second).float().mean()) - chance**2) < within
 
 
-@pytest.mark.parametrize("count", [1, 31, 32, 33, 99_999, 100_000, 200_037])
-def test_threads_and_instruction_sets_drop_the_same(count: int) -> None:
-    native = pytest.importorskip("throughtime._native", reason="the extension is not built")
-    x = torch.randn(count, dtype=torch.float64)
-    alone = native.thinned(x, 7, 0.7, 2.0)
-    assert torch.equal(alone, torch.where(alone != 0, 2 * x, 0.0))
-    for isa in native.instruction_sets():
-        for threads in (1, 2, 3):
-            assert torch.equal(native.thinned(x, 7, 0.7, 2.0, threads, isa), alone)
-            assert torch.equal(native.thinned(x.float(), 7, 0.7, 2.0, threads, isa), alone.float())
-    assert torch.equal(torch.from_numpy(native.thinned(x.numpy(), 7, 0.7, 2.0)), alone)
-    assert not torch.equal(native.thinned(x, 8, 0.7, 2.0), alone) or count < 9
-    for kept in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="a chance is 0 to 1"):
-            native.thinned(x, 7, kept, 2.0)
-
-
 @pytest.mark.parametrize(
     ("cell", "options", "message"),
     [
