@@ -326,8 +326,10 @@ def _compared(case: Case, program: Program, arguments: Arguments) -> str:
         wanted = _reference(case, program, arguments)
         wide = _reference(case, program, arguments.map(Tensor.double))
         near = [_reference(case, program, _shaken(arguments, seed)) for seed in range(3)]
+    # The reference multiplies the zeros of one-hot inputs, too, by what may be no number.
+    numbers_alone = any(i.one_hot for i in program.inputs)
     for k, values in enumerate(zip(map(_tensor, flat(found)), wanted, wide, *near, strict=True)):
-        _hold(k, *values)
+        _hold(k, *values, numbers_alone=numbers_alone)
     return "right"
 
 
@@ -452,24 +454,25 @@ def _tensor(array: Any) -> Tensor:
     return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
-def _hold(k: int, found: Tensor, wanted: Tensor, wide: Tensor, *near: Tensor) -> None:
+def _hold(k: int, found: Tensor, wanted: Tensor, wide: Tensor, *near: Tensor, numbers_alone: bool = False) -> None:
     """Asserts that a result is the reference's, as well as the program determines it.
 
     A damaged program may magnify what is rounded to any size. How much, the reference engine itself shows: where its
     results for arguments that are off by thousands of roundings lie, there another way of rounding may lie; and where
     some of them are no numbers, or jump, anything may. So where float32 overflows and float64 does not: when it does
-    depends on the order of a sum.
+    depends on the order of a sum. Three such results show less than all would, so four times as much is allowed.
     """
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         raise Finding(f"result {k} is {found.dtype} {list(found.shape)}, not {wanted.dtype} {list(wanted.shape)}")
     if not wanted.numel():
         return
     settled = wanted.isfinite() | (wide == wanted) | (wide.isnan() & wanted.isnan())
+    settled &= wanted.isfinite() | (not numbers_alone)
     for other in near:
         settled &= (other == wanted) | (other.isnan() & wanted.isnan()) | (other.isfinite() & wanted.isfinite())
     spread = torch.stack([(other - wanted).abs().nan_to_num(0, 0) for other in near]).amax(0)
     size = wanted[wanted.isfinite()].abs().amax() if wanted.isfinite().any() else torch.tensor(0.0)
-    allowed = spread + 256 * torch.finfo(wanted.dtype).eps * size
+    allowed = 4 * spread + 256 * torch.finfo(wanted.dtype).eps * size
     same = (found == wanted) | (found.isnan() & wanted.isnan())
     close = (found - wanted).abs() <= allowed
     # Where float32 and float64 are further apart than that, a comparison came out otherwise by a rounding.
