@@ -141,7 +141,7 @@ def test_what_are_no_symbols_of_a_table() -> None:
         of(symbols.float(), table=table)
     with pytest.raises(UserError, match="given list"):
         of([[1]], table=table)
-    with pytest.raises(UserError, match=r"the table must be \[n, input_size\]; given \[5, 4, 1\]"):
+    with pytest.raises(UserError, match=r"the table must be a tensor \[n, input_size\]; given \[5, 4, 1\]"):
         of(symbols, table=table[..., None])
     with pytest.raises(UserError, match=r"must be \[T, B, 4\] or \[T, 4\]; given \[7, 3, 3\]"):
         of(symbols, table=table[:, :3])
@@ -177,6 +177,11 @@ def test_a_symbol_that_is_not_in_the_table() -> None:
     symbols[2, 1] = ROWS
     with pytest.raises(ProgramError, match="a symbol is 5 where the program takes 0 to 4"):
         layer()(symbols, table=table)
+    # The usual way, which a batch first takes.
+    with pytest.raises(UserError, match="the symbols are 0 to 5, where a table of 5 rows has 0 to 4"):
+        layer(batch_first=True)(symbols, table=table)
+    with pytest.raises(UserError, match=r"the table must be a tensor .*; given list"):
+        layer()(symbols, table=table.tolist())
 
 
 def test_under_autocast_and_transforms() -> None:

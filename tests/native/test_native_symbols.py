@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,8 +17,9 @@ from throughtime import cells
 from throughtime.engines import operator
 from throughtime.engines.base import Engine
 from throughtime.engines.native import NativeEngine
+from throughtime.engines.native.fusion import join
 from throughtime.errors import ProgramError
-from throughtime.program.core import Program
+from throughtime.program.core import Input, Instruction, Output, Parameter, Program, State
 from throughtime.program.rewrite import input_weights, with_symbols
 from throughtime.program.saving import from_json, to_json
 
@@ -169,17 +169,33 @@ def test_saved_and_read_again() -> None:
         from_json(json.dumps(content))
 
 
-def test_where_products_begin_a_sum_at_symbols_both_orders_are_right(engine: NativeEngine) -> None:
-    """A sum whose second part is the product with the input: `W_h h + W_x x`."""
-    program = over_symbols("rnn", 7, 20)
-    add = next(k for k, i in enumerate(program.body) if i.op == "add")
-    swapped = replace(
-        program,
-        body=tuple(replace(i, args=i.args[::-1]) if k == add else i for k, i in enumerate(program.body)),
+def test_products_of_symbols_that_begin_at_one_another(engine: NativeEngine) -> None:
+    """Of `W x + V x` one product's sums begin at the other's."""
+    width = 20
+    body = (
+        Instruction("input", (), SYMBOLS, (("index", 0),)),
+        Instruction("previous", (), width, (("index", 0),)),
+        Instruction("linear", (0,), width, (("weight", 0),)),
+        Instruction("linear", (0,), width, (("weight", 1),)),
+        Instruction("add", (2, 3), width),
+        Instruction("linear", (1,), width, (("weight", 2),)),
+        Instruction("add", (4, 5), width),
+        Instruction("tanh", (6,), width),
     )
-    arguments = random_arguments(program, 5, 4)
-    wanted = run(program, arguments, 5)
-    assert_close(flat(engine.run(swapped, 5, *arguments)), flat(wanted), 1e-13)
+    shapes = {"w": (width, SYMBOLS), "v": (width, SYMBOLS), "u": (width, width)}
+    program = Program(
+        "twice",
+        (Input("x", SYMBOLS, one_hot=True),),
+        (State("h", width, 0.0, 7),),
+        tuple(Parameter(name, shape) for name, shape in shapes.items()),
+        body,
+        (Output("y", 7),),
+    )
+    begun = [i for i in join(program).values() if i.op == "linear" and len(i.args) == 2 and i.args[0] == 0]
+    assert len(begun) == 1
+    for of in family(program):
+        arguments = random_arguments(of, 5, 4)
+        assert_close(flat(engine.run(of, 5, *arguments)), flat(run(of, arguments, 5)), 1e-13)
 
 
 def engines() -> list[Engine]:

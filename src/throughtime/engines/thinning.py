@@ -11,6 +11,11 @@ from throughtime.engines.native import thinned
 from throughtime.engines.operator import library
 
 
+def scale_of(dropout: float) -> float:
+    """What is not dropped is multiplied by this, which keeps the mean."""
+    return 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
+
+
 class Thinned(torch.autograd.Function):
     """Dropout by a seed; its derivatives of every order are itself, as that of a diagonal matrix is."""
 
@@ -27,7 +32,7 @@ class Thinned(torch.autograd.Function):
 
 
 def _thinned(x: Tensor, seed: Tensor | int, dropout: float) -> Tensor:
-    found: Tensor = thinned(x, 1.0 - dropout, 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0, int(seed))
+    found: Tensor = thinned(x, 1.0 - dropout, scale_of(dropout), int(seed))
     return found
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from throughtime.engines.autograd import is_transformed
 from throughtime.engines.native import BUILT
-from throughtime.engines.thinning import Thinned
+from throughtime.engines.thinning import Thinned, scale_of
 
 # An element's chance is told by 16 bits, of which one number from the generator gives four.
 _BITS = 16
@@ -39,7 +39,7 @@ def mask(like: Tensor, shape: Sequence[int], chance: float, value: float = 1.0) 
 
 def scaled_mask(like: Tensor, shape: Sequence[int], dropout: float) -> Tensor:
     """The mask of a dropout: 0 with that probability, else what keeps the mean at 1."""
-    return mask(like, shape, 1.0 - dropout, 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0)
+    return mask(like, shape, 1.0 - dropout, scale_of(dropout))
 
 
 def dropped(x: Tensor, dropout: float) -> Tensor:

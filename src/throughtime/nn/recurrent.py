@@ -373,16 +373,23 @@ def _symbols(given: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSe
     if not isinstance(data, Tensor) or data.dtype not in (torch.int64, torch.int32):
         kind = data.dtype if isinstance(data, Tensor) else type(data).__name__
         raise UserError(f"with a table the input must be symbols, whole numbers as torch.int64; given {kind}.")
-    if table.dim() != 2:
-        raise UserError(f"the table must be [n, input_size]; given {list(table.shape)}.")
+    if not isinstance(table, Tensor) or table.dim() != 2:
+        shown = list(table.shape) if isinstance(table, Tensor) else type(table).__name__
+        raise UserError(f"the table must be a tensor [n, input_size]; given {shown}.")
     return given._replace(data=data.long()) if isinstance(given, PackedSequence) else data.long()
 
 
 def _embedded(symbols: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
     """The vectors of symbols."""
-    if isinstance(symbols, PackedSequence):
-        return symbols._replace(data=functional.embedding(symbols.data, table))
-    return functional.embedding(symbols, table)
+    data = symbols.data if isinstance(symbols, PackedSequence) else symbols
+    try:
+        vectors = functional.embedding(data, table)
+    except IndexError:
+        least, most = (int(end) for end in data.aminmax())
+        raise UserError(
+            f"the symbols are {least} to {most}, where a table of {len(table)} rows has 0 to {len(table) - 1}."
+        ) from None
+    return symbols._replace(data=vectors) if isinstance(symbols, PackedSequence) else vectors
 
 
 class _Direction(NamedTuple):
