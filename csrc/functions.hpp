@@ -45,8 +45,7 @@ template <class V> THROUGHTIME_INLINE V absolute(V a) { return a < V{} ? -a : a;
 
 /// `value` held within bounds; NaN stays.
 template <class V> THROUGHTIME_INLINE V clamp(V value, double lowest, double highest) {
-    value = value > constant<V>(highest) ? constant<V>(highest) : value;
-    return value < constant<V>(lowest) ? constant<V>(lowest) : value;
+    return at_least(at_most(value, constant<V>(highest)), constant<V>(lowest));
 }
 
 /// x = n ln 2 + r with n whole and |r| <= ln 2 / 2.
@@ -77,10 +76,16 @@ template <class V> THROUGHTIME_INLINE V exp_minus_one_near_zero(V r) {
     constexpr double inverse_factorial[] = {1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720,
         1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600,
         1.0 / 6227020800};
+    // Even and odd powers apart: two short chains of dependent operations instead of a long one.
     constexpr int terms = Format<Scalar<V>>::exp_terms;
-    V sum = constant<V>(inverse_factorial[terms - 1]);
-    for (int i = terms - 2; i >= 0; --i) sum = fma(sum, r, constant<V>(inverse_factorial[i]));
-    return fma(r * r, sum, r);
+    static_assert(terms % 2 == 0);
+    V square = r * r;
+    V even = constant<V>(inverse_factorial[terms - 2]), odd = constant<V>(inverse_factorial[terms - 1]);
+    for (int i = terms - 4; i >= 0; i -= 2) {
+        even = fma(even, square, constant<V>(inverse_factorial[i]));
+        odd = fma(odd, square, constant<V>(inverse_factorial[i + 1]));
+    }
+    return fma(square, fma(odd, r, even), r);
 }
 
 template <class V> THROUGHTIME_INLINE V exponential(V x) {
@@ -105,8 +110,7 @@ template <class V> THROUGHTIME_INLINE V hyperbolic_tangent(V x) {
     using I = Integers<Scalar<V>>;
     I sign = bits<I>(x) & bits<I>(constant<V>(-0.0));
     V magnitude = bits<V>(bits<I>(x) ^ sign);
-    V highest = constant<V>(Format<Scalar<V>>::tanh_highest);
-    magnitude = magnitude > highest ? highest : magnitude;
+    magnitude = at_most(magnitude, constant<V>(Format<Scalar<V>>::tanh_highest));
     auto [n, r] = reduce_by_ln2(magnitude + magnitude);
     V power = power_of_two<V>(n);
     V e = fma(power, exp_minus_one_near_zero(r), power - constant<V>(1));

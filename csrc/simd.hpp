@@ -158,6 +158,50 @@ THROUGHTIME_INLINE F64 square_root(F64 a) {
 #endif
 }
 
+// The processor's least and greatest give their second operand where one is NaN, so NaN stays.
+
+/// The lesser of a value and a bound; NaN stays.
+THROUGHTIME_INLINE F32 at_most(F32 value, F32 bound) {
+#if defined(__AVX512F__)
+    return (F32)_mm512_min_ps((__m512)bound, (__m512)value);
+#elif defined(__AVX2__)
+    return (F32)_mm256_min_ps((__m256)bound, (__m256)value);
+#else
+    return bound < value ? bound : value;
+#endif
+}
+
+THROUGHTIME_INLINE F64 at_most(F64 value, F64 bound) {
+#if defined(__AVX512F__)
+    return (F64)_mm512_min_pd((__m512d)bound, (__m512d)value);
+#elif defined(__AVX2__)
+    return (F64)_mm256_min_pd((__m256d)bound, (__m256d)value);
+#else
+    return bound < value ? bound : value;
+#endif
+}
+
+/// The greater of a value and a bound; NaN stays.
+THROUGHTIME_INLINE F32 at_least(F32 value, F32 bound) {
+#if defined(__AVX512F__)
+    return (F32)_mm512_max_ps((__m512)bound, (__m512)value);
+#elif defined(__AVX2__)
+    return (F32)_mm256_max_ps((__m256)bound, (__m256)value);
+#else
+    return bound > value ? bound : value;
+#endif
+}
+
+THROUGHTIME_INLINE F64 at_least(F64 value, F64 bound) {
+#if defined(__AVX512F__)
+    return (F64)_mm512_max_pd((__m512d)bound, (__m512d)value);
+#elif defined(__AVX2__)
+    return (F64)_mm256_max_pd((__m256d)bound, (__m256d)value);
+#else
+    return bound > value ? bound : value;
+#endif
+}
+
 /// The same bits read as another type.
 template <class To, class From> THROUGHTIME_INLINE To bits(From from) {
     static_assert(sizeof(To) == sizeof(From));
