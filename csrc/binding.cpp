@@ -302,7 +302,7 @@ NB_MODULE(_native, m) {
     m.def("steps_together", &steps_together, "rows"_a,
           "How many steps of so many rows make a chunk, of which each has sums of its own.");
     m.def("instruction_sets", &instruction_sets, "The instruction sets of this machine, best first.");
-    m.def("operations", &operations, "The names of the pointwise operations that the machine has.");
+    m.def("operations", &operations, "The names of the operations that the machine has, products aside.");
     m.def("fma_peak", [](int threads, double seconds, const std::string& isa) {
         nb::gil_scoped_release release;
         return fma_peak(kernels<float>(isa), threads, seconds);

@@ -12,8 +12,6 @@ template <class T> constexpr Kernels<T> table() {
         .panel = panel_width<T>,
         .operations = Operations::rows,
         .operation_count = sizeof(Operations::rows) / sizeof(Operations::rows[0]),
-        .row_sum = row_sum<T>,
-        .expand = expand<T>,
         .column_sum = column_sum<T>,
         .thin = thin<T>,
         .pack = pack<T, panel_width<T>>,

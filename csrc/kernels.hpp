@@ -12,9 +12,9 @@ template <class T> struct Rows {
     int64_t stride;
 };
 
-/// Computes rows of `width` elements from the sources' rows.
+/// Computes rows from the sources' rows, of which the wider have `width` elements.
 template <class T>
-using PointwiseKernel = void (*)(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width);
+using OperationKernel = void (*)(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width);
 
 /// Packs rows 0 to `rows` of the panels `first` to `last` of a matrix of `depth` rows and `columns` columns.
 template <class T>
@@ -25,10 +25,14 @@ template <class T>
 using ProductKernel = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right,
                                int64_t depth, int64_t columns, int64_t first, int64_t last);
 
-template <class T> struct PointwiseOperation {
+/// What an operation's result takes of its values: each element the same element, all elements, or the only one.
+enum class Takes { same, all, only };
+
+template <class T> struct OperationRow {
     std::string_view name;
     int arity;
-    PointwiseKernel<T> run;
+    Takes takes;
+    OperationKernel<T> run;
 };
 
 constexpr int max_arity = 4;
@@ -44,13 +48,9 @@ template <class T> struct Kernels {
     int tile_rows;  // rows of a register tile; also the panel width of a packed left factor
     int panel;      // columns of a register tile
 
-    const PointwiseOperation<T>* operations;
+    const OperationRow<T>* operations;
     int operation_count;
 
-    /// to[r] = sum of the `width` elements of from's row r, in an order fixed by the width.
-    void (*row_sum)(Rows<T> to, Rows<const T> from, int64_t rows, int64_t width);
-    /// to[r][j] = from[r][0].
-    void (*expand)(Rows<T> to, Rows<const T> from, int64_t rows, int64_t width);
     /// Adds from[r][j] to to[j], row after row.
     void (*column_sum)(T* to, Rows<const T> from, int64_t rows, int64_t width);
 

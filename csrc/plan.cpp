@@ -151,22 +151,18 @@ void Plan::add_linear(int64_t parameter, bool transposed, Place to, Place from, 
 }
 
 void Plan::add_operation(const std::string& name, int64_t width, Place to, const std::vector<Place>& from) {
-    Operation operation{.code = 0, .arity = 1, .width = width, .to = to, .from = {}};
-    int64_t to_width = width, from_width = width;
-    if (name == "expand") {
-        operation.code = Operation::expand;
-        from_width = 1;
-    } else if (name == "row_sum") {
-        operation.code = Operation::row_sum;
-        to_width = 1;
-    } else {
-        const Kernels<float>& table = kernels<float>("baseline");  // the table is the same for all
-        const auto* end = table.operations + table.operation_count;
-        const auto* found = std::find_if(table.operations, end, [&](const auto& row) { return row.name == name; });
-        if (found == end) refuse("no operation is called " + name);
-        operation.code = static_cast<int>(found - table.operations);
-        operation.arity = found->arity;
-    }
+    const Kernels<float>& table = kernels<float>("baseline");  // the table is the same for all
+    const auto* end = table.operations + table.operation_count;
+    const auto* found = std::find_if(table.operations, end, [&](const auto& row) { return row.name == name; });
+    if (found == end) refuse("no operation is called " + name);
+    Operation operation{.code = static_cast<int>(found - table.operations),
+                        .arity = found->arity,
+                        .by_unit = found->takes == Takes::same,
+                        .width = width,
+                        .to = to,
+                        .from = {}};
+    const int64_t to_width = found->takes == Takes::all ? 1 : width;
+    const int64_t from_width = found->takes == Takes::only ? 1 : width;
     if (static_cast<int>(from.size()) != operation.arity) refuse("the operation takes another number of values");
     check(to, to_width, true);
     for (size_t k = 0; k < from.size(); ++k) {
@@ -195,7 +191,7 @@ void Plan::add_operation(const std::string& name, int64_t width, Place to, const
 ///
 /// A slice of what was computed in the stage takes other units, which another thread may be computing.
 bool Plan::by_unit(const Stage& stage, const Operation& operation) const {
-    if (operation.code < 0) return false;
+    if (!operation.by_unit) return false;
     auto apart = [&](Place written, Place other) {
         return written.buffer != other.buffer || written.offset == other.offset ||
                std::abs(written.offset - other.offset) >= operation.width;

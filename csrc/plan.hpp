@@ -58,9 +58,9 @@ struct Linear {
 };
 
 struct Operation {
-    static constexpr int expand = -1, row_sum = -2;
-    int code;  // a row of the kernels' table, or one of the above
+    int code;  // a row of the kernels' table
     int arity;
+    bool by_unit;  // whether each element takes the same elements of the values
     int64_t width;
     Place to;
     std::array<Place, 4> from;

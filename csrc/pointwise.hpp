@@ -1,4 +1,4 @@
-/// Runs an operation over rows of values.
+/// Runs operations over rows of values.
 #pragma once
 
 #include "kernels.hpp"
@@ -44,17 +44,50 @@ void pointwise(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t widt
     }
 }
 
+/// The sum of a vector's lanes, halves first.
+template <class T> THROUGHTIME_INLINE T sum_of_lanes(Vector<T> v) {
+    T lane[lanes<T>];
+    store(lane, v);
+    for (int half = lanes<T> / 2; half > 0; half /= 2)
+        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
+    return lane[0];
+}
+
+/// The sum of each row's elements, in an order fixed by the width.
+template <class T> void row_sum(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const T* in = from->at + r * from->stride;
+        Vector<T> sum{};
+        along<T>(
+            width, [&](int64_t j) THROUGHTIME_LAMBDA { sum += load(in + j); },
+            [&](int64_t j, int count) THROUGHTIME_LAMBDA { sum += load_first(in + j, count); });
+        to.at[r * to.stride] = sum_of_lanes<T>(sum);
+    }
+}
+
+/// Each row's one element, again and again.
+template <class T> void expand(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; ++r) {
+        T* out = to.at + r * to.stride;
+        Vector<T> value = broadcast(from->at[r * from->stride]);
+        along<T>(
+            width, [&](int64_t j) THROUGHTIME_LAMBDA { store(out + j, value); },
+            [&](int64_t j, int count) THROUGHTIME_LAMBDA { store_first(out + j, value, count); });
+    }
+}
+
 /// A row of the table: how many vectors the operation takes is read from its type.
 template <class T, auto operation, class... V>
-constexpr PointwiseOperation<T> row(std::string_view name, Vector<T> (*)(V...)) {
+constexpr OperationRow<T> row(std::string_view name, Vector<T> (*)(V...)) {
     static_assert(sizeof...(V) <= max_arity);
-    return {name, sizeof...(V), pointwise<T, operation, V...>};
+    return {name, sizeof...(V), Takes::same, pointwise<T, operation, V...>};
 }
 
 template <class T> struct OperationTable {
     using Of = Operations<Vector<T>>;
 #define THROUGHTIME_ROW(name) row<T, &Of::name>(#name, &Of::name)
-    static constexpr PointwiseOperation<T> rows[] = {
+    static constexpr OperationRow<T> rows[] = {
+        {"expand", 1, Takes::only, expand<T>}, {"row_sum", 1, Takes::all, row_sum<T>},
         THROUGHTIME_ROW(copy), THROUGHTIME_ROW(add), THROUGHTIME_ROW(sub), THROUGHTIME_ROW(mul),
         THROUGHTIME_ROW(div), THROUGHTIME_ROW(neg), THROUGHTIME_ROW(greater),
         THROUGHTIME_ROW(select), THROUGHTIME_ROW(max), THROUGHTIME_ROW(relu), THROUGHTIME_ROW(tanh),
@@ -67,36 +100,6 @@ template <class T> struct OperationTable {
     };
 #undef THROUGHTIME_ROW
 };
-
-/// The sum of a vector's lanes, halves first.
-template <class T> THROUGHTIME_INLINE T sum_of_lanes(Vector<T> v) {
-    T lane[lanes<T>];
-    store(lane, v);
-    for (int half = lanes<T> / 2; half > 0; half /= 2)
-        for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-    return lane[0];
-}
-
-template <class T> void row_sum(Rows<T> to, Rows<const T> from, int64_t rows, int64_t width) {
-    for (int64_t r = 0; r < rows; ++r) {
-        const T* in = from.at + r * from.stride;
-        Vector<T> sum{};
-        along<T>(
-            width, [&](int64_t j) THROUGHTIME_LAMBDA { sum += load(in + j); },
-            [&](int64_t j, int count) THROUGHTIME_LAMBDA { sum += load_first(in + j, count); });
-        to.at[r * to.stride] = sum_of_lanes<T>(sum);
-    }
-}
-
-template <class T> void expand(Rows<T> to, Rows<const T> from, int64_t rows, int64_t width) {
-    for (int64_t r = 0; r < rows; ++r) {
-        T* out = to.at + r * to.stride;
-        Vector<T> value = broadcast(from.at[r * from.stride]);
-        along<T>(
-            width, [&](int64_t j) THROUGHTIME_LAMBDA { store(out + j, value); },
-            [&](int64_t j, int count) THROUGHTIME_LAMBDA { store_first(out + j, value, count); });
-    }
-}
 
 template <class T> void column_sum(T* to, Rows<const T> from, int64_t rows, int64_t width) {
     along<T>(

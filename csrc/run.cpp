@@ -291,9 +291,7 @@ private:
                 }
                 const Rows<T> to = locate(operation.to);
                 const int64_t width = std::min(operation.width, units.last) - units.first;
-                if (operation.code >= 0) kernels_.operations[operation.code].run(to, from, count, width);
-                else if (operation.code == Operation::expand) kernels_.expand(to, from[0], count, width);
-                else kernels_.row_sum(to, from[0], count, width);
+                kernels_.operations[operation.code].run(to, from, count, width);
             }
         }
     }

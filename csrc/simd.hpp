@@ -163,7 +163,7 @@ THROUGHTIME_INLINE F64 square_root(F64 a) {
 /// The lesser of a value and a bound; NaN stays.
 THROUGHTIME_INLINE F32 at_most(F32 value, F32 bound) {
 #if defined(__AVX512F__)
-    return (F32)_mm512_min_ps((__m512)bound, (__m512)value);
+    return (F32)_mm512_maskz_min_ps(0xffff, (__m512)bound, (__m512)value);
 #elif defined(__AVX2__)
     return (F32)_mm256_min_ps((__m256)bound, (__m256)value);
 #else
@@ -173,7 +173,7 @@ THROUGHTIME_INLINE F32 at_most(F32 value, F32 bound) {
 
 THROUGHTIME_INLINE F64 at_most(F64 value, F64 bound) {
 #if defined(__AVX512F__)
-    return (F64)_mm512_min_pd((__m512d)bound, (__m512d)value);
+    return (F64)_mm512_maskz_min_pd(0xff, (__m512d)bound, (__m512d)value);
 #elif defined(__AVX2__)
     return (F64)_mm256_min_pd((__m256d)bound, (__m256d)value);
 #else
@@ -184,7 +184,7 @@ THROUGHTIME_INLINE F64 at_most(F64 value, F64 bound) {
 /// The greater of a value and a bound; NaN stays.
 THROUGHTIME_INLINE F32 at_least(F32 value, F32 bound) {
 #if defined(__AVX512F__)
-    return (F32)_mm512_max_ps((__m512)bound, (__m512)value);
+    return (F32)_mm512_maskz_max_ps(0xffff, (__m512)bound, (__m512)value);
 #elif defined(__AVX2__)
     return (F32)_mm256_max_ps((__m256)bound, (__m256)value);
 #else
@@ -194,7 +194,7 @@ THROUGHTIME_INLINE F32 at_least(F32 value, F32 bound) {
 
 THROUGHTIME_INLINE F64 at_least(F64 value, F64 bound) {
 #if defined(__AVX512F__)
-    return (F64)_mm512_max_pd((__m512d)bound, (__m512d)value);
+    return (F64)_mm512_maskz_max_pd(0xff, (__m512d)bound, (__m512d)value);
 #elif defined(__AVX2__)
     return (F64)_mm256_max_pd((__m256d)bound, (__m256d)value);
 #else

@@ -18,15 +18,11 @@ Stream<T>::Stream(const std::vector<StreamLayer<T>>& layers, int64_t rows, const
 template <class T> void Stream<T>::step() {
     FlushDenormals flush;
     for (const Action& action : actions_[now_]) {
-        switch (action.kind) {
-            case Action::Kind::product:
-                kernels_.product(action.to, action.start, action.from[0], rows_, action.factor, action.depth,
-                                 action.width, 0, action.panels);
-                break;
-            case Action::Kind::pointwise: action.run(action.to, action.from, rows_, action.width); break;
-            case Action::Kind::expand: kernels_.expand(action.to, action.from[0], rows_, action.width); break;
-            case Action::Kind::row_sum: kernels_.row_sum(action.to, action.from[0], rows_, action.width); break;
-        }
+        if (action.run)
+            action.run(action.to, action.from, rows_, action.width);
+        else
+            kernels_.product(action.to, action.start, action.from[0], rows_, action.factor, action.depth, action.width,
+                             0, action.panels);
     }
     now_ ^= 1;
 }
@@ -108,7 +104,6 @@ void Stream<T>::add_actions(const Plan& plan, Phase phase, const Weights<T>& wei
         for (const Linear& linear : stage.linears) {
             const Factor& factor = plan.factors[linear.factor];
             Action action{};
-            action.kind = Action::Kind::product;
             action.factor = weights.factors()[linear.factor];
             action.depth = factor.depth;
             action.width = factor.columns;
@@ -120,12 +115,7 @@ void Stream<T>::add_actions(const Plan& plan, Phase phase, const Weights<T>& wei
         }
         for (const Operation& operation : stage.operations) {
             Action action{};
-            if (operation.code >= 0) {
-                action.kind = Action::Kind::pointwise;
-                action.run = kernels_.operations[operation.code].run;
-            } else {
-                action.kind = operation.code == Operation::expand ? Action::Kind::expand : Action::Kind::row_sum;
-            }
+            action.run = kernels_.operations[operation.code].run;
             action.width = operation.width;
             action.to = locate(operation.to);
             for (int k = 0; k < operation.arity; ++k) action.from[k] = read(operation.from[k]);

@@ -37,10 +37,9 @@ public:
     void step();
 
 private:
-    /// A product or a pointwise operation with all that it needs.
+    /// A product or another operation with all that it needs.
     struct Action {
-        enum class Kind { product, pointwise, expand, row_sum } kind;
-        PointwiseKernel<T> run;
+        OperationKernel<T> run;  // null: a product
         const T* factor;
         int64_t depth, panels;
         int64_t width;

@@ -78,7 +78,7 @@ def instruction_sets() -> list[str]:
     """The instruction sets of this machine, best first."""
 
 def operations() -> list[str]:
-    """The names of the pointwise operations that the machine has."""
+    """The names of the operations that the machine has, products aside."""
 
 def fma_peak(threads: int, seconds: float = 0.2, isa: str = '') -> float:
     """32-bit FLOP a second that the multiply-add units can do."""

@@ -288,7 +288,8 @@ class _Lowering:
             begin = sources[1] if len(sources) == 2 else None
             self.plan.add_linear(instruction["weight"], instruction.op == "linear_transposed", to, sources[0], begin)
         else:
-            width = self.body[instruction.args[0]].width if instruction.op == "row_sum" else instruction.width
+            # What is taken and what is given are equally wide, or one of them is one element.
+            width = max(instruction.width, *(self.body[arg].width for arg in instruction.args))
             self.plan.add_operation(instruction.op, width, to, sources)
 
     def _place(self, id: int, phase: str, scratch: dict[int, int]) -> Place:
