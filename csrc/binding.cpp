@@ -246,8 +246,9 @@ nb::object thinned(nb::handle x, uint64_t seed, double kept, double scale, int t
 Place place(PlacePair p) { return {p.first, p.second}; }
 
 void add_linear(Plan& plan, int64_t parameter, bool transposed, PlacePair to, PlacePair from,
-                std::optional<PlacePair> start) {
-    plan.add_linear(parameter, transposed, place(to), place(from), start ? std::optional(place(*start)) : std::nullopt);
+                std::optional<PlacePair> start, std::optional<std::array<int64_t, 2>> rows) {
+    plan.add_linear(parameter, transposed, place(to), place(from), start ? std::optional(place(*start)) : std::nullopt,
+                    rows);
 }
 
 void add_operation(Plan& plan, const std::string& name, int64_t width, PlacePair to,
@@ -284,7 +285,7 @@ NB_MODULE(_native, m) {
              "states"_a, "parameters"_a, "reductions"_a, "reverse"_a, "one_hot"_a = Widths())
         .def("add_buffer", &Plan::add_buffer, "home"_a, "index"_a, "width"_a, "value"_a)
         .def("add_stage", &Plan::add_stage, "phase"_a)
-        .def("add_linear", &add_linear, "parameter"_a, "transposed"_a, "to"_a, "source"_a, "start"_a)
+        .def("add_linear", &add_linear, "parameter"_a, "transposed"_a, "to"_a, "source"_a, "start"_a, "rows"_a = nb::none())
         .def("add_operation", &add_operation, "name"_a, "width"_a, "to"_a, "sources"_a)
         .def("add_term", &add_term, "reduction"_a, "values"_a);
     nb::exception<Misfit>(m, "Misfit", PyExc_ValueError);

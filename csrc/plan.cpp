@@ -125,18 +125,26 @@ void Plan::check_kept(Place place, int64_t width) const {
     if (!outlives_step(buffers[place.buffer].home)) refuse("a reduction of a value that is not kept");
 }
 
-int64_t Plan::factor(int64_t parameter, bool transposed) {
+int64_t Plan::factor(int64_t parameter, bool transposed, std::optional<std::array<int64_t, 2>> rows) {
     if (parameter < 0 || parameter >= static_cast<int64_t>(parameters.size()) || parameters[parameter][1] == 0)
         refuse("a product with what is no matrix parameter");
-    for (size_t k = 0; k < factors.size(); ++k)
-        if (factors[k].parameter == parameter && factors[k].transposed == transposed) return static_cast<int64_t>(k);
-    const auto [rows, columns] = parameters[parameter];
-    factors.push_back({parameter, transposed, transposed ? rows : columns, transposed ? columns : rows});
+    const auto [height, width] = parameters[parameter];
+    const auto [first, count] = rows.value_or(std::array<int64_t, 2>{0, height});
+    if (first < 0 || count < 1 || count > height || first > height - count) refuse("rows outside a matrix");
+    if (transposed && count != height) refuse("a product with some rows of a transposed matrix");
+    for (size_t k = 0; k < factors.size(); ++k) {
+        const Factor& known = factors[k];
+        if (known.parameter == parameter && known.transposed == transposed && known.first == first &&
+            (transposed ? known.depth : known.columns) == count)
+            return static_cast<int64_t>(k);
+    }
+    factors.push_back({parameter, transposed, first, transposed ? height : width, transposed ? width : count});
     return static_cast<int64_t>(factors.size()) - 1;
 }
 
-void Plan::add_linear(int64_t parameter, bool transposed, Place to, Place from, std::optional<Place> start) {
-    const int64_t index = factor(parameter, transposed);
+void Plan::add_linear(int64_t parameter, bool transposed, Place to, Place from, std::optional<Place> start,
+                      std::optional<std::array<int64_t, 2>> rows) {
+    const int64_t index = factor(parameter, transposed, rows);
     const Factor& used = factors[index];
     check(to, used.columns, true);
     check(from, used.depth, false);

@@ -42,10 +42,11 @@ struct Place {
     int64_t offset;
 };
 
-/// A matrix parameter as a packed right factor.
+/// A matrix parameter, or some of its rows, as a packed right factor.
 struct Factor {
     int64_t parameter;
-    bool transposed;  // whether the product is with the transposed parameter
+    bool transposed;  // whether the product is with the transposed parameter; then all of it
+    int64_t first;    // of the parameter's rows
     int64_t depth, columns;
 };
 
@@ -100,8 +101,10 @@ public:
     int64_t add_buffer(const std::string& home, int64_t index, int64_t width, double value);
     /// Begins the next stage of a phase.
     void add_stage(const std::string& phase);
-    /// Adds a product; `start`, if given, is the value that its sums begin at.
-    void add_linear(int64_t parameter, bool transposed, Place to, Place from, std::optional<Place> start);
+    /// Adds a product; `start`, if given, is the value that its sums begin at, and `rows` are the first of the
+    /// parameter's rows that take part and their number.
+    void add_linear(int64_t parameter, bool transposed, Place to, Place from, std::optional<Place> start,
+                    std::optional<std::array<int64_t, 2>> rows);
     void add_operation(const std::string& name, int64_t width, Place to, const std::vector<Place>& from);
     void add_term(int64_t reduction, Place u);
     void add_outer(int64_t reduction, Place u, Place v);
@@ -133,7 +136,7 @@ private:
     bool by_unit(const Stage& stage, const Operation& operation) const;
     void check(Place place, int64_t width, bool written) const;
     void check_kept(Place place, int64_t width) const;
-    int64_t factor(int64_t parameter, bool transposed);
+    int64_t factor(int64_t parameter, bool transposed, std::optional<std::array<int64_t, 2>> rows);
 };
 
 }  // namespace throughtime

@@ -29,7 +29,8 @@ void pack_factor(const Factor& factor, const Kernels<T>& kernels, const std::vec
                  int64_t first, int64_t last) {
     const int64_t stride = factor.transposed ? factor.columns : factor.depth;
     (factor.transposed ? kernels.pack : kernels.pack_transposed)(
-        to, {parameters[factor.parameter], stride}, factor.depth, factor.depth, factor.columns, first, last);
+        to, {parameters[factor.parameter] + factor.first * stride, stride}, factor.depth, factor.depth, factor.columns,
+        first, last);
 }
 
 /// The matrix parameters of a plan, packed once for many runs.

@@ -66,6 +66,14 @@ REFUSED: dict[str, Callable[[Plan, dict[str, int]], Any]] = {
     ),
     "a product with a vector": lambda plan, at: plan.add_linear(0, False, (at["kept"], 0), (at["input"], 0), None),
     "a product with nothing": lambda plan, at: plan.add_linear(2, False, (at["kept"], 0), (at["input"], 0), None),
+    "rows beyond a matrix": lambda plan, at: plan.add_linear(1, False, (at["kept"], 0), (at["input"], 0), None, (1, 4)),
+    "rows that wrap around": lambda plan, at: plan.add_linear(
+        1, False, (at["kept"], 0), (at["input"], 0), None, (INT64 - 1, 2)
+    ),
+    "no rows": lambda plan, at: plan.add_linear(1, False, (at["kept"], 0), (at["input"], 0), None, (0, 0)),
+    "some rows of a transposed matrix": lambda plan, at: plan.add_linear(
+        1, True, (at["kept"], 0), (at["input"], 0), None, (0, 1)
+    ),
     "a product with scratch": lambda plan, at: plan.add_linear(1, False, (at["kept"], 0), (at["scratch"], 0), None),
     "sums that begin outside": lambda plan, at: plan.add_linear(
         1, False, (at["kept"], 0), (at["input"], 0), (at["passing"], 1)
@@ -131,7 +139,15 @@ calls = st.one_of(
         places,
         st.lists(places, min_size=1, max_size=4),
     ),
-    st.tuples(st.just("add_linear"), st.integers(-1, 5), st.booleans(), places, places, st.none() | places),
+    st.tuples(
+        st.just("add_linear"),
+        st.integers(-1, 5),
+        st.booleans(),
+        places,
+        places,
+        st.none() | places,
+        st.none() | st.tuples(numbers, numbers),
+    ),
     st.tuples(st.just("add_term"), st.integers(-1, 3), st.lists(places, min_size=1, max_size=2)),
 )
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from throughtime.program.core import CONSTANT, Instruction, Program
-from throughtime.program.phases import phases
+from throughtime.program.phases import Phase, phases
 
 # What each joined operation means: an operation and its values, of which a letter is any value (the same letter the
 # same value), a number a constant. Each is computed exactly as its parts would be, so joining changes no bit.
@@ -53,30 +54,62 @@ def join(program: Program) -> dict[int, Instruction]:
                 for gone in inner:
                     del left[gone]
                 break
-    read = {arg for instruction in left.values() for arg in instruction.args} | _roots(program)
+    read = _roots(program)
+    for id in sorted(left, reverse=True):
+        if id in read:
+            read.update(left[id].args)
     return {id: i for id, i in left.items() if id in read}
 
 
 def _begun_products(program: Program) -> dict[int, Instruction]:
     """Sums with a product in which the product's own sums begin at the other value, which saves a pass over memory.
 
-    This rounds otherwise than the sum does, so it depends on the body alone and not on what is recorded.
+    A product of which each slice goes into a sum becomes one of some of the matrix's rows for each. All this rounds
+    otherwise than the sums do, so it depends on the body alone and not on what is recorded.
     """
     body = dict(enumerate(program.body))
     phase = phases(program)
-    uses = [0] * len(body)
-    for arg in (arg for instruction in program.body for arg in instruction.args):
-        uses[arg] += 1
+    users: dict[int, list[int]] = {id: [] for id in body}
+    for id, instruction in body.items():
+        for arg in instruction.args:
+            users[arg].append(id)
+
+    def beginning(id: int, add: int) -> Instruction | None:
+        """What gives a value, a product or a slice of one, if the sum can take its place."""
+        instruction = program.body[id]
+        whole = instruction.args[0] if instruction.op == "slice" else id
+        product = program.body[whole]
+        # A product that could be done before the steps must not be drawn into them.
+        if product.op not in PRODUCTS or users[id] != [add] or phase[whole] is not phase[add]:
+            return None
+        if whole == id:
+            return product
+        if product.op != "linear" or not _in_sums(program, whole, users, phase):
+            return None
+        rows = (*product.attributes, ("first", instruction["start"]))
+        return replace(product, width=instruction.width, attributes=rows)
+
     for id, instruction in enumerate(program.body):
         if instruction.op != "add":
             continue
-        for start, product in (instruction.args, instruction.args[::-1]):
-            of = body[product]
-            # A product that could be done before the steps must not be drawn into them.
-            if of.op in PRODUCTS and len(of.args) == 1 and uses[product] == 1 and phase[product] is phase[id]:
-                body[id] = replace(of, args=(of.args[0], start))
+        for start, term in (instruction.args, instruction.args[::-1]):
+            product = beginning(term, id)
+            if product is not None:
+                body[id] = replace(product, args=(product.args[0], start))
                 break
     return body
+
+
+def _in_sums(program: Program, product: int, users: dict[int, list[int]], phase: Sequence[Phase]) -> bool:
+    """Whether a product goes slice by slice into sums of its own phase, all of it, and each slice into one sum."""
+    slices = [program.body[id] for id in users[product]]
+    ends = sorted((s["start"], s["start"] + s.width) for s in slices if s.op == "slice")
+    if len(ends) < len(slices) or [start for start, _ in ends] != [0, *(end for _, end in ends[:-1])]:
+        return False
+    sums = [users[id] for id in users[product]]
+    return ends[-1][1] == program.body[product].width and all(
+        len(of) == 1 and program.body[of[0]].op == "add" and phase[of[0]] is phase[product] for of in sums
+    )
 
 
 def _roots(program: Program) -> set[int]:
@@ -116,8 +149,11 @@ def _match(
             if found is None:
                 break
             if isinstance(part, tuple):
-                # A square uses its value twice in one place; anything else used twice is needed elsewhere too.
-                found = _match(body, uses, part, arg, found[0], [*found[1], arg]) if uses[arg] == 1 else None
+                before = found
+                found = _match(body, uses, part, arg, before[0], [*before[1], arg])
+                # What is needed elsewhere too stays there, and is computed again only from what is at hand.
+                if found is not None and uses[arg] != 1:
+                    found = before if found[0] == before[0] else None
             else:
                 found = _match(body, uses, part, arg, *found)
         if found is not None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
 
@@ -42,6 +42,7 @@ class _Copy:
 
     moment: _Moment
     value: int
+    width: int  # with the values that lie behind it in memory and are copied along
     place: Place | None = None
     into: int = -1
     start: int = 0
@@ -86,13 +87,18 @@ class _Lowering:
         for id, instruction in sorted(self.body.items()):
             stage = 0
             for position, arg in enumerate(instruction.args):
-                if self.body[arg].op not in LEAVES and phase_of[arg] == phase_of[id]:
+                if not self._is_given(arg) and phase_of[arg] == phase_of[id]:
                     # Products of a stage are done in order, so one can begin at another's result.
                     beginning = position == 1 and self.body[arg].op in PRODUCTS
                     behind = instruction.op in PRODUCTS and not beginning
                     stage = max(stage, moments[arg].stage + behind)
             moments[id] = _Moment(phase_of[id], stage)
         return moments
+
+    def _is_given(self, id: int) -> bool:
+        """Whether a value is a leaf or a stretch of one."""
+        instruction = self.body[id]
+        return instruction.op in LEAVES or (instruction.op == "slice" and self.body[instruction.args[0]].op in LEAVES)
 
     def _phases(self) -> dict[int, str]:
         """A product goes before or after the steps if it can; another operation only if a product there needs it.
@@ -224,12 +230,24 @@ class _Lowering:
         targets += [item for item in self.durable.items() if item not in targets]
         for id, place in targets:
             if self.homes.get(id) != place:
-                yield _Copy(self._arrival(id), id, place)
+                yield _Copy(self._arrival(id), id, self.body[id].width, place)
         for id in self.body:
+            holder, first = self._holder(id)
+            copies: list[_Copy] = []
             for arg, start in self._parts(id):
-                holder, first = self._holder(id)
-                if self._holder(arg) != (holder, first + start):
-                    yield _Copy(self.moments[id], arg, None, id, start)
+                at, width = self._holder(arg), self.body[arg].width
+                if at == (holder, first + start):
+                    continue
+                if copies and self._follows(copies[-1], at, start):
+                    copies[-1] = replace(copies[-1], width=copies[-1].width + width)
+                else:
+                    copies.append(_Copy(self.moments[id], arg, width, None, id, start))
+            yield from copies
+
+    def _follows(self, copy: _Copy, at: tuple[int, int], start: int) -> bool:
+        """Whether what lies at `at` is right behind what is copied, and is to be so."""
+        holder, first = self._holder(copy.value)
+        return at == (holder, first + copy.width) and start == copy.start + copy.width
 
     def _emit(self) -> None:
         actions: list[tuple[_Moment, tuple[int, bool], int | _Copy]] = [
@@ -279,14 +297,16 @@ class _Lowering:
                 buffer, start = self._place(action.into, phase, scratch)
                 to = (buffer, start + action.start)
             source = self._place(action.value, phase, scratch)
-            self.plan.add_operation("copy", self.body[action.value].width, to, [source])
+            self.plan.add_operation("copy", action.width, to, [source])
             return
         instruction = self.body[action]
         to = self._place(action, phase, scratch)
         sources = [self._place(arg, phase, scratch) for arg in instruction.args]
         if instruction.op in PRODUCTS:
             begin = sources[1] if len(sources) == 2 else None
-            self.plan.add_linear(instruction["weight"], instruction.op == "linear_transposed", to, sources[0], begin)
+            words = dict(instruction.attributes)
+            rows = (words["first"], instruction.width) if "first" in words else None
+            self.plan.add_linear(words["weight"], instruction.op == "linear_transposed", to, sources[0], begin, rows)
         else:
             # What is taken and what is given are equally wide, or one of them is one element.
             width = max(instruction.width, *(self.body[arg].width for arg in instruction.args))

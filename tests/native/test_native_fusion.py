@@ -1,0 +1,88 @@
+"""What the engine makes of several operations gives what they give, and is made where it can be."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from helpers import assert_close, flat, random_arguments, run
+from native_cases import family
+
+from throughtime import cells
+from throughtime.engines.native import NativeEngine
+from throughtime.engines.native.fusion import join
+from throughtime.program.builder import Builder
+from throughtime.program.core import Parameter, Program
+from throughtime.program.legality import require_legal
+
+
+def check(program: Program) -> None:
+    """Against the reference engine; sums of three terms in another order differ by some roundings of 1e-16."""
+    for derived in family(program):
+        arguments = random_arguments(derived, 5, 7)
+        assert_close(flat(NativeEngine().run(derived, 5, *arguments)), flat(run(derived, arguments, 5)), 1e-13)
+
+
+def test_a_gru_has_no_sums_left() -> None:
+    """All four stand in products; its matrices are cut into what goes to two gates and what to the candidate."""
+    body = join(cells.get("gru").program(3, 4))
+    stretches = [(i["weight"], i["first"], i.width) for i in body.values() if i.op == "linear"]
+    assert sorted(stretches) == [(0, 0, 8), (0, 8, 4), (1, 0, 8), (1, 8, 4)]
+    assert all(len(i.args) == 2 for i in body.values() if i.op == "linear")
+    assert not any(i.op in ("add", "add3") for i in body.values())
+    check(cells.get("gru").program(3, 4))
+
+
+NOT_CUT = {
+    "a slice twice": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, p[3:6] * x],
+    "a slice in two sums": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, p[3:6] + 2.0 * x],
+    "a slice that is not added": lambda of, p, x, s: [p[0:3] + x, p[3:6] * x],
+    "slices that overlap": lambda of, p, x, s: [p[0:3] + x, p[2:5] + x, p[5:6] + x[0:1]],
+    "elements that nobody takes": lambda of, p, x, s: [p[0:3] + x, p[4:6] + x[0:2]],
+    "all of it, too": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, of.tanh(p)],
+    "a sum that waits for the step": lambda of, p, x, s: [p[0:3] + s, p[3:6] + x],
+}
+
+
+@pytest.mark.parametrize("case", NOT_CUT)
+def test_a_product_stays_whole(case: str) -> None:
+    builder = Builder("whole")
+    x, old = builder.input("x", 3), builder.state("s", 3)
+    product = builder.linear(x, builder.parameter(Parameter("w", (6, 3))))
+    values = NOT_CUT[case](builder, product, x, old)
+    program = require_legal(builder.finish([values[0]], [(f"y{k}", v) for k, v in enumerate(values)], []))
+    linear = [i for i in join(program).values() if i.op == "linear"]
+    assert [(i.width, len(i.args), len(i.attributes)) for i in linear] == [(6, 1, 1)]
+    check(program)
+
+
+def test_rows_that_no_register_tile_ends_at() -> None:
+    builder = Builder("uneven")
+    x, old = builder.input("x", 5), builder.state("s", 70, 0.0)
+    product = builder.linear(old, builder.parameter(Parameter("w", (70, 70))))
+    parts = [product[a:b] + builder.linear(x, builder.parameter(Parameter(f"v{a}", (b - a, 5)))) for a, b in CUTS]
+    program = require_legal(builder.finish([builder.tanh(builder.concat(*parts))], [("y", old * 1.0)], []))
+    assert Counter(i.op for i in join(program).values())["linear"] == 2 * len(CUTS)
+    check(program)
+
+
+CUTS = [(0, 1), (1, 33), (33, 36), (36, 70)]
+
+
+def test_what_is_needed_elsewhere_is_computed_again_from_what_is_at_hand() -> None:
+    """`1 - y` stands in a sigmoid's slope, though it is an output."""
+    builder = Builder("slope")
+    g, y = builder.input("g", 4), builder.state("y", 4, 0.0)
+    rest = 1.0 - y
+    program = require_legal(builder.finish([g * (y * rest)], [("rest", rest)], []))
+    assert sorted(i.op for i in join(program).values()) == ["constant", "input", "previous", "sigmoid_gradient", "sub"]
+    check(program)
+
+
+def test_what_would_have_to_be_read_for_it_is_not_computed_again() -> None:
+    builder = Builder("product")
+    a, b, c = (builder.input(name, 4) for name in "abc")
+    product = a * b
+    program = require_legal(builder.finish([builder.state("s", 4) + product], [("sum", product + c)], []))
+    assert "mul_add" not in {i.op for i in join(program).values()}
+    check(program)
