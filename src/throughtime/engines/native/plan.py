@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import groupby
+from typing import Any
 
 from throughtime import _native
 from throughtime.engines.native.fusion import PRODUCTS, join
@@ -304,7 +305,7 @@ class _Lowering:
         sources = [self._place(arg, phase, scratch) for arg in instruction.args]
         if instruction.op in PRODUCTS:
             begin = sources[1] if len(sources) == 2 else None
-            words = dict(instruction.attributes)
+            words: dict[str, Any] = dict(instruction.attributes)
             rows = (words["first"], instruction.width) if "first" in words else None
             self.plan.add_linear(words["weight"], instruction.op == "linear_transposed", to, sources[0], begin, rows)
         else:
