@@ -21,9 +21,16 @@ template <class T>
 using PackKernel = void (*)(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t columns, int64_t first,
                             int64_t last);
 
+/// Which panels of a factor take part: `first` to `last`, and the same of further stretches, each `apart` panels
+/// behind the one before. The panels of several stretches end where the factor does, or before.
+struct Panels {
+    int64_t first, last;
+    int64_t stretches = 1, apart = 0;
+};
+
 template <class T>
 using ProductKernel = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right,
-                               int64_t depth, int64_t columns, int64_t first, int64_t last);
+                               int64_t depth, int64_t columns, Panels panels);
 
 /// What an operation's result takes of its values: each element the same element, all elements, or the only one.
 enum class Takes { same, all, only };
@@ -62,8 +69,8 @@ template <class T> struct Kernels {
     PackKernel<T> pack_transposed;
     /// Packs a left factor, given by its transpose, into panels `tile_rows` wide.
     PackKernel<T> pack_left;
-    /// to = start + left * right for the panels `first` to `last` of the packed right factor: each element is one
-    /// chain of multiply-adds over the depth, first to last, begun at `start`, or at zero where that is null.
+    /// to = start + left * right for some panels of the packed right factor: each element is one chain of
+    /// multiply-adds over the depth, first to last, begun at `start`, or at zero where that is null.
     ProductKernel<T> product;
     /// The same for a left factor that is given as symbols: of each row, which is zeros but for one 1, the place of
     /// that as a whole number of 8 bytes.

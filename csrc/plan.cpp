@@ -191,6 +191,7 @@ void Plan::add_operation(const std::string& name, int64_t width, Place to, const
     keep_within(to);
     for (Place place : from) keep_within(place);
     current.splittable = current.splittable && current.narrowest == current.widest && by_unit(current, operation);
+    current.separable = current.separable && current.splittable && with_products(current, operation);
     current.cost += 8 * width;  // the multiply-adds that would take as long, roughly
     current.operations.push_back(operation);
 }
@@ -210,6 +211,25 @@ bool Plan::by_unit(const Stage& stage, const Operation& operation) const {
         for (int k = 0; k < earlier.arity; ++k)
             if (!apart(operation.to, earlier.from[k])) return false;
         if (!apart(operation.to, earlier.to)) return false;
+    }
+    return true;
+}
+
+/// Whether each unit of an operation takes of what the stage's products give only what belongs to that unit, so that
+/// a thread which does some units of all of them need not wait for others.
+bool Plan::with_products(const Stage& stage, const Operation& operation) const {
+    const int64_t units = operation.width;
+    auto aligned = [&](Place place, const Linear& linear) {
+        return place.buffer != linear.to.buffer || (place.offset - linear.to.offset) % units == 0;
+    };
+    for (const Linear& linear : stage.linears) {
+        if (units == 0 || factors[linear.factor].columns % units != 0) return false;
+        if (operation.to.buffer == linear.from.buffer) return false;  // which other threads may still read
+        if (!aligned(operation.to, linear)) return false;
+        for (int k = 0; k < operation.arity; ++k)
+            if (!aligned(operation.from[k], linear)) return false;
+        for (const Linear& other : stage.linears)
+            if (linear.from.buffer == other.to.buffer || (linear.begun && !aligned(linear.start, other))) return false;
     }
     return true;
 }

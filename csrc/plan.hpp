@@ -77,7 +77,8 @@ struct Stage {
     int64_t widest = 0;         // among the operations
     int64_t rows_together = block_rows(0);  // that go through all operations before others do
     int64_t narrowest = 0;
-    bool splittable = true;     // whether each unit can be done by itself
+    bool splittable = true;     // whether each unit's operations can be done by themselves
+    bool separable = true;      // and its products with them, of which every `widest`-th column is its own
     int64_t cost = 0;           // multiply-adds a row
 };
 
@@ -134,6 +135,7 @@ private:
     Stage& stage();
     bool is_symbols(Place place) const;
     bool by_unit(const Stage& stage, const Operation& operation) const;
+    bool with_products(const Stage& stage, const Operation& operation) const;
     void check(Place place, int64_t width, bool written) const;
     void check_kept(Place place, int64_t width) const;
     int64_t factor(int64_t parameter, bool transposed, std::optional<std::array<int64_t, 2>> rows);

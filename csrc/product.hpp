@@ -22,25 +22,29 @@ constexpr int panels_beside(int64_t rows) {
 /// How the left factor lies in memory: in rows, or packed as panels of `tile_rows` columns.
 enum class Left { rows, packed };
 
-/// One tile: `rows` rows of the left factor times `panels` panels of the right.
+/// One tile: `rows` rows of the left factor times `panels` panels of the right, each `apart` panels behind the one
+/// before.
 template <class T, int rows, int panels, Left layout> struct Tile {
     static constexpr int vectors = panels * panel_vectors, width = vectors * lanes<T>;
+    int64_t apart;
     Vector<T> sum[rows][vectors];
 
     /// Begins every sum at zero, or at what the first `columns` columns of `start` have.
     THROUGHTIME_INLINE void begin(Rows<const T> start, int64_t columns) {
         if (!start.at)
-            each(start, [](Vector<T>& sum, const T*, int) THROUGHTIME_LAMBDA { sum = Vector<T>{}; });
+            each(start, [](Vector<T>& sum, const T*, int64_t) THROUGHTIME_LAMBDA { sum = Vector<T>{}; });
         else if (columns >= width)
-            each(start, [](Vector<T>& sum, const T* from, int column) THROUGHTIME_LAMBDA { sum = load(from + column); });
+            each(start, [](Vector<T>& sum, const T* from, int64_t column) THROUGHTIME_LAMBDA {
+                sum = load(from + column);
+            });
         else
-            each(start, [columns](Vector<T>& sum, const T* from, int column) THROUGHTIME_LAMBDA {
+            each(start, [columns](Vector<T>& sum, const T* from, int64_t column) THROUGHTIME_LAMBDA {
                 sum = load_within(from + column, columns - column);
             });
     }
 
     THROUGHTIME_INLINE void multiply(const T* left, int64_t stride, const T* right, int64_t depth) {
-        const int64_t beside = depth * panel_width<T>;
+        const int64_t beside = apart * depth * panel_width<T>;
         for (int64_t k = 0; k < depth; ++k) {
             Vector<T> across[vectors];
 #pragma GCC unroll 8
@@ -59,7 +63,7 @@ template <class T, int rows, int panels, Left layout> struct Tile {
 
     /// Adds the same row of the right factor to every row.
     THROUGHTIME_INLINE void add(const T* right) {
-        each(Rows<const T>{right, 0}, [](Vector<T>& sum, const T* from, int column) THROUGHTIME_LAMBDA {
+        each(Rows<const T>{right, 0}, [](Vector<T>& sum, const T* from, int64_t column) THROUGHTIME_LAMBDA {
             sum = sum + load(from + column);
         });
     }
@@ -67,11 +71,11 @@ template <class T, int rows, int panels, Left layout> struct Tile {
     /// Writes the tile's first `columns` columns, or adds them to what is there.
     template <bool add> THROUGHTIME_INLINE void put(Rows<T> to, int64_t columns) {
         if (columns >= width)
-            each(to, [](Vector<T>& sum, T* out, int column) THROUGHTIME_LAMBDA {
+            each(to, [](Vector<T>& sum, T* out, int64_t column) THROUGHTIME_LAMBDA {
                 store(out + column, add ? load(out + column) + sum : sum);
             });
         else
-            each(to, [columns](Vector<T>& sum, T* out, int column) THROUGHTIME_LAMBDA {
+            each(to, [columns](Vector<T>& sum, T* out, int64_t column) THROUGHTIME_LAMBDA {
                 const int64_t left = columns - column;
                 store_within(out + column, add ? load_within(out + column, left) + sum : sum, left);
             });
@@ -85,7 +89,9 @@ private:
 #pragma GCC unroll 12
         for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 8
-            for (int j = 0; j < vectors; ++j) visit(sum[i][j], beside.at, j * lanes<T>);
+            for (int j = 0; j < vectors; ++j)
+                visit(sum[i][j], beside.at,
+                      j / panel_vectors * apart * panel_width<T> + j % panel_vectors * lanes<T>);
             beside.at += beside.stride;
         }
     }
@@ -100,8 +106,10 @@ private:
 };
 
 template <class T, int rows, int panels, Left layout, bool add>
-void tile(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth, int64_t columns) {
+void tile(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth, int64_t columns,
+          int64_t apart) {
     Tile<T, rows, panels, layout> tile;
+    tile.apart = panels > 1 ? apart : 1;
     tile.begin(start, columns);
     tile.multiply(left.at, left.stride, right, depth);
     tile.template put<add>(to, columns);
@@ -109,7 +117,7 @@ void tile(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, i
 
 template <class T>
 using TileFunction = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth,
-                              int64_t columns);
+                              int64_t columns, int64_t apart);
 
 /// The tiles by rows and panels, each counted from one; those of many rows have fewer panels.
 template <class T, Left layout, bool add> struct Tiles {
@@ -135,37 +143,53 @@ THROUGHTIME_INLINE int64_t next_piece(int64_t count, int64_t most) {
     return (count + pieces - 1) / pieces;
 }
 
+/// Calls `visit(panel, count, apart)` for all panels that take part, as many at once as `most`: each `apart` behind
+/// the one before.
+template <class Visit> THROUGHTIME_INLINE void each_group(Panels panels, int64_t most, Visit visit) {
+    if (panels.stretches > 1 && most > 1) {  // of all stretches together
+        for (int64_t panel = panels.first; panel < panels.last; ++panel)
+            for (int64_t stretch = 0, count; stretch < panels.stretches; stretch += count) {
+                count = next_piece(panels.stretches - stretch, most);
+                visit(panel + stretch * panels.apart, count, panels.apart);
+            }
+        return;
+    }
+    for (int64_t stretch = 0; stretch < panels.stretches; ++stretch)
+        for (int64_t panel = panels.first, count; panel < panels.last; panel += count) {
+            count = next_piece(panels.last - panel, most);
+            visit(panel + stretch * panels.apart, count, 1);
+        }
+}
+
 template <class T>
 void product(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
-             int64_t columns, int64_t first, int64_t last) {
-    const int most = panels_beside(next_piece(rows, tile_rows));
-    for (int64_t panel = first; panel < last;) {
-        const int64_t panels = next_piece(last - panel, most);
+             int64_t columns, Panels panels) {
+    each_group(panels, panels_beside(next_piece(rows, tile_rows)), [&](int64_t panel, int64_t count, int64_t apart) {
         const int64_t column = panel * panel_width<T>;
         for (int64_t row = 0; row < rows;) {
             const int64_t height = next_piece(rows - row, tile_rows);
             const T* begin = start.at ? start.at + row * start.stride + column : nullptr;
-            tiles<T, Left::rows, false>.of[height - 1][panels - 1](
+            tiles<T, Left::rows, false>.of[height - 1][count - 1](
                 {to.at + row * to.stride + column, to.stride}, {begin, start.stride},
-                {left.at + row * left.stride, left.stride}, right + column * depth, depth, columns - column);
+                {left.at + row * left.stride, left.stride}, right + column * depth, depth, columns - column, apart);
             row += height;
         }
-        panel += panels;
-    }
+    });
 }
 
 template <class T>
 void look_up(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
-             int64_t columns, int64_t first, int64_t last) {
+             int64_t columns, Panels panels) {
     const auto* symbols = reinterpret_cast<const int64_t*>(left.at);
     for (int64_t row = 0; row < rows; ++row)
-        for (int64_t panel = first; panel < last; ++panel) {
+        each_group(panels, 1, [&](int64_t panel, int64_t, int64_t) {
             const int64_t column = panel * panel_width<T>;
             Tile<T, 1, 1, Left::rows> tile;
+            tile.apart = 1;
             tile.begin({start.at ? start.at + row * start.stride + column : nullptr, 0}, columns - column);
             tile.add(right + column * depth + symbols[row] * panel_width<T>);
             tile.template put<false>({to.at + row * to.stride + column, 0}, columns - column);
-        }
+        });
 }
 
 template <class T>
@@ -179,7 +203,7 @@ void add_product(Rows<T> to, const T* left, const T* right, int64_t depth, int64
             const int64_t panels = next_piece((columns - column + panel_width<T> - 1) / panel_width<T>, most);
             tiles<T, Left::packed, true>.of[height - 1][panels - 1](
                 {to.at + row * to.stride + column, to.stride}, {nullptr, 0}, {left + row * depth, 0},
-                right + column * depth, depth, columns - column);
+                right + column * depth, depth, columns - column, 1);
             column += panels * panel_width<T>;
         }
     }

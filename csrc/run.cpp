@@ -258,10 +258,10 @@ private:
         return now;
     }
 
-    void multiply(const Stage& stage, const Now<T>* now, Share rows, int part, int parts) {
+    /// The stage's products for some rows; `choose(columns)` are the panels of a factor that are to be done.
+    template <class Choose> void multiply(const Stage& stage, const Now<T>* now, Share rows, Choose choose) {
         for (const Linear& linear : stage.linears) {
             const Factor& factor = plan_.factors[linear.factor];
-            const Share panels = share(layout_.panels(factor.columns), part, parts);
             auto locate = [&](Place place) {
                 const Now<T>& at = now[place.buffer];
                 return Rows<T>{at.at + place.offset + rows.first * at.row, at.row};
@@ -270,8 +270,11 @@ private:
             const Rows<T> start = linear.begun ? locate(linear.start) : Rows<T>{nullptr, 0};
             (linear.looked_up ? kernels_.look_up : kernels_.product)(
                 to, {start.at, start.stride}, {from.at, from.stride}, rows.last - rows.first,
-                layout_.factors[linear.factor], factor.depth, factor.columns, panels.first, panels.last);
+                layout_.factors[linear.factor], factor.depth, factor.columns, choose(factor.columns));
         }
+    }
+    void multiply(const Stage& stage, const Now<T>* now, Share rows) {
+        multiply(stage, now, rows, [&](int64_t columns) { return Panels{0, layout_.panels(columns)}; });
     }
 
     /// The stage's pointwise part for some rows, and of those for some units if the stage can be split so.
@@ -305,20 +308,37 @@ private:
         const Now<T>* now = look(me.thread, calendar_.time(count), count, chunk);
         for (const Stage& stage : plan_.phase(Phase::step)) {
             if (sharing_ != Sharing::units) {
-                multiply(stage, now, rows, 0, 1);
+                multiply(stage, now, rows);
                 compute(stage, now, rows, all_units);
-                continue;
+            } else if (!do_units(stage, now, me, rows) || !meet(me)) {
+                return false;
             }
-            if (!stage.linears.empty()) {
-                multiply(stage, now, rows, me.thread, me.threads);
-                if (!meet(me)) return false;
-            }
-            if (stage.splittable && rows_active < me.threads)
-                compute(stage, now, rows, share(stage.widest, me.thread, me.threads));
-            else
-                compute(stage, now, share(rows_active, me.thread, me.threads), all_units);
-            if (!meet(me)) return false;
         }
+        return true;
+    }
+
+    /// A thread's part of a stage; false as from `meet`.
+    bool do_units(const Stage& stage, const Now<T>* now, Member& me, Share rows) {
+        const int64_t panels = stage.widest / kernels_.panel;
+        if (stage.separable && stage.widest % kernels_.panel == 0 && panels >= me.threads) {
+            // Its units of all gates, so that what it computes with is what it has multiplied itself.
+            const Share mine = share(panels, me.thread, me.threads);
+            multiply(stage, now, rows, [&](int64_t columns) {
+                return Panels{mine.first, mine.last, columns / stage.widest, panels};
+            });
+            compute(stage, now, rows, {mine.first * kernels_.panel, mine.last * kernels_.panel});
+            return true;
+        }
+        multiply(stage, now, rows, [&](int64_t columns) {
+            const Share mine = share(layout_.panels(columns), me.thread, me.threads);
+            return Panels{mine.first, mine.last};
+        });
+        if (stage.operations.empty()) return true;
+        if (!stage.linears.empty() && !meet(me)) return false;
+        if (stage.splittable && rows.last - rows.first < me.threads)
+            compute(stage, now, rows, share(stage.widest, me.thread, me.threads));
+        else
+            compute(stage, now, share(rows.last - rows.first, me.thread, me.threads), all_units);
         return true;
     }
 
@@ -345,7 +365,7 @@ private:
         each_run(chunk, me.thread, me.threads, [&](int64_t t, Share rows) {
             const Now<T>* now = look(me.thread, t, 0, chunk);
             for (const Stage& stage : stages) {
-                multiply(stage, now, rows, 0, 1);
+                multiply(stage, now, rows);
                 compute(stage, now, rows, all_units);
             }
         });

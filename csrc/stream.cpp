@@ -22,7 +22,7 @@ template <class T> void Stream<T>::step() {
             action.run(action.to, action.from, rows_, action.width);
         else
             kernels_.product(action.to, action.start, action.from[0], rows_, action.factor, action.depth, action.width,
-                             0, action.panels);
+                             {0, action.panels});
     }
     now_ ^= 1;
 }
