@@ -33,8 +33,8 @@ struct Member {
 constexpr std::chrono::microseconds patience{300};
 
 /// Below this many multiply-adds a second thread costs more than it does.
-constexpr int64_t least_work_to_share = 4'000'000;
-constexpr int64_t least_step_to_split = 60'000;
+constexpr int64_t least_work_to_share = 2'500'000;
+constexpr int64_t least_step_to_split = 15'000;
 
 template <class T> class Run {
 public:
@@ -76,7 +76,8 @@ private:
     }
 
     Sharing choose_sharing() const {
-        const bool many_rows = call_.batch >= 8 * threads_;
+        // With fewer rows each thread would read the weights for nearly every row anew.
+        const bool many_rows = call_.batch >= 4 * threads_;
         const int64_t step = plan_.cost(Phase::step);
         if (many_rows || (call_.batch >= 2 * threads_ && step < 4 * least_step_to_split)) return Sharing::rows;
         return step * call_.batch >= least_step_to_split ? Sharing::units : Sharing::alone;

@@ -13,7 +13,7 @@ from throughtime.engines.base import Result
 from throughtime.engines.native import NativeEngine
 from throughtime.program.core import Program
 
-SHAPES = [(11, 33, 20), (5, 3, 270), (40, 19, 64)]  # steps, rows, hidden
+SHAPES = [(11, 33, 20), (5, 3, 270), (5, 3, 256), (40, 19, 64)]  # steps, rows, hidden
 
 
 def arguments_of(program: Program, steps: int, rows: int) -> Arguments:
@@ -34,6 +34,16 @@ def test_across_threads(engine: NativeEngine, name: str, shape: tuple[int, int, 
         alone = NativeEngine(1, engine.instruction_set).run(program, steps, *arguments)
         for threads in (2, 3):
             assert_same(NativeEngine(threads, engine.instruction_set).run(program, steps, *arguments), alone)
+
+
+@pytest.mark.parametrize("name", cells.names())
+def test_across_threads_that_share_the_units_of_one_row(name: str) -> None:
+    """Each does its units of all gates, where the cell's equations go unit by unit."""
+    for program in family(cells.get(name).program(9, 256)):
+        arguments = arguments_of(program, 40, 1).map(lambda t: 0.1 * t)  # so that no gradient becomes infinite
+        alone, *shared = (NativeEngine(threads).run(program, 40, *arguments) for threads in (1, 2, 3))
+        for found in shared:
+            assert_same(found, alone)
 
 
 @pytest.mark.parametrize("packed", [False, True])
