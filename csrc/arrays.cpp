@@ -25,17 +25,15 @@ const Names& names() {
     return made;
 }
 
-nb::object call(nb::handle object, PyObject* name, nb::handle argument = {}) {
-    PyObject* given[] = {object.ptr(), argument.ptr()};
-    const size_t count = argument.is_valid() ? 2 : 1;
-    PyObject* found = PyObject_VectorcallMethod(name, given, count, nullptr);
+nb::object call(PyObject* name, PyObject* const* object_and_arguments, size_t count) {
+    PyObject* found = PyObject_VectorcallMethod(name, object_and_arguments, count, nullptr);
     if (!found) throw nb::python_error();
     return nb::steal(found);
 }
 
 /// How a type's objects are looked at without Python; null if it does not say, as torch before 2.10.
-const dlpack::Exchange* exchange_of(nb::handle array) {
-    PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(Py_TYPE(array.ptr())), names().exchange);
+const dlpack::Exchange* exchange_of(PyTypeObject* type) {
+    PyObject* capsule = PyObject_GetAttr(reinterpret_cast<PyObject*>(type), names().exchange);
     if (!capsule) {
         PyErr_Clear();
         return nullptr;
@@ -69,18 +67,25 @@ Arrays::Arrays(nb::handle like) : like_(nb::borrow(like)) {
         throw Misfit("arrays are of float32 or float64, and on the CPU, not " + text(like.attr("dtype")));
 }
 
-nb::object Arrays::fresh(const Shape& shape) {
+std::pair<nb::object, void*> Arrays::fresh(const Shape& shape) const {
     if (is_numpy_) {
         const std::vector<npy_intp> sizes(shape.begin(), shape.end());
         PyObject* array = PyArray_SimpleNew(static_cast<int>(sizes.size()), sizes.data(),
                                             is_double() ? NPY_DOUBLE : NPY_FLOAT);
         if (!array) throw nb::python_error();
-        return nb::steal(array);
+        return {nb::steal(array), PyArray_DATA(numpys(array))};
     }
-    const nb::object sizes = nb::steal(PyTuple_New(static_cast<Py_ssize_t>(shape.size())));
-    if (!sizes.is_valid()) throw nb::python_error();
-    for (size_t k = 0; k < shape.size(); ++k) PyTuple_SET_ITEM(sizes.ptr(), k, PyLong_FromLongLong(shape[k]));
-    return call(like_, names().new_empty, sizes);
+    // The sizes one by one: torch reads them sooner than a tuple.
+    std::vector<nb::object> sizes;
+    std::vector<PyObject*> given{like_.ptr()};
+    for (int64_t size : shape) {
+        sizes.push_back(nb::steal(PyLong_FromLongLong(size)));
+        if (!sizes.back().is_valid()) throw nb::python_error();
+        given.push_back(sizes.back().ptr());
+    }
+    nb::object array = call(names().new_empty, given.data(), given.size());
+    void* at = elements_of(array).at;
+    return {std::move(array), at};
 }
 
 void* Arrays::read(nb::handle array, const Shape& shape, bool whole) {
@@ -102,7 +107,26 @@ int64_t Arrays::size(nb::handle array, int axis) const {
     return found.shape[axis];
 }
 
+const dlpack::Exchange* Arrays::exchange(nb::handle array) const {
+    PyTypeObject* type = Py_TYPE(array.ptr());
+    if (type != type_) {
+        type_ = type;
+        exchange_ = exchange_of(type);
+    }
+    return exchange_;
+}
+
 Arrays::Look Arrays::look(nb::handle array) const {
+    Look found = elements_of(array);
+    // The numbers of a negative view are the negatives of those in memory.
+    if (found.straight && !PyArray_Check(array.ptr())) {
+        PyObject* of = array.ptr();
+        found.straight = call(names().is_neg, &of, 1).ptr() == Py_False;
+    }
+    return found;
+}
+
+Arrays::Look Arrays::elements_of(nb::handle array) const {
     Look found;
     if (PyArray_Check(array.ptr())) {
         PyArrayObject* of = numpys(array);
@@ -115,9 +139,9 @@ Arrays::Look Arrays::look(nb::handle array) const {
         found.straight = PyArray_ISCARRAY_RO(of);
         return found;
     }
-    if (const dlpack::Exchange* exchange = exchange_of(array)) {
+    if (const dlpack::Exchange* how = exchange(array)) {
         dlpack::Tensor tensor;
-        if (exchange->look(array.ptr(), &tensor) != 0) throw nb::python_error();
+        if (how->look(array.ptr(), &tensor) != 0) throw nb::python_error();
         found.at = static_cast<char*>(tensor.data) + tensor.byte_offset;
         const bool usable = tensor.device.type == dlpack::cpu && tensor.type.lanes == 1;
         found.bits = usable && tensor.type.code == dlpack::floating ? tensor.type.bits : 0;
@@ -136,8 +160,6 @@ Arrays::Look Arrays::look(nb::handle array) const {
         for (int k = 0; k < std::min(found.axes, 3); ++k) found.shape[k] = nb::cast<int64_t>(shape[k]);
         found.straight = nb::cast<bool>(array.attr("is_contiguous")());
     }
-    // The numbers of a negative view are the negatives of those in memory.
-    found.straight = found.straight && call(array, names().is_neg).ptr() == Py_False;
     return found;
 }
 

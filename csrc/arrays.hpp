@@ -6,9 +6,14 @@
 #include <array>
 #include <cstdint>
 #include <stdexcept>
+#include <utility>
 #include <vector>
 
 namespace throughtime {
+
+namespace dlpack {
+struct Exchange;
+}
 
 /// An array is not what the program takes.
 struct Misfit : std::invalid_argument {
@@ -24,8 +29,8 @@ public:
     explicit Arrays(nanobind::handle like);
 
     bool is_double() const { return bits_ == 64; }
-    /// An array with nothing in it yet.
-    nanobind::object fresh(const Shape& shape);
+    /// An array with nothing in it yet, and where its elements begin.
+    std::pair<nanobind::object, void*> fresh(const Shape& shape) const;
     /// Where the elements of an array begin, one after the other: of a copy if they don't lie so. It is of the others'
     /// type, or of whole numbers of 8 bytes.
     void* read(nanobind::handle array, const Shape& shape, bool whole = false);
@@ -49,8 +54,12 @@ private:
     bool is_numpy_;
     int bits_;
     std::vector<nanobind::object> alive_;
+    mutable PyTypeObject* type_ = nullptr;                  // that was looked at last
+    mutable const dlpack::Exchange* exchange_ = nullptr;    // and how
 
+    const dlpack::Exchange* exchange(nanobind::handle array) const;
     Look look(nanobind::handle array) const;
+    Look elements_of(nanobind::handle array) const;
     Look fitting(nanobind::handle array, const Shape& shape, bool whole = false) const;
     nanobind::object straightened(nanobind::handle array) const;
     [[noreturn]] void refuse(nanobind::handle array, const Shape& shape, bool whole) const;

@@ -165,15 +165,21 @@ template <class T> nb::tuple run_on(Arrays& arrays, const Given& given, int thre
     if (given.frozen) given.frozen->lend(call);
     else call.parameters = read_parameters<T>(arrays, plan, given.parameters);
     nb::list outputs, finals, reductions;
-    auto write = [&](std::vector<T*>& to, nb::list& list, const Shape& shape, nb::object array) {
-        to.push_back(static_cast<T*>(arrays.written(array, shape)));
-        list.append(std::move(array));
+    auto write = [&](std::vector<T*>& to, nb::list& list, const Shape& shape) {
+        const auto [array, at] = arrays.fresh(shape);
+        to.push_back(static_cast<T*>(at));
+        list.append(array);
     };
-    for (int64_t width : plan.outputs) write(call.outputs, outputs, of_steps(width), arrays.fresh(of_steps(width)));
-    for (int64_t width : plan.states) write(call.finals, finals, {rows, width}, arrays.fresh({rows, width}));
+    for (int64_t width : plan.outputs) write(call.outputs, outputs, of_steps(width));
+    for (int64_t width : plan.states) write(call.finals, finals, {rows, width});
     for (size_t k = 0; k < plan.reductions.size(); ++k) {
         const Shape shape = shape_of(plan.reductions[k]);
-        write(call.reductions, reductions, shape, given.onto ? (*given.onto)[k] : arrays.fresh(shape));
+        if (!given.onto) {
+            write(call.reductions, reductions, shape);
+            continue;
+        }
+        call.reductions.push_back(static_cast<T*>(arrays.written((*given.onto)[k], shape)));
+        reductions.append((*given.onto)[k]);
     }
     const Kernels<T>& used = kernels<T>(isa);
     {
@@ -218,8 +224,8 @@ nb::object thinned_on(Arrays& arrays, nb::handle x, uint64_t seed, double kept, 
                       const std::string& isa) {
     const int64_t count = arrays.size(x, 0);
     const auto* from = static_cast<const T*>(arrays.read(x, {count}));
-    nb::object result = arrays.fresh({count});
-    T* to = static_cast<T*>(arrays.written(result, {count}));
+    const auto [result, elements] = arrays.fresh({count});
+    T* to = static_cast<T*>(elements);
     const auto below = static_cast<uint32_t>(std::lround(kept * 65536));
     const Kernels<T>& used = kernels<T>(isa);
     {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import UserError, nearest
 
@@ -65,13 +65,19 @@ def choose(name: str | None, program: Program, like: Tensor) -> Engine:
         if reason is not None:
             raise UserError(f"the engine {name!r} cannot run this: {reason}. Leave the engine out, or use 'reference'.")
         return engine
-    for preferred in PREFERENCE.get(like.device.type, ("reference",)):
+    for preferred in PREFERENCE.get(kind_of(like.device), ("reference",)):
         engine = get(preferred)
         reason = engine.refuses(program, like)
         if reason is None:
             return engine
         say_once(reason)
     return get("reference")
+
+
+@lru_cache(maxsize=64)  # a device is slow to say
+def kind_of(device: Any) -> str:
+    """The type of a torch device, such as "cpu", or what NumPy calls it."""
+    return str(getattr(device, "type", device))
 
 
 @lru_cache(maxsize=64)

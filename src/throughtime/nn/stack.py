@@ -103,7 +103,7 @@ def run_stack(
             below, outputs = [form.pad(x) for x in below], [form.pad(y) for y in outputs]
         reverse = [program.reverse for program, _ in directions]
         below = joined(below, outputs, reverse, options, top, form.batch_sizes)
-    return below, [of[0].unsqueeze(0) if len(of) == 1 else torch.stack(of) for of in ended]
+    return below, [of[0][None] if len(of) == 1 else torch.stack(of) for of in ended]
 
 
 def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
@@ -133,7 +133,9 @@ def _declared(program: Program, like: Tensor, rows: int) -> list[Tensor]:
     made: dict[tuple[int, float], Tensor] = {}
     for s in program.states:
         if (s.width, s.initial) not in made:
-            made[s.width, s.initial] = like.new_full((rows, s.width), s.initial)
+            # The usual start by the quicker way: there is not much more than this to a call of few steps.
+            size = rows, s.width
+            made[s.width, s.initial] = like.new_full(size, s.initial) if s.initial else like.new_zeros(*size)
     return [made[s.width, s.initial] for s in program.states]
 
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
 
+from throughtime.engines import kind_of
 from throughtime.engines.base import Constants, Result
 from throughtime.errors import ProgramError
 from throughtime.program.core import Program
@@ -46,7 +47,7 @@ class NativeEngine:
         """Why it cannot run a program on arrays like this one; None if it can."""
         if _native is None:
             return "the native engine's extension module is not built"
-        if getattr(getattr(like, "device", "cpu"), "type", "cpu") != "cpu":
+        if kind_of(getattr(like, "device", "cpu")) != "cpu":
             return f"the native engine runs on the CPU, not on {like.device}"
         if (name := _name_of(like.dtype)) not in ("float32", "float64"):
             return f"the native engine computes in float32 and float64, not in {name}"
