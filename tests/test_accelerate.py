@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from torch import Tensor, nn
 
 import throughtime
+from throughtime.errors import UserError
 
 
 class Model(nn.Module):
@@ -79,3 +81,8 @@ def test_an_accelerated_model_compiles_whole() -> None:
     ids = torch.randint(7, (6, 3))
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     torch.testing.assert_close(compiled(ids), model(ids))
+
+
+def test_what_is_no_module_is_refused() -> None:
+    with pytest.raises(UserError, match="given int"):
+        throughtime.accelerate(3)  # type: ignore[arg-type]

@@ -217,3 +217,8 @@ def test_no_file_an_empty_one_and_another_one(tmp_path: Path) -> None:
         (tmp_path / "some.onnx").write_bytes(content)
         with pytest.raises(UserError, match=r"some\.onnx is damaged, or is no file of ONNX"):
             throughtime.from_onnx(str(tmp_path / "some.onnx"))
+
+
+def test_what_is_no_file() -> None:
+    with pytest.raises(UserError, match="given int"):
+        throughtime.from_onnx(3)  # type: ignore[arg-type]

@@ -455,3 +455,8 @@ def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
     refusals = run_python(LIMITED, tmp_path, *paths).splitlines()
     assert len(refusals) == 2 * len(paths), refusals
     assert "more than" in refusals[0]
+
+
+def test_what_is_no_path_is_refused() -> None:
+    with pytest.raises(UserError, match="given int"):
+        throughtime.load(3)  # type: ignore[arg-type]

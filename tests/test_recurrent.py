@@ -279,3 +279,9 @@ def test_checkpoints_change_no_bit_of_the_gradients() -> None:
 def test_checkpoint_every_is_a_number_of_steps(every: object) -> None:
     with pytest.raises(UserError, match="checkpoint_every"):
         Recurrent("lstm", 3, 5, checkpoint_every=every)
+
+
+@pytest.mark.parametrize("cell", [torch.nn.LSTM, torch.nn.LSTM(3, 4), None, 3])
+def test_what_is_no_cell_is_refused(cell: Any) -> None:
+    with pytest.raises(UserError, match="a cell's name"):
+        Recurrent(cell, 3, 4)

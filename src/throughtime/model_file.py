@@ -246,7 +246,10 @@ def load(path: str | os.PathLike[str], engine: str | None = None) -> Any:
     Raises:
         ModelError: the file is missing, damaged, from a newer version, or another kind of file.
         RunError: the run is missing, half written, damaged or from a newer version.
+        UserError: what is given is no path.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise UserError(f"a file that save wrote, or a run's directory, is wanted; given {type(path).__name__}.")
     if is_model_file(path):
         from throughtime.nn.description import build
 

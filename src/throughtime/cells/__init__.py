@@ -62,10 +62,14 @@ def get(cell: str | Cell) -> Cell:
     """A cell by its name; a cell is given back as it is.
 
     Raises:
-        CellError: if no cell has that name, with the nearest one.
+        CellError: if no cell has that name, with the nearest one, or it is no name.
     """
     if isinstance(cell, Cell):
         return cell
+    if not isinstance(cell, str):
+        raise CellError(
+            f"a cell's name, such as 'lstm', or a cell of one's own (throughtime.cell) is wanted; given {cell!r}."
+        )
     if cell not in _CELLS:
         raise CellError(f"no cell is called {cell!r}{nearest(str(cell), _CELLS)} (there are: {', '.join(_CELLS)}).")
     return _CELLS[cell]

@@ -82,6 +82,8 @@ def read_onnx(source: str | Path | bytes) -> OnnxFile:
     require("onnx")
     if isinstance(source, bytes):
         return _decoded(source, "the model")
+    if not isinstance(source, str | Path):
+        raise OnnxError(f"a file of ONNX, or its bytes, is wanted; given {type(source).__name__}.")
     try:
         content = Path(source).read_bytes()
     except OSError as error:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from throughtime.errors import UserError
 from throughtime.nn import dropin
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {
@@ -47,7 +48,12 @@ def accelerate(model: nn.Module) -> Acceleration:
 
     Returns:
         What was changed, and what was left because it would not gain.
+
+    Raises:
+        UserError: if it is no module.
     """
+    if not isinstance(model, nn.Module):
+        raise UserError(f"a torch module is wanted, to change the layers in it; given {type(model).__name__}.")
     changed, left = {}, {}
     for name, module in model.named_modules():
         kind = type(module)
