@@ -54,8 +54,8 @@ private:
     bool is_numpy_;
     int bits_;
     std::vector<nanobind::object> alive_;
-    mutable PyTypeObject* type_ = nullptr;                  // that was looked at last
-    mutable const dlpack::Exchange* exchange_ = nullptr;    // and how
+    mutable PyTypeObject* type_ = nullptr;                // that was looked at last
+    mutable const dlpack::Exchange* exchange_ = nullptr;  // and how
 
     const dlpack::Exchange* exchange(nanobind::handle array) const;
     Look look(nanobind::handle array) const;

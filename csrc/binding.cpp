@@ -291,7 +291,8 @@ NB_MODULE(_native, m) {
              "states"_a, "parameters"_a, "reductions"_a, "reverse"_a, "one_hot"_a = Widths())
         .def("add_buffer", &Plan::add_buffer, "home"_a, "index"_a, "width"_a, "value"_a)
         .def("add_stage", &Plan::add_stage, "phase"_a)
-        .def("add_linear", &add_linear, "parameter"_a, "transposed"_a, "to"_a, "source"_a, "start"_a, "rows"_a = nb::none())
+        .def("add_linear", &add_linear, "parameter"_a, "transposed"_a, "to"_a, "source"_a, "start"_a,
+             "rows"_a = nb::none())
         .def("add_operation", &add_operation, "name"_a, "width"_a, "to"_a, "sources"_a)
         .def("add_term", &add_term, "reduction"_a, "values"_a);
     nb::exception<Misfit>(m, "Misfit", PyExc_ValueError);

@@ -24,8 +24,8 @@ inline double fma_peak(const Kernels<float>& kernels, int threads, double second
         int64_t products = 0;
         for (; passed.count() < seconds; passed = Clock::now() - start)
             for (int k = 0; k < 100; ++k, ++products)
-                kernels.product({to.data(), kernels.panel}, {nullptr, 0}, {left.data(), depth}, kernels.tile_rows, right.data(),
-                                depth, kernels.panel, {0, 1});
+                kernels.product({to.data(), kernels.panel}, {nullptr, 0}, {left.data(), depth}, kernels.tile_rows,
+                                right.data(), depth, kernels.panel, {0, 1});
         rates[thread] = 2.0 * depth * kernels.tile_rows * kernels.panel * products / passed.count();
     });
     double sum = 0;

@@ -32,7 +32,8 @@ struct Member {
 /// Waiting that is not held against the other threads.
 constexpr std::chrono::microseconds patience{300};
 
-/// Below this many multiply-adds a second thread costs more than it does.
+/// Below this many multiply-adds a second thread costs more than it does: in a whole run, and in a step in which it
+/// is waited for.
 constexpr int64_t least_work_to_share = 2'500'000;
 constexpr int64_t least_step_to_split = 15'000;
 

@@ -39,6 +39,7 @@ NOT_CUT = {
     "a slice that is not added": lambda of, p, x, s: [p[0:3] + x, p[3:6] * x],
     "slices that overlap": lambda of, p, x, s: [p[0:3] + x, p[2:5] + x, p[5:6] + x[0:1]],
     "elements that nobody takes": lambda of, p, x, s: [p[0:3] + x, p[4:6] + x[0:2]],
+    "two slices in one sum": lambda of, p, x, s: [p[0:3] + p[3:6]],
     "all of it, too": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, of.tanh(p)],
     "a sum that waits for the step": lambda of, p, x, s: [p[0:3] + s, p[3:6] + x],
 }
@@ -53,6 +54,17 @@ def test_a_product_stays_whole(case: str) -> None:
     program = require_legal(builder.finish([values[0]], [(f"y{k}", v) for k, v in enumerate(values)], []))
     linear = [i for i in join(program).values() if i.op == "linear"]
     assert [(i.width, len(i.args), len(i.attributes)) for i in linear] == [(6, 1, 1)]
+    check(program)
+
+
+def test_of_two_products_with_the_same_sums_one_stays_whole() -> None:
+    """Whichever way round the sums are written."""
+    builder = Builder("both")
+    x, old = builder.input("x", 6), builder.state("s", 6)
+    p, q = (builder.linear(old, builder.parameter(Parameter(name, (6, 6)))) for name in "pq")
+    program = require_legal(builder.finish([builder.concat(p[0:3] + q[0:3], q[3:6] + p[3:6]) + x], [], []))
+    linear = [i for i in join(program).values() if i.op == "linear"]
+    assert sorted((i.width, len(i.args)) for i in linear) == [(3, 2), (3, 2), (6, 1)]
     check(program)
 
 

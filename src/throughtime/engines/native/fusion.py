@@ -73,43 +73,41 @@ def _begun_products(program: Program) -> dict[int, Instruction]:
     for id, instruction in body.items():
         for arg in instruction.args:
             users[arg].append(id)
-
-    def beginning(id: int, add: int) -> Instruction | None:
-        """What gives a value, a product or a slice of one, if the sum can take its place."""
-        instruction = program.body[id]
-        whole = instruction.args[0] if instruction.op == "slice" else id
-        product = program.body[whole]
-        # A product that could be done before the steps must not be drawn into them.
-        if product.op not in PRODUCTS or users[id] != [add] or phase[whole] is not phase[add]:
-            return None
-        if whole == id:
-            return product
-        if product.op != "linear" or not _in_sums(program, whole, users, phase):
-            return None
-        rows = (*product.attributes, ("first", instruction["start"]))
-        return replace(product, width=instruction.width, attributes=rows)
-
     for id, instruction in enumerate(program.body):
-        if instruction.op != "add":
-            continue
-        for start, term in (instruction.args, instruction.args[::-1]):
-            product = beginning(term, id)
-            if product is not None:
-                body[id] = replace(product, args=(product.args[0], start))
-                break
+        sums = _sums_of(program, id, users, phase) if instruction.op in PRODUCTS else {}
+        if any(body[add].op != "add" for add in sums):
+            continue  # another product's sums begin here already
+        for add, (part, product) in sums.items():
+            (start,) = (arg for arg in body[add].args if arg != part)
+            body[add] = replace(product, args=(product.args[0], start))
     return body
 
 
-def _in_sums(program: Program, product: int, users: dict[int, list[int]], phase: Sequence[Phase]) -> bool:
-    """Whether a product goes slice by slice into sums of its own phase, all of it, and each slice into one sum."""
-    slices = [program.body[id] for id in users[product]]
-    ends = sorted((s["start"], s["start"] + s.width) for s in slices if s.op == "slice")
-    if len(ends) < len(slices) or [start for start, _ in ends] != [0, *(end for _, end in ends[:-1])]:
-        return False
-    sums = [users[id] for id in users[product]]
-    return ends[-1][1] == program.body[product].width and all(
-        len(of) == 1 and program.body[of[0]].op == "add" and phase[of[0]] is phase[product] for of in sums
-    )
+def _sums_of(
+    program: Program, id: int, users: dict[int, list[int]], phase: Sequence[Phase]
+) -> dict[int, tuple[int, Instruction]]:
+    """The sums that a product goes into, each part of it into one: which part, and the product that gives it alone."""
+    product = program.body[id]
+    parts = {id: product}
+    if product.op == "linear" and users[id] and all(program.body[user].op == "slice" for user in users[id]):
+        slices = sorted((program.body[user]["start"], user) for user in users[id])
+        parts, end = {}, 0
+        for start, part in slices:
+            if start != end:
+                return {}
+            width = program.body[part].width
+            parts[part] = replace(product, width=width, attributes=(*product.attributes, ("first", start)))
+            end += width
+        if end != product.width:
+            return {}
+    sums: dict[int, tuple[int, Instruction]] = {}
+    for part, alone in parts.items():
+        add = users[part][0] if len(users[part]) == 1 else part
+        # A product that could be done before the steps must not be drawn into them.
+        if program.body[add].op != "add" or phase[add] is not phase[id] or add in sums:
+            return {}
+        sums[add] = part, alone
+    return sums
 
 
 def _roots(program: Program) -> set[int]:
