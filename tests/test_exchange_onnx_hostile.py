@@ -55,7 +55,9 @@ def test_the_healthy_one_runs() -> None:
 @settings(max_examples=60)
 @given(st.floats(0, 1, exclude_max=True))
 def test_cut_off(share: float) -> None:
-    content = healthy()
+    model = onnx.ModelProto.FromString(healthy())
+    del model.metadata_props[:]  # which come last, and a file that ends before them is whole
+    content = model.SerializeToString()
     refused(content[: int(share * len(content))], "damaged")
 
 
