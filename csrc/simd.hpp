@@ -158,7 +158,8 @@ THROUGHTIME_INLINE F64 square_root(F64 a) {
 #endif
 }
 
-// The processor's least and greatest give their second operand where one is NaN, so NaN stays.
+// The processor's least and greatest give their second operand where one is NaN, so NaN stays. The compiler makes a
+// comparison and a choice of the same in C++ where the bound is a constant.
 
 /// The lesser of a value and a bound; NaN stays.
 THROUGHTIME_INLINE F32 at_most(F32 value, F32 bound) {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -224,3 +225,12 @@ def test_no_file_an_empty_one_and_another_one(tmp_path: Path) -> None:
 def test_what_is_no_file() -> None:
     with pytest.raises(UserError, match="given int"):
         throughtime.from_onnx(3)  # type: ignore[arg-type]
+
+
+def test_any_path_will_do(tmp_path: Path) -> None:
+    class Elsewhere(os.PathLike[str]):
+        def __fspath__(self) -> str:
+            return str(tmp_path / "some.onnx")
+
+    (tmp_path / "some.onnx").write_bytes(healthy())
+    assert throughtime.from_onnx(Elsewhere()).inputs == throughtime.from_onnx(healthy()).inputs

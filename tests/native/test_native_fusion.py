@@ -68,6 +68,9 @@ def test_of_two_products_with_the_same_sums_one_stays_whole() -> None:
     check(program)
 
 
+CUTS = [(0, 1), (1, 33), (33, 36), (36, 70)]
+
+
 def test_rows_that_no_register_tile_ends_at() -> None:
     builder = Builder("uneven")
     x, old = builder.input("x", 5), builder.state("s", 70, 0.0)
@@ -76,9 +79,6 @@ def test_rows_that_no_register_tile_ends_at() -> None:
     program = require_legal(builder.finish([builder.tanh(builder.concat(*parts))], [("y", old * 1.0)], []))
     assert Counter(i.op for i in join(program).values())["linear"] == 2 * len(CUTS)
     check(program)
-
-
-CUTS = [(0, 1), (1, 33), (33, 36), (36, 70)]
 
 
 def test_what_is_needed_elsewhere_is_computed_again_from_what_is_at_hand() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +71,7 @@ class OnnxFile:
     metadata: Mapping[str, str]
 
 
-def read_onnx(source: str | Path | bytes) -> OnnxFile:
+def read_onnx(source: str | os.PathLike[str] | bytes) -> OnnxFile:
     """Reads a model.
 
     Args:
@@ -82,7 +83,7 @@ def read_onnx(source: str | Path | bytes) -> OnnxFile:
     require("onnx")
     if isinstance(source, bytes):
         return _decoded(source, "the model")
-    if not isinstance(source, str | Path):
+    if not isinstance(source, str | os.PathLike):
         raise OnnxError(f"a file of ONNX, or its bytes, is wanted; given {type(source).__name__}.")
     try:
         content = Path(source).read_bytes()

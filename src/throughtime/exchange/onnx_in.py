@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,7 +18,7 @@ from throughtime.exchange.onnx_recurrent import OPERATORS, STORED, OnnxRecurrent
 _SMALL = 1 << 16  # elements that a result may always have
 
 
-def from_onnx(source: str | Path | bytes) -> OnnxModel:
+def from_onnx(source: str | os.PathLike[str] | bytes) -> OnnxModel:
     """Makes a module of a model of ONNX whose recurrent layers are operators RNN, LSTM or GRU.
 
     Args:

@@ -133,9 +133,7 @@ def _declared(program: Program, like: Tensor, rows: int) -> list[Tensor]:
     made: dict[tuple[int, float], Tensor] = {}
     for s in program.states:
         if (s.width, s.initial) not in made:
-            # The usual start by the quicker way: there is not much more than this to a call of few steps.
-            size = rows, s.width
-            made[s.width, s.initial] = like.new_full(size, s.initial) if s.initial else like.new_zeros(*size)
+            made[s.width, s.initial] = like.new_full((rows, s.width), s.initial)
     return [made[s.width, s.initial] for s in program.states]
 
 

@@ -43,8 +43,7 @@ def join(program: Program) -> dict[int, Instruction]:
     left = _begun_products(program)
     uses = _uses(program)
     for id in reversed(range(len(program.body))):
-        if id not in left or not uses[id]:
-            left.pop(id, None)
+        if id not in left:
             continue
         for name, (letters, pattern) in JOINED.items():
             found = _match(left, uses, pattern, id, {}, [])
@@ -55,7 +54,7 @@ def join(program: Program) -> dict[int, Instruction]:
                     del left[gone]
                 break
     read = _roots(program)
-    for id in sorted(left, reverse=True):
+    for id in reversed(left):
         if id in read:
             read.update(left[id].args)
     return {id: i for id, i in left.items() if id in read}
