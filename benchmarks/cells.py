@@ -22,6 +22,7 @@ from throughtime.bench.contestant import Ready
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import error, in_turn, processors, torch_threads, turn_of
 from throughtime.bench.modules import filled, ready_module
+from throughtime.bench.quiet import quiet
 from throughtime.cells.page import page
 from throughtime.nn.recurrent import Recurrent
 from throughtime.sight.flow import gradient_flow
@@ -48,7 +49,8 @@ def speed(name: str, seconds: float) -> dict[str, Any]:
     off = error(found, wanted)
     if not off <= WRONG:
         print(f"  {name}: results differ by {off:.1e} of the largest")
-    ours, lstms, loops = zip(*in_turn([turn_of(entry) for entry in entries], seconds), strict=True)
+    rounds = in_turn([turn_of(entry) for entry in entries], seconds, quiet(torch.get_num_threads()))
+    ours, lstms, loops = zip(*rounds.times, strict=True)
     ratio = median(b / a for a, b in zip(ours, lstms, strict=True))
     return {
         "seconds": median(ours),

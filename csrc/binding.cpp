@@ -315,4 +315,6 @@ NB_MODULE(_native, m) {
         nb::gil_scoped_release release;
         return fma_peak(kernels<float>(isa), threads, seconds);
     }, "threads"_a, "seconds"_a = 0.2, "isa"_a = "", "32-bit FLOP a second that the multiply-add units can do.");
+    m.def("handover", &handover, nb::call_guard<nb::gil_scoped_release>(),
+          "Seconds until one of two threads sees what the other has written; 0 where there is no second one.");
 }

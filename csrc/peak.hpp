@@ -1,6 +1,7 @@
-/// How fast the machine can multiply and add.
+/// What the machine can do at most: multiply and add, and pass word from one thread to another.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <chrono>
 #include <vector>
@@ -31,6 +32,36 @@ inline double fma_peak(const Kernels<float>& kernels, int threads, double second
     double sum = 0;
     for (double rate : rates) sum += rate;
     return sum;
+}
+
+/// Seconds until one of two threads sees what the other has written, the best of several tries; 0 where there is no
+/// second thread.
+inline double handover() {
+    using Clock = std::chrono::steady_clock;
+    constexpr int tries = 3, passes = 1000;
+    struct alignas(64) Line {  // nothing else in its cache line
+        std::atomic<int> turn{0};
+    };
+    Team team(2);
+    if (team.size() < 2) return 0;
+    double best = 1;
+    for (int i = 0; i < tries; ++i) {
+        Line line;
+        team.run([&](int thread) {
+            std::atomic<int>& turn = line.turn;
+            Clock::time_point start;
+            for (int k = thread; k < passes; k += 2) {
+                while (turn.load(std::memory_order_acquire) != k) {}
+                if (k == 2) start = Clock::now();  // by now both threads are awake
+                turn.store(k + 1, std::memory_order_release);
+            }
+            if (thread != 0) return;
+            while (turn.load(std::memory_order_acquire) != passes) {}
+            const std::chrono::duration<double> passed = Clock::now() - start;
+            best = std::min(best, passed.count() / (passes - 2));
+        });
+    }
+    return best;
 }
 
 }  // namespace throughtime

@@ -15,7 +15,8 @@ pytest.importorskip("throughtime._native", reason="the native engine's extension
 from throughtime.bench import contestant, measuring
 from throughtime.bench.cases import QUICK, Case, select
 from throughtime.bench.machine import Machine
-from throughtime.bench.measuring import Measurement, Time, error, measure, measure_all
+from throughtime.bench.measuring import Measurement, Rounds, Time, error, in_turn, measure, measure_all
+from throughtime.bench.quiet import Look, Quiet
 from throughtime.bench.report import FASTEST, MEMORY, PEAK, TIME, Report
 from throughtime.cli.main import main
 
@@ -144,6 +145,56 @@ def test_times_are_those_of_the_calls(monkeypatch) -> None:
     assert 2 < other.ratio < 4
     streaming = Case("streaming", "gru", 1, 8, 10)
     assert 0.001 <= measure(streaming, seconds=0.1, threads=1).times[0].seconds < 0.002
+
+
+class Looking(Quiet):
+    """Sees what it is told to see, and then the last of it for ever."""
+
+    def __init__(self, *looks: Look) -> None:
+        self.looks = list(looks)
+        super().__init__(2)
+
+    def _measured(self) -> Look:
+        return self.looks.pop(0) if len(self.looks) > 1 else self.looks[0]
+
+
+GOOD, SHARED, APART = Look(100.0, 40e-9), Look(60.0, 30e-9), Look(99.0, 160e-9)
+
+
+def test_a_processor_that_others_take_is_seen() -> None:
+    quiet = Looking(SHARED, APART, GOOD)
+    assert quiet.best == GOOD
+    assert [quiet.held(look) for look in (GOOD, SHARED, APART)] == [True, False, False]
+    assert quiet.held(Look(91.0, 79e-9))
+
+
+def test_one_thread_hands_nothing_over() -> None:
+    quiet = Quiet(1)
+    assert quiet.look().handover == 0.0
+    assert quiet.held(Look(quiet.best.peak, 0.0))
+
+
+def test_rounds_in_which_others_took_the_processors_do_not_count() -> None:
+    quiet = Looking(GOOD)
+    quiet.looks = [GOOD, GOOD, APART, GOOD, SHARED, GOOD, GOOD, GOOD]
+    numbers = iter(range(100))
+    found = in_turn([lambda: float(next(numbers))], 1e-9, quiet)
+    # Rounds 1 to 4 have a look at their beginning or their end that is not good.
+    assert found == Rounds([[0.0], [5.0], [6.0]], [GOOD] * 3, 4)
+
+
+def test_all_rounds_count_where_the_processors_are_never_left_alone() -> None:
+    quiet = Looking(GOOD)
+    quiet.looks = [SHARED]
+    found = in_turn([lambda: 1.0], 1e-9, quiet)
+    assert len(found.times) == len(found.looks) > 3
+    assert found.disturbed == 0
+
+
+def test_the_report_says_how_many_rounds_are_left_out() -> None:
+    times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
+    assert "7 of 10 rounds are left out: " in report(Measurement(TINY, times, 1e9, 3, 7)).markdown()
+    assert "left out" not in report(Measurement(TINY, times, 1e9, 3)).markdown()
 
 
 def test_everyone_has_the_processors_that_were_asked_for() -> None:

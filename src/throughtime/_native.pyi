@@ -82,3 +82,8 @@ def operations() -> list[str]:
 
 def fma_peak(threads: int, seconds: float = 0.2, isa: str = '') -> float:
     """32-bit FLOP a second that the multiply-add units can do."""
+
+def handover() -> float:
+    """
+    Seconds until one of two threads sees what the other has written; 0 where there is no second one.
+    """

@@ -12,7 +12,7 @@ import torch
 from helpers import flat, random_arguments, run_python
 from native_cases import apply
 
-from throughtime import cells
+from throughtime import _native, cells
 from throughtime.engines.native import NativeEngine, instruction_sets
 
 PREPARE = """
@@ -42,6 +42,12 @@ def test_it_survives_fork() -> None:
             "print(os.waitpid(child, 0)[1] == 0 and np.array_equal(run(), y))"
         )
         assert "True" in run_python("import warnings; warnings.simplefilter('ignore')\n" + source)
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is no second processor")
+def test_word_passes_between_two_threads() -> None:
+    # In less, light goes no further than 30 cm; a machine that is busy may take long.
+    assert 1e-9 < _native.handover() < 1.0
 
 
 def test_no_thread_is_busy_when_there_is_no_work() -> None:

@@ -18,13 +18,14 @@ from throughtime.bench.cases import STREAMING, Case
 from throughtime.bench.contestant import Contestant, Ready, Results, missing
 from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.memory import peak_memory
+from throughtime.bench.quiet import Look, Quiet, quiet
 from throughtime.errors import UserError
 
 _ROUNDS = 3  # at least
+_PATIENCE = 5  # times as long, and as many rounds, before those count in which others took the processors
 _TURN = 0.02  # seconds of one turn, and more where a call takes longer
 _WARM = 0.002  # seconds before a turn that are not counted: caches and threads get going
 _REST = 0.003  # seconds between turns, in which the threads of the one before stop spinning
-_PEAK = 0.01  # seconds of a turn of multiplying and adding
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,15 @@ class Measurement:
         case: what was measured.
         times: of each contestant, ours first.
         peak: FLOP a second that the processor did in the same rounds without touching memory.
-        rounds: how many turns each had.
+        rounds: how many turns each had that count.
+        disturbed: how many do not, as others took the processors meanwhile.
     """
 
     case: Case
     times: Sequence[Time]
     peak: float
     rounds: int
+    disturbed: int = 0
 
     @property
     def rate(self) -> float:
@@ -102,8 +105,6 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
         seconds: for how long; longer where a call is slow.
         threads: how many threads each may use, but for single steps.
     """
-    from throughtime import _native
-
     threads = 1 if case.mode == STREAMING else threads  # one step of one row is no work for two
     arguments = Arguments.of(case)
     names, entries, results, memory = [], [], [], []
@@ -114,17 +115,16 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
             entries.append(ready)
             results.append(_results(ready))
             memory.append(peak_memory(contestant, case, threads) if case.weighs else None)
-        turns = [*map(turn_of, entries), lambda: _native.fma_peak(threads, _PEAK)]
-        rounds = in_turn(turns, seconds)
-    wanted = next(found for found, name in zip(results, names, strict=True) if name.startswith("torch"))
+        found = in_turn([turn_of(entry) for entry in entries], seconds, quiet(threads))
+    wanted = next(of for of, name in zip(results, names, strict=True) if name.startswith("torch"))
     assert wanted is not None
-    errors = [None if found is None else error(found, wanted) for found in results]
-    *taken, peaks = zip(*rounds, strict=True)
+    errors = [None if of is None else error(of, wanted) for of in results]
+    taken = list(zip(*found.times, strict=True))
     times = [
         Time(name, median(own) / _repeats(case), median(a / b for a, b in zip(own, taken[0], strict=True)), off, took)
         for name, own, off, took in zip(names, taken, errors, memory, strict=True)
     ]
-    return Measurement(case, times, median(peaks), len(rounds))
+    return Measurement(case, times, median(look.peak for look in found.looks), len(found.times), found.disturbed)
 
 
 def present(case: Case) -> list[Contestant]:
@@ -206,10 +206,36 @@ def _timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def in_turn(turns: Sequence[Callable[[], float]], seconds: float) -> list[list[float]]:
-    """What each turn gave, round by round, for so many seconds."""
-    rounds: list[list[float]] = []
-    stop = time.perf_counter() + seconds
-    while len(rounds) < _ROUNDS or time.perf_counter() < stop:
-        rounds.append([turn() for turn in turns])
-    return rounds
+@dataclass(frozen=True)
+class Rounds:
+    """What turns gave.
+
+    Attributes:
+        times: of each round that counts, what each turn gave.
+        looks: how the processors did after each of these.
+        disturbed: how many rounds do not count, as others took the processors meanwhile.
+    """
+
+    times: Sequence[Sequence[float]]
+    looks: Sequence[Look]
+    disturbed: int
+
+
+def in_turn(turns: Sequence[Callable[[], float]], seconds: float, quiet: Quiet) -> Rounds:
+    """Takes turns, round by round, for so many seconds; for longer where others take the processors.
+
+    Where these are not left alone for long enough, all rounds count.
+    """
+    times: list[list[float]] = []
+    looks = [quiet.look()]
+    start = time.perf_counter()
+    while True:
+        times.append([turn() for turn in turns])
+        looks.append(quiet.look())
+        passed = time.perf_counter() - start
+        held = [quiet.held(look) for look in looks]
+        kept = [k for k in range(len(times)) if held[k] and held[k + 1]]
+        if len(kept) < _ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _PATIENCE * _ROUNDS:
+            kept = list(range(len(times)))
+        if len(kept) >= _ROUNDS and passed >= seconds:
+            return Rounds([times[k] for k in kept], [looks[k + 1] for k in kept], len(times) - len(kept))

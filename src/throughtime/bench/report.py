@@ -26,6 +26,10 @@ _READING = (
     "Forward runs are of a frozen layer, whose weights are ready, as in a session of ONNX Runtime; `throughtime "
     "thawed` makes them ready at every call."
 )
+_LEFT_OUT = (
+    "left out: before or after them the processors multiplied and added a tenth less than at their best, or took more "
+    "than twice as long to see what the other had written, as where a host gives them to others."
+)
 # Where the matrix products are large enough for the processor's arithmetic to be the limit.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
 # What the tables in short say, and how each writes its figures.
@@ -134,7 +138,9 @@ class Report:
         peaks = [m.peak for m in self.measurements if m.case.mode != STREAMING]
         reach = f", which multiply and add {median(peaks) / 1e9:.0f} GFLOP a second at most" if peaks else ""
         many = f"{self.threads} threads" if self.threads > 1 else "one thread"
-        return f"Everyone may use {many}{reach}; for single steps one."
+        left = sum(m.disturbed for m in self.measurements)
+        out = f" {left} of {left + sum(m.rounds for m in self.measurements)} rounds are {_LEFT_OUT}" if left else ""
+        return f"Everyone may use {many}{reach}; for single steps one.{out}"
 
     def _summary_lines(self) -> Iterator[str]:
         head = ["mode", "cell", "beside", "shapes", "geometric mean", "least", "at"]
@@ -199,6 +205,7 @@ def _case_data(m: Measurement) -> dict[str, Any]:
         "flops": m.case.flops,
         "bound": m.case.bound,
         "rounds": m.rounds,
+        "disturbed": m.disturbed,
         "rate": m.rate,
         "peak": m.peak,
         "times": [asdict(t) for t in m.times],

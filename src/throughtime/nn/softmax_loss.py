@@ -42,10 +42,10 @@ class _SoftmaxLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         wanted = ctx.needs_input_grad[:3]
         total = hidden.new_zeros(())
-        gradients = [
-            torch.zeros_like(t) if want else None for t, want in zip((hidden, weight, bias), wanted, strict=True)
-        ]
-        d_hidden, d_weight, d_bias = gradients
+        d_hidden = torch.empty_like(hidden) if wanted[0] else None  # each row of it is written once
+        d_weight, d_bias = (
+            torch.zeros_like(t) if want else None for t, want in ((weight, wanted[1]), (bias, wanted[2]))
+        )
         for start in range(0, len(hidden), rows := max(1, CHUNK_ELEMENTS // len(weight))):
             x, y = hidden[start : start + rows], targets[start : start + rows]
             log_probabilities = torch.log_softmax(torch.addmm(bias, x, weight.T), -1)
@@ -62,7 +62,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             if d_bias is not None:
                 d_bias += d_logits.sum(0)
         ctx.save_for_backward(hidden, weight, bias, targets)
-        ctx.gradients = gradients
+        ctx.gradients = d_hidden, d_weight, d_bias
         return total
 
     @staticmethod
