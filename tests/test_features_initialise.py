@@ -12,6 +12,7 @@ from throughtime import cells
 from throughtime.errors import UserError
 from throughtime.nn.initialise import keeping
 from throughtime.nn.recurrent import Recurrent
+from throughtime.sight.fresh import fresh_model
 
 HIDDEN = 64
 
@@ -97,6 +98,7 @@ def test_which_gates_keep_is_found_by_trying() -> None:
     [
         ("lstm", {"scheme": "orthagonal"}, "did you mean orthogonal"),
         ("rnn", {"chrono": 100}, "cell 'rnn' has none"),
+        ("gru", {"forget_bias": 1.0}, "of a gate called forget, and cell 'gru' has none"),
         ("lstm", {"chrono": 100, "forget_bias": 1.0}, "give one of them"),
         ("lstm", {"chrono": 1}, "a number of steps above 2; given 1"),
     ],
@@ -104,3 +106,15 @@ def test_which_gates_keep_is_found_by_trying() -> None:
 def test_nonsense_is_refused(cell: str, words: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Recurrent(cell, 3, 4).reset_parameters(**words)
+
+
+@pytest.mark.parametrize(
+    ("cell", "given", "wanted"), [("lstm", None, 1.0), ("mgu", None, -1.0), ("lstm", 0.0, 0.0), ("mgu", 3.0, 3.0)]
+)
+def test_a_network_begins_its_training_with_states_that_last(cell: str, given: float | None, wanted: float) -> None:
+    # The MGU's gate takes the new value where it is open (Zhou et al. 2016).
+    layer = fresh_model(cell, hidden=4, forget_bias=given).recurrent
+    (program,) = layer.programs
+    (bias,) = (k for k, parameter in enumerate(program.parameters) if parameter.name == "bias")
+    (gate,) = (part for part in program.parameters[bias].parts if part.gate == "forget")
+    assert (list(layer.parameters())[bias][gate.start : gate.stop] == wanted).all()

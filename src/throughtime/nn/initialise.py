@@ -47,7 +47,7 @@ def initialise(
             Which gates keep a state, and in which direction, is found by trying.
 
     Raises:
-        UserError: if there is no such scheme, or none of the gates keeps a state.
+        UserError: if there is no such scheme, no gate called `forget`, or none that keeps a state.
     """
     if isinstance(scheme, str) and scheme not in SCHEMES:
         raise UserError(
@@ -58,6 +58,8 @@ def initialise(
         raise UserError("forget_bias and chrono both say what a forget gate's bias starts with: give one of them.")
     if chrono is not None and not chrono > 2:
         raise UserError(f"chrono is a number of steps above 2; given {chrono!r}.")
+    if forget_bias is not None and not forgets(program):
+        raise UserError(f"forget_bias is of a gate called forget, and cell {program.name!r} has none with a bias.")
     if scheme == "glorot" and forget_bias is None and chrono is None:
         forget_bias = 1.0
     bound = scheme if isinstance(scheme, int | float) else 1 / math.sqrt(hidden_size)
@@ -76,6 +78,11 @@ def initialise(
                     rows.fill_(part.initial)
         if chrono is not None:
             _spread(program, tensors, chrono)
+
+
+def forgets(program: Program) -> bool:
+    """Whether it has a gate called `forget` with a bias."""
+    return any(part.gate == "forget" for _, part in _biases(program))
 
 
 def _is_bias(parameter: Parameter) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from throughtime.errors import TrainingError
+from throughtime.nn.initialise import forgets, keeping
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import output_width
 from throughtime.nn.recurrent import Recurrent
@@ -20,7 +21,8 @@ def programs_of(config: TrainConfig, cell: Cell) -> list[Program]:
     """Each layer's program.
 
     Raises:
-        TrainingError: the embedding can't be tied to the softmax layer.
+        TrainingError: the embedding can't be tied to the softmax layer, or the cell has no forget gate whose bias
+            could start as it is told.
         CellError: the cell's equations are wrong.
     """
     output = output_width(cell.program(config.hidden, config.hidden))
@@ -30,7 +32,13 @@ def programs_of(config: TrainConfig, cell: Cell) -> list[Program]:
             f"embed {embed}: an embedding that is tied to the softmax layer has the width of the recurrent output, "
             f"{output}; leave --embed out, or make --hidden fit"
         )
-    return [cell.program(width, config.hidden) for width in (embed, *[output] * (config.layers - 1))]
+    programs = [cell.program(width, config.hidden) for width in (embed, *[output] * (config.layers - 1))]
+    if config.forget_bias is not None and not forgets(programs[0]):
+        raise TrainingError(
+            f"forget_bias {config.forget_bias:g}: cell {cell.name!r} has no gate called forget with a bias; "
+            "leave --forget-bias out"
+        )
+    return programs
 
 
 def build_model(config: TrainConfig, programs: Sequence[Program], vocabulary_size: int) -> LanguageModel:
@@ -44,7 +52,10 @@ def build_model(config: TrainConfig, programs: Sequence[Program], vocabulary_siz
     options = layer_options(config.model_dump())
     recurrent = Recurrent.from_programs(programs, config.hidden, engine=config.engine, **options)
     model = LanguageModel(vocabulary_size, recurrent, dropout=config.dropout, tie=config.tie)
-    model.reset_parameters("uniform" if config.init is None else config.init, config.forget_bias)
+    bias = config.forget_bias
+    if bias is None:
+        bias = keeping(programs[0]).get("forget", 1.0)
+    model.reset_parameters("uniform" if config.init is None else config.init, bias if forgets(programs[0]) else None)
     return model
 
 

@@ -89,7 +89,7 @@ class TrainConfig(BaseModel):
         clip: the largest norm of the gradient, of all weights together; 0 leaves it as it is.
         init: what recurrent weights are drawn from: the range of a uniform distribution around 0, or orthogonal;
             1/sqrt(hidden) if not given.
-        forget_bias: what a forget gate's bias starts with.
+        forget_bias: what a forget gate's bias starts with; if not given 1, or -1 where that is what keeps the state.
         epochs: times to go through the data; of `epochs`, `steps` and `minutes` the first that is reached ends.
         steps: updates of the weights; 4000 if no end is given.
         minutes: time to train.
@@ -132,7 +132,7 @@ class TrainConfig(BaseModel):
     decay_after: Annotated[int, Field(ge=0)] | None = None
     clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     init: Annotated[float | str | None, BeforeValidator(_initial)] = None
-    forget_bias: Annotated[float, Field(allow_inf_nan=False)] = 1.0
+    forget_bias: Annotated[float | None, Field(allow_inf_nan=False)] = None
 
     epochs: Positive | None = None
     steps: Count | None = None
