@@ -15,13 +15,13 @@ from throughtime import cells
 from throughtime.engines import choose, get
 from throughtime.errors import UserError, nearest
 from throughtime.language import activation
-from throughtime.nn.features import Form, Starts, Watchable
+from throughtime.nn.features import Starts, Watchable
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width
 from throughtime.nn.regularise import Masks, in_training
-from throughtime.nn.stack import Layers, Output, in_autocast, over_rows_of, run_any_form, run_stack, ways_of
+from throughtime.nn.stack import Layers, Output, in_autocast, over_rows_of, run_any_form, ways_of
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
@@ -253,21 +253,22 @@ class Recurrent(Watchable, Freezable, nn.Module):
             UserError: if a shape or a type does not fit.
         """
         initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
+        over: Layers | None = None  # what runs on symbols themselves
         if table is not None:
             symbols = _symbols(input, table)
             if isinstance(symbols, Tensor) and lengths is None and reset is None:
                 self._check(table.new_empty(()).expand(*symbols.shape, table.shape[1]), initial)
-                if (layers := self._layers_over(table, symbols)) is not None:
-                    return self._run_over(layers, symbols, initial)
-            input = _embedded(symbols, table)
-        self._check(input, initial)
+                over = self._layers_over(table, symbols)
+            input = symbols if over is not None else _embedded(symbols, table)
+        if over is None:
+            self._check(input, initial)
         if reset is not None and isinstance(input, Tensor):
             given = list(reset.shape) if isinstance(reset, Tensor) else type(reset).__name__
             if given != list(input.shape[:-1]):
                 raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {given}.")
         options, training = self.options, self.training
         output, final = run_any_form(
-            self._layers_in_training() if training else self.lasting_layers(),
+            over or self._own_layers(),
             input,
             initial,
             batch_first=options.batch_first,
@@ -279,6 +280,7 @@ class Recurrent(Watchable, Freezable, nn.Module):
             reset=reset,
             masks=self._masks if training else (),
             features=self.watching,
+            symbols=over is not None,
         )
         return output, final[0] if len(final) == 1 else tuple(final)
 
@@ -290,26 +292,8 @@ class Recurrent(Watchable, Freezable, nn.Module):
         alone = all(feature.takes_symbols for feature in taking) and not torch.compiler.is_compiling()
         if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table.device.type):
             return None
-        layers = self._layers_in_training() if self.training else self.lasting_layers()
+        layers = self._own_layers()
         return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).looks_up else None
-
-    def _run_over(self, layers: Layers, symbols: Tensor, states: list[Tensor] | None) -> tuple[Output, State]:
-        """As `forward`, of what `_layers_over` gives."""
-        options, form = self.options, Form(*symbols.shape)
-        for feature in self.watching:
-            feature.begin(form)
-        output, final = run_stack(
-            layers,
-            symbols,
-            states,
-            dropout=options.dropout if self.training else 0.0,
-            options=options,
-            starts=self.starts() if options.learn_initial else None,
-            engine=self.engine,
-            form=form,
-            features=self.watching,
-        )
-        return output[0] if len(output) == 1 else tuple(output), final[0] if len(final) == 1 else tuple(final)
 
     def _check(self, input: Tensor | PackedSequence, states: list[Tensor] | None) -> None:
         packed = isinstance(input, PackedSequence)
@@ -349,6 +333,10 @@ class Recurrent(Watchable, Freezable, nn.Module):
     def starts(self) -> Starts:
         """Where the initial states are learned, those of each layer's directions."""
         return [[[getattr(self, name) for name in d.starts] for d in layer] for layer in self._directions]
+
+    def _own_layers(self) -> Layers:
+        """The layers as they run now."""
+        return self._layers_in_training() if self.training else self.lasting_layers()
 
     def _layers_in_training(self) -> Layers:
         return [

@@ -341,6 +341,7 @@ def run_any_form(
     reset: Tensor | None = None,
     masks: Sequence[Feature] = (),
     features: Sequence[Feature] = (),
+    symbols: bool = False,
 ) -> tuple[Output, list[Tensor]]:
     """Runs a stack on any form of input that torch's layers take.
 
@@ -352,6 +353,7 @@ def run_any_form(
         lengths: the number of steps of each row, 0 to T; all if not given.
         reset: of the form of the input without its features, not 0 where a row's states start afresh.
         masks: what draws the inputs that the layers' programs have besides x; it comes before a reset.
+        symbols: whether the input is `[T, B]`, without features, for layers whose input is one-hot.
 
     Returns:
         The output in the form of the input, a tuple if there are several; and the final states in the form of the
@@ -371,6 +373,7 @@ def run_any_form(
             reset=reset,
             masks=masks,
             features=features,
+            symbols=symbols,
         )
         return given
     rows_axis = _ROWS_AXIS[options.returns]
@@ -410,7 +413,7 @@ def run_any_form(
             return _alone([input._replace(data=y) for y in outputs]), final
         back = input.unsorted_indices
         return _alone(outputs if back is None else [y.index_select(rows_axis, back) for y in outputs]), final
-    single = input.dim() == 2
+    single = input.dim() == 2 and not symbols
     if single:
         x = input.unsqueeze(1)
         states = None if states is None else [s.unsqueeze(1) for s in states]
