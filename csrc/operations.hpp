@@ -27,9 +27,12 @@ template <class V> struct Operations {
     static THROUGHTIME_INLINE V add3(V a, V b, V c) { return a + b + c; }
     static THROUGHTIME_INLINE V tanh_add(V a, V b) { return tanh(a + b); }
     static THROUGHTIME_INLINE V tanh_add3(V a, V b, V c) { return tanh(a + b + c); }
+    static THROUGHTIME_INLINE V tanh_add_mul(V a, V b, V c) { return tanh(a + b * c); }
+    static THROUGHTIME_INLINE V mul_tanh(V a, V b) { return a * tanh(b); }
     static THROUGHTIME_INLINE V sigmoid_add(V a, V b) { return sigmoid(a + b); }
     static THROUGHTIME_INLINE V sigmoid_add3(V a, V b, V c) { return sigmoid(a + b + c); }
     static THROUGHTIME_INLINE V mul_add(V a, V b, V c) { return a * b + c; }
+    static THROUGHTIME_INLINE V blend(V z, V a, V b) { return (constant<V>(1) - z) * a + z * b; }
     static THROUGHTIME_INLINE V mul_add_mul(V a, V b, V c, V d) { return a * b + c * d; }
     static THROUGHTIME_INLINE V mul_sub_mul(V a, V b, V c, V d) { return a * b - c * d; }
     static THROUGHTIME_INLINE V tanh_gradient(V g, V y) { return g * (constant<V>(1) - y * y); }

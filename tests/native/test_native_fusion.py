@@ -33,6 +33,21 @@ def test_a_gru_has_no_sums_left() -> None:
     check(cells.get("gru").program(3, 4))
 
 
+@pytest.mark.parametrize(
+    ("cell", "joined"),
+    [
+        ("gru", {"sigmoid": 2, "tanh_add_mul": 1, "blend": 1}),
+        ("lstm", {"sigmoid": 3, "tanh": 1, "mul_add_mul": 1, "mul_tanh": 1}),
+    ],
+)
+def test_a_step_takes_few_passes_over_memory(cell: str, joined: dict[str, int]) -> None:
+    program = cells.get(cell).program(3, 4)
+    taken = Counter(i.op for i in join(program).values())
+    others = ("input", "previous", "parameter", "constant", "linear", "slice")
+    assert {op: count for op, count in taken.items() if op not in others} == joined
+    check(program)
+
+
 NOT_CUT = {
     "a slice twice": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, p[3:6] * x],
     "a slice in two sums": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, p[3:6] + 2.0 * x],
