@@ -180,21 +180,32 @@ def test_rounds_in_which_others_took_the_processors_do_not_count() -> None:
     numbers = iter(range(100))
     found = in_turn([lambda: float(next(numbers))], 1e-9, quiet)
     # Rounds 1 to 4 have a look at their beginning or their end that is not good.
-    assert found == Rounds([[0.0], [5.0], [6.0]], [GOOD] * 3, 4)
+    assert found == Rounds([[0.0], [5.0], [6.0]], [GOOD] * 3, left_out=4)
 
 
 def test_all_rounds_count_where_the_processors_are_never_left_alone() -> None:
     quiet = Looking(GOOD)
     quiet.looks = [SHARED]
     found = in_turn([lambda: 1.0], 1e-9, quiet)
-    assert len(found.times) == len(found.looks) > 3
-    assert found.disturbed == 0
+    assert len(found.times) == len(found.looks) == found.disturbed > 3
+    assert found.left_out == 0
 
 
 def test_the_report_says_how_many_rounds_are_left_out() -> None:
     times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
-    assert "7 of 10 rounds are left out: " in report(Measurement(TINY, times, 1e9, 3, 7)).markdown()
-    assert "left out" not in report(Measurement(TINY, times, 1e9, 3)).markdown()
+    shown = report(Measurement(TINY, times, 1e9, 3, 7)).markdown()
+    assert "Left out are 7 of 10 rounds, before or after which" in shown
+    assert "less than 90% of their best" in shown
+    assert "These count" not in shown
+    assert "Left out" not in report(Measurement(TINY, times, 1e9, 3)).markdown()
+
+
+def test_the_report_names_the_cases_in_which_disturbed_rounds_count() -> None:
+    times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
+    made = report(Measurement(TINY, times, 1e9, 15, disturbed=13))
+    assert f"These count in {TINY.name}, which had too few others." in made.markdown()
+    (case,) = made.data()["cases"]
+    assert (case["left_out"], case["disturbed"]) == (0, 13)
 
 
 def test_everyone_has_the_processors_that_were_asked_for() -> None:

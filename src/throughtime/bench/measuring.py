@@ -57,13 +57,15 @@ class Measurement:
         times: of each contestant, ours first.
         peak: FLOP a second that the processor did in the same rounds without touching memory.
         rounds: how many turns each had that count.
-        disturbed: how many do not, as others took the processors meanwhile.
+        left_out: how many do not, as others took the processors meanwhile.
+        disturbed: how many of those that count were such rounds all the same, where there were too few others.
     """
 
     case: Case
     times: Sequence[Time]
     peak: float
     rounds: int
+    left_out: int = 0
     disturbed: int = 0
 
     @property
@@ -124,7 +126,8 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
         Time(name, median(own) / _repeats(case), median(a / b for a, b in zip(own, taken[0], strict=True)), off, took)
         for name, own, off, took in zip(names, taken, errors, memory, strict=True)
     ]
-    return Measurement(case, times, median(look.peak for look in found.looks), len(found.times), found.disturbed)
+    peak = median(look.peak for look in found.looks)
+    return Measurement(case, times, peak, len(found.times), found.left_out, found.disturbed)
 
 
 def present(case: Case) -> list[Contestant]:
@@ -213,29 +216,32 @@ class Rounds:
     Attributes:
         times: of each round that counts, what each turn gave.
         looks: how the processors did after each of these.
-        disturbed: how many rounds do not count, as others took the processors meanwhile.
+        left_out: how many rounds do not count, as others took the processors meanwhile.
+        disturbed: how many of those that count were such rounds all the same.
     """
 
     times: Sequence[Sequence[float]]
     looks: Sequence[Look]
-    disturbed: int
+    left_out: int = 0
+    disturbed: int = 0
 
 
-def in_turn(turns: Sequence[Callable[[], float]], seconds: float, quiet: Quiet) -> Rounds:
+def in_turn(turns: Sequence[Callable[[], float]], seconds: float, judge: Quiet) -> Rounds:
     """Takes turns, round by round, for so many seconds; for longer where others take the processors.
 
     Where these are not left alone for long enough, all rounds count.
     """
     times: list[list[float]] = []
-    looks = [quiet.look()]
+    looks = [judge.look()]
     start = time.perf_counter()
     while True:
         times.append([turn() for turn in turns])
-        looks.append(quiet.look())
+        looks.append(judge.look())
         passed = time.perf_counter() - start
-        held = [quiet.held(look) for look in looks]
-        kept = [k for k in range(len(times)) if held[k] and held[k + 1]]
-        if len(kept) < _ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _PATIENCE * _ROUNDS:
-            kept = list(range(len(times)))
-        if len(kept) >= _ROUNDS and passed >= seconds:
-            return Rounds([times[k] for k in kept], [looks[k + 1] for k in kept], len(times) - len(kept))
+        held = [judge.held(look) for look in looks]
+        alone = [k for k in range(len(times)) if held[k] and held[k + 1]]
+        others = len(times) - len(alone)
+        if len(alone) >= _ROUNDS and passed >= seconds:
+            return Rounds([times[k] for k in alone], [looks[k + 1] for k in alone], left_out=others)
+        if len(alone) < _ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _PATIENCE * _ROUNDS:
+            return Rounds(times, looks[1:], disturbed=others)

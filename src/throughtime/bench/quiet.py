@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 _PEAK = 0.01  # seconds of multiplying and adding
 _FIRST = 30  # looks, before anything is measured, at what the machine can do
-_LEAST_PEAK, _MOST_HANDOVER = 0.9, 2.0  # beside the best that was seen
+LEAST_PEAK, MOST_HANDOVER = 0.9, 2.0  # beside the best that was seen
 
 
 class Look(NamedTuple):
@@ -40,15 +40,15 @@ class Quiet:
         """How the processors do now."""
         now, best = self._measured(), self.best
         # Two threads that share a core are close, and slow: what they take is no measure.
-        if best.peak < _LEAST_PEAK * now.peak:
+        if best.peak < LEAST_PEAK * now.peak:
             self.best = now
-        elif now.peak >= _LEAST_PEAK * best.peak:
+        elif now.peak >= LEAST_PEAK * best.peak:
             self.best = Look(max(now.peak, best.peak), min(now.handover, best.handover))
         return now
 
     def held(self, look: Look) -> bool:
         """Whether the processors did about as well as the best that was seen."""
-        return look.peak >= _LEAST_PEAK * self.best.peak and look.handover <= _MOST_HANDOVER * self.best.handover
+        return look.peak >= LEAST_PEAK * self.best.peak and look.handover <= MOST_HANDOVER * self.best.handover
 
     def _measured(self) -> Look:
         from throughtime import _native

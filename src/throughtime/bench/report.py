@@ -11,6 +11,7 @@ from throughtime.bench.cases import MODES, STREAMING, Case
 from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import Measurement, Time
+from throughtime.bench.quiet import LEAST_PEAK, MOST_HANDOVER
 from throughtime.markdown import table
 
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
@@ -26,9 +27,9 @@ _READING = (
     "Forward runs are of a frozen layer, whose weights are ready, as in a session of ONNX Runtime; `throughtime "
     "thawed` makes them ready at every call."
 )
-_LEFT_OUT = (
-    "left out: before or after them the processors multiplied and added a tenth less than at their best, or took more "
-    "than twice as long to see what the other had written, as where a host gives them to others."
+_TAKEN = (
+    f"before or after which the processors multiplied and added less than {LEAST_PEAK:.0%} of their best, or took "
+    f"{MOST_HANDOVER:g} times as long or more to see what the other had written, as where a host gives them to others"
 )
 # Where the matrix products are large enough for the processor's arithmetic to be the limit.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
@@ -138,9 +139,17 @@ class Report:
         peaks = [m.peak for m in self.measurements if m.case.mode != STREAMING]
         reach = f", which multiply and add {median(peaks) / 1e9:.0f} GFLOP a second at most" if peaks else ""
         many = f"{self.threads} threads" if self.threads > 1 else "one thread"
-        left = sum(m.disturbed for m in self.measurements)
-        out = f" {left} of {left + sum(m.rounds for m in self.measurements)} rounds are {_LEFT_OUT}" if left else ""
-        return f"Everyone may use {many}{reach}; for single steps one.{out}"
+        return f"Everyone may use {many}{reach}; for single steps one.{self._taken()}"
+
+    def _taken(self) -> str:
+        """What came of the rounds in which others took the processors."""
+        left_out = sum(m.left_out for m in self.measurements)
+        kept = [m.case.name for m in self.measurements if m.disturbed]
+        if not left_out and not kept:
+            return ""
+        rounds = left_out + sum(m.rounds for m in self.measurements)
+        told = f" Left out are {left_out} of {rounds} rounds, {_TAKEN}."
+        return told + (f" These count in {', '.join(kept)}, which had too few others." if kept else "")
 
     def _summary_lines(self) -> Iterator[str]:
         head = ["mode", "cell", "beside", "shapes", "geometric mean", "least", "at"]
@@ -205,6 +214,7 @@ def _case_data(m: Measurement) -> dict[str, Any]:
         "flops": m.case.flops,
         "bound": m.case.bound,
         "rounds": m.rounds,
+        "left_out": m.left_out,
         "disturbed": m.disturbed,
         "rate": m.rate,
         "peak": m.peak,

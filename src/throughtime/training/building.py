@@ -52,10 +52,10 @@ def build_model(config: TrainConfig, programs: Sequence[Program], vocabulary_siz
     options = layer_options(config.model_dump())
     recurrent = Recurrent.from_programs(programs, config.hidden, engine=config.engine, **options)
     model = LanguageModel(vocabulary_size, recurrent, dropout=config.dropout, tie=config.tie)
-    bias = config.forget_bias
-    if bias is None:
-        bias = keeping(programs[0]).get("forget", 1.0)
-    model.reset_parameters("uniform" if config.init is None else config.init, bias if forgets(programs[0]) else None)
+    bias = None
+    if forgets(programs[0]):
+        bias = keeping(programs[0]).get("forget", 1.0) if config.forget_bias is None else config.forget_bias
+    model.reset_parameters("uniform" if config.init is None else config.init, bias)
     return model
 
 
