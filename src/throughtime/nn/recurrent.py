@@ -23,7 +23,7 @@ from throughtime.nn.options import Options, output_width
 from throughtime.nn.regularise import Masks, in_training
 from throughtime.nn.stack import Layers, Output, in_autocast, over_rows_of, run_any_form, ways_of
 from throughtime.program.cell import Cell
-from throughtime.program.core import Program
+from throughtime.program.core import Program, shared
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
 from throughtime.stored import initial_name, stored_name
 
@@ -169,6 +169,7 @@ class Recurrent(Watchable, Freezable, nn.Module):
         if engine is not None:
             get(engine)
         options.require_fit(programs)
+        programs = [shared(program) for program in programs]
         self.programs, self.options, self.engine = tuple(programs), options, engine
         self.hidden_size, self.num_layers = hidden_size, len(programs)
         masks = Masks(options, programs)

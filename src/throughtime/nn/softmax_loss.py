@@ -53,7 +53,8 @@ class _SoftmaxLoss(torch.autograd.Function):
             total -= of_targets.sum()
             if not any(wanted):
                 continue
-            d_logits = log_probabilities.exp_()  # the probabilities, less 1 at the target
+            # The probabilities, less 1 at the target. exp would be slow where some of them are nearly 0.
+            d_logits = torch.softmax(log_probabilities, -1)
             d_logits.scatter_add_(1, y[:, None], -torch.ones_like(of_targets))
             if d_hidden is not None:
                 torch.mm(d_logits, weight, out=d_hidden[start : start + rows])
