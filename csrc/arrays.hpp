@@ -29,6 +29,7 @@ public:
     explicit Arrays(nanobind::handle like);
 
     bool is_double() const { return bits_ == 64; }
+    nanobind::handle like() const { return like_; }
     /// An array with nothing in it yet, and where its elements begin.
     std::pair<nanobind::object, void*> fresh(const Shape& shape) const;
     /// Where the elements of an array begin, one after the other: of a copy if they don't lie so. It is of the others'

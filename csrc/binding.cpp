@@ -80,6 +80,7 @@ public:
 
     const Plan& plan() const { return *plan_; }
     const std::string& isa() const { return isa_; }
+    nb::handle like() const { return arrays_->like(); }
 
     /// Gives a run of this type what it needs.
     template <class T> void lend(Call<T>& call) const {
@@ -111,15 +112,27 @@ private:
 struct Given {
     const Plan& plan;
     int64_t steps;
-    const Objects &inputs, &states, &parameters;
+    const Objects& inputs;
+    const Objects* states;  // or null; then they start as the plan says
+    const Objects& parameters;
     const FrozenPlan* frozen;  // or null; instead of parameters
     const std::optional<std::vector<int64_t>>& batch_sizes;
     bool packed;
     const std::optional<Objects>& onto;
 
+    /// An array of floating-point numbers, as all but symbols are.
+    nb::handle like() const {
+        if (states && !states->empty()) return states->front();
+        for (size_t k = 0; k < inputs.size(); ++k)
+            if (!plan.one_hot(k)) return inputs[k];
+        if (frozen) return frozen->like();
+        if (!parameters.empty()) return parameters.front();
+        throw std::invalid_argument("a program that takes no numbers gives nothing");
+    }
+
     /// The number of rows, by the arrays that there are.
     int64_t rows(const Arrays& arrays) const {
-        if (!states.empty()) return arrays.size(states[0], 0);
+        if (states && !states->empty()) return arrays.size(states->front(), 0);
         if (packed) return batch_sizes->empty() ? 0 : batch_sizes->front();
         return inputs.empty() ? 0 : arrays.size(inputs[0], 1);
     }
@@ -161,7 +174,15 @@ template <class T> nb::tuple run_on(Arrays& arrays, const Given& given, int thre
         if (plan.one_hot(k)) call.inputs.push_back(read_symbols<T>(arrays, given, rows, k));
         else read(call.inputs, given.inputs[k], of_steps(plan.inputs[k]));
     }
-    for (size_t k = 0; k < plan.states.size(); ++k) read(call.states, given.states[k], {rows, plan.states[k]});
+    std::vector<std::vector<T>> begun;
+    for (size_t k = 0; k < plan.states.size(); ++k) {
+        if (given.states) {
+            read(call.states, (*given.states)[k], {rows, plan.states[k]});
+            continue;
+        }
+        begun.emplace_back(checked_product(rows, plan.states[k]), static_cast<T>(plan.initial[k]));
+        call.states.push_back(begun.back().data());
+    }
     if (given.frozen) given.frozen->lend(call);
     else call.parameters = read_parameters<T>(arrays, plan, given.parameters);
     nb::list outputs, finals, reductions;
@@ -194,29 +215,28 @@ nb::tuple run_given(const Given& given, int threads, const std::string& isa) {
     if (given.steps < 0) throw std::invalid_argument("there are less than no steps");
     if (given.packed && !given.batch_sizes) throw std::invalid_argument("packed arrays come with batch sizes");
     check_count(given.inputs, plan.inputs.size(), "inputs");
-    check_count(given.states, plan.states.size(), "states");
+    if (given.states) check_count(*given.states, plan.states.size(), "states");
+    else if (given.inputs.empty()) throw std::invalid_argument("without inputs the states must be given");
     if (!given.frozen) check_count(given.parameters, plan.parameters.size(), "parameters");
     if (given.onto) check_count(*given.onto, plan.reductions.size(), "sums to add to");
-    for (const Objects* of : {&given.states, &given.inputs, &given.parameters}) {
-        if (of->empty()) continue;
-        Arrays arrays(of->front());
-        return arrays.is_double() ? run_on<double>(arrays, given, threads, isa)
-                                  : run_on<float>(arrays, given, threads, isa);
-    }
-    throw std::invalid_argument("a program that takes nothing gives nothing");
+    Arrays arrays(given.like());
+    return arrays.is_double() ? run_on<double>(arrays, given, threads, isa)
+                              : run_on<float>(arrays, given, threads, isa);
 }
 
-nb::tuple run_plan(const Plan& plan, int64_t steps, const Objects& inputs, const Objects& states,
+nb::tuple run_plan(const Plan& plan, int64_t steps, const Objects& inputs, const std::optional<Objects>& states,
                    const Objects& parameters, const std::optional<std::vector<int64_t>>& batch_sizes, bool packed,
                    const std::optional<Objects>& onto, int threads, const std::string& isa) {
-    return run_given({plan, steps, inputs, states, parameters, nullptr, batch_sizes, packed, onto}, threads, isa);
+    return run_given({plan, steps, inputs, states ? &*states : nullptr, parameters, nullptr, batch_sizes, packed, onto},
+                     threads, isa);
 }
 
-nb::tuple run_frozen(const FrozenPlan& frozen, int64_t steps, const Objects& inputs, const Objects& states,
+nb::tuple run_frozen(const FrozenPlan& frozen, int64_t steps, const Objects& inputs,
+                     const std::optional<Objects>& states,
                      const std::optional<std::vector<int64_t>>& batch_sizes, bool packed,
                      const std::optional<Objects>& onto, int threads) {
-    return run_given({frozen.plan(), steps, inputs, states, {}, &frozen, batch_sizes, packed, onto}, threads,
-                     frozen.isa());
+    return run_given({frozen.plan(), steps, inputs, states ? &*states : nullptr, {}, &frozen, batch_sizes, packed, onto},
+                     threads, frozen.isa());
 }
 
 template <class T>
@@ -287,8 +307,8 @@ NB_MODULE(_native, m) {
     using Shapes = std::vector<std::array<int64_t, 2>>;
     using Widths = std::vector<int64_t>;
     nb::class_<Plan>(m, "Plan", "A program made ready for the machine; every call checks what it is given.")
-        .def(nb::init<Widths, Widths, Widths, Shapes, Shapes, bool, const Widths&>(), "inputs"_a, "outputs"_a,
-             "states"_a, "parameters"_a, "reductions"_a, "reverse"_a, "one_hot"_a = Widths())
+        .def(nb::init<Widths, Widths, Widths, Shapes, Shapes, bool, const Widths&, std::vector<double>>(), "inputs"_a,
+             "outputs"_a, "states"_a, "parameters"_a, "reductions"_a, "reverse"_a, "one_hot"_a, "initial"_a)
         .def("add_buffer", &Plan::add_buffer, "home"_a, "index"_a, "width"_a, "value"_a)
         .def("add_stage", &Plan::add_stage, "phase"_a)
         .def("add_linear", &add_linear, "parameter"_a, "transposed"_a, "to"_a, "source"_a, "start"_a,
@@ -296,13 +316,13 @@ NB_MODULE(_native, m) {
         .def("add_operation", &add_operation, "name"_a, "width"_a, "to"_a, "sources"_a)
         .def("add_term", &add_term, "reduction"_a, "values"_a);
     nb::exception<Misfit>(m, "Misfit", PyExc_ValueError);
-    m.def("run", &run_plan, "plan"_a, "steps"_a, "inputs"_a, "states"_a, "parameters"_a, "batch_sizes"_a = nb::none(),
+    m.def("run", &run_plan, "plan"_a, "steps"_a, "inputs"_a, "states"_a.none(), "parameters"_a, "batch_sizes"_a = nb::none(),
           "packed"_a = false, "onto"_a = nb::none(), "threads"_a = 1, "isa"_a = "",
           "Runs a plan on arrays of one library; gives outputs, final states and reductions.");
     nb::class_<FrozenPlan>(m, "FrozenPlan", "A plan with parameters that stay as they are, made ready for many runs.")
         .def(nb::init<std::shared_ptr<const Plan>, const Objects&, const std::string&>(), "plan"_a, "parameters"_a,
              "isa"_a = "")
-        .def("run", &run_frozen, "steps"_a, "inputs"_a, "states"_a, "batch_sizes"_a = nb::none(), "packed"_a = false,
+        .def("run", &run_frozen, "steps"_a, "inputs"_a, "states"_a.none(), "batch_sizes"_a = nb::none(), "packed"_a = false,
              "onto"_a = nb::none(), "threads"_a = 1, "The same as `run` of its plan.");
     m.def("thinned", &thinned, "x"_a, "seed"_a, "kept"_a, "scale"_a, "threads"_a = 1, "isa"_a = "",
           "A vector whose elements are each kept with a chance, and scaled, or else 0.");

@@ -53,13 +53,14 @@ void check_shapes(const std::vector<std::array<int64_t, 2>>& shapes) {
 
 Plan::Plan(std::vector<int64_t> inputs_, std::vector<int64_t> outputs_, std::vector<int64_t> states_,
            std::vector<std::array<int64_t, 2>> parameters_, std::vector<std::array<int64_t, 2>> reductions_,
-           bool reverse_, const std::vector<int64_t>& one_hot)
+           bool reverse_, const std::vector<int64_t>& one_hot, std::vector<double> initial_)
     : inputs(std::move(inputs_)), outputs(std::move(outputs_)), states(std::move(states_)),
       parameters(std::move(parameters_)), reductions(std::move(reductions_)), reverse(reverse_),
-      one_hot_(inputs.size(), false) {
+      initial(std::move(initial_)), one_hot_(inputs.size(), false) {
     for (const auto* widths : {&inputs, &outputs, &states}) check_widths(*widths);
     check_shapes(parameters);
     check_shapes(reductions);
+    if (initial.size() != states.size()) refuse("each state starts with one number");
     for (int64_t k : one_hot) {
         width_at(inputs, k);
         one_hot_[k] = true;

@@ -93,10 +93,10 @@ struct Term {
 class Plan {
 public:
     /// `reductions` and `parameters` are shapes: (n, 0) for a vector, (n, k) for a matrix; `one_hot` are the inputs
-    /// that are given as symbols.
+    /// that are given as symbols. `initial` is what each state starts with where nothing else is given.
     Plan(std::vector<int64_t> inputs, std::vector<int64_t> outputs, std::vector<int64_t> states,
          std::vector<std::array<int64_t, 2>> parameters, std::vector<std::array<int64_t, 2>> reductions, bool reverse,
-         const std::vector<int64_t>& one_hot);
+         const std::vector<int64_t>& one_hot, std::vector<double> initial);
 
     /// Adds a buffer; `index` counts inputs, outputs, states or parameters, and is ignored for other homes.
     int64_t add_buffer(const std::string& home, int64_t index, int64_t width, double value);
@@ -113,6 +113,7 @@ public:
     const std::vector<int64_t> inputs, outputs, states;
     const std::vector<std::array<int64_t, 2>> parameters, reductions;
     const bool reverse;
+    const std::vector<double> initial;  // of each state
     std::vector<Buffer> buffers;
     std::vector<Factor> factors;
     std::array<std::vector<Stage>, 3> phases;

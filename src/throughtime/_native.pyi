@@ -8,7 +8,7 @@ class Plan:
     A program made ready for the machine; every call checks what it is given.
     """
 
-    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], states: Sequence[int], parameters: Sequence[Sequence[int]], reductions: Sequence[Sequence[int]], reverse: bool, one_hot: Sequence[int] = []) -> None: ...
+    def __init__(self, inputs: Sequence[int], outputs: Sequence[int], states: Sequence[int], parameters: Sequence[Sequence[int]], reductions: Sequence[Sequence[int]], reverse: bool, one_hot: Sequence[int], initial: Sequence[float]) -> None: ...
 
     def add_buffer(self, home: str, index: int, width: int, value: float) -> int: ...
 
@@ -23,7 +23,7 @@ class Plan:
 class Misfit(ValueError):
     pass
 
-def run(plan: Plan, steps: int, inputs: Sequence[object], states: Sequence[object], parameters: Sequence[object], batch_sizes: Sequence[int] | None = None, packed: bool = False, onto: Sequence[object] | None = None, threads: int = 1, isa: str = '') -> tuple:
+def run(plan: Plan, steps: int, inputs: Sequence[object], states: Sequence[object] | None, parameters: Sequence[object], batch_sizes: Sequence[int] | None = None, packed: bool = False, onto: Sequence[object] | None = None, threads: int = 1, isa: str = '') -> tuple:
     """
     Runs a plan on arrays of one library; gives outputs, final states and reductions.
     """
@@ -35,7 +35,7 @@ class FrozenPlan:
 
     def __init__(self, plan: Plan, parameters: Sequence[object], isa: str = '') -> None: ...
 
-    def run(self, steps: int, inputs: Sequence[object], states: Sequence[object], batch_sizes: Sequence[int] | None = None, packed: bool = False, onto: Sequence[object] | None = None, threads: int = 1) -> tuple:
+    def run(self, steps: int, inputs: Sequence[object], states: Sequence[object] | None, batch_sizes: Sequence[int] | None = None, packed: bool = False, onto: Sequence[object] | None = None, threads: int = 1) -> tuple:
         """The same as `run` of its plan."""
 
 def thinned(x: object, seed: int, kept: float, scale: float, threads: int = 1, isa: str = '') -> object:

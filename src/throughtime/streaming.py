@@ -209,7 +209,7 @@ def _head_plan(symbols: int, width: int) -> Any:
     """The plan of a softmax layer's scores: a matrix times the input, begun at the bias."""
     from throughtime import _native
 
-    plan = _native.Plan([width], [symbols], [], [(symbols, width), (symbols, 0)], [], False)
+    plan = _native.Plan([width], [symbols], [], [(symbols, width), (symbols, 0)], [], False, [], [])
     x = plan.add_buffer("input", 0, width, 0.0)
     y = plan.add_buffer("output", 0, symbols, 0.0)
     bias = plan.add_buffer("parameter", 1, symbols, 0.0)

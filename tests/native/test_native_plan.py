@@ -18,7 +18,7 @@ HOMES = ("input", "output", "previous", "next", "parameter", "constant", "kept",
 
 def small_plan() -> tuple[Plan, dict[str, int]]:
     """A plan with a buffer of each home, of width 4, and one stage."""
-    plan = Plan([4, 4], [4], [4], [(4, 0), (4, 4)], [(4, 0), (4, 4)], False, one_hot=[1])
+    plan = Plan([4, 4], [4], [4], [(4, 0), (4, 4)], [(4, 0), (4, 4)], False, [1], [0.0])
     buffers = {home: plan.add_buffer(home, 0, 4, 1.0) for home in HOMES}
     buffers["symbols"] = plan.add_buffer("symbols", 1, 4, 0.0)
     plan.add_stage("step")
@@ -97,29 +97,35 @@ def test_what_is_no_plan_is_refused(what: str) -> None:
 def test_an_input_that_is_not_there_cannot_be_given_as_symbols() -> None:
     for one_hot in ([1], [-1], [INT64 - 1]):
         with pytest.raises(ValueError, match="an index is out of range"):
-            Plan([4], [], [], [], [], False, one_hot=one_hot)
+            Plan([4], [], [], [], [], False, one_hot, [])
+
+
+def test_each_state_starts_with_one_number() -> None:
+    for initial in ([], [0.0, 1.0]):
+        with pytest.raises(ValueError, match="each state starts with one number"):
+            Plan([4], [], [4], [], [], False, [], initial)
 
 
 def test_shapes_and_widths_that_are_none_are_refused() -> None:
     for widths in ([-1], [1 << 40], [-INT64]):
         for vectors in ((widths, [], []), ([], widths, []), ([], [], widths)):
             with pytest.raises(ValueError, match="width"):
-                Plan(*vectors, [], [], False)
+                Plan(*vectors, [], [], False, [], [])
     for shape in ((-1, 0), (1, -1), (1 << 40, 1), (1 << 31, 1 << 31)):
         for parameters, reductions in (([shape], []), ([], [shape])):
             with pytest.raises(ValueError, match="shape"):
-                Plan([], [], [], parameters, reductions, False)
+                Plan([], [], [], parameters, reductions, False, [], [])
 
 
 def test_without_a_stage_nothing_is_done() -> None:
-    plan = Plan([4], [4], [4], [], [], False)
+    plan = Plan([4], [4], [4], [], [], False, [], [0.0])
     x, y = plan.add_buffer("input", 0, 4, 0.0), plan.add_buffer("output", 0, 4, 0.0)
     with pytest.raises(ValueError, match="no stage"):
         plan.add_operation("tanh", 4, (y, 0), [(x, 0)])
 
 
 def test_memory_that_cannot_be_is_refused() -> None:
-    plan = Plan([1], [1], [1], [], [], False)
+    plan = Plan([1], [1], [1], [], [], False, [], [0.0])
     for _ in range(3):
         plan.add_buffer("kept", 0, 1 << 31, 0.0)
         plan.add_buffer("scratch", 0, 1 << 31, 0.0)
@@ -165,7 +171,7 @@ def test_what_was_not_refused_can_be_run(
 ) -> None:
     # What it computes means nothing; under sanitizers (make sanitize) no element outside its memory is touched.
     widths, shapes = [1, 4, 40], [(4, 0), (40, 0), (4, 40), (40, 20), (1, 1), (20, 4)]
-    plan = Plan([*widths, 40, 20], widths, widths, shapes, shapes[:4], reverse, one_hot=[3, 4])
+    plan = Plan([*widths, 40, 20], widths, widths, shapes, shapes[:4], reverse, [3, 4], [0.0] * len(widths))
     for home in HOMES:
         plan.add_buffer(home, *((1, 40, 1.0) if home == "parameter" else (2, 40, 1.0)))
     for k, width in ((3, 40), (4, 20)):

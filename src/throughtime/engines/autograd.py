@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from throughtime.engines import get, say_once
-from throughtime.engines.base import Engine, Result
+from throughtime.engines.base import Engine, Result, declared_for
 from throughtime.engines.segments import Segments
 from throughtime.engines.watching import Watch
 from throughtime.errors import UserError
@@ -30,7 +30,7 @@ def run(
     program: Program,
     steps: int,
     inputs: Sequence[Tensor],
-    states: Sequence[Tensor],
+    states: Sequence[Tensor] | None,
     parameters: Sequence[Tensor],
     batch_sizes: Sequence[int] | None = None,
     watch: Watch | None = None,
@@ -58,11 +58,9 @@ def run(
     call = Call(engine, program, steps, batch_sizes, packed, every, watch, len(program.outputs))
     if engine.transparent and watch is None and every is None:
         return call.run(inputs, states, parameters)
-    if torch.compiler.is_compiling() and not engine.transparent:
-        found = torch.ops.throughtime.run(*call.told, list(inputs), list(states), list(parameters))
-        return split(found, len(program.outputs), len(program.states))
-    tensors = (*inputs, *states, *parameters)
-    if is_transformed(tensors):
+    compiling = torch.compiler.is_compiling() and not engine.transparent
+    tensors = (*inputs, *parameters) if states is None else (*inputs, *states, *parameters)
+    if not compiling and is_transformed(tensors):
         if watch is not None:
             raise UserError(
                 "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
@@ -71,8 +69,13 @@ def run(
             return call.run(inputs, states, parameters)
         say_once(f"the {engine.name} engine cannot be seen through by vmap and forward-mode derivatives")
         return call._replace(engine=get("reference")).run(inputs, states, parameters)
-    if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+    if not compiling and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         return call.run(inputs, states, parameters)
+    if states is None:
+        states = declared_for(program, inputs, parameters, batch_sizes, packed)
+    if compiling:
+        found = torch.ops.throughtime.run(*call.told, list(inputs), list(states), list(parameters))
+        return split(found, len(program.outputs), len(program.states))
     # Autograd sees through a transparent engine, but not a gradient of the values of each step.
     if engine.transparent and not (watch and watch.gradients):
         if every is None:
@@ -93,7 +96,7 @@ class Call(NamedTuple):
     watch: Watch | None
     own: int  # outputs that are not the tape
 
-    def run(self, inputs: Sequence[Tensor], states: Sequence[Tensor], parameters: Sequence[Tensor]) -> Result:
+    def run(self, inputs: Sequence[Tensor], states: Sequence[Tensor] | None, parameters: Sequence[Tensor]) -> Result:
         """On the engine itself, of which torch knows nothing; watched."""
         program, found = self.program, None
         if self.watch is not None:

@@ -36,6 +36,30 @@ class Constants(tuple[Any, ...]):
         self.made: dict[Any, Any] = {}
 
 
+def declared(program: Program, like: Tensor, rows: int) -> list[Tensor]:
+    """What a program's states start with, as it declares it.
+
+    One tensor for states that are alike, as nobody writes to it.
+    """
+    made: dict[tuple[int, float], Tensor] = {}
+    for s in program.states:
+        if (s.width, s.initial) not in made:
+            made[s.width, s.initial] = like.new_full((rows, s.width), s.initial)
+    return [made[s.width, s.initial] for s in program.states]
+
+
+def declared_for(
+    program: Program,
+    inputs: Sequence[Tensor],
+    parameters: Sequence[Tensor],
+    batch_sizes: Sequence[int] | None,
+    packed: bool,
+) -> list[Tensor]:
+    """The same for a run that is given these, and no states; see `Engine.run`."""
+    like = next(t for t in (*inputs, *parameters) if t.is_floating_point())
+    return declared(program, like, next(iter(batch_sizes or ()), 0) if packed else inputs[0].shape[1])
+
+
 class Engine(Protocol):
     """Runs programs.
 
@@ -59,7 +83,7 @@ class Engine(Protocol):
         program: Program,
         steps: int,
         inputs: Sequence[Tensor],
-        states: Sequence[Tensor],
+        states: Sequence[Tensor] | None,
         parameters: Sequence[Tensor],
         batch_sizes: Sequence[int] | None = None,
         *,
@@ -72,7 +96,8 @@ class Engine(Protocol):
             program: a legal program.
             steps: the number of steps T.
             inputs: a `[T, B, width]` for each input of the program.
-            states: a `[B, width]` for each state: what it starts with.
+            states: a `[B, width]` for each state: what it starts with. If not given, what the program declares, for the
+                rows of the inputs; where these are packed, for those of the first step.
             parameters: a tensor of each parameter's shape; `Constants` if they stay as they are.
             batch_sizes: for each step how many rows are active, the first ones; never growing with t. A row that is
                 not active keeps its state and its outputs are 0. All rows if not given.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.engines.base import Result
+from throughtime.engines.base import Result, declared_for
 from throughtime.engines.torch_layers import TorchLayer, torch_layer_of
 from throughtime.program.core import Program
 
@@ -38,7 +38,7 @@ class FusedEngine:
         program: Program,
         steps: int,
         inputs: Sequence[Tensor],
-        states: Sequence[Tensor],
+        states: Sequence[Tensor] | None,
         parameters: Sequence[Tensor],
         batch_sizes: Sequence[int] | None = None,
         *,
@@ -46,6 +46,7 @@ class FusedEngine:
         onto: Sequence[Tensor] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
+        states = declared_for(program, inputs, parameters, batch_sizes, packed) if states is None else states
         layer = _layer(program)
         if layer is None:
             raise ValueError(self.refuses(program, states[0]))

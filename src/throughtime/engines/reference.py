@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from throughtime.engines.base import Result
+from throughtime.engines.base import Result, declared_for
 from throughtime.errors import UserError
 from throughtime.program.core import CONSTANT, INPUT, PARAMETER, PREVIOUS, Instruction, Program
 from throughtime.program.legality import require_legal
@@ -47,7 +47,7 @@ class ReferenceEngine:
         program: Program,
         steps: int,
         inputs: Sequence[Tensor],
-        states: Sequence[Tensor],
+        states: Sequence[Tensor] | None,
         parameters: Sequence[Tensor],
         batch_sizes: Sequence[int] | None = None,
         *,
@@ -55,6 +55,7 @@ class ReferenceEngine:
         onto: Sequence[Tensor] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
+        states = declared_for(program, inputs, parameters, batch_sizes, packed) if states is None else states
         result = _Run(
             require_legal(program), steps, inputs, states, parameters, batch_sizes, packed, self.calls
         ).result()

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose
-from throughtime.engines.base import Result
+from throughtime.engines.base import Result, declared
 from throughtime.engines.operator import program_of, run
 from throughtime.engines.watching import together
 from throughtime.errors import UserError
@@ -76,7 +76,6 @@ def run_stack(
         return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
     form = Form(*x.shape[:2]) if form is None else form
     rows = form.rows
-    like = x if x.is_floating_point() else layers[0][0][1][0]
     ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
     number = 0
     below = [x]  # what a layer takes: of each direction, where they stay apart
@@ -91,7 +90,7 @@ def run_stack(
             elif starts is not None:
                 initial = [start.expand(rows, -1) for start in starts[depth][way]]
             else:
-                initial = _declared(program, like, rows)
+                initial = None
             place, given = Place(depth, way == 1), taken[way % len(taken)]
             result = _run(engine, program, place, features, form, given, initial, parameters, options.checkpoint_every)
             outputs.append(result.outputs[0])
@@ -126,15 +125,6 @@ def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
         weights = input_weights(program)
         found.append((changed, [p @ table.T if k in weights else p for k, p in enumerate(parameters)]))
     return [found, *rest]
-
-
-def _declared(program: Program, like: Tensor, rows: int) -> list[Tensor]:
-    """What a cell's states start with; one tensor for those that are alike, as nobody writes to it."""
-    made: dict[tuple[int, float], Tensor] = {}
-    for s in program.states:
-        if (s.width, s.initial) not in made:
-            made[s.width, s.initial] = like.new_full((rows, s.width), s.initial)
-    return [made[s.width, s.initial] for s in program.states]
 
 
 def in_autocast(kind: str) -> bool:
@@ -225,16 +215,19 @@ def _run(
     features: Sequence[Feature],
     form: Form,
     x: Tensor,
-    states: list[Tensor],
+    states: list[Tensor] | None,
     parameters: Sequence[Tensor],
     checkpoint_every: int | None,
 ) -> Result:
-    inputs, packed = [x], form.batch_sizes is not None
+    inputs, packed, compiling = [x], form.batch_sizes is not None, torch.compiler.is_compiling()
+    like = x if x.is_floating_point() else parameters[0]
+    if states is None and (packed or features or compiling):  # else the engine begins them sooner
+        states = declared(program, like, form.rows)
     if features:
-        like = x.new_empty(()).expand(form.steps, form.rows, x.shape[-1]) if packed else x
+        padded = x.new_empty(()).expand(form.steps, form.rows, x.shape[-1]) if packed else x
         for feature in features:
-            inputs += [form.pack(given) for given in feature.inputs(place, like)]
-    if torch.compiler.is_compiling():
+            inputs += [form.pack(given) for given in feature.inputs(place, padded)]
+    if compiling:
         names = [feature.in_graph() for feature in features]
         rewrites = [name for name in names if name is not None]
         outputs, final = _run_in_graph(
@@ -256,7 +249,7 @@ def _run(
             start = end
         return Result(outputs, final, [])
     if not features:
-        chosen, sizes = choose(engine, program, states[0]), form.batch_sizes
+        chosen, sizes = choose(engine, program, like), form.batch_sizes
         of = chosen, program, form.steps, inputs, states, parameters, sizes
         return run(*of, packed=packed, checkpoint_every=checkpoint_every)
     own = len(program.outputs)
@@ -266,7 +259,7 @@ def _run(
         ends.append(len(program.outputs))
     watch = together([w for feature in features if (w := feature.watch(place, program)) is not None])
     seen = program if watch is None else with_outputs(program, watch.values, own)[0]
-    chosen = usual = choose(engine, seen, states[0])
+    chosen = usual = choose(engine, seen, like)
     for feature in features:
         chosen = feature.engine(place, program, chosen)
     if chosen is not usual and watch is not None and watch.gradients:
@@ -300,7 +293,7 @@ def _run_in_graph(
     rewrites: Sequence[str],
     steps: int,
     inputs: list[Tensor],
-    states: list[Tensor],
+    states: list[Tensor] | None,
     parameters: list[Tensor],
     batch_sizes: Sequence[int] | None,
     packed: bool,

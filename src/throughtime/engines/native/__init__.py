@@ -58,7 +58,7 @@ class NativeEngine:
         program: Program,
         steps: int,
         inputs: Sequence[Any],
-        states: Sequence[Any],
+        states: Sequence[Any] | None,
         parameters: Sequence[Any],
         batch_sizes: Sequence[int] | None = None,
         *,

@@ -68,6 +68,7 @@ class _Lowering:
             [_rows_and_columns(r.shape) for r in program.reductions],
             program.reverse,
             [k for k, i in enumerate(program.inputs) if i.one_hot],
+            [s.initial for s in program.states],
         )
         self.moments = self._schedule()
         self.held = self._find_held()
