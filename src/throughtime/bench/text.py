@@ -19,7 +19,7 @@ from throughtime.bench.cases import TEXT, Case
 from throughtime.bench.contestant import Ready
 from throughtime.bench.modules import torch_name
 
-_STEPS = 200  # of one training
+_STEPS = 60  # of one training
 _SYMBOLS = 64
 _FIRST = 32  # what is printable begins here
 _RATE, _DROPOUT, _CLIP = 0.004, 0.1, 1.0

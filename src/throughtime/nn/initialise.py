@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError, nearest
-from throughtime.program.core import Parameter, Part, Program
+from throughtime.program.core import CONSTANT, Instruction, Parameter, Part, Program
 from throughtime.program.rewrite import input_weights, recurrent_weights
 
 SCHEMES = ("uniform", "orthogonal", "identity", "glorot")
@@ -134,6 +135,7 @@ def keeping(program: Program) -> dict[str, float]:
     Where there is neither input nor a weight a gate is its bias alone, and a state stays or falls.
     """
     signs: dict[str, float] = {}
+    program = _without_weights(program)
     gates = [part.gate for _, part in _biases(program)]
     for k, part in _biases(program):
         function = program.body[program.values[part.gate]].op if part.gate in program.values else ""
@@ -151,10 +153,24 @@ _FAR = 12.0  # a bias with which a gate is all but open, or shut
 _FELT = 0.2  # of a state, that it keeps by one gate of several
 
 
+def _without_weights(program: Program) -> Program:
+    """The program as it is where all matrices are 0, without taking products with them."""
+    zero = (("value", 0.0),)
+    return replace(
+        program,
+        body=tuple(
+            Instruction(CONSTANT, (), i.width, zero) if "weight" in dict(i.attributes) else i for i in program.body
+        ),
+    )
+
+
 def _passed_on(program: Program, k: int, gate: Part, bias: float) -> Tensor:
     """How much of each state reaches the next step where a gate has that bias."""
     parameters = []
     for n, parameter in enumerate(program.parameters):
+        if len(parameter.shape) == 2:
+            parameters.append(torch.zeros((), dtype=torch.float64).expand(parameter.shape))
+            continue
         tensor = torch.zeros(parameter.shape, dtype=torch.float64)
         for part in parameter.parts:
             tensor[part.start : part.stop] = (part.initial or 0.0) if n != k else bias if part == gate else 0.0
