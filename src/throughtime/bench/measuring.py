@@ -22,7 +22,8 @@ from throughtime.bench.quiet import Look, Quiet, quiet
 from throughtime.errors import UserError
 
 _ROUNDS = 3  # at least
-_PATIENCE = 5  # times as long, and as many rounds, before those count in which others took the processors
+_PATIENCE = 40  # times as long before rounds count in which others took the processors, who come and go in minutes
+_MOST_ROUNDS = 15  # at least that many before they do
 _TURN = 0.02  # seconds of one turn, and more where a call takes longer
 _WARM = 0.002  # seconds before a turn that are not counted: caches and threads get going
 _REST = 0.003  # seconds between turns, in which the threads of the one before stop spinning
@@ -243,5 +244,5 @@ def in_turn(turns: Sequence[Callable[[], float]], seconds: float, judge: Quiet) 
         others = len(times) - len(alone)
         if len(alone) >= _ROUNDS and passed >= seconds:
             return Rounds([times[k] for k in alone], [looks[k + 1] for k in alone], left_out=others)
-        if len(alone) < _ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _PATIENCE * _ROUNDS:
+        if len(alone) < _ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _MOST_ROUNDS:
             return Rounds(times, looks[1:], disturbed=others)
