@@ -19,7 +19,7 @@ from throughtime.bench.cases import TEXT, Case
 from throughtime.bench.contestant import Ready
 from throughtime.bench.modules import torch_name
 
-_STEPS = 60  # of one training
+_STEPS = 100  # of one training
 _SYMBOLS = 64
 _FIRST = 32  # what is printable begins here
 _RATE, _DROPOUT, _CLIP = 0.004, 0.1, 1.0
@@ -138,8 +138,8 @@ def _symbols(case: Case) -> Tensor:
 
 
 def _of_metrics(rows: Sequence[dict[str, float | None]]) -> _Training:
+    """The steps by themselves: a validation is in the row of its step, the checkpoint after it in the next one."""
     times = [row["time"] or 0.0 for row in rows]
-    seconds = [
-        now - before for row, before, now in zip(rows[1:], times, times[1:], strict=False) if row["valid_loss"] is None
-    ]
+    validated = [row["valid_loss"] is not None for row in rows]
+    seconds = [times[k] - times[k - 1] for k in range(1, len(rows)) if not (validated[k] or validated[k - 1])]
     return _Training(median(seconds), rows[-1]["train_loss"] or 0.0)
