@@ -235,8 +235,9 @@ nb::tuple run_frozen(const FrozenPlan& frozen, int64_t steps, const Objects& inp
                      const std::optional<Objects>& states,
                      const std::optional<std::vector<int64_t>>& batch_sizes, bool packed,
                      const std::optional<Objects>& onto, int threads) {
-    return run_given({frozen.plan(), steps, inputs, states ? &*states : nullptr, {}, &frozen, batch_sizes, packed, onto},
-                     threads, frozen.isa());
+    return run_given(
+        {frozen.plan(), steps, inputs, states ? &*states : nullptr, {}, &frozen, batch_sizes, packed, onto}, threads,
+        frozen.isa());
 }
 
 template <class T>
@@ -316,14 +317,14 @@ NB_MODULE(_native, m) {
         .def("add_operation", &add_operation, "name"_a, "width"_a, "to"_a, "sources"_a)
         .def("add_term", &add_term, "reduction"_a, "values"_a);
     nb::exception<Misfit>(m, "Misfit", PyExc_ValueError);
-    m.def("run", &run_plan, "plan"_a, "steps"_a, "inputs"_a, "states"_a.none(), "parameters"_a, "batch_sizes"_a = nb::none(),
-          "packed"_a = false, "onto"_a = nb::none(), "threads"_a = 1, "isa"_a = "",
+    m.def("run", &run_plan, "plan"_a, "steps"_a, "inputs"_a, "states"_a.none(), "parameters"_a,
+          "batch_sizes"_a = nb::none(), "packed"_a = false, "onto"_a = nb::none(), "threads"_a = 1, "isa"_a = "",
           "Runs a plan on arrays of one library; gives outputs, final states and reductions.");
     nb::class_<FrozenPlan>(m, "FrozenPlan", "A plan with parameters that stay as they are, made ready for many runs.")
         .def(nb::init<std::shared_ptr<const Plan>, const Objects&, const std::string&>(), "plan"_a, "parameters"_a,
              "isa"_a = "")
-        .def("run", &run_frozen, "steps"_a, "inputs"_a, "states"_a.none(), "batch_sizes"_a = nb::none(), "packed"_a = false,
-             "onto"_a = nb::none(), "threads"_a = 1, "The same as `run` of its plan.");
+        .def("run", &run_frozen, "steps"_a, "inputs"_a, "states"_a.none(), "batch_sizes"_a = nb::none(),
+             "packed"_a = false, "onto"_a = nb::none(), "threads"_a = 1, "The same as `run` of its plan.");
     m.def("thinned", &thinned, "x"_a, "seed"_a, "kept"_a, "scale"_a, "threads"_a = 1, "isa"_a = "",
           "A vector whose elements are each kept with a chance, and scaled, or else 0.");
     bind_streams(m);
