@@ -17,6 +17,7 @@ from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError
 from throughtime.language import affine, parameter, sigmoid, state, tanh
 from throughtime.nn.recurrent import Recurrent
+from throughtime.program.saving import from_json
 
 
 @throughtime.cell
@@ -285,3 +286,10 @@ def test_checkpoint_every_is_a_number_of_steps(every: object) -> None:
 def test_what_is_no_cell_is_refused(cell: Any) -> None:
     with pytest.raises(UserError, match="a cell's name"):
         Recurrent(cell, 3, 4)
+
+
+def test_equal_programs_are_one() -> None:
+    """What engines keep by program is then found at each step without comparing whole programs."""
+    layer = Recurrent("gru", 3, 5)
+    again = Recurrent.from_programs([from_json(program.text) for program in layer.programs], 5)
+    assert again.programs[0] is layer.programs[0]
