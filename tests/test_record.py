@@ -55,6 +55,17 @@ def asked(draw, steps, width):
     return found
 
 
+@pytest.mark.parametrize("name", cells.names())
+def test_recording_one_unit_changes_no_bit(name):
+    torch.manual_seed(0)
+    model, x = recurrent(name, 1), torch.randn(3, 2, 4)
+    plain, _ = model(x)
+    for value in model.programs[0].values:
+        with throughtime.record(model, f"layer0.{value}", units=[0]):
+            recorded, _ = model(x)
+        assert torch.equal(recorded, plain), value
+
+
 @settings(max_examples=40)
 @given(st.data())
 def test_recording_changes_no_bit_and_gives_what_the_reference_engine_computes(data):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import NamedTuple
@@ -52,10 +53,9 @@ def with_outputs(program: Program, stretches: tuple[Stretch, ...], own: int) -> 
         if stretch in written:
             continue
         id, start, width = stretch
-        # An engine may begin a product that is used once with the sum it is in: a slice would be a second use.
-        row = OPERATIONS.get(body[id].op)
-        product = row is not None and row.weight_gradient is not None
-        if id not in holders and width < body[id].width and not product:
+        # An engine may begin a product, or a slice of one, that is used once with the sum it is in: a slice would be a
+        # second use.
+        if id not in holders and width < body[id].width and not _is_of_product(body, id):
             body.append(Instruction("slice", (id,), width, (("start", start),)))
             written[stretch] = Found(len(outputs), 0)
             outputs.append(Output(f"seen.{len(outputs)}", len(body) - 1))
@@ -66,3 +66,12 @@ def with_outputs(program: Program, stretches: tuple[Stretch, ...], own: int) -> 
         written[stretch] = Found(holders[id], start)
     full = require_legal(replace(program, body=tuple(body), outputs=tuple(outputs)))
     return full, tuple(written[stretch] for stretch in stretches)
+
+
+def _is_of_product(body: Sequence[Instruction], id: int) -> bool:
+    """Whether a value is a product with a weight, or a slice of one."""
+    instruction = body[id]
+    if instruction.op == "slice":
+        instruction = body[instruction.args[0]]
+    row = OPERATIONS.get(instruction.op)
+    return row is not None and row.weight_gradient is not None
