@@ -17,7 +17,7 @@ from statistics import geometric_mean
 from typing import Any, NamedTuple
 
 OURS = "throughtime"
-PEERS = {"forward": ("torch", "ONNX Runtime"), "training": ("torch",)}
+MODES = ("forward", "training")
 MUCH = 0.4  # of the peak, from which on a peer leaves little
 
 
@@ -34,7 +34,7 @@ def shapes(cases: list[dict[str, Any]], mode: str, cell: str) -> Iterator[Shape]
         if (case["mode"], case["cell"]) != (mode, cell):
             continue
         times = {time["contestant"]: time for time in case["times"]}
-        ratio = min(times[peer]["ratio"] for peer in PEERS[mode] if peer in times)
+        ratio = min(time["ratio"] for name, time in times.items() if not name.startswith(OURS))
         share = case["flops"] / times[OURS]["seconds"] / case["peak"]
         yield Shape(ratio, share / ratio)
 
@@ -45,8 +45,11 @@ def main() -> None:
     parser.add_argument("bench", type=Path, metavar="bench.json")
     parser.add_argument("--cell", default="lstm")
     given = parser.parse_args()
-    cases = json.loads(given.bench.read_text(encoding="utf-8"))["cases"]
-    for mode in PEERS:
+    try:
+        cases = json.loads(given.bench.read_text(encoding="utf-8"))["cases"]
+    except (OSError, ValueError, KeyError) as error:
+        raise SystemExit(f"{given.bench} is no file that `throughtime bench --out` has written: {error}") from None
+    for mode in MODES:
         found = list(shapes(cases, mode, given.cell))
         if not found:
             raise SystemExit(f"{given.bench} has no case of {mode}/{given.cell}")

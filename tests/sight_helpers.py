@@ -1,14 +1,29 @@
-"""What the tests of seeing share: a cell's step, in the plainest way."""
+"""What the tests of seeing share: small layers, a loss of them, and a cell's step, in the plainest way."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
+import throughtime
+from throughtime.nn.recurrent import Recurrent
 from throughtime.program.core import Program
 from throughtime.program.operations import OPERATIONS
+
+HIDDEN = 6  # divisible by what cells with heads or pieces ask for
+
+
+def recurrent(name: str, layers: int = 1, **options: Any) -> Recurrent:
+    return throughtime.Recurrent(name, 4, HIDDEN, layers, **options)
+
+
+def total(output: Tensor, final: Tensor | tuple[Tensor, ...]) -> Tensor:
+    """A loss that all outputs and final states have a part in."""
+    states = final if isinstance(final, tuple) else (final,)
+    return output.square().sum() + sum((s.sin() * 0.5).sum() for s in states)
 
 
 def one_step(

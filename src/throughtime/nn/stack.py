@@ -219,15 +219,15 @@ def _run(
     parameters: Sequence[Tensor],
     checkpoint_every: int | None,
 ) -> Result:
-    inputs, packed, compiling = [x], form.batch_sizes is not None, torch.compiler.is_compiling()
+    inputs, packed = [x], form.batch_sizes is not None
     like = x if x.is_floating_point() else parameters[0]
-    if states is None and (packed or features or compiling):  # else the engine begins them sooner
+    if states is None and (packed or features):  # else the engine begins them, which is quicker
         states = declared(program, like, form.rows)
     if features:
         padded = x.new_empty(()).expand(form.steps, form.rows, x.shape[-1]) if packed else x
         for feature in features:
             inputs += [form.pack(given) for given in feature.inputs(place, padded)]
-    if compiling:
+    if torch.compiler.is_compiling():
         names = [feature.in_graph() for feature in features]
         rewrites = [name for name in names if name is not None]
         outputs, final = _run_in_graph(
