@@ -22,10 +22,12 @@ using PackKernel = void (*)(T* to, Rows<const T> from, int64_t rows, int64_t dep
                             int64_t last);
 
 /// Which panels of a factor take part: `first` to `last`, and the same of further stretches, each `apart` panels
-/// behind the one before. The panels of several stretches end where the factor does, or before.
+/// behind the one before. The panels of several stretches end where the factor does, or before. They are taken from
+/// the last to the first if `backward`.
 struct Panels {
     int64_t first, last;
     int64_t stretches = 1, apart = 0;
+    bool backward = false;
 };
 
 template <class T>

@@ -155,8 +155,12 @@ void Plan::add_linear(int64_t parameter, bool transposed, Place to, Place from, 
     if (start && is_symbols(*start)) refuse("sums that begin at symbols");
     const bool looked_up = is_symbols(from);
     if (!stage().operations.empty()) refuse("a product after the pointwise part of its stage");
-    stage().linears.push_back({index, to, from, start.has_value(), start.value_or(Place{}), looked_up});
-    stage().cost += looked_up ? used.columns : used.depth * used.columns;
+    const Linear linear{index, to, from, start.has_value(), start.value_or(Place{}), looked_up};
+    Stage& current = stage();
+    for (const Linear& earlier : current.linears)
+        current.in_any_order = current.in_any_order && !linear.touches(earlier);
+    current.linears.push_back(linear);
+    current.cost += looked_up ? used.columns : used.depth * used.columns;
 }
 
 void Plan::add_operation(const std::string& name, int64_t width, Place to, const std::vector<Place>& from) {

@@ -56,6 +56,14 @@ struct Linear {
     bool begun;   // whether its sums begin at another value
     Place start;  // at which one
     bool looked_up;  // whether the left factor is given as symbols
+
+    /// Whether one of two products touches what the other gives, so that it matters which comes first.
+    bool touches(const Linear& other) const {
+        auto takes = [](const Linear& one, int64_t buffer) {
+            return one.from.buffer == buffer || (one.begun && one.start.buffer == buffer);
+        };
+        return to.buffer == other.to.buffer || takes(*this, other.to.buffer) || takes(other, to.buffer);
+    }
 };
 
 struct Operation {
@@ -74,6 +82,7 @@ inline int64_t block_rows(int64_t width) { return std::clamp<int64_t>(1024 / std
 struct Stage {
     std::vector<Linear> linears;
     std::vector<Operation> operations;
+    bool in_any_order = true;   // whether the products can be done so
     int64_t widest = 0;         // among the operations
     int64_t rows_together = block_rows(0);  // that go through all operations before others do
     int64_t narrowest = 0;

@@ -143,22 +143,32 @@ THROUGHTIME_INLINE int64_t next_piece(int64_t count, int64_t most) {
     return (count + pieces - 1) / pieces;
 }
 
+/// Calls `visit(first, count)` for the pieces of at most `most` things each that lie between two bounds.
+template <class Visit>
+THROUGHTIME_INLINE void each_piece(int64_t first, int64_t last, int64_t most, bool backward, Visit visit) {
+    for (int64_t left = last - first, count; left > 0; left -= count) {
+        count = next_piece(left, most);
+        visit(backward ? first + left - count : last - left, count);
+    }
+}
+
 /// Calls `visit(panel, count, apart)` for all panels that take part, as many at once as `most`: each `apart` behind
 /// the one before.
 template <class Visit> THROUGHTIME_INLINE void each_group(Panels panels, int64_t most, Visit visit) {
-    if (panels.stretches > 1 && most > 1) {  // of all stretches together
-        for (int64_t panel = panels.first; panel < panels.last; ++panel)
-            for (int64_t stretch = 0, count; stretch < panels.stretches; stretch += count) {
-                count = next_piece(panels.stretches - stretch, most);
-                visit(panel + stretch * panels.apart, count, panels.apart);
-            }
+    const auto [first, last, stretches, beside, backward] = panels;
+    if (stretches > 1 && most > 1) {  // of all stretches together
+        each_piece(first, last, 1, backward, [&](int64_t panel, int64_t) {
+            each_piece(0, stretches, most, backward, [&](int64_t stretch, int64_t count) {
+                visit(panel + stretch * beside, count, beside);
+            });
+        });
         return;
     }
-    for (int64_t stretch = 0; stretch < panels.stretches; ++stretch)
-        for (int64_t panel = panels.first, count; panel < panels.last; panel += count) {
-            count = next_piece(panels.last - panel, most);
-            visit(panel + stretch * panels.apart, count, 1);
-        }
+    each_piece(0, stretches, 1, backward, [&](int64_t stretch, int64_t) {
+        each_piece(first, last, most, backward, [&](int64_t panel, int64_t count) {
+            visit(panel + stretch * beside, count, 1);
+        });
+    });
 }
 
 template <class T>

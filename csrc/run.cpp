@@ -36,6 +36,8 @@ constexpr std::chrono::microseconds patience{300};
 /// is waited for.
 constexpr int64_t least_work_to_share = 2'500'000;
 constexpr int64_t least_step_to_split = 15'000;
+/// From here on a core's own caches do not hold the weights of a step.
+constexpr int64_t least_step_past_caches = 500'000;
 
 template <class T> class Run {
 public:
@@ -77,10 +79,10 @@ private:
     }
 
     Sharing choose_sharing() const {
-        // With fewer rows each thread would read the weights for nearly every row anew.
-        const bool many_rows = call_.batch >= 4 * threads_;
         const int64_t step = plan_.cost(Phase::step);
-        if (many_rows || (call_.batch >= 2 * threads_ && step < 4 * least_step_to_split)) return Sharing::rows;
+        // With fewer rows each thread would read the weights for nearly every row anew.
+        const int64_t rows = step < 4 * least_step_to_split ? 2 : step < least_step_past_caches ? 4 : 8;
+        if (call_.batch >= rows * threads_) return Sharing::rows;
         return step * call_.batch >= least_step_to_split ? Sharing::units : Sharing::alone;
     }
 
@@ -260,9 +262,13 @@ private:
         return now;
     }
 
-    /// The stage's products for some rows; `choose(columns)` are the panels of a factor that are to be done.
-    template <class Choose> void multiply(const Stage& stage, const Now<T>* now, Share rows, Choose choose) {
-        for (const Linear& linear : stage.linears) {
+    /// The stage's products for some rows, from the first column to the last or `backward`; `choose(columns)` are the
+    /// panels of a factor that are to be done.
+    template <class Choose>
+    void multiply(const Stage& stage, const Now<T>* now, Share rows, bool backward, Choose choose) {
+        const size_t count = stage.linears.size();
+        for (size_t k = 0; k < count; ++k) {
+            const Linear& linear = stage.linears[backward && stage.in_any_order ? count - 1 - k : k];
             const Factor& factor = plan_.factors[linear.factor];
             auto locate = [&](Place place) {
                 const Now<T>& at = now[place.buffer];
@@ -270,13 +276,15 @@ private:
             };
             const Rows<T> to = locate(linear.to), from = locate(linear.from);
             const Rows<T> start = linear.begun ? locate(linear.start) : Rows<T>{nullptr, 0};
+            Panels panels = choose(factor.columns);
+            panels.backward = backward;
             (linear.looked_up ? kernels_.look_up : kernels_.product)(
                 to, {start.at, start.stride}, {from.at, from.stride}, rows.last - rows.first,
-                layout_.factors[linear.factor], factor.depth, factor.columns, choose(factor.columns));
+                layout_.factors[linear.factor], factor.depth, factor.columns, panels);
         }
     }
-    void multiply(const Stage& stage, const Now<T>* now, Share rows) {
-        multiply(stage, now, rows, [&](int64_t columns) { return Panels{0, layout_.panels(columns)}; });
+    void multiply(const Stage& stage, const Now<T>* now, Share rows, bool backward = false) {
+        multiply(stage, now, rows, backward, [&](int64_t columns) { return Panels{0, layout_.panels(columns)}; });
     }
 
     /// The stage's pointwise part for some rows, and of those for some units if the stage can be split so.
@@ -304,15 +312,18 @@ private:
     static constexpr Share all_units{0, INT64_MAX};
 
     /// One step; false as from `meet`.
+    ///
+    /// Its products take the matrices by turns forward and backward, and so begin with what caches still hold.
     bool step(Member& me, int64_t count, const Chunk& chunk, int64_t rows_active, Share own) {
         const Share rows = common(own, {0, rows_active});
         if (rows.first == rows.last) return true;
         const Now<T>* now = look(me.thread, calendar_.time(count), count, chunk);
+        const bool backward = count % 2 != 0;
         for (const Stage& stage : plan_.phase(Phase::step)) {
             if (sharing_ != Sharing::units) {
-                multiply(stage, now, rows);
+                multiply(stage, now, rows, backward);
                 compute(stage, now, rows, all_units);
-            } else if (!do_units(stage, now, me, rows) || !meet(me)) {
+            } else if (!do_units(stage, now, me, rows, backward) || !meet(me)) {
                 return false;
             }
         }
@@ -320,18 +331,18 @@ private:
     }
 
     /// A thread's part of a stage; false as from `meet`.
-    bool do_units(const Stage& stage, const Now<T>* now, Member& me, Share rows) {
+    bool do_units(const Stage& stage, const Now<T>* now, Member& me, Share rows, bool backward) {
         const int64_t panels = stage.widest / kernels_.panel;
         if (stage.separable && stage.widest % kernels_.panel == 0 && panels >= me.threads) {
             // Its units of all gates, so that what it computes with is what it has multiplied itself.
             const Share mine = share(panels, me.thread, me.threads);
-            multiply(stage, now, rows, [&](int64_t columns) {
+            multiply(stage, now, rows, backward, [&](int64_t columns) {
                 return Panels{mine.first, mine.last, columns / stage.widest, panels};
             });
             compute(stage, now, rows, {mine.first * kernels_.panel, mine.last * kernels_.panel});
             return true;
         }
-        multiply(stage, now, rows, [&](int64_t columns) {
+        multiply(stage, now, rows, backward, [&](int64_t columns) {
             const Share mine = share(layout_.panels(columns), me.thread, me.threads);
             return Panels{mine.first, mine.last};
         });

@@ -2,10 +2,75 @@
 
 #include <algorithm>
 #include <stdexcept>
+#include <utility>
 
 #include "float_mode.hpp"
 
 namespace throughtime {
+namespace {
+
+/// Products that follow upon each other, to be done in pieces: some columns of one, and at once what goes on from there.
+///
+/// By turns they are done from the first piece to the last and backward. So a step begins with the weights that the
+/// one before read last, which the caches still hold, however many more there are.
+class Products {
+public:
+    struct Piece {
+        const Linear* linear;
+        Panels panels;
+    };
+
+    explicit Products(const Plan& plan) : plan_(plan) {}
+
+    /// Takes one more, if of those before it only goes on from some of one chain.
+    bool take(const Linear& linear) {
+        std::vector<const Linear*>* chain = nullptr;
+        for (auto& known : chains_)
+            for (const Linear* other : known) {
+                if (!linear.touches(*other)) continue;
+                if (!goes_on(linear, *other)) return false;
+                chain = &known;
+            }
+        if (!chain) chain = &chains_.emplace_back();
+        chain->push_back(&linear);
+        return true;
+    }
+
+    /// All that were taken, in pieces of panels so wide; then there are none any more.
+    std::vector<Piece> in_pieces(int64_t panel, bool backward) {
+        std::vector<std::vector<Piece>> groups;
+        for (const auto& chain : std::exchange(chains_, {})) {
+            const int64_t panels = round_up(columns(*chain[0]), panel) / panel;
+            for (int64_t first = 0; first < panels; first += panels_together) {
+                auto& group = groups.emplace_back();
+                for (const Linear* linear : chain)
+                    group.push_back({linear, {first, std::min(first + panels_together, panels)}});
+            }
+        }
+        if (backward) std::reverse(groups.begin(), groups.end());
+        std::vector<Piece> pieces;
+        for (const auto& group : groups) pieces.insert(pieces.end(), group.begin(), group.end());
+        return pieces;
+    }
+
+private:
+    static constexpr int64_t panels_together = 4;
+
+    const Plan& plan_;
+    std::vector<std::vector<const Linear*>> chains_;
+
+    int64_t columns(const Linear& linear) const { return plan_.factors[linear.factor].columns; }
+
+    /// Whether each column begins at the same column of the other, and that is all that they share.
+    bool goes_on(const Linear& linear, const Linear& from) const {
+        Linear fresh = linear;
+        fresh.begun = false;
+        return linear.begun && linear.start.buffer == from.to.buffer && linear.start.offset == from.to.offset &&
+               columns(linear) == columns(from) && !fresh.touches(from);
+    }
+};
+
+}  // namespace
 
 template <class T>
 Stream<T>::Stream(const std::vector<StreamLayer<T>>& layers, int64_t rows, const Kernels<T>& kernels)
@@ -22,7 +87,7 @@ template <class T> void Stream<T>::step() {
             action.run(action.to, action.from, rows_, action.width);
         else
             kernels_.product(action.to, action.start, action.from[0], rows_, action.factor, action.depth, action.width,
-                             {0, action.panels});
+                             action.panels);
     }
     now_ ^= 1;
 }
@@ -81,17 +146,14 @@ template <class T> void Stream<T>::add(const StreamLayer<T>& layer) {
         values[0].push_back(either);
         values[1].push_back(other);
     }
-    for (Phase phase : {Phase::before, Phase::step, Phase::after}) {
-        for (int turn : {0, 1}) add_actions(plan, phase, *weights_.back(), values[turn], actions_[turn]);
-        cost_ += checked_product(plan.cost(phase), rows_);
-    }
+    for (int turn : {0, 1}) add_actions(plan, *weights_.back(), values[turn], turn);
+    for (Phase phase : {Phase::before, Phase::step, Phase::after}) cost_ += checked_product(plan.cost(phase), rows_);
     output_ = outputs[0];
     output_width_ = plan.outputs[0];
 }
 
 template <class T>
-void Stream<T>::add_actions(const Plan& plan, Phase phase, const Weights<T>& weights,
-                            const std::vector<Rows<T>>& values, std::vector<Action>& to) const {
+void Stream<T>::add_actions(const Plan& plan, const Weights<T>& weights, const std::vector<Rows<T>>& values, int turn) {
     auto locate = [&](Place place) {
         const Rows<T>& value = values[place.buffer];
         return Rows<T>{value.at + place.offset, value.stride};
@@ -100,28 +162,40 @@ void Stream<T>::add_actions(const Plan& plan, Phase phase, const Weights<T>& wei
         const Rows<T> value = locate(place);
         return Rows<const T>{value.at, value.stride};
     };
-    for (const Stage& stage : plan.phase(phase)) {
-        for (const Linear& linear : stage.linears) {
-            const Factor& factor = plan.factors[linear.factor];
+    std::vector<Action>& to = actions_[turn];
+    Products products(plan);
+    auto multiply = [&] {
+        for (const auto& [linear, panels] : products.in_pieces(kernels_.panel, turn == 1)) {
+            const Factor& factor = plan.factors[linear->factor];
             Action action{};
-            action.factor = weights.factors()[linear.factor];
+            action.factor = weights.factors()[linear->factor];
             action.depth = factor.depth;
             action.width = factor.columns;
-            action.panels = round_up(factor.columns, kernels_.panel) / kernels_.panel;
-            action.to = locate(linear.to);
-            action.from[0] = read(linear.from);
-            if (linear.begun) action.start = read(linear.start);
+            action.panels = panels;
+            action.to = locate(linear->to);
+            action.from[0] = read(linear->from);
+            if (linear->begun) action.start = read(linear->start);
             to.push_back(action);
         }
-        for (const Operation& operation : stage.operations) {
-            Action action{};
-            action.run = kernels_.operations[operation.code].run;
-            action.width = operation.width;
-            action.to = locate(operation.to);
-            for (int k = 0; k < operation.arity; ++k) action.from[k] = read(operation.from[k]);
-            to.push_back(action);
+    };
+    for (Phase phase : {Phase::before, Phase::step, Phase::after})
+        for (const Stage& stage : plan.phase(phase)) {
+            for (const Linear& linear : stage.linears)
+                if (!products.take(linear)) {
+                    multiply();
+                    products.take(linear);
+                }
+            if (!stage.operations.empty()) multiply();
+            for (const Operation& operation : stage.operations) {
+                Action action{};
+                action.run = kernels_.operations[operation.code].run;
+                action.width = operation.width;
+                action.to = locate(operation.to);
+                for (int k = 0; k < operation.arity; ++k) action.from[k] = read(operation.from[k]);
+                to.push_back(action);
+            }
         }
-    }
+    multiply();
 }
 
 template class Stream<float>;

@@ -41,7 +41,8 @@ private:
     struct Action {
         OperationKernel<T> run;  // null: a product
         const T* factor;
-        int64_t depth, panels;
+        int64_t depth;
+        Panels panels;
         int64_t width;
         Rows<T> to;
         Rows<const T> start;
@@ -61,8 +62,8 @@ private:
 
     Rows<T> room(int64_t rows, int64_t width);
     void add(const StreamLayer<T>& layer);
-    void add_actions(const Plan& plan, Phase phase, const Weights<T>& weights, const std::vector<Rows<T>>& values,
-                     std::vector<Action>& to) const;
+    /// What a step does: one that reads the first states, or one that reads the second.
+    void add_actions(const Plan& plan, const Weights<T>& weights, const std::vector<Rows<T>>& values, int turn);
 };
 
 }  // namespace throughtime

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import subprocess
@@ -28,7 +29,9 @@ from throughtime.engines.native import NativeEngine, instruction_sets
 from throughtime.errors import RunError, UserError
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
-from throughtime.program.core import Program
+from throughtime.program.builder import Builder, Symbol
+from throughtime.program.core import Parameter, Program
+from throughtime.program.legality import require_legal
 from throughtime.runs import Run
 from throughtime.streaming import Stream
 
@@ -85,6 +88,37 @@ def test_the_same_bits_for_any_program(program: Program, rows: int) -> None:
         wanted = module(x)[0]
     # A program can compute NaN, which equals nothing.
     assert np.array_equal(steps_of(Stream(module, rows), x).numpy(), wanted.numpy(), equal_nan=True)
+
+
+WIDE = 200  # more columns than a step takes of a matrix at once
+MEETING = {
+    "three in one sum": lambda of, w, x, s: [of.tanh(w(x) + w(s) + w(s * s))],
+    "a product of a product": lambda of, w, x, s: [of.tanh(w(w(s)) + w(x))],
+    "two that begin at one": lambda of, w, x, s: [of.tanh(p + w(s)) * of.tanh(p + w(s * s)) for p in [w(x)]],
+    "one that begins at the first part of another": lambda of, w, x, s: [
+        of.tanh(of.concat(p[: WIDE // 2] + w(s, WIDE // 2), x[WIDE // 2 :]) + p) for p in [w(x)]
+    ],
+    "one that begins at what it multiplies": lambda of, w, x, s: [of.tanh(p + w(p) + s) for p in [w(x)]],
+    "one that begins at itself again": lambda of, w, x, s: [of.tanh(w(w(s) + w(x)) + w(x))],
+}
+
+
+@pytest.mark.parametrize("case", MEETING)
+def test_products_that_meet_are_done_in_an_order_that_is_right(case: str) -> None:
+    builder = Builder("meeting")
+    numbers = itertools.count()
+
+    def product(of: Symbol, rows: int = WIDE) -> Symbol:
+        return builder.linear(of, builder.parameter(Parameter(f"w{next(numbers)}", (rows, WIDE))))
+
+    given, old = builder.input("x", WIDE), builder.state("s", WIDE, 0.0)
+    (new,) = MEETING[case](builder, product, given, old)
+    program = require_legal(builder.finish([new], [("y", new)], []))
+    module = Recurrent.from_programs([program], WIDE, engine="native")
+    x = torch.randn(STEPS, 1, WIDE)
+    with torch.no_grad():
+        wanted = module(x)[0]
+    assert torch.equal(steps_of(Stream(module), x), wanted)
 
 
 def test_torchs_own_layers() -> None:
