@@ -63,15 +63,32 @@ template <class T> THROUGHTIME_INLINE Vector<T> load(const T* from) {
 
 template <class T> THROUGHTIME_INLINE void store(T* to, Vector<T> v) { std::memcpy(to, &v, sizeof v); }
 
+#if defined(__AVX2__) && !defined(__AVX512F__)
+/// All bits set in the first `count` lanes, none in the rest.
+template <class T> THROUGHTIME_INLINE Integers<T> first_lanes(int count) {
+    Integers<T> lane;
+#pragma GCC unroll 8
+    for (int i = 0; i < lanes<T>; ++i) lane[i] = i;
+    return lane < count;
+}
+#endif
+
+// Nothing here may become a call of memcpy: around one no vector of the caller's stays in its register.
+
 /// The first `count` lanes from memory, the rest zero.
 template <class T> THROUGHTIME_INLINE Vector<T> load_first(const T* from, int count) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) return (F32)_mm512_maskz_loadu_ps((1u << count) - 1, from);
     else return (F64)_mm512_maskz_loadu_pd((1u << count) - 1, from);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) return (F32)_mm256_maskload_ps(from, (__m256i)first_lanes<T>(count));
+    else return (F64)_mm256_maskload_pd(from, (__m256i)first_lanes<T>(count));
 #else
-    T lane[lanes<T>] = {};
-    for (int i = 0; i < count; ++i) lane[i] = from[i];
-    return load(lane);
+    Vector<T> v = {};
+#pragma GCC unroll 4
+    for (int i = 0; i < lanes<T>; ++i)
+        if (i < count) v[i] = from[i];
+    return v;
 #endif
 }
 
@@ -80,10 +97,13 @@ template <class T> THROUGHTIME_INLINE void store_first(T* to, Vector<T> v, int c
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, (1u << count) - 1, (__m512)v);
     else _mm512_mask_storeu_pd(to, (1u << count) - 1, (__m512d)v);
+#elif defined(__AVX2__)
+    if constexpr (sizeof(T) == 4) _mm256_maskstore_ps(to, (__m256i)first_lanes<T>(count), (__m256)v);
+    else _mm256_maskstore_pd(to, (__m256i)first_lanes<T>(count), (__m256d)v);
 #else
-    T lane[lanes<T>];
-    store(lane, v);
-    for (int i = 0; i < count; ++i) to[i] = lane[i];
+#pragma GCC unroll 4
+    for (int i = 0; i < lanes<T>; ++i)
+        if (i < count) to[i] = v[i];
 #endif
 }
 
