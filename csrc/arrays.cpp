@@ -4,9 +4,11 @@
 #include <numpy/arrayobject.h>
 
 #include <algorithm>
+#include <memory>
 #include <string>
 
 #include "dlpack.hpp"
+#include "memory.hpp"
 
 namespace nb = nanobind;
 
@@ -53,6 +55,29 @@ bool one_after_the_other(int axes, const int64_t* shape, const int64_t* strides)
     return true;
 }
 
+/// A block of memory that is handed over as a tensor, and is given back with the last tensor that has it.
+struct Lent {
+    dlpack::Managed managed{};
+    std::array<int64_t, 3> shape, strides;
+    Block block;
+
+    Lent(const Shape& sizes, int bits, int64_t bytes) : block(bytes) {
+        const int axes = static_cast<int>(sizes.size());
+        for (int64_t k = axes - 1, next = 1; k >= 0; next *= sizes[k], --k) {
+            shape[k] = sizes[k];
+            strides[k] = next;
+        }
+        managed.version = {1, 0};
+        managed.owner = this;
+        managed.release = [](dlpack::Managed* self) { delete static_cast<Lent*>(self->owner); };
+        managed.tensor = {block.memory(), {dlpack::cpu, 0}, axes, {dlpack::floating, static_cast<uint8_t>(bits), 1},
+                          shape.data(), strides.data(), 0};
+    }
+};
+
+/// Below this many bytes a library's own way to a new array is as good.
+constexpr int64_t least_to_lend = int64_t{64} << 10;
+
 PyArrayObject* numpys(nb::handle array) { return reinterpret_cast<PyArrayObject*>(array.ptr()); }
 
 std::string text(nb::handle object) { return nb::str(object).c_str(); }
@@ -74,6 +99,16 @@ std::pair<nb::object, void*> Arrays::fresh(const Shape& shape) const {
                                             is_double() ? NPY_DOUBLE : NPY_FLOAT);
         if (!array) throw nb::python_error();
         return {nb::steal(array), PyArray_DATA(numpys(array))};
+    }
+    if (const dlpack::Exchange* how = exchange(like_); how && how->to_python) {
+        int64_t bytes = bits_ / 8;
+        for (int64_t size : shape) bytes = checked_product(bytes, size);
+        if (bytes >= least_to_lend) {
+            auto lent = std::make_unique<Lent>(shape, bits_, bytes);
+            void* array = nullptr;
+            if (how->to_python(&lent->managed, &array) != 0) throw nb::python_error();
+            return {nb::steal(static_cast<PyObject*>(array)), lent.release()->block.memory()};
+        }
     }
     // The sizes one by one: torch reads them sooner than a tuple.
     std::vector<nb::object> sizes;

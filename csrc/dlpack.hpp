@@ -1,5 +1,5 @@
 /// The part of DLPack's C exchange interface (version 1) that is used here: a look at a tensor without a copy, an
-/// allocation or a call of Python. Laid out as its standard has it; see dmlc/dlpack.
+/// allocation or a call of Python, and tensors that are made of memory. Laid out as its standard has it; see dmlc/dlpack.
 #pragma once
 
 #include <cstdint>
@@ -15,6 +15,15 @@ struct Tensor {
     uint64_t byte_offset;
 };
 
+/// A tensor with the memory that it is in.
+struct Managed {
+    struct { uint32_t major, minor; } version;
+    void* owner;
+    void (*release)(Managed* self);
+    uint64_t flags;
+    Tensor tensor;
+};
+
 constexpr int32_t cpu = 1;
 constexpr uint8_t whole = 0, floating = 2;
 
@@ -22,7 +31,7 @@ struct Exchange {
     struct { uint32_t major, minor; const void* previous; } version;
     void* allocate;
     void* from_python;
-    void* to_python;
+    int (*to_python)(Managed* tensor, void** object);  // 0, and the tensor is the object's; or -1 and an exception
     int (*look)(void* object, Tensor* out);  // 0, or -1 and a Python exception; may be null
     void* stream;
 };

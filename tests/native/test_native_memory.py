@@ -1,0 +1,83 @@
+"""Memory of large results: used again for others, never while anyone has it, and not kept without end."""
+
+from __future__ import annotations
+
+import gc
+import threading
+from pathlib import Path
+
+import torch
+from helpers import flat, random_arguments
+
+from throughtime import cells
+from throughtime.engines.base import Result
+from throughtime.engines.native import NativeEngine
+
+STEPS, ROWS = 40, 32  # of a result of 327,680 bytes
+
+
+def results(seed: int = 0) -> tuple[Result, list[torch.Tensor]]:
+    """What a run gives, and what it should give."""
+    program = cells.get("lstm").program(8, 64)
+    torch.manual_seed(seed)
+    arguments = random_arguments(program, STEPS, ROWS).map(lambda t: t.float())
+    found = NativeEngine(1).run(program, STEPS, *arguments)
+    again = NativeEngine(1).run(program, STEPS, *arguments)
+    return found, [t.clone() for t in flat(again)]
+
+
+def test_memory_that_nobody_has_is_used_again() -> None:
+    first, _ = results()
+    place = first.outputs[0].data_ptr()
+    part = first.outputs[0][3:5]
+    del first
+    gc.collect()
+    others = [results()[0].outputs[0] for _ in range(8)]
+    assert place not in {y.data_ptr() for y in others}  # a view of it is still there
+    del part, others
+    gc.collect()
+    assert place in {y.data_ptr() for y in [results()[0].outputs[0] for _ in range(20)]}
+
+
+def test_results_stay_as_they_are_while_threads_run_and_let_go() -> None:
+    kept: list[tuple[Result, list[torch.Tensor]]] = []
+
+    def work(seed: int) -> None:
+        for k in range(20):
+            found = results(seed + k)
+            if k % 4 == 0:
+                kept.append(found)
+
+    threads = [threading.Thread(target=work, args=(100 * n,)) for n in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(kept) == 20
+    for found, wanted in kept:
+        assert all(torch.equal(f, w) for f, w in zip(flat(found), wanted, strict=True))
+
+
+def test_a_tensor_of_such_memory_is_as_any_other() -> None:
+    found, wanted = results()
+    y = found.outputs[0]
+    assert (y.is_contiguous(), y.storage_offset(), y.untyped_storage().nbytes()) == (True, 0, 4 * y.numel())
+    y += 1
+    y.share_memory_()
+    assert torch.equal(y, wanted[0] + 1)
+
+
+def test_what_is_kept_is_bounded() -> None:
+    def resident() -> int:
+        (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmRSS:"))
+        return int(line.split()[1]) << 10
+
+    program = cells.get("rnn").program(1, 256)
+    x, h = torch.zeros(5000, 8, 1), torch.zeros(8, 256)
+    parameters = [torch.zeros(p.shape) for p in program.parameters]
+    before = resident()
+    held = [NativeEngine(1).run(program, len(x), [x], [h], parameters) for _ in range(16)]  # 40 MB each
+    assert resident() - before > 600 << 20
+    del held
+    gc.collect()
+    assert resident() - before < 300 << 20  # 256 MiB, and what the runs themselves took
