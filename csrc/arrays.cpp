@@ -61,12 +61,15 @@ struct Lent {
     std::array<int64_t, 3> shape, strides;
     Block block;
 
-    Lent(const Shape& sizes, int bits, int64_t bytes) : block(bytes) {
+    Lent(const Shape& sizes, int bits) {
         const int axes = static_cast<int>(sizes.size());
-        for (int64_t k = axes - 1, next = 1; k >= 0; next *= sizes[k], --k) {
+        int64_t count = 1;
+        for (int k = axes - 1; k >= 0; --k) {
             shape[k] = sizes[k];
-            strides[k] = next;
+            strides[k] = count;
+            count = checked_product(count, sizes[k]);
         }
+        block = Block(checked_product(count, bits / 8));
         managed.version = {1, 0};
         managed.owner = this;
         managed.release = [](dlpack::Managed* self) { delete static_cast<Lent*>(self->owner); };
@@ -74,9 +77,6 @@ struct Lent {
                           shape.data(), strides.data(), 0};
     }
 };
-
-/// Below this many bytes a library's own way to a new array is as good.
-constexpr int64_t least_to_lend = int64_t{64} << 10;
 
 PyArrayObject* numpys(nb::handle array) { return reinterpret_cast<PyArrayObject*>(array.ptr()); }
 
@@ -101,14 +101,10 @@ std::pair<nb::object, void*> Arrays::fresh(const Shape& shape) const {
         return {nb::steal(array), PyArray_DATA(numpys(array))};
     }
     if (const dlpack::Exchange* how = exchange(like_); how && how->to_python) {
-        int64_t bytes = bits_ / 8;
-        for (int64_t size : shape) bytes = checked_product(bytes, size);
-        if (bytes >= least_to_lend) {
-            auto lent = std::make_unique<Lent>(shape, bits_, bytes);
-            void* array = nullptr;
-            if (how->to_python(&lent->managed, &array) != 0) throw nb::python_error();
-            return {nb::steal(static_cast<PyObject*>(array)), lent.release()->block.memory()};
-        }
+        auto lent = std::make_unique<Lent>(shape, bits_);
+        void* array = nullptr;
+        if (how->to_python(&lent->managed, &array) != 0) throw nb::python_error();
+        return {nb::steal(static_cast<PyObject*>(array)), lent.release()->block.memory()};
     }
     // The sizes one by one: torch reads them sooner than a tuple.
     std::vector<nb::object> sizes;

@@ -71,14 +71,15 @@ def run(
         return call._replace(engine=get("reference")).run(inputs, states, parameters)
     if not compiling and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         return call.run(inputs, states, parameters)
-    if states is None:
+    if states is None and (compiling or every is not None):  # else the engine begins them, which is quicker
         states = declared_for(program, inputs, parameters, batch_sizes, packed)
     if compiling:
+        assert states is not None
         found = torch.ops.throughtime.run(*call.told, list(inputs), list(states), list(parameters))
         return split(found, len(program.outputs), len(program.states))
     # Autograd sees through a transparent engine, but not a gradient of the values of each step.
     if engine.transparent and not (watch and watch.gradients):
-        if every is None:
+        if states is None or every is None:
             return call.run(inputs, states, parameters)
         return call.segments.run_transparent(inputs, states, parameters)
     return differentiable(call, inputs, states, parameters, as_operator=False)
@@ -108,11 +109,27 @@ class Call(NamedTuple):
         return result._replace(outputs=result.outputs[: len(self.program.outputs)])
 
     def run_differentiably(
-        self, inputs: Sequence[Tensor], states: Sequence[Tensor], parameters: Sequence[Tensor]
+        self, inputs: Sequence[Tensor], states: Sequence[Tensor] | None, parameters: Sequence[Tensor]
     ) -> Result:
         """So that torch's autograd knows of it."""
         of = self.engine, self.program, self.steps, inputs, states, parameters, self.batch_sizes, self.watch
         return run(*of, packed=self.packed, checkpoint_every=self.every)
+
+    def of(self, program: Program, watch: Watch | None, own: int) -> Call:
+        """A run of another program over the same steps."""
+        return Call(self.engine, program, self.steps, self.batch_sizes, self.packed, self.every, watch, own)
+
+    def filled(
+        self,
+        gradients: Sequence[Tensor | None],
+        inputs: Sequence[Tensor],
+        states: Sequence[Tensor] | None,
+        parameters: Sequence[Tensor],
+    ) -> list[Tensor]:
+        """The gradients of all final states of a run on these: 0 where there is none."""
+        if states is None:
+            states = declared_for(self.program, inputs, parameters, self.batch_sizes, self.packed)
+        return [torch.zeros_like(s) if g is None else g for s, g in zip(states, gradients, strict=True)]
 
     def shapes(self, program: Program, like: Tensor) -> list[Tensor]:
         """What a run of a program gives over these steps, with nothing in it; `like` is a state."""
@@ -149,7 +166,7 @@ class Call(NamedTuple):
 def differentiable(
     call: Call,
     inputs: Sequence[Tensor],
-    states: Sequence[Tensor],
+    states: Sequence[Tensor] | None,
     parameters: Sequence[Tensor],
     *,
     as_operator: bool,
@@ -158,17 +175,18 @@ def differentiable(
     """A run that autograd knows.
 
     Args:
-        call, inputs, states, parameters: the run.
+        call, inputs, states, parameters: the run. States that start as the program declares need not be given where it
+            is neither an operator nor in segments.
         as_operator: whether what is run itself are to be operators in a graph.
         closed: whether derivatives of every order go on from here; else the second one runs forward once more.
     """
-    tensors = (*inputs, *states, *parameters)
+    tensors = (*inputs, *(states or ()), *parameters)
     program = call.program
     if call.every is not None:
         given: tuple[Tensor, ...] = _InSegments.apply(call, as_operator, *tensors)  # type: ignore[no-untyped-call]
         return split(given, call.own, len(program.states))
-    wanted = slots(len(program.inputs), len(program.states), tuple([t.requires_grad for t in tensors]))
-    taped = call._replace(program=with_tape(program, wanted, call.seen))
+    wanted = slots(len(inputs), len(states or ()), tuple([t.requires_grad for t in tensors]))
+    taped = call.of(with_tape(program, wanted, call.seen), call.watch, call.own)
     # What is watched is handed out once, so there is no second time.
     closed = closed or call.watch is not None
     given = _Run.apply(taped, as_operator, closed, *tensors)  # type: ignore[no-untyped-call]
@@ -182,7 +200,7 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, call: Call, as_operator: bool, closed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
         program = call.program
-        arguments = split(tensors, len(program.inputs), len(program.states))
+        arguments = _arguments(program, tensors)
         if as_operator:
             with torch._C._AutoDispatchBelowAutograd():
                 found = torch.ops.throughtime.run(*call.told, *arguments)
@@ -197,27 +215,28 @@ class _Run(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         call, as_operator, closed = ctx.call
-        program = call.program
-        inputs, states, rest = split(ctx.saved_tensors, len(program.inputs), len(program.states))
-        parameters, outputs = rest[: len(program.parameters)], rest[len(program.parameters) :]
-        needed = ctx.needs_input_grad[3:]
+        program, needed, saved = call.program, ctx.needs_input_grad[3:], ctx.saved_tensors
+        inputs, states, parameters = _arguments(program, saved[: len(needed)])
         if torch.is_grad_enabled() and not closed:
             return None, None, None, *_again(call, inputs, states, parameters, gradients, needed, as_operator)
-        results = len(program.outputs) if closed else call.own
-        given, cotangents = _cotangents(gradients, results, states)
-        wanted = slots(len(inputs), len(states), needed)
+        outputs, of_outputs = saved[len(needed) :], len(program.outputs) if closed else call.own
+        given, cotangents = _cotangents(gradients, of_outputs, len(program.states))
+        wanted = slots(len(inputs), len(states or ()), needed)
         plan = gradient(program, given, wanted, call.seen)
-        taken = [*(inputs[k] for k in plan.inputs), *(outputs[k] for k in plan.tape), *cotangents.outputs]
-        weights = [*(parameters[k] for k in plan.parameters), *cotangents.reductions]
-        back = call._replace(program=plan.program, watch=call.watch_gradients(plan), own=len(plan.program.outputs))
+        taken = [*[inputs[k] for k in plan.inputs], *[outputs[k] for k in plan.tape], *_there(cotangents.outputs)]
+        weights = [*[parameters[k] for k in plan.parameters], *_there(cotangents.reductions)]
+        of_states = None  # then the engine begins them, which is quicker
+        if given.states or as_operator or not taken:
+            of_states = call.filled(cotangents.states, inputs, states, parameters)
+        back = call.of(plan.program, call.watch_gradients(plan), len(plan.program.outputs))
         if as_operator:
-            found = torch.ops.throughtime.run(*back.told, taken, cotangents.states, weights)
-            result = split(found, back.own, len(states))
+            found = torch.ops.throughtime.run(*back.told, taken, of_states, weights)
+            result = split(found, back.own, len(program.states))
         elif torch.is_grad_enabled():
-            result = back.run_differentiably(taken, cotangents.states, weights)
+            result = back.run_differentiably(taken, of_states, weights)
         else:
-            result = back.run(taken, cotangents.states, weights)
-        return None, None, None, *_in_order(wanted, result, len(inputs), len(states), len(parameters))
+            result = back.run(taken, of_states, weights)
+        return None, None, None, *_in_order(wanted, result, len(inputs), len(states or ()), len(parameters))
 
 
 class _InSegments(torch.autograd.Function):
@@ -249,8 +268,10 @@ class _InSegments(torch.autograd.Function):
         if torch.is_grad_enabled():
             whole = call._replace(every=None)
             return None, None, *_again(whole, inputs, states, parameters, gradients, needed, as_operator)
-        given, cotangents = _cotangents(gradients, call.own, states)
+        given, cotangents = _cotangents(gradients, call.own, len(states))
         wanted = slots(len(inputs), len(states), needed)
+        of_states = call.filled(cotangents.states, inputs, states, parameters)
+        cotangents = Result(_there(cotangents.outputs), of_states, _there(cotangents.reductions))
         if as_operator:
             flags = [g is not None for g in gradients]
             found = torch.ops.throughtime.gradient_in_segments(
@@ -265,7 +286,7 @@ class _InSegments(torch.autograd.Function):
 def _again(
     call: Call,
     inputs: Sequence[Tensor],
-    states: Sequence[Tensor],
+    states: Sequence[Tensor] | None,
     parameters: Sequence[Tensor],
     gradients: Sequence[Tensor | None],
     needed: Sequence[bool],
@@ -279,24 +300,25 @@ def _again(
         needed: which of what it took want one.
     """
     # By other names: what one of them was computed from may be another one, and that way is not this run's.
-    inputs, states, parameters = ([t.view_as(t) for t in of] for of in (inputs, states, parameters))
+    inputs, given, parameters = ([t.view_as(t) for t in of] for of in (inputs, states or (), parameters))
+    states = None if states is None else given
     plain = call._replace(program=untaped(call.program, call.own))
     whole = differentiable(plain, inputs, states, parameters, as_operator=as_operator, closed=True)
     pairs = [(r, g) for r, g in zip(flat(whole), gradients, strict=True) if g is not None]
-    tensors = [*inputs, *states, *parameters]
+    tensors = [*inputs, *given, *parameters]
     results, weights = [r for r, _ in pairs], [g for _, g in pairs]
     sources = [t for t, needs in zip(tensors, needed, strict=True) if needs]
     found = iter(torch.autograd.grad(results, sources, weights, create_graph=True, allow_unused=True))
     return [next(found) if needs else None for needs in needed]
 
 
-def _cotangents(gradients: Sequence[Tensor | None], outputs: int, states: Sequence[Tensor]) -> tuple[Slots, Result]:
-    """Which gradients are given, and what of them a run of the gradient program takes."""
-    given = slots(outputs, len(states), tuple([g is not None for g in gradients]))
-    of = split(gradients, outputs, len(states))
-    of_states = [torch.zeros_like(s) if g is None else g for s, g in zip(states, of.states, strict=True)]
-    of_outputs, of_reductions = ([g for g in kind if g is not None] for kind in (of.outputs, of.reductions))
-    return given, Result(of_outputs, of_states, of_reductions)
+def _cotangents(gradients: Sequence[Tensor | None], outputs: int, states: int) -> tuple[Slots, Result]:
+    """Which gradients are given of what a run gave, and these apart, with None for the others."""
+    return slots(outputs, states, tuple([g is not None for g in gradients])), split(gradients, outputs, states)
+
+
+def _there(gradients: Sequence[Tensor | None]) -> list[Tensor]:
+    return [g for g in gradients if g is not None]
 
 
 def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameters: int) -> list[Tensor | None]:
@@ -309,6 +331,14 @@ def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameter
     for k, g in zip(wanted.arrays, result.reductions, strict=True):
         found[inputs + states + k] = g
     return found
+
+
+def _arguments(program: Program, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor]]:
+    """Inputs, states and parameters, apart; no states where only the others are there."""
+    inputs, parameters = len(program.inputs), len(program.parameters)
+    states = len(tensors) - inputs - parameters
+    of = split(tensors, inputs, states)
+    return of.outputs, of.states if states or not program.states else None, of.reductions
 
 
 def split(tensors: Sequence[Any], vectors: int, states: int) -> Result:

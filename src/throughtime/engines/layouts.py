@@ -76,12 +76,7 @@ class Layout:
     def to_program(self, places: Places, stored: Stored) -> list[Tensor]:
         """The program's parameters from what is stored."""
         width = stored.recurrent.shape[0] // len(self.gates)
-        return [
-            _joined(
-                [_summed([_rows(stored[f], row * width, (p.stop - p.start) * width) for f, row in p.terms]) for p in of]
-            )
-            for of in places
-        ]
+        return [_joined([_piece(stored, piece, width) for piece in pieces]) for pieces in places]
 
     def to_stored(self, places: Places, parameters: Sequence[Tensor], width: int) -> Stored:
         """What is stored so that these are the program's parameters; what two tensors add up to is in the first.
@@ -141,14 +136,21 @@ def _terms(layout: Layout, parameter: Parameter, part: Part, gates: set[str]) ->
     return [(INPUT_BIAS, row), (RECURRENT_BIAS, row)]
 
 
+def _piece(stored: Stored, piece: Piece, width: int) -> Tensor:
+    """The rows of a piece from what is stored."""
+    start, stop, terms = piece
+    found = None
+    for field, row in terms:
+        rows = _rows(stored[field], row * width, (stop - start) * width)
+        found = rows if found is None else found + rows
+    assert found is not None
+    return found
+
+
 def _rows(tensor: Tensor | None, start: int, count: int) -> Tensor:
     assert tensor is not None
     # Whole tensors are handed on as they are; a projection has fewer rows than its one block.
     return tensor if start == 0 and count >= tensor.shape[0] else tensor[start : start + count]
-
-
-def _summed(terms: list[Tensor]) -> Tensor:
-    return terms[0] if len(terms) == 1 else terms[0] + terms[1]
 
 
 def _joined(rows: list[Tensor]) -> Tensor:

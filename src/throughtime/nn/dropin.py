@@ -6,6 +6,7 @@ engine `torch` it is torch's own layer that runs.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -70,7 +71,10 @@ class _DropIn(Watchable, Freezable, nn.RNNBase):
         programs = _programs(
             self.mode, self.input_size, self.hidden_size, self.proj_size, self.num_layers, directions, self.bias
         )
-        stored = [layer.to_program([getattr(self, n) for n in names], bias=self.bias) for names in self._all_weights]
+        # From among the parameters, as torch's way to an attribute is long; what is parametrised is none of them.
+        own: Mapping[str, Any] = self._parameters
+        tensors = [[own[n] if n in own else getattr(self, n) for n in names] for names in self._all_weights]
+        stored = [layer.to_program(of, bias=self.bias) for of in tensors]
         return [list(zip(ways, stored[depth * directions :], strict=False)) for depth, ways in enumerate(programs)]
 
     def _check(self, input: Any, hx: Any) -> None:

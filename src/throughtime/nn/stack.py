@@ -102,7 +102,7 @@ def run_stack(
             below, outputs = [form.pad(x) for x in below], [form.pad(y) for y in outputs]
         reverse = [program.reverse for program, _ in directions]
         below = joined(below, outputs, reverse, options, top, form.batch_sizes)
-    return below, [of[0][None] if len(of) == 1 else torch.stack(of) for of in ended]
+    return below, [of[0].unsqueeze(0) if len(of) == 1 else torch.stack(of) for of in ended]
 
 
 def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
