@@ -221,7 +221,8 @@ def _run(
 ) -> Result:
     inputs, packed = [x], form.batch_sizes is not None
     like = x if x.is_floating_point() else parameters[0]
-    if states is None and (packed or features):  # else the engine begins them, which is quicker
+    # Else the engine begins them, which is quicker: but it knows no rows without steps, and no features' inputs.
+    if states is None and (features or (form.batch_sizes is not None and form.rows != next(iter(form.batch_sizes), 0))):
         states = declared(program, like, form.rows)
     if features:
         padded = x.new_empty(()).expand(form.steps, form.rows, x.shape[-1]) if packed else x
