@@ -397,7 +397,7 @@ def run_any_form(
         if sequence is not None:
             outputs = sequence.sequences
         back = form.back
-        return outputs, final if back is None else [s[:, back] for s in final]
+        return outputs, final if back is None else [s.index_select(1, back) for s in final]
 
     if isinstance(input, PackedSequence):
         if lengths is not None or reset is not None:
