@@ -27,16 +27,18 @@ def results_and_gradients(
 ) -> list[Tensor]:
     leaves = arguments.map(lambda t: t.detach().requires_grad_())
     result = run(get(name), program, len(sizes), *leaves, sizes, packed=packed)
-    pairs = [(r, g) for r, g in zip([*result.outputs, *result.states], cotangents, strict=True) if r.requires_grad]
+    # Of the final states too, or of the outputs alone.
+    pairs = [(r, g) for r, g in zip([*result.outputs, *result.states], cotangents, strict=False) if r.requires_grad]
     results, weights = zip(*pairs, strict=True)
     gradients = torch.autograd.grad(results, leaves.flat, weights, allow_unused=True, materialize_grads=True)
     return [*result.outputs, *result.states, *gradients]
 
 
+@pytest.mark.parametrize("states_too", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("name", names())
-def test_every_engine(name: str, cell: str, reverse: bool) -> None:
+def test_every_engine(name: str, cell: str, reverse: bool, states_too: bool) -> None:
     program = cells.get(cell).program(3, 4)
     program = program.flipped if reverse else program
     reason = get(name).refuses(program, torch.zeros(1, dtype=torch.float64))
@@ -44,7 +46,8 @@ def test_every_engine(name: str, cell: str, reverse: bool) -> None:
         pytest.skip(reason)
     padded = random_arguments(program, len(SIZES), 6)  # the last row has no step
     packed = padded._replace(inputs=[pack(x, SIZES) for x in padded.inputs])
-    cotangents = [torch.randn(len(SIZES), 6, 4, dtype=torch.float64), *map(torch.randn_like, padded.states)]
+    of_states = [torch.randn_like(s) for s in padded.states] if states_too else []
+    cotangents = [torch.randn(len(SIZES), 6, 4, dtype=torch.float64), *of_states]
     of_packed = [pack(cotangents[0], SIZES), *cotangents[1:]]
     wanted = results_and_gradients(name, program, padded, SIZES, cotangents, packed=False)
     found = results_and_gradients(name, program, packed, SIZES, of_packed, packed=True)

@@ -225,9 +225,9 @@ class _Run(torch.autograd.Function):
         plan = gradient(program, given, wanted, call.seen)
         taken = [*[inputs[k] for k in plan.inputs], *[outputs[k] for k in plan.tape], *_there(cotangents.outputs)]
         weights = [*[parameters[k] for k in plan.parameters], *_there(cotangents.reductions)]
-        of_states = None  # then the engine begins them, which is quicker
-        if given.states or as_operator or not taken:
-            of_states = call.filled(cotangents.states, inputs, states, parameters)
+        # Else the engine begins them, which is quicker: but it has to see how many rows there are, without steps too.
+        fill = given.states or as_operator or not taken or (states is not None and call.packed)
+        of_states = call.filled(cotangents.states, inputs, states, parameters) if fill else None
         back = call.of(plan.program, call.watch_gradients(plan), len(plan.program.outputs))
         if as_operator:
             found = torch.ops.throughtime.run(*back.told, taken, of_states, weights)
