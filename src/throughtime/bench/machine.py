@@ -53,6 +53,8 @@ class Machine:
 def _processor() -> str:
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
-    # x86 names its model; others have parts of it in several lines
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith(("model name", "Model"))]
-    return models[0] if models else platform.processor() or platform.machine()
+    told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
+    # x86 names its model, though a virtual machine's name may be that of several generations; others have parts of it
+    # in several lines.
+    name = told.get("model name") or told.get("Model") or platform.processor() or platform.machine()
+    return f"{name} (family {told['cpu family']}, model {told['model']})" if "cpu family" in told else name
