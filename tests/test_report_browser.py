@@ -78,6 +78,11 @@ def wait_for(driver: Driver, script: str) -> Any:
     return WebDriverWait(driver, 10, 0.02).until(lambda d: d.execute_script(f"return {script}"))
 
 
+def see(driver: Driver, chart: str) -> None:
+    """Scrolls to a chart until it is drawn: others that are drawn meanwhile may move it away again."""
+    wait_for(driver, f"{chart}.dataset.drawn || {chart}.scrollIntoView()")
+
+
 def symbol(driver: Driver, t: int) -> Any:
     return driver.find_element("css selector", f"#reading span[data-t='{t}']")
 
@@ -89,7 +94,7 @@ def test_it_opens_without_a_complaint_and_draws_all_charts(driver: Driver, page:
     charts = driver.execute_script("return document.querySelectorAll('.chart').length")
     assert charts == 6
     for k in range(charts):
-        driver.execute_script("document.querySelectorAll('.chart')[arguments[0]].scrollIntoView()", k)
+        see(driver, f"document.querySelectorAll('.chart')[{k}]")
         wait_for(driver, f"document.querySelectorAll('.chart')[{k}].querySelector('.main-svg') !== null")
     assert driver.execute_script("return document.documentElement.scrollWidth") <= width
     assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
@@ -237,8 +242,8 @@ def test_the_heat_map_tells_values_and_leads_to_its_places(driver: Driver, page:
 
     open_page(driver, page)
     chart = driver.find_element("id", "chart-gates")
+    see(driver, "document.getElementById('chart-gates')")
     driver.execute_script("arguments[0].scrollIntoView()", chart)
-    wait_for(driver, "document.getElementById('chart-gates').dataset.drawn")
     ActionChains(driver).move_to_element_with_offset(chart, 0, 60).perform()
     tip = driver.find_element("id", "tip").text
     assert tip.startswith("layer0.cell ")
@@ -268,8 +273,7 @@ def test_a_hostile_text_does_no_harm(driver: Driver, tmp_path: Path) -> None:
     ))  # fmt: skip
     assert driver.execute_script("return document.querySelectorAll('#reading span[data-t]').length") == 2 * len(HOSTILE)
     for chart in driver.find_elements("class name", "chart"):
-        driver.execute_script("arguments[0].scrollIntoView()", chart)
-        wait_for(driver, f"document.getElementById('{chart.get_attribute('id')}').dataset.drawn")
+        see(driver, f"document.getElementById('{chart.get_attribute('id')}')")
     driver.execute_script("document.querySelectorAll('#reading span[data-t]').forEach(s => s.click())")
     assert driver.execute_script("return document.querySelectorAll('img').length") == 0
     assert driver.title != "in"
