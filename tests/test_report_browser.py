@@ -83,6 +83,12 @@ def see(driver: Driver, chart: str) -> None:
     wait_for(driver, f"{chart}.dataset.drawn || {chart}.scrollIntoView()")
 
 
+def see_all(driver: Driver) -> None:
+    """Has all charts drawn, so that nothing moves any more."""
+    for chart in driver.find_elements("class name", "chart"):
+        see(driver, f"document.getElementById('{chart.get_attribute('id')}')")
+
+
 def symbol(driver: Driver, t: int) -> Any:
     return driver.find_element("css selector", f"#reading span[data-t='{t}']")
 
@@ -242,7 +248,7 @@ def test_the_heat_map_tells_values_and_leads_to_its_places(driver: Driver, page:
 
     open_page(driver, page)
     chart = driver.find_element("id", "chart-gates")
-    see(driver, "document.getElementById('chart-gates')")
+    see_all(driver)
     driver.execute_script("arguments[0].scrollIntoView()", chart)
     ActionChains(driver).move_to_element_with_offset(chart, 0, 60).perform()
     tip = driver.find_element("id", "tip").text
@@ -272,8 +278,7 @@ def test_a_hostile_text_does_no_harm(driver: Driver, tmp_path: Path) -> None:
         tmp_path / "report.html",
     ))  # fmt: skip
     assert driver.execute_script("return document.querySelectorAll('#reading span[data-t]').length") == 2 * len(HOSTILE)
-    for chart in driver.find_elements("class name", "chart"):
-        see(driver, f"document.getElementById('{chart.get_attribute('id')}')")
+    see_all(driver)
     driver.execute_script("document.querySelectorAll('#reading span[data-t]').forEach(s => s.click())")
     assert driver.execute_script("return document.querySelectorAll('img').length") == 0
     assert driver.title != "in"
