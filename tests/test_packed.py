@@ -23,13 +23,18 @@ def pack(padded: Tensor, sizes: list[int]) -> Tensor:
 
 
 def results_and_gradients(
-    name: str, program: Program, arguments: Arguments, sizes: list[int], cotangents: list[Tensor], *, packed: bool
+    name: str,
+    program: Program,
+    arguments: Arguments,
+    sizes: list[int],
+    cotangents: list[Tensor | None],
+    *,
+    packed: bool,
 ) -> list[Tensor]:
     leaves = arguments.map(lambda t: t.detach().requires_grad_())
     result = run(get(name), program, len(sizes), *leaves, sizes, packed=packed)
-    # Of the final states too, or of the outputs alone.
-    pairs = [(r, g) for r, g in zip([*result.outputs, *result.states], cotangents, strict=False) if r.requires_grad]
-    results, weights = zip(*pairs, strict=True)
+    ended = zip([*result.outputs, *result.states], cotangents, strict=True)
+    results, weights = zip(*((r, g) for r, g in ended if r.requires_grad and g is not None), strict=True)
     gradients = torch.autograd.grad(results, leaves.flat, weights, allow_unused=True, materialize_grads=True)
     return [*result.outputs, *result.states, *gradients]
 
@@ -46,9 +51,9 @@ def test_every_engine(name: str, cell: str, reverse: bool, states_too: bool) -> 
         pytest.skip(reason)
     padded = random_arguments(program, len(SIZES), 6)  # the last row has no step
     packed = padded._replace(inputs=[pack(x, SIZES) for x in padded.inputs])
-    of_states = [torch.randn_like(s) for s in padded.states] if states_too else []
-    cotangents = [torch.randn(len(SIZES), 6, 4, dtype=torch.float64), *of_states]
-    of_packed = [pack(cotangents[0], SIZES), *cotangents[1:]]
+    of_output = torch.randn(len(SIZES), 6, 4, dtype=torch.float64)
+    of_states = [torch.randn_like(s) if states_too else None for s in padded.states]
+    cotangents, of_packed = [of_output, *of_states], [pack(of_output, SIZES), *of_states]
     wanted = results_and_gradients(name, program, padded, SIZES, cotangents, packed=False)
     found = results_and_gradients(name, program, packed, SIZES, of_packed, packed=True)
     for place in (0, 1 + len(padded.states)):  # the output, and the gradient of the input

@@ -219,7 +219,7 @@ def test_a_unit_of_the_gallery_is_shown_in_the_text(driver: Driver, page: Path) 
     wait_for(driver, "document.querySelectorAll('#gallery button').length > 1")
     choose(driver, "unit", "5")
     driver.find_element("css selector", "#gallery button").click()
-    wait_for(driver, "document.getElementById('unit').value === '3'")
+    assert wait_for(driver, "document.getElementById('unit').value === '3'")
 
 
 def test_the_gallery_shows_units_that_differ(driver: Driver, tmp_path: Path) -> None:
