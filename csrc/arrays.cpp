@@ -148,8 +148,14 @@ const dlpack::Exchange* Arrays::exchange(nb::handle array) const {
     return exchange_;
 }
 
+bool Arrays::Look::lacks_memory() const {
+    const auto end = shape.begin() + std::min(axes, 3);
+    return !at && std::find(shape.begin(), end, 0) == end;
+}
+
 Arrays::Look Arrays::look(nb::handle array) const {
     Look found = elements_of(array);
+    if (found.lacks_memory()) found.straight = false;
     // The numbers of a negative view are the negatives of those in memory.
     if (found.straight && !PyArray_Check(array.ptr())) {
         PyObject* of = array.ptr();
@@ -205,7 +211,11 @@ Arrays::Look Arrays::fitting(nb::handle array, const Shape& shape, bool whole) c
 }
 
 nb::object Arrays::straightened(nb::handle array) const {
-    if (!is_numpy_) return array.attr("detach")().attr("contiguous")().attr("resolve_neg")();
+    if (!is_numpy_) {
+        if (nb::cast<bool>(array.attr("_is_zerotensor")())) return array.attr("detach")().attr("clone")();
+        if (elements_of(array).lacks_memory()) throw Misfit("a tensor of shape " + text(array.attr("shape")) + " has no memory");
+        return array.attr("detach")().attr("contiguous")().attr("resolve_neg")();
+    }
     PyObject* copy = PyArray_NewCopy(numpys(array), NPY_CORDER);
     if (!copy) throw nb::python_error();
     return nb::steal(copy);

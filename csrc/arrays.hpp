@@ -49,6 +49,9 @@ private:
         int axes = 0;
         std::array<int64_t, 3> shape{};  // of the first axes
         bool straight = false;  // whether the elements lie one after the other
+
+        /// Whether there are elements and nowhere to read them: an efficient zero tensor, or storage that FSDP freed.
+        bool lacks_memory() const;
     };
 
     nanobind::object like_;

@@ -13,10 +13,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 
 from throughtime.engines import get, say_once
 from throughtime.engines.base import Engine, Result, declared_for
+from throughtime.engines.batching import is_batched, one_by_one
+from throughtime.engines.capture import is_captured, is_transformed
 from throughtime.engines.segments import Segments
 from throughtime.engines.watching import Watch
 from throughtime.errors import UserError
@@ -58,19 +59,17 @@ def run(
     call = Call(engine, program, steps, batch_sizes, packed, every, watch, len(program.outputs))
     if engine.transparent and watch is None and every is None:
         return call.run(inputs, states, parameters)
-    compiling = torch.compiler.is_compiling() and not engine.transparent
     tensors = (*inputs, *parameters) if states is None else (*inputs, *states, *parameters)
-    if not compiling and is_transformed(tensors):
-        if watch is not None:
-            raise UserError(
-                "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
-            )
-        if engine.transparent:
+    transformed = is_transformed(tensors)
+    if transformed and watch is not None:
+        raise UserError(
+            "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
+        )
+    compiling = torch.compiler.is_compiling() and not engine.transparent and not transformed
+    if not compiling:
+        call = call.visible(tensors)
+        if transformed or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
             return call.run(inputs, states, parameters)
-        say_once(f"the {engine.name} engine cannot be seen through by vmap and forward-mode derivatives")
-        return call._replace(engine=get("reference")).run(inputs, states, parameters)
-    if not compiling and not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-        return call.run(inputs, states, parameters)
     if states is None and (compiling or every is not None):  # else the engine begins them, which is quicker
         states = declared_for(program, inputs, parameters, batch_sizes, packed)
     if compiling:
@@ -78,7 +77,7 @@ def run(
         found = torch.ops.throughtime.run(*call.told, list(inputs), list(states), list(parameters))
         return split(found, len(program.outputs), len(program.states))
     # Autograd sees through a transparent engine, but not a gradient of the values of each step.
-    if engine.transparent and not (watch and watch.gradients):
+    if call.engine.transparent and not (watch and watch.gradients):
         if states is None or every is None:
             return call.run(inputs, states, parameters)
         return call.segments.run_transparent(inputs, states, parameters)
@@ -107,6 +106,20 @@ class Call(NamedTuple):
             return result
         self.watch.take(result.outputs, found)
         return result._replace(outputs=result.outputs[: len(self.program.outputs)])
+
+    def visible(self, tensors: Sequence[Tensor]) -> Call:
+        """The same run on an engine of torch's own operations, where torch must see each of them."""
+        if self.engine.transparent:
+            return self
+        transformed = is_transformed(tensors)
+        if not transformed and not is_captured(tensors):
+            return self
+        fused = get("torch")
+        # torch has no rule to vectorize its own layers.
+        if not transformed and self.watch is None and fused.refuses(self.program, tensors[0]) is None:
+            return self._replace(engine=fused)
+        say_once(f"transforms, tracers and dispatch modes of torch cannot see into the {self.engine.name} engine")
+        return self._replace(engine=get("reference"))
 
     def run_differentiably(
         self, inputs: Sequence[Tensor], states: Sequence[Tensor] | None, parameters: Sequence[Tensor]
@@ -214,6 +227,8 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if is_batched(gradients):
+            return tuple(one_by_one(lambda of_one: _Run.backward(ctx, *of_one), gradients))
         call, as_operator, closed = ctx.call
         program, needed, saved = call.program, ctx.needs_input_grad[3:], ctx.saved_tensors
         inputs, states, parameters = _arguments(program, saved[: len(needed)])
@@ -235,7 +250,7 @@ class _Run(torch.autograd.Function):
         elif torch.is_grad_enabled():
             result = back.run_differentiably(taken, of_states, weights)
         else:
-            result = back.run(taken, of_states, weights)
+            result = back.visible([*taken, *(of_states or ()), *weights]).run(taken, of_states, weights)
         return None, None, None, *_in_order(wanted, result, len(inputs), len(states or ()), len(parameters))
 
 
@@ -260,12 +275,14 @@ class _InSegments(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
+        if is_batched(gradients):
+            return tuple(one_by_one(lambda of_one: _InSegments.backward(ctx, *of_one), gradients))
         call, as_operator = ctx.call
         program = call.program
         inputs, states, rest = split(ctx.saved_tensors, len(program.inputs), len(program.states))
         parameters, starts = rest[: len(program.parameters)], rest[len(program.parameters) :]
         needed = ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled():
+        if torch.is_grad_enabled() or (not as_operator and call.visible(_there(gradients)) is not call):
             whole = call._replace(every=None)
             return None, None, *_again(whole, inputs, states, parameters, gradients, needed, as_operator)
         given, cotangents = _cotangents(gradients, call.own, len(states))
@@ -361,17 +378,3 @@ def untaped(program: Program, own: int) -> Program:
 def slots(vectors: int, states: int, flags: tuple[bool, ...]) -> Slots:
     """Which flags are set, of so many vectors, so many states, and the rest."""
     return Slots(*(tuple(k for k, flag in enumerate(of) if flag) for of in split(flags, vectors, states)))
-
-
-def is_transformed(tensors: Sequence[Tensor]) -> bool:
-    """Whether vmap, jvp or another transform of torch.func is going on, or a tensor has a forward tangent."""
-    if torch._C._functorch.maybe_current_level() is not None:
-        return True
-    return has_tangent(tensors)
-
-
-def has_tangent(tensors: Sequence[Tensor]) -> bool:
-    """Whether a tensor has a forward tangent."""
-    if forward_ad._current_level < 0:
-        return False
-    return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]

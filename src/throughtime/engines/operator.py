@@ -14,7 +14,8 @@ import torch
 from torch import Tensor
 
 from throughtime.engines import get
-from throughtime.engines.autograd import Call, differentiable, flat, has_tangent, run, slots, split
+from throughtime.engines.autograd import Call, differentiable, flat, run, slots, split
+from throughtime.engines.capture import has_tangent
 from throughtime.program.core import Program
 from throughtime.program.gradient import Slots, gradient, with_tape
 from throughtime.program.saving import from_json

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from throughtime.engines.capture import is_plain
 from throughtime.engines.native import thinned
 from throughtime.engines.operator import library
 
@@ -22,12 +23,14 @@ class Thinned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, seed: int, dropout: float) -> Tensor:
         """Drops elements of x with the probability `dropout`, and scales the others."""
-        ctx.told = seed, dropout
+        ctx.told, ctx.shape = (seed, dropout), x.shape
         return _thinned(x, seed, dropout)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Drops the same elements of the gradient."""
+        if not is_plain(gradient):  # batched, say: the engine has no memory to read
+            return gradient * _thinned(torch.ones(ctx.shape, dtype=gradient.dtype), *ctx.told), None, None
         return Thinned.apply(gradient, *ctx.told), None, None  # type: ignore[no-untyped-call]
 
 

@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import PREFERENCE, choose, get
+from throughtime.engines.capture import is_captured, is_transformed
 from throughtime.engines.torch_layers import TORCH_LAYERS
 from throughtime.nn.features import Watchable
 from throughtime.nn.freezing import Freezable
-from throughtime.nn.stack import Layers, run_any_form, ways_of
+from throughtime.nn.stack import Layers, outside_graph, run_any_form, ways_of
 from throughtime.program.core import Program
 
 Hidden = Tensor | tuple[Tensor, Tensor]
@@ -47,10 +48,14 @@ class _DropIn(Watchable, Freezable, nn.RNNBase):
         Returns:
             The output and the final state, of the shapes that torch's layer returns.
         """
+        outside = outside_graph(self, input)
+        return self._run(input, hx) if outside is None else outside(self._run, input, hx)
+
+    def _run(self, input: Any, hx: Any) -> Any:
         data = input.data if isinstance(input, PackedSequence) else input
-        layers = self.lasting_layers()
-        if not self.watching and _is_torchs(self.engine, layers[0][0][0], data):
+        if not self.watching and _is_torchs(self.engine, self._programs()[0][0], data, hx):
             return self.torchs.forward(self, input, hx)
+        layers = self.lasting_layers()
         self._check(input, hx)
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
         output, final = run_any_form(
@@ -66,16 +71,20 @@ class _DropIn(Watchable, Freezable, nn.RNNBase):
 
     def layers(self) -> Layers:
         """Each layer's directions: a program and its parameters, as they are now."""
-        layer = TORCH_LAYERS[self.mode]
-        directions = 2 if self.bidirectional else 1
-        programs = _programs(
-            self.mode, self.input_size, self.hidden_size, self.proj_size, self.num_layers, directions, self.bias
-        )
+        layer, programs = TORCH_LAYERS[self.mode], self._programs()
+        directions = len(programs[0])
         # From among the parameters, as torch's way to an attribute is long; what is parametrised is none of them.
         own: Mapping[str, Any] = self._parameters
         tensors = [[own[n] if n in own else getattr(self, n) for n in names] for names in self._all_weights]
         stored = [layer.to_program(of, bias=self.bias) for of in tensors]
         return [list(zip(ways, stored[depth * directions :], strict=False)) for depth, ways in enumerate(programs)]
+
+    def _programs(self) -> tuple[tuple[Program, ...], ...]:
+        directions = 2 if self.bidirectional else 1
+        programs: tuple[tuple[Program, ...], ...] = _programs(
+            self.mode, self.input_size, self.hidden_size, self.proj_size, self.num_layers, directions, self.bias
+        )
+        return programs
 
     def _check(self, input: Any, hx: Any) -> None:
         """Refuses what torch refuses, in torch's words."""
@@ -121,11 +130,16 @@ def _programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
     return _cached_programs(*of)
 
 
-def _is_torchs(engine: str | None, program: Program, x: Tensor) -> bool:
-    if engine is None and "torch" not in PREFERENCE.get(x.device.type, ()):
-        return False
+def _is_torchs(engine: str | None, program: Program, x: Tensor, hx: Any) -> bool:
+    """Whether torch's own forward runs: where it is the fastest, and where torch must see its operations."""
     # A graph that is being captured takes torch's layers one by one, as it takes those of every engine.
-    return not torch.compiler.is_compiling() and choose(engine, program, x).name == "torch"
+    if torch.compiler.is_compiling():
+        return False
+    named = engine is not None or "torch" in PREFERENCE.get(x.device.type, ())
+    if named and choose(engine, program, x).name == "torch":
+        return True
+    tensors = (x,) if hx is None else (x, hx) if isinstance(hx, Tensor) else (x, *hx)
+    return engine in (None, "native") and is_captured(tensors) and not is_transformed(tensors)
 
 
 class RNN(_DropIn):
@@ -253,9 +267,13 @@ class _DropInCell(Watchable, Freezable, nn.RNNCellBase):
         Returns:
             The state after the step.
         """
-        layers = self.lasting_layers()
-        if not self.watching and _is_torchs(self.engine, layers[0][0][0], input):
+        outside = outside_graph(self, input)
+        return self._run(input, hx) if outside is None else outside(self._run, input, hx)
+
+    def _run(self, input: Tensor, hx: Any) -> Any:
+        if not self.watching and _is_torchs(self.engine, self._program(), input, hx):
             return super().forward(input, hx)
+        layers = self.lasting_layers()
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
         self._check(input, states)
         _, final = run_any_form(
@@ -270,9 +288,12 @@ class _DropInCell(Watchable, Freezable, nn.RNNCellBase):
 
     def layers(self) -> Layers:
         """The one layer's program and its parameters, as they are now."""
-        ((program,),) = _programs(self._mode(), self.input_size, self.hidden_size, 0, 1, 1, self.bias)
         stored = [self.weight_ih, self.weight_hh, *((self.bias_ih, self.bias_hh) if self.bias else ())]
-        return [[(program, TORCH_LAYERS[self._mode()].to_program(stored, bias=self.bias))]]
+        return [[(self._program(), TORCH_LAYERS[self._mode()].to_program(stored, bias=self.bias))]]
+
+    def _program(self) -> Program:
+        programs: tuple[tuple[Program]] = _programs(self._mode(), self.input_size, self.hidden_size, 0, 1, 1, self.bias)
+        return programs[0][0]
 
     def _mode(self) -> str:
         return "LSTM" if isinstance(self, nn.LSTMCell) else "GRU"

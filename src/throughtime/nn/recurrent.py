@@ -13,6 +13,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime import cells
 from throughtime.engines import choose, get
+from throughtime.engines.capture import is_captured
 from throughtime.errors import UserError, nearest
 from throughtime.language import activation
 from throughtime.nn.features import Starts, Watchable
@@ -21,7 +22,7 @@ from throughtime.nn.initialise import Scheme, initialise
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width
 from throughtime.nn.regularise import Masks, in_training
-from throughtime.nn.stack import Layers, Output, in_autocast, over_rows_of, run_any_form, ways_of
+from throughtime.nn.stack import Layers, Output, in_autocast, outside_graph, over_rows_of, run_any_form, ways_of
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program, shared
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
@@ -253,6 +254,20 @@ class Recurrent(Watchable, Freezable, nn.Module):
         Raises:
             UserError: if a shape or a type does not fit.
         """
+        outside = outside_graph(self, input)
+        if outside is None:
+            return self._run(input, state, lengths, reset, table)
+        result: tuple[Output, State] = outside(self._run, input, state, lengths, reset, table)
+        return result
+
+    def _run(
+        self,
+        input: Tensor | PackedSequence,
+        state: State | None,
+        lengths: Tensor | Sequence[int] | None,
+        reset: Tensor | None,
+        table: Tensor | None,
+    ) -> tuple[Output, State]:
         initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
         over: Layers | None = None  # what runs on symbols themselves
         if table is not None:
@@ -290,7 +305,8 @@ class Recurrent(Watchable, Freezable, nn.Module):
         options = self.options
         plain = options.returns == "steps" and options.skip is None and not options.batch_first and symbols.dim() == 2
         taking = (*self.watching, *(self._masks if self.training else ()))
-        alone = all(feature.takes_symbols for feature in taking) and not torch.compiler.is_compiling()
+        opaque = not (torch.compiler.is_compiling() or is_captured((symbols, table)))
+        alone = all(feature.takes_symbols for feature in taking) and opaque
         if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table.device.type):
             return None
         layers = self._own_layers()

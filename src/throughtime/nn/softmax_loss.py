@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from throughtime.engines.capture import is_captured, is_transformed
+
 # A chunk's logits stay in the processor's outer cache; larger ones only cost memory.
 CHUNK_ELEMENTS = 1 << 20
 
@@ -33,8 +35,15 @@ def softmax_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) 
     if half or torch.is_autocast_enabled(kind):
         with torch.autocast(kind, enabled=False):
             return softmax_loss(hidden.float(), weight.float(), bias.float(), targets)
+    tensors = (hidden, weight, bias)
+    if is_transformed(tensors) or is_captured(tensors):
+        return _plain_loss(hidden, weight, bias, targets)
     total: Tensor = _SoftmaxLoss.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
     return total
+
+
+def _plain_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
+    return functional.cross_entropy(functional.linear(hidden, weight, bias), targets, reduction="sum")
 
 
 class _SoftmaxLoss(torch.autograd.Function):
@@ -71,7 +80,7 @@ class _SoftmaxLoss(torch.autograd.Function):
         (scale,) = of_total
         if torch.is_grad_enabled():  # a second derivative is wanted, which the stored gradients know nothing of
             hidden, weight, bias, targets = ctx.saved_tensors
-            loss = functional.cross_entropy(functional.linear(hidden, weight, bias), targets, reduction="sum")
+            loss = _plain_loss(hidden, weight, bias, targets)
             leaves = [t for t, want in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False) if want]
             found = iter(torch.autograd.grad(loss * scale, leaves, create_graph=True))
             return (*(next(found) if want else None for want in ctx.needs_input_grad[:3]), None)

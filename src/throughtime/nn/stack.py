@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -353,23 +353,6 @@ def run_any_form(
         The output in the form of the input, a tuple if there are several; and the final states in the form of the
         states.
     """
-    if torch.compiler.is_dynamo_compiling() and any(feature.outside_graphs for feature in features):
-        given: tuple[Output, list[Tensor]] = record_and_edit_cannot_be_in_one_graph(
-            layers,
-            input,
-            states,
-            batch_first=batch_first,
-            dropout=dropout,
-            options=options,
-            starts=starts,
-            engine=engine,
-            lengths=lengths,
-            reset=reset,
-            masks=masks,
-            features=features,
-            symbols=symbols,
-        )
-        return given
     rows_axis = _ROWS_AXIS[options.returns]
 
     def ordered(
@@ -438,10 +421,32 @@ def run_any_form(
     return _alone(outputs), final
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
-def record_and_edit_cannot_be_in_one_graph(*args: Any, **kwargs: Any) -> Any:
-    """Runs a stack outside the graph; where torch.compile may not interrupt one, its message is this name."""
-    return run_any_form(*args, **kwargs)
+def _eager(reason: str) -> Callable[..., Any]:
+    """What calls a function outside of the graph that torch.compile captures; the reason is shown under fullgraph."""
+
+    def call(function: Callable[..., Any], *args: Any) -> Any:
+        return function(*args)
+
+    found: Callable[..., Any] = torch.compiler.disable(call, reason=reason)  # type: ignore[no-untyped-call]
+    return found
+
+
+_OTHERWISE = "compile the model without fullgraph=True"
+_with_packed = _eager(f"a PackedSequence cannot be part of a graph: {_OTHERWISE}, or pass a padded input and lengths")
+_with_hooks = _eager(f"throughtime.record and throughtime.edit work outside of a graph: {_OTHERWISE}")
+_in_transform = _eager(f"a recurrent layer under a transform of torch.func runs outside of a graph: {_OTHERWISE}")
+
+
+def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
+    """What calls a module's run outside of the graph that torch.compile captures; None if it can be a part of it."""
+    if isinstance(input, PackedSequence):  # Dynamo skips a frame with one in it, and would compile what that calls
+        return _with_packed
+    if not torch.compiler.is_dynamo_compiling():
+        return None
+    if any(feature.outside_graphs for feature in module.watching):
+        return _with_hooks
+    # As torch's own layers do: an operator has no rule for a transform that is itself a part of the graph.
+    return None if torch._C._functorch.maybe_current_level() is None else _in_transform
 
 
 def _alone(outputs: Sequence[Tensor | PackedSequence]) -> Output:
