@@ -15,11 +15,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-from helpers import Arguments, assert_close, flat, random_arguments, random_cotangents, run_gradient
+from helpers import (
+    Arguments,
+    assert_close,
+    differentiable_run,
+    flat,
+    random_arguments,
+    random_cotangents,
+    run_gradient,
+    run_on,
+)
 from torch import Tensor
 
 from throughtime.engines.native import NativeEngine
-from throughtime.engines.operator import run
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
@@ -86,12 +94,12 @@ def hold(
     leaves = arguments.map(lambda t: t.clone().requires_grad_())
     outputs, final = loop(step, Weights(program, leaves.parameters), leaves)
     wanted = [outputs, *final]
-    cotangents = random_cotangents(ReferenceEngine().run(program, STEPS, *arguments, None))
+    cotangents = random_cotangents(run_on(ReferenceEngine(), program, STEPS, *arguments, None))
     gradients = torch.autograd.grad(wanted, leaves.flat, flat(cotangents), allow_unused=True)
     unused = [k for k, g in enumerate(gradients) if g is None]
     assert not unused, f"the loop does not use arguments {unused} of {[t.shape for t in arguments.flat]}"
 
-    assert_close(flat(ReferenceEngine().run(program, STEPS, *arguments, None)), wanted, 1e-13)
+    assert_close(flat(run_on(ReferenceEngine(), program, STEPS, *arguments, None)), wanted, 1e-13)
     assert_close(run_gradient(program, arguments, cotangents, STEPS).flat, gradients, 1e-12)
     if NativeEngine().refuses(program, arguments.inputs[0]) is None:
         # A few roundings of each type, which some steps carry on.
@@ -114,6 +122,6 @@ def loop(step: Step, weights: Weights, arguments: Arguments) -> tuple[Tensor, li
 def by_autograd(program: Program, arguments: Arguments, cotangents: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Results and gradients by the native engine, as a user's module has them."""
     leaves = arguments.map(lambda t: t.clone().requires_grad_())
-    result = run(NativeEngine(), program, STEPS, *leaves)
+    result = differentiable_run(NativeEngine(), program, STEPS, *leaves)
     weights = [c.to(t.dtype) for c, t in zip(cotangents, flat(result), strict=True)]
     return flat(result), list(torch.autograd.grad(flat(result), leaves.flat, weights))

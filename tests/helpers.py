@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from throughtime.engines.base import Result
+from throughtime.engines.autograd import Pass
+from throughtime.engines.base import Engine, Layout, Operands, Result
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.program.core import Program
 from throughtime.program.gradient import Slots, everything_given, everything_wanted, gradient, with_tape
@@ -67,7 +68,54 @@ def flat(result: Result) -> list[Tensor]:
 
 def run(program: Program, arguments: Arguments, steps: int = 4, batch_sizes: list[int] | None = None) -> Result:
     """A run on the reference engine."""
-    return REFERENCE.run(program, steps, *arguments, batch_sizes)
+    return run_on(REFERENCE, program, steps, *arguments, batch_sizes)
+
+
+def layout_of(
+    steps: int, inputs: Sequence[Any], states: Sequence[Any] | None, batch_sizes: Sequence[int] | None, packed: bool
+) -> Layout:
+    """The layout of these operands."""
+    if states:
+        rows = states[0].shape[0]
+    elif packed:
+        rows = next(iter(batch_sizes or ()), 0)
+    else:
+        rows = inputs[0].shape[1] if inputs else 0
+    return Layout(steps, rows, batch_sizes, packed)
+
+
+def run_on(
+    engine: Engine,
+    program: Program,
+    steps: int,
+    inputs: Sequence[Any],
+    states: Sequence[Any] | None,
+    parameters: Sequence[Any],
+    batch_sizes: Sequence[int] | None = None,
+    *,
+    packed: bool = False,
+    accumulate_into: Sequence[Any] | None = None,
+) -> Result:
+    """A run on an engine."""
+    layout = layout_of(steps, inputs, states, batch_sizes, packed)
+    return engine.run(program, Operands(inputs, states, parameters), layout, accumulate_into=accumulate_into)
+
+
+def differentiable_run(
+    engine: Engine,
+    program: Program,
+    steps: int,
+    inputs: Sequence[Tensor],
+    states: Sequence[Tensor] | None,
+    parameters: Sequence[Tensor],
+    batch_sizes: Sequence[int] | None = None,
+    *,
+    packed: bool = False,
+    checkpoint_every: int | None = None,
+) -> Result:
+    """A run on an engine that autograd knows."""
+    layout = layout_of(steps, inputs, states, batch_sizes, packed)
+    return Pass(engine, program, layout, checkpoint_every).run(Operands(inputs, states, parameters))
 
 
 def random_cotangents(result: Result, *, seed: int = 1) -> Result:
@@ -95,7 +143,8 @@ def run_gradient(
     taped = with_tape(program, wanted)
     tape = run(taped, arguments, steps, batch_sizes).outputs
     plan = gradient(taped, given, wanted)
-    result = REFERENCE.run(
+    result = run_on(
+        REFERENCE,
         plan.program,
         steps,
         [

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cell_harness import STEPS, Weights, hold, loop
 from cell_loops import LOOPS, Loop
-from helpers import Arguments, assert_close, flat, random_arguments
+from helpers import Arguments, assert_close, flat, random_arguments, run_on
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -31,7 +31,7 @@ def test_it_is_so_without_biases(of: Loop) -> None:
     program = cells.get(of.cell).program(**{"input_size": 3, "hidden_size": 4, "bias": False} | _own(of))
     arguments = random_arguments(program, STEPS, seed=1)
     outputs, states = loop(of.step, Weights(program, arguments.parameters), arguments)
-    assert_close(flat(ReferenceEngine().run(program, STEPS, *arguments, None)), [outputs, *states], 1e-13)
+    assert_close(flat(run_on(ReferenceEngine(), program, STEPS, *arguments, None)), [outputs, *states], 1e-13)
 
 
 def _own(of: Loop) -> dict[str, object]:
@@ -97,7 +97,7 @@ def test_the_slstms_first_step_is_the_authors() -> None:
 
     wanted, states = loop(step, Weights(program, arguments.parameters), arguments)
     start = [torch.full_like(s, of.initial) for s, of in zip(drawn.states, program.states, strict=True)]
-    found = ReferenceEngine().run(program, STEPS, drawn.inputs, start, drawn.parameters)
+    found = run_on(ReferenceEngine(), program, STEPS, drawn.inputs, start, drawn.parameters)
     assert_close(flat(found), [wanted, *states], 1e-13)
 
 

@@ -289,7 +289,7 @@ def test_a_single_step_and_several_modules_at_once():
     assert not output.any()
     assert not h.any()
     assert (c == 2).all()
-    assert model["encoder"].watching == model["step"].watching == ()
+    assert model["encoder"].hooks == model["step"].hooks == ()
 
 
 # What the equations name may be a part of something wider, or made of parts.
@@ -428,4 +428,4 @@ def test_what_cannot_be_edited_is_said(changes, options, message):
     layer = throughtime.LSTM(WIDTH, HIDDEN)
     with pytest.raises(UserError, match=message), throughtime.edit(layer, changes, **options):
         layer(torch.randn(STEPS, ROWS, WIDTH))
-    assert layer.watching == ()
+    assert layer.hooks == ()

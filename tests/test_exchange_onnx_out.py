@@ -298,7 +298,7 @@ def test_what_cannot_be_exported_is_named(module: nn.Module, words: list[str]) -
 
 def test_a_module_that_is_edited_is_refused() -> None:
     module = copy.copy(Recurrent("gru", INPUT, HIDDEN))
-    module.watching = (object(),)
+    module.hooks = (object(),)
     with pytest.raises(UserError, match="edited"):
         throughtime.to_onnx(module)
 

@@ -10,7 +10,7 @@ import torch
 
 from throughtime import cells
 from throughtime.errors import UserError
-from throughtime.nn.initialise import keeping
+from throughtime.nn.initialization import keeping
 from throughtime.nn.recurrent import Recurrent
 from throughtime.sight.fresh import fresh_model
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from throughtime import cells
 from throughtime.errors import UserError
-from throughtime.nn import regularise
+from throughtime.nn import regularization
 from throughtime.nn.masks import dropped, mask, scaled_mask
 from throughtime.nn.recurrent import Recurrent
 from throughtime.program.rewrite import masked_states, recurrent_weights
@@ -27,7 +27,7 @@ def masks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """The masks on states, in the order in which they are drawn."""
     drawn: list[Tensor] = []
 
-    class Seen(regularise.Masks):
+    class Seen(regularization.Masks):
         def inputs(self, *given: Any) -> list[Tensor]:
             found = super().inputs(*given)
             drawn.extend(found)
@@ -208,11 +208,11 @@ def test_every_cell_takes_every_mask(name: str, masks: list[Tensor]) -> None:
 def test_a_mask_scales_what_enters_the_products_over_states_and_nothing_else(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("throughtime.nn.regularise.scaled_mask", lambda like, shape, dropout: like.new_ones(shape))
+    monkeypatch.setattr("throughtime.nn.regularization.scaled_mask", lambda like, shape, dropout: like.new_ones(shape))
     layer, x = layer_and_input(name, "reference", recurrent_dropout=0.5)
     plain, _ = layer_and_input(name, "reference")
     assert_close(flat(layer(x)), flat(plain(x)))
-    monkeypatch.setattr("throughtime.nn.regularise.scaled_mask", lambda like, shape, dropout: like.new_zeros(shape))
+    monkeypatch.setattr("throughtime.nn.regularization.scaled_mask", lambda like, shape, dropout: like.new_zeros(shape))
     weights = [layer.programs[0].parameters[k].name.replace(".", "_") for k in recurrent_weights(layer.programs[0])]
     without = {n: p * 0 if n.removesuffix("_l0") in weights else p for n, p in layer.named_parameters()}
     assert_close(flat(layer(x)), flat(torch.func.functional_call(plain, without, x)))

@@ -11,6 +11,7 @@ from helpers import (
     Arguments,
     assert_close,
     autograd_gradient,
+    differentiable_run,
     flat,
     random_arguments,
     random_cotangents,
@@ -23,7 +24,6 @@ from random_programs import programs
 from torch import Tensor
 
 from throughtime import cells
-from throughtime.engines import operator
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import ProgramError
 from throughtime.language import affine, cell, exp, maximum, relu, select, sigmoid, tanh
@@ -47,7 +47,7 @@ class Opaque(ReferenceEngine):
     """The reference engine as one that autograd does not see through, so that gradients come from programs."""
 
     name = "opaque"
-    transparent = False
+    traceable = False
 
 
 def batch_sizes(steps: int = STEPS, rows: int = ROWS) -> st.SearchStrategy[list[int] | None]:
@@ -191,7 +191,7 @@ def test_a_gradient_program_is_a_program_whose_gradient_agrees_with_autograd(pro
 def second_gradient(engine: ReferenceEngine, program: Program, arguments: Arguments, sizes: list[int] | None):
     """The gradient of a weighted sum of the gradients, through autograd on an engine."""
     leaves = arguments.map(lambda t: t.detach().clone().requires_grad_())
-    result = operator.run(engine, program, STEPS, *leaves, sizes)
+    result = differentiable_run(engine, program, STEPS, *leaves, sizes)
     cotangents = random_cotangents(run(program, arguments))
     # Squares, so that the first gradient depends on the results too.
     loss = sum((c * r + r * r).sum() for r, c in zip(flat(result), flat(cotangents), strict=True))
@@ -229,7 +229,7 @@ def test_the_third_gradient_too():
 
     def third(engine: ReferenceEngine) -> Tensor:
         leaf = x.clone().requires_grad_()
-        value = operator.run(engine, program, STEPS, [leaf], [h, c], parameters).outputs[0].sum()
+        value = differentiable_run(engine, program, STEPS, [leaf], [h, c], parameters).outputs[0].sum()
         for _ in range(3):
             (g,) = torch.autograd.grad(value, leaf, create_graph=True)
             value = (g * g).sum()
@@ -247,7 +247,9 @@ def test_second_gradients_where_what_a_run_takes_hangs_together(every):
     def second(engine: ReferenceEngine) -> Tensor:
         leaf = x.clone().requires_grad_()
         inside = leaf * leaf
-        result = operator.run(engine, program, STEPS, [inside], [inside.sum(0)], parameters, checkpoint_every=every)
+        result = differentiable_run(
+            engine, program, STEPS, [inside], [inside.sum(0)], parameters, checkpoint_every=every
+        )
         (g,) = torch.autograd.grad(result.outputs[0].square().sum(), leaf, create_graph=True)
         return torch.autograd.grad(g.square().sum(), leaf)[0]
 

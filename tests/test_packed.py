@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import Arguments, assert_close, flat, random_arguments
+from helpers import Arguments, assert_close, differentiable_run, flat, random_arguments, run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_programs import programs
@@ -12,7 +12,6 @@ from torch import Tensor
 
 from throughtime import cells
 from throughtime.engines import get, names
-from throughtime.engines.operator import run
 from throughtime.program.core import Program
 
 SIZES = [5, 5, 4, 2, 2, 0]
@@ -32,7 +31,7 @@ def results_and_gradients(
     packed: bool,
 ) -> list[Tensor]:
     leaves = arguments.map(lambda t: t.detach().requires_grad_())
-    result = run(get(name), program, len(sizes), *leaves, sizes, packed=packed)
+    result = differentiable_run(get(name), program, len(sizes), *leaves, sizes, packed=packed)
     ended = zip([*result.outputs, *result.states], cotangents, strict=True)
     results, weights = zip(*((r, g) for r, g in ended if r.requires_grad and g is not None), strict=True)
     gradients = torch.autograd.grad(results, leaves.flat, weights, allow_unused=True, materialize_grads=True)
@@ -65,10 +64,10 @@ def test_every_engine(name: str, cell: str, reverse: bool, states_too: bool) -> 
 @given(program=programs(), sizes=st.lists(st.integers(0, 3), max_size=5).map(lambda s: sorted(s, reverse=True)))
 def test_any_program(program: Program, sizes: list[int]) -> None:
     arguments = random_arguments(program, len(sizes), 3)
-    wanted = get("reference").run(program, len(sizes), *arguments, sizes)
+    wanted = run_on(get("reference"), program, len(sizes), *arguments, sizes)
     wanted = wanted._replace(outputs=[pack(o, sizes) for o in wanted.outputs])
     packed = arguments._replace(inputs=[pack(x, sizes) for x in arguments.inputs])
     for name in ("reference", "native"):
         engine = get(name)
         if engine.refuses(program, arguments.states[0]) is None:
-            assert_close(flat(engine.run(program, len(sizes), *packed, sizes, packed=True)), flat(wanted), 1e-12)
+            assert_close(flat(run_on(engine, program, len(sizes), *packed, sizes, packed=True)), flat(wanted), 1e-12)

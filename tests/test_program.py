@@ -11,7 +11,7 @@ from dataclasses import FrozenInstanceError, fields, replace
 from typing import Any
 
 import pytest
-from helpers import REFERENCE, random_arguments
+from helpers import REFERENCE, random_arguments, run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_programs import programs
@@ -317,7 +317,7 @@ def test_a_damaged_program_is_refused_or_is_another_that_runs(content):
     sizes = [i.width for i in (*program.inputs, *program.states, *program.body)]
     if max([*sizes, *(n for p in program.parameters for n in p.shape)]) > 1000:
         return  # legal, and too much for a test
-    result = REFERENCE.run(program, 2, *random_arguments(program, 2, 2))
+    result = run_on(REFERENCE, program, 2, *random_arguments(program, 2, 2))
     assert [tuple(o.shape) for o in result.outputs] == [(2, 2, program.body[o.value].width) for o in program.outputs]
     assert [tuple(s.shape) for s in result.states] == [(2, s.width) for s in program.states]
     assert [tuple(r.shape) for r in result.reductions] == [r.shape for r in program.reductions]

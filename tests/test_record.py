@@ -172,7 +172,7 @@ def test_an_exception_leaves_the_model_as_it_was():
     layer = throughtime.LSTM(4, 5)
     with pytest.raises(RuntimeError), throughtime.record(layer, "*"):
         layer(torch.randn(2, 1, 3))
-    assert layer.watching == ()
+    assert layer.hooks == ()
     pickle.dumps(layer)
 
 

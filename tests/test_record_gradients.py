@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import Arguments, assert_close
+from helpers import Arguments, assert_close, run_on
 from sight_helpers import recurrent, total
 from torch.nn.utils.rnn import pack_sequence
 
@@ -44,7 +44,7 @@ def test_gradients_of_every_value_are_autograds(name):
         arguments = Arguments(
             [x[:, order], zeros], [x.new_full((3, s.width), s.initial) for s in program.states], list(parameters)
         )
-        result = ReferenceEngine().run(perturbed, 4, *arguments, [3, 3, 2, 1])
+        result = run_on(ReferenceEngine(), perturbed, 4, *arguments, [3, 3, 2, 1])
         loss = total(result.outputs[0], tuple(result.states))
         (wanted,) = torch.autograd.grad(loss, zeros, allow_unused=True, materialize_grads=True)
         # Two orders of the same sums in float64.

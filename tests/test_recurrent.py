@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
+from helpers import differentiable_run
 from torch import Tensor
 from torch.nn.utils.rnn import pack_padded_sequence
 
 import throughtime
 from throughtime import cells
 from throughtime.engines import choose, get
-from throughtime.engines.operator import run
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError
 from throughtime.language import affine, parameter, sigmoid, state, tanh
@@ -31,7 +31,7 @@ def leaky(x, h, m=state("memory", initial=0.5)):  # type: ignore[no-untyped-def]
 class OpaqueEngine(ReferenceEngine):
     """The reference engine without its graph: what autograd sees of the C++ engine."""
 
-    transparent = False
+    traceable = False
 
     def run(self, *args, **kwargs):  # type: ignore[no-untyped-def]
         with torch.no_grad():
@@ -108,7 +108,7 @@ def test_gradient_programs_give_autograds_gradients_twice(
     def derivatives(engine: ReferenceEngine) -> list[Tensor]:
         inputs, states, parameters = arguments()
         leaves = [*inputs, *states, *parameters]
-        result = run(engine, program, 4, inputs, states, parameters, sizes)
+        result = differentiable_run(engine, program, 4, inputs, states, parameters, sizes)
         loss = sum((t.sin() * t).sum() for t in [*result.outputs, *result.states])
         first = torch.autograd.grad(loss, leaves, create_graph=True)
         second = torch.autograd.grad(sum((g.cos() * g).sum() for g in first), leaves)
@@ -199,7 +199,7 @@ def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
         layer(torch.zeros(2, 2, 5))
     with pytest.raises(UserError, match=r"must have the shape \[\[1, 2, 4\], \[1, 2, 4\]\]"):
         layer(torch.zeros(2, 2, 3), torch.zeros(1, 2, 4))
-    with pytest.raises(UserError, match="one a row"):
+    with pytest.raises(UserError, match="integers from 0 to 2"):
         layer(torch.zeros(2, 2, 3), lengths=[1, 3])
 
 
@@ -211,8 +211,8 @@ def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
         ({"input": torch.zeros(2, 2, 3, dtype=torch.float64)}, "the input must be torch.float32.*given torch.float64"),
         ({"state": ([0.0], [0.0])}, "the state must be a tensor; given list"),
         ({"state": (torch.zeros(1, 2, 4, dtype=torch.float64),) * 2}, "the state must be torch.float32"),
-        ({"lengths": [1.5, 1]}, r"one a row; given \[1.5, 1.0\]"),
-        ({"lengths": "ab"}, "one a row; given 'ab'"),
+        ({"lengths": [1.5, 1]}, r"integers from 0 to 2, got \[1.5, 1.0\]"),
+        ({"lengths": "ab"}, "integers from 0 to 2, got 'ab'"),
         ({"reset": [[0, 0], [0, 0]]}, r"reset must have the shape \[2, 2\]; given list"),
     ],
 )

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from helpers import REFERENCE, Arguments, assert_close, flat, random_arguments, random_cotangents, run
+from helpers import REFERENCE, Arguments, assert_close, flat, random_arguments, random_cotangents, run, run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_programs import programs
@@ -99,7 +99,7 @@ def plain_run(program: Program, arguments: Arguments, steps: int, sizes: list[in
 
 
 def assert_means_the_same(program: Program, arguments: Arguments, steps: int, sizes: list[int] | None = None) -> None:
-    found = flat(REFERENCE.run(program, steps, *arguments, sizes))
+    found = flat(run_on(REFERENCE, program, steps, *arguments, sizes))
     wanted = [torch.tensor(w, dtype=torch.float64) for w in plain_run(program, arguments, steps, sizes)]
     assert_close(found, wanted, 1e-13)
 
@@ -151,7 +151,8 @@ def test_each_row_gives_what_it_gives_alone_at_its_length(reverse):
     sizes = [sum(n > t for n in lengths) for t in range(STEPS)]
     together = run(program, arguments, STEPS, sizes)
     for row, n in enumerate(lengths):
-        alone = REFERENCE.run(
+        alone = run_on(
+            REFERENCE,
             program,
             n,
             [x[:n, row : row + 1] for x in arguments.inputs],
@@ -214,7 +215,7 @@ def test_sums_over_steps_leave_padding_out():
 @given(programs(operations=5))
 def test_no_steps_give_the_states_back_and_empty_outputs(program):
     arguments = random_arguments(program, steps=0)
-    result = REFERENCE.run(program, 0, *arguments)
+    result = run_on(REFERENCE, program, 0, *arguments)
     assert all(torch.equal(a, b) for a, b in zip(result.states, arguments.states, strict=True))
     assert [o.shape for o in result.outputs] == [(0, ROWS, program.body[o.value].width) for o in program.outputs]
     assert all((r == 0).all() for r in result.reductions)
@@ -289,7 +290,7 @@ def test_a_constant_beyond_the_type_is_infinite():
     state = builder.state("s", 2, 0.0)
     program = require_legal(builder.finish([state], [("y", state - 1e308)], []))
     for dtype, wanted in ((torch.float32, -torch.inf), (torch.float64, -1e308)):
-        outputs, _, _ = REFERENCE.run(program, 1, [], [torch.zeros(1, 2, dtype=dtype)], [])
+        outputs, _, _ = run_on(REFERENCE, program, 1, [], [torch.zeros(1, 2, dtype=dtype)], [])
         assert (outputs[0] == wanted).all()
 
 

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers import random_arguments
+from helpers import differentiable_run, random_arguments
 from torch import Tensor
 
 from throughtime import cells
 from throughtime.engines import get
 from throughtime.engines.base import Engine
-from throughtime.engines.operator import run
 from throughtime.errors import UserError
 from throughtime.program.core import Program
 
@@ -39,7 +39,9 @@ def results_and_gradients(
         assert batch_sizes is not None
         inputs = [torch.cat([x[t, :n] for t, n in enumerate(batch_sizes)]) for x in inputs]
     leaves = [t.requires_grad_() for t in (*inputs, *states, *parameters)]
-    result = run(engine, program, STEPS, inputs, states, parameters, batch_sizes, packed=packed, checkpoint_every=every)
+    result = differentiable_run(
+        engine, program, STEPS, inputs, states, parameters, batch_sizes, packed=packed, checkpoint_every=every
+    )
     given = [*result.outputs, *result.states]
     loss = sum(((g * g).sum() for g in given), torch.zeros(()))
     return [*given, *torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)]
@@ -75,7 +77,7 @@ def test_first_and_second_derivatives(sizes: list[int] | None) -> None:
     arguments = random_arguments(program, 6, 3)
 
     def function(*flat: Tensor) -> list[Tensor]:
-        result = run(get("native"), program, 6, *arguments.like(flat), sizes, checkpoint_every=2)
+        result = differentiable_run(get("native"), program, 6, *arguments.like(flat), sizes, checkpoint_every=2)
         return [*result.outputs, *result.states]
 
     leaves = [t.requires_grad_() for t in arguments.flat]
@@ -89,7 +91,7 @@ def test_what_is_not_wanted_is_not_computed() -> None:
     parameters[0].requires_grad_()
     found = []
     for every in (None, 256):
-        result = run(get("native"), program, 600, inputs, states, parameters, checkpoint_every=every)
+        result = differentiable_run(get("native"), program, 600, inputs, states, parameters, checkpoint_every=every)
         found += torch.autograd.grad(result.states[0].sum(), [parameters[0]])
     assert torch.equal(*found)
 
@@ -101,7 +103,7 @@ def test_a_compiled_graph_has_them_too(engine: str) -> None:
 
     @torch.compiler.allow_in_graph
     def inner(*flat: Tensor) -> list[Tensor]:
-        return run(get(engine), program, 7, *arguments.like(flat), checkpoint_every=3).outputs
+        return differentiable_run(get(engine), program, 7, *arguments.like(flat), checkpoint_every=3).outputs
 
     def function(*flat: Tensor) -> Tensor:
         return inner(*flat)[0].sin().sum()
@@ -131,7 +133,7 @@ def test_the_operators_pass_torchs_own_check() -> None:
 def test_it_must_be_a_step_or_more() -> None:
     program = cells.get("rnn").program(2, 3)
     with pytest.raises(UserError, match="checkpoint_every"):
-        run(get("native"), program, 4, *random_arguments(program), checkpoint_every=0)
+        differentiable_run(get("native"), program, 4, *random_arguments(program), checkpoint_every=0)
 
 
 def test_memory_is_a_tenth_of_the_tape() -> None:
@@ -139,19 +141,22 @@ def test_memory_is_a_tenth_of_the_tape() -> None:
 import resource, sys, torch
 from throughtime import cells
 from throughtime.engines import get
-from throughtime.engines.operator import run
+from helpers import differentiable_run
 program, steps, every = cells.get("lstm").program(1, 64), 15_000, eval(sys.argv[1])
 parameters = [(torch.randn(p.shape) / 8).requires_grad_() for p in program.parameters]
 inputs, states = [torch.randn(steps, 1, 1)], [torch.zeros(1, 64)] * 2
-run(get("native"), program, 100, [inputs[0][:100]], states, parameters, checkpoint_every=50).states[0].sum().backward()
+short = differentiable_run(get("native"), program, 100, [inputs[0][:100]], states, parameters, checkpoint_every=50)
+short.states[0].sum().backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-result = run(get("native"), program, steps, inputs, states, parameters, checkpoint_every=every)
+result = differentiable_run(get("native"), program, steps, inputs, states, parameters, checkpoint_every=every)
 result.states[0].sum().backward()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
 
     def growth(every: object) -> int:
-        done = subprocess.run([sys.executable, "-c", source, repr(every)], capture_output=True, text=True, check=True)
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+        command = [sys.executable, "-c", source, repr(every)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
         return int(done.stdout)
 
     whole, cut, output = growth(None), growth(512), 15_000 * 64 * 4 / 1024

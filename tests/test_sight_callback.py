@@ -115,7 +115,7 @@ def test_training_is_the_same_bits_with_and_without_it(tmp_path):
         torch.manual_seed(2)
         fit(model, batches(), tmp_path, callbacks)
         weights.append([p.detach().clone() for p in model.parameters()])
-        assert model.layers.watching == ()
+        assert model.layers.hooks == ()
         assert not model.layers._forward_hooks
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
 

@@ -301,7 +301,7 @@ def test_a_language_models_loss_is_the_cross_entropy_of_the_next_symbol_without_
     assert_norms(gradient_flow(model, SYMBOLS[:-1], SYMBOLS[1:], window=5).norms, wanted)
     assert model.training
     assert model.recurrent.training
-    assert model.recurrent.watching == ()
+    assert model.recurrent.hooks == ()
 
 
 def test_connectivity_is_the_gradient_of_the_log_probability_or_of_the_best_score():

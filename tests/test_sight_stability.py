@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from helpers import run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -74,7 +75,7 @@ def jacobians(module: Recurrent, x: torch.Tensor, depth: int) -> list[torch.Tens
 
         def step(flat, t=t):
             states = [part[None] for part in flat.split(widths)]
-            return torch.cat(REFERENCE.run(program, 1, [below[t : t + 1]], states, parameters).states, -1)[0]
+            return torch.cat(run_on(REFERENCE, program, 1, [below[t : t + 1]], states, parameters).states, -1)[0]
 
         found.append(torch.autograd.functional.jacobian(step, state).detach())
         state = step(state).detach()

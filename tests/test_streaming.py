@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from helpers import run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from random_programs import programs
@@ -73,7 +74,7 @@ def test_the_same_bits_with_each_instruction_set(isa: str) -> None:
     module = Recurrent("lstm", 6, 21)
     program, parameters = module.programs[0], [p.detach() for p in module.parameters()]
     x, zeros = torch.randn(STEPS, 3, 6), [torch.zeros(3, 21)] * 2
-    wanted = NativeEngine(1, isa).run(program, STEPS, [x], zeros, parameters).outputs[0]
+    wanted = run_on(NativeEngine(1, isa), program, STEPS, [x], zeros, parameters).outputs[0]
     assert torch.equal(steps_of(Stream(module, 3, instruction_set=isa), x), wanted)
 
 

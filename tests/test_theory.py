@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import REFERENCE, Arguments, assert_close, random_arguments, run
+from helpers import REFERENCE, Arguments, assert_close, random_arguments, run, run_on
 from torch import Tensor
 
 from throughtime import cells
@@ -34,7 +34,8 @@ def test_one_step_of_the_rnn_by_hand():
 
     program = cells.rnn.program(3, 4)
     assert [p.name for p in program.parameters] == ["weight_x", "weight_h", "bias"]
-    result = REFERENCE.run(
+    result = run_on(
+        REFERENCE,
         program,
         1,
         [torch.from_numpy(x).view(1, 1, 3)],
@@ -78,13 +79,13 @@ def test_the_gradient_of_the_last_loss_is_the_sum_of_the_contributions_through_e
     steps = 6
     arguments = random_arguments(program, steps)
     shared = [p.clone().requires_grad_() for p in arguments.parameters]
-    last = REFERENCE.run(program, steps, arguments.inputs, arguments.states, shared).outputs[0][-1]
+    last = run_on(REFERENCE, program, steps, arguments.inputs, arguments.states, shared).outputs[0][-1]
     whole = torch.autograd.grad((last**2).sum(), shared)
 
     copies = [[p.clone().requires_grad_() for p in arguments.parameters] for _ in range(steps)]
     states = arguments.states
     for t, own in enumerate(copies):
-        result = REFERENCE.run(program, 1, [x[t : t + 1] for x in arguments.inputs], states, own)
+        result = run_on(REFERENCE, program, 1, [x[t : t + 1] for x in arguments.inputs], states, own)
         states = result.states
     loss = (result.outputs[0][-1] ** 2).sum()
     # What feeds the output alone has no part in what earlier steps contribute.
@@ -107,7 +108,7 @@ def test_a_gru_with_update_gate_0_and_reset_gate_1_is_the_simple_rnn():
     weight_x = value(gru, arguments, "weight_x")[gates(gru, "weight_x")["candidate"]]
     weight_h = value(gru, arguments, "weight_h")[gates(gru, "weight_h")["candidate.recurrent"]]
     both = value(gru, arguments, "bias")[bias["candidate"]] + value(gru, arguments, "bias")[bias["candidate.recurrent"]]
-    wanted = REFERENCE.run(rnn, 20, arguments.inputs, arguments.states, [weight_x, weight_h, both])
+    wanted = run_on(REFERENCE, rnn, 20, arguments.inputs, arguments.states, [weight_x, weight_h, both])
     assert_close(found.outputs, wanted.outputs, 1e-14)
 
 
@@ -123,7 +124,7 @@ def lstm_with_gates(steps: int, **biases: float) -> tuple[Program, Arguments]:
 def test_with_forget_gate_1_and_input_gate_0_the_cell_state_passes_through_1000_steps_and_so_does_its_gradient():
     program, arguments = lstm_with_gates(1000, forget=1000.0, input=-1000.0)
     cell = arguments.states[1].clone().requires_grad_()
-    result = REFERENCE.run(program, 1000, arguments.inputs, [arguments.states[0], cell], arguments.parameters)
+    result = run_on(REFERENCE, program, 1000, arguments.inputs, [arguments.states[0], cell], arguments.parameters)
     assert torch.equal(result.states[1], cell)
     weights = torch.randn(3, 4, dtype=torch.float64)
     (gradient,) = torch.autograd.grad((result.states[1] * weights).sum(), cell)
@@ -136,12 +137,12 @@ def test_with_forget_gate_0_nothing_of_the_past_remains():
     value(program, arguments, "weight_h").zero_()
     cell = arguments.states[1].clone().requires_grad_()
     x = arguments.inputs[0].clone().requires_grad_()
-    result = REFERENCE.run(program, 2, [x], [arguments.states[0], cell], arguments.parameters)
+    result = run_on(REFERENCE, program, 2, [x], [arguments.states[0], cell], arguments.parameters)
     of_cell, of_x = torch.autograd.grad(result.states[1].sum(), (cell, x))
     assert (of_cell == 0).all()
     assert (of_x[0] == 0).all()
     assert (of_x[1] != 0).any()
-    other = REFERENCE.run(program, 2, [x], [arguments.states[0], cell + 5], arguments.parameters)
+    other = run_on(REFERENCE, program, 2, [x], [arguments.states[0], cell + 5], arguments.parameters)
     assert torch.equal(result.states[1], other.states[1])
 
 
@@ -161,7 +162,7 @@ def gradient_at_lags(scale: float, steps: int) -> list[float]:
     norms = []
     for lag in range(steps):
         h = torch.full((1, 8), 1e-20, dtype=torch.float64, requires_grad=True)
-        result = REFERENCE.run(program, lag, [zero(lag, 1, 1).double()], [h], parameters)
+        result = run_on(REFERENCE, program, lag, [zero(lag, 1, 1).double()], [h], parameters)
         (gradient,) = torch.autograd.grad((result.states[0] * direction).sum(), h)
         norms.append(float(gradient.norm()))
     return norms
@@ -180,7 +181,7 @@ def test_with_singular_values_below_1_no_input_can_keep_the_gradient_from_vanish
     weight = value(program, arguments, "weight_h")
     weight *= 0.8 / torch.linalg.matrix_norm(weight, 2)
     h = arguments.states[0].clone().requires_grad_()
-    result = REFERENCE.run(program, 40, arguments.inputs, [h], arguments.parameters)
+    result = run_on(REFERENCE, program, 40, arguments.inputs, [h], arguments.parameters)
     (gradient,) = torch.autograd.grad(result.states[0][0, 0], h)
     assert 0 < gradient.norm() <= 0.8**40
 
@@ -190,8 +191,13 @@ def test_clipping_bounds_an_exploding_gradient_and_keeps_its_direction():
     arguments = random_arguments(program, 60).map(lambda t: t * 1e-40)
     value(program, arguments, "weight_h").copy_(3 * torch.eye(8))
     parameter = torch.nn.Parameter(value(program, arguments, "weight_h"))
-    result = REFERENCE.run(
-        program, 60, arguments.inputs, arguments.states, [arguments.parameters[0], parameter, arguments.parameters[2]]
+    result = run_on(
+        REFERENCE,
+        program,
+        60,
+        arguments.inputs,
+        arguments.states,
+        [arguments.parameters[0], parameter, arguments.parameters[2]],
     )
     (1e40 * result.states[0]).sum().backward()
     before = parameter.grad.clone()

@@ -122,17 +122,19 @@ def _by_program(program: Program, arguments: list[Tensor]) -> tuple[list[Tensor]
     """The gradients of a weighted sum of all results, and the weights; no weights if a result is not finite."""
     import torch
 
-    from throughtime.engines.operator import run
+    from throughtime.engines.autograd import Pass
+    from throughtime.engines.base import Layout, Operands
     from throughtime.engines.reference import ReferenceEngine
 
     class Opaque(ReferenceEngine):
         """An engine that autograd does not see through, so that its gradient is that of the gradient program."""
 
-        transparent = False
+        traceable = False
 
     leaves = [a.clone().requires_grad_() for a in arguments]
     n, m = len(program.inputs), len(program.inputs) + len(program.states)
-    result = run(Opaque(), program, _STEPS, leaves[:n], leaves[n:m], leaves[m:])
+    operands = Operands(leaves[:n], leaves[n:m], leaves[m:])
+    result = Pass(Opaque(), program, Layout(_STEPS, _ROWS)).run(operands)
     results = [*result.outputs, *result.states]
     if not all(r.isfinite().all() for r in results):
         return None, []
@@ -146,13 +148,15 @@ def _by_differences(program: Program, arguments: list[Tensor], k: int, weights: 
     """The gradient of one argument by central differences, and how far rounding may have moved it."""
     import torch
 
+    from throughtime.engines.base import Layout, Operands
     from throughtime.engines.reference import ReferenceEngine
 
     n, m = len(program.inputs), len(program.inputs) + len(program.states)
 
     def terms(change: Tensor) -> Tensor:
         moved = [a + change.view(a.shape) if j == k else a for j, a in enumerate(arguments)]
-        result = ReferenceEngine().run(program, _STEPS, moved[:n], moved[n:m], moved[m:])
+        operands = Operands(moved[:n], moved[n:m], moved[m:])
+        result = ReferenceEngine().run(program, operands, Layout(_STEPS, _ROWS))
         results = [*result.outputs, *result.states]
         return torch.cat([(r * w).flatten() for r, w in zip(results, weights, strict=True)])
 

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from helpers import Arguments, flat, random_arguments
+from helpers import Arguments, flat, random_arguments, run_on
 from native_cases import family
 from torch import Tensor
 
@@ -313,7 +313,7 @@ def _compared(case: Case, program: Program, arguments: Arguments) -> str:
     fits = sizes is None or (sizes == sorted(sizes, reverse=True) and all(0 <= n <= case.rows for n in sizes))
     given, damaged = _given(case, arguments)
     try:
-        found = engine.run(program, case.steps, *given, sizes, packed=case.packed)
+        found = run_on(engine, program, case.steps, *given, sizes, packed=case.packed)
     except (UserError, ValueError) as error:
         if fits and not damaged:
             raise Finding(f"what fits was refused: {error!r}") from error
@@ -433,7 +433,7 @@ def _denormals_flushed() -> Iterator[None]:
 def _reference(case: Case, program: Program, arguments: Arguments) -> list[Tensor]:
     try:
         return flat(
-            ReferenceEngine().run(program, case.steps, *arguments, case.batch_sizes, packed=case.packed),
+            run_on(ReferenceEngine(), program, case.steps, *arguments, case.batch_sizes, packed=case.packed),
         )
     except Exception as error:
         raise Finding(f"the reference engine: {error!r}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from helpers import run_on
 from numpy.typing import NDArray
 
 from throughtime.engines.native import NativeEngine
@@ -38,5 +39,5 @@ def apply(engine: NativeEngine, name: str, *values: NDArray[np.floating]) -> NDA
     program = one_operation(name, values[0].size)
     inputs = [v.reshape(1, 1, -1) for v in values]
     state = np.zeros((1, 1), values[0].dtype)
-    outputs, _, _ = engine.run(program, 1, inputs, [state], [])
+    outputs, _, _ = run_on(engine, program, 1, inputs, [state], [])
     return np.asarray(outputs[0]).reshape(-1)

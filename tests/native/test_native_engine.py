@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from helpers import Arguments, assert_close, flat, random_arguments, run
+from helpers import Arguments, assert_close, flat, random_arguments, run, run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_cases import family
@@ -38,7 +38,7 @@ def compare(
 ) -> None:
     arguments = random_arguments(program, steps, rows)
     wanted = run(program, arguments, steps, batch_sizes)
-    found = engine.run(program, steps, *arguments.map(lambda t: t.to(dtype)), batch_sizes)
+    found = run_on(engine, program, steps, *arguments.map(lambda t: t.to(dtype)), batch_sizes)
     assert_close(flat(found), flat(wanted), tolerance)
 
 
@@ -123,7 +123,7 @@ def test_numpy_arrays_give_numpy_arrays() -> None:
     program = cells.get("gru").program(3, 4)
     arguments = random_arguments(program, 5, 2)
     wanted = run(program, arguments, 5)
-    found = NativeEngine().run(program, 5, *([a.numpy() for a in of] for of in arguments))
+    found = run_on(NativeEngine(), program, 5, *([a.numpy() for a in of] for of in arguments))
     assert all(isinstance(a, np.ndarray) for a in flat(found))
     assert_close([torch.from_numpy(a) for a in flat(found)], flat(wanted), 1e-12)
 
@@ -134,7 +134,7 @@ def test_arrays_that_are_not_contiguous_or_aligned() -> None:
     wanted = flat(run(program, arguments, 5))
     strided = arguments.map(lambda t: torch.stack([t, t], -1)[..., 0])
     assert not strided.inputs[0].is_contiguous()
-    assert_close(flat(NativeEngine().run(program, 5, *strided)), wanted, 1e-12)
+    assert_close(flat(run_on(NativeEngine(), program, 5, *strided)), wanted, 1e-12)
 
     def misaligned(t: torch.Tensor) -> np.ndarray:
         memory = np.zeros(t.numel() * 8 + 1, np.uint8)
@@ -142,7 +142,7 @@ def test_arrays_that_are_not_contiguous_or_aligned() -> None:
         array[...] = t.numpy()
         return array
 
-    found = NativeEngine().run(program, 5, *([misaligned(t) for t in of] for of in arguments))
+    found = run_on(NativeEngine(), program, 5, *([misaligned(t) for t in of] for of in arguments))
     assert_close([torch.from_numpy(a) for a in flat(found)], wanted, 1e-12)
 
 
@@ -151,7 +151,7 @@ def test_views_that_are_negative_in_memory() -> None:
     arguments = random_arguments(program, 5, 2)
     negative = arguments.map(lambda t: torch._neg_view(-t))
     assert negative.inputs[0].is_contiguous()
-    assert_close(flat(NativeEngine().run(program, 5, *negative)), flat(run(program, arguments, 5)), 1e-12)
+    assert_close(flat(run_on(NativeEngine(), program, 5, *negative)), flat(run(program, arguments, 5)), 1e-12)
 
 
 class Older:
@@ -170,9 +170,9 @@ class Older:
 def test_tensors_without_an_exchange_interface() -> None:
     program = cells.get("lstm").program(3, 4)
     arguments = random_arguments(program, 5, 2)
-    found = NativeEngine().run(program, 5, *([Older(t) for t in of] for of in arguments))
+    found = run_on(NativeEngine(), program, 5, *([Older(t) for t in of] for of in arguments))
     strided = arguments.map(lambda t: torch._neg_view(torch.stack([-t, t], -1))[..., 0])
-    again = NativeEngine().run(program, 5, *([Older(t) for t in of] for of in strided))
+    again = run_on(NativeEngine(), program, 5, *([Older(t) for t in of] for of in strided))
     for results in (found, again):
         assert_close([o.tensor for o in flat(results)], flat(run(program, arguments, 5)), 1e-12)
 
@@ -182,11 +182,11 @@ def test_sums_are_added_to_what_is_there() -> None:
     arguments = random_arguments(program, 5, 2)
     wanted = run(program, arguments, 5).reductions
     onto = [torch.ones_like(w) for w in wanted]
-    found = NativeEngine().run(program, 5, *arguments, onto=onto).reductions
+    found = run_on(NativeEngine(), program, 5, *arguments, accumulate_into=onto).reductions
     assert all(f is o for f, o in zip(found, onto, strict=True))
     assert_close(found, [w + 1 for w in wanted], 1e-12)
     with pytest.raises(ProgramError, match="contiguous"):
-        NativeEngine().run(program, 5, *arguments, onto=[torch.stack([o, o], -1)[..., 0] for o in onto])
+        run_on(NativeEngine(), program, 5, *arguments, accumulate_into=[torch.stack([o, o], -1)[..., 0] for o in onto])
 
 
 @pytest.mark.parametrize("change", ["shape", "type", "count"])
@@ -201,19 +201,19 @@ def test_what_does_not_fit_is_refused(change: str) -> None:
     if change == "count":
         inputs, error = [], ValueError
     with pytest.raises(error):
-        NativeEngine().run(program, 5, inputs, states, parameters)
+        run_on(NativeEngine(), program, 5, inputs, states, parameters)
 
 
 def test_batch_sizes_that_grow_are_refused() -> None:
     program = cells.get("gru").program(3, 4)
     with pytest.raises(ValueError, match="batch sizes"):
-        NativeEngine().run(program, 3, *random_arguments(program, 3, 2), [1, 2, 1])
+        run_on(NativeEngine(), program, 3, *random_arguments(program, 3, 2), [1, 2, 1])
 
 
 def test_nan_weights_give_nan() -> None:
     program = cells.get("lstm").program(3, 20)
     inputs, states, parameters = random_arguments(program, 4, 2)
-    found = NativeEngine().run(program, 4, inputs, states, [p * float("nan") for p in parameters])
+    found = run_on(NativeEngine(), program, 4, inputs, states, [p * float("nan") for p in parameters])
     assert all(torch.isnan(t).all() for t in flat(found))
 
 
@@ -235,5 +235,5 @@ def test_a_sum_over_many_rows_stays_accurate() -> None:
     arguments = random_arguments(program, 20_000, 2)
     arguments = Arguments(arguments.inputs, arguments.states, [p * 0.1 for p in arguments.parameters])
     wanted = run(program, arguments, 20_000)
-    found = NativeEngine().run(program, 20_000, *arguments.map(lambda t: t.float()))
+    found = run_on(NativeEngine(), program, 20_000, *arguments.map(lambda t: t.float()))
     assert_close(found.reductions, wanted.reductions, 2e-6)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from helpers import assert_close, flat, random_arguments, run
+from helpers import assert_close, flat, random_arguments, run, run_on
 from native_cases import family
 
 from throughtime import cells
@@ -20,7 +20,7 @@ def check(program: Program) -> None:
     """Against the reference engine; sums of three terms in another order differ by some roundings of 1e-16."""
     for derived in family(program):
         arguments = random_arguments(derived, 5, 7)
-        assert_close(flat(NativeEngine().run(derived, 5, *arguments)), flat(run(derived, arguments, 5)), 1e-13)
+        assert_close(flat(run_on(NativeEngine(), derived, 5, *arguments)), flat(run(derived, arguments, 5)), 1e-13)
 
 
 def test_a_gru_has_no_sums_left() -> None:

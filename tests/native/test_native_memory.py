@@ -7,7 +7,7 @@ import threading
 from pathlib import Path
 
 import torch
-from helpers import flat, random_arguments
+from helpers import flat, random_arguments, run_on
 
 from throughtime import cells
 from throughtime.engines.base import Result
@@ -21,8 +21,8 @@ def results(seed: int = 0) -> tuple[Result, list[torch.Tensor]]:
     program = cells.get("lstm").program(8, 64)
     torch.manual_seed(seed)
     arguments = random_arguments(program, STEPS, ROWS).map(lambda t: t.float())
-    found = NativeEngine(1).run(program, STEPS, *arguments)
-    again = NativeEngine(1).run(program, STEPS, *arguments)
+    found = run_on(NativeEngine(1), program, STEPS, *arguments)
+    again = run_on(NativeEngine(1), program, STEPS, *arguments)
     return found, [t.clone() for t in flat(again)]
 
 
@@ -76,7 +76,7 @@ def test_what_is_kept_is_bounded() -> None:
     x, h = torch.zeros(5000, 8, 1), torch.zeros(8, 256)
     parameters = [torch.zeros(p.shape) for p in program.parameters]
     before = resident()
-    held = [NativeEngine(1).run(program, len(x), [x], [h], parameters) for _ in range(16)]  # 40 MB each
+    held = [run_on(NativeEngine(1), program, len(x), [x], [h], parameters) for _ in range(16)]  # 40 MB each
     assert resident() - before > 600 << 20
     del held
     gc.collect()

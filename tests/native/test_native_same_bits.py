@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from helpers import Arguments, flat, random_arguments
+from helpers import Arguments, flat, random_arguments, run_on
 from native_cases import family
 from torch import Tensor
 
@@ -31,9 +31,9 @@ def test_across_threads(engine: NativeEngine, name: str, shape: tuple[int, int, 
     steps, rows, hidden = shape
     for program in family(cells.get(name).program(9, hidden)):
         arguments = arguments_of(program, steps, rows)
-        alone = NativeEngine(1, engine.instruction_set).run(program, steps, *arguments)
+        alone = run_on(NativeEngine(1, engine.instruction_set), program, steps, *arguments)
         for threads in (2, 3):
-            assert_same(NativeEngine(threads, engine.instruction_set).run(program, steps, *arguments), alone)
+            assert_same(run_on(NativeEngine(threads, engine.instruction_set), program, steps, *arguments), alone)
 
 
 @pytest.mark.parametrize("name", cells.names())
@@ -41,7 +41,7 @@ def test_across_threads_that_share_the_units_of_one_row(name: str) -> None:
     """Each does its units of all gates, where the cell's equations go unit by unit."""
     for program in family(cells.get(name).program(9, 256)):
         arguments = arguments_of(program, 40, 1).map(lambda t: 0.1 * t)  # so that no gradient becomes infinite
-        alone, *shared = (NativeEngine(threads).run(program, 40, *arguments) for threads in (1, 2, 3))
+        alone, *shared = (run_on(NativeEngine(threads), program, 40, *arguments) for threads in (1, 2, 3))
         for found in shared:
             assert_same(found, alone)
 
@@ -56,8 +56,15 @@ def test_across_threads_where_rows_end(engine: NativeEngine, reverse: bool, pack
         inputs, states, parameters = arguments_of(program, steps, rows)
         inputs = [pack(i, sizes) for i in inputs] if packed else inputs
         found = [
-            NativeEngine(threads, engine.instruction_set).run(
-                program, steps, inputs, states, parameters, sizes, packed=packed
+            run_on(
+                NativeEngine(threads, engine.instruction_set),
+                program,
+                steps,
+                inputs,
+                states,
+                parameters,
+                sizes,
+                packed=packed,
             )
             for threads in (1, 2, 3, 7)
         ]
@@ -70,10 +77,10 @@ def test_each_row_as_if_it_were_alone(engine: NativeEngine, name: str) -> None:
     steps, rows = 6, 29
     for program in family(cells.get(name).program(9, 40)):
         inputs, states, parameters = arguments_of(program, steps, rows)
-        together = engine.run(program, steps, inputs, states, parameters)
+        together = run_on(engine, program, steps, inputs, states, parameters)
         for row in (0, 11, 28):
             one = slice(row, row + 1)
-            alone = engine.run(program, steps, [i[:, one] for i in inputs], [s[one] for s in states], parameters)
+            alone = run_on(engine, program, steps, [i[:, one] for i in inputs], [s[one] for s in states], parameters)
             for f, w in zip([*alone.outputs], [o[:, one] for o in together.outputs], strict=True):
                 assert torch.equal(f, w)
             for f, w in zip(alone.states, [s[one] for s in together.states], strict=True):
@@ -83,10 +90,10 @@ def test_each_row_as_if_it_were_alone(engine: NativeEngine, name: str) -> None:
 def test_in_pieces_of_time(engine: NativeEngine) -> None:
     program = cells.get("lstm").program(9, 40)
     inputs, states, parameters = arguments_of(program, 50, 3)
-    whole = engine.run(program, 50, inputs, states, parameters)
+    whole = run_on(engine, program, 50, inputs, states, parameters)
     pieces = []
     for start, stop in ((0, 1), (1, 17), (17, 50)):
-        part = engine.run(program, stop - start, [i[start:stop] for i in inputs], states, parameters)
+        part = run_on(engine, program, stop - start, [i[start:stop] for i in inputs], states, parameters)
         states = part.states
         pieces.append(part.outputs[0])
     assert torch.equal(torch.cat(pieces), whole.outputs[0])
@@ -97,8 +104,8 @@ def test_packed_rows(engine: NativeEngine) -> None:
     program = cells.get("gru").program(9, 40)
     inputs, states, parameters = arguments_of(program, 6, 20)
     sizes = [20, 20, 13, 4, 1, 1]
-    packed = engine.run(program, 6, inputs, states, parameters, sizes)
-    whole = engine.run(program, 6, inputs, states, parameters)
+    packed = run_on(engine, program, 6, inputs, states, parameters, sizes)
+    whole = run_on(engine, program, 6, inputs, states, parameters)
     for t, size in enumerate(sizes):
         assert torch.equal(packed.outputs[0][t, :size], whole.outputs[0][t, :size])
         assert not packed.outputs[0][t, size:].any()
@@ -114,8 +121,10 @@ def test_packed_arrays(engine: NativeEngine, reverse: bool) -> None:
     steps, rows = len(sizes), sizes[0]
     for program in family(forward.flipped if reverse else forward):
         inputs, states, parameters = arguments_of(program, steps, rows)
-        padded = engine.run(program, steps, inputs, states, parameters, sizes)
-        packed = engine.run(program, steps, [pack(i, sizes) for i in inputs], states, parameters, sizes, packed=True)
+        padded = run_on(engine, program, steps, inputs, states, parameters, sizes)
+        packed = run_on(
+            engine, program, steps, [pack(i, sizes) for i in inputs], states, parameters, sizes, packed=True
+        )
         assert_same(packed, padded._replace(outputs=[pack(o, sizes) for o in padded.outputs]))
 
 
@@ -127,17 +136,21 @@ def test_sums_in_pieces_of_time(engine: NativeEngine) -> None:
     rows, steps = 100, 23
     program = family(cells.get("lstm").program(9, 20))[2]  # from the last step to the first
     inputs, states, parameters = arguments_of(program, steps, rows)
-    whole = engine.run(program, steps, inputs, states, parameters)
-    cut = steps - 3 * engine.steps_together(rows)
-    late = engine.run(program, steps - cut, [i[cut:] for i in inputs], states, parameters)
-    early = engine.run(program, cut, [i[:cut] for i in inputs], late.states, parameters, onto=late.reductions)
+    whole = run_on(engine, program, steps, inputs, states, parameters)
+    cut = steps - 3 * engine.chunk_steps(rows)
+    late = run_on(engine, program, steps - cut, [i[cut:] for i in inputs], states, parameters)
+    early = run_on(
+        engine, program, cut, [i[:cut] for i in inputs], late.states, parameters, accumulate_into=late.reductions
+    )
     assert_same(early._replace(outputs=whole.outputs), whole)
 
 
 def test_what_is_recorded_changes_no_bit(engine: NativeEngine) -> None:
     program, taped, _ = family(cells.get("lstm").program(9, 40))
     arguments = arguments_of(program, 12, 5)
-    assert torch.equal(engine.run(program, 12, *arguments).outputs[0], engine.run(taped, 12, *arguments).outputs[0])
+    assert torch.equal(
+        run_on(engine, program, 12, *arguments).outputs[0], run_on(engine, taped, 12, *arguments).outputs[0]
+    )
 
 
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 99_999, 100_000, 200_037])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from helpers import flat, random_arguments
+from helpers import flat, random_arguments, run_on
 from test_native_same_bits import pack
 from torch import Tensor
 
@@ -46,8 +46,8 @@ def test_every_engine(engine: NativeEngine, name: str, sizes: list[int] | None, 
         inputs = [pack(x, LENGTHS) for x in inputs]
     others: list[Engine] = [get("reference"), get("torch")] if name == "rnn" else [get("reference")]
     for each in (engine, *others):
-        wanted = each.run(program, 5, inputs, declared(program, 3), parameters, sizes, packed=packed)
-        assert_same(flat(each.run(program, 5, inputs, None, parameters, sizes, packed=packed)), flat(wanted))
+        wanted = run_on(each, program, 5, inputs, declared(program, 3), parameters, sizes, packed=packed)
+        assert_same(flat(run_on(each, program, 5, inputs, None, parameters, sizes, packed=packed)), flat(wanted))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -55,16 +55,16 @@ def test_frozen_parameters_and_symbols(engine: NativeEngine, dtype: torch.dtype)
     program = with_symbols(cells.get("slstm").program(4, 6), 7)
     assert program is not None
     inputs, _, parameters = random_arguments(program, 5, 3).map(lambda t: t.to(dtype))
-    wanted = engine.run(program, 5, inputs, declared(program, 3, dtype), parameters)
-    assert_same(flat(engine.run(program, 5, inputs, None, parameters)), flat(wanted))
-    assert_same(flat(engine.run(program, 5, inputs, None, Constants(parameters))), flat(wanted))
+    wanted = run_on(engine, program, 5, inputs, declared(program, 3, dtype), parameters)
+    assert_same(flat(run_on(engine, program, 5, inputs, None, parameters)), flat(wanted))
+    assert_same(flat(run_on(engine, program, 5, inputs, None, Constants(parameters))), flat(wanted))
 
 
 def test_arrays_of_numpy(engine: NativeEngine) -> None:
     program = cells.get("slstm").program(4, 6)
     inputs, _, parameters = random_arguments(program, 5, 3)
-    wanted = engine.run(program, 5, inputs, None, parameters)
-    found = engine.run(program, 5, [x.numpy() for x in inputs], None, [p.numpy() for p in parameters])
+    wanted = run_on(engine, program, 5, inputs, None, parameters)
+    found = run_on(engine, program, 5, [x.numpy() for x in inputs], None, [p.numpy() for p in parameters])
     assert all(np.array_equal(f, w.numpy()) for f, w in zip(flat(found), flat(wanted), strict=True))
 
 
@@ -72,12 +72,12 @@ def test_arrays_of_numpy(engine: NativeEngine) -> None:
 def test_nothing_to_do(engine: NativeEngine, steps: int, rows: int) -> None:
     program = cells.get("slstm").program(4, 6)
     inputs, _, parameters = random_arguments(program, steps, rows)
-    found = engine.run(program, steps, inputs, None, parameters)
+    found = run_on(engine, program, steps, inputs, None, parameters)
     assert found.outputs[0].shape == (steps, rows, 6)
     assert_same(found.states, declared(program, rows))
 
 
 def test_without_inputs_they_must_be_given(engine: NativeEngine) -> None:
     with pytest.raises(ValueError, match="without inputs the states must be given"):
-        engine.run(COUNTER, 3, [], None, [])
-    assert_same(engine.run(COUNTER, 3, [], [torch.zeros(2, 4)], []).states, [torch.full((2, 4), 3.0)])
+        run_on(engine, COUNTER, 3, [], None, [])
+    assert_same(run_on(engine, COUNTER, 3, [], [torch.zeros(2, 4)], []).states, [torch.full((2, 4), 3.0)])

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 import torch
-from helpers import Arguments, assert_close, flat, random_arguments, run
+from helpers import Arguments, assert_close, differentiable_run, flat, random_arguments, run, run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_cases import family
@@ -45,7 +45,7 @@ def test_every_cell_that_only_multiplies_its_input(engine: NativeEngine, name: s
         for steps, rows, sizes in ((9, 3, None), (6, 5, LENGTHS), (12, 70, None)):  # the last one: several chunks
             arguments = random_arguments(program, steps, rows)
             wanted = run(program, arguments, steps, sizes)
-            assert_close(flat(engine.run(program, steps, *arguments, sizes)), flat(wanted), 1e-12)
+            assert_close(flat(run_on(engine, program, steps, *arguments, sizes)), flat(wanted), 1e-12)
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
@@ -79,7 +79,7 @@ def test_the_same_bits_for_any_number_of_threads(
         inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
         inputs = [pack(i, sizes) for i in inputs] if packed else inputs
         alone, *shared = (
-            NativeEngine(threads).run(program, steps, inputs, states, parameters, sizes, packed=packed)
+            run_on(NativeEngine(threads), program, steps, inputs, states, parameters, sizes, packed=packed)
             for threads in (1, 2, 3)
         )
         for found in shared:
@@ -94,8 +94,15 @@ def test_the_same_bits_with_work_for_every_thread(engine: NativeEngine, packed: 
         inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
         inputs = [pack(i, sizes) for i in inputs] if packed else inputs
         alone, *shared = (
-            NativeEngine(threads, engine.instruction_set).run(
-                program, steps, inputs, states, parameters, sizes, packed=packed
+            run_on(
+                NativeEngine(threads, engine.instruction_set),
+                program,
+                steps,
+                inputs,
+                states,
+                parameters,
+                sizes,
+                packed=packed,
             )
             for threads in (1, 2, 3, 7)
         )
@@ -109,7 +116,7 @@ def test_in_segments_the_same_bits_as_in_one_piece() -> None:
     for every in (None, 1, 5):
         inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
         leaves = [t.requires_grad_() for t in (*states, *parameters)]
-        result = operator.run(NativeEngine(2), program, steps, inputs, states, parameters, checkpoint_every=every)
+        result = differentiable_run(NativeEngine(2), program, steps, inputs, states, parameters, checkpoint_every=every)
         loss = result.outputs[0].square().sum() + result.states[0].square().sum()
         results.append([*result.outputs, *torch.autograd.grad(loss, leaves)])
     for cut in results[1:]:
@@ -124,7 +131,7 @@ def test_first_and_second_derivatives(of: str) -> None:
     leaves = [t.requires_grad_() for t in (*states, *parameters)]
 
     def results(*leaves: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        result = operator.run(engine, program, 3, inputs, leaves[: len(states)], leaves[len(states) :])
+        result = differentiable_run(engine, program, 3, inputs, leaves[: len(states)], leaves[len(states) :])
         return (*result.outputs, *result.states)
 
     assert torch.autograd.gradcheck(results, leaves)
@@ -138,7 +145,7 @@ def test_what_is_given_as_symbols_is_checked(engine: NativeEngine, make: object)
 
     def outputs(symbols: object, sizes: list[int] | None = None) -> list[torch.Tensor]:
         arrays = [[make(t.numpy()) for t in of] for of in (states, parameters)]  # type: ignore[operator]
-        return [torch.asarray(y) for y in engine.run(program, 4, [symbols], *arrays, sizes).outputs]
+        return [torch.asarray(y) for y in run_on(engine, program, 4, [symbols], *arrays, sizes).outputs]
 
     right = make(given[0].numpy())  # type: ignore[operator]
     wanted = outputs(right)
@@ -195,7 +202,7 @@ def test_products_of_symbols_that_begin_at_one_another(engine: NativeEngine) -> 
     assert len(begun) == 1
     for of in family(program):
         arguments = random_arguments(of, 5, 4)
-        assert_close(flat(engine.run(of, 5, *arguments)), flat(run(of, arguments, 5)), 1e-13)
+        assert_close(flat(run_on(engine, of, 5, *arguments)), flat(run(of, arguments, 5)), 1e-13)
 
 
 def engines() -> list[Engine]:

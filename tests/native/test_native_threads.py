@@ -9,7 +9,7 @@ import time
 import numpy as np
 import pytest
 import torch
-from helpers import flat, random_arguments, run_python
+from helpers import flat, random_arguments, run_on, run_python
 from native_cases import apply
 
 from throughtime import _native, cells
@@ -18,6 +18,7 @@ from throughtime.engines.native import NativeEngine, instruction_sets
 PREPARE = """
 import numpy as np, os, sys, time
 from throughtime import cells
+from throughtime.engines.base import Layout, Operands
 from throughtime.engines.native import NativeEngine
 program = cells.get("lstm").program(64, 64)
 def run(threads=2):
@@ -25,7 +26,8 @@ def run(threads=2):
     states = [np.zeros((32, 64), np.float32)] * 2
     draw = np.random.default_rng(0)
     parameters = [draw.normal(0, 0.1, p.shape).astype(np.float32) for p in program.parameters]
-    return NativeEngine(threads).run(program, 50, inputs, states, parameters).outputs[0]
+    operands = Operands(inputs, states, parameters)
+    return NativeEngine(threads).run(program, operands, Layout(50, len(states[0]))).outputs[0]
 """
 
 
@@ -60,12 +62,12 @@ def test_no_thread_is_busy_when_there_is_no_work() -> None:
 def test_many_callers_at_once() -> None:
     program = cells.get("lstm").program(40, 40)
     arguments = random_arguments(program, 40, 20)
-    wanted = flat(NativeEngine(1).run(program, 40, *arguments))
+    wanted = flat(run_on(NativeEngine(1), program, 40, *arguments))
     wrong = []
 
     def call() -> None:
         for _ in range(5):
-            found = flat(NativeEngine(2).run(program, 40, *arguments))
+            found = flat(run_on(NativeEngine(2), program, 40, *arguments))
             if not all(torch.equal(f, w) for f, w in zip(found, wanted, strict=True)):
                 wrong.append(1)
 
@@ -82,7 +84,7 @@ CROWDED = """
 import os, subprocess, sys, threading, time
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
 import torch
-from helpers import flat, random_arguments
+from helpers import flat, random_arguments, run_on
 from native_cases import family
 from throughtime import cells
 from throughtime.engines.native import NativeEngine
@@ -102,13 +104,13 @@ def test_the_same_bits_while_threads_compete_for_a_processor() -> None:
         "busy = subprocess.Popen([sys.executable, '-c', 'while True: pass'])\n"
         "wrong = []\n"
         "def hold(threads, program, steps, arguments, sizes, wanted):\n"
-        "    found = flat(NativeEngine(threads).run(program, steps, *arguments, sizes))\n"
+        "    found = flat(run_on(NativeEngine(threads), program, steps, *arguments, sizes))\n"
         "    wrong.extend(threads for f, w in zip(found, wanted, strict=True) if not torch.equal(f, w))\n"
         "try:\n"
         "    for name, hidden, steps, rows, sizes in shapes:\n"
         "        for program in family(cells.get(name).program(16, hidden)):\n"
         "            arguments = random_arguments(program, steps, rows).map(lambda t: 0.3 * t.float())\n"
-        "            wanted = flat(NativeEngine(1).run(program, steps, *arguments, sizes))\n"
+        "            wanted = flat(run_on(NativeEngine(1), program, steps, *arguments, sizes))\n"
         "            assert all(w.isfinite().all() for w in wanted)\n"
         "            given = (program, steps, arguments, sizes, wanted)\n"
         "            callers = [threading.Thread(target=hold, args=(n, *given)) for n in (2, 3, 4)]\n"
@@ -127,7 +129,7 @@ def test_threads_that_compete_for_a_processor_cost_little() -> None:
     source = CROWDED + (
         "program = cells.get('gru').program(16, 256)\n"
         "arguments = random_arguments(program, 1000, 1).map(lambda t: t.float())\n"
-        "one, four = (min(timed(lambda: NativeEngine(n).run(program, 1000, *arguments)) for _ in range(5))"
+        "one, four = (min(timed(lambda: run_on(NativeEngine(n), program, 1000, *arguments)) for _ in range(5))"
         " for n in (1, 4))\n"
         "print(four / one)\n"
     )
@@ -150,7 +152,7 @@ def test_denormals_do_not_slow_a_run() -> None:
         times = []
         for _ in range(7):
             start = time.perf_counter()
-            engine.run(program, 50, *arguments)
+            run_on(engine, program, 50, *arguments)
             times.append(time.perf_counter() - start)
         return min(times)
 

@@ -42,7 +42,7 @@ def get(name: str) -> Engine:
 
         return NativeEngine()
     if name == "torch":
-        from throughtime.engines.fused import FusedEngine
+        from throughtime.engines.torch_fused import FusedEngine
 
         return FusedEngine()
     raise UserError(f"no engine is called {name!r}{nearest(name, NAMES)} (there are: {', '.join(NAMES)}).")

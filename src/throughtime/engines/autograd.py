@@ -15,261 +15,221 @@ import torch
 from torch import Tensor
 
 from throughtime.engines import get, say_once
-from throughtime.engines.base import Engine, Result, declared_for
+from throughtime.engines.base import Engine, Layout, Operands, Result, declared_states
 from throughtime.engines.batching import is_batched, one_by_one
 from throughtime.engines.capture import is_captured, is_transformed
 from throughtime.engines.segments import Segments
-from throughtime.engines.watching import Watch
+from throughtime.engines.taps import Tap
 from throughtime.errors import UserError
 from throughtime.program.core import Program
 from throughtime.program.gradient import Gradient, Slots, gradient, with_tape
 from throughtime.program.recording import with_outputs
 
 
-def run(
-    engine: Engine,
-    program: Program,
-    steps: int,
-    inputs: Sequence[Tensor],
-    states: Sequence[Tensor] | None,
-    parameters: Sequence[Tensor],
-    batch_sizes: Sequence[int] | None = None,
-    watch: Watch | None = None,
-    *,
-    packed: bool = False,
-    checkpoint_every: int | None = None,
-) -> Result:
-    """Runs a program on an engine, with its derivatives known to torch; see `Engine.run`.
+class Pass(NamedTuple):
+    """A forward or backward pass: all that a run takes except its tensors.
 
-    Args:
-        engine, program, steps, inputs, states, parameters, batch_sizes, packed: see `Engine.run`.
-        watch: what is to be handed out beside the result.
-        checkpoint_every: keeps no tape for the gradient but the states after every so many steps (or some more, as
-            it suits the engine), and goes forward a second time from there: for long sequences. The gradients are
-            the same. A second derivative, and what is watched, need the memory all the same.
-
-    Raises:
-        UserError: if something is to be handed out under a transform of torch.func, or `checkpoint_every` is less
-            than 1.
+    Attributes:
+        engine: what runs it.
+        program: what is run.
+        layout: how the sequences lie in inputs and outputs.
+        segment_steps: keeps the states after every so many steps (or some more, as it suits the engine) instead of all
+            residuals, and runs each segment forward again for the gradient: for long sequences. Gradients are the same
+            bits. A second derivative, and what is tapped, need the memory all the same. None keeps all residuals.
+        tap: what is handed out beside the result.
+        own_outputs: the number of the program's first outputs that are not residuals; all if None.
     """
-    if checkpoint_every is not None and checkpoint_every < 1:
-        raise UserError(f"checkpoint_every is a number of steps of 1 or more; given {checkpoint_every!r}.")
-    whole = checkpoint_every is None or checkpoint_every >= steps or watch is not None
-    every = None if whole else checkpoint_every
-    call = Call(engine, program, steps, batch_sizes, packed, every, watch, len(program.outputs))
-    if engine.transparent and watch is None and every is None:
-        return call.run(inputs, states, parameters)
-    tensors = (*inputs, *parameters) if states is None else (*inputs, *states, *parameters)
-    transformed = is_transformed(tensors)
-    if transformed and watch is not None:
-        raise UserError(
-            "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
-        )
-    compiling = torch.compiler.is_compiling() and not engine.transparent and not transformed
-    if not compiling:
-        call = call.visible(tensors)
-        if transformed or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
-            return call.run(inputs, states, parameters)
-    if states is None and (compiling or every is not None):  # else the engine begins them, which is quicker
-        states = declared_for(program, inputs, parameters, batch_sizes, packed)
-    if compiling:
-        assert states is not None
-        found = torch.ops.throughtime.run(*call.told, list(inputs), list(states), list(parameters))
-        return split(found, len(program.outputs), len(program.states))
-    # Autograd sees through a transparent engine, but not a gradient of the values of each step.
-    if call.engine.transparent and not (watch and watch.gradients):
-        if states is None or every is None:
-            return call.run(inputs, states, parameters)
-        return call.segments.run_transparent(inputs, states, parameters)
-    return differentiable(call, inputs, states, parameters, as_operator=False)
-
-
-class Call(NamedTuple):
-    """All that a run is told besides its tensors."""
 
     engine: Engine
     program: Program
-    steps: int
-    batch_sizes: Sequence[int] | None
-    packed: bool
-    every: int | None  # steps of a segment; None if the whole tape is kept
-    watch: Watch | None
-    own: int  # outputs that are not the tape
+    layout: Layout
+    segment_steps: int | None = None
+    tap: Tap | None = None
+    own_outputs: int | None = None
 
-    def run(self, inputs: Sequence[Tensor], states: Sequence[Tensor] | None, parameters: Sequence[Tensor]) -> Result:
-        """On the engine itself, of which torch knows nothing; watched."""
-        program, found = self.program, None
-        if self.watch is not None:
-            program, found = with_outputs(program, self.watch.values, self.own)
-        result = self.engine.run(program, self.steps, inputs, states, parameters, self.batch_sizes, packed=self.packed)
-        if self.watch is None or found is None:
-            return result
-        self.watch.take(result.outputs, found)
+    def run(self, operands: Operands) -> Result:
+        """Run the program, with its derivatives known to torch.
+
+        Raises:
+            UserError: if something is tapped under a transform of torch.func, or segments have no steps.
+        """
+        if self.segment_steps is not None and self.segment_steps < 1:
+            raise UserError(f"checkpoint_every must be a positive number of steps, got {self.segment_steps!r}.")
+        segmented = self.segment_steps is not None and self.segment_steps < self.layout.steps and self.tap is None
+        if self.engine.traceable and self.tap is None and not segmented:
+            return self.execute(operands)
+        tensors = operands.tensors
+        transformed = is_transformed(tensors)
+        if transformed and self.tap is not None:
+            raise UserError(
+                "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
+            )
+        this = self if segmented else self._replace(segment_steps=None)
+        if torch.compiler.is_compiling() and not self.engine.traceable and not transformed:
+            return this.run_as_operator(this.with_states(operands))
+        this = this.visible(tensors)
+        if transformed or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+            return this.execute(operands)
+        # Autograd follows a traceable engine, but not to a gradient of the values of each step.
+        if this.engine.traceable and not (this.tap and this.tap.gradients):
+            return this.segments.run_traceable(this.with_states(operands)) if segmented else this.execute(operands)
+        return this.differentiable(this.with_states(operands) if segmented else operands, as_operator=False)
+
+    def execute(self, operands: Operands) -> Result:
+        """Run the program on the engine itself, of which torch knows nothing; tapped."""
+        if self.tap is None:
+            return self.engine.run(self.program, operands, self.layout)
+        program, found = with_outputs(self.program, self.tap.values, self.own)
+        result = self.engine.run(program, operands, self.layout)
+        self.tap.take(result.outputs, found)
         return result._replace(outputs=result.outputs[: len(self.program.outputs)])
 
-    def visible(self, tensors: Sequence[Tensor]) -> Call:
-        """The same run on an engine of torch's own operations, where torch must see each of them."""
-        if self.engine.transparent:
+    def run_as_operator(self, operands: Operands) -> Result:
+        """Run the program as an operator, which a graph holds whole."""
+        found = torch.ops.throughtime.run(*self.signature, *map(list, operands))  # type: ignore[arg-type]
+        return split(found, len(self.program.outputs), len(self.program.states))
+
+    def visible(self, tensors: Sequence[Tensor]) -> Pass:
+        """The same pass on an engine of torch's own operations, where torch must see each of them."""
+        if self.engine.traceable:
             return self
         transformed = is_transformed(tensors)
         if not transformed and not is_captured(tensors):
             return self
         fused = get("torch")
         # torch has no rule to vectorize its own layers.
-        if not transformed and self.watch is None and fused.refuses(self.program, tensors[0]) is None:
+        if not transformed and self.tap is None and fused.refuses(self.program, tensors[0]) is None:
             return self._replace(engine=fused)
         say_once(f"transforms, tracers and dispatch modes of torch cannot see into the {self.engine.name} engine")
         return self._replace(engine=get("reference"))
 
-    def run_differentiably(
-        self, inputs: Sequence[Tensor], states: Sequence[Tensor] | None, parameters: Sequence[Tensor]
-    ) -> Result:
-        """So that torch's autograd knows of it."""
-        of = self.engine, self.program, self.steps, inputs, states, parameters, self.batch_sizes, self.watch
-        return run(*of, packed=self.packed, checkpoint_every=self.every)
+    def differentiable(self, operands: Operands, *, as_operator: bool, closed: bool = False) -> Result:
+        """Run the program so that autograd knows its gradient.
 
-    def of(self, program: Program, watch: Watch | None, own: int) -> Call:
-        """A run of another program over the same steps."""
-        return Call(self.engine, program, self.steps, self.batch_sizes, self.packed, self.every, watch, own)
+        Args:
+            operands: its tensors. States are needed in segments and as an operator.
+            as_operator: whether runs are operators in a graph.
+            closed: whether derivatives of every order go through this run; if not, the second one runs forward again.
+        """
+        program = self.program
+        if self.segment_steps is not None:
+            given: tuple[Tensor, ...] = _InSegments.apply(self, as_operator, *operands.tensors)  # type: ignore[no-untyped-call]
+            return split(given, self.own, len(program.states))
+        inputs, states, _ = operands
+        wanted = slots(len(inputs), len(states or ()), tuple([t.requires_grad for t in operands.tensors]))
+        taped = self._replace(program=with_tape(program, wanted, self.tapped), own_outputs=self.own)
+        # What is tapped is handed out once, so a run with a tap is not repeated.
+        closed = closed or self.tap is not None
+        given = _Run.apply(taped, as_operator, closed, *operands.tensors)  # type: ignore[no-untyped-call]
+        every = split(given, len(given) - len(program.states) - len(program.reductions), len(program.states))
+        return every._replace(outputs=every.outputs[: self.own])
 
-    def filled(
-        self,
-        gradients: Sequence[Tensor | None],
-        inputs: Sequence[Tensor],
-        states: Sequence[Tensor] | None,
-        parameters: Sequence[Tensor],
-    ) -> list[Tensor]:
-        """The gradients of all final states of a run on these: 0 where there is none."""
-        if states is None:
-            states = declared_for(self.program, inputs, parameters, self.batch_sizes, self.packed)
-        return [torch.zeros_like(s) if g is None else g for s, g in zip(states, gradients, strict=True)]
+    def with_states(self, operands: Operands) -> Operands:
+        """The operands with the initial states that the program declares, if they have none."""
+        if operands.states is not None:
+            return operands
+        return operands._replace(states=declared_states(self.program, operands, self.layout))
 
-    def shapes(self, program: Program, like: Tensor) -> list[Tensor]:
-        """What a run of a program gives over these steps, with nothing in it; `like` is a state."""
-        sequence = (sum(self.batch_sizes or ()),) if self.packed else (self.steps, like.shape[0])
-        shapes: list[tuple[int, ...]] = [(*sequence, program.body[o.value].width) for o in program.outputs]
+    def backward(self, plan: Gradient) -> Pass:
+        """The pass of the gradient program."""
+        tap = None
+        if self.tap is not None and self.tap.gradients:
+            gradient_of = dict(zip(self.tapped, plan.seen, strict=True))
+            stretches = tuple(s._replace(value=gradient_of[s.value]) for s in self.tap.gradients)
+            tap = Tap(stretches, self.tap.receive_gradients)
+        return self._replace(program=plan.program, tap=tap, own_outputs=None)
+
+    def fakes(self, program: Program, like: Tensor) -> list[Tensor]:
+        """Uninitialized results of a program over this layout; `like` is a state."""
+        shapes = [self.layout.shape(program.body[o.value].width) for o in program.outputs]
         shapes += [(like.shape[0], state.width) for state in program.states]
         return [like.new_empty(shape) for shape in (*shapes, *(r.shape for r in program.reductions))]
 
     @property
-    def told(self) -> tuple[str, str, int, Sequence[int] | None, bool, int | None]:
-        """What every operator is told first."""
-        return self.engine.name, self.program.text, self.steps, self.batch_sizes, self.packed, self.every
+    def own(self) -> int:
+        """The number of outputs that are not residuals."""
+        return len(self.program.outputs) if self.own_outputs is None else self.own_outputs
+
+    @property
+    def signature(self) -> tuple[str, str, int, Sequence[int] | None, bool, int | None]:
+        """The arguments of every operator before its tensors."""
+        steps, _, batch_sizes, packed, *_ = self.layout
+        return self.engine.name, self.program.text, steps, batch_sizes, packed, self.segment_steps
 
     @property
     def segments(self) -> Segments:
-        """The same in segments."""
-        assert self.every is not None
-        return Segments(self.engine, self.program, self.steps, self.batch_sizes, self.packed, self.every)
+        """The pass in segments."""
+        assert self.segment_steps is not None
+        return Segments(self.engine, self.program, self.layout, self.segment_steps)
 
     @property
-    def seen(self) -> tuple[int, ...]:
-        """The values whose gradients are watched."""
-        return () if self.watch is None else tuple(dict.fromkeys(s.value for s in self.watch.gradients))
-
-    def watch_gradients(self, plan: Gradient) -> Watch | None:
-        """What is watched of the gradient program."""
-        if self.watch is None or not self.watch.gradients:
-            return None
-        gradient_of = dict(zip(self.seen, plan.seen, strict=True))
-        stretches = tuple(s._replace(value=gradient_of[s.value]) for s in self.watch.gradients)
-        return Watch(stretches, self.watch.receive_gradients)
-
-
-def differentiable(
-    call: Call,
-    inputs: Sequence[Tensor],
-    states: Sequence[Tensor] | None,
-    parameters: Sequence[Tensor],
-    *,
-    as_operator: bool,
-    closed: bool = False,
-) -> Result:
-    """A run that autograd knows.
-
-    Args:
-        call, inputs, states, parameters: the run. States that start as the program declares need not be given where it
-            is neither an operator nor in segments.
-        as_operator: whether what is run itself are to be operators in a graph.
-        closed: whether derivatives of every order go on from here; else the second one runs forward once more.
-    """
-    tensors = (*inputs, *(states or ()), *parameters)
-    program = call.program
-    if call.every is not None:
-        given: tuple[Tensor, ...] = _InSegments.apply(call, as_operator, *tensors)  # type: ignore[no-untyped-call]
-        return split(given, call.own, len(program.states))
-    wanted = slots(len(inputs), len(states or ()), tuple([t.requires_grad for t in tensors]))
-    taped = call.of(with_tape(program, wanted, call.seen), call.watch, call.own)
-    # What is watched is handed out once, so there is no second time.
-    closed = closed or call.watch is not None
-    given = _Run.apply(taped, as_operator, closed, *tensors)  # type: ignore[no-untyped-call]
-    every = split(given, len(given) - len(program.states) - len(program.reductions), len(program.states))
-    return every._replace(outputs=every.outputs[: call.own])
+    def tapped(self) -> tuple[int, ...]:
+        """The values whose gradients are tapped."""
+        return () if self.tap is None else tuple(dict.fromkeys(s.value for s in self.tap.gradients))
 
 
 class _Run(torch.autograd.Function):
-    """A run with its tape: among its results if it is closed, so that they have derivatives, else put by."""
+    """A run with its residuals: among its results if it is closed, so that they have derivatives, else saved."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, as_operator: bool, closed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
-        program = call.program
-        arguments = _arguments(program, tensors)
+    def forward(ctx: Any, this: Pass, as_operator: bool, closed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+        operands = _operands(this.program, tensors)
         if as_operator:
             with torch._C._AutoDispatchBelowAutograd():
-                found = torch.ops.throughtime.run(*call.told, *arguments)
-            result = split(found, len(program.outputs), len(program.states))
+                result = this.run_as_operator(operands)
         else:
-            result = call.run(*arguments)
+            result = this.execute(operands)
         ctx.set_materialize_grads(False)
-        ctx.call = call, as_operator, closed
+        ctx.run = this, as_operator, closed
         ctx.save_for_backward(*tensors, *result.outputs)
-        return (*result.outputs[: None if closed else call.own], *result.states, *result.reductions)
+        return (*result.outputs[: None if closed else this.own], *result.states, *result.reductions)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if is_batched(gradients):
             return tuple(one_by_one(lambda of_one: _Run.backward(ctx, *of_one), gradients))
-        call, as_operator, closed = ctx.call
-        program, needed, saved = call.program, ctx.needs_input_grad[3:], ctx.saved_tensors
-        inputs, states, parameters = _arguments(program, saved[: len(needed)])
+        this, as_operator, closed = ctx.run
+        program, needed, saved = this.program, ctx.needs_input_grad[3:], ctx.saved_tensors
+        operands = _operands(program, saved[: len(needed)])
         if torch.is_grad_enabled() and not closed:
-            return None, None, None, *_again(call, inputs, states, parameters, gradients, needed, as_operator)
-        outputs, of_outputs = saved[len(needed) :], len(program.outputs) if closed else call.own
+            return None, None, None, *_again(this, operands, gradients, needed, as_operator)
+        inputs, states, parameters = operands
+        outputs, of_outputs = saved[len(needed) :], len(program.outputs) if closed else this.own
         given, cotangents = _cotangents(gradients, of_outputs, len(program.states))
         wanted = slots(len(inputs), len(states or ()), needed)
-        plan = gradient(program, given, wanted, call.seen)
-        taken = [*[inputs[k] for k in plan.inputs], *[outputs[k] for k in plan.tape], *_there(cotangents.outputs)]
-        weights = [*[parameters[k] for k in plan.parameters], *_there(cotangents.reductions)]
-        # Else the engine begins them, which is quicker: but it has to see how many rows there are, without steps too.
-        fill = given.states or as_operator or not taken or (states is not None and call.packed)
-        of_states = call.filled(cotangents.states, inputs, states, parameters) if fill else None
-        back = call.of(plan.program, call.watch_gradients(plan), len(plan.program.outputs))
+        plan = gradient(program, given, wanted, this.tapped)
+        taken = [*[inputs[k] for k in plan.inputs], *[outputs[k] for k in plan.tape], *_present(cotangents.outputs)]
+        weights = [*[parameters[k] for k in plan.parameters], *_present(cotangents.reductions)]
+        # Otherwise the engine makes them, which is quicker: but it has to see the number of sequences, those without
+        # steps too.
+        fill = given.states or as_operator or not taken or (states is not None and this.layout.packed)
+        of_states = _filled(this, cotangents.states, operands) if fill else None
+        back, reads = this.backward(plan), Operands(taken, of_states, weights)
         if as_operator:
-            found = torch.ops.throughtime.run(*back.told, taken, of_states, weights)
-            result = split(found, back.own, len(program.states))
+            result = back.run_as_operator(reads)
         elif torch.is_grad_enabled():
-            result = back.run_differentiably(taken, of_states, weights)
+            result = back.run(reads)
         else:
-            result = back.visible([*taken, *(of_states or ()), *weights]).run(taken, of_states, weights)
+            result = back.visible(reads.tensors).execute(reads)
         return None, None, None, *_in_order(wanted, result, len(inputs), len(states or ()), len(parameters))
 
 
 class _InSegments(torch.autograd.Function):
-    """A run that leaves the states between its segments."""
+    """A run that keeps the states between its segments."""
 
     @staticmethod
-    def forward(ctx: Any, call: Call, as_operator: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
-        program = call.program
-        arguments = split(tensors, len(program.inputs), len(program.states))
+    def forward(ctx: Any, this: Pass, as_operator: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
+        program = this.program
+        operands = _operands(program, tensors)
         if as_operator:
             with torch._C._AutoDispatchBelowAutograd():
-                found = torch.ops.throughtime.run_in_segments(*call.told, *arguments)
+                found = torch.ops.throughtime.run_in_segments(*this.signature, *map(list, operands))  # type: ignore[arg-type]
         else:
-            result, starts = call.segments.run(*arguments)
+            result, starts = this.segments.run(operands)
             found = [*flat(result), *starts]
         last = len(found) - len(program.states)
         ctx.set_materialize_grads(False)
-        ctx.call = call, as_operator
+        ctx.run = this, as_operator
         ctx.save_for_backward(*tensors, *found[last:])
         return tuple(found[:last])
 
@@ -277,69 +237,72 @@ class _InSegments(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
         if is_batched(gradients):
             return tuple(one_by_one(lambda of_one: _InSegments.backward(ctx, *of_one), gradients))
-        call, as_operator = ctx.call
-        program = call.program
-        inputs, states, rest = split(ctx.saved_tensors, len(program.inputs), len(program.states))
-        parameters, starts = rest[: len(program.parameters)], rest[len(program.parameters) :]
-        needed = ctx.needs_input_grad[2:]
-        if torch.is_grad_enabled() or (not as_operator and call.visible(_there(gradients)) is not call):
-            whole = call._replace(every=None)
-            return None, None, *_again(whole, inputs, states, parameters, gradients, needed, as_operator)
-        given, cotangents = _cotangents(gradients, call.own, len(states))
-        wanted = slots(len(inputs), len(states), needed)
-        of_states = call.filled(cotangents.states, inputs, states, parameters)
-        cotangents = Result(_there(cotangents.outputs), of_states, _there(cotangents.reductions))
+        this, as_operator = ctx.run
+        needed, saved = ctx.needs_input_grad[2:], ctx.saved_tensors
+        operands, starts = _operands(this.program, saved[: len(needed)]), saved[len(needed) :]
+        inputs, _, parameters = operands
+        if torch.is_grad_enabled() or (not as_operator and this.visible(_present(gradients)) is not this):
+            whole = this._replace(segment_steps=None)
+            return None, None, *_again(whole, operands, gradients, needed, as_operator)
+        given, cotangents = _cotangents(gradients, this.own, len(starts))
+        wanted = slots(len(inputs), len(starts), needed)
+        of_states = _filled(this, cotangents.states, operands)
+        cotangents = Result(_present(cotangents.outputs), of_states, _present(cotangents.reductions))
+        reads = operands._replace(states=starts)
         if as_operator:
             flags = [g is not None for g in gradients]
             found = torch.ops.throughtime.gradient_in_segments(
-                *call.told, inputs, starts, parameters, flat(cotangents), flags, needed
+                *this.signature, inputs, starts, parameters, flat(cotangents), flags, needed
             )
-            result = split(found, len(wanted.vectors), len(states))
+            result = split(found, len(wanted.vectors), len(starts))
         else:
-            result = call.segments.gradient(given, wanted, inputs, starts, parameters, cotangents)
-        return None, None, *_in_order(wanted, result, len(inputs), len(states), len(parameters))
+            result = this.segments.gradient(given, wanted, reads, cotangents)
+        return None, None, *_in_order(wanted, result, len(inputs), len(starts), len(parameters))
 
 
 def _again(
-    call: Call,
-    inputs: Sequence[Tensor],
-    states: Sequence[Tensor] | None,
-    parameters: Sequence[Tensor],
+    this: Pass,
+    operands: Operands,
     gradients: Sequence[Tensor | None],
     needed: Sequence[bool],
     as_operator: bool,
 ) -> list[Tensor | None]:
-    """The gradients, as functions that have derivatives: of a run of which autograd knows all.
+    """The gradients as differentiable functions: of a run of which autograd knows everything.
 
     Args:
-        call, inputs, states, parameters, as_operator: the run.
-        gradients: those of what it gave.
-        needed: which of what it took want one.
+        this, operands, as_operator: the run.
+        gradients: those of its results.
+        needed: which of its operands need one.
     """
-    # By other names: what one of them was computed from may be another one, and that way is not this run's.
-    inputs, given, parameters = ([t.view_as(t) for t in of] for of in (inputs, states or (), parameters))
-    states = None if states is None else given
-    plain = call._replace(program=untaped(call.program, call.own))
-    whole = differentiable(plain, inputs, states, parameters, as_operator=as_operator, closed=True)
+    # Under other names: an operand may have been computed from another one, and that path is not this run's.
+    inputs, given, parameters = ([t.view_as(t) for t in of or ()] for of in operands)
+    renamed = Operands(inputs, None if operands.states is None else given, parameters)
+    plain = this._replace(program=untaped(this.program, this.own), own_outputs=None)
+    whole = plain.differentiable(renamed, as_operator=as_operator, closed=True)
     pairs = [(r, g) for r, g in zip(flat(whole), gradients, strict=True) if g is not None]
-    tensors = [*inputs, *given, *parameters]
     results, weights = [r for r, _ in pairs], [g for _, g in pairs]
-    sources = [t for t, needs in zip(tensors, needed, strict=True) if needs]
+    sources = [t for t, needs in zip(renamed.tensors, needed, strict=True) if needs]
     found = iter(torch.autograd.grad(results, sources, weights, create_graph=True, allow_unused=True))
     return [next(found) if needs else None for needs in needed]
 
 
 def _cotangents(gradients: Sequence[Tensor | None], outputs: int, states: int) -> tuple[Slots, Result]:
-    """Which gradients are given of what a run gave, and these apart, with None for the others."""
+    """Which results come with a gradient, and the gradients apart, None for those without."""
     return slots(outputs, states, tuple([g is not None for g in gradients])), split(gradients, outputs, states)
 
 
-def _there(gradients: Sequence[Tensor | None]) -> list[Tensor]:
+def _filled(this: Pass, gradients: Sequence[Tensor | None], operands: Operands) -> list[Tensor]:
+    """The gradients of all final states: 0 for those without."""
+    states = this.with_states(operands).states or ()
+    return [torch.zeros_like(s) if g is None else g for s, g in zip(states, gradients, strict=True)]
+
+
+def _present(gradients: Sequence[Tensor | None]) -> list[Tensor]:
     return [g for g in gradients if g is not None]
 
 
 def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameters: int) -> list[Tensor | None]:
-    """The gradients that a run of the gradient program gave, in the order of what the forward run took."""
+    """The results of the gradient program in the order of the forward run's operands."""
     found: list[Tensor | None] = [None] * (inputs + states + parameters)
     for k, g in zip(wanted.vectors, result.outputs, strict=True):
         found[k] = g
@@ -350,16 +313,16 @@ def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameter
     return found
 
 
-def _arguments(program: Program, tensors: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor] | None, list[Tensor]]:
-    """Inputs, states and parameters, apart; no states where only the others are there."""
+def _operands(program: Program, tensors: Sequence[Tensor]) -> Operands:
+    """The reverse of `Operands.tensors`."""
     inputs, parameters = len(program.inputs), len(program.parameters)
     states = len(tensors) - inputs - parameters
     of = split(tensors, inputs, states)
-    return of.outputs, of.states if states or not program.states else None, of.reductions
+    return Operands(of.outputs, of.states if states or not program.states else None, of.reductions)
 
 
 def split(tensors: Sequence[Any], vectors: int, states: int) -> Result:
-    """What came in one sequence, apart: so many vectors of each step, so many states, and the rest."""
+    """One sequence of tensors taken apart: outputs, states, reductions."""
     return Result(list(tensors[:vectors]), list(tensors[vectors : vectors + states]), list(tensors[vectors + states :]))
 
 
@@ -376,5 +339,5 @@ def untaped(program: Program, own: int) -> Program:
 
 @lru_cache(maxsize=1024)
 def slots(vectors: int, states: int, flags: tuple[bool, ...]) -> Slots:
-    """Which flags are set, of so many vectors, so many states, and the rest."""
+    """Which flags are set, of as many vectors, as many states, and the rest."""
     return Slots(*(tuple(k for k, flag in enumerate(of) if flag) for of in split(flags, vectors, states)))

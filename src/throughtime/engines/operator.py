@@ -1,7 +1,7 @@
 """Runs as operators of torch: `torch.ops.throughtime.run`, which `torch.compile` and `torch.export` keep whole.
 
-A program is passed as its JSON, so a graph that holds an operator is whole without this process. All operators are told
-the same first, then come their tensors.
+A program is passed as its JSON, so a graph with an operator in it is complete without this process. The arguments of
+all operators begin alike; see `throughtime.engines.autograd.Pass.signature`.
 """
 
 from __future__ import annotations
@@ -14,30 +14,31 @@ import torch
 from torch import Tensor
 
 from throughtime.engines import get
-from throughtime.engines.autograd import Call, differentiable, flat, run, slots, split
+from throughtime.engines.autograd import Pass, flat, slots, split
+from throughtime.engines.base import Layout, Operands
 from throughtime.engines.capture import has_tangent
 from throughtime.program.core import Program
 from throughtime.program.gradient import Slots, gradient, with_tape
 from throughtime.program.saving import from_json
 
-__all__ = ["program_of", "run"]
+__all__ = ["program_of"]
 
 program_of = lru_cache(maxsize=512)(from_json)
 
 
 def _kernel(*given: Any) -> list[Tensor]:
-    call, (inputs, states, parameters) = _told(given)
-    return flat(call.run(inputs, states, parameters))
+    this, operands, _ = _parsed(given)
+    return flat(this.execute(operands))
 
 
 def _fake(*given: Any) -> list[Tensor]:
-    call, (_, states, _) = _told(given)
-    return call.shapes(call.program, states[0])
+    this, operands, _ = _parsed(given)
+    return this.fakes(this.program, operands.states[0])
 
 
 def _autograd_kernel(*given: Any) -> list[Tensor]:
-    call, (inputs, states, parameters) = _told(given)
-    tensors = (*inputs, *states, *parameters)
+    this, operands, _ = _parsed(given)
+    tensors = operands.tensors
     if has_tangent(tensors):
         raise NotImplementedError(
             "torch.ops.throughtime.run has no forward-mode derivative: use a module of throughtime, which goes to the "
@@ -47,32 +48,32 @@ def _autograd_kernel(*given: Any) -> list[Tensor]:
         with torch._C._AutoDispatchBelowAutograd():
             plain: list[Tensor] = torch.ops.throughtime.run(*given)
             return plain
-    return flat(differentiable(call, inputs, states, parameters, as_operator=True))
+    return flat(this.differentiable(operands, as_operator=True))
 
 
 def _segments_kernel(*given: Any) -> list[Tensor]:
-    call, (inputs, states, parameters) = _told(given)
-    result, starts = call.segments.run(inputs, states, parameters)
+    this, operands, _ = _parsed(given)
+    result, starts = this.segments.run(operands)
     return [*flat(result), *starts]
 
 
 def _segments_fake(*given: Any) -> list[Tensor]:
-    call, (_, states, _) = _told(given)
-    count = call.segments.count(len(states[0]))
-    return [*call.shapes(call.program, states[0]), *(s.new_empty(count, *s.shape) for s in states)]
+    this, operands, _ = _parsed(given)
+    states = operands.states
+    return [*this.fakes(this.program, states[0]), *(s.new_empty(this.segments.count, *s.shape) for s in states)]
 
 
 def _segments_gradient_kernel(*given: Any) -> list[Tensor]:
-    call, (inputs, starts, parameters, cotangents, known, needed) = _told(given)
-    known, wanted = _given_and_wanted(call.program, known, needed)
-    of = split(cotangents, len(known.vectors), len(starts))
-    return flat(call.segments.gradient(known, wanted, inputs, starts, parameters, of))
+    this, operands, (cotangents, known, needed) = _parsed(given, segment_starts=True)
+    known, wanted = _given_and_wanted(this.program, known, needed)
+    of = split(cotangents, len(known.vectors), len(operands.states))
+    return flat(this.segments.gradient(known, wanted, operands, of))
 
 
 def _segments_gradient_fake(*given: Any) -> list[Tensor]:
-    call, (_, starts, _, _, known, needed) = _told(given)
-    known, wanted = _given_and_wanted(call.program, known, needed)
-    return call.shapes(gradient(with_tape(call.program, wanted), known, wanted).program, starts[0][0])
+    this, operands, (_, known, needed) = _parsed(given, segment_starts=True)
+    known, wanted = _given_and_wanted(this.program, known, needed)
+    return this.fakes(gradient(with_tape(this.program, wanted), known, wanted).program, operands.states[0][0])
 
 
 def _given_and_wanted(program: Program, known: Sequence[bool], needed: Sequence[bool]) -> tuple[Slots, Slots]:
@@ -80,13 +81,15 @@ def _given_and_wanted(program: Program, known: Sequence[bool], needed: Sequence[
     return slots(len(program.outputs), states, tuple(known)), slots(len(program.inputs), states, tuple(needed))
 
 
-def _told(given: Sequence[Any]) -> tuple[Call, Sequence[Any]]:
-    engine, program, steps, batch_sizes, packed, every, *rest = given
-    read = program_of(program)
-    return Call(get(engine), read, steps, batch_sizes, packed, every, None, len(read.outputs)), rest
+def _parsed(given: Sequence[Any], *, segment_starts: bool = False) -> tuple[Pass, Any, Sequence[Any]]:
+    """An operator's arguments: the pass, its operands with states, and the rest."""
+    engine, program, steps, batch_sizes, packed, every, inputs, states, parameters, *rest = given
+    rows = states[0].shape[1 if segment_starts else 0]
+    this = Pass(get(engine), program_of(program), Layout(steps, rows, batch_sizes, packed), every)
+    return this, Operands(inputs, states, parameters), rest
 
 
-_TOLD_FIRST = "str engine, str program, SymInt steps, SymInt[]? batch_sizes, bool packed, int? every"
+_SIGNATURE = "str engine, str program, SymInt steps, SymInt[]? batch_sizes, bool packed, int? every"
 library = torch.library.Library("throughtime", "DEF")  # type: ignore[no-untyped-call]
 for _name, _tensors, _function, _by_shape in (
     ("run", "inputs, Tensor[] states, Tensor[] parameters", _kernel, _fake),
@@ -98,7 +101,7 @@ for _name, _tensors, _function, _by_shape in (
         _segments_gradient_fake,
     ),
 ):
-    _schema = f"{_name}({_TOLD_FIRST}, Tensor[] {_tensors}) -> Tensor[]"
+    _schema = f"{_name}({_SIGNATURE}, Tensor[] {_tensors}) -> Tensor[]"
     library.define(_schema, tags=[torch.Tag.pt2_compliant_tag])  # type: ignore[no-untyped-call]
     for _key in ("CPU", "CUDA"):
         library.impl(_name, _function, _key)  # type: ignore[no-untyped-call]

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from throughtime.engines.base import Result, declared_for
+from throughtime.engines.base import Layout, Operands, Result, declared_states
 from throughtime.errors import UserError
 from throughtime.program.core import CONSTANT, INPUT, PARAMETER, PREVIOUS, Instruction, Program
 from throughtime.program.legality import require_legal
@@ -32,8 +32,8 @@ class ReferenceEngine:
     """
 
     name = "reference"
-    transparent = True
-    looks_up = False
+    traceable = True
+    supports_one_hot = False
 
     def __init__(self, calls: Mapping[int, Callable[[Tensor], Any]] | None = None) -> None:
         self.calls = calls or {}
@@ -45,49 +45,37 @@ class ReferenceEngine:
     def run(
         self,
         program: Program,
-        steps: int,
-        inputs: Sequence[Tensor],
-        states: Sequence[Tensor] | None,
-        parameters: Sequence[Tensor],
-        batch_sizes: Sequence[int] | None = None,
+        operands: Operands,
+        layout: Layout,
         *,
-        packed: bool = False,
-        onto: Sequence[Tensor] | None = None,
+        accumulate_into: Sequence[Tensor] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
-        states = declared_for(program, inputs, parameters, batch_sizes, packed) if states is None else states
-        result = _Run(
-            require_legal(program), steps, inputs, states, parameters, batch_sizes, packed, self.calls
-        ).result()
-        if onto is None:
+        if operands.states is None:
+            operands = operands._replace(states=declared_states(program, operands, layout))
+        result = _Run(require_legal(program), operands, layout, self.calls).result()
+        if accumulate_into is None:
             return result
-        return result._replace(reductions=[o.add_(r) for o, r in zip(onto, result.reductions, strict=True)])
+        sums = zip(accumulate_into, result.reductions, strict=True)
+        return result._replace(reductions=[total.add_(r) for total, r in sums])
 
-    def steps_together(self, rows: int) -> int:
-        """See `throughtime.engines.base.Engine.steps_together`; sums here are of one piece."""
+    def chunk_steps(self, rows: int) -> int:
+        """See `throughtime.engines.base.Engine.chunk_steps`; sums here are of one piece."""
         return 1
 
 
 class _Run:
     def __init__(
-        self,
-        program: Program,
-        steps: int,
-        inputs: Sequence[Tensor],
-        states: Sequence[Tensor],
-        parameters: Sequence[Tensor],
-        batch_sizes: Sequence[int] | None,
-        packed: bool,
-        calls: Mapping[int, Callable[[Tensor], Any]],
+        self, program: Program, operands: Operands, layout: Layout, calls: Mapping[int, Callable[[Tensor], Any]]
     ) -> None:
-        self.program, self.steps, self.inputs, self.parameters = program, steps, inputs, parameters
-        self.calls = calls
-        self.rows = states[0].shape[0]
-        self.like = states[0]
-        self.initial = list(states)
-        # How many rows are active at each step; if all are at every step, packing is a view.
-        self.sizes = [self.rows] * steps if batch_sizes is None else list(batch_sizes)
-        self.packed = packed
+        self.program, self.calls, self.layout = program, calls, layout
+        self.inputs: Sequence[Tensor] = operands.inputs
+        self.parameters: Sequence[Tensor] = operands.parameters
+        self.initial: list[Tensor] = list(operands.states or ())
+        self.like = self.initial[0]
+        self.steps, self.rows = layout.steps, layout.rows
+        # The number of active sequences at each step; if all are active at every step, packing is a view.
+        self.sizes = [self.rows] * self.steps if layout.batch_sizes is None else list(layout.batch_sizes)
         self.even = all(n == self.rows for n in self.sizes)
         self.phases = phases(program)
         # A value's tensor: [width] if static, [rows, width] in a step; if before or after the loop [N, width], packed:
@@ -172,7 +160,7 @@ class _Run:
 
     def _packed(self, value: Tensor) -> Tensor:
         """The active rows of all steps, of an input."""
-        if self.packed:
+        if self.layout.packed:
             return value
         if self.even:
             return value.reshape(self.steps * self.rows, value.shape[-1])
@@ -185,7 +173,7 @@ class _Run:
 
     def _unpacked(self, value: Tensor) -> Tensor:
         """A packed value in the form of the outputs, 0 where a row is not active."""
-        if self.packed:
+        if self.layout.packed:
             return value
         if self.even:
             return value.reshape(self.steps, self.rows, value.shape[-1])

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from throughtime.engines.base import Engine, Result
+from throughtime.engines.base import Engine, Layout, Operands, Result
 from throughtime.program.core import Program
 from throughtime.program.gradient import Slots, gradient, with_tape
 
@@ -24,58 +24,61 @@ _Piece = tuple[int, int]  # from which step to which
 
 @dataclass(frozen=True)
 class Segments:
-    """A run that is done in segments.
+    """A run in segments.
 
     Attributes:
-        engine: who runs.
-        program: the forward program, without a tape.
-        steps, batch_sizes, packed: of the whole run; see `Engine.run`.
-        every: the least number of steps of a segment. It is made a multiple of the steps whose sums the engine does
-            together, so that the gradients have the same bits as those of the whole run.
+        engine: what runs it.
+        program: the forward program, without residuals.
+        layout: of the whole run.
+        every: the least number of steps of a segment. It is rounded up to a multiple of the steps whose reductions the
+            engine sums together, so that the gradients have the same bits as those of the whole run.
     """
 
     engine: Engine
     program: Program
-    steps: int
-    batch_sizes: Sequence[int] | None
-    packed: bool
+    layout: Layout
     every: int
 
-    def count(self, rows: int) -> int:
+    @property
+    def count(self) -> int:
         """The number of segments."""
-        return -(-self.steps // self._length(rows))
+        return -(-self.layout.steps // self._length)
 
-    def run(
-        self, inputs: Sequence[Tensor], states: Sequence[Tensor], parameters: Sequence[Tensor]
-    ) -> tuple[Result, list[Tensor]]:
-        """Runs forward.
+    def run(self, operands: Operands) -> tuple[Result, list[Tensor]]:
+        """Run forward.
+
+        Args:
+            operands: with initial states.
 
         Returns:
-            What the whole run gives, and of each state what the segments start with: `[segments, B, width]`.
+            The result of the whole run, and each state at the start of each segment: `[segments, B, width]`.
         """
-        result = self._begun(self.program, states)
-        # All at once: what is kept of each segment, amid what it lets go, would leave gaps that no next one fits into.
-        starts = [state.new_empty(self.count(len(state)), *state.shape) for state in states]
-        for k, piece in enumerate(self._pieces(len(states[0]))):
+        inputs, states, parameters = operands
+        assert states is not None
+        result = self._empty(self.program, states)
+        # All at once: small tensors kept between the large ones of each segment would fragment the memory.
+        starts = [state.new_empty(self.count, *state.shape) for state in states]
+        for k, piece in enumerate(self._pieces()):
             for of_state, state in zip(starts, result.states, strict=True):
                 of_state[k] = state
             result = self._run(self.program, piece, self._cut(inputs, piece), parameters, result)
         return result, starts
 
-    def run_transparent(
-        self, inputs: Sequence[Tensor], states: Sequence[Tensor], parameters: Sequence[Tensor]
-    ) -> Result:
-        """Runs on an engine that torch's autograd sees through, by torch's own checkpoints."""
+    def run_traceable(self, operands: Operands) -> Result:
+        """Run on a traceable engine, by torch's own checkpoints."""
+        inputs, states, parameters = operands
+        assert states is not None
         program, counts = self.program, (len(inputs), len(states))
         parts: list[list[Tensor]] = []
         reductions = [states[0].new_zeros(r.shape) for r in program.reductions]
 
         def part(piece: _Piece, *tensors: Tensor) -> tuple[Tensor, ...]:
             of_inputs, of_states = tensors[: counts[0]], tensors[counts[0] : sum(counts)]
-            result = self._engine_run(program, piece, of_inputs, of_states, tensors[sum(counts) :])
+            of = Operands(of_inputs, of_states, tensors[sum(counts) :])
+            result = self.engine.run(program, of, self._layout_of(piece))
             return (*result.outputs, *result.states, *result.reductions)
 
-        for piece in self._pieces(len(states[0])):
+        for piece in self._pieces():
             given = (*self._cut(inputs, piece), *states, *parameters)
             results = list(checkpoint(part, piece, *given, use_reentrant=False, preserve_rng_state=False))
             parts.append([results.pop(0) for _ in program.outputs])
@@ -84,83 +87,70 @@ class Segments:
         in_time = parts[::-1] if program.reverse else parts
         return Result([torch.cat(of_output) for of_output in zip(*in_time, strict=True)], list(states), reductions)
 
-    def gradient(
-        self,
-        given: Slots,
-        wanted: Slots,
-        inputs: Sequence[Tensor],
-        starts: Sequence[Tensor],
-        parameters: Sequence[Tensor],
-        cotangents: Result,
-    ) -> Result:
-        """Runs backward.
+    def gradient(self, given: Slots, wanted: Slots, operands: Operands, cotangents: Result) -> Result:
+        """Run backward.
 
         Args:
             given: which outputs, final states and reductions come with a gradient.
-            wanted: which gradients are asked for.
-            inputs, parameters: of the forward run.
-            starts: what the segments start with, as `run` gives it.
+            wanted: which gradients are needed.
+            operands: of the forward run, with the states at the start of each segment, as `run` returns them.
             cotangents: the gradients of the given outputs, of all final states, and of the given reductions.
 
         Returns:
-            What a run of the gradient program gives.
+            The result of the gradient program.
         """
+        inputs, starts, parameters = operands
+        assert starts is not None
         taped = with_tape(self.program, wanted)
         plan = gradient(taped, given, wanted)
         weights = [*(parameters[k] for k in plan.parameters), *cotangents.reductions]
-        result = self._begun(plan.program, cotangents.states)
-        pieces = list(enumerate(self._pieces(len(starts[0][0]))))
-        for k, piece in reversed(pieces):
+        result = self._empty(plan.program, cotangents.states)
+        for k, piece in reversed(list(enumerate(self._pieces()))):
             cut = self._cut(inputs, piece)
-            tape = self._engine_run(taped, piece, cut, [s[k] for s in starts], parameters).outputs
+            of_piece = Operands(cut, [s[k] for s in starts], parameters)
+            tape = self.engine.run(taped, of_piece, self._layout_of(piece)).outputs
             read = [*(cut[n] for n in plan.inputs), *(tape[n] for n in plan.tape)]
             result = self._run(plan.program, piece, [*read, *self._cut(cotangents.outputs, piece)], weights, result)
         return result
 
-    def _length(self, rows: int) -> int:
-        together = self.engine.steps_together(rows)
-        return -(-max(self.every, 1) // together) * together
+    @property
+    def _length(self) -> int:
+        chunk = self.engine.chunk_steps(self.layout.rows)
+        return -(-max(self.every, 1) // chunk) * chunk
 
-    def _pieces(self, rows: int) -> Iterator[_Piece]:
-        """The segments, in the order in which a forward run does them; what is left over makes the first."""
-        length, steps = self._length(rows), self.steps
-        for k in range(self.count(rows) - 1, -1, -1):
+    def _pieces(self) -> Iterator[_Piece]:
+        """The segments in the order of a forward run; the first one takes the steps that are left over."""
+        length, steps = self._length, self.layout.steps
+        for k in range(self.count - 1, -1, -1):
             begin, end = k * length, min((k + 1) * length, steps)
             yield (begin, end) if self.program.reverse else (steps - end, steps - begin)
 
     @cached_property
     def _active_before(self) -> list[int]:
-        return [0, *accumulate(self.batch_sizes or ())]
+        return [0, *accumulate(self.layout.batch_sizes or ())]
+
+    def _layout_of(self, piece: _Piece) -> Layout:
+        start, stop = piece
+        _, rows, sizes, packed, *_ = self.layout
+        return Layout(stop - start, rows, None if sizes is None else sizes[start:stop], packed)
 
     def _cut(self, arrays: Sequence[Tensor], piece: _Piece) -> list[Tensor]:
-        start, stop = (self._active_before[t] for t in piece) if self.packed else piece
+        start, stop = (self._active_before[t] for t in piece) if self.layout.packed else piece
         return [array[start:stop] for array in arrays]
 
-    def _begun(self, program: Program, states: Sequence[Tensor]) -> Result:
-        """What a run gives when no step is done yet."""
+    def _empty(self, program: Program, states: Sequence[Tensor]) -> Result:
+        """The result before the first segment."""
         like = states[0]
-        sequence = (self._active_before[-1],) if self.packed else (self.steps, len(like))
-        outputs = [like.new_empty(*sequence, program.body[output.value].width) for output in program.outputs]
+        shapes = [self.layout.shape(program.body[output.value].width) for output in program.outputs]
+        outputs = [like.new_empty(shape) for shape in shapes]
         return Result(outputs, list(states), [like.new_zeros(r.shape) for r in program.reductions])
 
     def _run(
         self, program: Program, piece: _Piece, inputs: list[Tensor], parameters: Sequence[Tensor], before: Result
     ) -> Result:
-        """Goes on by a segment from what there is before it."""
-        result = self._engine_run(program, piece, inputs, before.states, parameters, before.reductions)
+        """The result after one more segment."""
+        of_piece = Operands(inputs, before.states, parameters)
+        result = self.engine.run(program, of_piece, self._layout_of(piece), accumulate_into=before.reductions)
         for whole, part in zip(self._cut(before.outputs, piece), result.outputs, strict=True):
             whole.copy_(part)
         return result._replace(outputs=before.outputs)
-
-    def _engine_run(
-        self,
-        program: Program,
-        piece: _Piece,
-        inputs: Sequence[Tensor],
-        states: Sequence[Tensor],
-        parameters: Sequence[Tensor],
-        onto: Sequence[Tensor] | None = None,
-    ) -> Result:
-        start, stop = piece
-        sizes = None if self.batch_sizes is None else self.batch_sizes[start:stop]
-        return self.engine.run(program, stop - start, inputs, states, parameters, sizes, packed=self.packed, onto=onto)

@@ -133,7 +133,7 @@ def _language_model(graph: Graph, module: LanguageModel) -> Stack:
 
 
 def _stack_of(module: _Layers) -> Stack:
-    if module.watching:
+    if module.hooks:
         raise UserError("the module is being recorded or edited: export it when that has ended.")
     if isinstance(module, Recurrent):
         options = module.options

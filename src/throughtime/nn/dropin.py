@@ -17,15 +17,16 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.engines import PREFERENCE, choose, get
 from throughtime.engines.capture import is_captured, is_transformed
 from throughtime.engines.torch_layers import TORCH_LAYERS
-from throughtime.nn.features import Watchable
+from throughtime.nn.forms import form_of
 from throughtime.nn.freezing import Freezable
-from throughtime.nn.stack import Layers, outside_graph, run_any_form, ways_of
+from throughtime.nn.hooks import Hookable
+from throughtime.nn.stack import Layers, Stack, outside_graph, ways_of
 from throughtime.program.core import Program
 
 Hidden = Tensor | tuple[Tensor, Tensor]
 
 
-class _DropIn(Watchable, Freezable, nn.RNNBase):
+class _DropIn(Hookable, Freezable, nn.RNNBase):
     """What the three layers share: torch's parameters as the parameters of the layers' programs."""
 
     engine: str | None = None
@@ -53,38 +54,26 @@ class _DropIn(Watchable, Freezable, nn.RNNBase):
 
     def _run(self, input: Any, hx: Any) -> Any:
         data = input.data if isinstance(input, PackedSequence) else input
-        if not self.watching and _is_torchs(self.engine, self._programs()[0][0], data, hx):
+        if not self.hooks and _is_torchs(self.engine, programs_of(self)[0][0], data, hx):
             return self.torchs.forward(self, input, hx)
         layers = self.lasting_layers()
         self._check(input, hx)
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
-        output, final = run_any_form(
-            layers,
-            input,
-            states,
-            batch_first=self.batch_first,
-            dropout=self.dropout if self.training else 0.0,
-            engine=self.engine,
-            features=self.watching,
-        )
-        return output, final[0] if len(final) == 1 else tuple(final)
+        x, form = form_of(input, batch_first=self.batch_first)
+        stack = Stack(layers, dropout=self.dropout if self.training else 0.0, engine=self.engine)
+        outputs, final = stack.run(x, form.states(states), form.layout, self.hooks)
+        ended = form.final(final)
+        return form.output(outputs, "steps"), ended[0] if len(ended) == 1 else tuple(ended)
 
     def layers(self) -> Layers:
         """Each layer's directions: a program and its parameters, as they are now."""
-        layer, programs = TORCH_LAYERS[self.mode], self._programs()
+        layer, programs = TORCH_LAYERS[self.mode], programs_of(self)
         directions = len(programs[0])
         # From among the parameters, as torch's way to an attribute is long; what is parametrised is none of them.
         own: Mapping[str, Any] = self._parameters
         tensors = [[own[n] if n in own else getattr(self, n) for n in names] for names in self._all_weights]
         stored = [layer.to_program(of, bias=self.bias) for of in tensors]
         return [list(zip(ways, stored[depth * directions :], strict=False)) for depth, ways in enumerate(programs)]
-
-    def _programs(self) -> tuple[tuple[Program, ...], ...]:
-        directions = 2 if self.bidirectional else 1
-        programs: tuple[tuple[Program, ...], ...] = _programs(
-            self.mode, self.input_size, self.hidden_size, self.proj_size, self.num_layers, directions, self.bias
-        )
-        return programs
 
     def _check(self, input: Any, hx: Any) -> None:
         """Refuses what torch refuses, in torch's words."""
@@ -128,6 +117,15 @@ def _cached_programs(
 def _programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
     """The programs of each layer's directions."""
     return _cached_programs(*of)
+
+
+def programs_of(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
+    """The programs of each layer's directions, of torch's own layers and ours."""
+    m, directions = module, 2 if module.bidirectional else 1
+    programs: tuple[tuple[Program, ...], ...] = _programs(
+        m.mode, m.input_size, m.hidden_size, m.proj_size, m.num_layers, directions, m.bias
+    )
+    return programs
 
 
 def _is_torchs(engine: str | None, program: Program, x: Tensor, hx: Any) -> bool:
@@ -246,7 +244,7 @@ class GRU(_DropIn):
         self._set_engine(engine)
 
 
-class _DropInCell(Watchable, Freezable, nn.RNNCellBase):
+class _DropInCell(Hookable, Freezable, nn.RNNCellBase):
     """What the three single steps share."""
 
     engine: str | None = None
@@ -271,19 +269,15 @@ class _DropInCell(Watchable, Freezable, nn.RNNCellBase):
         return self._run(input, hx) if outside is None else outside(self._run, input, hx)
 
     def _run(self, input: Tensor, hx: Any) -> Any:
-        if not self.watching and _is_torchs(self.engine, self._program(), input, hx):
+        if not self.hooks and _is_torchs(self.engine, self._program(), input, hx):
             return super().forward(input, hx)
         layers = self.lasting_layers()
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
         self._check(input, states)
-        _, final = run_any_form(
-            layers,
-            input.unsqueeze(0),
-            None if states is None else [s.unsqueeze(0) for s in states],
-            engine=self.engine,
-            features=self.watching,
-        )
-        ended = [s.squeeze(0) for s in final]
+        x, form = form_of(input.unsqueeze(0))
+        initial = form.states(None if states is None else [s.unsqueeze(0) for s in states])
+        _, final = Stack(layers, engine=self.engine).run(x, initial, form.layout, self.hooks)
+        ended = [s.squeeze(0) for s in form.final(final)]
         return ended[0] if len(ended) == 1 else tuple(ended)
 
     def layers(self) -> Layers:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from throughtime.errors import UserError
-from throughtime.nn.initialise import Scheme
+from throughtime.nn.initialization import Scheme
 from throughtime.nn.masks import dropped
 from throughtime.nn.recurrent import Recurrent, State
 from throughtime.nn.softmax_loss import softmax_loss
@@ -70,7 +70,7 @@ class LanguageModel(nn.Module):
         """Sets all parameters to what they start with.
 
         Args:
-            scheme, forget_bias, chrono: for the recurrent layers (see `throughtime.nn.initialise.initialise`).
+            scheme, forget_bias, chrono: for the recurrent layers (see `throughtime.nn.initialization.initialise`).
         """
         self.recurrent.reset_parameters(scheme, forget_bias, chrono=chrono)
         bound = 1 / math.sqrt(self.recurrent.output_size)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from throughtime.engines.capture import is_captured, is_transformed
+from throughtime.engines.dropout import Thinned, scale_of
 from throughtime.engines.native import BUILT
-from throughtime.engines.thinning import Thinned, scale_of
 
 # An element's chance is told by 16 bits, of which one number from the generator gives four.
 _BITS = 16

@@ -16,13 +16,14 @@ from throughtime.engines import choose, get
 from throughtime.engines.capture import is_captured
 from throughtime.errors import UserError, nearest
 from throughtime.language import activation
-from throughtime.nn.features import Starts, Watchable
+from throughtime.nn.forms import Output, form_of
 from throughtime.nn.freezing import Freezable
-from throughtime.nn.initialise import Scheme, initialise
+from throughtime.nn.hooks import Hookable, Reset, Starts, StateSequence
+from throughtime.nn.initialization import Scheme, initialise
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width
-from throughtime.nn.regularise import Masks, in_training
-from throughtime.nn.stack import Layers, Output, in_autocast, outside_graph, over_rows_of, run_any_form, ways_of
+from throughtime.nn.regularization import Masks, in_training
+from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, over_rows_of, ways_of
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program, shared
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
@@ -31,7 +32,7 @@ from throughtime.stored import initial_name, stored_name
 State = Tensor | tuple[Tensor, ...]
 
 
-class Recurrent(Watchable, Freezable, nn.Module):
+class Recurrent(Hookable, Freezable, nn.Module):
     """A stack of recurrent layers of one cell.
 
     Parameters are the cell's, fused, with the layer's number: `weight_x_l0`, `weight_h_l0`, `bias_l0`, and so on, and
@@ -213,7 +214,7 @@ class Recurrent(Watchable, Freezable, nn.Module):
     def reset_parameters(
         self, scheme: Scheme = "uniform", forget_bias: float | None = None, *, chrono: float | None = None
     ) -> None:
-        """Sets all parameters to what they start with; see `throughtime.nn.initialise.initialise`."""
+        """Sets all parameters to what they start with; see `throughtime.nn.initialization.initialise`."""
         for program, directions in zip(self.programs, self._directions, strict=True):
             for direction in directions:
                 tensors = [self.get_parameter(name) for name in direction.parameters]
@@ -282,35 +283,37 @@ class Recurrent(Watchable, Freezable, nn.Module):
             given = list(reset.shape) if isinstance(reset, Tensor) else type(reset).__name__
             if given != list(input.shape[:-1]):
                 raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {given}.")
-        options, training = self.options, self.training
-        output, final = run_any_form(
-            over or self._own_layers(),
-            input,
-            initial,
-            batch_first=options.batch_first,
-            dropout=options.dropout if training else 0.0,
-            options=options,
-            starts=self.starts() if options.learn_initial else None,
-            engine=self.engine,
-            lengths=lengths,
-            reset=reset,
-            masks=self._masks if training else (),
-            features=self.watching,
-            symbols=over is not None,
-        )
-        return output, final[0] if len(final) == 1 else tuple(final)
+        packed = isinstance(input, PackedSequence)
+        if packed and (lengths is not None or reset is not None):
+            raise UserError("lengths and reset go with a padded input, not with a packed sequence.")
+        options = self.options
+        token_ids = over is not None
+        x, form = form_of(input, batch_first=options.batch_first, lengths=lengths, token_ids=token_ids)
+        starts = self.starts() if options.learn_initial else None
+        hooks = [*(self._masks if self.training else ()), *self.hooks]
+        if (mask := form.mask(reset)) is not None:
+            hooks.insert(len(hooks) - len(self.hooks), Reset(mask, starts))
+        sequence = StateSequence() if options.returns == "states" else None
+        if sequence is not None:
+            hooks.append(sequence)
+        dropout = options.dropout if self.training else 0.0
+        stack = Stack(over or self._own_layers(), options, dropout, self.engine, starts)
+        outputs, final = stack.run(x, form.states(initial), form.layout, hooks)
+        ended = form.final(final)
+        output = form.output(outputs if sequence is None else sequence.sequences, options.returns)
+        return output, ended[0] if len(ended) == 1 else tuple(ended)
 
     def _layers_over(self, table: Tensor, symbols: Tensor) -> Layers | None:
         """The layers as they run on symbols; None if they can't, or it would not be quicker."""
         options = self.options
         plain = options.returns == "steps" and options.skip is None and not options.batch_first and symbols.dim() == 2
-        taking = (*self.watching, *(self._masks if self.training else ()))
+        taking = (*self.hooks, *(self._masks if self.training else ()))
         opaque = not (torch.compiler.is_compiling() or is_captured((symbols, table)))
-        alone = all(feature.takes_symbols for feature in taking) and opaque
+        alone = all(hook.takes_token_ids for hook in taking) and opaque
         if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table.device.type):
             return None
         layers = self._own_layers()
-        return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).looks_up else None
+        return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).supports_one_hot else None
 
     def _check(self, input: Tensor | PackedSequence, states: list[Tensor] | None) -> None:
         packed = isinstance(input, PackedSequence)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose
-from throughtime.engines.base import Result, declared
-from throughtime.engines.operator import program_of, run
-from throughtime.engines.watching import together
+from throughtime.engines.autograd import Pass
+from throughtime.engines.base import Layout, Operands, Result, declared_states
+from throughtime.engines.operator import program_of
+from throughtime.engines.taps import merged
 from throughtime.errors import UserError
-from throughtime.nn.features import Feature, Form, Place, Reset, Starts, StateSequence, places_of
+from throughtime.nn.hooks import Hook, Place, Starts
 from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
@@ -24,85 +25,162 @@ from throughtime.program.rewrite import input_weights, rewritten, with_symbols
 Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # of each layer each direction's program and parameters
 
 
-_PLAIN = Options()
+class Stack(NamedTuple):
+    """Layers, and how they are joined.
 
-
-def run_stack(
-    layers: Layers,
-    x: Tensor,
-    states: Sequence[Tensor] | None,
-    *,
-    dropout: float = 0.0,
-    options: Options = _PLAIN,
-    starts: Starts | None = None,
-    engine: str | None = None,
-    form: Form | None = None,
-    features: Sequence[Feature] = (),
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Runs layer upon layer.
-
-    Args:
+    Attributes:
         layers: each layer's directions: a program and its parameters.
-        x: `[T, B, input]`; `[N, input]` if packed; without `input` where the first layer's input is one-hot.
-        states: for each state of the cell the initial `[layers * directions, B, width]`; what the cell declares, or
-            `starts`, if not given.
-        dropout: the probability with which an element between two layers is dropped.
         options: how layers and directions are joined, and which of the steps are returned.
-        starts: what states start with, where that is learned.
-        engine: the engine's name; chosen by device if not given.
-        form: how x lies; `[T, B, input]` if not given.
-        features: what more takes part in each layer's run, in this order.
-
-    Returns:
-        The last layer's output `[T, B, directions * output]`, `[N, ...]` if packed, of each direction where they stay
-        apart, `[B, ...]` of the last steps; and the final states, as `states`.
+        dropout: the probability with which an element between two layers is dropped now.
+        engine: the engine's name; chosen by device if None.
+        starts: learned initial states.
     """
-    kind = x.device.type
-    if in_autocast(kind) and layers[0][0][1][0].dtype == torch.float32:
-        # Arithmetic in float32, as an error of a state would be carried on; what goes out is what autocast asks for.
-        with torch.autocast(kind, enabled=False):
-            outputs, final = run_stack(
-                layers,
-                x.float(),
-                None if states is None else [s.float() for s in states],
-                dropout=dropout,
-                options=options,
-                starts=starts,
-                engine=engine,
-                form=form,
-                features=features,
-            )
-        dtype = torch.get_autocast_dtype(kind)
-        return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
-    form = Form(*x.shape[:2]) if form is None else form
-    rows = form.rows
-    ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
-    number = 0
-    below = [x]  # what a layer takes: of each direction, where they stay apart
-    for depth, directions in enumerate(layers):
-        taken = below
-        if depth > 0 and dropout > 0:
-            taken = [_thinned(y, dropout, options, form) for y in below]
-        outputs = []
-        for way, (program, parameters) in enumerate(directions):
-            if states is not None:
-                initial = [s[number] for s in states]
-            elif starts is not None:
-                initial = [start.expand(rows, -1) for start in starts[depth][way]]
-            else:
-                initial = None
-            place, given = Place(depth, way == 1), taken[way % len(taken)]
-            result = _run(engine, program, place, features, form, given, initial, parameters, options.checkpoint_every)
-            outputs.append(result.outputs[0])
-            for of_state, last in zip(ended, result.states, strict=True):
-                of_state.append(last)
-            number += 1
-        top = depth == len(layers) - 1
-        if top and options.returns == "last":
-            below, outputs = [form.pad(x) for x in below], [form.pad(y) for y in outputs]
-        reverse = [program.reverse for program, _ in directions]
-        below = joined(below, outputs, reverse, options, top, form.batch_sizes)
-    return below, [of[0].unsqueeze(0) if len(of) == 1 else torch.stack(of) for of in ended]
+
+    layers: Layers
+    options: Options = Options()
+    dropout: float = 0.0
+    engine: str | None = None
+    starts: Starts | None = None
+
+    def run(
+        self, x: Tensor, states: Sequence[Tensor] | None, layout: Layout, hooks: Sequence[Hook] = ()
+    ) -> tuple[list[Tensor], list[Tensor]]:
+        """Run layer upon layer.
+
+        Args:
+            x: `[T, B, input]`; `[N, input]` if packed; token ids, without `input`, if the first layer's input is
+                one-hot.
+            states: for each state of the cell its initial value `[layers * directions, B, width]`; the learned values,
+                or what the cell declares, if None.
+            layout: how x lies.
+            hooks: what intercepts each layer's run, in this order.
+
+        Returns:
+            The last layer's output `[T, B, directions * output]`, `[N, ...]` if packed, of each direction where they
+            are not merged, `[B, ...]` of the last steps; and the final states, as `states`.
+        """
+        kind = x.device.type
+        if in_autocast(kind) and self.layers[0][0][1][0].dtype == torch.float32:
+            # Arithmetic in float32, as errors of a state accumulate; the results have the type that autocast asks for.
+            with torch.autocast(kind, enabled=False):
+                given = None if states is None else [s.float() for s in states]
+                outputs, final = self.run(x.float(), given, layout, hooks)
+            dtype = torch.get_autocast_dtype(kind)
+            return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
+        for hook in hooks:
+            hook.begin(layout)
+        layers, options = self.layers, self.options
+        ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
+        number = 0
+        below = [x]  # a layer's input; of each direction, where they are not merged
+        for depth, directions in enumerate(layers):
+            taken = below
+            if depth > 0 and self.dropout > 0:
+                taken = [self._dropped(y, layout) for y in below]
+            outputs = []
+            for way, (program, parameters) in enumerate(directions):
+                if states is not None:
+                    initial = [s[number] for s in states]
+                elif self.starts is not None:
+                    initial = [start.expand(layout.rows, -1) for start in self.starts[depth][way]]
+                else:
+                    initial = None
+                operands = Operands([taken[way % len(taken)]], initial, parameters)
+                result = self._run_layer(program, operands, layout, (Place(depth, way == 1), hooks))
+                outputs.append(result.outputs[0])
+                for of_state, last in zip(ended, result.states, strict=True):
+                    of_state.append(last)
+                number += 1
+            top = depth == len(layers) - 1
+            if top and options.returns == "last":
+                below, outputs = [layout.pad(x) for x in below], [layout.pad(y) for y in outputs]
+            reverse = [program.reverse for program, _ in directions]
+            below = joined(below, outputs, reverse, options, top, layout.batch_sizes)
+        return below, [of[0].unsqueeze(0) if len(of) == 1 else torch.stack(of) for of in ended]
+
+    def _dropped(self, x: Tensor, layout: Layout) -> Tensor:
+        """A layer's input after dropout."""
+        if not self.options.variational:
+            return dropped(x, self.dropout)
+        mask = scaled_mask(x, (1, layout.rows, x.shape[-1]), self.dropout)
+        return x * (layout.pack(mask.expand(layout.steps, -1, -1)) if layout.packed else mask)
+
+    def _run_layer(
+        self, program: Program, operands: Operands, layout: Layout, at: tuple[Place, Sequence[Hook]]
+    ) -> Result:
+        """Run one direction of one layer."""
+        place, hooks = at
+        (x,), states, parameters = operands
+        like = x if x.is_floating_point() else parameters[0]
+        # Otherwise the engine makes them, which is quicker: but it does not see sequences without steps.
+        if states is None and (hooks or (layout.packed and layout.rows != next(iter(layout.batch_sizes or ()), 0))):
+            operands = operands._replace(states=declared_states(program, operands, layout))
+        every = self.options.checkpoint_every
+        if not hooks and not torch.compiler.is_compiling():
+            return Pass(choose(self.engine, program, like), program, layout, every).run(operands)
+        padded = x.new_empty(()).expand(layout.steps, layout.rows, x.shape[-1]) if layout.packed else x
+        added = [layout.pack(given) for hook in hooks for given in hook.inputs(place, padded)]
+        operands = operands._replace(inputs=[x, *added])
+        if torch.compiler.is_compiling():
+            result = self._run_in_graph(program, operands, layout, hooks)
+            ends = [len(program.outputs)]
+            for hook in hooks:
+                ends.append(ends[-1] + hook.adds(program))
+        else:
+            own = len(program.outputs)
+            ends = [own]
+            for hook in hooks:
+                program = hook.rewrite(place, program)
+                ends.append(len(program.outputs))
+            tap = merged([t for hook in hooks if (t := hook.tap(place, program)) is not None])
+            seen = program if tap is None else with_outputs(program, tap.values, own)[0]
+            chosen = usual = choose(self.engine, seen, like)
+            for hook in hooks:
+                chosen = hook.engine(place, program, chosen)
+            if chosen is not usual and tap is not None and tap.gradients:
+                raise UserError(
+                    "gradients cannot be recorded where a Python function replaces a value: write the edit in the cell "
+                    "language."
+                )
+            if tap is not None and layout.packed:
+                tap = tap.mapped(layout.pad)
+            result = Pass(chosen, program, layout, every, tap).run(operands)
+        for hook, start, end in zip(hooks, ends, ends[1:], strict=False):
+            hook.receive(place, [layout.pad(y) for y in result.outputs[start:end]])
+        return result
+
+    def _run_in_graph(self, program: Program, operands: Operands, layout: Layout, hooks: Sequence[Hook]) -> Result:
+        """Run a program as a part of the graph that is being captured."""
+        names = [hook.in_graph() for hook in hooks]
+        rewrites = [name for name in names if name is not None]
+        inputs, states, parameters = operands
+        given = list(inputs), None if states is None else list(states), list(parameters)
+        steps, rows, batch_sizes, packed, *_ = layout
+        of = self.engine, program.text, rewrites, self.options.checkpoint_every
+        outputs, final = _captured(*of, steps, rows, batch_sizes, packed, *given)
+        return Result(outputs, final, [])
+
+
+@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
+def _captured(
+    engine: str | None,
+    text: str,
+    rewrites: Sequence[str],
+    every: int | None,
+    steps: int,
+    rows: int,
+    batch_sizes: Sequence[int] | None,
+    packed: bool,
+    inputs: list[Tensor],
+    states: list[Tensor] | None,
+    parameters: list[Tensor],
+) -> tuple[list[Tensor], list[Tensor]]:
+    """A graph's node for a run: it takes numbers, text and tensors, as a graph holds no programs."""
+    program = rewritten(program_of(text), tuple(rewrites))
+    layout = Layout(steps, rows, batch_sizes, packed)
+    operands = Operands(inputs, states, parameters)
+    result = Pass(choose(engine, program, inputs[0]), program, layout, every).run(operands)
+    return result.outputs, result.states
 
 
 def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
@@ -130,14 +208,6 @@ def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
 def in_autocast(kind: str) -> bool:
     """Whether autocast is on for this type of device; some, such as `meta`, have none."""
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
-
-
-def _thinned(x: Tensor, dropout: float, options: Options, form: Form) -> Tensor:
-    """The input of a layer after dropout."""
-    if not options.variational:
-        return dropped(x, dropout)
-    mask = scaled_mask(x, (1, form.rows, x.shape[-1]), dropout)
-    return x * (mask if form.batch_sizes is None else form.pack(mask.expand(form.steps, -1, -1)))
 
 
 def joined(
@@ -208,219 +278,6 @@ def ways_of(program: Program, directions: int, reverse: bool = False) -> list[Pr
     return ways
 
 
-def _run(
-    engine: str | None,
-    program: Program,
-    place: Place,
-    features: Sequence[Feature],
-    form: Form,
-    x: Tensor,
-    states: list[Tensor] | None,
-    parameters: Sequence[Tensor],
-    checkpoint_every: int | None,
-) -> Result:
-    inputs, packed = [x], form.batch_sizes is not None
-    like = x if x.is_floating_point() else parameters[0]
-    # Else the engine begins them, which is quicker: but it knows no rows without steps, and no features' inputs.
-    if states is None and (features or (form.batch_sizes is not None and form.rows != next(iter(form.batch_sizes), 0))):
-        states = declared(program, like, form.rows)
-    if features:
-        padded = x.new_empty(()).expand(form.steps, form.rows, x.shape[-1]) if packed else x
-        for feature in features:
-            inputs += [form.pack(given) for given in feature.inputs(place, padded)]
-    if torch.compiler.is_compiling():
-        names = [feature.in_graph() for feature in features]
-        rewrites = [name for name in names if name is not None]
-        outputs, final = _run_in_graph(
-            engine,
-            program.text,
-            rewrites,
-            form.steps,
-            inputs,
-            states,
-            list(parameters),
-            form.batch_sizes,
-            packed,
-            checkpoint_every,
-        )
-        start = len(program.outputs)
-        for feature in features:
-            end = start + feature.adds(program)
-            feature.receive(place, [form.pad(y) for y in outputs[start:end]])
-            start = end
-        return Result(outputs, final, [])
-    if not features:
-        chosen, sizes = choose(engine, program, like), form.batch_sizes
-        of = chosen, program, form.steps, inputs, states, parameters, sizes
-        return run(*of, packed=packed, checkpoint_every=checkpoint_every)
-    own = len(program.outputs)
-    ends = []
-    for feature in features:
-        program = feature.rewrite(place, program)
-        ends.append(len(program.outputs))
-    watch = together([w for feature in features if (w := feature.watch(place, program)) is not None])
-    seen = program if watch is None else with_outputs(program, watch.values, own)[0]
-    chosen = usual = choose(engine, seen, like)
-    for feature in features:
-        chosen = feature.engine(place, program, chosen)
-    if chosen is not usual and watch is not None and watch.gradients:
-        raise UserError(
-            "gradients cannot be recorded where a function of Python takes a value's place: write the edit in the cell "
-            "language."
-        )
-    if watch is not None and packed:
-        watch = watch.seen_through(form.pad)
-    result = run(
-        chosen,
-        program,
-        form.steps,
-        inputs,
-        states,
-        parameters,
-        form.batch_sizes,
-        watch,
-        packed=packed,
-        checkpoint_every=checkpoint_every,
-    )
-    for feature, start, end in zip(features, [own, *ends], ends, strict=False):
-        feature.receive(place, [form.pad(y) for y in result.outputs[start:end]])
-    return result
-
-
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _run_in_graph(
-    engine: str | None,
-    text: str,
-    rewrites: Sequence[str],
-    steps: int,
-    inputs: list[Tensor],
-    states: list[Tensor] | None,
-    parameters: list[Tensor],
-    batch_sizes: Sequence[int] | None,
-    packed: bool,
-    checkpoint_every: int | None,
-) -> tuple[list[Tensor], list[Tensor]]:
-    """What a graph that is being captured holds of a run; a graph has no programs in it, but their text."""
-    program = rewritten(program_of(text), tuple(rewrites))
-    chosen = choose(engine, program, inputs[0])
-    result = run(
-        chosen,
-        program,
-        steps,
-        inputs,
-        states,
-        parameters,
-        batch_sizes,
-        packed=packed,
-        checkpoint_every=checkpoint_every,
-    )
-    return result.outputs, result.states
-
-
-Output = Tensor | PackedSequence | tuple[Tensor | PackedSequence, ...]
-_ROWS_AXIS = {"steps": 1, "last": 0, "states": 2}  # of what is returned
-
-
-def run_any_form(
-    layers: Layers,
-    input: Tensor | PackedSequence,
-    states: Sequence[Tensor] | None,
-    *,
-    batch_first: bool = False,
-    dropout: float = 0.0,
-    options: Options = _PLAIN,
-    starts: Starts | None = None,
-    engine: str | None = None,
-    lengths: Tensor | Sequence[int] | None = None,
-    reset: Tensor | None = None,
-    masks: Sequence[Feature] = (),
-    features: Sequence[Feature] = (),
-    symbols: bool = False,
-) -> tuple[Output, list[Tensor]]:
-    """Runs a stack on any form of input that torch's layers take.
-
-    Args:
-        layers, dropout, options, starts, engine, features: see `run_stack`.
-        input: `[T, B, features]` (`[B, T, features]` if `batch_first`), `[T, features]`, or a packed sequence.
-        states: as `run_stack`; without the axis of rows where the input has none.
-        batch_first: whether the axis of rows comes first in input and output.
-        lengths: the number of steps of each row, 0 to T; all if not given.
-        reset: of the form of the input without its features, not 0 where a row's states start afresh.
-        masks: what draws the inputs that the layers' programs have besides x; it comes before a reset.
-        symbols: whether the input is `[T, B]`, without features, for layers whose input is one-hot.
-
-    Returns:
-        The output in the form of the input, a tuple if there are several; and the final states in the form of the
-        states.
-    """
-    rows_axis = _ROWS_AXIS[options.returns]
-
-    def ordered(
-        x: Tensor, states: Sequence[Tensor] | None, form: Form, order: Tensor | None
-    ) -> tuple[list[Tensor], list[Tensor]]:
-        if states is not None and order is not None:
-            states = [s[:, order] for s in states]
-        taking = [*masks, *features] if reset is None else [*masks, Reset(reset, starts), *features]
-        sequence = StateSequence() if options.returns == "states" else None
-        if sequence is not None:
-            taking = [*taking, sequence]
-        for feature in taking:
-            feature.begin(form)
-        outputs, final = run_stack(
-            layers,
-            x,
-            states,
-            dropout=dropout,
-            options=options,
-            starts=starts,
-            engine=engine,
-            form=form,
-            features=taking,
-        )
-        if sequence is not None:
-            outputs = sequence.sequences
-        back = form.back
-        return outputs, final if back is None else [s.index_select(1, back) for s in final]
-
-    if isinstance(input, PackedSequence):
-        if lengths is not None or reset is not None:
-            raise UserError("lengths and reset are for a padded input; give no packed sequence with them.")
-        outputs, final = ordered(input.data, states, form_of(input), input.sorted_indices)
-        if options.returns == "steps":
-            return _alone([input._replace(data=y) for y in outputs]), final
-        back = input.unsorted_indices
-        return _alone(outputs if back is None else [y.index_select(rows_axis, back) for y in outputs]), final
-    single = input.dim() == 2 and not symbols
-    if single:
-        x = input.unsqueeze(1)
-        states = None if states is None else [s.unsqueeze(1) for s in states]
-        reset = None if reset is None else reset.unsqueeze(1)
-    else:
-        x = input.transpose(0, 1) if batch_first else input
-        reset = reset.T if batch_first and reset is not None else reset
-    if lengths is None:
-        outputs, final = ordered(x, states, Form(x.shape[0], x.shape[1]), None)
-    else:
-        order, sizes = _sizes_of(lengths, *x.shape[:2])
-        order = order.to(x.device)
-        back = torch.argsort(order)
-        places = places_of(x.shape[1], sizes).to(x.device)
-        form = Form(len(sizes), x.shape[1], sizes, back, places)
-        row = places % form.rows
-        theirs = form._replace(places=places - row + order[row])
-        reset = None if reset is None else reset[:, order]
-        outputs, final = ordered(theirs.pack(x), states, form, order)
-        if options.returns == "steps":
-            outputs = [theirs.pad(y) for y in outputs]
-        else:
-            outputs = [y.index_select(rows_axis, back) for y in outputs]
-    if single:
-        return _alone([y.squeeze(rows_axis) for y in outputs]), [s.squeeze(1) for s in final]
-    if batch_first and rows_axis == 1:
-        outputs = [y.transpose(0, 1) for y in outputs]
-    return _alone(outputs), final
-
-
 def _eager(reason: str) -> Callable[..., Any]:
     """What calls a function outside of the graph that torch.compile captures; the reason is shown under fullgraph."""
 
@@ -443,35 +300,7 @@ def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
         return _with_packed
     if not torch.compiler.is_dynamo_compiling():
         return None
-    if any(feature.outside_graphs for feature in module.watching):
+    if any(hook.leaves_graph for hook in module.hooks):
         return _with_hooks
     # As torch's own layers do: an operator has no rule for a transform that is itself a part of the graph.
     return None if torch._C._functorch.maybe_current_level() is None else _in_transform
-
-
-def _alone(outputs: Sequence[Tensor | PackedSequence]) -> Output:
-    return outputs[0] if len(outputs) == 1 else tuple(outputs)
-
-
-def form_of(packed: PackedSequence) -> Form:
-    """How the data of a packed sequence lie."""
-    sizes: list[int] = packed.batch_sizes.tolist()
-    return Form(len(sizes), sizes[0] if sizes else 0, sizes, packed.unsorted_indices)
-
-
-def _sizes_of(lengths: Tensor | Sequence[int], steps: int, rows: int) -> tuple[Tensor, list[int]]:
-    """The order of rows from long to short, and the number of active rows at each step.
-
-    Raises:
-        UserError: if there is not one length from 0 to T for each row.
-    """
-    try:
-        numbers = torch.as_tensor(lengths).cpu()
-    except (TypeError, ValueError):
-        raise UserError(f"lengths must be whole numbers, one a row; given {lengths!r}.") from None
-    given = numbers.to(torch.int64)
-    if given.shape != (rows,) or bool(((given < 0) | (given > steps) | (given != numbers)).any()):
-        raise UserError(f"lengths must be {rows} whole numbers from 0 to {steps}, one a row; given {numbers.tolist()}.")
-    order = torch.argsort(given, descending=True, stable=True)
-    sizes: list[int] = (given[:, None] > torch.arange(steps)).sum(0).tolist()
-    return order, sizes

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.engines.base import Result
+from throughtime.engines.base import Layout, Operands, Result
 from throughtime.nn.stack import joined
 from throughtime.sight.arrays import Array
 from throughtime.sight.seen import Seen
@@ -142,8 +142,8 @@ class _Stack:
         program, names = gradient_outputs(layer)
         read = [tensor[at.to(tensor.device)].flatten(1, 2) for tensor in layer.read]
         states = [given.new_zeros(given.shape[1], state.width) for state in program.states]
-        run = layer.engine.run(program, len(at), [*read, given.contiguous()], states, layer.parameters)
-        return run, names
+        operands = Operands([*read, given.contiguous()], states, layer.parameters)
+        return layer.engine.run(program, operands, Layout(len(at), given.shape[1])), names
 
     def _there(self, steps: Tensor, reverse: bool) -> Tensor:
         """Which rows have both a loss at the step and a step at each lag from it, `[window + 1, S, B]`."""

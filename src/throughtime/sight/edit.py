@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.engines.base import Engine
+from throughtime.engines.base import Engine, Layout
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError
-from throughtime.nn.features import Feature, Form, Place
+from throughtime.nn.hooks import Hook, Place
 from throughtime.program.core import Program
 from throughtime.program.editing import PYTHON, Edit, NotOfTheLanguage, other_values, with_edits
 from throughtime.sight.models import watched
@@ -70,7 +70,7 @@ def edit(
 
 
 @contextmanager
-def _editing(editors: Sequence[tuple[Any, Feature]]) -> Iterator[None]:
+def _editing(editors: Sequence[tuple[Any, Hook]]) -> Iterator[None]:
     with ExitStack() as stack:
         for module, editor in editors:
             stack.enter_context(watched(module, editor))
@@ -95,14 +95,14 @@ def _check(pattern: str, new: Any) -> None:
         )
 
 
-class _Editor(Feature):
+class _Editor(Hook):
     """Takes part in the runs of one recurrent module.
 
     Attributes:
         changes: for each direction of each layer what becomes of its values, and what the user gave for it.
     """
 
-    outside_graphs = True
+    leaves_graph = True
 
     def __init__(self, values: Values, changes: Mapping[str, New], steps: Selection, units: Selection) -> None:
         self.values, self.steps, self.units = values, steps, units
@@ -113,13 +113,13 @@ class _Editor(Feature):
         for place, program in values.programs():
             self.changes[place] = list(self._edits(place, program, changes))
 
-    def begin(self, form: Form) -> None:
+    def begin(self, layout: Layout) -> None:
         """Learns which steps are meant."""
         if torch.compiler.is_compiling():
             self.in_graph()
-        self.form = form
-        self.chosen = self.steps.of(form.steps, "a run")
-        self.order = None if form.back is None else torch.argsort(form.back)
+        self.layout = layout
+        self.chosen = self.steps.of(layout.steps, "a run")
+        self.order = None if layout.restore is None else torch.argsort(layout.restore)
 
     def rewrite(self, place: Place, program: Program) -> Program:
         """The program with the edits of this layer in it."""
@@ -140,9 +140,9 @@ class _Editor(Feature):
             return []
         found = [self._array(place, edit, given, x) for edit, given in self.changes[place] if edit.new is None]
         if self.chosen is not None:
-            mask = x.new_zeros(self.form.steps, 1, 1)
+            mask = x.new_zeros(self.layout.steps, 1, 1)
             mask[list(self.chosen)] = 1.0
-            found.append(mask.expand(-1, self.form.rows, -1))
+            found.append(mask.expand(-1, self.layout.rows, -1))
         return found
 
     def engine(self, place: Place, program: Program, chosen: Engine) -> Engine:
@@ -194,7 +194,7 @@ class _Editor(Feature):
         tensor = torch.as_tensor(given).to(x.device, x.dtype)
         shape = tuple(tensor.shape)
         tensor = tensor.reshape((1,) * (3 - tensor.dim()) + shape)
-        sizes = (self.form.steps, self.form.rows, self._widths[place, edit.name])
+        sizes = (self.layout.steps, self.layout.rows, self._widths[place, edit.name])
         for axis, (size, chosen) in enumerate(zip(sizes, (self.chosen, None, edit.units), strict=True)):
             length = tensor.shape[axis]
             if chosen is not None and length == len(chosen) > 1:

@@ -10,14 +10,14 @@ from typing import Any, Protocol, cast
 from torch import nn
 
 from throughtime.errors import UserError
-from throughtime.nn.features import Feature
+from throughtime.nn.hooks import Hook
 from throughtime.nn.stack import Layers
 
 
 class RecurrentLayers(Protocol):
     """What every recurrent module has: `Recurrent` and the drop-in `RNN`, `LSTM` and `GRU`."""
 
-    watching: tuple[Feature, ...]
+    hooks: tuple[Hook, ...]
     engine: str | None
 
     def layers(self) -> Layers:
@@ -55,7 +55,7 @@ def recurrent_modules(model: nn.Module) -> dict[str, RecurrentLayers]:
     found = {
         path: cast(RecurrentLayers, module)
         for path, module in model.named_modules()
-        if hasattr(module, "watching") and hasattr(module, "layers")
+        if hasattr(module, "hooks") and hasattr(module, "layers")
     }
     if not found:
         torchs = any(isinstance(module, nn.RNNBase) for module in model.modules())
@@ -92,13 +92,13 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def watched(module: RecurrentLayers, feature: Feature) -> Iterator[None]:
-    """A feature that takes part in the module's runs for as long as this lasts, after all others."""
-    module.watching = (*module.watching, feature)
+def watched(module: RecurrentLayers, hook: Hook) -> Iterator[None]:
+    """A hook that takes part in the module's runs for as long as this lasts, after all others."""
+    module.hooks = (*module.hooks, hook)
     try:
         yield
     finally:
-        module.watching = tuple(f for f in module.watching if f is not feature)
+        module.hooks = tuple(f for f in module.hooks if f is not hook)
 
 
 def language_model(model: nn.Module) -> Any:

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from throughtime.errors import UserError, nearest
-from throughtime.nn.features import Place
+from throughtime.nn.hooks import Place
 from throughtime.program.core import Program
 from throughtime.sight.models import RecurrentLayers, recurrent_modules
 

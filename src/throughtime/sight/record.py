@@ -9,9 +9,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from throughtime.engines.watching import Watch
+from throughtime.engines.base import Layout
+from throughtime.engines.taps import Tap
 from throughtime.errors import UserError, nearest
-from throughtime.nn.features import Feature, Form, Place
+from throughtime.nn.hooks import Hook, Place
 from throughtime.program.core import INPUT, Program
 from throughtime.program.recording import Stretch
 from throughtime.sight.models import watched
@@ -69,7 +70,7 @@ def record(
 
 
 @contextmanager
-def _recording(tape: Tape, recorders: Sequence[tuple[Any, Feature]]) -> Iterator[Tape]:
+def _recording(tape: Tape, recorders: Sequence[tuple[Any, Hook]]) -> Iterator[Tape]:
     with ExitStack() as stack:
         for module, recorder in recorders:
             stack.enter_context(watched(module, recorder))
@@ -225,10 +226,10 @@ class _Part(NamedTuple):
     units: Sequence[int] | None
 
 
-class _Recorder(Feature):
+class _Recorder(Hook):
     """Takes part in the runs of one recurrent module."""
 
-    outside_graphs = True
+    leaves_graph = True
 
     def __init__(
         self, tape: Tape, values: Values, patterns: Sequence[str], steps: Selection, units: Selection, gradients: bool
@@ -243,36 +244,36 @@ class _Recorder(Feature):
         recorded = [
             program.body[program.values[p.name]] for place, program in values.programs() for p in self.parts[place]
         ]
-        self.takes_symbols = all(instruction.op != INPUT for instruction in recorded)
+        self.takes_token_ids = all(instruction.op != INPUT for instruction in recorded)
 
-    def begin(self, form: Form) -> None:
+    def begin(self, layout: Layout) -> None:
         """Begins a call, if there is room for it."""
         if torch.compiler.is_compiling():
             self.in_graph()
-        self.form, self.call = form, Call(self.values)
-        self.chosen = self.steps.of(form.steps, "a run")
+        self.layout, self.call = layout, Call(self.values)
+        self.chosen = self.steps.of(layout.steps, "a run")
         self._check_budget()
 
-    def watch(self, place: Place, program: Program) -> Watch | None:
+    def tap(self, place: Place, program: Program) -> Tap | None:
         """Asks for the values whose names match."""
         parts = self.parts[place]
         if not parts:
             return None
         stretches = tuple(Stretch(program.values[p.name], p.start, p.width) for p in parts)
-        call, form, steps = self.call, self.form, self.chosen
+        call, layout, steps = self.call, self.layout, self.chosen
 
         def receive(values: list[Tensor]) -> None:
             if not call._values:
                 self.tape.calls.append(call)
             for part, value in zip(parts, values, strict=True):
-                call._keep(call._values, part.label, _chosen(value, form, steps, part.units))
+                call._keep(call._values, part.label, _chosen(value, layout, steps, part.units))
 
         def receive_gradients(gradients: list[Tensor]) -> None:
             for part, value in zip(parts, gradients, strict=True):
-                new, old = _chosen(value, form, steps, part.units), call._gradients.get(part.label)
+                new, old = _chosen(value, layout, steps, part.units), call._gradients.get(part.label)
                 call._keep(call._gradients, part.label, new if old is None else old + new)
 
-        return Watch(stretches, receive, stretches if self.gradients else (), receive_gradients)
+        return Tap(stretches, receive, stretches if self.gradients else (), receive_gradients)
 
     def in_graph(self) -> str:
         """Refuses: what a graph computes is not seen."""
@@ -292,14 +293,14 @@ class _Recorder(Feature):
     def _check_budget(self) -> None:
         """Refuses a run that would take more memory than is allowed, before it begins."""
         assert isinstance(self.values.module, nn.Module)
-        number = self.form.rows * next(self.values.module.parameters()).element_size() * (2 if self.gradients else 1)
-        steps = self.form.steps if self.chosen is None else len(self.chosen)
+        number = self.layout.rows * next(self.values.module.parameters()).element_size() * (2 if self.gradients else 1)
+        steps = self.layout.steps if self.chosen is None else len(self.chosen)
         kept = written = 0
         for parts in self.parts.values():
             of_layer = steps * number * sum(p.width if p.units is None else len(p.units) for p in parts)
             kept += of_layer
             # A layer writes all steps, of which those that are not meant are left out when it has run.
-            written = max(written, self.form.steps * number * sum(p.width for p in parts) - of_layer)
+            written = max(written, self.layout.steps * number * sum(p.width for p in parts) - of_layer)
         before = sum(call._size for call in self.tape.calls)
         if before + kept + written > self.tape._budget:
             held = f" beside the {_size(before)} of the {len(self.tape.calls)} calls on the tape" if before else ""
@@ -310,10 +311,10 @@ class _Recorder(Feature):
             )
 
 
-def _chosen(value: Tensor, form: Form, steps: Sequence[int] | None, units: Sequence[int] | None) -> Tensor:
+def _chosen(value: Tensor, layout: Layout, steps: Sequence[int] | None, units: Sequence[int] | None) -> Tensor:
     """A value of a run as it is kept: rows in the caller's order, the chosen steps and units."""
-    if form.back is not None:
-        value = value.index_select(1, form.back)
+    if layout.restore is not None:
+        value = value.index_select(1, layout.restore)
     for axis, chosen in ((0, steps), (2, units)):
         if chosen is not None and list(chosen) != list(range(value.shape[axis])):
             value = value.index_select(axis, torch.tensor(chosen, device=value.device))

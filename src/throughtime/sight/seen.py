@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.errors import UserError
-from throughtime.nn.stack import form_of, joined
+from throughtime.nn.forms import form_of
+from throughtime.nn.stack import joined
 from throughtime.sight.arrays import symbols_of
 from throughtime.sight.models import evaluating, language_model, recurrent_modules, watched
 from throughtime.sight.tape import Tape, to_states
@@ -152,13 +153,13 @@ class Cut(Given):
 def _inside(gradient: Tensor, given: Tensor | PackedSequence, tape: Tape, batch_first: bool) -> Tensor:
     """A gradient at a module's output in the form that its layers work in: `[T, B, width]`, `[B, width]` at the end."""
     if isinstance(given, PackedSequence):
-        return form_of(given).pad(gradient)
+        return form_of(given)[1].layout.pad(gradient)
     ends = tape.options.returns == "last"
     rows = 0 if ends else 1
     if gradient.dim() == rows + 1:  # without rows
         return gradient.unsqueeze(rows)
     gradient = gradient.transpose(0, 1) if batch_first and not ends else gradient
-    return gradient if tape.back is None else gradient.index_select(rows, torch.argsort(tape.back))
+    return gradient if tape.restore is None else gradient.index_select(rows, torch.argsort(tape.restore))
 
 
 def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None, cuts: dict[str, Cut]) -> Tensor:

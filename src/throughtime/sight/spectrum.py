@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from throughtime.engines.base import Layout, Operands
 from throughtime.errors import UserError
 from throughtime.sight.arrays import Array
 from throughtime.sight.running import one_way_tape
@@ -143,7 +144,8 @@ def _of_layer(layer: LayerTape, rows: int, steps: int, count: int, interval: int
         # each vector of each row is a row of the batch
         states = vectors.transpose(1, 2).reshape(rows * count, -1).split(widths, -1)
         read = [v[begin:end].repeat_interleave(count, 1) for v in layer.read]
-        result = layer.engine.run(program, end - begin, read, [s.contiguous() for s in states], layer.parameters)
+        operands = Operands(read, [s.contiguous() for s in states], layer.parameters)
+        result = layer.engine.run(program, operands, Layout(end - begin, rows * count))
         moved = torch.cat(result.states, -1).view(rows, count, -1).transpose(1, 2)
         vectors, triangle = torch.linalg.qr(moved)
         if counts:

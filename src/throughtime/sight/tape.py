@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from throughtime.engines import choose
-from throughtime.engines.base import Engine
-from throughtime.nn.features import Feature, Form, Place
+from throughtime.engines.base import Engine, Layout
+from throughtime.nn.hooks import Hook, Place
 from throughtime.nn.options import Options, output_width
 from throughtime.program.core import INPUT, Output, Program
 from throughtime.program.gradient import Gradient, Slots, gradient, with_tape
@@ -65,7 +65,7 @@ class LayerTape:
         return replace(self, x=self.x[:, :rows], y=self.y[:, :rows], read=[v[:, :rows] for v in self.read])
 
 
-class Tape(Feature):
+class Tape(Hook):
     """Keeps, while it watches a recurrent module, what the gradients of its layers read.
 
     Resets, masks and edits are in it, as it sees each program as it is run.
@@ -90,19 +90,19 @@ class Tape(Feature):
         self.lengths = torch.zeros(0)
         self.steps = 0
         self.sizes: Sequence[int] | None = None
-        self.back: Tensor | None = None
+        self.restore: Tensor | None = None
 
     @property
     def apart(self) -> bool:
         """Whether the directions of a layer take inputs of their own: where they stay apart, above the lowest layer."""
         return self.options.merge == "none" and len(self.layers) > 1
 
-    def begin(self, form: Form) -> None:
+    def begin(self, layout: Layout) -> None:
         """Forgets the run before."""
-        self.layers, self.steps, self.back = [], form.steps, form.back
-        sizes = [form.rows] * form.steps if form.batch_sizes is None else list(form.batch_sizes)
-        self.sizes = form.batch_sizes
-        self.lengths = (torch.tensor(sizes)[:, None] > torch.arange(form.rows)).sum(0)
+        self.layers, self.steps, self.restore = [], layout.steps, layout.restore
+        sizes = [layout.rows] * layout.steps if layout.batch_sizes is None else list(layout.batch_sizes)
+        self.sizes = layout.batch_sizes
+        self.lengths = (torch.tensor(sizes)[:, None] > torch.arange(layout.rows)).sum(0)
         self._parameters = self._module.layers()
 
     def rewrite(self, place: Place, program: Program) -> Program:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 
 from throughtime.errors import TrainingError
-from throughtime.nn.initialise import forgets, keeping
+from throughtime.nn.initialization import forgets, keeping
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import output_width
 from throughtime.nn.recurrent import Recurrent

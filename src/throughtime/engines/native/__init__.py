@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any
 
 from throughtime.engines import kind_of
-from throughtime.engines.base import Constants, Result
+from throughtime.engines.base import Constants, Layout, Operands, Result
 from throughtime.errors import ProgramError
 from throughtime.program.core import Program
 
@@ -36,8 +36,8 @@ class NativeEngine:
     """
 
     name = "native"
-    transparent = False
-    looks_up = True
+    traceable = False
+    supports_one_hot = True
 
     def __init__(self, threads: int | None = None, instruction_set: str = "") -> None:
         self.threads = threads
@@ -56,23 +56,21 @@ class NativeEngine:
     def run(
         self,
         program: Program,
-        steps: int,
-        inputs: Sequence[Any],
-        states: Sequence[Any] | None,
-        parameters: Sequence[Any],
-        batch_sizes: Sequence[int] | None = None,
+        operands: Operands,
+        layout: Layout,
         *,
-        packed: bool = False,
-        onto: Sequence[Any] | None = None,
+        accumulate_into: Sequence[Any] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
+        inputs, states, parameters = operands
+        steps, _, batch_sizes, packed, *_ = layout
         threads = self.threads or _default_threads()
         try:
             if parameters and isinstance(parameters, Constants):
                 frozen = self._frozen(program, parameters)
-                found = frozen.run(steps, inputs, states, batch_sizes, packed, onto, threads)
+                found = frozen.run(steps, inputs, states, batch_sizes, packed, accumulate_into, threads)
             else:
-                of = inputs, states, parameters, batch_sizes, packed, onto, threads, self.instruction_set
+                of = inputs, states, parameters, batch_sizes, packed, accumulate_into, threads, self.instruction_set
                 found = _native.run(lower(program), steps, *of)
         except _native.Misfit as error:
             raise ProgramError(f"{error}.") from None
@@ -85,8 +83,8 @@ class NativeEngine:
             made = parameters.made[key] = _native.FrozenPlan(lower(program), parameters, self.instruction_set)
         return made
 
-    def steps_together(self, rows: int) -> int:
-        """See `throughtime.engines.base.Engine.steps_together`."""
+    def chunk_steps(self, rows: int) -> int:
+        """See `throughtime.engines.base.Engine.chunk_steps`."""
         return int(_native.steps_together(rows))
 
 

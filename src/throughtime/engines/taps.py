@@ -1,4 +1,4 @@
-"""Who watches a run: values, and their gradients, that are handed out beside what the run gives."""
+"""Taps: values of a run, and their gradients, that are handed out beside its result."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Watch:
-    """What is to be handed out of a run, without a trace in its results or in autograd's graph.
+class Tap:
+    """What a run hands out, without a trace in its result or in autograd's graph.
 
     Attributes:
-        values: of the program that is run.
+        values: parts of the program's values.
         receive: takes a `[T, B, width]` for each of them, when the run is over.
-        gradients: whose gradients, too.
-        receive_gradients: takes a `[T, B, width]` for each of those, whenever a gradient has gone through the run.
+        gradients: the values whose gradients are handed out too.
+        receive_gradients: takes a `[T, B, width]` for each of those, after every backward pass.
     """
 
     values: tuple[Stretch, ...]
@@ -29,7 +29,7 @@ class Watch:
     receive_gradients: Callable[[list[Tensor]], None] = lambda gradients: None
 
     def take(self, outputs: Sequence[Tensor], found: Sequence[Found]) -> None:
-        """Hands out the values from a run's outputs."""
+        """Hand out the values from a run's outputs."""
         self.receive(
             [
                 outputs[f.output].detach()[..., f.start : f.start + s.width]
@@ -37,8 +37,8 @@ class Watch:
             ]
         )
 
-    def seen_through(self, form: Callable[[Tensor], Tensor]) -> Watch:
-        """The same watch, handed everything in another form."""
+    def mapped(self, form: Callable[[Tensor], Tensor]) -> Tap:
+        """The same tap, with a function applied to everything that it is handed."""
 
         def receive(values: list[Tensor]) -> None:
             self.receive([form(value) for value in values])
@@ -46,28 +46,28 @@ class Watch:
         def receive_gradients(gradients: list[Tensor]) -> None:
             self.receive_gradients([form(gradient) for gradient in gradients])
 
-        return Watch(self.values, receive, self.gradients, receive_gradients)
+        return Tap(self.values, receive, self.gradients, receive_gradients)
 
 
-def together(watches: Sequence[Watch]) -> Watch | None:
-    """One watch that hands to each of these what it asks for; None if there is none."""
-    if len(watches) < 2:
-        return watches[0] if watches else None
+def merged(taps: Sequence[Tap]) -> Tap | None:
+    """One tap that hands each of these its values; None without any."""
+    if len(taps) < 2:
+        return taps[0] if taps else None
 
     def receive(values: list[Tensor]) -> None:
         rest = iter(values)
-        for watch in watches:
-            watch.receive([next(rest) for _ in watch.values])
+        for tap in taps:
+            tap.receive([next(rest) for _ in tap.values])
 
     def receive_gradients(gradients: list[Tensor]) -> None:
         rest = iter(gradients)
-        for watch in watches:
-            if watch.gradients:
-                watch.receive_gradients([next(rest) for _ in watch.gradients])
+        for tap in taps:
+            if tap.gradients:
+                tap.receive_gradients([next(rest) for _ in tap.gradients])
 
-    return Watch(
-        tuple(stretch for watch in watches for stretch in watch.values),
+    return Tap(
+        tuple(stretch for tap in taps for stretch in tap.values),
         receive,
-        tuple(stretch for watch in watches for stretch in watch.gradients),
+        tuple(stretch for tap in taps for stretch in tap.gradients),
         receive_gradients,
     )

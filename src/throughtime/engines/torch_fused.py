@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.engines.base import Result, declared_for
+from throughtime.engines.base import Layout, Operands, Result, declared_states
 from throughtime.engines.torch_layers import TorchLayer, torch_layer_of
 from throughtime.program.core import Program
 
@@ -24,8 +24,8 @@ class FusedEngine:
     """Runs a layer by torch's own kernel (cuDNN on a CUDA device)."""
 
     name = "torch"
-    transparent = True
-    looks_up = False
+    traceable = True
+    supports_one_hot = False
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
         """Runs only what torch has as one layer."""
@@ -36,23 +36,21 @@ class FusedEngine:
     def run(
         self,
         program: Program,
-        steps: int,
-        inputs: Sequence[Tensor],
-        states: Sequence[Tensor] | None,
-        parameters: Sequence[Tensor],
-        batch_sizes: Sequence[int] | None = None,
+        operands: Operands,
+        layout: Layout,
         *,
-        packed: bool = False,
-        onto: Sequence[Tensor] | None = None,
+        accumulate_into: Sequence[Tensor] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
-        states = declared_for(program, inputs, parameters, batch_sizes, packed) if states is None else states
+        inputs, states, parameters = operands
+        states = declared_states(program, operands, layout) if states is None else states
+        steps, rows, batch_sizes, packed, *_ = layout
         layer = _layer(program)
         if layer is None:
             raise ValueError(self.refuses(program, states[0]))
         bias = any(p.dim() == 1 for p in parameters)
         weights = layer.to_stored(parameters, bias=bias)
-        x, rows = inputs[0], states[0].shape[0]
+        x = inputs[0]
         # torch's layer has no rows without a step, and no sequence without one
         active = rows if batch_sizes is None else (batch_sizes[0] if steps else 0)
         if steps == 0 or active == 0:
@@ -74,8 +72,8 @@ class FusedEngine:
             y = y.new_zeros(steps, rows, y.shape[-1]).masked_scatter(mask[..., None], y)
         return Result([y], [torch.cat([f[0], s[active:]]) for f, s in zip(final, states, strict=True)], [])
 
-    def steps_together(self, rows: int) -> int:
-        """See `throughtime.engines.base.Engine.steps_together`; there are no sums here."""
+    def chunk_steps(self, rows: int) -> int:
+        """See `throughtime.engines.base.Engine.chunk_steps`; there are no sums here."""
         return 1
 
 

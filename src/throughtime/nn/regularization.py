@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from throughtime.nn.features import Feature, Place
+from throughtime.nn.hooks import Hook, Place
 from throughtime.nn.masks import mask, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
@@ -21,7 +21,7 @@ class _Kept(NamedTuple):
     rate: float
 
 
-class Masks(Feature):
+class Masks(Hook):
     """Draws the masks of recurrent dropout and zoneout; `in_training` has made the programs that take them."""
 
     def __init__(self, options: Options, programs: Sequence[Program]) -> None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor, nn
 
+from throughtime.engines.base import Layout, Operands
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError, nearest
 from throughtime.program.core import CONSTANT, Instruction, Parameter, Part, Program
@@ -178,7 +179,7 @@ def _passed_on(program: Program, k: int, gate: Part, bias: float) -> Tensor:
     x = [torch.zeros(1, 1, i.width, dtype=torch.float64) for i in program.inputs]
 
     def stepped(states: list[Tensor]) -> list[Tensor]:
-        return ReferenceEngine().run(program, 1, x, states, parameters).states
+        return ReferenceEngine().run(program, Operands(x, states, parameters), Layout(1, 1)).states
 
     before = stepped([torch.full((1, s.width), s.initial, dtype=torch.float64) for s in program.states])
     found = []

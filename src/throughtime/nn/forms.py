@@ -1,0 +1,142 @@
+"""The forms of input that recurrent layers take: turned into a time-major tensor and a layout, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.engines.base import Layout, packed_positions
+from throughtime.errors import UserError
+
+Output = Tensor | PackedSequence | tuple[Tensor | PackedSequence, ...]
+Lengths = Tensor | Sequence[int]
+
+
+class Form(NamedTuple):
+    """How a caller gives sequences, and is given results.
+
+    Attributes:
+        layout: how the sequences lie inside.
+        order: the caller's sequences in the order of the layout; unchanged if None.
+        packed: the packed sequence that was given.
+        single: whether it was one sequence without a batch axis.
+        batch_first: whether the batch axis comes before time.
+        unpack: the layout whose `pad` restores the caller's order of sequences; if lengths were given.
+    """
+
+    layout: Layout
+    order: Tensor | None = None
+    packed: PackedSequence | None = None
+    single: bool = False
+    batch_first: bool = False
+    unpack: Layout | None = None
+
+    def states(self, states: Sequence[Tensor] | None) -> Sequence[Tensor] | None:
+        """Initial states `[layers * directions, B, width]` of the caller's, as the layout has them."""
+        if states is None:
+            return None
+        if self.single:
+            return [s.unsqueeze(1) for s in states]
+        return states if self.order is None else [s[:, self.order] for s in states]
+
+    def mask(self, mask: Tensor | None) -> Tensor | None:
+        """A mask of the form of the input without its features, as `[T, B]`."""
+        if mask is None or self.packed is not None:
+            return mask
+        if self.single:
+            return mask.unsqueeze(1)
+        mask = mask.T if self.batch_first else mask
+        return mask if self.order is None else mask[:, self.order]
+
+    def output(self, outputs: Sequence[Tensor], returns: str) -> Output:
+        """A stack's outputs in the caller's form, a tuple if there are several.
+
+        Args:
+            outputs: what `Stack.run` returns.
+            returns: which of the steps they are; see `throughtime.nn.options.Options`.
+        """
+        axis = _BATCH_AXIS[returns]
+        by_step = returns == "steps"
+        found: list[Tensor | PackedSequence]
+        if self.packed is not None and by_step:
+            found = [self.packed._replace(data=y) for y in outputs]
+        elif self.unpack is not None and by_step:
+            found = [self.unpack.pad(y) for y in outputs]
+        else:
+            found = [self.layout.restored(y, axis) for y in outputs]
+        if self.single:
+            found = [y.squeeze(axis) for y in found]  # type: ignore[union-attr]
+        elif self.batch_first and axis == 1 and self.packed is None:
+            found = [y.transpose(0, 1) for y in found]  # type: ignore[union-attr]
+        return found[0] if len(found) == 1 else tuple(found)
+
+    def final(self, states: Sequence[Tensor]) -> list[Tensor]:
+        """Final states `[layers * directions, B, width]` in the caller's form."""
+        return [s.squeeze(1) if self.single else self.layout.restored(s, 1) for s in states]
+
+
+_BATCH_AXIS = {"steps": 1, "last": 0, "states": 2}
+
+
+def form_of(
+    input: Tensor | PackedSequence,
+    *,
+    batch_first: bool = False,
+    lengths: Lengths | None = None,
+    token_ids: bool = False,
+) -> tuple[Tensor, Form]:
+    """Turn what a caller gives into what a stack runs on.
+
+    Args:
+        input: `[T, B, features]` (`[B, T, features]` if `batch_first`), `[T, features]`, or a packed sequence.
+        batch_first: whether the batch axis comes first in input and output.
+        lengths: the number of steps of each sequence, 0 to T; all if None.
+        token_ids: whether the input is `[T, B]`, without features.
+
+    Returns:
+        `[T, B, features]`, or `[N, features]` if packed, and the form.
+
+    Raises:
+        UserError: if there is not one length from 0 to T for each sequence.
+    """
+    if isinstance(input, PackedSequence):
+        sizes: list[int] = input.batch_sizes.tolist()
+        layout = Layout(len(sizes), sizes[0] if sizes else 0, sizes, True, restore=input.unsorted_indices)
+        return input.data, Form(layout, input.sorted_indices, input)
+    if input.dim() == 2 and not token_ids:
+        x = input.unsqueeze(1)
+        single, batch_first = True, False
+    else:
+        x = input.transpose(0, 1) if batch_first else input
+        single = False
+    if lengths is None:
+        return x, Form(Layout(x.shape[0], x.shape[1]), None, None, single, batch_first)
+    order, sizes = _order_and_batch_sizes(lengths, *x.shape[:2])
+    order = order.to(x.device)
+    positions = packed_positions(x.shape[1], sizes).to(x.device)
+    layout = Layout(len(sizes), x.shape[1], sizes, True, positions, torch.argsort(order))
+    row = positions % layout.rows
+    theirs = layout._replace(positions=positions - row + order[row], restore=None)
+    return theirs.pack(x), Form(layout, order, None, single, batch_first, theirs)
+
+
+def _order_and_batch_sizes(lengths: Lengths, steps: int, rows: int) -> tuple[Tensor, list[int]]:
+    """The order of sequences from long to short, and the number of active ones at each step.
+
+    Raises:
+        UserError: if there is not one length from 0 to T for each sequence.
+    """
+    try:
+        numbers = torch.as_tensor(lengths).cpu()
+    except (TypeError, ValueError):
+        raise UserError(f"lengths must be {rows} integers from 0 to {steps}, got {lengths!r}.") from None
+    given = numbers.to(torch.int64)
+    if given.shape != (rows,) or bool(((given < 0) | (given > steps) | (given != numbers)).any()):
+        raise UserError(f"lengths must be {rows} integers from 0 to {steps}, got {numbers.tolist()}.")
+    order = torch.argsort(given, descending=True, stable=True)
+    sizes: list[int] = (given[:, None] > torch.arange(steps)).sum(0).tolist()
+    return order, sizes
