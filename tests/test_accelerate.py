@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import copy
+import io
+import pickle
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 import throughtime
 from throughtime.errors import UserError
+from throughtime.nn.accelerate import substitute_layers
 
 
 class Model(nn.Module):
@@ -36,10 +42,10 @@ def test_outputs_optimisers_hooks_and_keys_stay() -> None:
     model.encoder.register_forward_hook(lambda module, args, output: seen.append(type(module).__name__))
     keys, parameters = list(model.state_dict()), list(model.parameters())
 
-    report = throughtime.accelerate(model)
+    report = substitute_layers(model)
 
-    assert set(report.changed) == {"encoder", "decoder", "cell"}
-    assert not report.left
+    assert set(report.changed) == {"encoder", "decoder"}
+    assert "single steps" in report.left["cell"]
     assert "changed encoder: torch.nn.LSTM to throughtime.LSTM" in str(report)
     assert isinstance(model.encoder, throughtime.LSTM)
     assert list(model.state_dict()) == keys
@@ -54,12 +60,15 @@ def test_outputs_optimisers_hooks_and_keys_stay() -> None:
     before = model.encoder.weight_hh_l0.detach().clone()
     optimiser.step()
     assert not torch.equal(before, model.encoder.weight_hh_l0)
-    torch.testing.assert_close(throughtime.accelerate(model).changed, {})
+    again = substitute_layers(model)
+    assert not again.changed
+    assert again.ours == ["encoder", "decoder"]
+    assert "already accelerated: encoder, decoder" in str(again)
 
 
 def test_a_layer_itself_is_changed() -> None:
     layer = nn.GRU(3, 4)
-    assert throughtime.accelerate(layer).changed == {"": "torch.nn.GRU to throughtime.GRU"}
+    assert throughtime.accelerate(layer) is layer
     assert isinstance(layer, throughtime.GRU)
 
 
@@ -68,7 +77,7 @@ def test_what_would_not_gain_is_left_and_named() -> None:
         pass
 
     model = nn.ModuleDict({"own": Own(3, 4), "bf16": nn.GRU(3, 4).bfloat16()})
-    report = throughtime.accelerate(model)
+    report = substitute_layers(model)
     assert not report.changed
     assert "class of its own" in report.left["own"]
     assert "bfloat16" in report.left["bf16"]
@@ -84,5 +93,202 @@ def test_an_accelerated_model_compiles_whole() -> None:
 
 
 def test_what_is_no_module_is_refused() -> None:
-    with pytest.raises(UserError, match="given int"):
+    with pytest.raises(UserError, match="takes a torch module, got int"):
         throughtime.accelerate(3)  # type: ignore[arg-type]
+
+
+def test_what_was_changed_is_printed_and_logged(
+    capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    model = nn.ModuleDict({"layer": nn.GRU(3, 4)})
+    with caplog.at_level("INFO", "throughtime"):
+        assert throughtime.accelerate(model, verbose=True) is model
+    assert capsys.readouterr().out == "changed layer: torch.nn.GRU to throughtime.GRU\n"
+    assert "changed layer" in caplog.text
+    with caplog.at_level("WARNING", "throughtime"):
+        throughtime.accelerate(nn.Linear(3, 4))
+    assert "no recurrent layer found" in caplog.text
+
+
+@pytest.mark.filterwarnings("ignore")  # torch deprecates both
+def test_scripted_traced_and_quantized_layers_are_named() -> None:
+    class Wrapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = nn.LSTM(3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(x)[0]
+
+    x = torch.randn(5, 2, 3)
+    for made in (torch.jit.script(Wrapped()), torch.jit.trace(Wrapped(), x)):
+        assert "scripted or traced" in substitute_layers(made).left["rnn"]
+    quantized = torch.ao.quantization.quantize_dynamic(Wrapped(), {nn.LSTM})
+    assert "quantized" in substitute_layers(quantized).left["rnn"]
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+def test_layers_are_instances_of_torchs_classes(name: str) -> None:
+    ours, theirs = getattr(throughtime, name), getattr(nn, name)
+    layer = ours(3, 4)
+    assert isinstance(layer, theirs)
+    assert isinstance(layer, ours)
+    assert type(layer) is ours
+    for made in (copy.deepcopy(layer), copy.copy(layer), pickle.loads(pickle.dumps(layer))):
+        assert type(made) is ours
+        assert isinstance(made, theirs)
+        for a, b in zip(made.parameters(), layer.parameters(), strict=True):
+            assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("engine", [None, "reference"])
+def test_a_saved_model_loads_where_torchs_classes_are_allowed(engine: str | None) -> None:
+    model = nn.Sequential(throughtime.LSTM(4, 3, engine=engine))
+    file = io.BytesIO()
+    torch.save(model, file)
+    file.seek(0)
+    with torch.serialization.safe_globals([nn.Sequential, nn.LSTM]):
+        loaded = torch.load(file)
+    assert type(loaded[0]) is throughtime.LSTM
+    x = torch.randn(5, 2, 4)
+    assert torch.equal(loaded(x)[0], model(x)[0])
+
+
+def test_initializers_that_look_for_torchs_layers_find_ours() -> None:
+    def initialize(module: nn.Module) -> None:
+        if isinstance(module, nn.LSTM | nn.GRU):
+            nn.init.ones_(module.weight_hh_l0)
+
+    model = nn.ModuleList([nn.LSTM(3, 4), nn.GRU(3, 4)])
+    throughtime.accelerate(model).apply(initialize)
+    assert all(bool((layer.weight_hh_l0 == 1).all()) for layer in model)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_a_parametrized_layer_stays_ours(name: str) -> None:
+    torch.manual_seed(0)
+    layer = getattr(throughtime, name)(3, 4)
+    plain = getattr(nn, name)(3, 4)
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(5, 2, 3)
+    for of in (layer, plain):
+        nn.utils.parametrizations.weight_norm(of, "weight_hh_l0")
+        nn.utils.parametrizations.spectral_norm(of.eval(), "weight_ih_l0")
+    assert isinstance(layer, getattr(throughtime, name))
+    assert isinstance(layer, getattr(nn, name))
+    plain.load_state_dict(layer.state_dict())
+    torch.testing.assert_close(layer(x)[0], plain(x)[0])
+    with throughtime.record(layer, "layer0.hidden") as tape:
+        layer(x)
+    assert tape["layer0.hidden"].shape == (5, 2, 4)
+    assert torch.equal(copy.deepcopy(layer)(x)[0], layer(x)[0])
+    for weight in ("weight_hh_l0", "weight_ih_l0"):
+        nn.utils.parametrize.remove_parametrizations(layer, weight)
+    assert type(layer) is getattr(throughtime, name)
+    torch.testing.assert_close(layer(x)[0], plain(x)[0])
+
+
+def test_restore_gives_torchs_layers_back() -> None:
+    torch.manual_seed(0)
+    model = Model()
+    optimizer = torch.optim.Adam(model.parameters())
+    parameters, keys = list(model.parameters()), list(model.state_dict())
+    throughtime.accelerate(model)
+    ids = torch.randint(7, (6, 3))
+    model(ids).sum().backward()
+    optimizer.step()
+    throughtime.freeze(model)
+    expected = model(ids)
+    assert throughtime.restore(model) is model
+    assert [type(m) for m in (model.encoder, model.decoder, model.cell)] == [nn.LSTM, nn.GRU, nn.RNNCell]
+    assert set(vars(model.encoder)) == set(vars(nn.LSTM(1, 1)))
+    assert all(a is b for a, b in zip(model.parameters(), parameters, strict=True))
+    assert list(model.state_dict()) == keys
+    torch.testing.assert_close(model(ids), expected)
+    model.train()
+    optimizer.zero_grad()
+    model(ids).sum().backward()
+    optimizer.step()
+    assert all(optimizer.state[p]["step"] == 2 for p in parameters)
+    layer = throughtime.restore(throughtime.RNN(3, 4, engine="reference"))
+    assert type(layer) is nn.RNN
+    assert "engine" not in vars(layer)
+
+
+def test_a_layer_that_is_recorded_is_not_restored() -> None:
+    layer = throughtime.LSTM(3, 4)
+    with throughtime.record(layer, "layer0.forget"), pytest.raises(UserError, match="being recorded or edited"):
+        throughtime.restore(layer)
+    assert type(layer) is throughtime.LSTM
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_a_scripted_model_computes_the_same(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = getattr(nn, name)(3, 4, 2, bidirectional=True, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(x)[0]
+
+    model = throughtime.accelerate(Tagger())
+    x = torch.randn(2, 5, 3)
+    expected = model(x)
+    torch.testing.assert_close(torch.jit.script(model)(x), expected)
+    assert "call throughtime.accelerate(model) afterwards" in caplog.text
+    torch.testing.assert_close(throughtime.accelerate(model)(x), expected)
+    assert type(model.rnn) is getattr(throughtime, name)
+
+
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "Recurrent"])
+def test_symbolic_tracing_takes_a_layer_as_a_leaf(name: str) -> None:
+    layer = throughtime.Recurrent("lstm_peephole", 3, 4) if name == "Recurrent" else getattr(throughtime, name)(3, 4)
+
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = layer
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(x)[0] + 1
+
+    model = Tagger()
+    traced = torch.fx.symbolic_trace(model)
+    assert [node.op for node in traced.graph.nodes if node.target == "rnn"] == ["call_module"]
+    x = torch.randn(5, 2, 3)
+    torch.testing.assert_close(traced(x), model(x))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "LSTMCell"])
+def test_quantization_says_what_to_do(name: str) -> None:
+    model = nn.Sequential(getattr(throughtime, name)(4, 3))
+    with pytest.raises(UserError, match=r"throughtime\.restore"):
+        torch.ao.quantization.quantize_dynamic(model, {getattr(nn, name)})
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True}])
+@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+def test_torchs_onnx_exporter_takes_an_accelerated_model(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = getattr(nn, name)(3, 4, **options)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.rnn(x)[0] + 1
+
+    model = throughtime.accelerate(Tagger()).eval()
+    example, other = torch.randn(2, 5, 2, 3)
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(model, (example,), path, dynamo=True, input_names=["x"], verbose=False)
+    (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": other.numpy()})
+    # ONNX Runtime's own float32 arithmetic.
+    np.testing.assert_allclose(found, model(other).detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from throughtime.exchange.onnx_out import to_onnx
     from throughtime.exchange.torch_modules import from_torch, to_torch
     from throughtime.model_file import load, save
-    from throughtime.nn.accelerate import accelerate
+    from throughtime.nn.accelerate import accelerate, restore
     from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from throughtime.nn.freezing import freeze
     from throughtime.nn.recurrent import Recurrent
@@ -38,6 +38,7 @@ _HOMES = {
     "load": "throughtime.model_file",
     "save": "throughtime.model_file",
     "accelerate": "throughtime.nn.accelerate",
+    "restore": "throughtime.nn.accelerate",
     "freeze": "throughtime.nn.freezing",
     "GRU": "throughtime.nn.dropin",
     "LSTM": "throughtime.nn.dropin",
@@ -57,8 +58,8 @@ _HOMES = {
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "edit", "freeze", "from_keras", "from_onnx", "from_torch", "load", "record", "save",
-    "to_onnx", "to_torch", "train",
+    "cell", "cells", "check", "edit", "freeze", "from_keras", "from_onnx", "from_torch", "load", "record", "restore",
+    "save", "to_onnx", "to_torch", "train",
 ]  # fmt: skip
 
 

@@ -4,8 +4,8 @@ import difflib
 from collections.abc import Iterable
 
 
-class UserError(Exception):
-    """A user's mistake. The message says what was given, what was wanted and what to do."""
+class UserError(ValueError):
+    """A user's mistake. The message says what was wrong, what is allowed and what to do."""
 
 
 class CellError(UserError):

@@ -17,7 +17,7 @@ from torch import Tensor
 from throughtime.engines import get, say_once
 from throughtime.engines.base import Engine, Layout, Operands, Result, declared_states
 from throughtime.engines.batching import is_batched, one_by_one
-from throughtime.engines.capture import is_captured, is_transformed
+from throughtime.engines.capture import is_captured, is_graph_captured, is_transformed
 from throughtime.engines.segments import Segments
 from throughtime.engines.taps import Tap
 from throughtime.errors import UserError
@@ -65,7 +65,7 @@ class Pass(NamedTuple):
                 "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
             )
         this = self if segmented else self._replace(segment_steps=None)
-        if torch.compiler.is_compiling() and not self.engine.traceable and not transformed:
+        if not self.engine.traceable and not transformed and is_graph_captured():
             return this.run_as_operator(this.with_states(operands))
         this = this.visible(tensors)
         if transformed or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):

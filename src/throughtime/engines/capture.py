@@ -50,6 +50,14 @@ def is_captured(tensors: Iterable[Tensor]) -> bool:
     return is_observed() or not all(is_plain(t) for t in tensors)
 
 
+def is_graph_captured() -> bool:
+    """Whether `torch.compile` or `torch.export` capture a graph that holds a run as one operator.
+
+    Not for `torch.onnx.export`, which has to write torch's own operations.
+    """
+    return torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export()
+
+
 def is_observed() -> bool:
     """Whether a tracer or a dispatch mode follows torch's operations; see `is_captured`."""
     return bool(

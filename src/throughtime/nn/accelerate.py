@@ -1,72 +1,145 @@
-"""Turns the recurrent layers of any torch model into ours."""
+"""Turn the recurrent layers of any torch model into ours, and back."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from dataclasses import dataclass, field
+from typing import TypeVar
 
+import torch
 from torch import nn
 
 from throughtime.errors import UserError
 from throughtime.nn import dropin
+from throughtime.nn.hooks import Hookable
+from throughtime.nn.substitute import Substitute, original_state
 
-_OURS: dict[type[nn.Module], type[nn.Module]] = {
-    nn.RNN: dropin.RNN,
-    nn.LSTM: dropin.LSTM,
-    nn.GRU: dropin.GRU,
-    nn.RNNCell: dropin.RNNCell,
-    nn.LSTMCell: dropin.LSTMCell,
-    nn.GRUCell: dropin.GRUCell,
-}
+_OURS: dict[type[nn.Module], type[nn.Module]] = {kind.original: kind for kind in (dropin.RNN, dropin.LSTM, dropin.GRU)}
+_CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
+_NAMES = {kind.__name__ for kind in (*_OURS, *_CELLS)}
+_QUANTIZED = ("torch.ao.nn.quantized.dynamic.modules.rnn", "torch.ao.nn.quantizable.modules.rnn")
+
+_log = logging.getLogger("throughtime")
+
+
+Model = TypeVar("Model", bound=nn.Module)
 
 
 @dataclass(frozen=True)
 class Acceleration:
-    """What `accelerate` did.
+    """The report of `accelerate`.
 
     Attributes:
-        changed: the layers that are ours now, by their names in the model, and what they were.
-        left: the layers that stay as they are, by their names, and why.
+        changed: the layers that it turned into ours, by their names in the model, and what they were.
+        left: the layers that it left as they are, by their names, and why.
+        ours: the names of the layers that were ours before.
     """
 
     changed: dict[str, str]
     left: dict[str, str]
+    ours: list[str] = field(default_factory=list)
 
     def __str__(self) -> str:
         lines = [f"changed {name or 'the model'}: {what}" for name, what in self.changed.items()]
         lines += [f"left {name or 'the model'}: {why}" for name, why in self.left.items()]
+        if self.ours and not self.changed:
+            lines.append(f"already accelerated: {', '.join(name or 'the model' for name in self.ours)}")
         return "\n".join(lines) or "no recurrent layer found"
 
 
-def accelerate(model: nn.Module) -> Acceleration:
-    """Turns every RNN, LSTM and GRU layer or cell of torch's in a model into ours, in place.
+def accelerate(model: Model, *, verbose: bool = False) -> Model:
+    """Turn every RNN, LSTM and GRU layer of torch's in a model into ours, in place.
 
-    The layers keep their parameters, hooks and names, so optimisers and saved weights go on as they were; only the
-    class is another.
+    The layers keep their parameters, hooks and names, so optimizers and saved weights continue to work; only their
+    class changes. `isinstance(layer, torch.nn.LSTM)` still holds. `restore` undoes it. Cells (`torch.nn.LSTMCell` and
+    the like) are left alone: in a loop over single steps torch's own are as quick.
 
     Args:
-        model: any torch module; itself such a layer, too.
+        model: any torch module, or such a layer itself.
+        verbose: whether to print what was changed, and what was left and why; it is logged in any case.
 
     Returns:
-        What was changed, and what was left because it would not gain.
+        The same model.
 
     Raises:
-        UserError: if it is no module.
+        UserError: if it is not a module.
     """
-    if not isinstance(model, nn.Module):
-        raise UserError(f"a torch module is wanted, to change the layers in it; given {type(model).__name__}.")
-    changed, left = {}, {}
+    report = substitute_layers(model)
+    if verbose:
+        print(report)
+    _log.log(logging.INFO if report.changed or report.ours else logging.WARNING, "%s", report)
+    return model
+
+
+def substitute_layers(model: nn.Module) -> Acceleration:
+    """Do the work of `accelerate` and report it."""
+    _require_module(model, "accelerate")
+    changed: dict[str, str] = {}
+    left: dict[str, str] = {}
+    ours: list[str] = []
     for name, module in model.named_modules():
         kind = type(module)
         if kind in _OURS:
             reason = _no_gain(module)
             if reason is None:
                 module.__class__ = _OURS[kind]
-                changed[name] = f"{kind.__module__.split('.')[0]}.nn.{kind.__name__} to throughtime.{kind.__name__}"
+                changed[name] = f"torch.nn.{kind.__name__} to throughtime.{kind.__name__}"
             else:
                 left[name] = reason
-        elif isinstance(module, tuple(_OURS)):
-            left[name] = f"{kind.__name__} is a class of its own, which may do more than torch's"
-    return Acceleration(changed, left)
+        elif isinstance(module, Substitute | Hookable):
+            ours.append(name)
+        elif (reason := _other(module)) is not None:
+            left[name] = reason
+    return Acceleration(changed, left, ours)
+
+
+def restore(model: Model) -> Model:
+    """Turn the layers that `accelerate` changed back into torch's own, in place.
+
+    Parameters, hooks, names and the keys of the state dict stay, so an optimizer goes on with its state. Frozen layers
+    thaw; a cell that was made as one of ours becomes torch's too.
+
+    Args:
+        model: any torch module.
+
+    Returns:
+        The same model.
+
+    Raises:
+        UserError: if it is not a module, or one of its layers is being recorded or edited.
+    """
+    _require_module(model, "restore")
+    layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Substitute)]
+    for name, module in layers:
+        if isinstance(module, Hookable) and module.hooks:
+            raise UserError(f"{name or 'the model'} is being recorded or edited: restore the model after that.")
+    for _, module in layers:
+        state = original_state(module)
+        module.__dict__.clear()
+        module.__dict__.update(state)
+        module.__class__ = module.original
+    return model
+
+
+def _require_module(model: nn.Module, function: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise UserError(f"{function} takes a torch module, got {type(model).__name__}.")
+
+
+def _other(module: nn.Module) -> str | None:
+    """Why a module that may be a recurrent layer is left as it is; None if it is none."""
+    kind = type(module)
+    if isinstance(module, _CELLS):
+        return f"in a loop over single steps torch's own {kind.__name__} is as quick"
+    if isinstance(module, tuple(_OURS)):
+        return f"{kind.__name__} is a class of its own, which may do more than torch's"
+    if isinstance(module, torch.jit.ScriptModule):
+        scripted = module.original_name if isinstance(module.original_name, str) else ""
+        if scripted in _NAMES:
+            return f"{scripted} is scripted or traced: accelerate the model before torch.jit compiles it"
+    if kind.__module__ in _QUANTIZED and kind.__name__ in _NAMES:
+        return f"{kind.__name__} is quantized, and the native engine has float32 and float64"
+    return None
 
 
 def _no_gain(module: nn.Module) -> str | None:

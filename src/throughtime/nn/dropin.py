@@ -1,12 +1,12 @@
 """`RNN`, `LSTM` and `GRU` with the arguments, shapes and stored parameters of torch's, on our engines.
 
-Each stands on torch's own base class, which holds and names the parameters; only what runs is different. With the
-engine `torch` it is torch's own layer that runs.
+Each inherits from torch's own base class, which holds and names the parameters; only what runs is different. With the
+engine `torch` torch's own layer runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,22 +15,22 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import PREFERENCE, choose, get
-from throughtime.engines.capture import is_captured, is_transformed
+from throughtime.engines.capture import is_captured, is_graph_captured, is_transformed
 from throughtime.engines.torch_layers import TORCH_LAYERS
 from throughtime.nn.forms import form_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable
-from throughtime.nn.stack import Layers, Stack, outside_graph, ways_of
+from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, ways_of
+from throughtime.nn.substitute import Substitute
 from throughtime.program.core import Program
 
 Hidden = Tensor | tuple[Tensor, Tensor]
 
 
-class _DropIn(Hookable, Freezable, nn.RNNBase):
-    """What the three layers share: torch's parameters as the parameters of the layers' programs."""
+class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
+    """The base of the three layers: torch's parameters as the parameters of the layers' programs."""
 
     engine: str | None = None
-    torchs: type[nn.RNNBase]  # whose forward the engine `torch` runs
 
     def _set_engine(self, engine: str | None) -> None:
         if engine is not None:
@@ -55,7 +55,7 @@ class _DropIn(Hookable, Freezable, nn.RNNBase):
     def _run(self, input: Any, hx: Any) -> Any:
         data = input.data if isinstance(input, PackedSequence) else input
         if not self.hooks and _is_torchs(self.engine, programs_of(self)[0][0], data, hx):
-            return self.torchs.forward(self, input, hx)
+            return self.original.forward(self, input, hx)
         layers = self.lasting_layers()
         self._check(input, hx)
         states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
@@ -72,7 +72,7 @@ class _DropIn(Hookable, Freezable, nn.RNNBase):
         # From among the parameters, as torch's way to an attribute is long; what is parametrised is none of them.
         own: Mapping[str, Any] = self._parameters
         tensors = [[own[n] if n in own else getattr(self, n) for n in names] for names in self._all_weights]
-        stored = [layer.to_program(of, bias=self.bias) for of in tensors]
+        stored = [layer.to_program(of, bias=bool(self.bias)) for of in tensors]
         return [list(zip(ways, stored[depth * directions :], strict=False)) for depth, ways in enumerate(programs)]
 
     def _check(self, input: Any, hx: Any) -> None:
@@ -96,6 +96,7 @@ class _DropIn(Hookable, Freezable, nn.RNNBase):
             self.check_input(x, sizes)
         else:
             self.check_forward_args(x, hx, sizes)
+            _check_states((hx,) if isinstance(hx, Tensor) else hx, x)
 
     def extra_repr(self) -> str:
         """What is printed of the module."""
@@ -119,19 +120,27 @@ def _programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
     return _cached_programs(*of)
 
 
+def _check_states(states: Sequence[Tensor], like: Tensor) -> None:
+    """Refuse states of another type than the tensor's."""
+    for state in states:
+        if state.dtype != like.dtype and not in_autocast(like.device.type):
+            raise RuntimeError(
+                f"the state hx must be {like.dtype}, got {state.dtype}: convert it with hx.to({like.dtype})."
+            )
+
+
 def programs_of(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
     """The programs of each layer's directions, of torch's own layers and ours."""
     m, directions = module, 2 if module.bidirectional else 1
     programs: tuple[tuple[Program, ...], ...] = _programs(
-        m.mode, m.input_size, m.hidden_size, m.proj_size, m.num_layers, directions, m.bias
+        m.mode, m.input_size, m.hidden_size, m.proj_size, m.num_layers, directions, bool(m.bias)
     )
     return programs
 
 
 def _is_torchs(engine: str | None, program: Program, x: Tensor, hx: Any) -> bool:
     """Whether torch's own forward runs: where it is the fastest, and where torch must see its operations."""
-    # A graph that is being captured takes torch's layers one by one, as it takes those of every engine.
-    if torch.compiler.is_compiling():
+    if is_graph_captured():  # which takes torch's layers one by one, as it takes those of every engine
         return False
     named = engine is not None or "torch" in PREFERENCE.get(x.device.type, ())
     if named and choose(engine, program, x).name == "torch":
@@ -143,7 +152,7 @@ def _is_torchs(engine: str | None, program: Program, x: Tensor, hx: Any) -> bool
 class RNN(_DropIn):
     """The plain recurrent network (Elman 1990); takes what `torch.nn.RNN` takes, and `engine`."""
 
-    torchs = nn.RNN
+    original = nn.RNN
 
     def __init__(
         self,
@@ -182,7 +191,7 @@ class RNN(_DropIn):
 class LSTM(_DropIn):
     """Long short-term memory (Hochreiter & Schmidhuber 1997); takes what `torch.nn.LSTM` takes, and `engine`."""
 
-    torchs = nn.LSTM
+    original = nn.LSTM
     # torch spells these for two states in its LSTM alone
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
@@ -222,7 +231,7 @@ class LSTM(_DropIn):
 class GRU(_DropIn):
     """The gated recurrent unit (Cho et al. 2014); takes what `torch.nn.GRU` takes, and `engine`."""
 
-    torchs = nn.GRU
+    original = nn.GRU
 
     def __init__(
         self,
@@ -244,8 +253,8 @@ class GRU(_DropIn):
         self._set_engine(engine)
 
 
-class _DropInCell(Hookable, Freezable, nn.RNNCellBase):
-    """What the three single steps share."""
+class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
+    """The base of the three single steps."""
 
     engine: str | None = None
 
@@ -283,30 +292,46 @@ class _DropInCell(Hookable, Freezable, nn.RNNCellBase):
     def layers(self) -> Layers:
         """The one layer's program and its parameters, as they are now."""
         stored = [self.weight_ih, self.weight_hh, *((self.bias_ih, self.bias_hh) if self.bias else ())]
-        return [[(self._program(), TORCH_LAYERS[self._mode()].to_program(stored, bias=self.bias))]]
+        return [[(self._program(), TORCH_LAYERS[self._mode()].to_program(stored, bias=bool(self.bias)))]]
 
     def _program(self) -> Program:
-        programs: tuple[tuple[Program]] = _programs(self._mode(), self.input_size, self.hidden_size, 0, 1, 1, self.bias)
+        programs: tuple[tuple[Program]] = _programs(
+            self._mode(), self.input_size, self.hidden_size, 0, 1, 1, bool(self.bias)
+        )
         return programs[0][0]
 
     def _mode(self) -> str:
         return "LSTM" if isinstance(self, nn.LSTMCell) else "GRU"
 
     def _check(self, input: Tensor, states: list[Tensor] | None) -> None:
+        """Refuse what torch refuses, in torch's words."""
         name = type(self).__name__
         if input.dim() not in (1, 2):
             raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
+        for k, state in enumerate(states or ()):
+            if state.dim() not in (1, 2):
+                what = f"hx[{k}]" if len(states or ()) > 1 else "hidden"
+                raise ValueError(f"{name}: Expected {what} to be 1D or 2D, got {state.dim()}D instead")
         if input.shape[-1] != self.input_size:
             raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
-        for state in states or ():
-            if state.shape != (*input.shape[:-1], self.hidden_size):
+        for k, state in enumerate(states or ()):
+            if input.dim() != state.dim():
+                raise RuntimeError(f"{name}: input is {input.dim()}D and hidden{k} {state.dim()}D; both must be alike")
+            if input.shape[0] != state.shape[0] and input.dim() == 2:
                 raise RuntimeError(
-                    f"{name}: Expected hidden to be {[*input.shape[:-1], self.hidden_size]}, got {list(state.shape)}"
+                    f"Input batch size {input.shape[0]} doesn't match hidden{k} batch size {state.shape[0]}"
                 )
+            if state.shape[-1] != self.hidden_size:
+                raise RuntimeError(
+                    f"hidden{k} has inconsistent hidden_size: got {state.shape[-1]}, expected {self.hidden_size}"
+                )
+        _check_states(states or (), self.weight_ih)
 
 
 class RNNCell(_DropInCell, nn.RNNCell):
     """One step of the plain recurrent network; takes what `torch.nn.RNNCell` takes, and `engine`."""
+
+    original = nn.RNNCell
 
     def _mode(self) -> str:
         return f"RNN_{self.nonlinearity.upper()}"
@@ -315,6 +340,14 @@ class RNNCell(_DropInCell, nn.RNNCell):
 class LSTMCell(_DropInCell, nn.LSTMCell):
     """One step of long short-term memory; takes what `torch.nn.LSTMCell` takes, and `engine`."""
 
+    original = nn.LSTMCell
+
 
 class GRUCell(_DropInCell, nn.GRUCell):
     """One step of the gated recurrent unit; takes what `torch.nn.GRUCell` takes, and `engine`."""
+
+    original = nn.GRUCell
+
+
+# A model saved with `torch.save` loads where torch's own classes are allowed.
+torch.serialization.add_safe_globals([RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell])

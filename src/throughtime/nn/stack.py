@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose
@@ -294,8 +296,17 @@ _with_hooks = _eager(f"throughtime.record and throughtime.edit work outside of a
 _in_transform = _eager(f"a recurrent layer under a transform of torch.func runs outside of a graph: {_OTHERWISE}")
 
 
+def _as_leaf(module: Any, run: Callable[..., Any], *args: Any) -> Any:
+    """A module's call as one node of the graph that torch.fx traces, as torch's own layers are."""
+    tracer, options = args[0].tracer, dict(zip(("lengths", "reset", "table"), args[2:], strict=False))
+    given = {name: value for name, value in options.items() if value is not None}
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), args[:2], given)
+
+
 def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
     """What calls a module's run outside of the graph that torch.compile captures; None if it can be a part of it."""
+    if isinstance(input, Proxy):
+        return partial(_as_leaf, module)
     if isinstance(input, PackedSequence):  # Dynamo skips a frame with one in it, and would compile what that calls
         return _with_packed
     if not torch.compiler.is_dynamo_compiling():

@@ -1,0 +1,102 @@
+"""A module that stands in for one of torch's own: what torch's tools see of it."""
+
+from __future__ import annotations
+
+import copyreg
+import logging
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+
+from throughtime.errors import UserError
+
+_log = logging.getLogger("throughtime")
+
+
+class Substitute(nn.Module):
+    """A module whose parameters and results are those of one of torch's classes.
+
+    `isinstance(module, torch.nn.LSTM)` holds, as initializers and other tools look for it. But torch.compile refuses
+    every subclass of torch's recurrent layers. So `__class__`, which isinstance falls back on, names torch's class,
+    except while a graph is being compiled; `type(module)` is always the class of ours.
+
+    Attributes:
+        original: torch's class.
+    """
+
+    original: ClassVar[type[nn.Module]]
+
+    @property
+    def __class__(self) -> type[Any]:
+        kind = type(self)
+        if kind.__dict__.get("original") is None or torch._guards.CompileContext.try_get() is not None:
+            return kind
+        return kind.original
+
+    @__class__.setter
+    def __class__(self, kind: type[Any]) -> None:
+        original = self.original
+        if kind is not original and issubclass(kind, original) and not issubclass(kind, Substitute):
+            kind = _rebased(kind, type(self))
+        _set_class(self, kind)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # By the class that it is: pickle compares `__class__` with it.
+        found = super().__reduce_ex__(protocol)
+        return (_new, found[1], *found[2:]) if found[0] is copyreg.__newobj__ else found  # type: ignore[attr-defined]
+
+    def __prepare_scriptable__(self) -> nn.Module:
+        """The module that torch.jit.script compiles: torch's own, with the same parameters."""
+        name = self.original.__name__
+        _log.warning(
+            "torch.jit.script replaces throughtime.%s by torch.nn.%s in the model, as TorchScript compiles torch's own "
+            "layers alone: call throughtime.accelerate(model) afterwards to run the model itself fast again.",
+            name,
+            name,
+        )
+        return as_original(self)
+
+    @property
+    def qconfig(self) -> Any:
+        """Not there: torch's quantization, which sets it, replaces exact classes and would leave this layer out."""
+        raise AttributeError("qconfig")
+
+    @qconfig.setter
+    def qconfig(self, value: Any) -> None:
+        name = self.original.__name__
+        raise UserError(
+            f"torch's quantization knows torch.nn.{name} and would leave throughtime.{name} in float32: call "
+            "throughtime.restore(model), quantize the model, then throughtime.accelerate it again."
+        )
+
+
+def as_original(module: Substitute) -> nn.Module:
+    """A module of torch's own class with the same parameters, buffers and hooks."""
+    made = module.original.__new__(module.original)
+    made.__dict__.update(original_state(module))
+    return made
+
+
+def original_state(module: Substitute) -> dict[str, Any]:
+    """A module's attributes, without those that only a substitute has."""
+    return {name: value for name, value in module.__dict__.items() if name not in ("engine", "frozen", "hooks")}
+
+
+def _new(kind: type[Any]) -> Any:
+    return object.__new__(kind)
+
+
+def _set_class(module: nn.Module, kind: type[nn.Module]) -> None:
+    object.__dict__["__class__"].__set__(module, kind)
+
+
+def _rebased(kind: type[Any], ours: type[Any]) -> type[Any]:
+    """A subclass of torch's class, as torch.nn.utils.parametrize and FSDP make them, as a subclass of ours too."""
+    original = ours.original
+    bases = [b for base in kind.__bases__ for b in ((ours, original) if base is original else (base,))]
+    body = {name: value for name, value in kind.__dict__.items() if name not in ("__dict__", "__weakref__")}
+    return type(kind.__name__, tuple(bases), body)
+
+
+torch.serialization.add_safe_globals([_new])
