@@ -19,7 +19,7 @@ from onnx_helpers import assert_alike, by_onnx_runtime, by_us
 
 import throughtime
 from throughtime.errors import UserError
-from throughtime.exchange.functions import KINDS
+from throughtime.exchange.onnx.activations import KINDS
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 FUNCTIONS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}

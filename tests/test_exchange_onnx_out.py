@@ -22,8 +22,8 @@ from torch import Tensor, nn
 import throughtime
 from throughtime import cells
 from throughtime.errors import UserError
-from throughtime.exchange.onnx_graph import IR_VERSION, OPSET, Graph
-from throughtime.exchange.onnx_program import EMIT, add_program
+from throughtime.exchange.onnx.graph import IR_VERSION, OPSET, Graph
+from throughtime.exchange.onnx.scan import EMIT, add_program
 from throughtime.language import ACTIVATIONS, affine, layer_norm, linear, sigmoid, tanh
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options

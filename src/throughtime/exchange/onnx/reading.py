@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import UserError, nearest
-from throughtime.exchange.onnx_file import Node, OnnxError, OnnxFile, read_onnx
-from throughtime.exchange.onnx_nodes import MEANINGS, size_limit
-from throughtime.exchange.onnx_recurrent import OPERATORS, STORED, OnnxRecurrent
+from throughtime.exchange.onnx.file import Node, OnnxError, OnnxFile, read_onnx
+from throughtime.exchange.onnx.operators import MEANINGS, size_limit
+from throughtime.exchange.onnx.recurrent import OPERATORS, STORED, OnnxRecurrent
 
 _SMALL = 1 << 16  # elements that a result may always have
 

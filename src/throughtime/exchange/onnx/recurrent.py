@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from throughtime.engines.layouts import Stored
 from throughtime.errors import nearest
 from throughtime.exchange.building import recurrent_of
-from throughtime.exchange.functions import KINDS, Activation
-from throughtime.exchange.onnx_file import Node
-from throughtime.exchange.onnx_layers import ONNX_LAYERS, OnnxLayer
+from throughtime.exchange.onnx.activations import KINDS, Activation
+from throughtime.exchange.onnx.file import Node
+from throughtime.exchange.onnx.layers import ONNX_LAYERS, OnnxLayer
 
 OPERATORS = tuple(dict.fromkeys(layer.operator for layer in ONNX_LAYERS))
 STORED = {1: "W", 2: "R", 3: "B", 7: "P"}  # the inputs that are parameters

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from throughtime.exchange.onnx_file import Node
+from throughtime.exchange.onnx.file import Node
 
 Meaning = Callable[..., Tensor | tuple[Tensor, ...]]
 

@@ -13,8 +13,8 @@ from torch import nn
 
 import throughtime
 from throughtime.errors import UserError
-from throughtime.exchange.onnx_graph import IR_VERSION, OPSET, Graph
-from throughtime.exchange.onnx_stack import Stack, add_stack, array, give_states
+from throughtime.exchange.onnx.graph import IR_VERSION, OPSET, Graph
+from throughtime.exchange.onnx.stack import Stack, add_stack, array, give_states
 from throughtime.exchange.packages import require
 from throughtime.files import write
 from throughtime.nn.dropin import GRU, LSTM, RNN

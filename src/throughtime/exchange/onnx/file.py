@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from throughtime.errors import UserError
-from throughtime.exchange.onnx_graph import Array
+from throughtime.exchange.onnx.graph import Array
 from throughtime.exchange.packages import require
 
 _FIRST_OPSET = 7  # from here on the recurrent operators have meant the same
