@@ -218,12 +218,12 @@ def test_no_file_an_empty_one_and_another_one(tmp_path: Path) -> None:
     np.save(file, np.zeros(100))
     for content in (b"", file.getvalue(), b"<html></html>", b"\n" * 50):
         (tmp_path / "some.onnx").write_bytes(content)
-        with pytest.raises(UserError, match=r"some\.onnx is damaged, or is no file of ONNX"):
+        with pytest.raises(UserError, match=r"some\.onnx is damaged or is not an ONNX file"):
             throughtime.from_onnx(str(tmp_path / "some.onnx"))
 
 
 def test_what_is_no_file() -> None:
-    with pytest.raises(UserError, match="given int"):
+    with pytest.raises(UserError, match="got int"):
         throughtime.from_onnx(3)  # type: ignore[arg-type]
 
 
