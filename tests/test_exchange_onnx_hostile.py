@@ -140,7 +140,20 @@ def node(operator: str, takes: str, gives: str, **attributes: Any) -> Any:
     return helper.make_node(operator, takes.split(), gives.split(), **attributes)
 
 
-WHOLE = {"size": np.array([2**20, 2**20], np.int64), "shape": np.array([2**40, 1, 1, 1], np.int64)}
+WHOLE = {
+    "size": np.array([2**20, 2**20], np.int64),
+    "shape": np.array([2**40, 1, 1, 1], np.int64),
+    "repeats": np.array([2**20, 2**20, 1], np.int64),
+    "pads": np.array([0, 0, 0, 2**40, 0, 0], np.int64),
+    "huge": np.array(2**40),
+    "zero": np.array(0),
+    "one": np.array(1),
+    "some": np.array([1, 2]),
+    "two": np.array([0.0, 1.0], np.float32),
+    "K": np.ones((1, 4, 1, 1), np.float32),
+    "across": np.ones((1, 1000), np.float32),
+    "down": np.ones((1000, 1), np.bool_),
+}
 
 
 def doubled(name: str) -> list[Any]:
@@ -163,11 +176,31 @@ SQUARED = [
     [
         [node("ConstantOfShape", "size", "x")],
         [node("Expand", "input shape", "x")],
+        [node("Tile", "input repeats", "x")],
+        [node("Pad", "input pads", "x")],
+        [node("OneHot", "some huge two", "x")],
+        [node("Range", "zero huge one", "x")],
+        [node("Unsqueeze", "input", "wide", axes=[0]), node("Conv", "wide K", "x", pads=[2**20, 2**20, 2**20, 2**20])],
+        [node("MaxPool", "input", "x", kernel_shape=[1], pads=[2**30, 2**30])],
+        [node("Where", "down across across", "x")],
         doubled("input"),
         doubled("W"),
         SQUARED,
     ],
-    ids=["filled", "repeated", "doubled", "doubled constant", "squared"],
+    ids=[
+        "filled",
+        "repeated",
+        "tiled",
+        "padded",
+        "one hot",
+        "counted",
+        "padded for a convolution",
+        "padded for a pool",
+        "selected",
+        "doubled",
+        "doubled constant",
+        "squared",
+    ],
 )
 def test_what_would_exhaust_the_memory(nodes: list[Any]) -> None:
     refused(model_of(nodes, WHOLE).SerializeToString(), "too large")

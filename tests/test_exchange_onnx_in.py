@@ -345,11 +345,6 @@ def test_weights_of_a_wrong_shape() -> None:
     refused(model.SerializeToString(), "GRU", "B", "[1, 24]", "[1, 12]")
 
 
-def test_weights_that_are_computed_while_the_model_runs() -> None:
-    node = helper.make_node("RNN", ["X", "W", "R"], ["Y"], hidden_size=HIDDEN)
-    refused(graph_of([node], ["X", "W"], ["Y"], {"R": Case("RNN").arrays()["R"]}), "W", "RNN")
-
-
 def test_a_model_without_recurrent_layers() -> None:
     refused(graph_of([helper.make_node("Relu", ["X"], ["Y"])], ["X"], ["Y"], {}), "RNN, GRU, LSTM")
 

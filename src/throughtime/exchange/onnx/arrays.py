@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import stat
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +67,15 @@ def _inside(folder: Path, location: str, name: str) -> Path:
 
 
 def _part(path: Path, offset: int, size: int, name: str) -> bytes:
+    if path.exists() and not path.is_file():  # reading a pipe would wait forever
+        raise UserError(f"the array {name!r} is in another file, {path}, which is not a regular file.")
     try:
-        # A pipe would wait forever.
-        with open(os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0)), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise UserError(f"the array {name!r} is in another file, {path}, which is not a regular file.")
-            if offset + size > status.st_size:
+        with path.open("rb") as file:
+            available = path.stat().st_size
+            if offset + size > available:
                 raise UserError(
-                    f"the array {name!r} needs {size:,} bytes from {offset:,} on in {path}, which has "
-                    f"{status.st_size:,}: it belongs to another model or was cut off."
+                    f"the array {name!r} needs {size:,} bytes from {offset:,} on in {path}, which has {available:,}: "
+                    "it belongs to another model or was cut off."
                 )
             file.seek(offset)
             return file.read(size)

@@ -60,9 +60,9 @@ def _where(node: Node, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
 def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
     least = node.attributes.get("min", -math.inf) if low is None else low.item()
     most = node.attributes.get("max", math.inf) if high is None else high.item()
-    if not x.is_floating_point():
-        return x.clamp(None if least == -math.inf else least, None if most == math.inf else most)
-    return x.clamp(least, most)
+    if least == -math.inf and most == math.inf:
+        return x
+    return x.clamp(None if least == -math.inf else least, None if most == math.inf else most)
 
 
 def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:

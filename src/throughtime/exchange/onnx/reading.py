@@ -84,7 +84,8 @@ class OnnxModel(nn.Module):
         if not found.layers:
             raise OnnxError(
                 f"the model has none of the operators {', '.join(OPERATORS)}: there is nothing for throughtime to run. "
-                "If its recurrence is written out in other operators, export it so that the layer stays one operator."
+                "If its recurrence is unrolled into other operators, as torch.onnx.export(dynamo=True) writes nn.RNN, "
+                "export it with dynamo=False, or take the layer itself: throughtime.from_torch(layer)."
             )
         self.layers = nn.ModuleDict(found.layers)
         self.weights = nn.ParameterDict()

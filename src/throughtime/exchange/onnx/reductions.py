@@ -63,7 +63,11 @@ def _cumulative_sum(node: Node, x: Tensor, axis: Tensor) -> Tensor:
 
 def _top_k(node: Node, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, ...]:
     count = int(node.attributes["k"] if k is None else k.item())
-    return tuple(torch.topk(x, count, node.attributes.get("axis", -1), bool(node.attributes.get("largest", 1))))
+    axis, largest = node.attributes.get("axis", -1), bool(node.attributes.get("largest", 1))
+    if not 0 <= count <= x.shape[axis]:
+        raise ValueError(f"k must be between 0 and {x.shape[axis]}, got {count}")
+    values, indices = x.sort(dim=axis, descending=largest, stable=True)  # equal ones in their order, unlike torch.topk
+    return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
 
 
 def _softmax(function: Callable[[Tensor, int], Tensor]) -> Meaning:
@@ -84,7 +88,7 @@ def _hardmax(x: Tensor, axis: int) -> Tensor:
 def _normalized(node: Node, x: Tensor) -> Tensor:
     axis, p = node.attributes.get("axis", -1), node.attributes.get("p", 2)
     norm: Tensor = x.norm(p, axis, keepdim=True)
-    return x / norm
+    return torch.where(norm == 0, torch.zeros_like(x), x / norm)
 
 
 REDUCTIONS: dict[str, Meaning] = {

@@ -229,7 +229,9 @@ def _trilu(node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
     return x.triu(diagonal) if node.attributes.get("upper", 1) else x.tril(diagonal)
 
 
-def _dropout(node: Node, x: Tensor, *rest: Tensor | None) -> tuple[Tensor, ...]:
+def _dropout(node: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> tuple[Tensor, ...]:
+    if training is not None and bool(training):
+        raise ValueError("it is in training mode; export the model after model.eval()")
     return x, torch.ones_like(x, dtype=torch.bool)
 
 
