@@ -58,6 +58,8 @@ def _proto(module: nn.Module, given: tuple[Tensor, ...], metadata: Mapping[str, 
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)
+            # It warns of every LSTM; the zero states that it writes have the size of the batch that is run.
+            warnings.filterwarnings("ignore", message="Exporting a model to ONNX with a batch_size")
             # With dynamo it returns a program, and otherwise it writes into the file.
             program = torch.onnx.export(module, given, None if arguments["dynamo"] else file, **arguments)  # type: ignore[arg-type]
     except Exception as error:
