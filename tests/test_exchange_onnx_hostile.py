@@ -91,7 +91,7 @@ def fields(message: Any) -> list[tuple[Any, Any, int | None]]:
 @given(st.data())
 def test_fields_that_are_others(data: st.DataObject) -> None:
     """What no chance change of bytes would hit on: a file that is well formed and means nonsense."""
-    model = onnx.load_from_string(healthy())
+    model = onnx.load_from_string(data.draw(st.sampled_from([healthy, branching]))())
     for _ in range(data.draw(st.integers(1, 3))):
         places = fields(model)
         message, field, k = places[data.draw(st.integers(0, len(places) - 1))]
@@ -154,6 +154,25 @@ WHOLE = {
     "across": np.ones((1, 1000), np.float32),
     "down": np.ones((1000, 1), np.bool_),
 }
+
+
+@cache
+def branching() -> bytes:
+    """A branch that the input's size selects, and a layer in the other one."""
+    sizes = {"V": 3, "U": 1}
+    weights = [numpy_helper.from_array(np.ones((1, 1, n), np.float32), name) for name, n in sizes.items()]
+    layer = helper.make_node("RNN", ["input", "V", "U"], ["a", "b"], hidden_size=1)
+    result = [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)]
+    branches = {
+        "then_branch": helper.make_graph([layer], "then", [], result, weights),
+        "else_branch": helper.make_graph([node("Neg", "input", "b")], "else", [], result),
+    }
+    nodes = [node("Size", "input", "size"), node("Equal", "size elements", "is"), node("If", "is", "x", **branches)]
+    return model_of(nodes, {"elements": np.array(24)}).SerializeToString()
+
+
+def test_the_branching_one_runs() -> None:
+    run(branching())
 
 
 def doubled(name: str) -> list[Any]:
