@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
 import logging
 import os
+import pickle
 import warnings
 from functools import cache
 from pathlib import Path
@@ -240,6 +242,8 @@ def test_inputs_with_initial_values() -> None:
     assert ours.inputs == ("x",)
     assert_alike(results(ours(x)), by_onnx_runtime(model, {"x": x}))
     other = {"R": arrays("LSTM", 1)["R"]}
+    double = {"R": other["R"].astype(np.float64)}  # which becomes what the file has
+    assert throughtime.from_onnx(model, weights=double)(x).dtype == torch.float32
     assert_alike(results(throughtime.from_onnx(model, weights=other)(x)), by_onnx_runtime(model, {"x": x} | other))
 
 
@@ -287,6 +291,22 @@ def test_nodes_that_share_their_arrays_share_their_parameters() -> None:
     stored["R"] = stored["R"] * np.float32(0.5)
     half = model_of(nodes, {"x": [STEPS, ROWS, INPUT]}, list("abcd"), stored)
     assert_alike(results(ours(x)), by_onnx_runtime(half, {"x": x}))
+
+
+@pytest.mark.parametrize("given", [False, True])
+def test_a_copy_is_independent_and_computes_the_same(given: bool) -> None:
+    own, x = arrays("LSTM"), numbers(STEPS, ROWS, INPUT)
+    inputs = {"x": [STEPS, ROWS, INPUT]} | ({"R": list(own["R"].shape)} if given else {})
+    stored = {name: array for name, array in own.items() if name not in inputs}
+    ours = throughtime.from_onnx(model_of([layer("LSTM", "x W R B", "y")], inputs, ["y"], stored))
+    values = [x, own["R"]] if given else [x]
+    wanted = results(ours(*values))
+    copies = [copy.deepcopy(ours), pickle.loads(pickle.dumps(ours))]
+    with torch.no_grad():
+        for parameter in ours.parameters():
+            parameter.zero_()
+    for one in copies:
+        assert_alike(results(one(*values)), wanted, rtol=0, atol=0)
 
 
 def test_directions_do_not_share() -> None:

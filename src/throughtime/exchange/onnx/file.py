@@ -94,12 +94,14 @@ class OnnxFile:
         inputs: the names of the graph's inputs that have no stored value.
         graph: the graph itself.
         shapes: of the inputs, the declared shapes; None for a size that is open.
+        types: of the inputs, the declared types, as ONNX numbers them.
         metadata: the file's metadata.
     """
 
     inputs: tuple[str, ...]
     graph: Block
     shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+    types: Mapping[str, int] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -163,6 +165,7 @@ def _model(proto: Any, what: str, folder: Path | None) -> OnnxFile:
         inputs=tuple(_text(value.name) for value in taken),
         graph=block,
         shapes={value.name: _shape(value) for value in taken if value.type.tensor_type.HasField("shape")},
+        types={value.name: int(value.type.tensor_type.elem_type) for value in taken},
         metadata={_text(entry.key): _text(entry.value) for entry in proto.metadata_props},
     )
 

@@ -18,6 +18,7 @@ from throughtime.exchange.onnx.graph import Array
 from throughtime.exchange.onnx.recurrent import OPERATORS, OnnxRecurrent
 from throughtime.exchange.onnx.steps import Steps, plain_name
 
+_FLOAT64 = 11  # ONNX's number of the type
 _SMALL = 1 << 16  # elements that a result may always have
 
 
@@ -58,7 +59,9 @@ def _with_weights(file: OnnxFile, weights: Mapping[str, Any]) -> OnnxFile:
         if wanted is not None and (len(wanted) != array.ndim or sizes != list(array.shape)):
             shown = ["?" if d is None else d for d in wanted]
             raise UserError(f"weights[{name!r}] must have the shape {shown}, got {list(array.shape)}.")
-        arrays[name] = array
+        # As the model declares it: NumPy makes float64 of whatever is computed.
+        double = file.types.get(name) == _FLOAT64 if name not in arrays else arrays[name].dtype == np.float64
+        arrays[name] = array.astype(np.float64 if double else np.float32) if array.dtype.kind == "f" else array
     inputs = tuple(name for name in file.inputs if name not in weights)
     return replace(file, inputs=inputs, graph=replace(file.graph, constants=arrays))
 

@@ -52,7 +52,6 @@ class OnnxRecurrent(nn.Module):
         self.node = node
         self.batch_first = _choice(node, "layout", (0, 1), 0) == 1
         self._ways = _ways(node)
-        self._form = _form(node, bool(node.input(_PEEPHOLE)))
         self._clip = _clip(node)
         self._activations = _activations(node, self._form, len(self._ways))
         last = _FIRST_STATE + (2 if self._form.operator == "LSTM" else 1)
@@ -102,6 +101,11 @@ class OnnxRecurrent(nn.Module):
         if self.batch_first:
             return y.transpose(0, 1), *(f.transpose(0, 1) for f in final)
         return y.transpose(1, 2), *final
+
+    @property
+    def _form(self) -> OnnxLayer:
+        """Its row in the table, which is not kept: a cell's equations can't be pickled."""
+        return _form(self.node, bool(self.node.input(_PEEPHOLE)))
 
     def _runs(self, given: tuple[Tensor | None, ...]) -> tuple[list[Callable[..., Any]], int, bool]:
         """What runs each of `layers`, the hidden size, and whether one layer runs both directions."""
