@@ -91,7 +91,7 @@ def fields(message: Any) -> list[tuple[Any, Any, int | None]]:
 @given(st.data())
 def test_fields_that_are_others(data: st.DataObject) -> None:
     """What no chance change of bytes would hit on: a file that is well formed and means nonsense."""
-    model = onnx.load_from_string(healthy())
+    model = onnx.load_from_string(data.draw(st.sampled_from([healthy, branching]))())
     for _ in range(data.draw(st.integers(1, 3))):
         places = fields(model)
         message, field, k = places[data.draw(st.integers(0, len(places) - 1))]
@@ -140,7 +140,39 @@ def node(operator: str, takes: str, gives: str, **attributes: Any) -> Any:
     return helper.make_node(operator, takes.split(), gives.split(), **attributes)
 
 
-WHOLE = {"size": np.array([2**20, 2**20], np.int64), "shape": np.array([2**40, 1, 1, 1], np.int64)}
+WHOLE = {
+    "size": np.array([2**20, 2**20], np.int64),
+    "shape": np.array([2**40, 1, 1, 1], np.int64),
+    "repeats": np.array([2**20, 2**20, 1], np.int64),
+    "pads": np.array([0, 0, 0, 2**40, 0, 0], np.int64),
+    "huge": np.array(2**40),
+    "zero": np.array(0),
+    "one": np.array(1),
+    "some": np.array([1, 2]),
+    "two": np.array([0.0, 1.0], np.float32),
+    "K": np.ones((1, 4, 1, 1), np.float32),
+    "across": np.ones((1, 1000), np.float32),
+    "down": np.ones((1000, 1), np.bool_),
+}
+
+
+@cache
+def branching() -> bytes:
+    """A branch that the input's size selects, and a layer in the other one."""
+    sizes = {"V": 3, "U": 1}
+    weights = [numpy_helper.from_array(np.ones((1, 1, n), np.float32), name) for name, n in sizes.items()]
+    layer = helper.make_node("RNN", ["input", "V", "U"], ["a", "b"], hidden_size=1)
+    result = [helper.make_tensor_value_info("b", TensorProto.FLOAT, None)]
+    branches = {
+        "then_branch": helper.make_graph([layer], "then", [], result, weights),
+        "else_branch": helper.make_graph([node("Neg", "input", "b")], "else", [], result),
+    }
+    nodes = [node("Size", "input", "size"), node("Equal", "size elements", "is"), node("If", "is", "x", **branches)]
+    return model_of(nodes, {"elements": np.array(24)}).SerializeToString()
+
+
+def test_the_branching_one_runs() -> None:
+    run(branching())
 
 
 def doubled(name: str) -> list[Any]:
@@ -163,11 +195,31 @@ SQUARED = [
     [
         [node("ConstantOfShape", "size", "x")],
         [node("Expand", "input shape", "x")],
+        [node("Tile", "input repeats", "x")],
+        [node("Pad", "input pads", "x")],
+        [node("OneHot", "some huge two", "x")],
+        [node("Range", "zero huge one", "x")],
+        [node("Unsqueeze", "input", "wide", axes=[0]), node("Conv", "wide K", "x", pads=[2**20, 2**20, 2**20, 2**20])],
+        [node("MaxPool", "input", "x", kernel_shape=[1], pads=[2**30, 2**30])],
+        [node("Where", "down across across", "x")],
         doubled("input"),
         doubled("W"),
         SQUARED,
     ],
-    ids=["filled", "repeated", "doubled", "doubled constant", "squared"],
+    ids=[
+        "filled",
+        "repeated",
+        "tiled",
+        "padded",
+        "one hot",
+        "counted",
+        "padded for a convolution",
+        "padded for a pool",
+        "selected",
+        "doubled",
+        "doubled constant",
+        "squared",
+    ],
 )
 def test_what_would_exhaust_the_memory(nodes: list[Any]) -> None:
     refused(model_of(nodes, WHOLE).SerializeToString(), "too large")
@@ -218,12 +270,12 @@ def test_no_file_an_empty_one_and_another_one(tmp_path: Path) -> None:
     np.save(file, np.zeros(100))
     for content in (b"", file.getvalue(), b"<html></html>", b"\n" * 50):
         (tmp_path / "some.onnx").write_bytes(content)
-        with pytest.raises(UserError, match=r"some\.onnx is damaged, or is no file of ONNX"):
+        with pytest.raises(UserError, match=r"some\.onnx is damaged or is not an ONNX file"):
             throughtime.from_onnx(str(tmp_path / "some.onnx"))
 
 
 def test_what_is_no_file() -> None:
-    with pytest.raises(UserError, match="given int"):
+    with pytest.raises(UserError, match="got int"):
         throughtime.from_onnx(3)  # type: ignore[arg-type]
 
 

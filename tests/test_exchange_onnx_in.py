@@ -19,7 +19,7 @@ from onnx_helpers import assert_alike, by_onnx_runtime, by_us
 
 import throughtime
 from throughtime.errors import UserError
-from throughtime.exchange.functions import KINDS
+from throughtime.exchange.onnx.activations import KINDS
 
 GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 FUNCTIONS = {"RNN": ("Tanh",), "GRU": ("Sigmoid", "Tanh"), "LSTM": ("Sigmoid", "Tanh", "Tanh")}
@@ -343,11 +343,6 @@ def test_weights_of_a_wrong_shape() -> None:
         if tensor.name == "B":
             tensor.CopyFrom(numpy_helper.from_array(np.zeros((1, 12), np.float32), "B"))
     refused(model.SerializeToString(), "GRU", "B", "[1, 24]", "[1, 12]")
-
-
-def test_weights_that_are_computed_while_the_model_runs() -> None:
-    node = helper.make_node("RNN", ["X", "W", "R"], ["Y"], hidden_size=HIDDEN)
-    refused(graph_of([node], ["X", "W"], ["Y"], {"R": Case("RNN").arrays()["R"]}), "W", "RNN")
 
 
 def test_a_model_without_recurrent_layers() -> None:

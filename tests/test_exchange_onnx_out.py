@@ -6,6 +6,7 @@ import copy
 import inspect
 import json
 from dataclasses import fields
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,8 +23,8 @@ from torch import Tensor, nn
 import throughtime
 from throughtime import cells
 from throughtime.errors import UserError
-from throughtime.exchange.onnx_graph import IR_VERSION, OPSET, Graph
-from throughtime.exchange.onnx_program import EMIT, add_program
+from throughtime.exchange.onnx.graph import IR_VERSION, OPSET, Graph
+from throughtime.exchange.onnx.scan import EMIT, add_program
 from throughtime.language import ACTIVATIONS, affine, layer_norm, linear, sigmoid, tanh
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options
@@ -313,3 +314,60 @@ def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatc
 def test_a_place_that_cannot_be_written_is_told() -> None:
     with pytest.raises(UserError, match=r"/proc/nowhere/model.onnx can't be written"):
         throughtime.to_onnx(throughtime.Recurrent("gru", 2, 3), "/proc/nowhere/model.onnx")
+
+
+# Models that hold layers among others.
+
+
+class Tagger(nn.Module):
+    """A layer of each kind, a cell and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tanh, self.lstm = nn.RNN(INPUT, HIDDEN), nn.LSTM(HIDDEN, HIDDEN, 2, bidirectional=True)
+        self.gru, self.cell = throughtime.Recurrent("gru", 2 * HIDDEN, HIDDEN), nn.LSTMCell(HIDDEN, HIDDEN)
+        self.head = nn.Linear(HIDDEN, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y, _ = self.gru(self.lstm(self.tanh(x)[0])[0])
+        return self.head(self.cell(y.mean(0))[0])
+
+
+@pytest.mark.filterwarnings("ignore")  # of tracing, about shapes that torch checks
+def test_a_module_that_holds_layers_is_exported_by_torch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    module = Tagger()
+    throughtime.accelerate(module)
+    kinds = [type(m) for m in module.modules()]
+    example = torch.zeros(2, 1, INPUT)
+    words = {"input_names": ["x"], "dynamic_axes": {"x": {0: "T", 1: "B"}}}
+    model = throughtime.to_onnx(module, tmp_path / "model.onnx", example=example, metadata={"from": "a test"}, **words)
+    assert [type(m) for m in module.modules()] == kinds
+    assert module.training
+    assert {p.key: p.value for p in model.metadata_props} == {"from": "a test"}
+    assert {"RNN", "LSTM", "GRU"} <= {n.op_type for n in model.graph.node}
+    x = torch.randn(STEPS, ROWS, INPUT)
+    wanted = [module.eval()(x).detach().numpy()]
+    assert_alike(by_onnx_runtime((tmp_path / "model.onnx").read_bytes(), {"x": x.numpy()}), wanted)
+    assert_alike([throughtime.from_onnx(tmp_path / "model.onnx")(x).detach().numpy()], wanted)
+
+
+def test_what_stands_in_the_way_of_a_module_is_told() -> None:
+    class Failing(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = throughtime.GRU(INPUT, HIDDEN)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            raise ArithmeticError("no way")
+
+    x, layer = torch.zeros(2, 1, INPUT), throughtime.Recurrent("mgu", INPUT, HIDDEN)
+    for module, words, told in [
+        (nn.Sequential(throughtime.GRU(INPUT, HIDDEN)), {}, r"Sequential that holds layers \(0\).*pass example=x"),
+        (nn.Sequential(throughtime.GRU(INPUT, HIDDEN)), {"example": 3}, "example must be a tensor.*got int"),
+        (nn.Sequential(layer), {"example": x}, "the layer '0': torch has no layer of the cell 'mgu'"),
+        (Failing(), {"example": x}, "can't export this Failing: ArithmeticError: no way"),
+        (layer, {"example": x}, "a Recurrent is exported without an example"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            throughtime.to_onnx(module, **words)

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, prune
 
 import throughtime
 from throughtime.errors import UserError
@@ -114,6 +115,83 @@ def test_weights_are_copies_that_can_be_trained() -> None:
     assert all(torch.equal(a, b) for a, b in zip(back.parameters(), before, strict=True))
 
 
+# Weights that are computed from others.
+
+
+def normed(layer: nn.Module) -> nn.Module:
+    return parametrizations.weight_norm(layer, "weight_hh_l0")
+
+
+PARAMETRIZED = {
+    "weight norm": normed,
+    "weight norm by a hook": lambda layer: nn.utils.weight_norm(layer, "weight_hh_l1"),
+    "spectral norm": lambda layer: parametrizations.spectral_norm(layer, "weight_ih_l0"),
+    "spectral norm by a hook": lambda layer: nn.utils.spectral_norm(layer, "weight_ih_l0"),
+    "pruned": lambda layer: prune.l1_unstructured(layer, "weight_hh_l0", 0.5),
+    "pruned twice": lambda layer: prune.random_unstructured(
+        prune.l1_unstructured(layer, "bias_ih_l0", 1), "bias_ih_l0", 2
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("way", PARAMETRIZED)
+@pytest.mark.parametrize("kind", [nn.GRU, throughtime.LSTM])
+def test_parametrized_layers_give_the_weights_that_they_run_with(kind: Any, way: str) -> None:
+    torch.manual_seed(0)
+    layer = PARAMETRIZED[way](kind(INPUT, HIDDEN, 2, dtype=torch.float64))
+    layer(torch.zeros(STEPS, ROWS, INPUT, dtype=torch.float64))
+    with torch.no_grad():  # as an optimizer does, after which nothing has been run yet
+        for parameter in layer.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
+    ours = throughtime.from_torch(layer)
+    assert layer.training
+    assert all(torch.equal(before[name], tensor) for name, tensor in layer.state_dict().items())
+    assert_alike(ours, layer)
+
+
+# Models that hold layers among others.
+
+
+class Tagger(nn.Module):
+    """Two layers that share their weights, a cell, and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.LSTM(INPUT, INPUT), nn.LSTM(INPUT, INPUT)
+        self.second.weight_hh_l0 = self.first.weight_hh_l0
+        self.cell, self.head = nn.GRUCell(INPUT, HIDDEN), nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y, _ = self.second(self.first(x)[0])
+        return self.head(self.cell(y[-1]))
+
+
+def test_a_model_with_drop_ins_comes_back_as_torchs() -> None:
+    model = Tagger().double()
+    x = torch.randn(STEPS, ROWS, INPUT, dtype=torch.float64)
+    wanted = model(x)
+    throughtime.accelerate(model)
+    model.first.engine = "reference"
+    back = throughtime.to_torch(model)
+    assert [type(m) for m in (back.first, back.second, back.cell)] == [nn.LSTM, nn.LSTM, nn.GRUCell]
+    assert type(model.first) is not nn.LSTM  # which is left as it is
+    assert back.second.weight_hh_l0 is back.first.weight_hh_l0 is not model.first.weight_hh_l0
+    assert back.state_dict().keys() == model.state_dict().keys()
+    torch.testing.assert_close(back(x), wanted, **CLOSE)
+
+
+def test_a_model_with_a_recurrent_comes_back_as_torchs() -> None:
+    layer = throughtime.Recurrent("gru", HIDDEN, HIDDEN, batch_first=True, dtype=torch.float64)
+    model = nn.ModuleList([nn.Sequential(nn.Linear(INPUT, HIDDEN, dtype=torch.float64), layer), layer]).eval()
+    back = throughtime.to_torch(model)
+    assert type(back[1]) is nn.GRU
+    assert back[1] is back[0][1]
+    assert not back[1].training
+    assert_alike(back[0], model[0])
+
+
 def test_what_torch_has_not_is_told() -> None:
     for words, told in [
         ({"cell": "gru_reset_before"}, "no layer of the cell 'gru_reset_before'.*rnn, rnn_relu, lstm, gru"),
@@ -126,8 +204,14 @@ def test_what_torch_has_not_is_told() -> None:
     ]:
         with pytest.raises(UserError, match=told):
             throughtime.to_torch(throughtime.Recurrent(input_size=INPUT, hidden_size=HIDDEN, **words))
-    with pytest.raises(UserError, match="given Linear"):
-        throughtime.to_torch(nn.Linear(2, 3))
+    for module, told in [
+        (nn.Linear(2, 3), "got a Linear without a layer"),
+        (nn.Sequential(nn.Linear(2, 3), throughtime.Recurrent("mgu", 3, 3)), "the layer '1': torch has no layer"),
+        (nn.Sequential(normed(throughtime.GRU(2, 3))), "the layer '0' is a ParametrizedGRU.*remove_parametrizations"),
+        (LanguageModel(7, throughtime.Recurrent("lstm", 4, 4)), r"model\.recurrent"),
+    ]:
+        with pytest.raises(UserError, match=told):
+            throughtime.to_torch(module)
 
 
 def test_weights_that_are_no_layers_are_told() -> None:
@@ -138,8 +222,13 @@ def test_weights_that_are_no_layers_are_told() -> None:
         return {name: tensor for name, tensor in weights.items() if name not in names}
 
     for given, words, told in [
-        (nn.Linear(2, 3), {}, "given Linear"),
-        ({"a": 3}, {}, "given dict"),
+        (nn.Linear(2, 3), {}, "got Linear"),
+        ({"a": 3}, {}, "got dict"),
+        (
+            nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 4)),
+            {},
+            r"got Sequential: pass a layer in it, .*\('1'\).*accelerate",
+        ),
         ({}, {}, "no tensors weight_ih_l0"),
         ({f"encoder.{n}": t for n, t in weights.items()}, {}, r"some that begin with 'encoder\.': give it as prefix"),
         (weights, {"prefix": "x."}, "begin with 'x.'"),
@@ -152,7 +241,7 @@ def test_weights_that_are_no_layers_are_told() -> None:
         (weights, {"nonlinearity": "tahn"}, "did you mean tanh"),
         (layer, {"zoneuot": 0.1}, "did you mean zoneout"),
         (layer, {"bidirectional": True}, "bidirectional is False; given True"),
-        (torch.nn.utils.parametrizations.weight_norm(torchs("GRU"), "weight_hh_l0"), {}, "no tensors"),
+        (normed(torchs("GRU")).state_dict(), {}, "parametrized.*pass the layer itself"),
     ]:
         with pytest.raises(UserError, match=told):
             throughtime.from_torch(given, **words)

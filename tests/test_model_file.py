@@ -18,6 +18,9 @@ import torch
 from helpers import run_python
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors import safe_open
+from safetensors.numpy import load_file as numpy_load
+from safetensors.numpy import save_file as numpy_save
 from safetensors.torch import load_file, save_file
 from tiny_training import train_tiny
 from torch import nn
@@ -233,15 +236,21 @@ def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     hooked = torch.nn.utils.parametrizations.weight_norm(throughtime.GRU(2, 3), "weight_hh_l0")
     more = throughtime.GRU(2, 3)
     more.scale = nn.Parameter(torch.ones(1))
-    shared = throughtime.Recurrent("rnn", 3, 3, 2)
-    shared.weight_h_l1 = shared.weight_h_l0
+    pruned = throughtime.GRU(2, 3)
+    torch.nn.utils.prune.l1_unstructured(pruned, "weight_hh_l0", 0.5)
+    overlapping = throughtime.Recurrent("rnn", 3, 3, 2)
+    both = torch.zeros(4, 3)
+    overlapping.weight_h_l0, overlapping.weight_h_l1 = nn.Parameter(both[:3]), nn.Parameter(both[1:])
+    mixed = nn.Sequential(nn.Linear(2, 2), throughtime.GRU(2, 3))
     for module, told in [
-        (nn.Linear(2, 3), "one of Recurrent, LanguageModel, .*given Linear: save those that are in it"),
-        (nn.LSTM(2, 3), r"given LSTM: throughtime\.accelerate"),
-        (Sub("gru", 2, 3), "given Sub"),
-        (hooked, "given ParametrizedGRU"),
+        (nn.Linear(2, 3), r"one of Recurrent, LanguageModel, .*got Linear: .*torch\.save\(module\.state_dict"),
+        (nn.LSTM(2, 3), r"got LSTM: throughtime\.accelerate"),
+        (mixed, r"got Sequential: .*throughtime\.save\(module\.get_submodule\('1'\), path\)"),
+        (Sub("gru", 2, 3), r"got Sub: .*state_dict"),
+        (hooked, r"got ParametrizedGRU: throughtime\.from_torch"),
+        (pruned, r"this GRU has .*throughtime\.from_torch"),
         (more, "this GRU has 'scale'"),
-        (shared, "share memory"),
+        (overlapping, "overlap in memory"),
     ]:
         with pytest.raises(UserError, match=told):
             throughtime.save(module, path)
@@ -249,6 +258,48 @@ def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="taken can't be written: Is a directory"):
         throughtime.save(MODELS["plain"](), tmp_path / "taken")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken"]
+
+
+# Weights that are shared.
+
+
+def shared_modules() -> dict[str, nn.Module]:
+    stack, drop_in = throughtime.Recurrent("gru", 4, 4, 3), throughtime.LSTM(4, 4, 2)
+    stack.weight_h_l1 = stack.weight_h_l2 = stack.weight_h_l0
+    drop_in.weight_hh_l1 = drop_in.weight_hh_l0
+    language_model = LanguageModel(7, throughtime.Recurrent("lstm", 4, 4))
+    language_model.softmax_weight = language_model.embedding.weight
+    return {"stack": stack, "drop-in": drop_in, "language model": language_model}
+
+
+@pytest.mark.parametrize("name", shared_modules())
+def test_weights_that_are_shared_are_stored_once_and_shared_again(tmp_path: Path, name: str) -> None:
+    module, path = shared_modules()[name].eval(), tmp_path / "model.safetensors"
+    throughtime.save(module, path)
+    with safe_open(path, "np") as file:
+        assert len(list(file.keys())) == len(list(module.parameters())) < len(module.state_dict())
+    loaded = throughtime.load(path)
+    assert len(list(loaded.parameters())) == len(list(module.parameters()))
+    for weight, parameter in module.named_parameters(remove_duplicate=False):
+        torch.testing.assert_close(loaded.get_parameter(weight), parameter, rtol=0, atol=0)
+    x = torch.randint(7, (5, 2)) if name == "language model" else torch.randn(5, 2, 4)
+    with torch.no_grad():
+        torch.testing.assert_close(loaded(x), module(x), rtol=0, atol=0)
+    stream, wanted = throughtime.Stream(path, 2), throughtime.Stream(module, 2)
+    for step in x.numpy():
+        np.testing.assert_array_equal(stream.step(step), wanted.step(step))
+
+
+def test_shared_weights_that_make_no_sense(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    throughtime.save(shared_modules()["stack"], path)
+    with safe_open(path, "np") as file:
+        told = json.loads(file.metadata()["throughtime"])
+    weights = numpy_load(path)
+    for shared in ({"weight_h_l1": "none"}, {"weight_h_l0": "bias_l0"}, ["weight_h_l1"], {"weight_h_l1": 3}, {}):
+        numpy_save(weights, path, {"throughtime": json.dumps(told | {"shared": shared})})
+        with pytest.raises(UserError, match=r"damaged|not those of its programs"):
+            throughtime.load(path)
 
 
 # Files that are no models.
@@ -292,7 +343,7 @@ def test_other_versions_and_kinds_are_told(path: Path) -> None:
 def test_words_that_mean_nothing_are_told(path: Path) -> None:
     with pytest.raises(ModelError, match="no model is called 'Recurent', did you mean Recurrent"):
         throughtime.load(changed(path, model="Recurent"))
-    with pytest.raises(UserError, match="Recurent is no recurrent layer"):
+    with pytest.raises(UserError, match="Recurent is not a recurrent layer"):
         throughtime.Stream(path)
     settings = {"hidden_size": 5, "options": {"dropuot": 0.1}}
     refused(changed(path, model="Recurrent", settings=settings), "'dropuot', did you mean dropout")

@@ -383,6 +383,8 @@ def test_what_cannot_be_streamed() -> None:
         Stream(throughtime.LSTM(2, 3, dtype=torch.bfloat16))
     with pytest.raises(UserError, match="Linear"):
         Stream(nn.Linear(2, 3))
+    with pytest.raises(UserError, match=r"Sequential is not .*: pass a layer in it, as model\.get_submodule\('1'\)"):
+        Stream(nn.Sequential(nn.Linear(2, 3), throughtime.GRU(3, 4)))
     with pytest.raises(UserError, match="given int"):
         Stream(3)
     for rows in (0, -1, True, 1.0):

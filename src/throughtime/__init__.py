@@ -9,9 +9,9 @@ if TYPE_CHECKING:
     from throughtime import cells
     from throughtime.checking import check
     from throughtime.exchange.keras_in import from_keras
-    from throughtime.exchange.onnx_in import from_onnx
-    from throughtime.exchange.onnx_out import to_onnx
-    from throughtime.exchange.torch_modules import from_torch, to_torch
+    from throughtime.exchange.onnx.reading import from_onnx
+    from throughtime.exchange.onnx.writing import to_onnx
+    from throughtime.exchange.torch.modules import from_torch, to_torch
     from throughtime.model_file import load, save
     from throughtime.nn.accelerate import accelerate, restore
     from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
@@ -31,10 +31,10 @@ _HOMES = {
     "cells": "throughtime.cells",
     "check": "throughtime.checking",
     "from_keras": "throughtime.exchange.keras_in",
-    "from_onnx": "throughtime.exchange.onnx_in",
-    "to_onnx": "throughtime.exchange.onnx_out",
-    "from_torch": "throughtime.exchange.torch_modules",
-    "to_torch": "throughtime.exchange.torch_modules",
+    "from_onnx": "throughtime.exchange.onnx.reading",
+    "to_onnx": "throughtime.exchange.onnx.writing",
+    "from_torch": "throughtime.exchange.torch.modules",
+    "to_torch": "throughtime.exchange.torch.modules",
     "load": "throughtime.model_file",
     "save": "throughtime.model_file",
     "accelerate": "throughtime.nn.accelerate",

@@ -7,6 +7,7 @@ model             the kind of model, the name of a class
 settings          what it is made with besides its programs
 programs          each layer's program, as in a run's program.json
 vocabulary        the symbols, as the text of a run's vocabulary.json; null if there are none
+shared            weights that are stored once: a weight's name and the name of the weight that it is
 
 Reading runs nobody's code, and needs NumPy alone. What a file claims is held against what it holds before anything is
 made of it.
@@ -18,7 +19,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,12 +52,14 @@ class Description:
         settings: what it is made with besides its programs, as plain data.
         programs: each layer's program, forward in time.
         vocabulary: the symbols, as JSON; None if there are none.
+        shared: the names of weights that are another weight, and the name of that one.
     """
 
     model: str
     settings: Mapping[str, Any]
     programs: tuple[Program, ...]
     vocabulary: str | None = None
+    shared: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def data(self) -> dict[str, Any]:
@@ -68,6 +71,7 @@ class Description:
             "settings": dict(self.settings),
             "programs": list(map(to_data, self.programs)),
             "vocabulary": self.vocabulary,
+            "shared": dict(self.shared),
         }
 
     @property
@@ -96,6 +100,7 @@ class Description:
                     f"{FORMAT} can be read; install a newer throughtime."
                 )
             model, settings, vocabulary = content["model"], content["settings"], content["vocabulary"]
+            shared = content.get("shared", {})
             programs = tuple(map(from_data, content["programs"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"its metadata is damaged: {type(error).__name__}: {error}.") from None
@@ -104,9 +109,11 @@ class Description:
         given = (type(found), type(model), type(settings), type(vocabulary))
         if given not in [(int, str, dict, str), (int, str, dict, type(None))] or not programs:
             raise ModelError("its metadata is damaged: a format, a model, its settings and its programs are wanted.")
+        if type(shared) is not dict or not all(type(name) is str for pair in shared.items() for name in pair):
+            raise ModelError("its metadata is damaged: its shared weights must be names.")
         if sum(map(_elements, programs)) > _MAX_VALUES:
             raise ModelError(f"its programs have values of more than {_MAX_VALUES} elements together.")
-        return cls(model, settings, programs, vocabulary)
+        return cls(model, settings, programs, vocabulary, shared)
 
 
 def _elements(program: Program) -> int:
@@ -124,7 +131,7 @@ class ModelFile:
         path: where it is.
         description: what the model is.
         dtype: the type of all its weights.
-        shapes: each weight's shape.
+        shapes: each weight's shape, shared ones included.
     """
 
     path: Path
@@ -150,10 +157,14 @@ class ModelFile:
                     f"its weights must all be of one of the types {', '.join(_TYPES.values())}; they are "
                     f"{', '.join(sorted(types)) or 'missing'}."
                 )
+            for name, stored in description.shared.items():
+                if name in slices or stored not in slices:
+                    raise ModelError(f"its metadata is damaged: its weight {name!r} can't be its {stored!r}.")
+            shapes |= {name: shapes[stored] for name, stored in description.shared.items()}
         return cls(path, description, _TYPES[types.pop()], shapes)
 
     def weights(self, framework: str) -> dict[str, Any]:
-        """The weights by name.
+        """The weights by name; those that are shared are one tensor under several names.
 
         Args:
             framework: "pt" for tensors of torch, "np" for arrays, which there are none of in bfloat16.
@@ -163,8 +174,10 @@ class ModelFile:
         """
         with _reading(self.path, framework) as file:
             # Copied, as what is read lies in the file, which may be another when the weights are used.
-            tensors = {name: file.get_tensor(name) for name in self.shapes}
-            return {name: t.clone() if framework == "pt" else t.copy() for name, t in tensors.items()}
+            shared = self.description.shared
+            tensors = {name: file.get_tensor(name) for name in self.shapes if name not in shared}
+            found = {name: t.clone() if framework == "pt" else t.copy() for name, t in tensors.items()}
+            return found | {name: found[stored] for name, stored in shared.items()}
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -206,7 +219,8 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
 
     Args:
         module: a `Recurrent`, a drop-in layer or cell, or a `LanguageModel`, with its `vocabulary` if it has one.
-        path: the file; what is there is replaced. Weights are called as in the module's `state_dict`.
+        path: the file; what is there is replaced. Weights are called as in the module's `state_dict`; those that
+            several layers share are stored once, and shared again when they are loaded.
 
     Raises:
         UserError: if the module is of another kind, or the file can't be written.
@@ -221,15 +235,32 @@ def encoded(description: Description, module: nn.Module) -> bytes:
     """What is in the file of a model.
 
     Raises:
-        UserError: if weights share memory.
+        UserError: if weights overlap in memory without being the same.
     """
     from safetensors.torch import save
 
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    tensors = module.state_dict()
+    shared = _shared(tensors)
+    weights = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in shared}
     try:
-        return save(weights, description.metadata)
-    except (RuntimeError, ValueError) as error:
-        raise UserError(f"the weights of {type(module).__name__} can't be saved: {error}") from None
+        return save(weights, replace(description, shared=shared).metadata)
+    except (RuntimeError, ValueError):
+        names = ", ".join(sorted(weights))
+        raise UserError(
+            f"some weights of this {type(module).__name__} ({names}) overlap in memory without being the same tensor: "
+            "make each a parameter of its own, as with nn.Parameter(weight.detach().clone())."
+        ) from None
+
+
+def _shared(tensors: Mapping[str, Any]) -> dict[str, str]:
+    """The names of tensors that are another one, and the name of the first that is."""
+    first: dict[Any, str] = {}
+    found = {}
+    for name, tensor in tensors.items():
+        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if tensor.numel() and first.setdefault(key, name) != name:
+            found[name] = first[key]
+    return found
 
 
 def load(path: str | os.PathLike[str], engine: str | None = None) -> Any:

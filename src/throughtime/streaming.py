@@ -367,17 +367,19 @@ def _of_module(module: Any) -> _Network:
         _require_one_direction(module.bidirectional)
         programs = [program for ((program, _),) in RNN.layers(module)]  # type: ignore[arg-type]  # of torch's own, too
         return _Network(*_drop_in_layers(TORCH_LAYERS[module.mode], programs, weights))
-    raise _unknown(type(module).__name__)
+    kinds = (Recurrent, LanguageModel, nn.RNNBase)
+    raise _unknown(type(module).__name__, [name for name, inner in module.named_modules() if isinstance(inner, kinds)])
 
 
 def _require_one_direction(bidirectional: bool) -> None:
     Options(bidirectional=bidirectional).chain([])
 
 
-def _unknown(kind: str) -> UserError:
+def _unknown(kind: str, inside: Sequence[str] = ()) -> UserError:
+    names = ", ".join(map(repr, inside))
+    told = f": pass a layer in it, as model.get_submodule({inside[0]!r}) ({names})" if inside else ""
     return UserError(
-        f"{kind} is no recurrent layer and no language model: a stream is made from one of these (make it from the "
-        "recurrent layer inside)."
+        f"{kind} is not a recurrent layer or a language model, and a stream is made from one of these{told}."
     )
 
 

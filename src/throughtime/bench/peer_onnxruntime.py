@@ -10,8 +10,8 @@ import torch
 from throughtime.bench.arguments import Arguments
 from throughtime.bench.cases import FORWARD, STREAMING, Case
 from throughtime.bench.contestant import Ready
-from throughtime.exchange.onnx_graph import IR_VERSION, OPSET
-from throughtime.exchange.onnx_matching import onnx_layer_of
+from throughtime.exchange.onnx.graph import IR_VERSION, OPSET
+from throughtime.exchange.onnx.matching import onnx_layer_of
 
 _Shapes = dict[str, tuple[int | None, ...]]
 

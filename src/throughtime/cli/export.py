@@ -33,7 +33,7 @@ def export(
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
     require("onnx")
     with starting():
-        from throughtime.exchange.onnx_out import to_onnx
+        from throughtime.exchange.onnx.writing import to_onnx
 
         vocabulary = {"throughtime.vocabulary": opened.vocabulary.to_json()}
         model = to_onnx(opened.model(), file, metadata=vocabulary)

@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import nn
+from torch.nn.utils import parametrize
 
 from throughtime.engines import get
 from throughtime.errors import ModelError, UserError, nearest
@@ -45,16 +46,34 @@ def describe(module: nn.Module) -> Description:
     """
     found = _described(module)
     if found is None:
-        torchs = type(module).__module__.startswith("torch.") and type(module).__name__ in DROP_INS
         raise UserError(
-            f"a model that can be saved is one of {', '.join(_MODELS)}; given {type(module).__name__}: "
-            + ("throughtime.accelerate(module) makes ours of it." if torchs else "save those that are in it.")
+            f"a model that can be saved is one of {', '.join(_MODELS)}; got {type(module).__name__}: {_way_out(module)}"
         )
     own, wanted = module.state_dict().keys(), _made(found).state_dict().keys()
     for name in own ^ wanted:
         what = "has no" if name in wanted else "has"
-        raise UserError(f"this {found.model} {what} {name!r} among its weights, unlike any other: it can't be saved.")
+        raise UserError(
+            f"this {found.model} {what} {name!r} among its weights, unlike any other: it can't be saved. If it is "
+            "pruned or normalized, throughtime.from_torch(module) makes a layer of the weights that it runs with."
+        )
     return found
+
+
+def _way_out(module: nn.Module) -> str:
+    """How a module that can't be described can be saved."""
+    if type(module).__module__.startswith("torch.") and type(module).__name__ in DROP_INS:
+        return "throughtime.accelerate(module) makes ours of it."
+    if parametrize.is_parametrized(module) and isinstance(module, nn.RNNBase):
+        return "throughtime.from_torch(module) makes a layer of the weights that it runs with."
+    own = [name for name, inner in module.named_modules() if _described(inner) is not None]
+    top = [name for name in own if name and not any(name.startswith(f"{other}.") for other in own)]
+    weights = "save its weights with torch.save(module.state_dict(), path), and load them into the same module"
+    if not top:
+        return f"{weights}."
+    return (
+        f"rebuilding it from a file would run its Python code. Save a layer in it, with "
+        f"throughtime.save(module.get_submodule({top[0]!r}), path) ({', '.join(map(repr, top))}); or {weights}."
+    )
 
 
 def _described(module: nn.Module) -> Description | None:
@@ -115,6 +134,9 @@ def build(file: ModelFile, engine: str | None = None) -> nn.Module:
                 f"{module.vocabulary_size}."
             )
     module.load_state_dict(file.weights("pt"), assign=True)
+    for name, stored in file.description.shared.items():
+        owner, _, parameter = name.rpartition(".")
+        module.get_submodule(owner).register_parameter(parameter, module.get_parameter(stored))
     return module.eval()
 
 

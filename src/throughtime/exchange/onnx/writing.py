@@ -13,8 +13,9 @@ from torch import nn
 
 import throughtime
 from throughtime.errors import UserError
-from throughtime.exchange.onnx_graph import IR_VERSION, OPSET, Graph
-from throughtime.exchange.onnx_stack import Stack, add_stack, array, give_states
+from throughtime.exchange.onnx.graph import IR_VERSION, OPSET, Graph
+from throughtime.exchange.onnx.module_export import exported
+from throughtime.exchange.onnx.stack import Stack, add_stack, array, give_states
 from throughtime.exchange.packages import require
 from throughtime.files import write
 from throughtime.nn.dropin import GRU, LSTM, RNN
@@ -27,7 +28,14 @@ _MAX_BYTES = 2**31 - 1  # of a file of ONNX
 _Layers = Recurrent | RNN | LSTM | GRU
 
 
-def to_onnx(module: nn.Module, path: str | Path | None = None, *, metadata: Mapping[str, str] | None = None) -> Any:
+def to_onnx(
+    module: nn.Module,
+    path: str | Path | None = None,
+    *,
+    metadata: Mapping[str, str] | None = None,
+    example: Any = None,
+    **export: Any,
+) -> Any:
     """Makes a model of ONNX that computes what a module computes in evaluation.
 
     A layer whose program equals an operator of ONNX becomes that operator (RNN, GRU or LSTM), any other a Scan; ONNX
@@ -38,9 +46,14 @@ def to_onnx(module: nn.Module, path: str | Path | None = None, *, metadata: Mapp
     which goes in again as `initial_STATE` with the next steps. Its metadata say what the states start with.
 
     Args:
-        module: a `Recurrent`, an `RNN`, `LSTM` or `GRU` of this package, or a `LanguageModel`.
+        module: a `Recurrent`, an `RNN`, `LSTM` or `GRU` of this package, a `LanguageModel`, or a module that holds
+            such layers among others and whose layers torch has. The last is exported by torch, with torch's layers in
+            the places of ours.
         path: the file to write; none if not given.
-        metadata: what else the model shall hold, by name.
+        metadata: further metadata, by name.
+        example: for a module that holds layers, an input to run it with, or a tuple of them.
+        **export: for a module that holds layers, arguments of `torch.onnx.export`, such as `input_names` and
+            `dynamic_axes`; every size is fixed to that of the example unless `dynamic_axes` names it.
 
     Returns:
         The model, an `onnx.ModelProto`.
@@ -49,23 +62,27 @@ def to_onnx(module: nn.Module, path: str | Path | None = None, *, metadata: Mapp
         UserError: if the module is of another kind or number format, or the package onnx is missing.
     """
     require("onnx")
-    graph = Graph(type(module).__name__)
-    if isinstance(module, LanguageModel):
-        stack = _language_model(graph, module)
-    elif isinstance(module, _Layers):
-        stack = _recurrent(graph, module)
+    if isinstance(module, _Layers | LanguageModel):
+        if example is not None or export:
+            raise UserError(
+                f"a {type(module).__name__} is exported without an example, with T and B open; got "
+                f"{', '.join([*(['example'] if example is not None else []), *export])}."
+            )
+        model = _own(module, metadata or {})
     else:
-        hint = " Make it ours first: throughtime.accelerate(module)." if isinstance(module, nn.RNNBase) else ""
-        raise UserError(
-            "a Recurrent, RNN, LSTM, GRU or LanguageModel of throughtime can become a model of ONNX; given a "
-            f"{type(module).__module__}.{type(module).__name__}.{hint}"
-        )
-    model = _model(graph, _about(module, stack) | dict(metadata or {}))
+        model = exported(module, example, metadata or {}, export)
     if model.ByteSize() > _MAX_BYTES:
         raise UserError(f"the model has {model.ByteSize():,} bytes, and a file of ONNX holds {_MAX_BYTES:,} at most.")
     if path is not None:
         write(path, model.SerializeToString())
     return model
+
+
+def _own(module: _Layers | LanguageModel, metadata: Mapping[str, str]) -> Any:
+    """The model of layers alone, or of a language model."""
+    graph = Graph(type(module).__name__)
+    stack = _language_model(graph, module) if isinstance(module, LanguageModel) else _recurrent(graph, module)
+    return _model(graph, _about(module, stack) | dict(metadata))
 
 
 def _model(graph: Graph, metadata: Mapping[str, str]) -> Any:

@@ -7,8 +7,8 @@ from itertools import product
 from typing import NamedTuple
 
 from throughtime.exchange.building import is_function
-from throughtime.exchange.functions import KINDS, Activation
-from throughtime.exchange.onnx_layers import ONNX_LAYERS, OnnxLayer
+from throughtime.exchange.onnx.activations import KINDS, Activation
+from throughtime.exchange.onnx.layers import ONNX_LAYERS, OnnxLayer
 from throughtime.program.builder import Builder
 from throughtime.program.core import CONSTANT, INPUT, Instruction, Program
 

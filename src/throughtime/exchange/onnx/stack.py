@@ -11,9 +11,9 @@ from torch import Tensor
 
 from throughtime.engines.layouts import Stored
 from throughtime.errors import UserError
-from throughtime.exchange.onnx_graph import Array, Graph
-from throughtime.exchange.onnx_matching import Found, onnx_layer_of
-from throughtime.exchange.onnx_program import add_program
+from throughtime.exchange.onnx.graph import Array, Graph
+from throughtime.exchange.onnx.matching import Found, onnx_layer_of
+from throughtime.exchange.onnx.scan import add_program
 from throughtime.nn.options import Options, output_width
 from throughtime.program.core import Program
 

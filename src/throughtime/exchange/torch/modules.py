@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -13,7 +14,10 @@ from torch import Tensor, nn
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer, torch_layer_of
 from throughtime.errors import UserError, nearest
 from throughtime.exchange.building import recurrent_of
+from throughtime.exchange.torch.effective import effective_weights
 from throughtime.nn.description import DROP_INS
+from throughtime.nn.features import Watchable
+from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
 
 _KINDS = {"RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
@@ -50,7 +54,8 @@ def from_torch(
     the options of `Recurrent`.
 
     Args:
-        source: an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or its `state_dict`.
+        source: an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or its `state_dict`. Of a layer with weight norm, spectral norm,
+            pruning or another parametrization the weights are taken that it runs with now.
         prefix: what the names of the layer's tensors begin with, in the `state_dict` of a larger model.
         nonlinearity: `tanh` or `relu`, for the weights of an `nn.RNN`, which do not say; `tanh` if not given.
         engine: the engine's name; chosen by device if not given.
@@ -63,11 +68,10 @@ def from_torch(
         words = {"batch_first": source.batch_first, "dropout": source.dropout}
         options = {name: value for name, value in words.items() if value} | options
         nonlinearity = getattr(source, "nonlinearity", nonlinearity)
-        source = source.state_dict()
+        source = effective_weights(source)
     if not isinstance(source, Mapping) or not all(isinstance(t, Tensor) for t in source.values()):
         raise UserError(
-            f"torch.nn.RNN, LSTM or GRU is wanted, or its state_dict; given {type(source).__name__}: give the layer in "
-            "it."
+            f"expected a torch.nn.RNN, LSTM or GRU or its state_dict, got {type(source).__name__}{_layers_in(source)}."
         )
     weights = {name.removeprefix(prefix): t for name, t in source.items() if name.startswith(prefix)}
     sizes = _sizes(weights, source, prefix)
@@ -88,26 +92,85 @@ def from_torch(
 
 
 def to_torch(module: nn.Module) -> nn.Module:
-    """Makes torch's own layer of ours, with a copy of its weights.
+    """Convert our layers to torch's own, with a copy of the weights.
 
     Args:
         module: a `Recurrent` whose cell and options torch has: `rnn`, `rnn_relu`, `gru` or `lstm`, with a projection or
-            without; or a drop-in.
+            without; a drop-in; or a module that holds such layers among others.
 
     Returns:
-        An `nn.RNN`, `nn.LSTM` or `nn.GRU`. What torch keeps two biases for is in the first one; a drop-in's stay apart.
+        An `nn.RNN`, `nn.LSTM` or `nn.GRU`; a drop-in cell becomes torch's cell, and a module that holds layers a copy
+        with torch's in their places. Where torch keeps two biases and a cell one, it is in the first; a drop-in's stay
+        apart.
 
     Raises:
-        UserError: if torch has no such layer, with what it has not.
+        UserError: if torch has no such layer, and what it lacks.
     """
     if isinstance(module, Recurrent):
         return _torchs(module)
-    for name, drop_in in DROP_INS.items():
-        if type(module) is drop_in.kind:
-            with torch.device("meta"):
-                made: nn.Module = getattr(nn, name)(**{a: getattr(module, a) for a in drop_in.arguments})
-            return _with(made, module.state_dict())
-    raise UserError(f"a Recurrent or a drop-in is wanted; given {type(module).__name__}: give the layer in it.")
+    name = _drop_in(module)
+    if name is not None:
+        with torch.device("meta"):
+            made: nn.Module = getattr(nn, name)(**{a: getattr(module, a) for a in DROP_INS[name].arguments})
+        return _with(made, module.state_dict())
+    if not isinstance(module, nn.Module) or not any(isinstance(inner, Watchable) for inner in module.modules()):
+        raise UserError(
+            "expected a Recurrent, a drop-in or a module that holds some, got a "
+            f"{type(module).__name__} without a layer of throughtime."
+        )
+    return _copied(module)
+
+
+def _drop_in(module: nn.Module) -> str | None:
+    """The name of torch's class that a drop-in takes the place of; None if it is no drop-in."""
+    return next((name for name, drop_in in DROP_INS.items() if type(module) is drop_in.kind), None)
+
+
+def _copied(module: nn.Module) -> nn.Module:
+    """A copy of a module in which torch's layers take the places of ours; what was shared stays shared."""
+    for name, inner in module.named_modules():
+        plain = type(inner) in (Recurrent, LanguageModel) or _drop_in(inner) is not None
+        if isinstance(inner, Watchable) and not plain:
+            raise UserError(
+                f"the layer {name!r} is a {type(inner).__name__}, which torch has no class for: remove its "
+                "parametrizations with torch.nn.utils.parametrize.remove_parametrizations, or convert it by itself."
+            )
+        if isinstance(inner, LanguageModel):
+            raise UserError("torch has no LanguageModel: convert the layers in it, model.recurrent.")
+    made: nn.Module = copy.deepcopy(module)
+    converted: dict[int, nn.Module] = {}
+    for name, holder in list(made.named_modules()):
+        for own, inner in list(holder._modules.items()):
+            if isinstance(inner, Recurrent):
+                if id(inner) not in converted:
+                    converted[id(inner)] = _of_place(inner, f"{name}.{own}" if name else own)
+                holder._modules[own] = converted[id(inner)]
+    for inner in made.modules():
+        name = _drop_in(inner)
+        if name is not None:
+            # Its parameters and hooks are torch's already; only the class is another.
+            for own in ("engine", "frozen"):
+                inner.__dict__.pop(own, None)
+            inner.__class__ = getattr(nn, name)
+    return made
+
+
+def _of_place(module: Recurrent, name: str) -> nn.Module:
+    try:
+        return _torchs(module).train(module.training)
+    except UserError as error:
+        raise UserError(f"the layer {name!r}: {error}") from None
+
+
+def _layers_in(source: Any) -> str:
+    """What to pass instead of a module that holds layers among others."""
+    names = [n for n, m in source.named_modules() if isinstance(m, nn.RNNBase)] if isinstance(source, nn.Module) else []
+    if not names:
+        return ""
+    return (
+        f": pass a layer in it, as model.get_submodule({names[0]!r}) ({', '.join(map(repr, names))}), or run "
+        "throughtime.accelerate(model) to change them in place"
+    )
 
 
 def _torchs(module: Recurrent) -> nn.Module:
@@ -150,6 +213,12 @@ def _with(module: nn.Module, weights: Mapping[str, Tensor]) -> nn.Module:
 def _sizes(weights: Mapping[str, Tensor], source: Mapping[str, Tensor], prefix: str) -> _Sizes:
     first = [weights.get(f"{name}_l0") for name in ("weight_ih", "weight_hh")]
     if any(t is None for t in first):
+        stands = [n for n in weights if n.startswith("parametrizations.") or n.endswith(("_orig", "_g", "_v", "_mask"))]
+        if stands:
+            raise UserError(
+                f"the weights are normalized, pruned or otherwise parametrized (they are stored as {stands[0]!r}): "
+                "pass the layer itself instead of its state_dict."
+            )
         found = [n.removesuffix("weight_ih_l0") for n in source if n.endswith("weight_ih_l0")]
         hint = f"; there are some that begin with {', '.join(map(repr, found))}: give it as prefix" if found else ""
         raise UserError(

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from throughtime import cells
 from throughtime.engines.layouts import Layout
 from throughtime.exchange.building import with_functions
-from throughtime.exchange.functions import Activation
+from throughtime.exchange.onnx.activations import Activation
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.program.rewrite import with_clip

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from throughtime.exchange.onnx_graph import Array, Graph
+from throughtime.exchange.onnx.graph import Array, Graph
 from throughtime.program.core import CONSTANT, INPUT, PARAMETER, PREVIOUS, Instruction, Program
 from throughtime.program.operations import OPERATIONS
 from throughtime.program.phases import Phase, phases

@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from throughtime.engines.layouts import Stored
+from throughtime.engines.layouts import INPUT, INPUT_BIAS, PEEPHOLE, RECURRENT, RECURRENT_BIAS, Stored
 from throughtime.errors import nearest
 from throughtime.exchange.building import recurrent_of
-from throughtime.exchange.functions import KINDS, Activation
-from throughtime.exchange.onnx_file import Node
-from throughtime.exchange.onnx_layers import ONNX_LAYERS, OnnxLayer
+from throughtime.exchange.onnx.activations import KINDS, Activation
+from throughtime.exchange.onnx.file import Node
+from throughtime.exchange.onnx.layers import ONNX_LAYERS, OnnxLayer
+from throughtime.nn.recurrent import Recurrent
+from throughtime.program.core import Program
 
 OPERATORS = tuple(dict.fromkeys(layer.operator for layer in ONNX_LAYERS))
 STORED = {1: "W", 2: "R", 3: "B", 7: "P"}  # the inputs that are parameters
-_LENGTHS, _FIRST_STATE = 4, 5
+_LETTERS = {INPUT: "W", RECURRENT: "R", INPUT_BIAS: "B", RECURRENT_BIAS: "B", PEEPHOLE: "P"}
+_LENGTHS, _FIRST_STATE, _PEEPHOLE = 4, 5, 7
 _DIRECTIONS = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 _USUAL = {
     "activations", "activation_alpha", "activation_beta", "clip", "direction", "hidden_size", "layout",
@@ -31,68 +35,64 @@ class OnnxRecurrent(nn.Module):
 
     Args:
         node: the node.
-        stored: its tensors W, R, B and P, those that there are.
+        stored: its tensors W, R, B and P, those that there are; None if they are given with each call.
 
     Attributes:
-        layers: one `Recurrent` of both directions, or where they differ in more than weights one for each.
-        takes: the names of the values that it is given when it is run: x, the lengths and the initial states; "" for
-            one that is left out.
+        layers: one `Recurrent` of both directions, or one for each if they differ in more than weights; none if the
+            weights are given with each call.
+        takes: the names of the values that a call is given: x, the lengths, the initial states, and W, R, B and P
+            unless they are stored; "" for an omitted one.
 
     Raises:
-        OnnxError: if an attribute or a shape is not what the operator's specification has.
+        OnnxError: if an attribute or a shape does not follow the operator's specification.
     """
 
-    def __init__(self, node: Node, stored: Mapping[str, Tensor]) -> None:
+    def __init__(self, node: Node, stored: Mapping[str, Tensor] | None) -> None:
         super().__init__()
         self.node = node
-        ways = _ways(node)
         self.batch_first = _choice(node, "layout", (0, 1), 0) == 1
-        layer = _form(node, "P" in stored)
-        hidden, inputs = _sizes(node, layer, stored, len(ways))
-        self.hidden_size = hidden
-        clip = _clip(node)
-        programs, parameters = [], []
-        for way, activations in enumerate(_activations(node, layer, len(ways))):
-            program = layer.program(inputs, hidden, activations, clip, bias="B" in stored)
-            places = layer.layout.places(program)
-            parameters.append(layer.layout.to_program(places, _of_way(stored, way)))
-            programs.append(program)
-        last = _FIRST_STATE + len(programs[0].states)
+        self._ways = _ways(node)
+        self._clip = _clip(node)
+        self._activations = _activations(node, self._form, len(self._ways))
+        last = _FIRST_STATE + (2 if self._form.operator == "LSTM" else 1)
+        self._count = last - _FIRST_STATE
         self.takes = [node.input(place) for place in (0, _LENGTHS, *range(_FIRST_STATE, last))]
-        self.alike = len(ways) == 2 and programs[0] == programs[1]
-        if self.alike:
-            self.layers = nn.ModuleList([recurrent_of(programs[:1], hidden, parameters, bidirectional=True)])
-        else:
-            self.layers = nn.ModuleList(
-                recurrent_of([program], hidden, [own], reverse=reverse)
-                for program, own, reverse in zip(programs, parameters, ways, strict=True)
-            )
+        if stored is None:
+            self.takes += [node.input(place) for place in STORED]
+            self.layers = nn.ModuleList()
+            return
+        weights = self._weights(stored)
+        self.alike, layers = weights.alike, []
+        for programs, parameters, words in weights.layers():
+            layers.append(recurrent_of(programs, weights.hidden, parameters, **words))
+        self.layers = nn.ModuleList(layers)
 
-    def forward(self, x: Tensor, lengths: Tensor | None, *states: Tensor | None) -> tuple[Tensor, ...]:
-        """Runs the layer.
+    def forward(self, x: Tensor, lengths: Tensor | None, *rest: Tensor | None) -> tuple[Tensor, ...]:
+        """Run the layer.
 
         Args:
             x: `[T, B, input]`; here and below as the operator's attribute `layout` says.
-            lengths: the number of steps of each row; all if not given.
-            states: for each state the initial `[directions, B, hidden]`; zeros where not given.
+            lengths: the number of steps of each sequence; all if not given.
+            *rest: for each state the initial `[directions, B, hidden]`, zeros where not given; then W, R, B and P if
+                they are not stored.
 
         Returns:
             Y `[T, directions, B, hidden]` and each state's last value, of the shape of the initial one.
         """
+        states = rest[: self._count]
+        run, width, alike = self._runs(rest[self._count :])
+        directions = len(self._ways)
         if self.batch_first:
             x, states = x.transpose(0, 1), tuple(None if s is None else s.transpose(0, 1) for s in states)
-        directions = 2 if self.alike else len(self.layers)
-        width = self.hidden_size
         given = [x.new_zeros(directions, x.shape[1], width) if s is None else s.to(x) for s in states]
         for state in given:
             if state.shape != (directions, x.shape[1], width):
                 raise self.node.error(
-                    f"an initial state of the shape {[directions, x.shape[1], width]} is wanted; given "
-                    f"{list(state.shape)}."
+                    f"an initial state must have the shape {[directions, x.shape[1], width]}, got {list(state.shape)}."
                 )
         outputs, ended = [], []
-        for k, layer in enumerate(self.layers):
-            own = given if self.alike else [s[k : k + 1] for s in given]
+        for k, layer in enumerate(run):
+            own = given if alike else [s[k : k + 1] for s in given]
             y, final = layer(x, own[0] if len(own) == 1 else tuple(own), lengths=lengths)
             outputs.append(y.unflatten(-1, (-1, width)))
             ended.append([final] if isinstance(final, Tensor) else list(final))
@@ -101,6 +101,82 @@ class OnnxRecurrent(nn.Module):
         if self.batch_first:
             return y.transpose(0, 1), *(f.transpose(0, 1) for f in final)
         return y.transpose(1, 2), *final
+
+    @property
+    def _form(self) -> OnnxLayer:
+        """Its row in the table, which is not kept: a cell's equations can't be pickled."""
+        return _form(self.node, bool(self.node.input(_PEEPHOLE)))
+
+    def _runs(self, given: tuple[Tensor | None, ...]) -> tuple[list[Callable[..., Any]], int, bool]:
+        """What runs each of `layers`, the hidden size, and whether one layer runs both directions."""
+        if not given:
+            first = self.layers[0]
+            assert isinstance(first, Recurrent)
+            return list(self.layers), first.hidden_size, self.alike
+        stored = {letter: t for letter, t in zip(STORED.values(), given, strict=True) if t is not None}
+        weights = self._weights(stored)
+        runs: list[Callable[..., Any]] = []
+        for programs, parameters, words in weights.layers():
+            empty = Recurrent.from_programs(programs, weights.hidden, device="meta", dtype=stored["W"].dtype, **words)
+            names = [name for name, _ in empty.named_parameters()]
+            flat = [tensor for of_way in parameters for tensor in of_way]
+            runs.append(partial(_called, empty.train(self.training), dict(zip(names, flat, strict=True))))
+        return runs, weights.hidden, weights.alike
+
+    def _weights(self, stored: Mapping[str, Tensor]) -> _Weights:
+        hidden, inputs = _sizes(self.node, self._form, stored, len(self._ways))
+        programs, parameters = [], []
+        for way, activations in enumerate(self._activations):
+            program = self._form.program(inputs, hidden, activations, self._clip, bias="B" in stored)
+            places = self._form.layout.places(program)
+            parameters.append(self._form.layout.to_program(places, _of_way(stored, way)))
+            programs.append(program)
+        return _Weights(programs, parameters, self._ways, hidden)
+
+    def origins(self, names: Mapping[str, str]) -> Iterator[tuple[nn.Module, str, Hashable]]:
+        """For each parameter its module, its name, and a key that equals that of another layer's equal parameter.
+
+        Args:
+            names: the names of the stored tensors W, R, B and P in the file.
+        """
+        way = 0
+        for layer in self.layers:
+            assert isinstance(layer, Recurrent)
+            parameters = [name for name, _ in layer.named_parameters()]
+            places = self._form.layout.places(layer.programs[0])
+            for k, name in enumerate(parameters):
+                number, place = divmod(k, len(places))
+                pieces = places[place]
+                fields = sorted({field for piece in pieces for field, _ in piece.terms})
+                yield layer, name, (pieces, way + number, tuple(names.get(_LETTERS[field], "") for field in fields))
+            way += len(parameters) // len(places)
+
+
+class _Weights(NamedTuple):
+    """The programs and parameters of the directions, and whether each is the reverse one."""
+
+    programs: list[Program]
+    parameters: list[list[Tensor]]
+    ways: tuple[bool, ...]
+    hidden: int
+
+    @property
+    def alike(self) -> bool:
+        """Whether one layer runs both directions."""
+        return len(self.ways) == 2 and self.programs[0] == self.programs[1]
+
+    def layers(self) -> list[tuple[list[Program], list[list[Tensor]], dict[str, Any]]]:
+        """The programs, parameters and options of each `Recurrent`."""
+        if self.alike:
+            return [(self.programs[:1], self.parameters, {"bidirectional": True})]
+        return [
+            ([program], [own], {"reverse": reverse})
+            for program, own, reverse in zip(self.programs, self.parameters, self.ways, strict=True)
+        ]
+
+
+def _called(module: Recurrent, parameters: dict[str, Tensor], *given: Any, **words: Any) -> Any:
+    return torch.func.functional_call(module, parameters, given, words)
 
 
 def _of_way(stored: Mapping[str, Tensor], way: int) -> Stored:

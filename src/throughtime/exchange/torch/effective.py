@@ -1,0 +1,42 @@
+"""The weights that a layer runs with, where its parameters are normalized or pruned."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import prune
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
+
+
+def effective_weights(layer: nn.RNNBase) -> dict[str, Tensor]:
+    """The layer's tensors under torch's names for them, after weight norm, spectral norm, pruning or a parametrization.
+
+    The layer is left as it is: in training, spectral norm would otherwise change its estimate with each look.
+    """
+    states = [(module, module.training) for module in layer.modules()]
+    try:
+        for module, _ in states:
+            module.training = False
+        with torch.no_grad():
+            computed = _by_hooks(layer)
+            names: Any = layer._all_weights  # of each layer and direction
+            return {n: computed[n] if n in computed else getattr(layer, n).detach() for own in names for n in own}
+    finally:
+        for module, training in states:
+            module.training = training
+
+
+def _by_hooks(layer: nn.Module) -> dict[str, Tensor]:
+    """The weights that hooks compute before each call."""
+    found: dict[str, Tensor] = {}
+    for hook in layer._forward_pre_hooks.values():
+        if isinstance(hook, WeightNorm):
+            found[hook.name] = hook.compute_weight(layer)
+        elif isinstance(hook, SpectralNorm):
+            found[hook.name] = hook.compute_weight(layer, do_power_iteration=False)
+        elif isinstance(hook, prune.BasePruningMethod):
+            found[hook._tensor_name] = hook.apply_mask(layer)  # type: ignore[no-untyped-call]
+    return found
