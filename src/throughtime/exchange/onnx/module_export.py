@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from throughtime.errors import UserError
 from throughtime.exchange.onnx.graph import OPSET
 from throughtime.exchange.torch.modules import to_torch
-from throughtime.nn.features import Watchable
+from throughtime.nn.hooks import Hookable
 
 
 def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], words: Mapping[str, Any]) -> Any:
@@ -29,14 +29,14 @@ def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], words
         UserError: if there is no layer of ours in it, torch has no such layer, there is no example, or torch's exporter
             fails.
     """
-    if isinstance(module, nn.RNNBase) and not isinstance(module, Watchable):
+    if isinstance(module, nn.RNNBase) and not isinstance(module, Hookable):
         raise UserError(f"a {type(module).__name__} of torch's is not exported: throughtime.accelerate(module) first.")
-    if not isinstance(module, nn.Module) or not any(isinstance(inner, Watchable) for inner in module.modules()):
+    if not isinstance(module, nn.Module) or not any(isinstance(inner, Hookable) for inner in module.modules()):
         raise UserError(
             "expected a Recurrent, RNN, LSTM, GRU or LanguageModel of throughtime or a module that holds some, got a "
             f"{type(module).__module__}.{type(module).__name__}. torch.onnx.export exports other modules."
         )
-    layers = [name for name, inner in module.named_modules() if isinstance(inner, Watchable)]
+    layers = [name for name, inner in module.named_modules() if isinstance(inner, Hookable)]
     if example is None:
         raise UserError(
             f"a {type(module).__name__} that holds layers ({', '.join(layers)}) is exported by running it: pass "
@@ -58,6 +58,7 @@ def _proto(module: nn.Module, given: tuple[Tensor, ...], metadata: Mapping[str, 
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)
+            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of the checks in torch's own layers
             # It warns of every LSTM; the zero states that it writes have the size of the batch that is run.
             warnings.filterwarnings("ignore", message="Exporting a model to ONNX with a batch_size")
             # With dynamo it returns a program, and otherwise it writes into the file.

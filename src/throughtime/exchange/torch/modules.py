@@ -15,8 +15,9 @@ from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer, torch_lay
 from throughtime.errors import UserError, nearest
 from throughtime.exchange.building import recurrent_of
 from throughtime.exchange.torch.effective import effective_weights
+from throughtime.nn.accelerate import restore
 from throughtime.nn.description import DROP_INS
-from throughtime.nn.features import Watchable
+from throughtime.nn.hooks import Hookable
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
 
@@ -113,7 +114,7 @@ def to_torch(module: nn.Module) -> nn.Module:
         with torch.device("meta"):
             made: nn.Module = getattr(nn, name)(**{a: getattr(module, a) for a in DROP_INS[name].arguments})
         return _with(made, module.state_dict())
-    if not isinstance(module, nn.Module) or not any(isinstance(inner, Watchable) for inner in module.modules()):
+    if not isinstance(module, nn.Module) or not any(isinstance(inner, Hookable) for inner in module.modules()):
         raise UserError(
             "expected a Recurrent, a drop-in or a module that holds some, got a "
             f"{type(module).__name__} without a layer of throughtime."
@@ -130,7 +131,7 @@ def _copied(module: nn.Module) -> nn.Module:
     """A copy of a module in which torch's layers take the places of ours; what was shared stays shared."""
     for name, inner in module.named_modules():
         plain = type(inner) in (Recurrent, LanguageModel) or _drop_in(inner) is not None
-        if isinstance(inner, Watchable) and not plain:
+        if isinstance(inner, Hookable) and not plain:
             raise UserError(
                 f"the layer {name!r} is a {type(inner).__name__}, which torch has no class for: remove its "
                 "parametrizations with torch.nn.utils.parametrize.remove_parametrizations, or convert it by itself."
@@ -145,13 +146,7 @@ def _copied(module: nn.Module) -> nn.Module:
                 if id(inner) not in converted:
                     converted[id(inner)] = _of_place(inner, f"{name}.{own}" if name else own)
                 holder._modules[own] = converted[id(inner)]
-    for inner in made.modules():
-        name = _drop_in(inner)
-        if name is not None:
-            # Its parameters and hooks are torch's already; only the class is another.
-            for own in ("engine", "frozen"):
-                inner.__dict__.pop(own, None)
-            inner.__class__ = getattr(nn, name)
+    restore(made)
     return made
 
 
