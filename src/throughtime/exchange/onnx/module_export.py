@@ -58,7 +58,7 @@ def _proto(module: nn.Module, given: tuple[Tensor, ...], metadata: Mapping[str, 
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.simplefilter("ignore", torch.jit.TracerWarning)  # of the checks in torch's own layers
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]  # of the checks in torch's own layers
             # It warns of every LSTM; the zero states that it writes have the size of the batch that is run.
             warnings.filterwarnings("ignore", message="Exporting a model to ONNX with a batch_size")
             # With dynamo it returns a program, and otherwise it writes into the file.
