@@ -13,10 +13,10 @@ from io import StringIO
 import pytest
 
 import throughtime
-from throughtime.cli.config_options import option
 from throughtime.cli.main import main
 from throughtime.cli.sample import sample as sample_command
 from throughtime.runs import Run
+from throughtime.spelling import flag
 from throughtime.training import sample
 from throughtime.training.config import TrainConfig
 
@@ -50,7 +50,7 @@ def test_training_ends_with_figures_samples_and_what_to_do_next(trained):
 
 def test_options_reach_the_configuration(trained):
     config = Run.open(trained[0]).config
-    assert (config.hidden, config.layers, config.window, config.batch, config.steps, config.tie) == (
+    assert (config.hidden_size, config.num_layers, config.window, config.batch, config.steps, config.tie) == (
         8,
         1,
         10,
@@ -76,7 +76,7 @@ def test_options_from_a_file_and_those_given_win(text, tmp_path, capsys):
     config.write_text(json.dumps({"hidden": 9, "layers": 3, "engine": "reference", "batch": 4, "steps": 1}))
     assert main(["train", str(text), "--config", str(config), "--layers", "1", "--out", str(out), "--json"]) == 0
     used = Run.open(out).config
-    assert (used.hidden, used.layers) == (9, 1)
+    assert (used.hidden_size, used.num_layers) == (9, 1)
 
 
 def test_a_runs_own_configuration_can_be_trained_again(trained, tmp_path, capsys):
@@ -141,7 +141,7 @@ def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
     assert main(["train", "--help"]) == 0
     help_ = capsys.readouterr().out
     shown = {line.split()[0].rstrip(","): line for line in help_.splitlines() if line.startswith("  -")}
-    assert set(shown) == {option(name) for name in TrainConfig.model_fields if name != "data"} | {
+    assert set(shown) == {flag(name) for name in TrainConfig.model_fields if name != "data"} | {
         "--resume", "--config", "--json", "--help",
     }  # fmt: skip
     assert f"[default: {TrainConfig.model_fields['hidden'].default}]" in help_

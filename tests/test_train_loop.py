@@ -20,7 +20,7 @@ from throughtime.training.metrics import COLUMNS
 
 
 def test_it_learns_and_writes_its_directory(tmp_path, capfd):
-    run = train_tiny(tmp_path, steps=150, lr=0.02, hidden=24)
+    run = train_tiny(tmp_path, steps=150, lr=0.02, hidden_size=24)
     assert {path.name for path in run.path.iterdir()} == {
         "config.json", "vocabulary.json", "program.json", "model.safetensors", "metrics.csv", "checkpoints", "log.txt",
         "result.json",
@@ -64,7 +64,7 @@ def test_the_caller_s_settings_are_left_alone(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 def test_every_optimizer_lowers_the_loss(tmp_path, optimizer):
-    run = train_tiny(tmp_path, steps=60, optimizer=optimizer, layers=1, dropout=0.0)
+    run = train_tiny(tmp_path, steps=60, optimizer=optimizer, num_layers=1, dropout=0.0)
     losses = [row["train_loss"] for row in run.metrics()]
     assert losses[-1] < losses[0] - 0.3
 
