@@ -73,7 +73,7 @@ def test_json_is_the_last_line_and_all_that_is_printed(text, tmp_path, capsys):
 
 def test_options_from_a_file_and_those_given_win(text, tmp_path, capsys):
     config, out = tmp_path / "config.json", tmp_path / "run"
-    config.write_text(json.dumps({"hidden": 9, "layers": 3, "engine": "reference", "batch": 4, "steps": 1}))
+    config.write_text(json.dumps({"hidden_size": 9, "num_layers": 3, "engine": "reference", "batch": 4, "steps": 1}))
     assert main(["train", str(text), "--config", str(config), "--layers", "1", "--out", str(out), "--json"]) == 0
     used = Run.open(out).config
     assert (used.hidden_size, used.num_layers) == (9, 1)
@@ -83,7 +83,7 @@ def test_a_runs_own_configuration_can_be_trained_again(trained, tmp_path, capsys
     arguments = ["--config", str(trained[0] / "config.json"), "--hidden", "6", "--out", str(tmp_path / "run")]
     assert main(["train", *arguments]) == 0
     assert Run.open(tmp_path / "run").config == Run.open(trained[0]).config.model_copy(
-        update={"hidden": 6, "out": str(tmp_path / "run")}
+        update={"hidden_size": 6, "out": str(tmp_path / "run")}
     )
 
 
@@ -109,7 +109,7 @@ def test_a_cell_of_the_users_own_is_trained_and_not_needed_afterwards(text, tmp_
         (["--hidden", "0", "--lr", "-1"], ["hidden", "lr"]),
         (["--hidden", "many"], ["hidden", "many"]),
         (["--level", "chra"], ["did you mean char?"]),
-        (["--cell", "lsmt"], ["did you mean lstm?"]),
+        (["--cell", "lsmt"], ["did you mean lstm"]),
         (["--engine", "referense"], ["did you mean reference?"]),
         (["--minuts", "3"], ["did you mean --minutes?"]),
         (["no-such-file.txt"], ["no-such-file.txt"]),
@@ -128,7 +128,7 @@ def test_nonsense_is_told_and_nothing_is_written(arguments, told, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("{", "not JSON"), ("[1]", "JSON object"), ('{"hiden": 3}', "did you mean hidden?")]
+    ("content", "told"), [("{", "not JSON"), ("[1]", "JSON object"), ('{"hiden": 3}', "did you mean hidden_size?")]
 )
 def test_a_configuration_file_that_is_none(content, told, tmp_path, capsys):
     path = tmp_path / "config.json"
@@ -215,7 +215,7 @@ def test_info(trained, text, capsys):
     assert all(word in shown for word in (str(text), "1 x lstm, 8 units", "4 steps", "torch", "nats per character"))
     assert main(["info", str(trained[0]), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["config"]["hidden"] == 8
+    assert shown["config"]["hidden_size"] == 8
     assert shown["result"]["valid"]["loss"] > 0
 
 

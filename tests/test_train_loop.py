@@ -211,7 +211,7 @@ def test_tensorboard_that_is_not_installed_is_told(tmp_path, monkeypatch):
 def test_nothing_is_overwritten(tmp_path):
     run = train_tiny(tmp_path)
     before = run.metrics_file.read_text()
-    with pytest.raises(RunError, match=r"is there already.*--resume"):
+    with pytest.raises(RunError, match=r"already exists.*--resume"):
         train_tiny(tmp_path)
     assert run.metrics_file.read_text() == before
 

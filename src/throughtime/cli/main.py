@@ -22,7 +22,7 @@ from throughtime.cli.errors import INTERRUPTED, REFUSED, explained, tell
 from throughtime.cli.streams import open_standard_streams, silence_broken_pipes
 from throughtime.spelling import command_line
 
-_HELP = {"help_option_names": ["-h", "--help"]}
+_HELP = {"help_option_names": ["--help", "-h"]}
 _OPTION_COLUMNS = 24  # a longer option has its meaning on the next line
 
 

@@ -30,13 +30,15 @@ def programs_of(config: TrainConfig, cell: Cell) -> list[Program]:
     embed = config.embed or (output if config.tie else min(output, DEFAULT_EMBED))
     if config.tie and embed != output:
         raise TrainingError(
-            f"{setting('embed', embed)}: an embedding tied to the softmax layer must be as wide as the recurrent output, "
+            f"{setting('embed', embed)}: an embedding tied to the softmax layer "
+            f"must be as wide as the recurrent output, "
             f"{output}; leave {option('embed')} out, or make {option('hidden_size')} fit"
         )
     programs = [cell.program(width, config.hidden_size) for width in (embed, *[output] * (config.num_layers - 1))]
     if config.forget_bias is not None and not forgets(programs[0]):
         raise TrainingError(
-            f"{setting('forget_bias', f'{config.forget_bias:g}')}: cell {cell.name!r} has no gate named forget with a bias; "
+            f"{setting('forget_bias', f'{config.forget_bias:g}')}: cell {cell.name!r} "
+            "has no gate named forget with a bias; "
             f"leave {option('forget_bias')} out"
         )
     return programs
