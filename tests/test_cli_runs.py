@@ -142,9 +142,9 @@ def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
     help_ = capsys.readouterr().out
     shown = {line.split()[0].rstrip(","): line for line in help_.splitlines() if line.startswith("  -")}
     assert set(shown) == {flag(name) for name in TrainConfig.model_fields if name != "data"} | {
-        "--resume", "--config", "--json", "--help",
+        "--resume", "--config", "--json", "-h",
     }  # fmt: skip
-    assert f"[default: {TrainConfig.model_fields['hidden'].default}]" in help_
+    assert f"[default: {TrainConfig.model_fields['hidden_size'].default}]" in help_
 
 
 def test_help_of_training_is_there_without_torch():

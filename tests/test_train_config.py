@@ -27,7 +27,7 @@ from throughtime.training import TrainConfig, TrainOptions
         ({"init": -0.1}, "expected a range above 0"),
         ({"devices": "gpu"}, "devices 'gpu': expected a number of devices"),
         ({"steps": 2.5}, "steps 2.5"),
-        ({"minutes": "inf"}, "minutes must be a finite number, got 'inf'"),
+        ({"minutes": "inf"}, "minutes must be a finite number, got inf"),
         ({"valid": 3}, "valid 3: expected a path"),
         ({"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
         ({"data": []}, "data []: the list is empty"),

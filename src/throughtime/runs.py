@@ -212,12 +212,12 @@ class Run:
             RunError: the file is damaged.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         if not (self.path / INITIAL).is_file():
             return None
         try:
-            return load_file(self.path / INITIAL)
+            return load((self.path / INITIAL).read_bytes())
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{self.path} is damaged: {INITIAL}: {error}") from None
 
@@ -262,7 +262,7 @@ class Run:
             RunError: there are none yet, or the file is damaged.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         if not self.has_weights:
             raise RunError(
@@ -270,7 +270,7 @@ class Run:
                 f"go on with: throughtime train --resume {self.path}"
             )
         try:
-            return load_file(self.path / WEIGHTS)
+            return load((self.path / WEIGHTS).read_bytes())  # its own reading refuses paths that are not UTF-8
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{self.path} is damaged: {WEIGHTS}: {error}") from None
 

@@ -243,15 +243,15 @@ def _told(error: dict[str, Any]) -> str:
         case "value_error":
             wanted = str(limits["error"])
         case "greater_than_equal":
-            return f"{spelled} must be at least {limits['ge']}, got {given!r}"
+            return f"{spelled} must be at least {limits['ge']}, got {given}"
         case "greater_than":
-            return f"{spelled} must be greater than {limits['gt']}, got {given!r}"
+            return f"{spelled} must be greater than {limits['gt']}, got {given}"
         case "less_than":
-            return f"{spelled} must be less than {limits['lt']}, got {given!r}"
+            return f"{spelled} must be less than {limits['lt']}, got {given}"
         case "less_than_equal":
-            return f"{spelled} must be at most {limits['le']}, got {given!r}"
+            return f"{spelled} must be at most {limits['le']}, got {given}"
         case "finite_number":
-            return f"{spelled} must be a finite number, got {given!r}"
+            return f"{spelled} must be a finite number, got {given}"
         case _:
             wanted = str(error["msg"])
     return f"{spelled} {given!r}: {wanted}"

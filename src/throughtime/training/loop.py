@@ -112,17 +112,21 @@ def resume(
         TrainingError, Interrupted, DataError: see `train`.
     """
     run = Run.open(path)
-    if (steps, epochs, minutes) != (None, None, None):
-        config, plan = later_end(run, steps=steps, epochs=epochs, minutes=minutes)
-        require_possible(config)
-        if rank() == 0:
-            run = run.extended(config, plan)
-    elif run.finished:
+    later = (steps, epochs, minutes) != (None, None, None)
+    if run.finished and not later:
         return run
     require_possible(run.config)
+    end = later_end(run, steps=steps, epochs=epochs, minutes=minutes) if later else None
+
+    def begin() -> Path:
+        if end is not None:
+            corpus_of(run, display.progress)  # refuses other data before anything is written
+            run.extended(*end)
+        return run.path
+
     with session(run.config, progress) as display:
-        run, corpus = _opened(path_from_first(run.config, lambda: run.path), display)
-        return _to_the_end(run, corpus, display)
+        opened, corpus = _opened(path_from_first(run.config, begin), display)
+        return _to_the_end(opened, corpus, display)
 
 
 def _begin(start: Start, started: float, display: Display, undo: list[Callable[[], None]]) -> tuple[Run, Corpus]:
