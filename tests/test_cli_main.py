@@ -120,3 +120,10 @@ def test_the_module_is_the_command():
 def test_no_colour_in_a_pipe():
     assert "\x1b" not in run("cells", "lstm").stdout
     assert "\x1b" not in run("cells", "lsmt").stderr
+
+
+def test_an_unknown_cell_names_the_three_nearest(capsys):
+    assert main(["cells", "lstm_np_"]) == 2
+    names = capsys.readouterr().err.partition("did you mean ")[2].partition("?")[0]
+    assert len(names.replace(" or ", ", ").split(", ")) == 3
+    assert names.startswith("lstm_np, ")

@@ -47,7 +47,8 @@ def nearest(name: str, names: Iterable[str], count: int = 1) -> str:
     Returns:
         `", did you mean X?"` or `", did you mean X, Y or Z?"` for the most similar names, or `""` when none is similar.
     """
-    found = difflib.get_close_matches(name, [other for other in names if other != name], n=count)
+    others = [other for other in names if other != name]
+    found = difflib.get_close_matches(name, others, count, cutoff=0.6 if count == 1 else 0.3)
     if not found:
         return ""
     *first, last = found

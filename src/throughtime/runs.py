@@ -267,7 +267,7 @@ class Run:
         if not self.has_weights:
             raise RunError(
                 f"{self.path} has no weights yet: training was ended before its first validation; "
-                f"go on with: throughtime train --resume {self.path}"
+                f"resume with: throughtime train --resume {display_path(self.path)}"
             )
         try:
             return load((self.path / WEIGHTS).read_bytes())  # its own reading refuses paths that are not UTF-8

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-SHORT_FORMS = {"hidden_size": "--hidden", "num_layers": "--layers"}
-"""Options that the command line also knows by a shorter name, which messages prefer."""
+SHORT_FORMS = {"data": "DATA", "hidden_size": "--hidden", "num_layers": "--layers"}
+"""Options that messages on the command line call by another name than their long one."""
 
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 

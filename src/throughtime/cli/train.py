@@ -58,7 +58,7 @@ def train(
     fields = {name: value for name, value in {"data": data or None, **given}.items() if value is not None}
     wrong = [*(["config"] if config else []), *(name for name in fields if name not in _ENDS)]
     if resume is not None and wrong:
-        names = ", ".join("DATA" if name == "data" else option(name) for name in wrong)
+        names = ", ".join(map(option, wrong))
         ends = ", ".join(map(flag, _ENDS))
         raise TrainingError(f"--resume keeps a run's options: leave out {names}; only {ends} can be given")
     if config is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import time
 from collections.abc import Callable
 from datetime import datetime
@@ -16,6 +17,7 @@ import torch
 from throughtime import cells
 from throughtime.data import Corpus, Streams, Vocabulary, prepare_text
 from throughtime.errors import DataError, Interrupted
+from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
 from throughtime.training.again import begun_model, corpus_of
@@ -186,9 +188,9 @@ def _directory(config: TrainConfig, corpus: Corpus) -> Path:
 
 def _to_the_end(run: Run, corpus: Corpus, display: Display) -> Run:
     """Train the steps that are left, then measure."""
-    again = f"Go on with: throughtime train --resume {run.path}"
+    again = f"Resume with: throughtime train --resume {shlex.quote(display_path(run.path))}"
     with log_file(run):
-        _log.info("run %s", run.path)
+        _log.info("run %s", display_path(run.path))
         trainer, keeper = _fit(run, corpus, display)
         if keeper.interrupted:
             raise Interrupted(f"training was stopped at step {trainer.global_step} of {run.plan.steps}. {again}")
