@@ -56,7 +56,7 @@ def test_help_imports_nothing_heavy():
         (["cells", "--hiden", "3"], "did you mean --hidden?"),
         (["cells", "--hidden", "many"], "'--hidden'"),
         (["cells", "lstm", "gru"], "extra argument"),
-        (["cells", "lsmt"], "did you mean lstm?"),
+        (["cells", "lsmt"], "did you mean lstm"),
     ],
 )
 def test_a_mistake_is_told_in_one_message(arguments, told, capsys):
@@ -73,11 +73,16 @@ def test_a_users_error_is_told_without_a_traceback(failing, capsys):
     assert capsys.readouterr().err == "error: the file x is empty: text is wanted\n"
 
 
+def test_a_missing_package_is_named_with_the_extra_that_installs_it(failing, capsys):
+    failing(ModuleNotFoundError("No module named 'torch'", name="torch"))
+    assert main(["info"]) == 2
+    assert capsys.readouterr().err == "error: this command needs torch: pip install 'throughtime[train]'\n"
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
         (OSError(28, "No space left on device", "run/model.safetensors"), "the disk is full: run/model.safetensors"),
-        (ModuleNotFoundError("No module named 'torch'", name="torch"), "this command needs torch: pip install"),
         (PermissionError(13, "Permission denied", "run"), "permission denied: run"),
     ],
 )
@@ -115,3 +120,10 @@ def test_the_module_is_the_command():
 def test_no_colour_in_a_pipe():
     assert "\x1b" not in run("cells", "lstm").stdout
     assert "\x1b" not in run("cells", "lsmt").stderr
+
+
+def test_an_unknown_cell_names_the_three_nearest(capsys):
+    assert main(["cells", "lstm_np_"]) == 2
+    names = capsys.readouterr().err.partition("did you mean ")[2].partition("?")[0]
+    assert len(names.replace(" or ", ", ").split(", ")) == 3
+    assert names.startswith("lstm_np, ")

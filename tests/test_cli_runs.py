@@ -13,10 +13,10 @@ from io import StringIO
 import pytest
 
 import throughtime
-from throughtime.cli.config_options import option
 from throughtime.cli.main import main
 from throughtime.cli.sample import sample as sample_command
 from throughtime.runs import Run
+from throughtime.spelling import flag
 from throughtime.training import sample
 from throughtime.training.config import TrainConfig
 
@@ -50,7 +50,7 @@ def test_training_ends_with_figures_samples_and_what_to_do_next(trained):
 
 def test_options_reach_the_configuration(trained):
     config = Run.open(trained[0]).config
-    assert (config.hidden, config.layers, config.window, config.batch, config.steps, config.tie) == (
+    assert (config.hidden_size, config.num_layers, config.window, config.batch, config.steps, config.tie) == (
         8,
         1,
         10,
@@ -73,17 +73,17 @@ def test_json_is_the_last_line_and_all_that_is_printed(text, tmp_path, capsys):
 
 def test_options_from_a_file_and_those_given_win(text, tmp_path, capsys):
     config, out = tmp_path / "config.json", tmp_path / "run"
-    config.write_text(json.dumps({"hidden": 9, "layers": 3, "engine": "reference", "batch": 4, "steps": 1}))
+    config.write_text(json.dumps({"hidden_size": 9, "num_layers": 3, "engine": "reference", "batch": 4, "steps": 1}))
     assert main(["train", str(text), "--config", str(config), "--layers", "1", "--out", str(out), "--json"]) == 0
     used = Run.open(out).config
-    assert (used.hidden, used.layers) == (9, 1)
+    assert (used.hidden_size, used.num_layers) == (9, 1)
 
 
 def test_a_runs_own_configuration_can_be_trained_again(trained, tmp_path, capsys):
     arguments = ["--config", str(trained[0] / "config.json"), "--hidden", "6", "--out", str(tmp_path / "run")]
     assert main(["train", *arguments]) == 0
     assert Run.open(tmp_path / "run").config == Run.open(trained[0]).config.model_copy(
-        update={"hidden": 6, "out": str(tmp_path / "run")}
+        update={"hidden_size": 6, "out": str(tmp_path / "run")}
     )
 
 
@@ -109,7 +109,7 @@ def test_a_cell_of_the_users_own_is_trained_and_not_needed_afterwards(text, tmp_
         (["--hidden", "0", "--lr", "-1"], ["hidden", "lr"]),
         (["--hidden", "many"], ["hidden", "many"]),
         (["--level", "chra"], ["did you mean char?"]),
-        (["--cell", "lsmt"], ["did you mean lstm?"]),
+        (["--cell", "lsmt"], ["did you mean lstm"]),
         (["--engine", "referense"], ["did you mean reference?"]),
         (["--minuts", "3"], ["did you mean --minutes?"]),
         (["no-such-file.txt"], ["no-such-file.txt"]),
@@ -128,7 +128,7 @@ def test_nonsense_is_told_and_nothing_is_written(arguments, told, tmp_path, monk
 
 
 @pytest.mark.parametrize(
-    ("content", "told"), [("{", "not JSON"), ("[1]", "JSON object"), ('{"hiden": 3}', "did you mean hidden?")]
+    ("content", "told"), [("{", "not JSON"), ("[1]", "JSON object"), ('{"hiden": 3}', "did you mean hidden_size?")]
 )
 def test_a_configuration_file_that_is_none(content, told, tmp_path, capsys):
     path = tmp_path / "config.json"
@@ -141,10 +141,10 @@ def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
     assert main(["train", "--help"]) == 0
     help_ = capsys.readouterr().out
     shown = {line.split()[0].rstrip(","): line for line in help_.splitlines() if line.startswith("  -")}
-    assert set(shown) == {option(name) for name in TrainConfig.model_fields if name != "data"} | {
-        "--resume", "--config", "--json", "--help",
+    assert set(shown) == {flag(name) for name in TrainConfig.model_fields if name != "data"} | {
+        "--resume", "--config", "--json", "-h",
     }  # fmt: skip
-    assert f"[default: {TrainConfig.model_fields['hidden'].default}]" in help_
+    assert f"[default: {TrainConfig.model_fields['hidden_size'].default}]" in help_
 
 
 def test_help_of_training_is_there_without_torch():
@@ -215,7 +215,7 @@ def test_info(trained, text, capsys):
     assert all(word in shown for word in (str(text), "1 x lstm, 8 units", "4 steps", "torch", "nats per character"))
     assert main(["info", str(trained[0]), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["config"]["hidden"] == 8
+    assert shown["config"]["hidden_size"] == 8
     assert shown["result"]["valid"]["loss"] > 0
 
 

@@ -58,7 +58,7 @@ def test_a_missing_file_is_told(path, name):
 
 
 def test_weights_of_another_run_are_told(path, tmp_path):
-    other = train_tiny(tmp_path, hidden=13)
+    other = train_tiny(tmp_path, hidden_size=13)
     shutil.copy(other.path / "model.safetensors", path)
     with pytest.raises(RunError, match=r"model\.safetensors is not of this run"):
         use(path)
@@ -91,7 +91,7 @@ def test_a_newer_format_is_told(path):
 def test_what_is_no_run_is_told(tmp_path, path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    for name, told in [("nowhere", "no such directory"), ("file", "a run is a directory"), ("empty", "not a run")]:
+    for name, told in [("nowhere", "no such directory"), ("file", "is a file"), ("empty", "not a run")]:
         with pytest.raises(RunError, match=told):
             Run.open(tmp_path / name)
     with pytest.raises(RunError, match="did you mean copy"):

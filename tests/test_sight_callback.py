@@ -182,7 +182,7 @@ def test_it_works_on_the_module_that_train_uses(tmp_path):
 
     torch.manual_seed(0)
     model = LanguageModel(SYMBOLS, Recurrent("lstm", 4, 5))
-    config = TrainConfig.of(cell="lstm", hidden=5, layers=1, window=8, batch=4)
+    config = TrainConfig.of(cell="lstm", hidden_size=5, num_layers=1, window=8, batch=4)
     ids = torch.randint(SYMBOLS, (400,)).numpy().astype(np.uint8)
     fields = {name: 3 for name, field in Plan.model_fields.items() if field.is_required()}
     module = TrainingModule(model, config, Plan.model_validate(fields | {"steps": 3}), Streams(ids, 4, 8))

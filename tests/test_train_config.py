@@ -1,31 +1,39 @@
 """Options: nonsense is told in one message, and nothing is taken silently."""
 
+import inspect
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal, get_args, get_origin, get_type_hints
 
 import pytest
 
+import throughtime
 from throughtime.errors import TrainingError
-from throughtime.training import TrainConfig
+from throughtime.spelling import command_line
+from throughtime.training import TrainConfig, TrainOptions
 
 
 @pytest.mark.parametrize(
     ("given", "told"),
     [
-        ({"hidden": 0}, "hidden 0: 1 or more is wanted"),
-        ({"lr": -1}, "lr -1: more than 0"),
-        ({"dropout": 1}, "dropout 1: less than 1"),
+        ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
+        ({"lr": -1}, "lr must be greater than 0.0, got -1"),
+        ({"dropout": 1}, "dropout must be less than 1.0, got 1"),
         ({"optimizer": "adamm"}, "did you mean adam"),
         ({"schedule": "cosin"}, "did you mean cosine"),
-        ({"hiden": 3}, "no option is called 'hiden', did you mean hidden"),
-        ({"init": "ortogonal"}, "init 'ortogonal': a range above 0 is wanted, or orthogonal"),
-        ({"init": -0.1}, "a range above 0 is wanted"),
-        ({"devices": "gpu"}, "devices 'gpu': a number of devices is wanted"),
+        ({"hiden": 3}, "there is no option 'hiden', did you mean hidden_size"),
+        ({"init": "ortogonal"}, "init 'ortogonal': expected a range above 0, or orthogonal"),
+        ({"init": -0.1}, "expected a range above 0"),
+        ({"devices": "gpu"}, "devices 'gpu': expected a number of devices"),
         ({"steps": 2.5}, "steps 2.5"),
-        ({"minutes": "inf"}, "minutes 'inf'"),
-        ({"valid": 3}, "valid 3: a path is wanted"),
-        ({"vocab_size": 0}, "vocab-size 0"),
+        ({"minutes": "inf"}, "minutes must be a finite number, got inf"),
+        ({"valid": 3}, "valid 3: expected a path"),
+        ({"vocab_size": 0}, "vocab_size must be at least 1, got 0"),
+        ({"data": []}, "data []: the list is empty"),
+        ({"data": ""}, "data '': the path is empty"),
+        ({"valid": ""}, "valid '': the path is empty"),
+        ({"weight_decay": -1}, "weight_decay must be at least 0"),
     ],
 )
 def test_nonsense_is_told(given, told):
@@ -36,12 +44,12 @@ def test_nonsense_is_told(given, told):
 
 def test_every_mistake_is_told_at_once():
     with pytest.raises(TrainingError) as error:
-        TrainConfig.of(hidden=0, lr=-1, batch="many")
-    assert [line.split()[0] for line in str(error.value).splitlines()] == ["hidden", "batch", "lr"]
+        TrainConfig.of(hidden_size=0, lr=-1, batch="many")
+    assert [line.split()[0] for line in str(error.value).splitlines()] == ["hidden_size", "batch", "lr"]
 
 
 def test_none_is_not_given():
-    assert TrainConfig.of(hidden=None, steps=None) == TrainConfig.of()
+    assert TrainConfig.of(hidden_size=None, steps=None) == TrainConfig.of()
 
 
 def test_an_end_is_set_only_where_none_is_given():
@@ -74,3 +82,30 @@ def test_devices_are_a_number_or_a_kind(given, kind, count):
 def test_options_are_known_without_torch():
     code = "import sys, throughtime.training.config; print('torch' in sys.modules or 'lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "False"
+
+
+def test_messages_spell_options_as_on_the_command_line_there():
+    with command_line(), pytest.raises(TrainingError) as error:
+        TrainConfig.of(hidden_size=0, vocab_size=0)
+    assert str(error.value).splitlines() == [
+        "--vocab-size must be at least 1, got 0",
+        "--hidden must be at least 1, got 0",
+    ]
+
+
+def test_the_typed_options_of_train_are_the_fields_of_the_configuration():
+    typed = get_type_hints(TrainOptions)
+    parameters = inspect.signature(throughtime.train).parameters
+    assert {*typed, "cell"} == {*TrainConfig.model_fields}
+    assert {"cell", "progress"} == {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    for name, hint in typed.items():
+        annotation = TrainConfig.model_fields[name].annotation
+        if get_origin(annotation) is Literal:
+            assert set(get_args(annotation)) | {type(None)} == {
+                value for part in get_args(hint) for value in (get_args(part) or [part])
+            }
+
+
+@pytest.mark.parametrize("name", TrainConfig.model_fields)
+def test_every_option_is_explained(name):
+    assert f" {name}: " in (TrainConfig.__doc__ or "")

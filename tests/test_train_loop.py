@@ -20,7 +20,7 @@ from throughtime.training.metrics import COLUMNS
 
 
 def test_it_learns_and_writes_its_directory(tmp_path, capfd):
-    run = train_tiny(tmp_path, steps=150, lr=0.02, hidden=24)
+    run = train_tiny(tmp_path, steps=150, lr=0.02, hidden_size=24)
     assert {path.name for path in run.path.iterdir()} == {
         "config.json", "vocabulary.json", "program.json", "model.safetensors", "metrics.csv", "checkpoints", "log.txt",
         "result.json",
@@ -64,7 +64,7 @@ def test_the_caller_s_settings_are_left_alone(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 def test_every_optimizer_lowers_the_loss(tmp_path, optimizer):
-    run = train_tiny(tmp_path, steps=60, optimizer=optimizer, layers=1, dropout=0.0)
+    run = train_tiny(tmp_path, steps=60, optimizer=optimizer, num_layers=1, dropout=0.0)
     losses = [row["train_loss"] for row in run.metrics()]
     assert losses[-1] < losses[0] - 0.3
 
@@ -187,8 +187,8 @@ def test_a_directory_is_named_by_cell_and_data(tmp_path, monkeypatch):
     ("options", "kind", "told"),
     [
         ({"cell": "lstmm"}, CellError, "did you mean lstm"),
-        ({"tie": True, "embed": 5}, TrainingError, "embed 5"),
-        ({"cell": "gru", "forget_bias": 2}, TrainingError, "cell 'gru' has no gate called forget.* --forget-bias out"),
+        ({"tie": True, "embed": 5}, TrainingError, "embed=5"),
+        ({"cell": "gru", "forget_bias": 2}, TrainingError, "'gru' has no gate named forget.* leave forget_bias out"),
         ({"data": "nowhere.txt"}, DataError, "there is no such file"),
         ({"window": 10_000}, DataError, "fewer than one window of 10000 steps"),
         ({"precision": "16-mixed", "devices": "cpu"}, TrainingError, "16-mixed is for CUDA"),
@@ -211,7 +211,7 @@ def test_tensorboard_that_is_not_installed_is_told(tmp_path, monkeypatch):
 def test_nothing_is_overwritten(tmp_path):
     run = train_tiny(tmp_path)
     before = run.metrics_file.read_text()
-    with pytest.raises(RunError, match=r"is there already.*--resume"):
+    with pytest.raises(RunError, match=r"already exists.*--resume"):
         train_tiny(tmp_path)
     assert run.metrics_file.read_text() == before
 
@@ -229,7 +229,7 @@ def test_a_loss_that_is_not_finite_is_told_and_the_last_good_checkpoint_kept(tmp
 
     with monkeypatch.context() as patched:
         patched.setattr(TrainingModule, "training_step", overflow)
-        with pytest.raises(TrainingError, match=r"step 8: the loss is inf .*--lr \(0\.003 now\).*--clip \(1 now\)"):
+        with pytest.raises(TrainingError, match=r"step 8: the loss is inf .*lr \(0\.003 now\).*clip \(1 now\)"):
             train_tiny(tmp_path)
     run = Run.open(tmp_path / "run")
     assert torch.load(run.checkpoint, weights_only=True)["global_step"] == 7
@@ -237,7 +237,7 @@ def test_a_loss_that_is_not_finite_is_told_and_the_last_good_checkpoint_kept(tmp
 
 
 def test_weights_that_overflow_are_told(tmp_path):
-    with pytest.raises(TrainingError, match=r"can't go on\. Try a lower --lr"):
+    with pytest.raises(TrainingError, match=r"can't go on\. Try a lower lr"):
         train_tiny(tmp_path, optimizer="sgd", lr=1e38, schedule="constant", clip=0, steps=50)
 
 
@@ -273,3 +273,53 @@ def test_metrics_are_a_table_others_read(tmp_path):
         rows = list(csv.reader(file))
     assert tuple(rows[0]) == COLUMNS
     assert all(len(row) == len(COLUMNS) for row in rows)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
+def test_weight_decay_shrinks_matrices_alone_apart_from_the_gradient(optimizer):
+    from throughtime.training.config import TrainConfig
+    from throughtime.training.optimizers import make_optimizer
+
+    model = torch.nn.Linear(3, 4, dtype=torch.float64)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    made = make_optimizer(TrainConfig.of(optimizer=optimizer, lr=0.1, weight_decay=0.5), model)
+
+    def closure():
+        # The gradient is zero, so that all that is left of a step is the decay; it sees the weights as they were.
+        assert torch.equal(model.weight, before["weight"])
+        for p in model.parameters():
+            p.grad = torch.zeros_like(p)
+
+    made.step(closure)
+    torch.testing.assert_close(model.weight.data, before["weight"] * (1 - 0.1 * 0.5), rtol=1e-15, atol=0)
+    assert torch.equal(model.bias.data, before["bias"])
+
+
+def test_adamw_is_torchs_own_with_decay_of_the_matrices():
+    from throughtime.training.config import TrainConfig
+    from throughtime.training.optimizers import make_optimizer
+
+    torch.manual_seed(0)
+    model, x = torch.nn.Linear(3, 4), torch.randn(5, 3)
+    other = torch.nn.Linear(3, 4)
+    other.load_state_dict(model.state_dict())
+    ours = make_optimizer(TrainConfig.of(optimizer="adamw", lr=0.01, weight_decay=0.2), model)
+    groups = [{"params": [other.weight], "weight_decay": 0.2}, {"params": [other.bias], "weight_decay": 0.0}]
+    torchs = torch.optim.AdamW(groups, 0.01, fused=True)
+    for _ in range(3):
+        for m, optimizer in ((model, ours), (other, torchs)):
+            optimizer.zero_grad()
+            m(x).square().sum().backward()
+            optimizer.step()
+    assert torch.equal(model.weight, other.weight)
+    assert torch.equal(model.bias, other.bias)
+
+
+def test_weight_decay_is_the_optimizers_usual_one_if_not_given(tmp_path):
+    from throughtime.training.config import TrainConfig
+
+    assert TrainConfig.of().decoupled_decay == 0.01
+    assert TrainConfig.of(optimizer="sgd").decoupled_decay == 0
+    assert TrainConfig.of(weight_decay=0).decoupled_decay == 0
+    run = train_tiny(tmp_path, weight_decay=0.3, steps=2)
+    assert run.config.weight_decay == 0.3

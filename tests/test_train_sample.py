@@ -84,7 +84,7 @@ def test_symbols_are_drawn_as_often_as_they_should(options, expected):
 
 def test_nonsense_is_told_before_the_first_piece(run):
     for options in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}, {"length": -1}):
-        with pytest.raises(UserError, match="wanted"):
+        with pytest.raises(UserError, match="must be"):
             sample(run, **options)
 
 

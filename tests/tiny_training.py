@@ -12,8 +12,8 @@ from throughtime.runs import Run
 from throughtime.training import train
 
 TINY = {
-    "hidden": 12,
-    "layers": 2,
+    "hidden_size": 12,
+    "num_layers": 2,
     "dropout": 0.1,
     "batch": 8,
     "window": 10,

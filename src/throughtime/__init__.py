@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from throughtime.sight.edit import edit
     from throughtime.sight.record import record
     from throughtime.streaming import Stream
-    from throughtime.training import train
+    from throughtime.training import evaluate, sample, train
 
 __version__ = "0.1.0"
 
@@ -53,13 +53,20 @@ _HOMES = {
     "edit": "throughtime.sight.edit",
     "record": "throughtime.sight.record",
     "Stream": "throughtime.streaming",
+    "evaluate": "throughtime.training",
+    "sample": "throughtime.training",
     "train": "throughtime.training",
 }
 
+# The extra that installs each package which a base installation lacks.
+_EXTRAS = {"torch": "torch", "onnx": "onnx"} | dict.fromkeys(
+    ("jinja2", "lightning", "plotly", "pydantic", "rich", "tokenizers", "typer"), "train"
+)
+
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "edit", "freeze", "from_keras", "from_onnx", "from_torch", "load", "record", "restore",
-    "save", "to_onnx", "to_torch", "train",
+    "cell", "cells", "check", "edit", "evaluate", "freeze", "from_keras", "from_onnx", "from_torch", "load", "record",
+    "restore", "sample", "save", "to_onnx", "to_torch", "train",
 ]  # fmt: skip
 
 
@@ -67,8 +74,18 @@ def __getattr__(name: str) -> Any:
     home = _HOMES.get(name)
     if home is None:
         raise AttributeError(f"module 'throughtime' has no attribute {name!r}")
-    module = importlib.import_module(home)
-    value = module if home == f"throughtime.{name}" and not hasattr(module, name) else getattr(module, name)
+    try:
+        module = importlib.import_module(home)
+        value = module if home == f"throughtime.{name}" and not hasattr(module, name) else getattr(module, name)
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in _EXTRAS:
+            raise
+        extra = "train" if home == "throughtime.training" else _EXTRAS[package]
+        # Not an AttributeError: `from throughtime import ...` would replace its message by one of its own.
+        raise ImportError(
+            f"throughtime.{name} needs {package}: pip install 'throughtime[{extra}]'", name=error.name
+        ) from None
     globals()[name] = value
     return value
 

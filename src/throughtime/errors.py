@@ -36,15 +36,20 @@ class Interrupted(TrainingError):
     """Training that was asked to stop, by Ctrl-C or a signal, and can go on later."""
 
 
-def nearest(name: str, names: Iterable[str]) -> str:
+def nearest(name: str, names: Iterable[str], count: int = 1) -> str:
     """The end of a message about an unknown name.
 
     Args:
         name: what the user wrote.
-        names: what it could have been.
+        names: what it could have been; `name` itself is never suggested.
+        count: how many names to suggest at most.
 
     Returns:
-        `", did you mean X?"` for the most similar of the names, or `""` when none is similar.
+        `", did you mean X?"` or `", did you mean X, Y or Z?"` for the most similar names, or `""` when none is similar.
     """
-    found = difflib.get_close_matches(name, list(names), n=1)
-    return f", did you mean {found[0]}?" if found else ""
+    others = [other for other in names if other != name]
+    found = difflib.get_close_matches(name, others, count, cutoff=0.6 if count == 1 else 0.3)
+    if not found:
+        return ""
+    *first, last = found
+    return f", did you mean {' or '.join(filter(None, [', '.join(first), last]))}?"

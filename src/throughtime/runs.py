@@ -6,6 +6,7 @@ program.json        each layer's program: a model is loaded without the Python t
 model.safetensors   the weights that were best on validation; with the programs and the symbols, a model by itself
 metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss
 checkpoints/        what is needed to go on
+initial.safetensors the weights it started from, if they are another run's
 log.txt, result.json
 report.html         learning curves, gradients before and after, samples: what a person looks at first
 """
@@ -14,7 +15,9 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -22,11 +25,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from throughtime.data import Corpus, Vocabulary, load_vocabulary
-from throughtime.errors import DataError, RunError, nearest
+from throughtime.errors import DataError, RunError
 from throughtime.files import replacing
+from throughtime.paths import display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
-from throughtime.stored import CONFIG, PROGRAMS, RESULT, VOCABULARY, WEIGHTS, read_programs, read_text
+from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, VOCABULARY, WEIGHTS, read_programs, read_text
 from throughtime.training.config import TrainConfig
 from throughtime.training.record import DataSummary, Plan, Record, read_record, versions
 
@@ -53,9 +57,23 @@ class Run:
 
     @classmethod
     def create(
-        cls, path: str | Path, config: TrainConfig, corpus: Corpus, programs: Sequence[Program], plan: Plan
+        cls,
+        path: str | Path,
+        config: TrainConfig,
+        corpus: Corpus,
+        programs: Sequence[Program],
+        plan: Plan,
+        initial: bytes | None = None,
     ) -> Self:
         """Write the directory of a run that is about to begin.
+
+        Args:
+            path: the directory; it must not exist, or be empty.
+            config: the options.
+            corpus: the data.
+            programs: each layer's program.
+            plan: how long to train.
+            initial: the weights to start from, as safetensors; new ones are drawn if not given.
 
         Raises:
             RunError: something is there already.
@@ -70,13 +88,24 @@ class Run:
             plan=plan,
         )
         path.mkdir(parents=True, exist_ok=True)
+        if initial is not None:
+            with replacing(path / INITIAL) as file:
+                file.write(initial)
         with replacing(path / VOCABULARY) as file:
             file.write(corpus.vocabulary.to_json().encode())
         with replacing(path / PROGRAMS) as file:
             file.write(list_to_json(programs).encode())
         with replacing(path / CONFIG) as file:
-            file.write((record.model_dump_json(indent=2) + "\n").encode())
+            file.write(record.to_json())
         return cls(path, record)
+
+    def extended(self, config: TrainConfig, plan: Plan) -> Self:
+        """Return the run with a later end, written to its directory; it is no longer finished."""
+        record = self.record.model_copy(update={"config": config, "plan": plan})
+        with replacing(self.path / CONFIG) as file:
+            file.write(record.to_json())
+        (self.path / RESULT).unlink(missing_ok=True)
+        return type(self)(self.path, record)
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
@@ -86,16 +115,16 @@ class Run:
             RunError: it is missing, half written, damaged or from a newer version.
         """
         path = Path(path)
+        if not path.exists():
+            raise RunError(missing(path, "directory"))
         if not path.is_dir():
-            siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-            kind = "is a file, and a run is a directory" if path.exists() else "there is no such directory"
-            raise RunError(f"{path}: {kind}{nearest(path.name, siblings)}")
+            raise RunError(f"{display_path(path)} is a file; expected the directory of a run")
         if not (path / CONFIG).is_file():
             known = [p for p in path.iterdir() if p.name in (VOCABULARY, PROGRAMS) or p.suffix == ".part"]
             raise RunError(
-                f"{path} is half written: the run was ended before its first step; remove it and train anew"
+                f"{display_path(path)} is half written: the run ended before its first step; remove it and train again"
                 if known
-                else f"{path} is not a run: it has no {CONFIG}"
+                else f"{display_path(path)} is not a run: {_contents(path)}"
             )
         run = cls(path, read_record(path / CONFIG))
         for name in (VOCABULARY, PROGRAMS):
@@ -139,9 +168,9 @@ class Run:
             RunError: the file is damaged, or from a newer version.
         """
         programs = read_programs(self.path)
-        if len(programs) != self.config.layers:
+        if len(programs) != self.config.num_layers:
             raise RunError(
-                f"{self.path} is damaged: {PROGRAMS}: {self.config.layers} programs are wanted, "
+                f"{self.path} is damaged: {PROGRAMS}: {self.config.num_layers} programs are wanted, "
                 f"{len(programs)} are there"
             )
         return programs
@@ -175,6 +204,22 @@ class Run:
     def parameters(self) -> int:
         """How many numbers were trained."""
         return sum(tensor.numel() for tensor in self.weights().values())
+
+    def initial_weights(self) -> dict[str, Tensor] | None:
+        """The weights that the run started from; None if it drew new ones.
+
+        Raises:
+            RunError: the file is damaged.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load
+
+        if not (self.path / INITIAL).is_file():
+            return None
+        try:
+            return load((self.path / INITIAL).read_bytes())
+        except (SafetensorError, OSError, ValueError) as error:
+            raise RunError(f"{self.path} is damaged: {INITIAL}: {error}") from None
 
     @property
     def checkpoint(self) -> Path:
@@ -217,15 +262,15 @@ class Run:
             RunError: there are none yet, or the file is damaged.
         """
         from safetensors import SafetensorError
-        from safetensors.torch import load_file
+        from safetensors.torch import load
 
         if not self.has_weights:
             raise RunError(
                 f"{self.path} has no weights yet: training was ended before its first validation; "
-                f"go on with: throughtime train --resume {self.path}"
+                f"resume with: throughtime train --resume {display_path(self.path)}"
             )
         try:
-            return load_file(self.path / WEIGHTS)
+            return load((self.path / WEIGHTS).read_bytes())  # its own reading refuses paths that are not UTF-8
         except (SafetensorError, OSError, ValueError) as error:
             raise RunError(f"{self.path} is damaged: {WEIGHTS}: {error}") from None
 
@@ -269,6 +314,39 @@ class Run:
         return model.eval()
 
 
+def _contents(path: Path) -> str:
+    """What a directory that is not a run has in it."""
+    inside = sorted(path.iterdir())
+    runs = [display_path(p) for p in inside if (p / CONFIG).is_file()]
+    if runs:
+        listed = ", ".join(runs[:_LISTED]) + (", ..." if len(runs) > _LISTED else "")
+        return f"it is a directory of {len(runs)} run{'s' * (len(runs) > 1)}; choose one: {listed}"
+    if not inside:
+        return "it is an empty directory"
+    listed = ", ".join(display_path(p.name) for p in inside[:_LISTED]) + (", ..." if len(inside) > _LISTED else "")
+    return f"it has no {CONFIG}, only {listed}"
+
+
+_LISTED = 5
+
+
+def remover(path: Path) -> Callable[[], None]:
+    """Return a function that removes a directory that is about to be made, with the parents made for it."""
+    new = [p for p in (path, *path.parents) if not p.exists()]
+
+    def remove() -> None:
+        if path in new:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_dir():  # it was there, and empty
+            for inside in path.iterdir():
+                shutil.rmtree(inside, ignore_errors=True) if inside.is_dir() else inside.unlink(missing_ok=True)
+        for parent in new[1:]:
+            with suppress(OSError):  # another run may be in it by now
+                parent.rmdir()
+
+    return remove
+
+
 def require_new(path: Path) -> None:
     """Refuse a directory for a new run that has something in it.
 
@@ -276,5 +354,5 @@ def require_new(path: Path) -> None:
         RunError: it has.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        hint = f", or go on with it: --resume {path}" if (path / CONFIG).is_file() else ""
-        raise RunError(f"{path} is there already, and nothing is overwritten: give another directory{hint}")
+        hint = f", or resume the run: --resume {display_path(path)}" if (path / CONFIG).is_file() else ""
+        raise RunError(f"{display_path(path)} already exists; choose another directory{hint}")

@@ -13,7 +13,7 @@ from throughtime.program.saving import list_from_json
 RUN_FORMAT = 1  # of a run directory
 
 CONFIG, VOCABULARY, PROGRAMS, WEIGHTS = "config.json", "vocabulary.json", "program.json", "model.safetensors"
-RESULT = "result.json"
+RESULT, INITIAL = "result.json", "initial.safetensors"
 
 
 def stored_name(parameter: str, suffix: str) -> str:

@@ -71,5 +71,6 @@ def get(cell: str | Cell) -> Cell:
             f"a cell's name, such as 'lstm', or a cell of one's own (throughtime.cell) is wanted; given {cell!r}."
         )
     if cell not in _CELLS:
-        raise CellError(f"no cell is called {cell!r}{nearest(str(cell), _CELLS)} (there are: {', '.join(_CELLS)}).")
+        hint = nearest(cell, _CELLS, 3)
+        raise CellError(f"no cell named {cell!r}{hint or '.'} `throughtime cells` lists all {len(_CELLS)}.")
     return _CELLS[cell]

@@ -3,15 +3,42 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+
+_NEEDED = ("typer", "rich", "pydantic")
 
 
 def main() -> int:
-    """Runs the command `throughtime`; returns its exit status."""
+    """Run the command `throughtime`; return its exit status."""
     try:
         from throughtime.cli.main import main as run
     except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in ("typer", "rich"):
+        if error.name is None or error.name.partition(".")[0] not in _NEEDED:
             raise
-        print(f"error: the command needs {error.name}: pip install 'throughtime[train]'", file=sys.stderr)
-        return 1
+        return _without_packages(sys.argv[1:], error.name.partition(".")[0])
     return run()
+
+
+def _without_packages(arguments: Sequence[str], missing: str) -> int:
+    """Answer a request for help or the version in an installation without the commands' packages; refuse all else."""
+    import throughtime
+    from throughtime.cli.commands import ABOUT, COMMANDS
+    from throughtime.cli.streams import open_standard_streams, silence_broken_pipes
+
+    open_standard_streams()
+    needs = f"the commands need {missing}: pip install 'throughtime[train]'"
+    try:
+        if arguments and arguments[0] == "--version":
+            print(throughtime.__version__)
+        elif not arguments or "--help" in arguments or "-h" in arguments:
+            width = max(map(len, COMMANDS)) + 2
+            rows = [f"  {name:<{width}}{meaning}" for name, meaning in COMMANDS.items()]
+            print("\n".join(["Usage: throughtime COMMAND", "", f"  {ABOUT}", "", "Commands:", *rows, "", needs]))
+        else:
+            print(f"error: {needs}", file=sys.stderr)
+            return 2
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence_broken_pipes()
+        return 1
+    return 0

@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 def cells(
     name: Annotated[str | None, typer.Argument(help=f"The cell to show: {CELL_HELP}.", metavar="NAME")] = None,
     input_size: Annotated[int, typer.Option(help="The width of x in the programs shown.")] = 3,
-    hidden: Annotated[int, typer.Option(help="The number of hidden units in the programs shown.")] = 4,
+    hidden: Annotated[
+        int, typer.Option("--hidden-size", "--hidden", help="The number of hidden units in the programs shown.")
+    ] = 4,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, programs included.")] = False,
 ) -> None:
     """With a NAME: its equations, the program that they become, and the gradient's program."""

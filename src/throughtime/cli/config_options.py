@@ -13,6 +13,7 @@ import typer
 
 from throughtime.cli.cell_option import CELL_HELP
 from throughtime.errors import TrainingError
+from throughtime.spelling import SHORT_FORMS, flag
 from throughtime.training.config import TrainConfig
 
 # The headings in the help, each at the first field under it.
@@ -24,6 +25,7 @@ _PLACEHOLDERS = {
     "test": "PATH",
     "out": "DIR",
     "init": "RANGE|orthogonal",
+    "init_from": "RUN",
     "devices": "N|cpu|cuda|cpu:N|cuda:N",
 }
 
@@ -48,19 +50,14 @@ def from_file(path: Path) -> dict[str, Any]:
         TrainingError: if it can't be read, or is not one JSON object.
     """
     try:
-        fields = json.loads(path.read_text())
+        fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it is not JSON ({error})"
         raise TrainingError(f"the configuration {path} can't be read: {reason}") from None
     if not isinstance(fields, dict):
-        raise TrainingError(f'the configuration {path} is not a JSON object, such as {{"hidden": 256}}')
+        raise TrainingError(f'the configuration {path} is not a JSON object, such as {{"hidden_size": 256}}')
     begun = fields.get("config")
     return {name: value for name, value in begun.items() if name != "out"} if isinstance(begun, dict) else fields
-
-
-def option(name: str) -> str:
-    """How the command line spells a field."""
-    return f"--{name.replace('_', '-')}"
 
 
 def _annotations() -> Iterator[tuple[str, Any]]:
@@ -79,7 +76,7 @@ def _annotations() -> Iterator[tuple[str, Any]]:
             Annotated[
                 bool | None if is_flag else str | None,
                 typer.Option(
-                    *([option(name), f"--no-{name}"] if is_flag else [option(name)]),
+                    *_spellings(name, is_flag),
                     help=meanings.get(name, "") + default,
                     metavar=None if is_flag else _placeholder(name, field.annotation),
                     show_default=False,
@@ -90,6 +87,12 @@ def _annotations() -> Iterator[tuple[str, Any]]:
         )
 
 
+def _spellings(name: str, is_flag: bool) -> list[str]:
+    if is_flag:
+        return [f"{flag(name)}/{flag('no_' + name)}"]
+    return [flag(name), *([SHORT_FORMS[name]] if name in SHORT_FORMS else [])]
+
+
 def _completer(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
     return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
 
@@ -97,7 +100,7 @@ def _completer(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
 def _meanings() -> dict[str, str]:
     """What the configuration's docstring says of each field, as a sentence about options."""
     text = inspect.cleandoc(TrainConfig.__doc__ or "").partition("Attributes:\n")[2]
-    text = re.sub(r"`(\w+)`", lambda m: option(m[1]) if m[1] in TrainConfig.model_fields else m[0], text)
+    text = re.sub(r"`(\w+)`", lambda m: flag(m[1]) if m[1] in TrainConfig.model_fields else m[0], text)
     entries = re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
     sentences = ((names, " ".join(meaning.split())) for names, meaning in entries)
     return {name: text[:1].upper() + text[1:] for names, text in sentences for name in names.split(", ")}

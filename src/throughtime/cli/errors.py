@@ -11,7 +11,7 @@ from throughtime.errors import Interrupted, UserError, nearest
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 
-_OPTIONAL = ("torch", "lightning", "pydantic", "rich", "tokenizers")
+_OPTIONAL = ("torch", "lightning", "pydantic", "rich", "tokenizers", "jinja2", "plotly")
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -27,7 +27,7 @@ def explained(error: Exception) -> tuple[str, int] | None:
         case OSError(errno=int() as number):
             return _refused(error, number), REFUSED
         case ModuleNotFoundError(name=str() as name) if name.split(".")[0] in _OPTIONAL:
-            return f"this command needs {name.split('.')[0]}: pip install 'throughtime[train]'", REFUSED
+            return f"this command needs {name.split('.')[0]}: pip install 'throughtime[train]'", WRONG
     return None
 
 
@@ -44,7 +44,7 @@ def _usage(error: typer.TyperException) -> str:
     possible = getattr(error, "possibilities", None)
     if possible:
         option = str(getattr(error, "option_name", ""))
-        message = f"no option is called {option}{nearest(option, possible)}"
+        message = f"there is no option {option}{nearest(option, possible)}"
     context = getattr(error, "ctx", None)
     hint = f"\n`{context.command_path} --help` shows what there is." if context else ""
     return message[:1].lower() + message[1:] + hint

@@ -35,8 +35,13 @@ def horizon(
     lags: Annotated[int, typer.Option(metavar="N", help="How many steps back to look.")] = 200,
     steps: Annotated[int, typer.Option(metavar="N", help="Over how many steps of each stream to look.")] = 400,
     streams: Annotated[int, typer.Option(metavar="N", help="How many streams of symbols to read.")] = 4,
-    hidden: Annotated[int, typer.Option(metavar="N", help="The units of a layer of a fresh network.")] = 128,
-    layers: Annotated[int, typer.Option(metavar="N", help="The layers of a fresh network.")] = 1,
+    hidden: Annotated[
+        int,
+        typer.Option("--hidden-size", "--hidden", metavar="N", help="The units of a layer of an untrained network."),
+    ] = 128,
+    layers: Annotated[
+        int, typer.Option("--num-layers", "--layers", metavar="N", help="The layers of an untrained network.")
+    ] = 1,
     init: Annotated[
         str | None,
         typer.Option(metavar="RANGE|NAME", help="What a fresh network's weights are drawn from, as in train."),
@@ -73,7 +78,7 @@ def horizon(
             from throughtime.sight import gradient_flow
             from throughtime.sight.fresh import held_out_symbols
 
-            symbols = held_out_symbols(opened, steps, streams, data)
+            symbols = held_out_symbols(opened, steps, streams, data or None)
             found = {str(run): gradient_flow(opened.model(engine), symbols, window=lags).by_lag}
     else:
         if data:

@@ -77,7 +77,7 @@ def _rows(run: Run) -> list[tuple[str, str]]:
     data, unit = run.record.data, UNITS[config.level]
     test = f", {data.test:,} for the test" if data.test else ""
     given = config.model_dump(
-        exclude_defaults=True, exclude={"data", "cell", "hidden", "layers", "out", "level", "steps"}
+        exclude_defaults=True, exclude={"data", "cell", "hidden_size", "num_layers", "out", "level", "steps"}
     )
     streams = f"{run.plan.batch} streams, windows of {config.window} steps"
     rows = [
@@ -87,7 +87,7 @@ def _rows(run: Run) -> list[tuple[str, str]]:
             f"{unit}s",
             f"{data.train:,} for training, {data.valid:,} for validation{test}; {data.vocabulary:,} different",
         ),
-        ("network", f"{config.layers} x {config.cell}, {config.hidden} units each{_size(about)}"),
+        ("network", f"{config.num_layers} x {config.cell}, {config.hidden_size} units each{_size(about)}"),
         ("training", _progress(run)),
         ("by", f"{config.optimizer}, rate {config.learning_rate:g}, {config.schedule}; {streams}"),
     ]

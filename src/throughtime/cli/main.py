@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import inspect
 import io
-import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -18,22 +17,12 @@ from typer.core import TyperCommand, TyperGroup
 from typer.main import get_command
 
 import throughtime
+from throughtime.cli.commands import ABOUT, COMMANDS
 from throughtime.cli.errors import INTERRUPTED, REFUSED, explained, tell
+from throughtime.cli.streams import open_standard_streams, silence_broken_pipes
+from throughtime.spelling import command_line
 
-# Each command is a function of its own name in the file of its own name.
-_COMMANDS = {
-    "train": "Train a recurrent network on text.",
-    "evaluate": "Measure a trained network on a text.",
-    "sample": "Let a trained network write text.",
-    "inspect": "Write a page that shows what a trained network does with a text.",
-    "horizon": "Show how far back a network's gradient reaches.",
-    "export": "Write a trained network as a file that other systems run.",
-    "cells": "List the recurrent cells, or show one as equations and program.",
-    "bench": "Measure how fast this machine runs recurrent layers.",
-    "info": "Show what a run was trained on, its sizes and figures.",
-}
-
-
+_HELP = {"help_option_names": ["--help", "-h"]}
 _OPTION_COLUMNS = 24  # a longer option has its meaning on the next line
 
 
@@ -66,9 +55,9 @@ class _Commands(TyperGroup):
 
 def _loaded(name: str) -> Any:
     function = getattr(import_module(f"throughtime.cli.{name}"), name)
-    meaning = "\n\n".join(filter(None, [_COMMANDS[name], inspect.getdoc(function)]))
+    meaning = "\n\n".join(filter(None, [COMMANDS[name], inspect.getdoc(function)]))
     one = typer.Typer(add_completion=False, rich_markup_mode=None)
-    one.command(name, help=meaning, cls=_Command)(function)
+    one.command(name, help=meaning, cls=_Command, context_settings=_HELP)(function)
     return get_command(one)
 
 
@@ -83,13 +72,13 @@ _VERSION = typer.Option("--version", callback=_show_version, is_eager=True, help
 
 def _app() -> typer.Typer:
     # Plain help: it is several times quicker than boxes, and survives pipes and narrow terminals.
-    app = typer.Typer(name="throughtime", cls=_Commands, rich_markup_mode=None)
+    app = typer.Typer(name="throughtime", cls=_Commands, rich_markup_mode=None, context_settings=_HELP)
 
-    @app.callback()
+    @app.callback(help=ABOUT)
     def about(version: Annotated[bool, _VERSION] = False) -> None:
-        """Recurrent networks you can see through, at full speed."""
+        pass
 
-    for name, meaning in _COMMANDS.items():
+    for name, meaning in COMMANDS.items():
         app.command(name, help=meaning)(lambda: None)
     return app
 
@@ -106,17 +95,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, 1 for what the machine refused, 2 for what was asked wrongly, 130 for Ctrl-C.
     """
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal lacks is no reason to stop
-            stream.reconfigure(errors="replace")
+        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show must not stop a command
+            stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         # Not `standalone`, as that would tell the errors in typer's words and leave ours to a traceback.
-        code = get_command(app).main(given or ["--help"], prog_name="throughtime", standalone_mode=False)
+        with command_line():
+            code = get_command(app).main(given or ["--help"], prog_name="throughtime", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:
-        # Whoever read has gone. Python would complain once more when it flushes at its end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence_broken_pipes()
         return REFUSED
     except KeyboardInterrupt:
         code = INTERRUPTED
@@ -124,8 +114,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         known = explained(error)
         if known is None:
             raise
-        tell(known[0])
+        _tell(known[0])
         return known[1]
     if code == INTERRUPTED:
-        tell("interrupted.")
+        _tell("interrupted.")
     return code if isinstance(code, int) else 0
+
+
+def _tell(message: str) -> None:
+    """Write an error message, unless nobody reads standard error any more."""
+    try:
+        tell(message)
+    except BrokenPipeError:
+        silence_broken_pipes()

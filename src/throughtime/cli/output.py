@@ -52,7 +52,12 @@ def show_python(source: str) -> None:
 
 def show_json(result: Any) -> None:
     """Prints a result as one line of JSON; JSON has no infinities and no NaN, they become null."""
-    print(json.dumps(_finite(result), ensure_ascii=False, allow_nan=False))
+    text = json.dumps(_finite(result), ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+    except UnicodeEncodeError:  # part of a file name that is not UTF-8, or a terminal with fewer characters
+        text = json.dumps(_finite(result), allow_nan=False)
+    print(text)
 
 
 def _finite(value: Any) -> Any:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from throughtime.cli.cell_option import named_cell
-from throughtime.cli.config_options import from_file, option, with_config_options
+from throughtime.cli.config_options import from_file, with_config_options
 from throughtime.cli.figures import duration, figure_rows
 from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
+from throughtime.paths import display_path
+from throughtime.spelling import flag, option
 from throughtime.training.config import TrainConfig
 from throughtime.training.processes import rank
 
@@ -30,7 +32,11 @@ def train(
     *,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help="Go on with the run in this directory.", rich_help_panel="Run"),
+        typer.Option(
+            metavar="DIR",
+            help="Resume the run in this directory; with --steps, --epochs or --minutes, to a later end.",
+            rich_help_panel="Run",
+        ),
     ] = None,
     config: Annotated[
         Path | None,
@@ -49,11 +55,12 @@ def train(
 
     The run's directory then holds the best weights, the figures and checkpoints to go on from.
     """
-    fields = {name: value for name, value in {"data": data, **given}.items() if value is not None}
-    if resume is not None and (fields or config):
-        given = {"config": config, **fields} if config else fields
-        wrong = ", ".join("DATA" if name == "data" else option(name) for name in given)
-        raise TrainingError(f"--resume goes on with a run as it was begun: leave out {wrong}")
+    fields = {name: value for name, value in {"data": data or None, **given}.items() if value is not None}
+    wrong = [*(["config"] if config else []), *(name for name in fields if name not in _ENDS)]
+    if resume is not None and wrong:
+        names = ", ".join(map(option, wrong))
+        ends = ", ".join(map(flag, _ENDS))
+        raise TrainingError(f"--resume keeps a run's options: leave out {names}; only {ends} can be given")
     if config is not None:
         fields = from_file(config) | fields
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
@@ -67,15 +74,21 @@ def train(
 def _run(resume: Path | None, fields: dict[str, Any]) -> Run:
     # What can be checked before torch is loaded is, so that a mistake is told at once.
     if resume is None:
-        fields["cell"] = named_cell(str(fields.get("cell", TrainConfig.model_fields["cell"].default)))
-        TrainConfig.of(**fields | {"cell": fields["cell"].name})
+        cell = named_cell(str(fields["cell"])) if "cell" in fields else None
+        TrainConfig.of(**fields | ({"cell": cell.name} if cell else {}))
+        fields["cell"] = cell
     else:
         from throughtime.runs import Run
 
         Run.open(resume)
+        ends = TrainConfig.of(**fields)
+        fields = {name: getattr(ends, name) for name in fields}
     with starting():
         from throughtime.training import loop
-    return loop.train(**fields) if resume is None else loop.resume(resume)
+    return loop.train(**fields) if resume is None else loop.resume(resume, **fields)
+
+
+_ENDS = ("steps", "epochs", "minutes")
 
 
 def _show(run: Run) -> None:
@@ -90,10 +103,10 @@ def _show(run: Run) -> None:
     for number, text in enumerate(first_samples(run), 1):
         out.print(f"\n[bold]Sample {number}[/]\n")
         print(text.strip("\n"))
-    path = shlex.quote(str(run.path))
+    path = shlex.quote(display_path(run.path))
     out.print("\n[bold]The run[/]\n")
-    print(f"{result['steps']:,} steps in {duration(result['seconds'])}. It lies in {run.path}; go on from here with:\n")
+    print(f"{result['steps']:,} steps in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
     for command in ("sample {} --prompt TEXT", "evaluate {} FILE", "inspect {}", "info {}"):
         print(f"  throughtime {command.format(path)}")
     if run.report.is_file():
-        print(f"\nHow it learnt, as a page for a browser: {run.report}")
+        print(f"\nLearning curves and gradients, as a page for a browser: {display_path(run.report)}")

@@ -23,6 +23,7 @@ from throughtime.data.vocabulary import (
     from_json,
 )
 from throughtime.errors import DataError
+from throughtime.spelling import option
 
 _FORMAT = 1  # of the cache's entries: another number makes them anew
 _LONGEST_WORD = 1000  # characters within which a cut looks for the end of a word
@@ -88,7 +89,7 @@ class Corpus:
 
 
 def prepare_text(
-    paths: Sequence[str | Path] = (),
+    paths: Sequence[str | Path] | None = None,
     *,
     level: str = "char",
     vocab_size: int | None = None,
@@ -107,7 +108,7 @@ def prepare_text(
     pairs are cut after it.
 
     Args:
-        paths: files and directories that make one text (see `read_text`); none: the default text.
+        paths: files and directories that make one text (see `read_text`); None: the default text.
         level: "char", "word" or "bpe".
         vocab_size: the most symbols (see `build_vocabulary`).
         min_count: the least count of a symbol (see `build_vocabulary`).
@@ -157,7 +158,7 @@ def encode_text(
     """Encode a text with a vocabulary that is there, as for evaluation.
 
     Args:
-        paths: files and directories that make one text (see `read_text`); none: the default text.
+        paths: files and directories that make one text (see `read_text`).
         vocabulary: what to encode with.
         encoding_errors: "strict" or "replace".
         cache_directory: where to keep ids; None: `cache.cache_directory()`.
@@ -181,7 +182,7 @@ def _cut(text: Text, whole_words: bool) -> int:
     if cut == 0 or cut == text.characters:
         raise DataError(
             f"{text.name} is too short to hold out a tenth of it ({text.characters} characters): "
-            "a longer text is wanted, or another for validation (--valid)"
+            f"give a longer text, or another one for validation ({option('valid')})"
         )
     return cut
 

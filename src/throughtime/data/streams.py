@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from throughtime.data.vocabulary import Ids
 from throughtime.errors import DataError
+from throughtime.spelling import option
 
 
 class Streams:
@@ -92,6 +93,6 @@ def fitting_batch(symbols: int, batch: int, window: int, ranks: int = 1) -> int:
         raise DataError(
             f"the training text has {symbols} symbols, fewer than one window of {window} steps"
             + (f" for each of {ranks} processes" if ranks > 1 else "")
-            + f" ({ranks * window + 1}): a longer text is wanted, or a shorter window (--window)"
+            + f" ({ranks * window + 1}): give a longer text or a shorter {option('window')}"
         )
     return fitting

@@ -22,6 +22,8 @@ from pathlib import Path
 from typing import IO
 
 from throughtime.errors import DataError, nearest
+from throughtime.paths import display_path, missing
+from throughtime.spelling import setting
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, how much of it is done, and how much there is in all."""
@@ -86,7 +88,7 @@ class Text:
 
 
 def read_text(
-    paths: Sequence[str | Path] = (),
+    paths: Sequence[str | Path] | None = None,
     encoding_errors: str = "strict",
     progress: Progress | None = None,
 ) -> Text:
@@ -94,21 +96,23 @@ def read_text(
 
     Args:
         paths: files, directories (their `*.txt`, sorted), pipes or "-" for standard input; what
-            can be read only once is copied to a temporary file. None at all: the default text,
-            Python's own documentation.
+            can be read only once is copied to a temporary file. None: the default text, Python's own
+            documentation.
         encoding_errors: what to do with bytes that are not UTF-8: "strict" refuses them, "replace"
             puts U+FFFD for them.
         progress: told the bytes read.
 
     Raises:
-        DataError: a path is missing, unreadable, empty, not text, or not UTF-8.
+        DataError: there is no path in the list, or a path is missing, unreadable, empty, not text, or not UTF-8.
     """
     if encoding_errors not in ENCODING_ERRORS:
         raise DataError(
             f"encoding errors: {encoding_errors!r} is not known, strict or replace is wanted"
             + nearest(encoding_errors, ENCODING_ERRORS)
         )
-    sources = tuple(s for path in paths for s in _sources(path)) if paths else (_default(),)
+    sources = (_default(),) if paths is None else tuple(s for path in paths for s in _sources(path))
+    if not sources:
+        raise DataError("no text was given: the list of paths is empty; leave it out for Python's own documentation.")
     digest = hashlib.sha256()
     characters = done = 0
     tokenised = False
@@ -150,6 +154,8 @@ def _sources(given: str | Path) -> list[Source]:
     """The files that a path means."""
     if str(given) == "-":
         return [_copied("standard input", sys.stdin.buffer)]
+    if not os.fspath(given):
+        raise DataError("a path of a text is empty; expected the name of a file or directory, or - for standard input.")
     path = Path(given)
     try:
         status = path.stat()
@@ -157,24 +163,24 @@ def _sources(given: str | Path) -> list[Source]:
             files = sorted(f for f in path.glob("*.txt") if f.is_file() and f.stat().st_size)
             if not files:
                 raise DataError(
-                    f"{path} is a directory with no text in it: *.txt files are wanted there; "
+                    f"{display_path(path)} is a directory with no text in it: *.txt files are wanted there; "
                     "files of another name are to be given themselves"
                 )
             return [_file(file) for file in files]
         if stat.S_ISFIFO(status.st_mode):
             with path.open("rb") as pipe:
-                return [_copied(str(path), pipe)]
+                return [_copied(display_path(path), pipe)]
     except OSError as error:
         raise _unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{path} is a device or a socket: a file of text is wanted")
+        raise DataError(f"{display_path(path)} is a device or a socket: a file of text is wanted")
     if status.st_size == 0:
-        raise DataError(f"{path} is empty: a file of text is wanted")
+        raise DataError(f"{display_path(path)} is empty: a file of text is wanted")
     return [_file(path)]
 
 
 def _file(path: Path) -> Source:
-    return Source(str(path), path.stat().st_size, lambda: path.open("rb"))
+    return Source(display_path(path), path.stat().st_size, lambda: path.open("rb"))
 
 
 def _copied(name: str, stream: IO[bytes]) -> Source:
@@ -194,10 +200,8 @@ def _copied(name: str, stream: IO[bytes]) -> Source:
 
 def _unreadable(path: Path | str, error: OSError) -> DataError:
     if isinstance(error, FileNotFoundError):
-        path = Path(path)
-        beside = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        return DataError(f"{path}: there is no such file{nearest(path.name, beside)}")
-    return DataError(f"{path} can't be read: {error.strerror or error}")
+        return DataError(missing(Path(path), "file"))
+    return DataError(f"{display_path(path)} can't be read: {error.strerror or error}")
 
 
 def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
@@ -224,7 +228,7 @@ def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
                         f"{source.name} is not UTF-8: byte {at} (line {line}) is "
                         f"0x{error.object[error.start]:02x}, {error.reason}; convert the file "
                         "(iconv -f LATIN1 -t UTF-8, say), or go on with U+FFFD in such places "
-                        "(--encoding-errors replace)"
+                        f"({setting('encoding_errors', 'replace')})"
                     ) from None
                 yield line_ends.decode(text, final), len(raw)
                 if final:

@@ -9,6 +9,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, tr
 
 from throughtime.data.vocabulary import Block, Ids, Vocabulary
 from throughtime.errors import DataError
+from throughtime.spelling import option
 
 UNKNOWN = "<unk>"
 LINE_END = "<eos>"
@@ -43,6 +44,7 @@ class TokenVocabulary(Vocabulary):
             byte_of = _bytes_of_letters()
             super().__init__([bytes(byte_of[c] for c in name) for name in names], unknown=None)
         elif self.tokenised:
+            self.separator = " "
             pieces = ["\n" if name == LINE_END else name + " " for name in names]
             super().__init__([piece.encode() for piece in pieces], unknown=ids[UNKNOWN])
         else:
@@ -128,7 +130,8 @@ def _word_level(
     names = [*first, *found][:vocab_size]
     if len(names) == len(first):
         raise DataError(
-            f"no word occurs {min_count} times in the training text: a longer text or a smaller --min-count is wanted"
+            f"no word occurs {min_count} times in the training text: "
+            f"give a longer text or a smaller {option('min_count')}"
         )
     tokenizer.model = models.WordLevel({name: i for i, name in enumerate(names)}, UNKNOWN)
     return TokenVocabulary(tokenizer)

@@ -45,10 +45,12 @@ class Vocabulary(ABC):
     Attributes:
         level: "char", "word" or "bpe".
         pieces: what each symbol adds to a text, in UTF-8.
+        separator: stands between a text and its continuation, unless the text ends in white space.
         unknown: the id for what the vocabulary lacks; None where it covers everything (bpe).
     """
 
     level: str
+    separator = ""
 
     def __init__(self, pieces: Sequence[bytes], unknown: int | None) -> None:
         self.pieces = tuple(pieces)

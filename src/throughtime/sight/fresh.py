@@ -39,7 +39,7 @@ def fresh_model(cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: i
     from throughtime.training.config import TrainConfig
 
     definition = cells.get(cell)
-    config = TrainConfig.of(cell=definition.name, hidden=hidden, layers=layers, **fields)
+    config = TrainConfig.of(cell=definition.name, hidden_size=hidden, num_layers=layers, **fields)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return build_model(config, programs_of(config, definition), SYMBOLS).eval()
@@ -72,7 +72,7 @@ def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | N
     from throughtime.data import encode_text
     from throughtime.training.again import corpus_of
 
-    if data:
+    if data is not None:
         part = encode_text(data, run.vocabulary)
     else:
         try:

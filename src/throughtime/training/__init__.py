@@ -9,17 +9,19 @@ if TYPE_CHECKING:
     from throughtime.training.config import TrainConfig
     from throughtime.training.evaluation import evaluate
     from throughtime.training.loop import resume, train
+    from throughtime.training.options import TrainOptions
     from throughtime.training.sampling import sample
 
 _HOMES = {
     "TrainConfig": "config",
+    "TrainOptions": "options",
     "evaluate": "evaluation",
     "resume": "loop",
     "sample": "sampling",
     "train": "loop",
 }
 
-__all__ = ["TrainConfig", "evaluate", "resume", "sample", "train"]
+__all__ = ["TrainConfig", "TrainOptions", "evaluate", "resume", "sample", "train"]
 
 
 def __getattr__(name: str) -> Any:

@@ -9,6 +9,7 @@ from throughtime.data.text import Progress
 from throughtime.errors import RunError
 from throughtime.nn.language_model import LanguageModel
 from throughtime.runs import Run
+from throughtime.stored import INITIAL
 from throughtime.training.building import build_model
 
 
@@ -40,4 +41,20 @@ def untrained(run: Run) -> LanguageModel:
     """A run's model as it was before the first step; torch's generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.seed)
-        return build_model(run.config, run.programs, run.vocabulary.size).eval()
+        return begun_model(run).eval()
+
+
+def begun_model(run: Run) -> LanguageModel:
+    """A run's model as it starts: with weights drawn from torch's generator, or with those of another run.
+
+    Raises:
+        RunError: a file of the run is damaged.
+    """
+    model = build_model(run.config, run.programs, run.vocabulary.size)
+    weights = run.initial_weights()
+    if weights is not None:
+        try:
+            model.load_state_dict(weights)
+        except RuntimeError as error:
+            raise RunError(f"{run.path} is damaged: {INITIAL} does not fit: {error}") from None
+    return model

@@ -13,6 +13,7 @@ from throughtime.nn.options import output_width
 from throughtime.nn.recurrent import Recurrent
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
+from throughtime.spelling import option, setting
 from throughtime.stored import layer_options
 from throughtime.training.config import DEFAULT_EMBED, TrainConfig
 
@@ -25,18 +26,20 @@ def programs_of(config: TrainConfig, cell: Cell) -> list[Program]:
             could start as it is told.
         CellError: the cell's equations are wrong.
     """
-    output = output_width(cell.program(config.hidden, config.hidden))
+    output = output_width(cell.program(config.hidden_size, config.hidden_size))
     embed = config.embed or (output if config.tie else min(output, DEFAULT_EMBED))
     if config.tie and embed != output:
         raise TrainingError(
-            f"embed {embed}: an embedding that is tied to the softmax layer has the width of the recurrent output, "
-            f"{output}; leave --embed out, or make --hidden fit"
+            f"{setting('embed', embed)}: an embedding tied to the softmax layer "
+            f"must be as wide as the recurrent output, "
+            f"{output}; leave {option('embed')} out, or make {option('hidden_size')} fit"
         )
-    programs = [cell.program(width, config.hidden) for width in (embed, *[output] * (config.layers - 1))]
+    programs = [cell.program(width, config.hidden_size) for width in (embed, *[output] * (config.num_layers - 1))]
     if config.forget_bias is not None and not forgets(programs[0]):
         raise TrainingError(
-            f"forget_bias {config.forget_bias:g}: cell {cell.name!r} has no gate called forget with a bias; "
-            "leave --forget-bias out"
+            f"{setting('forget_bias', f'{config.forget_bias:g}')}: cell {cell.name!r} "
+            "has no gate named forget with a bias; "
+            f"leave {option('forget_bias')} out"
         )
     return programs
 
@@ -50,7 +53,7 @@ def build_model(config: TrainConfig, programs: Sequence[Program], vocabulary_siz
         vocabulary_size: the number of symbols.
     """
     options = layer_options(config.model_dump())
-    recurrent = Recurrent.from_programs(programs, config.hidden, engine=config.engine, **options)
+    recurrent = Recurrent.from_programs(programs, config.hidden_size, engine=config.engine, **options)
     model = LanguageModel(vocabulary_size, recurrent, dropout=config.dropout, tie=config.tie)
     bias = None
     if forgets(programs[0]):

@@ -11,9 +11,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from throughtime.errors import TrainingError, nearest
+from throughtime.spelling import option
 
 DEFAULT_STEPS = 4000
 DEFAULT_LEARNING_RATES = {"sgd": 1.0, "adam": 3e-3, "adamw": 3e-3, "rmsprop": 2e-3}
+DEFAULT_WEIGHT_DECAY = {"adamw": 0.01}
 DEFAULT_EMBED = 128
 DEFAULT_DECAY = {"step": 0.97, "plateau": 0.5}
 
@@ -26,7 +28,7 @@ def _device(value: Any) -> str:
     if count in ("cpu", "cuda"):
         kind, count = count, "1"
     if kind not in ("", "cpu", "cuda") or not count.isdecimal() or int(count) < 1:
-        raise ValueError("a number of devices is wanted, or cpu, cuda, cpu:N, cuda:N")
+        raise ValueError("expected a number of devices, or cpu, cuda, cpu:N, cuda:N")
     return f"{kind}:{int(count)}" if kind else str(int(count))
 
 
@@ -38,18 +40,25 @@ def _initial(value: float | str | None) -> float | str | None:
     except (TypeError, ValueError):
         bound = 0.0
     if not 0 < bound < float("inf"):
-        raise ValueError("a range above 0 is wanted, or orthogonal")
+        raise ValueError("expected a range above 0, or orthogonal")
     return bound
 
 
 def _path(value: Any) -> str | None:
     if value is None or isinstance(value, str | os.PathLike):
+        if value is not None and not os.fspath(value):
+            raise ValueError("the path is empty")
         return value if value is None else os.fspath(value)
-    raise ValueError("a path is wanted")
+    raise ValueError("expected a path")
 
 
-def _paths(value: Any) -> tuple[str | None, ...]:
-    return tuple(map(_path, value)) if isinstance(value, list | tuple) else (_path(value),)
+def _paths(value: Any) -> tuple[str | None, ...] | None:
+    if value is None:
+        return None
+    paths = tuple(map(_path, value)) if isinstance(value, list | tuple) else (_path(value),)
+    if not paths:
+        raise ValueError("the list is empty; leave it out to train on Python's own documentation")
+    return paths
 
 
 PathText = Annotated[str | None, BeforeValidator(_path)]
@@ -59,7 +68,7 @@ class TrainConfig(BaseModel):
     """The options of a training run; a field is the command's option with `_` for `-`.
 
     Attributes:
-        data: files and directories of text; none is the text that is on every machine.
+        data: files and directories of text; Python's own documentation if not given.
         level: what a symbol is.
         vocab_size: the most symbols that the vocabulary may have; the most frequent ones are kept.
         min_count: how often a symbol must occur to be in the vocabulary.
@@ -67,8 +76,8 @@ class TrainConfig(BaseModel):
         test: a text to measure the trained network on.
         encoding_errors: what to do with bytes that are not UTF-8.
         cell: the recurrent cell's name.
-        hidden: hidden units of each layer.
-        layers: recurrent layers.
+        hidden_size: hidden units of each layer.
+        num_layers: recurrent layers.
         embed: width of the embedding; if not given the recurrent output's, but 128 at most where they are not tied.
         dropout: probability of dropping an element of what a symbol is embedded as, wherever it stands in a window,
             between layers, and of the output.
@@ -87,9 +96,13 @@ class TrainConfig(BaseModel):
         decay: what `plateau` and `step` multiply by.
         decay_after: epochs without decay, for `step`; validations without improvement, for `plateau`.
         clip: the largest norm of the gradient, of all weights together; 0 leaves it as it is.
+        weight_decay: decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), with any optimizer: each
+            step multiplies every matrix, the embedding included, by 1 - lr * weight_decay; vectors, such as biases and
+            gains, do not decay. 0.01 for adamw and 0 otherwise if not given.
         init: what recurrent weights are drawn from: the range of a uniform distribution around 0, or orthogonal;
-            1/sqrt(hidden) if not given.
+            1/sqrt(hidden size) if not given.
         forget_bias: what a forget gate's bias starts with; if not given 1, or -1 where that is what keeps the state.
+        init_from: a run whose weights to start from. Its vocabulary, cell and sizes are used as well.
         epochs: times to go through the data; of `epochs`, `steps` and `minutes` the first that is reached ends.
         steps: updates of the weights; 4000 if no end is given.
         minutes: time to train.
@@ -105,7 +118,7 @@ class TrainConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    data: Annotated[tuple[str, ...], BeforeValidator(_paths)] = ()
+    data: Annotated[tuple[str, ...] | None, BeforeValidator(_paths)] = None
     level: Literal["char", "word", "bpe"] = "char"
     vocab_size: Count | None = None
     min_count: Count | None = None
@@ -114,8 +127,8 @@ class TrainConfig(BaseModel):
     encoding_errors: Literal["strict", "replace"] = "strict"
 
     cell: str = "lstm"
-    hidden: Count = 512
-    layers: Count = 1
+    hidden_size: Count = 512
+    num_layers: Count = 1
     embed: Count | None = None
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
     recurrent_dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
@@ -131,8 +144,11 @@ class TrainConfig(BaseModel):
     decay: Annotated[float, Field(gt=0, le=1)] | None = None
     decay_after: Annotated[int, Field(ge=0)] | None = None
     clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
+    weight_decay: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
     init: Annotated[float | str | None, BeforeValidator(_initial)] = None
     forget_bias: Annotated[float | None, Field(allow_inf_nan=False)] = None
+
+    init_from: PathText = None
 
     epochs: Positive | None = None
     steps: Count | None = None
@@ -162,9 +178,10 @@ class TrainConfig(BaseModel):
     def anywhere(self) -> Self:
         """The same with absolute paths of the data, good for any working directory."""
         paths = {
-            "data": tuple(path if path == "-" else os.path.abspath(path) for path in self.data),
+            "data": self.data and tuple(path if path == "-" else os.path.abspath(path) for path in self.data),
             "valid": self.valid and os.path.abspath(self.valid),
             "test": self.test and os.path.abspath(self.test),
+            "init_from": self.init_from and os.path.abspath(self.init_from),
         }
         return self.model_copy(update=paths)
 
@@ -196,6 +213,11 @@ class TrainConfig(BaseModel):
         return self.lr if self.lr is not None else DEFAULT_LEARNING_RATES[self.optimizer]
 
     @property
+    def decoupled_decay(self) -> float:
+        """The weight decay, the optimizer's usual one if none was given."""
+        return self.weight_decay if self.weight_decay is not None else DEFAULT_WEIGHT_DECAY.get(self.optimizer, 0.0)
+
+    @property
     def decay_factor(self) -> float:
         """What the schedule multiplies by."""
         return self.decay if self.decay is not None else DEFAULT_DECAY.get(self.schedule, 1.0)
@@ -209,27 +231,27 @@ class TrainConfig(BaseModel):
 def _told(error: dict[str, Any]) -> str:
     """A sentence for one of pydantic's errors."""
     name = str(error["loc"][0]) if error["loc"] else ""
-    option = name.replace("_", "-")
+    spelled = option(name)
     given, limits = error["input"], error.get("ctx", {})
     wanted: str
     match error["type"]:
         case "extra_forbidden":
-            return f"no option is called {name!r}{nearest(name, TrainConfig.model_fields)}"
+            return f"there is no option {name!r}{nearest(name, TrainConfig.model_fields)}"
         case "literal_error":
             names = str(limits["expected"]).replace("'", "").replace(" or ", ", ")
-            return f"{option}: {given!r} is not known: {names}{nearest(str(given), names.split(', '))}"
+            return f"{spelled} must be one of {names}, got {given!r}{nearest(str(given), names.split(', '))}"
         case "value_error":
             wanted = str(limits["error"])
         case "greater_than_equal":
-            wanted = f"{limits['ge']} or more is wanted"
+            return f"{spelled} must be at least {limits['ge']}, got {given}"
         case "greater_than":
-            wanted = f"more than {limits['gt']} is wanted"
+            return f"{spelled} must be greater than {limits['gt']}, got {given}"
         case "less_than":
-            wanted = f"less than {limits['lt']} is wanted"
+            return f"{spelled} must be less than {limits['lt']}, got {given}"
         case "less_than_equal":
-            wanted = f"at most {limits['le']} is wanted"
+            return f"{spelled} must be at most {limits['le']}, got {given}"
         case "finite_number":
-            wanted = "a finite number is wanted"
+            return f"{spelled} must be a finite number, got {given}"
         case _:
             wanted = str(error["msg"])
-    return f"{option} {given!r}: {wanted}"
+    return f"{spelled} {given!r}: {wanted}"

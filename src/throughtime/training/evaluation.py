@@ -45,11 +45,14 @@ def evaluate(
         RunError: the run can't be read.
         DataError: the text can't be read, or has fewer than two symbols.
     """
+    if not isinstance(data, Part):
+        data = [data] if isinstance(data, str | Path) else data
+        if not data:
+            raise DataError("data is an empty list; expected a file or directory, or several")
     run = run if isinstance(run, Run) else Run.open(run)
     model = run.model(engine).to(device_for(run.config))
     if not isinstance(data, Part):
-        paths = [data] if isinstance(data, str | Path) else data
-        data = encode_text(paths, run.vocabulary, encoding_errors=encoding_errors, progress=progress)
+        data = encode_text(data, run.vocabulary, encoding_errors=encoding_errors, progress=progress)
     return figures_of(model, data, progress=progress)
 
 

@@ -4,30 +4,35 @@ from __future__ import annotations
 
 import logging
 import re
+import shlex
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import lightning
 import torch
 
 from throughtime import cells
-from throughtime.data import Corpus, Streams, prepare_text
+from throughtime.data import Corpus, Streams, Vocabulary, prepare_text
 from throughtime.errors import DataError, Interrupted
+from throughtime.paths import display_path
 from throughtime.program.cell import Cell
-from throughtime.runs import Run, require_new
-from throughtime.training.again import corpus_of
-from throughtime.training.building import build_model, device_for, programs_of
+from throughtime.runs import Run, remover, require_new
+from throughtime.training.again import begun_model, corpus_of
+from throughtime.training.building import build_model, device_for
 from throughtime.training.config import TrainConfig
 from throughtime.training.display import Display, TrainingBar
 from throughtime.training.evaluation import figures_of
 from throughtime.training.keeper import Keeper
 from throughtime.training.module import TrainingModule
-from throughtime.training.planning import make_plan, validation_streams
+from throughtime.training.options import TrainOptions
+from throughtime.training.planning import later_end, make_plan, validation_streams
 from throughtime.training.processes import rank
 from throughtime.training.report import write_report
 from throughtime.training.session import log_file, session
+from throughtime.training.start import Start
 from throughtime.training.trainer import joinable, make_trainer, path_from_first, require_possible
 
 _log = logging.getLogger("throughtime")
@@ -35,13 +40,14 @@ _log = logging.getLogger("throughtime")
 _WEIGHTS = {"64": torch.float64, "bf16": torch.bfloat16}
 
 
-def train(*, cell: str | Cell = "lstm", progress: bool = True, **fields: Any) -> Run:
-    """Train a recurrent language model on text, and measure it on what was held out.
+def train(*, cell: str | Cell | None = None, progress: bool = True, **options: Unpack[TrainOptions]) -> Run:
+    """Train a recurrent language model on text, and measure it on held-out text.
 
     Args:
-        cell: a named cell, or one of your own.
+        cell: a named cell, or one of your own; the LSTM if not given.
         progress: whether to show bars and a line for each validation, on standard error.
-        **fields: the other fields of `throughtime.training.TrainConfig`.
+        **options: `data`, `hidden_size`, `num_layers`, `steps`, `out` and the other options that
+            `throughtime.training.TrainOptions` lists and `throughtime.training.TrainConfig` explains.
 
     Returns:
         The run, finished.
@@ -53,26 +59,51 @@ def train(*, cell: str | Cell = "lstm", progress: bool = True, **fields: Any) ->
         RunError: the directory for the run is there already.
     """
     started = time.monotonic()
-    definition = cells.get(cell)
-    config = TrainConfig.of(cell=definition.name, **fields).anywhere()
+    definition = None if cell is None else cells.get(cell)
+    named = {} if definition is None else {"cell": definition.name}
+    config = TrainConfig.of(**named, **options).anywhere()
     require_possible(config)
+    start = Start.of(config, definition)
+    config = start.config
     begun: list[tuple[Run, Corpus]] = []
+    undo: list[Callable[[], None]] = []
 
     def begin() -> Path:
-        begun.append(_begin(config, definition, started, display))
+        begun.append(_begin(start, started, display, undo))
         return begun[0][0].path
 
-    with session(config, progress) as display:
-        path = path_from_first(config, begin)
-        run, corpus = begun[0] if begun else _opened(path, display)
-        return _to_the_end(run, corpus, display)
+    try:
+        with session(config, progress) as display:
+            path = path_from_first(config, begin)
+            run, corpus = begun[0] if begun else _opened(path, display)
+            return _to_the_end(run, corpus, display)
+    except Interrupted:
+        raise
+    except BaseException:
+        if undo and not (begun and begun[0][0].metrics_file.exists()):  # no step was begun
+            undo[0]()
+        raise
 
 
-def resume(path: str | Path, *, progress: bool = True) -> Run:
-    """Go on with a run from its last checkpoint; a finished run is given back as it is.
+def resume(
+    path: str | Path,
+    *,
+    steps: int | None = None,
+    epochs: float | None = None,
+    minutes: float | None = None,
+    progress: bool = True,
+) -> Run:
+    """Resume a run from its last checkpoint, to its end or to a later one.
+
+    A finished run is returned as it is, unless a later end is given. The schedule then follows the new number of
+    steps.
 
     Args:
         path: the run's directory.
+        steps: the new end of training, in steps from the run's first.
+        epochs: the same in times through the data.
+        minutes: the same in training time, which earlier sittings count towards; of the ends given, the first that is
+            reached ends training.
         progress: whether to show bars and a line for each validation, on standard error.
 
     Returns:
@@ -83,29 +114,40 @@ def resume(path: str | Path, *, progress: bool = True) -> Run:
         TrainingError, Interrupted, DataError: see `train`.
     """
     run = Run.open(path)
-    if run.finished:
+    later = (steps, epochs, minutes) != (None, None, None)
+    if run.finished and not later:
         return run
     require_possible(run.config)
+    end = later_end(run, steps=steps, epochs=epochs, minutes=minutes) if later else None
+
+    def begin() -> Path:
+        if end is not None:
+            corpus_of(run, display.progress)  # refuses other data before anything is written
+            run.extended(*end)
+        return run.path
+
     with session(run.config, progress) as display:
-        run, corpus = _opened(path_from_first(run.config, lambda: run.path), display)
-        return _to_the_end(run, corpus, display)
+        opened, corpus = _opened(path_from_first(run.config, begin), display)
+        return _to_the_end(opened, corpus, display)
 
 
-def _begin(config: TrainConfig, cell: Cell, started: float, display: Display) -> tuple[Run, Corpus]:
-    """Read the data, settle the plan and write the run's directory."""
+def _begin(start: Start, started: float, display: Display, undo: list[Callable[[], None]]) -> tuple[Run, Corpus]:
+    """Read the data, settle the plan and write the run's directory; `undo` gets a function that removes it again."""
+    config = start.config
     if config.out is not None:
         require_new(Path(config.out))
-    programs = programs_of(config, cell)
-    corpus = _corpus(config, display)
+    corpus = _corpus(config, display, start.vocabulary)
     torch.manual_seed(config.seed)
-    plan = make_plan(config, corpus, build_model(config, programs, corpus.vocabulary.size), started)
-    run = Run.create(_directory(config, corpus), config, corpus, programs, plan)
+    plan = make_plan(config, corpus, build_model(config, start.programs, corpus.vocabulary.size), started)
+    path = _directory(config, corpus)
+    undo.append(remover(path))
+    run = Run.create(path, config, corpus, start.programs, plan, start.weights)
     if plan.batch < config.batch:
         _log.info("the text is short: %d streams instead of %d", plan.batch, config.batch)
     return run, corpus
 
 
-def _corpus(config: TrainConfig, display: Display) -> Corpus:
+def _corpus(config: TrainConfig, display: Display, vocabulary: Vocabulary | None) -> Corpus:
     corpus = prepare_text(
         config.data,
         level=config.level,
@@ -114,6 +156,7 @@ def _corpus(config: TrainConfig, display: Display) -> Corpus:
         valid=config.valid,
         test=config.test,
         encoding_errors=config.encoding_errors,
+        vocabulary=vocabulary,
         progress=display.progress,
     )
     for what, part in (("validation", corpus.valid), ("test", corpus.test)):
@@ -145,9 +188,9 @@ def _directory(config: TrainConfig, corpus: Corpus) -> Path:
 
 def _to_the_end(run: Run, corpus: Corpus, display: Display) -> Run:
     """Train the steps that are left, then measure."""
-    again = f"Go on with: throughtime train --resume {run.path}"
+    again = f"Resume with: throughtime train --resume {shlex.quote(display_path(run.path))}"
     with log_file(run):
-        _log.info("run %s", run.path)
+        _log.info("run %s", display_path(run.path))
         trainer, keeper = _fit(run, corpus, display)
         if keeper.interrupted:
             raise Interrupted(f"training was stopped at step {trainer.global_step} of {run.plan.steps}. {again}")
@@ -165,7 +208,7 @@ def _to_the_end(run: Run, corpus: Corpus, display: Display) -> Run:
 def _fit(run: Run, corpus: Corpus, display: Display) -> tuple[lightning.Trainer, Keeper]:
     config, plan, here = run.config, run.plan, rank()
     torch.manual_seed(config.seed)
-    model = build_model(config, run.programs, corpus.vocabulary.size)
+    model = begun_model(run)
     # Lightning would do so too, but only after it has read a checkpoint's weights into what was there before.
     model.to(_WEIGHTS.get(config.precision, torch.float32))
     torch.manual_seed(config.seed + here)  # other dropout in each process

@@ -15,6 +15,7 @@ from throughtime.data import Streams
 from throughtime.errors import TrainingError
 from throughtime.nn.language_model import LanguageModel, detached
 from throughtime.nn.recurrent import State
+from throughtime.spelling import option, setting
 from throughtime.training.config import TrainConfig
 from throughtime.training.optimizers import clipped_norm, make_optimizer
 from throughtime.training.record import Plan
@@ -138,9 +139,10 @@ class TrainingModule(lightning.LightningModule):
 
 def diverged(config: TrainConfig, step: int, what: str, norm: float) -> TrainingError:
     """What to tell where numbers are no longer finite."""
-    clip = f"a smaller --clip ({config.clip:g} now)" if config.clip else "--clip 1 (gradients are not clipped now)"
+    clip = option("clip")
+    clip = f"a smaller {clip} ({config.clip:g} now)" if config.clip else f"{setting('clip', 1)} (now off)"
     return TrainingError(
-        f"step {step}: {what} (the gradient's norm is {norm:g}), so training can't go on. Try a lower --lr "
+        f"step {step}: {what} (the gradient's norm is {norm:g}), so training can't go on. Try a lower {option('lr')} "
         f"({config.learning_rate:g} now) or {clip}. The last checkpoint and the best weights before this are kept"
     )
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -9,20 +11,60 @@ from throughtime.training.config import TrainConfig
 
 
 def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that a configuration asks for, over all of a model's parameters."""
+    """The optimizer that a configuration asks for, over all of a model's parameters.
+
+    The first group, the matrices, decays; the second, vectors such as biases and gains, does not. Every optimizer
+    decays its weights as AdamW does (Loshchilov & Hutter 2019, arXiv:1711.05101): apart from the gradient.
+    """
     parameters, lr = list(model.parameters()), config.learning_rate
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.decoupled_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
     # One pass over each parameter instead of ten. A GPU has its own ways, of which gradients scaled in half precision
     # allow only some.
     fused = True if all(p.device.type == "cpu" for p in parameters) else None
     match config.optimizer:
         case "sgd":
-            return torch.optim.SGD(parameters, lr, fused=fused)
+            return _SGD(groups, lr, fused=fused)
         case "adam":
-            return torch.optim.Adam(parameters, lr, fused=fused)
+            return torch.optim.AdamW(groups, lr, fused=fused)  # which is Adam where nothing decays
         case "adamw":
-            return torch.optim.AdamW(parameters, lr, fused=fused)
+            return torch.optim.AdamW(groups, lr, fused=fused)
         case "rmsprop":
-            return torch.optim.RMSprop(parameters, lr, alpha=0.95)  # as char-rnn
+            return _RMSprop(groups, lr, alpha=0.95)  # as char-rnn
+
+
+class _Decoupled(torch.optim.Optimizer):
+    """Decays weights apart from the gradient; torch's own option of these optimizers adds to the gradient."""
+
+    def __init__(self, groups: list[dict[str, Any]], lr: float, **options: Any) -> None:
+        for group in groups:
+            group["decoupled_decay"] = group.pop("weight_decay")
+        super().__init__(groups, lr, **options)  # type: ignore[arg-type]
+
+    def step(self, closure: Any = None) -> Any:
+        """Run the closure, decay the weights, then take the step."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        with torch.no_grad():
+            for group in self.param_groups:
+                if group["decoupled_decay"]:
+                    for parameter in group["params"]:
+                        parameter.mul_(1 - group["lr"] * group["decoupled_decay"])
+        super().step()
+        return loss
+
+
+class _SGD(_Decoupled, torch.optim.SGD):
+    """SGD with decoupled weight decay."""
+
+
+class _RMSprop(_Decoupled, torch.optim.RMSprop):
+    """RMSprop with decoupled weight decay."""
 
 
 def clipped_norm(model: nn.Module, clip: float) -> Tensor:

@@ -10,7 +10,11 @@ from dataclasses import dataclass
 import torch
 
 from throughtime.data import Corpus, Part, Streams, fitting_batch
+from throughtime.errors import TrainingError
 from throughtime.nn.language_model import LanguageModel, detached
+from throughtime.paths import display_path
+from throughtime.runs import Run
+from throughtime.spelling import setting
 from throughtime.training.building import device_for
 from throughtime.training.config import TrainConfig
 from throughtime.training.evaluation import total_loss
@@ -81,6 +85,41 @@ def make_plan(config: TrainConfig, corpus: Corpus, model: LanguageModel, started
         evaluate_symbols=evaluated,
         seconds=seconds,
     )
+
+
+def later_end(
+    run: Run, *, steps: int | None = None, epochs: float | None = None, minutes: float | None = None
+) -> tuple[TrainConfig, Plan]:
+    """Settle a later end for a run; all else of its plan stays.
+
+    Args:
+        run: the run.
+        steps: the new end, in steps from the run's first.
+        epochs: the same in times through the data.
+        minutes: the same in training time; how many steps fit is estimated from the steps already trained.
+
+    Raises:
+        TrainingError: a value is out of range, or the run has already trained as far.
+    """
+    given = {"steps": steps, "epochs": epochs, "minutes": minutes}
+    fields = run.config.model_dump(exclude_unset=True, exclude=set(given))
+    config = TrainConfig.of(**fields, **given)
+    done = max((int(row["step"] or 0) for row in run.metrics()), default=0)
+    took = max((row["time"] or 0.0 for row in run.metrics()), default=0.0)
+    ends, seconds = [] if config.steps is None else [config.steps], None
+    if config.epochs is not None:
+        ends.append(math.ceil(config.epochs * run.plan.epoch_steps))
+    if config.minutes is not None:
+        seconds = 60 * config.minutes
+        ends.append(int(done / took * seconds) if took else run.plan.steps)
+    end = min(ends)
+    if end <= done:
+        asked = ", ".join(setting(name, f"{value:g}") for name, value in given.items() if value is not None)
+        raise TrainingError(
+            f"{display_path(run.path)} has already trained {done:,} steps ({took / 60:.2f} minutes), and {asked} ends "
+            "no later; steps, epochs and minutes count from the run's first step"
+        )
+    return config, run.plan.model_copy(update={"steps": end, "seconds": seconds})
 
 
 def _interval(steps: int, epoch_steps: int) -> int:

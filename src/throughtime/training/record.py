@@ -86,6 +86,10 @@ class Record(BaseModel):
     data: DataSummary
     plan: Plan
 
+    def to_json(self) -> bytes:
+        """The content of the file, in ASCII: paths that are not UTF-8 are escaped, and read back as they were."""
+        return (json.dumps(self.model_dump(mode="json"), indent=2) + "\n").encode("ascii")
+
 
 def read_record(path: Path) -> Record:
     """The content of a config.json.

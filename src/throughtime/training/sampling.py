@@ -12,6 +12,7 @@ from torch import Tensor
 from throughtime.data import Vocabulary
 from throughtime.errors import UserError
 from throughtime.runs import Run
+from throughtime.spelling import option
 
 TEMPERATURE = 0.8  # of the samples that a run is shown with
 
@@ -57,6 +58,7 @@ def sample(
 
     def pieces() -> Iterator[str]:
         decoder = vocabulary.decoder()
+        separator = vocabulary.separator if prompt and not prompt[-1].isspace() else ""
         symbols, state = _begin(vocabulary, prompt, generator), None
         for _ in range(length):
             with torch.no_grad():
@@ -64,6 +66,9 @@ def sample(
             symbol = _draw(scores[-1, 0], vocabulary.unknown, temperature, top_k, top_p, generator)
             symbols = torch.tensor([symbol])
             if text := decoder([symbol]):
+                if separator and not text[0].isspace():
+                    text = separator + text
+                separator = ""
                 yield text
         if text := decoder([], final=True):
             yield text
@@ -113,10 +118,10 @@ def _draw(
 
 def _check(length: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
     if length < 0:
-        raise UserError(f"length {length}: 0 or more is wanted")
+        raise UserError(f"{option('length')} must be at least 0, got {length}")
     if not 0 <= temperature < math.inf:
-        raise UserError(f"temperature {temperature:g}: 0 or more is wanted")
+        raise UserError(f"{option('temperature')} must be at least 0 and finite, got {temperature:g}")
     if top_k is not None and top_k < 1:
-        raise UserError(f"top-k {top_k}: 1 or more is wanted")
+        raise UserError(f"{option('top_k')} must be at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"top-p {top_p:g}: more than 0 and at most 1 is wanted")
+        raise UserError(f"{option('top_p')} must be greater than 0 and at most 1, got {top_p:g}")

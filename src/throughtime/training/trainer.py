@@ -19,6 +19,7 @@ from lightning.pytorch.strategies import DDPStrategy
 from throughtime import engines
 from throughtime.errors import TrainingError
 from throughtime.runs import Run
+from throughtime.spelling import option, setting
 from throughtime.training.building import device_for
 from throughtime.training.checkpoints import AtomicCheckpoints
 from throughtime.training.config import TrainConfig
@@ -39,11 +40,13 @@ def require_possible(config: TrainConfig) -> None:
         engines.get(config.engine)
     cuda = torch.cuda.is_available()
     if config.device_kind == "cuda" and not cuda:
-        raise TrainingError(f"devices {config.devices}: torch finds no CUDA device here; leave --devices out")
+        raise TrainingError(
+            f"{setting('devices', config.devices)}: torch finds no CUDA device here; leave {option('devices')} out"
+        )
     if config.precision == "16-mixed" and (not cuda or config.device_kind == "cpu"):
-        raise TrainingError("precision 16-mixed is for CUDA devices; bf16-mixed runs anywhere")
+        raise TrainingError(f"{setting('precision', '16-mixed')} is for CUDA devices; bf16-mixed runs anywhere")
     if config.log == "tensorboard" and find_spec("tensorboard") is None:
-        raise TrainingError("--log tensorboard wants the package: pip install tensorboard; metrics.csv needs nothing")
+        raise TrainingError(f"{setting('log', 'tensorboard')} needs the package: pip install tensorboard")
     if config.batch % config.processes:
         raise TrainingError(
             f"a batch of {config.batch} streams can't be shared by {config.processes} processes: "
@@ -54,7 +57,8 @@ def require_possible(config: TrainConfig) -> None:
         raise TrainingError(f"{config.nodes} machines: start a process for each device by torchrun or SLURM (srun)")
     if started > 1 and started != config.processes:
         raise TrainingError(
-            f"{started} processes were started, but --devices {config.device_count} --nodes {config.nodes} "
+            f"{started} processes were started, but {setting('devices', config.device_count)} and "
+            f"{setting('nodes', config.nodes)} "
             f"make {config.processes}: both are to agree"
         )
 

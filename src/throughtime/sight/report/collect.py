@@ -123,7 +123,10 @@ def facts(run: Run) -> list[str]:
     """What a run's network is and what it was trained on, in short."""
     config, result = run.config, run.result
     steps = f"{result['steps']:,} steps" if result else "unfinished"
-    return [f"{config.layers} × {config.cell}, {config.hidden} units each", f"{steps} on {short(run.record.data.name)}"]
+    return [
+        f"{config.num_layers} × {config.cell}, {config.hidden_size} units each",
+        f"{steps} on {short(run.record.data.name)}",
+    ]
 
 
 def training_curves(run: Run) -> dict[str, Any]:

@@ -1,0 +1,16 @@
+"""The commands by name; needs no package, so that the list can be shown in any installation."""
+
+ABOUT = "Recurrent networks you can see through, at full speed."
+
+# Each command is a function of its own name in the file of its own name.
+COMMANDS = {
+    "train": "Train a recurrent network on text.",
+    "evaluate": "Measure a trained network on a text.",
+    "sample": "Let a trained network write text.",
+    "inspect": "Write a page that shows what a trained network does with a text.",
+    "horizon": "Show how far back a network's gradient reaches.",
+    "export": "Write a trained network as a file that other systems run.",
+    "cells": "List the recurrent cells, or show one as equations and program.",
+    "bench": "Measure how fast this machine runs recurrent layers.",
+    "info": "Show what a run was trained on, its sizes and figures.",
+}

@@ -1,0 +1,37 @@
+"""How messages spell an option: `hidden_size` in Python, `--hidden` on the command line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+SHORT_FORMS = {"data": "DATA", "hidden_size": "--hidden", "num_layers": "--layers"}
+"""Options that messages on the command line call by another name than their long one."""
+
+_on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
+
+
+def flag(name: str) -> str:
+    """Return an option's long name on the command line: `--vocab-size` for `vocab_size`."""
+    return f"--{name.replace('_', '-')}"
+
+
+def option(name: str) -> str:
+    """Return an option's name as the user writes it."""
+    return SHORT_FORMS.get(name, flag(name)) if _on_command_line.get() else name
+
+
+def setting(name: str, value: object) -> str:
+    """Return an option with a value as the user writes it: `clip=1` or `--clip 1`."""
+    return f"{option(name)}{' ' if _on_command_line.get() else '='}{value}"
+
+
+@contextmanager
+def command_line() -> Iterator[None]:
+    """Spell options as on the command line while the context lasts."""
+    token = _on_command_line.set(True)
+    try:
+        yield
+    finally:
+        _on_command_line.reset(token)

@@ -1,0 +1,59 @@
+"""The types of the options of `throughtime.train`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Literal, TypeAlias, TypedDict
+
+PathLike: TypeAlias = str | os.PathLike[str]
+
+
+class TrainOptions(TypedDict, total=False):
+    """The options of `throughtime.train`; `throughtime.training.TrainConfig` explains and checks them.
+
+    None stands for an option that is not given.
+    """
+
+    data: PathLike | Sequence[PathLike] | None
+    level: Literal["char", "word", "bpe"] | None
+    vocab_size: int | None
+    min_count: int | None
+    valid: PathLike | None
+    test: PathLike | None
+    encoding_errors: Literal["strict", "replace"] | None
+
+    hidden_size: int | None
+    num_layers: int | None
+    embed: int | None
+    dropout: float | None
+    recurrent_dropout: float | None
+    zoneout: float | None
+    weight_drop: float | None
+    tie: bool | None
+
+    window: int | None
+    batch: int | None
+    optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] | None
+    lr: float | None
+    schedule: Literal["constant", "cosine", "plateau", "step"] | None
+    decay: float | None
+    decay_after: int | None
+    clip: float | None
+    weight_decay: float | None
+    init: float | Literal["orthogonal"] | None
+    forget_bias: float | None
+    init_from: PathLike | None
+
+    epochs: float | None
+    steps: int | None
+    minutes: float | None
+
+    seed: int | None
+    out: PathLike | None
+    engine: str | None
+    threads: int | None
+    devices: int | str | None
+    nodes: int | None
+    precision: Literal["32", "64", "bf16", "bf16-mixed", "16-mixed"] | None
+    log: Literal["csv", "tensorboard"] | None

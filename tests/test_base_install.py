@@ -1,0 +1,80 @@
+"""An installation with NumPy and safetensors alone: what it lacks is named with the extra that installs it."""
+
+import subprocess
+import sys
+from importlib.resources import files
+
+import pytest
+
+from throughtime.cli.commands import COMMANDS
+
+EXTRAS = ("torch", "lightning", "typer", "rich", "pydantic", "tokenizers", "jinja2", "plotly", "onnx", "click")
+
+BLOCK = f"""
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {EXTRAS}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+
+def python(code, *arguments):
+    return subprocess.run([sys.executable, "-c", BLOCK + code, *arguments], capture_output=True, text=True, check=False)
+
+
+def command(*arguments):
+    return python("from throughtime.cli import main; sys.exit(main())", *arguments)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["train", "--help"], ["cells", "-h"]])
+def test_help_lists_the_commands_and_names_the_extra(arguments):
+    done = command(*arguments)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+    assert "pip install 'throughtime[train]'" in done.stdout
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_names_the_extra_in_one_line(name):
+    done = command(name)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "error: the commands need typer: pip install 'throughtime[train]'\n"
+
+
+def test_the_version_needs_nothing():
+    done = command("--version")
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("Recurrent", "throughtime.Recurrent needs torch: pip install 'throughtime[torch]'"),
+        ("LSTM", "throughtime.LSTM needs torch: pip install 'throughtime[torch]'"),
+        ("accelerate", "throughtime.accelerate needs torch: pip install 'throughtime[torch]'"),
+        ("train", "pip install 'throughtime[train]'"),
+        ("evaluate", "pip install 'throughtime[train]'"),
+        ("sample", "pip install 'throughtime[train]'"),
+    ],
+)
+@pytest.mark.parametrize("form", ["import throughtime; throughtime.{}", "from throughtime import {}"])
+def test_a_name_says_which_extra_it_needs(name, told, form):
+    done = python(
+        f"try:\n    exec({form.format(name)!r})\nexcept ImportError as error:\n    print(type(error).__name__, error)"
+    )
+    assert done.stderr == ""
+    assert done.stdout.startswith("ImportError ")
+    assert told in done.stdout
+
+
+def test_what_needs_no_extra_is_there():
+    done = python(
+        "import throughtime; throughtime.cells.get('lstm').program(3, 4); throughtime.Stream; throughtime.cell"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_package_says_that_it_is_typed():
+    assert files("throughtime").joinpath("py.typed").is_file()

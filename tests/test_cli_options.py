@@ -1,0 +1,67 @@
+"""The option table of every command: each flag's two spellings, short forms, and `-h`."""
+
+import inspect
+
+import pytest
+from typer.main import get_command
+
+import throughtime.cli.main as command_line
+from throughtime.cli.commands import COMMANDS
+from throughtime.cli.main import main
+from throughtime.training import TrainConfig
+
+
+def flags():
+    for command in COMMANDS:
+        for parameter in command_line._loaded(command).params:
+            if getattr(parameter, "is_flag", False) and parameter.name != "help":
+                yield pytest.param(command, parameter, id=f"{command} {parameter.opts[0]}")
+
+
+def values(command, *spellings):
+    """What the command's function receives."""
+    loaded = command_line._loaded(command)
+    arguments = ["x"] * sum(p.param_type_name == "argument" and p.required for p in loaded.params)
+    return loaded.make_context(command, [*arguments, *spellings]).params
+
+
+@pytest.mark.parametrize(("command", "parameter"), list(flags()))
+def test_a_flag_is_true_as_spelled_and_false_where_it_says_no(command, parameter):
+    for spelling in parameter.opts:
+        assert "no-" not in spelling
+        assert values(command, spelling)[parameter.name] is True
+    for spelling in parameter.secondary_opts:
+        assert spelling.startswith("--no-")
+        assert values(command, spelling)[parameter.name] is False
+    assert values(command)[parameter.name] in (None, False)
+
+
+def test_there_are_flags_of_both_kinds():
+    found = [parameter.values[1] for parameter in flags()]
+    assert any(f.secondary_opts for f in found)
+    assert len(found) > 5
+
+
+def test_every_boolean_option_of_training_can_be_switched_off():
+    booleans = {name for name, field in TrainConfig.model_fields.items() if field.annotation is bool}
+    assert booleans == {p.values[1].name for p in flags() if p.values[0] == "train" and p.values[1].secondary_opts}
+
+
+@pytest.mark.parametrize(
+    ("short", "long", "name"),
+    [("--hidden", "--hidden-size", "hidden_size"), ("--layers", "--num-layers", "num_layers")],
+)
+def test_short_forms_are_the_same_option(short, long, name):
+    assert values("train", short, "7")[name] == values("train", long, "7")[name] == "7"
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_h_is_help(command, capsys):
+    assert main([*filter(None, [command]), "-h"]) == 0
+    assert "Usage: throughtime" in capsys.readouterr().out
+
+
+def test_each_command_is_a_function_of_its_name():
+    for command in COMMANDS:
+        assert inspect.isfunction(getattr(__import__(f"throughtime.cli.{command}", fromlist=[command]), command))
+    assert get_command(command_line.app).commands.keys() == COMMANDS.keys()

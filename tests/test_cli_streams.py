@@ -1,0 +1,78 @@
+"""Commands whose standard streams are closed, and readers that go away."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+from tiny_training import write_text
+
+from throughtime.runs import Run
+
+SMALL = ["--hidden", "4", "--steps", "2", "--batch", "4", "--window", "10", "--threads", "1", "--engine", "reference"]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """Holds a text and a run that was trained without standard output and error."""
+    path = tmp_path_factory.mktemp("streams")
+    write_text(path / "text.txt")
+    assert run("train", path / "text.txt", *SMALL, "--out", path / "run", closed=(0, 1, 2)).returncode == 0
+    return path
+
+
+def run(*arguments, closed=(), **options):
+    def close():
+        for number in closed:
+            os.close(number)
+
+    return subprocess.run(
+        [sys.executable, "-m", "throughtime", *arguments],
+        capture_output=True, check=False, preexec_fn=close, **options,
+    )  # fmt: skip
+
+
+def test_a_run_is_trained_without_any_standard_stream(directory):
+    assert Run.open(directory / "run").finished
+    assert (directory / "run" / "report.html").read_text().startswith("<!")
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
+@pytest.mark.parametrize("command", ["--help", "cells lstm", "cells --json", "info RUN", "sample RUN --length 3"])
+def test_a_closed_stream_is_no_error(command, closed, directory):
+    done = run(*command.replace("RUN", str(directory / "run")).split(), closed=closed)
+    assert done.returncode == 0
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
+def test_a_mistake_keeps_its_exit_code(closed):
+    done = run("cells", "lsmt", closed=closed)
+    assert done.returncode == 2
+    assert b"Traceback" not in done.stderr
+    assert (b"did you mean" in done.stderr) == (2 not in closed)
+
+
+def test_a_closed_standard_input_is_an_empty_text(directory):
+    done = run("evaluate", directory / "run", "-", closed=(0,))
+    assert done.returncode == 2
+    assert b"standard input is empty" in done.stderr
+
+
+@pytest.mark.parametrize("streams", ["stdout", "stderr", "both"])
+def test_a_reader_that_goes_away_ends_a_command_without_a_traceback(streams, directory):
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = ["cells", "lsmt"] if streams == "stderr" else ["info", str(directory / "run")]
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "throughtime", *arguments],
+            stdout=subprocess.PIPE if streams == "stderr" else writer,
+            stderr=subprocess.PIPE if streams == "stdout" else writer,
+            check=False,
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == (2 if streams == "stderr" else 1)
+    assert not done.stdout
+    assert not done.stderr

@@ -1,0 +1,135 @@
+"""Runs that are trained further, and runs that start from another run's weights."""
+
+import json
+
+import pytest
+import torch
+from tiny_training import TINY, figures, train_tiny
+
+from throughtime.cli.main import main
+from throughtime.errors import RunError, TrainingError
+from throughtime.runs import Run
+from throughtime.training import resume
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return train_tiny(tmp_path_factory.mktemp("first"), schedule="constant", steps=12)
+
+
+def weights(run):
+    return run.weights()
+
+
+def test_a_finished_run_trains_further_to_the_bits_of_one_that_was_that_long_from_the_start(tmp_path):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    # The same interval of validations, or the best weights would be of other steps.
+    whole = train_tiny(tmp_path / "a", schedule="constant", steps=20)
+    short = train_tiny(tmp_path / "b", schedule="constant", steps=10)
+    longer = resume(short.path, steps=20, progress=False)
+    assert longer.finished
+    assert longer.result["steps"] == 20
+    assert longer.config.steps == longer.plan.steps == 20
+    a, b = (torch.load(r.checkpoint, weights_only=True)["state_dict"] for r in (whole, longer))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert [row["step"] for row in figures(longer)] == [row["step"] for row in figures(whole)]
+    assert [row["train_loss"] for row in figures(longer)] == [row["train_loss"] for row in figures(whole)]
+
+
+def test_a_run_trains_further_for_epochs_and_minutes(tmp_path):
+    run = train_tiny(tmp_path, steps=3)
+    epochs = 6 / run.plan.epoch_steps
+    run = resume(run.path, epochs=epochs, progress=False)
+    assert run.result["steps"] == 6
+    assert run.config.steps is None
+    run = resume(run.path, minutes=100, steps=8, progress=False)
+    assert run.result["steps"] == 8
+    assert run.plan.seconds == 6000
+
+
+def test_the_command_trains_further(tmp_path, capsys):
+    run = train_tiny(tmp_path, steps=2)
+    assert main(["train", "--resume", str(run.path), "--steps", "4"]) == 0
+    assert Run.open(run.path).result["steps"] == 4
+    assert main(["train", "--resume", str(run.path), "--steps", "4"]) == 2
+    assert "--steps 4 ends no later" in capsys.readouterr().err
+    assert main(["train", "--resume", str(run.path), "--steps", "0"]) == 2
+    assert "--steps must be at least 1, got 0" in capsys.readouterr().err
+
+
+def test_an_end_that_is_no_later_changes_nothing(run):
+    before = (run.path / "config.json").read_bytes()
+    with pytest.raises(TrainingError, match=r"has already trained 12 steps .*steps=5 ends no later"):
+        resume(run.path, steps=5, progress=False)
+    assert (run.path / "config.json").read_bytes() == before
+    assert Run.open(run.path).finished
+
+
+def test_other_data_are_refused_before_anything_is_written(tmp_path):
+    run = train_tiny(tmp_path, steps=2)
+    (tmp_path / "text.txt").write_text("another text, " * 200)
+    with pytest.raises(RunError, match="has changed"):
+        resume(run.path, steps=4, progress=False)
+    assert Run.open(run.path).result["steps"] == 2
+
+
+def test_a_run_starts_from_anothers_weights(run, tmp_path):
+    # With so small a rate nothing is learned, so the weights of the new run are those of the first.
+    data = run.config.data
+    small = {name: TINY[name] for name in ("batch", "window", "engine", "threads")}
+    from unittest.mock import patch
+
+    import throughtime
+
+    with patch("throughtime.training.loop.write_report"):
+        new = throughtime.train(
+            data=data, init_from=run.path, out=tmp_path / "new", steps=2, lr=1e-30, progress=False, **small
+        )
+    assert new.config.hidden_size == run.config.hidden_size
+    assert new.config.num_layers == run.config.num_layers
+    assert new.vocabulary.digest == run.vocabulary.digest
+    for name, value in weights(run).items():
+        torch.testing.assert_close(weights(new)[name], value, rtol=0, atol=1e-7)  # one decay of 1e-32
+
+
+def test_a_run_that_started_from_another_needs_it_no_more(run, tmp_path):
+    import shutil
+
+    shutil.copytree(run.path, tmp_path / "copy")
+    options = dict.fromkeys(("hidden_size", "num_layers", "cell"))
+    new = train_tiny(tmp_path, data=run.config.data, init_from=tmp_path / "copy", steps=2, **options)
+    shutil.rmtree(tmp_path / "copy")
+    from throughtime.training.again import untrained
+
+    for name, value in weights(run).items():
+        assert torch.equal(untrained(new).state_dict()[name], value)
+    assert resume(new.path, steps=3, progress=False).result["steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ({"hidden_size": 5}, "hidden_size=5 differs from the run to start from: .* has 12"),
+        ({"cell": "gru"}, "cell=gru differs"),
+        ({"tie": True}, "tie=True differs"),
+        ({"level": "word"}, "level=word differs"),
+        ({"vocab_size": 30}, "vocab_size=30 does not apply: the vocabulary comes from"),
+        ({"init": 0.1}, "init=0.1 does not apply: the weights come from"),
+        ({"init_from": "nowhere"}, "no such directory"),
+    ],
+)
+def test_options_that_do_not_fit_the_other_run_are_refused(options, told, run, tmp_path):
+    with pytest.raises((TrainingError, RunError), match=told):
+        train_tiny(tmp_path, **{"init_from": run.path, **options})
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_starts_from_another_run(run, tmp_path, capsys):
+    arguments = [*run.config.data, "--init-from", str(run.path), "--steps", "1", "--out", str(tmp_path / "new")]
+    assert main(["train", *arguments, "--hidden", "7"]) == 2
+    assert "--hidden 7 differs" in capsys.readouterr().err
+    assert main(["train", *arguments, "--batch", "8", "--window", "10", "--threads", "1"]) == 0
+    config = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
+    assert config["init_from"] == str(run.path)
+    assert config["hidden_size"] == 12
