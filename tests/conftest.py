@@ -1,5 +1,6 @@
 """Settings for all tests."""
 
+import importlib
 import os
 
 import pytest
@@ -14,3 +15,12 @@ settings.load_profile("throughtime")
 def _own_cache(tmp_path_factory):
     """No test reads or writes the user's cache, those in other processes included."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(scope="module")
+def keras(tmp_path_factory):
+    """Keras on torch."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("KERAS_BACKEND", "torch")
+        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
+        yield importlib.import_module("keras")

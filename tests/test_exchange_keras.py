@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import io
 import json
 import os
@@ -19,62 +18,27 @@ import numpy as np
 import pytest
 import torch
 from helpers import run_python
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from keras_helpers import (
+    CLOSE,
+    HIDDEN,
+    INPUT,
+    ROWS,
+    STEPS,
+    assert_alike,
+    built,
+    by_keras,
+    by_us,
+    randomized,
+    some_input,
+)
 
 import throughtime
 from throughtime.errors import UserError
 from throughtime.exchange.keras_layers import KerasError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
-
-INPUT, HIDDEN, STEPS, ROWS = 3, 4, 5, 2
-# Sums of a dozen float32 products in another order, over five steps of up to three layers.
-CLOSE = {"rtol": 0.0, "atol": 2e-6}
-
-
-@pytest.fixture(scope="module")
-def keras(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
-    """Keras on torch."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("KERAS_BACKEND", "torch")
-        patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))
-        yield importlib.import_module("keras")
-
-
-def randomised(layer: Any, seed: int = 0) -> Any:
-    """The layer or model with weights of which no two gates' are alike."""
-    rng = np.random.default_rng(seed)
-    layer.set_weights([rng.normal(size=w.shape).astype(w.dtype) * 0.5 for w in layer.get_weights()])
-    return layer
-
-
-def built(layer: Any) -> Any:
-    layer.build((None, None, INPUT))
-    return randomised(layer)
-
-
-def some_input() -> np.ndarray:
-    return np.random.default_rng(1).normal(size=(ROWS, STEPS, INPUT)).astype(np.float32)
-
-
-def by_keras(layer: Any, x: np.ndarray) -> list[np.ndarray]:
-    with torch.no_grad():
-        found = layer(x)
-    return [np.asarray(y.detach()) for y in (found if isinstance(found, list | tuple) else [found])]
-
-
-def by_us(module: torch.nn.Module, x: np.ndarray) -> list[np.ndarray]:
-    with torch.no_grad():
-        found, _ = module.eval()(torch.from_numpy(x))
-    return [y.numpy() for y in (found if isinstance(found, tuple) else [found])]
-
-
-def assert_alike(module: torch.nn.Module, layer: Any) -> None:
-    x = some_input()
-    for ours, theirs in zip(by_us(module, x), by_keras(layer, x), strict=True):
-        np.testing.assert_allclose(ours, theirs, **CLOSE)
-
 
 LAYERS = {
     "SimpleRNN": ("SimpleRNN", {}),
@@ -142,13 +106,31 @@ def test_backwards(keras: Any) -> None:
     assert_alike(throughtime.from_keras(layer), layer)
 
 
-def test_no_noise_is_lost(keras: Any) -> None:
-    layer = built(keras.layers.LSTM(HIDDEN, dropout=0.1, recurrent_dropout=0.25))
-    with pytest.raises(KerasError, match=r"dropout=0\.1 puts noise on the layer's input.*give dropout=0"):
-        throughtime.from_keras(layer)
-    module = throughtime.from_keras(layer, dropout=0)
+def test_a_layer_trained_with_dropout_runs_inference(keras: Any, caplog: pytest.LogCaptureFixture) -> None:
+    layer = built(keras.layers.LSTM(HIDDEN, dropout=0.1, recurrent_dropout=0.25, name="noisy"))
+    module = throughtime.from_keras(layer)
+    assert "noisy: its dropout=0.1 of the input is left out; put torch.nn.Dropout before it" in caplog.text
     assert module.options.recurrent_dropout == 0.25
     assert_alike(module, layer)
+
+
+def test_a_stateful_layer_leaves_the_state_to_its_caller(keras: Any, caplog: pytest.LogCaptureFixture) -> None:
+    model = keras.Sequential([keras.Input((STEPS, INPUT), batch_size=ROWS), keras.layers.GRU(HIDDEN, stateful=True)])
+    randomized(model)
+    module, x = throughtime.from_keras(model.layers[0]), some_input()
+    assert "stateful: pass the state that a call returns to the next call" in caplog.text
+    with torch.no_grad():
+        _, state = module(torch.from_numpy(x))
+        output, _ = module(torch.from_numpy(x), state)
+    by_keras(model, x)
+    np.testing.assert_allclose(output.numpy(), by_keras(model, x)[0], **CLOSE)
+
+
+def test_backwards_over_all_steps(keras: Any, caplog: pytest.LogCaptureFixture) -> None:
+    layer = built(keras.layers.LSTM(HIDDEN, go_backwards=True, return_sequences=True))
+    module, x = throughtime.from_keras(layer), some_input()
+    assert "output is in the order of its input; flip it to have Keras's order" in caplog.text
+    np.testing.assert_allclose(by_us(module, x)[0][:, ::-1], by_keras(layer, x)[0], **CLOSE)
 
 
 # Files.
@@ -158,7 +140,7 @@ def test_no_noise_is_lost(keras: Any) -> None:
 def model(keras: Any) -> Any:
     layers = keras.layers
     inner = keras.Sequential([keras.Input((None, 3)), layers.GRU(2, return_sequences=True, name="inside")], name="box")
-    return randomised(
+    return randomized(
         keras.Sequential(
             [
                 keras.Input((None, INPUT)),
@@ -167,6 +149,11 @@ def model(keras: Any) -> Any:
                 layers.Dense(3),
                 inner,
                 layers.GRU(4, reset_after=False, use_bias=False, return_sequences=True, name="plain"),
+                layers.RNN(
+                    layers.StackedRNNCells([layers.LSTMCell(4), layers.LSTMCell(4)]),
+                    return_sequences=True,
+                    name="stack",
+                ),
                 layers.GRU(4, activation="relu", name="last"),
             ]
         )
@@ -174,35 +161,40 @@ def model(keras: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def files(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+def files(model: Any, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     folder = tmp_path_factory.mktemp("files")
     model.save(folder / "model.keras")
     model.save_weights(folder / "model.weights.h5")
-    return folder / "model.keras", folder / "model.weights.h5"
+    model.save(folder / "model.h5")
+    return folder / "model.keras", folder / "model.weights.h5", folder / "model.h5"
 
 
-def test_a_models_file(model: Any, files: tuple[Path, Path]) -> None:
-    found = throughtime.from_keras(files[0])
-    assert list(found) == ["first", "both", "inside", "plain", "last"]
+@pytest.mark.parametrize("form", [0, 2], ids=["keras", "h5"])
+def test_a_models_file(model: Any, files: tuple[Path, ...], form: int) -> None:
+    found = throughtime.from_keras(files[form])
+    assert list(found) == ["first", "both", "inside", "plain", "stack", "last"]
+    assert not found.unread
+    assert not found.masks
+    assert not found.notes
     x = some_input()
     given = torch.from_numpy(x)
     with torch.no_grad():
         y, _ = found["both"](found["first"](given)[0])
         kernel, bias = (torch.from_numpy(w) for w in model.layers[2].get_weights())
         y, _ = found["inside"](y @ kernel + bias)
-        y, _ = found["last"](found["plain"](y)[0])
+        y, _ = found["last"](found["stack"](found["plain"](y)[0])[0])
     np.testing.assert_allclose(y.numpy(), by_keras(model, x)[0], **CLOSE)
 
 
-def test_a_file_of_weights(model: Any, files: tuple[Path, Path]) -> None:
+def test_a_file_of_weights(model: Any, files: tuple[Path, ...]) -> None:
     found = throughtime.from_keras(files[1])
-    assert set(found) == {"first", "both", "inside", "plain", "last"}
+    assert set(found) == {"first", "both", "inside", "plain", "stack", "last"}
     x = np.random.default_rng(2).normal(size=(ROWS, STEPS, 3)).astype(np.float32)
     for name, layer in (("first", model.layers[0]), ("inside", model.layers[3].layers[0])):
         np.testing.assert_allclose(by_us(found[name], x)[0], by_keras(layer, x)[0], **CLOSE)
     told = throughtime.from_keras(files[1], activation="relu", return_sequences=False)["last"]
     wide = np.random.default_rng(2).normal(size=(ROWS, STEPS, 4)).astype(np.float32)
-    np.testing.assert_allclose(by_us(told, wide)[0], by_keras(model.layers[5], wide)[0], **CLOSE)
+    np.testing.assert_allclose(by_us(told, wide)[0], by_keras(model.layers[6], wide)[0], **CLOSE)
 
 
 def test_layers_of_one_name_are_told_apart(keras: Any, tmp_path: Path) -> None:
@@ -220,7 +212,7 @@ def test_layers_of_one_name_are_told_apart(keras: Any, tmp_path: Path) -> None:
 def test_a_functional_model_and_one_of_a_users_class(keras: Any, tmp_path: Path) -> None:
     start = keras.Input((None, INPUT))
     steps = keras.layers.LSTM(4, return_sequences=True, name="b")(start)
-    model = randomised(keras.Model(start, keras.layers.LSTM(HIDDEN, name="a")(steps)))
+    model = randomized(keras.Model(start, keras.layers.LSTM(HIDDEN, name="a")(steps)))
     model.save(tmp_path / "model.keras")
     found = throughtime.from_keras(tmp_path / "model.keras")
     assert list(found) == ["b", "a"]
@@ -237,13 +229,13 @@ def test_a_functional_model_and_one_of_a_users_class(keras: Any, tmp_path: Path)
 
     own = Own()
     own(x)
-    randomised(own)
+    randomized(own)
     own.save_weights(tmp_path / "own.weights.h5")
     found = throughtime.from_keras(tmp_path / "own.weights.h5", return_sequences=False)
     assert list(found) == ["encode"]
     assert_alike(found["encode"], own)
     own.save(tmp_path / "own.keras")
-    with pytest.raises(KerasError, match=r"\(Own\) does not tell its layers: save model\.save_weights"):
+    with pytest.raises(KerasError, match=r"\(Own\) does not list its layers: save model\.save_weights"):
         throughtime.from_keras(tmp_path / "own.keras")
 
 
@@ -269,9 +261,8 @@ def test_what_does_not_fit_is_told() -> None:
         (arrays(), {"activatoin": "relu"}, "no argument 'activatoin', did you mean activation"),
         (arrays(), {"activation": "tahn"}, "activation is one of tanh, .*given 'tahn', did you mean tanh"),
         (arrays(), {"activation": {"class_name": "x"}}, "given {'class_name'"),
-        (arrays(), {"stateful": True}, "keeps the state between calls"),
+        (arrays(), {"dropout": 2}, "dropout is a probability from 0 to 1; given 2"),
         (arrays(), {"return_sequences": 1}, "return_sequences is True or False; given 1"),
-        (arrays(), {"go_backwards": True}, "from the last to the first"),
         (arrays(), {"recurrent_dropout": 2.0}, "from 0 to 1; given 2.0"),
         (arrays() + arrays(), {"merge_mode": "avg"}, "merge_mode is one of concat, sum, ave, mul, None; given 'avg'"),
         (arrays() + arrays(units=5), {}, "directions must be one layer forward"),
@@ -284,7 +275,7 @@ def test_what_does_not_fit_is_told() -> None:
 
 
 def test_other_layers_are_told(keras: Any) -> None:
-    with pytest.raises(KerasError, match="given Dense"):
+    with pytest.raises(KerasError, match=r"given Dense\. Give from_keras the layer inside a wrapper"):
         throughtime.from_keras(keras.layers.Dense(3))
 
 
@@ -300,7 +291,7 @@ def test_files_that_have_nothing_are_told(keras: Any, tmp_path: Path) -> None:
             throughtime.from_keras(path)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
     model.save(tmp_path / "dense.keras")
-    with pytest.raises(KerasError, match="has no layer SimpleRNN, LSTM, GRU, alone or in Bidirectional"):
+    with pytest.raises(KerasError, match="has no layer SimpleRNN, LSTM, GRU or RNN, alone or in"):
         throughtime.from_keras(tmp_path / "dense.keras")
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["layer_names"] = ["lstm"]
@@ -377,32 +368,44 @@ def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
         assert words in line
 
 
-def harmless(content: bytes) -> None:
-    """What such a file holds is layers, or is told to be none."""
+def harmless(content: bytes) -> bool:
+    """Read a file, which must give layers or a UserError; whether it gave layers."""
     path = Path(os.environ["XDG_CACHE_HOME"]) / "hostile.keras"
     path.write_bytes(content)
     with suppress(UserError):
-        throughtime.from_keras(path)
+        return bool(throughtime.from_keras(path))
+    return False
 
 
-@settings(max_examples=100)
+@pytest.fixture
+def outcomes() -> Iterator[list[bool]]:
+    """Whether each hostile file gave layers: some must, or the test never came past the front door, and not all."""
+    found: list[bool] = []
+    yield found
+    assert 0 < sum(found) < len(found)
+
+
+HOSTILE = settings(max_examples=100, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@HOSTILE
 @given(data=st.data())
-def test_damaged_bytes_do_no_harm(files: tuple[Path, Path], data: st.DataObject) -> None:
-    content = bytearray(files[data.draw(st.integers(0, 1))].read_bytes())
+def test_damaged_bytes_do_no_harm(files: tuple[Path, ...], outcomes: list[bool], data: st.DataObject) -> None:
+    content = bytearray(files[data.draw(st.integers(0, len(files) - 1))].read_bytes())
     if data.draw(st.booleans()):
         del content[data.draw(st.integers(0, len(content) - 1)) :]
     else:
         for at in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):
             content[at] ^= data.draw(st.integers(1, 255))
-    harmless(bytes(content))
+    outcomes.append(harmless(bytes(content)))
 
 
 ODD = st.sampled_from([None, True, -1, 0, 1 << 62, 0.5, float("nan"), "", "x", "LSTM", "/", "..", [], {}, [[]]])
 
 
-@settings(max_examples=100)
+@HOSTILE
 @given(data=st.data())
-def test_hostile_configurations_do_no_harm(files: tuple[Path, Path], data: st.DataObject) -> None:
+def test_hostile_configurations_do_no_harm(files: tuple[Path, ...], outcomes: list[bool], data: st.DataObject) -> None:
     with zipfile.ZipFile(files[0]) as archive:
         config, weights = json.loads(archive.read("config.json")), archive.read("model.weights.h5")
     tree, place = config, None
@@ -417,4 +420,4 @@ def test_hostile_configurations_do_no_harm(files: tuple[Path, Path], data: st.Da
     with zipfile.ZipFile(made, "w") as archive:
         archive.writestr("config.json", json.dumps(config))
         archive.writestr("model.weights.h5", weights)
-    harmless(made.getvalue())
+    outcomes.append(harmless(made.getvalue()))

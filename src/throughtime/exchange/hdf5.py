@@ -242,7 +242,7 @@ class Node:
             return name, self._file.text(place, size)
         if kind & 15 == _VARIABLE_LENGTH and bits & 15 == 1:
             length, heap, index = self._file.unpack("IQI", place)
-            return name, self._heap_text(heap, index, min(length, _LONGEST_NAME))
+            return name, self._heap_text(heap, index, length)
         return name, None
 
     def _heap_text(self, heap: int, index: int, length: int) -> str | None:

@@ -2,20 +2,57 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, overload
 
 import numpy as np
 
+from throughtime.errors import nearest
+from throughtime.exchange.keras_config import FoundLayer, KerasMask, cells_of
 from throughtime.exchange.keras_file import read_keras
-from throughtime.exchange.keras_layers import BIDIRECTIONAL, KINDS, Array, Direction, KerasError, directions, layer_of
+from throughtime.exchange.keras_layers import (
+    BIDIRECTIONAL,
+    KINDS,
+    Array,
+    Direction,
+    KerasError,
+    directions,
+    is_one_stack,
+    layer_of,
+    reminders,
+)  # fmt: skip
 from throughtime.nn.recurrent import Recurrent
+
+_log = logging.getLogger("throughtime")
+
+
+class KerasLayers(dict[str, Recurrent]):
+    """The recurrent layers of a Keras file by name.
+
+    Attributes:
+        unread: the recurrent layers that could not be read, with the reasons.
+        masks: for each layer that skips masked steps in Keras, the layers that mask them; give the layer
+            `lengths=mask.lengths(input)`.
+        notes: what else Keras's layer does that the caller of the `Recurrent` has to do in its place.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unread: dict[str, str] = {}
+        self.masks: dict[str, tuple[KerasMask, ...]] = {}
+        self.notes: dict[str, list[str]] = {}
+
+    def __missing__(self, name: str) -> Recurrent:
+        if name in self.unread:
+            raise KerasError(f"the layer {name!r} could not be read: {self.unread[name]}")
+        raise KerasError(f"no recurrent layer is named {name!r}{nearest(name, self)} (there are: {', '.join(self)}).")
 
 
 @overload
-def from_keras(source: str | os.PathLike[str], *, engine: str | None = None, **words: Any) -> dict[str, Recurrent]: ...
+def from_keras(source: str | os.PathLike[str], *, engine: str | None = None, **words: Any) -> KerasLayers: ...
 
 
 @overload
@@ -27,43 +64,127 @@ def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any: 
 
 
 def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any:
-    """Makes recurrent layers of Keras's SimpleRNN, LSTM and GRU, alone or in Bidirectional.
+    """Read Keras's recurrent layers: SimpleRNN, LSTM, GRU, and RNN over their cells, alone or in wrappers.
 
-    What is made takes and gives `[B, T, features]`, as Keras does, and besides the output gives the state, as
-    `return_state` does.
+    The layers take and return `[B, T, features]`, as Keras's do, and return the state besides the output, as with
+    `return_state`.
 
     Args:
-        source: the arrays that a layer's `get_weights()` gives, or the layer; or a file `.keras`, or `.weights.h5`.
+        source: the arrays that a layer's `get_weights()` returns, or the layer; or the path of a `.keras` file, a whole
+            model's `.h5` or a `.weights.h5`.
         engine: the engine's name; chosen by device if not given.
-        **words: the arguments that the layer was made with, as in its `get_config()`; those of a file's layers are the
-            file's own where they are not given. What is told nowhere is as it usually is in Keras, but all steps are
-            returned. Those about its start, its training and its way of computing are left behind.
+        **words: the arguments that the layer was made with, as in its `get_config()`; for a file, those that take the
+            place of the file's own. Where nothing says an argument, it is Keras's default, but all steps are returned.
+            Arguments about initialization, training and implementation have no effect.
 
     Returns:
-        For arrays or a layer a `Recurrent`; for a file all of its layers, by their names (where two in models in the
-        model have the same, by their paths in the file). Other layers in a file are left out.
+        For arrays or a layer a `Recurrent`. For a file a `KerasLayers`, a dictionary of all its recurrent layers by
+        name (by path, where several have one name); RNN over cells of different kinds or sizes is one layer a cell,
+        "name/cell". Recurrent layers that can't be read are in its `unread`, and what a layer leaves to its caller
+        (masks, dropout on the input, keeping the state) in `masks` and `notes`; all of it is logged as warnings, too.
 
     Raises:
-        KerasError: if a layer does what a `Recurrent` does not, with the argument's name; if arrays do not fit, or
-            the file is missing or damaged.
+        KerasError: if a layer does what a `Recurrent` does not, with the argument's name; if arrays do not fit; if a
+            file is missing or damaged, or none of its layers can be read.
     """
     if isinstance(source, str | os.PathLike):
-        found = {}
-        for name, layer in read_keras(Path(source)).items():
-            ways = [Direction(w.arrays, {**w.words, **words}, w.kind) for w in layer.ways]
-            if len(ways) == 2 and "go_backwards" in words:
-                raise KerasError(f"{name} of {source} runs both ways: leave go_backwards out.")
-            found[name] = layer_of(f"{name} of {source}", ways, layer.merge, engine)
-        return found
+        return _from_file(Path(source), engine, words)
+    kind = None
     if hasattr(source, "get_weights") and hasattr(source, "get_config"):
         kind = type(source).__name__
-        if kind not in (*KINDS, BIDIRECTIONAL):
-            raise KerasError(f"a layer {', '.join(KINDS)} or {BIDIRECTIONAL} of Keras is wanted; given {kind}.")
-        return from_keras(source.get_weights(), engine=engine, **{**source.get_config(), **words})
+        if kind not in (*KINDS, "RNN", BIDIRECTIONAL):
+            raise KerasError(
+                f"expected a layer {', '.join(KINDS)}, RNN or {BIDIRECTIONAL} of Keras, given {kind}. Give from_keras "
+                "the layer inside a wrapper; save a model, and give the file."
+            )
+        source, words = source.get_weights(), {**source.get_config(), **words}
     if not isinstance(source, Sequence | tuple) or not all(isinstance(array, np.ndarray) for array in source):
         raise KerasError(
-            "the arrays of a layer's get_weights(), the layer, or a file .keras or .weights.h5 are wanted; given "
+            "the arrays of a layer's get_weights(), the layer, or a file .keras, .h5 or .weights.h5 are wanted; given "
             f"{type(source).__name__}."
         )
     ways, merge = directions(list(source), words)
-    return layer_of("the layer", ways, merge, engine)
+    stacks = [_stacked(way) for way in ways]
+    if not all(is_one_stack(stack) for stack in stacks):
+        raise KerasError("the layer's stacked cells differ in kind or size: save the model, and give the file.")
+    made = layer_of("the layer", stacks, merge, engine)
+    for note in reminders(stacks):
+        _log.warning("The layer %s: %s.", words.get("name", ""), note)
+    return made
+
+
+def _stacked(way: Direction) -> list[Direction]:
+    """Split a layer whose arguments describe RNN over cells into its cells."""
+    if "cell" not in way.words:
+        return [way]
+    described = cells_of("RNN", way.words)
+    sizes = [2 + bool(words.get("use_bias", True)) for _, words, _ in described]
+    if sum(sizes) != len(way.arrays):
+        raise KerasError(f"the layer: its cells have {sum(sizes)} arrays; given {len(way.arrays)}.")
+    ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
+    return [
+        Direction(way.arrays[end - size : end], words, kind)
+        for (kind, words, _), size, end in zip(described, sizes, ends, strict=True)
+    ]
+
+
+def _from_file(path: Path, engine: str | None, words: Mapping[str, Any]) -> KerasLayers:
+    found = read_keras(path)
+    names = [layer.name for layer in found.layers]
+    made = KerasLayers()
+    made.unread.update(found.unread)
+    errors = []
+    for layer in found.layers:
+        name = layer.name if names.count(layer.name) == 1 else layer.path
+        try:
+            _read_into(made, name, layer, path, engine, words)
+        except KerasError as error:
+            errors.append(error)
+            made.unread[name] = str(error).removeprefix(f"{name} of {path}: ").rstrip(".")
+    if not made:
+        if len(made.unread) == len(errors) == 1:
+            raise errors[0]
+        if made.unread:
+            told = "".join(f"\n  {name}: {reason}" for name, reason in made.unread.items())
+            raise KerasError(f"none of the recurrent layers of {path} can be read:{told}")
+        raise KerasError(f"{path} has no layer {', '.join(KINDS)} or RNN, alone or in {BIDIRECTIONAL} or a wrapper.")
+    for name, reason in made.unread.items():
+        _log.warning("Not read from %s: %s: %s", path.name, name, reason)
+    for name, masks in made.masks.items():
+        told = " and ".join(map(str, masks))
+        _log.warning("%s of %s skips steps that %s masks: give it lengths (see .masks).", name, path.name, told)
+    for name, notes in made.notes.items():
+        for note in notes:
+            _log.warning("%s of %s: %s.", name, path.name, note)
+    return made
+
+
+def _read_into(
+    made: KerasLayers, name: str, layer: FoundLayer, path: Path, engine: str | None, words: Mapping[str, Any]
+) -> None:
+    """Make a layer that has been found, and add it under its name."""
+    if len(layer.ways) == 2 and "go_backwards" in words:
+        raise KerasError(f"{name} of {path} runs both ways: leave go_backwards out.")
+    given = {argument: value for argument, value in words.items() if argument != "merge_mode"}
+    merge = words.get("merge_mode", layer.merge) if len(layer.ways) == 2 else layer.merge
+    below = given | {"return_sequences": True}  # all but the topmost of stacked cells return all steps
+    ways = [
+        [Direction(c.arrays, {**c.words, **(given if c is way[-1] else below)}, c.kind) for c in way]
+        for way in layer.ways
+    ]
+    what = f"{name} of {path}"
+    parts = [(name, ways)]
+    if not all(is_one_stack(way) for way in ways):
+        if len(ways) == 2:
+            raise KerasError(f"{what}: both directions of stacked cells that differ in kind or size can't be read.")
+        ends = [cell.words.get("name", depth) for depth, cell in enumerate(ways[0])]
+        parts = [(f"{name}/{end}", [[cell]]) for end, cell in zip(ends, ways[0], strict=True)]
+    ready = {part: layer_of(what, cells, merge, engine) for part, cells in parts}
+    notes = [f"it is inside of {wrapper}, which runs it on parts of its input" for wrapper in layer.inside]
+    notes += [f"the model gives it the mask that {name!r} computes; give it lengths" for name in layer.masked_by]
+    for part, cells in parts:
+        made[part] = ready[part]
+        if layer.masks:
+            made.masks[part] = layer.masks
+        if own := notes + reminders(cells):
+            made.notes[part] = own

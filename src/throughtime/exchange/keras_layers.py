@@ -91,10 +91,7 @@ _MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product", No
 # The arguments of a layer. Those that are left behind say what it starts with, how it is trained or computed, or ask
 # for what a `Recurrent` always gives.
 _TAKEN = ("units", "use_bias", "reset_after", "go_backwards", "return_sequences", "recurrent_dropout", *_USUAL)
-_REFUSED = {
-    "dropout": "puts noise on the layer's input, which a Recurrent does not: put torch.nn.Dropout before it",
-    "stateful": "keeps the state between calls: hand the state that a Recurrent gives to its next call",
-}
+_CALLERS = ("dropout", "stateful")  # what the caller of a `Recurrent` does in their place is in `reminders`
 _LEFT = {
     "name", "trainable", "dtype", "return_state", "unroll", "zero_output_for_mask", "unit_forget_bias", "seed",
     "use_cudnn", "implementation", "activity_regularizer",
@@ -134,13 +131,15 @@ class _Read(NamedTuple):
     words: dict[str, Any]
 
 
-def layer_of(what: str, ways: Sequence[Direction], merge: Any = "concat", engine: str | None = None) -> Recurrent:
-    """Makes a `Recurrent` of a layer of Keras.
+def layer_of(
+    what: str, ways: Sequence[Sequence[Direction]], merge: Any = "concat", engine: str | None = None
+) -> Recurrent:
+    """Make a `Recurrent` of a layer of Keras.
 
     Args:
-        what: how the user calls the layer.
-        ways: its directions: one, or the forward and the backward one.
-        merge: Keras's name for how they are put together.
+        what: what error messages call the layer.
+        ways: for each direction of time (one, or the forward and the backward one), the stacked cells.
+        merge: Keras's name for how the directions are put together.
         engine: the engine's name; chosen by device if not given.
 
     Raises:
@@ -149,30 +148,60 @@ def layer_of(what: str, ways: Sequence[Direction], merge: Any = "concat", engine
     if isinstance(merge, list | dict) or merge not in _MERGES:
         known = [name for name in _MERGES if name is not None]
         raise KerasError(f"{what}: merge_mode is one of {', '.join(known)}, None; given {merge!r}.")
-    read = [_read(what, way) for way in ways]
-    first = read[0]
-    backwards = [one.words["go_backwards"] for one in read]
+    read = [[_read(what, cell) for cell in way] for way in ways]
+    first, top = read[0][0], read[0][-1]
+    backwards = [way[0].words["go_backwards"] for way in read]
     options: dict[str, Any] = {
         "batch_first": True,
-        "returns": "steps" if first.words["return_sequences"] else "last",
+        "returns": "steps" if top.words["return_sequences"] else "last",
         "recurrent_dropout": first.words["recurrent_dropout"],
     }
     if len(read) == 1:
-        if backwards[0] and first.words["return_sequences"]:
-            raise KerasError(
-                f"{what}: with go_backwards and return_sequences Keras gives the steps from the last to the first, and "
-                "a Recurrent as they came: give return_sequences=False, or go_backwards=False for the weights alone."
-            )
         options["reverse"] = backwards[0]
     else:
-        for name in (name for name in first.words if name != "go_backwards"):
-            if first.words[name] != read[1].words[name]:
-                values = f"{first.words[name]!r} and {read[1].words[name]!r}"
+        for name in (name for name in top.words if name != "go_backwards"):
+            if top.words[name] != read[1][-1].words.get(name):
+                values = f"{top.words[name]!r} and {read[1][-1].words.get(name)!r}"
                 raise KerasError(f"{what}: its directions must be alike; {name} is {values}.")
-        if first.program != read[1].program or backwards != [False, True]:
+        programs = [[cell.program for cell in way] for way in read]
+        if programs[0] != programs[1] or backwards != [False, True]:
             raise KerasError(f"{what}: its directions must be one layer forward, and the same one backward.")
+        if len(read[0]) > 1 and merge is not None:
+            raise KerasError(
+                f"{what}: Keras merges the directions of stacked cells above the topmost cell, and a Recurrent above "
+                "each; only merge_mode=None can be read."
+            )
         options |= {"bidirectional": True, "merge": _MERGES[merge]}
-    return recurrent_of([first.program], first.hidden, [one.parameters for one in read], engine=engine, **options)
+    stack = [cell.program for cell in read[0]]
+    parameters = [way[depth].parameters for depth in range(len(stack)) for way in read]
+    return recurrent_of(stack, first.hidden, parameters, engine=engine, **options)
+
+
+def is_one_stack(cells: Sequence[Direction]) -> bool:
+    """Whether one `Recurrent` can hold these stacked cells: their states and their dropout are alike."""
+    sizes = {(c.kind, c.arrays[1].shape[:1] if len(c.arrays) > 1 else ()) for c in cells}
+    return len(sizes) == len({_number(c, "recurrent_dropout") for c in cells}) == 1
+
+
+def reminders(ways: Sequence[Sequence[Direction]]) -> list[str]:
+    """List what Keras's layer does and the caller of the `Recurrent` has to do in its place."""
+    words = ways[0][0].words
+    found = []
+    if rates := sorted({rate for way in ways for cell in way if (rate := _number(cell, "dropout"))}):
+        told = " and ".join(map(str, rates))
+        found.append(f"its dropout={told} of the input is left out; put torch.nn.Dropout before it to train it further")
+    if words.get("stateful"):
+        found.append("it is stateful: pass the state that a call returns to the next call")
+    if len(ways) == 1 and words.get("go_backwards") and ways[0][-1].words.get("return_sequences", True):
+        found.append("it runs backwards and its output is in the order of its input; flip it to have Keras's order")
+    return found
+
+
+def _number(cell: Direction, name: str) -> float:
+    rate = cell.words.get(name, 0.0) or 0.0
+    if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
+        raise KerasError(f"{name} is a probability from 0 to 1; given {rate!r:.200}.")
+    return rate
 
 
 def directions(arrays: Sequence[Array], words: Mapping[str, Any]) -> tuple[list[Direction], Any]:
@@ -185,7 +214,7 @@ def directions(arrays: Sequence[Array], words: Mapping[str, Any]) -> tuple[list[
     Raises:
         KerasError: if the arguments of `Bidirectional` make no sense.
     """
-    if not _OF_BOTH & words.keys() and len(arrays) < 4:
+    if not _OF_BOTH & words.keys() and (len(arrays) < 4 or "cell" in words):
         return [Direction(arrays, words)], "concat"
     half = len(arrays) // 2
     shared = {name: value for name, value in words.items() if name not in _OF_BOTH | {"name", "trainable", "dtype"}}
@@ -247,13 +276,11 @@ def _form(what: str, way: Direction) -> tuple[KerasLayer, int, int]:
 
 
 def _words(what: str, way: Direction, layer: KerasLayer) -> dict[str, Any]:
-    own = {*_TAKEN, *_REFUSED, *_LEFT} - (_USUAL.keys() - layer.functions.keys())
+    own = {*_TAKEN, *_CALLERS, *_LEFT} - (_USUAL.keys() - layer.functions.keys())
     own -= {"reset_after"} if layer.reset_after is None else set()
-    for name, value in way.words.items():
+    for name in way.words:
         if name not in own:
             raise KerasError(f"{what}: {layer.kind} has no argument {name!r}{nearest(str(name), own)}")
-        if name in _REFUSED and value:
-            raise KerasError(f"{what}: {name}={value!r} {_REFUSED[name]}, and give {name}=0.")
     given = dict(way.words)
     fixed = {"units": way.arrays[1].shape[0], "use_bias": len(way.arrays) == 3}
     for name, value in fixed.items():
