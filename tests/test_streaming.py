@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import os
+import pickle
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from hypothesis import strategies as st
 from random_programs import programs
 from tiny_training import train_tiny
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 pytest.importorskip("throughtime._native", reason="the native engine's extension module is not built")
 
@@ -474,3 +477,34 @@ def test_runs_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
         Stream(copy(program=json.dumps([content[0], content[1] | {"reverse": True}]).encode()))
     with pytest.raises(RunError, match="damaged"):
         _ = Stream(copy(vocabulary=b"{")).vocabulary
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
+@pytest.mark.parametrize("kind", ["layer", "language model"])
+def test_a_copy_is_a_stream_of_its_own(kind: str, way: Callable[[Stream], Stream]) -> None:
+    layer = Recurrent("lstm", 3, 4, 2)
+    stream = Stream(layer if kind == "layer" else LanguageModel(5, layer), rows=2)
+    given = [np.random.default_rng(t).normal(size=(2, 3)).astype(np.float32) for t in range(4)]
+    if kind != "layer":
+        given = [np.array([t, t + 1]) for t in range(4)]
+    stream.step(given[0])
+    other = way(stream)
+    after = [stream.step(x) for x in given[1:]]
+    torch.nn.init.zeros_(layer.weight_x_l0)  # a copy holds the weights of the stream, not the model's
+    np.testing.assert_array_equal(way(other).step(given[1]), after[0])
+    for x, expected in zip(given[1:], after, strict=True):
+        np.testing.assert_array_equal(other.step(x), expected)
+
+
+def test_parametrized_layers_run_with_their_effective_weights() -> None:
+    normed, pruned, hooked = throughtime.LSTM(3, 4), Recurrent("gru", 3, 4), torch.nn.GRU(3, 4)
+    parametrizations.weight_norm(normed, "weight_hh_l0")
+    parametrizations.spectral_norm(normed, "weight_ih_l0")
+    prune.l1_unstructured(pruned, "weight_h_l0", 0.5)
+    prune.random_unstructured(hooked, "weight_hh_l0", 0.5)
+    normed.parametrizations.weight_hh_l0.original0.data.mul_(2)  # type: ignore[union-attr]
+    x = torch.randn(1, 1, 3)
+    for layer in (normed, pruned, hooked):
+        expected = layer.eval()(x)[0][0, 0].detach().numpy()
+        # torch's own GRU sums in another order.
+        np.testing.assert_allclose(Stream(layer).step(x[0, 0].numpy()), expected, rtol=1e-5, atol=1e-6)

@@ -53,7 +53,11 @@ class Stream:
     def __init__(self, model: Any, rows: int = 1, *, instruction_set: str = "") -> None:
         if type(rows) is not int or rows < 1:
             raise UserError(f"rows must be a whole number of 1 or more; given {rows!r}.")
-        network = _network_of(model)
+        self._make(_network_of(model), rows, instruction_set)
+        self.reset()
+
+    def _make(self, network: _Network, rows: int, instruction_set: str) -> None:
+        self._network, self._instruction_set = network, instruction_set
         self.rows = rows
         self.dtype = network.dtype
         self._source = network.source
@@ -64,7 +68,20 @@ class Stream:
         }
         self._machine = _machine(network, rows, instruction_set)
         self._step = self._machine.step
-        self.reset()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: the network and the streams' states."""
+        return {
+            "network": self._network,
+            "rows": self.rows,
+            "instruction_set": self._instruction_set,
+            "state": self.state,
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Make a stream of its own from what was copied."""
+        self._make(state["network"], state["rows"], state["instruction_set"])
+        self._set(state["state"])
 
     def step(self, x: Any, out: Array | None = None) -> Array:
         """Takes one step.
@@ -354,18 +371,28 @@ def _of_module(module: Any) -> _Network:
         )
     from torch import nn
 
-    from throughtime.nn.dropin import RNN
+    from throughtime.nn.dropin import programs_of
+    from throughtime.nn.effective import effective_weights
     from throughtime.nn.language_model import LanguageModel
     from throughtime.nn.recurrent import Recurrent
 
-    weights = {name: _array(tensor) for name, tensor in module.state_dict().items()}
+    tensors = dict(module.state_dict())
+    if isinstance(module, LanguageModel):
+        names = module.recurrent.parameter_names
+        of_layers = effective_weights(module.recurrent, names)
+        tensors |= {f"recurrent.{name}": tensor for name, tensor in of_layers.items()}
+    elif isinstance(module, Recurrent):
+        tensors |= effective_weights(module, module.parameter_names)
+    elif isinstance(module, nn.RNNBase):
+        tensors |= effective_weights(module, [name for names in module._all_weights for name in names])
+    weights = {name: _array(tensor) for name, tensor in tensors.items()}
     if isinstance(module, LanguageModel):
         return _of_language_model(module.recurrent.programs, module.recurrent.options, weights, None)
     if isinstance(module, Recurrent):
         return _Network(*_layers(module.programs, module.options, weights))
     if isinstance(module, nn.RNNBase):
         _require_one_direction(module.bidirectional)
-        programs = [program for ((program, _),) in RNN.layers(module)]  # type: ignore[arg-type]  # of torch's own, too
+        programs = [program for (program,) in programs_of(module)]
         return _Network(*_drop_in_layers(TORCH_LAYERS[module.mode], programs, weights))
     kinds = (Recurrent, LanguageModel, nn.RNNBase)
     raise _unknown(type(module).__name__, [name for name, inner in module.named_modules() if isinstance(inner, kinds)])
@@ -388,4 +415,4 @@ def _array(tensor: Any) -> Array:
         array: Array = tensor.detach().cpu().numpy()
     except TypeError:  # a type that NumPy has not
         raise UserError(f"a stream computes in float32 or float64; this model has {tensor.dtype}.") from None
-    return np.ascontiguousarray(array)
+    return np.array(array, order="C")  # a copy: the model may change

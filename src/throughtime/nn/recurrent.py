@@ -350,6 +350,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
         """Each layer's directions: a program and its parameters, as they are now, in evaluation."""
         return [[(d.program, [getattr(self, n) for n in d.parameters]) for d in layer] for layer in self._directions]
 
+    @property
+    def parameter_names(self) -> list[str]:
+        """The names of the parameters of all layers and directions."""
+        return [name for layer in self._directions for direction in layer for name in direction.parameters]
+
     def starts(self) -> Starts:
         """Where the initial states are learned, those of each layer's directions."""
         return [[[getattr(self, name) for name in d.starts] for d in layer] for layer in self._directions]

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer, torch_layer_of
 from throughtime.errors import UserError, nearest
 from throughtime.exchange.building import recurrent_of
-from throughtime.exchange.torch.effective import effective_weights
 from throughtime.nn.accelerate import restore
 from throughtime.nn.description import DROP_INS
+from throughtime.nn.effective import effective_weights
 from throughtime.nn.hooks import Hookable
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
@@ -69,7 +69,7 @@ def from_torch(
         words = {"batch_first": source.batch_first, "dropout": source.dropout}
         options = {name: value for name, value in words.items() if value} | options
         nonlinearity = getattr(source, "nonlinearity", nonlinearity)
-        source = effective_weights(source)
+        source = effective_weights(source, [name for names in source._all_weights for name in names])
     if not isinstance(source, Mapping) or not all(isinstance(t, Tensor) for t in source.values()):
         raise UserError(
             f"expected a torch.nn.RNN, LSTM or GRU or its state_dict, got {type(source).__name__}{_layers_in(source)}."

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
@@ -11,8 +11,8 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 
-def effective_weights(layer: nn.RNNBase) -> dict[str, Tensor]:
-    """The layer's tensors under torch's names for them, after weight norm, spectral norm, pruning or a parametrization.
+def effective_weights(layer: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
+    """The layer's tensors of these names, after weight norm, spectral norm, pruning or a parametrization.
 
     The layer is left as it is: in training, spectral norm would otherwise change its estimate with each look.
     """
@@ -22,8 +22,7 @@ def effective_weights(layer: nn.RNNBase) -> dict[str, Tensor]:
             module.training = False
         with torch.no_grad():
             computed = _by_hooks(layer)
-            names: Any = layer._all_weights  # of each layer and direction
-            return {n: computed[n] if n in computed else getattr(layer, n).detach() for own in names for n in own}
+            return {n: computed[n] if n in computed else getattr(layer, n).detach() for n in names}
     finally:
         for module, training in states:
             module.training = training
