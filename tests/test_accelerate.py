@@ -292,3 +292,25 @@ def test_torchs_onnx_exporter_takes_an_accelerated_model(name: str, options: dic
     (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": other.numpy()})
     # ONNX Runtime's own float32 arithmetic.
     np.testing.assert_allclose(found, model(other).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
+def test_torchs_onnx_exporter_takes_any_cell(tmp_path: Path) -> None:
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+
+    class Tagger(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rnn = throughtime.Recurrent("lstm_peephole", 3, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            y: Tensor = self.rnn(x)[0]
+            return y
+
+    model = Tagger().eval()
+    example, other = torch.randn(2, 5, 2, 3)
+    path = tmp_path / "model.onnx"
+    torch.onnx.export(model, (example,), path, dynamo=True, input_names=["x"], verbose=False)
+    (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": other.numpy()})
+    np.testing.assert_allclose(found, model(other).detach().numpy(), rtol=1e-4, atol=1e-5)

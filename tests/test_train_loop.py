@@ -267,6 +267,16 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_kept(tmp_path, monkeypatch,
     assert figures(run) == figures(train_tiny(tmp_path / "whole"))
 
 
+def test_a_disk_that_is_full_before_the_first_checkpoint_is_told_as_such(tmp_path, monkeypatch):
+    def fail(*args):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("throughtime.training.checkpoints.replacing", fail)
+    with pytest.raises(TrainingError, match=r"the disk is full.*no checkpoint was saved yet"):
+        train_tiny(tmp_path)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 def test_metrics_are_a_table_others_read(tmp_path):
     run = train_tiny(tmp_path)
     with run.metrics_file.open(newline="") as file:

@@ -53,5 +53,5 @@ def _usage(error: typer.TyperException) -> str:
 def _refused(error: OSError, number: int) -> str:
     where = f": {error.filename}" if error.filename else ""
     if number in _FULL:
-        return f"the disk is full{where}. Make room there, or choose another place; what was saved before is unharmed."
+        return f"the disk is full{where}. Make room there, or choose another place. No complete file has changed."
     return f"{(error.strerror or str(error)).lower()}{where}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import re
 import shlex
@@ -16,7 +17,7 @@ import torch
 
 from throughtime import cells
 from throughtime.data import Corpus, Streams, Vocabulary, prepare_text
-from throughtime.errors import DataError, Interrupted
+from throughtime.errors import DataError, Interrupted, TrainingError
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
@@ -26,7 +27,7 @@ from throughtime.training.config import TrainConfig
 from throughtime.training.display import Display, TrainingBar
 from throughtime.training.evaluation import figures_of
 from throughtime.training.keeper import Keeper
-from throughtime.training.module import TrainingModule
+from throughtime.training.module import Diverged, TrainingModule
 from throughtime.training.options import TrainOptions
 from throughtime.training.planning import later_end, make_plan, validation_streams
 from throughtime.training.processes import rank
@@ -186,8 +187,36 @@ def _directory(config: TrainConfig, corpus: Corpus) -> Path:
     return path
 
 
+def _saved(run: Run) -> str:
+    """What a run that stopped early has saved, and how to go on."""
+    if not run.checkpoint.exists():
+        return "no checkpoint was saved yet, so the training has to begin again"
+    again = f"throughtime train --resume {shlex.quote(display_path(run.path))}"
+    return f"the last checkpoint is intact, to resume the run from with: {again}"
+
+
 def _to_the_end(run: Run, corpus: Corpus, display: Display) -> Run:
-    """Train the steps that are left, then measure."""
+    """Train the steps that are left, then measure.
+
+    Raises:
+        TrainingError: the disk is full, or numbers are no longer finite; with what was saved.
+    """
+    try:
+        return _trained(run, corpus, display)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        where = f" ({error.filename})" if error.filename else ""
+        raise TrainingError(
+            f"the disk is full{where}: training stopped; {_saved(run)}. Free some space first"
+        ) from None
+    except Diverged as error:
+        if not run.checkpoint.exists():
+            raise
+        raise Diverged(f"{error}. The checkpoint and the best weights saved before this are kept") from None
+
+
+def _trained(run: Run, corpus: Corpus, display: Display) -> Run:
     again = f"Resume with: throughtime train --resume {shlex.quote(display_path(run.path))}"
     with log_file(run):
         _log.info("run %s", display_path(run.path))

@@ -137,13 +137,17 @@ class TrainingModule(lightning.LightningModule):
         self.schedule.load_state_dict(checkpoint["schedule"])
 
 
-def diverged(config: TrainConfig, step: int, what: str, norm: float) -> TrainingError:
-    """What to tell where numbers are no longer finite."""
+class Diverged(TrainingError):
+    """Training whose numbers are no longer finite."""
+
+
+def diverged(config: TrainConfig, step: int, what: str, norm: float) -> Diverged:
+    """The error for numbers that are no longer finite."""
     clip = option("clip")
     clip = f"a smaller {clip} ({config.clip:g} now)" if config.clip else f"{setting('clip', 1)} (now off)"
-    return TrainingError(
+    return Diverged(
         f"step {step}: {what} (the gradient's norm is {norm:g}), so training can't go on. Try a lower {option('lr')} "
-        f"({config.learning_rate:g} now) or {clip}. The last checkpoint and the best weights before this are kept"
+        f"({config.learning_rate:g} now) or {clip}"
     )
 
 

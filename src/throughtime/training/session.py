@@ -48,8 +48,7 @@ def session(config: TrainConfig, progress: bool) -> Iterator[Display]:
             if error.errno not in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise TrainingError(
-                f"the disk is full{f' ({error.filename})' if error.filename else ''}: training can't go on. "
-                "The last checkpoint is kept: free some space, then resume the run"
+                f"the disk is full{f' ({error.filename})' if error.filename else ''}: training stopped. Free some space"
             ) from None
         except MisconfigurationException as error:
             raise TrainingError(str(error)) from None
