@@ -34,8 +34,8 @@ browser:  ## install the headless Chromium that the tests of the report drive
 demo: install  ## train a network on text that is already on the machine
 	$(BIN)/throughtime train --hidden 128 --layers 2 --dropout 0.1 --minutes 2.5
 
-test: install browser  ## run the tests
-	$(BIN)/python -m pytest
+test: install browser  ## run the tests, on two processes
+	$(BIN)/python -m pytest -n 2
 
 lint: install  ## check style, format and types
 	$(BIN)/ruff check
