@@ -67,7 +67,9 @@ class Pass(NamedTuple):
         this = self if segmented else self._replace(segment_steps=None)
         if not self.engine.traceable and not transformed and is_graph_captured():
             return this.run_as_operator(this.with_states(operands))
-        this = this.visible(tensors)
+        vectors = (*operands.inputs, *(operands.states or ()))
+        if not this.engine.traceable and (transformed or is_captured(vectors, operands.parameters)):
+            this = this.on_torch(transformed, tensors[0])
         if transformed or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
             return this.execute(operands)
         # Autograd follows a traceable engine, but not to a gradient of the values of each step.
@@ -91,14 +93,16 @@ class Pass(NamedTuple):
 
     def visible(self, tensors: Sequence[Tensor]) -> Pass:
         """The same pass on an engine of torch's own operations, where torch must see each of them."""
-        if self.engine.traceable:
-            return self
         transformed = is_transformed(tensors)
-        if not transformed and not is_captured(tensors):
+        if self.engine.traceable or not (transformed or is_captured(tensors)):
             return self
+        return self.on_torch(transformed, tensors[0])
+
+    def on_torch(self, transformed: bool, like: Tensor) -> Pass:
+        """The same pass on an engine of torch's own operations."""
         fused = get("torch")
         # torch has no rule to vectorize its own layers.
-        if not transformed and self.tap is None and fused.refuses(self.program, tensors[0]) is None:
+        if not transformed and self.tap is None and fused.refuses(self.program, like) is None:
             return self._replace(engine=fused)
         say_once(f"transforms, tracers and dispatch modes of torch cannot see into the {self.engine.name} engine")
         return self._replace(engine=get("reference"))

@@ -40,14 +40,17 @@ def has_tangent(tensors: Iterable[Tensor]) -> bool:
     return any(forward_ad.unpack_dual(t).tangent is not None for t in tensors)  # type: ignore[no-untyped-call]
 
 
-def is_captured(tensors: Iterable[Tensor]) -> bool:
+def is_captured(tensors: Iterable[Tensor], parameters: Iterable[Tensor] = ()) -> bool:
     """Whether torch records or interprets operations as they run, or a tensor is not plain memory.
 
     True under `torch.jit.trace` and the exporters built on it, under `make_fx` and every other dispatch mode, and for
     tensor subclasses, fake, functional, batched, nested and sparse tensors. False while `torch.compile`
-    or `torch.export` capture a graph, which hold a run as one operator.
+    or `torch.export` capture a graph, which hold a run as one operator. Of parameters the type alone is looked at, which
+    is quicker: nothing but a subclass can be one without plain memory.
     """
-    return is_observed() or not all(is_plain(t) for t in tensors)
+    if is_observed() or any(type(t) not in _PLAIN_TYPES for t in parameters):
+        return True
+    return not all(is_plain(t) for t in tensors)
 
 
 def is_graph_captured() -> bool:
