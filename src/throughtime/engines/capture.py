@@ -44,9 +44,9 @@ def is_captured(tensors: Iterable[Tensor], parameters: Iterable[Tensor] = ()) ->
     """Whether torch records or interprets operations as they run, or a tensor is not plain memory.
 
     True under `torch.jit.trace` and the exporters built on it, under `make_fx` and every other dispatch mode, and for
-    tensor subclasses, fake, functional, batched, nested and sparse tensors. False while `torch.compile`
-    or `torch.export` capture a graph, which hold a run as one operator. Of parameters the type alone is looked at, which
-    is quicker: nothing but a subclass can be one without plain memory.
+    tensor subclasses, fake, functional, batched, nested and sparse tensors. False while `torch.compile` or
+    `torch.export` capture a graph, which hold a run as one operator. Of parameters only the type is checked, which is
+    quicker: nothing but a subclass can be one without plain memory.
     """
     if is_observed() or any(type(t) not in _PLAIN_TYPES for t in parameters):
         return True
