@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
 
 import typer
 
 from throughtime.errors import Interrupted, UserError, nearest
+from throughtime.files import DISK_FULL
 
 REFUSED, WRONG, INTERRUPTED = 1, 2, 130
 
 _OPTIONAL = ("torch", "lightning", "pydantic", "rich", "tokenizers", "jinja2", "plotly")
-_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def explained(error: Exception) -> tuple[str, int] | None:
@@ -52,6 +51,6 @@ def _usage(error: typer.TyperException) -> str:
 
 def _refused(error: OSError, number: int) -> str:
     where = f": {error.filename}" if error.filename else ""
-    if number in _FULL:
+    if number in DISK_FULL:
         return f"the disk is full{where}. Make room there, or choose another place. No complete file has changed."
     return f"{(error.strerror or str(error)).lower()}{where}"

@@ -4,7 +4,6 @@ A cache holds nothing that can't be made again: it may be deleted at any time, e
 reads from it. An entry is there in whole or not at all.
 """
 
-import errno
 import json
 import logging
 import os
@@ -19,7 +18,7 @@ import numpy as np
 
 from throughtime.data.vocabulary import Ids
 from throughtime.errors import DataError
-from throughtime.files import replacing
+from throughtime.files import DISK_FULL, replacing
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +94,7 @@ def store_ids(directory: Path, key: str, dtype: IdType, arrays: Iterable[Ids], c
         store_text(directory, f"{key}.json", json.dumps(about))  # last: it says that all is there
         return ids
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno in DISK_FULL:
             raise DataError(
                 f"the disk is full: the ids of the text don't fit in {place}; free some space "
                 "there, or name a directory on another disk in XDG_CACHE_HOME"

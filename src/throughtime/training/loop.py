@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 import re
 import shlex
@@ -18,6 +17,7 @@ import torch
 from throughtime import cells
 from throughtime.data import Corpus, Streams, Vocabulary, prepare_text
 from throughtime.errors import DataError, Interrupted, TrainingError
+from throughtime.files import DISK_FULL
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
@@ -204,7 +204,7 @@ def _to_the_end(run: Run, corpus: Corpus, display: Display) -> Run:
     try:
         return _trained(run, corpus, display)
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        if error.errno not in DISK_FULL:
             raise
         where = f" ({error.filename})" if error.filename else ""
         raise TrainingError(

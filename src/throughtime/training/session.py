@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import warnings
@@ -14,6 +13,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.warnings import PossibleUserWarning
 
 from throughtime.errors import RunError, TrainingError
+from throughtime.files import DISK_FULL
 from throughtime.runs import Run
 from throughtime.training.building import device_for
 from throughtime.training.config import TrainConfig
@@ -45,7 +45,7 @@ def session(config: TrainConfig, progress: bool) -> Iterator[Display]:
         try:
             yield display
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            if error.errno not in DISK_FULL:
                 raise
             raise TrainingError(
                 f"the disk is full{f' ({error.filename})' if error.filename else ''}: training stopped. Free some space"
