@@ -29,8 +29,10 @@ def test_nothing_is_leaked() -> None:
 
 
 def test_a_leak_is_reported() -> None:
-    leak = "\nimport ctypes\nfrom throughtime import _native\n"
-    leak += (
-        "plan = _native.Plan([1], [1], [], [], [], False, [], [])\nctypes.pythonapi.Py_IncRef(ctypes.py_object(plan))"
-    )
+    leak = """
+import ctypes
+from throughtime import _native
+plan = _native.Plan([1], [1], [], [], [], False, [], [])
+ctypes.pythonapi.Py_IncRef(ctypes.py_object(plan))
+"""
     assert "leaked" in output_of(EVERYTHING + leak)
