@@ -1,6 +1,6 @@
 """Threads that share the engine get the results of a single one. `make sanitize` runs this under ThreadSanitizer.
 
-No torch here: with it loaded, the engine would use the threads of its OpenMP runtime, which ThreadSanitizer can't follow.
+No torch here: with it loaded, the engine would use its OpenMP runtime's threads, which ThreadSanitizer can't follow.
 """
 
 from __future__ import annotations
@@ -110,7 +110,8 @@ def test_a_stream_refuses_a_second_thread() -> None:
                 stream.step(x, None)
                 done.append(1)
             except RuntimeError as error:
-                assert "another thread" in str(error)
+                if "another thread" not in str(error):
+                    raise
 
     at_once(work)
     assert done
