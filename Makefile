@@ -1,4 +1,4 @@
-# The commands of the house. A fresh machine needs Linux, Python 3.11 or later and a C++ compiler.
+# Commands for developers. A fresh machine needs Linux, Python 3.11 or later and a C++ compiler.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,12 +7,13 @@ INSTALLED := $(VENV)/.installed
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install browser demo test lint format bench wheel build/sanitize sanitize fuzz clean
+.PHONY: help install browser demo test test-all lint format bench wheel build/asan build/tsan sanitize \
+	sanitize-quick sanitize-threads fuzz clean
 
 help:  ## this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: $(INSTALLED)  ## make .venv with the commands, the tests' and the lint's needs
+install: $(INSTALLED)  ## make .venv with everything that the commands, tests and lint need
 
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
@@ -34,7 +35,11 @@ browser:  ## install the headless Chromium that the tests of the report drive
 demo: install  ## train a network on text that is already on the machine
 	$(BIN)/throughtime train --hidden 128 --layers 2 --dropout 0.1 --minutes 2.5
 
-test: install browser  ## run the tests, on two processes
+# Two workers, as the slowest machines of CI have two cores; each test process uses one thread.
+test: install browser  ## run the tests, except the slowest
+	$(BIN)/python -m pytest -n 2 -m 'not slow'
+
+test-all: install browser  ## run all tests
 	$(BIN)/python -m pytest -n 2
 
 lint: install  ## check style, format and types
@@ -42,7 +47,7 @@ lint: install  ## check style, format and types
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: install  ## put the code into the house's format
+format: install  ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
@@ -53,24 +58,35 @@ bench: install  ## measure speed on this machine
 wheel: install  ## build a wheel into dist/
 	$(BIN)/pip wheel --quiet --no-deps --wheel-dir dist .
 
-# The interpreter under the venv's: the venv's own would load the package as it is installed there.
-SANITIZED = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
-	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 \
-	PYTHONPATH="$(CURDIR)/build/sanitize:$(CURDIR)/tests:$(CURDIR)/tests/native:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
+# The sanitizers' builds run on the base interpreter: the venv's would load the package that is installed there.
+BASE_PYTHON = PYTHONPATH="$(CURDIR)/$(1):$(CURDIR)/tests:$(CURDIR)/tests/native:$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" \
 	$$($(BIN)/python -c 'import sys; print(sys._base_executable)')
+ASAN = LD_PRELOAD="$$(gcc -print-file-name=libasan.so) $$(gcc -print-file-name=libubsan.so)" \
+	ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 $(call BASE_PYTHON,build/asan)
+# The interpreter isn't instrumented, so only the tests made for it can run.
+TSAN = LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66 $(call BASE_PYTHON,build/tsan)
 
-build/sanitize: install
+build/asan: SANITIZERS = address,undefined
+build/tsan: SANITIZERS = thread
+build/asan build/tsan: install
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ \
-	    --config-settings=cmake.define.THROUGHTIME_SANITIZE=ON .
+	    --config-settings=cmake.define.THROUGHTIME_SANITIZE=$(SANITIZERS) .
 
-sanitize: build/sanitize  ## run the engine's tests under AddressSanitizer and UndefinedBehaviorSanitizer
-	OMP_NUM_THREADS=2 $(SANITIZED) -m pytest -s tests/native tests/test_streaming.py \
-	    -k 'not fork and not idle and not environment and not many_rows'
+sanitize: build/asan sanitize-threads  ## run the engine's tests under Address-, UndefinedBehavior- and ThreadSanitizer
+	OMP_NUM_THREADS=2 $(ASAN) -m pytest -s tests/native tests/test_streaming.py \
+	    -k 'not fork and not idle and not environment and not many_rows and not leak'
+
+sanitize-quick: build/asan sanitize-threads  ## the same in 3 minutes: the tests of memory, plans, threads and token ids
+	OMP_NUM_THREADS=2 $(ASAN) -m pytest -s tests/native/test_native_memory.py \
+	    tests/native/test_native_plan.py tests/native/test_native_races.py tests/native/test_native_symbols.py
+
+sanitize-threads: build/tsan
+	$(TSAN) -m pytest -s tests/native/test_native_races.py
 
 SECONDS ?= 60
-fuzz: build/sanitize  ## feed the engine damaged programs and arrays under sanitizers, for SECONDS=60
-	OMP_NUM_THREADS=2 $(SANITIZED) -m fuzz --seconds $(SECONDS)
+fuzz: build/asan  ## feed the engine damaged programs and arrays under sanitizers, for SECONDS=60
+	OMP_NUM_THREADS=2 $(ASAN) -m fuzz --seconds $(SECONDS)
 
-clean:  ## remove everything that was made here, but for runs
+clean:  ## remove everything built here except runs
 	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -prune -exec rm -rf {} +

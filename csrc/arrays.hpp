@@ -1,4 +1,4 @@
-/// Arrays of Python's libraries: NumPy's, and tensors of torch. NumPy alone is built against.
+/// Reads and allocates NumPy arrays and torch tensors. Only NumPy is needed to build.
 #pragma once
 
 #include <nanobind/nanobind.h>
@@ -11,46 +11,52 @@
 
 namespace throughtime {
 
-namespace dlpack {
-struct Exchange;
-}
+}  // namespace throughtime
 
-/// An array is not what the program takes.
-struct Misfit : std::invalid_argument {
+struct DLPackExchangeAPI;
+
+namespace throughtime {
+
+/// An array whose shape, type or device differs from what the program expects.
+struct ShapeMismatch : std::invalid_argument {
     using std::invalid_argument::invalid_argument;
 };
 
 using Shape = std::vector<int64_t>;
 
-/// The arrays of one call: of one library and type, kept alive as long as this is.
+/// The arrays of one call, all of one library and type. Keeps them alive.
 class Arrays {
 public:
-    /// All are to be like this one.
+    /// All other arrays must have the library, type and device of this one.
     explicit Arrays(nanobind::handle like);
 
     bool is_double() const { return bits_ == 64; }
     nanobind::handle like() const { return like_; }
-    /// An array with nothing in it yet, and where its elements begin.
-    std::pair<nanobind::object, void*> fresh(const Shape& shape) const;
-    /// Where the elements of an array begin, one after the other: of a copy if they don't lie so. It is of the others'
-    /// type, or of whole numbers of 8 bytes.
-    void* read(nanobind::handle array, const Shape& shape, bool whole = false);
-    /// The same of an array that is written to, which is never copied.
-    void* written(nanobind::handle array, const Shape& shape);
+    /// An uninitialized array and its data pointer.
+    std::pair<nanobind::object, void*> allocate(const Shape& shape) const;
+    /// The data of an array; of a contiguous copy if the array isn't contiguous.
+    template <class T> const T* read(nanobind::handle array, const Shape& shape) {
+        return static_cast<const T*>(read_data(array, shape, false));
+    }
+    /// The same for token ids, an array of int64.
+    const int64_t* read_token_ids(nanobind::handle array, const Shape& shape) {
+        return static_cast<const int64_t*>(read_data(array, shape, true));
+    }
+    /// The data of an array that is written to. Never copies: the array must be contiguous.
+    void* writable_data(nanobind::handle array, const Shape& shape);
     /// The size of an array along one axis.
     int64_t size(nanobind::handle array, int axis) const;
 
 private:
-    /// What there is to know of an array.
-    struct Look {
-        void* at = nullptr;
-        int bits = 0;  // of a floating-point number in the processor's memory and order; 0 for anything else
-        bool whole = false;  // whether they are whole numbers of 8 bytes there
-        int axes = 0;
+    struct ArrayInfo {
+        void* data = nullptr;
+        int bits = 0;           // 32 or 64 for floating point on the CPU in native byte order, else 0
+        bool is_int64 = false;  // on the CPU in native byte order
+        int ndim = 0;
         std::array<int64_t, 3> shape{};  // of the first axes
-        bool straight = false;  // whether the elements lie one after the other
+        bool contiguous = false;
 
-        /// Whether there are elements and nowhere to read them: an efficient zero tensor, or storage that FSDP freed.
+        /// Whether there are elements but no memory: an efficient zero tensor, or storage that FSDP freed.
         bool lacks_memory() const;
     };
 
@@ -58,15 +64,17 @@ private:
     bool is_numpy_;
     int bits_;
     std::vector<nanobind::object> alive_;
-    mutable PyTypeObject* type_ = nullptr;                // that was looked at last
-    mutable const dlpack::Exchange* exchange_ = nullptr;  // and how
+    // The type last asked for its exchange API, and the answer.
+    mutable PyTypeObject* type_ = nullptr;
+    mutable const DLPackExchangeAPI* exchange_ = nullptr;
 
-    const dlpack::Exchange* exchange(nanobind::handle array) const;
-    Look look(nanobind::handle array) const;
-    Look elements_of(nanobind::handle array) const;
-    Look fitting(nanobind::handle array, const Shape& shape, bool whole = false) const;
-    nanobind::object straightened(nanobind::handle array) const;
-    [[noreturn]] void refuse(nanobind::handle array, const Shape& shape, bool whole) const;
+    const DLPackExchangeAPI* exchange(nanobind::handle array) const;
+    void* read_data(nanobind::handle array, const Shape& shape, bool int64);
+    ArrayInfo inspect(nanobind::handle array) const;
+    ArrayInfo inspect_memory(nanobind::handle array) const;
+    ArrayInfo require_shape(nanobind::handle array, const Shape& shape, bool int64 = false) const;
+    nanobind::object contiguous_copy(nanobind::handle array) const;
+    [[noreturn]] void throw_mismatch(nanobind::handle array, const Shape& shape, bool int64) const;
 };
 
 }  // namespace throughtime

@@ -1,4 +1,4 @@
-/// The processor's treatment of denormal numbers, which would otherwise slow a run tenfold.
+/// Flushing of denormal numbers, which would slow a run tenfold.
 #pragma once
 
 #include <cstdint>
@@ -9,26 +9,26 @@
 
 namespace throughtime {
 
-/// Flushes denormals to zero on this thread while it lives; then the mode is what it was.
+/// Flushes denormals to zero on this thread during its lifetime, then restores the previous mode.
 class FlushDenormals {
 public:
 #if defined(__x86_64__)
-    FlushDenormals() : before_(_mm_getcsr()) { _mm_setcsr(before_ | flush_results | zero_operands); }
-    ~FlushDenormals() { _mm_setcsr(before_); }
+    FlushDenormals() : saved_(_mm_getcsr()) { _mm_setcsr(saved_ | flush_results | zero_operands); }
+    ~FlushDenormals() { _mm_setcsr(saved_); }
 
 private:
     static constexpr unsigned flush_results = 1u << 15, zero_operands = 1u << 6;
-    unsigned before_;
+    unsigned saved_;
 #elif defined(__aarch64__)
     FlushDenormals() {
-        asm volatile("mrs %0, fpcr" : "=r"(before_));
-        asm volatile("msr fpcr, %0" ::"r"(before_ | flush));
+        asm volatile("mrs %0, fpcr" : "=r"(saved_));
+        asm volatile("msr fpcr, %0" ::"r"(saved_ | flush));
     }
-    ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(before_)); }
+    ~FlushDenormals() { asm volatile("msr fpcr, %0" ::"r"(saved_)); }
 
 private:
     static constexpr uint64_t flush = 1u << 24;
-    uint64_t before_;
+    uint64_t saved_;
 #endif
 
 public:

@@ -1,4 +1,4 @@
-/// exp, log, tanh and their kin on vectors: the same formula for every lane, NaN passes through.
+/// exp, log, tanh and related functions on vectors: the same formula for every lane; NaN propagates.
 #pragma once
 
 #include <type_traits>
@@ -7,7 +7,7 @@
 
 namespace throughtime::THROUGHTIME_ISA {
 
-/// What the formulas need to know of a floating-point format.
+/// Constants of a floating-point format.
 template <class T> struct Format;
 
 template <> struct Format<float> {
@@ -37,18 +37,18 @@ template <class V> THROUGHTIME_INLINE V constant(double value) {
     return broadcast<Scalar<V>>(static_cast<Scalar<V>>(value));
 }
 
-/// The greater of both; NaN if either is.
+/// The maximum; NaN if either is NaN.
 template <class V> THROUGHTIME_INLINE V maximum(V a, V b) { return a != a ? a : (a > b ? a : b); }
-/// The lesser of both; NaN if either is.
+/// The minimum; NaN if either is NaN.
 template <class V> THROUGHTIME_INLINE V minimum(V a, V b) { return a != a ? a : (a < b ? a : b); }
 template <class V> THROUGHTIME_INLINE V absolute(V a) { return a < V{} ? -a : a; }
 
-/// `value` held within bounds; NaN stays.
+/// Clamps `value` to bounds; NaN stays NaN.
 template <class V> THROUGHTIME_INLINE V clamp(V value, double lowest, double highest) {
-    return at_least(at_most(value, constant<V>(highest)), constant<V>(lowest));
+    return clamp_min(clamp_max(value, constant<V>(highest)), constant<V>(lowest));
 }
 
-/// x = n ln 2 + r with n whole and |r| <= ln 2 / 2.
+/// x = n ln 2 + r with integer n and |r| <= ln 2 / 2.
 template <class V> struct Reduced {
     Integers<Scalar<V>> n;
     V r;
@@ -71,12 +71,12 @@ template <class V> THROUGHTIME_INLINE V power_of_two(Integers<Scalar<V>> n) {
     return bits<V>((n + F::bias) << F::fraction_bits);
 }
 
-/// exp(r) - 1 by Taylor's series, for |r| <= ln 2 / 2.
+/// exp(r) - 1 by its Taylor series, for |r| <= ln 2 / 2.
 template <class V> THROUGHTIME_INLINE V exp_minus_one_near_zero(V r) {
     constexpr double inverse_factorial[] = {1.0 / 2, 1.0 / 6, 1.0 / 24, 1.0 / 120, 1.0 / 720,
         1.0 / 5040, 1.0 / 40320, 1.0 / 362880, 1.0 / 3628800, 1.0 / 39916800, 1.0 / 479001600,
         1.0 / 6227020800};
-    // Even and odd powers apart: two short chains of dependent operations instead of a long one.
+    // Separate even and odd powers: two short dependency chains instead of one long one.
     constexpr int terms = Format<Scalar<V>>::exp_terms;
     static_assert(terms % 2 == 0);
     V square = r * r;
@@ -91,7 +91,7 @@ template <class V> THROUGHTIME_INLINE V exp_minus_one_near_zero(V r) {
 template <class V> THROUGHTIME_INLINE V exponential(V x) {
     using F = Format<Scalar<V>>;
     auto [n, r] = reduce_by_ln2(clamp(x, F::exp_lowest, F::exp_highest));
-    auto half = n >> 1;  // two factors, since 2^n alone may leave the range where the result does not
+    auto half = n >> 1;  // two factors, because 2^n may overflow where the result does not
     V result = (exp_minus_one_near_zero(r) + constant<V>(1)) * power_of_two<V>(half);
     return result * power_of_two<V>(n - half);
 }
@@ -105,12 +105,12 @@ template <class V> THROUGHTIME_INLINE V sigmoid(V x) {
     return constant<V>(1) / (constant<V>(1) + exponential);
 }
 
-/// e / (e + 2) with e = exp(2|x|) - 1, which keeps its relative accuracy near zero.
+/// e / (e + 2) with e = exp(2|x|) - 1, which is accurate near zero.
 template <class V> THROUGHTIME_INLINE V hyperbolic_tangent(V x) {
     using I = Integers<Scalar<V>>;
     I sign = bits<I>(x) & bits<I>(constant<V>(-0.0));
     V magnitude = bits<V>(bits<I>(x) ^ sign);
-    magnitude = at_most(magnitude, constant<V>(Format<Scalar<V>>::tanh_highest));
+    magnitude = clamp_max(magnitude, constant<V>(Format<Scalar<V>>::tanh_highest));
     auto [n, r] = reduce_by_ln2(magnitude + magnitude);
     V power = power_of_two<V>(n);
     V e = fma(power, exp_minus_one_near_zero(r), power - constant<V>(1));
@@ -137,12 +137,12 @@ template <class V> THROUGHTIME_INLINE V logarithm_of_normal(V x) {
 template <class V> THROUGHTIME_INLINE V logarithm(V x) {
     V infinity = constant<V>(__builtin_inf()), zero = V{};
     V result = logarithm_of_normal(x);
-    result = x < infinity ? result : x;  // infinity and NaN are their own logarithms
+    result = x < infinity ? result : x;  // log(inf) = inf and log(NaN) = NaN
     result = x > zero ? result : (x == zero ? -infinity : x - x + constant<V>(__builtin_nan("")));
     return result;
 }
 
-/// log(1 + y) for y from 0 to 1: what the rounding of 1 + y lost is put back.
+/// log(1 + y) for 0 <= y <= 1, corrected for the rounding error of 1 + y.
 template <class V> THROUGHTIME_INLINE V logarithm_of_one_plus(V y) {
     V u = constant<V>(1) + y;
     return logarithm_of_normal(u) + (y - (u - constant<V>(1))) / u;

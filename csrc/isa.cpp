@@ -43,9 +43,9 @@ const InstructionSet& chosen(std::string name) {
     if (name.empty()) return available().front();
     for (const auto& set : available())
         if (set.name == name) return set;
-    std::string has;
-    for (const auto& set : available()) has += (has.empty() ? "" : ", ") + set.name;
-    throw std::invalid_argument("THROUGHTIME_ISA: there is no instruction set " + name + " here; this machine has " + has);
+    std::string known;
+    for (const auto& set : available()) known += (known.empty() ? "" : ", ") + set.name;
+    throw std::invalid_argument("THROUGHTIME_ISA: no instruction set named " + name + "; this machine has " + known);
 }
 
 }  // namespace

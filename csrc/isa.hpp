@@ -1,4 +1,4 @@
-/// Which instruction set to run.
+/// Selection of the instruction set.
 #pragma once
 
 #include <string>
@@ -8,10 +8,10 @@
 
 namespace throughtime {
 
-/// The instruction sets that this machine has, best first.
+/// The instruction sets of this machine, best first.
 std::vector<std::string> instruction_sets();
 
-/// The kernels of an instruction set; of the best one, or what THROUGHTIME_ISA says, for "".
+/// The kernels of an instruction set; for "", of THROUGHTIME_ISA if set, else of the best one.
 template <class T> const Kernels<T>& kernels(const std::string& instruction_set);
 
 }  // namespace throughtime

@@ -1,80 +1,101 @@
 #include "memory.hpp"
 
 #include <algorithm>
+#include <array>
 #include <bit>
 #include <cstdlib>
 #include <mutex>
 #include <new>
-#include <vector>
 
 namespace throughtime {
 namespace {
 
-/// Smaller ones the system has at hand as well.
-constexpr int64_t least_kept = int64_t{64} << 10;
-/// Of all that nobody uses.
-constexpr int64_t most_kept = int64_t{256} << 20;
+/// The system allocator is fast enough for smaller blocks.
+constexpr int64_t min_pooled_bytes = int64_t{64} << 10;
+/// Limit on the sum of all free blocks.
+constexpr int64_t max_pooled_bytes = int64_t{256} << 20;
+constexpr int max_pooled_blocks = max_pooled_bytes / min_pooled_bytes;
 
-/// One of eight sizes between each two powers of two, so that a block fits for what is nearly as large.
-int64_t common_size(int64_t bytes) {
+/// Rounds up to one of eight sizes per power of two, so that a free block fits requests of nearly its size.
+int64_t size_class(int64_t bytes) {
     const int64_t eighth = std::bit_floor(static_cast<uint64_t>(std::max<int64_t>(bytes, 1))) / 8;
     return round_up(std::max<int64_t>(bytes, 1), std::max(eighth, cache_line));
 }
 
-struct Unused {
+struct FreeBlock {
     char* memory;
     int64_t bytes;
 };
 
-/// Who finds it taken goes to the system instead: so nobody waits, and a forked child, in which nobody may be left to
-/// open it again, goes on without.
-struct Stock {
+/// Free blocks. A caller that finds the pool locked uses the system allocator instead, so nobody waits, and a forked
+/// child whose parent held the lock still works. The array has a fixed size: releasing a block must not allocate.
+struct BlockPool {
     std::mutex mutex;
-    std::vector<Unused> blocks;  // those that came last at the end
+    std::array<FreeBlock, max_pooled_blocks> blocks;  // the most recently released last
+    int count = 0;
     int64_t bytes = 0;
 
-    char* take(int64_t size) {
+    char* acquire(int64_t size) {
         const std::unique_lock lock(mutex, std::try_to_lock);
         if (!lock) return nullptr;
-        // The one that came last, of which caches may hold something.
-        const auto found = std::find_if(blocks.rbegin(), blocks.rend(), [&](Unused b) { return b.bytes == size; });
-        if (found == blocks.rend()) return nullptr;
-        char* memory = found->memory;
-        blocks.erase(std::next(found).base());
-        bytes -= size;
-        return memory;
+        // The most recent block is the most likely to be in cache.
+        for (int k = count - 1; k >= 0; --k) {
+            if (blocks[k].bytes != size) continue;
+            char* memory = blocks[k].memory;
+            std::copy(blocks.begin() + k + 1, blocks.begin() + count, blocks.begin() + k);
+            --count;
+            bytes -= size;
+            return memory;
+        }
+        return nullptr;
     }
 
-    bool give(Unused block) {
+    bool release(FreeBlock block) noexcept {
         const std::unique_lock lock(mutex, std::try_to_lock);
-        if (!lock || block.bytes > most_kept) return false;
-        blocks.push_back(block);
+        if (!lock || block.bytes > max_pooled_bytes) return false;
+        free_oldest(max_pooled_bytes - block.bytes);
+        blocks[count++] = block;
         bytes += block.bytes;
-        size_t gone = 0;
-        for (; bytes > most_kept; ++gone) {
-            std::free(blocks[gone].memory);
-            bytes -= blocks[gone].bytes;
-        }
-        blocks.erase(blocks.begin(), blocks.begin() + gone);
         return true;
+    }
+
+    int64_t free_all() {
+        const std::lock_guard lock(mutex);
+        const int64_t freed = bytes;
+        free_oldest(0);
+        return freed;
+    }
+
+private:
+    /// Frees the oldest blocks until the rest have at most `limit` bytes.
+    void free_oldest(int64_t limit) noexcept {
+        int freed = 0;
+        for (; bytes > limit; ++freed) {
+            std::free(blocks[freed].memory);
+            bytes -= blocks[freed].bytes;
+        }
+        std::copy(blocks.begin() + freed, blocks.begin() + count, blocks.begin());
+        count -= freed;
     }
 };
 
-Stock& stock() {
-    static Stock* stock = new Stock;  // never destroyed: arrays may outlive static objects
-    return *stock;
+BlockPool& block_pool() {
+    static BlockPool* pool = new BlockPool;  // never destroyed: arrays may outlive static objects
+    return *pool;
 }
 
 }  // namespace
 
-Block::Block(int64_t bytes) : bytes_(common_size(bytes)) {
-    if (bytes_ >= least_kept) memory_ = stock().take(bytes_);
+Block::Block(int64_t bytes) : bytes_(size_class(bytes)) {
+    if (bytes_ >= min_pooled_bytes) memory_ = block_pool().acquire(bytes_);
     if (!memory_) memory_ = static_cast<char*>(std::aligned_alloc(cache_line, bytes_));
     if (!memory_) throw std::bad_alloc();
 }
 
 Block::~Block() {
-    if (bytes_ < least_kept || !stock().give({memory_, bytes_})) std::free(memory_);
+    if (bytes_ < min_pooled_bytes || !block_pool().release({memory_, bytes_})) std::free(memory_);
 }
+
+int64_t release_memory() { return block_pool().free_all(); }
 
 }  // namespace throughtime

@@ -1,4 +1,4 @@
-/// Memory, in blocks that are used again: pages that are fresh from the system cost more time than filling them does.
+/// Pooled memory blocks: a page fault on a fresh page costs more time than filling the page.
 #pragma once
 
 #include <cstdint>
@@ -11,19 +11,18 @@ constexpr int64_t cache_line = 64;
 
 inline int64_t round_up(int64_t n, int64_t to) { return (n + to - 1) / to * to; }
 
-/// a * b, or an error where it does not fit.
+/// a * b, or an error on overflow.
 inline int64_t checked_product(int64_t a, int64_t b) {
     int64_t product;
     if (__builtin_mul_overflow(a, b, &product) || product > (int64_t{1} << 56))
-        throw std::invalid_argument("the arrays would be larger than memory can be");
+        throw std::invalid_argument("the arrays would not fit into memory");
     return product;
 }
 
-/// Memory that begins at a cache line. At its end a large one goes to a stock that all threads share.
+/// Memory aligned to a cache line. A large block returns to a pool shared by all threads.
 class Block {
 public:
     Block() = default;
-    /// From the stock if there is one of this size, else from the system.
     explicit Block(int64_t bytes);
     ~Block();
     Block(Block&& other) noexcept
@@ -35,12 +34,15 @@ public:
     }
 
     char* memory() const { return memory_; }
-    /// At least as many as were asked for.
+    /// At least the requested size.
     int64_t bytes() const { return bytes_; }
 
 private:
     char* memory_ = nullptr;
     int64_t bytes_ = 0;
 };
+
+/// Frees all pooled memory that is not in use; returns the number of bytes.
+int64_t release_memory();
 
 }  // namespace throughtime

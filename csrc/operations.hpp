@@ -1,4 +1,4 @@
-/// The pointwise operations: a line each, named as in the Python table of operations.
+/// The elementwise operations of operations_list.hpp, named as in the Python table of operations.
 #pragma once
 
 #include "functions.hpp"
@@ -23,7 +23,7 @@ template <class V> struct Operations {
     static THROUGHTIME_INLINE V sqrt(V a) { return square_root(a); }
     static THROUGHTIME_INLINE V softplus(V a) { return THROUGHTIME_ISA::softplus(a); }
 
-    // Several of the above in one pass over memory, each rounded as when it stands alone.
+    // Fused combinations of the above: one pass over memory, with the same rounding as separate operations.
     static THROUGHTIME_INLINE V add3(V a, V b, V c) { return a + b + c; }
     static THROUGHTIME_INLINE V tanh_add(V a, V b) { return tanh(a + b); }
     static THROUGHTIME_INLINE V tanh_add3(V a, V b, V c) { return tanh(a + b + c); }

@@ -1,4 +1,4 @@
-/// What the machine can do at most: multiply and add, and pass word from one thread to another.
+/// Measures the machine's limits: multiply-adds per second and the latency between two threads.
 #pragma once
 
 #include <algorithm>
@@ -11,7 +11,7 @@
 
 namespace throughtime {
 
-/// FLOP a second of a register tile that never leaves the first-level cache, on `threads` threads at once.
+/// FLOP/s of a register tile on L1-resident data, summed over `threads` threads.
 inline double fma_peak(const Kernels<float>& kernels, int threads, double seconds) {
     Team team(threads);
     constexpr int64_t depth = 128;
@@ -25,7 +25,7 @@ inline double fma_peak(const Kernels<float>& kernels, int threads, double second
         int64_t products = 0;
         for (; passed.count() < seconds; passed = Clock::now() - start)
             for (int k = 0; k < 100; ++k, ++products)
-                kernels.product({to.data(), kernels.panel}, {nullptr, 0}, {left.data(), depth}, kernels.tile_rows,
+                kernels.gemm({to.data(), kernels.panel}, {nullptr, 0}, {left.data(), depth}, kernels.tile_rows,
                                 right.data(), depth, kernels.panel, {0, 1});
         rates[thread] = 2.0 * depth * kernels.tile_rows * kernels.panel * products / passed.count();
     });
@@ -34,12 +34,11 @@ inline double fma_peak(const Kernels<float>& kernels, int threads, double second
     return sum;
 }
 
-/// Seconds until one of two threads sees what the other has written, the best of several tries; 0 where there is no
-/// second thread.
-inline double handover() {
+/// Seconds until a thread sees another's write, the best of several tries; 0 without a second thread.
+inline double core_to_core_latency() {
     using Clock = std::chrono::steady_clock;
-    constexpr int tries = 3, passes = 1000;
-    struct alignas(64) Line {  // nothing else in its cache line
+    constexpr int tries = 3, handoffs = 1000;
+    struct alignas(64) Line {  // has a cache line to itself
         std::atomic<int> turn{0};
     };
     Team team(2);
@@ -50,15 +49,15 @@ inline double handover() {
         team.run([&](int thread) {
             std::atomic<int>& turn = line.turn;
             Clock::time_point start;
-            for (int k = thread; k < passes; k += 2) {
+            for (int k = thread; k < handoffs; k += 2) {
                 while (turn.load(std::memory_order_acquire) != k) {}
                 if (k == 2) start = Clock::now();  // by now both threads are awake
                 turn.store(k + 1, std::memory_order_release);
             }
             if (thread != 0) return;
-            while (turn.load(std::memory_order_acquire) != passes) {}
+            while (turn.load(std::memory_order_acquire) != handoffs) {}
             const std::chrono::duration<double> passed = Clock::now() - start;
-            best = std::min(best, passed.count() / (passes - 2));
+            best = std::min(best, passed.count() / (handoffs - 2));
         });
     }
     return best;

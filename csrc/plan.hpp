@@ -1,6 +1,6 @@
-/// A program made ready for the machine: where each value lives, and what is done in which order.
+/// A program compiled for the engine: where each value is stored and the order of the operations.
 ///
-/// Built by calls that check every index, width and place, so that the machine can trust a plan.
+/// The methods that build a plan check every index, width and place, so that running it needs no checks.
 #pragma once
 
 #include <algorithm>
@@ -10,33 +10,38 @@
 #include <string>
 #include <vector>
 
+#include "operations_list.hpp"
+
 namespace throughtime {
 
-/// Where a value lives.
-enum class Home {
-    input,      // the caller's array [T, B, width]
-    symbols,    // the caller's whole numbers [T, B]: of vectors of zeros the places of their only 1
-    output,     // the caller's array [T, B, width]
-    previous,   // a state before the step [B, width]
-    next,       // a state after it [B, width]
-    parameter,  // a vector parameter [width], the same for all rows
-    constant,   // a vector of one number
-    kept,       // for each step of a chunk [steps, B, width]
-    passing,    // for the step that is being done [B, width]
-    scratch,    // within one stage, for the rows that are being done
-};
+/// X(name) for each kind of storage: where a buffer's values are.
+#define THROUGHTIME_STORAGES(X)                                        \
+    X(input)     /* the caller's array [T, B, width] */                \
+    X(token_ids) /* the caller's int64 [T, B], for one-hot vectors */  \
+    X(output)    /* the caller's array [T, B, width] */                \
+    X(previous)  /* a state before the step [B, width] */              \
+    X(next)      /* a state after the step [B, width] */               \
+    X(parameter) /* a vector parameter [width], the same for all rows */ \
+    X(constant)  /* a vector of one repeated number */                 \
+    X(per_chunk) /* each step of a chunk [steps, B, width] */          \
+    X(per_step)  /* the current step [B, width] */                     \
+    X(scratch)   /* the current block of rows, within one stage */
 
-/// When something is done: for a whole chunk of steps before them, in each step, or after them.
+#define THROUGHTIME_NAME(name) name,
+enum class Storage { THROUGHTIME_STORAGES(THROUGHTIME_NAME) };
+#undef THROUGHTIME_NAME
+
+/// When a stage runs: before the steps of a chunk, in each step, or after them.
 enum class Phase { before, step, after };
 
 struct Buffer {
-    Home home;
+    Storage storage;
     int64_t index;  // of the input, output, state or parameter
     int64_t width;
     double value;  // of a constant
 };
 
-/// Elements of a buffer, from `offset` on.
+/// Elements of a buffer from `offset` on.
 struct Place {
     int64_t buffer;
     int64_t offset;
@@ -45,55 +50,55 @@ struct Place {
 /// A matrix parameter, or some of its rows, as a packed right factor.
 struct Factor {
     int64_t parameter;
-    bool transposed;  // whether the product is with the transposed parameter; then all of it
+    bool transposed;  // then all rows
     int64_t first;    // of the parameter's rows
     int64_t depth, columns;
 };
 
-struct Linear {
+/// A matrix product: to = from * factor, or to = start + from * factor.
+struct Gemm {
     int64_t factor;
     Place to, from;
-    bool begun;   // whether its sums begin at another value
-    Place start;  // at which one
-    bool looked_up;  // whether the left factor is given as symbols
+    bool accumulate;  // whether to add to `start`
+    Place start;
+    bool gather;  // whether `from` is token ids, so that rows of the factor are gathered
 
-    /// Whether one of two products touches what the other gives, so that it matters which comes first.
-    bool touches(const Linear& other) const {
-        auto takes = [](const Linear& one, int64_t buffer) {
-            return one.from.buffer == buffer || (one.begun && one.start.buffer == buffer);
+    /// Whether the order of two products matters, because one reads or writes what the other writes.
+    bool conflicts(const Gemm& other) const {
+        auto reads = [](const Gemm& gemm, int64_t buffer) {
+            return gemm.from.buffer == buffer || (gemm.accumulate && gemm.start.buffer == buffer);
         };
-        return to.buffer == other.to.buffer || takes(*this, other.to.buffer) || takes(other, to.buffer);
+        return to.buffer == other.to.buffer || reads(*this, other.to.buffer) || reads(other, to.buffer);
     }
 };
 
 struct Operation {
-    int code;  // a row of the kernels' table
+    Opcode code;
     int arity;
-    bool by_unit;  // whether each element takes the same elements of the values
+    bool elementwise;
     int64_t width;
     Place to;
     std::array<Place, 4> from;
 };
 
-/// Rows that go through a pointwise stage together, so that what passes between operations stays near.
+/// Rows that run through a pointwise stage together, so that intermediate values stay in cache.
 inline int64_t block_rows(int64_t width) { return std::clamp<int64_t>(1024 / std::max<int64_t>(width, 1), 1, 32); }
 
-/// Products, then pointwise operations on them.
+/// Matrix products, then pointwise operations on them.
 struct Stage {
-    std::vector<Linear> linears;
+    std::vector<Gemm> gemms;
     std::vector<Operation> operations;
-    bool in_any_order = true;   // whether the products can be done so
-    int64_t widest = 0;         // among the operations
-    int64_t rows_together = block_rows(0);  // that go through all operations before others do
-    int64_t narrowest = 0;
-    bool splittable = true;     // whether each unit's operations can be done by themselves
-    bool separable = true;      // and its products with them, of which every `widest`-th column is its own
-    int64_t cost = 0;           // multiply-adds a row
+    bool commutes = true;                    // whether the products may run in any order
+    int64_t widest = 0, narrowest = 0;       // among the operations
+    int64_t rows_per_block = block_rows(0);  // rows that run through all operations together
+    bool splittable = true;                  // whether the operations of different units are independent
+    bool separable = true;  // and those of the products; unit j then has every `widest`-th column from j on
+    int64_t cost = 0;       // multiply-adds per row
 };
 
-/// Adds outer(u, v), or u alone, to a reduction; where v is given as symbols, u to the columns that they name.
+/// Adds u to a vector reduction or outer(u, v) to a matrix one. If v is token ids, u is added to the columns they name.
 struct Term {
-    enum class Kind { alone, outer, by_symbol };
+    enum class Kind { sum, outer, by_token };
     int64_t reduction;
     Kind kind;
     Place u, v;
@@ -101,20 +106,19 @@ struct Term {
 
 class Plan {
 public:
-    /// `reductions` and `parameters` are shapes: (n, 0) for a vector, (n, k) for a matrix; `one_hot` are the inputs
-    /// that are given as symbols. `initial` is what each state starts with where nothing else is given.
+    /// `reductions` and `parameters` are shapes: (n, 0) for a vector, (n, k) for a matrix. `one_hot` lists the inputs
+    /// that are token ids. `initial` is the default initial value of each state.
     Plan(std::vector<int64_t> inputs, std::vector<int64_t> outputs, std::vector<int64_t> states,
          std::vector<std::array<int64_t, 2>> parameters, std::vector<std::array<int64_t, 2>> reductions, bool reverse,
          const std::vector<int64_t>& one_hot, std::vector<double> initial);
 
-    /// Adds a buffer; `index` counts inputs, outputs, states or parameters, and is ignored for other homes.
-    int64_t add_buffer(const std::string& home, int64_t index, int64_t width, double value);
-    /// Begins the next stage of a phase.
+    /// Adds a buffer. `index` is that of the input, output, state or parameter, and unused for other storage.
+    int64_t add_buffer(const std::string& storage, int64_t index, int64_t width, double value);
+    /// Starts the next stage of a phase.
     void add_stage(const std::string& phase);
-    /// Adds a product; `start`, if given, is the value that its sums begin at, and `rows` are the first of the
-    /// parameter's rows that take part and their number.
-    void add_linear(int64_t parameter, bool transposed, Place to, Place from, std::optional<Place> start,
-                    std::optional<std::array<int64_t, 2>> rows);
+    /// Adds a product, accumulated onto `start` if given. `rows` selects rows of the parameter: (first, count).
+    void add_gemm(int64_t parameter, bool transposed, Place to, Place from, std::optional<Place> start,
+                  std::optional<std::array<int64_t, 2>> rows);
     void add_operation(const std::string& name, int64_t width, Place to, const std::vector<Place>& from);
     void add_term(int64_t reduction, Place u);
     void add_outer(int64_t reduction, Place u, Place v);
@@ -129,25 +133,25 @@ public:
     std::vector<Term> terms;
 
     const std::vector<Stage>& phase(Phase which) const { return phases[static_cast<int>(which)]; }
-    /// Multiply-adds that a row costs in a phase.
+    /// Multiply-adds per row of a phase.
     int64_t cost(Phase which) const;
-    /// Multiply-adds of the reductions, a row.
+    /// Multiply-adds per row of the reductions.
     int64_t reduction_cost() const;
-    /// Whether an input is given as symbols.
+    /// Whether an input is token ids.
     bool one_hot(size_t input) const { return one_hot_[input]; }
-    /// Whether what is added to a reduction goes by symbols.
-    bool by_symbol(int64_t reduction) const;
+    /// Whether a reduction adds to columns named by token ids.
+    bool by_token(int64_t reduction) const;
 
 private:
     Phase current_ = Phase::before;
     std::vector<bool> one_hot_;  // of each input
 
     Stage& stage();
-    bool is_symbols(Place place) const;
-    bool by_unit(const Stage& stage, const Operation& operation) const;
-    bool with_products(const Stage& stage, const Operation& operation) const;
+    bool is_token_ids(Place place) const;
+    bool splits_by_unit(const Stage& stage, const Operation& operation) const;
+    bool aligned_with_gemms(const Stage& stage, const Operation& operation) const;
     void check(Place place, int64_t width, bool written) const;
-    void check_kept(Place place, int64_t width) const;
+    void check_outlives_step(Place place, int64_t width) const;
     int64_t factor(int64_t parameter, bool transposed, std::optional<std::array<int64_t, 2>> rows);
 };
 

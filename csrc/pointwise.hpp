@@ -1,4 +1,4 @@
-/// Runs operations over rows of values.
+/// Kernels of the operations that are not matrix products.
 #pragma once
 
 #include "kernels.hpp"
@@ -6,9 +6,9 @@
 
 namespace throughtime::THROUGHTIME_ISA {
 
-/// Calls `visit(j)` for each whole vector of a row, then `tail(j, count)` for what is left.
+/// Calls `visit(j)` for each whole vector of a row, then `tail(j, count)` for the remainder.
 template <class T, class Visit, class Tail>
-THROUGHTIME_INLINE void along(int64_t width, Visit visit, Tail tail) {
+THROUGHTIME_INLINE void for_each_vector(int64_t width, Visit visit, Tail tail) {
     int64_t j = 0;
     for (; j + lanes<T> <= width; j += lanes<T>) visit(j);
     if (j < width) tail(j, static_cast<int>(width - j));
@@ -17,9 +17,9 @@ THROUGHTIME_INLINE void along(int64_t width, Visit visit, Tail tail) {
 template <class T, auto operation, class... V>
 void pointwise(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width) {
     constexpr int arity = sizeof...(V);
-    bool together = to.stride == width;  // rows without gaps are one long row
-    for (int i = 0; i < arity; ++i) together = together && from[i].stride == width;
-    if (together) {
+    bool contiguous = to.stride == width;  // then all rows are one long row
+    for (int i = 0; i < arity; ++i) contiguous = contiguous && from[i].stride == width;
+    if (contiguous) {
         width *= rows;
         rows = 1;
     }
@@ -33,7 +33,7 @@ void pointwise(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t widt
             else if constexpr (arity == 3) return operation(read(in[0]), read(in[1]), read(in[2]));
             else return operation(read(in[0]), read(in[1]), read(in[2]), read(in[3]));
         };
-        along<T>(
+        for_each_vector<T>(
             width, [&](int64_t j) THROUGHTIME_LAMBDA {
                 store(out + j, apply([&](const T* row) THROUGHTIME_LAMBDA { return load(row + j); }));
             },
@@ -44,7 +44,7 @@ void pointwise(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t widt
     }
 }
 
-/// The sum of a vector's lanes, halves first.
+/// The sum of a vector's lanes, as a binary tree of halves.
 template <class T> THROUGHTIME_INLINE T sum_of_lanes(Vector<T> v) {
     T lane[lanes<T>];
     store(lane, v);
@@ -58,52 +58,53 @@ template <class T> void row_sum(Rows<T> to, const Rows<const T>* from, int64_t r
     for (int64_t r = 0; r < rows; ++r) {
         const T* in = from->at + r * from->stride;
         Vector<T> sum{};
-        along<T>(
+        for_each_vector<T>(
             width, [&](int64_t j) THROUGHTIME_LAMBDA { sum += load(in + j); },
             [&](int64_t j, int count) THROUGHTIME_LAMBDA { sum += load_first(in + j, count); });
         to.at[r * to.stride] = sum_of_lanes<T>(sum);
     }
 }
 
-/// Each row's one element, again and again.
+/// Broadcasts each row's only element.
 template <class T> void expand(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < rows; ++r) {
         T* out = to.at + r * to.stride;
         Vector<T> value = broadcast(from->at[r * from->stride]);
-        along<T>(
+        for_each_vector<T>(
             width, [&](int64_t j) THROUGHTIME_LAMBDA { store(out + j, value); },
             [&](int64_t j, int count) THROUGHTIME_LAMBDA { store_first(out + j, value, count); });
     }
 }
 
-/// A row of the table: how many vectors the operation takes is read from its type.
-template <class T, auto operation, class... V>
-constexpr OperationRow<T> row(std::string_view name, Vector<T> (*)(V...)) {
+/// The entry of an elementwise operation; its arity follows from its type.
+template <class T, auto operation, class... V> constexpr OperationEntry<T> elementwise(Vector<T> (*)(V...)) {
     static_assert(sizeof...(V) <= max_arity);
-    return {name, sizeof...(V), Takes::same, pointwise<T, operation, V...>};
+    return {sizeof...(V), OperationKind::elementwise, pointwise<T, operation, V...>};
 }
 
-template <class T> struct OperationTable {
+template <class T> constexpr OperationEntry<T> operation_entry(Opcode code) {
     using Of = Operations<Vector<T>>;
-#define THROUGHTIME_ROW(name) row<T, &Of::name>(#name, &Of::name)
-    static constexpr OperationRow<T> rows[] = {
-        {"expand", 1, Takes::only, expand<T>}, {"row_sum", 1, Takes::all, row_sum<T>},
-        THROUGHTIME_ROW(copy), THROUGHTIME_ROW(add), THROUGHTIME_ROW(sub), THROUGHTIME_ROW(mul),
-        THROUGHTIME_ROW(div), THROUGHTIME_ROW(neg), THROUGHTIME_ROW(greater), THROUGHTIME_ROW(select),
-        THROUGHTIME_ROW(max), THROUGHTIME_ROW(relu), THROUGHTIME_ROW(tanh), THROUGHTIME_ROW(sigmoid),
-        THROUGHTIME_ROW(exp), THROUGHTIME_ROW(log), THROUGHTIME_ROW(sqrt), THROUGHTIME_ROW(softplus),
-        THROUGHTIME_ROW(add3), THROUGHTIME_ROW(tanh_add), THROUGHTIME_ROW(tanh_add3),
-        THROUGHTIME_ROW(tanh_add_mul), THROUGHTIME_ROW(mul_tanh), THROUGHTIME_ROW(blend),
-        THROUGHTIME_ROW(sigmoid_add), THROUGHTIME_ROW(sigmoid_add3), THROUGHTIME_ROW(mul_add),
-        THROUGHTIME_ROW(mul_add_mul), THROUGHTIME_ROW(mul_sub_mul), THROUGHTIME_ROW(tanh_gradient),
-        THROUGHTIME_ROW(sigmoid_gradient), THROUGHTIME_ROW(mul_tanh_gradient),
-        THROUGHTIME_ROW(mul_sigmoid_gradient), THROUGHTIME_ROW(mul_tanh_gradient_add),
-    };
-#undef THROUGHTIME_ROW
-};
+    switch (code) {
+        case Opcode::expand: return {1, OperationKind::broadcast, expand<T>};
+        case Opcode::row_sum: return {1, OperationKind::reduce, row_sum<T>};
+#define THROUGHTIME_OPERATION(name) \
+    case Opcode::name: return elementwise<T, &Of::name>(&Of::name);
+        THROUGHTIME_ELEMENTWISE_OPERATIONS(THROUGHTIME_OPERATION)
+#undef THROUGHTIME_OPERATION
+    }
+    __builtin_unreachable();
+}
+
+/// The entries of all operations, indexed by opcode.
+template <class T> constexpr std::array<OperationEntry<T>, operation_count> operation_entries() {
+    std::array<OperationEntry<T>, operation_count> entries{};
+    for (int code = 0; code < operation_count; ++code)
+        entries[code] = operation_entry<T>(static_cast<Opcode>(code));
+    return entries;
+}
 
 template <class T> void column_sum(T* to, Rows<const T> from, int64_t rows, int64_t width) {
-    along<T>(
+    for_each_vector<T>(
         width,
         [&](int64_t j) THROUGHTIME_LAMBDA {
             Vector<T> sum = load(to + j);

@@ -6,50 +6,50 @@
 #include <utility>
 
 #include "float_mode.hpp"
-#include "reduction.hpp"
+#include "reductions.hpp"
 #include "threads.hpp"
 
 namespace throughtime {
 namespace {
 
-/// How the steps are shared among threads.
-enum class Sharing {
-    rows,   // each thread has rows of its own: no waiting within a chunk
-    units,  // each thread has some of the hidden units: waiting after each part of a step
-    alone,  // one thread does the steps
+/// How a step is split among threads.
+enum class Parallelism {
+    rows,   // each thread has its own rows; no barriers within a chunk
+    units,  // each thread has its own hidden units; a barrier after each part of a step
+    none,   // one thread runs the steps
 };
 
 using Clock = std::chrono::steady_clock;
 
-/// One of the threads of a run.
-struct Member {
+/// The state of one thread of a run.
+struct ThreadContext {
     int thread, threads;
     Clock::time_point start = Clock::now();
     Clock::duration waited{};
-    int meetings = 0;
+    int barriers_passed = 0;
 };
 
-/// Waiting that is not held against the other threads.
-constexpr std::chrono::microseconds patience{300};
+/// Time that thread 0 may wait before it considers going on alone.
+constexpr std::chrono::microseconds grace_period{300};
 
-/// Below this many multiply-adds a second thread costs more than it does: in a whole run, and in a step in which it
-/// is waited for.
-constexpr int64_t least_work_to_share = 2'500'000;
-constexpr int64_t least_step_to_split = 15'000;
-/// From here on a core's own caches do not hold the weights of a step.
-constexpr int64_t least_step_past_caches = 500'000;
+/// Below this many multiply-adds a second thread costs more than it saves: in a whole run, and in a step that ends with
+/// a barrier.
+constexpr int64_t min_parallel_work = 2'500'000;
+constexpr int64_t min_split_step = 15'000;
+/// From this many multiply-adds on, the weights of a step exceed a core's private caches.
+constexpr int64_t min_uncached_step = 500'000;
 
 template <class T> class Run {
 public:
-    Run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, int threads)
-        : plan_(plan), kernels_(kernels), call_(call),
-          calendar_(call.steps, call.batch, call.batch_sizes, call.packed, plan.reverse),
+    Run(const Plan& plan, const Kernels<T>& kernels, const Arguments<T>& arguments, int threads)
+        : plan_(plan), kernels_(kernels), arguments_(arguments),
+          schedule_(arguments.steps, arguments.batch, arguments.batch_sizes, arguments.packed, plan.reverse),
           team_(useful_threads(threads)), threads_(team_.size()),
-          layout_(plan, kernels, call, calendar_, threads_),
-          reductions_(plan, kernels, call, layout_), barrier_(threads_), sharing_(choose_sharing()),
-          now_(threads_) {
+          memory_(plan, kernels, arguments, schedule_, threads_),
+          reductions_(plan, kernels, arguments, memory_), barrier_(threads_), parallelism_(choose_parallelism()),
+          views_(threads_) {
         fill_constants();
-        look_around();
+        init_views();
     }
 
     void run() {
@@ -59,243 +59,248 @@ public:
 private:
     const Plan& plan_;
     const Kernels<T>& kernels_;
-    const Call<T>& call_;
-    const Calendar calendar_;
+    const Arguments<T>& arguments_;
+    const Schedule schedule_;
     Team team_;
     const int threads_;
-    Layout<T> layout_;
+    MemoryPlan<T> memory_;
     const Reductions<T> reductions_;
     Barrier barrier_;
-    const Sharing sharing_;
-    std::vector<std::vector<Now<T>>> now_;  // of each thread, of each buffer
-    std::vector<size_t> of_sequence_, of_chunk_, of_state_;  // buffers
-    std::atomic<int> last_meeting_{INT_MAX};  // after which the first thread goes on alone
+    const Parallelism parallelism_;
+    std::vector<std::vector<BufferView<T>>> views_;  // of each thread, of each buffer
+    // The buffers whose views move from step to step.
+    std::vector<size_t> sequence_buffers_, token_id_buffers_, chunk_buffers_, state_buffers_;
+    std::atomic<int> last_barrier_{INT_MAX};  // after it thread 0 goes on alone
 
     int useful_threads(int wanted) const {
-        const int64_t a_row = plan_.cost(Phase::before) + plan_.cost(Phase::step) + plan_.cost(Phase::after) +
+        const int64_t per_row = plan_.cost(Phase::before) + plan_.cost(Phase::step) + plan_.cost(Phase::after) +
                               plan_.reduction_cost();
-        const double all = static_cast<double>(a_row) * calendar_.active_before(call_.steps);
-        return all < least_work_to_share ? 1 : wanted;
+        const double total = static_cast<double>(per_row) * schedule_.active_before(arguments_.steps);
+        return total < min_parallel_work ? 1 : wanted;
     }
 
-    Sharing choose_sharing() const {
+    Parallelism choose_parallelism() const {
         const int64_t step = plan_.cost(Phase::step);
-        // With fewer rows each thread would read the weights for nearly every row anew.
-        const int64_t rows = step < 4 * least_step_to_split ? 2 : step < least_step_past_caches ? 4 : 8;
-        if (call_.batch >= rows * threads_) return Sharing::rows;
-        return step * call_.batch >= least_step_to_split ? Sharing::units : Sharing::alone;
+        // With fewer rows per thread, each would reload the weights for almost every row.
+        const int64_t rows = step < 4 * min_split_step ? 2 : step < min_uncached_step ? 4 : 8;
+        if (arguments_.batch >= rows * threads_) return Parallelism::rows;
+        return step * arguments_.batch >= min_split_step ? Parallelism::units : Parallelism::none;
     }
 
     void fill_constants() {
         for (size_t k = 0; k < plan_.buffers.size(); ++k)
-            if (const Buffer& buffer = plan_.buffers[k]; buffer.home == Home::constant)
-                std::fill_n(layout_.buffers[k].at, buffer.width, static_cast<T>(buffer.value));
+            if (const Buffer& buffer = plan_.buffers[k]; buffer.storage == Storage::constant)
+                std::fill_n(memory_.buffers[k].at, buffer.width, static_cast<T>(buffer.value));
     }
 
-    /// Waits for the other threads; false if this one is not needed any more.
+    /// Waits for the other threads. Returns false if this thread is no longer needed.
     ///
-    /// Where other programs keep the cores busy, the first thread may wait longer than it works. Then it is
-    /// quicker alone, and lets the others go.
-    bool meet(Member& me) {
-        if (me.threads == 1) return true;
-        if (me.thread == 0) {
+    /// If other programs keep the cores busy, thread 0 may wait longer than it works. It then releases the other
+    /// threads and finishes the run alone, which is faster.
+    bool sync(ThreadContext& context) {
+        if (context.threads == 1) return true;
+        if (context.thread == 0) {
             const auto arrival = Clock::now();
-            if (me.waited > patience && 2 * me.waited > arrival - me.start)
-                last_meeting_.store(me.meetings + 1, std::memory_order_relaxed);
+            if (context.waited > grace_period && 2 * context.waited > arrival - context.start)
+                last_barrier_.store(context.barriers_passed + 1, std::memory_order_relaxed);
             barrier_.wait();
-            me.waited += Clock::now() - arrival;
+            context.waited += Clock::now() - arrival;
         } else {
             barrier_.wait();
         }
-        if (++me.meetings < last_meeting_.load(std::memory_order_relaxed)) return true;
-        me.threads = 1;
-        return me.thread == 0;
+        if (++context.barriers_passed < last_barrier_.load(std::memory_order_relaxed)) return true;
+        context.threads = 1;
+        return context.thread == 0;
     }
 
     void work(int thread) {
         FlushDenormals flush;
-        Member me{thread, threads_};
-        pack_weights(me);
-        reductions_.begin(me.thread, me.threads);
-        begin_states(me);
-        if (!meet(me)) return;
+        ThreadContext context{thread, threads_};
+        pack_weights(context);
+        reductions_.begin(context.thread, context.threads);
+        begin_states(context);
+        if (!sync(context)) return;
         int64_t rows_active = 0;
-        for (int64_t done = 0; done < call_.steps; done += calendar_.steps_together()) {
-            const Chunk chunk = calendar_.chunk_after(done);
-            clear_inactive_outputs(me, chunk);
+        for (int64_t done = 0; done < arguments_.steps; done += schedule_.chunk_steps()) {
+            const Chunk chunk = schedule_.chunk_after(done);
+            clear_inactive_outputs(context, chunk);
             if (!plan_.phase(Phase::before).empty()) {
-                run_phase(Phase::before, me, chunk);
-                if (!meet(me)) return;
+                run_phase(Phase::before, context, chunk);
+                if (!sync(context)) return;
             }
-            const Share own = rows_of(me, chunk);
+            const Range own = rows_of(context, chunk);
             for (int64_t count = done; count < done + chunk.count; ++count) {
-                const int64_t before = std::exchange(rows_active, calendar_.active(calendar_.time(count)));
-                if (before != rows_active && !change_rows(me, count, before, rows_active, own)) return;
-                if (!step(me, count, chunk, rows_active, own)) return;
+                const int64_t before = std::exchange(rows_active, schedule_.active(schedule_.time(count)));
+                if (before != rows_active && !change_rows(context, count, before, rows_active, own)) return;
+                if (!step(context, count, chunk, rows_active, own)) return;
             }
-            if (!meet(me)) return;
+            if (!sync(context)) return;
             if (!plan_.phase(Phase::after).empty() || !plan_.terms.empty()) {
-                run_phase(Phase::after, me, chunk);
-                // The sums take all rows of what each thread computed for its own.
-                if (!plan_.phase(Phase::after).empty() && !plan_.terms.empty() && !meet(me)) return;
-                take_rows(me, chunk);
-                if (!meet(me)) return;
-                reductions_.add(chunk, me.thread, me.threads);
+                run_phase(Phase::after, context, chunk);
+                // The sums read the rows of all threads.
+                if (!plan_.phase(Phase::after).empty() && !plan_.terms.empty() && !sync(context)) return;
+                gather_rows(context, chunk);
+                if (!sync(context)) return;
+                reductions_.add(chunk, context.thread, context.threads);
             }
         }
-        save_states(share(rows_active, me.thread, me.threads), call_.steps);
-        reductions_.finish(me.thread, me.threads);
+        save_states(partition(rows_active, context.thread, context.threads), arguments_.steps);
+        reductions_.finish(context.thread, context.threads);
     }
 
-    // Before the first step.
 
-    void pack_weights(const Member& me) {
-        for (size_t k = 0; k < layout_.to_pack.size(); ++k) {
+    void pack_weights(const ThreadContext& context) {
+        for (size_t k = 0; k < memory_.to_pack.size(); ++k) {
             const Factor& factor = plan_.factors[k];
-            const Share panels = share(layout_.panels(factor.columns), me.thread, me.threads);
-            pack_factor(factor, kernels_, call_.parameters, layout_.to_pack[k], panels.first, panels.last);
+            const Range panels = partition(memory_.panels(factor.columns), context.thread, context.threads);
+            pack_factor(factor, kernels_, arguments_.parameters, memory_.to_pack[k], panels.first, panels.last);
         }
     }
 
-    /// Rows that are never active end as they began.
-    void begin_states(const Member& me) {
-        const int64_t ever = call_.steps ? calendar_.active(0) : 0;
-        const Share mine = share(call_.batch - ever, me.thread, me.threads);
+    /// The final states of rows that are never active are their initial states.
+    void begin_states(const ThreadContext& context) {
+        const int64_t ever = arguments_.steps ? schedule_.active(0) : 0;
+        const Range part = partition(arguments_.batch - ever, context.thread, context.threads);
         for (size_t k = 0; k < plan_.states.size(); ++k) {
             const int64_t width = plan_.states[k];
-            std::copy_n(call_.states[k] + (ever + mine.first) * width, (mine.last - mine.first) * width,
-                        call_.finals[k] + (ever + mine.first) * width);
+            std::copy_n(arguments_.states[k] + (ever + part.first) * width, (part.last - part.first) * width,
+                        arguments_.finals[k] + (ever + part.first) * width);
         }
     }
 
-    // Which rows are active.
-
-    /// Loads the rows that begin at this step, saves those that have ended; false as from `meet`.
-    bool change_rows(Member& me, int64_t count, int64_t before, int64_t now, Share own) {
-        const Share changed{std::min(now, before), std::max(now, before)};
-        auto change = [&](Share rows) { now > before ? load_states(rows, count) : save_states(rows, count); };
-        if (sharing_ == Sharing::rows) {  // each thread knows its own rows alone
-            change(common(changed, own));
+    /// Loads the states of rows that start at this step or saves those of rows that have ended. Returns false as `sync`
+    /// does.
+    bool change_rows(ThreadContext& context, int64_t count, int64_t before, int64_t now, Range own) {
+        const Range changed{std::min(now, before), std::max(now, before)};
+        auto change = [&](Range rows) { now > before ? load_states(rows, count) : save_states(rows, count); };
+        if (parallelism_ == Parallelism::rows) {  // no other thread touches its rows
+            change(intersection(changed, own));
             return true;
         }
-        if (!meet(me)) return false;
-        const Share mine = share(changed.last - changed.first, me.thread, me.threads);
-        change({changed.first + mine.first, changed.first + mine.last});
-        return meet(me);
+        if (!sync(context)) return false;
+        const Range part = partition(changed.last - changed.first, context.thread, context.threads);
+        change({changed.first + part.first, changed.first + part.last});
+        return sync(context);
     }
 
-    /// The rows that a thread does in the steps of a chunk, as far as they are active.
-    Share rows_of(const Member& me, const Chunk& chunk) const {
-        if (sharing_ != Sharing::rows)
-            return {0, sharing_ == Sharing::units || me.thread == 0 ? call_.batch : 0};
-        return {first_row(chunk, me.thread, me.threads), first_row(chunk, me.thread + 1, me.threads)};
+    /// The rows of a thread in a chunk, active or not.
+    Range rows_of(const ThreadContext& context, const Chunk& chunk) const {
+        if (parallelism_ != Parallelism::rows)
+            return {0, parallelism_ == Parallelism::units || context.thread == 0 ? arguments_.batch : 0};
+        return {first_row(chunk, context.thread, context.threads), first_row(chunk, context.thread + 1, context.threads)};
     }
 
-    /// Where a thread's rows begin, so that all threads do as many rows of steps.
+    /// The first of a thread's rows, chosen so that all threads process equally many active rows.
     int64_t first_row(const Chunk& chunk, int thread, int threads) const {
-        if (thread == threads) return call_.batch;
-        const int64_t before = chunk.rows * thread / threads;  // rows of steps, which are other threads'
-        int64_t row = 0, steps = chunk.count;  // at which this row is active
+        if (thread == threads) return arguments_.batch;
+        const int64_t before = chunk.rows * thread / threads;  // active rows of the threads before
+        int64_t row = 0, steps = chunk.count;  // in which this row is active
         for (int64_t done = 0; done < before; ++row) {
-            while (calendar_.active(chunk.first + steps - 1) <= row) --steps;
+            while (schedule_.active(chunk.first + steps - 1) <= row) --steps;
             done += steps;
         }
         return row;
     }
 
-    void load_states(Share rows, int64_t count) {
+    void load_states(Range rows, int64_t count) {
         for (size_t k = 0; k < plan_.states.size(); ++k) {
             const int64_t width = plan_.states[k];
             for (int64_t r = rows.first; r < rows.last; ++r)
-                std::copy_n(call_.states[k] + r * width, width,
-                            layout_.states[k][count % 2] + r * layout_.state_stride(k));
+                std::copy_n(arguments_.states[k] + r * width, width,
+                            memory_.states[k][count % 2] + r * memory_.state_stride(k));
         }
     }
 
-    void save_states(Share rows, int64_t count) {
+    void save_states(Range rows, int64_t count) {
         for (size_t k = 0; k < plan_.states.size(); ++k) {
             const int64_t width = plan_.states[k];
             for (int64_t r = rows.first; r < rows.last; ++r)
-                std::copy_n(layout_.states[k][count % 2] + r * layout_.state_stride(k), width,
-                            call_.finals[k] + r * width);
+                std::copy_n(memory_.states[k][count % 2] + r * memory_.state_stride(k), width,
+                            arguments_.finals[k] + r * width);
         }
     }
 
-    void clear_inactive_outputs(const Member& me, const Chunk& chunk) {
-        if (chunk.dense || me.thread != 0) return;
+    void clear_inactive_outputs(const ThreadContext& context, const Chunk& chunk) {
+        if (chunk.dense || context.thread != 0) return;
         for (size_t k = 0; k < plan_.outputs.size(); ++k)
             for (int64_t t = chunk.first; t < chunk.first + chunk.count; ++t) {
-                const int64_t width = plan_.outputs[k], active = calendar_.active(t);
-                std::fill_n(call_.outputs[k] + (calendar_.rows_before(t) + active) * width,
-                            (call_.batch - active) * width, T(0));
+                const int64_t width = plan_.outputs[k], active = schedule_.active(t);
+                std::fill_n(arguments_.outputs[k] + (schedule_.rows_before(t) + active) * width,
+                            (arguments_.batch - active) * width, T(0));
             }
     }
 
-    // One stage.
-
-    /// Where each thread finds what is always in one place, and which buffers are elsewhere at each step.
-    void look_around() {
+    /// Sets up each thread's views and lists the buffers whose views move from step to step.
+    void init_views() {
         for (size_t k = 0; k < plan_.buffers.size(); ++k) {
-            const Located<T>& buffer = layout_.buffers[k];
-            const Home home = plan_.buffers[k].home;
+            const BufferMemory<T>& buffer = memory_.buffers[k];
+            const Storage storage = plan_.buffers[k].storage;
             for (int thread = 0; thread < threads_; ++thread) {
-                const bool own = home == Home::scratch;  // its rows are those that are being done
-                T* at = own ? buffer.at + thread * layout_.scratch_a_thread : buffer.at;
-                now_[thread].push_back({at, buffer.row, own ? 0 : buffer.row});
+                const bool own = storage == Storage::scratch;
+                T* at = own ? buffer.at + thread * memory_.scratch_per_thread : buffer.at;
+                views_[thread].push_back({at, buffer.stride, own ? 0 : buffer.stride, buffer.token_ids});
             }
-            if (home == Home::input || home == Home::symbols || home == Home::output) of_sequence_.push_back(k);
-            if (home == Home::kept) of_chunk_.push_back(k);
-            if (home == Home::previous || home == Home::next) of_state_.push_back(k);
+            if (storage == Storage::input || storage == Storage::output) sequence_buffers_.push_back(k);
+            if (storage == Storage::token_ids) token_id_buffers_.push_back(k);
+            if (storage == Storage::per_chunk) chunk_buffers_.push_back(k);
+            if (storage == Storage::previous || storage == Storage::next) state_buffers_.push_back(k);
         }
     }
 
-    /// Finds every buffer at step t of a chunk, the `count`-th that is done.
-    const Now<T>* look(int thread, int64_t t, int64_t count, const Chunk& chunk) {
-        Now<T>* now = now_[thread].data();
-        const int64_t rows = calendar_.rows_before(t), rows_of_chunk = rows - chunk.at;
-        for (size_t k : of_sequence_) now[k].at = layout_.buffers[k].at + rows * now[k].row;
-        for (size_t k : of_chunk_) now[k].at = layout_.buffers[k].at + rows_of_chunk * now[k].row;
-        for (size_t k : of_state_) {
-            const bool other = (count % 2 != 0) == (plan_.buffers[k].home == Home::previous);
-            now[k].at = layout_.buffers[k].at + (other ? layout_.buffers[k].other : 0);
+    /// Moves a thread's views to step t of a chunk, the `count`-th step of the run.
+    const BufferView<T>* views_at(int thread, int64_t t, int64_t count, const Chunk& chunk) {
+        BufferView<T>* views = views_[thread].data();
+        const int64_t rows = schedule_.rows_before(t), rows_of_chunk = rows - chunk.at;
+        for (size_t k : sequence_buffers_) views[k].at = memory_.buffers[k].at + rows * views[k].stride;
+        for (size_t k : token_id_buffers_) views[k].token_ids = memory_.buffers[k].token_ids + rows;
+        for (size_t k : chunk_buffers_) views[k].at = memory_.buffers[k].at + rows_of_chunk * views[k].stride;
+        for (size_t k : state_buffers_) {
+            const bool other = (count % 2 != 0) == (plan_.buffers[k].storage == Storage::previous);
+            views[k].at = memory_.buffers[k].at + (other ? memory_.buffers[k].other : 0);
         }
-        return now;
+        return views;
     }
 
-    /// The stage's products for some rows, from the first column to the last or `backward`; `choose(columns)` are the
-    /// panels of a factor that are to be done.
+    /// Runs the stage's products for some rows, from the first panel to the last or `backward`. `choose(columns)`
+    /// returns the panels of a factor to compute.
     template <class Choose>
-    void multiply(const Stage& stage, const Now<T>* now, Share rows, bool backward, Choose choose) {
-        const size_t count = stage.linears.size();
-        for (size_t k = 0; k < count; ++k) {
-            const Linear& linear = stage.linears[backward && stage.in_any_order ? count - 1 - k : k];
-            const Factor& factor = plan_.factors[linear.factor];
+    void multiply(const Stage& stage, const BufferView<T>* views, Range rows, bool backward, Choose choose) {
+        const size_t gemms = stage.gemms.size();
+        for (size_t k = 0; k < gemms; ++k) {
+            const Gemm& gemm = stage.gemms[backward && stage.commutes ? gemms - 1 - k : k];
+            const Factor& factor = plan_.factors[gemm.factor];
             auto locate = [&](Place place) {
-                const Now<T>& at = now[place.buffer];
-                return Rows<T>{at.at + place.offset + rows.first * at.row, at.row};
+                const BufferView<T>& view = views[place.buffer];
+                return Rows<T>{view.at + place.offset + rows.first * view.stride, view.stride};
             };
-            const Rows<T> to = locate(linear.to), from = locate(linear.from);
-            const Rows<T> start = linear.begun ? locate(linear.start) : Rows<T>{nullptr, 0};
+            const Rows<T> to = locate(gemm.to), start = gemm.accumulate ? locate(gemm.start) : Rows<T>{nullptr, 0};
+            const int64_t count = rows.last - rows.first;
+            const T* right = memory_.factors[gemm.factor];
             Panels panels = choose(factor.columns);
             panels.backward = backward;
-            (linear.looked_up ? kernels_.look_up : kernels_.product)(
-                to, {start.at, start.stride}, {from.at, from.stride}, rows.last - rows.first,
-                layout_.factors[linear.factor], factor.depth, factor.columns, panels);
+            if (gemm.gather) {
+                kernels_.gather_rows(to, {start.at, start.stride}, views[gemm.from.buffer].token_ids + rows.first, count,
+                                     right, factor.depth, factor.columns, panels);
+                continue;
+            }
+            const Rows<T> from = locate(gemm.from);
+            kernels_.gemm(to, {start.at, start.stride}, {from.at, from.stride}, count, right, factor.depth,
+                          factor.columns, panels);
         }
     }
-    void multiply(const Stage& stage, const Now<T>* now, Share rows, bool backward = false) {
-        multiply(stage, now, rows, backward, [&](int64_t columns) { return Panels{0, layout_.panels(columns)}; });
+    void multiply(const Stage& stage, const BufferView<T>* views, Range rows, bool backward = false) {
+        multiply(stage, views, rows, backward, [&](int64_t columns) { return Panels{0, memory_.panels(columns)}; });
     }
 
-    /// The stage's pointwise part for some rows, and of those for some units if the stage can be split so.
-    void compute(const Stage& stage, const Now<T>* now, Share rows, Share units) {
-        const int64_t block = stage.rows_together;
+    /// Runs the stage's pointwise operations for some rows, and for some units only if the stage is splittable.
+    void compute(const Stage& stage, const BufferView<T>* views, Range rows, Range units) {
+        const int64_t block = stage.rows_per_block;
         for (int64_t row = rows.first; row < rows.last; row += block) {
             const int64_t count = std::min(block, rows.last - row);
             for (const Operation& operation : stage.operations) {
                 auto locate = [&](Place place) {
-                    const Now<T>& at = now[place.buffer];
-                    return Rows<T>{at.at + place.offset + units.first + row * at.block, at.row};
+                    const BufferView<T>& view = views[place.buffer];
+                    return Rows<T>{view.at + place.offset + units.first + row * view.block_stride, view.stride};
                 };
                 Rows<const T> from[max_arity];
                 for (int k = 0; k < operation.arity; ++k) {
@@ -304,90 +309,89 @@ private:
                 }
                 const Rows<T> to = locate(operation.to);
                 const int64_t width = std::min(operation.width, units.last) - units.first;
-                kernels_.operations[operation.code].run(to, from, count, width);
+                kernels_.operation(operation.code).run(to, from, count, width);
             }
         }
     }
 
-    static constexpr Share all_units{0, INT64_MAX};
+    static constexpr Range all_units{0, INT64_MAX};
 
-    /// One step; false as from `meet`.
+    /// Runs one step. Returns false as `sync` does.
     ///
-    /// Its products take the matrices by turns forward and backward, and so begin with what caches still hold.
-    bool step(Member& me, int64_t count, const Chunk& chunk, int64_t rows_active, Share own) {
-        const Share rows = common(own, {0, rows_active});
+    /// Steps alternate between traversing the matrices forward and backward, so each starts with the panels that are
+    /// still in cache.
+    bool step(ThreadContext& context, int64_t count, const Chunk& chunk, int64_t rows_active, Range own) {
+        const Range rows = intersection(own, {0, rows_active});
         if (rows.first == rows.last) return true;
-        const Now<T>* now = look(me.thread, calendar_.time(count), count, chunk);
+        const BufferView<T>* views = views_at(context.thread, schedule_.time(count), count, chunk);
         const bool backward = count % 2 != 0;
         for (const Stage& stage : plan_.phase(Phase::step)) {
-            if (sharing_ != Sharing::units) {
-                multiply(stage, now, rows, backward);
-                compute(stage, now, rows, all_units);
-            } else if (!do_units(stage, now, me, rows, backward) || !meet(me)) {
+            if (parallelism_ != Parallelism::units) {
+                multiply(stage, views, rows, backward);
+                compute(stage, views, rows, all_units);
+            } else if (!run_units(stage, views, context, rows, backward) || !sync(context)) {
                 return false;
             }
         }
         return true;
     }
 
-    /// A thread's part of a stage; false as from `meet`.
-    bool do_units(const Stage& stage, const Now<T>* now, Member& me, Share rows, bool backward) {
+    /// Runs this thread's units of a stage. Returns false as `sync` does.
+    bool run_units(const Stage& stage, const BufferView<T>* views, ThreadContext& context, Range rows, bool backward) {
         const int64_t panels = stage.widest / kernels_.panel;
-        if (stage.separable && stage.widest % kernels_.panel == 0 && panels >= me.threads) {
-            // Its units of all gates, so that what it computes with is what it has multiplied itself.
-            const Share mine = share(panels, me.thread, me.threads);
-            multiply(stage, now, rows, backward, [&](int64_t columns) {
-                return Panels{mine.first, mine.last, columns / stage.widest, panels};
+        if (stage.separable && stage.widest % kernels_.panel == 0 && panels >= context.threads) {
+            // The thread takes the same units of all gates, so it computes only with its own products.
+            const Range part = partition(panels, context.thread, context.threads);
+            multiply(stage, views, rows, backward, [&](int64_t columns) {
+                return Panels{part.first, part.last, columns / stage.widest, panels};
             });
-            compute(stage, now, rows, {mine.first * kernels_.panel, mine.last * kernels_.panel});
+            compute(stage, views, rows, {part.first * kernels_.panel, part.last * kernels_.panel});
             return true;
         }
-        multiply(stage, now, rows, backward, [&](int64_t columns) {
-            const Share mine = share(layout_.panels(columns), me.thread, me.threads);
-            return Panels{mine.first, mine.last};
+        multiply(stage, views, rows, backward, [&](int64_t columns) {
+            const Range part = partition(memory_.panels(columns), context.thread, context.threads);
+            return Panels{part.first, part.last};
         });
         if (stage.operations.empty()) return true;
-        if (!stage.linears.empty() && !meet(me)) return false;
-        if (stage.splittable && rows.last - rows.first < me.threads)
-            compute(stage, now, rows, share(stage.widest, me.thread, me.threads));
+        if (!stage.gemms.empty() && !sync(context)) return false;
+        if (stage.splittable && rows.last - rows.first < context.threads)
+            compute(stage, views, rows, partition(stage.widest, context.thread, context.threads));
         else
-            compute(stage, now, share(rows.last - rows.first, me.thread, me.threads), all_units);
+            compute(stage, views, partition(rows.last - rows.first, context.thread, context.threads), all_units);
         return true;
     }
 
-    // Before and after the steps of a chunk.
-
-    /// Calls `visit(t, rows)` for the active rows of a chunk that are this part's, in order of time.
-    template <class Visit> void each_run(const Chunk& chunk, int part, int parts, Visit visit) {
-        const Share mine = share(chunk.rows, part, parts);
-        if (chunk.dense) {  // as if they were rows of its first step
-            if (mine.first < mine.last) visit(chunk.first, mine);
+    /// Calls `visit(t, rows)` for this part of a chunk's active rows, in order of time.
+    template <class Visit> void for_each_step_range(const Chunk& chunk, int part, int parts, Visit visit) {
+        const Range own = partition(chunk.rows, part, parts);
+        if (chunk.dense) {  // as rows of its first step
+            if (own.first < own.last) visit(chunk.first, own);
             return;
         }
         for (int64_t t = chunk.first; t < chunk.first + chunk.count; ++t) {
-            const int64_t before = calendar_.active_before(t) - calendar_.active_before(chunk.first);
-            const Share rows{std::max<int64_t>(mine.first - before, 0),
-                             std::min(mine.last - before, calendar_.active(t))};
+            const int64_t before = schedule_.active_before(t) - schedule_.active_before(chunk.first);
+            const Range rows{std::max<int64_t>(own.first - before, 0),
+                             std::min(own.last - before, schedule_.active(t))};
             if (rows.first < rows.last) visit(t, rows);
         }
     }
 
-    void run_phase(Phase phase, const Member& me, const Chunk& chunk) {
+    void run_phase(Phase phase, const ThreadContext& context, const Chunk& chunk) {
         const auto& stages = plan_.phase(phase);
         if (stages.empty()) return;
-        each_run(chunk, me.thread, me.threads, [&](int64_t t, Share rows) {
-            const Now<T>* now = look(me.thread, t, 0, chunk);
+        for_each_step_range(chunk, context.thread, context.threads, [&](int64_t t, Range rows) {
+            const BufferView<T>* views = views_at(context.thread, t, 0, chunk);
             for (const Stage& stage : stages) {
-                multiply(stage, now, rows);
-                compute(stage, now, rows, all_units);
+                multiply(stage, views, rows);
+                compute(stage, views, rows, all_units);
             }
         });
     }
 
-    void take_rows(const Member& me, const Chunk& chunk) {
+    void gather_rows(const ThreadContext& context, const Chunk& chunk) {
         int64_t before = 0;
-        each_run(chunk, 0, 1, [&](int64_t t, Share rows) {
-            reductions_.take(look(me.thread, t, 0, chunk), rows, before, chunk, me.thread, me.threads);
+        for_each_step_range(chunk, 0, 1, [&](int64_t t, Range rows) {
+            reductions_.gather(views_at(context.thread, t, 0, chunk), rows, before, chunk, context.thread, context.threads);
             before += rows.last - rows.first;
         });
     }
@@ -395,23 +399,23 @@ private:
 
 }  // namespace
 
-template <class T> void run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, int threads) {
-    Run<T>(plan, kernels, call, threads).run();
+template <class T> void run(const Plan& plan, const Kernels<T>& kernels, const Arguments<T>& arguments, int threads) {
+    Run<T>(plan, kernels, arguments, threads).run();
 }
 
 template <class T>
-Weights<T>::Weights(const Plan& plan, const Kernels<T>& kernels, const std::vector<const T*>& parameters) {
+PackedWeights<T>::PackedWeights(const Plan& plan, const Kernels<T>& kernels, const std::vector<const T*>& parameters) {
     for (const Factor& factor : plan.factors) {
         const int64_t columns = round_up(factor.columns, kernels.panel);
-        T* to = memory_.room<T>(checked_product(columns, factor.depth));
+        T* to = workspace_.allocate<T>(checked_product(columns, factor.depth));
         pack_factor(factor, kernels, parameters, to, 0, columns / kernels.panel);
         factors_.push_back(to);
     }
 }
 
-template void run(const Plan&, const Kernels<float>&, const Call<float>&, int);
-template void run(const Plan&, const Kernels<double>&, const Call<double>&, int);
-template class Weights<float>;
-template class Weights<double>;
+template void run(const Plan&, const Kernels<float>&, const Arguments<float>&, int);
+template void run(const Plan&, const Kernels<double>&, const Arguments<double>&, int);
+template class PackedWeights<float>;
+template class PackedWeights<double>;
 
 }  // namespace throughtime

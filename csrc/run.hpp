@@ -10,17 +10,19 @@
 
 namespace throughtime {
 
-template <class T> class Weights;
+template <class T> class PackedWeights;
 
-/// What one run is given and where it writes; arrays are contiguous.
-template <class T> struct Call {
+/// The arrays of one run, all contiguous.
+template <class T> struct Arguments {
     int64_t steps, batch;
-    const int64_t* batch_sizes;  // active rows of each step, never growing; or null: all rows
+    const int64_t* batch_sizes;  // active rows of each step, non-increasing; null: all rows
     bool packed;                 // whether inputs and outputs are [N, width], of active rows alone
-    bool reductions_begun;       // whether sums are added to what the arrays have, or begin at zero
-    std::vector<const T*> inputs, states, parameters;
+    bool accumulate;             // whether reductions are added to their arrays or overwrite them
+    std::vector<const T*> inputs;            // null where the input is token ids
+    std::vector<const int64_t*> token_ids;   // of each input; null where it is vectors
+    std::vector<const T*> states, parameters;
     std::vector<T*> outputs, finals, reductions;
-    const Weights<T>* weights = nullptr;  // the matrices, packed before; or null: the run packs them itself
+    const PackedWeights<T>* weights = nullptr;  // null: the run packs them itself
 };
 
 /// Packs the panels `first` to `last` of a factor.
@@ -34,17 +36,17 @@ void pack_factor(const Factor& factor, const Kernels<T>& kernels, const std::vec
 }
 
 /// The matrix parameters of a plan, packed once for many runs.
-template <class T> class Weights {
+template <class T> class PackedWeights {
 public:
-    Weights(const Plan& plan, const Kernels<T>& kernels, const std::vector<const T*>& parameters);
+    PackedWeights(const Plan& plan, const Kernels<T>& kernels, const std::vector<const T*>& parameters);
     const std::vector<const T*>& factors() const { return factors_; }
 
 private:
-    Workspace memory_;
+    Workspace workspace_;
     std::vector<const T*> factors_;
 };
 
-/// Runs the plan on up to `threads` threads; the result does not depend on how many.
-template <class T> void run(const Plan& plan, const Kernels<T>& kernels, const Call<T>& call, int threads);
+/// Runs the plan on up to `threads` threads. The result does not depend on their number.
+template <class T> void run(const Plan& plan, const Kernels<T>& kernels, const Arguments<T>& arguments, int threads);
 
 }  // namespace throughtime

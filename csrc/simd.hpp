@@ -26,8 +26,8 @@
 #define THROUGHTIME_INLINE inline __attribute__((always_inline))
 #define THROUGHTIME_LAMBDA __attribute__((always_inline))
 
-// All that depends on the instruction set lives in its namespace, so that the linker can never
-// merge two compilations of one function.
+// Everything that depends on the instruction set is in its namespace, so that the linker can't merge two compilations
+// of one function.
 namespace throughtime::THROUGHTIME_ISA {
 
 typedef float F32 __attribute__((vector_size(THROUGHTIME_VECTOR_BYTES)));
@@ -43,7 +43,7 @@ template <> struct VectorOf<double> { using type = F64; using integers = I64; us
 template <class T> using Vector = typename VectorOf<T>::type;
 /// The vector of integers as wide as T.
 template <class T> using Integers = typename VectorOf<T>::integers;
-/// How many T a vector holds.
+/// The number of T in a vector.
 template <class T> constexpr int lanes = THROUGHTIME_VECTOR_BYTES / sizeof(T);
 
 #if defined(__AVX512F__) || defined(__aarch64__)
@@ -52,7 +52,7 @@ constexpr int vector_registers = 32;
 constexpr int vector_registers = 16;
 #endif
 
-/// Every lane the same value.
+/// Broadcasts a value to all lanes.
 template <class T> THROUGHTIME_INLINE Vector<T> broadcast(T value) { return value - Vector<T>{}; }
 
 template <class T> THROUGHTIME_INLINE Vector<T> load(const T* from) {
@@ -73,9 +73,9 @@ template <class T> THROUGHTIME_INLINE Integers<T> first_lanes(int count) {
 }
 #endif
 
-// Nothing here may become a call of memcpy: around one no vector of the caller's stays in its register.
+// None of these may compile to a memcpy call: it would spill the caller's vectors.
 
-/// The first `count` lanes from memory, the rest zero.
+/// Loads the first `count` lanes; the rest are zero.
 template <class T> THROUGHTIME_INLINE Vector<T> load_first(const T* from, int count) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) return (F32)_mm512_maskz_loadu_ps((1u << count) - 1, from);
@@ -92,7 +92,7 @@ template <class T> THROUGHTIME_INLINE Vector<T> load_first(const T* from, int co
 #endif
 }
 
-/// The first `count` lanes to memory; what lies behind them is not touched.
+/// Stores the first `count` lanes.
 template <class T> THROUGHTIME_INLINE void store_first(T* to, Vector<T> v, int count) {
 #if defined(__AVX512F__)
     if constexpr (sizeof(T) == 4) _mm512_mask_storeu_ps(to, (1u << count) - 1, (__m512)v);
@@ -107,29 +107,28 @@ template <class T> THROUGHTIME_INLINE void store_first(T* to, Vector<T> v, int c
 #endif
 }
 
-/// One of the two halves that two vectors become when blocks of `width` lanes change places: of every other
-/// block, the first of the pair takes the second's.
+/// One of the two results of exchanging every other block of `width` lanes between two vectors.
 template <class T, int width, bool second, int... lane>
-THROUGHTIME_INLINE Vector<T> exchanged(Vector<T> a, Vector<T> b, std::integer_sequence<int, lane...>) {
-    // A lane is from b where its number is past the vector's lanes.
+THROUGHTIME_INLINE Vector<T> swapped_half(Vector<T> a, Vector<T> b, std::integer_sequence<int, lane...>) {
+    // Lane numbers past the vector's lanes select from b.
     return __builtin_shufflevector(
         a, b, ((lane & width) == 0 ? (second ? lane + width : lane) : lanes<T> + (second ? lane : lane - width))...);
 }
 
-/// The transpose of a square of vectors, in place: blocks of one lane change places, then of two, and so on.
+/// Transposes a square of vectors in place: exchanges blocks of one lane, then of two, and so on.
 template <class T, int width = 1> THROUGHTIME_INLINE void transpose(Vector<T> (&row)[lanes<T>]) {
     using Lanes = std::make_integer_sequence<int, lanes<T>>;
 #pragma GCC unroll 16
     for (int i = 0; i < lanes<T>; ++i) {
         if (i & width) continue;
         const Vector<T> a = row[i], b = row[i + width];
-        row[i] = exchanged<T, width, false>(a, b, Lanes{});
-        row[i + width] = exchanged<T, width, true>(a, b, Lanes{});
+        row[i] = swapped_half<T, width, false>(a, b, Lanes{});
+        row[i + width] = swapped_half<T, width, true>(a, b, Lanes{});
     }
     if constexpr (2 * width < lanes<T>) transpose<T, 2 * width>(row);
 }
 
-/// a * b + c: rounded once where the instruction set can (never left to the compiler's choice).
+/// a * b + c, rounded once if the instruction set has FMA. The choice is never the compiler's.
 THROUGHTIME_INLINE F32 fma(F32 a, F32 b, F32 c) {
 #if defined(__AVX512F__)
     return (F32)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
@@ -178,11 +177,11 @@ THROUGHTIME_INLINE F64 square_root(F64 a) {
 #endif
 }
 
-// The processor's least and greatest give their second operand where one is NaN, so NaN stays. The compiler makes a
-// comparison and a choice of the same in C++ where the bound is a constant.
+// The processor's min and max return their second operand if either is NaN, so a NaN value stays NaN. From plain C++
+// the compiler would emit a comparison and a blend if the bound is a constant.
 
-/// The lesser of a value and a bound; NaN stays.
-THROUGHTIME_INLINE F32 at_most(F32 value, F32 bound) {
+/// min(value, bound); a NaN value stays NaN.
+THROUGHTIME_INLINE F32 clamp_max(F32 value, F32 bound) {
 #if defined(__AVX512F__)
     return (F32)_mm512_maskz_min_ps(0xffff, (__m512)bound, (__m512)value);
 #elif defined(__AVX2__)
@@ -192,7 +191,7 @@ THROUGHTIME_INLINE F32 at_most(F32 value, F32 bound) {
 #endif
 }
 
-THROUGHTIME_INLINE F64 at_most(F64 value, F64 bound) {
+THROUGHTIME_INLINE F64 clamp_max(F64 value, F64 bound) {
 #if defined(__AVX512F__)
     return (F64)_mm512_maskz_min_pd(0xff, (__m512d)bound, (__m512d)value);
 #elif defined(__AVX2__)
@@ -202,8 +201,8 @@ THROUGHTIME_INLINE F64 at_most(F64 value, F64 bound) {
 #endif
 }
 
-/// The greater of a value and a bound; NaN stays.
-THROUGHTIME_INLINE F32 at_least(F32 value, F32 bound) {
+/// max(value, bound); a NaN value stays NaN.
+THROUGHTIME_INLINE F32 clamp_min(F32 value, F32 bound) {
 #if defined(__AVX512F__)
     return (F32)_mm512_maskz_max_ps(0xffff, (__m512)bound, (__m512)value);
 #elif defined(__AVX2__)
@@ -213,7 +212,7 @@ THROUGHTIME_INLINE F32 at_least(F32 value, F32 bound) {
 #endif
 }
 
-THROUGHTIME_INLINE F64 at_least(F64 value, F64 bound) {
+THROUGHTIME_INLINE F64 clamp_min(F64 value, F64 bound) {
 #if defined(__AVX512F__)
     return (F64)_mm512_maskz_max_pd(0xff, (__m512d)bound, (__m512d)value);
 #elif defined(__AVX2__)
@@ -223,7 +222,7 @@ THROUGHTIME_INLINE F64 at_least(F64 value, F64 bound) {
 #endif
 }
 
-/// The same bits read as another type.
+/// Reinterprets the bits as another type.
 template <class To, class From> THROUGHTIME_INLINE To bits(From from) {
     static_assert(sizeof(To) == sizeof(From));
     return (To)from;

@@ -30,8 +30,8 @@ PyArrayObject* array_or_null(nb::handle object) {
     return PyArray_Check(object.ptr()) ? reinterpret_cast<PyArrayObject*>(object.ptr()) : nullptr;
 }
 
-/// What was given, for a message.
-std::string described(nb::handle object) {
+/// A description of an object, for error messages.
+std::string describe(nb::handle object) {
     if (PyArrayObject* array = array_or_null(object)) {
         std::string shape;
         for (int k = 0; k < PyArray_NDIM(array); ++k)
@@ -43,16 +43,16 @@ std::string described(nb::handle object) {
 }
 
 [[noreturn]] void refuse(const std::string& wanted, nb::handle given) {
-    throw std::invalid_argument(wanted + "; given " + described(given));
+    throw std::invalid_argument(wanted + ", got " + describe(given));
 }
 
-/// An array of one row or of all rows, its elements anywhere in memory.
+/// A strided array of one row or of all rows.
 struct Strided {
     char* at;
-    int64_t row, element;  // bytes from one to the next
+    int64_t row, element;  // in bytes
 };
 
-/// The elements of an array [rows, width], or [width] where there is one row.
+/// The elements of an array [rows, width], or [width] if there is one row.
 template <class T> std::optional<Strided> find(PyArrayObject* array, int64_t rows, int64_t width) {
     if (array == nullptr || PyArray_TYPE(array) != type_number<T> || !PyArray_ISNOTSWAPPED(array)) return {};
     const int axes = PyArray_NDIM(array);
@@ -83,11 +83,11 @@ template <class T> void write(Strided to, Rows<const T> from, int64_t rows, int6
     }
 }
 
-/// The whole number at an address, of a type that a NumPy array can have.
-bool whole_number(const char* at, int type, int64_t& value) {
+/// Reads an integer of any NumPy type.
+bool read_integer(const char* at, int type, int64_t& value) {
     auto as = [&]<class N>(N number) {
         std::memcpy(&number, at, sizeof number);
-        value = static_cast<int64_t>(number);  // those too large become negative, and are refused as such
+        value = static_cast<int64_t>(number);  // too large values become negative, hence invalid
         return true;
     };
     switch (type) {
@@ -105,29 +105,29 @@ bool whole_number(const char* at, int type, int64_t& value) {
     }
 }
 
-/// A stream as Python sees it. The interpreter's lock guards it, and `busy_` while a long step runs without.
+/// A stream as Python sees it. The GIL protects it, and `busy_` does while a long step runs without the GIL.
 template <class T> class PythonStream {
 public:
     using Layers = std::vector<std::pair<std::shared_ptr<const Plan>, std::vector<nb::object>>>;
 
     PythonStream(const Layers& layers, int64_t rows, nb::handle embedding, const std::string& isa)
-        : stream_(made(layers), rows, kernels<T>(isa)) {
+        : stream_(read_layers(layers), rows, kernels<T>(isa)) {
         if (embedding.is_none()) return;
         PyArrayObject* table = matrix(embedding);
-        symbols_ = PyArray_DIM(table, 0);
-        embedding_.resize(checked_product(symbols_, stream_.input_width()));
-        read<T>({embedding_.data(), stream_.input_width()}, *find<T>(table, symbols_, stream_.input_width()), symbols_,
+        vocabulary_size_ = PyArray_DIM(table, 0);
+        embedding_.resize(checked_product(vocabulary_size_, stream_.input_width()));
+        read<T>({embedding_.data(), stream_.input_width()}, *find<T>(table, vocabulary_size_, stream_.input_width()), vocabulary_size_,
                 stream_.input_width());
     }
 
     nb::object step(nb::handle x, nb::handle out) {
         require_idle();
-        const bool row_axis = symbols_ ? read_symbols(x) : read_input(x);
+        const bool row_axis = vocabulary_size_ ? read_token_ids(x) : read_input(x);
         nb::object result = out.is_none() ? result_array(row_axis) : nb::borrow(out);
         const auto to = find<T>(array_or_null(result), stream_.rows(), stream_.output_width());
         if (!to || !PyArray_ISWRITEABLE(array_or_null(result)))
-            refuse("out must be a " + shape(stream_.output_width()) + " that can be written", out);
-        if (stream_.cost() < least_to_unlock) {
+            refuse("out must be a writable " + shape(stream_.output_width()) + "", out);
+        if (stream_.cost() < min_cost_to_release_gil) {
             stream_.step();
         } else {
             busy_ = true;
@@ -159,28 +159,28 @@ public:
     }
 
 private:
-    /// Multiply-adds of a step below which other threads would gain less by the interpreter's lock than it costs to
-    /// hand it over: some two microseconds.
-    static constexpr int64_t least_to_unlock = 100'000;
+    /// Below this many multiply-adds per step, releasing the GIL costs more (about 2 microseconds) than other threads
+    /// gain.
+    static constexpr int64_t min_cost_to_release_gil = 100'000;
 
     Stream<T> stream_;
-    int64_t symbols_ = 0;       // 0: the input is not symbols
-    std::vector<T> embedding_;  // [symbols, input width]
+    int64_t vocabulary_size_ = 0;       // 0: the input is vectors
+    std::vector<T> embedding_;  // [vocabulary size, input width]
     bool busy_ = false;
-    // The last results: two, since at a step the caller often still has the one before.
+    // The last two results: the caller often still holds the previous one during a step.
     nb::object results_[2];
     int next_result_ = 0;
 
     void require_idle() const {
-        if (busy_) throw std::runtime_error("this stream is in the middle of another thread's step");
+        if (busy_) throw std::runtime_error("another thread is running a step of this stream");
     }
 
-    static std::vector<StreamLayer<T>> made(const Layers& layers) {
+    static std::vector<StreamLayer<T>> read_layers(const Layers& layers) {
         if (PyArray_API == nullptr && _import_array() < 0) throw nb::python_error();
         std::vector<StreamLayer<T>> result;
         for (const auto& [plan, parameters] : layers) {
             if (parameters.size() != plan->parameters.size())
-                throw std::invalid_argument("a layer has another number of parameters than its plan");
+                throw std::invalid_argument("the number of a layer's parameters differs from its plan's");
             StreamLayer<T> layer{plan.get(), {}};
             for (size_t k = 0; k < parameters.size(); ++k) {
                 const auto [rows, columns] = plan->parameters[k];
@@ -197,7 +197,7 @@ private:
     PyArrayObject* matrix(nb::handle embedding) const {
         PyArrayObject* table = array_or_null(embedding);
         if (!table || PyArray_NDIM(table) != 2 || !find<T>(table, PyArray_DIM(table, 0), stream_.input_width()))
-            refuse("the embedding must be a matrix as wide as the first layer's input", embedding);
+            refuse("embedding must be a matrix as wide as the first layer's input", embedding);
         return table;
     }
 
@@ -207,7 +207,7 @@ private:
                (stream_.rows() == 1 ? " or [" + columns + "]" : "");
     }
 
-    /// An array that nobody has: an earlier result that has been dropped, else a new one.
+    /// An earlier result that nobody references any more, or a new array.
     nb::object result_array(bool row_axis) {
         nb::object& kept = results_[next_result_ ^= 1];
         PyArrayObject* array = reinterpret_cast<PyArrayObject*>(kept.ptr());
@@ -224,7 +224,7 @@ private:
         return result;
     }
 
-    /// Takes a step's input; whether it has an axis of rows.
+    /// Reads a step's input. Returns whether it has an axis of rows.
     bool read_input(nb::handle x) {
         PyArrayObject* array = array_or_null(x);
         const auto from = find<T>(array, stream_.rows(), stream_.input_width());
@@ -233,49 +233,49 @@ private:
         return PyArray_NDIM(array) == 2;
     }
 
-    /// Takes a step's symbols, an array [rows] or one number; whether it has an axis of rows.
-    bool read_symbols(nb::handle x) {
+    /// Reads a step's token ids, an array [rows] or one integer. Returns whether it has an axis of rows.
+    bool read_token_ids(nb::handle x) {
         PyArrayObject* array = array_or_null(x);
         if (!array && stream_.rows() == 1 && PyIndex_Check(x.ptr())) {
-            const Py_ssize_t symbol = PyNumber_AsSsize_t(x.ptr(), nullptr);
-            if (symbol == -1 && PyErr_Occurred()) throw nb::python_error();
-            embed(0, symbol);
+            const Py_ssize_t token = PyNumber_AsSsize_t(x.ptr(), nullptr);
+            if (token == -1 && PyErr_Occurred()) throw nb::python_error();
+            embed(0, token);
             return false;
         }
         const bool fits = array && PyArray_ISNOTSWAPPED(array) && PyTypeNum_ISINTEGER(PyArray_TYPE(array)) &&
                           ((PyArray_NDIM(array) == 1 && PyArray_DIM(array, 0) == stream_.rows()) ||
                            (PyArray_NDIM(array) == 0 && stream_.rows() == 1));
         if (!fits)
-            refuse("a step takes the symbols' numbers, an array of whole numbers [" + std::to_string(stream_.rows()) +
-                       "]" + (stream_.rows() == 1 ? " or one number" : ""),
+            refuse("a step takes token ids, an integer array [" + std::to_string(stream_.rows()) +
+                       "]" + (stream_.rows() == 1 ? " or one integer" : ""),
                    x);
         const bool row_axis = PyArray_NDIM(array) == 1;
         for (int64_t r = 0; r < stream_.rows(); ++r) {
-            int64_t symbol = -1;
-            whole_number(PyArray_BYTES(array) + (row_axis ? r * PyArray_STRIDE(array, 0) : 0), PyArray_TYPE(array),
-                         symbol);
-            embed(r, symbol);
+            int64_t token = -1;
+            read_integer(PyArray_BYTES(array) + (row_axis ? r * PyArray_STRIDE(array, 0) : 0), PyArray_TYPE(array),
+                         token);
+            embed(r, token);
         }
         return row_axis;
     }
 
-    void embed(int64_t row, int64_t symbol) {
-        if (symbol < 0 || symbol >= symbols_)
-            throw std::invalid_argument("there is no symbol " + std::to_string(symbol) + ": they are numbered from 0 to " +
-                                        std::to_string(symbols_ - 1));
+    void embed(int64_t row, int64_t token) {
+        if (token < 0 || token >= vocabulary_size_)
+            throw std::invalid_argument("token ids must be from 0 to " + std::to_string(vocabulary_size_ - 1) + ", got " +
+                                        std::to_string(token));
         const Rows<T> to = stream_.input();
-        std::memcpy(to.at + row * to.stride, embedding_.data() + symbol * stream_.input_width(),
+        std::memcpy(to.at + row * to.stride, embedding_.data() + token * stream_.input_width(),
                     stream_.input_width() * sizeof(T));
     }
 };
 
 template <class T> void bind_stream(nb::module_& m, const char* name) {
     using Bound = PythonStream<T>;
-    nb::class_<Bound>(m, name, "A stack of plans that runs a step at a time, its state inside.")
+    nb::class_<Bound>(m, name, "A stack of plans that runs one step at a time and keeps its state.")
         .def(nb::init<const typename Bound::Layers&, int64_t, nb::handle, const std::string&>(), "layers"_a, "rows"_a,
              "embedding"_a.none(), "isa"_a)
-        .def("step", &Bound::step, "x"_a.none(), "out"_a.none(), "Takes a step's input; gives the last layer's output.")
-        .def("state", &Bound::state, "k"_a, "A copy of a state, counted through all layers: [rows, width].")
+        .def("step", &Bound::step, "x"_a.none(), "out"_a.none(), "Run one step and return the last layer's output.")
+        .def("state", &Bound::state, "k"_a, "A copy of state `k`, counted over all layers: [rows, width].")
         .def("set_state", &Bound::set_state, "k"_a, "value"_a);
 }
 

@@ -1,4 +1,4 @@
-/// Binds streams: a call from Python costs as little as can be, so arrays are read and made by NumPy's C interface.
+/// Bindings of streams. They use NumPy's C API to keep the overhead of a call low.
 #pragma once
 
 #include <nanobind/nanobind.h>

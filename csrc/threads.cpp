@@ -14,8 +14,8 @@
 namespace throughtime {
 namespace {
 
-constexpr int most_threads = 256;
-constexpr std::chrono::microseconds longest_spin{100};
+constexpr int max_threads = 256;
+constexpr std::chrono::microseconds spin_time{100};
 
 void pause() {
 #if defined(__x86_64__)
@@ -25,7 +25,7 @@ void pause() {
 #endif
 }
 
-/// A thread that waits for its ticket to change, works, and counts itself off.
+/// A thread that waits for its ticket to change, works, then decrements `pending`.
 struct Worker {
     alignas(64) std::atomic<int> ticket{0};
 };
@@ -39,6 +39,8 @@ struct Pool {
     void grow(int count) {
         while (static_cast<int>(workers.size()) < count) {
             const int thread = static_cast<int>(workers.size()) + 1;
+            // Nothing may throw once the thread runs, or it would be left with a freed worker.
+            workers.reserve(workers.size() + 1);
             auto worker = std::make_unique<Worker>();
             std::thread(&Pool::serve, this, worker.get(), thread).detach();
             workers.push_back(std::move(worker));
@@ -55,11 +57,11 @@ struct Pool {
     }
 };
 
-// Never destroyed, since its threads are never joined; replaced in a forked child, which has no such threads.
+// Never destroyed, because its threads are never joined. Replaced in a forked child, which has no threads.
 Pool* pool = nullptr;
 bool forked = false;
 
-Pool& the_pool() {
+Pool& thread_pool() {
     static const bool made = [] {
         pool = new Pool;
         pthread_atfork(nullptr, nullptr, [] {
@@ -72,10 +74,10 @@ Pool& the_pool() {
     return *pool;
 }
 
-/// The OpenMP runtime that another library (torch) has brought into the process.
+/// The OpenMP runtime that another library, such as torch, has loaded.
 ///
-/// Its threads spin for milliseconds when their work is done, and two pools would fight for the cores: while
-/// it is there, a team borrows its threads.
+/// Its threads spin for milliseconds after their work, so a second pool would compete with them for the cores. If the
+/// runtime is loaded, a team uses its threads instead.
 struct OpenMP {
     void (*parallel)(void (*)(void*), void*, unsigned, unsigned);
     int (*thread_num)();
@@ -89,8 +91,8 @@ struct OpenMP {
                look_up(thread_limit, "omp_get_thread_limit");
     }
 
-    /// Whether a parallel region would have just as many threads as are asked for.
-    bool gives(int threads) const { return !in_parallel() && !get_dynamic() && thread_limit() >= threads; }
+    /// Whether a parallel region would have exactly this many threads.
+    bool supports(int threads) const { return !in_parallel() && !get_dynamic() && thread_limit() >= threads; }
 
 private:
     template <class F> static bool look_up(F& function, const char* name) {
@@ -99,15 +101,16 @@ private:
     }
 };
 
-/// Null where there is none, or in a forked child, where its threads are gone and it does not know.
+/// Null if none is loaded, or in a forked child, where its threads no longer exist.
 const OpenMP* openmp() {
     static OpenMP found;
+    static std::mutex mutex;
     static std::atomic<bool> known{false};
     if (forked) return nullptr;
     if (!known.load(std::memory_order_acquire)) {
-        OpenMP runtime;
-        if (!runtime.find()) return nullptr;
-        found = runtime;  // every thread would write the same
+        const std::lock_guard lock(mutex);
+        if (known.load(std::memory_order_relaxed)) return &found;
+        if (!found.find()) return nullptr;
         known.store(true, std::memory_order_release);
     }
     return &found;
@@ -122,22 +125,22 @@ void wait_while(const std::atomic<int>& value, int old) {
             if (value.load(std::memory_order_acquire) != old) return;
             pause();
         }
-    } while (std::chrono::steady_clock::now() - start < longest_spin);
+    } while (std::chrono::steady_clock::now() - start < spin_time);
     value.wait(old, std::memory_order_acquire);
 }
 
-Team::Team(int wanted) : size_(std::clamp(wanted, 1, most_threads)) {
+Team::Team(int wanted) : size_(std::clamp(wanted, 1, max_threads)) {
     if (size_ == 1) return;
-    if (!the_pool().in_use.try_lock()) {
+    if (!thread_pool().in_use.try_lock()) {
         size_ = 1;
         return;
     }
     const OpenMP* runtime = openmp();
-    borrowed_ = runtime && runtime->gives(size_);
-    if (borrowed_) return;
+    uses_openmp_ = runtime && runtime->supports(size_);
+    if (uses_openmp_) return;
     try {
         pool->grow(size_ - 1);
-    } catch (const std::exception&) {  // the system gives no more threads
+    } catch (const std::exception&) {  // the system's limit on threads
         size_ = static_cast<int>(pool->workers.size()) + 1;
         if (size_ == 1) pool->in_use.unlock();
     }
@@ -149,17 +152,17 @@ Team::~Team() {
 
 void Team::run(const std::function<void(int)>& work) {
     if (size_ == 1) work(0);
-    else if (borrowed_) run_borrowed(work);
-    else run_own(work);
+    else if (uses_openmp_) run_openmp(work);
+    else run_pool(work);
 }
 
-void Team::run_borrowed(const std::function<void(int)>& work) {
+void Team::run_openmp(const std::function<void(int)>& work) {
     openmp()->parallel(
         [](void* work) { (*static_cast<const std::function<void(int)>*>(work))(openmp()->thread_num()); },
         const_cast<std::function<void(int)>*>(&work), static_cast<unsigned>(size_), 0);
 }
 
-void Team::run_own(const std::function<void(int)>& work) {
+void Team::run_pool(const std::function<void(int)>& work) {
     pool->work = &work;
     pool->pending.store(size_ - 1, std::memory_order_release);
     for (int k = 0; k < size_ - 1; ++k) {

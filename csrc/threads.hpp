@@ -1,4 +1,4 @@
-/// A small pool of threads that wait by spinning for a bounded time, then sleep.
+/// A thread pool. Waiting threads spin for a bounded time, then sleep.
 #pragma once
 
 #include <atomic>
@@ -10,7 +10,7 @@ namespace throughtime {
 /// Waits until `value` is no longer `old`: spins for some microseconds, then sleeps.
 void wait_while(const std::atomic<int>& value, int old);
 
-/// Where a fixed number of threads wait for each other.
+/// A reusable barrier for a fixed number of threads.
 class Barrier {
 public:
     explicit Barrier(int count) : count_(count) {}
@@ -33,27 +33,27 @@ private:
     alignas(64) std::atomic<int> round_{0};
 };
 
-/// The use of the pool by one caller; while it lasts, other callers run on their own thread alone.
+/// Exclusive use of the pool by one caller. Meanwhile other callers run single-threaded.
 class Team {
 public:
-    /// Asks for `wanted` threads, the caller's included.
+    /// Requests `wanted` threads, including the caller's.
     explicit Team(int wanted);
     ~Team();
     Team(const Team&) = delete;
     Team& operator=(const Team&) = delete;
 
-    /// How many threads there are: as many as wanted, or one.
+    /// The number of threads available; may be fewer than requested.
     int size() const { return size_; }
 
-    /// Calls `work(0)` on this thread and `work(1)` to `work(size - 1)` on others; returns when all are done.
+    /// Calls `work(0)` on this thread and `work(1)` to `work(size - 1)` on others; returns when all have finished.
     void run(const std::function<void(int)>& work);
 
 private:
     int size_;
-    bool borrowed_ = false;  // whether the threads are another library's
+    bool uses_openmp_ = false;  // run on the threads of an OpenMP runtime already in the process
 
-    void run_own(const std::function<void(int)>& work);
-    void run_borrowed(const std::function<void(int)>& work);
+    void run_pool(const std::function<void(int)>& work);
+    void run_openmp(const std::function<void(int)>& work);
 };
 
 }  // namespace throughtime

@@ -1,4 +1,4 @@
-/// Memory that a run needs for itself.
+/// Scratch memory of a run.
 #pragma once
 
 #include <algorithm>
@@ -9,15 +9,15 @@
 
 namespace throughtime {
 
-/// Hands out pieces of few blocks of memory.
+/// A bump allocator over a few blocks.
 class Workspace {
 public:
     Workspace() = default;
     Workspace(const Workspace&) = delete;
     Workspace& operator=(const Workspace&) = delete;
 
-    /// Room for `count` elements, with a cache line to spare behind them.
-    template <class T> T* room(int64_t count) {
+    /// Memory for `count` elements and one spare cache line.
+    template <class T> T* allocate(int64_t count) {
         const int64_t bytes = round_up(checked_product(count, sizeof(T)), cache_line) + cache_line;
         if (used_.empty() || free_ + bytes > used_.back().bytes()) {
             used_.emplace_back(std::max(bytes, smallest));
@@ -32,7 +32,7 @@ private:
     static constexpr int64_t smallest = int64_t{1} << 18;
 
     std::vector<Block> used_;
-    int64_t free_ = 0;  // where the last block's free part begins
+    int64_t free_ = 0;  // offset of the last block's free part
 };
 
 }  // namespace throughtime

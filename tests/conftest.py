@@ -3,6 +3,9 @@
 import importlib
 import os
 
+# One thread per test process: `make test` runs one process per core. Tests of threads ask for theirs.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 

@@ -175,7 +175,7 @@ def test_an_edit_sees_the_vectors() -> None:
 def test_a_symbol_that_is_not_in_the_table() -> None:
     table, symbols = given()
     symbols[2, 1] = ROWS
-    with pytest.raises(ProgramError, match="a symbol is 5 where the program takes 0 to 4"):
+    with pytest.raises(ProgramError, match="token ids must be from 0 to 4, got 5"):
         layer()(symbols, table=table)
     # The usual way, which a batch first takes.
     with pytest.raises(UserError, match="the symbols are 0 to 5, where a table of 5 rows has 0 to 4"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from throughtime import cells
     from throughtime.checking import check
+    from throughtime.engines.native import release_memory
     from throughtime.exchange.keras_in import from_keras
     from throughtime.exchange.onnx.reading import from_onnx
     from throughtime.exchange.onnx.writing import to_onnx
@@ -30,6 +31,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "cells": "throughtime.cells",
     "check": "throughtime.checking",
+    "release_memory": "throughtime.engines.native",
     "from_keras": "throughtime.exchange.keras_in",
     "from_onnx": "throughtime.exchange.onnx.reading",
     "to_onnx": "throughtime.exchange.onnx.writing",
@@ -66,7 +68,7 @@ _EXTRAS = {"torch": "torch", "onnx": "onnx"} | dict.fromkeys(
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
     "cell", "cells", "check", "edit", "evaluate", "freeze", "from_keras", "from_onnx", "from_torch", "load", "record",
-    "restore", "sample", "save", "to_onnx", "to_torch", "train",
+    "release_memory", "restore", "sample", "save", "to_onnx", "to_torch", "train",
 ]  # fmt: skip
 
 

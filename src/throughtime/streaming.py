@@ -231,7 +231,7 @@ def _head_plan(symbols: int, width: int) -> Any:
     y = plan.add_buffer("output", 0, symbols, 0.0)
     bias = plan.add_buffer("parameter", 1, symbols, 0.0)
     plan.add_stage("step")
-    plan.add_linear(0, False, (y, 0), (x, 0), (bias, 0))
+    plan.add_gemm(0, False, (y, 0), (x, 0), (bias, 0))
     return plan
 
 

@@ -206,7 +206,7 @@ def test_what_does_not_fit_is_refused(change: str) -> None:
 
 def test_batch_sizes_that_grow_are_refused() -> None:
     program = cells.get("gru").program(3, 4)
-    with pytest.raises(ValueError, match="batch sizes"):
+    with pytest.raises(ValueError, match="batch_sizes must be"):
         run_on(NativeEngine(), program, 3, *random_arguments(program, 3, 2), [1, 2, 1])
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from helpers import flat, random_arguments, run_on
 
+import throughtime
 from throughtime import cells
 from throughtime.engines.base import Result
 from throughtime.engines.native import NativeEngine
@@ -81,3 +82,14 @@ def test_what_is_kept_is_bounded() -> None:
     del held
     gc.collect()
     assert resident() - before < 300 << 20  # 256 MiB, and what the runs themselves took
+
+
+def test_pooled_memory_is_released_on_request() -> None:
+    kept, wanted = results()
+    del kept.outputs[1:]  # a result that is still in use keeps its memory
+    throughtime.release_memory()
+    results()
+    gc.collect()
+    assert throughtime.release_memory() >= STEPS * ROWS * 64 * 4
+    assert throughtime.release_memory() == 0
+    assert torch.equal(kept.outputs[0], wanted[0])

@@ -13,84 +13,84 @@ from hypothesis import strategies as st
 from throughtime._native import Plan, operations, run
 
 INT64 = 1 << 63
-HOMES = ("input", "output", "previous", "next", "parameter", "constant", "kept", "passing", "scratch")
+STORAGES = ("input", "output", "previous", "next", "parameter", "constant", "per_chunk", "per_step", "scratch")
 
 
 def small_plan() -> tuple[Plan, dict[str, int]]:
-    """A plan with a buffer of each home, of width 4, and one stage."""
+    """A plan with a buffer of each storage, of width 4, and one stage."""
     plan = Plan([4, 4], [4], [4], [(4, 0), (4, 4)], [(4, 0), (4, 4)], False, [1], [0.0])
-    buffers = {home: plan.add_buffer(home, 0, 4, 1.0) for home in HOMES}
-    buffers["symbols"] = plan.add_buffer("symbols", 1, 4, 0.0)
+    buffers = {storage.removeprefix("per_"): plan.add_buffer(storage, 0, 4, 1.0) for storage in STORAGES}
+    buffers["tokens"] = plan.add_buffer("token_ids", 1, 4, 0.0)
     plan.add_stage("step")
     return plan, buffers
 
 
 REFUSED: dict[str, Callable[[Plan, dict[str, int]], Any]] = {
-    "a home that is none": lambda plan, at: plan.add_buffer("cellar", 0, 4, 0.0),
+    "an unknown storage": lambda plan, at: plan.add_buffer("cellar", 0, 4, 0.0),
     "an input that is not there": lambda plan, at: plan.add_buffer("input", 2, 4, 0.0),
     "an input that is given as symbols": lambda plan, at: plan.add_buffer("input", 1, 4, 0.0),
-    "symbols that are an input": lambda plan, at: plan.add_buffer("symbols", 0, 4, 0.0),
-    "symbols of another width": lambda plan, at: plan.add_buffer("symbols", 1, 5, 0.0),
-    "an operation on symbols": lambda plan, at: plan.add_operation("tanh", 4, (at["kept"], 0), [(at["symbols"], 0)]),
-    "symbols that are written": lambda plan, at: plan.add_linear(1, False, (at["symbols"], 0), (at["input"], 0), None),
-    "sums that begin at symbols": lambda plan, at: plan.add_linear(
-        1, False, (at["kept"], 0), (at["input"], 0), (at["symbols"], 0)
+    "symbols that are an input": lambda plan, at: plan.add_buffer("token_ids", 0, 4, 0.0),
+    "symbols of another width": lambda plan, at: plan.add_buffer("token_ids", 1, 5, 0.0),
+    "an operation on symbols": lambda plan, at: plan.add_operation("tanh", 4, (at["chunk"], 0), [(at["tokens"], 0)]),
+    "symbols that are written": lambda plan, at: plan.add_gemm(1, False, (at["tokens"], 0), (at["input"], 0), None),
+    "sums that begin at symbols": lambda plan, at: plan.add_gemm(
+        1, False, (at["chunk"], 0), (at["input"], 0), (at["tokens"], 0)
     ),
-    "a sum of symbols": lambda plan, at: plan.add_term(0, [(at["symbols"], 0)]),
-    "symbols on the left": lambda plan, at: plan.add_term(1, [(at["symbols"], 0), (at["input"], 0)]),
+    "a sum of symbols": lambda plan, at: plan.add_term(0, [(at["tokens"], 0)]),
+    "symbols on the left": lambda plan, at: plan.add_term(1, [(at["tokens"], 0), (at["input"], 0)]),
     "a sum in part of symbols": lambda plan, at: (
-        plan.add_term(1, [(at["kept"], 0), (at["symbols"], 0)]),
-        plan.add_term(1, [(at["kept"], 0), (at["input"], 0)]),
+        plan.add_term(1, [(at["chunk"], 0), (at["tokens"], 0)]),
+        plan.add_term(1, [(at["chunk"], 0), (at["input"], 0)]),
     ),
     "a negative output": lambda plan, at: plan.add_buffer("output", -1, 4, 0.0),
     "a state far away": lambda plan, at: plan.add_buffer("next", INT64 - 1, 4, 0.0),
     "an input of another width": lambda plan, at: plan.add_buffer("input", 0, 5, 0.0),
     "a matrix as a vector": lambda plan, at: plan.add_buffer("parameter", 1, 4, 0.0),
-    "a negative width": lambda plan, at: plan.add_buffer("kept", 0, -1, 0.0),
-    "a width beyond all reason": lambda plan, at: plan.add_buffer("kept", 0, 1 << 32, 0.0),
+    "a negative width": lambda plan, at: plan.add_buffer("per_chunk", 0, -1, 0.0),
+    "a width beyond all reason": lambda plan, at: plan.add_buffer("per_chunk", 0, 1 << 32, 0.0),
     "a phase that is none": lambda plan, at: plan.add_stage("never"),
-    "an operation that is none": lambda plan, at: plan.add_operation("erf", 4, (at["kept"], 0), [(at["input"], 0)]),
-    "too few values": lambda plan, at: plan.add_operation("add", 4, (at["kept"], 0), [(at["input"], 0)]),
-    "too many values": lambda plan, at: plan.add_operation("tanh", 4, (at["kept"], 0), [(at["input"], 0)] * 5),
+    "an operation that is none": lambda plan, at: plan.add_operation("erf", 4, (at["chunk"], 0), [(at["input"], 0)]),
+    "too few values": lambda plan, at: plan.add_operation("add", 4, (at["chunk"], 0), [(at["input"], 0)]),
+    "too many values": lambda plan, at: plan.add_operation("tanh", 4, (at["chunk"], 0), [(at["input"], 0)] * 5),
     "a buffer that is not there": lambda plan, at: plan.add_operation("tanh", 4, (99, 0), [(at["input"], 0)]),
     "a negative buffer": lambda plan, at: plan.add_operation("tanh", 4, (-1, 0), [(at["input"], 0)]),
-    "beyond the end": lambda plan, at: plan.add_operation("tanh", 4, (at["kept"], 1), [(at["input"], 0)]),
-    "before the start": lambda plan, at: plan.add_operation("tanh", 2, (at["kept"], -1), [(at["input"], 0)]),
+    "beyond the end": lambda plan, at: plan.add_operation("tanh", 4, (at["chunk"], 1), [(at["input"], 0)]),
+    "before the start": lambda plan, at: plan.add_operation("tanh", 2, (at["chunk"], -1), [(at["input"], 0)]),
     "an end that wraps around": lambda plan, at: plan.add_operation(
-        "tanh", 2, (at["kept"], INT64 - 1), [(at["input"], 0)]
+        "tanh", 2, (at["chunk"], INT64 - 1), [(at["input"], 0)]
     ),
-    "too wide a source": lambda plan, at: plan.add_operation("row_sum", 5, (at["kept"], 0), [(at["input"], 0)]),
-    "an input that is written": lambda plan, at: plan.add_operation("tanh", 4, (at["input"], 0), [(at["kept"], 0)]),
-    "a parameter that is written": lambda plan, at: plan.add_linear(
+    "too wide a source": lambda plan, at: plan.add_operation("row_sum", 5, (at["chunk"], 0), [(at["input"], 0)]),
+    "an input that is written": lambda plan, at: plan.add_operation("tanh", 4, (at["input"], 0), [(at["chunk"], 0)]),
+    "a parameter that is written": lambda plan, at: plan.add_gemm(
         1, False, (at["parameter"], 0), (at["input"], 0), None
     ),
-    "a product with a vector": lambda plan, at: plan.add_linear(0, False, (at["kept"], 0), (at["input"], 0), None),
-    "a product with nothing": lambda plan, at: plan.add_linear(2, False, (at["kept"], 0), (at["input"], 0), None),
-    "rows beyond a matrix": lambda plan, at: plan.add_linear(1, False, (at["kept"], 0), (at["input"], 0), None, (1, 4)),
-    "rows that wrap around": lambda plan, at: plan.add_linear(
-        1, False, (at["kept"], 0), (at["input"], 0), None, (INT64 - 1, 2)
+    "a product with a vector": lambda plan, at: plan.add_gemm(0, False, (at["chunk"], 0), (at["input"], 0), None),
+    "a product with nothing": lambda plan, at: plan.add_gemm(2, False, (at["chunk"], 0), (at["input"], 0), None),
+    "rows beyond a matrix": lambda plan, at: plan.add_gemm(1, False, (at["chunk"], 0), (at["input"], 0), None, (1, 4)),
+    "rows that wrap around": lambda plan, at: plan.add_gemm(
+        1, False, (at["chunk"], 0), (at["input"], 0), None, (INT64 - 1, 2)
     ),
-    "no rows": lambda plan, at: plan.add_linear(1, False, (at["kept"], 0), (at["input"], 0), None, (0, 0)),
-    "some rows of a transposed matrix": lambda plan, at: plan.add_linear(
-        1, True, (at["kept"], 0), (at["input"], 0), None, (0, 1)
+    "no rows": lambda plan, at: plan.add_gemm(1, False, (at["chunk"], 0), (at["input"], 0), None, (0, 0)),
+    "some rows of a transposed matrix": lambda plan, at: plan.add_gemm(
+        1, True, (at["chunk"], 0), (at["input"], 0), None, (0, 1)
     ),
-    "a product with scratch": lambda plan, at: plan.add_linear(1, False, (at["kept"], 0), (at["scratch"], 0), None),
-    "sums that begin outside": lambda plan, at: plan.add_linear(
-        1, False, (at["kept"], 0), (at["input"], 0), (at["passing"], 1)
+    "a product with scratch": lambda plan, at: plan.add_gemm(1, False, (at["chunk"], 0), (at["scratch"], 0), None),
+    "sums that begin outside": lambda plan, at: plan.add_gemm(
+        1, False, (at["chunk"], 0), (at["input"], 0), (at["step"], 1)
     ),
     "a sum of nothing": lambda plan, at: plan.add_term(0, []),
-    "a sum of three": lambda plan, at: plan.add_term(1, [(at["kept"], 0)] * 3),
-    "a sum that is not there": lambda plan, at: plan.add_term(2, [(at["kept"], 0)]),
-    "a vector of products": lambda plan, at: plan.add_term(0, [(at["kept"], 0)] * 2),
-    "a matrix of one vector": lambda plan, at: plan.add_term(1, [(at["kept"], 0)]),
-    "a sum of what is gone": lambda plan, at: plan.add_term(0, [(at["passing"], 0)]),
-    "a sum beyond the end": lambda plan, at: plan.add_term(1, [(at["kept"], 0), (at["input"], 1)]),
+    "a sum of three": lambda plan, at: plan.add_term(1, [(at["chunk"], 0)] * 3),
+    "a sum that is not there": lambda plan, at: plan.add_term(2, [(at["chunk"], 0)]),
+    "a vector of products": lambda plan, at: plan.add_term(0, [(at["chunk"], 0)] * 2),
+    "a matrix of one vector": lambda plan, at: plan.add_term(1, [(at["chunk"], 0)]),
+    "a sum of what is gone": lambda plan, at: plan.add_term(0, [(at["step"], 0)]),
+    "a sum beyond the end": lambda plan, at: plan.add_term(1, [(at["chunk"], 0), (at["input"], 1)]),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
 def test_what_is_no_plan_is_refused(what: str) -> None:
-    with pytest.raises(ValueError, match=r"the plan is not valid|a term has"):
+    with pytest.raises(ValueError, match=r"the plan is not valid|a term must have"):
         REFUSED[what](*small_plan())
 
 
@@ -127,7 +127,7 @@ def test_without_a_stage_nothing_is_done() -> None:
 def test_memory_that_cannot_be_is_refused() -> None:
     plan = Plan([1], [1], [1], [], [], False, [], [0.0])
     for _ in range(3):
-        plan.add_buffer("kept", 0, 1 << 31, 0.0)
+        plan.add_buffer("per_chunk", 0, 1 << 31, 0.0)
         plan.add_buffer("scratch", 0, 1 << 31, 0.0)
     states = [np.zeros((1 << 15, 1), np.float32)]
     with pytest.raises((ValueError, MemoryError)):
@@ -146,7 +146,7 @@ calls = st.one_of(
         st.lists(places, min_size=1, max_size=4),
     ),
     st.tuples(
-        st.just("add_linear"),
+        st.just("add_gemm"),
         st.integers(-1, 5),
         st.booleans(),
         places,
@@ -160,7 +160,9 @@ calls = st.one_of(
 
 @settings(max_examples=150)
 @given(
-    buffers=st.lists(st.tuples(st.sampled_from(HOMES), st.integers(0, 2), st.sampled_from([1, 4, 20, 40])), max_size=5),
+    buffers=st.lists(
+        st.tuples(st.sampled_from(STORAGES), st.integers(0, 2), st.sampled_from([1, 4, 20, 40])), max_size=5
+    ),
     made=st.lists(calls, min_size=5, max_size=60),
     steps=st.integers(0, 3),
     rows=st.sampled_from([0, 1, 3, 40]),
@@ -172,10 +174,10 @@ def test_what_was_not_refused_can_be_run(
     # What it computes means nothing; under sanitizers (make sanitize) no element outside its memory is touched.
     widths, shapes = [1, 4, 40], [(4, 0), (40, 0), (4, 40), (40, 20), (1, 1), (20, 4)]
     plan = Plan([*widths, 40, 20], widths, widths, shapes, shapes[:4], reverse, [3, 4], [0.0] * len(widths))
-    for home in HOMES:
-        plan.add_buffer(home, *((1, 40, 1.0) if home == "parameter" else (2, 40, 1.0)))
+    for storage in STORAGES:
+        plan.add_buffer(storage, *((1, 40, 1.0) if storage == "parameter" else (2, 40, 1.0)))
     for k, width in ((3, 40), (4, 20)):
-        plan.add_buffer("symbols", k, width, 0.0)
+        plan.add_buffer("token_ids", k, width, 0.0)
     for buffer in buffers:
         _tried(plan.add_buffer, *buffer, 0.5)
     plan.add_stage("step")

@@ -156,14 +156,14 @@ def test_what_is_recorded_changes_no_bit(engine: NativeEngine) -> None:
 @pytest.mark.parametrize("count", [1, 31, 32, 33, 99_999, 100_000, 200_037])
 def test_dropout_for_any_number_of_threads_and_instruction_set(count: int) -> None:
     x = torch.randn(count, dtype=torch.float64)
-    alone = _native.thinned(x, 7, 0.7, 2.0)
+    alone = _native.dropout(x, 7, 0.7, 2.0)
     assert torch.equal(alone, torch.where(alone != 0, 2 * x, 0.0))
     for isa in _native.instruction_sets():
         for threads in (1, 2, 3):
-            assert torch.equal(_native.thinned(x, 7, 0.7, 2.0, threads, isa), alone)
-            assert torch.equal(_native.thinned(x.float(), 7, 0.7, 2.0, threads, isa), alone.float())
-    assert torch.equal(torch.from_numpy(_native.thinned(x.numpy(), 7, 0.7, 2.0)), alone)
-    assert not torch.equal(_native.thinned(x, 8, 0.7, 2.0), alone) or count < 9
+            assert torch.equal(_native.dropout(x, 7, 0.7, 2.0, threads, isa), alone)
+            assert torch.equal(_native.dropout(x.float(), 7, 0.7, 2.0, threads, isa), alone.float())
+    assert torch.equal(torch.from_numpy(_native.dropout(x.numpy(), 7, 0.7, 2.0)), alone)
+    assert not torch.equal(_native.dropout(x, 8, 0.7, 2.0), alone) or count < 9
     for kept in (-0.1, 1.1, float("nan")):
-        with pytest.raises(ValueError, match="a chance is 0 to 1"):
-            _native.thinned(x, 7, kept, 2.0)
+        with pytest.raises(ValueError, match="keep_probability must be from 0 to 1"):
+            _native.dropout(x, 7, kept, 2.0)

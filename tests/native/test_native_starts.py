@@ -78,6 +78,6 @@ def test_nothing_to_do(engine: NativeEngine, steps: int, rows: int) -> None:
 
 
 def test_without_inputs_they_must_be_given(engine: NativeEngine) -> None:
-    with pytest.raises(ValueError, match="without inputs the states must be given"):
+    with pytest.raises(ValueError, match="states are required if there are no inputs"):
         run_on(engine, COUNTER, 3, [], None, [])
     assert_same(run_on(engine, COUNTER, 3, [], [torch.zeros(2, 4)], []).states, [torch.full((2, 4), 3.0)])

@@ -155,14 +155,14 @@ def test_what_is_given_as_symbols_is_checked(engine: NativeEngine, make: object)
         wrong = given[0].clone()
         wrong[3, 2] = bad
         array = make(wrong.numpy())  # type: ignore[operator]
-        with pytest.raises(ProgramError, match=f"a symbol is {bad} where the program takes 0 to 4"):
+        with pytest.raises(ProgramError, match=f"token ids must be from 0 to 4, got {bad}"):
             outputs(array)
         ended = outputs(array, [3, 3, 3, 2])  # that row is not active at that step
         assert torch.equal(ended[0][3, :2], wanted[0][3, :2])
     for kind in (np.int32, np.uint64, np.float64, np.bool_):
-        with pytest.raises(ProgramError, match=r"takes \(4, 3\) of int64"):
+        with pytest.raises(ProgramError, match=r"expected an array of shape \(4, 3\) of int64"):
             outputs(make(given[0].numpy().astype(kind)))  # type: ignore[operator]
-    with pytest.raises(ProgramError, match=r"takes \(4, 3\) of int64"):
+    with pytest.raises(ProgramError, match=r"expected an array of shape \(4, 3\) of int64"):
         outputs(right[:3])
 
 

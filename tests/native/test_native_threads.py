@@ -49,7 +49,7 @@ def test_it_survives_fork() -> None:
 @pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is no second processor")
 def test_word_passes_between_two_threads() -> None:
     # In less, light goes no further than 30 cm; a machine that is busy may take long.
-    assert 1e-9 < _native.handover() < 1.0
+    assert 1e-9 < _native.core_to_core_latency() < 1.0
 
 
 def test_no_thread_is_busy_when_there_is_no_work() -> None:
@@ -168,4 +168,4 @@ def test_the_environment_chooses_the_instruction_set() -> None:
 
 def test_an_unknown_instruction_set_is_refused() -> None:
     source = PREPARE + "\ntry: run()\nexcept ValueError as error: print(error)"
-    assert "no instruction set mmx" in run_python(source, THROUGHTIME_ISA="mmx")
+    assert "no instruction set named mmx" in run_python(source, THROUGHTIME_ISA="mmx")

@@ -53,7 +53,9 @@ class Quiet:
     def _measured(self) -> Look:
         from throughtime import _native
 
-        return Look(_native.fma_peak(self._threads, _PEAK), _native.handover() if self._threads > 1 else 0.0)
+        return Look(
+            _native.fma_peak(self._threads, _PEAK), _native.core_to_core_latency() if self._threads > 1 else 0.0
+        )
 
 
 @cache

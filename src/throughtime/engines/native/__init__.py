@@ -72,7 +72,7 @@ class NativeEngine:
             else:
                 of = inputs, states, parameters, batch_sizes, packed, accumulate_into, threads, self.instruction_set
                 found = _native.run(lower(program), steps, *of)
-        except _native.Misfit as error:
+        except _native.ShapeMismatch as error:
             raise ProgramError(f"{error}.") from None
         return Result(*found)
 
@@ -85,7 +85,7 @@ class NativeEngine:
 
     def chunk_steps(self, rows: int) -> int:
         """See `throughtime.engines.base.Engine.chunk_steps`."""
-        return int(_native.steps_together(rows))
+        return int(_native.chunk_steps(rows))
 
 
 def thinned(x: Any, kept: float, scale: float, seed: int) -> Any:
@@ -97,8 +97,20 @@ def thinned(x: Any, kept: float, scale: float, seed: int) -> Any:
         scale: what it is then multiplied by.
         seed: tells which are kept, the same for any number of threads; 0 to 2^63.
     """
-    found: Any = _native.thinned(x.reshape(-1), seed, kept, scale, _default_threads())
+    found: Any = _native.dropout(x.reshape(-1), seed, kept, scale, _default_threads())
     return found.reshape(x.shape)
+
+
+def release_memory() -> int:
+    """Free the native engine's pooled memory.
+
+    The engine keeps up to 256 MiB of freed memory for later runs, because fresh pages from the system are slow. Memory
+    of existing tensors and arrays isn't affected.
+
+    Returns:
+        The number of bytes freed; 0 if the native engine isn't built.
+    """
+    return 0 if _native is None else _native.release_memory()
 
 
 def instruction_sets() -> list[str]:

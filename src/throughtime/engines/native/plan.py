@@ -192,10 +192,10 @@ class _Lowering:
             lasting = self._lasting(sharing)
             if instruction.op in LEAVES:
                 self.homes[id] = (self._leaf(instruction), 0)
-                if instruction.op == PREVIOUS and lasting == "kept":
-                    buffer = output_of[id] if id in output_of else self._buffer("kept", instruction.width)
+                if instruction.op == PREVIOUS and lasting == "per_chunk":
+                    buffer = output_of[id] if id in output_of else self._buffer("per_chunk", instruction.width)
                     self.durable[id] = (buffer, 0)
-            elif id in next_of and lasting != "kept" and self.moments[id].phase == STEP:
+            elif id in next_of and lasting != "per_chunk" and self.moments[id].phase == STEP:
                 self.homes[id] = (next_of[id], 0)
             elif id in output_of:
                 self.homes[id] = (output_of[id], 0)
@@ -210,14 +210,14 @@ class _Lowering:
         moments = {moment for moment, _ in touched}
         if len(moments) == 1 and not any(product for _, product in touched):
             return "scratch"
-        return "passing" if {moment.phase for moment in moments} == {STEP} else "kept"
+        return "per_step" if {moment.phase for moment in moments} == {STEP} else "per_chunk"
 
     def _leaf(self, instruction: Instruction) -> int:
         if instruction.op == CONSTANT:
             return self._buffer("constant", instruction.width, 0, instruction["value"])
         home = {INPUT: "input", PREVIOUS: "previous", PARAMETER: "parameter"}[instruction.op]
         if instruction.op == INPUT and self.program.inputs[instruction["index"]].one_hot:
-            home = "symbols"
+            home = "token_ids"
         return self._buffer(home, instruction.width, instruction["index"])
 
     def _buffer(self, home: str, width: int, index: int = 0, value: float = 0.0) -> int:
@@ -308,7 +308,7 @@ class _Lowering:
             begin = sources[1] if len(sources) == 2 else None
             words: dict[str, Any] = dict(instruction.attributes)
             rows = (words["first"], instruction.width) if "first" in words else None
-            self.plan.add_linear(words["weight"], instruction.op == "linear_transposed", to, sources[0], begin, rows)
+            self.plan.add_gemm(words["weight"], instruction.op == "linear_transposed", to, sources[0], begin, rows)
         else:
             # What is taken and what is given are equally wide, or one of them is one element.
             width = max(instruction.width, *(self.body[arg].width for arg in instruction.args))

@@ -6,50 +6,49 @@
 
 namespace throughtime::THROUGHTIME_ISA {
 
-/// Vectors side by side in a panel.
+/// Vectors per row of a panel.
 constexpr int panel_vectors = 2;
 template <class T> constexpr int panel_width = panel_vectors * lanes<T>;
-/// Rows of a tile: its accumulators, a row of the panel and one element fit the registers.
+/// Rows of a register tile: its accumulators, a row of the panel and one broadcast element fit the registers.
 constexpr int tile_rows = vector_registers == 32 ? 12 : 6;
 
-/// How many panels a tile of few rows takes at once at most, so that enough chains run side by side.
-constexpr int most_panels = 4;
-constexpr int panels_beside(int64_t rows) {
+/// The most panels that a tile of few rows computes at once, to have enough independent multiply-add chains.
+constexpr int max_panels = 4;
+constexpr int panels_per_tile(int64_t rows) {
     const int64_t panels = tile_rows / rows;
-    return static_cast<int>(panels > most_panels ? most_panels : panels);
+    return static_cast<int>(panels > max_panels ? max_panels : panels);
 }
 
-/// How the left factor lies in memory: in rows, or packed as panels of `tile_rows` columns.
+/// The layout of the left factor: row-major, or packed into panels of `tile_rows` columns.
 enum class Left { rows, packed };
 
-/// One tile: `rows` rows of the left factor times `panels` panels of the right, each `apart` panels behind the one
-/// before.
+/// A register tile: `rows` rows of the left factor times `panels` panels of the right, `panel_stride` panels apart.
 template <class T, int rows, int panels, Left layout> struct Tile {
     static constexpr int vectors = panels * panel_vectors, width = vectors * lanes<T>;
-    int64_t apart;
+    int64_t panel_stride;
     Vector<T> sum[rows][vectors];
 
-    /// Begins every sum at zero, or at what the first `columns` columns of `start` have.
+    /// Initializes the sums to zero or to the first `columns` columns of `start`.
     THROUGHTIME_INLINE void begin(Rows<const T> start, int64_t columns) {
         if (!start.at)
-            each(start, [](Vector<T>& sum, const T*, int64_t) THROUGHTIME_LAMBDA { sum = Vector<T>{}; });
+            for_each(start, [](Vector<T>& sum, const T*, int64_t) THROUGHTIME_LAMBDA { sum = Vector<T>{}; });
         else if (columns >= width)
-            each(start, [](Vector<T>& sum, const T* from, int64_t column) THROUGHTIME_LAMBDA {
+            for_each(start, [](Vector<T>& sum, const T* from, int64_t column) THROUGHTIME_LAMBDA {
                 sum = load(from + column);
             });
         else
-            each(start, [columns](Vector<T>& sum, const T* from, int64_t column) THROUGHTIME_LAMBDA {
+            for_each(start, [columns](Vector<T>& sum, const T* from, int64_t column) THROUGHTIME_LAMBDA {
                 sum = load_within(from + column, columns - column);
             });
     }
 
     THROUGHTIME_INLINE void multiply(const T* left, int64_t stride, const T* right, int64_t depth) {
-        const int64_t beside = apart * depth * panel_width<T>;
+        const int64_t next_panel = panel_stride * depth * panel_width<T>;
         for (int64_t k = 0; k < depth; ++k) {
             Vector<T> across[vectors];
 #pragma GCC unroll 8
             for (int j = 0; j < vectors; ++j)
-                across[j] = load(right + j / panel_vectors * beside + j % panel_vectors * lanes<T>);
+                across[j] = load(right + j / panel_vectors * next_panel + j % panel_vectors * lanes<T>);
 #pragma GCC unroll 12
             for (int i = 0; i < rows; ++i) {
                 Vector<T> down = broadcast(layout == Left::rows ? left[i * stride] : left[i]);
@@ -63,40 +62,40 @@ template <class T, int rows, int panels, Left layout> struct Tile {
 
     /// Adds the same row of the right factor to every row.
     THROUGHTIME_INLINE void add(const T* right) {
-        each(Rows<const T>{right, 0}, [](Vector<T>& sum, const T* from, int64_t column) THROUGHTIME_LAMBDA {
+        for_each(Rows<const T>{right, 0}, [](Vector<T>& sum, const T* from, int64_t column) THROUGHTIME_LAMBDA {
             sum = sum + load(from + column);
         });
     }
 
-    /// Writes the tile's first `columns` columns, or adds them to what is there.
+    /// Writes the tile's first `columns` columns to `to` or adds them to it.
     template <bool add> THROUGHTIME_INLINE void put(Rows<T> to, int64_t columns) {
         if (columns >= width)
-            each(to, [](Vector<T>& sum, T* out, int64_t column) THROUGHTIME_LAMBDA {
+            for_each(to, [](Vector<T>& sum, T* out, int64_t column) THROUGHTIME_LAMBDA {
                 store(out + column, add ? load(out + column) + sum : sum);
             });
         else
-            each(to, [columns](Vector<T>& sum, T* out, int64_t column) THROUGHTIME_LAMBDA {
+            for_each(to, [columns](Vector<T>& sum, T* out, int64_t column) THROUGHTIME_LAMBDA {
                 const int64_t left = columns - column;
                 store_within(out + column, add ? load_within(out + column, left) + sum : sum, left);
             });
     }
 
 private:
-    /// Visits every sum, with its row in memory and its column there.
+    /// Calls `visit(sum, row, column)` for every sum.
     ///
-    /// Unrolled, as only what is not indexed at run time stays in registers.
-    template <class U, class Visit> THROUGHTIME_INLINE void each(Rows<U> beside, Visit visit) {
+    /// Unrolled: the compiler keeps an array in registers only if no index is a run-time value.
+    template <class U, class Visit> THROUGHTIME_INLINE void for_each(Rows<U> rows_of_tile, Visit visit) {
 #pragma GCC unroll 12
         for (int i = 0; i < rows; ++i) {
 #pragma GCC unroll 8
             for (int j = 0; j < vectors; ++j)
-                visit(sum[i][j], beside.at,
-                      j / panel_vectors * apart * panel_width<T> + j % panel_vectors * lanes<T>);
-            beside.at += beside.stride;
+                visit(sum[i][j], rows_of_tile.at,
+                      j / panel_vectors * panel_stride * panel_width<T> + j % panel_vectors * lanes<T>);
+            rows_of_tile.at += rows_of_tile.stride;
         }
     }
 
-    /// As many lanes as are left of a row, none included.
+    /// Loads the lanes left of a row, possibly none.
     static THROUGHTIME_INLINE Vector<T> load_within(const T* from, int64_t left) {
         return left <= 0 ? Vector<T>{} : load_first(from, left < lanes<T> ? static_cast<int>(left) : lanes<T>);
     }
@@ -107,9 +106,9 @@ private:
 
 template <class T, int rows, int panels, Left layout, bool add>
 void tile(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth, int64_t columns,
-          int64_t apart) {
+          int64_t panel_stride) {
     Tile<T, rows, panels, layout> tile;
-    tile.apart = panels > 1 ? apart : 1;
+    tile.panel_stride = panels > 1 ? panel_stride : 1;
     tile.begin(start, columns);
     tile.multiply(left.at, left.stride, right, depth);
     tile.template put<add>(to, columns);
@@ -117,16 +116,16 @@ void tile(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, i
 
 template <class T>
 using TileFunction = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth,
-                              int64_t columns, int64_t apart);
+                              int64_t columns, int64_t panel_stride);
 
-/// The tiles by rows and panels, each counted from one; those of many rows have fewer panels.
+/// The tile kernels by number of rows and of panels, each from 1. Tiles of many rows have fewer panels.
 template <class T, Left layout, bool add> struct Tiles {
-    TileFunction<T> of[tile_rows][most_panels] = {};
+    TileFunction<T> of[tile_rows][max_panels] = {};
 
     constexpr Tiles() { add_rows<tile_rows>(); }
 
     template <int rows> constexpr void add_rows() {
-        add_panels<rows, panels_beside(rows)>();
+        add_panels<rows, panels_per_tile(rows)>();
         if constexpr (rows > 1) add_rows<rows - 1>();
     }
     template <int rows, int panels> constexpr void add_panels() {
@@ -136,79 +135,77 @@ template <class T, Left layout, bool add> struct Tiles {
 };
 template <class T, Left layout, bool add> constexpr Tiles<T, layout, add> tiles;
 
-/// The size of the next piece when `count` things are left: as few pieces as can be, as even as can be.
+/// The size of the next piece of `count` remaining items: the fewest pieces of at most `most`, of nearly equal size.
 THROUGHTIME_INLINE int64_t next_piece(int64_t count, int64_t most) {
     if (count <= most) return count;
     const int64_t pieces = (count + most - 1) / most;
     return (count + pieces - 1) / pieces;
 }
 
-/// Calls `visit(first, count)` for the pieces of at most `most` things each that lie between two bounds.
+/// Calls `visit(first, count)` for pieces of at most `most` items of a range.
 template <class Visit>
-THROUGHTIME_INLINE void each_piece(int64_t first, int64_t last, int64_t most, bool backward, Visit visit) {
+THROUGHTIME_INLINE void for_each_piece(int64_t first, int64_t last, int64_t most, bool backward, Visit visit) {
     for (int64_t left = last - first, count; left > 0; left -= count) {
         count = next_piece(left, most);
         visit(backward ? first + left - count : last - left, count);
     }
 }
 
-/// Calls `visit(panel, count, apart)` for all panels that take part, as many at once as `most`: each `apart` behind
-/// the one before.
-template <class Visit> THROUGHTIME_INLINE void each_group(Panels panels, int64_t most, Visit visit) {
-    const auto [first, last, stretches, beside, backward] = panels;
-    if (stretches > 1 && most > 1) {  // of all stretches together
-        each_piece(first, last, 1, backward, [&](int64_t panel, int64_t) {
-            each_piece(0, stretches, most, backward, [&](int64_t stretch, int64_t count) {
-                visit(panel + stretch * beside, count, beside);
+/// Calls `visit(panel, count, panel_stride)` for all panels, up to `most` at once, `panel_stride` apart.
+template <class Visit> THROUGHTIME_INLINE void for_each_group(Panels panels, int64_t most, Visit visit) {
+    const auto [first, last, blocks, block_stride, backward] = panels;
+    if (blocks > 1 && most > 1) {  // group panels across blocks
+        for_each_piece(first, last, 1, backward, [&](int64_t panel, int64_t) {
+            for_each_piece(0, blocks, most, backward, [&](int64_t block, int64_t count) {
+                visit(panel + block * block_stride, count, block_stride);
             });
         });
         return;
     }
-    each_piece(0, stretches, 1, backward, [&](int64_t stretch, int64_t) {
-        each_piece(first, last, most, backward, [&](int64_t panel, int64_t count) {
-            visit(panel + stretch * beside, count, 1);
+    for_each_piece(0, blocks, 1, backward, [&](int64_t block, int64_t) {
+        for_each_piece(first, last, most, backward, [&](int64_t panel, int64_t count) {
+            visit(panel + block * block_stride, count, 1);
         });
     });
 }
 
 template <class T>
-void product(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
+void gemm(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
              int64_t columns, Panels panels) {
-    each_group(panels, panels_beside(next_piece(rows, tile_rows)), [&](int64_t panel, int64_t count, int64_t apart) {
+    for_each_group(panels, panels_per_tile(next_piece(rows, tile_rows)), [&](int64_t panel, int64_t count, int64_t panel_stride) {
         const int64_t column = panel * panel_width<T>;
         for (int64_t row = 0; row < rows;) {
             const int64_t height = next_piece(rows - row, tile_rows);
             const T* begin = start.at ? start.at + row * start.stride + column : nullptr;
             tiles<T, Left::rows, false>.of[height - 1][count - 1](
                 {to.at + row * to.stride + column, to.stride}, {begin, start.stride},
-                {left.at + row * left.stride, left.stride}, right + column * depth, depth, columns - column, apart);
+                {left.at + row * left.stride, left.stride}, right + column * depth, depth, columns - column, panel_stride);
             row += height;
         }
     });
 }
 
 template <class T>
-void look_up(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
-             int64_t columns, Panels panels) {
-    const auto* symbols = reinterpret_cast<const int64_t*>(left.at);
+void gather_rows(Rows<T> to, Rows<const T> start, const int64_t* token_ids, int64_t rows, const T* right, int64_t depth,
+                 int64_t columns, Panels panels) {
     for (int64_t row = 0; row < rows; ++row)
-        each_group(panels, 1, [&](int64_t panel, int64_t, int64_t) {
+        for_each_group(panels, 1, [&](int64_t panel, int64_t, int64_t) {
             const int64_t column = panel * panel_width<T>;
             Tile<T, 1, 1, Left::rows> tile;
-            tile.apart = 1;
+            tile.panel_stride = 1;
             tile.begin({start.at ? start.at + row * start.stride + column : nullptr, 0}, columns - column);
-            tile.add(right + column * depth + symbols[row] * panel_width<T>);
+            tile.add(right + column * depth + token_ids[row] * panel_width<T>);
             tile.template put<false>({to.at + row * to.stride + column, 0}, columns - column);
         });
 }
 
 template <class T>
-void add_product(Rows<T> to, const T* left, const T* right, int64_t depth, int64_t rows, int64_t columns,
+void gemm_accumulate(Rows<T> to, const T* left, const T* right, int64_t depth, int64_t rows, int64_t columns,
                  int64_t first, int64_t last) {
     for (int64_t block = first; block < last; ++block) {
         const int64_t row = block * tile_rows;
         const int64_t height = rows - row < tile_rows ? rows - row : tile_rows;
-        const int64_t most = panels_beside(height);
+        const int64_t most = panels_per_tile(height);
         for (int64_t column = 0; column < columns;) {
             const int64_t panels = next_piece((columns - column + panel_width<T> - 1) / panel_width<T>, most);
             tiles<T, Left::packed, true>.of[height - 1][panels - 1](
@@ -219,7 +216,7 @@ void add_product(Rows<T> to, const T* left, const T* right, int64_t depth, int64
     }
 }
 
-/// One row of a panel: `count` elements, then zeros.
+/// Copies one row of a panel: `count` elements, padded with zeros.
 template <class T, int panel> THROUGHTIME_INLINE void copy_padded(T* to, const T* from, int64_t count) {
     if (count >= panel) std::memcpy(to, from, panel * sizeof(T));
     else
@@ -237,7 +234,7 @@ void pack(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t column
 template <class T, int panel>
 void pack_transposed(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t columns, int64_t first,
                      int64_t last) {
-    constexpr int square = lanes<T>;  // elements are read and written in squares
+    constexpr int square = lanes<T>;  // elements are transposed in squares of registers
     for (int64_t column = first * panel; column < last * panel; column += square) {
         const int64_t count = columns - column < square ? columns - column : square;
         T* panel_at = to + column / panel * panel * depth + column % panel;
