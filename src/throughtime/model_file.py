@@ -6,7 +6,7 @@ format, version   of this, and the throughtime that wrote it
 model             the kind of model, the name of a class
 settings          what it is made with besides its programs
 programs          each layer's program, as in a run's program.json
-vocabulary        the symbols, as the text of a run's vocabulary.json; null if there are none
+task              what the model was made for, as a run's task.json: the task's name, options and codecs; or null
 shared            weights that are stored once: a weight's name and the name of the weight that it is
 
 Reading runs nobody's code, and needs NumPy alone. What a file claims is held against what it holds before anything is
@@ -31,9 +31,9 @@ from throughtime.program.saving import from_data, to_data
 if TYPE_CHECKING:
     from torch import nn
 
-    from throughtime.data.vocabulary import Vocabulary
+    from throughtime.tasks.description import TaskDescription
 
-FORMAT = 1
+FORMAT = 2
 
 _ENTRY = "throughtime"  # one, as safetensors writes several in any order
 _SUFFIX = ".safetensors"
@@ -51,14 +51,14 @@ class Description:
         model: its kind, the name of a class.
         settings: what it is made with besides its programs, as plain data.
         programs: each layer's program, forward in time.
-        vocabulary: the symbols, as JSON; None if there are none.
+        task: what it was made for, as plain data (see `throughtime.tasks.description`); None if that isn't known.
         shared: the names of weights that are another weight, and the name of that one.
     """
 
     model: str
     settings: Mapping[str, Any]
     programs: tuple[Program, ...]
-    vocabulary: str | None = None
+    task: Mapping[str, Any] | None = None
     shared: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -70,7 +70,7 @@ class Description:
             "model": self.model,
             "settings": dict(self.settings),
             "programs": list(map(to_data, self.programs)),
-            "vocabulary": self.vocabulary,
+            "task": self.task,
             "shared": dict(self.shared),
         }
 
@@ -99,21 +99,26 @@ class Description:
                     f"it is from a newer throughtime ({content.get('version', '?')}): its format is {found}, and up to "
                     f"{FORMAT} can be read; install a newer throughtime."
                 )
-            model, settings, vocabulary = content["model"], content["settings"], content["vocabulary"]
+            if type(found) is int and found < FORMAT:
+                raise ModelError(
+                    f"it was written by throughtime {content.get('version', '?')} in format {found}, which is no longer "
+                    "read: train or save the model anew."
+                )
+            model, settings, task = content["model"], content["settings"], content["task"]
             shared = content.get("shared", {})
             programs = tuple(map(from_data, content["programs"]))
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ModelError(f"its metadata is damaged: {type(error).__name__}: {error}.") from None
         except ProgramError as error:
             raise ModelError(f"its metadata is damaged: {error}") from None
-        given = (type(found), type(model), type(settings), type(vocabulary))
-        if given not in [(int, str, dict, str), (int, str, dict, type(None))] or not programs:
+        given = (type(found), type(model), type(settings), type(task))
+        if given not in [(int, str, dict, dict), (int, str, dict, type(None))] or not programs:
             raise ModelError("its metadata is damaged: a format, a model, its settings and its programs are wanted.")
         if type(shared) is not dict or not all(type(name) is str for pair in shared.items() for name in pair):
             raise ModelError("its metadata is damaged: its shared weights must be names.")
         if sum(map(_elements, programs)) > _MAX_VALUES:
             raise ModelError(f"its programs have values of more than {_MAX_VALUES} elements together.")
-        return cls(model, settings, programs, vocabulary, shared)
+        return cls(model, settings, programs, task, shared)
 
 
 def _elements(program: Program) -> int:
@@ -180,18 +185,18 @@ class ModelFile:
             return found | {name: found[stored] for name, stored in shared.items()}
 
     @property
-    def vocabulary(self) -> Vocabulary | None:
-        """The symbols.
+    def task(self) -> TaskDescription | None:
+        """What the model was made for.
 
         Raises:
-            ModelError: if they are damaged.
+            ModelError: if its description is damaged.
         """
-        if self.description.vocabulary is None:
+        if self.description.task is None:
             return None
-        from throughtime.data.vocabulary import from_json
+        from throughtime.tasks.description import TaskDescription
 
         try:
-            return from_json(self.description.vocabulary)
+            return TaskDescription.of_data(self.description.task)
         except DataError as error:
             raise ModelError(f"{self.path}: its metadata is damaged: {error}") from None
 
@@ -218,7 +223,7 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
     """Writes a model into one file of safetensors, from which `load` makes it again without its cell's Python.
 
     Args:
-        module: a `Recurrent`, a drop-in layer or cell, or a `LanguageModel`, with its `vocabulary` if it has one.
+        module: a `Recurrent`, a drop-in layer or cell, or a `SequenceModel`, with its `task` if it has one.
         path: the file; what is there is replaced. Weights are called as in the module's `state_dict`; those that
             several layers share are stored once, and shared again when they are loaded.
 
@@ -272,7 +277,7 @@ def load(path: str | os.PathLike[str], engine: str | None = None) -> Any:
             the one that it was trained with.
 
     Returns:
-        The model, in evaluation mode, on the CPU. A `LanguageModel` has its `vocabulary`.
+        The model, in evaluation mode, on the CPU. A `SequenceModel` has its `task`.
 
     Raises:
         ModelError: the file is missing, damaged, from a newer version, or another kind of file.

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from throughtime.errors import ProgramError, RunError
 from throughtime.program.core import Program
 from throughtime.program.saving import list_from_json
 
-RUN_FORMAT = 1  # of a run directory
+RUN_FORMAT = 2  # of a run directory
 
-CONFIG, VOCABULARY, PROGRAMS, WEIGHTS = "config.json", "vocabulary.json", "program.json", "model.safetensors"
+CONFIG, TASK, PROGRAMS, WEIGHTS = "config.json", "task.json", "program.json", "model.safetensors"
 RESULT, INITIAL = "result.json", "initial.safetensors"
 
 
@@ -24,11 +22,6 @@ def stored_name(parameter: str, suffix: str) -> str:
 def initial_name(state: str, suffix: str) -> str:
     """A state's learned initial value as a module stores it."""
     return stored_name(f"initial.{state}", suffix)
-
-
-def layer_options(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of the recurrent layers (see `throughtime.nn.options`) among those of a training run."""
-    return {name: config[name] for name in ("dropout", "recurrent_dropout", "zoneout", "weight_drop") if name in config}
 
 
 def read_programs(path: Path) -> tuple[Program, ...]:
@@ -59,15 +52,19 @@ def read_text(path: Path) -> str:
 
 
 def require_format(path: Path, content: object) -> None:
-    """Refuse a run of a newer version, by what its config.json has.
+    """Refuse a run of another format, by what its config.json has.
 
     Raises:
-        RunError: it is newer.
+        RunError: its format is newer or older.
     """
     found = content.get("format") if isinstance(content, dict) else None
-    if isinstance(content, dict) and isinstance(found, int) and found > RUN_FORMAT:
+    if isinstance(content, dict) and isinstance(found, int) and found != RUN_FORMAT:
         made = content.get("versions")
         by = made.get("throughtime", "?") if isinstance(made, dict) else "?"
+        if found < RUN_FORMAT:
+            raise RunError(
+                f"{path} is a run of throughtime {by} in format {found}, which is no longer read; train it anew"
+            )
         raise RunError(
             f"{path} is from a newer throughtime ({by}): "
             f"its format is {found}, and up to {RUN_FORMAT} can be read; install a newer throughtime"

@@ -9,17 +9,22 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from throughtime import stored
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer
-from throughtime.errors import DataError, ModelError, RunError, UserError, nearest
+from throughtime.errors import ModelError, RunError, UserError, nearest
 from throughtime.model_file import ModelFile, is_model_file
 from throughtime.nn.options import Options, output_width
+from throughtime.outputs import Output
+from throughtime.outputs import from_data as output_from
 from throughtime.program.core import Program
+
+if TYPE_CHECKING:
+    from throughtime.tasks.description import TaskDescription
 
 Array = NDArray[Any]
 
@@ -35,7 +40,7 @@ class Stream:
 
     Args:
         model: the directory of a run (or the `Run`) or a file that `throughtime.save` wrote, for which no torch is
-            needed; or a `LanguageModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one
+            needed; or a `SequenceModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one
             direction of time, in float32 or float64.
         rows: how many independent streams there are.
         instruction_set: what the processor is to use; the best that it has if not given (see
@@ -159,21 +164,19 @@ class Stream:
         except RuntimeError as error:
             raise UserError(f"{error}.") from None
 
+    @property
+    def output(self) -> Output | None:
+        """What a sequence model's results mean: `stream.output.predict(result)`; None for recurrent layers alone."""
+        return self._network.output
+
     @cached_property
-    def vocabulary(self) -> Any:
-        """The symbols of a language model (a `throughtime.data.Vocabulary`) of a run or a file; None if it has none.
+    def task(self) -> TaskDescription | None:
+        """What the network of a run or a file was made for, with its codecs; None if that isn't known.
 
         Raises:
-            RunError, ModelError: they are damaged.
+            ModelError: its description is damaged.
         """
-        if not isinstance(self._source, Path):
-            return None if self._source is None else self._source.vocabulary
-        from throughtime.data.vocabulary import load_vocabulary
-
-        try:
-            return load_vocabulary(self._source / stored.VOCABULARY)
-        except DataError as error:
-            raise RunError(f"{self._source} is damaged: {error}") from None
+        return None if self._source is None else self._source.task
 
 
 @dataclass(frozen=True)
@@ -184,15 +187,17 @@ class _Network:
         layers: each layer's program and its parameters.
         starts: what each layer's states start with.
         embedding: `[symbols, width]`, if the input is symbols.
-        head: matrix and bias of the softmax layer, if there is one.
-        source: the run's directory, or the file.
+        head: matrix and bias of the head, if there is one.
+        output: what the head's numbers mean.
+        source: the file that it was read from.
     """
 
     layers: Sequence[tuple[Program, Sequence[Array]]]
     starts: Sequence[Sequence[Array]]
     embedding: Array | None = None
     head: tuple[Array, Array] | None = None
-    source: Path | ModelFile | None = None
+    output: Output | None = None
+    source: ModelFile | None = None
 
     @property
     def arrays(self) -> list[Array]:
@@ -223,7 +228,7 @@ def _machine(network: _Network, rows: int, instruction_set: str) -> Any:
 
 
 def _head_plan(symbols: int, width: int) -> Any:
-    """The plan of a softmax layer's scores: a matrix times the input, begun at the bias."""
+    """The plan of a head: a matrix times the input, plus the bias."""
     from throughtime import _native
 
     plan = _native.Plan([width], [symbols], [], [(symbols, width), (symbols, 0)], [], False, [], [])
@@ -250,23 +255,16 @@ def _network_of(model: Any) -> _Network:
 
 
 def _of_run(path: Path) -> _Network:
-    from safetensors import SafetensorError
-    from safetensors.numpy import load_file
-
-    for name in (stored.CONFIG, stored.PROGRAMS, stored.VOCABULARY, stored.WEIGHTS):
+    for name in (stored.CONFIG, stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
             raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")
     try:
-        config = json.loads(stored.read_text(path / stored.CONFIG))
-        stored.require_format(path, config)
-        options = Options.of(stored.layer_options(config["config"]))
-        weights = load_file(path / stored.WEIGHTS)
-    except (ValueError, SafetensorError, OSError) as error:
+        stored.require_format(path, json.loads(stored.read_text(path / stored.CONFIG)))
+        return _of_file(ModelFile.open(path / stored.WEIGHTS))
+    except (ValueError, ModelError) as error:
+        if isinstance(error, UserError) and not isinstance(error, ModelError):
+            raise
         raise RunError(f"{path} is damaged: {error}") from None
-    try:
-        return _of_language_model(stored.read_programs(path), options, weights, path)
-    except (KeyError, _Unfit) as error:
-        raise RunError(f"{path} is damaged: {stored.WEIGHTS} is not of this run: {error}") from None
 
 
 def _of_file(file: ModelFile) -> _Network:
@@ -274,9 +272,9 @@ def _of_file(file: ModelFile) -> _Network:
         raise UserError(f"a stream computes in float32 or float64; this model has {file.dtype}.")
     kind, settings, programs = file.description.model, file.description.settings, file.description.programs
     try:
-        if kind == "LanguageModel":
+        if kind == "SequenceModel":
             options = _told_options(settings["recurrent"])
-            return _of_language_model(programs, options, file.weights("np"), file)
+            return _of_sequence_model(programs, options, file.weights("np"), settings["output"], file)
         if kind == "Recurrent":
             return _Network(*_layers(programs, _told_options(settings), file.weights("np")), source=file)
         if kind in ("RNN", "LSTM", "GRU"):
@@ -299,21 +297,28 @@ class _Unfit(Exception):
     """Weights that are not of the programs."""
 
 
-def _of_language_model(
-    programs: Sequence[Program], options: Options, weights: Mapping[str, Array], source: Path | ModelFile | None
+def _of_sequence_model(
+    programs: Sequence[Program],
+    options: Options,
+    weights: Mapping[str, Array],
+    output: Mapping[str, Any],
+    source: ModelFile | None = None,
 ) -> _Network:
-    """The network of a language model from its weights, called as in the module's `state_dict`.
+    """The network of a sequence model from its weights, called as in the module's `state_dict`.
 
     Raises:
         KeyError, _Unfit: a weight is missing, or of another shape than the programs say.
     """
     recurrent = {name.removeprefix("recurrent."): array for name, array in weights.items()}
     layers, starts = _layers(programs, options, recurrent)
-    embedding, bias = weights["embedding.weight"], weights["softmax_bias"]
-    matrix = weights.get("softmax_weight", embedding)  # they can be tied
-    symbols, width = len(embedding), output_width(layers[-1][0])
-    _require_shapes([embedding, matrix, bias], [(symbols, programs[0].inputs[0].width), (symbols, width), (symbols,)])
-    return _Network(layers, starts, np.ascontiguousarray(embedding), (matrix, bias), source)
+    matrix, bias = weights["head.weight"], weights["head.bias"]
+    meaning = output_from(output)
+    _require_shapes([matrix, bias], [(meaning.width, output_width(layers[-1][0])), (meaning.width,)])
+    embedding = weights.get("encoder.weight")
+    if embedding is not None:
+        _require_shapes([embedding], [(len(embedding), programs[0].inputs[0].width)])
+        embedding = np.ascontiguousarray(embedding)
+    return _Network(layers, starts, embedding, (matrix, bias), meaning, source)
 
 
 _Layers = tuple[list[tuple[Program, list[Array]]], list[list[Array]]]  # and what their states start with
@@ -373,11 +378,11 @@ def _of_module(module: Any) -> _Network:
 
     from throughtime.nn.dropin import programs_of
     from throughtime.nn.effective import effective_weights
-    from throughtime.nn.language_model import LanguageModel
     from throughtime.nn.recurrent import Recurrent
+    from throughtime.nn.sequence_model import SequenceModel
 
     tensors = dict(module.state_dict())
-    if isinstance(module, LanguageModel):
+    if isinstance(module, SequenceModel):
         names = module.recurrent.parameter_names
         of_layers = effective_weights(module.recurrent, names)
         tensors |= {f"recurrent.{name}": tensor for name, tensor in of_layers.items()}
@@ -386,15 +391,16 @@ def _of_module(module: Any) -> _Network:
     elif isinstance(module, nn.RNNBase):
         tensors |= effective_weights(module, [name for names in module._all_weights for name in names])
     weights = {name: _array(tensor) for name, tensor in tensors.items()}
-    if isinstance(module, LanguageModel):
-        return _of_language_model(module.recurrent.programs, module.recurrent.options, weights, None)
+    if isinstance(module, SequenceModel):
+        output = module.head.output.to_data()
+        return _of_sequence_model(module.recurrent.programs, module.recurrent.options, weights, output)
     if isinstance(module, Recurrent):
         return _Network(*_layers(module.programs, module.options, weights))
     if isinstance(module, nn.RNNBase):
         _require_one_direction(module.bidirectional)
         programs = [program for (program,) in programs_of(module)]
         return _Network(*_drop_in_layers(TORCH_LAYERS[module.mode], programs, weights))
-    kinds = (Recurrent, LanguageModel, nn.RNNBase)
+    kinds = (Recurrent, SequenceModel, nn.RNNBase)
     raise _unknown(type(module).__name__, [name for name, inner in module.named_modules() if isinstance(inner, kinds)])
 
 

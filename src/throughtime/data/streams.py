@@ -8,6 +8,7 @@ carries its state reads every stream without a break.
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.batch import Batch
 from throughtime.data.vocabulary import Ids
 from throughtime.errors import DataError
 from throughtime.spelling import option
@@ -26,7 +27,7 @@ class Streams:
 
     Attributes:
         steps: how many steps each stream has.
-        batch: how many streams there are here, in this process.
+        rows: how many streams there are here, in this process.
     """
 
     def __init__(self, ids: Ids, batch: int, window: int, rank: int = 0, ranks: int = 1) -> None:
@@ -52,15 +53,15 @@ class Streams:
                 f"a text of {len(ids)} symbols is too short for {batch} parallel streams: "
                 f"{batch + 1} symbols are wanted, or a smaller batch"
             )
-        self.batch = batch // ranks
+        self.rows = batch // ranks
         self._window = window
         self._ids = ids
-        self._starts = np.arange(rank * self.batch, (rank + 1) * self.batch) * self.steps
+        self._starts = np.arange(rank * self.rows, (rank + 1) * self.rows) * self.steps
 
     @property
-    def targets(self) -> int:
+    def terms(self) -> int:
         """How many symbols all windows together have as targets, in this process."""
-        return self.steps * self.batch
+        return self.steps * self.rows
 
     def __len__(self) -> int:
         return (self.steps + self._window - 1) // self._window
@@ -74,6 +75,12 @@ class Streams:
         places = np.arange(first, last + 1)[:, None] + self._starts
         symbols = self._ids[places].astype(np.int64)
         return symbols[:-1], symbols[1:]
+
+    def batch(self, step: int) -> Batch:
+        """The window of a step, counted on through the epochs; the first of an epoch begins without a past."""
+        window = step % len(self)
+        symbols, targets = self[window]
+        return Batch(symbols, targets, None, None, window > 0, targets.size)
 
 
 def fitting_batch(symbols: int, batch: int, window: int, ranks: int = 1) -> int:

@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -87,6 +87,10 @@ class Vocabulary(ABC):
     @abstractmethod
     def to_json(self) -> str:
         """The vocabulary as JSON, for `from_json`."""
+
+    def to_data(self) -> dict[str, Any]:
+        """The vocabulary as plain data, for `from_data`."""
+        return {"kind": "vocabulary", "content": json.loads(self.to_json())}
 
     def encode(self, text: str) -> Ids:
         """The ids of a text's symbols, shape [symbols]."""
@@ -192,6 +196,15 @@ def from_json(text: str) -> Vocabulary:
         return tokens.from_json(text)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"this is not a vocabulary, or a damaged one: {error}") from None
+
+
+def from_data(data: Mapping[str, Any]) -> Vocabulary:
+    """The vocabulary that `to_data` gave.
+
+    Raises:
+        DataError: the data are not a vocabulary.
+    """
+    return from_json(json.dumps(data.get("content")))
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:

@@ -12,9 +12,11 @@ from throughtime.engines import get
 from throughtime.errors import ModelError, UserError, nearest
 from throughtime.model_file import Description, ModelFile
 from throughtime.nn import dropin
-from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.encoders import encoder_from
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.sequence_model import SequenceModel
+from throughtime.outputs import from_data as output_from
 from throughtime.program.core import Program
 
 
@@ -35,7 +37,7 @@ DROP_INS = {
     "LSTMCell": DropIn(dropin.LSTMCell, _CELL),
     "GRUCell": DropIn(dropin.GRUCell, _CELL),
 }
-_MODELS = ("Recurrent", "LanguageModel", *DROP_INS)
+_MODELS = ("Recurrent", "SequenceModel", *DROP_INS)
 
 
 def describe(module: nn.Module) -> Description:
@@ -79,15 +81,16 @@ def _way_out(module: nn.Module) -> str:
 def _described(module: nn.Module) -> Description | None:
     if type(module) is Recurrent:
         return Description("Recurrent", _settings(module), module.programs)
-    if type(module) is LanguageModel and type(module.recurrent) is Recurrent:
+    if isinstance(module, SequenceModel) and type(module.recurrent) is Recurrent:
         settings = {
-            "vocabulary_size": module.vocabulary_size,
+            "encoder": module.encoder.data,
+            "output": module.head.output.to_data(),
             "dropout": module.dropout,
-            "tie": module.softmax_weight is None,
+            "tie": module.tie,
             "recurrent": _settings(module.recurrent),
         }
-        symbols = None if module.vocabulary is None else module.vocabulary.to_json()
-        return Description("LanguageModel", settings, module.recurrent.programs, symbols)
+        task = None if module.task is None else module.task.to_data()
+        return Description("SequenceModel", settings, module.recurrent.programs, task)
     for name, (ours, arguments) in DROP_INS.items():
         if type(module) is ours:
             layers = module.layers()  # type: ignore[operator]
@@ -124,20 +127,26 @@ def build(file: ModelFile, engine: str | None = None) -> nn.Module:
                 f"{file.path}: its weights are not those of its programs: {name!r} {_shape(wanted.get(name))} is "
                 f"wanted, and {_shape(file.shapes.get(name))} is there."
             )
-    recurrent: Any = module.recurrent if isinstance(module, LanguageModel) else module
+    recurrent: Any = module.recurrent if isinstance(module, SequenceModel) else module
     recurrent.engine = engine
-    if isinstance(module, LanguageModel):
-        module.vocabulary = file.vocabulary
-        if module.vocabulary is not None and module.vocabulary.size != module.vocabulary_size:
-            raise ModelError(
-                f"{file.path}: it has a vocabulary of {module.vocabulary.size} symbols for a model of "
-                f"{module.vocabulary_size}."
-            )
+    if isinstance(module, SequenceModel):
+        module.task = file.task
+        _require_codecs(file, module)
     module.load_state_dict(file.weights("pt"), assign=True)
     for name, stored in file.description.shared.items():
         owner, _, parameter = name.rpartition(".")
         module.get_submodule(owner).register_parameter(parameter, module.get_parameter(stored))
     return module.eval()
+
+
+def _require_codecs(file: ModelFile, module: SequenceModel) -> None:
+    """Refuses codecs for another number of symbols than the network has."""
+    inputs = module.task and module.task.codecs.inputs
+    size = getattr(inputs, "size", None)
+    if module.reads_symbols and size is not None and size != module.vocabulary_size:
+        raise ModelError(
+            f"{file.path}: it has a vocabulary of {size} symbols for a model of {module.vocabulary_size}."
+        )
 
 
 def _made(description: Description) -> nn.Module:
@@ -146,13 +155,14 @@ def _made(description: Description) -> nn.Module:
     with torch.device("meta"):
         if kind == "Recurrent":
             return _recurrent(settings, programs)
-        if kind == "LanguageModel":
-            _require(settings, "vocabulary_size", "dropout", "tie", "recurrent")
-            return LanguageModel(
-                settings["vocabulary_size"],
+        if kind == "SequenceModel":
+            _require(settings, "encoder", "output", "dropout", "tie", "recurrent")
+            return SequenceModel(
+                encoder_from(settings["encoder"], programs[0].inputs[0].width),
                 _recurrent(settings["recurrent"], programs),
+                output_from(settings["output"]),
                 dropout=Options(dropout=settings["dropout"]).dropout,
-                tie=settings["tie"],
+                tie=settings["tie"] is True,
             )
         if kind not in DROP_INS:
             raise UserError(f"no model is called {kind!r}{nearest(kind, _MODELS)} (there are: {', '.join(_MODELS)}).")

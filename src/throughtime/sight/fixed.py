@@ -200,7 +200,7 @@ def _constant(model: nn.Module, x: Any, width: int) -> Tensor:
     if language is not None:
         if not isinstance(x, int) or not 0 <= x < language.vocabulary_size:
             raise UserError(f"x is the id of a symbol, from 0 to {language.vocabulary_size - 1}; given {x!r}.")
-        vector: Tensor = language.embedding.weight[x].detach()
+        vector: Tensor = language.encoder.weight[x].detach()
     else:
         vector = torch.as_tensor(x).detach()
     if vector.shape != (width,):

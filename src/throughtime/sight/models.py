@@ -103,6 +103,6 @@ def watched(module: RecurrentLayers, hook: Hook) -> Iterator[None]:
 
 def language_model(model: nn.Module) -> Any:
     """The model if it is a language model, else None."""
-    from throughtime.nn.language_model import LanguageModel
+    from throughtime.nn.sequence_model import SequenceModel
 
-    return model if isinstance(model, LanguageModel) else None
+    return model if isinstance(model, SequenceModel) and model.predicts_symbols else None

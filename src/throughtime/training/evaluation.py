@@ -1,113 +1,189 @@
-"""How well a model predicts a text."""
+"""How well a network does what it was trained for."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
+from torch import Tensor
 
-from throughtime.data import Part, Streams, encode_text
-from throughtime.data.text import Progress
+from throughtime.data.batch import Batch
 from throughtime.errors import DataError
-from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import State
+from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.runs import Run
-from throughtime.training.building import device_for
+from throughtime.tasks.base import Batches, Figures, Progress, Task
 
-Figures = dict[str, float]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
-_WINDOW = 500  # steps at a time: bounds the memory, and changes nothing else
+    from torchmetrics import Metric
+
+
+class OnDevice(NamedTuple):
+    """A batch as tensors (see `Batch`)."""
+
+    inputs: Tensor
+    targets: Tensor
+    lengths: Tensor | None
+    weights: Tensor | None
+
+    @classmethod
+    def of(cls, batch: Batch, device: torch.device, dtype: torch.dtype) -> OnDevice:
+        """The tensors of a batch; its numbers have the type of the weights."""
+
+        def tensor(array: Any) -> Any:
+            if array is None:
+                return None
+            found = torch.from_numpy(array)
+            return found.to(device, dtype if found.is_floating_point() else None)
+
+        lengths = None if batch.lengths is None else torch.from_numpy(batch.lengths)
+        return cls(tensor(batch.inputs), tensor(batch.targets), lengths, tensor(batch.weights))
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a network and, under the same names, those of the task's baselines.
+
+    Attributes:
+        figures: the network's.
+        baselines: each baseline's, by its name.
+    """
+
+    figures: Figures
+    baselines: Mapping[str, Figures]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Both as one dictionary."""
+        return {**self.figures, "baselines": dict(self.baselines)} if self.baselines else dict(self.figures)
 
 
 def evaluate(
     run: Run | str | Path,
-    data: Part | str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path],
     *,
     encoding_errors: str = "strict",
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Figures:
-    """How well a run's model predicts a text, read from its first symbol to its last.
+    """How well a run's network does on data of the kind that it was trained on.
 
     Args:
         run: the run, or its directory.
-        data: files and directories that make one text, or a text that is encoded already.
+        data: files and directories.
         encoding_errors: "strict" or "replace".
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
 
     Returns:
-        The figures (see `figures_of`).
+        The figures (see `Task.figures` of the task): `loss`, and others by name.
 
     Raises:
         RunError: the run can't be read.
-        DataError: the text can't be read, or has fewer than two symbols.
+        DataError: the data can't be read, or don't fit.
     """
-    if not isinstance(data, Part):
-        data = [data] if isinstance(data, str | Path) else data
-        if not data:
-            raise DataError("data is an empty list; expected a file or directory, or several")
+    return evaluated(run, data, encoding_errors=encoding_errors, engine=engine, progress=progress).figures
+
+
+def evaluated(
+    run: Run | str | Path,
+    data: str | Path | Sequence[str | Path],
+    *,
+    encoding_errors: str = "strict",
+    engine: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """The same with the figures of the task's baselines; see `evaluate`."""
+    paths = [data] if isinstance(data, str | Path) else list(data)
+    if not paths:
+        raise DataError("data is an empty list; expected a file or directory, or several")
     run = run if isinstance(run, Run) else Run.open(run)
-    model = run.model(engine).to(device_for(run.config))
-    if not isinstance(data, Part):
-        data = encode_text(data, run.vocabulary, encoding_errors=encoding_errors, progress=progress)
-    return figures_of(model, data, progress=progress)
+    task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
+    model = run.model(engine).to(run.device)
+    part = task.read(paths, codecs, progress)
+    return Evaluation(
+        measured(model, task, part, progress=progress),
+        task.baseline_figures(run.description.baselines, part, codecs),
+    )
 
 
-def figures_of(
-    model: LanguageModel, part: Part, *, symbols: int | None = None, progress: Progress | None = None
+def measured(
+    model: SequenceModel, task: Task[Any], part: Any, *, terms: int | None = None, progress: Progress | None = None
 ) -> Figures:
-    """How well a model predicts a text; the state is carried through the whole of it, in one stream.
+    """The figures of a network on a part of the data.
 
     Args:
-        model: on any device; not in training mode.
-        part: the text.
-        symbols: how many of its first symbols to predict; all but the very first if not given.
+        model: on any device; it predicts without dropout, and is left in the mode that it was in.
+        task: the task.
+        part: the part.
+        terms: about how many terms to measure, from the first on; all if not given.
         progress: told how far it is.
-
-    Returns:
-        `loss` in nats per symbol, `perplexity`, `bits_per_symbol`, `symbols` that were predicted, symbols
-        of the whole text that are `unknown` to the vocabulary, `bits_per_character` and
-        `bits_per_byte`, which compare across levels.
-
-    Raises:
-        DataError: the text has fewer than two symbols.
     """
-    if part.symbols < 2:
-        raise DataError(f"{part.name} has {part.symbols} symbol: 2 are wanted, one to predict the other from")
-    ids = part.ids if symbols is None else part.ids[: symbols + 1]
-    total, count = total_loss(model, Streams(ids, 1, _WINDOW), progress)
-    loss = total / count
-    return {
-        "loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,
-        "bits_per_symbol": loss / math.log(2),
-        "symbols": count,
-        "unknown": part.unknown,
-        "bits_per_character": part.bits_per_character(loss),
-        "bits_per_byte": part.bits_per_byte(loss),
-    }
+    assert model.task is not None
+    sums = total(model, task.reading(part, terms=terms), task.metrics(model.task.codecs), progress)
+    return task.figures(sums.figures, part)
+
+
+@dataclass
+class Sums:
+    """What a pass over batches added up.
+
+    Attributes:
+        loss: the sum of the losses.
+        terms: how many there were.
+        metrics: the task's other metrics, brought up to date.
+    """
+
+    loss: float
+    terms: float
+    metrics: Mapping[str, Metric]
+
+    @property
+    def figures(self) -> Figures:
+        """The mean loss, the number of terms and the metrics."""
+        found = {name: float(metric.compute()) for name, metric in self.metrics.items()}
+        return {"loss": self.loss / self.terms, **found, "terms": self.terms}
 
 
 @torch.no_grad()
-def total_loss(model: LanguageModel, streams: Streams, progress: Progress | None = None) -> tuple[float, int]:
-    """The cross-entropy in nats summed over all windows, each stream's state carried through them, and the count.
-
-    The model is left in the mode, training or not, that it was in; it predicts without dropout.
-    """
-    device = next(model.parameters()).device
+def total(
+    model: SequenceModel,
+    batches: Batches,
+    metrics: Mapping[str, Metric] | None = None,
+    progress: Progress | None = None,
+) -> Sums:
+    """Adds up the losses of all batches, the state carried where they say so, and brings the metrics up to date."""
+    parameter = next(model.parameters())
+    metrics = {name: metric.to(parameter.device) for name, metric in (metrics or {}).items()}
     training = model.training
     model.eval()
-    total, count = torch.zeros((), dtype=torch.float64, device=device), 0
+    loss, terms, done = torch.zeros((), dtype=torch.float64, device=parameter.device), 0.0, 0
     state: State | None = None
-    for k in range(len(streams)):
-        symbols, targets = (torch.from_numpy(array).to(device) for array in streams[k])
-        loss, state = model.loss(symbols, targets, state)
-        total += loss
-        count += targets.numel()
+    for k in range(len(batches)):
+        batch = batches.batch(k)
+        on_device = OnDevice.of(batch, parameter.device, parameter.dtype)
+        of, state = _measure(model, on_device, state if batch.carry else None, metrics)
+        loss += of
+        terms += batch.terms
+        done += 1
         if progress:
-            progress("evaluating", count, streams.targets)
+            progress("evaluating", done, len(batches))
     model.train(training)
-    return total.item(), count
+    return Sums(loss.item(), terms, metrics)
+
+
+def _measure(
+    model: SequenceModel, batch: OnDevice, state: State | None, metrics: Mapping[str, Metric]
+) -> tuple[Tensor, State]:
+    if not metrics:
+        return model.loss(batch.inputs, batch.targets, state, lengths=batch.lengths, weights=batch.weights)
+    raw, state = model(batch.inputs, state, lengths=batch.lengths)
+    counted = slice(None) if batch.weights is None else batch.weights > 0
+    for metric in metrics.values():
+        metric.update(raw[counted], batch.targets[counted])
+    return model.head.loss_of(raw, batch.targets, batch.weights), detached(state)

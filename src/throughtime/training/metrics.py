@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from throughtime.files import replacing
 
 COLUMNS = ("step", "epoch", "time", "lr", "train_loss", "grad_norm", "valid_loss")
+"""The columns of every task; a task's other metrics follow, as valid_accuracy does."""
 
 
 class MetricsFile:
@@ -17,17 +19,19 @@ class MetricsFile:
     Args:
         path: the file.
         step: the step that the run goes on from: rows of later steps, which will be written again, are cut off.
+        metrics: the names of the task's metrics.
     """
 
-    def __init__(self, path: Path, step: int) -> None:
+    def __init__(self, path: Path, step: int, metrics: Sequence[str] = ()) -> None:
+        self._columns = (*COLUMNS, *(f"valid_{name}" for name in metrics))
         rows = [row for row in _whole_rows(path) if int(row.split(",", 1)[0]) <= step]
         with replacing(path) as file:
-            file.write("".join([",".join(COLUMNS) + "\n", *rows]).encode())
+            file.write("".join([",".join(self._columns) + "\n", *rows]).encode())
         self._file = path.open("a", encoding="utf-8")
 
     def write(self, row: dict[str, Any]) -> None:
         """Append a row; it may be lost if the process is killed before the next `sync`."""
-        self._file.write(",".join("" if row.get(c) is None else f"{row[c]:.8g}" for c in COLUMNS) + "\n")
+        self._file.write(",".join("" if row.get(c) is None else f"{row[c]:.8g}" for c in self._columns) + "\n")
         self._file.flush()
 
     def sync(self) -> None:

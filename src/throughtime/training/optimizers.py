@@ -7,25 +7,25 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import TrainingOptions
 
 
-def make_optimizer(config: TrainConfig, model: nn.Module) -> torch.optim.Optimizer:
+def make_optimizer(training: TrainingOptions, model: nn.Module) -> torch.optim.Optimizer:
     """The optimizer that a configuration asks for, over all of a model's parameters.
 
     The first group, the matrices, decays; the second, vectors such as biases and gains, does not. Every optimizer
     decays its weights as AdamW does (Loshchilov & Hutter 2019, arXiv:1711.05101): apart from the gradient.
     """
-    parameters, lr = list(model.parameters()), config.learning_rate
+    parameters, lr = list(model.parameters()), training.learning_rate
     groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": config.decoupled_decay},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": training.decoupled_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
     # One pass over each parameter instead of ten. A GPU has its own ways, of which gradients scaled in half precision
     # allow only some.
     fused = True if all(p.device.type == "cpu" for p in parameters) else None
-    match config.optimizer:
+    match training.optimizer:
         case "sgd":
             return _SGD(groups, lr, fused=fused)
         case "adam":

@@ -8,13 +8,13 @@ from contextlib import suppress
 from datetime import datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from throughtime.data import Corpus
 from throughtime.errors import RunError
 from throughtime.stored import RUN_FORMAT, read_text, require_format
+from throughtime.tasks.base import Data
 from throughtime.training.config import TrainConfig
 
 
@@ -23,11 +23,11 @@ class Plan(BaseModel):
 
     Attributes:
         steps: how many there are in all; the schedule follows them.
-        epoch_steps: windows in the training text.
-        batch: streams in all processes together.
+        epoch_steps: steps that go once through the training data.
+        batch: rows of a batch, in all processes together.
         validate_every: steps from a validation to the next.
-        validate_symbols: how much of the validation text each takes.
-        evaluate_symbols: how much of a held-out text the figures at the end are of.
+        validate_terms: about how many terms of the validation data each takes.
+        evaluate_terms: about how many terms of held-out data the figures at the end are of.
         seconds: when to stop before the last step, if the machine became slower than it was; None for never.
     """
 
@@ -37,8 +37,8 @@ class Plan(BaseModel):
     epoch_steps: int
     batch: int
     validate_every: int
-    validate_symbols: int
-    evaluate_symbols: int
+    validate_terms: int
+    evaluate_terms: int
     seconds: float | None = None
 
 
@@ -46,32 +46,21 @@ class DataSummary(BaseModel):
     """What the data were.
 
     Attributes:
-        name: the text's name.
-        digest: tells the data and their vocabulary.
-        train, valid, test: symbols of each part.
-        vocabulary: symbols there are.
+        name: what they are called.
+        digest: tells the data and their codecs.
+        counts: how much there is of what (see `throughtime.tasks.base.Data`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     digest: str
-    train: int
-    valid: int
-    test: int | None
-    vocabulary: int
+    counts: dict[str, int]
 
     @classmethod
-    def of(cls, corpus: Corpus) -> Self:
-        """The summary of a corpus."""
-        return cls(
-            name=corpus.name,
-            digest=corpus.digest,
-            train=corpus.train.symbols,
-            valid=corpus.valid.symbols,
-            test=corpus.test.symbols if corpus.test else None,
-            vocabulary=corpus.vocabulary.size,
-        )
+    def of(cls, data: Data[Any]) -> Self:
+        """The summary of data."""
+        return cls(name=data.name, digest=data.digest, counts=dict(data.counts))
 
 
 class Record(BaseModel):

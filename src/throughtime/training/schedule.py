@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import TrainingOptions
 from throughtime.training.record import Plan
 
 _WARM_UP = 0.1  # of all steps, for `cosine`
@@ -17,13 +17,13 @@ class Schedule:
     Only `plateau` has a state; the others are functions of the step.
 
     Args:
-        config: which schedule, its `decay` and `decay_after`.
+        training: which schedule, its `decay` and `decay_after`.
         plan: how many steps there are, and how many in an epoch.
     """
 
-    def __init__(self, config: TrainConfig, plan: Plan) -> None:
-        self._kind = config.schedule
-        self._decay, self._patience = config.decay_factor, config.decay_patience
+    def __init__(self, training: TrainingOptions, plan: Plan) -> None:
+        self._kind = training.schedule
+        self._decay, self._patience = training.decay_factor, training.decay_patience
         self._steps, self._epoch_steps = plan.steps, plan.epoch_steps
         self._best, self._worse, self._factor = math.inf, 0, 1.0
 

@@ -1,0 +1,68 @@
+"""Codecs: what translates between a user's data and the numbers a network reads and writes. They need NumPy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, Self
+
+from throughtime.errors import DataError, nearest
+
+
+class Codec(Protocol):
+    """What every codec has: plain data from which it can be made again."""
+
+    def to_data(self) -> dict[str, Any]:
+        """The codec as plain data, with its kind under "kind"."""
+        ...
+
+
+# Where each kind's `from_data(content)` is.
+_HOMES = {
+    "vocabulary": "throughtime.data.vocabulary",
+    "labels": "throughtime.data.labels",
+    "scaler": "throughtime.data.scaler",
+}
+
+
+def codec_from(data: Any) -> Any:
+    """The codec that `to_data` described.
+
+    Raises:
+        DataError: if the data describe none.
+    """
+    if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
+        raise DataError("this isn't a codec, or a damaged one")
+    kind = data["kind"]
+    if kind not in _HOMES:
+        raise DataError(f"codec {kind!r} is unknown{nearest(kind, _HOMES)}; known are {', '.join(_HOMES)}")
+    return import_module(_HOMES[kind]).from_data(data)
+
+
+@dataclass(frozen=True)
+class Codecs:
+    """The codecs of a task.
+
+    Attributes:
+        inputs: for what the network reads; None where that is numbers as they are.
+        targets: for what it predicts; None where that is numbers as they are, or the same as the inputs.
+    """
+
+    inputs: Any = None
+    targets: Any = None
+
+    def to_data(self) -> dict[str, Any]:
+        """Both as plain data."""
+        return {name: codec and codec.to_data() for name, codec in vars(self).items()}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """The codecs that `to_data` described.
+
+        Raises:
+            DataError: if the data describe none.
+        """
+        if not isinstance(data, dict) or data.keys() != {"inputs", "targets"}:
+            raise DataError("these aren't codecs, or damaged ones: inputs and targets are expected")
+        return cls(**{name: None if value is None else codec_from(value) for name, value in data.items()})

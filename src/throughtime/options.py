@@ -1,0 +1,101 @@
+"""Groups of options as checked models, from which the command line, the typed Python interface and the files derive.
+
+Imports neither torch nor Lightning, so that the command line answers quickly.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal, get_args, get_origin
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from throughtime.errors import nearest
+from throughtime.spelling import option
+
+Count = Annotated[int, Field(ge=1)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _path(value: Any) -> str | None:
+    if value is None or isinstance(value, str | os.PathLike):
+        if value is not None and not os.fspath(value):
+            raise ValueError("the path is empty")
+        return value if value is None else os.fspath(value)
+    raise ValueError("expected a path")
+
+
+def _paths(value: Any) -> tuple[str | None, ...] | None:
+    if value is None:
+        return None
+    paths = tuple(map(_path, value)) if isinstance(value, list | tuple) else (_path(value),)
+    if not paths:
+        raise ValueError("the list is empty; leave it out if there is nothing to name")
+    return paths
+
+
+PathText = Annotated[str | None, BeforeValidator(_path)]
+Paths = Annotated[tuple[str, ...] | None, BeforeValidator(_paths)]
+
+
+class Options(BaseModel):
+    """A group of options. A field is an option of the command line with `_` for `-`.
+
+    The docstring of each subclass explains its own fields under "Attributes:".
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    @classmethod
+    def meanings(cls) -> dict[str, str]:
+        """What each field means, from the docstrings."""
+        found: dict[str, str] = {}
+        for base in reversed(cls.__mro__):
+            text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
+            for names, meaning in re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", text, re.MULTILINE):
+                found |= dict.fromkeys(names.split(", "), " ".join(meaning.split()))
+        return {name: found[name] for name in cls.model_fields if name in found}
+
+    @classmethod
+    def choices(cls, name: str) -> tuple[str, ...]:
+        """The values that a field may have; none if they can't be listed."""
+        annotation = cls.model_fields[name].annotation
+        return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
+
+
+def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
+    """A sentence for one of pydantic's errors.
+
+    Args:
+        error: one entry of `ValidationError.errors()`.
+        known: the options that there are.
+    """
+    name = str(error["loc"][-1]) if error["loc"] else ""
+    spelled = option(name)
+    given, limits = error["input"], error.get("ctx", {})
+    wanted: str
+    match error["type"]:
+        case "extra_forbidden":
+            return f"there is no option {name!r}{nearest(name, known)}"
+        case "literal_error":
+            names = str(limits["expected"]).replace("'", "").replace(" or ", ", ")
+            return f"{spelled} must be one of {names}, got {given!r}{nearest(str(given), names.split(', '))}"
+        case "value_error":
+            wanted = str(limits["error"])
+        case "greater_than_equal":
+            return f"{spelled} must be at least {limits['ge']}, got {given}"
+        case "greater_than":
+            return f"{spelled} must be greater than {limits['gt']}, got {given}"
+        case "less_than":
+            return f"{spelled} must be less than {limits['lt']}, got {given}"
+        case "less_than_equal":
+            return f"{spelled} must be at most {limits['le']}, got {given}"
+        case "finite_number":
+            return f"{spelled} must be a finite number, got {given}"
+        case _:
+            wanted = str(error["msg"])
+    return f"{spelled} {given!r}: {wanted}"

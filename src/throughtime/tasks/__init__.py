@@ -1,0 +1,36 @@
+"""Tasks: what a network learns, each in one file. Everything else is written once and knows no task."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+from throughtime.errors import TrainingError, nearest
+from throughtime.tasks.base import Task, registered
+
+__all__ = ["Task", "get", "names"]
+
+_HOMES = {"text": "throughtime.tasks.text", "classify": "throughtime.tasks.classify", "tag": "throughtime.tasks.tag",
+          "notes": "throughtime.tasks.notes"}  # fmt: skip
+
+
+def names() -> list[str]:
+    """The names of all tasks: the built-in ones, and those whose Python has been run."""
+    return list(dict.fromkeys([*_HOMES, *registered()]))
+
+
+def get(name: str) -> type[Task[Any]]:
+    """The task of a name.
+
+    Raises:
+        TrainingError: if there is none.
+    """
+    if name in _HOMES:
+        import_module(_HOMES[name])
+    try:
+        return registered()[name]
+    except KeyError:
+        raise TrainingError(
+            f"task {name!r} is unknown{nearest(name, names())} (known are {', '.join(names())}; a task of your own has "
+            "to be imported first)"
+        ) from None

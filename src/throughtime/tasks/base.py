@@ -1,0 +1,263 @@
+"""What a task is: all that training, evaluating, predicting and reporting need to know about it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+
+from throughtime.codecs import Codecs
+from throughtime.data.batch import Batch
+from throughtime.tasks.description import TaskDescription
+from throughtime.tasks.options import TaskOptions
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.outputs import Output
+
+Figures = dict[str, float]
+"""What was measured, by name."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, how much of it is done, and how much there is in all."""
+
+S = TypeVar("S")
+
+
+@dataclass(frozen=True, eq=False)
+class Data(Generic[S]):
+    """Data ready to train on.
+
+    Attributes:
+        name: what to call them in a report.
+        codecs: fitted on the training part alone.
+        train: what to learn from.
+        valid: held out, to select the weights by.
+        test: held out to the end, if there is such a part.
+        digest: tells the data; a run that is resumed on others would not be the same run.
+        counts: how much there is of what, for people: of "train", "valid", "test" and whatever else the task counts.
+        notes: what the user should know about them.
+    """
+
+    name: str
+    codecs: Codecs
+    train: S
+    valid: S
+    test: S | None
+    digest: str
+    counts: Mapping[str, int]
+    notes: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
+class Interface:
+    """What a task's network takes and gives.
+
+    Attributes:
+        kind: "embedding" where it reads ids of symbols, "numeric" where it reads numbers.
+        size: how many symbols there are, or numbers per step.
+        output: what its output means.
+        per_step: whether there is an output for each step, or one for each sequence.
+    """
+
+    kind: str
+    size: int
+    output: Output
+    per_step: bool = True
+
+
+class Batches(Protocol):
+    """Batches of a part of the data, as one process reads them.
+
+    Attributes:
+        terms: how many terms the losses of all its batches have, in this process.
+    """
+
+    terms: int
+
+    def __len__(self) -> int:
+        """How many batches go once through the data."""
+        ...
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step; steps count on through the epochs. The same step always gives the same batch."""
+        ...
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What a network predicts, as a table.
+
+    Attributes:
+        columns: their names.
+        rows: the values, made as they are read.
+    """
+
+    columns: Sequence[str]
+    rows: Iterator[Sequence[Any]] = field(repr=False)
+
+
+_registered: dict[str, type[Task[Any]]] = {}
+
+
+def registered() -> Mapping[str, type[Task[Any]]]:
+    """The tasks whose Python has been run, by name."""
+    return _registered
+
+
+class Task(ABC, Generic[S]):
+    """A task, with its options. A subclass that has a name is known by it from then on.
+
+    Attributes:
+        name: what the user calls it.
+        about: what it learns, in a few words.
+        Options: the class of its options.
+        defaults: options of network and training whose usual value differs from the general one.
+        unit: what the loss is per.
+        monitor: the figure that selects the weights.
+        maximize: whether a larger one is better.
+
+    Args:
+        options: the options.
+    """
+
+    name: ClassVar[str]
+    about: ClassVar[str]
+    Options: ClassVar[type[TaskOptions]]
+    defaults: ClassVar[Mapping[str, Any]] = {}
+    monitor: ClassVar[str] = "loss"
+    maximize: ClassVar[bool] = False
+
+    def __init__(self, options: TaskOptions) -> None:
+        self.options = options
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "name" in vars(cls):
+            _registered[cls.name] = cls
+
+    @classmethod
+    def of_description(cls, description: TaskDescription) -> Task[Any]:
+        """The task of a description, without the paths of its data."""
+        from throughtime import tasks
+
+        kind = tasks.get(description.name)
+        return kind(kind.Options.model_validate({"task": description.name, **description.options}))
+
+    @property
+    def unit(self) -> str:
+        """What the loss is per: "character", say."""
+        return "step"
+
+    def describe(self, codecs: Codecs, baselines: Mapping[str, Any] | None = None) -> TaskDescription:
+        """The task as plain data: with its options, but for the paths of its data."""
+        paths = {"task", "data", "valid", "test"}
+        return TaskDescription(self.name, codecs, self.options.model_dump(exclude=paths), baselines or {})
+
+    @abstractmethod
+    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[S]:
+        """Reads the data that the options name.
+
+        Args:
+            progress: told what is being done, and how far.
+            codecs: those of an earlier run on the same data; fitted if not given.
+
+        Raises:
+            DataError: they can't be read, or don't fit.
+        """
+
+    @abstractmethod
+    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> S:
+        """Reads other data, to evaluate or predict.
+
+        Raises:
+            DataError: they can't be read, or don't fit the codecs.
+        """
+
+    @abstractmethod
+    def interface(self, codecs: Codecs) -> Interface:
+        """What the network takes and gives."""
+
+    @abstractmethod
+    def batches(self, part: S, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Batches:
+        """A part of the data in batches to train on.
+
+        Args:
+            part: the part.
+            batch: rows of a batch, in all processes together.
+            seed: what the order is drawn from.
+            rank: which process this is.
+            ranks: how many there are.
+        """
+
+    @abstractmethod
+    def reading(
+        self, part: S, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1
+    ) -> Batches:
+        """A part of the data in the batches that it is measured by, each once.
+
+        Args:
+            part: the part.
+            batch: rows of a batch; more are quicker, and may be less exact.
+            terms: about how many terms to measure; all if not given.
+            rank: which process this is.
+            ranks: how many there are.
+        """
+
+    def fitting_batch(self, data: Data[S], batch: int, ranks: int) -> int:
+        """The batch to train with: the one wanted, or a smaller one where the data are too few for it.
+
+        Raises:
+            DataError: they are too few for any.
+        """
+        return batch
+
+    def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
+        """What is measured besides the loss: torchmetrics that take the head's numbers and the targets."""
+        return {}
+
+    def figures(self, figures: Figures, part: S) -> Figures:
+        """What was measured and what follows from it.
+
+        Args:
+            figures: `loss`, `terms` and the metrics.
+            part: what was measured on.
+        """
+        return figures
+
+    def baselines(self, data: Data[S]) -> Mapping[str, Any]:
+        """Fits the baselines that a user should see beside the network, as plain data."""
+        return {}
+
+    def baseline_figures(self, fitted: Mapping[str, Any], part: S, codecs: Codecs) -> dict[str, Figures]:
+        """The figures of the baselines on a part of the data, under the names that the network's have."""
+        return {}
+
+    def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """Figures as a person reads them: labels and texts."""
+        return [(name.replace("_", " "), f"{value:,.4f}") for name, value in figures.items() if value is not None]
+
+    def data_in_words(self, counts: Mapping[str, int]) -> str:
+        """How much data there is, as a person reads it."""
+        parts = {"train": "for training", "valid": "for validation", "test": "for the test"}
+        return ", ".join(f"{counts[name]:,} {words}" for name, words in parts.items() if counts.get(name))
+
+    @abstractmethod
+    def predict(self, model: SequenceModel, part: S, codecs: Codecs) -> Prediction:
+        """What a network predicts for a part of the data."""
+
+
+class Generative(Task[S]):
+    """A task whose network can draw new data."""
+
+    extension: ClassVar[str | None] = None  # of the file that a sample is written to; None for text, which is printed
+
+    @abstractmethod
+    def sample(
+        self, model: SequenceModel, codecs: Codecs, prompt: str = "", *, length: int, seed: int = 0, **draw: Any
+    ) -> Iterable[Any]:
+        """Draws a sample, in pieces as they are made."""

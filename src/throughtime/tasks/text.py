@@ -1,0 +1,316 @@
+"""Text: predict the next character, word or byte pair."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from throughtime.codecs import Codecs
+from throughtime.data.corpus import Corpus, Part, encode_text, prepare_text
+from throughtime.data.streams import Streams, fitting_batch
+from throughtime.errors import DataError, UserError
+from throughtime.levels import UNITS
+from throughtime.options import Count
+from throughtime.outputs import Categorical
+from throughtime.spelling import option
+from throughtime.tasks.base import Data, Figures, Generative, Interface, Prediction, Progress
+from throughtime.tasks.options import TaskOptions
+
+if TYPE_CHECKING:
+    from throughtime.nn.sequence_model import SequenceModel
+
+READ_AT_ONCE = 500
+"""Steps of a text that are measured at a time: bounds the memory, and changes nothing else."""
+
+TEMPERATURE = 0.8  # of the samples that a run is shown with
+_LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
+
+
+class TextOptions(TaskOptions):
+    """Text.
+
+    Attributes:
+        data: files and directories of text; Python's own documentation if not given.
+        valid: a text to validate on; the last tenth of the data is held out if not given.
+        test: a text to measure the trained network on.
+        level: what a symbol is.
+        vocab_size: the most symbols that the vocabulary may have; the most frequent ones are kept.
+        min_count: how often a symbol must occur to be in the vocabulary.
+        window: steps of truncated backpropagation through time.
+    """
+
+    task: Literal["text"] = "text"
+    level: Literal["char", "word", "bpe"] = "char"
+    vocab_size: Count | None = None
+    min_count: Count | None = None
+    window: Count = 50
+
+
+class Text(Generative[Part]):
+    """Predict the next character, word or byte pair of a text."""
+
+    name = "text"
+    about = "predict the next character, word or byte pair"
+    Options = TextOptions
+    options: TextOptions
+    defaults: ClassVar[Mapping[str, Any]] = {}
+
+    @property
+    def unit(self) -> str:
+        """A symbol of the text's level."""
+        return UNITS[self.options.level]
+
+    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Part]:
+        """See `Task.prepare`."""
+        options = self.options
+        corpus = prepare_text(
+            options.data,
+            level=options.level,
+            vocab_size=options.vocab_size,
+            min_count=options.min_count,
+            valid=options.valid,
+            test=options.test,
+            encoding_errors=options.encoding_errors,
+            vocabulary=codecs.inputs if codecs else None,
+            progress=progress,
+        )
+        for what, part in (("validation", corpus.valid), ("test", corpus.test)):
+            if part is not None and part.symbols < 2:
+                raise DataError(f"the text for {what} has {part.symbols} symbol: 2 or more are wanted")
+        return _data(corpus)
+
+    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Part:
+        """See `Task.read`."""
+        errors = self.options.encoding_errors
+        part = encode_text(paths, codecs.inputs, encoding_errors=errors, progress=progress)
+        if part.symbols < 2:
+            raise DataError(f"{part.name} has {part.symbols} symbol: 2 are wanted, one to predict the other from")
+        return part
+
+    def interface(self, codecs: Codecs) -> Interface:
+        """See `Task.interface`."""
+        return Interface("embedding", codecs.inputs.size, Categorical(codecs.inputs.size))
+
+    def batches(self, part: Part, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Streams:
+        """The text as parallel streams, cut into windows."""
+        return Streams(part.ids, batch, self.options.window, rank, ranks)
+
+    def reading(
+        self, part: Part, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1
+    ) -> Streams:
+        """One stream, through which the state is carried; or parallel ones, each of which begins without a past.
+
+        A text that is too short for the processes to share is read whole by each.
+        """
+        ids = part.ids if terms is None else part.ids[: terms + 1]
+        window = READ_AT_ONCE if batch == 1 else self.options.window
+        batch = max(1, min(batch, (len(ids) - 1) // window))
+        if batch < ranks:
+            return Streams(ids, 1, window)
+        return Streams(ids, batch // ranks * ranks, window, rank, ranks)
+
+    def fitting_batch(self, data: Data[Part], batch: int, ranks: int) -> int:
+        """The streams whose length fills a window."""
+        return fitting_batch(data.train.symbols, batch, self.options.window, ranks)
+
+    def figures(self, figures: Figures, part: Part) -> Figures:
+        """See `Task.figures`.
+
+        Returns:
+            `loss` in nats per symbol, `perplexity`, `bits_per_symbol`, `symbols` that were predicted, symbols of the
+            whole text that are `unknown` to the vocabulary, `bits_per_character` and `bits_per_byte`, which compare
+            across levels.
+        """
+        loss = figures["loss"]
+        return {
+            "loss": loss,
+            "perplexity": math.exp(loss) if loss < 700 else math.inf,
+            "bits_per_symbol": loss / math.log(2),
+            "symbols": int(figures["terms"]),
+            "unknown": part.unknown,
+            "bits_per_character": part.bits_per_character(loss),
+            "bits_per_byte": part.bits_per_byte(loss),
+        }
+
+    def baselines(self, data: Data[Part]) -> Mapping[str, Any]:
+        """How often each symbol occurs in the training text."""
+        import numpy as np
+
+        size = data.codecs.inputs.size
+        counts = np.zeros(size, np.int64)
+        for start in range(0, data.train.symbols, 1 << 22):
+            counts += np.bincount(data.train.ids[start : start + (1 << 22)], minlength=size)
+        return {"counts": counts.tolist()}
+
+    def baseline_figures(self, fitted: Mapping[str, Any], part: Part, codecs: Codecs) -> dict[str, Figures]:
+        """Every symbol by its frequency alone, one added to each count (Laplace)."""
+        import numpy as np
+
+        counts = np.asarray(fitted["counts"], float) + 1
+        nats = -np.log(counts / counts.sum())
+        found = np.bincount(part.ids[1:], minlength=len(nats))
+        loss = float((found * nats).sum() / found.sum())
+        return {"symbols by frequency": self.figures({"loss": loss, "terms": int(found.sum())}, part)}
+
+    def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """See `Task.figure_rows`."""
+        unit = self.unit
+        bits = {unit: figures["bits_per_symbol"], "character": figures["bits_per_character"]}
+        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_character']:.4f}":
+            bits["byte"] = figures["bits_per_byte"]
+        rows = [
+            ("loss", f"{_number(figures['loss'])} nats per {unit}"),
+            ("perplexity", _number(figures["perplexity"], 2)),
+            *((f"bits per {of}", _number(value)) for of, value in bits.items()),
+            (f"{unit}s", f"{figures['symbols']:,.0f} predicted"),
+        ]
+        if figures["unknown"]:
+            rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s that training never saw, taken as <unk>"))
+        return rows
+
+    def data_in_words(self, counts: Mapping[str, int]) -> str:
+        """See `Task.data_in_words`."""
+        return f"{self.unit}s: {super().data_in_words(counts)}; {counts['vocabulary']:,} different"
+
+    def predict(self, model: SequenceModel, part: Part, codecs: Codecs) -> Prediction:
+        """Each symbol of a text with the nats that it cost, given those before it, and the one held likeliest."""
+        return Prediction(("symbol", "nats", "likeliest"), _surprises(model, self.reading(part), codecs.inputs))
+
+    def sample(
+        self,
+        model: SequenceModel,
+        codecs: Codecs,
+        prompt: str = "",
+        *,
+        length: int = 500,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int | None = None,
+        top_p: float | None = None,
+    ) -> Iterator[str]:
+        """Continues a text; `<unk>` is never drawn.
+
+        Args:
+            model: the network.
+            codecs: the vocabulary.
+            prompt: what to continue; the network begins as after a line's end if it is empty.
+            length: how many symbols to draw.
+            seed: of the draws.
+            temperature: what the scores are divided by: below 1 is more cautious, 0 takes the likeliest symbol.
+            top_k: draw from so many of the likeliest symbols only.
+            top_p: draw from the likeliest symbols only whose probabilities make up this share (nucleus sampling,
+                Holtzman et al. 2020, arXiv:1904.09751).
+
+        Raises:
+            UserError: an argument means nothing.
+        """
+        import torch
+
+        _check(length, temperature, top_k, top_p)
+        vocabulary = codecs.inputs
+        generator = torch.Generator().manual_seed(seed % 2**63)
+
+        def pieces() -> Iterator[str]:
+            decoder = vocabulary.decoder()
+            separator = vocabulary.separator if prompt and not prompt[-1].isspace() else ""
+            symbols, state = _begin(vocabulary, prompt, generator), None
+            for _ in range(length):
+                with torch.no_grad():
+                    scores, state = model(symbols[:, None], state)
+                symbol = _draw(scores[-1, 0], vocabulary.unknown, temperature, top_k, top_p, generator)
+                symbols = torch.tensor([symbol])
+                if text := decoder([symbol]):
+                    if separator and not text[0].isspace():
+                        text = separator + text
+                    separator = ""
+                    yield text
+            if text := decoder([], final=True):
+                yield text
+
+        return pieces()
+
+    def first_samples(self, model: SequenceModel, codecs: Codecs, count: int = 2) -> list[str]:
+        """The texts that a finished run is shown with, always the same ones."""
+        length = _LENGTHS[self.options.level]
+        return [
+            "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
+            for seed in range(count)
+        ]
+
+
+def _data(corpus: Corpus) -> Data[Part]:
+    parts = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
+    counts = {name: part.symbols for name, part in parts.items() if part is not None}
+    return Data(
+        corpus.name,
+        Codecs(corpus.vocabulary),
+        corpus.train,
+        corpus.valid,
+        corpus.test,
+        corpus.digest,
+        {**counts, "vocabulary": corpus.vocabulary.size},
+    )
+
+
+def _number(value: float, digits: int = 4) -> str:
+    return f"{value:,.{digits}f}" if value < 1e9 else f"{value:.3g}"
+
+
+def _surprises(model: SequenceModel, streams: Streams, vocabulary: Any) -> Iterator[tuple[str, float, str]]:
+    import torch
+
+    state = None
+    for k in range(len(streams)):
+        symbols, targets = (torch.from_numpy(array) for array in streams[k])
+        with torch.no_grad():
+            scores, state = model(symbols, state)
+        chances = scores[:, 0].double().log_softmax(-1)
+        nats, best = -chances.gather(1, targets)[:, 0], chances.argmax(1)
+        for target, cost, likeliest in zip(targets[:, 0].tolist(), nats.tolist(), best.tolist(), strict=True):
+            yield vocabulary.symbols[target], cost, vocabulary.symbols[likeliest]
+
+
+def _begin(vocabulary: Any, prompt: str, generator: Any) -> Any:
+    """The ids to begin from: the prompt's, a line end's, or else of a symbol that is drawn."""
+    import torch
+
+    for text in (prompt, "\n"):
+        ids = vocabulary.encode(text)
+        if ids.size and (text == prompt or vocabulary.unknown not in ids):
+            return torch.from_numpy(ids.astype("int64"))
+    first = 0 if vocabulary.unknown is None else 1
+    return torch.randint(first, max(vocabulary.size, first + 1), (1,), generator=generator)
+
+
+def _draw(
+    scores: Any, unknown: int | None, temperature: float, top_k: int | None, top_p: float | None, generator: Any
+) -> int:
+    import torch
+
+    scores = scores.double()
+    if unknown is not None:
+        scores[unknown] = -math.inf
+    if temperature == 0:
+        return int(scores.argmax())
+    scores = (scores - scores.max()) / temperature  # the largest is 0, so that no temperature makes it overflow
+    scores, order = scores.sort(descending=True, stable=True)
+    probabilities = scores.softmax(0)
+    if top_k is not None:
+        probabilities[top_k:] = 0
+    if top_p is not None:
+        before = probabilities.cumsum(0) - probabilities
+        probabilities[before >= top_p * probabilities.sum()] = 0
+    return int(order[torch.multinomial(probabilities, 1, generator=generator)])
+
+
+def _check(length: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
+    if length < 0:
+        raise UserError(f"{option('length')} must be at least 0, got {length}")
+    if not 0 <= temperature < math.inf:
+        raise UserError(f"{option('temperature')} must be at least 0 and finite, got {temperature:g}")
+    if top_k is not None and top_k < 1:
+        raise UserError(f"{option('top_k')} must be at least 1, got {top_k}")
+    if top_p is not None and not 0 < top_p <= 1:
+        raise UserError(f"{option('top_p')} must be greater than 0 and at most 1, got {top_p:g}")

@@ -1,0 +1,136 @@
+"""Lightning's Fabric, which knows devices, precision and processes; and how processes find each other.
+
+Fabric and not Lightning's Trainer: of the Trainer's services only these were in use, and its loop took 1 ms of a step.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+from throughtime import engines
+from throughtime.errors import TrainingError
+from throughtime.runs import Run
+from throughtime.spelling import option, setting
+from throughtime.training.building import device_for
+from throughtime.training.config import TrainingOptions
+from throughtime.training.processes import rank
+
+_JOINED = "THROUGHTIME_RUN"  # tells the processes that Fabric starts which run they take part in
+_PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-true"}
+_PATIENCE = timedelta(hours=2)  # for other processes, one of which may be reading a long text
+def require_possible(training: TrainingOptions) -> None:
+    """Refuse what this machine can't do, before anything is read or written.
+
+    Raises:
+        TrainingError: it can't.
+    """
+    if training.engine is not None:
+        engines.get(training.engine)
+    cuda = torch.cuda.is_available()
+    if training.device_kind == "cuda" and not cuda:
+        raise TrainingError(
+            f"{setting('devices', training.devices)}: torch finds no CUDA device here; leave {option('devices')} out"
+        )
+    if training.precision == "16-mixed" and (not cuda or training.device_kind == "cpu"):
+        raise TrainingError(f"{setting('precision', '16-mixed')} is for CUDA devices; bf16-mixed runs anywhere")
+    if training.log == "tensorboard" and find_spec("tensorboard") is None:
+        raise TrainingError(f"{setting('log', 'tensorboard')} needs the package: pip install tensorboard")
+    if training.batch % training.processes:
+        raise TrainingError(
+            f"a batch of {training.batch} streams can't be shared by {training.processes} processes: "
+            f"give a multiple of {training.processes}"
+        )
+    started = int(os.environ.get("WORLD_SIZE", training.processes)) if _started_from_outside() else 1
+    if training.nodes > 1 and not _started_from_outside():
+        raise TrainingError(f"{training.nodes} machines: start a process for each device by torchrun or SLURM (srun)")
+    if started > 1 and started != training.processes:
+        raise TrainingError(
+            f"{started} processes were started, but {setting('devices', training.device_count)} and "
+            f"{setting('nodes', training.nodes)} "
+            f"make {training.processes}: both are to agree"
+        )
+
+
+def make_fabric(training: TrainingOptions, loggers: Sequence[Any] = ()) -> Fabric:
+    """Fabric as the options ask for it.
+
+    Args:
+        training: the options.
+        loggers: Fabric's loggers.
+
+    Raises:
+        TrainingError: there are no such devices.
+    """
+    try:
+        return Fabric(
+            accelerator="gpu" if device_for(training).type == "cuda" else "cpu",
+            devices=training.device_count,
+            num_nodes=training.nodes,
+            strategy=DDPStrategy(timeout=_PATIENCE) if training.processes > 1 else "auto",
+            precision=_PRECISIONS.get(training.precision, training.precision),  # type: ignore[arg-type]
+            loggers=list(loggers),
+        )
+    except (MisconfigurationException, ValueError, RuntimeError) as error:
+        raise TrainingError(f"{training.device_count} devices on {training.nodes} machines: {error}") from None
+
+
+def loggers_of(training: TrainingOptions, run: Run) -> list[Any]:
+    """The loggers that are asked for besides metrics.csv."""
+    if training.log != "tensorboard":
+        return []
+    from lightning.fabric.loggers import TensorBoardLogger
+
+    return [TensorBoardLogger(run.path, name="", version="tensorboard")]
+
+
+def path_from_first(training: TrainingOptions, begin: Callable[[], Path]) -> Path:
+    """The directory of the run: the first process begins it, the others get to know it when it is there.
+
+    Args:
+        training: how many processes there are.
+        begin: called in the first process.
+
+    Raises:
+        TrainingError: in the others, if the first could not begin.
+    """
+    joined = os.environ.pop(_JOINED, None)  # Fabric has started this process to take part
+    if joined is not None and rank() > 0:
+        return Path(joined)
+    if training.processes == 1 or not _started_from_outside():
+        return begin()
+    # torchrun and SLURM start all processes at once: the others wait here for the first.
+    make_fabric(training).launch()
+    told: list[Path | None] = [None]
+    try:
+        if rank() == 0:
+            told = [begin().resolve()]
+    finally:
+        torch.distributed.broadcast_object_list(told)
+    if told[0] is None:
+        raise TrainingError("the first process could not begin; it says why")
+    return told[0]
+
+
+@contextmanager
+def joinable(run: Run) -> Iterator[None]:
+    """While it lasts, processes that Fabric starts know the run."""
+    os.environ[_JOINED] = str(run.path.resolve())
+    try:
+        yield
+    finally:
+        os.environ.pop(_JOINED, None)
+
+
+def _started_from_outside() -> bool:
+    return any(name in os.environ for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "SLURM_NTASKS"))

@@ -1,0 +1,313 @@
+"""Training a network: truncated backpropagation through time, one batch a step, with callbacks in between."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.errors import TrainingError
+from throughtime.nn.recurrent import State
+from throughtime.nn.sequence_model import SequenceModel, detached
+from throughtime.spelling import option, setting
+from throughtime.tasks.base import Data, Figures, Task
+from throughtime.training.callbacks import CHECKPOINT, LATE, STOP, BestWeights, Callback, Validation
+from throughtime.training.config import TrainConfig
+from throughtime.training.evaluation import OnDevice
+from throughtime.training.fabric import make_fabric
+from throughtime.training.optimizers import clipped_norm, make_optimizer
+from throughtime.training.planning import make_plan
+from throughtime.training.record import Plan
+from throughtime.training.schedule import Schedule
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+    from throughtime.program.cell import Cell
+
+_WEIGHTS = {"64": torch.float64, "bf16": torch.bfloat16}
+_REQUESTS = (STOP, LATE, CHECKPOINT)
+
+
+class Diverged(TrainingError):
+    """Training whose numbers are no longer finite."""
+
+
+class Fit:
+    """A network in training, as callbacks see it.
+
+    Attributes:
+        task, data, config, plan: what is trained on what, how, and how long.
+        model: the network.
+        fabric: Lightning's Fabric, which knows the devices and the other processes.
+        step: how many steps have been taken.
+        last_loss: of the last step, the mean over its terms, in this process.
+        mean_loss: the same over all processes.
+        last_norm: of the last step's gradient, before clipping.
+        figures: those of the last validation; None before the first.
+        asked: what callbacks of any process asked for after the last step.
+        schedule: the learning rate over the steps.
+
+    Args:
+        task, data, config, plan: see above.
+        model: the network, with the weights to start from.
+        callbacks: in the order in which they are called.
+    """
+
+    def __init__(
+        self,
+        task: Task[Any],
+        data: Data[Any],
+        config: TrainConfig,
+        plan: Plan,
+        model: SequenceModel,
+        callbacks: Sequence[Callback],
+        loggers: Sequence[Any] = (),
+    ) -> None:
+        self.task, self.data, self.config, self.plan, self.model = task, data, config, plan, model
+        self.callbacks = list(callbacks)
+        self.step = 0
+        self.last_loss = self.mean_loss = self.last_norm = math.nan
+        self.figures: Figures | None = None
+        self.asked: frozenset[str] = frozenset()
+        self.schedule = Schedule(config.training, plan)
+        self.fabric: Fabric = make_fabric(config.training, loggers)
+        self._carried: State | None = None
+        self._generators: list[Tensor] | None = None  # until the first step of a resumed training
+        self._before = 0.0  # seconds of earlier sittings
+        self._began: float | None = None
+        self._stopped = False
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of training, over all sittings."""
+        return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
+
+    @property
+    def learning_rate(self) -> float:
+        """The last step's learning rate."""
+        return float(self._optimizer.param_groups[0]["lr"])
+
+    def stop(self) -> None:
+        """Ends training after this step, as a callback may wish; with several processes all of them must call it."""
+        self._stopped = True
+
+    def run(self, checkpoint: Mapping[str, Any] | None = None) -> None:
+        """Trains to the end of the plan, or until it is stopped.
+
+        Args:
+            checkpoint: the state to go on from (see `state_dict`).
+
+        Raises:
+            Diverged: the numbers are no longer finite.
+        """
+        training, fabric = self.config.training, self.fabric
+        fabric.launch()
+        self.model.to(_WEIGHTS.get(training.precision, torch.float32))
+        torch.manual_seed(training.seed + fabric.global_rank)  # other dropout in each process
+        optimizer = make_optimizer(training, self.model)
+        self._wrapped, self._optimizer = fabric.setup(_Loss(self.model), optimizer)
+        self.model.train()
+        if checkpoint is not None:
+            self._load(checkpoint)
+        batches = self.task.batches(
+            self.data.train, self.plan.batch, seed=training.seed, rank=fabric.global_rank, ranks=fabric.world_size
+        )
+        self._began = time.monotonic()
+        try:
+            for callback in self.callbacks:
+                callback.on_start(self)
+            if self._generators is not None:
+                _set_generators(self._generators)
+            while self.step < self.plan.steps and not self._stopped:
+                self._advance(batches.batch(self.step))
+                self._agree()
+                for callback in self.callbacks:
+                    callback.on_step(self)
+                self._stopped |= bool(self.asked & {STOP, LATE})
+        finally:
+            self._before, self._began = self.elapsed, None
+            for callback in self.callbacks:
+                callback.on_end(self)
+
+    def _advance(self, batch: Any) -> None:
+        """Takes one step."""
+        training = self.config.training
+        lr = training.learning_rate * self.schedule.factor(self.step)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        parameter = next(self.model.parameters())
+        on_device = OnDevice.of(batch, parameter.device, parameter.dtype)
+        total, state = self._wrapped(*on_device, self._carried if batch.carry else None)
+        self._carried = detached(state)
+        loss = total / batch.terms
+        self._optimizer.zero_grad()
+        self.fabric.backward(loss)
+        scaled = training.precision == "16-mixed"  # then an infinite gradient is usual, and its step is skipped
+        if scaled:
+            self.fabric.strategy.precision.unscale_gradients(self._optimizer)
+        norm = clipped_norm(self.model, training.clip)
+        self.last_loss, self.last_norm = torch.stack([loss.detach().double(), norm.double()]).tolist()
+        if not math.isfinite(self.last_loss) or not (scaled or math.isfinite(self.last_norm)):
+            raise self.diverged(self.step + 1, f"the loss is {self.last_loss:g}")
+        self._optimizer.step()
+        self.step += 1
+
+    def _agree(self) -> None:
+        """Settles what is to be done after a step, with all processes."""
+        asked = {request for callback in self.callbacks for request in callback.asks(self)}
+        if self.fabric.world_size > 1:
+            loss, *counts = self.summed(self.last_loss, *(float(request in asked) for request in _REQUESTS))
+            self.mean_loss = loss / self.fabric.world_size
+            asked = {request for request, count in zip(_REQUESTS, counts, strict=True) if count}
+        else:
+            self.mean_loss = self.last_loss
+        self.asked = frozenset(asked)
+
+    def summed(self, *values: float) -> list[float]:
+        """Each value's sum over all processes."""
+        if self.fabric.world_size == 1:
+            return list(values)
+        sums = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
+        torch.distributed.all_reduce(sums)
+        found: list[float] = sums.tolist()
+        return found
+
+    def validated(self, figures: Figures) -> None:
+        """Takes note of a validation's figures, and tells the callbacks."""
+        self.figures = figures
+        self.schedule.validated(figures["loss"])
+        for callback in self.callbacks:
+            callback.on_validation(self)
+
+    def diverged(self, step: int, what: str) -> Diverged:
+        """The error for numbers that are no longer finite."""
+        training = self.config.training
+        clip = option("clip")
+        clip = f"a smaller {clip} ({training.clip:g} now)" if training.clip else f"{setting('clip', 1)} (now off)"
+        return Diverged(
+            f"step {step}: {what} (the gradient's norm is {self.last_norm:g}), so training can't go on. Try a lower "
+            f"{option('lr')} ({training.learning_rate:g} now) or {clip}"
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a resumed training needs; with several processes, all of them must call it."""
+        here = {"carried": _on_cpu(self._carried), "generators": _get_generators(self.fabric.device)}
+        return {
+            "step": self.step,
+            "elapsed": self.elapsed,
+            "figures": self.figures,
+            "model": self.model.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "precision": self.fabric.strategy.precision.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "callbacks": {c.name: c.state_dict() for c in self.callbacks if c.name is not None},
+            "processes": _from_all(here),
+        }
+
+    def _load(self, state: Mapping[str, Any]) -> None:
+        self.step, self._before, self.figures = state["step"], state["elapsed"], state["figures"]
+        self.model.load_state_dict(state["model"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.fabric.strategy.precision.load_state_dict(state["precision"])
+        self.schedule.load_state_dict(state["schedule"])
+        for callback in self.callbacks:
+            if callback.name is not None:
+                callback.load_state_dict(state["callbacks"][callback.name])
+        here = state["processes"][self.fabric.global_rank]
+        carried, device = here["carried"], self.fabric.device
+        if carried is not None:
+            carried = carried.to(device) if isinstance(carried, Tensor) else tuple(s.to(device) for s in carried)
+        self._carried, self._generators = carried, here["generators"]
+
+
+class _Loss(nn.Module):
+    """A network's loss as its forward, which is what Fabric's wrapper runs and DDP watches."""
+
+    def __init__(self, model: SequenceModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        lengths: Tensor | None,
+        weights: Tensor | None,
+        state: State | None,
+    ) -> tuple[Tensor, State]:
+        """See `SequenceModel.loss`."""
+        return self.model.loss(inputs, targets, state, lengths=lengths, weights=weights)
+
+
+def fit(
+    task: Task[Any],
+    data: Data[Any] | None = None,
+    config: TrainConfig | None = None,
+    callbacks: Iterable[Callback] = (),
+    *,
+    cell: Cell | None = None,
+) -> SequenceModel:
+    """Trains a network without writing anything.
+
+    Args:
+        task: what to learn.
+        data: what to learn from; what the task's options name if not given.
+        config: the options of network and training; the task's usual ones if not given.
+        callbacks: called between steps, after the validation.
+        cell: a cell of your own; the one that `config` names if not given.
+
+    Returns:
+        The network with the weights that were best on the held-out data, in evaluation mode.
+
+    Raises:
+        TrainingError: an option means nothing, or training can't go on.
+        DataError: the data can't be read, or don't fit.
+    """
+    from throughtime import cells
+    from throughtime.training.building import build_model, programs_of
+    from throughtime.training.session import settings_kept
+
+    config = config or TrainConfig.of(type(task))
+    data = task.prepare() if data is None else data
+    started = time.monotonic()
+    best = BestWeights()
+    with settings_kept(config.training):
+        interface = task.interface(data.codecs)
+        torch.manual_seed(config.training.seed)
+        programs = programs_of(config.network, cell or cells.get(config.network.cell), interface)
+        model = build_model(config.network, programs, interface, config.training.engine)
+        model.task = task.describe(data.codecs, task.baselines(data))
+        plan = make_plan(task, data, config, model, started)
+        Fit(task, data, config, plan, model, [Validation(), best, *callbacks]).run()
+    model.load_state_dict(best.weights)
+    return model.eval()
+
+
+def _on_cpu(state: State | None) -> State | None:
+    if state is None or isinstance(state, Tensor):
+        return None if state is None else state.cpu()
+    return tuple(tensor.cpu() for tensor in state)
+
+
+def _get_generators(device: torch.device) -> list[Tensor]:
+    return [torch.get_rng_state()] + ([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])
+
+
+def _set_generators(states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if len(states) > 1:
+        torch.cuda.set_rng_state(states[1])
+
+
+def _from_all(here: Any) -> list[Any]:
+    """What each process has, in their order."""
+    if not torch.distributed.is_initialized():
+        return [here]
+    found = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, here)
+    return list(found)
