@@ -305,7 +305,7 @@ def test_a_module_that_is_edited_is_refused() -> None:
 
 
 def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("throughtime.exchange.packages.find_spec", lambda name: None)
+    monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
     for call in (lambda: throughtime.to_onnx(Recurrent("gru", 2, 2)), lambda: throughtime.from_onnx(b"")):
         with pytest.raises(UserError, match=r"pip install 'throughtime\[onnx\]'"):
             call()

@@ -23,7 +23,7 @@ def export(
 
     It holds the vocabulary too, in its metadata.
     """
-    from throughtime.exchange.packages import require
+    from throughtime.packages import require
     from throughtime.runs import Run
 
     if file.suffix not in _KINDS:

@@ -11,7 +11,7 @@ from typing import Any
 from throughtime.errors import UserError
 from throughtime.exchange.onnx.arrays import read_array
 from throughtime.exchange.onnx.graph import Array
-from throughtime.exchange.packages import require
+from throughtime.packages import require
 
 _FIRST_OPSET = 7  # since this version the recurrent operators have not changed their meaning
 _BRANCHES = ("then_branch", "else_branch")

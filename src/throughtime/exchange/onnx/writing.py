@@ -16,12 +16,12 @@ from throughtime.errors import UserError
 from throughtime.exchange.onnx.graph import IR_VERSION, OPSET, Graph
 from throughtime.exchange.onnx.module_export import exported
 from throughtime.exchange.onnx.stack import Stack, add_stack, array, give_states
-from throughtime.exchange.packages import require
 from throughtime.files import write
 from throughtime.nn.dropin import GRU, LSTM, RNN
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
+from throughtime.packages import require
 
 _MAX_BYTES = 2**31 - 1  # of a file of ONNX
 

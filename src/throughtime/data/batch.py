@@ -1,0 +1,32 @@
+"""The batch: the one form in which data of every kind reaches a model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class Batch(NamedTuple):
+    """Sequences that a model runs side by side, time axis first.
+
+    Attributes:
+        inputs: token ids `[T, B]` (int64) or features `[T, B, F]` (float32).
+        targets: `[B]` or `[B, K]` with one target per sequence, `[T, B]` or `[T, B, K]` with one per step;
+            int64 ids, or float32 values with the axis K.
+        lengths: the number of steps of each sequence `[B]` (int64); None if all have T steps.
+        weights: the weight of each target (float32), shaped like the leading axes of targets, 0 at padding;
+            None if all are 1.
+        carry: whether the sequences continue those of the batch before, from its last states.
+        terms: what the summed loss of this process's rows is divided by. It is the weighted number of targets of the
+            batch in all processes, divided by the number of processes, so that the mean over processes of these
+            quotients is the mean loss of the whole batch.
+    """
+
+    inputs: NDArray[np.int64] | NDArray[np.float32]
+    targets: NDArray[np.int64] | NDArray[np.float32]
+    lengths: NDArray[np.int64] | None
+    weights: NDArray[np.float32] | None
+    carry: bool
+    terms: float

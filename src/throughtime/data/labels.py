@@ -1,0 +1,77 @@
+"""Labels as ids."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from throughtime.errors import DataError, nearest
+
+_SHOWN = 20  # labels that a message lists
+
+
+@dataclass(frozen=True)
+class Labels:
+    """The labels of a data set: a label's id is its position.
+
+    Attributes:
+        names: the labels.
+    """
+
+    names: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if not self.names or not all(isinstance(name, str) and name for name in self.names):
+            raise DataError(f"labels must be one or more strings that are not empty, got {list(self.names)!r}.")
+        if len(set(self.names)) < len(self.names):
+            raise DataError(f"labels must be distinct, got {list(self.names)!r}.")
+
+    @classmethod
+    def of(cls, values: Iterable[str]) -> Self:
+        """Return the distinct labels among the values, sorted."""
+        return cls(tuple(sorted(set(values))))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def encode(self, values: Sequence[str]) -> NDArray[np.int64]:
+        """Return the ids of labels, `[len(values)]`.
+
+        Raises:
+            DataError: a label is not one of `names`.
+        """
+        ids = {name: k for k, name in enumerate(self.names)}
+        unknown = sorted(set(values) - ids.keys())
+        if unknown:
+            shown = ", ".join(map(repr, unknown[:_SHOWN])) + (", ..." if len(unknown) > _SHOWN else "")
+            known = ", ".join(map(repr, self.names[:_SHOWN]))
+            more = f" and {len(self) - _SHOWN} more" if len(self) > _SHOWN else ""
+            raise DataError(
+                f"unknown label{'s' if len(unknown) > 1 else ''} {shown}: the known labels are {known}{more}"
+                f"{nearest(unknown[0], self.names) if len(unknown) == 1 else ''}"
+            )
+        return np.array([ids[value] for value in values], np.int64)
+
+    def decode(self, ids: ArrayLike) -> list[str]:
+        """Return the labels of ids `[N]`."""
+        return [self.names[k] for k in np.asarray(ids, np.int64)]
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what `of_data` reads, in types that JSON has."""
+        return {"names": list(self.names)}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_data` returned.
+
+        Raises:
+            DataError: the data is damaged.
+        """
+        names = data.get("names") if isinstance(data, Mapping) else None
+        if not isinstance(names, list):
+            raise DataError(f"damaged labels: expected a list of names, got {data!r:.200}")
+        return cls(tuple(names))

@@ -1,0 +1,84 @@
+"""Features at a common scale."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.errors import DataError
+
+
+@dataclass(frozen=True, eq=False)
+class Scaler:
+    """Shift and scale each feature to mean 0 and standard deviation 1.
+
+    Attributes:
+        mean: of each feature `[F]` (float64).
+        scale: the standard deviation of each feature `[F]` (float64), 1 for a constant feature.
+    """
+
+    mean: NDArray[np.float64]
+    scale: NDArray[np.float64]
+
+    @classmethod
+    def fit(cls, series: Sequence[NDArray[Any]]) -> Self:
+        """Return the scaler of arrays `[T, F]`, over all their steps.
+
+        Raises:
+            DataError: there are no steps, the arrays don't have the same features, or a value is not finite.
+        """
+        arrays = [np.asarray(values, np.float64) for values in series]
+        shapes = {values.shape[1:] for values in arrays}
+        if len(shapes) != 1 or any(values.ndim != 2 for values in arrays):
+            raise DataError(
+                f"a scaler needs arrays [steps, features] with the same features, got shapes "
+                f"{sorted({values.shape for values in arrays})[:5]}."
+            )
+        steps = sum(len(values) for values in arrays)
+        if steps == 0:
+            raise DataError("a scaler needs 1 step or more, got none.")
+        # Pass over the arrays twice instead of joining them: they may fill the memory.
+        mean = sum(values.sum(0) for values in arrays) / steps
+        if not np.isfinite(mean).all():
+            columns = np.flatnonzero(~np.isfinite(mean)).tolist()
+            raise DataError(f"features must be finite: NaN or infinity in columns {columns}; fill or drop these steps.")
+        variance = sum(((values - mean) ** 2).sum(0) for values in arrays) / steps
+        scale = np.sqrt(variance)
+        # The mean of equal values is rounded, so that a constant feature may have a scale of some 1e-16 of its value.
+        constant = scale <= 1e-14 * np.abs(mean)
+        return cls(mean, np.where(constant, 1.0, scale))
+
+    def encode(self, values: NDArray[Any]) -> NDArray[np.float32]:
+        """Return values `[..., F]` at the common scale."""
+        result: NDArray[np.float32] = ((np.asarray(values, np.float64) - self.mean) / self.scale).astype(np.float32)
+        return result
+
+    def decode(self, values: NDArray[Any]) -> NDArray[np.float64]:
+        """Return values `[..., F]` at the features' own scale."""
+        result: NDArray[np.float64] = np.asarray(values, np.float64) * self.scale + self.mean
+        return result
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what `of_data` reads, in types that JSON has; no bit is lost."""
+        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_data` returned.
+
+        Raises:
+            DataError: the data is damaged.
+        """
+        try:
+            mean, scale = (np.array(data[name], np.float64) for name in ("mean", "scale"))
+            sound = mean.ndim == 1 and mean.shape == scale.shape and np.isfinite(mean).all()
+            sound = sound and bool((scale > 0).all()) and np.isfinite(scale).all()
+        except (KeyError, TypeError, ValueError):
+            sound = False
+        if not sound:
+            raise DataError(f"damaged scaler: expected lists 'mean' and 'scale' of equal length, got {data!r:.200}")
+        return cls(mean, scale)

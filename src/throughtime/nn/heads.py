@@ -1,0 +1,196 @@
+"""Heads: the last linear layer of a network, and the loss that trains it."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from typing import Any
+
+import torch
+from torch import Tensor, distributions, nn
+from torch.distributions import Distribution
+from torch.nn import functional
+
+from throughtime import outputs
+from throughtime.errors import UserError
+from throughtime.nn.softmax_loss import softmax_loss
+from throughtime.outputs import Output
+
+
+class Head(nn.Module, ABC):
+    """A linear layer whose numbers mean an output. `Head.of` chooses the class for an output.
+
+    Args:
+        output: what the numbers mean.
+        features: the width of the layer's input.
+        tied: an embedding `[classes, features]` to use as the matrix (Press & Wolf 2017, arXiv:1608.05859); of a
+            categorical output only. It stays one parameter, and `reset_parameters` leaves it alone.
+
+    Attributes:
+        output: what the numbers mean.
+        weight: `[width, features]`.
+        bias: `[width]`.
+
+    Raises:
+        UserError: the embedding doesn't fit, or the output can't have one.
+    """
+
+    def __init__(self, output: Output, features: int, *, tied: nn.Parameter | None = None) -> None:
+        super().__init__()
+        shape = (output.width, features)
+        if tied is not None and not isinstance(output, outputs.Categorical):
+            raise UserError(f"only a categorical output can be tied to an embedding, got {output}.")
+        if tied is not None and tied.shape != shape:
+            raise UserError(
+                f"an embedding of shape {list(tied.shape)} can't be tied to a head of shape {list(shape)}; "
+                "give both the same shape, or don't tie them."
+            )
+        self.output = output
+        self.tied = tied is not None
+        self.weight = nn.Parameter(torch.empty(shape)) if tied is None else tied
+        self.bias = nn.Parameter(torch.empty(output.width))
+        self.reset_parameters()
+
+    @staticmethod
+    def of(output: Output, features: int, *, tied: nn.Parameter | None = None) -> Head:
+        """Return a new head of the class for an output; the arguments are the class's."""
+        return _HEADS[type(output)](output, features, tied=tied)
+
+    def reset_parameters(self) -> None:
+        """Draw weight and bias uniformly from +-1/sqrt(features); a tied weight is left alone."""
+        bound = 1 / math.sqrt(self.weight.shape[1])
+        if not self.tied:
+            nn.init.uniform_(self.weight, -bound, bound)
+        nn.init.uniform_(self.bias, -bound, bound)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return the raw numbers `[..., width]` of features `[..., features]`."""
+        return functional.linear(features, self.weight, self.bias)
+
+    def loss(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Sum the losses of all steps or sequences.
+
+        Args:
+            features: `[..., features]`.
+            targets: `[..., *output.target_shape]`: ids as int64, or numbers.
+            weights: what each loss is multiplied by, broadcast to `[...]`; 0 masks a padded step.
+
+        Returns:
+            The sum, a scalar: in nats, or of squared, absolute or pinball errors.
+
+        Raises:
+            UserError: the targets don't fit.
+        """
+        return self.loss_of(self(features), targets, weights)
+
+    def loss_of(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        """Sum the losses as `loss` does, from raw numbers `[..., width]` that `forward` returned."""
+        self._check(raw.shape[:-1], targets)
+        # A sum of thousands of terms has no digits left in half precision.
+        raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
+        losses = self.losses(raw, targets.to(raw.dtype) if self.output.target_shape else targets)
+        return (losses if weights is None else losses * weights.expand_as(losses)).sum()
+
+    @abstractmethod
+    def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each step or sequence, `[...]`; the arguments are those of `loss_of`."""
+
+    def terms(self, targets: Tensor) -> int:
+        """Count the steps or sequences that a loss is summed over: divide by it for a mean."""
+        return self.output.terms(targets)
+
+    def _check(self, leading: torch.Size, targets: Tensor) -> None:
+        expected = (*leading, *self.output.target_shape)
+        if targets.shape != expected:  # torch would broadcast them
+            raise UserError(f"targets must be {list(expected)} for {self.output}, got {list(targets.shape)}.")
+
+    def extra_repr(self) -> str:
+        return f"{self.output}, features={self.weight.shape[1]}{', tied=True' if self.tied else ''}"
+
+
+class DistributionHead(Head):
+    """A head whose loss is the negative log-likelihood, in nats."""
+
+    @abstractmethod
+    def distribution(self, raw: Tensor) -> Distribution:
+        """Return the distribution of a target `[...]` or of its elements `[..., n]` that raw numbers describe."""
+
+    def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
+        log_likelihoods: Tensor = self.distribution(raw).log_prob(targets)
+        return -log_likelihoods.sum(-1) if self.output.target_shape else -log_likelihoods
+
+
+class CategoricalHead(DistributionHead):
+    """Softmax over classes."""
+
+    def distribution(self, raw: Tensor) -> Distribution:
+        return distributions.Categorical(logits=raw, validate_args=False)
+
+    def loss(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
+        self._check(features.shape[:-1], targets)
+        if weights is None:
+            return softmax_loss(features.reshape(-1, features.shape[-1]), self.weight, self.bias, targets.reshape(-1))
+        # The scores of padded steps would be most of the work.
+        weights = weights.expand_as(targets)
+        kept = weights != 0
+        return super().loss(features[kept], targets[kept], weights[kept])
+
+
+class BernoulliHead(DistributionHead):
+    """Independent bits."""
+
+    def distribution(self, raw: Tensor) -> Distribution:
+        return distributions.Bernoulli(logits=raw, validate_args=False)
+
+
+class NormalHead(DistributionHead):
+    """Independent normal distributions."""
+
+    output: outputs.Normal
+
+    def distribution(self, raw: Tensor) -> Distribution:
+        return distributions.Normal(*self.output.parameters(raw, _softplus), validate_args=False)
+
+
+class StudentTHead(DistributionHead):
+    """Independent Student t distributions."""
+
+    output: outputs.StudentT
+
+    def distribution(self, raw: Tensor) -> Distribution:
+        return distributions.StudentT(*self.output.parameters(raw, _softplus), validate_args=False)
+
+
+class PointHead(Head):
+    """Regression by the squared or the absolute error."""
+
+    output: outputs.Point
+
+    def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
+        error = raw - targets
+        return (error.square() if self.output.loss == "mse" else error.abs()).sum(-1)
+
+
+class QuantilesHead(Head):
+    """Quantile regression by the pinball error, summed over levels."""
+
+    output: outputs.Quantiles
+
+    def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
+        levels = raw.new_tensor(self.output.levels)
+        error = targets[..., None] - self.output.by_level(raw)
+        return torch.maximum(levels * error, (levels - 1) * error).sum((-1, -2))
+
+
+def _softplus(x: Any) -> Any:
+    return functional.softplus(x, threshold=40)  # where float64 can't tell it from x; the default, 20, is off by 2e-9
+
+
+_HEADS: dict[type[Output], type[Head]] = {
+    outputs.Categorical: CategoricalHead,
+    outputs.Bernoulli: BernoulliHead,
+    outputs.Normal: NormalHead,
+    outputs.StudentT: StudentTHead,
+    outputs.Point: PointHead,
+    outputs.Quantiles: QuantilesHead,
+}

@@ -1,0 +1,331 @@
+"""The meaning of a head's numbers: predictions, probabilities and samples, in NumPy alone.
+
+A head turns the features of a step, or of a whole sequence, into `width` numbers, here called raw: arrays
+`[..., width]`. An output says what they mean. `throughtime.nn.heads` has the losses.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from itertools import pairwise
+from numbers import Real
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.errors import ModelError, UserError, nearest
+
+Array = NDArray[Any]
+
+_LEAST_SCALE = 1e-6  # keeps log(scale) finite where softplus underflows
+_LEAST_DEGREES = 2.0  # a Student t distribution has a finite variance above 2 degrees of freedom
+
+PointLoss = Literal["mse", "mae"]
+
+
+def softplus(x: Array) -> Array:
+    """Compute log(1 + exp(x)) without overflow."""
+    return np.asarray(np.logaddexp(0, x))
+
+
+@dataclass(frozen=True)
+class Output(ABC):
+    """What the numbers of a head mean.
+
+    Attributes:
+        kind: the name that `to_data` writes.
+
+    Raises:
+        UserError: a size is not a positive integer, or another setting is invalid.
+    """
+
+    kind: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            if field.type == "int":
+                size = getattr(self, field.name)
+                if isinstance(size, bool) or not isinstance(size, int | np.integer) or size < 1:
+                    raise UserError(f"{field.name} must be a positive integer, got {size!r}.")
+                object.__setattr__(self, field.name, int(size))
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Raw numbers per step or sequence."""
+
+    @property
+    @abstractmethod
+    def target_shape(self) -> tuple[int, ...]:
+        """The shape of one target; `()` for an id."""
+
+    def terms(self, targets: Any) -> int:
+        """Count the terms of a loss: the steps or sequences, not their elements.
+
+        Args:
+            targets: an array or tensor `[..., *target_shape]`.
+        """
+        return math.prod(targets.shape[: len(targets.shape) - len(self.target_shape)])
+
+    @abstractmethod
+    def predict(self, raw: Array) -> Array:
+        """Return the single best guess.
+
+        Args:
+            raw: `[..., width]`.
+
+        Returns:
+            An array `[..., *target_shape]`; of quantiles all levels, `[..., targets, levels]`.
+        """
+
+    def sample(self, raw: Array, generator: np.random.Generator, temperature: float = 1.0) -> Array:
+        """Draw from the predicted distribution.
+
+        Args:
+            raw: `[..., width]`.
+            generator: the source of the random numbers.
+            temperature: scores are divided by it; for a real-valued output the variance is multiplied by it (Ha & Eck
+                2017, arXiv:1704.03477). 0 returns the most likely value, and for quantiles the median.
+
+        Returns:
+            An array `[..., *target_shape]`.
+
+        Raises:
+            UserError: the temperature is negative or not finite, or the output has no distribution.
+        """
+        if not 0 <= temperature < math.inf:
+            raise UserError(f"temperature must be finite and at least 0, got {temperature}.")
+        return self._draw(raw, generator, temperature)
+
+    @abstractmethod
+    def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array: ...
+
+    def to_data(self) -> dict[str, Any]:
+        """Return the output as plain data for JSON, which `from_data` reads."""
+        settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+        return {"kind": self.kind, **settings}
+
+
+@dataclass(frozen=True)
+class Categorical(Output):
+    """One of several classes; the raw numbers are scores (logits). A class with score -inf is never drawn."""
+
+    kind = "categorical"
+    classes: int
+
+    @property
+    def width(self) -> int:
+        return self.classes
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        return ()
+
+    def probabilities(self, raw: Array) -> Array:
+        """Return each class's probability, `[..., classes]`."""
+        unscaled = np.exp(raw - raw.max(-1, keepdims=True))
+        return np.asarray(unscaled / unscaled.sum(-1, keepdims=True))
+
+    def predict(self, raw: Array) -> Array:
+        """Return the id of the most likely class, int64 `[...]`."""
+        return np.asarray(raw.argmax(-1), np.int64)
+
+    def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
+        # The class whose score is the largest after adding Gumbel noise follows softmax(raw / temperature).
+        return self.predict(raw + temperature * generator.gumbel(size=raw.shape))
+
+
+@dataclass(frozen=True)
+class Bernoulli(Output):
+    """Independent bits; the raw numbers are log-odds (logits)."""
+
+    kind = "bernoulli"
+    units: int
+
+    @property
+    def width(self) -> int:
+        return self.units
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        return (self.units,)
+
+    def probabilities(self, raw: Array) -> Array:
+        """Return each bit's probability of being 1, `[..., units]`."""
+        return np.asarray(np.exp(-softplus(-raw)))
+
+    def predict(self, raw: Array) -> Array:
+        """Return 1 where the probability is above one half and 0 elsewhere, int64 `[..., units]`."""
+        return np.asarray(raw > 0, np.int64)
+
+    def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
+        # Logistic noise exceeds -raw / temperature with the probability of a 1.
+        return self.predict(raw + temperature * generator.logistic(size=raw.shape))
+
+
+@dataclass(frozen=True)
+class _Regression(Output):
+    """Real numbers, each described by a fixed number of raw ones."""
+
+    numbers: ClassVar[int]
+    targets: int
+
+    @property
+    def width(self) -> int:
+        return self.targets * self.numbers
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        return (self.targets,)
+
+
+@dataclass(frozen=True)
+class Point(_Regression):
+    """One value per target, without a distribution.
+
+    Args:
+        targets: how many values.
+        loss: "mse", the squared error, to predict means; or "mae", the absolute error, to predict medians.
+    """
+
+    kind, numbers = "point", 1
+    loss: PointLoss
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.loss not in get_args(PointLoss):
+            raise UserError(f"loss must be one of {', '.join(get_args(PointLoss))}, got {self.loss!r}.")
+
+    def predict(self, raw: Array) -> Array:
+        """Return the values, `[..., targets]`."""
+        return raw
+
+    def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
+        raise UserError("a point output has no distribution to sample from; use predict, or train another output.")
+
+
+@dataclass(frozen=True)
+class Quantiles(_Regression):
+    """Several quantiles per target (Koenker & Bassett 1978).
+
+    Args:
+        targets: how many values.
+        levels: the quantiles' probabilities, between 0 and 1 in ascending order.
+    """
+
+    kind = "quantiles"
+    levels: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        levels = self.levels  # JSON has a list, or anything else
+        numbers = isinstance(levels, list | tuple) and len(levels) > 0 and all(isinstance(x, Real) for x in levels)
+        if not numbers or not all(a < b for a, b in pairwise((0, *levels, 1))):
+            raise UserError(f"levels must be numbers between 0 and 1 in ascending order, got {levels!r}.")
+        object.__setattr__(self, "levels", tuple(map(float, levels)))
+
+    @property
+    def width(self) -> int:
+        return self.targets * len(self.levels)
+
+    def by_level(self, raw: Any) -> Any:
+        """Return an array or tensor `[..., width]` as `[..., targets, levels]`."""
+        return raw.reshape(*raw.shape[:-1], self.targets, len(self.levels))
+
+    def predict(self, raw: Array) -> Array:
+        """Return the quantiles `[..., targets, levels]`, sorted, as a network's own may cross."""
+        return np.sort(self.by_level(raw), -1)
+
+    def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
+        quantiles = self.predict(raw)
+        median = self._interpolated(quantiles, 0.5)
+        drawn = self._interpolated(quantiles, generator.random(quantiles.shape[:-1]))
+        spread = math.sqrt(temperature)
+        return (1 - spread) * median + spread * drawn  # exactly one of them at 0 and at 1
+
+    def _interpolated(self, quantiles: Array, levels: Array | float) -> Array:
+        """Interpolate linearly between the quantiles; the distribution ends at the outermost ones."""
+        last = len(self.levels) - 1
+        position = np.broadcast_to(np.interp(levels, self.levels, np.arange(last + 1.0)), quantiles.shape[:-1])
+        below = position.astype(np.int64)
+        places = np.stack([below, np.minimum(below + 1, last)], -1)
+        low, high = np.moveaxis(np.take_along_axis(quantiles, places, -1), -1, 0)
+        return np.asarray(low + (position - below) * (high - low))
+
+
+@dataclass(frozen=True)
+class Normal(_Regression):
+    """Independent normal distributions; the raw numbers are all means, then all scales before softplus."""
+
+    kind, numbers = "normal", 2
+
+    def parameters(self, raw: Any, softplus: Callable[[Any], Any] = softplus) -> tuple[Any, Any]:
+        """Return the means and the standard deviations, each `[..., targets]`.
+
+        Args:
+            raw: an array `[..., width]`, or a tensor where `softplus` takes tensors.
+        """
+        n = self.targets
+        return raw[..., :n], softplus(raw[..., n:]) + _LEAST_SCALE
+
+    def predict(self, raw: Array) -> Array:
+        """Return the means, `[..., targets]`."""
+        return np.asarray(self.parameters(raw)[0])
+
+    def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
+        mean, scale = self.parameters(raw)
+        return np.asarray(mean + math.sqrt(temperature) * scale * generator.standard_normal(mean.shape))
+
+
+@dataclass(frozen=True)
+class StudentT(_Regression):
+    """Independent Student t distributions, for outliers; raw: all locations, then scales, then degrees of freedom."""
+
+    kind, numbers = "student_t", 3
+
+    def parameters(self, raw: Any, softplus: Callable[[Any], Any] = softplus) -> tuple[Any, Any, Any]:
+        """Return degrees of freedom, locations and scales, each `[..., targets]`; as `Normal.parameters`."""
+        n = self.targets
+        location, scale, degrees = raw[..., :n], raw[..., n : 2 * n], raw[..., 2 * n :]
+        return _LEAST_DEGREES + softplus(degrees), location, softplus(scale) + _LEAST_SCALE
+
+    def predict(self, raw: Array) -> Array:
+        """Return the locations, which are the means, `[..., targets]`."""
+        return np.asarray(self.parameters(raw)[1])
+
+    def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
+        degrees, location, scale = self.parameters(raw)
+        return np.asarray(location + math.sqrt(temperature) * scale * generator.standard_t(degrees))
+
+
+_KINDS: dict[str, type[Output]] = {
+    output.kind: output for output in (Categorical, Bernoulli, Point, Quantiles, Normal, StudentT)
+}
+
+
+def from_data(data: object) -> Output:
+    """Return the output that `to_data` wrote.
+
+    Raises:
+        ModelError: the data is damaged or of an unknown kind.
+    """
+    kind = data.get("kind") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(kind, str):
+        raise ModelError(f"an output must be a dictionary with its kind, got {data!r}.")
+    if kind not in _KINDS:
+        known = ", ".join(_KINDS)
+        raise ModelError(f"unknown output {kind!r}{nearest(kind, _KINDS) or f'; expected one of {known}.'}")
+    settings = {name: value for name, value in data.items() if name != "kind"}
+    expected = [field.name for field in fields(_KINDS[kind])]
+    if settings.keys() != set(expected):
+        raise ModelError(
+            f"the output {kind!r} must have {', '.join(expected)}, got {', '.join(map(str, settings)) or 'nothing'}."
+        )
+    try:
+        return _KINDS[kind](**settings)
+    except UserError as error:
+        raise ModelError(f"the output {kind!r} is damaged: {error}") from None

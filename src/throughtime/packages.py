@@ -1,0 +1,22 @@
+"""Packages of an extra, which may be missing."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from throughtime.errors import UserError
+
+
+def require(package: str, extra: str | None = None, purpose: str = "this") -> None:
+    """Check that a package is installed.
+
+    Args:
+        package: its name.
+        extra: the extra of throughtime that installs it; the package's name if None.
+        purpose: what needs it, as the message's subject: "reading MIDI files".
+
+    Raises:
+        UserError: it is missing; the message names the extra.
+    """
+    if find_spec(package) is None:
+        raise UserError(f"{purpose} needs {package}: pip install 'throughtime[{extra or package}]'")
