@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from throughtime.sight.edit import edit
     from throughtime.sight.record import record
     from throughtime.streaming import Stream
-    from throughtime.training import evaluate, sample, train
+    from throughtime.training import evaluate, fit, predict, sample, train
 
 __version__ = "0.1.0"
 
@@ -56,6 +56,8 @@ _HOMES = {
     "record": "throughtime.sight.record",
     "Stream": "throughtime.streaming",
     "evaluate": "throughtime.training",
+    "fit": "throughtime.training",
+    "predict": "throughtime.training",
     "sample": "throughtime.training",
     "train": "throughtime.training",
 }
@@ -67,7 +69,7 @@ _EXTRAS = {"torch": "torch", "onnx": "onnx"} | dict.fromkeys(
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "edit", "evaluate", "freeze", "from_keras", "from_onnx", "from_torch", "load", "record",
+    "cell", "cells", "check", "edit", "evaluate", "fit", "freeze", "from_keras", "from_onnx", "from_torch", "load", "predict", "record",
     "release_memory", "restore", "sample", "save", "to_onnx", "to_torch", "train",
 ]  # fmt: skip
 

@@ -18,11 +18,11 @@ class Codec(Protocol):
         ...
 
 
-# Where each kind's `from_data(content)` is.
+# Where each kind is made from its plain data.
 _HOMES = {
-    "vocabulary": "throughtime.data.vocabulary",
-    "labels": "throughtime.data.labels",
-    "scaler": "throughtime.data.scaler",
+    "vocabulary": ("throughtime.data.vocabulary", "Vocabulary"),
+    "labels": ("throughtime.data.labels", "Labels"),
+    "scaler": ("throughtime.data.scaler", "Scaler"),
 }
 
 
@@ -37,7 +37,8 @@ def codec_from(data: Any) -> Any:
     kind = data["kind"]
     if kind not in _HOMES:
         raise DataError(f"codec {kind!r} is unknown{nearest(kind, _HOMES)}; known are {', '.join(_HOMES)}")
-    return import_module(_HOMES[kind]).from_data(data)
+    module, name = _HOMES[kind]
+    return getattr(import_module(module), name).of_data(data)
 
 
 @dataclass(frozen=True)

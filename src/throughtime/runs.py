@@ -1,10 +1,10 @@
 """The run directory: all that a training run leaves behind, and what it needs to go on.
 
 config.json         what was asked, on what data, and what was planned; written last, so a run is there or not
-vocabulary.json     the symbols
+task.json           what it learns, with the codecs: the vocabulary, say
 program.json        each layer's program: a model is loaded without the Python that wrote its cell
-model.safetensors   the weights that were best on validation; with the programs and the symbols, a model by itself
-metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss
+model.safetensors   the weights that were best on validation; with programs and task, a model by itself
+metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss and the task's metrics
 checkpoints/        what is needed to go on
 initial.safetensors the weights it started from, if they are another run's
 log.txt, result.json
@@ -18,26 +18,29 @@ import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from throughtime.data import Corpus, Vocabulary, load_vocabulary
-from throughtime.errors import DataError, RunError
+from throughtime import tasks
+from throughtime.errors import ModelError, RunError
 from throughtime.files import replacing
+from throughtime.model_file import ModelFile, encoded
 from throughtime.paths import display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
-from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, VOCABULARY, WEIGHTS, read_programs, read_text
+from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS, read_programs, read_text
+from throughtime.tasks.base import Data, Task
+from throughtime.tasks.description import TaskDescription
 from throughtime.training.config import TrainConfig
 from throughtime.training.record import DataSummary, Plan, Record, read_record, versions
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
-    from throughtime.nn.language_model import LanguageModel
+    from throughtime.nn.sequence_model import SequenceModel
 
 
 class Run:
@@ -60,20 +63,22 @@ class Run:
         cls,
         path: str | Path,
         config: TrainConfig,
-        corpus: Corpus,
+        data: Data[Any],
+        description: TaskDescription,
         programs: Sequence[Program],
         plan: Plan,
         initial: bytes | None = None,
     ) -> Self:
-        """Write the directory of a run that is about to begin.
+        """Writes the directory of a run that is about to begin.
 
         Args:
             path: the directory; it must not exist, or be empty.
             config: the options.
-            corpus: the data.
+            data: the data.
+            description: the task with its codecs.
             programs: each layer's program.
             plan: how long to train.
-            initial: the weights to start from, as safetensors; new ones are drawn if not given.
+            initial: the file of the weights to start from; new ones are drawn if not given.
 
         Raises:
             RunError: something is there already.
@@ -84,15 +89,15 @@ class Run:
             created=datetime.now().astimezone(),
             versions=versions(),
             config=config,
-            data=DataSummary.of(corpus),
+            data=DataSummary.of(data),
             plan=plan,
         )
         path.mkdir(parents=True, exist_ok=True)
         if initial is not None:
             with replacing(path / INITIAL) as file:
                 file.write(initial)
-        with replacing(path / VOCABULARY) as file:
-            file.write(corpus.vocabulary.to_json().encode())
+        with replacing(path / TASK) as file:
+            file.write(json.dumps(description.to_data(), ensure_ascii=False).encode())
         with replacing(path / PROGRAMS) as file:
             file.write(list_to_json(programs).encode())
         with replacing(path / CONFIG) as file:
@@ -120,14 +125,14 @@ class Run:
         if not path.is_dir():
             raise RunError(f"{display_path(path)} is a file; expected the directory of a run")
         if not (path / CONFIG).is_file():
-            known = [p for p in path.iterdir() if p.name in (VOCABULARY, PROGRAMS) or p.suffix == ".part"]
+            known = [p for p in path.iterdir() if p.name in (TASK, PROGRAMS) or p.suffix == ".part"]
             raise RunError(
                 f"{display_path(path)} is half written: the run ended before its first step; remove it and train again"
                 if known
                 else f"{display_path(path)} is not a run: {_contents(path)}"
             )
         run = cls(path, read_record(path / CONFIG))
-        for name in (VOCABULARY, PROGRAMS):
+        for name in (TASK, PROGRAMS):
             if not (path / name).is_file():
                 raise RunError(f"{path} is damaged: {name} is missing")
         return run
@@ -149,16 +154,37 @@ class Run:
         return {**record, "parameters": self.parameters if self.has_weights else None}
 
     @cached_property
-    def vocabulary(self) -> Vocabulary:
-        """The symbols.
+    def description(self) -> TaskDescription:
+        """The task with its codecs.
 
         Raises:
             RunError: the file is damaged.
         """
         try:
-            return load_vocabulary(self.path / VOCABULARY)
-        except DataError as error:
-            raise RunError(f"{self.path} is damaged: {error}") from None
+            return TaskDescription.of_data(json.loads(read_text(self.path / TASK)))
+        except ValueError as error:  # a DataError is one
+            raise RunError(f"{self.path} is damaged: {TASK}: {error}") from None
+
+    @cached_property
+    def task(self) -> Task[Any]:
+        """The task, with the options of the run.
+
+        Raises:
+            TrainingError: it is a task of somebody's own, whose Python has to be imported first.
+        """
+        return tasks.get(self.config.task.task)(self.config.task)
+
+    def task_with(self, **options: Any) -> Task[Any]:
+        """The task with some options changed, as to read other data; an option of None is one not given."""
+        given = {name: value for name, value in options.items() if value is not None}
+        return type(self.task)(type(self.config.task).model_validate({**self.config.task.model_dump(), **given}))
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        from throughtime.training.building import device_for
+
+        return device_for(self.config.training)
 
     @cached_property
     def programs(self) -> tuple[Program, ...]:
@@ -168,9 +194,9 @@ class Run:
             RunError: the file is damaged, or from a newer version.
         """
         programs = read_programs(self.path)
-        if len(programs) != self.config.num_layers:
+        if len(programs) != self.config.network.num_layers:
             raise RunError(
-                f"{self.path} is damaged: {PROGRAMS}: {self.config.num_layers} programs are wanted, "
+                f"{self.path} is damaged: {PROGRAMS}: {self.config.network.num_layers} programs are wanted, "
                 f"{len(programs)} are there"
             )
         return programs
@@ -211,15 +237,7 @@ class Run:
         Raises:
             RunError: the file is damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load
-
-        if not (self.path / INITIAL).is_file():
-            return None
-        try:
-            return load((self.path / INITIAL).read_bytes())
-        except (SafetensorError, OSError, ValueError) as error:
-            raise RunError(f"{self.path} is damaged: {INITIAL}: {error}") from None
+        return self._weights_in(INITIAL) if (self.path / INITIAL).is_file() else None
 
     @property
     def checkpoint(self) -> Path:
@@ -256,40 +274,41 @@ class Run:
             raise RunError(f"{self.path} is damaged: {self.metrics_file.name}: {error}") from None
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that were best on validation.
+        """The weights that were best on the held-out data.
 
         Raises:
             RunError: there are none yet, or the file is damaged.
         """
-        from safetensors import SafetensorError
-        from safetensors.torch import load
+        self._require_weights()
+        return self._weights_in(WEIGHTS)
 
+    def _require_weights(self) -> None:
         if not self.has_weights:
             raise RunError(
                 f"{self.path} has no weights yet: training was ended before its first validation; "
                 f"resume with: throughtime train --resume {display_path(self.path)}"
             )
-        try:
-            return load((self.path / WEIGHTS).read_bytes())  # its own reading refuses paths that are not UTF-8
-        except (SafetensorError, OSError, ValueError) as error:
-            raise RunError(f"{self.path} is damaged: {WEIGHTS}: {error}") from None
 
-    def save_weights(self, model: LanguageModel) -> None:
-        """Put the model's weights in the place of those that were best before, in a file that is a model by itself."""
-        from throughtime.model_file import encoded
+    def _weights_in(self, name: str) -> dict[str, Tensor]:
+        try:
+            return ModelFile.open(self.path / name).weights("pt")
+        except ModelError as error:
+            raise RunError(f"{self.path} is damaged: {name}: {error}") from None
+
+    def save_weights(self, model: SequenceModel) -> None:
+        """Puts the network's weights in the place of those that were best before, in a file that is a model by itself."""
         from throughtime.nn.description import describe
 
-        description = replace(describe(model), vocabulary=self.vocabulary.to_json())
         with replacing(self.path / WEIGHTS) as file:
-            file.write(encoded(description, model))
+            file.write(encoded(describe(model), model))
 
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Write the figures, which says that the run is finished."""
         with replacing(self.path / RESULT) as file:
             file.write((json.dumps(result, indent=2) + "\n").encode())
 
-    def model(self, engine: str | None = None) -> LanguageModel:
-        """The trained model, ready to use.
+    def model(self, engine: str | None = None) -> SequenceModel:
+        """The trained network, ready to use.
 
         Args:
             engine: what runs its recurrent layers; the one that it was trained with if not given.
@@ -297,21 +316,17 @@ class Run:
         Raises:
             RunError: there are no weights yet, or a file is damaged.
         """
-        import torch
+        from throughtime.nn.description import build
+        from throughtime.nn.sequence_model import SequenceModel
 
-        from throughtime.training.building import build_model
-
-        weights = self.weights()
-        config = self.config.model_copy(update={"engine": engine or self.config.engine})
-        with torch.random.fork_rng(devices=[]):
-            model = build_model(config, self.programs, self.vocabulary.size)
-        model.to(next(iter(weights.values())).dtype)
+        self._require_weights()
         try:
-            model.load_state_dict(weights)
-        except RuntimeError as error:
-            raise RunError(f"{self.path} is damaged: {WEIGHTS} is not of this run: {error}") from None
-        model.vocabulary = self.vocabulary
-        return model.eval()
+            model = build(ModelFile.open(self.path / WEIGHTS), engine or self.config.training.engine)
+        except ModelError as error:
+            raise RunError(f"{self.path} is damaged: {WEIGHTS}: {error}") from None
+        if not isinstance(model, SequenceModel) or model.recurrent.programs != self.programs:
+            raise RunError(f"{self.path} is damaged: {WEIGHTS} is not of this run")
+        return model
 
 
 def _contents(path: Path) -> str:

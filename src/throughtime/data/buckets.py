@@ -61,6 +61,12 @@ class Buckets:
     def __len__(self) -> int:
         return self._count
 
+    @property
+    def terms(self) -> int:
+        """How many targets an epoch has, shared evenly among the processes."""
+        data = self.sequences
+        return (int(data.lengths.sum()) if data.per_step else len(data)) // self._ranks
+
     def rows(self, step: int) -> NDArray[np.int64]:
         """Return the indices of this process's sequences in the batch of a step."""
         return self._members(step)[self._rank :: self._ranks]

@@ -62,7 +62,7 @@ class Labels:
 
     def to_data(self) -> dict[str, Any]:
         """Return what `of_data` reads, in types that JSON has."""
-        return {"names": list(self.names)}
+        return {"kind": "labels", "names": list(self.names)}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:

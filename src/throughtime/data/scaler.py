@@ -64,7 +64,7 @@ class Scaler:
 
     def to_data(self) -> dict[str, Any]:
         """Return what `of_data` reads, in types that JSON has; no bit is lost."""
-        return {"mean": self.mean.tolist(), "scale": self.scale.tolist()}
+        return {"kind": "scaler", "mean": self.mean.tolist(), "scale": self.scale.tolist()}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:

@@ -1,5 +1,7 @@
 """Symbols and their numbers: one interface for characters, words and byte pairs."""
 
+from __future__ import annotations
+
 import codecs
 import hashlib
 import json
@@ -89,8 +91,17 @@ class Vocabulary(ABC):
         """The vocabulary as JSON, for `from_json`."""
 
     def to_data(self) -> dict[str, Any]:
-        """The vocabulary as plain data, for `from_data`."""
+        """The vocabulary as plain data, for `of_data`."""
         return {"kind": "vocabulary", "content": json.loads(self.to_json())}
+
+    @staticmethod
+    def of_data(data: Mapping[str, Any]) -> Vocabulary:
+        """The vocabulary that `to_data` gave.
+
+        Raises:
+            DataError: the data are not a vocabulary.
+        """
+        return from_json(json.dumps(data.get("content")))
 
     def encode(self, text: str) -> Ids:
         """The ids of a text's symbols, shape [symbols]."""
@@ -196,15 +207,6 @@ def from_json(text: str) -> Vocabulary:
         return tokens.from_json(text)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"this is not a vocabulary, or a damaged one: {error}") from None
-
-
-def from_data(data: Mapping[str, Any]) -> Vocabulary:
-    """The vocabulary that `to_data` gave.
-
-    Raises:
-        DataError: the data are not a vocabulary.
-    """
-    return from_json(json.dumps(data.get("content")))
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:

@@ -25,6 +25,7 @@ class Head(nn.Module, ABC):
         features: the width of the layer's input.
         tied: an embedding `[classes, features]` to use as the matrix (Press & Wolf 2017, arXiv:1608.05859); of a
             categorical output only. It stays one parameter, and `reset_parameters` leaves it alone.
+        drawn: whether to draw the parameters now; if not, call `reset_parameters` before use.
 
     Attributes:
         output: what the numbers mean.
@@ -35,7 +36,9 @@ class Head(nn.Module, ABC):
         UserError: the embedding doesn't fit, or the output can't have one.
     """
 
-    def __init__(self, output: Output, features: int, *, tied: nn.Parameter | None = None) -> None:
+    def __init__(
+        self, output: Output, features: int, *, tied: nn.Parameter | None = None, drawn: bool = True
+    ) -> None:
         super().__init__()
         shape = (output.width, features)
         if tied is not None and not isinstance(output, outputs.Categorical):
@@ -49,12 +52,13 @@ class Head(nn.Module, ABC):
         self.tied = tied is not None
         self.weight = nn.Parameter(torch.empty(shape)) if tied is None else tied
         self.bias = nn.Parameter(torch.empty(output.width))
-        self.reset_parameters()
+        if drawn:
+            self.reset_parameters()
 
     @staticmethod
-    def of(output: Output, features: int, *, tied: nn.Parameter | None = None) -> Head:
+    def of(output: Output, features: int, *, tied: nn.Parameter | None = None, drawn: bool = True) -> Head:
         """Return a new head of the class for an output; the arguments are the class's."""
-        return _HEADS[type(output)](output, features, tied=tied)
+        return _HEADS[type(output)](output, features, tied=tied, drawn=drawn)
 
     def reset_parameters(self) -> None:
         """Draw weight and bias uniformly from +-1/sqrt(features); a tied weight is left alone."""

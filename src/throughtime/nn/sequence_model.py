@@ -72,7 +72,7 @@ class SequenceModel(nn.Module):
         self.encoder = encoder
         self.recurrent = recurrent
         tied = encoder.weight if tie and isinstance(encoder, Embedding) else None
-        self.head = Head(output, recurrent.output_size, tied=tied)
+        self.head = Head.of(output, recurrent.output_size, tied=tied, drawn=False)
         self.reset_parameters()
 
     @property

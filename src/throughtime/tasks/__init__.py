@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from typing import Any
 
 from throughtime.errors import TrainingError, nearest
 from throughtime.tasks.base import Task, registered
 
-__all__ = ["Task", "get", "names"]
+__all__ = ["Task", "chosen", "get", "names"]
 
 _HOMES = {"text": "throughtime.tasks.text", "classify": "throughtime.tasks.classify", "tag": "throughtime.tasks.tag",
           "notes": "throughtime.tasks.notes"}  # fmt: skip
@@ -34,3 +35,19 @@ def get(name: str) -> type[Task[Any]]:
             f"task {name!r} is unknown{nearest(name, names())} (known are {', '.join(names())}; a task of your own has "
             "to be imported first)"
         ) from None
+
+
+def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tuple[type[Task[Any]], str]:
+    """The task that is asked for, or the one that the data speak for, with the reason.
+
+    Args:
+        task: a name or a class; guessed if not given.
+        options: the options that were given.
+    """
+    if task is not None:
+        return (get(task) if isinstance(task, str) else task), ""
+    for name in names():
+        kind = get(name)
+        if why := kind.speaks_for(options):
+            return kind, why
+    return get("text"), ""

@@ -120,6 +120,8 @@ class Task(ABC, Generic[S]):
         unit: what the loss is per.
         monitor: the figure that selects the weights.
         maximize: whether a larger one is better.
+        fitting: the names of options that say how codecs are fitted.
+        interfacing: the names of options that two runs must share for one to start from the other's weights.
 
     Args:
         options: the options.
@@ -131,6 +133,8 @@ class Task(ABC, Generic[S]):
     defaults: ClassVar[Mapping[str, Any]] = {}
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
+    fitting: ClassVar[Sequence[str]] = ()
+    interfacing: ClassVar[Sequence[str]] = ()
 
     def __init__(self, options: TaskOptions) -> None:
         self.options = options
@@ -147,6 +151,15 @@ class Task(ABC, Generic[S]):
 
         kind = tasks.get(description.name)
         return kind(kind.Options.model_validate({"task": description.name, **description.options}))
+
+    @classmethod
+    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+        """Why data are meant for this task if none is named, in a few words; "" if they aren't.
+
+        Args:
+            options: the options that were given; `data` is among them, if at all, as the user gave it.
+        """
+        return ""
 
     @property
     def unit(self) -> str:
@@ -177,6 +190,14 @@ class Task(ABC, Generic[S]):
         Raises:
             DataError: they can't be read, or don't fit the codecs.
         """
+
+    def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> S:
+        """Reads other data to predict, whose targets may be absent.
+
+        Raises:
+            DataError: they can't be read, or don't fit the codecs.
+        """
+        return self.read(paths, codecs, progress)
 
     @abstractmethod
     def interface(self, codecs: Codecs) -> Interface:
@@ -249,6 +270,19 @@ class Task(ABC, Generic[S]):
     @abstractmethod
     def predict(self, model: SequenceModel, part: S, codecs: Codecs) -> Prediction:
         """What a network predicts for a part of the data."""
+
+    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[S]) -> dict[str, Any]:
+        """What the report that training ends with shows besides the learning curves.
+
+        Args:
+            model: the trained network.
+            untrained: the network as it was before the first step.
+            data: the data.
+
+        Returns:
+            Fields of `throughtime.sight.report.data.ReportData`.
+        """
+        return {}
 
 
 class Generative(Task[S]):

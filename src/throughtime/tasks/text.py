@@ -25,6 +25,7 @@ READ_AT_ONCE = 500
 """Steps of a text that are measured at a time: bounds the memory, and changes nothing else."""
 
 TEMPERATURE = 0.8  # of the samples that a run is shown with
+_FOLLOWED, _LOSSES = 300, 40  # symbols that gradients are followed through, and losses they are followed from
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
 
 
@@ -55,7 +56,8 @@ class Text(Generative[Part]):
     about = "predict the next character, word or byte pair"
     Options = TextOptions
     options: TextOptions
-    defaults: ClassVar[Mapping[str, Any]] = {}
+    fitting = ("vocab_size", "min_count")
+    interfacing = ("level",)
 
     @property
     def unit(self) -> str:
@@ -230,6 +232,24 @@ class Text(Generative[Part]):
                 yield text
 
         return pieces()
+
+    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Part]) -> dict[str, Any]:
+        """The reach of the gradient before and after, and samples; see `Task.pictures`."""
+        import numpy as np
+        import torch
+
+        from throughtime.sight.report.collect import flows_of
+        from throughtime.sight.report.data import Sample
+
+        ids = torch.from_numpy(np.asarray(data.valid.ids[:_FOLLOWED]).astype(np.int64))
+        samples = enumerate(self.first_samples(model, data.codecs), 1)
+        return {
+            "flows": [
+                *flows_of(untrained, ids, "before training", _LOSSES),
+                *flows_of(model, ids, "after training", _LOSSES),
+            ],
+            "samples": [Sample(f"Sample {k}, at temperature {TEMPERATURE}", text) for k, text in samples],
+        }
 
     def first_samples(self, model: SequenceModel, codecs: Codecs, count: int = 2) -> list[str]:
         """The texts that a finished run is shown with, always the same ones."""

@@ -1,4 +1,4 @@
-"""Training on text: the configuration, the loop that Lightning runs, evaluation and sampling."""
+"""Training: the configuration, the loop and its callbacks, evaluation."""
 
 from __future__ import annotations
 
@@ -6,25 +6,32 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from throughtime.training.callbacks import Callback
     from throughtime.training.config import TrainConfig
     from throughtime.training.evaluation import evaluate
+    from throughtime.training.fit import fit
     from throughtime.training.loop import resume, train
     from throughtime.training.options import TrainOptions
-    from throughtime.training.sampling import sample
+    from throughtime.training.using import predict, sample
 
 _HOMES = {
+    "Callback": "callbacks",
     "TrainConfig": "config",
     "TrainOptions": "options",
     "evaluate": "evaluation",
+    "fit": "fit",
+    "predict": "using",
     "resume": "loop",
-    "sample": "sampling",
+    "sample": "using",
     "train": "loop",
 }
 
-__all__ = ["TrainConfig", "TrainOptions", "evaluate", "resume", "sample", "train"]
+__all__ = ["Callback", "TrainConfig", "TrainOptions", "evaluate", "fit", "predict", "resume", "sample", "train"]
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    globals()[name] = value  # a submodule may have the same name
+    return value

@@ -3,14 +3,8 @@
 from __future__ import annotations
 
 import logging
-from typing import Any
-
-import lightning
-from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-
-from throughtime.training.keeper import Keeper
 
 _REDRAWN = 5  # times a second
 
@@ -56,34 +50,6 @@ class Display:
         self._bars.update(self._tasks[doing], completed=done, total=size, figures=figures)
         if done >= size:
             self._bars.remove_task(self._tasks.pop(doing))
-
-
-class TrainingBar(ProgressBar):
-    """Lightning's progress bar, drawn by a `Display`.
-
-    Args:
-        display: what draws.
-        keeper: knows the figures.
-        steps: how many there are in all.
-    """
-
-    def __init__(self, display: Display, keeper: Keeper, steps: int) -> None:
-        super().__init__()
-        self._display, self._keeper, self._steps = display, keeper, steps
-
-    def disable(self) -> None:
-        """Lightning's wish in the processes but the first, whose display shows nothing as it is."""
-
-    def enable(self) -> None:
-        """The opposite of `disable`."""
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Show the step."""
-        losses = {"loss": self._keeper.train_loss, "validation": self._keeper.valid_loss}
-        figures = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
-        self._display.progress(f"training, {self._steps} steps", trainer.global_step, self._steps, figures)
 
 
 class _ToConsole(logging.Handler):

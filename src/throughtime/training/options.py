@@ -22,9 +22,11 @@ class TrainOptions(TypedDict, total=False):
     valid: PathLike | None
     test: PathLike | None
     encoding_errors: Literal["strict", "replace"] | None
+    window: int | None
 
     hidden_size: int | None
     num_layers: int | None
+    bidirectional: bool | None
     embed: int | None
     dropout: float | None
     recurrent_dropout: float | None
@@ -32,7 +34,6 @@ class TrainOptions(TypedDict, total=False):
     weight_drop: float | None
     tie: bool | None
 
-    window: int | None
     batch: int | None
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] | None
     lr: float | None

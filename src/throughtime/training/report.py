@@ -4,32 +4,24 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-
-from throughtime.data import Corpus, Part
-from throughtime.levels import UNITS
 from throughtime.runs import Run
+from throughtime.tasks.base import Data
 from throughtime.training.again import untrained
-from throughtime.training.sampling import TEMPERATURE, first_samples
 
 if TYPE_CHECKING:
     from throughtime.sight.report.data import ReportData
 
 _log = logging.getLogger("throughtime")
 
-_SYMBOLS = 300  # of the held-out text that gradients are followed through
-_LOSSES = 40
 
-
-def write_report(run: Run, corpus: Corpus) -> Path | None:
-    """Write a page on how a run learnt into its directory.
+def write_report(run: Run, data: Data[Any]) -> Path | None:
+    """Writes a page on how a run learned into its directory.
 
     Args:
         run: the run, finished.
-        corpus: its data.
+        data: its data.
 
     Returns:
         The page's path; None if it could not be written, which is said and no more: the run is whole without it.
@@ -37,36 +29,29 @@ def write_report(run: Run, corpus: Corpus) -> Path | None:
     try:
         from throughtime.sight.report.render import write
 
-        write(short_report(run, corpus.valid), run.report)
+        write(short_report(run, data), run.report)
     except (Exception, KeyboardInterrupt) as error:
         _log.warning("the report was not written: %s", str(error) or type(error).__name__)
         return None
     return run.report
 
 
-def short_report(run: Run, held_out: Part) -> ReportData:
-    """How a run learnt: its learning curves, the reach of its gradient before and after, and samples."""
-    from throughtime.sight.report.collect import facts, flows_of, training_curves
-    from throughtime.sight.report.data import ReportData, Sample
+def short_report(run: Run, data: Data[Any]) -> ReportData:
+    """How a run learned: its learning curves, and what the task shows of the network before and after."""
+    from throughtime.sight.report.collect import facts, training_curves
+    from throughtime.sight.report.data import ReportData
 
-    ids = torch.from_numpy(np.asarray(held_out.ids[:_SYMBOLS]).astype(np.int64))
-    symbol, result = UNITS[run.vocabulary.level], run.result
+    result, task = run.result, run.task
     figures = result["valid"] if result else None
+    rows = task.figure_rows(figures) if figures else []
     return ReportData(
-        title=f"How {run.path.resolve().name} learnt",
+        title=f"How {run.path.resolve().name} learned",
         facts=[
             *facts(run),
-            *([f"{figures['loss']:.3f} nats per {symbol} of what was held out"] if figures else []),
+            *(f"{label} {value} on what was held out" for label, value in rows[:1]),
             f"a look inside: throughtime inspect {run.path}",
         ],
-        symbol=symbol,
-        flows=[
-            *flows_of(untrained(run), ids, "before training", _LOSSES),
-            *flows_of(run.model(), ids, "after training", _LOSSES),
-        ],
-        samples=[
-            Sample(f"Sample {number}, at temperature {TEMPERATURE}", text)
-            for number, text in enumerate(first_samples(run), 1)
-        ],
+        symbol=task.unit,
+        **task.pictures(run.model(), untrained(run), data),
         **training_curves(run),
     )

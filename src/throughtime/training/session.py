@@ -6,7 +6,7 @@ import fcntl
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
@@ -16,7 +16,7 @@ from throughtime.errors import RunError, TrainingError
 from throughtime.files import DISK_FULL
 from throughtime.runs import Run
 from throughtime.training.building import device_for
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import TrainingOptions
 from throughtime.training.display import Display
 from throughtime.training.processes import rank
 
@@ -24,24 +24,14 @@ _log = logging.getLogger("throughtime")
 
 
 @contextmanager
-def session(config: TrainConfig, progress: bool) -> Iterator[Display]:
-    """The time of training: torch's threads and generators are set back after it, and Lightning is quiet.
+def session(training: TrainingOptions, progress: bool) -> Iterator[Display]:
+    """The time of training: what `settings_kept` does, with messages shown.
 
     Raises:
         TrainingError: the disk is full, or Lightning can't do what is asked.
     """
-    threads = torch.get_num_threads()
-    device = device_for(config)
-    # Of several processes each has a device of its own, and no generator on another's.
-    generators = [device] if device.type == "cuda" and config.processes == 1 else []
     display = Display(progress and rank() == 0)
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng(devices=generators))
-        stack.enter_context(_quiet_lightning())
-        stack.enter_context(_listening(display.handler))
-        stack.enter_context(display)
-        stack.callback(torch.set_num_threads, threads)
-        torch.set_num_threads(config.threads or threads)
+    with settings_kept(training), _listening(display.handler), display:
         try:
             yield display
         except OSError as error:
@@ -52,6 +42,21 @@ def session(config: TrainConfig, progress: bool) -> Iterator[Display]:
             ) from None
         except MisconfigurationException as error:
             raise TrainingError(str(error)) from None
+
+
+@contextmanager
+def settings_kept(training: TrainingOptions) -> Iterator[None]:
+    """Torch's threads and generators are set back afterwards, and Lightning is quiet."""
+    threads = torch.get_num_threads()
+    device = device_for(training)
+    # Of several processes each has a device of its own, and no generator on another's.
+    generators = [device] if device.type == "cuda" and training.processes == 1 else []
+    with torch.random.fork_rng(devices=generators), _quiet_lightning():
+        torch.set_num_threads(training.threads or threads)
+        try:
+            yield
+        finally:
+            torch.set_num_threads(threads)
 
 
 @contextmanager

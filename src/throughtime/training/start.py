@@ -1,12 +1,13 @@
-"""What a new run starts from: a cell, or the network, vocabulary and weights of another run."""
+"""What a new run starts from: a cell, or the network, codecs and weights of another run."""
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Self
 
-from throughtime import cells
-from throughtime.data import Vocabulary
+from throughtime import cells, tasks
+from throughtime.codecs import Codecs
 from throughtime.errors import RunError, TrainingError
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
@@ -14,11 +15,11 @@ from throughtime.program.core import Program
 from throughtime.runs import Run
 from throughtime.spelling import setting
 from throughtime.stored import WEIGHTS
+from throughtime.tasks.base import Interface
 from throughtime.training.building import programs_of
 from throughtime.training.config import TrainConfig
 
-_SHARED = ("level", "cell", "hidden_size", "num_layers", "embed", "tie")
-_OF_VOCABULARY = ("vocab_size", "min_count")
+_SHARED = ("cell", "hidden_size", "num_layers", "bidirectional", "embed", "tie")
 _OF_WEIGHTS = ("init", "forget_bias")
 
 
@@ -28,41 +29,47 @@ class Start:
 
     Attributes:
         config: its options, those of the network taken from the other run where there is one.
-        programs: each layer's program.
-        vocabulary: the other run's vocabulary; None to build one.
-        weights: the other run's weights, as safetensors; None to draw them.
+        cell: the cell; None where the programs are another run's.
+        run: the run whose programs, codecs and weights to start from; None to begin afresh.
     """
 
     config: TrainConfig
-    programs: list[Program]
-    vocabulary: Vocabulary | None = None
-    weights: bytes | None = None
+    cell: Cell | None
+    run: Run | None = None
 
     @classmethod
-    def of(cls, config: TrainConfig, cell: Cell | None) -> Self:
-        """Return what a configuration asks for.
+    def of(cls, config: TrainConfig, given: Collection[str], cell: Cell | None) -> Self:
+        """Returns what a configuration asks for.
 
         Args:
             config: the options.
-            cell: the cell, if it is not the one that `config` names by default.
+            given: the names of those that were given.
+            cell: the cell, if it is not the one that `config` names.
 
         Raises:
             RunError: the other run can't be read, or has no weights yet.
             TrainingError: an option differs from the other run's, or does not apply to its weights.
         """
-        if config.init_from is None:
-            return cls(config, programs_of(config, cells.get(config.cell) if cell is None else cell))
-        run = Run.open(config.init_from)
+        network = config.network
+        if network.init_from is None:
+            return cls(config, cells.get(network.cell) if cell is None else cell)
+        run = Run.open(network.init_from)
         where = display_path(run.path)
-        given = config.model_fields_set
-        for name in _OF_VOCABULARY + _OF_WEIGHTS:
+        of_codecs = tasks.get(config.task.task).fitting
+        for name in (*of_codecs, *_OF_WEIGHTS):
             if name in given:
-                source = "vocabulary comes" if name in _OF_VOCABULARY else "weights come"
+                source = "vocabulary comes" if name in of_codecs else "weights come"
                 raise TrainingError(
-                    f"{setting(name, getattr(config, name))} does not apply: the {source} from {where}; leave it out"
+                    f"{setting(name, config.given[name])} does not apply: the {source} from {where}; leave it out"
                 )
-        for name in _SHARED:
-            wanted, found = getattr(config, name), getattr(run.config, name)
+        if config.task.task != run.config.task.task:
+            raise TrainingError(
+                f"{setting('task', config.task.task)} differs from the run to start from: {where} is of task "
+                f"{run.config.task.task}"
+            )
+        shared = (*_SHARED, *tasks.get(config.task.task).interfacing)
+        for name in shared:
+            wanted, found = config.given[name], run.config.given[name]
             if name in given and wanted != found:
                 raise TrainingError(
                     f"{setting(name, wanted)} differs from the run to start from: {where} has {found}; leave it out"
@@ -70,10 +77,22 @@ class Start:
         if not run.has_weights:
             raise RunError(f"{where} has no weights yet, so no run can start from it")
         run.weights()  # refuses a damaged file
-        shared = {name: getattr(run.config, name) for name in _SHARED}
-        return cls(
-            config.model_copy(update=shared),
-            list(run.programs),
-            run.vocabulary,
-            (run.path / WEIGHTS).read_bytes(),
-        )
+        theirs = {name: run.config.given[name] for name in shared}
+        return cls(TrainConfig.of(**{**config.given, **theirs}), None, run)
+
+    def programs(self, interface: Interface) -> list[Program]:
+        """Each layer's program, for what the network takes and gives."""
+        if self.cell is None:
+            assert self.run is not None
+            return list(self.run.programs)
+        return programs_of(self.config.network, self.cell, interface)
+
+    @property
+    def codecs(self) -> Codecs | None:
+        """The other run's codecs; None to fit them."""
+        return self.run.description.codecs if self.run else None
+
+    @property
+    def weights(self) -> bytes | None:
+        """The other run's weights, as the file that has them; None to draw them."""
+        return (self.run.path / WEIGHTS).read_bytes() if self.run else None

@@ -1,0 +1,79 @@
+"""Trained networks in use: predictions, and new data drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from throughtime.errors import DataError, UserError
+from throughtime.runs import Run
+from throughtime.tasks.base import Generative, Prediction, Progress
+
+
+def predict(
+    run: Run | str | Path,
+    data: str | Path | Sequence[str | Path],
+    *,
+    encoding_errors: str = "strict",
+    engine: str | None = None,
+    progress: Progress | None = None,
+) -> Prediction:
+    """What a run's network predicts for data of the kind that it was trained on.
+
+    Args:
+        run: the run, or its directory.
+        data: files and directories.
+        encoding_errors: "strict" or "replace".
+        engine: what runs the recurrent layers; the one that the run was trained with if not given.
+        progress: told what is being done, and how far.
+
+    Returns:
+        A table: the names of its columns, and its rows, which are computed as they are read.
+
+    Raises:
+        RunError: the run can't be read.
+        DataError: the data can't be read, or don't fit.
+    """
+    paths = [data] if isinstance(data, str | Path) else list(data)
+    if not paths:
+        raise DataError("data is an empty list; expected a file or directory, or several")
+    run = run if isinstance(run, Run) else Run.open(run)
+    task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
+    model = run.model(engine).to(run.device)
+    return task.predict(model, task.read_inputs(paths, codecs, progress), codecs)
+
+
+def sample(
+    run: Run | str | Path,
+    prompt: str = "",
+    *,
+    length: int = 500,
+    seed: int = 0,
+    engine: str | None = None,
+    **draw: Any,
+) -> Iterable[Any]:
+    """Lets a run's network draw new data: continue a text, say. The same seed gives the same sample.
+
+    Args:
+        run: the run, or its directory.
+        prompt: what to continue: for text the text, for notes a file; nothing if empty.
+        length: how many symbols or steps to draw.
+        seed: of the draws.
+        engine: what runs the recurrent layers; the one that the run was trained with if not given.
+        **draw: how to draw, as the task explains: for text `temperature`, `top_k` and `top_p`.
+
+    Returns:
+        What follows the prompt, in pieces as they are made: pieces of text, or steps.
+
+    Raises:
+        UserError: an argument means nothing, or the run's task isn't one whose network draws anything.
+        RunError: the run can't be read.
+    """
+    run = run if isinstance(run, Run) else Run.open(run)
+    task = run.task
+    if not isinstance(task, Generative):
+        raise UserError(
+            f"{run.path} is a run of task {task.name}, whose network draws nothing; predict applies it to data"
+        )
+    return task.sample(run.model(engine), run.description.codecs, prompt, length=length, seed=seed, **draw)
