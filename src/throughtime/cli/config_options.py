@@ -5,19 +5,23 @@ from __future__ import annotations
 import inspect
 import json
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any
 
 import typer
 
+from throughtime import tasks
 from throughtime.cli.cell_option import CELL_HELP
 from throughtime.errors import TrainingError
+from throughtime.options import Options
 from throughtime.spelling import SHORT_FORMS, flag
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import NetworkOptions, TrainConfig, TrainingOptions
 
+_GROUPS: tuple[type[Options], ...] = (NetworkOptions, TrainingOptions)
+_GENERAL = "text"  # the task whose options the help shows if none is named
 # The headings in the help, each at the first field under it.
-_HEADINGS = {"level": "Text", "cell": "Network", "window": "Training", "epochs": "How long", "seed": "Run"}
+_HEADINGS = {"cell": "Network", "batch": "Training", "epochs": "How long", "seed": "Run"}
 _PLACEHOLDERS = {
     "cell": "NAME",
     "engine": "NAME",
@@ -33,14 +37,41 @@ _PLACEHOLDERS = {
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
     """Gives a command, which takes `**given`, the options of a training configuration after its own.
 
-    Their values are texts, or None where an option is not given: checking them is the configuration's affair.
+    They are those of all tasks; the help shows those of the task that is named. Their values are texts, or None where
+    an option is not given: checking them is the configuration's affair.
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD]
-    fields = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
-              for name, annotation in _annotations()]  # fmt: skip
+    fields = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, group))
+              for name, group in _fields()]  # fmt: skip
     command.__signature__ = inspect.Signature([*own[:1], *fields, *own[1:]])  # type: ignore[attr-defined]
     command.__annotations__ = {p.name: p.annotation for p in (*own, *fields)}
+    command.describe = described  # type: ignore[attr-defined]
     return command
+
+
+def described(arguments: Sequence[str]) -> dict[str, tuple[str, str] | None]:
+    """The heading and the help of each option, for the task that the arguments name; None for options of other tasks."""
+    named = [after for at, after in zip(arguments, arguments[1:], strict=False) if at == "--task"]
+    named += [argument.partition("=")[2] for argument in arguments if argument.startswith("--task=")]
+    name = named[-1] if named and named[-1] in tasks.names() else _GENERAL
+    task = tasks.get(name)
+    usual = TrainConfig.of(task).given
+    meanings = {key: text for group in (task.Options, *_GROUPS) for key, text in group.meanings().items()}
+    meanings["cell"] = f"the recurrent cell: {CELL_HELP}."
+    found: dict[str, tuple[str, str] | None] = {}
+    heading = f"Task: {name}"
+    for field, _ in _fields():
+        heading = _HEADINGS.get(field, heading)
+        if field not in usual:
+            found[field] = None
+            continue
+        default = usual[field]
+        shown = "" if default is None or default is False else f"  [default: {default}]"
+        found[field] = heading, _sentence(meanings.get(field, ""), usual) + shown
+    others = [other for other in tasks.names() if other != name]
+    about = f"What to learn: {', '.join(tasks.names())}; guessed from DATA if not given."
+    found["task"] = f"Task: {name}", f"{about} `--task {others[0]} --help` shows the options of another one."
+    return found
 
 
 def from_file(path: Path) -> dict[str, Any]:
@@ -56,35 +87,35 @@ def from_file(path: Path) -> dict[str, Any]:
         raise TrainingError(f"the configuration {path} can't be read: {reason}") from None
     if not isinstance(fields, dict):
         raise TrainingError(f'the configuration {path} is not a JSON object, such as {{"hidden_size": 256}}')
-    begun = fields.get("config")
-    return {name: value for name, value in begun.items() if name != "out"} if isinstance(begun, dict) else fields
+    if not isinstance(fields.get("config"), dict):
+        return fields
+    groups = [group for group in fields["config"].values() if isinstance(group, dict)]
+    return {name: value for group in groups for name, value in group.items() if name != "out" and value is not None}
 
 
-def _annotations() -> Iterator[tuple[str, Any]]:
-    meanings, heading = _meanings(), ""
-    for name, field in TrainConfig.model_fields.items():
-        heading = _HEADINGS.get(name, heading)
-        if name == "data":
-            continue
-        if name == "cell":
-            meanings[name] = f"The recurrent cell: {CELL_HELP}."
-        default = "" if field.default is None or field.default is False else f"  [default: {field.default}]"
-        choices = _choices(field.annotation)
-        is_flag = field.annotation is bool
-        yield (
-            name,
-            Annotated[
-                bool | None if is_flag else str | None,
-                typer.Option(
-                    *_spellings(name, is_flag),
-                    help=meanings.get(name, "") + default,
-                    metavar=None if is_flag else _placeholder(name, field.annotation),
-                    show_default=False,
-                    rich_help_panel=heading,
-                    autocompletion=_completer(choices),
-                ),
-            ],
-        )
+def _fields() -> Iterator[tuple[str, type[Options]]]:
+    """The options by name, each once, with a class that has it: those of all tasks first."""
+    seen = set()
+    for group in (*(tasks.get(name).Options for name in tasks.names()), *_GROUPS):
+        for name in group.model_fields:
+            if name not in seen and name != "data":
+                seen.add(name)
+                yield name, group
+
+
+def _annotation(name: str, group: type[Options]) -> Any:
+    annotation = group.model_fields[name].annotation
+    is_flag = annotation is bool
+    choices = tuple(tasks.names()) if name == "task" else group.choices(name)
+    return Annotated[
+        bool | None if is_flag else str | None,
+        typer.Option(
+            *_spellings(name, is_flag),
+            metavar=None if is_flag else _placeholder(name, annotation, choices),
+            show_default=False,
+            autocompletion=_completer(choices),
+        ),
+    ]
 
 
 def _spellings(name: str, is_flag: bool) -> list[str]:
@@ -97,20 +128,16 @@ def _completer(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
     return lambda incomplete: [choice for choice in choices if choice.startswith(incomplete)]
 
 
-def _meanings() -> dict[str, str]:
-    """What the configuration's docstring says of each field, as a sentence about options."""
-    text = inspect.cleandoc(TrainConfig.__doc__ or "").partition("Attributes:\n")[2]
-    text = re.sub(r"`(\w+)`", lambda m: flag(m[1]) if m[1] in TrainConfig.model_fields else m[0], text)
-    entries = re.findall(r"^ {4}(\w+(?:, \w+)*): (.*(?:\n {8}.*)*)", text, re.MULTILINE)
-    sentences = ((names, " ".join(meaning.split())) for names, meaning in entries)
-    return {name: text[:1].upper() + text[1:] for names, text in sentences for name in names.split(", ")}
+def _sentence(meaning: str, known: dict[str, Any]) -> str:
+    """What a docstring says of a field, as a sentence about options."""
+    text = re.sub(r"`(\w+)`", lambda m: flag(m[1]) if m[1] in known else m[0], meaning)
+    return text[:1].upper() + text[1:]
 
 
-def _choices(annotation: Any) -> tuple[str, ...]:
-    return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
-
-
-def _placeholder(name: str, annotation: Any) -> str:
+def _placeholder(name: str, annotation: Any, choices: tuple[str, ...]) -> str:
     if name in _PLACEHOLDERS:
         return _PLACEHOLDERS[name]
-    return "|".join(_choices(annotation)) or ("N" if "int" in str(annotation) else "X")
+    if choices:
+        return "|".join(choices)
+    kind = str(annotation)
+    return "N" if "int" in kind else "X" if "float" in kind else "NAME"

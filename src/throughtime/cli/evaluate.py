@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-from throughtime.cli.figures import figure_rows
+from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import show_json, show_rows, starting
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
     data: Annotated[
-        list[str], typer.Argument(metavar="DATA", help="Files and directories of text; - is standard input.")
+        list[str], typer.Argument(metavar="DATA", help="Files and directories; - is standard input, for text.")
     ],
     *,
     encoding_errors: Annotated[
@@ -27,17 +27,16 @@ def evaluate(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")] = False,
 ) -> None:
-    """The state is carried through the whole text, so the figures depend on nothing but the weights and the text."""
+    """The figures are beside those of the task's baselines. A text is read whole, its state carried from end to end."""
     from throughtime.runs import Run
 
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
     with starting():
         from throughtime.training.display import Display
-        from throughtime.training.evaluation import evaluate as figures_on
-    given = {"encoding_errors": encoding_errors} if encoding_errors is not None else {}
+        from throughtime.training.evaluation import evaluated
     with Display(shown=True) as display:
-        figures = figures_on(opened, data, engine=engine, progress=display.progress, **given)
+        found = evaluated(opened, data, encoding_errors=encoding_errors, engine=engine, progress=display.progress)
     if as_json:
-        show_json(figures)
+        show_json(found.data)
     else:
-        show_rows(figure_rows(figures, opened.vocabulary.level))
+        show_rows(evaluation_rows(opened.task, found.data))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,9 +20,10 @@ def export(
     *,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there already.")] = False,
 ) -> None:
-    """The file takes ids of symbols and the state, and gives a score of each symbol and the state after the last step.
+    """The file takes ids of symbols, or numbers, and the state, and gives the head's numbers and the state after the last
+    step: for text a score of each symbol.
 
-    It holds the vocabulary too, in its metadata.
+    Its metadata hold the task with its codecs, such as the vocabulary.
     """
     from throughtime.packages import require
     from throughtime.runs import Run
@@ -35,8 +37,8 @@ def export(
     with starting():
         from throughtime.exchange.onnx.writing import to_onnx
 
-        vocabulary = {"throughtime.vocabulary": opened.vocabulary.to_json()}
-        model = to_onnx(opened.model(), file, metadata=vocabulary)
+        task = {"throughtime.task": json.dumps(opened.description.to_data(), ensure_ascii=False)}
+        model = to_onnx(opened.model(), file, metadata=task)
     console().print(f"[bold]{file}[/]", markup=True)
     show_rows(_rows(model, file), "  ")
 

@@ -3,34 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
-from throughtime.levels import UNITS
+if TYPE_CHECKING:
+    from throughtime.tasks.base import Task
 
 
-def figure_rows(figures: Mapping[str, float], level: str) -> list[tuple[str, str]]:
-    """What an evaluation found, as labels and texts.
+def evaluation_rows(task: Task[Any], figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What an evaluation found, as labels and texts: the network's figures, then a line for each baseline.
 
     Args:
-        figures: what `throughtime.training.evaluate` returns.
-        level: of the vocabulary.
+        task: the task.
+        figures: the figures, with those of the baselines under "baselines".
     """
-    unit = UNITS[level]
-    bits = {unit: figures["bits_per_symbol"], "character": figures["bits_per_character"]}
-    if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_character']:.4f}":
-        bits["byte"] = figures["bits_per_byte"]
-    rows = [
-        ("loss", f"{_number(figures['loss'])} nats per {unit}"),
-        ("perplexity", _number(figures["perplexity"], 2)),
-        *((f"bits per {of}", _number(value)) for of, value in bits.items()),
-        (f"{unit}s", f"{figures['symbols']:,.0f} predicted"),
-    ]
-    if figures["unknown"]:
-        rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s that training never saw, taken as <unk>"))
+    own = {name: value for name, value in figures.items() if name != "baselines"}
+    rows = task.figure_rows(own)
+    for name, baseline in figures.get("baselines", {}).items():
+        told = ", ".join(f"{label} {value}" for label, value in task.figure_rows(baseline)[: task.baseline_rows])
+        rows.append(("baseline", f"{name}: {told}"))
     return rows
-
-
-def _number(value: float, digits: int = 4) -> str:
-    return f"{value:,.{digits}f}" if value < 1e9 else f"{value:.3g}"
 
 
 def duration(seconds: float) -> str:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.figures import duration, figure_rows
+from throughtime.cli.figures import duration, evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows
-from throughtime.levels import UNITS
+
+from throughtime.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from throughtime.model_file import ModelFile
@@ -42,7 +43,7 @@ def info(
     for what, title in (("valid", "Validation"), ("test", "Test")):
         if result and result.get(what):
             console().print(f"[bold]{title}[/]")
-            show_rows(figure_rows(result[what], opened.config.level), "  ")
+            show_rows(evaluation_rows(opened.task, result[what]), "  ")
 
 
 def _show_file(file: ModelFile, as_json: bool) -> None:
@@ -52,9 +53,11 @@ def _show_file(file: ModelFile, as_json: bool) -> None:
         return
     rows = [("model", told.model), ("made with", _settings(told.settings))]
     rows.append(("weights", f"{count:,} of {file.dtype}"))
-    vocabulary = file.vocabulary
-    if vocabulary is not None:
-        rows.append(("symbols", f"{vocabulary.size:,} {UNITS[vocabulary.level]}s"))
+    if file.task is not None:
+        rows.append(("task", file.task.name))
+        for name, codec in vars(file.task.codecs).items():
+            if codec is not None:
+                rows.append((name, f"{codec}"))
     console().print(f"[bold]{file.path}[/]", markup=True)
     show_rows(rows, "  ")
     for depth, program in enumerate(told.programs):
@@ -73,23 +76,22 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _rows(run: Run) -> list[tuple[str, str]]:
-    config, about = run.config, run.about
-    data, unit = run.record.data, UNITS[config.level]
-    test = f", {data.test:,} for the test" if data.test else ""
-    given = config.model_dump(
-        exclude_defaults=True, exclude={"data", "cell", "hidden_size", "num_layers", "out", "level", "steps"}
-    )
-    streams = f"{run.plan.batch} streams, windows of {config.window} steps"
+    config, about, data = run.config, run.about, run.record.data
+    network, training = config.network, config.training
+    hidden = {"task", "data", "cell", "hidden_size", "num_layers", "out", "steps"}
+    given = {
+        name: value
+        for name, value in config.given.items()
+        if name not in hidden and value != TrainConfig.of(type(run.task)).given[name]
+    }
     rows = [
         ("begun", f"{run.record.created.astimezone():%Y-%m-%d %H:%M}"),
-        ("text", data.name),
-        (
-            f"{unit}s",
-            f"{data.train:,} for training, {data.valid:,} for validation{test}; {data.vocabulary:,} different",
-        ),
-        ("network", f"{config.num_layers} x {config.cell}, {config.hidden_size} units each{_size(about)}"),
+        ("task", f"{run.task.name}: {run.task.about}"),
+        ("data", data.name),
+        ("", run.task.data_in_words(data.counts)),
+        ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size} units each{_size(about)}"),
         ("training", _progress(run)),
-        ("by", f"{config.optimizer}, rate {config.learning_rate:g}, {config.schedule}; {streams}"),
+        ("by", f"{training.optimizer}, rate {training.learning_rate:g}, {training.schedule}; batches of {run.plan.batch}"),
     ]
     if given:
         rows.append(("options", ", ".join(f"{name.replace('_', '-')} {value}" for name, value in given.items())))
@@ -110,8 +112,9 @@ def _progress(run: Run) -> str:
     validated = [row for row in run.metrics() if row["valid_loss"] is not None]
     if not validated:
         return f"not finished: it was stopped before the first validation of {steps:,} steps"
-    best = min(validated, key=lambda row: row["valid_loss"] or 0.0)
+    monitor = f"valid_{run.task.monitor}"
+    best = (max if run.task.maximize else min)(validated, key=lambda row: row[monitor] or 0.0)
     return (
         f"not finished: validated last at {validated[-1]['step']:,.0f} of {steps:,} steps; "
-        f"best at {best['step']:,.0f}, with {best['valid_loss']:.4f} nats per {UNITS[run.config.level]}"
+        f"best at {best['step']:,.0f}, with {run.task.monitor.replace('_', ' ')} {best[monitor]:.4f}"
     )

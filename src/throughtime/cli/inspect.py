@@ -9,7 +9,6 @@ import typer
 
 from throughtime.cli.output import show_json, show_rows, starting
 from throughtime.errors import UserError
-from throughtime.levels import UNITS
 
 if TYPE_CHECKING:
     from throughtime.data.text import Progress
@@ -79,7 +78,7 @@ def inspect(
     if as_json:
         show_json(found)
     else:
-        show_rows(_rows(found, UNITS[opened.config.level]))
+        show_rows(_rows(found, opened.task.unit))
 
 
 def _passage(
@@ -88,18 +87,18 @@ def _passage(
     """The text to be read."""
     from throughtime.data import read_text
     from throughtime.sight.report.passage import passage, passage_of, short
-    from throughtime.training.again import corpus_of
+    from throughtime.training.again import data_of
 
     if text is not None:
-        return passage("the text given", [text], run.vocabulary, length)
+        return passage("the text given", [text], run.description.codecs.inputs, length)
     if data:
         given = read_text(data, encoding_errors, progress)
-        return passage(short(given.name), given.pieces(), run.vocabulary, length)
+        return passage(short(given.name), given.pieces(), run.description.codecs.inputs, length)
     try:
-        held_out = corpus_of(run, progress).valid
+        held_out = data_of(run, progress).valid
     except UserError as error:
         raise type(error)(f"{error}; or give another text to read, as DATA or --text") from None
-    return passage_of(f"what was held out of {short(held_out.name)}", held_out.ids, run.vocabulary, length)
+    return passage_of(f"what was held out of {short(held_out.name)}", held_out.ids, run.description.codecs.inputs, length)
 
 
 def _rows(found: dict[str, Any], symbol: str) -> list[tuple[str, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import inspect
 import io
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -23,15 +23,29 @@ from throughtime.cli.streams import open_standard_streams, silence_broken_pipes
 from throughtime.spelling import command_line
 
 _HELP = {"help_option_names": ["--help", "-h"]}
+_ARGUMENTS = "throughtime.arguments"
 _OPTION_COLUMNS = 24  # a longer option has its meaning on the next line
 
 
 class _Command(TyperCommand):
     """A command whose help groups the options under headings."""
 
+    # Heading and help of options, by name, for a command line's arguments; of a command whose options depend on them.
+    describe: Callable[[Sequence[str]], dict[str, tuple[str, str] | None]] | None = None
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        ctx.meta[_ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         sections: dict[str, list[tuple[str, str]]] = {}
+        told = self.describe(ctx.meta.get(_ARGUMENTS, ())) if self.describe else {}
         for parameter in self.get_params(ctx):
+            if parameter.name in told:
+                entry = told[parameter.name]
+                if entry is None:
+                    continue
+                parameter.rich_help_panel, parameter.help = entry
             record = parameter.get_help_record(ctx)
             if record is not None:
                 name, meaning = record
@@ -57,7 +71,9 @@ def _loaded(name: str) -> Any:
     function = getattr(import_module(f"throughtime.cli.{name}"), name)
     meaning = "\n\n".join(filter(None, [COMMANDS[name], inspect.getdoc(function)]))
     one = typer.Typer(add_completion=False, rich_markup_mode=None)
-    one.command(name, help=meaning, cls=_Command, context_settings=_HELP)(function)
+    describe = getattr(function, "describe", None)
+    kind = type(_Command.__name__, (_Command,), {"describe": describe and staticmethod(describe)})
+    one.command(name, help=meaning, cls=kind, context_settings=_HELP)(function)
     return get_command(one)
 
 

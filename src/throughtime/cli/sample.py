@@ -8,13 +8,20 @@ from typing import Annotated
 import typer
 
 from throughtime.cli.output import starting
+from throughtime.paths import display_path
+from throughtime.tasks.base import Generative
 
 
 def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
     *,
-    prompt: Annotated[str, typer.Option(metavar="TEXT", help="The text to continue.", show_default=False)] = "",
-    length: Annotated[int, typer.Option(metavar="N", help="How many symbols to write.")] = 500,
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT|FILE", help="The text, or the file of notes, to continue.", show_default=False)
+    ] = "",
+    length: Annotated[int, typer.Option(metavar="N", help="How many symbols or steps to write.")] = 500,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Where to write; text is printed if not given.")
+    ] = None,
     temperature: Annotated[
         float,
         typer.Option(metavar="T", help="Below 1 is more cautious; 0 takes the likeliest symbol each time."),
@@ -30,17 +37,25 @@ def sample(
         typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
     ] = None,
 ) -> None:
-    """The text is printed as it is made, after the prompt."""
+    """Text is printed as it is made, after the prompt; notes are written to a file."""
     from throughtime.runs import Run
 
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
+    usual = {"temperature": 1.0, "top_k": None, "top_p": None}
+    draw = {name: value for name, value in draw.items() if value != usual[name]}
     with starting():
-        from throughtime.training.sampling import sample as pieces_of
+        from throughtime.training.using import sample as pieces_of
 
-        pieces = pieces_of(
-            opened, prompt, length=length, temperature=temperature, top_k=top_k, top_p=top_p, seed=seed, engine=engine
-        )
-    print(prompt, end="", flush=True)
-    for piece in pieces:
-        print(piece, end="", flush=True)
-    print()
+        pieces = pieces_of(opened, prompt, length=length, seed=seed, engine=engine, **draw)
+    task = opened.task
+    assert isinstance(task, Generative)
+    if task.extension is None and out is None:
+        print(prompt, end="", flush=True)
+        for piece in pieces:
+            print(piece, end="", flush=True)
+        print()
+        return
+    path = out if out is not None else run / f"sample{task.extension}"
+    task.write_sample(pieces, path, prompt)
+    print(display_path(path))

@@ -12,12 +12,13 @@ import typer
 
 from throughtime.cli.cell_option import named_cell
 from throughtime.cli.config_options import from_file, with_config_options
-from throughtime.cli.figures import duration, figure_rows
+from throughtime.cli.figures import duration, evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
 from throughtime.spelling import flag, option
-from throughtime.training.config import TrainConfig
+from throughtime.tasks.base import Generative
+from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @with_config_options
 def train(
     data: Annotated[
-        list[str] | None, typer.Argument(metavar="DATA", help="Files and directories of text; - is standard input.")
+        list[str] | None, typer.Argument(metavar="DATA", help="Files and directories; - is standard input, for text.")
     ] = None,
     *,
     resume: Annotated[
@@ -51,15 +52,15 @@ def train(
     ] = False,
     **given: Any,
 ) -> None:
-    """Without DATA it learns from Python's own documentation, which is on every machine.
+    """Without DATA it learns text, from Python's own documentation, which is on every machine.
 
     The run's directory then holds the best weights, the figures and checkpoints to go on from.
     """
     fields = {name: value for name, value in {"data": data or None, **given}.items() if value is not None}
-    wrong = [*(["config"] if config else []), *(name for name in fields if name not in _ENDS)]
+    wrong = [*(["config"] if config else []), *(name for name in fields if name not in ENDS)]
     if resume is not None and wrong:
         names = ", ".join(map(option, wrong))
-        ends = ", ".join(map(flag, _ENDS))
+        ends = ", ".join(map(flag, ENDS))
         raise TrainingError(f"--resume keeps a run's options: leave out {names}; only {ends} can be given")
     if config is not None:
         fields = from_file(config) | fields
@@ -74,39 +75,41 @@ def train(
 def _run(resume: Path | None, fields: dict[str, Any]) -> Run:
     # What can be checked before torch is loaded is, so that a mistake is told at once.
     if resume is None:
+        from throughtime import tasks
+
         cell = named_cell(str(fields["cell"])) if "cell" in fields else None
-        TrainConfig.of(**fields | ({"cell": cell.name} if cell else {}))
+        task, _ = tasks.chosen(fields.get("task"), fields)
+        named = {"cell": cell.name} if cell else {}
+        TrainConfig.of(task, **{k: v for k, v in fields.items() if k != "task"} | named)
         fields["cell"] = cell
     else:
         from throughtime.runs import Run
 
-        Run.open(resume)
-        ends = TrainConfig.of(**fields)
+        run = Run.open(resume)
+        ends = TrainConfig.of(run.config.task.task, **fields).training
         fields = {name: getattr(ends, name) for name in fields}
     with starting():
         from throughtime.training import loop
     return loop.train(**fields) if resume is None else loop.resume(resume, **fields)
 
 
-_ENDS = ("steps", "epochs", "minutes")
 
 
 def _show(run: Run) -> None:
-    from throughtime.training.sampling import first_samples
-
-    result, level, out = run.result, run.config.level, console()
+    result, task, out = run.result, run.task, console()
     assert result is not None
     for what, title in (("valid", "Held out"), ("test", "Test")):
         if result[what]:
             out.print(f"\n[bold]{title}[/]")
-            show_rows(figure_rows(result[what], level), "  ")
-    for number, text in enumerate(first_samples(run), 1):
-        out.print(f"\n[bold]Sample {number}[/]\n")
-        print(text.strip("\n"))
+            show_rows(evaluation_rows(task, result[what]), "  ")
+    if isinstance(task, Generative):
+        for number, text in enumerate(task.first_samples(run.model(), run.description.codecs), 1):
+            out.print(f"\n[bold]Sample {number}[/]\n")
+            print(text.strip("\n"))
     path = shlex.quote(display_path(run.path))
     out.print("\n[bold]The run[/]\n")
     print(f"{result['steps']:,} steps in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
-    for command in ("sample {} --prompt TEXT", "evaluate {} FILE", "inspect {}", "info {}"):
+    for command in (*task.next_commands, "info {}"):
         print(f"  throughtime {command.format(path)}")
     if run.report.is_file():
-        print(f"\nLearning curves and gradients, as a page for a browser: {display_path(run.report)}")
+        print(f"\nThe run as a page for a browser: {display_path(run.report)}")

@@ -128,7 +128,7 @@ def _cell(given: str | Cell) -> Cell:
 
 
 def _encoded(run: Any, text: str) -> Any:
-    ids = np.asarray(run.vocabulary.encode(text)).astype(np.int64)
+    ids = np.asarray(run.description.codecs.inputs.encode(text)).astype(np.int64)
     if ids.size < 2:
         raise DataError(f"the text has {ids.size} symbols for {run.path}: 2 are wanted.")
     return ids

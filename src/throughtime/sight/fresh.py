@@ -9,20 +9,20 @@ import numpy as np
 import torch
 
 from throughtime import cells
-from throughtime.errors import DataError, UserError
+from throughtime.errors import UserError
 from throughtime.program.cell import Cell
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from throughtime.nn.language_model import LanguageModel
+    from throughtime.nn.sequence_model import SequenceModel
     from throughtime.runs import Run
 
 SYMBOLS = 64
 """How many symbols a fresh network knows: about as many as an English text has characters."""
 
 
-def fresh_model(cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: int = 0, **fields: Any) -> LanguageModel:
+def fresh_model(cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: int = 0, **fields: Any) -> SequenceModel:
     """A language model of 64 symbols as `throughtime train` would begin with it.
 
     Args:
@@ -35,14 +35,18 @@ def fresh_model(cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: i
     Raises:
         UserError: if one of them means nothing.
     """
+    from throughtime.outputs import Categorical
+    from throughtime.tasks.base import Interface
     from throughtime.training.building import build_model, programs_of
     from throughtime.training.config import TrainConfig
 
     definition = cells.get(cell)
     config = TrainConfig.of(cell=definition.name, hidden_size=hidden, num_layers=layers, **fields)
+    interface = Interface("embedding", SYMBOLS, Categorical(SYMBOLS))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return build_model(config, programs_of(config, definition), SYMBOLS).eval()
+        programs = programs_of(config.network, definition, interface)
+        return build_model(config.network, programs, interface, config.training.engine).eval()
 
 
 def random_symbols(steps: int, rows: int, seed: int = 0) -> Tensor:
@@ -69,19 +73,22 @@ def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | N
     Raises:
         UserError: if the text can't be read, or is too short.
     """
-    from throughtime.data import encode_text
-    from throughtime.training.again import corpus_of
+    from throughtime.training.again import data_of
 
+    _require_text(run)
     if data is not None:
-        part = encode_text(data, run.vocabulary)
+        part = run.task.read(data, run.description.codecs)
     else:
         try:
-            part = corpus_of(run).valid
+            part = data_of(run).valid
         except UserError as error:
             raise type(error)(f"{error}; or give another text to read") from None
-    if part.symbols < 2:
-        raise DataError(f"{part.name} has {part.symbols} symbols: 2 are wanted, one to predict the other from")
     streams = max(1, min(streams, part.symbols // 2))
     apart = part.symbols // streams
     ids = [np.asarray(part.ids[k * apart : k * apart + min(apart, steps + 1)]) for k in range(streams)]
     return torch.from_numpy(np.stack(ids, 1).astype(np.int64))
+
+
+def _require_text(run: Run) -> None:
+    if run.task.name != "text":
+        raise UserError(f"{run.path} is a run of task {run.task.name}; a network that was trained on text is wanted")

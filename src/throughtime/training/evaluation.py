@@ -67,7 +67,7 @@ def evaluate(
     run: Run | str | Path,
     data: str | Path | Sequence[str | Path],
     *,
-    encoding_errors: str = "strict",
+    encoding_errors: str | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Figures:
@@ -76,7 +76,7 @@ def evaluate(
     Args:
         run: the run, or its directory.
         data: files and directories.
-        encoding_errors: "strict" or "replace".
+        encoding_errors: "strict" or "replace"; as in training if not given.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
 
@@ -94,7 +94,7 @@ def evaluated(
     run: Run | str | Path,
     data: str | Path | Sequence[str | Path],
     *,
-    encoding_errors: str = "strict",
+    encoding_errors: str | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:

@@ -15,7 +15,7 @@ def predict(
     run: Run | str | Path,
     data: str | Path | Sequence[str | Path],
     *,
-    encoding_errors: str = "strict",
+    encoding_errors: str | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
@@ -24,7 +24,7 @@ def predict(
     Args:
         run: the run, or its directory.
         data: files and directories.
-        encoding_errors: "strict" or "replace".
+        encoding_errors: "strict" or "replace"; as in training if not given.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
 

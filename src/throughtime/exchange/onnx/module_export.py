@@ -33,7 +33,7 @@ def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], words
         raise UserError(f"a {type(module).__name__} of torch's is not exported: throughtime.accelerate(module) first.")
     if not isinstance(module, nn.Module) or not any(isinstance(inner, Hookable) for inner in module.modules()):
         raise UserError(
-            "expected a Recurrent, RNN, LSTM, GRU or LanguageModel of throughtime or a module that holds some, got a "
+            "expected a Recurrent, RNN, LSTM, GRU or SequenceModel of throughtime or a module that holds some, got a "
             f"{type(module).__module__}.{type(module).__name__}. torch.onnx.export exports other modules."
         )
     layers = [name for name, inner in module.named_modules() if isinstance(inner, Hookable)]

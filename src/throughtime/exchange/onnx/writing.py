@@ -18,9 +18,11 @@ from throughtime.exchange.onnx.module_export import exported
 from throughtime.exchange.onnx.stack import Stack, add_stack, array, give_states
 from throughtime.files import write
 from throughtime.nn.dropin import GRU, LSTM, RNN
-from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.encoders import Embedding
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.sequence_model import SequenceModel
+from throughtime.outputs import Bernoulli, Categorical
 from throughtime.packages import require
 
 _MAX_BYTES = 2**31 - 1  # of a file of ONNX
@@ -46,7 +48,7 @@ def to_onnx(
     which goes in again as `initial_STATE` with the next steps. Its metadata say what the states start with.
 
     Args:
-        module: a `Recurrent`, an `RNN`, `LSTM` or `GRU` of this package, a `LanguageModel`, or a module that holds
+        module: a `Recurrent`, an `RNN`, `LSTM` or `GRU` of this package, a `SequenceModel`, or a module that holds
             such layers among others and whose layers torch has. The last is exported by torch, with torch's layers in
             the places of ours.
         path: the file to write; none if not given.
@@ -62,7 +64,7 @@ def to_onnx(
         UserError: if the module is of another kind or number format, or the package onnx is missing.
     """
     require("onnx")
-    if isinstance(module, _Layers | LanguageModel):
+    if isinstance(module, _Layers | SequenceModel):
         if example is not None or export:
             raise UserError(
                 f"a {type(module).__name__} is exported without an example, with T and B open; got "
@@ -78,10 +80,10 @@ def to_onnx(
     return model
 
 
-def _own(module: _Layers | LanguageModel, metadata: Mapping[str, str]) -> Any:
-    """The model of layers alone, or of a language model."""
+def _own(module: _Layers | SequenceModel, metadata: Mapping[str, str]) -> Any:
+    """The model of layers alone, or of a sequence model."""
     graph = Graph(type(module).__name__)
-    stack = _language_model(graph, module) if isinstance(module, LanguageModel) else _recurrent(graph, module)
+    stack = _sequence_model(graph, module) if isinstance(module, SequenceModel) else _recurrent(graph, module)
     return _model(graph, _about(module, stack) | dict(metadata))
 
 
@@ -101,7 +103,7 @@ def _model(graph: Graph, metadata: Mapping[str, str]) -> Any:
 
 def _about(module: nn.Module, stack: Stack) -> dict[str, str]:
     """The cells, and the initial states: a number for all units, or where they are learned one for each."""
-    recurrent = module.recurrent if isinstance(module, LanguageModel) else module
+    recurrent = module.recurrent if isinstance(module, SequenceModel) else module
     states: dict[str, Any] = {state.name: state.initial for state in stack.program.states}
     if stack.options.learn_initial and isinstance(recurrent, Recurrent):
         ways = [way for layer in recurrent.starts() for way in layer]
@@ -127,27 +129,26 @@ def _recurrent(graph: Graph, module: _Layers) -> Stack:
     return stack
 
 
-def _language_model(graph: Graph, module: LanguageModel) -> Stack:
+def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
     stack = _stack_of(module.recurrent)
-    if stack.options.data.keys() & {"batch_first", "returns"} or stack.options.merge == "none":
-        raise UserError(
-            "a language model is exported whose recurrent layers give one output [T, B, features]; given "
-            f"{module.recurrent.extra_repr()}."
-        )
-    symbols = graph.input("symbols", np.int64, ("T", "B"))
-    embedding = graph.constant(array(module.embedding.weight), "embedding")
-    (y,), final = add_stack(graph, stack, graph.add("Gather", embedding, symbols))
-    if module.softmax_weight is None:
-        softmax = graph.add("Transpose", embedding, perm=[1, 0])
+    embedding: str | None = None
+    if isinstance(module.encoder, Embedding):
+        symbols = graph.input("symbols", np.int64, ("T", "B"))
+        embedding = graph.constant(array(module.encoder.weight), "embedding")
+        x = graph.add("Gather", embedding, symbols)
     else:
-        softmax = graph.constant(array(module.softmax_weight).T, "softmax_weight")
-    logits = graph.add(
-        "Add", graph.add("MatMul", y, softmax), graph.constant(array(module.softmax_bias), "softmax_bias")
-    )
-    graph.output("logits", logits, stack.dtype, ("T", "B", module.vocabulary_size))
+        x = graph.input("input", stack.dtype, ("T", "B", module.encoder.features))
+    (y,), final = add_stack(graph, stack, x)
+    if module.tie and embedding is not None:
+        matrix = graph.add("Transpose", embedding, perm=[1, 0])
+    else:
+        matrix = graph.constant(array(module.head.weight).T, "head_weight")
+    raw = graph.add("Add", graph.add("MatMul", y, matrix), graph.constant(array(module.head.bias), "head_bias"))
+    axes = ("T", "B") if module.per_step else ("B",)
+    name = "logits" if isinstance(module.head.output, Categorical | Bernoulli) else "output"
+    graph.output(name, raw, stack.dtype, (*axes, module.head.output.width))
     give_states(graph, stack, final)
     return stack
-
 
 def _stack_of(module: _Layers) -> Stack:
     if module.hooks:

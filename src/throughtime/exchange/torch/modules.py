@@ -18,8 +18,8 @@ from throughtime.nn.accelerate import restore
 from throughtime.nn.description import DROP_INS
 from throughtime.nn.effective import effective_weights
 from throughtime.nn.hooks import Hookable
-from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.sequence_model import SequenceModel
 
 _KINDS = {"RNN_TANH": nn.RNN, "RNN_RELU": nn.RNN, "LSTM": nn.LSTM, "GRU": nn.GRU}
 _SHARED = ("batch_first", "bidirectional", "dropout")  # the options that torch's layers have
@@ -130,14 +130,14 @@ def _drop_in(module: nn.Module) -> str | None:
 def _copied(module: nn.Module) -> nn.Module:
     """A copy of a module in which torch's layers take the places of ours; what was shared stays shared."""
     for name, inner in module.named_modules():
-        plain = type(inner) in (Recurrent, LanguageModel) or _drop_in(inner) is not None
+        plain = isinstance(inner, Recurrent | SequenceModel) or _drop_in(inner) is not None
         if isinstance(inner, Hookable) and not plain:
             raise UserError(
                 f"the layer {name!r} is a {type(inner).__name__}, which torch has no class for: remove its "
                 "parametrizations with torch.nn.utils.parametrize.remove_parametrizations, or convert it by itself."
             )
-        if isinstance(inner, LanguageModel):
-            raise UserError("torch has no LanguageModel: convert the layers in it, model.recurrent.")
+        if isinstance(inner, SequenceModel):
+            raise UserError("torch has no SequenceModel: convert the layers in it, model.recurrent.")
     made: nn.Module = copy.deepcopy(module)
     converted: dict[int, nn.Module] = {}
     for name, holder in list(made.named_modules()):

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from throughtime.data.text import Progress
-from throughtime.levels import UNITS
-from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
 from throughtime.sight import connectivity, gates, gradient_flow, interest, keepers, saturation, timescale
 from throughtime.sight.places import require_matches, values_of
@@ -73,7 +72,7 @@ def collect(
     _told(progress, 4)
     used = np.unique(likeliest)
     count = int(text.unknown.sum())
-    symbol = UNITS[run.vocabulary.level]
+    symbol = run.task.unit
     return ReportData(
         title=f"Inside {run.path.resolve().name}",
         facts=[*facts(run), f"reads {text.ids.size:,} {symbol}s of {text.name}", _loss_in_words(losses, symbol)],
@@ -87,7 +86,7 @@ def collect(
             losses=losses,
             likeliest=likeliest,
             probabilities=probabilities,
-            alphabet={int(id): run.vocabulary.symbols[id] for id in used},
+            alphabet={int(id): run.description.codecs.inputs.symbols[id] for id in used},
             reach=reach,
         ),
         values=values,
@@ -98,7 +97,7 @@ def collect(
     )
 
 
-def flows_of(model: LanguageModel, ids: Tensor, group: str = "", losses: int = _FLOWS) -> list[Flow]:
+def flows_of(model: SequenceModel, ids: Tensor, group: str = "", losses: int = _FLOWS) -> list[Flow]:
     """How far back the gradient of a model's loss reaches into each layer's state.
 
     Args:
@@ -121,10 +120,10 @@ def flows_of(model: LanguageModel, ids: Tensor, group: str = "", losses: int = _
 
 def facts(run: Run) -> list[str]:
     """What a run's network is and what it was trained on, in short."""
-    config, result = run.config, run.result
+    network, result = run.config.network, run.result
     steps = f"{result['steps']:,} steps" if result else "unfinished"
     return [
-        f"{config.num_layers} × {config.cell}, {config.hidden_size} units each",
+        f"{network.num_layers} × {network.cell}, {network.hidden_size} units each",
         f"{steps} on {short(run.record.data.name)}",
     ]
 
@@ -147,7 +146,7 @@ def _told(progress: Progress | None, done: int) -> None:
         progress("looking inside", done, _PARTS)
 
 
-def _names(model: LanguageModel, patterns: Sequence[str]) -> list[str]:
+def _names(model: SequenceModel, patterns: Sequence[str]) -> list[str]:
     """The values that are asked for, in the order of layers and equations."""
     known = values_of(model)
     names = [each.name(place, name) for each in known for place, program in each.programs() for name in program.values]
@@ -157,13 +156,13 @@ def _names(model: LanguageModel, patterns: Sequence[str]) -> list[str]:
     return [name for name in names if not name.endswith((".pre", ".previous"))]
 
 
-def _gate_names(model: LanguageModel) -> list[str]:
+def _gate_names(model: SequenceModel) -> list[str]:
     of = values_of(model)
     return [each.name(place, gate) for each in of for place, program in each.programs() for gate in gates(program)]
 
 
 @torch.no_grad()
-def _read(model: LanguageModel, ids: Tensor, names: Sequence[str]) -> tuple[dict[str, Array], Array, Array, Array]:
+def _read(model: SequenceModel, ids: Tensor, names: Sequence[str]) -> tuple[dict[str, Array], Array, Array, Array]:
     """What the model computes while it reads: each value `[T, units]`, the losses, the likeliest and their chances."""
     wanted = list(dict.fromkeys([*names, *_gate_names(model)]))
     choices = min(_CHOICES, model.vocabulary_size)
@@ -191,13 +190,13 @@ def _literally(name: str) -> str:
     return glob.escape(name)
 
 
-def _reach(model: LanguageModel, ids: Tensor) -> Array:
+def _reach(model: SequenceModel, ids: Tensor) -> Array:
     """For each symbol the size of the gradient of its log-probability by those before it, `[T, lags]`."""
     norms = connectivity(model, ids, window=_BACK - 1).norms
     return np.concatenate([np.zeros_like(norms[:1]), np.nan_to_num(norms)])
 
 
-def _saturations(model: LanguageModel, recorded: dict[str, Array]) -> list[Saturation]:
+def _saturations(model: SequenceModel, recorded: dict[str, Array]) -> list[Saturation]:
     found = []
     for each in values_of(model):
         for place, program in each.programs():
@@ -207,7 +206,7 @@ def _saturations(model: LanguageModel, recorded: dict[str, Array]) -> list[Satur
     return found
 
 
-def _timescales(model: LanguageModel, recorded: dict[str, Array]) -> list[Timescale]:
+def _timescales(model: SequenceModel, recorded: dict[str, Array]) -> list[Timescale]:
     found = []
     for each in values_of(model):
         for place, program in each.programs():
