@@ -42,7 +42,8 @@ def test_no_group_is_on_both_sides(labels, groups, share, seed, known):
     try:
         train, valid, _ = split(ids if known else ids.astype(float), names, share, seed)
     except DataError as error:
-        assert "group" in str(error)  # too few of them; the tests below name the cases
+        if "group" not in str(error):  # too few of them is the one reason here
+            raise
         return
     assert sorted([*train, *valid]) == list(range(len(ids)))
     assert len(train)

@@ -30,7 +30,7 @@ class Split(NamedTuple):
 
 
 def split(
-    targets: NDArray[Any] | Sequence[NDArray[Any]],
+    targets: NDArray[Any] | Sequence[Any],
     groups: Sequence[str] | None,
     share: float,
     seed: int,
@@ -39,8 +39,8 @@ def split(
     """Split sequences into a training and a validation side.
 
     Args:
-        targets: label ids `[N]` (integers), so that each label has about the same share on both sides; otherwise
-            anything with one item per sequence, and the split is by chance alone.
+        targets: label ids, an array `[N]` of integers, so that each label has about the same share on both sides;
+            anything else with one item per sequence is split by chance alone.
         groups: the group of each sequence, so that no group is on both sides; or None.
         share: of the validation side, between 0 and 1. Grouped labels make it about `1 / round(1 / share)`.
         seed: of the shuffle.

@@ -1,0 +1,326 @@
+"""Sequences with one label each, from directories of text and from tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.data.lines import read_lines, read_whole
+from throughtime.data.table import TABLES, Table, read_table
+from throughtime.errors import DataError
+from throughtime.paths import display_path, missing
+from throughtime.spelling import option
+
+Paths = str | Path | Sequence[str | Path]
+
+_SOURCES = (
+    "a directory with one .txt file per label and one sequence per line, a directory with one subdirectory of .txt "
+    f"files per label, or a table ({', '.join(TABLES)})"
+)
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """Sequences with one label each: either texts or series.
+
+    Attributes:
+        name: what to call the data in a report.
+        labels: the label of each sequence; empty if they were not read.
+        names: what to call each sequence in a report: its file and line, its row, or its group.
+        texts: the sequences, if they are text.
+        series: the sequences, if they are numbers, each `[T, F]` (float64).
+        features: the names of the F features.
+        groups: the group of each sequence, None without `group_by`.
+        notes: what the user should know of the reading, one sentence each.
+    """
+
+    name: str
+    labels: list[str]
+    names: list[str]
+    texts: list[str] | None = None
+    series: list[NDArray[np.float64]] | None = None
+    features: tuple[str, ...] = ()
+    groups: list[str] | None = None
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+
+def read_labelled(
+    source: Paths,
+    *,
+    label: str | None = None,
+    text: str | None = None,
+    group: str | None = None,
+    time: str | None = None,
+    columns: Sequence[str] | None = None,
+    group_by: str | None = None,
+    encoding_errors: str = "strict",
+    least_labels: int = 2,
+) -> Labelled:
+    """Read sequences with one label each.
+
+    Args:
+        source: a directory with one .txt file per label and one sequence per line (or a list of such files; blank lines
+            and spaces around a line are dropped), a directory with one subdirectory per label and one sequence per .txt
+            file, or a .csv, .tsv or .parquet table.
+        label: the table's column of labels.
+        text: the table's column of texts, one sequence per row.
+        group: instead of `text`, the column that tells sequences apart: rows with the same value are one sequence, its
+            features the numeric columns.
+        time: the column of times, by which the rows of a sequence are sorted; they keep the table's order if None.
+        columns: the features; all other numeric columns if None.
+        group_by: what a split must keep on one side: a column, or "text" to keep equal texts together.
+        encoding_errors: "strict" to refuse bytes that are not UTF-8, "replace" to read them as U+FFFD.
+        least_labels: how many distinct labels there must be. 0 is for data to predict: a table may then have no label,
+            and the source may be a text file with one sequence per line.
+
+    Returns:
+        The sequences, in the source's order.
+
+    Raises:
+        DataError: the source is missing, not of these kinds or damaged, or its sequences or labels are not usable.
+    """
+    paths = [Path(source)] if isinstance(source, str | os.PathLike) else [Path(path) for path in source]
+    for path in paths:
+        if not path.exists():
+            raise DataError(missing(path, "file or directory"))
+    if len(paths) == 1 and paths[0].suffix.lower() in TABLES and paths[0].is_file():
+        table = read_table(paths[0], encoding_errors)
+        found = _from_table(table, label, text, group, time, columns, group_by, optional=least_labels == 0)
+    else:
+        of_tables = {"label": label, "text": text, "group": group, "time": time, "columns": columns}
+        for keyword, value in of_tables.items():
+            if value is not None:
+                raise DataError(
+                    f"{option(keyword)} names columns of a table, but {display_path(paths[0])} is not a table "
+                    f"({', '.join(TABLES)}): leave it out."
+                    if paths
+                    else _nothing()
+                )
+        found = _from_text(paths, encoding_errors, unlabelled=least_labels == 0)
+        if group_by == "text":
+            found = replace(found, groups=found.texts)
+        elif group_by is not None:
+            raise DataError(
+                f"{option('group_by')} must be text for files of text, which keeps equal texts on one side of a split; "
+                f"got {group_by!r}."
+            )
+    distinct = sorted(set(found.labels))
+    if len(distinct) < least_labels:
+        only = f" ({distinct[0]!r})" if len(distinct) == 1 else ""
+        raise DataError(f"{found.name} has {len(distinct)} label{only}; {least_labels} or more are needed.")
+    return found
+
+
+def _nothing() -> str:
+    return f"no data was given: expected {_SOURCES}."
+
+
+def _from_text(paths: list[Path], encoding_errors: str, unlabelled: bool) -> Labelled:
+    if not paths:
+        raise DataError(_nothing())
+    name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    if len(paths) == 1 and paths[0].is_dir():
+        entries = _entries(paths[0])
+        directories = [path for path in entries if path.is_dir()]
+        files = _texts_of(entries)
+        if files and directories:
+            raise DataError(
+                f"{name} holds both .txt files and directories, so it is not clear which of them are the labels: "
+                f"expected {_SOURCES}."
+            )
+        if directories:
+            return _from_directories(name, directories, encoding_errors)
+        if not files:
+            raise DataError(f"{name} has no .txt files{_kinds(entries)}: expected {_SOURCES}.")
+    else:
+        files = _texts_of(paths)
+        if len(files) < len(paths):
+            other = next(path for path in paths if path not in files)
+            kind = (
+                "a directory beside others" if other.is_dir() else f"of an unsupported kind ({other.suffix or 'none'})"
+            )
+            raise DataError(f"{display_path(other)} is {kind}: expected {_SOURCES}.")
+    labels, names, texts = [], [], []
+    for file in files:
+        lines = [(k, line.strip()) for k, line in enumerate(read_lines(file, encoding_errors), 1)]
+        found = [(k, line) for k, line in lines if line]
+        if not found:
+            raise DataError(f"{display_path(file)} has no sequences: add lines, or remove the file.")
+        labels += [display_path(file.stem)] * len(found)
+        names += [f"{display_path(file.name)}:{k}" for k, _ in found]
+        texts += [line for _, line in found]
+    alone = unlabelled and len(paths) == 1 and paths[0].is_file()
+    return Labelled(name, [] if alone else labels, names, texts)
+
+
+def _from_directories(name: str, directories: list[Path], encoding_errors: str) -> Labelled:
+    labels, names, texts = [], [], []
+    for directory in directories:
+        entries = _entries(directory)
+        files = _texts_of(entries)
+        if not files:
+            raise DataError(
+                f"{display_path(directory)} has no .txt files{_kinds(entries)}: each subdirectory must hold the text "
+                "files of one label; add some or remove it."
+            )
+        for file in files:
+            content = read_whole(file, encoding_errors)
+            if not content.strip():
+                raise DataError(
+                    f"{display_path(file)} is empty: a sequence of length 0 can't be used; remove the file."
+                )
+            labels.append(display_path(directory.name))
+            names.append(f"{display_path(directory.name)}/{display_path(file.name)}")
+            texts.append(content)
+    return Labelled(name, labels, names, texts)
+
+
+def _entries(directory: Path) -> list[Path]:
+    """What is in a directory and not hidden, sorted."""
+    try:
+        return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
+    except OSError as error:
+        raise DataError(f"{display_path(directory)} can't be read: {error.strerror}.") from None
+
+
+def _texts_of(paths: list[Path]) -> list[Path]:
+    return [path for path in paths if path.is_file() and path.suffix.lower() == ".txt"]
+
+
+def _kinds(entries: list[Path]) -> str:
+    """What kinds of files are there instead."""
+    found = sorted({path.suffix.lower() for path in entries if path.is_file() and path.suffix})
+    return f" (it has {', '.join(found)} files)" if found else ""
+
+
+def _from_table(
+    table: Table,
+    label: str | None,
+    text: str | None,
+    group: str | None,
+    time: str | None,
+    columns: Sequence[str] | None,
+    group_by: str | None,
+    optional: bool,
+) -> Labelled:
+    labels: list[str] = []
+    if label is not None:
+        labels = table.filled(label, "label")
+    elif not optional:
+        raise DataError(
+            f"{table.name} is a table: name its column of labels with {option('label')}. "
+            f"Its columns are {', '.join(map(repr, table.columns))}."
+        )
+    if (text is None) == (group is None):
+        raise DataError(
+            f"a table needs either {option('text')} (the column of texts, one sequence per row) or {option('group')} "
+            f"(the column that tells sequences of numeric rows apart), got {'neither' if text is None else 'both'}. "
+            f"The columns of {table.name} are {', '.join(map(repr, table.columns))}."
+        )
+    groups = None if group_by is None else table.filled(group_by, "group_by")
+    if text is not None:
+        for keyword, value in (("time", time), ("columns", columns)):
+            if value is not None:
+                raise DataError(f"{option(keyword)} goes with {option('group')}, not with {option('text')}.")
+        table.check(text, "text")
+        texts = table.strings(text)
+        empty = [k for k, value in enumerate(texts, 1) if value is None]
+        if empty:
+            raise DataError(
+                f"{table.name}: column {text!r} has {len(empty)} sequence{'s' if len(empty) > 1 else ''} of length 0 "
+                f"(the first in row {empty[0]}); drop these rows."
+            )
+        names = [f"row {k}" for k in range(1, len(table) + 1)]
+        return Labelled(table.name, labels, names, [value for value in texts if value is not None], groups=groups)
+    assert group is not None
+    used = {label, group, time, group_by}
+    return _series(table, labels, label, group, time, *_features(table, columns, used), groups, group_by)
+
+
+def _features(table: Table, columns: Sequence[str] | None, used: set[str | None]) -> tuple[list[str], list[str]]:
+    """The columns that are features, and notes on those that aren't."""
+    if columns is not None:
+        for column in columns:
+            table.check(column, "columns")
+            if column in used:
+                raise DataError(f"column {column!r} is given as a feature and as something else; leave it out of one.")
+        if not columns or len(set(columns)) < len(columns):
+            raise DataError(f"{option('columns')} must name one or more distinct columns, got {list(columns)}.")
+        return list(columns), []
+    free = [column for column in table.columns if column not in used]
+    features = [column for column in free if table.is_numeric(column)]
+    if not features:
+        raise DataError(
+            f"{table.name} has no numeric columns beside {', '.join(sorted(repr(u) for u in used if u is not None))}; "
+            "a sequence of rows needs one or more as features."
+        )
+    left = [column for column in free if column not in features]
+    notes = [f"Columns that are not numeric are not used: {', '.join(map(repr, left))}."] if left else []
+    return features, notes
+
+
+def _series(
+    table: Table,
+    labels: list[str],
+    label: str | None,
+    group: str,
+    time: str | None,
+    features: list[str],
+    notes: list[str],
+    groups: list[str] | None,
+    group_by: str | None,
+) -> Labelled:
+    keys = table.filled(group, "group")
+    values = np.stack([table.numbers(column) for column in features], axis=1)
+    number = {key: k for k, key in enumerate(dict.fromkeys(keys))}  # in the order of first rows
+    codes = np.array([number[key] for key in keys])
+    order = np.argsort(codes, kind="stable")
+    if time is not None:
+        times = table.times(time, "time")
+        in_time = np.lexsort((times, codes))
+        same = np.flatnonzero((np.diff(codes[in_time]) == 0) & (np.diff(times[in_time]) == 0))
+        if len(same):
+            first, second = in_time[same[0] : same[0] + 2] + 1
+            raise DataError(
+                f"{table.name}: sequence {keys[first - 1]!r} has two rows at {time} {table.strings(time)[first - 1]} "
+                f"(rows {first} and {second}); {time} must differ within a sequence: drop or average such rows."
+            )
+        moved = len(set(codes[in_time[in_time != order]].tolist()))
+        if moved:
+            notes = [*notes, f"The rows of {moved} of {len(number)} sequences were not in order of {time!r}: sorted."]
+        order = in_time
+    starts = np.searchsorted(codes[order], np.arange(len(number)))
+    members = np.split(order, starts[1:])
+    return Labelled(
+        table.name,
+        _constant(table, labels, members, keys, label) if labels else [],
+        list(number),
+        series=[values[rows] for rows in members],
+        features=tuple(features),
+        groups=None if groups is None else _constant(table, groups, members, keys, group_by),
+        notes=notes,
+    )
+
+
+def _constant(
+    table: Table, values: list[str], members: list[NDArray[np.int64]], keys: list[str], column: str | None
+) -> list[str]:
+    """The one value that each sequence has in a column."""
+    found = []
+    for rows in members:
+        distinct = sorted({values[k] for k in rows})
+        if len(distinct) > 1:
+            raise DataError(
+                f"{table.name}: sequence {keys[rows[0]]!r} has several values in column {column!r}: "
+                f"{', '.join(map(repr, distinct[:5]))}; all its rows must have the same."
+            )
+        found.append(distinct[0])
+    return found

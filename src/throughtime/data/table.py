@@ -1,0 +1,219 @@
+"""Tables from CSV and Parquet files: columns of strings, of numbers and of times, checked."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.data.lines import read_whole
+from throughtime.errors import DataError, nearest
+from throughtime.packages import require
+from throughtime.paths import display_path, missing
+from throughtime.spelling import option
+
+SEPARATORS = {".csv": ",", ".tsv": "\t"}
+TABLES = (*SEPARATORS, ".parquet")
+"""File extensions of tables."""
+
+_MISSING = ["", "na", "n/a", "nan", "null", "none", "?"]  # how files write a missing number
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table in memory. Messages count its rows from 1, without the header.
+
+    Attributes:
+        name: its path, as messages show it.
+        frame: the polars DataFrame.
+    """
+
+    name: str
+    frame: Any
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of its columns."""
+        names: list[str] = self.frame.columns
+        return names
+
+    def __len__(self) -> int:
+        return int(self.frame.height)
+
+    def check(self, column: str, keyword: str) -> None:
+        """Check that there is a column of this name, given by the option `keyword`.
+
+        Raises:
+            DataError: there is none.
+        """
+        if column not in self.columns:
+            raise DataError(
+                f"{self.name} has no column {column!r} ({option(keyword)}){nearest(column, self.columns) or '.'} "
+                f"Its columns are {_listed(self.columns)}."
+            )
+
+    def strings(self, column: str) -> list[str | None]:
+        """Return a column's values as text, None where they are missing or blank."""
+        import polars
+
+        values: list[str | None] = self.frame[column].cast(polars.String, strict=False).to_list()
+        return [None if value is None or not value.strip() else value for value in values]
+
+    def filled(self, column: str, keyword: str) -> list[str]:
+        """Return a column's values as text without surrounding spaces.
+
+        Raises:
+            DataError: there is no such column, or a value is missing.
+        """
+        self.check(column, keyword)
+        values = self.strings(column)
+        empty = [k for k, value in enumerate(values) if value is None]
+        if len(empty) == len(values):
+            raise DataError(f"{self.name}: column {column!r} ({option(keyword)}) has no values.")
+        if empty:
+            raise DataError(
+                f"{self.name}: column {column!r} ({option(keyword)}) has {_count(empty, 'missing value')}; "
+                "fill these cells or drop their rows."
+            )
+        return [value.strip() for value in values if value is not None]
+
+    def is_numeric(self, column: str) -> bool:
+        """Return whether a column holds numbers, or at least one among its strings."""
+        numbers, _ = self._numbers(column)
+        return numbers is not None and (self.frame[column].dtype.is_numeric() or bool(np.isfinite(numbers).any()))
+
+    def numbers(self, column: str) -> NDArray[np.float64]:
+        """Return a column's numbers `[rows]`.
+
+        Raises:
+            DataError: a value is missing, infinite or not a number.
+        """
+        numbers, wrong = self._numbers(column)
+        leave_out = f"leave the column out of {option('columns')}"
+        if numbers is None:
+            raise DataError(
+                f"{self.name}: column {column!r} holds {self.frame[column].dtype}, not numbers: {leave_out}."
+            )
+        if wrong:
+            value = self.frame[column][wrong[0]]
+            raise DataError(
+                f"{self.name}: column {column!r} has {_count(wrong, 'value')} that "
+                f"{'is not a number' if len(wrong) == 1 else 'are not numbers'}, such as {value!r}; "
+                f"correct the file, or {leave_out}."
+            )
+        empty = np.flatnonzero(~np.isfinite(numbers)).tolist()
+        if empty:
+            raise DataError(
+                f"{self.name}: column {column!r} has {_count(empty, 'missing or infinite value')} "
+                f"among {len(self)} rows; fill these cells, drop their rows, or {leave_out}."
+            )
+        return numbers
+
+    def times(self, column: str, keyword: str) -> NDArray[np.int64]:
+        """Return the rank of each row's time among the column's distinct times `[rows]`.
+
+        Raises:
+            DataError: there is no such column, or a value is missing or neither a number nor an ISO 8601 date or time.
+        """
+        import polars
+
+        self.filled(column, keyword)
+        series = self.frame[column]
+        if series.dtype == polars.String:
+            series = _parsed_times(series.str.strip_chars())
+        if series is None or not (series.dtype.is_numeric() or series.dtype.is_temporal()):
+            raise DataError(
+                f"{self.name}: column {column!r} ({option(keyword)}) must hold numbers or ISO 8601 dates and times "
+                f"(2024-05-01, 2024-05-01T12:30:00), all of one kind; got {self.frame[column][0]!r} in row 1."
+            )
+        if series.dtype.is_float() and not series.is_finite().all():
+            raise DataError(f"{self.name}: column {column!r} ({option(keyword)}) has times that are not finite.")
+        ranks: NDArray[np.int64] = series.rank("dense").cast(polars.Int64).to_numpy()
+        return ranks
+
+    def _numbers(self, column: str) -> tuple[NDArray[np.float64] | None, list[int]]:
+        """A column's numbers, NaN where missing, and the rows that hold something else; None for another type."""
+        import polars
+
+        series = self.frame[column]
+        wrong: list[int] = []
+        if series.dtype == polars.String:
+            text = series.str.strip_chars()
+            absent = text.is_null() | text.str.to_lowercase().is_in(_MISSING)
+            series = text.cast(polars.Float64, strict=False)
+            wrong = np.flatnonzero((series.is_null() & ~absent).to_numpy()).tolist()
+        elif not (series.dtype.is_numeric() or series.dtype == polars.Boolean):
+            return None, wrong
+        numbers: NDArray[np.float64] = series.cast(polars.Float64).fill_null(np.nan).to_numpy()
+        return numbers, wrong
+
+
+def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
+    """Read a table from a .csv, .tsv or .parquet file. The columns of the first two hold strings.
+
+    Args:
+        path: the file.
+        encoding_errors: what to do with bytes of a .csv or .tsv file that are not UTF-8, as in `read_whole`.
+
+    Raises:
+        DataError: the file is missing, unreadable, not a table, or has no rows.
+        UserError: polars is not installed.
+    """
+    require("polars", "train", "reading tables")
+    import polars
+
+    path = Path(path)
+    name, kind = display_path(path), path.suffix.lower()
+    if not path.exists():
+        raise DataError(missing(path, "file"))
+    try:
+        if kind == ".parquet":
+            frame = polars.read_parquet(path)
+        else:
+            content = read_whole(path, encoding_errors).encode()
+            frame = polars.read_csv(io.BytesIO(content), separator=SEPARATORS[kind], infer_schema=False)
+            frame = frame.rename(str.strip)
+    except polars.exceptions.NoDataError:
+        raise DataError(f"{name} is empty: expected a table with a header.") from None
+    except (polars.exceptions.PolarsError, OSError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        if "more fields" in reason:  # polars goes on to advise an argument that users of this function don't have
+            reason = "a row has more cells than the header has columns; quote cells that contain the separator."
+        raise DataError(f"{name} is not a readable {kind} table: {reason}") from None
+    if frame.height == 0:
+        raise DataError(f"{name} has no rows below its header.")
+    return Table(name, frame)
+
+
+def _parsed_times(text: Any) -> Any:
+    """A column of strings as numbers, datetimes or times of day; None if they are not all of one kind."""
+    import polars
+
+    strings = text.str
+    parsers: list[tuple[Callable[..., Any], list[Any]]] = [(text.cast, [polars.Int64]), (text.cast, [polars.Float64])]
+    if strings.contains(r"^\d{4}\D").all():  # year first: polars would guess whether 02/03 is in February or March
+        parsers.append((strings.to_datetime, []))
+    parsers.append((strings.to_time, []))
+    for parse, arguments in parsers:
+        try:
+            parsed = parse(*arguments, strict=False)
+        except polars.exceptions.PolarsError:
+            continue
+        if parsed.null_count() == 0:
+            return parsed
+    return None
+
+
+def _count(rows: Sequence[int], what: str) -> str:
+    return (
+        f"1 {what} (row {rows[0] + 1})" if len(rows) == 1 else f"{len(rows)} {what}s (the first in row {rows[0] + 1})"
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(map(repr, names[:20])) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

@@ -1,0 +1,149 @@
+"""Sequences with one tag per token, from files of columns and from tables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from throughtime.data.lines import read_lines
+from throughtime.data.table import TABLES, read_table
+from throughtime.errors import DataError
+from throughtime.paths import display_path, missing
+from throughtime.spelling import option
+
+_DOCUMENT = "-DOCSTART-"
+
+
+@dataclass(frozen=True)
+class Tagged:
+    """Sequences with one tag per token.
+
+    Attributes:
+        name: what to call the data in a report.
+        tokens: the tokens of each sequence.
+        tags: their tags.
+        names: what to call each sequence in a report: the file and line or row of its first token.
+    """
+
+    name: str
+    tokens: list[list[str]]
+    tags: list[list[str]]
+    names: list[str]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+
+def read_tagged(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    token: int | str = 0,
+    tag: int | str = -1,
+    sentence: str | None = None,
+    encoding_errors: str = "strict",
+) -> Tagged:
+    """Read sequences with one tag per token.
+
+    Args:
+        paths: one or more files of columns: a token per line with its tags, separated by tabs or else by spaces, and a
+            blank line between sequences (the format of CoNLL; its `-DOCSTART-` lines are skipped). Or tables (.csv,
+            .parquet) with a row per token. A .tsv file is a table if the columns are given by name.
+        token: the column of tokens: its number, from 0 or from the end as -1; or its name in a table.
+        tag: the column of tags, likewise.
+        sentence: the table's column that tells sequences apart. Where its cells are blank, the row belongs to the
+            sequence above.
+        encoding_errors: "strict" to refuse bytes that are not UTF-8, "replace" to read them as U+FFFD.
+
+    Returns:
+        The sequences, in order.
+
+    Raises:
+        DataError: a file is missing or damaged, or a line or row lacks a token or a tag.
+    """
+    files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
+    if not files:
+        raise DataError("no data was given: expected one or more files with a token and its tag per line.")
+    found = Tagged(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""), [], [], [])
+    for path in files:
+        if not path.exists():
+            raise DataError(missing(path, "file"))
+        if path.is_dir():
+            raise DataError(f"{display_path(path)} is a directory; expected a file with a token and its tag per line.")
+        before = len(found)
+        if path.suffix.lower() in TABLES and not (path.suffix.lower() == ".tsv" and isinstance(token, int)):
+            _add_table(found, path, token, tag, sentence, encoding_errors)
+        else:
+            _add_columns(found, path, token, tag, sentence, encoding_errors)
+        if len(found) == before:
+            raise DataError(f"{display_path(path)} has no sequences: expected a token and its tag per line.")
+    return found
+
+
+def _add_columns(
+    found: Tagged, path: Path, token: int | str, tag: int | str, sentence: str | None, encoding_errors: str
+) -> None:
+    name = display_path(path)
+    if isinstance(token, str) or isinstance(tag, str) or sentence is not None:
+        raise DataError(
+            f"{name} is not a table ({', '.join(TABLES)}): give {option('token')} and {option('tag')} as column "
+            f"numbers, and no {option('sentence')}."
+        )
+    width = 0
+    open_sequence = False
+    for number, line in enumerate(read_lines(path, encoding_errors), 1):
+        cells = [cell.strip() for cell in line.split("\t")] if "\t" in line else line.split()
+        if not any(cells) or cells[0] == _DOCUMENT:
+            open_sequence = False
+            continue
+        place = f"{name}, line {number}"
+        if len(cells) < 2:
+            raise DataError(f"{place}: expected a token and its tag, got {line.strip()!r} alone.")
+        width = width or len(cells)
+        if len(cells) != width:
+            raise DataError(f"{place}: expected {width} columns, as in the lines before, got {len(cells)}.")
+        for keyword, column in (("token", token), ("tag", tag)):
+            if not -width <= column < width:
+                raise DataError(f"{place}: there is no column {column} ({option(keyword)}); the file has {width}.")
+            if not cells[column]:
+                raise DataError(f"{place}: the {keyword} is empty.")
+        if token % width == tag % width:
+            raise DataError(f"{option('token')} and {option('tag')} are the same column, {token % width}.")
+        if not open_sequence:
+            _begin(found, f"{display_path(path.name)}:{number}")
+        open_sequence = True
+        found.tokens[-1].append(cells[token])
+        found.tags[-1].append(cells[tag])
+
+
+def _add_table(
+    found: Tagged, path: Path, token: int | str, tag: int | str, sentence: str | None, encoding_errors: str
+) -> None:
+    table = read_table(path, encoding_errors)
+    given = {"sentence": sentence, "token": token, "tag": tag}
+    unnamed = [option(keyword) for keyword, column in given.items() if not isinstance(column, str)]
+    if unnamed:
+        raise DataError(
+            f"{table.name} is a table: name its columns with {', '.join(unnamed)}. "
+            f"Its columns are {', '.join(map(repr, table.columns))}."
+        )
+    table.check(str(sentence), "sentence")
+    tokens, tags = table.filled(str(token), "token"), table.filled(str(tag), "tag")
+    positions: dict[str, int] = {}
+    current: int | None = None
+    for row, key in enumerate(table.strings(str(sentence))):
+        if key is not None and key not in positions:
+            _begin(found, f"{display_path(path.name)}, row {row + 1}")
+            positions[key] = len(found) - 1
+        current = current if key is None else positions[key]
+        if current is None:
+            raise DataError(f"{table.name}: column {sentence!r} ({option('sentence')}) is blank in row 1.")
+        found.tokens[current].append(tokens[row])
+        found.tags[current].append(tags[row])
+
+
+def _begin(found: Tagged, name: str) -> None:
+    found.tokens.append([])
+    found.tags.append([])
+    found.names.append(name)
