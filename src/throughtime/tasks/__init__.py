@@ -11,8 +11,7 @@ from throughtime.tasks.base import Task, registered
 
 __all__ = ["Task", "chosen", "get", "names"]
 
-_HOMES = {"text": "throughtime.tasks.text", "classify": "throughtime.tasks.classify", "tag": "throughtime.tasks.tag",
-          "notes": "throughtime.tasks.notes"}  # fmt: skip
+_HOMES = {"text": "throughtime.tasks.text", "classify": "throughtime.tasks.classify"}
 
 
 def names() -> list[str]:

@@ -62,12 +62,14 @@ class Interface:
         size: how many symbols there are, or numbers per step.
         output: what its output means.
         per_step: whether there is an output for each step, or one for each sequence.
+        causal: whether an output must not see later steps, as it predicts them.
     """
 
     kind: str
     size: int
     output: Output
     per_step: bool = True
+    causal: bool = False
 
 
 class Batches(Protocol):
@@ -120,6 +122,8 @@ class Task(ABC, Generic[S]):
         unit: what the loss is per.
         monitor: the figure that selects the weights.
         maximize: whether a larger one is better.
+        next_commands: what a user may do with a run, with {} for its directory.
+        baseline_rows: how many rows of a baseline's figures a person is shown.
         fitting: the names of options that say how codecs are fitted.
         interfacing: the names of options that two runs must share for one to start from the other's weights.
 
@@ -133,6 +137,8 @@ class Task(ABC, Generic[S]):
     defaults: ClassVar[Mapping[str, Any]] = {}
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
+    next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out FILE")
+    baseline_rows: ClassVar[int] = 2
     fitting: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
 
@@ -286,12 +292,24 @@ class Task(ABC, Generic[S]):
 
 
 class Generative(Task[S]):
-    """A task whose network can draw new data."""
+    """A task whose network can draw new data.
 
-    extension: ClassVar[str | None] = None  # of the file that a sample is written to; None for text, which is printed
+    Attributes:
+        extension: of the file that a sample is written to; None for text, which is printed.
+    """
+
+    extension: ClassVar[str | None] = None
 
     @abstractmethod
     def sample(
         self, model: SequenceModel, codecs: Codecs, prompt: str = "", *, length: int, seed: int = 0, **draw: Any
     ) -> Iterable[Any]:
         """Draws a sample, in pieces as they are made."""
+
+    @abstractmethod
+    def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str) -> None:
+        """Writes a sample to a file, after its prompt."""
+
+    def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
+        """The samples that a finished run is shown with, always the same ones; none where they aren't text."""
+        return []

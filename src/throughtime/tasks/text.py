@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -25,6 +25,7 @@ READ_AT_ONCE = 500
 """Steps of a text that are measured at a time: bounds the memory, and changes nothing else."""
 
 TEMPERATURE = 0.8  # of the samples that a run is shown with
+_SAMPLES = 2
 _FOLLOWED, _LOSSES = 300, 40  # symbols that gradients are followed through, and losses they are followed from
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
 
@@ -58,6 +59,8 @@ class Text(Generative[Part]):
     options: TextOptions
     fitting = ("vocab_size", "min_count")
     interfacing = ("level",)
+    next_commands = ("sample {} --prompt TEXT", "evaluate {} FILE", "inspect {}")
+    baseline_rows = 1
 
     @property
     def unit(self) -> str:
@@ -93,7 +96,7 @@ class Text(Generative[Part]):
 
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
-        return Interface("embedding", codecs.inputs.size, Categorical(codecs.inputs.size))
+        return Interface("embedding", codecs.inputs.size, Categorical(codecs.inputs.size), causal=True)
 
     def batches(self, part: Part, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Streams:
         """The text as parallel streams, cut into windows."""
@@ -233,6 +236,13 @@ class Text(Generative[Part]):
 
         return pieces()
 
+    def write_sample(self, pieces: Iterable[str], path: Path, prompt: str) -> None:
+        """The prompt and what follows it, in UTF-8."""
+        with path.open("w", encoding="utf-8") as file:
+            file.write(prompt)
+            for piece in pieces:
+                file.write(piece)
+
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Part]) -> dict[str, Any]:
         """The reach of the gradient before and after, and samples; see `Task.pictures`."""
         import numpy as np
@@ -251,12 +261,12 @@ class Text(Generative[Part]):
             "samples": [Sample(f"Sample {k}, at temperature {TEMPERATURE}", text) for k, text in samples],
         }
 
-    def first_samples(self, model: SequenceModel, codecs: Codecs, count: int = 2) -> list[str]:
+    def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
         """The texts that a finished run is shown with, always the same ones."""
         length = _LENGTHS[self.options.level]
         return [
             "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
-            for seed in range(count)
+            for seed in range(_SAMPLES)
         ]
 
 

@@ -32,6 +32,10 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
             could start as it is told, or an option isn't for networks that read numbers.
         CellError: the cell's equations are wrong.
     """
+    if network.bidirectional and interface.causal:
+        raise TrainingError(
+            f"{option('bidirectional')}: this network predicts what comes next, and must not read it; leave it out"
+        )
     options = Options(bidirectional=network.bidirectional)
     output = options.merged_width(output_width(cell.program(network.hidden_size, network.hidden_size)))
     if interface.kind == "numeric":

@@ -1,0 +1,234 @@
+"""Classify: one label for each sequence."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+
+from throughtime.codecs import Codecs
+from throughtime.data.labelled import Labelled, read_labelled
+from throughtime.data.labels import Labels
+from throughtime.data.scaler import Scaler
+from throughtime.data.sequences import Sequences
+from throughtime.data.splits import split
+from throughtime.data.vocabulary import build_vocabulary
+from throughtime.errors import DataError
+from throughtime.options import Count, Share
+from throughtime.outputs import Categorical
+from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
+from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from throughtime.nn.sequence_model import SequenceModel
+
+
+class ClassifyOptions(TaskOptions):
+    """Sequences with a label each.
+
+    Attributes:
+        data: a folder with one file per label and one sequence per line, a folder with one folder of files per label,
+            or a table (CSV or Parquet).
+        valid: data to validate on; a part of the data is held out if not given.
+        test: data to measure the trained network on.
+        label: the table's column of labels.
+        text: the table's column of texts, one sequence per row.
+        group: the table's column that tells which rows make one sequence.
+        time: the table's column that orders the rows of a sequence.
+        columns: the table's numeric columns to read, separated by commas; all others if not given.
+        group_by: the column whose values must not be on both sides of a split, such as a speaker; `text` keeps equal
+            texts on one side.
+        level: what a symbol of a text is.
+        min_count: how often a symbol must occur to be in the vocabulary.
+        valid_share: the part of the data that is held out to select the weights by.
+        test_share: the part that is held out to measure the trained network on.
+        class_weights: balanced gives rare labels as much weight in the loss as frequent ones.
+    """
+
+    task: Literal["classify"] = "classify"
+    label: str | None = None
+    text: str | None = None
+    group: str | None = None
+    time: str | None = None
+    columns: str | None = None
+    group_by: str | None = None
+    level: Literal["char", "word"] = "char"
+    min_count: Count | None = None
+    valid_share: Share = 0.1
+    test_share: Share = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+
+
+class Classify(SequenceTask):
+    """Tell which label a sequence has."""
+
+    name = "classify"
+    about = "tell which label a sequence has"
+    Options = ClassifyOptions
+    options: ClassifyOptions
+    monitor = "accuracy"
+    maximize = True
+    fitting = ("min_count",)
+    interfacing = ("level",)
+
+    @classmethod
+    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+        """A column of labels, or a folder that has only folders in it."""
+        if options.get("label"):
+            return "a column of labels is named"
+        paths = options.get("data") or ()
+        paths = [paths] if isinstance(paths, str | Path) else list(paths)
+        if len(paths) == 1 and Path(paths[0]).is_dir():
+            inside = [path for path in Path(paths[0]).iterdir() if not path.name.startswith(".")]
+            if inside and all(path.is_dir() for path in inside):
+                return "a folder with one folder for each label"
+        return ""
+
+    @property
+    def unit(self) -> str:
+        """A sequence."""
+        return "sequence"
+
+    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
+        """See `Task.prepare`."""
+        options = self.options
+        if options.data is None:
+            raise DataError("classify needs data: a folder with one file or folder for each label, or a table")
+        found = self._read(options.data, 2)
+        labels = codecs.targets if codecs else Labels.of(found.labels)
+        ids = labels.encode(found.labels)
+        notes = list(found.notes)
+        train = np.arange(len(found))
+        held: dict[str, Any] = {}
+        for name, share in (("test", options.test_share), ("valid", options.valid_share)):
+            if getattr(options, name) is None and (share or name == "valid"):
+                groups = None if found.groups is None else [found.groups[k] for k in train]
+                of_rest = share / (1 - options.test_share * (name == "valid"))
+                sides = split(ids[train], groups, of_rest, 0, labels.names)
+                held[name], train = train[sides.valid], train[sides.train]
+                notes += sides.notes
+        inputs = codecs.inputs if codecs else self._fitted(found, train)
+        whole = self._encoded(found, Codecs(inputs, labels))
+        parts = {name: whole.take(rows) for name, rows in held.items()}
+        for name in ("valid", "test"):
+            path = getattr(options, name)
+            if path is not None:
+                parts[name] = self._encoded(self._read([path], 1), Codecs(inputs, labels))
+        training = whole.take(train)
+        if options.class_weights == "balanced":
+            counts = np.bincount(training.targets, minlength=len(labels))
+            weights = (len(training) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[training.targets]
+            training = Sequences(
+                training.inputs, training.targets, weights.astype(np.float32), training.names, training.groups
+            )
+        counts = {"train": len(training), **{name: len(part) for name, part in parts.items()}, "labels": len(labels)}
+        digest = "".join(part.digest for part in (training, *parts.values()))
+        return Data(
+            found.name, Codecs(inputs, labels), training, parts["valid"], parts.get("test"), digest, counts, notes
+        )
+
+    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
+        """See `Task.read`."""
+        return self._encoded(self._read(paths, 1), codecs)
+
+    def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
+        """See `Task.read_inputs`; labels may be missing."""
+        return self._encoded(self._read(paths, 0), codecs)
+
+    def interface(self, codecs: Codecs) -> Interface:
+        """See `Task.interface`."""
+        output = Categorical(len(codecs.targets))
+        if isinstance(codecs.inputs, Scaler):
+            return Interface("numeric", len(codecs.inputs.mean), output, per_step=False)
+        return Interface("embedding", codecs.inputs.size, output, per_step=False)
+
+    def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
+        """Accuracy, and the mean of the labels' F1."""
+        from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
+
+        count = len(codecs.targets)
+        return {
+            "accuracy": MulticlassAccuracy(count, average="micro"),
+            "macro_f1": MulticlassF1Score(count, average="macro"),
+        }
+
+    def figures(self, figures: Figures, part: Sequences) -> Figures:
+        """See `Task.figures`: `loss` in nats, `accuracy`, `macro_f1`, and how many `sequences` there are."""
+        found = {name: value for name, value in figures.items() if name != "terms"}
+        return {**found, "sequences": len(part)}
+
+    def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """See `Task.figure_rows`."""
+        rows = [("accuracy", f"{figures['accuracy']:.2%}"), ("macro F1", f"{figures['macro_f1']:.4f}")]
+        if "loss" in figures:
+            rows.append(("loss", f"{figures['loss']:.4f} nats per sequence"))
+        if "sequences" in figures:
+            rows.append(("sequences", f"{figures['sequences']:,.0f}"))
+        return rows
+
+    def data_in_words(self, counts: Mapping[str, int]) -> str:
+        """See `Task.data_in_words`."""
+        return f"sequences: {super().data_in_words(counts)}; {counts['labels']:,} labels"
+
+    def baselines(self, data: Data[Sequences]) -> Mapping[str, Any]:
+        """The most frequent label of the training part."""
+        return {"majority": int(Counter(np.asarray(data.train.targets).tolist()).most_common(1)[0][0])}
+
+    def baseline_figures(self, fitted: Mapping[str, Any], part: Sequences, codecs: Codecs) -> dict[str, Figures]:
+        """The most frequent label, whatever the sequence."""
+        from sklearn.metrics import f1_score
+
+        targets = np.asarray(part.targets)
+        always = np.full_like(targets, fitted["majority"])
+        f1 = f1_score(targets, always, average="macro", zero_division=0)
+        name = f"always {codecs.targets.names[fitted['majority']]}"
+        return {name: {"accuracy": float((targets == always).mean()), "macro_f1": float(f1)}}
+
+    def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
+        """The likeliest label of each sequence, and the probability of each label."""
+        output = Categorical(len(codecs.targets))
+
+        def rows() -> Iterator[list[Any]]:
+            for name, raw in zip(part.names, all_raw_outputs(model, part), strict=True):
+                probabilities = output.probabilities(raw)
+                yield [name, codecs.targets.names[int(probabilities.argmax())], *probabilities.tolist()]
+
+        return Prediction(("sequence", "label", *codecs.targets.names), rows())
+
+    def _read(self, paths: Sequence[str | Path], least_labels: int) -> Labelled:
+        options = self.options
+        columns = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
+        return read_labelled(
+            paths[0] if len(paths) == 1 else list(paths),
+            label=options.label,
+            text=options.text,
+            group=options.group,
+            time=options.time,
+            columns=columns,
+            group_by=options.group_by,
+            encoding_errors=options.encoding_errors,
+            least_labels=least_labels,
+        )
+
+    def _fitted(self, found: Labelled, train: Any) -> Any:
+        """The codec of the inputs, fitted on the training part."""
+        if found.series is not None:
+            return Scaler.fit([found.series[k] for k in train])
+        assert found.texts is not None
+        texts = (found.texts[k] + "\n" for k in train)
+        return build_vocabulary(self.options.level, texts, min_count=self.options.min_count)
+
+    def _encoded(self, found: Labelled, codecs: Codecs) -> Sequences:
+        if found.series is not None:
+            inputs = [codecs.inputs.encode(series) for series in found.series]
+        else:
+            inputs = [np.asarray(codecs.inputs.encode(text), np.int64) for text in found.texts or ()]
+        labels = codecs.targets.encode(found.labels) if found.labels else np.zeros(len(found), np.int64)
+        return Sequences(inputs, labels, names=found.names, groups=found.groups)
+
