@@ -101,8 +101,8 @@ class Description:
                 )
             if type(found) is int and found < FORMAT:
                 raise ModelError(
-                    f"it was written by throughtime {content.get('version', '?')} in format {found}, which is no longer "
-                    "read: train or save the model anew."
+                    f"it was written by throughtime {content.get('version', '?')} in format {found}, which is no "
+                    "longer read: train or save the model anew."
                 )
             model, settings, task = content["model"], content["settings"], content["task"]
             shared = content.get("shared", {})

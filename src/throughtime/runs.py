@@ -296,7 +296,7 @@ class Run:
             raise RunError(f"{self.path} is damaged: {name}: {error}") from None
 
     def save_weights(self, model: SequenceModel) -> None:
-        """Puts the network's weights in the place of those that were best before, in a file that is a model by itself."""
+        """Puts the network's weights in the place of those that were best before: a file that is a model by itself."""
         from throughtime.nn.description import describe
 
         with replacing(self.path / WEIGHTS) as file:

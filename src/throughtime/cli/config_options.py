@@ -6,6 +6,7 @@ import inspect
 import json
 import re
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -50,8 +51,8 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def described(arguments: Sequence[str]) -> dict[str, tuple[str, str] | None]:
-    """The heading and the help of each option, for the task that the arguments name; None for options of other tasks."""
-    named = [after for at, after in zip(arguments, arguments[1:], strict=False) if at == "--task"]
+    """The heading and the help of each option for the task that the arguments name; None for those of other tasks."""
+    named = [after for at, after in pairwise(arguments) if at == "--task"]
     named += [argument.partition("=")[2] for argument in arguments if argument.startswith("--task=")]
     name = named[-1] if named and named[-1] in tasks.names() else _GENERAL
     task = tasks.get(name)

@@ -20,8 +20,8 @@ def export(
     *,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there already.")] = False,
 ) -> None:
-    """The file takes ids of symbols, or numbers, and the state, and gives the head's numbers and the state after the last
-    step: for text a score of each symbol.
+    """The file takes ids of symbols, or numbers, and the state, and gives the head's numbers (for text a score of each
+    symbol) and the state after the last step.
 
     Its metadata hold the task with its codecs, such as the vocabulary.
     """

@@ -11,7 +11,6 @@ import typer
 
 from throughtime.cli.figures import duration, evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows
-
 from throughtime.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -91,7 +90,10 @@ def _rows(run: Run) -> list[tuple[str, str]]:
         ("", run.task.data_in_words(data.counts)),
         ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size} units each{_size(about)}"),
         ("training", _progress(run)),
-        ("by", f"{training.optimizer}, rate {training.learning_rate:g}, {training.schedule}; batches of {run.plan.batch}"),
+        (
+            "by",
+            f"{training.optimizer}, rate {training.learning_rate:g}, {training.schedule}; batches of {run.plan.batch}",
+        ),
     ]
     if given:
         rows.append(("options", ", ".join(f"{name.replace('_', '-')} {value}" for name, value in given.items())))

@@ -98,7 +98,9 @@ def _passage(
         held_out = data_of(run, progress).valid
     except UserError as error:
         raise type(error)(f"{error}; or give another text to read, as DATA or --text") from None
-    return passage_of(f"what was held out of {short(held_out.name)}", held_out.ids, run.description.codecs.inputs, length)
+    return passage_of(
+        f"what was held out of {short(held_out.name)}", held_out.ids, run.description.codecs.inputs, length
+    )
 
 
 def _rows(found: dict[str, Any], symbol: str) -> list[tuple[str, str]]:

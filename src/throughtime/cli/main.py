@@ -45,7 +45,7 @@ class _Command(TyperCommand):
                 entry = told[parameter.name]
                 if entry is None:
                     continue
-                parameter.rich_help_panel, parameter.help = entry
+                vars(parameter).update(rich_help_panel=entry[0], help=entry[1])
             record = parameter.get_help_record(ctx)
             if record is not None:
                 name, meaning = record

@@ -93,8 +93,6 @@ def _run(resume: Path | None, fields: dict[str, Any]) -> Run:
     return loop.train(**fields) if resume is None else loop.resume(resume, **fields)
 
 
-
-
 def _show(run: Run) -> None:
     result, task, out = run.result, run.task, console()
     assert result is not None

@@ -144,9 +144,7 @@ def _require_codecs(file: ModelFile, module: SequenceModel) -> None:
     inputs = module.task and module.task.codecs.inputs
     size = getattr(inputs, "size", None)
     if module.reads_symbols and size is not None and size != module.vocabulary_size:
-        raise ModelError(
-            f"{file.path}: it has a vocabulary of {size} symbols for a model of {module.vocabulary_size}."
-        )
+        raise ModelError(f"{file.path}: it has a vocabulary of {size} symbols for a model of {module.vocabulary_size}.")
 
 
 def _made(description: Description) -> nn.Module:

@@ -36,9 +36,7 @@ class Head(nn.Module, ABC):
         UserError: the embedding doesn't fit, or the output can't have one.
     """
 
-    def __init__(
-        self, output: Output, features: int, *, tied: nn.Parameter | None = None, drawn: bool = True
-    ) -> None:
+    def __init__(self, output: Output, features: int, *, tied: nn.Parameter | None = None, drawn: bool = True) -> None:
         super().__init__()
         shape = (output.width, features)
         if tied is not None and not isinstance(output, outputs.Categorical):

@@ -71,7 +71,7 @@ class SequenceModel(nn.Module):
         self.dropout = dropout
         self.encoder = encoder
         self.recurrent = recurrent
-        tied = encoder.weight if tie and isinstance(encoder, Embedding) else None
+        tied = encoder.get_parameter("weight") if tie else None
         self.head = Head.of(output, recurrent.output_size, tied=tied, drawn=False)
         self.reset_parameters()
 
@@ -120,7 +120,9 @@ class SequenceModel(nn.Module):
         self.encoder.reset_parameters(1 / math.sqrt(self.recurrent.output_size) if self.tie else None)
         self.head.reset_parameters()
 
-    def forward(self, inputs: Tensor, state: State | None = None, *, lengths: Tensor | None = None) -> tuple[Tensor, State]:
+    def forward(
+        self, inputs: Tensor, state: State | None = None, *, lengths: Tensor | None = None
+    ) -> tuple[Tensor, State]:
         """Computes the head's output.
 
         Args:

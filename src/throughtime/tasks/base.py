@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
 
 from throughtime.codecs import Codecs
 from throughtime.data.batch import Batch
+from throughtime.errors import UserError
+from throughtime.spelling import option
 from throughtime.tasks.description import TaskDescription
 from throughtime.tasks.options import TaskOptions
 
@@ -73,13 +75,12 @@ class Interface:
 
 
 class Batches(Protocol):
-    """Batches of a part of the data, as one process reads them.
+    """Batches of a part of the data, as one process reads them."""
 
-    Attributes:
-        terms: how many terms the losses of all its batches have, in this process.
-    """
-
-    terms: int
+    @property
+    def terms(self) -> int:
+        """How many terms the losses of all batches have, in this process."""
+        ...
 
     def __len__(self) -> int:
         """How many batches go once through the data."""
@@ -222,9 +223,7 @@ class Task(ABC, Generic[S]):
         """
 
     @abstractmethod
-    def reading(
-        self, part: S, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1
-    ) -> Batches:
+    def reading(self, part: S, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1) -> Batches:
         """A part of the data in the batches that it is measured by, each once.
 
         Args:
@@ -302,7 +301,15 @@ class Generative(Task[S]):
 
     @abstractmethod
     def sample(
-        self, model: SequenceModel, codecs: Codecs, prompt: str = "", *, length: int, seed: int = 0, **draw: Any
+        self,
+        model: SequenceModel,
+        codecs: Codecs,
+        prompt: str = "",
+        *,
+        length: int,
+        seed: int = 0,
+        temperature: float = 1.0,
+        **draw: Any,
     ) -> Iterable[Any]:
         """Draws a sample, in pieces as they are made."""
 
@@ -313,3 +320,17 @@ class Generative(Task[S]):
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
         """The samples that a finished run is shown with, always the same ones; none where they aren't text."""
         return []
+
+
+def require_known(draw: Mapping[str, Any], *known: str) -> None:
+    """Refuses ways of drawing that a task doesn't have.
+
+    Args:
+        draw: those that are left over.
+        known: the names of those that it has.
+
+    Raises:
+        UserError: there are some.
+    """
+    for name in draw:
+        raise UserError(f"{option(name)} isn't a way of drawing here; known are {', '.join(map(option, known))}")

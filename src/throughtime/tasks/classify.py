@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from throughtime.codecs import Codecs
 from throughtime.data.labelled import Labelled, read_labelled
@@ -122,8 +123,7 @@ class Classify(SequenceTask):
                 parts[name] = self._encoded(self._read([path], 1), Codecs(inputs, labels))
         training = whole.take(train)
         if options.class_weights == "balanced":
-            counts = np.bincount(training.targets, minlength=len(labels))
-            weights = (len(training) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[training.targets]
+            weights = _balanced(np.asarray(training.targets))
             training = Sequences(
                 training.inputs, training.targets, weights.astype(np.float32), training.names, training.groups
             )
@@ -232,3 +232,9 @@ class Classify(SequenceTask):
         labels = codecs.targets.encode(found.labels) if found.labels else np.zeros(len(found), np.int64)
         return Sequences(inputs, labels, names=found.names, groups=found.groups)
 
+
+def _balanced(targets: NDArray[np.int64]) -> NDArray[Any]:
+    """Weights that give each label the same sum, and have a mean of 1."""
+    counts = np.bincount(targets)
+    weights: NDArray[Any] = (len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[targets]
+    return weights

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from throughtime.codecs import Codecs
 from throughtime.data.corpus import Corpus, Part, encode_text, prepare_text
@@ -15,7 +15,7 @@ from throughtime.levels import UNITS
 from throughtime.options import Count
 from throughtime.outputs import Categorical
 from throughtime.spelling import option
-from throughtime.tasks.base import Data, Figures, Generative, Interface, Prediction, Progress
+from throughtime.tasks.base import Data, Figures, Generative, Interface, Prediction, Progress, require_known
 from throughtime.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
@@ -189,11 +189,12 @@ class Text(Generative[Part]):
         codecs: Codecs,
         prompt: str = "",
         *,
-        length: int = 500,
+        length: int,
         seed: int = 0,
         temperature: float = 1.0,
         top_k: int | None = None,
         top_p: float | None = None,
+        **draw: Any,
     ) -> Iterator[str]:
         """Continues a text; `<unk>` is never drawn.
 
@@ -213,6 +214,7 @@ class Text(Generative[Part]):
         """
         import torch
 
+        require_known(draw, "temperature", "top_k", "top_p")
         _check(length, temperature, top_k, top_p)
         vocabulary = codecs.inputs
         generator = torch.Generator().manual_seed(seed % 2**63)

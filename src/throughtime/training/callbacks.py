@@ -79,7 +79,9 @@ class Validation(Callback):
 
     def _validate(self, fit: Fit) -> None:
         task, here, processes = fit.task, fit.fabric.global_rank, fit.fabric.world_size
-        batches = task.reading(fit.data.valid, fit.plan.batch, terms=fit.plan.validate_terms, rank=here, ranks=processes)
+        batches = task.reading(
+            fit.data.valid, fit.plan.batch, terms=fit.plan.validate_terms, rank=here, ranks=processes
+        )
         found = total(fit.model, batches, task.metrics(fit.data.codecs))
         loss, terms = fit.summed(found.loss, found.terms)
         figures = Sums(loss, terms, found.metrics).figures
@@ -324,4 +326,3 @@ class ProgressBar(Callback):
         losses = {"loss": train, "validation": fit.figures["loss"] if fit.figures else None}
         figures = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
         self._display.progress(f"training, {fit.plan.steps} steps", fit.step, fit.plan.steps, figures)
-

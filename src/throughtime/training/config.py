@@ -230,15 +230,15 @@ class TrainConfig(BaseModel):
             if not any(name in group.model_fields for group in groups.values())
         ]
         values = {"task": chosen.name, **usual, **given}
-        made = {}
+        made: dict[str, Any] = {}
         for name, group in groups.items():
             try:
                 made[name] = group(**{field: values[field] for field in group.model_fields if field in values})
             except ValidationError as error:
-                wrong += map(dict, error.errors())  # type: ignore[arg-type]
+                wrong += map(dict, error.errors())
         if wrong:
             raise TrainingError("\n".join(_explained(error, chosen, groups.values()) for error in wrong))
-        return cls(**made)  # type: ignore[arg-type]
+        return cls(**made)
 
     def anywhere(self) -> Self:
         """The same with absolute paths of the data, good for any working directory."""

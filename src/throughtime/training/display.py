@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 

@@ -162,7 +162,7 @@ def total(
     metrics = {name: metric.to(parameter.device) for name, metric in (metrics or {}).items()}
     training = model.training
     model.eval()
-    loss, terms, done = torch.zeros((), dtype=torch.float64, device=parameter.device), 0.0, 0
+    loss, terms = torch.zeros((), dtype=torch.float64, device=parameter.device), 0.0
     state: State | None = None
     for k in range(len(batches)):
         batch = batches.batch(k)
@@ -170,9 +170,8 @@ def total(
         of, state = _measure(model, on_device, state if batch.carry else None, metrics)
         loss += of
         terms += batch.terms
-        done += 1
         if progress:
-            progress("evaluating", done, len(batches))
+            progress("evaluating", k + 1, len(batches))
     model.train(training)
     return Sums(loss.item(), terms, metrics)
 

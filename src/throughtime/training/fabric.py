@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 from lightning.fabric import Fabric
-from lightning.fabric.strategies import DDPStrategy
+from lightning.fabric.strategies.ddp import DDPStrategy
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from throughtime import engines
@@ -29,6 +29,8 @@ from throughtime.training.processes import rank
 _JOINED = "THROUGHTIME_RUN"  # tells the processes that Fabric starts which run they take part in
 _PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-true"}
 _PATIENCE = timedelta(hours=2)  # for other processes, one of which may be reading a long text
+
+
 def require_possible(training: TrainingOptions) -> None:
     """Refuse what this machine can't do, before anything is read or written.
 
@@ -89,7 +91,7 @@ def loggers_of(training: TrainingOptions, run: Run) -> list[Any]:
     """The loggers that are asked for besides metrics.csv."""
     if training.log != "tensorboard":
         return []
-    from lightning.fabric.loggers import TensorBoardLogger
+    from lightning.fabric.loggers.tensorboard import TensorBoardLogger
 
     return [TensorBoardLogger(run.path, name="", version="tensorboard")]
 

@@ -150,6 +150,7 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
     give_states(graph, stack, final)
     return stack
 
+
 def _stack_of(module: _Layers) -> Stack:
     if module.hooks:
         raise UserError("the module is being recorded or edited: export it when that has ended.")

@@ -1,0 +1,84 @@
+"""`throughtime predict`."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable
+from contextlib import nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from throughtime.cli.output import starting
+from throughtime.errors import UserError
+from throughtime.paths import display_path
+
+if TYPE_CHECKING:
+    from throughtime.tasks.base import Prediction
+
+_KINDS = (".csv", ".tsv", ".jsonl")
+
+
+def predict(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    data: Annotated[
+        list[str], typer.Argument(metavar="DATA", help="Files and directories; - is standard input, for text.")
+    ],
+    *,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help=f"Where to write ({', '.join(_KINDS)}); printed as CSV if not given."),
+    ] = None,
+    encoding_errors: Annotated[
+        str | None,
+        typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; as in training."),
+    ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
+    ] = None,
+) -> None:
+    """One row for each sequence, or for each step where the network predicts steps."""
+    from throughtime.runs import Run
+
+    if out is not None and out.suffix not in _KINDS:
+        raise UserError(f"{display_path(out)}: what is written is told by the end of the name: {', '.join(_KINDS)}.")
+    opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    with starting():
+        from throughtime.training.display import Display
+        from throughtime.training.using import predict as predicted
+    with Display(shown=True) as display:
+        found = predicted(opened, data, encoding_errors=encoding_errors, engine=engine, progress=display.progress)
+        count = _write(found, out)
+    if out is not None:
+        print(f"{count:,} rows in {display_path(out)}")
+
+
+def _write(found: Prediction, out: Path | None) -> int:
+    count = 0
+
+    def counted() -> Iterable[Any]:
+        nonlocal count
+        for row in found.rows:
+            count += 1
+            yield row
+
+    opened = nullcontext(sys.stdout) if out is None else out.open("w", encoding="utf-8", newline="")
+    with opened as file:
+        if out is not None and out.suffix == ".jsonl":
+            for row in counted():
+                file.write(json.dumps(dict(zip(found.columns, row, strict=True)), ensure_ascii=False) + "\n")
+        else:
+            tab = out is not None and out.suffix == ".tsv"
+            writer = csv.writer(file, delimiter="\t" if tab else ",", lineterminator="\n")
+            writer.writerow(found.columns)
+            writer.writerows(map(_rounded, counted()))
+    return count
+
+
+def _rounded(row: Any) -> list[Any]:
+    """Numbers with as many digits as single precision has."""
+    return [f"{value:.7g}" if isinstance(value, float) else value for value in row]
