@@ -6,9 +6,10 @@ import pytest
 from typer.main import get_command
 
 import throughtime.cli.main as command_line
+from throughtime import tasks
 from throughtime.cli.commands import COMMANDS
 from throughtime.cli.main import main
-from throughtime.training import TrainConfig
+from throughtime.training.config import NetworkOptions, TrainingOptions
 
 
 def flags():
@@ -43,7 +44,8 @@ def test_there_are_flags_of_both_kinds():
 
 
 def test_every_boolean_option_of_training_can_be_switched_off():
-    booleans = {name for name, field in TrainConfig.model_fields.items() if field.annotation is bool}
+    groups = (NetworkOptions, TrainingOptions, *(tasks.get(name).Options for name in tasks.names()))
+    booleans = {name for group in groups for name, field in group.model_fields.items() if field.annotation is bool}
     assert booleans == {p.values[1].name for p in flags() if p.values[0] == "train" and p.values[1].secondary_opts}
 
 

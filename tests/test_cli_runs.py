@@ -17,8 +17,9 @@ from throughtime.cli.main import main
 from throughtime.cli.sample import sample as sample_command
 from throughtime.runs import Run
 from throughtime.spelling import flag
+from throughtime.tasks.text import Text
 from throughtime.training import sample
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import TrainConfig, TrainingOptions
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 60
 SMALL = ["--hidden", "8", "--layers", "1", "--window", "10", "--batch", "4", "--engine", "reference", "--threads", "1"]
@@ -50,15 +51,10 @@ def test_training_ends_with_figures_samples_and_what_to_do_next(trained):
 
 def test_options_reach_the_configuration(trained):
     config = Run.open(trained[0]).config
-    assert (config.hidden_size, config.num_layers, config.window, config.batch, config.steps, config.tie) == (
-        8,
-        1,
-        10,
-        4,
-        4,
-        True,
-    )
-    assert config.optimizer == TrainConfig.model_fields["optimizer"].default
+    network, training = config.network, config.training
+    assert (network.hidden_size, network.num_layers, network.tie) == (8, 1, True)
+    assert (config.task.window, training.batch, training.steps) == (10, 4, 4)
+    assert training.optimizer == TrainingOptions.model_fields["optimizer"].default
 
 
 def test_json_is_the_last_line_and_all_that_is_printed(text, tmp_path, capsys):
@@ -75,16 +71,15 @@ def test_options_from_a_file_and_those_given_win(text, tmp_path, capsys):
     config, out = tmp_path / "config.json", tmp_path / "run"
     config.write_text(json.dumps({"hidden_size": 9, "num_layers": 3, "engine": "reference", "batch": 4, "steps": 1}))
     assert main(["train", str(text), "--config", str(config), "--layers", "1", "--out", str(out), "--json"]) == 0
-    used = Run.open(out).config
+    used = Run.open(out).config.network
     assert (used.hidden_size, used.num_layers) == (9, 1)
 
 
 def test_a_runs_own_configuration_can_be_trained_again(trained, tmp_path, capsys):
     arguments = ["--config", str(trained[0] / "config.json"), "--hidden", "6", "--out", str(tmp_path / "run")]
     assert main(["train", *arguments]) == 0
-    assert Run.open(tmp_path / "run").config == Run.open(trained[0]).config.model_copy(
-        update={"hidden_size": 6, "out": str(tmp_path / "run")}
-    )
+    new = {"hidden_size": 6, "out": str(tmp_path / "run")}
+    assert Run.open(tmp_path / "run").config.given == Run.open(trained[0]).config.given | new
 
 
 def test_a_cell_of_the_users_own_is_trained_and_not_needed_afterwards(text, tmp_path, capsys):
@@ -141,16 +136,16 @@ def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
     assert main(["train", "--help"]) == 0
     help_ = capsys.readouterr().out
     shown = {line.split()[0].rstrip(","): line for line in help_.splitlines() if line.startswith("  -")}
-    assert set(shown) == {flag(name) for name in TrainConfig.model_fields if name != "data"} | {
+    assert set(shown) == {flag(name) for name in TrainConfig.of().given if name != "data"} | {
         "--resume", "--config", "--json", "-h",
     }  # fmt: skip
-    assert f"[default: {TrainConfig.model_fields['hidden_size'].default}]" in help_
+    assert f"[default: {TrainConfig.of().network.hidden_size}]" in help_
 
 
 def test_help_of_training_is_there_without_torch():
     code = (
         "import sys; from throughtime.cli.main import main; main(['train', '--help']);"
-        "sys.exit(', '.join({'torch', 'lightning', 'numpy'} & set(sys.modules)) or 0)"
+        "sys.exit(', '.join({'torch', 'lightning', 'polars', 'sklearn'} & set(sys.modules)) or 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stderr == ""
@@ -196,8 +191,11 @@ def test_sampling_continues_the_prompt_and_repeats_itself(trained, capsys):
 
 
 def test_the_defaults_of_sampling_are_those_of_the_function():
-    here, there = (inspect.signature(function).parameters for function in (sample_command, sample))
-    assert {name: p.default for name, p in here.items()} == {name: p.default for name, p in there.items()}
+    here = inspect.signature(sample_command).parameters
+    for function in (sample, Text.sample):
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name not in ("self", "model", "codecs", "draw") and parameter.default is not parameter.empty:
+                assert here[name].default == parameter.default
 
 
 def test_a_sample_is_printed_while_it_is_made(trained):
@@ -215,7 +213,7 @@ def test_info(trained, text, capsys):
     assert all(word in shown for word in (str(text), "1 x lstm, 8 units", "4 steps", "torch", "nats per character"))
     assert main(["info", str(trained[0]), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["config"]["hidden_size"] == 8
+    assert shown["config"]["network"]["hidden_size"] == 8
     assert shown["result"]["valid"]["loss"] > 0
 
 

@@ -21,7 +21,7 @@ def test_every_symbol_but_the_first_is_a_target_once(symbols, batch, window):
     targets = np.concatenate([target.ravel() for _, target in map(streams.__getitem__, range(len(streams)))])
     left_out = (symbols - 1) % batch
     assert sorted(targets) == list(range(1, symbols - left_out))
-    assert streams.targets == len(targets)
+    assert streams.terms == len(targets)
 
 
 @given(**SIZES)

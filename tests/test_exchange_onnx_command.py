@@ -30,7 +30,7 @@ def test_the_file_scores_as_the_run_does(run: Any, tmp_path: Path, capsys: pytes
         assert words in printed
     model = onnx.load(path)
     said = {entry.key: entry.value for entry in model.metadata_props}
-    assert said["throughtime.vocabulary"] == run.vocabulary.to_json()
+    assert json.loads(said["throughtime.task"]) == run.description.to_data()
     symbols, state = np.array([[1, 2], [3, 4], [5, 1]]), np.zeros((2, 2, 12), np.float32)
     with torch.no_grad():
         scores, final = throughtime.load(run.path)(torch.from_numpy(symbols), torch.from_numpy(state))

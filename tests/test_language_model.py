@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from throughtime.errors import UserError
-from throughtime.nn.language_model import LanguageModel, detached
+from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.sequence_model import detached
 
 
 def model_of(cell="lstm", *, embed=5, hidden=7, layers=2, vocabulary=11, **options):
@@ -26,8 +27,8 @@ def test_loss_and_scores_are_the_textbook_s():
     wx, wa, ba = (weights[f"recurrent.{name}_l0"] for name in ("weight_x", "weight_h", "bias"))
     a, total, scores = np.zeros((3, 7)), 0.0, []
     for x, y in zip(symbols.numpy(), targets.numpy(), strict=True):
-        a = np.tanh(weights["embedding.weight"][x] @ wx.T + a @ wa.T + ba)
-        z = a @ weights["softmax_weight"].T + weights["softmax_bias"]
+        a = np.tanh(weights["encoder.weight"][x] @ wx.T + a @ wa.T + ba)
+        z = a @ weights["head.weight"].T + weights["head.bias"]
         probabilities = np.exp(z) / np.exp(z).sum(1, keepdims=True)
         total -= np.log(probabilities[np.arange(3), y]).sum()
         scores.append(z)
@@ -54,7 +55,7 @@ def test_windows_with_the_state_carried_have_the_loss_of_the_whole(cell):
 def test_gradient_ends_where_the_state_was_detached():
     model = model_of()
     _, past_state = model(ids())
-    embedding, past = model.embedding.weight, ids()
+    embedding, past = model.encoder.weight, ids()
     for state, reaches in ((past_state, True), (detached(past_state), False)):
         scores, _ = model.recurrent(torch.zeros(1, 3, 5, dtype=torch.float64), state)
         gradient = torch.autograd.grad(scores.sum(), embedding, allow_unused=True, retain_graph=True)[0]
@@ -63,9 +64,10 @@ def test_gradient_ends_where_the_state_was_detached():
 
 def test_tied_softmax_uses_the_embedding():
     model = model_of(embed=7, tie=True)
-    assert "softmax_weight" not in model.state_dict()
-    output, _ = model.recurrent(model.embedding(ids()))
-    expected = output @ model.embedding.weight.T + model.softmax_bias
+    assert model.head.weight is model.encoder.weight
+    assert "head.weight" not in dict(model.named_parameters())
+    output, _ = model.recurrent(model.encoder(ids()))
+    expected = output @ model.encoder.weight.T + model.head.bias
     torch.testing.assert_close(model(ids())[0], expected, rtol=0, atol=1e-14)
     with pytest.raises(UserError, match="width 5 can't be tied to a softmax layer of width 7"):
         model_of(embed=5, tie=True)

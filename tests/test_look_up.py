@@ -218,11 +218,13 @@ def test_a_symbol_loses_the_same_elements_wherever_it_stands(vocabulary: int, mo
     of = model(vocabulary, dropout=0.5)
     symbols = torch.randint(vocabulary, (9, 4))
     seen: list[Tensor] = []
-    monkeypatch.setattr(of.recurrent, "forward", lambda at, state, table: seen.append(table[at]) or (table[at], ()))
+    monkeypatch.setattr(
+        of.recurrent, "forward", lambda at, state, lengths, table: seen.append(table[at]) or (table[at], ())
+    )
     for _ in range(200):
-        of._features(symbols, None)
+        of._features(symbols, None, None)
     given = torch.stack(seen)  # [200, T, B, width]
-    embedded = of.embedding(symbols)
+    embedded = of.encoder(symbols)
     kept = given != 0
     torch.testing.assert_close(given[kept], (2 * embedded.expand_as(given))[kept])
     for symbol in symbols.unique():

@@ -26,13 +26,16 @@ from tiny_training import train_tiny
 from torch import nn
 
 import throughtime
+from throughtime.codecs import Codecs
 from throughtime.data.vocabulary import CharacterVocabulary
 from throughtime.engines.native import instruction_sets
 from throughtime.errors import ModelError, UserError
 from throughtime.model_file import FORMAT, ModelFile
 from throughtime.nn.language_model import LanguageModel
+from throughtime.nn.sequence_model import SequenceModel
 from throughtime.program.saving import to_data
 from throughtime.runs import Run
+from throughtime.task_description import TaskDescription
 
 STEPS, ROWS, INPUT = 4, 3, 4
 needs_native = pytest.mark.skipif(not instruction_sets(), reason="the native engine's extension module is not built")
@@ -40,7 +43,7 @@ needs_native = pytest.mark.skipif(not instruction_sets(), reason="the native eng
 
 def language_model(**options: Any) -> LanguageModel:
     model = LanguageModel(6, throughtime.Recurrent("gru", INPUT, INPUT, 2, zoneout=0.1), dropout=0.2, **options)
-    model.vocabulary = CharacterVocabulary("aehtz")
+    model.task = TaskDescription("text", Codecs(CharacterVocabulary("aehtz")))
     return model
 
 
@@ -88,15 +91,15 @@ def test_a_model_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
     module = MODELS[name]().eval()
     throughtime.save(module, tmp_path / "model.safetensors")
     loaded = throughtime.load(tmp_path / "model.safetensors")
-    assert type(loaded) is type(module)
-    assert str(loaded) == str(module)
+    assert type(loaded) is (SequenceModel if isinstance(module, LanguageModel) else type(module))
+    assert str(loaded).partition("(")[2] == str(module).partition("(")[2]
     assert not loaded.training
     assert loaded.state_dict().keys() == module.state_dict().keys()
     assert all(torch.equal(loaded.state_dict()[n], tensor) for n, tensor in module.state_dict().items())
     assert all(torch.equal(a, b) for a, b in zip(results(loaded), results(module), strict=True))
     if isinstance(module, LanguageModel):
         assert loaded.dropout == module.dropout
-        assert loaded.vocabulary.symbols == module.vocabulary.symbols
+        assert loaded.task.to_data() == module.task.to_data()
 
 
 def test_what_is_loaded_can_be_trained_and_saved_again(tmp_path: Path) -> None:
@@ -157,8 +160,9 @@ sys.meta_path.insert(0, Barred())
 import numpy, throughtime
 for path in sys.argv[1:]:
     stream = throughtime.Stream(path)
-    symbols = stream.vocabulary
-    given = [numpy.ones(4, numpy.float32)] * 5 if symbols is None else symbols.encode("the haze")
+    given = [numpy.ones(4, numpy.float32)] * 5
+    if stream.task is not None:
+        given = stream.task.codecs.inputs.encode("the haze")
     print(json.dumps([stream.step(one).tolist() for one in given]))
 """
 
@@ -194,8 +198,8 @@ def test_a_stream_takes_a_file_and_needs_no_torch(own: Path, tmp_path: Path) -> 
     for path, line in zip(paths, run_python(WITHOUT_TORCH, *paths).splitlines(), strict=True):
         module = throughtime.load(path, "native")
         stream = throughtime.Stream(module)
-        symbols = getattr(module, "vocabulary", None)
-        given = [np.ones(4, np.float32)] * 5 if symbols is None else symbols.encode("the haze")
+        task = getattr(module, "task", None)
+        given = [np.ones(4, np.float32)] * 5 if task is None else task.codecs.inputs.encode("the haze")
         assert np.array_equal(np.array(json.loads(line), np.float32), [stream.step(one) for one in given])
 
 
@@ -209,9 +213,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 def test_a_runs_weights_are_a_model_by_themselves(run: Run, tmp_path: Path) -> None:
     alone = shutil.copy(run.path / "model.safetensors", tmp_path / "alone.safetensors")
-    model, loaded = run.model(), throughtime.load(alone, run.config.engine)
+    model, loaded = run.model(), throughtime.load(alone, run.config.training.engine)
     assert str(loaded) == str(model)
-    assert loaded.vocabulary.digest == model.vocabulary.digest == run.vocabulary.digest
+    assert loaded.task.to_data() == model.task.to_data() == run.description.to_data()
     ids = torch.arange(6)[:, None]
     assert torch.equal(loaded(ids)[0], model(ids)[0])
 
@@ -219,8 +223,8 @@ def test_a_runs_weights_are_a_model_by_themselves(run: Run, tmp_path: Path) -> N
 @needs_native
 def test_a_stream_of_a_runs_weights_is_a_stream_of_the_run(run: Run) -> None:
     one, other = throughtime.Stream(run.path / "model.safetensors"), throughtime.Stream(run.path)
-    assert one.vocabulary.digest == other.vocabulary.digest
-    for id in one.vocabulary.encode("time"):
+    assert one.task.to_data() == other.task.to_data()
+    for id in one.task.codecs.inputs.encode("time"):
         assert np.array_equal(one.step(id), other.step(id))
 
 
@@ -268,7 +272,7 @@ def shared_modules() -> dict[str, nn.Module]:
     stack.weight_h_l1 = stack.weight_h_l2 = stack.weight_h_l0
     drop_in.weight_hh_l1 = drop_in.weight_hh_l0
     language_model = LanguageModel(7, throughtime.Recurrent("lstm", 4, 4))
-    language_model.softmax_weight = language_model.embedding.weight
+    language_model.head.weight = language_model.embedding.weight
     return {"stack": stack, "drop-in": drop_in, "language model": language_model}
 
 
@@ -368,9 +372,17 @@ def test_what_does_not_fit_is_told(path: Path) -> None:
 def test_symbols_that_do_not_fit_are_told(tmp_path: Path) -> None:
     throughtime.save(language_model(), path := tmp_path / "model.safetensors")
     with pytest.raises(ModelError, match="a vocabulary of 3 symbols for a model of 6"):
-        throughtime.load(changed(path, vocabulary=CharacterVocabulary("ab").to_json()))
-    with pytest.raises(ModelError, match="not a vocabulary"):
-        throughtime.load(changed(path, vocabulary="[1, 2"))
+        throughtime.load(changed(path, task=TaskDescription("text", Codecs(CharacterVocabulary("ab"))).to_data()))
+    whole = language_model().task.to_data()
+    for damaged in (
+        {},
+        whole | {"codecs": {}},
+        whole | {"codecs": {"inputs": {"kind": "vocabulary", "content": [1, 2]}, "targets": None}},
+        whole | {"codecs": {"inputs": {"kind": "os"}, "targets": None}},
+        whole | {"codecs": {"inputs": 3, "targets": None}},
+    ):
+        with pytest.raises(ModelError, match="metadata is damaged"):
+            throughtime.load(changed(path, task=damaged))
 
 
 ODD = st.sampled_from([None, True, -1, 0, 1 << 24, 1 << 62, 10**400, 0.5, float("nan"), 1e308, "", "x", "a.b", [], {}])
@@ -486,7 +498,8 @@ def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
     lstm = {"input_size": 4, "hidden_size": 1 << 17, "bias": True, "num_layers": 1, "batch_first": False}
     lstm |= {"dropout": 0.0, "bidirectional": False, "proj_size": 0}
     plain = {"hidden_size": 5, "options": {}}
-    words = {"vocabulary_size": 1 << 40, "dropout": 0.0, "tie": False, "recurrent": plain}
+    words = {"encoder": {"kind": "embedding", "size": 1 << 40}, "output": {"kind": "categorical", "classes": 1 << 40}}
+    words |= {"dropout": 0.0, "tie": False, "recurrent": plain}
     programs = [to_data(MODELS["plain"]().programs[0])]
     hostile = {
         "wide": ({"model": "Recurrent", "settings": plain}, [state | wide]),
@@ -496,11 +509,11 @@ def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
         ),
         "drop-in": ({"model": "LSTM", "settings": lstm}, programs),
         "layers": ({"model": "LSTM", "settings": lstm | {"num_layers": 1 << 40}}, programs),
-        "symbols": ({"model": "LanguageModel", "settings": words}, programs),
+        "symbols": ({"model": "SequenceModel", "settings": words}, programs),
     }
     paths = []
     for name, (about, found) in hostile.items():
-        told = {"format": FORMAT, "version": "0", "vocabulary": None, "programs": found} | about
+        told = {"format": FORMAT, "version": "0", "task": None, "programs": found} | about
         save_file({"bias_l0": torch.zeros(5)}, tmp_path / f"{name}.safetensors", {"throughtime": json.dumps(told)})
         paths.append(tmp_path / f"{name}.safetensors")
     refusals = run_python(LIMITED, tmp_path, *paths).splitlines()

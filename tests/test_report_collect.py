@@ -19,8 +19,8 @@ from throughtime.runs import Run
 from throughtime.sight import connectivity, interest
 from throughtime.sight.report.collect import collect
 from throughtime.sight.report.passage import passage, passage_of
-from throughtime.training.again import corpus_of, untrained
-from throughtime.training.evaluation import figures_of
+from throughtime.training.again import data_of, untrained
+from throughtime.training.evaluation import measured
 from throughtime.training.report import write_report
 
 LENGTH = 120
@@ -33,17 +33,17 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 @pytest.fixture(scope="module")
 def data(run: Run) -> Any:
-    held_out = corpus_of(run).valid
-    return collect(run, passage_of("held out", held_out.ids, run.vocabulary, LENGTH))
+    held_out = data_of(run).valid
+    return collect(run, passage_of("held out", held_out.ids, run.description.codecs.inputs, LENGTH))
 
 
 def test_losses_and_chances_are_those_of_the_model(run: Run, data: Any) -> None:
-    held_out = corpus_of(run).valid
+    held_out = data_of(run).valid
     reading = data.reading
-    expected = figures_of(run.model(), held_out, symbols=LENGTH - 1)["loss"]
+    expected = measured(run.model(), run.task, held_out, terms=LENGTH - 1)["loss"]
     assert np.nanmean(reading.losses) == pytest.approx(expected, rel=1e-6)  # float32 sums
     assert np.isnan(reading.losses[0])
-    assert "".join(reading.symbols) == run.vocabulary.decode(held_out.ids[:LENGTH])
+    assert "".join(reading.symbols) == run.description.codecs.inputs.decode(held_out.ids[:LENGTH])
     ids = torch.from_numpy(held_out.ids[:LENGTH].astype(np.int64))
     with torch.no_grad():
         chances = run.model()(ids[:, None])[0][:-1, 0].softmax(-1)
@@ -52,7 +52,7 @@ def test_losses_and_chances_are_those_of_the_model(run: Run, data: Any) -> None:
 
 
 def test_values_are_those_that_are_recorded_in_the_order_of_interest(run: Run, data: Any) -> None:
-    ids = torch.from_numpy(corpus_of(run).valid.ids[:LENGTH].astype(np.int64))[:, None]
+    ids = torch.from_numpy(data_of(run).valid.ids[:LENGTH].astype(np.int64))[:, None]
     model = run.model()
     with throughtime.record(model, "layer1.cell") as tape, torch.no_grad():
         model(ids)
@@ -65,7 +65,7 @@ def test_values_are_those_that_are_recorded_in_the_order_of_interest(run: Run, d
 
 
 def test_a_symbol_hangs_on_those_before_it(run: Run, data: Any) -> None:
-    ids = corpus_of(run).valid.ids[:LENGTH].astype(np.int64)
+    ids = data_of(run).valid.ids[:LENGTH].astype(np.int64)
     by_step = connectivity(run.model(), ids, window=5)
     # The symbol at 30 was predicted after the one at 29.
     np.testing.assert_allclose(data.reading.reach[30, :6], by_step.norms[29], rtol=1e-5)
@@ -83,7 +83,7 @@ def test_gates_are_told_of_and_states_not(data: Any) -> None:
 @pytest.mark.parametrize("cell", ["rnn", "gru"])
 def test_other_cells_have_their_own_names(cell: str, tmp_path: Path) -> None:
     run = train_tiny(tmp_path, cell=cell, steps=2)
-    data = collect(run, passage("a text", ["through time and over\n" * 3], run.vocabulary, 60))
+    data = collect(run, passage("a text", ["through time and over\n" * 3], run.description.codecs.inputs, 60))
     assert {value.name for value in data.values} >= {"hidden"}
     assert bool(data.saturations) == bool(data.timescales) == (cell == "gru")
 
@@ -206,4 +206,4 @@ def test_a_report_that_fails_leaves_the_run_whole(tmp_path: Path, monkeypatch: p
     assert run.finished
     assert not run.report.exists()
     assert "the report was not written" in run.log.read_text()
-    assert write_report(run, corpus_of(run)) is None
+    assert write_report(run, data_of(run)) is None

@@ -27,7 +27,7 @@ def use(path):
     """Everything that a run is opened for."""
     run = Run.open(path)
     run.model()
-    return run.vocabulary, run.programs, run.result, run.metrics(), run.about
+    return run.description.codecs.inputs, run.programs, run.result, run.metrics(), run.about
 
 
 def test_it_is_opened_wherever_it_is(path, original):
@@ -40,7 +40,7 @@ def test_it_is_opened_wherever_it_is(path, original):
     assert torch.equal(throughtime.load(path)(ids)[0], original.model()(ids)[0])
 
 
-@pytest.mark.parametrize("name", ["config.json", "vocabulary.json", "program.json", "model.safetensors", "result.json"])
+@pytest.mark.parametrize("name", ["config.json", "task.json", "program.json", "model.safetensors", "result.json"])
 @pytest.mark.parametrize("damage", ["cut", "emptied", "other"])
 def test_damage_is_told_with_the_file(path, name, damage):
     file = path / name
@@ -50,7 +50,7 @@ def test_damage_is_told_with_the_file(path, name, damage):
         use(path)
 
 
-@pytest.mark.parametrize("name", ["vocabulary.json", "program.json"])
+@pytest.mark.parametrize("name", ["task.json", "program.json"])
 def test_a_missing_file_is_told(path, name):
     (path / name).unlink()
     with pytest.raises(RunError, match=f"damaged: {name} is missing"):

@@ -288,7 +288,7 @@ SYMBOLS = torch.randint(5, (T + 1, B), generator=torch.Generator().manual_seed(2
 
 def cross_entropy(model: LanguageModel, targets: Tensor):
     def loss(y: Tensor) -> Tensor:
-        scores = nn.functional.linear(y, model.softmax_weight, model.softmax_bias)
+        scores = nn.functional.linear(y, model.head.weight, model.head.bias)
         return nn.functional.cross_entropy(scores.flatten(0, 1), targets.flatten(), reduction="sum")
 
     return loss
@@ -296,7 +296,7 @@ def cross_entropy(model: LanguageModel, targets: Tensor):
 
 def test_a_language_models_loss_is_the_cross_entropy_of_the_next_symbol_without_dropout():
     model = language_model().train()
-    wanted = expected(model.recurrent, model.embedding(SYMBOLS[:-1]).detach(), cross_entropy(model, SYMBOLS[1:]), 5)
+    wanted = expected(model.recurrent, model.encoder(SYMBOLS[:-1]).detach(), cross_entropy(model, SYMBOLS[1:]), 5)
     assert_norms(gradient_flow(model, SYMBOLS, window=5).norms, wanted)
     assert_norms(gradient_flow(model, SYMBOLS[:-1], SYMBOLS[1:], window=5).norms, wanted)
     assert model.training
@@ -306,14 +306,14 @@ def test_a_language_models_loss_is_the_cross_entropy_of_the_next_symbol_without_
 
 def test_connectivity_is_the_gradient_of_the_log_probability_or_of_the_best_score():
     model = language_model()
-    x = model.embedding(SYMBOLS[:-1]).detach()
+    x = model.encoder(SYMBOLS[:-1]).detach()
     found = connectivity(model, SYMBOLS, steps=[6, 2], window=T)
     wanted = expected(model.recurrent, x, cross_entropy(model, SYMBOLS[1:]), T - 1)["input"]
     np.testing.assert_allclose(found.norms, wanted[[6, 2]], **CLOSE)
     np.testing.assert_allclose(found.past(2), wanted[2, 2::-1], **CLOSE)
 
     def best(y: Tensor) -> Tensor:
-        return nn.functional.linear(y, model.softmax_weight, model.softmax_bias).max(-1).values.sum()
+        return nn.functional.linear(y, model.head.weight, model.head.bias).max(-1).values.sum()
 
     found = connectivity(model, SYMBOLS[:-1], of="best", window=3)
     np.testing.assert_allclose(found.norms, expected(model.recurrent, x, best, 3)["input"], **CLOSE)

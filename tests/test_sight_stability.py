@@ -246,7 +246,7 @@ def test_a_language_models_input_is_a_symbol():
     model = LanguageModel(5, Recurrent("gru", 3, 4))
     start = torch.zeros(1, 2, 4)
     rest = fixed_points(model, start, 3)
-    again = fixed_points(model.recurrent, start, model.embedding.weight[3])
+    again = fixed_points(model.recurrent, start, model.encoder.weight[3])
     np.testing.assert_allclose(rest.states, again.states, atol=1e-9)
     with pytest.raises(UserError, match="id of a symbol, from 0 to 4; given 5"):
         fixed_points(model, start, 5)

@@ -271,7 +271,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
 
 def test_a_language_model_gives_the_scores_of_the_next_symbol(run: Run) -> None:
-    ids = np.random.default_rng(0).integers(0, run.vocabulary.size, (STEPS, 2))
+    ids = np.random.default_rng(0).integers(0, run.description.codecs.inputs.size, (STEPS, 2))
     model = run.model("native")
     with torch.no_grad():
         wanted, _ = model(torch.from_numpy(ids))
@@ -286,8 +286,9 @@ def test_a_language_model_gives_the_scores_of_the_next_symbol(run: Run) -> None:
 
 def test_one_symbol_at_a_time(run: Run) -> None:
     stream = Stream(run)
-    ids = stream.vocabulary.encode("time")
-    assert [stream.step(ids[:1]).shape, stream.step(ids[1]).shape] == [(1, run.vocabulary.size), (run.vocabulary.size,)]
+    ids = stream.task.codecs.inputs.encode("time")
+    size = run.description.codecs.inputs.size
+    assert [stream.step(ids[:1]).shape, stream.step(ids[1]).shape] == [(1, size), (size,)]
     stream.reset()
     whole = [stream.step(int(id)) for id in ids]
     stream.reset()
@@ -312,7 +313,7 @@ class Barred:
 sys.meta_path.insert(0, Barred())
 import throughtime
 stream = throughtime.Stream(sys.argv[1])
-text = stream.vocabulary.encode("through time")
+text = stream.task.codecs.inputs.encode("through time")
 print(json.dumps([stream.step(id).tolist() for id in text]))
 """
 
@@ -328,7 +329,7 @@ def test_a_run_needs_no_torch(run: Run) -> None:
     )
     assert done.returncode == 0, done.stderr
     stream = Stream(run)
-    wanted = [stream.step(id) for id in stream.vocabulary.encode("through time")]
+    wanted = [stream.step(id) for id in stream.task.codecs.inputs.encode("through time")]
     assert np.array_equal(np.array(json.loads(done.stdout), np.float32), wanted)
 
 
@@ -423,7 +424,7 @@ def test_inputs_that_do_not_fit() -> None:
 
 
 def test_symbols_that_do_not_fit(run: Run) -> None:
-    stream, size = Stream(run), run.vocabulary.size
+    stream, size = Stream(run), run.description.codecs.inputs.size
     for symbol in (size, -1, 10**30, np.array([size]), np.array([-1]), np.array([2**64 - 1], np.uint64)):
         with pytest.raises(UserError, match=f"token ids must be from 0 to {size - 1}"):
             stream.step(symbol)
@@ -462,7 +463,7 @@ def test_runs_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
 
     with pytest.raises(RunError, match=r"no config\.json"):
         Stream(tmp_path / "absent")
-    for name in ("config", "vocabulary", "program", "model"):
+    for name in ("config", "task", "program", "model"):
         with pytest.raises(RunError, match=name):
             Stream(copy(**{name: None}))
     for name in ("config", "program", "model"):
@@ -473,10 +474,6 @@ def test_runs_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     content = json.loads((run.path / "program.json").read_bytes())
     with pytest.raises(RunError, match="not of this run"):
         Stream(copy(program=json.dumps([*content, content[1]]).encode()))  # a layer without weights
-    with pytest.raises(UserError, match="forward in time"):
-        Stream(copy(program=json.dumps([content[0], content[1] | {"reverse": True}]).encode()))
-    with pytest.raises(RunError, match="damaged"):
-        _ = Stream(copy(vocabulary=b"{")).vocabulary
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])

@@ -4,14 +4,16 @@ import inspect
 import subprocess
 import sys
 from pathlib import Path
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import get_args, get_type_hints
 
 import pytest
 
 import throughtime
+from throughtime import tasks
 from throughtime.errors import TrainingError
 from throughtime.spelling import command_line
 from throughtime.training import TrainConfig, TrainOptions
+from throughtime.training.config import NetworkOptions, TrainingOptions
 
 
 @pytest.mark.parametrize(
@@ -53,9 +55,9 @@ def test_none_is_not_given():
 
 
 def test_an_end_is_set_only_where_none_is_given():
-    assert TrainConfig.of().steps == 4000
-    assert TrainConfig.of(minutes=1).steps is None
-    assert TrainConfig.of(epochs=0.5).steps is None
+    assert TrainConfig.of().training.steps == 4000
+    assert TrainConfig.of(minutes=1).training.steps is None
+    assert TrainConfig.of(epochs=0.5).training.steps is None
 
 
 def test_it_goes_to_json_and_back():
@@ -66,16 +68,16 @@ def test_it_goes_to_json_and_back():
 def test_paths_are_made_absolute(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = TrainConfig.of(data=["a.txt", "-"], valid="v.txt").anywhere()
-    assert config.data == (str(tmp_path / "a.txt"), "-")
-    assert config.valid == str(tmp_path / "v.txt")
-    assert config.test is None
+    assert config.task.data == (str(tmp_path / "a.txt"), "-")
+    assert config.task.valid == str(tmp_path / "v.txt")
+    assert config.task.test is None
 
 
 @pytest.mark.parametrize(
     ("given", "kind", "count"), [(1, "auto", 1), ("2", "auto", 2), ("cpu", "cpu", 1), ("cuda:4", "cuda", 4)]
 )
 def test_devices_are_a_number_or_a_kind(given, kind, count):
-    config = TrainConfig.of(devices=given, nodes=3)
+    config = TrainConfig.of(devices=given, nodes=3).training
     assert (config.device_kind, config.device_count, config.processes) == (kind, count, 3 * count)
 
 
@@ -93,19 +95,32 @@ def test_messages_spell_options_as_on_the_command_line_there():
     ]
 
 
+GROUPS = (NetworkOptions, TrainingOptions, *(tasks.get(name).Options for name in tasks.names()))
+
+
 def test_the_typed_options_of_train_are_the_fields_of_the_configuration():
     typed = get_type_hints(TrainOptions)
     parameters = inspect.signature(throughtime.train).parameters
-    assert {*typed, "cell"} == {*TrainConfig.model_fields}
-    assert {"cell", "progress"} == {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
+    fields = {name: field for group in GROUPS for name, field in group.model_fields.items()}
+    assert {*typed, "cell", "task"} == {*fields}
+    assert {"cell", "task", "progress"} == {name for name, p in parameters.items() if p.kind is p.KEYWORD_ONLY}
     for name, hint in typed.items():
-        annotation = TrainConfig.model_fields[name].annotation
-        if get_origin(annotation) is Literal:
-            assert set(get_args(annotation)) | {type(None)} == {
-                value for part in get_args(hint) for value in (get_args(part) or [part])
-            }
+        choices = {c for group in GROUPS if name in group.model_fields for c in group.choices(name)}
+        if choices:
+            assert choices | {type(None)} == {value for part in get_args(hint) for value in (get_args(part) or [part])}
 
 
-@pytest.mark.parametrize("name", TrainConfig.model_fields)
-def test_every_option_is_explained(name):
-    assert f" {name}: " in (TrainConfig.__doc__ or "")
+@pytest.mark.parametrize(("group", "name"), [(group, name) for group in GROUPS for name in group.model_fields])
+def test_every_option_is_explained(group, name):
+    assert group.meanings()[name]
+
+
+def test_an_option_of_another_task_says_whose_it_is():
+    with pytest.raises(TrainingError, match="window is an option of text; this task is classify"):
+        TrainConfig.of("classify", window=3)
+
+
+def test_the_tasks_own_defaults_give_way_to_what_is_given():
+    assert TrainConfig.of("classify").training.epochs
+    assert TrainConfig.of("classify", steps=3).training.epochs is None
+    assert TrainConfig.of("classify", hidden_size=5).network.hidden_size == 5

@@ -27,17 +27,21 @@ SCRIPT = """
 import signal, sys
 from unittest import mock
 from throughtime.errors import Interrupted
-from throughtime.training import keeper, processes, resume, train
+from throughtime.training import processes, resume, train
+from throughtime.training.fit import Fit
 
-def then_stop(self, trainer, *rest):
-    if trainer.global_step == 42 and processes.rank() == 1:
+advance = Fit._advance
+
+def then_stop(self, batch):
+    if self.step == 42 and processes.rank() == 1:
         signal.raise_signal(signal.SIGINT)
+    advance(self, batch)
 
 if __name__ == "__main__":
     options, stopped = eval(sys.argv[1]), eval(sys.argv[2])
     train(**options)
     if stopped:
-        with mock.patch.object(keeper.Keeper, "on_train_batch_start", then_stop):
+        with mock.patch.object(Fit, "_advance", then_stop):
             try:
                 train(**(options | stopped))
             except Interrupted as told:

@@ -9,6 +9,7 @@ from tiny_training import train_tiny
 
 from throughtime.data import Streams
 from throughtime.errors import DataError, RunError
+from throughtime.tasks import text as text_task
 from throughtime.training import evaluate, evaluation
 
 
@@ -25,7 +26,7 @@ def text(tmp_path):
 
 
 def test_the_figures_are_those_of_the_whole_text_in_one_pass(run, text):
-    ids = torch.from_numpy(run.vocabulary.encode(text.read_text()).astype(np.int64))[:, None]
+    ids = torch.from_numpy(run.description.codecs.inputs.encode(text.read_text()).astype(np.int64))[:, None]
     scores, _ = run.model()(ids[:-1])
     losses = -scores.log_softmax(-1).gather(-1, ids[1:, :, None])
     figures = evaluate(run, text)
@@ -40,7 +41,7 @@ def test_the_figures_are_those_of_the_whole_text_in_one_pass(run, text):
 @pytest.mark.parametrize("window", [1, 7, 10_000])
 def test_the_window_makes_no_difference(run, text, monkeypatch, window):
     expected = evaluate(run, text)["loss"]
-    monkeypatch.setattr(evaluation, "_WINDOW", window)
+    monkeypatch.setattr(text_task, "READ_AT_ONCE", window)
     assert evaluate(run, text)["loss"] == pytest.approx(expected, rel=1e-12)
 
 
@@ -48,7 +49,7 @@ def test_the_result_of_training_is_the_same_figure(run, tmp_path):
     held_out = tmp_path / "tenth.txt"
     whole = (run.path.parent / "text.txt").read_text()
     held_out.write_text(whole[len(whole) * 9 // 10 :])
-    assert evaluate(run.path, [held_out]) == run.result["valid"]
+    assert evaluation.evaluated(run.path, [held_out]).data == run.result["valid"]
 
 
 def test_unknown_symbols_are_counted(run, tmp_path):
@@ -61,10 +62,10 @@ def test_unknown_symbols_are_counted(run, tmp_path):
 
 def test_training_mode_is_left_as_it_was(run):
     model = run.model().train()
-    streams = Streams(run.vocabulary.encode("through time"), 1, 5)
-    first, _ = evaluation.total_loss(model, streams)
+    streams = Streams(run.description.codecs.inputs.encode("through time"), 1, 5)
+    first = evaluation.total(model, streams).loss
     assert model.training
-    assert evaluation.total_loss(model.eval(), streams)[0] == first
+    assert evaluation.total(model.eval(), streams).loss == first
     assert not model.training
 
 

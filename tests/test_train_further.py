@@ -30,8 +30,8 @@ def test_a_finished_run_trains_further_to_the_bits_of_one_that_was_that_long_fro
     longer = resume(short.path, steps=20, progress=False)
     assert longer.finished
     assert longer.result["steps"] == 20
-    assert longer.config.steps == longer.plan.steps == 20
-    a, b = (torch.load(r.checkpoint, weights_only=True)["state_dict"] for r in (whole, longer))
+    assert longer.config.training.steps == longer.plan.steps == 20
+    a, b = (torch.load(r.checkpoint, weights_only=True)["model"] for r in (whole, longer))
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert [row["step"] for row in figures(longer)] == [row["step"] for row in figures(whole)]
     assert [row["train_loss"] for row in figures(longer)] == [row["train_loss"] for row in figures(whole)]
@@ -42,7 +42,7 @@ def test_a_run_trains_further_for_epochs_and_minutes(tmp_path):
     epochs = 6 / run.plan.epoch_steps
     run = resume(run.path, epochs=epochs, progress=False)
     assert run.result["steps"] == 6
-    assert run.config.steps is None
+    assert run.config.training.steps is None
     run = resume(run.path, minutes=100, steps=8, progress=False)
     assert run.result["steps"] == 8
     assert run.plan.seconds == 6000
@@ -76,7 +76,7 @@ def test_other_data_are_refused_before_anything_is_written(tmp_path):
 
 def test_a_run_starts_from_anothers_weights(run, tmp_path):
     # With so small a rate nothing is learned, so the weights of the new run are those of the first.
-    data = run.config.data
+    data = run.config.task.data
     small = {name: TINY[name] for name in ("batch", "window", "engine", "threads")}
     from unittest.mock import patch
 
@@ -86,9 +86,9 @@ def test_a_run_starts_from_anothers_weights(run, tmp_path):
         new = throughtime.train(
             data=data, init_from=run.path, out=tmp_path / "new", steps=2, lr=1e-30, progress=False, **small
         )
-    assert new.config.hidden_size == run.config.hidden_size
-    assert new.config.num_layers == run.config.num_layers
-    assert new.vocabulary.digest == run.vocabulary.digest
+    assert new.config.network.hidden_size == run.config.network.hidden_size
+    assert new.config.network.num_layers == run.config.network.num_layers
+    assert new.description.codecs.inputs.digest == run.description.codecs.inputs.digest
     for name, value in weights(run).items():
         torch.testing.assert_close(weights(new)[name], value, rtol=0, atol=1e-7)  # one decay of 1e-32
 
@@ -98,7 +98,7 @@ def test_a_run_that_started_from_another_needs_it_no_more(run, tmp_path):
 
     shutil.copytree(run.path, tmp_path / "copy")
     options = dict.fromkeys(("hidden_size", "num_layers", "cell"))
-    new = train_tiny(tmp_path, data=run.config.data, init_from=tmp_path / "copy", steps=2, **options)
+    new = train_tiny(tmp_path, data=run.config.task.data, init_from=tmp_path / "copy", steps=2, **options)
     shutil.rmtree(tmp_path / "copy")
     from throughtime.training.again import untrained
 
@@ -126,10 +126,10 @@ def test_options_that_do_not_fit_the_other_run_are_refused(options, told, run, t
 
 
 def test_the_command_starts_from_another_run(run, tmp_path, capsys):
-    arguments = [*run.config.data, "--init-from", str(run.path), "--steps", "1", "--out", str(tmp_path / "new")]
+    arguments = [*run.config.task.data, "--init-from", str(run.path), "--steps", "1", "--out", str(tmp_path / "new")]
     assert main(["train", *arguments, "--hidden", "7"]) == 2
     assert "--hidden 7 differs" in capsys.readouterr().err
     assert main(["train", *arguments, "--batch", "8", "--window", "10", "--threads", "1"]) == 0
     config = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
-    assert config["init_from"] == str(run.path)
-    assert config["hidden_size"] == 12
+    assert config["network"]["init_from"] == str(run.path)
+    assert config["network"]["hidden_size"] == 12

@@ -15,19 +15,20 @@ from throughtime import language
 from throughtime.errors import CellError, DataError, RunError, TrainingError
 from throughtime.runs import Run
 from throughtime.training import config as config_module
-from throughtime.training import keeper
+from throughtime.training.callbacks import MetricsRows
+from throughtime.training.fit import Fit
 from throughtime.training.metrics import COLUMNS
 
 
 def test_it_learns_and_writes_its_directory(tmp_path, capfd):
     run = train_tiny(tmp_path, steps=150, lr=0.02, hidden_size=24)
     assert {path.name for path in run.path.iterdir()} == {
-        "config.json", "vocabulary.json", "program.json", "model.safetensors", "metrics.csv", "checkpoints", "log.txt",
+        "config.json", "task.json", "program.json", "model.safetensors", "metrics.csv", "checkpoints", "log.txt",
         "result.json",
     }  # fmt: skip
     rows = run.metrics()
     assert [row["step"] for row in rows] == list(range(1, 151))
-    assert rows[0]["train_loss"] == pytest.approx(math.log(run.vocabulary.size), rel=0.1)
+    assert rows[0]["train_loss"] == pytest.approx(math.log(run.description.codecs.inputs.size), rel=0.1)
     # Five words, drawn evenly, of 4.4 letters and a space: that a word is drawn is all there is to know.
     assert run.result["valid"]["loss"] < 1.5 * math.log(5) / 5.4
     assert run.result["steps"] == 150
@@ -84,7 +85,7 @@ def test_options_of_the_model_and_the_arithmetic(tmp_path, options):
     run = train_tiny(tmp_path, **options)
     model = throughtime.load(run.path)
     assert not model.training
-    assert model.embedding.weight.dtype == (torch.float64 if options.get("precision") == "64" else torch.float32)
+    assert model.encoder.weight.dtype == (torch.float64 if options.get("precision") == "64" else torch.float32)
     assert model.recurrent.input_size == options.get("embed", 12)
 
 
@@ -115,7 +116,7 @@ def test_minutes_fix_the_steps_and_bound_the_time(tmp_path):
 
 
 def test_time_up_ends_before_the_last_step(tmp_path, monkeypatch):
-    monkeypatch.setattr(keeper.Keeper, "elapsed", property(lambda self: 1e9))
+    monkeypatch.setattr(Fit, "elapsed", property(lambda self: 1e9))
     run = train_tiny(tmp_path, steps=None, minutes=0.1)
     assert run.result["steps"] == 1 < run.plan.steps
     assert "the time was up at step 1 of" in run.log.read_text()
@@ -128,7 +129,8 @@ def test_clipping_bounds_the_step_by_norm(tmp_path, clip):
     torch.manual_seed(0)
     from throughtime.training.building import build_model
 
-    before = build_model(run.config, run.programs, run.vocabulary.size).state_dict()
+    interface = run.task.interface(run.description.codecs)
+    before = build_model(run.config.network, run.programs, interface).state_dict()
     moved = math.sqrt(sum(float((run.weights()[n] - before[n].double()).square().sum()) for n in before))
     norm = run.metrics()[0]["grad_norm"]
     assert norm > 0.1
@@ -144,7 +146,7 @@ def leaky(x, h):
 
 def test_a_cell_of_one_s_own_is_loaded_where_its_source_is_absent(tmp_path):
     run = train_tiny(tmp_path, cell=leaky)
-    assert run.config.cell == "leaky"
+    assert run.config.network.cell == "leaky"
     assert "leaky" not in throughtime.cells.names()
     model = throughtime.load(run.path)
     assert [program.name for program in model.recurrent.programs] == ["leaky", "leaky"]
@@ -154,7 +156,7 @@ def test_a_cell_of_one_s_own_is_loaded_where_its_source_is_absent(tmp_path):
 def test_words_and_byte_pairs(tmp_path):
     for level, size in (("word", None), ("bpe", 270)):
         run = train_tiny(tmp_path, level=level, vocab_size=size, out=tmp_path / level)
-        assert run.vocabulary.level == level
+        assert run.description.codecs.inputs.level == level
         assert 0 < run.result["valid"]["bits_per_character"] < run.result["valid"]["bits_per_symbol"]
 
 
@@ -165,7 +167,7 @@ def test_a_test_text_is_measured(tmp_path):
     run = train_tiny(tmp_path, data=text, valid=text, test=other)
     assert run.result["test"]["symbols"] == 500
     assert run.result["test"]["unknown"] == 1
-    assert run.record.data.train == run.record.data.valid
+    assert run.record.data.counts["train"] == run.record.data.counts["valid"]
 
 
 def test_short_texts_take_fewer_streams(tmp_path):
@@ -203,7 +205,7 @@ def test_what_can_t_be_done_is_told_before_anything_is_written(tmp_path, options
 
 
 def test_tensorboard_that_is_not_installed_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr("throughtime.training.trainer.find_spec", lambda name: None)
+    monkeypatch.setattr("throughtime.training.fabric.find_spec", lambda name: None)
     with pytest.raises(TrainingError, match="pip install tensorboard"):
         train_tiny(tmp_path, log="tensorboard")
 
@@ -217,22 +219,20 @@ def test_nothing_is_overwritten(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_is_told_and_the_last_good_checkpoint_kept(tmp_path, monkeypatch):
-    from throughtime.training.module import TrainingModule
+    original = torch.stack
 
-    original = TrainingModule.training_step
+    def overflow(tensors):
+        stacked = original(tensors)
+        overflow.steps += 1
+        return stacked * torch.tensor([math.inf, 1.0]) if overflow.steps == 8 else stacked
 
-    def overflow(self, batch, batch_idx):
-        loss = original(self, batch, batch_idx)
-        if self.trainer.global_step == 7:
-            self._step_loss = loss.detach() * math.inf
-        return loss
-
+    overflow.steps = 0
     with monkeypatch.context() as patched:
-        patched.setattr(TrainingModule, "training_step", overflow)
+        patched.setattr("throughtime.training.fit.torch.stack", overflow)
         with pytest.raises(TrainingError, match=r"step 8: the loss is inf .*lr \(0\.003 now\).*clip \(1 now\)"):
             train_tiny(tmp_path)
     run = Run.open(tmp_path / "run")
-    assert torch.load(run.checkpoint, weights_only=True)["global_step"] == 7
+    assert torch.load(run.checkpoint, weights_only=True)["step"] == 7
     assert all(tensor.isfinite().all() for tensor in run.weights().values())
 
 
@@ -246,11 +246,11 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_kept(tmp_path, monkeypatch,
     def fail(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    original = keeper.Keeper._write_row
+    original = MetricsRows._write
 
-    def then_fail(self, trainer, *rest):
-        original(self, trainer, *rest)
-        if trainer.global_step == 6:
+    def then_fail(self, fit):
+        original(self, fit)
+        if fit.step == 6:
             target = {
                 "checkpoint": ("throughtime.training.checkpoints.replacing", fail),
                 "weights": ("throughtime.runs.replacing", fail),
@@ -259,7 +259,7 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_kept(tmp_path, monkeypatch,
             patched.setattr(*target)
 
     with monkeypatch.context() as patched:
-        patched.setattr(keeper.Keeper, "_write_row", then_fail)
+        patched.setattr(MetricsRows, "_write", then_fail)
         with pytest.raises(TrainingError, match=r"the disk is full.*resume the run"):
             train_tiny(tmp_path)
     run = throughtime.training.resume(tmp_path / "run", progress=False)
@@ -287,12 +287,12 @@ def test_metrics_are_a_table_others_read(tmp_path):
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
 def test_weight_decay_shrinks_matrices_alone_apart_from_the_gradient(optimizer):
-    from throughtime.training.config import TrainConfig
+    from throughtime.training.config import TrainingOptions
     from throughtime.training.optimizers import make_optimizer
 
     model = torch.nn.Linear(3, 4, dtype=torch.float64)
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
-    made = make_optimizer(TrainConfig.of(optimizer=optimizer, lr=0.1, weight_decay=0.5), model)
+    made = make_optimizer(TrainingOptions(optimizer=optimizer, lr=0.1, weight_decay=0.5), model)
 
     def closure():
         # The gradient is zero, so that all that is left of a step is the decay; it sees the weights as they were.
@@ -306,14 +306,14 @@ def test_weight_decay_shrinks_matrices_alone_apart_from_the_gradient(optimizer):
 
 
 def test_adamw_is_torchs_own_with_decay_of_the_matrices():
-    from throughtime.training.config import TrainConfig
+    from throughtime.training.config import TrainingOptions
     from throughtime.training.optimizers import make_optimizer
 
     torch.manual_seed(0)
     model, x = torch.nn.Linear(3, 4), torch.randn(5, 3)
     other = torch.nn.Linear(3, 4)
     other.load_state_dict(model.state_dict())
-    ours = make_optimizer(TrainConfig.of(optimizer="adamw", lr=0.01, weight_decay=0.2), model)
+    ours = make_optimizer(TrainingOptions(optimizer="adamw", lr=0.01, weight_decay=0.2), model)
     groups = [{"params": [other.weight], "weight_decay": 0.2}, {"params": [other.bias], "weight_decay": 0.0}]
     torchs = torch.optim.AdamW(groups, 0.01, fused=True)
     for _ in range(3):
@@ -326,10 +326,10 @@ def test_adamw_is_torchs_own_with_decay_of_the_matrices():
 
 
 def test_weight_decay_is_the_optimizers_usual_one_if_not_given(tmp_path):
-    from throughtime.training.config import TrainConfig
+    from throughtime.training.config import TrainingOptions
 
-    assert TrainConfig.of().decoupled_decay == 0.01
-    assert TrainConfig.of(optimizer="sgd").decoupled_decay == 0
-    assert TrainConfig.of(weight_decay=0).decoupled_decay == 0
+    assert TrainingOptions().decoupled_decay == 0.01
+    assert TrainingOptions(optimizer="sgd").decoupled_decay == 0
+    assert TrainingOptions(weight_decay=0).decoupled_decay == 0
     run = train_tiny(tmp_path, weight_decay=0.3, steps=2)
-    assert run.config.weight_decay == 0.3
+    assert run.config.training.weight_decay == 0.3

@@ -33,7 +33,7 @@ def odd(tmp_path_factory):
 def test_a_name_that_is_not_utf8_is_kept_and_shown_escaped(odd):
     text, path = odd
     run = Run.open(path)
-    assert run.config.data == (text,)
+    assert run.config.task.data == (text,)
     assert run.record.data.name.endswith(r"d\xe9p\xf4t/caf\xe9.txt")
     assert (run.path / "report.html").is_file()
     (run.path / "config.json").read_bytes().decode("ascii")
@@ -63,7 +63,7 @@ def test_an_empty_list_of_paths_is_not_the_default_text(tmp_path):
     with pytest.raises(DataError, match="list of paths is empty"):
         read_text([])
     with pytest.raises(DataError, match="list of paths is empty"):
-        encode_text([], run.vocabulary)
+        encode_text([], run.description.codecs.inputs)
     with pytest.raises(DataError, match="empty list"):
         throughtime.evaluate(run, [])
     with pytest.raises(DataError, match="path of a text is empty"):

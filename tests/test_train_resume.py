@@ -15,7 +15,8 @@ from tiny_training import TINY, figures, train_tiny, write_text
 
 from throughtime.errors import Interrupted, RunError
 from throughtime.runs import Run
-from throughtime.training import keeper, resume
+from throughtime.training import resume
+from throughtime.training.fit import Fit
 from throughtime.training.metrics import COLUMNS, MetricsFile
 
 # An epoch has 40 windows, so one ends within the steps; masks are drawn from torch's generator.
@@ -23,8 +24,8 @@ LONG = {"steps": 60, "dropout": 0.3, "recurrent_dropout": 0.2, "zoneout": 0.1, "
 
 CODE = """
 import sys
-from throughtime.training import keeper, train
-keeper._CHECKPOINT_SECONDS = 0
+from throughtime.training import callbacks, train
+callbacks._CHECKPOINT_SECONDS = 0
 train(**eval(sys.argv[1]))
 """
 
@@ -41,7 +42,7 @@ def same(one: Run, other: Run) -> bool:
     return (
         figures(one) == figures(other)
         and all(torch.equal(tensor, other.weights()[name]) for name, tensor in one.weights().items())
-        and all(torch.equal(tensor, last[1]["state_dict"][name]) for name, tensor in last[0]["state_dict"].items())
+        and all(torch.equal(tensor, last[1]["model"][name]) for name, tensor in last[0]["model"].items())
         and all(one.result[what] == other.result[what] for what in ("steps", "best_step", "valid"))
     )
 
@@ -66,15 +67,15 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, whole, more_rows)
 @contextmanager
 def stop_at(step, number=signal.SIGINT):
     """Send this process a signal in the midst of a step; training is to say that it was stopped."""
-    original = keeper.Keeper.on_train_batch_start
+    original = Fit._advance
 
-    def then_stop(self, trainer, *rest):
-        if trainer.global_step == step - 1:
+    def then_stop(self, batch):
+        if self.step == step - 1:
             signal.raise_signal(number)
-        return original(self, trainer, *rest)
+        original(self, batch)
 
     with (
-        mock.patch.object(keeper.Keeper, "on_train_batch_start", then_stop),
+        mock.patch.object(Fit, "_advance", then_stop),
         pytest.raises(Interrupted, match=rf"stopped at step {step} of 60.*--resume \S*run"),
     ):
         yield
@@ -130,7 +131,7 @@ def test_a_text_that_has_changed_is_told(tmp_path):
     run = stopped(tmp_path)
     text = tmp_path / "text.txt"
     text.write_text(text.read_text().replace("and", "or"))
-    with pytest.raises(RunError, match=r"not the text that .* was begun with"):
+    with pytest.raises(RunError, match=r"not what .* was begun with"):
         resume(run.path, progress=False)
 
 

@@ -7,8 +7,8 @@ import torch
 from tiny_training import train_tiny
 
 from throughtime.errors import UserError
+from throughtime.tasks.text import _draw
 from throughtime.training import sample
-from throughtime.training.sampling import _draw
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,7 @@ def test_a_shorter_text_is_the_beginning_of_a_longer_one(run):
 
 
 def test_temperature_0_takes_the_likeliest_whatever_the_seed(run):
-    model, vocabulary = run.model(), run.vocabulary
+    model, vocabulary = run.model(), run.description.codecs.inputs
     written = text_of(run, "time", length=30, temperature=0, seed=1)
     assert written == text_of(run, "time", length=30, temperature=0, seed=2)
     assert written == text_of(run, "time", length=30, top_k=1, seed=5)

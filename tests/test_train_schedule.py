@@ -5,14 +5,14 @@ from itertools import pairwise
 
 import pytest
 
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import TrainingOptions
 from throughtime.training.record import Plan
 from throughtime.training.schedule import Schedule
 
 
 def schedule(steps=1000, epoch_steps=100, **options):
-    plan = Plan(steps=steps, epoch_steps=epoch_steps, batch=1, validate_every=1, validate_symbols=1, evaluate_symbols=1)
-    return Schedule(TrainConfig.of(**options), plan)
+    plan = Plan(steps=steps, epoch_steps=epoch_steps, batch=1, validate_every=1, validate_terms=1, evaluate_terms=1)
+    return Schedule(TrainingOptions(**options), plan)
 
 
 def test_constant_stays():

@@ -31,7 +31,7 @@ from throughtime.program.saving import from_data, to_data
 if TYPE_CHECKING:
     from torch import nn
 
-    from throughtime.tasks.description import TaskDescription
+    from throughtime.task_description import TaskDescription
 
 FORMAT = 2
 
@@ -51,7 +51,7 @@ class Description:
         model: its kind, the name of a class.
         settings: what it is made with besides its programs, as plain data.
         programs: each layer's program, forward in time.
-        task: what it was made for, as plain data (see `throughtime.tasks.description`); None if that isn't known.
+        task: what it was made for, as plain data (see `throughtime.task_description`); None if that isn't known.
         shared: the names of weights that are another weight, and the name of that one.
     """
 
@@ -193,7 +193,7 @@ class ModelFile:
         """
         if self.description.task is None:
             return None
-        from throughtime.tasks.description import TaskDescription
+        from throughtime.task_description import TaskDescription
 
         try:
             return TaskDescription.of_data(self.description.task)

@@ -31,8 +31,8 @@ from throughtime.paths import display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
 from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS, read_programs, read_text
+from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Task
-from throughtime.tasks.description import TaskDescription
 from throughtime.training.config import TrainConfig
 from throughtime.training.record import DataSummary, Plan, Record, read_record, versions
 

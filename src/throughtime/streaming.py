@@ -24,7 +24,7 @@ from throughtime.outputs import from_data as output_from
 from throughtime.program.core import Program
 
 if TYPE_CHECKING:
-    from throughtime.tasks.description import TaskDescription
+    from throughtime.task_description import TaskDescription
 
 Array = NDArray[Any]
 
@@ -260,7 +260,10 @@ def _of_run(path: Path) -> _Network:
             raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")
     try:
         stored.require_format(path, json.loads(stored.read_text(path / stored.CONFIG)))
-        return _of_file(ModelFile.open(path / stored.WEIGHTS))
+        file = ModelFile.open(path / stored.WEIGHTS)
+        if file.description.programs != stored.read_programs(path):
+            raise RunError(f"{path} is damaged: {stored.WEIGHTS} is not of this run")
+        return _of_file(file)
     except (ValueError, ModelError) as error:
         if isinstance(error, UserError) and not isinstance(error, ModelError):
             raise

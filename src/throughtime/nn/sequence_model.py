@@ -16,7 +16,7 @@ from throughtime.nn.recurrent import Recurrent, State
 from throughtime.outputs import Categorical, Output
 
 if TYPE_CHECKING:
-    from throughtime.tasks.description import TaskDescription
+    from throughtime.task_description import TaskDescription
 
 
 class SequenceModel(nn.Module):

@@ -12,7 +12,7 @@ from throughtime.codecs import Codecs
 from throughtime.data.batch import Batch
 from throughtime.errors import UserError
 from throughtime.spelling import option
-from throughtime.tasks.description import TaskDescription
+from throughtime.task_description import TaskDescription
 from throughtime.tasks.options import TaskOptions
 
 if TYPE_CHECKING:

@@ -24,6 +24,17 @@ class TrainOptions(TypedDict, total=False):
     encoding_errors: Literal["strict", "replace"] | None
     window: int | None
 
+    # classify
+    label: str | None
+    text: str | None
+    group: str | None
+    time: str | None
+    columns: str | None
+    group_by: str | None
+    valid_share: float | None
+    test_share: float | None
+    class_weights: Literal["none", "balanced"] | None
+
     hidden_size: int | None
     num_layers: int | None
     bidirectional: bool | None
