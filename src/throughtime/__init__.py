@@ -69,8 +69,8 @@ _EXTRAS = {"torch": "torch", "onnx": "onnx"} | dict.fromkeys(
 
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "edit", "evaluate", "fit", "freeze", "from_keras", "from_onnx", "from_torch", "load", "predict", "record",
-    "release_memory", "restore", "sample", "save", "to_onnx", "to_torch", "train",
+    "cell", "cells", "check", "edit", "evaluate", "fit", "freeze", "from_keras", "from_onnx", "from_torch", "load",
+    "predict", "record", "release_memory", "restore", "sample", "save", "to_onnx", "to_torch", "train",
 ]  # fmt: skip
 
 
