@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence, pad_packed_sequence
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -331,6 +332,22 @@ def test_batched_cotangents(name: str) -> None:
     for k, cotangent in enumerate(cotangents):
         for of_batch, alone in zip(batched, torch.autograd.grad(y, leaves, cotangent, retain_graph=True), strict=True):
             assert torch.equal(of_batch[k], alone)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_weights_alone_have_tangents(name: str) -> None:
+    theirs, ours = (layer.double() for layer in layers(name))
+    x = torch.randn(5, 2, 3, dtype=torch.float64)
+    tangents = {key: torch.randn_like(weight) for key, weight in theirs.named_parameters()}
+    found = []
+    for layer in (theirs, ours):
+        with forward_ad.dual_level():
+            weights = {
+                key: forward_ad.make_dual(weight.detach(), tangents[key]) for key, weight in layer.named_parameters()
+            }
+            y = torch.func.functional_call(layer, weights, (x,))[0]
+            found.append(forward_ad.unpack_dual(y).tangent)
+    torch.testing.assert_close(found[1], found[0])
 
 
 def test_batched_cotangents_through_segments_and_dropout() -> None:

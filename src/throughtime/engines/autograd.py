@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import torch
@@ -17,13 +18,15 @@ from torch import Tensor
 from throughtime.engines import get, say_once
 from throughtime.engines.base import Engine, Layout, Operands, Result, declared_states
 from throughtime.engines.batching import is_batched, one_by_one
-from throughtime.engines.capture import is_captured, is_graph_captured, is_transformed
+from throughtime.engines.capture import are_plain, has_tangent, is_graph_captured, is_transformed, needs_traceable
 from throughtime.engines.segments import Segments
 from throughtime.engines.taps import Tap
 from throughtime.errors import UserError
 from throughtime.program.core import Program
 from throughtime.program.gradient import Gradient, Slots, gradient, with_tape
 from throughtime.program.recording import with_outputs
+
+_requires_grad = attrgetter("requires_grad")
 
 
 class Pass(NamedTuple):
@@ -47,34 +50,43 @@ class Pass(NamedTuple):
     tap: Tap | None = None
     own_outputs: int | None = None
 
-    def run(self, operands: Operands) -> Result:
+    def run(self, operands: Operands, *, plain: bool = False) -> Result:
         """Run the program, with its derivatives known to torch.
+
+        Args:
+            operands: the tensors.
+            plain: whether any engine may run on the inputs and states, as far as is known; see
+                `throughtime.engines.capture.needs_traceable`.
 
         Raises:
             UserError: if something is tapped under a transform of torch.func, or segments have no steps.
         """
-        if self.segment_steps is not None and self.segment_steps < 1:
-            raise UserError(f"checkpoint_every must be a positive number of steps, got {self.segment_steps!r}.")
-        segmented = self.segment_steps is not None and self.segment_steps < self.layout.steps and self.tap is None
+        segment = self.segment_steps
+        if segment is not None and segment < 1:
+            raise UserError(f"checkpoint_every must be a positive number of steps, got {segment!r}.")
+        segmented = segment is not None and segment < self.layout.steps and self.tap is None
         if self.engine.traceable and self.tap is None and not segmented:
             return self.execute(operands)
         tensors = operands.tensors
-        transformed = is_transformed(tensors)
-        if transformed and self.tap is not None:
+        if self.tap is not None and is_transformed(tensors):
             raise UserError(
                 "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
             )
-        this = self if segmented else self._replace(segment_steps=None)
-        if not self.engine.traceable and not transformed and is_graph_captured():
+        this = self if segmented or segment is None else self._replace(segment_steps=None)
+        if not this.engine.traceable and is_graph_captured() and not is_transformed(tensors):
             return this.run_as_operator(this.with_states(operands))
-        vectors = (*operands.inputs, *(operands.states or ()))
-        if not this.engine.traceable and (transformed or is_captured(vectors, operands.parameters)):
-            this = this.on_torch(transformed, tensors[0])
-        if transformed or not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
+        parameters = operands.parameters
+        vectors = tensors[: len(tensors) - len(parameters)]
+        known = plain and are_plain(parameters) and not has_tangent(parameters)
+        if not (known or this.engine.traceable) and needs_traceable(vectors, parameters):
+            this = this.on_torch(tensors)
+        if not (torch.is_grad_enabled() and any(map(_requires_grad, tensors))):
             return this.execute(operands)
         # Autograd follows a traceable engine, but not to a gradient of the values of each step.
         if this.engine.traceable and not (this.tap and this.tap.gradients):
-            return this.segments.run_traceable(this.with_states(operands)) if segmented else this.execute(operands)
+            if segmented and not is_transformed(tensors):  # torch's checkpoints know no transforms
+                return this.segments.run_traceable(this.with_states(operands))
+            return this.execute(operands)
         return this.differentiable(this.with_states(operands) if segmented else operands, as_operator=False)
 
     def execute(self, operands: Operands) -> Result:
@@ -91,18 +103,13 @@ class Pass(NamedTuple):
         found = torch.ops.throughtime.run(*self.signature, *map(list, operands))  # type: ignore[arg-type]
         return split(found, len(self.program.outputs), len(self.program.states))
 
-    def visible(self, tensors: Sequence[Tensor]) -> Pass:
-        """The same pass on an engine of torch's own operations, where torch must see each of them."""
-        transformed = is_transformed(tensors)
-        if self.engine.traceable or not (transformed or is_captured(tensors)):
+    def on_torch(self, tensors: Sequence[Tensor]) -> Pass:
+        """The same pass on a traceable engine, for these tensors."""
+        if self.engine.traceable:
             return self
-        return self.on_torch(transformed, tensors[0])
-
-    def on_torch(self, transformed: bool, like: Tensor) -> Pass:
-        """The same pass on an engine of torch's own operations."""
         fused = get("torch")
         # torch has no rule to vectorize its own layers.
-        if not transformed and self.tap is None and fused.refuses(self.program, like) is None:
+        if not is_transformed(tensors) and self.tap is None and fused.refuses(self.program, tensors[0]) is None:
             return self._replace(engine=fused)
         say_once(f"transforms, tracers and dispatch modes of torch cannot see into the {self.engine.name} engine")
         return self._replace(engine=get("reference"))
@@ -120,13 +127,14 @@ class Pass(NamedTuple):
             given: tuple[Tensor, ...] = _InSegments.apply(self, as_operator, *operands.tensors)  # type: ignore[no-untyped-call]
             return split(given, self.own, len(program.states))
         inputs, states, _ = operands
-        wanted = slots(len(inputs), len(states or ()), tuple([t.requires_grad for t in operands.tensors]))
-        taped = self._replace(program=with_tape(program, wanted, self.tapped), own_outputs=self.own)
+        tensors = operands.tensors
+        wanted = slots(len(inputs), len(states or ()), tuple(map(_requires_grad, tensors)))
+        taped = Pass(self.engine, with_tape(program, wanted, self.tapped), self.layout, None, self.tap, self.own)
         # What is tapped is handed out once, so a run with a tap is not repeated.
         closed = closed or self.tap is not None
-        given = _Run.apply(taped, as_operator, closed, *operands.tensors)  # type: ignore[no-untyped-call]
+        given = _Run.apply(taped, as_operator, closed, *tensors)  # type: ignore[no-untyped-call]
         every = split(given, len(given) - len(program.states) - len(program.reductions), len(program.states))
-        return every._replace(outputs=every.outputs[: self.own])
+        return every if len(every.outputs) == self.own else every._replace(outputs=every.outputs[: self.own])
 
     def with_states(self, operands: Operands) -> Operands:
         """The operands with the initial states that the program declares, if they have none."""
@@ -141,7 +149,7 @@ class Pass(NamedTuple):
             gradient_of = dict(zip(self.tapped, plan.seen, strict=True))
             stretches = tuple(s._replace(value=gradient_of[s.value]) for s in self.tap.gradients)
             tap = Tap(stretches, self.tap.receive_gradients)
-        return self._replace(program=plan.program, tap=tap, own_outputs=None)
+        return Pass(self.engine, plan.program, self.layout, self.segment_steps, tap)
 
     def fakes(self, program: Program, like: Tensor) -> list[Tensor]:
         """Uninitialized results of a program over this layout; `like` is a state."""
@@ -190,7 +198,9 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if is_batched(gradients):
+        # The operands have been looked at, going forward: only the gradients can be anything but plain memory.
+        opaque = not needs_traceable(_present(gradients))
+        if not opaque and is_batched(gradients):
             return tuple(one_by_one(lambda of_one: _Run.backward(ctx, *of_one), gradients))
         this, as_operator, closed = ctx.run
         program, needed, saved = this.program, ctx.needs_input_grad[3:], ctx.saved_tensors
@@ -214,7 +224,7 @@ class _Run(torch.autograd.Function):
         elif torch.is_grad_enabled():
             result = back.run(reads)
         else:
-            result = back.visible(reads.tensors).execute(reads)
+            result = (back if opaque else back.on_torch(reads.tensors)).execute(reads)
         return None, None, None, *_in_order(wanted, result, len(inputs), len(states or ()), len(parameters))
 
 
@@ -239,13 +249,14 @@ class _InSegments(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        if is_batched(gradients):
+        opaque = not needs_traceable(_present(gradients))
+        if not opaque and is_batched(gradients):
             return tuple(one_by_one(lambda of_one: _InSegments.backward(ctx, *of_one), gradients))
         this, as_operator = ctx.run
         needed, saved = ctx.needs_input_grad[2:], ctx.saved_tensors
         operands, starts = _operands(this.program, saved[: len(needed)]), saved[len(needed) :]
         inputs, _, parameters = operands
-        if torch.is_grad_enabled() or (not as_operator and this.visible(_present(gradients)) is not this):
+        if torch.is_grad_enabled() or not (opaque or as_operator):
             whole = this._replace(segment_steps=None)
             return None, None, *_again(whole, operands, gradients, needed, as_operator)
         given, cotangents = _cotangents(gradients, this.own, len(starts))
@@ -320,9 +331,9 @@ def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameter
 def _operands(program: Program, tensors: Sequence[Tensor]) -> Operands:
     """The reverse of `Operands.tensors`."""
     inputs, parameters = len(program.inputs), len(program.parameters)
-    states = len(tensors) - inputs - parameters
-    of = split(tensors, inputs, states)
-    return Operands(of.outputs, of.states if states or not program.states else None, of.reductions)
+    end = len(tensors) - parameters
+    states = None if inputs == end and program.states else list(tensors[inputs:end])
+    return Operands(list(tensors[:inputs]), states, list(tensors[end:]))
 
 
 def split(tensors: Sequence[Any], vectors: int, states: int) -> Result:

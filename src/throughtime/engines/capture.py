@@ -6,11 +6,18 @@ mode sees nothing, and an operand without plain memory of its own has nothing to
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
+
+# By name here, as looking each up in torch takes as long as calling it.
+_dispatch_keys = torch._C._dispatch_keys
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_is_key_included = torch._C._dispatch_tls_is_dispatch_key_included
+_is_tracing = torch._C._is_tracing
+_PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
 
 _PLAIN_TYPES = frozenset({Tensor, nn.Parameter})
 
@@ -26,6 +33,11 @@ def _plain_keys() -> frozenset[int]:
 
 
 _PLAIN_KEYS = _plain_keys()
+
+
+def needs_traceable(tensors: Sequence[Tensor], parameters: Sequence[Tensor] = ()) -> bool:
+    """Whether only a traceable engine may run on these tensors; see `is_captured`, which takes the same."""
+    return is_captured(tensors, parameters) or is_transformed((*tensors, *parameters))
 
 
 def is_transformed(tensors: Iterable[Tensor]) -> bool:
@@ -48,9 +60,8 @@ def is_captured(tensors: Iterable[Tensor], parameters: Iterable[Tensor] = ()) ->
     `torch.export` capture a graph, which hold a run as one operator. Of parameters only the type is checked, which is
     quicker: nothing but a subclass can be one without plain memory.
     """
-    if is_observed() or any(type(t) not in _PLAIN_TYPES for t in parameters):
-        return True
-    return not all(is_plain(t) for t in tensors)
+    # `map` and not a generator, which takes twice as long: every call of a layer asks.
+    return is_observed() or not (all(map(is_plain, tensors)) and are_plain(parameters))
 
 
 def is_graph_captured() -> bool:
@@ -63,11 +74,12 @@ def is_graph_captured() -> bool:
 
 def is_observed() -> bool:
     """Whether a tracer or a dispatch mode follows torch's operations; see `is_captured`."""
-    return bool(
-        torch._C._is_tracing()
-        or torch._C._len_torch_dispatch_stack()
-        or torch._C._dispatch_tls_is_dispatch_key_included(torch._C.DispatchKey.PreDispatch)
-    )
+    return bool(_is_tracing() or _dispatch_modes() or _is_key_included(_PRE_DISPATCH))
+
+
+def are_plain(parameters: Iterable[Tensor]) -> bool:
+    """Whether parameters are plain memory, as their types tell; see `is_captured`."""
+    return _PLAIN_TYPES.issuperset(map(type, parameters))
 
 
 def is_plain(tensor: Tensor) -> bool:
@@ -78,4 +90,4 @@ def is_plain(tensor: Tensor) -> bool:
     kind = type(tensor)
     if kind is nn.Parameter:
         return True
-    return kind is Tensor and torch._C._dispatch_keys(tensor).raw_repr() in _PLAIN_KEYS
+    return kind is Tensor and _dispatch_keys(tensor).raw_repr() in _PLAIN_KEYS

@@ -14,10 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
-from throughtime.engines import PREFERENCE, choose, get
-from throughtime.engines.capture import is_captured, is_graph_captured, is_transformed
+from throughtime.engines import choose, get
+from throughtime.engines.capture import is_graph_captured, is_transformed, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
-from throughtime.nn.forms import form_of
+from throughtime.nn.forms import states_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable
 from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, ways_of
@@ -53,17 +53,18 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         return self._run(input, hx) if outside is None else outside(self._run, input, hx)
 
     def _run(self, input: Any, hx: Any) -> Any:
-        data = input.data if isinstance(input, PackedSequence) else input
-        if not self.hooks and _is_torchs(self.engine, programs_of(self)[0][0], data, hx):
+        tensors = (input.data if isinstance(input, PackedSequence) else input, *states_of(hx))
+        # A captured graph takes torch's layers one by one, as it takes those of every engine.
+        plain = is_graph_captured() or not needs_traceable(tensors)
+        if not self.hooks and _is_torchs(self, tensors, plain):
             return self.original.forward(self, input, hx)
         layers = self.lasting_layers()
         self._check(input, hx)
-        states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
-        x, form = form_of(input, batch_first=self.batch_first)
-        stack = Stack(layers, dropout=self.dropout if self.training else 0.0, engine=self.engine)
-        outputs, final = stack.run(x, form.states(states), form.layout, self.hooks)
-        ended = form.final(final)
-        return form.output(outputs, "steps"), ended[0] if len(ended) == 1 else tuple(ended)
+        stack = Stack(layers, dropout=self.dropout if self.training else 0.0, engine=self.engine, plain=plain)
+        return stack.run(input, hx, self.hooks, batch_first=self.batch_first)
+
+    def _program(self) -> Program:
+        return programs_of(self)[0][0]
 
     def layers(self) -> Layers:
         """Each layer's directions: a program and its parameters, as they are now."""
@@ -84,7 +85,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
                 raise ValueError(f"{type(self).__name__}: Expected input to be 2D or 3D, got {input.dim()}D instead")
             batched = input.dim() == 3
             x, sizes = (input if batched else input.unsqueeze(0 if self.batch_first else 1)), None
-            for state in () if hx is None else (hx,) if isinstance(hx, Tensor) else hx:
+            for state in states_of(hx):
                 if state.dim() != input.dim():
                     shown = "batched 3-D" if batched else "unbatched 2-D"
                     raise RuntimeError(
@@ -96,7 +97,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
             self.check_input(x, sizes)
         else:
             self.check_forward_args(x, hx, sizes)
-            _check_states((hx,) if isinstance(hx, Tensor) else hx, x)
+            _check_states(states_of(hx), x)
 
     def extra_repr(self) -> str:
         """What is printed of the module."""
@@ -123,7 +124,7 @@ def _programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
 def _check_states(states: Sequence[Tensor], like: Tensor) -> None:
     """Refuse states of another type than the tensor's."""
     for state in states:
-        if state.dtype != like.dtype and not in_autocast(like.device.type):
+        if state.dtype != like.dtype and not in_autocast(like):
             raise RuntimeError(
                 f"the state hx must be {like.dtype}, got {state.dtype}: convert it with hx.to({like.dtype})."
             )
@@ -138,15 +139,13 @@ def programs_of(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
     return programs
 
 
-def _is_torchs(engine: str | None, program: Program, x: Tensor, hx: Any) -> bool:
+def _is_torchs(module: _DropIn | _DropInCell, tensors: Sequence[Tensor], plain: bool) -> bool:
     """Whether torch's own forward runs: where it is the fastest, and where torch must see its operations."""
-    if is_graph_captured():  # which takes torch's layers one by one, as it takes those of every engine
-        return False
-    named = engine is not None or "torch" in PREFERENCE.get(x.device.type, ())
-    if named and choose(engine, program, x).name == "torch":
+    engine, x = module.engine, tensors[0]
+    undecided = engine is not None or not x.is_cpu
+    if undecided and not is_graph_captured() and choose(engine, module._program(), x).name == "torch":
         return True
-    tensors = (x,) if hx is None else (x, hx) if isinstance(hx, Tensor) else (x, *hx)
-    return engine in (None, "native") and is_captured(tensors) and not is_transformed(tensors)
+    return not plain and engine in (None, "native") and not is_transformed(tensors)
 
 
 class RNN(_DropIn):
@@ -278,16 +277,16 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
         return self._run(input, hx) if outside is None else outside(self._run, input, hx)
 
     def _run(self, input: Tensor, hx: Any) -> Any:
-        if not self.hooks and _is_torchs(self.engine, self._program(), input, hx):
+        tensors = (input, *states_of(hx))
+        plain = is_graph_captured() or not needs_traceable(tensors)
+        if not self.hooks and _is_torchs(self, tensors, plain):
             return super().forward(input, hx)
         layers = self.lasting_layers()
-        states = None if hx is None else [hx] if isinstance(hx, Tensor) else list(hx)
-        self._check(input, states)
-        x, form = form_of(input.unsqueeze(0))
-        initial = form.states(None if states is None else [s.unsqueeze(0) for s in states])
-        _, final = Stack(layers, engine=self.engine).run(x, initial, form.layout, self.hooks)
-        ended = [s.squeeze(0) for s in form.final(final)]
-        return ended[0] if len(ended) == 1 else tuple(ended)
+        self._check(input, tensors[1:])
+        initial = None if hx is None else tuple(s.unsqueeze(0) for s in tensors[1:])
+        stack = Stack(layers, engine=self.engine, plain=plain)
+        _, final = stack.run(input.unsqueeze(0), initial, self.hooks)
+        return final.squeeze(0) if isinstance(final, Tensor) else tuple(s.squeeze(0) for s in final)
 
     def layers(self) -> Layers:
         """The one layer's program and its parameters, as they are now."""
@@ -303,18 +302,18 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
     def _mode(self) -> str:
         return "LSTM" if isinstance(self, nn.LSTMCell) else "GRU"
 
-    def _check(self, input: Tensor, states: list[Tensor] | None) -> None:
+    def _check(self, input: Tensor, states: Sequence[Tensor]) -> None:
         """Refuse what torch refuses, in torch's words."""
         name = type(self).__name__
         if input.dim() not in (1, 2):
             raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
-        for k, state in enumerate(states or ()):
+        for k, state in enumerate(states):
             if state.dim() not in (1, 2):
-                what = f"hx[{k}]" if len(states or ()) > 1 else "hidden"
+                what = f"hx[{k}]" if len(states) > 1 else "hidden"
                 raise ValueError(f"{name}: Expected {what} to be 1D or 2D, got {state.dim()}D instead")
         if input.shape[-1] != self.input_size:
             raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
-        for k, state in enumerate(states or ()):
+        for k, state in enumerate(states):
             if input.dim() != state.dim():
                 raise RuntimeError(f"{name}: input is {input.dim()}D and hidden{k} {state.dim()}D; both must be alike")
             if input.shape[0] != state.shape[0] and input.dim() == 2:
@@ -325,7 +324,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
                 raise RuntimeError(
                     f"hidden{k} has inconsistent hidden_size: got {state.shape[-1]}, expected {self.hidden_size}"
                 )
-        _check_states(states or (), self.weight_ih)
+        _check_states(states, self.weight_ih)
 
 
 class RNNCell(_DropInCell, nn.RNNCell):

@@ -13,7 +13,13 @@ from throughtime.engines.base import Layout, packed_positions
 from throughtime.errors import UserError
 
 Output = Tensor | PackedSequence | tuple[Tensor | PackedSequence, ...]
+State = Tensor | tuple[Tensor, ...]
 Lengths = Tensor | Sequence[int]
+
+
+def states_of(state: State | None) -> tuple[Tensor, ...]:
+    """The tensors of a state, none of None."""
+    return () if state is None else (state,) if isinstance(state, Tensor) else tuple(state)
 
 
 class Form(NamedTuple):
@@ -35,10 +41,11 @@ class Form(NamedTuple):
     batch_first: bool = False
     unpack: Layout | None = None
 
-    def states(self, states: Sequence[Tensor] | None) -> Sequence[Tensor] | None:
-        """Initial states `[layers * directions, B, width]` of the caller's, as the layout has them."""
-        if states is None:
+    def states(self, state: State | None) -> Sequence[Tensor] | None:
+        """The caller's initial states as `[layers * directions, B, width]`, in the order of the layout."""
+        if state is None:
             return None
+        states = states_of(state)
         if self.single:
             return [s.unsqueeze(1) for s in states]
         return states if self.order is None else [s[:, self.order] for s in states]
@@ -56,7 +63,7 @@ class Form(NamedTuple):
         """A stack's outputs in the caller's form, a tuple if there are several.
 
         Args:
-            outputs: what `Stack.run` returns.
+            outputs: those of `Stack.run_layers`.
             returns: which of the steps they are; see `throughtime.nn.options.Options`.
         """
         axis = _BATCH_AXIS[returns]
@@ -66,17 +73,23 @@ class Form(NamedTuple):
             found = [self.packed._replace(data=y) for y in outputs]
         elif self.unpack is not None and by_step:
             found = [self.unpack.pad(y) for y in outputs]
-        else:
+        elif self.layout.restore is not None:
             found = [self.layout.restored(y, axis) for y in outputs]
+        else:
+            found = list(outputs)
         if self.single:
             found = [y.squeeze(axis) for y in found]  # type: ignore[union-attr]
         elif self.batch_first and axis == 1 and self.packed is None:
             found = [y.transpose(0, 1) for y in found]  # type: ignore[union-attr]
         return found[0] if len(found) == 1 else tuple(found)
 
-    def final(self, states: Sequence[Tensor]) -> list[Tensor]:
-        """Final states `[layers * directions, B, width]` in the caller's form."""
-        return [s.squeeze(1) if self.single else self.layout.restored(s, 1) for s in states]
+    def final(self, states: Sequence[Tensor]) -> State:
+        """Final states `[layers * directions, B, width]` in the caller's form, a tuple if there are several."""
+        if self.single:
+            states = [s.squeeze(1) for s in states]
+        elif self.layout.restore is not None:
+            states = [self.layout.restored(s, 1) for s in states]
+        return states[0] if len(states) == 1 else tuple(states)
 
 
 _BATCH_AXIS = {"steps": 1, "last": 0, "states": 2}
@@ -113,12 +126,13 @@ def form_of(
     else:
         x = input.transpose(0, 1) if batch_first else input
         single = False
+    steps, rows, *_ = x.shape
     if lengths is None:
-        return x, Form(Layout(x.shape[0], x.shape[1]), None, None, single, batch_first)
-    order, sizes = _order_and_batch_sizes(lengths, *x.shape[:2])
+        return x, Form(Layout(steps, rows), None, None, single, batch_first)
+    order, sizes = _order_and_batch_sizes(lengths, steps, rows)
     order = order.to(x.device)
-    positions = packed_positions(x.shape[1], sizes).to(x.device)
-    layout = Layout(len(sizes), x.shape[1], sizes, True, positions, torch.argsort(order))
+    positions = packed_positions(rows, sizes).to(x.device)
+    layout = Layout(steps, rows, sizes, True, positions, torch.argsort(order))
     row = positions % layout.rows
     theirs = layout._replace(positions=positions - row + order[row], restore=None)
     return theirs.pack(x), Form(layout, order, None, single, batch_first, theirs)

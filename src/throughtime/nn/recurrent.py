@@ -16,9 +16,10 @@ from throughtime.engines import choose, get
 from throughtime.engines.capture import is_captured
 from throughtime.errors import UserError, nearest
 from throughtime.language import activation
-from throughtime.nn.forms import Output, form_of
+from throughtime.nn.forms import Output
+from throughtime.nn.forms import State as State  # the type of what every recurrent module returns
 from throughtime.nn.freezing import Freezable
-from throughtime.nn.hooks import Hookable, Reset, Starts, StateSequence
+from throughtime.nn.hooks import Hookable, Starts
 from throughtime.nn.initialization import Scheme, initialise
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width
@@ -28,8 +29,6 @@ from throughtime.program.cell import Cell
 from throughtime.program.core import Program, shared
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
 from throughtime.stored import initial_name, stored_name
-
-State = Tensor | tuple[Tensor, ...]
 
 
 class Recurrent(Hookable, Freezable, nn.Module):
@@ -287,21 +286,13 @@ class Recurrent(Hookable, Freezable, nn.Module):
         if packed and (lengths is not None or reset is not None):
             raise UserError("lengths and reset go with a padded input, not with a packed sequence.")
         options = self.options
-        token_ids = over is not None
-        x, form = form_of(input, batch_first=options.batch_first, lengths=lengths, token_ids=token_ids)
         starts = self.starts() if options.learn_initial else None
-        hooks = [*(self._masks if self.training else ()), *self.hooks]
-        if (mask := form.mask(reset)) is not None:
-            hooks.insert(len(hooks) - len(self.hooks), Reset(mask, starts))
-        sequence = StateSequence() if options.returns == "states" else None
-        if sequence is not None:
-            hooks.append(sequence)
-        dropout = options.dropout if self.training else 0.0
-        stack = Stack(over or self._own_layers(), options, dropout, self.engine, starts)
-        outputs, final = stack.run(x, form.states(initial), form.layout, hooks)
-        ended = form.final(final)
-        output = form.output(outputs if sequence is None else sequence.sequences, options.returns)
-        return output, ended[0] if len(ended) == 1 else tuple(ended)
+        dropout, masks = (options.dropout, self._masks) if self.training else (0.0, ())
+        stack = Stack(over or self._own_layers(), options, dropout, self.engine, starts, masks)
+        token_ids, batch_first = over is not None, options.batch_first
+        return stack.run(
+            input, state, self.hooks, batch_first=batch_first, lengths=lengths, reset=reset, token_ids=token_ids
+        )
 
     def _layers_over(self, table: Tensor, symbols: Tensor) -> Layers | None:
         """The layers as they run on symbols; None if they can't, or it would not be quicker."""
@@ -310,7 +301,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         taking = (*self.hooks, *(self._masks if self.training else ()))
         opaque = not (torch.compiler.is_compiling() or is_captured((symbols, table)))
         alone = all(hook.takes_token_ids for hook in taking) and opaque
-        if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table.device.type):
+        if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table):
             return None
         layers = self._own_layers()
         return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).supports_one_hot else None
@@ -322,7 +313,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
             if not isinstance(tensor, Tensor):
                 raise UserError(f"the {name} must be a tensor; given {type(tensor).__name__}.")
             dtype = getattr(self, self._directions[0][0].parameters[0]).dtype
-            if tensor.dtype != dtype and not in_autocast(tensor.device.type):
+            if tensor.dtype != dtype and not in_autocast(tensor):
                 raise UserError(
                     f"the {name} must be {dtype}, as the layers' weights are; given {tensor.dtype}. Convert it, or the "
                     "layers: both have .to(dtype)."

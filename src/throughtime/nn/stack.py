@@ -17,7 +17,8 @@ from throughtime.engines.base import Layout, Operands, Result, declared_states
 from throughtime.engines.operator import program_of
 from throughtime.engines.taps import merged
 from throughtime.errors import UserError
-from throughtime.nn.hooks import Hook, Place, Starts
+from throughtime.nn.forms import Lengths, Output, State, form_of
+from throughtime.nn.hooks import Hook, Place, Reset, Starts, StateSequence
 from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
@@ -36,6 +37,8 @@ class Stack(NamedTuple):
         dropout: the probability with which an element between two layers is dropped now.
         engine: the engine's name; chosen by device if None.
         starts: learned initial states.
+        masks: the hooks that draw the masks of training; they come before all others.
+        plain: whether input and initial states are known to be plain memory, so that no layer has to look again.
     """
 
     layers: Layers
@@ -43,8 +46,43 @@ class Stack(NamedTuple):
     dropout: float = 0.0
     engine: str | None = None
     starts: Starts | None = None
+    masks: Sequence[Hook] = ()
+    plain: bool = False
 
     def run(
+        self,
+        input: Tensor | PackedSequence,
+        state: State | None,
+        hooks: Sequence[Hook] = (),
+        *,
+        batch_first: bool = False,
+        lengths: Lengths | None = None,
+        reset: Tensor | None = None,
+        token_ids: bool = False,
+    ) -> tuple[Output, State]:
+        """Run on any form of input that a recurrent layer takes.
+
+        Args:
+            input, batch_first, lengths, token_ids: see `throughtime.nn.forms.form_of`.
+            state: the initial `[layers * directions, B, width]`, without B if the input has no batch axis; a tuple of
+                them if the cell has several states. The learned values, or those that the cell declares, if None.
+            hooks: intercept each layer's run, in this order.
+            reset: of the form of the input without its features: not 0 where a sequence's states are reset.
+
+        Returns:
+            The output in the form of the input, and the final state in that of the initial one.
+        """
+        x, form = form_of(input, batch_first=batch_first, lengths=lengths, token_ids=token_ids)
+        returns, sequence = self.options.returns, None
+        if reset is not None or self.masks or returns == "states":
+            mask = form.mask(reset)
+            sequence = StateSequence() if returns == "states" else None
+            resets = [] if mask is None else [Reset(mask, self.starts)]
+            hooks = [*self.masks, *resets, *hooks, *([] if sequence is None else [sequence])]
+        outputs, final = self.run_layers(x, form.states(state), form.layout, hooks)
+        return form.output(outputs if sequence is None else sequence.sequences, returns), form.final(final)
+
+    def run_layers(
         self, x: Tensor, states: Sequence[Tensor] | None, layout: Layout, hooks: Sequence[Hook] = ()
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Run layer upon layer.
@@ -61,19 +99,18 @@ class Stack(NamedTuple):
             The last layer's output `[T, B, directions * output]`, `[N, ...]` if packed, of each direction where they
             are not merged, `[B, ...]` of the last steps; and the final states, as `states`.
         """
-        kind = x.device.type
-        if in_autocast(kind) and self.layers[0][0][1][0].dtype == torch.float32:
+        if in_autocast(x) and self.layers[0][0][1][0].dtype == torch.float32:
+            kind = x.device.type
             # Arithmetic in float32, as errors of a state accumulate; the results have the type that autocast asks for.
             with torch.autocast(kind, enabled=False):
                 given = None if states is None else [s.float() for s in states]
-                outputs, final = self.run(x.float(), given, layout, hooks)
+                outputs, final = self.run_layers(x.float(), given, layout, hooks)
             dtype = torch.get_autocast_dtype(kind)
             return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
         for hook in hooks:
             hook.begin(layout)
         layers, options = self.layers, self.options
-        ended: list[list[Tensor]] = [[] for _ in layers[0][0][0].states]
-        number = 0
+        ended: list[list[Tensor]] = []  # of each layer and direction
         below = [x]  # a layer's input; of each direction, where they are not merged
         for depth, directions in enumerate(layers):
             taken = below
@@ -82,23 +119,24 @@ class Stack(NamedTuple):
             outputs = []
             for way, (program, parameters) in enumerate(directions):
                 if states is not None:
-                    initial = [s[number] for s in states]
+                    initial = [s[len(ended)] for s in states]
                 elif self.starts is not None:
                     initial = [start.expand(layout.rows, -1) for start in self.starts[depth][way]]
                 else:
                     initial = None
                 operands = Operands([taken[way % len(taken)]], initial, parameters)
-                result = self._run_layer(program, operands, layout, (Place(depth, way == 1), hooks))
+                at = (Place(depth, way == 1), hooks) if hooks else None
+                result = self._run_layer(program, operands, layout, at)
                 outputs.append(result.outputs[0])
-                for of_state, last in zip(ended, result.states, strict=True):
-                    of_state.append(last)
-                number += 1
+                ended.append(result.states)
             top = depth == len(layers) - 1
             if top and options.returns == "last":
                 below, outputs = [layout.pad(x) for x in below], [layout.pad(y) for y in outputs]
             reverse = [program.reverse for program, _ in directions]
             below = joined(below, outputs, reverse, options, top, layout.batch_sizes)
-        return below, [of[0].unsqueeze(0) if len(of) == 1 else torch.stack(of) for of in ended]
+        if len(ended) == 1:
+            return below, [s[None] for s in ended[0]]
+        return below, [torch.stack(of_state) for of_state in zip(*ended, strict=True)]
 
     def _dropped(self, x: Tensor, layout: Layout) -> Tensor:
         """A layer's input after dropout."""
@@ -108,18 +146,28 @@ class Stack(NamedTuple):
         return x * (layout.pack(mask.expand(layout.steps, -1, -1)) if layout.packed else mask)
 
     def _run_layer(
-        self, program: Program, operands: Operands, layout: Layout, at: tuple[Place, Sequence[Hook]]
+        self, program: Program, operands: Operands, layout: Layout, at: tuple[Place, Sequence[Hook]] | None
     ) -> Result:
-        """Run one direction of one layer."""
-        place, hooks = at
+        """Run one direction of one layer; `at` says which one, if hooks intercept it."""
         (x,), states, parameters = operands
-        like = x if x.is_floating_point() else parameters[0]
         # Otherwise the engine makes them, which is quicker: but it does not see sequences without steps.
-        if states is None and (hooks or (layout.packed and layout.rows != next(iter(layout.batch_sizes or ()), 0))):
+        if states is None and (at or (layout.packed and layout.rows != next(iter(layout.batch_sizes or ()), 0))):
             operands = operands._replace(states=declared_states(program, operands, layout))
+        like = x if x.is_floating_point() else parameters[0]
         every = self.options.checkpoint_every
-        if not hooks and not torch.compiler.is_compiling():
-            return Pass(choose(self.engine, program, like), program, layout, every).run(operands)
+        if at is not None:
+            return self._run_hooked(program, operands, layout, at, like)
+        if torch.compiler.is_compiling():
+            return self._run_in_graph(program, operands, layout, ())
+        return Pass(choose(self.engine, program, like), program, layout, every).run(operands, plain=self.plain)
+
+    def _run_hooked(
+        self, program: Program, operands: Operands, layout: Layout, at: tuple[Place, Sequence[Hook]], like: Tensor
+    ) -> Result:
+        """Run one direction of one layer, intercepted by hooks."""
+        place, hooks = at
+        (x,), *_ = operands
+        every = self.options.checkpoint_every
         padded = x.new_empty(()).expand(layout.steps, layout.rows, x.shape[-1]) if layout.packed else x
         added = [layout.pack(given) for hook in hooks for given in hook.inputs(place, padded)]
         operands = operands._replace(inputs=[x, *added])
@@ -207,8 +255,11 @@ def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
     return [found, *rest]
 
 
-def in_autocast(kind: str) -> bool:
-    """Whether autocast is on for this type of device; some, such as `meta`, have none."""
+def in_autocast(like: Tensor) -> bool:
+    """Whether autocast is on for the device of a tensor; some, such as `meta`, have none."""
+    if not torch._C._is_any_autocast_enabled():
+        return False
+    kind = like.device.type
     return torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind)
 
 
