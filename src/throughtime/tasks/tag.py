@@ -84,7 +84,7 @@ class Tag(SequenceTask):
     about = "give each token of a sequence a tag"
     Options = TagOptions
     options: TagOptions
-    defaults: ClassVar = {**SequenceTask.defaults, "bidirectional": True}
+    defaults: ClassVar = {**SequenceTask.defaults, "bidirectional": True, "dropout": 0.5, "lr": 0.01, "epochs": 40}
     monitor = "accuracy"
     maximize = True
     fitting = ("min_count",)
