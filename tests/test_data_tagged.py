@@ -33,8 +33,8 @@ def test_columns_between_spaces(tmp_path):
     found = read_tagged(path)
     assert (found.tokens, found.tags) == (SENTENCES, TAGS)
     assert found.names == ["data.txt:3", "data.txt:6"]
-    assert read_tagged(path, tag=1).tags == [["NNP", "VBZ"], ["NNP", "NNP"]]
-    assert read_tagged(path, token=1, tag=0).tags == SENTENCES
+    assert read_tagged(path, tag_column=1).tags == [["NNP", "VBZ"], ["NNP", "NNP"]]
+    assert read_tagged(path, token_column=1, tag_column=0).tags == SENTENCES
     both = read_tagged([path, written(tmp_path, "x Y", "more.conll")])
     assert both.tokens == [*SENTENCES, ["x"]]
     assert both.name == f"{path} and 1 more"
@@ -46,11 +46,18 @@ def test_columns_between_tabs_may_hold_spaces(tmp_path):
     assert found.tags == [["B-LOC", "O"], ["O"]]
 
 
+def test_tokens_may_be_read_without_tags(tmp_path):
+    found = read_tagged(written(tmp_path, "EU\nrejects\n\nPeter\n"), tag_column=None)
+    assert (found.tokens, found.tags) == ([["EU", "rejects"], ["Peter"]], [["", ""], [""]])
+    table = written(tmp_path, "s,w\n1,a\n1,b\n", "data.csv")
+    assert read_tagged(table, sentence_column="s", token_column="w", tag_column=None).tokens == [["a", "b"]]
+
+
 @pytest.mark.parametrize("later", ["s1", ""])
 def test_tables_have_their_columns_by_name(tmp_path, later):
     rows = f's1,EU,B-ORG\n{later},rejects,O\ns2,"Pe,ter",B-PER\n'
     path = written(tmp_path, "sentence,word,ner\n" + rows, "data.csv")
-    found = read_tagged(path, sentence="sentence", token="word", tag="ner")
+    found = read_tagged(path, sentence_column="sentence", token_column="word", tag_column="ner")
     assert found.tokens == [["EU", "rejects"], ["Pe,ter"]]
     assert found.tags == [["B-ORG", "O"], ["B-PER"]]
     assert found.names == ["data.csv, row 1", "data.csv, row 3"]
@@ -65,10 +72,10 @@ def test_tables_have_their_columns_by_name(tmp_path, later):
         ("a B\n\nc D E\n", {}, r"line 3: expected 2 columns, as in the lines before, got 3"),
         ("a\tB\n\tO\n", {}, "line 2: the token is empty"),
         ("a\tB\na\t\n", {}, "line 2: the tag is empty"),
-        ("a B\n", {"tag": 2}, r"line 1: there is no column 2 \(tag\); the file has 2"),
-        ("a B\n", {"token": -3}, r"there is no column -3 \(token\)"),
-        ("a B\n", {"tag": 0}, "token and tag are the same column, 0"),
-        ("a B\n", {"tag": "ner"}, r"is not a table .*give token and tag as column numbers"),
+        ("a B\n", {"tag_column": 2}, r"line 1: there is no column 2 \(tag_column\); the file has 2"),
+        ("a B\n", {"token_column": -3}, r"there is no column -3 \(token_column\)"),
+        ("a B\n", {"tag_column": 0}, "token_column and tag_column are the same column, 0"),
+        ("a B\n", {"tag_column": "ner"}, r"is not a table .*give token_column and tag_column as column numbers"),
         (b"a B\nc\xe9 D\n", {}, r"data\.txt is not UTF-8: byte 5 \(line 2\)"),
     ],
 )
@@ -80,16 +87,16 @@ def test_files_of_columns_that_cannot_be_read(tmp_path, content, options, messag
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("s,w,t\n1,a,B\n", {}, "is a table: name its columns with sentence, token, tag. Its columns are 's', 'w', 't'"),
-        ("s,w,t\n1,a,B\n", {"sentence": "s", "token": "w"}, "name its columns with tag"),
-        ("s,w,t\n1,a,B\n", {"sentence": "s", "token": "w", "tag": "x"}, r"no column 'x' \(tag\)"),
-        ("s,w,t\n1,a,B\n1,b,\n", {"sentence": "s", "token": "w", "tag": "t"}, r"\(tag\) has 1 missing value \(row 2\)"),
-        ("s,w,t\n,a,B\n", {"sentence": "s", "token": "w", "tag": "t"}, r"\(sentence\) is blank in row 1"),
+        ("s,w,t\n1,a,B\n", {}, r"with sentence_column, token_column, tag_column\. Its columns are 's', 'w', 't'"),
+        ("s,w,t\n1,a,B\n", {"sentence": "s", "token": "w"}, "name its columns with tag_column"),
+        ("s,w,t\n1,a,B\n", {"sentence": "s", "token": "w", "tag": "x"}, r"no column 'x' \(tag_column\)"),
+        ("s,w,t\n1,a,B\n1,b,\n", {"sentence": "s", "token": "w", "tag": "t"}, r"1 missing value \(row 2\)"),
+        ("s,w,t\n,a,B\n", {"sentence": "s", "token": "w", "tag": "t"}, r"\(sentence_column\) is blank in row 1"),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, content, options, message):
     with pytest.raises(DataError, match=message):
-        read_tagged(written(tmp_path, content, "data.csv"), **options)
+        read_tagged(written(tmp_path, content, "data.csv"), **{f"{name}_column": of for name, of in options.items()})
 
 
 def test_paths_that_cannot_be_read(tmp_path):

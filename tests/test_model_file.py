@@ -272,7 +272,7 @@ def shared_modules() -> dict[str, nn.Module]:
     stack.weight_h_l1 = stack.weight_h_l2 = stack.weight_h_l0
     drop_in.weight_hh_l1 = drop_in.weight_hh_l0
     language_model = LanguageModel(7, throughtime.Recurrent("lstm", 4, 4))
-    language_model.head.weight = language_model.embedding.weight
+    language_model.head.weight = language_model.encoder.weight
     return {"stack": stack, "drop-in": drop_in, "language model": language_model}
 
 

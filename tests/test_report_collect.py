@@ -160,7 +160,7 @@ def test_a_missing_and_a_damaged_run(run: Run, tmp_path: Path, capsys: pytest.Ca
     assert main(["inspect", str(tmp_path / "nowhere")]) == 2
     damaged = tmp_path / "damaged"
     damaged.mkdir()
-    for name in ("config.json", "vocabulary.json", "program.json"):
+    for name in ("config.json", "task.json", "program.json"):
         (damaged / name).write_bytes((run.path / name).read_bytes())
     (damaged / "model.safetensors").write_bytes(b"not weights")
     assert main(["inspect", str(damaged), "--text", "time"]) == 2

@@ -63,9 +63,9 @@ def test_without_a_text_a_run_reads_what_was_held_out(run):
 
 
 def run_text(run):
-    from throughtime.training.again import corpus_of
+    from throughtime.training.again import data_of
 
-    return corpus_of(run).valid
+    return data_of(run).valid
 
 
 def test_any_models_are_compared_on_what_they_take():

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,13 @@ from throughtime.errors import DataError
 from throughtime.packages import require
 from throughtime.paths import display_path, missing
 
-__all__ = ["Roll", "Rolls", "read_rolls", "write_midi"]
+__all__ = ["MIDI_FILES", "Pieces", "Roll", "Rolls", "read_pieces", "read_rolls", "write_midi"]
 
 Roll = NDArray[np.uint8]
 
-_MIDI = (".mid", ".midi")
+MIDI_FILES = (".mid", ".midi")
+"""The extensions of MIDI files."""
+
 _PARTS = {"train": "train", "valid": "valid", "validation": "valid", "val": "valid", "test": "test"}
 _SOURCES = (
     ".mat or .npz with arrays named traindata, validdata and testdata, .npz with one array per piece, .mid, or a "
@@ -50,76 +53,144 @@ class Rolls:
     notes: list[str] = field(default_factory=list)
 
 
-def read_rolls(path: str | Path, *, step: float = 0.25, seed: int = 0, share: float = 0.1) -> Rolls:
-    """Read piano rolls.
+@dataclass(frozen=True)
+class Pieces:
+    """Pieces as piano rolls, by the part of a split that they belong to.
+
+    Attributes:
+        name: what to call the data in a report.
+        parts: the rolls of "train", "valid" and "test"; of "" alone where the data has no split.
+        names: what to call each of them in a report.
+        notes: what the user should know of the reading, one sentence each.
+    """
+
+    name: str
+    parts: dict[str, list[Roll]] = field(default_factory=dict)
+    names: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+    def add(self, part: str, name: str, roll: Roll) -> None:
+        """Add a piece to a part."""
+        self.parts.setdefault(part, []).append(roll)
+        self.names.setdefault(part, []).append(name)
+
+    def part(self, name: str) -> tuple[list[Roll], list[str]]:
+        """Return the rolls and names of a part; of all pieces where there is no such part."""
+        if name in self.parts:
+            return self.parts[name], self.names[name]
+        return [roll for rolls in self.parts.values() for roll in rolls], [x for xs in self.names.values() for x in xs]
+
+
+def read_rolls(
+    paths: str | Path | Sequence[str | Path],
+    *,
+    step: float = 0.25,
+    seed: int = 0,
+    share: float = 0.1,
+    valid: str | Path | None = None,
+    test: str | Path | None = None,
+) -> Rolls:
+    """Read piano rolls to train on.
 
     Args:
-        path: a .mat or .npz file with the arrays traindata, validdata and testdata (lists of pieces, as in
-            JSB_Chorales.mat; in .npz also train_0, train_1 and so on); a .npz file with one array per piece; a MIDI
-            file; or a directory of MIDI files, which may be in subdirectories train, valid and test.
+        paths: see `read_pieces`.
         step: the length of a step in beats, for MIDI files.
-        seed: of the split, where the file has none of its own.
-        share: of the pieces for each of validation and test, where the file has no split of its own; at least one.
+        seed: of the split, where the data has none of its own.
+        share: of the pieces for each of validation and test, where the data has no split of its own; at least one.
+        valid: other data to validate on: its validation part, or all pieces if it has no split.
+        test: other data for the test, likewise.
 
     Raises:
-        DataError: the file is missing, of another kind or damaged, or has too few pieces for a split.
-        UserError: the package that reads it is not installed.
+        DataError: a file is missing, of another kind or damaged, or there are too few pieces for a split.
+        UserError: the package that reads a file is not installed.
     """
-    path = Path(path)
-    name = display_path(path)
-    kind = path.suffix.lower()
-    notes: list[str] = []
-    if not path.exists():
-        raise DataError(missing(path, "file or directory"))
-    if path.is_dir() or kind in _MIDI:
-        pieces = _from_midi(path, step, notes)
-    elif kind == ".mat":
-        pieces = _from_arrays(name, _mat(path))
-    elif kind == ".npz":
-        pieces = _from_arrays(name, _npz(path))
-    else:
-        raise DataError(f"{name} is of an unsupported kind ({kind or 'no extension'}): expected {_SOURCES}.")
-    if pieces.keys() == {""}:
-        return Rolls(name, *_shared_out(name, pieces[""], seed, share), notes)
-    lacking = [part for part in ("train", "valid", "test") if not pieces.get(part)]
-    if lacking or "" in pieces:
-        has = ", ".join(part or "pieces outside a part" for part, rolls in pieces.items() if rolls)
+    pieces = read_pieces(paths, step=step)
+    name, notes = pieces.name, list(pieces.notes)
+    parts = dict(pieces.parts)
+    for part, path in (("valid", valid), ("test", test)):
+        if path is not None:
+            other = read_pieces(path, step=step)
+            parts[part] = other.part(part)[0]
+            notes += other.notes
+    if pieces.parts.keys() == {""}:
+        parts |= _shared_out(name, parts.pop(""), [x for x in ("test", "valid") if x not in parts], seed, share)
+    lacking = [part for part in ("train", "valid", "test") if not parts.get(part)]
+    if lacking or "" in parts:
+        has = ", ".join(part or "pieces outside a part" for part, rolls in pieces.parts.items() if rolls)
         raise DataError(
             f"{name} must have pieces in all of train, valid and test, or in none; it has {has or 'no pieces'}."
         )
-    return Rolls(name, pieces["train"], pieces["valid"], pieces["test"], notes)
+    return Rolls(name, parts["train"], parts["valid"], parts["test"], notes)
 
 
-def _shared_out(name: str, rolls: list[Roll], seed: int, share: float) -> tuple[list[Roll], list[Roll], list[Roll]]:
-    if len(rolls) < 3:
+def read_pieces(paths: str | Path | Sequence[str | Path], *, step: float = 0.25) -> Pieces:
+    """Read piano rolls.
+
+    Args:
+        paths: one or more of: a .mat or .npz file with the arrays traindata, validdata and testdata (lists of pieces,
+            as in JSB_Chorales.mat; in .npz also train_0, train_1 and so on); a .npz file with one array per piece; a
+            MIDI file; or a directory of MIDI files, which may be in subdirectories train, valid and test.
+        step: the length of a step in beats, for MIDI files.
+
+    Raises:
+        DataError: a file is missing, of another kind or damaged.
+        UserError: the package that reads it is not installed.
+    """
+    files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
+    if not files:
+        raise DataError(f"no data was given: expected {_SOURCES}.")
+    found = Pieces(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""))
+    for path in files:
+        name = display_path(path)
+        kind = path.suffix.lower()
+        if not path.exists():
+            raise DataError(missing(path, "file or directory"))
+        if path.is_dir() or kind in MIDI_FILES:
+            _add_midi(found, path, step)
+        elif kind == ".mat":
+            _add_arrays(found, name, _mat(path))
+        elif kind == ".npz":
+            _add_arrays(found, name, _npz(path))
+        else:
+            raise DataError(f"{name} is of an unsupported kind ({kind or 'no extension'}): expected {_SOURCES}.")
+    return found
+
+
+def _shared_out(name: str, rolls: list[Roll], wanted: Sequence[str], seed: int, share: float) -> dict[str, list[Roll]]:
+    """The training part, and those that are wanted."""
+    if len(rolls) <= len(wanted):
+        verbs = ["train", *("validate" if part == "valid" else part for part in wanted[::-1])]
+        purposes = f"{', '.join(verbs[:-1])} and {verbs[-1]}"
         raise DataError(
-            f"{name} has {len(rolls)} piece{'' if len(rolls) == 1 else 's'}: 3 or more are needed, one each to train, "
-            "validate and test."
+            f"{name} has {len(rolls)} piece{'' if len(rolls) == 1 else 's'}: {len(wanted) + 1} or more are needed, one "
+            f"each to {purposes}."
         )
     if not 0 < share < 0.5:
         raise DataError(f"the share of validation and test must be between 0 and 0.5, got {share}.")
-    rest, test, _ = split(range(len(rolls)), None, share, seed)
-    train, valid, _ = split(range(len(rest)), None, share * len(rolls) / len(rest), seed)
-    return [rolls[rest[k]] for k in train], [rolls[rest[k]] for k in valid], [rolls[k] for k in test]
+    rest = np.arange(len(rolls))
+    parts = {}
+    for part in wanted:
+        train, held, _ = split(range(len(rest)), None, share * len(rolls) / len(rest), seed)
+        parts[part], rest = [rolls[k] for k in rest[held]], rest[train]
+    return {**parts, "train": [rolls[k] for k in rest]}
 
 
-def _from_midi(path: Path, step: float, notes: list[str]) -> dict[str, list[Roll]]:
+def _add_midi(found: Pieces, path: Path, step: float) -> None:
     files = [path]
     if path.is_dir():
-        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in _MIDI and file.is_file())
+        files = sorted(file for file in path.rglob("*") if file.suffix.lower() in MIDI_FILES and file.is_file())
     if not files:
         raise DataError(f"{display_path(path)} has no .mid files: expected {_SOURCES}.")
-    pieces: dict[str, list[Roll]] = {}
     outside = 0
     for file in files:
-        first = file.relative_to(path).parts[0].lower() if file.parent != path and file != path else ""
+        inside = file.relative_to(path) if file != path else Path(file.name)
+        first = inside.parts[0].lower() if len(inside.parts) > 1 else ""
         roll, left = read_midi(file, step=step)
-        pieces.setdefault(_PARTS.get(first, ""), []).append(roll)
+        found.add(_PARTS.get(first, ""), display_path(inside), roll)
         outside += left
     if outside:
         what = "1 note" if outside == 1 else f"{outside} notes"
-        notes.append(f"Left out {what} outside a piano's keys (MIDI 21 to 108).")
-    return pieces
+        found.notes.append(f"Left out {what} outside a piano's keys (MIDI 21 to 108).")
 
 
 def _mat(path: Path) -> dict[str, Any]:
@@ -148,19 +219,17 @@ def _npz(path: Path) -> dict[str, Any]:
         raise DataError(f"{display_path(path)} is not a readable .npz file: {error}") from None
 
 
-def _from_arrays(name: str, arrays: Mapping[str, Any]) -> dict[str, list[Roll]]:
-    pieces: dict[str, list[Roll]] = {}
+def _add_arrays(found: Pieces, name: str, arrays: Mapping[str, Any]) -> None:
+    if not arrays:
+        raise DataError(f"{name} has no pieces: expected {_SOURCES}.")
     for key in sorted(arrays, key=lambda key: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", key)]):
         part = re.match(r"(train|valid|test)", key)
         array = np.asarray(arrays[key])
-        items: Iterable[Any] = [array] if array.ndim == 2 and array.dtype != object else array.ravel()
-        if array.ndim == 3:
-            items = array
+        single = array.ndim == 2 and array.dtype != object
+        items: Iterable[Any] = [array] if single else array if array.ndim == 3 else array.ravel()
         for k, item in enumerate(items):
-            pieces.setdefault(part[1] if part else "", []).append(_roll(item, f"{name}, {key}, piece {k}"))
-    if not pieces:
-        raise DataError(f"{name} has no pieces: expected {_SOURCES}.")
-    return pieces
+            roll = _roll(item, f"{name}, {key}, piece {k}")
+            found.add(part[1] if part else "", key if single else f"{key} {k}", roll)
 
 
 def _roll(values: ArrayLike, place: str) -> Roll:

@@ -39,9 +39,9 @@ class Tagged:
 def read_tagged(
     paths: str | Path | Sequence[str | Path],
     *,
-    token: int | str = 0,
-    tag: int | str = -1,
-    sentence: str | None = None,
+    token_column: int | str = 0,
+    tag_column: int | str | None = -1,
+    sentence_column: str | None = None,
     encoding_errors: str = "strict",
 ) -> Tagged:
     """Read sequences with one tag per token.
@@ -50,10 +50,10 @@ def read_tagged(
         paths: one or more files of columns: a token per line with its tags, separated by tabs or else by spaces, and a
             blank line between sequences (the format of CoNLL; its `-DOCSTART-` lines are skipped). Or tables (.csv,
             .parquet) with a row per token. A .tsv file is a table if the columns are given by name.
-        token: the column of tokens: its number, from 0 or from the end as -1; or its name in a table.
-        tag: the column of tags, likewise.
-        sentence: the table's column that tells sequences apart. Where its cells are blank, the row belongs to the
-            sequence above.
+        token_column: the column of tokens: its number, from 0 or from the end as -1; or its name in a table.
+        tag_column: the column of tags, likewise; None if tags are not needed, and each tag is then "".
+        sentence_column: the table's column that tells sequences apart. Where its cells are blank, the row belongs to
+            the sequence above.
         encoding_errors: "strict" to refuse bytes that are not UTF-8, "replace" to read them as U+FFFD.
 
     Returns:
@@ -72,24 +72,25 @@ def read_tagged(
         if path.is_dir():
             raise DataError(f"{display_path(path)} is a directory; expected a file with a token and its tag per line.")
         before = len(found)
-        if path.suffix.lower() in TABLES and not (path.suffix.lower() == ".tsv" and isinstance(token, int)):
-            _add_table(found, path, token, tag, sentence, encoding_errors)
+        if path.suffix.lower() in TABLES and not (path.suffix.lower() == ".tsv" and isinstance(token_column, int)):
+            _add_table(found, path, token_column, tag_column, sentence_column, encoding_errors)
         else:
-            _add_columns(found, path, token, tag, sentence, encoding_errors)
+            _add_columns(found, path, token_column, tag_column, sentence_column, encoding_errors)
         if len(found) == before:
             raise DataError(f"{display_path(path)} has no sequences: expected a token and its tag per line.")
     return found
 
 
 def _add_columns(
-    found: Tagged, path: Path, token: int | str, tag: int | str, sentence: str | None, encoding_errors: str
+    found: Tagged, path: Path, token: int | str, tag: int | str | None, sentence: str | None, encoding_errors: str
 ) -> None:
     name = display_path(path)
     if isinstance(token, str) or isinstance(tag, str) or sentence is not None:
         raise DataError(
-            f"{name} is not a table ({', '.join(TABLES)}): give {option('token')} and {option('tag')} as column "
-            f"numbers, and no {option('sentence')}."
+            f"{name} is not a table ({', '.join(TABLES)}): give {option('token_column')} and {option('tag_column')} as "
+            f"column numbers, and no {option('sentence_column')}."
         )
+    columns = {"token_column": token} if tag is None else {"token_column": token, "tag_column": tag}
     width = 0
     open_sequence = False
     for number, line in enumerate(read_lines(path, encoding_errors), 1):
@@ -98,38 +99,41 @@ def _add_columns(
             open_sequence = False
             continue
         place = f"{name}, line {number}"
-        if len(cells) < 2:
+        if len(cells) < len(columns):
             raise DataError(f"{place}: expected a token and its tag, got {line.strip()!r} alone.")
         width = width or len(cells)
         if len(cells) != width:
             raise DataError(f"{place}: expected {width} columns, as in the lines before, got {len(cells)}.")
-        for keyword, column in (("token", token), ("tag", tag)):
+        for keyword, column in columns.items():
             if not -width <= column < width:
                 raise DataError(f"{place}: there is no column {column} ({option(keyword)}); the file has {width}.")
             if not cells[column]:
-                raise DataError(f"{place}: the {keyword} is empty.")
-        if token % width == tag % width:
-            raise DataError(f"{option('token')} and {option('tag')} are the same column, {token % width}.")
+                raise DataError(f"{place}: the {keyword.removesuffix('_column')} is empty.")
+        if len({column % width for column in columns.values()}) < len(columns):
+            raise DataError(
+                f"{option('token_column')} and {option('tag_column')} are the same column, {token % width}."
+            )
         if not open_sequence:
             _begin(found, f"{display_path(path.name)}:{number}")
         open_sequence = True
         found.tokens[-1].append(cells[token])
-        found.tags[-1].append(cells[tag])
+        found.tags[-1].append("" if tag is None else cells[tag])
 
 
 def _add_table(
-    found: Tagged, path: Path, token: int | str, tag: int | str, sentence: str | None, encoding_errors: str
+    found: Tagged, path: Path, token: int | str, tag: int | str | None, sentence: str | None, encoding_errors: str
 ) -> None:
     table = read_table(path, encoding_errors)
-    given = {"sentence": sentence, "token": token, "tag": tag}
+    given = {"sentence_column": sentence, "token_column": token, "tag_column": "" if tag is None else tag}
     unnamed = [option(keyword) for keyword, column in given.items() if not isinstance(column, str)]
     if unnamed:
         raise DataError(
             f"{table.name} is a table: name its columns with {', '.join(unnamed)}. "
             f"Its columns are {', '.join(map(repr, table.columns))}."
         )
-    table.check(str(sentence), "sentence")
-    tokens, tags = table.filled(str(token), "token"), table.filled(str(tag), "tag")
+    table.check(str(sentence), "sentence_column")
+    tokens = table.filled(str(token), "token_column")
+    tags = [""] * len(tokens) if tag is None else table.filled(str(tag), "tag_column")
     positions: dict[str, int] = {}
     current: int | None = None
     for row, key in enumerate(table.strings(str(sentence))):
@@ -138,7 +142,7 @@ def _add_table(
             positions[key] = len(found) - 1
         current = current if key is None else positions[key]
         if current is None:
-            raise DataError(f"{table.name}: column {sentence!r} ({option('sentence')}) is blank in row 1.")
+            raise DataError(f"{table.name}: column {sentence!r} ({option('sentence_column')}) is blank in row 1.")
         found.tokens[current].append(tokens[row])
         found.tags[current].append(tags[row])
 

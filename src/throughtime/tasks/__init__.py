@@ -11,7 +11,8 @@ from throughtime.tasks.base import Task, registered
 
 __all__ = ["Task", "chosen", "get", "names"]
 
-_HOMES = {"text": "throughtime.tasks.text", "classify": "throughtime.tasks.classify"}
+# Where the data speak for several tasks, the first is chosen: a folder of folders of MIDI files is for notes.
+_HOMES = {name: f"throughtime.tasks.{name}" for name in ("text", "notes", "tag", "classify")}
 
 
 def names() -> list[str]:

@@ -182,7 +182,17 @@ def _measure(
     if not metrics:
         return model.loss(batch.inputs, batch.targets, state, lengths=batch.lengths, weights=batch.weights)
     raw, state = model(batch.inputs, state, lengths=batch.lengths)
-    counted = slice(None) if batch.weights is None else batch.weights > 0
-    for metric in metrics.values():
-        metric.update(raw[counted], batch.targets[counted])
+    _update(metrics, raw, batch.targets, batch.weights, model.per_step)
     return model.head.loss_of(raw, batch.targets, batch.weights), detached(state)
+
+
+def _update(
+    metrics: Mapping[str, Metric], raw: Tensor, targets: Tensor, weights: Tensor | None, per_step: bool
+) -> None:
+    """Gives each metric the outputs and targets that count, and their number in each sequence if it takes `lengths`."""
+    counted = torch.ones(raw.shape[:-1], dtype=torch.bool, device=raw.device) if weights is None else weights > 0
+    if per_step:  # a sequence after the other, as a metric of whole sequences needs them
+        raw, targets, counted = (tensor.transpose(0, 1) for tensor in (raw, targets, counted))
+    lengths = counted.reshape(len(counted), -1).sum(1)
+    for metric in metrics.values():
+        metric.update(raw[counted], targets[counted], **metric._filter_kwargs(lengths=lengths))

@@ -109,8 +109,9 @@ class Fit:
         fabric.launch()
         self.model.to(_WEIGHTS.get(training.precision, torch.float32))
         torch.manual_seed(training.seed + fabric.global_rank)  # other dropout in each process
-        optimizer = make_optimizer(training, self.model)
-        self._wrapped, self._optimizer = fabric.setup(_Loss(self.model), optimizer)
+        # Not fabric.setup, whose wrapper turns double precision to single on the way out.
+        self._loss = fabric.strategy.setup_module(fabric.to_device(_Loss(self.model)))
+        self._optimizer = fabric.strategy.setup_optimizer(make_optimizer(training, self.model))
         self.model.train()
         if checkpoint is not None:
             self._load(checkpoint)
@@ -142,7 +143,8 @@ class Fit:
             group["lr"] = lr
         parameter = next(self.model.parameters())
         on_device = OnDevice.of(batch, parameter.device, parameter.dtype)
-        total, state = self._wrapped(*on_device, self._carried if batch.carry else None)
+        with self.fabric.autocast():
+            total, state = self._loss(*on_device, self._carried if batch.carry else None)
         self._carried = detached(state)
         loss = total / batch.terms
         self._optimizer.zero_grad()
@@ -154,7 +156,7 @@ class Fit:
         self.last_loss, self.last_norm = torch.stack([loss.detach().double(), norm.double()]).tolist()
         if not math.isfinite(self.last_loss) or not (scaled or math.isfinite(self.last_norm)):
             raise self.diverged(self.step + 1, f"the loss is {self.last_loss:g}")
-        self._optimizer.step()
+        self.fabric.strategy.optimizer_step(self._optimizer)
         self.step += 1
 
     def _agree(self) -> None:
@@ -226,7 +228,7 @@ class Fit:
 
 
 class _Loss(nn.Module):
-    """A network's loss as its forward, which is what Fabric's wrapper runs and DDP watches."""
+    """A network's loss as its forward, which is what DDP watches."""
 
     def __init__(self, model: SequenceModel) -> None:
         super().__init__()

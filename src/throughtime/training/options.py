@@ -15,16 +15,19 @@ class TrainOptions(TypedDict, total=False):
     None stands for an option that is not given.
     """
 
+    # every task
     data: PathLike | Sequence[PathLike] | None
-    level: Literal["char", "word", "bpe"] | None
-    vocab_size: int | None
-    min_count: int | None
     valid: PathLike | None
     test: PathLike | None
     encoding_errors: Literal["strict", "replace"] | None
+
+    # text
+    level: Literal["char", "word", "bpe"] | None
+    vocab_size: int | None
+    min_count: int | None
     window: int | None
 
-    # classify
+    # classify; level and min_count too
     label: str | None
     text: str | None
     group: str | None
@@ -35,6 +38,15 @@ class TrainOptions(TypedDict, total=False):
     test_share: float | None
     class_weights: Literal["none", "balanced"] | None
 
+    # tag; min_count, valid_share and test_share too
+    token_column: int | str | None
+    tag_column: int | str | None
+    sentence_column: str | None
+
+    # notes
+    step: float | None
+
+    # network
     hidden_size: int | None
     num_layers: int | None
     bidirectional: bool | None
@@ -45,6 +57,7 @@ class TrainOptions(TypedDict, total=False):
     weight_drop: float | None
     tie: bool | None
 
+    # training
     batch: int | None
     optimizer: Literal["sgd", "adam", "adamw", "rmsprop"] | None
     lr: float | None
@@ -57,10 +70,12 @@ class TrainOptions(TypedDict, total=False):
     forget_bias: float | None
     init_from: PathLike | None
 
+    # how long
     epochs: float | None
     steps: int | None
     minutes: float | None
 
+    # the run
     seed: int | None
     out: PathLike | None
     engine: str | None

@@ -1,0 +1,71 @@
+"""Metrics that torchmetrics lacks. Imports torch, so tasks import this module inside functions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from throughtime.data.spans import spans
+
+
+class FrameAccuracy(Metric):
+    """Frame-level accuracy of note transcription, TP / (TP + FP + FN) over all steps and keys.
+
+    A key is predicted where its probability is above one half. 0 where there are no notes to compare.
+
+    Source:
+        Bay, Ehmann & Downie 2009, "Evaluation of multiple-F0 estimation and tracking systems" (ISMIR), equation 5.
+    """
+
+    higher_is_better = True
+    hits: Tensor
+    union: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("hits", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_state("union", torch.zeros((), dtype=torch.int64), "sum")
+
+    def update(self, raw: Tensor, targets: Tensor) -> None:
+        """Count the hits among log-odds `[N, keys]` and bits `[N, keys]`."""
+        found, true = raw > 0, targets > 0.5
+        self.hits += (found & true).sum()
+        self.union += (found | true).sum()
+
+    def compute(self) -> Tensor:
+        """Return the accuracy so far."""
+        return self.hits / self.union.clamp(min=1)
+
+
+class SpanF1(Metric):
+    """F1 of the spans that tags mark, over all sequences and types (see `throughtime.data.spans`).
+
+    Args:
+        names: the tag of each id.
+    """
+
+    higher_is_better = True
+    right: Tensor
+    total: Tensor
+
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__()
+        self.names = tuple(names)
+        self.add_state("right", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_state("total", torch.zeros((), dtype=torch.int64), "sum")
+
+    def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
+        """Count the spans in scores `[N, tags]` and ids `[N]` of sequences of the given lengths, one after another."""
+        cuts = lengths.tolist()
+        found, true = (torch.split(ids.cpu(), cuts) for ids in (raw.argmax(-1), targets))
+        for sides in zip(found, true, strict=True):
+            ours, theirs = (spans([self.names[k] for k in ids.tolist()]) for ids in sides)
+            self.right += len(ours & theirs)
+            self.total += len(ours) + len(theirs)
+
+    def compute(self) -> Tensor:
+        """Return the F1 so far."""
+        return 2 * self.right / self.total.clamp(min=1)

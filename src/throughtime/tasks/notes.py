@@ -1,0 +1,240 @@
+"""Notes: predict which of a piano's 88 keys sound at the next step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from throughtime.codecs import Codecs
+from throughtime.data.midi import KEYS, LOWEST, write_midi
+from throughtime.data.rolls import MIDI_FILES, Roll, read_pieces, read_rolls
+from throughtime.data.sequences import Sequences
+from throughtime.errors import DataError, UserError
+from throughtime.outputs import Bernoulli
+from throughtime.paths import display_path
+from throughtime.spelling import option
+from throughtime.tasks.base import Data, Figures, Generative, Interface, Prediction, Progress
+from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from throughtime.nn.sequence_model import SequenceModel
+
+_ARRAYS = (".mat", ".npz")
+_BEAT = 1.0  # seconds, in a sample
+
+
+class NotesOptions(TaskOptions):
+    """Piano rolls.
+
+    Attributes:
+        data: piano rolls in a .mat or .npz file, MIDI files, or a folder of them. If they are split into train, valid
+            and test, that split is used.
+        valid: pieces to validate on; the data's own part, or a tenth of the pieces, if not given.
+        test: pieces to measure the trained network on; the data's own part, or a tenth of the pieces, if not given.
+        step: the length of a step of MIDI files in beats.
+    """
+
+    task: Literal["notes"] = "notes"
+    step: Annotated[float, Field(gt=0, le=4)] = 0.25
+
+
+class Notes(SequenceTask, Generative[Sequences]):
+    """Predict the keys that sound at the next step of a piece, as 88 independent bits.
+
+    The loss is in nats per predicted step: of all steps but a piece's first, as in Bai et al. 2018 (arXiv:1803.01271).
+    """
+
+    name = "notes"
+    about = "predict which of a piano's keys sound next"
+    Options = NotesOptions
+    options: NotesOptions
+    # The usual data are a few hundred pieces, which a network learns by heart without much dropout.
+    defaults: ClassVar = {
+        "hidden_size": 300,
+        "dropout": 0.5,
+        "recurrent_dropout": 0.5,
+        "batch": 8,
+        "lr": 0.01,
+        "epochs": 120,
+    }
+    interfacing = ()
+    next_commands = ("sample {}", "evaluate {} DATA", "predict {} DATA --out FILE")
+    extension = ".mid"
+
+    @classmethod
+    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+        """Piano rolls, MIDI files, or a folder with MIDI files in it or in its folders."""
+        paths = options.get("data") or ()
+        paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+        if paths and all(path.suffix.lower() in _ARRAYS for path in paths):
+            return "a file of piano rolls"
+        for path in paths:
+            inside = [path] if not path.is_dir() else [*path.glob("*"), *path.glob("*/*")]
+            if not any(file.suffix.lower() in MIDI_FILES for file in inside):
+                return ""
+        return "MIDI files" if paths else ""
+
+    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
+        """See `Task.prepare`."""
+        options = self.options
+        if options.data is None:
+            raise DataError("notes needs data: a .mat or .npz file of piano rolls, MIDI files, or a directory of them")
+        rolls = read_rolls(options.data, step=options.step, valid=options.valid, test=options.test)
+        parts = {name: _sequences(rolls.name, getattr(rolls, name)) for name in ("train", "valid", "test")}
+        counts = {name: len(part) for name, part in parts.items()}
+        steps = sum(int(part.lengths.sum()) for part in parts.values())
+        digest = "".join(part.digest for part in parts.values())
+        return Data(
+            rolls.name,
+            Codecs(),
+            parts["train"],
+            parts["valid"],
+            parts["test"],
+            digest,
+            {**counts, "steps": steps},
+            rolls.notes,
+        )
+
+    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
+        """See `Task.read`; of data with a split of their own, the test part."""
+        pieces = read_pieces(paths, step=self.options.step)
+        return _sequences(pieces.name, *pieces.part("test"))
+
+    def interface(self, codecs: Codecs) -> Interface:
+        """See `Task.interface`."""
+        return Interface("numeric", KEYS, Bernoulli(KEYS), causal=True)
+
+    def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
+        """Frame-level accuracy (Bay et al. 2009)."""
+        from throughtime.tasks.metrics import FrameAccuracy
+
+        return {"frame_accuracy": FrameAccuracy()}
+
+    def figures(self, figures: Figures, part: Sequences) -> Figures:
+        """See `Task.figures`: `loss` in nats per step, `frame_accuracy`, and how many `steps` were predicted."""
+        found = {name: value for name, value in figures.items() if name != "terms"}
+        return {**found, "steps": int(figures["terms"])}
+
+    def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """See `Task.figure_rows`."""
+        return [
+            ("loss", f"{figures['loss']:.4f} nats per step"),
+            ("frame accuracy", f"{figures['frame_accuracy']:.2%}"),
+            ("steps", f"{figures['steps']:,.0f} predicted"),
+        ]
+
+    def data_in_words(self, counts: Mapping[str, int]) -> str:
+        """See `Task.data_in_words`."""
+        return f"pieces: {super().data_in_words(counts)}; {counts['steps']:,} steps"
+
+    def baselines(self, data: Data[Sequences]) -> Mapping[str, Any]:
+        """How often each key sounds in the training part."""
+        targets = np.concatenate(list(data.train.targets))
+        return {"sounding": targets.sum(0, dtype=np.int64).tolist(), "steps": len(targets)}
+
+    def baseline_figures(self, fitted: Mapping[str, Any], part: Sequences, codecs: Codecs) -> dict[str, Figures]:
+        """Every key by its frequency alone, one added to the count of each of its two values (Laplace)."""
+        chances = (np.asarray(fitted["sounding"], float) + 1) / (fitted["steps"] + 2)
+        targets = np.concatenate(list(part.targets))
+        nats = -np.where(targets > 0, np.log(chances), np.log1p(-chances)).sum(1)
+        found, true = np.broadcast_to(chances > 0.5, targets.shape), targets > 0
+        accuracy = (found & true).sum() / max(1, (found | true).sum())
+        figures = {"loss": float(nats.mean()), "frame_accuracy": float(accuracy), "terms": len(targets)}
+        return {"keys by frequency": self.figures(figures, part)}
+
+    def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
+        """The probability that each key sounds at each step of a piece but the first, given the steps before it."""
+        output = Bernoulli(KEYS)
+
+        def rows() -> Iterator[list[Any]]:
+            for name, raw in zip(part.names, all_raw_outputs(model, part), strict=True):
+                for step, probabilities in enumerate(output.probabilities(raw).tolist(), 1):
+                    yield [name, step, *probabilities]
+
+        return Prediction(("sequence", "step", *(f"key{LOWEST + k}" for k in range(KEYS))), rows())
+
+    def sample(
+        self,
+        model: SequenceModel,
+        codecs: Codecs,
+        prompt: str = "",
+        *,
+        length: int,
+        seed: int = 0,
+        temperature: float = 1.0,
+        **draw: Any,
+    ) -> Iterator[NDArray[np.int64]]:
+        """Draws steps, each an array `[88]` of 0 and 1.
+
+        Args:
+            model: the network.
+            codecs: none are needed.
+            prompt: a file with one piece to continue; the network begins after silence if it is empty.
+            length: how many steps to draw.
+            seed: of the draws.
+            temperature: what the log-odds are divided by: below 1 is more cautious, 0 takes each key's likelier value.
+
+        Raises:
+            UserError: an argument means nothing.
+            DataError: the prompt can't be read, or has more than one piece.
+        """
+        import torch
+
+        for name in draw:
+            raise UserError(f"{option(name)} is not an option for notes; use {option('temperature')}")
+        if length < 0:
+            raise UserError(f"{option('length')} must be at least 0, got {length}")
+        output, generator = Bernoulli(KEYS), np.random.default_rng(seed)
+        output.sample(np.zeros(KEYS), np.random.default_rng(0), temperature)  # refuses a wrong temperature at once
+        begun = self._prompt(prompt) if prompt else np.zeros((1, KEYS), np.uint8)
+        parameter = next(model.parameters())
+
+        def steps() -> Iterator[NDArray[np.int64]]:
+            inputs, state = begun, None
+            for _ in range(length):
+                numbers = torch.from_numpy(np.asarray(inputs)).to(parameter.device, parameter.dtype)
+                with torch.no_grad():
+                    raw, state = model(numbers[:, None], state)
+                keys = output.sample(raw[-1, 0].double().cpu().numpy(), generator, temperature)
+                inputs = keys[None]
+                yield keys
+
+        return steps()
+
+    def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str) -> None:
+        """The prompt and the steps that follow it as MIDI, at 60 beats per minute.
+
+        Raises:
+            UserError: the file's name does not end in .mid, or mido is not installed.
+        """
+        if path.suffix.lower() not in MIDI_FILES:
+            raise UserError(f"a sample of notes is a MIDI file: {display_path(path)} must end in {self.extension}")
+        begun = self._prompt(prompt) if prompt else np.zeros((0, KEYS), np.uint8)
+        roll = np.concatenate([begun, np.asarray(list(pieces), np.uint8).reshape(-1, KEYS)])
+        write_midi(roll, path, step_seconds=self.options.step * _BEAT)
+
+    def _prompt(self, path: str) -> NDArray[np.uint8]:
+        rolls, _ = read_pieces(path, step=self.options.step).part("")
+        if len(rolls) != 1:
+            raise DataError(f"{display_path(path)} has {len(rolls)} pieces; expected a file with one piece to continue")
+        return rolls[0]
+
+
+def _sequences(name: str, rolls: Sequence[Roll], names: Sequence[str] = ()) -> Sequences:
+    """Pieces with the next step as each step's target."""
+    kept = [k for k, roll in enumerate(rolls) if len(roll) > 1]
+    if not kept:
+        raise DataError(f"{name}: no piece has 2 steps or more, so there is no step to predict")
+    return Sequences(
+        [rolls[k][:-1].astype(np.float32) for k in kept],
+        [rolls[k][1:].astype(np.float32) for k in kept],
+        names=[names[k] for k in kept] if names else (),
+    )

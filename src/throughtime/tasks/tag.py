@@ -1,0 +1,240 @@
+"""Tag: one label for each token of a sequence."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import BeforeValidator
+
+from throughtime.codecs import Codecs
+from throughtime.data.labels import Labels
+from throughtime.data.sequences import Sequences
+from throughtime.data.spans import is_tagging, span_f1
+from throughtime.data.splits import split
+from throughtime.data.tagged import Tagged, read_tagged
+from throughtime.data.vocabulary import build_vocabulary
+from throughtime.errors import DataError
+from throughtime.options import Count, Share
+from throughtime.outputs import Categorical
+from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
+from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from throughtime.nn.sequence_model import SequenceModel
+
+_ENDINGS = (".conll", ".iob", ".bio")
+
+
+def _column(value: Any) -> Any:
+    """A column's number where the command line has its digits."""
+    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else value
+
+
+Column = Annotated[int | str, BeforeValidator(_column)]
+
+
+class TagOptions(TaskOptions):
+    """Sequences with a tag for each token.
+
+    Attributes:
+        data: files with a token and its tag per line and a blank line between sequences, as CoNLL's, or tables (CSV or
+            Parquet) with a row per token.
+        valid: data to validate on; a part of the data is held out if not given.
+        test: data to measure the trained network on.
+        token_column: the column of tokens: its number, from 0, or its name in a table.
+        tag_column: the column of tags: its number, from 0 or from the end as -1, or its name in a table.
+        sentence_column: the table's column that tells sequences apart.
+        min_count: how often a token must occur to be in the vocabulary; 2 if not given.
+        valid_share: the part of the data that is held out to select the weights by.
+        test_share: the part that is held out to measure the trained network on.
+    """
+
+    task: Literal["tag"] = "tag"
+    token_column: Column = 0
+    tag_column: Column = -1
+    sentence_column: str | None = None
+    min_count: Count | None = None
+    valid_share: Share = 0.1
+    test_share: Share = 0.0
+
+
+@dataclass(frozen=True, eq=False)
+class TaggedSequences(Sequences):
+    """Sequences that remember their tokens, as the ids of unknown ones don't tell them.
+
+    Attributes:
+        tokens: of each sequence.
+    """
+
+    tokens: Sequence[Sequence[str]] = ()
+
+
+class Tag(SequenceTask):
+    """Give each token of a sequence a tag."""
+
+    name = "tag"
+    about = "give each token of a sequence a tag"
+    Options = TagOptions
+    options: TagOptions
+    defaults: ClassVar = {**SequenceTask.defaults, "bidirectional": True, "dropout": 0.5, "lr": 0.01, "epochs": 40}
+    monitor = "accuracy"
+    maximize = True
+    fitting = ("min_count",)
+
+    @classmethod
+    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+        """Files whose names end in .conll, .iob or .bio."""
+        paths = options.get("data") or ()
+        paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
+        return "a file of tagged tokens" if paths and all(path.suffix.lower() in _ENDINGS for path in paths) else ""
+
+    @property
+    def unit(self) -> str:
+        """A token."""
+        return "token"
+
+    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
+        """See `Task.prepare`."""
+        options = self.options
+        if options.data is None:
+            raise DataError("tag needs data: files with a token and its tag per line, or tables with a row per token")
+        found = self._read(options.data)
+        tags = codecs.targets if codecs else Labels.of(tag for sequence in found.tags for tag in sequence)
+        train = np.arange(len(found))
+        held: dict[str, Any] = {}
+        for name, share in (("test", options.test_share), ("valid", options.valid_share)):
+            if getattr(options, name) is None and (share or name == "valid"):
+                of_rest = share / (1 - options.test_share * (name == "valid"))
+                sides = split(range(len(train)), None, of_rest, 0)
+                held[name], train = train[sides.valid], train[sides.train]
+        if codecs is None:
+            texts = (_text(found.tokens[k]) for k in train)
+            vocabulary = build_vocabulary("word", texts, min_count=options.min_count or 2, tokenised=True)
+            codecs = Codecs(vocabulary, tags)
+        whole = _encoded(found, codecs)
+        parts = {name: whole.take(rows) for name, rows in held.items()}
+        for name in ("valid", "test"):
+            path = getattr(options, name)
+            if path is not None:
+                parts[name] = _encoded(self._read([path]), codecs)
+        training = whole.take(train)
+        sizes = {"tokens": int(training.lengths.sum()), "vocabulary": codecs.inputs.size, "tags": len(tags)}
+        counts = {"train": len(training), **{name: len(part) for name, part in parts.items()}, **sizes}
+        digest = "".join(part.digest for part in (training, *parts.values()))
+        return Data(found.name, codecs, training, parts["valid"], parts.get("test"), digest, counts)
+
+    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
+        """See `Task.read`."""
+        return _encoded(self._read(paths), codecs)
+
+    def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
+        """See `Task.read_inputs`; no tags are read."""
+        return _encoded(self._read(paths, with_tags=False), codecs)
+
+    def interface(self, codecs: Codecs) -> Interface:
+        """See `Task.interface`."""
+        return Interface("embedding", codecs.inputs.size, Categorical(len(codecs.targets)))
+
+    def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
+        """Accuracy over tokens; for span tags (`B-PER`, `I-PER`, `O`) also the F1 of spans."""
+        from torchmetrics.classification import MulticlassAccuracy
+
+        from throughtime.tasks.metrics import SpanF1
+
+        names = codecs.targets.names
+        found: dict[str, Metric] = {"accuracy": MulticlassAccuracy(len(names), average="micro")}
+        if is_tagging(names):
+            found["span_f1"] = SpanF1(names)
+        return found
+
+    def figures(self, figures: Figures, part: Sequences) -> Figures:
+        """See `Task.figures`: `loss` in nats per token, `accuracy`, `span_f1` for span tags, and how many `tokens`."""
+        found = {name: value for name, value in figures.items() if name != "terms"}
+        return {**found, "tokens": int(figures["terms"])}
+
+    def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
+        """See `Task.figure_rows`."""
+        rows = [("accuracy", f"{figures['accuracy']:.2%}")]
+        if "span_f1" in figures:
+            rows.append(("span F1", f"{figures['span_f1']:.4f}"))
+        if "loss" in figures:
+            rows.append(("loss", f"{figures['loss']:.4f} nats per token"))
+        if "tokens" in figures:
+            rows.append(("tokens", f"{figures['tokens']:,.0f}"))
+        return rows
+
+    def data_in_words(self, counts: Mapping[str, int]) -> str:
+        """See `Task.data_in_words`."""
+        return f"sequences: {super().data_in_words(counts)}; {counts['tags']:,} tags"
+
+    def baselines(self, data: Data[Sequences]) -> Mapping[str, Any]:
+        """The most frequent tag, and that of each token of the vocabulary."""
+        shape = data.codecs.inputs.size, len(data.codecs.targets)
+        counts = np.zeros(shape, np.int64)
+        for ids, tags in zip(data.train.inputs, data.train.targets, strict=True):
+            np.add.at(counts, (ids, tags), 1)
+        majority = int(counts.sum(0).argmax())
+        by_token = np.where(counts.any(1), counts.argmax(1), majority)
+        return {"majority": majority, "by_token": by_token.tolist()}
+
+    def baseline_figures(self, fitted: Mapping[str, Any], part: Sequences, codecs: Codecs) -> dict[str, Figures]:
+        """Each token's most frequent tag, and the most frequent tag whatever the token."""
+        names, by_token = codecs.targets.names, np.asarray(fitted["by_token"])
+        majority = np.full_like(by_token, fitted["majority"])
+        true = np.concatenate(list(part.targets))
+        found = {}
+        for name, table in {
+            "each token's most frequent tag": by_token,
+            f"always {names[majority[0]]}": majority,
+        }.items():
+            guesses = [table[ids] for ids in part.inputs]
+            found[name] = {"accuracy": float((np.concatenate(guesses) == true).mean())}
+            if is_tagging(names):
+                as_tags = [[codecs.targets.decode(ids) for ids in side] for side in (part.targets, guesses)]
+                found[name]["span_f1"] = span_f1(*as_tags)
+        return found
+
+    def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
+        """The likeliest tag of each token."""
+        output = Categorical(len(codecs.targets))
+        assert isinstance(part, TaggedSequences)
+
+        def rows() -> Iterator[list[Any]]:
+            for name, tokens, raw in zip(part.names, part.tokens, all_raw_outputs(model, part), strict=True):
+                for token, tag in zip(tokens, codecs.targets.decode(output.predict(raw)), strict=True):
+                    yield [name, token, tag]
+
+        return Prediction(("sequence", "token", "tag"), rows())
+
+    def _read(self, paths: Sequence[str | Path], *, with_tags: bool = True) -> Tagged:
+        options = self.options
+        return read_tagged(
+            paths,
+            token_column=options.token_column,
+            tag_column=options.tag_column if with_tags else None,
+            sentence_column=options.sentence_column,
+            encoding_errors=options.encoding_errors,
+        )
+
+
+def _text(tokens: Sequence[str]) -> str:
+    """Tokens as a text that the vocabulary splits into the same tokens, those with spaces in them too."""
+    return " ".join(re.sub(r"\s", "_", token) for token in tokens) + " "
+
+
+def _encoded(found: Tagged, codecs: Codecs) -> TaggedSequences:
+    """Tokens and tags as ids; where there are no tags, the targets are 0."""
+    return TaggedSequences(
+        [np.asarray(codecs.inputs.encode(_text(tokens)), np.int64) for tokens in found.tokens],
+        [codecs.targets.encode(tags) if any(tags) else np.zeros(len(tags), np.int64) for tags in found.tags],
+        names=found.names,
+        tokens=found.tokens,
+    )
