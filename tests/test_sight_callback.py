@@ -173,19 +173,27 @@ def test_a_loss_of_the_last_step_alone_is_followed_from_there(tmp_path):
     assert watch.flow.steps.tolist() == [STEPS - 1]
 
 
-def test_it_works_on_the_module_that_train_uses(tmp_path):
-    from throughtime.data import Streams
-    from throughtime.nn.language_model import LanguageModel
-    from throughtime.training.config import TrainConfig
-    from throughtime.training.module import TrainingModule
-    from throughtime.training.record import Plan
+class LanguageModelInTraining(lightning.LightningModule):
+    """A language model whose recurrent layers look its symbols up themselves."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = LanguageModel(SYMBOLS, Recurrent("lstm", 4, 5))
+
+    def training_step(self, batch, batch_idx):
+        total, _ = self.model.loss(batch[:-1], batch[1:])
+        return total / batch[1:].numel()
+
+    def train_dataloader(self):
+        return [torch.randint(SYMBOLS, (9, 4)) for _ in range(3)]
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_it_works_on_a_language_model(tmp_path):
     torch.manual_seed(0)
-    model = LanguageModel(SYMBOLS, Recurrent("lstm", 4, 5))
-    config = TrainConfig.of(cell="lstm", hidden_size=5, num_layers=1, window=8, batch=4)
-    ids = torch.randint(SYMBOLS, (400,)).numpy().astype(np.uint8)
-    fields = {name: 3 for name, field in Plan.model_fields.items() if field.is_required()}
-    module = TrainingModule(model, config, Plan.model_validate(fields | {"steps": 3}), Streams(ids, 4, 8))
+    module = LanguageModelInTraining()
     watch = GradientWatch(every=1)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
