@@ -2,8 +2,8 @@
 
     python benchmarks/japanese_vowels.py [--random-state N]
 
-It needs aeon, which brings the data: pip install aeon. The data are nine speakers' recordings of two vowels, as series of
-7 to 29 steps with 12 features: 270 cases for training and 370 for the test (Kudo, Toyama & Shimbo 1999).
+It needs aeon, which brings the data: pip install aeon. The data are nine speakers' recordings of two vowels, as series
+of 7 to 29 steps with 12 features: 270 cases for training and 370 for the test (Kudo, Toyama & Shimbo 1999).
 """
 
 from __future__ import annotations
