@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from throughtime import cells
     from throughtime.checking import check
     from throughtime.engines.native import release_memory
+    from throughtime.estimators import SequenceClassifier, SequenceRegressor
     from throughtime.exchange.keras_in import from_keras
     from throughtime.exchange.onnx.reading import from_onnx
     from throughtime.exchange.onnx.writing import to_onnx
@@ -32,6 +33,8 @@ _HOMES = {
     "cells": "throughtime.cells",
     "check": "throughtime.checking",
     "release_memory": "throughtime.engines.native",
+    "SequenceClassifier": "throughtime.estimators",
+    "SequenceRegressor": "throughtime.estimators",
     "from_keras": "throughtime.exchange.keras_in",
     "from_onnx": "throughtime.exchange.onnx.reading",
     "to_onnx": "throughtime.exchange.onnx.writing",
@@ -64,13 +67,14 @@ _HOMES = {
 
 # The extra that installs each package which a base installation lacks.
 _EXTRAS = {"torch": "torch", "onnx": "onnx"} | dict.fromkeys(
-    ("jinja2", "lightning", "plotly", "pydantic", "rich", "tokenizers", "typer"), "train"
+    ("jinja2", "lightning", "plotly", "pydantic", "rich", "sklearn", "tokenizers", "typer"), "train"
 )
 
 __all__ = [
-    "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "Stream", "accelerate",
-    "cell", "cells", "check", "edit", "evaluate", "fit", "freeze", "from_keras", "from_onnx", "from_torch", "load",
-    "predict", "record", "release_memory", "restore", "sample", "save", "to_onnx", "to_torch", "train",
+    "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "SequenceClassifier",
+    "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "check", "edit", "evaluate", "fit", "freeze",
+    "from_keras", "from_onnx", "from_torch", "load", "predict", "record", "release_memory", "restore", "sample",
+    "save", "to_onnx", "to_torch", "train",
 ]  # fmt: skip
 
 
@@ -85,7 +89,7 @@ def __getattr__(name: str) -> Any:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:
             raise
-        extra = "train" if home == "throughtime.training" else _EXTRAS[package]
+        extra = "train" if home in ("throughtime.estimators", "throughtime.training") else _EXTRAS[package]
         # Not an AttributeError: `from throughtime import ...` would replace its message by one of its own.
         raise ImportError(
             f"throughtime.{name} needs {package}: pip install 'throughtime[{extra}]'", name=error.name

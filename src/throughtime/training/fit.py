@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,7 @@ from throughtime.nn.recurrent import State
 from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Task
-from throughtime.training.callbacks import CHECKPOINT, LATE, STOP, BestWeights, Callback, Validation
+from throughtime.training.callbacks import CHECKPOINT, LATE, STOP, BestWeights, Callback, Deadline, Validation
 from throughtime.training.config import TrainConfig
 from throughtime.training.evaluation import OnDevice
 from throughtime.training.fabric import make_fabric
@@ -253,6 +253,7 @@ def fit(
     callbacks: Iterable[Callback] = (),
     *,
     cell: Cell | None = None,
+    keep: Literal["best", "last"] = "best",
 ) -> SequenceModel:
     """Trains a network without writing anything.
 
@@ -262,9 +263,11 @@ def fit(
         config: the options of network and training; the task's usual ones if not given.
         callbacks: called between steps, after the validation.
         cell: a cell of your own; the one that `config` names if not given.
+        keep: "best" keeps the weights that were best on the held-out data, "last" those after the last step, without
+            any validation.
 
     Returns:
-        The network with the weights that were best on the held-out data, in evaluation mode.
+        The network in evaluation mode.
 
     Raises:
         TrainingError: an option means nothing, or training can't go on.
@@ -278,6 +281,7 @@ def fit(
     data = task.prepare() if data is None else data
     started = time.monotonic()
     best = BestWeights()
+    own: list[Callback] = [Deadline()] if keep == "last" else [Deadline(), Validation(), best]
     with settings_kept(config.training):
         interface = task.interface(data.codecs)
         torch.manual_seed(config.training.seed)
@@ -285,8 +289,9 @@ def fit(
         model = build_model(config.network, programs, interface, config.training.engine)
         model.task = task.describe(data.codecs, task.baselines(data))
         plan = make_plan(task, data, config, model, started)
-        Fit(task, data, config, plan, model, [Validation(), best, *callbacks]).run()
-    model.load_state_dict(best.weights)
+        Fit(task, data, config, plan, model, [*own, *callbacks]).run()
+    if keep == "best":
+        model.load_state_dict(best.weights)
     return model.eval()
 
 
