@@ -76,7 +76,7 @@ def results(module: nn.Module) -> list[torch.Tensor]:
     """All that a module gives for some input."""
     torch.manual_seed(1)
     x = torch.randn(STEPS, ROWS, INPUT, dtype=next(module.parameters()).dtype)
-    given = torch.randint(6, (STEPS, ROWS)) if isinstance(module, LanguageModel) else x
+    given = torch.randint(6, (STEPS, ROWS)) if isinstance(module, SequenceModel) else x
     with torch.no_grad():
         found = module(x[0] if isinstance(module, nn.RNNCellBase) else given)
     return flat(found)
@@ -247,7 +247,7 @@ def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     overlapping.weight_h_l0, overlapping.weight_h_l1 = nn.Parameter(both[:3]), nn.Parameter(both[1:])
     mixed = nn.Sequential(nn.Linear(2, 2), throughtime.GRU(2, 3))
     for module, told in [
-        (nn.Linear(2, 3), r"one of Recurrent, LanguageModel, .*got Linear: .*torch\.save\(module\.state_dict"),
+        (nn.Linear(2, 3), r"one of Recurrent, SequenceModel, .*got Linear: .*torch\.save\(module\.state_dict"),
         (nn.LSTM(2, 3), r"got LSTM: throughtime\.accelerate"),
         (mixed, r"got Sequential: .*throughtime\.save\(module\.get_submodule\('1'\), path\)"),
         (Sub("gru", 2, 3), r"got Sub: .*state_dict"),

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 
 from throughtime import Recurrent, cells
 from throughtime.errors import UserError
+from throughtime.nn.language_model import LanguageModel
 from throughtime.sight import GradientWatch, advice, gradient_flow, horizon
 
 SYMBOLS, STEPS = 6, 12
@@ -185,7 +186,7 @@ class LanguageModelInTraining(lightning.LightningModule):
         return total / batch[1:].numel()
 
     def train_dataloader(self):
-        return [torch.randint(SYMBOLS, (9, 4)) for _ in range(3)]
+        return DataLoader([torch.randint(SYMBOLS, (9, 4)) for _ in range(3)], batch_size=None)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)

@@ -24,6 +24,8 @@ from throughtime.sight import (
     timescale,
 )
 from throughtime.training import evaluate
+from throughtime.training.again import data_of
+from throughtime.training.evaluation import measured
 
 SMALL = {"hidden": 8, "layers": 1}
 
@@ -59,13 +61,8 @@ def test_runs_are_compared_on_a_text_and_their_loss_is_that_of_evaluation(run, t
 
 def test_without_a_text_a_run_reads_what_was_held_out(run):
     found = compare(run, "gru", window=10, **SMALL)
-    assert found.a.loss == pytest.approx(evaluate(run, run_text(run))["loss"], rel=0.2)
-
-
-def run_text(run):
-    from throughtime.training.again import data_of
-
-    return data_of(run).valid
+    held_out = measured(run.model(), run.task, data_of(run).valid)
+    assert found.a.loss == pytest.approx(held_out["loss"], rel=0.2)
 
 
 def test_any_models_are_compared_on_what_they_take():

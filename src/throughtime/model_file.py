@@ -211,12 +211,24 @@ def _reading(path: Path, framework: str) -> Iterator[Any]:
         kind = "is no file" if path.exists() else "there is no such file"
         raise ModelError(f"{path}: {kind}{nearest(path.name, siblings)}")
     try:
-        with safe_open(str(path), framework) as file:
+        with _openable(path) as name, safe_open(name, framework) as file:
             yield file
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged, or is no file of safetensors: {error}.") from None
+
+
+@contextmanager
+def _openable(path: Path) -> Iterator[str]:
+    """A name by which safetensors can open a file; it refuses names that are not UTF-8."""
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        with path.open("rb") as file:
+            yield f"/dev/fd/{file.fileno()}"
+    else:
+        yield str(path)
 
 
 def save(module: nn.Module, path: str | os.PathLike[str]) -> None:

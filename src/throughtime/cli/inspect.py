@@ -9,6 +9,7 @@ import typer
 
 from throughtime.cli.output import show_json, show_rows, starting
 from throughtime.errors import UserError
+from throughtime.tasks.text import Text
 
 if TYPE_CHECKING:
     from throughtime.data.text import Progress
@@ -57,6 +58,7 @@ def inspect(
     if text is not None and data:
         raise UserError(f"--text and {' '.join(data)} are two texts: give one of them")
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    Text.required_of(opened, "inspect")
     path = out if out is not None else run / "inspect.html"
     with starting():
         from throughtime.sight.report.collect import collect

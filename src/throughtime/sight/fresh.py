@@ -73,9 +73,10 @@ def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | N
     Raises:
         UserError: if the text can't be read, or is too short.
     """
+    from throughtime.tasks.text import Text
     from throughtime.training.again import data_of
 
-    _require_text(run)
+    Text.required_of(run, "the gradient's reach")
     if data is not None:
         part = run.task.read(data, run.description.codecs)
     else:
@@ -87,8 +88,3 @@ def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | N
     apart = part.symbols // streams
     ids = [np.asarray(part.ids[k * apart : k * apart + min(apart, steps + 1)]) for k in range(streams)]
     return torch.from_numpy(np.stack(ids, 1).astype(np.int64))
-
-
-def _require_text(run: Run) -> None:
-    if run.task.name != "text":
-        raise UserError(f"{run.path} is a run of task {run.task.name}; a network that was trained on text is wanted")

@@ -14,10 +14,13 @@ __all__ = ["Task", "chosen", "get", "names"]
 # Where the data speak for several tasks, the first is chosen: a folder of folders of MIDI files is for notes.
 _HOMES = {name: f"throughtime.tasks.{name}" for name in ("text", "notes", "tag", "classify")}
 
+# Tasks that are chosen by other means than their name.
+_UNLISTED = dict.fromkeys(("array-classification", "array-regression"), "throughtime.tasks.arrays")
+
 
 def names() -> list[str]:
-    """The names of all tasks: the built-in ones, and those whose Python has been run."""
-    return list(dict.fromkeys([*_HOMES, *registered()]))
+    """The names that a user can choose from: the built-in tasks, and those whose Python has been run."""
+    return [name for name in dict.fromkeys([*_HOMES, *registered()]) if name not in _UNLISTED]
 
 
 def get(name: str) -> type[Task[Any]]:
@@ -26,8 +29,9 @@ def get(name: str) -> type[Task[Any]]:
     Raises:
         TrainingError: if there is none.
     """
-    if name in _HOMES:
-        import_module(_HOMES[name])
+    home = (_HOMES | _UNLISTED).get(name)
+    if home is not None:
+        import_module(home)
     try:
         return registered()[name]
     except KeyError:

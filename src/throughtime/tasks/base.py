@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from throughtime.codecs import Codecs
 from throughtime.data.batch import Batch
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.outputs import Output
+    from throughtime.runs import Run
 
 Figures = dict[str, float]
 """What was measured, by name."""
@@ -150,6 +151,22 @@ class Task(ABC, Generic[S]):
         super().__init_subclass__(**options)
         if "name" in vars(cls):
             _registered[cls.name] = cls
+
+    @classmethod
+    def required_of(cls, run: Run, what: str) -> Self:
+        """The task of a run, if it is this one.
+
+        Args:
+            run: the run.
+            what: what wants it, for the message.
+
+        Raises:
+            UserError: the run is of another task.
+        """
+        task = run.task
+        if not isinstance(task, cls):
+            raise UserError(f"{run.path} is a run of task {task.name}; {what} takes runs of task {cls.name}")
+        return task
 
     @classmethod
     def of_description(cls, description: TaskDescription) -> Task[Any]:

@@ -18,7 +18,7 @@ from throughtime.errors import DataError, UserError
 from throughtime.outputs import Bernoulli
 from throughtime.paths import display_path
 from throughtime.spelling import option
-from throughtime.tasks.base import Data, Figures, Generative, Interface, Prediction, Progress
+from throughtime.tasks.base import Data, Figures, Generative, Interface, Prediction, Progress, require_known
 from throughtime.tasks.options import TaskOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 
@@ -188,8 +188,7 @@ class Notes(SequenceTask, Generative[Sequences]):
         """
         import torch
 
-        for name in draw:
-            raise UserError(f"{option(name)} is not an option for notes; use {option('temperature')}")
+        require_known(draw, "temperature")
         if length < 0:
             raise UserError(f"{option('length')} must be at least 0, got {length}")
         output, generator = Bernoulli(KEYS), np.random.default_rng(seed)

@@ -85,8 +85,7 @@ def train(
     undo: list[Callable[[], None]] = []
 
     def begin() -> Path:
-        _log.info("task: %s%s", chosen.name, why and f" ({why})")
-        begun.append(_begin(start, started, display, undo))
+        begun.append(_begin(start, why, started, display, undo))
         return begun[0][0].path
 
     try:
@@ -148,7 +147,9 @@ def resume(
         return _to_the_end(opened, data, display)
 
 
-def _begin(start: Start, started: float, display: Display, undo: list[Callable[[], None]]) -> tuple[Run, Data[Any]]:
+def _begin(
+    start: Start, why: str, started: float, display: Display, undo: list[Callable[[], None]]
+) -> tuple[Run, Data[Any]]:
     """Reads the data, settles the plan and writes the run's directory; `undo` gets a function that removes it again."""
     config = start.config
     training = config.training
@@ -156,6 +157,7 @@ def _begin(start: Start, started: float, display: Display, undo: list[Callable[[
         require_new(Path(training.out))
     task = tasks.get(config.task.task)(config.task)
     data = task.prepare(display.progress, start.codecs)
+    _log.info("task: %s%s", task.name, why and f" ({why})")
     for note in data.notes:
         _log.warning("%s", note)
     interface = task.interface(data.codecs)

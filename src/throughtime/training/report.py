@@ -42,7 +42,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
     from throughtime.sight.report.data import ReportData
 
     result, task = run.result, run.task
-    figures = result["valid"] if result else None
+    figures = {name: value for name, value in (result or {"valid": {}})["valid"].items() if name != "baselines"}
     rows = task.figure_rows(figures) if figures else []
     return ReportData(
         title=f"How {run.path.resolve().name} learned",

@@ -1,0 +1,217 @@
+"""Labels: what is learned from folders and tables, what is measured, and what is told when it can't be."""
+
+import csv
+import json
+import math
+import random
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import accuracy_score, f1_score
+from test_train_resume import same
+from torch.nn import functional
+
+import throughtime
+from throughtime.cli.main import main
+from throughtime.errors import TrainingError, UserError
+from throughtime.runs import Run
+from throughtime.streaming import Stream
+from throughtime.training import resume
+from throughtime.training.again import data_of
+from throughtime.training.fit import Fit
+
+TINY = {"hidden_size": 10, "batch": 16, "dropout": 0.2, "engine": "reference", "threads": 1, "progress": False}
+
+
+@pytest.fixture(scope="module")
+def names(tmp_path_factory):
+    """A folder with a file for each label: words of vowels and of consonants, and few that are mixed."""
+    folder, draw = tmp_path_factory.mktemp("names"), random.Random(1)
+    for label, letters, count in (("vowels", "aeiou", 90), ("consonants", "bcdfg", 60), ("mixed", "aebc", 12)):
+        words = ["".join(draw.choice(letters) for _ in range(draw.randint(2, 9))) for _ in range(count)]
+        (folder / f"{label}.txt").write_text("\n".join(words) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def run(names, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "run"
+    return throughtime.train(data=names, task="classify", epochs=15, lr=0.02, test_share=0.2, out=out, **TINY)
+
+
+def test_it_learns_and_its_figures_are_scikit_learns(run):
+    data = data_of(run)
+    raw = torch.stack([run.model()(torch.from_numpy(ids)[:, None])[0][0] for ids in data.test.inputs])
+    targets = torch.from_numpy(data.test.targets)
+    found = run.result["test"]
+    # float32: sums over a batch in another order.
+    assert found["loss"] == pytest.approx(functional.cross_entropy(raw, targets).item(), rel=1e-4)
+    predicted = raw.argmax(1)
+    assert found["accuracy"] == pytest.approx(accuracy_score(targets, predicted), abs=1e-6)
+    assert found["macro_f1"] == pytest.approx(f1_score(targets, predicted, average="macro"), abs=1e-6)
+    assert found["accuracy"] > 0.85 > found["baselines"]["always vowels"]["accuracy"]
+    counts = run.record.data.counts
+    assert counts == {"train": 114, "valid": 16, "test": 32, "labels": 3}
+    assert run.metrics()[-1]["valid_accuracy"] == pytest.approx(
+        throughtime.training.evaluation.measured(run.model(), run.task, data.valid)["accuracy"], abs=0.2
+    )
+
+
+def test_the_weights_are_those_of_the_best_accuracy(run):
+    best = {row["step"]: row["valid_accuracy"] for row in run.metrics() if row["valid_accuracy"] is not None}
+    assert best[run.result["best_step"]] == max(best.values())
+
+
+def test_predictions_are_a_table(run, names, tmp_path, capsys):
+    (tmp_path / "new.txt").write_text("aeiou\nbcdfg\n")
+    out = tmp_path / "found.csv"
+    assert main(["predict", str(run.path), str(tmp_path / "new.txt"), "--out", str(out)]) == 0
+    with out.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["label"] for row in rows] == ["vowels", "consonants"]
+    for row in rows:
+        assert math.fsum(float(row[name]) for name in ("vowels", "consonants", "mixed")) == pytest.approx(1, abs=1e-6)
+    assert main(["predict", str(run.path), str(tmp_path / "new.txt"), "--out", str(tmp_path / "found.jsonl")]) == 0
+    lines = (tmp_path / "found.jsonl").read_text().splitlines()
+    assert [json.loads(line)["label"] for line in lines] == ["vowels", "consonants"]
+    assert main(["predict", str(run.path), str(tmp_path / "new.txt"), "--out", str(tmp_path / "found.xls")]) == 2
+    assert ".csv, .tsv, .jsonl" in capsys.readouterr().err
+
+
+def test_evaluation_has_the_baseline_beside_it(run, names, capsys):
+    assert main(["evaluate", str(run.path), str(names), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["baselines"]["always vowels"]["accuracy"] == pytest.approx(90 / 162)
+    assert main(["evaluate", str(run.path), str(names)]) == 0
+    assert "always vowels: accuracy 55.56%" in capsys.readouterr().out
+
+
+def test_a_stream_needs_no_torch_to_classify(run):
+    stream = Stream(run.path)
+    codecs = stream.task.codecs
+    for word, label in (("aeiou", "vowels"), ("bcdfg", "consonants")):
+        stream.reset()
+        for symbol in codecs.inputs.encode(word):
+            raw = stream.step(int(symbol))
+        assert codecs.targets.names[int(stream.output.predict(raw))] == label
+        assert stream.output.probabilities(raw).sum() == pytest.approx(1)
+
+
+def test_a_run_says_what_it_is(run, capsys):
+    assert main(["info", str(run.path)]) == 0
+    shown = capsys.readouterr().out
+    assert "classify: tell which label a sequence has" in shown
+    assert "114 for training, 16 for validation, 32 for the test; 3 labels" in shown
+    assert run.report.is_file()
+
+
+@pytest.mark.parametrize("bidirectional", [False, True])
+def test_stopped_it_goes_on_bit_for_bit(names, tmp_path, monkeypatch, bidirectional):
+    options = {"data": names, "task": "classify", "steps": 30, "bidirectional": bidirectional, **TINY}
+    whole = throughtime.train(out=tmp_path / "whole", **options)
+    original = Fit._advance
+
+    def then_stop(self, batch):
+        if self.step == 17:
+            raise KeyboardInterrupt
+        original(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fit, "_advance", then_stop)
+        patched.setattr("throughtime.training.callbacks._CHECKPOINT_SECONDS", 0)
+        with pytest.raises(TrainingError, match="--resume"):
+            throughtime.train(out=tmp_path / "run", **options)
+    assert same(resume(tmp_path / "run", progress=False), whole)
+
+
+def test_class_weights_make_rare_labels_count_as_much(names, tmp_path):
+    run = throughtime.train(
+        data=names, task="classify", class_weights="balanced", steps=2, out=tmp_path / "run", **TINY
+    )
+    train = data_of(run).train
+    sums = np.bincount(train.targets, train.weights)
+    assert sums == pytest.approx(np.full(3, len(train) / 3), rel=1e-6)  # float32
+
+
+def test_a_table_of_numbers(tmp_path):
+    draw = np.random.default_rng(0)
+    rows = ["id,t,x,y,kind"]
+    for k in range(60):
+        sign, kind = (1, "up") if k % 2 else (-1, "down")
+        for t in range(int(draw.integers(3, 9))):
+            rows.append(f"{k},{t},{sign * t + draw.normal():.3f},{draw.normal():.3f},{kind}")
+    table = tmp_path / "table.csv"
+    table.write_text("\n".join(rows) + "\n")
+    columns = {"label": "kind", "group": "id", "time": "t"}
+    run = throughtime.train(data=table, epochs=15, lr=0.02, out=tmp_path / "run", **columns, **TINY)
+    assert run.task.name == "classify"
+    assert run.result["valid"]["accuracy"] >= 5 / 6
+    stream = Stream(run)
+    assert stream.step(stream.task.codecs.inputs.encode(np.zeros((1, 2)))[0]).shape == (2,)
+
+
+def test_the_task_is_guessed_and_named(tmp_path, capfd):
+    for label in ("a", "b"):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for k in range(8):
+            (tmp_path / "data" / label / f"{k}.txt").write_text(label * (k + 1))
+    options = TINY | {"progress": True, "steps": 1, "out": tmp_path / "run"}
+    throughtime.train(data=tmp_path / "data", **options)
+    assert capfd.readouterr().err.startswith("task: classify (a folder with one folder for each label)\n")
+
+
+def test_a_run_of_another_task_is_refused(run, capsys):
+    assert main(["sample", str(run.path)]) == 2
+    assert "is a run of task classify, whose network draws nothing" in capsys.readouterr().err
+    for command in (["inspect", str(run.path), "--text", "abc"], ["horizon", str(run.path)]):
+        assert main(command) == 2
+        assert "task classify" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("files", "told"),
+    [
+        ({"a.txt": "x\ny\n", "b.txt": ""}, "b.txt"),
+        ({"a.txt": "x\ny\n"}, "1 label"),
+        ({"a.txt": "x\ny\n", "b.txt": b"caf\xe9\n"}, "b.txt"),
+    ],
+)
+def test_bad_folders_are_told_and_nothing_is_written(files, told, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name, content in files.items():
+        (tmp_path / "data" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(UserError, match=told):
+        throughtime.train(data=tmp_path / "data", task="classify", out=tmp_path / "run", **TINY)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_class_with_one_member_is_trained_on_and_told(tmp_path, capfd):
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "a.txt").write_text("x\n" * 30)
+    (tmp_path / "data" / "b.txt").write_text("y\n" * 30)
+    (tmp_path / "data" / "rare.txt").write_text("z\n")
+    options = TINY | {"progress": True}
+    run = throughtime.train(data=tmp_path / "data", task="classify", steps=1, out=tmp_path / "run", **options)
+    assert "rare" in capfd.readouterr().err
+    assert Run.open(run.path).description.codecs.targets.names == ("a", "b", "rare")
+
+
+def test_unseen_labels_are_told(run, tmp_path):
+    (tmp_path / "vowels.txt").write_text("aei\n")
+    (tmp_path / "digits.txt").write_text("123\n")
+    with pytest.raises(UserError, match="digits"):
+        throughtime.evaluate(run, tmp_path)
+
+
+def test_options_that_do_not_fit_are_told(names, tmp_path):
+    for options, told in (
+        ({"tie": True}, "predict the symbols that they read"),
+        ({"window": 5}, "window is an option of text"),
+        ({"label": "kind"}, "not a table"),
+        ({"valid_share": 0.9, "test_share": 0.2}, "share"),
+    ):
+        with pytest.raises(UserError, match=told):
+            throughtime.train(data=names, task="classify", out=tmp_path / "run", steps=1, **options, **TINY)
+    with pytest.raises(TrainingError, match="bidirectional: this network predicts what comes next"):
+        throughtime.train(data=names, task="text", bidirectional=True, out=tmp_path / "run", **TINY)
