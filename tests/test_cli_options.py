@@ -44,7 +44,7 @@ def test_there_are_flags_of_both_kinds():
 
 
 def test_every_boolean_option_of_training_can_be_switched_off():
-    groups = (NetworkOptions, TrainingOptions, *(tasks.get(name).Options for name in tasks.names()))
+    groups = (NetworkOptions, TrainingOptions, *(tasks.get(name).Options for name in tasks.BUILT_IN))
     booleans = {name for group in groups for name, field in group.model_fields.items() if field.annotation is bool}
     assert booleans == {p.values[1].name for p in flags() if p.values[0] == "train" and p.values[1].secondary_opts}
 

@@ -95,7 +95,7 @@ def test_messages_spell_options_as_on_the_command_line_there():
     ]
 
 
-GROUPS = (NetworkOptions, TrainingOptions, *(tasks.get(name).Options for name in tasks.names()))
+GROUPS = (NetworkOptions, TrainingOptions, *(tasks.get(name).Options for name in tasks.BUILT_IN))
 
 
 def test_the_typed_options_of_train_are_the_fields_of_the_configuration():

@@ -23,7 +23,7 @@ READ_AT_ONCE = 256
 class SequenceTask(Task[Sequences]):
     """A task whose data are separate sequences, with a target each or a target for each step."""
 
-    defaults: ClassVar = {"batch": 64, "hidden_size": 128, "dropout": 0.3, "epochs": 20}
+    defaults: ClassVar = {"batch": 64, "hidden_size": 256, "dropout": 0.5, "epochs": 20}
 
     def batches(self, part: Sequences, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Buckets:
         """Batches of sequences of similar length, in an order of its own in each epoch."""

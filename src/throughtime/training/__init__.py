@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from throughtime.training.callbacks import Callback
     from throughtime.training.config import TrainConfig
     from throughtime.training.evaluation import evaluate
-    from throughtime.training.fit import fit
+    from throughtime.training.fitting import fit
     from throughtime.training.loop import resume, train
     from throughtime.training.options import TrainOptions
     from throughtime.training.using import predict, sample
@@ -19,7 +19,7 @@ _HOMES = {
     "TrainConfig": "config",
     "TrainOptions": "options",
     "evaluate": "evaluation",
-    "fit": "fit",
+    "fit": "fitting",
     "predict": "using",
     "resume": "loop",
     "sample": "using",
