@@ -1,0 +1,63 @@
+"""The layers of the package: a module imports from its own layer and those below, and not in a circle."""
+
+import ast
+from graphlib import TopologicalSorter
+from pathlib import Path
+
+import throughtime
+
+ROOT = Path(throughtime.__file__).parent
+LAYERS = [
+    {"arrays", "errors", "files", "levels", "markdown", "options", "packages", "paths", "spelling"},
+    {"language", "program"},
+    {"cells"},
+    {"codecs", "engines", "outputs", "stored", "task_description"},
+    {"data", "model_file"},
+    {"checking", "nn", "streaming"},
+    {"tasks"},
+    {"exchange", "runs", "sight", "training"},
+    {"estimators"},
+    {"bench", "cli"},
+]
+RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}
+
+
+def modules():
+    for path in ROOT.rglob("*.py"):
+        parts = path.relative_to(ROOT.parent).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts), path
+
+
+NAMES = {name for name, _ in modules()}
+
+
+def imported(path):
+    """The package's modules that a module imports when it is itself imported: not for types, nor within functions."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "throughtime":
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield inner if inner in NAMES else node.module
+
+
+def part(name):
+    return name.split(".")[1] if "." in name else ""
+
+
+def test_every_part_has_a_layer():
+    assert {part(name) for name in NAMES} - {"", "__main__"} <= RANKS.keys()
+
+
+def test_imports_go_downward_only():
+    upward = [
+        f"{name} imports {other}"
+        for name, path in modules()
+        for other in imported(path)
+        if part(name) in RANKS and part(other) and RANKS[part(other)] > RANKS[part(name)]
+    ]
+    assert upward == []
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {name: {other for other in imported(path) if other != "throughtime"} - {name} for name, path in modules()}
+    TopologicalSorter(graph).prepare()
