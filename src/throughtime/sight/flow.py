@@ -247,7 +247,7 @@ def _steps(steps: Iterable[int] | None, runs: list[Seen]) -> Array:
     if max(run.tape.steps for run in runs) > length:
         raise UserError("the model's recurrent modules run over different numbers of steps: look at one of them alone.")
     with_loss = np.unique(np.concatenate([steps_with_a_loss(run) for run in runs]))
-    if not len(with_loss):
+    if steps is None and not len(with_loss):
         raise UserError("no gradient arrives: the loss does not change with what the recurrent layers give.")
     chosen = with_loss if steps is None else np.array(list(steps))
     if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind != "i":

@@ -199,7 +199,7 @@ def _total_of_sequences(
     if loss is not None:
         return loss(given)
     if isinstance(model.head.output, Categorical):
-        nats: Tensor = -given[0].log_softmax(-1).amax(-1).sum()
+        nats: Tensor = -given[0].double().log_softmax(-1).amax(-1).sum()  # float32 rounds small gradients to 0
         return nats
     return _squares(cuts)
 
