@@ -44,7 +44,13 @@ class Interest:
         return np.argsort(-self.scores, kind="stable")
 
 
-def interest(values: Any, text: str | Sequence[str] | None, more: Mapping[str, Any] | None = None) -> Interest:
+def interest(
+    values: Any,
+    text: str | Sequence[str] | None,
+    more: Mapping[str, Any] | None = None,
+    *,
+    along: bool = True,
+) -> Interest:
     """How interesting each unit is for a text: how well it follows something that has a name.
 
     The score of a unit u is the largest over features f of a text of (I(u; f) - chance) / H(f): the share of what there
@@ -61,6 +67,7 @@ def interest(values: Any, text: str | Sequence[str] | None, more: Mapping[str, A
         text: the text that was read, one character or one symbol of it for each step; None if it was no text.
         more: further features at each step, `[T]`: booleans under a name such as "at nouns", or counts under the name
             of what they run along, such as "the sequence".
+        along: whether counts along a line, a word and the like are features of the text.
 
     Returns:
         The scores and what each unit follows.
@@ -72,7 +79,11 @@ def interest(values: Any, text: str | Sequence[str] | None, more: Mapping[str, A
     array = as_array(values, "values", "T B H")
     array = as_array(array[:, 0] if array.shape[1] == 1 else array, "values of one row", "T H")
     symbols = None if text is None else pieces(text, len(array))
-    found = [] if symbols is None else [(f, m) for f in FEATURES if _occurs(m := measured(f, symbols))]
+    found = (
+        []
+        if symbols is None
+        else [(f, m) for f in FEATURES if (along or not f.along) and _occurs(m := measured(f, symbols))]
+    )
     for name, measure in (more or {}).items():
         measure = np.asarray(measure)
         counts = measure.dtype.kind != "b"
@@ -80,7 +91,7 @@ def interest(values: Any, text: str | Sequence[str] | None, more: Mapping[str, A
             raise UserError(f"a feature must have a value at each of {len(array)} steps, got {list(measure.shape)}.")
         if _occurs(measure.astype(np.int64)):
             # A count along a sequence is half as telling as an answer.
-            feature = Feature(name, np.asarray, along=name if counts else None, memory=not counts)
+            feature = Feature(name, np.asarray, name if counts else None, memory=not counts)
             found.append((feature, measure.astype(np.int64)))
     units = array.shape[1]
     if not found:

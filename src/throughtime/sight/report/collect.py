@@ -205,7 +205,7 @@ def _timescales(model: SequenceModel, recorded: dict[str, Array]) -> list[Timesc
 
 def _values(name: str, steps: Array, symbols: Sequence[str] | None, more: Mapping[str, Array]) -> Values:
     layer, _, short = name.partition(".")
-    found = interest(steps, symbols, more)
+    found = interest(steps, symbols, more, along="the sequence" not in more)
     return Values(layer, short, steps, found.order, found.scores, found.phrases)
 
 
