@@ -50,7 +50,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         probabilities=np.concatenate([each.probabilities for each in found]),
         alphabet={int(id): passage.answers[id] for id in np.unique(likeliest)},
         reach=np.zeros((len(likeliest), 0)),
-        answers=[] if model.predicts_symbols else [a for item in passage.items for a in _answers(item, passage)],
+        answers=[] if model.predicts_symbols or not passage.answers else [a for item in passage.items for a in _answers(item, passage)],
         parts=_parts(model, passage, found) if several or numeric else (),
         inputs=np.concatenate([item.inputs for item in passage.items]) if numeric else None,
         features=passage.features,
@@ -149,7 +149,7 @@ def _losses(model: SequenceModel, raw: Tensor, answers: Any) -> Array:
 def _answers(item: Item, passage: Passage) -> list[str]:
     """The right answer at each step; "" where there is none or it has no name."""
     steps = len(item.inputs)
-    if item.targets is None or not passage.answers:
+    if item.targets is None:
         return [""] * steps
     ids = np.broadcast_to(np.asarray(item.targets), (steps,))
     return [passage.answers[id] for id in ids]

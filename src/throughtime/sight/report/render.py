@@ -205,8 +205,8 @@ def _surprises(reading: Reading | None) -> bool:
 def _decided(reading: Reading) -> Any:
     """What decided each label, in a byte for each step: a sequence's strongest step has 255."""
     assert reading.decided is not None
-    rows = [quantised_reach(reading.decided[None, part.start : part.stop])[0] for part in reading.parts]
-    return np.concatenate(rows)
+    rows = [reading.decided[part.start : part.stop] for part in reading.parts]
+    return np.concatenate([shares(row / (row.max() or 1)) for row in rows])
 
 
 def _roll(roll: Roll, number: int, block: Any) -> dict[str, Any]:

@@ -8,7 +8,7 @@ function inShort(t) {
   if (shown.shade === "back" && (WHOLE || shown.chosen !== null)) {
     const lag = shown.chosen - t;
     const level = reachOf(WHOLE ? t : shown.chosen, t);
-    if (WHOLE) words.push(`decided ${shareBack(level)}`);
+    if (WHOLE) words.push(`weighs ${shareBack(level)}`);
     else if (level !== null) words.push(`${away(lag)}: ${shareBack(level)}`);
     else if (lag && partIndex[t] === partIndex[shown.chosen]) words.push(lag < 0 ? "later than the chosen one" : "too far back: not measured");
   } else if (shown.value?.bytes) words.push(`${nameOf(shown.value)} ${shown.unit}: ${number(valueAt(t))}`);
@@ -19,7 +19,7 @@ function inShort(t) {
 const said = (t) => (READING.choices ? READING.alphabet[arrays.likeliest[t * READING.choices]] : "");
 const away = (lag) => (lag > 0 ? `${lag} back` : lag < 0 ? `${-lag} ahead` : "here");
 
-const shareOf = (level) => (level ? percent(10 ** ((level / 255 - 1) * 3)) : "under 0.1 %");
+const shareOf = (level) => (WHOLE ? percent(level / 255) : level ? percent(10 ** ((level / 255 - 1) * 3)) : "under 0.1 %");
 const shareBack = (level) => `${shareOf(level)} of the strongest`;
 
 function tell(t) {
@@ -66,7 +66,7 @@ function lookedAt(t) {
   const steps = Array.from({ length: stop - start }, (_, k) => start + k).filter((s) => reachOf(t, s));
   const top = steps.sort((a, b) => reachOf(t, b) - reachOf(t, a)).slice(0, 5);
   return top.map((s) =>
-    make("div", { class: "busy" }, jump(s, WHOLE ? `${titleOf(s)}  at ${s - start + 1}` : `${titleOf(s)}  ${away(t - s)}`),
+    make("div", { class: "busy" }, jump(s, WHOLE ? (TIMES ? titleOf(s) : `${titleOf(s)}  at ${s - start + 1}`) : `${titleOf(s)}  ${away(t - s)}`),
       make("span", { text: shareOf(reachOf(t, s)) })));
 }
 

@@ -36,6 +36,7 @@ async function start() {
     buildText();
     if (READING.kind === "roll") drawPartRolls();
     if (READING.kind === "curves") drawCurves();
+    buildLegends();
     await buildPickers();
     if (WHOLE) { choosesShade("back"); shade(); }
     placeToolbar();

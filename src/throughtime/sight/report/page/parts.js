@@ -17,9 +17,31 @@ function buildPart(part) {
   const cells = make("div", { class: "cells" }, ...spans.slice(part.start, part.stop));
   cells.style.setProperty("--cell", `${CELL}px`);
   for (const element of [cells, trace]) element.style.marginLeft = `${GUTTER}px`;
-  return make("div", { class: "part" },
-    make("div", { class: "heading" }, make("bdi", { text: part.name }), verdict(part)),
+  const box = make("div", { class: "part" },
+    make("div", { class: "heading" }, make("bdi", { text: /^\d+$/.test(part.name) ? `Sequence ${part.name}` : part.name }), verdict(part)),
     make("div", { class: "scroll" }, picture, cells, trace));
+  box.classList.toggle("right", !box.querySelector(".wrong"));
+  return box;
+}
+
+// A checkbox that leaves the mistakes alone in sight, where there are some; the names of the curves' colours.
+function buildLegends() {
+  const reading = byId("reading");
+  if (reading.querySelector(".wrong")) {
+    const box = make("input", { type: "checkbox", id: "mistakes" });
+    box.addEventListener("change", () => reading.classList.toggle("mistakes", box.checked));
+    byId("stretch").parentElement.after(make("label", { class: "check" }, box, " mistakes only"));
+  }
+  if (READING.kind === "curves" && READING.features.length > 1) {
+    const names = READING.features.slice(0, CURVES).map((name, k) => {
+      const entry = make("span", { text: name });
+      entry.style.color = `var(--series-${k})`;
+      return entry;
+    });
+    const more = READING.features.length - CURVES;
+    if (more > 0) names.push(make("span", { text: `and ${more} more, not drawn` }));
+    reading.prepend(make("div", { class: "names" }, ...names));
+  }
 }
 
 function buildLine(part) {
@@ -32,7 +54,9 @@ function buildLine(part) {
     }
   }
   const symbols = make("div", { class: "symbols", dir: "auto" }, ...spans.slice(part.start, part.stop));
-  return make("div", { class: "line" }, symbols, verdict(part));
+  const line = make("div", { class: WHOLE ? "line whole" : "line" }, ...(WHOLE ? [verdict(part), symbols] : [symbols, verdict(part)]));
+  line.classList.toggle("right", !line.querySelector(".wrong"));
+  return line;
 }
 
 // The label that the network gives a sequence, and the right one where it is another.

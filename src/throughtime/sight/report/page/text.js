@@ -180,7 +180,7 @@ function showLegend() {
   if (shown.shade === "surprise") {
     [low.textContent, high.textContent, bar.style.background] = ["0", `${number(lossRange(), 0)} nats`, between(palette.surprise)];
   } else if (shown.shade === "back") {
-    [low.textContent, high.textContent, bar.style.background] = ["1/1000", "strongest", between(palette.back)];
+    [low.textContent, high.textContent, bar.style.background] = [WHOLE ? "0" : "1/1000", "strongest", between(palette.back)];
   } else {
     const { value, unit } = shown;
     const [from, to] = rangeOf(value, rowOf(value, unit), shown.stretch);
