@@ -11,13 +11,18 @@ from safetensors.numpy import load_file
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
 import throughtime
+from throughtime import Recurrent
 from throughtime.cli.main import main
 from throughtime.data.midi import KEYS
 from throughtime.errors import UserError
+from throughtime.nn.encoders import Numeric
+from throughtime.nn.sequence_model import SequenceModel
+from throughtime.outputs import Point
 from throughtime.sight import connectivity
 from throughtime.sight.report.collect import collect
 from throughtime.sight.report.outcome import confusion, label_results
-from throughtime.sight.report.passage import spread
+from throughtime.sight.report.passage import Item, Passage, spread
+from throughtime.sight.report.reading import reach, read
 from throughtime.tasks.sequences import all_raw_outputs
 from throughtime.training.again import data_of
 
@@ -254,3 +259,24 @@ def test_a_text_that_can_t_be_read_is_refused(name, text, told, request, capsys)
 def test_a_task_without_a_passage_says_so(classified):
     with pytest.raises(UserError, match="inspect doesn't show data of task classify"):
         throughtime.tasks.base.Task.passage(classified.task, None, None, 10, "")
+
+
+@pytest.mark.parametrize("returns", ["last", "steps"])
+def test_a_network_that_answers_with_numbers_has_losses_and_a_reach(returns):
+    torch.manual_seed(0)
+    layers = Recurrent("gru", 2, 4, returns=returns, bidirectional=True)
+    model = SequenceModel(Numeric(2), layers, Point(1, "mse")).eval()
+    x = np.random.default_rng(0).normal(size=(5, 2)).astype(np.float32)
+    targets = np.zeros((1,) if returns == "last" else (5, 1), np.float32)
+    passage = Passage("some", [Item(x, targets, name="a"), Item(x[:1], targets[:1], name="b")], "step")
+    found = read(model, passage, ["layer0.hidden"])[0]
+    with torch.no_grad():
+        raw = model(torch.from_numpy(x)[:, None])[0].squeeze(-1).numpy()
+    assert found.losses[:5] == pytest.approx(np.broadcast_to(raw.T**2, (1, 5))[0], rel=1e-5)
+    assert found.parts[0].loss == pytest.approx((raw**2).mean(), rel=1e-5)
+    inputs = torch.from_numpy(x)[:, None].requires_grad_()
+    model(inputs)[0][0].sum().backward()  # of the whole sequence, or of its first step
+    wanted = inputs.grad[:, 0].norm(dim=1)
+    fields = reach(model, passage)
+    row = fields["decided"][:5] if returns == "last" else fields["reach"][0, 4::-1]
+    np.testing.assert_allclose(row, wanted, rtol=1e-4)

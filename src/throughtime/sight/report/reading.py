@@ -17,6 +17,7 @@ from throughtime.sight import connectivity
 from throughtime.sight.record import record
 from throughtime.sight.report.data import Array, Part, Reading
 from throughtime.sight.report.passage import Item, Passage
+from throughtime.sight.seen import Loss
 
 _CHOICES = 5
 _BACK = 64  # steps that a place is asked to look back
@@ -50,7 +51,9 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         probabilities=np.concatenate([each.probabilities for each in found]),
         alphabet={int(id): passage.answers[id] for id in np.unique(likeliest)},
         reach=np.zeros((len(likeliest), 0)),
-        answers=[] if model.predicts_symbols or not passage.answers else [a for item in passage.items for a in _answers(item, passage)],
+        answers=[]
+        if model.predicts_symbols or not passage.answers
+        else [a for item in passage.items for a in _answers(item, passage)],
         parts=_parts(model, passage, found) if several or numeric else (),
         inputs=np.concatenate([item.inputs for item in passage.items]) if numeric else None,
         features=passage.features,
@@ -62,8 +65,10 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
 def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
     """What the answers depend on, as the fields of a reading."""
     inputs = [_tensor(model, item.inputs) for item in passage.items]
+    # Of labels the log-probability of the likeliest, of numbers the numbers themselves.
+    of: str | Loss = "next" if isinstance(model.head.output, Categorical) else lambda given: given[0].sum()
     if not model.per_step:
-        decided = [connectivity(model, x, window=len(x)).norms[0, ::-1] for x in inputs]
+        decided = [connectivity(model, x, of=of, window=len(x)).norms[0, ::-1] for x in inputs]
         return {"decided": np.concatenate(list(map(np.nan_to_num, decided)))}
     longest = max(map(len, inputs))
     if passage.causal:
@@ -72,9 +77,8 @@ def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
         return {"reach": np.concatenate(rows), "first": 1}
     width = min(_AROUND, longest - 1)
     rows = []
-    for x, item in zip(inputs, passage.items, strict=True):
-        targets = None if isinstance(model.head.output, Categorical) else item.targets
-        found = connectivity(model, x, targets, window=max(1, width), steps=range(len(x)))
+    for x in inputs:
+        found = connectivity(model, x, of=of, window=max(1, width), steps=range(len(x)))
         ahead = np.zeros_like(found.norms) if found.ahead is None else found.ahead
         both = np.zeros((len(x), 2 * width + 1))
         own = min(width, found.norms.shape[1] - 1)
