@@ -123,7 +123,7 @@ def _parts(data: ReportData) -> Iterator[tuple[str, str]]:
         yield "text", {"text": "Text", "roll": "Pieces"}.get(_kind(data.reading), "Sequences")
         yield from (("units", "Units"), ("gates", "Over time"))
         if _surprises(data.reading):
-            yield "surprise", "Surprise"
+            yield "surprise", "Loss" if data.reading.answers else "Surprise"
     for there, id, title in (
         (data.confusion, "confusion", "Confusion"),
         *((True, f"table-{k}", table.title) for k, table in enumerate(data.tables)),

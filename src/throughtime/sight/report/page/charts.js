@@ -163,7 +163,7 @@ drawing.gates = () => {
     traces: [{ x: [0], y: [0], mode: "markers", opacity: 0, hoverinfo: "skip" }],
     layout: layoutOf({
       margin: { l: 44, r: 6, t: 8, b: 44 },
-      xaxis: { title: `${DATA.symbol}${SEVERAL ? ", the sequences one after the other" : " of the text"}`, range: [-0.5, Math.min(length, narrow() ? 150 : 400) - 0.5], showgrid: false },
+      xaxis: { title: `${DATA.symbol}${SEVERAL ? ", the sequences one after the other" : " of the text"}`, range: [-0.5, Math.min(length, narrow() || SEVERAL ? 150 : 400) - 0.5], showgrid: false },
       yaxis: { title: `units, ${orders[byId("order").value].title}`, range: [rows.length - 0.5, -0.5], showticklabels: false, showgrid: false, fixedrange: true },
       images: pictures(value, rows),
       shapes: PARTS.slice(1).map(({ start }) => ({ type: "line", x0: start - 0.5, x1: start - 0.5, yref: "paper", y0: 0, y1: 1, line: { color: variable("--ink"), width: PARTS.length > 60 ? 0.5 : 1 }, opacity: 0.5 })),
