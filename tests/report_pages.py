@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 
 from throughtime.sight.report.data import (
+    ConfusionMatrix,
     Curve,
     Flow,
+    Part,
     Reading,
     ReportData,
+    Roll,
     Sample,
     Saturation,
+    Table,
     Timescale,
     Values,
 )
@@ -126,3 +130,76 @@ def open_page(driver: Any, path: Path) -> None:
     WebDriverWait(driver, 20, 0.02).until(
         lambda d: d.execute_script("return document.documentElement.dataset.ready && !!document.querySelector('main')")
     )
+
+
+def made_up_lines(whole: bool = True, **more: Any) -> ReportData:
+    """A report on three short sequences: with a label each, of which the second is wrong, or with a tag per symbol."""
+    words, labels, draw = ["abc", "de", "fghi"], ["x", "y", "x"], np.random.default_rng(0)
+    symbols = list("".join(words))
+    steps, starts = len(symbols), np.cumsum([0, *map(len, words)])
+    answers = [label for word, label in zip(words, labels, strict=True) for _ in word]
+    parts = [
+        Part(
+            f"file:{k}", int(starts[k]), int(starts[k + 1]), labels[k] if whole else "", "x" if whole else "", 0.75, 0.5
+        )
+        for k in range(3)
+    ]
+    reading = Reading(
+        symbols=symbols,
+        unknown=np.zeros(steps, bool),
+        losses=np.full(steps, 0.5),
+        likeliest=np.tile([0, 1], (steps, 1)),
+        probabilities=np.tile([0.75, 0.25], (steps, 1)),
+        alphabet={0: "x", 1: "y"},
+        reach=np.zeros((steps, 0)) if whole else np.tile([0.001, 0.1, 1.0, 0.1, 0.001], (steps, 1)),
+        first=1 if whole else -2,
+        answers=answers,
+        parts=parts,
+        decided=np.array([1.0, 0.5, 0, 1, 0.25, 0, 0, 1, 1]) if whole else None,
+    )
+    return ReportData(**_content(reading, draw) | {"symbol": "character" if whole else "token"} | more)
+
+
+def made_up_times(roll: bool, **more: Any) -> ReportData:
+    """A report on two sequences of numbers, piano rolls of twelve keys or two features."""
+    draw = np.random.default_rng(0)
+    steps, features = 30, 12 if roll else 2
+    bits = (draw.random((steps, features)) < 0.3).astype(np.float32)
+    parts = [Part("0", 0, 20, loss=4.0), Part("first", 20, 30, loss=3.0)]
+    if not roll:
+        parts = [Part("0", 0, 20, "up", "up", 0.8, 0.2), Part("first", 20, 30, "up", "down", 0.6, 0.9)]
+    reading = Reading(
+        symbols=[*map(str, range(20)), *map(str, range(10))],
+        unknown=np.zeros(steps, bool),
+        losses=draw.gamma(1, 2.0, steps),
+        likeliest=np.zeros((steps, 0 if roll else 1), np.int64),
+        probabilities=np.ones((steps, 0 if roll else 1)),
+        alphabet={} if roll else {0: "up"},
+        reach=draw.uniform(0.1, 1, (steps, 5)) if roll else np.zeros((steps, 0)),
+        answers=[] if roll else ["up"] * steps,
+        parts=parts,
+        decided=None if roll else draw.random(steps),
+        inputs=bits if roll else draw.normal(size=(steps, features)).astype(np.float32),
+        features=[f"C{k}" for k in range(features)],
+        chances=draw.random((steps, features)) if roll else None,
+    )
+    content = _content(reading, draw) | {"symbol": "step"}
+    if roll:
+        content |= {
+            "confusion": None, "tables": [], "rolls": [Roll("Piece 0", [f"C{k}" for k in range(features)], bits, bits)]
+        }  # fmt: skip
+    return ReportData(**content | more)
+
+
+def _content(reading: Reading, draw: Any) -> dict[str, Any]:
+    """What both have besides the reading: four units, and the results of labels."""
+    steps = len(reading.symbols)
+    values = Values("layer0", "cell", draw.normal(size=(steps, 4)), np.arange(4), np.linspace(1, 0, 4), [""] * 4)
+    return {
+        "title": "Inside a made-up run",
+        "unit": "sequence",
+        "reading": reading,
+        "values": [values],
+        "confusion": ConfusionMatrix(["x", "y"], np.array([[2, 0], [1, 0]])),
+        "tables": [Table("Worst mistakes", "The worst.", ("text", "probability", "support"), [("de", 1.0, 1200)])],
+    }

@@ -34,7 +34,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 @pytest.fixture(scope="module")
 def data(run: Run) -> Any:
     held_out = data_of(run).valid
-    return collect(run, passage_of("held out", held_out.ids, run.description.codecs.inputs, LENGTH))
+    return collect(run, passage_of("held out", held_out.ids, run.description.codecs.inputs, LENGTH, "character"))
 
 
 def test_losses_and_chances_are_those_of_the_model(run: Run, data: Any) -> None:
@@ -83,7 +83,8 @@ def test_gates_are_told_of_and_states_not(data: Any) -> None:
 @pytest.mark.parametrize("cell", ["rnn", "gru"])
 def test_other_cells_have_their_own_names(cell: str, tmp_path: Path) -> None:
     run = train_tiny(tmp_path, cell=cell, steps=2)
-    data = collect(run, passage("a text", ["through time and over\n" * 3], run.description.codecs.inputs, 60))
+    text = passage("a text", ["through time and over\n" * 3], run.description.codecs.inputs, 60, "character")
+    data = collect(run, text)
     assert {value.name for value in data.values} >= {"hidden"}
     assert bool(data.saturations) == bool(data.timescales) == (cell == "gru")
 

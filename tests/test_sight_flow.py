@@ -437,7 +437,7 @@ class TestRefusals:
             ({"steps": [7]}, "from 0 to 6; given 7 to 7"),
             ({"steps": []}, "at least one"),
             ({"steps": [0.5]}, "whole numbers"),
-            ({"targets": torch.zeros(2)}, "targets are for a language model"),
+            ({"targets": torch.zeros(2)}, "targets are for a sequence model"),
             ({"loss": lambda given: given[0]}, "must be a scalar"),
             ({"loss": lambda given: X.sum()}, "no gradient arrives"),
         ],
@@ -470,10 +470,8 @@ class TestRefusals:
     def test_of_connectivity(self):
         with pytest.raises(UserError, match="given 'worst'"):
             connectivity(language_model(), SYMBOLS, of="worst")
-        with pytest.raises(UserError, match="language model's scores"):
+        with pytest.raises(UserError, match="score symbols or labels"):
             connectivity(recurrent(), X, of="best")
-        with pytest.raises(UserError, match="later inputs"):
-            connectivity(recurrent(bidirectional=True), X)
         with pytest.raises(UserError, match="step 5 is not among"):
             connectivity(recurrent(), X, steps=[3]).past(5)
 

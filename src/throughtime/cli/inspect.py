@@ -9,7 +9,6 @@ import typer
 
 from throughtime.cli.output import show_json, show_rows, starting
 from throughtime.errors import UserError
-from throughtime.tasks.text import Text
 
 if TYPE_CHECKING:
     from throughtime.data.text import Progress
@@ -24,17 +23,21 @@ def inspect(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
     data: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DATA]", help="Files and directories of text; the held-out text if not given."),
+        typer.Argument(metavar="[DATA]", help="Data of the kind it was trained on; what was held out if not given."),
     ] = None,
     *,
     text: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Read this text instead.", show_default=False)
+        str | None,
+        typer.Option(
+            metavar="TEXT", help="Read this text instead; for labels and tags a sequence per line.", show_default=False
+        ),
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where the page goes; RUN/inspect.html if not given.")
     ] = None,
     length: Annotated[
-        int, typer.Option(metavar="N", help="How many symbols of the text to read, from its start.")
+        int,
+        typer.Option(metavar="N", help="How many steps to read: of a text from its start, of sequences evenly spread."),
     ] = _LENGTH,
     values: Annotated[
         list[str] | None,
@@ -58,7 +61,6 @@ def inspect(
     if text is not None and data:
         raise UserError(f"--text and {' '.join(data)} are two texts: give one of them")
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
-    Text.required_of(opened, "inspect")
     path = out if out is not None else run / "inspect.html"
     with starting():
         from throughtime.sight.report.collect import collect
@@ -68,7 +70,7 @@ def inspect(
         from throughtime.sight.report.saving import save_data as save
         from throughtime.training.display import Display
     if not 2 <= length <= LONGEST:
-        raise UserError(f"length {length}: 2 to {LONGEST:,} symbols are wanted")
+        raise UserError(f"length {length}: 2 to {LONGEST:,} steps are wanted")
     require_writable(path)
     if save_data:
         data_paths(path)
@@ -80,40 +82,40 @@ def inspect(
     if as_json:
         show_json(found)
     else:
-        show_rows(_rows(found, opened.task.unit))
+        show_rows(_rows(found, passage.step, opened.task.unit))
 
 
 def _passage(
-    run: Run, data: list[str] | None, text: str | None, length: int, encoding_errors: str, progress: Progress
+    run: Run, data: list[str] | None, text: str | None, length: int, errors: str, progress: Progress
 ) -> Passage:
-    """The text to be read."""
-    from throughtime.data import read_text
-    from throughtime.sight.report.passage import passage, passage_of, short
+    """The sequences to read."""
+    from throughtime.sight.report.passage import short
     from throughtime.training.again import data_of
 
+    task, codecs = run.task_with(encoding_errors=errors), run.description.codecs
     if text is not None:
-        return passage("the text given", [text], run.description.codecs.inputs, length)
+        return task.text_passage(text, codecs, length)
     if data:
-        given = read_text(data, encoding_errors, progress)
-        return passage(short(given.name), given.pieces(), run.description.codecs.inputs, length)
+        return task.read_passage(data, codecs, length, progress)
     try:
-        held_out = data_of(run, progress).valid
+        held_out = data_of(run, progress)
     except UserError as error:
         raise type(error)(f"{error}; or give another text to read, as DATA or --text") from None
-    return passage_of(
-        f"what was held out of {short(held_out.name)}", held_out.ids, run.description.codecs.inputs, length
-    )
+    return task.passage(held_out.valid, codecs, length, f"what was held out of {short(held_out.name)}")
 
 
-def _rows(found: dict[str, Any], symbol: str) -> list[tuple[str, str]]:
+def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
+    steps = f"{found['symbols']:,} {step}s"
     rows = [
         ("report", found["report"]),
         *(("data", path) for path in found["data"]),
-        ("read", f"{found['symbols']:,} {symbol}s"),
-        ("loss", f"{found['loss']:.4f} nats per {symbol}, {found['bits_per_symbol']:.4f} bits"),
+        ("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps),
     ]
+    if found["loss"] is not None:
+        bits = f", {found['bits_per_symbol']:.4f} bits" if step == unit else ""
+        rows.append(("loss", f"{found['loss']:.4f} nats per {unit}{bits}"))
     if found["unknown"]:
-        rows.append(("unknown", f"{found['unknown']:,} {symbol}s that training never saw, taken as <unk>"))
+        rows.append(("unknown", f"{found['unknown']:,} {step}s that training never saw, taken as <unk>"))
     for layer, lag in found["horizons"].items():
         reach = f"{lag} step{'s' * (lag != 1)} back" if lag is not None else "beyond the lags looked at"
         rows.append(("gradient", f"{layer}: 1 % of it is left {reach}"))

@@ -43,6 +43,30 @@ def backward_by_lag(seen: Seen, steps: Array, window: int) -> dict[str, Array]:
     return found
 
 
+def backward_to_inputs(seen: Seen, steps: Array | None) -> Array:
+    """The norms of the gradients of the losses of chosen steps with respect to the stack's input, earlier and later.
+
+    Args:
+        seen: a run of a stack of layers, and the gradients of the loss at its top.
+        steps: the steps s, `[S]`; None for the loss as a whole, which counts as one step.
+
+    Returns:
+        `[S, T, B]`; NaN after a row's end, and where a row has no loss at a step.
+    """
+    stack = _Stack(seen, seen.tape.steps - 1)
+    stack.whole, stack.together = True, steps is None
+    chosen = torch.zeros(1, dtype=torch.int64) if steps is None else torch.as_tensor(steps)
+    parts = []
+    for chunk in stack.chunks(chosen):
+        *_, (_, _, norms) = stack._norms(chunk)
+        there = (torch.arange(stack.length)[:, None, None] < stack.lengths) & (stack.together | stack.live[chunk])
+        parts.append(norms.cpu().where(there, torch.nan).transpose(0, 1))
+    found = torch.cat(parts).numpy()
+    if np.isinf(found).any() and seen.outputs[0].dtype != torch.float64:  # the gradient explodes beyond float32
+        return backward_to_inputs(seen.double(), steps)
+    return found
+
+
 def steps_with_a_loss(seen: Seen) -> Array:
     """The steps at which the loss hangs on the output of some row."""
     return _live(seen).any(1).nonzero().squeeze(1).cpu().numpy()
@@ -60,6 +84,7 @@ class _Stack:
         self.live = _live(seen)
         # A gradient that runs in one direction of time stays in the window; one that turns round may come back into it.
         self.whole = any(layer.forward.reverse for ways in self.layers for layer in ways)
+        self.together = False  # whether the losses of all steps are one
 
     def chunks(self, steps: Tensor) -> Iterator[Tensor]:
         """The steps, so many at a time that the arrays of a layer stay small."""
@@ -72,6 +97,8 @@ class _Stack:
         found: dict[str, Tensor] = {}
         finite = True
         for name, reverse, norms in self._norms(steps):
+            if name == INPUT and self.whole:
+                continue
             there = self._there(steps, reverse)
             norms = self._by_lag(steps, norms, reverse)
             finite = finite and bool(norms[there].isfinite().all())
@@ -101,11 +128,12 @@ class _Stack:
                 below = [g.where(alive.to(g.device), 0.0) for g in below]
             if depth > 0:
                 given, passed = self._through_joint(depth - 1, at, below)
-        if not self.whole:
-            yield INPUT, False, below[0].double().square().sum(-1).view(*at.shape, rows).sqrt()
+        yield INPUT, False, below[0].double().square().sum(-1).view(*at.shape, rows).sqrt()
 
     def _at_loss(self, steps: Tensor, at: Tensor, gradients: Tensor) -> Tensor:
         """A gradient of the losses as rows of a batch: each has that of its own step, at that step."""
+        if self.together:
+            return gradients
         own = steps if self.whole else torch.full_like(steps, self.window)
         given = gradients.new_zeros(*at.shape, *gradients.shape[1:])
         given[own, torch.arange(len(steps))] = gradients[steps]

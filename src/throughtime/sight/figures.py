@@ -72,11 +72,13 @@ def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -
     return figure
 
 
-def heat_by_lag(steps: Array, norms: Array) -> Any:
-    """Norms `[S, window + 1]` as a heat map, the logarithm as the colour."""
+def heat_by_lag(steps: Array, norms: Array, first: int = 0) -> Any:
+    """Norms `[S, lags]` as a heat map, the logarithm as the colour, from a first lag on."""
     figure = _figure("What the output hangs on", "steps back", "step")
     positive = np.where(norms > 0, norms, np.nan)
-    trace = plotly().Heatmap(y=steps, z=np.log10(positive), colorscale="Viridis", colorbar={"title": "log10 of norm"})
+    trace = plotly().Heatmap(
+        y=steps, x0=first, z=np.log10(positive), colorscale="Viridis", colorbar={"title": "log10 of norm"}
+    )
     figure.add_trace(trace)
     return figure
 

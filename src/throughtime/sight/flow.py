@@ -12,9 +12,10 @@ import numpy as np
 from torch import Tensor
 
 from throughtime.errors import UserError, nearest
+from throughtime.nn.heads import CategoricalHead
 from throughtime.sight.arrays import Array
-from throughtime.sight.backward import INPUT, backward_by_lag, steps_with_a_loss
-from throughtime.sight.models import language_model, opened
+from throughtime.sight.backward import INPUT, backward_by_lag, backward_to_inputs, steps_with_a_loss
+from throughtime.sight.models import opened, sequence_model
 from throughtime.sight.reach import FALLEN, Horizon, horizon
 from throughtime.sight.seen import Loss, Seen, seen
 
@@ -104,11 +105,12 @@ def gradient_flow(
 
     Args:
         model: a model with recurrent layers in it, a run or a run's directory. It is run without dropout.
-        x: what the model takes; for a language model ids `[T, B]` or `[T]`.
-        targets: for a language model the ids that come next; from `x` itself if not given.
+        x: what the model takes; for a sequence model ids `[T, B]` or `[T]`, or numbers `[T, B, F]` or `[T, F]`.
+        targets: of a sequence model; if not given, for a language model the ids that come next in `x`.
         state: the initial state; the cell's own if not given.
-        loss: from what the model gives to the loss, a scalar. For a language model the cross-entropy, summed; for
-            another half the sum of the squares of what its recurrent layers give, if not given.
+        loss: from what the model gives to the loss, a scalar. If not given: for a sequence model with targets its
+            own, summed; without them, if it predicts labels, that of the likeliest labels; for any other model half
+            the sum of the squares of what its recurrent layers give.
         window: the largest lag. A bidirectional stack takes the time and memory of all lags in any case.
         steps: the steps s of the loss; all that have one if not given.
 
@@ -133,13 +135,15 @@ class Connectivity:
     """The norm of the gradient of an output at step t with respect to each earlier input.
 
     Attributes:
-        steps: the steps t, `[S]`.
+        steps: the steps t, `[S]`; of a model with one output per sequence the last step.
         norms: `[S, window + 1]`: at `[n, lag]` the gradient of the output at t = `steps[n]` with respect to the input
             at step t - lag; NaN before the first step.
+        ahead: the same for the input at step t + lag; None where no output depends on a later input.
     """
 
     steps: Array
     norms: Array
+    ahead: Array | None = None
 
     def past(self, step: int) -> Array:
         """The norms for the output at one step, `[step + 1]`: one for each input up to it, 0 beyond the window.
@@ -154,10 +158,13 @@ class Connectivity:
         return np.concatenate([np.zeros(step + 1 - len(reached), reached.dtype), reached])
 
     def figure(self) -> Any:
-        """The norms as a heat map of steps and lags; a plotly figure."""
+        """The norms as a heat map of steps and lags, which are negative for later inputs; a plotly figure."""
         from throughtime.sight.figures import heat_by_lag
 
-        return heat_by_lag(self.steps, self.norms)
+        if self.ahead is None:
+            return heat_by_lag(self.steps, self.norms)
+        both = np.concatenate([self.ahead[:, :0:-1], self.norms], 1)
+        return heat_by_lag(self.steps, both, 1 - self.ahead.shape[1])
 
 
 def connectivity(
@@ -170,39 +177,64 @@ def connectivity(
     window: int = 200,
     steps: Iterable[int] | None = None,
 ) -> Connectivity:
-    """The norm of the gradient of an output at step t with respect to each earlier input: what the output hangs on.
+    """The norm of the gradient of an output at step t with respect to each input: what the output depends on.
 
     The definition is that of saliency (Simonyan et al. 2014, arXiv:1312.6034), over time as in Madsen (2019,
     "Visualizing memorization in RNNs", Distill).
 
     Args:
-        model, x, targets, state, window: see `gradient_flow`. A language model's inputs are its embedded symbols.
-        of: for a language model `"next"`, the log-probability of the symbol that came next, or `"best"`, the score
-            (logit) of the likeliest; a function from what the model gives to the sum of the outputs of all steps; for
-            a model of another kind half the squared norm of what its recurrent layers give stands for `"next"`.
-        steps: the steps t; all if not given.
+        model, x, targets, state, window: see `gradient_flow`. The inputs of a model that reads symbols are its
+            embedded symbols.
+        of: `"next"`, the loss that `gradient_flow` takes: for a language model the log-probability of the symbol that
+            came next, for a model that predicts labels that of the targets, or of the likeliest labels without
+            targets; `"best"`, the score (logit) of the likeliest symbol or label; or a function from what the model
+            gives to the sum of the outputs of all steps.
+        steps: the steps t; all if not given. A bidirectional model with one output per sequence has its last step
+            alone.
 
     Returns:
         The norms.
 
     Raises:
-        UserError: if an argument does not fit, or the recurrent layers run in both directions of time.
+        UserError: if an argument does not fit.
     """
     module = opened(model)
     if isinstance(of, str) and of not in ("next", _BEST):
         raise UserError(f"of is 'next', 'best' or a function; given {of!r}.")
-    if of == _BEST and language_model(module) is None:
-        raise UserError("'best' is of a language model's scores: give a function of what this model gives.")
+    if of == _BEST and not isinstance(getattr(sequence_model(module), "head", None), CategoricalHead):
+        raise UserError("'best' is for models that score symbols or labels: give a function of what this model gives.")
     loss = None if of == "next" else _best_score if of == _BEST else of
     assert not isinstance(loss, str)
     runs = list(seen(module, x, targets, state, loss).values())
     if len(runs) > 1:
         raise UserError("the model has several recurrent modules: give the one whose inputs are meant, and its input.")
     (run,) = runs
-    if any(layer.forward.reverse for ways in run.tape.layers for layer in ways):
-        raise UserError("an output of layers that run against time hangs on later inputs: `gradient_flow` has states.")
+    window = _window(window, run.tape.steps)
+    if not any(layer.forward.reverse for ways in run.tape.layers for layer in ways):
+        chosen = _steps(steps, runs)
+        return Connectivity(chosen, backward_by_lag(run, chosen, window)[INPUT])
+    lengths = run.tape.lengths.numpy()
+    if run.tape.options.returns == "last":
+        whole = backward_to_inputs(run, None)
+        last = np.array([run.tape.steps - 1])
+        if steps is not None and list(steps) != last.tolist():
+            raise UserError(f"the model's only output belongs to its last step, {last[0]}; got steps={steps!r}.")
+        return Connectivity(last, _lags(whole, lengths[None] - 1, window, -1))
     chosen = _steps(steps, runs)
-    return Connectivity(chosen, backward_by_lag(run, chosen, _window(window, run.tape.steps))[INPUT])
+    whole = backward_to_inputs(run, chosen)
+    at = np.broadcast_to(chosen[:, None], (len(chosen), len(lengths)))
+    return Connectivity(chosen, _lags(whole, at, window, -1), _lags(whole, at, window, 1))
+
+
+def _lags(norms: Array, at: Array, window: int, way: int) -> Array:
+    """Norms `[S, T, B]` by their distance from steps `[S, B]`: the mean over the rows, `[S, window + 1]`."""
+    places = at[:, None] + way * np.arange(window + 1)[:, None]
+    inside = (places >= 0) & (places < norms.shape[1])
+    found = np.take_along_axis(norms, places.clip(0, norms.shape[1] - 1), 1)
+    found = np.where(inside, found, np.nan)
+    with np.errstate(invalid="ignore"):
+        mean: Array = np.nansum(found, -1) / (~np.isnan(found)).sum(-1)
+    return mean
 
 
 def _best_score(given: Any) -> Tensor:
@@ -215,7 +247,7 @@ def _steps(steps: Iterable[int] | None, runs: list[Seen]) -> Array:
     if max(run.tape.steps for run in runs) > length:
         raise UserError("the model's recurrent modules run over different numbers of steps: look at one of them alone.")
     with_loss = np.unique(np.concatenate([steps_with_a_loss(run) for run in runs]))
-    if not len(with_loss):
+    if steps is None and not len(with_loss):
         raise UserError("no gradient arrives: the loss does not change with what the recurrent layers give.")
     chosen = with_loss if steps is None else np.array(list(steps))
     if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind != "i":

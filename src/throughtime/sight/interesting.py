@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from throughtime.errors import UserError
 from throughtime.sight.arrays import Array, as_array
 from throughtime.sight.text import FEATURES, Feature, measured, pieces
 
@@ -43,7 +44,13 @@ class Interest:
         return np.argsort(-self.scores, kind="stable")
 
 
-def interest(values: Any, text: str | Sequence[str]) -> Interest:
+def interest(
+    values: Any,
+    text: str | Sequence[str] | None,
+    more: Mapping[str, Any] | None = None,
+    *,
+    along: bool = True,
+) -> Interest:
     """How interesting each unit is for a text: how well it follows something that has a name.
 
     The score of a unit u is the largest over features f of a text of (I(u; f) - chance) / H(f): the share of what there
@@ -52,11 +59,15 @@ def interest(values: Any, text: str | Sequence[str]) -> Interest:
     choose). Values are put into fourteen bins, finer at both ends; counts into eight of as many steps each. Chance is
     the mean of I where the feature is turned against the values by a part of the text, which keeps how slowly both
     change; a unit that is not above it by three standard deviations scores 0. A feature of the present symbol alone,
-    such as a space, counts half, as it takes no memory. A feature that occurs fewer than three times is left out.
+    such as a space, counts half, as it takes no memory, and so does a count of `more`. A feature that occurs fewer than
+    three times is left out.
 
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.
-        text: the text that was read, one character or one symbol of it for each step.
+        text: the text that was read, one character or one symbol of it for each step; None if it was no text.
+        more: further features at each step, `[T]`: booleans under a name such as "at nouns", or counts under the name
+            of what they run along, such as "the sequence".
+        along: whether counts along a line, a word and the like are features of the text.
 
     Returns:
         The scores and what each unit follows.
@@ -67,8 +78,21 @@ def interest(values: Any, text: str | Sequence[str]) -> Interest:
     """
     array = as_array(values, "values", "T B H")
     array = as_array(array[:, 0] if array.shape[1] == 1 else array, "values of one row", "T H")
-    symbols = pieces(text, len(array))
-    found = [(f, m) for f in FEATURES if _occurs(m := measured(f, symbols))]
+    symbols = None if text is None else pieces(text, len(array))
+    found = (
+        []
+        if symbols is None
+        else [(f, m) for f in FEATURES if (along or not f.along) and _occurs(m := measured(f, symbols))]
+    )
+    for name, measure in (more or {}).items():
+        measure = np.asarray(measure)
+        counts = measure.dtype.kind != "b"
+        if measure.shape != array.shape[:1]:
+            raise UserError(f"a feature must have a value at each of {len(array)} steps, got {list(measure.shape)}.")
+        if _occurs(measure.astype(np.int64)):
+            # A count along a sequence is half as telling as an answer.
+            feature = Feature(name, np.asarray, name if counts else None, memory=not counts)
+            found.append((feature, measure.astype(np.int64)))
     units = array.shape[1]
     if not found:
         return Interest(np.zeros(units), ("",) * units, np.zeros((units, 0)), ())

@@ -101,8 +101,14 @@ def watched(module: RecurrentLayers, hook: Hook) -> Iterator[None]:
         module.hooks = tuple(f for f in module.hooks if f is not hook)
 
 
-def language_model(model: nn.Module) -> Any:
-    """The model if it is a language model, else None."""
+def sequence_model(model: nn.Module) -> Any:
+    """The model if it is an encoder, recurrent layers and a head; otherwise None."""
     from throughtime.nn.sequence_model import SequenceModel
 
-    return model if isinstance(model, SequenceModel) and model.predicts_symbols else None
+    return model if isinstance(model, SequenceModel) else None
+
+
+def language_model(model: nn.Module) -> Any:
+    """The model if it is a language model, else None."""
+    sequence = sequence_model(model)
+    return sequence if sequence is not None and sequence.predicts_symbols else None

@@ -15,8 +15,9 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.errors import UserError
 from throughtime.nn.forms import form_of
 from throughtime.nn.stack import joined
-from throughtime.sight.arrays import symbols_of
-from throughtime.sight.models import evaluating, language_model, recurrent_modules, watched
+from throughtime.outputs import Categorical
+from throughtime.sight.arrays import inputs_of, symbols_of, targets_of
+from throughtime.sight.models import evaluating, language_model, recurrent_modules, sequence_model, watched
 from throughtime.sight.tape import Tape, to_states
 
 Loss = Callable[[Any], Tensor]
@@ -163,16 +164,15 @@ def _inside(gradient: Tensor, given: Tensor | PackedSequence, tape: Tape, batch_
 
 
 def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None, cuts: dict[str, Cut]) -> Tensor:
-    language = language_model(model)
-    if language is None:
+    sequence = sequence_model(model)
+    if sequence is None:
         if targets is not None:
-            raise UserError("targets are for a language model; give another model's loss as a function.")
+            raise UserError("targets are for a sequence model; give another model's loss as a function.")
         given = model(x) if state is None else model(x, state)
-        return (
-            sum((y.square().sum() / 2 for c in cuts.values() for y in c.leaves), torch.zeros(()))
-            if loss is None
-            else loss(given)
-        )
+        return _squares(cuts) if loss is None else loss(given)
+    if language_model(model) is None:
+        return _total_of_sequences(sequence, inputs_of(x, sequence), targets, state, loss, cuts)
+    language = sequence
     ids = symbols_of(x, language.vocabulary_size)
     if loss is not None:
         return loss(language(ids, state))
@@ -186,3 +186,24 @@ def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None
             )
     total: Tensor = language.loss(ids, following, state)[0]
     return total
+
+
+def _total_of_sequences(
+    model: Any, inputs: Tensor, targets: Any, state: Any, loss: Loss | None, cuts: dict[str, Cut]
+) -> Tensor:
+    """The loss of a sequence model that isn't a language model."""
+    if loss is None and targets is not None:
+        of_targets: Tensor = model.loss(inputs, targets_of(targets, model), state)[0]
+        return of_targets
+    given = model(inputs, state)
+    if loss is not None:
+        return loss(given)
+    if isinstance(model.head.output, Categorical):
+        nats: Tensor = -given[0].double().log_softmax(-1).amax(-1).sum()  # float32 rounds small gradients to 0
+        return nats
+    return _squares(cuts)
+
+
+def _squares(cuts: dict[str, Cut]) -> Tensor:
+    """Half the sum of the squares of what the recurrent layers give."""
+    return sum((y.square().sum() / 2 for cut in cuts.values() for y in cut.leaves), torch.zeros(()))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.outputs import Output
     from throughtime.runs import Run
+    from throughtime.sight.report.passage import Passage
 
 Figures = dict[str, float]
 """What was measured, by name."""
@@ -305,6 +306,42 @@ class Task(ABC, Generic[S]):
             Fields of `throughtime.sight.report.data.ReportData`.
         """
         return {}
+
+    def outcome(self, model: SequenceModel, part: S, codecs: Codecs) -> dict[str, Any]:
+        """How a network does on a part of the data, in more detail than figures, as fields of `ReportData`."""
+        return {}
+
+    def passage(self, part: S, codecs: Codecs, length: int, name: str) -> Passage:
+        """What to show of a part of the data in a look inside the network.
+
+        Args:
+            part: the part.
+            codecs: the codecs.
+            length: about how many steps to show.
+            name: what to call the part.
+
+        Raises:
+            UserError: the task's data can't be shown.
+        """
+        raise UserError(f"inspect doesn't show data of task {self.name}")
+
+    def read_passage(
+        self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
+    ) -> Passage:
+        """What to show of other data; see `passage`.
+
+        Raises:
+            DataError: they can't be read, or don't fit the codecs.
+        """
+        return self.passage(self.read(paths, codecs, progress), codecs, length, ", ".join(Path(p).name for p in paths))
+
+    def text_passage(self, text: str, codecs: Codecs, length: int) -> Passage:
+        """What to show of a text that the user typed; see `passage`.
+
+        Raises:
+            UserError: the task doesn't read text.
+        """
+        raise UserError(f"{option('text')} is for networks that read text; task {self.name} reads data from files")
 
 
 class Generative(Task[S]):

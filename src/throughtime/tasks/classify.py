@@ -18,6 +18,7 @@ from throughtime.data.sequences import Sequences
 from throughtime.data.splits import split
 from throughtime.data.vocabulary import build_vocabulary
 from throughtime.errors import DataError
+from throughtime.levels import UNITS
 from throughtime.options import Count, Share
 from throughtime.outputs import Categorical
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.passage import Passage
 
 
 class ClassifyOptions(TaskOptions):
@@ -201,6 +203,49 @@ class Classify(SequenceTask):
 
         return Prediction(("sequence", "label", *codecs.targets.names), rows())
 
+    def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
+        """The confusion matrix, precision and recall of each label, and the worst mistakes."""
+        from throughtime.sight.report.outcome import label_results
+
+        raw = np.stack(all_raw_outputs(model, part))
+        probabilities = Categorical(len(codecs.targets)).probabilities(raw)
+        texts = _Texts(part, codecs)
+        return label_results(codecs.targets.names, np.asarray(part.targets), probabilities, texts, "sequences")
+
+    def step_name(self, codecs: Codecs) -> str:
+        """A symbol of the text's level, or a step in time."""
+        return "step" if isinstance(codecs.inputs, Scaler) else UNITS[self.options.level]
+
+    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+        """See `SequenceTask.symbols`."""
+        if isinstance(codecs.inputs, Scaler):
+            return None
+        return [codecs.inputs.symbols[id] for id in part.inputs[k]]
+
+    def unknown(self, part: Sequences, k: int, codecs: Codecs) -> NDArray[Any] | None:
+        """See `SequenceTask.unknown`."""
+        from throughtime.sight.report.passage import unknown_of
+
+        return None if isinstance(codecs.inputs, Scaler) else unknown_of(part.inputs[k], codecs.inputs)
+
+    def read_passage(
+        self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
+    ) -> Passage:
+        """See `Task.read_passage`; labels may be missing."""
+        found = self._read(paths, 0)
+        return self.passage(self._encoded(found, codecs), codecs, length, found.name, answered=bool(found.labels))
+
+    def text_passage(self, text: str, codecs: Codecs, length: int) -> Passage:
+        """See `Task.text_passage`; each line is a sequence."""
+        if isinstance(codecs.inputs, Scaler):
+            return super().text_passage(text, codecs, length)
+        lines = [line for line in text.splitlines() if line.strip()]
+        if not lines:
+            raise DataError("the text given has no characters: 1 or more are needed")
+        ids = [np.asarray(codecs.inputs.encode(line), np.int64) for line in lines]
+        part = Sequences(ids, np.zeros(len(ids), np.int64), names=lines)
+        return self.passage(part, codecs, length, "the text given", answered=False)
+
     def _read(self, paths: Sequence[str | Path], least_labels: int) -> Labelled:
         options = self.options
         columns = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
@@ -231,6 +276,20 @@ class Classify(SequenceTask):
             inputs = [np.asarray(codecs.inputs.encode(text), np.int64) for text in found.texts or ()]
         labels = codecs.targets.encode(found.labels) if found.labels else np.zeros(len(found), np.int64)
         return Sequences(inputs, labels, names=found.names, groups=found.groups)
+
+
+class _Texts(Sequence[str]):
+    """What a report shows of each sequence: its text, or its name where it is numbers."""
+
+    def __init__(self, part: Sequences, codecs: Codecs) -> None:
+        self._part, self._codecs = part, codecs
+
+    def __len__(self) -> int:
+        return len(self._part)
+
+    def __getitem__(self, k: Any) -> Any:
+        codec = self._codecs.inputs
+        return self._part.names[k] if isinstance(codec, Scaler) else codec.decode(self._part.inputs[k])
 
 
 def _balanced(targets: NDArray[np.int64]) -> NDArray[Any]:

@@ -26,9 +26,15 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.passage import Passage
 
 _ARRAYS = (".mat", ".npz")
 _BEAT = 1.0  # seconds, in a sample
+_SHOWN, _LONGEST = 3, 200  # pieces of a report, and their steps
+_NOTES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
+
+KEY_NAMES = tuple(f"{_NOTES[key % 12]}{key // 12 - 1}" for key in range(LOWEST, LOWEST + KEYS))
+"""The names of the keys, from the lowest: A0 to C8."""
 
 
 class NotesOptions(TaskOptions):
@@ -160,6 +166,29 @@ class Notes(SequenceTask, Generative[Sequences]):
                     yield [name, step, *probabilities]
 
         return Prediction(("sequence", "step", *(f"key{LOWEST + k}" for k in range(KEYS))), rows())
+
+    def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
+        """Piano rolls of the first pieces, beside the probabilities that the network gave each key."""
+        from throughtime.sight.report.data import Roll
+
+        shown = part.take(range(min(_SHOWN, len(part))))
+        output = Bernoulli(KEYS)
+        rolls = [
+            Roll(f"Piece {name}", KEY_NAMES, target[:_LONGEST], output.probabilities(raw)[:_LONGEST])
+            for name, target, raw in zip(shown.names, shown.targets, all_raw_outputs(model, shown), strict=True)
+        ]
+        return {"rolls": rolls}
+
+    def features(self, codecs: Codecs) -> Sequence[str]:
+        """The names of the keys."""
+        return KEY_NAMES
+
+    def read_passage(
+        self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
+    ) -> Passage:
+        """See `Task.read_passage`."""
+        pieces = read_pieces(paths, step=self.options.step)
+        return self.passage(_sequences(pieces.name, *pieces.part("test")), codecs, length, pieces.name)
 
     def sample(
         self,

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.codecs import Codecs
 from throughtime.data.buckets import Buckets
-from throughtime.data.sequences import Sequences
+from throughtime.data.sequences import Array, Sequences
 from throughtime.errors import DataError
+from throughtime.outputs import Categorical
 from throughtime.tasks.base import Data, Task
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.passage import Passage
+
+FOLLOWED, LOSSES = 300, 40
+"""Steps that gradients are followed through for the report, and losses that they are followed from."""
 
 READ_AT_ONCE = 256
 """Sequences of a batch that is only read: bounds the memory, and changes nothing else."""
@@ -53,6 +59,62 @@ class SequenceTask(Task[Sequences]):
                 "share them"
             )
         return max(ranks, min(batch, len(data.train)))
+
+    def step_name(self, codecs: Codecs) -> str:
+        """What a step is called."""
+        return "step"
+
+    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+        """The texts of a sequence's steps; None where steps are times."""
+        return None
+
+    def unknown(self, part: Sequences, k: int, codecs: Codecs) -> Array | None:
+        """Which symbols of a sequence the vocabulary lacks, `[T]`; None for none."""
+        return None
+
+    def passage(self, part: Sequences, codecs: Codecs, length: int, name: str, *, answered: bool = True) -> Passage:
+        """See `Task.passage`; `answered` tells whether the targets are known."""
+        from throughtime.sight.report.passage import Item, Passage, spread
+
+        items = [
+            Item(
+                part.inputs[k],
+                part.targets[k] if answered else None,
+                self.symbols(part, k, codecs),
+                part.names[k],
+                self.unknown(part, k, codecs),
+            )
+            for k in spread(part, length)
+        ]
+        interface = self.interface(codecs)
+        return Passage(
+            name,
+            items,
+            self.step_name(codecs),
+            codecs.targets.names if isinstance(interface.output, Categorical) else (),
+            interface.causal,
+            features=self.features(codecs),
+            part=part if answered else None,
+        )
+
+    def features(self, codecs: Codecs) -> Sequence[str]:
+        """The names of numeric inputs."""
+        interface = self.interface(codecs)
+        return [f"feature {k}" for k in range(interface.size)] if interface.kind == "numeric" else ()
+
+    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Sequences]) -> dict[str, Any]:
+        """The outcome on held-out data, and the reach of the gradient before and after; see `Task.pictures`."""
+        from throughtime.sight.report.collect import flows_of, sequences_of
+
+        some = self.passage(data.valid, data.codecs, FOLLOWED, data.name)
+        sequences = sequences_of(model, some)
+        return {
+            **self.outcome(model, data.valid, data.codecs),
+            "flows": [
+                *flows_of(untrained, sequences, "before training", LOSSES),
+                *flows_of(model, sequences, "after training", LOSSES),
+            ],
+        }
 
 
 def raw_outputs(model: SequenceModel, part: Sequences) -> Iterator[tuple[int, NDArray[Any]]]:

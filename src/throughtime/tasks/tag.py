@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
+from numpy.typing import ArrayLike, NDArray
 from pydantic import BeforeValidator
 
 from throughtime.codecs import Codecs
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.passage import Passage
 
 _ENDINGS = (".conll", ".iob", ".bio")
 
@@ -75,6 +77,13 @@ class TaggedSequences(Sequences):
     """
 
     tokens: Sequence[Sequence[str]] = ()
+
+    def take(self, indices: ArrayLike) -> TaggedSequences:
+        """See `Sequences.take`."""
+        found, rows = super().take(indices), np.asarray(indices, np.int64)
+        return TaggedSequences(
+            found.inputs, found.targets, found.weights, found.names, found.groups, [self.tokens[k] for k in rows]
+        )
 
 
 class Tag(SequenceTask):
@@ -214,6 +223,56 @@ class Tag(SequenceTask):
 
         return Prediction(("sequence", "token", "tag"), rows())
 
+    def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
+        """The confusion matrix, precision and recall of each tag, and the tokens that were tagged worst."""
+        from throughtime.sight.report.outcome import label_results
+
+        probabilities = Categorical(len(codecs.targets)).probabilities(np.concatenate(all_raw_outputs(model, part)))
+        assert isinstance(part, TaggedSequences)
+        return label_results(
+            codecs.targets.names,
+            np.concatenate(list(part.targets)),
+            probabilities,
+            [_in_context(tokens, k) for tokens in part.tokens for k in range(len(tokens))],
+            "tokens",
+            ", in brackets between their neighbors",
+        )
+
+    def step_name(self, codecs: Codecs) -> str:
+        """A token."""
+        return "token"
+
+    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+        """See `SequenceTask.symbols`."""
+        assert isinstance(part, TaggedSequences)
+        return part.tokens[k]
+
+    def unknown(self, part: Sequences, k: int, codecs: Codecs) -> NDArray[Any] | None:
+        """See `SequenceTask.unknown`."""
+        unknown: NDArray[Any] = part.inputs[k] == codecs.inputs.unknown
+        return unknown
+
+    def passage(self, part: Sequences, codecs: Codecs, length: int, name: str, *, answered: bool = True) -> Passage:
+        """See `Task.passage`."""
+        return replace(super().passage(part, codecs, length, name, answered=answered), separator=" ")
+
+    def read_passage(
+        self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
+    ) -> Passage:
+        """See `Task.read_passage`."""
+        found = self._read(paths)
+        return self.passage(_encoded(found, codecs), codecs, length, found.name)
+
+    def text_passage(self, text: str, codecs: Codecs, length: int) -> Passage:
+        """See `Task.text_passage`; each line is a sequence, and spaces are between tokens."""
+        tokens = [line.split() for line in text.splitlines() if line.strip()]
+        if not tokens:
+            raise DataError("the text given has no tokens: 1 or more are needed")
+        part = _encoded(
+            Tagged("", tokens, [[""] * len(line) for line in tokens], [" ".join(line) for line in tokens]), codecs
+        )
+        return self.passage(part, codecs, length, "the text given", answered=False)
+
     def _read(self, paths: Sequence[str | Path], *, with_tags: bool = True) -> Tagged:
         options = self.options
         return read_tagged(
@@ -223,6 +282,11 @@ class Tag(SequenceTask):
             sentence_column=options.sentence_column,
             encoding_errors=options.encoding_errors,
         )
+
+
+def _in_context(tokens: Sequence[str], k: int) -> str:
+    """A token in brackets between its neighbors."""
+    return " ".join([*tokens[max(0, k - 3) : k], f"[{tokens[k]}]", *tokens[k + 1 : k + 4]])
 
 
 def _text(tokens: Sequence[str]) -> str:

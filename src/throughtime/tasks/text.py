@@ -20,6 +20,7 @@ from throughtime.tasks.options import TaskOptions
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.passage import Passage
 
 READ_AT_ONCE = 500
 """Steps of a text that are measured at a time: bounds the memory, and changes nothing else."""
@@ -254,14 +255,37 @@ class Text(Generative[Part]):
         from throughtime.sight.report.data import Sample
 
         ids = torch.from_numpy(np.asarray(data.valid.ids[:_FOLLOWED]).astype(np.int64))
+        texts = [(ids[:-1], ids[1:])]
         samples = enumerate(self.first_samples(model, data.codecs), 1)
         return {
             "flows": [
-                *flows_of(untrained, ids, "before training", _LOSSES),
-                *flows_of(model, ids, "after training", _LOSSES),
+                *flows_of(untrained, texts, "before training", _LOSSES),
+                *flows_of(model, texts, "after training", _LOSSES),
             ],
             "samples": [Sample(f"Sample {k}, at temperature {TEMPERATURE}", text) for k, text in samples],
         }
+
+    def passage(self, part: Part, codecs: Codecs, length: int, name: str) -> Passage:
+        """See `Task.passage`; the start of the text."""
+        from throughtime.sight.report.passage import passage_of
+
+        return passage_of(name, part.ids, codecs.inputs, length, self.unit)
+
+    def read_passage(
+        self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
+    ) -> Passage:
+        """See `Task.read_passage`; the start of the text."""
+        from throughtime.data import read_text
+        from throughtime.sight.report.passage import passage, short
+
+        given = read_text(list(paths), self.options.encoding_errors, progress)
+        return passage(short(given.name), given.pieces(), codecs.inputs, length, self.unit)
+
+    def text_passage(self, text: str, codecs: Codecs, length: int) -> Passage:
+        """See `Task.text_passage`."""
+        from throughtime.sight.report.passage import passage
+
+        return passage("the text given", [text], codecs.inputs, length, self.unit)
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
         """The texts that a finished run is shown with, always the same ones."""

@@ -1,22 +1,19 @@
-"""From a run and a text to what a report says of them."""
+"""From a run and what it reads to what a report says of them."""
 
 from __future__ import annotations
 
-import glob
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from throughtime.data.text import Progress
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
-from throughtime.sight import connectivity, gates, gradient_flow, interest, keepers, saturation, timescale
+from throughtime.sight import gates, gradient_flow, horizon, interest, keepers, saturation, timescale
 from throughtime.sight.places import require_matches, values_of
-from throughtime.sight.record import record
 from throughtime.sight.report.data import (
     Array,
     Curve,
@@ -28,28 +25,32 @@ from throughtime.sight.report.data import (
     Values,
 )
 from throughtime.sight.report.passage import Passage, short
+from throughtime.sight.report.reading import reach, read
 
-_CHOICES = 5
-_BACK = 64  # symbols that a place is asked to look back
 _WINDOW = 200  # lags of the gradient's flow
 _FLOWS = 250  # steps whose losses it is followed from
+_FOLLOWED = 40  # sequences in which it is followed
 _PARTS = 4  # of the work: reading, looking back, following gradients, finding what units follow
-_CHUNK = 500  # steps of which the scores are held at a time
+_EPISODES = 3  # sequences or steps with an answer, fewer of which are no rule
+_NAMED = 60  # answers that units are compared with
+
+Followed = tuple[Any, Any]
+"""What a model reads, `[T]` or `[T, F]`, and its targets or None."""
 
 
 def collect(
     run: Run,
-    text: Passage,
+    passage: Passage,
     *,
     patterns: Sequence[str] = (),
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> ReportData:
-    """What a run's model does with a text.
+    """What a run's model does with a text or with other sequences.
 
     Args:
         run: the run.
-        text: what it reads, from no state of its own.
+        passage: what it reads, each sequence from no state of its own.
         patterns: names of values, as `throughtime.record` takes them; all but what is before an activation or before
             the step if not given.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
@@ -61,60 +62,81 @@ def collect(
     """
     model = run.model(engine)
     names = _names(model, patterns)
-    ids = torch.from_numpy(text.ids.astype(np.int64))
-    recorded, losses, likeliest, probabilities = _read(model, ids, names)
+    reading, recorded = read(model, passage, list(dict.fromkeys([*names, *_gate_names(model)])))
     _told(progress, 1)
-    reach = _reach(model, ids)
+    reading = replace(reading, **reach(model, passage))
     _told(progress, 2)
-    flows = flows_of(model, ids)
+    flows = flows_of(model, sequences_of(model, passage))
     _told(progress, 3)
-    values = [_values(name, recorded[name], text.readable) for name in names]
+    more = _features(reading)
+    values = [_values(name, recorded[name], passage.readable, more) for name in names]
     _told(progress, 4)
-    used = np.unique(likeliest)
-    count = int(text.unknown.sum())
-    symbol = run.task.unit
+    outcome = {} if passage.part is None else run.task.outcome(model, passage.part, run.description.codecs)
+    if reading.chances is not None:
+        outcome.pop("rolls", None)  # the reading shows rolls of its own
     return ReportData(
         title=f"Inside {run.path.resolve().name}",
-        facts=[*facts(run), f"reads {text.ids.size:,} {symbol}s of {text.name}", _loss_in_words(losses, symbol)],
-        symbol=symbol,
-        warnings=[f"{count:,} {symbol}{'s' * (count > 1)} of this text training never saw; each is read as <unk>."]
-        if count
-        else [],
-        reading=Reading(
-            symbols=text.symbols,
-            unknown=text.unknown,
-            losses=losses,
-            likeliest=likeliest,
-            probabilities=probabilities,
-            alphabet={int(id): run.description.codecs.inputs.symbols[id] for id in used},
-            reach=reach,
-        ),
+        facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
+        symbol=passage.step,
+        unit=run.task.unit,
+        warnings=_warnings(reading, passage.step),
+        reading=reading,
         values=values,
         flows=flows,
         saturations=_saturations(model, recorded),
         timescales=_timescales(model, recorded),
+        **outcome,
         **training_curves(run),
     )
 
 
-def flows_of(model: SequenceModel, ids: Tensor, group: str = "", losses: int = _FLOWS) -> list[Flow]:
+def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
+    """The inputs and targets of a passage as `flows_of` takes them: of each sequence whose answers are known."""
+    found: list[Followed] = []
+    for item in passage.items:
+        targets = None if item.targets is None else np.asarray(item.targets)
+        if not (model.per_step and passage.causal):
+            found.append((item.inputs, targets))
+        elif targets is not None and len(item.inputs) > 1:  # the last step's answer may be missing
+            found.append((item.inputs[:-1], targets[: len(item.inputs) - 1]))
+    return found
+
+
+def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "", losses: int = _FLOWS) -> list[Flow]:
     """How far back the gradient of a model's loss reaches into each layer's state.
 
     Args:
         model: the model.
-        ids: a text `[T]`.
+        sequences: inputs `[T]` or `[T, F]` and their targets; without targets the likeliest labels count.
         group: what the curves are to be told from others by.
-        losses: from how many steps' losses it is followed; they are spread over the text.
+        losses: from how many steps' losses it is followed; they are spread over the sequences.
     """
-    steps = np.unique(np.linspace(0, ids.numel() - 2, losses).round().astype(int))
-    found = gradient_flow(model, ids, window=_WINDOW, steps=steps)
+    if len(sequences) > _FOLLOWED:
+        chosen = np.linspace(0, len(sequences) - 1, _FOLLOWED).round().astype(int)
+        sequences = [sequences[k] for k in chosen]
+    longest = max((len(x) for x, _ in sequences), default=1)
+    window = max(1, min(_WINDOW, longest - 1))
+    sums: dict[str, Array] = {}
+    counts: dict[str, Array] = {}
+    for x, targets in sequences:
+        steps = None
+        if model.per_step:
+            many = min(len(x), max(1, losses // len(sequences)))
+            steps = np.unique(np.linspace(0, len(x) - 1, many).round().astype(int))
+        found = gradient_flow(model, x, targets, window=window, steps=steps)
+        for name in found.layers:
+            norms = found.norms[name]
+            if not model.per_step:  # the only output belongs to where this direction ends
+                norms = norms[:1] if name.endswith(".reverse") else norms[-1:]
+            there, lags = ~np.isnan(norms), norms.shape[1]
+            sums.setdefault(name, np.zeros(window + 1))[:lags] += np.nansum(norms, 0)
+            counts.setdefault(name, np.zeros(window + 1))[:lags] += there.sum(0)
     flows = []
-    for name in sorted(found.layers):
-        by_lag = found.by_lag[name]
+    for name in sorted(sums):
+        by_lag = sums[name][counts[name] > 0] / counts[name][counts[name] > 0]
         if by_lag.max() > 0:
-            at = found.horizon(name)
-            first = by_lag[by_lag > 0][0]
-            flows.append(Flow(name, by_lag / first, at.lag, str(at), group))
+            at = horizon(by_lag)
+            flows.append(Flow(name, by_lag / by_lag[by_lag > 0][0], at.lag, str(at), group))
     return flows
 
 
@@ -161,41 +183,6 @@ def _gate_names(model: SequenceModel) -> list[str]:
     return [each.name(place, gate) for each in of for place, program in each.programs() for gate in gates(program)]
 
 
-@torch.no_grad()
-def _read(model: SequenceModel, ids: Tensor, names: Sequence[str]) -> tuple[dict[str, Array], Array, Array, Array]:
-    """What the model computes while it reads: each value `[T, units]`, the losses, the likeliest and their chances."""
-    wanted = list(dict.fromkeys([*names, *_gate_names(model)]))
-    choices = min(_CHOICES, model.vocabulary_size)
-    losses = np.full(len(ids), np.nan)
-    likeliest = np.zeros((len(ids), choices), np.int64)
-    probabilities = np.zeros((len(ids), choices))
-    kept: dict[str, list[Array]] = {name: [] for name in wanted}
-    state = None
-    for start in range(0, len(ids), _CHUNK):
-        chunk = ids[start : start + _CHUNK]
-        with record(model, *map(_literally, wanted)) as tape:
-            scores, state = model(chunk[:, None], state)
-        for name, values in kept.items():
-            values.append(tape[name][:, 0].float().numpy())
-        following = ids[start + 1 : start + 1 + len(chunk)]
-        chances = scores[: len(following), 0].double().log_softmax(-1)
-        to = slice(start + 1, start + 1 + len(following))
-        losses[to] = -chances.gather(1, following[:, None])[:, 0].numpy()
-        best = chances.topk(choices)
-        likeliest[to], probabilities[to] = best.indices.numpy(), best.values.exp().numpy()
-    return {name: np.concatenate(values) for name, values in kept.items()}, losses, likeliest, probabilities
-
-
-def _literally(name: str) -> str:
-    return glob.escape(name)
-
-
-def _reach(model: SequenceModel, ids: Tensor) -> Array:
-    """For each symbol the size of the gradient of its log-probability by those before it, `[T, lags]`."""
-    norms = connectivity(model, ids, window=_BACK - 1).norms
-    return np.concatenate([np.zeros_like(norms[:1]), np.nan_to_num(norms)])
-
-
 def _saturations(model: SequenceModel, recorded: dict[str, Array]) -> list[Saturation]:
     found = []
     for each in values_of(model):
@@ -216,12 +203,51 @@ def _timescales(model: SequenceModel, recorded: dict[str, Array]) -> list[Timesc
     return found
 
 
-def _values(name: str, steps: Array, symbols: Sequence[str]) -> Values:
+def _values(name: str, steps: Array, symbols: Sequence[str] | None, more: Mapping[str, Array]) -> Values:
     layer, _, short = name.partition(".")
-    found = interest(steps, symbols)
+    found = interest(steps, symbols, more, along="the sequence" not in more)
     return Values(layer, short, steps, found.order, found.scores, found.phrases)
 
 
-def _loss_in_words(losses: Array, symbol: str) -> str:
-    loss = float(np.nanmean(losses))
-    return f"{loss:.2f} nats per {symbol} here, {loss / math.log(2):.2f} bits"
+def _features(reading: Reading) -> dict[str, Array]:
+    """What units may follow besides the text: the place in a sequence, the answers, the keys that sound."""
+    found: dict[str, Array] = {}
+    if len(reading.parts) >= _EPISODES:
+        found["the sequence"] = np.concatenate([np.arange(part.stop - part.start) for part in reading.parts])
+    answers = np.array(reading.answers)
+    names, counts = np.unique(answers[answers != ""], return_counts=True)
+    of_sequences = reading.decided is not None
+    for name in names[np.argsort(-counts, kind="stable")][:_NAMED]:
+        if sum(part.answer == name for part in reading.parts) >= _EPISODES or not of_sequences:
+            found[f"{'in' if of_sequences else 'at'} {name}"] = answers == name
+    if reading.inputs is not None and reading.chances is not None:
+        for k, name in enumerate(reading.features):
+            found[f"while {name} sounds"] = reading.inputs[:, k] > 0
+    return found
+
+
+def _read_in_words(reading: Reading, passage: Passage, unit: str) -> list[str]:
+    steps = f"{passage.steps:,} {passage.step}{'s' * (passage.steps != 1)}"
+    many = len(passage.items)
+    read = f"{many:,} sequence{'s' * (many != 1)}, {steps}," if reading.parts else steps
+    found = [f"reads {read} of {passage.name}"]
+    if reading.decided is not None:
+        known = [part for part in reading.parts if part.answer]
+        if known:
+            found.append(f"{sum(part.answer == part.said for part in known):,} of {len(known):,} labels are right")
+    elif reading.answers:
+        right = [reading.alphabet[reading.likeliest[t, 0]] == a for t, a in enumerate(reading.answers) if a]
+        if right:
+            found.append(f"{sum(right):,} of {len(right):,} answers are right")
+    loss = reading.loss
+    if not math.isnan(loss):
+        bits = f", {loss / math.log(2):.2f} bits" if not reading.parts else ""
+        found.append(f"{loss:.2f} nats per {unit} here{bits}")
+    return found
+
+
+def _warnings(reading: Reading, step: str) -> list[str]:
+    count = int(reading.unknown.sum())
+    if not count:
+        return []
+    return [f"{count:,} {step}{'s' * (count > 1)} of this text training never saw; each is read as <unk>."]

@@ -6,24 +6,56 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Reading:
-    """A text as a model read it.
+class Part:
+    """A sequence among those that a model read one after the other.
 
     Attributes:
-        symbols: what each symbol adds to the text.
+        name: what to call it.
+        start, stop: its first step among all steps, and the one after its last.
+        answer: its label; "" if there is none, or it isn't known.
+        said: the label that the model gives it; "" if there is none.
+        probability: of that label.
+        loss: in nats; NaN if it isn't known.
+    """
+
+    name: str
+    start: int
+    stop: int
+    answer: str = ""
+    said: str = ""
+    probability: float = 0.0
+    loss: float = float("nan")
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Sequences as a model read them: one text, or several sequences one after the other, T steps in all.
+
+    Attributes:
+        symbols: the text of each step; its number where steps are times.
         unknown: which of them the vocabulary lacks, `[T]`.
-        losses: nats for each symbol, given those before it, `[T]`; NaN for the first, which nothing predicts.
-        likeliest: the ids of the symbols that the model held likeliest in each place, the likeliest first, `[T, k]`.
+        losses: nats for the answer at each step, `[T]`; NaN where there is none, as for a text's first symbol, which
+            nothing predicts. Steps of a sequence that has one answer share its loss.
+        likeliest: the ids of the answers that the model held likeliest at each step, the likeliest first, `[T, k]`.
         probabilities: theirs, `[T, k]`.
         alphabet: the text of each id in `likeliest`.
-        reach: the size of the gradient of symbol t's log-probability with respect to the symbol before it, the one
-            before that, and so on, `[T, lags]`; 0 where there is none.
+        reach: the size of the gradient of the log-probability of an answer at step t with respect to the inputs at
+            steps t - first, t - first - 1, and so on, `[T, lags]`; 0 where there is none.
+        first: the lag of the first column of `reach`.
+        answers: the right answer at each step; the symbols themselves if empty.
+        parts: the sequences; empty where there is one text.
+        decided: for answers of whole sequences, the size of the gradient of the log-probability of the label that the
+            model gives with respect to each step, `[T]`.
+        inputs: the numbers at each step, `[T, features]`, where the model reads numbers.
+        features: what they are called.
+        chances: the probability that the model gave each of them, `[T, features]`, where they are bits to predict.
     """
 
     symbols: Sequence[str]
@@ -33,6 +65,20 @@ class Reading:
     probabilities: Array
     alphabet: dict[int, str]
     reach: Array
+    first: int = 1
+    answers: Sequence[str] = ()
+    parts: Sequence[Part] = ()
+    decided: Array | None = None
+    inputs: Array | None = None
+    features: Sequence[str] = ()
+    chances: Array | None = None
+
+    @property
+    def loss(self) -> float:
+        """The mean loss of all answers; NaN if there are none."""
+        losses = self.losses if self.decided is None else np.array([part.loss for part in self.parts])
+        known = losses[~np.isnan(losses)]
+        return float(known.mean()) if known.size else float("nan")
 
 
 @dataclass(frozen=True)
@@ -133,13 +179,63 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class ConfusionMatrix:
+    """How often each label was taken for each.
+
+    Attributes:
+        labels: their names.
+        counts: of the true label k and the predicted label n, `[k, n]`.
+        of: what is counted, in the plural.
+    """
+
+    labels: Sequence[str]
+    counts: Array
+    of: str = "sequences"
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Attributes:
+        title: the heading.
+        about: how to read it, in a sentence.
+        columns: the names of its columns.
+        rows: of texts, whole numbers and shares, which are floats from 0 to 1.
+    """
+
+    title: str
+    about: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[str | int | float]]
+
+
+@dataclass(frozen=True)
+class Roll:
+    """What sounded, beside the probabilities that a model gave it.
+
+    Attributes:
+        title: of the piece.
+        keys: their names, from the lowest.
+        target: 0 or 1, `[T, keys]`.
+        probabilities: `[T, keys]`.
+    """
+
+    title: str
+    keys: Sequence[str]
+    target: Array
+    probabilities: Array
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that a report says. What is empty has no place on the page.
 
     Attributes:
         title: the heading.
         facts: what the network and the text are, in short pieces.
-        symbol: what a symbol is called: "character", "word", "byte pair".
+        symbol: what a step is called: "character", "word", "byte pair", "token", "step".
+        unit: what a loss is per; the symbol if not given.
         warnings: what the reader should know first.
         reading: the text, and `values` the units that shade it.
         best_step: the step of training whose weights were kept.
@@ -148,6 +244,7 @@ class ReportData:
     title: str
     facts: Sequence[str] = ()
     symbol: str = "character"
+    unit: str = ""
     warnings: Sequence[str] = ()
     reading: Reading | None = None
     values: Sequence[Values] = ()
@@ -156,4 +253,7 @@ class ReportData:
     timescales: Sequence[Timescale] = ()
     curves: Sequence[Curve] = ()
     samples: Sequence[Sample] = ()
+    confusion: ConfusionMatrix | None = None
+    tables: Sequence[Table] = ()
+    rolls: Sequence[Roll] = ()
     best_step: int | None = None

@@ -53,6 +53,12 @@ def quantised(steps: Array) -> tuple[Array, Array | None]:
     return np.rint(rows / scales[:, None] * 127 + 128).astype(np.uint8), scales
 
 
+def shares(values: Array) -> Array:
+    """Values from 0 to 1 in a byte each: a byte b stands for `b / 255`."""
+    levels: Array = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
+    return levels
+
+
 def quantised_reach(reach: Array) -> Array:
     """Sizes `[T, lags]` in a byte each, by order of magnitude: 255 is each step's largest, 1 a thousandth of it."""
     sizes = np.nan_to_num(np.asarray(reach, np.float64))

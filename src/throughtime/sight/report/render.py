@@ -10,14 +10,19 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from throughtime import __version__
 from throughtime.errors import UserError
 from throughtime.files import replacing
-from throughtime.sight.report.data import Flow, Reading, ReportData, Values
-from throughtime.sight.report.packing import as_json, packed, packed_array, quantised, quantised_reach
+from throughtime.sight.report.data import Flow, Reading, ReportData, Roll, Values
+from throughtime.sight.report.packing import as_json, packed, packed_array, quantised, quantised_reach, shares
 
 _PAGE = files("throughtime.sight.report") / "page"
-_SCRIPTS = ("core.js", "text.js", "detail.js", "span.js", "units.js", "charts.js", "main.js")
+_SCRIPTS = (
+    "core.js", "text.js", "parts.js", "roll.js", "detail.js", "span.js", "units.js", "charts.js", "labels.js",
+    "main.js",
+)  # fmt: skip
 GENERATOR = "throughtime report"
 _SIGNED = re.compile(rf'generator"[^"]{{1,10}}"{GENERATOR}"')
 _HEAD = 2000  # characters of a page in which it says what made it
@@ -46,6 +51,9 @@ def render(data: ReportData) -> str:
     return safe.render(
         data=data,
         parts=list(_parts(data)),
+        kind=_kind(data.reading),
+        surprises=_surprises(data.reading),
+        has_losses=data.reading is not None and not np.isnan(data.reading.losses).all(),
         nonce=secrets.token_urlsafe(16),
         generator=GENERATOR,
         version=__version__,
@@ -112,8 +120,14 @@ def _draws(data: ReportData) -> bool:
 def _parts(data: ReportData) -> Iterator[tuple[str, str]]:
     """The ids and titles of the page's sections."""
     if data.reading:
-        yield from (("text", "Text"), ("units", "Units"), ("gates", "Over time"), ("surprise", "Surprise"))
+        yield "text", {"text": "Text", "roll": "Pieces"}.get(_kind(data.reading), "Sequences")
+        yield from (("units", "Units"), ("gates", "Over time"))
+        if _surprises(data.reading):
+            yield "surprise", "Loss" if data.reading.answers else "Surprise"
     for there, id, title in (
+        (data.confusion, "confusion", "Confusion"),
+        *((True, f"table-{k}", table.title) for k, table in enumerate(data.tables)),
+        (data.rolls, "rolls", "Piano rolls"),
         (data.flows, "flow", "Reach"),
         (data.timescales, "timescales", "Timescales"),
         (data.saturations, "saturation", "Saturation"),
@@ -133,6 +147,7 @@ def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
 
     return {
         "symbol": data.symbol,
+        "unit": data.unit or data.symbol,
         "reading": _reading(data.reading, block) if data.reading else None,
         "values": [_values(value, number, block) for number, value in enumerate(data.values)],
         "flows": [_flow(flow) for flow in data.flows],
@@ -142,6 +157,11 @@ def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
         ],
         "curves": [{"label": c.label, "steps": c.steps, "values": c.values} for c in data.curves],
         "best": data.best_step,
+        "confusion": None
+        if data.confusion is None
+        else {"labels": list(data.confusion.labels), "counts": data.confusion.counts, "of": data.confusion.of},
+        "tables": [{"columns": list(table.columns), "rows": list(map(list, table.rows))} for table in data.tables],
+        "rolls": [_roll(roll, number, block) for number, roll in enumerate(data.rolls)],
         "samples": [sample.text for sample in data.samples],
     }
 
@@ -156,7 +176,46 @@ def _reading(reading: Reading, block: Any) -> dict[str, Any]:
         "probabilities": block("probabilities", packed_array(reading.probabilities, "<f4")),
         "alphabet": {str(id): text for id, text in reading.alphabet.items()},
         "lags": reading.reach.shape[1],
+        "first": reading.first,
         "reach": block("reach", packed_array(quantised_reach(reading.reach), "u1")),
+        "kind": _kind(reading),
+        "answers": list(reading.answers),
+        "parts": [vars(part) for part in reading.parts],
+        "decided": None if reading.decided is None else block("decided", packed_array(_decided(reading), "u1")),
+        "features": list(reading.features),
+        "inputs": None if reading.inputs is None else block("inputs", packed_array(reading.inputs, "<f4")),
+        "chances": None if reading.chances is None else block("chances", packed_array(shares(reading.chances), "u1")),
+    }
+
+
+def _kind(reading: Reading | None) -> str:
+    """How a reading is laid out: as a text, as lines of symbols, as curves over time or as piano rolls."""
+    if reading is None or not (reading.parts or reading.inputs is not None):
+        return "text"
+    if reading.inputs is None:
+        return "lines"
+    return "curves" if reading.chances is None else "roll"
+
+
+def _surprises(reading: Reading | None) -> bool:
+    """Whether steps have losses of their own."""
+    return reading is not None and reading.decided is None and not bool(np.isnan(reading.losses).all())
+
+
+def _decided(reading: Reading) -> Any:
+    """What decided each label, in a byte for each step: a sequence's strongest step has 255."""
+    assert reading.decided is not None
+    rows = [reading.decided[part.start : part.stop] for part in reading.parts]
+    return np.concatenate([shares(row / (row.max() or 1)) for row in rows])
+
+
+def _roll(roll: Roll, number: int, block: Any) -> dict[str, Any]:
+    return {
+        "title": roll.title,
+        "keys": list(roll.keys),
+        "steps": len(roll.target),
+        "target": block(f"roll-{number}-target", packed_array(roll.target > 0, "u1")),
+        "chances": block(f"roll-{number}-chances", packed_array(shares(roll.probabilities), "u1")),
     }
 
 

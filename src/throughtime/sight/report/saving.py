@@ -21,17 +21,20 @@ def summary(data: ReportData) -> dict[str, Any]:
     """A report in a few figures.
 
     Returns:
-        `symbols` read, `unknown` of them, `loss` in nats per symbol, `bits_per_symbol`, `horizons` by layer (null where
+        `sequences` and `symbols` (steps) read, `unknown` of them, `loss` in nats per answer and `bits_per_symbol`, the
+        same in bits (null where the answers aren't known), `horizons` by layer (null where
         it lies beyond the lags that were looked at), and the most interesting `units`.
     """
     found: dict[str, Any] = {"title": data.title}
     if data.reading:
-        loss = float(np.nanmean(data.reading.losses))
+        loss = data.reading.loss
+        known = not math.isnan(loss)
         found |= {
+            "sequences": max(1, len(data.reading.parts)),
             "symbols": len(data.reading.symbols),
             "unknown": int(data.reading.unknown.sum()),
-            "loss": loss,
-            "bits_per_symbol": loss / math.log(2),
+            "loss": loss if known else None,
+            "bits_per_symbol": loss / math.log(2) if known else None,
         }
     found["horizons"] = {" ".join(filter(None, (f.label, f.group))): f.lag for f in data.flows}
     units = [
@@ -81,12 +84,20 @@ def _arrays(data: ReportData) -> dict[str, Array]:
     if data.reading:
         for name in ("losses", "likeliest", "probabilities", "reach"):
             found[f"reading.{name}"] = getattr(data.reading, name)
+        for name in ("decided", "inputs", "chances"):
+            if (array := getattr(data.reading, name)) is not None:
+                found[f"reading.{name}"] = array
         found["reading.unknown"] = data.reading.unknown.astype(np.uint8)
     for value in data.values:
         found[f"values.{value.layer}.{value.name}"] = value.steps
         found[f"interest.{value.layer}.{value.name}"] = value.interest
     for flow in data.flows:
         found[".".join(filter(None, ("flow", flow.label, flow.group)))] = flow.by_lag
+    if data.confusion:
+        found["confusion"] = data.confusion.counts
+    for roll in data.rolls:
+        found[f"roll.{roll.title}.target"] = roll.target
+        found[f"roll.{roll.title}.probabilities"] = roll.probabilities
     for saturation in data.saturations:
         found[f"shut.{saturation.layer}.{saturation.gate}"] = saturation.closed
         found[f"open.{saturation.layer}.{saturation.gate}"] = saturation.opened
@@ -101,6 +112,9 @@ def _texts(data: ReportData) -> dict[str, Any]:
         "facts": data.facts,
         "symbol": data.symbol,
         "text": list(data.reading.symbols) if data.reading else None,
+        "parts": [vars(part) for part in data.reading.parts] if data.reading else [],
+        "confusion": list(data.confusion.labels) if data.confusion else None,
+        "tables": [{"title": t.title, "columns": list(t.columns), "rows": t.rows} for t in data.tables],
         "alphabet": data.reading.alphabet if data.reading else None,
         "notes": {f"{v.layer}.{v.name}": list(v.notes) for v in data.values},
         "curves": {c.label: {"steps": c.steps, "values": c.values} for c in data.curves},

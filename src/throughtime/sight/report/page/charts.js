@@ -122,7 +122,7 @@ drawing.training = () => ({
   })),
   layout: layoutOf({
     xaxis: { title: "step", rangemode: "tozero" },
-    yaxis: { title: `nats per ${DATA.symbol}` },
+    yaxis: { title: `nats per ${DATA.unit}` },
     showlegend: true,
     shapes: DATA.best ? [{ type: "line", x0: DATA.best, x1: DATA.best, yref: "paper", y0: 0, y1: 1, line: { color: variable("--quiet"), width: 1, dash: "dot" } }] : [],
     annotations: DATA.best ? [{ x: DATA.best, xanchor: "right", yref: "paper", y: 1, yanchor: "top", text: "the weights kept ", showarrow: false, font: { size: 11 } }] : [],
@@ -143,7 +143,7 @@ drawing.surprise = () => {
       { x: losses.map((_, t) => t), y: losses, type: "bar", name: `each ${DATA.symbol}`, marker: { color: solid("--surprise", 0.45), line: { width: 0 } }, text: around.map(escapeMarks), textposition: "none", hovertemplate: "%{text}<br>%{y:.2f} nats at %{x}<extra></extra>" },
       { x: losses.map((_, t) => t), y: means, name: "mean of those around", mode: "lines", line: { color: variable("--ink"), width: 1.6 }, hoverinfo: "skip" },
     ],
-    layout: layoutOf({ bargap: 0, hovermode: "closest", showlegend: true, xaxis: { title: `${DATA.symbol} of the text`, range: [0, Math.min(length, narrow() ? 200 : 600)] }, yaxis: { title: "nats", fixedrange: true, rangemode: "tozero" }, dragmode: "pan" }),
+    layout: layoutOf({ bargap: 0, hovermode: "closest", showlegend: true, xaxis: { title: `${DATA.symbol}${SEVERAL ? "" : " of the text"}`, range: [0, Math.min(length, narrow() ? 200 : 600)] }, yaxis: { title: "nats", fixedrange: true, rangemode: "tozero" }, dragmode: "pan" }),
     onClick: (point) => goTo(point.x),
   };
 };
@@ -163,9 +163,10 @@ drawing.gates = () => {
     traces: [{ x: [0], y: [0], mode: "markers", opacity: 0, hoverinfo: "skip" }],
     layout: layoutOf({
       margin: { l: 44, r: 6, t: 8, b: 44 },
-      xaxis: { title: `${DATA.symbol} of the text`, range: [-0.5, Math.min(length, narrow() ? 150 : 400) - 0.5], showgrid: false },
+      xaxis: { title: `${DATA.symbol}${SEVERAL ? ", the sequences one after the other" : " of the text"}`, range: [-0.5, Math.min(length, narrow() || SEVERAL ? 150 : 400) - 0.5], showgrid: false },
       yaxis: { title: `units, ${orders[byId("order").value].title}`, range: [rows.length - 0.5, -0.5], showticklabels: false, showgrid: false, fixedrange: true },
       images: pictures(value, rows),
+      shapes: PARTS.slice(1).map(({ start }) => ({ type: "line", x0: start - 0.5, x1: start - 0.5, yref: "paper", y0: 0, y1: 1, line: { color: variable("--ink"), width: PARTS.length > 60 ? 0.5 : 1 }, opacity: 0.5 })),
       dragmode: "pan",
     }),
     onMove: (event) => {
@@ -254,11 +255,13 @@ function listHorizons() {
 function listPlaces() {
   const losses = Array.from(arrays.losses, (x, t) => [x, t]).filter(([x]) => Number.isFinite(x));
   const worst = losses.sort((a, b) => b[0] - a[0]).slice(0, 12);
-  byId("places").replaceChildren(...worst.map(([loss, t]) => {
+  byId("places")?.replaceChildren(...worst.map(([loss, t]) => {
     const [before, here, after] = context(t, DATA.symbol === "character" ? 22 : 6);
     const code = make("code", { dir: "auto" }, before, make("mark", { text: here }), after);
-    const first = READING.alphabet[arrays.likeliest[t * READING.choices]];
-    return make("li", {}, code, make("br"), jump(t, `${number(loss, 1)} nats`),
-      ` it expected ${label(first)} (${percent(arrays.probabilities[t * READING.choices])})`);
+    const entry = make("li", {}, code, make("br"), jump(t, `${number(loss, 1)} nats`));
+    const share = READING.choices ? percent(arrays.probabilities[t * READING.choices]) : "";
+    if (READING.answers.length) entry.append(` ${answerOf(t)}, taken for ${said(t)} (${share})`);
+    else if (READING.choices) entry.append(` it expected ${label(said(t))} (${share})`);
+    return entry;
   }));
 }

@@ -38,9 +38,32 @@ const label = (text) => picture(text).replace(/\n/g, "↵").replace(/ /g, "␣")
 
 const flat = (text) => picture(text).replace(/\n/g, "↵");
 
-// What stands before a place, in it and after it, to be shown on one line.
+// The sequences that were read, or one text; the sequence that each step belongs to.
+const length = READING ? READING.symbols.length : 0;
+const PARTS = READING?.parts.length ? READING.parts : [{ name: "", start: 0, stop: length }];
+const partIndex = new Uint32Array(length);
+PARTS.forEach(({ start, stop }, k) => partIndex.fill(k, start, stop));
+const partOf = (t) => PARTS[partIndex[t]];
+const SEVERAL = Boolean(READING?.parts.length);
+const TIMES = Boolean(READING?.inputs); // steps are times, without a symbol
+const WHOLE = Boolean(READING?.decided); // an answer is about a whole sequence
+const answerOf = (t) => (READING.answers.length ? READING.answers[t] : READING.symbols[t]);
+const LOSS = READING?.answers.length ? "loss" : "surprise";
+
+// What a step is called on one line.
+const titleOf = (t) => (TIMES ? `${DATA.symbol} ${READING.symbols[t]}` : label(READING.symbols[t]));
+const placeOf = (t) => {
+  const { start, stop, name } = partOf(t);
+  return SEVERAL ? `${t - start + 1} of ${stop - start}${PARTS.length > 1 && name ? ` in ${name}` : ""}` : `${t} of ${length}`;
+};
+
+// What stands before a place, in it and after it in its sequence, to be shown on one line.
+const GAP = READING?.kind === "lines" && DATA.symbol !== "character" ? " " : "";
 function context(t, reach = 14, stop = t + 1) {
-  const span = (from, to) => flat(READING.symbols.slice(Math.max(0, from), to).join(""));
+  const { start, stop: end, name } = partOf(t);
+  if (TIMES) return [`${name}, `, titleOf(t), ""];
+  const span = (from, to) => flat(READING.symbols.slice(Math.max(start, from), Math.min(end, to)).join(GAP));
+  if (GAP) return [`${span(t - reach, t)} `, span(t, stop), ` ${span(stop, stop + reach)}`];
   return [span(t - reach, t), span(t, stop), span(stop, stop + reach)];
 }
 
@@ -95,6 +118,5 @@ function levelsOf(value) {
   if (!loaded.has(value)) loaded.set(value, unpack(value.levels).then((buffer) => (value.bytes = new Uint8Array(buffer))));
   return loaded.get(value);
 }
-const length = READING ? READING.symbols.length : 0;
 const rowOf = (value, unit) => value.bytes.subarray(unit * length, (unit + 1) * length);
 const real = (value, unit, level) => (value.scales ? ((level - 128) / 127) * value.scales[unit] : level / 255);

@@ -3,59 +3,71 @@
 const valueAt = (t) => real(shown.value, shown.unit, rowOf(shown.value, shown.unit)[t]);
 
 function inShort(t) {
-  const words = [`${label(READING.symbols[t])}  at ${t}`];
-  if (shown.shade === "back" && shown.chosen !== null) {
+  const words = [SEVERAL ? `${titleOf(t)}  ${TIMES ? `of ${partOf(t).name}` : ""}` : `${label(READING.symbols[t])}  at ${t}`];
+  if (READING.kind === "lines" && answerOf(t)) words.push(`${answerOf(t)}${said(t) === answerOf(t) ? "" : `, taken for ${said(t)}`}`);
+  if (shown.shade === "back" && (WHOLE || shown.chosen !== null)) {
     const lag = shown.chosen - t;
-    if (measured(lag)) words.push(`${lag} back: ${shareBack(reachOf(shown.chosen, lag))}`);
-    else if (lag) words.push(lag < 0 ? "later than the chosen one" : `more than ${READING.lags} back: not measured`);
+    const level = reachOf(WHOLE ? t : shown.chosen, t);
+    if (WHOLE) words.push(`weighs ${shareBack(level)}`);
+    else if (level !== null) words.push(`${away(lag)}: ${shareBack(level)}`);
+    else if (lag && partIndex[t] === partIndex[shown.chosen]) words.push(lag < 0 ? "later than the chosen one" : "too far back: not measured");
   } else if (shown.value?.bytes) words.push(`${nameOf(shown.value)} ${shown.unit}: ${number(valueAt(t))}`);
-  if (Number.isFinite(arrays.losses?.[t])) words.push(`surprise ${number(arrays.losses[t])} nats`);
+  if (Number.isFinite(arrays.losses?.[t])) words.push(`${LOSS} ${number(arrays.losses[t])} nats`);
   return words.join("\n");
 }
 
-const shareOf = (level) => (level ? percent(10 ** ((level / 255 - 1) * 3)) : "under 0.1 %");
+const said = (t) => (READING.choices ? READING.alphabet[arrays.likeliest[t * READING.choices]] : "");
+const away = (lag) => (lag > 0 ? `${lag} back` : lag < 0 ? `${-lag} ahead` : "here");
+
+const shareOf = (level) => (WHOLE ? percent(level / 255) : level ? percent(10 ** ((level / 255 - 1) * 3)) : "under 0.1 %");
 const shareBack = (level) => `${shareOf(level)} of the strongest`;
 
 function tell(t) {
   if (!arrays.losses || (narrow() && !shown.looked)) return;
   const loss = arrays.losses[t];
-  const rows = [["place", `${t} of ${length}`]];
+  const rows = [["place", placeOf(t)]];
   if (shown.value?.bytes) rows.push([`${nameOf(shown.value)} ${shown.unit}`, number(valueAt(t), 3)]);
-  if (Number.isFinite(loss)) rows.push(["surprise", `${number(loss)} nats`], ["it had given it", percent(Math.exp(-loss))]);
+  if (READING.answers.length) rows.push(["answer", answerOf(t) || "not known"]);
+  if (Number.isFinite(loss)) rows.push([WHOLE ? "loss of the sequence" : LOSS, `${number(loss)} nats`]);
+  if (Number.isFinite(loss) && READING.choices) rows.push([READING.answers.length ? "probability of it" : "it had given it", percent(Math.exp(-loss))]);
   const list = make("dl");
   for (const [name, text] of rows) list.append(make("dt", { text: name }), make("dd", { text }));
-  const parts = [make("p", { class: "symbol" }, make("bdi", { text: label(READING.symbols[t]) })), list];
+  const parts = [make("p", { class: "symbol" }, make("bdi", { text: titleOf(t) })), list];
   if (found) parts.splice(0, 2, ...matchParts());
   if (shown.chosen !== null || found) parts.unshift(letGo());
   if (found) return byId("detail").replaceChildren(...parts);
   if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `training never saw this ${DATA.symbol}; it is read as <unk>` }));
-  if (Number.isFinite(loss)) parts.push(make("h3", { text: "What it would have said here" }), ...guesses(t));
-  if (shown.chosen === t && t) parts.push(make("h3", { text: "What it went by, against the strongest" }), ...lookedAt(t));
+  if (READING.choices && (READING.answers.length || Number.isFinite(loss))) parts.push(make("h3", { text: HEADINGS[READING.answers.length ? (WHOLE ? 2 : 1) : 0] }), ...guesses(t));
+  if (READING.kind === "roll") parts.push(...keysAt(t));
+  if (WHOLE || shown.chosen === t) parts.push(make("h3", { text: "What it went by, against the strongest" }), ...lookedAt(t));
   if (shown.value?.bytes) parts.push(make("h3", { text: `Units most unlike themselves here (${nameOf(shown.value)})` }), ...unusual(t));
   byId("detail").replaceChildren(...parts);
 }
+
+const HEADINGS = ["What it would have said here", "What it says here", "What it says of this sequence"];
 
 function guesses(t) {
   const found = [];
   for (let k = 0; k < READING.choices; k++) {
     const symbol = READING.alphabet[arrays.likeliest[t * READING.choices + k]];
     const share = arrays.probabilities[t * READING.choices + k];
-    const right = symbol === READING.symbols[t];
+    const right = symbol === answerOf(t);
     const bar = make("i");
     bar.style.width = `${Math.max(1, 100 * share)}%`;
-    const row = make("div", { class: right ? "guess right" : "guess" }, make("bdi", { text: label(symbol) }), bar, make("b", { text: percent(share) }));
-    if (right) row.title = "this is what came";
+    const row = make("div", { class: right ? "guess right" : "guess" }, make("bdi", { text: READING.answers.length ? symbol : label(symbol) }), bar, make("b", { text: percent(share) }));
+    if (right) row.title = READING.answers.length ? "this is right" : "this is what came";
     found.push(row);
   }
   return found;
 }
 
 function lookedAt(t) {
-  const lags = Array.from({ length: Math.min(READING.lags, t) }, (_, k) => k + 1);
-  const top = lags.sort((a, b) => reachOf(t, b) - reachOf(t, a)).slice(0, 5);
-  return top.map((lag) =>
-    make("div", { class: "busy" }, jump(t - lag, `${label(READING.symbols[t - lag])}  ${lag} back`),
-      make("span", { text: shareOf(reachOf(t, lag)) })));
+  const { start, stop } = partOf(t);
+  const steps = Array.from({ length: stop - start }, (_, k) => start + k).filter((s) => reachOf(t, s));
+  const top = steps.sort((a, b) => reachOf(t, b) - reachOf(t, a)).slice(0, 5);
+  return top.map((s) =>
+    make("div", { class: "busy" }, jump(s, WHOLE ? (TIMES ? titleOf(s) : `${titleOf(s)}  at ${s - start + 1}`) : `${titleOf(s)}  ${away(t - s)}`),
+      make("span", { text: shareOf(reachOf(t, s)) })));
 }
 
 function letGo() {

@@ -12,7 +12,9 @@ function setTheme(wanted) {
 }
 
 function repaint() {
-  if (READING) { shade(); buildGallery(); }
+  if (READING) { shade(); buildGallery(); if (READING.kind === "roll") drawPartRolls(); if (READING.kind === "curves") drawCurves(); }
+  if (DATA.confusion) buildConfusion();
+  drawRolls();
   for (const name of drawn) draw(name);
 }
 
@@ -25,11 +27,18 @@ async function start() {
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { setTheme(wanted); repaint(); });
   DATA.samples.forEach((text, k) => (document.querySelector(`[data-sample="${k}"]`).textContent = text.split("\n").map(picture).join("\n")));
   listHorizons();
+  if (DATA.confusion) buildConfusion();
+  buildTables();
+  await buildRolls();
   if (READING) {
-    const kinds = { losses: Float32Array, likeliest: Uint32Array, probabilities: Float32Array, reach: Uint8Array };
-    await Promise.all(Object.entries(kinds).map(async ([name, kind]) => (arrays[name] = new kind(await unpack(READING[name])))));
+    const kinds = { losses: Float32Array, likeliest: Uint32Array, probabilities: Float32Array, reach: Uint8Array, decided: Uint8Array, inputs: Float32Array, chances: Uint8Array };
+    await Promise.all(Object.entries(kinds).filter(([name]) => READING[name]).map(async ([name, kind]) => (arrays[name] = new kind(await unpack(READING[name])))));
     buildText();
+    if (READING.kind === "roll") drawPartRolls();
+    if (READING.kind === "curves") drawCurves();
+    buildLegends();
     await buildPickers();
+    if (WHOLE) { choosesShade("back"); shade(); }
     placeToolbar();
     addEventListener("resize", placeToolbar);
     listPlaces();

@@ -4,43 +4,46 @@ const spans = [];
 const shown = { value: null, unit: 0, shade: "unit", stretch: true, chosen: null, at: 0, looked: false };
 const arrays = {};
 
-function buildText() {
-  const reading = byId("reading");
-  const unknown = new Set(READING.unknown);
-  const fragment = document.createDocumentFragment();
-  READING.symbols.forEach((symbol, t) => {
-    const span = make("span", { tabindex: t ? -1 : 0 });
-    const parts = picture(symbol).split("\n");
-    parts.forEach((part, k) => {
+// A step as an element: its symbol, or an empty cell where steps are times.
+function buildSpan(symbol, t) {
+  const span = make("span", { tabindex: t ? -1 : 0 });
+  if (TIMES) span.setAttribute("aria-label", titleOf(t));
+  else {
+    picture(symbol).split("\n").forEach((part, k) => {
       if (k) span.append(make("span", { class: "mark", text: "↵" }), "\n");
       if (part) span.append(part);
     });
     if (!symbol) span.append("∅");
-    if (unknown.has(t)) span.className = "unknown";
-    span.dataset.t = t;
-    spans.push(span);
-    fragment.append(span);
-  });
-  reading.replaceChildren(fragment);
-  const placeOf = (event) => {
+  }
+  span.dataset.t = t;
+  return span;
+}
+
+function buildText() {
+  const reading = byId("reading");
+  spans.push(...READING.symbols.map(buildSpan));
+  for (const t of READING.unknown) spans[t].classList.add("unknown");
+  if (READING.kind === "text") reading.replaceChildren(...spans);
+  else reading.replaceChildren(...PARTS.map(buildPart));
+  const pointedAt = (event) => {
     const span = event.target.closest("span[data-t]");
     return span ? Number(span.dataset.t) : null;
   };
   reading.addEventListener("pointermove", (event) => {
-    const t = placeOf(event);
+    const t = pointedAt(event);
     if (t === null || event.pointerType === "touch") return hideTip();
     showTip(inShort(t), event.clientX, spans[t].getBoundingClientRect().top);
     if (shown.chosen === null && !found && shown.at !== t) lookAt(t);
   });
   reading.addEventListener("pointerleave", hideTip);
   reading.addEventListener("click", (event) => {
-    const t = placeOf(event);
+    const t = pointedAt(event);
     if (t === null || !getSelection().isCollapsed) return;
     forgetMatch();
     choose(shown.chosen === t ? null : t);
   });
   reading.addEventListener("focusin", (event) => {
-    const t = placeOf(event);
+    const t = pointedAt(event);
     if (t !== null) lookAt(t, true);
   });
   reading.addEventListener("keydown", onKey);
@@ -112,32 +115,36 @@ function choose(t) {
   if (shown.chosen !== null) spans[shown.chosen].classList.remove("chosen");
   shown.chosen = t;
   const radio = document.querySelector('input[name="shade"][value="back"]');
-  radio.disabled = t === null;
+  radio.disabled = t === null && !WHOLE;
   if (t !== null) {
     spans[t].classList.add("chosen");
-    radio.checked = true;
-    shown.shade = "back";
+    choosesShade("back");
     lookAt(t);
-  } else if (shown.shade === "back") {
-    document.querySelector('input[name="shade"][value="unit"]').checked = true;
-    shown.shade = "unit";
-  }
+  } else if (shown.shade === "back" && !WHOLE) choosesShade("unit");
   shade();
 }
 
-// How much the probability of the symbol at t hangs on the one so many before it; none of a symbol itself or later.
-const measured = (lag) => lag >= 1 && lag <= READING.lags;
-const reachOf = (t, lag) => arrays.reach[t * READING.lags + lag - 1];
-const lossRange = () => 8; // nats, of a colour's full strength
+function choosesShade(name) {
+  document.querySelector(`input[name="shade"][value="${name}"]`).checked = true;
+  shown.shade = name;
+}
+
+// How much the answer at t depends on the input at s, as a level; null where that was not measured.
+function reachOf(t, s) {
+  if (partIndex[t] !== partIndex[s]) return null;
+  if (WHOLE) return arrays.decided[s];
+  const column = t - s - READING.first;
+  return column >= 0 && column < READING.lags ? arrays.reach[t * READING.lags + column] : null;
+}
+// Nats of a colour's full strength.
+const lossRange = () => (READING.kind === "roll" ? Math.max(...arrays.losses.filter(Number.isFinite)) : 8);
 
 // The colours of all symbols, for what is chosen.
 function colours() {
   if (shown.shade === "surprise") return Array.from(arrays.losses, (x) => palette.surprise[byte((255 * (x || 0)) / lossRange())]);
   if (shown.shade === "back") {
-    return spans.map((_, s) => {
-      const lag = shown.chosen - s;
-      return measured(lag) ? palette.back[reachOf(shown.chosen, lag)] : "transparent";
-    });
+    if (WHOLE) return Array.from(arrays.decided, (level) => palette.back[level]);
+    return spans.map((_, s) => palette.back[reachOf(shown.chosen, s)] ?? "transparent");
   }
   const row = rowOf(shown.value, shown.unit);
   return Array.from(row, inksOf(shown.value, row, shown.stretch));
@@ -162,6 +169,7 @@ function rangeOf(value, row, stretch) {
 function shade() {
   if (shown.shade === "unit" && !shown.value?.bytes) return;
   colours().forEach((colour, t) => (spans[t].style.backgroundColor = colour));
+  if (TIMES) drawTraces();
   showLegend();
   tell(shown.at);
 }
@@ -170,9 +178,9 @@ function showLegend() {
   const [low, bar, high] = byId("legend").children;
   const between = (inks) => `linear-gradient(90deg, ${[0, 64, 128, 192, 255].map((k) => inks[k]).join(", ")})`;
   if (shown.shade === "surprise") {
-    [low.textContent, high.textContent, bar.style.background] = ["0", `${lossRange()} nats`, between(palette.surprise)];
+    [low.textContent, high.textContent, bar.style.background] = ["0", `${number(lossRange(), 0)} nats`, between(palette.surprise)];
   } else if (shown.shade === "back") {
-    [low.textContent, high.textContent, bar.style.background] = ["1/1000", "strongest", between(palette.back)];
+    [low.textContent, high.textContent, bar.style.background] = [WHOLE ? "0" : "1/1000", "strongest", between(palette.back)];
   } else {
     const { value, unit } = shown;
     const [from, to] = rangeOf(value, rowOf(value, unit), shown.stretch);

@@ -75,9 +75,8 @@ function pickUnit(unit) {
   if (shown.shade !== "unit") {
     if (shown.chosen !== null) spans[shown.chosen].classList.remove("chosen");
     shown.chosen = null;
-    document.querySelector('input[name="shade"][value="back"]').disabled = true;
-    document.querySelector('input[name="shade"][value="unit"]').checked = true;
-    shown.shade = "unit";
+    document.querySelector('input[name="shade"][value="back"]').disabled = !WHOLE;
+    choosesShade("unit");
   }
   shade();
   byId("status").textContent = `${nameOf(shown.value)} unit ${unit}. ${shown.value.notes[unit]}`;
@@ -121,9 +120,10 @@ async function buildGallery() {
     const start = busiest(row);
     const inkOf = inksOf(value, row, true);
     for (let t = start; t < Math.min(length, start + EXCERPT); t++) {
-      const span = make("span", { text: flat(READING.symbols[t]) });
+      const span = make("span", TIMES ? { class: "cell" } : { text: flat(READING.symbols[t]) });
       span.style.backgroundColor = inkOf(row[t]);
       code.append(span);
+      if (GAP || t + 1 === partOf(t).stop) code.append(" ");
     }
     return make("div", { class: "strip" }, make("div", {}, button, make("p", { text: `${value.notes[unit]} (${percent(value.interest[unit])})` })), code);
   }));

@@ -1,0 +1,123 @@
+// Several sequences below each other: lines of symbols with what the network says of them, or curves over time.
+
+const longestPart = Math.max(0, ...PARTS.map(({ start, stop }) => stop - start));
+const CELL = longestPart > 150 ? 4 : 8; // pixels of a step, where steps are times
+const GUTTER = 42; // pixels to the left of them
+const CURVES = 6; // features that are drawn
+const CURVE_HEIGHT = 72;
+const TRACE_HEIGHT = 44;
+const canvases = []; // of each part its picture and its trace
+
+function buildPart(part) {
+  if (READING.kind === "lines") return buildLine(part);
+  const picture = make("canvas", { class: "picture" });
+  const trace = make("canvas", { class: "trace" });
+  canvases.push({ part, picture, trace });
+  if (READING.kind === "roll") pointAtKeys(picture, part);
+  const cells = make("div", { class: "cells" }, ...spans.slice(part.start, part.stop));
+  cells.style.setProperty("--cell", `${CELL}px`);
+  for (const element of [cells, trace]) element.style.marginLeft = `${GUTTER}px`;
+  const box = make("div", { class: "part" },
+    make("div", { class: "heading" }, make("bdi", { text: /^\d+$/.test(part.name) ? `Sequence ${part.name}` : part.name }), verdict(part)),
+    make("div", { class: "scroll" }, picture, cells, trace));
+  box.classList.toggle("right", !box.querySelector(".wrong"));
+  return box;
+}
+
+// A checkbox that leaves the mistakes alone in sight, where there are some; the names of the curves' colours.
+function buildLegends() {
+  const reading = byId("reading");
+  if (reading.querySelector(".wrong")) {
+    const box = make("input", { type: "checkbox", id: "mistakes" });
+    box.addEventListener("change", () => reading.classList.toggle("mistakes", box.checked));
+    byId("stretch").parentElement.after(make("label", { class: "check" }, box, " mistakes only"));
+  }
+  if (READING.kind === "curves" && READING.features.length > 1) {
+    const names = READING.features.slice(0, CURVES).map((name, k) => {
+      const entry = make("span", { text: name });
+      entry.style.color = `var(--series-${k})`;
+      return entry;
+    });
+    const more = READING.features.length - CURVES;
+    if (more > 0) names.push(make("span", { text: `and ${more} more, not drawn` }));
+    reading.prepend(make("div", { class: "names" }, ...names));
+  }
+}
+
+function buildLine(part) {
+  if (!WHOLE) {
+    for (let t = part.start; t < part.stop; t++) {
+      const wrong = answerOf(t) && answerOf(t) !== said(t);
+      const tag = make("small", { text: wrong ? `${said(t)}, not ${answerOf(t)}` : said(t) });
+      if (wrong) tag.className = "wrong";
+      spans[t].append(tag);
+    }
+  }
+  const symbols = make("div", { class: "symbols", dir: "auto" }, ...spans.slice(part.start, part.stop));
+  const line = make("div", { class: WHOLE ? "line whole" : "line" }, ...(WHOLE ? [verdict(part), symbols] : [symbols, verdict(part)]));
+  line.classList.toggle("right", !line.querySelector(".wrong"));
+  return line;
+}
+
+// The label that the network gives a sequence, and the right one where it is another.
+function verdict(part) {
+  if (!WHOLE || !part.said) return make("span", { class: "verdict", text: Number.isFinite(part.loss) && SEVERAL ? `${number(part.loss)} nats per ${DATA.unit}` : "" });
+  const wrong = part.answer && part.answer !== part.said;
+  const found = make("span", { class: wrong ? "verdict wrong" : "verdict" }, make("bdi", { text: part.said }), ` ${percent(part.probability)}`);
+  if (wrong) found.append(", not ", make("bdi", { text: part.answer }));
+  return found;
+}
+
+// A pen for a canvas of so many pixels of the page.
+function penOf(canvas, width, height) {
+  const dense = Math.min(2, devicePixelRatio || 1);
+  Object.assign(canvas, { width: Math.round(width * dense), height: Math.round(height * dense) });
+  Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+  const pen = canvas.getContext("2d");
+  pen.scale(dense, dense);
+  pen.font = `11px ${variable("--sans")}`;
+  pen.fillStyle = variable("--quiet");
+  return pen;
+}
+
+function strokeCurve(pen, steps, valueOf, low, high, height, colour, left = 0) {
+  const y = (value) => height - 3 - ((value - low) / (high - low || 1)) * (height - 6);
+  pen.strokeStyle = colour;
+  pen.lineWidth = 1.5;
+  pen.beginPath();
+  for (let t = 0; t < steps; t++) pen.lineTo(left + (t + 0.5) * CELL, y(valueOf(t)));
+  pen.stroke();
+  return y;
+}
+
+// The inputs of each sequence, all on one scale.
+function drawCurves() {
+  const features = READING.features.length;
+  const [low, high] = arrays.inputs.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity]);
+  for (const { part, picture } of canvases) {
+    const steps = part.stop - part.start;
+    const pen = penOf(picture, GUTTER + steps * CELL, CURVE_HEIGHT);
+    pen.fillText(number(high, 1), 4, 11);
+    pen.fillText(number(low, 1), 4, CURVE_HEIGHT - 3);
+    for (let k = 0; k < Math.min(features, CURVES); k++) {
+      strokeCurve(pen, steps, (t) => arrays.inputs[(part.start + t) * features + k], low, high, CURVE_HEIGHT, series(k), GUTTER);
+    }
+  }
+}
+
+// The chosen unit along each sequence, on the scale of the legend.
+function drawTraces() {
+  const { value, unit } = shown;
+  if (!value?.bytes) return;
+  const row = rowOf(value, unit);
+  const [low, high] = rangeOf(value, row, shown.stretch);
+  for (const { part, trace } of canvases) {
+    const steps = part.stop - part.start;
+    const pen = penOf(trace, steps * CELL, TRACE_HEIGHT);
+    const y = strokeCurve(pen, steps, (t) => Math.max(low, Math.min(high, row[part.start + t])), low, high, TRACE_HEIGHT, variable("--ink"));
+    if (!value.scales) continue;
+    pen.strokeStyle = variable("--line");
+    pen.lineWidth = 1;
+    pen.strokeRect(0, y(128), steps * CELL, 0);
+  }
+}

@@ -1,0 +1,179 @@
+"""What a model makes of sequences while it reads them: answers, losses, and what each answer depends on."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from throughtime.nn.sequence_model import SequenceModel
+from throughtime.outputs import Bernoulli, Categorical
+from throughtime.sight import connectivity
+from throughtime.sight.record import record
+from throughtime.sight.report.data import Array, Part, Reading
+from throughtime.sight.report.passage import Item, Passage
+from throughtime.sight.seen import Loss
+
+_CHOICES = 5
+_BACK = 64  # steps that a place is asked to look back
+_AROUND = 24  # steps that a place is asked to look each way, where it sees later ones, too
+_CHUNK = 500  # steps of which the scores are held at a time
+
+
+def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[Reading, dict[str, Array]]:
+    """Lets a model read sequences, each from no state of its own.
+
+    Args:
+        model: the model.
+        passage: the sequences.
+        names: the values to record.
+
+    Returns:
+        What it made of them, but for what its answers depend on; and each value `[T, units]`.
+    """
+    found = [_read(model, item, passage, names) for item in passage.items]
+    likeliest = np.concatenate([each.likeliest for each in found])
+    several = len(passage.items) > 1 or not model.per_step
+    numeric = not model.reads_symbols
+    chances = [each.chances for each in found if each.chances is not None]
+    reading = Reading(
+        symbols=[text for item in passage.items for text in item.symbols or map(str, range(len(item.inputs)))],
+        unknown=np.concatenate(
+            [np.zeros(len(i.inputs), bool) if i.unknown is None else i.unknown for i in passage.items]
+        ),
+        losses=np.concatenate([each.losses for each in found]),
+        likeliest=likeliest,
+        probabilities=np.concatenate([each.probabilities for each in found]),
+        alphabet={int(id): passage.answers[id] for id in np.unique(likeliest)},
+        reach=np.zeros((len(likeliest), 0)),
+        answers=[]
+        if model.predicts_symbols or not passage.answers
+        else [a for item in passage.items for a in _answers(item, passage)],
+        parts=_parts(model, passage, found) if several or numeric else (),
+        inputs=np.concatenate([item.inputs for item in passage.items]) if numeric else None,
+        features=passage.features,
+        chances=np.concatenate(chances) if chances else None,
+    )
+    return reading, {name: np.concatenate([each.values[name] for each in found]) for name in names}
+
+
+def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
+    """What the answers depend on, as the fields of a reading."""
+    inputs = [_tensor(model, item.inputs) for item in passage.items]
+    # Of labels the log-probability of the likeliest, of numbers the numbers themselves.
+    of: str | Loss = "next" if isinstance(model.head.output, Categorical) else lambda given: given[0].sum()
+    if not model.per_step:
+        decided = [connectivity(model, x, of=of, window=len(x)).norms[0, ::-1] for x in inputs]
+        return {"decided": np.concatenate(list(map(np.nan_to_num, decided)))}
+    longest = max(map(len, inputs))
+    if passage.causal:
+        width = min(_BACK, longest - 1)
+        rows = [_past(model, x, item.targets, width) for x, item in zip(inputs, passage.items, strict=True)]
+        return {"reach": np.concatenate(rows), "first": 1}
+    width = min(_AROUND, longest - 1)
+    rows = []
+    for x in inputs:
+        found = connectivity(model, x, of=of, window=max(1, width), steps=range(len(x)))
+        ahead = np.zeros_like(found.norms) if found.ahead is None else found.ahead
+        both = np.zeros((len(x), 2 * width + 1))
+        own = min(width, found.norms.shape[1] - 1)
+        both[:, width - own : width + own + 1] = np.concatenate([ahead[:, own:0:-1], found.norms[:, : own + 1]], 1)
+        rows.append(np.nan_to_num(both))
+    return {"reach": np.concatenate(rows), "first": -width}
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What a model made of a sequence of T steps; see `Reading`."""
+
+    values: dict[str, Array]
+    losses: Array
+    likeliest: Array
+    probabilities: Array
+    chances: Array | None
+
+
+def _past(model: SequenceModel, x: Tensor, targets: Any, width: int) -> Array:
+    """For each step the size of the gradient of its log-probability by those before it, `[T, width]`."""
+    found = np.zeros((len(x), width))
+    if len(x) > 1 and targets is not None:
+        norms = connectivity(model, x[:-1], targets[: len(x) - 1], window=width, steps=range(len(x) - 1)).norms
+        norms = norms[:, :width]
+        found[1:, : norms.shape[1]] = np.nan_to_num(norms)
+    return found
+
+
+@torch.no_grad()
+def _read(model: SequenceModel, item: Item, passage: Passage, names: Sequence[str]) -> _Read:
+    inputs, output = _tensor(model, item.inputs), model.head.output
+    steps = len(inputs)
+    choices = min(_CHOICES, output.width) if isinstance(output, Categorical) else 0
+    losses, likeliest = np.full(steps, np.nan), np.zeros((steps, choices), np.int64)
+    probabilities = np.zeros((steps, choices))
+    chances = np.zeros((steps, output.width)) if isinstance(output, Bernoulli) and model.per_step else None
+    kept: dict[str, list[Array]] = {name: [] for name in names}
+    cut = model.per_step and len(model.recurrent.layers()[0]) == 1 and not model.recurrent.options.reverse
+    later = int(passage.causal)  # the answer at a step is about the next one
+    state = None
+    for start in range(0, steps, _CHUNK if cut else steps):
+        chunk = inputs[start : start + _CHUNK] if cut else inputs
+        with record(model, *map(glob.escape, names)) as tape:
+            raw, state = model(chunk[:, None], state)
+        for name, values in kept.items():
+            values.append(tape[name][:, 0].float().numpy())
+        raw = raw[: steps - later - start, 0] if model.per_step else raw  # [steps, width], or [1, width]
+        if not len(raw):
+            continue
+        to = slice(start + later, start + later + len(raw)) if model.per_step else slice(0, steps)
+        if item.targets is not None:
+            answers = np.asarray(item.targets)[start : start + len(raw)] if model.per_step else item.targets
+            losses[to] = _losses(model, raw, answers)
+        if choices:
+            best = raw.double().softmax(-1).topk(choices)
+            likeliest[to], probabilities[to] = best.indices.numpy(), best.values.numpy()
+        if chances is not None and isinstance(output, Bernoulli):
+            chances[to] = output.probabilities(raw.double().numpy())
+    joined = {name: np.concatenate(values) for name, values in kept.items()}
+    return _Read(joined, losses, likeliest, probabilities, chances)
+
+
+def _losses(model: SequenceModel, raw: Tensor, answers: Any) -> Array:
+    targets = torch.as_tensor(np.asarray(answers))
+    targets = targets.double() if model.head.output.target_shape else targets.long()
+    targets = targets.reshape(*raw.shape[:-1], *model.head.output.target_shape)
+    found: Array = model.head.losses(raw.double(), targets).numpy()
+    return found
+
+
+def _answers(item: Item, passage: Passage) -> list[str]:
+    """The right answer at each step; "" where there is none or it has no name."""
+    steps = len(item.inputs)
+    if item.targets is None:
+        return [""] * steps
+    ids = np.broadcast_to(np.asarray(item.targets), (steps,))
+    return [passage.answers[id] for id in ids]
+
+
+def _parts(model: SequenceModel, passage: Passage, found: Sequence[_Read]) -> list[Part]:
+    parts, start = [], 0
+    for item, each in zip(passage.items, found, strict=True):
+        stop = start + len(item.inputs)
+        if model.per_step or not each.likeliest.size:
+            losses = each.losses[~np.isnan(each.losses)]
+            parts.append(Part(item.name, start, stop, loss=float(losses.mean()) if losses.size else float("nan")))
+        else:
+            answer = _answers(item, passage)[0]
+            said, probability = passage.answers[each.likeliest[0, 0]], float(each.probabilities[0, 0])
+            parts.append(Part(item.name, start, stop, answer, said, probability, float(each.losses[0])))
+        start = stop
+    return parts
+
+
+def _tensor(model: SequenceModel, inputs: Array) -> Tensor:
+    tensor = torch.from_numpy(np.ascontiguousarray(inputs))
+    return tensor.to(next(model.parameters()).dtype) if tensor.is_floating_point() else tensor.long()
