@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
+import shutil
+import subprocess
+import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -46,6 +50,25 @@ class CFile:
     state: int
     scratch: int
     error: tuple[float, float] | None = None
+
+    def code_size(self) -> tuple[int, str] | None:
+        """Compile the source on this machine and measure its machine code.
+
+        Returns:
+            The bytes of code, without the weights, and the command; None if there is no C compiler that works.
+        """
+        compiler, size = shutil.which("cc"), shutil.which("size")
+        if compiler is None or size is None:
+            return None
+        command = ["cc", "-Os", "-std=c99", "-c"]
+        with tempfile.TemporaryDirectory() as directory:
+            compiled = Path(directory) / "net.o"
+            done = subprocess.run([*command, self.source.resolve(), "-o", compiled], capture_output=True, check=False)
+            if done.returncode != 0:
+                return None
+            listed = subprocess.run([size, "-A", compiled], capture_output=True, text=True, check=False).stdout
+        rows = [line.split() for line in listed.splitlines() if line.startswith(".text")]
+        return sum(int(row[1]) for row in rows), f"{' '.join(command)}, {platform.machine()}"
 
 
 def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = None) -> CFile:
