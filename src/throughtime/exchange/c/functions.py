@@ -28,35 +28,54 @@ EXPRESSIONS = {
     "softplus": "tt_softplus({0})",
 }
 
+_INLINE = """
+#if defined(__GNUC__) && !defined(__OPTIMIZE_SIZE__)
+#define TT_INLINE static inline __attribute__((always_inline))
+#else
+#define TT_INLINE static inline
+#endif
+"""
+
+_FLOAT = """
+typedef union { float number; int32_t bits; } tt_float;
+"""
+
 _EXP = """
 #ifdef @_LIBM
 #define tt_exp expf
 #else
-/* Relative error below 1.8e-7; 0 below -86.6. */
-static float tt_exp(float x)
+/* Relative error below 2e-7; 0 below -86.9. It works on bits and has no branches, so that compilers
+   vectorize it without -ffast-math. */
+TT_INLINE float tt_exp(float x)
 {
-    const float low = x < -86.6f ? -86.6f : x;
-    const float bounded = low > 88.72284f ? 88.72284f : low;
-    const float power = (bounded > -86.6f ? bounded : -86.6f) * 1.442695041f; /* a number even where x is not */
-    const int32_t n = (int32_t)(power + (power < 0.0f ? -0.5f : 0.5f));
-    const float r = (bounded - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
-    union { uint32_t bits; float number; } half; /* half of 2 to the power n, which may be out of range itself */
-    float p = 0.00138131f;
-    half.bits = (uint32_t)(n + 126) << 23;
+    tt_float given, bounded, half, power, result;
+    int32_t magnitude, sign, infinite, n;
+    float r, p = 0.00138131f;
+    given.number = x;
+    magnitude = given.bits & 0x7fffffff;
+    sign = given.bits ^ magnitude;
+    bounded.bits = sign | (magnitude > 0x42b17217 ? 0x42b17217 : magnitude); /* 88.72283 */
+    half.bits = sign | 0x3f000000; /* 0.5 */
+    n = (int32_t)(bounded.number * 1.442695041f + half.number);
+    r = (bounded.number - (float)n * 0.693359375f) + (float)n * 2.12194440e-4f;
     p = p * r + 0.00836942f;
     p = p * r + 0.04166846f;
     p = p * r + 0.16666515f;
     p = p * r + 0.49999993f;
-    p = ((p * r * r + r) + 1.0f) * 2.0f * half.number;
-    p = x > 88.72284f ? HUGE_VALF : p;
-    return x < -86.6f ? 0.0f : p;
+    n = n < -126 ? -126 : n;
+    power.bits = (n + 126) * 0x800000; /* half of 2 to the power n, which may be too large itself; 0 where n is -126 */
+    result.number = ((p * r * r + r) + 1.0f) * 2.0f * power.number;
+    infinite = -(given.bits > 0x42b17217);
+    result.bits = (result.bits & ~infinite) | (0x7f800000 & infinite);
+    result.bits |= given.bits & -(magnitude > 0x7f800000); /* not a number */
+    return result.number;
 }
 #endif
 """
 
 _SIGMOID = """
 /* Relative error below 2.5e-7. */
-static float tt_sigmoid(float x)
+TT_INLINE float tt_sigmoid(float x)
 {
     return 1.0f / (1.0f + tt_exp(-x));
 }
@@ -67,12 +86,15 @@ _TANH = """
 #define tt_tanh tanhf
 #else
 /* Relative error below 4e-7. */
-static float tt_tanh(float x)
+TT_INLINE float tt_tanh(float x)
 {
-    const float low = x < -9.02f ? -9.02f : x;
-    const float a = low > 9.02f ? 9.02f : low;
-    const float u = a * a;
-    float p = 1.33190658e-8f, q = 7.76201691e-7f, y;
+    tt_float given, a, y;
+    int32_t magnitude;
+    float u, p = 1.33190658e-8f, q = 7.76201691e-7f;
+    given.number = x;
+    magnitude = given.bits & 0x7fffffff;
+    a.bits = magnitude > 0x411051ec ? 0x411051ec : magnitude; /* 9.02 */
+    u = a.number * a.number;
     p = p * u + 2.05834767e-5f;
     p = p * u + 3.49403427e-3f;
     p = p * u + 1.33797177e-1f;
@@ -81,15 +103,16 @@ static float tt_tanh(float x)
     q = q * u + 2.58710721e-2f;
     q = q * u + 4.67130329e-1f;
     q = q * u + 1.0f;
-    y = a * p / q;
-    y = y < -1.0f ? -1.0f : y;
-    return y > 1.0f ? 1.0f : y;
+    y.number = a.number * p / q;
+    y.bits = (y.bits > 0x3f800000 ? 0x3f800000 : y.bits) | (given.bits ^ magnitude); /* at most 1, and the sign */
+    y.bits |= given.bits & -(magnitude > 0x7f800000); /* not a number */
+    return y.number;
 }
 #endif
 """
 
 _SOFTPLUS = """
-static float tt_softplus(float x)
+TT_INLINE float tt_softplus(float x)
 {
     return (x < 0.0f ? 0.0f : x) + log1pf(tt_exp(x < 0.0f ? x : -x));
 }
@@ -138,6 +161,8 @@ static void tt_multiply_add_int8(float *restrict y, const int8_t *restrict w, co
 """
 
 _FUNCTIONS = {  # in the order in which they are defined
+    "TT_INLINE": _INLINE,
+    "tt_float": _FLOAT,
     "tt_exp": _EXP,
     "tt_sigmoid": _SIGMOID,
     "tt_tanh": _TANH,
@@ -161,4 +186,4 @@ def functions(code: str, prefix: str) -> str:
 
 
 def _called(code: str) -> set[str]:
-    return {name for name in re.findall(r"\btt_\w+", code) if name in _FUNCTIONS}
+    return {name for name in re.findall(r"\b[Tt][Tt]_\w+", code) if name in _FUNCTIONS}
