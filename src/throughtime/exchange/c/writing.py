@@ -113,7 +113,7 @@ def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     if source.suffix != ".c":
         raise UserError(f"{source}: the name of a C source must end in .c.")
     if not re.fullmatch(r"[\w.+ -]+", source.name):
-        raise UserError(f"{source.name!r}: the name of a C source must consist of letters, digits, '_', '.', '+', '-'.")
+        raise UserError(f"{source.name!r}: the name of a C source must consist of letters, digits, spaces and . _ + -.")
     return source, source.with_suffix(".h")
 
 
