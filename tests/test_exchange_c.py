@@ -302,3 +302,32 @@ def test_refusals(tmp_path: Path) -> None:
         with pytest.raises(UserError, match=words):
             to_c(module, tmp_path / name)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(
+    not shutil.which("arm-none-eabi-gcc"), reason="gcc-arm-none-eabi, a package of Debian, is not installed"
+)
+@pytest.mark.parametrize("core", ["-mcpu=cortex-m0", "-mcpu=cortex-m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16"])
+def test_it_compiles_for_cortex_m(core: str, tmp_path: Path) -> None:
+    for quantize in (None, "int8"):
+        file = to_c(LanguageModel(11, Recurrent("gru", 6, 5)), tmp_path / "net.c", quantize=quantize)
+        for level in ("-Os", "-O3"):
+            command = ["arm-none-eabi-gcc", "-mthumb", *core.split(), *STRICT, level, "-c", file.source]
+            subprocess.run([*command, "-o", tmp_path / "net.o"], check=True)
+
+
+@pytest.mark.skipif(
+    not (shutil.which("arm-linux-gnueabihf-gcc") and shutil.which("qemu-arm-static")),
+    reason="gcc-arm-linux-gnueabihf and qemu-user-static, packages of Debian, are not installed",
+)
+def test_it_computes_the_same_on_an_emulated_arm(tmp_path: Path) -> None:
+    module = Recurrent("lstm", 3, 5)
+    file, program = to_c(module, tmp_path / "net.c"), tmp_path / "net"
+    command = ["arm-linux-gnueabihf-gcc", *STRICT, "-O2", "-static", "-DNET_MAIN", file.source]
+    subprocess.run([*command, "-o", program, "-lm"], check=True)
+    xs = inputs_of(module)
+    given = " ".join(f"{value:.9g}" for x in xs for value in x)
+    asked = subprocess.run(["qemu-arm-static", program], input=given, capture_output=True, text=True, check=True)
+    stream = Stream(module)
+    found = [list(map(float, line.split())) for line in asked.stdout.splitlines()]
+    np.testing.assert_allclose(found, [stream.step(x) for x in xs], rtol=0, atol=TOLERANCE)

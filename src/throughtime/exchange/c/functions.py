@@ -123,15 +123,16 @@ _MULTIPLY_ADD = """
 static void tt_multiply_add(float *restrict y, const float *restrict w, int stride, const float *restrict x, int rows,
                             int columns)
 {
-    int i, j = 0;
-    for (; j + 4 <= columns; j += 4) {
+    const int whole = columns - columns % 4;
+    int i, j;
+    for (j = 0; j < whole; j += 4) {
         const float x0 = x[j], x1 = x[j + 1], x2 = x[j + 2], x3 = x[j + 3];
         const float *restrict w1 = w + stride, *restrict w2 = w1 + stride, *restrict w3 = w2 + stride;
         for (i = 0; i < rows; i++)
             y[i] += (w[i] * x0 + w1[i] * x1) + (w2[i] * x2 + w3[i] * x3);
         w = w3 + stride;
     }
-    for (; j < columns; j++) {
+    for (j = whole; j < columns; j++) {
         for (i = 0; i < rows; i++)
             y[i] += w[i] * x[j];
         w += stride;
