@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from throughtime.checking import check
     from throughtime.engines.native import release_memory
     from throughtime.estimators import SequenceClassifier, SequenceRegressor
+    from throughtime.exchange.c.writing import to_c
     from throughtime.exchange.keras_in import from_keras
     from throughtime.exchange.onnx.reading import from_onnx
     from throughtime.exchange.onnx.writing import to_onnx
@@ -35,6 +36,7 @@ _HOMES = {
     "release_memory": "throughtime.engines.native",
     "SequenceClassifier": "throughtime.estimators",
     "SequenceRegressor": "throughtime.estimators",
+    "to_c": "throughtime.exchange.c.writing",
     "from_keras": "throughtime.exchange.keras_in",
     "from_onnx": "throughtime.exchange.onnx.reading",
     "to_onnx": "throughtime.exchange.onnx.writing",
@@ -74,7 +76,7 @@ __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "SequenceClassifier",
     "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "check", "edit", "evaluate", "fit", "freeze",
     "from_keras", "from_onnx", "from_torch", "load", "predict", "record", "release_memory", "restore", "sample",
-    "save", "to_onnx", "to_torch", "train",
+    "save", "to_c", "to_onnx", "to_torch", "train",
 ]  # fmt: skip
 
 

@@ -4,35 +4,55 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from throughtime.cli.output import console, show_rows, starting
 from throughtime.errors import UserError
 
-_KINDS = {".onnx": "ONNX"}
+if TYPE_CHECKING:
+    from throughtime.exchange.c.writing import CFile
+
+_KINDS = {".onnx": "ONNX", ".c": "C99"}
 
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; its name ends in .onnx.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; its name ends in .onnx or .c.")],
     *,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there already.")] = False,
+    quantize: Annotated[
+        str | None, typer.Option("--quantize", metavar="int8", help="Round the matrices of a .c file to int8.")
+    ] = None,
 ) -> None:
-    """The file takes ids of symbols, or numbers, and the state, and gives the head's numbers (for text a score of each
+    """Write the network as ONNX or as C99, by the end of the file's name.
+
+    An ONNX file takes ids of symbols, or numbers, and the state, and gives the head's numbers (for text a score of each
     symbol) and the state after the last step.
 
     Its metadata hold the task with its codecs, such as the vocabulary.
+
+    A C source, with a header beside it, takes one step at a time and needs math.h alone.
     """
     from throughtime.packages import require
     from throughtime.runs import Run
 
     if file.suffix not in _KINDS:
         raise UserError(f"{file}: what is written is told by the end of the name, which can be {', '.join(_KINDS)}.")
-    if file.exists() and not overwrite:
-        raise UserError(f"{file} is there already: give another name, or --overwrite.")
+    if quantize is not None and file.suffix != ".c":
+        raise UserError(f"--quantize is for .c files, got {file}.")
+    for written in (file, file.with_suffix(".h")) if file.suffix == ".c" else (file,):
+        if written.exists() and not overwrite:
+            raise UserError(f"{written} is there already: give another name, or --overwrite.")
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    if file.suffix == ".c":
+        from throughtime.exchange.c.writing import to_c
+
+        wrote = to_c(opened, file, quantize=quantize)
+        console().print(f"[bold]{file}[/]", markup=True)
+        show_rows(_rows_of_c(wrote), "  ")
+        return
     require("onnx")
     with starting():
         from throughtime.exchange.onnx.writing import to_onnx
@@ -51,6 +71,20 @@ def _rows(model: Any, file: Path) -> list[tuple[str, str]]:
         ("takes", ", ".join(map(_declared, model.graph.input))),
         ("gives", ", ".join(map(_declared, model.graph.output))),
     ]
+
+
+def _rows_of_c(file: CFile) -> list[tuple[str, str]]:
+    compiled = file.code_size()
+    rows = [
+        ("header", str(file.header)),
+        ("weights", f"{file.weights:,} bytes of constants"),
+        ("RAM", f"{file.state:,} bytes of state per stream, {file.scratch:,} bytes of buffers on the stack"),
+        ("code", f"{compiled[0]:,} bytes ({compiled[1]})" if compiled else "not measured: no C compiler (cc) found"),
+    ]
+    if file.error is not None:
+        difference, largest = file.error
+        rows.append(("int8 error", f"outputs up to {largest:.3g} differ by up to {difference:.2g} (200 random steps)"))
+    return rows
 
 
 def _declared(value: Any) -> str:

@@ -43,7 +43,7 @@ def join(program: Program) -> dict[int, Instruction]:
     A value that is used more than once, or outside the body, stays. A product takes a second value where its sums
     begin there.
     """
-    left = _begun_products(program)
+    left = begun_products(program)
     uses = _uses(program)
     for id in reversed(range(len(program.body))):
         if id not in left:
@@ -63,7 +63,7 @@ def join(program: Program) -> dict[int, Instruction]:
     return {id: i for id, i in left.items() if id in read}
 
 
-def _begun_products(program: Program) -> dict[int, Instruction]:
+def begun_products(program: Program) -> dict[int, Instruction]:
     """Sums with a product in which the product's own sums begin at the other value, which saves a pass over memory.
 
     A product of which each slice goes into a sum becomes one of some of the matrix's rows for each. All this rounds

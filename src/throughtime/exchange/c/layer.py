@@ -1,0 +1,186 @@
+"""A layer's step as a C function, from its program."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from throughtime.engines.native.fusion import PRODUCTS
+from throughtime.exchange.c.functions import EXPRESSIONS
+from throughtime.exchange.c.memory import Memory, Place
+from throughtime.exchange.c.schedule import Item, schedule
+from throughtime.exchange.c.spelling import labels, number
+from throughtime.exchange.c.weights import Matrix, Weights
+from throughtime.program.core import INPUT, Program
+
+Array = NDArray[Any]
+
+
+class Layer:
+    """A layer's step in C.
+
+    Args:
+        name: the function's name.
+        program: what it computes.
+        parameters: the program's parameters.
+        states: the fields of the state that hold the program's states.
+        weights: takes the parameters.
+
+    Attributes:
+        code: the body of the function, whose arguments are `state`, `x` and, if it needs one, `y`.
+        output: the field of the state that the output is; None if it is written to `y`.
+        scratch: the bytes of its buffers.
+    """
+
+    def __init__(
+        self, name: str, program: Program, parameters: Sequence[Array], states: Sequence[str], weights: Weights
+    ) -> None:
+        self.name, self.program = name, program
+        self._parameters, self._weights = parameters, weights
+        self._fields = [f"state->{field}" for field in states]
+        self._labels = labels(program)
+        self._vectors: dict[int, str] = {}
+        self._matrices: dict[tuple[int, bool], Matrix] = {}
+        output = program.outputs[0].value
+        self._schedule = schedule(program, {output, *(state.next for state in program.states)})
+        self._memory = Memory(program, self._schedule, self._fields)
+        home = self._memory.homes.get(output)
+        self.output = home if home in self._fields else None
+        self.code = [line for item in self._schedule.items for line in self._item(item)] + self._ending()
+        self.scratch = 4 * sum(self._memory.buffers.values())
+
+    @property
+    def definition(self) -> str:
+        """The function."""
+        given = "" if self.output is not None else ", float *restrict y"
+        reads = any(i.op == INPUT for i in self._schedule.body.values())
+        struct = "@_state *restrict state, const float *restrict x"
+        lines = [f"static void {self.name}({struct}{given})", "{"]
+        lines += [f"    float {name}[{size}];" for name, size in self._memory.buffers.items()]
+        code = [f"    {line}" for line in self.code]
+        lines += ["    int i;"] if any("i++" in line for line in code) else []
+        lines += [] if reads else ["    (void)x;"]
+        lines += [] if any("state->" in line for line in code) else ["    (void)state;"]
+        lines += code
+        return "\n".join([*lines, "}", ""])
+
+    def _place(self, id: int) -> Place:
+        instruction = self._schedule.body[id]
+        match instruction.op:
+            case "slice":
+                whole = self._place(instruction.args[0])
+                return Place(whole.base, whole.first + (instruction["start"] if whole.step else 0), whole.step)
+            case "expand":
+                one = self._place(instruction.args[0])
+                return one if one.step is None else Place(one.base, one.first, 0)
+            case "input":
+                return Place("x")
+            case "previous":
+                return Place(self._fields[instruction["index"]])
+            case "parameter":
+                return Place(self._vector(instruction["index"]))
+            case "constant":
+                return Place(number(instruction["value"]), 0, None)
+        holder, first = self._memory.held(id)
+        return Place(self._memory.homes[holder], first)
+
+    def _vector(self, index: int) -> str:
+        if index not in self._vectors:
+            name = self.program.parameters[index].name
+            self._vectors[index] = self._weights.vector(f"weights_{self.name}", name, self._parameters[index])
+        return self._vectors[index]
+
+    def _matrix(self, index: int, *, transposed: bool) -> Matrix:
+        if (index, transposed) not in self._matrices:
+            values, name = self._parameters[index], self.program.parameters[index].name
+            self._matrices[index, transposed] = self._weights.matrix(
+                f"weights_{self.name}",
+                f"{name}_transposed" if transposed else name,
+                values.T if transposed else values,
+                exact=index in turned(self.program),
+            )
+        return self._matrices[index, transposed]
+
+    def _item(self, item: Item) -> list[str]:
+        (id, *_) = item.values
+        instruction = self._schedule.body[id]
+        if item.loop:
+            return self._loop(item)
+        if instruction.op in PRODUCTS:
+            return self._product(id)
+        target = self._place(id)
+        if instruction.op == "row_sum":
+            (arg,) = instruction.args
+            width = self._schedule.body[arg].width
+            total = target.base + f"[{target.first}]"
+            return [f"{total} = 0.0f;", *_for(width, [f"{total} += {self._place(arg).element};"])]
+        if instruction.op != "concat":
+            raise NotImplementedError(instruction.op)
+        lines: list[str] = []
+        first = target.first
+        for arg in instruction.args:
+            width = self._schedule.body[arg].width
+            lines += _copied(Place(target.base, first), self._place(arg), width)
+            first += width
+        return lines
+
+    def _product(self, id: int) -> list[str]:
+        instruction = self._schedule.body[id]
+        target, value = self._place(id), instruction.args[0]
+        source, columns = self._place(value), self._schedule.body[value].width
+        begin = self._place(instruction.args[1]) if len(instruction.args) == 2 else Place("0.0f", 0, None)
+        matrix = self._matrix(instruction["weight"], transposed=instruction.op == "linear_transposed")
+        first = dict(instruction.attributes).get("first", 0)
+        lines = _copied(target, begin, instruction.width)
+        if source.step != 1:  # a product reads an array
+            buffer = f"filled{id}"
+            self._memory.buffers[buffer] = columns
+            lines += _copied(Place(buffer), source, columns)
+            source = Place(buffer)
+        return [*lines, matrix.multiply_add(target.pointer, source.pointer, instruction.width, columns, int(first))]
+
+    def _loop(self, item: Item) -> list[str]:
+        body = self._schedule.body
+        lines: list[str] = []
+        stores: list[str] = []  # last: a state may be written that the loop reads
+        for id in item.values:
+            names = [self._local(arg) if arg in item.values else self._place(arg).element for arg in body[id].args]
+            lines.append(f"const float {self._local(id)} = {EXPRESSIONS[body[id].op].format(*names)};")
+            if self._memory.stored(id):
+                stores.append(f"{self._place(id).element} = {self._local(id)};")
+        return _for(item.width, lines + stores)
+
+    def _local(self, id: int) -> str:
+        return self._labels.get(id, f"v{id}")
+
+    def _ending(self) -> list[str]:
+        """Copies of the output and of the states that are not where they belong yet."""
+        lines: list[str] = []
+        output = self.program.outputs[0].value
+        if self.output is None:
+            lines += _copied(Place("y"), self._place(output), self._schedule.body[output].width)
+        last: list[str] = []
+        for k, state in enumerate(self.program.states):
+            source, target = self._place(state.next), Place(self._fields[k])
+            if source.base in self._fields and source != target:  # which another copy may write over
+                buffer = f"next{k}"
+                self._memory.buffers[buffer] = state.width
+                lines += _copied(Place(buffer), source, state.width)
+                source = Place(buffer)
+            last += _copied(target, source, state.width)
+        return lines + last
+
+
+def turned(program: Program) -> set[int]:
+    """The matrices of a program that are used transposed; their rows can't share a scale with int8."""
+    return {int(i["weight"]) for i in program.body if i.op == "linear_transposed"}
+
+
+def _copied(target: Place, source: Place, width: int) -> list[str]:
+    return [] if source == target else _for(width, [f"{target.element} = {source.element};"])
+
+
+def _for(width: int, lines: Sequence[str]) -> list[str]:
+    return [f"for (i = 0; i < {width}; i++) {{", *(f"    {line}" for line in lines), "}"]

@@ -1,0 +1,145 @@
+"""Where the values of a layer's step are in C: a state, the output, or one of as few buffers as their lives allow."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from throughtime.engines.native.fusion import PRODUCTS
+from throughtime.exchange.c.schedule import ALIASES, Schedule
+from throughtime.program.core import LEAVES, PREVIOUS, Program
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a value is read.
+
+    Attributes:
+        base: an array, or a number.
+        first: the array's element where the value begins.
+        step: 1 for an array's elements one after the other, 0 for one element repeated; None for a number.
+    """
+
+    base: str
+    first: int = 0
+    step: int | None = 1
+
+    @property
+    def element(self) -> str:
+        """The value's element i."""
+        if self.step is None:
+            return self.base
+        index = "i" if self.step else ""
+        return f"{self.base}[{' + '.join(filter(None, [index, str(self.first) if self.first or not index else '']))}]"
+
+    @property
+    def pointer(self) -> str:
+        """Where the value begins."""
+        return f"{self.base} + {self.first}" if self.first else self.base
+
+
+class Memory:
+    """The memory of a layer's step.
+
+    Args:
+        program: the layer's program.
+        schedule: its order.
+        states: the states' arrays.
+
+    Attributes:
+        homes: the array of each value that has one of its own, and of those held by others the holder's.
+        buffers: the buffers' sizes, by name.
+        updated: the states whose next value is written where the old one was, without a copy.
+    """
+
+    def __init__(self, program: Program, schedule: Schedule, states: list[str]) -> None:
+        self.program, self.schedule, self.states = program, schedule, states
+        self.output = program.outputs[0].value
+        self.homes: dict[int, str] = {}
+        self.buffers: dict[str, int] = {}
+        self.updated: dict[int, int] = {}
+        self.written = {id: n for n, item in enumerate(schedule.items) for id in item.values}
+        self.read = self._last_reads()
+        self._held = self._find_held()
+        self._find_updated()
+        self._choose()
+
+    def stored(self, id: int) -> bool:
+        """Whether a computed value is needed outside its loop."""
+        return id in self.read or id in self._held
+
+    def held(self, id: int) -> tuple[int, int]:
+        """The value in whose memory a value is, and where in it."""
+        first = 0
+        while id in self._held:
+            id, start = self._held[id]
+            first += start
+        return id, first
+
+    def _last_reads(self) -> dict[int, int]:
+        """The last item that reads each computed value; the number of items where it is read at the end."""
+        last: dict[int, int] = {}
+        for n, item in enumerate(self.schedule.items):
+            last.update({self.schedule.root(id): n for id in self.schedule.reads(item)})
+        for id in (self.output, *(state.next for state in self.program.states)):
+            last[self.schedule.root(id)] = len(self.schedule.items)
+        return last
+
+    def _find_held(self) -> dict[int, tuple[int, int]]:
+        """Values that are computed where they are needed: at a product's sums, or inside a concatenation."""
+        body = self.schedule.body
+        uses = [arg for instruction in body.values() for arg in instruction.args]
+        uses += [self.output, *(state.next for state in self.program.states)]
+        held: dict[int, tuple[int, int]] = {}
+        for id, instruction in body.items():
+            if instruction.op in PRODUCTS and len(instruction.args) == 2:
+                begin = instruction.args[1]
+                if body[begin].op not in (*LEAVES, *ALIASES) and uses.count(begin) == 1:
+                    held[begin] = (id, 0)
+            elif instruction.op == "concat":
+                first = 0
+                for arg in instruction.args:
+                    if body[arg].op not in (*LEAVES, *ALIASES) and arg not in held:
+                        held[arg] = (id, first)
+                    first += body[arg].width
+        return held
+
+    def _find_updated(self) -> None:
+        """A state is written in place if only the loop that computes it, or an earlier item, reads the old value."""
+        items, body = self.schedule.items, self.schedule.body
+        holders = {holder for holder, _ in self._held.values()}
+        for k, state in enumerate(self.program.states):
+            id = state.next
+            n = self.written.get(id)
+            if n is None or not items[n].loop or id in self._held or id in holders or id in self.updated.values():
+                continue
+            old = [p for p, i in body.items() if i.op == PREVIOUS and i["index"] == k]
+            last = max((self.read.get(p, -1) for p in old), default=-1)
+            parts = any(arg not in old and self.schedule.root(arg) in old for arg in self.schedule.reads(items[n]))
+            if last < n or (last == n and not parts):
+                self.updated[k] = id
+
+    def _choose(self) -> None:
+        members: dict[int, list[int]] = {}
+        for id in self.written:
+            if self.stored(id):
+                members.setdefault(self.held(id)[0], []).append(id)
+        self.homes = {id: self.states[k] for k, id in self.updated.items()}
+        if self.output in members and self.output not in self.homes:
+            self.homes[self.output] = "y"
+        free: list[str] = []
+        busy: list[tuple[int, str]] = []  # until after which item
+        lives = sorted((min(self.written[m] for m in of), id) for id, of in members.items() if id not in self.homes)
+        for start, id in lives:
+            free += [name for end, name in busy if end < start]
+            busy = [(end, name) for end, name in busy if end >= start]
+            width = self.schedule.body[id].width
+            fitting = sorted(free, key=lambda name: (abs(self.buffers[name] - width), name))
+            if fitting:
+                name = fitting[0]
+                free.remove(name)
+            else:
+                name = f"a{len(self.buffers)}"
+            self.buffers[name] = max(width, self.buffers.get(name, 0))
+            ends = [self.read.get(m, self.written[m]) for m in members[id]] + [self.written[m] for m in members[id]]
+            busy.append((max(ends), name))
+            self.homes[id] = name

@@ -1,0 +1,99 @@
+"""What the C code of a layer does in which order: loops over units and products with matrices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from throughtime.engines.native.fusion import PRODUCTS, begun_products
+from throughtime.program.core import LEAVES, Instruction, Program
+from throughtime.program.operations import OPERATIONS
+
+ALIASES = ("slice", "expand")  # values that are read where another one is
+
+
+@dataclass(frozen=True)
+class Item:
+    """Something that is done at once.
+
+    Attributes:
+        values: the values that it computes: one, or several of pointwise operations in a loop.
+        width: their number of elements.
+        loop: whether it is a loop over pointwise operations.
+    """
+
+    values: tuple[int, ...]
+    width: int
+    loop: bool
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """A program's step in order.
+
+    Attributes:
+        body: the instructions that are needed, by the value that each gives. A product may take a second value, at
+            which its sums begin, and have a `first` row.
+        items: what is done.
+    """
+
+    body: dict[int, Instruction]
+    items: tuple[Item, ...]
+
+    def root(self, id: int) -> int:
+        """The value in whose memory a value is read."""
+        while self.body[id].op in ALIASES:
+            id = self.body[id].args[0]
+        return id
+
+    def reads(self, item: Item) -> Iterator[int]:
+        """The values that an item reads and does not compute itself."""
+        for id in item.values:
+            for arg in self.body[id].args:
+                if arg not in item.values:
+                    yield arg
+
+
+def schedule(program: Program, results: set[int]) -> Schedule:
+    """Order a program's step into as few loops as its products allow.
+
+    Args:
+        program: the program.
+        results: the values that must be computed.
+    """
+    body = _needed(begun_products(program), results)
+    order = Schedule(body, ())
+    finished: set[int] = set()
+    left = [id for id, instruction in body.items() if instruction.op not in (*LEAVES, *ALIASES)]
+    items: list[Item] = []
+
+    def ready(arg: int) -> bool:
+        root = order.root(arg)
+        return body[root].op in LEAVES or root in finished
+
+    while left:
+        # Products first: what they hold back is then in one loop.
+        chosen = [id for id in left if not _pointwise(body[id]) and all(map(ready, body[id].args))][:1]
+        loop = not chosen
+        if loop:
+            width = next(body[id].width for id in left if all(map(ready, body[id].args)))
+            for id in left:
+                fits = _pointwise(body[id]) and body[id].width == width
+                if fits and all(arg in chosen or ready(arg) for arg in body[id].args):
+                    chosen.append(id)
+        items.append(Item(tuple(chosen), body[chosen[0]].width, loop))
+        finished.update(chosen)
+        left = [id for id in left if id not in finished]
+    return Schedule(body, tuple(items))
+
+
+def _pointwise(instruction: Instruction) -> bool:
+    return instruction.op not in PRODUCTS and OPERATIONS[instruction.op].pointwise
+
+
+def _needed(body: dict[int, Instruction], results: set[int]) -> dict[int, Instruction]:
+    needed = set(results)
+    for id in sorted(body, reverse=True):
+        if id in needed:
+            needed.update(body[id].args)
+    return {id: body[id] for id in sorted(needed)}

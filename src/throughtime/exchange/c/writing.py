@@ -1,0 +1,147 @@
+"""A network as one C source with its header."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.errors import UserError, nearest
+from throughtime.exchange.c.layer import turned
+from throughtime.exchange.c.source import Source
+from throughtime.exchange.c.weights import dequantized
+from throughtime.files import write
+from throughtime.streaming import Stream, _Network, _network_of
+
+Array = NDArray[Any]
+
+QUANTIZATIONS = ("int8",)
+
+_STEPS = 200  # over which the error of a rounded network is measured
+
+
+@dataclass(frozen=True)
+class CFile:
+    """What `to_c` wrote.
+
+    Attributes:
+        source, header: the files.
+        prefix: what the names of the functions and macros begin with.
+        weights: bytes of constant data.
+        state: bytes of RAM for each stream.
+        scratch: bytes of the stack that a step uses for buffers.
+        error: with `quantize`, the largest difference of an output from that of the float32 network, and the largest
+            output; over 200 steps of random input. None otherwise.
+    """
+
+    source: Path
+    header: Path
+    prefix: str
+    weights: int
+    state: int
+    scratch: int
+    error: tuple[float, float] | None = None
+
+    def code_size(self) -> tuple[int, str] | None:
+        """Compile the source on this machine and measure its machine code.
+
+        Returns:
+            The bytes of code, without the weights, and the command; None if there is no C compiler that works.
+        """
+        compiler, size = shutil.which("cc"), shutil.which("size")
+        if compiler is None or size is None:
+            return None
+        command = ["cc", "-Os", "-std=c99", "-c"]
+        with tempfile.TemporaryDirectory() as directory:
+            compiled = Path(directory) / "net.o"
+            done = subprocess.run([*command, self.source.resolve(), "-o", compiled], capture_output=True, check=False)
+            if done.returncode != 0:
+                return None
+            listed = subprocess.run([size, "-A", compiled], capture_output=True, text=True, check=False).stdout
+        rows = [line.split() for line in listed.splitlines() if line.startswith(".text")]
+        return sum(int(row[1]) for row in rows), f"{' '.join(command)}, {platform.machine()}"
+
+
+def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = None) -> CFile:
+    """Write a model as C99 that runs it one step at a time, without allocating and with math.h alone.
+
+    The source is compiled into the user's program. The header beside it declares `PREFIX_state`, a struct that holds
+    one stream's state, `PREFIX_reset(&state)` and `PREFIX_step(&state, x, y)`, where PREFIX is the file's name. All
+    numbers are float32, whatever the model's type; exp and tanh are approximations (see the docs) unless the macro
+    `PREFIX_LIBM` is defined.
+
+    Args:
+        model: the directory of a run (or the `Run`), a file that `throughtime.save` wrote, or a module: a
+            `SequenceModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own.
+        path: the source to write, which must end in `.c`. The header ends in `.h`.
+        quantize: "int8" to round each matrix to int8 with a scale per row; arithmetic stays float32. Vectors stay
+            float32.
+
+    Returns:
+        What was written, and its sizes.
+
+    Raises:
+        UserError: the model can't be run one step at a time, its weights are not finite, or a file can't be written.
+        RunError, ModelError: the run or the file can't be read.
+    """
+    source, header = _paths(path)
+    if quantize is not None and quantize not in QUANTIZATIONS:
+        raise UserError(
+            f"quantize must be None or 'int8', got {quantize!r}{nearest(str(quantize), QUANTIZATIONS) or '.'}"
+        )
+    network = _network_of(model)
+    if any(given.one_hot for program, _ in network.layers for given in program.inputs):
+        raise UserError("a program with a one-hot input can't be written as C; use an embedding before it.")
+    made = Source(network, source.stem, int8=quantize == "int8")
+    error = _error(network) if quantize == "int8" else None
+    write(header, made.header.encode())
+    write(source, made.source.encode())
+    return CFile(source, header, made.prefix, made.weights, made.state, made.scratch, error)
+
+
+def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
+    source = Path(path)
+    if source.suffix != ".c":
+        raise UserError(f"{source}: the name of a C source must end in .c.")
+    if not re.fullmatch(r"[\w.+ -]+", source.name):
+        raise UserError(f"{source.name!r}: the name of a C source must consist of letters, digits, spaces and . _ + -.")
+    return source, source.with_suffix(".h")
+
+
+def _error(network: _Network) -> tuple[float, float]:
+    """The largest difference that rounding makes to an output, and the largest output."""
+    layers = [
+        (program, [dequantized(p) if p.ndim == 2 and k not in turned(program) else p for k, p in enumerate(parameters)])
+        for program, parameters in network.layers
+    ]
+    embedding = None if network.embedding is None else dequantized(network.embedding)
+    head = None if network.head is None else (dequantized(network.head[0]), network.head[1])
+    streams = [_stream(network), _stream(replace(network, layers=layers, embedding=embedding, head=head))]
+    generator = np.random.default_rng(0)
+    width = network.layers[0][0].inputs[0].width
+    largest = difference = 0.0
+    for _ in range(_STEPS):
+        if embedding is None:
+            x: Any = generator.standard_normal(width).astype(network.dtype)
+        else:
+            x = int(generator.integers(len(embedding)))
+        exact, rounded = (stream.step(x) for stream in streams)
+        largest = max(largest, float(np.abs(exact).max()))
+        difference = max(difference, float(np.abs(exact - rounded).max()))
+    return difference, largest
+
+
+def _stream(network: _Network) -> Stream:
+    stream = Stream.__new__(Stream)
+    stream._make(network, 1, "")
+    stream.reset()
+    return stream
