@@ -24,7 +24,7 @@ def test_it_learns_and_writes_its_directory(tmp_path, capfd):
     run = train_tiny(tmp_path, steps=150, lr=0.02, hidden_size=24)
     assert {path.name for path in run.path.iterdir()} == {
         "config.json", "task.json", "program.json", "model.safetensors", "metrics.csv", "checkpoints", "log.txt",
-        "result.json",
+        "result.json", "rates.f64",
     }  # fmt: skip
     rows = run.metrics()
     assert [row["step"] for row in rows] == list(range(1, 151))
@@ -104,22 +104,22 @@ def test_without_an_end_there_is_one(tmp_path, monkeypatch):
     assert train_tiny(tmp_path, steps=None).result["steps"] == 7
 
 
-def test_minutes_fix_the_steps_and_bound_the_time(tmp_path):
+def test_minutes_bound_the_time_and_are_used(tmp_path):
     began = time.monotonic()
     run = train_tiny(tmp_path, steps=None, minutes=0.1)
-    assert time.monotonic() - began < 6 + 1  # a second for starting and ending on a busy machine
-    assert run.result["steps"] <= run.plan.steps
+    # A second for starting and ending on a busy machine; the report, for which time is left, is not written here.
+    assert 0.85 * 6 < time.monotonic() - began < 6 + 1
     assert run.result["steps"] > 20
-    steps = run.result["steps"]
-    rates = [row["lr"] for row in run.metrics()]
-    assert rates[-1] < 0.01 * max(rates) or steps < run.plan.steps  # the schedule has come to its end
+    rates = run.rates()
+    assert len(rates) == run.result["steps"]
+    assert rates[-1] < 0.05 * max(rates)
+    assert run.plan.steps is None
 
 
-def test_time_up_ends_before_the_last_step(tmp_path, monkeypatch):
+def test_a_budget_that_is_used_up_is_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(Fit, "elapsed", property(lambda self: 1e9))
     run = train_tiny(tmp_path, steps=None, minutes=0.1)
-    assert run.result["steps"] == 1 < run.plan.steps
-    assert "the time was up at step 1 of" in run.log.read_text()
+    assert run.result["steps"] == 1
     assert run.finished
 
 

@@ -5,6 +5,7 @@ task.json           what it learns, with the codecs: the vocabulary, say
 program.json        each layer's program: a model is loaded without the Python that wrote its cell
 model.safetensors   the weights that were best on validation; with programs and task, a model by itself
 metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss and the task's metrics
+rates.f64           each step's learning rate
 checkpoints/        what is needed to go on
 initial.safetensors the weights it started from, if they are another run's
 log.txt, result.json
@@ -37,7 +38,9 @@ from throughtime.training.config import TrainConfig
 from throughtime.training.record import DataSummary, Plan, Record, read_record, versions
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from throughtime.nn.sequence_model import SequenceModel
@@ -258,6 +261,17 @@ class Run:
     def metrics_file(self) -> Path:
         """The file of the figures of each step."""
         return self.path / "metrics.csv"
+
+    @property
+    def rates_file(self) -> Path:
+        """The file of each step's learning rate (see `rates`)."""
+        return self.path / "rates.f64"
+
+    def rates(self) -> NDArray[np.float64]:
+        """The learning rate of each step, `[steps]`: with it a run that the time ended can be replayed to its bits."""
+        import numpy as np
+
+        return np.fromfile(self.rates_file, "<f8") if self.rates_file.is_file() else np.zeros(0)
 
     def metrics(self) -> list[dict[str, float | None]]:
         """The rows of metrics.csv; None where a row has no figure.

@@ -35,3 +35,12 @@ def command_line() -> Iterator[None]:
         yield
     finally:
         _on_command_line.reset(token)
+
+
+def duration(seconds: float) -> str:
+    """A time, in the units that suit it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

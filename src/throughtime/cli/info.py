@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.figures import duration, evaluation_rows
+from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows
+from throughtime.spelling import duration
 from throughtime.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -108,15 +109,16 @@ def _size(about: dict[str, Any]) -> str:
 
 
 def _progress(run: Run) -> str:
-    result, steps = run.result, run.plan.steps
+    result = run.result
+    end = f"{run.plan.steps:,} steps" if run.plan.seconds is None else duration(run.plan.seconds)
     if result:
         return f"finished: {result['steps']:,} steps in {duration(result['seconds'])}, best at {result['best_step']:,}"
     validated = [row for row in run.metrics() if row["valid_loss"] is not None]
     if not validated:
-        return f"not finished: it was stopped before the first validation of {steps:,} steps"
+        return f"not finished: it was stopped before the first validation; it ends after {end}"
     monitor = f"valid_{run.task.monitor}"
     best = (max if run.task.maximize else min)(validated, key=lambda row: row[monitor] or 0.0)
     return (
-        f"not finished: validated last at {validated[-1]['step']:,.0f} of {steps:,} steps; "
+        f"not finished: validated last at step {validated[-1]['step']:,.0f}, it ends after {end}; "
         f"best at {best['step']:,.0f}, with {run.task.monitor.replace('_', ' ')} {best[monitor]:.4f}"
     )

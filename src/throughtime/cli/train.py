@@ -12,11 +12,11 @@ import typer
 
 from throughtime.cli.cell_option import named_cell
 from throughtime.cli.config_options import from_file, with_config_options
-from throughtime.cli.figures import duration, evaluation_rows
+from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
-from throughtime.spelling import flag, option
+from throughtime.spelling import duration, flag, option
 from throughtime.tasks.base import Generative
 from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank

@@ -28,8 +28,10 @@ from throughtime.training.callbacks import (
     Deadline,
     MetricsRows,
     ProgressBar,
+    Rates,
     Signals,
     Validation,
+    where,
 )
 from throughtime.training.checkpoints import load_checkpoint
 from throughtime.training.config import TrainConfig
@@ -164,10 +166,10 @@ def _begin(
     programs = start.programs(interface)
     torch.manual_seed(training.seed)
     model = build_model(config.network, programs, interface, training.engine)
+    description = task.describe(data.codecs, task.baselines(data))
     plan = make_plan(task, data, config, model, started)
     path = _directory(config)
     undo.append(remover(path))
-    description = task.describe(data.codecs, task.baselines(data))
     run = Run.create(path, config, data, description, programs, plan, start.weights)
     if plan.batch < training.batch:
         _log.info("the data are few: batches of %d instead of %d", plan.batch, training.batch)
@@ -230,7 +232,7 @@ def _trained(run: Run, data: Data[Any], display: Display) -> Run:
         _log.info("run %s", display_path(run.path))
         training, best, signals = _fit(run, data, display)
         if signals.interrupted:
-            raise Interrupted(f"training was stopped at step {training.step} of {run.plan.steps}. {again}")
+            raise Interrupted(f"training was stopped at {where(training)}. {again}")
         if rank() == 0:
             try:
                 _measure(run, data, training, best, display)
@@ -245,10 +247,12 @@ def _trained(run: Run, data: Data[Any], display: Display) -> Run:
 def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights, Signals]:
     torch.manual_seed(run.config.training.seed)
     model = begun_model(run)
-    best, signals, deadline = BestWeights(run.save_weights), Signals(), Deadline()
+    best, signals, validation = BestWeights(run.save_weights), Signals(), Validation()
     rows = MetricsRows(run.metrics_file, best)
     bar = ProgressBar(display, rows)
-    callbacks = [signals, deadline, Validation(), best, rows, Checkpoints(run.checkpoint, rows), bar]
+    rates = Rates(run.rates_file)
+    saved = Checkpoints(run.checkpoint, rows, rates)
+    callbacks = [signals, Deadline(validation), validation, best, rows, rates, saved, bar]
     loggers = loggers_of(run.config.training, run)
     training = Fit(run.task, data, run.config, run.plan, model, callbacks, loggers)
     checkpoint = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
@@ -257,8 +261,6 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
             training.run(checkpoint)
     except KeyboardInterrupt:
         signals.interrupted = True
-    if deadline.late:
-        _log.warning("the time was up at step %d of %d: the machine became slower", training.step, run.plan.steps)
     return training, best, signals
 
 
