@@ -16,6 +16,7 @@ from throughtime.errors import CellError, DataError, RunError, TrainingError
 from throughtime.runs import Run
 from throughtime.training import config as config_module
 from throughtime.training.callbacks import MetricsRows
+from throughtime.training.display import Display
 from throughtime.training.fit import Fit
 from throughtime.training.metrics import COLUMNS
 
@@ -42,7 +43,33 @@ def test_progress_is_a_line_a_validation(tmp_path, capfd):
     train_tiny(tmp_path, steps=3, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert [line.split(":")[0] for line in err.splitlines()][2:-1] == [f"step {k} of 3" for k in (1, 2, 3)]
+    lines = [line for line in err.splitlines() if not line.startswith("  ")]
+    samples = [line for line in lines if line.startswith("a sample after")]
+    assert [line.split(":")[0] for line in lines if line.startswith("step")] == [f"step {k} of 3" for k in (1, 2, 3)]
+    assert len(samples) == 2  # a third is over a quarter, two thirds are over a half
+
+
+def test_the_first_lines_tell_data_network_threads_and_plan(tmp_path, capfd):
+    run = train_tiny(tmp_path, steps=3, progress=True)
+    lines = dict(line.split(": ", 1) for line in capfd.readouterr().err.splitlines()[1:6])
+    assert list(lines) == ["task", "data", "network", "runs on", "plan"]
+    train = run.record.data.counts["train"]
+    assert f"{train:,} for training" in lines["data"]
+    assert lines["network"] == f"2 x lstm, 12 units each; {run.parameters:,} parameters"
+    assert lines["runs on"] == "1 thread of the CPU"
+    assert lines["plan"].startswith("3 steps of 8 sequences (0.075 times through the data)")
+    assert lines["plan"] in run.log.read_text()
+
+
+def test_a_pipe_gets_a_line_now_and_then(capfd):
+    now = [0.0]
+    with Display(True, lambda: now[0]) as display:
+        for k in range(61):
+            display.progress("training", k, 100, "loss 1.000")
+            now[0] += 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert lines[1] == "training: 20%, 20.0 s elapsed, 1 min 20 s left, loss 1.000"
 
 
 def test_same_seed_same_run_other_seed_another(tmp_path):

@@ -21,6 +21,7 @@ import torch
 
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.spelling import duration
+from throughtime.tasks.base import Generative
 from throughtime.training.checkpoints import save_checkpoint
 from throughtime.training.display import Display
 from throughtime.training.evaluation import Sums, total
@@ -234,7 +235,7 @@ class MetricsRows(Callback):
             best = ", the best" if self._best.step == fit.step else ""
             _log.info(
                 "%s: training loss %.4f, validation loss %.4f%s%s",
-                where(fit), self.train_loss, figures["loss"], others, best,
+                where(fit) + _spent_and_left(fit), self.train_loss, figures["loss"], others, best,
             )  # fmt: skip
 
     def on_end(self, fit: Fit) -> None:
@@ -384,6 +385,30 @@ class Signals(Callback):
         self.interrupted = True
 
 
+class Samples(Callback):
+    """Shows what a generative network writes after each quarter of the training."""
+
+    def __init__(self) -> None:
+        self._quarter = 0
+
+    def on_start(self, fit: Fit) -> None:
+        """Leaves out the quarters of earlier sittings."""
+        self._quarter = int(4 * fit.plan.share(fit.step, fit.seconds))
+
+    def on_step(self, fit: Fit) -> None:
+        """Draws a sample where a quarter is over."""
+        quarter = int(4 * fit.plan.share(fit.step, fit.seconds))
+        if quarter > self._quarter and quarter < 4 and fit.fabric.is_global_zero:
+            assert isinstance(fit.task, Generative)
+            fit.model.eval()
+            samples = fit.task.first_samples(fit.model, fit.data.codecs)
+            fit.model.train()
+            for text in samples[:1]:
+                lines = "\n".join(f"  {line}" for line in text.strip().splitlines())
+                _log.info("a sample after %d%% of the training:\n%s", 25 * quarter, lines)
+        self._quarter = quarter
+
+
 class ProgressBar(Callback):
     """Shows a bar.
 
@@ -409,3 +434,12 @@ def where(fit: Fit) -> str:
     if fit.plan.seconds is None:
         return f"step {fit.step} of {fit.plan.steps}"
     return f"step {fit.step}, {duration(fit.seconds)} of {duration(fit.plan.seconds)}"
+
+
+def _spent_and_left(fit: Fit) -> str:
+    """The time that a training by steps has taken, and about what it will take."""
+    share = fit.plan.share(fit.step, fit.seconds)
+    if fit.plan.seconds is not None or not 0 < share < 1 or fit.seconds < 1:
+        return ""
+    left = (fit.seconds - fit.plan.from_seconds) * (1 - share) / share
+    return f" ({duration(fit.seconds)}, {duration(left)} left)"

@@ -6,7 +6,8 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,10 +17,12 @@ import torch
 from throughtime import cells, tasks
 from throughtime.errors import Interrupted, TrainingError
 from throughtime.files import DISK_FULL
+from throughtime.nn.sequence_model import SequenceModel
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
-from throughtime.tasks.base import Data, Task
+from throughtime.spelling import duration
+from throughtime.tasks.base import Data, Generative, Task
 from throughtime.training.again import begun_model, data_of
 from throughtime.training.building import build_model
 from throughtime.training.callbacks import (
@@ -29,6 +32,7 @@ from throughtime.training.callbacks import (
     MetricsRows,
     ProgressBar,
     Rates,
+    Samples,
     Signals,
     Validation,
     where,
@@ -44,6 +48,7 @@ from throughtime.training.planning import later_end, make_plan
 from throughtime.training.processes import rank
 from throughtime.training.report import write_report
 from throughtime.training.session import log_file, session
+from throughtime.training.sizing import fitted
 from throughtime.training.start import Start
 
 _log = logging.getLogger("throughtime")
@@ -83,18 +88,18 @@ def train(
     given = {*named, *(name for name, value in options.items() if value is not None)}
     start = Start.of(config, given, definition)
     config = start.config
-    begun: list[tuple[Run, Data[Any]]] = []
+    begun: list[tuple[Run, Data[Any], list[str]]] = []
     undo: list[Callable[[], None]] = []
 
     def begin() -> Path:
-        begun.append(_begin(start, why, started, display, undo))
+        begun.append(_begin(start, given, why, started, display, undo))
         return begun[0][0].path
 
     try:
         with session(config.training, progress) as display:
             path = path_from_first(config.training, begin)
-            run, data = begun[0] if begun else _opened(path, display)
-            return _to_the_end(run, data, display)
+            run, data, notes = begun[0] if begun else (*_opened(path, display), [])
+            return _to_the_end(run, data, display, notes)
     except Interrupted:
         raise
     except BaseException:
@@ -150,19 +155,28 @@ def resume(
 
 
 def _begin(
-    start: Start, why: str, started: float, display: Display, undo: list[Callable[[], None]]
-) -> tuple[Run, Data[Any]]:
-    """Reads the data, settles the plan and writes the run's directory; `undo` gets a function that removes it again."""
+    start: Start,
+    given: Collection[str],
+    why: str,
+    started: float,
+    display: Display,
+    undo: list[Callable[[], None]],
+) -> tuple[Run, Data[Any], list[str]]:
+    """Reads the data, settles the plan and writes the run's directory; `undo` gets a function that removes it again.
+
+    Returns:
+        The run, its data, and what the user should know of the choices made.
+    """
     config = start.config
-    training = config.training
-    if training.out is not None:
-        require_new(Path(training.out))
+    if config.training.out is not None:
+        require_new(Path(config.training.out))
     task = tasks.get(config.task.task)(config.task)
     data = task.prepare(display.progress, start.codecs)
-    _log.info("task: %s%s", task.name, why and f" ({why})")
-    for note in data.notes:
-        _log.warning("%s", note)
+    notes = [f"task: {task.name}{why and f' ({why})'}", *data.notes]
     interface = task.interface(data.codecs)
+    chosen = fitted(start, given, task, data, interface)
+    start = replace(start, config=chosen.config)
+    config, training = chosen.config, chosen.config.training
     programs = start.programs(interface)
     torch.manual_seed(training.seed)
     model = build_model(config.network, programs, interface, training.engine)
@@ -172,8 +186,8 @@ def _begin(
     undo.append(remover(path))
     run = Run.create(path, config, data, description, programs, plan, start.weights)
     if plan.batch < training.batch:
-        _log.info("the data are few: batches of %d instead of %d", plan.batch, training.batch)
-    return run, data
+        notes.append(f"the data are few: batches of {plan.batch} instead of {training.batch}")
+    return run, data, [*notes, *chosen.why]
 
 
 def _opened(path: Path, display: Display) -> tuple[Run, Data[Any]]:
@@ -205,14 +219,14 @@ def _saved(run: Run) -> str:
     return f"the last checkpoint is intact, to resume the run from with: {again}"
 
 
-def _to_the_end(run: Run, data: Data[Any], display: Display) -> Run:
+def _to_the_end(run: Run, data: Data[Any], display: Display, notes: Sequence[str] = ()) -> Run:
     """Trains the steps that are left, then measures.
 
     Raises:
         TrainingError: the disk is full, or numbers are no longer finite; with what was saved.
     """
     try:
-        return _trained(run, data, display)
+        return _trained(run, data, display, notes)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -226,10 +240,12 @@ def _to_the_end(run: Run, data: Data[Any], display: Display) -> Run:
         raise Diverged(f"{error}. The checkpoint and the best weights saved before this are kept") from None
 
 
-def _trained(run: Run, data: Data[Any], display: Display) -> Run:
+def _trained(run: Run, data: Data[Any], display: Display, notes: Sequence[str]) -> Run:
     again = f"Resume with: throughtime train --resume {shlex.quote(display_path(run.path))}"
     with log_file(run):
-        _log.info("run %s", display_path(run.path))
+        if rank() == 0:
+            for line in (f"run {display_path(run.path)}", *notes):
+                _log.info("%s", line)
         training, best, signals = _fit(run, data, display)
         if signals.interrupted:
             raise Interrupted(f"training was stopped at {where(training)}. {again}")
@@ -247,12 +263,17 @@ def _trained(run: Run, data: Data[Any], display: Display) -> Run:
 def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights, Signals]:
     torch.manual_seed(run.config.training.seed)
     model = begun_model(run)
+    if rank() == 0:
+        for label, text in _facts(run, model):
+            _log.info("%s: %s", label, text)
     best, signals, validation = BestWeights(run.save_weights), Signals(), Validation()
     rows = MetricsRows(run.metrics_file, best)
     bar = ProgressBar(display, rows)
     rates = Rates(run.rates_file)
     saved = Checkpoints(run.checkpoint, rows, rates)
     callbacks = [signals, Deadline(validation), validation, best, rows, rates, saved, bar]
+    if display.shown and isinstance(run.task, Generative):
+        callbacks.append(Samples())
     loggers = loggers_of(run.config.training, run)
     training = Fit(run.task, data, run.config, run.plan, model, callbacks, loggers)
     checkpoint = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
@@ -262,6 +283,29 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
     except KeyboardInterrupt:
         signals.interrupted = True
     return training, best, signals
+
+
+def _facts(run: Run, model: SequenceModel) -> list[tuple[str, str]]:
+    """What the first lines say: what was read, the network, where it runs and the plan."""
+    config, plan, data = run.config, run.plan, run.record.data
+    network, training = config.network, config.training
+    count = sum(parameter.numel() for parameter in model.parameters())
+    threads = torch.get_num_threads()
+    where = "a CUDA device" if run.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)} of the CPU"
+    if training.processes > 1:
+        where = f"{training.processes} processes, each on {where}"
+    steps, passes = f"{plan.expected_steps:,} steps", plan.expected_steps / plan.epoch_steps
+    by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
+    length = steps if plan.seconds is None else f"{duration(plan.seconds)} of training, about {steps}"
+    return [
+        ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),
+        ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size:,} units each; {count:,} parameters"),
+        ("runs on", where),
+        (
+            "plan",
+            f"{length} of {plan.batch} sequences ({passes:.2g} times through the data); {by}",
+        ),
+    ]
 
 
 def _measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display: Display) -> None:

@@ -31,7 +31,7 @@ _MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 20
 _LEAST_VALIDATED = 2000  # terms; fewer say nothing
 _EVALUATED = 1_000_000  # terms of held-out data that the figures at the end are of, at most
 _LOOP = 1e-4  # seconds that the loop takes of a step, besides what is measured
-_MEASURED_STEPS, _MEASURED_SECONDS = 60, 3.0
+_MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the last of the budget
 _EVALUATION_SHARE = 0.04  # of the time, for the figures at the end
 _REPORT, _REPORT_STEPS = 0.5, 8  # what the report takes: seconds, and the time of training steps
 _MOST_RESERVED = 0.08  # of the time: the rest is for training
@@ -158,17 +158,49 @@ def _measured(
     task: Task[Any], data: Data[Any], training: TrainingOptions, model: SequenceModel, batch: int
 ) -> Throughput:
     """Trains and evaluates a copy of the model for a moment."""
+    limit = min(_MEASURED_SECONDS, (training.minutes or 1) * 60 * _MEASURED_SHARE)
+    step = step_seconds(task, data, training, model, batch, limit)
+    with torch.random.fork_rng(devices=[]):
+        copied = copy.deepcopy(model).to(device_for(training))
+        total(copied, task.reading(data.valid, terms=9))
+        before = time.monotonic()
+        found = total(copied, task.reading(data.valid, terms=1 + int(300 * min(1.0, limit))))
+        return Throughput(step, (time.monotonic() - before) / found.terms)
+
+
+def step_seconds(
+    task: Task[Any],
+    data: Data[Any],
+    training: TrainingOptions,
+    model: SequenceModel,
+    batch: int,
+    limit: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> float:
+    """Measure a training step of a copy of a model; the model and torch's generators are left as they were.
+
+    Args:
+        task: what is learned.
+        data: from what.
+        training: how.
+        model: the network.
+        batch: rows of a batch.
+        limit: seconds to measure for; at least three steps are taken.
+        clock: tells the time in seconds.
+
+    Returns:
+        Seconds, the median of several steps.
+    """
     device = device_for(training)
-    limit = min(_MEASURED_SECONDS, 60 * (training.minutes or 1) / 20)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         copied = copy.deepcopy(model).to(device).train()
         optimizer = make_optimizer(training, copied)
         batches = task.batches(data.train, batch, rank=0, ranks=training.processes)
         state: State | None = None
         times: list[float] = []
-        began = time.monotonic()
-        while len(times) < _MEASURED_STEPS and (len(times) < 3 or time.monotonic() - began < limit):
-            before = time.monotonic()
+        began = clock()
+        while len(times) < _MEASURED_STEPS and (len(times) < 3 or clock() - began < limit):
+            before = clock()
             given = batches.batch(len(times))
             on = OnDevice.of(given, device, torch.float32)
             carried = state if given.carry else None
@@ -178,9 +210,5 @@ def _measured(
             optimizer.step()
             optimizer.zero_grad()
             state = detached(state)
-            times.append(time.monotonic() - before)
-        settled = times[len(times) // 3 :]
-        total(copied, task.reading(data.valid, terms=9))
-        before = time.monotonic()
-        found = total(copied, task.reading(data.valid, terms=1 + int(300 * min(1.0, limit))))
-        return Throughput(median(settled) + _LOOP, (time.monotonic() - before) / found.terms)
+            times.append(clock() - before)
+        return median(times[len(times) // 3 :]) + _LOOP
