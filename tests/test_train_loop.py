@@ -359,3 +359,24 @@ def test_weight_decay_is_the_optimizers_usual_one_if_not_given(tmp_path):
     assert TrainingOptions(weight_decay=0).decoupled_decay == 0
     run = train_tiny(tmp_path, weight_decay=0.3, steps=2)
     assert run.config.training.weight_decay == 0.3
+
+
+def test_a_run_that_is_worse_than_guessing_says_so_and_what_to_try(tmp_path):
+    run = train_tiny(tmp_path, steps=1, lr=1e-9)
+    told = run.log.read_text()
+    assert "valid: the network is worse than guessing (symbols by frequency: loss" in told
+    assert "Train longer, or try a lower lr" in told
+    (tmp_path / "good").mkdir()
+    good = train_tiny(tmp_path / "good", steps=150, lr=0.02, hidden_size=24)
+    assert "worse than guessing" not in good.log.read_text()
+
+
+def test_a_cells_options_are_kept_by_a_run_that_starts_from_another(tmp_path):
+    first = train_tiny(tmp_path, cell="rnn_leaky", cell_options={"leak": 0.3}, steps=1, hidden_size=5)
+    again = throughtime.training.TrainConfig.of(**first.config.given)
+    assert again.network.cell_options == {"leak": 0.3}
+    with pytest.raises(TrainingError, match="cell_options"):
+        train_tiny(
+            tmp_path, init_from=first.path, cell_options={"leak": 0.4}, out=tmp_path / "x", hidden_size=None,
+            num_layers=None,
+        )  # fmt: skip

@@ -28,12 +28,12 @@ from throughtime import tasks
 from throughtime.errors import ModelError, RunError
 from throughtime.files import replacing
 from throughtime.model_file import ModelFile, encoded
-from throughtime.paths import display_path, missing
+from throughtime.paths import display_path, missing, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
 from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS, read_programs, read_text
 from throughtime.task_description import TaskDescription
-from throughtime.tasks.base import Data, Task
+from throughtime.tasks.base import Data, Figures, Prediction, Task
 from throughtime.training.config import TrainConfig
 from throughtime.training.record import DataSummary, Plan, Record, read_record, versions
 
@@ -119,10 +119,13 @@ class Run:
     def open(cls, path: str | Path) -> Self:
         """Read a run directory.
 
+        Args:
+            path: the directory; "latest" is the newest one under `runs`.
+
         Raises:
             RunError: it is missing, half written, damaged or from a newer version.
         """
-        path = Path(path)
+        path = run_path(path)
         if not path.exists():
             raise RunError(missing(path, "directory"))
         if not path.is_dir():
@@ -228,6 +231,49 @@ class Run:
             return result
         except ValueError as error:
             raise RunError(f"{self.path} is damaged: {RESULT}: {error}") from None
+
+    def best_figure(self) -> tuple[str, float | None, str]:
+        """The figure on the held-out data that selects the weights.
+
+        Returns:
+            Its name; its value for a finished run, and the best so far for another, None before the first validation;
+            and both as text.
+
+        Raises:
+            RunError: a file is damaged.
+        """
+        name, task = self.task.monitor, self.task
+        result = self.result
+        if result and result.get("valid"):
+            value = result["valid"].get(name)
+        else:
+            found = [row[f"valid_{name}"] for row in self.metrics() if row.get(f"valid_{name}") is not None]
+            value = (max if task.maximize else min)(found, default=None)  # type: ignore[type-var]
+        shown = "" if value is None else f"{name.replace('_', ' ')} {value:.4f}"
+        return name, value, shown
+
+    def evaluate(self, data: str | Path | Sequence[str | Path], **options: Any) -> Figures:
+        """Measure the network on data of the kind that it was trained on; see `throughtime.evaluate`."""
+        from throughtime.training.evaluation import evaluate
+
+        return evaluate(self, data, **options)
+
+    def predict(self, data: str | Path | Sequence[str | Path], **options: Any) -> Prediction:
+        """Apply the network to data of the kind that it was trained on; see `throughtime.predict`."""
+        from throughtime.training.using import predict
+
+        return predict(self, data, **options)
+
+    def sample(self, prompt: str = "", *, length: int = 500, **options: Any) -> Any:
+        """Let the network write something new; see `throughtime.sample`, which returns it piece by piece.
+
+        Returns:
+            What follows the prompt: a text for networks that write text, a list of steps for others.
+        """
+        from throughtime.training.using import sample
+
+        pieces = list(sample(self, prompt, length=length, **options))
+        return "".join(pieces) if getattr(self.task, "extension", None) is None else pieces
 
     @property
     def parameters(self) -> int:

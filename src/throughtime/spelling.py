@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-SHORT_FORMS = {"data": "DATA", "hidden_size": "--hidden", "num_layers": "--layers"}
+SHORT_FORMS = {"data": "DATA", "cell_options": "--set", "hidden_size": "--hidden", "num_layers": "--layers"}
 """Options that messages on the command line call by another name than their long one."""
 
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)

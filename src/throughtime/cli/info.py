@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def info(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or a model's file.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest, or a model's file.")],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, with every option.")] = False,
 ) -> None:
@@ -36,9 +36,9 @@ def info(
     result = opened.result
     if as_json:
         config = opened.config.model_dump(mode="json")
-        show_json({"run": str(run), **opened.about, "config": config, "result": result})
+        show_json({"run": str(opened.path), **opened.about, "config": config, "result": result})
         return
-    console().print(f"[bold]{run}[/]", markup=True)
+    console().print(f"[bold]{opened.path}[/]", markup=True)
     show_rows(_rows(opened), "  ")
     for what, title in (("valid", "Validation"), ("test", "Test")):
         if result and result.get(what):

@@ -35,7 +35,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Resume the run in this directory; with --steps, --epochs or --minutes, to a later end.",
+            help="Resume the run in this directory, or latest; with --steps, --epochs or --minutes, to a later end.",
             rich_help_panel="Run",
         ),
     ] = None,
@@ -56,7 +56,7 @@ def train(
 
     The run's directory then holds the best weights, the figures and checkpoints to go on from.
     """
-    fields = {name: value for name, value in {"data": data or None, **given}.items() if value is not None}
+    fields = {name: value for name, value in {"data": data, **given}.items() if value not in (None, [])}
     wrong = [*(["config"] if config else []), *(name for name in fields if name not in ENDS)]
     if resume is not None and wrong:
         names = ", ".join(map(option, wrong))

@@ -21,7 +21,7 @@ from throughtime.nn.sequence_model import SequenceModel
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
-from throughtime.spelling import duration
+from throughtime.spelling import duration, option
 from throughtime.tasks.base import Data, Generative, Task
 from throughtime.training.again import begun_model, data_of
 from throughtime.training.building import build_model
@@ -38,7 +38,7 @@ from throughtime.training.callbacks import (
     where,
 )
 from throughtime.training.checkpoints import load_checkpoint
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.display import Display
 from throughtime.training.evaluation import measured
 from throughtime.training.fabric import joinable, loggers_of, path_from_first, require_possible
@@ -139,6 +139,8 @@ def resume(
     run = Run.open(path)
     later = (steps, epochs, minutes) != (None, None, None)
     if run.finished and not later:
+        if progress and rank() == 0:
+            Display(True).line(_finished(run))
         return run
     require_possible(run.config.training)
     end = later_end(run, steps=steps, epochs=epochs, minutes=minutes) if later else None
@@ -146,7 +148,9 @@ def resume(
     def begin() -> Path:
         if end is not None:
             data_of(run, display.progress)  # refuses other data before anything is written
-            run.extended(*end)
+            extended = run.extended(*end)
+            if extended.plan.peak < 1 and extended.config.training.schedule == "cosine":
+                _log.info("the learning rate warms up again, to %g of its first peak", extended.plan.peak)
         return run.path
 
     with session(run.config.training, progress) as display:
@@ -209,6 +213,17 @@ def _directory(config: TrainConfig) -> Path:
         number += 1
         path = path.with_name(f"{path.name.removesuffix(f'-{number - 1}')}-{number}")
     return path
+
+
+def _finished(run: Run) -> str:
+    """That a run is finished, and how to train it further."""
+    assert run.result is not None
+    ends = ", ".join(map(option, ENDS))
+    return (
+        f"{display_path(run.path)} is finished, after {run.result['steps']:,} steps and "
+        f"{duration(run.result['seconds'])}. To train it further, give a later end, counted from its first step, as "
+        f"one of {ends}"
+    )
 
 
 def _saved(run: Run) -> str:
@@ -326,6 +341,14 @@ def _measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, displa
             baselines = task.baseline_figures(run.description.baselines, part, data.codecs)
             result[what] = {**figures, "baselines": baselines}
             _log.info("%s: %s", what, ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[:2]))
+            for name, theirs in baselines.items():
+                ours, guess = figures.get(task.monitor), theirs.get(task.monitor)
+                if ours is None or guess is None or not (ours < guess if task.maximize else ours > guess):
+                    continue
+                _log.warning(
+                    "%s: the network is worse than guessing (%s: %s %.4f, the network %.4f). Train longer, or try a "
+                    "lower %s or another size", what, name, task.monitor.replace("_", " "), guess, ours, option("lr"),
+                )  # fmt: skip
             if terms < task.reading(part).terms:
                 _log.info("that is of the first %d %ss; `throughtime evaluate` takes all", terms, task.unit)
     run.save_result(result)
