@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -17,7 +18,7 @@ import throughtime
 from throughtime.cli.main import main
 from throughtime.cli.sample import sample as sample_command
 from throughtime.runs import Run
-from throughtime.spelling import flag
+from throughtime.spelling import command, command_line, flag
 from throughtime.tasks.text import Text
 from throughtime.training import sample
 from throughtime.training.config import TrainConfig, TrainingOptions
@@ -48,6 +49,30 @@ def test_training_ends_with_figures_samples_and_what_to_do_next(trained):
     assert "perplexity" in printed
     assert "Sample 1" in printed
     assert f"throughtime sample '{path}'" in printed
+
+
+def test_the_commands_that_training_ends_with_run_as_they_stand(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [line for line in trained[1].splitlines() if line.startswith("  throughtime ")]
+    assert [line.split()[1] for line in lines] == ["sample", "inspect", "info"]
+    for line in lines:
+        assert main(shlex.split(line)[1:]) == 0
+
+
+def test_commands_are_spelled_as_the_program_was_started(tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "throughtime"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh")
+    program.chmod(0o755)
+    assert command("info") == "throughtime info"
+    with command_line():
+        monkeypatch.setattr(sys, "argv", [str(program)])
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert command("info") == f"{program} info"
+        monkeypatch.setenv("PATH", str(program.parent))
+        assert command("info") == "throughtime info"
+        monkeypatch.setattr(sys, "argv", ["throughtime/__main__.py"])
+        assert command("info") == f"{sys.executable} -m throughtime info"
 
 
 def test_options_reach_the_configuration(trained):
@@ -200,8 +225,8 @@ def test_where_there_are_no_runs_it_says_so(tmp_path, monkeypatch, capsys):
 
 
 def test_latest_is_the_newest_run(several, text, capsys):
-    for command in (["info"], ["evaluate", str(text)], ["sample", "--length", "3"], ["predict", str(text)]):
-        assert main([command[0], "latest", *command[1:]]) == 0
+    for name, *rest in (["info"], ["evaluate", str(text)], ["sample", "--length", "3"], ["predict", str(text)]):
+        assert main([name, "latest", *rest]) == 0
         out, error = capsys.readouterr()
         assert "runs/a" in out + error
     assert main(["train", "--resume", "latest"]) == 0

@@ -51,8 +51,8 @@ def test_progress_is_a_line_a_validation(tmp_path, capfd):
 
 def test_the_first_lines_tell_data_network_threads_and_plan(tmp_path, capfd):
     run = train_tiny(tmp_path, steps=3, progress=True)
-    lines = dict(line.split(": ", 1) for line in capfd.readouterr().err.splitlines()[1:6])
-    assert list(lines) == ["task", "data", "network", "runs on", "plan"]
+    lines = dict(line.split(": ", 1) for line in capfd.readouterr().err.splitlines()[:6])
+    assert list(lines) == ["task", "run", "data", "network", "runs on", "plan"]
     train = run.record.data.counts["train"]
     assert f"{train:,} for training" in lines["data"]
     assert lines["network"] == f"2 x lstm, 12 units each; {run.parameters:,} parameters"

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -31,6 +32,7 @@ from throughtime.model_file import ModelFile, encoded
 from throughtime.paths import display_path, missing, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
+from throughtime.spelling import command
 from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS, read_programs, read_text
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
@@ -346,7 +348,7 @@ class Run:
         if not self.has_weights:
             raise RunError(
                 f"{self.path} has no weights yet: training was ended before its first validation; "
-                f"resume with: throughtime train --resume {display_path(self.path)}"
+                f"resume with: {command(f'train --resume {shlex.quote(display_path(self.path))}')}"
             )
 
     def _weights_in(self, name: str) -> dict[str, Tensor]:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
 SHORT_FORMS = {"data": "DATA", "cell_options": "--set", "hidden_size": "--hidden", "num_layers": "--layers"}
 """Options that messages on the command line call by another name than their long one."""
@@ -25,6 +30,23 @@ def option(name: str) -> str:
 def setting(name: str, value: object) -> str:
     """Return an option with a value as the user writes it: `clip=1` or `--clip 1`."""
     return f"{option(name)}{' ' if _on_command_line.get() else '='}{value}"
+
+
+def command(words: str) -> str:
+    """Return a command of throughtime, with its arguments, as it runs where the user is.
+
+    On the command line this is the program as it was started, unless its name alone finds it.
+    """
+    program = "throughtime"
+    if _on_command_line.get():
+        started = Path(sys.argv[0])
+        if started.parts[-2:] == (program, "__main__.py"):
+            program = f"{shlex.quote(sys.executable)} -m throughtime"
+        elif started.name == program:
+            found = shutil.which(program)
+            if found is None or os.path.realpath(found) != os.path.realpath(started):
+                program = shlex.quote(str(started))
+    return f"{program} {words}"
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +12,8 @@ import typer
 
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows
-from throughtime.spelling import duration
+from throughtime.paths import display_path
+from throughtime.spelling import command, duration
 from throughtime.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ def _rows(run: Run) -> list[tuple[str, str]]:
         rows.append(("options", ", ".join(f"{name.replace('_', '-')} {value}" for name, value in given.items())))
     rows.append(("versions", ", ".join(f"{name} {number}" for name, number in run.record.versions.items())))
     if not run.finished:
-        rows.append(("go on with", f"throughtime train --resume {run.path}"))
+        rows.append(("go on with", command(f"train --resume {shlex.quote(display_path(run.path))}")))
     return rows
 
 

@@ -16,7 +16,7 @@ from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
-from throughtime.spelling import duration, flag, option
+from throughtime.spelling import command, duration, flag, option
 from throughtime.tasks.base import Generative
 from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank
@@ -107,7 +107,9 @@ def _show(run: Run) -> None:
     path = shlex.quote(display_path(run.path))
     out.print("\n[bold]The run[/]\n")
     print(f"{result['steps']:,} steps in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
-    for command in (*task.next_commands, "info {}"):
-        print(f"  throughtime {command.format(path)}")
+    read = shlex.join(name for name in task.options.data or () if name != "-")
+    for words in (*task.next_commands, "info {}"):
+        if "DATA" not in words or read:
+            print(f"  {command(words.format(path).replace('DATA', read))}")
     if run.report.is_file():
         print(f"\nThe run as a page for a browser: {display_path(run.report)}")

@@ -63,7 +63,7 @@ class Text(Generative[Part]):
     options: TextOptions
     fitting = ("vocab_size", "min_count")
     interfacing = ("level",)
-    next_commands = ("sample {} --prompt TEXT", "evaluate {} FILE", "inspect {}")
+    next_commands = ("sample {} --prompt 'The ' --temperature 0.8", "inspect {}")
     baseline_rows = 1
 
     @property

@@ -21,7 +21,7 @@ from throughtime.nn.sequence_model import SequenceModel
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
-from throughtime.spelling import duration, option
+from throughtime.spelling import command, duration, option
 from throughtime.tasks.base import Data, Generative, Task
 from throughtime.training.again import begun_model, data_of
 from throughtime.training.building import build_model
@@ -230,7 +230,7 @@ def _saved(run: Run) -> str:
     """What a run that stopped early has saved, and how to go on."""
     if not run.checkpoint.exists():
         return "no checkpoint was saved yet, so the training has to begin again"
-    again = f"throughtime train --resume {shlex.quote(display_path(run.path))}"
+    again = command(f"train --resume {shlex.quote(display_path(run.path))}")
     return f"the last checkpoint is intact, to resume the run from with: {again}"
 
 
@@ -256,10 +256,10 @@ def _to_the_end(run: Run, data: Data[Any], display: Display, notes: Sequence[str
 
 
 def _trained(run: Run, data: Data[Any], display: Display, notes: Sequence[str]) -> Run:
-    again = f"Resume with: throughtime train --resume {shlex.quote(display_path(run.path))}"
+    again = f"Resume with: {command(f'train --resume {shlex.quote(display_path(run.path))}')}"
     with log_file(run):
         if rank() == 0:
-            for line in (f"run {display_path(run.path)}", *notes):
+            for line in (*notes, f"run: {display_path(run.path)}"):
                 _log.info("%s", line)
         training, best, signals = _fit(run, data, display)
         if signals.interrupted:

@@ -1,8 +1,9 @@
 """Choose the network's size and the number of threads that suit a time budget on this machine.
 
 The rule: of 64, 128, 192, 256, 384 and 512 units, up to the task's usual size, the largest with which the budget allows
-1,000 training steps on this machine and that has at most 8 parameters for each symbol or step of the training data.
-Dropout is smaller in the same proportion. Each size is timed with one thread and with all; the faster number is kept.
+8 training steps for each unit on this machine (1,024 steps for 128 units) and that has at most 8 parameters for each
+symbol or step of the training data. Dropout is smaller in the same proportion. Each size is timed with one thread and
+with all; the faster number is kept.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from throughtime.training.planning import step_seconds
 from throughtime.training.start import Start
 
 SIZES = (64, 128, 192, 256, 384, 512)
-ENOUGH_STEPS = 1000
+STEPS_PER_UNIT = 8
 MOST_PARAMETERS = 8  # for each symbol or step of the training data
 _TRIAL_SHARE = 1 / 400  # of the budget, for timing one size with one number of threads
 _CLEARLY = 0.9  # of the time of one thread: with less all threads are worth it
@@ -79,7 +80,7 @@ def fitted(
     chosen = trials.of(sizes[0])
     for size in sizes[1:]:
         tried = trials.of(size)
-        if tried.seconds * ENOUGH_STEPS > 60 * minutes or tried.parameters > MOST_PARAMETERS * trials.symbols:
+        if tried.seconds * STEPS_PER_UNIT * size > 60 * minutes or tried.parameters > MOST_PARAMETERS * trials.symbols:
             break
         chosen = tried
     torch.set_num_threads(chosen.threads)
