@@ -1,11 +1,15 @@
 """A time budget is used, however fast the machine is and becomes; the clock is simulated."""
 
 import math
+import signal
+import time
+from unittest.mock import patch
 
 import pytest
 import torch
 from tiny_training import TINY, train_tiny, write_text
 
+from throughtime.errors import Interrupted, TrainingError
 from throughtime.runs import Run
 from throughtime.tasks.text import Text, TextOptions
 from throughtime.training import callbacks, resume
@@ -13,6 +17,7 @@ from throughtime.training.building import build_model, programs_of
 from throughtime.training.callbacks import BestWeights, Deadline, Rates, Validation
 from throughtime.training.config import TrainConfig
 from throughtime.training.fit import Fit
+from throughtime.training.loop import train_since
 from throughtime.training.planning import make_plan
 
 BUDGET, STEP, VALIDATING = 60.0, 0.2, 0.1  # seconds
@@ -137,3 +142,36 @@ def test_a_run_keeps_the_learning_rate_of_each_step(tmp_path):
     assert max(further.rates()[30:]) == pytest.approx(0.3 * further.config.training.learning_rate)
     assert math.isclose(further.rates()[30], max(further.rates()[30:]))
     assert len(Run.open(run.path).rates()) == 40
+
+
+def test_a_stopped_run_is_resumed_for_the_time_that_is_left(tmp_path, monkeypatch):
+    advance = Fit._advance
+
+    def then_stop(self, batch):
+        if self.step == 20:
+            signal.raise_signal(signal.SIGINT)
+        advance(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fit, "_advance", then_stop)
+        with pytest.raises(Interrupted, match=r"stopped at step 21, .* s of "):
+            train_tiny(tmp_path, steps=None, minutes=0.1)
+    before = Run.open(tmp_path / "run")
+    first = before.rates()
+    run = resume(before.path, progress=False)
+    assert run.plan == before.plan
+    assert run.result["seconds"] >= 0.8 * run.plan.seconds
+    assert len(run.rates()) == run.result["steps"] > 21
+    assert (run.rates()[:21] == first[:21]).all()
+    assert run.rates()[-1] < first.max()
+    with pytest.raises(TrainingError, match=r"has already trained .*minutes=0\.01 ends no later"):
+        resume(run.path, minutes=0.01, progress=False)
+
+
+def test_time_that_went_before_counts(tmp_path):
+    began = time.monotonic()
+    data = write_text(tmp_path / "text.txt")
+    with patch("throughtime.training.loop.write_report"):
+        options = {**TINY, "steps": None, "minutes": 0.1}
+        run = train_since(began - 4, data=data, out=tmp_path / "run", progress=False, **options)
+    assert run.plan.seconds < 6 - 4

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -56,6 +57,7 @@ def train(
 
     The run's directory then holds the best weights, the figures and checkpoints to go on from.
     """
+    started = time.monotonic()
     fields = {name: value for name, value in {"data": data, **given}.items() if value not in (None, [])}
     wrong = [*(["config"] if config else []), *(name for name in fields if name not in ENDS)]
     if resume is not None and wrong:
@@ -65,14 +67,14 @@ def train(
     if config is not None:
         fields = from_file(config) | fields
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        run = _run(resume, fields)
+        run = _run(resume, fields, started)
         if rank() == 0:
             _show(run)
     if as_json and rank() == 0:
         show_json(run.result)
 
 
-def _run(resume: Path | None, fields: dict[str, Any]) -> Run:
+def _run(resume: Path | None, fields: dict[str, Any], started: float) -> Run:
     # What can be checked before torch is loaded is, so that a mistake is told at once.
     if resume is None:
         from throughtime import tasks
@@ -90,7 +92,7 @@ def _run(resume: Path | None, fields: dict[str, Any]) -> Run:
         fields = {name: getattr(ends, name) for name in fields}
     with starting():
         from throughtime.training import loop
-    return loop.train(**fields) if resume is None else loop.resume(resume, **fields)
+    return loop.train_since(started, **fields) if resume is None else loop.resume(resume, **fields)
 
 
 def _show(run: Run) -> None:

@@ -77,7 +77,8 @@ class NetworkOptions(Options):
     Attributes:
         cell: the recurrent cell's name.
         cell_options: values of the cell's hyper-parameters, as NAME=VALUE; `throughtime cells NAME` shows which it has.
-        hidden_size: hidden units of each layer.
+        hidden_size: hidden units of each layer; with `minutes`, if not given, a size that suits the time, the data and
+            the machine (see `throughtime.training.sizing`), with less dropout where it is smaller.
         num_layers: recurrent layers.
         bidirectional: whether each layer reads the sequence in both directions.
         embed: width of the embedding; if not given the recurrent output's, but 128 at most where they are not tied.
@@ -134,11 +135,11 @@ class TrainingOptions(Options):
             gains, do not decay. 0.01 for adamw and 0 otherwise if not given.
         epochs: times to go through the data; of `epochs`, `steps` and `minutes` the first that is reached ends.
         steps: updates of the weights; the task's usual number if no end is given.
-        minutes: time to train.
+        minutes: time to train, from start to report. The learning rate follows the time spent, not the steps.
         seed: what weights, dropout and the order of the data are drawn from.
         out: the run's directory; `runs/DATE-TIME-CELL-DATA` if not given.
         engine: what runs the recurrent layers; chosen by device if not given.
-        threads: threads of the CPU; torch's choice if not given.
+        threads: threads of the CPU; if not given torch's choice or, with `minutes`, one thread where that is faster.
         devices: how many devices, of which kind; one if not given, a CUDA device if there is one.
         nodes: how many machines.
         precision: precision of the arithmetic.

@@ -79,7 +79,18 @@ def train(
         DataError: the data can't be read, or don't fit.
         RunError: the directory for the run is there already.
     """
-    started = time.monotonic()
+    return train_since(time.monotonic(), task=task, cell=cell, progress=progress, **options)
+
+
+def train_since(
+    started: float,
+    *,
+    task: str | type[Task[Any]] | None = None,
+    cell: str | Cell | None = None,
+    progress: bool = True,
+    **options: Unpack[TrainOptions],
+) -> Run:
+    """Trains as `train` does; the time budget began at `started`, by `time.monotonic`."""
     definition = None if cell is None else cells.get(cell)
     named = {} if definition is None else {"cell": definition.name}
     chosen, why = tasks.chosen(task, options)

@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from statistics import median
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -189,7 +189,7 @@ def step_seconds(
         clock: tells the time in seconds.
 
     Returns:
-        Seconds, the median of several steps.
+        Seconds, the mean of several steps: beside other processes the median would promise too much.
     """
     device = device_for(training)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
@@ -211,4 +211,4 @@ def step_seconds(
             optimizer.zero_grad()
             state = detached(state)
             times.append(clock() - before)
-        return median(times[len(times) // 3 :]) + _LOOP
+        return fmean(times[len(times) // 3 :]) + _LOOP

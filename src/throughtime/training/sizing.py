@@ -25,7 +25,7 @@ from throughtime.training.start import Start
 SIZES = (64, 128, 192, 256, 384, 512)
 STEPS_PER_UNIT = 8
 MOST_PARAMETERS = 8  # for each symbol or step of the training data
-_TRIAL_SHARE = 1 / 400  # of the budget, for timing one size with one number of threads
+_TRIAL_SHARE = 1 / 200  # of the budget, for timing one size with one number of threads
 _CLEARLY = 0.9  # of the time of one thread: with less all threads are worth it
 
 
@@ -86,11 +86,10 @@ def fitted(
     torch.set_num_threads(chosen.threads)
     why = []
     if len(sizes) > 1:
-        steps = 60 * minutes / chosen.seconds
+        network = chosen.config.network
         why.append(
-            f"{setting('hidden_size', chosen.config.network.hidden_size)} and "
-            f"{setting('dropout', f'{chosen.config.network.dropout:g}')}, as {minutes:g} minutes are about "
-            f"{steps:,.0f} steps here"
+            f"{setting('hidden_size', network.hidden_size)} and {setting('dropout', f'{network.dropout:g}')}: chosen "
+            f"for {minutes:g} min on this machine and {trials.symbols:,} symbols or steps of data"
         )
     training = chosen.config.training
     if len(counts) > 1:
