@@ -165,7 +165,7 @@ def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
     assert set(shown) == {flag(name) for name in TrainConfig.of().given if name != "data"} | {
         "--resume", "--config", "--json", "-h",
     }  # fmt: skip
-    assert f"[default: {TrainConfig.of().network.hidden_size}]" in help_
+    assert f"[default: {TrainConfig.of().network.hidden_size}]" in " ".join(help_.split())
 
 
 def test_help_of_training_is_there_without_torch():

@@ -320,7 +320,8 @@ def _facts(run: Run, model: SequenceModel) -> list[tuple[str, str]]:
     where = "a CUDA device" if run.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)} of the CPU"
     if training.processes > 1:
         where = f"{training.processes} processes, each on {where}"
-    steps, passes = f"{plan.expected_steps:,} steps", plan.expected_steps / plan.epoch_steps
+    expected = plan.expected_steps
+    steps, passes = f"{expected:,} step{'s' * (expected != 1)}", expected / plan.epoch_steps
     by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
     length = steps if plan.seconds is None else f"{duration(plan.seconds)} of training, about {steps}"
     return [

@@ -33,7 +33,7 @@ _EVALUATED = 1_000_000  # terms of held-out data that the figures at the end are
 _LOOP = 1e-4  # seconds that the loop takes of a step, besides what is measured
 _MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the last of the budget
 _EVALUATION_SHARE = 0.04  # of the time, for the figures at the end
-_REPORT, _REPORT_STEPS = 0.5, 8  # what the report takes: seconds, and the time of training steps
+_REPORT, _REPORT_STEPS = 2.0, 8  # what the report takes: seconds of a processor, and the time of training steps
 _MOST_RESERVED = 0.08  # of the time: the rest is for training
 _AGAIN = 0.3  # of `lr`: to what share of it the rate warms up where a finished run is trained further
 
@@ -45,10 +45,12 @@ class Throughput:
     Attributes:
         step: seconds of a training step.
         term: seconds for evaluating a term, in the batches that the figures at the end are measured by.
+        waiting: by how much the time is longer than this thread's time on a processor, beside other processes.
     """
 
     step: float
     term: float
+    waiting: float = 1.0
 
 
 def make_plan(
@@ -88,7 +90,7 @@ def make_plan(
         budget = 60 * training.minutes
         evaluated = min(evaluated, max(1000, int(budget * _EVALUATION_SHARE / len(held_out) / speed.term)))
         reserve = 1.2 * sum(min(terms, evaluated) for terms in held_out) * speed.term
-        reserve = min(reserve + _REPORT + _REPORT_STEPS * speed.step, _MOST_RESERVED * budget)
+        reserve = min(reserve + _REPORT * speed.waiting + _REPORT_STEPS * speed.step, _MOST_RESERVED * budget)
         seconds = max(0.0, budget - reserve - (clock() - started))
         expected = [*ends, max(1, int(seconds / (1 + _VALIDATION_SHARE) / speed.step))]
     validate_every = _interval(min(expected), epoch_steps)
@@ -159,13 +161,15 @@ def _measured(
 ) -> Throughput:
     """Trains and evaluates a copy of the model for a moment."""
     limit = min(_MEASURED_SECONDS, (training.minutes or 1) * 60 * _MEASURED_SHARE)
+    wall, processor = time.monotonic(), time.thread_time()
     step = step_seconds(task, data, training, model, batch, limit)
+    waiting = (time.monotonic() - wall) / max(1e-3, time.thread_time() - processor)
     with torch.random.fork_rng(devices=[]):
         copied = copy.deepcopy(model).to(device_for(training))
         total(copied, task.reading(data.valid, terms=9))
         before = time.monotonic()
         found = total(copied, task.reading(data.valid, terms=1 + int(300 * min(1.0, limit))))
-        return Throughput(step, (time.monotonic() - before) / found.terms)
+        return Throughput(step, (time.monotonic() - before) / found.terms, max(1.0, waiting))
 
 
 def step_seconds(
