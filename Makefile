@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+DEVELOPMENT := $(VENV)/.development
 # Pins the build's own needs too, which pip installs apart.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -13,12 +14,19 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
-install: $(INSTALLED)  ## make .venv with everything that the commands, tests and lint need
+install: $(INSTALLED)  ## make .venv with what the commands need
 
 $(INSTALLED): pyproject.toml constraints.txt CMakeLists.txt $(wildcard csrc/*)
-	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --editable '.[dev]'
-	touch $@
+	@echo "Installing throughtime and PyTorch into $(VENV), and compiling the engine: 1 to 3 minutes."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --editable '.[train]'
+	@touch $@
+
+# What is installed already satisfies the name, so that pip adds the packages and doesn't compile the engine again.
+$(DEVELOPMENT): $(INSTALLED)
+	@echo "Adding what tests and lint need to $(VENV): 1 to 3 minutes."
+	@$(BIN)/pip install --quiet 'throughtime[dev]'
+	@touch $@
 
 # The report's tests drive a real browser; what installs it needs Debian's tools and its administrator.
 browser:  ## install the headless Chromium that the tests of the report drive
@@ -33,25 +41,25 @@ browser:  ## install the headless Chromium that the tests of the report drive
 
 # A smaller network than by default: it is better after so short a time, on so short a text.
 demo: install  ## train a network on text that is already on the machine
-	$(BIN)/throughtime train --hidden 128 --layers 2 --dropout 0.1 --minutes 2.5
+	@$(BIN)/throughtime train --hidden 128 --layers 2 --dropout 0.1 --minutes 2.5
 
 # Two workers, as the slowest machines of CI have two cores; each test process uses one thread.
-test: install browser  ## run the tests, except the slowest
+test: $(DEVELOPMENT) browser  ## run the tests, except the slowest
 	$(BIN)/python -m pytest -n 2 -m 'not slow'
 
-test-all: install browser  ## run all tests
+test-all: $(DEVELOPMENT) browser  ## run all tests
 	$(BIN)/python -m pytest -n 2
 
-lint: install  ## check style, format and types
+lint: $(DEVELOPMENT)  ## check style, format and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 
-format: install  ## format the code
+format: $(DEVELOPMENT)  ## format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 
-bench: install  ## measure speed on this machine
+bench: $(DEVELOPMENT)  ## measure speed on this machine
 	$(BIN)/throughtime bench
 	$(BIN)/python benchmarks/cells.py
 
@@ -68,7 +76,7 @@ TSAN = LD_PRELOAD="$$(gcc -print-file-name=libtsan.so)" TSAN_OPTIONS=exitcode=66
 
 build/asan: SANITIZERS = address,undefined
 build/tsan: SANITIZERS = thread
-build/asan build/tsan: install
+build/asan build/tsan: $(DEVELOPMENT)
 	$(BIN)/pip install --quiet --no-deps --upgrade --target $@ \
 	    --config-settings=cmake.define.THROUGHTIME_SANITIZE=$(SANITIZERS) .
 

@@ -3,6 +3,8 @@
 import inspect
 import json
 import os
+import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,7 +18,7 @@ import throughtime
 from throughtime.cli.main import main
 from throughtime.cli.sample import sample as sample_command
 from throughtime.runs import Run
-from throughtime.spelling import flag
+from throughtime.spelling import command, command_line, flag
 from throughtime.tasks.text import Text
 from throughtime.training import sample
 from throughtime.training.config import TrainConfig, TrainingOptions
@@ -47,6 +49,30 @@ def test_training_ends_with_figures_samples_and_what_to_do_next(trained):
     assert "perplexity" in printed
     assert "Sample 1" in printed
     assert f"throughtime sample '{path}'" in printed
+
+
+def test_the_commands_that_training_ends_with_run_as_they_stand(trained, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    lines = [line for line in trained[1].splitlines() if line.startswith("  throughtime ")]
+    assert [line.split()[1] for line in lines] == ["sample", "inspect", "info"]
+    for line in lines:
+        assert main(shlex.split(line)[1:]) == 0
+
+
+def test_commands_are_spelled_as_the_program_was_started(tmp_path, monkeypatch):
+    program = tmp_path / "bin" / "throughtime"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh")
+    program.chmod(0o755)
+    assert command("info") == "throughtime info"
+    with command_line():
+        monkeypatch.setattr(sys, "argv", [str(program)])
+        monkeypatch.setenv("PATH", "/nowhere")
+        assert command("info") == f"{program} info"
+        monkeypatch.setenv("PATH", str(program.parent))
+        assert command("info") == "throughtime info"
+        monkeypatch.setattr(sys, "argv", ["throughtime/__main__.py"])
+        assert command("info") == f"{sys.executable} -m throughtime info"
 
 
 def test_options_reach_the_configuration(trained):
@@ -139,7 +165,7 @@ def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
     assert set(shown) == {flag(name) for name in TrainConfig.of().given if name != "data"} | {
         "--resume", "--config", "--json", "-h",
     }  # fmt: skip
-    assert f"[default: {TrainConfig.of().network.hidden_size}]" in help_
+    assert f"[default: {TrainConfig.of().network.hidden_size}]" in " ".join(help_.split())
 
 
 def test_help_of_training_is_there_without_torch():
@@ -151,9 +177,93 @@ def test_help_of_training_is_there_without_torch():
     assert done.stderr == ""
 
 
-def test_resuming_a_finished_run_shows_it(trained, capsys):
+def test_resuming_a_finished_run_shows_it_and_says_so(trained, capsys):
     assert main(["train", "--resume", str(trained[0]), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == Run.open(trained[0]).result
+    out, error = capsys.readouterr()
+    assert json.loads(out) == Run.open(trained[0]).result
+    assert "is finished, after 4 steps" in error
+    assert "give a later end" in error
+    assert "--steps, --epochs, --minutes" in error
+
+
+@pytest.fixture
+def several(trained, tmp_path, monkeypatch):
+    """A directory with two runs under `runs`, of which the second was begun later."""
+    monkeypatch.chdir(tmp_path)
+    for k, name in enumerate(("b", "a")):
+        shutil.copytree(trained[0], tmp_path / "runs" / name)
+        os.utime(tmp_path / "runs" / name / "program.json", (1000 + k, 1000 + k))
+    return tmp_path
+
+
+def test_runs_are_listed(several, trained, capsys):
+    assert main(["runs"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["run", "runs/b", "runs/a"]
+    loss = Run.open(trained[0]).result["valid"]["loss"]
+    assert all(word in lines[1] for word in ("text", "1 x lstm 8", "text.txt", f"loss {loss:.4f}", " finished", "now"))
+    assert main(["runs", str(several / "runs"), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [each["value"] for each in found] == [loss, loss]
+
+
+def test_a_damaged_run_is_named_below_the_others(several, capsys):
+    (several / "runs" / "b" / "config.json").write_text("{")
+    assert main(["runs"]) == 0
+    out = capsys.readouterr().out
+    assert "runs/a" in out.splitlines()[1]
+    assert "runs/b is damaged" in out
+
+
+def test_where_there_are_no_runs_it_says_so(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["runs"]) == 0
+    assert "No runs in runs" in capsys.readouterr().out
+    assert main(["runs", "nowhere"]) == 2
+    assert main(["info", "latest"]) == 2
+    assert "no run found under runs/" in capsys.readouterr().err
+
+
+def test_latest_is_the_newest_run(several, text, capsys):
+    for name, *rest in (["info"], ["evaluate", str(text)], ["sample", "--length", "3"], ["predict", str(text)]):
+        assert main([name, "latest", *rest]) == 0
+        out, error = capsys.readouterr()
+        assert "runs/a" in out + error
+    assert main(["train", "--resume", "latest"]) == 0
+    assert "runs/a is finished" in capsys.readouterr().err
+    small = ["--batch", "4", "--window", "10", "--threads", "1", "--steps", "1", "--out", "new"]
+    assert main(["train", str(text), "--init-from", "latest", *small]) == 0
+    assert Run.open("new").config.network.init_from == str(several / "runs" / "a")
+
+
+def test_commands_say_at_once_what_they_read_and_from_which_run(trained, text, capsys):
+    assert main(["evaluate", str(trained[0]), str(text)]) == 0
+    assert capsys.readouterr().err == f"run {trained[0]} (text, 1 x lstm, 8 units) reads {text}\n"
+
+
+def test_a_prompt_of_unknown_characters_is_reported(trained, capsys, caplog):
+    assert main(["sample", str(trained[0]), "--prompt", "the 3\u2603 3", "--length", "3"]) == 0
+    assert "the prompt has 2 characters that training never saw: '3', '\u2603'; read as <unk>" in caplog.text
+
+
+def test_a_cells_options_are_set(text, tmp_path, capsys):
+    out = str(tmp_path / "run")
+    given = ["--cell", "rnn_leaky", "--set", "leak=0.3", "--set", "activation=relu", "--steps", "2", "--out", out]
+    assert main(["train", str(text), *SMALL, *given]) == 0
+    run = Run.open(out)
+    assert run.config.network.cell_options == {"leak": 0.3, "activation": "relu"}
+    assert run.programs[0] == throughtime.cells.rnn_leaky.program(8, 8, leak=0.3, activation="relu")
+    capsys.readouterr()
+    for wrong, told in (("leek=1", "did you mean leak?"), ("leak", "expected NAME=VALUE"), ("leak=many", "rnn_leaky")):
+        assert main(["train", str(text), *SMALL, "--cell", "rnn_leaky", "--set", wrong]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_run_is_used_from_python(trained, text):
+    run = Run.open(trained[0])
+    assert run.evaluate(text) == throughtime.evaluate(run, text)
+    assert run.sample("the ", length=20, seed=1) == "".join(sample(run, "the ", length=20, seed=1))
+    assert next(iter(run.predict(text).rows)) == next(iter(throughtime.predict(run, text).rows))
 
 
 def test_evaluation(trained, text, capsys):
@@ -204,7 +314,7 @@ def test_a_sample_is_printed_while_it_is_made(trained):
         assert process.stdout.read(20)
         process.stdout.close()
         assert process.wait(60) != 0  # it ends as nobody reads any more
-        assert process.stderr.read() == b""
+        assert process.stderr.read().startswith(b"run ")
 
 
 def test_info(trained, text, capsys):

@@ -16,6 +16,7 @@ from throughtime.errors import CellError, DataError, RunError, TrainingError
 from throughtime.runs import Run
 from throughtime.training import config as config_module
 from throughtime.training.callbacks import MetricsRows
+from throughtime.training.display import Display
 from throughtime.training.fitting import Fit
 from throughtime.training.metrics import COLUMNS
 
@@ -24,7 +25,7 @@ def test_it_learns_and_writes_its_directory(tmp_path, capfd):
     run = train_tiny(tmp_path, steps=150, lr=0.02, hidden_size=24)
     assert {path.name for path in run.path.iterdir()} == {
         "config.json", "task.json", "program.json", "model.safetensors", "metrics.csv", "checkpoints", "log.txt",
-        "result.json",
+        "result.json", "rates.f64",
     }  # fmt: skip
     rows = run.metrics()
     assert [row["step"] for row in rows] == list(range(1, 151))
@@ -42,7 +43,33 @@ def test_progress_is_a_line_a_validation(tmp_path, capfd):
     train_tiny(tmp_path, steps=3, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
-    assert [line.split(":")[0] for line in err.splitlines()][2:-1] == [f"step {k} of 3" for k in (1, 2, 3)]
+    lines = [line for line in err.splitlines() if not line.startswith("  ")]
+    samples = [line for line in lines if line.startswith("a sample after")]
+    assert [line.split(":")[0] for line in lines if line.startswith("step")] == [f"step {k} of 3" for k in (1, 2, 3)]
+    assert len(samples) == 2  # a third is over a quarter, two thirds are over a half
+
+
+def test_the_first_lines_tell_data_network_threads_and_plan(tmp_path, capfd):
+    run = train_tiny(tmp_path, steps=3, progress=True)
+    lines = dict(line.split(": ", 1) for line in capfd.readouterr().err.splitlines()[:6])
+    assert list(lines) == ["task", "run", "data", "network", "runs on", "plan"]
+    train = run.record.data.counts["train"]
+    assert f"{train:,} for training" in lines["data"]
+    assert lines["network"] == f"2 x lstm, 12 units each; {run.parameters:,} parameters"
+    assert lines["runs on"] == "1 thread of the CPU"
+    assert lines["plan"].startswith("3 steps of 8 sequences (0.075 times through the data)")
+    assert lines["plan"] in run.log.read_text()
+
+
+def test_a_pipe_gets_a_line_now_and_then(capfd):
+    now = [0.0]
+    with Display(True, lambda: now[0]) as display:
+        for k in range(61):
+            display.progress("training", k, 100, "loss 1.000")
+            now[0] += 1
+    lines = capfd.readouterr().err.splitlines()
+    assert len(lines) == 6
+    assert lines[1] == "training: 20%, 20.0 s elapsed, 1 min 20 s left, loss 1.000"
 
 
 def test_same_seed_same_run_other_seed_another(tmp_path):
@@ -104,22 +131,22 @@ def test_without_an_end_there_is_one(tmp_path, monkeypatch):
     assert train_tiny(tmp_path, steps=None).result["steps"] == 7
 
 
-def test_minutes_fix_the_steps_and_bound_the_time(tmp_path):
+def test_minutes_bound_the_time_and_are_used(tmp_path):
     began = time.monotonic()
     run = train_tiny(tmp_path, steps=None, minutes=0.1)
-    assert time.monotonic() - began < 6 + 1  # a second for starting and ending on a busy machine
-    assert run.result["steps"] <= run.plan.steps
+    # A second for starting and ending on a busy machine; the report, for which time is left, is not written here.
+    assert 0.85 * 6 < time.monotonic() - began < 6 + 1
     assert run.result["steps"] > 20
-    steps = run.result["steps"]
-    rates = [row["lr"] for row in run.metrics()]
-    assert rates[-1] < 0.01 * max(rates) or steps < run.plan.steps  # the schedule has come to its end
+    rates = run.rates()
+    assert len(rates) == run.result["steps"]
+    assert rates[-1] < 0.5 * max(rates)  # a step may take long on a busy machine; test_train_budget.py is exact
+    assert run.plan.steps is None
 
 
-def test_time_up_ends_before_the_last_step(tmp_path, monkeypatch):
+def test_a_budget_that_is_used_up_is_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(Fit, "elapsed", property(lambda self: 1e9))
     run = train_tiny(tmp_path, steps=None, minutes=0.1)
-    assert run.result["steps"] == 1 < run.plan.steps
-    assert "the time was up at step 1 of" in run.log.read_text()
+    assert run.result["steps"] == 1
     assert run.finished
 
 
@@ -332,3 +359,24 @@ def test_weight_decay_is_the_optimizers_usual_one_if_not_given(tmp_path):
     assert TrainingOptions(weight_decay=0).decoupled_decay == 0
     run = train_tiny(tmp_path, weight_decay=0.3, steps=2)
     assert run.config.training.weight_decay == 0.3
+
+
+def test_a_run_that_is_worse_than_guessing_says_so_and_what_to_try(tmp_path):
+    run = train_tiny(tmp_path, steps=1, lr=1e-9)
+    told = run.log.read_text()
+    assert "valid: the network is worse than guessing (symbols by frequency: loss" in told
+    assert "Train longer, or try a lower lr" in told
+    (tmp_path / "good").mkdir()
+    good = train_tiny(tmp_path / "good", steps=150, lr=0.02, hidden_size=24)
+    assert "worse than guessing" not in good.log.read_text()
+
+
+def test_a_cells_options_are_kept_by_a_run_that_starts_from_another(tmp_path):
+    first = train_tiny(tmp_path, cell="rnn_leaky", cell_options={"leak": 0.3}, steps=1, hidden_size=5)
+    again = throughtime.training.TrainConfig.of(**first.config.given)
+    assert again.network.cell_options == {"leak": 0.3}
+    with pytest.raises(TrainingError, match="cell_options"):
+        train_tiny(
+            tmp_path, init_from=first.path, cell_options={"leak": 0.4}, out=tmp_path / "x", hidden_size=None,
+            num_layers=None,
+        )  # fmt: skip

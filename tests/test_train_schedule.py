@@ -11,8 +11,14 @@ from throughtime.training.schedule import Schedule
 
 
 def schedule(steps=1000, epoch_steps=100, **options):
-    plan = Plan(steps=steps, epoch_steps=epoch_steps, batch=1, validate_every=1, validate_terms=1, evaluate_terms=1)
-    return Schedule(TrainingOptions(**options), plan)
+    return Schedule(TrainingOptions(**options), plan(steps, epoch_steps))
+
+
+def plan(steps=1000, epoch_steps=100, **more):
+    return Plan(
+        steps=steps, expected_steps=1000, epoch_steps=epoch_steps, batch=1, validate_every=1, validate_terms=1,
+        evaluate_terms=1, **more,
+    )  # fmt: skip
 
 
 def test_constant_stays():
@@ -54,3 +60,30 @@ def test_plateau_goes_on_from_its_state():
         each.validated(5.0)
     assert one.state_dict() == other.state_dict()
     assert one.factor(0) == 0.5
+
+
+@pytest.mark.parametrize("seconds", [0.0, 10.0, 99.9])
+def test_where_the_time_decides_the_step_does_not(seconds):
+    timed = Schedule(TrainingOptions(), plan(None, seconds=100.0))
+    assert timed.factor(3, seconds) == timed.factor(30_000, seconds)
+
+
+def test_the_rate_follows_the_time_as_it_follows_the_steps():
+    timed, stepped = Schedule(TrainingOptions(), plan(None, seconds=1000.0)), schedule(1000)
+    # A step's warm-up counts the step itself, the clock only what was before it.
+    for step in range(0, 1000, 7):
+        assert timed.factor(0, step) == pytest.approx(stepped.factor(step), abs=0.011)
+
+
+def test_of_steps_and_time_the_one_that_is_further_decides():
+    both = Schedule(TrainingOptions(), plan(1000, seconds=100.0))
+    assert both.factor(500, 10.0) == both.factor(100, 50.0) < both.factor(100, 10.0) == 1
+
+
+@pytest.mark.parametrize("more", [{"steps": 2000}, {"steps": None, "seconds": 2000.0, "from_seconds": 1000.0}])
+def test_a_finished_run_warms_up_again_to_a_share_of_the_peak(more):
+    again = Schedule(TrainingOptions(), plan(**{"from_step": 1000, "peak": 0.3, **more}))
+    factors = [again.factor(step, float(step)) for step in range(1000, 2000)]
+    assert factors[0] <= 0.01
+    assert max(factors) == factors[100] == 0.3
+    assert factors[-1] < 1e-5

@@ -5,6 +5,7 @@ task.json           what it learns, with the codecs: the vocabulary, say
 program.json        each layer's program: a model is loaded without the Python that wrote its cell
 model.safetensors   the weights that were best on validation; with programs and task, a model by itself
 metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss and the task's metrics
+rates.f64           each step's learning rate
 checkpoints/        what is needed to go on
 initial.safetensors the weights it started from, if they are another run's
 log.txt, result.json
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shlex
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -27,17 +29,20 @@ from throughtime import tasks
 from throughtime.errors import ModelError, RunError
 from throughtime.files import replacing
 from throughtime.model_file import ModelFile, encoded
-from throughtime.paths import display_path, missing
+from throughtime.paths import display_path, missing, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
+from throughtime.spelling import command
 from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS, read_programs, read_text
 from throughtime.task_description import TaskDescription
-from throughtime.tasks.base import Data, Task
+from throughtime.tasks.base import Data, Figures, Prediction, Task
 from throughtime.training.config import TrainConfig
 from throughtime.training.record import DataSummary, Plan, Record, read_record, versions
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from throughtime.nn.sequence_model import SequenceModel
@@ -116,10 +121,13 @@ class Run:
     def open(cls, path: str | Path) -> Self:
         """Read a run directory.
 
+        Args:
+            path: the directory; "latest" is the newest one under `runs`.
+
         Raises:
             RunError: it is missing, half written, damaged or from a newer version.
         """
-        path = Path(path)
+        path = run_path(path)
         if not path.exists():
             raise RunError(missing(path, "directory"))
         if not path.is_dir():
@@ -226,6 +234,49 @@ class Run:
         except ValueError as error:
             raise RunError(f"{self.path} is damaged: {RESULT}: {error}") from None
 
+    def best_figure(self) -> tuple[str, float | None, str]:
+        """The figure on the held-out data that selects the weights.
+
+        Returns:
+            Its name; its value for a finished run, and the best so far for another, None before the first validation;
+            and both as text.
+
+        Raises:
+            RunError: a file is damaged.
+        """
+        name, task = self.task.monitor, self.task
+        result = self.result
+        if result and result.get("valid"):
+            value = result["valid"].get(name)
+        else:
+            found = [row[f"valid_{name}"] for row in self.metrics() if row.get(f"valid_{name}") is not None]
+            value = (max if task.maximize else min)(found, default=None)  # type: ignore[type-var]
+        shown = "" if value is None else f"{name.replace('_', ' ')} {value:.4f}"
+        return name, value, shown
+
+    def evaluate(self, data: str | Path | Sequence[str | Path], **options: Any) -> Figures:
+        """Measure the network on data of the kind that it was trained on; see `throughtime.evaluate`."""
+        from throughtime.training.evaluation import evaluate
+
+        return evaluate(self, data, **options)
+
+    def predict(self, data: str | Path | Sequence[str | Path], **options: Any) -> Prediction:
+        """Apply the network to data of the kind that it was trained on; see `throughtime.predict`."""
+        from throughtime.training.using import predict
+
+        return predict(self, data, **options)
+
+    def sample(self, prompt: str = "", *, length: int = 500, **options: Any) -> Any:
+        """Let the network write something new; see `throughtime.sample`, which returns it piece by piece.
+
+        Returns:
+            What follows the prompt: a text for networks that write text, a list of steps for others.
+        """
+        from throughtime.training.using import sample
+
+        pieces = list(sample(self, prompt, length=length, **options))
+        return "".join(pieces) if getattr(self.task, "extension", None) is None else pieces
+
     @property
     def parameters(self) -> int:
         """How many numbers were trained."""
@@ -259,6 +310,17 @@ class Run:
         """The file of the figures of each step."""
         return self.path / "metrics.csv"
 
+    @property
+    def rates_file(self) -> Path:
+        """The file of each step's learning rate (see `rates`)."""
+        return self.path / "rates.f64"
+
+    def rates(self) -> NDArray[np.float64]:
+        """The learning rate of each step, `[steps]`: with it a run that the time ended can be replayed to its bits."""
+        import numpy as np
+
+        return np.fromfile(self.rates_file, "<f8") if self.rates_file.is_file() else np.zeros(0)
+
     def metrics(self) -> list[dict[str, float | None]]:
         """The rows of metrics.csv; None where a row has no figure.
 
@@ -286,7 +348,7 @@ class Run:
         if not self.has_weights:
             raise RunError(
                 f"{self.path} has no weights yet: training was ended before its first validation; "
-                f"resume with: throughtime train --resume {display_path(self.path)}"
+                f"resume with: {command(f'train --resume {shlex.quote(display_path(self.path))}')}"
             )
 
     def _weights_in(self, name: str) -> dict[str, Tensor]:

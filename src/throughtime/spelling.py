@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
+from pathlib import Path
 
-SHORT_FORMS = {"data": "DATA", "hidden_size": "--hidden", "num_layers": "--layers"}
+SHORT_FORMS = {"data": "DATA", "cell_options": "--set", "hidden_size": "--hidden", "num_layers": "--layers"}
 """Options that messages on the command line call by another name than their long one."""
 
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
@@ -27,6 +32,23 @@ def setting(name: str, value: object) -> str:
     return f"{option(name)}{' ' if _on_command_line.get() else '='}{value}"
 
 
+def command(words: str) -> str:
+    """Return a command of throughtime, with its arguments, as it runs where the user is.
+
+    On the command line this is the program as it was started, unless its name alone finds it.
+    """
+    program = "throughtime"
+    if _on_command_line.get():
+        started = Path(sys.argv[0])
+        if started.parts[-2:] == (program, "__main__.py"):
+            program = f"{shlex.quote(sys.executable)} -m throughtime"
+        elif started.name == program:
+            found = shutil.which(program)
+            if found is None or os.path.realpath(found) != os.path.realpath(started):
+                program = shlex.quote(str(started))
+    return f"{program} {words}"
+
+
 @contextmanager
 def command_line() -> Iterator[None]:
     """Spell options as on the command line while the context lasts."""
@@ -35,3 +57,12 @@ def command_line() -> Iterator[None]:
         yield
     finally:
         _on_command_line.reset(token)
+
+
+def duration(seconds: float) -> str:
+    """A time, in the units that suit it."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

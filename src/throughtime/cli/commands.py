@@ -13,5 +13,6 @@ COMMANDS = {
     "export": "Write a trained network as a file that other systems run.",
     "cells": "List the recurrent cells, or show one as equations and program.",
     "bench": "Measure how fast this machine runs recurrent layers.",
+    "runs": "List runs, with their figures.",
     "info": "Show what a run was trained on, its sizes and figures.",
 }

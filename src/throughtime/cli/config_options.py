@@ -23,7 +23,9 @@ _GROUPS: tuple[type[Options], ...] = (NetworkOptions, TrainingOptions)
 _GENERAL = "text"  # the task whose options the help shows if none is named
 # The headings in the help, each at the first field under it.
 _HEADINGS = {"cell": "Network", "batch": "Training", "epochs": "How long", "seed": "Run"}
+_SEVERAL = ("cell_options",)  # may be given several times
 _PLACEHOLDERS = {
+    "cell_options": "NAME=VALUE",
     "cell": "NAME",
     "engine": "NAME",
     "valid": "PATH",
@@ -106,10 +108,10 @@ def _fields() -> Iterator[tuple[str, type[Options]]]:
 
 def _annotation(name: str, group: type[Options]) -> Any:
     annotation = group.model_fields[name].annotation
-    is_flag = annotation is bool
+    is_flag, several = annotation is bool, name in _SEVERAL
     choices = tuple(tasks.names()) if name == "task" else group.choices(name)
     return Annotated[
-        bool | None if is_flag else str | None,
+        bool | None if is_flag else list[str] | None if several else str | None,
         typer.Option(
             *_spellings(name, is_flag),
             metavar=None if is_flag else _placeholder(name, annotation, choices),

@@ -8,11 +8,11 @@ from typing import Annotated
 import typer
 
 from throughtime.cli.figures import evaluation_rows
-from throughtime.cli.output import show_json, show_rows, starting
+from throughtime.cli.output import announce, show_json, show_rows, starting
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
     data: Annotated[
         list[str], typer.Argument(metavar="DATA", help="Files and directories; - is standard input, for text.")
     ],
@@ -31,6 +31,7 @@ def evaluate(
     from throughtime.runs import Run
 
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    announce(opened, data)
     with starting():
         from throughtime.training.display import Display
         from throughtime.training.evaluation import evaluated

@@ -18,7 +18,7 @@ _KINDS = {".onnx": "ONNX", ".c": "C99"}
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
     file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; its name ends in .onnx or .c.")],
     *,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there already.")] = False,

@@ -22,12 +22,3 @@ def evaluation_rows(task: Task[Any], figures: Mapping[str, Any]) -> list[tuple[s
         told = ", ".join(f"{label} {value}" for label, value in task.figure_rows(baseline)[: task.baseline_rows])
         rows.append(("baseline", f"{name}: {told}"))
     return rows
-
-
-def duration(seconds: float) -> str:
-    """A time, in the units that suit it."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"

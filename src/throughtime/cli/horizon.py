@@ -79,7 +79,7 @@ def horizon(
             from throughtime.sight.fresh import held_out_symbols
 
             symbols = held_out_symbols(opened, steps, streams, data or None)
-            found = {str(run): gradient_flow(opened.model(engine), symbols, window=lags).by_lag}
+            found = {str(opened.path): gradient_flow(opened.model(engine), symbols, window=lags).by_lag}
     else:
         if data:
             raise UserError("--data is a text for a trained network; a fresh one reads symbols drawn at random.")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.figures import duration, evaluation_rows
+from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows
+from throughtime.paths import display_path
+from throughtime.spelling import command, duration
 from throughtime.training.config import TrainConfig
 
 if TYPE_CHECKING:
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def info(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or a model's file.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest, or a model's file.")],
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, with every option.")] = False,
 ) -> None:
@@ -35,9 +38,9 @@ def info(
     result = opened.result
     if as_json:
         config = opened.config.model_dump(mode="json")
-        show_json({"run": str(run), **opened.about, "config": config, "result": result})
+        show_json({"run": str(opened.path), **opened.about, "config": config, "result": result})
         return
-    console().print(f"[bold]{run}[/]", markup=True)
+    console().print(f"[bold]{opened.path}[/]", markup=True)
     show_rows(_rows(opened), "  ")
     for what, title in (("valid", "Validation"), ("test", "Test")):
         if result and result.get(what):
@@ -99,7 +102,7 @@ def _rows(run: Run) -> list[tuple[str, str]]:
         rows.append(("options", ", ".join(f"{name.replace('_', '-')} {value}" for name, value in given.items())))
     rows.append(("versions", ", ".join(f"{name} {number}" for name, number in run.record.versions.items())))
     if not run.finished:
-        rows.append(("go on with", f"throughtime train --resume {run.path}"))
+        rows.append(("go on with", command(f"train --resume {shlex.quote(display_path(run.path))}")))
     return rows
 
 
@@ -108,15 +111,16 @@ def _size(about: dict[str, Any]) -> str:
 
 
 def _progress(run: Run) -> str:
-    result, steps = run.result, run.plan.steps
+    result = run.result
+    end = f"{run.plan.steps:,} steps" if run.plan.seconds is None else duration(run.plan.seconds)
     if result:
         return f"finished: {result['steps']:,} steps in {duration(result['seconds'])}, best at {result['best_step']:,}"
     validated = [row for row in run.metrics() if row["valid_loss"] is not None]
     if not validated:
-        return f"not finished: it was stopped before the first validation of {steps:,} steps"
+        return f"not finished: it was stopped before the first validation; it ends after {end}"
     monitor = f"valid_{run.task.monitor}"
     best = (max if run.task.maximize else min)(validated, key=lambda row: row[monitor] or 0.0)
     return (
-        f"not finished: validated last at {validated[-1]['step']:,.0f} of {steps:,} steps; "
+        f"not finished: validated last at step {validated[-1]['step']:,.0f}, it ends after {end}; "
         f"best at {best['step']:,.0f}, with {run.task.monitor.replace('_', ' ')} {best[monitor]:.4f}"
     )

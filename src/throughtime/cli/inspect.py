@@ -20,7 +20,7 @@ _NAMED = 5  # units
 
 
 def inspect(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
     data: Annotated[
         list[str] | None,
         typer.Argument(metavar="[DATA]", help="Data of the kind it was trained on; what was held out if not given."),
@@ -61,7 +61,7 @@ def inspect(
     if text is not None and data:
         raise UserError(f"--text and {' '.join(data)} are two texts: give one of them")
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
-    path = out if out is not None else run / "inspect.html"
+    path = out if out is not None else opened.path / "inspect.html"
     with starting():
         from throughtime.sight.report.collect import collect
         from throughtime.sight.report.passage import LONGEST

@@ -11,8 +11,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from throughtime.paths import display_path
+
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from throughtime.runs import Run
 
 
 def console() -> Console:
@@ -37,6 +41,15 @@ def starting() -> Iterator[None]:
         return
     with console.status("starting"):
         yield
+
+
+def announce(run: Run, data: Sequence[str] = ()) -> None:
+    """Says on standard error which run is used, and what it reads."""
+    network, path = run.config.network, display_path(run.path)
+    cell = f"{network.num_layers} x {network.cell}, {network.hidden_size} units"
+    what = f"run {path} ({run.config.task.task}, {cell}{'' if run.finished else ', not finished'})"
+    names = ["standard input" if name == "-" else display_path(name) for name in data]
+    print(f"{what} reads {', '.join(names)}" if names else what, file=sys.stderr, flush=True)
 
 
 def show_python(source: str) -> None:

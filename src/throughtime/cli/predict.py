@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.output import starting
+from throughtime.cli.output import announce, starting
 from throughtime.errors import UserError
 from throughtime.paths import display_path
 
@@ -23,7 +23,7 @@ _KINDS = (".csv", ".tsv", ".jsonl")
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
     data: Annotated[
         list[str], typer.Argument(metavar="DATA", help="Files and directories; - is standard input, for text.")
     ],
@@ -47,6 +47,7 @@ def predict(
     if out is not None and out.suffix not in _KINDS:
         raise UserError(f"{display_path(out)}: what is written is told by the end of the name: {', '.join(_KINDS)}.")
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    announce(opened, data)
     with starting():
         from throughtime.training.display import Display
         from throughtime.training.using import predict as predicted

@@ -7,13 +7,13 @@ from typing import Annotated
 
 import typer
 
-from throughtime.cli.output import starting
+from throughtime.cli.output import announce, starting
 from throughtime.paths import display_path
 from throughtime.tasks.base import Generative
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
     *,
     prompt: Annotated[
         str, typer.Option(metavar="TEXT|FILE", help="The text, or the file of notes, to continue.", show_default=False)
@@ -41,6 +41,7 @@ def sample(
     from throughtime.runs import Run
 
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    announce(opened)
     draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     usual = {"temperature": 1.0, "top_k": None, "top_p": None}
     draw = {name: value for name, value in draw.items() if value != usual[name]}
@@ -56,6 +57,6 @@ def sample(
             print(piece, end="", flush=True)
         print()
         return
-    path = out if out is not None else run / f"sample{task.extension}"
+    path = out if out is not None else opened.path / f"sample{task.extension}"
     task.write_sample(pieces, path, prompt)
     print(display_path(path))

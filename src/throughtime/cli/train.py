@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,11 +13,11 @@ import typer
 
 from throughtime.cli.cell_option import named_cell
 from throughtime.cli.config_options import from_file, with_config_options
-from throughtime.cli.figures import duration, evaluation_rows
+from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
-from throughtime.spelling import flag, option
+from throughtime.spelling import command, duration, flag, option
 from throughtime.tasks.base import Generative
 from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank
@@ -35,7 +36,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Resume the run in this directory; with --steps, --epochs or --minutes, to a later end.",
+            help="Resume the run in this directory, or latest; with --steps, --epochs or --minutes, to a later end.",
             rich_help_panel="Run",
         ),
     ] = None,
@@ -56,7 +57,8 @@ def train(
 
     The run's directory then holds the best weights, the figures and checkpoints to go on from.
     """
-    fields = {name: value for name, value in {"data": data or None, **given}.items() if value is not None}
+    started = time.monotonic()
+    fields = {name: value for name, value in {"data": data, **given}.items() if value not in (None, [])}
     wrong = [*(["config"] if config else []), *(name for name in fields if name not in ENDS)]
     if resume is not None and wrong:
         names = ", ".join(map(option, wrong))
@@ -65,14 +67,14 @@ def train(
     if config is not None:
         fields = from_file(config) | fields
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        run = _run(resume, fields)
+        run = _run(resume, fields, started)
         if rank() == 0:
             _show(run)
     if as_json and rank() == 0:
         show_json(run.result)
 
 
-def _run(resume: Path | None, fields: dict[str, Any]) -> Run:
+def _run(resume: Path | None, fields: dict[str, Any], started: float) -> Run:
     # What can be checked before torch is loaded is, so that a mistake is told at once.
     if resume is None:
         from throughtime import tasks
@@ -90,7 +92,7 @@ def _run(resume: Path | None, fields: dict[str, Any]) -> Run:
         fields = {name: getattr(ends, name) for name in fields}
     with starting():
         from throughtime.training import loop
-    return loop.train(**fields) if resume is None else loop.resume(resume, **fields)
+    return loop.train_since(started, **fields) if resume is None else loop.resume(resume, **fields)
 
 
 def _show(run: Run) -> None:
@@ -107,7 +109,9 @@ def _show(run: Run) -> None:
     path = shlex.quote(display_path(run.path))
     out.print("\n[bold]The run[/]\n")
     print(f"{result['steps']:,} steps in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
-    for command in (*task.next_commands, "info {}"):
-        print(f"  throughtime {command.format(path)}")
+    read = shlex.join(name for name in task.options.data or () if name != "-")
+    for words in (*task.next_commands, "info {}"):
+        if "DATA" not in words or read:
+            print(f"  {command(words.format(path).replace('DATA', read))}")
     if run.report.is_file():
         print(f"\nThe run as a page for a browser: {display_path(run.report)}")

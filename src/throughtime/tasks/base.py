@@ -125,7 +125,7 @@ class Task(ABC, Generic[S]):
         unit: what the loss is per.
         monitor: the figure that selects the weights.
         maximize: whether a larger one is better.
-        next_commands: what a user may do with a run, with {} for its directory.
+        next_commands: what a user may do with a run, with {} for its directory and DATA for the data that trained it.
         baseline_rows: how many rows of a baseline's figures a person is shown.
         fitting: the names of options that say how codecs are fitted.
         interfacing: the names of options that two runs must share for one to start from the other's weights.
@@ -140,7 +140,7 @@ class Task(ABC, Generic[S]):
     defaults: ClassVar[Mapping[str, Any]] = {}
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
-    next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out FILE")
+    next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out predictions.csv")
     baseline_rows: ClassVar[int] = 2
     fitting: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()

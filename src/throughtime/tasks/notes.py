@@ -72,7 +72,7 @@ class Notes(SequenceTask, Generative[Sequences]):
         "epochs": 120,
     }
     interfacing = ()
-    next_commands = ("sample {}", "evaluate {} DATA", "predict {} DATA --out FILE")
+    next_commands = ("sample {}", "evaluate {} DATA", "predict {} DATA --out predictions.csv")
     extension = ".mid"
 
     @classmethod

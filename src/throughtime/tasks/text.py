@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -22,11 +23,14 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.sight.report.passage import Passage
 
+_log = logging.getLogger("throughtime")
+
 READ_AT_ONCE = 500
 """Steps of a text that are measured at a time: bounds the memory, and changes nothing else."""
 
 TEMPERATURE = 0.8  # of the samples that a run is shown with
 _SAMPLES = 2
+_NAMED = 10  # unknown symbols of a prompt, at most
 _FOLLOWED, _LOSSES = 300, 40  # symbols that gradients are followed through, and losses they are followed from
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
 
@@ -60,7 +64,7 @@ class Text(Generative[Part]):
     options: TextOptions
     fitting = ("vocab_size", "min_count")
     interfacing = ("level",)
-    next_commands = ("sample {} --prompt TEXT", "evaluate {} FILE", "inspect {}")
+    next_commands = ("sample {} --prompt 'The ' --temperature 0.8", "inspect {}")
     baseline_rows = 1
 
     @property
@@ -218,6 +222,7 @@ class Text(Generative[Part]):
         require_known(draw, "temperature", "top_k", "top_p")
         _check(length, temperature, top_k, top_p)
         vocabulary = codecs.inputs
+        _report_unknown(vocabulary, prompt)
         generator = torch.Generator().manual_seed(seed % 2**63)
 
         def pieces() -> Iterator[str]:
@@ -326,6 +331,24 @@ def _surprises(model: SequenceModel, streams: Streams, vocabulary: Any) -> Itera
         nats, best = -chances.gather(1, targets)[:, 0], chances.argmax(1)
         for target, cost, likeliest in zip(targets[:, 0].tolist(), nats.tolist(), best.tolist(), strict=True):
             yield vocabulary.symbols[target], cost, vocabulary.symbols[likeliest]
+
+
+def _report_unknown(vocabulary: Any, prompt: str) -> None:
+    """Tells which symbols of a prompt training never saw."""
+    if vocabulary.unknown is None:
+        return
+    if vocabulary.level == "char":
+        unknown = [
+            symbol for symbol in dict.fromkeys(prompt) if int(vocabulary.encode(symbol)[0]) == vocabulary.unknown
+        ]
+    else:
+        unknown = [w for w in dict.fromkeys(prompt.split()) if (vocabulary.encode(w) == vocabulary.unknown).any()]
+    if unknown:
+        named = ", ".join(map(repr, unknown[:_NAMED])) + (", ..." if len(unknown) > _NAMED else "")
+        _log.warning(
+            "the prompt has %s that training never saw: %s; read as <unk>",
+            f"{len(unknown)} {UNITS[vocabulary.level]}{'s' * (len(unknown) > 1)}", named,
+        )  # fmt: skip
 
 
 def _begin(vocabulary: Any, prompt: str, generator: Any) -> Any:

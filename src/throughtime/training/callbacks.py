@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import signal
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import torch
 
 from throughtime.nn.sequence_model import SequenceModel
+from throughtime.spelling import duration
+from throughtime.tasks.base import Generative
 from throughtime.training.checkpoints import save_checkpoint
 from throughtime.training.display import Display
 from throughtime.training.evaluation import Sums, total
@@ -28,11 +32,14 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("throughtime")
 
-STOP, LATE, CHECKPOINT = "stop", "late", "checkpoint"
-"""What a callback may ask for after a step: to stop, to stop as the time is up, to save a checkpoint."""
+STOP, LATE, VALIDATE, CHECKPOINT = "stop", "late", "validate", "checkpoint"
+"""What a callback may ask for after a step: to stop, to end as the time is up, to validate, to save a checkpoint."""
 
 _CHECKPOINT_SECONDS = 30.0
 _ROWS = 1000  # of metrics.csv, about
+_VALIDATION_SHARE = 0.05  # of the training time, where that ends the run
+_MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 10  # likewise
+_FINE = 10_000  # parts of the bar
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -48,7 +55,7 @@ class Callback:
         """Called before the first step of this sitting."""
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
-        """What is asked for after a step: any of STOP, LATE and CHECKPOINT."""
+        """What is asked for after a step: any of STOP, LATE, VALIDATE and CHECKPOINT."""
         return ()
 
     def on_step(self, fit: Fit) -> None:
@@ -69,13 +76,45 @@ class Callback:
 
 
 class Validation(Callback):
-    """Measures the network on held-out data every so many steps, and after the last."""
+    """Measures the network on held-out data from time to time, and after the last step.
+
+    It does so every so many steps or, where the time ends the run, by the clock: as often as takes a small share of
+    the time on the machine as it is now.
+
+    Attributes:
+        took: seconds of the last validation.
+    """
+
+    name = "validation"
+
+    def __init__(self) -> None:
+        self.took = self._ended = 0.0
+
+    def asks(self, fit: Fit) -> tuple[str, ...]:
+        """Asks for a validation when the clock says so."""
+        seconds = fit.plan.seconds
+        if seconds is None or not fit.fabric.is_global_zero:
+            return ()
+        interval = min(max(self.took / _VALIDATION_SHARE, seconds / _MOST_VALIDATIONS), seconds / _LEAST_VALIDATIONS)
+        return (VALIDATE,) if fit.elapsed - self._ended >= interval else ()
 
     def on_step(self, fit: Fit) -> None:
         """Validates where it is due."""
         plan = fit.plan
-        if LATE in fit.asked or fit.step % plan.validate_every == 0 or fit.step == plan.steps:
+        due = fit.asked & {LATE, VALIDATE} if plan.seconds is not None else fit.step % plan.validate_every == 0
+        if due or fit.step == plan.steps:
+            before = fit.elapsed
             self._validate(fit)
+            self._ended = fit.elapsed
+            self.took = self._ended - before
+
+    def state_dict(self) -> dict[str, Any]:
+        """See `Callback.state_dict`."""
+        return {"took": self.took, "ended": self._ended}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See `Callback.load_state_dict`."""
+        self.took, self._ended = state["took"], state["ended"]
 
     def _validate(self, fit: Fit) -> None:
         task, here, processes = fit.task, fit.fabric.global_rank, fit.fabric.world_size
@@ -164,7 +203,7 @@ class MetricsRows(Callback):
     def on_step(self, fit: Fit) -> None:
         """Adds up, and writes a row where it is due."""
         self._sums = [a + b for a, b in zip(self._sums, (fit.mean_loss, fit.last_norm, 1), strict=True)]
-        if self._validated or fit.step % max(1, fit.plan.steps // _ROWS) == 0:
+        if self._validated or fit.step % max(1, fit.plan.expected_steps // _ROWS) == 0:
             self._write(fit)
         self._validated = False
 
@@ -195,8 +234,8 @@ class MetricsRows(Callback):
             others = "" if monitor == "loss" else f", {monitor.replace('_', ' ')} {figures[monitor]:.4f}"
             best = ", the best" if self._best.step == fit.step else ""
             _log.info(
-                "step %d of %d: training loss %.4f, validation loss %.4f%s%s",
-                fit.step, fit.plan.steps, self.train_loss, figures["loss"], others, best,
+                "%s: training loss %.4f, validation loss %.4f%s%s",
+                where(fit) + _spent_and_left(fit), self.train_loss, figures["loss"], others, best,
             )  # fmt: skip
 
     def on_end(self, fit: Fit) -> None:
@@ -219,11 +258,11 @@ class Checkpoints(Callback):
 
     Args:
         path: the file.
-        rows: what has to be on the disk before.
+        files: what has to be on the disk before.
     """
 
-    def __init__(self, path: Path, rows: MetricsRows) -> None:
-        self._path, self._rows = path, rows
+    def __init__(self, path: Path, *files: MetricsRows | Rates) -> None:
+        self._path, self._files = path, files
         self._saved = 0.0
         self._validated = False
 
@@ -244,7 +283,8 @@ class Checkpoints(Callback):
         if self._validated or fit.asked & {CHECKPOINT, STOP}:
             if not all(bool(torch.isfinite(p).all()) for p in fit.model.parameters()):
                 raise fit.diverged(fit.step, "a weight is not finite")
-            self._rows.sync()
+            for file in self._files:
+                file.sync()
             state = fit.state_dict()
             if fit.fabric.is_global_zero:
                 save_checkpoint(self._path, state)
@@ -253,22 +293,58 @@ class Checkpoints(Callback):
 
 
 class Deadline(Callback):
-    """Stops where the time is up before the last step.
+    """Ends training when the time is up, by the clock of the first process.
 
-    Attributes:
-        late: whether it was.
+    Args:
+        validation: what measures the network after the last step, for which time is left.
     """
 
-    late = False
+    def __init__(self, validation: Validation | None = None) -> None:
+        self._validation = validation
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
-        """Asks to stop when the time is up."""
+        """Asks to end where another step would end later than the time is up."""
         seconds = fit.plan.seconds
-        return (LATE,) if seconds is not None and fit.elapsed > seconds and fit.step < fit.plan.steps else ()
+        if seconds is None or not fit.fabric.is_global_zero:
+            return ()
+        after = fit.step_seconds / 2 + (self._validation.took if self._validation else 0.0)
+        return (LATE,) if fit.elapsed + after >= seconds else ()
+
+
+class Rates(Callback):
+    """Keeps each step's learning rate: with it a run whose schedule followed the time can be replayed.
+
+    Args:
+        path: the file: a float64 for each step, little-endian.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: BinaryIO | None = None
+
+    def on_start(self, fit: Fit) -> None:
+        """Cuts the file at the step to go on from."""
+        if fit.fabric.is_global_zero:
+            self._file = self._path.open("r+b" if self._path.exists() else "w+b")
+            self._file.truncate(8 * fit.step)
+            self._file.seek(0, os.SEEK_END)
 
     def on_step(self, fit: Fit) -> None:
-        """Remembers it."""
-        self.late = LATE in fit.asked
+        """Writes the rate."""
+        if self._file is not None:
+            self._file.write(struct.pack("<d", fit.learning_rate))
+
+    def sync(self) -> None:
+        """Makes sure that all rates are on the disk."""
+        if self._file is not None:
+            self._file.flush()
+            os.fsync(self._file.fileno())
+
+    def on_end(self, fit: Fit) -> None:
+        """Closes the file."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 class Signals(Callback):
@@ -309,6 +385,30 @@ class Signals(Callback):
         self.interrupted = True
 
 
+class Samples(Callback):
+    """Shows what a generative network writes after each quarter of the training."""
+
+    def __init__(self) -> None:
+        self._quarter = 0
+
+    def on_start(self, fit: Fit) -> None:
+        """Leaves out the quarters of earlier sittings."""
+        self._quarter = int(4 * fit.plan.share(fit.step, fit.seconds))
+
+    def on_step(self, fit: Fit) -> None:
+        """Draws a sample where a quarter is over."""
+        quarter = int(4 * fit.plan.share(fit.step, fit.seconds))
+        if quarter > self._quarter and quarter < 4 and fit.fabric.is_global_zero:
+            assert isinstance(fit.task, Generative)
+            fit.model.eval()
+            samples = fit.task.first_samples(fit.model, fit.data.codecs)
+            fit.model.train()
+            for text in samples[:1]:
+                lines = "\n".join(f"  {line}" for line in text.strip().splitlines())
+                _log.info("a sample after %d%% of the training:\n%s", 25 * quarter, lines)
+        self._quarter = quarter
+
+
 class ProgressBar(Callback):
     """Shows a bar.
 
@@ -325,4 +425,21 @@ class ProgressBar(Callback):
         train = self._rows.train_loss if self._rows else fit.last_loss
         losses = {"loss": train, "validation": fit.figures["loss"] if fit.figures else None}
         figures = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
-        self._display.progress(f"training, {fit.plan.steps} steps", fit.step, fit.plan.steps, figures)
+        share = round(_FINE * fit.plan.share(fit.step, fit.seconds))
+        self._display.progress("training", share, _FINE, f"step {fit.step:,}, {figures}")
+
+
+def where(fit: Fit) -> str:
+    """How far a training is, by its steps or by the time."""
+    if fit.plan.seconds is None:
+        return f"step {fit.step} of {fit.plan.steps}"
+    return f"step {fit.step}, {duration(fit.seconds)} of {duration(fit.plan.seconds)}"
+
+
+def _spent_and_left(fit: Fit) -> str:
+    """The time that a training by steps has taken, and about what it will take."""
+    share = fit.plan.share(fit.step, fit.seconds)
+    if fit.plan.seconds is not None or not 0 < share < 1 or fit.seconds < 1:
+        return ""
+    left = (fit.seconds - fit.plan.from_seconds) * (1 - share) / share
+    return f" ({duration(fit.seconds)}, {duration(left)} left)"

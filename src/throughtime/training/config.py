@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
@@ -14,6 +15,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsA
 from throughtime import tasks
 from throughtime.errors import TrainingError
 from throughtime.options import Count, Options, PathText, Positive, Share, explained
+from throughtime.paths import run_path
 from throughtime.tasks.options import TaskOptions
 
 DEFAULT_STEPS = 4000
@@ -45,12 +47,38 @@ def _initial(value: float | str | None) -> float | str | None:
     return bound
 
 
+def _cell_options(value: Any) -> dict[str, Any] | None:
+    """A cell's hyper-parameters: a mapping, or texts of the form NAME=VALUE as the command line has them."""
+    if value is None or isinstance(value, Mapping):
+        return None if not value else dict(value)
+    found: dict[str, Any] = {}
+    for text in [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else [None]:
+        name, sign, given = str(text).partition("=")
+        if not (sign and name.strip() and given.strip()):
+            raise ValueError("expected NAME=VALUE, such as leak=0.3")
+        found[name.strip()] = _plain(given.strip())
+    return found or None
+
+
+def _plain(text: str) -> bool | int | float | str | None:
+    """The value that a text stands for."""
+    named = {"true": True, "false": False, "none": None}
+    if text.lower() in named:
+        return named[text.lower()]
+    for kind in (int, float):
+        with suppress(ValueError):
+            return kind(text)
+    return text
+
+
 class NetworkOptions(Options):
     """The network.
 
     Attributes:
         cell: the recurrent cell's name.
-        hidden_size: hidden units of each layer.
+        cell_options: values of the cell's hyper-parameters, as NAME=VALUE; `throughtime cells NAME` shows which it has.
+        hidden_size: hidden units of each layer; with `minutes`, if not given, a size that suits the time, the data and
+            the machine (see `throughtime.training.sizing`), with less dropout where it is smaller.
         num_layers: recurrent layers.
         bidirectional: whether each layer reads the sequence in both directions.
         embed: width of the embedding; if not given the recurrent output's, but 128 at most where they are not tied.
@@ -68,6 +96,7 @@ class NetworkOptions(Options):
     """
 
     cell: str = "lstm"
+    cell_options: Annotated[dict[str, bool | int | float | str | None] | None, BeforeValidator(_cell_options)] = None
     hidden_size: Count = 512
     num_layers: Count = 1
     bidirectional: bool = False
@@ -106,11 +135,11 @@ class TrainingOptions(Options):
             gains, do not decay. 0.01 for adamw and 0 otherwise if not given.
         epochs: times to go through the data; of `epochs`, `steps` and `minutes` the first that is reached ends.
         steps: updates of the weights; the task's usual number if no end is given.
-        minutes: time to train.
+        minutes: time to train, from start to report. The learning rate follows the time spent, not the steps.
         seed: what weights, dropout and the order of the data are drawn from.
         out: the run's directory; `runs/DATE-TIME-CELL-DATA` if not given.
         engine: what runs the recurrent layers; chosen by device if not given.
-        threads: threads of the CPU; torch's choice if not given.
+        threads: threads of the CPU; if not given torch's choice or, with `minutes`, one thread where that is faster.
         devices: how many devices, of which kind; one if not given, a CUDA device if there is one.
         nodes: how many machines.
         precision: precision of the arithmetic.
@@ -243,7 +272,7 @@ class TrainConfig(BaseModel):
     def anywhere(self) -> Self:
         """The same with absolute paths of the data, good for any working directory."""
         init_from = self.network.init_from
-        network = self.network.model_copy(update={"init_from": init_from and os.path.abspath(init_from)})
+        network = self.network.model_copy(update={"init_from": init_from and os.path.abspath(run_path(init_from))})
         return self.model_copy(update={"task": self.task.anywhere(), "network": network})
 
     @property

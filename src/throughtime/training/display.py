@@ -1,28 +1,42 @@
-"""What a person sees while a run is made: bars on a terminal, and a line for each validation."""
+"""What a person sees while a run is made: bars on a terminal, lines in a pipe, and a line for each validation."""
 
 from __future__ import annotations
 
 import logging
+import time
+from collections.abc import Callable
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from throughtime.spelling import duration
 
 _REDRAWN = 5  # times a second
+_PIPED = 10.0  # seconds without a line after which a pipe gets one
 
 
 class Display:
     """Bars and lines on standard error; nothing at all if it is not shown.
 
-    Use it as a context: the bars are gone when it ends.
+    Where standard error isn't a terminal, a line now and then takes the place of the bars. Use it as a context: the
+    bars are gone when it ends.
+
+    Args:
+        shown: whether to show anything.
+        clock: tells the time in seconds.
     """
 
-    def __init__(self, shown: bool) -> None:
+    def __init__(self, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
+        self.shown = shown
         self.console = Console(stderr=True, highlight=False, soft_wrap=True, quiet=not shown)
         self._bars = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("elapsed,"),
             TimeRemainingColumn(compact=True),
+            TextColumn("left"),
             TextColumn("{task.fields[figures]}"),
             console=self.console,
             disable=not (shown and self.console.is_terminal),
@@ -30,7 +44,9 @@ class Display:
             refresh_per_second=_REDRAWN,
         )
         self._tasks: dict[str, TaskID] = {}
-        self._handler = _ToConsole(self.console)
+        self._clock, self._said = clock, clock()
+        self._began: dict[str, tuple[float, int]] = {}  # when, and how far it was
+        self._handler = _ToConsole(self)
 
     def __enter__(self) -> Display:
         self._bars.start()
@@ -46,17 +62,36 @@ class Display:
 
     def progress(self, doing: str, done: int, size: int, figures: str = "") -> None:
         """Show how far something is; its bar goes when it is done."""
+        if not self.console.is_terminal:
+            self._say(doing, done, size, figures)
+            return
         if doing not in self._tasks:
             self._tasks[doing] = self._bars.add_task(doing, total=size, completed=done, figures=figures)
         self._bars.update(self._tasks[doing], completed=done, total=size, figures=figures)
         if done >= size:
             self._bars.remove_task(self._tasks.pop(doing))
 
+    def line(self, text: str) -> None:
+        """Print a line above the bars."""
+        self.console.print(text, markup=False)
+        self._said = self._clock()
+
+    def _say(self, doing: str, done: int, size: int, figures: str) -> None:
+        now = self._clock()
+        began, first = self._began.setdefault(doing, (now, done))
+        if done >= size:
+            del self._began[doing]
+        elif now - self._said >= _PIPED:
+            spent = now - began
+            left = f", {duration(spent * (size - done) / (done - first))} left" if done > first else ""
+            more = f", {figures}" if figures else ""
+            self.line(f"{doing}: {done / size:.0%}, {duration(spent)} elapsed{left}{more}")
+
 
 class _ToConsole(logging.Handler):
-    def __init__(self, console: Console) -> None:
+    def __init__(self, display: Display) -> None:
         super().__init__(logging.INFO)
-        self._console = console
+        self._display = display
 
     def emit(self, record: logging.LogRecord) -> None:
-        self._console.print(record.getMessage(), markup=False)
+        self._display.line(record.getMessage())

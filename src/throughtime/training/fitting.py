@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -15,7 +15,7 @@ from throughtime.nn.recurrent import State
 from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Task
-from throughtime.training.callbacks import CHECKPOINT, LATE, STOP, BestWeights, Callback, Deadline, Validation
+from throughtime.training.callbacks import CHECKPOINT, LATE, STOP, VALIDATE, BestWeights, Callback, Deadline, Validation
 from throughtime.training.config import TrainConfig
 from throughtime.training.evaluation import OnDevice
 from throughtime.training.fabric import make_fabric
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from throughtime.program.cell import Cell
 
 _WEIGHTS = {"64": torch.float64, "bf16": torch.bfloat16}
-_REQUESTS = (STOP, LATE, CHECKPOINT)
+_REQUESTS = (STOP, LATE, VALIDATE, CHECKPOINT)
 
 
 class Diverged(TrainingError):
@@ -49,6 +49,9 @@ class Fit:
         mean_loss: the same over all processes.
         last_norm: of the last step's gradient, before clipping.
         figures: those of the last validation; None before the first.
+        seconds: the training time spent up to the end of the last step, over all sittings. With several processes it is
+            the first one's, so that all of them take the same learning rate and end together.
+        step_seconds: how long the last step took in this process.
         asked: what callbacks of any process asked for after the last step.
         schedule: the learning rate over the steps.
 
@@ -56,6 +59,9 @@ class Fit:
         task, data, config, plan: see above.
         model: the network, with the weights to start from.
         callbacks: in the order in which they are called.
+        loggers: Fabric's loggers.
+        clock: tells the time in seconds.
+        rates: each step's learning rate, to replay a run whose schedule followed the time; the schedule's if not given.
     """
 
     def __init__(
@@ -67,6 +73,9 @@ class Fit:
         model: SequenceModel,
         callbacks: Sequence[Callback],
         loggers: Sequence[Any] = (),
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        rates: Sequence[float] | None = None,
     ) -> None:
         self.task, self.data, self.config, self.plan, self.model = task, data, config, plan, model
         self.callbacks = list(callbacks)
@@ -78,14 +87,16 @@ class Fit:
         self.fabric: Fabric = make_fabric(config.training, loggers)
         self._carried: State | None = None
         self._generators: list[Tensor] | None = None  # until the first step of a resumed training
+        self._clock, self._rates = clock, rates
+        self.seconds = self.step_seconds = 0.0
         self._before = 0.0  # seconds of earlier sittings
         self._began: float | None = None
-        self._stopped = False
+        self._stopped = self._timed_out = False
 
     @property
     def elapsed(self) -> float:
         """Seconds of training, over all sittings."""
-        return self._before + (time.monotonic() - self._began if self._began is not None else 0.0)
+        return self._before + (self._clock() - self._began if self._began is not None else 0.0)
 
     @property
     def learning_rate(self) -> float:
@@ -118,18 +129,20 @@ class Fit:
         batches = self.task.batches(
             self.data.train, self.plan.batch, seed=training.seed, rank=fabric.global_rank, ranks=fabric.world_size
         )
-        self._began = time.monotonic()
+        self._began = self._clock()
         try:
             for callback in self.callbacks:
                 callback.on_start(self)
             if self._generators is not None:
                 _set_generators(self._generators)
-            while self.step < self.plan.steps and not self._stopped:
+            while not (self._stopped or self._timed_out or self.step == self.plan.steps):
+                before = self._clock()
                 self._advance(batches.batch(self.step))
+                self.step_seconds = self._clock() - before
                 self._agree()
                 for callback in self.callbacks:
                     callback.on_step(self)
-                self._stopped |= bool(self.asked & {STOP, LATE})
+                self._stopped |= STOP in self.asked
         finally:
             self._before, self._began = self.elapsed, None
             for callback in self.callbacks:
@@ -138,7 +151,10 @@ class Fit:
     def _advance(self, batch: Any) -> None:
         """Takes one step."""
         training = self.config.training
-        lr = training.learning_rate * self.schedule.factor(self.step)
+        if self._rates is not None:
+            lr = float(self._rates[self.step])
+        else:
+            lr = training.learning_rate * self.schedule.factor(self.step, self.seconds)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         parameter = next(self.model.parameters())
@@ -163,12 +179,15 @@ class Fit:
         """Settles what is to be done after a step, with all processes."""
         asked = {request for callback in self.callbacks for request in callback.asks(self)}
         if self.fabric.world_size > 1:
-            loss, *counts = self.summed(self.last_loss, *(float(request in asked) for request in _REQUESTS))
+            own = self.elapsed if self.fabric.is_global_zero else 0.0
+            requests = (float(request in asked) for request in _REQUESTS)
+            loss, self.seconds, *counts = self.summed(self.last_loss, own, *requests)
             self.mean_loss = loss / self.fabric.world_size
             asked = {request for request, count in zip(_REQUESTS, counts, strict=True) if count}
         else:
-            self.mean_loss = self.last_loss
+            self.mean_loss, self.seconds = self.last_loss, self.elapsed
         self.asked = frozenset(asked)
+        self._timed_out = LATE in asked
 
     def summed(self, *values: float) -> list[float]:
         """Each value's sum over all processes."""
@@ -202,6 +221,7 @@ class Fit:
         return {
             "step": self.step,
             "elapsed": self.elapsed,
+            "timed_out": self.plan.seconds if self._timed_out else None,
             "figures": self.figures,
             "model": self.model.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -213,6 +233,8 @@ class Fit:
 
     def _load(self, state: Mapping[str, Any]) -> None:
         self.step, self._before, self.figures = state["step"], state["elapsed"], state["figures"]
+        self.seconds = self._before
+        self._timed_out = state["timed_out"] is not None and state["timed_out"] == self.plan.seconds
         self.model.load_state_dict(state["model"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
@@ -281,7 +303,8 @@ def fit(
     data = task.prepare() if data is None else data
     started = time.monotonic()
     best = BestWeights()
-    own: list[Callback] = [Deadline()] if keep == "last" else [Deadline(), Validation(), best]
+    validation = Validation()
+    own: list[Callback] = [Deadline()] if keep == "last" else [Deadline(validation), validation, best]
     with settings_kept(config.training):
         interface = task.interface(data.codecs)
         torch.manual_seed(config.training.seed)

@@ -6,7 +6,8 @@ import logging
 import re
 import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Unpack
@@ -16,10 +17,12 @@ import torch
 from throughtime import cells, tasks
 from throughtime.errors import Interrupted, TrainingError
 from throughtime.files import DISK_FULL
+from throughtime.nn.sequence_model import SequenceModel
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
-from throughtime.tasks.base import Data, Task
+from throughtime.spelling import command, duration, option
+from throughtime.tasks.base import Data, Generative, Task
 from throughtime.training.again import begun_model, data_of
 from throughtime.training.building import build_model
 from throughtime.training.callbacks import (
@@ -28,11 +31,14 @@ from throughtime.training.callbacks import (
     Deadline,
     MetricsRows,
     ProgressBar,
+    Rates,
+    Samples,
     Signals,
     Validation,
+    where,
 )
 from throughtime.training.checkpoints import load_checkpoint
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.display import Display
 from throughtime.training.evaluation import measured
 from throughtime.training.fabric import joinable, loggers_of, path_from_first, require_possible
@@ -42,6 +48,7 @@ from throughtime.training.planning import later_end, make_plan
 from throughtime.training.processes import rank
 from throughtime.training.report import write_report
 from throughtime.training.session import log_file, session
+from throughtime.training.sizing import fitted
 from throughtime.training.start import Start
 
 _log = logging.getLogger("throughtime")
@@ -72,7 +79,18 @@ def train(
         DataError: the data can't be read, or don't fit.
         RunError: the directory for the run is there already.
     """
-    started = time.monotonic()
+    return train_since(time.monotonic(), task=task, cell=cell, progress=progress, **options)
+
+
+def train_since(
+    started: float,
+    *,
+    task: str | type[Task[Any]] | None = None,
+    cell: str | Cell | None = None,
+    progress: bool = True,
+    **options: Unpack[TrainOptions],
+) -> Run:
+    """Trains as `train` does; the time budget began at `started`, by `time.monotonic`."""
     definition = None if cell is None else cells.get(cell)
     named = {} if definition is None else {"cell": definition.name}
     chosen, why = tasks.chosen(task, options)
@@ -81,18 +99,18 @@ def train(
     given = {*named, *(name for name, value in options.items() if value is not None)}
     start = Start.of(config, given, definition)
     config = start.config
-    begun: list[tuple[Run, Data[Any]]] = []
+    begun: list[tuple[Run, Data[Any], list[str]]] = []
     undo: list[Callable[[], None]] = []
 
     def begin() -> Path:
-        begun.append(_begin(start, why, started, display, undo))
+        begun.append(_begin(start, given, why, started, display, undo))
         return begun[0][0].path
 
     try:
         with session(config.training, progress) as display:
             path = path_from_first(config.training, begin)
-            run, data = begun[0] if begun else _opened(path, display)
-            return _to_the_end(run, data, display)
+            run, data, notes = begun[0] if begun else (*_opened(path, display), [])
+            return _to_the_end(run, data, display, notes)
     except Interrupted:
         raise
     except BaseException:
@@ -132,6 +150,8 @@ def resume(
     run = Run.open(path)
     later = (steps, epochs, minutes) != (None, None, None)
     if run.finished and not later:
+        if progress and rank() == 0:
+            Display(True).line(_finished(run))
         return run
     require_possible(run.config.training)
     end = later_end(run, steps=steps, epochs=epochs, minutes=minutes) if later else None
@@ -139,7 +159,9 @@ def resume(
     def begin() -> Path:
         if end is not None:
             data_of(run, display.progress)  # refuses other data before anything is written
-            run.extended(*end)
+            extended = run.extended(*end)
+            if extended.plan.peak < 1 and extended.config.training.schedule == "cosine":
+                _log.info("the learning rate warms up again, to %g of its first peak", extended.plan.peak)
         return run.path
 
     with session(run.config.training, progress) as display:
@@ -148,30 +170,39 @@ def resume(
 
 
 def _begin(
-    start: Start, why: str, started: float, display: Display, undo: list[Callable[[], None]]
-) -> tuple[Run, Data[Any]]:
-    """Reads the data, settles the plan and writes the run's directory; `undo` gets a function that removes it again."""
+    start: Start,
+    given: Collection[str],
+    why: str,
+    started: float,
+    display: Display,
+    undo: list[Callable[[], None]],
+) -> tuple[Run, Data[Any], list[str]]:
+    """Reads the data, settles the plan and writes the run's directory; `undo` gets a function that removes it again.
+
+    Returns:
+        The run, its data, and what the user should know of the choices made.
+    """
     config = start.config
-    training = config.training
-    if training.out is not None:
-        require_new(Path(training.out))
+    if config.training.out is not None:
+        require_new(Path(config.training.out))
     task = tasks.get(config.task.task)(config.task)
     data = task.prepare(display.progress, start.codecs)
-    _log.info("task: %s%s", task.name, why and f" ({why})")
-    for note in data.notes:
-        _log.warning("%s", note)
+    notes = [f"task: {task.name}{why and f' ({why})'}", *data.notes]
     interface = task.interface(data.codecs)
+    chosen = fitted(start, given, task, data, interface)
+    start = replace(start, config=chosen.config)
+    config, training = chosen.config, chosen.config.training
     programs = start.programs(interface)
     torch.manual_seed(training.seed)
     model = build_model(config.network, programs, interface, training.engine)
+    description = task.describe(data.codecs, task.baselines(data))
     plan = make_plan(task, data, config, model, started)
     path = _directory(config)
     undo.append(remover(path))
-    description = task.describe(data.codecs, task.baselines(data))
     run = Run.create(path, config, data, description, programs, plan, start.weights)
     if plan.batch < training.batch:
-        _log.info("the data are few: batches of %d instead of %d", plan.batch, training.batch)
-    return run, data
+        notes.append(f"the data are few: batches of {plan.batch} instead of {training.batch}")
+    return run, data, [*notes, *chosen.why]
 
 
 def _opened(path: Path, display: Display) -> tuple[Run, Data[Any]]:
@@ -195,22 +226,33 @@ def _directory(config: TrainConfig) -> Path:
     return path
 
 
+def _finished(run: Run) -> str:
+    """That a run is finished, and how to train it further."""
+    assert run.result is not None
+    ends = ", ".join(map(option, ENDS))
+    return (
+        f"{display_path(run.path)} is finished, after {run.result['steps']:,} steps and "
+        f"{duration(run.result['seconds'])}. To train it further, give a later end, counted from its first step, as "
+        f"one of {ends}"
+    )
+
+
 def _saved(run: Run) -> str:
     """What a run that stopped early has saved, and how to go on."""
     if not run.checkpoint.exists():
         return "no checkpoint was saved yet, so the training has to begin again"
-    again = f"throughtime train --resume {shlex.quote(display_path(run.path))}"
+    again = command(f"train --resume {shlex.quote(display_path(run.path))}")
     return f"the last checkpoint is intact, to resume the run from with: {again}"
 
 
-def _to_the_end(run: Run, data: Data[Any], display: Display) -> Run:
+def _to_the_end(run: Run, data: Data[Any], display: Display, notes: Sequence[str] = ()) -> Run:
     """Trains the steps that are left, then measures.
 
     Raises:
         TrainingError: the disk is full, or numbers are no longer finite; with what was saved.
     """
     try:
-        return _trained(run, data, display)
+        return _trained(run, data, display, notes)
     except OSError as error:
         if error.errno not in DISK_FULL:
             raise
@@ -224,13 +266,15 @@ def _to_the_end(run: Run, data: Data[Any], display: Display) -> Run:
         raise Diverged(f"{error}. The checkpoint and the best weights saved before this are kept") from None
 
 
-def _trained(run: Run, data: Data[Any], display: Display) -> Run:
-    again = f"Resume with: throughtime train --resume {shlex.quote(display_path(run.path))}"
+def _trained(run: Run, data: Data[Any], display: Display, notes: Sequence[str]) -> Run:
+    again = f"Resume with: {command(f'train --resume {shlex.quote(display_path(run.path))}')}"
     with log_file(run):
-        _log.info("run %s", display_path(run.path))
+        if rank() == 0:
+            for line in (*notes, f"run: {display_path(run.path)}"):
+                _log.info("%s", line)
         training, best, signals = _fit(run, data, display)
         if signals.interrupted:
-            raise Interrupted(f"training was stopped at step {training.step} of {run.plan.steps}. {again}")
+            raise Interrupted(f"training was stopped at {where(training)}. {again}")
         if rank() == 0:
             try:
                 _measure(run, data, training, best, display)
@@ -245,10 +289,17 @@ def _trained(run: Run, data: Data[Any], display: Display) -> Run:
 def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights, Signals]:
     torch.manual_seed(run.config.training.seed)
     model = begun_model(run)
-    best, signals, deadline = BestWeights(run.save_weights), Signals(), Deadline()
+    if rank() == 0:
+        for label, text in _facts(run, model):
+            _log.info("%s: %s", label, text)
+    best, signals, validation = BestWeights(run.save_weights), Signals(), Validation()
     rows = MetricsRows(run.metrics_file, best)
     bar = ProgressBar(display, rows)
-    callbacks = [signals, deadline, Validation(), best, rows, Checkpoints(run.checkpoint, rows), bar]
+    rates = Rates(run.rates_file)
+    saved = Checkpoints(run.checkpoint, rows, rates)
+    callbacks = [signals, Deadline(validation), validation, best, rows, rates, saved, bar]
+    if display.shown and isinstance(run.task, Generative):
+        callbacks.append(Samples())
     loggers = loggers_of(run.config.training, run)
     training = Fit(run.task, data, run.config, run.plan, model, callbacks, loggers)
     checkpoint = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
@@ -257,9 +308,31 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
             training.run(checkpoint)
     except KeyboardInterrupt:
         signals.interrupted = True
-    if deadline.late:
-        _log.warning("the time was up at step %d of %d: the machine became slower", training.step, run.plan.steps)
     return training, best, signals
+
+
+def _facts(run: Run, model: SequenceModel) -> list[tuple[str, str]]:
+    """What the first lines say: what was read, the network, where it runs and the plan."""
+    config, plan, data = run.config, run.plan, run.record.data
+    network, training = config.network, config.training
+    count = sum(parameter.numel() for parameter in model.parameters())
+    threads = torch.get_num_threads()
+    where = "a CUDA device" if run.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)} of the CPU"
+    if training.processes > 1:
+        where = f"{training.processes} processes, each on {where}"
+    expected = plan.expected_steps
+    steps, passes = f"{expected:,} step{'s' * (expected != 1)}", expected / plan.epoch_steps
+    by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
+    length = steps if plan.seconds is None else f"{duration(plan.seconds)} of training, about {steps}"
+    return [
+        ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),
+        ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size:,} units each; {count:,} parameters"),
+        ("runs on", where),
+        (
+            "plan",
+            f"{length} of {plan.batch} sequences ({passes:.2g} times through the data); {by}",
+        ),
+    ]
 
 
 def _measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display: Display) -> None:
@@ -280,6 +353,14 @@ def _measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, displa
             baselines = task.baseline_figures(run.description.baselines, part, data.codecs)
             result[what] = {**figures, "baselines": baselines}
             _log.info("%s: %s", what, ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[:2]))
+            for name, theirs in baselines.items():
+                ours, guess = figures.get(task.monitor), theirs.get(task.monitor)
+                if ours is None or guess is None or not (ours < guess if task.maximize else ours > guess):
+                    continue
+                _log.warning(
+                    "%s: the network is worse than guessing (%s: %s %.4f, the network %.4f). Train longer, or try a "
+                    "lower %s or another size", what, name, task.monitor.replace("_", " "), guess, ours, option("lr"),
+                )  # fmt: skip
             if terms < task.reading(part).terms:
                 _log.info("that is of the first %d %ss; `throughtime evaluate` takes all", terms, task.unit)
     run.save_result(result)

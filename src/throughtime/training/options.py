@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal, TypeAlias, TypedDict
 
 PathLike: TypeAlias = str | os.PathLike[str]
@@ -47,6 +47,7 @@ class TrainOptions(TypedDict, total=False):
     step: float | None
 
     # network
+    cell_options: Mapping[str, bool | int | float | str | None] | None
     hidden_size: int | None
     num_layers: int | None
     bidirectional: bool | None

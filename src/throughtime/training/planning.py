@@ -5,7 +5,9 @@ from __future__ import annotations
 import copy
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -29,10 +31,11 @@ _MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 20
 _LEAST_VALIDATED = 2000  # terms; fewer say nothing
 _EVALUATED = 1_000_000  # terms of held-out data that the figures at the end are of, at most
 _LOOP = 1e-4  # seconds that the loop takes of a step, besides what is measured
-_MEASURED_STEPS, _MEASURED_SECONDS = 60, 3.0
-_MARGIN = 0.90  # of the time left is planned for: a machine is not always as fast as when it was measured
-_MARGIN_SHARED = 0.60  # likewise for several processes, whose exchange of gradients is not measured
-_LATEST = 0.95  # of the time left is when training ends, come what may: measuring may take longer than it did
+_MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the last of the budget
+_EVALUATION_SHARE = 0.04  # of the time, for the figures at the end
+_REPORT, _REPORT_STEPS = 2.0, 8  # what the report takes: seconds of a processor, and the time of training steps
+_MOST_RESERVED = 0.08  # of the time: the rest is for training
+_AGAIN = 0.3  # of `lr`: to what share of it the rate warms up where a finished run is trained further
 
 
 @dataclass(frozen=True)
@@ -42,13 +45,22 @@ class Throughput:
     Attributes:
         step: seconds of a training step.
         term: seconds for evaluating a term, in the batches that the figures at the end are measured by.
+        waiting: by how much the time is longer than this thread's time on a processor, beside other processes.
     """
 
     step: float
     term: float
+    waiting: float = 1.0
 
 
-def make_plan(task: Task[Any], data: Data[Any], config: TrainConfig, model: SequenceModel, started: float) -> Plan:
+def make_plan(
+    task: Task[Any],
+    data: Data[Any],
+    config: TrainConfig,
+    model: SequenceModel,
+    started: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> Plan:
     """Settles what a training will do.
 
     Args:
@@ -56,7 +68,8 @@ def make_plan(task: Task[Any], data: Data[Any], config: TrainConfig, model: Sequ
         data: from what.
         config: what was asked.
         model: as it will be trained; it is left as it was, and so are torch's generators.
-        started: when the training's minutes began, by `time.monotonic`.
+        started: when the training's minutes began, by the clock.
+        clock: tells the time in seconds.
 
     Raises:
         DataError: the training data are too few for a batch.
@@ -65,43 +78,49 @@ def make_plan(task: Task[Any], data: Data[Any], config: TrainConfig, model: Sequ
     batch = task.fitting_batch(data, training.batch, training.processes)
     batches = task.batches(data.train, batch)
     epoch_steps = len(batches)
-    wanted = [] if training.steps is None else [training.steps]
+    ends = [] if training.steps is None else [training.steps]
     if training.epochs is not None:
-        wanted.append(math.ceil(training.epochs * epoch_steps))
+        ends.append(math.ceil(training.epochs * epoch_steps))
+    steps = min(ends, default=None)
+    expected = ends
     held_out = [task.reading(part).terms for part in (data.valid, data.test) if part is not None]
-    evaluated, seconds = _EVALUATED, None
+    evaluated, seconds, reserve = _EVALUATED, None, 0.0
     if training.minutes is not None:
         speed = _measured(task, data, training, model, batch)
-        left = 60 * training.minutes - (time.monotonic() - started)
-        evaluated = min(evaluated, max(1000, int(left * 0.15 / len(held_out) / speed.term)))
-        left -= sum(min(terms, evaluated) for terms in held_out) * speed.term * 1.2
-        margin = _MARGIN if training.processes == 1 else _MARGIN_SHARED
-        wanted.append(max(1, int(left * margin / (1 + _VALIDATION_SHARE) / speed.step)))
-        seconds = max(0.0, _LATEST * left)
-    steps = min(wanted)
-    validate_every = _interval(steps, epoch_steps)
+        budget = 60 * training.minutes
+        evaluated = min(evaluated, max(1000, int(budget * _EVALUATION_SHARE / len(held_out) / speed.term)))
+        reserve = 1.2 * sum(min(terms, evaluated) for terms in held_out) * speed.term
+        reserve = min(reserve + _REPORT * speed.waiting + _REPORT_STEPS * speed.step, _MOST_RESERVED * budget)
+        seconds = max(0.0, budget - reserve - (clock() - started))
+        expected = [*ends, max(1, int(seconds / (1 + _VALIDATION_SHARE) / speed.step))]
+    validate_every = _interval(min(expected), epoch_steps)
     affordable = _VALIDATION_SHARE / _FORWARD_SHARE * validate_every * batches.terms / epoch_steps
     return Plan(
         steps=steps,
+        expected_steps=min(expected),
         epoch_steps=epoch_steps,
         batch=batch,
         validate_every=validate_every,
         validate_terms=min(held_out[0], max(_LEAST_VALIDATED, math.ceil(affordable))),
         evaluate_terms=evaluated,
         seconds=seconds,
+        reserve=reserve,
     )
 
 
 def later_end(
     run: Run, *, steps: int | None = None, epochs: float | None = None, minutes: float | None = None
 ) -> tuple[TrainConfig, Plan]:
-    """Settles a later end for a run; all else of its plan stays.
+    """Settles a later end for a run; the rest of its plan stays.
+
+    The learning rate of a run that had finished, which had come down to almost nothing, warms up again to a share of
+    `lr` and comes down once more.
 
     Args:
         run: the run.
         steps: the new end, in steps from the run's first.
         epochs: the same in times through the data.
-        minutes: the same in training time; how many steps fit is estimated from the steps already trained.
+        minutes: the same in training time.
 
     Raises:
         TrainingError: a value is out of range, or the run has already trained as far.
@@ -113,17 +132,20 @@ def later_end(
     ends, seconds = [] if steps is None else [steps], None
     if epochs is not None:
         ends.append(math.ceil(epochs * run.plan.epoch_steps))
+    expected = list(ends)
     if minutes is not None:
-        seconds = 60 * minutes
-        ends.append(int(done / took * seconds) if took else run.plan.steps)
-    end = min(ends)
-    if end <= done:
+        seconds = max(0.0, 60 * minutes - run.plan.reserve)
+        expected.append(max(1, int(done / took * seconds)) if took else run.plan.expected_steps)
+    if min(ends, default=done + 1) <= done or (seconds is not None and seconds <= took):
         asked = ", ".join(setting(name, f"{value:g}") for name, value in given.items() if value is not None)
         raise TrainingError(
             f"{display_path(run.path)} has already trained {done:,} steps ({took / 60:.2f} minutes), and {asked} ends "
             "no later; steps, epochs and minutes count from the run's first step"
         )
-    return config, run.plan.model_copy(update={"steps": end, "seconds": seconds})
+    update = {"steps": min(ends, default=None), "seconds": seconds, "expected_steps": min(expected)}
+    if run.finished:
+        update |= {"from_step": done, "from_seconds": took, "peak": _AGAIN}
+    return config, run.plan.model_copy(update=update)
 
 
 def _interval(steps: int, epoch_steps: int) -> int:
@@ -138,17 +160,51 @@ def _measured(
     task: Task[Any], data: Data[Any], training: TrainingOptions, model: SequenceModel, batch: int
 ) -> Throughput:
     """Trains and evaluates a copy of the model for a moment."""
+    limit = min(_MEASURED_SECONDS, (training.minutes or 1) * 60 * _MEASURED_SHARE)
+    wall, processor = time.monotonic(), time.thread_time()
+    step = step_seconds(task, data, training, model, batch, limit)
+    waiting = (time.monotonic() - wall) / max(1e-3, time.thread_time() - processor)
+    with torch.random.fork_rng(devices=[]):
+        copied = copy.deepcopy(model).to(device_for(training))
+        total(copied, task.reading(data.valid, terms=9))
+        before = time.monotonic()
+        found = total(copied, task.reading(data.valid, terms=1 + int(300 * min(1.0, limit))))
+        return Throughput(step, (time.monotonic() - before) / found.terms, max(1.0, waiting))
+
+
+def step_seconds(
+    task: Task[Any],
+    data: Data[Any],
+    training: TrainingOptions,
+    model: SequenceModel,
+    batch: int,
+    limit: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> float:
+    """Measure a training step of a copy of a model; the model and torch's generators are left as they were.
+
+    Args:
+        task: what is learned.
+        data: from what.
+        training: how.
+        model: the network.
+        batch: rows of a batch.
+        limit: seconds to measure for; at least three steps are taken.
+        clock: tells the time in seconds.
+
+    Returns:
+        Seconds, the mean of several steps: beside other processes the median would promise too much.
+    """
     device = device_for(training)
-    limit = min(_MEASURED_SECONDS, 60 * (training.minutes or 1) / 20)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         copied = copy.deepcopy(model).to(device).train()
         optimizer = make_optimizer(training, copied)
         batches = task.batches(data.train, batch, rank=0, ranks=training.processes)
         state: State | None = None
         times: list[float] = []
-        began = time.monotonic()
-        while len(times) < _MEASURED_STEPS and (len(times) < 3 or time.monotonic() - began < limit):
-            before = time.monotonic()
+        began = clock()
+        while len(times) < _MEASURED_STEPS and (len(times) < 3 or clock() - began < limit):
+            before = clock()
             given = batches.batch(len(times))
             on = OnDevice.of(given, device, torch.float32)
             carried = state if given.carry else None
@@ -158,9 +214,5 @@ def _measured(
             optimizer.step()
             optimizer.zero_grad()
             state = detached(state)
-            times.append(time.monotonic() - before)
-        settled = times[len(times) // 3 :]
-        total(copied, task.reading(data.valid, terms=9))
-        before = time.monotonic()
-        found = total(copied, task.reading(data.valid, terms=1 + int(300 * min(1.0, limit))))
-        return Throughput(sum(settled) / len(settled) + _LOOP, (time.monotonic() - before) / found.terms)
+            times.append(clock() - before)
+        return fmean(times[len(times) // 3 :]) + _LOOP

@@ -22,24 +22,49 @@ class Plan(BaseModel):
     """What was settled before the first step, and stays when a run is resumed.
 
     Attributes:
-        steps: how many there are in all; the schedule follows them.
+        steps: the number of steps after which training ends; None where only the time ends it.
+        expected_steps: about how many steps there will be: `steps`, or what fits into the time on a machine as fast as
+            it was when it was measured.
         epoch_steps: steps that go once through the training data.
         batch: rows of a batch, in all processes together.
-        validate_every: steps from a validation to the next.
+        validate_every: steps from a validation to the next; a run that time ends validates by the clock.
         validate_terms: about how many terms of the validation data each takes.
         evaluate_terms: about how many terms of held-out data the figures at the end are of.
-        seconds: when to stop before the last step, if the machine became slower than it was; None for never.
+        seconds: the time for training, over all sittings; None where only the number of steps ends it.
+        reserve: seconds that are kept for what follows training: the final figures and the report.
+        from_step, from_seconds: where the learning rate's schedule begins: 0, or where the run had finished before it
+            was trained further.
+        peak: the largest learning rate of the schedule, as a share of `lr`.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    steps: int
+    steps: int | None
+    expected_steps: int
     epoch_steps: int
     batch: int
     validate_every: int
     validate_terms: int
     evaluate_terms: int
     seconds: float | None = None
+    reserve: float = 0.0
+    from_step: int = 0
+    from_seconds: float = 0.0
+    peak: float = 1.0
+
+    def share(self, step: int, seconds: float) -> float:
+        """How much of the schedule is over, from 0 to 1.
+
+        Args:
+            step: steps taken.
+            seconds: training time spent.
+        """
+        shares = [0.0]
+        if self.steps is not None:
+            shares.append((step - self.from_step) / (self.steps - self.from_step))
+        if self.seconds is not None:
+            shares.append((seconds - self.from_seconds) / max(1e-9, self.seconds - self.from_seconds))
+        return min(1.0, max(shares))
 
 
 class DataSummary(BaseModel):

@@ -19,7 +19,7 @@ from throughtime.tasks.base import Interface
 from throughtime.training.building import programs_of
 from throughtime.training.config import TrainConfig
 
-_SHARED = ("cell", "hidden_size", "num_layers", "bidirectional", "embed", "tie")
+_SHARED = ("cell", "cell_options", "hidden_size", "num_layers", "bidirectional", "embed", "tie")
 _OF_WEIGHTS = ("init", "forget_bias")
 
 
@@ -48,11 +48,15 @@ class Start:
 
         Raises:
             RunError: the other run can't be read, or has no weights yet.
+            CellError: the cell has no such hyper-parameter.
             TrainingError: an option differs from the other run's, or does not apply to its weights.
         """
         network = config.network
         if network.init_from is None:
-            return cls(config, cells.get(network.cell) if cell is None else cell)
+            definition = cells.get(network.cell) if cell is None else cell
+            if network.cell_options:
+                definition = definition.variant(definition.name, definition.meaning, **network.cell_options)
+            return cls(config, definition)
         run = Run.open(network.init_from)
         where = display_path(run.path)
         of_codecs = tasks.get(config.task.task).fitting

@@ -1,0 +1,91 @@
+"""`throughtime runs`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from throughtime.cli.output import console, show_json
+from throughtime.errors import RunError, UserError
+from throughtime.paths import RUNS, display_path, runs_in
+
+if TYPE_CHECKING:
+    from throughtime.runs import Run
+
+_COLUMNS = ("run", "task", "cell", "data", "figure", "state", "age")
+
+
+def runs(
+    directory: Annotated[Path, typer.Argument(metavar="[DIR]", help="The directory that holds the runs.")] = Path(RUNS),
+    *,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, a list.")] = False,
+) -> None:
+    """The newest comes last. Wherever a command takes a RUN, `latest` stands for the newest run under `runs`."""
+    if directory != Path(RUNS) and not directory.is_dir():
+        raise UserError(f"{display_path(directory)}: directory not found")
+    found, damaged = [], []
+    for path in runs_in(directory):
+        from throughtime.runs import Run
+
+        try:
+            found.append(_of(Run.open(path)))
+        except UserError as error:
+            damaged.append(str(error))
+    if as_json:
+        show_json(found)
+        return
+    if not found and not damaged:
+        print(f"No runs in {display_path(directory)}. `throughtime train` starts one.")
+        return
+    if found:
+        _show(found)
+    for message in damaged:
+        print(f"\n{message}")
+
+
+def _of(run: Run) -> dict[str, Any]:
+    network, task = run.config.network, run.config.task.task
+    try:
+        figure, value, label = run.best_figure()
+    except RunError:
+        figure, value, label = "", None, ""
+    return {
+        "run": display_path(run.path),
+        "task": task,
+        "cell": f"{network.num_layers} x {network.cell} {network.hidden_size}",
+        "data": run.record.data.name,
+        "figure": figure,
+        "value": value,
+        "shown": label,
+        "finished": run.finished,
+        "created": run.record.created.isoformat(timespec="seconds"),
+    }
+
+
+def _show(found: Sequence[dict[str, Any]]) -> None:
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column, no_wrap=True, overflow="ellipsis" if column == "data" else "ignore")
+    for each in found:
+        state = "finished" if each["finished"] else "not finished"
+        name = Path(each["data"]).name or each["data"]
+        cells = [each["run"], each["task"], each["cell"], name, each["shown"] or "-", state, _age(each["created"])]
+        table.add_row(*map(escape, cells))
+    console().print(table)
+
+
+def _age(created: str) -> str:
+    """How long ago a moment was, in the largest unit that fits."""
+    seconds = max(0.0, (datetime.now().astimezone() - datetime.fromisoformat(created)).total_seconds())
+    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
+        if seconds >= size:
+            count = int(seconds // size)
+            return f"{count} {unit}{'s' * (count > 1)}"
+    return "now"

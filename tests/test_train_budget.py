@@ -1,0 +1,177 @@
+"""A time budget is used, however fast the machine is and becomes; the clock is simulated."""
+
+import math
+import signal
+import time
+from unittest.mock import patch
+
+import pytest
+import torch
+from tiny_training import TINY, train_tiny, write_text
+
+from throughtime.errors import Interrupted, TrainingError
+from throughtime.runs import Run
+from throughtime.tasks.text import Text, TextOptions
+from throughtime.training import callbacks, resume
+from throughtime.training.building import build_model, programs_of
+from throughtime.training.callbacks import BestWeights, Deadline, Rates, Validation
+from throughtime.training.config import TrainConfig
+from throughtime.training.fitting import Fit
+from throughtime.training.loop import train_since
+from throughtime.training.planning import make_plan
+
+BUDGET, STEP, VALIDATING = 60.0, 0.2, 0.1  # seconds
+
+
+class Machine:
+    """A clock, and a machine that is `factor` times as slow as it was, between two shares of the budget."""
+
+    def __init__(self, factor=1.0, start=0.0, end=1.0):
+        self.now, self._factor, self._start, self._end = 1000.0, factor, start, end
+        self._began = self.now
+
+    def clock(self):
+        return self.now
+
+    def work(self, seconds):
+        share = (self.now - self._began) / BUDGET
+        self.now += seconds * (self._factor if self._start <= share < self._end else 1.0)
+
+
+def training(tmp_path, monkeypatch, machine, own=(), **options):
+    """A training of a minute by a machine's clock."""
+    from throughtime import cells
+
+    advance, validate = Fit._advance, Validation._validate
+    monkeypatch.setattr(Fit, "_advance", lambda self, batch: (advance(self, batch), machine.work(STEP)))
+    monkeypatch.setattr(Validation, "_validate", lambda self, fit: (validate(self, fit), machine.work(VALIDATING)))
+    data_path = tmp_path / "text.txt"
+    if not data_path.exists():
+        write_text(data_path, 100)
+    small = {**TINY, "steps": None, "hidden_size": 2, "num_layers": 1, "batch": 2, "window": 2, "minutes": BUDGET / 60}
+    config = TrainConfig.of(data=data_path, **small | options)
+    task = Text(TextOptions(data=[str(data_path)], window=2))
+    data = task.prepare()
+    interface = task.interface(data.codecs)
+    torch.manual_seed(0)
+    model = build_model(config.network, programs_of(config.network, cells.lstm, interface), interface, "reference")
+    model.task = task.describe(data.codecs)
+    plan = make_plan(task, data, config, model, machine.now, machine.clock)
+    plan = plan.model_copy(update={"expected_steps": 250, "reserve": 2.0, "seconds": BUDGET - 2.0})
+    validation = Validation()
+    calls = [Deadline(validation), validation, BestWeights(), Rates(tmp_path / "rates.f64"), *own]
+    return Fit(task, data, config, plan, model, calls, clock=machine.clock)
+
+
+@pytest.mark.parametrize("factor", [5.0, 0.2])
+@pytest.mark.parametrize(("start", "end"), [(0, 1), (0, 0.3), (0.05, 0.2), (0.3, 0.7), (0.6, 1), (0.9, 1)])
+def test_a_machine_that_becomes_slower_or_faster_uses_its_budget(tmp_path, monkeypatch, factor, start, end):
+    machine = Machine(factor, start, end)
+    fit = training(tmp_path, monkeypatch, machine)
+    began = machine.now
+    fit.run()
+    assert 0.9 * BUDGET <= machine.now - began <= BUDGET
+    assert fit.learning_rate < 0.05 * fit.config.training.learning_rate
+    assert fit.figures is not None  # measured after the last step
+
+
+def test_validations_take_a_small_share_of_the_time_on_any_machine(tmp_path, monkeypatch):
+    counts = []
+    validated = Fit.validated
+
+    def counted(self, figures):
+        counts[-1] += 1
+        validated(self, figures)
+
+    monkeypatch.setattr(Fit, "validated", counted)
+    for factor in (1.0, 5.0):
+        counts.append(0)
+        with monkeypatch.context() as patched:
+            training(tmp_path, patched, Machine(factor)).run()
+        assert 10 <= counts[-1] <= 0.07 * BUDGET / (VALIDATING * factor) + 2
+
+
+def test_a_resumed_training_uses_what_is_left(tmp_path, monkeypatch):
+    machine = Machine()
+    states = []
+
+    class Stop(callbacks.Callback):
+        def on_step(self, fit):
+            if not states and fit.seconds > BUDGET / 2:
+                states.append(fit.state_dict())
+                fit.stop()
+
+    with monkeypatch.context() as patched:
+        training(tmp_path, patched, machine, [Stop()]).run()
+    machine.now += 1e6
+    began = machine.now
+    with monkeypatch.context() as patched:
+        fit = training(tmp_path, patched, machine)
+        began = machine.now
+        fit.run(states[0])
+    assert 0.4 * BUDGET < machine.now - began < 0.5 * BUDGET
+    assert fit.learning_rate < 0.05 * fit.config.training.learning_rate
+    with monkeypatch.context() as patched:  # ended by the time, it doesn't take another step
+        again = training(tmp_path, patched, machine)
+        again.run(fit_state := fit.state_dict())
+    assert again.step == fit_state["step"]
+
+
+def test_a_run_is_replayed_to_its_bits_from_its_learning_rates(tmp_path, monkeypatch):
+    with monkeypatch.context() as patched:
+        timed = training(tmp_path, patched, Machine(3.0, 0.2, 0.5))
+        timed.run()
+    rates = torch.frombuffer(bytearray((tmp_path / "rates.f64").read_bytes()), dtype=torch.float64).tolist()
+    assert len(rates) == timed.step
+    assert rates[-1] == timed.learning_rate
+    with monkeypatch.context() as patched:
+        again = training(tmp_path, patched, Machine())
+        plan = again.plan.model_copy(update={"steps": timed.step, "seconds": None})
+        replayed = Fit(again.task, again.data, again.config, plan, again.model, [], rates=rates)
+        replayed.run()
+    assert all(torch.equal(tensor, replayed.model.state_dict()[n]) for n, tensor in timed.model.state_dict().items())
+
+
+def test_a_run_keeps_the_learning_rate_of_each_step(tmp_path):
+    run = train_tiny(tmp_path, steps=30)
+    rates = run.rates()
+    assert [f"{rate:.8g}" for rate in rates] == [f"{row['lr']:.8g}" for row in run.metrics()]
+    further = resume(run.path, steps=40, progress=False)
+    assert (further.rates()[:30] == rates).all()
+    # Warmed up again to 0.3 of the peak, after a tenth of the new steps.
+    assert max(further.rates()[30:]) == pytest.approx(0.3 * further.config.training.learning_rate)
+    assert math.isclose(further.rates()[30], max(further.rates()[30:]))
+    assert len(Run.open(run.path).rates()) == 40
+
+
+def test_a_stopped_run_is_resumed_for_the_time_that_is_left(tmp_path, monkeypatch):
+    advance = Fit._advance
+
+    def then_stop(self, batch):
+        if self.step == 20:
+            signal.raise_signal(signal.SIGINT)
+        advance(self, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Fit, "_advance", then_stop)
+        with pytest.raises(Interrupted, match=r"stopped at step 21, .* s of "):
+            train_tiny(tmp_path, steps=None, minutes=0.1)
+    before = Run.open(tmp_path / "run")
+    first = before.rates()
+    run = resume(before.path, progress=False)
+    assert run.plan == before.plan
+    assert run.result["seconds"] >= 0.8 * run.plan.seconds
+    assert len(run.rates()) == run.result["steps"] > 21
+    assert (run.rates()[:21] == first[:21]).all()
+    assert run.rates()[-1] < first.max()
+    with pytest.raises(TrainingError, match=r"has already trained .*minutes=0\.01 ends no later"):
+        resume(run.path, minutes=0.01, progress=False)
+
+
+def test_time_that_went_before_counts(tmp_path):
+    began = time.monotonic()
+    data = write_text(tmp_path / "text.txt")
+    with patch("throughtime.training.loop.write_report"):
+        options = {**TINY, "steps": None, "minutes": 0.1}
+        run = train_since(began - 4, data=data, out=tmp_path / "run", progress=False, **options)
+    assert run.plan.seconds < 6 - 4
