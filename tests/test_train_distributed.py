@@ -28,7 +28,7 @@ import signal, sys
 from unittest import mock
 from throughtime.errors import Interrupted
 from throughtime.training import processes, resume, train
-from throughtime.training.fit import Fit
+from throughtime.training.fitting import Fit
 
 advance = Fit._advance
 

@@ -16,7 +16,7 @@ from throughtime.errors import CellError, DataError, RunError, TrainingError
 from throughtime.runs import Run
 from throughtime.training import config as config_module
 from throughtime.training.callbacks import MetricsRows
-from throughtime.training.fit import Fit
+from throughtime.training.fitting import Fit
 from throughtime.training.metrics import COLUMNS
 
 

@@ -16,7 +16,7 @@ from tiny_training import TINY, figures, train_tiny, write_text
 from throughtime.errors import Interrupted, RunError
 from throughtime.runs import Run
 from throughtime.training import resume
-from throughtime.training.fit import Fit
+from throughtime.training.fitting import Fit
 from throughtime.training.metrics import COLUMNS, MetricsFile
 
 # An epoch has 40 windows, so one ends within the steps; masks are drawn from torch's generator.

@@ -25,7 +25,7 @@ from throughtime.tasks.sequences import all_raw_outputs
 from throughtime.training.callbacks import ProgressBar
 from throughtime.training.config import ENDS, TrainConfig, TrainingOptions
 from throughtime.training.display import Display
-from throughtime.training.fit import fit
+from throughtime.training.fitting import fit
 from throughtime.training.session import settings_kept
 
 Array = NDArray[Any]

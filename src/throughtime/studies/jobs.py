@@ -13,7 +13,7 @@ from typing import IO, Any, TypeVar
 
 from throughtime.errors import Interrupted, TrainingError
 from throughtime.runs import Run
-from throughtime.training.fit import Diverged
+from throughtime.training.fitting import Diverged
 from throughtime.training.loop import resume
 
 T = TypeVar("T")

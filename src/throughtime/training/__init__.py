@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from throughtime.training.callbacks import Callback
     from throughtime.training.config import TrainConfig
     from throughtime.training.evaluation import evaluate
-    from throughtime.training.fit import fit
+    from throughtime.training.fitting import fit
     from throughtime.training.loop import resume, train
     from throughtime.training.options import TrainOptions
     from throughtime.training.using import predict, sample
@@ -19,7 +19,7 @@ _HOMES = {
     "TrainConfig": "config",
     "TrainOptions": "options",
     "evaluate": "evaluation",
-    "fit": "fit",
+    "fit": "fitting",
     "predict": "using",
     "resume": "loop",
     "sample": "using",
@@ -33,5 +33,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-    globals()[name] = value  # a submodule may have the same name
+    globals()[name] = value
     return value

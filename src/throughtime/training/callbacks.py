@@ -24,7 +24,7 @@ from throughtime.training.evaluation import Sums, total
 from throughtime.training.metrics import MetricsFile
 
 if TYPE_CHECKING:
-    from throughtime.training.fit import Fit
+    from throughtime.training.fitting import Fit
 
 _log = logging.getLogger("throughtime")
 

@@ -36,7 +36,7 @@ from throughtime.training.config import TrainConfig
 from throughtime.training.display import Display
 from throughtime.training.evaluation import measured
 from throughtime.training.fabric import joinable, loggers_of, path_from_first, require_possible
-from throughtime.training.fit import Diverged, Fit
+from throughtime.training.fitting import Diverged, Fit
 from throughtime.training.options import TrainOptions
 from throughtime.training.planning import later_end, make_plan
 from throughtime.training.processes import rank
