@@ -9,6 +9,7 @@ COMMANDS = {
     "predict": "Write what a trained network predicts for data.",
     "sample": "Let a trained network write text or music.",
     "compare": "Compare cells on your data, with equal budgets.",
+    "tune": "Search for the options that do best on your data.",
     "memory": "Measure how long a memory cells learn.",
     "inspect": "Write a page that shows what a trained network does with a text.",
     "horizon": "Show how far back a network's gradient reaches.",
