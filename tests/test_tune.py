@@ -2,6 +2,8 @@
 
 import fcntl
 import json
+import re
+from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
@@ -171,3 +173,9 @@ def test_a_file_of_ones_own_cell_is_written(names, tmp_path):
     throughtime.tune(trials=1, cells=[named_cell(f"{file}:mine")], **names)
     written = json.loads((names["out"] / "best.json").read_text())
     assert named_cell(written["cell"]).name == "mine"
+
+
+def test_the_documented_space_is_the_one_searched():
+    page = (Path(__file__).parent.parent / "docs" / "studies.md").read_text()
+    for each in (*GENERAL, *(each for dimensions in OF_TASKS.values() for each in dimensions)):
+        assert re.search(rf"^\| `{each.name}`.*{re.escape(str(each))}", page, re.MULTILINE), each.name
