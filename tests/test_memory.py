@@ -133,6 +133,9 @@ def test_claims_that_fail_are_told():
     assert [each["reproduced"] for each in found] == [False, False, True]
     assert found[1]["found"] == "the plain RNN learned lag 50, the LSTM lag 20"
     assert claims({"adding": {"gru": 100}}, [10]) == []
+    for lag in (None, 100):  # no cell learned any lag, or both learned all
+        _, undecided = claims({"copy": {"rnn": lag, "gru": lag}}, [10, 20, 50, 100])
+        assert undecided["reproduced"] is None
 
 
 def test_chrono_is_an_option_of_a_network():

@@ -316,7 +316,7 @@ def _result(
                 if each["cell"] in whole}  # fmt: skip
     found = differences(compared, np.array(rows[0]["weights"])) if rows else []
     if seeds < LEAST_SEEDS:
-        notes.append(f"with {seeds} seeds no difference is claimed; {LEAST_SEEDS} or more are needed")
+        notes.append(f"with {seeds} seed{'s' * (seeds > 1)} no difference is claimed; {LEAST_SEEDS} or more are needed")
     return {
         "task": task.name,
         "data": data.name,

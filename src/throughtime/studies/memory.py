@@ -294,23 +294,26 @@ def claims(longest: Mapping[str, Mapping[str, int | None]], lags: Sequence[int])
         lags: those that were tried.
 
     Returns:
-        For each claim `task`, `claim`, `reproduced` and `found`, the lags in words.
+        For each claim `task`, `claim`, `reproduced` and `found`, the lags in words. `reproduced` is None where the
+        lags can't tell: the cells learned none, or all.
     """
     found = []
     for task, by_cell in longest.items():
         if "rnn" not in by_cell:
             continue
-        plain = by_cell["rnn"] or 0
+        plain, last = by_cell["rnn"] or 0, lags[-1]
         told = f"the plain RNN learned {_lag(plain)}"
-        if lags[-1] > PLAIN_LIMIT:
+        if last > PLAIN_LIMIT:
             claim = "a plain RNN spans about ten steps"
-            found.append({"task": task, "claim": claim, "reproduced": plain <= PLAIN_LIMIT, "found": told})
+            reproduced = plain <= PLAIN_LIMIT if plain else None
+            found.append({"task": task, "claim": claim, "reproduced": reproduced, "found": told})
         for gated in _GATED:
             if gated in by_cell:
                 lag = by_cell[gated] or 0
                 claim = f"the {gated.upper()} spans longer lags than a plain RNN"
+                reproduced = lag > plain if max(lag, plain) > 0 and min(lag, plain) < last else None
                 shown = f"{told}, the {gated.upper()} {_lag(lag)}"
-                found.append({"task": task, "claim": claim, "reproduced": lag > plain, "found": shown})
+                found.append({"task": task, "claim": claim, "reproduced": reproduced, "found": shown})
     return found
 
 

@@ -33,10 +33,9 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
     """What textbooks say, and plainly whether it was reproduced."""
+    words = {True: "reproduced", False: "NOT reproduced", None: "undecided"}
     return [
-        f"{each['task']}: {'reproduced' if each['reproduced'] else 'NOT reproduced'}: {each['claim']} "
-        f"({each['found']})."
-        for each in result["claims"]
+        f"{each['task']}: {words[each['reproduced']]}: {each['claim']} ({each['found']})." for each in result["claims"]
     ]
 
 
