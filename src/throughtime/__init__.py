@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from throughtime.sight.edit import edit
     from throughtime.sight.record import record
     from throughtime.streaming import Stream
+    from throughtime.studies.compare import compare
+    from throughtime.studies.memory import memory
+    from throughtime.studies.tune import tune
     from throughtime.training import evaluate, fit, predict, sample, train
 
 __version__ = "0.1.0"
@@ -60,6 +63,9 @@ _HOMES = {
     "edit": "throughtime.sight.edit",
     "record": "throughtime.sight.record",
     "Stream": "throughtime.streaming",
+    "compare": "throughtime.studies.compare",
+    "memory": "throughtime.studies.memory",
+    "tune": "throughtime.studies.tune",
     "evaluate": "throughtime.training",
     "fit": "throughtime.training",
     "predict": "throughtime.training",
@@ -72,11 +78,17 @@ _EXTRAS = {"torch": "torch", "onnx": "onnx"} | dict.fromkeys(
     ("jinja2", "lightning", "plotly", "pydantic", "rich", "sklearn", "tokenizers", "typer"), "train"
 )
 
+# Modules that need all of the extra `train`.
+_TRAINING = (
+    "throughtime.estimators", "throughtime.studies.compare", "throughtime.studies.memory", "throughtime.studies.tune",
+    "throughtime.training",
+)  # fmt: skip
+
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "SequenceClassifier",
-    "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "check", "edit", "evaluate", "fit", "freeze",
-    "from_keras", "from_onnx", "from_torch", "load", "predict", "record", "release_memory", "restore", "sample",
-    "save", "to_c", "to_onnx", "to_torch", "train",
+    "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "check", "compare", "edit", "evaluate", "fit",
+    "freeze", "from_keras", "from_onnx", "from_torch", "load", "memory", "predict", "record", "release_memory",
+    "restore", "sample", "save", "to_c", "to_onnx", "to_torch", "train", "tune",
 ]  # fmt: skip
 
 
@@ -91,7 +103,7 @@ def __getattr__(name: str) -> Any:
         package = (error.name or "").partition(".")[0]
         if package not in _EXTRAS:
             raise
-        extra = "train" if home in ("throughtime.estimators", "throughtime.training") else _EXTRAS[package]
+        extra = "train" if home in _TRAINING else _EXTRAS[package]
         # Not an AttributeError: `from throughtime import ...` would replace its message by one of its own.
         raise ImportError(
             f"throughtime.{name} needs {package}: pip install 'throughtime[{extra}]'", name=error.name

@@ -34,6 +34,25 @@ def named_cell(text: str) -> Cell:
     return _chosen(path, name)
 
 
+def named_cells(text: str) -> list[Cell]:
+    """The cells that a user asks for, separated by commas.
+
+    Raises:
+        CellError: some are unknown, with all of them in one message, or there are none.
+    """
+    found, wrong = [], []
+    for each in filter(None, map(str.strip, text.split(","))):
+        try:
+            found.append(named_cell(each))
+        except CellError as error:
+            wrong.append(str(error))
+    if wrong:
+        raise CellError("\n".join(wrong))
+    if not found:
+        raise CellError("--cells is empty; give names of cells, separated by commas.")
+    return found
+
+
 def _chosen(path: str, name: str) -> Cell:
     from throughtime.program.cell import Cell
 

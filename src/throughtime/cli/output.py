@@ -96,4 +96,17 @@ def show_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
             print(textwrap.fill(text, out.width, initial_indent=first, subsequent_indent=" " * len(first)))
 
 
+def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Prints a table: the first column to the left, numbers to the right."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
+    for k, name in enumerate(head):
+        table.add_column(escape(name), justify="right" if k else "left", no_wrap=not k)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    console().print(table)
+
+
 _RIBBON = 20  # columns, in which no text is broken into lines

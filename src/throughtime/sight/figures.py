@@ -35,7 +35,8 @@ def plotly() -> Any:
     return plotly.graph_objects
 
 
-def _figure(title: str, x: str, y: str, **layout: Any) -> Any:
+def new_figure(title: str, x: str, y: str, **layout: Any) -> Any:
+    """An empty figure with our layout and the axes named."""
     figure = plotly().Figure()
     axes = {"gridcolor": "#ddd", "zerolinecolor": "#bbb"}
     figure.update_layout(
@@ -46,18 +47,19 @@ def _figure(title: str, x: str, y: str, **layout: Any) -> Any:
     return figure
 
 
-def _line(k: int) -> dict[str, Any]:
+def line_style(k: int) -> dict[str, Any]:
+    """The color and dash of the kth line."""
     return {"color": _COLOURS[k % len(_COLOURS)], "dash": _DASHES[k % len(_DASHES)], "width": 2}
 
 
 def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -> Any:
     """The gradient by lag, relative to lag 0, of each name; horizons as points and a plain network's ten steps."""
-    figure = _figure("Gradient of the loss by lag", "steps back", "norm, relative to lag 0")
+    figure = new_figure("Gradient of the loss by lag", "steps back", "norm, relative to lag 0")
     go = plotly()
     for k, (name, sizes) in enumerate(by_lag.items()):
         relative = sizes / sizes[np.argmax(sizes > 0)]
         shown = np.where(relative > 0, relative, np.nan)
-        figure.add_trace(go.Scatter(y=shown, mode="lines", name=f"{name}: {horizons[name]}", line=_line(k)))
+        figure.add_trace(go.Scatter(y=shown, mode="lines", name=f"{name}: {horizons[name]}", line=line_style(k)))
         lag = horizons[name].lag
         if lag is not None:
             figure.add_trace(
@@ -74,7 +76,7 @@ def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -
 
 def heat_by_lag(steps: Array, norms: Array, first: int = 0) -> Any:
     """Norms `[S, lags]` as a heat map, the logarithm as the colour, from a first lag on."""
-    figure = _figure("What the output hangs on", "steps back", "step")
+    figure = new_figure("What the output hangs on", "steps back", "step")
     positive = np.where(norms > 0, norms, np.nan)
     trace = plotly().Heatmap(
         y=steps, x0=first, z=np.log10(positive), colorscale="Viridis", colorbar={"title": "log10 of norm"}
@@ -86,7 +88,7 @@ def heat_by_lag(steps: Array, norms: Array, first: int = 0) -> Any:
 def saturation_scatter(found: Saturation, title: str) -> Any:
     """Each unit at (fraction open, fraction shut), as Karpathy et al. (2015) draw it."""
     shut, above = f"fraction of steps under {found.below:g}", f"fraction of steps over {found.above:g}"
-    figure = _figure(title, above, shut, xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
+    figure = new_figure(title, above, shut, xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
     units = [f"unit {u}" for u in range(len(found.low))]
     marker = {"color": _COLOURS[0], "opacity": 0.6, "size": 8}
     figure.add_trace(plotly().Scatter(x=found.high, y=found.low, mode="markers", text=units, marker=marker))
@@ -96,21 +98,21 @@ def saturation_scatter(found: Saturation, title: str) -> Any:
 
 def timescale_line(found: Timescale, title: str) -> Any:
     """The units' timescales in order."""
-    figure = _figure(title, "units, in order", "steps until 1/e is left")
+    figure = new_figure(title, "units, in order", "steps until 1/e is left")
     order = np.argsort(found.steps)
     steps = np.where(np.isfinite(found.steps[order]), found.steps[order], np.nan)
     units = [f"unit {u}" for u in order]
-    figure.add_trace(plotly().Scatter(y=steps, mode="lines+markers", text=units, line=_line(0)))
+    figure.add_trace(plotly().Scatter(y=steps, mode="lines+markers", text=units, line=line_style(0)))
     figure.update_yaxes(type="log")
     return figure
 
 
 def spectrum_lines(layers: Mapping[str, Array]) -> Any:
     """Lyapunov exponents of each layer, from the largest."""
-    figure = _figure("Lyapunov exponents", "number", "nats per step")
+    figure = new_figure("Lyapunov exponents", "number", "nats per step")
     for k, (name, exponents) in enumerate(layers.items()):
         numbers = np.arange(1, len(exponents) + 1)
-        figure.add_trace(plotly().Scatter(x=numbers, y=exponents, mode="lines+markers", name=name, line=_line(k)))
+        figure.add_trace(plotly().Scatter(x=numbers, y=exponents, mode="lines+markers", name=name, line=line_style(k)))
     figure.add_hline(y=0, line={"color": "#888", "dash": "dot"})
     figure.update_layout(showlegend=True)
     return figure
@@ -118,7 +120,7 @@ def spectrum_lines(layers: Mapping[str, Array]) -> Any:
 
 def eigenvalue_plane(eigenvalues: Array) -> Any:
     """The eigenvalues of each point in the complex plane, with the unit circle."""
-    figure = _figure("Eigenvalues at the fixed points", "real", "imaginary")
+    figure = new_figure("Eigenvalues at the fixed points", "real", "imaginary")
     for k, values in enumerate(eigenvalues):
         marker = {"color": _COLOURS[k % len(_COLOURS)], "opacity": 0.7}
         figure.add_trace(
@@ -131,7 +133,7 @@ def eigenvalue_plane(eigenvalues: Array) -> Any:
 
 def match_bars(found: Match) -> Any:
     """The span and the places where its units are on, along the steps, as high as they are close."""
-    figure = _figure("Where the same units are on", "step", "closeness")
+    figure = new_figure("Where the same units are on", "step", "closeness")
     bars = [(found.start, found.stop, 1.0, "the span"), *found.places]
     colours = [_COLOURS[1]] + [_COLOURS[0]] * len(found.places)
     figure.add_trace(

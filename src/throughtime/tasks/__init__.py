@@ -16,7 +16,9 @@ _HOMES = {name: f"throughtime.tasks.{name}" for name in ("text", "notes", "tag",
 BUILT_IN = tuple(_HOMES)
 
 # Tasks that are chosen by other means than their name.
-_UNLISTED = dict.fromkeys(("array-classification", "array-regression"), "throughtime.tasks.arrays")
+_UNLISTED = dict.fromkeys(("array-classification", "array-regression"), "throughtime.tasks.arrays") | {
+    f"memory-{name}": "throughtime.tasks.long_lags" for name in ("adding", "copy", "temporal-order", "parity", "reber")
+}
 
 
 def names() -> list[str]:

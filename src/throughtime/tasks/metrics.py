@@ -40,6 +40,34 @@ class FrameAccuracy(Metric):
         return self.hits / self.union.clamp(min=1)
 
 
+class StepAccuracy(Metric):
+    """The share of right answers at some steps of each sequence.
+
+    Args:
+        start, stop: the steps, as in a slice; negative ones count from the end.
+    """
+
+    higher_is_better = True
+    right: Tensor
+    total: Tensor
+
+    def __init__(self, start: int, stop: int | None) -> None:
+        super().__init__()
+        self.steps = slice(start, stop)
+        self.add_state("right", torch.zeros((), dtype=torch.int64), "sum")
+        self.add_state("total", torch.zeros((), dtype=torch.int64), "sum")
+
+    def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
+        """Count the right answers in scores `[N, classes]` and ids `[N]` of sequences, one after another."""
+        for hits in torch.split(raw.argmax(-1) == targets, lengths.tolist()):
+            self.right += hits[self.steps].sum()
+            self.total += hits[self.steps].numel()
+
+    def compute(self) -> Tensor:
+        """Return the accuracy so far."""
+        return self.right / self.total.clamp(min=1)
+
+
 class SpanF1(Metric):
     """F1 of the spans that tags mark, over all sequences and types (see `throughtime.data.spans`).
 

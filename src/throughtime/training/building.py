@@ -64,6 +64,17 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
             "has no gate named forget with a bias; "
             f"leave {option('forget_bias')} out"
         )
+    if network.chrono is not None:
+        if network.forget_bias is not None:
+            raise TrainingError(
+                f"{option('forget_bias')} and {option('chrono')} both set the biases of the gates that keep a state; "
+                "leave one of them out"
+            )
+        if not keeping(programs[0]):
+            raise TrainingError(
+                f"{setting('chrono', f'{network.chrono:g}')}: cell {cell.name!r} has no gate with a bias that keeps a "
+                f"state; leave {option('chrono')} out"
+            )
     return programs
 
 
@@ -85,9 +96,9 @@ def build_model(
     encoder = encoder_from({"kind": interface.kind, "size": interface.size}, recurrent.input_size)
     model = SequenceModel(encoder, recurrent, interface.output, dropout=network.dropout, tie=network.tie)
     bias = None
-    if forgets(programs[0]):
+    if forgets(programs[0]) and network.chrono is None:
         bias = keeping(programs[0]).get("forget", 1.0) if network.forget_bias is None else network.forget_bias
-    model.reset_parameters("uniform" if network.init is None else network.init, bias)
+    model.reset_parameters("uniform" if network.init is None else network.init, bias, chrono=network.chrono)
     return model
 
 

@@ -92,6 +92,8 @@ class NetworkOptions(Options):
         init: what recurrent weights are drawn from: the range of a uniform distribution around 0, or orthogonal;
             1/sqrt(hidden size) if not given.
         forget_bias: what a forget gate's bias starts with; if not given 1, or -1 where that is what keeps the state.
+        chrono: the number of steps that memory should span: gates that keep a state start with biases drawn for it
+            (Tallec & Ollivier 2018, arXiv:1804.11188).
         init_from: a run whose weights to start from. Its vocabulary, cell and sizes are used as well.
     """
 
@@ -108,6 +110,7 @@ class NetworkOptions(Options):
     tie: bool = False
     init: Annotated[float | str | None, BeforeValidator(_initial)] = None
     forget_bias: Annotated[float | None, Field(allow_inf_nan=False)] = None
+    chrono: Annotated[float | None, Field(gt=2, allow_inf_nan=False)] = None
     init_from: PathText = None
 
     def layer_options(self) -> dict[str, Any]:

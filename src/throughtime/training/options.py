@@ -69,6 +69,7 @@ class TrainOptions(TypedDict, total=False):
     weight_decay: float | None
     init: float | Literal["orthogonal"] | None
     forget_bias: float | None
+    chrono: float | None
     init_from: PathLike | None
 
     # how long

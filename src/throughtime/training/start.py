@@ -20,7 +20,7 @@ from throughtime.training.building import programs_of
 from throughtime.training.config import TrainConfig
 
 _SHARED = ("cell", "cell_options", "hidden_size", "num_layers", "bidirectional", "embed", "tie")
-_OF_WEIGHTS = ("init", "forget_bias")
+_OF_WEIGHTS = ("init", "forget_bias", "chrono")
 
 
 @dataclass(frozen=True)

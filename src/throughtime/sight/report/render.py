@@ -41,7 +41,7 @@ def render(data: ReportData) -> str:
     except ModuleNotFoundError:
         raise _missing("jinja2") from None
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    safe = environment.from_string(_asset("page.html.j2"))
+    safe = environment.from_string(asset("page.html.j2"))
     blocks: Blocks = []
     content = as_json(_content(data, blocks))
     if _draws(data):
@@ -57,10 +57,10 @@ def render(data: ReportData) -> str:
         nonce=secrets.token_urlsafe(16),
         generator=GENERATOR,
         version=__version__,
-        css=Markup(_asset("page.css")),
+        css=Markup(asset("page.css")),
         json=Markup(content),
         blocks=[(id, Markup(text)) for id, text in blocks],
-        script=Markup("\n".join(map(_asset, _SCRIPTS))),
+        script=Markup("\n".join(map(asset, _SCRIPTS))),
     )
 
 
@@ -96,7 +96,8 @@ def require_writable(path: Path) -> None:
 
 
 @cache
-def _asset(name: str) -> str:
+def asset(name: str) -> str:
+    """A file of the page: its style, say."""
     return (_PAGE / name).read_text(encoding="utf-8")
 
 

@@ -1,0 +1,390 @@
+"""Cells compared on a task: equal parameters, an equal budget, several seeds."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+
+from throughtime import cells as named_cells
+from throughtime import tasks
+from throughtime.errors import CellError, Interrupted, UserError
+from throughtime.files import replacing
+from throughtime.paths import display_path
+from throughtime.program.cell import Cell
+from throughtime.runs import Run
+from throughtime.spelling import option, setting
+from throughtime.stored import CONFIG
+from throughtime.studies.blocks import block_figures, compared_figure
+from throughtime.studies.horizons import horizon_of
+from throughtime.studies.jobs import finish
+from throughtime.studies.runs import begun
+from throughtime.studies.statistics import LEAST_SEEDS, differences, spread
+from throughtime.studies.widths import equal_widths, parameter_count
+from throughtime.tasks.base import Data, Task
+from throughtime.training.again import untrained
+from throughtime.training.config import ENDS, NetworkOptions, TrainConfig
+from throughtime.training.display import Display
+from throughtime.training.options import TrainOptions
+
+CELLS = ("rnn", "lstm", "gru")
+RESULT, PAGE = "comparison.json", "comparison.html"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One run of a comparison.
+
+    Attributes:
+        cell: the cell's name.
+        seed: what its weights and the order of its data are drawn from.
+        path: the run's directory.
+        config: the run's options.
+    """
+
+    cell: str
+    seed: int
+    path: Path
+    config: TrainConfig
+
+
+def compare(
+    *,
+    cells: Sequence[str | Cell] = CELLS,
+    task: str | type[Task[Any]] | None = None,
+    params: int | None = None,
+    seeds: int = 3,
+    jobs: int = 1,
+    progress: bool = True,
+    **options: Unpack[TrainOptions],
+) -> dict[str, Any]:
+    """Compare cells on the same task and data, with equal budgets.
+
+    Every run is an ordinary run directory below `out`, which also gets `comparison.json` and `comparison.html`. A
+    comparison that was interrupted is resumed by calling the function again with the same `out`: finished runs are
+    kept, a half-finished one continues from its last checkpoint. More cells and seeds can be added in the same way.
+
+    Args:
+        cells: named cells or cells of your own.
+        task: what to learn; guessed from the data if not given.
+        params: the number of parameters of each network, embedding and head included; the hidden size is chosen
+            accordingly. If not given, the number that an LSTM has with `hidden_size` hidden units.
+        seeds: the number of runs of each cell.
+        jobs: the number of runs trained at the same time, each in its own process.
+        progress: whether to report progress on standard error.
+        **options: the options of `throughtime.train`, such as `data`, `steps` or `minutes` (of each run) and `out`.
+
+    Returns:
+        `figure` (what cells are compared by), `maximize`, `part` (what it was measured on), `parameters` (the number
+        wanted), `cells` (a dictionary for each, with the spread of the figure over the seeds, the size, the speed and
+        the horizon before and after training), `baselines`, `differences` (see `studies.statistics.Difference`;
+        empty below 5 seeds), `notes`, `folder` and `page`.
+
+    Raises:
+        UserError: an option is wrong, a cell is unknown, or `out` has runs with other options.
+        Interrupted: Ctrl-C or SIGTERM; the comparison can be resumed.
+    """
+    found = resolved(cells)
+    for name, value in (("seeds", seeds), ("jobs", jobs), ("params", 1 if params is None else params)):
+        if value < 1:
+            raise UserError(f"{option(name)} must be at least 1, got {value}")
+    for name, instead in (("cell", "cells"), ("seed", "seeds")):
+        if options.get(name) is not None:
+            raise UserError(f"{option(name)} is not an option of a comparison; use {option(instead)}")
+    kind, _ = tasks.chosen(task, options)
+    given = {name: value for name, value in options.items() if name != "out"}
+    config = TrainConfig.of(kind, **given).anywhere()
+    _require_possible(config, jobs)
+    folder = _folder(options.get("out"), config)
+    instance = kind(config.task)
+    with Display(progress) as display:
+        data = instance.prepare(display.progress)
+        networks, wanted = _networks(instance, data, config, found, params)
+        trials = [
+            Trial(name, seed, folder / "runs" / f"{name}-seed{seed}", _configured(config, networks[name], seed))
+            for seed in range(seeds)
+            for name in found
+        ]
+        folder.mkdir(parents=True, exist_ok=True)
+        display.console.print(f"comparison of {', '.join(found)} in {display_path(folder)}", markup=False)
+        failed = _train(trials, instance, data, found, jobs, display)
+        part = "valid" if data.test is None else "test"
+        rows = [
+            _measured(trial, instance, getattr(data, part), display) for trial in trials if trial.path not in failed
+        ]
+    result = _result(instance, data, part, folder, trials, rows, failed, networks, wanted)
+    _write(result, trials, folder)
+    return result
+
+
+def resolved(cells: Sequence[str | Cell]) -> dict[str, Cell]:
+    """The cells by name.
+
+    Raises:
+        CellError: some are unknown, with all of them in one message, or there are none, or two of a name.
+    """
+    if isinstance(cells, str):
+        cells = cells.split(",")
+    found: dict[str, Cell] = {}
+    wrong: list[str] = []
+    for each in cells:
+        try:
+            cell = named_cells.get(each.strip() if isinstance(each, str) else each)
+        except CellError as error:
+            wrong.append(str(error))
+            continue
+        if found.setdefault(cell.name, cell) is not cell:
+            wrong.append(f"two cells are named {cell.name!r}; rename one of them.")
+    if wrong:
+        raise CellError("\n".join(wrong))
+    if not found:
+        raise CellError(f"{option('cells')} is empty; give the names of the cells to compare")
+    return found
+
+
+def _require_possible(config: TrainConfig, jobs: int) -> None:
+    training = config.training
+    if jobs > 1 and training.minutes is not None:
+        raise UserError(
+            f"{setting('jobs', jobs)} can't be used with {option('minutes')}: runs that share the machine would get "
+            f"less done in the same time. Use {option('steps')} or {option('epochs')}, or leave out {option('jobs')}"
+        )
+    if training.processes > 1:
+        raise UserError(f"{option('devices')}: a comparison trains each run in one process; use {option('jobs')}")
+    if config.network.init_from is not None:
+        raise UserError(f"{option('init_from')} can't be used in a comparison: its weights are of one cell")
+    if jobs > 1 and not _is_built_in(config):
+        raise UserError(
+            f"{setting('jobs', jobs)}: task {config.task.task} is defined in your own Python, which other processes "
+            f"don't import; leave out {option('jobs')}"
+        )
+
+
+def _is_built_in(config: TrainConfig) -> bool:
+    return tasks.get(config.task.task).__module__.startswith("throughtime.")
+
+
+def _folder(out: Any, config: TrainConfig) -> Path:
+    if out is not None:
+        folder = Path(out)
+        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / "runs").is_dir())):
+            raise UserError(
+                f"{display_path(folder)} already exists and is not a comparison; choose another directory with "
+                f"{option('out')}"
+            )
+        return folder
+    first = config.task.data[0] if config.task.data else config.task.task
+    name = re.sub(r"[^\w.-]+", "-", Path(first).stem).strip("-.") or config.task.task
+    return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-compare-{name}"
+
+
+def _networks(
+    task: Task[Any], data: Data[Any], config: TrainConfig, cells: Mapping[str, Cell], params: int | None
+) -> tuple[dict[str, NetworkOptions], int]:
+    """Each cell's network, and the number of parameters that they have about."""
+    from throughtime.nn.initialization import forgets
+
+    interface = task.interface(data.codecs)
+    if params is None:
+        reference = config.network.model_copy(update={"forget_bias": None})
+        params = parameter_count(reference, named_cells.get("lstm"), interface)
+    networks = {}
+    for name, cell in cells.items():
+        update: dict[str, Any] = {"cell": name}
+        if config.network.forget_bias is not None and not forgets(cell.program(4, 4)):
+            update["forget_bias"] = None  # the option is for the cells that have the gate
+        networks[name] = config.network.model_copy(update=update)
+    return equal_widths(networks, cells, interface, params), params
+
+
+def _configured(config: TrainConfig, network: NetworkOptions, seed: int) -> TrainConfig:
+    training = config.training.model_copy(update={"seed": seed})
+    return config.model_copy(update={"network": network, "training": training})
+
+
+def _train(
+    trials: Sequence[Trial],
+    task: Task[Any],
+    data: Data[Any],
+    cells: Mapping[str, Cell],
+    jobs: int,
+    display: Display,
+) -> dict[Path, str]:
+    """Bring all runs to their ends; returns those that diverged, with the reasons."""
+    ends = _Ends(len(trials), display)
+    waiting = []
+    for trial in trials:  # refuses runs with other options before anything is trained
+        if (trial.path / CONFIG).is_file() and begun(trial.path, task, data, trial.config, cells[trial.cell]).finished:
+            ends(trial, None)
+        else:
+            waiting.append(trial)
+    try:
+        finish(waiting, lambda trial: begun(trial.path, task, data, trial.config, cells[trial.cell]), jobs, ends)
+    except Interrupted:
+        folder = display_path(trials[0].path.parent.parent)
+        raise Interrupted(
+            f"the comparison was stopped after {ends.count} of {len(trials)} runs. Resume with the same command and "
+            f"{setting('out', folder)}"
+        ) from None
+    return ends.failed
+
+
+class _Ends:
+    """Takes note of runs that ended.
+
+    Attributes:
+        count: the number of runs that ended.
+        failed: the reason for each run that diverged, by its directory.
+    """
+
+    def __init__(self, total: int, display: Display) -> None:
+        self.count = 0
+        self.failed: dict[Path, str] = {}
+        self._total, self._display = total, display
+
+    def __call__(self, trial: Trial, error: str | None) -> None:
+        self.count += 1
+        if error is not None:
+            self.failed[trial.path] = error
+        state = f"failed: {error}" if error else "done"
+        number = f"{self.count} of {self._total}"
+        self._display.console.print(f"{trial.cell}, seed {trial.seed} ({number}): {state}", markup=False)
+        self._display.progress(f"training {self._total} runs", self.count, self._total)
+
+
+def _measured(trial: Trial, task: Task[Any], part: Any, display: Display) -> dict[str, Any]:
+    """A finished run's figures on blocks, its size, speed and horizons; kept beside the runs."""
+    kept = trial.path.parent.parent / "measured" / f"{trial.path.name}.json"
+    run = Run.open(trial.path)
+    result = run.result
+    assert result is not None
+    if kept.is_file() and kept.stat().st_mtime >= (trial.path / "result.json").stat().st_mtime:
+        found: dict[str, Any] = json.loads(kept.read_text(encoding="utf-8"))
+        return found
+    display.progress("measuring", 0, 1, trial.path.name)
+    model = run.model().to(run.device)
+    values, weights = block_figures(model, task, part)
+    found = {
+        "cell": trial.cell,
+        "seed": trial.seed,
+        "run": str(trial.path),
+        "blocks": values.tolist(),
+        "weights": weights.tolist(),
+        "value": float((values * weights).sum() / weights.sum()),
+        "parameters": sum(parameter.numel() for parameter in model.parameters()),
+        "steps": result["steps"],
+        "seconds": result["seconds"],
+        "horizon_before": horizon_of(untrained(run), task, part),
+        "horizon": horizon_of(model, task, part),
+    }
+    with replacing(kept) as file:
+        file.write(json.dumps(found).encode())
+    display.progress("measuring", 1, 1)
+    return found
+
+
+def _result(
+    task: Task[Any],
+    data: Data[Any],
+    part: str,
+    folder: Path,
+    trials: Sequence[Trial],
+    rows: Sequence[Mapping[str, Any]],
+    failed: Mapping[Path, str],
+    networks: Mapping[str, NetworkOptions],
+    wanted: int,
+) -> dict[str, Any]:
+    figure, maximize = compared_figure(task, getattr(data, part))
+    notes = [f"{path.name}: {why}" for path, why in failed.items()]
+    by_cell = {name: [row for row in rows if row["cell"] == name] for name in networks}
+    seeds = 1 + max(trial.seed for trial in trials)
+    whole = {name for name in networks if len(by_cell[name]) == seeds}
+    cells = [_summary(name, by_cell[name], networks[name].hidden_size) for name in networks if by_cell[name]]
+    for each in cells:
+        off = each["parameters"] / wanted - 1
+        if abs(off) > _SIZE_TOLERANCE:
+            notes.append(f"{each['cell']} has {off:+.0%} parameters compared with the {wanted:,} wanted")
+    cells.sort(key=lambda each: each["value"]["mean"], reverse=maximize)
+    compared = {each["cell"]: np.array([r["blocks"] for r in by_cell[each["cell"]]]) for each in cells
+                if each["cell"] in whole}  # fmt: skip
+    found = differences(compared, np.array(rows[0]["weights"])) if rows else []
+    if seeds < LEAST_SEEDS:
+        notes.append(f"with {seeds} seed{'s' * (seeds > 1)} no difference is claimed; {LEAST_SEEDS} or more are needed")
+    return {
+        "task": task.name,
+        "data": data.name,
+        "figure": figure,
+        "unit": task.unit if figure == "loss" else "",
+        "maximize": maximize,
+        "part": part,
+        "parameters": wanted,
+        "seeds": seeds,
+        "budget": {name: getattr(trials[0].config.training, name) for name in ENDS},
+        "cells": cells,
+        "baselines": _baselines(rows, part, figure),
+        "differences": [each.data for each in found],
+        "notes": notes,
+        "folder": str(folder),
+        "page": str(folder / PAGE),
+    }
+
+
+_SIZE_TOLERANCE = 0.05
+
+
+def _summary(name: str, rows: Sequence[Mapping[str, Any]], width: int) -> dict[str, Any]:
+    middle = {key: _median(row[key] for row in rows) for key in ("horizon_before", "horizon")}
+    return {
+        "cell": name,
+        "hidden_size": width,
+        "parameters": rows[0]["parameters"],
+        "value": spread([row["value"] for row in rows]),
+        "values": [row["value"] for row in rows],
+        "steps": round(float(np.mean([row["steps"] for row in rows]))),
+        "seconds": float(np.mean([row["seconds"] for row in rows])),
+        "steps_per_second": float(np.mean([row["steps"] / max(row["seconds"], 1e-9) for row in rows])),
+        **middle,
+        "runs": [row["run"] for row in rows],
+    }
+
+
+def _median(values: Any) -> float | None:
+    """The median, infinite where a horizon is beyond what was looked at; None where there is none."""
+    known = [value for value in values if value is not None]
+    return float(np.median(known)) if known else None
+
+
+def _baselines(rows: Sequence[Mapping[str, Any]], part: str, figure: str) -> dict[str, float]:
+    if not rows:
+        return {}
+    result = Run.open(rows[0]["run"]).result or {}
+    baselines = (result.get(part) or {}).get("baselines", {})
+    return {name: figures[figure] for name, figures in baselines.items() if figure in figures}
+
+
+def _write(result: Mapping[str, Any], trials: Sequence[Trial], folder: Path) -> None:
+    from throughtime.studies.comparison_page import comparison_page
+
+    with replacing(folder / RESULT) as file:
+        file.write((json.dumps(_finite(result), indent=2) + "\n").encode())
+    with replacing(folder / PAGE) as file:
+        file.write(comparison_page(result).encode("utf-8", "replace"))
+
+
+def _finite(value: Any) -> Any:
+    """The same with "more than the window" for an infinite horizon, which JSON can't hold."""
+    match value:
+        case dict():
+            return {key: _finite(each) for key, each in value.items()}
+        case list():
+            return [_finite(each) for each in value]
+        case float() if not math.isfinite(value):
+            return None
+    return value

@@ -1,0 +1,161 @@
+"""A comparison as rows for a table, and as a page."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from throughtime.runs import Run
+from throughtime.sight.figures import line_style, new_figure, plotly
+from throughtime.studies.horizons import WINDOW
+from throughtime.studies.page import Section, study_page
+
+PARTS = {"valid": "validation data", "test": "test data"}
+
+
+def figure_name(result: Mapping[str, Any]) -> str:
+    """The figure that cells are compared by, as people call it."""
+    name = str(result["figure"]).replace("_", " ")
+    return f"{name} (nats per {result['unit']})" if result["unit"] else name
+
+
+def head(result: Mapping[str, Any]) -> list[str]:
+    """The names of the table's columns."""
+    return [
+        "cell", figure_name(result), "sd", "min", "max", "units", "parameters", "steps", "steps/s", "seconds",
+        "horizon before", "horizon after",
+    ]  # fmt: skip
+
+
+def rows(result: Mapping[str, Any]) -> list[list[str]]:
+    """The cells, the best first, then the baselines."""
+    found = [
+        [
+            each["cell"], *(f"{each['value'][key]:.4f}" for key in ("mean", "sd", "min", "max")),
+            f"{each['hidden_size']:,}", f"{each['parameters']:,}", f"{each['steps']:,}",
+            f"{each['steps_per_second']:,.1f}", f"{each['seconds']:,.1f}",
+            _horizon(each["horizon_before"]), _horizon(each["horizon"]),
+        ]
+        for each in result["cells"]
+    ]  # fmt: skip
+    return found + [
+        [name, f"{value:.4f}", *[""] * (len(head(result)) - 2)] for name, value in result["baselines"].items()
+    ]
+
+
+def claims(result: Mapping[str, Any]) -> list[str]:
+    """Which differences are real, a sentence for each pair; none below 5 seeds."""
+    better = "higher" if result["maximize"] else "lower"
+    found = []
+    for each in result["differences"]:
+        one, other = each["a"], each["b"]
+        if (each["mean"] > 0) != result["maximize"]:
+            one, other = other, one
+        size = f"{abs(each['mean']):.4f}"
+        interval = f"95% interval of {each['a']} - {each['b']}: {each['low']:.4f} to {each['high']:.4f}"
+        p = f"p = {each['p']:.3f}" if each["p"] >= _LEAST_P else f"p < {_LEAST_P}"
+        found.append(
+            f"{one} is better than {other}: {result['figure'].replace('_', ' ')} {better} by {size} ({p}; {interval})."
+            if each["real"]
+            else f"{each['a']} and {each['b']}: no difference shown ({p}; {interval})."
+        )
+    return found
+
+
+_LEAST_P = 0.001
+
+
+def comparison_page(result: Mapping[str, Any]) -> str:
+    """The page as HTML."""
+    curves = {each["cell"]: [_curve(path, result) for path in each["runs"]] for each in result["cells"]}
+    budget = [f"{value:g} {name}" for name, value in result["budget"].items() if value is not None]
+    seeds = f"{result['seeds']} seed{'s' * (result['seeds'] > 1)}"
+    quiet = range(len(result["cells"]), len(result["cells"]) + len(result["baselines"]))
+    explained = (
+        f"The mean over {seeds} of the {figure_name(result)} on the {PARTS[result['part']]}, with the standard "
+        "deviation over seeds. A horizon is the number of steps after which 1% of the gradient is left, "
+        f"{WINDOW} where it reaches further."
+    )
+    sections = [
+        Section(
+            "Result",
+            [
+                explained,
+                *result["notes"],
+            ],
+            head(result),
+            rows(result),
+            list(quiet),
+            [_points(result)],
+        ),
+        Section("Differences", claims(result) or ["No difference is claimed."]),
+        Section(
+            "Learning curves",
+            [f"The validation {result['figure'].replace('_', ' ')} of each run, over steps and over seconds."],
+            figures=[_curves(curves, result, 0, "step"), _curves(curves, result, 1, "seconds of training")],
+        ),
+        Section("Size and speed", figures=[
+            _bars(result, "parameters", "parameters"),
+            _bars(result, "steps_per_second", "steps per second"),
+            _horizons(result),
+        ]),
+    ]  # fmt: skip
+    facts = [f"task {result['task']}", result["data"], *budget, f"about {result['parameters']:,} parameters", seeds]
+    return study_page(f"Cells compared on {result['data']}", facts, list(_nonempty(sections)))
+
+
+def _nonempty(sections: Sequence[Section]) -> Iterator[Section]:
+    return (section for section in sections if section.texts or section.figures)
+
+
+def _horizon(value: float | None) -> str:
+    return "" if value is None else f"{value:g}"
+
+
+def _curve(path: str, result: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
+    """Steps, seconds and validation figures of a run."""
+    name = f"valid_{result['figure']}"
+    found = [row for row in Run.open(path).metrics() if row.get(name) is not None]
+    return [row["step"] for row in found], [row["time"] for row in found], [row[name] for row in found]
+
+
+def _curves(curves: Mapping[str, Sequence[Any]], result: Mapping[str, Any], axis: int, label: str) -> Any:
+    made = new_figure("", label, figure_name(result), showlegend=True)
+    for k, (name, runs) in enumerate(curves.items()):
+        for number, run in enumerate(runs):
+            made.add_trace(
+                plotly().Scatter(
+                    x=run[axis], y=run[2], mode="lines", name=name, legendgroup=name, showlegend=number == 0,
+                    line=line_style(k) | {"width": 1.3}, opacity=0.8,
+                )
+            )  # fmt: skip
+    return made
+
+
+def _points(result: Mapping[str, Any]) -> Any:
+    made = new_figure("", "", figure_name(result))
+    for k, each in enumerate(result["cells"]):
+        values = each["values"]
+        marker = {"color": line_style(k)["color"], "size": 9}
+        made.add_trace(
+            plotly().Scatter(x=[each["cell"]] * len(values), y=values, mode="markers", marker=marker, showlegend=False)
+        )
+    for name, value in result["baselines"].items():
+        made.add_hline(y=value, line={"color": "#888", "dash": "dot"}, annotation_text=name)
+    return made
+
+
+def _bars(result: Mapping[str, Any], key: str, label: str) -> Any:
+    made = new_figure("", "", label)
+    names, values = [each["cell"] for each in result["cells"]], [each[key] for each in result["cells"]]
+    made.add_trace(plotly().Bar(x=names, y=values, marker={"color": line_style(0)["color"]}))
+    return made
+
+
+def _horizons(result: Mapping[str, Any]) -> Any:
+    made = new_figure("", "", "horizon in steps", showlegend=True, barmode="group")
+    names = [each["cell"] for each in result["cells"]]
+    for k, (key, label) in enumerate((("horizon_before", "before training"), ("horizon", "after training"))):
+        values = [each[key] for each in result["cells"]]
+        made.add_trace(plotly().Bar(x=names, y=values, name=label, marker={"color": line_style(k)["color"]}))
+    return made

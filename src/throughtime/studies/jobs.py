@@ -1,0 +1,89 @@
+"""Runs brought to their ends, one after the other or several processes at a time."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from typing import IO, Any, TypeVar
+
+from throughtime.errors import Interrupted, TrainingError
+from throughtime.runs import Run
+from throughtime.training.fitting import Diverged
+from throughtime.training.loop import resume
+
+T = TypeVar("T")
+
+_INTERRUPTED = 130
+_POLL = 0.1  # seconds
+_DIVERGED = "training can't go on"  # in the message of a run whose numbers are not finite
+
+
+def finish(trials: Sequence[T], begin: Callable[[T], Run], jobs: int, told: Callable[[T, str | None], None]) -> None:
+    """Train runs to their ends.
+
+    Args:
+        trials: what to train.
+        begin: makes the run of a trial, or opens it.
+        jobs: how many to train at a time; more than one are trained in processes of their own.
+        told: called with each trial at its end, and with the reason if its training diverged.
+
+    Raises:
+        Interrupted: Ctrl-C or SIGTERM.
+        TrainingError: a run can't be trained.
+    """
+    if jobs > 1:
+        _in_processes(trials, begin, jobs, told)
+        return
+    for trial in trials:
+        try:
+            resume(begin(trial).path, progress=False)
+        except Diverged as error:
+            told(trial, str(error))
+        else:
+            told(trial, None)
+
+
+def _in_processes(
+    trials: Sequence[T], begin: Callable[[T], Run], jobs: int, told: Callable[[T, str | None], None]
+) -> None:
+    waiting = list(trials)
+    running: dict[subprocess.Popen[Any], tuple[T, IO[Any]]] = {}
+    threads = str(max(1, (os.cpu_count() or 1) // jobs))
+    environment = {"OMP_NUM_THREADS": threads} | os.environ
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                trial = waiting.pop(0)
+                errors: IO[Any] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
+                command = [sys.executable, "-m", "throughtime", "train", "--resume", str(begin(trial).path)]
+                process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
+                running[process] = trial, errors
+            time.sleep(_POLL)
+            for process in [each for each in running if each.poll() is not None]:
+                trial, errors = running.pop(process)
+                with errors:
+                    errors.seek(0)
+                    message = errors.read().strip()
+                _judge(process.returncode, message, trial, told)
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted") from None
+    finally:
+        for process in running:  # each saves a checkpoint before it ends
+            with suppress(OSError):
+                process.terminate()
+        for process in running:
+            process.wait()
+
+
+def _judge(code: int, message: str, trial: T, told: Callable[[T, str | None], None]) -> None:
+    last = message.splitlines()[-1].removeprefix("error: ") if message else f"exit code {code}"
+    if code == _INTERRUPTED:
+        raise Interrupted(last)
+    if code and _DIVERGED not in message:
+        raise TrainingError(f"a run could not be trained: {last}")
+    told(trial, last if code else None)

@@ -1,0 +1,321 @@
+"""How long a memory cells learn: the classical tasks with long lags, each for the longest lag that a cell learns."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from throughtime.errors import RunError, TrainingError, UserError, nearest
+from throughtime.files import replacing
+from throughtime.paths import display_path
+from throughtime.program.cell import Cell
+from throughtime.spelling import option, setting
+from throughtime.studies.compare import resolved
+from throughtime.tasks.long_lags import LAG_TASKS, LagTask
+from throughtime.training.callbacks import Callback
+from throughtime.training.config import TrainConfig
+from throughtime.training.display import Display
+from throughtime.training.fitting import Diverged, fit
+
+if TYPE_CHECKING:
+    from throughtime.training.fitting import Fit
+
+CELLS = ("rnn", "lstm", "gru")
+LAGS = (10, 20, 50, 100, 200, 400)
+RESULT, PAGE = "memory.json", "memory.html"
+
+_LEAST_SECONDS = 1.0  # of an attempt; less trains nothing
+_SETTLING = 1.0  # seconds of an attempt besides its training, about: to trace and measure the network
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A network trained on a task with one lag.
+
+    Attributes:
+        task, cell, lag: what was learned by which cell.
+        learned: whether the figure reached the task's threshold.
+        value: the best figure on held-out sequences; None if training diverged before there was one.
+        steps: training steps taken.
+        seconds: time taken.
+        note: why training ended early, if it did.
+    """
+
+    task: str
+    cell: str
+    lag: int
+    learned: bool
+    value: float | None
+    steps: int
+    seconds: float
+    note: str = ""
+
+
+def memory(
+    *,
+    cells: Sequence[str | Cell] = CELLS,
+    tasks: Sequence[str] = tuple(LAG_TASKS),
+    lags: Sequence[int] = LAGS,
+    minutes: float = 30.0,
+    hidden_size: int = 64,
+    lr: float = 5e-3,
+    batch: int = 50,
+    forget_bias: float | None = None,
+    orthogonal: bool = False,
+    clip: float = 1.0,
+    chrono: bool = False,
+    seed: int = 0,
+    threads: int | None = None,
+    out: str | Path | None = None,
+    progress: bool = True,
+) -> dict[str, Any]:
+    """Measure the longest lag that each cell learns.
+
+    Every pair of task and cell gets an equal share of the time that is left. In its share a cell learns one lag after
+    the other, each with a new network, from the shortest on; the first lag that it doesn't learn ends the pair. Results
+    depend on the speed of the machine, as the time is what bounds them.
+
+    Args:
+        cells: named cells or cells of your own.
+        tasks: names of tasks: adding, copy, temporal-order, parity and reber (see `throughtime.tasks.long_lags`).
+        lags: the lags to try.
+        minutes: the time for everything.
+        hidden_size: hidden units of each network.
+        lr: the learning rate, of Adam.
+        batch: sequences in a batch.
+        forget_bias: what the bias of a forget gate starts with, for cells that have one; 1 if not given.
+        orthogonal: whether recurrent weights start orthogonal (Saxe et al. 2013).
+        clip: the largest norm of the gradient; 0 leaves it as it is (Pascanu et al. 2013).
+        chrono: whether gates that keep a state start with biases drawn for the lag (Tallec & Ollivier 2018), for cells
+            that have such gates.
+        seed: what weights and sequences are drawn from.
+        threads: threads of the CPU; torch's choice if not given.
+        out: the folder for `memory.json` and `memory.html`. If it has an unfinished measurement with the same
+            settings, that is resumed. `runs/DATE-TIME-memory` if not given.
+        progress: whether to report progress on standard error.
+
+    Returns:
+        `longest` (for each task and cell the longest lag learned, None if there is none), `attempts` (a dictionary
+        for each, see `Attempt`), `claims` (what textbooks say and whether it was found here), `settings`, `seconds`,
+        `folder` and `page`.
+
+    Raises:
+        UserError: an option is wrong, a cell or task is unknown, or `out` has a measurement with other settings.
+    """
+    found = resolved(cells)
+    names, ordered = _tasks(tasks), _lags(lags)
+    if not 0 < minutes < float("inf"):
+        raise UserError(f"{option('minutes')} must be a positive number, got {minutes:g}")
+    if chrono and forget_bias is not None:
+        raise UserError(
+            f"{option('chrono')} and {option('forget_bias')} both set the same biases; leave one of them out"
+        )
+    _require_lags(names, ordered)
+    settings: dict[str, Any] = {
+        "cells": list(found), "tasks": names, "lags": ordered, "minutes": minutes, "hidden_size": hidden_size,
+        "lr": lr, "batch": batch, "forget_bias": forget_bias, "orthogonal": orthogonal, "clip": clip,
+        "chrono": chrono, "seed": seed,
+    }  # fmt: skip
+    common = {"hidden_size": hidden_size, "lr": lr, "batch": batch, "clip": clip, "seed": seed, "threads": threads}
+    TrainConfig.of(LAG_TASKS[names[0]], **common)  # refuses values that mean nothing
+    folder = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-memory" if out is None else Path(out)
+    attempts = _earlier(folder, settings)
+    pairs = [(task, name) for task in names for name in found]
+    with Display(progress) as display:
+        display.console.print(f"memory of {', '.join(found)} in {display_path(folder)}", markup=False)
+        for k, (task, name) in enumerate(pairs):
+            used = sum(each.seconds for each in attempts)
+            share = (60 * minutes - used) / (len(pairs) - k)
+            for lag in ordered:
+                done = next((a for a in attempts if (a.task, a.cell, a.lag) == (task, name, lag)), None)
+                if done is None:
+                    if share < _LEAST_SECONDS + _SETTLING:
+                        break
+                    start = {"init": "orthogonal" if orthogonal else None, "forget_bias": forget_bias}
+                    fields = {**common, **start, "chrono": lag if chrono else None}
+                    done = _attempt(LAG_TASKS[task], found[name], lag, fields, share)
+                    attempts.append(done)
+                    _save(folder, {"settings": settings, "attempts": [asdict(each) for each in attempts]})
+                    state = "learned" if done.learned else "not learned"
+                    display.console.print(f"{task}, {name}, lag {lag}: {state} in {done.seconds:.0f} s", markup=False)
+                    share -= done.seconds
+                if not done.learned:
+                    break
+            display.progress("measuring memory", k + 1, len(pairs))
+    result = _result(settings, attempts, folder)
+    _save(folder, result)
+    from throughtime.studies.memory_page import memory_page
+
+    with replacing(folder / PAGE) as file:
+        file.write(memory_page(result).encode("utf-8", "replace"))
+    return result
+
+
+class _Learned(Callback):
+    """Stops where the task is learned, and keeps the best figure."""
+
+    def __init__(self, task: LagTask) -> None:
+        self._task = task
+        self.learned = False
+        self.value: float | None = None
+        self.steps = 0
+
+    def on_step(self, fit: Fit) -> None:
+        """Counts the steps."""
+        self.steps = fit.step
+
+    def on_validation(self, fit: Fit) -> None:
+        """Judges the figures."""
+        assert fit.figures is not None
+        value = fit.figures[self._task.figure]
+        better = max if self._task.maximize else min
+        self.value = value if self.value is None else better(value, self.value)
+        if self._task.learned(fit.figures):
+            self.learned = True
+            fit.stop()
+
+
+def _attempt(kind: type[LagTask], cell: Cell, lag: int, fields: Mapping[str, Any], seconds: float) -> Attempt:
+    from throughtime.nn.initialization import forgets, keeping
+
+    began = time.monotonic()
+    given = dict(fields)
+    program = cell.program(4, 4)
+    if not forgets(program):
+        given["forget_bias"] = None
+    if not keeping(program):
+        given["chrono"] = None
+    minutes = (seconds - _SETTLING) / 60
+    config = TrainConfig.of(kind, lag=lag, cell=cell.name, minutes=minutes, **given)
+    task, note = kind(config.task), ""
+    watch = _Learned(task)
+    try:
+        fit(task, config=config, callbacks=[watch], cell=cell)
+    except Diverged as error:
+        note = str(error)
+    return Attempt(
+        kind.name.removeprefix("memory-"), cell.name, lag, watch.learned, watch.value, watch.steps,
+        time.monotonic() - began, note,
+    )  # fmt: skip
+
+
+def _tasks(names: Sequence[str]) -> list[str]:
+    given = names.split(",") if isinstance(names, str) else list(names)
+    wrong = [name for name in given if name not in LAG_TASKS]
+    if wrong or not given:
+        told = "; ".join(f"no task named {name!r}{nearest(name, LAG_TASKS)}" for name in wrong)
+        raise UserError(f"{option('tasks')}: {told or 'the list is empty'} (known are {', '.join(LAG_TASKS)})")
+    return list(dict.fromkeys(given))
+
+
+def _lags(lags: Iterable[int]) -> list[int]:
+    found = sorted(set(lags))
+    if not found or found[0] < 3:  # chrono needs more than 2 steps
+        raise UserError(f"{option('lags')} must be whole numbers of at least 3, got {found or 'none'}")
+    return found
+
+
+def _require_lags(tasks: Sequence[str], lags: Sequence[int]) -> None:
+    short = [f"{name} has lags of {LAG_TASKS[name].least} or more" for name in tasks if lags[0] < LAG_TASKS[name].least]
+    if short:
+        raise UserError(f"{setting('lags', lags[0])} is too short: {'; '.join(short)}")
+
+
+def _earlier(folder: Path, settings: Mapping[str, Any]) -> list[Attempt]:
+    """The attempts of an earlier measurement in a folder.
+
+    Raises:
+        RunError: its settings differ, or the folder has something else in it.
+    """
+    file = folder / RESULT
+    if not file.is_file():
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise RunError(f"{display_path(folder)} already exists; choose another directory with {option('out')}")
+        return []
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        before, attempts = content["settings"], [Attempt(**each) for each in content["attempts"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise RunError(f"{display_path(file)} is damaged: {error}") from None
+    for name, value in settings.items():
+        if before.get(name) != value:
+            raise RunError(
+                f"{display_path(folder)} was measured with {setting(name, before.get(name))}, not {value}; choose "
+                f"another directory with {option('out')}"
+            )
+    return attempts
+
+
+def _save(folder: Path, content: Mapping[str, Any]) -> None:
+    with replacing(folder / RESULT) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())
+
+
+def _result(settings: Mapping[str, Any], attempts: Sequence[Attempt], folder: Path) -> dict[str, Any]:
+    if not attempts:
+        raise TrainingError(
+            f"{setting('minutes', settings['minutes'])} is too short to train anything on "
+            f"{len(settings['tasks'])} tasks with {len(settings['cells'])} cells; allow more time"
+        )
+    longest: dict[str, dict[str, int | None]] = {
+        task: {
+            cell: max((a.lag for a in attempts if (a.task, a.cell) == (task, cell) and a.learned), default=None)
+            for cell in settings["cells"]
+        }
+        for task in settings["tasks"]
+    }
+    return {
+        "settings": dict(settings),
+        "longest": longest,
+        "attempts": [asdict(each) for each in attempts],
+        "claims": claims(longest, settings["lags"]),
+        "seconds": sum(each.seconds for each in attempts),
+        "folder": str(folder),
+        "page": str(folder / PAGE),
+    }
+
+
+PLAIN_LIMIT = 20
+"""A plain RNN that learns longer lags contradicts the textbooks' ten steps."""
+
+_GATED = ("lstm", "gru")
+
+
+def claims(longest: Mapping[str, Mapping[str, int | None]], lags: Sequence[int]) -> list[dict[str, Any]]:
+    """What textbooks say, with whether it was found here.
+
+    Args:
+        longest: of each task and cell the longest lag that was learned.
+        lags: those that were tried.
+
+    Returns:
+        For each claim `task`, `claim`, `reproduced` and `found`, the lags in words. `reproduced` is None where the
+        lags can't tell: the cells learned none, or all.
+    """
+    found = []
+    for task, by_cell in longest.items():
+        if "rnn" not in by_cell:
+            continue
+        plain, last = by_cell["rnn"] or 0, lags[-1]
+        told = f"the plain RNN learned {_lag(plain)}"
+        if last > PLAIN_LIMIT:
+            claim = "a plain RNN spans about ten steps"
+            reproduced = plain <= PLAIN_LIMIT if plain else None
+            found.append({"task": task, "claim": claim, "reproduced": reproduced, "found": told})
+        for gated in _GATED:
+            if gated in by_cell:
+                lag = by_cell[gated] or 0
+                claim = f"the {gated.upper()} spans longer lags than a plain RNN"
+                reproduced = lag > plain if max(lag, plain) > 0 and min(lag, plain) < last else None
+                shown = f"{told}, the {gated.upper()} {_lag(lag)}"
+                found.append({"task": task, "claim": claim, "reproduced": reproduced, "found": shown})
+    return found
+
+
+def _lag(lag: int) -> str:
+    return f"lag {lag}" if lag else "none of the lags"

@@ -1,0 +1,329 @@
+"""The classical tasks with long lags, each as a generator of as many sequences as training takes."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.codecs import Codecs
+from throughtime.data.batch import Batch
+from throughtime.data.sequences import Sequences
+from throughtime.errors import DataError
+from throughtime.options import Count
+from throughtime.outputs import Categorical, Point
+from throughtime.spelling import setting
+from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
+from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
+
+if TYPE_CHECKING:
+    from torchmetrics import Metric
+
+    from throughtime.nn.sequence_model import SequenceModel
+
+Array = NDArray[Any]
+
+_EPOCH = 50  # batches; new sequences are drawn for each
+_VALID = 400  # sequences
+_SHOWN = 64  # sequences that stand for the training data
+
+
+class LagOptions(TaskOptions):
+    """Generated sequences.
+
+    Attributes:
+        lag: the number of steps that must be spanned.
+    """
+
+    task: str
+    lag: Count = 100
+
+
+class LagTask(SequenceTask):
+    """A task whose sequences are generated, each seen once.
+
+    Attributes:
+        figure: what says whether the task is learned: `loss` or `accuracy`.
+        threshold: the value that it must reach.
+        guess: its value without a memory.
+        least: the shortest lag that the task has.
+    """
+
+    Options = LagOptions
+    options: LagOptions
+    defaults: ClassVar = {
+        "batch": 50, "hidden_size": 64, "dropout": 0.0, "optimizer": "adam", "lr": 2e-3, "schedule": "constant",
+        "epochs": 100,
+    }  # fmt: skip
+    figure: ClassVar[str] = "accuracy"
+    threshold: ClassVar[float] = 0.99
+    guess: ClassVar[float]
+    least: ClassVar[int] = 2
+
+    @abstractmethod
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
+        """Draw sequences.
+
+        Returns:
+            Ids `[T, B]` or values `[T, B, F]` and their targets: `[B]`, `[B, K]` or `[T, B]`.
+        """
+
+    def learned(self, figures: Mapping[str, float]) -> bool:
+        """Whether figures reach the threshold."""
+        value = figures[self.figure]
+        return value >= self.threshold if self.figure == "accuracy" else value <= self.threshold
+
+    @property
+    def unit(self) -> str:
+        """A sequence, or a step where each has a target."""
+        return "step" if self.interface(Codecs()).per_step else "sequence"
+
+    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
+        """See `Task.prepare`."""
+        if self.options.lag < self.least:
+            raise DataError(
+                f"{self.name} has lags of {self.least} steps or more, got {setting('lag', self.options.lag)}"
+            )
+        train, valid = self._sequences(0, _SHOWN), self._sequences(1, _VALID)
+        name = f"{self.name.removeprefix('memory-')}, lag {self.options.lag}"
+        return Data(name, codecs or Codecs(), train, valid, None, train.digest + valid.digest, {"valid": _VALID})
+
+    def _sequences(self, part: int, count: int) -> Sequences:
+        per_step = self.interface(Codecs()).per_step
+        inputs, targets = self.draw(np.random.default_rng((_PARTS, part)), count)
+        return Sequences(list(inputs.swapaxes(0, 1)), list(targets.T) if per_step else targets)
+
+    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> NoReturn:
+        """Refuse: the sequences are generated."""
+        raise DataError(f"{self.name} generates its sequences; it reads no files")
+
+    def batches(  # type: ignore[override]
+        self, part: Sequences, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1
+    ) -> Generated:
+        """New sequences for each batch."""
+        return Generated(self, batch // ranks, (_TRAINING, seed, rank))
+
+    def fitting_batch(self, data: Data[Sequences], batch: int, ranks: int) -> int:
+        """The batch as it is, in equal shares."""
+        return max(1, batch // ranks) * ranks
+
+    def figures(self, figures: Figures, part: Sequences) -> Figures:
+        """See `Task.figures`."""
+        return {name: value for name, value in figures.items() if name != "terms"}
+
+    def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
+        """The prediction for each sequence."""
+        output = model.head.output
+
+        def rows() -> Iterator[list[Any]]:
+            for name, raw in zip(part.names, all_raw_outputs(model, part), strict=True):
+                yield [name, output.predict(raw).tolist()]
+
+        return Prediction(("sequence", "prediction"), rows())
+
+
+_PARTS, _TRAINING = 7, 8  # generators of fixed parts and of training data must differ
+
+
+class Generated:
+    """Batches that are drawn when they are read; a batch depends on its step and the seed alone.
+
+    Attributes:
+        terms: the number of terms of an epoch.
+    """
+
+    def __init__(self, task: LagTask, rows: int, seed: tuple[int, ...]) -> None:
+        self._task, self._rows, self._seed = task, rows, seed
+        self.terms = _EPOCH * int(self.batch(0).terms)
+
+    def __len__(self) -> int:
+        return _EPOCH
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step."""
+        inputs, targets = self._task.draw(np.random.default_rng((*self._seed, step)), self._rows)
+        return Batch(inputs, targets, None, None, False, float(targets.size))
+
+
+class Adding(LagTask):
+    """Add the two marked numbers of a sequence.
+
+    A step has a number from U(0, 1) and a mark, which is 1 at a step of the first half and at one of the second; the
+    target is the sum (Hochreiter & Schmidhuber 1997, experiment 4; with these numbers in Arjovsky et al. 2016,
+    arXiv:1511.06464). Answering 1 always has an error of 1/6. The lag is the length of the sequence.
+    """
+
+    name, about = "memory-adding", "add the two marked numbers of a sequence"
+    figure, threshold, guess = "loss", 0.01, 1 / 6
+    least = 4
+
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
+        """See `LagTask.draw`."""
+        steps, half = self.options.lag, self.options.lag // 2
+        inputs = np.zeros((steps, count, 2), np.float32)
+        inputs[..., 0] = generator.random((steps, count))
+        rows = np.arange(count)
+        for places in (generator.integers(0, half, count), generator.integers(half, steps, count)):
+            inputs[places, rows, 1] = 1
+        return inputs, inputs.prod(2).sum(0)[:, None]
+
+    def interface(self, codecs: Codecs) -> Interface:
+        """See `Task.interface`."""
+        return Interface("numeric", 2, Point(1, "mse"), per_step=False)
+
+
+class _Counted(LagTask):
+    """A task of symbols whose figure is the accuracy at some steps."""
+
+    steps: ClassVar[tuple[int, int | None] | None] = None  # None where a sequence has one target
+    symbols: ClassVar[int]
+    classes: ClassVar[int]
+    monitor = "accuracy"
+    maximize = True
+
+    def interface(self, codecs: Codecs) -> Interface:
+        """See `Task.interface`."""
+        per_step = self.steps is not None
+        return Interface("embedding", self.symbols, Categorical(self.classes), per_step=per_step, causal=per_step)
+
+    def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
+        """The accuracy at the steps that need the memory."""
+        from torchmetrics.classification import MulticlassAccuracy
+
+        from throughtime.tasks.metrics import StepAccuracy
+
+        if self.steps is None:
+            return {"accuracy": MulticlassAccuracy(self.classes, average="micro")}
+        return {"accuracy": StepAccuracy(*self.steps)}
+
+
+class Copy(_Counted):
+    """Repeat ten symbols after a pause.
+
+    Ten symbols out of eight, lag - 1 blanks, a delimiter and ten blanks; at the last ten steps the ten symbols have to
+    be repeated, before that the target is the blank (Hochreiter & Schmidhuber 1997; with these settings in Arjovsky et
+    al. 2016, arXiv:1511.06464). The accuracy is that of the ten symbols; guessing has 1/8.
+    """
+
+    name, about = "memory-copy", "repeat ten symbols after a pause"
+    symbols, classes = 10, 9
+    steps, guess = (-10, None), 1 / 8
+    least = 1
+
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
+        """See `LagTask.draw`."""
+        blank, delimiter = 8, 9
+        steps = self.options.lag + 20
+        inputs = np.full((steps, count), blank)
+        targets = np.full((steps, count), blank)
+        inputs[:10] = targets[-10:] = generator.integers(0, 8, (10, count))
+        inputs[-11] = delimiter
+        return inputs, targets
+
+
+class TemporalOrder(_Counted):
+    """Tell in which order two symbols occurred.
+
+    Among four meaningless symbols there are two, each X or Y, one between 10% and 20% of the sequence and one between
+    40% and 50%; a sequence begins with E and ends with B. The four orders are the labels (Hochreiter & Schmidhuber
+    1997, experiment 6a; with these positions for any length in Pascanu et al. 2013, arXiv:1211.5063). Guessing has
+    1/4. The lag is the length of the sequence.
+    """
+
+    name, about = "memory-temporal-order", "tell in which order two symbols occurred"
+    symbols, classes = 8, 4
+    guess = 1 / 4
+    least = 10
+
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
+        """See `LagTask.draw`."""
+        begin, end, x = 4, 5, 6
+        steps = self.options.lag
+        inputs = generator.integers(0, 4, (steps, count))
+        inputs[0], inputs[-1] = begin, end
+        which = generator.integers(0, 2, (2, count))
+        for k, (low, high) in enumerate(((0.1, 0.2), (0.4, 0.5))):
+            places = generator.integers(round(low * steps), round(high * steps) + 1, count)
+            inputs[places, np.arange(count)] = x + which[k]
+        return inputs, 2 * which[0] + which[1]
+
+
+class Parity(_Counted):
+    """Tell whether a sequence of random bits has an odd number of ones.
+
+    One target at the end of the sequence (Hochreiter & Schmidhuber 1997 discuss it as a benchmark of Bengio et al.
+    1994). Guessing has 1/2. The lag is the length of the sequence.
+    """
+
+    name, about = "memory-parity", "tell whether a sequence of bits has an odd number of ones"
+    symbols, classes = 2, 2
+    guess = 1 / 2
+
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
+        """See `LagTask.draw`."""
+        inputs = generator.integers(0, 2, (self.options.lag, count))
+        return inputs, inputs.sum(0) % 2
+
+
+class Reber(_Counted):
+    """Predict the next symbol of strings of the embedded Reber grammar.
+
+    The second symbol, T or P, comes again as the last but one, after a string of the Reber grammar (Hochreiter &
+    Schmidhuber 1997, experiment 1). Here that string is drawn among those that put the two symbols `lag` steps apart.
+    The accuracy is that of the second of the two; guessing has 1/2.
+    """
+
+    name, about = "memory-reber", "predict the next symbol of the embedded Reber grammar"
+    symbols, classes = 7, 7
+    steps, guess = (-2, -1), 1 / 2
+    least = 6
+
+    def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
+        """See `LagTask.draw`."""
+        lag = self.options.lag
+        strings = np.empty((lag + 3, count), np.int64)
+        strings[0], strings[-1] = _B, _E
+        strings[1] = strings[lag + 1] = generator.choice([_T, _P], count)
+        strings[2 : lag + 1] = _reber_strings(generator, lag - 1, count)
+        return strings[:-1], strings[1:]
+
+
+_B, _T, _P, _S, _X, _V, _E = range(7)
+# For each node of the grammar two ways on, each as likely: the symbol and the next node; the last node is the end.
+_SYMBOLS = np.array([[_B, _B], [_T, _P], [_S, _X], [_T, _V], [_X, _S], [_P, _V], [_E, _E], [0, 0]])
+_NEXT = np.array([[1, 1], [2, 3], [2, 4], [3, 5], [3, 6], [4, 6], [7, 7], [7, 7]])
+
+
+@lru_cache(maxsize=16)
+def _chances(length: int) -> Array:
+    """How likely each node is to be at the end after each number of steps, `[length + 1, nodes]`, to a factor a row."""
+    table = np.zeros((length + 1, len(_NEXT)))
+    table[0, -1] = 1
+    for steps in range(1, length + 1):
+        table[steps, :-1] = table[steps - 1][_NEXT[:-1]].mean(1)
+        table[steps] /= table[steps].max()
+    return table
+
+
+def _reber_strings(generator: np.random.Generator, length: int, count: int) -> Array:
+    """Strings of the Reber grammar that have a length, `[length, count]`, as likely as the grammar makes them."""
+    table = _chances(length)
+    found = np.empty((length, count), np.int64)
+    nodes = np.zeros(count, np.int64)
+    for step in range(length):
+        ways = table[length - step - 1][_NEXT[nodes]]
+        second = (generator.random(count) * ways.sum(1) >= ways[:, 0]).astype(int)
+        found[step], nodes = _SYMBOLS[nodes, second], _NEXT[nodes, second]
+    return found
+
+
+LAG_TASKS: dict[str, type[LagTask]] = {
+    kind.name.removeprefix("memory-"): kind for kind in (Adding, Copy, TemporalOrder, Parity, Reber)
+}
+"""The tasks by their short names."""

@@ -1,0 +1,181 @@
+"""A search is pruned, resumed without losing a trial, sees no test data, and writes a configuration."""
+
+import fcntl
+import json
+import re
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pytest
+
+import throughtime
+from throughtime.cli.config_options import from_file
+from throughtime.data.sequences import Sequences
+from throughtime.errors import Interrupted, RunError, UserError
+from throughtime.studies import tune as tuning
+from throughtime.studies.spaces import GENERAL, OF_TASKS, space_for
+from throughtime.training import TrainConfig
+
+optuna = pytest.importorskip("optuna")
+
+SMALL = {"hidden_size": 6, "num_layers": 1, "batch": 16, "steps": 10, "threads": 1, "engine": "reference",
+         "progress": False}  # fmt: skip
+
+
+@pytest.fixture
+def names(tmp_path):
+    draw = np.random.default_rng(0)
+    (tmp_path / "names").mkdir()
+    for label in ("ab", "bc"):
+        lines = ["".join(draw.choice(list(label), 5)) for _ in range(100)]
+        (tmp_path / "names" / f"{label}.txt").write_text("\n".join(lines))
+    return {"data": tmp_path / "names", "task": "classify", "out": tmp_path / "search", **SMALL}
+
+
+def test_the_whole_search(names, tmp_path):
+    found = throughtime.tune(trials=3, cells=["rnn", "gru"], **names)
+    assert [each["number"] for each in found["trials"]] == [0, 1, 2]
+    assert found["trials"][0]["options"]["lr"] == 3e-3  # the usual options come first
+    assert found["defaults"] == found["trials"][0]["value"]
+    assert found["value"] == max(each["value"] for each in found["trials"] if each["value"] is not None)
+    assert found["value"] >= found["defaults"]
+    assert set(found["best"]) == {"cell", "dropout", "lr"}
+    assert found["test"]["sequences"] == 20  # a tenth of the data
+    page = (tmp_path / "search" / "search.html").read_text()
+    assert "The search space" in page
+    fields = from_file(tmp_path / "search" / "best.json")
+    assert {name: fields[name] for name in found["best"]} == found["best"]
+    assert fields["test_share"] == 0.1
+    run = throughtime.train(**fields, out=tmp_path / "run", progress=False)
+    assert run.result["test"]["sequences"] == 20
+
+
+def test_a_killed_search_is_resumed(names):
+    throughtime.tune(trials=2, **names)
+    study = optuna.load_study(study_name="throughtime", storage=f"sqlite:///{names['out'] / 'search.db'}")
+    lost = study.ask({"lr": optuna.distributions.FloatDistribution(3e-4, 3e-2, log=True)})  # as a killed process leaves
+    with patch.object(tuning, "fit", side_effect=tuning.fit) as trained:
+        found = throughtime.tune(trials=4, **names)
+    assert trained.call_count == 2
+    assert len(found["trials"]) == 4
+    again = next(each for each in found["trials"] if each["number"] > lost.number)
+    assert again["options"]["lr"] == lost.params["lr"]
+    with patch.object(tuning, "fit", side_effect=AssertionError):  # no trial is trained twice
+        assert throughtime.tune(trials=4, **names)["trials"] == found["trials"]
+
+
+def test_an_interrupted_trial_is_tried_again(names):
+    with patch.object(tuning, "fit", side_effect=KeyboardInterrupt), pytest.raises(Interrupted, match="after 0 of 1"):
+        throughtime.tune(trials=1, **names)
+    found = throughtime.tune(trials=1, **names)
+    assert found["defaults"] == found["value"]
+
+
+def test_one_process_a_folder(names):
+    names["out"].mkdir()
+    with (names["out"] / "lock").open("a") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(RunError, match=r"another process is tuning in .*sqlite:///"):
+            throughtime.tune(trials=1, **names)
+        url = f"sqlite:///{names['out'] / 'shared.db'}"
+        found = throughtime.tune(trials=1, storage=url, **names)
+        assert len(throughtime.tune(trials=2, storage=url, **names)["trials"]) == 2
+        assert len(found["trials"]) == 1
+
+
+def test_other_settings_are_refused(names):
+    throughtime.tune(trials=1, **names)
+    with pytest.raises(RunError, match=r"the search in .* has steps 10, not 11; choose another directory"):
+        throughtime.tune(trials=1, **{**names, "steps": 11})
+
+
+def test_a_text_has_no_test_part_to_see(tmp_path):
+    text = tmp_path / "text.txt"
+    text.write_text("through time and over again " * 60)
+    kept = []
+
+    def fit(task, data, *rest, **options):
+        kept.append(data)
+        return real(task, data, *rest, **options)
+
+    real = tuning.fit
+    with patch.object(tuning, "fit", fit):
+        found = throughtime.tune(data=text, trials=1, window=8, out=tmp_path / "s", **SMALL)
+    assert kept[0].test is None
+    assert kept[0].valid.symbols == 84  # half of the tenth that is held out
+    assert found["test"]["symbols"] == 83
+    assert found["test"]["bits_per_character"] == pytest.approx(found["test"]["loss"] / np.log(2), rel=1e-6)
+
+
+def test_bad_trials_are_pruned(names):
+    """With figures that fall from trial to trial, all after the first five are worse than the median."""
+    found = []
+
+    def total(model, batches, metrics=None, progress=None):
+        value = 1 / (2 + len(found))
+        return type("Sums", (), {"loss": 1.0, "terms": 1.0, "metrics": {}, "figures": {"loss": 1.0, "accuracy": value}})
+
+    def fit(*given, **options):
+        found.append(given)
+        return real(*given, **options)
+
+    real = tuning.fit
+    with patch.object(tuning, "fit", fit), patch("throughtime.training.callbacks.total", total), patch(
+        "throughtime.training.callbacks.Sums", lambda *given: total(None, None)
+    ), patch.object(tuning, "measured", lambda *given, **rest: {"accuracy": 1 / (2 + len(found))}):  # fmt: skip
+        result = throughtime.tune(trials=7, **{**names, "steps": 20})
+    assert [each["state"] for each in result["trials"]] == ["complete"] * 5 + ["pruned"] * 2
+
+
+@pytest.mark.parametrize("task", ["text", "notes", "classify", "tag"])
+def test_each_task_has_a_space_around_its_usual_options(task):
+    usual = TrainConfig.of(task)
+    space = {each.name: each for each in space_for(usual, {})}
+    assert set(space) == {each.name for each in (*GENERAL, *OF_TASKS.get(task, ()))}
+    values = {**usual.given, "lr": usual.training.learning_rate}
+    for name, each in space.items():
+        assert values[name] in each.choices if each.choices else each.low <= values[name] <= each.high
+    assert "lr" not in {each.name for each in space_for(usual, {"lr": 0.1})}
+
+
+def test_halves_of_sequences_share_nothing():
+    part = Sequences([np.array([k]) for k in range(7)], np.arange(7))
+    data = throughtime.tasks.base.Data("x", None, part, part, None, "", {})
+    search, test = tuning._apart(data)
+    assert sorted([*search.valid.targets, *test.targets]) == list(range(7))
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"trials": 0}, "trials must be at least 1, got 0"),
+        ({"minutes": 0}, "minutes must be a positive number, got 0"),
+        ({"cells": ["rnx", "grx"]}, "(?s)'rnx'.*'grx'"),
+        ({"init_from": "run"}, "init_from fixes"),
+        ({"storage": "nonsense"}, "storage nonsense can't be used"),
+        ({"minutes": 1e-4}, "no trial has come to its end yet"),
+    ],
+)
+def test_mistakes(names, given, told):
+    with pytest.raises(UserError, match=told):
+        throughtime.tune(**{**names, **given})
+
+
+def test_a_file_of_ones_own_cell_is_written(names, tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import throughtime\nfrom throughtime.language import affine, tanh\n\n"
+        "@throughtime.cell\ndef mine(x, h):\n    return tanh(affine('hidden', x, h))\n"
+    )
+    from throughtime.cli.cell_option import named_cell
+
+    throughtime.tune(trials=1, cells=[named_cell(f"{file}:mine")], **names)
+    written = json.loads((names["out"] / "best.json").read_text())
+    assert named_cell(written["cell"]).name == "mine"
+
+
+def test_the_documented_space_is_the_one_searched():
+    page = (Path(__file__).parent.parent / "docs" / "studies.md").read_text()
+    for each in (*GENERAL, *(each for dimensions in OF_TASKS.values() for each in dimensions)):
+        assert re.search(rf"^\| `{each.name}`.*{re.escape(str(each))}", page, re.MULTILINE), each.name
