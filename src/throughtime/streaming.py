@@ -109,6 +109,28 @@ class Stream:
         except (ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{error}.") from None
 
+    def process(self, x: Any) -> Array:
+        """Take the steps of a block, with the state carried from block to block.
+
+        The results have the same bits as those of `step`, however a sequence is cut into blocks.
+
+        Args:
+            x: for one stream an array `[steps, input_size]`, or `[steps]` where a step has one number; for networks
+                that read symbols the ids, an array of integers `[steps]`.
+
+        Returns:
+            The outputs `[steps, output_size]`; `[steps]` where a step has one number in `x` and in the output, and `x`
+            has one axis.
+
+        Raises:
+            UserError: the shape or the type does not fit, the stream has several rows, or another thread is in the
+                middle of a step.
+        """
+        try:
+            return self._machine.process(x)  # type: ignore[no-any-return]
+        except (ValueError, RuntimeError, OverflowError) as error:
+            raise UserError(f"{error}.") from None
+
     def reset(self, rows: int | Sequence[int] | Array | None = None) -> None:
         """Lets streams begin afresh, with the states that the cell declares.
 

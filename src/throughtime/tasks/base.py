@@ -331,8 +331,12 @@ class Generative(Task[S]):
         """Draws a sample, in pieces as they are made."""
 
     @abstractmethod
-    def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str) -> None:
+    def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
         """Writes a sample to a file, after its prompt."""
+
+    def usual_length(self, codecs: Codecs) -> int:
+        """How many symbols or steps a sample has if the user doesn't say."""
+        return 500
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
         """The samples that a finished run is shown with, always the same ones; none where they aren't text."""

@@ -46,6 +46,12 @@ class TrainOptions(TypedDict, total=False):
     # notes
     step: float | None
 
+    # audio; window too
+    rate: int | None
+    channels: Literal["mono", "stereo"] | None
+    quantization: Literal["mu-law", "linear"] | None
+    levels: int | None
+
     # network
     hidden_size: int | None
     num_layers: int | None

@@ -48,7 +48,7 @@ def sample(
     run: Run | str | Path,
     prompt: str = "",
     *,
-    length: int = 500,
+    length: int | None = None,
     seed: int = 0,
     engine: str | None = None,
     **draw: Any,
@@ -57,14 +57,14 @@ def sample(
 
     Args:
         run: the run, or its directory.
-        prompt: what to continue: for text the text, for notes a file; nothing if empty.
-        length: how many symbols or steps to draw.
+        prompt: what to continue: for text the text, for notes or sound a file; nothing if empty.
+        length: how many symbols, steps or samples to draw; the task's usual number if not given.
         seed: of the draws.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         **draw: how to draw, as the task explains: for text `temperature`, `top_k` and `top_p`.
 
     Returns:
-        What follows the prompt, in pieces as they are made: pieces of text, or steps.
+        What follows the prompt, in pieces as they are made: pieces of text, steps, or blocks of samples.
 
     Raises:
         UserError: an argument means nothing, or the run's task isn't one whose network draws anything.
@@ -76,4 +76,6 @@ def sample(
         raise UserError(
             f"{run.path} is a run of task {task.name}, whose network draws nothing; predict applies it to data"
         )
-    return task.sample(run.model(engine), run.description.codecs, prompt, length=length, seed=seed, **draw)
+    codecs = run.description.codecs
+    length = task.usual_length(codecs) if length is None else length
+    return task.sample(run.model(engine), codecs, prompt, length=length, seed=seed, **draw)
