@@ -52,6 +52,13 @@ class TrainOptions(TypedDict, total=False):
     quantization: Literal["mu-law", "linear"] | None
     levels: int | None
 
+    # effect; rate, window, valid_share and test_share too
+    paired: bool | None
+    align: Literal["auto", "off"] | None
+    skip: bool | None
+    segment: float | None
+    burn_in: int | None
+
     # network
     hidden_size: int | None
     num_layers: int | None

@@ -44,6 +44,39 @@ def predict(
     return task.predict(model, task.read_inputs(paths, codecs, progress), codecs)
 
 
+def write_prediction(
+    run: Run | str | Path,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    engine: str | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Write what a run's network predicts for data to a file of the task's own kind: for an effect, a sound.
+
+    Args:
+        run: the run, or its directory.
+        data: files and directories.
+        out: the file; its extension must be one of the task's `prediction_files`.
+        engine: what runs the recurrent layers; the one that the run was trained with if not given.
+        progress: told what is being done, and how far.
+
+    Returns:
+        What was written, in a few words.
+
+    Raises:
+        UserError: the task doesn't write such files.
+        RunError: the run can't be read.
+        DataError: the data can't be read, or don't fit.
+    """
+    paths = [data] if isinstance(data, str | Path) else list(data)
+    run, out = run if isinstance(run, Run) else Run.open(run), Path(out)
+    if out.suffix.lower() not in run.task.prediction_files:
+        kinds = ", ".join(run.task.prediction_files)
+        raise UserError(f"predictions of task {run.task.name} are {f'written to {kinds}' if kinds else 'tables'}")
+    return run.task.write_prediction(run.model(engine), paths, run.description.codecs, out, progress)
+
+
 def sample(
     run: Run | str | Path,
     prompt: str = "",
