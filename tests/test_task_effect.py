@@ -276,7 +276,7 @@ def test_pairs_that_cannot_be_used(tmp_path):
         write(tmp_path / f"{name}.wav", samples, rate)
     for name, message in [
         ("other", r"don't seem to belong together: their correlation is -?0\.0\d+ at best; align off"),
-        ("rate", "the samples per second differ"),
+        ("rate", "has 8000 samples per second, and .*rate.wav 16000: record or convert both at one rate"),
         ("short", r"is 3\.00 s long, and .*short\.wav 0\.50 s"),
         ("silence", r"silence\.wav is silent"),
         ("late", r"late\.wav is 375 ms late, beyond the 100 ms that are aligned \(correlation 0\.\d\d\): cut it"),

@@ -25,6 +25,7 @@ _HOMES = {
     "scaler": ("throughtime.data.scaler", "Scaler"),
     "waveform": ("throughtime.data.waveform", "Waveform"),
     "mu_law": ("throughtime.data.waveform", "MuLaw"),
+    "log_mel": ("throughtime.data.log_mel", "LogMel"),
     "linear": ("throughtime.data.waveform", "Linear"),
 }
 

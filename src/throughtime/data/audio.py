@@ -7,7 +7,6 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -127,21 +126,3 @@ def recordings_of(paths: Sequence[str | Path]) -> tuple[str, list[Recording]]:
     found = find_recordings(paths)
     name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     return name, found
-
-
-def common(recordings: Sequence[Recording], what: str, *, take: Callable[[Recording], Any]) -> Any:
-    """Return the value that all recordings have.
-
-    Args:
-        recordings: the recordings.
-        what: what the value is, for the message.
-        take: the value of a recording.
-
-    Raises:
-        DataError: they differ.
-    """
-    first = recordings[0]
-    for other in recordings:
-        if take(other) != take(first):
-            raise DataError(f"{what} differ: {first.name} has {take(first)}, {other.name} has {take(other)}")
-    return take(first)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from throughtime.data.waveform import MOST_RATE, Samples, Waveform
 from throughtime.errors import DataError, UserError
 from throughtime.packages import require
 from throughtime.paths import display_path, missing
+from throughtime.spelling import option
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -145,6 +146,26 @@ def find_recordings(paths: str | Path | Sequence[str | Path]) -> list[Recording]
             found.append(Recording.open(path))
     if not found:
         raise DataError(f"no data was given: expected sound files ({', '.join(SOUND_FILES)}), or directories of them")
+    return found
+
+
+_COMMON = {"rate": ("samples per second", "resamples them"), "channels": ("channels", "mono averages them")}
+
+
+def common(recordings: Sequence[Recording], what: Literal["rate", "channels"]) -> int:
+    """Return the rate or the channels that all recordings have.
+
+    Raises:
+        DataError: they differ.
+    """
+    first, (words, way_out) = recordings[0], _COMMON[what]
+    for other in recordings:
+        if getattr(other, what) != getattr(first, what):
+            raise DataError(
+                f"the {words} differ: {first.name} has {getattr(first, what)}, {other.name} has "
+                f"{getattr(other, what)}; {option(what)} {way_out}"
+            )
+    found: int = getattr(first, what)
     return found
 
 

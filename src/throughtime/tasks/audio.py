@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from throughtime.codecs import Codecs
-from throughtime.data.audio import Audio, common, cut, quantize, recordings_of, split_recordings
+from throughtime.data.audio import Audio, cut, quantize, recordings_of, split_recordings
 from throughtime.data.linear_prediction import Mixture, fit_predictor, lagged
-from throughtime.data.sound import BLOCK, Recording, are_sounds, sound_writer
+from throughtime.data.sound import BLOCK, Recording, are_sounds, common, sound_writer
 from throughtime.data.waveform import MOST_CHANNELS, MOST_LEVELS, MOST_RATE, Linear, MuLaw, Quantization, Waveform
 from throughtime.errors import DataError, UserError
 from throughtime.options import Count
@@ -303,24 +303,16 @@ class AudioTask(StreamTask[Audio]):
     def _codec(self, recordings: Sequence[Recording]) -> Quantization:
         """The quantization that the options and the recordings ask for."""
         options = self.options
-        rate = options.rate or common(
-            recordings,
-            f"the samples per second of the recordings ({option('rate')} resamples them)",
-            take=lambda r: r.rate,
-        )
+        rate = options.rate or common(recordings, "rate")
         if options.channels is None:
-            channels = common(
-                recordings,
-                f"the channels of the recordings ({option('channels')} mono averages them)",
-                take=lambda r: r.channels,
-            )
+            channels = common(recordings, "channels")
             if channels > MOST_CHANNELS:
                 raise DataError(
                     f"{recordings[0].name} has {channels} channels: {option('channels')} mono averages them"
                 )
         else:
             channels = 1 if options.channels == "mono" else 2
-        return _LAWS[options.quantization](Waveform(int(rate), int(channels)), options.levels)
+        return _LAWS[options.quantization](Waveform(rate, channels), options.levels)
 
     def _audio(
         self, name: str, recordings: Sequence[Recording], codec: Quantization, progress: Progress | None

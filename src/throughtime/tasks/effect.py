@@ -15,7 +15,7 @@ from pydantic import Field
 from throughtime.codecs import Codecs
 from throughtime.data.pairs import Pairs, find_pairs, read_pairs
 from throughtime.data.segments import Segments, WholeSignals, places
-from throughtime.data.sound import BLOCK, SOUND_FILES, Recording, find_recordings, sound_writer
+from throughtime.data.sound import BLOCK, SOUND_FILES, Recording, common, find_recordings, sound_writer
 from throughtime.data.waveform import MOST_RATE, Samples, Waveform
 from throughtime.errors import DataError, UserError
 from throughtime.options import Count, Positive, Share
@@ -289,11 +289,7 @@ def _rate_of(paths: Sequence[str | Path]) -> int:
     Raises:
         DataError: they differ.
     """
-    rates = {recording.rate: recording.name for pair in find_pairs(paths) for recording in pair}
-    if len(rates) > 1:
-        told = ", ".join(f"{name} has {rate}" for rate, name in rates.items())
-        raise DataError(f"the samples per second differ: {told}; {option('rate')} resamples them")
-    return next(iter(rates))
+    return common([dry for dry, _ in find_pairs(paths)], "rate")
 
 
 def _stretch(pairs: Pairs, start: float, stop: float) -> Pairs:

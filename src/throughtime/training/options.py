@@ -36,6 +36,9 @@ class TrainOptions(TypedDict, total=False):
     group_by: str | None
     valid_share: float | None
     test_share: float | None
+    label_pattern: str | None
+    rate: int | None
+    bands: int | None
     class_weights: Literal["none", "balanced"] | None
 
     # tag; min_count, valid_share and test_share too
@@ -46,8 +49,7 @@ class TrainOptions(TypedDict, total=False):
     # notes
     step: float | None
 
-    # audio; window too
-    rate: int | None
+    # audio; window and rate too
     channels: Literal["mono", "stereo"] | None
     quantization: Literal["mu-law", "linear"] | None
     levels: int | None
