@@ -58,6 +58,10 @@ _HOMES = {
     "edit": "throughtime.sight.edit",
     "record": "throughtime.sight.record",
     "Stream": "throughtime.streaming",
+    **dict.fromkeys(
+        ("from_guitarml", "from_nam", "from_rtneural", "to_guitarml", "to_nam", "to_rtneural"),
+        "throughtime.exchange.plugins",
+    ),
     "evaluate": "throughtime.training",
     "fit": "throughtime.training",
     "predict": "throughtime.training",
@@ -73,8 +77,9 @@ _EXTRAS = {"torch": "torch", "onnx": "onnx"} | dict.fromkeys(
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "SequenceClassifier",
     "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "check", "edit", "evaluate", "fit", "freeze",
-    "from_keras", "from_onnx", "from_torch", "load", "predict", "record", "release_memory", "restore", "sample",
-    "save", "to_onnx", "to_torch", "train",
+    "from_guitarml", "from_keras", "from_nam", "from_onnx", "from_rtneural", "from_torch", "load", "predict", "record",
+    "release_memory", "restore", "sample", "save", "to_guitarml", "to_nam", "to_onnx", "to_rtneural", "to_torch",
+    "train",
 ]  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from throughtime.data.waveform import MOST_RATE, Samples, Waveform
 from throughtime.errors import DataError, UserError
+from throughtime.files import replacing
 from throughtime.packages import require
 from throughtime.paths import display_path, missing
 from throughtime.spelling import option
@@ -196,17 +197,12 @@ def sound_writer(path: Path, waveform: Waveform) -> Iterator[Callable[[NDArray[A
     import soundfile
 
     format_, subtype = kinds[path.suffix.lower()]
-    part = path.with_name(path.name + ".part")
+    shape = (waveform.rate, waveform.channels, subtype)
     try:
-        with soundfile.SoundFile(
-            str(part), "w", waveform.rate, waveform.channels, format=format_, subtype=subtype
-        ) as file:
-            yield lambda samples: file.write(np.clip(samples, -1, 1))
-        part.replace(path)
+        with replacing(path) as file, soundfile.SoundFile(file, "w", *shape, format=format_) as sound:
+            yield lambda samples: sound.write(np.clip(samples, -1, 1))
     except soundfile.LibsndfileError as error:
         raise UserError(f"{display_path(path)} can't be written: {error.error_string}") from None
-    finally:
-        part.unlink(missing_ok=True)
 
 
 @contextmanager
