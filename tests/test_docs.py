@@ -41,8 +41,9 @@ def test_commands_and_options_exist(page: Path) -> None:
         if found is None:
             continue
         command, *words = shlex.split(found[1])
+        task = words[words.index("--task") :][:2] if "--task" in words else []  # the help is that of the task
         asked = subprocess.run(
-            [sys.executable, "-m", "throughtime", command, "--help"],
+            [sys.executable, "-m", "throughtime", command, *task, "--help"],
             capture_output=True, text=True, env=os.environ | {"COLUMNS": "200", "NO_COLOR": "1"},
         )  # fmt: skip
         assert asked.returncode == 0, f"{line}: {asked.stderr}"

@@ -4,10 +4,10 @@ ABOUT = "Recurrent networks you can see through, at full speed."
 
 # Each command is a function of its own name in the file of its own name.
 COMMANDS = {
-    "train": "Train a recurrent network on text, labels, notes or tables.",
+    "train": "Train a recurrent network on text, labels, notes, sound or tables.",
     "evaluate": "Measure a trained network on other data.",
     "predict": "Write what a trained network predicts for data.",
-    "sample": "Let a trained network write text or music.",
+    "sample": "Let a trained network write text, music or sound.",
     "inspect": "Write a page that shows what a trained network does with a text.",
     "horizon": "Show how far back a network's gradient reaches.",
     "export": "Write a trained network as a file that other systems run.",
