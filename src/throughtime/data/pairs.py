@@ -26,6 +26,7 @@ _SEARCHED = 1.0  # seconds of latency that are looked for, to say how far off a 
 _COMPARED = 60  # seconds of a pair that are compared
 _DIFFERENCE = 1.0  # seconds by which the lengths of a pair may differ
 _RELATED = 0.1  # the least correlation of a pair that belongs together
+_MOST_NOTES = 4  # on pairs
 _FORMAT = 1  # of what the cache keeps; a change of what is written needs a new number
 
 Progress = Callable[[str, int, int], None]
@@ -124,10 +125,12 @@ def read_pairs(
     for number, (dry, wet) in enumerate(pairs, 1):
         signal, key, note = _read_pair(dry, wet, waveform, align)
         found.append(signal)
-        notes.append(note)
+        notes += [note] if note else []
         digest.update(key.encode())
         if progress:
             progress("reading pairs", number, len(pairs))
+    if len(notes) > _MOST_NOTES:
+        notes = [*notes[:_MOST_NOTES], f"The other {len(notes) - _MOST_NOTES} pairs were aligned likewise."]
     return Pairs(display_path(paths[0]), found, waveform.rate, digest.hexdigest(), notes)
 
 
@@ -158,7 +161,7 @@ def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) 
         latency = counts["latency"]
         moved = f"; it was moved by {_moved(latency)}" if _moved(latency) else ""
         note = (
-            f"{wet.name} is late by {latency} samples ({1000 * latency / waveform.rate:.1f} ms){moved}. Its "
+            f"{wet.name} is late by {latency} sample{'' if latency == 1 else 's'} ({1000 * latency / waveform.rate:.1f} ms){moved}. Its "
             f"correlation with {dry.name} is {counts['correlation'] / 1000:.2f}."
         )
     signal: Any = flat.reshape(-1, 2)

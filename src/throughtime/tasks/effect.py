@@ -124,7 +124,7 @@ class Effect(Task[Pairs]):
             parts.get("test"),
             digest,
             {**counts, "rate": waveform.rate},
-            [note for note in whole.notes if note],
+            whole.notes,
         )
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Pairs:
