@@ -160,9 +160,10 @@ def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) 
     if align:
         latency = counts["latency"]
         moved = f"; it was moved by {_moved(latency)}" if _moved(latency) else ""
+        late = f"{latency} sample{'' if latency == 1 else 's'} ({1000 * latency / waveform.rate:.1f} ms)"
         note = (
-            f"{wet.name} is late by {latency} sample{'' if latency == 1 else 's'} ({1000 * latency / waveform.rate:.1f} ms){moved}. Its "
-            f"correlation with {dry.name} is {counts['correlation'] / 1000:.2f}."
+            f"{wet.name} is late by {late}{moved}. Its correlation with {dry.name} is "
+            f"{counts['correlation'] / 1000:.2f}."
         )
     signal: Any = flat.reshape(-1, 2)
     return signal, key, note
