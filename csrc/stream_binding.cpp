@@ -110,8 +110,10 @@ template <class T> class PythonStream {
 public:
     using Layers = std::vector<std::pair<std::shared_ptr<const Plan>, std::vector<nb::object>>>;
 
-    PythonStream(const Layers& layers, int64_t rows, nb::handle embedding, const std::string& isa)
-        : stream_(read_layers(layers), rows, kernels<T>(isa)) {
+    PythonStream(const Layers& layers, int64_t rows, nb::handle embedding, const std::string& isa, bool skip)
+        : stream_(read_layers(layers), rows, kernels<T>(isa)), skip_(skip) {
+        if (skip && (!embedding.is_none() || stream_.input_width() < stream_.output_width()))
+            throw std::invalid_argument("a skip connection needs an input of numbers, at least as wide as the output");
         if (embedding.is_none()) return;
         PyArrayObject* table = matrix(embedding);
         vocabulary_size_ = PyArray_DIM(table, 0);
@@ -137,7 +139,66 @@ public:
             }
             busy_ = false;
         }
-        write<T>(*to, stream_.output(), stream_.rows(), stream_.output_width());
+        write_output(*to);
+        return result;
+    }
+
+    /// Runs the steps of a block [steps, width], [steps] where the width is 1, or token ids [steps].
+    nb::object process(nb::handle x) {
+        require_idle();
+        if (stream_.rows() != 1)
+            throw std::invalid_argument("process takes a block of one stream, but there are " +
+                                        std::to_string(stream_.rows()) + " rows: make a stream with one row");
+        PyArrayObject* array = array_or_null(x);
+        const int axes = array ? PyArray_NDIM(array) : 0;
+        const bool ids = vocabulary_size_ && axes == 1 && PyArray_ISNOTSWAPPED(array) &&
+                         PyTypeNum_ISINTEGER(PyArray_TYPE(array));
+        const int64_t steps = axes ? PyArray_DIM(array, 0) : 0, width = stream_.input_width();
+        std::optional<Strided> from;
+        if (ids) {
+            from = Strided{PyArray_BYTES(array), PyArray_STRIDE(array, 0), 0};
+            for (int64_t k = 0; k < steps; ++k) token_id(from->at + k * from->row, PyArray_TYPE(array));
+        } else if (!vocabulary_size_ && axes == 1 && width == 1 && PyArray_TYPE(array) == type_number<T> &&
+                   PyArray_ISNOTSWAPPED(array)) {
+            from = Strided{PyArray_BYTES(array), PyArray_STRIDE(array, 0), sizeof(T)};
+        } else if (!vocabulary_size_ && axes == 2) {
+            from = find<T>(array, steps, width);
+        }
+        if (!from)
+            refuse(vocabulary_size_ ? "a block is token ids, an integer array [steps]"
+                                    : std::string("a block is a ") + type_name<T> + " array [steps, " +
+                                          std::to_string(width) + "]" + (width == 1 ? " or [steps]" : ""),
+                   x);
+        const bool flat = axes == 1 && !ids && stream_.output_width() == 1;
+        const npy_intp sizes[] = {steps, stream_.output_width()};
+        nb::object result = nb::steal(PyArray_SimpleNew(flat ? 1 : 2, sizes, type_number<T>));
+        if (!result.is_valid()) throw nb::python_error();
+        Strided to{PyArray_BYTES(array_or_null(result)), 0, sizeof(T)};
+        const int type = PyArray_TYPE(array);
+        auto run = [&] {
+            for (int64_t k = 0; k < steps; ++k) {
+                Strided at = *from;
+                at.at += k * from->row;
+                if (ids) embed(0, token_id(at.at, type));
+                else read<T>(stream_.input(), at, 1, width);
+                stream_.step();
+                write_output(to);
+                to.at += stream_.output_width() * sizeof(T);
+            }
+        };
+        if (stream_.cost() * static_cast<double>(steps) < min_cost_to_release_gil) {
+            run();
+        } else {
+            busy_ = true;
+            try {
+                nb::gil_scoped_release release;
+                run();
+            } catch (...) {  // another thread changed the ids
+                busy_ = false;
+                throw;
+            }
+            busy_ = false;
+        }
         return result;
     }
 
@@ -164,6 +225,7 @@ private:
     static constexpr int64_t min_cost_to_release_gil = 100'000;
 
     Stream<T> stream_;
+    bool skip_;  // whether the input is added to the output
     int64_t vocabulary_size_ = 0;       // 0: the input is vectors
     std::vector<T> embedding_;  // [vocabulary size, input width]
     bool busy_ = false;
@@ -251,18 +313,42 @@ private:
                    x);
         const bool row_axis = PyArray_NDIM(array) == 1;
         for (int64_t r = 0; r < stream_.rows(); ++r) {
-            int64_t token = -1;
-            read_integer(PyArray_BYTES(array) + (row_axis ? r * PyArray_STRIDE(array, 0) : 0), PyArray_TYPE(array),
-                         token);
-            embed(r, token);
+            embed(r, token_id(PyArray_BYTES(array) + (row_axis ? r * PyArray_STRIDE(array, 0) : 0),
+                              PyArray_TYPE(array)));
         }
         return row_axis;
     }
 
-    void embed(int64_t row, int64_t token) {
+    /// The token id at an address, of any integer type.
+    int64_t token_id(const char* at, int type) const {
+        int64_t token = -1;
+        read_integer(at, type, token);
+        require_token_id(token);
+        return token;
+    }
+
+    void require_token_id(int64_t token) const {
         if (token < 0 || token >= vocabulary_size_)
             throw std::invalid_argument("token ids must be from 0 to " + std::to_string(vocabulary_size_ - 1) + ", got " +
                                         std::to_string(token));
+    }
+
+    /// Writes the output, with the input added to it where there is a skip connection.
+    void write_output(Strided to) {
+        write<T>(to, stream_.output(), stream_.rows(), stream_.output_width());
+        if (!skip_) return;
+        for (int64_t r = 0; r < stream_.rows(); ++r)
+            for (int64_t j = 0; j < stream_.output_width(); ++j) {
+                char* at = to.at + r * to.row + j * to.element;
+                T sum;
+                std::memcpy(&sum, at, sizeof sum);
+                sum += stream_.input().at[r * stream_.input().stride + j];
+                std::memcpy(at, &sum, sizeof sum);
+            }
+    }
+
+    void embed(int64_t row, int64_t token) {
+        require_token_id(token);
         const Rows<T> to = stream_.input();
         std::memcpy(to.at + row * to.stride, embedding_.data() + token * stream_.input_width(),
                     stream_.input_width() * sizeof(T));
@@ -272,9 +358,10 @@ private:
 template <class T> void bind_stream(nb::module_& m, const char* name) {
     using Bound = PythonStream<T>;
     nb::class_<Bound>(m, name, "A stack of plans that runs one step at a time and keeps its state.")
-        .def(nb::init<const typename Bound::Layers&, int64_t, nb::handle, const std::string&>(), "layers"_a, "rows"_a,
-             "embedding"_a.none(), "isa"_a)
+        .def(nb::init<const typename Bound::Layers&, int64_t, nb::handle, const std::string&, bool>(), "layers"_a,
+             "rows"_a, "embedding"_a.none(), "isa"_a, "skip"_a = false)
         .def("step", &Bound::step, "x"_a.none(), "out"_a.none(), "Run one step and return the last layer's output.")
+        .def("process", &Bound::process, "x"_a.none(), "Run the steps of a block and return the output of each.")
         .def("state", &Bound::state, "k"_a, "A copy of state `k`, counted over all layers: [rows, width].")
         .def("set_state", &Bound::set_state, "k"_a, "value"_a);
 }

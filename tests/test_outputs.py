@@ -182,7 +182,7 @@ def test_invalid_settings_are_refused(make, message):
         ({"kind": "categorial", "classes": 3}, "unknown output 'categorial', did you mean categorical"),
         (
             {"kind": "x"},
-            "unknown output 'x'; expected one of categorical, bernoulli, point, quantiles, normal, student_t",
+            "unknown output 'x'; expected one of categorical, bernoulli, point, signal, quantiles, normal, student_t",
         ),
         ({"kind": "categorical"}, "'categorical' must have classes, got nothing"),
         ({"kind": "normal", "targets": 1, 3: 4}, "'normal' must have targets, got targets, 3"),

@@ -116,8 +116,8 @@ def test_every_option_is_explained(group, name):
 
 
 def test_an_option_of_another_task_says_whose_it_is():
-    with pytest.raises(TrainingError, match="window is an option of text; this task is classify"):
-        TrainConfig.of("classify", window=3)
+    with pytest.raises(TrainingError, match="vocab_size is an option of text; this task is classify"):
+        TrainConfig.of("classify", vocab_size=3)
 
 
 def test_the_tasks_own_defaults_give_way_to_what_is_given():

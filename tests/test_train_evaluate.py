@@ -9,7 +9,7 @@ from tiny_training import train_tiny
 
 from throughtime.data import Streams
 from throughtime.errors import DataError, RunError
-from throughtime.tasks import text as text_task
+from throughtime.tasks import streams as streams_task
 from throughtime.training import evaluate, evaluation
 
 
@@ -41,7 +41,7 @@ def test_the_figures_are_those_of_the_whole_text_in_one_pass(run, text):
 @pytest.mark.parametrize("window", [1, 7, 10_000])
 def test_the_window_makes_no_difference(run, text, monkeypatch, window):
     expected = evaluate(run, text)["loss"]
-    monkeypatch.setattr(text_task, "READ_AT_ONCE", window)
+    monkeypatch.setattr(streams_task, "READ_AT_ONCE", window)
     assert evaluate(run, text)["loss"] == pytest.approx(expected, rel=1e-12)
 
 

@@ -66,6 +66,10 @@ _HOMES = {
     "compare": "throughtime.studies.compare",
     "memory": "throughtime.studies.memory",
     "tune": "throughtime.studies.tune",
+    **dict.fromkeys(
+        ("from_guitarml", "from_nam", "from_rtneural", "to_guitarml", "to_nam", "to_rtneural"),
+        "throughtime.exchange.plugins",
+    ),
     "evaluate": "throughtime.training",
     "fit": "throughtime.training",
     "predict": "throughtime.training",
@@ -87,8 +91,9 @@ _TRAINING = (
 __all__ = [
     "Cell", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent", "SequenceClassifier",
     "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "check", "compare", "edit", "evaluate", "fit",
-    "freeze", "from_keras", "from_onnx", "from_torch", "load", "memory", "predict", "record", "release_memory",
-    "restore", "sample", "save", "to_c", "to_onnx", "to_torch", "train", "tune",
+    "freeze", "from_guitarml", "from_keras", "from_nam", "from_onnx", "from_rtneural", "from_torch", "load", "memory",
+    "predict", "record", "release_memory", "restore", "sample", "save", "to_c", "to_guitarml", "to_nam", "to_onnx",
+    "to_rtneural", "to_torch", "train", "tune",
 ]  # fmt: skip
 
 

@@ -44,10 +44,13 @@ def dropout(x: object, seed: int, keep_probability: float, scale: float, threads
 class Stream32:
     """A stack of plans that runs one step at a time and keeps its state."""
 
-    def __init__(self, layers: Sequence[tuple[Plan, Sequence[object]]], rows: int, embedding: object | None, isa: str) -> None: ...
+    def __init__(self, layers: Sequence[tuple[Plan, Sequence[object]]], rows: int, embedding: object | None, isa: str, skip: bool = False) -> None: ...
 
     def step(self, x: object | None, out: object | None) -> object:
         """Run one step and return the last layer's output."""
+
+    def process(self, x: object | None) -> object:
+        """Run the steps of a block and return the output of each."""
 
     def state(self, k: int) -> object:
         """A copy of state `k`, counted over all layers: [rows, width]."""
@@ -57,10 +60,13 @@ class Stream32:
 class Stream64:
     """A stack of plans that runs one step at a time and keeps its state."""
 
-    def __init__(self, layers: Sequence[tuple[Plan, Sequence[object]]], rows: int, embedding: object | None, isa: str) -> None: ...
+    def __init__(self, layers: Sequence[tuple[Plan, Sequence[object]]], rows: int, embedding: object | None, isa: str, skip: bool = False) -> None: ...
 
     def step(self, x: object | None, out: object | None) -> object:
         """Run one step and return the last layer's output."""
+
+    def process(self, x: object | None) -> object:
+        """Run the steps of a block and return the output of each."""
 
     def state(self, k: int) -> object:
         """A copy of state `k`, counted over all layers: [rows, width]."""

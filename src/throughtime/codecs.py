@@ -23,6 +23,10 @@ _HOMES = {
     "vocabulary": ("throughtime.data.vocabulary", "Vocabulary"),
     "labels": ("throughtime.data.labels", "Labels"),
     "scaler": ("throughtime.data.scaler", "Scaler"),
+    "waveform": ("throughtime.data.waveform", "Waveform"),
+    "mu_law": ("throughtime.data.waveform", "MuLaw"),
+    "log_mel": ("throughtime.data.log_mel", "LogMel"),
+    "linear": ("throughtime.data.waveform", "Linear"),
 }
 
 

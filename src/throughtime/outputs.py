@@ -209,6 +209,35 @@ class Point(_Regression):
 
 
 @dataclass(frozen=True)
+class Signal(_Regression):
+    """Samples of a signal, trained by their error-to-signal ratio (Wright et al. 2019, DAFx-19).
+
+    Args:
+        targets: channels.
+        pre_emphasis: the coefficient a of the filter y[t] - a y[t-1], which errors and targets pass through; 0: none.
+        dc: the share in the loss of the error of the mean; the rest is that of the error-to-signal ratio.
+    """
+
+    kind, numbers = "signal", 1
+    pre_emphasis: float = 0.85
+    dc: float = 0.25
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("pre_emphasis", "dc"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise UserError(f"{name} must be a number from 0 to 1, got {value!r}.")
+
+    def predict(self, raw: Array) -> Array:
+        """Return the samples, `[..., targets]`."""
+        return raw
+
+    def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
+        raise UserError("a signal output has no distribution to sample from; use predict.")
+
+
+@dataclass(frozen=True)
 class Quantiles(_Regression):
     """Several quantiles per target (Koenker & Bassett 1978).
 
@@ -303,7 +332,7 @@ class StudentT(_Regression):
 
 
 _KINDS: dict[str, type[Output]] = {
-    output.kind: output for output in (Categorical, Bernoulli, Point, Quantiles, Normal, StudentT)
+    output.kind: output for output in (Categorical, Bernoulli, Point, Signal, Quantiles, Normal, StudentT)
 }
 
 

@@ -109,6 +109,28 @@ class Stream:
         except (ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{error}.") from None
 
+    def process(self, x: Any) -> Array:
+        """Take the steps of a block, with the state carried from block to block.
+
+        The results have the same bits as those of `step`, however a sequence is cut into blocks.
+
+        Args:
+            x: for one stream an array `[steps, input_size]`, or `[steps]` where a step has one number; for networks
+                that read symbols the ids, an array of integers `[steps]`.
+
+        Returns:
+            The outputs `[steps, output_size]`; `[steps]` where a step has one number in `x` and in the output, and `x`
+            has one axis.
+
+        Raises:
+            UserError: the shape or the type does not fit, the stream has several rows, or another thread is in the
+                middle of a step.
+        """
+        try:
+            return self._machine.process(x)  # type: ignore[no-any-return]
+        except (ValueError, RuntimeError, OverflowError) as error:
+            raise UserError(f"{error}.") from None
+
     def reset(self, rows: int | Sequence[int] | Array | None = None) -> None:
         """Lets streams begin afresh, with the states that the cell declares.
 
@@ -189,6 +211,7 @@ class _Network:
         embedding: `[symbols, width]`, if the input is symbols.
         head: matrix and bias of the head, if there is one.
         output: what the head's numbers mean.
+        skip: whether the input is added to the output.
         source: the file that it was read from.
     """
 
@@ -197,6 +220,7 @@ class _Network:
     embedding: Array | None = None
     head: tuple[Array, Array] | None = None
     output: Output | None = None
+    skip: bool = False
     source: ModelFile | None = None
 
     @property
@@ -222,7 +246,7 @@ def _machine(network: _Network, rows: int, instruction_set: str) -> Any:
         layers.append((_head_plan(*network.head[0].shape), network.head))
     kind = {"float32": _native.Stream32, "float64": _native.Stream64}[str(network.dtype)]
     try:
-        return kind(layers, rows, network.embedding, instruction_set)
+        return kind(layers, rows, network.embedding, instruction_set, network.skip)
     except ValueError as error:
         raise UserError(f"{error}.") from None
 
@@ -277,7 +301,8 @@ def _of_file(file: ModelFile) -> _Network:
     try:
         if kind == "SequenceModel":
             options = _told_options(settings["recurrent"])
-            return _of_sequence_model(programs, options, file.weights("np"), settings["output"], file)
+            skip = settings["skip"] is True
+            return _of_sequence_model(programs, options, file.weights("np"), settings["output"], skip, file)
         if kind == "Recurrent":
             return _Network(*_layers(programs, _told_options(settings), file.weights("np")), source=file)
         if kind in ("RNN", "LSTM", "GRU"):
@@ -305,6 +330,7 @@ def _of_sequence_model(
     options: Options,
     weights: Mapping[str, Array],
     output: Mapping[str, Any],
+    skip: bool,
     source: ModelFile | None = None,
 ) -> _Network:
     """The network of a sequence model from its weights, called as in the module's `state_dict`.
@@ -321,7 +347,7 @@ def _of_sequence_model(
     if embedding is not None:
         _require_shapes([embedding], [(len(embedding), programs[0].inputs[0].width)])
         embedding = np.ascontiguousarray(embedding)
-    return _Network(layers, starts, embedding, (matrix, bias), meaning, source)
+    return _Network(layers, starts, embedding, (matrix, bias), meaning, skip, source)
 
 
 _Layers = tuple[list[tuple[Program, list[Array]]], list[list[Array]]]  # and what their states start with
@@ -396,7 +422,7 @@ def _of_module(module: Any) -> _Network:
     weights = {name: _array(tensor) for name, tensor in tensors.items()}
     if isinstance(module, SequenceModel):
         output = module.head.output.to_data()
-        return _of_sequence_model(module.recurrent.programs, module.recurrent.options, weights, output)
+        return _of_sequence_model(module.recurrent.programs, module.recurrent.options, weights, output, module.skip)
     if isinstance(module, Recurrent):
         return _Network(*_layers(module.programs, module.options, weights))
     if isinstance(module, nn.RNNBase):

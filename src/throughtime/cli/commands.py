@@ -4,10 +4,10 @@ ABOUT = "Recurrent networks you can see through, at full speed."
 
 # Each command is a function of its own name in the file of its own name.
 COMMANDS = {
-    "train": "Train a recurrent network on text, labels, notes or tables.",
+    "train": "Train a recurrent network on text, labels, notes, sound or tables.",
     "evaluate": "Measure a trained network on other data.",
     "predict": "Write what a trained network predicts for data.",
-    "sample": "Let a trained network write text or music.",
+    "sample": "Let a trained network write text, music or sound.",
     "compare": "Compare cells on your data, with equal budgets.",
     "tune": "Search for the options that do best on your data.",
     "memory": "Measure how long a memory cells learn.",

@@ -14,19 +14,28 @@ from throughtime.errors import UserError
 if TYPE_CHECKING:
     from throughtime.exchange.c.writing import CFile
 
-_KINDS = {".onnx": "ONNX", ".c": "C99"}
+# By the end of a file's name, the function of `throughtime` that writes it.
+_PLUGINS = {".guitarml.json": "to_guitarml", ".json": "to_rtneural", ".nam": "to_nam"}
+_KINDS = (".onnx", ".c", *_PLUGINS)
 
 
 def export(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write; its name ends in .onnx or .c.")],
+    file: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE",
+            help="The file to write; its name ends in .onnx, in .c, or for audio plugins in .json (RTNeural, AIDA-X), "
+            ".nam (Neural Amp Modeler) or .guitarml.json.",
+        ),
+    ],
     *,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there already.")] = False,
     quantize: Annotated[
         str | None, typer.Option("--quantize", metavar="int8", help="Round the matrices of a .c file to int8.")
     ] = None,
 ) -> None:
-    """Write the network as ONNX or as C99, by the end of the file's name.
+    """Write the network as ONNX, as C99 or for audio plugins, by the end of the file's name.
 
     An ONNX file takes ids of symbols, or numbers, and the state, and gives the head's numbers (for text a score of each
     symbol) and the state after the last step.
@@ -34,11 +43,13 @@ def export(
     Its metadata hold the task with its codecs, such as the vocabulary.
 
     A C source, with a header beside it, takes one step at a time and needs math.h alone.
+
+    A file for plugins takes and gives one sample.
     """
     from throughtime.packages import require
     from throughtime.runs import Run
 
-    if file.suffix not in _KINDS:
+    if not file.name.endswith(_KINDS):
         raise UserError(f"{file}: what is written is told by the end of the name, which can be {', '.join(_KINDS)}.")
     if quantize is not None and file.suffix != ".c":
         raise UserError(f"--quantize is for .c files, got {file}.")
@@ -53,6 +64,15 @@ def export(
         console().print(f"[bold]{file}[/]", markup=True)
         show_rows(_rows_of_c(wrote), "  ")
         return
+    for end, writer in _PLUGINS.items():
+        if file.name.endswith(end):
+            with starting():
+                import throughtime
+
+                getattr(throughtime, writer)(opened.model(), file)
+            console().print(f"[bold]{file}[/]", markup=True)
+            show_rows([("size", f"{file.stat().st_size:,} bytes")], "  ")
+            return
     require("onnx")
     with starting():
         from throughtime.exchange.onnx.writing import to_onnx

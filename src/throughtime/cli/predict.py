@@ -30,7 +30,9 @@ def predict(
     *,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help=f"Where to write ({', '.join(_KINDS)}); printed as CSV if not given."),
+        typer.Option(
+            metavar="FILE", help=f"Where to write ({', '.join(_KINDS)}; for effects .wav); printed as CSV if not given."
+        ),
     ] = None,
     encoding_errors: Annotated[
         str | None,
@@ -41,16 +43,23 @@ def predict(
         typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
     ] = None,
 ) -> None:
-    """One row for each sequence, or for each step where the network predicts steps."""
+    """One row for each sequence, or for each step where the network predicts steps; or the sound of an effect."""
     from throughtime.runs import Run
 
-    if out is not None and out.suffix not in _KINDS:
-        raise UserError(f"{display_path(out)}: what is written is told by the end of the name: {', '.join(_KINDS)}.")
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    kinds = (*_KINDS, *opened.task.prediction_files)
+    if out is not None and out.suffix not in kinds:
+        raise UserError(f"{display_path(out)}: what is written is told by the end of the name: {', '.join(kinds)}.")
     announce(opened, data)
     with starting():
         from throughtime.training.display import Display
         from throughtime.training.using import predict as predicted
+        from throughtime.training.using import write_prediction
+    if out is not None and out.suffix not in _KINDS:
+        with Display(shown=True) as display:
+            written = write_prediction(opened, data, out, engine=engine, progress=display.progress)
+        print(f"{written} in {display_path(out)}")
+        return
     with Display(shown=True) as display:
         found = predicted(opened, data, encoding_errors=encoding_errors, engine=engine, progress=display.progress)
         count = _write(found, out)

@@ -16,9 +16,17 @@ def sample(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
     *,
     prompt: Annotated[
-        str, typer.Option(metavar="TEXT|FILE", help="The text, or the file of notes, to continue.", show_default=False)
+        str,
+        typer.Option(
+            metavar="TEXT|FILE", help="The text, or the file of notes or sound, to continue.", show_default=False
+        ),
     ] = "",
-    length: Annotated[int, typer.Option(metavar="N", help="How many symbols or steps to write.")] = 500,
+    length: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", help="How many symbols, steps or samples to write; 500, or 3 s of sound, if not given."
+        ),
+    ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Where to write; text is printed if not given.")
     ] = None,
@@ -37,7 +45,7 @@ def sample(
         typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
     ] = None,
 ) -> None:
-    """Text is printed as it is made, after the prompt; notes are written to a file."""
+    """Text is printed as it is made, after the prompt; notes and sound are written to a file."""
     from throughtime.runs import Run
 
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
@@ -58,5 +66,5 @@ def sample(
         print()
         return
     path = out if out is not None else opened.path / f"sample{task.extension}"
-    task.write_sample(pieces, path, prompt)
+    task.write_sample(pieces, path, prompt, opened.description.codecs)
     print(display_path(path))

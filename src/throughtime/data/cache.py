@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 _DAY = 86_400  # seconds
 
-IdType = np.dtype[np.unsignedinteger[Any]]
+IdType = np.dtype[Any]  # of ids unsigned integers, of samples floating-point numbers
 
 
 def cache_directory() -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.data.lines import read_lines, read_whole
+from throughtime.data.sound import Recording
 from throughtime.data.table import TABLES, Table, read_table
 from throughtime.errors import DataError
 from throughtime.paths import display_path, missing
@@ -26,7 +27,7 @@ _SOURCES = (
 
 @dataclass(frozen=True)
 class Labelled:
-    """Sequences with one label each: either texts or series.
+    """Sequences with one label each: either texts, series or sounds.
 
     Attributes:
         name: what to call the data in a report.
@@ -34,6 +35,7 @@ class Labelled:
         names: what to call each sequence in a report: its file and line, its row, or its group.
         texts: the sequences, if they are text.
         series: the sequences, if they are numbers, each `[T, F]` (float64).
+        recordings: the sequences, if they are sounds.
         features: the names of the F features.
         groups: the group of each sequence, None without `group_by`.
         notes: what the user should know of the reading, one sentence each.
@@ -44,6 +46,7 @@ class Labelled:
     names: list[str]
     texts: list[str] | None = None
     series: list[NDArray[np.float64]] | None = None
+    recordings: list[Recording] | None = None
     features: tuple[str, ...] = ()
     groups: list[str] | None = None
     notes: list[str] = field(default_factory=list)

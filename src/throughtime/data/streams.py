@@ -83,7 +83,9 @@ class Streams:
         return Batch(symbols, targets, None, None, window > 0, targets.size)
 
 
-def fitting_batch(symbols: int, batch: int, window: int, ranks: int = 1) -> int:
+def fitting_batch(
+    symbols: int, batch: int, window: int, ranks: int = 1, what: str = "text", unit: str = "symbol"
+) -> int:
     """The batch to train a text with: the one wanted, or the largest whose streams fill a window.
 
     Args:
@@ -91,6 +93,8 @@ def fitting_batch(symbols: int, batch: int, window: int, ranks: int = 1) -> int:
         batch: how many streams are wanted.
         window: how many steps a window has.
         ranks: how many processes share the streams; the batch is a multiple of it.
+        what: what to call the text in the message.
+        unit: what to call a symbol.
 
     Raises:
         DataError: the text is shorter than a window for each process.
@@ -98,8 +102,8 @@ def fitting_batch(symbols: int, batch: int, window: int, ranks: int = 1) -> int:
     fitting = min(batch, (symbols - 1) // window) // ranks * ranks
     if fitting < 1:
         raise DataError(
-            f"the training text has {symbols} symbols, fewer than one window of {window} steps"
+            f"the training {what} has {symbols} {unit}s, fewer than one window of {window} steps"
             + (f" for each of {ranks} processes" if ranks > 1 else "")
-            + f" ({ranks * window + 1}): give a longer text or a shorter {option('window')}"
+            + f" ({ranks * window + 1}): give a longer {what} or a shorter {option('window')}"
         )
     return fitting

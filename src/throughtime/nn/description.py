@@ -87,6 +87,7 @@ def _described(module: nn.Module) -> Description | None:
             "output": module.head.output.to_data(),
             "dropout": module.dropout,
             "tie": module.tie,
+            "skip": module.skip,
             "recurrent": _settings(module.recurrent),
         }
         task = None if module.task is None else module.task.to_data()
@@ -154,13 +155,14 @@ def _made(description: Description) -> nn.Module:
         if kind == "Recurrent":
             return _recurrent(settings, programs)
         if kind == "SequenceModel":
-            _require(settings, "encoder", "output", "dropout", "tie", "recurrent")
+            _require(settings, "encoder", "output", "dropout", "tie", "skip", "recurrent")
             return SequenceModel(
                 encoder_from(settings["encoder"], programs[0].inputs[0].width),
                 _recurrent(settings["recurrent"], programs),
                 output_from(settings["output"]),
                 dropout=Options(dropout=settings["dropout"]).dropout,
                 tie=settings["tie"] is True,
+                skip=settings["skip"] is True,
             )
         if kind not in DROP_INS:
             raise UserError(f"no model is called {kind!r}{nearest(kind, _MODELS)} (there are: {', '.join(_MODELS)}).")

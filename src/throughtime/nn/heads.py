@@ -78,7 +78,8 @@ class Head(nn.Module, ABC):
             weights: what each loss is multiplied by, broadcast to `[...]`; 0 masks a padded step.
 
         Returns:
-            The sum, a scalar: in nats, or of squared, absolute or pinball errors.
+            The sum, a scalar: in nats, or of squared, absolute or pinball errors; of signals the loss of all steps
+            times their number.
 
         Raises:
             UserError: the targets don't fit.
@@ -90,12 +91,11 @@ class Head(nn.Module, ABC):
         self._check(raw.shape[:-1], targets)
         # A sum of thousands of terms has no digits left in half precision.
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
-        losses = self.losses(raw, targets.to(raw.dtype) if self.output.target_shape else targets)
-        return (losses if weights is None else losses * weights.expand_as(losses)).sum()
+        return self._sum(raw, targets.to(raw.dtype) if self.output.target_shape else targets, weights)
 
     @abstractmethod
-    def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each step or sequence, `[...]`; the arguments are those of `loss_of`."""
+    def _sum(self, raw: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        """Return the loss times its terms; the arguments are those of `loss_of`, in at least single precision."""
 
     def terms(self, targets: Tensor) -> int:
         """Count the steps or sequences that a loss is summed over: divide by it for a mean."""
@@ -110,7 +110,19 @@ class Head(nn.Module, ABC):
         return f"{self.output}, features={self.weight.shape[1]}{', tied=True' if self.tied else ''}"
 
 
-class DistributionHead(Head):
+class StepwiseHead(Head):
+    """A head with a loss for each step or sequence."""
+
+    def _sum(self, raw: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        losses = self.losses(raw, targets)
+        return (losses if weights is None else losses * weights.expand_as(losses)).sum()
+
+    @abstractmethod
+    def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of each step or sequence, `[...]`; the arguments are those of `loss_of`."""
+
+
+class DistributionHead(StepwiseHead):
     """A head whose loss is the negative log-likelihood, in nats."""
 
     @abstractmethod
@@ -163,7 +175,7 @@ class StudentTHead(DistributionHead):
         return distributions.StudentT(*self.output.parameters(raw, _softplus), validate_args=False)
 
 
-class PointHead(Head):
+class PointHead(StepwiseHead):
     """Regression by the squared or the absolute error."""
 
     output: outputs.Point
@@ -173,7 +185,7 @@ class PointHead(Head):
         return (error.square() if self.output.loss == "mse" else error.abs()).sum(-1)
 
 
-class QuantilesHead(Head):
+class QuantilesHead(StepwiseHead):
     """Quantile regression by the pinball error, summed over levels."""
 
     output: outputs.Quantiles
@@ -182,6 +194,36 @@ class QuantilesHead(Head):
         levels = raw.new_tensor(self.output.levels)
         error = targets[..., None] - self.output.by_level(raw)
         return torch.maximum(levels * error, (levels - 1) * error).sum((-1, -2))
+
+
+class SignalHead(Head):
+    """Regression by the error-to-signal ratio of pre-emphasized signals and the error of their means.
+
+    Both are of all sequences of a batch together. The first step of a batch has no step before it to filter with, so
+    it only counts in the means.
+    """
+
+    output: outputs.Signal
+
+    def _sum(self, raw: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
+        if raw.dim() < 2:
+            raise UserError(f"a signal needs a loss per step, [steps, ..., channels], got {list(raw.shape)}.")
+        weights = torch.ones_like(raw[..., 0]) if weights is None else weights.expand_as(raw[..., 0])
+        weights = weights[..., None].to(raw.dtype)
+        count = weights.sum()
+        error = targets - raw
+        energy = (weights[1:] * self._emphasized(targets).square()).sum()
+        ratio = (weights[1:] * self._emphasized(error).square()).sum() / (energy + _SILENCE * weights[1:].sum())
+        mean = (weights * error).sum(0) / weights.sum(0).clamp(min=1)
+        level = (weights * targets.square()).sum() / count.clamp(min=1)
+        dc = mean.square().mean() / (level + _SILENCE)
+        return count * ((1 - self.output.dc) * ratio + self.output.dc * dc)
+
+    def _emphasized(self, signal: Tensor) -> Tensor:
+        return signal[1:] - self.output.pre_emphasis * signal[:-1]
+
+
+_SILENCE = 1e-5  # mean square of a target below which its error counts less and less
 
 
 def _softplus(x: Any) -> Any:
@@ -194,5 +236,6 @@ _HEADS: dict[type[Output], type[Head]] = {
     outputs.Normal: NormalHead,
     outputs.StudentT: StudentTHead,
     outputs.Point: PointHead,
+    outputs.Signal: SignalHead,
     outputs.Quantiles: QuantilesHead,
 }

@@ -31,6 +31,7 @@ class SequenceModel(nn.Module):
             stands in a batch (Gal & Ghahramani 2016, arXiv:1512.05287, there of whole symbols), or an element of the
             layers' output (Zaremba et al. 2014, arXiv:1409.2329). Dropout between layers belongs to the layers.
         tie: whether the head's matrix is the embedding (Press & Wolf 2017, arXiv:1608.05859).
+        skip: whether the first numbers of the input are added to the output, so that the layers learn the difference.
 
     Attributes:
         task: what the network was made for; None if that isn't known.
@@ -49,6 +50,7 @@ class SequenceModel(nn.Module):
         *,
         dropout: float = 0.0,
         tie: bool = False,
+        skip: bool = False,
     ) -> None:
         super().__init__()
         options = recurrent.options
@@ -68,7 +70,13 @@ class SequenceModel(nn.Module):
                 f"an embedding of width {recurrent.input_size} can't be tied to a softmax layer of width "
                 f"{recurrent.output_size}: make both as wide, or leave out the embedding's width."
             )
+        if skip and (isinstance(encoder, Embedding) or encoder.features < output.width or options.returns != "steps"):
+            raise UserError(
+                "a skip connection is for networks with an output for each step that read at least as many numbers as "
+                f"the output has, {output.width}."
+            )
         self.dropout = dropout
+        self.skip = skip
         self.encoder = encoder
         self.recurrent = recurrent
         tied = encoder.get_parameter("weight") if tie else None
@@ -135,8 +143,7 @@ class SequenceModel(nn.Module):
             symbols, say. And the state after the last step.
         """
         features, state = self._features(inputs, state, lengths)
-        found: Tensor = self.head(features)
-        return found, state
+        return self._raw(features, inputs), state
 
     def loss(
         self,
@@ -158,7 +165,13 @@ class SequenceModel(nn.Module):
             The sum, in nats where the head gives probabilities, and the state after the last step.
         """
         features, state = self._features(inputs, state, lengths)
+        if self.skip:
+            return self.head.loss_of(self._raw(features, inputs), targets, weights), state
         return self.head.loss(features, targets, weights), state
+
+    def _raw(self, features: Tensor, inputs: Tensor) -> Tensor:
+        found: Tensor = self.head(features)
+        return found + inputs[..., : found.shape[-1]] if self.skip else found
 
     def _features(self, inputs: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
         rate = self.dropout if self.training else 0.0

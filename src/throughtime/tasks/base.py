@@ -67,6 +67,7 @@ class Interface:
         output: what its output means.
         per_step: whether there is an output for each step, or one for each sequence.
         causal: whether an output must not see later steps, as it predicts them.
+        skip: whether the first numbers of the input are added to the output.
     """
 
     kind: str
@@ -74,6 +75,7 @@ class Interface:
     output: Output
     per_step: bool = True
     causal: bool = False
+    skip: bool = False
 
 
 class Batches(Protocol):
@@ -128,6 +130,7 @@ class Task(ABC, Generic[S]):
         next_commands: what a user may do with a run, with {} for its directory and DATA for the data that trained it.
         baseline_rows: how many rows of a baseline's figures a person is shown.
         fitting: the names of options that say how codecs are fitted.
+        prediction_files: extensions of files, besides tables, that predictions can be written to.
         interfacing: the names of options that two runs must share for one to start from the other's weights.
 
     Args:
@@ -143,6 +146,7 @@ class Task(ABC, Generic[S]):
     next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out predictions.csv")
     baseline_rows: ClassVar[int] = 2
     fitting: ClassVar[Sequence[str]] = ()
+    prediction_files: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
 
     def __init__(self, options: TaskOptions) -> None:
@@ -294,6 +298,31 @@ class Task(ABC, Generic[S]):
     def predict(self, model: SequenceModel, part: S, codecs: Codecs) -> Prediction:
         """What a network predicts for a part of the data."""
 
+    def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:
+        """Figures of the network's use that `evaluate` adds, such as its speed; they vary from run to run."""
+        return {}
+
+    def write_prediction(
+        self, model: SequenceModel, paths: Sequence[str | Path], codecs: Codecs, out: Path, progress: Progress | None
+    ) -> str:
+        """Writes what a network predicts to a file of one of the kinds in `prediction_files`.
+
+        Args:
+            model: the network.
+            paths: the data, as the user gave them.
+            codecs: those of the run.
+            out: the file.
+            progress: told what is being done, and how far.
+
+        Returns:
+            What was written, in a few words.
+
+        Raises:
+            UserError: the task's predictions are tables.
+            DataError: the data can't be read, or don't fit the codecs.
+        """
+        raise UserError(f"predictions of task {self.name} are tables")
+
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[S]) -> dict[str, Any]:
         """What the report that training ends with shows besides the learning curves.
 
@@ -368,8 +397,12 @@ class Generative(Task[S]):
         """Draws a sample, in pieces as they are made."""
 
     @abstractmethod
-    def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str) -> None:
+    def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
         """Writes a sample to a file, after its prompt."""
+
+    def usual_length(self, codecs: Codecs) -> int:
+        """How many symbols or steps a sample has if the user doesn't say."""
+        return 500
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
         """The samples that a finished run is shown with, always the same ones; none where they aren't text."""

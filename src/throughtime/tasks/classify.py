@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import AfterValidator, Field
 
 from throughtime.codecs import Codecs
 from throughtime.data.labelled import Labelled, read_labelled
+from throughtime.data.labelled_sounds import hold_sounds, read_labelled_sounds
 from throughtime.data.labels import Labels
+from throughtime.data.log_mel import BANDS, LogMel
 from throughtime.data.scaler import Scaler
 from throughtime.data.sequences import Sequences
+from throughtime.data.sound import common
 from throughtime.data.splits import split
 from throughtime.data.vocabulary import build_vocabulary
+from throughtime.data.waveform import MOST_RATE
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
 from throughtime.options import Count, Share
 from throughtime.outputs import Categorical
+from throughtime.spelling import option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.options import TaskOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
@@ -32,12 +39,20 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 
+def _pattern(value: str | None) -> str | None:
+    try:
+        re.compile(value or "")
+    except re.error as error:
+        raise ValueError(f"expected a regular expression ({error})") from None
+    return value
+
+
 class ClassifyOptions(TaskOptions):
     """Sequences with a label each.
 
     Attributes:
-        data: a folder with one file per label and one sequence per line, a folder with one folder of files per label,
-            or a table (CSV or Parquet).
+        data: a folder with one file per label and one sequence per line, a folder with one folder of text or sound
+            files per label, or a table (CSV or Parquet).
         valid: data to validate on; a part of the data is held out if not given.
         test: data to measure the trained network on.
         label: the table's column of labels.
@@ -45,8 +60,11 @@ class ClassifyOptions(TaskOptions):
         group: the table's column that tells which rows make one sequence.
         time: the table's column that orders the rows of a sequence.
         columns: the table's numeric columns to read, separated by commas; all others if not given.
-        group_by: the column whose values must not be on both sides of a split, such as a speaker; `text` keeps equal
-            texts on one side.
+        group_by: the column, or the group in `label_pattern`, whose values must not be on both sides of a split, such
+            as a speaker; `text` keeps equal texts on one side.
+        label_pattern: a regular expression for the names of sound files, with a group named label.
+        rate: samples per second, to which sounds are resampled; their own if not given.
+        bands: how many bands of frequencies (mel) a frame of a sound is described by.
         level: what a symbol of a text is.
         min_count: how often a symbol must occur to be in the vocabulary.
         valid_share: the part of the data that is held out to select the weights by.
@@ -61,6 +79,9 @@ class ClassifyOptions(TaskOptions):
     time: str | None = None
     columns: str | None = None
     group_by: str | None = None
+    label_pattern: Annotated[str | None, AfterValidator(_pattern)] = None
+    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
+    bands: Annotated[int, Field(ge=1, le=512)] = BANDS
     level: Literal["char", "word"] = "char"
     min_count: Count | None = None
     valid_share: Share = 0.1
@@ -77,7 +98,7 @@ class Classify(SequenceTask):
     options: ClassifyOptions
     monitor = "accuracy"
     maximize = True
-    fitting = ("min_count",)
+    fitting = ("min_count", "rate", "bands")
     interfacing = ("level",)
 
     @classmethod
@@ -85,6 +106,8 @@ class Classify(SequenceTask):
         """A column of labels, or a folder that has only folders in it."""
         if options.get("label"):
             return "a column of labels is named"
+        if options.get("label_pattern"):
+            return "a pattern of labels is given"
         paths = options.get("data") or ()
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         if len(paths) == 1 and Path(paths[0]).is_dir():
@@ -146,6 +169,8 @@ class Classify(SequenceTask):
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
         output = Categorical(len(codecs.targets))
+        if isinstance(codecs.inputs, LogMel):
+            return Interface("numeric", codecs.inputs.bands, output, per_step=False)
         if isinstance(codecs.inputs, Scaler):
             return Interface("numeric", len(codecs.inputs.mean), output, per_step=False)
         return Interface("embedding", codecs.inputs.size, output, per_step=False)
@@ -248,6 +273,14 @@ class Classify(SequenceTask):
 
     def _read(self, paths: Sequence[str | Path], least_labels: int) -> Labelled:
         options = self.options
+        if options.label_pattern is not None or hold_sounds(paths):
+            given = {"label": options.label, "text": options.text, "group": options.group, "time": options.time}
+            for name, value in {**given, "columns": options.columns}.items():
+                if value is not None:
+                    raise DataError(f"{option(name)} names a column of a table, but the data are sounds: leave it out")
+            return read_labelled_sounds(
+                paths, label_pattern=options.label_pattern, group_by=options.group_by, least_labels=least_labels
+            )
         columns = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
         return read_labelled(
             paths[0] if len(paths) == 1 else list(paths),
@@ -263,6 +296,10 @@ class Classify(SequenceTask):
 
     def _fitted(self, found: Labelled, train: Any) -> Any:
         """The codec of the inputs, fitted on the training part."""
+        if found.recordings is not None:
+            rate = self.options.rate or common(found.recordings, "rate")
+            log_mel = LogMel.at(rate, self.options.bands)
+            return log_mel.fit([found.recordings[k].samples(log_mel.waveform, mix=True) for k in train])
         if found.series is not None:
             return Scaler.fit([found.series[k] for k in train])
         assert found.texts is not None
@@ -270,7 +307,13 @@ class Classify(SequenceTask):
         return build_vocabulary(self.options.level, texts, min_count=self.options.min_count)
 
     def _encoded(self, found: Labelled, codecs: Codecs) -> Sequences:
-        if found.series is not None:
+        if isinstance(codecs.inputs, LogMel) != (found.recordings is not None):
+            kinds = ("sounds", "other data") if found.recordings is not None else ("not sounds", "sounds")
+            raise DataError(f"{found.name}: these are {kinds[0]}, but the network was trained on {kinds[1]}")
+        if found.recordings is not None:
+            waveform = codecs.inputs.waveform
+            inputs = [codecs.inputs.encode(sound.samples(waveform, mix=True)) for sound in found.recordings]
+        elif found.series is not None:
             inputs = [codecs.inputs.encode(series) for series in found.series]
         else:
             inputs = [np.asarray(codecs.inputs.encode(text), np.int64) for text in found.texts or ()]

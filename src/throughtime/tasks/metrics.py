@@ -97,3 +97,62 @@ class SpanF1(Metric):
     def compute(self) -> Tensor:
         """Return the F1 so far."""
         return 2 * self.right / self.total.clamp(min=1)
+
+
+class ErrorToSignal(Metric):
+    """The energy of the error of signals as a share of the energy of the targets (ESR).
+
+    Args:
+        pre_emphasis: the coefficient a of the filter y[t] - a y[t-1], through which both pass first. Each stretch that
+            is measured at a time then counts from its second step on.
+
+    Source:
+        Wright, Damskägg & Välimäki 2019, "Real-time black-box modelling with recurrent neural networks" (DAFx-19).
+    """
+
+    higher_is_better = False
+    error: Tensor
+    energy: Tensor
+
+    def __init__(self, pre_emphasis: float = 0.0) -> None:
+        super().__init__()
+        self.pre_emphasis = pre_emphasis
+        self.add_state("error", torch.zeros((), dtype=torch.float64), "sum")
+        self.add_state("energy", torch.zeros((), dtype=torch.float64), "sum")
+
+    def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
+        """Add signals `[N, channels]`, which are stretches of the given lengths, one after another."""
+        cuts = lengths.tolist()
+        stretches = (torch.split(x.double(), cuts) for x in (raw, targets))
+        for found, true in zip(*stretches, strict=True):
+            error = true - found
+            if self.pre_emphasis:
+                error, true = (x[1:] - self.pre_emphasis * x[:-1] for x in (error, true))
+            self.error += error.square().sum()
+            self.energy += true.square().sum()
+
+    def compute(self) -> Tensor:
+        """Return the ratio so far."""
+        return self.error / self.energy.clamp(min=1e-12)
+
+
+class AbsoluteError(Metric):
+    """The mean absolute error of signals."""
+
+    higher_is_better = False
+    error: Tensor
+    count: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("error", torch.zeros((), dtype=torch.float64), "sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), "sum")
+
+    def update(self, raw: Tensor, targets: Tensor) -> None:
+        """Add signals `[N, channels]`."""
+        self.error += (raw.double() - targets).abs().sum()
+        self.count += targets.numel()
+
+    def compute(self) -> Tensor:
+        """Return the mean so far."""
+        return self.error / self.count.clamp(min=1)

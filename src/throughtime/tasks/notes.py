@@ -237,7 +237,7 @@ class Notes(SequenceTask, Generative[Sequences]):
 
         return steps()
 
-    def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str) -> None:
+    def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
         """The prompt and the steps that follow it as MIDI, at 60 beats per minute.
 
         Raises:

@@ -10,23 +10,20 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from throughtime.codecs import Codecs
 from throughtime.data.corpus import Corpus, Part, encode_text, prepare_text
-from throughtime.data.streams import Streams, fitting_batch
+from throughtime.data.streams import Streams
 from throughtime.errors import DataError, UserError
 from throughtime.levels import UNITS
 from throughtime.options import Count
 from throughtime.outputs import Categorical
 from throughtime.spelling import option
-from throughtime.tasks.base import Data, Figures, Generative, Interface, Prediction, Progress, require_known
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, require_known
+from throughtime.tasks.streams import StreamOptions, StreamTask
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.sight.report.passage import Passage
 
 _log = logging.getLogger("throughtime")
-
-READ_AT_ONCE = 500
-"""Steps of a text that are measured at a time: bounds the memory, and changes nothing else."""
 
 TEMPERATURE = 0.8  # of the samples that a run is shown with
 _SAMPLES = 2
@@ -35,7 +32,7 @@ _FOLLOWED, _LOSSES = 300, 40  # symbols that gradients are followed through, and
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
 
 
-class TextOptions(TaskOptions):
+class TextOptions(StreamOptions):
     """Text.
 
     Attributes:
@@ -45,20 +42,18 @@ class TextOptions(TaskOptions):
         level: what a symbol is.
         vocab_size: the most symbols that the vocabulary may have; the most frequent ones are kept.
         min_count: how often a symbol must occur to be in the vocabulary.
-        window: steps of truncated backpropagation through time.
     """
 
     task: Literal["text"] = "text"
     level: Literal["char", "word", "bpe"] = "char"
     vocab_size: Count | None = None
     min_count: Count | None = None
-    window: Count = 50
 
 
-class Text(Generative[Part]):
+class Text(StreamTask[Part]):
     """Predict the next character, word or byte pair of a text."""
 
-    name = "text"
+    name = row = "text"
     about = "predict the next character, word or byte pair"
     Options = TextOptions
     options: TextOptions
@@ -102,28 +97,6 @@ class Text(Generative[Part]):
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
         return Interface("embedding", codecs.inputs.size, Categorical(codecs.inputs.size), causal=True)
-
-    def batches(self, part: Part, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Streams:
-        """The text as parallel streams, cut into windows."""
-        return Streams(part.ids, batch, self.options.window, rank, ranks)
-
-    def reading(
-        self, part: Part, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1
-    ) -> Streams:
-        """One stream, through which the state is carried; or parallel ones, each of which begins without a past.
-
-        A text that is too short for the processes to share is read whole by each.
-        """
-        ids = part.ids if terms is None else part.ids[: terms + 1]
-        window = READ_AT_ONCE if batch == 1 else self.options.window
-        batch = max(1, min(batch, (len(ids) - 1) // window))
-        if batch < ranks:
-            return Streams(ids, 1, window)
-        return Streams(ids, batch // ranks * ranks, window, rank, ranks)
-
-    def fitting_batch(self, data: Data[Part], batch: int, ranks: int) -> int:
-        """The streams whose length fills a window."""
-        return fitting_batch(data.train.symbols, batch, self.options.window, ranks)
 
     def figures(self, figures: Figures, part: Part) -> Figures:
         """See `Task.figures`.
@@ -244,7 +217,7 @@ class Text(Generative[Part]):
 
         return pieces()
 
-    def write_sample(self, pieces: Iterable[str], path: Path, prompt: str) -> None:
+    def write_sample(self, pieces: Iterable[str], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
         """The prompt and what follows it, in UTF-8."""
         with path.open("w", encoding="utf-8") as file:
             file.write(prompt)

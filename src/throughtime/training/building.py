@@ -94,7 +94,9 @@ def build_model(
         programs, network.hidden_size, engine=engine, returns=returns, **network.layer_options()
     )
     encoder = encoder_from({"kind": interface.kind, "size": interface.size}, recurrent.input_size)
-    model = SequenceModel(encoder, recurrent, interface.output, dropout=network.dropout, tie=network.tie)
+    model = SequenceModel(
+        encoder, recurrent, interface.output, dropout=network.dropout, tie=network.tie, skip=interface.skip
+    )
     bias = None
     if forgets(programs[0]) and network.chrono is None:
         bias = keeping(programs[0]).get("forget", 1.0) if network.forget_bias is None else network.forget_bias

@@ -130,7 +130,7 @@ class Validation(Callback):
 
 
 class BestWeights(Callback):
-    """Keeps the weights that were best on the held-out data.
+    """Keeps the weights that were best on the held-out data; of equal ones, those with the lowest loss.
 
     Args:
         keep: called with the network whose weights are the best so far, in the first process; without it a copy of
@@ -146,6 +146,7 @@ class BestWeights(Callback):
 
     def __init__(self, keep: Callable[[SequenceModel], None] | None = None) -> None:
         self.best: float | None = None
+        self.loss = math.inf
         self.step = 0
         self.weights: dict[str, torch.Tensor] = {}
         self._keep = keep or self._copy
@@ -153,9 +154,10 @@ class BestWeights(Callback):
     def on_validation(self, fit: Fit) -> None:
         """Keeps the weights if they are the best."""
         assert fit.figures is not None
-        found = fit.figures[fit.task.monitor]
-        if self.best is None or (found > self.best if fit.task.maximize else found < self.best):
-            self.best, self.step = found, fit.step
+        found, loss = fit.figures[fit.task.monitor], fit.figures["loss"]
+        better = self.best is None or (found > self.best if fit.task.maximize else found < self.best)
+        if better or (found == self.best and loss < self.loss):
+            self.best, self.loss, self.step = found, loss, fit.step
             if fit.fabric.is_global_zero:
                 self._keep(fit.model)
 
@@ -164,11 +166,11 @@ class BestWeights(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """See `Callback.state_dict`."""
-        return {"best": self.best, "step": self.step}
+        return {"best": self.best, "loss": self.loss, "step": self.step}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """See `Callback.load_state_dict`."""
-        self.best, self.step = state["best"], state["step"]
+        self.best, self.loss, self.step = state["best"], state["loss"], state["step"]
 
 
 class MetricsRows(Callback):

@@ -106,8 +106,9 @@ def evaluated(
     task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
     model = run.model(engine).to(run.device)
     part = task.read(paths, codecs, progress)
+    figures = measured(model, task, part, progress=progress)
     return Evaluation(
-        measured(model, task, part, progress=progress),
+        {**figures, **task.usage_figures(model, codecs)},
         task.baseline_figures(run.description.baselines, part, codecs),
     )
 

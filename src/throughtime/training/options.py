@@ -36,6 +36,9 @@ class TrainOptions(TypedDict, total=False):
     group_by: str | None
     valid_share: float | None
     test_share: float | None
+    label_pattern: str | None
+    rate: int | None
+    bands: int | None
     class_weights: Literal["none", "balanced"] | None
 
     # tag; min_count, valid_share and test_share too
@@ -45,6 +48,18 @@ class TrainOptions(TypedDict, total=False):
 
     # notes
     step: float | None
+
+    # audio; window and rate too
+    channels: Literal["mono", "stereo"] | None
+    quantization: Literal["mu-law", "linear"] | None
+    levels: int | None
+
+    # effect; rate, window, valid_share and test_share too
+    paired: bool | None
+    align: Literal["auto", "off"] | None
+    skip: bool | None
+    segment: float | None
+    burn_in: int | None
 
     # network
     cell_options: Mapping[str, bool | int | float | str | None] | None

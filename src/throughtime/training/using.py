@@ -44,11 +44,44 @@ def predict(
     return task.predict(model, task.read_inputs(paths, codecs, progress), codecs)
 
 
+def write_prediction(
+    run: Run | str | Path,
+    data: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    engine: str | None = None,
+    progress: Progress | None = None,
+) -> str:
+    """Write what a run's network predicts for data to a file of the task's own kind: for an effect, a sound.
+
+    Args:
+        run: the run, or its directory.
+        data: files and directories.
+        out: the file; its extension must be one of the task's `prediction_files`.
+        engine: what runs the recurrent layers; the one that the run was trained with if not given.
+        progress: told what is being done, and how far.
+
+    Returns:
+        What was written, in a few words.
+
+    Raises:
+        UserError: the task doesn't write such files.
+        RunError: the run can't be read.
+        DataError: the data can't be read, or don't fit.
+    """
+    paths = [data] if isinstance(data, str | Path) else list(data)
+    run, out = run if isinstance(run, Run) else Run.open(run), Path(out)
+    if out.suffix.lower() not in run.task.prediction_files:
+        kinds = ", ".join(run.task.prediction_files)
+        raise UserError(f"predictions of task {run.task.name} are {f'written to {kinds}' if kinds else 'tables'}")
+    return run.task.write_prediction(run.model(engine), paths, run.description.codecs, out, progress)
+
+
 def sample(
     run: Run | str | Path,
     prompt: str = "",
     *,
-    length: int = 500,
+    length: int | None = None,
     seed: int = 0,
     engine: str | None = None,
     **draw: Any,
@@ -57,14 +90,14 @@ def sample(
 
     Args:
         run: the run, or its directory.
-        prompt: what to continue: for text the text, for notes a file; nothing if empty.
-        length: how many symbols or steps to draw.
+        prompt: what to continue: for text the text, for notes or sound a file; nothing if empty.
+        length: how many symbols, steps or samples to draw; the task's usual number if not given.
         seed: of the draws.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         **draw: how to draw, as the task explains: for text `temperature`, `top_k` and `top_p`.
 
     Returns:
-        What follows the prompt, in pieces as they are made: pieces of text, or steps.
+        What follows the prompt, in pieces as they are made: pieces of text, steps, or blocks of samples.
 
     Raises:
         UserError: an argument means nothing, or the run's task isn't one whose network draws anything.
@@ -76,4 +109,6 @@ def sample(
         raise UserError(
             f"{run.path} is a run of task {task.name}, whose network draws nothing; predict applies it to data"
         )
-    return task.sample(run.model(engine), run.description.codecs, prompt, length=length, seed=seed, **draw)
+    codecs = run.description.codecs
+    length = task.usual_length(codecs) if length is None else length
+    return task.sample(run.model(engine), codecs, prompt, length=length, seed=seed, **draw)

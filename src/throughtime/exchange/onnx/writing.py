@@ -144,6 +144,11 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
     else:
         matrix = graph.constant(array(module.head.weight).T, "head_weight")
     raw = graph.add("Add", graph.add("MatMul", y, matrix), graph.constant(array(module.head.bias), "head_bias"))
+    if module.skip:
+        first = graph.add(
+            "Slice", x, *(graph.constant(np.array([k]), f"skip_{k}") for k in (0, module.head.output.width, 2))
+        )
+        raw = graph.add("Add", raw, first)
     axes = ("T", "B") if module.per_step else ("B",)
     name = "logits" if isinstance(module.head.output, Categorical | Bernoulli) else "output"
     graph.output(name, raw, stack.dtype, (*axes, module.head.output.width))

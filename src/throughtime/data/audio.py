@@ -1,0 +1,128 @@
+"""Recordings as one long row of quantized samples."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from throughtime.data import cache
+from throughtime.data.sound import Recording, find_recordings
+from throughtime.data.vocabulary import Ids
+from throughtime.data.waveform import Quantization
+from throughtime.errors import DataError
+from throughtime.paths import display_path
+
+_FORMAT = 1  # of what the cache keeps; a change of what is written needs a new number
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Audio:
+    """Quantized samples of one or more recordings, one after another.
+
+    Attributes:
+        name: what to call them in a report.
+        ids: the level of each sample `[n]`, in a file that is read as needed.
+        digest: tells the samples.
+        clipped: how many samples were beyond -1 and 1.
+        silent: how many recordings have the same sample throughout.
+    """
+
+    name: str
+    ids: Ids
+    digest: str
+    clipped: int
+    silent: int
+
+
+def quantize(
+    name: str,
+    recordings: Sequence[Recording],
+    codec: Quantization,
+    *,
+    mix: bool = False,
+    progress: Progress | None = None,
+) -> Audio:
+    """Read recordings, resample and quantize them, or find the result in the cache.
+
+    Args:
+        name: what to call them in a report.
+        recordings: the recordings.
+        codec: the rate, channels and levels.
+        mix: whether to average the channels of a stereo file where mono is expected.
+        progress: told how many seconds have been read.
+
+    Raises:
+        DataError: a file can't be read or doesn't fit, or the disk is full.
+    """
+    identity = [_FORMAT, codec.to_data(), mix, [recording.digest for recording in recordings]]
+    key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
+    counts = {"clipped": 0, "silent": 0}
+
+    def arrays() -> Iterator[Ids]:
+        seconds, whole = 0.0, sum(recording.seconds for recording in recordings)
+        for recording in recordings:
+            least, most = np.inf, -np.inf
+            for block in recording.blocks(codec.waveform, mix=mix):
+                counts["clipped"] += int((np.abs(block) > 1).sum())
+                least, most = min(least, block.min()), max(most, block.max())
+                yield codec.encode(block)
+            counts["silent"] += int(least == most)
+            seconds += recording.seconds
+            if progress:
+                progress("reading sound", round(seconds), max(1, round(whole)))
+
+    directory = cache.cache_directory()
+    kept = cache.load_ids(directory, key, codec.dtype)
+    if kept is not None:
+        ids, counts = kept
+    else:
+        ids = cache.store_ids(directory, key, codec.dtype, arrays(), counts)
+    return Audio(name, ids, key, **counts)
+
+
+def split_recordings(name: str, audio: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
+    """Hold out every tenth recording for validation, or the last one of fewer.
+
+    Raises:
+        DataError: there is one recording alone.
+    """
+    if len(audio) < 2:
+        raise DataError(f"{name} has one recording, which can't be divided by files")
+    step = min(10, len(audio))
+    held = set(range(step - 1, len(audio), step))
+    return [r for k, r in enumerate(audio) if k not in held], [audio[k] for k in sorted(held)]
+
+
+def cut(audio: Audio, share: float, channels: int) -> tuple[Audio, Audio]:
+    """Hold out the end of a recording.
+
+    Args:
+        audio: the recording.
+        share: of the samples.
+        channels: how many samples belong together.
+
+    Raises:
+        DataError: the recording is too short.
+    """
+    at = int(len(audio.ids) * (1 - share)) // channels * channels
+    if at < 2 or len(audio.ids) - at < 2:
+        raise DataError(f"{audio.name} has {len(audio.ids)} samples, too few to hold out a part of them")
+
+    def part(ids: Ids, side: str) -> Audio:
+        return Audio(audio.name, ids, f"{audio.digest}{side}{at}", audio.clipped, audio.silent)
+
+    return part(audio.ids[:at], "<"), part(audio.ids[at:], ">")
+
+
+def recordings_of(paths: Sequence[str | Path]) -> tuple[str, list[Recording]]:
+    """Return what to call data in a report, and its recordings; see `find_recordings`."""
+    found = find_recordings(paths)
+    name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    return name, found

@@ -1,0 +1,96 @@
+"""Sounds with one label each, from directories by label or from the names of files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from throughtime.data.labelled import Labelled
+from throughtime.data.sound import SOUND_FILES, Recording
+from throughtime.errors import DataError
+from throughtime.paths import display_path, missing
+from throughtime.spelling import option
+
+
+def hold_sounds(paths: Sequence[str | Path]) -> bool:
+    """Whether paths are sound files, or directories with sound files somewhere in them."""
+
+    def is_sound(path: Path) -> bool:
+        return path.suffix.lower() in SOUND_FILES
+
+    return bool(paths) and all(
+        any(map(is_sound, path.rglob("*"))) if path.is_dir() else is_sound(path) for path in map(Path, paths)
+    )
+
+
+def read_labelled_sounds(
+    paths: Sequence[str | Path], *, label_pattern: str | None = None, group_by: str | None = None, least_labels: int = 2
+) -> Labelled:
+    """Find sounds with one label each.
+
+    Args:
+        paths: directories and sound files. Without a pattern, the label is the name of the directory that a file is in.
+        label_pattern: a regular expression to search for in the names of files, with a group named label (or one group
+            alone).
+        group_by: the name of another group in the pattern, whose values a split must keep on one side.
+        least_labels: how many distinct labels there must be. With 0, files whose names have no label are all without.
+
+    Raises:
+        DataError: a path is missing, a file can't be read, a name doesn't match, or there are too few labels.
+    """
+    files = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise DataError(missing(path, "file or directory"))
+        found = sorted(path.rglob("*")) if path.is_dir() else [path]
+        files += [(file, path) for file in found if file.is_file() and file.suffix.lower() in SOUND_FILES]
+    name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
+    if not files:
+        raise DataError(f"{name} has no sound files ({', '.join(SOUND_FILES)})")
+    labels, groups = _from_names(files, label_pattern, group_by, least_labels == 0)
+    if label_pattern is None:
+        if group_by is not None:
+            raise DataError(
+                f"{option('group_by')} of sounds names a group in {option('label_pattern')}, which isn't given"
+            )
+        if all(file.parent != path for file, path in files) or least_labels:
+            labels = [display_path(file.parent.name) for file, _ in files]
+    distinct = sorted(set(labels))
+    if len(distinct) < least_labels:
+        only = f" ({distinct[0]!r})" if distinct else ""
+        raise DataError(
+            f"{name} has {len(distinct)} label{only}; {least_labels} or more are needed: one directory for each, or "
+            f"{option('label_pattern')} for the names of files"
+        )
+    names = [display_path(file.relative_to(path) if file != path else file.name) for file, path in files]
+    recordings = [Recording.open(file, shown) for (file, _), shown in zip(files, names, strict=True)]
+    return Labelled(name, labels, names, recordings=recordings, groups=groups)
+
+
+def _from_names(
+    files: Sequence[tuple[Path, Path]], pattern: str | None, group_by: str | None, optional: bool
+) -> tuple[list[str], list[str] | None]:
+    """The labels and the groups that the names of files tell."""
+    if pattern is None:
+        return [], None
+    compiled = re.compile(pattern)
+    if "label" not in compiled.groupindex and compiled.groups != 1:
+        raise DataError(
+            f"{option('label_pattern')} {pattern!r} must have a group named label, such as (?P<label>[0-9]+), or one "
+            f"group alone; it has {compiled.groups}"
+        )
+    if group_by is not None and group_by not in compiled.groupindex:
+        raise DataError(
+            f"{option('group_by')} {group_by!r} is not a group in {option('label_pattern')}; known are "
+            f"{', '.join(compiled.groupindex) or 'none'}"
+        )
+    matches = [(file, compiled.search(file.name)) for file, _ in files]
+    for file, match in matches:
+        if match is None:
+            if optional:
+                return [], None
+            raise DataError(f"{display_path(file.name)} does not match {option('label_pattern')} {pattern!r}")
+    label = "label" if "label" in compiled.groupindex else 1
+    found = [match for _, match in matches if match is not None]
+    return [match[label] or "" for match in found], None if group_by is None else [match[group_by] for match in found]

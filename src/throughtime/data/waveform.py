@@ -1,0 +1,144 @@
+"""How a network's numbers are related to samples of sound. Needs NumPy alone."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.errors import DataError
+
+Samples = NDArray[np.float32]
+
+MOST_RATE, MOST_CHANNELS, MOST_LEVELS = 768_000, 2, 1 << 16
+
+
+@dataclass(frozen=True)
+class Waveform:
+    """Samples as they are, at one rate and with one number of channels.
+
+    Attributes:
+        rate: samples of a channel per second.
+        channels: 1 or 2.
+    """
+
+    rate: int
+    channels: int = 1
+
+    def __post_init__(self) -> None:
+        _require("rate", self.rate, 1, MOST_RATE)
+        _require("channels", self.channels, 1, MOST_CHANNELS)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what `of_data` reads."""
+        return {"kind": "waveform", "rate": self.rate, "channels": self.channels}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_data` returned.
+
+        Raises:
+            DataError: the data is damaged.
+        """
+        return cls(data.get("rate", 0), data.get("channels", 0))
+
+
+@dataclass(frozen=True)
+class Quantization(ABC):
+    """Samples rounded to levels, whose numbers are the symbols of a network. Channels take turns: left, right, left.
+
+    Attributes:
+        waveform: the rate and channels of the samples.
+        levels: how many levels there are between -1 and 1.
+    """
+
+    kind: ClassVar[str]
+    waveform: Waveform
+    levels: int = 256
+
+    def __post_init__(self) -> None:
+        _require("levels", self.levels, 2, MOST_LEVELS)
+
+    @property
+    def size(self) -> int:
+        """The number of symbols."""
+        return self.levels
+
+    @property
+    def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
+        """The smallest type that holds every symbol."""
+        return np.dtype(np.uint8 if self.levels <= 256 else np.uint16)
+
+    @property
+    def edges(self) -> NDArray[np.float64]:
+        """The bounds of the levels `[levels + 1]`: level k holds the samples from edge k to edge k + 1."""
+        inner = self.expand((np.arange(1, self.levels) * 2 - 1) / (self.levels - 1) - 1)
+        return np.concatenate([[-math.inf], inner, [math.inf]])
+
+    def encode(self, samples: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
+        """Return the level of each sample, flattened; samples beyond -1 and 1 take the outermost levels."""
+        curve = self.compress(np.clip(np.asarray(samples, np.float64).reshape(-1), -1, 1))
+        return np.floor((curve + 1) / 2 * (self.levels - 1) + 0.5).astype(self.dtype)
+
+    def decode(self, ids: NDArray[Any]) -> Samples:
+        """Return levels `[n]` as samples `[n / channels, channels]`."""
+        samples = self.expand(np.asarray(ids, np.float64) * 2 / (self.levels - 1) - 1)
+        return samples.astype(np.float32).reshape(-1, self.waveform.channels)
+
+    @abstractmethod
+    def compress(self, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Map samples between -1 and 1 to a scale on which the levels are equally far apart."""
+
+    @abstractmethod
+    def expand(self, curve: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Invert `compress`."""
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what `of_data` reads."""
+        return {"kind": self.kind, "waveform": self.waveform.to_data(), "levels": self.levels}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_data` returned.
+
+        Raises:
+            DataError: the data is damaged.
+        """
+        waveform = data.get("waveform")
+        return cls(Waveform.of_data(waveform if isinstance(waveform, dict) else {}), data.get("levels", 0))
+
+
+class MuLaw(Quantization):
+    """Levels that are closer together near 0, by the mu-law of ITU-T G.711 with mu = levels - 1."""
+
+    kind = "mu_law"
+
+    def compress(self, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        mu = self.levels - 1
+        return np.asarray(np.sign(samples) * np.log1p(mu * np.abs(samples)) / math.log1p(mu))
+
+    def expand(self, curve: NDArray[np.float64]) -> NDArray[np.float64]:
+        mu = self.levels - 1
+        return np.asarray(np.sign(curve) * np.expm1(np.abs(curve) * math.log1p(mu)) / mu)
+
+
+class Linear(Quantization):
+    """Levels that are equally far apart."""
+
+    kind = "linear"
+
+    def compress(self, samples: NDArray[np.float64]) -> NDArray[np.float64]:
+        return samples
+
+    def expand(self, curve: NDArray[np.float64]) -> NDArray[np.float64]:
+        return curve
+
+
+def _require(name: str, value: Any, least: int, most: int) -> None:
+    if type(value) is not int or not least <= value <= most:
+        raise DataError(f"{name} must be an integer from {least} to {most}, got {value!r:.100}.")

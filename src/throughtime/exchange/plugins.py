@@ -1,0 +1,365 @@
+"""Networks of effects in the files that audio plugins load: RTNeural's JSON, NAM's .nam and GuitarML's JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from throughtime.codecs import Codecs
+from throughtime.data.waveform import Waveform
+from throughtime.errors import DataError, ModelError, UserError
+from throughtime.exchange.torch.modules import from_torch, to_torch
+from throughtime.files import write
+from throughtime.nn.encoders import Numeric
+from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.sequence_model import SequenceModel
+from throughtime.outputs import Signal
+from throughtime.paths import display_path
+from throughtime.stored import initial_name
+from throughtime.task_description import TaskDescription
+
+_NAM_VERSION, _NAM_SILENCE = "0.5.4", 48_000  # samples before the state that a .nam file starts with
+_MOST_SIZE, _MOST_LAYERS = 4096, 32
+_KERAS_GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # the places in torch's order
+_GUITARML = {"lstm": "LSTM", "gru": "GRU"}
+
+
+class _Parts:
+    """A network that plugins can hold, in torch's layout.
+
+    Attributes:
+        kind: "lstm" or "gru".
+        layers: each layer's weight_ih, weight_hh, bias_ih and bias_hh.
+        head: the head's weight `[1, hidden]` and bias `[1]`.
+        skip: whether the input is added to the output.
+        initial: each layer's initial hidden and cell state; None for zeros.
+        rate: samples per second, if known.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        layers: Sequence[Sequence[Tensor]],
+        head: tuple[Tensor, Tensor],
+        skip: bool,
+        initial: Sequence[tuple[Tensor, Tensor]] | None = None,
+        rate: int | None = None,
+    ) -> None:
+        self.kind, self.layers, self.head, self.skip = kind, layers, head, skip
+        self.initial, self.rate = initial, rate
+
+    @property
+    def hidden(self) -> int:
+        """Hidden units."""
+        return self.layers[0][1].shape[1]
+
+    @classmethod
+    def of(cls, model: SequenceModel, what: str) -> _Parts:
+        """Take a model apart.
+
+        Raises:
+            UserError: a plugin can't hold it.
+        """
+        if not isinstance(model, SequenceModel):
+            raise UserError(f"{what} holds a whole network, a SequenceModel; got {type(model).__name__}.")
+        if model.reads_symbols or model.encoder.features != 1 or model.head.output.width != 1 or not model.per_step:
+            raise UserError(
+                f"{what} takes one sample and gives one sample; this network is for {_described(model)}. ONNX can hold "
+                "it: export to model.onnx."
+            )
+        options = model.recurrent.options
+        if options.learn_initial:
+            raise UserError(f"{what} starts from zeros, and this network has learned initial states.")
+        try:
+            torchs: Any = to_torch(model.recurrent)
+        except UserError as error:
+            raise UserError(
+                f"{what} holds LSTM and GRU layers ({error}) ONNX holds any cell: export to model.onnx."
+            ) from None
+        kind = {nn.LSTM: "lstm", nn.GRU: "gru"}.get(type(torchs))
+        if kind is None or torchs.bidirectional or torchs.proj_size or not torchs.bias:
+            raise UserError(
+                f"{what} holds LSTM and GRU layers of one direction, with biases and without a projection; ONNX holds "
+                "any: export to model.onnx."
+            )
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        layers = [
+            [getattr(torchs, f"{name}_l{k}").detach().float() for name in names] for k in range(torchs.num_layers)
+        ]
+        head = (model.head.weight.detach().float(), model.head.bias.detach().float())
+        codec = None if model.task is None else model.task.codecs.inputs
+        return cls(kind, layers, head, model.skip, None, codec.rate if isinstance(codec, Waveform) else None)
+
+    def model(self, path: Path) -> SequenceModel:
+        """Put a model together.
+
+        Raises:
+            ModelError: the parts don't fit.
+        """
+        names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        weights = {f"{name}_l{k}": t for k, own in enumerate(self.layers) for name, t in zip(names, own, strict=True)}
+        try:
+            recurrent: Recurrent = from_torch(weights, learn_initial=self.initial is not None)
+            own = {name: tensor.clone() for name, tensor in recurrent.state_dict().items()}
+            model = SequenceModel(Numeric(recurrent.input_size), recurrent, Signal(1), skip=self.skip)
+            recurrent.load_state_dict(own)  # which the model drew anew
+            with torch.no_grad():
+                for k, states in enumerate(self.initial or ()):
+                    for state, value in zip(recurrent.programs[k].states, states, strict=True):
+                        recurrent.get_parameter(initial_name(state.name, f"_l{k}")).copy_(value)
+                for parameter, value in zip((model.head.weight, model.head.bias), self.head, strict=True):
+                    if parameter.shape != value.shape:
+                        raise UserError(f"the head must be {list(parameter.shape)}, got {list(value.shape)}.")
+                    parameter.copy_(value)
+            if self.rate is not None:
+                model.task = TaskDescription("effect", Codecs(Waveform(self.rate)), {"skip": self.skip})
+        except (UserError, RuntimeError) as error:
+            raise ModelError(f"{display_path(path)} is damaged: {error}") from None
+        return model.eval()
+
+
+def to_rtneural(model: SequenceModel, path: str | Path) -> None:
+    """Write a network of an effect as RTNeural's JSON (Chowdhury 2021, arXiv:2106.03037), which AIDA-X reads too.
+
+    The keys `samplerate` and `in_skip` are those of AIDA-X. The network starts from zeros.
+
+    Args:
+        model: one or more LSTM or GRU layers that read and give one sample.
+        path: the file; what is there is replaced.
+
+    Raises:
+        UserError: the format can't hold the network.
+    """
+    parts = _Parts.of(model, "RTNeural's JSON")
+    gates = _KERAS_GATES[parts.kind]
+    layers: list[dict[str, Any]] = []
+    for ih, hh, bias_ih, bias_hh in parts.layers:
+        kernels = [_reordered(x, gates).T for x in (ih, hh)]
+        biases = [_reordered(x, gates) for x in (bias_ih, bias_hh)]
+        bias = torch.stack(biases) if parts.kind == "gru" else biases[0] + biases[1]
+        weights = [tensor.tolist() for tensor in (*kernels, bias)]
+        layers.append(
+            {"type": parts.kind, "activation": "tanh", "shape": [None, None, parts.hidden], "weights": weights}
+        )
+    weight, head_bias = parts.head
+    dense = {"type": "dense", "activation": "", "shape": [None, None, 1]}
+    layers.append({**dense, "weights": [weight.T.tolist(), head_bias.tolist()]})
+    extra: dict[str, Any] = {} if parts.rate is None else {"samplerate": float(parts.rate)}
+    if parts.skip:
+        extra["in_skip"] = 1
+    write(path, json.dumps({"in_shape": [None, None, 1], **extra, "layers": layers}).encode())
+
+
+def from_rtneural(path: str | Path) -> SequenceModel:
+    """Read RTNeural's JSON with LSTM or GRU layers and a dense layer of one output.
+
+    Raises:
+        ModelError: the file is missing, damaged, or holds other layers.
+    """
+    data, path = _json(path), Path(path)
+
+    def read() -> _Parts:
+        *recurrent, dense = data["layers"]
+        kinds = {layer["type"] for layer in recurrent}
+        if len(kinds) != 1 or not kinds <= _KERAS_GATES.keys() or dense["type"] != "dense":
+            found = ", ".join(str(layer["type"]) for layer in data["layers"])
+            raise ModelError(f"{display_path(path)} must have LSTM or GRU layers, then a dense one; it has {found}")
+        if dense.get("activation") not in ("", "linear", None):
+            raise ModelError(f"{display_path(path)}: its dense layer must be linear, got {dense['activation']!r}")
+        if any(data.get(gain) for gain in ("in_gain", "out_gain")):
+            raise ModelError(f"{display_path(path)} has in_gain or out_gain, which are not read; set them to 0")
+        kind = kinds.pop()
+        gates = np.argsort(_KERAS_GATES[kind]).tolist()
+        layers = []
+        for layer in recurrent:
+            kernel, recurrent_kernel, bias = map(_tensor, layer["weights"])
+            first, second = (bias[0], bias[1]) if kind == "gru" else (bias, torch.zeros_like(bias))
+            layers.append([_reordered(x, gates) for x in (kernel.T, recurrent_kernel.T, first, second)])
+        weight, bias = map(_tensor, dense["weights"])
+        rate = data.get("samplerate")
+        return _Parts(kind, layers, (weight.T, bias), data.get("in_skip") == 1, None, rate and int(rate))
+
+    return _made(path, read)
+
+
+def to_nam(model: SequenceModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
+    """Write a network of an effect as a file of Neural Amp Modeler.
+
+    It starts from the states after 48,000 samples of silence, as the format's own files do.
+
+    Args:
+        model: one or more LSTM layers that read and give one sample, without a skip connection.
+        path: the file; what is there is replaced.
+        metadata: the file's metadata, such as its name and who made it.
+
+    Raises:
+        UserError: the format can't hold the network.
+    """
+    parts = _Parts.of(model, "a .nam file")
+    if parts.kind != "lstm":
+        raise UserError("a .nam file holds LSTM layers, and this network has GRU; RTNeural's JSON holds it.")
+    if parts.skip:
+        raise UserError(
+            "a .nam file has no skip connection, and this network has one; RTNeural's JSON holds it, or train with "
+            "skip=False (--no-skip)."
+        )
+    with torch.no_grad():
+        _, state = model.recurrent(torch.zeros(_NAM_SILENCE, 1, 1, dtype=model.head.weight.dtype))
+    # States of all layers, one after another: [layers, rows, width].
+    hidden, cell = state if isinstance(state, tuple) else (state, state)
+    values = []
+    for k, (ih, hh, bias_ih, bias_hh) in enumerate(parts.layers):
+        values += [torch.cat([ih, hh], 1), bias_ih + bias_hh, hidden[k, 0], cell[k, 0]]
+    values += list(parts.head)
+    config = {"input_size": 1, "hidden_size": parts.hidden, "num_layers": len(parts.layers)}
+    content: dict[str, Any] = {
+        "version": _NAM_VERSION,
+        "metadata": dict(metadata or {}),
+        "architecture": "LSTM",
+        "config": config,
+        "weights": torch.cat([value.float().reshape(-1) for value in values]).tolist(),
+    }
+    if parts.rate is not None:
+        content["sample_rate"] = parts.rate
+    write(path, json.dumps(content).encode())
+
+
+def from_nam(path: str | Path) -> SequenceModel:
+    """Read a file of Neural Amp Modeler with LSTM layers; its initial states are kept.
+
+    Raises:
+        ModelError: the file is missing, damaged, or holds another architecture.
+    """
+    data, path = _json(path), Path(path)
+
+    def read() -> _Parts:
+        if data["architecture"] != "LSTM":
+            raise ModelError(f"{display_path(path)} holds a {data['architecture']}, not an LSTM")
+        config, weights = data["config"], _tensor(data["weights"])
+        width, hidden, count = (
+            _size(config[name], most)
+            for name, most in (("input_size", 1), ("hidden_size", _MOST_SIZE), ("num_layers", _MOST_LAYERS))
+        )
+        position, layers, initial = 0, [], []
+
+        def take(*shape: int) -> Tensor:
+            nonlocal position
+            found = weights[position : position + int(np.prod(shape))].reshape(shape)
+            position += found.numel()
+            return found
+
+        for _ in range(count):
+            both, bias = take(4 * hidden, width + hidden), take(4 * hidden)
+            layers.append([both[:, :width], both[:, width:], bias, torch.zeros_like(bias)])
+            initial.append((take(hidden), take(hidden)))
+            width = hidden
+        head = (take(1, hidden), take(1))
+        if position != len(weights):
+            raise ModelError(f"{display_path(path)} has {len(weights)} weights; {position} are expected")
+        rate = data.get("sample_rate")
+        return _Parts("lstm", layers, head, False, initial, rate and int(rate))
+
+    return _made(path, read)
+
+
+def to_guitarml(model: SequenceModel, path: str | Path) -> None:
+    """Write a network of an effect as GuitarML's JSON, which Proteus and NeuralPi read.
+
+    Args:
+        model: one LSTM or GRU layer that reads and gives one sample.
+        path: the file; what is there is replaced.
+
+    Raises:
+        UserError: the format can't hold the network.
+    """
+    parts = _Parts.of(model, "GuitarML's JSON")
+    if len(parts.layers) > 1:
+        raise UserError(f"GuitarML's JSON holds one layer, and this network has {len(parts.layers)}.")
+    names = ("rec.weight_ih_l0", "rec.weight_hh_l0", "rec.bias_ih_l0", "rec.bias_hh_l0", "lin.weight", "lin.bias")
+    tensors = [tensor.tolist() for tensor in (*parts.layers[0], *parts.head)]
+    described = {
+        "model": "SimpleRNN",
+        "input_size": 1,
+        "skip": int(parts.skip),
+        "output_size": 1,
+        "unit_type": _GUITARML[parts.kind],
+        "num_layers": 1,
+        "hidden_size": parts.hidden,
+        "bias_fl": True,
+    }
+    content = {"model_data": described, "state_dict": dict(zip(names, tensors, strict=True))}
+    write(path, json.dumps(content).encode())
+
+
+def from_guitarml(path: str | Path) -> SequenceModel:
+    """Read GuitarML's JSON with one LSTM or GRU layer.
+
+    Raises:
+        ModelError: the file is missing, damaged, or holds another network.
+    """
+    data, path = _json(path), Path(path)
+
+    def read() -> _Parts:
+        described, stored = data["model_data"], data["state_dict"]
+        kinds = {name: kind for kind, name in _GUITARML.items()}
+        if described["unit_type"] not in kinds or described.get("num_layers", 1) != 1:
+            raise ModelError(f"{display_path(path)} must have one LSTM or GRU layer, got {described!r:.200}")
+        layer = [_tensor(stored[f"rec.{name}_l0"]) for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]
+        head = (_tensor(stored["lin.weight"]), _tensor(stored["lin.bias"]))
+        return _Parts(kinds[described["unit_type"]], [layer], head, described.get("skip") == 1)
+
+    return _made(path, read)
+
+
+def _made(path: Path, read: Callable[[], _Parts]) -> SequenceModel:
+    """The model that is read, with errors about the file."""
+    try:
+        parts = read()
+    except (DataError, ModelError) as error:
+        raise ModelError(str(error)) from None
+    except (KeyError, TypeError, ValueError, IndexError, RuntimeError, AttributeError) as error:
+        raise ModelError(f"{display_path(path)} is damaged: {type(error).__name__}: {error}") from None
+    return parts.model(path)
+
+
+def _json(path: str | Path) -> dict[str, Any]:
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ModelError(f"{display_path(path)} can't be read: {error.strerror}") from None
+    except (ValueError, RecursionError) as error:
+        raise ModelError(f"{display_path(path)} is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ModelError(f"{display_path(path)} must be a JSON object")
+    return data
+
+
+def _tensor(values: Any) -> Tensor:
+    found = torch.tensor(values, dtype=torch.float32)
+    if not found.isfinite().all():
+        raise ValueError("a weight is not finite")
+    return found
+
+
+def _size(value: Any, most: int) -> int:
+    if type(value) is not int or not 1 <= value <= most:
+        raise ValueError(f"a size must be from 1 to {most}, got {value!r:.100}")
+    return value
+
+
+def _reordered(tensor: Tensor, gates: Sequence[int]) -> Tensor:
+    """The same with the blocks of rows of its gates in another order."""
+    blocks = tensor.chunk(len(gates))
+    return torch.cat([blocks[k] for k in gates])
+
+
+def _described(model: SequenceModel) -> str:
+    reads = "symbols" if model.reads_symbols else f"{model.encoder.features} numbers per step"
+    gives = f"{model.head.output.width} per {'step' if model.per_step else 'sequence'}"
+    return f"{reads}, and gives {gives}"
