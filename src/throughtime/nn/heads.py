@@ -75,7 +75,8 @@ class Head(nn.Module, ABC):
         Args:
             features: `[..., features]`.
             targets: `[..., *output.target_shape]`: ids as int64, or numbers.
-            weights: what each loss is multiplied by, broadcast to `[...]`; 0 masks a padded step.
+            weights: a factor for each loss, broadcast to `[...]`, or for each element of the targets, in their shape;
+                0 masks a padded step or a missing element.
 
         Returns:
             The sum, a scalar: in nats, or of squared, absolute or pinball errors.
@@ -91,11 +92,14 @@ class Head(nn.Module, ABC):
         # A sum of thousands of terms has no digits left in half precision.
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         losses = self.losses(raw, targets.to(raw.dtype) if self.output.target_shape else targets)
+        if weights is not None and weights.shape == losses.shape:
+            return (losses * weights).sum()
+        losses = losses.sum(-1) if self.output.target_shape else losses
         return (losses if weights is None else losses * weights.expand_as(losses)).sum()
 
     @abstractmethod
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each step or sequence, `[...]`; the arguments are those of `loss_of`."""
+        """Return the loss of each element of the targets, in their shape; the arguments are those of `loss_of`."""
 
     def terms(self, targets: Tensor) -> int:
         """Count the steps or sequences that a loss is summed over: divide by it for a mean."""
@@ -119,7 +123,7 @@ class DistributionHead(Head):
 
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
         log_likelihoods: Tensor = self.distribution(raw).log_prob(targets)
-        return -log_likelihoods.sum(-1) if self.output.target_shape else -log_likelihoods
+        return -log_likelihoods
 
 
 class CategoricalHead(DistributionHead):
@@ -170,7 +174,7 @@ class PointHead(Head):
 
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
         error = raw - targets
-        return (error.square() if self.output.loss == "mse" else error.abs()).sum(-1)
+        return error.square() if self.output.loss == "mse" else error.abs()
 
 
 class QuantilesHead(Head):
@@ -181,7 +185,7 @@ class QuantilesHead(Head):
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
         levels = raw.new_tensor(self.output.levels)
         error = targets[..., None] - self.output.by_level(raw)
-        return torch.maximum(levels * error, (levels - 1) * error).sum((-1, -2))
+        return torch.maximum(levels * error, (levels - 1) * error).sum(-1)
 
 
 def _softplus(x: Any) -> Any:
