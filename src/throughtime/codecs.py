@@ -23,6 +23,7 @@ _HOMES = {
     "vocabulary": ("throughtime.data.vocabulary", "Vocabulary"),
     "labels": ("throughtime.data.labels", "Labels"),
     "scaler": ("throughtime.data.scaler", "Scaler"),
+    "series": ("throughtime.data.series_codec", "SeriesCodec"),
 }
 
 

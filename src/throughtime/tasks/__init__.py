@@ -12,7 +12,7 @@ from throughtime.tasks.base import Task, registered
 __all__ = ["Task", "chosen", "get", "names"]
 
 # Where the data speak for several tasks, the first is chosen: a folder of folders of MIDI files is for notes.
-_HOMES = {name: f"throughtime.tasks.{name}" for name in ("text", "notes", "tag", "classify")}
+_HOMES = {name: f"throughtime.tasks.{name}" for name in ("text", "notes", "tag", "classify", "forecast")}
 
 # Tasks that are chosen by other means than their name.
 _UNLISTED = dict.fromkeys(("array-classification", "array-regression"), "throughtime.tasks.arrays")

@@ -272,6 +272,20 @@ class Task(ABC, Generic[S]):
         """
         return figures
 
+    def further_figures(self, model: SequenceModel, part: S, terms: int | None = None) -> Figures:
+        """Measure what is not a mean over batches.
+
+        Args:
+            model: the trained network.
+            part: the part of the data to measure on.
+            terms: about how many terms to measure; all if not given.
+        """
+        return {}
+
+    def calibrate(self, model: SequenceModel, data: Data[S]) -> Mapping[str, Any]:
+        """Fit corrections of the trained network's predictions, as plain data for `model.task.calibration`."""
+        return {}
+
     def baselines(self, data: Data[S]) -> Mapping[str, Any]:
         """Fits the baselines that a user should see beside the network, as plain data."""
         return {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -292,6 +293,7 @@ def fit(
         Fit(task, data, config, plan, model, [*own, *callbacks]).run()
     if keep == "best":
         model.load_state_dict(best.weights)
+    model.task = replace(model.task, calibration=task.calibrate(model.eval(), data))
     return model.eval()
 
 

@@ -7,6 +7,7 @@ import re
 import shlex
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Unpack
@@ -265,6 +266,11 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
 def _measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display: Display) -> None:
     """The figures of the best weights on what was held out; with them the run is finished."""
     model, task = run.model().to(run.device), run.task
+    calibration = task.calibrate(model, data)
+    if calibration:
+        model.task = replace(run.description, calibration=calibration)
+        run.save_description(model.task)
+        run.save_weights(model)
     result: dict[str, Any] = {
         "run": str(run.path),
         "steps": training.step,

@@ -46,6 +46,24 @@ class TrainOptions(TypedDict, total=False):
     # notes
     step: float | None
 
+    # forecast; time too
+    target: str | None
+    horizon: int | None
+    context: int | None
+    segment: int | None
+    id: str | None
+    past: str | None
+    future: str | None
+    static: str | None
+    freq: str | None
+    season: int | None
+    calendar: bool | None
+    scaling: Literal["standard", "robust", "mean"] | None
+    split: str | None
+    head: Literal["mse", "mae", "quantiles", "normal", "student_t"] | None
+    quantiles: str | None
+    interval: float | None
+
     # network
     hidden_size: int | None
     num_layers: int | None
