@@ -304,6 +304,7 @@ class Run:
     def save_description(self, description: TaskDescription) -> None:
         """Write the description of the task, which calibration has changed."""
         _write_description(self.path, description)
+        self.__dict__.pop("description", None)  # the cached property
 
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Write the figures, which says that the run is finished."""

@@ -256,8 +256,7 @@ def fit_codec(
 
     Args:
         table: the series.
-        train: how many rows of each series are for training; nothing else is read of the later ones than whether there
-            are missing values.
+        train: how many rows of each series are for training; values of later ones are not read.
         seen: how many rows of each series are for training and validation.
         scaling: how targets are scaled (see `Scale.fit`).
         season: the length of a season in steps; found if not given.

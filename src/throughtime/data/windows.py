@@ -134,7 +134,8 @@ class Windows:
         """Return the last `count` values before the origin `[B, count]`, gaps filled with the value before them."""
         series, origins = self.where(windows)
         rows = (self.data.offsets[series] + origins)[:, None] + np.arange(-count, 0)
-        values, observed = self.data.values[rows], self.data.observed[rows]
+        values: NDArray[np.float32] = self.data.values[rows]
+        observed = self.data.observed[rows]
         if observed.all():
             return values
         places = np.where(observed, np.arange(count), -1)

@@ -165,8 +165,8 @@ class ForecastTask(Task[Windows]):
         context = options.context or min(max(horizon, min(4 * horizon, _CONTEXT)), max(1, longest - horizon))
         if longest < horizon + (options.context or 1):
             raise DataError(
-                f"{table.name}: the longest series has {longest:,} training rows of {int(lengths.max()):,}, too few for "
-                f"{setting('horizon', horizon)} and {setting('context', context)}: make them smaller, or change "
+                f"{table.name}: the longest series has {longest:,} training rows of {int(lengths.max()):,}, too few "
+                f"for {setting('horizon', horizon)} and {setting('context', context)}: make them smaller, or change "
                 f"{option('split')}."
             )
         codec = codecs.inputs if codecs else None
@@ -405,11 +405,7 @@ class ForecastTask(Task[Windows]):
             ahead = raw[part.steps[0] :].double().cpu().numpy().transpose(1, 0, 2)
             found = forecast_of(model.head.output, ahead, self.options.interval)
             last = inputs.last[:, None].astype(np.float64)
-            yield (
-                chosen,
-                Forecast(
-                    *(each[:, : part.horizon] + last for each in found[:3]),
-                    None if found.quantiles is None else found.quantiles[:, : part.horizon] + last[..., None],
-                ),
-            )
+            point, low, high = (each[:, : part.horizon] + last for each in found[:3])
+            quantiles = None if found.quantiles is None else found.quantiles[:, : part.horizon] + last[..., None]
+            yield chosen, Forecast(point, low, high, quantiles)
         model.train(training)
