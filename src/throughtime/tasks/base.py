@@ -126,6 +126,7 @@ class Task(ABC, Generic[S]):
         maximize: whether a larger one is better.
         next_commands: what a user may do with a run, with {} for its directory.
         baseline_rows: how many rows of a baseline's figures a person is shown.
+        most_evaluated: how many terms of held-out data the figures at the end are measured on, at most.
         fitting: the names of options that say how codecs are fitted.
         interfacing: the names of options that two runs must share for one to start from the other's weights.
 
@@ -141,6 +142,7 @@ class Task(ABC, Generic[S]):
     maximize: ClassVar[bool] = False
     next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out FILE")
     baseline_rows: ClassVar[int] = 2
+    most_evaluated: ClassVar[int] = 1_000_000
     fitting: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
 

@@ -27,7 +27,6 @@ _VALIDATION_SHARE = 0.05  # of the training time
 _FORWARD_SHARE = 1 / 3  # what predicting takes of a training step's time
 _MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 20
 _LEAST_VALIDATED = 2000  # terms; fewer say nothing
-_EVALUATED = 1_000_000  # terms of held-out data that the figures at the end are of, at most
 _LOOP = 1e-4  # seconds that the loop takes of a step, besides what is measured
 _MEASURED_STEPS, _MEASURED_SECONDS = 60, 3.0
 _MARGIN = 0.90  # of the time left is planned for: a machine is not always as fast as when it was measured
@@ -69,7 +68,7 @@ def make_plan(task: Task[Any], data: Data[Any], config: TrainConfig, model: Sequ
     if training.epochs is not None:
         wanted.append(math.ceil(training.epochs * epoch_steps))
     held_out = [task.reading(part).terms for part in (data.valid, data.test) if part is not None]
-    evaluated, seconds = _EVALUATED, None
+    evaluated, seconds = task.most_evaluated, None
     if training.minutes is not None:
         speed = _measured(task, data, training, model, batch)
         left = 60 * training.minutes - (time.monotonic() - started)
