@@ -27,6 +27,7 @@ _HOMES = {
     "mu_law": ("throughtime.data.waveform", "MuLaw"),
     "log_mel": ("throughtime.data.log_mel", "LogMel"),
     "linear": ("throughtime.data.waveform", "Linear"),
+    "series": ("throughtime.data.series_codec", "SeriesCodec"),
 }
 
 

@@ -101,8 +101,7 @@ class Run:
         if initial is not None:
             with replacing(path / INITIAL) as file:
                 file.write(initial)
-        with replacing(path / TASK) as file:
-            file.write(json.dumps(description.to_data(), ensure_ascii=False).encode())
+        _write_description(path, description)
         with replacing(path / PROGRAMS) as file:
             file.write(list_to_json(programs).encode())
         with replacing(path / CONFIG) as file:
@@ -364,6 +363,11 @@ class Run:
         with replacing(self.path / WEIGHTS) as file:
             file.write(encoded(describe(model), model))
 
+    def save_description(self, description: TaskDescription) -> None:
+        """Write the description of the task, which calibration has changed."""
+        _write_description(self.path, description)
+        self.__dict__.pop("description", None)  # the cached property
+
     def save_result(self, result: Mapping[str, Any]) -> None:
         """Write the figures, which says that the run is finished."""
         with replacing(self.path / RESULT) as file:
@@ -389,6 +393,11 @@ class Run:
         if not isinstance(model, SequenceModel) or model.recurrent.programs != self.programs:
             raise RunError(f"{self.path} is damaged: {WEIGHTS} is not of this run")
         return model
+
+
+def _write_description(path: Path, description: TaskDescription) -> None:
+    with replacing(path / TASK) as file:
+        file.write(json.dumps(description.to_data(), ensure_ascii=False).encode())
 
 
 def _contents(path: Path) -> str:

@@ -19,12 +19,14 @@ class TaskDescription:
         codecs: fitted on the training data.
         options: the task's options that have a say in how data are read, as plain data.
         baselines: what the task's baselines were fitted to, as plain data.
+        calibration: what the trained network's predictions are corrected with, as plain data.
     """
 
     name: str
     codecs: Codecs = field(default_factory=Codecs)
     options: Mapping[str, Any] = field(default_factory=dict)
     baselines: Mapping[str, Any] = field(default_factory=dict)
+    calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def to_data(self) -> dict[str, Any]:
         """The description as what JSON can hold."""
@@ -33,6 +35,7 @@ class TaskDescription:
             "options": dict(self.options),
             "codecs": self.codecs.to_data(),
             "baselines": dict(self.baselines),
+            "calibration": dict(self.calibration),
         }
 
     @classmethod
@@ -42,7 +45,8 @@ class TaskDescription:
         Raises:
             DataError: if the data are damaged.
         """
-        wanted = {"task": str, "options": dict, "codecs": dict, "baselines": dict}
+        wanted = {"task": str, "options": dict, "codecs": dict, "baselines": dict, "calibration": dict}
         if not isinstance(data, dict) or {name: type(value) for name, value in data.items()} != wanted:
             raise DataError(f"a task's description has {', '.join(wanted)}, got {data!r:.200}")
-        return cls(data["task"], Codecs.of_data(data["codecs"]), data["options"], data["baselines"])
+        codecs = Codecs.of_data(data["codecs"])
+        return cls(data["task"], codecs, data["options"], data["baselines"], data["calibration"])

@@ -122,6 +122,17 @@ class Table:
         """
         import polars
 
+        ranks: NDArray[np.int64] = self.instants(column, keyword).rank("dense").cast(polars.Int64).to_numpy()
+        return ranks
+
+    def instants(self, column: str, keyword: str) -> Any:
+        """Return a column's times as a polars series of numbers, dates, datetimes or times of day.
+
+        Raises:
+            DataError: there is no such column, or a value is missing or neither a number nor an ISO 8601 date or time.
+        """
+        import polars
+
         self.filled(column, keyword)
         series = self.frame[column]
         if series.dtype == polars.String:
@@ -133,8 +144,35 @@ class Table:
             )
         if series.dtype.is_float() and not series.is_finite().all():
             raise DataError(f"{self.name}: column {column!r} ({option(keyword)}) has times that are not finite.")
-        ranks: NDArray[np.int64] = series.rank("dense").cast(polars.Int64).to_numpy()
-        return ranks
+        return series
+
+    def values(self, column: str, keyword: str) -> NDArray[np.floating[Any]]:
+        """Return a column's numbers `[rows]`, NaN where missing; float32 where the column is, otherwise float64.
+
+        Raises:
+            DataError: there is no such column, or a value is infinite or not a number.
+        """
+        import polars
+
+        self.check(column, keyword)
+        if self.frame[column].dtype == polars.Float32:
+            numbers: NDArray[np.floating[Any]] = self.frame[column].fill_null(np.nan).to_numpy()
+        else:
+            found, wrong = self._numbers(column)
+            if found is None or wrong:
+                at = wrong[0] if wrong else 0
+                raise DataError(
+                    f"{self.name}: column {column!r} ({option(keyword)}) must hold numbers, got "
+                    f"{self.frame[column][at]!r} in row {at + 1}."
+                )
+            numbers = found
+        infinite = np.flatnonzero(np.isinf(numbers)).tolist()
+        if infinite:
+            raise DataError(
+                f"{self.name}: column {column!r} ({option(keyword)}) has {_count(infinite, 'infinite value')}; "
+                "correct these cells, or leave them empty: they then count as missing."
+            )
+        return numbers
 
     def _numbers(self, column: str) -> tuple[NDArray[np.float64] | None, list[int]]:
         """A column's numbers, NaN where missing, and the rows that hold something else; None for another type."""

@@ -75,7 +75,8 @@ class Head(nn.Module, ABC):
         Args:
             features: `[..., features]`.
             targets: `[..., *output.target_shape]`: ids as int64, or numbers.
-            weights: what each loss is multiplied by, broadcast to `[...]`; 0 masks a padded step.
+            weights: a factor for each loss, broadcast to `[...]`, or for each element of the targets, in their shape;
+                0 masks a padded step or a missing element.
 
         Returns:
             The sum, a scalar: in nats, or of squared, absolute or pinball errors; of signals the loss of all steps
@@ -115,11 +116,14 @@ class StepwiseHead(Head):
 
     def _sum(self, raw: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         losses = self.losses(raw, targets)
+        if weights is not None and weights.shape == losses.shape:
+            return (losses * weights).sum()
+        losses = losses.sum(-1) if self.output.target_shape else losses
         return (losses if weights is None else losses * weights.expand_as(losses)).sum()
 
     @abstractmethod
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each step or sequence, `[...]`; the arguments are those of `loss_of`."""
+        """Return the loss of each element of the targets, in their shape; the arguments are those of `loss_of`."""
 
 
 class DistributionHead(StepwiseHead):
@@ -131,7 +135,7 @@ class DistributionHead(StepwiseHead):
 
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
         log_likelihoods: Tensor = self.distribution(raw).log_prob(targets)
-        return -log_likelihoods.sum(-1) if self.output.target_shape else -log_likelihoods
+        return -log_likelihoods
 
 
 class CategoricalHead(DistributionHead):
@@ -182,7 +186,7 @@ class PointHead(StepwiseHead):
 
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
         error = raw - targets
-        return (error.square() if self.output.loss == "mse" else error.abs()).sum(-1)
+        return error.square() if self.output.loss == "mse" else error.abs()
 
 
 class QuantilesHead(StepwiseHead):
@@ -193,7 +197,7 @@ class QuantilesHead(StepwiseHead):
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
         levels = raw.new_tensor(self.output.levels)
         error = targets[..., None] - self.output.by_level(raw)
-        return torch.maximum(levels * error, (levels - 1) * error).sum((-1, -2))
+        return torch.maximum(levels * error, (levels - 1) * error).sum(-1)
 
 
 class SignalHead(Head):

@@ -12,7 +12,9 @@ from throughtime.tasks.base import Task, registered
 __all__ = ["BUILT_IN", "Task", "chosen", "get", "names"]
 
 # Where the data speak for several tasks, the first is chosen: a folder of folders of MIDI files is for notes.
-_HOMES = {name: f"throughtime.tasks.{name}" for name in ("text", "notes", "tag", "effect", "classify", "audio")}
+_HOMES = {
+    name: f"throughtime.tasks.{name}" for name in ("text", "notes", "tag", "effect", "classify", "audio", "forecast")
+}
 BUILT_IN = tuple(_HOMES)
 
 # Tasks that are chosen by other means than their name.

@@ -129,6 +129,7 @@ class Task(ABC, Generic[S]):
         maximize: whether a larger one is better.
         next_commands: what a user may do with a run, with {} for its directory and DATA for the data that trained it.
         baseline_rows: how many rows of a baseline's figures a person is shown.
+        most_evaluated: how many terms of held-out data the figures at the end are measured on, at most.
         fitting: the names of options that say how codecs are fitted.
         prediction_files: extensions of files, besides tables, that predictions can be written to.
         interfacing: the names of options that two runs must share for one to start from the other's weights.
@@ -145,6 +146,7 @@ class Task(ABC, Generic[S]):
     maximize: ClassVar[bool] = False
     next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out predictions.csv")
     baseline_rows: ClassVar[int] = 2
+    most_evaluated: ClassVar[int] = 1_000_000
     fitting: ClassVar[Sequence[str]] = ()
     prediction_files: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
@@ -276,6 +278,20 @@ class Task(ABC, Generic[S]):
             part: what was measured on.
         """
         return figures
+
+    def further_figures(self, model: SequenceModel, part: S, terms: int | None = None) -> Figures:
+        """Measure what is not a mean over batches.
+
+        Args:
+            model: the trained network.
+            part: the part of the data to measure on.
+            terms: about how many terms to measure; all if not given.
+        """
+        return {}
+
+    def calibrate(self, model: SequenceModel, data: Data[S]) -> Mapping[str, Any]:
+        """Fit corrections of the trained network's predictions, as plain data for `model.task.calibration`."""
+        return {}
 
     def baselines(self, data: Data[S]) -> Mapping[str, Any]:
         """Fits the baselines that a user should see beside the network, as plain data."""

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import math
 import time
+<<<<<<< HEAD:src/throughtime/training/fitting.py
 from collections.abc import Callable, Iterable, Mapping, Sequence
+=======
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+>>>>>>> fore:src/throughtime/training/fit.py
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -315,6 +320,7 @@ def fit(
         Fit(task, data, config, plan, model, [*own, *callbacks]).run()
     if keep == "best":
         model.load_state_dict(best.weights)
+    model.task = replace(model.task, calibration=task.calibrate(model.eval(), data))
     return model.eval()
 
 

@@ -338,6 +338,11 @@ def _facts(run: Run, model: SequenceModel) -> list[tuple[str, str]]:
 def _measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display: Display) -> None:
     """The figures of the best weights on what was held out; with them the run is finished."""
     model, task = run.model().to(run.device), run.task
+    calibration = task.calibrate(model, data)
+    if calibration:
+        model.task = replace(run.description, calibration=calibration)
+        run.save_description(model.task)
+        run.save_weights(model)
     result: dict[str, Any] = {
         "run": str(run.path),
         "steps": training.step,

@@ -61,6 +61,23 @@ class TrainOptions(TypedDict, total=False):
     segment: float | None
     burn_in: int | None
 
+    # forecast; time and segment too
+    target: str | None
+    horizon: int | None
+    context: int | None
+    id: str | None
+    past: str | None
+    future: str | None
+    static: str | None
+    freq: str | None
+    season: int | None
+    calendar: bool | None
+    scaling: Literal["standard", "robust", "mean"] | None
+    split: str | None
+    head: Literal["mse", "mae", "quantiles", "normal", "student_t"] | None
+    quantiles: str | None
+    interval: float | None
+
     # network
     cell_options: Mapping[str, bool | int | float | str | None] | None
     hidden_size: int | None

@@ -29,7 +29,6 @@ _VALIDATION_SHARE = 0.05  # of the training time
 _FORWARD_SHARE = 1 / 3  # what predicting takes of a training step's time
 _MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 20
 _LEAST_VALIDATED = 2000  # terms; fewer say nothing
-_EVALUATED = 1_000_000  # terms of held-out data that the figures at the end are of, at most
 _LOOP = 1e-4  # seconds that the loop takes of a step, besides what is measured
 _MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the last of the budget
 _EVALUATION_SHARE = 0.04  # of the time, for the figures at the end
@@ -84,7 +83,7 @@ def make_plan(
     steps = min(ends, default=None)
     expected = ends
     held_out = [task.reading(part).terms for part in (data.valid, data.test) if part is not None]
-    evaluated, seconds, reserve = _EVALUATED, None, 0.0
+    evaluated, seconds, reserve = task.most_evaluated, None, 0.0
     if training.minutes is not None:
         speed = _measured(task, data, training, model, batch)
         budget = 60 * training.minutes

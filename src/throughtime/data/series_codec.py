@@ -1,0 +1,380 @@
+"""Series at a common scale, with their covariates, as a network reads them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.data.timeline import Timeline
+from throughtime.data.timeseries import Columns, Series, TimeSeries
+from throughtime.errors import DataError, nearest
+
+Array = NDArray[Any]
+Scaling = Literal["standard", "robust", "mean"]
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is subtracted from numbers, and what they are divided by."""
+
+    shift: float
+    factor: float
+
+    @classmethod
+    def fit(cls, values: Array, how: Scaling = "standard") -> Self:
+        """Fit the scale of numbers; NaN is ignored, and constant numbers get a factor of 1.
+
+        Args:
+            values: the numbers `[n]`.
+            how: "standard" subtracts the mean and divides by the standard deviation; "robust" uses the median and the
+                interquartile range, divided by 1.349 as that of a standard normal distribution; "mean" divides by the
+                mean absolute value.
+        """
+        values = values[~np.isnan(values)].astype(np.float64)
+        if not len(values):
+            return cls(0.0, 1.0)
+        if how == "mean":
+            shift, factor = 0.0, float(np.abs(values).mean())
+        elif how == "robust":
+            low, shift, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
+            factor = (high - low) / 1.349
+        else:
+            shift, factor = float(values.mean()), float(values.std())
+        # The deviation of equal values is some 1e-16 of their size, from rounding.
+        return cls(shift, factor if factor > 1e-14 * abs(shift) else 1.0)
+
+    def encode(self, values: Array) -> Array:
+        """Return numbers at the common scale, float32."""
+        return ((values - self.shift) / self.factor).astype(np.float32)
+
+    def decode(self, values: Array) -> Array:
+        """Return numbers at their own scale, float64."""
+        return values.astype(np.float64) * self.factor + self.shift
+
+
+@dataclass(frozen=True, eq=False)
+class Encoded:
+    """Encoded series, one after the other in flat arrays, with room for windows that begin before one or end after it.
+
+    Attributes:
+        names: of the series.
+        scales: of the series' targets.
+        errors: the mean absolute error of the seasonal naive forecast in training, for each series `[S]`, at the common
+            scale: what MASE divides by.
+        starts: each series' first position on the timeline `[S]`.
+        lengths: its rows up to the last target `[S]`.
+        offsets: the place of its first row in the flat arrays `[S]`.
+        values: targets `[N]` (float32), 0 where missing.
+        observed: where there is a target `[N]` (bool).
+        past: past covariates `[N, P]` (float32).
+        future: future covariates `[N, F]` (float32), 0 where missing.
+        known: how many rows of future covariates there are in each series `[S]`.
+        static: static covariates `[S, K]` (float32).
+    """
+
+    names: Sequence[str]
+    scales: Sequence[Scale]
+    errors: Array
+    starts: Array
+    lengths: Array
+    offsets: Array
+    values: Array
+    observed: Array
+    past: Array
+    future: Array
+    known: Array
+    static: Array
+
+
+@dataclass(frozen=True)
+class SeriesCodec:
+    """What is known of a table's series from the training part, and how they are encoded.
+
+    Attributes:
+        columns: the table's columns.
+        timeline: its time stamps.
+        scales: of each series' target, by name.
+        errors: what MASE divides by, for each series, at the common scale.
+        ends: for each series the position after the last row that training or validation has seen.
+        past, future: the scales of covariates.
+        static: for each static covariate its scale, or its categories.
+        season: the length of a season in steps; 1 where there is none.
+        context: how many rows a forecast looks back.
+        segment: how many rows a step of the network reads or writes.
+        masked: whether the network reads a mask of missing values.
+        cycles: the periods of calendar features.
+    """
+
+    columns: Columns
+    timeline: Timeline
+    scales: Mapping[str, Scale]
+    errors: Mapping[str, float]
+    ends: Mapping[str, int]
+    past: tuple[Scale, ...]
+    future: tuple[Scale, ...]
+    static: tuple[Scale | tuple[str, ...], ...]
+    season: int
+    context: int
+    segment: int
+    masked: bool
+    cycles: tuple[int, ...]
+
+    @property
+    def static_width(self) -> int:
+        """Numbers that a series' static covariates are encoded as."""
+        return sum(1 if isinstance(each, Scale) else len(each) for each in self.static)
+
+    def encode(self, table: TimeSeries, margin: int) -> Encoded:
+        """Encode a table's series.
+
+        Args:
+            table: the series.
+            margin: rows of room before and after each series.
+
+        Raises:
+            DataError: a series or a category is unknown, or the step is another one.
+        """
+        line = self.timeline
+        if (table.timeline.unit, table.timeline.step) != (line.unit, line.step):
+            raise DataError(
+                f"{table.name} has a row every {table.timeline.text}, but the network was trained on a row every "
+                f"{line.text}; resample the table."
+            )
+        unknown = [series.name for series in table.series if series.name not in self.scales]
+        if unknown:
+            raise DataError(
+                f"{table.name} has {len(unknown)} series that training did not see, such as {unknown[0]!r}"
+                f"{nearest(unknown[0], self.scales) or '.'} Forecasts are for the series of training: leave the others "
+                "out, or train again with them."
+            )
+        sizes = np.array([len(series.future) for series in table.series])
+        offsets = np.cumsum(np.concatenate([[0], sizes[:-1] + margin])) + margin
+        total = int(offsets[-1] + sizes[-1] + margin)
+        values, observed = np.zeros(total, np.float32), np.zeros(total, bool)
+        past = np.zeros((total, len(self.past)), np.float32)
+        future = np.zeros((total, len(self.future)), np.float32)
+        for series, offset in zip(table.series, offsets.tolist(), strict=True):
+            here = slice(offset, offset + len(series))
+            observed[here] = ~np.isnan(series.values)
+            values[here] = np.nan_to_num(self.scales[series.name].encode(series.values))
+            _encode(past[here], series.past, self.past)
+            _encode(future[offset : offset + len(series.future)], series.future, self.future)
+        return Encoded(
+            [series.name for series in table.series],
+            [self.scales[series.name] for series in table.series],
+            np.array([self.errors[series.name] for series in table.series]),
+            np.array([series.start for series in table.series], np.int64),
+            np.array([len(series) for series in table.series], np.int64),
+            offsets.astype(np.int64),
+            values,
+            observed,
+            past,
+            future,
+            np.array([_known(series.future) for series in table.series], np.int64),
+            np.stack([self._static(series, table.name) for series in table.series]),
+        )
+
+    def _static(self, series: Series, table: str) -> Array:
+        found: list[Array] = []
+        for column, text, how in zip(self.columns.static, series.static, self.static, strict=True):
+            if isinstance(how, Scale):
+                number = _number(text)
+                if number is None:
+                    raise DataError(f"{table}: the static column {column!r} must be a number, got {text!r}.")
+                found.append(how.encode(np.array([number])))
+            elif text in how:
+                found.append(np.array([text == each for each in how], np.float32))
+            else:
+                raise DataError(f"{table}: the static column {column!r} has the new category {text!r}; known: {how}.")
+        return np.concatenate(found) if found else np.zeros(0, np.float32)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what `of_data` reads, in types that JSON has."""
+        return {
+            "kind": "series",
+            "columns": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.columns).items()},
+            "timeline": self.timeline.to_data(),
+            "scales": {name: _plain(scale) for name, scale in self.scales.items()},
+            "errors": dict(self.errors),
+            "ends": dict(self.ends),
+            "past": list(map(_plain, self.past)),
+            "future": list(map(_plain, self.future)),
+            "static": [_plain(each) if isinstance(each, Scale) else {"categories": list(each)} for each in self.static],
+            **{name: getattr(self, name) for name in ("season", "context", "segment", "masked")},
+            "cycles": list(self.cycles),
+        }
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_data` returned.
+
+        Raises:
+            DataError: the data is damaged.
+        """
+        try:
+            columns: dict[str, Any] = {
+                name: tuple(v) if isinstance(v, list) else v for name, v in data["columns"].items()
+            }
+            season, context, segment = (int(data[name]) for name in ("season", "context", "segment"))
+            if min(season, context, segment) < 1:
+                raise ValueError("season, context and segment must be positive")
+            return cls(
+                Columns(**columns),
+                Timeline.of_data(data["timeline"]),
+                {str(name): _scale(each) for name, each in data["scales"].items()},
+                {str(name): float(each) for name, each in data["errors"].items()},
+                {str(name): int(each) for name, each in data["ends"].items()},
+                tuple(map(_scale, data["past"])),
+                tuple(map(_scale, data["future"])),
+                tuple(tuple(e["categories"]) if isinstance(e, dict) else _scale(e) for e in data["static"]),
+                season,
+                context,
+                segment,
+                bool(data["masked"]),
+                tuple(map(int, data["cycles"])),
+            )
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise DataError(f"damaged codec of series: {type(error).__name__}: {error}") from None
+
+
+def fit_codec(
+    table: TimeSeries,
+    train: Sequence[int],
+    seen: Sequence[int],
+    *,
+    scaling: Scaling,
+    season: int | None,
+    context: int,
+    segment: int,
+    calendar: bool,
+) -> SeriesCodec:
+    """Fit a codec on the training part alone.
+
+    Args:
+        table: the series.
+        train: how many rows of each series are for training; values of later ones are not read.
+        seen: how many rows of each series are for training and validation.
+        scaling: how targets are scaled (see `Scale.fit`).
+        season: the length of a season in steps; found if not given.
+        context, segment: see `SeriesCodec`.
+        calendar: whether to read calendar features.
+
+    Raises:
+        DataError: no series varies in its training part.
+    """
+    assert scaling in get_args(Scaling)
+    parts = [series.values[:count] for series, count in zip(table.series, train, strict=True)]
+    scales = {s.name: Scale.fit(part, scaling) for s, part in zip(table.series, parts, strict=True)}
+    encoded = [scales[s.name].encode(part) for s, part in zip(table.series, parts, strict=True)]
+    if not any(np.nanmax(part) > np.nanmin(part) for part in parts if not np.isnan(part).all()):
+        raise DataError(f"{table.name}: the target is constant in the training part: there is nothing to learn.")
+    season = season or found_season(encoded, table.timeline.seasons())
+    errors = {s.name: seasonal_error(part, season) for s, part in zip(table.series, encoded, strict=True)}
+    past, future = (
+        tuple(
+            Scale.fit(
+                np.concatenate([getattr(s, kind)[:count, k] for s, count in zip(table.series, train, strict=True)])
+            )
+            for k in range(len(getattr(table.columns, kind)))
+        )
+        for kind in ("past", "future")
+    )
+    static: list[Scale | tuple[str, ...]] = []
+    for k in range(len(table.columns.static)):
+        texts = [series.static[k] for series in table.series]
+        numbers = [_number(text) for text in texts]
+        if all(number is not None for number in numbers):
+            static.append(Scale.fit(np.array(numbers, float)))
+        else:
+            static.append(tuple(sorted(set(texts))))
+    span = max(train)
+    short = any(count < context for count in train)
+    return SeriesCodec(
+        table.columns,
+        table.timeline,
+        scales,
+        errors,
+        {s.name: s.start + count for s, count in zip(table.series, seen, strict=True)},
+        past,
+        future,
+        tuple(static),
+        season,
+        context,
+        segment,
+        short or context % segment > 0 or any(bool(np.isnan(part).any()) for part in parts),
+        table.timeline.cycles(span) if calendar else (),
+    )
+
+
+def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
+    """Return the lag at which values repeat best: among candidates, or if there are none among all up to 400.
+
+    Args:
+        parts: values of series; NaN is ignored.
+        candidates: likely lags.
+
+    Returns:
+        The lag; 1 where no candidate fits into the series, or, without candidates, where values a lag apart are not
+        much more alike (30%) than values half a lag apart.
+    """
+    lags = list(candidates) or list(range(2, 401))
+    errors, sizes = np.zeros(len(lags)), np.zeros(len(lags))
+    for part in parts[:: max(1, len(parts) // 50)]:  # some fifty series are enough
+        part = part[-20_000:]
+        for k, lag in enumerate(lags):
+            if len(part) < 3 * lag:
+                break
+            whole, half = _apart(part, lag), _apart(part, max(1, lag // 2))
+            if np.isfinite(whole) and np.isfinite(half):
+                errors[k] += whole
+                sizes[k] += 1.0 if candidates else half
+    ratios = np.divide(errors, sizes, out=np.full(len(lags), np.inf), where=sizes > 0)
+    best = int(ratios.argmin())
+    return lags[best] if ratios[best] < (np.inf if candidates else 0.7) else 1
+
+
+def _apart(values: Array, lag: int) -> float:
+    """The mean absolute difference of values a lag apart, NaN if there are none."""
+    differences = np.abs(values[lag:] - values[:-lag])
+    differences = differences[~np.isnan(differences)]
+    return float(differences.mean()) if len(differences) else np.nan
+
+
+def seasonal_error(part: Array, season: int) -> float:
+    """Return the mean absolute difference between values a season apart; NaN is ignored, and without any it is 1."""
+    found = _apart(part, season)
+    return found if found > 0 else 1.0  # also for NaN
+
+
+def _encode(out: Array, values: Array, scales: Sequence[Scale]) -> None:
+    for k, scale in enumerate(scales):
+        out[:, k] = np.nan_to_num(scale.encode(values[:, k]))
+
+
+def _known(values: Array) -> int:
+    """Rows before the first of those at the end where a value is missing."""
+    whole = np.flatnonzero(~np.isnan(values).any(1)) if values.shape[1] else np.arange(len(values))
+    return int(whole[-1]) + 1 if len(whole) else 0
+
+
+def _number(text: str) -> float | None:
+    try:
+        number = float(text)
+    except ValueError:
+        return None
+    return number if np.isfinite(number) else None
+
+
+def _plain(scale: Scale) -> list[float]:
+    return [scale.shift, scale.factor]
+
+
+def _scale(data: Any) -> Scale:
+    shift, factor = map(float, data)
+    if not (np.isfinite(shift) and np.isfinite(factor) and factor > 0):
+        raise ValueError(f"scale {data!r}")
+    return Scale(shift, factor)

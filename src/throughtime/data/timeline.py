@@ -1,0 +1,233 @@
+"""Regular time stamps: the step between them, and calendar features."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.errors import DataError
+from throughtime.spelling import setting
+
+_SECOND = 1_000_000  # microseconds
+_DAY = 86_400 * _SECOND
+_WEEK = 7 * _DAY
+_YEAR = 31_556_952 * _SECOND  # the mean Gregorian year
+_FIXED = {"us": 1, "ms": 1000, "s": _SECOND, "min": 60 * _SECOND, "h": 3600 * _SECOND, "d": _DAY, "w": _WEEK}
+_MONTHS = {"mo": 1, "q": 3, "y": 12}
+_MONDAY = 4 * _DAY  # 1970-01-05
+
+Integers = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """The regular time stamps of a table; all of its series have the same step.
+
+    Attributes:
+        unit: "us" for microseconds since 1970, "month" for calendar months, or "number" for plain integers.
+        step: the step between time stamps, in units.
+        phase: what all time stamps have in common: their remainder modulo the step, in units.
+        day: for months, the day of the month (in microseconds from its first moment), or -1 for the month's last day.
+        zoned: whether the time stamps are in UTC because the table's have an offset or a time zone.
+    """
+
+    unit: Literal["us", "month", "number"]
+    step: int
+    phase: int = 0
+    day: int = 0
+    zoned: bool = False
+
+    @classmethod
+    def of(cls, times: Any, series: Integers, name: str, freq: str | None = None) -> tuple[Self, Integers]:
+        """Find the step of time stamps.
+
+        Args:
+            times: a polars series: numbers, dates or datetimes.
+            series: the number of each row's series; a series' rows are adjacent and in order of time.
+            name: of the table, for messages.
+            freq: the step, as in "h", "15min", "d", "w", "mo"; the most frequent one if not given.
+
+        Returns:
+            The timeline, and each row's position on it.
+
+        Raises:
+            DataError: time stamps are duplicate, or not a whole number of steps apart.
+        """
+        import polars
+
+        same = series[1:] == series[:-1]
+        zoned = False
+        if times.dtype.is_numeric():
+            stamps = times.to_numpy()
+            if freq is not None and not freq.isdecimal():
+                raise DataError(f"{name}: {setting('freq', freq)} is for dates; the times of this table are numbers.")
+            if not np.array_equal(stamps, np.round(stamps)):
+                raise DataError(f"{name}: times that are numbers must be integers, got {stamps[0]!r}.")
+            return cls._fixed("number", stamps.astype(np.int64), same, name, int(freq) if freq else None)
+        if times.dtype == polars.Time:
+            raise DataError(f"{name}: the times have no date; expected dates, such as 2024-05-01 or 2024-05-01T12:00.")
+        if getattr(times.dtype, "time_zone", None) is not None:
+            times, zoned = times.dt.convert_time_zone("UTC").dt.replace_time_zone(None), True
+        times = times.cast(polars.Datetime("us"))
+        stamps = times.to_physical().to_numpy()
+        count, unit = _parsed(freq, name) if freq is not None else (0, "")
+        if unit not in _FIXED:
+            found = cls._monthly(stamps, same, name, count * _MONTHS.get(unit, 0), zoned)
+            if found is not None:
+                return found
+        return cls._fixed("us", stamps, same, name, count * _FIXED.get(unit, 0), zoned)
+
+    @classmethod
+    def _fixed(
+        cls, unit: Any, stamps: Integers, same: Any, name: str, step: int | None, zoned: bool = False
+    ) -> tuple[Self, Integers]:
+        """A timeline with steps of equal length."""
+        gaps = np.diff(stamps)[same]
+        _refuse_duplicates(cls(unit, 1, zoned=zoned), stamps, same, name)
+        if not step:
+            if not len(gaps):
+                raise DataError(f"{name}: every series has only one row, so there is no step between times.")
+            steps, counts = np.unique(gaps, return_counts=True)
+            step = int(steps[counts.argmax()])
+        line = cls(unit, step, int(stamps[0] % step), zoned=zoned)
+        off = np.flatnonzero(stamps % step != line.phase)
+        if len(off) and not (gaps % step).any():
+            raise DataError(
+                f"{name}: the series' times are shifted against each other by less than the step of {line.text}; "
+                "round them to the same step."
+            )
+        if len(off):
+            raise DataError(
+                f"{name}: the times are irregular: {len(off)} of {len(stamps)} are not a multiple of {line.text} after "
+                f"the first, such as {line.label_of(int(stamps[off[0]]))}. Resample the table to regular steps, or "
+                "give another step with freq, such as freq=h for hours."
+            )
+        return line, stamps // step
+
+    @classmethod
+    def _monthly(cls, stamps: Integers, same: Any, name: str, step: int, zoned: bool) -> tuple[Self, Integers] | None:
+        """A timeline of months, quarters or years; None where the time stamps are not of this kind."""
+        moments = stamps.astype("datetime64[us]")
+        months = moments.astype("datetime64[M]")
+        within = (moments - months).astype(np.int64)
+        last = np.asarray(((months + 1) - moments).astype("timedelta64[D]").astype(np.int64) <= 1)
+        if (within == within[0]).all():
+            day = int(within[0])
+        elif last.all() and not (within % _DAY).any():
+            day = -1
+        elif step:
+            raise DataError(f"{name}: the times are on different days of the month; put all on the first or the last.")
+        else:
+            return None
+        positions = months.astype(np.int64)
+        gaps = np.diff(positions)[same]
+        if not step and (not len(gaps) or (gaps == 0).any()):
+            return None  # one row each, or duplicates, which _fixed reports
+        _refuse_duplicates(cls("month", 1, day=day, zoned=zoned), positions, same, name)
+        if not step:
+            steps, counts = np.unique(gaps, return_counts=True)
+            step = int(steps[counts.argmax()])
+        if (positions % step != positions[0] % step).any():
+            raise DataError(f"{name}: the times are irregular: they are not all {step} months apart.")
+        return cls("month", step, int(positions[0] % step), day, zoned), positions // step
+
+    @property
+    def text(self) -> str:
+        """The step in words: "1h", "15min", "3mo"."""
+        if self.unit == "number":
+            return str(self.step)
+        table = {"mo": 1, "y": 12} if self.unit == "month" else _FIXED
+        name = [name for name, size in table.items() if self.step % size == 0][-1]
+        return f"{self.step // table[name]}{name}"
+
+    def label(self, position: int) -> str:
+        """A time stamp as text, ISO 8601 unless it is a number."""
+        return self.label_of(position * self.step + self.phase)
+
+    def label_of(self, stamp: int) -> str:
+        """The same from a number of units."""
+        if self.unit == "number":
+            return str(stamp)
+        if self.unit == "month":
+            months = np.datetime64(stamp, "M")
+            moment = (months + 1).astype("datetime64[us]") - np.timedelta64(_DAY, "us")
+            if self.day >= 0:
+                moment = months.astype("datetime64[us]") + np.timedelta64(self.day, "us")
+        else:
+            moment = np.datetime64(stamp, "us")
+        whole = moment.astype(np.int64) % _SECOND == 0
+        text = str(moment.astype("datetime64[s]") if whole else moment).replace("T", " ")
+        dates = self.unit == "month" or self.step % _DAY == 0
+        return text.removesuffix(" 00:00:00") if dates else text + "+00:00" * self.zoned
+
+    def seasons(self) -> tuple[int, ...]:
+        """The lengths of likely seasons, in steps."""
+        if self.unit == "number":
+            return ()
+        periods = (12,) if self.unit == "month" else (_DAY, _WEEK, 52 * _WEEK if self.step == _WEEK else _YEAR)
+        return tuple(p // self.step for p in periods if p % self.step == 0 and 1 < p // self.step <= 2000)
+
+    def cycles(self, steps: int) -> tuple[int, ...]:
+        """The periods that calendar features describe, in units; a year only where data span two of them.
+
+        Args:
+            steps: how many steps the training data span.
+        """
+        if self.unit == "number":
+            return ()
+        if self.unit == "month":
+            return (12,) if self.step < 12 and steps * self.step >= 24 else ()
+        span = steps * self.step
+        return tuple(p for p in (_DAY, _WEEK, _YEAR) if p > self.step and span >= 2 * p)
+
+    def features(self, positions: Integers, cycles: tuple[int, ...]) -> NDArray[np.float32]:
+        """Sine and cosine of the phase in each cycle `[..., 2 * cycles]`."""
+        stamps = positions * self.step + self.phase - (_MONDAY if self.unit == "us" else 0)
+        found = [function(2 * np.pi * (stamps % p) / p) for p in cycles for function in (np.sin, np.cos)]
+        if not found:
+            return np.zeros((*positions.shape, 0), np.float32)
+        return np.stack(found, -1).astype(np.float32)
+
+    def to_data(self) -> dict[str, Any]:
+        """The timeline as plain data."""
+        return asdict(self)
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_data` returned.
+
+        Raises:
+            ValueError, TypeError: the data are damaged.
+        """
+        found = cls(**data)
+        if found.unit not in ("us", "month", "number") or type(found.step) is not int or found.step < 1:
+            raise ValueError(f"not a timeline: {data!r:.200}")
+        return found
+
+
+def _refuse_duplicates(line: Timeline, stamps: Integers, same: Any, name: str) -> None:
+    duplicates = np.flatnonzero((np.diff(stamps) == 0) & same)
+    if len(duplicates):
+        first = line.label_of(int(stamps[duplicates[0]]))
+        hint = "" if line.unit == "number" or line.zoned else (
+            " Where a clock was set back in autumn, write the times with their offset, as in 2024-10-27T02:30+01:00."
+        )  # fmt: skip
+        raise DataError(
+            f"{name}: {len(duplicates)} duplicate times within a series, such as {first}; keep one row for each, or "
+            f"name the column that tells series apart with id.{hint}"
+        )
+
+
+def _parsed(freq: str, name: str) -> tuple[int, str]:
+    found = re.fullmatch(r"(\d*) ?([a-z]+)", freq.strip().lower())
+    units = [*_FIXED, *_MONTHS]
+    if found is None or found[2] not in units or found[1].strip("0") == "" != found[1]:
+        raise DataError(
+            f"{name}: {setting('freq', freq)} is not a step; expected a number and one of {', '.join(units)}."
+        )
+    return int(found[1] or 1), found[2]

@@ -1,0 +1,280 @@
+"""Tables over time: one series per column (wide) or per value of a column (long), with covariates."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.data.table import Table, read_table
+from throughtime.data.timeline import Timeline
+from throughtime.errors import DataError
+from throughtime.paths import display_path
+from throughtime.spelling import option
+
+Array = NDArray[Any]
+
+TIME_NAMES = ("ds", "date", "time", "timestamp", "datetime")
+_MOST_FILLED = 20  # a grid with more missing than given rows by this factor has a wrong step
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a table that matter.
+
+    Attributes:
+        targets: to forecast; each is a series of its own.
+        time: of the time stamps; None for row numbers.
+        id: tells series apart; None where there is one.
+        past: covariates known up to the present.
+        future: covariates also known for the times to forecast.
+        static: covariates of a series, the same in all of its rows.
+    """
+
+    targets: tuple[str, ...]
+    time: str | None = None
+    id: str | None = None
+    past: tuple[str, ...] = ()
+    future: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        table: Table,
+        *,
+        target: str | None,
+        time: str | None = None,
+        id: str | None = None,
+        past: str | None = None,
+        future: str | None = None,
+        static: str | None = None,
+    ) -> Columns:
+        """Check the columns that a user names, with commas between them, and find those of usual names.
+
+        Raises:
+            DataError: a column is missing, or named twice.
+        """
+        names = table.columns
+        lower = {name.lower(): name for name in reversed(names)}
+        targets = _split(target) or (("y",) if "y" in names else ())
+        if not targets:
+            raise DataError(f"{table.name}: {option('target')} must name the column to forecast; it has {names}.")
+        if time is None:
+            time = next((lower[name] for name in TIME_NAMES if name in lower and lower[name] not in targets), None)
+        if id is None and "unique_id" in names:
+            id = "unique_id"
+        found = cls(targets, time, id, _split(past), _split(future), _split(static))
+        used: dict[str, str] = {}
+        for keyword, columns in (
+            ("target", targets), ("time", [time] if time else []), ("id", [id] if id else []),
+            ("past", found.past), ("future", found.future), ("static", found.static),
+        ):  # fmt: skip
+            for column in columns:
+                table.check(column, keyword)
+                if column in used:
+                    raise DataError(
+                        f"{table.name}: column {column!r} is named by {option(used[column])} and {option(keyword)}; "
+                        "name it once."
+                    )
+                used[column] = keyword
+        return found
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """All columns in use."""
+        single = tuple(name for name in (self.time, self.id) if name)
+        return (*self.targets, *single, *self.past, *self.future, *self.static)
+
+
+@dataclass(frozen=True, eq=False)
+class Series:
+    """A series on its timeline.
+
+    Attributes:
+        name: to tell it from others.
+        start: the position of its first row on the timeline.
+        values: the target `[T]`, NaN where it is missing; the last one is present.
+        past: `[T, past]`, NaN where missing.
+        future: `[T + ahead, future]`, NaN where missing: also of the rows after the last target.
+        static: values of the static covariates, as text.
+    """
+
+    name: str
+    start: int
+    values: Array
+    past: Array
+    future: Array
+    static: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.values)
+
+
+@dataclass(frozen=True, eq=False)
+class TimeSeries:
+    """The series of a table.
+
+    Attributes:
+        name: the table's.
+        columns: those that were read.
+        timeline: the time stamps.
+        series: each series.
+        notes: what the user should know.
+    """
+
+    name: str
+    columns: Columns
+    timeline: Timeline
+    series: Sequence[Series]
+    notes: Sequence[str] = ()
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all series."""
+        digest = hashlib.sha256(repr((self.columns, self.timeline)).encode())
+        for series in self.series:
+            digest.update(repr((series.name, series.start, series.values.shape, series.static)).encode())
+            for array in (series.values, series.past, series.future):
+                digest.update(np.ascontiguousarray(array).data)
+        return digest.hexdigest()
+
+
+def read_time_series(
+    path: str | Path,
+    *,
+    target: str | None,
+    time: str | None = None,
+    id: str | None = None,
+    past: str | None = None,
+    future: str | None = None,
+    static: str | None = None,
+    freq: str | None = None,
+    encoding_errors: str = "strict",
+) -> TimeSeries:
+    """Read the series of a .csv, .tsv or .parquet file.
+
+    Rows are sorted by time; missing time stamps become missing values. With several targets, each is a series, and the
+    covariates belong to all of them.
+
+    Args:
+        path: the file.
+        target, past, future, static: columns (see `Columns`), with commas between them.
+        time, id: columns.
+        freq: the step between rows (see `Timeline.of`).
+        encoding_errors: see `read_table`.
+
+    Raises:
+        DataError: the file can't be read, or a column doesn't fit.
+    """
+    table = read_table(path, encoding_errors)
+    columns = Columns.of(table, target=target, time=time, id=id, past=past, future=future, static=static)
+    return series_of(table, columns, freq)
+
+
+def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSeries:
+    """Return the series of a table (see `read_time_series`)."""
+    notes: list[str] = []
+    ids = table.filled(columns.id, "id") if columns.id else None
+    names, group = (["series"], np.zeros(len(table), np.int64)) if ids is None else _numbered(ids)
+    if columns.time is None:
+        notes.append(f"no {option('time')} is given: rows count as equally spaced, in the order of the file")
+        order = np.argsort(group, kind="stable")
+        group = group[order]
+        timeline = Timeline("number", 1)
+        positions = np.arange(len(table)) - np.searchsorted(group, group)
+    else:
+        times = table.instants(columns.time, "time")
+        ranks = times.rank("dense").to_numpy()
+        order = np.lexsort((ranks, group))
+        group = group[order]
+        timeline, positions = Timeline.of(times[order], group, table.name, freq)
+    read = {name: table.values(name, "target")[order] for name in columns.targets}
+    for name, values in read.items():
+        if np.isnan(values).all():
+            raise DataError(f"{table.name}: target {name!r} has no values.")
+    covariates = {
+        kind: np.stack([table.values(name, kind)[order] for name in names], 1) if names else None
+        for kind, names in (("past", columns.past), ("future", columns.future))
+    }
+    texts = {name: np.array(table.filled(name, "static"), object)[order] for name in columns.static}
+    found: list[Series] = []
+    filled = 0
+    bounds = np.searchsorted(group, np.arange(len(names) + 1))
+    for k, name in enumerate(names):
+        rows = slice(int(bounds[k]), int(bounds[k + 1]))
+        at = positions[rows] - positions[rows.start]
+        grid = int(at[-1]) + 1
+        if grid > _MOST_FILLED * len(at) + 100:
+            raise DataError(
+                f"{table.name}: with a step of {timeline.text}, {grid - len(at):,} of {grid:,} rows of {name} would be "
+                f"missing; give the table's step with {option('freq')}."
+            )
+        filled += grid - len(at)
+        observed = [np.flatnonzero(~np.isnan(values[rows])) for values in read.values()]
+        ends = [int(at[each[-1]]) + 1 for each in observed if len(each)]
+        if not ends:
+            raise DataError(f"{table.name}: series {name!r} has no values of its target.")
+        end = max(ends)
+        past, future = (
+            np.zeros((grid, 0), np.float32) if values is None else _on_grid(values[rows], at, grid)
+            for values in covariates.values()
+        )
+        for target, values in read.items():
+            full = target if ids is None else name if len(read) == 1 else f"{name}/{target}"
+            static = tuple(_constant(table, column, text[rows], name) for column, text in texts.items())
+            start = int(positions[rows.start])
+            found.append(Series(full, start, _on_grid(values[rows], at, grid)[:end], past[:end], future, static))
+    if filled:
+        notes.append(f"{filled:,} missing time stamps (step {timeline.text}) count as missing values")
+    missing = sum(int(np.isnan(series.values).sum()) for series in found) - filled * len(read)
+    if missing > 0:
+        notes.append(f"{missing:,} values of the target are missing: the network reads a mask with them")
+    unused = [name for name in table.columns if name not in columns.all]
+    if unused:
+        notes.append(f"unused columns: {', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}")
+    return TimeSeries(table.name, columns, timeline, found, notes)
+
+
+def one_path(paths: Sequence[str | Path] | None) -> str | Path:
+    """Return the only path of several.
+
+    Raises:
+        DataError: there are more or none.
+    """
+    if not paths or len(paths) > 1:
+        listed = ", ".join(display_path(path) for path in paths or ())
+        raise DataError(f"forecast reads one table (.csv, .tsv or .parquet), got {listed or 'none'}.")
+    return paths[0]
+
+
+def _on_grid(values: Array, at: Array, grid: int) -> Array:
+    """Rows `[n, ...]` at their places of a regular grid, NaN elsewhere."""
+    if grid == len(values):
+        return values
+    result = np.full((grid, *values.shape[1:]), np.nan, values.dtype)
+    result[at] = values
+    return result
+
+
+def _numbered(ids: list[str]) -> tuple[list[str], Array]:
+    names, group = np.unique(np.array(ids, object).astype(str), return_inverse=True)
+    return [str(name) for name in names], group.astype(np.int64)
+
+
+def _constant(table: Table, column: str, texts: Array, name: str) -> str:
+    if (texts != texts[0]).any():
+        raise DataError(
+            f"{table.name}: the static column {column!r} changes within series {name!r}: use {option('past')} or "
+            f"{option('future')} for it."
+        )
+    return str(texts[0])
+
+
+def _split(text: str | None) -> tuple[str, ...]:
+    return tuple(name.strip() for name in (text or "").split(",") if name.strip())

@@ -1,0 +1,223 @@
+"""How good forecasts are, and simple forecasts to compare them with."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.data.timeline import Integers
+from throughtime.data.windows import Windows
+from throughtime.outputs import Normal, Output, Quantiles, StudentT
+
+Array = NDArray[Any]
+Figures = dict[str, float]
+
+LEVELS = (0.1, 0.5, 0.9)
+"""Levels of the weighted quantile loss."""
+
+_RIDGE = 1e-3  # the penalty, as a share of the inputs' mean variance
+
+
+class Forecast(NamedTuple):
+    """Forecasts of windows at the common scale.
+
+    Attributes:
+        point: the forecast values `[B, horizon]`.
+        low, high: the bounds of the interval `[B, horizon]`; equal to `point` without a distribution.
+        quantiles: at `LEVELS` `[B, horizon, 3]`; None without a distribution.
+    """
+
+    point: Array
+    low: Array
+    high: Array
+    quantiles: Array | None = None
+
+    def widened(self, margins: Array | None) -> Forecast:
+        """Return the forecast with `margins` `[horizon]` added on both sides of its intervals."""
+        if margins is None:
+            return self
+        low, high = self.low - margins, self.high + margins
+        middle = (low + high) / 2  # where a margin below 0 has turned an interval around
+        return self._replace(low=np.minimum(low, middle), high=np.maximum(high, middle))
+
+
+def forecast_of(output: Output, raw: Array, share: float) -> Forecast:
+    """Return the forecast that raw numbers `[B, m, width]` describe, the rows of m segments one after the other.
+
+    Args:
+        output: what the numbers mean.
+        raw: the numbers.
+        share: of the values that intervals are to contain.
+    """
+    flat = (len(raw), -1)
+    if isinstance(output, Quantiles):
+        quantiles = output.predict(raw)
+        quantiles = quantiles.reshape(len(raw), -1, quantiles.shape[-1])
+        places = np.interp(LEVELS, output.levels, np.arange(len(output.levels)))
+        below = np.floor(places).astype(int)
+        above = np.ceil(places).astype(int)
+        at = quantiles[..., below] + (places - below) * (quantiles[..., above] - quantiles[..., below])
+        return Forecast(at[..., 1], quantiles[..., 0], quantiles[..., -1], at)
+    point = output.predict(raw).reshape(flat)
+    if not isinstance(output, Normal | StudentT):
+        return Forecast(point, point, point)
+    from scipy import stats
+
+    *degrees, _, scale = (numbers.reshape(flat) for numbers in output.parameters(raw))
+
+    def quantile(level: float) -> Array:
+        unit = stats.t.ppf(level, degrees[0]) if degrees else stats.norm.ppf(level)
+        return np.asarray(point + scale * unit)
+
+    tail = (1 - share) / 2
+    return Forecast(point, quantile(tail), quantile(1 - tail), np.stack([quantile(level) for level in LEVELS], -1))
+
+
+class Measures:
+    """Errors of forecasts, added up.
+
+    MSE, MAE and MASE are means at the common scale, sMAPE (%), the weighted quantile loss (the sum of pinball losses
+    over the sum of absolute values, mean over `LEVELS`) and coverage are of the original one. MASE divides by the mean
+    absolute error of the seasonal naive forecast in training.
+
+    Args:
+        windows: what is forecast.
+        intervals: whether forecasts have intervals.
+    """
+
+    def __init__(self, windows: Windows, intervals: bool = False) -> None:
+        self._windows, self._intervals = windows, intervals
+        self._sums: dict[str, float] = {}
+        self._count = 0
+        self.by_step = np.zeros(windows.horizon)
+        self._of_step = np.zeros(windows.horizon)
+        scales = windows.data.scales
+        self._shifts = np.array([scale.shift for scale in scales])
+        self._factors = np.array([scale.factor for scale in scales])
+
+    def add(self, chosen: Integers, forecast: Forecast) -> None:
+        """Add the forecasts of windows."""
+        series, _ = self._windows.where(chosen)
+        values, observed = self._windows.targets(chosen)
+        shift, factor = (each[series][:, None] for each in (self._shifts, self._factors))
+        true, point = values.astype(np.float64), forecast.point.astype(np.float64)
+        error = point - true
+        own, found = true * factor + shift, point * factor + shift
+        size = np.abs(own) + np.abs(found)
+        each = {
+            "mse": error**2,
+            "mae": np.abs(error),
+            "mase": np.abs(error) / self._windows.data.errors[series][:, None],
+            "smape": 200 * np.divide(np.abs(found - own), size, out=np.zeros_like(size), where=size > 0),
+            "size": np.abs(own),
+        }
+        if forecast.quantiles is not None:
+            above = (true[..., None] - forecast.quantiles) * factor[..., None]
+            levels = np.array(LEVELS)
+            each["pinball"] = 2 * np.maximum(levels * above, (levels - 1) * above).mean(-1)
+        if self._intervals:
+            each["coverage"] = ((true >= forecast.low) & (true <= forecast.high)).astype(float)
+        for name, numbers in each.items():
+            self._sums[name] = self._sums.get(name, 0.0) + float((numbers * observed).sum())
+        self._count += int(observed.sum())
+        self.by_step += (error**2 * observed).sum(0)
+        self._of_step += observed.sum(0)
+
+    @property
+    def figures(self) -> Figures:
+        """The means."""
+        count = max(1, self._count)
+        found = {name: total / count for name, total in self._sums.items() if name not in ("size", "pinball")}
+        if "pinball" in self._sums:
+            found["weighted_quantile_loss"] = self._sums["pinball"] / max(self._sums["size"], 1e-300)
+        return found
+
+
+def measured(windows: Windows, forecast: Callable[[Integers], Forecast], chosen: Integers | None = None) -> Figures:
+    """Return the figures of forecasts without intervals.
+
+    Args:
+        windows: what is forecast.
+        forecast: makes the forecast of windows.
+        chosen: the windows to measure; all if not given.
+    """
+    measures = Measures(windows)
+    for chunk in windows.chunks(chosen):
+        measures.add(chunk, forecast(chunk))
+    return measures.figures
+
+
+def point_forecast(values: Array) -> Forecast:
+    """Return a forecast without a distribution."""
+    return Forecast(values, values, values)
+
+
+def last_value(windows: Windows, chosen: Integers) -> Array:
+    """Forecast the last value before the origin."""
+    return np.repeat(windows.contexts(chosen, windows.codec.context)[:, -1:], windows.horizon, 1)
+
+
+def seasonal_naive(windows: Windows, chosen: Integers) -> Array:
+    """Forecast the values of the last season before the origin."""
+    season = windows.codec.season
+    last = windows.contexts(chosen, season)
+    return np.tile(last, (1, -(-windows.horizon // season)))[:, : windows.horizon]
+
+
+def fit_ridge(windows: Windows, most: int = 200_000) -> dict[str, Any]:
+    """Fit a ridge regression from context to horizon, the last value subtracted.
+
+    Args:
+        windows: of the training part.
+        most: how many windows to fit it to at most, evenly spread.
+
+    Returns:
+        The weights as plain data.
+    """
+    context, horizon = windows.codec.context, windows.horizon
+    gram, cross = np.zeros((context, context)), np.zeros((context, horizon))
+    for chunk in windows.chunks(windows.spread(most), 4096):
+        values, observed = windows.targets(chunk)
+        whole = observed.all(1)
+        inputs = windows.contexts(chunk, context)[whole].astype(np.float64)
+        last = inputs[:, -1:].copy()
+        inputs[:, :-1] -= last
+        inputs[:, -1] = 1.0  # where the last value would be 0, a constant
+        gram += inputs.T @ inputs
+        cross += inputs.T @ (values[whole] - last)
+    penalty = _RIDGE * max(np.trace(gram[:-1, :-1]), 1e-12) / max(1, context - 1)
+    ridge = np.full(context, penalty)
+    ridge[-1] = 1e-9 * max(gram[-1, -1], 1.0)
+    weights = np.linalg.solve(gram + np.diag(ridge), cross).astype("<f4")
+    return {"shape": [context, horizon], "float32": base64.b64encode(weights.tobytes()).decode()}
+
+
+def ridge_forecast(fitted: Mapping[str, Any], windows: Windows, chosen: Integers) -> Array:
+    """Forecast with the regression that `fit_ridge` fitted."""
+    weights = np.frombuffer(base64.b64decode(fitted["float32"]), "<f4").reshape(fitted["shape"])
+    inputs = windows.contexts(chosen, windows.codec.context)
+    last = inputs[:, -1:].copy()
+    inputs = inputs - last
+    inputs[:, -1] = 1.0
+    return np.asarray(inputs @ weights + last)
+
+
+def conformal_margins(scores: Array, observed: Array, share: float) -> Array:
+    """Return how far intervals are to be widened so that they contain a share of values (split conformal prediction).
+
+    Args:
+        scores: how far each value is outside its interval `[N, horizon]`, below 0 inside (Romano et al. 2019,
+            arXiv:1905.03222).
+        observed: where there is a value.
+        share: of the values.
+    """
+    margins = np.zeros(scores.shape[1])
+    for k in range(scores.shape[1]):
+        found = np.sort(scores[observed[:, k], k])
+        if len(found):
+            margins[k] = found[min(len(found), int(np.ceil((len(found) + 1) * share))) - 1]
+    return margins

@@ -1,0 +1,219 @@
+"""Tables over time: what is read, what is refused, and that nothing after a forecast's origin is seen."""
+
+from dataclasses import replace
+
+import numpy as np
+import polars
+import pytest
+from sklearn.preprocessing import RobustScaler, StandardScaler
+
+from throughtime.codecs import Codecs
+from throughtime.data.series_codec import Scale, found_season
+from throughtime.data.timeseries import read_time_series
+from throughtime.data.windows import WindowBatches
+from throughtime.errors import DataError
+from throughtime.tasks.forecast import ForecastOptions, ForecastTask
+
+HOURS = polars.datetime_range(
+    polars.datetime(2024, 1, 1), polars.datetime(2024, 12, 1), "1h", time_unit="us", eager=True
+)
+
+
+def table(path, rows=300, **columns):
+    """A table of hours with a daily cycle."""
+    draw = np.random.default_rng(0)
+    y = np.sin(np.arange(rows) * 2 * np.pi / 24) * 3 + 20 + 0.1 * draw.normal(size=rows)
+    frame = polars.DataFrame({"date": HOURS[:rows], "y": y, **columns})
+    frame.write_parquet(path)
+    return frame
+
+
+def written(tmp_path, text):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    return path
+
+
+def task(path, **options):
+    return ForecastTask(ForecastOptions(data=(str(path),), **{"horizon": 6, "context": 12, **options}))
+
+
+def test_wide_and_long_tables_give_the_same_series(tmp_path):
+    wide = "ds,a,b\n2024-01-01,1,10\n2024-01-02,2,20\n2024-01-04,4,40\n"
+    long = "unique_id,ds,y\n" + "".join(
+        f"{name},2024-01-0{day},{factor * day}\n" for day in (4, 2, 1) for name, factor in (("b", 10), ("a", 1))
+    )
+    found = [read_time_series(written(tmp_path, text), target=target) for text, target in ((wide, "a,b"), (long, None))]
+    for each in found:
+        assert [series.name for series in each.series] == ["a", "b"]
+        np.testing.assert_array_equal(each.series[1].values, [10, 20, np.nan, 40])
+        assert each.timeline.text == "1d"
+        assert each.timeline.label(each.series[0].start + 3) == "2024-01-04"
+        assert any("1 missing time stamps" in note or "2 missing time stamps" in note for note in each.notes)
+
+
+@pytest.mark.parametrize(
+    ("times", "step", "after"),
+    [
+        (("2024-01-31", "2024-02-29", "2024-03-31"), "1mo", "2024-04-30"),
+        (("2024-01-01", "2024-04-01", "2024-07-01"), "3mo", "2024-10-01"),
+        (("2023-12-04", "2023-12-11", "2023-12-18"), "1w", "2023-12-25"),
+        (("2024-01-01T00:30", "2024-01-01T00:45", "2024-01-01T01:00"), "15min", "2024-01-01 01:15:00"),
+        # A night on which clocks go back, told apart by the offset.
+        (
+            ("2024-10-27T02:00+02:00", "2024-10-27T02:00+01:00", "2024-10-27T03:00+01:00"),
+            "1h",
+            "2024-10-27 03:00:00+00:00",
+        ),
+        (("7", "9", "11"), "2", "13"),
+    ],
+)
+def test_the_step_is_found_and_continued(tmp_path, times, step, after):
+    found = read_time_series(written(tmp_path, "ds,y\n" + "".join(f"{t},1\n" for t in times)), target="y")
+    assert found.timeline.text == step
+    assert found.timeline.label(found.series[0].start + 3) == after
+    assert len(found.series[0]) == 3
+
+
+@pytest.mark.parametrize(
+    ("text", "options", "message"),
+    [
+        ("ds,y\n2024-01-01,1\n2024-01-01,2\n2024-01-02,2\n", {}, "1 duplicate times .*2024-01-01.*name the column"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,2\n2024-01-03T05:00,2\n", {}, "irregular: 1 of 3 .*Resample"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,2\n2024-01-03,2\n", {"freq": "w"}, "irregular"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,2\n", {"freq": "fortnight"}, "freq=fortnight is not a step; expected"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,high\n", {}, "column 'y' .* must hold numbers, got 'high' in row 2"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,inf\n", {}, r"1 infinite value \(row 2\)"),
+        ("ds,y\n2024-01-01,\n2024-01-02,\n", {}, "target 'y' has no values"),
+        ("ds,y\nlater,1\nnow,2\n", {}, "must hold numbers or ISO 8601"),
+        ("ds,x\n2024-01-01,1\n", {}, "has no column 'y'"),
+        ("ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n", {"static": "c"}, "static column 'c' changes"),
+        ("ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n", {"past": "c", "future": "c"}, "named by past and future"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,2\n2030-01-01,2\n", {}, "rows of series would be missing"),
+    ],
+)
+def test_tables_that_cannot_be_read(tmp_path, text, options, message):
+    with pytest.raises(DataError, match=message):
+        read_time_series(written(tmp_path, text), target="y", **options)
+
+
+def test_scales_are_scikit_learn_s():
+    values = np.random.default_rng(0).gamma(2.0, size=101)
+    for how, scaler in (("standard", StandardScaler()), ("robust", RobustScaler(unit_variance=True))):
+        expected = scaler.fit_transform(values[:, None])[:, 0]
+        # RobustScaler divides by the exact 1.34898, not by 1.349; float32.
+        np.testing.assert_allclose(Scale.fit(values, how).encode(values), expected, rtol=1e-4, atol=1e-6)
+    assert np.abs(Scale.fit(-values, "mean").encode(values)).mean() == pytest.approx(1, rel=1e-6)
+    assert Scale.fit(np.full(9, 0.1)).factor == 1
+    scale = Scale.fit(values)
+    np.testing.assert_allclose(scale.decode(scale.encode(values)), values, rtol=1e-6)  # float32
+
+
+def test_a_season_is_found():
+    wave = np.sin(np.arange(500) * 2 * np.pi / 12) + 0.1 * np.random.default_rng(0).normal(size=500)
+    assert found_season([wave], ()) % 12 == 0
+    assert found_season([wave], (24, 7)) == 24
+    assert found_season([np.cumsum(np.random.default_rng(0).normal(size=500))], ()) == 1
+    assert found_season([wave[:10]], (24,)) == 1
+
+
+def test_windows_are_the_rows_before_and_after_an_origin(tmp_path):
+    frame = table(tmp_path / "t.parquet")
+    data = task(tmp_path / "t.parquet", segment=4, split="200,50,50", calendar=False).prepare()
+    scale = data.codecs.inputs.scales["y"]
+    y = scale.encode(frame["y"].to_numpy())
+    assert (len(data.train), len(data.valid), len(data.valid.later), len(data.test)) == (200 - 17, 20, 20, 45)
+    assert scale == Scale.fit(frame["y"].to_numpy()[:200])
+    for windows, first in ((data.train, 12), (data.valid, 200), (data.valid.later, 225), (data.test, 250)):
+        batch = windows.batch(np.array([0, 3]))
+        for b, origin in enumerate((first, first + 3)):
+            context = y[origin - 12 : origin].reshape(3, 4) - y[origin - 1]
+            np.testing.assert_array_equal(batch.inputs[:3, b, :4], context)
+            assert not batch.inputs[:3, b, 4:].any()
+            np.testing.assert_array_equal(batch.inputs[3:, b], [[0, 0, 0, 0, 1, 0], [0, 0, 0, 0, 0, 1]])
+            written = batch.targets[3:, b].reshape(-1)[:6]
+            np.testing.assert_array_equal(written, y[origin : origin + 6] - y[origin - 1])
+            np.testing.assert_array_equal(batch.weights[:, b].reshape(-1), [0] * 12 + [1] * 6 + [0] * 2)
+        assert batch.terms == 12
+
+
+def test_each_window_comes_once_in_an_epoch_and_a_batch_depends_on_its_step_alone(tmp_path):
+    table(tmp_path / "t.parquet")
+    windows = task(tmp_path / "t.parquet").prepare().train
+    batches = WindowBatches(windows, 50, seed=3)
+    members = [np.concatenate([batches._members(len(batches) * e + k) for k in range(len(batches))]) for e in (0, 1)]
+    for each in members:
+        np.testing.assert_array_equal(np.sort(each), np.arange(len(windows)))
+    assert not np.array_equal(*members)
+    np.testing.assert_array_equal(WindowBatches(windows, 50, seed=3).batch(5).inputs, batches.batch(5).inputs)
+    whole = batches.batch(1)
+    parts = [WindowBatches(windows, 50, 3, rank, 2).batch(1) for rank in (0, 1)]
+    np.testing.assert_array_equal(whole.inputs[:, ::2], parts[0].inputs)
+    assert parts[0].terms == parts[1].terms == whole.terms / 2
+
+
+@pytest.mark.parametrize("kind", ["y", "past"])
+def test_nothing_after_an_origin_reaches_the_network_or_the_codec(tmp_path, kind):
+    draw = np.random.default_rng(1)
+    frame = table(tmp_path / "a.parquet", past=draw.normal(size=300), future=draw.normal(size=300))
+    changed = frame.with_columns(polars.when(polars.int_range(300) < 220).then(kind).otherwise(1e6).alias(kind))
+    changed.write_parquet(tmp_path / "b.parquet")
+    options = {"split": "200,50,50", "past": "past", "future": "future", "segment": 3}
+    before, after = (task(tmp_path / f"{name}.parquet", **options).prepare() for name in "ab")
+    assert before.codecs.to_data() == after.codecs.to_data()
+    np.testing.assert_array_equal(before.train.batch(np.arange(9)).inputs, after.train.batch(np.arange(9)).inputs)
+    for offset, same in ((20, True), (21, False)):  # origins 220 and 221
+        windows = [replace(d.valid, first=np.array([200 + offset]), counts=np.array([1])) for d in (before, after)]
+        found = [each.inputs(np.array([0])) for each in windows]
+        assert all(np.array_equal(x, y) for x, y in zip(*found, strict=True)) == same
+
+
+def test_missing_values_have_a_mask(tmp_path):
+    text = "ds,y,f\n" + "".join(
+        f"2024-01-{1 + k // 24:02} {k % 24:02}:00,{'' if k % 7 == 3 else k},{k}\n" for k in range(96) if k % 11
+    )
+    data = task(written(tmp_path, text), horizon=3, segment=3, context=6, future="f").prepare()
+    codec = data.codecs.inputs
+    assert codec.masked
+    batch = data.train.batch(np.arange(len(data.train)))
+    _, origins = data.train.where(np.arange(len(data.train)))
+    rows = origins[:, None] + np.arange(-6, 3) + 1  # row 0 of the file has the hour 1
+    present = (rows % 7 != 3) & (rows % 11 != 0)
+    np.testing.assert_array_equal(batch.inputs[:2, :, 3:6].transpose(1, 0, 2).reshape(-1, 6), present[:, :6])
+    np.testing.assert_array_equal(batch.weights[2], present[:, 6:])
+    assert not batch.inputs[:2, :, :3].transpose(1, 0, 2).reshape(-1, 6)[~present[:, :6]].any()
+    assert np.isfinite(batch.inputs).all()
+    last = codec.scales["y"].encode(np.where(present, rows, -1)[:, :6].max(1).astype(float))
+    np.testing.assert_allclose(data.train.inputs(np.arange(len(data.train))).last, last)
+
+
+def test_the_codec_is_saved_to_the_last_bit(tmp_path):
+    draw = np.random.default_rng(1)
+    table(tmp_path / "t.parquet", past=draw.normal(size=300), kind=["x"] * 300)
+    data = task(tmp_path / "t.parquet", past="past", static="kind").prepare()
+    again = Codecs.of_data(data.codecs.to_data())
+    assert again.inputs == data.codecs.inputs
+    for damaged in ({"season": 0}, {"scales": {"y": [0, 0]}}, {"timeline": {"unit": "era"}}, {"columns": 3}):
+        with pytest.raises(DataError, match="damaged codec"):
+            Codecs.of_data({"inputs": data.codecs.to_data()["inputs"] | damaged, "targets": None})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"horizon": 250}, "too few for horizon=250"),
+        ({"context": 280}, "too few for horizon=6 and context=280"),
+        ({"horizon": None}, "forecast needs horizon"),
+        ({"target": "nothing"}, "has no column 'nothing'"),
+        ({"split": "250,40,10", "horizon": 45}, "no series has rows enough for horizon=45"),
+        ({"valid": "other.csv"}, "splits one table by time: give split"),
+        ({"data": ("a.csv", "b.csv")}, "reads one table .* got a.csv, b.csv"),
+        ({"target": "constant"}, "constant in the training part"),
+    ],
+)
+def test_data_that_cannot_be_used(tmp_path, options, message):
+    table(tmp_path / "t.parquet", constant=[4.0] * 300)
+    with pytest.raises(DataError, match=message):
+        task(tmp_path / "t.parquet").__class__(
+            ForecastOptions(**{"data": (str(tmp_path / "t.parquet"),), "horizon": 6, "context": 12, **options})
+        ).prepare()
