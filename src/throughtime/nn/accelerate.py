@@ -19,6 +19,7 @@ from throughtime.exchange.keras_loop import (
 )
 from throughtime.nn import dropin
 from throughtime.nn.hooks import Hookable
+from throughtime.nn.recurrent_policy import accelerate_policy, restore_policy
 from throughtime.nn.substitute import Substitute, original_state
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {kind.original: kind for kind in (dropin.RNN, dropin.LSTM, dropin.GRU)}
@@ -102,6 +103,8 @@ def substitute_layers(model: nn.Module) -> Acceleration:
             ours.append(name)
         elif (reason := _other(module)) is not None:
             left[name] = reason
+        if accelerate_policy(module):
+            changed[f"{name}._process_sequence".lstrip(".")] = "one call for all steps, with resets at episode starts"
         for path, layer in keras_layers(module):
             if is_accelerated(layer):
                 ours.append(path)
@@ -138,6 +141,7 @@ def restore(model: Model) -> Model:
         module.__dict__.update(state)
         module.__class__ = module.original
     for module in model.modules():
+        restore_policy(module)
         for _, layer in keras_layers(module):
             restore_layer(layer)
     return model
