@@ -25,14 +25,17 @@ _KINDS = ("RNN", "SimpleRNN", "LSTM", "GRU")
 _DTYPES = ("float32", "float64")
 
 
-def keras_layers(module: nn.Module) -> Iterator[tuple[str, Any]]:
-    """List the recurrent layers of a Keras model or layer with their paths; none if the module is not Keras's."""
+def keras_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """List the recurrent layers of all Keras models and layers in a torch module, each one once, with their paths."""
     keras = sys.modules.get("keras")
-    if keras is None or not isinstance(module, keras.Layer):
+    if keras is None:
         return
-    for layer in module._flatten_layers():
-        if isinstance(layer, keras.layers.RNN):
-            yield layer.path or layer.name, layer
+    seen = set()  # a Keras model has its layers as its own and as those of the model that it wraps
+    for module in model.modules():
+        for layer in module._flatten_layers() if isinstance(module, keras.Layer) else ():
+            if isinstance(layer, keras.layers.RNN) and id(layer) not in seen:
+                seen.add(id(layer))
+                yield layer.path or layer.name, layer
 
 
 def require_torch_backend(model: Any) -> None:

@@ -105,13 +105,13 @@ def substitute_layers(model: nn.Module) -> Acceleration:
             left[name] = reason
         if accelerate_policy(module):
             changed[f"{name}._process_sequence".lstrip(".")] = "one call for all steps, with resets at episode starts"
-        for path, layer in keras_layers(module):
-            if is_accelerated(layer):
-                ours.append(path)
-            elif (reason := accelerate_layer(layer)) is None:
-                changed[path] = f"the loop of keras.layers.{type(layer).__name__} to throughtime's"
-            else:
-                left[path] = reason
+    for path, layer in keras_layers(model):
+        if is_accelerated(layer):
+            ours.append(path)
+        elif (reason := accelerate_layer(layer)) is None:
+            changed[path] = f"the loop of keras.layers.{type(layer).__name__} to throughtime's"
+        else:
+            left[path] = reason
     return Acceleration(changed, left, ours)
 
 
@@ -142,8 +142,8 @@ def restore(model: Model) -> Model:
         module.__class__ = module.original
     for module in model.modules():
         restore_policy(module)
-        for _, layer in keras_layers(module):
-            restore_layer(layer)
+    for _, layer in keras_layers(model):
+        restore_layer(layer)
     return model
 
 
