@@ -192,19 +192,20 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"recurrent_dropout": 0.3, "dropout": 0.2}])
 def test_fit_has_the_same_losses(keras: Any, runs: list[bool], options: dict[str, float]) -> None:
-    """50 steps, with Keras's own dropout masks: an ulp at each step grows to less than 1e-4."""
+    """With Keras's own dropout masks; rounding errors of 50 steps grow to less than 1e-4."""
     x, y = data()
+    epochs = 2 if "recurrent_dropout" in options else 10  # Keras's own loop runs it, slowly
     losses = []
     for change in (lambda model: model, throughtime.accelerate):
         model = change(classifier(keras, **options))
-        losses.append(model.fit(x, y, batch_size=8, epochs=10, shuffle=False, verbose=0).history["loss"])
+        losses.append(model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0).history["loss"])
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-4)
     assert runs
     assert losses[0][-1] < losses[0][0]
 
 
 def test_saving_and_restoring(keras: Any, tmp_path: Path) -> None:
-    x, y = data()
+    x, _ = data()
     model = classifier(keras)
     before = model.predict(x, verbose=0)
     config = model.get_config()
@@ -265,9 +266,7 @@ try:
 except UserError as error:
     print(error)
 """
-    assert "on the torch backend, but Keras runs on jax: set the environment variable KERAS_BACKEND=torch" in run_python(
-        code
-    )
+    assert "but Keras runs on jax: set the environment variable KERAS_BACKEND=torch" in run_python(code)
 
 
 def test_what_is_no_module_is_still_refused(keras: Any) -> None:

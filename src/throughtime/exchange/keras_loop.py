@@ -17,6 +17,7 @@ from throughtime.engines.capture import needs_traceable
 from throughtime.engines.layouts import Stored
 from throughtime.errors import UserError
 from throughtime.exchange.keras_layers import FUNCTIONS, KERAS_LAYERS, KerasLayer, program_of
+from throughtime.nn.forms import states_of
 from throughtime.nn.stack import Stack
 from throughtime.program.core import Program
 
@@ -174,7 +175,8 @@ class Loop:
         program = of.programs[size]
         parameters = of.layer.layout.to_program(of.layer.layout.places(program), stored)
         outputs, final = Stack([[(program, parameters)]]).run(x, states, batch_first=True, lengths=lengths)
-        return outputs, [final] if isinstance(final, Tensor) else final
+        assert isinstance(outputs, Tensor)  # of one direction
+        return outputs, states_of(final)
 
 
 class _Steps(NamedTuple):

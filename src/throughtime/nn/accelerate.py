@@ -140,8 +140,8 @@ def restore(model: Model) -> Model:
         module.__dict__.clear()
         module.__dict__.update(state)
         module.__class__ = module.original
-    for module in model.modules():
-        restore_policy(module)
+    for part in model.modules():
+        restore_policy(part)
     for _, layer in keras_layers(model):
         restore_layer(layer)
     return model
