@@ -4,9 +4,9 @@
     python benchmarks/recurrent_ppo.py
 
 An update is one epoch over a rollout of 128 steps in 8 environments (CartPole without velocities), with LSTMs of 256
-units for actor and critic. Episodes start inside of every rollout. Prints the median processor time of interleaved
-rounds on one thread, in milliseconds, the median ratio of a round, and the largest difference between the losses. With `--solve` it trains an
-accelerated agent on CartPole without velocities instead and prints its mean return.
+units for actor and critic. Episodes start inside every rollout. Prints the median processor time of interleaved rounds
+on one thread, in milliseconds, the median ratio of a round, and the largest difference between the losses. With
+`--solve` it trains an accelerated agent on CartPole without velocities instead and prints its mean return.
 """
 
 from __future__ import annotations
