@@ -6,7 +6,7 @@
 An update is one epoch over a rollout of 128 steps in 8 environments (CartPole without velocities), with LSTMs of 256
 units for actor and critic. Episodes start inside every rollout. Prints the median processor time of interleaved rounds
 on one thread, in milliseconds, the median ratio of a round, and the largest difference between the losses. With
-`--solve` it trains an accelerated agent on CartPole without velocities instead and prints its mean return.
+`--train` it trains an accelerated agent on CartPole without velocities instead and prints its mean return.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def compare(batch: int, rounds: int) -> str:
     return f"| {batch} | {before:.0f} | {after:.0f} | {ratio:.1f} | {difference:.0e} |"
 
 
-def solve(steps: int) -> None:
+def train(steps: int) -> None:
     """Train an accelerated agent and print its mean return over 50 episodes."""
     environments = make_vec_env("CartPole-v1", 8, seed=0, wrapper_class=without_velocities)
     agent = RecurrentPPO(
@@ -93,11 +93,11 @@ def solve(steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--solve", type=int, metavar="STEPS", help="train for this many steps")
+    parser.add_argument("--train", type=int, metavar="STEPS", help="train for this many steps")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if arguments.solve:
-        solve(arguments.solve)
+    if arguments.train:
+        train(arguments.train)
         return
     print("| minibatch | before, ms | after, ms | ratio | largest difference of the losses |\n|---|---|---|---|---|")
     for batch in (128, 1024):
