@@ -201,7 +201,8 @@ def test_fit_has_the_same_losses(keras: Any, runs: list[bool], options: dict[str
         losses.append(model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0).history["loss"])
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-4)
     assert runs
-    assert losses[0][-1] < losses[0][0]
+    assert losses[0][-1] != losses[0][0]  # the weights do change
+    assert any(runs) != ("recurrent_dropout" in options)
 
 
 def test_saving_and_restoring(keras: Any, tmp_path: Path) -> None:
