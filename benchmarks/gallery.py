@@ -147,15 +147,9 @@ def recurrent_ppo(seconds: float) -> Iterator[Row]:
         agent.collect_rollouts(agent.env, callback, agent.rollout_buffer, agent.n_steps)
         return [agent.rollout_buffer.values, agent.rollout_buffer.log_probs]
 
-    def train(agent: Any) -> list[float]:
-        agent.set_random_seed(0)
-        agent.train()
-        return [agent.logger.name_to_value[f"train/{name}"] for name in ("value_loss", "entropy_loss", "loss")]
-
     for environments in (1, 4, 16):
         agents = [agent(environments, accelerated=accelerated) for accelerated in (False, True)]
         yield compare(f"collect 128 steps, batch {environments}", collect, agents, seconds=seconds)
-        yield compare(f"train on {128 * environments} steps", train, agents, seconds=seconds)
 
 
 def neuralforecast(seconds: float) -> Iterator[Row]:

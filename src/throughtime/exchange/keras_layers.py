@@ -71,7 +71,7 @@ def _leaky_relu(a: Symbol) -> Symbol:
 
 
 _USUAL = {"activation": "tanh", "recurrent_activation": "sigmoid"}
-_FUNCTIONS = {
+FUNCTIONS = {
     "tanh": language.tanh,
     "sigmoid": language.sigmoid,
     "relu": language.relu,
@@ -237,15 +237,28 @@ def _read(what: str, way: Direction) -> _Read:
         # Two rows of biases have been transposed with the matrices.
         first = biases[0] if biases[0].dim() == 1 else biases[0][:, 0]
         second = torch.zeros_like(first) if biases[0].dim() == 1 else biases[0][:, 1]
-    base = layer.cell.program(inputs, hidden, bias=bool(biases))
-    parameters = layer.layout.to_program(layer.layout.places(base), Stored(kernel, recurrent, first, second))
+    program = program_of(layer, inputs, hidden, bool(biases), words)
+    parameters = layer.layout.to_program(layer.layout.places(program), Stored(kernel, recurrent, first, second))
+    return _Read(program, parameters, hidden, words)
+
+
+def program_of(layer: KerasLayer, inputs: int, hidden: int, bias: bool, words: Mapping[str, Any]) -> Program:
+    """The program of a cell of Keras.
+
+    Args:
+        layer: its row of the table.
+        inputs, hidden: its sizes.
+        bias: whether it has a bias.
+        words: its activations by argument, each one of `FUNCTIONS`.
+    """
+    base = layer.cell.program(inputs, hidden, bias=bias)
     functions = tuple(
-        (name, _FUNCTIONS[words[argument]])
+        (name, FUNCTIONS[words[argument]])
         for argument, names in layer.functions.items()
         if words[argument] != _USUAL[argument]
         for name in names
     )
-    return _Read(with_functions(base, functions) if functions else base, parameters, hidden, words)
+    return with_functions(base, functions) if functions else base
 
 
 def _native(array: Array) -> Array:
@@ -294,9 +307,9 @@ def _words(what: str, way: Direction, layer: KerasLayer) -> dict[str, Any]:
         if not isinstance(words[name], bool):
             raise KerasError(f"{what}: {name} is True or False; given {words[name]!r}.")
     for name in layer.functions:
-        if not isinstance(words[name], str) or words[name] not in _FUNCTIONS:
+        if not isinstance(words[name], str) or words[name] not in FUNCTIONS:
             raise KerasError(
-                f"{what}: {name} is one of {', '.join(_FUNCTIONS)}; given {words[name]!r:.200}"
-                f"{nearest(str(words[name]), _FUNCTIONS)}"
+                f"{what}: {name} is one of {', '.join(FUNCTIONS)}; given {words[name]!r:.200}"
+                f"{nearest(str(words[name]), FUNCTIONS)}"
             )
     return words

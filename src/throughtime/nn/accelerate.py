@@ -10,8 +10,16 @@ import torch
 from torch import nn
 
 from throughtime.errors import UserError
+from throughtime.exchange.keras_loop import (
+    accelerate_layer,
+    is_accelerated,
+    keras_layers,
+    require_torch_backend,
+    restore_layer,
+)
 from throughtime.nn import dropin
 from throughtime.nn.hooks import Hookable
+from throughtime.nn.recurrent_policy import accelerate_policy, restore_policy
 from throughtime.nn.substitute import Substitute, original_state
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {kind.original: kind for kind in (dropin.RNN, dropin.LSTM, dropin.GRU)}
@@ -54,8 +62,12 @@ def accelerate(model: Model, *, verbose: bool = False) -> Model:
     class changes. `isinstance(layer, torch.nn.LSTM)` still holds. `restore` undoes it. Cells (`torch.nn.LSTMCell` and
     the like) are left alone: in a loop over single steps torch's own are as quick.
 
+    In Keras models on the torch backend, the loop over time steps of `SimpleRNN`, `LSTM`, `GRU` and `RNN` runs on our
+    engines; the layers stay Keras's. A recurrent policy of sb3-contrib runs a batch in which episodes start in one
+    call instead of step by step.
+
     Args:
-        model: any torch module, or such a layer itself.
+        model: any torch module or Keras model, or such a layer itself.
         verbose: whether to print what was changed, and what was left and why; it is logged in any case.
 
     Returns:
@@ -73,6 +85,7 @@ def accelerate(model: Model, *, verbose: bool = False) -> Model:
 
 def substitute_layers(model: nn.Module) -> Acceleration:
     """Do the work of `accelerate` and report it."""
+    require_torch_backend(model)
     _require_module(model, "accelerate")
     changed: dict[str, str] = {}
     left: dict[str, str] = {}
@@ -90,6 +103,15 @@ def substitute_layers(model: nn.Module) -> Acceleration:
             ours.append(name)
         elif (reason := _other(module)) is not None:
             left[name] = reason
+        if accelerate_policy(module):
+            changed[f"{name}._process_sequence".lstrip(".")] = "one call for all steps, with resets at episode starts"
+    for path, layer in keras_layers(model):
+        if is_accelerated(layer):
+            ours.append(path)
+        elif (reason := accelerate_layer(layer)) is None:
+            changed[path] = f"the loop of keras.layers.{type(layer).__name__} to throughtime's"
+        else:
+            left[path] = reason
     return Acceleration(changed, left, ours)
 
 
@@ -97,10 +119,10 @@ def restore(model: Model) -> Model:
     """Turn the layers that `accelerate` changed back into torch's own, in place.
 
     Parameters, hooks, names and the keys of the state dict stay, so an optimizer goes on with its state. Frozen layers
-    thaw; a cell that was made as one of ours becomes torch's too.
+    thaw; a cell that was made as one of ours becomes torch's too. Keras layers run Keras's own loop again.
 
     Args:
-        model: any torch module.
+        model: any torch module or Keras model.
 
     Returns:
         The same model.
@@ -118,6 +140,10 @@ def restore(model: Model) -> Model:
         module.__dict__.clear()
         module.__dict__.update(state)
         module.__class__ = module.original
+    for part in model.modules():
+        restore_policy(part)
+    for _, layer in keras_layers(model):
+        restore_layer(layer)
     return model
 
 

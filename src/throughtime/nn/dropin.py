@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.engines import choose, get
 from throughtime.engines.capture import is_graph_captured, is_transformed, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
-from throughtime.nn.forms import states_of
+from throughtime.nn.forms import require_reset, states_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable
 from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, ways_of
@@ -37,7 +37,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
             get(engine)
             self.engine = engine
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
+    def forward(self, input: Any, hx: Any = None, *, reset: Tensor | None = None) -> Any:
         """Runs the layers over all steps.
 
         Args:
@@ -45,23 +45,32 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
                 sequence.
             hx: the initial state, `[layers * directions, B, hidden_size]` (for an LSTM a pair of them); zeros if not
                 given.
+            reset: `[T, B]` (`[B, T]`, `[T]`, as the input), nonzero where a sequence's states are set to zero before
+                the step, as at the first step of an episode; torch's layers have no such argument.
 
         Returns:
             The output and the final state, of the shapes that torch's layer returns.
+
+        Raises:
+            UserError: if `reset` does not have the shape of the input without its features.
         """
         outside = outside_graph(self, input)
-        return self._run(input, hx) if outside is None else outside(self._run, input, hx)
+        if outside is not None:
+            return outside(self._run, input, hx, reset=reset)
+        return self._run(input, hx, reset)
 
-    def _run(self, input: Any, hx: Any) -> Any:
+    def _run(self, input: Any, hx: Any, reset: Tensor | None = None) -> Any:
         tensors = (input.data if isinstance(input, PackedSequence) else input, *states_of(hx))
         # A captured graph takes torch's layers one by one, as it takes those of every engine.
         plain = is_graph_captured() or not needs_traceable(tensors)
-        if not self.hooks and _is_torchs(self, tensors, plain):
+        if not self.hooks and reset is None and _is_torchs(self, tensors, plain):
             return self.original.forward(self, input, hx)
         layers = self.lasting_layers()
         self._check(input, hx)
+        if reset is not None:
+            require_reset(reset, input)
         stack = Stack(layers, dropout=self.dropout if self.training else 0.0, engine=self.engine, plain=plain)
-        return stack.run(input, hx, self.hooks, batch_first=self.batch_first)
+        return stack.run(input, hx, self.hooks, batch_first=self.batch_first, reset=reset)
 
     def _program(self) -> Program:
         return programs_of(self)[0][0]

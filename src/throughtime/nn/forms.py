@@ -138,6 +138,19 @@ def form_of(
     return theirs.pack(x), Form(layout, order, None, single, batch_first, theirs)
 
 
+def require_reset(reset: Tensor, input: Tensor | PackedSequence) -> None:
+    """Refuse a reset mask that does not fit an input.
+
+    Raises:
+        UserError: if the input is packed, or the mask is not of its shape without the features.
+    """
+    if isinstance(input, PackedSequence):
+        raise UserError("lengths and reset go with a padded input, not with a packed sequence.")
+    given = list(reset.shape) if isinstance(reset, Tensor) else type(reset).__name__
+    if given != list(input.shape[:-1]):
+        raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {given}.")
+
+
 def _order_and_batch_sizes(lengths: Lengths, steps: int, rows: int) -> tuple[Tensor, list[int]]:
     """The order of sequences from long to short, and the number of active ones at each step.
 

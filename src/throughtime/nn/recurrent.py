@@ -16,7 +16,7 @@ from throughtime.engines import choose, get
 from throughtime.engines.capture import is_captured
 from throughtime.errors import UserError, nearest
 from throughtime.language import activation
-from throughtime.nn.forms import Output
+from throughtime.nn.forms import Output, require_reset
 from throughtime.nn.forms import State as State  # the type of what every recurrent module returns
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable, Starts
@@ -278,12 +278,9 @@ class Recurrent(Hookable, Freezable, nn.Module):
             input = symbols if over is not None else _embedded(symbols, table)
         if over is None:
             self._check(input, initial)
-        if reset is not None and isinstance(input, Tensor):
-            given = list(reset.shape) if isinstance(reset, Tensor) else type(reset).__name__
-            if given != list(input.shape[:-1]):
-                raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {given}.")
-        packed = isinstance(input, PackedSequence)
-        if packed and (lengths is not None or reset is not None):
+        if reset is not None:
+            require_reset(reset, input)
+        if isinstance(input, PackedSequence) and lengths is not None:
             raise UserError("lengths and reset go with a padded input, not with a packed sequence.")
         options = self.options
         starts = self.starts() if options.learn_initial else None

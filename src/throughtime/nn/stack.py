@@ -334,8 +334,8 @@ def ways_of(program: Program, directions: int, reverse: bool = False) -> list[Pr
 def _eager(reason: str) -> Callable[..., Any]:
     """What calls a function outside of the graph that torch.compile captures; the reason is shown under fullgraph."""
 
-    def call(function: Callable[..., Any], *args: Any) -> Any:
-        return function(*args)
+    def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return function(*args, **options)
 
     found: Callable[..., Any] = torch.compiler.disable(call, reason=reason)  # type: ignore[no-untyped-call]
     return found
@@ -347,9 +347,9 @@ _with_hooks = _eager(f"throughtime.record and throughtime.edit work outside of a
 _in_transform = _eager(f"a recurrent layer under a transform of torch.func runs outside of a graph: {_OTHERWISE}")
 
 
-def _as_leaf(module: Any, run: Callable[..., Any], *args: Any) -> Any:
+def _as_leaf(module: Any, run: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """A module's call as one node of the graph that torch.fx traces, as torch's own layers are."""
-    tracer, options = args[0].tracer, dict(zip(("lengths", "reset", "table"), args[2:], strict=False))
+    tracer, options = args[0].tracer, dict(zip(("lengths", "reset", "table"), args[2:], strict=False)) | options
     given = {name: value for name, value in options.items() if value is not None}
     return tracer.create_proxy("call_module", tracer.path_of_module(module), args[:2], given)
 

@@ -1,0 +1,275 @@
+"""Keras's recurrent layers on our engines, in place: the loop over time steps is ours, everything else stays Keras's.
+
+A Keras layer calls its `inner_loop` with the input, the initial states and the mask. `accelerate` puts a `Loop` there,
+as an attribute of the layer. Weights, dropout masks, states and the layer's class stay where they are.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from throughtime.engines.capture import needs_traceable
+from throughtime.engines.layouts import Stored
+from throughtime.errors import UserError
+from throughtime.exchange.keras_layers import FUNCTIONS, KERAS_LAYERS, KerasLayer, program_of
+from throughtime.nn.forms import states_of
+from throughtime.nn.stack import Stack
+from throughtime.program.core import Program
+
+_LOOP = "inner_loop"
+_KINDS = ("RNN", "SimpleRNN", "LSTM", "GRU")
+_DTYPES = ("float32", "float64")
+
+
+def keras_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
+    """List the recurrent layers of all Keras models and layers in a torch module, each one once, with their paths."""
+    keras = sys.modules.get("keras")
+    if keras is None:
+        return
+    seen = set()  # a Keras model has its layers as its own and as those of the model that it wraps
+    for module in model.modules():
+        for layer in module._flatten_layers() if isinstance(module, keras.Layer) else ():
+            if isinstance(layer, keras.layers.RNN) and id(layer) not in seen:
+                seen.add(id(layer))
+                yield layer.path or layer.name, layer
+
+
+def require_torch_backend(model: Any) -> None:
+    """Refuse a Keras model that runs on another backend than torch.
+
+    Raises:
+        UserError: if it does.
+    """
+    keras = sys.modules.get("keras")
+    if keras is not None and isinstance(model, keras.Layer) and keras.config.backend() != "torch":
+        raise UserError(
+            f"accelerate takes Keras models on the torch backend, but Keras runs on {keras.config.backend()}: set the "
+            "environment variable KERAS_BACKEND=torch before keras is imported."
+        )
+
+
+def is_accelerated(layer: Any) -> bool:
+    """Whether a Keras layer runs our loop."""
+    return isinstance(vars(layer).get(_LOOP), Loop)
+
+
+def accelerate_layer(layer: Any) -> str | None:
+    """Put our loop into a Keras layer.
+
+    Returns:
+        Why the layer was left unchanged; None if it runs our loop now.
+    """
+    reason = _refusal(layer)
+    if reason is None:
+        layer.__dict__[_LOOP] = Loop(layer)
+    return reason
+
+
+def restore_layer(layer: Any) -> None:
+    """Put Keras's own loop back."""
+    if is_accelerated(layer):
+        del layer.__dict__[_LOOP]
+
+
+class _Cell(NamedTuple):
+    """A Keras cell that we run.
+
+    Attributes:
+        cell: the cell.
+        layer: its row of the table.
+        functions: its activations by argument.
+        programs: its program by input size, hidden size and whether it has a bias.
+    """
+
+    cell: Any
+    layer: KerasLayer
+    functions: dict[str, str]
+    programs: dict[tuple[int, int, bool], Program]
+
+    @property
+    def stored(self) -> Stored:
+        """The weights as they are now, in the order of `Stored`, differentiable."""
+        cell = self.cell
+        bias = None if cell.bias is None else _tensor(cell.bias)
+        second = None
+        if bias is not None:
+            bias, second = (bias, torch.zeros_like(bias)) if bias.dim() == 1 else bias.unbind()
+        return Stored(_tensor(cell.kernel).T, _tensor(cell.recurrent_kernel).T, bias, second)
+
+
+class Loop:
+    """The `inner_loop` of a Keras layer, on our engines.
+
+    Calls that an engine can't run (tensors on another device, a graph that is being captured, recurrent dropout in
+    training) go to Keras's own loop.
+    """
+
+    def __init__(self, layer: Any) -> None:
+        self._layer = layer
+        self._cells = [_cell(cell) for cell in _cells(layer)]
+
+    def __call__(self, sequences: Any, initial_state: Any, mask: Any, training: bool = False) -> tuple[Any, Any, Any]:
+        """Run the layer over all steps.
+
+        Args:
+            sequences: `[B, T, features]`.
+            initial_state: the states of each cell, nested as Keras nests them.
+            mask: `[B, T]`, False where a step is skipped; None if all steps are run.
+            training: whether dropout applies.
+
+        Returns:
+            The output of the last step, the outputs of all steps (of the last one unless `return_sequences`), and the
+            final states.
+        """
+        import keras
+
+        if isinstance(mask, list | tuple):
+            mask = mask[0]
+        states = keras.tree.flatten(initial_state)
+        if not self._runs([sequences, *states], mask, bool(training)):
+            return type(self._layer).inner_loop(self._layer, sequences, initial_state, mask, training)  # type: ignore[no-any-return]
+        if self._layer.stateful:  # Keras writes the final states into the initial ones
+            states = [state.clone() for state in states]
+        steps = _Steps.of(sequences, mask, self._layer.go_backwards)
+        x, lengths = steps.compacted, steps.lengths
+        final: list[Tensor] = []
+        for cell in self._cells:
+            own = [state.unsqueeze(0) for state in states[len(final) :][: len(cell.layer.cell.states)]]
+            x, ended = self._run(cell, x, tuple(own), lengths, bool(training))
+            final += [state.squeeze(0) for state in ended]
+        layer = self._layer
+        last, outputs = steps.expanded(x, layer.return_sequences, zero=layer.zero_output_for_mask)
+        return last, outputs, keras.tree.pack_sequence_as(initial_state, final)
+
+    def _runs(self, tensors: Sequence[Any], mask: Any, training: bool) -> bool:
+        """Whether this call is one that we run."""
+        x = tensors[0]
+        if any(not isinstance(t, Tensor) or t.device.type != "cpu" for t in tensors) or x.dim() != 3 or 0 in x.shape:
+            return False
+        if mask is not None and not (isinstance(mask, Tensor) and mask.shape[:2].numel() == mask.numel()):
+            return False
+        if torch.compiler.is_compiling() or needs_traceable(tensors):
+            return False
+        per_gate = any(
+            c.cell.recurrent_dropout or (c.cell.dropout and getattr(c.cell, "implementation", 2) == 1)
+            for c in self._cells
+        )
+        return not (training and per_gate)
+
+    def _run(
+        self, of: _Cell, x: Tensor, states: tuple[Tensor, ...], lengths: Tensor | None, training: bool
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """Run one cell over all steps."""
+        stored = of.stored
+        x = x.to(stored.input.dtype)
+        if training and of.cell.dropout:
+            x = x * of.cell.get_dropout_mask(x[:, 0, :])[:, None]
+        size = (stored.input.shape[1], stored.recurrent.shape[1], stored.input_bias is not None)
+        if size not in of.programs:
+            of.programs[size] = program_of(of.layer, *size, of.functions)
+        program = of.programs[size]
+        parameters = of.layer.layout.to_program(of.layer.layout.places(program), stored)
+        outputs, final = Stack([[(program, parameters)]]).run(x, states, batch_first=True, lengths=lengths)
+        assert isinstance(outputs, Tensor)  # of one direction
+        return outputs, states_of(final)
+
+
+class _Steps(NamedTuple):
+    """The steps of a batch that are run.
+
+    Attributes:
+        compacted: `[B, T, features]`: for each sequence the steps that are not masked, in the order in which they are
+            run, then the others.
+        lengths: `[B]`, the number of steps that are not masked; None if no step is.
+        kept: `[B, T]`, True where a step is not masked; None if no step is.
+    """
+
+    compacted: Tensor
+    lengths: Tensor | None = None
+    kept: Tensor | None = None
+
+    @classmethod
+    def of(cls, sequences: Tensor, mask: Tensor | None, backwards: bool) -> _Steps:
+        x = sequences.flip(1) if backwards else sequences
+        if mask is None:
+            return cls(x)
+        kept = mask.reshape(mask.shape[:2]).bool()
+        if bool(kept.all()):
+            return cls(x)
+        kept = kept.flip(1) if backwards else kept
+        lengths = kept.sum(1)
+        if not torch.equal(kept, torch.arange(kept.shape[1]) < lengths[:, None]):
+            order = torch.argsort((~kept).to(torch.uint8), dim=1, stable=True)
+            x = x.gather(1, order[..., None].expand(-1, -1, x.shape[2]))
+        return cls(x, lengths, kept)
+
+    def expanded(self, y: Tensor, every: bool, *, zero: bool) -> tuple[Tensor, Tensor]:
+        """The last step's output and those of every step, or of the last alone.
+
+        A masked step's output is that of the step before, 0 if there is none, or 0 if `zero`.
+        """
+        if self.kept is None:
+            return y[:, -1], y if every else y[:, -1:]
+        kept = self.kept if every else self.kept[:, -1:]
+        run = self.kept.cumsum(1) if every else self.kept.sum(1, keepdim=True)  # the number of steps run so far
+        found = y.gather(1, (run - 1).clamp(min=0)[..., None].expand(-1, -1, y.shape[2]))
+        found = torch.where((kept if zero else run > 0)[..., None], found, 0.0)
+        return found[:, -1], found
+
+
+def _tensor(variable: Any) -> Tensor:
+    from keras import ops
+
+    found: Tensor = ops.convert_to_tensor(variable)
+    return found
+
+
+def _cells(layer: Any) -> list[Any]:
+    import keras
+
+    return list(layer.cell.cells) if type(layer.cell) is keras.layers.StackedRNNCells else [layer.cell]
+
+
+def _refusal(layer: Any) -> str | None:
+    """Why our loop can't run a Keras layer; None if it can."""
+    import keras
+
+    kind = type(layer)
+    if kind not in {getattr(keras.layers, name) for name in _KINDS}:
+        return f"{kind.__name__} is a class of its own, which may do more than Keras's"
+    for cell in _cells(layer):
+        name = type(cell).__name__
+        if type(cell) not in {getattr(keras.layers, f"{of.kind}Cell") for of in KERAS_LAYERS}:
+            return f"its cell {name} is not one of Keras's SimpleRNNCell, LSTMCell and GRUCell"
+        if cell.compute_dtype not in _DTYPES or cell.variable_dtype != cell.compute_dtype:
+            return f"it computes in {cell.compute_dtype}, and the native engine has float32 and float64"
+        for argument in _cell_row(cell).functions:
+            function = getattr(cell, argument)
+            if _function_name(function) is None:
+                shown = getattr(function, "__name__", repr(function))
+                return f"its {argument} {shown} is not one of {', '.join(FUNCTIONS)}"
+    return None
+
+
+def _cell_row(cell: Any) -> KerasLayer:
+    after = getattr(cell, "reset_after", None)
+    name = type(cell).__name__
+    return next(of for of in KERAS_LAYERS if name == f"{of.kind}Cell" and of.reset_after in (None, after))
+
+
+def _function_name(function: Any) -> str | None:
+    """The name of an activation of Keras's that we have."""
+    from keras import activations
+
+    return next((name for name in FUNCTIONS if getattr(activations, name) is function), None)
+
+
+def _cell(cell: Any) -> _Cell:
+    row = _cell_row(cell)
+    names = {argument: _function_name(getattr(cell, argument)) for argument in row.functions}
+    return _Cell(cell, row, {argument: name for argument, name in names.items() if name is not None}, {})
