@@ -4,12 +4,8 @@ from __future__ import annotations
 
 import math
 import time
-<<<<<<< HEAD:src/throughtime/training/fitting.py
 from collections.abc import Callable, Iterable, Mapping, Sequence
-=======
-from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
->>>>>>> fore:src/throughtime/training/fit.py
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
