@@ -227,7 +227,8 @@ class _Watch(Callback):
 
     def on_step(self, fit: Fit) -> None:
         """Ends the trial when the search's time is up."""
-        if self._until is not None and time.monotonic() > self._until and fit.step < fit.plan.steps:
+        left = fit.plan.steps is None or fit.step < fit.plan.steps
+        if self._until is not None and time.monotonic() > self._until and left:
             self.ended = "out of time"
             fit.stop()
 
@@ -236,7 +237,7 @@ class _Watch(Callback):
         assert fit.figures is not None
         value, better = fit.figures[self._kind.monitor], max if self._kind.maximize else min
         self._best = value if self._best is None else better(value, self._best)
-        point = _PRUNINGS * fit.step // fit.plan.steps
+        point = _PRUNINGS * fit.step // fit.plan.expected_steps
         if point > self._reported:
             self._reported = point
             self._trial.report(self._best, point)

@@ -286,10 +286,11 @@ class AudioTask(StreamTask[Audio]):
         from throughtime.sight.report.collect import flows_of
 
         ids = torch.from_numpy(np.asarray(data.valid.ids[:_FOLLOWED]).astype(np.int64))
+        sounds = [(ids[:-1], ids[1:])]
         return {
             "flows": [
-                *flows_of(untrained, ids, "before training", _LOSSES),
-                *flows_of(model, ids, "after training", _LOSSES),
+                *flows_of(untrained, sounds, "before training", _LOSSES),
+                *flows_of(model, sounds, "after training", _LOSSES),
             ]
         }
 

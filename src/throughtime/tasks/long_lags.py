@@ -181,7 +181,7 @@ class Adding(LagTask):
 class _Counted(LagTask):
     """A task of symbols whose figure is the accuracy at some steps."""
 
-    steps: ClassVar[tuple[int, int | None] | None] = None  # None where a sequence has one target
+    counted: ClassVar[tuple[int, int | None] | None] = None  # None where a sequence has one target
     symbols: ClassVar[int]
     classes: ClassVar[int]
     monitor = "accuracy"
@@ -189,7 +189,7 @@ class _Counted(LagTask):
 
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
-        per_step = self.steps is not None
+        per_step = self.counted is not None
         return Interface("embedding", self.symbols, Categorical(self.classes), per_step=per_step, causal=per_step)
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
@@ -198,9 +198,9 @@ class _Counted(LagTask):
 
         from throughtime.tasks.metrics import StepAccuracy
 
-        if self.steps is None:
+        if self.counted is None:
             return {"accuracy": MulticlassAccuracy(self.classes, average="micro")}
-        return {"accuracy": StepAccuracy(*self.steps)}
+        return {"accuracy": StepAccuracy(*self.counted)}
 
 
 class Copy(_Counted):

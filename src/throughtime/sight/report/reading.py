@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from throughtime.nn.heads import StepwiseHead
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Bernoulli, Categorical
 from throughtime.sight import connectivity
@@ -146,7 +147,9 @@ def _losses(model: SequenceModel, raw: Tensor, answers: Any) -> Array:
     targets = torch.as_tensor(np.asarray(answers))
     targets = targets.double() if model.head.output.target_shape else targets.long()
     targets = targets.reshape(*raw.shape[:-1], *model.head.output.target_shape)
-    found: Array = model.head.losses(raw.double(), targets).numpy()
+    head, raw = model.head, raw.double()
+    losses = head.losses(raw, targets) if isinstance(head, StepwiseHead) else (raw - targets).square()
+    found: Array = (losses.sum(-1) if head.output.target_shape else losses).numpy()
     return found
 
 
