@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 
 import throughtime
+from throughtime.acceleration import substitute_layers
 from throughtime.errors import UserError
-from throughtime.nn.accelerate import substitute_layers
 
 
 class Model(nn.Module):

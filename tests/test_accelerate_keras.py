@@ -13,9 +13,9 @@ from keras_helpers import HIDDEN, INPUT, ROWS, STEPS, built, some_input
 from torch import nn
 
 import throughtime
+from throughtime.acceleration import substitute_layers
 from throughtime.errors import UserError
 from throughtime.exchange.keras_loop import Loop
-from throughtime.nn.accelerate import substitute_layers
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -89,7 +89,7 @@ def assert_like_the_stream(module: nn.Module, file: CFile, compiled: Compiled, l
     wanted = [stream.step(x.astype(stream.dtype) if isinstance(x, np.ndarray) else int(x)) for x in xs]
     run = compiled.runner(file, len(wanted[0]))
     for x, y in zip(xs, wanted, strict=True):
-        np.testing.assert_allclose(run(x), y, rtol=0, atol=TOLERANCE, err_msg=file.prefix)
+        np.testing.assert_allclose(run(x), y, rtol=TOLERANCE, atol=TOLERANCE, err_msg=file.prefix)
 
 
 def test_every_named_cell_computes_what_its_stream_computes(tmp_path: Path) -> None:
@@ -136,7 +136,10 @@ def _swapped(x: Any, h: Any, c: Any) -> Any:
     return h, c, h + 0.5 * x
 
 
-@pytest.mark.parametrize(("compiler", "quantize"), zip((*COMPILERS, *COMPILERS[:1]), (None, "int8"), strict=False))
+PAIRS = [*zip((*COMPILERS, *COMPILERS[:1]), (None, "int8"), strict=False)]
+
+
+@pytest.mark.parametrize(("compiler", "quantize"), PAIRS)
 def test_encoders_heads_and_options_of_layers(compiler: str, quantize: str | None, tmp_path: Path) -> None:
     modules = stacks()
     files = {name: to_c(module, tmp_path / f"{name}.c", quantize=quantize) for name, module in modules.items()}
@@ -252,7 +255,9 @@ def test_the_command_writes_a_program_that_scores_as_the_run_does(
     lines = subprocess.run([program], input=given, capture_output=True, text=True, check=True).stdout.splitlines()
     stream = Stream(run)
     wanted = [stream.step(token) for token in tokens]
-    np.testing.assert_allclose([list(map(float, line.split())) for line in lines], wanted, rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(
+        [list(map(float, line.split())) for line in lines], wanted, rtol=TOLERANCE, atol=TOLERANCE
+    )
 
 
 def test_int8_is_smaller_and_states_its_error(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -330,4 +335,4 @@ def test_it_computes_the_same_on_an_emulated_arm(tmp_path: Path) -> None:
     asked = subprocess.run(["qemu-arm-static", program], input=given, capture_output=True, text=True, check=True)
     stream = Stream(module)
     found = [list(map(float, line.split())) for line in asked.stdout.splitlines()]
-    np.testing.assert_allclose(found, [stream.step(x) for x in xs], rtol=0, atol=TOLERANCE)
+    np.testing.assert_allclose(found, [stream.step(x) for x in xs], rtol=TOLERANCE, atol=TOLERANCE)

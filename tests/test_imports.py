@@ -15,8 +15,8 @@ LAYERS = [
     {"data", "model_file"},
     {"checking", "nn", "streaming"},
     {"tasks"},
-    {"exchange", "runs", "sight", "training"},
-    {"estimators"},
+    {"acceleration", "exchange", "runs", "sight", "training"},
+    {"estimators", "studies"},
     {"bench", "cli"},
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from throughtime import cells
+    from throughtime.acceleration import accelerate, restore
     from throughtime.checking import check
     from throughtime.engines.native import release_memory
     from throughtime.estimators import SequenceClassifier, SequenceRegressor
@@ -16,7 +17,6 @@ if TYPE_CHECKING:
     from throughtime.exchange.onnx.writing import to_onnx
     from throughtime.exchange.torch.modules import from_torch, to_torch
     from throughtime.model_file import load, save
-    from throughtime.nn.accelerate import accelerate, restore
     from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from throughtime.nn.freezing import freeze
     from throughtime.nn.recurrent import Recurrent
@@ -47,8 +47,8 @@ _HOMES = {
     "to_torch": "throughtime.exchange.torch.modules",
     "load": "throughtime.model_file",
     "save": "throughtime.model_file",
-    "accelerate": "throughtime.nn.accelerate",
-    "restore": "throughtime.nn.accelerate",
+    "accelerate": "throughtime.acceleration",
+    "restore": "throughtime.acceleration",
     "freeze": "throughtime.nn.freezing",
     "GRU": "throughtime.nn.dropin",
     "LSTM": "throughtime.nn.dropin",

@@ -182,7 +182,7 @@ class _Counted(LagTask):
     """A task of symbols whose figure is the accuracy at some steps."""
 
     counted: ClassVar[tuple[int, int | None] | None] = None  # None where a sequence has one target
-    symbols: ClassVar[int]
+    alphabet: ClassVar[int]
     classes: ClassVar[int]
     monitor = "accuracy"
     maximize = True
@@ -190,7 +190,7 @@ class _Counted(LagTask):
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
         per_step = self.counted is not None
-        return Interface("embedding", self.symbols, Categorical(self.classes), per_step=per_step, causal=per_step)
+        return Interface("embedding", self.alphabet, Categorical(self.classes), per_step=per_step, causal=per_step)
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
         """The accuracy at the steps that need the memory."""
@@ -212,8 +212,8 @@ class Copy(_Counted):
     """
 
     name, about = "memory-copy", "repeat ten symbols after a pause"
-    symbols, classes = 10, 9
-    steps, guess = (-10, None), 1 / 8
+    alphabet, classes = 10, 9
+    counted, guess = (-10, None), 1 / 8
     least = 1
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
@@ -237,7 +237,7 @@ class TemporalOrder(_Counted):
     """
 
     name, about = "memory-temporal-order", "tell in which order two symbols occurred"
-    symbols, classes = 8, 4
+    alphabet, classes = 8, 4
     guess = 1 / 4
     least = 10
 
@@ -262,7 +262,7 @@ class Parity(_Counted):
     """
 
     name, about = "memory-parity", "tell whether a sequence of bits has an odd number of ones"
-    symbols, classes = 2, 2
+    alphabet, classes = 2, 2
     guess = 1 / 2
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
@@ -280,8 +280,8 @@ class Reber(_Counted):
     """
 
     name, about = "memory-reber", "predict the next symbol of the embedded Reber grammar"
-    symbols, classes = 7, 7
-    steps, guess = (-2, -1), 1 / 2
+    alphabet, classes = 7, 7
+    counted, guess = (-2, -1), 1 / 2
     least = 6
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:

@@ -11,10 +11,10 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from throughtime.acceleration import restore
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer, torch_layer_of
 from throughtime.errors import UserError, nearest
 from throughtime.exchange.building import recurrent_of
-from throughtime.nn.accelerate import restore
 from throughtime.nn.description import DROP_INS
 from throughtime.nn.effective import effective_weights
 from throughtime.nn.hooks import Hookable
