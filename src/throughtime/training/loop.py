@@ -367,5 +367,5 @@ def _measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, displa
                     "lower %s or another size", what, name, task.monitor.replace("_", " "), guess, ours, option("lr"),
                 )  # fmt: skip
             if terms < task.reading(part).terms:
-                _log.info("that is of the first %d %ss; `throughtime evaluate` takes all", terms, task.unit)
+                _log.info("these figures are of %d %ss; `throughtime evaluate` takes all", terms, task.unit)
     run.save_result(result)
