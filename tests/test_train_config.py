@@ -20,8 +20,8 @@ from throughtime.training.config import NetworkOptions, TrainingOptions
     ("given", "told"),
     [
         ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
-        ({"lr": -1}, "lr must be greater than 0.0, got -1"),
-        ({"dropout": 1}, "dropout must be less than 1.0, got 1"),
+        ({"lr": -1}, "lr must be greater than 0, got -1"),
+        ({"dropout": 1}, "dropout must be less than 1, got 1"),
         ({"optimizer": "adamm"}, "did you mean adam"),
         ({"schedule": "cosin"}, "did you mean cosine"),
         ({"hiden": 3}, "there is no option 'hiden', did you mean hidden_size"),

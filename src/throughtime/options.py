@@ -87,13 +87,13 @@ def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
         case "value_error":
             wanted = str(limits["error"])
         case "greater_than_equal":
-            return f"{spelled} must be at least {limits['ge']}, got {given}"
+            return f"{spelled} must be at least {limits['ge']:g}, got {given}"
         case "greater_than":
-            return f"{spelled} must be greater than {limits['gt']}, got {given}"
+            return f"{spelled} must be greater than {limits['gt']:g}, got {given}"
         case "less_than":
-            return f"{spelled} must be less than {limits['lt']}, got {given}"
+            return f"{spelled} must be less than {limits['lt']:g}, got {given}"
         case "less_than_equal":
-            return f"{spelled} must be at most {limits['le']}, got {given}"
+            return f"{spelled} must be at most {limits['le']:g}, got {given}"
         case "finite_number":
             return f"{spelled} must be a finite number, got {given}"
         case _:
