@@ -255,7 +255,7 @@ class Run:
 
     def evaluate(self, data: str | Path | Sequence[str | Path], **options: Any) -> Figures:
         """Measure the network on data of the kind that it was trained on; see `throughtime.evaluate`."""
-        from throughtime.training.evaluation import evaluate
+        from throughtime.training.using import evaluate
 
         return evaluate(self, data, **options)
 
@@ -265,7 +265,7 @@ class Run:
 
         return predict(self, data, **options)
 
-    def sample(self, prompt: str = "", *, length: int = 500, **options: Any) -> Any:
+    def sample(self, prompt: str = "", **options: Any) -> Any:
         """Let the network write something new; see `throughtime.sample`, which returns it piece by piece.
 
         Returns:
@@ -273,7 +273,7 @@ class Run:
         """
         from throughtime.training.using import sample
 
-        pieces = list(sample(self, prompt, length=length, **options))
+        pieces = list(sample(self, prompt, **options))
         return "".join(pieces) if getattr(self.task, "extension", None) is None else pieces
 
     @property

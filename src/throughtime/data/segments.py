@@ -53,7 +53,7 @@ class Segments:
                 f"a batch of {batch} segments for {ranks} processes does not fit {len(self._places)} segments"
             )
         self._signals, self._batch = signals, batch
-        self._segment, self._window, self._burn_in = segment, window, burn_in
+        self._window, self._burn_in = window, burn_in
         self._seed, self._rank, self._ranks = seed, rank, ranks
         self._windows = max(1, (segment - burn_in) // window)
         self._groups = len(self._places) // batch

@@ -93,8 +93,6 @@ class Measures:
         self._windows, self._intervals = windows, intervals
         self._sums: dict[str, float] = {}
         self._count = 0
-        self.by_step = np.zeros(windows.horizon)
-        self._of_step = np.zeros(windows.horizon)
         scales = windows.data.scales
         self._shifts = np.array([scale.shift for scale in scales])
         self._factors = np.array([scale.factor for scale in scales])
@@ -124,8 +122,6 @@ class Measures:
         for name, numbers in each.items():
             self._sums[name] = self._sums.get(name, 0.0) + float((numbers * observed).sum())
         self._count += int(observed.sum())
-        self.by_step += (error**2 * observed).sum(0)
-        self._of_step += observed.sum(0)
 
     @property
     def figures(self) -> Figures:

@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from throughtime.training.callbacks import Callback
     from throughtime.training.config import TrainConfig
-    from throughtime.training.evaluation import evaluate
     from throughtime.training.fitting import fit
     from throughtime.training.loop import resume, train
     from throughtime.training.options import TrainOptions
-    from throughtime.training.using import predict, sample
+    from throughtime.training.using import evaluate, predict, sample
 
 _HOMES = {
     "Callback": "callbacks",
     "TrainConfig": "config",
     "TrainOptions": "options",
-    "evaluate": "evaluation",
+    "evaluate": "using",
     "fit": "fitting",
     "predict": "using",
     "resume": "loop",

@@ -191,23 +191,17 @@ class MetricsRows(Callback):
         self._path, self._best = path, best
         self._sums = [0.0, 0.0, 0.0]  # losses, norms, steps since the last row
         self._file: MetricsFile | None = None
-        self._validated = False
 
     def on_start(self, fit: Fit) -> None:
         """Cuts the file at the step to go on from."""
         if fit.fabric.is_global_zero:
             self._file = MetricsFile(self._path, fit.step, tuple(fit.task.metrics(fit.data.codecs)))
 
-    def on_validation(self, fit: Fit) -> None:
-        """Remembers that the next row is of a validation."""
-        self._validated = True
-
     def on_step(self, fit: Fit) -> None:
         """Adds up, and writes a row where it is due."""
         self._sums = [a + b for a, b in zip(self._sums, (fit.mean_loss, fit.last_norm, 1), strict=True)]
-        if self._validated or fit.step % max(1, fit.plan.expected_steps // _ROWS) == 0:
+        if fit.just_validated or fit.step % max(1, fit.plan.expected_steps // _ROWS) == 0:
             self._write(fit)
-        self._validated = False
 
     def sync(self) -> None:
         """Makes sure that all rows are on the disk."""
@@ -218,7 +212,7 @@ class MetricsRows(Callback):
         losses, norms, steps = self._sums
         self._sums = [0.0, 0.0, 0.0]
         self.train_loss = losses / steps
-        figures = fit.figures if self._validated and fit.figures else {}
+        figures = fit.figures if fit.just_validated and fit.figures else {}
         row: dict[str, Any] = {
             "step": fit.step,
             "epoch": fit.step / fit.plan.epoch_steps,
@@ -231,7 +225,7 @@ class MetricsRows(Callback):
         if self._file is not None:
             self._file.write(row)
         fit.fabric.log_dict({k: v for k, v in row.items() if k != "step"}, fit.step)
-        if self._validated:
+        if fit.just_validated:
             monitor = fit.task.monitor
             others = "" if monitor == "loss" else f", {monitor.replace('_', ' ')} {figures[monitor]:.4f}"
             best = ", the best" if self._best.step == fit.step else ""
@@ -266,7 +260,6 @@ class Checkpoints(Callback):
     def __init__(self, path: Path, *files: MetricsRows | Rates) -> None:
         self._path, self._files = path, files
         self._saved = 0.0
-        self._validated = False
 
     def on_start(self, fit: Fit) -> None:
         """Starts the clock."""
@@ -276,13 +269,9 @@ class Checkpoints(Callback):
         """Asks for a checkpoint every half a minute."""
         return (CHECKPOINT,) if time.monotonic() - self._saved >= _CHECKPOINT_SECONDS else ()
 
-    def on_validation(self, fit: Fit) -> None:
-        """Remembers that a checkpoint is due."""
-        self._validated = True
-
     def on_step(self, fit: Fit) -> None:
         """Saves a checkpoint where it is due."""
-        if self._validated or fit.asked & {CHECKPOINT, STOP}:
+        if fit.just_validated or fit.asked & {CHECKPOINT, STOP}:
             if not all(bool(torch.isfinite(p).all()) for p in fit.model.parameters()):
                 raise fit.diverged(fit.step, "a weight is not finite")
             for file in self._files:
@@ -291,7 +280,6 @@ class Checkpoints(Callback):
             if fit.fabric.is_global_zero:
                 save_checkpoint(self._path, state)
             self._saved = time.monotonic()
-        self._validated = False
 
 
 class Deadline(Callback):

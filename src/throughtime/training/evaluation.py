@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from throughtime.data.batch import Batch
-from throughtime.errors import DataError
 from throughtime.nn.recurrent import State
 from throughtime.nn.sequence_model import SequenceModel, detached
-from throughtime.runs import Run
 from throughtime.tasks.base import Batches, Figures, Progress, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from torchmetrics import Metric
 
 
@@ -43,74 +38,6 @@ class OnDevice(NamedTuple):
 
         lengths = None if batch.lengths is None else torch.from_numpy(batch.lengths)
         return cls(tensor(batch.inputs), tensor(batch.targets), lengths, tensor(batch.weights))
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """The figures of a network and, under the same names, those of the task's baselines.
-
-    Attributes:
-        figures: the network's.
-        baselines: each baseline's, by its name.
-    """
-
-    figures: Figures
-    baselines: Mapping[str, Figures]
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """Both as one dictionary."""
-        return {**self.figures, "baselines": dict(self.baselines)} if self.baselines else dict(self.figures)
-
-
-def evaluate(
-    run: Run | str | Path,
-    data: str | Path | Sequence[str | Path],
-    *,
-    encoding_errors: str | None = None,
-    engine: str | None = None,
-    progress: Progress | None = None,
-) -> Figures:
-    """How well a run's network does on data of the kind that it was trained on.
-
-    Args:
-        run: the run, or its directory.
-        data: files and directories.
-        encoding_errors: "strict" or "replace"; as in training if not given.
-        engine: what runs the recurrent layers; the one that the run was trained with if not given.
-        progress: told what is being done, and how far.
-
-    Returns:
-        The figures (see `Task.figures` of the task): `loss`, and others by name.
-
-    Raises:
-        RunError: the run can't be read.
-        DataError: the data can't be read, or don't fit.
-    """
-    return evaluated(run, data, encoding_errors=encoding_errors, engine=engine, progress=progress).figures
-
-
-def evaluated(
-    run: Run | str | Path,
-    data: str | Path | Sequence[str | Path],
-    *,
-    encoding_errors: str | None = None,
-    engine: str | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """The same with the figures of the task's baselines; see `evaluate`."""
-    paths = [data] if isinstance(data, str | Path) else list(data)
-    if not paths:
-        raise DataError("data is an empty list; expected a file or directory, or several")
-    run = run if isinstance(run, Run) else Run.open(run)
-    task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
-    model = run.model(engine).to(run.device)
-    part = task.read(paths, codecs, progress)
-    figures = measured(model, task, part, progress=progress)
-    return Evaluation(
-        {**figures, **task.usage_figures(model, codecs)},
-        task.baseline_figures(run.description.baselines, part, codecs),
-    )
 
 
 def measured(

@@ -83,6 +83,7 @@ class Fit:
         self.step = 0
         self.last_loss = self.mean_loss = self.last_norm = math.nan
         self.figures: Figures | None = None
+        self._validated = -1  # the step of the last validation of this sitting
         self.asked: frozenset[str] = frozenset()
         self.schedule = Schedule(config.training, plan)
         self.fabric: Fabric = make_fabric(config.training, loggers)
@@ -98,6 +99,11 @@ class Fit:
     def elapsed(self) -> float:
         """Seconds of training, over all sittings."""
         return self._before + (self._clock() - self._began if self._began is not None else 0.0)
+
+    @property
+    def just_validated(self) -> bool:
+        """Whether the last step was followed by a validation."""
+        return self._validated == self.step
 
     @property
     def learning_rate(self) -> float:
@@ -201,7 +207,7 @@ class Fit:
 
     def validated(self, figures: Figures) -> None:
         """Takes note of a validation's figures, and tells the callbacks."""
-        self.figures = figures
+        self.figures, self._validated = figures, self.step
         self.schedule.validated(figures["loss"])
         for callback in self.callbacks:
             callback.on_validation(self)

@@ -1,14 +1,81 @@
-"""Trained networks in use: predictions, and new data drawn."""
+"""Trained networks in use: figures on other data, predictions, and new data drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from throughtime.errors import DataError, UserError
 from throughtime.runs import Run
-from throughtime.tasks.base import Generative, Prediction, Progress
+from throughtime.tasks.base import Figures, Generative, Prediction, Progress
+from throughtime.training.evaluation import measured
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The figures of a network and, under the same names, those of the task's baselines.
+
+    Attributes:
+        figures: the network's.
+        baselines: each baseline's, by its name.
+    """
+
+    figures: Figures
+    baselines: Mapping[str, Figures]
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """Both as one dictionary."""
+        return {**self.figures, "baselines": dict(self.baselines)} if self.baselines else dict(self.figures)
+
+
+def evaluate(
+    run: Run | str | Path,
+    data: str | Path | Sequence[str | Path],
+    *,
+    encoding_errors: str | None = None,
+    engine: str | None = None,
+    progress: Progress | None = None,
+) -> Figures:
+    """How well a run's network does on data of the kind that it was trained on.
+
+    Args:
+        run: the run, or its directory.
+        data: files and directories.
+        encoding_errors: "strict" or "replace"; as in training if not given.
+        engine: what runs the recurrent layers; the one that the run was trained with if not given.
+        progress: told what is being done, and how far.
+
+    Returns:
+        The figures (see `Task.figures` of the task): `loss`, and others by name.
+
+    Raises:
+        RunError: the run can't be read.
+        DataError: the data can't be read, or don't fit.
+    """
+    return evaluated(run, data, encoding_errors=encoding_errors, engine=engine, progress=progress).figures
+
+
+def evaluated(
+    run: Run | str | Path,
+    data: str | Path | Sequence[str | Path],
+    *,
+    encoding_errors: str | None = None,
+    engine: str | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """The same with the figures of the task's baselines; see `evaluate`."""
+    run, paths = _opened(run), _paths(data)
+    task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
+    model = run.model(engine).to(run.device)
+    part = task.read(paths, codecs, progress)
+    figures = measured(model, task, part, progress=progress)
+    return Evaluation(
+        {**figures, **task.usage_figures(model, codecs)},
+        task.baseline_figures(run.description.baselines, part, codecs),
+    )
 
 
 def predict(
@@ -35,10 +102,7 @@ def predict(
         RunError: the run can't be read.
         DataError: the data can't be read, or don't fit.
     """
-    paths = [data] if isinstance(data, str | Path) else list(data)
-    if not paths:
-        raise DataError("data is an empty list; expected a file or directory, or several")
-    run = run if isinstance(run, Run) else Run.open(run)
+    run, paths = _opened(run), _paths(data)
     task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
     model = run.model(engine).to(run.device)
     return task.predict(model, task.read_inputs(paths, codecs, progress), codecs)
@@ -69,8 +133,7 @@ def write_prediction(
         RunError: the run can't be read.
         DataError: the data can't be read, or don't fit.
     """
-    paths = [data] if isinstance(data, str | Path) else list(data)
-    run, out = run if isinstance(run, Run) else Run.open(run), Path(out)
+    run, paths, out = _opened(run), _paths(data), Path(out)
     if out.suffix.lower() not in run.task.prediction_files:
         kinds = ", ".join(run.task.prediction_files)
         raise UserError(f"predictions of task {run.task.name} are {f'written to {kinds}' if kinds else 'tables'}")
@@ -103,7 +166,7 @@ def sample(
         UserError: an argument means nothing, or the run's task isn't one whose network draws anything.
         RunError: the run can't be read.
     """
-    run = run if isinstance(run, Run) else Run.open(run)
+    run = _opened(run)
     task = run.task
     if not isinstance(task, Generative):
         raise UserError(
@@ -112,3 +175,14 @@ def sample(
     codecs = run.description.codecs
     length = task.usual_length(codecs) if length is None else length
     return task.sample(run.model(engine), codecs, prompt, length=length, seed=seed, **draw)
+
+
+def _opened(run: Run | str | Path) -> Run:
+    return run if isinstance(run, Run) else Run.open(run)
+
+
+def _paths(data: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    paths = [data] if isinstance(data, str | Path) else list(data)
+    if not paths:
+        raise DataError("data is an empty list; expected a file or directory, or several")
+    return paths
