@@ -25,7 +25,7 @@ from throughtime.bench.modules import filled, ready_module
 from throughtime.bench.quiet import quiet
 from throughtime.cells.page import page
 from throughtime.nn.recurrent import Recurrent
-from throughtime.sight.flow import gradient_flow
+from throughtime.sight.gradients.flow import gradient_flow
 
 BATCH, HIDDEN, STEPS = 32, 256, 100
 HORIZON_HIDDEN, HORIZON_WINDOW = 64, 200

@@ -15,7 +15,7 @@ from torch import nn
 import throughtime
 from throughtime.acceleration import substitute_layers
 from throughtime.errors import UserError
-from throughtime.exchange.keras_loop import Loop
+from throughtime.exchange.keras.loop import Loop
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -11,7 +11,7 @@ from tiny_training import train_tiny
 from throughtime.cli.main import main
 from throughtime.cli.plot import logarithmic_plot
 from throughtime.sight import fresh_model, gradient_flow
-from throughtime.sight.fresh import random_symbols
+from throughtime.sight.untrained import random_symbols
 
 SMALL = ["--hidden", "16", "--steps", "60", "--lags", "40", "--streams", "2", "--seeds", "2"]
 

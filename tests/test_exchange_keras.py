@@ -36,7 +36,7 @@ from keras_helpers import (
 
 import throughtime
 from throughtime.errors import UserError
-from throughtime.exchange.keras_layers import KerasError
+from throughtime.exchange.keras.layers import KerasError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -13,7 +13,7 @@ import torch
 from keras_helpers import CLOSE, HIDDEN, INPUT, ROWS, STEPS, by_keras, by_us, randomized, some_input
 
 import throughtime
-from throughtime.exchange.keras_layers import KerasError
+from throughtime.exchange.keras.layers import KerasError
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 

@@ -12,7 +12,7 @@ from throughtime import cells
 from throughtime.errors import UserError
 from throughtime.nn.initialization import keeping
 from throughtime.nn.recurrent import Recurrent
-from throughtime.sight.fresh import fresh_model
+from throughtime.sight.untrained import fresh_model
 
 HIDDEN = 64
 

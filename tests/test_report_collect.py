@@ -19,8 +19,8 @@ from throughtime.runs import Run
 from throughtime.sight import connectivity, interest
 from throughtime.sight.report.collect import collect
 from throughtime.sight.report.passage import passage, passage_of
-from throughtime.training.again import data_of, untrained
 from throughtime.training.evaluation import measured
+from throughtime.training.reloading import data_of, untrained
 from throughtime.training.report import write_report
 
 LENGTH = 120

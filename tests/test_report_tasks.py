@@ -24,7 +24,7 @@ from throughtime.sight.report.outcome import confusion, label_results
 from throughtime.sight.report.passage import Item, Passage, spread
 from throughtime.sight.report.reading import reach, read
 from throughtime.tasks.sequences import all_raw_outputs
-from throughtime.training.again import data_of
+from throughtime.training.reloading import data_of
 
 TINY = {
     "hidden_size": 8, "batch": 16, "dropout": 0.1, "engine": "reference", "threads": 1, "progress": False, "steps": 30,

@@ -24,8 +24,8 @@ from throughtime.sight import (
     timescale,
 )
 from throughtime.training import evaluate
-from throughtime.training.again import data_of
 from throughtime.training.evaluation import measured
+from throughtime.training.reloading import data_of
 
 SMALL = {"hidden": 8, "layers": 1}
 

@@ -16,7 +16,8 @@ from throughtime.errors import UserError
 from throughtime.language import affine, cell, linear, tanh
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.options import Options
-from throughtime.sight import backward, connectivity, gradient_flow, horizon
+from throughtime.sight import connectivity, gradient_flow, horizon
+from throughtime.sight.gradients import backward
 
 T, B, INPUT, H = 7, 2, 3, 4
 # float64: some hundred roundings of 1e-16 each, in another order
@@ -325,7 +326,7 @@ def test_connectivity_is_the_gradient_of_the_log_probability_or_of_the_best_scor
 def test_chunks_change_nothing(monkeypatch):
     module = recurrent("lstm", num_layers=2)
     whole = gradient_flow(module, X, window=4).norms
-    monkeypatch.setattr("throughtime.sight.backward._ELEMENTS", 1)
+    monkeypatch.setattr("throughtime.sight.gradients.backward._ELEMENTS", 1)
     assert_norms(gradient_flow(module, X, window=4).norms, whole)
 
 

@@ -95,7 +95,7 @@ def test_rows_are_averaged():
 def test_chunks_change_nothing(monkeypatch):
     model = network(Categorical(CLASSES), bidirectional=True)
     whole = connectivity(model, NUMBERS)
-    monkeypatch.setattr("throughtime.sight.backward._ELEMENTS", 1)
+    monkeypatch.setattr("throughtime.sight.gradients.backward._ELEMENTS", 1)
     np.testing.assert_allclose(connectivity(model, NUMBERS).ahead, whole.ahead, **CLOSE)
 
 

@@ -11,7 +11,7 @@ from throughtime.cli.main import main
 from throughtime.data.waveform import MuLaw, Waveform
 from throughtime.errors import DataError, TrainingError
 from throughtime.training import evaluate, train
-from throughtime.training.using import predict, sample
+from throughtime.training.inference import predict, sample
 
 TINY = {
     "hidden_size": 12,

@@ -18,8 +18,8 @@ from throughtime.errors import TrainingError, UserError
 from throughtime.runs import Run
 from throughtime.streaming import Stream
 from throughtime.training import resume
-from throughtime.training.again import data_of
 from throughtime.training.fitting import Fit
+from throughtime.training.reloading import data_of
 
 TINY = {"hidden_size": 10, "batch": 16, "dropout": 0.2, "engine": "reference", "threads": 1, "progress": False}
 

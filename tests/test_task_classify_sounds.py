@@ -11,7 +11,7 @@ from throughtime.data.labelled_sounds import read_labelled_sounds
 from throughtime.data.log_mel import LogMel
 from throughtime.errors import DataError, TrainingError
 from throughtime.training import evaluate, train
-from throughtime.training.using import predict
+from throughtime.training.inference import predict
 
 TINY = {"hidden_size": 8, "batch": 8, "dropout": 0.0, "bands": 12, "lr": 0.02, "threads": 1, "progress": False}
 PITCHES = {"low": 150, "high": 900}

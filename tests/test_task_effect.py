@@ -17,7 +17,7 @@ from throughtime.data.waveform import Waveform
 from throughtime.errors import DataError, TrainingError, UserError
 from throughtime.outputs import Signal
 from throughtime.training import evaluate, train
-from throughtime.training.using import predict, write_prediction
+from throughtime.training.inference import predict, write_prediction
 
 RATE = 8000
 TINY = {

@@ -24,7 +24,7 @@ from throughtime.tasks.forecast_figures import (
     ridge_forecast,
 )
 from throughtime.training import TrainConfig, fit, train
-from throughtime.training.using import predict
+from throughtime.training.inference import predict
 
 TINY = {"hidden_size": 16, "batch": 64, "steps": 3, "dropout": 0.0, "engine": "reference", "threads": 1}
 QUIET = {"progress": False}

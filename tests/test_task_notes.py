@@ -18,7 +18,7 @@ from throughtime.errors import DataError, TrainingError, UserError
 from throughtime.runs import Run
 from throughtime.tasks.notes import Notes, NotesOptions
 from throughtime.training import evaluate, resume, train
-from throughtime.training.using import predict, sample
+from throughtime.training.inference import predict, sample
 
 TINY = {
     "hidden_size": 8,

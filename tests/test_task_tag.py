@@ -12,7 +12,7 @@ from throughtime.data.spans import span_f1
 from throughtime.errors import DataError
 from throughtime.tasks.tag import Tag, TagOptions
 from throughtime.training import evaluate, train
-from throughtime.training.using import predict
+from throughtime.training.inference import predict
 
 TINY = {
     "hidden_size": 12,

@@ -100,7 +100,7 @@ def test_a_run_that_started_from_another_needs_it_no_more(run, tmp_path):
     options = dict.fromkeys(("hidden_size", "num_layers", "cell"))
     new = train_tiny(tmp_path, data=run.config.task.data, init_from=tmp_path / "copy", steps=2, **options)
     shutil.rmtree(tmp_path / "copy")
-    from throughtime.training.again import untrained
+    from throughtime.training.reloading import untrained
 
     for name, value in weights(run).items():
         assert torch.equal(untrained(new).state_dict()[name], value)

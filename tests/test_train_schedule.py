@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from throughtime.training.config import TrainingOptions
-from throughtime.training.record import Plan
+from throughtime.training.run_config import Plan
 from throughtime.training.schedule import Schedule
 
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from throughtime.engines.native import release_memory
     from throughtime.estimators import SequenceClassifier, SequenceRegressor
     from throughtime.exchange.c.writing import to_c
-    from throughtime.exchange.keras_in import from_keras
+    from throughtime.exchange.keras.reader import from_keras
     from throughtime.exchange.onnx.reading import from_onnx
     from throughtime.exchange.onnx.writing import to_onnx
     from throughtime.exchange.torch.modules import from_torch, to_torch
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from throughtime.nn.recurrent import Recurrent
     from throughtime.program.cell import Cell, cell
     from throughtime.program.core import Program
-    from throughtime.sight.edit import edit
-    from throughtime.sight.record import record
+    from throughtime.sight.hooks.edit import edit
+    from throughtime.sight.hooks.record import record
     from throughtime.streaming import Stream
     from throughtime.studies.compare import compare
     from throughtime.studies.memory import memory
@@ -40,7 +40,7 @@ _HOMES = {
     "SequenceClassifier": "throughtime.estimators",
     "SequenceRegressor": "throughtime.estimators",
     "to_c": "throughtime.exchange.c.writing",
-    "from_keras": "throughtime.exchange.keras_in",
+    "from_keras": "throughtime.exchange.keras.reader",
     "from_onnx": "throughtime.exchange.onnx.reading",
     "to_onnx": "throughtime.exchange.onnx.writing",
     "from_torch": "throughtime.exchange.torch.modules",
@@ -60,8 +60,8 @@ _HOMES = {
     "Cell": "throughtime.program.cell",
     "cell": "throughtime.program.cell",
     "Program": "throughtime.program.core",
-    "edit": "throughtime.sight.edit",
-    "record": "throughtime.sight.record",
+    "edit": "throughtime.sight.hooks.edit",
+    "record": "throughtime.sight.hooks.record",
     "Stream": "throughtime.streaming",
     "compare": "throughtime.studies.compare",
     "memory": "throughtime.studies.memory",

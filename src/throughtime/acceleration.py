@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from throughtime.errors import UserError
-from throughtime.exchange.keras_loop import (
+from throughtime.exchange.keras.loop import (
     accelerate_layer,
     is_accelerated,
     keras_layers,

@@ -37,7 +37,7 @@ from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS,
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
 from throughtime.training.config import TrainConfig
-from throughtime.training.record import DataSummary, Plan, Record, read_record, versions
+from throughtime.training.run_config import DataSummary, Plan, Record, read_record, versions
 
 if TYPE_CHECKING:
     import numpy as np
@@ -255,13 +255,13 @@ class Run:
 
     def evaluate(self, data: str | Path | Sequence[str | Path], **options: Any) -> Figures:
         """Measure the network on data of the kind that it was trained on; see `throughtime.evaluate`."""
-        from throughtime.training.using import evaluate
+        from throughtime.training.inference import evaluate
 
         return evaluate(self, data, **options)
 
     def predict(self, data: str | Path | Sequence[str | Path], **options: Any) -> Prediction:
         """Apply the network to data of the kind that it was trained on; see `throughtime.predict`."""
-        from throughtime.training.using import predict
+        from throughtime.training.inference import predict
 
         return predict(self, data, **options)
 
@@ -271,7 +271,7 @@ class Run:
         Returns:
             What follows the prompt: a text for networks that write text, a list of steps for others.
         """
-        from throughtime.training.using import sample
+        from throughtime.training.inference import sample
 
         pieces = list(sample(self, prompt, **options))
         return "".join(pieces) if getattr(self.task, "extension", None) is None else pieces

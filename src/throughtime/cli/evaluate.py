@@ -34,7 +34,7 @@ def evaluate(
     announce(opened, data)
     with starting():
         from throughtime.training.display import Display
-        from throughtime.training.using import evaluated
+        from throughtime.training.inference import evaluated
     with Display(shown=True) as display:
         found = evaluated(opened, data, encoding_errors=encoding_errors, engine=engine, progress=display.progress)
     if as_json:

@@ -15,7 +15,7 @@ from throughtime.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from throughtime.sight.reach import Horizon
+    from throughtime.sight.gradients.horizon import Horizon
 
 _MOST_LAYERS = 8  # in one plot
 _DECADES = 6
@@ -76,7 +76,7 @@ def horizon(
         opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
         with starting():
             from throughtime.sight import gradient_flow
-            from throughtime.sight.fresh import held_out_symbols
+            from throughtime.sight.untrained import held_out_symbols
 
             symbols = held_out_symbols(opened, steps, streams, data or None)
             found = {str(opened.path): gradient_flow(opened.model(engine), symbols, window=lags).by_lag}
@@ -101,7 +101,7 @@ def _of_cell(
     import numpy as np
 
     from throughtime.sight import gradient_flow
-    from throughtime.sight.fresh import fresh_model, random_symbols
+    from throughtime.sight.untrained import fresh_model, random_symbols
 
     cell = named_cell(name)
     flows = [
@@ -114,7 +114,7 @@ def _of_cell(
 
 
 def _horizons(by_lag: dict[str, NDArray[Any]]) -> dict[str, Horizon]:
-    from throughtime.sight.reach import horizon as horizon_of
+    from throughtime.sight.gradients.horizon import horizon as horizon_of
 
     return {name: horizon_of(sizes) for name, sizes in by_lag.items() if (sizes > 0).any()}
 
@@ -134,7 +134,7 @@ def _show(found: dict[str, dict[str, NDArray[Any]]]) -> None:
     from rich.table import Table
 
     from throughtime.cli.plot import logarithmic_plot
-    from throughtime.sight.flow import layer_names
+    from throughtime.sight.gradients.flow import layer_names
 
     out = console()
     plain = not (out.encoding or "").lower().startswith("utf")

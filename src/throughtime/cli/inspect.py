@@ -90,7 +90,7 @@ def _passage(
 ) -> Passage:
     """The sequences to read."""
     from throughtime.sight.report.passage import short
-    from throughtime.training.again import data_of
+    from throughtime.training.reloading import data_of
 
     task, codecs = run.task_with(encoding_errors=errors), run.description.codecs
     if text is not None:

@@ -53,8 +53,8 @@ def predict(
     announce(opened, data)
     with starting():
         from throughtime.training.display import Display
-        from throughtime.training.using import predict as predicted
-        from throughtime.training.using import write_prediction
+        from throughtime.training.inference import predict as predicted
+        from throughtime.training.inference import write_prediction
     if out is not None and out.suffix not in _KINDS:
         with Display(shown=True) as display:
             written = write_prediction(opened, data, out, engine=engine, progress=display.progress)

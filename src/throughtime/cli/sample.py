@@ -54,7 +54,7 @@ def sample(
     usual = {"temperature": 1.0, "top_k": None, "top_p": None}
     draw = {name: value for name, value in draw.items() if value != usual[name]}
     with starting():
-        from throughtime.training.using import sample as pieces_of
+        from throughtime.training.inference import sample as pieces_of
 
         pieces = pieces_of(opened, prompt, length=length, seed=seed, engine=engine, **draw)
     task = opened.task

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from throughtime.sight.advising import Advice, advice
-from throughtime.sight.comparing import Comparison, Side, compare
-from throughtime.sight.fixed import FixedPoints, fixed_points
-from throughtime.sight.flow import Connectivity, Flow, connectivity, gradient_flow
-from throughtime.sight.fresh import fresh_model
-from throughtime.sight.interesting import Interest, interest
-from throughtime.sight.matching import Match, Place, match
-from throughtime.sight.openness import Saturation, Timescale, saturation, timescale
-from throughtime.sight.reach import Horizon, horizon
-from throughtime.sight.reading import Keeper, gates, keepers
-from throughtime.sight.spectrum import Exponents, lyapunov
+from throughtime.sight.comparison import Comparison, Side, compare
+from throughtime.sight.dynamics.fixed_points import FixedPoints, fixed_points
+from throughtime.sight.dynamics.lyapunov import Exponents, lyapunov
+from throughtime.sight.gating.analysis import Keeper, gates, keepers
+from throughtime.sight.gating.saturation import Saturation, Timescale, saturation, timescale
+from throughtime.sight.gradients.advice import Advice, advice
+from throughtime.sight.gradients.flow import Connectivity, Flow, connectivity, gradient_flow
+from throughtime.sight.gradients.horizon import Horizon, horizon
+from throughtime.sight.units.interest import Interest, interest
+from throughtime.sight.units.matching import Match, Place, match
+from throughtime.sight.untrained import fresh_model
 
 if TYPE_CHECKING:
-    from throughtime.sight.callback import GradientWatch
+    from throughtime.sight.gradients.callback import GradientWatch
 
 __all__ = [
     "Advice", "Comparison", "Connectivity", "Exponents", "FixedPoints", "Flow", "GradientWatch", "Horizon", "Interest",
@@ -33,7 +33,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name == "GradientWatch":  # the only one that needs Lightning
-        from throughtime.sight.callback import GradientWatch
+        from throughtime.sight.gradients.callback import GradientWatch
 
         return GradientWatch
     raise AttributeError(f"module 'throughtime.sight' has no attribute {name!r}")

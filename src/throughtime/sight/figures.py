@@ -11,9 +11,9 @@ from throughtime.errors import UserError
 from throughtime.sight.arrays import Array
 
 if TYPE_CHECKING:
-    from throughtime.sight.matching import Match
-    from throughtime.sight.openness import Saturation, Timescale
-    from throughtime.sight.reach import Horizon
+    from throughtime.sight.gating.saturation import Saturation, Timescale
+    from throughtime.sight.gradients.horizon import Horizon
+    from throughtime.sight.units.matching import Match
 
 # Okabe & Ito's palette, which colour-blind people can tell apart; lines differ in their dashes too.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")

@@ -29,10 +29,10 @@ from throughtime.studies.runs import begun
 from throughtime.studies.statistics import LEAST_SEEDS, differences, spread
 from throughtime.studies.widths import equal_widths, parameter_count
 from throughtime.tasks.base import Data, Task
-from throughtime.training.again import untrained
 from throughtime.training.config import ENDS, NetworkOptions, TrainConfig
 from throughtime.training.display import Display
 from throughtime.training.options import TrainOptions
+from throughtime.training.reloading import untrained
 
 CELLS = ("rnn", "lstm", "gru")
 RESULT, PAGE = "comparison.json", "comparison.html"

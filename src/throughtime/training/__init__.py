@@ -9,19 +9,19 @@ if TYPE_CHECKING:
     from throughtime.training.callbacks import Callback
     from throughtime.training.config import TrainConfig
     from throughtime.training.fitting import fit
+    from throughtime.training.inference import evaluate, predict, sample
     from throughtime.training.loop import resume, train
     from throughtime.training.options import TrainOptions
-    from throughtime.training.using import evaluate, predict, sample
 
 _HOMES = {
     "Callback": "callbacks",
     "TrainConfig": "config",
     "TrainOptions": "options",
-    "evaluate": "using",
+    "evaluate": "inference",
     "fit": "fitting",
-    "predict": "using",
+    "predict": "inference",
     "resume": "loop",
-    "sample": "using",
+    "sample": "inference",
     "train": "loop",
 }
 

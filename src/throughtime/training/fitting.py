@@ -22,7 +22,7 @@ from throughtime.training.evaluation import OnDevice
 from throughtime.training.fabric import make_fabric
 from throughtime.training.optimizers import clipped_norm, make_optimizer
 from throughtime.training.planning import make_plan
-from throughtime.training.record import Plan
+from throughtime.training.run_config import Plan
 from throughtime.training.schedule import Schedule
 
 if TYPE_CHECKING:

@@ -23,7 +23,6 @@ from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
 from throughtime.spelling import command, duration, option
 from throughtime.tasks.base import Data, Generative, Task
-from throughtime.training.again import begun_model, data_of
 from throughtime.training.building import build_model
 from throughtime.training.callbacks import (
     BestWeights,
@@ -46,6 +45,7 @@ from throughtime.training.fitting import Diverged, Fit
 from throughtime.training.options import TrainOptions
 from throughtime.training.planning import later_end, make_plan
 from throughtime.training.processes import rank
+from throughtime.training.reloading import begun_model, data_of
 from throughtime.training.report import write_report
 from throughtime.training.session import log_file, session
 from throughtime.training.sizing import fitted

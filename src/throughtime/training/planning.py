@@ -23,7 +23,7 @@ from throughtime.training.building import device_for
 from throughtime.training.config import TrainConfig, TrainingOptions
 from throughtime.training.evaluation import OnDevice, total
 from throughtime.training.optimizers import clipped_norm, make_optimizer
-from throughtime.training.record import Plan
+from throughtime.training.run_config import Plan
 
 _VALIDATION_SHARE = 0.05  # of the training time
 _FORWARD_SHARE = 1 / 3  # what predicting takes of a training step's time

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from throughtime.runs import Run
 from throughtime.tasks.base import Data
-from throughtime.training.again import untrained
+from throughtime.training.reloading import untrained
 
 if TYPE_CHECKING:
     from throughtime.sight.report.data import ReportData

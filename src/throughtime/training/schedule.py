@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from throughtime.training.config import TrainingOptions
-from throughtime.training.record import Plan
+from throughtime.training.run_config import Plan
 
 _WARM_UP = 0.1  # of all steps, or of the time, for `cosine`
 _FIRST = 0.01  # of the peak: the first step's learning rate where the time decides, which is 0 by then

@@ -13,7 +13,7 @@ from throughtime.data.text import Progress
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
 from throughtime.sight import gates, gradient_flow, horizon, interest, keepers, saturation, timescale
-from throughtime.sight.places import require_matches, values_of
+from throughtime.sight.hooks.value_names import require_matches, values_of
 from throughtime.sight.report.data import (
     Array,
     Curve,

@@ -15,10 +15,10 @@ from throughtime.nn.heads import StepwiseHead
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Bernoulli, Categorical
 from throughtime.sight import connectivity
-from throughtime.sight.record import record
+from throughtime.sight.gradients.capture import Loss
+from throughtime.sight.hooks.record import record
 from throughtime.sight.report.data import Array, Part, Reading
 from throughtime.sight.report.passage import Item, Passage
-from throughtime.sight.seen import Loss
 
 _CHOICES = 5
 _BACK = 64  # steps that a place is asked to look back

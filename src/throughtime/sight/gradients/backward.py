@@ -11,8 +11,8 @@ from torch import Tensor
 from throughtime.engines.base import Layout, Operands, Result
 from throughtime.nn.stack import joined
 from throughtime.sight.arrays import Array
-from throughtime.sight.seen import Seen
-from throughtime.sight.tape import LayerTape, gradient_outputs
+from throughtime.sight.gradients.capture import Seen
+from throughtime.sight.hooks.residuals import LayerTape, gradient_outputs
 
 INPUT = "input"
 _ELEMENTS = 1 << 24  # of a chunk's arrays: some 64 MB in float32

@@ -17,8 +17,8 @@ from throughtime.nn.forms import form_of
 from throughtime.nn.stack import joined
 from throughtime.outputs import Categorical
 from throughtime.sight.arrays import inputs_of, symbols_of, targets_of
+from throughtime.sight.hooks.residuals import Tape, to_states
 from throughtime.sight.models import evaluating, language_model, recurrent_modules, sequence_model, watched
-from throughtime.sight.tape import Tape, to_states
 
 Loss = Callable[[Any], Tensor]
 

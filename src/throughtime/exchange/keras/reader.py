@@ -11,9 +11,9 @@ from typing import Any, overload
 import numpy as np
 
 from throughtime.errors import nearest
-from throughtime.exchange.keras_config import FoundLayer, KerasMask, cells_of
-from throughtime.exchange.keras_file import read_keras
-from throughtime.exchange.keras_layers import (
+from throughtime.exchange.keras.config import FoundLayer, KerasMask, cells_of
+from throughtime.exchange.keras.file import read_keras
+from throughtime.exchange.keras.layers import (
     BIDIRECTIONAL,
     KINDS,
     Array,

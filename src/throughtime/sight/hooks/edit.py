@@ -18,9 +18,9 @@ from throughtime.errors import UserError
 from throughtime.nn.hooks import Hook, Place
 from throughtime.program.core import Program
 from throughtime.program.editing import PYTHON, Edit, NotOfTheLanguage, other_values, with_edits
+from throughtime.sight.hooks.selection import Chosen, Selection
+from throughtime.sight.hooks.value_names import Values, require_matches, values_of
 from throughtime.sight.models import watched
-from throughtime.sight.places import Values, require_matches, values_of
-from throughtime.sight.selection import Chosen, Selection
 
 New = Callable[..., Any] | Any  # a function, a number, or an array
 

@@ -14,10 +14,10 @@ from torch import Tensor
 from throughtime.errors import UserError, nearest
 from throughtime.nn.heads import CategoricalHead
 from throughtime.sight.arrays import Array
-from throughtime.sight.backward import INPUT, backward_by_lag, backward_to_inputs, steps_with_a_loss
+from throughtime.sight.gradients.backward import INPUT, backward_by_lag, backward_to_inputs, steps_with_a_loss
+from throughtime.sight.gradients.capture import Loss, Seen, seen
+from throughtime.sight.gradients.horizon import FALLEN, Horizon, horizon
 from throughtime.sight.models import opened, sequence_model
-from throughtime.sight.reach import FALLEN, Horizon, horizon
-from throughtime.sight.seen import Loss, Seen, seen
 
 _BEST = "best"
 

@@ -15,9 +15,9 @@ from throughtime.errors import UserError, nearest
 from throughtime.nn.hooks import Hook, Place
 from throughtime.program.core import INPUT, Program
 from throughtime.program.recording import Stretch
+from throughtime.sight.hooks.selection import Chosen, Selection
+from throughtime.sight.hooks.value_names import Values, listed, require_matches, values_of
 from throughtime.sight.models import watched
-from throughtime.sight.places import Values, listed, require_matches, values_of
-from throughtime.sight.selection import Chosen, Selection
 
 BUDGET_BYTES = 2 << 30
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from throughtime.program.core import Program
-from throughtime.sight.reach import Horizon
-from throughtime.sight.reading import keepers
+from throughtime.sight.gating.analysis import keepers
+from throughtime.sight.gradients.horizon import Horizon
 
 VANISHES, EXPLODES = "vanishes", "explodes"
 SHORT, LARGE = 20, 10.0

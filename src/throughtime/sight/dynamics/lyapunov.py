@@ -14,8 +14,8 @@ from torch import Tensor
 from throughtime.engines.base import Layout, Operands
 from throughtime.errors import UserError
 from throughtime.sight.arrays import Array
-from throughtime.sight.running import one_way_tape
-from throughtime.sight.tape import LayerTape, step_jacobian
+from throughtime.sight.dynamics.running import one_way_tape
+from throughtime.sight.hooks.residuals import LayerTape, step_jacobian
 
 _SMALLEST = 1e-300  # a direction that a step wipes out altogether has the exponent of this, not minus infinity
 

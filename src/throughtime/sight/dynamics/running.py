@@ -8,8 +8,8 @@ import torch
 
 from throughtime.errors import UserError
 from throughtime.sight.arrays import symbols_of
+from throughtime.sight.hooks.residuals import Asked, Tape
 from throughtime.sight.models import RecurrentLayers, evaluating, language_model, only_recurrent, opened, watched
-from throughtime.sight.tape import Asked, Tape
 
 
 def one_way_tape(model: Any, x: Any, state: Any, asked: Asked, what: str) -> Tape:

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from throughtime.exchange.hdf5 import Node
-from throughtime.exchange.keras_layers import Array, Direction, KerasError
+from throughtime.exchange.keras.hdf5 import Node
+from throughtime.exchange.keras.layers import Array, Direction, KerasError
 
 _DEPTH = 32  # of nested groups; real files have a handful
 _GROUPS = 10_000

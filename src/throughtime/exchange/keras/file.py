@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from throughtime.errors import nearest
-from throughtime.exchange.hdf5 import Hdf5, Hdf5Error
-from throughtime.exchange.keras_config import Found, read_model
-from throughtime.exchange.keras_layers import Direction, KerasError
-from throughtime.exchange.keras_weights import Named, Place, Structured
+from throughtime.exchange.keras.config import Found, read_model
+from throughtime.exchange.keras.hdf5 import Hdf5, Hdf5Error
+from throughtime.exchange.keras.layers import Direction, KerasError
+from throughtime.exchange.keras.weights import Named, Place, Structured
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _WORTH_A_LOOK = 1 << 24  # bytes

@@ -15,11 +15,11 @@ from throughtime import cells
 from throughtime.errors import CellError, DataError, UserError
 from throughtime.program.cell import Cell
 from throughtime.sight.arrays import symbols_of
-from throughtime.sight.flow import Flow, gradient_flow
-from throughtime.sight.fresh import fresh_model, held_out_symbols, random_symbols
+from throughtime.sight.gating.analysis import gates
+from throughtime.sight.gating.saturation import Saturation, saturation
+from throughtime.sight.gradients.flow import Flow, gradient_flow
 from throughtime.sight.models import evaluating, language_model, only_recurrent
-from throughtime.sight.openness import Saturation, saturation
-from throughtime.sight.reading import gates
+from throughtime.sight.untrained import fresh_model, held_out_symbols, random_symbols
 
 _STEPS, _STREAMS = 400, 4
 
@@ -135,7 +135,7 @@ def _encoded(run: Any, text: str) -> Any:
 
 
 def _looked_at(name: str, model: nn.Module, x: Any, window: int, characters: int | None) -> Side:
-    from throughtime.sight.record import record
+    from throughtime.sight.hooks.record import record
 
     names = [
         f"layer{depth}{'.reverse' if way else ''}.{gate}"

@@ -74,7 +74,7 @@ def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | N
         UserError: if the text can't be read, or is too short.
     """
     from throughtime.tasks.text import Text
-    from throughtime.training.again import data_of
+    from throughtime.training.reloading import data_of
 
     Text.required_of(run, "the gradient's reach")
     if data is not None:

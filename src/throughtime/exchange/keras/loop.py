@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from throughtime.engines.capture import needs_traceable
 from throughtime.engines.layouts import Stored
 from throughtime.errors import UserError
-from throughtime.exchange.keras_layers import FUNCTIONS, KERAS_LAYERS, KerasLayer, program_of
+from throughtime.exchange.keras.layers import FUNCTIONS, KERAS_LAYERS, KerasLayer, program_of
 from throughtime.nn.forms import states_of
 from throughtime.nn.stack import Stack
 from throughtime.program.core import Program

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from throughtime.errors import UserError
 from throughtime.sight.arrays import Array
+from throughtime.sight.dynamics.running import require_one_way
 from throughtime.sight.models import language_model, only_recurrent, opened
-from throughtime.sight.running import require_one_way
 
 _ROWS = 1 << 14  # of one run for Jacobians; bounds the memory
 _DAMPING, _EASE, _STIFFEN, _MOST = 1e-3, 0.2, 5.0, 1e12

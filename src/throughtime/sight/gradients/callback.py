@@ -14,15 +14,15 @@ from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
 from throughtime.errors import UserError
-from throughtime.sight.advising import LARGE, SHORT, Advice, advice
 from throughtime.sight.arrays import Array
-from throughtime.sight.backward import backward_by_lag, steps_with_a_loss
-from throughtime.sight.flow import Flow
+from throughtime.sight.gating.analysis import gates
+from throughtime.sight.gating.saturation import saturation
+from throughtime.sight.gradients.advice import LARGE, SHORT, Advice, advice
+from throughtime.sight.gradients.backward import backward_by_lag, steps_with_a_loss
+from throughtime.sight.gradients.capture import Given, Seen, at_top
+from throughtime.sight.gradients.flow import Flow
+from throughtime.sight.hooks.residuals import Tape, to_states
 from throughtime.sight.models import RecurrentLayers, evaluating, recurrent_modules, watched
-from throughtime.sight.openness import saturation
-from throughtime.sight.reading import gates
-from throughtime.sight.seen import Given, Seen, at_top
-from throughtime.sight.tape import Tape, to_states
 
 _log = logging.getLogger("throughtime")
 
@@ -180,7 +180,7 @@ class _Call(Given):
 @torch.no_grad()
 def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) -> tuple[Seen, dict[str, Tensor]]:
     """The call once more, without dropout and with a tape; and the values of the gates."""
-    from throughtime.sight.record import record
+    from throughtime.sight.hooks.record import record
 
     tape = Tape(module, to_states)
     whole = cast(nn.Module, module)

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from throughtime.exchange.keras_layers import BIDIRECTIONAL, KINDS, Direction, KerasError
-from throughtime.exchange.keras_weights import WAYS, Place
+from throughtime.exchange.keras.layers import BIDIRECTIONAL, KINDS, Direction, KerasError
+from throughtime.exchange.keras.weights import WAYS, Place
 
 _DEPTH = 32  # of models and wrappers in each other; real files have a handful
 _MODELS = ("Sequential", "Functional", "Model")

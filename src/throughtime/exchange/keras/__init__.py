@@ -1,0 +1,1 @@
+"""Keras: read its files, and run its layers on the engines."""

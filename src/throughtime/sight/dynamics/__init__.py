@@ -1,0 +1,1 @@
+"""A cell as a dynamical system: fixed points and Lyapunov exponents."""

@@ -1,0 +1,1 @@
+"""Gates: which values of a cell are gates, how often they saturate, how long they keep a state."""
