@@ -24,6 +24,7 @@ _HOMES = {
     "labels": ("throughtime.data.labels", "Labels"),
     "scaler": ("throughtime.data.scaler", "Scaler"),
     "waveform": ("throughtime.data.waveform", "Waveform"),
+    "device_input": ("throughtime.data.knobs", "DeviceInput"),
     "mu_law": ("throughtime.data.waveform", "MuLaw"),
     "log_mel": ("throughtime.data.log_mel", "LogMel"),
     "linear": ("throughtime.data.waveform", "Linear"),

@@ -26,13 +26,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from throughtime import tasks
-from throughtime.errors import ModelError, RunError
+from throughtime.errors import ModelError, RunError, UserError
 from throughtime.files import replacing
 from throughtime.model_file import ModelFile, encoded
+from throughtime.options import explained
 from throughtime.paths import display_path, missing, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
-from throughtime.spelling import command
+from throughtime.spelling import command, option
 from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS, read_programs, read_text
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
@@ -182,9 +183,23 @@ class Run:
         return tasks.get(self.config.task.task)(self.config.task)
 
     def task_with(self, **options: Any) -> Task[Any]:
-        """The task with some options changed, as to read other data; an option of None is one not given."""
+        """The task with some options changed, to read other data; an option of None is one not given.
+
+        Raises:
+            UserError: the task has no such option, or the value is invalid.
+        """
+        from pydantic import ValidationError
+
         given = {name: value for name, value in options.items() if value is not None}
-        return type(self.task)(type(self.config.task).model_validate({**self.config.task.model_dump(), **given}))
+        kind = type(self.task)
+        own = self.config.task.model_dump(exclude=set(kind.per_data))
+        for name in given:
+            if name not in kind.Options.model_fields:
+                raise UserError(f"{self.path} is a run of task {kind.name}, which has no option {option(name)}")
+        try:
+            return kind(kind.Options.model_validate({**own, **given}))
+        except ValidationError as error:
+            raise UserError(explained(error.errors()[0], kind.Options.model_fields)) from None
 
     @property
     def device(self) -> torch.device:

@@ -21,6 +21,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; strict refuses them."),
     ] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="For effects: the setting of a knob; may be given several times."),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
@@ -36,7 +40,9 @@ def evaluate(
         from throughtime.training.display import Display
         from throughtime.training.inference import evaluated
     with Display(shown=True) as display:
-        found = evaluated(opened, data, encoding_errors=encoding_errors, engine=engine, progress=display.progress)
+        found = evaluated(
+            opened, data, encoding_errors=encoding_errors, knob=knob or None, engine=engine, progress=display.progress
+        )
     if as_json:
         show_json(found.data)
     else:

@@ -26,6 +26,8 @@ from throughtime.tasks.streams import StreamOptions, StreamTask
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.data import Sound
+    from throughtime.sight.report.passage import Passage
 
 _LAWS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
 _HELD_OUT = 0.1  # of a single recording
@@ -202,10 +204,8 @@ class AudioTask(StreamTask[Audio]):
             stream = Stream(model)
             for start in range(0, len(part.ids) - 1, _STRETCH):
                 ids = part.ids[start : start + _STRETCH + 1]
-                scores = stream.process(ids[:-1]).astype(np.float64)
-                scores -= scores.max(1, keepdims=True)
-                nats = np.log(np.exp(scores).sum(1)) - scores[np.arange(len(scores)), ids[1:]]
-                columns = (_signal(codec, ids[1:]), nats / math.log(2), _signal(codec, scores.argmax(1)))
+                nats, likeliest = _cost(codec, stream.process(ids[:-1]), ids[1:])
+                columns = (_signal(codec, ids[1:]), nats / math.log(2), likeliest)
                 yield from np.stack(columns, 1).tolist()
 
         return Prediction(("sample", "bits", "likeliest"), rows())
@@ -279,19 +279,56 @@ class AudioTask(StreamTask[Audio]):
             for piece in pieces:
                 write(piece)
 
+    def passage(self, part: Audio, codecs: Codecs, length: int, name: str) -> Passage:
+        """See `Task.passage`: the beginning."""
+        from throughtime.sight.report.passage import Item, Passage
+
+        ids = np.asarray(part.ids[:length]).astype(np.int64)
+        levels = [f"{value:.4f}" for value in _signal(codecs.inputs, np.arange(codecs.inputs.levels)).tolist()]
+        return Passage(name, [Item(ids, ids[1:], name=part.name)], "sample", levels, causal=True, part=part)
+
+    def sounds(self, model: SequenceModel, part: Audio, codecs: Codecs, names: Sequence[str]) -> list[Sound]:
+        """See `Task.sounds`: some seconds with what each sample cost, and a sound that the network draws."""
+        from throughtime.sight.report.data import Sound
+        from throughtime.sight.report.passage import short
+        from throughtime.sight.report.sound import SECONDS, WINDOW, listen, loudest, means, track
+
+        codec: Quantization = codecs.inputs
+        rate, channels = codec.waveform.rate, codec.waveform.channels
+        signal = _signal(codec, part.ids)
+        first = loudest(signal, round(SECONDS * rate) * channels) // channels * channels
+        ids = np.asarray(part.ids[first : first + round(SECONDS * rate) * channels]).astype(np.int64)
+
+        def cost(scores: NDArray[Any], start: int) -> NDArray[Any]:
+            nats, likeliest = _cost(codec, scores[: len(ids) - 1 - start], ids[start + 1 : start + 1 + len(scores)])
+            return np.stack([nats / math.log(2), likeliest], 1)
+
+        found, values = listen(model, ids[: len(ids) - 1], names, cost)
+        heard = _signal(codec, ids[1:])
+        window = max(1, round(WINDOW * rate)) * channels
+        bits = means(found[:, 0], window)
+        tracks = [track("recording", heard), track("likeliest next sample", found[:, 1])]
+        drawn = list(self.sample(model, codecs, length=self.usual_length(codecs), seed=0))
+        title = f"{short(part.name)}, from {first / rate / channels:.2f} s of what was held out"
+        return [
+            Sound(title, rate * channels, tracks, (0, 1), "bits per sample", bits, window, values),
+            Sound("A sound that the network draws", rate, [track("drawn", np.concatenate(drawn))]),
+        ]
+
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Audio]) -> dict[str, Any]:
-        """The reach of the gradient before and after; see `Task.pictures`."""
+        """A stretch of what was held out, and the reach of the gradient before and after; see `Task.pictures`."""
         import torch
 
-        from throughtime.sight.report.collect import flows_of
+        from throughtime.sight.report.collect import flows_of, states_of
 
         ids = torch.from_numpy(np.asarray(data.valid.ids[:_FOLLOWED]).astype(np.int64))
         sounds = [(ids[:-1], ids[1:])]
         return {
+            "sounds": self.sounds(model, data.valid, data.codecs, states_of(model)),
             "flows": [
                 *flows_of(untrained, sounds, "before training", _LOSSES),
                 *flows_of(model, sounds, "after training", _LOSSES),
-            ]
+            ],
         }
 
     @property
@@ -336,6 +373,14 @@ def _notes(audio: Audio) -> list[str]:
 
 def _signal(codec: Quantization, ids: NDArray[Any]) -> NDArray[np.float64]:
     return codec.decode(ids).reshape(-1).astype(np.float64)
+
+
+def _cost(codec: Quantization, scores: NDArray[Any], ids: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What samples cost in nats, given the scores of their levels, and the likeliest samples."""
+    scores = scores.astype(np.float64)
+    scores -= scores.max(1, keepdims=True)
+    nats = np.log(np.exp(scores).sum(1)) - scores[np.arange(len(scores)), ids]
+    return nats, _signal(codec, scores.argmax(1))
 
 
 def _error_bounds(

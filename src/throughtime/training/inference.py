@@ -12,6 +12,9 @@ from throughtime.runs import Run
 from throughtime.tasks.base import Figures, Generative, Prediction, Progress
 from throughtime.training.evaluation import measured
 
+KnobSettings = Mapping[str, float | Sequence[float]] | Sequence[str]
+"""Settings of a device's knobs: by name, one for all sounds or one for each of them; or texts such as "gain=0.7"."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -36,6 +39,7 @@ def evaluate(
     data: str | Path | Sequence[str | Path],
     *,
     encoding_errors: str | None = None,
+    knob: KnobSettings | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Figures:
@@ -45,6 +49,7 @@ def evaluate(
         run: the run, or its directory.
         data: files and directories.
         encoding_errors: "strict" or "replace"; as in training if not given.
+        knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
 
@@ -55,7 +60,7 @@ def evaluate(
         RunError: the run can't be read.
         DataError: the data can't be read, or don't fit.
     """
-    return evaluated(run, data, encoding_errors=encoding_errors, engine=engine, progress=progress).figures
+    return evaluated(run, data, encoding_errors=encoding_errors, knob=knob, engine=engine, progress=progress).figures
 
 
 def evaluated(
@@ -63,12 +68,13 @@ def evaluated(
     data: str | Path | Sequence[str | Path],
     *,
     encoding_errors: str | None = None,
+    knob: KnobSettings | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """The same with the figures of the task's baselines; see `evaluate`."""
     run, paths = _opened(run), _paths(data)
-    task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
+    task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
     model = run.model(engine).to(run.device)
     part = task.read(paths, codecs, progress)
     figures = measured(model, task, part, progress=progress)
@@ -83,6 +89,7 @@ def predict(
     data: str | Path | Sequence[str | Path],
     *,
     encoding_errors: str | None = None,
+    knob: KnobSettings | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
@@ -92,6 +99,7 @@ def predict(
         run: the run, or its directory.
         data: files and directories.
         encoding_errors: "strict" or "replace"; as in training if not given.
+        knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
 
@@ -103,7 +111,7 @@ def predict(
         DataError: the data can't be read, or don't fit.
     """
     run, paths = _opened(run), _paths(data)
-    task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
+    task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
     model = run.model(engine).to(run.device)
     return task.predict(model, task.read_inputs(paths, codecs, progress), codecs)
 
@@ -113,6 +121,7 @@ def write_prediction(
     data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    knob: KnobSettings | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> str:
@@ -122,6 +131,7 @@ def write_prediction(
         run: the run, or its directory.
         data: files and directories.
         out: the file; its extension must be one of the task's `prediction_files`.
+        knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
 
@@ -137,7 +147,8 @@ def write_prediction(
     if out.suffix.lower() not in run.task.prediction_files:
         kinds = ", ".join(run.task.prediction_files)
         raise UserError(f"predictions of task {run.task.name} are {f'written to {kinds}' if kinds else 'tables'}")
-    return run.task.write_prediction(run.model(engine), paths, run.description.codecs, out, progress)
+    task = run.task_with(knob=knob)
+    return task.write_prediction(run.model(engine), paths, run.description.codecs, out, progress)
 
 
 def sample(

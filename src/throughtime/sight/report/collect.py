@@ -29,6 +29,7 @@ from throughtime.sight.report.reading import reach, read
 
 _WINDOW = 200  # lags of the gradient's flow
 _FLOWS = 250  # steps whose losses it is followed from
+_SAMPLES = 600  # of a sound that it is followed through
 _FOLLOWED = 40  # sequences in which it is followed
 _PARTS = 4  # of the work: reading, looking back, following gradients, finding what units follow
 _EPISODES = 3  # sequences or steps with an answer, fewer of which are no rule
@@ -64,6 +65,18 @@ def collect(
     names = _names(model, patterns)
     reading, recorded = read(model, passage, list(dict.fromkeys([*names, *_gate_names(model)])))
     _told(progress, 1)
+    if sounds := run.task.sounds(model, passage.part, run.description.codecs, names):
+        flows = flows_of(model, sequences_of(model, _beginning(passage)))
+        return ReportData(
+            title=f"Inside {run.path.resolve().name}",
+            facts=[*facts(run), f"plays {passage.name}"],
+            symbol=passage.step,
+            sounds=sounds,
+            flows=flows,
+            saturations=_saturations(model, recorded),
+            timescales=_timescales(model, recorded),
+            **training_curves(run),
+        )
     reading = replace(reading, **reach(model, passage))
     _told(progress, 2)
     flows = flows_of(model, sequences_of(model, passage))
@@ -88,6 +101,23 @@ def collect(
         **outcome,
         **training_curves(run),
     )
+
+
+def _beginning(passage: Passage) -> Passage:
+    """As much of a sound as the gradient is followed through: it costs a step back in time for each."""
+    first = passage.items[0]
+    targets = None if first.targets is None else first.targets[:_SAMPLES]
+    return replace(passage, items=[replace(first, inputs=first.inputs[:_SAMPLES], targets=targets)])
+
+
+def states_of(model: SequenceModel) -> list[str]:
+    """The names of the states of a model's layers, as they are after each step."""
+    return [
+        each.name(place, state.name)
+        for each in values_of(model)
+        for place, program in each.programs()
+        for state in program.states
+    ]
 
 
 def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
