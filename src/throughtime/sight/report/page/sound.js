@@ -123,14 +123,15 @@ function drawSound(sound) {
     if (title) title.split("\n").forEach((text, k) => found.fillText(text, 0, 12 + 13 * k));
     return found;
   };
+  sound.peak ??= Math.max(...tracks.map(({ samples }) => peakOf(samples))) || 1;
   const waves = pen("waves", WAVE * (about.compared ? tracks.length - 1 : tracks.length));
   let row = 0;
   tracks.forEach(({ name, samples }, k) => {
     const over = about.compared && k === about.compared[1];
     const top = over ? about.compared[0] * WAVE : WAVE * row++;
     waves.fillStyle = series(k);
-    waves.fillText(name, 0, top + (over ? 26 : 12));
-    paintWave(waves, sound, samples, top, WAVE, series(k), over ? 0.75 : 1, 1);
+    name.split(" next ").forEach((text, line) => waves.fillText(text, 0, top + (over ? 26 : 12) + 13 * line));
+    paintWave(waves, sound, samples, top, WAVE, series(k), over ? 0.75 : 1, sound.peak);
   });
   if (sound.residual) {
     const most = peakOf(sound.residual) || 1;
@@ -284,6 +285,7 @@ function watchSound(sound) {
     const player = sound.playing ?? sound.players[sound.about.compared?.[1] ?? 0];
     player.currentTime = Math.max(0, from / sound.about.rate);
     showCursor(sound, player);
+    player.play().catch(() => {}); // where the browser lets pages play
   });
   stack.addEventListener("dblclick", () => zoomTo(sound, 0, sound.about.length));
   addEventListener("resize", () => drawSound(sound));
