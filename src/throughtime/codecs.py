@@ -27,6 +27,7 @@ _HOMES = {
     "device_input": ("throughtime.data.knobs", "DeviceInput"),
     "mu_law": ("throughtime.data.waveform", "MuLaw"),
     "log_mel": ("throughtime.data.log_mel", "LogMel"),
+    "raw_samples": ("throughtime.data.raw_samples", "RawSamples"),
     "linear": ("throughtime.data.waveform", "Linear"),
     "series": ("throughtime.data.series_codec", "SeriesCodec"),
 }
