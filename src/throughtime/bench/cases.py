@@ -15,7 +15,7 @@ from throughtime.errors import UserError, nearest
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.program.counting import products
-from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals
 
 FORWARD, TRAINING, STREAMING, PACKED, LONG, TEXT = "forward", "training", "streaming", "packed", "long", "text"
 MODES = {
@@ -87,7 +87,7 @@ class Case:
 
     @property
     def checkpoint_every(self) -> int:
-        """After how many steps a long run keeps its states: the states kept and one segment's tape are as many."""
+        """After how many steps a long run keeps its states: the states kept and one segment's residuals are as many."""
         return isqrt(self.steps)
 
     @property
@@ -129,8 +129,8 @@ class Case:
         if not self.trains:
             return (program,)
         wanted = everything_wanted(program)
-        taped = with_tape(program, wanted)
-        return taped, gradient(taped, everything_given(program), wanted).program
+        augmented = with_residuals(program, wanted)
+        return augmented, gradient(augmented, everything_given(program), wanted).program
 
 
 def _grid(

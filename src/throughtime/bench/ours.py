@@ -74,7 +74,7 @@ class Stepwise(_Ours):
 
 
 class Checkpointed(_Ours):
-    """A `Recurrent` of the cell that keeps some of its states, and no tape, between forward and backward."""
+    """A `Recurrent` of the cell that keeps some of its states, and no residuals, between forward and backward."""
 
     name = "throughtime"
 
@@ -121,7 +121,7 @@ class Padded(_Ours):
         return ready_module(_layer(case, arguments), case, arguments, packed=False)
 
 
-class WholeTape(_Ours):
+class AllResiduals(_Ours):
     """Our layer with all kept that the gradient needs, where the other run computes it again."""
 
     name = "throughtime, all kept"

@@ -41,7 +41,7 @@ class Operation:
 
 
 @dataclass(frozen=True)
-class Piece:
+class SliceGradient:
     """A gradient that belongs to the elements from `start` on of a wider value."""
 
     symbol: Any
@@ -156,7 +156,7 @@ _ROWS = (
         "slice",
         1,
         lambda xp, a, *, start, width: a[..., start : start + width],
-        lambda op, g, y, a, *, start: (Piece(g, start),),
+        lambda op, g, y, a, *, start: (SliceGradient(g, start),),
         "{0}[{start}:{stop}]",
         pointwise=False,
         cheap=True,

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from throughtime.errors import CellError
 from throughtime.program.builder import Builder, Number, Symbol, cell_error, is_name
-from throughtime.program.core import INPUT, PREVIOUS, Parameter, Part
+from throughtime.program.core import INPUT, PREVIOUS, GateRows, Parameter
 
 _BIAS = -1  # stands among the sources for the constant 1 that a bias multiplies
 
@@ -117,7 +117,7 @@ class Trace(Builder):
         width = self._new_name(name, width)
         if any(name == parameter.name for parameter in self.parameters):
             raise cell_error(f"{name!r} is the name of the gates' own parameters; give this one another.")
-        return self.vector(self.parameter(Parameter(name, (width,), (Part(name, 0, width, initial),))))
+        return self.vector(self.parameter(Parameter(name, (width,), (GateRows(name, 0, width, initial),))))
 
     def _new_name(self, name: str, width: int | None) -> int:
         width = self.sizes.hidden if width is None else width
@@ -131,13 +131,13 @@ class Trace(Builder):
         return width
 
     def _plan(self, seen: Trace) -> None:
-        rows: dict[int, list[Part]] = {}
+        rows: dict[int, list[GateRows]] = {}
         for gate in seen.gates:
             for source in gate.sources:
                 parts = rows.setdefault(source, [])
                 start = parts[-1].stop if parts else 0
                 initial = gate.initial if source == _BIAS else None
-                parts.append(Part(gate.name, start, start + gate.width, initial))
+                parts.append(GateRows(gate.name, start, start + gate.width, initial))
         rows = {s: p for s, p in rows.items() if s != _BIAS} | {s: p for s, p in rows.items() if s == _BIAS}
         names: set[str] = set()
         for source, parts in rows.items():

@@ -10,7 +10,7 @@ from throughtime.program.core import LEAVES, PREVIOUS, Program
 
 
 @dataclass(frozen=True)
-class Place:
+class Address:
     """Where a value is read.
 
     Attributes:

@@ -27,7 +27,7 @@ def gates(program: Program) -> list[str]:
     ]
 
 
-class Keeper(NamedTuple):
+class RetentionGate(NamedTuple):
     """A gate that says how much of a state is kept.
 
     Attributes:
@@ -42,7 +42,7 @@ class Keeper(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def keepers(program: Program) -> tuple[Keeper, ...]:
+def retention_gates(program: Program) -> tuple[RetentionGate, ...]:
     """The gates that keep states, read off the equations: of c' = f c + i g it is f, of h' = h + z (n - h) it is 1 - z.
 
     A state that is not a sum of products with its own old value, one of them a named gate, has none.
@@ -59,7 +59,7 @@ def keepers(program: Program) -> tuple[Keeper, ...]:
         if len(named) == 1:
             ((name, factor),) = named.items()
             if name in known and (constant, factor) in _KEEPS:
-                found.append(Keeper(declared.name, name, _KEEPS[constant, factor]))
+                found.append(RetentionGate(declared.name, name, _KEEPS[constant, factor]))
     return tuple(found)
 
 
