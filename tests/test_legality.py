@@ -236,8 +236,8 @@ def test_too_many_instructions_are_refused():
 
 
 def test_an_operation_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch):
-    # Whoever adds a row to the table that is not pointwise must say here when it is legal.
-    monkeypatch.setitem(OPERATIONS, "reverse", replace(OPERATIONS["row_sum"], name="reverse"))
+    # A row of the table that is not pointwise must say which widths fit.
+    monkeypatch.setitem(OPERATIONS, "reverse", replace(OPERATIONS["row_sum"], name="reverse", mismatch=None))
     with pytest.raises(ProgramError, match="has no rule here"):
         require_legal(replace(LEGAL, **body(NEXT, op="reverse")))
 

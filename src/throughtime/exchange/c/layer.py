@@ -7,13 +7,12 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from throughtime.engines.native.fusion import PRODUCTS
-from throughtime.exchange.c.functions import EXPRESSIONS
 from throughtime.exchange.c.memory import Address, Memory
 from throughtime.exchange.c.schedule import Item, schedule
 from throughtime.exchange.c.spelling import labels, number
 from throughtime.exchange.c.weights import Matrix, Weights
 from throughtime.program.core import INPUT, Program
+from throughtime.program.operations import OPERATIONS, PRODUCTS
 
 Array = NDArray[Any]
 
@@ -147,7 +146,7 @@ class Layer:
         stores: list[str] = []  # last: a state may be written that the loop reads
         for id in item.values:
             names = [self._local(arg) if arg in item.values else self._address(arg).element for arg in body[id].args]
-            lines.append(f"const float {self._local(id)} = {EXPRESSIONS[body[id].op].format(*names)};")
+            lines.append(f"const float {self._local(id)} = {OPERATIONS[body[id].op].c.format(*names)};")
             if self._memory.stored(id):
                 stores.append(f"{self._address(id).element} = {self._local(id)};")
         return _for(item.width, lines + stores)
