@@ -267,11 +267,15 @@ class Text(StreamTask[Part]):
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
         """The texts that a finished run is shown with, always the same ones."""
+        return [self._drawn(model, codecs, seed) for seed in range(_SAMPLES)]
+
+    def example(self, model: SequenceModel, data: Data[Part]) -> str:
+        """The first of the texts that a finished run is shown with."""
+        return self._drawn(model, data.codecs, 0)
+
+    def _drawn(self, model: SequenceModel, codecs: Codecs, seed: int) -> str:
         length = _LENGTHS[self.options.level]
-        return [
-            "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
-            for seed in range(_SAMPLES)
-        ]
+        return "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
 
 
 def _data(corpus: Corpus) -> Data[Part]:

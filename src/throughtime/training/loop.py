@@ -22,16 +22,16 @@ from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
 from throughtime.spelling import command, duration, option
-from throughtime.tasks.base import Data, Generative, Task
+from throughtime.tasks.base import Data, Task
 from throughtime.training.building import build_model
 from throughtime.training.callbacks import (
     BestWeights,
     Checkpoints,
     Deadline,
+    Examples,
     MetricsRows,
     ProgressBar,
     Rates,
-    Samples,
     Signals,
     Validation,
     where,
@@ -298,8 +298,8 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
     rates = Rates(run.rates_file)
     saved = Checkpoints(run.checkpoint, rows, rates)
     callbacks = [signals, Deadline(validation), validation, best, rows, rates, saved, bar]
-    if display.shown and isinstance(run.task, Generative):
-        callbacks.append(Samples())
+    if display.shown:
+        callbacks.append(Examples())
     loggers = loggers_of(run.config.training, run)
     training = Fit(run.task, data, run.config, run.plan, model, callbacks, loggers)
     checkpoint = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
@@ -332,6 +332,7 @@ def _facts(run: Run, model: SequenceModel) -> list[tuple[str, str]]:
             "plan",
             f"{length} of {plan.batch} sequences ({passes:.2g} times through the data); {by}",
         ),
+        ("legend", "* marks the best validation so far"),
     ]
 
 
