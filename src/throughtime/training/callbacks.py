@@ -101,7 +101,12 @@ class Validation(Callback):
     def on_step(self, fit: Fit) -> None:
         """Validates where it is due."""
         plan = fit.plan
-        due = fit.asked & {LATE, VALIDATE} if plan.seconds is not None else fit.step % plan.validate_every == 0
+        if plan.validate_at is not None:
+            due = fit.step in plan.validate_at
+        elif plan.seconds is not None:
+            due = bool(fit.asked & {LATE, VALIDATE})
+        else:
+            due = fit.step % plan.validate_every == 0
         if due or fit.step == plan.steps:
             before = fit.elapsed
             self._validate(fit)
