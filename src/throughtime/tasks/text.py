@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +29,6 @@ _log = logging.getLogger("throughtime")
 TEMPERATURE = 0.8  # of the samples that a run is shown with
 _SAMPLES = 2
 _NAMED = 10  # unknown symbols of a prompt, at most
-_FOLLOWED, _LOSSES = 300, 40  # symbols that gradients are followed through, and losses they are followed from
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
 
 
@@ -226,20 +226,13 @@ class Text(StreamTask[Part]):
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Part]) -> dict[str, Any]:
         """The reach of the gradient before and after, and samples; see `Task.pictures`."""
-        import numpy as np
-        import torch
-
-        from throughtime.sight.report.collect import flows_of
+        from throughtime.sight.gradients.sampling import followed
+        from throughtime.sight.report.collect import flows_before_and_after
         from throughtime.sight.report.data import Sample
 
-        ids = torch.from_numpy(np.asarray(data.valid.ids[:_FOLLOWED]).astype(np.int64))
-        texts = [(ids[:-1], ids[1:])]
         samples = enumerate(self.first_samples(model, data.codecs), 1)
         return {
-            "flows": [
-                *flows_of(untrained, texts, "before training", _LOSSES),
-                *flows_of(model, texts, "after training", _LOSSES),
-            ],
+            **flows_before_and_after(model, untrained, followed(self, data.valid)),
             "samples": [Sample(f"Sample {k}, at temperature {TEMPERATURE}", text) for k, text in samples],
         }
 
@@ -247,7 +240,7 @@ class Text(StreamTask[Part]):
         """See `Task.passage`; the start of the text."""
         from throughtime.sight.report.passage import passage_of
 
-        return passage_of(name, part.ids, codecs.inputs, length, self.unit)
+        return replace(passage_of(name, part.ids, codecs.inputs, length, self.unit), part=part)
 
     def read_passage(
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
