@@ -21,6 +21,7 @@ from throughtime.model_file import ModelFile, is_model_file
 from throughtime.nn.options import Options, output_width
 from throughtime.outputs import Output
 from throughtime.outputs import from_data as output_from
+from throughtime.paths import missing, run_path
 from throughtime.program.core import Program
 
 if TYPE_CHECKING:
@@ -39,9 +40,9 @@ class Stream:
     A stream is for one thread at a time; different streams run at the same time.
 
     Args:
-        model: the directory of a run (or the `Run`) or a file that `throughtime.save` wrote, for which no torch is
-            needed; or a `SequenceModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one
-            direction of time, in float32 or float64.
+        model: the directory of a run (or the `Run`; "latest" is the newest one under `runs`) or a file that
+            `throughtime.save` wrote, for which no torch is needed; or a `SequenceModel`, a `Recurrent`, a drop-in
+            `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one direction of time, in float32 or float64.
         rows: how many independent streams there are.
         instruction_set: what the processor is to use; the best that it has if not given (see
             `throughtime.engines.native.NativeEngine`).
@@ -269,7 +270,7 @@ def _network_of(model: Any) -> _Network:
     if runs is not None and isinstance(model, runs.Run):
         model = model.path
     if isinstance(model, str | os.PathLike):
-        network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(Path(model))
+        network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(run_path(os.fspath(model)))
     else:
         network = _of_module(model)
     kinds = {str(array.dtype) for array in network.arrays}
@@ -279,6 +280,8 @@ def _network_of(model: Any) -> _Network:
 
 
 def _of_run(path: Path) -> _Network:
+    if not path.exists():
+        raise RunError(missing(path, "file or directory"))
     for name in (stored.CONFIG, stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
             raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")
