@@ -15,6 +15,7 @@ from throughtime.program.builder import Symbol, cell_error_at, is_name
 from throughtime.program.core import Program
 from throughtime.program.legality import require_legal
 from throughtime.program.trace import Sizes, Trace
+from throughtime.program.words import unknown_word
 
 # What the field calls the states that every paper writes with these letters.
 _USUAL_NAMES = {"h": "hidden", "c": "cell"}
@@ -155,7 +156,7 @@ class Cell:
         for frame, at in traceback.walk_tb(error.__traceback__):
             if frame.f_code is code:
                 line = at
-        return cell_error_at(code.co_filename, line, self.name, f"{type(error).__name__}: {error}")
+        return cell_error_at(code.co_filename, line, self.name, _explained(error))
 
     def _state_width(self, declaration: StateDeclaration, hidden: int, hyper: dict[str, Any]) -> int:
         width = declaration.width
@@ -210,6 +211,15 @@ class Cell:
                 "the new value of each, in the order of the arguments; an output that is no state comes first."
             )
         return given
+
+
+def _explained(error: Exception) -> str:
+    """What is said of an error of Python's in a cell."""
+    if isinstance(error, NameError) and not isinstance(error, UnboundLocalError) and error.name:
+        return unknown_word(error.name)
+    if isinstance(error, AttributeError) and isinstance(error.obj, Symbol) and error.name:
+        return unknown_word(error.name, f"a vector has no attribute {error.name!r}")
+    return f"{type(error).__name__}: {error}"
 
 
 @lru_cache(maxsize=256)

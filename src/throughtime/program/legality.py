@@ -8,7 +8,7 @@ from typing import Any
 
 from throughtime.errors import ProgramError
 from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Program
-from throughtime.program.operations import OPERATIONS
+from throughtime.program.operations import OPERATIONS, REDUCTIONS
 
 # Bounds far above what anybody trains, so that a hostile file cannot make an engine overflow or exhaust the memory.
 MAX_WIDTH = 1 << 24
@@ -131,7 +131,7 @@ class _Check:
             self._want(sum(widths) == width, f"{what} of widths {widths} is called {width} wide")
         elif op == "expand":
             self._want(widths[0] == 1, f"{what} takes a vector of one element, not {widths[0]}")
-        elif op == "row_sum":
+        elif op in REDUCTIONS:
             self._want(width == 1, f"{what} gives one element, not {width}")
         else:
             self._want(False, f"{what} has no rule here")

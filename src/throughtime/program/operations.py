@@ -59,6 +59,11 @@ def _concat_gradient(op: Any, g: Any, y: Any, *values: Any) -> tuple[Any, ...]:
     return tuple(op.slice(g, start, v.width) for start, v in zip(starts, values, strict=True))
 
 
+def _row_max_gradient(op: Any, g: Any, y: Any, a: Any) -> tuple[Any]:
+    largest = op.select(op.greater(y, a), 0.0, 1.0)
+    return (largest * (g / op.max(op.row_sum(largest), 1.0)),)  # there is one at least, unless y is of another run
+
+
 _ROWS = (
     # arithmetic
     Operation("add", 2, lambda xp, a, b: a + b, lambda op, g, y, a, b: (g, g), "{0} + {1}", cheap=True),
@@ -114,6 +119,14 @@ _ROWS = (
         lambda op, g, y, a: (op.select(op.greater(y, 0.0), g, 0.0),),
         "relu({0})",
     ),
+    Operation(
+        "abs",  # at 0 the gradient is 0, as in torch
+        1,
+        lambda xp, a: xp.abs(a),
+        lambda op, g, y, a: (op.select(op.greater(a, 0.0), g, op.select(op.greater(0.0, a), -g, 0.0)),),
+        "abs({0})",
+        cheap=True,
+    ),
     # functions
     Operation("tanh", 1, lambda xp, a: xp.tanh(a), lambda op, g, y, a: (g * (1.0 - y * y),), "tanh({0})"),
     Operation(
@@ -133,6 +146,8 @@ _ROWS = (
         lambda op, g, y, a: (g * op.sigmoid(a),),
         "softplus({0})",
     ),
+    Operation("sin", 1, lambda xp, a: xp.sin(a), lambda op, g, y, a: (g * op.cos(a),), "sin({0})"),
+    Operation("cos", 1, lambda xp, a: xp.cos(a), lambda op, g, y, a: (-(g * op.sin(a)),), "cos({0})"),
     # structure
     Operation(
         "linear",  # the matrix parameter `weight` times the vector
@@ -187,6 +202,16 @@ _ROWS = (
         "row_sum({0})",
         pointwise=False,
     ),
+    Operation(
+        "row_max",  # the largest of a vector's elements; equal ones share the gradient, as in torch's amax
+        1,
+        lambda xp, a: a.amax(-1, keepdim=True),
+        _row_max_gradient,
+        "row_max({0})",
+        pointwise=False,
+    ),
 )
 
 OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
+# Those that take a vector and give one element.
+REDUCTIONS = ("row_sum", "row_max")

@@ -20,12 +20,15 @@ EXPRESSIONS = {
     "select": "{0} != 0.0f ? {1} : {2}",
     "max": "{0} > {1} || {0} != {0} ? {0} : {1}",  # NaN if either is
     "relu": "{0} < 0.0f ? 0.0f : {0}",
+    "abs": "fabsf({0})",
     "tanh": "tt_tanh({0})",
     "sigmoid": "tt_sigmoid({0})",
     "exp": "tt_exp({0})",
     "log": "logf({0})",
     "sqrt": "sqrtf({0})",
     "softplus": "tt_softplus({0})",
+    "sin": "sinf({0})",
+    "cos": "cosf({0})",
 }
 
 _INLINE = """

@@ -17,6 +17,8 @@ from throughtime.program.core import INPUT, Program
 
 Array = NDArray[Any]
 
+_REDUCTIONS = {"row_sum": ("0.0f", "add"), "row_max": ("-INFINITY", "max")}
+
 
 class Layer:
     """A layer's step in C.
@@ -111,11 +113,12 @@ class Layer:
         if instruction.op in PRODUCTS:
             return self._product(id)
         target = self._place(id)
-        if instruction.op == "row_sum":
+        if instruction.op in _REDUCTIONS:
             (arg,) = instruction.args
-            width = self._schedule.body[arg].width
-            total = target.base + f"[{target.first}]"
-            return [f"{total} = 0.0f;", *_for(width, [f"{total} += {self._place(arg).element};"])]
+            start, operation = _REDUCTIONS[instruction.op]
+            result = target.base + f"[{target.first}]"
+            step = EXPRESSIONS[operation].format(result, self._place(arg).element)
+            return [f"{result} = {start};", *_for(self._schedule.body[arg].width, [f"{result} = {step};"])]
         if instruction.op != "concat":
             raise NotImplementedError(instruction.op)
         lines: list[str] = []

@@ -83,18 +83,22 @@ EMIT: dict[str, Callable[[At], str]] = {
     "select": _select,
     "max": _same("Max"),
     "relu": _same("Relu"),
+    "abs": _same("Abs"),
     "tanh": _same("Tanh"),
     "sigmoid": _same("Sigmoid"),
     "exp": _same("Exp"),
     "log": _same("Log"),
     "sqrt": _same("Sqrt"),
     "softplus": _softplus,
+    "sin": _same("Sin"),
+    "cos": _same("Cos"),
     "linear": partial(_product, transposed=False),
     "linear_transposed": partial(_product, transposed=True),
     "slice": _slice,
     "concat": lambda at: at.add("Concat", *at.values, axis=-1),
     "expand": lambda at: at.add("Expand", at.values[0], at.graph.whole(at.instruction.width)),
     "row_sum": lambda at: at.add("ReduceSum", at.values[0], at.graph.whole(-1), keepdims=1),
+    "row_max": lambda at: at.add("ReduceMax", at.values[0], axes=[-1], keepdims=1),
 }
 
 
