@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from helpers import REFERENCE, assert_close, random_arguments, run, run_on
@@ -11,7 +12,20 @@ import throughtime
 from throughtime import language
 from throughtime.engines.native import NativeEngine
 from throughtime.errors import CellError
-from throughtime.language import abs, affine, cell, concat, cos, row_max, row_sum, sin, softmax, tanh
+from throughtime.language import (
+    abs,
+    affine,
+    cell,
+    concat,
+    cos,
+    gate,
+    matrix,
+    row_max,
+    row_sum,
+    sin,
+    softmax,
+    tanh,
+)
 
 ENGINES = [REFERENCE, NativeEngine(1), NativeEngine(2)]
 
@@ -88,6 +102,63 @@ def test_the_same_bits_for_any_number_of_threads(rows):
     )
 
 
+# One matrix in several places.
+
+
+@cell
+def tied(x, h):
+    """One matrix twice over the depth of a step, and transposed at the end."""
+    w = matrix("inner")
+    u = tanh(affine("first", x, h))
+    u = tanh(w @ u + h)
+    u = tanh(gate("second", w @ u))
+    return u + w.T @ h
+
+
+def test_a_matrix_multiplies_several_vectors():
+    program = tied.program(3, 4)
+    assert sorted(i.op for i in program.body if "linear" in i.op and i["weight"] == 3) == [
+        "linear",
+        "linear",
+        "linear_transposed",
+    ]
+    throughtime.check(tied)
+    for width in (4, 40):
+        arguments = random_arguments(tied.program(3, width), 1, 5)
+        x, h = arguments.inputs[0][0], arguments.states[0]
+        of_x, of_h, bias, w = arguments.parameters
+        u = torch.tanh(x @ of_x.T + h @ of_h.T + bias)
+        u = torch.tanh(torch.tanh(u @ w.T + h) @ w.T) + h @ w
+        for engine in ENGINES:
+            assert_close([run_on(engine, tied.program(3, width), 1, *arguments).outputs[0][0]], [u], 1e-14)
+
+
+def test_layers_with_a_tied_matrix_are_trained_streamed_and_exported(tmp_path):
+    layer = throughtime.Recurrent(tied, 3, 4, 2)
+    x = torch.randn(5, 1, 3)
+    y = layer(x)[0]
+    reference = throughtime.Recurrent.from_programs(layer.programs, 4, engine="reference")
+    reference.load_state_dict(layer.state_dict())
+    for module in (layer, reference):
+        module(x)[0].square().sum().backward()
+    assert_close([p.grad for p in layer.parameters()], [p.grad for p in reference.parameters()], 1e-5)
+    stream = throughtime.Stream(layer)
+    assert np.array_equal([stream.step(step) for step in x[:, 0].numpy()], y[:, 0].detach().numpy())
+    throughtime.to_c(layer, tmp_path / "net.c")
+
+
+def two_widths(x, h):
+    return tanh(matrix("w") @ x)
+
+
+def matrix_of_a_number(x, h):
+    return tanh(matrix("w") @ 2.0)
+
+
+def one_name_twice(x, h):
+    return tanh(affine("a", x) + affine("a", h))
+
+
 # What isn't a word.
 
 
@@ -118,11 +189,14 @@ def outer_product(x, h):
         (word_not_imported, "'softplus' is not imported; add `from throughtime.language import softplus`."),
         (attribute_of_the_language, "the cell language has no word 'sofplus', did you mean softplus"),
         (method, "a vector has no attribute 'sum'; use throughtime.language.row_sum."),
+        (two_widths, "the matrix 'w' has 4 columns, but the vector has 3 elements"),
+        (matrix_of_a_number, "the matrix 'w' multiplies vectors; given float 2.0"),
+        (one_name_twice, "make it once, `w = matrix('a')`, and write `w @ v`"),
         (outer_product, "matrix-valued states and outer products (fast weights, mLSTM) are unsupported"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip
-def test_an_unknown_word_names_the_nearest(function, message):
+def test_a_mistake_says_what_to_write(function, message):
     with pytest.raises(CellError) as caught:
         cell(function).program(3, 4)
     assert message in str(caught.value)

@@ -14,15 +14,16 @@ from typing import NoReturn
 
 from throughtime.errors import CellError, nearest
 from throughtime.program.builder import Number, Symbol, cell_error, of
-from throughtime.program.cell import cell, state
-from throughtime.program.trace import Trace, active_trace
+from throughtime.program.cell import cell
+from throughtime.program.declarations import inputs, state
+from throughtime.program.trace import Matrix, Trace, active_trace
 from throughtime.program.words import unknown_word
 
 __all__ = [
     "ACTIVATIONS", "abs", "activate", "activation", "affine", "bias", "cell", "concat", "cos", "elu", "exp", "gate",
-    "gelu", "hard_sigmoid", "hard_tanh", "identity", "layer_norm", "leaky_relu", "linear", "log", "maximum", "minimum",
-    "named", "parameter", "relu", "row_max", "row_mean", "row_sum", "select", "sigmoid", "silu", "sin", "softmax",
-    "softplus", "softsign", "split", "sqrt", "state", "tanh",
+    "gelu", "hard_sigmoid", "hard_tanh", "identity", "inputs", "layer_norm", "leaky_relu", "linear", "log",
+    "matrix", "maximum", "minimum", "named", "parameter", "relu", "row_max", "row_mean", "row_sum", "select",
+    "sigmoid", "silu", "sin", "softmax", "softplus", "softsign", "split", "sqrt", "state", "tanh",
 ]  # fmt: skip
 
 
@@ -63,6 +64,20 @@ def parameter(name: str, width: int | None = None, initial: float | None = None)
         initial: what each element starts with; drawn as the weights are if not given.
     """
     return active_trace().own_vector(name, width, initial)
+
+
+def matrix(name: str, rows: int | None = None, columns: int | None = None) -> Matrix:
+    """A matrix parameter by itself, for one matrix on several vectors (tied weights) or in a loop: `w @ x`, `w.T @ y`.
+
+    The products have no gate's name; `gate` gives one. Where each matrix has one vector, `affine` is faster: it joins
+    the products of all gates.
+
+    Args:
+        name: its name.
+        rows: the number of elements of a product; the hidden size if not given.
+        columns: the number of elements of a vector that it multiplies; the hidden size if not given.
+    """
+    return active_trace().own_matrix(name, rows, columns)
 
 
 def named(name: str, value: Symbol) -> Symbol:

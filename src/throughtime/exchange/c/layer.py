@@ -31,7 +31,8 @@ class Layer:
         weights: takes the parameters.
 
     Attributes:
-        code: the body of the function, whose arguments are `state`, `x` and, if it needs one, `y`.
+        code: the body of the function, whose arguments are `state`, `x`, the inputs beside x, one after the other, if
+            there are any, as `inputs`, and, if it needs one, `y`.
         output: the field of the state that the output is; None if it is written to `y`.
         scratch: the bytes of its buffers.
     """
@@ -57,13 +58,15 @@ class Layer:
     def definition(self) -> str:
         """The function."""
         given = "" if self.output is not None else ", float *restrict y"
-        reads = any(i.op == INPUT for i in self._schedule.body.values())
-        struct = "@_state *restrict state, const float *restrict x"
+        read = [min(i["index"], 1) for i in self._schedule.body.values() if i.op == INPUT]
+        further = ", const float *restrict inputs" if len(self.program.inputs) > 1 else ""
+        struct = f"@_state *restrict state, const float *restrict x{further}"
         lines = [f"static void {self.name}({struct}{given})", "{"]
         lines += [f"    float {name}[{size}];" for name, size in self._memory.buffers.items()]
         code = [f"    {line}" for line in self.code]
         lines += ["    int i;"] if any("i++" in line for line in code) else []
-        lines += [] if reads else ["    (void)x;"]
+        lines += [] if 0 in read else ["    (void)x;"]
+        lines += [] if 1 in read or not further else ["    (void)inputs;"]
         lines += [] if any("state->" in line for line in code) else ["    (void)state;"]
         lines += code
         return "\n".join([*lines, "}", ""])
@@ -78,7 +81,8 @@ class Layer:
                 one = self._place(instruction.args[0])
                 return one if one.step is None else Place(one.base, one.first, 0)
             case "input":
-                return Place("x")
+                index = instruction["index"]
+                return Place("inputs", sum(i.width for i in self.program.inputs[1:index])) if index else Place("x")
             case "previous":
                 return Place(self._fields[instruction["index"]])
             case "parameter":
