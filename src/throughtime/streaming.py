@@ -447,7 +447,7 @@ def _of_module(module: Any) -> _Network:
         )
     from torch import nn
 
-    from throughtime.nn.dropin import programs_of
+    from throughtime.nn.dropin import torch_programs
     from throughtime.nn.effective import effective_weights
     from throughtime.nn.recurrent import Recurrent
     from throughtime.nn.sequence_model import SequenceModel
@@ -469,7 +469,7 @@ def _of_module(module: Any) -> _Network:
         return _Network(*_layers(module.programs, module.options, weights))
     if isinstance(module, nn.RNNBase):
         _require_one_direction(module.bidirectional)
-        programs = [program for (program,) in programs_of(module)]
+        programs = [program for (program,) in torch_programs(module)]
         return _Network(*_drop_in_layers(TORCH_LAYERS[module.mode], programs, weights))
     kinds = (Recurrent, SequenceModel, nn.RNNBase)
     raise _unknown(type(module).__name__, [name for name, inner in module.named_modules() if isinstance(inner, kinds)])
