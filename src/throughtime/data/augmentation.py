@@ -62,7 +62,8 @@ def _changed(sound: NDArray[np.float32], rate: int, draw: np.random.Generator) -
         found = found[::-1]
     found = found * 10 ** (draw.uniform(-_LOUDNESS, _LOUDNESS) / 20)
     noise = draw.standard_normal(len(found)) * 10 ** (-draw.uniform(*_NOISE) / 20)
-    return (found + found.std() * noise).astype(np.float32)
+    noisy: NDArray[np.float32] = (found + found.std() * noise).astype(np.float32)
+    return noisy
 
 
 def _masked(frames: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:

@@ -33,7 +33,6 @@ _LAWS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
 _HELD_OUT = 0.1  # of a single recording
 _STRETCH = 1 << 14  # samples that are predicted or drawn at a time
 _SECONDS = 3  # of a sample
-_FOLLOWED, _LOSSES = 300, 40  # samples that gradients are followed through, and losses they are followed from
 
 
 class AudioOptions(StreamOptions):
@@ -291,18 +290,12 @@ class AudioTask(StreamTask[Audio]):
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Audio]) -> dict[str, Any]:
         """A stretch of what was held out, and the reach of the gradient before and after; see `Task.pictures`."""
-        import torch
+        from throughtime.sight.gradients.sampling import followed
+        from throughtime.sight.report.collect import flows_before_and_after, states_of
 
-        from throughtime.sight.report.collect import flows_of, states_of
-
-        ids = torch.from_numpy(np.asarray(data.valid.ids[:_FOLLOWED]).astype(np.int64))
-        sounds = [(ids[:-1], ids[1:])]
         return {
             "sounds": self.sounds(model, data.valid, data.codecs, states_of(model)),
-            "flows": [
-                *flows_of(untrained, sounds, "before training", _LOSSES),
-                *flows_of(model, sounds, "after training", _LOSSES),
-            ],
+            **flows_before_and_after(model, untrained, followed(self, data.valid)),
         }
 
     def _output(self, codec: Quantization) -> Categorical | LogisticMixture:

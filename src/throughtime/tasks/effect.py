@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 _PRE_EMPHASIS = 0.85
 _ORDER = 7  # of the polynomial
 _READ_AT_ONCE = 8192  # steps that are measured at a time
-_FOLLOWED, _LOSSES = 300, 40  # samples that gradients are followed through, and losses they are followed from
+_HEARD = 4096  # samples from which an example is chosen
 _TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # of the measurement of speed
 
 
@@ -271,6 +271,21 @@ class Effect(Task[Pairs]):
 
         return Prediction(("dry", "wet"), rows())
 
+    def example(self, model: SequenceModel, data: Data[Pairs]) -> str:
+        """The loudest sample of the beginning of the held-out sound, as it comes out of the network and the device."""
+        import torch
+
+        parameter = next(model.parameters())
+        inputs, wet = _of_pair(data.valid, 0, slice(0, _HEARD))
+        loudest = int(np.abs(wet[:, 0]).argmax())
+        given = torch.from_numpy(inputs[: loudest + 1])[:, None].to(parameter.device, parameter.dtype)
+        with torch.no_grad():
+            raw, _ = model(given)
+        return (
+            f"{inputs[loudest, 0]:.3f} at {loudest / data.valid.rate:.3f} s -> {float(raw[-1, 0, 0]):.3f} "
+            f"(recorded: {wet[loudest, 0]:.3f})"
+        )
+
     def write_prediction(
         self, model: SequenceModel, paths: Sequence[str | Path], codecs: Codecs, out: Path, progress: Progress | None
     ) -> str:
@@ -323,15 +338,12 @@ class Effect(Task[Pairs]):
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Pairs]) -> dict[str, Any]:
         """A stretch of what was held out, and the reach of the gradient before and after; see `Task.pictures`."""
-        from throughtime.sight.report.collect import flows_of, sequences_of, states_of
+        from throughtime.sight.gradients.sampling import followed
+        from throughtime.sight.report.collect import flows_before_and_after, states_of
 
-        some = sequences_of(model, self.passage(data.valid, data.codecs, _FOLLOWED, data.name))
         return {
             "sounds": self.sounds(model, data.valid, data.codecs, states_of(model)),
-            "flows": [
-                *flows_of(untrained, some, "before training", _LOSSES),
-                *flows_of(model, some, "after training", _LOSSES),
-            ],
+            **flows_before_and_after(model, untrained, followed(self, data.valid)),
         }
 
     def _read(
