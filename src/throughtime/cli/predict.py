@@ -34,6 +34,13 @@ def predict(
             metavar="FILE", help=f"Where to write ({', '.join(_KINDS)}; for effects .wav); printed as CSV if not given."
         ),
     ] = None,
+    update: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For forecasts: later rows that follow those of DATA, or replace those of the same time.",
+        ),
+    ] = None,
     encoding_errors: Annotated[
         str | None,
         typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; as in training."),
@@ -61,7 +68,9 @@ def predict(
         print(f"{written} in {display_path(out)}")
         return
     with Display(shown=True) as display:
-        found = predicted(opened, data, encoding_errors=encoding_errors, engine=engine, progress=display.progress)
+        found = predicted(
+            opened, data, update=update, encoding_errors=encoding_errors, engine=engine, progress=display.progress
+        )
         count = _write(found, out)
     if out is not None:
         print(f"{count:,} rows in {display_path(out)}")

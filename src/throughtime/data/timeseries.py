@@ -241,6 +241,44 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     return TimeSeries(table.name, columns, timeline, found, notes)
 
 
+def joined(tables: Sequence[Table], columns: Columns) -> Table:
+    """Return the rows of tables as one table; a row of a later table replaces that of the same time and series.
+
+    Args:
+        tables: the tables; each must have all columns.
+        columns: those that matter; the others are left out.
+
+    Raises:
+        DataError: a column doesn't fit.
+    """
+    import polars
+
+    frames = []
+    for table in tables:
+        found: dict[str, Any] = {name: table.values(name, "target") for name in columns.targets}
+        found |= {name: table.values(name, kind) for kind in ("past", "future") for name in getattr(columns, kind)}
+        found |= {name: table.filled(name, "static") for name in columns.static}
+        if columns.id:
+            found[columns.id] = table.filled(columns.id, "id")
+        if columns.time:
+            found[columns.time] = table.instants(columns.time, "time")
+        frames.append(polars.DataFrame(found))
+    name = " and ".join(table.name for table in tables)
+    try:
+        if columns.time and len({frame[columns.time].dtype.is_numeric() for frame in frames}) > 1:
+            raise polars.exceptions.SchemaError
+        frame = polars.concat(frames, how="vertical_relaxed")
+    except polars.exceptions.PolarsError:
+        kinds = " and ".join(str(frame[columns.time].dtype) for frame in frames)
+        raise DataError(f"{name}: the times must be of one kind, got {kinds}.") from None
+    if columns.time:
+        keys = [columns.time, *([columns.id] if columns.id else [])]
+        counts = [frame.select(keys).is_duplicated().any() for frame in frames]
+        if not any(counts):  # series_of reports times that are duplicate within a table
+            frame = frame.unique(keys, keep="last", maintain_order=True)
+    return Table(name, frame)
+
+
 def one_path(paths: Sequence[str | Path] | None) -> str | Path:
     """Return the only path of several.
 

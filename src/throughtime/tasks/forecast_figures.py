@@ -133,16 +133,15 @@ class Measures:
         return found
 
 
-def measured(windows: Windows, forecast: Callable[[Integers], Forecast], chosen: Integers | None = None) -> Figures:
+def measured(windows: Windows, forecast: Callable[[Integers], Forecast]) -> Figures:
     """Return the figures of forecasts without intervals.
 
     Args:
         windows: what is forecast.
         forecast: makes the forecast of windows.
-        chosen: the windows to measure; all if not given.
     """
     measures = Measures(windows)
-    for chunk in windows.chunks(chosen):
+    for chunk in windows.chunks():
         measures.add(chunk, forecast(chunk))
     return measures.figures
 
@@ -176,7 +175,8 @@ def fit_ridge(windows: Windows, most: int = 200_000) -> dict[str, Any]:
     """
     context, horizon = windows.codec.context, windows.horizon
     gram, cross = np.zeros((context, context)), np.zeros((context, horizon))
-    for chunk in windows.chunks(windows.spread(most), 4096):
+    windows = windows.spread(most)
+    for chunk in windows.chunks():
         values, observed = windows.targets(chunk)
         whole = observed.all(1)
         inputs = windows.contexts(chunk, context)[whole].astype(np.float64)

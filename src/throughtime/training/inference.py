@@ -35,6 +35,8 @@ def evaluate(
     run: Run | str | Path,
     data: str | Path | Sequence[str | Path],
     *,
+    windows: int | None = None,
+    step: int | None = None,
     encoding_errors: str | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
@@ -44,6 +46,9 @@ def evaluate(
     Args:
         run: the run, or its directory.
         data: files and directories.
+        windows: for forecasts the number of windows of each series, the last ones; all if neither this nor `step` is
+            given.
+        step: for forecasts the number of rows from the origin of a window to the next; the horizon if not given.
         encoding_errors: "strict" or "replace"; as in training if not given.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
@@ -55,13 +60,17 @@ def evaluate(
         RunError: the run can't be read.
         DataError: the data can't be read, or don't fit.
     """
-    return evaluated(run, data, encoding_errors=encoding_errors, engine=engine, progress=progress).figures
+    return evaluated(
+        run, data, windows=windows, step=step, encoding_errors=encoding_errors, engine=engine, progress=progress
+    ).figures
 
 
 def evaluated(
     run: Run | str | Path,
     data: str | Path | Sequence[str | Path],
     *,
+    windows: int | None = None,
+    step: int | None = None,
     encoding_errors: str | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
@@ -71,6 +80,8 @@ def evaluated(
     task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
     model = run.model(engine).to(run.device)
     part = task.read(paths, codecs, progress)
+    if windows is not None or step is not None:
+        part = task.rolling(part, windows, step)
     figures = measured(model, task, part, progress=progress)
     return Evaluation(
         {**figures, **task.usage_figures(model, codecs)},
@@ -82,6 +93,7 @@ def predict(
     run: Run | str | Path,
     data: str | Path | Sequence[str | Path],
     *,
+    update: str | Path | None = None,
     encoding_errors: str | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
@@ -91,6 +103,7 @@ def predict(
     Args:
         run: the run, or its directory.
         data: files and directories.
+        update: for forecasts a table of later rows: they follow those of `data`, or replace those of the same time.
         encoding_errors: "strict" or "replace"; as in training if not given.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
@@ -105,7 +118,11 @@ def predict(
     run, paths = _opened(run), _paths(data)
     task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
     model = run.model(engine).to(run.device)
-    return task.predict(model, task.read_inputs(paths, codecs, progress), codecs)
+    if update is None:
+        part = task.read_inputs(paths, codecs, progress)
+    else:
+        part = task.read_update(paths, update, codecs, progress)
+    return task.predict(model, part, codecs)
 
 
 def write_prediction(

@@ -355,7 +355,8 @@ def _measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, displa
         if part is not None:
             terms = min(run.plan.evaluate_terms, task.reading(part).terms)
             figures = measured(model, task, part, terms=terms, progress=display.progress)
-            baselines = task.baseline_figures(run.description.baselines, part, data.codecs)
+            compared = task.subset(part, terms)
+            baselines = task.baseline_figures(run.description.baselines, compared, data.codecs)
             result[what] = {**figures, "baselines": baselines}
             _log.info("%s: %s", what, ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[:2]))
             for name, theirs in baselines.items():
