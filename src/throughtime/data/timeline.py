@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -164,6 +164,12 @@ class Timeline:
         text = str(moment.astype("datetime64[s]") if whole else moment).replace("T", " ")
         dates = self.unit == "month" or self.step % _DAY == 0
         return text.removesuffix(" 00:00:00") if dates else text + "+00:00" * self.zoned
+
+    def parsed(self, labels: Sequence[str]) -> Any:
+        """Return labels (see `label`) as an array of integers or of datetimes, which are in UTC if zoned."""
+        if self.unit == "number":
+            return np.array(labels, np.int64)
+        return np.array([text.removesuffix("+00:00") for text in labels], "datetime64[us]")
 
     def seasons(self) -> tuple[int, ...]:
         """The lengths of likely seasons, in steps."""

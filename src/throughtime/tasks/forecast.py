@@ -47,7 +47,7 @@ class ForecastTask(Task[Windows]):
 
     name = "forecast"
     about = "forecast the next values of series"
-    Options = ForecastOptions
+    Options: ClassVar[type[ForecastOptions]] = ForecastOptions
     options: ForecastOptions
     defaults: ClassVar = {"cell": "gru", "hidden_size": 256, "dropout": 0.3, "batch": 256, "lr": 1e-3, "steps": 800}
     interfacing = ("horizon", "strategy", "head", "quantiles")
