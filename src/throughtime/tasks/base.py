@@ -125,6 +125,7 @@ class Task(ABC, Generic[S]):
         Options: the class of its options.
         defaults: options of network and training whose usual value differs from the general one.
         unit: what the loss is per.
+        measure: what the loss is in, as a report calls it.
         monitor: the figure that selects the weights.
         maximize: whether a larger one is better.
         next_commands: what a user may do with a run, with {} for its directory and DATA for the data that trained it.
@@ -142,6 +143,7 @@ class Task(ABC, Generic[S]):
     about: ClassVar[str]
     Options: ClassVar[type[TaskOptions]]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    measure: ClassVar[str] = "nats"
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
     next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out predictions.csv")

@@ -19,20 +19,12 @@ from throughtime.errors import DataError, UserError
 from throughtime.outputs import Normal, Output, Point, Quantiles, StudentT
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, Task
-from throughtime.tasks.forecast_figures import (
-    Measures,
-    conformal_margins,
-    fit_ridge,
-    last_value,
-    measured,
-    point_forecast,
-    ridge_forecast,
-    seasonal_naive,
-)
+from throughtime.tasks.forecast_figures import Measures, baseline_forecasts, conformal_margins, fit_ridge, measured
 from throughtime.tasks.forecast_options import ForecastOptions
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.passage import Passage
 
 _SEGMENT = 24  # rows of a step, at most, if not given
 _CONTEXT = 672  # rows of a context, at most, if not given and the horizon is no longer
@@ -52,6 +44,7 @@ class ForecastTask(Task[Windows]):
     defaults: ClassVar = {"cell": "gru", "hidden_size": 256, "dropout": 0.3, "batch": 256, "lr": 1e-3, "steps": 800}
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
+    measure: ClassVar[str] = "loss"
     most_evaluated: ClassVar[int] = 100_000_000  # a window has many
 
     @classmethod
@@ -319,28 +312,22 @@ class ForecastTask(Task[Windows]):
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Windows, codecs: Codecs) -> dict[str, Figures]:
         """The last value, the last season, and the ridge regression."""
-        found = {"last value": measured(part, lambda chosen: point_forecast(last_value(part, chosen)))}
-        season = codecs.inputs.season
-        if season > 1:
-            name = f"seasonal naive ({season} rows)"
-            found[name] = measured(part, lambda chosen: point_forecast(seasonal_naive(part, chosen)))
-        ridge = fitted["ridge"]
-        found["ridge"] = measured(part, lambda chosen: point_forecast(ridge_forecast(ridge, part, chosen)))
-        return found
+        return {name: measured(part, forecast) for name, forecast in baseline_forecasts(part, fitted).items()}
 
     def calibrate(self, model: SequenceModel, data: Data[Windows]) -> Mapping[str, Any]:
         """Margins of intervals for each row of the horizon, from the later half of the validation rows.
 
-        It is split conformal prediction of quantile intervals (Romano et al. 2019, arXiv:1905.03222). Coverage is
-        guaranteed for exchangeable data alone, which series that drift are not.
+        They are relative to the series' seasonal naive error in training. It is split conformal prediction of quantile
+        intervals (Romano et al. 2019, arXiv:1905.03222). Coverage is guaranteed for exchangeable data alone, which
+        series that drift are not.
         """
-        from throughtime.tasks.forecast_decoding import forecasts
+        from throughtime.tasks.forecast_decoding import forecasts, units
 
         later = (data.valid.later or data.valid).spread(max(1, 2_000_000 // self.horizon))
         scores, observed = [], []
         for chosen, forecast in forecasts(model, later, self.options.interval, calibrated=False):
             values, present = later.targets(chosen)
-            scores.append(np.maximum(forecast.low - values, values - forecast.high))
+            scores.append(np.maximum(forecast.low - values, values - forecast.high) / units(later, chosen))
             observed.append(present)
         margins = conformal_margins(np.concatenate(scores), np.concatenate(observed), self.options.interval)
         return {"margins": margins.tolist()}
@@ -366,3 +353,23 @@ class ForecastTask(Task[Windows]):
                         yield [*[part.data.names[k]] * several, label, *map(float, values)]
 
         return Prediction(tuple(columns), rows())
+
+    def outcome(self, model: SequenceModel, part: Windows, codecs: Codecs) -> dict[str, Any]:
+        """Forecasts of windows, errors by horizon step and by series, and how far back forecasts look."""
+        from throughtime.tasks.forecast_page import outcome
+
+        baselines = model.task.baselines if model.task else {}
+        return outcome(model, part, self.options.interval, baselines)
+
+    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Windows]) -> dict[str, Any]:
+        """The outcome on the test part, or on the validation part if there is none; see `Task.pictures`."""
+        return self.outcome(model, data.valid if data.test is None else data.test, data.codecs)
+
+    def passage(self, part: Windows, codecs: Codecs, length: int, name: str) -> Passage:
+        """See `Task.passage`; windows evenly spread."""
+        from throughtime.sight.report.passage import Passage
+        from throughtime.tasks.forecast_page import items
+
+        rows = codecs.inputs.segment
+        shown = ["the series" if rows == 1 else f"the series, mean of {rows} rows"]
+        return Passage(name, items(part, length), "step", features=shown, part=part)

@@ -43,8 +43,14 @@ def forecasts(
         last = inputs.last[:, None].astype(np.float64)
         point, low, high = (each[:, : windows.horizon] + last for each in found[:3])
         quantiles = None if found.quantiles is None else found.quantiles[:, : windows.horizon] + last[..., None]
-        yield chosen, Forecast(point, low, high, quantiles).widened(None if margins is None else np.array(margins))
+        found = Forecast(point, low, high, quantiles)
+        yield chosen, found if margins is None else found.widened(np.array(margins) * units(windows, chosen))
     model.train(training)
+
+
+def units(windows: Windows, chosen: Integers) -> Array:
+    """Return what the margins of intervals are relative to `[B, 1]`: the series' seasonal naive error in training."""
+    return np.asarray(windows.data.errors[windows.where(chosen)[0]][:, None])
 
 
 @torch.no_grad()
