@@ -378,7 +378,9 @@ def _encode(out: Array, values: Array, scales: Sequence[Scale]) -> None:
 
 def _known(values: Array) -> int:
     """Rows before the first of those at the end where a value is missing."""
-    whole = np.flatnonzero(~np.isnan(values).any(1)) if values.shape[1] else np.arange(len(values))
+    if not values.shape[1]:
+        return len(values)
+    whole = np.flatnonzero(~np.isnan(values).any(1))
     return int(whole[-1]) + 1 if len(whole) else 0
 
 

@@ -213,9 +213,9 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     texts = {name: np.array(table.filled(name, "static"), object)[order] for name in columns.static}
     found: list[Series] = []
     filled = 0
-    bounds = np.searchsorted(group, np.arange(len(names) + 1))
+    bounds = [0, *np.cumsum(np.bincount(group, minlength=len(names))).tolist()] if ids else [0, len(table)]
     for k, name in enumerate(names):
-        rows = slice(int(bounds[k]), int(bounds[k + 1]))
+        rows = slice(bounds[k], bounds[k + 1])
         count = rows.stop - rows.start
         start = first if positions is None else int(positions[rows.start])
         at = None if positions is None else positions[rows] - start
