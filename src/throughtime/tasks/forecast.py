@@ -354,6 +354,19 @@ class ForecastTask(Task[Windows]):
 
         return Prediction(tuple(columns), rows())
 
+    def example(self, model: SequenceModel, data: Data[Windows]) -> str:
+        """The last value of a held-out window's horizon, forecast and observed."""
+        from throughtime.tasks.forecast_decoding import forecasts
+
+        part = data.valid.take(np.array([len(data.valid) // 2]))
+        ((chosen, forecast),) = forecasts(model, part, self.options.interval)
+        (values, present), (series, origins) = part.targets(chosen), part.where(chosen)
+        k, row = int(series[0]), int(np.flatnonzero(present[0])[-1]) if present.any() else part.horizon - 1
+        ahead, observed = (float(part.data.scales[k].decode(each[0])[row]) for each in (forecast.point, values))
+        label = data.codecs.inputs.timeline.label(int(part.data.starts[k]) + int(origins[0]) + row)
+        known = f" (observed: {observed:.4g})" if present.any() else ""
+        return f"{part.data.names[k]} at {label}, {row + 1} ahead -> {ahead:.4g}{known}"
+
     def outcome(self, model: SequenceModel, part: Windows, codecs: Codecs) -> dict[str, Any]:
         """Forecasts of windows, errors by horizon step and by series, and how far back forecasts look."""
         from throughtime.tasks.forecast_page import outcome
