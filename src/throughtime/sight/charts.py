@@ -79,7 +79,7 @@ def heat_map(
         figure.update_yaxes(tickvals=list(range(len(rows))), ticktext=list(rows))
     if columns is not None:
         figure.update_xaxes(tickvals=list(range(len(columns))), ticktext=list(columns), tickangle=0)
-    figure.update_yaxes(autorange="reversed")
+    figure.update_yaxes(autorange="reversed", automargin=True)
     return figure
 
 
