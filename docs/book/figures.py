@@ -12,11 +12,12 @@ import shutil
 import sys
 import urllib.parse
 from collections.abc import Iterator
+from contextlib import chdir
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-BOOK = Path(__file__).parent
+BOOK = Path(__file__).resolve().parent
 WIDTH, HEIGHT = 720, 360
 _PIECES = re.compile(r"^```python\n(?P<code>.*?)^```|^!\[[^\]]*\]\((?P<image>[^)]+\.svg)\)", re.M | re.S)
 
@@ -24,7 +25,7 @@ _PIECES = re.compile(r"^```python\n(?P<code>.*?)^```|^!\[[^\]]*\]\((?P<image>[^)
 def figures(chapter: Path) -> Iterator[tuple[Path, Any]]:
     """Run a chapter; yield the file of each image and the figure that belongs there."""
     namespace: dict[str, Any] = {"__name__": "__main__"}
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, chdir(folder):
         for number, piece in enumerate(_PIECES.finditer(chapter.read_text(encoding="utf-8"))):
             if piece["image"]:
                 yield chapter.parent / piece["image"], namespace.pop("figure")
@@ -70,10 +71,9 @@ def main() -> None:
             if not chapter.name.startswith(wanted):
                 continue
             for file, figure in figures(chapter):
-                file.parent.mkdir(parents=True, exist_ok=True)
                 text = svg(driver, figure)
-                file.write_text(text, encoding="utf-8")
-                print(f"{file.relative_to(BOOK.parent.parent)}  {len(text) / 1000:.0f} kB", flush=True)
+                file.resolve().write_text(text, encoding="utf-8")
+                print(f"{file.name}  {len(text) / 1000:.0f} kB", flush=True)
     finally:
         driver.quit()
 

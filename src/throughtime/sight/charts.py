@@ -101,5 +101,5 @@ def bars(values: Mapping[str, float], *, title: str = "", x: str = "", log: bool
         plotly().Bar(x=list(values.values()), y=names, orientation="h", marker={"color": line_style(0)["color"]})
     )
     figure.update_yaxes(autorange="reversed", automargin=True)
-    figure.update_xaxes(type="log" if log else "linear")
+    figure.update_xaxes(type="log" if log else "linear", exponentformat="power")
     return figure
