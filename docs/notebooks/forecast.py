@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 
 import throughtime
-from throughtime.sight.charts import lines
 
 rng = np.random.default_rng(0)
 hours = np.arange(24 * 60)
