@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from throughtime import language
 from throughtime.cli.commands import COMMANDS
 from throughtime.cli.main import _loaded
 
@@ -90,3 +91,10 @@ def test_make_targets_exist() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"`make (\w+)`|^make (\w+)", page.read_text(encoding="utf-8"), re.M):
             assert re.search(rf"^{target[0] or target[1]}:", makefile, re.M), f"{page.name}: make {target}"
+
+
+def test_the_guide_to_cells_has_every_word() -> None:
+    text = (ROOT / "docs" / "own-cell.md").read_text(encoding="utf-8")
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    for word in set(language.__all__) - {"ACTIVATIONS"}:
+        assert re.search(rf"`{word}[`(]", rows), f"docs/own-cell.md does not explain {word}"

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # The next sample of sound
 #
-# Learn a decaying tone sample by sample, as WaveNet does: each sample is one of 256 levels, and the network predicts the
+# Learn a tone sample by sample, as WaveNet does: each sample is one of 256 levels, and the network predicts the
 # next one with a softmax.
 
 # %%

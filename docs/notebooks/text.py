@@ -25,7 +25,7 @@ print({name: figures[name] for name in ("loss", "perplexity")})
 print(run.sample("she ", length=120, temperature=0.5))
 
 # %% [markdown]
-# Which unit follows the text? `throughtime inspect runs/text` writes a page that shades the text by any unit. In Python,
+# Which unit follows the text? `throughtime inspect runs/text` writes a page that shades it by any unit. In Python,
 # record the unit that tells most about the place in the text:
 
 # %%

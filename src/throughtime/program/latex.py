@@ -15,7 +15,7 @@ from throughtime.program.operations import OPERATIONS
 
 _LETTERS = {"hidden": "h", "cell": "c"}
 _FUNCTIONS = {"tanh": r"\tanh", "sigmoid": r"\sigma", "exp": r"\exp", "log": r"\log", "max": r"\max",
-              "sin": r"\sin", "cos": r"\cos"}  # fmt: skip
+              "sin": r"\sin", "cos": r"\cos", "row_sum": r"\mathrm{sum}", "row_max": r"\max"}  # fmt: skip
 _ENDS = {"pre": r"\tilde{%s}", "gradient": r"\bar{%s}"}
 # How tightly an expression binds, so that parentheses appear only where they are needed.
 _SUM, _PRODUCT, _ATOM = 1, 2, 3
@@ -183,10 +183,12 @@ class _Equations:
     def _matrix(self, parameter: Parameter, part: _Part) -> str:
         gates = _gates(parameter, part)
         letter = "W" if parameter.name == "weight_x" else "R"
-        rivals = [p for p in self.program.parameters if p.name != "weight_x" and len(p.shape) == 2]
         source = parameter.name.removeprefix("weight_")
-        alone = sum(gates == _escaped(q.gate) for p in rivals for q in p.parts) == 1
-        over = "" if source in ("x", "h") or (source == gates and alone) else rf"^{{\mathrm{{{_escaped(source)}}}}}"
+        others = [
+            p for p in self.program.parameters if p.name not in ("weight_x", parameter.name) and len(p.shape) == 2
+        ]
+        rivals = {_escaped(q.gate) for p in others for q in p.parts}
+        over = "" if source in ("x", "h") or gates not in rivals else rf"^{{\mathrm{{{_escaped(source)}}}}}"
         return rf"{letter}_{{\mathrm{{{gates}}}}}{over}"
 
     def _function(self, part: _Part, values: list[_Part]) -> _Text:
@@ -194,6 +196,9 @@ class _Equations:
         name = _FUNCTIONS.get(op, rf"\mathrm{{{_escaped(op)}}}")
         inside = ", ".join(self._text(value).text for value in values)
         return _Text(name + _in_parentheses(inside))
+
+    def _absolute(self, part: _Part, values: list[_Part]) -> _Text:
+        return _Text(rf"\left|{self._text(values[0]).text}\right|")
 
     def _sum(self, part: _Part, values: list[_Part]) -> _Text:
         terms = self._terms(part)
@@ -284,7 +289,7 @@ class _Equations:
 
     _WRITERS: dict[str, Callable[..., _Text]] = {  # noqa: RUF012
         "add": _sum, "sub": _sum, "mul": _multiplied, "div": _fraction, "neg": _negative, "sqrt": _root,
-        "greater": _greater, "select": _selected, "concat": _side_by_side,
+        "abs": _absolute, "greater": _greater, "select": _selected, "concat": _side_by_side,
     }  # fmt: skip
 
 
