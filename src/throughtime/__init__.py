@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from throughtime.exchange.keras.reader import from_keras
     from throughtime.exchange.onnx.reading import from_onnx
     from throughtime.exchange.onnx.writing import to_onnx
+    from throughtime.exchange.plugins import from_guitarml, from_nam, from_rtneural, to_guitarml, to_nam, to_rtneural
     from throughtime.exchange.torch.modules import from_torch, to_torch
     from throughtime.forecaster import Forecaster
     from throughtime.model_file import load, save
