@@ -34,6 +34,7 @@ from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
 from throughtime.spelling import command
 from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS, read_programs, read_text
+from throughtime.tables import html_table
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
 from throughtime.training.config import TrainConfig
@@ -62,6 +63,17 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<run {self.path}>"
+
+    def _repr_html_(self) -> str:
+        network = self.config.network
+        rows = [
+            ("task", self.task.name),
+            ("data", self.record.data.name),
+            ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size} units each"),
+            ("state", "finished" if self.finished else "not finished"),
+            ("best", self.best_figure()[2] or "not validated yet"),
+        ]
+        return html_table(("run", display_path(self.path)), rows)
 
     @classmethod
     def create(

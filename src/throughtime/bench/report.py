@@ -12,7 +12,7 @@ from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import Measurement, Time
 from throughtime.bench.quiet import LEAST_PEAK, MOST_HANDOVER
-from throughtime.markdown import table
+from throughtime.tables import markdown_table
 
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
 FASTEST = "the fastest of them"
@@ -133,7 +133,7 @@ class Report:
                 if group:
                     yield f"## {title}{'' if built_in else ', of a cell of the user’s own'}"
                     yield ""
-                    yield from table(_detail(group))
+                    yield from markdown_table(_detail(group))
 
     def _threads(self) -> str:
         peaks = [m.peak for m in self.measurements if m.case.mode != STREAMING]
@@ -162,7 +162,7 @@ class Report:
             if rows:
                 yield title
                 yield ""
-                yield from table([head, *rows])
+                yield from markdown_table([head, *rows])
 
 
 def _summaries(group: Sequence[Measurement]) -> Iterator[Summary]:
