@@ -65,7 +65,7 @@ def _model(case: Case, arguments: Arguments) -> bytes:
     arrays = {"w": stored.input.numpy(), "r": stored.recurrent.numpy(), "b": torch.cat(biases).numpy()}
     states = [state.name for state in case.program.states]
     takes = ["x", "w", "r", "b"]
-    inputs: _Shapes = {"x": (None, case.batch, case.hidden)}
+    inputs: _Shapes = {"x": (None, case.batch, case.input_size)}
     if case.mode == STREAMING:
         takes += ["", *states]
         inputs |= dict.fromkeys(states, (1, case.batch, case.hidden))

@@ -342,8 +342,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What two parts of a search must share."""
     values = usual.model_dump(mode="json")
-    flat = {name: value for group in values.values() for name, value in group.items()}
-    fixed = {name: flat[name] for name in given if name in flat and name not in ("data", "threads")}
+    fixed = {name: values[name] for name in given if name in values and name not in ("data", "threads")}
     return {
         "task": usual.task.task,
         "data": data.digest,
@@ -416,8 +415,8 @@ def _write_best(
     cells: Mapping[str, Cell],
 ) -> None:
     config = TrainConfig.of(kind, **{**given, **values}).anywhere()
-    flat = {name: value for group in config.model_dump(mode="json").values() for name, value in group.items()}
-    fields = {"task": kind.name, **{name: flat[name] for name in (*given, *values)}}
+    chosen = config.model_dump(mode="json")
+    fields = {"task": kind.name, **{name: chosen[name] for name in (*given, *values)}}
     cell = cells[config.network.cell]
     if cell.name not in named_cells.names():
         fields["cell"] = f"{cell.function.__code__.co_filename}:{cell.name}"
