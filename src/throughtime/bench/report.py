@@ -149,7 +149,7 @@ class Report:
             yield "## The lowest ratios"
             yield ""
             rows = [[case.mode, case.cell, case.shape, name, f"{ratio:.2f}"] for case, name, ratio in self.worst]
-            yield from table([["mode", "cell", "size", "fastest other", "its time over ours"], *rows])
+            yield from markdown_table([["mode", "cell", "size", "fastest other", "its time over ours"], *rows])
         yield from self._summary_lines()
 
     def _table_lines(self) -> Iterator[str]:
