@@ -21,7 +21,8 @@ from throughtime.model_file import ModelFile, is_model_file
 from throughtime.nn.options import Options, output_width
 from throughtime.outputs import Output
 from throughtime.outputs import from_data as output_from
-from throughtime.program.core import Program
+from throughtime.paths import missing, run_path
+from throughtime.program.core import Input, Program
 
 if TYPE_CHECKING:
     from throughtime.task_description import TaskDescription
@@ -39,9 +40,9 @@ class Stream:
     A stream is for one thread at a time; different streams run at the same time.
 
     Args:
-        model: the directory of a run (or the `Run`) or a file that `throughtime.save` wrote, for which no torch is
-            needed; or a `SequenceModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one
-            direction of time, in float32 or float64.
+        model: the directory of a run (or the `Run`; "latest" is the newest one under `runs`) or a file that
+            `throughtime.save` wrote, for which no torch is needed; or a `SequenceModel`, a `Recurrent`, a drop-in
+            `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one direction of time, in float32 or float64.
         rows: how many independent streams there are.
         instruction_set: what the processor is to use; the best that it has if not given (see
             `throughtime.engines.native.NativeEngine`).
@@ -73,6 +74,7 @@ class Stream:
         }
         self._machine = _machine(network, rows, instruction_set)
         self._step = self._machine.step
+        self._inputs = network.layers[0][0].inputs
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the network and the streams' states."""
@@ -88,7 +90,7 @@ class Stream:
         self._make(state["network"], state["rows"], state["instruction_set"])
         self._set(state["state"])
 
-    def step(self, x: Any, out: Array | None = None) -> Array:
+    def step(self, x: Any, out: Array | None = None, **inputs: Any) -> Array:
         """Takes one step.
 
         Args:
@@ -96,6 +98,8 @@ class Stream:
                 language model the symbols' numbers, an array of whole numbers `[rows]`, or one number where there is
                 one row.
             out: where to write the result; a new array if not given. Nothing is allocated if it is.
+            **inputs: the cell's inputs beside x, by name: arrays as x, with their own widths; a number where there is
+                one row and one element.
 
         Returns:
             The output `[rows, output_size]`; for a language model the scores of the next symbol (logits)
@@ -104,12 +108,14 @@ class Stream:
         Raises:
             UserError: if the shape or the type does not fit, or another thread is in the middle of a step.
         """
+        if inputs or len(self._inputs) > 1:
+            x = _joined(self._inputs, x, inputs, np.ndim(x) - 1, self.dtype)
         try:
             return self._step(x, out)  # type: ignore[no-any-return]
         except (ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{error}.") from None
 
-    def process(self, x: Any) -> Array:
+    def process(self, x: Any, **inputs: Any) -> Array:
         """Take the steps of a block, with the state carried from block to block.
 
         The results have the same bits as those of `step`, however a sequence is cut into blocks.
@@ -117,6 +123,7 @@ class Stream:
         Args:
             x: for one stream an array `[steps, input_size]`, or `[steps]` where a step has one number; for networks
                 that read symbols the ids, an array of integers `[steps]`.
+            **inputs: the cell's inputs beside x, by name: arrays `[steps, width]`, or `[steps]` where the width is 1.
 
         Returns:
             The outputs `[steps, output_size]`; `[steps]` where a step has one number in `x` and in the output, and `x`
@@ -126,6 +133,8 @@ class Stream:
             UserError: the shape or the type does not fit, the stream has several rows, or another thread is in the
                 middle of a step.
         """
+        if inputs or len(self._inputs) > 1:
+            x = _joined(self._inputs, x, inputs, 1, self.dtype)
         try:
             return self._machine.process(x)  # type: ignore[no-any-return]
         except (ValueError, RuntimeError, OverflowError) as error:
@@ -201,6 +210,40 @@ class Stream:
         return None if self._source is None else self._source.task
 
 
+def _joined(declared: Sequence[Input], x: Any, inputs: Mapping[str, Any], axes: int, dtype: np.dtype[Any]) -> Array:
+    """The inputs of a step or of steps side by side, as the machine takes them.
+
+    Args:
+        declared: the network's inputs, x first.
+        x: the caller's x.
+        inputs: the caller's other inputs, by name.
+        axes: the number of axes of x before its features.
+        dtype: the type of all.
+
+    Raises:
+        UserError: one is unknown, missing, or of another shape or type.
+    """
+    (of_x, *others), steps = declared, np.shape(x)[:axes]
+    names = [given.name for given in others]
+    for name in inputs:
+        if name not in names:
+            has = f"it takes {', '.join(names)}" if names else "it takes x alone"
+            raise UserError(f"the network takes no input {name!r}{nearest(name, names)} ({has}).")
+    for name in names:
+        if name not in inputs:
+            raise UserError(f"the network takes {name} at each step, and it is missing: step(x, {name}=...).")
+    found = []
+    for given, value in zip(declared, [x, *(inputs[name] for name in names)], strict=True):
+        array = np.asarray(value, None if isinstance(value, np.ndarray) else dtype)
+        if given.width == 1 and array.shape == steps:
+            array = array[..., None]
+        if array.shape != (*steps, given.width) or array.dtype != dtype:
+            name = "x" if given is of_x else given.name
+            raise UserError(f"{name} must be {dtype} {[*steps, given.width]}; got {array.dtype} {list(array.shape)}.")
+        found.append(array)
+    return np.concatenate(found, -1)
+
+
 @dataclass(frozen=True)
 class _Network:
     """What is streamed.
@@ -269,7 +312,7 @@ def _network_of(model: Any) -> _Network:
     if runs is not None and isinstance(model, runs.Run):
         model = model.path
     if isinstance(model, str | os.PathLike):
-        network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(Path(model))
+        network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(run_path(os.fspath(model)))
     else:
         network = _of_module(model)
     kinds = {str(array.dtype) for array in network.arrays}
@@ -279,6 +322,8 @@ def _network_of(model: Any) -> _Network:
 
 
 def _of_run(path: Path) -> _Network:
+    if not path.exists():
+        raise RunError(missing(path, "file or directory"))
     stored.require_run(path)
     for name in (stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
