@@ -28,12 +28,12 @@ from typing import TYPE_CHECKING, Any, Self
 
 from throughtime import tasks
 from throughtime.errors import ModelError, RunError
-from throughtime.files import replacing
+from throughtime.files import DISK_FULL, replacing
 from throughtime.model_file import ModelFile, encoded
-from throughtime.paths import display_path, missing, run_path
+from throughtime.paths import RUNS, display_path, missing, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
-from throughtime.spelling import command
+from throughtime.spelling import command, option
 from throughtime.stored import CONFIG, INITIAL, PROGRAMS, REPLAYED, RESULT, TASK, WEIGHTS, read_programs, read_text
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
@@ -100,7 +100,15 @@ class Run:
             data=DataSummary.of(data),
             plan=plan,
         )
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise RunError(
+                f"{display_path(path)} can't be created ({(error.strerror or '').lower()}); "
+                f"choose another {option('out')}"
+            ) from None
         for name, content in ((INITIAL, initial), (REPLAYED, rates)):
             if content is not None:
                 with replacing(path / name) as file:
@@ -132,7 +140,7 @@ class Run:
         """
         path = run_path(path)
         if not path.exists():
-            raise RunError(missing(path, "directory"))
+            raise RunError(f"{missing(path, 'directory')}; {command('runs')} lists the runs under {RUNS}/")
         if not path.is_dir():
             raise RunError(f"{display_path(path)} is a file; expected the directory of a run")
         if not (path / CONFIG).is_file():
