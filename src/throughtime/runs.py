@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from throughtime import tasks
 from throughtime.errors import ModelError, RunError, UserError
-from throughtime.files import replacing
+from throughtime.files import DISK_FULL, replacing
 from throughtime.model_file import ModelFile, encoded
 from throughtime.options import explained
 from throughtime.paths import display_path, run_path
@@ -124,7 +124,15 @@ class Run:
             data=DataSummary.of(data),
             plan=plan,
         )
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise RunError(
+                f"{display_path(path)} can't be created ({(error.strerror or '').lower()}); "
+                f"choose another {option('out')}"
+            ) from None
         for name, content in ((INITIAL, initial), (REPLAYED, rates)):
             if content is not None:
                 with replacing(path / name) as file:

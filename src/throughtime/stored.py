@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from throughtime.errors import ProgramError, RunError
-from throughtime.paths import display_path, missing
+from throughtime.paths import RUNS, display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import list_from_json
+from throughtime.spelling import command
 
 RUN_FORMAT = 3  # of a run directory
 
@@ -50,7 +51,7 @@ def require_run(path: Path) -> None:
         RunError: with what was found there.
     """
     if not path.exists():
-        raise RunError(missing(path, "directory"))
+        raise RunError(f"{missing(path, 'directory')}; {command('runs')} lists the runs under {RUNS}/")
     if not path.is_dir():
         raise RunError(f"{display_path(path)} is a file; expected the directory of a run")
     if (path / CONFIG).is_file():
