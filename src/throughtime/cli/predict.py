@@ -34,6 +34,13 @@ def predict(
             metavar="FILE", help=f"Where to write ({', '.join(_KINDS)}; for effects .wav); printed as CSV if not given."
         ),
     ] = None,
+    update: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For forecasts: later rows that follow those of DATA, or replace those of the same time.",
+        ),
+    ] = None,
     encoding_errors: Annotated[
         str | None,
         typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; as in training."),
@@ -66,7 +73,13 @@ def predict(
         return
     with Display(shown=True) as display:
         found = predicted(
-            opened, data, encoding_errors=encoding_errors, knob=knob or None, engine=engine, progress=display.progress
+            opened,
+            data,
+            update=update,
+            knob=knob or None,
+            encoding_errors=encoding_errors,
+            engine=engine,
+            progress=display.progress,
         )
         count = _write(found, out)
     if out is not None:

@@ -126,6 +126,7 @@ class Task(ABC, Generic[S]):
         Options: the class of its options.
         defaults: options of network and training whose usual value differs from the general one.
         unit: what the loss is per.
+        measure: what the loss is in, as a report calls it.
         monitor: the figure that selects the weights.
         maximize: whether a larger one is better.
         next_commands: what a user may do with a run, with {} for its directory and DATA for the data that trained it.
@@ -144,6 +145,7 @@ class Task(ABC, Generic[S]):
     about: ClassVar[str]
     Options: ClassVar[type[TaskOptions]]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    measure: ClassVar[str] = "nats"
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
     next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out predictions.csv")
@@ -233,6 +235,17 @@ class Task(ABC, Generic[S]):
         """
         return self.read(paths, codecs, progress)
 
+    def read_update(
+        self, paths: Sequence[str | Path], update: str | Path, codecs: Codecs, progress: Progress | None = None
+    ) -> S:
+        """Reads data to predict from, continued by those of another file.
+
+        Raises:
+            UserError: the task's data are not continued.
+            DataError: they can't be read, or don't fit the codecs.
+        """
+        raise UserError(f"{option('update')} is for forecasts; this network was trained for task {self.name}")
+
     @abstractmethod
     def interface(self, codecs: Codecs) -> Interface:
         """What the network takes and gives."""
@@ -268,6 +281,30 @@ class Task(ABC, Generic[S]):
             DataError: they are too few for any.
         """
         return batch
+
+    def subset(self, part: S, terms: int | None) -> S:
+        """The part of the data that the figures of so many terms, and those of the baselines beside them, are of.
+
+        Args:
+            part: the part.
+            terms: about how many terms; all if None.
+        """
+        return part
+
+    def rolling(self, part: S, windows: int | None, step: int | None) -> S:
+        """The windows of a rolling-origin evaluation.
+
+        Args:
+            part: the part of the data that windows are taken from.
+            windows: how many windows of each series, the last ones; all if None.
+            step: how many rows from the origin of a window to the next; the task's usual number if None.
+
+        Raises:
+            UserError: the task doesn't forecast.
+        """
+        raise UserError(
+            f"{option('windows')} and {option('step')} are for forecasts; this network was trained for task {self.name}"
+        )
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
         """What is measured besides the loss: torchmetrics that take the head's numbers and the targets."""

@@ -38,6 +38,8 @@ def evaluate(
     run: Run | str | Path,
     data: str | Path | Sequence[str | Path],
     *,
+    windows: int | None = None,
+    step: int | None = None,
     encoding_errors: str | None = None,
     knob: KnobSettings | None = None,
     engine: str | None = None,
@@ -48,6 +50,9 @@ def evaluate(
     Args:
         run: the run, or its directory.
         data: files and directories.
+        windows: for forecasts the number of windows of each series, the last ones; all if neither this nor `step` is
+            given.
+        step: for forecasts the number of rows from the origin of a window to the next; the horizon if not given.
         encoding_errors: "strict" or "replace"; as in training if not given.
         knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
@@ -60,13 +65,18 @@ def evaluate(
         RunError: the run can't be read.
         DataError: the data can't be read, or don't fit.
     """
-    return evaluated(run, data, encoding_errors=encoding_errors, knob=knob, engine=engine, progress=progress).figures
+    return evaluated(
+        run, data, windows=windows, step=step, knob=knob, encoding_errors=encoding_errors, engine=engine,
+        progress=progress,
+    ).figures  # fmt: skip
 
 
 def evaluated(
     run: Run | str | Path,
     data: str | Path | Sequence[str | Path],
     *,
+    windows: int | None = None,
+    step: int | None = None,
     encoding_errors: str | None = None,
     knob: KnobSettings | None = None,
     engine: str | None = None,
@@ -77,6 +87,8 @@ def evaluated(
     task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
     model = run.model(engine).to(run.device)
     part = task.read(paths, codecs, progress)
+    if windows is not None or step is not None:
+        part = task.rolling(part, windows, step)
     figures = measured(model, task, part, progress=progress)
     return Evaluation(
         {**figures, **task.usage_figures(model, codecs)},
@@ -88,6 +100,7 @@ def predict(
     run: Run | str | Path,
     data: str | Path | Sequence[str | Path],
     *,
+    update: str | Path | None = None,
     encoding_errors: str | None = None,
     knob: KnobSettings | None = None,
     engine: str | None = None,
@@ -98,6 +111,7 @@ def predict(
     Args:
         run: the run, or its directory.
         data: files and directories.
+        update: for forecasts a table of later rows: they follow those of `data`, or replace those of the same time.
         encoding_errors: "strict" or "replace"; as in training if not given.
         knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
@@ -113,7 +127,11 @@ def predict(
     run, paths = _opened(run), _paths(data)
     task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
     model = run.model(engine).to(run.device)
-    return task.predict(model, task.read_inputs(paths, codecs, progress), codecs)
+    if update is None:
+        part = task.read_inputs(paths, codecs, progress)
+    else:
+        part = task.read_update(paths, update, codecs, progress)
+    return task.predict(model, part, codecs)
 
 
 def write_prediction(

@@ -88,6 +88,7 @@ def collect(
         facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
         symbol=passage.step,
         unit=run.task.unit,
+        measure=run.task.measure,
         warnings=_warnings(reading, passage.step),
         reading=reading,
         values=values,

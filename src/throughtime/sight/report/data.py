@@ -284,6 +284,45 @@ class Sound:
 
 
 @dataclass(frozen=True)
+class ForecastWindow:
+    """A forecast beside what came, at the original scale.
+
+    Attributes:
+        title: of the window.
+        times: of the rows of context and horizon, `[c + h]`.
+        values: of these rows, `[c + h]`; NaN where they are missing.
+        point: the forecast, `[h]`.
+        low, high: the bounds of its interval, `[h]`.
+    """
+
+    title: str
+    times: Sequence[str]
+    values: Array
+    point: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """How well series were forecast.
+
+    Attributes:
+        last: the last windows of some series.
+        worst: the windows with the largest errors.
+        by_step: the mean absolute error at each row of the horizon, of the network and of baselines.
+        lookback: how much forecasts change with what was read so many rows before their origin.
+        share: of the values that intervals are calibrated to contain.
+    """
+
+    last: Sequence[ForecastWindow]
+    worst: Sequence[ForecastWindow]
+    by_step: Sequence[Curve]
+    lookback: Curve
+    share: float
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that a report says. What is empty has no place on the page.
 
@@ -292,6 +331,7 @@ class ReportData:
         facts: what the network and the text are, in short pieces.
         symbol: what a step is called: "character", "word", "byte pair", "token", "step".
         unit: what a loss is per; the symbol if not given.
+        measure: what a loss is in.
         warnings: what the reader should know first.
         reading: the text, and `values` the units that shade it.
         best_step: the step of training whose weights were kept.
@@ -301,6 +341,7 @@ class ReportData:
     facts: Sequence[str] = ()
     symbol: str = "character"
     unit: str = ""
+    measure: str = "nats"
     warnings: Sequence[str] = ()
     reading: Reading | None = None
     values: Sequence[Values] = ()
@@ -313,4 +354,5 @@ class ReportData:
     tables: Sequence[Table] = ()
     rolls: Sequence[Roll] = ()
     sounds: Sequence[Sound] = ()
+    forecasts: Forecasts | None = None
     best_step: int | None = None
