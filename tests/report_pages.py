@@ -14,6 +14,7 @@ import pytest
 from throughtime.sight.report.data import (
     ConfusionMatrix,
     Curve,
+    Envelopes,
     Example,
     Flow,
     Reading,
@@ -21,8 +22,10 @@ from throughtime.sight.report.data import (
     Roll,
     Sample,
     Saturation,
+    Sound,
     Table,
     Timescale,
+    Track,
     Values,
 )
 
@@ -130,6 +133,20 @@ def open_page(driver: Any, path: Path) -> None:
     WebDriverWait(driver, 20, 0.02).until(
         lambda d: d.execute_script("return document.documentElement.dataset.ready && !!document.querySelector('main')")
     )
+
+
+def made_up_sound(rate: int = 8000, seconds: float = 1.0) -> ReportData:
+    """A tone of 1,000 Hz for half the time, then silence, and half of it as the prediction; a unit is on with it."""
+    t = np.arange(round(seconds * rate)) / rate
+    tone = (0.5 * np.sin(2 * np.pi * 1000 * t) * (t < seconds / 2)).astype(np.float32)
+    size = 20
+    on = np.stack([(t[::size] < seconds / 2) * 1.0, np.zeros(len(t[::size]))], 1)
+    figure = np.where(np.arange(50) < 25, -6.02, np.nan)
+    tracks = [Track("dry", 2 * tone), Track("target", tone), Track("prediction", tone / 2)]
+    values = [Envelopes("layer0", "hidden", on, on, size), Envelopes("layer0", "cell", 2 * on - 1, 3 * on - 1, size)]
+    sound = Sound("a tone", rate, tracks, (1, 2), "ESR, dB", figure, len(t) // 50, values)
+    drawn = Sound("drawn", rate, [Track("drawn", tone)])
+    return ReportData(title="How a tone was learned", symbol="sample", sounds=[sound, drawn])
 
 
 def made_up_lines(whole: bool = True, **more: Any) -> ReportData:

@@ -16,7 +16,7 @@ LAYERS = [
     {"checking", "nn", "streaming"},
     {"tasks"},
     {"acceleration", "exchange", "runs", "sight", "training"},
-    {"estimators", "studies"},
+    {"estimators", "forecaster", "studies"},
     {"bench", "cli"},
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

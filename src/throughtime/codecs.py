@@ -24,8 +24,10 @@ _HOMES = {
     "labels": ("throughtime.data.labels", "Labels"),
     "scaler": ("throughtime.data.scaler", "Scaler"),
     "waveform": ("throughtime.data.waveform", "Waveform"),
+    "device_input": ("throughtime.data.knobs", "DeviceInput"),
     "mu_law": ("throughtime.data.waveform", "MuLaw"),
     "log_mel": ("throughtime.data.log_mel", "LogMel"),
+    "raw_samples": ("throughtime.data.raw_samples", "RawSamples"),
     "linear": ("throughtime.data.waveform", "Linear"),
     "series": ("throughtime.data.series_codec", "SeriesCodec"),
 }

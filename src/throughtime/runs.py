@@ -6,6 +6,7 @@ program.json        each layer's program: a model is loaded without the Python t
 model.safetensors   the weights that were best on validation; with programs and task, a model by itself
 metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss and the task's metrics
 rates.f64           each step's learning rate
+replayed.f64        the learning rates that the run follows, if it replays another
 checkpoints/        what is needed to go on
 initial.safetensors the weights it started from, if they are another run's
 log.txt, result.json
@@ -26,14 +27,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from throughtime import tasks
-from throughtime.errors import ModelError, RunError
+from throughtime.errors import ModelError, RunError, UserError
 from throughtime.files import replacing
 from throughtime.model_file import ModelFile, encoded
+from throughtime.options import explained
 from throughtime.paths import display_path, missing, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
-from throughtime.spelling import command
-from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS, read_programs, read_text
+from throughtime.spelling import command, option
+from throughtime.stored import CONFIG, INITIAL, PROGRAMS, REPLAYED, RESULT, TASK, WEIGHTS, read_programs, read_text
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
 from throughtime.training.config import TrainConfig
@@ -73,6 +75,7 @@ class Run:
         programs: Sequence[Program],
         plan: Plan,
         initial: bytes | None = None,
+        rates: bytes | None = None,
     ) -> Self:
         """Writes the directory of a run that is about to begin.
 
@@ -84,6 +87,7 @@ class Run:
             programs: each layer's program.
             plan: how long to train.
             initial: the file of the weights to start from; new ones are drawn if not given.
+            rates: the file of the learning rates to follow; the schedule's if not given.
 
         Raises:
             RunError: something is there already.
@@ -98,9 +102,10 @@ class Run:
             plan=plan,
         )
         path.mkdir(parents=True, exist_ok=True)
-        if initial is not None:
-            with replacing(path / INITIAL) as file:
-                file.write(initial)
+        for name, content in ((INITIAL, initial), (REPLAYED, rates)):
+            if content is not None:
+                with replacing(path / name) as file:
+                    file.write(content)
         _write_description(path, description)
         with replacing(path / PROGRAMS) as file:
             file.write(list_to_json(programs).encode())
@@ -182,9 +187,23 @@ class Run:
         return tasks.get(self.config.task.task)(self.config.task)
 
     def task_with(self, **options: Any) -> Task[Any]:
-        """The task with some options changed, as to read other data; an option of None is one not given."""
+        """The task with some options changed, to read other data; an option of None is one not given.
+
+        Raises:
+            UserError: the task has no such option, or the value is invalid.
+        """
+        from pydantic import ValidationError
+
         given = {name: value for name, value in options.items() if value is not None}
-        return type(self.task)(type(self.config.task).model_validate({**self.config.task.model_dump(), **given}))
+        kind = type(self.task)
+        own = self.config.task.model_dump(exclude=set(kind.per_data))
+        for name in given:
+            if name not in kind.Options.model_fields:
+                raise UserError(f"{self.path} is a run of task {kind.name}, which has no option {option(name)}")
+        try:
+            return kind(kind.Options.model_validate({**own, **given}))
+        except ValidationError as error:
+            raise UserError(explained(error.errors()[0], kind.Options.model_fields)) from None
 
     @property
     def device(self) -> torch.device:
@@ -316,9 +335,11 @@ class Run:
 
     def rates(self) -> NDArray[np.float64]:
         """The learning rate of each step, `[steps]`: with it a run that the time ended can be replayed to its bits."""
-        import numpy as np
+        return _numbers(self.rates_file)
 
-        return np.fromfile(self.rates_file, "<f8") if self.rates_file.is_file() else np.zeros(0)
+    def replayed_rates(self) -> NDArray[np.float64]:
+        """The learning rates that the run follows instead of its schedule, `[steps]`; empty if it replays no run."""
+        return _numbers(self.path / REPLAYED)
 
     def metrics(self) -> list[dict[str, float | None]]:
         """The rows of metrics.csv; None where a row has no figure.
@@ -442,3 +463,10 @@ def require_new(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         hint = f", or resume the run: --resume {display_path(path)}" if (path / CONFIG).is_file() else ""
         raise RunError(f"{display_path(path)} already exists; choose another directory{hint}")
+
+
+def _numbers(path: Path) -> NDArray[np.float64]:
+    """The numbers of a file of float64, little-endian; none if it is absent."""
+    import numpy as np
+
+    return np.fromfile(path, "<f8") if path.is_file() else np.zeros(0)

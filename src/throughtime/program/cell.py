@@ -82,6 +82,21 @@ class Cell:
         """The cell's equations, as they are written."""
         return inspect.getsource(self.function)
 
+    def latex(self, **hyper: Any) -> str:
+        """The cell's equations in LaTeX; see `throughtime.program.latex`.
+
+        Args:
+            **hyper: hyper-parameters other than the cell's defaults.
+
+        Raises:
+            CellError: if the equations are wrong.
+        """
+        # Widths that differ, and that heads and groups divide; none of them shows.
+        return self.program(24, 16, **hyper).latex()
+
+    def _repr_latex_(self) -> str:
+        return f"$${self.latex()}$$"
+
     def variant(self, name: str, meaning: str, **hyper: Any) -> Cell:
         """The same equations under another name, with other hyper-parameters."""
         other = Cell(self.function, self.hyper | hyper)

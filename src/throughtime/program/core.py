@@ -215,6 +215,15 @@ class Program:
             reductions=tuple(replace(r, name="") for r in self.reductions),
         )
 
+    def latex(self) -> str:
+        """The step's equations in LaTeX; see `throughtime.program.latex`."""
+        from throughtime.program.latex import latex
+
+        return latex(self)
+
+    def _repr_latex_(self) -> str:
+        return f"$${self.latex()}$$"
+
     def __str__(self) -> str:
         from throughtime.program.printing import printed
 
