@@ -28,6 +28,7 @@ from throughtime.sight.report.data import (
     Track,
     Values,
 )
+from throughtime.sight.report.render import write
 
 TEXT = "FIRST WATCH:\nWho comes so fast in silence of the night?\n\nSECOND WATCH:\nA friend, and all his household.\n\n"
 LAGS = 16
@@ -220,3 +221,15 @@ def _content(reading: Reading, draw: Any) -> dict[str, Any]:
         "confusion": ConfusionMatrix(["x", "y"], np.array([[2, 0], [1, 0]])),
         "tables": [Table("Worst mistakes", "The worst.", ("text", "probability", "support"), [("de", 1.0, 1200)])],
     }
+
+
+def large_page(folder: Path) -> Path:
+    """A page of 2,000 characters and 12 values of 256 units, written to a folder."""
+    draw = np.random.default_rng(0)
+    names = [f"{name}{k}" for name in ("forget", "cell") for k in range(3)]
+    values = [
+        Values(layer, name, draw.normal(size=(2000, 256)), np.arange(256), np.linspace(1, 0, 256), [""] * 256)
+        for layer in ("layer0", "layer1")
+        for name in names
+    ]
+    return write(made_up((TEXT * 20)[:2000], units=256, values=values), folder / "report.html")

@@ -376,9 +376,10 @@ def _device_of(source: Any) -> DeviceInput | None:
 def _of_run(path: Path) -> _Network:
     if not path.exists():
         raise RunError(missing(path, "file or directory"))
-    for name in (stored.CONFIG, stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
+    stored.require_run(path)
+    for name in (stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
-            raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")
+            raise RunError(f"{path} is a run that can't be used yet: it has no {name}")
     try:
         stored.require_format(path, json.loads(stored.read_text(path / stored.CONFIG)))
         file = ModelFile.open(path / stored.WEIGHTS)
