@@ -13,7 +13,16 @@ from throughtime.errors import DataError, TrainingError
 from throughtime.training import evaluate, train
 from throughtime.training.inference import predict
 
-TINY = {"hidden_size": 8, "batch": 8, "dropout": 0.0, "bands": 12, "lr": 0.02, "threads": 1, "progress": False}
+TINY = {
+    "hidden_size": 8,
+    "batch": 8,
+    "dropout": 0.0,
+    "bands": 12,
+    "lr": 0.02,
+    "augment": 0,
+    "threads": 1,
+    "progress": False,
+}
 PITCHES = {"low": 150, "high": 900}
 PATTERN = r"(?P<label>[a-z]+)_(?P<speaker>\w+)_\d"
 
@@ -110,6 +119,11 @@ def test_what_cannot_be_used(run, flat, tmp_path):
         ({"label_pattern": "(.*)", "group_by": "speaker"}, DataError, "'speaker' is not a group in label_pattern"),
         ({"task": "classify", "group_by": "speaker"}, DataError, "group_by of sounds names a group in label_pattern"),
         ({"task": "classify"}, DataError, r"has 1 label \('flat0'\); 2 or more are needed"),
+        (
+            {"label_pattern": "(low|high)", "features": "raw", "normalize": "level"},
+            DataError,
+            "normalize level is for log-mel",
+        ),
         ({"label_pattern": "(low|high)", "columns": "a"}, DataError, "columns names a column of a table"),
     ]:
         with pytest.raises(error, match=message):
@@ -119,3 +133,58 @@ def test_what_cannot_be_used(run, flat, tmp_path):
     with pytest.raises(DataError, match="has no sound files"):
         list(predict(run, tmp_path / "text").rows)
     assert not (tmp_path / "run").exists()
+
+
+def test_raw_samples_are_read_in_frames(flat, tmp_path):
+    run = train(
+        data=flat, label_pattern=PATTERN, features="raw", frame=20, valid_share=0.25, epochs=20,
+        out=tmp_path / "run", **{**TINY, "lr": 0.01},
+    )  # fmt: skip
+    codec = run.description.codecs.inputs
+    assert (codec.frame, codec.waveform.rate) == (20, 8000)
+    x = tone(0.1)[:, None]
+    assert codec.encode(x[:790]).shape == (40, 20)
+    assert codec.encode(x[:790]).reshape(-1)[:790] == pytest.approx(x[:790, 0] / codec.scale, rel=1e-6)
+    assert codec.encode(x[:790]).reshape(-1)[790:].tolist() == [0.0] * 10
+    assert codec_from(codec.to_data()) == codec
+    assert run.result["valid"]["accuracy"] > 0.8
+    assert evaluate(run, flat)["sequences"] == 24
+    assert main(["inspect", str(run.path), str(flat)]) == 0
+
+
+def test_a_recording_s_level_can_be_left_out():
+    x = tone(0.3)[:, None]
+    for level in (False, True):
+        mel = LogMel.at(8000, 20, level=level).fit([x])
+        same = np.abs(mel.encode(0.5 * x) - mel.encode(x)).max() < 1e-4
+        assert same == level
+        assert codec_from(mel.to_data()).level == level
+
+
+def test_few_recordings_are_learned_from_with_changed_copies(flat, tmp_path):
+    given = {"data": flat, "label_pattern": PATTERN, "valid_share": 0.25}
+    plain, changed, again, more = (
+        train(**given, epochs=1, out=tmp_path / str(k), **{**TINY, "augment": count}).task.prepare()
+        for k, count in enumerate((0, 3, 3, None))
+    )
+    originals = len(plain.train)
+    assert (len(changed.train), len(more.train)) == (4 * originals, 21 * originals)
+    assert changed.counts == plain.counts
+    assert changed.train.digest == again.train.digest != plain.train.digest
+    assert np.array_equal(changed.train.targets[originals:], np.repeat(plain.train.targets, 3))
+    lengths = changed.train.lengths[originals:] / np.repeat(plain.train.lengths, 3)
+    assert ((lengths > 0.5) & (lengths < 1.6)).all()
+    assert len(set(lengths)) > originals
+    # What is held out is never changed, and neither are the bounds of the scale.
+    assert changed.valid.digest == plain.valid.digest
+    assert "Training reads 3 changed copies of each recording too" in changed.notes[-1]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"frame": 0}, "frame must be an integer from 1"), ({"scale": 0.0}, "expected a waveform and a scale above 0"),
+    ({"waveform": None}, "expected a waveform"),
+])  # fmt: skip
+def test_a_damaged_codec_of_samples_is_refused(change, message):
+    data = {"kind": "raw_samples", "waveform": {"rate": 8000, "channels": 1}, "frame": 4, "scale": 1.0}
+    with pytest.raises(DataError, match=message):
+        codec_from({**data, **change})

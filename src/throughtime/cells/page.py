@@ -10,7 +10,7 @@ from typing import Any
 
 from throughtime import cells
 from throughtime.cells.facts import Facts
-from throughtime.markdown import table
+from throughtime.tables import markdown_table
 
 _INTRODUCTION = """\
 # Cells
@@ -52,7 +52,7 @@ def _lines(measured: Mapping[str, Any]) -> Iterator[str]:
     if measured:
         yield _MEASURED.format(**measured)
     head = ["cell", "parameters", "FLOPs", *(_HEAD if measured else []), "states", "reference"]
-    yield from table([head, *(_row(name, measured) for name in cells.names())])
+    yield from markdown_table([head, *(_row(name, measured) for name in cells.names())])
     for module in dict.fromkeys(cells.get(name).function.__module__ for name in cells.names()):
         yield from _family(module)
         for name in cells.names():

@@ -7,13 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.output import show_json, show_rows, starting
+from throughtime.cli.output import announce, show_json, show_rows, starting
 from throughtime.errors import UserError
 
 if TYPE_CHECKING:
     from throughtime.data.text import Progress
     from throughtime.runs import Run
     from throughtime.sight.report.passage import Passage
+    from throughtime.tasks.base import Task
 
 _LENGTH = 2000
 _NAMED = 5  # units
@@ -49,6 +50,12 @@ def inspect(
     encoding_errors: Annotated[
         str, typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8.")
     ] = "strict",
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="For effects: the setting of a knob in DATA; may be given several times."
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
@@ -61,6 +68,7 @@ def inspect(
     if text is not None and data:
         raise UserError(f"--text and {' '.join(data)} are two texts: give one of them")
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    announce(opened, ["the text given"] if text is not None else data or ["what was held out"])
     path = out if out is not None else opened.path / "inspect.html"
     with starting():
         from throughtime.sight.report.collect import collect
@@ -75,7 +83,8 @@ def inspect(
     if save_data:
         data_paths(path)
     with Display(shown=True) as display:
-        passage = _passage(opened, data, text, length, encoding_errors, display.progress)
+        task = opened.task_with(encoding_errors=encoding_errors, knob=knob or None)
+        passage = _passage(opened, task, data, text, length, display.progress)
         report = collect(opened, passage, patterns=values or (), engine=engine, progress=display.progress)
         written = [write(report, path), *(save(report, path) if save_data else ())]
     found = {"report": str(path), "data": [str(p) for p in written[1:]], **summary(report)}
@@ -86,13 +95,13 @@ def inspect(
 
 
 def _passage(
-    run: Run, data: list[str] | None, text: str | None, length: int, errors: str, progress: Progress
+    run: Run, task: Task[Any], data: list[str] | None, text: str | None, length: int, progress: Progress
 ) -> Passage:
     """The sequences to read."""
     from throughtime.sight.report.passage import short
     from throughtime.training.reloading import data_of
 
-    task, codecs = run.task_with(encoding_errors=errors), run.description.codecs
+    codecs = run.description.codecs
     if text is not None:
         return task.text_passage(text, codecs, length)
     if data:
@@ -105,16 +114,14 @@ def _passage(
 
 
 def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
-    steps = f"{found['symbols']:,} {step}s"
-    rows = [
-        ("report", found["report"]),
-        *(("data", path) for path in found["data"]),
-        ("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps),
-    ]
-    if found["loss"] is not None:
-        bits = f", {found['bits_per_symbol']:.4f} bits" if step == unit else ""
-        rows.append(("loss", f"{found['loss']:.4f} nats per {unit}{bits}"))
-    if found["unknown"]:
+    rows = [("report", found["report"]), *(("data", path) for path in found["data"])]
+    rows += [("plays", title) for title in found["sounds"]]
+    if "symbols" in found:
+        steps = f"{found['symbols']:,} {step}s"
+        rows.append(("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps))
+    if found.get("loss") is not None:
+        rows.append(("loss", f"{found['loss']:.4f} nats per {unit}"))
+    if found.get("unknown"):
         rows.append(("unknown", f"{found['unknown']:,} {step}s that training never saw, taken as <unk>"))
     for layer, lag in found["horizons"].items():
         reach = f"{lag} step{'s' * (lag != 1)} back" if lag is not None else "beyond the lags looked at"

@@ -27,6 +27,8 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
+from throughtime.tables import html_text
+
 Attribute = int | float | str
 
 # The leaves of a body: they read what the program is given.
@@ -228,6 +230,14 @@ class Program:
         from throughtime.program.printing import printed
 
         return printed(self)
+
+    def __repr__(self) -> str:
+        if not self.__dict__.get("_legal"):  # which may have no readable form
+            return f"<program {self.name!r} of {len(self.body)} instructions>"
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
 
 
 @lru_cache(maxsize=512)
