@@ -257,7 +257,7 @@ def encoded(description: Description, module: nn.Module) -> bytes:
     from safetensors.torch import save
 
     tensors = module.state_dict()
-    shared = _shared(tensors)
+    shared = shared_weights(tensors)
     weights = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in shared}
     try:
         return save(weights, replace(description, shared=shared).metadata)
@@ -269,7 +269,7 @@ def encoded(description: Description, module: nn.Module) -> bytes:
         ) from None
 
 
-def _shared(tensors: Mapping[str, Any]) -> dict[str, str]:
+def shared_weights(tensors: Mapping[str, Any]) -> dict[str, str]:
     """The names of tensors that are another one, and the name of the first that is."""
     first: dict[Any, str] = {}
     found = {}
