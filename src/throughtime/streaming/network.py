@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from throughtime import stored
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer
 from throughtime.errors import ModelError, RunError, UserError
+from throughtime.files import write
 from throughtime.model_file import Description, ModelFile, is_model_file, shared_weights
 from throughtime.nn.options import Options, output_width
 from throughtime.outputs import Output
@@ -285,3 +286,28 @@ def _array(tensor: Any) -> Array:
     except TypeError:  # a type that NumPy has not
         raise UserError(f"a stream computes in float32 or float64; this model has {tensor.dtype}.") from None
     return np.array(array, order="C")
+
+
+def save_network(network: Network, path: str | os.PathLike[str]) -> None:
+    """Write a network's weights as they are now, with its description.
+
+    Raises:
+        UserError: the network can't be saved, or the file can't be written.
+    """
+    from safetensors.numpy import save
+
+    if network.description is None:
+        raise UserError(
+            "this stream was made of a module that can't be saved; make it of a file that throughtime.save wrote, or "
+            "with learn=True of one of throughtime's own modules without pruned or normalized weights."
+        )
+    weights = dict(network.weights)
+    if (layer := network.torch_layer) is not None:
+        for depth, (_, parameters) in enumerate(network.layers):
+            bias = any(parameter.ndim == 1 for parameter in parameters)
+            names = layer.names(f"_l{depth}", bias=bias, projected=len(parameters) > (3 if bias else 2))
+            arrays: Any = parameters
+            weights |= zip(names, layer.to_stored(arrays, bias=bias), strict=True)  # type: ignore[arg-type]
+    shared = shared_weights(weights)
+    own = {name: np.ascontiguousarray(array) for name, array in weights.items() if name not in shared}
+    write(path, save(own, replace(network.description, shared=shared).metadata))

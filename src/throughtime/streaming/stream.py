@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import os
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -10,8 +12,11 @@ import numpy as np
 
 from throughtime.errors import UserError, nearest
 from throughtime.outputs import Output
+from throughtime.streaming.learner import Learner, Learning
 from throughtime.streaming.machine import machine
-from throughtime.streaming.network import Array, Network, network_of
+from throughtime.streaming.network import Array, Network, network_of, save_network
+from throughtime.streaming.optimizers import Optimizer, optimizer_for
+from throughtime.streaming.sensitivity import METHODS, Method
 
 if TYPE_CHECKING:
     from throughtime.task_description import TaskDescription
@@ -34,23 +39,47 @@ class Stream:
         instruction_set: what the processor is to use; the best that it has if not given (see
             `throughtime.engines.native.NativeEngine`).
 
+        learn: whether `learn` may change the weights as data arrive. "rtrl" computes exact gradients within each layer
+            (real-time recurrent learning), "snap1" an approximation (Menick et al. 2021, arXiv:2006.07232); True
+            chooses by the size of each layer, and `methods` and the log say what it chose.
+        optimizer: "adam", "sgd", or an `Optimizer` of your own.
+        lr: the optimizer's learning rate; by default 0.001 for Adam and 0.01 for SGD.
+        clip: the largest norm of the gradient, of all weights together; 0 leaves it as it is.
+
     Attributes:
         rows: how many independent streams there are.
         dtype: the type of inputs, outputs and states.
 
     Raises:
-        UserError: if the model can't be run a step at a time.
+        UserError: if the model can't be run a step at a time, or an option is invalid.
         RunError, ModelError: if the run or the file can't be read.
     """
 
-    def __init__(self, model: Any, rows: int = 1, *, instruction_set: str = "") -> None:
+    def __init__(
+        self,
+        model: Any,
+        rows: int = 1,
+        *,
+        instruction_set: str = "",
+        learn: bool | str = False,
+        optimizer: str | Optimizer = "adam",
+        lr: float | None = None,
+        clip: float = 1.0,
+    ) -> None:
         if type(rows) is not int or rows < 1:
             raise UserError(f"rows must be a whole number of 1 or more; given {rows!r}.")
-        self._make(network_of(model), rows, instruction_set)
+        if learn not in (False, True, *METHODS):
+            raise UserError(f"learn must be True, False, {' or '.join(map(repr, METHODS))}, got {learn!r}.")
+        network = network_of(model, described=learn is not False)
+        learner = None
+        if learn is not False:
+            learning = Learning(None if learn is True else str(learn), optimizer_for(optimizer, lr), clip)
+            learner = Learner(network, rows, learning, instruction_set)
+        self._make(network, rows, instruction_set, learner)
         self.reset()
 
-    def _make(self, network: Network, rows: int, instruction_set: str) -> None:
-        self._network, self._instruction_set = network, instruction_set
+    def _make(self, network: Network, rows: int, instruction_set: str, learner: Learner | None = None) -> None:
+        self._network, self._instruction_set, self._learner = network, instruction_set, learner
         self.rows = rows
         self.dtype = network.dtype
         self._source = network.source
@@ -59,22 +88,26 @@ class Stream:
             for depth, ((program, _), starts) in enumerate(zip(network.layers, network.starts, strict=True))
             for state, start in zip(program.states, starts, strict=True)
         }
-        self._machine = machine(network, rows, instruction_set)
+        self._machine: Any = machine(network, rows, instruction_set) if learner is None else learner
         self._step = self._machine.step
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: the network and the streams' states."""
+        """What is copied and pickled: the network and the streams' states, and what they have learned."""
         return {
             "network": self._network,
             "rows": self.rows,
             "instruction_set": self._instruction_set,
             "state": self.state,
+            "learner": self._learner,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make a stream of its own from what was copied."""
-        self._make(state["network"], state["rows"], state["instruction_set"])
-        self._set(state["state"])
+        learner = copy.deepcopy(state["learner"])  # a copy learns by itself
+        network = state["network"] if learner is None else learner.network
+        self._make(network, state["rows"], state["instruction_set"], learner)
+        if learner is None:
+            self._set(state["state"])
 
     def step(self, x: Any, out: Array | None = None) -> Array:
         """Takes one step.
@@ -93,7 +126,7 @@ class Stream:
             UserError: if the shape or the type does not fit, or another thread is in the middle of a step.
         """
         try:
-            return self._step(x, out)  # type: ignore[no-any-return]
+            return self._step(x, out)
         except (ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{error}.") from None
 
@@ -130,6 +163,7 @@ class Stream:
         """
         if rows is None:
             self._set(self._initial)
+            self._forget()
             return
         state = self.state
         try:
@@ -140,6 +174,50 @@ class Stream:
                 f"rows are numbered from 0 to {self.rows - 1}, or told by a mask of {self.rows}; given {rows!r}."
             ) from None
         self._set(state)
+        self._forget(rows)
+
+    def _forget(self, rows: Any = slice(None)) -> None:
+        if self._learner is not None:
+            self._learner.forget(rows)
+
+    def learn(self, target: Any = None, *, gradient: Any = None) -> float:
+        """Change the weights by the gradient of the last step's loss.
+
+        Args:
+            target: what the output of the last step should have been: ids `[rows]`, or numbers `[rows, targets]`, as
+                the network was trained with. Without the axis of rows where there is one row.
+            gradient: instead of a target, the gradient of a loss of your own by the output of the last step, in its
+                shape.
+
+        Returns:
+            The loss of the last step, before the weights changed, the mean over the rows: in nats, or a squared,
+            absolute or pinball error. NaN for a loss of your own.
+
+        Raises:
+            UserError: the stream doesn't learn, no step was taken since the last call, the target doesn't fit, the
+                output's loss is not one of single steps, or the gradient is not finite. The weights are then unchanged.
+        """
+        if self._learner is None:
+            raise UserError("this stream's weights don't change; make it with Stream(model, learn=True) to learn.")
+        return self._learner.learn(target, gradient)
+
+    @property
+    def methods(self) -> tuple[Method, ...]:
+        """How each layer learns, and the memory that it takes; empty for a stream that doesn't learn."""
+        return () if self._learner is None else self._learner.methods
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the network with its weights of this moment into a file that `throughtime.load` and `Stream` read.
+
+        The streams' states and the optimizer are not in it; to keep those, pickle the stream.
+
+        Args:
+            path: the file, which is replaced if it exists.
+
+        Raises:
+            UserError: the network isn't one that `throughtime.save` can write, or the file can't be written.
+        """
+        save_network(self._network, path)
 
     @property
     def state(self) -> dict[str, Array]:
@@ -166,6 +244,7 @@ class Stream:
                     f"the state {name} is {wanted.dtype} {list(wanted.shape)}; given {value.dtype} {list(value.shape)}."
                 )
         self._set(values)
+        self._forget()
 
     def _set(self, state: Mapping[str, Array]) -> None:
         try:
