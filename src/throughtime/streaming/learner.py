@@ -68,7 +68,7 @@ class Learner:
     """
 
     def __init__(self, network: Network, rows: int, learning: Learning, instruction_set: str) -> None:
-        self.network, self.rows, self.clip = network, rows, learning.clip
+        self.network, self.rows, self.clip, self.dtype = network, rows, learning.clip, network.dtype
         self.optimizer = copy.deepcopy(learning.optimizer)
         engine = NativeEngine(1, instruction_set)
         self.layers = [
@@ -236,7 +236,7 @@ class Learner:
             raise UserError(f"x must be {kind} {[self.rows, *features]}, got {array.dtype} {list(array.shape)}.")
         array = array.reshape(self.rows, *features)
         if self.network.embedding is None:
-            return np.array(array, self.network.dtype), single
+            return np.array(array, self.dtype), single
         if array.min() < 0 or array.max() >= len(self.network.embedding):
             raise UserError(f"ids must be from 0 to {len(self.network.embedding) - 1}, got {array.tolist()}.")
         return np.array(array, np.int64), single

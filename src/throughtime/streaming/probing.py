@@ -47,12 +47,17 @@ def _needed(structure: Structure, groups: Sequence[Group]) -> Bools:
     """The entries that the sensitivities' update reads, `[S, columns]`."""
     needed = np.zeros((structure.states, structure.starts[-1]), bool)
     for group in groups:
-        if group.reach.shape[1] == structure.states:
+        full = group.reach.shape[1] == structure.states
+        if full:
             needed[:, : structure.states] = True
         else:
             needed[group.reach[:, :, None], group.reach[:, None, :]] = True
         for use in structure.uses[group.parameter]:
-            needed[group.reach, structure.columns(use, group.rows)[:, None]] = True
+            columns = structure.columns(use, group.rows)
+            if full:
+                needed[:, columns] |= structure.total[:, columns]  # no others are read
+            else:
+                needed[group.reach, columns[:, None]] = True
     return needed
 
 

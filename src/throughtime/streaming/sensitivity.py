@@ -169,17 +169,18 @@ class _Full:
         rows, columns = shape
         self.values = np.zeros((rows, structure.states, len(group.rows) * columns), dtype)
         self.shape = (rows, len(group.rows), columns)
+        # For each use the state elements and the rows that reach them within one step, which are few pairs.
+        reached = [structure.total[:, structure.columns(use, group.rows)] for use in structure.uses[group.parameter]]
+        self.immediate = [np.nonzero(of_use) for of_use in reached]
 
     def advance(self, tangents: Array, color: Array, args: Mapping[int, Array]) -> None:
-        states = self.structure.states
-        recurrent = tangents[:, color[:states], :].swapaxes(1, 2)
+        recurrent = tangents[:, color[: self.structure.states], :].swapaxes(1, 2)
         self.values = recurrent @ self.values
-        for use in self.structure.uses[self.group.parameter]:
-            immediate = tangents[:, color[self.structure.columns(use, self.group.rows)], :]
-            for k in range(states):  # by state elements, so that what is added needs little memory
-                of_state = immediate[:, :, k, None]
-                added = of_state if use.arg is None else of_state * args[use.arg][:, None, :]
-                self.values[:, k].reshape(self.shape)[...] += added
+        values = self.values.reshape(*self.values.shape[:2], *self.shape[1:])
+        for use, (reached, rows) in zip(self.structure.uses[self.group.parameter], self.immediate, strict=True):
+            columns = color[self.structure.columns(use, self.group.rows[rows])]
+            added = tangents[:, columns, reached, None]
+            values[:, reached, rows] += added if use.arg is None else added * args[use.arg][:, None, :]
 
     def gradient(self, of_states: Array) -> Array:
         return np.asarray((of_states[:, None, :] @ self.values).sum((0, 1)).reshape(self.shape[1:]))
