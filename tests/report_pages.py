@@ -14,8 +14,8 @@ import pytest
 from throughtime.sight.report.data import (
     ConfusionMatrix,
     Curve,
+    Example,
     Flow,
-    Part,
     Reading,
     ReportData,
     Roll,
@@ -139,7 +139,7 @@ def made_up_lines(whole: bool = True, **more: Any) -> ReportData:
     steps, starts = len(symbols), np.cumsum([0, *map(len, words)])
     answers = [label for word, label in zip(words, labels, strict=True) for _ in word]
     parts = [
-        Part(
+        Example(
             f"file:{k}", int(starts[k]), int(starts[k + 1]), labels[k] if whole else "", "x" if whole else "", 0.75, 0.5
         )
         for k in range(3)
@@ -165,9 +165,9 @@ def made_up_times(roll: bool, **more: Any) -> ReportData:
     draw = np.random.default_rng(0)
     steps, features = 30, 12 if roll else 2
     bits = (draw.random((steps, features)) < 0.3).astype(np.float32)
-    parts = [Part("0", 0, 20, loss=4.0), Part("first", 20, 30, loss=3.0)]
+    parts = [Example("0", 0, 20, loss=4.0), Example("first", 20, 30, loss=3.0)]
     if not roll:
-        parts = [Part("0", 0, 20, "up", "up", 0.8, 0.2), Part("first", 20, 30, "up", "down", 0.6, 0.9)]
+        parts = [Example("0", 0, 20, "up", "up", 0.8, 0.2), Example("first", 20, 30, "up", "down", 0.6, 0.9)]
     reading = Reading(
         symbols=[*map(str, range(20)), *map(str, range(10))],
         unknown=np.zeros(steps, bool),

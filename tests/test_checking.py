@@ -29,7 +29,7 @@ from throughtime.language import (
     state,
     tanh,
 )
-from throughtime.program.gradient import gradient, with_tape
+from throughtime.program.gradient import gradient, with_residuals
 from throughtime.program.operations import OPERATIONS
 
 
@@ -49,7 +49,7 @@ def wrong(monkeypatch: pytest.MonkeyPatch):
 
     def forget() -> None:
         gradient.cache_clear()
-        with_tape.cache_clear()
+        with_residuals.cache_clear()
 
     def make(op: str) -> None:
         row = OPERATIONS[op]

@@ -189,7 +189,7 @@ def test_a_stretch_finds_what_match_finds(driver: Driver, page: Path) -> None:
     assert [name for name in listed if name.startswith("unit")] == [f"unit {unit}" for unit in python.units]
     edged = match(seen, (0, 5), list(TEXT * 3), threshold=0.3, edges=True)
     again = driver.execute_script("return [...document.querySelectorAll('span.again')].map(s => Number(s.dataset.t))")
-    assert again == [t for place in sorted(edged.places) for t in range(place.start, place.stop)]
+    assert again == [t for place in sorted(edged.occurrences) for t in range(place.start, place.stop)]
     assert len(again) > 5
     press(driver, Keys.ESCAPE)
     assert driver.execute_script("return document.querySelectorAll('span.again, span.span').length") == 0

@@ -10,7 +10,7 @@ from torch.func import jvp
 from throughtime import cells
 from throughtime.engines.native import BUILT, NativeEngine
 from throughtime.engines.reference import ReferenceEngine
-from throughtime.program.gradient import everything_wanted, with_tape
+from throughtime.program.gradient import everything_wanted, with_residuals
 from throughtime.program.tangent import tangent
 
 STEPS = 4
@@ -20,10 +20,10 @@ ROUNDING = 1e-12  # both sides do the same sums in float64 in another order
 def run_tangent(program, arguments, directions, engine=None):
     """The directions of all that a run gives, by its tangent program."""
     given = everything_wanted(program)
-    taped = with_tape(program, given)
-    tape = run(taped, arguments, STEPS).outputs
-    found = tangent(taped, given)
-    inputs = [arguments.inputs[k] for k in found.inputs] + [tape[k] for k in found.tape]
+    augmented = with_residuals(program, given)
+    residuals = run(augmented, arguments, STEPS).outputs
+    found = tangent(augmented, given)
+    inputs = [arguments.inputs[k] for k in found.inputs] + [residuals[k] for k in found.residuals]
     result = run_on(
         engine or ReferenceEngine(),
         found.program,
@@ -87,21 +87,25 @@ def test_named_cells_agree_with_finite_differences(name):
 
 def test_a_value_inside_the_program_can_be_moved():
     # A direction of an affine gate's sum is one of the bias that is added to it.
-    program = with_tape(cells.gru.program(3, 4), everything_wanted(cells.gru.program(3, 4)))
+    program = with_residuals(cells.gru.program(3, 4), everything_wanted(cells.gru.program(3, 4)))
     arguments = random_arguments(program)
     bias = next(k for k, p in enumerate(program.parameters) if p.name == "bias")
     leaf = next(id for id, i in enumerate(program.body) if i.op == "parameter" and i["index"] == bias)
     none = everything_wanted(program)
     none = type(none)((), none.states, ())
     found = tangent(program, none, (leaf,))
-    tape = run(program, arguments, STEPS).outputs
+    residuals = run(program, arguments, STEPS).outputs
     direction = torch.randn(16, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     zeros = arguments.map(torch.zeros_like)
     result = run_on(
         ReferenceEngine(),
         found.program,
         STEPS,
-        [*(arguments.inputs[k] for k in found.inputs), *(tape[k] for k in found.tape), direction.expand(STEPS, 3, 16)],
+        [
+            *(arguments.inputs[k] for k in found.inputs),
+            *(residuals[k] for k in found.residuals),
+            direction.expand(STEPS, 3, 16),
+        ],
         zeros.states,
         [arguments.parameters[k] for k in found.parameters],
     )

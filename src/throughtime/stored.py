@@ -8,7 +8,7 @@ from throughtime.errors import ProgramError, RunError
 from throughtime.program.core import Program
 from throughtime.program.saving import list_from_json
 
-RUN_FORMAT = 2  # of a run directory
+RUN_FORMAT = 3  # of a run directory
 
 CONFIG, TASK, PROGRAMS, WEIGHTS = "config.json", "task.json", "program.json", "model.safetensors"
 RESULT, INITIAL = "result.json", "initial.safetensors"

@@ -68,7 +68,7 @@ class Case:
     """All that a run of a case depends on."""
 
     text: str
-    member: int = 0  # 0: the program, 1: it keeps its tape, 2: its gradient
+    member: int = 0  # 0: the program, 1: it keeps its residuals, 2: its gradient
     steps: int = 3
     rows: int = 2
     dtype: str = "float64"

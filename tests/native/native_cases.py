@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from throughtime.engines.native import NativeEngine
 from throughtime.program.core import Input, Instruction, Output, Program, State
-from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals
 from throughtime.program.operations import OPERATIONS
 
 
 def family(program: Program) -> list[Program]:
-    """A program, the one that keeps its tape, and its gradient."""
+    """A program, the one that keeps its residuals, and its gradient."""
     wanted = everything_wanted(program)
-    taped = with_tape(program, wanted)
-    return [program, taped, gradient(taped, everything_given(program), wanted).program]
+    augmented = with_residuals(program, wanted)
+    return [program, augmented, gradient(augmented, everything_given(program), wanted).program]
 
 
 def one_operation(name: str, width: int) -> Program:

@@ -92,8 +92,7 @@ def from_file(path: Path) -> dict[str, Any]:
         raise TrainingError(f'the configuration {path} is not a JSON object, such as {{"hidden_size": 256}}')
     if not isinstance(fields.get("config"), dict):
         return fields
-    groups = [group for group in fields["config"].values() if isinstance(group, dict)]
-    return {name: value for group in groups for name, value in group.items() if name != "out" and value is not None}
+    return {name: value for name, value in fields["config"].items() if name != "out" and value is not None}
 
 
 def _fields() -> Iterator[tuple[str, type[Options]]]:

@@ -18,7 +18,7 @@ from throughtime.engines.operator import program_of
 from throughtime.engines.taps import merged
 from throughtime.errors import UserError
 from throughtime.nn.forms import Lengths, Output, State, form_of
-from throughtime.nn.hooks import Hook, Place, Reset, Starts, StateSequence
+from throughtime.nn.hooks import Hook, LayerDirection, Reset, Starts, StateSequence
 from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
@@ -125,7 +125,7 @@ class Stack(NamedTuple):
                 else:
                     initial = None
                 operands = Operands([taken[way % len(taken)]], initial, parameters)
-                at = (Place(depth, way == 1), hooks) if hooks else None
+                at = (LayerDirection(depth, way == 1), hooks) if hooks else None
                 result = self._run_layer(program, operands, layout, at)
                 outputs.append(result.outputs[0])
                 ended.append(result.states)
@@ -146,7 +146,7 @@ class Stack(NamedTuple):
         return x * (layout.pack(mask.expand(layout.steps, -1, -1)) if layout.packed else mask)
 
     def _run_layer(
-        self, program: Program, operands: Operands, layout: Layout, at: tuple[Place, Sequence[Hook]] | None
+        self, program: Program, operands: Operands, layout: Layout, at: tuple[LayerDirection, Sequence[Hook]] | None
     ) -> Result:
         """Run one direction of one layer; `at` says which one, if hooks intercept it."""
         (x,), states, parameters = operands
@@ -162,14 +162,19 @@ class Stack(NamedTuple):
         return Pass(choose(self.engine, program, like), program, layout, every).run(operands, plain=self.plain)
 
     def _run_hooked(
-        self, program: Program, operands: Operands, layout: Layout, at: tuple[Place, Sequence[Hook]], like: Tensor
+        self,
+        program: Program,
+        operands: Operands,
+        layout: Layout,
+        at: tuple[LayerDirection, Sequence[Hook]],
+        like: Tensor,
     ) -> Result:
         """Run one direction of one layer, intercepted by hooks."""
-        place, hooks = at
+        direction, hooks = at
         (x,), *_ = operands
         every = self.options.checkpoint_every
         padded = x.new_empty(()).expand(layout.steps, layout.rows, x.shape[-1]) if layout.packed else x
-        added = [layout.pack(given) for hook in hooks for given in hook.inputs(place, padded)]
+        added = [layout.pack(given) for hook in hooks for given in hook.inputs(direction, padded)]
         operands = operands._replace(inputs=[x, *added])
         if torch.compiler.is_compiling():
             result = self._run_in_graph(program, operands, layout, hooks)
@@ -180,13 +185,13 @@ class Stack(NamedTuple):
             own = len(program.outputs)
             ends = [own]
             for hook in hooks:
-                program = hook.rewrite(place, program)
+                program = hook.rewrite(direction, program)
                 ends.append(len(program.outputs))
-            tap = merged([t for hook in hooks if (t := hook.tap(place, program)) is not None])
+            tap = merged([t for hook in hooks if (t := hook.tap(direction, program)) is not None])
             seen = program if tap is None else with_outputs(program, tap.values, own)[0]
             chosen = usual = choose(self.engine, seen, like)
             for hook in hooks:
-                chosen = hook.engine(place, program, chosen)
+                chosen = hook.engine(direction, program, chosen)
             if chosen is not usual and tap is not None and tap.gradients:
                 raise UserError(
                     "gradients cannot be recorded where a Python function replaces a value: write the edit in the cell "
@@ -196,7 +201,7 @@ class Stack(NamedTuple):
                 tap = tap.mapped(layout.pad)
             result = Pass(chosen, program, layout, every, tap).run(operands)
         for hook, start, end in zip(hooks, ends, ends[1:], strict=False):
-            hook.receive(place, [layout.pad(y) for y in result.outputs[start:end]])
+            hook.receive(direction, [layout.pad(y) for y in result.outputs[start:end]])
         return result
 
     def _run_in_graph(self, program: Program, operands: Operands, layout: Layout, hooks: Sequence[Hook]) -> Result:

@@ -90,7 +90,7 @@ class State:
 
 
 @dataclass(frozen=True)
-class Part:
+class GateRows:
     """The rows `start` to `stop` of a parameter, which belong to one gate.
 
     Attributes:
@@ -111,7 +111,7 @@ class Parameter:
 
     name: str
     shape: tuple[int, ...]
-    parts: tuple[Part, ...] = ()
+    parts: tuple[GateRows, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What is derived from a program reads its values: from the tape of its run, or by computing them again."""
+"""What is derived from a program reads its values: from the residuals of its run, or by computing them again."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
 
 _Named = TypeVar("_Named", Input, Parameter)
-_RANKS = ("missing", "input", "parameter", "tape", "given", "perturbed")
+_RANKS = ("missing", "input", "parameter", "residuals", "given", "perturbed")
 _ALWAYS = ("given", "perturbed")  # kept whether they are read or not
 _Sources = list[tuple[str, int]]  # of each input or parameter of a derived program: its kind, and its number there
 
@@ -28,10 +28,10 @@ class Slots:
 
 @dataclass(frozen=True)
 class Reads:
-    """Which of a program's inputs, outputs (the tape) and parameters a derived program reads, in that order."""
+    """Which of a program's inputs, outputs (the residuals) and parameters a derived program reads, in that order."""
 
     inputs: tuple[int, ...]
-    tape: tuple[int, ...]
+    residuals: tuple[int, ...]
     parameters: tuple[int, ...]
 
 
@@ -41,7 +41,7 @@ class Derivation:
     Args:
         program: what is derived from.
         name: the name of the derived program.
-        recompute: whether values that are cheap to compute are computed again where they are not on the tape.
+        recompute: whether values that are cheap to compute are computed again where they are not among the residuals.
     """
 
     def __init__(self, program: Program, name: str, *, recompute: bool = True) -> None:
@@ -51,7 +51,7 @@ class Derivation:
         self.parameter_sources: _Sources = []
         self.forward: dict[int, Symbol] = {}
         self.weights: dict[int, int] = {}
-        self.tape = {output.value: k for k, output in reversed(list(enumerate(program.outputs)))}
+        self.residuals = {output.value: k for k, output in reversed(list(enumerate(program.outputs)))}
 
     def value(self, id: int) -> Symbol:
         """A value of the program."""
@@ -68,7 +68,7 @@ class Derivation:
     def _computed_from(self, id: int) -> tuple[int, ...]:
         """The values from which one is computed again, rather than read."""
         instruction = self.program.body[id]
-        again = self.recompute and id not in self.tape and instruction.op in OPERATIONS
+        again = self.recompute and id not in self.residuals and instruction.op in OPERATIONS
         return instruction.args if again and OPERATIONS[instruction.op].cheap else ()
 
     def _read(self, id: int) -> Symbol:
@@ -80,9 +80,9 @@ class Derivation:
             return self.builder.vector(self.weight(instruction["index"]))
         if instruction.op == CONSTANT:
             return self.builder.constant(instruction["value"], instruction.width)
-        if id in self.tape:
-            k = self.tape[id]
-            return self.input("tape", k, program.outputs[k].name, instruction.width)
+        if id in self.residuals:
+            k = self.residuals[id]
+            return self.input("residuals", k, program.outputs[k].name, instruction.width)
         if args := self._computed_from(id):
             return self.builder.copy(instruction, tuple(self.forward[arg] for arg in args))
         return self.input("missing", id, f"missing.{id}", instruction.width)
@@ -118,7 +118,7 @@ class Derivation:
         if missing:
             raise ProgramError(
                 f"{result.name} needs values {missing} of {self.program.name}, which are not among its outputs: "
-                "use with_tape first."
+                "use with_residuals first."
             )
         place = {INPUT: inputs.index, PARAMETER: parameters.index}
 
@@ -139,7 +139,7 @@ class Derivation:
         chosen = [self.sources[n] for n in inputs]
         reads = Reads(
             inputs=tuple(k for kind, k in chosen if kind == "input"),
-            tape=tuple(k for kind, k in chosen if kind == "tape"),
+            residuals=tuple(k for kind, k in chosen if kind == "residuals"),
             parameters=tuple(k for n in parameters for kind, k in [self.parameter_sources[n]] if kind == "parameter"),
         )
         return require_legal(program), reads

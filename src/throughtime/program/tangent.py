@@ -1,11 +1,11 @@
 """The tangent of a program, as a program of the same kind: how its results move when what it is given moves.
 
 A run takes inputs x, initial states s and parameters p, and returns outputs y, final states and reductions r. Its
-tangent takes what the forward run left on the tape and a direction for each of x, s and p, and returns the directions
+tangent takes the residuals of the forward run and a direction for each of x, s and p, and returns the directions
 of y, of the final states and of r. That is forward-mode differentiation, a Jacobian times a vector:
 
-    forward program (with the tape among its outputs)      tangent program
-    inputs      x                                          inputs      x.tangent (and the tape, and x where it is read)
+    forward program (with residuals as outputs)            tangent program
+    inputs      x                                          inputs      x.tangent (and residuals, and x where it is read)
     states      s                                          states      s.tangent
     parameters  p                                          parameters  p.tangent (and p where it is read)
     outputs     y                                          outputs     y.tangent
@@ -27,7 +27,7 @@ from throughtime.errors import ProgramError
 from throughtime.program.builder import Symbol
 from throughtime.program.core import INPUT, PARAMETER, PREVIOUS, Instruction, Parameter, Program
 from throughtime.program.derivation import Derivation, Slots
-from throughtime.program.operations import OPERATIONS
+from throughtime.program.operations import OPERATIONS, PRODUCTS
 
 _MOVES = ("slice", "concat", "expand")  # elements are moved about, and nothing is computed
 
@@ -38,9 +38,9 @@ class Tangent:
 
     Attributes:
         program: the tangent program. Its inputs are the forward program's inputs that it reads, then the outputs that
-            it reads (the tape), then the directions of inputs, then those of the perturbed values; its parameters are
-            the forward program's that it reads, then the directions of parameters.
-        inputs, tape, parameters: which of the forward program's inputs, outputs and parameters it reads.
+            it reads (the residuals), then the directions of inputs, then those of the perturbed values; its parameters
+            are the forward program's that it reads, then the directions of parameters.
+        inputs, residuals, parameters: which of the forward program's inputs, outputs and parameters it reads.
         given: which inputs and parameters come with a direction. Every state of the forward program has its direction's
             state here.
         perturbed: the values of the forward program's body to which a direction of their own is added at each step.
@@ -48,7 +48,7 @@ class Tangent:
 
     program: Program
     inputs: tuple[int, ...]
-    tape: tuple[int, ...]
+    residuals: tuple[int, ...]
     parameters: tuple[int, ...]
     given: Slots
     perturbed: tuple[int, ...]
@@ -59,7 +59,7 @@ def tangent(program: Program, given: Slots, perturbed: tuple[int, ...] = ()) -> 
     """Derive the tangent of a program.
 
     Args:
-        program: a legal program, as `throughtime.program.gradient.with_tape` returns it for everything wanted.
+        program: a legal program, as `throughtime.program.gradient.with_residuals` returns it for everything wanted.
         given: the inputs and parameters that come with a direction; all states do. A one-hot input has none.
         perturbed: values of the body to which a direction is added besides, by their indices.
 
@@ -104,7 +104,7 @@ class _Forward(Derivation):
             reverse=program.reverse,
         )
         settled, reads = self.settled(result)
-        return Tangent(settled, reads.inputs, reads.tape, reads.parameters, self.given, self.perturbed)
+        return Tangent(settled, reads.inputs, reads.residuals, reads.parameters, self.given, self.perturbed)
 
     @property
     def _inputs(self) -> tuple[int, ...]:
@@ -143,7 +143,7 @@ class _Forward(Derivation):
         return None  # a constant
 
     def _operation(self, id: int, instruction: Instruction) -> Symbol | None:
-        if OPERATIONS[instruction.op].weight_gradient is not None:
+        if instruction.op in PRODUCTS:
             return self._product(instruction)
         moving = [k for k, arg in enumerate(instruction.args) if arg in self.tangents]
         if not moving:

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from throughtime.errors import CellError
 from throughtime.program.builder import Builder, Number, Symbol, cell_error, is_name
-from throughtime.program.core import INPUT, PREVIOUS, Parameter, Part
+from throughtime.program.core import INPUT, PREVIOUS, GateRows, Parameter
 
 _BIAS = -1  # stands among the sources for the constant 1 that a bias multiplies
 
@@ -34,7 +34,7 @@ class _Gate:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _GatePosition:
     """Where a gate's rows are: in a sum of `width` rows, from `start[k]` on in the matrix of its k-th source."""
 
     starts: tuple[int, ...]
@@ -64,7 +64,7 @@ class Trace(Builder):
         self._own_names: set[str] = set()
         self._pending: dict[int, str] = {}  # pre-activations that no function has been applied to yet
         self._linear: set[str] = set()  # gates that were named as linear, until their author names another value so
-        self._places: list[_Place] = []
+        self._positions: list[_GatePosition] = []
         self._fused: dict[int, int] = {}  # a source of the first run: its parameter
         self._seen = seen.gates if seen else None
         if seen:
@@ -117,7 +117,7 @@ class Trace(Builder):
         width = self._new_name(name, width)
         if any(name == parameter.name for parameter in self.parameters):
             raise cell_error(f"{name!r} is the name of the gates' own parameters; give this one another.")
-        return self.vector(self.parameter(Parameter(name, (width,), (Part(name, 0, width, initial),))))
+        return self.vector(self.parameter(Parameter(name, (width,), (GateRows(name, 0, width, initial),))))
 
     def _new_name(self, name: str, width: int | None) -> int:
         width = self.sizes.hidden if width is None else width
@@ -131,13 +131,13 @@ class Trace(Builder):
         return width
 
     def _plan(self, seen: Trace) -> None:
-        rows: dict[int, list[Part]] = {}
+        rows: dict[int, list[GateRows]] = {}
         for gate in seen.gates:
             for source in gate.sources:
                 parts = rows.setdefault(source, [])
                 start = parts[-1].stop if parts else 0
                 initial = gate.initial if source == _BIAS else None
-                parts.append(Part(gate.name, start, start + gate.width, initial))
+                parts.append(GateRows(gate.name, start, start + gate.width, initial))
         rows = {s: p for s, p in rows.items() if s != _BIAS} | {s: p for s, p in rows.items() if s == _BIAS}
         names: set[str] = set()
         for source, parts in rows.items():
@@ -150,7 +150,7 @@ class Trace(Builder):
         start_of = {(p.gate, source): p.start for source, parts in rows.items() for p in parts}
         for gate in seen.gates:
             starts = tuple(start_of[gate.name, source] for source in gate.sources)
-            self._places.append(_Place(starts, gate.width, 0))
+            self._positions.append(_GatePosition(starts, gate.width, 0))
         self._widen(seen.gates)
 
     def _widen(self, gates: list[_Gate]) -> None:
@@ -160,17 +160,17 @@ class Trace(Builder):
         for k, gate in enumerate(gates):
             run = open_runs.get(gate.sources)
             if run is not None:
-                last = self._places[run[-1]]
-                if all(s == t + last.width for s, t in zip(self._places[k].starts, last.starts, strict=True)):
+                last = self._positions[run[-1]]
+                if all(s == t + last.width for s, t in zip(self._positions[k].starts, last.starts, strict=True)):
                     run.append(k)
                     continue
             open_runs[gate.sources] = run = [k]
             runs.append(run)
         for run in runs:
-            first, width = self._places[run[0]], sum(gates[k].width for k in run)
+            first, width = self._positions[run[0]], sum(gates[k].width for k in run)
             for k in run:
-                offset = self._places[k].starts[0] - first.starts[0]
-                self._places[k] = _Place(first.starts, width, offset)
+                offset = self._positions[k].starts[0] - first.starts[0]
+                self._positions[k] = _GatePosition(first.starts, width, offset)
 
     @staticmethod
     def _weight_name(seen: Trace, source: int, gate: str) -> str:
@@ -194,15 +194,15 @@ class Trace(Builder):
     def _fused_sum(self, sources: Sequence[Symbol], width: int) -> Symbol:
         assert self._seen is not None
         k = len(self.gates) - 1
-        place, seen = self._places[k], self._seen[k]
+        position, seen = self._positions[k], self._seen[k]
         terms = [
-            self.slice(self.linear(symbol, self._fused[source]), start, place.width)
-            for symbol, source, start in zip(sources, seen.sources, place.starts, strict=False)
+            self.slice(self.linear(symbol, self._fused[source]), start, position.width)
+            for symbol, source, start in zip(sources, seen.sources, position.starts, strict=False)
         ]
         if seen.sources[-1] == _BIAS:
-            bias = self.slice(self.vector(self._fused[_BIAS]), place.starts[-1], place.width)
+            bias = self.slice(self.vector(self._fused[_BIAS]), position.starts[-1], position.width)
             terms.insert(1, bias)  # next to the first product, which is that of x as a rule, and known before the loop
-        return self.slice(self._sum(terms), place.offset, width)
+        return self.slice(self._sum(terms), position.offset, width)
 
     def _sum(self, terms: list[Symbol]) -> Symbol:
         total = terms[0]

@@ -20,7 +20,7 @@ from throughtime.errors import UserError
 from throughtime.losses import loss_and_gradient, targets_for
 from throughtime.program.core import Output, Program
 from throughtime.program.derivation import Slots
-from throughtime.program.gradient import everything_wanted, gradient, with_tape
+from throughtime.program.gradient import everything_wanted, gradient, with_residuals
 from throughtime.program.tangent import tangent
 from throughtime.streaming.network import Network
 from throughtime.streaming.optimizers import Optimizer, clip_norm
@@ -262,10 +262,10 @@ class _Layer:
         self.sensitivities = Sensitivities(structure, groups, rows, dtype)
         self.method = Method(depth, program.name, name, self.sensitivities.bytes)
         multiplied = tuple(Output(f"multiplied.{id}", id) for id in structure.args)
-        self.taped = with_tape(replace(program, outputs=program.outputs + multiplied), wanted)
+        self.residualsd = with_residuals(replace(program, outputs=program.outputs + multiplied), wanted)
         self.args = {id: len(program.outputs) + n for n, id in enumerate(structure.args)}
-        self.gradient = gradient(self.taped, Slots((0,), (), ()), wanted)
-        self.tangent = tangent(self.taped, Slots((), states, ()), structure.places)
+        self.gradient = gradient(self.residualsd, Slots((0,), (), ()), wanted)
+        self.tangent = tangent(self.residualsd, Slots((), states, ()), structure.places)
         self.states = [np.zeros((rows, state.width), dtype) for state in program.states]
         self._before = self.states
         self._x = np.zeros((rows, program.inputs[0].width), dtype)
@@ -274,12 +274,12 @@ class _Layer:
     @property
     def parameters(self) -> list[tuple[Any, Array]]:
         """The parameters and their arrays."""
-        return list(zip(self.taped.parameters, self.arrays, strict=True))
+        return list(zip(self.residualsd.parameters, self.arrays, strict=True))
 
     def forward(self, x: Array) -> Array:
         """Take a step."""
         self._x, self._before = x, self.states
-        result = self._run(self.taped, [x], self.states, self.arrays)
+        result = self._run(self.residualsd, [x], self.states, self.arrays)
         self.states = list(result.states)
         self._outputs = [output[0] for output in result.outputs]
         return self._outputs[0]
@@ -306,7 +306,7 @@ class _Layer:
 
     def _read(self, plan: Any) -> list[Array]:
         """What a derived program reads of the last step."""
-        return [self._x for _ in plan.inputs] + [self._outputs[k] for k in plan.tape]
+        return [self._x for _ in plan.inputs] + [self._outputs[k] for k in plan.residuals]
 
     def _run(
         self, program: Program, inputs: Sequence[Array], states: Sequence[Array], parameters: Sequence[Array]

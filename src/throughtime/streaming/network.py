@@ -221,7 +221,7 @@ def _of_module(module: Any, *, described: bool) -> Network:
         )
     from torch import nn
 
-    from throughtime.nn.dropin import programs_of
+    from throughtime.nn.dropin import torch_programs
     from throughtime.nn.effective import effective_weights
     from throughtime.nn.recurrent import Recurrent
     from throughtime.nn.sequence_model import SequenceModel
@@ -244,7 +244,7 @@ def _of_module(module: Any, *, described: bool) -> Network:
         network = Network(*_layers(module.programs, module.options, weights), weights=weights)
     elif isinstance(module, nn.RNNBase):
         _require_one_direction(module.bidirectional)
-        programs = [program for (program,) in programs_of(module)]
+        programs = [program for (program,) in torch_programs(module)]
         network = _drop_in(TORCH_LAYERS[module.mode], programs, weights)
     if network is not None:
         return replace(network, description=_description(module) if described else None)

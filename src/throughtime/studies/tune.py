@@ -19,7 +19,7 @@ import numpy as np
 
 from throughtime import cells as named_cells
 from throughtime import tasks
-from throughtime.data.corpus import Part
+from throughtime.data.corpus import EncodedText
 from throughtime.data.sequences import Sequences
 from throughtime.errors import Interrupted, RunError, TrainingError, UserError
 from throughtime.files import replacing
@@ -342,8 +342,7 @@ def _settings(
 ) -> dict[str, Any]:
     """What two parts of a search must share."""
     values = usual.model_dump(mode="json")
-    flat = {name: value for group in values.values() for name, value in group.items()}
-    fixed = {name: flat[name] for name in given if name in flat and name not in ("data", "threads")}
+    fixed = {name: values[name] for name in given if name in values and name not in ("data", "threads")}
     return {
         "task": usual.task.task,
         "data": data.digest,
@@ -384,7 +383,7 @@ def _apart(data: Data[Any]) -> tuple[Data[Any], Any]:
     if test is None and isinstance(valid, Sequences) and len(valid) > 1:
         order = np.random.default_rng(0).permutation(len(valid))
         valid, test = valid.take(order[::2]), valid.take(order[1::2])
-    elif test is None and isinstance(valid, Part) and valid.symbols >= _LEAST_SYMBOLS:
+    elif test is None and isinstance(valid, EncodedText) and valid.symbols >= _LEAST_SYMBOLS:
         half = valid.symbols // 2
         valid, test = (_stretch(valid, start, stop) for start, stop in ((0, half), (half, valid.symbols)))
     return replace(data, valid=valid, test=None), test
@@ -393,7 +392,7 @@ def _apart(data: Data[Any]) -> tuple[Data[Any], Any]:
 _LEAST_SYMBOLS = 8  # of a validation text that can be halved
 
 
-def _stretch(part: Part, start: int, stop: int) -> Part:
+def _stretch(part: EncodedText, start: int, stop: int) -> EncodedText:
     share = (stop - start) / part.symbols
     return replace(
         part,
@@ -416,8 +415,8 @@ def _write_best(
     cells: Mapping[str, Cell],
 ) -> None:
     config = TrainConfig.of(kind, **{**given, **values}).anywhere()
-    flat = {name: value for group in config.model_dump(mode="json").values() for name, value in group.items()}
-    fields = {"task": kind.name, **{name: flat[name] for name in (*given, *values)}}
+    chosen = config.model_dump(mode="json")
+    fields = {"task": kind.name, **{name: chosen[name] for name in (*given, *values)}}
     cell = cells[config.network.cell]
     if cell.name not in named_cells.names():
         fields["cell"] = f"{cell.function.__code__.co_filename}:{cell.name}"

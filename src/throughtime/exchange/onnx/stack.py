@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.engines.layouts import Stored
+from throughtime.engines.weight_layouts import Stored
 from throughtime.errors import UserError
 from throughtime.exchange.onnx.graph import Array, Graph
 from throughtime.exchange.onnx.matching import Found, onnx_layer_of
@@ -170,7 +170,7 @@ def _operator(
     form, clip = found[0].layer, found[0].clip
     hidden = found[0].program.states[-1].width
     stored = [
-        form.layout.to_stored(form.layout.places(f.program), parameters, hidden)
+        form.layout.to_stored(form.layout.mapping(f.program), parameters, hidden)
         for f, (_, parameters) in zip(found, layer, strict=True)
     ]
     inputs = [x, *_tensors(graph, form.operator, stored), "", *initial]

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from throughtime.engines.base import Layout
 from throughtime.engines.taps import Tap
 from throughtime.errors import UserError, nearest
-from throughtime.nn.hooks import Hook, Place
+from throughtime.nn.hooks import Hook, LayerDirection
 from throughtime.program.core import INPUT, Program
 from throughtime.program.recording import Stretch
 from throughtime.sight.hooks.selection import Chosen, Selection
 from throughtime.sight.hooks.value_names import Values, listed, require_matches, values_of
-from throughtime.sight.models import watched
+from throughtime.sight.models import hooked
 
 BUDGET_BYTES = 2 << 30
 
@@ -73,7 +73,7 @@ def record(
 def _recording(tape: Tape, recorders: Sequence[tuple[Any, Hook]]) -> Iterator[Tape]:
     with ExitStack() as stack:
         for module, recorder in recorders:
-            stack.enter_context(watched(module, recorder))
+            stack.enter_context(hooked(module, recorder))
         yield tape
 
 
@@ -238,11 +238,15 @@ class _Recorder(Hook):
         self.steps, self.units, self.gradients = steps, units, gradients
         # By the cell's own equations: rewrites may name more.
         self.parts = {
-            place: [self._part(place, program, name) for name in values.all_matching(patterns, place, program)]
-            for place, program in values.programs()
+            direction: [
+                self._part(direction, program, name) for name in values.all_matching(patterns, direction, program)
+            ]
+            for direction, program in values.programs()
         }
         recorded = [
-            program.body[program.values[p.name]] for place, program in values.programs() for p in self.parts[place]
+            program.body[program.values[p.name]]
+            for direction, program in values.programs()
+            for p in self.parts[direction]
         ]
         self.takes_token_ids = all(instruction.op != INPUT for instruction in recorded)
 
@@ -254,9 +258,9 @@ class _Recorder(Hook):
         self.chosen = self.steps.of(layout.steps, "a run")
         self._check_budget()
 
-    def tap(self, place: Place, program: Program) -> Tap | None:
+    def tap(self, direction: LayerDirection, program: Program) -> Tap | None:
         """Asks for the values whose names match."""
-        parts = self.parts[place]
+        parts = self.parts[direction]
         if not parts:
             return None
         stretches = tuple(Stretch(program.values[p.name], p.start, p.width) for p in parts)
@@ -282,8 +286,8 @@ class _Recorder(Hook):
             "before it was compiled."
         )
 
-    def _part(self, place: Place, program: Program, name: str) -> _Part:
-        label, width = self.values.name(place, name), program.body[program.values[name]].width
+    def _part(self, direction: LayerDirection, program: Program, name: str) -> _Part:
+        label, width = self.values.name(direction, name), program.body[program.values[name]].width
         units = self.units.of(width, label)
         if units is None:
             return _Part(name, label, 0, width, None)

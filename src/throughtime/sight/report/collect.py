@@ -12,7 +12,7 @@ import numpy as np
 from throughtime.data.text import Progress
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
-from throughtime.sight import gates, gradient_flow, horizon, interest, keepers, saturation, timescale
+from throughtime.sight import gates, gradient_flow, horizon, interest, retention_gates, saturation, timescale
 from throughtime.sight.hooks.value_names import require_matches, values_of
 from throughtime.sight.report.data import (
     Array,
@@ -25,7 +25,7 @@ from throughtime.sight.report.data import (
     Values,
 )
 from throughtime.sight.report.passage import Passage, short
-from throughtime.sight.report.reading import reach, read
+from throughtime.sight.report.predictions import reach, read
 
 _WINDOW = 200  # lags of the gradient's flow
 _FLOWS = 250  # steps whose losses it is followed from
@@ -171,7 +171,12 @@ def _told(progress: Progress | None, done: int) -> None:
 def _names(model: SequenceModel, patterns: Sequence[str]) -> list[str]:
     """The values that are asked for, in the order of layers and equations."""
     known = values_of(model)
-    names = [each.name(place, name) for each in known for place, program in each.programs() for name in program.values]
+    names = [
+        each.name(direction, name)
+        for each in known
+        for direction, program in each.programs()
+        for name in program.values
+    ]
     if patterns:
         asked = {name for found in require_matches(known, patterns).values() for name in found}
         return [name for name in names if name in asked]
@@ -180,26 +185,28 @@ def _names(model: SequenceModel, patterns: Sequence[str]) -> list[str]:
 
 def _gate_names(model: SequenceModel) -> list[str]:
     of = values_of(model)
-    return [each.name(place, gate) for each in of for place, program in each.programs() for gate in gates(program)]
+    return [
+        each.name(direction, gate) for each in of for direction, program in each.programs() for gate in gates(program)
+    ]
 
 
 def _saturations(model: SequenceModel, recorded: dict[str, Array]) -> list[Saturation]:
     found = []
     for each in values_of(model):
-        for place, program in each.programs():
+        for direction, program in each.programs():
             for gate in gates(program):
-                of = saturation(recorded[each.name(place, gate)])
-                found.append(Saturation(str(place), gate, of.low, of.high))
+                of = saturation(recorded[each.name(direction, gate)])
+                found.append(Saturation(str(direction), gate, of.low, of.high))
     return found
 
 
 def _timescales(model: SequenceModel, recorded: dict[str, Array]) -> list[Timescale]:
     found = []
     for each in values_of(model):
-        for place, program in each.programs():
-            for keeper in keepers(program):
-                of = timescale(recorded[each.name(place, keeper.gate)], keeper.keeps)
-                found.append(Timescale(str(place), keeper.gate, of.steps))
+        for direction, program in each.programs():
+            for gate in retention_gates(program):
+                of = timescale(recorded[each.name(direction, gate.gate)], gate.keeps)
+                found.append(Timescale(str(direction), gate.gate, of.steps))
     return found
 
 

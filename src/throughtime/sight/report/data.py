@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Part:
+class Example:
     """A sequence among those that a model read one after the other.
 
     Attributes:
@@ -67,7 +67,7 @@ class Reading:
     reach: Array
     first: int = 1
     answers: Sequence[str] = ()
-    parts: Sequence[Part] = ()
+    parts: Sequence[Example] = ()
     decided: Array | None = None
     inputs: Array | None = None
     features: Sequence[str] = ()
