@@ -91,8 +91,8 @@ def test_who_is_not_installed_is_skipped_by_name(small, monkeypatch, capsys) -> 
         == 0
     )
     shown = capsys.readouterr().out
-    assert "Not here: ONNX Runtime (not installed), JAX (not installed). " in shown
-    assert "ONNX Runtime µs" not in shown
+    assert "Absent: ONNX Runtime (not installed), JAX (not installed). " in shown
+    assert "| ONNX Runtime" not in shown
 
 
 def test_nothing_is_measured_where_the_engine_is_not_built(monkeypatch, capsys) -> None:
@@ -195,16 +195,16 @@ def test_all_rounds_count_where_the_processors_are_never_left_alone() -> None:
 def test_the_report_says_how_many_rounds_are_left_out() -> None:
     times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
     shown = report(Measurement(TINY, times, 1e9, 3, 7)).page()
-    assert "Left out are 7 of 10 rounds, before or after which" in shown
-    assert "less than 90% of their best" in shown
-    assert "These count" not in shown
-    assert "Left out" not in report(Measurement(TINY, times, 1e9, 3)).page()
+    assert "Of 10 rounds, 7 are excluded, before or after which" in shown
+    assert "less than 90% of their peak" in shown
+    assert "Too few" not in shown
+    assert "excluded" not in report(Measurement(TINY, times, 1e9, 3)).page()
 
 
 def test_the_report_names_the_cases_in_which_disturbed_rounds_count() -> None:
     times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
     made = report(Measurement(TINY, times, 1e9, 15, disturbed=13))
-    assert f"These count in {TINY.name}, which had too few others." in made.page()
+    assert f"Too few were undisturbed in {TINY.name}, which include some." in made.page()
     (case,) = made.data()["cases"]
     assert (case["left_out"], case["disturbed"]) == (0, 13)
 

@@ -499,8 +499,8 @@ def unpacked_symbol(x, h):
     return a
 
 
-def indexed_symbol(x, h):
-    return h[0]  # here
+def element_out_of_range(x, h):
+    return h[4]  # here
 
 
 def slice_with_a_step(x, h):
@@ -653,9 +653,9 @@ MISTAKES = {
     widths_of_gates_that_do_not_fit: "add takes vectors of one width",
     loop_over_a_symbol: "use split(v, n)",
     unpacked_symbol: "use split(v, n)",
-    indexed_symbol: "a symbol is sliced as `v[start:stop]`; given 0",
-    slice_with_a_step: "a symbol is sliced as `v[start:stop]`",
-    slice_by_a_symbol: "a symbol is sliced as `v[start:stop]`",
+    element_out_of_range: "a vector of width 4 has the elements 0 to 3; given 4",
+    slice_with_a_step: "a symbol is sliced as `v[start:stop]` or indexed as `v[k]`",
+    slice_by_a_symbol: "a symbol is sliced as `v[start:stop]` or indexed as `v[k]`",
     empty_slice: "the slice 3:3 of a vector of width 4 is empty",
     fractional_power: "whole number of 1 or more, not 0.5",
     unequal_split: "a vector of width 4 cannot be cut into 3 equal parts",
@@ -671,9 +671,9 @@ MISTAKES = {
     gate_of_a_number: "'all' takes vectors; given float 1.0",
     gate_of_one_vector_twice: "'all' is given one vector twice",
     gate_of_no_width: "the width of 'all' must be a whole number of 1 or more; given 0",
-    unknown_name: "NameError: name 'tahn' is not defined",
+    unknown_name: "'tahn' is neither a variable of the cell nor a word of throughtime.language, did you mean tanh",
     too_few_arguments: "TypeError: select() missing 1 required positional argument",
-    method_that_is_not_there: "AttributeError: 'Symbol' object has no attribute 'tanh'",
+    method_that_is_not_there: "a vector has no attribute 'tanh'; use throughtime.language.tanh.",
     missing_state: "1 values are returned, but the cell has 2 states (hidden, cell)",
     too_many_returned: "3 values are returned, but the cell has 1 states (hidden)",
     nothing_returned: "among what it returned is None",

@@ -15,14 +15,17 @@ from throughtime.language import (
     affine,
     cell,
     concat,
+    cos,
     exp,
     layer_norm,
     log,
     maximum,
     parameter,
     relu,
+    row_max,
     select,
     sigmoid,
+    sin,
     softplus,
     split,
     sqrt,
@@ -39,6 +42,7 @@ def everything(x, h, n=state(initial=1.0)):
     a, b = split(affine("both", x, h, width=8), 2)
     a = maximum(a, -b) - select(a > b, b, 0.5 * a) * relu(b) / (1 + exp(tanh(b)))
     n = sqrt(softplus(n) + 0.1) * parameter("scale", width=1) - log(sigmoid(a) + 0.5)
+    a = a + 0.3 * abs(b) - 0.2 * sin(2 * b) * cos(a) + row_max(a)
     h = tanh(layer_norm("norm", concat(a[:2], n[2:])))
     return h, n
 
@@ -73,9 +77,10 @@ def wrong(monkeypatch: pytest.MonkeyPatch):
 def test_named_cells_pass(name):
     report = check(name)
     assert report.passed
-    program = cells.get(name).program(3, 4)
+    cell = cells.get(name)
+    program = cell.program(3, 4, inputs=[declaration.name for _, declaration in cell.inputs])
     assert report.errors.keys() == {
-        "input x",
+        *(f"input {i.name}" for i in program.inputs),
         *(f"state {s.name}" for s in program.states),
         *(f"parameter {p.name}" for p in program.parameters),
     }

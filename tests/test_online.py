@@ -21,12 +21,16 @@ def both(recurrent, learn, rows=2):
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(STEPS, rows, INPUT, generator=generator, dtype=torch.float64)
     weights = torch.randn(STEPS, rows, recurrent.output_size, generator=generator, dtype=torch.float64)
+    beside = {
+        i.name: torch.rand(STEPS, rows, i.width, generator=generator, dtype=torch.float64)
+        for i in recurrent.programs[0].inputs[1:]
+    }
     recurrent.engine = "reference"
-    y, _ = recurrent(x)
+    y, _ = recurrent(x, **beside)
     (y * weights).sum().backward()
     stream = Stream(recurrent, rows, learn=learn, optimizer=Summing(), clip=0)
-    for now, of_now in zip(x.numpy(), weights.numpy(), strict=True):
-        stream.step(now)
+    for t, (now, of_now) in enumerate(zip(x.numpy(), weights.numpy(), strict=True)):
+        stream.step(now, **{name: value[t].numpy() for name, value in beside.items()})
         stream.learn(gradient=of_now)
     found = stream._learner.optimizer.total
     wanted = {
@@ -49,6 +53,13 @@ def test_rtrl_has_the_gradient_of_backpropagation_through_time(cell):
     stream, found, wanted = both(layer(cell), "rtrl")
     assert stream.methods[0].name == "rtrl"
     assert error(found, wanted) < 1e-10
+
+
+def test_an_input_beside_x_is_read_by_each_layer():
+    _, found, wanted = both(layer("cfc", inputs=["dt"]), "rtrl")
+    assert error(found, wanted) < 1e-10
+    _, found, wanted = both(layer("cfc", layers=2, inputs=["dt"]), "rtrl")
+    assert error(found, {name: w for name, w in wanted.items() if name.startswith("layer1")}) < 1e-10
 
 
 LOCAL = ["indrnn", "mingru", "minlstm", "sru", "rg_lru", "brc", "t_rnn", "unicornn"]

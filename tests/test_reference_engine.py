@@ -42,18 +42,22 @@ MEANING: dict[str, Callable[..., Vector]] = {
     "select": elementwise(lambda mask, a, b: a if mask != 0 else b),
     "max": elementwise(max),
     "relu": elementwise(lambda a: max(a, 0.0)),
+    "abs": elementwise(abs),
     "tanh": elementwise(math.tanh),
     "sigmoid": elementwise(lambda a: 1 / (1 + math.exp(-a))),
     "exp": elementwise(math.exp),
     "log": elementwise(math.log),
     "sqrt": elementwise(math.sqrt),
     "softplus": elementwise(lambda a: math.log(1 + math.exp(a))),
+    "sin": elementwise(math.sin),
+    "cos": elementwise(math.cos),
     "linear": lambda i, w, v: [sum(w[r][k] * v[k] for k in range(len(v))) for r in range(i.width)],
     "linear_transposed": lambda i, w, v: [sum(w[k][r] * v[k] for k in range(len(v))) for r in range(i.width)],
     "slice": lambda i, w, v: v[i["start"] : i["start"] + i.width],
     "concat": lambda i, w, *values: [e for v in values for e in v],
     "expand": lambda i, w, v: v * i.width,
     "row_sum": lambda i, w, v: [sum(v)],
+    "row_max": lambda i, w, v: [max(v)],
 }
 
 

@@ -108,7 +108,7 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing(failing, there, t
 
 def test_a_run_that_fails_later_stays(tmp_path):
     with (
-        patch("throughtime.training.loop._measure", side_effect=OSError(errno.EIO, "no")),
+        patch("throughtime.training.loop.measure", side_effect=OSError(errno.EIO, "no")),
         pytest.raises(OSError, match="no"),
     ):
         train_tiny(tmp_path)

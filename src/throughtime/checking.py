@@ -82,7 +82,8 @@ def check(
     import torch
 
     cell = cells.get(cell)
-    program = cell.program(input_size, hidden_size, bias=bias, **hyper)
+    every = [declaration.name for _, declaration in cell.inputs]
+    program = cell.program(input_size, hidden_size, bias=bias, inputs=every, **hyper)
     arguments = _random_arguments(program, torch.Generator().manual_seed(0))
     weights, gradients = _by_program(program, list(arguments.values()))
     if weights is None:

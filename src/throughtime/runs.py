@@ -6,6 +6,7 @@ program.json        each layer's program: a model is loaded without the Python t
 model.safetensors   the weights that were best on validation; with programs and task, a model by itself
 metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss and the task's metrics
 rates.f64           each step's learning rate
+replayed.f64        the learning rates that the run follows, if it replays another
 checkpoints/        what is needed to go on
 initial.safetensors the weights it started from, if they are another run's
 log.txt, result.json
@@ -33,7 +34,7 @@ from throughtime.paths import display_path, missing, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
 from throughtime.spelling import command
-from throughtime.stored import CONFIG, INITIAL, PROGRAMS, RESULT, TASK, WEIGHTS, read_programs, read_text
+from throughtime.stored import CONFIG, INITIAL, PROGRAMS, REPLAYED, RESULT, TASK, WEIGHTS, read_programs, read_text
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
 from throughtime.training.config import TrainConfig
@@ -73,6 +74,7 @@ class Run:
         programs: Sequence[Program],
         plan: Plan,
         initial: bytes | None = None,
+        rates: bytes | None = None,
     ) -> Self:
         """Writes the directory of a run that is about to begin.
 
@@ -84,6 +86,7 @@ class Run:
             programs: each layer's program.
             plan: how long to train.
             initial: the file of the weights to start from; new ones are drawn if not given.
+            rates: the file of the learning rates to follow; the schedule's if not given.
 
         Raises:
             RunError: something is there already.
@@ -98,9 +101,10 @@ class Run:
             plan=plan,
         )
         path.mkdir(parents=True, exist_ok=True)
-        if initial is not None:
-            with replacing(path / INITIAL) as file:
-                file.write(initial)
+        for name, content in ((INITIAL, initial), (REPLAYED, rates)):
+            if content is not None:
+                with replacing(path / name) as file:
+                    file.write(content)
         _write_description(path, description)
         with replacing(path / PROGRAMS) as file:
             file.write(list_to_json(programs).encode())
@@ -316,9 +320,11 @@ class Run:
 
     def rates(self) -> NDArray[np.float64]:
         """The learning rate of each step, `[steps]`: with it a run that the time ended can be replayed to its bits."""
-        import numpy as np
+        return _numbers(self.rates_file)
 
-        return np.fromfile(self.rates_file, "<f8") if self.rates_file.is_file() else np.zeros(0)
+    def replayed_rates(self) -> NDArray[np.float64]:
+        """The learning rates that the run follows instead of its schedule, `[steps]`; empty if it replays no run."""
+        return _numbers(self.path / REPLAYED)
 
     def metrics(self) -> list[dict[str, float | None]]:
         """The rows of metrics.csv; None where a row has no figure.
@@ -442,3 +448,10 @@ def require_new(path: Path) -> None:
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         hint = f", or resume the run: --resume {display_path(path)}" if (path / CONFIG).is_file() else ""
         raise RunError(f"{display_path(path)} already exists; choose another directory{hint}")
+
+
+def _numbers(path: Path) -> NDArray[np.float64]:
+    """The numbers of a file of float64, little-endian; none if it is absent."""
+    import numpy as np
+
+    return np.fromfile(path, "<f8") if path.is_file() else np.zeros(0)

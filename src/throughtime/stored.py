@@ -11,7 +11,7 @@ from throughtime.program.saving import list_from_json
 RUN_FORMAT = 3  # of a run directory
 
 CONFIG, TASK, PROGRAMS, WEIGHTS = "config.json", "task.json", "program.json", "model.safetensors"
-RESULT, INITIAL = "result.json", "initial.safetensors"
+RESULT, INITIAL, REPLAYED = "result.json", "initial.safetensors", "replayed.f64"
 
 
 def stored_name(parameter: str, suffix: str) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from throughtime import cells
 from throughtime.engines.weight_layouts import Stored, WeightLayout, WeightMapping
@@ -46,7 +46,7 @@ class TorchLayer:
 
     def program(self, input_size: int, hidden_size: int, projection: int = 0, *, bias: bool = True) -> Program:
         """The program of a layer of these sizes."""
-        hyper = {"projection": projection} if projection else {}
+        hyper: dict[str, Any] = {"projection": projection} if projection else {}
         return self.cell.program(input_size, hidden_size, bias=bias, **hyper)
 
     @staticmethod

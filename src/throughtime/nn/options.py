@@ -179,10 +179,16 @@ class Options:
         if not programs:
             raise UserError("layers are made of a program each; given none.")
         for depth, program in enumerate(programs):
-            if len(program.inputs) != 1 or not program.outputs:
+            if not program.inputs or not program.outputs:
                 raise UserError(
                     f"the program of layer {depth} has {len(program.inputs)} inputs and {len(program.outputs)} "
-                    "outputs: a layer takes one, and gives one or more."
+                    "outputs: a layer takes one or more, and gives one or more."
+                )
+            further, first = (", ".join(f"{i.name} [{i.width}]" for i in p.inputs[1:]) for p in (program, programs[0]))
+            if further != first or any(i.one_hot for i in program.inputs[1:]):
+                raise UserError(
+                    f"layer {depth} takes {further or 'nothing'} at each step beside the layer below, but the first "
+                    f"one takes {first or 'nothing'}: every layer takes the same vectors."
                 )
             if [s.width for s in program.states] != [s.width for s in programs[0].states]:
                 raise UserError(f"layer {depth} has states of other widths than the first one.")

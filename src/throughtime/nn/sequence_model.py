@@ -59,6 +59,12 @@ class SequenceModel(nn.Module):
                 "the recurrent layers of a sequence model give one output for each step or sequence, time first: leave "
                 f"out returns='states', merge='none' and batch_first, got {options.data}."
             )
+        if recurrent.step_inputs:
+            names = ", ".join(given.name for given in recurrent.step_inputs)
+            raise UserError(
+                f"a sequence model reads x alone, but the recurrent layers take {names} at each step too: declare that "
+                "optional in the cell, inputs(optional=True), or concatenate it with x and slice it off in the cell."
+            )
         if encoder.features != recurrent.input_size:
             raise UserError(
                 f"the encoder gives {encoder.features} features, but the recurrent layers take {recurrent.input_size}."

@@ -5,7 +5,7 @@ from __future__ import annotations
 from math import prod
 
 from throughtime.program.core import Program
-from throughtime.program.operations import OPERATIONS, PRODUCTS
+from throughtime.program.operations import OPERATIONS, PRODUCTS, REDUCTIONS
 
 
 def products(program: Program) -> int:
@@ -19,5 +19,5 @@ def products(program: Program) -> int:
 def flops(program: Program) -> int:
     """The arithmetic of a step of one row: a product's multiplications and additions; a function counts as one."""
     pointwise = sum(i.width for i in program.body if i.op in OPERATIONS and OPERATIONS[i.op].pointwise)
-    sums = sum(program.body[i.args[0]].width for i in program.body if i.op == "row_sum")
+    sums = sum(program.body[i.args[0]].width for i in program.body if i.op in REDUCTIONS)
     return 2 * products(program) + pointwise + sums

@@ -115,8 +115,13 @@ def _expand_mismatch(width: int, widths: Sequence[int]) -> str | None:
     return None if widths[0] == 1 else f"takes a vector of one element, not {widths[0]}"
 
 
-def _row_sum_mismatch(width: int, widths: Sequence[int]) -> str | None:
+def _reduction_mismatch(width: int, widths: Sequence[int]) -> str | None:
     return None if width == 1 else f"gives one element, not {width}"
+
+
+def _row_max_gradient(op: Any, g: Any, y: Any, a: Any) -> tuple[Any]:
+    largest = op.select(op.greater(y, a), 0.0, 1.0)
+    return (largest * (g / op.max(op.row_sum(largest), 1.0)),)  # there is one at least, unless y is of another run
 
 
 _ROWS = (
@@ -219,6 +224,17 @@ _ROWS = (
         onnx="Relu",
         c="{0} < 0.0f ? 0.0f : {0}",
     ),
+    Operation(
+        "abs",  # at 0 the gradient is 0, as in torch
+        1,
+        lambda xp, a: xp.abs(a),
+        lambda op, g, y, a: (op.select(op.greater(a, 0.0), g, op.select(op.greater(0.0, a), -g, 0.0)),),
+        "abs({0})",
+        cheap=True,
+        bounds=lambda a: (max(a[0], -a[1], 0.0), max(-a[0], a[1])),
+        onnx="Abs",
+        c="fabsf({0})",
+    ),
     # functions
     Operation(
         "tanh",
@@ -269,6 +285,26 @@ _ROWS = (
         "softplus({0})",
         bounds=lambda a: (0.0, math.inf),
         c="tt_softplus({0})",
+    ),
+    Operation(
+        "sin",
+        1,
+        lambda xp, a: xp.sin(a),
+        lambda op, g, y, a: (g * op.cos(a),),
+        "sin({0})",
+        bounds=lambda a: (-1.0, 1.0),
+        onnx="Sin",
+        c="sinf({0})",
+    ),
+    Operation(
+        "cos",
+        1,
+        lambda xp, a: xp.cos(a),
+        lambda op, g, y, a: (-(g * op.sin(a)),),
+        "cos({0})",
+        bounds=lambda a: (-1.0, 1.0),
+        onnx="Cos",
+        c="cosf({0})",
     ),
     # structure
     Operation(
@@ -336,9 +372,20 @@ _ROWS = (
         lambda op, g, y, a: (op.expand(g, a.width),),
         "row_sum({0})",
         pointwise=False,
-        mismatch=_row_sum_mismatch,
+        mismatch=_reduction_mismatch,
+    ),
+    Operation(
+        "row_max",  # the largest of a vector's elements; equal ones share the gradient, as in torch's amax
+        1,
+        lambda xp, a: a.amax(-1, keepdim=True),
+        _row_max_gradient,
+        "row_max({0})",
+        pointwise=False,
+        mismatch=_reduction_mismatch,
+        bounds=_hull,
     ),
 )
 
 OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
 PRODUCTS = frozenset(row.name for row in _ROWS if row.weight_gradient)  # with a matrix parameter
+REDUCTIONS = ("row_sum", "row_max")  # of a vector to one element

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from throughtime import cells
 from throughtime.errors import CellError, DataError, UserError
+from throughtime.paths import run_path
 from throughtime.program.cell import Cell
 from throughtime.sight.arrays import symbols_of
 from throughtime.sight.gating.analysis import gates
@@ -99,7 +100,7 @@ def _side(given: Any, x: Any, window: int, fields: dict[str, Any]) -> Side:
 
     characters = None
     model: nn.Module
-    if isinstance(given, str | Path) and Path(given).is_dir():
+    if isinstance(given, str | Path) and run_path(given).is_dir():
         given = Run.open(given)
     if isinstance(given, Run):
         name, model = str(given.path), given.model()

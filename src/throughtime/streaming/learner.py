@@ -115,9 +115,13 @@ class Learner:
         with self._alone():
             given, single = self._given(x)
             self._advance()
-            y = given if self.network.embedding is None else self.network.embedding[given]
+            widths = [i.width for i in self.network.layers[0][0].inputs]
+            if self.network.embedding is None:
+                y, *others = np.split(given, np.cumsum(widths)[:-1], 1)
+            else:
+                y, others = self.network.embedding[given], []
             for layer in self.layers:
-                y = layer.forward(y)
+                y = layer.forward(y, others)
             raw = y
             if self.network.head is not None:
                 weight, bias = self.network.head
@@ -227,7 +231,7 @@ class Learner:
         """The input `[rows, features]` or `[rows]`, and whether it came without the axis of rows."""
         array = np.asarray(x)
         symbols = self.network.embedding is not None
-        features = () if symbols else (self.network.layers[0][0].inputs[0].width,)
+        features = () if symbols else (sum(i.width for i in self.network.layers[0][0].inputs),)  # side by side
         single = self.rows == 1 and array.shape == features
         if (array.shape != (self.rows, *features) and not single) or array.dtype.kind not in (
             "iu" if symbols else "fiu"
@@ -262,24 +266,23 @@ class _Layer:
         self.sensitivities = Sensitivities(structure, groups, rows, dtype)
         self.method = Method(depth, program.name, name, self.sensitivities.bytes)
         multiplied = tuple(Output(f"multiplied.{id}", id) for id in structure.args)
-        self.residualsd = with_residuals(replace(program, outputs=program.outputs + multiplied), wanted)
+        self.augmented = with_residuals(replace(program, outputs=program.outputs + multiplied), wanted)
         self.args = {id: len(program.outputs) + n for n, id in enumerate(structure.args)}
-        self.gradient = gradient(self.residualsd, Slots((0,), (), ()), wanted)
-        self.tangent = tangent(self.residualsd, Slots((), states, ()), structure.places)
+        self.gradient = gradient(self.augmented, Slots((0,), (), ()), wanted)
+        self.tangent = tangent(self.augmented, Slots((), states, ()), structure.places)
         self.states = [np.zeros((rows, state.width), dtype) for state in program.states]
-        self._before = self.states
-        self._x = np.zeros((rows, program.inputs[0].width), dtype)
+        self._inputs: list[Array] = []
         self._outputs: list[Array] = []
 
     @property
     def parameters(self) -> list[tuple[Any, Array]]:
         """The parameters and their arrays."""
-        return list(zip(self.residualsd.parameters, self.arrays, strict=True))
+        return list(zip(self.augmented.parameters, self.arrays, strict=True))
 
-    def forward(self, x: Array) -> Array:
-        """Take a step."""
-        self._x, self._before = x, self.states
-        result = self._run(self.residualsd, [x], self.states, self.arrays)
+    def forward(self, x: Array, others: Sequence[Array]) -> Array:
+        """Take a step, with the output of the layer below and the inputs that are common to all layers."""
+        self._inputs = [np.ascontiguousarray(a) for a in (x, *others[: len(self.augmented.inputs) - 1])]
+        result = self._run(self.augmented, self._inputs, self.states, self.arrays)
         self.states = list(result.states)
         self._outputs = [output[0] for output in result.outputs]
         return self._outputs[0]
@@ -306,7 +309,7 @@ class _Layer:
 
     def _read(self, plan: Any) -> list[Array]:
         """What a derived program reads of the last step."""
-        return [self._x for _ in plan.inputs] + [self._outputs[k] for k in plan.residuals]
+        return [self._inputs[k] for k in plan.inputs] + [self._outputs[k] for k in plan.residuals]
 
     def _run(
         self, program: Program, inputs: Sequence[Array], states: Sequence[Array], parameters: Sequence[Array]

@@ -21,6 +21,7 @@ from throughtime.model_file import Description, ModelFile, is_model_file, shared
 from throughtime.nn.options import Options, output_width
 from throughtime.outputs import Output
 from throughtime.outputs import from_data as output_from
+from throughtime.paths import missing, run_path
 from throughtime.program.core import Program
 
 Array = NDArray[Any]
@@ -82,7 +83,7 @@ def network_of(model: Any, *, described: bool = False) -> Network:
     if runs is not None and isinstance(model, runs.Run):
         model = model.path
     if isinstance(model, str | os.PathLike):
-        network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(Path(model))
+        network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(run_path(os.fspath(model)))
     else:
         network = _of_module(model, described=described)
     if network.source is not None:
@@ -94,6 +95,8 @@ def network_of(model: Any, *, described: bool = False) -> Network:
 
 
 def _of_run(path: Path) -> Network:
+    if not path.exists():
+        raise RunError(missing(path, "file or directory"))
     for name in (stored.CONFIG, stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
             raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")

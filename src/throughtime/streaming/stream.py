@@ -12,6 +12,7 @@ import numpy as np
 
 from throughtime.errors import UserError, nearest
 from throughtime.outputs import Output
+from throughtime.streaming.inputs import joined
 from throughtime.streaming.learner import Learner, Learning
 from throughtime.streaming.machine import machine
 from throughtime.streaming.network import Array, Network, network_of, save_network
@@ -32,9 +33,9 @@ class Stream:
     A stream is for one thread at a time; different streams run at the same time.
 
     Args:
-        model: the directory of a run (or the `Run`) or a file that `throughtime.save` wrote, for which no torch is
-            needed; or a `SequenceModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one
-            direction of time, in float32 or float64.
+        model: the directory of a run (or the `Run`; "latest" is the newest one under `runs`) or a file that
+            `throughtime.save` wrote, for which no torch is needed; or a `SequenceModel`, a `Recurrent`, a drop-in
+            `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one direction of time, in float32 or float64.
         rows: how many independent streams there are.
         instruction_set: what the processor is to use; the best that it has if not given (see
             `throughtime.engines.native.NativeEngine`).
@@ -90,6 +91,7 @@ class Stream:
         }
         self._machine: Any = machine(network, rows, instruction_set) if learner is None else learner
         self._step = self._machine.step
+        self._inputs = network.layers[0][0].inputs
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the network and the streams' states, and what they have learned."""
@@ -109,7 +111,7 @@ class Stream:
         if learner is None:
             self._set(state["state"])
 
-    def step(self, x: Any, out: Array | None = None) -> Array:
+    def step(self, x: Any, out: Array | None = None, **inputs: Any) -> Array:
         """Takes one step.
 
         Args:
@@ -117,6 +119,8 @@ class Stream:
                 language model the symbols' numbers, an array of whole numbers `[rows]`, or one number where there is
                 one row.
             out: where to write the result; a new array if not given. Nothing is allocated if it is.
+            **inputs: the cell's inputs beside x, by name: arrays as x, with their own widths; a number where there is
+                one row and one element.
 
         Returns:
             The output `[rows, output_size]`; for a language model the scores of the next symbol (logits)
@@ -125,12 +129,14 @@ class Stream:
         Raises:
             UserError: if the shape or the type does not fit, or another thread is in the middle of a step.
         """
+        if inputs or len(self._inputs) > 1:
+            x = joined(self._inputs, x, inputs, np.ndim(x) - 1, self.dtype)
         try:
             return self._step(x, out)
         except (ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{error}.") from None
 
-    def process(self, x: Any) -> Array:
+    def process(self, x: Any, **inputs: Any) -> Array:
         """Take the steps of a block, with the state carried from block to block.
 
         The results have the same bits as those of `step`, however a sequence is cut into blocks.
@@ -138,6 +144,7 @@ class Stream:
         Args:
             x: for one stream an array `[steps, input_size]`, or `[steps]` where a step has one number; for networks
                 that read symbols the ids, an array of integers `[steps]`.
+            **inputs: the cell's inputs beside x, by name: arrays `[steps, width]`, or `[steps]` where the width is 1.
 
         Returns:
             The outputs `[steps, output_size]`; `[steps]` where a step has one number in `x` and in the output, and `x`
@@ -147,6 +154,8 @@ class Stream:
             UserError: the shape or the type does not fit, the stream has several rows, or another thread is in the
                 middle of a step.
         """
+        if inputs or len(self._inputs) > 1:
+            x = joined(self._inputs, x, inputs, 1, self.dtype)
         try:
             return self._machine.process(x)  # type: ignore[no-any-return]
         except (ValueError, RuntimeError, OverflowError) as error:

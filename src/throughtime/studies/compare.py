@@ -116,9 +116,7 @@ def compare(
         display.console.print(f"comparison of {', '.join(found)} in {display_path(folder)}", markup=False)
         failed = _train(trials, instance, data, found, jobs, display)
         part = "valid" if data.test is None else "test"
-        rows = [
-            _measured(trial, instance, getattr(data, part), display) for trial in trials if trial.path not in failed
-        ]
+        rows = [_measured(trial, instance, data, part, display) for trial in trials if trial.path not in failed]
     result = _result(instance, data, part, folder, trials, rows, failed, networks, wanted)
     _write(result, trials, folder)
     return result
@@ -259,7 +257,7 @@ class _Ends:
         self._display.progress(f"training {self._total} runs", self.count, self._total)
 
 
-def _measured(trial: Trial, task: Task[Any], part: Any, display: Display) -> dict[str, Any]:
+def _measured(trial: Trial, task: Task[Any], data: Data[Any], part: str, display: Display) -> dict[str, Any]:
     """A finished run's figures on blocks, its size, speed and horizons; kept beside the runs."""
     kept = trial.path.parent.parent / "measured" / f"{trial.path.name}.json"
     run = Run.open(trial.path)
@@ -270,7 +268,7 @@ def _measured(trial: Trial, task: Task[Any], part: Any, display: Display) -> dic
         return found
     display.progress("measuring", 0, 1, trial.path.name)
     model = run.model().to(run.device)
-    values, weights = block_figures(model, task, part)
+    values, weights = block_figures(model, task, getattr(data, part))
     found = {
         "cell": trial.cell,
         "seed": trial.seed,
@@ -281,8 +279,8 @@ def _measured(trial: Trial, task: Task[Any], part: Any, display: Display) -> dic
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": result["steps"],
         "seconds": result["seconds"],
-        "horizon_before": horizon_of(untrained(run), task, part),
-        "horizon": horizon_of(model, task, part),
+        "horizon_before": horizon_of(untrained(run), task, data.valid),
+        "horizon": horizon_of(model, task, data.valid),
     }
     with replacing(kept) as file:
         file.write(json.dumps(found).encode())

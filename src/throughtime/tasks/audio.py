@@ -33,7 +33,6 @@ _ORDERS = (2, 16)  # of the linear predictors
 _FITTED = 64  # stretches of the training data that baselines are fitted to, at most
 _STRETCH = 1 << 14  # samples of such a stretch
 _SECONDS = 3  # of a sample
-_FOLLOWED, _LOSSES = 300, 40  # samples that gradients are followed through, and losses they are followed from
 
 
 class AudioOptions(StreamOptions):
@@ -281,18 +280,10 @@ class AudioTask(StreamTask[Audio]):
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Audio]) -> dict[str, Any]:
         """The reach of the gradient before and after; see `Task.pictures`."""
-        import torch
+        from throughtime.sight.gradients.sampling import followed
+        from throughtime.sight.report.collect import flows_before_and_after
 
-        from throughtime.sight.report.collect import flows_of
-
-        ids = torch.from_numpy(np.asarray(data.valid.ids[:_FOLLOWED]).astype(np.int64))
-        sounds = [(ids[:-1], ids[1:])]
-        return {
-            "flows": [
-                *flows_of(untrained, sounds, "before training", _LOSSES),
-                *flows_of(model, sounds, "after training", _LOSSES),
-            ]
-        }
+        return {**flows_before_and_after(model, untrained, followed(self, data.valid))}
 
     @property
     def _mixes(self) -> bool:

@@ -314,6 +314,18 @@ class Task(ABC, Generic[S]):
     def predict(self, model: SequenceModel, part: S, codecs: Codecs) -> Prediction:
         """What a network predicts for a part of the data."""
 
+    def example(self, model: SequenceModel, data: Data[S]) -> str:
+        """What the network makes of the data so far, which a training shows after each quarter; "" for nothing.
+
+        Args:
+            model: the network in training, in evaluation mode.
+            data: the data; the same held-out piece each time lets a person see the progress.
+
+        Returns:
+            A line, such as a prediction beside the true value; several lines for a text.
+        """
+        return ""
+
     def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:
         """Figures of the network's use that `evaluate` adds, such as its speed; they vary from run to run."""
         return {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.sight.report.passage import Passage
+
+_SHOWN = 40  # characters of an example
 
 
 def _pattern(value: str | None) -> str | None:
@@ -227,6 +230,16 @@ class Classify(SequenceTask):
                 yield [name, codecs.targets.names[int(probabilities.argmax())], *probabilities.tolist()]
 
         return Prediction(("sequence", "label", *codecs.targets.names), rows())
+
+    def example(self, model: SequenceModel, data: Data[Sequences]) -> str:
+        """The likeliest label of a held-out sequence, and the true one where it is another."""
+        one = data.valid.take([len(data.valid) // 2])
+        names = data.codecs.targets.names
+        probabilities = Categorical(len(names)).probabilities(all_raw_outputs(model, one)[0])
+        found, true = int(probabilities.argmax()), int(one.targets[0])
+        text = textwrap.shorten(_Texts(one, data.codecs)[0], _SHOWN, placeholder="...")
+        wrong = "" if found == true else f" (correct: {names[true]})"
+        return f"{text!r} -> {names[found]} {probabilities[found]:.0%}{wrong}"
 
     def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
         """The confusion matrix, precision and recall of each label, and the worst mistakes."""

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _PRE_EMPHASIS = 0.85
 _ORDER = 7  # of the polynomial
 _READ_AT_ONCE = 8192  # steps that are measured at a time
+_HEARD = 4096  # samples from which an example is chosen
 _TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # of the measurement of speed
 
 
@@ -252,6 +253,21 @@ class Effect(Task[Pairs]):
                     yield from np.stack([dry, stream.process(dry)], 1).tolist()
 
         return Prediction(("dry", "wet"), rows())
+
+    def example(self, model: SequenceModel, data: Data[Pairs]) -> str:
+        """The loudest sample of the beginning of the held-out sound, as it comes out of the network and the device."""
+        import torch
+
+        parameter = next(model.parameters())
+        pair = np.array(data.valid.signals[0][:_HEARD])
+        loudest = int(np.abs(pair[:, 1]).argmax())
+        dry = torch.from_numpy(pair[: loudest + 1, :1])[:, None].to(parameter.device, parameter.dtype)
+        with torch.no_grad():
+            raw, _ = model(dry)
+        return (
+            f"{pair[loudest, 0]:.3f} at {loudest / data.valid.rate:.3f} s -> {float(raw[-1, 0, 0]):.3f} "
+            f"(recorded: {pair[loudest, 1]:.3f})"
+        )
 
     def write_prediction(
         self, model: SequenceModel, paths: Sequence[str | Path], codecs: Codecs, out: Path, progress: Progress | None

@@ -386,6 +386,17 @@ class ForecastTask(Task[Windows]):
 
         return Prediction(tuple(columns), rows())
 
+    def example(self, model: SequenceModel, data: Data[Windows]) -> str:
+        """The last value of a held-out window's horizon, forecast and observed."""
+        part = data.valid
+        ((chosen, forecast),) = self._forecasts(model, part, np.array([len(part) // 2]))
+        (values, present), (series, origins) = part.targets(chosen), part.where(chosen)
+        k, row = int(series[0]), int(np.flatnonzero(present[0])[-1]) if present.any() else part.horizon - 1
+        ahead, observed = (float(part.data.scales[k].decode(each[0])[row]) for each in (forecast.point, values))
+        label = data.codecs.inputs.timeline.label(int(part.data.starts[k]) + int(origins[0]) + row)
+        known = f" (observed: {observed:.4g})" if present.any() else ""
+        return f"{part.data.names[k]} at {label}, {row + 1} ahead -> {ahead:.4g}{known}"
+
     def _margins(self, model: SequenceModel) -> NDArray[np.float64] | None:
         margins = model.task.calibration.get("margins") if model.task else None
         return None if margins is None else np.array(margins)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,7 +29,6 @@ _log = logging.getLogger("throughtime")
 TEMPERATURE = 0.8  # of the samples that a run is shown with
 _SAMPLES = 2
 _NAMED = 10  # unknown symbols of a prompt, at most
-_FOLLOWED, _LOSSES = 300, 40  # symbols that gradients are followed through, and losses they are followed from
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
 
 
@@ -226,20 +226,13 @@ class Text(StreamTask[EncodedText]):
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[EncodedText]) -> dict[str, Any]:
         """The reach of the gradient before and after, and samples; see `Task.pictures`."""
-        import numpy as np
-        import torch
-
-        from throughtime.sight.report.collect import flows_of
+        from throughtime.sight.gradients.sampling import followed
+        from throughtime.sight.report.collect import flows_before_and_after
         from throughtime.sight.report.data import Sample
 
-        ids = torch.from_numpy(np.asarray(data.valid.ids[:_FOLLOWED]).astype(np.int64))
-        texts = [(ids[:-1], ids[1:])]
         samples = enumerate(self.first_samples(model, data.codecs), 1)
         return {
-            "flows": [
-                *flows_of(untrained, texts, "before training", _LOSSES),
-                *flows_of(model, texts, "after training", _LOSSES),
-            ],
+            **flows_before_and_after(model, untrained, followed(self, data.valid)),
             "samples": [Sample(f"Sample {k}, at temperature {TEMPERATURE}", text) for k, text in samples],
         }
 
@@ -247,7 +240,7 @@ class Text(StreamTask[EncodedText]):
         """See `Task.passage`; the start of the text."""
         from throughtime.sight.report.passage import passage_of
 
-        return passage_of(name, part.ids, codecs.inputs, length, self.unit)
+        return replace(passage_of(name, part.ids, codecs.inputs, length, self.unit), part=part)
 
     def read_passage(
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
@@ -267,11 +260,15 @@ class Text(StreamTask[EncodedText]):
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
         """The texts that a finished run is shown with, always the same ones."""
+        return [self._drawn(model, codecs, seed) for seed in range(_SAMPLES)]
+
+    def example(self, model: SequenceModel, data: Data[EncodedText]) -> str:
+        """The first of the texts that a finished run is shown with."""
+        return self._drawn(model, data.codecs, 0)
+
+    def _drawn(self, model: SequenceModel, codecs: Codecs, seed: int) -> str:
         length = _LENGTHS[self.options.level]
-        return [
-            "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
-            for seed in range(_SAMPLES)
-        ]
+        return "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
 
 
 def _data(corpus: Corpus) -> Data[EncodedText]:

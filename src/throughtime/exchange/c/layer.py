@@ -16,6 +16,8 @@ from throughtime.program.operations import OPERATIONS, PRODUCTS
 
 Array = NDArray[Any]
 
+_REDUCTIONS = {"row_sum": ("0.0f", "add"), "row_max": ("-INFINITY", "max")}
+
 
 class Layer:
     """A layer's step in C.
@@ -28,7 +30,8 @@ class Layer:
         weights: takes the parameters.
 
     Attributes:
-        code: the body of the function, whose arguments are `state`, `x` and, if it needs one, `y`.
+        code: the body of the function, whose arguments are `state`, `x`, the inputs beside x, one after the other, if
+            there are any, as `inputs`, and, if it needs one, `y`.
         output: the field of the state that the output is; None if it is written to `y`.
         scratch: the bytes of its buffers.
     """
@@ -54,13 +57,15 @@ class Layer:
     def definition(self) -> str:
         """The function."""
         given = "" if self.output is not None else ", float *restrict y"
-        reads = any(i.op == INPUT for i in self._schedule.body.values())
-        struct = "@_state *restrict state, const float *restrict x"
+        read = [min(i["index"], 1) for i in self._schedule.body.values() if i.op == INPUT]
+        further = ", const float *restrict inputs" if len(self.program.inputs) > 1 else ""
+        struct = f"@_state *restrict state, const float *restrict x{further}"
         lines = [f"static void {self.name}({struct}{given})", "{"]
         lines += [f"    float {name}[{size}];" for name, size in self._memory.buffers.items()]
         code = [f"    {line}" for line in self.code]
         lines += ["    int i;"] if any("i++" in line for line in code) else []
-        lines += [] if reads else ["    (void)x;"]
+        lines += [] if 0 in read else ["    (void)x;"]
+        lines += [] if 1 in read or not further else ["    (void)inputs;"]
         lines += [] if any("state->" in line for line in code) else ["    (void)state;"]
         lines += code
         return "\n".join([*lines, "}", ""])
@@ -75,7 +80,8 @@ class Layer:
                 one = self._address(instruction.args[0])
                 return one if one.step is None else Address(one.base, one.first, 0)
             case "input":
-                return Address("x")
+                index = instruction["index"]
+                return Address("inputs", sum(i.width for i in self.program.inputs[1:index])) if index else Address("x")
             case "previous":
                 return Address(self._fields[instruction["index"]])
             case "parameter":
@@ -110,11 +116,12 @@ class Layer:
         if instruction.op in PRODUCTS:
             return self._product(id)
         target = self._address(id)
-        if instruction.op == "row_sum":
+        if instruction.op in _REDUCTIONS:
             (arg,) = instruction.args
-            width = self._schedule.body[arg].width
-            total = target.base + f"[{target.first}]"
-            return [f"{total} = 0.0f;", *_for(width, [f"{total} += {self._address(arg).element};"])]
+            start, operation = _REDUCTIONS[instruction.op]
+            result = target.base + f"[{target.first}]"
+            step = OPERATIONS[operation].c.format(result, self._address(arg).element)
+            return [f"{result} = {start};", *_for(self._schedule.body[arg].width, [f"{result} = {step};"])]
         if instruction.op != "concat":
             raise NotImplementedError(instruction.op)
         lines: list[str] = []

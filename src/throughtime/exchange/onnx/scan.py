@@ -84,6 +84,7 @@ EMIT: dict[str, Callable[[At], str]] = {
     "concat": lambda at: at.add("Concat", *at.values, axis=-1),
     "expand": lambda at: at.add("Expand", at.values[0], at.graph.whole(at.instruction.width)),
     "row_sum": lambda at: at.add("ReduceSum", at.values[0], at.graph.whole(-1), keepdims=1),
+    "row_max": lambda at: at.add("ReduceMax", at.values[0], axes=[-1], keepdims=1),
 }
 
 

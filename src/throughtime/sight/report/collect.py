@@ -12,7 +12,9 @@ import numpy as np
 from throughtime.data.text import Progress
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
-from throughtime.sight import gates, gradient_flow, horizon, interest, retention_gates, saturation, timescale
+from throughtime.sight import gates, horizon, interest, retention_gates, saturation, timescale
+from throughtime.sight.gradients.flow import layer_names
+from throughtime.sight.gradients.sampling import Followed, followed, mean_by_lag
 from throughtime.sight.hooks.value_names import require_matches, values_of
 from throughtime.sight.report.data import (
     Array,
@@ -27,15 +29,9 @@ from throughtime.sight.report.data import (
 from throughtime.sight.report.passage import Passage, short
 from throughtime.sight.report.predictions import reach, read
 
-_WINDOW = 200  # lags of the gradient's flow
-_FLOWS = 250  # steps whose losses it is followed from
-_FOLLOWED = 40  # sequences in which it is followed
 _PARTS = 4  # of the work: reading, looking back, following gradients, finding what units follow
 _EPISODES = 3  # sequences or steps with an answer, fewer of which are no rule
 _NAMED = 60  # answers that units are compared with
-
-Followed = tuple[Any, Any]
-"""What a model reads, `[T]` or `[T, F]`, and its targets or None."""
 
 
 def collect(
@@ -66,7 +62,8 @@ def collect(
     _told(progress, 1)
     reading = replace(reading, **reach(model, passage))
     _told(progress, 2)
-    flows = flows_of(model, sequences_of(model, passage))
+    read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
+    flows = flows_of(model, read_from)
     _told(progress, 3)
     more = _features(reading)
     values = [_values(name, recorded[name], passage.readable, more) for name in names]
@@ -102,42 +99,28 @@ def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
     return found
 
 
-def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "", losses: int = _FLOWS) -> list[Flow]:
+def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "") -> list[Flow]:
     """How far back the gradient of a model's loss reaches into each layer's state.
 
     Args:
         model: the model.
         sequences: inputs `[T]` or `[T, F]` and their targets; without targets the likeliest labels count.
         group: what the curves are to be told from others by.
-        losses: from how many steps' losses it is followed; they are spread over the sequences.
     """
-    if len(sequences) > _FOLLOWED:
-        chosen = np.linspace(0, len(sequences) - 1, _FOLLOWED).round().astype(int)
-        sequences = [sequences[k] for k in chosen]
-    longest = max((len(x) for x, _ in sequences), default=1)
-    window = max(1, min(_WINDOW, longest - 1))
-    sums: dict[str, Array] = {}
-    counts: dict[str, Array] = {}
-    for x, targets in sequences:
-        steps = None
-        if model.per_step:
-            many = min(len(x), max(1, losses // len(sequences)))
-            steps = np.unique(np.linspace(0, len(x) - 1, many).round().astype(int))
-        found = gradient_flow(model, x, targets, window=window, steps=steps)
-        for name in found.layers:
-            norms = found.norms[name]
-            if not model.per_step:  # the only output belongs to where this direction ends
-                norms = norms[:1] if name.endswith(".reverse") else norms[-1:]
-            there, lags = ~np.isnan(norms), norms.shape[1]
-            sums.setdefault(name, np.zeros(window + 1))[:lags] += np.nansum(norms, 0)
-            counts.setdefault(name, np.zeros(window + 1))[:lags] += there.sum(0)
     flows = []
-    for name in sorted(sums):
-        by_lag = sums[name][counts[name] > 0] / counts[name][counts[name] > 0]
-        if by_lag.max() > 0:
-            at = horizon(by_lag)
-            flows.append(Flow(name, by_lag / by_lag[by_lag > 0][0], at.lag, str(at), group))
+    means = mean_by_lag(model, sequences)
+    for name in layer_names(means):
+        at, by_lag = horizon(means[name]), means[name]
+        flows.append(Flow(name, by_lag / by_lag[by_lag > 0][0], at.lag, str(at), group))
     return flows
+
+
+def flows_before_and_after(
+    model: SequenceModel, untrained: SequenceModel, sequences: Sequence[Followed]
+) -> dict[str, list[Flow]]:
+    """The flows of a network as it was before the first step and as it is, as a field of `ReportData`."""
+    before, after = flows_of(untrained, sequences, "before training"), flows_of(model, sequences, "after training")
+    return {"flows": [*before, *after]}
 
 
 def facts(run: Run) -> list[str]:
