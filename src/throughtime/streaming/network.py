@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime import stored
+from throughtime.data.knobs import DeviceInput
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer
 from throughtime.errors import ModelError, RunError, UserError
 from throughtime.files import write
@@ -23,6 +24,7 @@ from throughtime.outputs import Output
 from throughtime.outputs import from_data as output_from
 from throughtime.paths import missing, run_path
 from throughtime.program.core import Program
+from throughtime.task_description import TaskDescription
 
 Array = NDArray[Any]
 
@@ -43,6 +45,7 @@ class Network:
             of several.
         description: what a file says besides the weights; None if the network can't be saved.
         torch_layer: the layer of torch whose weights the file has, if it is one's.
+        device: what an effect with knobs reads; None for other networks.
     """
 
     layers: Sequence[tuple[Program, Sequence[Array]]]
@@ -55,6 +58,7 @@ class Network:
     weights: Mapping[str, Array] = field(default_factory=dict)
     description: Description | None = None
     torch_layer: TorchLayer | None = None
+    device: DeviceInput | None = None
 
     @property
     def arrays(self) -> list[Array]:
@@ -86,6 +90,7 @@ def network_of(model: Any, *, described: bool = False) -> Network:
         network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(run_path(os.fspath(model)))
     else:
         network = _of_module(model, described=described)
+    network = replace(network, device=_device_of(network.source or model))
     if network.source is not None:
         network = replace(network, description=network.source.description)
     kinds = {str(array.dtype) for array in network.arrays}
@@ -94,12 +99,25 @@ def network_of(model: Any, *, described: bool = False) -> Network:
     return network
 
 
+def _device_of(source: Any) -> DeviceInput | None:
+    """What an effect with knobs reads; None for other networks."""
+    if isinstance(source, ModelFile):
+        codecs = (source.description.task or {}).get("codecs")
+        inputs = codecs.get("inputs") if isinstance(codecs, dict) else None
+        if not isinstance(inputs, dict) or inputs.get("kind") != "device_input":
+            return None  # a vocabulary, say, takes long to read
+    task = getattr(source, "task", None)
+    device = task.codecs.inputs if isinstance(task, TaskDescription) else None
+    return device if isinstance(device, DeviceInput) and device.knobs else None
+
+
 def _of_run(path: Path) -> Network:
     if not path.exists():
         raise RunError(missing(path, "file or directory"))
-    for name in (stored.CONFIG, stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
+    stored.require_run(path)
+    for name in (stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
-            raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")
+            raise RunError(f"{path} is a run that can't be used yet: it has no {name}")
     try:
         stored.require_format(path, json.loads(stored.read_text(path / stored.CONFIG)))
         file = ModelFile.open(path / stored.WEIGHTS)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from throughtime.data.knobs import DeviceInput
 from throughtime.errors import UserError, nearest
 from throughtime.outputs import Output
 from throughtime.streaming.inputs import joined
@@ -37,6 +38,8 @@ class Stream:
             `throughtime.save` wrote, for which no torch is needed; or a `SequenceModel`, a `Recurrent`, a drop-in
             `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one direction of time, in float32 or float64.
         rows: how many independent streams there are.
+        knobs: for the network of an effect that was trained with knobs, their settings from 0 to 1, such as
+            `{"gain": 0.7}`. The stream then takes samples of sound alone.
         instruction_set: what the processor is to use; the best that it has if not given (see
             `throughtime.engines.native.NativeEngine`).
 
@@ -61,6 +64,7 @@ class Stream:
         model: Any,
         rows: int = 1,
         *,
+        knobs: Mapping[str, float] | None = None,
         instruction_set: str = "",
         learn: bool | str = False,
         optimizer: str | Optimizer = "adam",
@@ -77,6 +81,7 @@ class Stream:
             learning = Learning(None if learn is True else str(learn), optimizer_for(optimizer, lr), clip)
             learner = Learner(network, rows, learning, instruction_set)
         self._make(network, rows, instruction_set, learner)
+        self.knobs = knobs or {}
         self.reset()
 
     def _make(self, network: Network, rows: int, instruction_set: str, learner: Learner | None = None) -> None:
@@ -90,7 +95,9 @@ class Stream:
             for state, start in zip(program.states, starts, strict=True)
         }
         self._machine: Any = machine(network, rows, instruction_set) if learner is None else learner
-        self._step = self._machine.step
+        self._step, self._process = self._machine.step, self._machine.process
+        if network.device is not None:
+            self._step, self._process = self._step_with_knobs, self._process_with_knobs
         self._inputs = network.layers[0][0].inputs
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,6 +106,7 @@ class Stream:
             "network": self._network,
             "rows": self.rows,
             "instruction_set": self._instruction_set,
+            "knobs": self.knobs,
             "state": self.state,
             "learner": self._learner,
         }
@@ -108,6 +116,7 @@ class Stream:
         learner = copy.deepcopy(state["learner"])  # a copy learns by itself
         network = state["network"] if learner is None else learner.network
         self._make(network, state["rows"], state["instruction_set"], learner)
+        self.knobs = state["knobs"]
         if learner is None:
             self._set(state["state"])
 
@@ -157,9 +166,38 @@ class Stream:
         if inputs or len(self._inputs) > 1:
             x = joined(self._inputs, x, inputs, 1, self.dtype)
         try:
-            return self._machine.process(x)  # type: ignore[no-any-return]
+            return self._process(x)
         except (ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{error}.") from None
+
+    @property
+    def knobs(self) -> dict[str, float]:
+        """The settings of an effect's knobs from 0 to 1, which can be changed between blocks; empty if it has none."""
+        return dict(self._knobs)
+
+    @knobs.setter
+    def knobs(self, knobs: Mapping[str, float]) -> None:
+        device = self._network.device or DeviceInput(1)
+        self._settings = device.settings(knobs).astype(self.dtype)
+        self._knobs = dict(knobs)
+
+    def _step_with_knobs(self, x: Any, out: Array | None) -> Any:
+        return self._machine.step(self._with_knobs(x, "a step", "[1] or [rows, 1]"), out)
+
+    def _process_with_knobs(self, x: Any) -> Any:
+        flat = np.ndim(x) == 1
+        samples = np.asarray(x)[:, None] if flat else x
+        found = self._machine.process(self._with_knobs(samples, "a block", "[steps, 1] or [steps]"))
+        return found[:, 0] if flat else found
+
+    def _with_knobs(self, x: Any, what: str, shapes: str) -> Array:
+        """Samples `[..., 1]` with the settings of the knobs beside each."""
+        samples = np.asarray(x)
+        if samples.dtype != self.dtype or samples.ndim not in (1, 2) or samples.shape[-1] != 1:
+            raise UserError(f"{what} is a {self.dtype} array {shapes}, got {samples.dtype} {list(samples.shape)}.")
+        return np.concatenate(
+            [samples, np.broadcast_to(self._settings, (*samples.shape[:-1], *self._settings.shape))], -1
+        )
 
     def reset(self, rows: int | Sequence[int] | Array | None = None) -> None:
         """Lets streams begin afresh, with the states that the cell declares.

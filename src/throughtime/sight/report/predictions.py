@@ -56,7 +56,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         if model.predicts_symbols or not passage.answers
         else [a for item in passage.items for a in _answers(item, passage)],
         parts=_parts(model, passage, found) if several or numeric else (),
-        inputs=np.concatenate([item.inputs for item in passage.items]) if numeric else None,
+        inputs=np.concatenate([i.inputs if i.shown is None else i.shown for i in passage.items]) if numeric else None,
         features=passage.features,
         chances=np.concatenate(chances) if chances else None,
     )
