@@ -43,4 +43,5 @@ def by_us(module: torch.nn.Module, x: np.ndarray) -> list[np.ndarray]:
 def assert_alike(module: torch.nn.Module, layer: Any) -> None:
     x = some_input()
     for ours, theirs in zip(by_us(module, x), by_keras(layer, x), strict=True):
+        assert np.isfinite(theirs).all()  # NaN beside NaN would show nothing
         np.testing.assert_allclose(ours, theirs, **CLOSE)

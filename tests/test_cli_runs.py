@@ -339,7 +339,7 @@ def test_info(trained, text, capsys):
     assert all(word in shown for word in (str(text), "1 x lstm, 8 units", "4 steps", "torch", "nats per character"))
     assert main(["info", str(trained[0]), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["config"]["network"]["hidden_size"] == 8
+    assert shown["config"]["hidden_size"] == 8
     assert shown["result"]["valid"]["loss"] > 0
 
 

@@ -11,6 +11,7 @@ import throughtime
 from throughtime.errors import RunError
 from throughtime.runs import Run
 from throughtime.stored import RUN_FORMAT
+from throughtime.training.config import TrainConfig
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +97,17 @@ def test_what_is_no_run_is_told(tmp_path, path):
             Run.open(tmp_path / name)
     with pytest.raises(RunError, match="did you mean copy"):
         Run.open(tmp_path / "coppy")
+
+
+def test_options_in_a_runs_configuration_are_one_dictionary_that_train_takes(path):
+    options = json.loads((path / "config.json").read_text())["config"]
+    assert TrainConfig.of(**options) == Run.open(path).config
+
+
+def test_an_unknown_option_in_a_runs_configuration_is_damage(path):
+    file = path / "config.json"
+    content = json.loads(file.read_text())
+    content["config"]["hiden_size"] = 3
+    file.write_text(json.dumps(content))
+    with pytest.raises(RunError, match=r"is damaged: config\.json: config\.hiden_size"):
+        Run.open(path)

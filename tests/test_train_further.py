@@ -131,5 +131,5 @@ def test_the_command_starts_from_another_run(run, tmp_path, capsys):
     assert "--hidden 7 differs" in capsys.readouterr().err
     assert main(["train", *arguments, "--batch", "8", "--window", "10", "--threads", "1"]) == 0
     config = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
-    assert config["network"]["init_from"] == str(run.path)
-    assert config["network"]["hidden_size"] == 12
+    assert config["init_from"] == str(run.path)
+    assert config["hidden_size"] == 12

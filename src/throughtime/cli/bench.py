@@ -17,7 +17,7 @@ from throughtime.errors import UserError
 if TYPE_CHECKING:
     from throughtime.bench.cases import Case
 
-MARKDOWN, JSON = "bench.md", "bench.json"
+PAGE, TABLES, JSON = "bench.md", "tables.md", "bench.json"
 
 
 def bench(
@@ -36,7 +36,8 @@ def bench(
         typer.Option(metavar="N", help="Threads for everyone; one a processor if not given."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help=f"Write {MARKDOWN} and {JSON} there, instead of printing.")
+        Path | None,
+        typer.Option(metavar="DIR", help=f"Write {PAGE}, {TABLES} and {JSON} there, and print nothing."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of Markdown.")] = False,
 ) -> None:
@@ -71,12 +72,13 @@ def bench(
         measurements = measure_all(chosen, seconds=seconds, threads=threads, begin=begin)
     report = Report(machine, threads, seconds, measurements, absent(chosen))
     if out is not None:
-        (out / MARKDOWN).write_text(report.markdown(), encoding="utf-8")
+        (out / PAGE).write_text(report.page(), encoding="utf-8")
+        (out / TABLES).write_text(report.tables(), encoding="utf-8")
         (out / JSON).write_text(json.dumps(report.data(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if as_json:
         show_json(report.data())
     elif out is None:
-        print(report.markdown(), end="")
+        print(report.page(), end="")
     if report.wrong:
         tell(f"results that are not torch's: {', '.join(report.wrong)}.")
         raise typer.Exit(REFUSED)

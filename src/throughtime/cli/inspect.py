@@ -106,15 +106,14 @@ def _passage(
 
 
 def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
-    steps = f"{found['symbols']:,} {step}s"
-    rows = [
-        ("report", found["report"]),
-        *(("data", path) for path in found["data"]),
-        ("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps),
-    ]
-    if found["loss"] is not None:
+    rows = [("report", found["report"]), *(("data", path) for path in found["data"])]
+    rows += [("plays", title) for title in found["sounds"]]
+    if "symbols" in found:
+        steps = f"{found['symbols']:,} {step}s"
+        rows.append(("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps))
+    if found.get("loss") is not None:
         rows.append(("loss", f"{found['loss']:.4f} nats per {unit}"))
-    if found["unknown"]:
+    if found.get("unknown"):
         rows.append(("unknown", f"{found['unknown']:,} {step}s that training never saw, taken as <unk>"))
     for layer, lag in found["horizons"].items():
         reach = f"{lag} step{'s' * (lag != 1)} back" if lag is not None else "beyond the lags looked at"

@@ -54,10 +54,9 @@ def begun(path: Path, task: Task[Any], data: Data[Any], config: TrainConfig, cel
 def _require_same(run: Run, data: Data[Any], config: TrainConfig, cell: Cell) -> None:
     where, other = display_path(run.path), f"choose another directory with {option('out')}"
     before, now = (each.model_dump(mode="json") for each in (run.config, config))
-    for group, fields in now.items():
-        for name, value in fields.items():
-            if (earlier := before[group].get(name)) != value:
-                raise RunError(f"{where} was trained with {setting(name, earlier)}, not {value}; {other}")
+    for name, value in now.items():
+        if (earlier := before.get(name)) != value:
+            raise RunError(f"{where} was trained with {setting(name, earlier)}, not {value}; {other}")
     if run.record.data.digest != data.digest:
         raise RunError(f"{where} was trained on other data; {other}")
     interface = run.task.interface(data.codecs)

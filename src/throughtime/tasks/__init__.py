@@ -23,9 +23,14 @@ _HOMES = {
 BUILT_IN = tuple(_HOMES)
 
 # Tasks that are chosen by other means than their name.
-_UNLISTED = dict.fromkeys(("array-classification", "array-regression"), "throughtime.tasks.arrays") | {
-    f"memory-{name}": "throughtime.tasks.long_lags" for name in ("adding", "copy", "temporal-order", "parity", "reber")
-}
+_UNLISTED = (
+    dict.fromkeys(("array-classification", "array-regression"), "throughtime.tasks.arrays")
+    | {"frame-forecast": "throughtime.tasks.forecast_frames"}
+    | {
+        f"memory-{name}": "throughtime.tasks.long_lags"
+        for name in ("adding", "copy", "temporal-order", "parity", "reber")
+    }
+)
 
 
 def names() -> list[str]:

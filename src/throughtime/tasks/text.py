@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from throughtime.codecs import Codecs
-from throughtime.data.corpus import Corpus, Part, encode_text, prepare_text
+from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams
 from throughtime.errors import DataError, UserError
 from throughtime.levels import UNITS
@@ -50,7 +50,7 @@ class TextOptions(StreamOptions):
     min_count: Count | None = None
 
 
-class Text(StreamTask[Part]):
+class Text(StreamTask[EncodedText]):
     """Predict the next character, word or byte pair of a text."""
 
     name = row = "text"
@@ -67,7 +67,7 @@ class Text(StreamTask[Part]):
         """A symbol of the text's level."""
         return UNITS[self.options.level]
 
-    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Part]:
+    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[EncodedText]:
         """See `Task.prepare`."""
         options = self.options
         corpus = prepare_text(
@@ -86,7 +86,7 @@ class Text(StreamTask[Part]):
                 raise DataError(f"the text for {what} has {part.symbols} symbol: 2 or more are wanted")
         return _data(corpus)
 
-    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Part:
+    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> EncodedText:
         """See `Task.read`."""
         errors = self.options.encoding_errors
         part = encode_text(paths, codecs.inputs, encoding_errors=errors, progress=progress)
@@ -98,7 +98,7 @@ class Text(StreamTask[Part]):
         """See `Task.interface`."""
         return Interface("embedding", codecs.inputs.size, Categorical(codecs.inputs.size), causal=True)
 
-    def figures(self, figures: Figures, part: Part) -> Figures:
+    def figures(self, figures: Figures, part: EncodedText) -> Figures:
         """See `Task.figures`.
 
         Returns:
@@ -117,7 +117,7 @@ class Text(StreamTask[Part]):
             "bits_per_byte": part.bits_per_byte(loss),
         }
 
-    def baselines(self, data: Data[Part]) -> Mapping[str, Any]:
+    def baselines(self, data: Data[EncodedText]) -> Mapping[str, Any]:
         """How often each symbol occurs in the training text."""
         import numpy as np
 
@@ -127,7 +127,7 @@ class Text(StreamTask[Part]):
             counts += np.bincount(data.train.ids[start : start + (1 << 22)], minlength=size)
         return {"counts": counts.tolist()}
 
-    def baseline_figures(self, fitted: Mapping[str, Any], part: Part, codecs: Codecs) -> dict[str, Figures]:
+    def baseline_figures(self, fitted: Mapping[str, Any], part: EncodedText, codecs: Codecs) -> dict[str, Figures]:
         """Every symbol by its frequency alone, one added to each count (Laplace)."""
         import numpy as np
 
@@ -152,7 +152,7 @@ class Text(StreamTask[Part]):
         """See `Task.data_in_words`."""
         return f"{self.unit}s: {super().data_in_words(counts)}; {counts['vocabulary']:,} different"
 
-    def predict(self, model: SequenceModel, part: Part, codecs: Codecs) -> Prediction:
+    def predict(self, model: SequenceModel, part: EncodedText, codecs: Codecs) -> Prediction:
         """Each symbol of a text with the nats that it cost, given those before it, and the one held likeliest."""
         return Prediction(("symbol", "nats", "likeliest"), _surprises(model, self.reading(part), codecs.inputs))
 
@@ -219,7 +219,7 @@ class Text(StreamTask[Part]):
             for piece in pieces:
                 file.write(piece)
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Part]) -> dict[str, Any]:
+    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[EncodedText]) -> dict[str, Any]:
         """The reach of the gradient before and after, and samples; see `Task.pictures`."""
         from throughtime.sight.gradients.sampling import followed
         from throughtime.sight.report.collect import flows_before_and_after
@@ -231,7 +231,7 @@ class Text(StreamTask[Part]):
             "samples": [Sample(f"Sample {k}, at temperature {TEMPERATURE}", text) for k, text in samples],
         }
 
-    def passage(self, part: Part, codecs: Codecs, length: int, name: str) -> Passage:
+    def passage(self, part: EncodedText, codecs: Codecs, length: int, name: str) -> Passage:
         """See `Task.passage`; the start of the text."""
         from throughtime.sight.report.passage import passage_of
 
@@ -257,7 +257,7 @@ class Text(StreamTask[Part]):
         """The texts that a finished run is shown with, always the same ones."""
         return [self._drawn(model, codecs, seed) for seed in range(_SAMPLES)]
 
-    def example(self, model: SequenceModel, data: Data[Part]) -> str:
+    def example(self, model: SequenceModel, data: Data[EncodedText]) -> str:
         """The first of the texts that a finished run is shown with."""
         return self._drawn(model, data.codecs, 0)
 
@@ -266,7 +266,7 @@ class Text(StreamTask[Part]):
         return "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
 
 
-def _data(corpus: Corpus) -> Data[Part]:
+def _data(corpus: Corpus) -> Data[EncodedText]:
     parts = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
     counts = {name: part.symbols for name, part in parts.items() if part is not None}
     return Data(

@@ -10,7 +10,16 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializationInfo,
+    ValidationError,
+    model_serializer,
+    model_validator,
+)
 
 from throughtime import tasks
 from throughtime.errors import TrainingError
@@ -214,28 +223,43 @@ class TrainingOptions(Options):
         return self.decay_after if self.decay_after is not None else 10 if self.schedule == "step" else 2
 
 
-def _task_options(value: Any) -> TaskOptions:
-    """The options of a task from plain data: which class they are of is told by their field "task"."""
-    if isinstance(value, TaskOptions):
-        return value
-    name = value.get("task") if isinstance(value, Mapping) else None
-    return tasks.get(str(name)).Options.model_validate(value)
+def _groups(task: type[tasks.Task[Any]]) -> dict[str, type[Options]]:
+    """The classes of a configuration's three groups of options."""
+    return {"task": task.Options, "network": NetworkOptions, "training": TrainingOptions}
 
 
 class TrainConfig(BaseModel):
-    """The options of a training run.
+    """The options of a training run; as plain data one flat dictionary, which `of` takes as well.
 
     Attributes:
-        task: the options of the task, a union that the field `task` in them discriminates.
+        task: the options of the task; as plain data the option `task` names their class.
         network: the options of the network.
         training: how to train.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    task: Annotated[SerializeAsAny[TaskOptions], BeforeValidator(_task_options)]
+    task: TaskOptions
     network: NetworkOptions
     training: TrainingOptions
+
+    @model_validator(mode="before")
+    @classmethod
+    def _grouped(cls, value: Any) -> Any:
+        """Each option in the group that has it; one of no group stays, and is refused."""
+        if not isinstance(value, Mapping) or isinstance(value.get("network"), NetworkOptions):
+            return value
+        rest, groups = dict(value), _groups(tasks.get(str(value.get("task"))))
+        made: dict[str, Any] = {
+            name: {field: rest.pop(field) for field in group.model_fields if field in rest}
+            for name, group in groups.items()
+        }
+        return {**rest, **made, "task": groups["task"].model_validate(made["task"])}
+
+    @model_serializer
+    def _flat(self, info: SerializationInfo) -> dict[str, Any]:
+        groups = (self.task, self.network, self.training)
+        return {name: value for of in groups for name, value in of.model_dump(mode=info.mode).items()}
 
     @classmethod
     def of(cls, task: str | type[tasks.Task[Any]] = "text", **fields: Any) -> Self:
@@ -253,9 +277,7 @@ class TrainConfig(BaseModel):
         usual = {name: value for name, value in chosen.defaults.items() if name not in given}
         if any(name in given for name in ENDS):
             usual = {name: value for name, value in usual.items() if name not in ENDS}
-        groups: dict[str, type[Options]] = {
-            "task": chosen.Options, "network": NetworkOptions, "training": TrainingOptions
-        }  # fmt: skip
+        groups = _groups(chosen)
         wrong = [
             {"type": "extra_forbidden", "loc": (name,), "input": given[name]}
             for name in given
@@ -281,7 +303,7 @@ class TrainConfig(BaseModel):
     @property
     def given(self) -> dict[str, Any]:
         """All options in one dictionary, for `of`."""
-        return {**self.task.model_dump(), **self.network.model_dump(), **self.training.model_dump()}
+        return self.model_dump()
 
 
 def _explained(error: Mapping[str, Any], chosen: type[tasks.Task[Any]], groups: Iterable[type[Options]]) -> str:

@@ -37,7 +37,7 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
         if part is not None:
             terms = min(run.plan.evaluate_terms, task.reading(part).terms)
             figures = measured(model, task, part, terms=terms, progress=display.progress)
-            baselines = task.baseline_figures(run.description.baselines, part, data.codecs)
+            baselines = task.baseline_figures(run.description.baselines, task.subset(part, terms), data.codecs)
             result[what] = {**figures, "baselines": baselines}
             _log.info("%s: %s", what, ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[:2]))
             for name, theirs in baselines.items():

@@ -12,7 +12,7 @@ import numpy as np
 from throughtime.data.text import Progress
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
-from throughtime.sight import gates, horizon, interest, keepers, saturation, timescale
+from throughtime.sight import gates, horizon, interest, retention_gates, saturation, timescale
 from throughtime.sight.gradients.flow import layer_names
 from throughtime.sight.gradients.sampling import Followed, followed, mean_by_lag
 from throughtime.sight.hooks.value_names import require_matches, values_of
@@ -27,7 +27,7 @@ from throughtime.sight.report.data import (
     Values,
 )
 from throughtime.sight.report.passage import Passage, short
-from throughtime.sight.report.reading import reach, read
+from throughtime.sight.report.predictions import reach, read
 
 _PARTS = 4  # of the work: reading, looking back, following gradients, finding what units follow
 _EPISODES = 3  # sequences or steps with an answer, fewer of which are no rule
@@ -60,6 +60,18 @@ def collect(
     names = _names(model, patterns)
     reading, recorded = read(model, passage, list(dict.fromkeys([*names, *_gate_names(model)])))
     _told(progress, 1)
+    if sounds := run.task.sounds(model, passage.part, run.description.codecs, names):
+        flows = flows_of(model, followed(run.task, passage.part))
+        return ReportData(
+            title=f"Inside {run.path.resolve().name}",
+            facts=[*facts(run), f"plays {passage.name}"],
+            symbol=passage.step,
+            sounds=sounds,
+            flows=flows,
+            saturations=_saturations(model, recorded),
+            timescales=_timescales(model, recorded),
+            **training_curves(run),
+        )
     reading = replace(reading, **reach(model, passage))
     _told(progress, 2)
     read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
@@ -76,6 +88,7 @@ def collect(
         facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
         symbol=passage.step,
         unit=run.task.unit,
+        measure=run.task.measure,
         warnings=_warnings(reading, passage.step),
         reading=reading,
         values=values,
@@ -85,6 +98,16 @@ def collect(
         **outcome,
         **training_curves(run),
     )
+
+
+def states_of(model: SequenceModel) -> list[str]:
+    """The names of the states of a model's layers, as they are after each step."""
+    return [
+        each.name(place, state.name)
+        for each in values_of(model)
+        for place, program in each.programs()
+        for state in program.states
+    ]
 
 
 def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
@@ -154,7 +177,12 @@ def _told(progress: Progress | None, done: int) -> None:
 def _names(model: SequenceModel, patterns: Sequence[str]) -> list[str]:
     """The values that are asked for, in the order of layers and equations."""
     known = values_of(model)
-    names = [each.name(place, name) for each in known for place, program in each.programs() for name in program.values]
+    names = [
+        each.name(direction, name)
+        for each in known
+        for direction, program in each.programs()
+        for name in program.values
+    ]
     if patterns:
         asked = {name for found in require_matches(known, patterns).values() for name in found}
         return [name for name in names if name in asked]
@@ -163,26 +191,28 @@ def _names(model: SequenceModel, patterns: Sequence[str]) -> list[str]:
 
 def _gate_names(model: SequenceModel) -> list[str]:
     of = values_of(model)
-    return [each.name(place, gate) for each in of for place, program in each.programs() for gate in gates(program)]
+    return [
+        each.name(direction, gate) for each in of for direction, program in each.programs() for gate in gates(program)
+    ]
 
 
 def _saturations(model: SequenceModel, recorded: dict[str, Array]) -> list[Saturation]:
     found = []
     for each in values_of(model):
-        for place, program in each.programs():
+        for direction, program in each.programs():
             for gate in gates(program):
-                of = saturation(recorded[each.name(place, gate)])
-                found.append(Saturation(str(place), gate, of.low, of.high))
+                of = saturation(recorded[each.name(direction, gate)])
+                found.append(Saturation(str(direction), gate, of.low, of.high))
     return found
 
 
 def _timescales(model: SequenceModel, recorded: dict[str, Array]) -> list[Timescale]:
     found = []
     for each in values_of(model):
-        for place, program in each.programs():
-            for keeper in keepers(program):
-                of = timescale(recorded[each.name(place, keeper.gate)], keeper.keeps)
-                found.append(Timescale(str(place), keeper.gate, of.steps))
+        for direction, program in each.programs():
+            for gate in retention_gates(program):
+                of = timescale(recorded[each.name(direction, gate.gate)], gate.keeps)
+                found.append(Timescale(str(direction), gate.gate, of.steps))
     return found
 
 
