@@ -49,6 +49,7 @@ _PRUNINGS = 10  # times in a trial that it is compared with the others
 _WARM_UP = 2  # of them before a trial can be pruned
 _STARTUP = 5  # trials before any can be pruned
 _JOURNAL = "journal:"  # begins the URL of a journal file
+_CREATING = 2.0  # seconds in which another process has created a database
 _HEARTBEAT = 30  # seconds between the signs of life of a process that shares a storage
 _TERMS = 200_000  # of validation data that a trial is judged by, at most
 _TEST_SHARE = 0.1
@@ -309,7 +310,8 @@ def _study(
         study.enqueue_trial(trial.params, user_attrs={k: v for k, v in trial.user_attrs.items() if k == "defaults"})
 
     url = storage or f"sqlite:///{(folder / STORAGE).absolute()}"
-    try:
+
+    def created() -> Study:
         if storage is None:
             database = optuna.storages.RDBStorage(url)
         elif url.startswith(_JOURNAL):
@@ -319,9 +321,19 @@ def _study(
             database = optuna.storages.RDBStorage(
                 url, heartbeat_interval=_HEARTBEAT, heartbeat_stale_trial_callback=retry
             )
-        study = optuna.create_study(
+        study: Study = optuna.create_study(
             storage=database, study_name=_STUDY, load_if_exists=True, direction="maximize" if maximize else "minimize"
         )
+        return study
+
+    try:
+        try:
+            study = created()
+        except Exception:
+            if storage is None:
+                raise
+            time.sleep(_CREATING)  # another process may be creating the tables of the same database
+            study = created()
     except Exception as error:  # SQLAlchemy's, a driver's, or the operating system's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{option('storage')} {url} can't be used: {reason}") from None
