@@ -3,6 +3,8 @@
 import fcntl
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 from unittest.mock import patch
 
@@ -82,6 +84,22 @@ def test_one_process_a_folder(names):
         found = throughtime.tune(trials=1, storage=url, **names)
         assert len(throughtime.tune(trials=2, storage=url, **names)["trials"]) == 2
         assert len(found["trials"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("url", ["sqlite:///{}/shared.db", "journal:{}/shared.journal"])
+def test_two_processes_share_one_storage(names, tmp_path, url):
+    options = ["--task", "classify", "--hidden", "6", "--batch", "16", "--steps", "10", "--threads", "1"]
+    options += ["--engine", "reference", "--trials", "3", "--cells", "rnn,gru"]
+    where = ["--storage", url.format(tmp_path), "--out", str(names["out"])]
+    command = [sys.executable, "-m", "throughtime", "tune", str(names["data"]), *options, *where, "--json"]
+    both = [subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    told = [process.communicate(timeout=300) for process in both]
+    assert [process.returncode for process in both] == [0, 0], told
+    found = [json.loads(out.splitlines()[-1]) for out, _ in told]
+    numbers = [{each["number"] for each in one["trials"]} for one in found]
+    assert all(len(each) > 2 for each in numbers)
+    assert len(numbers[0] | numbers[1]) <= 4  # of the trials that run when the third is done, one more is finished
 
 
 def test_other_settings_are_refused(names):

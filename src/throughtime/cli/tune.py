@@ -32,7 +32,8 @@ def tune(
         str | None,
         typer.Option(
             metavar="URL",
-            help="A database that several processes and machines share; a file in --out for one process if not given.",
+            help="A database that several processes and machines share, such as postgresql://HOST/NAME or "
+            "sqlite:///FILE, or journal:FILE; a file in --out for one process if not given.",
             rich_help_panel=_PANEL,
         ),
     ] = None,

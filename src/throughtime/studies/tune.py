@@ -48,6 +48,8 @@ _STUDY = "throughtime"
 _PRUNINGS = 10  # times in a trial that it is compared with the others
 _WARM_UP = 2  # of them before a trial can be pruned
 _STARTUP = 5  # trials before any can be pruned
+_JOURNAL = "journal:"  # begins the URL of a journal file
+_CREATING = 2.0  # seconds in which another process has created a database
 _HEARTBEAT = 30  # seconds between the signs of life of a process that shares a storage
 _TERMS = 200_000  # of validation data that a trial is judged by, at most
 _TEST_SHARE = 0.1
@@ -75,7 +77,8 @@ def tune(
             included.
         cells: the cells to choose from.
         task: what to learn; guessed from the data if not given.
-        storage: the URL of a database, such as postgresql://HOST/NAME, which several processes and machines share. A
+        storage: the URL of a database, such as postgresql://HOST/NAME or sqlite:///FILE, or journal:FILE for a journal
+            file, also on a network file system, which several processes and machines share. A
             file in `out` if not given, which one process at a time can use.
         progress: whether to report progress on standard error.
         **options: the options of `throughtime.train`, such as `data`, `epochs` or `steps` (of each trial) and `out`.
@@ -179,7 +182,7 @@ class _Search:
         pruned = last.state == self._optuna.trial.TrialState.PRUNED
         state = last.user_attrs.get("ended", "pruned") if pruned else f"{figure} {last.value:.4f}"
         best = _best(self._study)
-        mark = ", the best" if best is not None and best.number == last.number else ""
+        mark = " *" if best is not None and best.number == last.number else ""
         values = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                            for name, value in last.params.items())  # fmt: skip
         line = f"trial {last.number} ({len(done)} of {trials}): {state}{mark} ({values})"
@@ -307,16 +310,30 @@ def _study(
         study.enqueue_trial(trial.params, user_attrs={k: v for k, v in trial.user_attrs.items() if k == "defaults"})
 
     url = storage or f"sqlite:///{(folder / STORAGE).absolute()}"
-    try:
+
+    def created() -> Study:
         if storage is None:
             database = optuna.storages.RDBStorage(url)
+        elif url.startswith(_JOURNAL):
+            file = optuna.storages.journal.JournalFileBackend(url.removeprefix(_JOURNAL))
+            database = optuna.storages.JournalStorage(file)
         else:
             database = optuna.storages.RDBStorage(
                 url, heartbeat_interval=_HEARTBEAT, heartbeat_stale_trial_callback=retry
             )
-        study = optuna.create_study(
+        study: Study = optuna.create_study(
             storage=database, study_name=_STUDY, load_if_exists=True, direction="maximize" if maximize else "minimize"
         )
+        return study
+
+    try:
+        try:
+            study = created()
+        except Exception:
+            if storage is None:
+                raise
+            time.sleep(_CREATING)  # another process may be creating the tables of the same database
+            study = created()
     except Exception as error:  # SQLAlchemy's, a driver's, or the operating system's
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{option('storage')} {url} can't be used: {reason}") from None
