@@ -19,6 +19,13 @@ constexpr int panels_per_tile(int64_t rows) {
     return static_cast<int>(panels > max_panels ? max_panels : panels);
 }
 
+/// How far ahead of its use a panel is prefetched, in bytes, and the bytes of panels beyond which it pays.
+///
+/// The processor's own prefetcher stops at the end of each 4 KiB page, and doesn't fill the L1 cache fast enough for
+/// vectors as long as a cache line. Panels that stay in a near cache need neither.
+constexpr int64_t prefetch_distance = 1024, cache_line = 64;
+template <class T> constexpr int64_t prefetch_beyond = lanes<T> * sizeof(T) >= cache_line ? 1 << 18 : 1 << 20;
+
 /// The layout of the left factor: row-major, or packed into panels of `tile_rows` columns.
 enum class Left { rows, packed };
 
@@ -42,9 +49,15 @@ template <class T, int rows, int panels, Left layout> struct Tile {
             });
     }
 
+    template <bool prefetch>
     THROUGHTIME_INLINE void multiply(const T* left, int64_t stride, const T* right, int64_t depth) {
         const int64_t next_panel = panel_stride * depth * panel_width<T>;
         for (int64_t k = 0; k < depth; ++k) {
+            if constexpr (prefetch)
+#pragma GCC unroll 8
+                for (int j = 0; j < panels; ++j)
+                    for (int64_t byte = 0; byte < panel_width<T> * sizeof(T); byte += cache_line)
+                        __builtin_prefetch(reinterpret_cast<const char*>(right + j * next_panel) + prefetch_distance + byte);
             Vector<T> across[vectors];
 #pragma GCC unroll 8
             for (int j = 0; j < vectors; ++j)
@@ -106,17 +119,18 @@ private:
 
 template <class T, int rows, int panels, Left layout, bool add>
 void tile(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth, int64_t columns,
-          int64_t panel_stride) {
+          int64_t panel_stride, bool prefetch) {
     Tile<T, rows, panels, layout> tile;
     tile.panel_stride = panels > 1 ? panel_stride : 1;
     tile.begin(start, columns);
-    tile.multiply(left.at, left.stride, right, depth);
+    if (prefetch) tile.template multiply<true>(left.at, left.stride, right, depth);
+    else tile.template multiply<false>(left.at, left.stride, right, depth);
     tile.template put<add>(to, columns);
 }
 
 template <class T>
 using TileFunction = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left, const T* right, int64_t depth,
-                              int64_t columns, int64_t panel_stride);
+                              int64_t columns, int64_t panel_stride, bool prefetch);
 
 /// The tile kernels by number of rows and of panels, each from 1. Tiles of many rows have fewer panels.
 template <class T, Left layout, bool add> struct Tiles {
@@ -169,19 +183,37 @@ template <class Visit> THROUGHTIME_INLINE void for_each_group(Panels panels, int
     });
 }
 
+/// The depth of a slab of a panel. Where a panel is larger than an L1 cache, all tiles use one slab after another, so
+/// that only the first tile reads it from further away. Long vectors spend more on reloading sums than that saves.
+template <class T> constexpr int64_t slab_depth(int64_t rows, int64_t depth) {
+    constexpr int64_t row_bytes = panel_width<T> * sizeof(T), l1_cache = 1 << 15;
+    return row_bytes <= 64 && rows > tile_rows && depth * row_bytes > l1_cache ? l1_cache / row_bytes / 2 : depth;
+}
+
 template <class T>
 void gemm(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
              int64_t columns, Panels panels) {
+    const int64_t bytes = (panels.last - panels.first) * panels.blocks * panel_width<T> * depth * sizeof(T);
+    const bool prefetch = bytes > prefetch_beyond<T>;
+    const int64_t slab = slab_depth<T>(rows, depth);
     for_each_group(panels, panels_per_tile(next_piece(rows, tile_rows)), [&](int64_t panel, int64_t count, int64_t panel_stride) {
         const int64_t column = panel * panel_width<T>;
-        for (int64_t row = 0; row < rows;) {
-            const int64_t height = next_piece(rows - row, tile_rows);
-            const T* begin = start.at ? start.at + row * start.stride + column : nullptr;
-            tiles<T, Left::rows, false>.of[height - 1][count - 1](
-                {to.at + row * to.stride + column, to.stride}, {begin, start.stride},
-                {left.at + row * left.stride, left.stride}, right + column * depth, depth, columns - column, panel_stride);
-            row += height;
-        }
+        Rows<const T> from = start;
+        int64_t k = 0;
+        do {
+            const int64_t steps = next_piece(depth - k, slab);
+            for (int64_t row = 0; row < rows;) {
+                const int64_t height = next_piece(rows - row, tile_rows);
+                const T* begin = from.at ? from.at + row * from.stride + column : nullptr;
+                tiles<T, Left::rows, false>.of[height - 1][count - 1](
+                    {to.at + row * to.stride + column, to.stride}, {begin, from.stride},
+                    {left.at + row * left.stride + k, left.stride}, right + column * depth + k * panel_width<T>, steps,
+                    columns - column, panel_stride, prefetch);
+                row += height;
+            }
+            from = {to.at, to.stride};
+            k += steps;
+        } while (k < depth);
     });
 }
 
@@ -202,6 +234,7 @@ void gather_rows(Rows<T> to, Rows<const T> start, const int64_t* token_ids, int6
 template <class T>
 void gemm_accumulate(Rows<T> to, const T* left, const T* right, int64_t depth, int64_t rows, int64_t columns,
                  int64_t first, int64_t last) {
+    const bool prefetch = columns * depth * static_cast<int64_t>(sizeof(T)) > prefetch_beyond<T>;
     for (int64_t block = first; block < last; ++block) {
         const int64_t row = block * tile_rows;
         const int64_t height = rows - row < tile_rows ? rows - row : tile_rows;
@@ -210,7 +243,7 @@ void gemm_accumulate(Rows<T> to, const T* left, const T* right, int64_t depth, i
             const int64_t panels = next_piece((columns - column + panel_width<T> - 1) / panel_width<T>, most);
             tiles<T, Left::packed, true>.of[height - 1][panels - 1](
                 {to.at + row * to.stride + column, to.stride}, {nullptr, 0}, {left + row * depth, 0},
-                right + column * depth, depth, columns - column, 1);
+                right + column * depth, depth, columns - column, 1, prefetch);
             column += panels * panel_width<T>;
         }
     }

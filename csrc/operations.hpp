@@ -1,7 +1,7 @@
 /// The elementwise operations of operations_list.hpp, named as in the Python table of operations.
 #pragma once
 
-#include "functions.hpp"
+#include "trigonometry.hpp"
 
 namespace throughtime::THROUGHTIME_ISA {
 
@@ -16,11 +16,14 @@ template <class V> struct Operations {
     static THROUGHTIME_INLINE V select(V mask, V b, V c) { return mask != V{} ? b : c; }
     static THROUGHTIME_INLINE V max(V a, V b) { return maximum(a, b); }
     static THROUGHTIME_INLINE V relu(V a) { return a < V{} ? V{} : a; }
+    static THROUGHTIME_INLINE V abs(V a) { return split_sign(a).magnitude; }
     static THROUGHTIME_INLINE V tanh(V a) { return hyperbolic_tangent(a); }
     static THROUGHTIME_INLINE V sigmoid(V a) { return THROUGHTIME_ISA::sigmoid(a); }
     static THROUGHTIME_INLINE V exp(V a) { return exponential(a); }
     static THROUGHTIME_INLINE V log(V a) { return logarithm(a); }
     static THROUGHTIME_INLINE V sqrt(V a) { return square_root(a); }
+    static THROUGHTIME_INLINE V sin(V a) { return sine(a); }
+    static THROUGHTIME_INLINE V cos(V a) { return cosine(a); }
     static THROUGHTIME_INLINE V softplus(V a) { return THROUGHTIME_ISA::softplus(a); }
 
     // Fused combinations of the above: one pass over memory, with the same rounding as separate operations.

@@ -1,6 +1,8 @@
 /// Kernels of the operations that are not matrix products.
 #pragma once
 
+#include <limits>
+
 #include "kernels.hpp"
 #include "operations.hpp"
 
@@ -65,6 +67,24 @@ template <class T> void row_sum(Rows<T> to, const Rows<const T>* from, int64_t r
     }
 }
 
+/// The largest of each row's elements; NaN if any is NaN.
+template <class T> void row_max(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width) {
+    for (int64_t r = 0; r < rows; ++r) {
+        const T* in = from->at + r * from->stride;
+        Vector<T> largest = broadcast(-std::numeric_limits<T>::infinity());
+        const auto take = [&](T value, int lane) THROUGHTIME_LAMBDA {
+            if (value > largest[lane] || value != value) largest[lane] = value;
+        };
+        for_each_vector<T>(
+            width, [&](int64_t j) THROUGHTIME_LAMBDA { largest = maximum(largest, load(in + j)); },
+            [&](int64_t j, int count) THROUGHTIME_LAMBDA {
+                for (int i = 0; i < count; ++i) take(in[j + i], i);
+            });
+        for (int i = 1; i < lanes<T>; ++i) take(largest[i], 0);
+        to.at[r * to.stride] = largest[0];
+    }
+}
+
 /// Broadcasts each row's only element.
 template <class T> void expand(Rows<T> to, const Rows<const T>* from, int64_t rows, int64_t width) {
     for (int64_t r = 0; r < rows; ++r) {
@@ -87,6 +107,7 @@ template <class T> constexpr OperationEntry<T> operation_entry(Opcode code) {
     switch (code) {
         case Opcode::expand: return {1, OperationKind::broadcast, expand<T>};
         case Opcode::row_sum: return {1, OperationKind::reduce, row_sum<T>};
+        case Opcode::row_max: return {1, OperationKind::reduce, row_max<T>};
 #define THROUGHTIME_OPERATION(name) \
     case Opcode::name: return elementwise<T, &Of::name>(&Of::name);
         THROUGHTIME_ELEMENTWISE_OPERATIONS(THROUGHTIME_OPERATION)

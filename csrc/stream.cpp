@@ -104,14 +104,22 @@ template <class T> Rows<T> Stream<T>::allocate(int64_t rows, int64_t width) {
 
 template <class T> void Stream<T>::add(const StreamLayer<T>& layer) {
     const Plan& plan = *layer.plan;
-    if (plan.inputs.size() != 1 || plan.outputs.empty() || !plan.reductions.empty() || plan.reverse)
-        throw std::invalid_argument("a layer of a stream must have one input and an output, and run forward in time");
-    if (plan.one_hot(0)) throw std::invalid_argument("a layer of a stream takes vectors, not token ids");
+    if (plan.inputs.empty() || plan.outputs.empty() || !plan.reductions.empty() || plan.reverse)
+        throw std::invalid_argument("a layer of a stream must have an input and an output, and run forward in time");
+    for (size_t k = 0; k < plan.inputs.size(); ++k)
+        if (plan.one_hot(k)) throw std::invalid_argument("a layer of a stream takes vectors, not token ids");
     if (input_.at == nullptr) {
-        input_width_ = plan.inputs[0];
+        for (int64_t width : plan.inputs) {
+            input_starts_.push_back(input_width_);
+            input_width_ += width;
+        }
+        input_widths_ = plan.inputs;
         output_ = input_ = allocate(rows_, input_width_);
     } else if (plan.inputs[0] != output_width_) {
         throw std::invalid_argument("a layer's input width differs from the output width of the layer below");
+    } else if (plan.inputs.size() > input_widths_.size() ||
+               !std::equal(plan.inputs.begin() + 1, plan.inputs.end(), input_widths_.begin() + 1)) {
+        throw std::invalid_argument("a layer has other inputs beside the layer below than the first layer");
     }
     const size_t first_state = states_.size();
     for (int64_t width : plan.states) {
@@ -125,7 +133,10 @@ template <class T> void Stream<T>::add(const StreamLayer<T>& layer) {
     for (const Buffer& buffer : plan.buffers) {
         Rows<T> either{}, other{};
         switch (buffer.storage) {
-            case Storage::input: other = either = output_; break;
+            case Storage::input:
+                other = either = output_;
+                if (buffer.index > 0) other = either = {input_.at + input_starts_[buffer.index], input_.stride};
+                break;
             case Storage::output: other = either = outputs[buffer.index]; break;
             case Storage::previous:
             case Storage::next: {

@@ -15,14 +15,14 @@ template <class T> struct StreamLayer {
     std::vector<const T*> parameters;
 };
 
-/// A stack of layers, each of which reads the output of the one below. Packing, allocation and address computation
-/// happen once, in the constructor. Not thread-safe.
+/// A stack of layers. The first input of each is the output of the one below; the others are common to all layers.
+/// Packing, allocation and address computation happen once, in the constructor. Not thread-safe.
 template <class T> class Stream {
 public:
     Stream(const std::vector<StreamLayer<T>>& layers, int64_t rows, const Kernels<T>& kernels);
 
     int64_t rows() const { return rows_; }
-    /// The first layer's input, to be written before a step; [rows, stride].
+    /// The first layer's inputs side by side, to be written before a step; [rows, stride].
     Rows<T> input() const { return input_; }
     /// The last layer's first output after a step; valid until the next one.
     Rows<const T> output() const { return {output_.at, output_.stride}; }
@@ -55,6 +55,7 @@ private:
     std::vector<std::unique_ptr<PackedWeights<T>>> weights_;
     Rows<T> input_{}, output_{};
     int64_t input_width_ = 0, output_width_ = 0, cost_ = 0;
+    std::vector<int64_t> input_widths_, input_starts_;  // of the first layer's inputs
     std::vector<std::array<Rows<T>, 2>> states_;  // steps read one and write the other, alternately
     std::vector<int64_t> state_widths_;
     std::array<std::vector<Action>, 2> actions_;

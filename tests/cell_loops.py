@@ -542,6 +542,28 @@ def rhn(w: Weights, x: Tensor, states: list[Tensor]) -> States:
     return s, [s]
 
 
+@paper("grid_lstm", input_size=8)
+@paper("grid_lstm")
+def grid_lstm(w: Weights, x: Tensor, states: list[Tensor]) -> States:
+    # Kalchbrenner et al. 2015, equations 1 to 3, in which the output gate is inside of the tanh.
+    h_time, m_time = states
+    width = h_time.shape[-1]
+    if x.shape[-1] == 2 * width:
+        h_depth, m_depth = x[..., :width], x[..., width:]
+    else:
+        h_depth, m_depth = (x @ w.of("weight_x", gate).T for gate in ("embedding", "embedding.memory"))
+    new = []
+    for dimension, memory in (("time", m_time), ("depth", m_depth)):
+        u, f, o, c = (
+            w.affine(f"{dimension}.{gate}", time_input=h_depth, h=h_time)
+            for gate in ("input", "forget", "output", "candidate")
+        )
+        memory = sigmoid(f) * memory + sigmoid(u) * tanh(c)
+        new.append((tanh(sigmoid(o) * memory), memory))
+    (h_time, m_time), depth = new
+    return torch.cat(depth, -1), [h_time, m_time]
+
+
 @paper("nas")
 def nas(w: Weights, x: Tensor, states: list[Tensor]) -> States:
     h, c = states

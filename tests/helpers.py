@@ -15,7 +15,7 @@ from throughtime.engines.autograd import Pass
 from throughtime.engines.base import Engine, Layout, Operands, Result
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.program.core import Program
-from throughtime.program.gradient import Slots, everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.gradient import Slots, everything_given, everything_wanted, gradient, with_residuals
 
 REFERENCE = ReferenceEngine()
 
@@ -140,16 +140,16 @@ def run_gradient(
 ) -> Arguments:
     """The gradient of a run by its gradient program; zeros for what is not wanted."""
     given, wanted = given or everything_given(program), wanted or everything_wanted(program)
-    taped = with_tape(program, wanted)
-    tape = run(taped, arguments, steps, batch_sizes).outputs
-    plan = gradient(taped, given, wanted)
+    augmented = with_residuals(program, wanted)
+    outputs = run(augmented, arguments, steps, batch_sizes).outputs
+    plan = gradient(augmented, given, wanted)
     result = run_on(
         REFERENCE,
         plan.program,
         steps,
         [
             *(arguments.inputs[k] for k in plan.inputs),
-            *(tape[k] for k in plan.tape),
+            *(outputs[k] for k in plan.residuals),
             *(cotangents.outputs[k] for k in given.vectors),
         ],
         [g if k in given.states else torch.zeros_like(g) for k, g in enumerate(cotangents.states)],

@@ -139,6 +139,8 @@ def _operation(draw: st.DrawFn, body: _Body, name: str) -> None:
             body.emit(name, tuple(parts), sum(map(body.width, parts)), max(body.bounds[p] for p in parts))
         case "row_sum":
             body.emit(name, (a,), 1, bound * width)
+        case "row_max":
+            body.emit(name, (a,), 1, bound)
         case "expand":
             one = a if width == 1 else body.emit("row_sum", (a,), 1, bound * width)
             body.emit(name, (one,), draw(st.integers(1, 4)), body.bounds[one])

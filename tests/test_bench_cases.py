@@ -10,7 +10,7 @@ import torch
 pytest.importorskip("throughtime._native", reason="the native engine's extension module is not built")
 
 from throughtime.bench.arguments import Arguments
-from throughtime.bench.cases import CASES, LONG, PACKED, QUICK, TEXT, TRAINING, Case, select
+from throughtime.bench.cases import CASES, FORWARD, LONG, PACKED, QUICK, TEXT, TRAINING, Case, select
 from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.measuring import error, present
 from throughtime.errors import UserError
@@ -21,7 +21,7 @@ SMALL = [
     for kind in KINDS
     for shape in ((1, 5, 3), (7, 33, 20))
     if kind[0] != TEXT or shape[0] > 1  # the loss of three symbols says nothing
-]
+] + [Case(mode, cell, 7, 33, 20, 5) for mode, cell in KINDS if mode in (FORWARD, TRAINING)]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
@@ -92,10 +92,10 @@ def test_names_are_distinct_and_every_case_has_a_rival() -> None:
     ("wanted", "count"),
     [
         ([], len(CASES)),
-        (["training"], 80),
-        (["training/gru/", "training/lstm"], 40),
+        (["training"], 116),
+        (["training/gru/", "training/lstm"], 64),
         (["*/lstm/b32/h128"], 2),
-        (["forward/rnn/b1/h32", "forward/rnn/b1"], 5),
+        (["forward/rnn/b1/h32", "forward/rnn/b1"], 7),
     ],
 )
 def test_cases_are_chosen_by_name(wanted: list[str], count: int) -> None:

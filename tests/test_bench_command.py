@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -13,7 +12,7 @@ import pytest
 pytest.importorskip("throughtime._native", reason="the native engine's extension module is not built")
 
 from throughtime.bench import contestant, measuring
-from throughtime.bench.cases import QUICK, Case, select
+from throughtime.bench.cases import CASES, QUICK, Case, select
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import Measurement, Rounds, Time, error, in_turn, measure, measure_all
 from throughtime.bench.quiet import Look, Quiet
@@ -43,10 +42,10 @@ def report(*measurements: Measurement) -> Report:
 def test_tables_of_all_that_was_asked_for(small, capsys) -> None:
     assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "streaming/gru", "--cases", "training/*gru*"]) == 0
     shown = capsys.readouterr().out
-    assert "## Streaming" in shown
-    assert "## Training step: forward and all gradients\n" in shown
-    assert "## Forward" not in shown
-    assert all(name in shown for name in ("torch cell", "GFLOP/s", "geometric mean", Machine.this().processor))
+    assert "| streaming" in shown
+    assert "| training" in shown
+    assert "| forward" not in shown
+    assert all(name in shown for name in ("torch cell", "geometric mean", Machine.this().processor))
 
 
 def test_markdown_and_json_are_written(small, tmp_path, capsys) -> None:
@@ -54,6 +53,7 @@ def test_markdown_and_json_are_written(small, tmp_path, capsys) -> None:
     assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "packed", "--out", str(out)]) == 0
     assert capsys.readouterr().out == ""
     assert (out / "bench.md").read_text(encoding="utf-8").startswith("# Speed\n")
+    assert "## Packed batch" in (out / "tables.md").read_text(encoding="utf-8")
     data = json.loads((out / "bench.json").read_text(encoding="utf-8"))
     (case,) = data["cases"]
     assert [t["contestant"] for t in case["times"]] == ["throughtime", "torch", "throughtime padded"]
@@ -90,8 +90,8 @@ def test_who_is_not_installed_is_skipped_by_name(small, monkeypatch, capsys) -> 
         == 0
     )
     shown = capsys.readouterr().out
-    assert "Not here: ONNX Runtime (not installed), JAX (not installed). " in shown
-    assert "ONNX Runtime µs" not in shown
+    assert "Absent: ONNX Runtime (not installed), JAX (not installed). " in shown
+    assert "| ONNX Runtime" not in shown
 
 
 def test_nothing_is_measured_where_the_engine_is_not_built(monkeypatch, capsys) -> None:
@@ -126,7 +126,22 @@ def test_results_of_other_names_are_not_compared() -> None:
         error({}, {"output": np.ones(3)})
 
 
+class Clock:
+    """What a measurement takes for time: only calls spend it."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def test_times_are_those_of_the_calls(monkeypatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(measuring, "time", clock)
+
     class Sleeping:
         packages, is_ours = ("torch",), False
 
@@ -137,14 +152,14 @@ def test_times_are_those_of_the_calls(monkeypatch) -> None:
             return True
 
         def prepare(self, case, arguments, threads):
-            return contestant.Ready(lambda: time.sleep(self.seconds), lambda _: {"output": arguments.x.numpy()})
+            return contestant.Ready(lambda: clock.sleep(self.seconds), lambda _: {"output": arguments.x.numpy()})
 
     monkeypatch.setattr(measuring, "CONTESTANTS", [Sleeping("first", 0.01), Sleeping("torch", 0.03)])
     first, other = measure(TINY, seconds=0.1, threads=1).times
-    assert 0.01 <= first.seconds < 0.02
-    assert 2 < other.ratio < 4
+    assert first.seconds == pytest.approx(0.01)
+    assert other.ratio == pytest.approx(3)
     streaming = Case("streaming", "gru", 1, 8, 10)
-    assert 0.001 <= measure(streaming, seconds=0.1, threads=1).times[0].seconds < 0.002
+    assert measure(streaming, seconds=0.1, threads=1).times[0].seconds == pytest.approx(0.001)
 
 
 class Looking(Quiet):
@@ -193,17 +208,17 @@ def test_all_rounds_count_where_the_processors_are_never_left_alone() -> None:
 
 def test_the_report_says_how_many_rounds_are_left_out() -> None:
     times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
-    shown = report(Measurement(TINY, times, 1e9, 3, 7)).markdown()
-    assert "Left out are 7 of 10 rounds, before or after which" in shown
-    assert "less than 90% of their best" in shown
-    assert "These count" not in shown
-    assert "Left out" not in report(Measurement(TINY, times, 1e9, 3)).markdown()
+    shown = report(Measurement(TINY, times, 1e9, 3, 7)).page()
+    assert "Of 10 rounds, 7 are excluded, before or after which" in shown
+    assert "less than 90% of their peak" in shown
+    assert "Too few" not in shown
+    assert "excluded" not in report(Measurement(TINY, times, 1e9, 3)).page()
 
 
 def test_the_report_names_the_cases_in_which_disturbed_rounds_count() -> None:
     times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
     made = report(Measurement(TINY, times, 1e9, 15, disturbed=13))
-    assert f"These count in {TINY.name}, which had too few others." in made.markdown()
+    assert f"Too few were undisturbed in {TINY.name}, which include some." in made.page()
     (case,) = made.data()["cases"]
     assert (case["left_out"], case["disturbed"]) == (0, 13)
 
@@ -231,6 +246,29 @@ def test_summaries() -> None:
     assert found[PEAK] == (1, pytest.approx(0.25), pytest.approx(0.25), "batch 32, hidden 256, 100 steps")
 
 
+def test_the_page_lists_the_lowest_ratios_first() -> None:
+    cases = [Case("forward", "gru", batch, 32, 100) for batch in range(1, 13)]
+    made = report(
+        *(
+            measured(c, ("throughtime", 1.0, 1.0), ("throughtime thawed", 0.1, 0.1), ("torch", 9.0, c.batch))
+            for c in cases
+        )
+    )
+    assert [(case.batch, name, ratio) for case, name, ratio in made.worst] == [(n, "torch", n) for n in range(1, 11)]
+    listed = [line for line in made.page().splitlines() if "torch" in line and "batch" in line]
+    assert "batch 1, hidden 32" in listed[0]
+    assert "batch 2, hidden 32" in listed[1]
+
+
+def test_each_grid_of_sizes_has_its_own_summary() -> None:
+    power, everyday = Case("forward", "gru", 8, 64, 100), Case("forward", "gru", 24, 320, 50, 300)
+    assert everyday in CASES
+    made = report(*(measured(c, ("throughtime", 1.0, 1.0), ("torch", 2.0, 2.0)) for c in (power, everyday)))
+    assert [s.grid for s in made.summaries if s.beside == "torch"] == ["powers of two", "everyday sizes"]
+    assert everyday.name == "forward/gru/b24/i300/h320/t50"
+    assert everyday.shape == "batch 24, input 300, hidden 320, 50 steps"
+
+
 def test_single_steps_of_each_size_are_told_apart() -> None:
     cases = [Case("streaming", "gru", 1, hidden, 200) for hidden in (64, 256)]
     made = report(*(measured(c, ("throughtime", 1.0, 1.0), ("torch", 9.0, c.hidden)) for c in cases))
@@ -252,8 +290,8 @@ def test_memory_is_told_beside_time() -> None:
     found = {s.quantity: (s.shapes, s.mean, s.least, s.at) for s in made.summaries}
     assert found[MEMORY] == (2, pytest.approx(2000**0.5), 20.0, "batch 1, hidden 64, 1,000 steps")
     assert found[TIME][:3] == (2, pytest.approx(0.5), 0.5)
-    assert "How many times less memory:" in made.markdown()
-    *_, head, _, _, last = filter(None, made.markdown().splitlines())
+    assert "## Memory: that of others over ours" in made.page()
+    *_, head, _, _, last = filter(None, made.tables().splitlines())
     columns = dict(zip(head.split("|"), last.split("|"), strict=True))
     assert {name.strip(): columns[name].strip() for name in columns if "MB" in name} == {
         "throughtime MB": "4.0",
@@ -264,7 +302,8 @@ def test_memory_is_told_beside_time() -> None:
 
 def test_every_table_is_well_formed() -> None:
     times = ("throughtime", 1.0, 1.0), ("torch", 2.0, 2.0)
-    lines = report(*(measured(case, *times) for case in select(QUICK, []))).markdown().splitlines()
+    made = report(*(measured(case, *times) for case in select(QUICK, [])))
+    lines = (made.page() + made.tables()).splitlines()
     columns = [line.count("|") if line.startswith("|") else 0 for line in lines]
     assert all(a == b for a, b in pairwise(columns) if a and b)
-    assert any(line.startswith("Not here: JAX (no). ") for line in lines)
+    assert any(line.startswith("Absent: JAX (no). ") for line in lines)

@@ -42,6 +42,20 @@ def test_every_named_cell_is_held_against_a_paper() -> None:
     assert {of.cell for of in LOOPS} == set(cells.names())
 
 
+def test_the_memory_along_depth_goes_from_layer_to_layer() -> None:
+    layers = throughtime.Recurrent("grid_lstm", 3, 4, 2, dtype=torch.float64)
+    assert [p.inputs[0].width for p in layers.programs] == [3, 8]
+    x = torch.randn(STEPS, 2, 3, dtype=torch.float64)
+    y, states = layers(x)
+    (step,) = {of.step for of in LOOPS if of.cell == "grid_lstm"}
+    for depth, program in enumerate(layers.programs):
+        weights = [layers.get_parameter(f"{p.name}_l{depth}") for p in program.parameters]
+        start = [torch.zeros(2, 4, dtype=torch.float64)] * 2
+        x, final = loop(step, Weights(program, weights), Arguments([x], start, weights))
+        assert_close([s[depth] for s in states], final, 1e-13)
+    assert_close([y], [x], 1e-13)
+
+
 def test_a_loop_with_one_thing_wrong_is_told() -> None:
     def step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         (h,) = states
@@ -75,7 +89,7 @@ def own_step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[
 
 def test_a_users_cell_with_a_norm_and_a_second_product_after_a_gate_passes_the_same_harness() -> None:
     hold(own, own_step)
-    assert throughtime.check(own).passed
+    assert throughtime.gradcheck(own).passed
 
 
 # What a loop over a few steps does not show.

@@ -11,12 +11,14 @@ import sys
 import time
 from contextlib import redirect_stdout
 from io import StringIO
+from pathlib import Path
 
 import pytest
 
 import throughtime
 from throughtime.cli.main import main
 from throughtime.cli.sample import sample as sample_command
+from throughtime.errors import RunError
 from throughtime.runs import Run
 from throughtime.spelling import command, command_line, flag
 from throughtime.tasks.text import Text
@@ -46,7 +48,7 @@ def trained(text):
 def test_training_ends_with_figures_samples_and_what_to_do_next(trained):
     path, printed = trained
     assert "nats per character" in printed
-    assert "perplexity" in printed
+    assert "nats per character" in printed
     assert "Sample 1" in printed
     assert f"throughtime sample '{path}'" in printed
 
@@ -163,7 +165,7 @@ def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
     help_ = capsys.readouterr().out
     shown = {line.split()[0].rstrip(","): line for line in help_.splitlines() if line.startswith("  -")}
     assert set(shown) == {flag(name) for name in TrainConfig.of().given if name != "data"} | {
-        "--resume", "--config", "--json", "-h",
+        "--resume", "--replay", "--config", "--json", "-h",
     }  # fmt: skip
     assert f"[default: {TrainConfig.of().network.hidden_size}]" in " ".join(help_.split())
 
@@ -229,11 +231,25 @@ def test_latest_is_the_newest_run(several, text, capsys):
         assert main([name, "latest", *rest]) == 0
         out, error = capsys.readouterr()
         assert "runs/a" in out + error
+    for name, *rest in (["export", "net.onnx"], ["horizon", "--steps", "30"], ["inspect", "--length", "20"]):
+        assert main([name, "latest", *rest]) == 0
+    assert (several / "runs" / "a" / "inspect.html").is_file()
     assert main(["train", "--resume", "latest"]) == 0
     assert "runs/a is finished" in capsys.readouterr().err
     small = ["--batch", "4", "--window", "10", "--threads", "1", "--steps", "1", "--out", "new"]
     assert main(["train", str(text), "--init-from", "latest", *small]) == 0
     assert Run.open("new").config.network.init_from == str(several / "runs" / "a")
+
+
+def test_latest_is_the_newest_run_in_python_too(several):
+    (several / "runs" / "b" / "model.safetensors").unlink()  # whatever reads the older run fails
+    assert throughtime.load("latest").recurrent.hidden_size == 8
+    assert throughtime.Stream("latest").step(0).shape == (Run.open("latest").description.codecs.inputs.size,)
+    assert throughtime.to_c("latest", several / "net.c").weights > 0
+    assert throughtime.sight.compare("latest", "rnn", hidden=4).a.name == "runs/a"
+    assert throughtime.training.resume("latest", progress=False).path == Path("runs/a")
+    with pytest.raises(RunError, match="latset: there is no such file or directory"):
+        throughtime.Stream("latset")
 
 
 def test_commands_say_at_once_what_they_read_and_from_which_run(trained, text, capsys):

@@ -217,3 +217,35 @@ def test_data_that_cannot_be_used(tmp_path, options, message):
         task(tmp_path / "t.parquet").__class__(
             ForecastOptions(**{"data": (str(tmp_path / "t.parquet"),), "horizon": 6, "context": 12, **options})
         ).prepare()
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_a_regular_series_is_read_as_one_that_is_not(tmp_path, kind, monkeypatch):
+    """Long series in order are read in pieces, without the copies that sorting takes."""
+    monkeypatch.setattr("throughtime.data.table._PIECE", 7)
+    frame = table(tmp_path / "t.parquet", 100).with_columns(
+        polars.col("y").cast(polars.Float32), f=polars.int_range(100).cast(polars.Float64)
+    )
+    frame = frame.with_columns(y=polars.when(polars.int_range(100).is_in([3, 98, 99])).then(None).otherwise("y"))
+    shuffled = frame.sample(fraction=1, shuffle=True, seed=1)
+    for name, each in (("a", frame), ("b", shuffled)):
+        getattr(each, f"write_{kind}")(tmp_path / f"{name}.{kind}")
+    options = {"target": "y", "past": "f"}
+    found, wanted = (read_time_series(tmp_path / f"{name}.{kind}", **options) for name in "ab")
+    assert found.timeline == wanted.timeline
+    assert found.digest == wanted.digest
+    assert found.notes == wanted.notes
+    assert len(found.series[0]) == 98
+    for freq in ("1h", "60min"):
+        assert read_time_series(tmp_path / f"a.{kind}", freq=freq, **options).digest == wanted.digest
+    with pytest.raises(DataError, match="irregular"):
+        read_time_series(tmp_path / f"a.{kind}", freq="2h", **options)
+
+
+def test_a_damaged_parquet_file_is_an_error(tmp_path):
+    table(tmp_path / "t.parquet")
+    content = bytearray((tmp_path / "t.parquet").read_bytes())
+    content[4:900] = bytes(896)
+    (tmp_path / "t.parquet").write_bytes(content)
+    with pytest.raises(DataError, match=r"is not a readable \.parquet table"):
+        read_time_series(tmp_path / "t.parquet", target="y")

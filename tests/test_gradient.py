@@ -28,7 +28,7 @@ from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import ProgramError
 from throughtime.language import affine, cell, exp, maximum, relu, select, sigmoid, tanh
 from throughtime.program.core import Instruction, Program
-from throughtime.program.gradient import TAPE, Slots, everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.gradient import RESIDUAL, Slots, everything_given, everything_wanted, gradient, with_residuals
 from throughtime.program.legality import require_legal
 
 STEPS, ROWS = 4, 3
@@ -179,8 +179,8 @@ def test_max_shares_the_gradient_where_both_are_equal():
 @settings(max_examples=60)
 @given(programs(operations=6), batch_sizes())
 def test_a_gradient_program_is_a_program_whose_gradient_agrees_with_autograd(program, sizes):
-    taped = with_tape(program, everything_wanted(program))
-    once = gradient(taped, everything_given(taped), everything_wanted(taped)).program
+    augmented = with_residuals(program, everything_wanted(program))
+    once = gradient(augmented, everything_given(augmented), everything_wanted(augmented)).program
     arguments = random_arguments(once)
     cotangents = random_cotangents(run(once, arguments))
     found = run_gradient(once, arguments, cotangents, batch_sizes=sizes)
@@ -262,23 +262,27 @@ def test_second_gradients_where_what_a_run_takes_hangs_together(every):
 def test_the_gradient_of_a_reversed_program_runs_forward():
     program = cells.gru.program(3, 4)
     for forward in (program, program.flipped):
-        taped = with_tape(forward, everything_wanted(forward))
-        backward = gradient(taped, everything_given(forward), everything_wanted(forward)).program
+        augmented = with_residuals(forward, everything_wanted(forward))
+        backward = gradient(augmented, everything_given(forward), everything_wanted(forward)).program
         assert backward.reverse is not forward.reverse
 
 
 @given(programs(operations=6))
 def test_gradient_programs_are_legal_and_refer_to_the_forward_program_correctly(program):
     wanted = everything_wanted(program)
-    taped = with_tape(program, wanted)
-    assert taped.outputs[: len(program.outputs)] == program.outputs
-    assert all(o.name.startswith(TAPE) for o in taped.outputs[len(program.outputs) :])
-    assert (taped.body, taped.states, taped.parameters) == (program.body, program.states, program.parameters)
-    plan = gradient(taped, everything_given(program), wanted)
+    augmented = with_residuals(program, wanted)
+    assert augmented.outputs[: len(program.outputs)] == program.outputs
+    assert all(o.name.startswith(RESIDUAL) for o in augmented.outputs[len(program.outputs) :])
+    assert (augmented.body, augmented.states, augmented.parameters) == (
+        program.body,
+        program.states,
+        program.parameters,
+    )
+    plan = gradient(augmented, everything_given(program), wanted)
     require_legal(plan.program)
     assert [i.width for i in plan.program.inputs] == [
-        *(taped.inputs[k].width for k in plan.inputs),
-        *(taped.body[taped.outputs[k].value].width for k in plan.tape),
+        *(augmented.inputs[k].width for k in plan.inputs),
+        *(augmented.body[augmented.outputs[k].value].width for k in plan.residuals),
         *(program.body[o.value].width for o in program.outputs),
     ]
     assert [p.shape for p in plan.program.parameters] == [
@@ -292,13 +296,13 @@ def test_gradient_programs_are_legal_and_refer_to_the_forward_program_correctly(
 
 def test_the_tape_of_an_lstm_holds_only_what_costs_a_function_or_a_state():
     program = cells.lstm.program(3, 4)
-    taped = with_tape(program, everything_wanted(program))
-    assert {o.name for o in taped.outputs} == {
+    augmented = with_residuals(program, everything_wanted(program))
+    assert {o.name for o in augmented.outputs} == {
         "y",  # also the hidden state, which is not written twice
-        *("tape.input", "tape.forget", "tape.candidate", "tape.output"),
-        *("tape.hidden.previous", "tape.cell.previous"),
-        next(o.name for o in taped.outputs if taped.body[o.value].op == "tanh" and o.name.startswith("tape.")
-             and o.name != "tape.candidate"),  # tanh of the cell state
+        *("residual.input", "residual.forget", "residual.candidate", "residual.output"),
+        *("residual.hidden.previous", "residual.cell.previous"),
+        next(o.name for o in augmented.outputs if augmented.body[o.value].op == "tanh"
+             and o.name.startswith("residual.") and o.name != "residual.candidate"),  # tanh of the cell state
     }  # fmt: skip
 
 
@@ -311,10 +315,10 @@ def test_what_is_cheap_is_computed_again_however_long_the_chain():
         return h
 
     program = chain.program(2, 2)
-    taped = with_tape(program, everything_wanted(program))
-    assert [o.name for o in taped.outputs] == [
+    augmented = with_residuals(program, everything_wanted(program))
+    assert [o.name for o in augmented.outputs] == [
         "y",
-        f"tape.{next(k for k, i in enumerate(program.body) if i.op == 'tanh')}",
+        f"residual.{next(k for k, i in enumerate(program.body) if i.op == 'tanh')}",
     ]
     arguments = random_arguments(program, 1, 1)
     cotangents = random_cotangents(run(program, arguments, 1))
@@ -325,9 +329,9 @@ def test_what_is_cheap_is_computed_again_however_long_the_chain():
 def test_nothing_is_taped_or_summed_for_weights_that_are_frozen():
     program = cells.lstm.program(3, 4)
     frozen = Slots(vectors=(0,), states=(0, 1), arrays=())
-    taped = with_tape(program, frozen)
-    assert "tape.hidden.previous" not in {o.name for o in taped.outputs}
-    assert gradient(taped, everything_given(program), frozen).program.reductions == ()
+    augmented = with_residuals(program, frozen)
+    assert "residual.hidden.previous" not in {o.name for o in augmented.outputs}
+    assert gradient(augmented, everything_given(program), frozen).program.reductions == ()
 
 
 def test_a_linear_program_needs_no_tape_for_the_gradient_of_its_input():
@@ -337,31 +341,31 @@ def test_a_linear_program_needs_no_tape_for_the_gradient_of_its_input():
 
     program = sum_of_inputs.program(2, 3)
     only_x = Slots(vectors=(0,), states=(), arrays=())
-    assert with_tape(program, only_x) == program
+    assert with_residuals(program, only_x) == program
 
 
 def test_named_values_keep_their_names_in_the_gradient_program():
     program = cells.lstm.program(3, 4)
-    taped = with_tape(program, everything_wanted(program))
-    backward = gradient(taped, everything_given(program), everything_wanted(program)).program
+    augmented = with_residuals(program, everything_wanted(program))
+    backward = gradient(augmented, everything_given(program), everything_wanted(program)).program
     for name in ("input", "forget.pre", "cell", "hidden.previous"):
         assert f"{name}.gradient" in backward.values
 
 
 def test_what_only_a_mask_reads_can_be_differentiated_on_from_the_tape():
-    # The mask is on the tape, and its gradient, always zero, comes with a second derivative.
+    # The mask is on the residuals, and its gradient, always zero, comes with a second derivative.
     @cell
     def masked(x, h):
         return select(exp(tanh(x)), x * x, h)
 
     program = masked.program(2, 2)
-    taped = with_tape(program, everything_wanted(program))
-    require_legal(gradient(taped, everything_given(taped), everything_wanted(program)).program)
+    augmented = with_residuals(program, everything_wanted(program))
+    require_legal(gradient(augmented, everything_given(augmented), everything_wanted(program)).program)
 
 
 def test_a_gradient_without_the_tape_it_needs_is_refused():
     program = cells.lstm.program(3, 4)
-    with pytest.raises(ProgramError, match="with_tape"):
+    with pytest.raises(ProgramError, match="with_residuals"):
         gradient(program, everything_given(program), everything_wanted(program))
 
 

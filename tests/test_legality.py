@@ -13,8 +13,8 @@ from random_programs import programs
 from throughtime import cells
 from throughtime.errors import ProgramError
 from throughtime.program import legality
-from throughtime.program.core import Input, Instruction, Output, Parameter, Part, Program, Reduction, State
-from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.core import GateRows, Input, Instruction, Output, Parameter, Program, Reduction, State
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
 
@@ -29,7 +29,7 @@ LEGAL = Program(
     name="legal",
     inputs=(Input("x", 3),),
     states=(State("h", 2, 0.0, NEXT),),
-    parameters=(Parameter("w", (2, 3), (Part("gate", 0, 2, 1.0),)), Parameter("p", (2,))),
+    parameters=(Parameter("w", (2, 3), (GateRows("gate", 0, 2, 1.0),)), Parameter("p", (2,))),
     body=(
         instruction("input", width=3, index=0),
         instruction("previous", index=0),
@@ -101,11 +101,17 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "parameter of no axes": ({"parameters": (Parameter("w", ()),)}, "w has the shape"),
     "parameter with an empty axis": ({"parameters": (Parameter("w", (2, 0)),)}, "w is 0 wide"),
     "parameter beyond all reason": ({"parameters": (Parameter("w", (1 << 18, 1 << 18)),)}, "w has the shape"),
-    "part beyond the rows": ({"parameters": (Parameter("w", (2, 3), (Part("g", 1, 3),)),)}, "part g .* rows 1 to 3"),
-    "part before the rows": ({"parameters": (Parameter("w", (2, 3), (Part("g", -1, 2),)),)}, "part g .* rows -1 to 2"),
-    "part of no rows": ({"parameters": (Parameter("w", (2, 3), (Part("g", 1, 1),)),)}, "part g .* rows 1 to 1"),
+    "part beyond the rows": (
+        {"parameters": (Parameter("w", (2, 3), (GateRows("g", 1, 3),)),)},
+        "part g .* rows 1 to 3",
+    ),
+    "part before the rows": (
+        {"parameters": (Parameter("w", (2, 3), (GateRows("g", -1, 2),)),)},
+        "part g .* rows -1 to 2",
+    ),
+    "part of no rows": ({"parameters": (Parameter("w", (2, 3), (GateRows("g", 1, 1),)),)}, "part g .* rows 1 to 1"),
     "part that starts as NaN": (
-        {"parameters": (Parameter("w", (2, 3), (Part("g", 0, 2, math.nan),)),)},
+        {"parameters": (Parameter("w", (2, 3), (GateRows("g", 0, 2, math.nan),)),)},
         "part g .* starts with nan",
     ),
     # instructions
@@ -230,8 +236,8 @@ def test_too_many_instructions_are_refused():
 
 
 def test_an_operation_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch):
-    # Whoever adds a row to the table that is not pointwise must say here when it is legal.
-    monkeypatch.setitem(OPERATIONS, "reverse", replace(OPERATIONS["row_sum"], name="reverse"))
+    # A row of the table that is not pointwise must say which widths fit.
+    monkeypatch.setitem(OPERATIONS, "reverse", replace(OPERATIONS["row_sum"], name="reverse", mismatch=None))
     with pytest.raises(ProgramError, match="has no rule here"):
         require_legal(replace(LEGAL, **body(NEXT, op="reverse")))
 
@@ -250,8 +256,8 @@ def test_named_cells_are_legal_and_so_are_their_gradients_thrice(name):
     program = cells.get(name).program(3, 4)
     for _ in range(3):
         require_legal(program)
-        taped = with_tape(program, everything_wanted(program))
-        program = gradient(taped, everything_given(taped), everything_wanted(taped)).program
+        augmented = with_residuals(program, everything_wanted(program))
+        program = gradient(augmented, everything_given(augmented), everything_wanted(augmented)).program
 
 
 @given(programs())

@@ -19,16 +19,16 @@ from random_programs import programs
 from throughtime import cells
 from throughtime.errors import ProgramError
 from throughtime.language import affine, cell, tanh
-from throughtime.program.core import Parameter, Part, Program
-from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.core import GateRows, Parameter, Program
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
 from throughtime.program.saving import FORMAT, from_json, to_json
 
 
 def gradient_of(program: Program) -> Program:
-    taped = with_tape(program, everything_wanted(program))
-    return gradient(taped, everything_given(taped), everything_wanted(taped)).program
+    augmented = with_residuals(program, everything_wanted(program))
+    return gradient(augmented, everything_given(augmented), everything_wanted(augmented)).program
 
 
 every_program = [
@@ -202,7 +202,7 @@ def test_any_program_comes_back_from_json(program):
 
 def test_what_parameters_start_with_comes_back():
     program = cells.rnn.program(3, 4)
-    started = Parameter("bias", (4,), (Part("first", 0, 2, 1.0), Part("second", 2, 4, None)))
+    started = Parameter("bias", (4,), (GateRows("first", 0, 2, 1.0), GateRows("second", 2, 4, None)))
     program = replace(program, parameters=(*program.parameters[:2], started))
     assert from_json(to_json(program)).parameters[2] == started
 
@@ -338,8 +338,8 @@ def test_any_other_text_is_refused(text):
 def test_programs_need_no_torch():
     code = (
         "import sys; from throughtime import cells; from throughtime.program.saving import from_json, to_json; "
-        "from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape; "
-        "p = cells.lstm.program(3, 4); w = everything_wanted(p); t = with_tape(p, w); "
+        "from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals; "
+        "p = cells.lstm.program(3, 4); w = everything_wanted(p); t = with_residuals(p, w); "
         "g = gradient(t, everything_given(p), w).program; assert from_json(to_json(g)) == g and str(g); "
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )

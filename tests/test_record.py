@@ -199,12 +199,12 @@ def test_what_is_kept_is_no_more_than_what_was_chosen():
 
 def test_what_a_training_step_keeps_for_its_gradient_is_not_written_again():
     program = cells.get("lstm").program(4, 5)
-    from throughtime.program.gradient import everything_wanted, with_tape
+    from throughtime.program.gradient import everything_wanted, with_residuals
 
-    taped = with_tape(program, everything_wanted(program))
+    augmented = with_residuals(program, everything_wanted(program))
     gates = tuple(Stretch(program.values[name], 0, 5) for name in ("input", "forget", "candidate", "output"))
-    full, _ = with_outputs(taped, gates, len(program.outputs))
-    assert full == taped
+    full, _ = with_outputs(augmented, gates, len(program.outputs))
+    assert full == augmented
 
 
 def test_the_tape_is_not_touched_by_what_is_done_with_the_output():

@@ -18,7 +18,7 @@ from throughtime.errors import ProgramError
 from throughtime.language import affine, cell, linear, log, named, parameter, sigmoid, softplus, tanh
 from throughtime.program.builder import Builder
 from throughtime.program.core import Instruction, Program
-from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
 from throughtime.program.phases import Phase, phases
@@ -42,18 +42,22 @@ MEANING: dict[str, Callable[..., Vector]] = {
     "select": elementwise(lambda mask, a, b: a if mask != 0 else b),
     "max": elementwise(max),
     "relu": elementwise(lambda a: max(a, 0.0)),
+    "abs": elementwise(abs),
     "tanh": elementwise(math.tanh),
     "sigmoid": elementwise(lambda a: 1 / (1 + math.exp(-a))),
     "exp": elementwise(math.exp),
     "log": elementwise(math.log),
     "sqrt": elementwise(math.sqrt),
     "softplus": elementwise(lambda a: math.log(1 + math.exp(a))),
+    "sin": elementwise(math.sin),
+    "cos": elementwise(math.cos),
     "linear": lambda i, w, v: [sum(w[r][k] * v[k] for k in range(len(v))) for r in range(i.width)],
     "linear_transposed": lambda i, w, v: [sum(w[k][r] * v[k] for k in range(len(v))) for r in range(i.width)],
     "slice": lambda i, w, v: v[i["start"] : i["start"] + i.width],
     "concat": lambda i, w, *values: [e for v in values for e in v],
     "expand": lambda i, w, v: v * i.width,
     "row_sum": lambda i, w, v: [sum(v)],
+    "row_max": lambda i, w, v: [max(v)],
 }
 
 
@@ -122,10 +126,10 @@ def test_random_programs_mean_what_is_written(program, sizes):
 @settings(max_examples=40)
 @given(programs(operations=6), batch_sizes())
 def test_gradient_programs_mean_what_is_written(program, sizes):
-    taped = with_tape(program, everything_wanted(program))
-    backward = gradient(taped, everything_given(taped), everything_wanted(taped)).program
+    augmented = with_residuals(program, everything_wanted(program))
+    backward = gradient(augmented, everything_given(augmented), everything_wanted(augmented)).program
     arguments = random_arguments(backward)
-    # The tape is what functions gave, which is never 0; random numbers may come near enough to spoil a quotient.
+    # The residuals is what functions gave, which is never 0; random numbers may come near enough to spoil a quotient.
     arguments = arguments._replace(inputs=[0.5 + x.abs() for x in arguments.inputs])
     assert_means_the_same(backward, arguments, STEPS, sizes)
 
@@ -200,8 +204,8 @@ def test_what_is_in_padding_reaches_no_result_and_no_gradient(padding):
 
 def test_sums_over_steps_leave_padding_out():
     program = cells.rnn.program(3, 4)
-    taped = with_tape(program, everything_wanted(program))
-    backward = gradient(taped, everything_given(program), everything_wanted(program)).program
+    augmented = with_residuals(program, everything_wanted(program))
+    backward = gradient(augmented, everything_given(program), everything_wanted(program)).program
     arguments = random_arguments(backward)
     for x in arguments.inputs:
         x[2:, 1:] = math.nan
@@ -333,8 +337,8 @@ def test_gates_of_x_alone_come_before_the_loop_and_what_no_state_needs_after_it(
 
 def test_all_weight_gradients_come_after_the_loop():
     program = cells.lstm.program(3, 4)
-    taped = with_tape(program, everything_wanted(program))
-    backward = gradient(taped, everything_given(program), everything_wanted(program)).program
+    augmented = with_residuals(program, everything_wanted(program))
+    backward = gradient(augmented, everything_given(program), everything_wanted(program)).program
     in_step = {id for id, phase in enumerate(phases(backward)) if phase is Phase.STEP}
     products = [backward.body[id] for id in in_step if backward.body[id].op.startswith("linear")]
     assert len(products) == 1  # the gradient of h through the recurrent matrix; that of x can wait

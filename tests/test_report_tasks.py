@@ -22,7 +22,7 @@ from throughtime.sight import connectivity
 from throughtime.sight.report.collect import collect
 from throughtime.sight.report.outcome import confusion, label_results
 from throughtime.sight.report.passage import Item, Passage, spread
-from throughtime.sight.report.reading import reach, read
+from throughtime.sight.report.predictions import reach, read
 from throughtime.tasks.sequences import all_raw_outputs
 from throughtime.training.reloading import data_of
 

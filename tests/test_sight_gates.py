@@ -12,7 +12,7 @@ from sight_helpers import one_step
 from throughtime import Recurrent, cells
 from throughtime.errors import UserError
 from throughtime.language import affine, cell, sigmoid, tanh
-from throughtime.sight import gates, keepers, saturation, timescale
+from throughtime.sight import gates, retention_gates, saturation, timescale
 
 
 def test_saturation_counts_the_steps_of_all_rows_under_and_over_the_bounds():
@@ -80,9 +80,9 @@ def test_gates_are_the_values_between_0_and_1():
 
 
 def test_the_gate_that_keeps_a_state_is_read_off_the_equations():
-    assert keepers(program("lstm")) == (("cell", "forget", "gate"),)
-    assert keepers(program("gru")) == (("hidden", "update", "gate"),)
-    assert keepers(program("rnn")) == ()
+    assert retention_gates(program("lstm")) == (("cell", "forget", "gate"),)
+    assert retention_gates(program("gru")) == (("hidden", "update", "gate"),)
+    assert retention_gates(program("rnn")) == ()
 
 
 @cell
@@ -98,12 +98,12 @@ def swapped(x, h, m):
 
 def test_a_complement_is_told_and_what_is_more_than_one_gate_is_left_out():
     assert gates(swapped.program(3, 4)) == ["update", "key"]
-    assert keepers(swapped.program(3, 4)) == (("hidden", "update", "complement"),)
+    assert retention_gates(swapped.program(3, 4)) == (("hidden", "update", "complement"),)
 
 
 @pytest.mark.parametrize("name", cells.names())
 def test_what_is_read_off_any_cell_is_so_when_it_runs(name):
-    """Gates stay between 0 and 1, and a state moves by its keeper's share of its old value alone."""
+    """Gates stay between 0 and 1, and a state moves by its gate's share of its old value alone."""
     torch.manual_seed(0)
     module = Recurrent(name, 3, 4, dtype=torch.float64)
     with torch.no_grad():
@@ -121,7 +121,7 @@ def test_what_is_read_off_any_cell_is_so_when_it_runs(name):
     direct = ("previous", "add", "sub", "mul", "neg")
     held = {id: v.detach() for id, (v, i) in enumerate(zip(body, step.body, strict=True)) if i.op not in direct}
     again = one_step(step, x, olds, parameters, held)
-    for state, gate, keeps in keepers(step):
+    for state, gate, keeps in retention_gates(step):
         number = [s.name for s in step.states].index(state)
         share = torch.autograd.grad(again[step.states[number].next].sum(), olds[number], retain_graph=True)[0]
         torch.testing.assert_close(share, named[gate] if keeps == "gate" else 1 - named[gate])

@@ -49,9 +49,9 @@ def test_match_finds_the_cell_that_opens_on_a_known_symbol_and_every_place_where
     assert found.units.tolist() == [0]
     assert found.signs.tolist() == [1]
     assert (found.start, found.stop) == (2, 7)
-    assert [place.text for place in found.places] == ["quiet", "qualm", "queen;"]
-    assert [TEXT[place.start : place.stop] for place in found.places] == ["quiet", "qualm", "queen;"]
-    assert all(place.closeness == 1 for place in found.places)
+    assert [place.text for place in found.occurrences] == ["quiet", "qualm", "queen;"]
+    assert [TEXT[place.start : place.stop] for place in found.occurrences] == ["quiet", "qualm", "queen;"]
+    assert all(place.closeness == 1 for place in found.occurrences)
 
 
 VALUES = np.array([
@@ -64,7 +64,7 @@ VALUES = np.array([
 
 
 def places(found):
-    return [(place.start, place.stop) for place in found.places]
+    return [(place.start, place.stop) for place in found.occurrences]
 
 
 def test_signs_edges_and_shares():
@@ -77,20 +77,20 @@ def test_signs_edges_and_shares():
     positive = match(VALUES, (1, 3), sign="positive")
     assert positive.units.tolist() == [0, 1, 2]
     # at step 4 unit 3 is on too, at step 7 it is not
-    assert [(p.start, p.closeness) for p in positive.places] == [(7, 1.0), (4, 0.75)]
+    assert [(p.start, p.closeness) for p in positive.occurrences] == [(7, 1.0), (4, 0.75)]
     assert match(VALUES, (1, 3), edges=True).units.tolist() == [0, 1, 3]
 
 
 def test_the_span_itself_is_no_other_place_even_where_its_units_stay_on():
     found = match(VALUES[:, 2:3], (2, 3))
     assert found.units.tolist() == [0]
-    assert found.places == ()
+    assert found.occurrences == ()
 
 
 def test_no_unit_on_through_the_span_is_an_answer():
     found = match(VALUES, (3, 5), threshold=0.8)
     assert len(found.units) == 0
-    assert found.places == ()
+    assert found.occurrences == ()
 
 
 @given(st.integers(0, 10_000))
@@ -101,7 +101,7 @@ def test_every_place_has_the_units_on_and_no_place_could_be_longer(seed):
     if not len(found.units):
         return
     covered = np.zeros(40, bool)
-    for place in found.places:
+    for place in found.occurrences:
         assert on[place.start : place.stop].all()
         assert place.start == 0 or not on[place.start - 1]
         assert place.stop == 40 or not on[place.stop]
@@ -142,7 +142,7 @@ def test_symbols_longer_than_a_character_are_found_by_the_text_that_they_make():
     values = np.array([[0, 0, 1, 0, 0, 0, 0, 0, 1.0]]).T
     found = match(values, "cat", symbols)
     assert (found.start, found.stop) == (2, 3)
-    assert [(p.start, p.text) for p in found.places] == [(8, "cat")]
+    assert [(p.start, p.text) for p in found.occurrences] == [(8, "cat")]
 
 
 # Interest.

@@ -89,7 +89,7 @@ def test_figures_of_a_file_are_of_the_rows_that_training_has_not_seen(run, file)
 
 def test_a_prediction_goes_on_where_the_file_ends(run, file, tmp_path):
     table = predict(run, file)
-    assert table.columns == ("unique_id", "ds", "forecast", "low-80", "high-80")
+    assert table.columns == ("unique_id", "ds", "forecast", "forecast-lo-80", "forecast-hi-80")
     rows = list(table.rows)
     assert [row[0] for row in rows] == ["north"] * 24 + ["south"] * 24
     assert [row[1] for row in rows[:24]] == [f"2024-02-09 {hour:02}:00:00" for hour in range(24)]

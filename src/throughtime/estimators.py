@@ -143,14 +143,14 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     def _fit(self, inputs: list[Array], targets: Array, **about_targets: Any) -> Self:
         """Train on arrays `[time, features]` and class ids `[N]` or values `[N, targets]`."""
-        share = _plain(self.validation_fraction)
+        share = plain(self.validation_fraction)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
             raise UserError(f"validation_fraction must be at least 0 and less than 1, got {share!r}.")
         if all(getattr(self, name) is None for name in ENDS):
             raise UserError("epochs, steps and minutes are all None: set one to say when training ends.")
         check_consistent_length(inputs, targets)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        parameters = {name: _plain(value) for name, value in self.get_params(deep=False).items()}
+        parameters = {name: plain(value) for name, value in self.get_params(deep=False).items()}
         if isinstance(self.cell, Cell):
             parameters["cell"] = self.cell.name
         if not isinstance(parameters["random_state"], int):
@@ -313,7 +313,7 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[m
         self.classes_, ids = np.unique(labels, return_inverse=True)
         if len(self.classes_) < 2:
             raise UserError(f"y must have at least 2 classes, got one class: {self.classes_.tolist()[0]!r}.")
-        classes = [_plain(label) for label in self.classes_.tolist()]
+        classes = [plain(label) for label in self.classes_.tolist()]
         kind = "str" if self.classes_.dtype.kind == "U" else self.classes_.dtype.name
         if kind not in get_args(ClassType) or not all(isinstance(label, bool | int | float | str) for label in classes):
             raise UserError(f"class labels must be strings, integers, floats or booleans, got {kind}.")
@@ -386,7 +386,7 @@ class SequenceRegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[mis
         return values if self._task.options.values is not None else values[:, 0]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """NumPy's scalars, as a parameter grid may hold them, as Python's."""
     return value.item() if isinstance(value, np.generic) else value
 

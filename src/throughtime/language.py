@@ -6,20 +6,24 @@ the sigmoid of it. When something is added to a gate's sum before the function i
 
 from __future__ import annotations
 
+import builtins
 import math
 from collections.abc import Callable
 from functools import wraps
+from typing import NoReturn
 
 from throughtime.errors import CellError, nearest
 from throughtime.program.builder import Number, Symbol, cell_error, of
-from throughtime.program.cell import cell, state
-from throughtime.program.trace import Trace, active_trace
+from throughtime.program.cell import cell
+from throughtime.program.declarations import inputs, state
+from throughtime.program.trace import Matrix, Trace, active_trace
+from throughtime.program.words import unknown_word
 
 __all__ = [
-    "ACTIVATIONS", "activate", "activation", "affine", "bias", "cell", "concat", "elu", "exp", "gate", "gelu",
-    "hard_sigmoid", "hard_tanh", "identity", "layer_norm", "leaky_relu", "linear", "log", "maximum", "minimum", "named",
-    "parameter", "relu", "row_mean", "select", "sigmoid", "silu", "softplus", "softsign", "split", "sqrt", "state",
-    "tanh",
+    "ACTIVATIONS", "abs", "activate", "activation", "affine", "bias", "cell", "concat", "cos", "elu", "exp", "gate",
+    "gelu", "hard_sigmoid", "hard_tanh", "identity", "inputs", "layer_norm", "leaky_relu", "linear", "log",
+    "matrix", "maximum", "minimum", "named", "parameter", "relu", "row_max", "row_mean", "row_sum", "select",
+    "sigmoid", "silu", "sin", "softmax", "softplus", "softsign", "split", "sqrt", "state", "tanh",
 ]  # fmt: skip
 
 
@@ -60,6 +64,20 @@ def parameter(name: str, width: int | None = None, initial: float | None = None)
         initial: what each element starts with; drawn as the weights are if not given.
     """
     return active_trace().own_vector(name, width, initial)
+
+
+def matrix(name: str, rows: int | None = None, columns: int | None = None) -> Matrix:
+    """A matrix parameter by itself, for one matrix on several vectors (tied weights) or in a loop: `w @ x`, `w.T @ y`.
+
+    The products have no gate's name; `gate` gives one. Where each matrix has one vector, `affine` is faster: it joins
+    the products of all gates.
+
+    Args:
+        name: its name.
+        rows: the number of elements of a product; the hidden size if not given.
+        columns: the number of elements of a vector that it multiplies; the hidden size if not given.
+    """
+    return active_trace().own_matrix(name, rows, columns)
 
 
 def named(name: str, value: Symbol) -> Symbol:
@@ -122,6 +140,21 @@ def softplus(a: Symbol) -> Symbol:
     return of(a).pointwise("softplus", a)
 
 
+def abs(a: Symbol) -> Symbol:
+    """The absolute value; Python's own `abs` does the same."""
+    return builtins.abs(a)
+
+
+def sin(a: Symbol) -> Symbol:
+    """The sine of an angle in radians."""
+    return of(a).pointwise("sin", a)
+
+
+def cos(a: Symbol) -> Symbol:
+    """The cosine of an angle in radians."""
+    return of(a).pointwise("cos", a)
+
+
 def maximum(a: Symbol | Number, b: Symbol | Number) -> Symbol:
     """The larger of two, element by element."""
     return of(a, b).pointwise("max", a, b)
@@ -151,9 +184,19 @@ def split(value: Symbol, parts: int) -> tuple[Symbol, ...]:
     return tuple(value[k * width : (k + 1) * width] for k in range(parts))
 
 
+def row_sum(value: Symbol) -> Symbol:
+    """The sum of a vector's elements, as a vector of one element."""
+    return of(value).row_sum(value)
+
+
+def row_max(value: Symbol) -> Symbol:
+    """The largest of a vector's elements, as a vector of one element; equal ones share the gradient."""
+    return of(value).row_max(value)
+
+
 def row_mean(value: Symbol) -> Symbol:
     """The mean of a vector's elements, as a vector of one element."""
-    return of(value).row_sum(value) * (1.0 / value.width)
+    return row_sum(value) * (1.0 / value.width)
 
 
 def layer_norm(name: str, value: Symbol, *, epsilon: float = 1e-5) -> Symbol:
@@ -173,6 +216,12 @@ def layer_norm(name: str, value: Symbol, *, epsilon: float = 1e-5) -> Symbol:
     result = centred * scale * gain + shift
     trace.promise(result, gate)
     return result
+
+
+def __getattr__(name: str) -> NoReturn:
+    if name.startswith("_"):
+        raise AttributeError(name)
+    raise cell_error(unknown_word(name, f"the cell language has no word {name!r}"))
 
 
 # Activations of several operations. The gate to whose sum one is applied is its result, not what comes up on the way.
@@ -221,6 +270,13 @@ def gelu(a: Symbol) -> Symbol:
 def softsign(a: Symbol) -> Symbol:
     """a / (1 + |a|)."""
     return a / (maximum(a, -a) + 1.0)
+
+
+@_activation
+def softmax(a: Symbol) -> Symbol:
+    """exp(a) over the sum of exp(a) over all elements; no element overflows, as the largest is subtracted first."""
+    weights = exp(a - row_max(a))
+    return weights * (1.0 / row_sum(weights))
 
 
 @_activation

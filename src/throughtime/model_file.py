@@ -284,7 +284,7 @@ def load(path: str | os.PathLike[str], engine: str | None = None) -> Any:
     """Makes a model of what `save` wrote, or of a run. No code but throughtime's own runs for it.
 
     Args:
-        path: the file, or the run's directory.
+        path: the file, or the run's directory; "latest" is the newest run under `runs`.
         engine: what runs its recurrent layers. If not given, for a file it is chosen by device, and for a run it is
             the one that it was trained with.
 

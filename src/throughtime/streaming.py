@@ -6,25 +6,25 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from throughtime import stored
+from throughtime.data.knobs import DeviceInput
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer
 from throughtime.errors import ModelError, RunError, UserError, nearest
 from throughtime.model_file import ModelFile, is_model_file
 from throughtime.nn.options import Options, output_width
 from throughtime.outputs import Output
 from throughtime.outputs import from_data as output_from
-from throughtime.program.core import Program
-
-if TYPE_CHECKING:
-    from throughtime.task_description import TaskDescription
+from throughtime.paths import missing, run_path
+from throughtime.program.core import Input, Program
+from throughtime.task_description import TaskDescription
 
 Array = NDArray[Any]
 
@@ -39,10 +39,12 @@ class Stream:
     A stream is for one thread at a time; different streams run at the same time.
 
     Args:
-        model: the directory of a run (or the `Run`) or a file that `throughtime.save` wrote, for which no torch is
-            needed; or a `SequenceModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one
-            direction of time, in float32 or float64.
+        model: the directory of a run (or the `Run`; "latest" is the newest one under `runs`) or a file that
+            `throughtime.save` wrote, for which no torch is needed; or a `SequenceModel`, a `Recurrent`, a drop-in
+            `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one direction of time, in float32 or float64.
         rows: how many independent streams there are.
+        knobs: for the network of an effect that was trained with knobs, their settings from 0 to 1, such as
+            `{"gain": 0.7}`. The stream then takes samples of sound alone.
         instruction_set: what the processor is to use; the best that it has if not given (see
             `throughtime.engines.native.NativeEngine`).
 
@@ -55,10 +57,13 @@ class Stream:
         RunError, ModelError: if the run or the file can't be read.
     """
 
-    def __init__(self, model: Any, rows: int = 1, *, instruction_set: str = "") -> None:
+    def __init__(
+        self, model: Any, rows: int = 1, *, knobs: Mapping[str, float] | None = None, instruction_set: str = ""
+    ) -> None:
         if type(rows) is not int or rows < 1:
             raise UserError(f"rows must be a whole number of 1 or more; given {rows!r}.")
         self._make(_network_of(model), rows, instruction_set)
+        self.knobs = knobs or {}
         self.reset()
 
     def _make(self, network: _Network, rows: int, instruction_set: str) -> None:
@@ -72,7 +77,10 @@ class Stream:
             for state, start in zip(program.states, starts, strict=True)
         }
         self._machine = _machine(network, rows, instruction_set)
-        self._step = self._machine.step
+        self._step, self._process = self._machine.step, self._machine.process
+        if network.device is not None:
+            self._step, self._process = self._step_with_knobs, self._process_with_knobs
+        self._inputs = network.layers[0][0].inputs
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: the network and the streams' states."""
@@ -80,15 +88,17 @@ class Stream:
             "network": self._network,
             "rows": self.rows,
             "instruction_set": self._instruction_set,
+            "knobs": self.knobs,
             "state": self.state,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make a stream of its own from what was copied."""
         self._make(state["network"], state["rows"], state["instruction_set"])
+        self.knobs = state["knobs"]
         self._set(state["state"])
 
-    def step(self, x: Any, out: Array | None = None) -> Array:
+    def step(self, x: Any, out: Array | None = None, **inputs: Any) -> Array:
         """Takes one step.
 
         Args:
@@ -96,6 +106,8 @@ class Stream:
                 language model the symbols' numbers, an array of whole numbers `[rows]`, or one number where there is
                 one row.
             out: where to write the result; a new array if not given. Nothing is allocated if it is.
+            **inputs: the cell's inputs beside x, by name: arrays as x, with their own widths; a number where there is
+                one row and one element.
 
         Returns:
             The output `[rows, output_size]`; for a language model the scores of the next symbol (logits)
@@ -104,12 +116,14 @@ class Stream:
         Raises:
             UserError: if the shape or the type does not fit, or another thread is in the middle of a step.
         """
+        if inputs or len(self._inputs) > 1:
+            x = _joined(self._inputs, x, inputs, np.ndim(x) - 1, self.dtype)
         try:
             return self._step(x, out)  # type: ignore[no-any-return]
         except (ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{error}.") from None
 
-    def process(self, x: Any) -> Array:
+    def process(self, x: Any, **inputs: Any) -> Array:
         """Take the steps of a block, with the state carried from block to block.
 
         The results have the same bits as those of `step`, however a sequence is cut into blocks.
@@ -117,6 +131,7 @@ class Stream:
         Args:
             x: for one stream an array `[steps, input_size]`, or `[steps]` where a step has one number; for networks
                 that read symbols the ids, an array of integers `[steps]`.
+            **inputs: the cell's inputs beside x, by name: arrays `[steps, width]`, or `[steps]` where the width is 1.
 
         Returns:
             The outputs `[steps, output_size]`; `[steps]` where a step has one number in `x` and in the output, and `x`
@@ -126,10 +141,41 @@ class Stream:
             UserError: the shape or the type does not fit, the stream has several rows, or another thread is in the
                 middle of a step.
         """
+        if inputs or len(self._inputs) > 1:
+            x = _joined(self._inputs, x, inputs, 1, self.dtype)
         try:
-            return self._machine.process(x)  # type: ignore[no-any-return]
+            return self._process(x)  # type: ignore[no-any-return]
         except (ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{error}.") from None
+
+    @property
+    def knobs(self) -> dict[str, float]:
+        """The settings of an effect's knobs from 0 to 1, which can be changed between blocks; empty if it has none."""
+        return dict(self._knobs)
+
+    @knobs.setter
+    def knobs(self, knobs: Mapping[str, float]) -> None:
+        device = self._network.device or DeviceInput(1)
+        self._settings = device.settings(knobs).astype(self.dtype)
+        self._knobs = dict(knobs)
+
+    def _step_with_knobs(self, x: Any, out: Array | None) -> Any:
+        return self._machine.step(self._with_knobs(x, "a step", "[1] or [rows, 1]"), out)
+
+    def _process_with_knobs(self, x: Any) -> Any:
+        flat = np.ndim(x) == 1
+        samples = np.asarray(x)[:, None] if flat else x
+        found = self._machine.process(self._with_knobs(samples, "a block", "[steps, 1] or [steps]"))
+        return found[:, 0] if flat else found
+
+    def _with_knobs(self, x: Any, what: str, shapes: str) -> Array:
+        """Samples `[..., 1]` with the settings of the knobs beside each."""
+        samples = np.asarray(x)
+        if samples.dtype != self.dtype or samples.ndim not in (1, 2) or samples.shape[-1] != 1:
+            raise UserError(f"{what} is a {self.dtype} array {shapes}, got {samples.dtype} {list(samples.shape)}.")
+        return np.concatenate(
+            [samples, np.broadcast_to(self._settings, (*samples.shape[:-1], *self._settings.shape))], -1
+        )
 
     def reset(self, rows: int | Sequence[int] | Array | None = None) -> None:
         """Lets streams begin afresh, with the states that the cell declares.
@@ -201,6 +247,40 @@ class Stream:
         return None if self._source is None else self._source.task
 
 
+def _joined(declared: Sequence[Input], x: Any, inputs: Mapping[str, Any], axes: int, dtype: np.dtype[Any]) -> Array:
+    """The inputs of a step or of steps side by side, as the machine takes them.
+
+    Args:
+        declared: the network's inputs, x first.
+        x: the caller's x.
+        inputs: the caller's other inputs, by name.
+        axes: the number of axes of x before its features.
+        dtype: the type of all.
+
+    Raises:
+        UserError: one is unknown, missing, or of another shape or type.
+    """
+    (of_x, *others), steps = declared, np.shape(x)[:axes]
+    names = [given.name for given in others]
+    for name in inputs:
+        if name not in names:
+            has = f"it takes {', '.join(names)}" if names else "it takes x alone"
+            raise UserError(f"the network takes no input {name!r}{nearest(name, names)} ({has}).")
+    for name in names:
+        if name not in inputs:
+            raise UserError(f"the network takes {name} at each step, and it is missing: step(x, {name}=...).")
+    found = []
+    for given, value in zip(declared, [x, *(inputs[name] for name in names)], strict=True):
+        array = np.asarray(value, None if isinstance(value, np.ndarray) else dtype)
+        if given.width == 1 and array.shape == steps:
+            array = array[..., None]
+        if array.shape != (*steps, given.width) or array.dtype != dtype:
+            name = "x" if given is of_x else given.name
+            raise UserError(f"{name} must be {dtype} {[*steps, given.width]}; got {array.dtype} {list(array.shape)}.")
+        found.append(array)
+    return np.concatenate(found, -1)
+
+
 @dataclass(frozen=True)
 class _Network:
     """What is streamed.
@@ -213,6 +293,7 @@ class _Network:
         output: what the head's numbers mean.
         skip: whether the input is added to the output.
         source: the file that it was read from.
+        device: what an effect with knobs reads; None for other networks.
     """
 
     layers: Sequence[tuple[Program, Sequence[Array]]]
@@ -222,6 +303,7 @@ class _Network:
     output: Output | None = None
     skip: bool = False
     source: ModelFile | None = None
+    device: DeviceInput | None = None
 
     @property
     def arrays(self) -> list[Array]:
@@ -269,19 +351,35 @@ def _network_of(model: Any) -> _Network:
     if runs is not None and isinstance(model, runs.Run):
         model = model.path
     if isinstance(model, str | os.PathLike):
-        network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(Path(model))
+        network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(run_path(os.fspath(model)))
     else:
         network = _of_module(model)
+    network = replace(network, device=_device_of(network.source or model))
     kinds = {str(array.dtype) for array in network.arrays}
     if len(kinds) > 1 or not kinds <= {"float32", "float64"}:
         raise UserError(f"a stream computes in float32 or float64; this model has {', '.join(sorted(kinds))}.")
     return network
 
 
+def _device_of(source: Any) -> DeviceInput | None:
+    """What an effect with knobs reads; None for other networks."""
+    if isinstance(source, ModelFile):
+        codecs = (source.description.task or {}).get("codecs")
+        inputs = codecs.get("inputs") if isinstance(codecs, dict) else None
+        if not isinstance(inputs, dict) or inputs.get("kind") != "device_input":
+            return None  # a vocabulary, say, takes long to read
+    task = getattr(source, "task", None)
+    device = task.codecs.inputs if isinstance(task, TaskDescription) else None
+    return device if isinstance(device, DeviceInput) and device.knobs else None
+
+
 def _of_run(path: Path) -> _Network:
-    for name in (stored.CONFIG, stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
+    if not path.exists():
+        raise RunError(missing(path, "file or directory"))
+    stored.require_run(path)
+    for name in (stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
-            raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")
+            raise RunError(f"{path} is a run that can't be used yet: it has no {name}")
     try:
         stored.require_format(path, json.loads(stored.read_text(path / stored.CONFIG)))
         file = ModelFile.open(path / stored.WEIGHTS)
@@ -405,7 +503,7 @@ def _of_module(module: Any) -> _Network:
         )
     from torch import nn
 
-    from throughtime.nn.dropin import programs_of
+    from throughtime.nn.dropin import torch_programs
     from throughtime.nn.effective import effective_weights
     from throughtime.nn.recurrent import Recurrent
     from throughtime.nn.sequence_model import SequenceModel
@@ -427,7 +525,7 @@ def _of_module(module: Any) -> _Network:
         return _Network(*_layers(module.programs, module.options, weights))
     if isinstance(module, nn.RNNBase):
         _require_one_direction(module.bidirectional)
-        programs = [program for (program,) in programs_of(module)]
+        programs = [program for (program,) in torch_programs(module)]
         return _Network(*_drop_in_layers(TORCH_LAYERS[module.mode], programs, weights))
     kinds = (Recurrent, SequenceModel, nn.RNNBase)
     raise _unknown(type(module).__name__, [name for name, inner in module.named_modules() if isinstance(inner, kinds)])

@@ -68,7 +68,7 @@ class Case:
     """All that a run of a case depends on."""
 
     text: str
-    member: int = 0  # 0: the program, 1: it keeps its tape, 2: its gradient
+    member: int = 0  # 0: the program, 1: it keeps its residuals, 2: its gradient
     steps: int = 3
     rows: int = 2
     dtype: str = "float64"
@@ -223,7 +223,7 @@ def _instruction(draw: random.Random, content: Any) -> None:
                 b = draw.randrange(len(body))
                 body.append(["concat", [a, b], width + body[b][2], {}])
             case "expand":
-                body.append(["row_sum", [a], 1, {}])
+                body.append([draw.choice(("row_sum", "row_max")), [a], 1, {}])
                 body.append(["expand", [len(body) - 1], draw.choice((1, 4, 12)), {}])
             case "constant":
                 body.append(["constant", [], width, {"value": draw.choice(CONSTANTS)}])

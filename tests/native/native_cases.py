@@ -8,15 +8,15 @@ from numpy.typing import NDArray
 
 from throughtime.engines.native import NativeEngine
 from throughtime.program.core import Input, Instruction, Output, Program, State
-from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals
 from throughtime.program.operations import OPERATIONS
 
 
 def family(program: Program) -> list[Program]:
-    """A program, the one that keeps its tape, and its gradient."""
+    """A program, the one that keeps its residuals, and its gradient."""
     wanted = everything_wanted(program)
-    taped = with_tape(program, wanted)
-    return [program, taped, gradient(taped, everything_given(program), wanted).program]
+    augmented = with_residuals(program, wanted)
+    return [program, augmented, gradient(augmented, everything_given(program), wanted).program]
 
 
 def one_operation(name: str, width: int) -> Program:
@@ -41,3 +41,20 @@ def apply(engine: NativeEngine, name: str, *values: NDArray[np.floating]) -> NDA
     state = np.zeros((1, 1), values[0].dtype)
     outputs, _, _ = run_on(engine, program, 1, inputs, [state], [])
     return np.asarray(outputs[0]).reshape(-1)
+
+
+def row_max(engine: NativeEngine, x: NDArray[np.floating]) -> NDArray[np.floating]:
+    """The largest element of each row `[B, width]`, as `[B, 1]`."""
+    program = Program(
+        name="row_max",
+        inputs=(Input("x", x.shape[1]),),
+        states=(State("s", 1, 0.0, 1),),
+        body=(
+            Instruction("input", (), x.shape[1], (("index", 0),)),
+            Instruction("previous", (), 1, (("index", 0),)),
+            Instruction("row_max", (0,), 1),
+        ),
+        outputs=(Output("y", 2),),
+    )
+    outputs, _, _ = run_on(engine, program, 1, [x[None]], [np.zeros((len(x), 1), x.dtype)], [])
+    return np.asarray(outputs[0])[0]

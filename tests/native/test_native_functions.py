@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from native_cases import apply
+from native_cases import apply, row_max
 from numpy.typing import NDArray
 
 from throughtime.engines.native import NativeEngine
@@ -23,6 +23,9 @@ EXACT = {
     "sqrt": np.sqrt,
     "relu": lambda x: np.maximum(x, 0),
     "neg": np.negative,
+    "abs": np.abs,
+    "sin": np.sin,
+    "cos": np.cos,
 }
 POSITIVE = ("log", "sqrt")
 
@@ -36,6 +39,28 @@ def sample(dtype: type, positive: bool) -> NDArray[np.floating]:
     near_one = 1 + generator.uniform(-1, 1, 50_000) * np.exp(generator.uniform(-15, 0, 50_000))
     x = np.concatenate([dense, wide, tiny, near_one]).astype(dtype)
     return abs(x) if positive else x
+
+
+ANGLE_BOUND = {np.float32: 2e-7, np.float64: 5e-16}
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["sin", "cos"])
+def test_angles_of_every_size(engine: NativeEngine, name: str, dtype: type) -> None:
+    """Near multiples of pi/2 as well, where most digits of the angle cancel, and where the C library takes over."""
+    generator = np.random.default_rng(1)
+    turns = generator.integers(-700_000, 700_000, 50_000) * np.longdouble("1.57079632679489661923132169163975144")
+    wide = np.concatenate([generator.uniform(-(2**20), 2**20, 50_000), generator.uniform(-1e9, 1e9, 10_001)])
+    x = np.concatenate([turns.astype(dtype), np.nextafter(turns.astype(dtype), dtype(0)), wide.astype(dtype)])
+    error = abs(apply(engine, name, x) / EXACT[name](x.astype(np.longdouble)) - 1)
+    assert error.max() <= ANGLE_BOUND[dtype], f"at {x[error.argmax()]!r}"
+
+
+def test_the_largest_element(engine: NativeEngine) -> None:
+    x = np.random.default_rng(0).standard_normal((5, 37)).astype(np.float32) - 9
+    x[1, 33], x[2, 3], x[3] = np.nan, np.inf, -np.inf
+    for width in (1, 2, 15, 16, 17, 37):
+        np.testing.assert_array_equal(row_max(engine, x[:, :width]), x[:, :width].max(1, keepdims=True))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)

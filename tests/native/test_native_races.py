@@ -19,7 +19,7 @@ from throughtime.engines.base import Layout, Operands
 from throughtime.engines.native import NativeEngine
 from throughtime.engines.native.plan import lower
 from throughtime.program.core import Program
-from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals
 
 Array = NDArray[Any]
 CALLERS, ROUNDS = 4, 5
@@ -66,8 +66,8 @@ def flat(result: Any) -> list[Array]:
 def test_callers_that_run_at_once(rows: int, sizes: list[int] | None) -> None:
     program = cells.get("lstm").program(24, 96)
     wanted = everything_wanted(program)
-    taped = with_tape(program, wanted)
-    for each in (program, taped, gradient(taped, everything_given(program), wanted).program):
+    augmented = with_residuals(program, wanted)
+    for each in (program, augmented, gradient(augmented, everything_given(program), wanted).program):
         operands, layout = Operands(*arguments_of(each, 20, rows)), Layout(20, rows, sizes)
 
         def run(

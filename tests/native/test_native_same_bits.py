@@ -146,10 +146,10 @@ def test_sums_in_pieces_of_time(engine: NativeEngine) -> None:
 
 
 def test_what_is_recorded_changes_no_bit(engine: NativeEngine) -> None:
-    program, taped, _ = family(cells.get("lstm").program(9, 40))
+    program, augmented, _ = family(cells.get("lstm").program(9, 40))
     arguments = arguments_of(program, 12, 5)
     assert torch.equal(
-        run_on(engine, program, 12, *arguments).outputs[0], run_on(engine, taped, 12, *arguments).outputs[0]
+        run_on(engine, program, 12, *arguments).outputs[0], run_on(engine, augmented, 12, *arguments).outputs[0]
     )
 
 

@@ -19,7 +19,7 @@ class Arguments:
     """A case's arrays, drawn from its name.
 
     Attributes:
-        x: the input `[T, B, hidden]`.
+        x: the input `[T, B, input_size]`.
         parameters: the program's, by their names in a layer.
         cotangent: the gradient of the output `[T, B, width]`; 0 after a row's end.
     """
@@ -33,7 +33,7 @@ class Arguments:
     def of(cls, case: Case) -> Arguments:
         """Draws a case's arrays: parameters as torch initialises its layers, the rest normally distributed."""
         generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
-        x = torch.randn(case.steps, case.batch, case.hidden, generator=generator)
+        x = torch.randn(case.steps, case.batch, case.input_size, generator=generator)
         cotangent = torch.randn(case.steps, case.batch, output_width(case.program), generator=generator)
         bound = case.hidden**-0.5
         parameters = {

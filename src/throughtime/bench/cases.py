@@ -15,7 +15,7 @@ from throughtime.errors import UserError, nearest
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.program.counting import products
-from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals
 
 FORWARD, TRAINING, STREAMING, PACKED, LONG, TEXT = "forward", "training", "streaming", "packed", "long", "text"
 MODES = {
@@ -46,12 +46,13 @@ _BOUNDS = {
 
 @dataclass(frozen=True)
 class Case:
-    """Layers of one direction at one size, float32, the input as wide as a layer; one layer but on text.
+    """Unidirectional layers of one size in float32: two layers on text, one elsewhere.
 
     Attributes:
-        mode: what is done with it, of `MODES`.
-        cell: one of ours by its name, or the bench's own.
-        batch, hidden, steps: B, the number of hidden units and T.
+        mode: one of `MODES`.
+        cell: the name of a named cell, or of the benchmark's own.
+        batch, hidden, steps: the batch size B, the number of hidden units and the number of steps T.
+        features: the width of the input, if it isn't that of the layer.
     """
 
     mode: str
@@ -59,16 +60,29 @@ class Case:
     batch: int
     hidden: int
     steps: int
+    features: int | None = None
 
     @property
     def name(self) -> str:
-        """By which it is chosen."""
-        return f"{self.mode}/{self.cell}/b{self.batch}/h{self.hidden}/t{self.steps}"
+        """The name that `--cases` selects the case by."""
+        unlike = f"/i{self.features}" if self.input_size != self.hidden else ""
+        return f"{self.mode}/{self.cell}/b{self.batch}{unlike}/h{self.hidden}/t{self.steps}"
+
+    @property
+    def input_size(self) -> int:
+        """The width of the input."""
+        return self.features or self.hidden
+
+    @property
+    def grid(self) -> str:
+        """The name of the grid that the case's size belongs to."""
+        return EVERYDAY if (self.batch, self.input_size, self.hidden, self.steps) in _EVERYDAY_SIZES else POWERS
 
     @property
     def shape(self) -> str:
-        """In words."""
-        return f"batch {self.batch}, hidden {self.hidden}, {self.steps:,} steps"
+        """The size in words."""
+        unlike = f"input {self.input_size}, " if self.input_size != self.hidden else ""
+        return f"batch {self.batch}, {unlike}hidden {self.hidden}, {self.steps:,} steps"
 
     @property
     def is_built_in(self) -> bool:
@@ -87,7 +101,7 @@ class Case:
 
     @property
     def checkpoint_every(self) -> int:
-        """After how many steps a long run keeps its states: the states kept and one segment's tape are as many."""
+        """After how many steps a long run keeps its states: the states kept and one segment's residuals are as many."""
         return isqrt(self.steps)
 
     @property
@@ -103,7 +117,7 @@ class Case:
     @property
     def program(self) -> Program:
         """The cell's program."""
-        return self.definition.program(self.hidden, self.hidden)
+        return self.definition.program(self.input_size, self.hidden)
 
     @property
     def lengths(self) -> list[int]:
@@ -129,8 +143,8 @@ class Case:
         if not self.trains:
             return (program,)
         wanted = everything_wanted(program)
-        taped = with_tape(program, wanted)
-        return taped, gradient(taped, everything_given(program), wanted).program
+        augmented = with_residuals(program, wanted)
+        return augmented, gradient(augmented, everything_given(program), wanted).program
 
 
 def _grid(
@@ -139,11 +153,32 @@ def _grid(
     return [Case(*of, steps) for of in product(modes, names, batches, sizes)]
 
 
+POWERS, EVERYDAY = "powers of two", "everyday sizes"
 _BATCHES, _SIZES = (1, 8, 32, 64), (32, 64, 128, 256, 512)
+# (batch, input, hidden, steps) as in published networks: of one feature, word vectors, filter banks, tables, pixels.
+_EVERYDAY_SIZES = (
+    (1, 1, 48, 200),
+    (1, 300, 300, 100),
+    (6, 40, 160, 200),
+    (6, 650, 1000, 35),
+    (20, 200, 200, 35),
+    (20, 650, 650, 35),
+    (24, 7, 100, 96),
+    (24, 300, 320, 50),
+    (48, 48, 48, 100),
+    (48, 28, 96, 150),
+    (48, 300, 200, 70),
+    (64, 400, 400, 70),
+)
 _LONG_STEPS = (25_000, 50_000, 100_000)
 
 CASES: Sequence[Case] = (
     *_grid((FORWARD, TRAINING), (*BUILT_IN, *_OWN), _BATCHES, _SIZES),
+    *(
+        Case(mode, cell, batch, hidden, steps, features)
+        for mode, cell in product((FORWARD, TRAINING), BUILT_IN)
+        for batch, features, hidden, steps in _EVERYDAY_SIZES
+    ),
     *_grid((STREAMING,), BUILT_IN, (1,), (64, 256), 200),
     *_grid((PACKED,), BUILT_IN, (32,), (64, 256)),
     *(case for steps in _LONG_STEPS for case in _grid((LONG,), ("lstm",), (1, 8), (64,), steps)),
@@ -173,7 +208,7 @@ def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
         return list(cases)
     for name in wanted:
         if not any(_fits(case, name) for case in cases):
-            levels = {"/".join(case.name.split("/")[:depth]) for case in cases for depth in range(1, 6)}
+            levels = {"/".join(case.name.split("/")[:depth]) for case in cases for depth in range(1, 7)}
             modes = ", ".join(dict.fromkeys(case.mode for case in cases))
             raise UserError(
                 f"no case is called {name!r}{nearest(name, levels)} (there are: {modes}; one of them alone is called "

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from throughtime.bench.contestant import Contestant
-from throughtime.bench.ours import BuiltIn, Checkpointed, Layer, Padded, Stepwise, Thawed, WholeTape
+from throughtime.bench.ours import AllResiduals, BuiltIn, Checkpointed, Layer, Padded, Stepwise, Thawed
 from throughtime.bench.peer_jax import JaxScan
 from throughtime.bench.peer_onnxruntime import OnnxRuntime
 from throughtime.bench.peer_torch import TorchCell, TorchLayer, TorchLoop
@@ -25,6 +25,6 @@ CONTESTANTS: Sequence[Contestant] = (
     JaxScan(),
     BuiltIn(),
     Padded(),
-    WholeTape(),
+    AllResiduals(),
     Thawed(),
 )

@@ -74,7 +74,7 @@ class Stepwise(_Ours):
 
 
 class Checkpointed(_Ours):
-    """A `Recurrent` of the cell that keeps some of its states, and no tape, between forward and backward."""
+    """A `Recurrent` of the cell that keeps some of its states, and no residuals, between forward and backward."""
 
     name = "throughtime"
 
@@ -121,7 +121,7 @@ class Padded(_Ours):
         return ready_module(_layer(case, arguments), case, arguments, packed=False)
 
 
-class WholeTape(_Ours):
+class AllResiduals(_Ours):
     """Our layer with all kept that the gradient needs, where the other run computes it again."""
 
     name = "throughtime, all kept"
@@ -139,12 +139,14 @@ def _layer(case: Case, arguments: Arguments, *, frozen: bool = True) -> nn.Modul
     """The layer of a case; frozen, as far as that is for the case."""
     if case.is_built_in:
         kind = getattr(dropin, torch_name(case))
-        layer = filled(kind(case.hidden, case.hidden, engine="native"), stored(case, arguments))
+        layer = filled(kind(case.input_size, case.hidden, engine="native"), stored(case, arguments))
     else:
         layer = _recurrent(case, arguments)
     return freeze(layer) if frozen and case.mode == FORWARD else layer
 
 
 def _recurrent(case: Case, arguments: Arguments, checkpoint_every: int | None = None) -> nn.Module:
-    recurrent = Recurrent(case.definition, case.hidden, case.hidden, engine="native", checkpoint_every=checkpoint_every)
+    recurrent = Recurrent(
+        case.definition, case.input_size, case.hidden, engine="native", checkpoint_every=checkpoint_every
+    )
     return filled(recurrent, list(arguments.parameters.values()))

@@ -58,7 +58,7 @@ def _scan(x: Any, weights: Any) -> Any:
         h, c = by_hand(weights, from_x, *state, sigmoid=jax.nn.sigmoid, tanh=jnp.tanh, split=_quarters)
         return (h, c), h
 
-    zeros = jnp.zeros(x.shape[1:], x.dtype)
+    zeros = jnp.zeros((x.shape[1], weights["weight_h_l0"].shape[1]), x.dtype)
     return jax.lax.scan(step, (zeros, zeros), x @ weights["weight_x_l0"].T + weights["bias_l0"])[1]
 
 

@@ -60,12 +60,12 @@ def _model(case: Case, arguments: Arguments) -> bytes:
     found = onnx_layer_of(case.program)
     assert found is not None  # every cell that others have built in is an operator
     layout = found.layer.layout
-    stored = layout.to_stored(layout.places(found.program), list(arguments.parameters.values()), case.hidden)
+    stored = layout.to_stored(layout.mapping(found.program), list(arguments.parameters.values()), case.hidden)
     biases = [tensor for tensor in (stored.input_bias, stored.recurrent_bias) if tensor is not None]
     arrays = {"w": stored.input.numpy(), "r": stored.recurrent.numpy(), "b": torch.cat(biases).numpy()}
     states = [state.name for state in case.program.states]
     takes = ["x", "w", "r", "b"]
-    inputs: _Shapes = {"x": (None, case.batch, case.hidden)}
+    inputs: _Shapes = {"x": (None, case.batch, case.input_size)}
     if case.mode == STREAMING:
         takes += ["", *states]
         inputs |= dict.fromkeys(states, (1, case.batch, case.hidden))

@@ -32,7 +32,7 @@ class TorchLayer(_Torch):
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
         """As any module is run."""
-        layer = getattr(nn, torch_name(case))(case.hidden, case.hidden)
+        layer = getattr(nn, torch_name(case))(case.input_size, case.hidden)
         filled(layer, stored(case, arguments))
         if case.mode != STREAMING:
             return ready_module(layer, case, arguments)
@@ -59,7 +59,7 @@ class TorchCell(_Torch):
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
         """The state is what a step returns."""
-        cell = getattr(nn, f"{torch_name(case)}Cell")(case.hidden, case.hidden)
+        cell = getattr(nn, f"{torch_name(case)}Cell")(case.input_size, case.hidden)
         filled(cell, stored(case, arguments))
 
         @torch.inference_mode()
@@ -102,7 +102,7 @@ class TorchLoop(_Torch):
 def _loop(given: Mapping[str, Tensor]) -> Tensor:
     x = given["x"]
     from_x = functional.linear(x, given["weight_x_l0"], given["bias_l0"])
-    h = c = x.new_zeros(x.shape[1:])
+    h = c = x.new_zeros(x.shape[1], given["weight_h_l0"].shape[1])
     outputs = []
     for at_step in from_x.unbind():
         h, c = by_hand(given, at_step, h, c, sigmoid=torch.sigmoid, tanh=torch.tanh, split=_quarters)

@@ -1,9 +1,10 @@
-"""What was measured, as figures for a program and as tables for a reader."""
+"""Format measurements: as data, as one page of summaries, and as tables of every shape."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from operator import itemgetter
 from statistics import geometric_mean, median
 from typing import Any
 
@@ -12,51 +13,55 @@ from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import Measurement, Time
 from throughtime.bench.quiet import LEAST_PEAK, MOST_HANDOVER
-from throughtime.markdown import table
+from throughtime.tables import markdown_table
 
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
 FASTEST = "the fastest of them"
 PEAK = "the processor's peak"
 TIME, MEMORY, RATE = "time", "memory", "rate"
-_HOW = ". All who can take part come with `pip install 'throughtime[bench]'`."
+_INSTALL = ". Install all contestants with `pip install 'throughtime[bench]'`."
 _READING = (
-    "Float32; one layer of one direction, the input as wide as the layer, its product included. Times are medians "
-    "of runs in turn; a ratio is the median over the rounds, and above 1 where ours is quicker. GFLOP/s counts the "
-    "matrix products alone. MB are what a call takes at its peak besides what it is given and returns, in a process of "
-    "its own. All results were compared with torch's. "
-    "Forward runs are of a frozen layer, whose weights are ready, as in a session of ONNX Runtime; `throughtime "
-    "thawed` makes them ready at every call."
+    "One unidirectional float32 layer, its input product included. A time is the median over rounds in which the "
+    "contestants took turns; a ratio is the median over the rounds of another contestant's time over ours, so above 1 "
+    "ours is faster. GFLOP/s count the matrix products alone. Every result was compared with torch's. Forward runs use "
+    "a frozen layer, whose weights are packed once, as a session of ONNX Runtime packs them; `throughtime thawed` "
+    "packs them on every call."
 )
-_TAKEN = (
-    f"before or after which the processors multiplied and added less than {LEAST_PEAK:.0%} of their best, or took "
-    f"{MOST_HANDOVER:g} times as long or more to see what the other had written, as where a host gives them to others"
+_DISTURBED = (
+    f"before or after which the processors reached less than {LEAST_PEAK:.0%} of their peak, or communication between "
+    f"them took {MOST_HANDOVER:g} times its usual time or more, as when a host runs other guests"
 )
-# Where the matrix products are large enough for the processor's arithmetic to be the limit.
+# Sizes at which the peak arithmetic rate of the processor limits the speed.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
-# What the tables in short say, and how each writes its figures.
-_SHORT = {
-    TIME: ("## In short: how many times as fast", "{:.2f}"),
-    MEMORY: ("How many times less memory:", "{:.1f}"),
-    RATE: (f"Share of the peak, at batch {_LARGE_BATCH} or more and hidden {_LARGE_HIDDEN} or more:", "{:.0%}"),
+_WORST = 10  # shapes listed first
+# The title of each summary table, and the format of its figures.
+_SUMMARY_TABLES = {
+    TIME: ("## Speed relative to other engines", "{:.2f}"),
+    MEMORY: ("## Memory: that of others over ours", "{:.1f}"),
+    RATE: (
+        f"## Share of the peak arithmetic rate, batch {_LARGE_BATCH} or larger and hidden {_LARGE_HIDDEN} or larger",
+        "{:.0%}",
+    ),
 }
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Several shapes of one cell in one figure.
+    """One figure for several sizes of a cell.
 
     Attributes:
-        mode, cell: what was measured.
-        quantity: what is compared: `TIME`, `MEMORY`, or the `RATE` of the arithmetic.
-        beside: a contestant, `FASTEST` of those that are not ours in each shape, or `PEAK`.
-        shapes: how many.
-        mean: the geometric mean of its time or memory in ours; for `PEAK` of our share of it.
-        least: the smallest of these.
-        at: where that was.
+        mode, cell, grid: what was measured, and the name of the grid of sizes.
+        quantity: `TIME`, `MEMORY`, or `RATE`, the arithmetic rate.
+        beside: a contestant; `FASTEST`, the fastest for each size that isn't ours; or `PEAK`.
+        shapes: the number of sizes.
+        mean: the geometric mean of the contestant's time or memory over ours; for `PEAK`, of our share of it.
+        least: the smallest value.
+        at: the size with the smallest value.
     """
 
     mode: str
     cell: str
+    grid: str
     quantity: str
     beside: str
     shapes: int
@@ -67,14 +72,14 @@ class Summary:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was measured in one run.
+    """The measurements of one run.
 
     Attributes:
-        machine: on which.
-        threads: that each contestant might use.
-        seconds: for which each case was measured at least.
-        measurements: the cases.
-        absent: who was not there, and why.
+        machine: the machine.
+        threads: the number of threads of every contestant.
+        seconds: the least time each case was measured for.
+        measurements: one for each case.
+        absent: the contestants that couldn't take part, with the reason.
     """
 
     machine: Machine
@@ -85,21 +90,31 @@ class Report:
 
     @property
     def wrong(self) -> list[str]:
-        """Contestants whose results were off, with the case."""
+        """Contestants with wrong results, and the case."""
         return [f"{name} in {m.case.name}" for m in self.measurements for name in m.wrong]
 
     @property
     def summaries(self) -> list[Summary]:
-        """Each cell's shapes in one figure beside each contestant; of single steps each size by itself."""
-        groups: dict[tuple[str, str, int | None], list[Measurement]] = {}
+        """Summaries of each cell beside each contestant: one for each grid of sizes; for single steps, each size."""
+        groups: dict[tuple[str, str, str | int], list[Measurement]] = {}
         for m in self.measurements:
-            # What a step takes besides its arithmetic is all there is to a small one, and little of a large one.
-            size = m.case.hidden if m.case.mode == STREAMING else None
-            groups.setdefault((m.case.mode, m.case.cell, size), []).append(m)
+            # A single step of a small layer is nearly all overhead, one of a large layer nearly all arithmetic.
+            group = m.case.hidden if m.case.mode == STREAMING else m.case.grid
+            groups.setdefault((m.case.mode, m.case.cell, group), []).append(m)
         return [summary for group in groups.values() for summary in _summaries(group)]
 
+    @property
+    def worst(self) -> list[tuple[Case, str, float]]:
+        """The sizes with the lowest ratios: the case, its fastest other contestant, and that one's time over ours."""
+        found = [
+            (m.case, *min(((t.contestant, t.ratio) for t in m.times if t.contestant not in _OURS), key=itemgetter(1)))
+            for m in self.measurements
+            if any(t.contestant not in _OURS for t in m.times)
+        ]
+        return sorted(found, key=itemgetter(2))[:_WORST]
+
     def data(self) -> dict[str, Any]:
-        """The figures: times in seconds, rates in FLOP a second."""
+        """Return the report as plain data: times in seconds, rates in FLOP/s."""
         return {
             "machine": asdict(self.machine),
             "threads": self.threads,
@@ -109,60 +124,75 @@ class Report:
             "cases": [_case_data(m) for m in self.measurements],
         }
 
-    def markdown(self) -> str:
-        """The tables."""
-        return "\n".join(self._lines()) + "\n"
+    def page(self) -> str:
+        """One page in Markdown: the conditions, the slowest sizes and the summaries."""
+        return "\n".join(self._page_lines()) + "\n"
 
-    def _lines(self) -> Iterator[str]:
+    def tables(self) -> str:
+        """The times of every size, in Markdown."""
+        return "\n".join(self._table_lines()) + "\n"
+
+    def _page_lines(self) -> Iterator[str]:
         yield "# Speed"
         yield ""
         yield f"Measured by `throughtime bench` on {self.machine}."
         yield ""
-        yield f"{self._threads()} {_READING}"
+        yield f"{self._conditions()} {_READING}"
         yield ""
         if self.absent:
-            yield "Not here: " + ", ".join(f"{name} ({reason})" for name, reason in self.absent.items()) + _HOW
+            yield "Absent: " + ", ".join(f"{name} ({reason})" for name, reason in self.absent.items()) + _INSTALL
             yield ""
         if self.wrong:
             yield "**Wrong results:** " + ", ".join(self.wrong) + "."
             yield ""
+        if self.worst:
+            yield "## The lowest ratios"
+            yield ""
+            rows = [[case.mode, case.cell, case.shape, name, f"{ratio:.2f}"] for case, name, ratio in self.worst]
+            yield from markdown_table([["mode", "cell", "size", "fastest other", "its time over ours"], *rows])
         yield from self._summary_lines()
+
+    def _table_lines(self) -> Iterator[str]:
+        yield "# Speed of every size"
+        yield ""
+        yield f"Measured by `throughtime bench` on {self.machine}."
+        yield ""
         for mode, title in MODES.items():
             for built_in in (True, False):
                 group = [m for m in self.measurements if m.case.mode == mode and m.case.is_built_in == built_in]
                 if group:
                     yield f"## {title}{'' if built_in else ', of a cell of the user’s own'}"
                     yield ""
-                    yield from table(_detail(group))
+                    yield from markdown_table(_detail(group))
 
-    def _threads(self) -> str:
+    def _conditions(self) -> str:
         peaks = [m.peak for m in self.measurements if m.case.mode != STREAMING]
-        reach = f", which multiply and add {median(peaks) / 1e9:.0f} GFLOP a second at most" if peaks else ""
-        many = f"{self.threads} threads" if self.threads > 1 else "one thread"
-        return f"Everyone may use {many}{reach}; for single steps one.{self._taken()}"
+        peak = f" (peak {median(peaks) / 1e9:.0f} GFLOP/s)" if peaks else ""
+        threads = f"{self.threads} threads" if self.threads > 1 else "one thread"
+        return f"Every contestant used {threads}{peak}, and one for single steps.{self._excluded()}"
 
-    def _taken(self) -> str:
-        """What came of the rounds in which others took the processors."""
+    def _excluded(self) -> str:
+        """A note on the rounds that other programs disturbed."""
         left_out = sum(m.left_out for m in self.measurements)
         kept = [m.case.name for m in self.measurements if m.disturbed]
         if not left_out and not kept:
             return ""
         rounds = left_out + sum(m.rounds for m in self.measurements)
-        told = f" Left out are {left_out} of {rounds} rounds, {_TAKEN}."
-        return told + (f" These count in {', '.join(kept)}, which had too few others." if kept else "")
+        excluded = f" Of {rounds} rounds, {left_out} are excluded, {_DISTURBED}."
+        return excluded + (f" Too few were undisturbed in {', '.join(kept)}, which include some." if kept else "")
 
     def _summary_lines(self) -> Iterator[str]:
-        head = ["mode", "cell", "beside", "shapes", "geometric mean", "least", "at"]
-        for quantity, (title, form) in _SHORT.items():
+        head = ["mode", "cell", "sizes", "beside", "number", "geometric mean", "least", "at"]
+        for quantity, (title, form) in _SUMMARY_TABLES.items():
             rows = [
-                [s.mode, s.cell, s.beside, str(s.shapes), form.format(s.mean), form.format(s.least), s.at]
+                [s.mode, s.cell, s.grid, s.beside, str(s.shapes), form.format(s.mean), form.format(s.least), s.at]
                 for s in self.summaries
                 if s.quantity == quantity
             ]
             if rows:
                 yield title
                 yield ""
-                yield from table([head, *rows])
+                yield from markdown_table([head, *rows])
 
 
 def _summaries(group: Sequence[Measurement]) -> Iterator[Summary]:
@@ -185,7 +215,7 @@ def _summary(quantity: str, beside: str, found: Iterable[tuple[Case, float]]) ->
     if figures:
         at, least = min(figures, key=lambda figure: figure[1])
         mean = geometric_mean(figure for _, figure in figures)
-        yield Summary(at.mode, at.cell, quantity, beside, len(figures), mean, least, at.shape)
+        yield Summary(at.mode, at.cell, at.grid, quantity, beside, len(figures), mean, least, at.shape)
 
 
 def _detail(group: Sequence[Measurement]) -> list[list[str]]:
@@ -193,8 +223,12 @@ def _detail(group: Sequence[Measurement]) -> list[list[str]]:
     rows = []
     for m in group:
         case, (ours, *others) = m.case, m.times
-        row = {"cell": case.cell, "batch": str(case.batch), "hidden": str(case.hidden), "steps": str(case.steps)}
-        row |= _taken(ours, unit, scale) | {"GFLOP/s": f"{m.rate / 1e9:.1f}", "of peak": f"{m.rate / m.peak:.0%}"}
+        row = {"cell": case.cell, "batch": str(case.batch), "input": str(case.input_size), "hidden": str(case.hidden)}
+        row |= (
+            {"steps": str(case.steps)}
+            | _taken(ours, unit, scale)
+            | {"GFLOP/s": f"{m.rate / 1e9:.1f}", "of peak": f"{m.rate / m.peak:.0%}"}
+        )
         for other in others:
             row |= _taken(other, unit, scale) | {f"{other.contestant} ratio": f"{other.ratio:.2f}"}
         rows.append(row)

@@ -8,6 +8,7 @@ from throughtime.cells.dynamics import cfc, cornn, lem, unicornn
 from throughtime.cells.elman import indrnn, jordan, rnn, rnn_leaky, rnn_relu, scrn
 from throughtime.cells.exponential import slstm
 from throughtime.cells.fast import fastgrnn, fastrnn
+from throughtime.cells.grid import grid_lstm
 from throughtime.cells.gru import gru, gru_reset_before, mgu
 from throughtime.cells.highway import rhn
 from throughtime.cells.lstm import lstm, lstm_np
@@ -47,6 +48,7 @@ __all__ = [
     "sru", "t_rnn", "mingru", "minlstm", "rg_lru",
     "cornn", "unicornn", "lem", "cfc",
     "rhn",
+    "grid_lstm",
     "nas",
 ]  # fmt: skip
 

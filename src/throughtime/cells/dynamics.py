@@ -1,6 +1,6 @@
 """Differential equations, taken a step at a time."""
 
-from throughtime.language import affine, cell, parameter, sigmoid, state, tanh
+from throughtime.language import affine, cell, gate, inputs, parameter, sigmoid, state, tanh
 
 
 @cell
@@ -37,15 +37,18 @@ def lem(x, y=state("hidden"), z=state("memory"), *, dt=1.0):
 
 
 @cell
-def cfc(x, h, *, backbone=128):
-    """Closed-form continuous-time network, for even time steps (Hasani et al. 2022, arXiv:2106.13898).
+def cfc(x, h, dt=inputs(width=1, optional=True), *, backbone=128):
+    """Closed-form continuous-time network (Hasani et al. 2022, arXiv:2106.13898).
 
-    As in the authors' code: `backbone` units feed three heads; with a time step of 1 their two matrices for the time
-    are one.
+    As in the authors' code: `backbone` units feed the heads. Without `dt`, the time since the step before, all steps
+    take a time of 1, and the two matrices for the time are one.
     """
     u = 1.7159 * tanh(0.666 * affine("backbone", x, h, width=backbone))
     f = tanh(affine("first", u))
     g = tanh(affine("second", u))
-    t = sigmoid(affine("time", u))
+    if dt is None:
+        t = sigmoid(affine("time", u))
+    else:
+        t = sigmoid(gate("time", affine("time.scale", u) * dt + affine("time.shift", u)))
     h = f * (1 - t) + g * t
     return h

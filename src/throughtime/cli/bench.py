@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,11 +15,9 @@ from throughtime.cli.output import show_json, starting
 from throughtime.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from throughtime.bench.cases import Case
 
-MARKDOWN, JSON = "bench.md", "bench.json"
+PAGE, TABLES, JSON = "bench.md", "tables.md", "bench.json"
 
 
 def bench(
@@ -40,7 +36,8 @@ def bench(
         typer.Option(metavar="N", help="Threads for everyone; one a processor if not given."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="DIR", help=f"Write {MARKDOWN} and {JSON} there, instead of printing.")
+        Path | None,
+        typer.Option(metavar="DIR", help=f"Write {PAGE}, {TABLES} and {JSON} there, and print nothing."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of Markdown.")] = False,
 ) -> None:
@@ -60,34 +57,31 @@ def bench(
         from throughtime.bench.machine import Machine
         from throughtime.bench.measuring import absent, measure_all
         from throughtime.bench.report import Report
+        from throughtime.training.display import Display
 
     chosen = select(QUICK if quick else CASES, cases or [])
     machine = Machine.this()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # before the long wait, so that a mistake is told at once
-    with _progress(len(chosen)) as begin:
+    numbers = count()
+    with Display(shown=True) as display:
+
+        def begin(case: Case) -> None:
+            display.progress("measuring", next(numbers), len(chosen), case.name)
+
         measurements = measure_all(chosen, seconds=seconds, threads=threads, begin=begin)
     report = Report(machine, threads, seconds, measurements, absent(chosen))
     if out is not None:
-        (out / MARKDOWN).write_text(report.markdown(), encoding="utf-8")
+        (out / PAGE).write_text(report.page(), encoding="utf-8")
+        (out / TABLES).write_text(report.tables(), encoding="utf-8")
         (out / JSON).write_text(json.dumps(report.data(), ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     if as_json:
         show_json(report.data())
     elif out is None:
-        print(report.markdown(), end="")
+        print(report.page(), end="")
     if report.wrong:
         tell(f"results that are not torch's: {', '.join(report.wrong)}.")
         raise typer.Exit(REFUSED)
 
 
 _SECONDS = {False: 1.0, True: 0.5}
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[Case], None]]:
-    """Says on a terminal which case is being measured."""
-    from rich.console import Console
-
-    numbers = count(1)
-    with Console(stderr=True).status("") as status:
-        yield lambda case: status.update(f"{next(numbers)} of {total}: {case.name}")

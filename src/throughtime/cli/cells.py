@@ -69,11 +69,11 @@ def _title(facts: Facts) -> str:
 
 def _show_one(cell: Cell, input_size: int, hidden: int, as_json: bool) -> None:
     from throughtime.cells.facts import Facts
-    from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_tape
+    from throughtime.program.gradient import everything_given, everything_wanted, gradient, with_residuals
 
     program = cell.program(input_size, hidden)
     wanted = everything_wanted(program)
-    backward = gradient(with_tape(program, wanted), everything_given(program), wanted).program
+    backward = gradient(with_residuals(program, wanted), everything_given(program), wanted).program
     facts = Facts.of(cell)
     if as_json:
         show_json(asdict(facts) | {"source": cell.source, "program": _data(program), "gradient": _data(backward)})
@@ -84,11 +84,13 @@ def _show_one(cell: Cell, input_size: int, hidden: int, as_json: bool) -> None:
     out.print(f"FLOPs per unit of a forward step: {facts.flops_per_unit}.")
     out.print("\n[bold]Equations[/]\n")
     show_python(cell.source.rstrip())
+    if facts.inputs:
+        out.print(f"\nRecurrent(..., inputs={list(facts.inputs)!r}) takes them at each step.", markup=False)
     if cell.hyper:
         out.print("\nwith " + ", ".join(f"{key} = {value!r}" for key, value in cell.hyper.items()), markup=False)
     out.print(f"\n[bold]Program[/], for an input {input_size} wide and {hidden} units\n")
     print(program)
-    out.print("\n[bold]Gradient program[/], which reads what the forward run left on its tape\n")
+    out.print("\n[bold]Gradient program[/], which reads the residuals of the forward run\n")
     print(backward)
 
 

@@ -17,9 +17,25 @@ def evaluate(
         list[str], typer.Argument(metavar="DATA", help="Files and directories; - is standard input, for text.")
     ],
     *,
+    windows: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="For forecasts: rolling-origin evaluation on the last N windows of each series."
+        ),
+    ] = None,
+    step: Annotated[
+        int | None,
+        typer.Option(
+            min=1, metavar="N", help="For forecasts: rows from a window's origin to the next; the horizon if not given."
+        ),
+    ] = None,
     encoding_errors: Annotated[
         str | None,
         typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; strict refuses them."),
+    ] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="For effects: the setting of a knob; may be given several times."),
     ] = None,
     engine: Annotated[
         str | None,
@@ -36,7 +52,10 @@ def evaluate(
         from throughtime.training.display import Display
         from throughtime.training.inference import evaluated
     with Display(shown=True) as display:
-        found = evaluated(opened, data, encoding_errors=encoding_errors, engine=engine, progress=display.progress)
+        found = evaluated(
+            opened, data, windows=windows, step=step, knob=knob or None,
+            encoding_errors=encoding_errors, engine=engine, progress=display.progress,
+        )  # fmt: skip
     if as_json:
         show_json(found.data)
     else:

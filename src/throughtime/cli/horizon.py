@@ -15,6 +15,7 @@ from throughtime.errors import UserError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from throughtime.runs import Run
     from throughtime.sight.gradients.horizon import Horizon
 
 _MOST_LAYERS = 8  # in one plot
@@ -75,11 +76,10 @@ def horizon(
 
         opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
         with starting():
-            from throughtime.sight import gradient_flow
-            from throughtime.sight.untrained import held_out_symbols
+            from throughtime.sight.gradients.sampling import followed, mean_by_lag
 
-            symbols = held_out_symbols(opened, steps, streams, data or None)
-            found = {str(opened.path): gradient_flow(opened.model(engine), symbols, window=lags).by_lag}
+            sequences = followed(opened.task, _part(opened, data), steps, streams)
+            found = {str(opened.path): mean_by_lag(opened.model(engine), sequences, window=lags)}
     else:
         if data:
             raise UserError("--data is a text for a trained network; a fresh one reads symbols drawn at random.")
@@ -93,6 +93,18 @@ def horizon(
         show_json({name: _data(by_lag) for name, by_lag in found.items()})
     else:
         _show(found)
+
+
+def _part(run: Run, data: list[str] | None) -> Any:
+    """The data that a trained network reads."""
+    from throughtime.training.reloading import data_of
+
+    if data:
+        return run.task.read(data, run.description.codecs)
+    try:
+        return data_of(run).valid
+    except UserError as error:
+        raise type(error)(f"{error}; or give other data to read, as --data") from None
 
 
 def _of_cell(

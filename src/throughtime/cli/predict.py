@@ -34,9 +34,20 @@ def predict(
             metavar="FILE", help=f"Where to write ({', '.join(_KINDS)}; for effects .wav); printed as CSV if not given."
         ),
     ] = None,
+    update: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="For forecasts: later rows that follow those of DATA, or replace those of the same time.",
+        ),
+    ] = None,
     encoding_errors: Annotated[
         str | None,
         typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; as in training."),
+    ] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="For effects: the setting of a knob; may be given several times."),
     ] = None,
     engine: Annotated[
         str | None,
@@ -57,11 +68,19 @@ def predict(
         from throughtime.training.inference import write_prediction
     if out is not None and out.suffix not in _KINDS:
         with Display(shown=True) as display:
-            written = write_prediction(opened, data, out, engine=engine, progress=display.progress)
+            written = write_prediction(opened, data, out, knob=knob or None, engine=engine, progress=display.progress)
         print(f"{written} in {display_path(out)}")
         return
     with Display(shown=True) as display:
-        found = predicted(opened, data, encoding_errors=encoding_errors, engine=engine, progress=display.progress)
+        found = predicted(
+            opened,
+            data,
+            update=update,
+            knob=knob or None,
+            encoding_errors=encoding_errors,
+            engine=engine,
+            progress=display.progress,
+        )
         count = _write(found, out)
     if out is not None:
         print(f"{count:,} rows in {display_path(out)}")

@@ -40,6 +40,15 @@ def train(
             rich_help_panel="Run",
         ),
     ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="RUN",
+            help="Train a new run through the steps of this one, with the learning rates that it logged, to the same "
+            "bits; takes --out alone.",
+            rich_help_panel="Run",
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -59,40 +68,47 @@ def train(
     """
     started = time.monotonic()
     fields = {name: value for name, value in {"data": data, **given}.items() if value not in (None, [])}
-    wrong = [*(["config"] if config else []), *(name for name in fields if name not in ENDS)]
-    if resume is not None and wrong:
-        names = ", ".join(map(option, wrong))
-        ends = ", ".join(map(flag, ENDS))
-        raise TrainingError(f"--resume keeps a run's options: leave out {names}; only {ends} can be given")
+    for how, path, allowed in (("resume", resume, ENDS), ("replay", replay, ("out",))):
+        others = {"config": config, "resume": resume, "replay": replay}
+        wrong = [name for name, value in others.items() if value is not None and name != how]
+        wrong += [name for name in fields if name not in allowed]
+        if path is not None and wrong:
+            names, only = ", ".join(map(option, wrong)), ", ".join(map(flag, allowed))
+            raise TrainingError(f"{flag(how)} keeps a run's options: leave out {names}; only {only} can be given")
     if config is not None:
         fields = from_file(config) | fields
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        run = _run(resume, fields, started)
+        run = _run(resume, replay, fields, started)
         if rank() == 0:
             _show(run)
     if as_json and rank() == 0:
         show_json(run.result)
 
 
-def _run(resume: Path | None, fields: dict[str, Any], started: float) -> Run:
+def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], started: float) -> Run:
     # What can be checked before torch is loaded is, so that a mistake is told at once.
-    if resume is None:
-        from throughtime import tasks
+    from throughtime.runs import Run
 
-        cell = named_cell(str(fields["cell"])) if "cell" in fields else None
-        task, _ = tasks.chosen(fields.get("task"), fields)
-        named = {"cell": cell.name} if cell else {}
-        TrainConfig.of(task, **{k: v for k, v in fields.items() if k != "task"} | named)
-        fields["cell"] = cell
-    else:
-        from throughtime.runs import Run
+    if resume is not None:
+        ends = TrainConfig.of(Run.open(resume).config.task.task, **fields).training
+        with starting():
+            from throughtime.training import loop
+        return loop.resume(resume, **{name: getattr(ends, name) for name in fields})
+    if replay is not None:
+        Run.open(replay)
+        with starting():
+            from throughtime.training import loop
+        return loop.replay(replay, **fields)
+    from throughtime import tasks
 
-        run = Run.open(resume)
-        ends = TrainConfig.of(run.config.task.task, **fields).training
-        fields = {name: getattr(ends, name) for name in fields}
+    cell = named_cell(str(fields["cell"])) if "cell" in fields else None
+    task, _ = tasks.chosen(fields.get("task"), fields)
+    named = {"cell": cell.name} if cell else {}
+    TrainConfig.of(task, **{k: v for k, v in fields.items() if k != "task"} | named)
+    fields["cell"] = cell
     with starting():
         from throughtime.training import loop
-    return loop.train_since(started, **fields) if resume is None else loop.resume(resume, **fields)
+    return loop.train_since(started, **fields)
 
 
 def _show(run: Run) -> None:

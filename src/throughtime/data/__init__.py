@@ -1,13 +1,13 @@
 """From files to sequences of symbols. Text is the first kind of data; it needs no torch."""
 
-from throughtime.data.corpus import Corpus, Part, encode_text, prepare_text
+from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams, fitting_batch
 from throughtime.data.text import default_text, read_text
 from throughtime.data.vocabulary import Vocabulary, build_vocabulary, load_vocabulary
 
 __all__ = [
     "Corpus",
-    "Part",
+    "EncodedText",
     "Streams",
     "Vocabulary",
     "build_vocabulary",

@@ -30,7 +30,7 @@ _LONGEST_WORD = 1000  # characters within which a cut looks for the end of a wor
 
 
 @dataclass(frozen=True, eq=False)
-class Part:
+class EncodedText:
     """A stretch of text as ids.
 
     Attributes:
@@ -77,9 +77,9 @@ class Corpus:
 
     name: str
     vocabulary: Vocabulary
-    train: Part
-    valid: Part
-    test: Part | None
+    train: EncodedText
+    valid: EncodedText
+    test: EncodedText | None
 
     @property
     def digest(self) -> str:
@@ -154,7 +154,7 @@ def encode_text(
     encoding_errors: str = "strict",
     cache_directory: Path | None = None,
     progress: Progress | None = None,
-) -> Part:
+) -> EncodedText:
     """Encode a text with a vocabulary that is there, as for evaluation.
 
     Args:
@@ -206,7 +206,7 @@ def _vocabulary_of(
             pass  # damaged: made again below
     vocabulary = build_vocabulary(
         level,
-        _watched(text.pieces(0, stop), stop, "collecting symbols", progress),
+        _with_progress(text.pieces(0, stop), stop, "collecting symbols", progress),
         vocab_size=vocab_size,
         min_count=min_count,
         tokenised=text.tokenised,
@@ -222,14 +222,14 @@ def _encode(
     vocabulary: Vocabulary,
     directory: Path,
     progress: Progress | None,
-) -> Part:
+) -> EncodedText:
     """A stretch of text as ids, from the cache if they are there."""
     key = _digest(text.digest, start, stop, vocabulary.digest)
     counts = {"characters": 0, "bytes": 0, "unknown": 0}
 
     def arrays() -> Iterator[Ids]:
         symbols = 0
-        pieces = _watched(text.pieces(start, stop), stop - start, "writing symbols", progress)
+        pieces = _with_progress(text.pieces(start, stop), stop - start, "writing symbols", progress)
         for block in vocabulary.encode_blocks(pieces):
             counts["characters"] += len(block.text)
             counts["bytes"] += len(block.text.encode())
@@ -246,10 +246,10 @@ def _encode(
         ids, counts = kept
     else:
         ids = cache.store_ids(directory, key, vocabulary.dtype, arrays(), counts)
-    return Part(name=text.name, ids=ids, digest=key, **counts)
+    return EncodedText(name=text.name, ids=ids, digest=key, **counts)
 
 
-def _watched(pieces: Iterable[str], size: int, doing: str, progress: Progress | None) -> Iterator[str]:
+def _with_progress(pieces: Iterable[str], size: int, doing: str, progress: Progress | None) -> Iterator[str]:
     """The same pieces, with progress told in characters."""
     done = 0
     for piece in pieces:

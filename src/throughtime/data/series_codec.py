@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
@@ -15,6 +15,9 @@ from throughtime.errors import DataError, nearest
 
 Array = NDArray[Any]
 Scaling = Literal["standard", "robust", "mean"]
+
+_BLOCK = 1_000_000  # rows that are worked on together
+_SEASONED = 20_000  # rows of a series, the last ones, that a season is looked for in
 
 
 @dataclass(frozen=True)
@@ -34,16 +37,16 @@ class Scale:
                 interquartile range, divided by 1.349 as that of a standard normal distribution; "mean" divides by the
                 mean absolute value.
         """
-        values = values[~np.isnan(values)].astype(np.float64)
-        if not len(values):
+        if np.isnan(values).all():
             return cls(0.0, 1.0)
-        if how == "mean":
-            shift, factor = 0.0, float(np.abs(values).mean())
-        elif how == "robust":
-            low, shift, high = map(float, np.quantile(values, (0.25, 0.5, 0.75)))
+        if how == "robust":
+            low, shift, high = map(float, np.nanquantile(values, (0.25, 0.5, 0.75)))
             factor = (high - low) / 1.349
+        elif how == "mean":
+            shift, factor = 0.0, _mean(np.abs, values)
         else:
-            shift, factor = float(values.mean()), float(values.std())
+            shift = _mean(lambda block: block, values)
+            factor = _mean(lambda block: np.square(block - shift), values) ** 0.5
         # The deviation of equal values is some 1e-16 of their size, from rounding.
         return cls(shift, factor if factor > 1e-14 * abs(shift) else 1.0)
 
@@ -160,7 +163,10 @@ class SeriesCodec:
         for series, offset in zip(table.series, offsets.tolist(), strict=True):
             here = slice(offset, offset + len(series))
             observed[here] = ~np.isnan(series.values)
-            values[here] = np.nan_to_num(self.scales[series.name].encode(series.values))
+            scale = self.scales[series.name]
+            for start in range(0, len(series), _BLOCK):
+                block = series.values[start : start + _BLOCK]
+                values[offset + start : offset + start + len(block)] = np.nan_to_num(scale.encode(block))
             _encode(past[here], series.past, self.past)
             _encode(future[offset : offset + len(series.future)], series.future, self.future)
         return Encoded(
@@ -269,11 +275,14 @@ def fit_codec(
     assert scaling in get_args(Scaling)
     parts = [series.values[:count] for series, count in zip(table.series, train, strict=True)]
     scales = {s.name: Scale.fit(part, scaling) for s, part in zip(table.series, parts, strict=True)}
-    encoded = [scales[s.name].encode(part) for s, part in zip(table.series, parts, strict=True)]
     if not any(np.nanmax(part) > np.nanmin(part) for part in parts if not np.isnan(part).all()):
         raise DataError(f"{table.name}: the target is constant in the training part: there is nothing to learn.")
-    season = season or found_season(encoded, table.timeline.seasons())
-    errors = {s.name: seasonal_error(part, season) for s, part in zip(table.series, encoded, strict=True)}
+    if season is None:
+        ends = [scales[s.name].encode(part[-_SEASONED:]) for s, part in zip(table.series, parts, strict=True)]
+        season = found_season(ends, table.timeline.seasons())
+    errors = {
+        s.name: seasonal_error(part, season, scales[s.name].factor) for s, part in zip(table.series, parts, strict=True)
+    }
     past, future = (
         tuple(
             Scale.fit(
@@ -324,7 +333,7 @@ def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
     lags = list(candidates) or list(range(2, 401))
     errors, sizes = np.zeros(len(lags)), np.zeros(len(lags))
     for part in parts[:: max(1, len(parts) // 50)]:  # some fifty series are enough
-        part = part[-20_000:]
+        part = part[-_SEASONED:]
         for k, lag in enumerate(lags):
             if len(part) < 3 * lag:
                 break
@@ -339,14 +348,26 @@ def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
 
 def _apart(values: Array, lag: int) -> float:
     """The mean absolute difference of values a lag apart, NaN if there are none."""
-    differences = np.abs(values[lag:] - values[:-lag])
-    differences = differences[~np.isnan(differences)]
-    return float(differences.mean()) if len(differences) else np.nan
+    return _mean(lambda later, earlier: np.abs(later - earlier), values[lag:], values[:-lag])
 
 
-def seasonal_error(part: Array, season: int) -> float:
-    """Return the mean absolute difference between values a season apart; NaN is ignored, and without any it is 1."""
-    found = _apart(part, season)
+def _mean(of: Callable[..., Array], *arrays: Array) -> float:
+    """The mean of a function of numbers, in double precision, block by block; NaN is ignored, NaN if all are."""
+    total, count = 0.0, 0
+    for start in range(0, len(arrays[0]), _BLOCK):
+        found = of(*(array[start : start + _BLOCK].astype(np.float64) for array in arrays))
+        present = ~np.isnan(found)
+        total += float(found[present].sum())
+        count += int(present.sum())
+    return total / count if count else np.nan
+
+
+def seasonal_error(part: Array, season: int, factor: float = 1.0) -> float:
+    """Return the mean absolute difference between values a season apart, divided by a factor.
+
+    NaN is ignored, and without any difference the result is 1.
+    """
+    found = _apart(part, season) / factor
     return found if found > 0 else 1.0  # also for NaN
 
 
@@ -357,7 +378,9 @@ def _encode(out: Array, values: Array, scales: Sequence[Scale]) -> None:
 
 def _known(values: Array) -> int:
     """Rows before the first of those at the end where a value is missing."""
-    whole = np.flatnonzero(~np.isnan(values).any(1)) if values.shape[1] else np.arange(len(values))
+    if not values.shape[1]:
+        return len(values)
+    whole = np.flatnonzero(~np.isnan(values).any(1))
     return int(whole[-1]) + 1 if len(whole) else 0
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
 """File extensions of tables."""
 
+_PIECE = 1_000_000  # rows of a long column that are read together
 _MISSING = ["", "na", "n/a", "nan", "null", "none", "?"]  # how files write a missing number
 
 
@@ -30,7 +31,7 @@ class Table:
 
     Attributes:
         name: its path, as messages show it.
-        frame: the polars DataFrame.
+        frame: the polars DataFrame, or the columns of a Parquet file.
     """
 
     name: str
@@ -56,6 +57,14 @@ class Table:
                 f"{self.name} has no column {column!r} ({option(keyword)}){nearest(column, self.columns) or '.'} "
                 f"Its columns are {_listed(self.columns)}."
             )
+
+    def pieces(self, column: str) -> Iterator[Any]:
+        """Return a column as polars series of some rows each; of a Parquet file they are read one after the other."""
+        if isinstance(self.frame, _Parquet):
+            yield from self.frame.pieces(column)
+        else:
+            for start in range(0, len(self), _PIECE):
+                yield self.frame[column].slice(start, _PIECE)
 
     def strings(self, column: str) -> list[str | None]:
         """Return a column's values as text, None where they are missing or blank."""
@@ -133,8 +142,10 @@ class Table:
         """
         import polars
 
-        self.filled(column, keyword)
+        self.check(column, keyword)
         series = self.frame[column]
+        if series.dtype == polars.String or series.null_count():
+            self.filled(column, keyword)
         if series.dtype == polars.String:
             series = _parsed_times(series.str.strip_chars())
         if series is None or not (series.dtype.is_numeric() or series.dtype.is_temporal()):
@@ -155,8 +166,11 @@ class Table:
         import polars
 
         self.check(column, keyword)
-        if self.frame[column].dtype == polars.Float32:
-            numbers: NDArray[np.floating[Any]] = self.frame[column].fill_null(np.nan).to_numpy()
+        series = self.frame[column]
+        if series.dtype == polars.Float32:
+            numbers: NDArray[np.floating[Any]] = (
+                series.fill_null(np.nan) if series.null_count() else series
+            ).to_numpy()
         else:
             found, wrong = self._numbers(column)
             if found is None or wrong:
@@ -211,7 +225,7 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
         raise DataError(missing(path, "file"))
     try:
         if kind == ".parquet":
-            frame = polars.read_parquet(path)
+            frame = _Parquet(path, name)
         else:
             content = read_whole(path, encoding_errors).encode()
             frame = polars.read_csv(io.BytesIO(content), separator=SEPARATORS[kind], infer_schema=False)
@@ -226,6 +240,34 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
     if frame.height == 0:
         raise DataError(f"{name} has no rows below its header.")
     return Table(name, frame)
+
+
+class _Parquet:
+    """The columns of a Parquet file, read when they are asked for."""
+
+    def __init__(self, path: Path, name: str) -> None:
+        import polars
+
+        self._path, self._name = path, name
+        self.schema = polars.read_parquet_schema(path)
+        self.columns = list(self.schema)
+        self.height: int = polars.scan_parquet(path).select(polars.len()).collect().item()
+
+    def __getitem__(self, column: str) -> Any:
+        return self._read(column)
+
+    def pieces(self, column: str) -> Iterator[Any]:
+        for start in range(0, self.height, _PIECE):
+            yield self._read(column, start, _PIECE)
+
+    def _read(self, column: str, start: int = 0, count: int | None = None) -> Any:
+        import polars
+
+        try:
+            return polars.scan_parquet(self._path).select(column).slice(start, count).collect()[column]
+        except (polars.exceptions.PolarsError, OSError) as error:
+            reason = str(error).strip().partition("\n")[0]
+            raise DataError(f"{self._name} is not a readable .parquet table: {reason}") from None
 
 
 def _parsed_times(text: Any) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self
 
@@ -81,6 +81,51 @@ class Timeline:
             if found is not None:
                 return found
         return cls._fixed("us", stamps, same, name, count * _FIXED.get(unit, 0), zoned)
+
+    @classmethod
+    def regular(cls, pieces: Iterable[Any], freq: str | None = None) -> tuple[Self, int] | None:
+        """Read time stamps of one series that are in order and a fixed step of less than a day apart.
+
+        Args:
+            pieces: polars series of some time stamps each, so that a long column need not be in the memory as a whole.
+            freq: the step, if it is given.
+
+        Returns:
+            The timeline, and the position of the first row; None where the time stamps are not of this kind.
+        """
+        import polars
+
+        first, step, before = None, 0, None
+        unit: Any = "number"
+        zoned = False
+        for piece in pieces:
+            if isinstance(piece.dtype, polars.Datetime) and piece.dtype.time_unit == "us":
+                unit, zoned, piece = "us", piece.dtype.time_zone is not None, piece.to_physical()
+            elif not piece.dtype.is_integer():
+                return None
+            if piece.null_count():
+                return None
+            stamps = piece.to_numpy().astype(np.int64, copy=False)
+            gaps = np.diff(stamps, prepend=stamps[:0] if before is None else before)
+            if first is None:
+                first = int(stamps[0])
+            step = step or (int(gaps[0]) if len(gaps) else 0)
+            if step < 1 or (gaps != step).any():
+                return None
+            before = stamps[-1:]
+        if first is None:
+            return None
+        try:
+            given = _parsed(freq, "") if freq is not None and unit == "us" else None
+        except DataError:
+            return None
+        if unit == "us":
+            # Days may be those of months; another step that is given is for the general case, which says what is wrong.
+            if step >= _DAY or (given is not None and given[0] * _FIXED.get(given[1], 0) != step):
+                return None
+        elif freq is not None and freq != str(step):
+            return None
+        return cls(unit, step, first % step, zoned=zoned), first // step
 
     @classmethod
     def _fixed(
@@ -164,6 +209,12 @@ class Timeline:
         text = str(moment.astype("datetime64[s]") if whole else moment).replace("T", " ")
         dates = self.unit == "month" or self.step % _DAY == 0
         return text.removesuffix(" 00:00:00") if dates else text + "+00:00" * self.zoned
+
+    def parsed(self, labels: Sequence[str]) -> Any:
+        """Return labels (see `label`) as an array of integers or of datetimes, which are in UTC if zoned."""
+        if self.unit == "number":
+            return np.array(labels, np.int64)
+        return np.array([text.removesuffix("+00:00") for text in labels], "datetime64[us]")
 
     def seasons(self) -> tuple[int, ...]:
         """The lengths of likely seasons, in steps."""

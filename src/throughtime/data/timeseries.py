@@ -181,13 +181,21 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     """Return the series of a table (see `read_time_series`)."""
     notes: list[str] = []
     ids = table.filled(columns.id, "id") if columns.id else None
-    names, group = (["series"], np.zeros(len(table), np.int64)) if ids is None else _numbered(ids)
+    # A long series in order is read without copies of its times.
+    regular = Timeline.regular(table.pieces(columns.time), freq) if columns.time and ids is None else None
+    names, group = (["series"], np.zeros(len(table), np.int8)) if ids is None else _numbered(ids)
+    order: Any
+    positions: Array | None
+    first = 0
     if columns.time is None:
         notes.append(f"no {option('time')} is given: rows count as equally spaced, in the order of the file")
         order = np.argsort(group, kind="stable")
         group = group[order]
         timeline = Timeline("number", 1)
         positions = np.arange(len(table)) - np.searchsorted(group, group)
+    elif regular is not None:
+        timeline, first = regular
+        order, positions = slice(None), None
     else:
         times = table.instants(columns.time, "time")
         ranks = times.rank("dense").to_numpy()
@@ -205,22 +213,23 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     texts = {name: np.array(table.filled(name, "static"), object)[order] for name in columns.static}
     found: list[Series] = []
     filled = 0
-    bounds = np.searchsorted(group, np.arange(len(names) + 1))
+    bounds = [0, *np.cumsum(np.bincount(group, minlength=len(names))).tolist()] if ids else [0, len(table)]
     for k, name in enumerate(names):
-        rows = slice(int(bounds[k]), int(bounds[k + 1]))
-        at = positions[rows] - positions[rows.start]
-        grid = int(at[-1]) + 1
-        if grid > _MOST_FILLED * len(at) + 100:
+        rows = slice(bounds[k], bounds[k + 1])
+        count = rows.stop - rows.start
+        start = first if positions is None else int(positions[rows.start])
+        at = None if positions is None else positions[rows] - start
+        grid = count if at is None else int(at[-1]) + 1
+        if grid > _MOST_FILLED * count + 100:
             raise DataError(
-                f"{table.name}: with a step of {timeline.text}, {grid - len(at):,} of {grid:,} rows of {name} would be "
+                f"{table.name}: with a step of {timeline.text}, {grid - count:,} of {grid:,} rows of {name} would be "
                 f"missing; give the table's step with {option('freq')}."
             )
-        filled += grid - len(at)
-        observed = [np.flatnonzero(~np.isnan(values[rows])) for values in read.values()]
-        ends = [int(at[each[-1]]) + 1 for each in observed if len(each)]
-        if not ends:
+        filled += grid - count
+        last = max(_last(values[rows]) for values in read.values())
+        if last < 0:
             raise DataError(f"{table.name}: series {name!r} has no values of its target.")
-        end = max(ends)
+        end = (last if at is None else int(at[last])) + 1
         past, future = (
             np.zeros((grid, 0), np.float32) if values is None else _on_grid(values[rows], at, grid)
             for values in covariates.values()
@@ -228,7 +237,6 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         for target, values in read.items():
             full = target if ids is None else name if len(read) == 1 else f"{name}/{target}"
             static = tuple(_constant(table, column, text[rows], name) for column, text in texts.items())
-            start = int(positions[rows.start])
             found.append(Series(full, start, _on_grid(values[rows], at, grid)[:end], past[:end], future, static))
     if filled:
         notes.append(f"{filled:,} missing time stamps (step {timeline.text}) count as missing values")
@@ -239,6 +247,44 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     if unused:
         notes.append(f"unused columns: {', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}")
     return TimeSeries(table.name, columns, timeline, found, notes)
+
+
+def joined(tables: Sequence[Table], columns: Columns) -> Table:
+    """Return the rows of tables as one table; a row of a later table replaces that of the same time and series.
+
+    Args:
+        tables: the tables; each must have all columns.
+        columns: those that matter; the others are left out.
+
+    Raises:
+        DataError: a column doesn't fit.
+    """
+    import polars
+
+    frames = []
+    for table in tables:
+        found: dict[str, Any] = {name: table.values(name, "target") for name in columns.targets}
+        found |= {name: table.values(name, kind) for kind in ("past", "future") for name in getattr(columns, kind)}
+        found |= {name: table.filled(name, "static") for name in columns.static}
+        if columns.id:
+            found[columns.id] = table.filled(columns.id, "id")
+        if columns.time:
+            found[columns.time] = table.instants(columns.time, "time")
+        frames.append(polars.DataFrame(found))
+    name = " and ".join(table.name for table in tables)
+    try:
+        if columns.time and len({frame[columns.time].dtype.is_numeric() for frame in frames}) > 1:
+            raise polars.exceptions.SchemaError
+        frame = polars.concat(frames, how="vertical_relaxed")
+    except polars.exceptions.PolarsError:
+        kinds = " and ".join(str(frame[columns.time].dtype) for frame in frames)
+        raise DataError(f"{name}: the times must be of one kind, got {kinds}.") from None
+    if columns.time:
+        keys = [columns.time, *([columns.id] if columns.id else [])]
+        counts = [frame.select(keys).is_duplicated().any() for frame in frames]
+        if not any(counts):  # series_of reports times that are duplicate within a table
+            frame = frame.unique(keys, keep="last", maintain_order=True)
+    return Table(name, frame)
 
 
 def one_path(paths: Sequence[str | Path] | None) -> str | Path:
@@ -253,9 +299,15 @@ def one_path(paths: Sequence[str | Path] | None) -> str | Path:
     return paths[0]
 
 
-def _on_grid(values: Array, at: Array, grid: int) -> Array:
+def _last(values: Array) -> int:
+    """The index of the last value that is not missing; -1 if all are."""
+    present = ~np.isnan(values)
+    return len(values) - 1 - int(present[::-1].argmax()) if present.any() else -1
+
+
+def _on_grid(values: Array, at: Array | None, grid: int) -> Array:
     """Rows `[n, ...]` at their places of a regular grid, NaN elsewhere."""
-    if grid == len(values):
+    if at is None or grid == len(values):
         return values
     result = np.full((grid, *values.shape[1:]), np.nan, values.dtype)
     result[at] = values

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -25,8 +25,8 @@ class Inputs(NamedTuple):
     """A window as the network reads it: context and horizon, last observed value subtracted.
 
     Attributes:
-        steps: `[n + m, B, features]` (float32): n steps of context, then m of the horizon. Values after the origin are
-            not among them.
+        steps: `[n + m, B, features]` (float32): n steps of context, then m of the horizon; recursive windows have one
+            step less. Values after the origin are not among them, unless they were asked for.
         last: the last value before the origin `[B]`, at the series' common scale.
     """
 
@@ -38,9 +38,11 @@ class Inputs(NamedTuple):
 class Windows:
     """Windows of encoded series: each has a series and an origin, the first row to forecast.
 
-    A step of the network reads or writes `segment` rows, channel by channel, as in SegRNN (arXiv:2308.11200): the
-    network first reads the context, then codes of the places in the horizon with what is known of them (future
-    covariates, the calendar), and writes the horizon at the latter.
+    A step of the network reads or writes `segment` rows, channel by channel, as in SegRNN (arXiv:2308.11200). Direct
+    windows: the network first reads the context, then codes of the places in the horizon with what is known of them
+    (future covariates, the calendar), and writes the horizon at the latter. Recursive windows: each step reads a
+    segment of values with what is known of the next segment, and writes the next segment. In training the network
+    reads the true values of the horizon, in use its own forecasts.
 
     Attributes:
         data: the series.
@@ -50,6 +52,8 @@ class Windows:
         counts: how many origins there are, one row apart `[S]`.
         digest: tells the windows from others.
         later: windows of later rows, kept to calibrate intervals.
+        recursive: whether a step's forecast is what the next one reads.
+        chosen: which of all windows these are, by number `[N]`; all if None.
     """
 
     data: Encoded
@@ -59,21 +63,34 @@ class Windows:
     counts: Integers
     digest: str = ""
     later: Windows | None = None
+    recursive: bool = False
+    chosen: Integers | None = None
 
     @property
     def steps(self) -> tuple[int, int]:
-        """The network's steps in the context and in the horizon."""
+        """The number of segments of the context and of the horizon."""
         return -(-self.codec.context // self.codec.segment), -(-self.horizon // self.codec.segment)
+
+    @property
+    def decoding(self) -> int:
+        """The network's first step that writes a part of the horizon."""
+        return self.steps[0] - self.recursive
 
     @property
     def features(self) -> int:
         """Numbers that the network reads at each step."""
-        codec, (_, m) = self.codec, self.steps
+        codec = self.codec
         rows = 1 + codec.masked + len(codec.past) + len(codec.future)
-        return int(codec.segment * rows + codec.static_width + 2 * len(codec.cycles) + _places(m).shape[1])
+        return int(codec.segment * rows + codec.static_width + 2 * len(codec.cycles) + self._places.shape[1])
+
+    @cached_property
+    def _places(self) -> NDArray[np.float32]:
+        """A code for each step of the horizon `[m, width]`."""
+        m = self.steps[1]
+        return np.zeros((m, 0), np.float32) if self.recursive else _places(m)
 
     def __len__(self) -> int:
-        return int(self.counts.sum())
+        return int(self.counts.sum()) if self.chosen is None else len(self.chosen)
 
     @cached_property
     def _ends(self) -> Integers:
@@ -81,47 +98,86 @@ class Windows:
 
     def where(self, windows: Integers) -> tuple[Integers, Integers]:
         """Return the series `[B]` and the origin `[B]`, in rows from its start, of windows `[B]`."""
+        if self.chosen is not None:
+            windows = self.chosen[windows]
         series = np.searchsorted(self._ends, windows, side="right")
         return series, windows - self._ends[series] + self.counts[series] + self.first[series]
 
-    def inputs(self, windows: Integers) -> Inputs:
-        """Return what the network reads of windows `[B]`."""
+    def take(self, windows: Integers) -> Windows:
+        """Return some of the windows, by number."""
+        return replace(self, chosen=windows if self.chosen is None else self.chosen[windows])
+
+    def spread(self, count: int) -> Windows:
+        """Return at most `count` windows, evenly spread."""
+        if count >= len(self):
+            return self
+        return self.take(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
+
+    def rolling(self, count: int | None, step: int) -> Windows:
+        """Return the last windows of each series, for a rolling-origin evaluation.
+
+        Args:
+            count: how many of each series at most; all if None.
+            step: how many rows from an origin to the next.
+        """
+        kept = [
+            end - 1 - step * np.arange(min((have - 1) // step + 1, have if count is None else count))[::-1]
+            for end, have in zip(self._ends.tolist(), self.counts.tolist(), strict=True)
+            if have
+        ]
+        return self.take(np.concatenate([np.zeros(0, np.int64), *kept]))
+
+    def inputs(self, windows: Integers, *, teacher: bool = False) -> Inputs:
+        """Return what the network reads of windows `[B]`.
+
+        Args:
+            windows: their numbers.
+            teacher: whether recursive windows have the true values of the horizon; 0 otherwise.
+        """
         data, codec, s = self.data, self.codec, self.codec.segment
         series, origins = self.where(windows)
         n, m = self.steps
+        lead = int(self.recursive)  # a recursive step reads values of one segment and what is known of the next
         at = data.offsets[series] + origins
-        rows = at[:, None] + np.arange(-n * s, 0)
+        rows = at[:, None] + np.arange(-n * s, (m - 1) * s if self.recursive else 0)
         values, observed = data.values[rows], data.observed[rows]
         if codec.context < n * s:
             observed[:, : n * s - codec.context] = False
-        reversed_ = observed[:, ::-1]
-        last = np.take_along_axis(values, n * s - 1 - reversed_.argmax(1)[:, None], 1)[:, 0] * observed.any(1)
+        past = data.past[rows] if codec.past else None
+        seen = observed[:, : n * s]
+        reversed_ = seen[:, ::-1]
+        last = np.take_along_axis(values, n * s - 1 - reversed_.argmax(1)[:, None], 1)[:, 0] * seen.any(1)
+        if not teacher:
+            observed[:, n * s :] = True  # of the network's own forecasts
         values = (values - last[:, None]) * observed
-        steps = np.zeros((n + m, len(windows), self.features), np.float32)
+        if not teacher:
+            values[:, n * s :] = 0
+        steps = np.zeros((n + m - lead, len(windows), self.features), np.float32)
         done = 0
 
-        def fill(first: int, numbers: Array) -> None:
-            """Put numbers `[B, rows, K]` at steps from `first` on."""
+        def fill(numbers: Array) -> None:
+            """Put numbers `[B, rows, K]` at steps from the first on."""
             nonlocal done
             count = numbers.shape[1] // s
             width = s * numbers.shape[2]
             found = numbers.reshape(len(windows), count, width).transpose(1, 0, 2)
-            steps[first : first + count, :, done : done + width] = found
+            steps[:count, :, done : done + width] = found
             done += width
 
-        fill(0, values[..., None])
+        fill(values[..., None])
         if codec.masked:
-            fill(0, observed[..., None])
-        if codec.past:
-            fill(0, data.past[rows])
+            fill(observed[..., None])
+        if past is not None:
+            fill(past[:, : n * s])  # those of the horizon are not known
         if codec.future:
-            fill(0, data.future[at[:, None] + np.arange(-n * s, m * s)])
+            fill(data.future[at[:, None] + np.arange((lead - n) * s, m * s)])
         steps[..., done : done + codec.static_width] = data.static[series]
         done += codec.static_width
         if codec.cycles:
-            positions = (data.starts[series] + origins) + s * np.arange(-n, m)[:, None]
+            positions = (data.starts[series] + origins) + s * np.arange(lead - n, m)[:, None]
             steps[..., done : done + 2 * len(codec.cycles)] = codec.timeline.features(positions, codec.cycles)
-        steps[n:, :, steps.shape[2] - _places(m).shape[1] :] = _places(m)[:, None]
+        if not self.recursive:
+            steps[n:, :, steps.shape[2] - self._places.shape[1] :] = self._places[:, None]
         return Inputs(steps, last)
 
     def targets(self, windows: Integers) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -152,31 +208,27 @@ class Windows:
             of_all: those of all processes; the same if not given.
             ranks: how many processes there are.
         """
-        n, m = self.steps
-        s = self.codec.segment
-        inputs, last = self.inputs(windows)
-        targets = np.zeros((n + m, len(windows), s), np.float32)
+        m, s = self.steps[1], self.codec.segment
+        inputs, last = self.inputs(windows, teacher=True)
+        targets = np.zeros((len(inputs), len(windows), s), np.float32)
         weights = np.zeros_like(targets)
         values, observed = self.targets(windows)
         rest = m * s - self.horizon
         for out, numbers in ((targets, (values - last[:, None]) * observed), (weights, observed)):
             padded = np.pad(numbers, ((0, 0), (0, rest))) if rest else numbers
-            out[n:] = padded.reshape(len(windows), m, s).transpose(1, 0, 2)
+            out[self.decoding :] = padded.reshape(len(windows), m, s).transpose(1, 0, 2)
         terms = weights.sum(dtype=np.float64) if of_all is None else self.targets(of_all)[1].sum() / ranks
         return Batch(inputs, targets, None, weights, False, max(1.0, float(terms)))
 
-    def spread(self, count: int) -> Integers:
-        """Return the numbers of at most `count` windows, evenly spread."""
-        if count >= len(self):
-            return np.arange(len(self))
-        return np.linspace(0, len(self) - 1, count).round().astype(np.int64)
+    @property
+    def at_once(self) -> int:
+        """How many windows to read at once, so that they fit in the memory."""
+        return max(1, min(1024, 2**24 // (self.features * sum(self.steps))))
 
-    def chunks(self, windows: Integers | None = None, size: int = 1024) -> Iterator[Integers]:
-        """Return windows, all if not given, in parts that fit in the memory."""
-        windows = np.arange(len(self)) if windows is None else windows
-        size = max(1, min(size, 2**24 // (self.features * sum(self.steps))))
-        for first in range(0, len(windows), size):
-            yield windows[first : first + size]
+    def chunks(self) -> Iterator[Integers]:
+        """Return the numbers of all windows in parts that fit in the memory."""
+        for first in range(0, len(self), self.at_once):
+            yield np.arange(first, min(first + self.at_once, len(self)))
 
 
 class WindowBatches:
@@ -188,14 +240,14 @@ class WindowBatches:
         seed: of the shuffles.
         rank: which process this is.
         ranks: how many there are.
-        chosen: the numbers of the windows to read in order; all are shuffled if not given.
+        shuffled: whether they are; in order if not.
     """
 
     def __init__(
-        self, windows: Windows, batch: int, seed: int = 0, rank: int = 0, ranks: int = 1, chosen: Integers | None = None
+        self, windows: Windows, batch: int, seed: int = 0, rank: int = 0, ranks: int = 1, shuffled: bool = True
     ) -> None:
-        self.windows, self._seed, self._rank, self._ranks, self._chosen = windows, seed, rank, ranks, chosen
-        total = len(windows) if chosen is None else len(chosen)
+        self.windows, self._seed, self._rank, self._ranks, self._shuffled = windows, seed, rank, ranks, shuffled
+        total = len(windows)
         if min(batch, total) < ranks:
             raise DataError(f"{ranks} processes need {ranks} windows or more, got batches of {batch} from {total}.")
         self._total = total
@@ -218,14 +270,13 @@ class WindowBatches:
 
     def _members(self, step: int) -> Integers:
         epoch, k = divmod(step, self._count)
-        if self._chosen is not None:
-            order = self._chosen
-        else:
-            if self._order[0] != epoch:
-                self._order = epoch, np.random.default_rng((self._seed, epoch)).permutation(self._total)
-            order = self._order[1]
         bounds = np.linspace(0, self._total, self._count + 1).round().astype(np.int64)
-        return order[bounds[k] : bounds[k + 1]]
+        if not self._shuffled:
+            return np.arange(bounds[k], bounds[k + 1])
+        if self._order[0] != epoch:
+            drawn = np.random.default_rng((self._seed, epoch)).permutation(self._total)
+            self._order = epoch, drawn.astype(np.min_scalar_type(self._total))
+        return self._order[1][bounds[k] : bounds[k + 1]].astype(np.int64)
 
 
 def _places(count: int) -> NDArray[np.float32]:

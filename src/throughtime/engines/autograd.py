@@ -23,7 +23,7 @@ from throughtime.engines.segments import Segments
 from throughtime.engines.taps import Tap
 from throughtime.errors import UserError
 from throughtime.program.core import Program
-from throughtime.program.gradient import Gradient, Slots, gradient, with_tape
+from throughtime.program.gradient import Gradient, Slots, gradient, with_residuals
 from throughtime.program.recording import with_outputs
 
 _requires_grad = attrgetter("requires_grad")
@@ -129,10 +129,12 @@ class Pass(NamedTuple):
         inputs, states, _ = operands
         tensors = operands.tensors
         wanted = slots(len(inputs), len(states or ()), tuple(map(_requires_grad, tensors)))
-        taped = Pass(self.engine, with_tape(program, wanted, self.tapped), self.layout, None, self.tap, self.own)
+        augmented = Pass(
+            self.engine, with_residuals(program, wanted, self.tapped), self.layout, None, self.tap, self.own
+        )
         # What is tapped is handed out once, so a run with a tap is not repeated.
         closed = closed or self.tap is not None
-        given = _Run.apply(taped, as_operator, closed, *tensors)  # type: ignore[no-untyped-call]
+        given = _Run.apply(augmented, as_operator, closed, *tensors)  # type: ignore[no-untyped-call]
         every = split(given, len(given) - len(program.states) - len(program.reductions), len(program.states))
         return every if len(every.outputs) == self.own else every._replace(outputs=every.outputs[: self.own])
 
@@ -212,7 +214,11 @@ class _Run(torch.autograd.Function):
         given, cotangents = _cotangents(gradients, of_outputs, len(program.states))
         wanted = slots(len(inputs), len(states or ()), needed)
         plan = gradient(program, given, wanted, this.tapped)
-        taken = [*[inputs[k] for k in plan.inputs], *[outputs[k] for k in plan.tape], *_present(cotangents.outputs)]
+        taken = [
+            *[inputs[k] for k in plan.inputs],
+            *[outputs[k] for k in plan.residuals],
+            *_present(cotangents.outputs),
+        ]
         weights = [*[parameters[k] for k in plan.parameters], *_present(cotangents.reductions)]
         # Otherwise the engine makes them, which is quicker: but it has to see the number of sequences, those without
         # steps too.

@@ -18,7 +18,7 @@ from throughtime.engines.autograd import Pass, flat, slots, split
 from throughtime.engines.base import Layout, Operands
 from throughtime.engines.capture import has_tangent
 from throughtime.program.core import Program
-from throughtime.program.gradient import Slots, gradient, with_tape
+from throughtime.program.gradient import Slots, gradient, with_residuals
 from throughtime.program.saving import from_json
 
 __all__ = ["program_of"]
@@ -73,7 +73,7 @@ def _segments_gradient_kernel(*given: Any) -> list[Tensor]:
 def _segments_gradient_fake(*given: Any) -> list[Tensor]:
     this, operands, (_, known, needed) = _parsed(given, segment_starts=True)
     known, wanted = _given_and_wanted(this.program, known, needed)
-    return this.fakes(gradient(with_tape(this.program, wanted), known, wanted).program, operands.states[0][0])
+    return this.fakes(gradient(with_residuals(this.program, wanted), known, wanted).program, operands.states[0][0])
 
 
 def _given_and_wanted(program: Program, known: Sequence[bool], needed: Sequence[bool]) -> tuple[Slots, Slots]:

@@ -115,9 +115,10 @@ class _Run:
         words = dict(instruction.attributes)
         if "weight" in words:
             words["weight"] = self.parameters[instruction["weight"]]
-        if instruction.op in ("slice", "expand"):
+        operation = OPERATIONS[instruction.op]
+        if operation.takes_width:
             words["width"] = instruction.width
-        result: Tensor = OPERATIONS[instruction.op].meaning(torch, *(values[a] for a in instruction.args), **words)
+        result: Tensor = operation.meaning(torch, *(values[a] for a in instruction.args), **words)
         return result
 
     def _loop(self) -> list[Tensor]:

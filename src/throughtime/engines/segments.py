@@ -1,7 +1,7 @@
 """A long run in segments, of which only the states between them are kept.
 
-Going backward, each segment is run again with its tape, from the last one to the first: the memory of one segment's
-tape for a second forward run (Gruslys et al. 2016, Memory-efficient backpropagation through time).
+Going backward, each segment is run again with its residuals, from the last one to the first: it takes the memory of one
+segment's residuals and a second forward run (Gruslys et al. 2016, Memory-efficient backpropagation through time).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from throughtime.engines.base import Engine, Layout, Operands, Result
 from throughtime.program.core import Program
-from throughtime.program.gradient import Slots, gradient, with_tape
+from throughtime.program.gradient import Slots, gradient, with_residuals
 
 _Piece = tuple[int, int]  # from which step to which
 
@@ -101,15 +101,15 @@ class Segments:
         """
         inputs, starts, parameters = operands
         assert starts is not None
-        taped = with_tape(self.program, wanted)
-        plan = gradient(taped, given, wanted)
+        augmented = with_residuals(self.program, wanted)
+        plan = gradient(augmented, given, wanted)
         weights = [*(parameters[k] for k in plan.parameters), *cotangents.reductions]
         result = self._empty(plan.program, cotangents.states)
         for k, piece in reversed(list(enumerate(self._pieces()))):
             cut = self._cut(inputs, piece)
             of_piece = Operands(cut, [s[k] for s in starts], parameters)
-            tape = self.engine.run(taped, of_piece, self._layout_of(piece)).outputs
-            read = [*(cut[n] for n in plan.inputs), *(tape[n] for n in plan.tape)]
+            residuals = self.engine.run(augmented, of_piece, self._layout_of(piece)).outputs
+            read = [*(cut[n] for n in plan.inputs), *(residuals[n] for n in plan.residuals)]
             result = self._run(plan.program, piece, [*read, *self._cut(cotangents.outputs, piece)], weights, result)
         return result
 

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from throughtime import cells
-from throughtime.engines.layouts import Layout, Places, Stored
+from throughtime.engines.weight_layouts import Stored, WeightLayout, WeightMapping
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 
@@ -31,22 +31,22 @@ class TorchLayer:
 
     mode: str
     cell: Cell
-    layout: Layout
+    layout: WeightLayout
     # With and without biases and a projection: made once, as a graph that is being captured cannot trace a cell.
-    _places: Mapping[tuple[bool, bool], Places] = field(init=False, repr=False, compare=False)
+    _mappings: Mapping[tuple[bool, bool], WeightMapping] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         projections = (0, 1) if "projection" in self.cell.hyper else (0,)
-        places = {
-            (bias, p > 0): self.layout.places(self.program(1, 1, p, bias=bias))
+        mappings = {
+            (bias, p > 0): self.layout.mapping(self.program(1, 1, p, bias=bias))
             for bias in (True, False)
             for p in projections
         }
-        object.__setattr__(self, "_places", places)
+        object.__setattr__(self, "_mappings", mappings)
 
     def program(self, input_size: int, hidden_size: int, projection: int = 0, *, bias: bool = True) -> Program:
         """The program of a layer of these sizes."""
-        hyper = {"projection": projection} if projection else {}
+        hyper: dict[str, Any] = {"projection": projection} if projection else {}
         return self.cell.program(input_size, hidden_size, bias=bias, **hyper)
 
     @staticmethod
@@ -66,23 +66,23 @@ class TorchLayer:
         biases, rest = (stored[2:4], stored[4:]) if bias else ((None, None), stored[2:])
         projection = rest[0] if rest else None
         named = Stored(stored[0], stored[1], biases[0], biases[1], None, projection)
-        return self.layout.to_program(self._places[bias, projection is not None], named)
+        return self.layout.to_program(self._mappings[bias, projection is not None], named)
 
     def to_stored(self, parameters: Sequence[Tensor], *, bias: bool) -> list[Tensor]:
         """Stored tensors that make these parameters of the program."""
         projected = len(parameters) > (3 if bias else 2)
         hidden = parameters[0].shape[0] // len(self.layout.gates)
-        stored = self.layout.to_stored(self._places[bias, projected], parameters, hidden)
+        stored = self.layout.to_stored(self._mappings[bias, projected], parameters, hidden)
         return [tensor for tensor in stored if tensor is not None]
 
 
 TORCH_LAYERS = {
     layer.mode: layer
     for layer in (
-        TorchLayer("RNN_TANH", cells.rnn, Layout(("hidden",))),
-        TorchLayer("RNN_RELU", cells.rnn_relu, Layout(("hidden",))),
-        TorchLayer("LSTM", cells.lstm, Layout(("input", "forget", "candidate", "output"))),
-        TorchLayer("GRU", cells.gru, Layout(("reset", "update", "candidate"))),
+        TorchLayer("RNN_TANH", cells.rnn, WeightLayout(("hidden",))),
+        TorchLayer("RNN_RELU", cells.rnn_relu, WeightLayout(("hidden",))),
+        TorchLayer("LSTM", cells.lstm, WeightLayout(("input", "forget", "candidate", "output"))),
+        TorchLayer("GRU", cells.gru, WeightLayout(("reset", "update", "candidate"))),
     )
 }
 

@@ -73,11 +73,11 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         return stack.run(input, hx, self.hooks, batch_first=self.batch_first, reset=reset)
 
     def _program(self) -> Program:
-        return programs_of(self)[0][0]
+        return torch_programs(self)[0][0]
 
     def layers(self) -> Layers:
         """Each layer's directions: a program and its parameters, as they are now."""
-        layer, programs = TORCH_LAYERS[self.mode], programs_of(self)
+        layer, programs = TORCH_LAYERS[self.mode], torch_programs(self)
         directions = len(programs[0])
         # From among the parameters, as torch's way to an attribute is long; what is parametrised is none of them.
         own: Mapping[str, Any] = self._parameters
@@ -141,7 +141,7 @@ def _cached_programs(
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # of a plain function: a captured graph would look into a cached one
-def _programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
+def _constant_programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
     """The programs of each layer's directions."""
     return _cached_programs(*of)
 
@@ -155,10 +155,10 @@ def _check_states(states: Sequence[Tensor], like: Tensor) -> None:
             )
 
 
-def programs_of(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
+def torch_programs(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
     """The programs of each layer's directions, of torch's own layers and ours."""
     m, directions = module, 2 if module.bidirectional else 1
-    programs: tuple[tuple[Program, ...], ...] = _programs(
+    programs: tuple[tuple[Program, ...], ...] = _constant_programs(
         m.mode, m.input_size, m.hidden_size, m.proj_size, m.num_layers, directions, bool(m.bias)
     )
     return programs
@@ -319,7 +319,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
         return [[(self._program(), TORCH_LAYERS[self._mode()].to_program(stored, bias=bool(self.bias)))]]
 
     def _program(self) -> Program:
-        programs: tuple[tuple[Program]] = _programs(
+        programs: tuple[tuple[Program]] = _constant_programs(
             self._mode(), self.input_size, self.hidden_size, 0, 1, 1, bool(self.bias)
         )
         return programs[0][0]

@@ -59,6 +59,13 @@ class Form(NamedTuple):
         mask = mask.T if self.batch_first else mask
         return mask if self.order is None else mask[:, self.order]
 
+    def laid_out(self, given: Tensor | PackedSequence) -> Tensor:
+        """A further input of the form of the input, as `[T, B, width]`; `[N, width]` if packed."""
+        if isinstance(given, PackedSequence):
+            return given.data
+        x = given.unsqueeze(1) if self.single else given.transpose(0, 1) if self.batch_first else given
+        return x if self.unpack is None else self.unpack.pack(x)
+
     def output(self, outputs: Sequence[Tensor], returns: str) -> Output:
         """A stack's outputs in the caller's form, a tuple if there are several.
 

@@ -17,7 +17,7 @@ from throughtime.program.rewrite import RESET, RESET_LEARNED, STATES, with_reset
 Starts = Sequence[Sequence[Sequence[Tensor]]]  # of each layer each direction's learned initial states, each [width]
 
 
-class Place(NamedTuple):
+class LayerDirection(NamedTuple):
     """One direction of one layer of a stack."""
 
     layer: int
@@ -44,22 +44,22 @@ class Hook:
     def begin(self, layout: Layout) -> None:
         """Take the layout of the call that begins."""
 
-    def rewrite(self, place: Place, program: Program) -> Program:
+    def rewrite(self, direction: LayerDirection, program: Program) -> Program:
         """The program with this hook in it; inputs and outputs that it adds come last."""
         return program
 
-    def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
+    def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
         """The inputs that the rewrite added, each `[T, B, width]`; x has the layer input's shape and type."""
         return []
 
-    def receive(self, place: Place, outputs: list[Tensor]) -> None:
+    def receive(self, direction: LayerDirection, outputs: list[Tensor]) -> None:
         """Take the outputs that the rewrite added, each `[T, B, width]`."""
 
-    def tap(self, place: Place, program: Program) -> Tap | None:
+    def tap(self, direction: LayerDirection, program: Program) -> Tap | None:
         """What to hand out of the run of a program that all hooks have rewritten."""
         return None
 
-    def engine(self, place: Place, program: Program, chosen: Engine) -> Engine:
+    def engine(self, direction: LayerDirection, program: Program, chosen: Engine) -> Engine:
         """The engine for a program that all hooks have rewritten, in place of the chosen one."""
         return chosen
 
@@ -108,13 +108,13 @@ class Reset(Hook):
     def __init__(self, mask: Tensor, starts: Starts | None = None) -> None:
         self.mask, self.starts = mask, starts
 
-    def rewrite(self, place: Place, program: Program) -> Program:
+    def rewrite(self, direction: LayerDirection, program: Program) -> Program:
         """The program that takes the mask."""
         return with_reset(program, self.starts is not None)
 
-    def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
+    def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
         """The mask, and the initial states at each step."""
-        learned = [] if self.starts is None else self.starts[place.layer][place.reverse]
+        learned = [] if self.starts is None else self.starts[direction.layer][direction.reverse]
         initial = [start.to(x.dtype).expand(*x.shape[:2], -1) for start in learned]
         return [self.mask.to(x.dtype).unsqueeze(-1), *initial]
 
@@ -134,11 +134,11 @@ class StateSequence(Hook):
         """For each state of the cell `[T, layers * directions, B, width]`."""
         return [torch.stack(of_layers, 1) for of_layers in zip(*self._found, strict=True)]
 
-    def rewrite(self, place: Place, program: Program) -> Program:
+    def rewrite(self, direction: LayerDirection, program: Program) -> Program:
         """The program that gives its states out."""
         return with_states(program)
 
-    def receive(self, place: Place, outputs: list[Tensor]) -> None:
+    def receive(self, direction: LayerDirection, outputs: list[Tensor]) -> None:
         """Keeps them."""
         self._found.append(outputs)
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from throughtime.engines.base import Layout, Operands
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError, nearest
-from throughtime.program.core import CONSTANT, Instruction, Parameter, Part, Program
+from throughtime.program.core import CONSTANT, GateRows, Instruction, Parameter, Program
 from throughtime.program.rewrite import input_weights, recurrent_weights
 
 SCHEMES = ("uniform", "orthogonal", "identity", "glorot")
@@ -165,7 +165,7 @@ def _without_weights(program: Program) -> Program:
     )
 
 
-def _passed_on(program: Program, k: int, gate: Part, bias: float) -> Tensor:
+def _passed_on(program: Program, k: int, gate: GateRows, bias: float) -> Tensor:
     """How much of each state reaches the next step where a gate has that bias."""
     parameters = []
     for n, parameter in enumerate(program.parameters):
@@ -189,7 +189,7 @@ def _passed_on(program: Program, k: int, gate: Part, bias: float) -> Tensor:
     return torch.stack(found)
 
 
-def _biases(program: Program) -> Iterator[tuple[int, Part]]:
+def _biases(program: Program) -> Iterator[tuple[int, GateRows]]:
     for k, parameter in enumerate(program.parameters):
         if _is_bias(parameter):
             yield from ((k, part) for part in parameter.parts)

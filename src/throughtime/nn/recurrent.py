@@ -14,19 +14,19 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime import cells
 from throughtime.engines import choose, get
 from throughtime.engines.capture import is_captured
-from throughtime.errors import UserError, nearest
+from throughtime.errors import UserError
 from throughtime.language import activation
-from throughtime.nn.forms import Output, require_reset
-from throughtime.nn.forms import State as State  # the type of what every recurrent module returns
+from throughtime.nn.forms import Output, State, require_reset
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable, Starts
 from throughtime.nn.initialization import Scheme, initialise
 from throughtime.nn.masks import dropped
-from throughtime.nn.options import Options, output_width
+from throughtime.nn.options import Options, output_width, require_hyper
 from throughtime.nn.regularization import Masks, in_training
 from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, over_rows_of, ways_of
+from throughtime.nn.step_inputs import in_order
 from throughtime.program.cell import Cell
-from throughtime.program.core import Program, shared
+from throughtime.program.core import Input, Program, shared
 from throughtime.program.rewrite import recurrent_weights, with_activations, with_clip, with_heads
 from throughtime.stored import initial_name, stored_name
 
@@ -43,6 +43,8 @@ class Recurrent(Hookable, Freezable, nn.Module):
         hidden_size: the number of hidden units of each layer.
         num_layers: the number of layers.
         bias: whether gates have a bias.
+        inputs: the names of the cell's optional inputs that the layers take, such as `["dt"]`; they take the others in
+            any case.
         heads: in how many blocks along the diagonal each matrix over a state is cut; what is outside is 0 and not
             stored (Beck et al. 2024, arXiv:2405.04517).
         clip: the bound within which the sum is held to which a gate's function is applied; none if not given.
@@ -69,6 +71,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         num_layers: int = 1,
         *,
         bias: bool = True,
+        inputs: Sequence[str] = (),
         heads: int = 1,
         clip: float | None = None,
         activations: Mapping[str, str] | None = None,
@@ -112,19 +115,13 @@ class Recurrent(Hookable, Freezable, nn.Module):
             checkpoint_every=checkpoint_every,
         )
         definition = cells.get(cell)
-        for name in hyper:
-            if name not in definition.hyper:
-                known = [*(inspect.signature(Recurrent).parameters.keys() - {"hyper"}), *definition.hyper]
-                raise UserError(
-                    f"{name!r} is no option of Recurrent and no hyper-parameter of cell {definition.name!r}"
-                    f"{nearest(name, known)} (the cell has {', '.join(definition.hyper) or 'none'})."
-                )
+        require_hyper(hyper, definition, inspect.signature(Recurrent).parameters.keys() - {"hyper"})
         if activations is not None and not isinstance(activations, Mapping):
             raise UserError(f"activations are a dictionary from gates to functions' names; given {activations!r}.")
         functions = tuple((gate, activation(name)) for gate, name in (activations or {}).items())
         programs, width = [], input_size
         for _ in range(num_layers):
-            program = definition.program(width, hidden_size, bias=bias, **hyper)
+            program = definition.program(width, hidden_size, bias=bias, inputs=inputs, **hyper)
             program = with_activations(program, functions) if functions else program
             program = with_clip(program, float(clip)) if clip is not None else program
             programs.append(with_heads(program, heads) if heads > 1 else program)
@@ -206,6 +203,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
         return self.programs[0].inputs[0].width
 
     @property
+    def step_inputs(self) -> tuple[Input, ...]:
+        """The inputs beside x, which every layer takes."""
+        return self.programs[0].inputs[1:]
+
+    @property
     def output_size(self) -> int:
         """The number of features of the output; of each direction's, where they stay apart."""
         return self.options.merged_width(output_width(self.programs[-1]))
@@ -229,6 +231,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         reset: Tensor | None = None,
         table: Tensor | None = None,
+        **inputs: Tensor | PackedSequence,
     ) -> tuple[Output, State]:
         """Runs the layers over all steps.
 
@@ -244,6 +247,8 @@ class Recurrent(Hookable, Freezable, nn.Module):
             table: `[n, input_size]`, the vectors of n symbols; the input is then symbols, whole numbers without the
                 axis of features. The results are those of `table[input]`, up to rounding. Where there are many steps
                 and rows beside n, a CPU multiplies each vector by the first layer's matrices once, not at each step.
+            **inputs: the cell's inputs beside x, by name, of the form of the input with their own widths; without the
+                axis of features where their width is 1.
 
         Returns:
             The output, of the form of the input with `output_size` features, and the final state, as `state`. Where the
@@ -256,8 +261,8 @@ class Recurrent(Hookable, Freezable, nn.Module):
         """
         outside = outside_graph(self, input)
         if outside is None:
-            return self._run(input, state, lengths, reset, table)
-        result: tuple[Output, State] = outside(self._run, input, state, lengths, reset, table)
+            return self._run(input, state, lengths, reset, table, inputs)
+        result: tuple[Output, State] = outside(self._run, input, state, lengths, reset, table, inputs)
         return result
 
     def _run(
@@ -267,6 +272,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         lengths: Tensor | Sequence[int] | None,
         reset: Tensor | None,
         table: Tensor | None,
+        inputs: Mapping[str, Tensor | PackedSequence],
     ) -> tuple[Output, State]:
         initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
         over: Layers | None = None  # what runs on symbols themselves
@@ -278,6 +284,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
             input = symbols if over is not None else _embedded(symbols, table)
         if over is None:
             self._check(input, initial)
+        further = self._further(input, inputs, token_ids=over is not None) if inputs or self.step_inputs else ()
         if reset is not None:
             require_reset(reset, input)
         if isinstance(input, PackedSequence) and lengths is not None:
@@ -288,8 +295,23 @@ class Recurrent(Hookable, Freezable, nn.Module):
         stack = Stack(over or self._own_layers(), options, dropout, self.engine, starts, masks)
         token_ids, batch_first = over is not None, options.batch_first
         return stack.run(
-            input, state, self.hooks, batch_first=batch_first, lengths=lengths, reset=reset, token_ids=token_ids
+            input,
+            state,
+            self.hooks,
+            batch_first=batch_first,
+            lengths=lengths,
+            reset=reset,
+            token_ids=token_ids,
+            further=further,
         )
+
+    def _further(
+        self, input: Tensor | PackedSequence, inputs: Mapping[str, Tensor | PackedSequence], *, token_ids: bool
+    ) -> Sequence[Tensor | PackedSequence]:
+        data = input.data if isinstance(input, PackedSequence) else input
+        weight = self.get_parameter(self._directions[0][0].parameters[0])
+        dtype = None if in_autocast(data) else weight.dtype
+        return in_order(self.step_inputs, inputs, input, data.shape if token_ids else data.shape[:-1], dtype)
 
     def _layers_over(self, table: Tensor, symbols: Tensor) -> Layers | None:
         """The layers as they run on symbols; None if they can't, or it would not be quicker."""
@@ -311,6 +333,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
                 raise UserError(f"the {name} must be a tensor; given {type(tensor).__name__}.")
             dtype = getattr(self, self._directions[0][0].parameters[0]).dtype
             if tensor.dtype != dtype and not in_autocast(tensor):
+                if name == "input" and not (tensor.is_floating_point() or tensor.is_complex()):
+                    raise UserError(
+                        f"the input must be {dtype}, got {tensor.dtype}. For token ids, pass their vectors as `table`: "
+                        "layer(ids, table=embedding.weight); for numbers, convert them with input.to(dtype)."
+                    )
                 raise UserError(
                     f"the {name} must be {dtype}, as the layers' weights are; given {tensor.dtype}. Convert it, or the "
                     "layers: both have .to(dtype)."

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from throughtime.nn.hooks import Hook, Place
+from throughtime.nn.hooks import Hook, LayerDirection
 from throughtime.nn.masks import mask, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
@@ -38,13 +38,14 @@ class Masks(Hook):
         """Whether there is anything to draw."""
         return any(self._dropped) or any(self._kept)
 
-    def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
+    def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
         """Fresh masks."""
         steps, rows = x.shape[:2]
         masks = [
-            scaled_mask(x, (rows, width), self._dropout).expand(steps, -1, -1) for width in self._dropped[place.layer]
+            scaled_mask(x, (rows, width), self._dropout).expand(steps, -1, -1)
+            for width in self._dropped[direction.layer]
         ]
-        return masks + [mask(x, (steps, rows, kept.width), kept.rate) for kept in self._kept[place.layer]]
+        return masks + [mask(x, (steps, rows, kept.width), kept.rate) for kept in self._kept[direction.layer]]
 
     def in_graph(self) -> None:
         """There is nothing more to rewrite."""

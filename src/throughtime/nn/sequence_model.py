@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from throughtime.errors import UserError
 from throughtime.nn.encoders import Embedding, Numeric
+from throughtime.nn.forms import State
 from throughtime.nn.heads import Head
 from throughtime.nn.initialization import Scheme
 from throughtime.nn.masks import dropped
-from throughtime.nn.recurrent import Recurrent, State
+from throughtime.nn.recurrent import Recurrent
 from throughtime.outputs import Categorical, Output
 
 if TYPE_CHECKING:
@@ -58,6 +59,12 @@ class SequenceModel(nn.Module):
             raise UserError(
                 "the recurrent layers of a sequence model give one output for each step or sequence, time first: leave "
                 f"out returns='states', merge='none' and batch_first, got {options.data}."
+            )
+        if recurrent.step_inputs:
+            names = ", ".join(given.name for given in recurrent.step_inputs)
+            raise UserError(
+                f"a sequence model reads x alone, but the recurrent layers take {names} at each step too: declare that "
+                "optional in the cell, inputs(optional=True), or concatenate it with x and slice it off in the cell."
             )
         if encoder.features != recurrent.input_size:
             raise UserError(

@@ -19,7 +19,7 @@ from throughtime.engines.operator import program_of
 from throughtime.engines.taps import merged
 from throughtime.errors import UserError
 from throughtime.nn.forms import Lengths, Output, State, form_of, states_of
-from throughtime.nn.hooks import Hook, Place, Reset, Starts, StateSequence
+from throughtime.nn.hooks import Hook, LayerDirection, Reset, Starts, StateSequence
 from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
@@ -60,6 +60,7 @@ class Stack(NamedTuple):
         lengths: Lengths | None = None,
         reset: Tensor | None = None,
         token_ids: bool = False,
+        further: Sequence[Tensor | PackedSequence] = (),
     ) -> tuple[Output, State]:
         """Run on any form of input that a recurrent layer takes.
 
@@ -69,6 +70,7 @@ class Stack(NamedTuple):
                 them if the cell has several states. The learned values, or those that the cell declares, if None.
             hooks: intercept each layer's run, in this order.
             reset: of the form of the input without its features: not 0 where a sequence's states are reset.
+            further: the inputs beside the layer below, of the form of the input, each with its own width.
 
         Returns:
             The output in the form of the input, and the final state in that of the initial one.
@@ -82,7 +84,8 @@ class Stack(NamedTuple):
             sequence = StateSequence() if returns == "states" else None
             resets = [] if mask is None else [Reset(mask, self.starts)]
             hooks = [*self.masks, *resets, *hooks, *([] if sequence is None else [sequence])]
-        outputs, final = self.run_layers(x, form.states(state), form.layout, hooks)
+        laid_out = [form.laid_out(given) for given in further]
+        outputs, final = self.run_layers(x, form.states(state), form.layout, hooks, laid_out)
         return form.output(outputs if sequence is None else sequence.sequences, returns), form.final(final)
 
     def _is_direct(self, input: Tensor | PackedSequence) -> TypeGuard[Tensor]:
@@ -109,7 +112,12 @@ class Stack(NamedTuple):
         return y.transpose(0, 1) if batch_first else y, ended[0] if len(ended) == 1 else tuple(ended)
 
     def run_layers(
-        self, x: Tensor, states: Sequence[Tensor] | None, layout: Layout, hooks: Sequence[Hook] = ()
+        self,
+        x: Tensor,
+        states: Sequence[Tensor] | None,
+        layout: Layout,
+        hooks: Sequence[Hook] = (),
+        further: Sequence[Tensor] = (),
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Run layer upon layer.
 
@@ -120,6 +128,7 @@ class Stack(NamedTuple):
                 or what the cell declares, if None.
             layout: how x lies.
             hooks: what intercepts each layer's run, in this order.
+            further: the inputs beside x of every layer and direction, each `[T, B, width]`, `[N, width]` if packed.
 
         Returns:
             The last layer's output `[T, B, directions * output]`, `[N, ...]` if packed, of each direction where they
@@ -130,7 +139,7 @@ class Stack(NamedTuple):
             # Arithmetic in float32, as errors of a state accumulate; the results have the type that autocast asks for.
             with torch.autocast(kind, enabled=False):
                 given = None if states is None else [s.float() for s in states]
-                outputs, final = self.run_layers(x.float(), given, layout, hooks)
+                outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in further])
             dtype = torch.get_autocast_dtype(kind)
             return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
         for hook in hooks:
@@ -150,8 +159,8 @@ class Stack(NamedTuple):
                     initial = [start.expand(layout.rows, -1) for start in self.starts[depth][way]]
                 else:
                     initial = None
-                operands = Operands([taken[way % len(taken)]], initial, parameters)
-                at = (Place(depth, way == 1), hooks) if hooks else None
+                operands = Operands([taken[way % len(taken)], *further], initial, parameters)
+                at = (LayerDirection(depth, way == 1), hooks) if hooks else None
                 result = self._run_layer(program, operands, layout, at)
                 outputs.append(result.outputs[0])
                 ended.append(result.states)
@@ -172,10 +181,10 @@ class Stack(NamedTuple):
         return x * (layout.pack(mask.expand(layout.steps, -1, -1)) if layout.packed else mask)
 
     def _run_layer(
-        self, program: Program, operands: Operands, layout: Layout, at: tuple[Place, Sequence[Hook]] | None
+        self, program: Program, operands: Operands, layout: Layout, at: tuple[LayerDirection, Sequence[Hook]] | None
     ) -> Result:
         """Run one direction of one layer; `at` says which one, if hooks intercept it."""
-        (x,), states, parameters = operands
+        (x, *_), states, parameters = operands
         # Otherwise the engine makes them, which is quicker: but it does not see sequences without steps.
         if states is None and (at or (layout.packed and layout.rows != next(iter(layout.batch_sizes or ()), 0))):
             operands = operands._replace(states=declared_states(program, operands, layout))
@@ -188,15 +197,20 @@ class Stack(NamedTuple):
         return Pass(choose(self.engine, program, like), program, layout, every).run(operands, plain=self.plain)
 
     def _run_hooked(
-        self, program: Program, operands: Operands, layout: Layout, at: tuple[Place, Sequence[Hook]], like: Tensor
+        self,
+        program: Program,
+        operands: Operands,
+        layout: Layout,
+        at: tuple[LayerDirection, Sequence[Hook]],
+        like: Tensor,
     ) -> Result:
         """Run one direction of one layer, intercepted by hooks."""
-        place, hooks = at
-        (x,), *_ = operands
+        direction, hooks = at
+        (x, *further), *_ = operands
         every = self.options.checkpoint_every
         padded = x.new_empty(()).expand(layout.steps, layout.rows, x.shape[-1]) if layout.packed else x
-        added = [layout.pack(given) for hook in hooks for given in hook.inputs(place, padded)]
-        operands = operands._replace(inputs=[x, *added])
+        added = [layout.pack(given) for hook in hooks for given in hook.inputs(direction, padded)]
+        operands = operands._replace(inputs=[x, *further, *added])
         if torch.compiler.is_compiling():
             result = self._run_in_graph(program, operands, layout, hooks)
             ends = [len(program.outputs)]
@@ -206,13 +220,13 @@ class Stack(NamedTuple):
             own = len(program.outputs)
             ends = [own]
             for hook in hooks:
-                program = hook.rewrite(place, program)
+                program = hook.rewrite(direction, program)
                 ends.append(len(program.outputs))
-            tap = merged([t for hook in hooks if (t := hook.tap(place, program)) is not None])
+            tap = merged([t for hook in hooks if (t := hook.tap(direction, program)) is not None])
             seen = program if tap is None else with_outputs(program, tap.values, own)[0]
             chosen = usual = choose(self.engine, seen, like)
             for hook in hooks:
-                chosen = hook.engine(place, program, chosen)
+                chosen = hook.engine(direction, program, chosen)
             if chosen is not usual and tap is not None and tap.gradients:
                 raise UserError(
                     "gradients cannot be recorded where a Python function replaces a value: write the edit in the cell "
@@ -222,7 +236,7 @@ class Stack(NamedTuple):
                 tap = tap.mapped(layout.pad)
             result = Pass(chosen, program, layout, every, tap).run(operands)
         for hook, start, end in zip(hooks, ends, ends[1:], strict=False):
-            hook.receive(place, [layout.pad(y) for y in result.outputs[start:end]])
+            hook.receive(direction, [layout.pad(y) for y in result.outputs[start:end]])
         return result
 
     def _run_in_graph(self, program: Program, operands: Operands, layout: Layout, hooks: Sequence[Hook]) -> Result:
@@ -375,8 +389,12 @@ _in_transform = _eager(f"a recurrent layer under a transform of torch.func runs 
 
 def _as_leaf(module: Any, run: Callable[..., Any], *args: Any, **options: Any) -> Any:
     """A module's call as one node of the graph that torch.fx traces, as torch's own layers are."""
-    tracer, options = args[0].tracer, dict(zip(("lengths", "reset", "table"), args[2:], strict=False)) | options
-    given = {name: value for name, value in options.items() if value is not None}
+    tracer, options = (
+        args[0].tracer,
+        dict(zip(("lengths", "reset", "table", "inputs"), args[2:], strict=False)) | options,
+    )
+    given = {name: value for name, value in options.items() if value is not None and name != "inputs"}
+    given |= options.get("inputs", {})
     return tracer.create_proxy("call_module", tracer.path_of_module(module), args[:2], given)
 
 

@@ -26,7 +26,7 @@ from throughtime.program.core import (
     Reduction,
     State,
 )
-from throughtime.program.operations import OPERATIONS
+from throughtime.program.operations import OPERATIONS, REDUCTIONS
 
 _PACKAGE = Path(__file__).parent.parent
 # An error is told at the line of the cell, not of the functions that it is written in.
@@ -35,10 +35,15 @@ _OWN_FILES = (str(_PACKAGE / "program"), str(_PACKAGE / "language.py"))
 Number = int | float
 
 
+def is_own(file: str) -> bool:
+    """Whether a file is one of those that the words of the cell language are written in."""
+    return file.startswith(_OWN_FILES)
+
+
 def cell_error(message: str) -> CellError:
     """The error of a cell's author, with the line of the cell's source that is being run."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
+    while frame.f_back is not None and is_own(frame.f_code.co_filename):
         frame = frame.f_back
     return cell_error_at(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, message)
 
@@ -58,8 +63,9 @@ def is_name(name: object) -> bool:
 class Symbol:
     """A vector that is not known yet: what a cell's equations are written in.
 
-    It has a width, and `+ - * / > <`, unary minus, `**` with a whole number, and slicing. A number, or a vector of
-    one element, stands for a vector of that value.
+    It has a width, and `+ - * / > <`, unary minus, `abs`, `**` with a whole number, slices `v[start:stop]`, and
+    elements `v[k]`, which are vectors of one element. A number, or a vector of one element, stands for a vector of that
+    value.
     """
 
     __slots__ = ("builder", "id")
@@ -107,6 +113,9 @@ class Symbol:
     def __neg__(self) -> Symbol:
         return self._apply("neg", self)
 
+    def __abs__(self) -> Symbol:
+        return self._apply("abs", self)
+
     def __gt__(self, other: Symbol | Number) -> Symbol:
         return self._apply("greater", self, other)
 
@@ -137,10 +146,16 @@ class Symbol:
             result = result * self
         return result
 
-    def __getitem__(self, index: slice) -> Symbol:
+    def __getitem__(self, index: slice | int) -> Symbol:
+        if isinstance(index, int):
+            if not -self.width <= index < self.width:
+                raise cell_error(
+                    f"a vector of width {self.width} has the elements 0 to {self.width - 1}; given {index}."
+                )
+            return self.builder.slice(self, index % self.width, 1)
         bounds = (index.start, index.stop) if isinstance(index, slice) and index.step in (None, 1) else ("none",)
         if not all(bound is None or isinstance(bound, int) for bound in bounds):
-            raise cell_error(f"a symbol is sliced as `v[start:stop]`; given {index!r}.")
+            raise cell_error(f"a symbol is sliced as `v[start:stop]` or indexed as `v[k]`; given {index!r}.")
         start, stop, _ = index.indices(self.width)
         if stop <= start:
             raise cell_error(f"the slice {start}:{stop} of a vector of width {self.width} is empty.")
@@ -307,7 +322,16 @@ class Builder:
 
     def row_sum(self, value: Symbol) -> Symbol:
         """The sum of a vector's elements, as a vector of one."""
-        return self._emit("row_sum", (self._own(value).id,), 1)
+        return self._reduced("row_sum", value)
+
+    def row_max(self, value: Symbol) -> Symbol:
+        """The largest of a vector's elements, as a vector of one."""
+        return self._reduced("row_max", value)
+
+    def _reduced(self, op: str, value: Symbol) -> Symbol:
+        if not isinstance(value, Symbol):
+            raise cell_error(f"{op} takes a vector; given {type(value).__name__} {value!r}.")
+        return self._emit(op, (self._own(value).id,), 1)
 
     def copy(self, instruction: Instruction, args: tuple[Symbol, ...], weight: int | None = None) -> Symbol:
         """The same operation on other values, with the weight's index in this builder."""
@@ -319,8 +343,8 @@ class Builder:
             return self.concat(*args)
         if instruction.op == "expand":
             return self.expand(args[0], instruction.width)
-        if instruction.op == "row_sum":
-            return self.row_sum(args[0])
+        if instruction.op in REDUCTIONS:
+            return self._reduced(instruction.op, args[0])
         if instruction.op == CONSTANT:
             return self.constant(instruction["value"], instruction.width)
         return self.pointwise(instruction.op, *args)

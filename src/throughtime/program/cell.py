@@ -5,40 +5,22 @@ from __future__ import annotations
 import inspect
 import linecache
 import traceback
-from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from throughtime.errors import CellError, UserError, nearest
-from throughtime.program.builder import Symbol, cell_error_at, is_name
+from throughtime.program.builder import Symbol, cell_error_at, is_name, is_own
 from throughtime.program.core import Program
+from throughtime.program.declarations import InputDeclaration, Sizes, StateDeclaration, width_of
 from throughtime.program.legality import require_legal
-from throughtime.program.trace import Sizes, Trace
+from throughtime.program.trace import Trace
+from throughtime.program.words import unknown_word
+from throughtime.tables import html_table, html_text
 
 # What the field calls the states that every paper writes with these letters.
 _USUAL_NAMES = {"h": "hidden", "c": "cell"}
-
-
-@dataclass(frozen=True)
-class StateDeclaration:
-    """What `state(...)` says of an argument of a cell."""
-
-    name: str
-    width: int | str | None
-    initial: float
-
-
-def state(name: str | None = None, *, width: int | str | None = None, initial: float = 0.0) -> Any:
-    """Declares a state of a cell, as the default of the argument that receives its old value.
-
-    Args:
-        name: what the state is called when it is recorded; the argument's own name if not given.
-        width: its number of elements, or the name of a hyper-parameter that holds it; the cell's hidden size where
-            it is not given or that hyper-parameter is None.
-        initial: what each of its elements starts with.
-    """
-    return StateDeclaration(name or "", width, float(initial))
 
 
 class Cell:
@@ -48,6 +30,7 @@ class Cell:
         name: the function's name.
         hyper: the hyper-parameters (the keyword-only arguments) and their values.
         states: each state's argument and declaration, in order.
+        inputs: each further input's argument and declaration, in order.
     """
 
     def __init__(self, function: Callable[..., Any], hyper: dict[str, Any] | None = None) -> None:
@@ -64,7 +47,11 @@ class Cell:
         if len(taken) < 2:
             raise self._error("a cell takes x and at least one state: def name(x, h): ...")
         self.input_name = taken[0].name
-        self.states = tuple((a.name, self._declared(a)) for a in taken[1:])
+        self.arguments = tuple((a.name, self._declared(a)) for a in taken[1:])
+        self.states = tuple((name, d) for name, d in self.arguments if isinstance(d, StateDeclaration))
+        self.inputs = tuple((name, d) for name, d in self.arguments if isinstance(d, InputDeclaration))
+        if not self.states:
+            raise self._error("a cell takes at least one state besides its inputs: def name(x, h, dt=inputs()): ...")
         self.hyper: dict[str, Any] = {}
         for argument in arguments:
             if argument.kind == argument.KEYWORD_ONLY:
@@ -74,12 +61,22 @@ class Cell:
         self.hyper.update(self._known(hyper or {}))
 
     def __call__(self, *args: Any, **hyper: Any) -> Any:
-        """The equations on given symbols, for use inside another cell."""
-        return self.function(*args, **(self.hyper | self._known(hyper)))
+        """The equations on given symbols, for use inside another cell; optional inputs may be left out."""
+        left_out = {
+            name: None for name, d in self.arguments[len(args) - 1 :] if isinstance(d, InputDeclaration) and d.optional
+        }
+        named = {name: value for name, value in hyper.items() if name in dict(self.arguments)}
+        hyper = {name: value for name, value in hyper.items() if name not in named}
+        return self.function(*args, **(left_out | named | self.hyper | self._known(hyper)))
 
     def __repr__(self) -> str:
         given = "".join(f", {k}={v!r}" for k, v in self.hyper.items())
         return f"<cell {self.name}{given}>"
+
+    def _repr_html_(self) -> str:
+        states = ", ".join(declaration.name for _, declaration in self.states)
+        about = [("meaning", self.meaning), ("states", states), *self.hyper.items()]
+        return html_table(("cell", self.name), about) + html_text(self.source)
 
     @property
     def meaning(self) -> str:
@@ -91,19 +88,37 @@ class Cell:
         """The cell's equations, as they are written."""
         return inspect.getsource(self.function)
 
+    def latex(self, **hyper: Any) -> str:
+        """The cell's equations in LaTeX; see `throughtime.program.latex`.
+
+        Args:
+            **hyper: hyper-parameters other than the cell's defaults.
+
+        Raises:
+            CellError: if the equations are wrong.
+        """
+        # Widths that differ, and that heads and groups divide; none of them shows.
+        return self.program(24, 16, **hyper).latex()
+
+    def _repr_latex_(self) -> str:
+        return f"$${self.latex()}$$"
+
     def variant(self, name: str, meaning: str, **hyper: Any) -> Cell:
         """The same equations under another name, with other hyper-parameters."""
         other = Cell(self.function, self.hyper | hyper)
         other.name, other.__doc__ = name, meaning
         return other
 
-    def program(self, input_size: int, hidden_size: int, *, bias: bool = True, **hyper: Any) -> Program:
+    def program(
+        self, input_size: int, hidden_size: int, *, bias: bool = True, inputs: Sequence[str] = (), **hyper: Any
+    ) -> Program:
         """Runs the equations once on symbols.
 
         Args:
             input_size: the width of x.
             hidden_size: the number of hidden units.
             bias: whether gates have a bias.
+            inputs: the names of the optional inputs that the program takes; it takes the others in any case.
             **hyper: hyper-parameters other than the cell's defaults.
 
         Returns:
@@ -119,7 +134,21 @@ class Cell:
         for name, value in values:
             if not isinstance(value, Hashable):
                 raise CellError(f"the hyper-parameter {name!r} must be a number, a text or None; given {value!r}.")
-        return _program(self, Sizes(input_size, hidden_size, bias), values)
+        asked_for = self._asked_for(inputs)
+        try:
+            return _program(self, Sizes(input_size, hidden_size, bias), values, asked_for)
+        except UserError as error:
+            # Its message has the cell's line; the frames of the tracer would only hide it.
+            raise error.with_traceback(None) from error.__cause__
+
+    def _asked_for(self, inputs: Sequence[str]) -> tuple[str, ...]:
+        """The names of inputs, checked."""
+        names = [declaration.name for _, declaration in self.inputs]
+        for name in (inputs := [inputs] if isinstance(inputs, str) else list(inputs)):
+            if name not in names:
+                has = f"it has {', '.join(names)}" if names else "it has none besides x"
+                raise CellError(f"cell {self.name} has no input {name!r}{nearest(str(name), names)} ({has}).")
+        return tuple(name for name in names if name in inputs)
 
     def _known(self, hyper: dict[str, Any]) -> dict[str, Any]:
         for name in hyper:
@@ -128,19 +157,23 @@ class Cell:
                 raise CellError(f"cell {self.name} has no hyper-parameter {name!r}{nearest(name, self.hyper)} ({has}).")
         return hyper
 
-    def _declared(self, argument: inspect.Parameter) -> StateDeclaration:
+    def _declared(self, argument: inspect.Parameter) -> StateDeclaration | InputDeclaration:
         given = argument.default
         if given is argument.empty:
             given = StateDeclaration("", None, 0.0)
-        if not isinstance(given, StateDeclaration):
+        if not isinstance(given, StateDeclaration | InputDeclaration):
             raise self._error(
                 f"the argument {argument.name!r} must be a state (a default of throughtime.language.state(...), or "
-                f"none); a hyper-parameter is keyword-only: put it after a `*`."
+                "none) or an input of each step (throughtime.language.inputs(...)); a hyper-parameter is keyword-only: "
+                "put it after a `*`."
             )
-        name = given.name or _USUAL_NAMES.get(argument.name, argument.name)
+        usual = _USUAL_NAMES if isinstance(given, StateDeclaration) else {}
+        name = given.name or usual.get(argument.name, argument.name)
         if not is_name(name):
             raise self._error(f"a state's name is letters, digits and _, with dots between words; given {name!r}.")
-        return StateDeclaration(name, given.width, given.initial)
+        if isinstance(given, InputDeclaration) and name in _TAKEN_NAMES:
+            raise self._error(f"an input cannot be called {name!r}: a layer has an argument of that name.")
+        return replace(given, name=name)
 
     def _error(self, message: str) -> CellError:
         code = self.function.__code__
@@ -149,42 +182,50 @@ class Cell:
             line += 1
         return cell_error_at(code.co_filename, line, self.name, message)
 
-    def _told(self, error: Exception) -> CellError:
-        """Any other error of the equations, at the line of the cell where it came up."""
+    def _at_its_line(self, error: Exception) -> CellError:
+        """Any other error of the equations, at the line of the cell where it came up.
+
+        Its cause is the error itself where it came up in a function that the equations call, without our frames.
+        """
         code, line = self.function.__code__, self.function.__code__.co_firstlineno
-        for frame, at in traceback.walk_tb(error.__traceback__):
+        calls = error.__traceback__
+        while calls is not None and calls.tb_frame.f_code is not code:
+            calls = calls.tb_next
+        for frame, at in traceback.walk_tb(calls):
             if frame.f_code is code:
                 line = at
-        return cell_error_at(code.co_filename, line, self.name, f"{type(error).__name__}: {error}")
+        found = cell_error_at(code.co_filename, line, self.name, _explained(error))
+        called = [f for f, _ in traceback.walk_tb(calls) if f.f_code is not code and not is_own(f.f_code.co_filename)]
+        found.__cause__ = error.with_traceback(calls) if called else None
+        return found
 
-    def _state_width(self, declaration: StateDeclaration, hidden: int, hyper: dict[str, Any]) -> int:
-        width = declaration.width
-        if isinstance(width, str):
-            if width not in hyper:
-                raise self._error(
-                    f"state {declaration.name!r} takes its width from {width!r}, but there is no such hyper-parameter."
-                )
-            width = hyper[width]
-        width = hidden if width is None else width
-        if not isinstance(width, int) or width < 1:
-            raise self._error(f"state {declaration.name!r} must have a width of 1 or more; given {width!r}.")
-        return width
+    def _width(self, declaration: StateDeclaration | InputDeclaration, sizes: Sizes, hyper: dict[str, Any]) -> int:
+        try:
+            return width_of(declaration, sizes, hyper)
+        except ValueError as error:
+            raise self._error(str(error)) from None
 
-    def _run(self, sizes: Sizes, hyper: dict[str, Any], seen: Trace | None) -> tuple[Trace, Program]:
-        letters = [self.input_name, *(argument for argument, _ in self.states)]
-        trace = Trace(self.name, sizes, letters, seen)
+    def _run(
+        self, sizes: Sizes, hyper: dict[str, Any], asked_for: tuple[str, ...], seen: Trace | None
+    ) -> tuple[Trace, Program]:
+        given_inputs = [(argument, d) for argument, d in self.inputs if not d.optional or d.name in asked_for]
+        letters = [self.input_name, *(argument for argument, _ in given_inputs)]
+        trace = Trace(self.name, sizes, letters, [argument for argument, _ in self.states], seen)
         x = trace.input(self.input_name, sizes.input)
+        further = {a: trace.input(d.name, self._width(d, sizes, hyper)) for a, d in given_inputs}
         names = [declaration.name for _, declaration in self.states]
-        old = [trace.state(d.name, self._state_width(d, sizes.hidden, hyper), d.initial) for _, d in self.states]
+        own = {a: trace.state(d.name, self._width(d, sizes, hyper), d.initial) for a, d in self.states}
+        old = list(own.values())
+        values = further | own
         with trace.active():
             try:
-                result = self.function(x, *old, **hyper)
+                result = self.function(x, *(values.get(argument) for argument, _ in self.arguments), **hyper)
             except UserError:
                 raise
             except Exception as error:
-                raise self._told(error) from error
+                raise self._at_its_line(error)  # noqa: B904  # which sets the cause
         given = self._returned(result, names, trace)
-        labels = list(trace.settle().items())
+        labels = [*trace.settle().items(), *((d.name, further[a].id) for a, d in given_inputs)]
         for name, before, after in zip(names, old, given[-len(old) :], strict=True):
             if before.width != after.width:
                 raise self._error(f"state {name!r} has {before.width} elements, but {after.width} are returned for it.")
@@ -197,6 +238,17 @@ class Cell:
                 )
         return trace, trace.finish(given[-len(old) :], [("y", given[0])])
 
+    def _hint_of_inputs(self) -> str:
+        """How to declare an argument that isn't a state, where one may be meant."""
+        plain = [a for a, d in self.states if a not in _USUAL_NAMES and d == StateDeclaration(a, None, 0.0)]
+        if not plain:
+            return ""
+        states = [a for a, _ in self.arguments if a != plain[0]]
+        return (
+            f" If {plain[0]} is not a state but is given at each step, declare it as an input: "
+            f"def {self.name}({', '.join([self.input_name, *states, f'{plain[0]}=inputs(width=1)'])})."
+        )
+
     def _returned(self, result: Any, names: list[str], trace: Trace) -> list[Symbol]:
         given = list(result) if isinstance(result, tuple | list) else [result]
         for value in given:
@@ -208,21 +260,36 @@ class Cell:
             raise self._error(
                 f"{len(given)} values are returned, but the cell has {len(names)} states ({', '.join(names)}): return "
                 "the new value of each, in the order of the arguments; an output that is no state comes first."
+                f"{self._hint_of_inputs() if len(given) < len(names) else ''}"
             )
         return given
 
 
+# What a layer's call has arguments for.
+_TAKEN_NAMES = ("input", "state", "lengths", "reset", "table", "x", "out")
+
+
+def _explained(error: Exception) -> str:
+    """What is said of an error of Python's in a cell."""
+    if isinstance(error, NameError) and not isinstance(error, UnboundLocalError) and error.name:
+        return unknown_word(error.name)
+    if isinstance(error, AttributeError) and isinstance(error.obj, Symbol) and error.name:
+        return unknown_word(error.name, f"a vector has no attribute {error.name!r}")
+    return f"{type(error).__name__}: {error}"
+
+
 @lru_cache(maxsize=256)
-def _program(cell: Cell, sizes: Sizes, hyper: tuple[tuple[str, Any], ...]) -> Program:
-    first, _ = cell._run(sizes, dict(hyper), None)
-    return require_legal(cell._run(sizes, dict(hyper), first)[1])
+def _program(cell: Cell, sizes: Sizes, hyper: tuple[tuple[str, Any], ...], inputs: tuple[str, ...]) -> Program:
+    first, _ = cell._run(sizes, dict(hyper), inputs, None)
+    return require_legal(cell._run(sizes, dict(hyper), inputs, first)[1])
 
 
 def cell(function: Callable[..., Any]) -> Cell:
     """Makes a cell of its equations.
 
     The function takes `x`, then the old value of each state (named by its argument: `h` is `hidden`, `c` is `cell`,
-    others as they are; or as `state(...)` says), then hyper-parameters, keyword-only. It returns the new value of each
+    others as they are; or as `state(...)` says), among them inputs beside x that are declared by `inputs(...)`, then
+    hyper-parameters, keyword-only. It returns the new value of each
     state in the same order; the first is also the cell's output, unless one more value comes before them.
 
     Raises:

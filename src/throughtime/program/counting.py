@@ -5,15 +5,13 @@ from __future__ import annotations
 from math import prod
 
 from throughtime.program.core import Program
-from throughtime.program.operations import OPERATIONS
-
-_PRODUCTS = ("linear", "linear_transposed")
+from throughtime.program.operations import OPERATIONS, PRODUCTS, REDUCTIONS
 
 
 def products(program: Program) -> int:
     """The multiplications of a step of one row: in its products with a matrix, and in the sums of outer products."""
     body = program.body
-    linear: int = sum(prod(program.parameters[i["weight"]].shape) for i in body if i.op in _PRODUCTS)
+    linear: int = sum(prod(program.parameters[i["weight"]].shape) for i in body if i.op in PRODUCTS)
     terms = (term for reduction in program.reductions for term in reduction.terms if len(term) == 2)
     return linear + sum(body[u].width * body[v].width for u, v in terms)
 
@@ -21,5 +19,5 @@ def products(program: Program) -> int:
 def flops(program: Program) -> int:
     """The arithmetic of a step of one row: a product's multiplications and additions; a function counts as one."""
     pointwise = sum(i.width for i in program.body if i.op in OPERATIONS and OPERATIONS[i.op].pointwise)
-    sums = sum(program.body[i.args[0]].width for i in program.body if i.op == "row_sum")
+    sums = sum(program.body[i.args[0]].width for i in program.body if i.op in REDUCTIONS)
     return 2 * products(program) + pointwise + sums

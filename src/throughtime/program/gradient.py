@@ -1,17 +1,17 @@
 """The gradient of a program, as a program of the same kind: backpropagation through time, derived once for all engines.
 
-A run takes inputs x, initial states s and parameters p, and gives outputs y, final states and reductions r. Its
-gradient takes what the forward run left on the tape and the gradients of y, of the final states and of r, and gives
-those of x (as outputs), s (as final states) and p (as reductions), while time runs the other way:
+A run takes inputs x, initial states s and parameters p, and returns outputs y, final states and reductions r. Its
+gradient takes the residuals that the forward run saved and the gradients of y, of the final states and of r, and
+returns those of x (as outputs), s (as final states) and p (as reductions), while time runs the other way:
 
-    forward program (with the tape among its outputs)      gradient program
+    forward program (its outputs hold the residuals)       gradient program
     inputs      x                                          outputs     x.gradient
     states      s, from the initial to the final           states      s.gradient, from the final to the initial
     parameters  p                                          reductions  p.gradient
-    outputs     y                                          inputs      y.gradient (and the tape, and x where it is read)
+    outputs     y                                          inputs      y.gradient (and residuals, and x where it's read)
     reductions  r                                          parameters  r.gradient (and p where it is read)
 
-As this is a program again, its gradient is had by the same function.
+As this is a program again, the same function derives higher-order gradients.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from throughtime.program.core import (
     Program,
 )
 from throughtime.program.legality import require_legal
-from throughtime.program.operations import OPERATIONS, Piece
+from throughtime.program.operations import OPERATIONS, SliceGradient
 
-TAPE = "tape."
+RESIDUAL = "residual."
 _Named = TypeVar("_Named", Input, Parameter)
 
 
@@ -57,9 +57,9 @@ class Gradient:
 
     Attributes:
         program: the gradient program. Its inputs are the forward program's inputs that it reads, then the outputs
-            that it reads (the tape), then the gradients of outputs; its parameters are the forward program's
+            that it reads (the residuals), then the gradients of outputs; its parameters are the forward program's
             parameters that it reads, then the gradients of reductions.
-        inputs, tape, parameters: which of the forward program's inputs, outputs and parameters it reads.
+        inputs, residuals, parameters: which of the forward program's inputs, outputs and parameters it reads.
         given: which outputs, final states and reductions come with a gradient. Every state of the forward program has
             its gradient's state here; one that is not given starts at zero.
         wanted: which inputs' and parameters' gradients are the program's outputs and reductions.
@@ -68,7 +68,7 @@ class Gradient:
 
     program: Program
     inputs: tuple[int, ...]
-    tape: tuple[int, ...]
+    residuals: tuple[int, ...]
     parameters: tuple[int, ...]
     given: Slots
     wanted: Slots
@@ -87,7 +87,7 @@ def everything_wanted(program: Program) -> Slots:
 
 
 @lru_cache(maxsize=512)
-def with_tape(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) -> Program:
+def with_residuals(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) -> Program:
     """The program with what its gradient needs to read among its outputs.
 
     Args:
@@ -96,8 +96,8 @@ def with_tape(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) -> Pr
         seen: values whose gradients will be asked for, too.
 
     Returns:
-        The program with further outputs, called `tape.` and the value's name or number. Values that are cheap to
-        compute from others on the tape are not there.
+        The program with further outputs, called `residual.` and the value's name or number. Values that are cheap to
+        compute from other residuals are not among them.
     """
     demanded = _Adjoint(program, everything_given(program), wanted, seen, recompute=False).demanded()
     body = program.body
@@ -113,11 +113,11 @@ def with_tape(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) -> Pr
             new.append(id)
             known.add(id)
     labels = {id: name for name, id in reversed(program.names)}
-    names = _distinct([o.name for o in program.outputs] + [TAPE + labels.get(id, str(id)) for id in new])
-    tape = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], new, strict=True))
-    taped = require_legal(replace(program, outputs=program.outputs + tape))
-    # A second derivative comes with gradients of the tape too, and the way on from there may need more.
-    return with_tape(taped, wanted, seen) if tape else program
+    names = _distinct([o.name for o in program.outputs] + [RESIDUAL + labels.get(id, str(id)) for id in new])
+    residuals = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], new, strict=True))
+    augmented = require_legal(replace(program, outputs=program.outputs + residuals))
+    # A second derivative comes with gradients of the residuals, too, and the way on from there may need more.
+    return with_residuals(augmented, wanted, seen) if residuals else program
 
 
 def _distinct(names: list[str]) -> list[str]:
@@ -140,7 +140,7 @@ def gradient(program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...
     """Derives the gradient of a program.
 
     Args:
-        program: a legal program, as `with_tape` gives it.
+        program: a legal program, as `with_residuals` gives it.
         given: the outputs, final states and reductions whose gradients there are.
         wanted: the inputs, initial states and parameters whose gradients are asked for.
         seen: values of the body whose gradients are to be in the gradient program's body, read or not.
@@ -163,9 +163,9 @@ class _Adjoint:
         self.parameter_sources: list[tuple[str, int]] = []
         self.forward: dict[int, Symbol] = {}
         self.weights: dict[int, int] = {}
-        self.tape = {output.value: k for k, output in reversed(list(enumerate(program.outputs)))}
+        self.residuals = {output.value: k for k, output in reversed(list(enumerate(program.outputs)))}
         self.active = _active(program, wanted, seen)
-        self.pieces: dict[int, list[Piece]] = {}
+        self.pieces: dict[int, list[SliceGradient]] = {}
         self.adjoints: dict[int, Symbol] = {}
         self.terms: dict[int, list[tuple[Symbol, ...]]] = {k: [] for k in wanted.arrays}
 
@@ -207,11 +207,11 @@ class _Adjoint:
         """Writes the body; returns the next value of each state's gradient, and the inputs' gradients."""
         program, builder = self.program, self.builder
         for state in program.states:
-            self._add(state.next, Piece(builder.state(f"{state.name}.gradient", state.width), 0))
+            self._add(state.next, SliceGradient(builder.state(f"{state.name}.gradient", state.width), 0))
         for k in self.given.vectors:
             output = program.outputs[k]
             g = self._input("given", k, f"{output.name}.gradient", program.body[output.value].width)
-            self._add(output.value, Piece(g, 0))
+            self._add(output.value, SliceGradient(g, 0))
         for k in self.given.arrays:
             self._reduction(k)
         inputs = {k: builder.constant(0.0, program.inputs[k].width) for k in self.wanted.vectors}
@@ -244,7 +244,7 @@ class _Adjoint:
             instruction.args, row.gradient(self.builder, g, self._value(id), *values, **words), strict=True
         ):
             if piece is not None:
-                self._add(arg, piece if isinstance(piece, Piece) else Piece(piece, 0))
+                self._add(arg, piece if isinstance(piece, SliceGradient) else SliceGradient(piece, 0))
 
     def _reduction(self, k: int) -> None:
         # r = sum of u outer v: the gradient of u is r.gradient @ v, that of v is r.gradient.T @ u.
@@ -253,13 +253,13 @@ class _Adjoint:
         cotangent = self.builder.parameter(Parameter(f"{reduction.name}.gradient", reduction.shape))
         for term in reduction.terms:
             if len(term) == 1:
-                self._add(term[0], Piece(self.builder.vector(cotangent), 0))
+                self._add(term[0], SliceGradient(self.builder.vector(cotangent), 0))
             else:
                 u, v = term
-                self._add(u, Piece(self.builder.linear(self._value(v), cotangent), 0))
-                self._add(v, Piece(self.builder.linear_transposed(self._value(u), cotangent), 0))
+                self._add(u, SliceGradient(self.builder.linear(self._value(v), cotangent), 0))
+                self._add(v, SliceGradient(self.builder.linear_transposed(self._value(u), cotangent), 0))
 
-    def _add(self, id: int, piece: Piece) -> None:
+    def _add(self, id: int, piece: SliceGradient) -> None:
         if id in self.active:
             self.pieces.setdefault(id, []).append(piece)
 
@@ -293,7 +293,7 @@ class _Adjoint:
     def _computed_from(self, id: int) -> tuple[int, ...]:
         """The values from which the gradient program computes one again, rather than to read it."""
         instruction = self.program.body[id]
-        again = self.recompute and id not in self.tape and instruction.op in OPERATIONS
+        again = self.recompute and id not in self.residuals and instruction.op in OPERATIONS
         return instruction.args if again and OPERATIONS[instruction.op].cheap else ()
 
     def _read(self, id: int) -> Symbol:
@@ -305,9 +305,9 @@ class _Adjoint:
             return self.builder.vector(self._weight(instruction["index"]))
         if instruction.op == CONSTANT:
             return self.builder.constant(instruction["value"], instruction.width)
-        if id in self.tape:
-            k = self.tape[id]
-            return self._input("tape", k, program.outputs[k].name, instruction.width)
+        if id in self.residuals:
+            k = self.residuals[id]
+            return self._input("residuals", k, program.outputs[k].name, instruction.width)
         if args := self._computed_from(id):
             return self.builder.copy(instruction, tuple(self.forward[arg] for arg in args))
         return self._input("missing", id, f"missing.{id}", instruction.width)
@@ -324,7 +324,7 @@ class _Adjoint:
 
     def _settled(self, result: Program) -> Gradient:
         """Leaves out the inputs and parameters that are not read, and puts the others in order."""
-        ranks = ("missing", "input", "parameter", "tape", "given")
+        ranks = ("missing", "input", "parameter", "residuals", "given")
         read: dict[str, set[int]] = {INPUT: set(), PARAMETER: set()}
         for instruction in result.body:
             if instruction.op in read:
@@ -342,7 +342,7 @@ class _Adjoint:
         if missing:
             raise ProgramError(
                 f"the gradient of {self.program.name} needs values {missing}, which are not among its outputs: "
-                "use with_tape first."
+                "use with_residuals first."
             )
         place = {INPUT: inputs.index, PARAMETER: parameters.index}
 
@@ -364,7 +364,7 @@ class _Adjoint:
         return Gradient(
             program=require_legal(program),
             inputs=tuple(k for kind, k in chosen if kind == "input"),
-            tape=tuple(k for kind, k in chosen if kind == "tape"),
+            residuals=tuple(k for kind, k in chosen if kind == "residuals"),
             parameters=tuple(k for n in parameters for kind, k in [self.parameter_sources[n]] if kind == "parameter"),
             given=self.given,
             wanted=self.wanted,

@@ -8,21 +8,18 @@ from typing import Any
 
 from throughtime.errors import ProgramError
 from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Program
-from throughtime.program.operations import OPERATIONS
+from throughtime.program.operations import OPERATIONS, PRODUCTS
 
 # Bounds far above what anybody trains, so that a hostile file cannot make an engine overflow or exhaust the memory.
 MAX_WIDTH = 1 << 24
 MAX_INSTRUCTIONS = 1 << 16
 MAX_ELEMENTS = 1 << 34
 
-_ATTRIBUTES: dict[str, dict[str, type]] = {
+_LEAF_ATTRIBUTES: dict[str, dict[str, type]] = {
     INPUT: {"index": int},
     PREVIOUS: {"index": int},
     PARAMETER: {"index": int},
     CONSTANT: {"value": float},
-    "linear": {"weight": int},
-    "linear_transposed": {"weight": int},
-    "slice": {"start": int},
 }
 
 
@@ -97,7 +94,7 @@ class _Check:
         self._width(instruction.width, what)
         for arg in args:
             self._want(type(arg) is int and 0 <= arg < id, f"{what} takes value {arg}, which is not an earlier one")
-        wanted = _ATTRIBUTES.get(op, {})
+        wanted = _LEAF_ATTRIBUTES[op] if op in LEAVES else OPERATIONS[op].attributes
         given: dict[str, Any] = dict(instruction.attributes)
         self._want(
             len(instruction.attributes) == len(given)
@@ -114,27 +111,15 @@ class _Check:
             else:
                 self._leaf(what, op, given["index"], width)
             return
-        arity = OPERATIONS[op].arity
+        operation = OPERATIONS[op]
+        arity = operation.arity
         self._want(len(args) == arity if arity is not None else len(args) > 0, f"{what} takes {len(args)} values")
-        if OPERATIONS[op].pointwise:
-            self._want(all(w == width for w in widths), f"{what} of width {width} takes widths {widths}")
-        elif op in ("linear", "linear_transposed"):
+        if "weight" in given:
             weight = given["weight"]
             self._want(0 <= weight < len(program.parameters), f"{what} has no parameter {weight}")
-            shape = program.parameters[weight].shape
-            wide = (width, widths[0]) if op == "linear" else (widths[0], width)
-            self._want(shape == wide, f"{what} needs a parameter {wide}, and has {shape}")
-        elif op == "slice":
-            start = given["start"]
-            self._want(start >= 0 and start + width <= widths[0], f"{what} of {widths[0]} elements leaves them")
-        elif op == "concat":
-            self._want(sum(widths) == width, f"{what} of widths {widths} is called {width} wide")
-        elif op == "expand":
-            self._want(widths[0] == 1, f"{what} takes a vector of one element, not {widths[0]}")
-        elif op == "row_sum":
-            self._want(width == 1, f"{what} gives one element, not {width}")
-        else:
-            self._want(False, f"{what} has no rule here")
+            given["weight"] = program.parameters[weight].shape
+        misfit = operation.misfit(width, widths, **given)
+        self._want(misfit is None, f"{what} {misfit}")
 
     def _one_hot(self) -> None:
         """What is given as the place of its only 1 is multiplied by matrices, or summed up with products alone."""
@@ -146,7 +131,7 @@ class _Check:
         for id, instruction in enumerate(program.body):
             what, given = f"instruction {id} ({instruction.op})", not one_hot.isdisjoint(instruction.args)
             self._want(instruction.op == "linear" or not given, f"{what} takes a one-hot input, which only linear does")
-            if instruction.op in ("linear", "linear_transposed"):
+            if instruction.op in PRODUCTS:
                 same = takes.setdefault(instruction["weight"], given) == given
                 self._want(same, f"{what} has a matrix that multiplies both a one-hot input and others")
         results = [(s.next, f"the next value of state {s.name}") for s in program.states]

@@ -40,8 +40,8 @@ def with_outputs(program: Program, stretches: tuple[Stretch, ...], own: int) -> 
     Args:
         program: a legal program.
         stretches: what is to be written.
-        own: how many outputs are the program's own. Those after them (the tape of a training step) may hold what is
-            asked for already; its own are given to the caller, who may write into them.
+        own: how many outputs are the program's own. Those after them (the residuals of a training step) may hold what
+            is asked for already; its own are given to the caller, who may write into them.
 
     Returns:
         The program, whose values keep their numbers and are computed as before, bit for bit, and where each stretch is.

@@ -8,7 +8,7 @@ from functools import lru_cache
 
 from throughtime.errors import UserError, nearest
 from throughtime.program.builder import Symbol
-from throughtime.program.core import INPUT, PREVIOUS, Input, Instruction, Output, Parameter, Part, Program
+from throughtime.program.core import INPUT, PREVIOUS, GateRows, Input, Instruction, Output, Parameter, Program
 from throughtime.program.legality import require_legal
 from throughtime.program.rewriting import Rewriting
 
@@ -212,7 +212,7 @@ def with_heads(program: Program, heads: int) -> Program:
             if k not in weights:
                 return (parameter,)
             rows, columns = parameter.shape
-            parts = tuple(Part(p.gate, p.start // heads, p.stop // heads, p.initial) for p in _whole(parameter))
+            parts = tuple(GateRows(p.gate, p.start // heads, p.stop // heads, p.initial) for p in _whole(parameter))
             return [
                 Parameter(f"{parameter.name}.head{n}", (rows // heads, columns // heads), parts) for n in range(heads)
             ]
@@ -234,9 +234,9 @@ def with_heads(program: Program, heads: int) -> Program:
     return Heads(program).result()
 
 
-def _whole(parameter: Parameter) -> tuple[Part, ...]:
+def _whole(parameter: Parameter) -> tuple[GateRows, ...]:
     """The parts of a parameter; it is one if it has none."""
-    return parameter.parts or (Part(parameter.name, 0, parameter.shape[0]),)
+    return parameter.parts or (GateRows(parameter.name, 0, parameter.shape[0]),)
 
 
 # The functions of gates.

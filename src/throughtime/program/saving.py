@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any, TypeVar
 
 from throughtime.errors import ProgramError
-from throughtime.program.core import Input, Instruction, Output, Parameter, Part, Program, Reduction, State
+from throughtime.program.core import GateRows, Input, Instruction, Output, Parameter, Program, Reduction, State
 from throughtime.program.legality import require_legal
 
 FORMAT = 1
@@ -111,8 +111,8 @@ def _parsed(text: str) -> Any:
         raise ProgramError(f"this is not a program: not JSON ({error}).") from None
 
 
-def _part(gate: Any, start: Any, stop: Any, initial: Any) -> Part:
-    return Part(_text(gate), _whole(start), _whole(stop), None if initial is None else _number(initial))
+def _part(gate: Any, start: Any, stop: Any, initial: Any) -> GateRows:
+    return GateRows(_text(gate), _whole(start), _whole(stop), None if initial is None else _number(initial))
 
 
 def _text(value: Any) -> str:

@@ -6,21 +6,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from throughtime.errors import CellError
 from throughtime.program.builder import Builder, Number, Symbol, cell_error, is_name
-from throughtime.program.core import INPUT, PREVIOUS, Parameter, Part
+from throughtime.program.core import INPUT, PREVIOUS, GateRows, Parameter
+from throughtime.program.declarations import Sizes
 
 _BIAS = -1  # stands among the sources for the constant 1 that a bias multiplies
-
-
-class Sizes(NamedTuple):
-    """What a trace knows besides the equations."""
-
-    input: int
-    hidden: int
-    bias: bool
 
 
 @dataclass(frozen=True)
@@ -34,12 +26,41 @@ class _Gate:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _GatePosition:
     """Where a gate's rows are: in a sum of `width` rows, from `start[k]` on in the matrix of its k-th source."""
 
     starts: tuple[int, ...]
     width: int
     offset: int  # of the gate in the sum
+
+
+class Matrix:
+    """A matrix parameter, for any number of products: `w @ v`, and `w.T @ v` with the transposed matrix."""
+
+    __slots__ = ("_parameter", "_trace", "_transposed")
+
+    def __init__(self, trace: Trace, parameter: int, transposed: bool = False) -> None:
+        self._trace, self._parameter, self._transposed = trace, parameter, transposed
+
+    @property
+    def T(self) -> Matrix:
+        """The transposed matrix."""
+        return Matrix(self._trace, self._parameter, not self._transposed)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Rows and columns."""
+        rows, columns = self._trace.parameters[self._parameter].shape
+        return (columns, rows) if self._transposed else (rows, columns)
+
+    def __matmul__(self, value: Symbol) -> Symbol:
+        name, (_, columns) = self._trace.parameters[self._parameter].name, self.shape
+        if not isinstance(value, Symbol):
+            raise cell_error(f"the matrix {name!r} multiplies vectors; given {type(value).__name__} {value!r}.")
+        if value.width != columns:
+            raise cell_error(f"the matrix {name!r} has {columns} columns, but the vector has {value.width} elements.")
+        multiply = self._trace.linear_transposed if self._transposed else self._trace.linear
+        return multiply(value, self._parameter)
 
 
 class Trace(Builder):
@@ -52,19 +73,21 @@ class Trace(Builder):
     Args:
         name: the cell's name.
         sizes: the sizes of the trace.
-        letters: the arguments of the cell's function: x, then the states.
+        inputs, states: the arguments of the cell's function that are inputs, x first, and that are states.
         seen: the first run.
     """
 
-    def __init__(self, name: str, sizes: Sizes, letters: Sequence[str], seen: Trace | None = None) -> None:
+    def __init__(
+        self, name: str, sizes: Sizes, inputs: Sequence[str], states: Sequence[str], seen: Trace | None = None
+    ) -> None:
         super().__init__(name)
         self.sizes = sizes
-        self.letters = letters
+        self.letters = {INPUT: inputs, PREVIOUS: states}
         self.gates: list[_Gate] = []
         self._own_names: set[str] = set()
         self._pending: dict[int, str] = {}  # pre-activations that no function has been applied to yet
         self._linear: set[str] = set()  # gates that were named as linear, until their author names another value so
-        self._places: list[_Place] = []
+        self._positions: list[_GatePosition] = []
         self._fused: dict[int, int] = {}  # a source of the first run: its parameter
         self._seen = seen.gates if seen else None
         if seen:
@@ -115,9 +138,21 @@ class Trace(Builder):
     def own_vector(self, name: str, width: int | None, initial: float | None) -> Symbol:
         """A vector parameter."""
         width = self._new_name(name, width)
+        self._require_free(name)
+        return self.vector(self.parameter(Parameter(name, (width,), (GateRows(name, 0, width, initial),))))
+
+    def own_matrix(self, name: str, rows: int | None, columns: int | None) -> Matrix:
+        """A matrix parameter by itself."""
+        rows = self._new_name(name, rows)
+        columns = self.sizes.hidden if columns is None else columns
+        if not isinstance(columns, int) or columns < 1:
+            raise cell_error(f"the matrix {name!r} must have a whole number of columns, 1 or more; given {columns!r}.")
+        self._require_free(name)
+        return Matrix(self, self.parameter(Parameter(name, (rows, columns), (GateRows(name, 0, rows),))))
+
+    def _require_free(self, name: str) -> None:
         if any(name == parameter.name for parameter in self.parameters):
             raise cell_error(f"{name!r} is the name of the gates' own parameters; give this one another.")
-        return self.vector(self.parameter(Parameter(name, (width,), (Part(name, 0, width, initial),))))
 
     def _new_name(self, name: str, width: int | None) -> int:
         width = self.sizes.hidden if width is None else width
@@ -126,18 +161,21 @@ class Trace(Builder):
         if not isinstance(width, int) or width < 1:
             raise cell_error(f"the width of {name!r} must be a whole number of 1 or more; given {width!r}.")
         if name in self._own_names:
-            raise cell_error(f"{name!r} names two sets of parameters; names within a cell must differ.")
+            raise cell_error(
+                f"{name!r} names two sets of parameters; names within a cell must differ. To multiply several vectors "
+                f"by one matrix, make it once, `w = matrix({name!r})`, and write `w @ v`."
+            )
         self._own_names.add(name)
         return width
 
     def _plan(self, seen: Trace) -> None:
-        rows: dict[int, list[Part]] = {}
+        rows: dict[int, list[GateRows]] = {}
         for gate in seen.gates:
             for source in gate.sources:
                 parts = rows.setdefault(source, [])
                 start = parts[-1].stop if parts else 0
                 initial = gate.initial if source == _BIAS else None
-                parts.append(Part(gate.name, start, start + gate.width, initial))
+                parts.append(GateRows(gate.name, start, start + gate.width, initial))
         rows = {s: p for s, p in rows.items() if s != _BIAS} | {s: p for s, p in rows.items() if s == _BIAS}
         names: set[str] = set()
         for source, parts in rows.items():
@@ -150,7 +188,7 @@ class Trace(Builder):
         start_of = {(p.gate, source): p.start for source, parts in rows.items() for p in parts}
         for gate in seen.gates:
             starts = tuple(start_of[gate.name, source] for source in gate.sources)
-            self._places.append(_Place(starts, gate.width, 0))
+            self._positions.append(_GatePosition(starts, gate.width, 0))
         self._widen(seen.gates)
 
     def _widen(self, gates: list[_Gate]) -> None:
@@ -160,27 +198,25 @@ class Trace(Builder):
         for k, gate in enumerate(gates):
             run = open_runs.get(gate.sources)
             if run is not None:
-                last = self._places[run[-1]]
-                if all(s == t + last.width for s, t in zip(self._places[k].starts, last.starts, strict=True)):
+                last = self._positions[run[-1]]
+                if all(s == t + last.width for s, t in zip(self._positions[k].starts, last.starts, strict=True)):
                     run.append(k)
                     continue
             open_runs[gate.sources] = run = [k]
             runs.append(run)
         for run in runs:
-            first, width = self._places[run[0]], sum(gates[k].width for k in run)
+            first, width = self._positions[run[0]], sum(gates[k].width for k in run)
             for k in run:
-                offset = self._places[k].starts[0] - first.starts[0]
-                self._places[k] = _Place(first.starts, width, offset)
+                offset = self._positions[k].starts[0] - first.starts[0]
+                self._positions[k] = _GatePosition(first.starts, width, offset)
 
     @staticmethod
     def _weight_name(seen: Trace, source: int, gate: str) -> str:
         if source == _BIAS:
             return "bias"
         leaf = seen.body[source]
-        if leaf.op == INPUT:
-            return f"weight_{seen.letters[0]}"
-        if leaf.op == PREVIOUS:
-            return f"weight_{seen.letters[1 + leaf['index']]}"
+        if leaf.op in seen.letters:
+            return f"weight_{seen.letters[leaf.op][leaf['index']]}"
         return f"weight_{gate.replace('.', '_')}"
 
     def _first_run(self, gate: _Gate, sources: Sequence[Symbol]) -> Symbol:
@@ -194,15 +230,15 @@ class Trace(Builder):
     def _fused_sum(self, sources: Sequence[Symbol], width: int) -> Symbol:
         assert self._seen is not None
         k = len(self.gates) - 1
-        place, seen = self._places[k], self._seen[k]
+        position, seen = self._positions[k], self._seen[k]
         terms = [
-            self.slice(self.linear(symbol, self._fused[source]), start, place.width)
-            for symbol, source, start in zip(sources, seen.sources, place.starts, strict=False)
+            self.slice(self.linear(symbol, self._fused[source]), start, position.width)
+            for symbol, source, start in zip(sources, seen.sources, position.starts, strict=False)
         ]
         if seen.sources[-1] == _BIAS:
-            bias = self.slice(self.vector(self._fused[_BIAS]), place.starts[-1], place.width)
+            bias = self.slice(self.vector(self._fused[_BIAS]), position.starts[-1], position.width)
             terms.insert(1, bias)  # next to the first product, which is that of x as a rule, and known before the loop
-        return self.slice(self._sum(terms), place.offset, width)
+        return self.slice(self._sum(terms), position.offset, width)
 
     def _sum(self, terms: list[Symbol]) -> Symbol:
         total = terms[0]

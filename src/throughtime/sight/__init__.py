@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Any
 from throughtime.sight.comparison import Comparison, Side, compare
 from throughtime.sight.dynamics.fixed_points import FixedPoints, fixed_points
 from throughtime.sight.dynamics.lyapunov import Exponents, lyapunov
-from throughtime.sight.gating.analysis import Keeper, gates, keepers
+from throughtime.sight.gating.analysis import RetentionGate, gates, retention_gates
 from throughtime.sight.gating.saturation import Saturation, Timescale, saturation, timescale
 from throughtime.sight.gradients.advice import Advice, advice
 from throughtime.sight.gradients.flow import Connectivity, Flow, connectivity, gradient_flow
 from throughtime.sight.gradients.horizon import Horizon, horizon
 from throughtime.sight.units.interest import Interest, interest
-from throughtime.sight.units.matching import Match, Place, match
+from throughtime.sight.units.matching import Match, Occurrence, match
 from throughtime.sight.untrained import fresh_model
 
 if TYPE_CHECKING:
@@ -25,9 +25,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Advice", "Comparison", "Connectivity", "Exponents", "FixedPoints", "Flow", "GradientWatch", "Horizon", "Interest",
-    "Keeper", "Match", "Place", "Saturation", "Side", "Timescale", "advice", "compare", "connectivity", "fixed_points",
-    "fresh_model", "gates", "gradient_flow", "horizon", "interest", "keepers", "lyapunov", "match", "saturation",
-    "timescale",
+    "Match", "Occurrence", "RetentionGate", "Saturation", "Side", "Timescale", "advice", "compare", "connectivity",
+    "fixed_points", "fresh_model", "gates", "gradient_flow", "horizon", "interest", "lyapunov", "match",
+    "retention_gates", "saturation", "timescale",
 ]  # fmt: skip
 
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from throughtime import cells
 from throughtime.errors import CellError, DataError, UserError
+from throughtime.paths import run_path
 from throughtime.program.cell import Cell
 from throughtime.sight.arrays import symbols_of
 from throughtime.sight.gating.analysis import gates
@@ -20,6 +21,7 @@ from throughtime.sight.gating.saturation import Saturation, saturation
 from throughtime.sight.gradients.flow import Flow, gradient_flow
 from throughtime.sight.models import evaluating, language_model, only_recurrent
 from throughtime.sight.untrained import fresh_model, held_out_symbols, random_symbols
+from throughtime.tables import html_table, text_table
 
 _STEPS, _STREAMS = 400, 4
 
@@ -59,10 +61,16 @@ class Comparison:
         return [(what, one, other) for what, (one, other) in found.items()]
 
     def __str__(self) -> str:
-        table = [("", self.a.name, self.b.name), *self.rows()]
-        widths = [max(len(row[k]) for row in table) for k in range(3)]
-        lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in table]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(text_table([self._head, *self.rows()]))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self._head, self.rows())
+
+    @property
+    def _head(self) -> tuple[str, str, str]:
+        return "", self.a.name, self.b.name
 
     def figure(self) -> Any:
         """The gradient by lag of the layers of both; a plotly figure."""
@@ -99,7 +107,7 @@ def _side(given: Any, x: Any, window: int, fields: dict[str, Any]) -> Side:
 
     characters = None
     model: nn.Module
-    if isinstance(given, str | Path) and Path(given).is_dir():
+    if isinstance(given, str | Path) and run_path(given).is_dir():
         given = Run.open(given)
     if isinstance(given, Run):
         name, model = str(given.path), given.model()

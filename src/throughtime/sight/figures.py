@@ -134,8 +134,8 @@ def eigenvalue_plane(eigenvalues: Array) -> Any:
 def match_bars(found: Match) -> Any:
     """The span and the places where its units are on, along the steps, as high as they are close."""
     figure = new_figure("Where the same units are on", "step", "closeness")
-    bars = [(found.start, found.stop, 1.0, "the span"), *found.places]
-    colours = [_COLOURS[1]] + [_COLOURS[0]] * len(found.places)
+    bars = [(found.start, found.stop, 1.0, "the span"), *found.occurrences]
+    colours = [_COLOURS[1]] + [_COLOURS[0]] * len(found.occurrences)
     figure.add_trace(
         plotly().Bar(
             x=[(start + stop - 1) / 2 for start, stop, *_ in bars], width=[stop - start for start, stop, *_ in bars],

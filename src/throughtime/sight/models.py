@@ -92,7 +92,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def watched(module: RecurrentLayers, hook: Hook) -> Iterator[None]:
+def hooked(module: RecurrentLayers, hook: Hook) -> Iterator[None]:
     """A hook that takes part in the module's runs for as long as this lasts, after all others."""
     module.hooks = (*module.hooks, hook)
     try:

@@ -25,6 +25,7 @@ from throughtime.stored import CONFIG
 from throughtime.studies.blocks import block_figures, compared_figure
 from throughtime.studies.horizons import horizon_of
 from throughtime.studies.jobs import finish
+from throughtime.studies.result import StudyResult
 from throughtime.studies.runs import begun
 from throughtime.studies.statistics import LEAST_SEEDS, differences, spread
 from throughtime.studies.widths import equal_widths, parameter_count
@@ -64,7 +65,7 @@ def compare(
     jobs: int = 1,
     progress: bool = True,
     **options: Unpack[TrainOptions],
-) -> dict[str, Any]:
+) -> StudyResult:
     """Compare cells on the same task and data, with equal budgets.
 
     Every run is an ordinary run directory below `out`, which also gets `comparison.json` and `comparison.html`. A
@@ -116,12 +117,9 @@ def compare(
         display.console.print(f"comparison of {', '.join(found)} in {display_path(folder)}", markup=False)
         failed = _train(trials, instance, data, found, jobs, display)
         part = "valid" if data.test is None else "test"
-        rows = [
-            _measured(trial, instance, getattr(data, part), display) for trial in trials if trial.path not in failed
-        ]
+        rows = [_measured(trial, instance, data, part, display) for trial in trials if trial.path not in failed]
     result = _result(instance, data, part, folder, trials, rows, failed, networks, wanted)
-    _write(result, trials, folder)
-    return result
+    return _written(result, trials, folder)
 
 
 def resolved(cells: Sequence[str | Cell]) -> dict[str, Cell]:
@@ -259,7 +257,7 @@ class _Ends:
         self._display.progress(f"training {self._total} runs", self.count, self._total)
 
 
-def _measured(trial: Trial, task: Task[Any], part: Any, display: Display) -> dict[str, Any]:
+def _measured(trial: Trial, task: Task[Any], data: Data[Any], part: str, display: Display) -> dict[str, Any]:
     """A finished run's figures on blocks, its size, speed and horizons; kept beside the runs."""
     kept = trial.path.parent.parent / "measured" / f"{trial.path.name}.json"
     run = Run.open(trial.path)
@@ -270,7 +268,7 @@ def _measured(trial: Trial, task: Task[Any], part: Any, display: Display) -> dic
         return found
     display.progress("measuring", 0, 1, trial.path.name)
     model = run.model().to(run.device)
-    values, weights = block_figures(model, task, part)
+    values, weights = block_figures(model, task, getattr(data, part))
     found = {
         "cell": trial.cell,
         "seed": trial.seed,
@@ -281,8 +279,8 @@ def _measured(trial: Trial, task: Task[Any], part: Any, display: Display) -> dic
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": result["steps"],
         "seconds": result["seconds"],
-        "horizon_before": horizon_of(untrained(run), task, part),
-        "horizon": horizon_of(model, task, part),
+        "horizon_before": horizon_of(untrained(run), task, data.valid),
+        "horizon": horizon_of(model, task, data.valid),
     }
     with replacing(kept) as file:
         file.write(json.dumps(found).encode())
@@ -369,13 +367,14 @@ def _baselines(rows: Sequence[Mapping[str, Any]], part: str, figure: str) -> dic
     return {name: figures[figure] for name, figures in baselines.items() if figure in figures}
 
 
-def _write(result: Mapping[str, Any], trials: Sequence[Trial], folder: Path) -> None:
-    from throughtime.studies.comparison_page import comparison_page
+def _written(result: Mapping[str, Any], trials: Sequence[Trial], folder: Path) -> StudyResult:
+    from throughtime.studies.comparison_page import claims, comparison_page, head, rows
 
     with replacing(folder / RESULT) as file:
         file.write((json.dumps(_finite(result), indent=2) + "\n").encode())
     with replacing(folder / PAGE) as file:
         file.write(comparison_page(result).encode("utf-8", "replace"))
+    return StudyResult(result, head(result), rows(result), [*claims(result), *result["notes"]])
 
 
 def _finite(value: Any) -> Any:

@@ -7,7 +7,7 @@ from typing import Any
 
 from throughtime.runs import Run
 from throughtime.sight.figures import line_style, new_figure, plotly
-from throughtime.studies.horizons import WINDOW
+from throughtime.sight.gradients.sampling import WINDOW
 from throughtime.studies.page import Section, study_page
 
 PARTS = {"valid": "validation data", "test": "test data"}

@@ -19,7 +19,7 @@ import numpy as np
 
 from throughtime import cells as named_cells
 from throughtime import tasks
-from throughtime.data.corpus import Part
+from throughtime.data.corpus import EncodedText
 from throughtime.data.sequences import Sequences
 from throughtime.errors import Interrupted, RunError, TrainingError, UserError
 from throughtime.files import replacing
@@ -28,6 +28,7 @@ from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.spelling import option, setting
 from throughtime.studies.compare import resolved
+from throughtime.studies.result import StudyResult
 from throughtime.studies.spaces import CELLS, Dimension, defaults_of, space_for
 from throughtime.tasks.base import Data, Task
 from throughtime.training.callbacks import Callback
@@ -60,7 +61,7 @@ def tune(
     storage: str | None = None,
     progress: bool = True,
     **options: Unpack[TrainOptions],
-) -> dict[str, Any]:
+) -> StudyResult:
     """Search for the options that do best on validation data.
 
     The first trial has the task's usual options. Trials that do worse than the median at the same point of their
@@ -125,8 +126,7 @@ def tune(
         search = _Search(optuna, study, kind, data, given, found, space, folder, display)
         search.run(trials, None if minutes is None else time.monotonic() + 60 * minutes)
         result = _result(study, kind, data, test, space, folder)
-        _write(optuna, result, study, folder)
-    return result
+        return _written(result, study, folder)
 
 
 class _Search:
@@ -383,7 +383,7 @@ def _apart(data: Data[Any]) -> tuple[Data[Any], Any]:
     if test is None and isinstance(valid, Sequences) and len(valid) > 1:
         order = np.random.default_rng(0).permutation(len(valid))
         valid, test = valid.take(order[::2]), valid.take(order[1::2])
-    elif test is None and isinstance(valid, Part) and valid.symbols >= _LEAST_SYMBOLS:
+    elif test is None and isinstance(valid, EncodedText) and valid.symbols >= _LEAST_SYMBOLS:
         half = valid.symbols // 2
         valid, test = (_stretch(valid, start, stop) for start, stop in ((0, half), (half, valid.symbols)))
     return replace(data, valid=valid, test=None), test
@@ -392,7 +392,7 @@ def _apart(data: Data[Any]) -> tuple[Data[Any], Any]:
 _LEAST_SYMBOLS = 8  # of a validation text that can be halved
 
 
-def _stretch(part: Part, start: int, stop: int) -> Part:
+def _stretch(part: EncodedText, start: int, stop: int) -> EncodedText:
     share = (stop - start) / part.symbols
     return replace(
         part,
@@ -468,10 +468,11 @@ def _result(
     }
 
 
-def _write(optuna: Any, result: Mapping[str, Any], study: Study, folder: Path) -> None:
-    from throughtime.studies.search_page import search_page
+def _written(result: Mapping[str, Any], study: Study, folder: Path) -> StudyResult:
+    from throughtime.studies.search_page import head, rows, search_page, sentences
 
     with replacing(folder / RESULT) as file:
         file.write((json.dumps(result, indent=2) + "\n").encode())
     with replacing(folder / PAGE) as file:
         file.write(search_page(result, study).encode("utf-8", "replace"))
+    return StudyResult(result, head(result), rows(result), sentences(result))

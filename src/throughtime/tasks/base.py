@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.outputs import Output
     from throughtime.runs import Run
+    from throughtime.sight.report.data import Sound
     from throughtime.sight.report.passage import Passage
 
 Figures = dict[str, float]
@@ -125,6 +126,7 @@ class Task(ABC, Generic[S]):
         Options: the class of its options.
         defaults: options of network and training whose usual value differs from the general one.
         unit: what the loss is per.
+        measure: what the loss is in, as a report calls it.
         monitor: the figure that selects the weights.
         maximize: whether a larger one is better.
         next_commands: what a user may do with a run, with {} for its directory and DATA for the data that trained it.
@@ -133,6 +135,7 @@ class Task(ABC, Generic[S]):
         fitting: the names of options that say how codecs are fitted.
         prediction_files: extensions of files, besides tables, that predictions can be written to.
         interfacing: the names of options that two runs must share for one to start from the other's weights.
+        per_data: the names of options that describe the data that they are given with, and no others.
 
     Args:
         options: the options.
@@ -142,6 +145,7 @@ class Task(ABC, Generic[S]):
     about: ClassVar[str]
     Options: ClassVar[type[TaskOptions]]
     defaults: ClassVar[Mapping[str, Any]] = {}
+    measure: ClassVar[str] = "nats"
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
     next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out predictions.csv")
@@ -150,6 +154,7 @@ class Task(ABC, Generic[S]):
     fitting: ClassVar[Sequence[str]] = ()
     prediction_files: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
+    per_data: ClassVar[Sequence[str]] = ()
 
     def __init__(self, options: TaskOptions) -> None:
         self.options = options
@@ -198,9 +203,9 @@ class Task(ABC, Generic[S]):
         return "step"
 
     def describe(self, codecs: Codecs, baselines: Mapping[str, Any] | None = None) -> TaskDescription:
-        """The task as plain data: with its options, but for the paths of its data."""
-        paths = {"task", "data", "valid", "test"}
-        return TaskDescription(self.name, codecs, self.options.model_dump(exclude=paths), baselines or {})
+        """The task as plain data: with its options, but for those that describe data."""
+        of_data = {"task", "data", "valid", "test", *self.per_data}
+        return TaskDescription(self.name, codecs, self.options.model_dump(exclude=of_data), baselines or {})
 
     @abstractmethod
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[S]:
@@ -229,6 +234,17 @@ class Task(ABC, Generic[S]):
             DataError: they can't be read, or don't fit the codecs.
         """
         return self.read(paths, codecs, progress)
+
+    def read_update(
+        self, paths: Sequence[str | Path], update: str | Path, codecs: Codecs, progress: Progress | None = None
+    ) -> S:
+        """Reads data to predict from, continued by those of another file.
+
+        Raises:
+            UserError: the task's data are not continued.
+            DataError: they can't be read, or don't fit the codecs.
+        """
+        raise UserError(f"{option('update')} is for forecasts; this network was trained for task {self.name}")
 
     @abstractmethod
     def interface(self, codecs: Codecs) -> Interface:
@@ -265,6 +281,30 @@ class Task(ABC, Generic[S]):
             DataError: they are too few for any.
         """
         return batch
+
+    def subset(self, part: S, terms: int | None) -> S:
+        """The part of the data that the figures of so many terms, and those of the baselines beside them, are of.
+
+        Args:
+            part: the part.
+            terms: about how many terms; all if None.
+        """
+        return part
+
+    def rolling(self, part: S, windows: int | None, step: int | None) -> S:
+        """The windows of a rolling-origin evaluation.
+
+        Args:
+            part: the part of the data that windows are taken from.
+            windows: how many windows of each series, the last ones; all if None.
+            step: how many rows from the origin of a window to the next; the task's usual number if None.
+
+        Raises:
+            UserError: the task doesn't forecast.
+        """
+        raise UserError(
+            f"{option('windows')} and {option('step')} are for forecasts; this network was trained for task {self.name}"
+        )
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
         """What is measured besides the loss: torchmetrics that take the head's numbers and the targets."""
@@ -314,6 +354,18 @@ class Task(ABC, Generic[S]):
     def predict(self, model: SequenceModel, part: S, codecs: Codecs) -> Prediction:
         """What a network predicts for a part of the data."""
 
+    def example(self, model: SequenceModel, data: Data[S]) -> str:
+        """What the network makes of the data so far, which a training shows after each quarter; "" for nothing.
+
+        Args:
+            model: the network in training, in evaluation mode.
+            data: the data; the same held-out piece each time lets a person see the progress.
+
+        Returns:
+            A line, such as a prediction beside the true value; several lines for a text.
+        """
+        return ""
+
     def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:
         """Figures of the network's use that `evaluate` adds, such as its speed; they vary from run to run."""
         return {}
@@ -355,6 +407,17 @@ class Task(ABC, Generic[S]):
     def outcome(self, model: SequenceModel, part: S, codecs: Codecs) -> dict[str, Any]:
         """How a network does on a part of the data, in more detail than figures, as fields of `ReportData`."""
         return {}
+
+    def sounds(self, model: SequenceModel, part: S, codecs: Codecs, names: Sequence[str]) -> Sequence[Sound]:
+        """Stretches of sound to show and to play, of a task whose steps are samples of sound; none for others.
+
+        Args:
+            model: the network.
+            part: a part of the data.
+            codecs: the codecs.
+            names: values of the network to show along the sound.
+        """
+        return ()
 
     def passage(self, part: S, codecs: Codecs, length: int, name: str) -> Passage:
         """What to show of a part of the data in a look inside the network.

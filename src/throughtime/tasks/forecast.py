@@ -5,115 +5,29 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
 
 from throughtime.codecs import Codecs
-from throughtime.data.series_codec import Scaling, SeriesCodec, fit_codec
-from throughtime.data.timeseries import TimeSeries, one_path, read_time_series
+from throughtime.data.series_codec import SeriesCodec, fit_codec
+from throughtime.data.table import Table, read_table
+from throughtime.data.timeseries import Columns, TimeSeries, joined, one_path, read_time_series, series_of
 from throughtime.data.windows import WindowBatches, Windows
-from throughtime.errors import DataError
-from throughtime.options import Count
+from throughtime.errors import DataError, UserError
 from throughtime.outputs import Normal, Output, Point, Quantiles, StudentT
-from throughtime.paths import display_path
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, Task
-from throughtime.tasks.forecast_figures import (
-    Forecast,
-    Measures,
-    conformal_margins,
-    fit_ridge,
-    forecast_of,
-    last_value,
-    measured,
-    point_forecast,
-    ridge_forecast,
-    seasonal_naive,
-)
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.forecast_figures import Measures, baseline_forecasts, conformal_margins, fit_ridge, measured
+from throughtime.tasks.forecast_options import ForecastOptions
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.passage import Passage
 
 _SEGMENT = 24  # rows of a step, at most, if not given
 _CONTEXT = 672  # rows of a context, at most, if not given and the horizon is no longer
-
-
-def _shares(value: Any) -> str:
-    parts = value if isinstance(value, list | tuple) else str(value).split(",")
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    rows = all(number >= 1 or number == 0 for number in numbers) and all(n == round(n) for n in numbers)
-    shares = all(0 <= number < 1 for number in numbers) and sum(numbers) <= 1 + 1e-9
-    if len(numbers) != 3 or not (rows or shares) or min(numbers[:2]) <= 0:
-        raise ValueError(
-            "expected three numbers for training, validation and test: shares such as 0.7,0.1,0.2, or rows such as "
-            "8640,2880,2880"
-        )
-    return ",".join(f"{number:g}" if shares else str(int(number)) for number in numbers)
-
-
-def _levels(value: Any) -> str:
-    parts = value if isinstance(value, list | tuple) else str(value).split(",")
-    try:
-        numbers = [float(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) < 2 or any(not 0 < number < 1 for number in numbers) or sorted(set(numbers)) != numbers:
-        raise ValueError("expected two levels or more between 0 and 1 in ascending order, such as 0.1,0.5,0.9")
-    return ",".join(f"{number:g}" for number in numbers)
-
-
-class ForecastOptions(TaskOptions):
-    """Tables over time.
-
-    Attributes:
-        data: a table (.csv, .tsv or .parquet) with a row for each time, or for each time and series.
-        target: the columns to forecast, with commas between them; each is a series of its own. `y` if not given.
-        horizon: how many rows to forecast.
-        context: how many rows the network looks back; four horizons, but at most 672 or a horizon, if not given.
-        segment: how many rows a step of the network reads or writes (SegRNN, arXiv:2308.11200); the horizon in equal
-            parts of at most 24 rows if not given.
-        time: the column of time stamps; one named ds, date, time, timestamp or datetime if not given.
-        id: the column that tells series apart; `unique_id` if there is one.
-        past: covariates known up to the present, with commas between them.
-        future: covariates that are also known for the times to forecast.
-        static: covariates that are the same in all rows of a series.
-        freq: the step between rows, such as h, 15min, d, w or mo; the most frequent one if not given.
-        season: the rows of a season, for the seasonal naive baseline and MASE; found if not given.
-        calendar: whether the network reads the times of day, week and year.
-        scaling: how each series is scaled, fitted on its training rows. standard: mean and standard deviation; robust:
-            median and interquartile range; mean: the mean absolute value.
-        split: how much of each series is for training, validation and test, in this order of time: shares, each of
-            them a horizon or more, or rows.
-        head: mse or mae for one value; quantiles, normal or student_t for a distribution.
-        quantiles: the levels that the quantiles head predicts.
-        interval: the share of values that intervals are calibrated to contain.
-    """
-
-    task: Literal["forecast"] = "forecast"
-    target: str | None = None
-    horizon: Count | None = None
-    context: Count | None = None
-    segment: Count | None = None
-    time: str | None = None
-    id: str | None = None
-    past: str | None = None
-    future: str | None = None
-    static: str | None = None
-    freq: str | None = None
-    season: Count | None = None
-    calendar: bool = True
-    scaling: Scaling = "standard"
-    split: Annotated[str, BeforeValidator(_shares)] = "0.7,0.1,0.2"
-    head: Literal["mse", "mae", "quantiles", "normal", "student_t"] = "mae"
-    quantiles: Annotated[str, BeforeValidator(_levels)] = "0.1,0.5,0.9"
-    interval: Annotated[float, Field(gt=0, lt=1)] = 0.8
 
 
 class ForecastTask(Task[Windows]):
@@ -125,17 +39,21 @@ class ForecastTask(Task[Windows]):
 
     name = "forecast"
     about = "forecast the next values of series"
-    Options = ForecastOptions
+    Options: ClassVar[type[ForecastOptions]] = ForecastOptions
     options: ForecastOptions
     defaults: ClassVar = {"cell": "gru", "hidden_size": 256, "dropout": 0.3, "batch": 256, "lr": 1e-3, "steps": 800}
-    interfacing = ("horizon", "head", "quantiles")
+    interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
+    measure: ClassVar[str] = "loss"
     most_evaluated: ClassVar[int] = 100_000_000  # a window has many
 
     @classmethod
     def speaks_for(cls, options: Mapping[str, Any]) -> str:
-        """A horizon and a column to forecast."""
-        return "a horizon is given" if options.get("horizon") else ""
+        """A horizon or a column to forecast."""
+        for name, what in (("horizon", "a horizon is given"), ("target", "a column to forecast is named")):
+            if options.get(name):
+                return what
+        return ""
 
     @property
     def unit(self) -> str:
@@ -155,10 +73,21 @@ class ForecastTask(Task[Windows]):
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Windows]:
         """See `Task.prepare`."""
-        options, horizon = self.options, self.horizon
-        if options.valid or options.test:
+        if self.options.valid or self.options.test:
             raise DataError(f"forecast splits one table by time: give {option('split')} instead of other files.")
-        table = self._read(one_path(options.data))
+        return self.data(self._read(one_path(self.options.data)), codecs)
+
+    def data(self, table: TimeSeries, codecs: Codecs | None = None) -> Data[Windows]:
+        """Split series by time into windows for training, validation and test.
+
+        Args:
+            table: the series.
+            codecs: those of an earlier run on the same data; fitted if not given.
+
+        Raises:
+            DataError: the series are too short, or don't fit the codecs.
+        """
+        options, horizon = self.options, self.horizon
         lengths = np.array([len(series) for series in table.series])
         parts = self._parts(lengths)
         train, seen, end = parts
@@ -179,7 +108,7 @@ class ForecastTask(Task[Windows]):
                 scaling=options.scaling,
                 season=options.season,
                 context=context,
-                segment=options.segment or -(-horizon // -(-horizon // _SEGMENT)),
+                segment=options.segment or (1 if self._recursive else -(-horizon // -(-horizon // _SEGMENT))),
                 calendar=options.calendar,
             )
         windows = self._windows(table, codec)
@@ -222,22 +151,44 @@ class ForecastTask(Task[Windows]):
         seen = np.maximum(end - test, 0)
         return np.maximum(seen - valid, 0), seen, end
 
-    def _read(self, path: str | Path, columns: Mapping[str, Any] | None = None) -> TimeSeries:
+    @property
+    def _columns(self) -> dict[str, str | None]:
+        names = ("target", "time", "id", "past", "future", "static")
+        return {name: getattr(self.options, name) for name in names}
+
+    def _read(self, path: str | Path) -> TimeSeries:
         options = self.options
-        names = ("target", "time", "id", "past", "future", "static", "freq", "encoding_errors")
-        return read_time_series(path, **{**{name: getattr(options, name) for name in names}, **(columns or {})})
+        return read_time_series(path, **self._columns, freq=options.freq, encoding_errors=options.encoding_errors)
+
+    def series(self, *tables: Table) -> TimeSeries:
+        """Return the series of tables in memory; rows of later tables follow or replace those of earlier ones."""
+        columns = [Columns.of(table, **self._columns) for table in tables]
+        table = tables[0] if len(tables) == 1 else joined(tables, columns[0])
+        return series_of(table, columns[0], self.options.freq)
 
     def _windows(self, table: TimeSeries, codec: SeriesCodec) -> Windows:
         horizon, s = self.horizon, codec.segment
         margin = max(s * -(-codec.context // s), s * -(-horizon // s), codec.season)
         zeros = np.zeros(len(table.series), np.int64)
-        return Windows(codec.encode(table, margin), codec, horizon, zeros, zeros, table.digest)
+        encoded = codec.encode(table, margin)
+        return Windows(encoded, codec, horizon, zeros, zeros, table.digest, recursive=self._recursive)
+
+    @property
+    def _recursive(self) -> bool:
+        return self.options.strategy == "recursive"
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Windows:
         """See `Task.read`; every window after the rows that training and validation have seen."""
-        path = one_path(paths)
+        return self.unseen_windows(self._read(one_path(paths)), codecs)
+
+    def unseen_windows(self, table: TimeSeries, codecs: Codecs) -> Windows:
+        """Return every window after the rows that training and validation have seen.
+
+        Raises:
+            DataError: there is none, or the series don't fit the codecs.
+        """
         codec: SeriesCodec = codecs.inputs
-        windows = self._windows(self._read(path), codec)
+        windows = self._windows(table, codec)
         data = windows.data
         ends = np.array([codec.ends[name] for name in data.names])
         first = np.maximum(ends - data.starts, 1)
@@ -245,22 +196,36 @@ class ForecastTask(Task[Windows]):
         if not counts.sum():
             after = codec.timeline.label(int(ends.max()))
             raise DataError(
-                f"{display_path(path)} has no series with {self.horizon} rows from {after} on: training and validation "
+                f"{table.name} has no series with {self.horizon} rows from {after} on: training and validation "
                 "have seen the earlier ones."
             )
         return replace(windows, first=first, counts=counts)
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Windows:
         """See `Task.read_inputs`; one window for each series, after its last row."""
-        path = one_path(paths)
-        windows = self._windows(self._read(path), codecs.inputs)
+        return self.next_windows(self._read(one_path(paths)), codecs)
+
+    def read_update(
+        self, paths: Sequence[str | Path], update: str | Path, codecs: Codecs, progress: Progress | None = None
+    ) -> Windows:
+        """See `Task.read_update`; one window for each series, after its last row in either table."""
+        tables = [read_table(path, self.options.encoding_errors) for path in (one_path(paths), update)]
+        return self.next_windows(self.series(*tables), codecs)
+
+    def next_windows(self, table: TimeSeries, codecs: Codecs) -> Windows:
+        """Return one window for each series, after its last row.
+
+        Raises:
+            DataError: future covariates end too early, or the series don't fit the codecs.
+        """
+        windows = self._windows(table, codecs.inputs)
         data = windows.data
         short = np.flatnonzero(data.known < data.lengths + self.horizon)
         if codecs.inputs.future and len(short):
             line, k = codecs.inputs.timeline, int(short[0])
             until = line.label(int(data.starts[k] + data.lengths[k] + self.horizon - 1))
             raise DataError(
-                f"{display_path(path)}: the future covariates of series {data.names[k]!r} end too early: add rows "
+                f"{table.name}: the future covariates of series {data.names[k]!r} end too early: add rows "
                 f"up to {until}, {self.horizon} after the last value of the target, with the target left empty."
             )
         return replace(windows, first=data.lengths, counts=np.ones_like(data.lengths))
@@ -270,9 +235,8 @@ class ForecastTask(Task[Windows]):
         codec: SeriesCodec = codecs.inputs
         none = np.zeros(0, np.int64)
         empty: Any = None
-        return Interface(
-            "numeric", Windows(empty, codec, self.horizon, none, none).features, self._output(codec), causal=True
-        )
+        windows = Windows(empty, codec, self.horizon, none, none, recursive=self._recursive)
+        return Interface("numeric", windows.features, self._output(codec), causal=True)
 
     def _output(self, codec: SeriesCodec) -> Output:
         targets, head = codec.segment, self.options.head
@@ -290,14 +254,21 @@ class ForecastTask(Task[Windows]):
         self, part: Windows, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1
     ) -> WindowBatches:
         """Batches of windows in order; where `terms` bounds them, windows evenly spread."""
-        chosen = part.spread(self._count(part, terms))
-        if len(chosen) < ranks:  # each process reads all of them
+        part = self.subset(part, terms)
+        if len(part) < ranks:  # each process reads all of them
             rank, ranks = 0, 1
-        return WindowBatches(part, len(next(part.chunks(chosen))), 0, rank, ranks, chosen)
+        return WindowBatches(part, min(part.at_once, len(part)), 0, rank, ranks, shuffled=False)
 
-    def _count(self, part: Windows, terms: int | None) -> int:
-        """How many windows have about so many values to forecast."""
-        return len(part) if terms is None else max(1, -(-terms // self.horizon))
+    def subset(self, part: Windows, terms: int | None) -> Windows:
+        """See `Task.subset`; windows evenly spread."""
+        return part if terms is None else part.spread(max(1, -(-terms // self.horizon)))
+
+    def rolling(self, part: Windows, windows: int | None, step: int | None) -> Windows:
+        """See `Task.rolling`; a horizon apart, or all windows if there is no `windows` either."""
+        for name, count in (("windows", windows), ("step", step)):
+            if count is not None and count < 1:
+                raise UserError(f"{option(name)} must be a positive integer, got {count}.")
+        return part.rolling(windows, step or (1 if windows is None else self.horizon))
 
     def fitting_batch(self, data: Data[Windows], batch: int, ranks: int) -> int:
         """As many windows as there are, at most."""
@@ -309,9 +280,12 @@ class ForecastTask(Task[Windows]):
 
     def further_figures(self, model: SequenceModel, part: Windows, terms: int | None = None) -> Figures:
         """Errors of forecasts, and the coverage of their intervals (see `Measures`)."""
+        from throughtime.tasks.forecast_decoding import forecasts
+
+        part = self.subset(part, terms)
         measures = Measures(part, intervals=True)
-        for chosen, forecast in self._forecasts(model, part, part.spread(self._count(part, terms))):
-            measures.add(chosen, forecast.widened(self._margins(model)))
+        for chosen, forecast in forecasts(model, part, self.options.interval):
+            measures.add(chosen, forecast)
         return measures.figures
 
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -341,42 +315,39 @@ class ForecastTask(Task[Windows]):
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Windows, codecs: Codecs) -> dict[str, Figures]:
         """The last value, the last season, and the ridge regression."""
-        found = {"last value": measured(part, lambda chosen: point_forecast(last_value(part, chosen)))}
-        season = codecs.inputs.season
-        if season > 1:
-            name = f"seasonal naive ({season} rows)"
-            found[name] = measured(part, lambda chosen: point_forecast(seasonal_naive(part, chosen)))
-        ridge = fitted["ridge"]
-        found["ridge"] = measured(part, lambda chosen: point_forecast(ridge_forecast(ridge, part, chosen)))
-        return found
+        return {name: measured(part, forecast) for name, forecast in baseline_forecasts(part, fitted).items()}
 
     def calibrate(self, model: SequenceModel, data: Data[Windows]) -> Mapping[str, Any]:
         """Margins of intervals for each row of the horizon, from the later half of the validation rows.
 
-        It is split conformal prediction of quantile intervals (Romano et al. 2019, arXiv:1905.03222). Coverage is
-        guaranteed for exchangeable data alone, which series that drift are not.
+        They are relative to the series' seasonal naive error in training. It is split conformal prediction of quantile
+        intervals (Romano et al. 2019, arXiv:1905.03222). Coverage is guaranteed for exchangeable data alone, which
+        series that drift are not.
         """
-        later = data.valid.later or data.valid
+        from throughtime.tasks.forecast_decoding import forecasts, units
+
+        later = (data.valid.later or data.valid).spread(max(1, 2_000_000 // self.horizon))
         scores, observed = [], []
-        for chosen, forecast in self._forecasts(model, later, later.spread(max(1, 2_000_000 // self.horizon))):
+        for chosen, forecast in forecasts(model, later, self.options.interval, calibrated=False):
             values, present = later.targets(chosen)
-            scores.append(np.maximum(forecast.low - values, values - forecast.high))
+            scores.append(np.maximum(forecast.low - values, values - forecast.high) / units(later, chosen))
             observed.append(present)
         margins = conformal_margins(np.concatenate(scores), np.concatenate(observed), self.options.interval)
         return {"margins": margins.tolist()}
 
     def predict(self, model: SequenceModel, part: Windows, codecs: Codecs) -> Prediction:
         """The forecast of the rows after each series' end, with intervals, at the original scale."""
+        from throughtime.tasks.forecast_decoding import forecasts
+
         codec: SeriesCodec = codecs.inputs
         line, percent = codec.timeline, f"{100 * self.options.interval:g}"
         several = codec.columns.id is not None or len(codec.columns.targets) > 1
-        columns = [codec.columns.time or "row", "forecast", f"low-{percent}", f"high-{percent}"]
+        columns = [codec.columns.time or "row", "forecast", f"forecast-lo-{percent}", f"forecast-hi-{percent}"]
         if several:
             columns.insert(0, codec.columns.id or "series")
 
         def rows() -> Iterator[list[Any]]:
-            for chosen, forecast in self._forecasts(model, part, np.arange(len(part))):
-                forecast = forecast.widened(self._margins(model))
+            for chosen, forecast in forecasts(model, part, self.options.interval):
                 series, origins = part.where(chosen)
                 for b, (k, origin) in enumerate(zip(series.tolist(), origins.tolist(), strict=True)):
                     own = (part.data.scales[k].decode(each[b]) for each in forecast[:3])
@@ -386,27 +357,35 @@ class ForecastTask(Task[Windows]):
 
         return Prediction(tuple(columns), rows())
 
-    def _margins(self, model: SequenceModel) -> NDArray[np.float64] | None:
-        margins = model.task.calibration.get("margins") if model.task else None
-        return None if margins is None else np.array(margins)
+    def example(self, model: SequenceModel, data: Data[Windows]) -> str:
+        """The last value of a held-out window's horizon, forecast and observed."""
+        from throughtime.tasks.forecast_decoding import forecasts
 
-    def _forecasts(
-        self, model: SequenceModel, part: Windows, windows: NDArray[np.int64]
-    ) -> Iterator[tuple[NDArray[np.int64], Forecast]]:
-        """Forecasts of windows at the common scale, in parts; intervals are not calibrated."""
-        import torch
+        part = data.valid.take(np.array([len(data.valid) // 2]))
+        ((chosen, forecast),) = forecasts(model, part, self.options.interval)
+        (values, present), (series, origins) = part.targets(chosen), part.where(chosen)
+        k, row = int(series[0]), int(np.flatnonzero(present[0])[-1]) if present.any() else part.horizon - 1
+        ahead, observed = (float(part.data.scales[k].decode(each[0])[row]) for each in (forecast.point, values))
+        label = data.codecs.inputs.timeline.label(int(part.data.starts[k]) + int(origins[0]) + row)
+        known = f" (observed: {observed:.4g})" if present.any() else ""
+        return f"{part.data.names[k]} at {label}, {row + 1} ahead -> {ahead:.4g}{known}"
 
-        parameter = next(model.parameters())
-        training = model.training
-        model.eval()
-        for chosen in part.chunks(windows):
-            inputs = part.inputs(chosen)
-            with torch.no_grad():
-                raw, _ = model(torch.from_numpy(inputs.steps).to(parameter.device, parameter.dtype))
-            ahead = raw[part.steps[0] :].double().cpu().numpy().transpose(1, 0, 2)
-            found = forecast_of(model.head.output, ahead, self.options.interval)
-            last = inputs.last[:, None].astype(np.float64)
-            point, low, high = (each[:, : part.horizon] + last for each in found[:3])
-            quantiles = None if found.quantiles is None else found.quantiles[:, : part.horizon] + last[..., None]
-            yield chosen, Forecast(point, low, high, quantiles)
-        model.train(training)
+    def outcome(self, model: SequenceModel, part: Windows, codecs: Codecs) -> dict[str, Any]:
+        """Forecasts of windows, errors by horizon step and by series, and how far back forecasts look."""
+        from throughtime.tasks.forecast_page import outcome
+
+        baselines = model.task.baselines if model.task else {}
+        return outcome(model, part, self.options.interval, baselines)
+
+    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Windows]) -> dict[str, Any]:
+        """The outcome on the test part, or on the validation part if there is none; see `Task.pictures`."""
+        return self.outcome(model, data.valid if data.test is None else data.test, data.codecs)
+
+    def passage(self, part: Windows, codecs: Codecs, length: int, name: str) -> Passage:
+        """See `Task.passage`; windows evenly spread."""
+        from throughtime.sight.report.passage import Passage
+        from throughtime.tasks.forecast_page import items
+
+        rows = codecs.inputs.segment
+        shown = ["the series" if rows == 1 else f"the series, mean of {rows} rows"]
+        return Passage(name, items(part, length), "step", features=shown, part=part)

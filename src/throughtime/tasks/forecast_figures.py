@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,10 +37,8 @@ class Forecast(NamedTuple):
     high: Array
     quantiles: Array | None = None
 
-    def widened(self, margins: Array | None) -> Forecast:
-        """Return the forecast with `margins` `[horizon]` added on both sides of its intervals."""
-        if margins is None:
-            return self
+    def widened(self, margins: Array) -> Forecast:
+        """Return the forecast with `margins` `[B, horizon]` added on both sides of its intervals."""
         low, high = self.low - margins, self.high + margins
         middle = (low + high) / 2  # where a margin below 0 has turned an interval around
         return self._replace(low=np.minimum(low, middle), high=np.maximum(high, middle))
@@ -133,16 +132,15 @@ class Measures:
         return found
 
 
-def measured(windows: Windows, forecast: Callable[[Integers], Forecast], chosen: Integers | None = None) -> Figures:
+def measured(windows: Windows, forecast: Callable[[Integers], Forecast]) -> Figures:
     """Return the figures of forecasts without intervals.
 
     Args:
         windows: what is forecast.
         forecast: makes the forecast of windows.
-        chosen: the windows to measure; all if not given.
     """
     measures = Measures(windows)
-    for chunk in windows.chunks(chosen):
+    for chunk in windows.chunks():
         measures.add(chunk, forecast(chunk))
     return measures.figures
 
@@ -176,7 +174,8 @@ def fit_ridge(windows: Windows, most: int = 200_000) -> dict[str, Any]:
     """
     context, horizon = windows.codec.context, windows.horizon
     gram, cross = np.zeros((context, context)), np.zeros((context, horizon))
-    for chunk in windows.chunks(windows.spread(most), 4096):
+    windows = windows.spread(most)
+    for chunk in windows.chunks():
         values, observed = windows.targets(chunk)
         whole = observed.all(1)
         inputs = windows.contexts(chunk, context)[whole].astype(np.float64)
@@ -200,6 +199,26 @@ def ridge_forecast(fitted: Mapping[str, Any], windows: Windows, chosen: Integers
     inputs = inputs - last
     inputs[:, -1] = 1.0
     return np.asarray(inputs @ weights + last)
+
+
+def baseline_forecasts(windows: Windows, fitted: Mapping[str, Any]) -> dict[str, Callable[[Integers], Forecast]]:
+    """Return the simple forecasts of windows, by name.
+
+    Args:
+        windows: what to forecast.
+        fitted: the regression that `fit_ridge` fitted, as "ridge".
+    """
+    values: dict[str, Callable[[Windows, Integers], Array]] = {"last value": last_value}
+    season = windows.codec.season
+    if season > 1:
+        values[f"seasonal naive ({season} rows)"] = seasonal_naive
+    if "ridge" in fitted:
+        values["ridge"] = partial(ridge_forecast, fitted["ridge"])
+
+    def made(of: Callable[[Windows, Integers], Array]) -> Callable[[Integers], Forecast]:
+        return lambda chosen: point_forecast(of(windows, chosen))
+
+    return {name: made(of) for name, of in values.items()}
 
 
 def conformal_margins(scores: Array, observed: Array, share: float) -> Array:

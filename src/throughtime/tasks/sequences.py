@@ -19,9 +19,6 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.sight.report.passage import Passage
 
-FOLLOWED, LOSSES = 300, 40
-"""Steps that gradients are followed through for the report, and losses that they are followed from."""
-
 READ_AT_ONCE = 256
 """Sequences of a batch that is only read: bounds the memory, and changes nothing else."""
 
@@ -104,16 +101,12 @@ class SequenceTask(Task[Sequences]):
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Sequences]) -> dict[str, Any]:
         """The outcome on held-out data, and the reach of the gradient before and after; see `Task.pictures`."""
-        from throughtime.sight.report.collect import flows_of, sequences_of
+        from throughtime.sight.gradients.sampling import followed
+        from throughtime.sight.report.collect import flows_before_and_after
 
-        some = self.passage(data.valid, data.codecs, FOLLOWED, data.name)
-        sequences = sequences_of(model, some)
         return {
             **self.outcome(model, data.valid, data.codecs),
-            "flows": [
-                *flows_of(untrained, sequences, "before training", LOSSES),
-                *flows_of(model, sequences, "after training", LOSSES),
-            ],
+            **flows_before_and_after(model, untrained, followed(self, data.valid)),
         }
 
 

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 _ENDINGS = (".conll", ".iob", ".bio")
+_SHOWN = 8  # tokens of an example
 
 
 def _column(value: Any) -> Any:
@@ -222,6 +223,15 @@ class Tag(SequenceTask):
                     yield [name, token, tag]
 
         return Prediction(("sequence", "token", "tag"), rows())
+
+    def example(self, model: SequenceModel, data: Data[Sequences]) -> str:
+        """The likeliest tags of the first tokens of a held-out sequence."""
+        one = data.valid.take([len(data.valid) // 2])
+        assert isinstance(one, TaggedSequences)
+        raw = all_raw_outputs(model, one)[0]
+        tags = data.codecs.targets.decode(Categorical(len(data.codecs.targets)).predict(raw))
+        pairs = [f"{token}/{tag}" for token, tag in zip(one.tokens[0], tags, strict=True)]
+        return " ".join([*pairs[:_SHOWN], *["..."] * (len(pairs) > _SHOWN)])
 
     def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
         """The confusion matrix, precision and recall of each tag, and the tokens that were tagged worst."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from throughtime.codecs import Codecs
-from throughtime.data.corpus import Corpus, Part, encode_text, prepare_text
+from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams
 from throughtime.errors import DataError, UserError
 from throughtime.levels import UNITS
@@ -28,7 +29,6 @@ _log = logging.getLogger("throughtime")
 TEMPERATURE = 0.8  # of the samples that a run is shown with
 _SAMPLES = 2
 _NAMED = 10  # unknown symbols of a prompt, at most
-_FOLLOWED, _LOSSES = 300, 40  # symbols that gradients are followed through, and losses they are followed from
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
 
 
@@ -50,7 +50,7 @@ class TextOptions(StreamOptions):
     min_count: Count | None = None
 
 
-class Text(StreamTask[Part]):
+class Text(StreamTask[EncodedText]):
     """Predict the next character, word or byte pair of a text."""
 
     name = row = "text"
@@ -67,7 +67,7 @@ class Text(StreamTask[Part]):
         """A symbol of the text's level."""
         return UNITS[self.options.level]
 
-    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Part]:
+    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[EncodedText]:
         """See `Task.prepare`."""
         options = self.options
         corpus = prepare_text(
@@ -86,7 +86,7 @@ class Text(StreamTask[Part]):
                 raise DataError(f"the text for {what} has {part.symbols} symbol: 2 or more are wanted")
         return _data(corpus)
 
-    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Part:
+    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> EncodedText:
         """See `Task.read`."""
         errors = self.options.encoding_errors
         part = encode_text(paths, codecs.inputs, encoding_errors=errors, progress=progress)
@@ -98,7 +98,7 @@ class Text(StreamTask[Part]):
         """See `Task.interface`."""
         return Interface("embedding", codecs.inputs.size, Categorical(codecs.inputs.size), causal=True)
 
-    def figures(self, figures: Figures, part: Part) -> Figures:
+    def figures(self, figures: Figures, part: EncodedText) -> Figures:
         """See `Task.figures`.
 
         Returns:
@@ -117,7 +117,7 @@ class Text(StreamTask[Part]):
             "bits_per_byte": part.bits_per_byte(loss),
         }
 
-    def baselines(self, data: Data[Part]) -> Mapping[str, Any]:
+    def baselines(self, data: Data[EncodedText]) -> Mapping[str, Any]:
         """How often each symbol occurs in the training text."""
         import numpy as np
 
@@ -127,7 +127,7 @@ class Text(StreamTask[Part]):
             counts += np.bincount(data.train.ids[start : start + (1 << 22)], minlength=size)
         return {"counts": counts.tolist()}
 
-    def baseline_figures(self, fitted: Mapping[str, Any], part: Part, codecs: Codecs) -> dict[str, Figures]:
+    def baseline_figures(self, fitted: Mapping[str, Any], part: EncodedText, codecs: Codecs) -> dict[str, Figures]:
         """Every symbol by its frequency alone, one added to each count (Laplace)."""
         import numpy as np
 
@@ -140,15 +140,10 @@ class Text(StreamTask[Part]):
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """See `Task.figure_rows`."""
         unit = self.unit
-        bits = {unit: figures["bits_per_symbol"], "character": figures["bits_per_character"]}
-        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_character']:.4f}":
-            bits["byte"] = figures["bits_per_byte"]
-        rows = [
-            ("loss", f"{_number(figures['loss'])} nats per {unit}"),
-            ("perplexity", _number(figures["perplexity"], 2)),
-            *((f"bits per {of}", _number(value)) for of, value in bits.items()),
-            (f"{unit}s", f"{figures['symbols']:,.0f} predicted"),
-        ]
+        rows = [("loss", f"{_number(figures['loss'])} nats per {unit}")]
+        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_symbol']:.4f}":  # else the loss in another unit
+            rows.append(("bits per byte", _number(figures["bits_per_byte"])))
+        rows.append((f"{unit}s", f"{figures['symbols']:,.0f} predicted"))
         if figures["unknown"]:
             rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s that training never saw, taken as <unk>"))
         return rows
@@ -157,7 +152,7 @@ class Text(StreamTask[Part]):
         """See `Task.data_in_words`."""
         return f"{self.unit}s: {super().data_in_words(counts)}; {counts['vocabulary']:,} different"
 
-    def predict(self, model: SequenceModel, part: Part, codecs: Codecs) -> Prediction:
+    def predict(self, model: SequenceModel, part: EncodedText, codecs: Codecs) -> Prediction:
         """Each symbol of a text with the nats that it cost, given those before it, and the one held likeliest."""
         return Prediction(("symbol", "nats", "likeliest"), _surprises(model, self.reading(part), codecs.inputs))
 
@@ -224,30 +219,23 @@ class Text(StreamTask[Part]):
             for piece in pieces:
                 file.write(piece)
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Part]) -> dict[str, Any]:
+    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[EncodedText]) -> dict[str, Any]:
         """The reach of the gradient before and after, and samples; see `Task.pictures`."""
-        import numpy as np
-        import torch
-
-        from throughtime.sight.report.collect import flows_of
+        from throughtime.sight.gradients.sampling import followed
+        from throughtime.sight.report.collect import flows_before_and_after
         from throughtime.sight.report.data import Sample
 
-        ids = torch.from_numpy(np.asarray(data.valid.ids[:_FOLLOWED]).astype(np.int64))
-        texts = [(ids[:-1], ids[1:])]
         samples = enumerate(self.first_samples(model, data.codecs), 1)
         return {
-            "flows": [
-                *flows_of(untrained, texts, "before training", _LOSSES),
-                *flows_of(model, texts, "after training", _LOSSES),
-            ],
+            **flows_before_and_after(model, untrained, followed(self, data.valid)),
             "samples": [Sample(f"Sample {k}, at temperature {TEMPERATURE}", text) for k, text in samples],
         }
 
-    def passage(self, part: Part, codecs: Codecs, length: int, name: str) -> Passage:
+    def passage(self, part: EncodedText, codecs: Codecs, length: int, name: str) -> Passage:
         """See `Task.passage`; the start of the text."""
         from throughtime.sight.report.passage import passage_of
 
-        return passage_of(name, part.ids, codecs.inputs, length, self.unit)
+        return replace(passage_of(name, part.ids, codecs.inputs, length, self.unit), part=part)
 
     def read_passage(
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
@@ -267,14 +255,18 @@ class Text(StreamTask[Part]):
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
         """The texts that a finished run is shown with, always the same ones."""
+        return [self._drawn(model, codecs, seed) for seed in range(_SAMPLES)]
+
+    def example(self, model: SequenceModel, data: Data[EncodedText]) -> str:
+        """The first of the texts that a finished run is shown with."""
+        return self._drawn(model, data.codecs, 0)
+
+    def _drawn(self, model: SequenceModel, codecs: Codecs, seed: int) -> str:
         length = _LENGTHS[self.options.level]
-        return [
-            "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
-            for seed in range(_SAMPLES)
-        ]
+        return "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
 
 
-def _data(corpus: Corpus) -> Data[Part]:
+def _data(corpus: Corpus) -> Data[EncodedText]:
     parts = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
     counts = {name: part.symbols for name, part in parts.items() if part is not None}
     return Data(

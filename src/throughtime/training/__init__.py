@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from throughtime.training.config import TrainConfig
     from throughtime.training.fitting import fit
     from throughtime.training.inference import evaluate, predict, sample
-    from throughtime.training.loop import resume, train
+    from throughtime.training.loop import replay, resume, train
     from throughtime.training.options import TrainOptions
 
 _HOMES = {
@@ -20,12 +20,24 @@ _HOMES = {
     "evaluate": "inference",
     "fit": "fitting",
     "predict": "inference",
+    "replay": "loop",
     "resume": "loop",
     "sample": "inference",
     "train": "loop",
 }
 
-__all__ = ["Callback", "TrainConfig", "TrainOptions", "evaluate", "fit", "predict", "resume", "sample", "train"]
+__all__ = [
+    "Callback",
+    "TrainConfig",
+    "TrainOptions",
+    "evaluate",
+    "fit",
+    "predict",
+    "replay",
+    "resume",
+    "sample",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -10,6 +10,7 @@ import math
 import os
 import signal
 import struct
+import textwrap
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,7 +22,6 @@ import torch
 
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.spelling import duration
-from throughtime.tasks.base import Generative
 from throughtime.training.checkpoints import save_checkpoint
 from throughtime.training.display import Display
 from throughtime.training.evaluation import Sums, total
@@ -101,7 +101,12 @@ class Validation(Callback):
     def on_step(self, fit: Fit) -> None:
         """Validates where it is due."""
         plan = fit.plan
-        due = fit.asked & {LATE, VALIDATE} if plan.seconds is not None else fit.step % plan.validate_every == 0
+        if plan.validate_at is not None:
+            due = fit.step in plan.validate_at
+        elif plan.seconds is not None:
+            due = bool(fit.asked & {LATE, VALIDATE})
+        else:
+            due = fit.step % plan.validate_every == 0
         if due or fit.step == plan.steps:
             before = fit.elapsed
             self._validate(fit)
@@ -228,7 +233,7 @@ class MetricsRows(Callback):
         if fit.just_validated:
             monitor = fit.task.monitor
             others = "" if monitor == "loss" else f", {monitor.replace('_', ' ')} {figures[monitor]:.4f}"
-            best = ", the best" if self._best.step == fit.step else ""
+            best = " *" if self._best.step == fit.step else ""
             _log.info(
                 "%s: training loss %.4f, validation loss %.4f%s%s",
                 where(fit) + _spent_and_left(fit), self.train_loss, figures["loss"], others, best,
@@ -375,8 +380,8 @@ class Signals(Callback):
         self.interrupted = True
 
 
-class Samples(Callback):
-    """Shows what a generative network writes after each quarter of the training."""
+class Examples(Callback):
+    """Shows what the network makes of the data after each quarter of the training (see `Task.example`)."""
 
     def __init__(self) -> None:
         self._quarter = 0
@@ -386,16 +391,16 @@ class Samples(Callback):
         self._quarter = int(4 * fit.plan.share(fit.step, fit.seconds))
 
     def on_step(self, fit: Fit) -> None:
-        """Draws a sample where a quarter is over."""
+        """Shows an example where a quarter is over."""
         quarter = int(4 * fit.plan.share(fit.step, fit.seconds))
-        if quarter > self._quarter and quarter < 4 and fit.fabric.is_global_zero:
-            assert isinstance(fit.task, Generative)
+        if self._quarter < quarter < 4 and fit.fabric.is_global_zero:
             fit.model.eval()
-            samples = fit.task.first_samples(fit.model, fit.data.codecs)
+            text = fit.task.example(fit.model, fit.data).strip()
             fit.model.train()
-            for text in samples[:1]:
-                lines = "\n".join(f"  {line}" for line in text.strip().splitlines())
-                _log.info("a sample after %d%% of the training:\n%s", 25 * quarter, lines)
+            if "\n" in text:
+                text = "\n" + textwrap.indent(text, "  ")
+            if text:
+                _log.info("after %d%% of the training: %s", 25 * quarter, text)
         self._quarter = quarter
 
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import TrainingError
-from throughtime.nn.recurrent import State
+from throughtime.nn.forms import State
 from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Task
@@ -62,7 +62,7 @@ class Fit:
         callbacks: in the order in which they are called.
         loggers: Fabric's loggers.
         clock: tells the time in seconds.
-        rates: each step's learning rate, to replay a run whose schedule followed the time; the schedule's if not given.
+        rates: the learning rates of the first steps, to replay a run; those of the other steps are the schedule's.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class Fit:
         loggers: Sequence[Any] = (),
         *,
         clock: Callable[[], float] = time.monotonic,
-        rates: Sequence[float] | None = None,
+        rates: Sequence[float] = (),
     ) -> None:
         self.task, self.data, self.config, self.plan, self.model = task, data, config, plan, model
         self.callbacks = list(callbacks)
@@ -158,7 +158,7 @@ class Fit:
     def _advance(self, batch: Any) -> None:
         """Takes one step."""
         training = self.config.training
-        if self._rates is not None:
+        if self.step < len(self._rates):
             lr = float(self._rates[self.step])
         else:
             lr = training.learning_rate * self.schedule.factor(self.step, self.seconds)

@@ -17,33 +17,34 @@ import torch
 from throughtime import cells, tasks
 from throughtime.errors import Interrupted, TrainingError
 from throughtime.files import DISK_FULL
-from throughtime.nn.sequence_model import SequenceModel
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.runs import Run, remover, require_new
 from throughtime.spelling import command, duration, option
-from throughtime.tasks.base import Data, Generative, Task
+from throughtime.stored import INITIAL
+from throughtime.tasks.base import Data, Task
 from throughtime.training.building import build_model
 from throughtime.training.callbacks import (
     BestWeights,
     Checkpoints,
     Deadline,
+    Examples,
     MetricsRows,
     ProgressBar,
     Rates,
-    Samples,
     Signals,
     Validation,
     where,
 )
 from throughtime.training.checkpoints import load_checkpoint
-from throughtime.training.config import ENDS, TrainConfig
+from throughtime.training.config import ENDS, TrainConfig, TrainingOptions
 from throughtime.training.display import Display
-from throughtime.training.evaluation import measured
 from throughtime.training.fabric import joinable, loggers_of, path_from_first, require_possible
+from throughtime.training.first_lines import first_lines
 from throughtime.training.fitting import Diverged, Fit
+from throughtime.training.measuring import measure
 from throughtime.training.options import TrainOptions
-from throughtime.training.planning import later_end, make_plan
+from throughtime.training.planning import later_end, make_plan, replay_of
 from throughtime.training.processes import rank
 from throughtime.training.reloading import begun_model, data_of
 from throughtime.training.report import write_report
@@ -99,24 +100,43 @@ def train_since(
     given = {*named, *(name for name, value in options.items() if value is not None)}
     start = Start.of(config, given, definition)
     config = start.config
-    begun: list[tuple[Run, Data[Any], list[str]]] = []
-    undo: list[Callable[[], None]] = []
+    return _new_run(config.training, progress, lambda *more: _begin(start, given, why, started, *more))
 
-    def begin() -> Path:
-        begun.append(_begin(start, given, why, started, display, undo))
-        return begun[0][0].path
 
-    try:
-        with session(config.training, progress) as display:
-            path = path_from_first(config.training, begin)
-            run, data, notes = begun[0] if begun else (*_opened(path, display), [])
-            return _to_the_end(run, data, display, notes)
-    except Interrupted:
-        raise
-    except BaseException:
-        if undo and not (begun and begun[0][0].metrics_file.exists()):  # no step was begun
-            undo[0]()
-        raise
+def replay(path: str | Path, *, out: str | Path | None = None, progress: bool = True) -> Run:
+    """Trains a new run through the steps of another, with the learning rates that it logged, to the same bits.
+
+    A run whose time budget decided its learning rates is repeated in this way, however fast the machine is now: as far
+    as it came, whether it is finished or not, and from the same data, which are read again.
+
+    Args:
+        path: the directory of the run to replay, or "latest".
+        out: the directory of the new run; chosen by date, cell and data if not given.
+        progress: whether to show bars and a line for each validation, on standard error.
+
+    Returns:
+        The new run, finished after as many steps.
+
+    Raises:
+        RunError: the run can't be read, has taken no step, or its data are not what they were.
+        TrainingError, Interrupted, DataError: see `train`.
+    """
+    run = Run.open(path)
+    config, plan = replay_of(run, out)
+    require_possible(config.training)
+
+    def begin(display: Display, undo: list[Callable[[], None]]) -> tuple[Run, Data[Any], list[str]]:
+        data = data_of(run, display.progress)
+        where = _directory(config)
+        undo.append(remover(where))
+        initial = (run.path / INITIAL).read_bytes() if (run.path / INITIAL).is_file() else None
+        rates = run.rates_file.read_bytes()
+        new = Run.create(
+            where, config, data, replace(run.description, calibration={}), run.programs, plan, initial, rates
+        )
+        return new, data, [f"replays: {display_path(run.path)}"]
+
+    return _new_run(config.training, progress, begin)
 
 
 def resume(
@@ -167,6 +187,39 @@ def resume(
     with session(run.config.training, progress) as display:
         opened, data = _opened(path_from_first(run.config.training, begin), display)
         return _to_the_end(opened, data, display)
+
+
+def _new_run(
+    training: TrainingOptions,
+    progress: bool,
+    begin: Callable[[Display, list[Callable[[], None]]], tuple[Run, Data[Any], list[str]]],
+) -> Run:
+    """Trains a run that is about to begin.
+
+    Args:
+        training: how.
+        progress: whether to show bars and lines.
+        begin: called in the first process with what shows the progress and a list for a function that removes the run's
+            directory; it writes the directory, and returns the run, its data and what the user should know.
+    """
+    begun: list[tuple[Run, Data[Any], list[str]]] = []
+    undo: list[Callable[[], None]] = []
+
+    def begin_here() -> Path:
+        begun.append(begin(display, undo))
+        return begun[0][0].path
+
+    try:
+        with session(training, progress) as display:
+            path = path_from_first(training, begin_here)
+            run, data, notes = begun[0] if begun else (*_opened(path, display), [])
+            return _to_the_end(run, data, display, notes)
+    except Interrupted:
+        raise
+    except BaseException:
+        if undo and not (begun and begun[0][0].metrics_file.exists()):  # no step was begun
+            undo[0]()
+        raise
 
 
 def _begin(
@@ -277,7 +330,7 @@ def _trained(run: Run, data: Data[Any], display: Display, notes: Sequence[str]) 
             raise Interrupted(f"training was stopped at {where(training)}. {again}")
         if rank() == 0:
             try:
-                _measure(run, data, training, best, display)
+                measure(run, data, training, best, display)
             except KeyboardInterrupt:
                 raise Interrupted(f"all steps are done, but measuring was stopped. {again}") from None
             write_report(run, data)
@@ -290,7 +343,7 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
     torch.manual_seed(run.config.training.seed)
     model = begun_model(run)
     if rank() == 0:
-        for label, text in _facts(run, model):
+        for label, text in first_lines(run, model):
             _log.info("%s: %s", label, text)
     best, signals, validation = BestWeights(run.save_weights), Signals(), Validation()
     rows = MetricsRows(run.metrics_file, best)
@@ -298,10 +351,11 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
     rates = Rates(run.rates_file)
     saved = Checkpoints(run.checkpoint, rows, rates)
     callbacks = [signals, Deadline(validation), validation, best, rows, rates, saved, bar]
-    if display.shown and isinstance(run.task, Generative):
-        callbacks.append(Samples())
+    if display.shown:
+        callbacks.append(Examples())
     loggers = loggers_of(run.config.training, run)
-    training = Fit(run.task, data, run.config, run.plan, model, callbacks, loggers)
+    rates_given = run.replayed_rates().tolist()
+    training = Fit(run.task, data, run.config, run.plan, model, callbacks, loggers, rates=rates_given)
     checkpoint = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
     try:
         with joinable(run), signals.listening():
@@ -309,63 +363,3 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
     except KeyboardInterrupt:
         signals.interrupted = True
     return training, best, signals
-
-
-def _facts(run: Run, model: SequenceModel) -> list[tuple[str, str]]:
-    """What the first lines say: what was read, the network, where it runs and the plan."""
-    config, plan, data = run.config, run.plan, run.record.data
-    network, training = config.network, config.training
-    count = sum(parameter.numel() for parameter in model.parameters())
-    threads = torch.get_num_threads()
-    where = "a CUDA device" if run.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)} of the CPU"
-    if training.processes > 1:
-        where = f"{training.processes} processes, each on {where}"
-    expected = plan.expected_steps
-    steps, passes = f"{expected:,} step{'s' * (expected != 1)}", expected / plan.epoch_steps
-    by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
-    length = steps if plan.seconds is None else f"{duration(plan.seconds)} of training, about {steps}"
-    return [
-        ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),
-        ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size:,} units each; {count:,} parameters"),
-        ("runs on", where),
-        (
-            "plan",
-            f"{length} of {plan.batch} sequences ({passes:.2g} times through the data); {by}",
-        ),
-    ]
-
-
-def _measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display: Display) -> None:
-    """The figures of the best weights on what was held out; with them the run is finished."""
-    model, task = run.model().to(run.device), run.task
-    calibration = task.calibrate(model, data)
-    if calibration:
-        model.task = replace(run.description, calibration=calibration)
-        run.save_description(model.task)
-        run.save_weights(model)
-    result: dict[str, Any] = {
-        "run": str(run.path),
-        "steps": training.step,
-        "epochs": training.step / run.plan.epoch_steps,
-        "seconds": training.elapsed,
-        "best_step": best.step,
-    }
-    for what, part in (("valid", data.valid), ("test", data.test)):
-        result[what] = None
-        if part is not None:
-            terms = min(run.plan.evaluate_terms, task.reading(part).terms)
-            figures = measured(model, task, part, terms=terms, progress=display.progress)
-            baselines = task.baseline_figures(run.description.baselines, part, data.codecs)
-            result[what] = {**figures, "baselines": baselines}
-            _log.info("%s: %s", what, ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[:2]))
-            for name, theirs in baselines.items():
-                ours, guess = figures.get(task.monitor), theirs.get(task.monitor)
-                if ours is None or guess is None or not (ours < guess if task.maximize else ours > guess):
-                    continue
-                _log.warning(
-                    "%s: the network is worse than guessing (%s: %s %.4f, the network %.4f). Train longer, or try a "
-                    "lower %s or another size", what, name, task.monitor.replace("_", " "), guess, ours, option("lr"),
-                )  # fmt: skip
-            if terms < task.reading(part).terms:
-                _log.info("these figures are of %d %ss; `throughtime evaluate` takes all", terms, task.unit)
-    run.save_result(result)

@@ -7,13 +7,14 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 import torch
 
-from throughtime.errors import TrainingError
-from throughtime.nn.recurrent import State
+from throughtime.errors import RunError, TrainingError
+from throughtime.nn.forms import State
 from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.paths import display_path
 from throughtime.runs import Run
@@ -141,9 +142,33 @@ def later_end(
             f"{display_path(run.path)} has already trained {done:,} steps ({took / 60:.2f} minutes), and {asked} ends "
             "no later; steps, epochs and minutes count from the run's first step"
         )
-    update = {"steps": min(ends, default=None), "seconds": seconds, "expected_steps": min(expected)}
+    update: dict[str, Any] = {
+        "steps": min(ends, default=None), "seconds": seconds, "expected_steps": min(expected), "validate_at": None
+    }  # fmt: skip
     if run.finished:
         update |= {"from_step": done, "from_seconds": took, "peak": _AGAIN}
+    return config, run.plan.model_copy(update=update)
+
+
+def replay_of(run: Run, out: str | Path | None = None) -> tuple[TrainConfig, Plan]:
+    """Settle a run that takes another run's steps again: as many, validated after the same ones.
+
+    Args:
+        run: the run to replay.
+        out: the directory of the new run; chosen by date if not given.
+
+    Raises:
+        RunError: the run has taken no step.
+    """
+    steps = len(run.rates())
+    if not steps:
+        raise RunError(f"{display_path(run.path)} has taken no step yet, so it cannot be replayed")
+    config = TrainConfig.of(**{**run.config.given, "epochs": None, "minutes": None, "steps": steps, "out": out})
+    validated = (int(row["step"] or 0) for row in run.metrics() if row["valid_loss"] is not None)
+    update = {
+        "steps": steps, "expected_steps": steps, "seconds": None, "from_step": 0, "from_seconds": 0.0, "peak": 1.0,
+        "validate_at": tuple(step for step in validated if step <= steps),
+    }  # fmt: skip
     return config, run.plan.model_copy(update=update)
 
 

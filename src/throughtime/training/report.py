@@ -52,6 +52,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
             f"a look inside: throughtime inspect {run.path}",
         ],
         symbol=task.unit,
+        measure=task.measure,
         **task.pictures(run.model(), untrained(run), data),
         **training_curves(run),
     )

@@ -35,6 +35,8 @@ class Plan(BaseModel):
         from_step, from_seconds: where the learning rate's schedule begins: 0, or where the run had finished before it
             was trained further.
         peak: the largest learning rate of the schedule, as a share of `lr`.
+        validate_at: the steps to validate after, of a run that replays another; None where `validate_every` or the
+            clock decides.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -51,6 +53,7 @@ class Plan(BaseModel):
     from_step: int = 0
     from_seconds: float = 0.0
     peak: float = 1.0
+    validate_at: tuple[int, ...] | None = None
 
     def share(self, step: int, seconds: float) -> float:
         """How much of the schedule is over, from 0 to 1.

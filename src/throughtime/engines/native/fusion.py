@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from throughtime.program.core import CONSTANT, Instruction, Program
+from throughtime.program.operations import PRODUCTS
 from throughtime.program.phases import Phase, phases
 
 # What each joined operation means: an operation and its values, of which a letter is any value (the same letter the
@@ -32,9 +33,6 @@ JOINED: dict[str, tuple[tuple[str, ...], Pattern]] = {  # the first that fits is
     "add3": (("a", "b", "c"), ("add", ("add", "a", "b"), "c")),
 }
 _COMMUTATIVE = ("add", "mul")
-
-
-PRODUCTS = ("linear", "linear_transposed")
 
 
 def join(program: Program) -> dict[int, Instruction]:

@@ -9,9 +9,10 @@ from itertools import groupby
 from typing import Any
 
 from throughtime import _native
-from throughtime.engines.native.fusion import PRODUCTS, join
+from throughtime.engines.native.fusion import join
 from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Program
 from throughtime.program.legality import require_legal
+from throughtime.program.operations import PRODUCTS
 from throughtime.program.phases import Phase, phases
 
 BEFORE, STEP, AFTER = "before", "step", "after"

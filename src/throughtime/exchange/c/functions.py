@@ -1,4 +1,4 @@
-"""The C text of operations, and of the functions that the generated code calls.
+"""The C text of the functions that the generated code calls.
 
 The approximations of exp, tanh and sigmoid have no branches and no calls, so compilers vectorize them. Their
 coefficients are minimax fits. Relative error in float32, over all finite arguments: exp 1.8e-7, sigmoid 2.5e-7 and tanh
@@ -8,25 +8,6 @@ coefficients are minimax fits. Relative error in float32, over all finite argume
 from __future__ import annotations
 
 import re
-
-# A pointwise operation on floats.
-EXPRESSIONS = {
-    "add": "{0} + {1}",
-    "sub": "{0} - {1}",
-    "mul": "{0} * {1}",
-    "div": "{0} / {1}",
-    "neg": "-{0}",
-    "greater": "{0} > {1} ? 1.0f : 0.0f",
-    "select": "{0} != 0.0f ? {1} : {2}",
-    "max": "{0} > {1} || {0} != {0} ? {0} : {1}",  # NaN if either is
-    "relu": "{0} < 0.0f ? 0.0f : {0}",
-    "tanh": "tt_tanh({0})",
-    "sigmoid": "tt_sigmoid({0})",
-    "exp": "tt_exp({0})",
-    "log": "logf({0})",
-    "sqrt": "sqrtf({0})",
-    "softplus": "tt_softplus({0})",
-}
 
 _INLINE = """
 #if defined(__GNUC__) && !defined(__OPTIMIZE_SIZE__)

@@ -7,15 +7,16 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from throughtime.engines.native.fusion import PRODUCTS
-from throughtime.exchange.c.functions import EXPRESSIONS
-from throughtime.exchange.c.memory import Memory, Place
+from throughtime.exchange.c.memory import Address, Memory
 from throughtime.exchange.c.schedule import Item, schedule
 from throughtime.exchange.c.spelling import labels, number
 from throughtime.exchange.c.weights import Matrix, Weights
 from throughtime.program.core import INPUT, Program
+from throughtime.program.operations import OPERATIONS, PRODUCTS
 
 Array = NDArray[Any]
+
+_REDUCTIONS = {"row_sum": ("0.0f", "add"), "row_max": ("-INFINITY", "max")}
 
 
 class Layer:
@@ -29,7 +30,8 @@ class Layer:
         weights: takes the parameters.
 
     Attributes:
-        code: the body of the function, whose arguments are `state`, `x` and, if it needs one, `y`.
+        code: the body of the function, whose arguments are `state`, `x`, the inputs beside x, one after the other, if
+            there are any, as `inputs`, and, if it needs one, `y`.
         output: the field of the state that the output is; None if it is written to `y`.
         scratch: the bytes of its buffers.
     """
@@ -55,36 +57,39 @@ class Layer:
     def definition(self) -> str:
         """The function."""
         given = "" if self.output is not None else ", float *restrict y"
-        reads = any(i.op == INPUT for i in self._schedule.body.values())
-        struct = "@_state *restrict state, const float *restrict x"
+        read = [min(i["index"], 1) for i in self._schedule.body.values() if i.op == INPUT]
+        further = ", const float *restrict inputs" if len(self.program.inputs) > 1 else ""
+        struct = f"@_state *restrict state, const float *restrict x{further}"
         lines = [f"static void {self.name}({struct}{given})", "{"]
         lines += [f"    float {name}[{size}];" for name, size in self._memory.buffers.items()]
         code = [f"    {line}" for line in self.code]
         lines += ["    int i;"] if any("i++" in line for line in code) else []
-        lines += [] if reads else ["    (void)x;"]
+        lines += [] if 0 in read else ["    (void)x;"]
+        lines += [] if 1 in read or not further else ["    (void)inputs;"]
         lines += [] if any("state->" in line for line in code) else ["    (void)state;"]
         lines += code
         return "\n".join([*lines, "}", ""])
 
-    def _place(self, id: int) -> Place:
+    def _address(self, id: int) -> Address:
         instruction = self._schedule.body[id]
         match instruction.op:
             case "slice":
-                whole = self._place(instruction.args[0])
-                return Place(whole.base, whole.first + (instruction["start"] if whole.step else 0), whole.step)
+                whole = self._address(instruction.args[0])
+                return Address(whole.base, whole.first + (instruction["start"] if whole.step else 0), whole.step)
             case "expand":
-                one = self._place(instruction.args[0])
-                return one if one.step is None else Place(one.base, one.first, 0)
+                one = self._address(instruction.args[0])
+                return one if one.step is None else Address(one.base, one.first, 0)
             case "input":
-                return Place("x")
+                index = instruction["index"]
+                return Address("inputs", sum(i.width for i in self.program.inputs[1:index])) if index else Address("x")
             case "previous":
-                return Place(self._fields[instruction["index"]])
+                return Address(self._fields[instruction["index"]])
             case "parameter":
-                return Place(self._vector(instruction["index"]))
+                return Address(self._vector(instruction["index"]))
             case "constant":
-                return Place(number(instruction["value"]), 0, None)
+                return Address(number(instruction["value"]), 0, None)
         holder, first = self._memory.held(id)
-        return Place(self._memory.homes[holder], first)
+        return Address(self._memory.homes[holder], first)
 
     def _vector(self, index: int) -> str:
         if index not in self._vectors:
@@ -110,35 +115,36 @@ class Layer:
             return self._loop(item)
         if instruction.op in PRODUCTS:
             return self._product(id)
-        target = self._place(id)
-        if instruction.op == "row_sum":
+        target = self._address(id)
+        if instruction.op in _REDUCTIONS:
             (arg,) = instruction.args
-            width = self._schedule.body[arg].width
-            total = target.base + f"[{target.first}]"
-            return [f"{total} = 0.0f;", *_for(width, [f"{total} += {self._place(arg).element};"])]
+            start, operation = _REDUCTIONS[instruction.op]
+            result = target.base + f"[{target.first}]"
+            step = OPERATIONS[operation].c.format(result, self._address(arg).element)
+            return [f"{result} = {start};", *_for(self._schedule.body[arg].width, [f"{result} = {step};"])]
         if instruction.op != "concat":
             raise NotImplementedError(instruction.op)
         lines: list[str] = []
         first = target.first
         for arg in instruction.args:
             width = self._schedule.body[arg].width
-            lines += _copied(Place(target.base, first), self._place(arg), width)
+            lines += _copied(Address(target.base, first), self._address(arg), width)
             first += width
         return lines
 
     def _product(self, id: int) -> list[str]:
         instruction = self._schedule.body[id]
-        target, value = self._place(id), instruction.args[0]
-        source, columns = self._place(value), self._schedule.body[value].width
-        begin = self._place(instruction.args[1]) if len(instruction.args) == 2 else Place("0.0f", 0, None)
+        target, value = self._address(id), instruction.args[0]
+        source, columns = self._address(value), self._schedule.body[value].width
+        begin = self._address(instruction.args[1]) if len(instruction.args) == 2 else Address("0.0f", 0, None)
         matrix = self._matrix(instruction["weight"], transposed=instruction.op == "linear_transposed")
         first = dict(instruction.attributes).get("first", 0)
         lines = _copied(target, begin, instruction.width)
         if source.step != 1:  # a product reads an array
             buffer = f"filled{id}"
             self._memory.buffers[buffer] = columns
-            lines += _copied(Place(buffer), source, columns)
-            source = Place(buffer)
+            lines += _copied(Address(buffer), source, columns)
+            source = Address(buffer)
         return [*lines, matrix.multiply_add(target.pointer, source.pointer, instruction.width, columns, int(first))]
 
     def _loop(self, item: Item) -> list[str]:
@@ -146,10 +152,10 @@ class Layer:
         lines: list[str] = []
         stores: list[str] = []  # last: a state may be written that the loop reads
         for id in item.values:
-            names = [self._local(arg) if arg in item.values else self._place(arg).element for arg in body[id].args]
-            lines.append(f"const float {self._local(id)} = {EXPRESSIONS[body[id].op].format(*names)};")
+            names = [self._local(arg) if arg in item.values else self._address(arg).element for arg in body[id].args]
+            lines.append(f"const float {self._local(id)} = {OPERATIONS[body[id].op].c.format(*names)};")
             if self._memory.stored(id):
-                stores.append(f"{self._place(id).element} = {self._local(id)};")
+                stores.append(f"{self._address(id).element} = {self._local(id)};")
         return _for(item.width, lines + stores)
 
     def _local(self, id: int) -> str:
@@ -160,15 +166,15 @@ class Layer:
         lines: list[str] = []
         output = self.program.outputs[0].value
         if self.output is None:
-            lines += _copied(Place("y"), self._place(output), self._schedule.body[output].width)
+            lines += _copied(Address("y"), self._address(output), self._schedule.body[output].width)
         last: list[str] = []
         for k, state in enumerate(self.program.states):
-            source, target = self._place(state.next), Place(self._fields[k])
+            source, target = self._address(state.next), Address(self._fields[k])
             if source.base in self._fields and source != target:  # which another copy may write over
                 buffer = f"next{k}"
                 self._memory.buffers[buffer] = state.width
-                lines += _copied(Place(buffer), source, state.width)
-                source = Place(buffer)
+                lines += _copied(Address(buffer), source, state.width)
+                source = Address(buffer)
             last += _copied(target, source, state.width)
         return lines + last
 
@@ -178,7 +184,7 @@ def turned(program: Program) -> set[int]:
     return {int(i["weight"]) for i in program.body if i.op == "linear_transposed"}
 
 
-def _copied(target: Place, source: Place, width: int) -> list[str]:
+def _copied(target: Address, source: Address, width: int) -> list[str]:
     return [] if source == target else _for(width, [f"{target.element} = {source.element};"])
 
 

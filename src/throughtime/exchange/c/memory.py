@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from throughtime.engines.native.fusion import PRODUCTS
 from throughtime.exchange.c.schedule import ALIASES, Schedule
 from throughtime.program.core import LEAVES, PREVIOUS, Program
+from throughtime.program.operations import PRODUCTS
 
 
 @dataclass(frozen=True)
-class Place:
+class Address:
     """Where a value is read.
 
     Attributes:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from throughtime.engines.native.fusion import PRODUCTS, begun_products
+from throughtime.engines.native.fusion import begun_products
 from throughtime.program.core import LEAVES, Instruction, Program
-from throughtime.program.operations import OPERATIONS
+from throughtime.program.operations import OPERATIONS, PRODUCTS
 
 ALIASES = ("slice", "expand")  # values that are read where another one is
 

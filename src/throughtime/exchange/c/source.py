@@ -38,7 +38,7 @@ class Source:
         self.network, self.stem, self.int8 = network, stem, int8
         self.prefix = prefix_of(stem)
         public = [f"{self.prefix}_{name}" for name in ("step", "reset", "state")]
-        self._names = Names(*public, *functions.NAMES, "main", "state", "x", "y")
+        self._names = Names(*public, *functions.NAMES, "main", "state", "x", "inputs", "y")
         self._weights = Weights(self._names, int8=int8)
         self._fields = self._state_fields()
         self._layers: list[Layer] = []
@@ -57,7 +57,7 @@ class Source:
     @property
     def inputs(self) -> int:
         """The numbers that a step takes."""
-        return self.network.layers[0][0].inputs[0].width
+        return sum(given.width for given in self.network.layers[0][0].inputs)
 
     @property
     def outputs(self) -> int:
@@ -152,7 +152,9 @@ class Source:
         upper = self.prefix.upper()
         lines = [f"/* Take one step. y has {upper}_OUTPUTS numbers: {_meaning(self.network.output)}."]
         if self.network.embedding is None:
-            return [*lines, f"   x has {upper}_INPUTS numbers. */"]
+            first, *further = self.network.layers[0][0].inputs
+            named = "".join(f", then {given.width} of {given.name}" for given in further)
+            return [*lines, f"   x has {upper}_INPUTS numbers{f': {first.width} of x{named}' if named else ''}. */"]
         return [
             *lines,
             f"   token is from 0 to {upper}_TOKENS - 1; for another one -1 is returned and nothing is changed,",
@@ -180,16 +182,18 @@ class Source:
             lines += self._embedding(self.network.embedding, head)
             x = "embedded" if lines[-1].endswith("}") else lines.pop().strip()
         last = len(self._layers) - 1
+        first, *further = self.network.layers[0][0].inputs
+        inputs = f", x + {first.width}" if further else ""
         for depth, layer in enumerate(self._layers):
             if layer.output is not None:
-                lines.append(f"    {layer.name}(state, {x});")
+                lines.append(f"    {layer.name}(state, {x}{inputs});")
                 x = layer.output
                 continue
             y = "y"
             if depth < last or head is not None:
                 y = f"y{depth}"
                 self._buffers[y] = _output_width(layer)
-            lines.append(f"    {layer.name}(state, {x}, {y});")
+            lines.append(f"    {layer.name}(state, {x}{inputs}, {y});")
             x = y
         if head is not None and self.network.head is not None:
             rows, columns = self.network.head[0].shape

@@ -127,14 +127,14 @@ def _error(network: _Network) -> tuple[float, float]:
     head = None if network.head is None else (dequantized(network.head[0]), network.head[1])
     streams = [_stream(network), _stream(replace(network, layers=layers, embedding=embedding, head=head))]
     generator = np.random.default_rng(0)
-    width = network.layers[0][0].inputs[0].width
+    width = sum(given.width for given in network.layers[0][0].inputs)
     largest = difference = 0.0
     for _ in range(_STEPS):
         if embedding is None:
             x: Any = generator.standard_normal(width).astype(network.dtype)
         else:
             x = int(generator.integers(len(embedding)))
-        exact, rounded = (stream.step(x) for stream in streams)
+        exact, rounded = (stream._step(x, None) for stream in streams)  # all inputs are in x
         largest = max(largest, float(np.abs(exact).max()))
         difference = max(difference, float(np.abs(exact - rounded).max()))
     return difference, largest

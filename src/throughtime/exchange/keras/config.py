@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from throughtime.exchange.keras.layers import BIDIRECTIONAL, KINDS, Direction, KerasError
-from throughtime.exchange.keras.weights import WAYS, Place
+from throughtime.exchange.keras.weights import WAYS, WeightSource
 
 _DEPTH = 32  # of models and wrappers in each other; real files have a handful
 _MODELS = ("Sequential", "Functional", "Model")
@@ -100,25 +100,25 @@ class Found:
     unread: dict[str, str] = field(default_factory=dict)
     claimed: set[str] = field(default_factory=set)
 
-    def add(self, name: str, place: Place, ways: Any, **about: Any) -> None:
+    def add(self, name: str, source: WeightSource, ways: Any, **about: Any) -> None:
         """Add a layer, or the reason why it can't be read.
 
         Args:
             name: its name.
-            place: its place.
+            source: its source.
             ways: a function that reads its directions.
             **about: see `FoundLayer`.
         """
-        self.claimed.add(place.path)
+        self.claimed.add(source.path)
         try:
-            self.layers.append(FoundLayer(name, place.path, ways(), **about))
+            self.layers.append(FoundLayer(name, source.path, ways(), **about))
         except KerasError as error:
-            self.unread[name if name not in self.unread else place.path] = str(error)
+            self.unread[name if name not in self.unread else source.path] = str(error)
 
 
 def read_model(
     model: Any,
-    place: Place,
+    source: WeightSource,
     found: Found,
     masks: frozenset[KerasMask] = frozenset(),
     inside: tuple[str, ...] = (),
@@ -128,7 +128,7 @@ def read_model(
 
     Args:
         model: its configuration.
-        place: where its weights are.
+        source: where its weights are.
         found: takes what is found.
         masks: the masks of its input.
         inside: the wrappers around it.
@@ -143,7 +143,7 @@ def read_model(
     layers = model["config"].get("layers") if model.get("class_name") in _MODELS else None
     if not isinstance(layers, list) or depth > _DEPTH:
         raise KerasError(
-            f"the configuration of {place.path or 'the model'} ({model.get('class_name')}) does not list its layers: "
+            f"the configuration of {source.path or 'the model'} ({model.get('class_name')}) does not list its layers: "
             "save model.save_weights('x.weights.h5'), and read that, with the layers' arguments if they are not the "
             "defaults"
         )
@@ -156,7 +156,7 @@ def read_model(
         if layer["class_name"] == "InputLayer":
             given = masks
         known = len(found.layers)
-        last = after[name] = _layer(layer, place.of_layer(name, group), found, given, inside, depth)
+        last = after[name] = _layer(layer, source.of_layer(name, group), found, given, inside, depth)
         if not given:
             for one in found.layers[known:]:
                 one.masked_by = tuple(sorted(_named(layer.get("inbound_nodes"), masks=True)))
@@ -166,34 +166,34 @@ def read_model(
 
 def _layer(
     layer: Any,
-    place: Place,
+    source: WeightSource,
     found: Found,
     masks: frozenset[KerasMask],
     inside: tuple[str, ...],
     depth: int,
 ) -> frozenset[KerasMask]:
     kind, words = layer["class_name"], layer["config"]
-    name = words.get("name", place.path.rsplit("/", 1)[-1])
+    name = words.get("name", source.path.rsplit("/", 1)[-1])
     if depth > _DEPTH:
         raise KerasError("it has more layers in layers than a model has")
     if kind in _MODELS:
         try:
-            return read_model(layer, place, found, masks, inside, depth + 1)
+            return read_model(layer, source, found, masks, inside, depth + 1)
         except KerasError as error:
             found.unread[name] = str(error)
             return masks
     if kind in _RECURRENT:
         told = tuple(sorted(masks, key=str))
         merge = words.get("merge_mode", "concat") if kind == BIDIRECTIONAL else "concat"
-        found.add(name, place, lambda: _ways(kind, words, place), merge=merge, masks=told, inside=inside)
+        found.add(name, source, lambda: _ways(kind, words, source), merge=merge, masks=told, inside=inside)
         return masks if _keeps_steps(words) else frozenset()
     if str(kind).startswith("ConvLSTM"):
-        found.claimed.add(place.path)
+        found.claimed.add(source.path)
         found.unread[name] = f"{kind} computes its gates by convolution, which a Recurrent does not"
     for attribute, inner in words.items():
         if isinstance(inner, dict) and isinstance(inner.get("config"), dict) and "name" in inner["config"]:
             around = (*inside, f"{kind} {name!r}")
-            _layer(inner, place.inside(attribute, inner["config"]["name"]), found, masks, around, depth + 1)
+            _layer(inner, source.inside(attribute, inner["config"]["name"]), found, masks, around, depth + 1)
     if kind == "Embedding":
         return frozenset({KerasMask(name, 0, True)} if words.get("mask_zero") else ())
     if kind == "Masking":
@@ -206,22 +206,22 @@ def _keeps_steps(words: Mapping[str, Any]) -> bool:
     return bool((inner["config"] if isinstance(inner, dict) else words).get("return_sequences"))
 
 
-def _ways(kind: str, words: Mapping[str, Any], place: Place) -> list[list[Direction]]:
+def _ways(kind: str, words: Mapping[str, Any], source: WeightSource) -> list[list[Direction]]:
     if kind != BIDIRECTIONAL:
-        return [_cells(kind, words, place)]
+        return [_cells(kind, words, source)]
     both = [words["layer"], words["backward_layer"]]
-    places = [place.inside(way, layer["config"]["name"]) for way, layer in zip(WAYS, both, strict=True)]
-    return [_cells(layer["class_name"], layer["config"], p) for layer, p in zip(both, places, strict=True)]
+    sources = [source.inside(way, layer["config"]["name"]) for way, layer in zip(WAYS, both, strict=True)]
+    return [_cells(layer["class_name"], layer["config"], p) for layer, p in zip(both, sources, strict=True)]
 
 
-def _cells(kind: str, words: Mapping[str, Any], place: Place) -> list[Direction]:
+def _cells(kind: str, words: Mapping[str, Any], source: WeightSource) -> list[Direction]:
     described = cells_of(kind, words)
     names = [inner for _, _, inner in described]
     if names[0] is None or len(names[0]) < 2:
-        return [Direction(place.cell(names[0] or ()), w, kind) for kind, w, _ in described]
+        return [Direction(source.cell(names[0] or ()), w, kind) for kind, w, _ in described]
     stacked = groups([{"class_name": f"{kind}Cell"} for kind, _, _ in described])
     return [
-        Direction(place.stacked_cell(inner or (), group), w, kind)
+        Direction(source.stacked_cell(inner or (), group), w, kind)
         for (kind, w, inner), group in zip(described, stacked, strict=True)
     ]
 

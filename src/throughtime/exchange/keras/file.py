@@ -15,7 +15,7 @@ from throughtime.errors import nearest
 from throughtime.exchange.keras.config import Found, read_model
 from throughtime.exchange.keras.hdf5 import Hdf5, Hdf5Error
 from throughtime.exchange.keras.layers import Direction, KerasError
-from throughtime.exchange.keras.weights import Named, Place, Structured
+from throughtime.exchange.keras.weights import Named, Structured, WeightSource
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _WORTH_A_LOOK = 1 << 24  # bytes
@@ -42,20 +42,20 @@ def read_keras(path: Path) -> Found:
         if content[:2] == b"PK":
             config, content = _unzipped(content)
         root = Hdf5(content).root
-        place: Place = Structured(root)
+        source: WeightSource = Structured(root)
         weights = root.at("model_weights")
         if weights is not None and config is None:
             if not (root.attributes.get("keras_version") or "").startswith("3."):
                 raise KerasError("it is of an older Keras: load it there, and save it as .keras or .weights.h5")
-            config, place = json.loads(root.attributes["model_config"] or ""), Named(weights)
+            config, source = json.loads(root.attributes["model_config"] or ""), Named(weights)
         elif "layer_names" in root.attributes:
             raise KerasError("it is of an older Keras: load it there, and save it as .keras or .weights.h5")
         if config is None:
             _unconfigured(Structured(root), found)
             return found
-        read_model(config, place, found)
-        for cell in place.cells():
-            if not any(place.is_part(cell, claimed) for claimed in found.claimed):
+        read_model(config, source, found)
+        for cell in source.cells():
+            if not any(source.is_part(cell, claimed) for claimed in found.claimed):
                 found.unread[cell] = "the configuration doesn't say what computes with these weights"
     return found
 
@@ -63,12 +63,12 @@ def read_keras(path: Path) -> Found:
 def _unconfigured(root: Structured, found: Found) -> None:
     """Find all that look like recurrent layers in a file of weights alone."""
     backwards: list[dict[str, Any]] = [{}, {"go_backwards": True}]
-    for path, name, places in root.layers():
+    for path, name, sources in root.layers():
 
-        def ways(places: list[Structured] = places) -> list[list[Direction]]:
+        def ways(sources: list[Structured] = sources) -> list[list[Direction]]:
             return [
-                [Direction(cell.arrays, words) for cell in place.directions()]
-                for place, words in zip(places, backwards, strict=False)
+                [Direction(cell.arrays, words) for cell in source.directions()]
+                for source, words in zip(sources, backwards, strict=False)
             ]
 
         found.add(name, Structured(root.root, path), ways)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from throughtime import cells, language
-from throughtime.engines.layouts import Layout, Stored
+from throughtime.engines.weight_layouts import Stored, WeightLayout
 from throughtime.errors import UserError, nearest
 from throughtime.exchange.building import recurrent_of, with_functions
 from throughtime.nn.recurrent import Recurrent
@@ -41,22 +41,22 @@ class KerasLayer:
 
     kind: str
     cell: Cell
-    layout: Layout
+    layout: WeightLayout
     functions: Mapping[str, tuple[str, ...]]
     reset_after: bool | None = None
 
 
 def _gru(cell: Cell, *, after: bool) -> KerasLayer:
     functions = {"recurrent_activation": ("update.pre", "reset.pre"), "activation": ("candidate.pre",)}
-    return KerasLayer("GRU", cell, Layout(("update", "reset", "candidate")), functions, after)
+    return KerasLayer("GRU", cell, WeightLayout(("update", "reset", "candidate")), functions, after)
 
 
 KERAS_LAYERS = (
-    KerasLayer("SimpleRNN", cells.rnn, Layout(("hidden",)), {"activation": ("hidden.pre",)}),
+    KerasLayer("SimpleRNN", cells.rnn, WeightLayout(("hidden",)), {"activation": ("hidden.pre",)}),
     KerasLayer(
         "LSTM",
         cells.lstm,
-        Layout(("input", "forget", "candidate", "output")),
+        WeightLayout(("input", "forget", "candidate", "output")),
         {"recurrent_activation": ("input.pre", "forget.pre", "output.pre"), "activation": ("candidate.pre", "cell")},
     ),
     _gru(cells.gru, after=True),
@@ -238,7 +238,7 @@ def _read(what: str, way: Direction) -> _Read:
         first = biases[0] if biases[0].dim() == 1 else biases[0][:, 0]
         second = torch.zeros_like(first) if biases[0].dim() == 1 else biases[0][:, 1]
     program = program_of(layer, inputs, hidden, bool(biases), words)
-    parameters = layer.layout.to_program(layer.layout.places(program), Stored(kernel, recurrent, first, second))
+    parameters = layer.layout.to_program(layer.layout.mapping(program), Stored(kernel, recurrent, first, second))
     return _Read(program, parameters, hidden, words)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.engines.capture import needs_traceable
-from throughtime.engines.layouts import Stored
+from throughtime.engines.weight_layouts import Stored
 from throughtime.errors import UserError
 from throughtime.exchange.keras.layers import FUNCTIONS, KERAS_LAYERS, KerasLayer, program_of
 from throughtime.nn.forms import states_of
@@ -173,7 +173,7 @@ class Loop:
         if size not in of.programs:
             of.programs[size] = program_of(of.layer, *size, of.functions)
         program = of.programs[size]
-        parameters = of.layer.layout.to_program(of.layer.layout.places(program), stored)
+        parameters = of.layer.layout.to_program(of.layer.layout.mapping(program), stored)
         outputs, final = Stack([[(program, parameters)]]).run(x, states, batch_first=True, lengths=lengths)
         assert isinstance(outputs, Tensor)  # of one direction
         return outputs, states_of(final)

@@ -16,17 +16,17 @@ _KERNELS = ("kernel", "recurrent_kernel", "bias")
 WAYS = ("forward_layer", "backward_layer")  # of a Bidirectional
 
 
-class Place(Protocol):
-    """A layer's place in a file of weights."""
+class WeightSource(Protocol):
+    """Where a file of weights holds a layer's."""
 
     @property
     def path(self) -> str:
         """The path in the file, without a slash at its start."""
 
-    def of_layer(self, name: str, group: str) -> Place:
+    def of_layer(self, name: str, group: str) -> WeightSource:
         """Locate a layer of this model, from its name and the group that Keras usually stores it in."""
 
-    def inside(self, attribute: str, name: str) -> Place:
+    def inside(self, attribute: str, name: str) -> WeightSource:
         """Locate the layer that this wrapper holds, from its attribute and the layer's name."""
 
     def cell(self, names: Sequence[str]) -> list[Array]:
@@ -48,11 +48,11 @@ class Place(Protocol):
 
 @dataclass(frozen=True)
 class Structured:
-    """A place in a `.weights.h5`, the form that a `.keras` file holds: groups are named by attributes and classes.
+    """A layer in a `.weights.h5`, the form that a `.keras` file holds: groups are named by attributes and classes.
 
     Attributes:
         root: the file's root.
-        path: see `Place`.
+        path: see `WeightSource`.
     """
 
     root: Node
@@ -73,21 +73,21 @@ class Structured:
         return Structured(self.root, f"{self.path}/{name}".lstrip("/"))
 
     def of_layer(self, name: str, group: str) -> Structured:
-        """See `Place`."""
+        """See `WeightSource`."""
         layers = self._below("layers")
         own = {self._name(f"{layers.path}/{child}"): child for child in self._children(layers.path)}
         return layers._below(own.get(name, group))
 
     def inside(self, attribute: str, name: str) -> Structured:
-        """See `Place`."""
+        """See `WeightSource`."""
         return self._below(attribute)
 
     def cell(self, names: Sequence[str]) -> list[Array]:
-        """See `Place`."""
+        """See `WeightSource`."""
         return self._arrays(f"{self.path}/cell/vars")
 
     def stacked_cell(self, names: Sequence[str], group: str) -> list[Array]:
-        """See `Place`."""
+        """See `WeightSource`."""
         stack = f"{self.path}/cell/cells"
         own = {self._name(f"{stack}/{child}"): child for child in self._children(stack)}
         return self._arrays(f"{stack}/{own.get(names[-1], group)}/vars")
@@ -100,17 +100,17 @@ class Structured:
         return arrays
 
     def cells(self) -> Iterator[str]:
-        """See `Place`."""
+        """See `WeightSource`."""
         for path, names in _groups(self.root):
             if names and re.search(r"(^|/)(cell|cells/[^/]+)/vars$", path):
                 yield path.removesuffix("/vars")
 
     def is_part(self, cell: str, layer: str) -> bool:
-        """See `Place`."""
+        """See `WeightSource`."""
         return cell.startswith(f"{layer}/")
 
     def layers(self) -> Iterator[tuple[str, str, list[Structured]]]:
-        """List all that look like recurrent layers: path, name, and the place of each direction."""
+        """List all that look like recurrent layers: path, name, and where each direction is."""
         seen = set()
         for cell in self.cells():
             layer = re.sub("/cell(/cells/[^/]+)?$", "", f"/{cell}").lstrip("/")
@@ -140,7 +140,7 @@ class Structured:
 
 @dataclass(frozen=True)
 class Named:
-    """A place in a whole model's `.h5`: arrays are named by the layers that they are in.
+    """A layer in a whole model's `.h5`: arrays are named by the layers that they are in.
 
     Attributes:
         root: the file's group `model_weights`.
@@ -154,24 +154,24 @@ class Named:
 
     @property
     def path(self) -> str:
-        """See `Place`."""
+        """See `WeightSource`."""
         return "/".join(self.names)
 
     def of_layer(self, name: str, group: str) -> Named:
-        """See `Place`."""
+        """See `WeightSource`."""
         return Named(self.root, self.group or name, (*self.names, name))
 
     def inside(self, attribute: str, name: str) -> Named:
-        """See `Place`."""
+        """See `WeightSource`."""
         return self.of_layer(name, "")
 
     def cell(self, names: Sequence[str]) -> list[Array]:
-        """See `Place`."""
+        """See `WeightSource`."""
         own = "/".join(re.escape(name) for name in (self.names[-1], *names))
         return self._arrays(own if names else f"{own}/[^/]+")
 
     def stacked_cell(self, names: Sequence[str], group: str) -> list[Array]:
-        """See `Place`."""
+        """See `WeightSource`."""
         return self.cell(names)
 
     def _arrays(self, pattern: str) -> list[Array]:
@@ -188,13 +188,13 @@ class Named:
         return [node.array() for name in _KERNELS if (node := group.at(name)) is not None]
 
     def cells(self) -> Iterator[str]:
-        """See `Place`."""
+        """See `WeightSource`."""
         for path, names in _groups(self.root):
             if "recurrent_kernel" in names:
                 yield path
 
     def is_part(self, cell: str, layer: str) -> bool:
-        """See `Place`."""
+        """See `WeightSource`."""
         names, own = cell.split("/"), layer.split("/")
         return names[0] == own[0] and own[-1] in names
 

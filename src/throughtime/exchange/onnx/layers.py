@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from throughtime import cells
-from throughtime.engines.layouts import Layout
+from throughtime.engines.weight_layouts import WeightLayout
 from throughtime.exchange.building import with_functions
 from throughtime.exchange.onnx.activations import Activation
 from throughtime.program.cell import Cell
@@ -33,7 +33,7 @@ class OnnxLayer:
 
     operator: str
     cell: Cell
-    layout: Layout
+    layout: WeightLayout
     functions: tuple[tuple[str, ...], ...]
     usual: tuple[str, ...]
     attributes: Mapping[str, int] = field(default_factory=dict, hash=False)
@@ -85,7 +85,7 @@ class OnnxLayer:
 
 def _lstm(cell: Cell, *peepholes: str, coupled: bool) -> OnnxLayer:
     gates = ("input.pre", "output.pre") if coupled else ("input.pre", "output.pre", "forget.pre")
-    layout = Layout(("input", "output", "forget", "candidate"), peepholes)
+    layout = WeightLayout(("input", "output", "forget", "candidate"), peepholes)
     usual = ("Sigmoid", "Tanh", "Tanh")
     return OnnxLayer(
         "LSTM", cell, layout, (gates, ("candidate.pre",), ("cell",)), usual, {"input_forget": int(coupled)}
@@ -93,7 +93,10 @@ def _lstm(cell: Cell, *peepholes: str, coupled: bool) -> OnnxLayer:
 
 
 def _gru(cell: Cell, *, after: bool) -> OnnxLayer:
-    layout, functions = Layout(("update", "reset", "candidate")), (("update.pre", "reset.pre"), ("candidate.pre",))
+    layout, functions = (
+        WeightLayout(("update", "reset", "candidate")),
+        (("update.pre", "reset.pre"), ("candidate.pre",)),
+    )
     return OnnxLayer("GRU", cell, layout, functions, ("Sigmoid", "Tanh"), {"linear_before_reset": int(after)})
 
 
@@ -101,7 +104,7 @@ _PEEPHOLES = ("peephole.input", "peephole.output", "peephole.forget")
 _COUPLED = cells.lstm_coupled.variant("lstm_coupled", "CIFG without peepholes.", peephole=False)
 
 ONNX_LAYERS = (
-    OnnxLayer("RNN", cells.rnn, Layout(("hidden",)), (("hidden.pre",),), ("Tanh",)),
+    OnnxLayer("RNN", cells.rnn, WeightLayout(("hidden",)), (("hidden.pre",),), ("Tanh",)),
     _gru(cells.gru, after=True),
     _gru(cells.gru_reset_before, after=False),
     _lstm(cells.lstm, coupled=False),

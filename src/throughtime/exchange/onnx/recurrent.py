@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from throughtime.engines.layouts import INPUT, INPUT_BIAS, PEEPHOLE, RECURRENT, RECURRENT_BIAS, Stored
+from throughtime.engines.weight_layouts import INPUT, INPUT_BIAS, PEEPHOLE, RECURRENT, RECURRENT_BIAS, Stored
 from throughtime.errors import nearest
 from throughtime.exchange.building import recurrent_of
 from throughtime.exchange.onnx.activations import KINDS, Activation
@@ -128,8 +128,8 @@ class OnnxRecurrent(nn.Module):
         programs, parameters = [], []
         for way, activations in enumerate(self._activations):
             program = self._form.program(inputs, hidden, activations, self._clip, bias="B" in stored)
-            places = self._form.layout.places(program)
-            parameters.append(self._form.layout.to_program(places, _of_way(stored, way)))
+            mapping = self._form.layout.mapping(program)
+            parameters.append(self._form.layout.to_program(mapping, _of_way(stored, way)))
             programs.append(program)
         return _Weights(programs, parameters, self._ways, hidden)
 
@@ -143,13 +143,13 @@ class OnnxRecurrent(nn.Module):
         for layer in self.layers:
             assert isinstance(layer, Recurrent)
             parameters = [name for name, _ in layer.named_parameters()]
-            places = self._form.layout.places(layer.programs[0])
+            mapping = self._form.layout.mapping(layer.programs[0])
             for k, name in enumerate(parameters):
-                number, place = divmod(k, len(places))
-                pieces = places[place]
+                number, parameter = divmod(k, len(mapping))
+                pieces = mapping[parameter]
                 fields = sorted({field for piece in pieces for field, _ in piece.terms})
                 yield layer, name, (pieces, way + number, tuple(names.get(_LETTERS[field], "") for field in fields))
-            way += len(parameters) // len(places)
+            way += len(parameters) // len(mapping)
 
 
 class _Weights(NamedTuple):

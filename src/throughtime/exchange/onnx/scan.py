@@ -72,22 +72,11 @@ def _slice(at: At) -> str:
     return at.add("Slice", at.values[0], whole(start), whole(start + at.instruction.width), whole(-1))
 
 
-# What each operation of a program is in ONNX.
+# What each operation of a program is in ONNX: the operator that the table of operations names, or some composed here.
 EMIT: dict[str, Callable[[At], str]] = {
-    "add": _same("Add"),
-    "sub": _same("Sub"),
-    "mul": _same("Mul"),
-    "div": _same("Div"),
-    "neg": _same("Neg"),
+    **{name: _same(row.onnx) for name, row in OPERATIONS.items() if row.onnx},
     "greater": _greater,
     "select": _select,
-    "max": _same("Max"),
-    "relu": _same("Relu"),
-    "tanh": _same("Tanh"),
-    "sigmoid": _same("Sigmoid"),
-    "exp": _same("Exp"),
-    "log": _same("Log"),
-    "sqrt": _same("Sqrt"),
     "softplus": _softplus,
     "linear": partial(_product, transposed=False),
     "linear_transposed": partial(_product, transposed=True),
@@ -95,6 +84,7 @@ EMIT: dict[str, Callable[[At], str]] = {
     "concat": lambda at: at.add("Concat", *at.values, axis=-1),
     "expand": lambda at: at.add("Expand", at.values[0], at.graph.whole(at.instruction.width)),
     "row_sum": lambda at: at.add("ReduceSum", at.values[0], at.graph.whole(-1), keepdims=1),
+    "row_max": lambda at: at.add("ReduceMax", at.values[0], axes=[-1], keepdims=1),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from throughtime.engines.layouts import Stored
+from throughtime.engines.weight_layouts import Stored
 from throughtime.errors import UserError
 from throughtime.exchange.onnx.graph import Array, Graph
 from throughtime.exchange.onnx.matching import Found, onnx_layer_of
@@ -53,13 +53,14 @@ class Stack(NamedTuple):
         return width
 
 
-def add_stack(graph: Graph, stack: Stack, x: str) -> tuple[list[str], list[str]]:
+def add_stack(graph: Graph, stack: Stack, x: str, further: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Adds layer upon layer to a graph, and the initial states to what it takes.
 
     Args:
         graph: the graph.
         stack: the layers.
         x: the value `[T, B, input]`.
+        further: the inputs beside x of every layer, each `[T, B, width]`.
 
     Returns:
         What the last layer gives, `[T, B, features]`, of each direction where they stay apart; `[B, features]` of the
@@ -74,7 +75,7 @@ def add_stack(graph: Graph, stack: Stack, x: str) -> tuple[list[str], list[str]]
     for depth, layer in enumerate(layers):
         first = depth * len(layer)
         own = [_rows_of(graph, s, first, len(layer), count) for s in initial]
-        outputs, final = _layer(graph, layer, below, own, stack.dtype)
+        outputs, final = _layer(graph, layer, below, own, stack.dtype, further)
         for of_state, last in zip(ended, final, strict=True):
             of_state.append(last)
         if depth == len(layers) - 1 and options.returns == "last":
@@ -125,7 +126,9 @@ def _last_step(graph: Graph, y: str, reverse: bool) -> str:
     return graph.add("Gather", y, graph.constant(np.array(0 if reverse else -1, np.int64)), axis=0)
 
 
-def _layer(graph: Graph, layer: Layer, below: list[str], initial: list[str], dtype: Any) -> tuple[list[str], list[str]]:
+def _layer(
+    graph: Graph, layer: Layer, below: list[str], initial: list[str], dtype: Any, further: Sequence[str]
+) -> tuple[list[str], list[str]]:
     """A layer's outputs of each direction and final states `[directions, B, width]`."""
     found = [_operator_of(program, dtype) for program, _ in layer]
     both = len(layer) == 2 and len(below) == 1 and _can_be_one(found)
@@ -135,7 +138,10 @@ def _layer(graph: Graph, layer: Layer, below: list[str], initial: list[str], dty
         part, x = layer[first : first + number], below[first % len(below)]
         own = [_rows_of(graph, s, first, number, len(layer)) for s in initial]
         operators = [f for f in found[first : first + number] if f is not None]
-        given, final = _operator(graph, part, operators, x, own) if operators else _scan(graph, *part[0], x, own, dtype)
+        if operators:
+            given, final = _operator(graph, part, operators, x, own)
+        else:
+            given, final = _scan(graph, *part[0], [x, *further], own, dtype)
         outputs += given
         for of_state, last in zip(ended, final, strict=True):
             of_state.append(last)
@@ -155,11 +161,11 @@ def _can_be_one(found: Sequence[Found | None]) -> bool:
 
 
 def _scan(
-    graph: Graph, program: Program, parameters: Sequence[Tensor], x: str, initial: list[str], dtype: Any
+    graph: Graph, program: Program, parameters: Sequence[Tensor], inputs: list[str], initial: list[str], dtype: Any
 ) -> tuple[list[str], list[str]]:
     first = graph.whole(0)
     own = [graph.add("Squeeze", s, first) for s in initial]
-    outputs, final = add_program(graph, program, [x], own, list(map(array, parameters)), dtype)
+    outputs, final = add_program(graph, program, inputs, own, list(map(array, parameters)), dtype)
     return outputs[:1], [graph.add("Unsqueeze", last, first) for last in final]
 
 
@@ -170,7 +176,7 @@ def _operator(
     form, clip = found[0].layer, found[0].clip
     hidden = found[0].program.states[-1].width
     stored = [
-        form.layout.to_stored(form.layout.places(f.program), parameters, hidden)
+        form.layout.to_stored(form.layout.mapping(f.program), parameters, hidden)
         for f, (_, parameters) in zip(found, layer, strict=True)
     ]
     inputs = [x, *_tensors(graph, form.operator, stored), "", *initial]

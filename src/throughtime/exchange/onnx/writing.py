@@ -43,9 +43,10 @@ def to_onnx(
     A layer whose program equals an operator of ONNX becomes that operator (RNN, GRU or LSTM), any other a Scan; ONNX
     Runtime has the operators in float32 alone, so float64 is always a Scan. The numbers of steps T and of rows B are
     open. It takes `input` `[T, B, input_size]` (`[B, T, input_size]` if the module is `batch_first`; for a language
-    model `symbols` `[T, B]`) and for each state of the cell `initial_STATE` `[layers * directions, B, width]`; it gives
-    `output` (and `output_reverse` where the directions stay apart; for a language model `logits`) and `final_STATE`,
-    which goes in again as `initial_STATE` with the next steps. Its metadata say what the states start with.
+    model `symbols` `[T, B]`), the cell's inputs beside x by their names, and for each state of the cell `initial_STATE`
+    `[layers * directions, B, width]`; it gives `output` (and `output_reverse` where the directions stay apart; for a
+    language model `logits`) and `final_STATE`, which goes in again as `initial_STATE` with the next steps. Its metadata
+    say what the states start with.
 
     Args:
         module: a `Recurrent`, an `RNN`, `LSTM` or `GRU` of this package, a `SequenceModel`, or a module that holds
@@ -118,7 +119,9 @@ def _recurrent(graph: Graph, module: _Layers) -> Stack:
     rows_first = stack.options.batch_first
     axes = ("B", "T") if rows_first else ("T", "B")
     x = graph.input("input", stack.dtype, (*axes, stack.program.inputs[0].width))
-    outputs, final = add_stack(graph, stack, graph.add("Transpose", x, perm=[1, 0, 2]) if rows_first else x)
+    given = [x, *(graph.input(i.name, stack.dtype, (*axes, i.width)) for i in stack.program.inputs[1:])]
+    x, *further = [graph.add("Transpose", value, perm=[1, 0, 2]) for value in given] if rows_first else given
+    outputs, final = add_stack(graph, stack, x, further)
     for name, y in zip(("output", "output_reverse"), outputs, strict=False):
         if stack.options.returns == "last":
             graph.output(name, y, stack.dtype, ("B", stack.output_width))

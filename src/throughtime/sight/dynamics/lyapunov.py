@@ -14,8 +14,8 @@ from torch import Tensor
 from throughtime.engines.base import Layout, Operands
 from throughtime.errors import UserError
 from throughtime.sight.arrays import Array
-from throughtime.sight.dynamics.running import one_way_tape
-from throughtime.sight.hooks.residuals import LayerTape, step_jacobian
+from throughtime.sight.dynamics.running import one_way_residuals
+from throughtime.sight.hooks.residuals import LayerResiduals, step_jacobian
 
 _SMALLEST = 1e-300  # a direction that a step wipes out altogether has the exponent of this, not minus infinity
 
@@ -102,34 +102,36 @@ def lyapunov(
     Raises:
         UserError: if an argument does not fit, or the layers run in both directions of time.
     """
-    tape = one_way_tape(model, x, state, step_jacobian, "Lyapunov exponents are of")
+    residuals = one_way_residuals(model, x, state, step_jacobian, "Lyapunov exponents are of")
     for name, value, least in (("interval", interval, 1), ("skip", skip, 0)):
         if not isinstance(value, int) or value < least:
             raise UserError(f"{name} is a whole number of {least} or more; given {value!r}.")
-    counted = tape.steps - 2 * skip
+    counted = residuals.steps - 2 * skip
     if counted < 1:
         raise UserError(
-            f"{tape.steps} steps, less {skip} at the beginning and at the end, leave none to measure: give more steps, "
-            "or a smaller skip."
+            f"{residuals.steps} steps, less {skip} at the beginning and at the end, leave none to measure: give more "
+            "steps, or a smaller skip."
         )
-    if bool((tape.lengths < tape.steps).any()):
-        raise UserError(f"rows of one length are wanted; given lengths {tape.lengths.tolist()}.")
+    if bool((residuals.lengths < residuals.steps).any()):
+        raise UserError(f"rows of one length are wanted; given lengths {residuals.lengths.tolist()}.")
     found, spread = {}, {}
-    for (layer,) in tape.layers:
+    for (layer,) in residuals.layers:
         width = sum(s.width for s in layer.forward.states)
         if count is not None and (not isinstance(count, int) or count < 1):
             raise UserError(f"count is a whole number of 1 or more; given {count!r}.")
-        per_row = _of_layer(layer.double(), len(tape.lengths), tape.steps, min(count or width, width), interval, skip)
+        per_row = _of_layer(
+            layer.double(), len(residuals.lengths), residuals.steps, min(count or width, width), interval, skip
+        )
         mean = per_row.mean(0)
         order = torch.argsort(mean, descending=True)
-        found[str(layer.place)] = mean[order].numpy()
+        found[str(layer.direction)] = mean[order].numpy()
         rows = len(per_row)
         deviation = per_row.std(0) if rows > 1 else torch.full_like(mean, float("nan"))
-        spread[str(layer.place)] = deviation[order].numpy()
+        spread[str(layer.direction)] = deviation[order].numpy()
     return Exponents(found, spread, counted)
 
 
-def _of_layer(layer: LayerTape, rows: int, steps: int, count: int, interval: int, skip: int) -> Tensor:
+def _of_layer(layer: LayerResiduals, rows: int, steps: int, count: int, interval: int, skip: int) -> Tensor:
     """The exponents of each row, `[B, count]`."""
     program = layer.plan.program
     widths = [state.width for state in program.states]

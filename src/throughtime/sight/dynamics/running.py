@@ -8,18 +8,18 @@ import torch
 
 from throughtime.errors import UserError
 from throughtime.sight.arrays import symbols_of
-from throughtime.sight.hooks.residuals import Asked, Tape
-from throughtime.sight.models import RecurrentLayers, evaluating, language_model, only_recurrent, opened, watched
+from throughtime.sight.hooks.residuals import Asked, Residuals
+from throughtime.sight.models import RecurrentLayers, evaluating, hooked, language_model, only_recurrent, opened
 
 
-def one_way_tape(model: Any, x: Any, state: Any, asked: Asked, what: str) -> Tape:
-    """The tape of a run without dropout.
+def one_way_residuals(model: Any, x: Any, state: Any, asked: Asked, what: str) -> Residuals:
+    """The residuals of a run without dropout.
 
     Args:
         model: a model with one recurrent module in it, a run or a run's directory.
         x: what the model takes; for a language model ids `[T, B]` or `[T]`.
         state: the initial state; the cell's own if not given.
-        asked: see `Tape`.
+        asked: see `Residuals`.
         what: what is wanted of it, for the message.
 
     Raises:
@@ -29,10 +29,10 @@ def one_way_tape(model: Any, x: Any, state: Any, asked: Asked, what: str) -> Tap
     recurrent = require_one_way(only_recurrent(module), what)
     language = language_model(module)
     given = x if language is None else symbols_of(x, language.vocabulary_size)
-    tape = Tape(recurrent, asked)
-    with evaluating(module), watched(recurrent, tape), torch.no_grad():
+    residuals = Residuals(recurrent, asked)
+    with evaluating(module), hooked(recurrent, residuals), torch.no_grad():
         module(given) if state is None else module(given, state)
-    return tape
+    return residuals
 
 
 def require_one_way(recurrent: RecurrentLayers, what: str) -> RecurrentLayers:

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from functools import lru_cache
 from typing import NamedTuple
 
-from throughtime.program.core import CONSTANT, PREVIOUS, Instruction, Program
-
-_Range = tuple[float, float]
-_ANY: _Range = (-math.inf, math.inf)
+from throughtime.program.core import CONSTANT, LEAVES, PREVIOUS, Instruction, Program
+from throughtime.program.operations import ANY, OPERATIONS, Range
 
 
 def gates(program: Program) -> list[str]:
@@ -27,7 +24,7 @@ def gates(program: Program) -> list[str]:
     ]
 
 
-class Keeper(NamedTuple):
+class RetentionGate(NamedTuple):
     """A gate that says how much of a state is kept.
 
     Attributes:
@@ -42,7 +39,7 @@ class Keeper(NamedTuple):
 
 
 @lru_cache(maxsize=512)
-def keepers(program: Program) -> tuple[Keeper, ...]:
+def retention_gates(program: Program) -> tuple[RetentionGate, ...]:
     """The gates that keep states, read off the equations: of c' = f c + i g it is f, of h' = h + z (n - h) it is 1 - z.
 
     A state that is not a sum of products with its own old value, one of them a named gate, has none.
@@ -59,7 +56,7 @@ def keepers(program: Program) -> tuple[Keeper, ...]:
         if len(named) == 1:
             ((name, factor),) = named.items()
             if name in known and (constant, factor) in _KEEPS:
-                found.append(Keeper(declared.name, name, _KEEPS[constant, factor]))
+                found.append(RetentionGate(declared.name, name, _KEEPS[constant, factor]))
     return tuple(found)
 
 
@@ -133,45 +130,23 @@ def _sum(a: _Linear, b: _Linear, factor: float) -> _Linear:
 
 
 @lru_cache(maxsize=512)
-def _ranges(program: Program) -> tuple[_Range, ...]:
+def _ranges(program: Program) -> tuple[Range, ...]:
     """Between which bounds each value lies whatever is given."""
-    ranges: list[_Range] = []
+    ranges: list[Range] = []
     for instruction in program.body:
         ranges.append(_range(instruction, ranges, program))
     return tuple(ranges)
 
 
-def _range(i: Instruction, ranges: list[_Range], program: Program) -> _Range:
+def _range(i: Instruction, ranges: list[Range], program: Program) -> Range:
+    if i.op == CONSTANT:
+        return i["value"], i["value"]
+    if i.op in LEAVES:
+        return ANY
     of = [ranges[arg] for arg in i.args]
-    match i.op:
-        case "constant":
-            return i["value"], i["value"]
-        case "sigmoid" | "greater":
-            return 0.0, 1.0
-        case "tanh":
-            return -1.0, 1.0
-        case "softplus" | "exp" | "sqrt":
-            return 0.0, math.inf
-        case "relu":
-            return max(of[0][0], 0.0), max(of[0][1], 0.0)
-        case "neg":
-            return -of[0][1], -of[0][0]
-        case "add":
-            return of[0][0] + of[1][0], of[0][1] + of[1][1]
-        case "sub":
-            return of[0][0] - of[1][1], of[0][1] - of[1][0]
-        case "mul":
-            ends = [0.0 if 0.0 in (a, b) else a * b for a in of[0] for b in of[1]]
-            return min(ends), max(ends)
-        case "div" if _is_share(i, program) and min(of[0][0], of[1][0]) >= 0:
-            return 0.0, 1.0
-        case "max":
-            return max(of[0][0], of[1][0]), max(of[0][1], of[1][1])
-        case "select":
-            return min(of[1][0], of[2][0]), max(of[1][1], of[2][1])
-        case "slice" | "concat" | "expand":
-            return min(lo for lo, _ in of), max(hi for _, hi in of)
-    return _ANY
+    if i.op == "div" and _is_share(i, program) and min(of[0][0], of[1][0]) >= 0:
+        return 0.0, 1.0
+    return OPERATIONS[i.op].bounds(*of)
 
 
 def _is_share(i: Instruction, program: Program) -> bool:

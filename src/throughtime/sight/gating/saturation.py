@@ -88,7 +88,7 @@ def timescale(values: Any, keeps: str = "gate") -> Timescale:
         values: a gate's values, from 0 to 1, `[T, B, H]` or `[T, H]`.
         keeps: `"gate"` if the gate is the share of the old state that is kept, as a forget gate is, and as the update
             gate of our GRU is, h' = (1 - z) n + z h; `"complement"` if one less the gate is, as in
-            h' = (1 - z) h + z n. `throughtime.sight.keepers` reads it off a cell.
+            h' = (1 - z) h + z n. `throughtime.sight.retention_gates` reads it off a cell.
 
     Raises:
         UserError: if the values are none of a gate.

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from throughtime.program.core import Program
-from throughtime.sight.gating.analysis import keepers
+from throughtime.sight.gating.analysis import retention_gates
 from throughtime.sight.gradients.horizon import Horizon
 
 VANISHES, EXPLODES = "vanishes", "explodes"
@@ -60,7 +60,7 @@ def advice(layer: str, found: Horizon, program: Program, *, short: int = SHORT, 
 
 
 def _against_vanishing(program: Program) -> Iterable[str]:
-    kept = keepers(program)
+    kept = retention_gates(program)
     if any(k.gate == "forget" and k.keeps == "gate" for k in kept):
         yield "a larger bias of the forget gate (forget_bias=1 or more)"
     elif kept:

@@ -1,4 +1,4 @@
-"""Many backward runs as one: each row of the batch is the loss of another step, over a window of one tape."""
+"""Many backward runs as one: each row of the batch is another step's loss, over a window of one run's residuals."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from throughtime.engines.base import Layout, Operands, Result
 from throughtime.nn.stack import joined
 from throughtime.sight.arrays import Array
 from throughtime.sight.gradients.capture import Seen
-from throughtime.sight.hooks.residuals import LayerTape, gradient_outputs
+from throughtime.sight.hooks.residuals import LayerResiduals, gradient_outputs
 
 INPUT = "input"
 _ELEMENTS = 1 << 24  # of a chunk's arrays: some 64 MB in float32
@@ -53,7 +53,7 @@ def backward_to_inputs(seen: Seen, steps: Array | None) -> Array:
     Returns:
         `[S, T, B]`; NaN after a row's end, and where a row has no loss at a step.
     """
-    stack = _Stack(seen, seen.tape.steps - 1)
+    stack = _Stack(seen, seen.residuals.steps - 1)
     stack.whole, stack.together = True, steps is None
     chosen = torch.zeros(1, dtype=torch.int64) if steps is None else torch.as_tensor(steps)
     parts = []
@@ -80,7 +80,7 @@ def _live(seen: Seen) -> Tensor:
 class _Stack:
     def __init__(self, seen: Seen, window: int) -> None:
         self.seen, self.window = seen, window
-        self.layers, self.lengths, self.length = seen.tape.layers, seen.tape.lengths, seen.tape.steps
+        self.layers, self.lengths, self.length = seen.residuals.layers, seen.residuals.lengths, seen.residuals.steps
         self.live = _live(seen)
         # A gradient that runs in one direction of time stays in the window; one that turns round may come back into it.
         self.whole = any(layer.forward.reverse for ways in self.layers for layer in ways)
@@ -120,9 +120,9 @@ class _Stack:
                 below[lane] = below[lane] + result.outputs[0]
                 squares = [g.double().square().sum(-1).view(*at.shape, rows) for g in result.outputs[1:]]
                 of_all = sum(squares, torch.zeros(*at.shape, rows, dtype=torch.float64, device=below[lane].device))
-                yield str(layer.place), layer.forward.reverse, of_all.sqrt()
+                yield str(layer.direction), layer.forward.reverse, of_all.sqrt()
                 for name, square in zip(names, squares, strict=True):
-                    yield f"{layer.place}.{name}", layer.forward.reverse, square.sqrt()
+                    yield f"{layer.direction}.{name}", layer.forward.reverse, square.sqrt()
             if self.whole:  # what is after a row's end has no gradient, and none may come back from there
                 alive = (at.unsqueeze(-1) < self.lengths).flatten(1).unsqueeze(-1)
                 below = [g.where(alive.to(g.device), 0.0) for g in below]
@@ -141,13 +141,13 @@ class _Stack:
 
     def _through_joint(self, depth: int, at: Tensor, gradients: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """From what a layer gives to the next one: to the outputs of its directions, and to what goes past it."""
-        tape, ways = self.seen.tape, self.layers[depth]
-        apart = tape.apart and depth > 0
+        residuals, ways = self.seen.residuals, self.layers[depth]
+        apart = residuals.apart and depth > 0
         with torch.enable_grad():
             below = [self._gathered(layer.x, at).requires_grad_() for layer in ways[: 2 if apart else 1]]
             outputs = [self._gathered(layer.y, at).requires_grad_() for layer in ways]
             reverse = [layer.forward.reverse for layer in ways]
-            results = joined(below, outputs, reverse, tape.options, False)
+            results = joined(below, outputs, reverse, residuals.options, False)
             found = torch.autograd.grad(
                 results, [*outputs, *below], gradients, allow_unused=True, materialize_grads=True
             )
@@ -155,18 +155,18 @@ class _Stack:
 
     def _gathered(self, tensor: Tensor, at: Tensor) -> Tensor:
         """The steps that each row goes through, `[steps, S * B, width]`."""
-        if self.seen.tape.options.merge != "product":  # then all is linear, and only the shape matters
+        if self.seen.residuals.options.merge != "product":  # then all is linear, and only the shape matters
             return tensor.new_zeros(()).expand(len(at), at.shape[1] * tensor.shape[1], tensor.shape[2])
         return tensor[at.to(tensor.device)].flatten(1, 2)
 
     def _positions(self, steps: Tensor) -> Tensor:
-        """The steps of the tape that each row goes through, `[steps, S]`."""
+        """The steps of the forward run that each row goes through, `[steps, S]`."""
         if self.whole:
             return torch.arange(self.length)[:, None].expand(-1, len(steps))
         # Before the first step there is nothing; what stands there is read by no result.
         return (steps - self.window + torch.arange(self.window + 1)[:, None]).clamp(min=0)
 
-    def _run(self, layer: LayerTape, at: Tensor, given: Tensor) -> tuple[Result, list[str]]:
+    def _run(self, layer: LayerResiduals, at: Tensor, given: Tensor) -> tuple[Result, list[str]]:
         program, names = gradient_outputs(layer)
         read = [tensor[at.to(tensor.device)].flatten(1, 2) for tensor in layer.read]
         states = [given.new_zeros(given.shape[1], state.width) for state in program.states]

@@ -21,8 +21,8 @@ from throughtime.sight.gradients.advice import LARGE, SHORT, Advice, advice
 from throughtime.sight.gradients.backward import backward_by_lag, steps_with_a_loss
 from throughtime.sight.gradients.capture import Given, Seen, at_top
 from throughtime.sight.gradients.flow import Flow
-from throughtime.sight.hooks.residuals import Tape, to_states
-from throughtime.sight.models import RecurrentLayers, evaluating, recurrent_modules, watched
+from throughtime.sight.hooks.residuals import Residuals, to_states
+from throughtime.sight.models import RecurrentLayers, evaluating, hooked, recurrent_modules
 
 _log = logging.getLogger("throughtime")
 
@@ -66,7 +66,7 @@ class GradientWatch(Callback):
         self.every, self.window, self.rows, self.short, self.large = every, window, rows, short, large
         self.flow: Flow | None = None
         self.advice: list[Advice] = []
-        self._watching: ExitStack | None = None
+        self._handles: ExitStack | None = None
         self._calls: dict[str, _Call] = {}
         self._told: set[tuple[str, str]] = set()
 
@@ -81,15 +81,15 @@ class GradientWatch(Callback):
         self._leave()
         if trainer.global_step % self.every or not trainer.is_global_zero:
             return
-        self._watching = ExitStack()
+        self._handles = ExitStack()
         self._calls = {prefix: _Call() for prefix in recurrent_modules(pl_module)}
         for prefix, module in recurrent_modules(pl_module).items():
             hook = cast(nn.Module, module).register_forward_hook(self._calls[prefix], with_kwargs=True)
-            self._watching.callback(hook.remove)
+            self._handles.callback(hook.remove)
 
     def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Looks at what backward has left."""
-        if self._watching is None:
+        if self._handles is None:
             return
         self._leave()
         measured: dict[str, float] = {"gradient_norm": _norm(pl_module)}
@@ -104,11 +104,11 @@ class GradientWatch(Callback):
             steps = steps_with_a_loss(seen)
             if not len(steps):
                 continue
-            window = max(1, min(self.window, seen.tape.steps - 1))
+            window = max(1, min(self.window, seen.residuals.steps - 1))
             of_module = {prefix + name: n for name, n in backward_by_lag(seen, steps, window).items()}
             flow = Flow(steps, of_module)
             norms |= of_module
-            programs = {f"{prefix}{layer.place}": layer.forward for ways in seen.tape.layers for layer in ways}
+            programs = {f"{prefix}{layer.direction}": layer.forward for ways in seen.residuals.layers for layer in ways}
             for name in flow.layers:
                 measured |= _measured(name, flow)
                 if flow.by_lag[name].any():
@@ -135,9 +135,9 @@ class GradientWatch(Callback):
         self._leave()
 
     def _leave(self) -> None:
-        if self._watching is not None:
-            self._watching.close()
-            self._watching = None
+        if self._handles is not None:
+            self._handles.close()
+            self._handles = None
 
     def _tell(self, found: list[Advice], step: int) -> None:
         """Warns of what was not so the last time."""
@@ -179,10 +179,10 @@ class _Call(Given):
 
 @torch.no_grad()
 def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) -> tuple[Seen, dict[str, Tensor]]:
-    """The call once more, without dropout and with a tape; and the values of the gates."""
+    """The call once more, without dropout and with its residuals; and the values of the gates."""
     from throughtime.sight.hooks.record import record
 
-    tape = Tape(module, to_states)
+    residuals = Residuals(module, to_states)
     whole = cast(nn.Module, module)
     names = [
         f"layer{depth}{'.reverse' if way else ''}.{gate}"
@@ -192,12 +192,12 @@ def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) ->
     ]
     with evaluating(model), ExitStack() as held:
         recorded = held.enter_context(record(whole, *names)) if names else None
-        held.enter_context(watched(module, tape))
+        held.enter_context(hooked(module, residuals))
         arguments, words = _as(next(whole.parameters()).dtype, (call.arguments, call.words))
         whole(*arguments, **words)
     data = [torch.zeros_like(y) for y in call.data]
     gradients = [z if g is None else g for z, g in zip(data, call.gradients, strict=True)]
-    seen = at_top(tape, call, [g.to(tape.layers[-1][0].x.dtype) for g in gradients])
+    seen = at_top(residuals, call, [g.to(residuals.layers[-1][0].x.dtype) for g in gradients])
     return seen.first_rows(rows), {} if recorded is None else {name: recorded[name] for name in names}
 
 

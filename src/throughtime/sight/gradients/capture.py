@@ -1,4 +1,4 @@
-"""A run of a model, seen: the tape of each of its recurrent modules, and the gradient of the loss at its top layer."""
+"""Run a model and capture its recurrent modules' residuals and the gradient of the loss at its top layer."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from throughtime.nn.forms import form_of
 from throughtime.nn.stack import joined
 from throughtime.outputs import Categorical
 from throughtime.sight.arrays import inputs_of, symbols_of, targets_of
-from throughtime.sight.hooks.residuals import Tape, to_states
-from throughtime.sight.models import evaluating, language_model, recurrent_modules, sequence_model, watched
+from throughtime.sight.hooks.residuals import Residuals, to_states
+from throughtime.sight.models import evaluating, hooked, language_model, recurrent_modules, sequence_model
 
 Loss = Callable[[Any], Tensor]
 
@@ -28,27 +28,27 @@ class Seen:
     """A run of a recurrent module.
 
     Attributes:
-        tape: its tape.
+        residuals: its residuals.
         outputs: the gradient of the loss with respect to what each direction of the top layer gives, `[T, B, width]`.
         passed: that with respect to what the top layer takes, by what goes past the layer.
     """
 
-    tape: Tape
+    residuals: Residuals
     outputs: list[Tensor]
     passed: list[Tensor]
 
     def double(self) -> Seen:
         """The same in float64."""
-        tape = copy.copy(self.tape)
-        tape.layers = [[layer.double() for layer in ways] for ways in self.tape.layers]
-        return Seen(tape, [g.double() for g in self.outputs], [g.double() for g in self.passed])
+        residuals = copy.copy(self.residuals)
+        residuals.layers = [[layer.double() for layer in ways] for ways in self.residuals.layers]
+        return Seen(residuals, [g.double() for g in self.outputs], [g.double() for g in self.passed])
 
     def first_rows(self, rows: int) -> Seen:
         """The first rows alone; where rows differ in length these are the longest."""
-        tape = copy.copy(self.tape)
-        tape.layers = [[layer.first_rows(rows) for layer in ways] for ways in self.tape.layers]
-        tape.lengths = self.tape.lengths[:rows]
-        return Seen(tape, [g[:, :rows] for g in self.outputs], [g[:, :rows] for g in self.passed])
+        residuals = copy.copy(self.residuals)
+        residuals.layers = [[layer.first_rows(rows) for layer in ways] for ways in self.residuals.layers]
+        residuals.lengths = self.residuals.lengths[:rows]
+        return Seen(residuals, [g[:, :rows] for g in self.outputs], [g[:, :rows] for g in self.passed])
 
 
 def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss: Loss | None = None) -> dict[str, Seen]:
@@ -64,11 +64,11 @@ def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss:
         UserError: if an argument does not fit, a module runs more than once or no gradient arrives.
     """
     modules = recurrent_modules(model)
-    tapes = {prefix: Tape(module, to_states) for prefix, module in modules.items()}
+    residuals = {prefix: Residuals(module, to_states) for prefix, module in modules.items()}
     cuts = {prefix: Cut() for prefix in modules}
     with evaluating(model), torch.enable_grad(), ExitStack() as held:
         for prefix, module in modules.items():
-            held.enter_context(watched(module, tapes[prefix]))
+            held.enter_context(hooked(module, residuals[prefix]))
             hook = cast(nn.Module, module).register_forward_hook(cuts[prefix])
             held.callback(hook.remove)
         total = _total(model, x, targets, state, loss, cuts)
@@ -84,26 +84,26 @@ def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss:
     if not all(bool(g.isfinite().all()) for g in found):
         raise UserError("the gradient of the loss is not finite here: the network has diverged.")
     each = iter(found)
-    return {prefix: at_top(tapes[prefix], cut, [next(each) for _ in cut.leaves]) for prefix, cut in cuts.items()}
+    return {prefix: at_top(residuals[prefix], cut, [next(each) for _ in cut.leaves]) for prefix, cut in cuts.items()}
 
 
-def at_top(tape: Tape, call: Given, gradients: Sequence[Tensor]) -> Seen:
+def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> Seen:
     """The gradients at the top layer from those at what the module gave.
 
     Raises:
         UserError: if the module returns its states, which are no output of a step.
     """
-    if tape.options.returns == "states":
+    if residuals.options.returns == "states":
         raise UserError("a module that returns='states' has no output that a loss of a step could hang on.")
-    gradients = [_inside(g, given, tape, call.batch_first) for g, given in zip(gradients, call.given, strict=True)]
-    ways = tape.layers[-1]
+    gradients = [_inside(g, given, residuals, call.batch_first) for g, given in zip(gradients, call.given, strict=True)]
+    ways = residuals.layers[-1]
     with torch.enable_grad():
-        below = [layer.x.detach().requires_grad_() for layer in ways[: 2 if tape.apart else 1]]
+        below = [layer.x.detach().requires_grad_() for layer in ways[: 2 if residuals.apart else 1]]
         outputs = [layer.y.detach().requires_grad_() for layer in ways]
         reverse = [layer.forward.reverse for layer in ways]
-        results = joined(below, outputs, reverse, tape.options, True, tape.sizes)
+        results = joined(below, outputs, reverse, residuals.options, True, residuals.sizes)
         found = torch.autograd.grad(results, [*outputs, *below], gradients, allow_unused=True, materialize_grads=True)
-    return Seen(tape, list(found[: len(ways)]), list(found[len(ways) :]))
+    return Seen(residuals, list(found[: len(ways)]), list(found[len(ways) :]))
 
 
 class Given:
@@ -151,16 +151,16 @@ class Cut(Given):
         return (cut[0] if alone else tuple(cut), *result[1:])
 
 
-def _inside(gradient: Tensor, given: Tensor | PackedSequence, tape: Tape, batch_first: bool) -> Tensor:
+def _inside(gradient: Tensor, given: Tensor | PackedSequence, residuals: Residuals, batch_first: bool) -> Tensor:
     """A gradient at a module's output in the form that its layers work in: `[T, B, width]`, `[B, width]` at the end."""
     if isinstance(given, PackedSequence):
         return form_of(given)[1].layout.pad(gradient)
-    ends = tape.options.returns == "last"
+    ends = residuals.options.returns == "last"
     rows = 0 if ends else 1
     if gradient.dim() == rows + 1:  # without rows
         return gradient.unsqueeze(rows)
     gradient = gradient.transpose(0, 1) if batch_first and not ends else gradient
-    return gradient if tape.restore is None else gradient.index_select(rows, torch.argsort(tape.restore))
+    return gradient if residuals.restore is None else gradient.index_select(rows, torch.argsort(residuals.restore))
 
 
 def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None, cuts: dict[str, Cut]) -> Tensor:

@@ -18,11 +18,13 @@ from throughtime.sight.gradients.backward import INPUT, backward_by_lag, backwar
 from throughtime.sight.gradients.capture import Loss, Seen, seen
 from throughtime.sight.gradients.horizon import FALLEN, Horizon, horizon
 from throughtime.sight.models import opened, sequence_model
+from throughtime.tables import html_table, text_table
 
 _BEST = "best"
+_ROW_HEAD = ("gradient of", "at lag 0", "halfway", "at the last lag", "horizon (1%)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Flow:
     """The norm of the gradient of the loss at step s with respect to the state at step t.
 
@@ -69,6 +71,23 @@ class Flow:
         """The horizon of each name at 1 %."""
         return {name: horizon(mean) for name, mean in self.by_lag.items()}
 
+    def __repr__(self) -> str:
+        return "\n".join([self._caption, *text_table([_ROW_HEAD, *self._rows()])])
+
+    def _repr_html_(self) -> str:
+        return html_table(_ROW_HEAD, self._rows(), self._caption)
+
+    @property
+    def _caption(self) -> str:
+        return f"gradient flow of {len(self.steps)} losses, lags 0 to {self.window}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        lags = (0, self.window // 2, self.window)
+        return [
+            (name, *(f"{self.by_lag[name][lag]:.3g}" for lag in lags), str(found))
+            for name, found in self.horizons.items()
+        ]
+
     def figure(self) -> Any:
         """The mean by lag of each layer, on a logarithmic scale, its horizon marked; a plotly figure."""
         from throughtime.sight.figures import lines_by_lag
@@ -98,7 +117,7 @@ def gradient_flow(
     The gradient with respect to a state is the whole one, by every path from that step's value to the loss: what
     `retain_grad` would leave on it. It vanishes or explodes with the lag s - t (Hochreiter 1991; Bengio, Simard &
     Frasconi 1994; Pascanu et al. 2013, arXiv:1211.5063). All steps s are rows of one batch of the layers' gradient
-    programs, over one tape; memory grows with the steps and with the window, not with their product.
+    programs, over the residuals of one run; memory grows with the steps and with the window, not with their product.
 
     A loss of step s is what depends on the output of that step alone, as a language model's does. Where a loss takes
     several steps' outputs together, its part of step s is the gradient that reaches it by the output of that step.
@@ -122,7 +141,7 @@ def gradient_flow(
     """
     runs = list(seen(opened(model), x, targets, state, loss).items())
     chosen = _steps(steps, [run for _, run in runs])
-    window = _window(window, runs[0][1].tape.steps)
+    window = _window(window, runs[0][1].residuals.steps)
     found: dict[str, Array] = {}
     for prefix, run in runs:
         for name, norms in backward_by_lag(run, chosen, window).items():
@@ -209,14 +228,14 @@ def connectivity(
     if len(runs) > 1:
         raise UserError("the model has several recurrent modules: give the one whose inputs are meant, and its input.")
     (run,) = runs
-    window = _window(window, run.tape.steps)
-    if not any(layer.forward.reverse for ways in run.tape.layers for layer in ways):
+    window = _window(window, run.residuals.steps)
+    if not any(layer.forward.reverse for ways in run.residuals.layers for layer in ways):
         chosen = _steps(steps, runs)
         return Connectivity(chosen, backward_by_lag(run, chosen, window)[INPUT])
-    lengths = run.tape.lengths.numpy()
-    if run.tape.options.returns == "last":
+    lengths = run.residuals.lengths.numpy()
+    if run.residuals.options.returns == "last":
         whole = backward_to_inputs(run, None)
-        last = np.array([run.tape.steps - 1])
+        last = np.array([run.residuals.steps - 1])
         if steps is not None and list(steps) != last.tolist():
             raise UserError(f"the model's only output belongs to its last step, {last[0]}; got steps={steps!r}.")
         return Connectivity(last, _lags(whole, lengths[None] - 1, window, -1))
@@ -243,8 +262,8 @@ def _best_score(given: Any) -> Tensor:
 
 
 def _steps(steps: Iterable[int] | None, runs: list[Seen]) -> Array:
-    length = min(run.tape.steps for run in runs)
-    if max(run.tape.steps for run in runs) > length:
+    length = min(run.residuals.steps for run in runs)
+    if max(run.residuals.steps for run in runs) > length:
         raise UserError("the model's recurrent modules run over different numbers of steps: look at one of them alone.")
     with_loss = np.unique(np.concatenate([steps_with_a_loss(run) for run in runs]))
     if steps is None and not len(with_loss):

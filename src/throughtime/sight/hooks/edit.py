@@ -15,12 +15,12 @@ from torch import Tensor
 from throughtime.engines.base import Engine, Layout
 from throughtime.engines.reference import ReferenceEngine
 from throughtime.errors import UserError
-from throughtime.nn.hooks import Hook, Place
+from throughtime.nn.hooks import Hook, LayerDirection
 from throughtime.program.core import Program
 from throughtime.program.editing import PYTHON, Edit, NotOfTheLanguage, other_values, with_edits
 from throughtime.sight.hooks.selection import Chosen, Selection
 from throughtime.sight.hooks.value_names import Values, require_matches, values_of
-from throughtime.sight.models import watched
+from throughtime.sight.models import hooked
 
 New = Callable[..., Any] | Any  # a function, a number, or an array
 
@@ -46,7 +46,7 @@ def edit(
             - an array or tensor that fits `[T, B, H]`, as another run's recorded values do, or `[H]`, in the caller's
               order of rows. Along steps and units it has the size of what is chosen, or of all, or 1;
             - a function in the cell language (operators and `throughtime.language`) from the value to what takes its
-              place. Further arguments are other values of the layer by their names, with `_` for a dot:
+              direction. Further arguments are other values of the layer by their names, with `_` for a dot:
               `lambda forget, cell_previous: ...`. On the engine `reference` it may be any function of Python on
               tensors `[rows, H]`, which are those of one step or of several.
         steps: at which steps, as a slice or a list; all if not given.
@@ -73,7 +73,7 @@ def edit(
 def _editing(editors: Sequence[tuple[Any, Hook]]) -> Iterator[None]:
     with ExitStack() as stack:
         for module, editor in editors:
-            stack.enter_context(watched(module, editor))
+            stack.enter_context(hooked(module, editor))
         yield
 
 
@@ -106,12 +106,12 @@ class _Editor(Hook):
 
     def __init__(self, values: Values, changes: Mapping[str, New], steps: Selection, units: Selection) -> None:
         self.values, self.steps, self.units = values, steps, units
-        self.changes: dict[Place, list[tuple[Edit, Any]]] = {}
-        self._widths: dict[tuple[Place, str], int] = {}
-        self._rewritten: dict[tuple[Place, Program], Program] = {}
-        self._calls: dict[Place, dict[str, Callable[..., Any]]] = {}
-        for place, program in values.programs():
-            self.changes[place] = list(self._edits(place, program, changes))
+        self.changes: dict[LayerDirection, list[tuple[Edit, Any]]] = {}
+        self._widths: dict[tuple[LayerDirection, str], int] = {}
+        self._rewritten: dict[tuple[LayerDirection, Program], Program] = {}
+        self._calls: dict[LayerDirection, dict[str, Callable[..., Any]]] = {}
+        for direction, program in values.programs():
+            self.changes[direction] = list(self._edits(direction, program, changes))
 
     def begin(self, layout: Layout) -> None:
         """Learns which steps are meant."""
@@ -121,33 +121,33 @@ class _Editor(Hook):
         self.chosen = self.steps.of(layout.steps, "a run")
         self.order = None if layout.restore is None else torch.argsort(layout.restore)
 
-    def rewrite(self, place: Place, program: Program) -> Program:
+    def rewrite(self, direction: LayerDirection, program: Program) -> Program:
         """The program with the edits of this layer in it."""
-        edits = [edit for edit, _ in self.changes[place]]
+        edits = [edit for edit, _ in self.changes[direction]]
         if not edits:
             return program
-        if (place, program) not in self._rewritten:
-            self._rewritten[place, program] = with_edits(program, edits, not self.steps.all)
-        edited = self._rewritten[place, program]
+        if (direction, program) not in self._rewritten:
+            self._rewritten[direction, program] = with_edits(program, edits, not self.steps.all)
+        edited = self._rewritten[direction, program]
         sites = [name for name in edited.values if name.startswith(PYTHON) and name not in program.values]
         function_of = {edit.name: edit.new for edit in edits if callable(edit.new)}
-        self._calls[place] = {site: function_of[site.removeprefix(PYTHON).split(".", 1)[1]] for site in sites}
+        self._calls[direction] = {site: function_of[site.removeprefix(PYTHON).split(".", 1)[1]] for site in sites}
         return edited
 
-    def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
+    def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
         """The arrays that take values' places, and the mask of the steps."""
-        if not self.changes[place]:
+        if not self.changes[direction]:
             return []
-        found = [self._array(place, edit, given, x) for edit, given in self.changes[place] if edit.new is None]
+        found = [self._array(direction, edit, given, x) for edit, given in self.changes[direction] if edit.new is None]
         if self.chosen is not None:
             mask = x.new_zeros(self.layout.steps, 1, 1)
             mask[list(self.chosen)] = 1.0
             found.append(mask.expand(-1, self.layout.rows, -1))
         return found
 
-    def engine(self, place: Place, program: Program, chosen: Engine) -> Engine:
+    def engine(self, direction: LayerDirection, program: Program, chosen: Engine) -> Engine:
         """The reference engine, made to call the functions of Python among the edits."""
-        calls = self._calls.get(place)
+        calls = self._calls.get(direction)
         if not calls:
             return chosen
         before = chosen.calls if isinstance(chosen, ReferenceEngine) else {}
@@ -160,13 +160,15 @@ class _Editor(Hook):
             "before it was compiled."
         )
 
-    def _edits(self, place: Place, program: Program, changes: Mapping[str, New]) -> Iterator[tuple[Edit, Any]]:
+    def _edits(
+        self, direction: LayerDirection, program: Program, changes: Mapping[str, New]
+    ) -> Iterator[tuple[Edit, Any]]:
         taken: dict[int, str] = {}
         for pattern, new in changes.items():
-            for name in self.values.matching(pattern, place, program):
-                id, label = program.values[name], self.values.name(place, name)
+            for name in self.values.matching(pattern, direction, program):
+                id, label = program.values[name], self.values.name(direction, name)
                 if id not in taken:
-                    width = self._widths[place, name] = program.body[id].width
+                    width = self._widths[direction, name] = program.body[id].width
                     units = self.units.of(width, label)
                     edit = Edit(name, None, None if units is None else tuple(units), label)
                     yield self._complete(edit, program, new), new
@@ -189,12 +191,12 @@ class _Editor(Hook):
             return replace(edit, python=True)
         return edit
 
-    def _array(self, place: Place, edit: Edit, given: Any, x: Tensor) -> Tensor:
+    def _array(self, direction: LayerDirection, edit: Edit, given: Any, x: Tensor) -> Tensor:
         """An array as an input of the layer's program: `[T, B, H]`, rows in the order in which they lie inside."""
         tensor = torch.as_tensor(given).to(x.device, x.dtype)
         shape = tuple(tensor.shape)
         tensor = tensor.reshape((1,) * (3 - tensor.dim()) + shape)
-        sizes = (self.layout.steps, self.layout.rows, self._widths[place, edit.name])
+        sizes = (self.layout.steps, self.layout.rows, self._widths[direction, edit.name])
         for axis, (size, chosen) in enumerate(zip(sizes, (self.chosen, None, edit.units), strict=True)):
             length = tensor.shape[axis]
             if chosen is not None and length == len(chosen) > 1:

@@ -12,12 +12,13 @@ from torch import Tensor, nn
 from throughtime.engines.base import Layout
 from throughtime.engines.taps import Tap
 from throughtime.errors import UserError, nearest
-from throughtime.nn.hooks import Hook, Place
+from throughtime.nn.hooks import Hook, LayerDirection
 from throughtime.program.core import INPUT, Program
 from throughtime.program.recording import Stretch
 from throughtime.sight.hooks.selection import Chosen, Selection
 from throughtime.sight.hooks.value_names import Values, listed, require_matches, values_of
-from throughtime.sight.models import watched
+from throughtime.sight.models import hooked
+from throughtime.tables import html_table
 
 BUDGET_BYTES = 2 << 30
 
@@ -73,7 +74,7 @@ def record(
 def _recording(tape: Tape, recorders: Sequence[tuple[Any, Hook]]) -> Iterator[Tape]:
     with ExitStack() as stack:
         for module, recorder in recorders:
-            stack.enter_context(watched(module, recorder))
+            stack.enter_context(hooked(module, recorder))
         yield tape
 
 
@@ -183,6 +184,14 @@ class Tape:
     def __repr__(self) -> str:
         return f"<tape of {len(self.calls)} call{'s' * (len(self.calls) != 1)}: {listed(self.names)}>"
 
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, k, list(value.shape), value.dtype)
+            for k, call in enumerate(self.calls)
+            for name, value in call.items()
+        ]
+        return html_table(("value", "call", "[T, B, H]", "type"), rows, repr(self).strip("<>"))
+
     def _with(self, name: str) -> list[Call]:
         found = [call for call in self.calls if name in call]
         if found:
@@ -238,11 +247,15 @@ class _Recorder(Hook):
         self.steps, self.units, self.gradients = steps, units, gradients
         # By the cell's own equations: rewrites may name more.
         self.parts = {
-            place: [self._part(place, program, name) for name in values.all_matching(patterns, place, program)]
-            for place, program in values.programs()
+            direction: [
+                self._part(direction, program, name) for name in values.all_matching(patterns, direction, program)
+            ]
+            for direction, program in values.programs()
         }
         recorded = [
-            program.body[program.values[p.name]] for place, program in values.programs() for p in self.parts[place]
+            program.body[program.values[p.name]]
+            for direction, program in values.programs()
+            for p in self.parts[direction]
         ]
         self.takes_token_ids = all(instruction.op != INPUT for instruction in recorded)
 
@@ -254,9 +267,9 @@ class _Recorder(Hook):
         self.chosen = self.steps.of(layout.steps, "a run")
         self._check_budget()
 
-    def tap(self, place: Place, program: Program) -> Tap | None:
+    def tap(self, direction: LayerDirection, program: Program) -> Tap | None:
         """Asks for the values whose names match."""
-        parts = self.parts[place]
+        parts = self.parts[direction]
         if not parts:
             return None
         stretches = tuple(Stretch(program.values[p.name], p.start, p.width) for p in parts)
@@ -282,8 +295,8 @@ class _Recorder(Hook):
             "before it was compiled."
         )
 
-    def _part(self, place: Place, program: Program, name: str) -> _Part:
-        label, width = self.values.name(place, name), program.body[program.values[name]].width
+    def _part(self, direction: LayerDirection, program: Program, name: str) -> _Part:
+        label, width = self.values.name(direction, name), program.body[program.values[name]].width
         units = self.units.of(width, label)
         if units is None:
             return _Part(name, label, 0, width, None)

@@ -1,4 +1,4 @@
-"""The tape of a run: for each layer all that its gradient program reads, kept while the model runs as usual."""
+"""The residuals of a run: for each layer all that its gradient program reads, kept while the model runs as usual."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor
 
 from throughtime.engines import choose
 from throughtime.engines.base import Engine, Layout
-from throughtime.nn.hooks import Hook, Place
+from throughtime.nn.hooks import Hook, LayerDirection
 from throughtime.nn.options import Options, output_width
 from throughtime.program.core import INPUT, Output, Program
-from throughtime.program.gradient import Gradient, Slots, gradient, with_tape
+from throughtime.program.gradient import Gradient, Slots, gradient, with_residuals
 from throughtime.program.legality import require_legal
 from throughtime.sight.models import RecurrentLayers
 
@@ -21,11 +21,11 @@ Asked = Callable[[Program], tuple[Slots, Slots]]  # of a program: whose gradient
 
 
 @dataclass(frozen=True)
-class LayerTape:
+class LayerResiduals:
     """What is left of the run of one direction of a layer.
 
     Attributes:
-        place: the layer and its direction.
+        direction: the layer and its direction.
         forward: the program that ran.
         plan: its gradient.
         x: what the layer took, `[T, B, width]`.
@@ -36,7 +36,7 @@ class LayerTape:
         device: where the tensors are.
     """
 
-    place: Place
+    direction: LayerDirection
     forward: Program
     plan: Gradient
     x: Tensor
@@ -52,7 +52,7 @@ class LayerTape:
         program = self.plan.program
         return sum(i.width for i in program.inputs) + sum(s.width for s in program.states)
 
-    def double(self) -> LayerTape:
+    def double(self) -> LayerResiduals:
         """The same in float64, in which products of many Jacobians keep their small directions."""
         read = [tensor.double() for tensor in self.read]
         like = torch.empty(0, dtype=torch.float64, device=self.device)
@@ -60,12 +60,12 @@ class LayerTape:
         x, y = self.x.double(), self.y.double()
         return replace(self, x=x, y=y, read=read, parameters=[p.double() for p in self.parameters], engine=engine)
 
-    def first_rows(self, rows: int) -> LayerTape:
+    def first_rows(self, rows: int) -> LayerResiduals:
         """The first rows alone."""
         return replace(self, x=self.x[:, :rows], y=self.y[:, :rows], read=[v[:, :rows] for v in self.read])
 
 
-class Tape(Hook):
+class Residuals(Hook):
     """Keeps, while it watches a recurrent module, what the gradients of its layers read.
 
     Resets, masks and edits are in it, as it sees each program as it is run.
@@ -86,7 +86,7 @@ class Tape(Hook):
     def __init__(self, module: RecurrentLayers, asked: Asked) -> None:
         self._module, self._asked = module, asked
         self.options: Options = getattr(module, "options", Options())
-        self.layers: list[list[LayerTape]] = []
+        self.layers: list[list[LayerResiduals]] = []
         self.lengths = torch.zeros(0)
         self.steps = 0
         self.sizes: Sequence[int] | None = None
@@ -105,14 +105,14 @@ class Tape(Hook):
         self.lengths = (torch.tensor(sizes)[:, None] > torch.arange(layout.rows)).sum(0)
         self._parameters = self._module.layers()
 
-    def rewrite(self, place: Place, program: Program) -> Program:
+    def rewrite(self, direction: LayerDirection, program: Program) -> Program:
         """The program with what its gradient reads among its outputs."""
         given, wanted = self._asked(program)
-        taped = with_tape(program, wanted)
-        self._plan = gradient(taped, given, wanted)
-        self._forward = taped
-        values = [taped.outputs[k].value for k in self._plan.tape]
-        inputs = {i["index"]: id for id, i in enumerate(taped.body) if i.op == INPUT}
+        augmented = with_residuals(program, wanted)
+        self._plan = gradient(augmented, given, wanted)
+        self._forward = augmented
+        values = [augmented.outputs[k].value for k in self._plan.residuals]
+        inputs = {i["index"]: id for id, i in enumerate(augmented.body) if i.op == INPUT}
         self._more = [k for k in self._plan.inputs if k > 0]  # x is seen without them
         values += [inputs[k] for k in self._more]
         if self.options.merge == "product":
@@ -120,35 +120,35 @@ class Tape(Hook):
         added = tuple(Output(f"sight.{n}", value) for n, value in enumerate(values))
         return require_legal(replace(program, outputs=program.outputs + added))
 
-    def inputs(self, place: Place, x: Tensor) -> list[Tensor]:
+    def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
         """Nothing is added; x is kept."""
         self._x = x.detach()
         return []
 
-    def receive(self, place: Place, outputs: list[Tensor]) -> None:
+    def receive(self, direction: LayerDirection, outputs: list[Tensor]) -> None:
         """Keeps what the gradient reads."""
         plan = self._plan
-        tape = [output.detach() for output in outputs]
-        given = {0: self._x} | dict(zip(self._more, tape[len(plan.tape) :], strict=False))
+        residuals = [output.detach() for output in outputs]
+        given = {0: self._x} | dict(zip(self._more, residuals[len(plan.residuals) :], strict=False))
         y = self._x.new_zeros(()).expand(*self._x.shape[:2], output_width(self._forward))
-        read = [given[k] for k in plan.inputs] + tape[: len(plan.tape)]
-        parameters = self._parameters[place.layer][1 if place.reverse else 0][1]
+        read = [given[k] for k in plan.inputs] + residuals[: len(plan.residuals)]
+        parameters = self._parameters[direction.layer][1 if direction.reverse else 0][1]
         kept = [parameters[k].detach().to(self._x.dtype) for k in plan.parameters]
         named = "reference" if self._module.engine == "reference" else None
-        layer = LayerTape(
-            place,
+        layer = LayerResiduals(
+            direction,
             self._forward,
             plan,
             self._x,
-            tape[-1] if self.options.merge == "product" else y,
+            residuals[-1] if self.options.merge == "product" else y,
             [self._without_gaps(tensor) for tensor in read],
             kept,
             choose(named, plan.program, self._x),
             self._x.device,
         )
-        if len(self.layers) == place.layer:
+        if len(self.layers) == direction.layer:
             self.layers.append([])
-        self.layers[place.layer].append(layer)
+        self.layers[direction.layer].append(layer)
 
     def _without_gaps(self, tensor: Tensor) -> Tensor:
         """Steps after a row's end repeat its last one, as a gradient program may divide by what it reads."""
@@ -159,7 +159,7 @@ class Tape(Hook):
         return tensor[steps, torch.arange(len(last), device=tensor.device)]
 
 
-def gradient_outputs(layer: LayerTape) -> tuple[Program, list[str]]:
+def gradient_outputs(layer: LayerResiduals) -> tuple[Program, list[str]]:
     """The gradient program with the gradient of the layer's input and of each state at each step as its outputs.
 
     Returns:

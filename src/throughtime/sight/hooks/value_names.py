@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from throughtime.errors import UserError, nearest
-from throughtime.nn.hooks import Place
+from throughtime.nn.hooks import LayerDirection
 from throughtime.program.core import Program
 from throughtime.sight.models import RecurrentLayers, recurrent_modules
 
@@ -30,24 +30,24 @@ class Values:
     path: str
     full_path: str
 
-    def name(self, place: Place, value: str) -> str:
+    def name(self, direction: LayerDirection, value: str) -> str:
         """A value's name in the model."""
-        return f"{self.path}{place}.{value}"
+        return f"{self.path}{direction}.{value}"
 
-    def programs(self) -> Iterator[tuple[Place, Program]]:
+    def programs(self) -> Iterator[tuple[LayerDirection, Program]]:
         """The program of each direction of each layer."""
         for layer, ways in enumerate(self.module.layers()):
             for way, (program, _) in enumerate(ways):
-                yield Place(layer, way == 1), program
+                yield LayerDirection(layer, way == 1), program
 
-    def matching(self, pattern: str, place: Place, program: Program) -> list[str]:
+    def matching(self, pattern: str, direction: LayerDirection, program: Program) -> list[str]:
         """The named values of a program whose names in the model match a pattern."""
         paths = {self.path, self.full_path}
-        return [name for name in program.values if any(fnmatchcase(f"{p}{place}.{name}", pattern) for p in paths)]
+        return [name for name in program.values if any(fnmatchcase(f"{p}{direction}.{name}", pattern) for p in paths)]
 
-    def all_matching(self, patterns: Sequence[str], place: Place, program: Program) -> list[str]:
+    def all_matching(self, patterns: Sequence[str], direction: LayerDirection, program: Program) -> list[str]:
         """The named values that match one of the patterns, in the order of the patterns."""
-        return list(dict.fromkeys(name for pattern in patterns for name in self.matching(pattern, place, program)))
+        return list(dict.fromkeys(name for pattern in patterns for name in self.matching(pattern, direction, program)))
 
 
 def values_of(model: Any) -> list[Values]:
@@ -69,15 +69,20 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
     Raises:
         UserError: if one matches nothing, with the nearest name, or is no text.
     """
-    known = [each.name(place, name) for each in values for place, program in each.programs() for name in program.values]
+    known = [
+        each.name(direction, name)
+        for each in values
+        for direction, program in each.programs()
+        for name in program.values
+    ]
     for pattern in patterns:
         if not isinstance(pattern, str):
             raise UserError(f"the name of a value, such as {known[0]!r}, is wanted; given {pattern!r}.")
     found: dict[str, list[str]] = {pattern: [] for pattern in patterns}
     for each in values:
-        for place, program in each.programs():
+        for direction, program in each.programs():
             for pattern in patterns:
-                found[pattern] += [each.name(place, name) for name in each.matching(pattern, place, program)]
+                found[pattern] += [each.name(direction, name) for name in each.matching(pattern, direction, program)]
     for pattern, names in found.items():
         if not names:
             raise UserError(f"no value is called {pattern!r}{nearest(pattern, known)} (there are: {listed(known)}).")

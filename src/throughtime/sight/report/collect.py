@@ -12,7 +12,9 @@ import numpy as np
 from throughtime.data.text import Progress
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
-from throughtime.sight import gates, gradient_flow, horizon, interest, keepers, saturation, timescale
+from throughtime.sight import gates, horizon, interest, retention_gates, saturation, timescale
+from throughtime.sight.gradients.flow import layer_names
+from throughtime.sight.gradients.sampling import Followed, followed, mean_by_lag
 from throughtime.sight.hooks.value_names import require_matches, values_of
 from throughtime.sight.report.data import (
     Array,
@@ -25,17 +27,11 @@ from throughtime.sight.report.data import (
     Values,
 )
 from throughtime.sight.report.passage import Passage, short
-from throughtime.sight.report.reading import reach, read
+from throughtime.sight.report.predictions import reach, read
 
-_WINDOW = 200  # lags of the gradient's flow
-_FLOWS = 250  # steps whose losses it is followed from
-_FOLLOWED = 40  # sequences in which it is followed
 _PARTS = 4  # of the work: reading, looking back, following gradients, finding what units follow
 _EPISODES = 3  # sequences or steps with an answer, fewer of which are no rule
 _NAMED = 60  # answers that units are compared with
-
-Followed = tuple[Any, Any]
-"""What a model reads, `[T]` or `[T, F]`, and its targets or None."""
 
 
 def collect(
@@ -64,9 +60,22 @@ def collect(
     names = _names(model, patterns)
     reading, recorded = read(model, passage, list(dict.fromkeys([*names, *_gate_names(model)])))
     _told(progress, 1)
+    if sounds := run.task.sounds(model, passage.part, run.description.codecs, names):
+        flows = flows_of(model, followed(run.task, passage.part))
+        return ReportData(
+            title=f"Inside {run.path.resolve().name}",
+            facts=[*facts(run), f"plays {passage.name}"],
+            symbol=passage.step,
+            sounds=sounds,
+            flows=flows,
+            saturations=_saturations(model, recorded),
+            timescales=_timescales(model, recorded),
+            **training_curves(run),
+        )
     reading = replace(reading, **reach(model, passage))
     _told(progress, 2)
-    flows = flows_of(model, sequences_of(model, passage))
+    read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
+    flows = flows_of(model, read_from)
     _told(progress, 3)
     more = _features(reading)
     values = [_values(name, recorded[name], passage.readable, more) for name in names]
@@ -79,6 +88,7 @@ def collect(
         facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
         symbol=passage.step,
         unit=run.task.unit,
+        measure=run.task.measure,
         warnings=_warnings(reading, passage.step),
         reading=reading,
         values=values,
@@ -88,6 +98,16 @@ def collect(
         **outcome,
         **training_curves(run),
     )
+
+
+def states_of(model: SequenceModel) -> list[str]:
+    """The names of the states of a model's layers, as they are after each step."""
+    return [
+        each.name(place, state.name)
+        for each in values_of(model)
+        for place, program in each.programs()
+        for state in program.states
+    ]
 
 
 def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
@@ -102,42 +122,28 @@ def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
     return found
 
 
-def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "", losses: int = _FLOWS) -> list[Flow]:
+def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "") -> list[Flow]:
     """How far back the gradient of a model's loss reaches into each layer's state.
 
     Args:
         model: the model.
         sequences: inputs `[T]` or `[T, F]` and their targets; without targets the likeliest labels count.
         group: what the curves are to be told from others by.
-        losses: from how many steps' losses it is followed; they are spread over the sequences.
     """
-    if len(sequences) > _FOLLOWED:
-        chosen = np.linspace(0, len(sequences) - 1, _FOLLOWED).round().astype(int)
-        sequences = [sequences[k] for k in chosen]
-    longest = max((len(x) for x, _ in sequences), default=1)
-    window = max(1, min(_WINDOW, longest - 1))
-    sums: dict[str, Array] = {}
-    counts: dict[str, Array] = {}
-    for x, targets in sequences:
-        steps = None
-        if model.per_step:
-            many = min(len(x), max(1, losses // len(sequences)))
-            steps = np.unique(np.linspace(0, len(x) - 1, many).round().astype(int))
-        found = gradient_flow(model, x, targets, window=window, steps=steps)
-        for name in found.layers:
-            norms = found.norms[name]
-            if not model.per_step:  # the only output belongs to where this direction ends
-                norms = norms[:1] if name.endswith(".reverse") else norms[-1:]
-            there, lags = ~np.isnan(norms), norms.shape[1]
-            sums.setdefault(name, np.zeros(window + 1))[:lags] += np.nansum(norms, 0)
-            counts.setdefault(name, np.zeros(window + 1))[:lags] += there.sum(0)
     flows = []
-    for name in sorted(sums):
-        by_lag = sums[name][counts[name] > 0] / counts[name][counts[name] > 0]
-        if by_lag.max() > 0:
-            at = horizon(by_lag)
-            flows.append(Flow(name, by_lag / by_lag[by_lag > 0][0], at.lag, str(at), group))
+    means = mean_by_lag(model, sequences)
+    for name in layer_names(means):
+        at, by_lag = horizon(means[name]), means[name]
+        flows.append(Flow(name, by_lag / by_lag[by_lag > 0][0], at.lag, str(at), group))
     return flows
+
+
+def flows_before_and_after(
+    model: SequenceModel, untrained: SequenceModel, sequences: Sequence[Followed]
+) -> dict[str, list[Flow]]:
+    """The flows of a network as it was before the first step and as it is, as a field of `ReportData`."""
+    before, after = flows_of(untrained, sequences, "before training"), flows_of(model, sequences, "after training")
+    return {"flows": [*before, *after]}
 
 
 def facts(run: Run) -> list[str]:
@@ -171,7 +177,12 @@ def _told(progress: Progress | None, done: int) -> None:
 def _names(model: SequenceModel, patterns: Sequence[str]) -> list[str]:
     """The values that are asked for, in the order of layers and equations."""
     known = values_of(model)
-    names = [each.name(place, name) for each in known for place, program in each.programs() for name in program.values]
+    names = [
+        each.name(direction, name)
+        for each in known
+        for direction, program in each.programs()
+        for name in program.values
+    ]
     if patterns:
         asked = {name for found in require_matches(known, patterns).values() for name in found}
         return [name for name in names if name in asked]
@@ -180,26 +191,28 @@ def _names(model: SequenceModel, patterns: Sequence[str]) -> list[str]:
 
 def _gate_names(model: SequenceModel) -> list[str]:
     of = values_of(model)
-    return [each.name(place, gate) for each in of for place, program in each.programs() for gate in gates(program)]
+    return [
+        each.name(direction, gate) for each in of for direction, program in each.programs() for gate in gates(program)
+    ]
 
 
 def _saturations(model: SequenceModel, recorded: dict[str, Array]) -> list[Saturation]:
     found = []
     for each in values_of(model):
-        for place, program in each.programs():
+        for direction, program in each.programs():
             for gate in gates(program):
-                of = saturation(recorded[each.name(place, gate)])
-                found.append(Saturation(str(place), gate, of.low, of.high))
+                of = saturation(recorded[each.name(direction, gate)])
+                found.append(Saturation(str(direction), gate, of.low, of.high))
     return found
 
 
 def _timescales(model: SequenceModel, recorded: dict[str, Array]) -> list[Timescale]:
     found = []
     for each in values_of(model):
-        for place, program in each.programs():
-            for keeper in keepers(program):
-                of = timescale(recorded[each.name(place, keeper.gate)], keeper.keeps)
-                found.append(Timescale(str(place), keeper.gate, of.steps))
+        for direction, program in each.programs():
+            for gate in retention_gates(program):
+                of = timescale(recorded[each.name(direction, gate.gate)], gate.keeps)
+                found.append(Timescale(str(direction), gate.gate, of.steps))
     return found
 
 

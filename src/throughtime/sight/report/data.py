@@ -13,7 +13,7 @@ Array = NDArray[Any]
 
 
 @dataclass(frozen=True)
-class Part:
+class Example:
     """A sequence among those that a model read one after the other.
 
     Attributes:
@@ -67,7 +67,7 @@ class Reading:
     reach: Array
     first: int = 1
     answers: Sequence[str] = ()
-    parts: Sequence[Part] = ()
+    parts: Sequence[Example] = ()
     decided: Array | None = None
     inputs: Array | None = None
     features: Sequence[str] = ()
@@ -228,6 +228,101 @@ class Roll:
 
 
 @dataclass(frozen=True)
+class Track:
+    """A sound that can be played.
+
+    Attributes:
+        name: what to call it.
+        samples: of one channel, `[T]`, from -1 to 1.
+    """
+
+    name: str
+    samples: Array
+
+
+@dataclass(frozen=True)
+class Envelopes:
+    """A named value of a layer along a sound, by its bounds in short stretches.
+
+    Attributes:
+        layer: the layer's name.
+        name: the value's name in the cell's equations.
+        low, high: the lowest and the highest value of each unit in each stretch, `[stretches, units]`.
+        size: samples of a stretch.
+    """
+
+    layer: str
+    name: str
+    low: Array
+    high: Array
+    size: int
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A stretch of sound as a model heard it.
+
+    Attributes:
+        title: the heading.
+        rate: samples per second.
+        tracks: sounds of one length.
+        compared: which track is the target, and which the prediction; None where there is no prediction.
+        figure: what is measured along it, such as "ESR, dB"; "" for nothing.
+        along: the figure in windows, `[windows]`.
+        window: samples of such a window.
+        values: units along it.
+    """
+
+    title: str
+    rate: int
+    tracks: Sequence[Track]
+    compared: tuple[int, int] | None = None
+    figure: str = ""
+    along: Array | None = None
+    window: int = 1
+    values: Sequence[Envelopes] = ()
+
+
+@dataclass(frozen=True)
+class ForecastWindow:
+    """A forecast beside what came, at the original scale.
+
+    Attributes:
+        title: of the window.
+        times: of the rows of context and horizon, `[c + h]`.
+        values: of these rows, `[c + h]`; NaN where they are missing.
+        point: the forecast, `[h]`.
+        low, high: the bounds of its interval, `[h]`.
+    """
+
+    title: str
+    times: Sequence[str]
+    values: Array
+    point: Array
+    low: Array
+    high: Array
+
+
+@dataclass(frozen=True)
+class Forecasts:
+    """How well series were forecast.
+
+    Attributes:
+        last: the last windows of some series.
+        worst: the windows with the largest errors.
+        by_step: the mean absolute error at each row of the horizon, of the network and of baselines.
+        lookback: how much forecasts change with what was read so many rows before their origin.
+        share: of the values that intervals are calibrated to contain.
+    """
+
+    last: Sequence[ForecastWindow]
+    worst: Sequence[ForecastWindow]
+    by_step: Sequence[Curve]
+    lookback: Curve
+    share: float
+
+
+@dataclass(frozen=True)
 class ReportData:
     """All that a report says. What is empty has no place on the page.
 
@@ -236,6 +331,7 @@ class ReportData:
         facts: what the network and the text are, in short pieces.
         symbol: what a step is called: "character", "word", "byte pair", "token", "step".
         unit: what a loss is per; the symbol if not given.
+        measure: what a loss is in.
         warnings: what the reader should know first.
         reading: the text, and `values` the units that shade it.
         best_step: the step of training whose weights were kept.
@@ -245,6 +341,7 @@ class ReportData:
     facts: Sequence[str] = ()
     symbol: str = "character"
     unit: str = ""
+    measure: str = "nats"
     warnings: Sequence[str] = ()
     reading: Reading | None = None
     values: Sequence[Values] = ()
@@ -256,4 +353,6 @@ class ReportData:
     confusion: ConfusionMatrix | None = None
     tables: Sequence[Table] = ()
     rolls: Sequence[Roll] = ()
+    sounds: Sequence[Sound] = ()
+    forecasts: Forecasts | None = None
     best_step: int | None = None

@@ -27,6 +27,7 @@ class Item:
         symbols: the text of each step; None where steps are times.
         name: what to call the sequence.
         unknown: which symbols the vocabulary lacks, `[T]`; none if not given.
+        shown: the numbers to draw for each step instead of the inputs, `[T, K]`.
     """
 
     inputs: Array
@@ -34,6 +35,7 @@ class Item:
     symbols: Sequence[str] | None = None
     name: str = ""
     unknown: Array | None = None
+    shown: Array | None = None
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class Passage:
         answers: the names of the classes that the network tells apart; empty where it answers with numbers.
         causal: whether the answer at a step is about the step after it.
         separator: what stands between two symbols of a text.
-        features: the names of numeric inputs.
+        features: the names of numeric inputs, or of the numbers that are drawn instead.
         part: the data that the sequences were chosen from, with their targets; None if those aren't known.
     """
 

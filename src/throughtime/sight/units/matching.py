@@ -15,7 +15,7 @@ from throughtime.sight.text import Span, pieces, span_of
 _SIGNS = ("both", "positive", "negative")
 
 
-class Place(NamedTuple):
+class Occurrence(NamedTuple):
     """A stretch of steps at which the units of a match are on.
 
     Attributes:
@@ -33,13 +33,13 @@ class Place(NamedTuple):
 
 @dataclass(frozen=True)
 class Match:
-    """The units that are on through a span, and the other places where they are.
+    """The units that are on through a span, and its other occurrences.
 
     Attributes:
         start, stop: the span: its first step, and the one after its last.
         units: the numbers of the units that are on at each of its steps, `[K]`.
         signs: 1 for a unit that is above the threshold there, -1 for one that is under its negative, `[K]`.
-        places: the other places, those most like the span first.
+        occurrences: the other stretches where they are on, those most like the span first.
         threshold: the threshold.
     """
 
@@ -47,7 +47,7 @@ class Match:
     stop: int
     units: Array
     signs: Array
-    places: tuple[Place, ...]
+    occurrences: tuple[Occurrence, ...]
     threshold: float
 
     def figure(self) -> Any:
@@ -67,10 +67,11 @@ def match(
     edges: bool = False,
     share: float = 1.0,
 ) -> Match:
-    """The units that are on through a span of text, and the other places where the same units are on.
+    """The units that are on through a span of text, and where else the same units are on.
 
     After LSTMVis (Strobelt et al. 2018, arXiv:1606.07461): a unit is on where its value is above a threshold; a
-    hypothesis is the set of units that are on at all steps of a span, and it is tested by the places it is found again.
+    hypothesis is the set of units that are on at all steps of a span, and it is tested by the
+    other stretches where they are on.
 
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.
@@ -83,7 +84,7 @@ def match(
         share: the share of the units that must be on at a place.
 
     Returns:
-        The units and the places; no places where no unit is on through the span.
+        The units and their occurrences; none where no unit is on through the span.
 
     Raises:
         UserError: if an argument does not fit, or the span is not in the text.
@@ -108,22 +109,22 @@ def match(
         for outside in (start - 1, stop):
             if 0 <= outside < len(on):
                 chosen &= ~on[outside]
-    places = _places(on, chosen, start, stop, share, symbols) if chosen.any() else ()
-    return Match(start, stop, numbers[chosen], signs[chosen], places, float(threshold))
+    occurrences = _occurrences(on, chosen, start, stop, share, symbols) if chosen.any() else ()
+    return Match(start, stop, numbers[chosen], signs[chosen], occurrences, float(threshold))
 
 
-def _places(
+def _occurrences(
     on: Array, chosen: Array, start: int, stop: int, share: float, symbols: Sequence[str] | None
-) -> tuple[Place, ...]:
+) -> tuple[Occurrence, ...]:
     here = on[:, chosen].mean(1) >= share
     edges = np.flatnonzero(np.diff(np.concatenate([[False], here, [False]]).astype(np.int8)))
-    places = []
+    occurrences = []
     for first, after in edges.reshape(-1, 2).tolist():
         if first < stop and after > start:  # the span itself
             continue
         through = on[first:after].all(0)
         closeness = float((through & chosen).sum() / (through | chosen).sum())
         text = "" if symbols is None else "".join(symbols[first:after])
-        places.append(Place(first, after, closeness, text))
+        occurrences.append(Occurrence(first, after, closeness, text))
     length = stop - start
-    return tuple(sorted(places, key=lambda p: (-p.closeness, abs(p.stop - p.start - length), p.start)))
+    return tuple(sorted(occurrences, key=lambda p: (-p.closeness, abs(p.stop - p.start - length), p.start)))

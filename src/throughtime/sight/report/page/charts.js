@@ -122,7 +122,7 @@ drawing.training = () => ({
   })),
   layout: layoutOf({
     xaxis: { title: "step", rangemode: "tozero" },
-    yaxis: { title: `nats per ${DATA.unit}` },
+    yaxis: { title: `${DATA.measure} per ${DATA.unit}` },
     showlegend: true,
     shapes: DATA.best ? [{ type: "line", x0: DATA.best, x1: DATA.best, yref: "paper", y0: 0, y1: 1, line: { color: variable("--quiet"), width: 1, dash: "dot" } }] : [],
     annotations: DATA.best ? [{ x: DATA.best, xanchor: "right", yref: "paper", y: 1, yanchor: "top", text: "the weights kept ", showarrow: false, font: { size: 11 } }] : [],

@@ -1,7 +1,7 @@
 // Several sequences below each other: lines of symbols with what the network says of them, or curves over time.
 
 const longestPart = Math.max(0, ...PARTS.map(({ start, stop }) => stop - start));
-const CELL = longestPart > 150 ? 4 : 8; // pixels of a step, where steps are times
+const CELL = longestPart > 150 ? 4 : READING?.kind === "curves" && longestPart < 40 ? 20 : 8; // pixels of a step, where steps are times
 const GUTTER = 42; // pixels to the left of them
 const CURVES = 6; // features that are drawn
 const CURVE_HEIGHT = 72;

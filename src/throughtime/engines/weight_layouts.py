@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from throughtime.program.core import Parameter, Part, Program
+from throughtime.program.core import GateRows, Parameter, Program
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,7 +39,7 @@ class Stored(NamedTuple):
     projection: Tensor | None = None
 
 
-class Piece(NamedTuple):
+class RowMapping(NamedTuple):
     """Some rows of a parameter of a program: the sum of as many rows of stored tensors, all counted in hidden sizes.
 
     Attributes:
@@ -52,11 +52,11 @@ class Piece(NamedTuple):
     terms: tuple[tuple[int, int], ...]
 
 
-Places = tuple[tuple[Piece, ...], ...]  # of each parameter of a program
+WeightMapping = tuple[tuple[RowMapping, ...], ...]  # of each parameter of a program
 
 
 @dataclass(frozen=True)
-class Layout:
+class WeightLayout:
     """Where a foreign layer has the parameters of a program, by the names of its gates.
 
     A gate whose name ends in `.recurrent` is the part of the gate before the dot that the state is multiplied by.
@@ -69,14 +69,14 @@ class Layout:
     gates: tuple[str, ...]
     peepholes: tuple[str, ...] = ()
 
-    def places(self, program: Program) -> Places:
+    def mapping(self, program: Program) -> WeightMapping:
         """Where the rows of each parameter are; the same for programs that differ in sizes alone."""
-        return _places(self, program)
+        return _mapping(self, program)
 
-    def to_program(self, places: Places, stored: Stored) -> list[Tensor]:
+    def to_program(self, mapping: WeightMapping, stored: Stored) -> list[Tensor]:
         """The program's parameters from what is stored."""
         width, found = stored.recurrent.shape[0] // len(self.gates), []
-        for pieces in places:
+        for pieces in mapping:
             if len(pieces) == 1 and len(terms := pieces[0].terms) == 1:  # a matrix: quick, as each call of a layer asks
                 start, stop, _ = pieces[0]
                 found.append(_rows(stored[terms[0][0]], terms[0][1] * width, (stop - start) * width))
@@ -84,18 +84,18 @@ class Layout:
                 found.append(_joined([_piece(stored, piece, width) for piece in pieces]))
         return found
 
-    def to_stored(self, places: Places, parameters: Sequence[Tensor], width: int) -> Stored:
+    def to_stored(self, mapping: WeightMapping, parameters: Sequence[Tensor], width: int) -> Stored:
         """What is stored so that these are the program's parameters; what two tensors add up to is in the first.
 
         Args:
-            places: where they are.
+            mapping: where they are.
             parameters: the program's.
             width: the hidden size.
         """
         import torch
 
         placed: dict[int, dict[int, Tensor]] = {}
-        for tensor, pieces in zip(parameters, places, strict=True):
+        for tensor, pieces in zip(parameters, mapping, strict=True):
             for piece in pieces:
                 rows = _rows(tensor, piece.start * width, (piece.stop - piece.start) * width)
                 for k, (field, row) in enumerate(piece.terms):
@@ -109,25 +109,25 @@ class Layout:
 
 
 @lru_cache(maxsize=256)
-def _places(layout: Layout, program: Program) -> Places:
+def _mapping(layout: WeightLayout, program: Program) -> WeightMapping:
     gates = {part.gate for p in program.parameters for part in p.parts}
     width = program.states[-1].width
     result = []
     for parameter in program.parameters:
-        pieces: list[Piece] = []  # rows that go on in all their terms are one
+        pieces: list[RowMapping] = []  # rows that go on in all their terms are one
         for part in parameter.parts:
             start, stop = part.start // width, -(-part.stop // width)
             terms = tuple(_terms(layout, parameter, part, gates))
             last = pieces[-1] if pieces else None
             if last and tuple((f, row + last.stop - last.start) for f, row in last.terms) == terms:
-                pieces[-1] = Piece(last.start, stop, last.terms)
+                pieces[-1] = RowMapping(last.start, stop, last.terms)
             else:
-                pieces.append(Piece(start, stop, terms))
+                pieces.append(RowMapping(start, stop, terms))
         result.append(tuple(pieces))
     return tuple(result)
 
 
-def _terms(layout: Layout, parameter: Parameter, part: Part, gates: set[str]) -> list[tuple[int, int]]:
+def _terms(layout: WeightLayout, parameter: Parameter, part: GateRows, gates: set[str]) -> list[tuple[int, int]]:
     if part.gate in layout.peepholes:
         return [(PEEPHOLE, layout.peepholes.index(part.gate))]
     if part.gate == "projection":
@@ -142,7 +142,7 @@ def _terms(layout: Layout, parameter: Parameter, part: Part, gates: set[str]) ->
     return [(INPUT_BIAS, row), (RECURRENT_BIAS, row)]
 
 
-def _piece(stored: Stored, piece: Piece, width: int) -> Tensor:
+def _piece(stored: Stored, piece: RowMapping, width: int) -> Tensor:
     """The rows of a piece from what is stored."""
     start, stop, terms = piece
     found = None

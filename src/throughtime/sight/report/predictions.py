@@ -17,7 +17,7 @@ from throughtime.outputs import Bernoulli, Categorical
 from throughtime.sight import connectivity
 from throughtime.sight.gradients.capture import Loss
 from throughtime.sight.hooks.record import record
-from throughtime.sight.report.data import Array, Part, Reading
+from throughtime.sight.report.data import Array, Example, Reading
 from throughtime.sight.report.passage import Item, Passage
 
 _CHOICES = 5
@@ -56,7 +56,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         if model.predicts_symbols or not passage.answers
         else [a for item in passage.items for a in _answers(item, passage)],
         parts=_parts(model, passage, found) if several or numeric else (),
-        inputs=np.concatenate([item.inputs for item in passage.items]) if numeric else None,
+        inputs=np.concatenate([i.inputs if i.shown is None else i.shown for i in passage.items]) if numeric else None,
         features=passage.features,
         chances=np.concatenate(chances) if chances else None,
     )
@@ -162,17 +162,17 @@ def _answers(item: Item, passage: Passage) -> list[str]:
     return [passage.answers[id] for id in ids]
 
 
-def _parts(model: SequenceModel, passage: Passage, found: Sequence[_Read]) -> list[Part]:
+def _parts(model: SequenceModel, passage: Passage, found: Sequence[_Read]) -> list[Example]:
     parts, start = [], 0
     for item, each in zip(passage.items, found, strict=True):
         stop = start + len(item.inputs)
         if model.per_step or not each.likeliest.size:
             losses = each.losses[~np.isnan(each.losses)]
-            parts.append(Part(item.name, start, stop, loss=float(losses.mean()) if losses.size else float("nan")))
+            parts.append(Example(item.name, start, stop, loss=float(losses.mean()) if losses.size else float("nan")))
         else:
             answer = _answers(item, passage)[0]
             said, probability = passage.answers[each.likeliest[0, 0]], float(each.probabilities[0, 0])
-            parts.append(Part(item.name, start, stop, answer, said, probability, float(each.losses[0])))
+            parts.append(Example(item.name, start, stop, answer, said, probability, float(each.losses[0])))
         start = stop
     return parts
 

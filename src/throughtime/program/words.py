@@ -1,0 +1,49 @@
+"""Error messages about words that the cell language doesn't have."""
+
+from __future__ import annotations
+
+from throughtime.errors import nearest
+
+# What other libraries call a word.
+_ELSEWHERE = {
+    "absolute": "abs",
+    "amax": "row_max",
+    "cat": "concat",
+    "chunk": "split",
+    "concatenate": "concat",
+    "fabs": "abs",
+    "layernorm": "layer_norm",
+    "logistic": "sigmoid",
+    "max": "row_max",
+    "mean": "row_mean",
+    "sum": "row_sum",
+    "swish": "silu",
+    "where": "select",
+}
+_ROWS = "concat(*(u[i] * v for i in range(n)))"
+MATRIX_STATE = (
+    "the state of a cell is a vector; matrix-valued states and outer products (fast weights, mLSTM) are unsupported. "
+    f"For a small n, keep the n rows of the matrix in one state of width n * n: {_ROWS} is the outer product of u and "
+    "v, and concat(*(row_sum(m[i * n : (i + 1) * n] * v) for i in range(n))) the matrix m times v"
+)
+_UNSUPPORTED = {"outer": MATRIX_STATE, "outer_product": MATRIX_STATE, "einsum": MATRIX_STATE, "matmul": MATRIX_STATE}
+
+
+def unknown_word(name: str, what: str = "") -> str:
+    """What to say of a name that a cell uses and that is not defined.
+
+    Args:
+        name: the name.
+        what: what was looked for, such as "a vector has no attribute 'sum'"; that the name is not defined by default.
+    """
+    from throughtime import language
+
+    words = language.__all__
+    if name in _UNSUPPORTED:
+        return f"{_UNSUPPORTED[name]}."
+    if name in words and not what:
+        return f"{name!r} is not imported; add `from throughtime.language import {name}`."
+    what = what or f"{name!r} is neither a variable of the cell nor a word of throughtime.language"
+    if name in words or name in _ELSEWHERE:
+        return f"{what}; use throughtime.language.{_ELSEWHERE.get(name, name)}."
+    return f"{what}{nearest(name, words, 3) or '.'}"

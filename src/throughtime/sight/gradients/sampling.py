@@ -1,0 +1,86 @@
+"""The reach of a run's gradient: one way of sampling for reports, commands and comparisons, so their figures agree."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from throughtime.data.sequences import Sequences
+from throughtime.sight.arrays import Array
+from throughtime.sight.gradients.flow import gradient_flow
+
+if TYPE_CHECKING:
+    from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.tasks.base import Task
+
+WINDOW = 200
+"""The largest lag that is measured."""
+
+STEPS, STREAMS = 400, 4
+"""Steps of each stream, and streams that begin evenly apart; separate sequences have about STEPS * STREAMS in all."""
+
+_SEQUENCES = 40  # at most
+_LOSSES = 160  # spread over all streams or sequences
+
+Followed = tuple[Any, Any]
+"""What a model reads, `[T]`, `[T, B]` or with features as the last axis, and its targets; None without targets."""
+
+
+def followed(task: Task[Any], part: Any, steps: int = STEPS, streams: int = STREAMS) -> list[Followed]:
+    """Choose what a network reads where the reach of its gradient is measured.
+
+    Args:
+        task: the task.
+        part: the data to choose from.
+        steps: steps of each stream, or of a sequence at most.
+        streams: streams of a text or a sound; fewer where the part is short.
+    """
+    if isinstance(part, Sequences):
+        count = int(np.clip(steps * streams / part.lengths.mean(), 1, min(_SEQUENCES, len(part))))
+        chosen = np.unique(np.linspace(0, len(part) - 1, count).round().astype(int))
+        per_step = part.per_step
+        return [(part.inputs[k][:steps], part.targets[k][:steps] if per_step else part.targets[k]) for k in chosen]
+    if (row := getattr(part, "ids", None)) is not None:
+        streams = max(1, min(streams, len(row) // 2))
+        apart = len(row) // streams
+        starts = [k * apart for k in range(streams)]
+        ids = [np.asarray(row[at : at + min(apart, steps + 1)]).astype(np.int64) for at in starts]
+        return [(stream[:-1], stream[1:]) for stream in ids]
+    batch = task.reading(part, terms=steps).batch(0)
+    alike = batch.weights is None and batch.lengths is None  # otherwise only some steps have a target
+    return [(batch.inputs[:steps, :streams], batch.targets[:steps, :streams] if alike else None)]
+
+
+def mean_by_lag(model: SequenceModel, sequences: Sequence[Followed], window: int = WINDOW) -> dict[str, Array]:
+    """Measure the gradient of the loss by steps back: the mean over the losses of all sequences.
+
+    Args:
+        model: the network.
+        sequences: what it reads (see `followed`).
+        window: the largest lag, where a sequence is as long.
+
+    Returns:
+        For each layer, each of its states and the input, the mean norm by lag `[window + 1]`, shorter where no loss has
+        so many steps before it; without those that no gradient reaches.
+
+    Raises:
+        UserError: no gradient arrives at all.
+    """
+    window = max(1, min(window, max(len(x) for x, _ in sequences) - 1))
+    sums: dict[str, Array] = {}
+    counts: dict[str, Array] = {}
+    for x, targets in sequences:
+        steps = None
+        if model.per_step:
+            many = min(len(x), max(1, _LOSSES // len(sequences)))
+            steps = np.unique(np.linspace(0, len(x) - 1, many).round().astype(int))
+        for name, norms in gradient_flow(model, x, targets, window=window, steps=steps).norms.items():
+            if not model.per_step:  # the only output belongs to where this direction ends
+                norms = norms[:1] if ".reverse" in name else norms[-1:]
+            there, lags = ~np.isnan(norms), norms.shape[1]
+            sums.setdefault(name, np.zeros(window + 1))[:lags] += np.nansum(norms, 0)
+            counts.setdefault(name, np.zeros(window + 1))[:lags] += there.sum(0)
+    means = {name: sums[name][counts[name] > 0] / counts[name][counts[name] > 0] for name in sums}
+    return {name: mean for name, mean in means.items() if mean.max() > 0}

@@ -1,0 +1,60 @@
+"""Forecasts of data frames and arrays in memory, for the estimator."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, ClassVar, Literal, NoReturn
+
+from pydantic import Field
+
+from throughtime.codecs import Codecs
+from throughtime.errors import DataError
+from throughtime.tasks.base import Progress
+from throughtime.tasks.forecast import ForecastTask
+from throughtime.tasks.forecast_options import ForecastOptions
+
+
+class FrameForecastOptions(ForecastOptions):
+    """Data frames over time.
+
+    Attributes:
+        estimator: the parameters of the estimator.
+    """
+
+    task: Literal["frame-forecast"] = "frame-forecast"  # type: ignore[assignment]
+    estimator: dict[str, Any] = Field(default_factory=dict)
+
+
+class FrameForecast(ForecastTask):
+    """Forecast the next rows of data frames or arrays in memory."""
+
+    name = "frame-forecast"
+    about = "forecast the next rows of data frames"
+    Options = FrameForecastOptions
+    options: FrameForecastOptions
+    interfacing: ClassVar = ForecastTask.interfacing
+
+    @classmethod
+    def speaks_for(cls, options: Any) -> str:
+        """Nothing: only the estimator makes it."""
+        return ""
+
+    def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> NoReturn:
+        """Data come from the estimator: there are no files to read.
+
+        Raises:
+            DataError: always.
+        """
+        raise DataError(
+            "this model was trained on data in memory, and reads no files: load it with throughtime.Forecaster.load, "
+            "and call predict."
+        )
+
+    def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> NoReturn:
+        """See `prepare`."""
+        self.prepare()
+
+    def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> NoReturn:
+        """See `prepare`."""
+        self.prepare()

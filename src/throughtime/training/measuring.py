@@ -1,0 +1,53 @@
+"""The figures that a training ends with."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from typing import Any
+
+from throughtime.runs import Run
+from throughtime.spelling import option
+from throughtime.tasks.base import Data
+from throughtime.training.callbacks import BestWeights
+from throughtime.training.display import Display
+from throughtime.training.evaluation import measured
+from throughtime.training.fitting import Fit
+
+_log = logging.getLogger("throughtime")
+
+
+def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display: Display) -> None:
+    """The figures of the best weights on what was held out; with them the run is finished."""
+    model, task = run.model().to(run.device), run.task
+    calibration = task.calibrate(model, data)
+    if calibration:
+        model.task = replace(run.description, calibration=calibration)
+        run.save_description(model.task)
+        run.save_weights(model)
+    result: dict[str, Any] = {
+        "run": str(run.path),
+        "steps": training.step,
+        "epochs": training.step / run.plan.epoch_steps,
+        "seconds": training.elapsed,
+        "best_step": best.step,
+    }
+    for what, part in (("valid", data.valid), ("test", data.test)):
+        result[what] = None
+        if part is not None:
+            terms = min(run.plan.evaluate_terms, task.reading(part).terms)
+            figures = measured(model, task, part, terms=terms, progress=display.progress)
+            baselines = task.baseline_figures(run.description.baselines, task.subset(part, terms), data.codecs)
+            result[what] = {**figures, "baselines": baselines}
+            _log.info("%s: %s", what, ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[:2]))
+            for name, theirs in baselines.items():
+                ours, guess = figures.get(task.monitor), theirs.get(task.monitor)
+                if ours is None or guess is None or not (ours < guess if task.maximize else ours > guess):
+                    continue
+                _log.warning(
+                    "%s: the network is worse than guessing (%s: %s %.4f, the network %.4f). Train longer, or try a "
+                    "lower %s or another size", what, name, task.monitor.replace("_", " "), guess, ours, option("lr"),
+                )  # fmt: skip
+            if terms < task.reading(part).terms:
+                _log.info("these figures are of %d %ss; `throughtime evaluate` takes all", terms, task.unit)
+    run.save_result(result)

@@ -1,0 +1,90 @@
+"""The page of forecasts: windows, errors by step and by series, and how far back a forecast looks."""
+
+import numpy as np
+import polars
+import pytest
+import torch
+from report_pages import browser, open_page
+from test_report_browser import complaints, see_all
+
+from throughtime.sight.report.collect import collect
+from throughtime.sight.report.render import render, write
+from throughtime.tasks.forecast_page import lookback, outcome
+from throughtime.training import train
+from throughtime.training.reloading import data_of
+from throughtime.training.report import short_report
+
+H = 6
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("page")
+    draw = np.random.default_rng(0)
+    days = polars.datetime_range(polars.datetime(2024, 1, 1), polars.datetime(2025, 1, 1), "1d", eager=True)[:200]
+    waves = {name: size * np.sin(np.arange(200) * 2 * np.pi / 7) for name, size in (("a", 1.0), ("b", 50.0))}
+    waves["b"][190:193] += 400  # no network can know it
+    frame = polars.DataFrame({"ds": days, **{n: w + 0.1 * draw.normal(size=200) for n, w in waves.items()}})
+    frame.write_csv(directory / "table.csv")
+    return train(
+        data=directory / "table.csv", target="a,b", horizon=H, context=14, segment=2, hidden_size=8, dropout=0,
+        batch=64, steps=5, engine="reference", threads=1, out=directory / "run", progress=False,
+    )  # fmt: skip
+
+
+def test_figures_of_the_page_are_those_of_the_task(run):
+    data, model = data_of(run), run.model()
+    found = outcome(model, data.test, 0.8, run.description.baselines)
+    forecasts = found["forecasts"]
+    assert [window.title for window in forecasts.last] == ["a, from 2024-07-13", "b, from 2024-07-13"]
+    for window in forecasts.last:
+        assert len(window.times) == len(window.values) == 14 + H
+        assert window.times[-1] == "2024-07-18"
+        assert (window.low <= window.point).all()
+    table = polars.read_csv(run.config.task.data[0])
+    # Float32 values at the common scale.
+    np.testing.assert_allclose(forecasts.last[1].values, table["b"].to_numpy()[-20:], rtol=1e-4, atol=1e-4)
+    assert forecasts.worst[0].title.startswith("b, from 2024-07-")
+    figures = run.result["test"]
+    curves = {curve.label: curve for curve in forecasts.by_step}
+    assert curves["network"].steps.tolist() == list(range(1, H + 1))
+    assert curves["network"].values.mean() == pytest.approx(figures["mae"], rel=1e-5)
+    for name, baseline in figures["baselines"].items():
+        assert curves[name].values.mean() == pytest.approx(baseline["mae"], rel=1e-5)
+    (by_series,) = found["tables"]
+    shares = {row[0]: row[4] for row in by_series.rows}
+    assert np.mean(list(shares.values())) == pytest.approx(figures["coverage"], rel=1e-5)
+
+
+def test_looking_back_is_the_gradient_of_the_forecast(run):
+    data, model = data_of(run), run.model()
+    windows = data.test.spread(1)
+    found = lookback(model, windows)
+    assert found.steps.tolist() == [2, 4, 6, 8, 10, 12, 14]
+    x = torch.from_numpy(windows.inputs(np.arange(1)).steps).requires_grad_()
+    sizes = np.zeros(7)
+    for step in range(7, 10):  # the steps of the horizon
+        (gradient,) = torch.autograd.grad(model(x)[0][step].sum(), x)
+        sizes += gradient[:7, 0].norm(dim=-1).numpy()[::-1]
+    # Float32, and the tape's gradient is summed in another order.
+    np.testing.assert_allclose(found.values, sizes / sizes.max(), rtol=1e-3)
+
+
+def test_the_pages_open_without_a_complaint(run, tmp_path):
+    data = data_of(run)
+    passage = run.task.passage(data.valid, data.codecs, 60, "held out")
+    assert [len(item.inputs) for item in passage.items] == [10] * 6
+    inside = collect(run, passage, patterns=["layer0.hidden"])
+    assert inside.reading.inputs.shape == (60, 1)
+    short = short_report(run, data)
+    assert "Loss per value over the steps of training" in render(short)
+    with browser() as driver:
+        for page in (inside, short):
+            open_page(driver, write(page, tmp_path / "page.html"))
+            see_all(driver)
+            drawn = driver.execute_script(
+                "return [...document.querySelectorAll('.chart')].map(c => [c.id, c.dataset.drawn])"
+            )
+            assert {"chart-last-0", "chart-worst-0", "chart-horizon", "chart-lookback"} <= {id for id, _ in drawn}
+            assert all(count for _, count in drawn)
+            assert complaints(driver) == []
