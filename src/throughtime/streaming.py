@@ -357,7 +357,7 @@ def _network_of(model: Any) -> _Network:
     network = replace(network, device=_device_of(network.source or model))
     kinds = {str(array.dtype) for array in network.arrays}
     if len(kinds) > 1 or not kinds <= {"float32", "float64"}:
-        raise UserError(f"a stream computes in float32 or float64; this model has {', '.join(sorted(kinds))}.")
+        raise _wrong_type(", ".join(sorted(kinds)))
     return network
 
 
@@ -371,6 +371,10 @@ def _device_of(source: Any) -> DeviceInput | None:
     task = getattr(source, "task", None)
     device = task.codecs.inputs if isinstance(task, TaskDescription) else None
     return device if isinstance(device, DeviceInput) and device.knobs else None
+
+
+def _wrong_type(given: object) -> UserError:
+    return UserError(f"the weights must be float32 or float64, got {given}: convert the model first, with .float().")
 
 
 def _of_run(path: Path) -> _Network:
@@ -394,7 +398,7 @@ def _of_run(path: Path) -> _Network:
 
 def _of_file(file: ModelFile) -> _Network:
     if file.dtype not in ("float32", "float64"):
-        raise UserError(f"a stream computes in float32 or float64; this model has {file.dtype}.")
+        raise _wrong_type(file.dtype)
     kind, settings, programs = file.description.model, file.description.settings, file.description.programs
     try:
         if kind == "SequenceModel":
@@ -547,5 +551,5 @@ def _array(tensor: Any) -> Array:
     try:
         array: Array = tensor.detach().cpu().numpy()
     except TypeError:  # a type that NumPy has not
-        raise UserError(f"a stream computes in float32 or float64; this model has {tensor.dtype}.") from None
+        raise _wrong_type(tensor.dtype) from None
     return np.array(array, order="C")  # a copy: the model may change
