@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 
 import throughtime
 from throughtime.acceleration import substitute_layers
@@ -213,6 +214,20 @@ def test_restore_gives_torchs_layers_back() -> None:
     layer = throughtime.restore(throughtime.RNN(3, 4, engine="reference"))
     assert type(layer) is nn.RNN
     assert "engine" not in vars(layer)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("altered", [parametrizations.weight_norm, nn.utils.weight_norm])
+def test_a_restored_layer_is_still_trained_through_its_weight_norm(altered: Any) -> None:
+    model, x = throughtime.accelerate(nn.Sequential(nn.LSTM(3, 4))), torch.randn(5, 2, 3)
+    altered(model[0], "weight_hh_l0")
+    throughtime.restore(model)
+    assert not isinstance(model[0], throughtime.LSTM)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1)
+        expected = throughtime.from_torch(model[0])(x)[0]
+        torch.testing.assert_close(model(x)[0], expected, rtol=0, atol=1e-6)
 
 
 def test_a_layer_that_is_recorded_is_not_restored() -> None:

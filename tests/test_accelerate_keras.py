@@ -273,3 +273,10 @@ except UserError as error:
 def test_what_is_no_module_is_still_refused(keras: Any) -> None:
     with pytest.raises(UserError, match="takes a torch module, got int"):
         throughtime.accelerate(3)  # type: ignore[type-var]
+
+
+def test_the_example_in_the_documentation_runs(keras: Any) -> None:
+    page = (Path(__file__).parents[1] / "docs" / "keras.md").read_text()
+    code = page.split("```py\n")[1].split("```")[0]
+    x, y = np.zeros((4, 100, 32), np.float32), np.zeros(4, np.int64)
+    exec(compile(code, "docs/keras.md", "exec"), {"x": x, "y": y})

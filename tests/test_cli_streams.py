@@ -74,6 +74,23 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_traceback(streams, dir
         )
     finally:
         os.close(writer)
-    assert done.returncode == (2 if streams == "stderr" else 1)
+    assert done.returncode == (2 if streams == "stderr" else 141)
     assert not done.stdout
     assert not done.stderr
+
+
+@pytest.mark.parametrize(
+    "command", ["--help", "train --help", "cells", "cells lstm", "info RUN", "sample RUN --length 9"]
+)
+def test_every_command_ends_alike_where_nobody_reads(command, directory):
+    reader, writer = os.pipe()
+    os.close(reader)
+    arguments = command.replace("RUN", str(directory / "run")).split()
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", "throughtime", *arguments], stdout=writer, stderr=subprocess.PIPE, check=False
+        )
+    finally:
+        os.close(writer)
+    assert done.returncode == 141
+    assert b"Traceback" not in done.stderr

@@ -151,6 +151,19 @@ def test_parametrized_layers_give_the_weights_that_they_run_with(kind: Any, way:
     assert_alike(ours, layer)
 
 
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("way", PARAMETRIZED)
+@pytest.mark.parametrize("inside", [False, True])
+def test_parametrized_drop_ins_become_torchs_layers_with_the_weights_that_they_run_with(way: str, inside: bool) -> None:
+    torch.manual_seed(0)
+    layer = PARAMETRIZED[way](throughtime.LSTM(INPUT, HIDDEN, 2, dtype=torch.float64)).eval()
+    theirs = throughtime.to_torch(nn.Sequential(layer))[0] if inside else throughtime.to_torch(layer)
+    assert type(theirs) is nn.LSTM
+    assert not theirs.training
+    x = torch.randn(STEPS, ROWS, INPUT, dtype=torch.float64)
+    torch.testing.assert_close(theirs(x)[0], layer(x)[0], **CLOSE)
+
+
 # Models that hold layers among others.
 
 

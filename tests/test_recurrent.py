@@ -306,3 +306,10 @@ def test_equal_programs_are_one() -> None:
 def test_torchs_names_of_options_point_to_ours(cell, option, message):
     with pytest.raises(UserError, match=message):
         Recurrent(cell, 3, 4, **option)
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_scripting_is_refused_with_what_works(inside: bool) -> None:
+    layer = throughtime.Recurrent("gru", 3, 4)
+    with pytest.raises(UserError, match=r"torch\.jit\.trace.*torch\.export.*to_onnx"):
+        torch.jit.script(torch.nn.Sequential(layer) if inside else layer)

@@ -20,7 +20,7 @@ from throughtime.exchange.keras.loop import (
 from throughtime.nn import dropin
 from throughtime.nn.hooks import Hookable
 from throughtime.nn.recurrent_policy import accelerate_policy, restore_policy
-from throughtime.nn.substitute import Substitute, original_state
+from throughtime.nn.substitute import Substitute, revert
 
 _OURS: dict[type[nn.Module], type[nn.Module]] = {kind.original: kind for kind in (dropin.RNN, dropin.LSTM, dropin.GRU)}
 _CELLS = (nn.RNNCell, nn.LSTMCell, nn.GRUCell)
@@ -138,10 +138,7 @@ def restore(model: Model) -> Model:
         if isinstance(module, Hookable) and module.hooks:
             raise UserError(f"{name or 'the model'} is being recorded or edited: restore the model after that.")
     for _, module in layers:
-        state = original_state(module)
-        module.__dict__.clear()
-        module.__dict__.update(state)
-        module.__class__ = module.original
+        revert(module)
     for part in model.modules():
         restore_policy(part)
     for _, layer in keras_layers(model):

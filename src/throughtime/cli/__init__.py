@@ -23,7 +23,7 @@ def _without_packages(arguments: Sequence[str], missing: str) -> int:
     """Answer a request for help or the version in an installation without the commands' packages; refuse all else."""
     import throughtime
     from throughtime.cli.commands import ABOUT, COMMANDS
-    from throughtime.cli.streams import open_standard_streams, silence_broken_pipes
+    from throughtime.cli.streams import UNREAD, open_standard_streams, silence_broken_pipes
 
     open_standard_streams()
     needs = f"the commands need {missing}: pip install 'throughtime[train]'"
@@ -40,5 +40,5 @@ def _without_packages(arguments: Sequence[str], missing: str) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         silence_broken_pipes()
-        return 1
+        return UNREAD
     return 0

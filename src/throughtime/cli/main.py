@@ -18,8 +18,8 @@ from typer.main import get_command
 
 import throughtime
 from throughtime.cli.commands import ABOUT, COMMANDS
-from throughtime.cli.errors import INTERRUPTED, REFUSED, explained, tell
-from throughtime.cli.streams import open_standard_streams, silence_broken_pipes
+from throughtime.cli.errors import INTERRUPTED, explained, tell
+from throughtime.cli.streams import UNREAD, open_standard_streams, silence_broken_pipes
 from throughtime.spelling import command_line
 
 _HELP = {"help_option_names": ["--help", "-h"]}
@@ -109,7 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: what follows the command's name; the process's own if not given.
 
     Returns:
-        The exit code: 0, 1 for what the machine refused, 2 for what was asked wrongly, 130 for Ctrl-C.
+        The exit code: 0, 1 for what the machine refused, 2 for what was asked wrongly, 130 for Ctrl-C, 141 if the
+        reader of a pipe has gone.
     """
     open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
@@ -121,9 +122,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with command_line():
             code = get_command(app).main(given or ["--help"], prog_name="throughtime", standalone_mode=False)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit) as error:  # typer and rich turn the one into the other
+        if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
+            raise
         silence_broken_pipes()
-        return REFUSED
+        return UNREAD
     except KeyboardInterrupt:
         code = INTERRUPTED
     except Exception as error:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+UNREAD = 141  # the exit code where a pipe's reader has gone: 128 + SIGPIPE, as of other commands under `| head`
+
 
 def open_standard_streams() -> None:
     """Connect each standard stream that is closed (`>&-`, as under some daemons) to the null device.

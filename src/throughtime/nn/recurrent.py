@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -387,6 +387,13 @@ class Recurrent(Hookable, Freezable, nn.Module):
         """A parameter as it is used in training."""
         tensor: Tensor = getattr(self, name)
         return dropped(tensor, self.options.weight_drop) if name in direction.thinned else tensor
+
+    def __prepare_scriptable__(self) -> NoReturn:
+        """Refuse torch.jit.script, which compiles the source of every module."""
+        raise UserError(
+            "torch.jit.script can't compile a Recurrent: use torch.jit.trace or torch.export, or write the model with "
+            "throughtime.to_onnx, which keeps the loop for any number of steps."
+        )
 
     def extra_repr(self) -> str:
         """What is printed of the module."""

@@ -73,9 +73,27 @@ class Substitute(nn.Module):
 
 def as_original(module: Substitute) -> nn.Module:
     """A module of torch's own class with the same parameters, buffers and hooks."""
-    made = module.original.__new__(module.original)
+    kind = _original_class(module)
+    made: nn.Module = kind.__new__(kind)
     made.__dict__.update(original_state(module))
     return made
+
+
+def revert(module: Substitute) -> None:
+    """Turn a module into one of torch's own class, in place."""
+    kind, state = _original_class(module), original_state(module)
+    module.__dict__.clear()
+    module.__dict__.update(state)
+    _set_class(module, kind)
+
+
+def _original_class(module: Substitute) -> type[nn.Module]:
+    """Torch's class for a module; what torch derived from ours, for a parametrization, it derives from torch's."""
+    kind = type(module)
+    if kind.__dict__.get("original") is not None:
+        return module.original
+    bases = tuple(base for base in kind.__bases__ if not issubclass(base, Substitute))
+    return type(kind.__name__, bases or (module.original,), _body(kind))
 
 
 def original_state(module: Substitute) -> dict[str, Any]:
@@ -95,8 +113,11 @@ def _rebased(kind: type[Any], ours: type[Any]) -> type[Any]:
     """A subclass of torch's class, as torch.nn.utils.parametrize and FSDP make them, as a subclass of ours too."""
     original = ours.original
     bases = [b for base in kind.__bases__ for b in ((ours, original) if base is original else (base,))]
-    body = {name: value for name, value in kind.__dict__.items() if name not in ("__dict__", "__weakref__")}
-    return type(kind.__name__, tuple(bases), body)
+    return type(kind.__name__, tuple(bases), _body(kind))
+
+
+def _body(kind: type[Any]) -> dict[str, Any]:
+    return {name: value for name, value in kind.__dict__.items() if name not in ("__dict__", "__weakref__")}
 
 
 torch.serialization.add_safe_globals([_new])

@@ -95,7 +95,7 @@ def network_of(model: Any, *, described: bool = False) -> Network:
         network = replace(network, description=network.source.description)
     kinds = {str(array.dtype) for array in network.arrays}
     if len(kinds) > 1 or not kinds <= {"float32", "float64"}:
-        raise UserError(f"a stream computes in float32 or float64; this model has {', '.join(sorted(kinds))}.")
+        raise _wrong_type(", ".join(sorted(kinds)))
     return network
 
 
@@ -109,6 +109,10 @@ def _device_of(source: Any) -> DeviceInput | None:
     task = getattr(source, "task", None)
     device = task.codecs.inputs if isinstance(task, TaskDescription) else None
     return device if isinstance(device, DeviceInput) and device.knobs else None
+
+
+def _wrong_type(given: object) -> UserError:
+    return UserError(f"the weights must be float32 or float64, got {given}: convert the model first, with .float().")
 
 
 def _of_run(path: Path) -> Network:
@@ -132,7 +136,7 @@ def _of_run(path: Path) -> Network:
 
 def _of_file(file: ModelFile) -> Network:
     if file.dtype not in ("float32", "float64"):
-        raise UserError(f"a stream computes in float32 or float64; this model has {file.dtype}.")
+        raise _wrong_type(file.dtype)
     kind, settings, programs = file.description.model, file.description.settings, file.description.programs
     try:
         if kind == "SequenceModel":
@@ -280,9 +284,7 @@ def _require_one_direction(bidirectional: bool) -> None:
 def _unknown(kind: str, inside: Sequence[str] = ()) -> UserError:
     names = ", ".join(map(repr, inside))
     told = f": pass a layer in it, as model.get_submodule({inside[0]!r}) ({names})" if inside else ""
-    return UserError(
-        f"{kind} is not a recurrent layer or a language model, and a stream is made from one of these{told}."
-    )
+    return UserError(f"{kind} is not a recurrent layer or a language model{told}.")
 
 
 def _description(module: Any) -> Description | None:
@@ -305,7 +307,7 @@ def _array(tensor: Any) -> Array:
     try:
         array: Array = tensor.detach().cpu().numpy()
     except TypeError:  # a type that NumPy has not
-        raise UserError(f"a stream computes in float32 or float64; this model has {tensor.dtype}.") from None
+        raise _wrong_type(tensor.dtype) from None
     return np.array(array, order="C")
 
 

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from throughtime.acceleration import restore
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer, torch_layer_of
@@ -111,9 +112,7 @@ def to_torch(module: nn.Module) -> nn.Module:
         return _torchs(module)
     name = _drop_in(module)
     if name is not None:
-        with torch.device("meta"):
-            made: nn.Module = getattr(nn, name)(**{a: getattr(module, a) for a in DROP_INS[name].arguments})
-        return _with(made, module.state_dict())
+        return _of_drop_in(module, name)
     if not isinstance(module, nn.Module) or not any(isinstance(inner, Hookable) for inner in module.modules()):
         raise UserError(
             "expected a Recurrent, a drop-in or a module that holds some, got a "
@@ -124,7 +123,22 @@ def to_torch(module: nn.Module) -> nn.Module:
 
 def _drop_in(module: nn.Module) -> str | None:
     """The name of torch's class that a drop-in takes the place of; None if it is no drop-in."""
-    return next((name for name, drop_in in DROP_INS.items() if type(module) is drop_in.kind), None)
+    kind = type(module)
+    if parametrize.is_parametrized(module):  # its class is then one that torch derived from ours
+        kind = next((base for base in kind.__mro__[1:] if not base.__name__.startswith("Parametrized")), kind)
+    return next((name for name, drop_in in DROP_INS.items() if kind is drop_in.kind), None)
+
+
+def _of_drop_in(module: nn.Module, name: str) -> nn.Module:
+    """Torch's layer with the weights that a drop-in runs with."""
+    with torch.device("meta"):
+        made: nn.Module = getattr(nn, name)(**{a: getattr(module, a) for a in DROP_INS[name].arguments})
+    return _with(made, effective_weights(module, made.state_dict())).train(module.training)
+
+
+def _is_altered(module: nn.Module) -> bool:
+    """Whether weights are stored as something else: pruned, normalized or parametrized."""
+    return parametrize.is_parametrized(module) or bool(module._forward_pre_hooks)
 
 
 def _copied(module: nn.Module) -> nn.Module:
@@ -133,21 +147,18 @@ def _copied(module: nn.Module) -> nn.Module:
         plain = isinstance(inner, Recurrent | SequenceModel) or _drop_in(inner) is not None
         if isinstance(inner, Hookable) and not plain:
             raise UserError(
-                f"the layer {name!r} is a {type(inner).__name__}, which torch has no class for: remove its "
-                "parametrizations with torch.nn.utils.parametrize.remove_parametrizations, or convert it by itself."
+                f"the layer {name!r} is a {type(inner).__name__}, which torch has no class for: make it one of "
+                f"{', '.join(DROP_INS)} or a Recurrent."
             )
         if isinstance(inner, SequenceModel):
             raise UserError("torch has no SequenceModel: convert the layers in it, model.recurrent.")
-    made: nn.Module = copy.deepcopy(module)
-    converted: dict[int, nn.Module] = {}
-    for name, holder in list(made.named_modules()):
-        for own, inner in list(holder._modules.items()):
-            if isinstance(inner, Recurrent):
-                if id(inner) not in converted:
-                    converted[id(inner)] = _of_place(inner, f"{name}.{own}" if name else own)
-                holder._modules[own] = converted[id(inner)]
-    restore(made)
-    return made
+    converted: dict[int, Any] = {}  # what stands for a module in the copy: torch cannot copy a pruned one
+    for name, inner in module.named_modules():
+        if isinstance(inner, Recurrent):
+            converted[id(inner)] = _of_place(inner, name)
+        elif (kind := _drop_in(inner)) is not None and _is_altered(inner):
+            converted[id(inner)] = _of_drop_in(inner, kind)
+    return restore(copy.deepcopy(module, converted))
 
 
 def _of_place(module: Recurrent, name: str) -> nn.Module:
