@@ -210,9 +210,9 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         kind: np.stack([table.values(name, kind)[order] for name in names], 1) if names else None
         for kind, names in (("past", columns.past), ("future", columns.future))
     }
-    for kind, names_of in (("past", columns.past), ("future", columns.future)):
-        for name, values in zip(names_of, () if covariates[kind] is None else covariates[kind].T, strict=False):
-            if np.isnan(values).all():
+    for kind, read_values in covariates.items():
+        for k, name in enumerate(getattr(columns, kind)):
+            if read_values is not None and np.isnan(read_values[:, k]).all():
                 raise DataError(f"{table.name}: column {name!r} ({option(kind)}) has no values; leave it out.")
     texts = {name: np.array(table.filled(name, "static"), object)[order] for name in columns.static}
     found: list[Series] = []
