@@ -4,11 +4,12 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEVELOPMENT := $(VENV)/.development
+SITE := $(VENV)/.site
 # Pins the build's own needs too, which pip installs apart.
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help install browser demo test test-all lint format bench wheel build/asan build/tsan sanitize \
+.PHONY: help install browser demo test test-all test-docs docs lint format bench wheel build/asan build/tsan sanitize \
 	sanitize-quick sanitize-threads fuzz clean
 
 help:  ## this list
@@ -44,11 +45,25 @@ demo: install  ## train a network on text that is already on the machine
 	@$(BIN)/throughtime train --hidden 128 --layers 2 --dropout 0.1 --minutes 2.5
 
 # Two workers, as the slowest machines of CI have two cores; each test process uses one thread.
-test: $(DEVELOPMENT) browser  ## run the tests, except the slowest
-	$(BIN)/python -m pytest -n 2 -m 'not slow'
+test: $(DEVELOPMENT) browser  ## run the tests, except the slowest and those of the book
+	$(BIN)/python -m pytest -n 2 -m 'not slow and not book'
 
 test-all: $(DEVELOPMENT) browser  ## run all tests
 	$(BIN)/python -m pytest -n 2
+
+test-docs: $(DEVELOPMENT)  ## run the snippets of the book and the notebooks
+	$(BIN)/python -m pytest -n 2 -m book
+
+# The site reads the sources and imports nothing of the package, so it needs no PyTorch and no compiler.
+$(SITE): pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["optional-dependencies"]["docs"], sep="\n")' \
+	    | xargs -d '\n' $(BIN)/pip install --quiet
+	@touch $@
+
+docs: $(SITE)  ## build the site into build/site
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "Built build/site/index.html"
 
 lint: $(DEVELOPMENT)  ## check style, format and types
 	$(BIN)/ruff check

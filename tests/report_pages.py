@@ -14,6 +14,7 @@ import pytest
 from throughtime.sight.report.data import (
     ConfusionMatrix,
     Curve,
+    Envelopes,
     Example,
     Flow,
     Reading,
@@ -21,10 +22,13 @@ from throughtime.sight.report.data import (
     Roll,
     Sample,
     Saturation,
+    Sound,
     Table,
     Timescale,
+    Track,
     Values,
 )
+from throughtime.sight.report.render import write
 
 TEXT = "FIRST WATCH:\nWho comes so fast in silence of the night?\n\nSECOND WATCH:\nA friend, and all his household.\n\n"
 LAGS = 16
@@ -132,6 +136,20 @@ def open_page(driver: Any, path: Path) -> None:
     )
 
 
+def made_up_sound(rate: int = 8000, seconds: float = 1.0) -> ReportData:
+    """A tone of 1,000 Hz for half the time, then silence, and half of it as the prediction; a unit is on with it."""
+    t = np.arange(round(seconds * rate)) / rate
+    tone = (0.5 * np.sin(2 * np.pi * 1000 * t) * (t < seconds / 2)).astype(np.float32)
+    size = 20
+    on = np.stack([(t[::size] < seconds / 2) * 1.0, np.zeros(len(t[::size]))], 1)
+    figure = np.where(np.arange(50) < 25, -6.02, np.nan)
+    tracks = [Track("dry", 2 * tone), Track("target", tone), Track("prediction", tone / 2)]
+    values = [Envelopes("layer0", "hidden", on, on, size), Envelopes("layer0", "cell", 2 * on - 1, 3 * on - 1, size)]
+    sound = Sound("a tone", rate, tracks, (1, 2), "ESR, dB", figure, len(t) // 50, values)
+    drawn = Sound("drawn", rate, [Track("drawn", tone)])
+    return ReportData(title="How a tone was learned", symbol="sample", sounds=[sound, drawn])
+
+
 def made_up_lines(whole: bool = True, **more: Any) -> ReportData:
     """A report on three short sequences: with a label each, of which the second is wrong, or with a tag per symbol."""
     words, labels, draw = ["abc", "de", "fghi"], ["x", "y", "x"], np.random.default_rng(0)
@@ -203,3 +221,15 @@ def _content(reading: Reading, draw: Any) -> dict[str, Any]:
         "confusion": ConfusionMatrix(["x", "y"], np.array([[2, 0], [1, 0]])),
         "tables": [Table("Worst mistakes", "The worst.", ("text", "probability", "support"), [("de", 1.0, 1200)])],
     }
+
+
+def large_page(folder: Path) -> Path:
+    """A page of 2,000 characters and 12 values of 256 units, written to a folder."""
+    draw = np.random.default_rng(0)
+    names = [f"{name}{k}" for name in ("forget", "cell") for k in range(3)]
+    values = [
+        Values(layer, name, draw.normal(size=(2000, 256)), np.arange(256), np.linspace(1, 0, 256), [""] * 256)
+        for layer in ("layer0", "layer1")
+        for name in names
+    ]
+    return write(made_up((TEXT * 20)[:2000], units=256, values=values), folder / "report.html")

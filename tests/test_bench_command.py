@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import time
 from itertools import pairwise
 
 import numpy as np
@@ -127,7 +126,22 @@ def test_results_of_other_names_are_not_compared() -> None:
         error({}, {"output": np.ones(3)})
 
 
+class Clock:
+    """What a measurement takes for time: only calls spend it."""
+
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
 def test_times_are_those_of_the_calls(monkeypatch) -> None:
+    clock = Clock()
+    monkeypatch.setattr(measuring, "time", clock)
+
     class Sleeping:
         packages, is_ours = ("torch",), False
 
@@ -138,14 +152,14 @@ def test_times_are_those_of_the_calls(monkeypatch) -> None:
             return True
 
         def prepare(self, case, arguments, threads):
-            return contestant.Ready(lambda: time.sleep(self.seconds), lambda _: {"output": arguments.x.numpy()})
+            return contestant.Ready(lambda: clock.sleep(self.seconds), lambda _: {"output": arguments.x.numpy()})
 
     monkeypatch.setattr(measuring, "CONTESTANTS", [Sleeping("first", 0.01), Sleeping("torch", 0.03)])
     first, other = measure(TINY, seconds=0.1, threads=1).times
-    assert 0.01 <= first.seconds < 0.02
-    assert 2 < other.ratio < 4
+    assert first.seconds == pytest.approx(0.01)
+    assert other.ratio == pytest.approx(3)
     streaming = Case("streaming", "gru", 1, 8, 10)
-    assert 0.001 <= measure(streaming, seconds=0.1, threads=1).times[0].seconds < 0.002
+    assert measure(streaming, seconds=0.1, threads=1).times[0].seconds == pytest.approx(0.001)
 
 
 class Looking(Quiet):

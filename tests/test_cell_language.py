@@ -5,6 +5,8 @@ from __future__ import annotations
 import inspect
 import math
 import re
+import traceback
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,6 +15,7 @@ from helpers import assert_close, random_arguments, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import throughtime
 from throughtime import cells
 from throughtime.errors import CellError
 from throughtime.language import (
@@ -43,6 +46,8 @@ from throughtime.language import (
 )
 from throughtime.program.core import Program
 from throughtime.program.operations import OPERATIONS
+
+PACKAGE = str(Path(throughtime.__file__).parent)
 
 
 def parts(program: Program) -> dict[str, list[tuple[str, int, int]]]:
@@ -835,3 +840,47 @@ def test_the_words_belong_inside_a_cell():
             word()
     with pytest.raises(CellError, match="a vector of the cell is wanted here"):
         tanh(1.0)
+
+
+def frames_of_ours(error: BaseException) -> list[str]:
+    return [f.name for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(PACKAGE)]
+
+
+def test_an_error_shows_the_cells_line_and_none_of_the_tracers_frames():
+    @cell
+    def narrow(x, h):
+        f = sigmoid(affine("forget", x, h))
+        return f * h[:2]
+
+    @cell
+    def misspelled(x, h):
+        return affine("all", x, h).tanh()
+
+    for wrong, line in ((narrow, "return f * h[:2]"), (misspelled, 'return affine("all", x, h).tanh()')):
+        with pytest.raises(CellError, match=re.escape(line)) as caught:
+            wrong.program(3, 4)
+        assert frames_of_ours(caught.value) == ["program"]
+        assert caught.value.__cause__ is None
+        assert caught.value.__suppress_context__
+
+
+def test_an_error_in_a_function_that_a_cell_calls_keeps_the_frames_of_the_author():
+    def look_up(table: dict[str, int]) -> int:
+        return table["missing"]
+
+    @cell
+    def calling(x, h):
+        return affine("all", x, h) * look_up({})
+
+    with pytest.raises(CellError, match="KeyError: 'missing'") as caught:
+        calling.program(3, 4)
+    assert [f.name for f in traceback.extract_tb(caught.value.__cause__.__traceback__)] == ["calling", "look_up"]
+
+
+def test_a_cell_and_its_program_show_in_a_notebook():
+    shown = cells.rnn_leaky._repr_html_()
+    assert '<td style="text-align: left">leak</td>' in shown
+    assert "affine(&quot;candidate&quot;, x, h)" in shown
+    program = cells.rnn.program(3, 4)
+    assert repr(program) == str(program)
+    assert program._repr_html_().startswith("<pre>program rnn\n")

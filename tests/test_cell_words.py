@@ -79,7 +79,7 @@ def test_a_softmax_gate_has_its_names_and_a_derived_gradient():
     weights, _ = program.body[program.values["attention"]].args
     assert program.body[weights].op == "exp"
     assert "attention.pre" in program.values
-    throughtime.check(attentive)
+    throughtime.gradcheck(attentive)
 
 
 def test_a_softmax_of_large_numbers_stays_finite():
@@ -122,7 +122,7 @@ def test_a_matrix_multiplies_several_vectors():
         "linear",
         "linear_transposed",
     ]
-    throughtime.check(tied)
+    throughtime.gradcheck(tied)
     for width in (4, 40):
         arguments = random_arguments(tied.program(3, width), 1, 5)
         x, h = arguments.inputs[0][0], arguments.states[0]

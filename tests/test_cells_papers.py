@@ -89,7 +89,7 @@ def own_step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[
 
 def test_a_users_cell_with_a_norm_and_a_second_product_after_a_gate_passes_the_same_harness() -> None:
     hold(own, own_step)
-    assert throughtime.check(own).passed
+    assert throughtime.gradcheck(own).passed
 
 
 # What a loop over a few steps does not show.

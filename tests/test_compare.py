@@ -49,6 +49,8 @@ def test_the_whole_comparison(tmp_path, text):
     assert json.loads((tmp_path / "c" / "comparison.json").read_text())["cells"] == found["cells"]
     page = (tmp_path / "c" / "comparison.html").read_text()
     assert "Learning curves" in page
+    assert repr(found).splitlines()[0].split()[:2] == ["cell", "loss"]
+    assert found._repr_html_().count("<tr>") == 4  # the head, two cells and the baseline
     assert "<script src" not in page
 
 

@@ -1,25 +1,40 @@
-"""Every snippet of the README and the docs runs."""
+"""Every snippet of the README, the docs and the book runs, and every notebook."""
 
 from __future__ import annotations
 
 import re
+import runpy
 import shlex
 from pathlib import Path
 
 import pytest
 
+from throughtime import language
 from throughtime.cli.commands import COMMANDS
 from throughtime.cli.main import _loaded
 
 ROOT = Path(__file__).parent.parent
-PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md")])
+CHAPTERS = sorted((ROOT / "docs" / "book").glob("*.md"))
+PAGES = sorted([ROOT / "README.md", *(ROOT / "docs").glob("*.md"), *CHAPTERS])
+NOTEBOOKS = sorted((ROOT / "docs" / "notebooks").glob("*.py"))
 
 
 def blocks(page: Path, language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S)
 
 
-@pytest.mark.parametrize("page", [p for p in PAGES if blocks(p, "python")], ids=lambda p: str(p.relative_to(ROOT)))
+def title(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+RUNNABLE = [
+    pytest.param(page, id=title(page), marks=[pytest.mark.book] if page in CHAPTERS else [])
+    for page in PAGES
+    if blocks(page, "python")
+]
+
+
+@pytest.mark.parametrize("page", RUNNABLE)
 def test_python_snippets_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A page's snippets are one program; a training in it is cut down to a few steps of a short text."""
     monkeypatch.chdir(tmp_path)
@@ -36,7 +51,26 @@ def test_python_snippets_run_in_order(page: Path, tmp_path: Path, monkeypatch: p
         exec(compile(code, str(file), "exec"), namespace)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.book
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=title)
+def test_notebooks_run(notebook: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runpy.run_path(str(notebook), run_name="__main__")
+
+
+@pytest.mark.parametrize("chapter", [c for c in CHAPTERS if c.stem[0].isdigit()], ids=title)
+def test_a_chapter_has_figures_and_ends_with_three_experiments(chapter: Path) -> None:
+    text = chapter.read_text(encoding="utf-8")
+    images = re.findall(r"^!\[[^\]]+\]\((\S+\.svg)\)", text, re.M)
+    assert 2 <= len(images) <= 4
+    for image in images:
+        assert (chapter.parent / image).exists(), "draw it: python docs/book/figures.py"
+    _, _, experiments = text.rpartition("\n## ")
+    assert experiments.startswith("Three experiments\n")
+    assert re.findall(r"^(\d)\. ", experiments, re.M) == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=title)
 def test_commands_and_options_exist(page: Path) -> None:
     """Each `throughtime` line in a shell block names a command and options that it has."""
     lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
@@ -57,3 +91,10 @@ def test_make_targets_exist() -> None:
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"`make (\w+)`|^make (\w+)", page.read_text(encoding="utf-8"), re.M):
             assert re.search(rf"^{target[0] or target[1]}:", makefile, re.M), f"{page.name}: make {target}"
+
+
+def test_the_guide_to_cells_has_every_word() -> None:
+    text = (ROOT / "docs" / "own-cell.md").read_text(encoding="utf-8")
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("|"))
+    for word in set(language.__all__) - {"ACTIVATIONS"}:
+        assert re.search(rf"`{word}[`(]", rows), f"docs/own-cell.md does not explain {word}"

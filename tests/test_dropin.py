@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import pytest
@@ -216,3 +217,41 @@ def test_modules_survive_deepcopy_pickle_and_dtype_changes(kind: str) -> None:
     buffer.seek(0)
     assert torch.equal(torch.load(buffer, weights_only=False)(x)[0], layer(x)[0])
     assert layer.double()(x.double())[0].dtype == torch.float64
+
+
+def outputs_and_states(result: Any) -> list[torch.Tensor]:
+    output, states = result
+    return [output, *(states if isinstance(states, tuple) else (states,))]
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize("batch_first", [False, True])
+@pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_call_without_gradients_has_the_bits_of_one_with_them(
+    kind: str, batch_first: bool, with_state: bool, frozen: bool
+) -> None:
+    layer = getattr(throughtime, kind)(3, 4, batch_first=batch_first).eval()
+    for steps, rows in itertools.product((0, 1, 4), (0, 1, 5)):
+        x = torch.randn((rows, steps, 3) if batch_first else (steps, rows, 3))
+        state = torch.randn(1, rows, 4)
+        given = (x, (state, 2 * state) if kind == "LSTM" else state) if with_state else (x,)
+        expected = outputs_and_states(layer(*given))
+        if frozen:
+            throughtime.freeze(layer)
+        with torch.no_grad():
+            found = outputs_and_states(layer(*given))
+        for one, other in zip(found, expected, strict=True):
+            assert one.shape == other.shape
+            assert torch.equal(one, other)
+
+
+def test_a_weight_written_past_torchs_version_counter_is_seen() -> None:
+    layer, x = throughtime.GRU(3, 4), torch.randn(1, 2, 3)
+    with torch.no_grad():
+        before = layer(x)[0]
+        layer.bias_hh_l0.data.add_(1.0)
+        layer.weight_ih_l0.detach().numpy()[:] = 0.5
+        after, expected = layer(x)[0], nn.GRU.forward(layer, x)[0]
+    assert not torch.allclose(before, after)
+    torch.testing.assert_close(after, expected)

@@ -11,7 +11,7 @@ from torch import nn
 import throughtime
 from throughtime import Recurrent
 from throughtime.codecs import Codecs
-from throughtime.data.waveform import Waveform
+from throughtime.data.knobs import DeviceInput
 from throughtime.errors import ModelError, UserError
 from throughtime.nn.encoders import Numeric
 from throughtime.nn.sequence_model import SequenceModel
@@ -34,7 +34,7 @@ def network(cell="lstm", layers=1, skip=False, inputs=1, output=None, **options)
         for name, parameter in recurrent.named_parameters():
             if "bias" in name:
                 parameter.normal_(0, 0.5)
-    model.task = TaskDescription("effect", Codecs(Waveform(8000)), {})
+    model.task = TaskDescription("effect", Codecs(DeviceInput(8000)), {})
     return model
 
 
@@ -64,7 +64,7 @@ def test_rtneural_is_what_keras_computes(keras, tmp_path, cell, layers, skip):
     assert torch.allclose(run(model, x), found, atol=1e-5)
     again = throughtime.from_rtneural(tmp_path / "model.json")
     assert torch.allclose(run(again), run(model), atol=1e-6)
-    assert again.task.codecs.inputs == Waveform(8000)
+    assert again.task.codecs.inputs == DeviceInput(8000)
 
 
 def nam_by_hand(path, x):

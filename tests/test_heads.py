@@ -12,7 +12,7 @@ from torch import nn
 
 from throughtime.errors import UserError
 from throughtime.nn.heads import DistributionHead, Head
-from throughtime.outputs import Bernoulli, Categorical, Normal, Point, Quantiles, StudentT
+from throughtime.outputs import Bernoulli, Categorical, LogisticMixture, Normal, Point, Quantiles, StudentT
 
 FEATURES = 6
 LEADING = (4, 2)
@@ -219,3 +219,15 @@ def test_targets_and_weights_of_another_shape_are_refused(output):
                 attempt()
     with pytest.raises(RuntimeError, match="expand"):
         head.loss(features, targets, torch.ones(*LEADING, 1))
+
+
+def test_a_mixture_of_logistics_has_exact_tails():
+    output = LogisticMixture(256, 4)
+    head = Head.of(output, 3)
+    draw = torch.Generator().manual_seed(0)
+    raw = (3 * torch.randn(256, output.width, generator=draw, dtype=torch.float64)).requires_grad_()
+    losses = head.losses(raw, torch.arange(256))
+    expected = -output.log_probabilities(raw.detach().numpy())[np.arange(256), np.arange(256)]
+    assert losses.detach().numpy() == pytest.approx(expected, rel=1e-10)
+    assert expected.max() > 50  # beyond what a difference of two cumulative probabilities can tell from 0
+    assert torch.autograd.gradcheck(lambda x: head.losses(x, torch.arange(256)), raw)

@@ -8,12 +8,12 @@ import throughtime
 
 ROOT = Path(throughtime.__file__).parent
 LAYERS = [
-    {"arrays", "errors", "files", "levels", "markdown", "options", "packages", "paths", "spelling"},
+    {"arrays", "errors", "files", "levels", "options", "packages", "paths", "spelling", "tables"},
     {"language", "program"},
     {"cells"},
     {"codecs", "engines", "outputs", "stored", "task_description"},
     {"data", "model_file"},
-    {"checking", "nn", "streaming"},
+    {"gradient_check", "nn", "streaming"},
     {"tasks"},
     {"acceleration", "exchange", "runs", "sight", "training"},
     {"estimators", "forecaster", "studies"},

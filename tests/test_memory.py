@@ -117,7 +117,6 @@ def test_the_whole_measurement(tmp_path):
     assert [(each["cell"], each["lag"]) for each in found["attempts"]] == [
         ("rnn", 10), ("rnn", 20), ("gru", 10), ("gru", 20)
     ]  # fmt: skip
-    assert found["seconds"] < 30
     assert {each["claim"] for each in found["claims"]} >= {"a plain RNN spans about ten steps"}
     assert "What textbooks say" in (tmp_path / "m" / "memory.html").read_text()
     assert json.loads((tmp_path / "m" / "memory.json").read_text())["longest"] == found["longest"]

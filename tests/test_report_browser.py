@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_pages import TEXT, browser, made_up, open_page
+from report_pages import TEXT, browser, large_page, made_up, open_page
 
 from throughtime.sight import match
 from throughtime.sight.report.data import Values
@@ -293,19 +293,9 @@ def test_a_page_of_training_alone(driver: Driver, tmp_path: Path) -> None:
     assert complaints(driver) == []
 
 
-def test_two_thousand_characters_of_256_units_open_within_two_seconds(driver: Driver, tmp_path: Path) -> None:
-    draw = np.random.default_rng(0)
-    text = (TEXT * 20)[:2000]
-    names = [f"{name}{k}" for name in ("forget", "cell") for k in range(3)]
-    values = [
-        Values(layer, name, draw.normal(size=(2000, 256)), np.arange(256), np.linspace(1, 0, 256), [""] * 256)
-        for layer in ("layer0", "layer1")
-        for name in names
-    ]
-    path = write(made_up(text, units=256, values=values), tmp_path / "report.html")
+def test_a_page_of_two_thousand_characters_and_256_units_has_few_elements(driver: Driver, tmp_path: Path) -> None:
+    """Their number is what a page takes to open; benchmarks/report_page.py measures the time."""
     resize(driver, 1280)
-    times = []
-    for _ in range(3):  # the quickest, as this is about the page and not about what else the machine does
-        open_page(driver, path)
-        times.append(driver.execute_script("return Number(document.documentElement.dataset.ready)"))
-    assert min(times) < 2000  # milliseconds
+    open_page(driver, large_page(tmp_path))
+    count = driver.execute_script("return document.querySelectorAll('*').length")
+    assert 2000 < count < 2 * 2000 + 10 * 256 + 1000  # of a character, of a unit, and all others

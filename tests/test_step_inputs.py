@@ -58,7 +58,7 @@ def test_a_layer_takes_them_by_name(engine):
     (gradient,) = torch.autograd.grad(y.square().sum(), dt)
     (expected,) = torch.autograd.grad(wanted.square().sum(), dt)
     assert_close([gradient], [expected], 1e-5)
-    throughtime.check(decaying)
+    throughtime.gradcheck(decaying)
 
 
 def test_every_form_of_input():

@@ -6,6 +6,7 @@ import soundfile
 import torch
 from sounds import tone, write
 
+import throughtime
 from throughtime import tasks
 from throughtime.cli.main import main
 from throughtime.data.waveform import MuLaw, Waveform
@@ -135,3 +136,32 @@ def test_data_that_cannot_be_used(tmp_path):
     run = train(data=silence, out=tmp_path / "silent", **{**TINY, "steps": 5})
     assert np.isfinite(run.result["valid"]["loss"])
     assert any("silent from beginning to end" in note for note in run.task.prepare().notes)
+
+
+def test_samples_beyond_full_scale_are_told(tmp_path):
+    x = tone()
+    x[:3] = [2, -2, 1.5]
+    data = tasks.get("audio")(tasks.get("audio").Options(data=write(tmp_path / "a.wav", x), levels=32)).prepare()
+    assert "3 samples were beyond -1 and 1, and were clipped." in data.notes
+    assert data.train.ids[:3].tolist() == [31, 0, 31]
+
+
+def test_a_mixture_s_bits_are_of_the_same_levels(recording, tmp_path):
+    run = train(data=recording, output="mixture", components=3, out=tmp_path / "run", **{**TINY, "steps": 200})
+    output = run.model().head.output
+    ids = torch.from_numpy(CODEC.encode(tone(2.0)).astype(np.int64))[:, None]
+    with torch.no_grad():
+        raw = run.model()(ids[:-1])[0][:, 0].double().numpy()
+    logs = output.log_probabilities(raw)
+    assert np.exp(logs).sum(-1) == pytest.approx(np.ones(len(logs)), abs=1e-9)
+    bits = -logs[np.arange(len(logs)), ids[1:, 0].numpy()].mean() / np.log(2)
+    found = evaluate(run, recording)
+    assert found["bits_per_sample"] == pytest.approx(bits, rel=1e-4)  # float32
+    # The untrained network spreads over the levels; five bits are as good as knowing nothing of 32 levels.
+    assert found["bits_per_sample"] < 4.5
+    assert np.mean([row[1] for row in predict(run, recording).rows]) == pytest.approx(bits, rel=1e-4)
+    drawn = np.concatenate(list(sample(run, length=200, seed=1)))
+    assert drawn.shape == (200, 1)
+    assert np.array_equal(CODEC.decode(CODEC.encode(drawn)), drawn)
+    again = throughtime.load(run.path)
+    assert again.head.output == output

@@ -74,7 +74,7 @@ def test_predictions_need_no_labels(run, flat, tmp_path, capsys):
 def test_the_network_reads_mel_bands_at_a_common_scale(run, flat):
     codec = run.description.codecs.inputs
     assert (codec.waveform.rate, codec.window, codec.hop, codec.bands) == (8000, 200, 80, 12)
-    frames = np.concatenate(run.task.prepare().train.inputs)
+    frames = np.concatenate(run.task.prepare().train.inputs[:18])  # without the copies
     assert frames.mean(0) == pytest.approx(np.zeros(12), abs=1e-5)
     assert frames.std(0) == pytest.approx(np.ones(12), abs=1e-5)
     again = codec_from(codec.to_data())
@@ -110,6 +110,11 @@ def test_what_cannot_be_used(run, flat, tmp_path):
         ({"label_pattern": "(.*)", "group_by": "speaker"}, DataError, "'speaker' is not a group in label_pattern"),
         ({"task": "classify", "group_by": "speaker"}, DataError, "group_by of sounds names a group in label_pattern"),
         ({"task": "classify"}, DataError, r"has 1 label \('flat0'\); 2 or more are needed"),
+        (
+            {"label_pattern": "(low|high)", "features": "raw", "normalize": "level"},
+            DataError,
+            "normalize level is for log-mel",
+        ),
         ({"label_pattern": "(low|high)", "columns": "a"}, DataError, "columns names a column of a table"),
     ]:
         with pytest.raises(error, match=message):
@@ -119,3 +124,58 @@ def test_what_cannot_be_used(run, flat, tmp_path):
     with pytest.raises(DataError, match="has no sound files"):
         list(predict(run, tmp_path / "text").rows)
     assert not (tmp_path / "run").exists()
+
+
+def test_raw_samples_are_read_in_frames(flat, tmp_path):
+    run = train(
+        data=flat, label_pattern=PATTERN, features="raw", frame=20, augment=0, valid_share=0.25, epochs=20,
+        out=tmp_path / "run", **{**TINY, "lr": 0.01},
+    )  # fmt: skip
+    codec = run.description.codecs.inputs
+    assert (codec.frame, codec.waveform.rate) == (20, 8000)
+    x = tone(0.1)[:, None]
+    assert codec.encode(x[:790]).shape == (40, 20)
+    assert codec.encode(x[:790]).reshape(-1)[:790] == pytest.approx(x[:790, 0] / codec.scale, rel=1e-6)
+    assert codec.encode(x[:790]).reshape(-1)[790:].tolist() == [0.0] * 10
+    assert codec_from(codec.to_data()) == codec
+    assert run.result["valid"]["accuracy"] > 0.8
+    assert evaluate(run, flat)["sequences"] == 24
+    assert main(["inspect", str(run.path), str(flat)]) == 0
+
+
+def test_a_recording_s_level_can_be_left_out():
+    x = tone(0.3)[:, None]
+    for level in (False, True):
+        mel = LogMel.at(8000, 20, level=level).fit([x])
+        same = np.abs(mel.encode(0.5 * x) - mel.encode(x)).max() < 1e-4
+        assert same == level
+        assert codec_from(mel.to_data()).level == level
+
+
+def test_few_recordings_are_learned_from_with_changed_copies(flat, tmp_path):
+    given = {"data": flat, "label_pattern": PATTERN, "valid_share": 0.25}
+    plain, changed, again, more = (
+        train(**given, augment=count, epochs=1, out=tmp_path / str(k), **TINY).task.prepare()
+        for k, count in enumerate((0, 3, 3, None))
+    )
+    originals = len(plain.train)
+    assert (len(changed.train), len(more.train)) == (4 * originals, 11 * originals)
+    assert changed.counts == plain.counts
+    assert changed.train.digest == again.train.digest != plain.train.digest
+    assert np.array_equal(changed.train.targets[originals:], np.repeat(plain.train.targets, 3))
+    lengths = changed.train.lengths[originals:] / np.repeat(plain.train.lengths, 3)
+    assert ((lengths > 0.5) & (lengths < 1.6)).all()
+    assert len(set(lengths)) > originals
+    # What is held out is never changed, and neither are the bounds of the scale.
+    assert changed.valid.digest == plain.valid.digest
+    assert "Training reads 3 changed copies of each recording too" in changed.notes[-1]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    ({"frame": 0}, "frame must be an integer from 1"), ({"scale": 0.0}, "expected a waveform and a scale above 0"),
+    ({"waveform": None}, "expected a waveform"),
+])  # fmt: skip
+def test_a_damaged_codec_of_samples_is_refused(change, message):
+    data = {"kind": "raw_samples", "waveform": {"rate": 8000, "channels": 1}, "frame": 4, "scale": 1.0}
+    with pytest.raises(DataError, match=message):
+        codec_from({**data, **change})

@@ -11,9 +11,9 @@ from sounds import clipper, plucks, tone, write
 import throughtime
 from throughtime import Stream
 from throughtime.cli.main import main
-from throughtime.data.pairs import alignment, read_pairs
+from throughtime.data.knobs import DeviceInput
+from throughtime.data.pairs import alignment, find_pairs, read_pairs
 from throughtime.data.segments import Segments, WholeSignals
-from throughtime.data.waveform import Waveform
 from throughtime.errors import DataError, TrainingError, UserError
 from throughtime.outputs import Signal
 from throughtime.training import evaluate, train
@@ -242,11 +242,12 @@ def test_pairs_are_aligned_and_cut_to_the_shorter(tmp_path):
         write(tmp_path / "dry.wav", dry, RATE),
         write(tmp_path / "wet.wav", np.r_[np.zeros(100), dry][:15000], RATE),
     ]
-    (signal,), (note,) = (lambda found: (found.signals, found.notes))(read_pairs(paths, Waveform(RATE)))
+    found = read_pairs(find_pairs(paths), "pair", DeviceInput(RATE))
+    (signal,), (note,) = found.signals, found.notes
     assert np.array_equal(signal[2:, 1], signal[:-2, 0])  # the margin, so that no sample is needed before it comes
     assert len(signal) == 14902
     assert "wet.wav is late by 100 samples (12.5 ms); it was moved by 98. Its correlation with" in note
-    (plain,) = read_pairs(paths, Waveform(RATE), align=False).signals
+    (plain,) = read_pairs(find_pairs(paths), "pair", DeviceInput(RATE), align=False).signals
     assert np.array_equal(plain[100:, 1], plain[:-100, 0])
     assert len(plain) == 15000
 
@@ -262,7 +263,7 @@ def test_folders_of_pairs(tmp_path):
     assert given.record.data.counts["valid"] == 24000
     (tmp_path / "wet" / "2.wav").unlink()
     with pytest.raises(DataError, match=r"dry/2\.wav has no partner in .*wet"):
-        read_pairs([tmp_path / "dry", tmp_path / "wet"], Waveform(RATE))
+        find_pairs([tmp_path / "dry", tmp_path / "wet"])
 
 
 def test_pairs_that_cannot_be_used(tmp_path):

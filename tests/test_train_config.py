@@ -28,7 +28,7 @@ from throughtime.training.config import NetworkOptions, TrainingOptions
         ({"init": "ortogonal"}, "init 'ortogonal': expected a range above 0, or orthogonal"),
         ({"init": -0.1}, "expected a range above 0"),
         ({"devices": "gpu"}, "devices 'gpu': expected a number of devices"),
-        ({"steps": 2.5}, "steps 2.5"),
+        ({"steps": 2.5}, "steps must be an integer, got 2.5"),
         ({"minutes": "inf"}, "minutes must be a finite number, got inf"),
         ({"valid": 3}, "valid 3: expected a path"),
         ({"vocab_size": 0}, "vocab_size must be at least 1, got 0"),

@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from throughtime import cells
     from throughtime.acceleration import accelerate, restore
-    from throughtime.checking import check
     from throughtime.engines.native import release_memory
     from throughtime.estimators import SequenceClassifier, SequenceRegressor
     from throughtime.exchange.c.writing import to_c
     from throughtime.exchange.keras.reader import from_keras
     from throughtime.exchange.onnx.reading import from_onnx
     from throughtime.exchange.onnx.writing import to_onnx
+    from throughtime.exchange.plugins import from_guitarml, from_nam, from_rtneural, to_guitarml, to_nam, to_rtneural
     from throughtime.exchange.torch.modules import from_torch, to_torch
     from throughtime.forecaster import Forecaster
+    from throughtime.gradient_check import gradcheck
     from throughtime.model_file import load, save
     from throughtime.nn.dropin import GRU, LSTM, RNN, GRUCell, LSTMCell, RNNCell
     from throughtime.nn.freezing import freeze
@@ -36,7 +37,7 @@ __version__ = "0.1.0"
 # Where each public name lives; it is imported when it is first asked for, so that `import throughtime` is quick.
 _HOMES = {
     "cells": "throughtime.cells",
-    "check": "throughtime.checking",
+    "gradcheck": "throughtime.gradient_check",
     "release_memory": "throughtime.engines.native",
     "SequenceClassifier": "throughtime.estimators",
     "SequenceRegressor": "throughtime.estimators",
@@ -92,8 +93,8 @@ _TRAINING = (
 
 __all__ = [
     "Cell", "Forecaster", "GRU", "GRUCell", "LSTM", "LSTMCell", "Program", "RNN", "RNNCell", "Recurrent",
-    "SequenceClassifier", "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "check", "compare", "edit",
-    "evaluate", "fit", "freeze", "from_guitarml", "from_keras", "from_nam", "from_onnx", "from_rtneural", "from_torch",
+    "SequenceClassifier", "SequenceRegressor", "Stream", "accelerate", "cell", "cells", "compare", "edit", "evaluate",
+    "fit", "freeze", "from_guitarml", "from_keras", "from_nam", "from_onnx", "from_rtneural", "from_torch", "gradcheck",
     "load", "memory", "predict", "record", "release_memory", "restore", "sample", "save", "to_c", "to_guitarml",
     "to_nam", "to_onnx", "to_rtneural", "to_torch", "train", "tune",
 ]  # fmt: skip

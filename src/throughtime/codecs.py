@@ -5,27 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from throughtime.errors import DataError, nearest
 
-
-class Codec(Protocol):
-    """What every codec has: plain data from which it can be made again."""
-
-    def to_data(self) -> dict[str, Any]:
-        """The codec as plain data, with its kind under "kind"."""
-        ...
-
-
-# Where each kind is made from its plain data.
+# Where each kind is made, by its `of_data`, from the plain data that its `to_data` returns.
 _HOMES = {
     "vocabulary": ("throughtime.data.vocabulary", "Vocabulary"),
     "labels": ("throughtime.data.labels", "Labels"),
     "scaler": ("throughtime.data.scaler", "Scaler"),
     "waveform": ("throughtime.data.waveform", "Waveform"),
+    "device_input": ("throughtime.data.knobs", "DeviceInput"),
     "mu_law": ("throughtime.data.waveform", "MuLaw"),
     "log_mel": ("throughtime.data.log_mel", "LogMel"),
+    "raw_samples": ("throughtime.data.raw_samples", "RawSamples"),
     "linear": ("throughtime.data.waveform", "Linear"),
     "series": ("throughtime.data.series_codec", "SeriesCodec"),
 }

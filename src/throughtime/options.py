@@ -94,6 +94,10 @@ def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
             return f"{spelled} must be less than {limits['lt']:g}, got {given}"
         case "less_than_equal":
             return f"{spelled} must be at most {limits['le']:g}, got {given}"
+        case "int_parsing" | "int_from_float":
+            return f"{spelled} must be an integer, got {given!r}"
+        case "float_parsing":
+            return f"{spelled} must be a number, got {given!r}"
         case "finite_number":
             return f"{spelled} must be a finite number, got {given}"
         case _:

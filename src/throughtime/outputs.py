@@ -24,6 +24,9 @@ Array = NDArray[Any]
 _LEAST_SCALE = 1e-6  # keeps log(scale) finite where softplus underflows
 _LEAST_DEGREES = 2.0  # a Student t distribution has a finite variance above 2 degrees of freedom
 
+_LEAST_LEVELS = 0.05  # of a mixture's scale
+_FAR = 1e5  # levels: the outermost ones have no outer bound, but infinity has no gradient
+
 PointLoss = Literal["mse", "mae"]
 
 
@@ -127,8 +130,12 @@ class Categorical(Output):
 
     def probabilities(self, raw: Array) -> Array:
         """Return each class's probability, `[..., classes]`."""
-        unscaled = np.exp(raw - raw.max(-1, keepdims=True))
-        return np.asarray(unscaled / unscaled.sum(-1, keepdims=True))
+        return np.exp(self.log_probabilities(raw))
+
+    def log_probabilities(self, raw: Array) -> Array:
+        """Return the logarithm of each class's probability, `[..., classes]`."""
+        shifted = raw - raw.max(-1, keepdims=True)
+        return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
     def predict(self, raw: Array) -> Array:
         """Return the id of the most likely class, int64 `[...]`."""
@@ -137,6 +144,50 @@ class Categorical(Output):
     def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
         # The class whose score is the largest after adding Gumbel noise follows softmax(raw / temperature).
         return self.predict(raw + temperature * generator.gumbel(size=raw.shape))
+
+
+@dataclass(frozen=True)
+class LogisticMixture(Output):
+    """One of several levels in order, by logistic distributions integrated over each (Salimans et al. 2017).
+
+    Raw: the components' scores (logits), then their locations, then their scales before softplus; arXiv:1701.05517.
+    """
+
+    kind = "logistic_mixture"
+    levels: int
+    components: int = 5
+
+    @property
+    def width(self) -> int:
+        return 3 * self.components
+
+    @property
+    def target_shape(self) -> tuple[int, ...]:
+        return ()
+
+    def parameters(self, raw: Any, softplus: Callable[[Any], Any] = softplus) -> tuple[Any, Any, Any]:
+        """Return scores, locations and scales in levels, each `[..., components]`; as `Normal.parameters`."""
+        n, half = self.components, (self.levels - 1) / 2
+        scales = softplus(raw[..., 2 * n :]) * half / 4 + _LEAST_LEVELS
+        return raw[..., :n], (raw[..., n : 2 * n] + 1) * half, scales
+
+    def predict(self, raw: Array) -> Array:
+        """Return the most likely level, int64 `[...]`."""
+        return np.asarray(self.log_probabilities(raw).argmax(-1), np.int64)
+
+    def log_probabilities(self, raw: Array) -> Array:
+        """Return the logarithm of each level's probability, `[..., levels]`."""
+        scores, locations, scales = (x[..., None, :] for x in self.parameters(np.asarray(raw, np.float64)))
+        bounds = np.concatenate([[-_FAR], np.arange(1, self.levels) - 0.5, [_FAR + self.levels]])[:, None]
+        low, high = (bounds[:-1] - locations) / scales, (bounds[1:] - locations) / scales
+        # sigmoid(high) - sigmoid(low) as a product, which is exact in both tails.
+        logs = -softplus(-high) - softplus(low) + np.log(-np.expm1(low - high))
+        joint = logs + scores - np.logaddexp.reduce(scores, -1, keepdims=True)
+        return np.asarray(np.logaddexp.reduce(joint, -1))
+
+    def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
+        scores = self.log_probabilities(raw)
+        return np.asarray((scores + temperature * generator.gumbel(size=scores.shape)).argmax(-1), np.int64)
 
 
 @dataclass(frozen=True)
@@ -332,7 +383,8 @@ class StudentT(_Regression):
 
 
 _KINDS: dict[str, type[Output]] = {
-    output.kind: output for output in (Categorical, Bernoulli, Point, Signal, Quantiles, Normal, StudentT)
+    output.kind: output
+    for output in (Categorical, LogisticMixture, Bernoulli, Point, Signal, Quantiles, Normal, StudentT)
 }
 
 

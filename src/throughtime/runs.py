@@ -27,14 +27,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from throughtime import tasks
-from throughtime.errors import ModelError, RunError
-from throughtime.files import replacing
+from throughtime.errors import ModelError, RunError, UserError
+from throughtime.files import DISK_FULL, replacing
 from throughtime.model_file import ModelFile, encoded
-from throughtime.paths import display_path, missing, run_path
+from throughtime.options import explained
+from throughtime.paths import display_path, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
-from throughtime.spelling import command
-from throughtime.stored import CONFIG, INITIAL, PROGRAMS, REPLAYED, RESULT, TASK, WEIGHTS, read_programs, read_text
+from throughtime.spelling import command, option
+from throughtime.stored import (
+    CONFIG,
+    INITIAL,
+    PROGRAMS,
+    REPLAYED,
+    RESULT,
+    TASK,
+    WEIGHTS,
+    read_programs,
+    read_text,
+    require_run,
+)
+from throughtime.tables import html_table
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
 from throughtime.training.config import TrainConfig
@@ -63,6 +76,17 @@ class Run:
 
     def __repr__(self) -> str:
         return f"<run {self.path}>"
+
+    def _repr_html_(self) -> str:
+        network = self.config.network
+        rows = [
+            ("task", self.task.name),
+            ("data", self.record.data.name),
+            ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size} units each"),
+            ("state", "finished" if self.finished else "not finished"),
+            ("best", self.best_figure()[2] or "not validated yet"),
+        ]
+        return html_table(("run", display_path(self.path)), rows)
 
     @classmethod
     def create(
@@ -100,7 +124,15 @@ class Run:
             data=DataSummary.of(data),
             plan=plan,
         )
-        path.mkdir(parents=True, exist_ok=True)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if error.errno in DISK_FULL:
+                raise
+            raise RunError(
+                f"{display_path(path)} can't be created ({(error.strerror or '').lower()}); "
+                f"choose another {option('out')}"
+            ) from None
         for name, content in ((INITIAL, initial), (REPLAYED, rates)):
             if content is not None:
                 with replacing(path / name) as file:
@@ -131,17 +163,7 @@ class Run:
             RunError: it is missing, half written, damaged or from a newer version.
         """
         path = run_path(path)
-        if not path.exists():
-            raise RunError(missing(path, "directory"))
-        if not path.is_dir():
-            raise RunError(f"{display_path(path)} is a file; expected the directory of a run")
-        if not (path / CONFIG).is_file():
-            known = [p for p in path.iterdir() if p.name in (TASK, PROGRAMS) or p.suffix == ".part"]
-            raise RunError(
-                f"{display_path(path)} is half written: the run ended before its first step; remove it and train again"
-                if known
-                else f"{display_path(path)} is not a run: {_contents(path)}"
-            )
+        require_run(path)
         run = cls(path, read_record(path / CONFIG))
         for name in (TASK, PROGRAMS):
             if not (path / name).is_file():
@@ -186,9 +208,23 @@ class Run:
         return tasks.get(self.config.task.task)(self.config.task)
 
     def task_with(self, **options: Any) -> Task[Any]:
-        """The task with some options changed, as to read other data; an option of None is one not given."""
+        """The task with some options changed, to read other data; an option of None is one not given.
+
+        Raises:
+            UserError: the task has no such option, or the value is invalid.
+        """
+        from pydantic import ValidationError
+
         given = {name: value for name, value in options.items() if value is not None}
-        return type(self.task)(type(self.config.task).model_validate({**self.config.task.model_dump(), **given}))
+        kind = type(self.task)
+        own = self.config.task.model_dump(exclude=set(kind.per_data))
+        for name in given:
+            if name not in kind.Options.model_fields:
+                raise UserError(f"{self.path} is a run of task {kind.name}, which has no option {option(name)}")
+        try:
+            return kind(kind.Options.model_validate({**own, **given}))
+        except ValidationError as error:
+            raise UserError(explained(error.errors()[0], kind.Options.model_fields)) from None
 
     @property
     def device(self) -> torch.device:
@@ -404,22 +440,6 @@ class Run:
 def _write_description(path: Path, description: TaskDescription) -> None:
     with replacing(path / TASK) as file:
         file.write(json.dumps(description.to_data(), ensure_ascii=False).encode())
-
-
-def _contents(path: Path) -> str:
-    """What a directory that is not a run has in it."""
-    inside = sorted(path.iterdir())
-    runs = [display_path(p) for p in inside if (p / CONFIG).is_file()]
-    if runs:
-        listed = ", ".join(runs[:_LISTED]) + (", ..." if len(runs) > _LISTED else "")
-        return f"it is a directory of {len(runs)} run{'s' * (len(runs) > 1)}; choose one: {listed}"
-    if not inside:
-        return "it is an empty directory"
-    listed = ", ".join(display_path(p.name) for p in inside[:_LISTED]) + (", ..." if len(inside) > _LISTED else "")
-    return f"it has no {CONFIG}, only {listed}"
-
-
-_LISTED = 5
 
 
 def remover(path: Path) -> Callable[[], None]:

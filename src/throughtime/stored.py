@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from throughtime.errors import ProgramError, RunError
+from throughtime.paths import RUNS, display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import list_from_json
+from throughtime.spelling import command
 
 RUN_FORMAT = 3  # of a run directory
 
 CONFIG, TASK, PROGRAMS, WEIGHTS = "config.json", "task.json", "program.json", "model.safetensors"
 RESULT, INITIAL, REPLAYED = "result.json", "initial.safetensors", "replayed.f64"
+
+_LISTED = 5  # names in a message
 
 
 def stored_name(parameter: str, suffix: str) -> str:
@@ -37,6 +42,39 @@ def read_programs(path: Path) -> tuple[Program, ...]:
         return list_from_json(read_text(path / PROGRAMS))
     except (UnicodeDecodeError, ProgramError) as error:
         raise RunError(f"{path} is damaged: {PROGRAMS}: {error}") from None
+
+
+def require_run(path: Path) -> None:
+    """Refuse a path that is not the directory of a run that has begun.
+
+    Raises:
+        RunError: with what was found there.
+    """
+    if not path.exists():
+        raise RunError(f"{missing(path, 'directory')}; {command('runs')} lists the runs under {RUNS}/")
+    if not path.is_dir():
+        raise RunError(f"{display_path(path)} is a file; expected the directory of a run")
+    if (path / CONFIG).is_file():
+        return
+    inside = sorted(path.iterdir())
+    if any(p.name in (TASK, PROGRAMS) or p.suffix == ".part" for p in inside):
+        raise RunError(
+            f"{display_path(path)} is half written: it has no {CONFIG}, as the run ended before its first step; "
+            "remove it and train again"
+        )
+    raise RunError(f"{display_path(path)} is not a run: {_contents(inside)}")
+
+
+def _contents(inside: Sequence[Path]) -> str:
+    """What a directory that is not a run has in it."""
+    runs = [display_path(p) for p in inside if (p / CONFIG).is_file()]
+    if runs:
+        listed = ", ".join(runs[:_LISTED]) + (", ..." if len(runs) > _LISTED else "")
+        return f"it is a directory of {len(runs)} run{'s' * (len(runs) > 1)}; choose one: {listed}"
+    if not inside:
+        return "it is an empty directory"
+    listed = ", ".join(display_path(p.name) for p in inside[:_LISTED]) + (", ..." if len(inside) > _LISTED else "")
+    return f"it has no {CONFIG}, only {listed}"
 
 
 def read_text(path: Path) -> str:

@@ -6,15 +6,16 @@ import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from throughtime import stored
+from throughtime.data.knobs import DeviceInput
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer
 from throughtime.errors import ModelError, RunError, UserError, nearest
 from throughtime.model_file import ModelFile, is_model_file
@@ -23,9 +24,7 @@ from throughtime.outputs import Output
 from throughtime.outputs import from_data as output_from
 from throughtime.paths import missing, run_path
 from throughtime.program.core import Input, Program
-
-if TYPE_CHECKING:
-    from throughtime.task_description import TaskDescription
+from throughtime.task_description import TaskDescription
 
 Array = NDArray[Any]
 
@@ -44,6 +43,8 @@ class Stream:
             `throughtime.save` wrote, for which no torch is needed; or a `SequenceModel`, a `Recurrent`, a drop-in
             `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one direction of time, in float32 or float64.
         rows: how many independent streams there are.
+        knobs: for the network of an effect that was trained with knobs, their settings from 0 to 1, such as
+            `{"gain": 0.7}`. The stream then takes samples of sound alone.
         instruction_set: what the processor is to use; the best that it has if not given (see
             `throughtime.engines.native.NativeEngine`).
 
@@ -56,10 +57,13 @@ class Stream:
         RunError, ModelError: if the run or the file can't be read.
     """
 
-    def __init__(self, model: Any, rows: int = 1, *, instruction_set: str = "") -> None:
+    def __init__(
+        self, model: Any, rows: int = 1, *, knobs: Mapping[str, float] | None = None, instruction_set: str = ""
+    ) -> None:
         if type(rows) is not int or rows < 1:
             raise UserError(f"rows must be a whole number of 1 or more; given {rows!r}.")
         self._make(_network_of(model), rows, instruction_set)
+        self.knobs = knobs or {}
         self.reset()
 
     def _make(self, network: _Network, rows: int, instruction_set: str) -> None:
@@ -73,7 +77,9 @@ class Stream:
             for state, start in zip(program.states, starts, strict=True)
         }
         self._machine = _machine(network, rows, instruction_set)
-        self._step = self._machine.step
+        self._step, self._process = self._machine.step, self._machine.process
+        if network.device is not None:
+            self._step, self._process = self._step_with_knobs, self._process_with_knobs
         self._inputs = network.layers[0][0].inputs
 
     def __getstate__(self) -> dict[str, Any]:
@@ -82,12 +88,14 @@ class Stream:
             "network": self._network,
             "rows": self.rows,
             "instruction_set": self._instruction_set,
+            "knobs": self.knobs,
             "state": self.state,
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Make a stream of its own from what was copied."""
         self._make(state["network"], state["rows"], state["instruction_set"])
+        self.knobs = state["knobs"]
         self._set(state["state"])
 
     def step(self, x: Any, out: Array | None = None, **inputs: Any) -> Array:
@@ -136,9 +144,38 @@ class Stream:
         if inputs or len(self._inputs) > 1:
             x = _joined(self._inputs, x, inputs, 1, self.dtype)
         try:
-            return self._machine.process(x)  # type: ignore[no-any-return]
+            return self._process(x)  # type: ignore[no-any-return]
         except (ValueError, RuntimeError, OverflowError) as error:
             raise UserError(f"{error}.") from None
+
+    @property
+    def knobs(self) -> dict[str, float]:
+        """The settings of an effect's knobs from 0 to 1, which can be changed between blocks; empty if it has none."""
+        return dict(self._knobs)
+
+    @knobs.setter
+    def knobs(self, knobs: Mapping[str, float]) -> None:
+        device = self._network.device or DeviceInput(1)
+        self._settings = device.settings(knobs).astype(self.dtype)
+        self._knobs = dict(knobs)
+
+    def _step_with_knobs(self, x: Any, out: Array | None) -> Any:
+        return self._machine.step(self._with_knobs(x, "a step", "[1] or [rows, 1]"), out)
+
+    def _process_with_knobs(self, x: Any) -> Any:
+        flat = np.ndim(x) == 1
+        samples = np.asarray(x)[:, None] if flat else x
+        found = self._machine.process(self._with_knobs(samples, "a block", "[steps, 1] or [steps]"))
+        return found[:, 0] if flat else found
+
+    def _with_knobs(self, x: Any, what: str, shapes: str) -> Array:
+        """Samples `[..., 1]` with the settings of the knobs beside each."""
+        samples = np.asarray(x)
+        if samples.dtype != self.dtype or samples.ndim not in (1, 2) or samples.shape[-1] != 1:
+            raise UserError(f"{what} is a {self.dtype} array {shapes}, got {samples.dtype} {list(samples.shape)}.")
+        return np.concatenate(
+            [samples, np.broadcast_to(self._settings, (*samples.shape[:-1], *self._settings.shape))], -1
+        )
 
     def reset(self, rows: int | Sequence[int] | Array | None = None) -> None:
         """Lets streams begin afresh, with the states that the cell declares.
@@ -256,6 +293,7 @@ class _Network:
         output: what the head's numbers mean.
         skip: whether the input is added to the output.
         source: the file that it was read from.
+        device: what an effect with knobs reads; None for other networks.
     """
 
     layers: Sequence[tuple[Program, Sequence[Array]]]
@@ -265,6 +303,7 @@ class _Network:
     output: Output | None = None
     skip: bool = False
     source: ModelFile | None = None
+    device: DeviceInput | None = None
 
     @property
     def arrays(self) -> list[Array]:
@@ -315,18 +354,32 @@ def _network_of(model: Any) -> _Network:
         network = _of_file(ModelFile.open(model)) if is_model_file(model) else _of_run(run_path(os.fspath(model)))
     else:
         network = _of_module(model)
+    network = replace(network, device=_device_of(network.source or model))
     kinds = {str(array.dtype) for array in network.arrays}
     if len(kinds) > 1 or not kinds <= {"float32", "float64"}:
         raise UserError(f"a stream computes in float32 or float64; this model has {', '.join(sorted(kinds))}.")
     return network
 
 
+def _device_of(source: Any) -> DeviceInput | None:
+    """What an effect with knobs reads; None for other networks."""
+    if isinstance(source, ModelFile):
+        codecs = (source.description.task or {}).get("codecs")
+        inputs = codecs.get("inputs") if isinstance(codecs, dict) else None
+        if not isinstance(inputs, dict) or inputs.get("kind") != "device_input":
+            return None  # a vocabulary, say, takes long to read
+    task = getattr(source, "task", None)
+    device = task.codecs.inputs if isinstance(task, TaskDescription) else None
+    return device if isinstance(device, DeviceInput) and device.knobs else None
+
+
 def _of_run(path: Path) -> _Network:
     if not path.exists():
         raise RunError(missing(path, "file or directory"))
-    for name in (stored.CONFIG, stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
+    stored.require_run(path)
+    for name in (stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
-            raise RunError(f"{path} is not a run that can be used yet, or not one at all: it has no {name}")
+            raise RunError(f"{path} is a run that can't be used yet: it has no {name}")
     try:
         stored.require_format(path, json.loads(stored.read_text(path / stored.CONFIG)))
         file = ModelFile.open(path / stored.WEIGHTS)

@@ -13,7 +13,7 @@ from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import Measurement, Time
 from throughtime.bench.quiet import LEAST_PEAK, MOST_HANDOVER
-from throughtime.markdown import table
+from throughtime.tables import markdown_table
 
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
 FASTEST = "the fastest of them"
@@ -149,7 +149,7 @@ class Report:
             yield "## The lowest ratios"
             yield ""
             rows = [[case.mode, case.cell, case.shape, name, f"{ratio:.2f}"] for case, name, ratio in self.worst]
-            yield from table([["mode", "cell", "size", "fastest other", "its time over ours"], *rows])
+            yield from markdown_table([["mode", "cell", "size", "fastest other", "its time over ours"], *rows])
         yield from self._summary_lines()
 
     def _table_lines(self) -> Iterator[str]:
@@ -163,7 +163,7 @@ class Report:
                 if group:
                     yield f"## {title}{'' if built_in else ', of a cell of the user’s own'}"
                     yield ""
-                    yield from table(_detail(group))
+                    yield from markdown_table(_detail(group))
 
     def _conditions(self) -> str:
         peaks = [m.peak for m in self.measurements if m.case.mode != STREAMING]
@@ -192,7 +192,7 @@ class Report:
             if rows:
                 yield title
                 yield ""
-                yield from table([head, *rows])
+                yield from markdown_table([head, *rows])
 
 
 def _summaries(group: Sequence[Measurement]) -> Iterator[Summary]:

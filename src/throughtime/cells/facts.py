@@ -27,6 +27,7 @@ class Facts:
         parameters_per_unit: how many it has, as a formula in I, the width of x, and H, the number of hidden units.
         flops_per_unit: the arithmetic of a forward step of one row, as such a formula; a function counts as one.
         states: their names.
+        inputs: the names of the inputs beside x, which are optional in named cells.
         hyper: the hyper-parameters and their values.
     """
 
@@ -36,6 +37,7 @@ class Facts:
     parameters_per_unit: str
     flops_per_unit: str
     states: tuple[str, ...]
+    inputs: tuple[str, ...]
     hyper: Mapping[str, Any]
 
     @classmethod
@@ -49,6 +51,7 @@ class Facts:
             per_unit(cell, lambda program: sum(prod(p.shape) for p in program.parameters)),
             per_unit(cell, flops),
             tuple(declaration.name for _, declaration in cell.states),
+            tuple(declaration.name for _, declaration in cell.inputs),
             cell.hyper,
         )
 

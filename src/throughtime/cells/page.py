@@ -10,7 +10,7 @@ from typing import Any
 
 from throughtime import cells
 from throughtime.cells.facts import Facts
-from throughtime.markdown import table
+from throughtime.tables import markdown_table
 
 _INTRODUCTION = """\
 # Cells
@@ -22,6 +22,11 @@ against a plain loop that was written from its paper.
 I is the width of x and H the number of hidden units; both columns are per hidden unit. FLOPs are those of a forward
 step of one row: a product with a matrix counts its multiplications and additions, any function counts as one. Both are
 for I other than H: where they are alike, mut1, mut2, sru and rg_lru have a matrix less.
+
+The equations under each family are derived from the cells' programs (`throughtime.cells.get(NAME).latex()`). W
+multiplies the input, R the states, b is a bias, σ the logistic sigmoid and ⊙ the product element by element. A value
+is written with the name by which [`throughtime.record`](record.md) records it, except $h_t$ (`hidden`) and $c_t$
+(`cell`); a tilde marks a pre-activation (`.pre`).
 """
 
 _MEASURED = """\
@@ -47,9 +52,12 @@ def _lines(measured: Mapping[str, Any]) -> Iterator[str]:
     if measured:
         yield _MEASURED.format(**measured)
     head = ["cell", "parameters", "FLOPs", *(_HEAD if measured else []), "states", "reference"]
-    yield from table([head, *(_row(name, measured) for name in cells.names())])
+    yield from markdown_table([head, *(_row(name, measured) for name in cells.names())])
     for module in dict.fromkeys(cells.get(name).function.__module__ for name in cells.names()):
         yield from _family(module)
+        for name in cells.names():
+            if cells.get(name).function.__module__ == module:
+                yield from _equations(name)
 
 
 _HEAD = ["steps/s", "of lstm", "GFLOP/s", "of lstm", "times a torch loop", "horizon"]
@@ -68,6 +76,16 @@ def _row(name: str, measured: Mapping[str, Any]) -> list[str]:
         ", ".join(facts.states),
         facts.reference,
     ]
+
+
+def _equations(name: str) -> Iterator[str]:
+    cell = cells.get(name)
+    yield f"**{name}**: {cell.meaning}"
+    yield ""
+    yield "$$"
+    yield cell.latex()
+    yield "$$"
+    yield ""
 
 
 def _figures(own: Mapping[str, Any]) -> list[str]:

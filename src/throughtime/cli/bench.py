@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -17,8 +15,6 @@ from throughtime.cli.output import show_json, starting
 from throughtime.errors import UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from throughtime.bench.cases import Case
 
 PAGE, TABLES, JSON = "bench.md", "tables.md", "bench.json"
@@ -61,12 +57,18 @@ def bench(
         from throughtime.bench.machine import Machine
         from throughtime.bench.measuring import absent, measure_all
         from throughtime.bench.report import Report
+        from throughtime.training.display import Display
 
     chosen = select(QUICK if quick else CASES, cases or [])
     machine = Machine.this()
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)  # before the long wait, so that a mistake is told at once
-    with _progress(len(chosen)) as begin:
+    numbers = count()
+    with Display(shown=True) as display:
+
+        def begin(case: Case) -> None:
+            display.progress("measuring", next(numbers), len(chosen), case.name)
+
         measurements = measure_all(chosen, seconds=seconds, threads=threads, begin=begin)
     report = Report(machine, threads, seconds, measurements, absent(chosen))
     if out is not None:
@@ -83,13 +85,3 @@ def bench(
 
 
 _SECONDS = {False: 1.0, True: 0.5}
-
-
-@contextmanager
-def _progress(total: int) -> Iterator[Callable[[Case], None]]:
-    """Says on a terminal which case is being measured."""
-    from rich.console import Console
-
-    numbers = count(1)
-    with Console(stderr=True).status("") as status:
-        yield lambda case: status.update(f"{next(numbers)} of {total}: {case.name}")

@@ -84,6 +84,8 @@ def _show_one(cell: Cell, input_size: int, hidden: int, as_json: bool) -> None:
     out.print(f"FLOPs per unit of a forward step: {facts.flops_per_unit}.")
     out.print("\n[bold]Equations[/]\n")
     show_python(cell.source.rstrip())
+    if facts.inputs:
+        out.print(f"\nRecurrent(..., inputs={list(facts.inputs)!r}) takes them at each step.", markup=False)
     if cell.hyper:
         out.print("\nwith " + ", ".join(f"{key} = {value!r}" for key, value in cell.hyper.items()), markup=False)
     out.print(f"\n[bold]Program[/], for an input {input_size} wide and {hidden} units\n")

@@ -23,9 +23,10 @@ _GROUPS: tuple[type[Options], ...] = (NetworkOptions, TrainingOptions)
 _GENERAL = "text"  # the task whose options the help shows if none is named
 # The headings in the help, each at the first field under it.
 _HEADINGS = {"cell": "Network", "batch": "Training", "epochs": "How long", "seed": "Run"}
-_SEVERAL = ("cell_options",)  # may be given several times
+_SEVERAL = ("cell_options", "knob")  # may be given several times
 _PLACEHOLDERS = {
     "cell_options": "NAME=VALUE",
+    "knob": "NAME=VALUE",
     "cell": "NAME",
     "engine": "NAME",
     "valid": "PATH",
@@ -69,7 +70,7 @@ def described(arguments: Sequence[str]) -> dict[str, tuple[str, str] | None]:
             found[field] = None
             continue
         default = usual[field]
-        shown = "" if default is None or default is False else f"  [default: {default}]"
+        shown = "" if default is None or default is False or default == {} else f"  [default: {default}]"
         found[field] = heading, _sentence(meanings.get(field, ""), usual) + shown
     others = [other for other in tasks.names() if other != name]
     about = f"What to learn: {', '.join(tasks.names())}; guessed from DATA if not given."

@@ -33,6 +33,10 @@ def evaluate(
         str | None,
         typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; strict refuses them."),
     ] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="For effects: the setting of a knob; may be given several times."),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
@@ -49,7 +53,7 @@ def evaluate(
         from throughtime.training.inference import evaluated
     with Display(shown=True) as display:
         found = evaluated(
-            opened, data, windows=windows, step=step,
+            opened, data, windows=windows, step=step, knob=knob or None,
             encoding_errors=encoding_errors, engine=engine, progress=display.progress,
         )  # fmt: skip
     if as_json:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from throughtime.cli.output import show_json, show_rows, starting
+from throughtime.cli.output import announce, show_json, show_rows, starting
 from throughtime.errors import UserError
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def inspect(
     if text is not None and data:
         raise UserError(f"--text and {' '.join(data)} are two texts: give one of them")
     opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    announce(opened, ["the text given"] if text is not None else data or ["what was held out"])
     path = out if out is not None else opened.path / "inspect.html"
     with starting():
         from throughtime.sight.report.collect import collect
@@ -105,16 +106,14 @@ def _passage(
 
 
 def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
-    steps = f"{found['symbols']:,} {step}s"
-    rows = [
-        ("report", found["report"]),
-        *(("data", path) for path in found["data"]),
-        ("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps),
-    ]
-    if found["loss"] is not None:
-        bits = f", {found['bits_per_symbol']:.4f} bits" if step == unit else ""
-        rows.append(("loss", f"{found['loss']:.4f} nats per {unit}{bits}"))
-    if found["unknown"]:
+    rows = [("report", found["report"]), *(("data", path) for path in found["data"])]
+    rows += [("plays", title) for title in found["sounds"]]
+    if "symbols" in found:
+        steps = f"{found['symbols']:,} {step}s"
+        rows.append(("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps))
+    if found.get("loss") is not None:
+        rows.append(("loss", f"{found['loss']:.4f} nats per {unit}"))
+    if found.get("unknown"):
         rows.append(("unknown", f"{found['unknown']:,} {step}s that training never saw, taken as <unk>"))
     for layer, lag in found["horizons"].items():
         reach = f"{lag} step{'s' * (lag != 1)} back" if lag is not None else "beyond the lags looked at"

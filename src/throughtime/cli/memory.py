@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from throughtime.cli.cell_option import CELL_HELP, named_cells
-from throughtime.cli.output import console, show_json, show_table, starting
+from throughtime.cli.cell_option import named_cells
+from throughtime.cli.output import starting
+from throughtime.cli.study import cells_option, json_option, run_study
 from throughtime.errors import UserError
-from throughtime.paths import display_path
 
 _STUDY, _CURES, _TRAINING = "What to measure", "Cures", "Training"
 
 
 def memory(
     *,
-    cells: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES", help=f"The cells, separated by commas; each is {CELL_HELP}.", rich_help_panel=_STUDY
-        ),
-    ] = "rnn,lstm,gru",
+    cells: Annotated[str, cells_option(_STUDY)] = "rnn,lstm,gru",
     tasks: Annotated[
         str, typer.Option(metavar="NAMES", help="The tasks, separated by commas.", rich_help_panel=_STUDY)
     ] = "adding,copy,temporal-order,parity,reber",
@@ -41,9 +35,7 @@ def memory(
             rich_help_panel=_STUDY,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="End with one line of JSON, the result.", rich_help_panel=_STUDY)
-    ] = False,
+    as_json: Annotated[bool, json_option(_STUDY)] = False,
     forget_bias: Annotated[
         float | None,
         typer.Option(metavar="X", help="What forget gates' biases start with; 1 if not given.", rich_help_panel=_CURES),
@@ -79,15 +71,12 @@ def memory(
     numbers = _numbers(lags)
     with starting():
         from throughtime.studies.memory import memory as measure
-    with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        result = measure(
-            cells=found, tasks=[name.strip() for name in tasks.split(",") if name.strip()], lags=numbers,
-            minutes=minutes, hidden_size=hidden, lr=lr, batch=batch, forget_bias=forget_bias, orthogonal=orthogonal,
-            clip=clip, chrono=chrono, seed=seed, threads=threads, out=out,
-        )  # fmt: skip
-        _show(result)
-    if as_json:
-        show_json(result)
+    study = partial(
+        measure, cells=found, tasks=[name.strip() for name in tasks.split(",") if name.strip()], lags=numbers,
+        minutes=minutes, hidden_size=hidden, lr=lr, batch=batch, forget_bias=forget_bias, orthogonal=orthogonal,
+        clip=clip, chrono=chrono, seed=seed, threads=threads, out=out,
+    )  # fmt: skip
+    run_study(study, as_json)
 
 
 def _numbers(text: str) -> list[int]:
@@ -95,14 +84,3 @@ def _numbers(text: str) -> list[int]:
         return [int(each) for each in text.split(",") if each.strip()]
     except ValueError:
         raise UserError(f"--lags must be whole numbers separated by commas, such as 10,50,200; got {text!r}") from None
-
-
-def _show(result: dict[str, Any]) -> None:
-    from throughtime.studies.memory_page import head, rows, sentences
-
-    out = console()
-    show_table(head(result), rows(result))
-    print()
-    for line in sentences(result):
-        out.print(line, markup=False)
-    print(f"\nSaved to {display_path(result['folder'])}. As a page for a browser: {display_path(result['page'])}")

@@ -45,6 +45,10 @@ def predict(
         str | None,
         typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; as in training."),
     ] = None,
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=VALUE", help="For effects: the setting of a knob; may be given several times."),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
@@ -64,12 +68,18 @@ def predict(
         from throughtime.training.inference import write_prediction
     if out is not None and out.suffix not in _KINDS:
         with Display(shown=True) as display:
-            written = write_prediction(opened, data, out, engine=engine, progress=display.progress)
+            written = write_prediction(opened, data, out, knob=knob or None, engine=engine, progress=display.progress)
         print(f"{written} in {display_path(out)}")
         return
     with Display(shown=True) as display:
         found = predicted(
-            opened, data, update=update, encoding_errors=encoding_errors, engine=engine, progress=display.progress
+            opened,
+            data,
+            update=update,
+            knob=knob or None,
+            encoding_errors=encoding_errors,
+            engine=engine,
+            progress=display.progress,
         )
         count = _write(found, out)
     if out is not None:

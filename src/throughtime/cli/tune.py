@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 import typer
 
-from throughtime.cli.cell_option import CELL_HELP, named_cell, named_cells
+from throughtime.cli.cell_option import named_cell, named_cells
 from throughtime.cli.config_options import with_config_options
-from throughtime.cli.output import console, show_json, show_table, starting
+from throughtime.cli.output import starting
+from throughtime.cli.study import DataArgument, cells_option, json_option, run_study
 from throughtime.errors import UserError
 from throughtime.paths import display_path
 
@@ -19,9 +19,7 @@ _PANEL = "Search"
 
 @with_config_options
 def tune(
-    data: Annotated[
-        list[str] | None, typer.Argument(metavar="DATA", help="Files and directories, as `throughtime train` takes.")
-    ] = None,
+    data: DataArgument = None,
     *,
     trials: Annotated[
         int,
@@ -29,14 +27,7 @@ def tune(
             metavar="N", help="Trials of the search, those of earlier calls included.", rich_help_panel=_PANEL
         ),
     ] = 20,
-    cells: Annotated[
-        str,
-        typer.Option(
-            metavar="NAMES",
-            help=f"The cells to choose from, separated by commas; each is {CELL_HELP}.",
-            rich_help_panel=_PANEL,
-        ),
-    ] = "gru,lstm,rnn",
+    cells: Annotated[str, cells_option(_PANEL, "The cells to choose from")] = "gru,lstm,rnn",
     storage: Annotated[
         str | None,
         typer.Option(
@@ -45,9 +36,7 @@ def tune(
             rich_help_panel=_PANEL,
         ),
     ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="End with one line of JSON, the result.", rich_help_panel=_PANEL)
-    ] = False,
+    as_json: Annotated[bool, json_option(_PANEL)] = False,
     **given: Any,
 ) -> None:
     """Options that are given are not varied; --minutes is the time for the whole search, --epochs or --steps are those
@@ -61,11 +50,11 @@ def tune(
     found = [named_cell(str(fields.pop("cell")))] if "cell" in fields else named_cells(cells)
     with starting():
         from throughtime.studies.tune import tune as run
-    with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        result = run(trials=trials, cells=found, storage=storage, **fields)
-        _show(result)
-    if as_json:
-        show_json(result)
+    run_study(lambda: run(trials=trials, cells=found, storage=storage, **fields), as_json, _hint)
+
+
+def _hint(result: Mapping[str, Any]) -> str:
+    return f". Next:\n\n  throughtime train --config {display_path(result['config'])}"
 
 
 def _minutes(text: str) -> float:
@@ -73,17 +62,3 @@ def _minutes(text: str) -> float:
         return float(text)
     except ValueError:
         raise UserError(f"--minutes must be a positive number, got {text!r}") from None
-
-
-def _show(result: dict[str, Any]) -> None:
-    from throughtime.studies.search_page import head, rows, sentences
-
-    out = console()
-    show_table(head(result), rows(result))
-    print()
-    for line in sentences(result):
-        out.print(line, markup=False)
-    print(
-        f"\nSaved to {display_path(result['folder'])}. As a page for a browser: {display_path(result['page'])}. Next:\n"
-    )
-    print(f"  throughtime train --config {display_path(result['config'])}")

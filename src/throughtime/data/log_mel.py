@@ -33,6 +33,7 @@ class LogMel:
         window: samples of a frame.
         hop: samples from a frame to the next.
         bands: how many bands.
+        level: whether the mean of a recording's logarithms is taken from them, so that loudness says nothing.
         scaler: the mean and standard deviation of each band over the training part; None before `fit`.
     """
 
@@ -40,6 +41,7 @@ class LogMel:
     window: int
     hop: int
     bands: int = BANDS
+    level: bool = False
     scaler: Scaler | None = None
 
     def __post_init__(self) -> None:
@@ -51,9 +53,14 @@ class LogMel:
             raise DataError(f"the scaler must have {self.bands} bands, got {len(self.scaler.mean)}.")
 
     @classmethod
-    def at(cls, rate: int, bands: int = BANDS) -> Self:
+    def at(cls, rate: int, bands: int = BANDS, *, level: bool = False) -> Self:
         """Return frames of 25 ms, 10 ms apart."""
-        return cls(Waveform(rate), max(1, round(WINDOW * rate)), max(1, round(HOP * rate)), bands)
+        return cls(Waveform(rate), max(1, round(WINDOW * rate)), max(1, round(HOP * rate)), bands, level)
+
+    @property
+    def size(self) -> int:
+        """Numbers per step."""
+        return self.bands
 
     def fit(self, sounds: Sequence[Samples]) -> Self:
         """Return the same with a scaler fitted to sounds `[n, 1]`."""
@@ -75,11 +82,12 @@ class LogMel:
         for start in range(0, len(frames), _AT_ONCE):
             spectrum = np.abs(np.fft.rfft(frames[start : start + _AT_ONCE] * shape, self._size)) ** 2
             found.append(spectrum @ self._triangles.T)
-        return np.log(np.maximum(np.concatenate(found), _LEAST))
+        logarithms = np.log(np.maximum(np.concatenate(found), _LEAST))
+        return logarithms - logarithms.mean() if self.level else logarithms
 
     def to_data(self) -> dict[str, Any]:
         """Return what `of_data` reads."""
-        settings = {"window": self.window, "hop": self.hop, "bands": self.bands}
+        settings = {"window": self.window, "hop": self.hop, "bands": self.bands, "level": self.level}
         scaler = None if self.scaler is None else self.scaler.to_data()
         return {"kind": "log_mel", "waveform": self.waveform.to_data(), **settings, "scaler": scaler}
 
@@ -94,7 +102,8 @@ class LogMel:
         if not isinstance(waveform, dict) or not isinstance(scaler, dict):
             raise DataError(f"damaged mel bands: expected a waveform and a scaler, got {data!r:.200}")
         sizes = [data.get(name, 0) for name in ("window", "hop", "bands")]
-        return cls(Waveform.of_data(waveform), sizes[0], sizes[1], sizes[2], Scaler.of_data(scaler))
+        level = data.get("level") is True
+        return cls(Waveform.of_data(waveform), sizes[0], sizes[1], sizes[2], level, Scaler.of_data(scaler))
 
     @cached_property
     def _size(self) -> int:

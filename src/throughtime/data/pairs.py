@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.data import cache
+from throughtime.data.knobs import DeviceInput, Knobs, read_table, settings_by_pair
 from throughtime.data.sound import SOUND_FILES, Recording
 from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError
@@ -44,6 +45,20 @@ class Alignment(NamedTuple):
     correlation: float
 
 
+class Pair(NamedTuple):
+    """The files of a pair.
+
+    Attributes:
+        dry: what went into a device.
+        wet: what came out.
+        knobs: the settings of the device's knobs.
+    """
+
+    dry: Recording
+    wet: Recording
+    knobs: Mapping[str, float]
+
+
 @dataclass(frozen=True, eq=False)
 class Pairs:
     """Dry and wet signals.
@@ -52,7 +67,8 @@ class Pairs:
         name: what to call them in a report.
         signals: for each pair an array `[n, 2]`, dry and wet, in a file that is read as needed.
         rate: samples per second.
-        digest: tells the samples.
+        digest: tells the samples and the settings.
+        knobs: the settings of each pair's knobs, `[pairs, knobs]`.
         notes: what the user should know of the reading, one sentence each.
     """
 
@@ -60,6 +76,7 @@ class Pairs:
     signals: Sequence[Samples]
     rate: int
     digest: str
+    knobs: Samples
     notes: Sequence[str] = ()
 
     @property
@@ -68,43 +85,59 @@ class Pairs:
         return sum(map(len, self.signals))
 
 
-def find_pairs(paths: Sequence[str | Path]) -> list[tuple[Recording, Recording]]:
+def find_pairs(paths: Sequence[str | Path], knobs: Knobs | None = None) -> list[Pair]:
     """Open the files of pairs.
 
     Args:
-        paths: a dry and a wet file; a directory of dry and one of wet files with matching names; or one directory
-            that holds `dry` and `wet`, files or directories.
+        paths: dry and wet files by turns; a directory of dry and one of wet files with matching names; or one directory
+            that holds `dry` and `wet`, files or directories, and where the device has knobs a table of their settings
+            (see `throughtime.data.knobs.TABLE`).
+        knobs: the settings of the device's knobs; those of the table if not given.
 
     Raises:
-        DataError: a file is missing, has no partner, or can't be read.
+        DataError: a file is missing, has no partner, or can't be read; or settings don't fit the pairs.
     """
     given = [Path(path) for path in paths]
-    if len(given) == 1 and given[0].is_dir():
-        given = [side for name in ("dry", "wet") for side in sorted(given[0].glob(f"{name}*")) if _is_side(side, name)]
+    folder = given[0] if len(given) == 1 and given[0].is_dir() else None
+    if folder is not None:
+        given = [side for name in ("dry", "wet") for side in sorted(folder.glob(f"{name}*")) if _is_side(side, name)]
         if len(given) != 2:
-            raise DataError(f"{display_path(paths[0])} must have a file or directory called dry and one called wet")
-    if len(given) != 2:
+            raise DataError(f"{display_path(folder)} must have a file or directory called dry and one called wet")
+    files = _files(given)
+    settings = knobs or (read_table(folder, [dry.name for dry, _ in files]) if folder else {})
+    each = settings_by_pair(settings, len(files), display_path(paths[0]))
+    return [Pair(Recording.open(dry), Recording.open(wet), own) for (dry, wet), own in zip(files, each, strict=True)]
+
+
+def _files(given: Sequence[Path]) -> list[tuple[Path, Path]]:
+    """The files of pairs, from paths of files or of two directories."""
+    if len(given) % 2 or not given:
         raise DataError(f"a pair is two files or two directories, dry and wet; got {len(given)} paths")
-    dry, wet = given
     for path in given:
         if not path.exists():
             raise DataError(missing(path, "file or directory"))
-    if dry.is_dir() != wet.is_dir():
-        raise DataError(f"{display_path(dry)} and {display_path(wet)} must both be files or both directories")
-    if not dry.is_dir():
-        return [(Recording.open(dry), Recording.open(wet))]
+    sides = list(zip(given[::2], given[1::2], strict=True))
+    for dry, wet in sides:
+        if dry.is_dir() != wet.is_dir():
+            raise DataError(f"{display_path(dry)} and {display_path(wet)} must both be files or both directories")
+    if not any(dry.is_dir() for dry, _ in sides):
+        return sides
+    if len(sides) > 1:
+        raise DataError(f"pairs are files, dry and wet by turns, or two directories; got {len(given)} paths")
+    dry, wet = sides[0]
     names = [{f.name for f in side.iterdir() if f.suffix.lower() in SOUND_FILES} for side in (dry, wet)]
     if alone := sorted(names[0] ^ names[1]):
         side, other = (dry, wet) if alone[0] in names[0] else (wet, dry)
         raise DataError(f"{display_path(side / alone[0])} has no partner in {display_path(other)}")
     if not names[0]:
         raise DataError(f"{display_path(dry)} has no sound files ({', '.join(SOUND_FILES)})")
-    return [(Recording.open(dry / name), Recording.open(wet / name)) for name in sorted(names[0])]
+    return [(dry / name, wet / name) for name in sorted(names[0])]
 
 
 def read_pairs(
-    paths: Sequence[str | Path],
-    waveform: Waveform,
+    pairs: Sequence[Pair],
+    name: str,
+    device: DeviceInput,
     *,
     align: bool = True,
     progress: Progress | None = None,
@@ -112,26 +145,30 @@ def read_pairs(
     """Read pairs, resample and align them, or find the result in the cache.
 
     Args:
-        paths: see `find_pairs`.
-        waveform: the rate of the samples, in mono.
+        pairs: their files (see `find_pairs`).
+        name: what to call them in a report.
+        device: the rate of the samples, in mono, and the names of the knobs.
         align: whether to move each wet signal by its latency, of up to 100 ms.
         progress: told how much has been read.
 
     Raises:
         DataError: a file can't be read, or a pair differs in rate or length, is silent, or does not belong together.
+        UserError: the settings of a pair are not those of the device's knobs.
     """
     found, notes, digest = [], [], hashlib.sha256()
-    pairs = find_pairs(paths)
-    for number, (dry, wet) in enumerate(pairs, 1):
-        signal, key, note = _read_pair(dry, wet, waveform, align)
+    settings = np.stack([device.settings(pair.knobs) for pair in pairs])
+    for number, (dry, wet, _) in enumerate(pairs, 1):
+        signal, key, note = _read_pair(dry, wet, Waveform(device.rate), align)
         found.append(signal)
         notes += [note] if note else []
         digest.update(key.encode())
         if progress:
             progress("reading pairs", number, len(pairs))
+    if device.knobs:
+        digest.update(settings.tobytes())
     if len(notes) > _MOST_NOTES:
         notes = [*notes[:_MOST_NOTES], f"The other {len(notes) - _MOST_NOTES} pairs were aligned likewise."]
-    return Pairs(display_path(paths[0]), found, waveform.rate, digest.hexdigest(), notes)
+    return Pairs(name, found, device.rate, digest.hexdigest(), settings, notes)
 
 
 def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) -> tuple[Samples, str, str]:

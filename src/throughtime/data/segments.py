@@ -27,6 +27,7 @@ class Segments:
         segment: steps of a segment.
         window: steps of a window.
         burn_in: steps without loss at the beginning of a segment.
+        constants: inputs that stay the same throughout a signal, `[signals, constants]`, after the signals' own.
         seed: what the order is drawn from.
         rank: which process this is.
         ranks: how many there are.
@@ -43,6 +44,7 @@ class Segments:
         segment: int,
         window: int,
         burn_in: int,
+        constants: NDArray[np.float32] | None = None,
         seed: int = 0,
         rank: int = 0,
         ranks: int = 1,
@@ -52,7 +54,7 @@ class Segments:
             raise DataError(
                 f"a batch of {batch} segments for {ranks} processes does not fit {len(self._places)} segments"
             )
-        self._signals, self._batch = signals, batch
+        self._signals, self._batch, self._constants = signals, batch, constants
         self._window, self._burn_in = window, burn_in
         self._seed, self._rank, self._ranks = seed, rank, ranks
         self._windows = max(1, (segment - burn_in) // window)
@@ -74,14 +76,13 @@ class Segments:
         rows = order[group * self._batch : (group + 1) * self._batch][self._rank :: self._ranks]
         first = 0 if window == 0 else self._burn_in + window * self._window
         last = self._burn_in + (window + 1) * self._window
-        values = np.stack(
-            [self._signals[k][at + first : at + last] for k, at in (self._places[row] for row in rows)], 1
-        )
+        places = [self._places[row] for row in rows]
+        values = np.stack([self._signals[k][at + first : at + last] for k, at in places], 1)
         weights = None
         if window == 0 and self._burn_in:
             weights = np.ones(values.shape[:2], np.float32)
             weights[: self._burn_in] = 0
-        inputs, targets = (np.ascontiguousarray(part) for part in (values[..., :-1], values[..., -1:]))
+        inputs, targets = _divided(values, None if self._constants is None else self._constants[[k for k, _ in places]])
         return Batch(inputs, targets, None, weights, window > 0, self._window * len(rows))
 
 
@@ -113,11 +114,14 @@ class WholeSignals:
         signals: the signals; the last column is the target.
         window: steps that are read at a time.
         terms: how many steps to read at most.
+        constants: inputs that stay the same throughout a signal, `[signals, constants]`, after the signals' own.
     """
 
-    def __init__(self, signals: Signals, window: int, terms: int | None = None) -> None:
+    def __init__(
+        self, signals: Signals, window: int, terms: int | None = None, constants: NDArray[np.float32] | None = None
+    ) -> None:
         left = terms if terms is not None else sum(map(len, signals))
-        self._signals = signals
+        self._signals, self._constants = signals, constants
         self._windows = []
         for k, signal in enumerate(signals):
             length = min(len(signal), left)
@@ -132,5 +136,15 @@ class WholeSignals:
         """The window of a step."""
         k, first, last = self._windows[step % len(self)]
         values = np.asarray(self._signals[k][first:last])[:, None]
-        inputs, targets = (np.ascontiguousarray(part) for part in (values[..., :-1], values[..., -1:]))
+        inputs, targets = _divided(values, None if self._constants is None else self._constants[[k]])
         return Batch(inputs, targets, None, None, first > 0, last - first)
+
+
+def _divided(
+    values: NDArray[np.float32], constants: NDArray[np.float32] | None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """The inputs `[T, B, inputs + constants]` and the targets `[T, B, 1]` of signals `[T, B, inputs + 1]`."""
+    inputs = values[..., :-1]
+    if constants is not None and constants.shape[1]:
+        inputs = np.concatenate([inputs, np.broadcast_to(constants, (len(inputs), *constants.shape))], -1)
+    return np.ascontiguousarray(inputs), np.ascontiguousarray(values[..., -1:])

@@ -75,8 +75,14 @@ class WeightLayout:
 
     def to_program(self, mapping: WeightMapping, stored: Stored) -> list[Tensor]:
         """The program's parameters from what is stored."""
-        width = stored.recurrent.shape[0] // len(self.gates)
-        return [_joined([_piece(stored, piece, width) for piece in pieces]) for pieces in mapping]
+        width, found = stored.recurrent.shape[0] // len(self.gates), []
+        for pieces in mapping:
+            if len(pieces) == 1 and len(terms := pieces[0].terms) == 1:  # a matrix: quick, as each call of a layer asks
+                start, stop, _ = pieces[0]
+                found.append(_rows(stored[terms[0][0]], terms[0][1] * width, (stop - start) * width))
+            else:
+                found.append(_joined([_piece(stored, piece, width) for piece in pieces]))
+        return found
 
     def to_stored(self, mapping: WeightMapping, parameters: Sequence[Tensor], width: int) -> Stored:
         """What is stored so that these are the program's parameters; what two tensors add up to is in the first.

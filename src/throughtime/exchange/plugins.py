@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.codecs import Codecs
+from throughtime.data.knobs import DeviceInput
 from throughtime.data.waveform import Waveform
 from throughtime.errors import DataError, ModelError, UserError
 from throughtime.exchange.torch.modules import from_torch, to_torch
@@ -68,6 +69,12 @@ class _Parts:
         """
         if not isinstance(model, SequenceModel):
             raise UserError(f"{what} holds a whole network, a SequenceModel; got {type(model).__name__}.")
+        codec = None if model.task is None else model.task.codecs.inputs
+        if isinstance(codec, DeviceInput) and codec.knobs:
+            raise UserError(
+                f"{what} takes samples of sound alone, and this network reads knobs beside them "
+                f"({', '.join(codec.knobs)}). ONNX and C can hold it: export to model.onnx or model.c."
+            )
         if model.reads_symbols or model.encoder.features != 1 or model.head.output.width != 1 or not model.per_step:
             raise UserError(
                 f"{what} takes one sample and gives one sample; this network is for {_described(model)}. ONNX can hold "
@@ -93,7 +100,6 @@ class _Parts:
             [getattr(torchs, f"{name}_l{k}").detach().float() for name in names] for k in range(torchs.num_layers)
         ]
         head = (model.head.weight.detach().float(), model.head.bias.detach().float())
-        codec = None if model.task is None else model.task.codecs.inputs
         return cls(kind, layers, head, model.skip, None, codec.rate if isinstance(codec, Waveform) else None)
 
     def model(self, path: Path) -> SequenceModel:
@@ -118,7 +124,7 @@ class _Parts:
                         raise UserError(f"the head must be {list(parameter.shape)}, got {list(value.shape)}.")
                     parameter.copy_(value)
             if self.rate is not None:
-                model.task = TaskDescription("effect", Codecs(Waveform(self.rate)), {"skip": self.skip})
+                model.task = TaskDescription("effect", Codecs(DeviceInput(self.rate)), {"skip": self.skip})
         except (UserError, RuntimeError) as error:
             raise ModelError(f"{display_path(path)} is damaged: {error}") from None
         return model.eval()

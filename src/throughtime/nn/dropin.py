@@ -87,6 +87,8 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
 
     def _check(self, input: Any, hx: Any) -> None:
         """Refuses what torch refuses, in torch's words."""
+        if self._is_usual(input, states_of(hx)):
+            return
         if isinstance(input, PackedSequence):
             x, sizes = input.data, input.batch_sizes
         else:
@@ -107,6 +109,20 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         else:
             self.check_forward_args(x, hx, sizes)
             _check_states(states_of(hx), x)
+
+    def _is_usual(self, input: Any, states: tuple[Tensor, ...]) -> bool:
+        """Whether input and states are as they are in nearly all calls; told in a few looks, as each call asks."""
+        if not isinstance(input, Tensor) or input.dim() != 3 or input.shape[2] != self.input_size:
+            return False
+        dtype = self._flat_weights[0].dtype  # type: ignore[union-attr]
+        if input.dtype != dtype:
+            return False
+        if not states:
+            return True
+        count = self.num_layers * (2 if self.bidirectional else 1)
+        rows, hidden = input.shape[0 if self.batch_first else 1], self.hidden_size
+        shapes = [(count, rows, self.proj_size or hidden), (count, rows, hidden)][: 2 if self.mode == "LSTM" else 1]
+        return [tuple(s.shape) for s in states] == shapes and all(s.dtype == dtype for s in states)
 
     def extra_repr(self) -> str:
         """What is printed of the module."""

@@ -1,8 +1,17 @@
-"""What turns the elements of a sequence into vectors for the recurrent layers."""
+"""What turns the elements of a sequence into vectors for the recurrent layers.
+
+An encoder is a module with:
+
+- `features`: the width of its vectors;
+- `vectors(inputs, dropout)`: from a batch, time first, vectors `[T, B, features]` and None, or ids `[T, B]` and the
+  table `[n, features]` that they index; `dropout` is 0 outside of training;
+- `reset_parameters(bound)`: draws new parameters, uniformly in ±`bound` if it is given;
+- `data`: the encoder as plain data, without its weights.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,33 +19,6 @@ from torch.nn import functional
 
 from throughtime.errors import UserError
 from throughtime.nn.masks import dropped
-
-
-class Encoder(Protocol):
-    """An encoder: a module with the number of features that it gives."""
-
-    features: int
-
-    def vectors(self, inputs: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
-        """Prepares the input of recurrent layers.
-
-        Args:
-            inputs: a batch, time first.
-            dropout: the probability of dropping an element; 0 outside of training.
-
-        Returns:
-            Vectors `[T, B, features]` and None, or ids `[T, B]` and the table `[n, features]` that they index.
-        """
-        ...
-
-    def reset_parameters(self, bound: float | None) -> None:
-        """Draws new parameters, uniformly in ±`bound` if it is given."""
-        ...
-
-    @property
-    def data(self) -> dict[str, Any]:
-        """The encoder as plain data, without its weights."""
-        ...
 
 
 class Embedding(nn.Embedding):
@@ -59,7 +41,7 @@ class Embedding(nn.Embedding):
             nn.init.uniform_(self.weight, -bound, bound)
 
     def vectors(self, inputs: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
-        """See `Encoder.vectors`; dropout drops an element of a symbol wherever the symbol stands in the batch."""
+        """Ids and their table in training, else vectors; dropout drops an element of a symbol at all its steps."""
         if not self.training:
             return self(inputs), None
         table: Tensor = self.weight
@@ -72,7 +54,7 @@ class Embedding(nn.Embedding):
 
     @property
     def data(self) -> dict[str, Any]:
-        """See `Encoder.data`."""
+        """The encoder as plain data."""
         return {"kind": "embedding", "size": self.num_embeddings}
 
 
@@ -95,12 +77,12 @@ class Numeric(nn.Module):
         return inputs
 
     def vectors(self, inputs: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
-        """See `Encoder.vectors`; numbers aren't dropped."""
+        """The vectors; numbers aren't dropped."""
         return inputs, None
 
     @property
     def data(self) -> dict[str, Any]:
-        """See `Encoder.data`."""
+        """The encoder as plain data."""
         return {"kind": "numeric", "size": self.features}
 
 
@@ -108,7 +90,7 @@ def encoder_from(data: Any, features: int) -> Embedding | Numeric:
     """Builds an encoder from its plain data.
 
     Args:
-        data: see `Encoder.data`.
+        data: the encoder as plain data.
         features: the features that the recurrent layers take.
 
     Raises:

@@ -154,6 +154,22 @@ class CategoricalHead(DistributionHead):
         return super().loss(features[kept], targets[kept], weights[kept])
 
 
+class LogisticMixtureHead(StepwiseHead):
+    """A mixture of logistic distributions over levels in order."""
+
+    output: outputs.LogisticMixture
+
+    def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
+        scores, locations, scales = self.output.parameters(raw, _softplus)
+        level = targets[..., None].to(raw.dtype)
+        outside = outputs._FAR
+        low = torch.where(level == 0, -outside, level - 0.5)
+        high = torch.where(level == self.output.levels - 1, level + outside, level + 0.5)
+        low, high = (low - locations) / scales, (high - locations) / scales
+        logs = functional.logsigmoid(high) + functional.logsigmoid(-low) + torch.log(-torch.expm1(low - high))
+        return -torch.logsumexp(scores.log_softmax(-1) + logs, -1)
+
+
 class BernoulliHead(DistributionHead):
     """Independent bits."""
 
@@ -236,6 +252,7 @@ def _softplus(x: Any) -> Any:
 
 _HEADS: dict[type[Output], type[Head]] = {
     outputs.Categorical: CategoricalHead,
+    outputs.LogisticMixture: LogisticMixtureHead,
     outputs.Bernoulli: BernoulliHead,
     outputs.Normal: NormalHead,
     outputs.StudentT: StudentTHead,

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from throughtime.engines.capture import is_captured, is_transformed
+from throughtime.engines.capture import needs_traceable
 from throughtime.engines.dropout import Thinned, scale_of
 from throughtime.engines.native import BUILT
 
@@ -53,7 +53,7 @@ def dropped(x: Tensor, dropout: float) -> Tensor:
         return x
     fits = BUILT and x.device.type == "cpu" and x.dtype in (torch.float32, torch.float64)
     compiling = torch.compiler.is_compiling()
-    if not fits or (not compiling and (is_transformed((x,)) or is_captured((x,)))):
+    if not fits or (not compiling and needs_traceable((x,))):
         return x * scaled_mask(x, x.shape, dropout)
     seed = torch.randint(_LARGEST, ())
     of = torch.ops.throughtime.thinned(x, seed, dropout) if compiling else Thinned.apply(x, int(seed), dropout)  # type: ignore[no-untyped-call]

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
 from throughtime.errors import UserError, nearest
+from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 from throughtime.program.rewrite import recurrent_weights, with_mean_zoneout, with_skip
 
@@ -213,6 +214,33 @@ class Options:
             raise UserError("a residual skip adds a layer's input to its output, and no layer's are of one width.")
         if self.skip == "dense" and len(programs) < 2:
             raise UserError("a dense skip gives a layer what those below it give: give two layers or more.")
+
+
+# What torch's layers call options that here are hyper-parameters of cells.
+_TORCH_NAMES = {"proj_size": "projection", "nonlinearity": "activation"}
+
+
+def require_hyper(names: Iterable[str], cell: Cell, options: Iterable[str]) -> None:
+    """Refuse hyper-parameters that a cell doesn't have.
+
+    Args:
+        names: the hyper-parameters.
+        cell: the cell.
+        options: the names that the user may have meant instead.
+
+    Raises:
+        UserError: with the nearest name.
+    """
+    has = f"cell {cell.name!r} has {', '.join(cell.hyper) or 'no hyper-parameters'}"
+    for name in names:
+        if name in cell.hyper:
+            continue
+        ours = _TORCH_NAMES.get(name)
+        if ours in cell.hyper:
+            raise UserError(f"{name} is {ours} here: Recurrent(..., {ours}=...).")
+        if ours is not None:
+            raise UserError(f"{name} is the hyper-parameter {ours} of some cells here, but {has}.")
+        raise UserError(f"no option or hyper-parameter named {name!r}{nearest(name, [*options, *cell.hyper])} ({has}).")
 
 
 def output_width(program: Program) -> int:

@@ -14,15 +14,14 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime import cells
 from throughtime.engines import choose, get
 from throughtime.engines.capture import is_captured
-from throughtime.errors import UserError, nearest
+from throughtime.errors import UserError
 from throughtime.language import activation
-from throughtime.nn.forms import Output, require_reset
-from throughtime.nn.forms import State as State  # the type of what every recurrent module returns
+from throughtime.nn.forms import Output, State, require_reset
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable, Starts
 from throughtime.nn.initialization import Scheme, initialise
 from throughtime.nn.masks import dropped
-from throughtime.nn.options import Options, output_width
+from throughtime.nn.options import Options, output_width, require_hyper
 from throughtime.nn.regularization import Masks, in_training
 from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, over_rows_of, ways_of
 from throughtime.nn.step_inputs import in_order
@@ -116,13 +115,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
             checkpoint_every=checkpoint_every,
         )
         definition = cells.get(cell)
-        for name in hyper:
-            if name not in definition.hyper:
-                known = [*(inspect.signature(Recurrent).parameters.keys() - {"hyper"}), *definition.hyper]
-                raise UserError(
-                    f"{name!r} is no option of Recurrent and no hyper-parameter of cell {definition.name!r}"
-                    f"{nearest(name, known)} (the cell has {', '.join(definition.hyper) or 'none'})."
-                )
+        require_hyper(hyper, definition, inspect.signature(Recurrent).parameters.keys() - {"hyper"})
         if activations is not None and not isinstance(activations, Mapping):
             raise UserError(f"activations are a dictionary from gates to functions' names; given {activations!r}.")
         functions = tuple((gate, activation(name)) for gate, name in (activations or {}).items())
@@ -340,6 +333,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
                 raise UserError(f"the {name} must be a tensor; given {type(tensor).__name__}.")
             dtype = getattr(self, self._directions[0][0].parameters[0]).dtype
             if tensor.dtype != dtype and not in_autocast(tensor):
+                if name == "input" and not (tensor.is_floating_point() or tensor.is_complex()):
+                    raise UserError(
+                        f"the input must be {dtype}, got {tensor.dtype}. For token ids, pass their vectors as `table`: "
+                        "layer(ids, table=embedding.weight); for numbers, convert them with input.to(dtype)."
+                    )
                 raise UserError(
                     f"the {name} must be {dtype}, as the layers' weights are; given {tensor.dtype}. Convert it, or the "
                     "layers: both have .to(dtype)."

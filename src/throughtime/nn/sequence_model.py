@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from throughtime.errors import UserError
 from throughtime.nn.encoders import Embedding, Numeric
+from throughtime.nn.forms import State
 from throughtime.nn.heads import Head
 from throughtime.nn.initialization import Scheme
 from throughtime.nn.masks import dropped
-from throughtime.nn.recurrent import Recurrent, State
+from throughtime.nn.recurrent import Recurrent
 from throughtime.outputs import Categorical, Output
 
 if TYPE_CHECKING:

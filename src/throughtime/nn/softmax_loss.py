@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from throughtime.engines.capture import is_captured, is_transformed
+from throughtime.engines.capture import needs_traceable
 
 # A chunk's logits stay in the processor's outer cache; larger ones only cost memory.
 CHUNK_ELEMENTS = 1 << 20
@@ -35,8 +35,7 @@ def softmax_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) 
     if half or torch.is_autocast_enabled(kind):
         with torch.autocast(kind, enabled=False):
             return softmax_loss(hidden.float(), weight.float(), bias.float(), targets)
-    tensors = (hidden, weight, bias)
-    if is_transformed(tensors) or is_captured(tensors):
+    if needs_traceable((hidden, weight, bias)):
         return _plain_loss(hidden, weight, bias, targets)
     total: Tensor = _SoftmaxLoss.apply(hidden, weight, bias, targets)  # type: ignore[no-untyped-call]
     return total

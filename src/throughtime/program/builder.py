@@ -35,10 +35,15 @@ _OWN_FILES = (str(_PACKAGE / "program"), str(_PACKAGE / "language.py"))
 Number = int | float
 
 
+def is_own(file: str) -> bool:
+    """Whether a file is one of those that the words of the cell language are written in."""
+    return file.startswith(_OWN_FILES)
+
+
 def cell_error(message: str) -> CellError:
     """The error of a cell's author, with the line of the cell's source that is being run."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and frame.f_code.co_filename.startswith(_OWN_FILES):
+    while frame.f_back is not None and is_own(frame.f_code.co_filename):
         frame = frame.f_back
     return cell_error_at(frame.f_code.co_filename, frame.f_lineno, frame.f_code.co_name, message)
 

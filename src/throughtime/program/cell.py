@@ -11,12 +11,13 @@ from functools import lru_cache
 from typing import Any
 
 from throughtime.errors import CellError, UserError, nearest
-from throughtime.program.builder import Symbol, cell_error_at, is_name
+from throughtime.program.builder import Symbol, cell_error_at, is_name, is_own
 from throughtime.program.core import Program
 from throughtime.program.declarations import InputDeclaration, Sizes, StateDeclaration, width_of
 from throughtime.program.legality import require_legal
 from throughtime.program.trace import Trace
 from throughtime.program.words import unknown_word
+from throughtime.tables import html_table, html_text
 
 # What the field calls the states that every paper writes with these letters.
 _USUAL_NAMES = {"h": "hidden", "c": "cell"}
@@ -72,6 +73,11 @@ class Cell:
         given = "".join(f", {k}={v!r}" for k, v in self.hyper.items())
         return f"<cell {self.name}{given}>"
 
+    def _repr_html_(self) -> str:
+        states = ", ".join(declaration.name for _, declaration in self.states)
+        about = [("meaning", self.meaning), ("states", states), *self.hyper.items()]
+        return html_table(("cell", self.name), about) + html_text(self.source)
+
     @property
     def meaning(self) -> str:
         """The first line of the cell's docstring."""
@@ -81,6 +87,21 @@ class Cell:
     def source(self) -> str:
         """The cell's equations, as they are written."""
         return inspect.getsource(self.function)
+
+    def latex(self, **hyper: Any) -> str:
+        """The cell's equations in LaTeX; see `throughtime.program.latex`.
+
+        Args:
+            **hyper: hyper-parameters other than the cell's defaults.
+
+        Raises:
+            CellError: if the equations are wrong.
+        """
+        # Widths that differ, and that heads and groups divide; none of them shows.
+        return self.program(24, 16, **hyper).latex()
+
+    def _repr_latex_(self) -> str:
+        return f"$${self.latex()}$$"
 
     def variant(self, name: str, meaning: str, **hyper: Any) -> Cell:
         """The same equations under another name, with other hyper-parameters."""
@@ -113,7 +134,12 @@ class Cell:
         for name, value in values:
             if not isinstance(value, Hashable):
                 raise CellError(f"the hyper-parameter {name!r} must be a number, a text or None; given {value!r}.")
-        return _program(self, Sizes(input_size, hidden_size, bias), values, self._asked_for(inputs))
+        asked_for = self._asked_for(inputs)
+        try:
+            return _program(self, Sizes(input_size, hidden_size, bias), values, asked_for)
+        except UserError as error:
+            # Its message has the cell's line; the frames of the tracer would only hide it.
+            raise error.with_traceback(None) from error.__cause__
 
     def _asked_for(self, inputs: Sequence[str]) -> tuple[str, ...]:
         """The names of inputs, checked."""
@@ -156,13 +182,22 @@ class Cell:
             line += 1
         return cell_error_at(code.co_filename, line, self.name, message)
 
-    def _told(self, error: Exception) -> CellError:
-        """Any other error of the equations, at the line of the cell where it came up."""
+    def _at_its_line(self, error: Exception) -> CellError:
+        """Any other error of the equations, at the line of the cell where it came up.
+
+        Its cause is the error itself where it came up in a function that the equations call, without our frames.
+        """
         code, line = self.function.__code__, self.function.__code__.co_firstlineno
-        for frame, at in traceback.walk_tb(error.__traceback__):
+        calls = error.__traceback__
+        while calls is not None and calls.tb_frame.f_code is not code:
+            calls = calls.tb_next
+        for frame, at in traceback.walk_tb(calls):
             if frame.f_code is code:
                 line = at
-        return cell_error_at(code.co_filename, line, self.name, _explained(error))
+        found = cell_error_at(code.co_filename, line, self.name, _explained(error))
+        called = [f for f, _ in traceback.walk_tb(calls) if f.f_code is not code and not is_own(f.f_code.co_filename)]
+        found.__cause__ = error.with_traceback(calls) if called else None
+        return found
 
     def _width(self, declaration: StateDeclaration | InputDeclaration, sizes: Sizes, hyper: dict[str, Any]) -> int:
         try:
@@ -188,7 +223,7 @@ class Cell:
             except UserError:
                 raise
             except Exception as error:
-                raise self._told(error) from error
+                raise self._at_its_line(error)  # noqa: B904  # which sets the cause
         given = self._returned(result, names, trace)
         labels = [*trace.settle().items(), *((d.name, further[a].id) for a, d in given_inputs)]
         for name, before, after in zip(names, old, given[-len(old) :], strict=True):

@@ -27,6 +27,8 @@ from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any
 
+from throughtime.tables import html_text
+
 Attribute = int | float | str
 
 # The leaves of a body: they read what the program is given.
@@ -215,10 +217,27 @@ class Program:
             reductions=tuple(replace(r, name="") for r in self.reductions),
         )
 
+    def latex(self) -> str:
+        """The step's equations in LaTeX; see `throughtime.program.latex`."""
+        from throughtime.program.latex import latex
+
+        return latex(self)
+
+    def _repr_latex_(self) -> str:
+        return f"$${self.latex()}$$"
+
     def __str__(self) -> str:
         from throughtime.program.printing import printed
 
         return printed(self)
+
+    def __repr__(self) -> str:
+        if not self.__dict__.get("_legal"):  # which may have no readable form
+            return f"<program {self.name!r} of {len(self.body)} instructions>"
+        return str(self)
+
+    def _repr_html_(self) -> str:
+        return html_text(str(self))
 
 
 @lru_cache(maxsize=512)

@@ -21,6 +21,7 @@ from throughtime.sight.gating.saturation import Saturation, saturation
 from throughtime.sight.gradients.flow import Flow, gradient_flow
 from throughtime.sight.models import evaluating, language_model, only_recurrent
 from throughtime.sight.untrained import fresh_model, held_out_symbols, random_symbols
+from throughtime.tables import html_table, text_table
 
 _STEPS, _STREAMS = 400, 4
 
@@ -60,10 +61,16 @@ class Comparison:
         return [(what, one, other) for what, (one, other) in found.items()]
 
     def __str__(self) -> str:
-        table = [("", self.a.name, self.b.name), *self.rows()]
-        widths = [max(len(row[k]) for row in table) for k in range(3)]
-        lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)) for row in table]
-        return "\n".join(line.rstrip() for line in lines)
+        return "\n".join(text_table([self._head, *self.rows()]))
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        return html_table(self._head, self.rows())
+
+    @property
+    def _head(self) -> tuple[str, str, str]:
+        return "", self.a.name, self.b.name
 
     def figure(self) -> Any:
         """The gradient by lag of the layers of both; a plotly figure."""

@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 
 from throughtime.data.sequences import Sequences
-from throughtime.nn.recurrent import State
+from throughtime.nn.forms import State
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.tasks.base import Task
 from throughtime.training.evaluation import OnDevice, total

@@ -25,6 +25,7 @@ from throughtime.stored import CONFIG
 from throughtime.studies.blocks import block_figures, compared_figure
 from throughtime.studies.horizons import horizon_of
 from throughtime.studies.jobs import finish
+from throughtime.studies.result import StudyResult
 from throughtime.studies.runs import begun
 from throughtime.studies.statistics import LEAST_SEEDS, differences, spread
 from throughtime.studies.widths import equal_widths, parameter_count
@@ -64,7 +65,7 @@ def compare(
     jobs: int = 1,
     progress: bool = True,
     **options: Unpack[TrainOptions],
-) -> dict[str, Any]:
+) -> StudyResult:
     """Compare cells on the same task and data, with equal budgets.
 
     Every run is an ordinary run directory below `out`, which also gets `comparison.json` and `comparison.html`. A
@@ -118,8 +119,7 @@ def compare(
         part = "valid" if data.test is None else "test"
         rows = [_measured(trial, instance, data, part, display) for trial in trials if trial.path not in failed]
     result = _result(instance, data, part, folder, trials, rows, failed, networks, wanted)
-    _write(result, trials, folder)
-    return result
+    return _written(result, trials, folder)
 
 
 def resolved(cells: Sequence[str | Cell]) -> dict[str, Cell]:
@@ -367,13 +367,14 @@ def _baselines(rows: Sequence[Mapping[str, Any]], part: str, figure: str) -> dic
     return {name: figures[figure] for name, figures in baselines.items() if figure in figures}
 
 
-def _write(result: Mapping[str, Any], trials: Sequence[Trial], folder: Path) -> None:
-    from throughtime.studies.comparison_page import comparison_page
+def _written(result: Mapping[str, Any], trials: Sequence[Trial], folder: Path) -> StudyResult:
+    from throughtime.studies.comparison_page import claims, comparison_page, head, rows
 
     with replacing(folder / RESULT) as file:
         file.write((json.dumps(_finite(result), indent=2) + "\n").encode())
     with replacing(folder / PAGE) as file:
         file.write(comparison_page(result).encode("utf-8", "replace"))
+    return StudyResult(result, head(result), rows(result), [*claims(result), *result["notes"]])
 
 
 def _finite(value: Any) -> Any:

@@ -16,6 +16,7 @@ from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.spelling import option, setting
 from throughtime.studies.compare import resolved
+from throughtime.studies.result import StudyResult
 from throughtime.tasks.long_lags import LAG_TASKS, LagTask
 from throughtime.training.callbacks import Callback
 from throughtime.training.config import TrainConfig
@@ -73,7 +74,7 @@ def memory(
     threads: int | None = None,
     out: str | Path | None = None,
     progress: bool = True,
-) -> dict[str, Any]:
+) -> StudyResult:
     """Measure the longest lag that each cell learns.
 
     Every pair of task and cell gets an equal share of the time that is left. In its share a cell learns one lag after
@@ -121,39 +122,81 @@ def memory(
         "lr": lr, "batch": batch, "forget_bias": forget_bias, "orthogonal": orthogonal, "clip": clip,
         "chrono": chrono, "seed": seed,
     }  # fmt: skip
-    common = {"hidden_size": hidden_size, "lr": lr, "batch": batch, "clip": clip, "seed": seed, "threads": threads}
-    TrainConfig.of(LAG_TASKS[names[0]], **common)  # refuses values that mean nothing
+    TrainConfig.of(LAG_TASKS[names[0]], **_training(settings, threads))  # refuses values that mean nothing
     folder = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-memory" if out is None else Path(out)
-    attempts = _earlier(folder, settings)
-    pairs = [(task, name) for task in names for name in found]
+    measurement = _Measurement(settings, found, threads, folder)
     with Display(progress) as display:
         display.console.print(f"memory of {', '.join(found)} in {display_path(folder)}", markup=False)
-        for k, (task, name) in enumerate(pairs):
-            used = sum(each.seconds for each in attempts)
-            share = (60 * minutes - used) / (len(pairs) - k)
-            for lag in ordered:
-                done = next((a for a in attempts if (a.task, a.cell, a.lag) == (task, name, lag)), None)
-                if done is None:
-                    if share < _LEAST_SECONDS + _SETTLING:
-                        break
-                    start = {"init": "orthogonal" if orthogonal else None, "forget_bias": forget_bias}
-                    fields = {**common, **start, "chrono": lag if chrono else None}
-                    done = _attempt(LAG_TASKS[task], found[name], lag, fields, share)
-                    attempts.append(done)
-                    _save(folder, {"settings": settings, "attempts": [asdict(each) for each in attempts]})
-                    state = "learned" if done.learned else "not learned"
-                    display.console.print(f"{task}, {name}, lag {lag}: {state} in {done.seconds:.0f} s", markup=False)
-                    share -= done.seconds
-                if not done.learned:
-                    break
-            display.progress("measuring memory", k + 1, len(pairs))
-    result = _result(settings, attempts, folder)
-    _save(folder, result)
-    from throughtime.studies.memory_page import memory_page
+        measurement.run(display)
+    return _written(_result(settings, measurement.attempts, folder), folder)
 
+
+def _training(settings: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
+    """The options of training that all attempts share."""
+    return {"threads": threads} | {name: settings[name] for name in ("hidden_size", "lr", "batch", "clip", "seed")}
+
+
+class _Measurement:
+    """The attempts of all pairs of a task and a cell, those of an interrupted measurement included.
+
+    Args:
+        settings: what to measure, as it is stored.
+        cells: the cells by name.
+        threads: threads of the CPU.
+        folder: where attempts are stored as soon as they end.
+
+    Raises:
+        RunError: the folder has something else in it.
+    """
+
+    def __init__(
+        self, settings: Mapping[str, Any], cells: Mapping[str, Cell], threads: int | None, folder: Path
+    ) -> None:
+        self.settings, self.cells, self.threads, self.folder = settings, cells, threads, folder
+        self.attempts = _earlier(folder, settings)
+
+    def run(self, display: Display) -> None:
+        """Give each pair an equal share of the time that is left."""
+        pairs = [(task, name) for task in self.settings["tasks"] for name in self.cells]
+        for k, (task, name) in enumerate(pairs):
+            used = sum(each.seconds for each in self.attempts)
+            self._measure(task, name, (60 * self.settings["minutes"] - used) / (len(pairs) - k), display)
+            display.progress("measuring memory", k + 1, len(pairs))
+
+    def _measure(self, task: str, name: str, seconds: float, display: Display) -> None:
+        """Let a cell learn one lag after the other, until one isn't learned or the time is over."""
+        for lag in self.settings["lags"]:
+            done = next((a for a in self.attempts if (a.task, a.cell, a.lag) == (task, name, lag)), None)
+            if done is None:
+                if seconds < _LEAST_SECONDS + _SETTLING:
+                    return
+                done = _attempt(LAG_TASKS[task], self.cells[name], lag, self._fields(lag), seconds)
+                self.attempts.append(done)
+                attempts = [asdict(each) for each in self.attempts]
+                _save(self.folder, {"settings": self.settings, "attempts": attempts})
+                state = "learned" if done.learned else "not learned"
+                display.console.print(f"{task}, {name}, lag {lag}: {state} in {done.seconds:.0f} s", markup=False)
+                seconds -= done.seconds
+            if not done.learned:
+                return
+
+    def _fields(self, lag: int) -> dict[str, Any]:
+        settings = self.settings
+        return {
+            **_training(settings, self.threads),
+            "init": "orthogonal" if settings["orthogonal"] else None,
+            "forget_bias": settings["forget_bias"],
+            "chrono": lag if settings["chrono"] else None,
+        }
+
+
+def _written(result: Mapping[str, Any], folder: Path) -> StudyResult:
+    from throughtime.studies.memory_page import head, memory_page, rows, sentences
+
+    _save(folder, result)
     with replacing(folder / PAGE) as file:
         file.write(memory_page(result).encode("utf-8", "replace"))
-    return result
+    return StudyResult(result, head(result), rows(result), sentences(result))
 
 
 class _Learned(Callback):

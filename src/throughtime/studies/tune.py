@@ -28,6 +28,7 @@ from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.spelling import option, setting
 from throughtime.studies.compare import resolved
+from throughtime.studies.result import StudyResult
 from throughtime.studies.spaces import CELLS, Dimension, defaults_of, space_for
 from throughtime.tasks.base import Data, Task
 from throughtime.training.callbacks import Callback
@@ -60,7 +61,7 @@ def tune(
     storage: str | None = None,
     progress: bool = True,
     **options: Unpack[TrainOptions],
-) -> dict[str, Any]:
+) -> StudyResult:
     """Search for the options that do best on validation data.
 
     The first trial has the task's usual options. Trials that do worse than the median at the same point of their
@@ -125,8 +126,7 @@ def tune(
         search = _Search(optuna, study, kind, data, given, found, space, folder, display)
         search.run(trials, None if minutes is None else time.monotonic() + 60 * minutes)
         result = _result(study, kind, data, test, space, folder)
-        _write(optuna, result, study, folder)
-    return result
+        return _written(result, study, folder)
 
 
 class _Search:
@@ -468,10 +468,11 @@ def _result(
     }
 
 
-def _write(optuna: Any, result: Mapping[str, Any], study: Study, folder: Path) -> None:
-    from throughtime.studies.search_page import search_page
+def _written(result: Mapping[str, Any], study: Study, folder: Path) -> StudyResult:
+    from throughtime.studies.search_page import head, rows, search_page, sentences
 
     with replacing(folder / RESULT) as file:
         file.write((json.dumps(result, indent=2) + "\n").encode())
     with replacing(folder / PAGE) as file:
         file.write(search_page(result, study).encode("utf-8", "replace"))
+    return StudyResult(result, head(result), rows(result), sentences(result))

@@ -13,25 +13,25 @@ from pydantic import Field
 
 from throughtime.codecs import Codecs
 from throughtime.data.audio import Audio, cut, quantize, recordings_of, split_recordings
-from throughtime.data.linear_prediction import Mixture, fit_predictor, lagged
 from throughtime.data.sound import BLOCK, Recording, are_sounds, common, sound_writer
 from throughtime.data.waveform import MOST_CHANNELS, MOST_LEVELS, MOST_RATE, Linear, MuLaw, Quantization, Waveform
 from throughtime.errors import DataError, UserError
 from throughtime.options import Count
-from throughtime.outputs import Categorical
+from throughtime.outputs import Categorical, LogisticMixture
 from throughtime.paths import display_path
 from throughtime.spelling import option
+from throughtime.tasks.audio_baselines import baseline_nats, fit_baselines, signal_of
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, require_known
 from throughtime.tasks.streams import StreamOptions, StreamTask
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.data import Sound
+    from throughtime.sight.report.passage import Passage
 
 _LAWS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
 _HELD_OUT = 0.1  # of a single recording
-_ORDERS = (2, 16)  # of the linear predictors
-_FITTED = 64  # stretches of the training data that baselines are fitted to, at most
-_STRETCH = 1 << 14  # samples of such a stretch
+_STRETCH = 1 << 14  # samples that are predicted or drawn at a time
 _SECONDS = 3  # of a sample
 
 
@@ -45,6 +45,8 @@ class AudioOptions(StreamOptions):
         channels: mono averages the channels of stereo recordings; those of the recordings if not given.
         quantization: mu-law has finer levels near silence, linear equal ones.
         levels: how many levels a sample is rounded to.
+        output: softmax scores each level, mixture integrates a mixture of logistic distributions over each.
+        components: distributions of a mixture.
         window: samples of truncated backpropagation through time.
     """
 
@@ -53,6 +55,8 @@ class AudioOptions(StreamOptions):
     channels: Literal["mono", "stereo"] | None = None
     quantization: Literal["mu-law", "linear"] = "mu-law"
     levels: Annotated[int, Field(ge=2, le=MOST_LEVELS)] = 256
+    output: Literal["softmax", "mixture"] = "softmax"
+    components: Annotated[int, Field(ge=1, le=100)] = 5
     window: Count = 512
 
 
@@ -69,6 +73,7 @@ class AudioTask(StreamTask[Audio]):
     options: AudioOptions
     defaults: ClassVar = {"hidden_size": 256, "dropout": 0.0, "batch": 32}
     fitting = ("rate", "channels", "quantization", "levels")
+    interfacing = ("output", "components")
     next_commands = ("sample {} --out FILE", "evaluate {} FILE")
     baseline_rows = 1
     extension = ".wav"
@@ -122,7 +127,7 @@ class AudioTask(StreamTask[Audio]):
 
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
-        return Interface("embedding", codecs.inputs.levels, Categorical(codecs.inputs.levels), causal=True)
+        return Interface("embedding", codecs.inputs.levels, self._output(codecs.inputs), causal=True)
 
     def figures(self, figures: Figures, part: Audio) -> Figures:
         """See `Task.figures`: `loss` in nats and `bits_per_sample`, and how many `samples` were predicted."""
@@ -147,46 +152,13 @@ class AudioTask(StreamTask[Audio]):
 
     def baselines(self, data: Data[Audio]) -> Mapping[str, Any]:
         """Linear predictors with the distribution of their errors, fitted to the training part."""
-        codec: Quantization = data.codecs.inputs
-        ids = data.train.ids
-        starts = np.unique(np.linspace(0, max(0, len(ids) - _STRETCH), _FITTED).astype(np.int64))
-        if len(ids) <= _FITTED * _STRETCH:
-            starts = np.arange(0, len(ids) - 1, _STRETCH)
-        stretches = [ids[start : start + _STRETCH] for start in starts.tolist()]
-
-        def signals() -> list[NDArray[np.float64]]:
-            return [_signal(codec, stretch) for stretch in stretches if len(stretch) > 1]
-
-        # Channels take turns, so that the last sample of the same channel is as far back as there are channels.
-        last = np.eye(codec.waveform.channels)[-1]
-        predictors = {"last sample": last} | {
-            f"linear predictor of order {order}": fit_predictor(signals, order) for order in _ORDERS
-        }
-        fitted = {}
-        for name, coefficients in predictors.items():
-            bounds = [_error_bounds(codec, stretch, coefficients) for stretch in stretches if len(stretch) > 1]
-            every = max(1, sum(len(low) for low, _ in bounds) // 200_000)
-            low, high = (np.concatenate(side)[::every] for side in zip(*bounds, strict=True))
-            mixture = Mixture.fit(low, high)
-            fitted[name] = {
-                "coefficients": coefficients.tolist(),
-                "scales": mixture.scales.tolist(),
-                "weights": mixture.weights.tolist(),
-            }
-        return fitted
+        return fit_baselines(data.codecs.inputs, data.train.ids)
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Audio, codecs: Codecs) -> dict[str, Figures]:
         """Linear predictors, the distribution of whose errors is integrated over the levels."""
         found = {}
         for name, fit in fitted.items():
-            coefficients = np.asarray(fit["coefficients"], float)
-            mixture = Mixture(fit["scales"], fit["weights"])
-            nats, context = 0.0, len(coefficients)
-            for start in range(0, len(part.ids) - 1, BLOCK):
-                before = min(start, context)
-                stretch = part.ids[start - before : start + BLOCK + 1]
-                low, high = _error_bounds(codecs.inputs, stretch, coefficients)
-                nats += mixture.nats(low[before:], high[before:])
+            nats = baseline_nats(fit, codecs.inputs, part.ids)
             terms = len(part.ids) - 1
             found[name] = self.figures({"loss": nats / terms, "terms": terms}, part)
         return found
@@ -197,14 +169,14 @@ class AudioTask(StreamTask[Audio]):
 
         codec: Quantization = codecs.inputs
 
+        output = self._output(codec)
+
         def rows() -> Iterator[list[float]]:
             stream = Stream(model)
             for start in range(0, len(part.ids) - 1, _STRETCH):
                 ids = part.ids[start : start + _STRETCH + 1]
-                scores = stream.process(ids[:-1]).astype(np.float64)
-                scores -= scores.max(1, keepdims=True)
-                nats = np.log(np.exp(scores).sum(1)) - scores[np.arange(len(scores)), ids[1:]]
-                columns = (_signal(codec, ids[1:]), nats / math.log(2), _signal(codec, scores.argmax(1)))
+                nats, likeliest = _cost(output, codec, stream.process(ids[:-1]), ids[1:])
+                columns = (signal_of(codec, ids[1:]), nats / math.log(2), likeliest)
                 yield from np.stack(columns, 1).tolist()
 
         return Prediction(("sample", "bits", "likeliest"), rows())
@@ -245,8 +217,8 @@ class AudioTask(StreamTask[Audio]):
         if length < 0:
             raise UserError(f"{option('length')} must be at least 0, got {length}")
         codec: Quantization = codecs.inputs
-        output, generator = Categorical(codec.levels), np.random.default_rng(seed)
-        output.sample(np.zeros(codec.levels), np.random.default_rng(0), temperature)  # refuses a wrong temperature
+        output, generator = self._output(codec), np.random.default_rng(seed)
+        output.sample(np.zeros(output.width), np.random.default_rng(0), temperature)  # refuses a wrong temperature
         begun = self._prompt(prompt, codec) if prompt else codec.encode(np.zeros(codec.waveform.channels))
         stream = Stream(model)
 
@@ -278,12 +250,58 @@ class AudioTask(StreamTask[Audio]):
             for piece in pieces:
                 write(piece)
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Audio]) -> dict[str, Any]:
-        """The reach of the gradient before and after; see `Task.pictures`."""
-        from throughtime.sight.gradients.sampling import followed
-        from throughtime.sight.report.collect import flows_before_and_after
+    def passage(self, part: Audio, codecs: Codecs, length: int, name: str) -> Passage:
+        """See `Task.passage`: the beginning."""
+        from throughtime.sight.report.passage import Item, Passage
 
-        return {**flows_before_and_after(model, untrained, followed(self, data.valid))}
+        ids = np.asarray(part.ids[:length]).astype(np.int64)
+        levels = [f"{value:.4f}" for value in signal_of(codecs.inputs, np.arange(codecs.inputs.levels)).tolist()]
+        return Passage(name, [Item(ids, ids[1:], name=part.name)], "sample", levels, causal=True, part=part)
+
+    def sounds(self, model: SequenceModel, part: Audio, codecs: Codecs, names: Sequence[str]) -> list[Sound]:
+        """See `Task.sounds`: some seconds with what each sample cost, and a sound that the network draws."""
+        from throughtime.sight.report.data import Sound
+        from throughtime.sight.report.passage import short
+        from throughtime.sight.report.sound import SECONDS, WINDOW, listen, loudest, means, track
+
+        codec: Quantization = codecs.inputs
+        rate, channels = codec.waveform.rate, codec.waveform.channels
+        signal = signal_of(codec, part.ids)
+        first = loudest(signal, round(SECONDS * rate) * channels) // channels * channels
+        ids = np.asarray(part.ids[first : first + round(SECONDS * rate) * channels]).astype(np.int64)
+
+        output = self._output(codec)
+
+        def cost(scores: NDArray[Any], start: int) -> NDArray[Any]:
+            nats, likeliest = _cost(output, codec, scores, ids[start + 1 : start + 1 + len(scores)])
+            return np.stack([nats / math.log(2), likeliest], 1)
+
+        found, values = listen(model, ids[: len(ids) - 1], names, cost)
+        heard = signal_of(codec, ids[1:])
+        window = max(1, round(WINDOW * rate)) * channels
+        bits = means(found[:, 0], window)
+        tracks = [track("recording", heard), track("likeliest next sample", found[:, 1])]
+        drawn = list(self.sample(model, codecs, length=self.usual_length(codecs), seed=0))
+        title = f"{short(part.name)}, from {first / rate / channels:.2f} s of what was held out"
+        return [
+            Sound(title, rate * channels, tracks, (0, 1), "bits per sample", bits, window, values),
+            Sound("A sound that the network draws", rate, [track("drawn", np.concatenate(drawn))]),
+        ]
+
+    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Audio]) -> dict[str, Any]:
+        """A stretch of what was held out, and the reach of the gradient before and after; see `Task.pictures`."""
+        from throughtime.sight.gradients.sampling import followed
+        from throughtime.sight.report.collect import flows_before_and_after, states_of
+
+        return {
+            "sounds": self.sounds(model, data.valid, data.codecs, states_of(model)),
+            **flows_before_and_after(model, untrained, followed(self, data.valid)),
+        }
+
+    def _output(self, codec: Quantization) -> Categorical | LogisticMixture:
+        if self.options.output == "mixture":
+            return LogisticMixture(codec.levels, self.options.components)
+        return Categorical(codec.levels)
 
     @property
     def _mixes(self) -> bool:
@@ -325,14 +343,9 @@ def _notes(audio: Audio) -> list[str]:
     return notes
 
 
-def _signal(codec: Quantization, ids: NDArray[Any]) -> NDArray[np.float64]:
-    return codec.decode(ids).reshape(-1).astype(np.float64)
-
-
-def _error_bounds(
-    codec: Quantization, ids: NDArray[Any], coefficients: NDArray[np.float64]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Between which errors of a linear prediction each level but the first lies."""
-    past, _ = lagged(_signal(codec, ids), len(coefficients))
-    predicted, edges, levels = past @ coefficients, codec.edges, ids[1:].astype(np.int64)
-    return edges[levels] - predicted, edges[levels + 1] - predicted
+def _cost(
+    output: Categorical | LogisticMixture, codec: Quantization, raw: NDArray[Any], ids: NDArray[Any]
+) -> tuple[NDArray[Any], NDArray[Any]]:
+    """What samples cost in nats, given the head's numbers, and the likeliest samples."""
+    logs = output.log_probabilities(raw.astype(np.float64))
+    return -logs[np.arange(len(logs)), ids], signal_of(codec, logs.argmax(1))

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.outputs import Output
     from throughtime.runs import Run
+    from throughtime.sight.report.data import Sound
     from throughtime.sight.report.passage import Passage
 
 Figures = dict[str, float]
@@ -134,6 +135,7 @@ class Task(ABC, Generic[S]):
         fitting: the names of options that say how codecs are fitted.
         prediction_files: extensions of files, besides tables, that predictions can be written to.
         interfacing: the names of options that two runs must share for one to start from the other's weights.
+        per_data: the names of options that describe the data that they are given with, and no others.
 
     Args:
         options: the options.
@@ -152,6 +154,7 @@ class Task(ABC, Generic[S]):
     fitting: ClassVar[Sequence[str]] = ()
     prediction_files: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
+    per_data: ClassVar[Sequence[str]] = ()
 
     def __init__(self, options: TaskOptions) -> None:
         self.options = options
@@ -200,9 +203,9 @@ class Task(ABC, Generic[S]):
         return "step"
 
     def describe(self, codecs: Codecs, baselines: Mapping[str, Any] | None = None) -> TaskDescription:
-        """The task as plain data: with its options, but for the paths of its data."""
-        paths = {"task", "data", "valid", "test"}
-        return TaskDescription(self.name, codecs, self.options.model_dump(exclude=paths), baselines or {})
+        """The task as plain data: with its options, but for those that describe data."""
+        of_data = {"task", "data", "valid", "test", *self.per_data}
+        return TaskDescription(self.name, codecs, self.options.model_dump(exclude=of_data), baselines or {})
 
     @abstractmethod
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[S]:
@@ -404,6 +407,17 @@ class Task(ABC, Generic[S]):
     def outcome(self, model: SequenceModel, part: S, codecs: Codecs) -> dict[str, Any]:
         """How a network does on a part of the data, in more detail than figures, as fields of `ReportData`."""
         return {}
+
+    def sounds(self, model: SequenceModel, part: S, codecs: Codecs, names: Sequence[str]) -> Sequence[Sound]:
+        """Stretches of sound to show and to play, of a task whose steps are samples of sound; none for others.
+
+        Args:
+            model: the network.
+            part: a part of the data.
+            codecs: the codecs.
+            names: values of the network to show along the sound.
+        """
+        return ()
 
     def passage(self, part: S, codecs: Codecs, length: int, name: str) -> Passage:
         """What to show of a part of the data in a look inside the network.

@@ -6,6 +6,7 @@ import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,16 +15,18 @@ from numpy.typing import NDArray
 from pydantic import AfterValidator, Field
 
 from throughtime.codecs import Codecs
+from throughtime.data.augmentation import SoundFeatures, copies, copies_of
 from throughtime.data.labelled import Labelled, read_labelled
 from throughtime.data.labelled_sounds import hold_sounds, read_labelled_sounds
 from throughtime.data.labels import Labels
 from throughtime.data.log_mel import BANDS, LogMel
+from throughtime.data.raw_samples import MOST_FRAME, RawSamples
 from throughtime.data.scaler import Scaler
 from throughtime.data.sequences import Sequences
 from throughtime.data.sound import common
 from throughtime.data.splits import split
 from throughtime.data.vocabulary import build_vocabulary
-from throughtime.data.waveform import MOST_RATE
+from throughtime.data.waveform import MOST_RATE, Waveform
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
 from throughtime.options import Count, Share
@@ -67,6 +70,13 @@ class ClassifyOptions(TaskOptions):
             as a speaker; `text` keeps equal texts on one side.
         label_pattern: a regular expression for the names of sound files, with a group named label.
         rate: samples per second, to which sounds are resampled; their own if not given.
+        features: what the network reads of a sound: log-mel are logarithms of the energies in bands of frequencies, raw
+            are the samples.
+        frame: samples of a step, with raw features.
+        normalize: level takes the mean logarithm of each recording from its log-mel features, so that loudness says
+            nothing.
+        augment: changed copies of each recording of sound to train on as well: faster or slower, louder or softer, with
+            noise and masks; if not given, up to 10 where there are fewer than 2,000 recordings.
         bands: how many bands of frequencies (mel) a frame of a sound is described by.
         level: what a symbol of a text is.
         min_count: how often a symbol must occur to be in the vocabulary.
@@ -84,6 +94,10 @@ class ClassifyOptions(TaskOptions):
     group_by: str | None = None
     label_pattern: Annotated[str | None, AfterValidator(_pattern)] = None
     rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
+    features: Literal["log-mel", "raw"] = "log-mel"
+    frame: Annotated[int, Field(ge=1, le=MOST_FRAME)] = 32
+    normalize: Literal["none", "level"] = "none"
+    augment: Annotated[int, Field(ge=0, le=1000)] | None = None
     bands: Annotated[int, Field(ge=1, le=512)] = BANDS
     level: Literal["char", "word"] = "char"
     min_count: Count | None = None
@@ -101,7 +115,7 @@ class Classify(SequenceTask):
     options: ClassifyOptions
     monitor = "accuracy"
     maximize = True
-    fitting = ("min_count", "rate", "bands")
+    fitting = ("min_count", "rate", "features", "frame", "normalize", "bands")
     interfacing = ("level",)
 
     @classmethod
@@ -149,13 +163,14 @@ class Classify(SequenceTask):
             path = getattr(options, name)
             if path is not None:
                 parts[name] = self._encoded(self._read([path], 1), Codecs(inputs, labels))
-        training = whole.take(train)
+        training, more = self._augmented(found, train, whole.take(train), Codecs(inputs, labels))
+        notes += more
         if options.class_weights == "balanced":
             weights = _balanced(np.asarray(training.targets))
             training = Sequences(
                 training.inputs, training.targets, weights.astype(np.float32), training.names, training.groups
             )
-        counts = {"train": len(training), **{name: len(part) for name, part in parts.items()}, "labels": len(labels)}
+        counts = {"train": len(train), **{name: len(part) for name, part in parts.items()}, "labels": len(labels)}
         digest = "".join(part.digest for part in (training, *parts.values()))
         return Data(
             found.name, Codecs(inputs, labels), training, parts["valid"], parts.get("test"), digest, counts, notes
@@ -172,8 +187,8 @@ class Classify(SequenceTask):
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
         output = Categorical(len(codecs.targets))
-        if isinstance(codecs.inputs, LogMel):
-            return Interface("numeric", codecs.inputs.bands, output, per_step=False)
+        if isinstance(codecs.inputs, SoundFeatures):
+            return Interface("numeric", codecs.inputs.size, output, per_step=False)
         if isinstance(codecs.inputs, Scaler):
             return Interface("numeric", len(codecs.inputs.mean), output, per_step=False)
         return Interface("embedding", codecs.inputs.size, output, per_step=False)
@@ -252,11 +267,11 @@ class Classify(SequenceTask):
 
     def step_name(self, codecs: Codecs) -> str:
         """A symbol of the text's level, or a step in time."""
-        return "step" if isinstance(codecs.inputs, Scaler) else UNITS[self.options.level]
+        return "step" if _numeric(codecs) else UNITS[self.options.level]
 
     def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
         """See `SequenceTask.symbols`."""
-        if isinstance(codecs.inputs, Scaler):
+        if _numeric(codecs):
             return None
         return [codecs.inputs.symbols[id] for id in part.inputs[k]]
 
@@ -264,7 +279,7 @@ class Classify(SequenceTask):
         """See `SequenceTask.unknown`."""
         from throughtime.sight.report.passage import unknown_of
 
-        return None if isinstance(codecs.inputs, Scaler) else unknown_of(part.inputs[k], codecs.inputs)
+        return None if _numeric(codecs) else unknown_of(part.inputs[k], codecs.inputs)
 
     def read_passage(
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
@@ -275,7 +290,7 @@ class Classify(SequenceTask):
 
     def text_passage(self, text: str, codecs: Codecs, length: int) -> Passage:
         """See `Task.text_passage`; each line is a sequence."""
-        if isinstance(codecs.inputs, Scaler):
+        if _numeric(codecs):
             return super().text_passage(text, codecs, length)
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
@@ -311,16 +326,39 @@ class Classify(SequenceTask):
         """The codec of the inputs, fitted on the training part."""
         if found.recordings is not None:
             rate = self.options.rate or common(found.recordings, "rate")
-            log_mel = LogMel.at(rate, self.options.bands)
-            return log_mel.fit([found.recordings[k].samples(log_mel.waveform, mix=True) for k in train])
+            level = self.options.normalize == "level"
+            raw = self.options.features == "raw"
+            if raw and level:
+                raise DataError(f"{option('normalize')} level is for log-mel features: leave it out")
+            unfitted: SoundFeatures = (
+                RawSamples(Waveform(rate), self.options.frame)
+                if raw
+                else LogMel.at(rate, self.options.bands, level=level)
+            )
+            return unfitted.fit([found.recordings[k].samples(unfitted.waveform, mix=True) for k in train])
         if found.series is not None:
             return Scaler.fit([found.series[k] for k in train])
         assert found.texts is not None
         texts = (found.texts[k] + "\n" for k in train)
         return build_vocabulary(self.options.level, texts, min_count=self.options.min_count)
 
+    def _augmented(
+        self, found: Labelled, train: NDArray[np.int64], part: Sequences, codecs: Codecs
+    ) -> tuple[Sequences, list[str]]:
+        """The training part with changed copies of its recordings, and what to say of them."""
+        if found.recordings is None:
+            return part, []
+        count = copies_of(len(train)) if self.options.augment is None else self.options.augment
+        if count == 0:
+            return part, []
+        sounds = [found.recordings[k].samples(codecs.inputs.waveform, mix=True) for k in train]
+        rows, inputs = zip(*copies(sounds, codecs.inputs, count), strict=True)
+        own = part.take([*range(len(part)), *rows])
+        note = f"Training reads {count} changed copies of each recording too; {option('augment')} 0 leaves them out."
+        return replace(own, inputs=[*part.inputs, *inputs]), [note]
+
     def _encoded(self, found: Labelled, codecs: Codecs) -> Sequences:
-        if isinstance(codecs.inputs, LogMel) != (found.recordings is not None):
+        if isinstance(codecs.inputs, SoundFeatures) != (found.recordings is not None):
             kinds = ("sounds", "other data") if found.recordings is not None else ("not sounds", "sounds")
             raise DataError(f"{found.name}: these are {kinds[0]}, but the network was trained on {kinds[1]}")
         if found.recordings is not None:
@@ -334,6 +372,11 @@ class Classify(SequenceTask):
         return Sequences(inputs, labels, names=found.names, groups=found.groups)
 
 
+def _numeric(codecs: Codecs) -> bool:
+    """Whether the network reads numbers, which have no text."""
+    return isinstance(codecs.inputs, (Scaler, LogMel, RawSamples))
+
+
 class _Texts(Sequence[str]):
     """What a report shows of each sequence: its text, or its name where it is numbers."""
 
@@ -345,7 +388,7 @@ class _Texts(Sequence[str]):
 
     def __getitem__(self, k: Any) -> Any:
         codec = self._codecs.inputs
-        return self._part.names[k] if isinstance(codec, Scaler) else codec.decode(self._part.inputs[k])
+        return self._part.names[k] if _numeric(self._codecs) else codec.decode(self._part.inputs[k])
 
 
 def _balanced(targets: NDArray[np.int64]) -> NDArray[Any]:

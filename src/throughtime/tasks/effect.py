@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 
 from throughtime.codecs import Codecs
-from throughtime.data.pairs import Pairs, find_pairs, read_pairs
+from throughtime.data.knobs import DeviceInput, knobs_from, settings_by_pair
+from throughtime.data.pairs import Pair, Pairs, find_pairs, read_pairs
 from throughtime.data.segments import Segments, WholeSignals, places
 from throughtime.data.sound import BLOCK, SOUND_FILES, Recording, common, find_recordings, sound_writer
-from throughtime.data.waveform import MOST_RATE, Samples, Waveform
+from throughtime.data.waveform import MOST_RATE, Samples
 from throughtime.errors import DataError, UserError
 from throughtime.options import Count, Positive, Share
 from throughtime.outputs import Signal
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from torchmetrics import Metric
 
     from throughtime.nn.sequence_model import SequenceModel
+    from throughtime.sight.report.data import Sound
+    from throughtime.sight.report.passage import Passage
 
 _PRE_EMPHASIS = 0.85
 _ORDER = 7  # of the polynomial
@@ -47,6 +50,9 @@ class EffectOptions(TaskOptions):
         paired: whether DATA is what went into a device and what came out.
         rate: samples per second, to which sounds are resampled; their own if not given.
         align: auto moves each wet signal by its latency, of up to 100 ms.
+        knob: settings of the device's knobs from 0 to 1, as NAME=VALUE or with a value for each pair, gain=0.2,0.7;
+            the network reads them beside the sound. A directory with dry and wet sounds may have them in a table,
+            knobs.csv, with a column called file and one for each knob.
         skip: whether the input is added to the output, so that the network learns the difference.
         window: samples of truncated backpropagation through time.
         segment: seconds that the state is carried through in training, from its beginning.
@@ -59,6 +65,7 @@ class EffectOptions(TaskOptions):
     paired: bool = False
     rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
     align: Literal["auto", "off"] = "auto"
+    knob: Annotated[dict[str, tuple[float, ...]], BeforeValidator(knobs_from)] = Field({})
     skip: bool = True
     window: Count = 1000
     segment: Positive = 0.5
@@ -78,6 +85,7 @@ class Effect(Task[Pairs]):
     monitor = "esr"
     fitting = ("rate",)
     interfacing = ("skip",)
+    per_data = ("knob",)
     prediction_files = SOUND_FILES
     next_commands = ("predict {} DRY.wav --out WET.wav", "evaluate {} DRY.wav WET.wav")
     baseline_rows = 1
@@ -97,10 +105,14 @@ class Effect(Task[Pairs]):
         options = self.options
         if options.data is None:
             raise DataError("effect needs data: a dry and a wet sound file, or a directory of each")
-        waveform = codecs.inputs if codecs else Waveform(options.rate or _rate_of(options.data))
-        whole = self._read(options.data, waveform, progress)
-        given = {name: getattr(options, name) for name in ("valid", "test") if getattr(options, name)}
-        parts = {name: self._read([path], waveform, progress) for name, path in given.items()}
+        pairs = find_pairs(options.data, options.knob)
+        device = codecs.inputs if codecs else _device_of(pairs, options.rate)
+        whole = self._read(pairs, options.data, device, progress)
+        parts = {
+            name: self._read(find_pairs([path]), [path], device, progress)
+            for name in ("valid", "test")
+            if (path := getattr(options, name))
+        }
         shares = {"valid": options.valid_share, "test": options.test_share}
         held = {name: 0.0 if name in parts else share for name, share in shares.items()}
         if sum(held.values()) >= 1:
@@ -119,18 +131,18 @@ class Effect(Task[Pairs]):
         digest = "".join(parts[name].digest for name in sorted(parts))
         return Data(
             whole.name,
-            Codecs(waveform),
+            Codecs(device),
             parts["train"],
             parts["valid"],
             parts.get("test"),
             digest,
-            {**counts, "rate": waveform.rate},
+            {**counts, "rate": device.rate},
             whole.notes,
         )
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Pairs:
         """See `Task.read`."""
-        return self._read(paths, codecs.inputs, progress)
+        return self._read(find_pairs(paths, self.options.knob), paths, codecs.inputs, progress)
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Pairs:
         """See `Task.read_inputs`: dry sounds alone."""
@@ -138,21 +150,26 @@ class Effect(Task[Pairs]):
         dry = [recording.samples(codecs.inputs) for recording in recordings]
         signals = [np.concatenate([samples, np.zeros_like(samples)], 1) for samples in dry]
         digest = "".join(recording.digest for recording in recordings)
-        return Pairs(recordings[0].name, signals, codecs.inputs.rate, digest)
+        each = settings_by_pair(self.options.knob, len(recordings), "what is read")
+        knobs = np.stack([codecs.inputs.settings(own) for own in each])
+        return Pairs(recordings[0].name, signals, codecs.inputs.rate, digest, knobs)
 
     def interface(self, codecs: Codecs) -> Interface:
         """See `Task.interface`."""
-        return Interface("numeric", 1, Signal(1, _PRE_EMPHASIS), causal=True, skip=self.options.skip)
+        inputs = 1 + len(codecs.inputs.knobs)
+        return Interface("numeric", inputs, Signal(1, _PRE_EMPHASIS), causal=True, skip=self.options.skip)
 
     def batches(self, part: Pairs, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Segments:
         """Segments of the pairs, in windows through which the state is carried."""
-        return Segments(part.signals, batch, **self._cuts(part), seed=seed, rank=rank, ranks=ranks)
+        return Segments(
+            part.signals, batch, **self._cuts(part), constants=part.knobs, seed=seed, rank=rank, ranks=ranks
+        )
 
     def reading(
         self, part: Pairs, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1
     ) -> WholeSignals:
         """The pairs one after another, whole; each process reads all of them."""
-        return WholeSignals(part.signals, _READ_AT_ONCE, terms)
+        return WholeSignals(part.signals, _READ_AT_ONCE, terms, part.knobs)
 
     def fitting_batch(self, data: Data[Pairs], batch: int, ranks: int) -> int:
         """As many segments as there are, at most."""
@@ -182,7 +199,8 @@ class Effect(Task[Pairs]):
         """How many seconds of sound `Stream` computes in a second of one core, in blocks of 64 samples."""
         from throughtime.streaming import Stream
 
-        stream, rate = Stream(model), codecs.inputs.rate
+        device: DeviceInput = codecs.inputs
+        stream, rate = Stream(model, knobs=dict.fromkeys(device.knobs, 0.5)), device.rate
         block = np.random.default_rng(0).uniform(-0.5, 0.5, _TIMED_BLOCK).astype(stream.dtype)
         stream.process(block)
         began, count = time.perf_counter(), 0
@@ -245,9 +263,8 @@ class Effect(Task[Pairs]):
         from throughtime.streaming import Stream
 
         def rows() -> Iterator[list[float]]:
-            stream = Stream(model)
-            for signal in part.signals:
-                stream.reset()
+            for signal, settings in zip(part.signals, part.knobs.tolist(), strict=True):
+                stream = Stream(model, knobs=dict(zip(codecs.inputs.knobs, settings, strict=True)))
                 for start in range(0, len(signal), BLOCK):
                     dry = np.ascontiguousarray(signal[start : start + BLOCK, 0], stream.dtype)
                     yield from np.stack([dry, stream.process(dry)], 1).tolist()
@@ -259,14 +276,14 @@ class Effect(Task[Pairs]):
         import torch
 
         parameter = next(model.parameters())
-        pair = np.array(data.valid.signals[0][:_HEARD])
-        loudest = int(np.abs(pair[:, 1]).argmax())
-        dry = torch.from_numpy(pair[: loudest + 1, :1])[:, None].to(parameter.device, parameter.dtype)
+        inputs, wet = _of_pair(data.valid, 0, slice(0, _HEARD))
+        loudest = int(np.abs(wet[:, 0]).argmax())
+        given = torch.from_numpy(inputs[: loudest + 1])[:, None].to(parameter.device, parameter.dtype)
         with torch.no_grad():
-            raw, _ = model(dry)
+            raw, _ = model(given)
         return (
-            f"{pair[loudest, 0]:.3f} at {loudest / data.valid.rate:.3f} s -> {float(raw[-1, 0, 0]):.3f} "
-            f"(recorded: {pair[loudest, 1]:.3f})"
+            f"{inputs[loudest, 0]:.3f} at {loudest / data.valid.rate:.3f} s -> {float(raw[-1, 0, 0]):.3f} "
+            f"(recorded: {wet[loudest, 0]:.3f})"
         )
 
     def write_prediction(
@@ -277,9 +294,10 @@ class Effect(Task[Pairs]):
 
         if len(paths) != 1 or Path(paths[0]).is_dir():
             raise UserError(f"{display_path(out)} is one sound: give one dry sound file to process")
-        waveform: Waveform = codecs.inputs
+        waveform: DeviceInput = codecs.inputs
         dry = Recording.open(paths[0])
-        stream, count = Stream(model), 0
+        (knobs,) = settings_by_pair(self.options.knob, 1, dry.name)
+        stream, count = Stream(model, knobs=knobs), 0
         with sound_writer(out, waveform) as write:
             for block in dry.blocks(waveform):
                 write(stream.process(block.astype(stream.dtype, copy=False)))
@@ -289,8 +307,50 @@ class Effect(Task[Pairs]):
         resampled = f", resampled from {dry.rate}" if dry.rate != waveform.rate else ""
         return f"{count / waveform.rate:,.2f} s of sound, {waveform.rate:,} samples per second{resampled},"
 
-    def _read(self, paths: Sequence[str | Path], waveform: Waveform, progress: Progress | None) -> Pairs:
-        return read_pairs(paths, waveform, align=self.options.align == "auto", progress=progress)
+    def passage(self, part: Pairs, codecs: Codecs, length: int, name: str) -> Passage:
+        """See `Task.passage`: the beginning of the first pair."""
+        from throughtime.sight.report.passage import Item, Passage
+
+        inputs, wet = _of_pair(part, 0, slice(0, length))
+        features = ("dry", *codecs.inputs.knobs)
+        return Passage(name, [Item(inputs, wet, name=part.name)], "sample", features=features, part=part)
+
+    def sounds(self, model: SequenceModel, part: Pairs, codecs: Codecs, names: Sequence[str]) -> list[Sound]:
+        """See `Task.sounds`: some seconds of the longest pair, with the error over time."""
+        from throughtime.sight.report.data import Sound
+        from throughtime.sight.report.passage import short
+        from throughtime.sight.report.sound import SECONDS, WINDOW, listen, loudest, means, track
+
+        longest = max(range(len(part.signals)), key=lambda k: len(part.signals[k]))
+        length = round(SECONDS * part.rate)
+        first = loudest(part.signals[longest][:, 1], length)
+        inputs, wet = _of_pair(part, longest, slice(first, first + length))
+        found, values = listen(model, inputs, names, lambda raw, start: raw[:, 0])
+        window = max(1, round(WINDOW * part.rate))
+        energy = means(np.square(wet[:, 0], dtype=np.float64), window)
+        error = means(np.square(wet[:, 0] - found), window)
+        # Windows 60 dB below the loudest are silent: a share of next to nothing says nothing.
+        audible = energy > 1e-6 * energy.max()
+        ratio = np.where(audible, 10 * np.log10(np.maximum(error, 1e-12) / np.maximum(energy, 1e-12)), np.nan)
+        tracks = [track("dry", inputs[:, 0]), track("target", wet[:, 0]), track("prediction", found)]
+        title = f"{short(part.name)}, from {first / part.rate:.2f} s of what was held out"
+        return [Sound(title, part.rate, tracks, (1, 2), "ESR, dB", ratio, window, values)]
+
+    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Pairs]) -> dict[str, Any]:
+        """A stretch of what was held out, and the reach of the gradient before and after; see `Task.pictures`."""
+        from throughtime.sight.gradients.sampling import followed
+        from throughtime.sight.report.collect import flows_before_and_after, states_of
+
+        return {
+            "sounds": self.sounds(model, data.valid, data.codecs, states_of(model)),
+            **flows_before_and_after(model, untrained, followed(self, data.valid)),
+        }
+
+    def _read(
+        self, pairs: Sequence[Pair], paths: Sequence[str | Path], device: DeviceInput, progress: Progress | None
+    ) -> Pairs:
+        aligned = self.options.align == "auto"
+        return read_pairs(pairs, display_path(paths[0]), device, align=aligned, progress=progress)
 
     def _cuts(self, part: Pairs) -> dict[str, int]:
         """Steps of a segment, a window and the burn-in; a segment is no longer than the longest signal."""
@@ -299,13 +359,13 @@ class Effect(Task[Pairs]):
         return {"segment": segment, "window": options.window, "burn_in": options.burn_in}
 
 
-def _rate_of(paths: Sequence[str | Path]) -> int:
-    """The rate of pairs.
+def _device_of(pairs: Sequence[Pair], rate: int | None) -> DeviceInput:
+    """The rate of pairs, or the one wanted, and their knobs.
 
     Raises:
-        DataError: they differ.
+        DataError: the rates differ.
     """
-    return common([dry for dry, _ in find_pairs(paths)], "rate")
+    return DeviceInput(rate or common([pair.dry for pair in pairs], "rate"), knobs=tuple(pairs[0].knobs))
 
 
 def _stretch(pairs: Pairs, start: float, stop: float) -> Pairs:
@@ -313,7 +373,14 @@ def _stretch(pairs: Pairs, start: float, stop: float) -> Pairs:
     signals = [signal[round(start * len(signal)) : round(stop * len(signal))] for signal in pairs.signals]
     if not all(map(len, signals)):
         raise DataError(f"{pairs.name} is too short to hold out a part of it")
-    return Pairs(pairs.name, signals, pairs.rate, f"{pairs.digest}[{start:.6f}:{stop:.6f}]")
+    return Pairs(pairs.name, signals, pairs.rate, f"{pairs.digest}[{start:.6f}:{stop:.6f}]", pairs.knobs)
+
+
+def _of_pair(pairs: Pairs, k: int, steps: slice) -> tuple[Samples, Samples]:
+    """The inputs `[T, 1 + knobs]` and the wet samples `[T, 1]` of a stretch of a pair."""
+    signal = np.array(pairs.signals[k][steps])
+    settings = np.broadcast_to(pairs.knobs[k], (len(signal), pairs.knobs.shape[1]))
+    return np.concatenate([signal[:, :1], settings], 1), signal[:, 1:]
 
 
 def _in_powers(pairs: Pairs) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:

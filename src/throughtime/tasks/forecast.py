@@ -49,8 +49,11 @@ class ForecastTask(Task[Windows]):
 
     @classmethod
     def speaks_for(cls, options: Mapping[str, Any]) -> str:
-        """A horizon and a column to forecast."""
-        return "a horizon is given" if options.get("horizon") else ""
+        """A horizon or a column to forecast."""
+        for name, what in (("horizon", "a horizon is given"), ("target", "a column to forecast is named")):
+            if options.get(name):
+                return what
+        return ""
 
     @property
     def unit(self) -> str:

@@ -140,15 +140,10 @@ class Text(StreamTask[EncodedText]):
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """See `Task.figure_rows`."""
         unit = self.unit
-        bits = {unit: figures["bits_per_symbol"], "character": figures["bits_per_character"]}
-        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_character']:.4f}":
-            bits["byte"] = figures["bits_per_byte"]
-        rows = [
-            ("loss", f"{_number(figures['loss'])} nats per {unit}"),
-            ("perplexity", _number(figures["perplexity"], 2)),
-            *((f"bits per {of}", _number(value)) for of, value in bits.items()),
-            (f"{unit}s", f"{figures['symbols']:,.0f} predicted"),
-        ]
+        rows = [("loss", f"{_number(figures['loss'])} nats per {unit}")]
+        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_symbol']:.4f}":  # else the loss in another unit
+            rows.append(("bits per byte", _number(figures["bits_per_byte"])))
+        rows.append((f"{unit}s", f"{figures['symbols']:,.0f} predicted"))
         if figures["unknown"]:
             rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s that training never saw, taken as <unk>"))
         return rows

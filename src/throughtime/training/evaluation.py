@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from throughtime.data.batch import Batch
-from throughtime.nn.recurrent import State
+from throughtime.nn.forms import State
 from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.tasks.base import Batches, Figures, Progress, Task
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from throughtime.errors import TrainingError
-from throughtime.nn.recurrent import State
+from throughtime.nn.forms import State
 from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Task

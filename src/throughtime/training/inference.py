@@ -12,6 +12,9 @@ from throughtime.runs import Run
 from throughtime.tasks.base import Figures, Generative, Prediction, Progress
 from throughtime.training.evaluation import measured
 
+KnobSettings = Mapping[str, float | Sequence[float]] | Sequence[str]
+"""Settings of a device's knobs: by name, one for all sounds or one for each of them; or texts such as "gain=0.7"."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -38,6 +41,7 @@ def evaluate(
     windows: int | None = None,
     step: int | None = None,
     encoding_errors: str | None = None,
+    knob: KnobSettings | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Figures:
@@ -50,6 +54,7 @@ def evaluate(
             given.
         step: for forecasts the number of rows from the origin of a window to the next; the horizon if not given.
         encoding_errors: "strict" or "replace"; as in training if not given.
+        knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
 
@@ -61,8 +66,9 @@ def evaluate(
         DataError: the data can't be read, or don't fit.
     """
     return evaluated(
-        run, data, windows=windows, step=step, encoding_errors=encoding_errors, engine=engine, progress=progress
-    ).figures
+        run, data, windows=windows, step=step, knob=knob, encoding_errors=encoding_errors, engine=engine,
+        progress=progress,
+    ).figures  # fmt: skip
 
 
 def evaluated(
@@ -72,12 +78,13 @@ def evaluated(
     windows: int | None = None,
     step: int | None = None,
     encoding_errors: str | None = None,
+    knob: KnobSettings | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """The same with the figures of the task's baselines; see `evaluate`."""
     run, paths = _opened(run), _paths(data)
-    task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
+    task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
     model = run.model(engine).to(run.device)
     part = task.read(paths, codecs, progress)
     if windows is not None or step is not None:
@@ -95,6 +102,7 @@ def predict(
     *,
     update: str | Path | None = None,
     encoding_errors: str | None = None,
+    knob: KnobSettings | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
@@ -105,6 +113,7 @@ def predict(
         data: files and directories.
         update: for forecasts a table of later rows: they follow those of `data`, or replace those of the same time.
         encoding_errors: "strict" or "replace"; as in training if not given.
+        knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
 
@@ -116,7 +125,7 @@ def predict(
         DataError: the data can't be read, or don't fit.
     """
     run, paths = _opened(run), _paths(data)
-    task, codecs = run.task_with(encoding_errors=encoding_errors), run.description.codecs
+    task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
     model = run.model(engine).to(run.device)
     if update is None:
         part = task.read_inputs(paths, codecs, progress)
@@ -130,6 +139,7 @@ def write_prediction(
     data: str | Path | Sequence[str | Path],
     out: str | Path,
     *,
+    knob: KnobSettings | None = None,
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> str:
@@ -139,6 +149,7 @@ def write_prediction(
         run: the run, or its directory.
         data: files and directories.
         out: the file; its extension must be one of the task's `prediction_files`.
+        knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
         engine: what runs the recurrent layers; the one that the run was trained with if not given.
         progress: told what is being done, and how far.
 
@@ -154,7 +165,8 @@ def write_prediction(
     if out.suffix.lower() not in run.task.prediction_files:
         kinds = ", ".join(run.task.prediction_files)
         raise UserError(f"predictions of task {run.task.name} are {f'written to {kinds}' if kinds else 'tables'}")
-    return run.task.write_prediction(run.model(engine), paths, run.description.codecs, out, progress)
+    task = run.task_with(knob=knob)
+    return task.write_prediction(run.model(engine), paths, run.description.codecs, out, progress)
 
 
 def sample(

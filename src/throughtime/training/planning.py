@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from throughtime.errors import RunError, TrainingError
-from throughtime.nn.recurrent import State
+from throughtime.nn.forms import State
 from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.paths import display_path
 from throughtime.runs import Run

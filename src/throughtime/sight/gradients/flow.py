@@ -18,11 +18,13 @@ from throughtime.sight.gradients.backward import INPUT, backward_by_lag, backwar
 from throughtime.sight.gradients.capture import Loss, Seen, seen
 from throughtime.sight.gradients.horizon import FALLEN, Horizon, horizon
 from throughtime.sight.models import opened, sequence_model
+from throughtime.tables import html_table, text_table
 
 _BEST = "best"
+_ROW_HEAD = ("gradient of", "at lag 0", "halfway", "at the last lag", "horizon (1%)")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Flow:
     """The norm of the gradient of the loss at step s with respect to the state at step t.
 
@@ -68,6 +70,23 @@ class Flow:
     def horizons(self) -> dict[str, Horizon]:
         """The horizon of each name at 1 %."""
         return {name: horizon(mean) for name, mean in self.by_lag.items()}
+
+    def __repr__(self) -> str:
+        return "\n".join([self._caption, *text_table([_ROW_HEAD, *self._rows()])])
+
+    def _repr_html_(self) -> str:
+        return html_table(_ROW_HEAD, self._rows(), self._caption)
+
+    @property
+    def _caption(self) -> str:
+        return f"gradient flow of {len(self.steps)} losses, lags 0 to {self.window}"
+
+    def _rows(self) -> list[tuple[str, ...]]:
+        lags = (0, self.window // 2, self.window)
+        return [
+            (name, *(f"{self.by_lag[name][lag]:.3g}" for lag in lags), str(found))
+            for name, found in self.horizons.items()
+        ]
 
     def figure(self) -> Any:
         """The mean by lag of each layer, on a logarithmic scale, its horizon marked; a plotly figure."""

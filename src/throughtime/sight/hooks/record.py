@@ -18,6 +18,7 @@ from throughtime.program.recording import Stretch
 from throughtime.sight.hooks.selection import Chosen, Selection
 from throughtime.sight.hooks.value_names import Values, listed, require_matches, values_of
 from throughtime.sight.models import hooked
+from throughtime.tables import html_table
 
 BUDGET_BYTES = 2 << 30
 
@@ -182,6 +183,14 @@ class Tape:
 
     def __repr__(self) -> str:
         return f"<tape of {len(self.calls)} call{'s' * (len(self.calls) != 1)}: {listed(self.names)}>"
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (name, k, list(value.shape), value.dtype)
+            for k, call in enumerate(self.calls)
+            for name, value in call.items()
+        ]
+        return html_table(("value", "call", "[T, B, H]", "type"), rows, repr(self).strip("<>"))
 
     def _with(self, name: str) -> list[Call]:
         found = [call for call in self.calls if name in call]

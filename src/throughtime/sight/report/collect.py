@@ -60,6 +60,18 @@ def collect(
     names = _names(model, patterns)
     reading, recorded = read(model, passage, list(dict.fromkeys([*names, *_gate_names(model)])))
     _told(progress, 1)
+    if sounds := run.task.sounds(model, passage.part, run.description.codecs, names):
+        flows = flows_of(model, followed(run.task, passage.part))
+        return ReportData(
+            title=f"Inside {run.path.resolve().name}",
+            facts=[*facts(run), f"plays {passage.name}"],
+            symbol=passage.step,
+            sounds=sounds,
+            flows=flows,
+            saturations=_saturations(model, recorded),
+            timescales=_timescales(model, recorded),
+            **training_curves(run),
+        )
     reading = replace(reading, **reach(model, passage))
     _told(progress, 2)
     read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
@@ -86,6 +98,16 @@ def collect(
         **outcome,
         **training_curves(run),
     )
+
+
+def states_of(model: SequenceModel) -> list[str]:
+    """The names of the states of a model's layers, as they are after each step."""
+    return [
+        each.name(place, state.name)
+        for each in values_of(model)
+        for place, program in each.programs()
+        for state in program.states
+    ]
 
 
 def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:

@@ -228,6 +228,62 @@ class Roll:
 
 
 @dataclass(frozen=True)
+class Track:
+    """A sound that can be played.
+
+    Attributes:
+        name: what to call it.
+        samples: of one channel, `[T]`, from -1 to 1.
+    """
+
+    name: str
+    samples: Array
+
+
+@dataclass(frozen=True)
+class Envelopes:
+    """A named value of a layer along a sound, by its bounds in short stretches.
+
+    Attributes:
+        layer: the layer's name.
+        name: the value's name in the cell's equations.
+        low, high: the lowest and the highest value of each unit in each stretch, `[stretches, units]`.
+        size: samples of a stretch.
+    """
+
+    layer: str
+    name: str
+    low: Array
+    high: Array
+    size: int
+
+
+@dataclass(frozen=True)
+class Sound:
+    """A stretch of sound as a model heard it.
+
+    Attributes:
+        title: the heading.
+        rate: samples per second.
+        tracks: sounds of one length.
+        compared: which track is the target, and which the prediction; None where there is no prediction.
+        figure: what is measured along it, such as "ESR, dB"; "" for nothing.
+        along: the figure in windows, `[windows]`.
+        window: samples of such a window.
+        values: units along it.
+    """
+
+    title: str
+    rate: int
+    tracks: Sequence[Track]
+    compared: tuple[int, int] | None = None
+    figure: str = ""
+    along: Array | None = None
+    window: int = 1
+    values: Sequence[Envelopes] = ()
+
+
+@dataclass(frozen=True)
 class ForecastWindow:
     """A forecast beside what came, at the original scale.
 
@@ -297,5 +353,6 @@ class ReportData:
     confusion: ConfusionMatrix | None = None
     tables: Sequence[Table] = ()
     rolls: Sequence[Roll] = ()
+    sounds: Sequence[Sound] = ()
     forecasts: Forecasts | None = None
     best_step: int | None = None

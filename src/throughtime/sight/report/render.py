@@ -15,13 +15,23 @@ import numpy as np
 from throughtime import __version__
 from throughtime.errors import UserError
 from throughtime.files import replacing
-from throughtime.sight.report.data import Flow, Forecasts, ForecastWindow, Reading, ReportData, Roll, Values
+from throughtime.sight.report.data import (
+    Envelopes,
+    Flow,
+    Forecasts,
+    ForecastWindow,
+    Reading,
+    ReportData,
+    Roll,
+    Sound,
+    Values,
+)  # fmt: skip
 from throughtime.sight.report.packing import as_json, packed, packed_array, quantised, quantised_reach, shares
 
 _PAGE = files("throughtime.sight.report") / "page"
 _SCRIPTS = (
     "core.js", "text.js", "parts.js", "roll.js", "detail.js", "span.js", "units.js", "charts.js", "forecasts.js",
-    "labels.js", "main.js",
+    "labels.js", "spectrogram.js", "sound.js", "main.js",
 )  # fmt: skip
 GENERATOR = "throughtime report"
 _SIGNED = re.compile(rf'generator"[^"]{{1,10}}"{GENERATOR}"')
@@ -128,6 +138,7 @@ def _parts(data: ReportData) -> Iterator[tuple[str, str]]:
         if _surprises(data.reading):
             yield "surprise", "Loss" if data.reading.answers else "Surprise"
     for there, id, title in (
+        (data.sounds, "sounds", "Sound"),
         (data.confusion, "confusion", "Confusion"),
         *((True, f"table-{k}", table.title) for k, table in enumerate(data.tables)),
         (data.rolls, "rolls", "Piano rolls"),
@@ -167,6 +178,7 @@ def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
         else {"labels": list(data.confusion.labels), "counts": data.confusion.counts, "of": data.confusion.of},
         "tables": [{"columns": list(table.columns), "rows": list(map(list, table.rows))} for table in data.tables],
         "rolls": [_roll(roll, number, block) for number, roll in enumerate(data.rolls)],
+        "sounds": [_sound(sound, number, block) for number, sound in enumerate(data.sounds)],
         "samples": [sample.text for sample in data.samples],
     }
 
@@ -221,6 +233,42 @@ def _roll(roll: Roll, number: int, block: Any) -> dict[str, Any]:
         "steps": len(roll.target),
         "target": block(f"roll-{number}-target", packed_array(roll.target > 0, "u1")),
         "chances": block(f"roll-{number}-chances", packed_array(shares(roll.probabilities), "u1")),
+    }
+
+
+def _sound(sound: Sound, number: int, block: Any) -> dict[str, Any]:
+    tracks = []
+    for k, track in enumerate(sound.tracks):
+        scale = max(1.0, float(np.abs(track.samples).max(initial=0)))
+        levels = np.rint(track.samples / scale * 32767)
+        packed_levels = packed_array(levels, "<i2")
+        tracks.append({"name": track.name, "scale": scale, "levels": block(f"sound-{number}-{k}", packed_levels)})
+    return {
+        "title": sound.title,
+        "rate": sound.rate,
+        "length": len(sound.tracks[0].samples),
+        "tracks": tracks,
+        "compared": sound.compared,
+        "figure": sound.figure,
+        "along": sound.along,
+        "window": sound.window,
+        "values": [_envelopes(value, f"sound-{number}-value-{k}", block) for k, value in enumerate(sound.values)],
+    }
+
+
+def _envelopes(value: Envelopes, name: str, block: Any) -> dict[str, Any]:
+    """Both bounds in a byte for each unit and stretch, on one scale for each unit."""
+    stretches = len(value.low)
+    levels, scales = quantised(np.concatenate([value.low, value.high]))
+    return {
+        "layer": value.layer,
+        "name": value.name,
+        "size": value.size,
+        "stretches": stretches,
+        "units": value.low.shape[1],
+        "scales": scales,
+        "order": np.argsort(-(value.low + value.high).std(0), kind="stable"),
+        "levels": block(name, packed_array(levels, "u1")),
     }
 
 

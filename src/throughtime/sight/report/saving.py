@@ -23,7 +23,7 @@ def summary(data: ReportData) -> dict[str, Any]:
     Returns:
         `sequences` and `symbols` (steps) read, `unknown` of them, `loss` in nats per answer and `bits_per_symbol`, the
         same in bits (null where the answers aren't known), `horizons` by layer (null where
-        it lies beyond the lags that were looked at), and the most interesting `units`.
+        it lies beyond the lags that were looked at), the `sounds` played, and the most interesting `units`.
     """
     found: dict[str, Any] = {"title": data.title}
     if data.reading:
@@ -36,6 +36,7 @@ def summary(data: ReportData) -> dict[str, Any]:
             "loss": loss if known else None,
             "bits_per_symbol": loss / math.log(2) if known else None,
         }
+    found["sounds"] = [sound.title for sound in data.sounds]
     found["horizons"] = {" ".join(filter(None, (f.label, f.group))): f.lag for f in data.flows}
     units = [
         {"value": f"{v.layer}.{v.name}", "unit": int(u), "interest": float(v.interest[u]), "note": v.notes[u]}
@@ -98,6 +99,11 @@ def _arrays(data: ReportData) -> dict[str, Array]:
     for roll in data.rolls:
         found[f"roll.{roll.title}.target"] = roll.target
         found[f"roll.{roll.title}.probabilities"] = roll.probabilities
+    for number, sound in enumerate(data.sounds):
+        for track in sound.tracks:
+            found[f"sound.{number}.{track.name}"] = track.samples
+        if sound.along is not None:
+            found[f"sound.{number}.{sound.figure}"] = sound.along
     for saturation in data.saturations:
         found[f"shut.{saturation.layer}.{saturation.gate}"] = saturation.closed
         found[f"open.{saturation.layer}.{saturation.gate}"] = saturation.opened

@@ -15,6 +15,7 @@ function repaint() {
   if (READING) { shade(); buildGallery(); if (READING.kind === "roll") drawPartRolls(); if (READING.kind === "curves") drawCurves(); }
   if (DATA.confusion) buildConfusion();
   drawRolls();
+  drawSounds();
   for (const name of drawn) draw(name);
 }
 
@@ -30,6 +31,7 @@ async function start() {
   if (DATA.confusion) buildConfusion();
   buildTables();
   await buildRolls();
+  await buildSounds();
   if (READING) {
     const kinds = { losses: Float32Array, likeliest: Uint32Array, probabilities: Float32Array, reach: Uint8Array, decided: Uint8Array, inputs: Float32Array, chances: Uint8Array };
     await Promise.all(Object.entries(kinds).filter(([name]) => READING[name]).map(async ([name, kind]) => (arrays[name] = new kind(await unpack(READING[name])))));

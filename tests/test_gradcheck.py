@@ -1,4 +1,4 @@
-"""`throughtime.check` passes right gradients and finds wrong ones."""
+"""`throughtime.gradcheck` passes right gradients and finds wrong ones."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from dataclasses import replace
 import pytest
 
 from throughtime import cells
-from throughtime.checking import check
 from throughtime.errors import CellError
+from throughtime.gradient_check import gradcheck
 from throughtime.language import (
     affine,
     cell,
@@ -75,7 +75,7 @@ def wrong(monkeypatch: pytest.MonkeyPatch):
 
 @pytest.mark.parametrize("name", cells.names())
 def test_named_cells_pass(name):
-    report = check(name)
+    report = gradcheck(name)
     assert report.passed
     cell = cells.get(name)
     program = cell.program(3, 4, inputs=[declaration.name for _, declaration in cell.inputs])
@@ -91,11 +91,11 @@ def test_named_cells_pass(name):
 def test_a_cell_with_every_operation_passes():
     used = {i.op for i in everything.program(3, 4).body}
     assert OPERATIONS.keys() - used <= {"linear_transposed"}  # which gradients alone have
-    assert check(everything).passed
+    assert gradcheck(everything).passed
 
 
 def test_sizes_bias_and_hyper_parameters_are_taken():
-    report = check(cells.lstm, 2, 3, bias=False, projection=2)
+    report = gradcheck(cells.lstm, 2, 3, bias=False, projection=2)
     assert "parameter weight_projection" in report.errors
     assert "parameter bias" not in report.errors
 
@@ -104,7 +104,7 @@ def test_sizes_bias_and_hyper_parameters_are_taken():
 def test_a_wrong_gradient_is_found_whatever_the_operation(op, wrong):
     wrong(op)
     with pytest.raises(CellError, match="the gradient of cell everything is not what finite differences give"):
-        check(everything)
+        gradcheck(everything)
 
 
 def test_the_arguments_with_a_wrong_gradient_are_named(monkeypatch, wrong):
@@ -113,7 +113,7 @@ def test_the_arguments_with_a_wrong_gradient_are_named(monkeypatch, wrong):
     monkeypatch.setitem(OPERATIONS, "linear", replace(row, weight_gradient=lambda g, a: (g * 2.0, a)))
     gradient.cache_clear()
     with pytest.raises(CellError) as caught:
-        check(cells.gru)
+        gradcheck(cells.gru)
     message = str(caught.value)
     assert "for parameter weight_x, parameter weight_h. " in message
     assert "parameter bias" in message
@@ -122,7 +122,7 @@ def test_the_arguments_with_a_wrong_gradient_are_named(monkeypatch, wrong):
 
 
 def test_a_report_reads_as_a_table():
-    text = str(check("rnn"))
+    text = str(gradcheck("rnn"))
     lines = text.splitlines()
     assert lines[0] == "cell rnn: its gradient against finite differences, largest relative error"
     assert [line.split()[:2] for line in lines[1:-1]] == [
@@ -133,6 +133,10 @@ def test_a_report_reads_as_a_table():
         ["parameter", "bias"],
     ]
     assert lines[-1] == "passed: 1e-06 is allowed"
+    assert repr(gradcheck("rnn")) == text
+    page = gradcheck("rnn")._repr_html_()
+    assert page.count("<tr>") == 6
+    assert "cell rnn, passed: 1e-06 is allowed" in page
 
 
 def test_a_parameter_that_nothing_depends_on_has_no_gradient_and_passes():
@@ -141,7 +145,7 @@ def test_a_parameter_that_nothing_depends_on_has_no_gradient_and_passes():
         unused = parameter("unused")
         return tanh(affine("all", x, h)) + 0 * unused
 
-    assert check(idle).errors["parameter unused"] == 0.0
+    assert gradcheck(idle).errors["parameter unused"] == 0.0
 
 
 def test_a_cell_that_gives_what_is_not_finite_is_told():
@@ -150,16 +154,16 @@ def test_a_cell_that_gives_what_is_not_finite_is_told():
         return log(tanh(affine("all", x, h)))
 
     with pytest.raises(CellError, match="cell explosive gives numbers that are not finite"):
-        check(explosive)
+        gradcheck(explosive)
 
 
 def test_wrong_equations_and_names_are_told_as_elsewhere():
     with pytest.raises(CellError, match="did you mean lstm"):
-        check("lsmt")
+        gradcheck("lsmt")
     with pytest.raises(CellError, match="no hyper-parameter 'projecton'"):
-        check("lstm", projecton=3)
+        gradcheck("lstm", projecton=3)
 
 
 def test_importing_it_brings_no_torch():
-    code = "import sys, throughtime.checking; assert 'torch' not in sys.modules"
+    code = "import sys, throughtime.gradient_check; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], env={"PYTHONPATH": ":".join(sys.path)}, check=True)

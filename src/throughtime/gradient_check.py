@@ -11,6 +11,7 @@ from throughtime import cells
 from throughtime.errors import CellError
 from throughtime.program.cell import Cell
 from throughtime.program.core import Parameter, Program
+from throughtime.tables import html_table
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -20,9 +21,9 @@ _DISTANCE = 1e-5  # to either side; leaves an error of some 1e-10 of the third d
 _ROUNDING = 1e-15
 
 
-@dataclass(frozen=True)
-class Report:
-    """What `check` found.
+@dataclass(frozen=True, repr=False)
+class GradcheckReport:
+    """What `gradcheck` found.
 
     Attributes:
         cell: the cell's name.
@@ -51,10 +52,20 @@ class Report:
             f"  {name:<{width}}  {error:.1e}{'  wrong' if name in self.failed else ''}"
             for name, error in self.errors.items()
         ]
-        return "\n".join([*lines, f"{'passed' if self.passed else 'failed'}: {self.tolerance:.0e} is allowed"])
+        return "\n".join([*lines, self._verdict])
+
+    __repr__ = __str__
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{error:.1e}", "wrong" if name in self.failed else "") for name, error in self.errors.items()]
+        return html_table(("gradient of", "largest relative error", ""), rows, f"cell {self.cell}, {self._verdict}")
+
+    @property
+    def _verdict(self) -> str:
+        return f"{'passed' if self.passed else 'failed'}: {self.tolerance:.0e} is allowed"
 
 
-def check(
+def gradcheck(
     cell: str | Cell,
     input_size: int = 3,
     hidden_size: int = 4,
@@ -62,7 +73,7 @@ def check(
     bias: bool = True,
     tolerance: float = 1e-6,
     **hyper: object,
-) -> Report:
+) -> GradcheckReport:
     """Tests a cell's gradient, in float64 at a random point, over a few steps and rows.
 
     Args:
@@ -92,7 +103,7 @@ def check(
         name: _error(gradient, *_by_differences(program, list(arguments.values()), k, weights), tolerance)
         for k, (name, gradient) in enumerate(zip(arguments, gradients, strict=True))
     }
-    report = Report(cell.name, tolerance, errors)
+    report = GradcheckReport(cell.name, tolerance, errors)
     if not report.passed:
         raise CellError(
             f"the gradient of cell {cell.name} is not what finite differences give, for {', '.join(report.failed)}. "

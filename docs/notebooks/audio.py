@@ -1,0 +1,31 @@
+# %% [markdown]
+# # The next sample of sound
+#
+# Learn a tone sample by sample, as WaveNet does: each sample is one of 256 levels, and the network predicts the
+# next one with a softmax.
+
+# %%
+import numpy as np
+import soundfile
+
+import throughtime
+from throughtime.sight.charts import lines
+
+rate = 4000
+t = np.arange(3 * rate) / rate
+tone = 0.6 * np.sin(2 * np.pi * 220 * t) * (0.6 + 0.4 * np.sin(2 * np.pi * 3 * t))
+soundfile.write("tone.wav", tone, rate)
+
+run = throughtime.train(data="tone.wav", hidden_size=24, window=100, steps=60, out="runs/tone", progress=False)
+
+# %% [markdown]
+# Bits per sample, and those of a linear predictor. On so simple a sound the linear predictor is hard to beat, which is
+# why it is printed.
+
+# %%
+figures = throughtime.evaluate(run, "tone.wav")
+print(figures["bits_per_sample"])
+
+# %%
+sound = np.concatenate(list(throughtime.sample(run, length=400, seed=1)))
+lines({"sampled": sound[:, 0]}, x="sample")

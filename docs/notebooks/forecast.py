@@ -1,0 +1,39 @@
+# %% [markdown]
+# # Forecasting
+#
+# Forecast the next day of an hourly series from a table.
+
+# %%
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+
+import throughtime
+
+rng = np.random.default_rng(0)
+hours = np.arange(24 * 60)
+load = 50 + 12 * np.sin(2 * np.pi * hours / 24) + 5 * np.sin(2 * np.pi * hours / 168) + rng.standard_normal(len(hours))
+start = datetime(2026, 1, 1)
+rows = [f"{start + timedelta(hours=int(h))},{value:.3f}" for h, value in zip(hours, load, strict=True)]
+Path("load.csv").write_text("time,load\n" + "\n".join(rows) + "\n", encoding="utf-8")
+
+run = throughtime.train(
+    data="load.csv", target="load", horizon=24, context=96, segment=24, hidden_size=16, steps=80, out="runs/load",
+    progress=False,
+)  # fmt: skip
+
+# %% [markdown]
+# Beside the network's error stand those of simple forecasts: the last value, the value a day ago, a linear regression.
+
+# %%
+print(run.result["test"])
+
+# %% [markdown]
+# The forecast of the day after the table's end, with an 80% interval:
+
+# %%
+prediction = throughtime.predict(run, "load.csv")
+print(prediction.columns)
+table = [dict(zip(prediction.columns, row, strict=True)) for row in prediction.rows]
+print(table[0])

@@ -1,0 +1,50 @@
+"""What the site adds to MkDocs: equations as MathML, and notebooks as pages. Nothing is loaded when a page is read."""
+
+from __future__ import annotations
+
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+from latex2mathml.converter import convert
+from mkdocs.structure.files import File, Files
+
+_MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>', re.S)
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Turn the page's LaTeX into MathML, which browsers draw themselves."""
+    return _MATH.sub(_mathml, content)
+
+
+def _mathml(found: re.Match[str]) -> str:
+    latex = html.unescape(found[3]).strip()
+    lined_up = "{aligned}" in latex
+    text = convert(latex.replace("{aligned}", "{align*}"), display="inline" if found[2] == "(" else "block")
+    return text.replace("<mtable", '<mtable class="aligned"', 1) if lined_up else text
+
+
+def on_files(files: Files, config: Any) -> Files:
+    """Show each notebook, a Python file in the percent format, as a page."""
+    names = []
+    for file in list(files):
+        if file.src_uri.startswith("notebooks/") and file.src_uri.endswith(".py"):
+            files.remove(file)
+            source = Path(str(file.abs_src_path)).read_text(encoding="utf-8")
+            page = file.src_uri.removesuffix(".py") + ".md"
+            files.append(File.generated(config, page, content=notebook_page(source)))
+            names.append(page)
+    return files
+
+
+def notebook_page(source: str) -> str:
+    """A notebook in the percent format as Markdown."""
+    parts = []
+    for cell in re.split(r"^# %%", source, flags=re.M)[1:]:
+        kind, _, body = cell.partition("\n")
+        if "[markdown]" in kind:
+            parts.append(re.sub(r"^# ?", "", body.strip(), flags=re.M))
+        else:
+            parts.append(f"```python\n{body.strip()}\n```")
+    return "\n\n".join(parts) + "\n"

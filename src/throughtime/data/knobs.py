@@ -1,0 +1,155 @@
+"""Settings of a device's knobs: constant inputs of a network beside the sound. Needs NumPy alone."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.data.waveform import Waveform
+from throughtime.errors import DataError, UserError, nearest
+from throughtime.paths import display_path
+from throughtime.spelling import option
+
+Knobs = Mapping[str, Sequence[float]]
+"""Settings by the name of the knob: one for each pair of sounds, or one for all of them."""
+
+TABLE = "knobs.csv"
+"""The table in a directory with dry and wet sounds: a column `file`, and one for each knob."""
+
+_EXPECTED = "expected NAME=VALUE, such as gain=0.7, or a value for each pair, gain=0.2,0.7"
+
+
+@dataclass(frozen=True)
+class DeviceInput(Waveform):
+    """Samples of a sound, beside the settings of a device's knobs.
+
+    Attributes:
+        knobs: their names, in the order of the network's inputs after the samples.
+    """
+
+    knobs: tuple[str, ...] = ()
+
+    def settings(self, given: Mapping[str, float] | None) -> NDArray[np.float32]:
+        """Return the settings `[knobs]` in the order of the network's inputs.
+
+        Raises:
+            UserError: a knob is missing or unknown, or a setting is not from 0 to 1.
+        """
+        given = given or {}
+        for name in given:
+            if name not in self.knobs:
+                known = f"its knobs are {', '.join(self.knobs)}" if self.knobs else "it has none"
+                raise UserError(f"the network has no knob named {name!r} ({known}){nearest(name, self.knobs)}")
+        if lacking := [name for name in self.knobs if name not in given]:
+            raise UserError(
+                f"the network has knobs; {option('knob')} must set {', '.join(lacking)}, from 0 to 1, such as "
+                f"{lacking[0]}=0.5"
+            )
+        values = [given[name] for name in self.knobs]
+        for name, value in zip(self.knobs, values, strict=True):
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise UserError(f"knob {name} must be from 0 to 1, got {value!r:.100}")
+        return np.array(values, np.float32)
+
+    def to_data(self) -> dict[str, Any]:
+        """Return what `of_data` reads."""
+        return {**super().to_data(), "kind": "device_input", "knobs": list(self.knobs)}
+
+    @classmethod
+    def of_data(cls, data: Mapping[str, Any]) -> Self:
+        """Read what `to_data` returned.
+
+        Raises:
+            DataError: the data is damaged.
+        """
+        knobs = data.get("knobs")
+        if not isinstance(knobs, list) or not all(isinstance(name, str) for name in knobs):
+            raise DataError(f"damaged knobs: expected a list of names, got {knobs!r:.200}")
+        return cls(data.get("rate", 0), data.get("channels", 0), tuple(knobs))
+
+
+def knobs_from(value: Any) -> dict[str, tuple[float, ...]]:
+    """Read settings of knobs: a mapping, or texts of the form NAME=VALUE as the command line has them.
+
+    Raises:
+        ValueError: they can't be read, or a setting is not from 0 to 1.
+    """
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping):
+        texts = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else [None]
+        parts = [str(text).partition("=") for text in texts]
+        names = [name.strip() for name, _, _ in parts]
+        if len(set(names)) < len(names):
+            raise ValueError("a knob is given twice")
+        value = {name: values.split(",") for name, (_, _, values) in zip(names, parts, strict=True)}
+    found = {}
+    for name, values in value.items():
+        try:
+            found[str(name)] = tuple(float(v) for v in (values if isinstance(values, list | tuple) else [values]))
+        except (TypeError, ValueError):
+            raise ValueError(_EXPECTED) from None
+        if not name or not found[str(name)]:
+            raise ValueError(_EXPECTED)
+        if not all(0 <= v <= 1 for v in found[str(name)]):
+            raise ValueError("a knob's settings must be from 0 to 1")
+    return found
+
+
+def read_table(folder: Path, files: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """Read the settings of the knobs for each pair of a directory; none if it has no table.
+
+    Args:
+        folder: the directory.
+        files: the names of the pairs' files, in order.
+
+    Raises:
+        DataError: a pair has no row, or a setting is not a number from 0 to 1.
+    """
+    path = folder / TABLE
+    if not path.is_file():
+        return {}
+    shown = display_path(path)
+    with path.open(encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file)
+        names = [name for name in reader.fieldnames or () if name != "file"]
+        if len(names) != len(reader.fieldnames or ()) - 1 or not names:
+            raise DataError(f"{shown} must have a column called file, and one for each knob")
+        rows = {row["file"]: row for row in reader}
+    found: dict[str, list[float]] = {name: [] for name in names}
+    for file_name in files:
+        if file_name not in rows:
+            raise DataError(f"{shown} has no row for {file_name}")
+        for name in names:
+            try:
+                value = float(rows[file_name][name])
+            except (TypeError, ValueError):
+                value = float("nan")
+            if not 0 <= value <= 1:
+                raise DataError(f"{shown}: {name} of {file_name} must be a number from 0 to 1")
+            found[name].append(value)
+    return {name: tuple(values) for name, values in found.items()}
+
+
+def settings_by_pair(knobs: Knobs, pairs: int, where: str) -> list[dict[str, float]]:
+    """Return the settings of each pair.
+
+    Args:
+        knobs: the settings.
+        pairs: how many pairs there are.
+        where: the pairs, for messages.
+
+    Raises:
+        DataError: a knob has neither one setting nor one for each pair.
+    """
+    for name, values in knobs.items():
+        if len(values) not in (1, pairs):
+            each = f", or one for each of the {pairs} pairs" if pairs > 1 else " for one pair"
+            raise DataError(f"{option('knob')} {name} must have one value{each} of {where}, got {len(values)}")
+    return [{name: values[k % len(values)] for name, values in knobs.items()} for k in range(pairs)]

@@ -1,0 +1,81 @@
+"""Linear predictors of the next sample, the distribution of whose errors is integrated over the levels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.data.linear_prediction import Mixture, fit_predictor, lagged
+from throughtime.data.sound import BLOCK
+from throughtime.data.waveform import Quantization
+
+_ORDERS = (2, 16)  # of the linear predictors
+_FITTED = 64  # stretches of the training data that baselines are fitted to, at most
+_STRETCH = 1 << 14  # samples of such a stretch
+_MOST_ERRORS = 200_000  # that a distribution is fitted to
+
+
+def fit_baselines(codec: Quantization, ids: NDArray[Any]) -> dict[str, Any]:
+    """Fit the predictors and the distributions of their errors.
+
+    Args:
+        codec: what the levels mean.
+        ids: levels `[n]`.
+
+    Returns:
+        Each predictor by its name, as plain data.
+    """
+    starts = np.unique(np.linspace(0, max(0, len(ids) - _STRETCH), _FITTED).astype(np.int64))
+    if len(ids) <= _FITTED * _STRETCH:
+        starts = np.arange(0, len(ids) - 1, _STRETCH)
+    stretches = [ids[start : start + _STRETCH] for start in starts.tolist() if start < len(ids) - 1]
+
+    def signals() -> list[NDArray[np.float64]]:
+        return [signal_of(codec, stretch) for stretch in stretches]
+
+    # Channels take turns, so that the last sample of the same channel is as far back as there are channels.
+    last = np.eye(codec.waveform.channels)[-1]
+    predictors = {"last sample": last} | {
+        f"linear predictor of order {order}": fit_predictor(signals, order) for order in _ORDERS
+    }
+    fitted = {}
+    for name, coefficients in predictors.items():
+        bounds = [_error_bounds(codec, stretch, coefficients) for stretch in stretches]
+        every = max(1, sum(len(low) for low, _ in bounds) // _MOST_ERRORS)
+        low, high = (np.concatenate(side)[::every] for side in zip(*bounds, strict=True))
+        mixture = Mixture.fit(low, high)
+        fitted[name] = {
+            "coefficients": coefficients.tolist(),
+            "scales": mixture.scales.tolist(),
+            "weights": mixture.weights.tolist(),
+        }
+    return fitted
+
+
+def baseline_nats(fit: Mapping[str, Any], codec: Quantization, ids: NDArray[Any]) -> float:
+    """Return what all levels `[n]` but the first cost in nats, given a predictor from `fit_baselines`."""
+    coefficients = np.asarray(fit["coefficients"], float)
+    mixture = Mixture(fit["scales"], fit["weights"])
+    nats, context = 0.0, len(coefficients)
+    for start in range(0, len(ids) - 1, BLOCK):
+        before = min(start, context)
+        low, high = _error_bounds(codec, ids[start - before : start + BLOCK + 1], coefficients)
+        nats += mixture.nats(low[before:], high[before:])
+    return nats
+
+
+def signal_of(codec: Quantization, ids: NDArray[Any]) -> NDArray[np.float64]:
+    """Return levels `[n]` as samples `[n]`, the channels by turns."""
+    return codec.decode(ids).reshape(-1).astype(np.float64)
+
+
+def _error_bounds(
+    codec: Quantization, ids: NDArray[Any], coefficients: NDArray[np.float64]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Between which errors of a linear prediction each level but the first lies."""
+    past, _ = lagged(signal_of(codec, ids), len(coefficients))
+    predicted, edges, levels = past @ coefficients, codec.edges, ids[1:].astype(np.int64)
+    return edges[levels] - predicted, edges[levels + 1] - predicted

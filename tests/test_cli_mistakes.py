@@ -1,0 +1,101 @@
+"""Thirty mistakes on the command line: each is told in a sentence that says what to do, without a traceback."""
+
+from unittest.mock import patch
+
+import pytest
+
+from throughtime.cli.main import main
+from throughtime.spelling import command_line
+from throughtime.training import train
+
+TINY = {"hidden_size": 4, "batch": 4, "steps": 1, "engine": "reference", "threads": 1, "progress": False}
+
+# The arguments, and what the message says: what was wrong, or what to do.
+MISTAKES = {
+    "train table.csv": "table.csv is a table, and no option says what to learn from it: use --target and --horizon",
+    "train mixture": "--task text to learn its characters",
+    "train table.csv --horizon 4": "--target must name the column to forecast; it has ['date', 'value', 'label']",
+    "train table.csv --target value": "--horizon",
+    "train table.csv --target nothing --horizon 4": "Its columns are 'date', 'value', 'label'",
+    "train table.csv --target label --horizon 4": "must hold numbers, got 'a' in row 1",
+    "train table.csv --target value --horizon 1000": "make them smaller, or change --split",
+    "train text.txt --target value": "forecast needs --horizon",
+    "train text.txt --mintues 3": "did you mean --minutes?",
+    "train text.txt --minutes 0": "--minutes must be greater than 0, got 0",
+    "train text.txt --minutes 3m": "--minutes must be a number, got '3m'",
+    "train text.txt --hidden 1.5": "--hidden must be an integer, got '1.5'",
+    "train text.txt --cell lsmt": "did you mean lstm",
+    "train text.txt --task clasify": "did you mean classify?",
+    "train text.txt --level chars": "--level must be one of char, word, bpe",
+    "train text.txt --lr -1": "--lr must be greater than 0, got -1",
+    "train text.txt --devices many": "expected a number of devices",
+    "train text.txt --steps 2 --out file": "file already exists; choose another directory",
+    "train text.txt --steps 2 --out file/run": "choose another --out",
+    "train missing.txt": "there is no such file",
+    "train tiny.txt": "give a longer text",
+    "train --paired text.txt": "a pair is two files",
+    "train --config missing.json": "can't be read",
+    "train --resume nothing": "throughtime runs lists the runs under runs/",
+    "train --resume labels --lr 1": "--resume keeps a run's options: leave out --lr",
+    "train --resume labels --replay labels": "leave out --replay",
+    "sample labels": "whose network draws nothing; predict applies it to data",
+    "sample": "missing argument 'RUN'",
+    "sample run --temperature -1": "temperature must be",
+    "evaluate labels text.txt": "the known labels are 'A', 'B'",
+    "evaluate latest text.txt": "no run found under runs/",
+    "predict run text.txt --out labels.xlsx": ".csv, .tsv, .jsonl",
+    "inspect run text.txt --text x": "give one of them",
+    "export run net.pt": ".onnx",
+    "info nowhere": "there is no such directory",
+    "trian text.txt": "Did you mean 'train'?",
+    "compare text.txt --cells lstm,foo,bar": "bar",
+    "compare text.txt --seeds 0": "seeds must be",
+    "tune text.txt --trials 0": "trials must be",
+    "bench --seconds 0": "--seconds must be",
+    "horizon": "--cell NAME",
+}
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """A directory with data of several kinds and two runs."""
+    path = tmp_path_factory.mktemp("mistakes")
+    rows = [f"{k},{2 * k},{'ab'[k % 2]}" for k in range(300)]
+    text = "to be or not to be that is the question\n" * 60
+    (path / "mixture").mkdir()
+    (path / "names").mkdir()
+    for name, content in {
+        "table.csv": "\n".join(["date,value,label", *rows]),
+        "mixture/table.csv": "a,b\n1,2\n",
+        "mixture/text.txt": text,
+        "text.txt": text,
+        "tiny.txt": "x",
+        "file": "x",
+        "names/A.txt": "abc\n" * 30,
+        "names/B.txt": "xyz\n" * 30,
+    }.items():
+        (path / name).write_text(content)
+    with patch("throughtime.training.loop.write_report"):
+        train(data=path / "text.txt", window=10, out=path / "run", **TINY)
+        train(data=path / "names", task="classify", out=path / "labels", **TINY)
+    return path
+
+
+@pytest.mark.parametrize("arguments", MISTAKES)
+def test_a_mistake_is_told_with_what_to_do(arguments, directory, monkeypatch, capsys):
+    monkeypatch.chdir(directory)
+    before = sorted(path.name for path in directory.iterdir())
+    assert main(arguments.split()) in (1, 2)
+    told = capsys.readouterr().err
+    assert MISTAKES[arguments] in told
+    assert "Traceback" not in told
+    assert sorted(path.name for path in directory.iterdir()) == before  # nothing is left behind
+
+
+def test_a_folder_of_texts_says_which_task_it_takes_and_why(directory, monkeypatch, capsys):
+    from throughtime import tasks
+
+    monkeypatch.chdir(directory)
+    with command_line():
+        kind, why = tasks.chosen(None, {"data": ["names"]})
+    assert (kind.name, why) == ("text", "a folder of text files; with --task classify each file is a label")
