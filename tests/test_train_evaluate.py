@@ -10,7 +10,7 @@ from tiny_training import train_tiny
 from throughtime.data import Streams
 from throughtime.errors import DataError, RunError
 from throughtime.tasks import streams as streams_task
-from throughtime.training import evaluate, evaluation, using
+from throughtime.training import evaluate, evaluation, inference
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_the_result_of_training_is_the_same_figure(run, tmp_path):
     held_out = tmp_path / "tenth.txt"
     whole = (run.path.parent / "text.txt").read_text()
     held_out.write_text(whole[len(whole) * 9 // 10 :])
-    assert using.evaluated(run.path, [held_out]).data == run.result["valid"]
+    assert inference.evaluated(run.path, [held_out]).data == run.result["valid"]
 
 
 def test_unknown_symbols_are_counted(run, tmp_path):
