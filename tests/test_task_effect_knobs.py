@@ -69,6 +69,8 @@ def test_predictions_are_of_the_setting(run, folder, tmp_path, capsys):
     assert main(["predict", str(run.path), str(dry), "--knob", "gain=0.3", "--out", str(tmp_path / "b.wav")]) == 0
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
     assert main(["evaluate", str(run.path), *map(str, sides(folder, 0.9)), "--knob", "gain=0.9"]) == 0
+    page = ["--out", str(tmp_path / "page.html")]
+    assert main(["inspect", str(run.path), *map(str, sides(folder, 0.9)), "--knob", "gain=0.9", *page]) == 0
     capsys.readouterr()
     assert main(["evaluate", str(run.path), *map(str, sides(folder, 0.9))]) == 2
     assert "the network has knobs; --knob must set gain, from 0 to 1, such as gain=0.5" in capsys.readouterr().err

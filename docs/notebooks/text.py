@@ -11,7 +11,7 @@ import throughtime
 rhyme = "she sells sea shells by the sea shore; the shells she sells are sea shells for sure. "
 Path("rhyme.txt").write_text(rhyme * 40, encoding="utf-8")
 
-run = throughtime.train(data="rhyme.txt", hidden_size=48, num_layers=1, steps=150, out="runs/text", progress=False)
+run = throughtime.train(data="rhyme.txt", hidden_size=48, num_layers=1, steps=80, out="runs/text", progress=False)
 
 # %% [markdown]
 # The perplexity is the number of characters among which the network is, on average, undecided. Beside it stands the

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from throughtime.data.text import Progress
     from throughtime.runs import Run
     from throughtime.sight.report.passage import Passage
+    from throughtime.tasks.base import Task
 
 _LENGTH = 2000
 _NAMED = 5  # units
@@ -49,6 +50,12 @@ def inspect(
     encoding_errors: Annotated[
         str, typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8.")
     ] = "strict",
+    knob: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=VALUE", help="For effects: the setting of a knob in DATA; may be given several times."
+        ),
+    ] = None,
     engine: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
@@ -76,7 +83,8 @@ def inspect(
     if save_data:
         data_paths(path)
     with Display(shown=True) as display:
-        passage = _passage(opened, data, text, length, encoding_errors, display.progress)
+        task = opened.task_with(encoding_errors=encoding_errors, knob=knob or None)
+        passage = _passage(opened, task, data, text, length, display.progress)
         report = collect(opened, passage, patterns=values or (), engine=engine, progress=display.progress)
         written = [write(report, path), *(save(report, path) if save_data else ())]
     found = {"report": str(path), "data": [str(p) for p in written[1:]], **summary(report)}
@@ -87,13 +95,13 @@ def inspect(
 
 
 def _passage(
-    run: Run, data: list[str] | None, text: str | None, length: int, errors: str, progress: Progress
+    run: Run, task: Task[Any], data: list[str] | None, text: str | None, length: int, progress: Progress
 ) -> Passage:
     """The sequences to read."""
     from throughtime.sight.report.passage import short
     from throughtime.training.reloading import data_of
 
-    task, codecs = run.task_with(encoding_errors=errors), run.description.codecs
+    codecs = run.description.codecs
     if text is not None:
         return task.text_passage(text, codecs, length)
     if data:

@@ -14,7 +14,7 @@ from throughtime.data.waveform import Samples
 
 SoundFeatures = LogMel | RawSamples
 
-MOST_COPIES, ENOUGH = 10, 2000  # copies of a recording, and recordings with them, unless said otherwise
+MOST_COPIES, ENOUGH = 20, 4000  # copies of a recording, and recordings with them, unless said otherwise
 
 _SPEED = 0.08  # by how much a copy is faster or slower, at most
 _SHIFT = 0.04  # seconds that are cut from an end or added to it, at most

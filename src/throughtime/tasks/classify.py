@@ -74,9 +74,9 @@ class ClassifyOptions(TaskOptions):
             are the samples.
         frame: samples of a step, with raw features.
         normalize: level takes the mean logarithm of each recording from its log-mel features, so that loudness says
-            nothing.
+            nothing, and is usual for them; none leaves it.
         augment: changed copies of each recording of sound to train on as well: faster or slower, louder or softer, with
-            noise and masks; if not given, up to 10 where there are fewer than 2,000 recordings.
+            noise and masks; if not given, up to 20 where there are fewer than 4,000 recordings.
         bands: how many bands of frequencies (mel) a frame of a sound is described by.
         level: what a symbol of a text is.
         min_count: how often a symbol must occur to be in the vocabulary.
@@ -96,7 +96,7 @@ class ClassifyOptions(TaskOptions):
     rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
     features: Literal["log-mel", "raw"] = "log-mel"
     frame: Annotated[int, Field(ge=1, le=MOST_FRAME)] = 32
-    normalize: Literal["none", "level"] = "none"
+    normalize: Literal["level", "none"] | None = None
     augment: Annotated[int, Field(ge=0, le=1000)] | None = None
     bands: Annotated[int, Field(ge=1, le=512)] = BANDS
     level: Literal["char", "word"] = "char"
@@ -326,9 +326,9 @@ class Classify(SequenceTask):
         """The codec of the inputs, fitted on the training part."""
         if found.recordings is not None:
             rate = self.options.rate or common(found.recordings, "rate")
-            level = self.options.normalize == "level"
+            level = self.options.normalize != "none"
             raw = self.options.features == "raw"
-            if raw and level:
+            if raw and self.options.normalize == "level":
                 raise DataError(f"{option('normalize')} level is for log-mel features: leave it out")
             unfitted: SoundFeatures = (
                 RawSamples(Waveform(rate), self.options.frame)
