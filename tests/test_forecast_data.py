@@ -8,7 +8,8 @@ import pytest
 from sklearn.preprocessing import RobustScaler, StandardScaler
 
 from throughtime.codecs import Codecs
-from throughtime.data.series_codec import Scale, found_season
+from throughtime.data.seasons import found_season
+from throughtime.data.series_codec import Scale
 from throughtime.data.timeseries import read_time_series
 from throughtime.data.windows import WindowBatches
 from throughtime.errors import DataError

@@ -5,7 +5,7 @@ import polars
 import pytest
 import torch
 from report_pages import browser, open_page
-from test_report_browser import complaints, see_all
+from test_report_browser import complaints, see_all, wait_for
 
 from throughtime.sight.report.collect import collect
 from throughtime.sight.report.render import render, write
@@ -79,12 +79,10 @@ def test_the_pages_open_without_a_complaint(run, tmp_path):
     short = short_report(run, data)
     assert "Loss per value over the steps of training" in render(short)
     with browser() as driver:
-        for page in (inside, short):
-            open_page(driver, write(page, tmp_path / "page.html"))
+        for k, page in enumerate((inside, short)):
+            open_page(driver, write(page, tmp_path / f"{k}.html"))
             see_all(driver)
-            drawn = driver.execute_script(
-                "return [...document.querySelectorAll('.chart')].map(c => [c.id, c.dataset.drawn])"
-            )
-            assert {"chart-last-0", "chart-worst-0", "chart-horizon", "chart-lookback"} <= {id for id, _ in drawn}
-            assert all(count for _, count in drawn)
+            wait_for(driver, "[...document.querySelectorAll('.chart')].every(chart => chart.dataset.drawn)")
+            for name in ("last-0", "worst-0", "horizon", "lookback"):
+                assert driver.find_elements("css selector", f"#chart-{name} .trace, #chart-{name} .lines")
             assert complaints(driver) == []

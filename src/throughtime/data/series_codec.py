@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.seasons import BLOCK, SEASONED, block_mean, found_season, seasonal_error
 from throughtime.data.timeline import Timeline
 from throughtime.data.timeseries import Columns, Series, TimeSeries
 from throughtime.errors import DataError, nearest
 
 Array = NDArray[Any]
 Scaling = Literal["standard", "robust", "mean"]
-
-_BLOCK = 1_000_000  # rows that are worked on together
-_SEASONED = 20_000  # rows of a series, the last ones, that a season is looked for in
 
 
 @dataclass(frozen=True)
@@ -43,10 +41,10 @@ class Scale:
             low, shift, high = map(float, np.nanquantile(values, (0.25, 0.5, 0.75)))
             factor = (high - low) / 1.349
         elif how == "mean":
-            shift, factor = 0.0, _mean(np.abs, values)
+            shift, factor = 0.0, block_mean(np.abs, values)
         else:
-            shift = _mean(lambda block: block, values)
-            factor = _mean(lambda block: np.square(block - shift), values) ** 0.5
+            shift = block_mean(lambda block: block, values)
+            factor = block_mean(lambda block: np.square(block - shift), values) ** 0.5
         # The deviation of equal values is some 1e-16 of their size, from rounding.
         return cls(shift, factor if factor > 1e-14 * abs(shift) else 1.0)
 
@@ -164,8 +162,8 @@ class SeriesCodec:
             here = slice(offset, offset + len(series))
             observed[here] = ~np.isnan(series.values)
             scale = self.scales[series.name]
-            for start in range(0, len(series), _BLOCK):
-                block = series.values[start : start + _BLOCK]
+            for start in range(0, len(series), BLOCK):
+                block = series.values[start : start + BLOCK]
                 values[offset + start : offset + start + len(block)] = np.nan_to_num(scale.encode(block))
             _encode(past[here], series.past, self.past)
             _encode(future[offset : offset + len(series.future)], series.future, self.future)
@@ -278,7 +276,7 @@ def fit_codec(
     if not any(np.nanmax(part) > np.nanmin(part) for part in parts if not np.isnan(part).all()):
         raise DataError(f"{table.name}: the target is constant in the training part: there is nothing to learn.")
     if season is None:
-        ends = [scales[s.name].encode(part[-_SEASONED:]) for s, part in zip(table.series, parts, strict=True)]
+        ends = [scales[s.name].encode(part[-SEASONED:]) for s, part in zip(table.series, parts, strict=True)]
         season = found_season(ends, table.timeline.seasons())
     errors = {
         s.name: seasonal_error(part, season, scales[s.name].factor) for s, part in zip(table.series, parts, strict=True)
@@ -317,58 +315,6 @@ def fit_codec(
         short or context % segment > 0 or any(bool(np.isnan(part).any()) for part in parts),
         table.timeline.cycles(span) if calendar else (),
     )
-
-
-def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
-    """Return the lag at which values repeat best: among candidates, or if there are none among all up to 400.
-
-    Args:
-        parts: values of series; NaN is ignored.
-        candidates: likely lags.
-
-    Returns:
-        The lag; 1 where no candidate fits into the series, or, without candidates, where values a lag apart are not
-        much more alike (30%) than values half a lag apart.
-    """
-    lags = list(candidates) or list(range(2, 401))
-    errors, sizes = np.zeros(len(lags)), np.zeros(len(lags))
-    for part in parts[:: max(1, len(parts) // 50)]:  # some fifty series are enough
-        part = part[-_SEASONED:]
-        for k, lag in enumerate(lags):
-            if len(part) < 3 * lag:
-                break
-            whole, half = _apart(part, lag), _apart(part, max(1, lag // 2))
-            if np.isfinite(whole) and np.isfinite(half):
-                errors[k] += whole
-                sizes[k] += 1.0 if candidates else half
-    ratios = np.divide(errors, sizes, out=np.full(len(lags), np.inf), where=sizes > 0)
-    best = int(ratios.argmin())
-    return lags[best] if ratios[best] < (np.inf if candidates else 0.7) else 1
-
-
-def _apart(values: Array, lag: int) -> float:
-    """The mean absolute difference of values a lag apart, NaN if there are none."""
-    return _mean(lambda later, earlier: np.abs(later - earlier), values[lag:], values[:-lag])
-
-
-def _mean(of: Callable[..., Array], *arrays: Array) -> float:
-    """The mean of a function of numbers, in double precision, block by block; NaN is ignored, NaN if all are."""
-    total, count = 0.0, 0
-    for start in range(0, len(arrays[0]), _BLOCK):
-        found = of(*(array[start : start + _BLOCK].astype(np.float64) for array in arrays))
-        present = ~np.isnan(found)
-        total += float(found[present].sum())
-        count += int(present.sum())
-    return total / count if count else np.nan
-
-
-def seasonal_error(part: Array, season: int, factor: float = 1.0) -> float:
-    """Return the mean absolute difference between values a season apart, divided by a factor.
-
-    NaN is ignored, and without any difference the result is 1.
-    """
-    found = _apart(part, season) / factor
-    return found if found > 0 else 1.0  # also for NaN
 
 
 def _encode(out: Array, values: Array, scales: Sequence[Scale]) -> None:

@@ -199,7 +199,7 @@ class Table:
             absent = text.is_null() | text.str.to_lowercase().is_in(_MISSING)
             series = text.cast(polars.Float64, strict=False)
             wrong = np.flatnonzero((series.is_null() & ~absent).to_numpy()).tolist()
-        elif not (series.dtype.is_numeric() or series.dtype == polars.Boolean):
+        elif not (series.dtype.is_numeric() or series.dtype in (polars.Boolean, polars.Null)):
             return None, wrong
         numbers: NDArray[np.float64] = series.cast(polars.Float64).fill_null(np.nan).to_numpy()
         return numbers, wrong

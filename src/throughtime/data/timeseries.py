@@ -210,6 +210,10 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         kind: np.stack([table.values(name, kind)[order] for name in names], 1) if names else None
         for kind, names in (("past", columns.past), ("future", columns.future))
     }
+    for kind, read_values in covariates.items():
+        for k, name in enumerate(getattr(columns, kind)):
+            if read_values is not None and np.isnan(read_values[:, k]).all():
+                raise DataError(f"{table.name}: column {name!r} ({option(kind)}) has no values; leave it out.")
     texts = {name: np.array(table.filled(name, "static"), object)[order] for name in columns.static}
     found: list[Series] = []
     filled = 0

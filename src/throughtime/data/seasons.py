@@ -1,0 +1,69 @@
+"""How far values a season apart differ, and which season repeats best."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+BLOCK = 1_000_000
+"""Rows that are worked on together."""
+
+SEASONED = 20_000
+"""Rows of a series, the last ones, that a season is looked for in."""
+
+
+def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
+    """Return the lag at which values repeat best: among candidates, or if there are none among all up to 400.
+
+    Args:
+        parts: values of series; NaN is ignored.
+        candidates: likely lags.
+
+    Returns:
+        The lag; 1 where no candidate fits into the series, or, without candidates, where values a lag apart are not
+        much more alike (30%) than values half a lag apart.
+    """
+    lags = list(candidates) or list(range(2, 401))
+    errors, sizes = np.zeros(len(lags)), np.zeros(len(lags))
+    for part in parts[:: max(1, len(parts) // 50)]:  # some fifty series are enough
+        part = part[-SEASONED:]
+        for k, lag in enumerate(lags):
+            if len(part) < 3 * lag:
+                break
+            whole, half = _apart(part, lag), _apart(part, max(1, lag // 2))
+            if np.isfinite(whole) and np.isfinite(half):
+                errors[k] += whole
+                sizes[k] += 1.0 if candidates else half
+    ratios = np.divide(errors, sizes, out=np.full(len(lags), np.inf), where=sizes > 0)
+    best = int(ratios.argmin())
+    return lags[best] if ratios[best] < (np.inf if candidates else 0.7) else 1
+
+
+def _apart(values: Array, lag: int) -> float:
+    """The mean absolute difference of values a lag apart, NaN if there are none."""
+    return block_mean(lambda later, earlier: np.abs(later - earlier), values[lag:], values[:-lag])
+
+
+def block_mean(of: Callable[..., Array], *arrays: Array) -> float:
+    """Return the mean of a function of numbers, in double precision, block by block; NaN is ignored, NaN if all are."""
+    total, count = 0.0, 0
+    for start in range(0, len(arrays[0]), BLOCK):
+        found = of(*(array[start : start + BLOCK].astype(np.float64) for array in arrays))
+        present = ~np.isnan(found)
+        total += float(found[present].sum())
+        count += int(present.sum())
+    return total / count if count else np.nan
+
+
+def seasonal_error(part: Array, season: int, factor: float = 1.0) -> float:
+    """Return the mean absolute difference between values a season apart, divided by a factor.
+
+    NaN is ignored, and without any difference the result is 1.
+    """
+    found = _apart(part, season) / factor
+    return found if found > 0 else 1.0  # also for NaN
