@@ -178,6 +178,10 @@ def method(x, h):
     return h * h.sum()
 
 
+def function_of_torch(x, h):
+    return h * torch.sum(h)
+
+
 def outer_product(x, h):
     return outer(x, h)  # noqa: F821
 
@@ -192,6 +196,7 @@ def outer_product(x, h):
         (two_widths, "the matrix 'w' has 4 columns, but the vector has 3 elements"),
         (matrix_of_a_number, "the matrix 'w' multiplies vectors; given float 2.0"),
         (one_name_twice, "make it once, `w = matrix('a')`, and write `w @ v`"),
+        (function_of_torch, "torch's `sum` was given a symbol; use throughtime.language.row_sum instead."),
         (outer_product, "matrix-valued states and outer products (fast weights, mLSTM) are unsupported"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),

@@ -12,6 +12,7 @@ LAYERS = [
     {"language", "program"},
     {"cells"},
     {"codecs", "engines", "outputs", "stored", "task_description"},
+    {"losses"},
     {"data", "model_file"},
     {"gradient_check", "nn", "streaming"},
     {"tasks"},

@@ -84,6 +84,17 @@ def test_every_form_of_input():
     assert torch.equal(first(turned[0], dt=turned[1], mask=turned[2])[0].transpose(0, 1), y)
 
 
+def test_without_gradients_too():
+    """One layer then takes a shorter way to the engine."""
+    layer = Recurrent(decaying, 4, 5).eval()
+    x, dt, mask = sequences()
+    y, _ = layer(x, dt=dt, mask=mask)
+    with torch.no_grad():
+        assert torch.equal(layer(x, dt=dt, mask=mask)[0], y)
+        with pytest.raises(UserError, match="take dt at each step, and it is missing"):
+            layer(x, mask=mask)
+
+
 def test_they_are_recorded_and_edited():
     layer = Recurrent(decaying, 4, 5)
     x, dt, mask = sequences()

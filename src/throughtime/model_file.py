@@ -16,12 +16,15 @@ made of it.
 from __future__ import annotations
 
 import json
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from throughtime import __version__
 from throughtime.errors import DataError, ModelError, ProgramError, UserError, nearest
@@ -257,7 +260,7 @@ def encoded(description: Description, module: nn.Module) -> bytes:
     from safetensors.torch import save
 
     tensors = module.state_dict()
-    shared = _shared(tensors)
+    shared = shared_weights(tensors)
     weights = {name: t.detach().cpu().contiguous() for name, t in tensors.items() if name not in shared}
     try:
         return save(weights, replace(description, shared=shared).metadata)
@@ -269,13 +272,15 @@ def encoded(description: Description, module: nn.Module) -> bytes:
         ) from None
 
 
-def _shared(tensors: Mapping[str, Any]) -> dict[str, str]:
-    """The names of tensors that are another one, and the name of the first that is."""
+def shared_weights(tensors: Mapping[str, Any]) -> dict[str, str]:
+    """The names of tensors or arrays that are another one, and the name of the first that is."""
     first: dict[Any, str] = {}
     found = {}
     for name, tensor in tensors.items():
-        key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
-        if tensor.numel() and first.setdefault(key, name) != name:
+        key: Any = id(tensor)
+        if not isinstance(tensor, np.ndarray):
+            key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype, tensor.device)
+        if math.prod(tensor.shape) and first.setdefault(key, name) != name:
             found[name] = first[key]
     return found
 

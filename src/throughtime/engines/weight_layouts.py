@@ -1,6 +1,6 @@
 """How other systems store a layer's parameters: the shape that every row of a table of foreign layers has.
 
-What is stored can be arrays of NumPy where it is only read, as a stream needs no torch.
+What is stored can be arrays of NumPy, as a stream needs no torch.
 """
 
 from __future__ import annotations
@@ -92,14 +92,12 @@ class WeightLayout:
             parameters: the program's.
             width: the hidden size.
         """
-        import torch
-
         placed: dict[int, dict[int, Tensor]] = {}
         for tensor, pieces in zip(parameters, mapping, strict=True):
             for piece in pieces:
                 rows = _rows(tensor, piece.start * width, (piece.stop - piece.start) * width)
                 for k, (field, row) in enumerate(piece.terms):
-                    placed.setdefault(field, {})[row] = torch.zeros_like(rows) if k else rows
+                    placed.setdefault(field, {})[row] = _zeros(rows, len(rows)) if k else rows
         blocks = {PEEPHOLE: len(self.peepholes), PROJECTION: 1}
         fields = [
             _stacked(placed[field], blocks.get(field, len(self.gates)), width) if field in placed else None
@@ -169,6 +167,12 @@ def _joined(rows: list[Tensor]) -> Tensor:
     return torch.cat(rows)
 
 
+def _zeros(like: Tensor, rows: int) -> Tensor:
+    if isinstance(like, np.ndarray):
+        return np.zeros((rows, *like.shape[1:]), like.dtype)
+    return like.new_zeros(rows, *like.shape[1:])
+
+
 def _stacked(rows: dict[int, Tensor], blocks: int, width: int) -> Tensor:
     """Rows at their blocks; 0 where there are none."""
     like = next(iter(rows.values()))
@@ -176,9 +180,9 @@ def _stacked(rows: dict[int, Tensor], blocks: int, width: int) -> Tensor:
     at = 0
     for start, block in sorted(rows.items()):
         if start > at:
-            stacked.append(like.new_zeros((start - at) * width, *like.shape[1:]))
+            stacked.append(_zeros(like, (start - at) * width))
         stacked.append(block)
         at = start + -(-block.shape[0] // width)
     if at < blocks:
-        stacked.append(like.new_zeros((blocks - at) * width, *like.shape[1:]))
+        stacked.append(_zeros(like, (blocks - at) * width))
     return _joined(stacked)

@@ -27,6 +27,7 @@ from throughtime.program.core import (
     State,
 )
 from throughtime.program.operations import OPERATIONS, REDUCTIONS
+from throughtime.program.words import word_for
 
 _PACKAGE = Path(__file__).parent.parent
 # An error is told at the line of the cell, not of the functions that it is written in.
@@ -201,10 +202,8 @@ _NUMPY_OPERATORS: dict[str, Callable[..., Any]] = {
 
 
 def _instead(name: str) -> str:
-    from throughtime import language
-
-    known = f"throughtime.language.{name}" if name in language.__all__ else "numbers and throughtime.language"
-    return f"use {known} instead."
+    word = word_for(name)
+    return f"use {f'throughtime.language.{word}' if word else 'numbers and throughtime.language'} instead."
 
 
 class Builder:

@@ -183,6 +183,9 @@ class Program:
     def __reduce__(self) -> tuple[Any, ...]:
         return Program, self._content()  # the hash of a string differs from process to process
 
+    def __deepcopy__(self, memo: object) -> Program:
+        return self  # nothing in it can change
+
     @cached_property
     def values(self) -> Mapping[str, int]:
         """The named values: name to index in the body."""

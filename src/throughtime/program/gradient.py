@@ -19,36 +19,16 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
-from typing import TypeVar
 
-from throughtime.errors import ProgramError
-from throughtime.program.builder import Builder, Symbol
-from throughtime.program.core import (
-    CONSTANT,
-    INPUT,
-    LEAVES,
-    PARAMETER,
-    PREVIOUS,
-    Input,
-    Instruction,
-    Output,
-    Parameter,
-    Program,
-)
+from throughtime.program.builder import Symbol
+from throughtime.program.core import INPUT, LEAVES, PARAMETER, PREVIOUS, Output, Parameter, Program
+from throughtime.program.derivation import Derivation, Slots, distinct
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS, SliceGradient
 
+__all__ = ["RESIDUAL", "Gradient", "Slots", "everything_given", "everything_wanted", "gradient", "with_residuals"]
+
 RESIDUAL = "residual."
-_Named = TypeVar("_Named", Input, Parameter)
-
-
-@dataclass(frozen=True)
-class Slots:
-    """Some of what a run takes or gives, by index."""
-
-    vectors: tuple[int, ...]  # inputs or outputs
-    states: tuple[int, ...]
-    arrays: tuple[int, ...]  # parameters or reductions
 
 
 @dataclass(frozen=True)
@@ -113,26 +93,11 @@ def with_residuals(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) 
             new.append(id)
             known.add(id)
     labels = {id: name for name, id in reversed(program.names)}
-    names = _distinct([o.name for o in program.outputs] + [RESIDUAL + labels.get(id, str(id)) for id in new])
+    names = distinct([o.name for o in program.outputs] + [RESIDUAL + labels.get(id, str(id)) for id in new])
     residuals = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], new, strict=True))
     augmented = require_legal(replace(program, outputs=program.outputs + residuals))
     # A second derivative comes with gradients of the residuals, too, and the way on from there may need more.
     return with_residuals(augmented, wanted, seen) if residuals else program
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """The names, with a number behind those that an earlier one has already: a gradient of a gradient may repeat."""
-    result: list[str] = []
-    for name in names:
-        distinct, n = name, 2
-        while distinct in result:
-            distinct, n = f"{name}.{n}", n + 1
-        result.append(distinct)
-    return result
-
-
-def _renamed(of: list[_Named]) -> tuple[_Named, ...]:
-    return tuple(replace(o, name=name) for o, name in zip(of, _distinct([o.name for o in of]), strict=True))
 
 
 @lru_cache(maxsize=512)
@@ -151,19 +116,14 @@ def gradient(program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...
     return _Adjoint(program, given, wanted, seen).derive()
 
 
-class _Adjoint:
+class _Adjoint(Derivation):
     """One derivation: goes through the body from its end, and asks for forward values as the rules need them."""
 
     def __init__(
         self, program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...], *, recompute: bool = True
     ) -> None:
-        self.program, self.given, self.wanted, self.seen, self.recompute = program, given, wanted, seen, recompute
-        self.builder = Builder(f"{program.name}.gradient")
-        self.sources: list[tuple[str, int]] = []  # of each input of the gradient program
-        self.parameter_sources: list[tuple[str, int]] = []
-        self.forward: dict[int, Symbol] = {}
-        self.weights: dict[int, int] = {}
-        self.residuals = {output.value: k for k, output in reversed(list(enumerate(program.outputs)))}
+        super().__init__(program, f"{program.name}.gradient", recompute=recompute)
+        self.given, self.wanted, self.seen = given, wanted, seen
         self.active = _active(program, wanted, seen)
         self.pieces: dict[int, list[SliceGradient]] = {}
         self.adjoints: dict[int, Symbol] = {}
@@ -184,7 +144,8 @@ class _Adjoint:
             reverse=not program.reverse,
         )
         seen = tuple(output.value for output in result.outputs[len(found) :])
-        return replace(self._settled(replace(result, outputs=result.outputs[: len(found)])), seen=seen)
+        settled, reads = self.settled(replace(result, outputs=result.outputs[: len(found)]))
+        return Gradient(settled, reads.inputs, reads.residuals, reads.parameters, self.given, self.wanted, seen)
 
     def _adjoint(self, id: int) -> Symbol:
         """A value's gradient, which is zero where nothing given depends on it."""
@@ -210,7 +171,7 @@ class _Adjoint:
             self._add(state.next, SliceGradient(builder.state(f"{state.name}.gradient", state.width), 0))
         for k in self.given.vectors:
             output = program.outputs[k]
-            g = self._input("given", k, f"{output.name}.gradient", program.body[output.value].width)
+            g = self.input("given", k, f"{output.name}.gradient", program.body[output.value].width)
             self._add(output.value, SliceGradient(g, 0))
         for k in self.given.arrays:
             self._reduction(k)
@@ -235,13 +196,13 @@ class _Adjoint:
         instruction = self.program.body[id]
         row = OPERATIONS[instruction.op]
         words = dict(instruction.attributes)
-        values = [self._value(arg) for arg in instruction.args]
+        values = [self.value(arg) for arg in instruction.args]
         if row.weight_gradient is not None:
             if instruction["weight"] in self.wanted.arrays:
                 self.terms[instruction["weight"]].append(row.weight_gradient(g, values[0]))
-            words["weight"] = self._weight(instruction["weight"])
+            words["weight"] = self.weight(instruction["weight"])
         for arg, piece in zip(
-            instruction.args, row.gradient(self.builder, g, self._value(id), *values, **words), strict=True
+            instruction.args, row.gradient(self.builder, g, self.value(id), *values, **words), strict=True
         ):
             if piece is not None:
                 self._add(arg, piece if isinstance(piece, SliceGradient) else SliceGradient(piece, 0))
@@ -256,8 +217,8 @@ class _Adjoint:
                 self._add(term[0], SliceGradient(self.builder.vector(cotangent), 0))
             else:
                 u, v = term
-                self._add(u, SliceGradient(self.builder.linear(self._value(v), cotangent), 0))
-                self._add(v, SliceGradient(self.builder.linear_transposed(self._value(u), cotangent), 0))
+                self._add(u, SliceGradient(self.builder.linear(self.value(v), cotangent), 0))
+                self._add(v, SliceGradient(self.builder.linear_transposed(self.value(u), cotangent), 0))
 
     def _add(self, id: int, piece: SliceGradient) -> None:
         if id in self.active:
@@ -276,99 +237,6 @@ class _Adjoint:
                 total = part if total is None else total + part
             stretches.append(self.builder.constant(0.0, stop - start) if total is None else total)
         return self.builder.concat(*stretches)
-
-    # Forward values in the gradient program.
-
-    def _value(self, id: int) -> Symbol:
-        # Not by recursion: what is computed again may be a chain of thousands.
-        waiting = [id]
-        while waiting:
-            missing = [arg for arg in self._computed_from(waiting[-1]) if arg not in self.forward]
-            if missing:
-                waiting += reversed(missing)
-            elif (ready := waiting.pop()) not in self.forward:
-                self.forward[ready] = self._read(ready)
-        return self.forward[id]
-
-    def _computed_from(self, id: int) -> tuple[int, ...]:
-        """The values from which the gradient program computes one again, rather than to read it."""
-        instruction = self.program.body[id]
-        again = self.recompute and id not in self.residuals and instruction.op in OPERATIONS
-        return instruction.args if again and OPERATIONS[instruction.op].cheap else ()
-
-    def _read(self, id: int) -> Symbol:
-        program, instruction = self.program, self.program.body[id]
-        if instruction.op == INPUT:
-            k = instruction["index"]
-            return self._input("input", k, program.inputs[k].name, instruction.width, program.inputs[k].one_hot)
-        if instruction.op == PARAMETER:
-            return self.builder.vector(self._weight(instruction["index"]))
-        if instruction.op == CONSTANT:
-            return self.builder.constant(instruction["value"], instruction.width)
-        if id in self.residuals:
-            k = self.residuals[id]
-            return self._input("residuals", k, program.outputs[k].name, instruction.width)
-        if args := self._computed_from(id):
-            return self.builder.copy(instruction, tuple(self.forward[arg] for arg in args))
-        return self._input("missing", id, f"missing.{id}", instruction.width)
-
-    def _input(self, kind: str, k: int, name: str, width: int, one_hot: bool = False) -> Symbol:
-        self.sources.append((kind, k))
-        return self.builder.input(name, width, one_hot)
-
-    def _weight(self, k: int) -> int:
-        if k not in self.weights:
-            self.parameter_sources.append(("parameter", k))
-            self.weights[k] = self.builder.parameter(self.program.parameters[k])
-        return self.weights[k]
-
-    def _settled(self, result: Program) -> Gradient:
-        """Leaves out the inputs and parameters that are not read, and puts the others in order."""
-        ranks = ("missing", "input", "parameter", "residuals", "given")
-        read: dict[str, set[int]] = {INPUT: set(), PARAMETER: set()}
-        for instruction in result.body:
-            if instruction.op in read:
-                read[instruction.op].add(instruction["index"])
-            elif "weight" in (words := dict(instruction.attributes)):
-                read[PARAMETER].add(int(words["weight"]))
-
-        def order(sources: list[tuple[str, int]], used: set[int]) -> list[int]:
-            kept = [n for n, (kind, _) in enumerate(sources) if n in used or kind == "given"]
-            return sorted(kept, key=lambda n: (ranks.index(sources[n][0]), sources[n][1]))
-
-        inputs = order(self.sources, read[INPUT])
-        parameters = order(self.parameter_sources, read[PARAMETER])
-        missing = [k for kind, k in (self.sources[n] for n in inputs) if kind == "missing"]
-        if missing:
-            raise ProgramError(
-                f"the gradient of {self.program.name} needs values {missing}, which are not among its outputs: "
-                "use with_residuals first."
-            )
-        place = {INPUT: inputs.index, PARAMETER: parameters.index}
-
-        def moved(instruction: Instruction) -> Instruction:
-            words = dict(instruction.attributes)
-            if instruction.op in place:
-                return replace(instruction, attributes=(("index", place[instruction.op](instruction["index"])),))
-            if "weight" in words:
-                return replace(instruction, attributes=(("weight", place[PARAMETER](instruction["weight"])),))
-            return instruction
-
-        program = replace(
-            result,
-            inputs=_renamed([result.inputs[n] for n in inputs]),
-            parameters=_renamed([result.parameters[n] for n in parameters]),
-            body=tuple(map(moved, result.body)),
-        )
-        chosen = [self.sources[n] for n in inputs]
-        return Gradient(
-            program=require_legal(program),
-            inputs=tuple(k for kind, k in chosen if kind == "input"),
-            residuals=tuple(k for kind, k in chosen if kind == "residuals"),
-            parameters=tuple(k for n in parameters for kind, k in [self.parameter_sources[n]] if kind == "parameter"),
-            given=self.given,
-            wanted=self.wanted,
-        )
 
 
 def _active(program: Program, wanted: Slots, seen: tuple[int, ...]) -> set[int]:

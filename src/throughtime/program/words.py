@@ -29,6 +29,14 @@ MATRIX_STATE = (
 _UNSUPPORTED = {"outer": MATRIX_STATE, "outer_product": MATRIX_STATE, "einsum": MATRIX_STATE, "matmul": MATRIX_STATE}
 
 
+def word_for(name: str) -> str | None:
+    """The word of the cell language for a function of NumPy's or torch's; None if there is none."""
+    from throughtime import language
+
+    word = _ELSEWHERE.get(name, name)
+    return word if word in language.__all__ else None
+
+
 def unknown_word(name: str, what: str = "") -> str:
     """What to say of a name that a cell uses and that is not defined.
 
@@ -44,6 +52,6 @@ def unknown_word(name: str, what: str = "") -> str:
     if name in words and not what:
         return f"{name!r} is not imported; add `from throughtime.language import {name}`."
     what = what or f"{name!r} is neither a variable of the cell nor a word of throughtime.language"
-    if name in words or name in _ELSEWHERE:
-        return f"{what}; use throughtime.language.{_ELSEWHERE.get(name, name)}."
+    if word := word_for(name):
+        return f"{what}; use throughtime.language.{word}."
     return f"{what}{nearest(name, words, 3) or '.'}"

@@ -14,7 +14,7 @@ from throughtime.exchange.c.layer import Layer
 from throughtime.exchange.c.spelling import Names, number, prefix_of
 from throughtime.exchange.c.weights import Matrix, Weights
 from throughtime.outputs import Bernoulli, Categorical, Normal, Output, Point, Quantiles, StudentT
-from throughtime.streaming import _Network
+from throughtime.streaming.network import Network
 
 Array = NDArray[Any]
 
@@ -34,7 +34,7 @@ class Source:
         scratch: the bytes of a step's buffers.
     """
 
-    def __init__(self, network: _Network, stem: str, *, int8: bool) -> None:
+    def __init__(self, network: Network, stem: str, *, int8: bool) -> None:
         self.network, self.stem, self.int8 = network, stem, int8
         self.prefix = prefix_of(stem)
         public = [f"{self.prefix}_{name}" for name in ("step", "reset", "state")]
@@ -272,7 +272,7 @@ def _loop(width: int, statement: str) -> list[str]:
     return [f"    for (i = 0; i < {width}; i++) {{", f"        {statement}", "    }"]
 
 
-def _width(network: _Network) -> int:
+def _width(network: Network) -> int:
     program = network.layers[-1][0]
     return program.body[program.outputs[0].value].width
 

@@ -20,7 +20,8 @@ from throughtime.exchange.c.layer import turned
 from throughtime.exchange.c.source import Source
 from throughtime.exchange.c.weights import dequantized
 from throughtime.files import write
-from throughtime.streaming import Stream, _Network, _network_of
+from throughtime.streaming import Stream
+from throughtime.streaming.network import Network, network_of
 
 Array = NDArray[Any]
 
@@ -98,7 +99,7 @@ def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = Non
         raise UserError(
             f"quantize must be None or 'int8', got {quantize!r}{nearest(str(quantize), QUANTIZATIONS) or '.'}"
         )
-    network = _network_of(model)
+    network = network_of(model)
     if any(given.one_hot for program, _ in network.layers for given in program.inputs):
         raise UserError("a program with a one-hot input can't be written as C; use an embedding before it.")
     made = Source(network, source.stem, int8=quantize == "int8")
@@ -117,7 +118,7 @@ def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     return source, source.with_suffix(".h")
 
 
-def _error(network: _Network) -> tuple[float, float]:
+def _error(network: Network) -> tuple[float, float]:
     """The largest difference that rounding makes to an output, and the largest output."""
     layers = [
         (program, [dequantized(p) if p.ndim == 2 and k not in turned(program) else p for k, p in enumerate(parameters)])
@@ -140,7 +141,7 @@ def _error(network: _Network) -> tuple[float, float]:
     return difference, largest
 
 
-def _stream(network: _Network) -> Stream:
+def _stream(network: Network) -> Stream:
     stream = Stream.__new__(Stream)
     stream._make(network, 1, "")
     stream.reset()

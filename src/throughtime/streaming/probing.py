@@ -1,0 +1,92 @@
+"""How few directions of a step's tangent tell the entries of its Jacobian that are needed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from throughtime.streaming.structure import Bools, Group, Ints, Structure, dependencies
+
+
+@dataclass(frozen=True)
+class Probes:
+    """Directions whose tangents hold the needed entries of a Jacobian, each entry on its own.
+
+    Columns that meet in no row share a direction, their color (Curtis, Powell & Reid 1974).
+
+    Attributes:
+        color: for each column its direction.
+        seeds: the directions, `[colors, columns]`.
+        masks: for parameters, by their indices, which elements the needed entries depend on; the others count as 0.
+    """
+
+    color: Ints
+    seeds: Bools
+    masks: dict[int, Bools]
+
+    def __deepcopy__(self, memo: object) -> Probes:
+        return self
+
+
+def probes(structure: Structure, groups: Sequence[Group]) -> Probes:
+    """Find the directions for the sensitivities of some groups of parameters' rows."""
+    needed = _needed(structure, groups)
+    masks = _masks(structure, needed)
+    found = dependencies(structure, masks=masks)
+    nonzero = np.concatenate([found[state.next] for state in structure.program.states])
+    color = _colors(needed, nonzero)
+    used = np.flatnonzero(needed.any(0))
+    seeds = np.zeros((int(color.max(initial=-1)) + 1, needed.shape[1]), bool)
+    seeds[color[used], used] = True
+    return Probes(color, seeds, masks)
+
+
+def _needed(structure: Structure, groups: Sequence[Group]) -> Bools:
+    """The entries that the sensitivities' update reads, `[S, columns]`."""
+    needed = np.zeros((structure.states, structure.starts[-1]), bool)
+    for group in groups:
+        full = group.reach.shape[1] == structure.states
+        if full:
+            needed[:, : structure.states] = True
+        else:
+            needed[group.reach[:, :, None], group.reach[:, None, :]] = True
+        for use in structure.uses[group.parameter]:
+            columns = structure.columns(use, group.rows)
+            if full:
+                needed[:, columns] |= structure.total[:, columns]  # no others are read
+            else:
+                needed[group.reach, columns[:, None]] = True
+    return needed
+
+
+def _masks(structure: Structure, needed: Bools) -> dict[int, Bools]:
+    """Which elements of the matrices are on the way to a needed entry; a matrix that is so in most has no mask."""
+    found = dependencies(structure)
+    after = structure.total.astype(np.float32)
+    masks: dict[int, Bools] = {}
+    for k, uses in enumerate(structure.uses):
+        on_the_way = np.zeros(structure.program.parameters[k].shape, bool)
+        for use in uses:
+            if use.arg is not None:
+                columns = structure.columns(use, np.arange(len(on_the_way)))
+                asked = (after[:, columns].T @ needed.astype(np.float32) > 0).astype(np.float32)
+                on_the_way |= asked @ found[use.arg].T.astype(np.float32) > 0
+        if len(structure.program.parameters[k].shape) == 2 and 2 * on_the_way.sum() < on_the_way.size:
+            masks[k] = on_the_way
+    return masks
+
+
+def _colors(needed: Bools, nonzero: Bools) -> Ints:
+    """Give columns colors such that a needed entry is the only one of its row and color that is not 0."""
+    color = np.full(needed.shape[1], -1)
+    used = np.flatnonzero(needed.any(0))
+    read = needed[:, used].astype(np.float32)
+    meets = read.T @ nonzero[:, used].astype(np.float32) > 0
+    meets |= meets.T
+    for n, column in enumerate(used):
+        taken = color[used[:n][meets[n, :n]]]
+        free = np.flatnonzero(np.bincount(taken, minlength=n + 1) == 0) if len(taken) else np.zeros(1, int)
+        color[column] = free[0]
+    return color

@@ -1,0 +1,192 @@
+"""How a layer's state moves with its parameters, carried from step to step: real-time recurrent learning.
+
+With state s, parameters p and a step s' = f(s, x, p), the sensitivities J = ds/dp obey J' = (df/ds) J + df/dp. Both
+Jacobians come from the tangent of the program. Only those elements of J are kept that a parameter reaches: within some
+steps, which is exact (Williams & Zipser 1989), or directly, which is SnAp-1 (Menick et al. 2021, arXiv:2006.07232).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from throughtime.errors import UserError
+from throughtime.program.core import Program
+from throughtime.streaming.probing import probes
+from throughtime.streaming.structure import Group, Structure
+
+Array = NDArray[Any]
+
+METHODS = RTRL, SNAP1 = "rtrl", "snap1"
+SMALL = 16 << 20  # bytes of a layer's exact sensitivities up to which they are kept
+LARGEST = 4 << 30  # bytes above which no layer's are
+
+
+@dataclass(frozen=True)
+class Method:
+    """How a layer learns.
+
+    Attributes:
+        depth: the layer, from 0.
+        cell: its cell.
+        name: "rtrl", real-time recurrent learning, which is exact within the layer; or "snap1", its approximation.
+        bytes: the memory of the layer's sensitivities.
+    """
+
+    depth: int
+    cell: str
+    name: str
+    bytes: int
+
+    def __str__(self) -> str:
+        shown = {RTRL: "exact RTRL", SNAP1: "SnAp-1"}[self.name]
+        return f"layer {self.depth} ({self.cell}) learns by {shown}, sensitivities of {_size(self.bytes)}"
+
+
+def _size(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{count / 1e3:,.1f} kB"
+
+
+def choose(program: Program, wanted: str | None, rows: int, itemsize: int) -> tuple[Structure, str, list[Group]]:
+    """Choose a layer's method.
+
+    Args:
+        program: the layer's.
+        wanted: the method's name. If None, it is "rtrl" where that is as cheap as "snap1", because a unit's parameters
+            reach that unit alone, or where its sensitivities take at most `SMALL` bytes.
+        rows: the number of streams.
+        itemsize: bytes of a number.
+
+    Raises:
+        UserError: the sensitivities are too large.
+    """
+    structure = Structure.of(program)
+    local = structure.direct[:, structure.states :]
+    recurrent = structure.total[:, : structure.states].astype(np.float32)
+    further = structure.total[:, structure.states :] | (recurrent @ local.astype(np.float32) > 0)
+    if not (further & ~local).any():
+        name, groups = RTRL, structure.groups(local)
+    else:
+        name, groups = RTRL, structure.groups(structure.reached)
+        if wanted == SNAP1 or (wanted is None and structure.elements(groups) * rows * itemsize > SMALL):
+            name, groups = SNAP1, structure.groups(local)
+    if (count := structure.elements(groups) * rows * itemsize) > LARGEST:
+        raise UserError(
+            f"the sensitivities of a layer of {program.name!r} would take {_size(count)}, more than {_size(LARGEST)}: "
+            "use learn='snap1', fewer rows or a smaller layer."
+        )
+    return structure, name, groups
+
+
+class Sensitivities:
+    """The sensitivities of one layer.
+
+    Args:
+        structure: the layer's.
+        groups: the rows of parameters whose sensitivities are kept, and the state elements that they reach.
+        rows: the number of streams.
+        dtype: the numbers' type.
+    """
+
+    def __init__(self, structure: Structure, groups: Sequence[Group], rows: int, dtype: np.dtype[Any]) -> None:
+        self.structure, self.rows = structure, rows
+        self.probes = probes(structure, groups)
+        self.blocks = [_block(structure, group, rows, dtype) for group in groups]
+        seeds = np.tile(self.probes.seeds.astype(dtype), (rows, 1))
+        places = np.split(seeds[:, structure.states :], np.array(structure.starts[1:-1]) - structure.states, 1)
+        widths = np.cumsum([state.width for state in structure.program.states])[:-1]
+        self.seeds_of_states = [np.ascontiguousarray(a) for a in np.split(seeds[:, : structure.states], widths, 1)]
+        self.seeds_of_places = [np.ascontiguousarray(a)[None] for a in places]
+
+    @property
+    def bytes(self) -> int:
+        """Their memory."""
+        return sum(block.values.nbytes for block in self.blocks)
+
+    @property
+    def directions(self) -> int:
+        """The number of directions in which a step's tangent is taken."""
+        return len(self.probes.seeds)
+
+    def masked(self, k: int, weight: Array) -> Array:
+        """A matrix as the tangent is to see it."""
+        return weight * self.probes.masks[k] if k in self.probes.masks else weight
+
+    def advance(self, tangents: Array, args: Mapping[int, Array]) -> None:
+        """Carry the sensitivities over a step.
+
+        Args:
+            tangents: the new state's in each direction, `[rows, directions, states]`.
+            args: what each matrix multiplied, `[rows, width]`, by its value in the program.
+        """
+        for block in self.blocks:
+            block.advance(tangents, self.probes.color, args)
+
+    def add_gradients(self, gradients: Sequence[Array], of_states: Array) -> None:
+        """Add to the parameters' gradients what comes through the old state, whose gradient is `[rows, states]`."""
+        for block in self.blocks:
+            gradient = gradients[block.group.parameter]
+            gradient[block.group.rows] += block.gradient(of_states).reshape(-1, *gradient.shape[1:])
+
+    def forget(self, rows: Any) -> None:
+        """Start some streams anew: their states no longer depend on the parameters."""
+        for block in self.blocks:
+            block.values[rows] = 0
+
+
+class _Local:
+    """Sensitivities of rows that reach some state elements, `[streams, n, r, columns]`."""
+
+    def __init__(self, structure: Structure, group: Group, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.structure, self.group = structure, group
+        self.values = np.zeros((*shape[:1], *group.reach.shape, *shape[1:]), dtype)
+
+    def advance(self, tangents: Array, color: Array, args: Mapping[int, Array]) -> None:
+        reach = self.group.reach
+        recurrent = tangents[:, color[reach][:, None, :], reach[:, :, None]]  # [streams, n, r, r]
+        if reach.shape[1] == 1:
+            self.values *= recurrent
+        else:
+            self.values = recurrent @ self.values
+        for use in self.structure.uses[self.group.parameter]:
+            columns = color[self.structure.columns(use, self.group.rows)]
+            immediate = tangents[:, columns[:, None], reach][..., None]
+            self.values += immediate if use.arg is None else immediate * args[use.arg][:, None, None, :]
+
+    def gradient(self, of_states: Array) -> Array:
+        return np.asarray(np.einsum("bnr,bnrm->nm", of_states[:, self.group.reach], self.values))
+
+
+class _Full:
+    """Sensitivities of rows that reach the whole state, `[streams, states, n * columns]`: one matrix product a step."""
+
+    def __init__(self, structure: Structure, group: Group, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.structure, self.group = structure, group
+        rows, columns = shape
+        self.values = np.zeros((rows, structure.states, len(group.rows) * columns), dtype)
+        self.shape = (rows, len(group.rows), columns)
+        # For each use the state elements and the rows that reach them within one step, which are few pairs.
+        reached = [structure.total[:, structure.columns(use, group.rows)] for use in structure.uses[group.parameter]]
+        self.immediate = [np.nonzero(of_use) for of_use in reached]
+
+    def advance(self, tangents: Array, color: Array, args: Mapping[int, Array]) -> None:
+        recurrent = tangents[:, color[: self.structure.states], :].swapaxes(1, 2)
+        self.values = recurrent @ self.values
+        values = self.values.reshape(*self.values.shape[:2], *self.shape[1:])
+        for use, (reached, rows) in zip(self.structure.uses[self.group.parameter], self.immediate, strict=True):
+            columns = color[self.structure.columns(use, self.group.rows[rows])]
+            added = tangents[:, columns, reached, None]
+            values[:, reached, rows] += added if use.arg is None else added * args[use.arg][:, None, :]
+
+    def gradient(self, of_states: Array) -> Array:
+        return np.asarray((of_states[:, None, :] @ self.values).sum((0, 1)).reshape(self.shape[1:]))
+
+
+def _block(structure: Structure, group: Group, rows: int, dtype: np.dtype[Any]) -> _Local | _Full:
+    shape = structure.program.parameters[group.parameter].shape
+    kind = _Full if group.reach.shape[1] == structure.states and structure.states > 1 else _Local
+    return kind(structure, group, (rows, shape[1] if len(shape) == 2 else 1), dtype)

@@ -1,0 +1,57 @@
+"""Layers and networks that learn online, and an optimizer that only adds up."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from throughtime.nn.encoders import Embedding, Numeric
+from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.sequence_model import SequenceModel
+from throughtime.outputs import Bernoulli, Categorical, Output
+from throughtime.streaming import Optimizer
+
+STEPS, INPUT, HIDDEN = 12, 3, 5
+
+
+class Summing(Optimizer):
+    """Adds up gradients and leaves the weights as they are."""
+
+    def __init__(self) -> None:
+        self.total: dict[str, np.ndarray] = {}
+
+    def update(self, weights, gradients):
+        for name, gradient in gradients.items():
+            self.total[name] = self.total.get(name, 0) + gradient
+
+
+def layer(cell, *, layers=1, **options):
+    torch.manual_seed(0)
+    recurrent = Recurrent(cell, INPUT, HIDDEN, num_layers=layers, dtype=torch.float64, **options)
+    with torch.no_grad():
+        for parameter in recurrent.parameters():  # biases and the like start at 0 or 1, which would hide mistakes
+            parameter += 0.2 * torch.randn_like(parameter)
+    return recurrent
+
+
+def network(output: Output, cell="gru", *, symbols=None, tie=False, layers=1, dtype=torch.float64):
+    torch.manual_seed(0)
+    encoder = Embedding(symbols, HIDDEN) if symbols else Numeric(INPUT)
+    recurrent = Recurrent(cell, HIDDEN if symbols else INPUT, HIDDEN, num_layers=layers)
+    return SequenceModel(encoder, recurrent, output, tie=tie).to(dtype)
+
+
+def inputs_of(model, steps=STEPS, rows=2):
+    generator = torch.Generator().manual_seed(1)
+    if model.reads_symbols:
+        return torch.randint(model.vocabulary_size, (steps, rows), generator=generator)
+    return torch.randn(steps, rows, INPUT, generator=generator, dtype=torch.float64)
+
+
+def targets_of(output: Output, steps=STEPS, rows=2):
+    generator = torch.Generator().manual_seed(2)
+    if isinstance(output, Categorical):
+        return torch.randint(output.classes, (steps, rows), generator=generator)
+    if isinstance(output, Bernoulli):
+        return torch.randint(2, (steps, rows, *output.target_shape), generator=generator)
+    return torch.randn(steps, rows, *output.target_shape, generator=generator, dtype=torch.float64)
