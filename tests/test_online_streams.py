@@ -153,7 +153,7 @@ def test_learning_needs_no_torch(tmp_path):
         (Adam(0.01), lambda p: torch.optim.Adam(p, 0.01)),
         (Adam(0.01, (0.8, 0.95)), lambda p: torch.optim.Adam(p, 0.01, (0.8, 0.95))),
     ],
-    ids=str,
+    ids=["sgd", "momentum", "adam", "betas"],
 )
 def test_optimizers_are_torchs(ours, theirs):
     generator = torch.Generator().manual_seed(0)

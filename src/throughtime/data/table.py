@@ -223,6 +223,8 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
     name, kind = display_path(path), path.suffix.lower()
     if not path.exists():
         raise DataError(missing(path, "file"))
+    if kind not in TABLES:
+        raise DataError(f"{name} is not a table: expected a .csv, .tsv or .parquet file.")
     try:
         if kind == ".parquet":
             frame = _Parquet(path, name)
