@@ -1,4 +1,4 @@
-"""Runs brought to their ends, one after the other or several processes at a time."""
+"""Train runs to completion, one after another or several at a time in separate processes."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ _DIVERGED = "training can't go on"  # in the message of a run whose numbers are 
 
 
 def finish(trials: Sequence[T], begin: Callable[[T], Run], jobs: int, told: Callable[[T, str | None], None]) -> None:
-    """Train runs to their ends.
+    """Train runs to completion.
 
     Args:
-        trials: what to train.
-        begin: makes the run of a trial, or opens it.
-        jobs: how many to train at a time; more than one are trained in processes of their own.
-        told: called with each trial at its end, and with the reason if its training diverged.
+        trials: the trials to train.
+        begin: creates or opens a trial's run.
+        jobs: the number of trials to train at a time; if more than one, each has its own process.
+        told: called when a trial ends, with the reason if training diverged.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM.
-        TrainingError: a run can't be trained.
+        Interrupted: on Ctrl-C or SIGTERM.
+        TrainingError: if a run can't be trained.
     """
     if jobs > 1:
         _in_processes(trials, begin, jobs, told)
@@ -73,7 +73,7 @@ def _in_processes(
     except KeyboardInterrupt:
         raise Interrupted("interrupted") from None
     finally:
-        for process in running:  # each saves a checkpoint before it ends
+        for process in running:  # each saves a checkpoint before it exits
             with suppress(OSError):
                 process.terminate()
         for process in running:
@@ -85,5 +85,5 @@ def _judge(code: int, message: str, trial: T, told: Callable[[T, str | None], No
     if code == _INTERRUPTED:
         raise Interrupted(last)
     if code and _DIVERGED not in message:
-        raise TrainingError(f"a run could not be trained: {last}")
+        raise TrainingError(f"can't train a run: {last}")
     told(trial, last if code else None)
