@@ -24,8 +24,8 @@ _READING = (
     "One unidirectional float32 layer, including its input product. A time is the median over rounds in which the "
     "contestants took turns. A ratio is the median over rounds of another contestant's time divided by ours; above "
     "1, ours is faster. GFLOP/s count only the matrix products. Every result was compared with torch's. Forward passes "
-    "use a frozen layer, whose weights are packed once, as ONNX Runtime packs them in a session; `throughtime thawed` packs "
-    "them on every call."
+    "use a frozen layer, whose weights are packed once, as ONNX Runtime packs them in a session; `throughtime thawed` "
+    "packs them on every call."
 )
 _DISTURBED = (
     f"because just before or after them the processors reached less than {LEAST_PEAK:.0%} of their peak, or "

@@ -95,8 +95,7 @@ def _rows(run: Run) -> list[tuple[str, str]]:
         ("training", _progress(run)),
         (
             "by",
-            f"{training.optimizer}, learning rate {training.learning_rate:g}, {training.schedule}; "
-            f"batch size {run.plan.batch}",
+            f"{training.optimizer}, learning rate {training.learning_rate:g}, {training.schedule}, batch {run.plan.batch}",
         ),
     ]
     if given:

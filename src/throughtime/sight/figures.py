@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from throughtime.sight.units.matching import Match
 
 # Okabe and Ito's palette, which color-blind people can distinguish; lines also differ in their dashes.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 PLAIN_STEPS = 10
 """The lag at which the gradient of a plain recurrent network has typically vanished, according to textbooks."""
@@ -49,7 +49,7 @@ def new_figure(title: str, x: str, y: str, **layout: Any) -> Any:
 
 def line_style(k: int) -> dict[str, Any]:
     """Return the color and dash of the kth line."""
-    return {"color": _COLOURS[k % len(_COLOURS)], "dash": _DASHES[k % len(_DASHES)], "width": 2}
+    return {"color": _COLORS[k % len(_COLORS)], "dash": _DASHES[k % len(_DASHES)], "width": 2}
 
 
 def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -> Any:
@@ -65,7 +65,7 @@ def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -
             figure.add_trace(
                 go.Scatter(
                     x=[lag], y=[relative[lag]], mode="markers", showlegend=False, name=name,
-                    marker={"color": _COLOURS[k % len(_COLOURS)], "size": 10},
+                    marker={"color": _COLORS[k % len(_COLORS)], "size": 10},
                 )
             )  # fmt: skip
     figure.add_vline(x=PLAIN_STEPS, line={"color": "#888", "dash": "dot"}, annotation_text="a plain RNN's ten steps")
@@ -90,7 +90,7 @@ def saturation_scatter(found: Saturation, title: str) -> Any:
     shut, above = f"fraction of steps under {found.below:g}", f"fraction of steps over {found.above:g}"
     figure = new_figure(title, above, shut, xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
     units = [f"unit {u}" for u in range(len(found.low))]
-    marker = {"color": _COLOURS[0], "opacity": 0.6, "size": 8}
+    marker = {"color": _COLORS[0], "opacity": 0.6, "size": 8}
     figure.add_trace(plotly().Scatter(x=found.high, y=found.low, mode="markers", text=units, marker=marker))
     figure.add_shape(type="line", x0=0, y0=1, x1=1, y1=0, line={"color": "#bbb", "dash": "dot"})
     return figure
@@ -122,7 +122,7 @@ def eigenvalue_plane(eigenvalues: Array) -> Any:
     """Plot the eigenvalues of each point in the complex plane with the unit circle."""
     figure = new_figure("Eigenvalues at the fixed points", "real", "imaginary")
     for k, values in enumerate(eigenvalues):
-        marker = {"color": _COLOURS[k % len(_COLOURS)], "opacity": 0.7}
+        marker = {"color": _COLORS[k % len(_COLORS)], "opacity": 0.7}
         figure.add_trace(
             plotly().Scatter(x=values.real, y=values.imag, mode="markers", name=f"point {k}", marker=marker)
         )
@@ -135,12 +135,12 @@ def match_bars(found: Match) -> Any:
     """Plot the span and its occurrences over the steps; height shows closeness."""
     figure = new_figure("Where the same units are on", "step", "closeness")
     bars = [(found.start, found.stop, 1.0, "the span"), *found.occurrences]
-    colours = [_COLOURS[1]] + [_COLOURS[0]] * len(found.occurrences)
+    colors = [_COLORS[1]] + [_COLORS[0]] * len(found.occurrences)
     figure.add_trace(
         plotly().Bar(
             x=[(start + stop - 1) / 2 for start, stop, *_ in bars], width=[stop - start for start, stop, *_ in bars],
             y=[closeness for _, _, closeness, _ in bars], text=[repr(text) for *_, text in bars],
-            marker={"color": colours}, hoverinfo="text",
+            marker={"color": colors}, hoverinfo="text",
         )
     )  # fmt: skip
     return figure

@@ -156,7 +156,8 @@ def _require_possible(config: TrainConfig, jobs: int) -> None:
         )
     if training.processes > 1:
         raise UserError(
-            f"{option('devices')} can't be used in a comparison, which trains each run in one process; use {option('jobs')}"
+            f"{option('devices')} can't be used in a comparison, which trains each run in one process; "
+            f"use {option('jobs')}"
         )
     if config.network.init_from is not None:
         raise UserError(f"{option('init_from')} can't be used in a comparison: its weights belong to one cell")
