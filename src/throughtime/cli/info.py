@@ -87,15 +87,18 @@ def _rows(run: Run) -> list[tuple[str, str]]:
         if name not in hidden and value != TrainConfig.of(type(run.task)).given[name]
     }
     rows = [
-        ("begun", f"{run.record.created.astimezone():%Y-%m-%d %H:%M}"),
+        ("started", f"{run.record.created.astimezone():%Y-%m-%d %H:%M}"),
         ("task", f"{run.task.name}: {run.task.about}"),
         ("data", data.name),
         ("", run.task.data_in_words(data.counts)),
         ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size} units each{_size(about)}"),
         ("training", _progress(run)),
         (
-            "by",
-            f"{training.optimizer}, learning rate {training.learning_rate:g}, {training.schedule}, batch {run.plan.batch}",
+            "optimizer",
+            (
+                f"{training.optimizer}, learning rate {training.learning_rate:g}, schedule {training.schedule}, "
+                f"batch size {run.plan.batch}"
+            ),
         ),
     ]
     if given:

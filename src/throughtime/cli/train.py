@@ -115,7 +115,7 @@ def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], start
 def _show(run: Run) -> None:
     result, task, out = run.result, run.task, console()
     assert result is not None
-    for what, title in (("valid", "Held out"), ("test", "Test")):
+    for what, title in (("valid", "Validation"), ("test", "Test")):
         if result[what]:
             out.print(f"\n[bold]{title}[/]")
             show_rows(evaluation_rows(task, result[what]), "  ")
@@ -124,7 +124,7 @@ def _show(run: Run) -> None:
             out.print(f"\n[bold]Sample {number}[/]\n")
             print(text.strip("\n"))
     path = shlex.quote(display_path(run.path))
-    out.print("\n[bold]The run[/]\n")
+    out.print("\n[bold]Run[/]\n")
     print(f"{result['steps']:,} steps in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
     read = shlex.join(name for name in task.options.data or () if name != "-")
     for words in (*task.next_commands, "info {}"):
