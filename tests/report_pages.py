@@ -79,7 +79,7 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
         "saturations": [Saturation("layer0", "forget", draw.uniform(0, 0.5, units), draw.uniform(0, 0.5, units))],
         "curves": [
             Curve("training", np.arange(1, 50), 1 + 2 / np.arange(1, 50)),
-            Curve("held out", np.arange(1, 50, 7), 1.1 + 2 / np.arange(1, 50, 7)),
+            Curve("validation", np.arange(1, 50, 7), 1.1 + 2 / np.arange(1, 50, 7)),
         ],
         "samples": [Sample("temperature 0.8", "Good morrow.\n")],
         "best_step": 43,

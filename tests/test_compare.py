@@ -161,7 +161,7 @@ def test_holm_matches_r_p_adjust():
 
 
 def test_false_claims_are_rare():
-    """Without a difference, about 5% of tables have a claim: 10 of 200; 17 or more have a probability of 1 in 50."""
+    """Without a real difference, about 5% of tables claim one: 10 of 200. Seeing 17 or more has probability 1 in 50."""
     draw = np.random.default_rng(1)
     claimed = 0
     for _ in range(200):

@@ -30,7 +30,7 @@ class Layer(_Ours):
         return case.mode not in (STREAMING, LONG, TEXT)
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Run it as any module."""
+        """Prepare the module like any other."""
         return ready_module(_layer(case, arguments), case, arguments)
 
 
@@ -44,7 +44,7 @@ class Thawed(_Ours):
         return case.mode == FORWARD
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Run it as any module."""
+        """Prepare the module like any other."""
         return ready_module(_layer(case, arguments, frozen=False), case, arguments)
 
 
@@ -83,7 +83,7 @@ class Checkpointed(_Ours):
         return case.mode == LONG
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Run it as any module."""
+        """Prepare the module like any other."""
         layer = _recurrent(case, arguments, checkpoint_every=case.checkpoint_every)
         ready = ready_module(layer, case, arguments)
         read = ready.results
@@ -131,7 +131,7 @@ class AllResiduals(_Ours):
         return case.mode == LONG
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Run it as any module."""
+        """Prepare the module like any other."""
         return ready_module(_layer(case, arguments), case, arguments)
 
 

@@ -24,7 +24,7 @@ class JaxScan:
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Compile on the first call, which happens here."""
+        """Compile the function by calling it once."""
         import jax
 
         device = jax.devices("cpu")[0]

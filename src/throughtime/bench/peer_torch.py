@@ -31,7 +31,7 @@ class TorchLayer(_Torch):
         return case.is_built_in and case.mode != TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Run it as any module."""
+        """Prepare the module like any other."""
         layer = getattr(nn, torch_name(case))(case.input_size, case.hidden)
         filled(layer, stored(case, arguments))
         if case.mode != STREAMING:
@@ -83,7 +83,7 @@ class TorchLoop(_Torch):
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Run it with or without gradients."""
+        """Prepare a training step or a forward pass."""
         leaves = {"x": arguments.x, **arguments.parameters}
         if not case.trains:
             return Ready(lambda: _without_gradient(leaves), lambda y: {"output": y.numpy()})

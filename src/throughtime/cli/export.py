@@ -88,8 +88,8 @@ def _rows(model: Any, file: Path) -> list[tuple[str, str]]:
     return [
         ("size", f"{file.stat().st_size:,} bytes"),
         ("layers", ", ".join(layers)),
-        ("takes", ", ".join(map(_declared, model.graph.input))),
-        ("gives", ", ".join(map(_declared, model.graph.output))),
+        ("inputs", ", ".join(map(_declared, model.graph.input))),
+        ("outputs", ", ".join(map(_declared, model.graph.output))),
     ]
 
 

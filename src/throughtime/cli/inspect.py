@@ -110,7 +110,7 @@ def _passage(
         held_out = data_of(run, progress)
     except UserError as error:
         raise type(error)(f"{error}; or pass another text with DATA or --text") from None
-    return task.passage(held_out.valid, codecs, length, f"held-out part of {short(held_out.name)}")
+    return task.passage(held_out.valid, codecs, length, f"the held-out part of {short(held_out.name)}")
 
 
 def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:

@@ -16,7 +16,7 @@ from throughtime.paths import RUNS, display_path, runs_in
 if TYPE_CHECKING:
     from throughtime.runs import Run
 
-_COLUMNS = ("run", "task", "cell", "data", "figure", "state", "age")
+_COLUMNS = ("run", "task", "cell", "data", "result", "state", "age")
 
 
 def runs(

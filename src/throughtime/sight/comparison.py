@@ -73,7 +73,7 @@ class Comparison:
         return "", self.a.name, self.b.name
 
     def figure(self) -> Any:
-        """Plot the gradient by lag of both networks' layers; a plotly figure."""
+        """Return a plotly figure of the gradient by lag for the layers of both networks."""
         from throughtime.sight.figures import lines_by_lag
 
         sides = [(side, name, f"{side.name} {name}") for side in (self.a, self.b) for name in side.flow.layers]

@@ -26,7 +26,7 @@ from throughtime.studies.blocks import block_figures, compared_figure
 from throughtime.studies.horizons import horizon_of
 from throughtime.studies.jobs import finish
 from throughtime.studies.result import StudyResult
-from throughtime.studies.runs import begun
+from throughtime.studies.runs import open_run
 from throughtime.studies.statistics import LEAST_SEEDS, differences, spread
 from throughtime.studies.widths import equal_widths, parameter_count
 from throughtime.tasks.base import Data, Task
@@ -222,12 +222,14 @@ def _train(
     ends = _Ends(len(trials), display)
     waiting = []
     for trial in trials:  # reject runs with other options before training starts
-        if (trial.path / CONFIG).is_file() and begun(trial.path, task, data, trial.config, cells[trial.cell]).finished:
+        if (trial.path / CONFIG).is_file() and open_run(
+            trial.path, task, data, trial.config, cells[trial.cell]
+        ).finished:
             ends(trial, None)
         else:
             waiting.append(trial)
     try:
-        finish(waiting, lambda trial: begun(trial.path, task, data, trial.config, cells[trial.cell]), jobs, ends)
+        finish(waiting, lambda trial: open_run(trial.path, task, data, trial.config, cells[trial.cell]), jobs, ends)
     except Interrupted:
         folder = display_path(trials[0].path.parent.parent)
         raise Interrupted(

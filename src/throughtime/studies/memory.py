@@ -224,7 +224,7 @@ class _Learned(Callback):
 def _attempt(kind: type[LagTask], cell: Cell, lag: int, fields: Mapping[str, Any], seconds: float) -> Attempt:
     from throughtime.nn.initialization import forgets, keeping
 
-    began = time.monotonic()
+    started = time.monotonic()
     given = dict(fields)
     program = cell.program(4, 4)
     if not forgets(program):
@@ -241,7 +241,7 @@ def _attempt(kind: type[LagTask], cell: Cell, lag: int, fields: Mapping[str, Any
         note = str(error)
     return Attempt(
         kind.name.removeprefix("memory-"), cell.name, lag, watch.learned, watch.value, watch.steps,
-        time.monotonic() - began, note,
+        time.monotonic() - started, note,
     )  # fmt: skip
 
 

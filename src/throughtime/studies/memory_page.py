@@ -65,7 +65,7 @@ def memory_page(result: Mapping[str, Any]) -> str:
         Section("The longest lag that each cell learned", [explained], head(result), rows(result),
                 figures=[picture(result)]),
         Section("What textbooks say", sentences(result) or ["The claims concern the plain RNN, which wasn't run."]),
-        Section("The tasks", [_told(name) for name in result["longest"]]),
+        Section("The tasks", [_describe(name) for name in result["longest"]]),
         Section("All attempts", [_FIGURE], ["task", "cell", "lag", "learned", "figure", "steps", "seconds"], attempts),
     ]  # fmt: skip
     return study_page("The longest lags that cells learn", facts, sections)
@@ -88,7 +88,7 @@ def picture(result: Mapping[str, Any]) -> Any:
     return made
 
 
-def _told(name: str) -> str:
+def _describe(name: str) -> str:
     kind = LAG_TASKS[name]
     limit = f"{'at most' if kind.figure == 'loss' else 'at least'} {kind.threshold:g}"
     what = "error" if kind.figure == "loss" else "accuracy"

@@ -22,7 +22,7 @@ from throughtime.training.planning import make_plan
 from throughtime.training.session import settings_kept
 
 
-def begun(path: Path, task: Task[Any], data: Data[Any], config: TrainConfig, cell: Cell) -> Run:
+def open_run(path: Path, task: Task[Any], data: Data[Any], config: TrainConfig, cell: Cell) -> Run:
     """Open a directory's run if it has the same options, or start a new one, ready to be resumed.
 
     Args:

@@ -235,7 +235,7 @@ class _Watch(Callback):
             fit.stop()
 
     def on_validation(self, fit: Fit) -> None:
-        """Report the best metric so far, and end the trial if it is to be pruned."""
+        """Report the best metric so far, and end the trial if the pruner says so."""
         assert fit.figures is not None
         value, better = fit.figures[self._kind.monitor], max if self._kind.maximize else min
         self._best = value if self._best is None else better(value, self._best)

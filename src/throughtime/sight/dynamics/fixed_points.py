@@ -61,7 +61,7 @@ class FixedPoints:
             return 1 / np.abs(np.log(np.abs(self.eigenvalues)))
 
     def figure(self) -> Any:
-        """Plot the eigenvalues of each point in the complex plane with the unit circle; a plotly figure."""
+        """Return a plotly figure of each point's eigenvalues in the complex plane, with the unit circle."""
         from throughtime.sight.figures import eigenvalue_plane
 
         return eigenvalue_plane(self.eigenvalues)

@@ -67,7 +67,7 @@ class Exponents:
         return float(self.all[self.all > 0].sum())
 
     def figure(self) -> Any:
-        """Plot the spectrum of each layer; a plotly figure."""
+        """Return a plotly figure of each layer's spectrum."""
         from throughtime.sight.figures import spectrum_lines
 
         return spectrum_lines(self.layers)

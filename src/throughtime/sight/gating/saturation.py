@@ -29,7 +29,7 @@ class Saturation:
     above: float
 
     def figure(self, title: str = "") -> Any:
-        """Plot each unit as a point, shut to the right and open to the top; a plotly figure."""
+        """Return a plotly figure with a point per unit: fraction shut to the right, fraction open to the top."""
         from throughtime.sight.figures import saturation_scatter
 
         return saturation_scatter(self, title)
@@ -69,7 +69,7 @@ class Timescale:
     leak: Array
 
     def figure(self, title: str = "") -> Any:
-        """Plot the units sorted by timescale; a plotly figure."""
+        """Return a plotly figure of the units, sorted by timescale."""
         from throughtime.sight.figures import timescale_line
 
         return timescale_line(self, title)

@@ -89,7 +89,7 @@ class Flow:
         ]
 
     def figure(self) -> Any:
-        """Plot the mean by lag of each layer on a logarithmic scale, with horizons marked; a plotly figure."""
+        """Return a plotly figure of each layer's mean by lag on a logarithmic scale, with horizons marked."""
         from throughtime.sight.figures import lines_by_lag
 
         return lines_by_lag({name: self.by_lag[name] for name in self.layers}, self.horizons)
@@ -178,7 +178,7 @@ class Connectivity:
         return np.concatenate([np.zeros(step + 1 - len(reached), reached.dtype), reached])
 
     def figure(self) -> Any:
-        """Plot the norms as a heat map over steps and lags (negative for later inputs); a plotly figure."""
+        """Return a plotly heat map of the norms over steps and lags (negative for later inputs)."""
         from throughtime.sight.figures import heat_by_lag
 
         if self.ahead is None:

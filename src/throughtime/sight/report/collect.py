@@ -59,7 +59,7 @@ def collect(
     model = run.model(engine)
     names = _names(model, patterns)
     reading, recorded = read(model, passage, list(dict.fromkeys([*names, *_gate_names(model)])))
-    _told(progress, 1)
+    _report_progress(progress, 1)
     if sounds := run.task.sounds(model, passage.part, run.description.codecs, names):
         flows = flows_of(model, followed(run.task, passage.part))
         return ReportData(
@@ -73,13 +73,13 @@ def collect(
             **training_curves(run),
         )
     reading = replace(reading, **reach(model, passage))
-    _told(progress, 2)
+    _report_progress(progress, 2)
     read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
     flows = flows_of(model, read_from)
-    _told(progress, 3)
+    _report_progress(progress, 3)
     more = _features(reading)
     values = [_values(name, recorded[name], passage.readable, more) for name in names]
-    _told(progress, 4)
+    _report_progress(progress, 4)
     outcome = {} if passage.part is None else run.task.outcome(model, passage.part, run.description.codecs)
     if reading.chances is not None:
         outcome.pop("rolls", None)  # the reading shows its own rolls
@@ -160,7 +160,7 @@ def training_curves(run: Run) -> dict[str, Any]:
     """Return a run's learning curves and the step whose weights were kept, as fields of `ReportData`."""
     curves = []
     rows = run.metrics()
-    for label, column in (("training", "train_loss"), ("held out", "valid_loss")):
+    for label, column in (("training", "train_loss"), ("validation", "valid_loss")):
         points = [(row["step"], row[column]) for row in rows if row[column] is not None]
         if points:
             steps, losses = np.array(points, float).T
@@ -169,7 +169,7 @@ def training_curves(run: Run) -> dict[str, Any]:
     return {"curves": curves, "best_step": result["best_step"] if result else None}
 
 
-def _told(progress: Progress | None, done: int) -> None:
+def _report_progress(progress: Progress | None, done: int) -> None:
     if progress:
         progress("looking inside", done, _PARTS)
 

@@ -69,7 +69,7 @@ class Passage:
 
     @property
     def readable(self) -> list[str] | None:
-        """The symbols, with unknown ones as a word because `<unk>` would look like a tag; None if steps are times."""
+        """The symbols, with a plain word for unknown ones (`<unk>` would look like a tag); None if steps are times."""
         found: list[str] = []
         for item in self.items:
             if item.symbols is None:

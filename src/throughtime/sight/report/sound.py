@@ -32,7 +32,7 @@ def listen(
         reduce: maps a chunk of the head's output `[n, width]` and its first step to what to keep.
 
     Returns:
-        What was kept, concatenated; and the values.
+        The kept output, concatenated, and the values.
     """
     bin_size = max(1, math.ceil(len(inputs) / _BINS))
     chunk = max(1, _CHUNK // bin_size) * bin_size

@@ -50,7 +50,7 @@ class Match:
     threshold: float
 
     def figure(self) -> Any:
-        """Plot the length and closeness of each occurrence; a plotly figure."""
+        """Return a plotly figure of each occurrence's length and closeness."""
         from throughtime.sight.figures import match_bars
 
         return match_bars(self)
