@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from cell_harness import STEPS, Weights, hold, loop
+from cell_harness import STEPS, Weights, assert_matches_loop, loop
 from cell_loops import LOOPS, Loop
 from helpers import Arguments, assert_close, flat, random_arguments, run_on
 from torch import Tensor
@@ -23,7 +23,7 @@ def _id(of: Loop) -> str:
 
 @pytest.mark.parametrize("of", LOOPS, ids=_id)
 def test_a_cell_is_the_loop_that_its_paper_describes(of: Loop) -> None:
-    hold(cells.get(of.cell), of.step, **of.options)
+    assert_matches_loop(cells.get(of.cell), of.step, **of.options)
 
 
 @pytest.mark.parametrize("of", LOOPS, ids=_id)
@@ -64,7 +64,7 @@ def test_a_loop_with_one_thing_wrong_is_told() -> None:
         return h, [h]
 
     with pytest.raises(AssertionError, match="is off by"):
-        hold(cells.mgu, step)
+        assert_matches_loop(cells.mgu, step)
 
 
 # A user's own cell goes through the same harness.
@@ -88,7 +88,7 @@ def own_step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[
 
 
 def test_a_users_cell_with_a_norm_and_a_second_product_after_a_gate_passes_the_same_harness() -> None:
-    hold(own, own_step)
+    assert_matches_loop(own, own_step)
     assert throughtime.gradcheck(own).passed
 
 
