@@ -1,6 +1,6 @@
-"""The language is general enough: cells that have no name here, each against a plain torch loop.
+"""The cell language is general: cells that the package doesn't define match plain torch loops.
 
-The named cells are held in the same way, in test_cells_papers.
+See test_cells_papers for the cells of the package.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from cell_harness import HIDDEN, assert_matches_loop
 from throughtime.language import affine, cell, concat, layer_norm, parameter, sigmoid, state, tanh
 
 
-def test_layer_norm_of_a_gates_sum_keeps_the_gates_name():
+def test_layer_norm_of_a_pre_activation_keeps_the_gates_name():
     @cell
     def normed(x, h):
         return tanh(layer_norm("norm", affine("candidate", x, h)))
@@ -28,7 +28,7 @@ def test_layer_norm_of_a_gates_sum_keeps_the_gates_name():
 
 
 def test_two_states_that_both_feed_matrix_products():
-    # An Elman and a Jordan memory at once, of different widths.
+    # An Elman and a Jordan memory of different widths.
     @cell
     def two(x, h, k=state("context", width=2)):
         h = tanh(affine("hidden", x, h, k))
@@ -51,7 +51,7 @@ def test_two_states_that_both_feed_matrix_products():
     }
 
 
-def test_coupled_gates_a_vector_recurrence_and_a_scalar_parameter():
+def test_coupled_gates_with_a_vector_recurrence_and_scalar_parameters():
     @cell
     def mixture(x, h, c):
         f = sigmoid(affine("forget", x) + parameter("recurrent") * h)
@@ -69,7 +69,7 @@ def test_coupled_gates_a_vector_recurrence_and_a_scalar_parameter():
     assert_matches_loop(mixture, step)
 
 
-def test_an_output_that_is_no_state_and_is_of_another_width():
+def test_an_output_that_is_not_a_state_and_has_a_different_width():
     @cell
     def read_out(x, h):
         h = tanh(affine("hidden", x, h))
