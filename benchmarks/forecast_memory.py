@@ -1,8 +1,8 @@
 """Measure the peak memory of training a forecaster on one long series from Parquet (Linux).
 
 A separate process first reads and trains on a small table, so that all libraries are loaded, then trains for some
-steps on the long one. The script prints how far the peak resident memory of the second training rises above the resident
-memory before it, relative to the size of the columns used: 8 bytes per row for the time and 4 for the float32 target.
+steps on the long one. The script prints how far the peak resident memory rises during the second training, relative to
+the size of the columns used: 8 bytes per row for the time and 4 for the float32 target.
 
     python benchmarks/forecast_memory.py [--rows 10000000] [--parts]
 """

@@ -437,7 +437,7 @@ def t_rnn(w: Weights, x: Tensor, states: list[Tensor]) -> States:
 
 
 def positive(u: Tensor) -> Tensor:
-    """g of Feng et al. 2024."""
+    """Compute the function g of Feng et al. 2024."""
     return torch.where(u >= 0, u + 0.5, sigmoid(u))
 
 

@@ -820,7 +820,7 @@ def test_an_unknown_hyper_parameter_raises_with_a_suggestion():
     with pytest.raises(CellError, match=r"cell gru has no hyper-parameter 'size'.*it has none"):
         cells.gru.program(3, 4, size=1)
     with pytest.raises(CellError, match="has no hyper-parameter"):
-        cells.rnn.variant("other", "Another.", sise=1)
+        cells.rnn.variant("other", "Another.", sizee=1)
 
 
 def test_an_unhashable_hyper_parameter_raises():

@@ -96,7 +96,7 @@ def test_gates_that_keep_the_state_are_detected() -> None:
 @pytest.mark.parametrize(
     ("cell", "words", "message"),
     [
-        ("lstm", {"scheme": "orthagonal"}, "did you mean orthogonal"),
+        ("lstm", {"scheme": "orthogonl"}, "did you mean orthogonal"),
         ("rnn", {"chrono": 100}, "cell 'rnn' has none"),
         ("gru", {"forget_bias": 1.0}, "of a gate called forget, and cell 'gru' has none"),
         ("lstm", {"chrono": 100, "forget_bias": 1.0}, "give one of them"),
