@@ -32,7 +32,7 @@ class Arguments(NamedTuple):
         return [*self.inputs, *self.states, *self.parameters]
 
     def like(self, flat: Sequence[Tensor]) -> Arguments:
-        """Arrange a flat list of tensors in the same way."""
+        """Group a flat list of tensors into inputs, states and parameters, as in these arguments."""
         n, m = len(self.inputs), len(self.inputs) + len(self.states)
         return Arguments(list(flat[:n]), list(flat[n:m]), list(flat[m:]))
 

@@ -13,7 +13,7 @@ CLOSE = {"rtol": 0.0, "atol": 2e-6}
 
 
 def randomized(layer: Any, seed: int = 0) -> Any:
-    """Set random weights, so that no two gates have the same ones."""
+    """Set random weights, so that a swap of gates is noticed."""
     rng = np.random.default_rng(seed)
     layer.set_weights([rng.normal(size=w.shape).astype(w.dtype) * 0.5 for w in layer.get_weights()])
     return layer

@@ -137,7 +137,7 @@ def open_page(driver: Any, path: Path) -> None:
 
 
 def made_up_sound(rate: int = 8000, seconds: float = 1.0) -> ReportData:
-    """Make a report on a 1,000 Hz tone, then silence. The prediction is half as loud, and one unit follows the tone."""
+    """Make a report on a 1,000 Hz tone, then silence. The prediction is half as loud, and one unit is on with the tone."""
     t = np.arange(round(seconds * rate)) / rate
     tone = (0.5 * np.sin(2 * np.pi * 1000 * t) * (t < seconds / 2)).astype(np.float32)
     size = 20
@@ -210,7 +210,7 @@ def made_up_times(roll: bool, **more: Any) -> ReportData:
 
 
 def _content(reading: Reading, draw: Any) -> dict[str, Any]:
-    """Return the content that both reports share besides the reading: four units and classification results."""
+    """Return the parts that `made_up_lines` and `made_up_times` share: four units and classification results."""
     steps = len(reading.symbols)
     values = Values("layer0", "cell", draw.normal(size=(steps, 4)), np.arange(4), np.linspace(1, 0, 4), [""] * 4)
     return {

@@ -15,7 +15,7 @@ def write(path: Path, samples: np.ndarray, rate: int = 8000, subtype: str | None
 
 
 def tone(seconds: float = 1.0, rate: int = 8000, pitch: float = 220.0, level: float = 0.5) -> np.ndarray:
-    """Make a decaying tone with two overtones and a little noise (deterministic)."""
+    """Make a decaying tone with two overtones and a little noise, identical on every call."""
     t = np.arange(round(seconds * rate)) / rate
     harmonics = sum(np.sin(2 * np.pi * pitch * k * t) / k for k in (1, 2, 3))
     noise = np.random.default_rng(round(pitch)).normal(size=len(t))

@@ -92,7 +92,7 @@ def test_a_users_cell_with_a_norm_and_a_second_product_matches_its_loop() -> Non
     assert throughtime.gradcheck(own).passed
 
 
-# Properties that a loop over a few steps does not test.
+# Properties that a comparison over a few steps doesn't cover.
 
 
 def test_the_first_step_of_the_slstm_matches_the_authors_code() -> None:

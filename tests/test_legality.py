@@ -70,7 +70,7 @@ SYMBOLS = Program(
 
 
 def body(id: int, **changes: Any) -> dict[str, Any]:
-    """Return the body with one instruction changed; attributes are passed as a dict."""
+    """Return the body with one changed instruction. Attributes are passed as a dict."""
     attributes = changes.pop("attributes", None)
     changed = replace(LEGAL.body[id], **changes)
     if attributes is not None:

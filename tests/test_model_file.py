@@ -431,11 +431,11 @@ def test_hostile_metadata_does_no_harm(contents: list[bytes], data: st.DataObjec
     content = data.draw(st.sampled_from(contents))
     size = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + size])
-    tree = {"told": json.loads(header["__metadata__"]["throughtime"]), "header": header}
+    tree = {"metadata": json.loads(header["__metadata__"]["throughtime"]), "header": header}
     for _ in range(data.draw(st.integers(1, 2))):
         spoil(tree, data)
     if isinstance(header.get("__metadata__"), dict):
-        header["__metadata__"]["throughtime"] = json.dumps(tree.get("told"))
+        header["__metadata__"]["throughtime"] = json.dumps(tree.get("metadata"))
     made = json.dumps(tree.get("header")).encode()
     assert_harmless(struct.pack("<Q", len(made)) + made + content[8 + size :], scratch())
 
@@ -513,8 +513,8 @@ def test_claims_of_huge_sizes_allocate_no_memory(tmp_path: Path) -> None:
     }
     paths = []
     for name, (about, found) in hostile.items():
-        told = {"format": FORMAT, "version": "0", "task": None, "programs": found} | about
-        save_file({"bias_l0": torch.zeros(5)}, tmp_path / f"{name}.safetensors", {"throughtime": json.dumps(told)})
+        metadata = {"format": FORMAT, "version": "0", "task": None, "programs": found} | about
+        save_file({"bias_l0": torch.zeros(5)}, tmp_path / f"{name}.safetensors", {"throughtime": json.dumps(metadata)})
         paths.append(tmp_path / f"{name}.safetensors")
     refusals = run_python(LIMITED, tmp_path, *paths).splitlines()
     assert len(refusals) == 2 * len(paths), refusals

@@ -29,8 +29,8 @@ def arguments(name: str, batch_sizes: list[int] | None = None) -> tuple[Any, ...
 
     inputs = [draw(5, 2, i.width) for i in program.inputs]
     states = [draw(2, s.width) for s in program.states]
-    told = ("native", program.text, 5, batch_sizes, False, None)
-    return *told, inputs, states, [draw(*p.shape) for p in program.parameters]
+    settings = ("native", program.text, 5, batch_sizes, False, None)
+    return *settings, inputs, states, [draw(*p.shape) for p in program.parameters]
 
 
 @pytest.mark.parametrize("name", cells.names())
@@ -42,13 +42,13 @@ def test_the_operator_passes_opcheck(name: str) -> None:
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])  # a ReLU has no second derivative to compare
 @pytest.mark.parametrize("batch_sizes", [None, [2, 2, 1, 1, 0]])
 def test_first_and_second_derivatives_match_finite_differences(name: str, batch_sizes: list[int] | None) -> None:
-    *told, _, _, _ = given = arguments(name, batch_sizes)
+    *settings, _, _, _ = given = arguments(name, batch_sizes)
     groups = given[-3:]
     counts = [len(group) for group in groups]
 
     def run(*flat: Tensor) -> list[Tensor]:
         split = [list(flat[sum(counts[:k]) : sum(counts[: k + 1])]) for k in range(3)]
-        return list(torch.ops.throughtime.run(*told, *split))
+        return list(torch.ops.throughtime.run(*settings, *split))
 
     flat = [t for group in groups for t in group]
     assert torch.autograd.gradcheck(run, flat)
@@ -107,11 +107,11 @@ def test_forward_mode_and_vmap_are_correct(kind: str, caplog: pytest.LogCaptureF
 
 
 def test_the_operator_itself_refuses_forward_mode() -> None:
-    *told, inputs, states, parameters = arguments("lstm")
+    *settings, inputs, states, parameters = arguments("lstm")
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(inputs[0].detach(), torch.ones_like(inputs[0]))
         with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
-            torch.ops.throughtime.run(*told, [dual], states, parameters)
+            torch.ops.throughtime.run(*settings, [dual], states, parameters)
 
 
 @pytest.mark.parametrize("engine", [None, "reference"])

@@ -119,14 +119,14 @@ def test_checkpoints_work_in_compiled_graphs(engine: str) -> None:
 def test_the_operators_pass_opcheck() -> None:
     program = cells.get("lstm").program(2, 3)
     inputs, states, parameters = random_arguments(program, 6, 200)
-    told = ("native", program.text, 6, [200, 200, 100, 7, 7, 0], False, 2)
-    torch.library.opcheck(torch.ops.throughtime.run_in_segments.default, (*told, inputs, states, parameters))
-    y, h, c, *starts = torch.ops.throughtime.run_in_segments(*told, inputs, states, parameters)
+    settings = ("native", program.text, 6, [200, 200, 100, 7, 7, 0], False, 2)
+    torch.library.opcheck(torch.ops.throughtime.run_in_segments.default, (*settings, inputs, states, parameters))
+    y, h, c, *starts = torch.ops.throughtime.run_in_segments(*settings, inputs, states, parameters)
     given, wanted = [True, False, True], [True] + [False] * 2 + [True] * 3
     cotangents = [torch.randn_like(g) for g in (y, h, c)]
     results = torch.library.opcheck(
         torch.ops.throughtime.gradient_in_segments.default,
-        (*told, inputs, starts, parameters, cotangents, given, wanted),
+        (*settings, inputs, starts, parameters, cotangents, given, wanted),
     )
     assert set(results.values()) == {"SUCCESS"}
 

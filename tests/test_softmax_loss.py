@@ -12,7 +12,7 @@ from throughtime.nn.softmax_loss import softmax_loss
 
 @pytest.fixture(params=[3, 1 << 20])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The number of rows per chunk: a few, which gives several chunks, or more than all."""
+    """The number of rows per chunk: small enough for several chunks, or large enough for a single one."""
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", request.param * 5)
     return int(request.param)
 

@@ -24,7 +24,7 @@ TINY = {
 
 
 def write_text(path: Path, words: int = 600) -> Path:
-    """Write a text of a few words in random order (deterministic)."""
+    """Write a text of a few words in random order, identical on every call."""
     draw = random.Random(1)
     path.write_text(" ".join(draw.choice(["through", "time", "and", "over", "again\n"]) for _ in range(words)))
     return path

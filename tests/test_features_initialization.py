@@ -75,7 +75,7 @@ def gate_bias(cell: str, gate: str, **words: Any) -> torch.Tensor:
      ("mingru", "update", -1), ("slstm", "forget", 1), ("lstm_coupled", "input", -1), ("ugrnn", "update", 1)],
 )  # fmt: skip
 def test_chrono_spreads_time_constants_uniformly(cell: str, gate: str, sign: int) -> None:
-    """A gate with bias b keeps a unit for about 1 + exp(b) steps, which must be uniformly distributed."""
+    """A gate with bias b keeps a unit for about 1 + exp(b) steps. This time must be uniformly distributed."""
     bias = sign * gate_bias(cell, gate, chrono=500)
     assert bias.min() >= 0
     assert bias.max() <= math.log(499)
