@@ -365,7 +365,7 @@ def test_a_layer_is_rebuilt_from_its_programs_and_options() -> None:
         ({"heads": 0}, "heads must be a whole number"),
         ({"clip": -1.0}, "clip is a bound above 0"),
         ({"activations": {"candidat": "relu"}}, "is called 'candidat'.*did you mean candidate"),
-        ({"activations": {"candidate": "relo"}}, "no activation is called 'relo'.*did you mean relu"),
+        ({"activations": {"candidate": "relo"}}, "no activation named 'relo'.*did you mean relu"),
         ({"zoneot": 0.1}, "did you mean zoneout"),
     ],
 )

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 _STEPS, _ROWS = 4, 2
-_DISTANCE = (
-    1e-5  # step size; the truncation error is about 1e-10 times the third derivative, and rounding about as large
-)
+# The truncation error is about 1e-10 times the third derivative, and the rounding error about as large.
+_DISTANCE = 1e-5
 _ROUNDING = 1e-15
 
 
@@ -134,7 +133,7 @@ def _random_arguments(program: Program, generator: Generator) -> dict[str, Tenso
 
 
 def _by_program(program: Program, arguments: list[Tensor]) -> tuple[list[Tensor] | None, list[Tensor]]:
-    """The gradients of a weighted sum of all results, and the weights; None as gradients if a result isn't finite."""
+    """Random weights, and the gradients of the weighted sum of all results; None as weights if one isn't finite."""
     import torch
 
     from throughtime.engines.autograd import Pass
