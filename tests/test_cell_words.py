@@ -195,7 +195,7 @@ def outer_product(x, h):
         (method, "a vector has no attribute 'sum'; use throughtime.language.row_sum."),
         (two_widths, "the matrix 'w' has 4 columns, but the vector has 3 elements"),
         (matrix_of_a_number, "the matrix 'w' multiplies vectors, got float 2.0"),
-        (one_name_twice, "make it once, `w = matrix('a')`, and write `w @ v`"),
+        (one_name_twice, "create it once, `w = matrix('a')`, and write `w @ v`"),
         (function_of_torch, "torch's `sum` doesn't take symbols; use throughtime.language.row_sum instead."),
         (outer_product, "matrix-valued states and outer products (fast weights, mLSTM) are unsupported"),
     ],

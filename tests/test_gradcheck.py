@@ -124,7 +124,7 @@ def test_the_arguments_with_a_wrong_gradient_are_named(monkeypatch, wrong):
 def test_a_report_reads_as_a_table():
     text = str(gradcheck("rnn"))
     lines = text.splitlines()
-    assert lines[0] == "cell rnn: its gradient against finite differences, largest relative error"
+    assert lines[0] == "cell rnn: gradient against finite differences, largest relative error"
     assert [line.split()[:2] for line in lines[1:-1]] == [
         ["input", "x"],
         ["state", "hidden"],

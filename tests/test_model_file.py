@@ -332,7 +332,7 @@ def refused(path: Path, told: str) -> None:
 def test_what_is_no_model_is_told(path: Path, tmp_path: Path) -> None:
     refused(tmp_path / "modle.safetensors", r"no such file, did you mean model\.safetensors")
     (tmp_path / "text").write_text("no model")
-    refused(tmp_path / "text", "damaged, or is no file of safetensors")
+    refused(tmp_path / "text", "damaged or not a safetensors file")
     save_file(nn.LSTM(2, 3).state_dict(), tmp_path / "foreign.safetensors", {"format": "pt"})
     refused(tmp_path / "foreign.safetensors", "does not say of what")
     content = path.read_bytes()

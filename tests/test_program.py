@@ -170,7 +170,7 @@ def test_a_gradient_program_shows_its_sums_and_its_direction():
     assert text.startswith("program lstm.gradient (time runs backward)\n")
     assert "sum over steps and rows:" in text
     assert "weight_h.T @ " in text
-    assert " outer hidden.previous" in text or " outer tape.hidden.previous" in text
+    assert " outer hidden.previous" in text or " outer residual.hidden.previous" in text
 
 
 @given(programs())
@@ -263,7 +263,7 @@ def test_depths_at_which_python_gives_up_are_refused_as_any_other():
 def test_a_long_list_of_names_takes_no_time_to_refuse():
     content = json.loads(to_json(cells.rnn.program(3, 4)))
     content["names"] = [[f"v{k}", 0] for k in range(60_000)] + [["v0", 1]]
-    with pytest.raises(ProgramError, match="two values are called v0"):
+    with pytest.raises(ProgramError, match="two values are named v0"):
         from_json(json.dumps(content))
 
 
