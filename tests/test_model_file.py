@@ -334,7 +334,7 @@ def test_what_is_no_model_is_told(path: Path, tmp_path: Path) -> None:
     (tmp_path / "text").write_text("no model")
     refused(tmp_path / "text", "damaged or not a safetensors file")
     save_file(nn.LSTM(2, 3).state_dict(), tmp_path / "foreign.safetensors", {"format": "pt"})
-    refused(tmp_path / "foreign.safetensors", "does not say of what")
+    refused(tmp_path / "foreign.safetensors", "no description of the model")
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     refused(path, "damaged")
