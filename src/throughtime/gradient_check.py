@@ -133,7 +133,11 @@ def _random_arguments(program: Program, generator: Generator) -> dict[str, Tenso
 
 
 def _by_program(program: Program, arguments: list[Tensor]) -> tuple[list[Tensor] | None, list[Tensor]]:
-    """Random weights, and the gradients of the weighted sum of all results; None as weights if one isn't finite."""
+    """Draw random weights and compute the gradients of the weighted sum of all results.
+
+    Returns:
+        The weights, or None if a result isn't finite, and the gradients.
+    """
     import torch
 
     from throughtime.engines.autograd import Pass

@@ -45,7 +45,7 @@ def linear(name: str, source: Symbol, width: int | None = None) -> Symbol:
 
 
 def bias(name: str, initial: float | None = None, width: int | None = None) -> Symbol:
-    """Create the bias of a gate whose pre-activation isn't a single `affine`; 0 in a layer without biases.
+    """Create the bias of a gate whose pre-activation isn't a single `affine`; it is 0 in a layer without biases.
 
     Args:
         name: the gate's name.

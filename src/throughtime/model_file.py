@@ -224,7 +224,7 @@ def _reading(path: Path, framework: str) -> Iterator[Any]:
 
 @contextmanager
 def _openable(path: Path) -> Iterator[str]:
-    """Provide a path that safetensors can open, as it rejects paths that are not UTF-8."""
+    """Provide a path that safetensors can open, because it rejects paths that are not UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -273,7 +273,7 @@ def encoded(description: Description, module: nn.Module) -> bytes:
 
 
 def shared_weights(tensors: Mapping[str, Any]) -> dict[str, str]:
-    """Find tied tensors or arrays: for each repeated one, the name of its first occurrence."""
+    """Map the name of each repeated tensor or array to the name of its first occurrence."""
     first: dict[Any, str] = {}
     found = {}
     for name, tensor in tensors.items():

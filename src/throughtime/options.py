@@ -43,7 +43,7 @@ Paths = Annotated[tuple[str, ...] | None, BeforeValidator(_paths)]
 
 
 class Options(BaseModel):
-    """A group of options. On the command line, each field is an option with `-` for `_`.
+    """A group of options. On the command line, each field is an option, with `-` instead of `_`.
 
     The docstring of each subclass describes its own fields under "Attributes:".
     """

@@ -1,4 +1,4 @@
-"""Checks for optional packages."""
+"""Checks whether optional packages are installed."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from throughtime.errors import UserError
 
 
 def require(package: str, extra: str | None = None, purpose: str = "this") -> None:
-    """Check that a package is installed.
+    """Raise an error if a package is not installed.
 
     Args:
         package: the package's name.

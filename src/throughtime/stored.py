@@ -1,4 +1,4 @@
-"""The names of stored parameters and of the files in a run directory, readable with NumPy alone."""
+"""Names of stored parameters and of the files in a run directory. Needs only NumPy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Plain recurrent networks, a layer of units that sees its own previous value."""
+"""Plain recurrent networks, whose units see the layer's previous value."""
 
 from throughtime.language import activate, affine, cell, concat, linear, parameter, sigmoid, state
 

@@ -8,7 +8,7 @@ def slstm(x, h, c, n=state("normaliser", initial=1.0), m=state("stabiliser", ini
     """sLSTM from the xLSTM, with normalized exponential gates (Beck et al. 2024, arXiv:2405.04517).
 
     The stabilizer m starts below any gate's logarithm, so that the forget gate is 0 at the first step and the state
-    starts with that step's input, as in the authors' code, which tests for the first step.
+    starts with that step's input, as in the authors' code, which detects the first step.
     """
     log_i = affine("input", x, h)
     log_f = -softplus(-affine("forget", x, h))

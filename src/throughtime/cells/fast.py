@@ -1,4 +1,4 @@
-"""Cells small enough for a microcontroller, a plain network whose old and new states are mixed by a few scalars."""
+"""Cells small enough for a microcontroller, which mix the old and the new state by a few scalars."""
 
 from throughtime.language import activate, affine, bias, cell, parameter, sigmoid
 

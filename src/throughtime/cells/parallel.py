@@ -1,4 +1,4 @@
-"""Cells that multiply no state by a matrix, so that their products are computed for all steps at once."""
+"""Cells without recurrent matrices, whose matrix products are computed for all steps at once."""
 
 from throughtime.language import (
     activate,

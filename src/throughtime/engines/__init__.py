@@ -1,4 +1,4 @@
-"""Engines, which run programs, chosen by name or by device and capability."""
+"""Engines, which run programs. They are chosen by name, or by device and capability."""
 
 from __future__ import annotations
 

@@ -104,7 +104,7 @@ class Pass(NamedTuple):
         return split(found, len(self.program.outputs), len(self.program.states))
 
     def on_torch(self, tensors: Sequence[Tensor]) -> Pass:
-        """The same pass on a traceable engine that supports these tensors."""
+        """The same pass on a traceable engine, chosen for these tensors."""
         if self.engine.traceable:
             return self
         fused = get("torch")
@@ -184,7 +184,7 @@ class Pass(NamedTuple):
 
 
 class _Run(torch.autograd.Function):
-    """A run whose residuals are results if it is closed, so that they have derivatives, and saved otherwise."""
+    """A run with residuals. In a closed run they are results and so have derivatives; otherwise they are only saved."""
 
     @staticmethod
     def forward(ctx: Any, this: Pass, as_operator: bool, closed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:

@@ -132,7 +132,7 @@ def declared_states(program: Program, operands: Operands, layout: Layout) -> lis
 
 
 class Engine(Protocol):
-    """Runs programs.
+    """The interface of an engine, which runs programs.
 
     Attributes:
         name: the engine's name.
@@ -168,7 +168,7 @@ class Engine(Protocol):
         ...
 
     def chunk_steps(self, rows: int) -> int:
-        """The number of steps over which reductions are summed at a time.
+        """The number of steps that are summed together in reductions.
 
         A run divided into pieces of a multiple of this length, last steps first, each accumulating into the previous
         result, has the same bits as the whole run.

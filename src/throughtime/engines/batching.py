@@ -1,4 +1,4 @@
-"""Batched cotangents (`is_grads_batched`, `jacobian(vectorize=True)`), with one gradient run for each."""
+"""Support for batched cotangents (`is_grads_batched`, `jacobian(vectorize=True)`), one gradient run at a time."""
 
 from __future__ import annotations
 

@@ -23,15 +23,15 @@ class Thinned(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, seed: int, dropout: float) -> Tensor:
         """Drop elements of x with probability `dropout` and scale the others."""
-        ctx.told, ctx.shape = (seed, dropout), x.shape
+        ctx.settings, ctx.shape = (seed, dropout), x.shape
         return _thinned(x, seed, dropout)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Drop the same elements of the gradient."""
         if not is_plain(gradient):  # for example batched; the engine can't read it
-            return gradient * _thinned(torch.ones(ctx.shape, dtype=gradient.dtype), *ctx.told), None, None
-        return Thinned.apply(gradient, *ctx.told), None, None  # type: ignore[no-untyped-call]
+            return gradient * _thinned(torch.ones(ctx.shape, dtype=gradient.dtype), *ctx.settings), None, None
+        return Thinned.apply(gradient, *ctx.settings), None, None  # type: ignore[no-untyped-call]
 
 
 def _thinned(x: Tensor, seed: Tensor | int, dropout: float) -> Tensor:

@@ -45,7 +45,7 @@ class Segments:
         return -(-self.layout.steps // self._length)
 
     def run(self, operands: Operands) -> tuple[Result, list[Tensor]]:
-        """Run forward.
+        """Run the forward pass.
 
         Args:
             operands: the operands, including initial states.
@@ -88,7 +88,7 @@ class Segments:
         return Result([torch.cat(of_output) for of_output in zip(*in_time, strict=True)], list(states), reductions)
 
     def gradient(self, given: Slots, wanted: Slots, operands: Operands, cotangents: Result) -> Result:
-        """Run backward.
+        """Run the backward pass.
 
         Args:
             given: the outputs, final states and reductions that come with a gradient.

@@ -1,4 +1,4 @@
-"""The engine `torch`, which runs programs that are equal to one of torch's layers on torch's fused kernels."""
+"""The engine `torch`, which runs programs that are equivalent to a torch layer on torch's fused kernels."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ class Stored(NamedTuple):
 
 
 class RowMapping(NamedTuple):
-    """Some rows of a program's parameter as a sum of rows of stored tensors, all in units of the hidden size.
+    """Rows of a program's parameter, expressed as a sum of rows of stored tensors. The unit is the hidden size.
 
     Attributes:
         start, stop: the rows of the parameter.
@@ -176,7 +176,7 @@ def _zeros(like: Tensor, rows: int) -> Tensor:
 
 
 def _stacked(rows: dict[int, Tensor], blocks: int, width: int) -> Tensor:
-    """Assemble rows at their blocks, with zeros elsewhere."""
+    """Stack rows at their block positions, with zeros elsewhere."""
     like = next(iter(rows.values()))
     stacked: list[Tensor] = []
     at = 0

@@ -34,7 +34,7 @@ RESIDUAL = "residual."
 
 @dataclass(frozen=True)
 class Gradient:
-    """A gradient program and where its arguments come from.
+    """A gradient program and the sources of its arguments.
 
     Attributes:
         program: the gradient program. Its inputs are the forward program's inputs that it reads, then the outputs
@@ -119,7 +119,7 @@ def gradient(program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...
 
 
 class _Adjoint(Derivation):
-    """Derives one gradient: visits the body in reverse and requests forward values as the rules need them."""
+    """Derives one gradient, visiting the body in reverse and reading forward values as the rules need them."""
 
     def __init__(
         self, program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...], *, recompute: bool = True

@@ -1,4 +1,4 @@
-"""When each value of a program can be computed: before, during or after the loop over time.
+"""The phase in which each value of a program can be computed: before, during or after the loop over time.
 
 Values that depend on no state can be computed for all steps before the loop, and values that no state depends on, after
 it. Only the others must be computed step by step. Dependencies alone determine the phase.
@@ -13,7 +13,7 @@ from throughtime.program.core import CONSTANT, PARAMETER, PREVIOUS, Program
 
 
 class Phase(Enum):
-    """When a value can be computed."""
+    """The phase in which a value can be computed."""
 
     STATIC = "static"  # once, as it is the same at all steps and rows
     BEFORE = "before"

@@ -89,7 +89,7 @@ def with_mean_zoneout(program: Program, rates: tuple[float, ...]) -> Program:
 
 
 def entering(program: Program, id: int) -> tuple[int, ...]:
-    """The states whose old values, possibly gated, make up a value that a matrix multiplies."""
+    """The states whose old values, possibly gated, form this argument of a matrix product."""
     instruction = program.body[id]
     if instruction.op == PREVIOUS:
         return (instruction["index"],)
@@ -237,7 +237,7 @@ def with_heads(program: Program, heads: int) -> Program:
 
 
 def _whole(parameter: Parameter) -> tuple[GateRows, ...]:
-    """The parts of a parameter; one part that covers all rows if it has none."""
+    """The parts of a parameter; if it has none, one part that covers all rows."""
     return parameter.parts or (GateRows(parameter.name, 0, parameter.shape[0]),)
 
 

@@ -71,7 +71,7 @@ def tangent(program: Program, given: Slots, perturbed: tuple[int, ...] = ()) -> 
 
 
 class _Forward(Derivation):
-    """Derives one tangent, visiting the body in order. A value whose tangent is zero has no entry."""
+    """Derives one tangent, visiting the body in order. Values whose tangent is zero are skipped."""
 
     def __init__(self, program: Program, given: Slots, perturbed: tuple[int, ...]) -> None:
         super().__init__(program, f"{program.name}.tangent")

@@ -1,4 +1,4 @@
-"""Tracing a cell's equations on symbols, stacking the matrices of gates that share a source, and naming gates."""
+"""Traces a cell's equations on symbols, stacks the matrices of gates that share a source, and names gates."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _Gate:
 
 @dataclass(frozen=True)
 class _GatePosition:
-    """A gate's rows: in a sum of `width` rows that starts at row `starts[k]` of the matrix of its k-th source."""
+    """The position of a gate's rows in a sum of `width` rows, which starts at row `starts[k]` of its k-th matrix."""
 
     starts: tuple[int, ...]
     width: int
@@ -121,7 +121,7 @@ class Trace(Builder):
         return self._gate(_Gate(name, ids, width, None if isinstance(bias, bool) else float(bias)), sources)
 
     def bias(self, name: str, width: int | None, initial: float | None) -> Symbol:
-        """Add the bias of a gate whose pre-activation isn't a single affine map; 0 in a layer without biases."""
+        """Add the bias of a gate whose pre-activation isn't a single affine map; it is 0 in a layer without biases."""
         width = self._new_name(name, width)
         if not self.sizes.bias:
             zero = self.constant(0.0, width)

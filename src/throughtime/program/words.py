@@ -1,4 +1,4 @@
-"""Error messages about words that the cell language doesn't have."""
+"""Error messages for names that are not part of the cell language."""
 
 from __future__ import annotations
 

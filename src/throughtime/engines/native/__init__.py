@@ -27,7 +27,7 @@ BUILT = _native is not None
 
 
 class NativeEngine:
-    """Runs programs in C++.
+    """Runs programs with the C++ extension module.
 
     Args:
         threads: the number of threads. Default: torch's number of threads if torch is loaded, otherwise all CPUs of the

@@ -40,7 +40,7 @@ class _Moment:
 
 @dataclass(frozen=True)
 class _Copy:
-    """A copy of a value, either to a place or into another value from an element on."""
+    """A copy of a value, either to a place or into another value."""
 
     moment: _Moment
     value: int
@@ -122,14 +122,14 @@ class _Lowering:
         return result
 
     def _arrival(self, id: int) -> _Moment:
-        """When a value can be copied: at its own time, or in the step if it is available before the loop."""
+        """The time at which a value can be copied: its own, or the step if it is available before the loop."""
         known = self.body[id].op in LEAVES or self.moments[id].phase == BEFORE
         return _Moment(STEP, 0) if known else self.moments[id]
 
     # Where.
 
     def _find_held(self) -> dict[int, tuple[int, int]]:
-        """Find values stored inside another value's memory, and their start: slices, and parts of a concatenation.
+        """Find values that share another value's memory (slices and parts of a concatenation), with their start.
 
         A concatenation of neighbors in a wider concatenation is a slice of that one.
         """
