@@ -42,7 +42,7 @@ def join(program: Program) -> dict[int, Instruction]:
     Values used more than once or outside the body are kept. A product with a second argument accumulates into that
     value.
     """
-    left = begun_products(program)
+    left = accumulated_products(program)
     uses = _uses(program)
     for id in reversed(range(len(program.body))):
         if id not in left:
@@ -62,7 +62,7 @@ def join(program: Program) -> dict[int, Instruction]:
     return {id: i for id, i in left.items() if id in read}
 
 
-def begun_products(program: Program) -> dict[int, Instruction]:
+def accumulated_products(program: Program) -> dict[int, Instruction]:
     """Fuse sums with products: the product accumulates into the other summand, which saves a pass over memory.
 
     If each slice of a product is added to something, the product is divided into one product per slice, with some of
