@@ -77,11 +77,11 @@ class _Lowering:
         self.outputs = [self._buffer("output", program.body[o.value].width, k) for k, o in enumerate(program.outputs)]
         self.nexts = [self._buffer("next", s.width, k) for k, s in enumerate(program.states)]
         self.homes: dict[int, Place] = {}  # of each value with memory of its own, except scratch
-        self.durable: dict[int, Place] = {}  # where an old state is found after its step
+        self.durable: dict[int, Place] = {}  # the place of an old state after its step
         self._choose_homes()
         self._emit()
 
-    # When.
+    # The schedule.
 
     def _schedule(self) -> dict[int, _Moment]:
         """Schedule each value as early as its phase allows."""
@@ -126,7 +126,7 @@ class _Lowering:
         known = self.body[id].op in LEAVES or self.moments[id].phase == BEFORE
         return _Moment(STEP, 0) if known else self.moments[id]
 
-    # Where.
+    # The buffers.
 
     def _find_held(self) -> dict[int, tuple[int, int]]:
         """Find values that share another value's memory (slices and parts of a concatenation), with their start.
