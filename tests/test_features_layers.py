@@ -361,11 +361,11 @@ def test_a_layer_can_be_rebuilt_from_its_programs_and_options() -> None:
         ({"bidirectional": True, "reverse": True}, "one of bidirectional and reverse"),
         ({"bidirectional": True, "merge": "sum", "skip": "residual", "returns": "last"}, "end at different steps"),
         ({"learn_initial": "yes"}, "learn_initial is True or False"),
-        ({"heads": 3}, "3 heads cannot share the 4 units of the state 'hidden'"),
+        ({"heads": 3}, "state 'hidden' of cell .* has 4 units, which can't be divided into 3 heads"),
         ({"heads": 0}, "heads must be a whole number"),
         ({"clip": -1.0}, "clip is a bound above 0"),
-        ({"activations": {"candidte": "relu"}}, "is called 'candidte'.*did you mean candidate"),
-        ({"activations": {"candidate": "relo"}}, "no activation is called 'relo'.*did you mean relu"),
+        ({"activations": {"candidat": "relu"}}, "named 'candidat'.*did you mean candidate"),
+        ({"activations": {"candidate": "relo"}}, "no activation named 'relo'.*did you mean relu"),
         ({"zoneot": 0.1}, "did you mean zoneout"),
     ],
 )
@@ -380,7 +380,7 @@ def test_invalid_saved_options_raise() -> None:
         Recurrent.from_programs(programs, HIDDEN, zoneot=0.1)
     with pytest.raises(UserError, match="layer 1 takes 4 features, but the one below it gives 7"):
         Recurrent.from_programs(programs, HIDDEN, skip="dense")
-    with pytest.raises(UserError, match="a matrix over a state, and cell 'indrnn' has none"):
+    with pytest.raises(UserError, match="cell 'indrnn' can't have heads"):
         Recurrent("indrnn", 3, 4, heads=2)
 
 

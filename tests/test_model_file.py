@@ -330,11 +330,11 @@ def assert_refused(path: Path, message: str) -> None:
 
 
 def test_files_that_are_not_models_raise(path: Path, tmp_path: Path) -> None:
-    assert_refused(tmp_path / "modl.safetensors", r"there is no such file, did you mean model\.safetensors")
-    (tmp_path / "text").write_text("not a model")
-    assert_refused(tmp_path / "text", "damaged, or is no file of safetensors")
+    assert_refused(tmp_path / "modle.safetensors", r"no such file, did you mean model\.safetensors")
+    (tmp_path / "text").write_text("no model")
+    assert_refused(tmp_path / "text", "damaged or not a safetensors file")
     save_file(nn.LSTM(2, 3).state_dict(), tmp_path / "foreign.safetensors", {"format": "pt"})
-    assert_refused(tmp_path / "foreign.safetensors", "does not say of what")
+    assert_refused(tmp_path / "foreign.safetensors", "no description of the model")
     content = path.read_bytes()
     path.write_bytes(content[:-1])
     assert_refused(path, "damaged")
@@ -366,7 +366,7 @@ def test_weights_that_do_not_match_the_model_raise(path: Path) -> None:
         throughtime.load(path)
     for odd in (torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int32)):
         save_file(weights | {"bias_l0": odd}, path, metadata)
-        assert_refused(path, "all be of one of the types")
+        assert_refused(path, "all have the same type")
 
 
 def test_a_vocabulary_that_does_not_match_the_model_raises(tmp_path: Path) -> None:
@@ -522,5 +522,5 @@ def test_claims_of_huge_sizes_allocate_no_memory(tmp_path: Path) -> None:
 
 
 def test_loading_something_that_is_not_a_path_raises() -> None:
-    with pytest.raises(UserError, match="given int"):
+    with pytest.raises(UserError, match="got int"):
         throughtime.load(3)  # type: ignore[arg-type]

@@ -236,11 +236,11 @@ def test_a_program_in_format_1_can_be_loaded():
         ("{", "not JSON"),
         ("[" * 100_000, "not JSON"),
         ("1" * 5000, "not JSON"),
-        ("null", f"format {FORMAT} is wanted; given None"),
-        ("[]", "given None"),
-        ("{}", "given None"),
-        ('{"format": 2}', "given 2. A newer one needs a newer throughtime"),
-        ('{"format": "1"}', "given '1'"),
+        ("null", f"format {FORMAT}, got None"),
+        ("[]", "got None"),
+        ("{}", "got None"),
+        ('{"format": 2}', "got 2. A newer format needs a newer throughtime"),
+        ('{"format": "1"}', "got '1'"),
         ('{"format": 1}', "KeyError: 'name'"),
     ],
     ids=lambda text: text[:20],
@@ -263,7 +263,7 @@ def test_nesting_that_exceeds_pythons_recursion_limit_raises():
 def test_a_duplicate_in_a_long_list_of_names_is_found_quickly():
     content = json.loads(to_json(cells.rnn.program(3, 4)))
     content["names"] = [[f"v{k}", 0] for k in range(60_000)] + [["v0", 1]]
-    with pytest.raises(ProgramError, match="two values are called v0"):
+    with pytest.raises(ProgramError, match="two values are named v0"):
         from_json(json.dumps(content))
 
 

@@ -345,7 +345,7 @@ def test_nothing_is_recorded_under_a_transform_and_that_is_said():
 
 def test_the_torch_engine_says_that_it_cannot():
     layer = throughtime.LSTM(4, 5, engine="torch")
-    with throughtime.record(layer, "*.forget"), pytest.raises(UserError, match="engine 'torch' cannot run this"):
+    with throughtime.record(layer, "*.forget"), pytest.raises(UserError, match="engine 'torch' can't run this"):
         layer(torch.randn(6, 3, 4))
 
 

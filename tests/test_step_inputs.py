@@ -213,9 +213,9 @@ def no_state(x, dt=inputs()):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (forgotten_declaration, r"declare it as an input: def forgotten_declaration(x, h, dt=inputs(width=1))."),
-        (name_of_an_argument, "an input cannot be called 'lengths': a layer has an argument of that name"),
-        (no_state, "a cell takes at least one state besides its inputs"),
+        (forgotten_declaration, r"declare it as one: def forgotten_declaration(x, h, dt=inputs(width=1))."),
+        (name_of_an_argument, "an input can't be named 'lengths': layers have an argument of that name"),
+        (no_state, "a cell must take at least one state besides its inputs"),
     ],
 )
 def test_a_wrong_declaration_raises_with_a_fix(function, message):
@@ -265,7 +265,7 @@ def test_widths_can_be_computed_from_sizes_and_hyper_parameters():
     def unknown(x, h, s=state(width=lambda units: units // 4)):
         return h, s
 
-    with pytest.raises(CellError, match="computed from 'units'; it can be from input_size, hidden_size"):
+    with pytest.raises(CellError, match="depends on 'units'; it can depend only on input_size, hidden_size"):
         unknown.program(3, 8)
 
     @cell
