@@ -78,11 +78,11 @@ def test_a_traced_model_takes_a_reset() -> None:
 def test_a_reset_of_another_shape_is_refused() -> None:
     layer = throughtime.LSTM(INPUT, HIDDEN)
     x = torch.randn(STEPS, ROWS, INPUT)
-    with pytest.raises(UserError, match=r"reset must have the shape \[7, 4\]; given \[4, 7\]"):
+    with pytest.raises(UserError, match=r"reset must have shape \[7, 4\], got \[4, 7\]"):
         layer(x, reset=torch.zeros(ROWS, STEPS))
-    with pytest.raises(UserError, match=r"reset must have the shape \[7, 4\]; given list"):
+    with pytest.raises(UserError, match=r"reset must have shape \[7, 4\], got list"):
         layer(x, reset=[0])
-    with pytest.raises(UserError, match="not with a packed sequence"):
+    with pytest.raises(UserError, match="need a padded input, got a packed sequence"):
         layer(nn.utils.rnn.pack_sequence([x[:, 0]]), reset=torch.zeros(STEPS, 1))
 
 

@@ -151,7 +151,7 @@ def test_a_compiled_graph_holds_the_parameters_themselves() -> None:
 
 def test_torchs_layers_are_frozen_once_they_are_ours() -> None:
     model = nn.Sequential(nn.LSTM(3, 5))
-    with pytest.raises(UserError, match=r"Sequential has no recurrent layer.*accelerate"):
+    with pytest.raises(UserError, match=r"Sequential has no throughtime layer.*accelerate"):
         throughtime.freeze(model)
     throughtime.accelerate(model)
     throughtime.freeze(model)
@@ -161,12 +161,12 @@ def test_torchs_layers_are_frozen_once_they_are_ours() -> None:
 
 @pytest.mark.parametrize("given", [None, "run", {"weight": torch.zeros(1)}])
 def test_what_is_no_module_is_refused(given: Any) -> None:
-    with pytest.raises(UserError, match=f"module is wanted.*given {type(given).__name__}"):
+    with pytest.raises(UserError, match=f"expects a torch module.*got {type(given).__name__}"):
         throughtime.freeze(given)
 
 
 @torch.no_grad()
 def test_an_input_of_another_type_is_refused() -> None:
     layer = throughtime.freeze(throughtime.Recurrent("gru", 3, 5))
-    with pytest.raises(UserError, match=r"input must be torch\.float32"):
+    with pytest.raises(UserError, match=r"input must have the layers' dtype, torch\.float32, got torch\.float64"):
         layer(torch.randn(4, 2, 3, dtype=torch.float64))

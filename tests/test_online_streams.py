@@ -104,9 +104,9 @@ def test_the_method_follows_the_size_and_the_log_says_so(caplog):
     assert [m.bytes for m in small.methods] == [64 * 4 * 32 * 41 * 4]
     assert [s.methods[0].name for s in (small, large, local)] == ["rtrl", "snap1", "rtrl"]
     assert caplog.messages == [
-        "layer 0 (lstm) learns by exact RTRL, sensitivities of 1.3 MB",
-        "layer 0 (lstm) learns by SnAp-1, sensitivities of 491.0 kB",  # 2 elements for 3 gates, 1 for the output gate
-        "layer 0 (mingru) learns by exact RTRL, sensitivities of 9.2 kB",
+        "layer 0 (lstm): exact RTRL, 1.3 MB of sensitivities",
+        "layer 0 (lstm): SnAp-1, 491.0 kB of sensitivities",  # 2 elements for 3 gates, 1 for the output gate
+        "layer 0 (mingru): exact RTRL, 9.2 kB of sensitivities",
     ]
     assert Stream(Recurrent("lstm", 8, 32)).methods == ()
 
@@ -183,7 +183,7 @@ def test_what_is_refused():
     with pytest.raises(UserError, match="both directions"):
         Stream(Recurrent("gru", 2, 3, bidirectional=True), learn=True)
     model = network(Point(1, "mse"))
-    with pytest.raises(UserError, match=r"make it with Stream\(model, learn=True\)"):
+    with pytest.raises(UserError, match=r"create it with Stream\(model, learn=True\)"):
         Stream(model).learn(1.0)
     stream = Stream(model, learn=True)
     with pytest.raises(UserError, match="call step first"):

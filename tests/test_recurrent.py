@@ -140,7 +140,7 @@ def test_parameters_that_would_be_stored_under_one_name_are_told() -> None:
     def twice(x, h):  # type: ignore[no-untyped-def]
         return tanh(affine("own", x, h)) * parameter("own.scale") * parameter("own_scale")
 
-    with pytest.raises(UserError, match="two parameters of cell 'twice' are stored as 'own_scale_l0': rename one"):
+    with pytest.raises(UserError, match="two parameters of cell 'twice' are both stored as 'own_scale_l0': rename one"):
         Recurrent(twice, 3, 4)
 
 
@@ -195,9 +195,9 @@ def test_nonsense_is_refused(arguments: tuple[object, ...], message: str) -> Non
 
 def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
     layer = Recurrent("lstm", 3, 4)
-    with pytest.raises(UserError, match=r"\[T, B, 3\].*given \[2, 2, 5\]"):
+    with pytest.raises(UserError, match=r"\[T, B, 3\].*got \[2, 2, 5\]"):
         layer(torch.zeros(2, 2, 5))
-    with pytest.raises(UserError, match=r"must have the shape \[\[1, 2, 4\], \[1, 2, 4\]\]"):
+    with pytest.raises(UserError, match=r"must have shape \[\[1, 2, 4\], \[1, 2, 4\]\]"):
         layer(torch.zeros(2, 2, 3), torch.zeros(1, 2, 4))
     with pytest.raises(UserError, match="integers from 0 to 2"):
         layer(torch.zeros(2, 2, 3), lengths=[1, 3])
@@ -206,14 +206,20 @@ def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"input": [[0.0]]}, "the input must be a tensor; given list"),
+        ({"input": [[0.0]]}, "the input must be a tensor, got list"),
         ({"input": torch.zeros(2, 2, dtype=torch.int64)}, r"got torch.int64. For token ids.*table=embedding.weight"),
-        ({"input": torch.zeros(2, 2, 3, dtype=torch.float64)}, "the input must be torch.float32.*given torch.float64"),
-        ({"state": ([0.0], [0.0])}, "the state must be a tensor; given list"),
-        ({"state": (torch.zeros(1, 2, 4, dtype=torch.float64),) * 2}, "the state must be torch.float32"),
+        (
+            {"input": torch.zeros(2, 2, 3, dtype=torch.float64)},
+            "the input must have the layers' dtype, torch.float32, got torch.float64",
+        ),
+        ({"state": ([0.0], [0.0])}, "the state must be a tensor, got list"),
+        (
+            {"state": (torch.zeros(1, 2, 4, dtype=torch.float64),) * 2},
+            "the state must have the layers' dtype, torch.float32",
+        ),
         ({"lengths": [1.5, 1]}, r"integers from 0 to 2, got \[1.5, 1.0\]"),
         ({"lengths": "ab"}, "integers from 0 to 2, got 'ab'"),
-        ({"reset": [[0, 0], [0, 0]]}, r"reset must have the shape \[2, 2\]; given list"),
+        ({"reset": [[0, 0], [0, 0]]}, r"reset must have shape \[2, 2\], got list"),
     ],
 )
 def test_what_is_no_tensor_of_the_right_type_is_told(given: dict[str, Any], message: str) -> None:
@@ -260,7 +266,7 @@ def test_a_reset_is_a_new_beginning(cell: str | throughtime.Cell, engine: str) -
 
 
 def test_a_reset_of_the_wrong_shape_is_refused() -> None:
-    with pytest.raises(UserError, match=r"reset must have the shape \[4, 2\]; given \[4\]"):
+    with pytest.raises(UserError, match=r"reset must have shape \[4, 2\], got \[4\]"):
         Recurrent("gru", 3, 5)(torch.zeros(4, 2, 3), reset=torch.zeros(4))
 
 
@@ -298,9 +304,9 @@ def test_equal_programs_are_one() -> None:
 @pytest.mark.parametrize(
     ("cell", "option", "message"),
     [
-        ("lstm", {"proj_size": 2}, r"proj_size is projection here: Recurrent\(..., projection=...\)"),
-        ("rnn", {"nonlinearity": "relu"}, r"nonlinearity is activation here: Recurrent\(..., activation=...\)"),
-        ("gru", {"proj_size": 2}, "projection of some cells here, but cell 'gru' has no hyper-parameters"),
+        ("lstm", {"proj_size": 2}, r"proj_size is called projection here: Recurrent\(..., projection=...\)"),
+        ("rnn", {"nonlinearity": "relu"}, r"nonlinearity is called activation here: Recurrent\(..., activation=...\)"),
+        ("gru", {"proj_size": 2}, "projection of some cells, but cell 'gru' has no hyper-parameters"),
     ],
 )
 def test_torchs_names_of_options_point_to_ours(cell, option, message):

@@ -387,9 +387,11 @@ def test_what_cannot_be_streamed() -> None:
         Stream(throughtime.LSTM(2, 3, dtype=torch.bfloat16))
     with pytest.raises(UserError, match="Linear"):
         Stream(nn.Linear(2, 3))
-    with pytest.raises(UserError, match=r"Sequential is not .*: pass a layer in it, as model\.get_submodule\('1'\)"):
+    with pytest.raises(
+        UserError, match=r"Sequential is not .*: pass one of its layers, as model\.get_submodule\('1'\)"
+    ):
         Stream(nn.Sequential(nn.Linear(2, 3), throughtime.GRU(3, 4)))
-    with pytest.raises(UserError, match="given int"):
+    with pytest.raises(UserError, match="got int"):
         Stream(3)
     for rows in (0, -1, True, 1.0):
         with pytest.raises(UserError, match="rows"):
@@ -440,13 +442,13 @@ def test_states_that_do_not_fit() -> None:
     state = stream.state
     with pytest.raises(UserError, match=r"'layer0\.cel', did you mean layer0\.cell"):
         stream.state = {"layer0.hidden": state["layer0.hidden"], "layer0.cel": state["layer0.cell"]}
-    with pytest.raises(UserError, match="lack"):
+    with pytest.raises(UserError, match="missing states"):
         stream.state = {"layer0.hidden": state["layer0.hidden"]}
     for wrong in (np.zeros((2, 9), np.float32), np.zeros((2, 8)), 0):
-        with pytest.raises(UserError, match=r"layer0\.cell is float32 \[2, 8\]; given"):
+        with pytest.raises(UserError, match=r"layer0\.cell must be float32 \[2, 8\], got"):
             stream.state = {**state, "layer0.cell": wrong}
     for rows in (2, [0, 5], np.zeros(3, bool), "a"):
-        with pytest.raises(UserError, match="numbered from 0 to 1"):
+        with pytest.raises(UserError, match="rows must be indices from 0 to 1"):
             stream.reset(rows)  # type: ignore[arg-type]
 
 

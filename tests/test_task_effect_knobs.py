@@ -93,7 +93,7 @@ def test_a_stream_keeps_its_settings_and_can_change_them(run, tmp_path):
     with torch.no_grad():
         expected = run.model()(torch.from_numpy(inputs)[:, None])[0][:, 0, 0].numpy()
     assert np.concatenate([first, second]) == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(UserError, match=r"a block is a float32 array \[steps, 1\] or \[steps\], got float64 "):
+    with pytest.raises(UserError, match=r"a block must be a float32 array \[steps, 1\] or \[steps\], got float64 "):
         changed.process(dry.astype(float))
 
 
