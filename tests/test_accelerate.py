@@ -80,7 +80,7 @@ def test_what_would_not_gain_is_left_and_named() -> None:
     model = nn.ModuleDict({"own": Own(3, 4), "bf16": nn.GRU(3, 4).bfloat16()})
     report = substitute_layers(model)
     assert not report.changed
-    assert "class of its own" in report.left["own"]
+    assert "custom class" in report.left["own"]
     assert "bfloat16" in report.left["bf16"]
     assert type(model["own"]) is Own
 

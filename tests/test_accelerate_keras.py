@@ -242,8 +242,8 @@ def test_what_is_left_says_why(keras: Any) -> None:
         pass
 
     layers = {
-        "class of its own": Own(HIDDEN),
-        "cell OwnCell is not one of": keras.layers.RNN(OwnCell(HIDDEN)),
+        "custom class": Own(HIDDEN),
+        "cell OwnCell is not Keras's": keras.layers.RNN(OwnCell(HIDDEN)),
         "activation gelu is not one of tanh, sigmoid": keras.layers.LSTM(HIDDEN, activation="gelu"),
         "computes in bfloat16": keras.layers.GRU(HIDDEN, dtype="bfloat16"),
     }

@@ -296,13 +296,13 @@ def test_refusals(tmp_path: Path) -> None:
     infinite = Recurrent("gru", 2, 3)
     nn.init.constant_(infinite.get_parameter("weight_x_l0"), float("inf"))
     for module, name, words in [
-        (Recurrent("gru", 2, 3, bidirectional=True), "net.c", "both directions of time"),
+        (Recurrent("gru", 2, 3, bidirectional=True), "net.c", "bidirectional"),
         (Recurrent("gru", 2, 3, reverse=True), "net.c", "from the last step to the first"),
-        (nn.GRU(2, 3, bidirectional=True), "net.c", "both directions of time"),
+        (nn.GRU(2, 3, bidirectional=True), "net.c", "bidirectional"),
         (infinite, "net.c", "must be finite"),
         (nn.Linear(2, 3), "net.c", "Linear is not a recurrent layer"),
         (Recurrent("gru", 2, 3), "net.h", "must end in .c"),
-        (Recurrent("gru", 2, 3), 'a"b.c', "must consist of"),
+        (Recurrent("gru", 2, 3), 'a"b.c', "may contain only"),
     ]:
         with pytest.raises(UserError, match=words):
             to_c(module, tmp_path / name)

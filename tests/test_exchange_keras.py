@@ -110,7 +110,10 @@ def test_backwards(keras: Any) -> None:
 def test_a_layer_trained_with_dropout_runs_inference(keras: Any, caplog: pytest.LogCaptureFixture) -> None:
     layer = built(keras.layers.LSTM(HIDDEN, dropout=0.1, recurrent_dropout=0.25, name="noisy"))
     module = throughtime.from_keras(layer)
-    assert "noisy: its dropout=0.1 of the input is left out; put torch.nn.Dropout before it" in caplog.text
+    assert (
+        "noisy: its input dropout=0.1 is not included; to train it further, apply torch.nn.Dropout before it"
+        in caplog.text
+    )
     assert module.options.recurrent_dropout == 0.25
     assert_alike(module, layer)
 
@@ -119,7 +122,7 @@ def test_a_stateful_layer_leaves_the_state_to_its_caller(keras: Any, caplog: pyt
     model = keras.Sequential([keras.Input((STEPS, INPUT), batch_size=ROWS), keras.layers.GRU(HIDDEN, stateful=True)])
     randomized(model)
     module, x = throughtime.from_keras(model.layers[0]), some_input()
-    assert "stateful: pass the state that a call returns to the next call" in caplog.text
+    assert "stateful: pass the state that each call returns to the next call" in caplog.text
     with torch.no_grad():
         _, state = module(torch.from_numpy(x))
         output, _ = module(torch.from_numpy(x), state)
@@ -130,7 +133,7 @@ def test_a_stateful_layer_leaves_the_state_to_its_caller(keras: Any, caplog: pyt
 def test_backwards_over_all_steps(keras: Any, caplog: pytest.LogCaptureFixture) -> None:
     layer = built(keras.layers.LSTM(HIDDEN, go_backwards=True, return_sequences=True))
     module, x = throughtime.from_keras(layer), some_input()
-    assert "output is in the order of its input; flip it to have Keras's order" in caplog.text
+    assert "returns outputs in input order; flip them to match Keras" in caplog.text
     np.testing.assert_allclose(by_us(module, x)[0][:, ::-1], by_keras(layer, x)[0], **CLOSE)
 
 
@@ -236,7 +239,7 @@ def test_a_functional_model_and_one_of_a_users_class(keras: Any, tmp_path: Path)
     assert list(found) == ["encode"]
     assert_alike(found["encode"], own)
     own.save(tmp_path / "own.keras")
-    with pytest.raises(KerasError, match=r"\(Own\) does not list its layers: save model\.save_weights"):
+    with pytest.raises(KerasError, match=r"\(Own\) does not list its layers: call model\.save_weights"):
         throughtime.from_keras(tmp_path / "own.keras")
 
 
@@ -250,38 +253,42 @@ def arrays(gates: int = 4, units: int = HIDDEN) -> list[np.ndarray]:
 
 def test_what_does_not_fit_is_told() -> None:
     for given_arrays, words, told in [
-        (arrays(2), {}, r"\[\[3, 8\], \[4, 8\], \[8\]\] are not those of SimpleRNN, LSTM or GRU"),
-        (arrays()[:1], {}, "a kernel, a recurrent kernel and a bias or none"),
-        (arrays(3), {"reset_after": True}, "are not those of.*reset_after=True"),
-        ([a.astype(np.float64) if a.ndim == 1 else a for a in arrays()], {}, "one floating-point type"),
-        ([a.astype(np.int64) for a in arrays()], {}, "one floating-point type; given .'int64'"),
-        (arrays(), {"units": 5}, "units is 5, but its arrays say 4"),
+        (arrays(2), {}, r"\[\[3, 8\], \[4, 8\], \[8\]\] do not fit SimpleRNN, LSTM or GRU"),
+        (arrays()[:1], {}, "expected a kernel, a recurrent kernel and optionally a bias"),
+        (arrays(3), {"reset_after": True}, "do not fit.*reset_after=True"),
+        ([a.astype(np.float64) if a.ndim == 1 else a for a in arrays()], {}, "same floating-point dtype"),
+        ([a.astype(np.int64) for a in arrays()], {}, "same floating-point dtype, got .'int64'"),
+        (arrays(), {"units": 5}, "units is 5, but its arrays imply 4"),
         (arrays(), {"use_bias": False}, "use_bias is False"),
         (arrays(), {"reset_after": True}, "LSTM has no argument 'reset_after'"),
         (arrays(1), {"recurrent_activation": "tanh"}, "SimpleRNN has no argument 'recurrent_activation'"),
         (arrays(), {"activatoin": "relu"}, "no argument 'activatoin', did you mean activation"),
-        (arrays(), {"activation": "tahn"}, "activation is one of tanh, .*given 'tahn', did you mean tanh"),
-        (arrays(), {"activation": {"class_name": "x"}}, "given {'class_name'"),
-        (arrays(), {"dropout": 2}, "dropout is a probability from 0 to 1; given 2"),
-        (arrays(), {"return_sequences": 1}, "return_sequences is True or False; given 1"),
-        (arrays(), {"recurrent_dropout": 2.0}, "from 0 to 1; given 2.0"),
-        (arrays() + arrays(), {"merge_mode": "avg"}, "merge_mode is one of concat, sum, ave, mul, None; given 'avg'"),
-        (arrays() + arrays(units=5), {}, "directions must be one layer forward"),
-        (arrays() + arrays(), {"layer": 3}, "layer is a class_name and its config; given 3"),
-        (3, {}, "given int"),
-        ([1, 2], {}, "given list"),
+        (arrays(), {"activation": "tahn"}, "activation must be one of tanh, .*got 'tahn', did you mean tanh"),
+        (arrays(), {"activation": {"class_name": "x"}}, "got {'class_name'"),
+        (arrays(), {"dropout": 2}, "dropout must be a probability from 0 to 1, got 2"),
+        (arrays(), {"return_sequences": 1}, "return_sequences must be True or False, got 1"),
+        (arrays(), {"recurrent_dropout": 2.0}, "from 0 to 1, got 2.0"),
+        (
+            arrays() + arrays(),
+            {"merge_mode": "avg"},
+            "merge_mode must be one of concat, sum, ave, mul, None, got 'avg'",
+        ),
+        (arrays() + arrays(units=5), {}, "directions must be the same layer, one forward"),
+        (arrays() + arrays(), {"layer": 3}, "layer must have a class_name and a config, got 3"),
+        (3, {}, "got int"),
+        ([1, 2], {}, "got list"),
     ]:
         with pytest.raises(UserError, match=told):
             throughtime.from_keras(given_arrays, **words)
 
 
 def test_other_layers_are_told(keras: Any) -> None:
-    with pytest.raises(KerasError, match=r"given Dense\. Give from_keras the layer inside a wrapper"):
+    with pytest.raises(KerasError, match=r"got Dense\. Pass the layer inside a wrapper"):
         throughtime.from_keras(keras.layers.Dense(3))
 
 
 def test_files_that_have_nothing_are_told(keras: Any, tmp_path: Path) -> None:
-    cases = {"no.keras": "there is no such file", "text.keras": "no file of HDF5", "zip.keras": "no config.json"}
+    cases = {"no.keras": "file not found", "text.keras": "not an HDF5 file", "zip.keras": "config.json is missing"}
     for name, told in cases.items():
         path = tmp_path / name
         if name == "text.keras":
@@ -292,11 +299,11 @@ def test_files_that_have_nothing_are_told(keras: Any, tmp_path: Path) -> None:
             throughtime.from_keras(path)
     model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(3)])
     model.save(tmp_path / "dense.keras")
-    with pytest.raises(KerasError, match="has no layer SimpleRNN, LSTM, GRU or RNN, alone or in"):
+    with pytest.raises(KerasError, match="has no SimpleRNN, LSTM, GRU or RNN layer, alone or in"):
         throughtime.from_keras(tmp_path / "dense.keras")
     with h5py.File(tmp_path / "old.h5", "w") as file:
         file.attrs["layer_names"] = ["lstm"]
-    with pytest.raises(KerasError, match="older Keras"):
+    with pytest.raises(KerasError, match="Keras before version 3"):
         throughtime.from_keras(tmp_path / "old.h5")
 
 
@@ -364,7 +371,7 @@ def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
         archive.writestr("config.json", bytes(1 << 28))
         archive.writestr("model.weights.h5", b"")
     printed = run_python(LIMITED, *paths)
-    told = ["and is not there", "in one piece", "more groups in groups", "says that it is 268435456 bytes"]
+    told = ["is missing or has the wrong size", "not contiguous", "nested too deeply", "to 268435456 bytes"]
     for line, words in zip(printed.splitlines(), told, strict=True):
         assert words in line
 

@@ -75,7 +75,7 @@ def test_stacked_cells_of_several_kinds_need_a_configuration(keras: Any, tmp_pat
     model = keras.Sequential([keras.Input((STEPS, INPUT)), mixed, k.GRU(2, name="gru")])
     found = read(model, tmp_path / "model.weights.h5")
     assert list(found) == ["gru"]
-    assert "in which order cells are stacked: read it from a .keras file" in found.unread["run"]
+    assert "the order of stacked cells: read the model from a .keras file" in found.unread["run"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -100,7 +100,7 @@ def test_both_directions_of_stacked_cells(keras: Any, tmp_path: Path) -> None:
     found = read(model, tmp_path / "model.keras")
     for ours, theirs in zip(by_us(found["both"], some_input()), by_keras(model, some_input()), strict=True):
         np.testing.assert_allclose(ours, theirs, **CLOSE)
-    with pytest.raises(KerasError, match=r"above the topmost cell.*only merge_mode=None can be read"):
+    with pytest.raises(KerasError, match=r"after the top cell.*only merge_mode=None is supported"):
         read(both("concat"), tmp_path / "merged.keras")
 
 
@@ -118,7 +118,7 @@ def test_layers_in_wrappers(keras: Any, tmp_path: Path, form: str, caplog: pytes
     if form != "weights.h5":
         np.testing.assert_allclose(by_us(found["both"], ours)[0], by_keras(model, x)[0], **CLOSE)
         assert "inner of model" in caplog.text
-        assert "is inside of TimeDistributed 'frames'" in found.notes["inner"][0]
+        assert "is inside TimeDistributed 'frames'" in found.notes["inner"][0]
 
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
@@ -185,7 +185,7 @@ def test_a_masking_layer_masks(keras: Any, tmp_path: Path, caplog: pytest.LogCap
     model = keras.Sequential([keras.Input((STEPS, INPUT)), masking, k.LSTM(HIDDEN, name="run")])
     randomized(model)
     found = read(model, tmp_path / "model.keras")
-    assert "run of model.keras skips steps that padding (Masking of 0.5) masks: give it lengths" in caplog.text
+    assert "run of model.keras skips steps that padding (Masking of 0.5) masks: pass lengths to it" in caplog.text
     x = some_input()
     x[1, 3:] = 0.5
     lengths = found.masks["run"][0].lengths(torch.from_numpy(x))
@@ -203,7 +203,7 @@ def test_a_mask_that_the_model_computes(keras: Any, tmp_path: Path) -> None:
     model = keras.Model(start, keras.layers.LSTM(HIDDEN, name="run")(start, mask=mask))
     found = read(model, tmp_path / "model.keras")
     (note,) = found.notes["run"]
-    assert re.fullmatch(r"the model gives it the mask that 'any(_\d+)?' computes; give it lengths", note)
+    assert re.fullmatch(r"it takes the mask that 'any(_\d+)?' computes in the model; pass lengths instead", note)
 
 
 # What can't be read.
@@ -240,14 +240,14 @@ def test_what_cannot_be_read_is_named(keras: Any, tmp_path: Path, caplog: pytest
         assert list(found) == ["fine"]
         own = next(name for name in found.unread if name not in ("odd", "convolved"))
         assert "own" in own
-        assert "the configuration doesn't say what computes with these weights" in found.unread[own]
-        assert "activation is one of" in found.unread["odd"]
+        assert "the configuration doesn't say which layer uses these weights" in found.unread[own]
+        assert "activation must be one of" in found.unread["odd"]
         assert "convolution" in found.unread["convolved"]
         for name in found.unread:
             assert f"Not read from model.{form}: {name}: " in caplog.text
-        with pytest.raises(KerasError, match="the layer 'convolved' could not be read: ConvLSTM1D computes"):
+        with pytest.raises(KerasError, match="layer 'convolved' could not be read: ConvLSTM1D computes"):
             found["convolved"]
-        with pytest.raises(KerasError, match=r"no recurrent layer is named 'fime', did you mean fine.*there are: fine"):
+        with pytest.raises(KerasError, match=r"no recurrent layer named 'fime', did you mean fine.*its layers: fine"):
             found["fime"]
     found = read(model, tmp_path / "model.weights.h5")
     assert set(found) == {"fine", "odd", "hidden"}
@@ -266,7 +266,7 @@ def test_an_h5_of_keras_2_is_refused(keras: Any, tmp_path: Path) -> None:
     one_layer(keras, keras.layers.LSTM(HIDDEN)).save(tmp_path / "model.h5")
     with h5py.File(tmp_path / "model.h5", "a") as file:
         file.attrs["keras_version"] = "2.15.0"
-    with pytest.raises(KerasError, match="of an older Keras: load it there"):
+    with pytest.raises(KerasError, match="written by Keras before version 3: load the model there"):
         throughtime.from_keras(tmp_path / "model.h5")
 
 
@@ -275,6 +275,6 @@ def test_dropout_in_a_file_leaves_inference_as_it_is(keras: Any, tmp_path: Path)
     model = one_layer(keras, layer)
     found = read(model, tmp_path / "model.keras")
     assert found.notes["run"] == [
-        "its dropout=0.2 of the input is left out; put torch.nn.Dropout before it to train it further"
+        "its input dropout=0.2 is not included; to train it further, apply torch.nn.Dropout before it"
     ]
     np.testing.assert_allclose(by_us(found["run"], some_input())[0], by_keras(model, some_input())[0], **CLOSE)

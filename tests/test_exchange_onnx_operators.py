@@ -263,7 +263,7 @@ def test_a_branch_sees_no_value_of_the_other() -> None:
 
 def test_a_condition_of_many_values() -> None:
     model = throughtime.from_onnx(chosen([node("Equal", "rate usual", "is")], {"usual": np.array(16000)}))
-    with pytest.raises(UserError, match=r"one truth value, got the shape \[2\]"):
+    with pytest.raises(UserError, match=r"a single boolean, got shape \[2\]"):
         model(torch.zeros(STEPS, ROWS, 2), torch.tensor([8000, 16000]))
 
 

@@ -363,9 +363,9 @@ def test_what_stands_in_the_way_of_a_module_is_told() -> None:
 
     x, layer = torch.zeros(2, 1, INPUT), throughtime.Recurrent("mgu", INPUT, HIDDEN)
     for module, words, told in [
-        (nn.Sequential(throughtime.GRU(INPUT, HIDDEN)), {}, r"Sequential that holds layers \(0\).*pass example=x"),
+        (nn.Sequential(throughtime.GRU(INPUT, HIDDEN)), {}, r"Sequential that contains layers \(0\).*pass example=x"),
         (nn.Sequential(throughtime.GRU(INPUT, HIDDEN)), {"example": 3}, "example must be a tensor.*got int"),
-        (nn.Sequential(layer), {"example": x}, "the layer '0': torch has no layer of the cell 'mgu'"),
+        (nn.Sequential(layer), {"example": x}, "layer '0': torch has no layer for the cell 'mgu'"),
         (Failing(), {"example": x}, "can't export this Failing: ArithmeticError: no way"),
         (layer, {"example": x}, "a Recurrent is exported without an example"),
     ]:

@@ -147,7 +147,7 @@ def test_a_data_file_that_is_missing_or_cut_off(tmp_path: Path) -> None:
     data.write_bytes(data.read_bytes()[:-1])
     refused(path, "'B'", str(data), "cut off")
     data.unlink()
-    refused(path, str(data), "No such file", "beside the model")
+    refused(path, str(data), "No such file", "next to the model")
 
 
 def changed(path: Path, **entries: str) -> Path:
@@ -170,7 +170,7 @@ def test_only_files_in_the_models_directory_are_read(tmp_path: Path) -> None:
     (home / "link").symlink_to(secret)
     (home / "inside").mkdir()
     for location in (str(secret), "../secret", "inside/../../secret", "link", "", ".", "a\0b"):
-        refused(changed(home / "model.onnx", location=location), "'W'", "own directory")
+        refused(changed(home / "model.onnx", location=location), "'W'", "outside the model's directory")
     refused(changed(home / "model.onnx", location="inside"), "not a regular file")
     os.mkfifo(home / "pipe")
     refused(changed(home / "model.onnx", location="pipe"), "not a regular file")
@@ -262,7 +262,7 @@ def test_weights_that_do_not_fit_are_told() -> None:
     with pytest.raises(UserError, match=r"takes x, W, R, B; got 1 in order.*weights=\{'B': array, 'R': array"):
         throughtime.from_onnx(model)(torch.zeros(STEPS, ROWS, INPUT))
     own = arrays("GRU")
-    with pytest.raises(UserError, match=r"its R must have the shape \[1, 12, 4\]"):
+    with pytest.raises(UserError, match=r"R must have shape \[1, 12, 4\]"):
         throughtime.from_onnx(model)(torch.zeros(STEPS, ROWS, INPUT), own["W"], own["R"][:, :6], own["B"])
 
 

@@ -133,15 +133,15 @@ def test_guitarml_holds_torchs_weights(tmp_path, cell, skip):
 
 
 @pytest.mark.parametrize(("name", "model", "message"), [
-    ("nam", {"skip": True}, "has no skip connection.*RTNeural's JSON holds it"),
-    ("nam", {"cell": "gru"}, "holds LSTM layers, and this network has GRU; RTNeural's JSON holds it"),
-    ("guitarml", {"layers": 2}, "holds one layer, and this network has 2"),
-    ("rtneural", {"cell": "mgu"}, "holds LSTM and GRU layers.*export to model.onnx"),
-    ("rtneural", {"cell": "gru_reset_before"}, "holds LSTM and GRU layers.*export to model.onnx"),
-    ("rtneural", {"inputs": 2}, "this network is for 2 numbers per step.*ONNX can hold it"),
-    ("rtneural", {"output": Categorical(5)}, "and gives 5 per step"),
-    ("rtneural", {"learn_initial": True}, "starts from zeros"),
-    ("rtneural", {"bidirectional": True}, "of one direction"),
+    ("nam", {"skip": True}, "does not support the network's skip connection; use RTNeural's JSON"),
+    ("nam", {"cell": "gru"}, "supports only LSTM layers, but this network has GRU; use RTNeural's JSON"),
+    ("guitarml", {"layers": 2}, "supports only one layer, but this network has 2"),
+    ("rtneural", {"cell": "mgu"}, "supports only LSTM and GRU layers.*Export it to ONNX instead: model.onnx"),
+    ("rtneural", {"cell": "gru_reset_before"}, "supports only LSTM and GRU layers.*Export it to ONNX instead: model.onnx"),
+    ("rtneural", {"inputs": 2}, "this one reads 2 numbers per step.*Export it to ONNX instead"),
+    ("rtneural", {"output": Categorical(5)}, "and outputs 5 per step"),
+    ("rtneural", {"learn_initial": True}, "always starts from zeros"),
+    ("rtneural", {"bidirectional": True}, "supports only unidirectional"),
 ])  # fmt: skip
 def test_what_a_format_cannot_hold(tmp_path, name, model, message):
     with pytest.raises(UserError, match=message):

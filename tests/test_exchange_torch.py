@@ -207,20 +207,20 @@ def test_a_model_with_a_recurrent_comes_back_as_torchs() -> None:
 
 def test_what_torch_has_not_is_told() -> None:
     for words, told in [
-        ({"cell": "gru_reset_before"}, "no layer of the cell 'gru_reset_before'.*rnn, rnn_relu, lstm, gru"),
-        ({"cell": "lstm", "heads": 2}, "no layer of the cell 'lstm' as it is here.*heads"),
-        ({"cell": "lstm", "clip": 1.0}, "no layer of the cell 'lstm'"),
-        ({"cell": "gru", "zoneout": 0.1}, "no zoneout, and this one has zoneout=0.1"),
-        ({"cell": "gru", "bidirectional": True, "merge": "sum"}, "no merge"),
-        ({"cell": "gru", "learn_initial": True}, "no learn_initial"),
-        ({"cell": "gru", "reverse": True}, "no reverse"),
+        ({"cell": "gru_reset_before"}, "no layer for the cell 'gru_reset_before'.*rnn, rnn_relu, lstm, gru"),
+        ({"cell": "lstm", "heads": 2}, "no layer for the cell 'lstm' as configured.*heads"),
+        ({"cell": "lstm", "clip": 1.0}, "no layer for the cell 'lstm'"),
+        ({"cell": "gru", "zoneout": 0.1}, "no option zoneout, but this one has zoneout=0.1"),
+        ({"cell": "gru", "bidirectional": True, "merge": "sum"}, "no option merge"),
+        ({"cell": "gru", "learn_initial": True}, "no option learn_initial"),
+        ({"cell": "gru", "reverse": True}, "no option reverse"),
     ]:
         with pytest.raises(UserError, match=told):
             throughtime.to_torch(throughtime.Recurrent(input_size=INPUT, hidden_size=HIDDEN, **words))
     for module, told in [
-        (nn.Linear(2, 3), "got a Linear without a layer"),
-        (nn.Sequential(nn.Linear(2, 3), throughtime.Recurrent("mgu", 3, 3)), "the layer '1': torch has no layer"),
-        (nn.Sequential(normed(throughtime.GRU(2, 3))), "the layer '0' is a ParametrizedGRU.*remove_parametrizations"),
+        (nn.Linear(2, 3), "got a Linear without a throughtime layer"),
+        (nn.Sequential(nn.Linear(2, 3), throughtime.Recurrent("mgu", 3, 3)), "layer '1': torch has no layer"),
+        (nn.Sequential(normed(throughtime.GRU(2, 3))), "layer '0' is a ParametrizedGRU.*remove_parametrizations"),
         (LanguageModel(7, throughtime.Recurrent("lstm", 4, 4)), r"model\.recurrent"),
     ]:
         with pytest.raises(UserError, match=told):
@@ -240,20 +240,28 @@ def test_weights_that_are_no_layers_are_told() -> None:
         (
             nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 4)),
             {},
-            r"got Sequential: pass a layer in it, .*\('1'\).*accelerate",
+            r"got Sequential: pass one of its layers, .*\('1'\).*accelerate",
         ),
-        ({}, {}, "no tensors weight_ih_l0"),
-        ({f"encoder.{n}": t for n, t in weights.items()}, {}, r"some that begin with 'encoder\.': give it as prefix"),
-        (weights, {"prefix": "x."}, "begin with 'x.'"),
-        (without("bias_hh_l1"), {}, r"bias_hh_l1 must have the shape \[16\]; given none"),
-        (weights | {"weight_ih_l1": torch.zeros(16, 3)}, {}, r"weight_ih_l1 must have the shape \[16, 4\]"),
-        (weights | {"weight_ih_l0": torch.zeros(16)}, {}, "two axes"),
+        ({}, {}, "expected the tensors weight_ih_l0 and weight_hh_l0"),
+        (
+            {f"encoder.{n}": t for n, t in weights.items()},
+            {},
+            r"found tensors with the prefix 'encoder\.': pass it as prefix",
+        ),
+        (weights, {"prefix": "x."}, "expected the tensors x.weight_ih_l0"),
+        (without("bias_hh_l1"), {}, r"bias_hh_l1 must have shape \[16\], got no tensor"),
+        (weights | {"weight_ih_l1": torch.zeros(16, 3)}, {}, r"weight_ih_l1 must have shape \[16, 4\]"),
+        (weights | {"weight_ih_l0": torch.zeros(16)}, {}, "2 dimensions"),
         (weights | {"weight_hh_l0": torch.zeros(8, 4)}, {}, "1, 3 or 4 blocks of 4 rows"),
-        (weights | {"bias_ih_l9": torch.zeros(16)}, {}, "'bias_ih_l9' is no tensor of this layer.*did you mean"),
+        (
+            weights | {"bias_ih_l9": torch.zeros(16)},
+            {},
+            "unexpected tensor 'bias_ih_l9' for this torch layer.*did you mean",
+        ),
         (weights | {"bias_ih_l0": torch.zeros(16)}, {}, "torch.float32, torch.float64"),
         (weights, {"nonlinearity": "tahn"}, "did you mean tanh"),
         (layer, {"zoneuot": 0.1}, "did you mean zoneout"),
-        (layer, {"bidirectional": True}, "bidirectional is False; given True"),
+        (layer, {"bidirectional": True}, "bidirectional must be False for these weights, got True"),
         (normed(torchs("GRU")).state_dict(), {}, "parametrized.*pass the layer itself"),
     ]:
         with pytest.raises(UserError, match=told):

@@ -144,7 +144,7 @@ def test_tables_that_cannot_be_read(tmp_path, table, message):
 @pytest.mark.parametrize("name", ["model.json", "model.nam", "model.guitarml.json"])
 def test_plugins_that_hold_no_knobs(run, tmp_path, name, capsys):
     assert main(["export", str(run.path), str(tmp_path / name)]) == 2
-    assert "reads knobs beside them (gain). ONNX and C can hold it: export to model.onnx" in capsys.readouterr().err
+    assert "also reads the knobs gain. Export it to ONNX or C instead: model.onnx" in capsys.readouterr().err
     assert not (tmp_path / name).exists()
 
 

@@ -173,5 +173,7 @@ def _no_gain(module: nn.Module) -> str | None:
     if weight.device.type not in ("cpu", "meta"):
         return f"torch's own layer is the fastest on {weight.device.type}"
     if str(weight.dtype) not in ("torch.float32", "torch.float64"):
-        return f"its weights are {str(weight.dtype).removeprefix('torch.')}; the native engine supports float32 and float64"
+        return (
+            f"its dtype is {str(weight.dtype).removeprefix('torch.')}; the native engine supports float32 and float64"
+        )
     return None

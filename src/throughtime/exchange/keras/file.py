@@ -46,10 +46,14 @@ def read_keras(path: Path) -> Found:
         weights = root.at("model_weights")
         if weights is not None and config is None:
             if not (root.attributes.get("keras_version") or "").startswith("3."):
-                raise KerasError("written by Keras 2: load the model there and save it as .keras or .weights.h5")
+                raise KerasError(
+                    "written by Keras before version 3: load the model there and save it as .keras or .weights.h5"
+                )
             config, source = json.loads(root.attributes["model_config"] or ""), Named(weights)
         elif "layer_names" in root.attributes:
-            raise KerasError("written by Keras 2: load the model there and save it as .keras or .weights.h5")
+            raise KerasError(
+                "written by Keras before version 3: load the model there and save it as .keras or .weights.h5"
+            )
         if config is None:
             _unconfigured(Structured(root), found)
             return found
