@@ -1,4 +1,4 @@
-"""Whole models of Keras: every recurrent layer in a file is read, with Keras's numbers, or is named as not read."""
+"""Import of whole Keras models: every recurrent layer in a file matches Keras's or is reported as unread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMS = ("keras", "h5", "weights.h5")
 
 
 def read(model: Any, path: Path, **words: Any) -> Any:
-    """What is read from the model's file of this name."""
+    """Save a model to a file and import it."""
     (model.save_weights if path.name.endswith(".weights.h5") else model.save)(path)
     return throughtime.from_keras(path, **words)
 
@@ -32,7 +32,7 @@ def one_layer(keras: Any, layer: Any) -> Any:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "SimpleRNNCell"])
-def test_rnn_over_a_cell(keras: Any, tmp_path: Path, kind: str, form: str) -> None:
+def test_an_rnn_with_a_cell_matches_keras(keras: Any, tmp_path: Path, kind: str, form: str) -> None:
     cell = getattr(keras.layers, kind)(HIDDEN, use_bias=kind != "LSTMCell")
     model = one_layer(keras, keras.layers.RNN(cell, return_sequences=True, name="run"))
     found = read(model, tmp_path / f"model.{form}")
@@ -44,7 +44,9 @@ def test_rnn_over_a_cell(keras: Any, tmp_path: Path, kind: str, form: str) -> No
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("backwards", [False, True])
-def test_stacked_cells_of_one_kind_are_one_layer(keras: Any, tmp_path: Path, form: str, backwards: bool) -> None:
+def test_stacked_cells_of_the_same_kind_become_one_layer(
+    keras: Any, tmp_path: Path, form: str, backwards: bool
+) -> None:
     cells = [keras.layers.GRUCell(HIDDEN, name=f"depth{k}") for k in range(12)]
     stack = keras.layers.StackedRNNCells(cells)
     model = one_layer(keras, keras.layers.RNN(stack, go_backwards=backwards, name="run"))
@@ -56,7 +58,7 @@ def test_stacked_cells_of_one_kind_are_one_layer(keras: Any, tmp_path: Path, for
 
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
-def test_stacked_cells_of_several_kinds_are_a_layer_each(keras: Any, tmp_path: Path, form: str) -> None:
+def test_stacked_cells_of_different_kinds_become_one_layer_each(keras: Any, tmp_path: Path, form: str) -> None:
     k = keras.layers
     cells = [k.LSTMCell(4, name="low"), k.GRUCell(3, name="middle"), k.LSTMCell(4, name="high")]
     model = one_layer(keras, k.RNN(cells, name="run"))
@@ -69,7 +71,7 @@ def test_stacked_cells_of_several_kinds_are_a_layer_each(keras: Any, tmp_path: P
     np.testing.assert_allclose(y.numpy(), by_keras(model, some_input())[0], **CLOSE)
 
 
-def test_stacked_cells_of_several_kinds_need_a_configuration(keras: Any, tmp_path: Path) -> None:
+def test_stacked_cells_of_different_kinds_need_a_configuration(keras: Any, tmp_path: Path) -> None:
     k = keras.layers
     mixed = k.RNN([k.LSTMCell(4), k.GRUCell(3)], return_sequences=True, name="run")
     model = keras.Sequential([keras.Input((STEPS, INPUT)), mixed, k.GRU(2, name="gru")])
@@ -79,7 +81,7 @@ def test_stacked_cells_of_several_kinds_need_a_configuration(keras: Any, tmp_pat
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_both_directions_of_cells(keras: Any, tmp_path: Path, form: str) -> None:
+def test_bidirectional_cells(keras: Any, tmp_path: Path, form: str) -> None:
     k = keras.layers
     rnn = k.RNN(k.LSTMCell(HIDDEN), return_sequences=True)
     model = one_layer(keras, k.Bidirectional(rnn, merge_mode="sum", name="both"))
@@ -87,7 +89,7 @@ def test_both_directions_of_cells(keras: Any, tmp_path: Path, form: str) -> None
     np.testing.assert_allclose(by_us(found["both"], some_input())[0], by_keras(model, some_input())[0], **CLOSE)
 
 
-def test_both_directions_of_stacked_cells(keras: Any, tmp_path: Path) -> None:
+def test_bidirectional_stacked_cells(keras: Any, tmp_path: Path) -> None:
     k = keras.layers
 
     def both(merge: str | None) -> Any:
@@ -122,7 +124,7 @@ def test_layers_in_wrappers(keras: Any, tmp_path: Path, form: str, caplog: pytes
 
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
-def test_models_in_models(keras: Any, tmp_path: Path, form: str) -> None:
+def test_nested_models(keras: Any, tmp_path: Path, form: str) -> None:
     k = keras.layers
     middle = keras.Input((None, 3))
     functional = keras.Model(middle, k.LSTM(4, return_sequences=True, name="deep")(k.Dense(3)(middle)), name="graph")
@@ -145,7 +147,7 @@ IDS = np.array([[3, 1, 4, 1, 5], [2, 7, 0, 0, 0]])
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
 @pytest.mark.parametrize("functional", [False, True])
-def test_an_embedding_masks(keras: Any, tmp_path: Path, form: str, functional: bool) -> None:
+def test_the_mask_of_an_embedding_gives_lengths(keras: Any, tmp_path: Path, form: str, functional: bool) -> None:
     k = keras.layers
     layers = [
         k.Embedding(10, INPUT, mask_zero=True, name="words"),
@@ -179,7 +181,9 @@ def test_an_embedding_masks(keras: Any, tmp_path: Path, form: str, functional: b
     np.testing.assert_allclose(y.numpy(), by_keras(model, IDS)[0], **CLOSE)
 
 
-def test_a_masking_layer_masks(keras: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_mask_of_a_masking_layer_gives_lengths(
+    keras: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     k = keras.layers
     masking = k.Masking(0.5, name="padding")
     model = keras.Sequential([keras.Input((STEPS, INPUT)), masking, k.LSTM(HIDDEN, name="run")])
@@ -197,7 +201,7 @@ def test_a_masking_layer_masks(keras: Any, tmp_path: Path, caplog: pytest.LogCap
         found.masks["run"][0].lengths(torch.from_numpy(x))
 
 
-def test_a_mask_that_the_model_computes(keras: Any, tmp_path: Path) -> None:
+def test_a_mask_computed_by_the_model_is_noted(keras: Any, tmp_path: Path) -> None:
     start = keras.Input((STEPS, INPUT))
     mask = keras.ops.any(keras.ops.greater(start, 0.0), axis=-1)
     model = keras.Model(start, keras.layers.LSTM(HIDDEN, name="run")(start, mask=mask))
@@ -206,10 +210,10 @@ def test_a_mask_that_the_model_computes(keras: Any, tmp_path: Path) -> None:
     assert re.fullmatch(r"it takes the mask that 'any(_\d+)?' computes in the model; pass lengths instead", note)
 
 
-# What can't be read.
+# Unsupported layers.
 
 
-def test_what_cannot_be_read_is_named(keras: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unsupported_layers_are_listed_as_unread(keras: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     k = keras.layers
 
     @keras.saving.register_keras_serializable("mine")
@@ -254,7 +258,7 @@ def test_what_cannot_be_read_is_named(keras: Any, tmp_path: Path, caplog: pytest
     assert "convolved" in found.unread
 
 
-def test_a_file_in_which_nothing_can_be_read_says_all_reasons(keras: Any, tmp_path: Path) -> None:
+def test_a_file_without_readable_layers_reports_all_reasons(keras: Any, tmp_path: Path) -> None:
     k = keras.layers
     layers = [k.LSTM(2, activation="selu", return_sequences=True, name="a"), k.GRU(2, activation="gelu", name="b")]
     model = keras.Sequential([keras.Input((STEPS, INPUT)), *layers])
@@ -262,7 +266,7 @@ def test_a_file_in_which_nothing_can_be_read_says_all_reasons(keras: Any, tmp_pa
         read(model, tmp_path / "model.keras")
 
 
-def test_an_h5_of_keras_2_is_refused(keras: Any, tmp_path: Path) -> None:
+def test_an_h5_file_of_keras_2_is_rejected(keras: Any, tmp_path: Path) -> None:
     one_layer(keras, keras.layers.LSTM(HIDDEN)).save(tmp_path / "model.h5")
     with h5py.File(tmp_path / "model.h5", "a") as file:
         file.attrs["keras_version"] = "2.15.0"
@@ -270,7 +274,7 @@ def test_an_h5_of_keras_2_is_refused(keras: Any, tmp_path: Path) -> None:
         throughtime.from_keras(tmp_path / "model.h5")
 
 
-def test_dropout_in_a_file_leaves_inference_as_it_is(keras: Any, tmp_path: Path) -> None:
+def test_dropout_in_a_file_does_not_change_inference(keras: Any, tmp_path: Path) -> None:
     layer = keras.layers.LSTM(HIDDEN, dropout=0.2, recurrent_dropout=0.3, name="run")
     model = one_layer(keras, layer)
     found = read(model, tmp_path / "model.keras")

@@ -251,7 +251,7 @@ def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
             nn.Linear(2, 3),
             r"can't save a Linear; supported models: Recurrent, SequenceModel, .*torch\.save\(module\.state_dict",
         ),
-        (nn.LSTM(2, 3), r"got LSTM: throughtime\.accelerate"),
+        (nn.LSTM(2, 3), r"can't save a LSTM; .*throughtime\.accelerate"),
         (mixed, r"got Sequential: .*throughtime\.save\(module\.get_submodule\('1'\), path\)"),
         (Sub("gru", 2, 3), r"got Sub: .*state_dict"),
         (hooked, r"got ParametrizedGRU: throughtime\.from_torch"),

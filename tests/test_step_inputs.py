@@ -131,7 +131,7 @@ def test_a_stream_takes_them_and_so_does_a_saved_file(tmp_path):
     for given, message in [
         ({"mask": mask[0]}, r"missing input dt, which the network takes at each step: step\(x, dt=...\)"),
         ({"dt": 1.0, "mask": mask[0], "masks": 1}, "has no input 'masks', did you mean mask"),
-        ({"dt": 1.0, "mask": mask[0, :1]}, r"mask must be float32 \[2\]; got float32 \[1\]"),
+        ({"dt": 1.0, "mask": mask[0, :1]}, r"mask must be float32 \[2\], got float32 \[1\]"),
     ]:
         with pytest.raises(UserError, match=message):
             stream.step(x[0], **given)
@@ -142,7 +142,7 @@ def test_c_and_onnx_take_them(tmp_path: Path):
     x, dt, mask = (v[:, :1] for v in sequences())
     y = layer(x, dt=dt, mask=mask)[0].detach().numpy()
     throughtime.to_c(layer, tmp_path / "net.c")
-    assert "x has NET_INPUTS numbers: 4 of x, then 1 of dt, then 2 of mask." in (tmp_path / "net.h").read_text()
+    assert "x has NET_INPUTS values: 4 for x, then 1 for dt, then 2 for mask." in (tmp_path / "net.h").read_text()
     command = ["cc", "-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-O2", "-DNET_MAIN", "net.c", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)
     rows = "\n".join(" ".join(map(str, row)) for row in torch.cat([x, dt, mask], -1)[:, 0].tolist())
