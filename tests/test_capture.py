@@ -84,7 +84,7 @@ MODELS = models()
 
 
 @pytest.fixture(autouse=True)
-def _compiled_afresh() -> Iterator[None]:
+def _reset_dynamo() -> Iterator[None]:
     """Reset Dynamo, which gives up after eight recompilations of a function in a process."""
     torch._dynamo.reset()
     yield

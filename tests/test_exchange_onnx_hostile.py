@@ -252,7 +252,7 @@ def test_a_cyclic_graph_is_rejected() -> None:
     refused(model_of([node("Identity", "x", "z"), node("Identity", "z", "x")]).SerializeToString(), "'x'")
 
 
-def test_deeply_nested_graphs_are_rejected() -> None:
+def test_an_if_with_invalid_branches_is_rejected() -> None:
     inner = helper.make_graph([node("Identity", "a", "b")], "inner", [], [])
     refused(model_of([node("If", "input", "x", then_branch=inner, else_branch=inner)]).SerializeToString(), "If")
 

@@ -194,7 +194,7 @@ def test_heads_match_onnx_runtime(head: str) -> None:
 
 
 @pytest.mark.parametrize("operator", sorted({"CastLike", "Not"}))
-def test_operators_without_an_onnx_case_have_a_head(operator: str) -> None:
+def test_operators_without_an_onnx_case_match_onnx_runtime(operator: str) -> None:
     nodes = {
         "CastLike": [node("CastLike", "y two")],
         "Not": [node("Less", "y scale", "m"), node("Not", "m")],

@@ -87,7 +87,7 @@ def test_training_does_not_use_the_cache() -> None:
 
 
 @pytest.mark.parametrize(
-    "thaw",
+    "unfreeze",
     [
         lambda m: m.train(),
         lambda m: m.to(torch.float64),
@@ -95,12 +95,12 @@ def test_training_does_not_use_the_cache() -> None:
     ],
     ids=["train", "to", "load_state_dict"],
 )
-def test_a_layer_inside_a_model_is_unfrozen(thaw: Callable[[nn.Module], Any]) -> None:
+def test_a_layer_inside_a_model_is_unfrozen(unfreeze: Callable[[nn.Module], Any]) -> None:
     layer = throughtime.Recurrent("mgu", 3, 5)
     model = throughtime.freeze(nn.ModuleDict({"layer": layer}))
     assert layer.frozen is not None
     assert not model.training
-    thaw(model)
+    unfreeze(model)
     assert layer.frozen is None
 
 

@@ -56,13 +56,12 @@ class Acceleration:
 
 
 def accelerate(model: Model, *, verbose: bool = False) -> Model:
-    """Replace every RNN, LSTM and GRU layer of torch's in a model with throughtime's, in place.
+    """Replace all of torch's RNN, LSTM and GRU layers in a model with throughtime's, in place.
 
     Layers keep their parameters, hooks and names, so optimizers and saved weights still work; only their class changes,
     and `isinstance(layer, torch.nn.LSTM)` remains True. `restore` undoes it. Cells such as `torch.nn.LSTMCell` are not
     changed, because throughtime's are not faster in a loop over single steps. Calling a layer with one step at a time
-    can
-    even be slower than with torch: an RNN or a GRU with a small batch takes up to twice as long. For such calls,
+    can even be slower than with torch: an RNN or a GRU with a small batch takes up to twice as long. For such calls,
     `freeze` the model, or use a `Stream`.
 
     In Keras models on the torch backend, the loop over time steps of `SimpleRNN`, `LSTM`, `GRU` and `RNN` runs on

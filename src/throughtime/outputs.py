@@ -290,7 +290,7 @@ class Signal(_Regression):
 
 @dataclass(frozen=True)
 class Quantiles(_Regression):
-    """Several quantiles per target (Koenker & Bassett 1978).
+    """Quantiles of each target (Koenker & Bassett 1978).
 
     Args:
         targets: the number of values.

@@ -32,7 +32,7 @@ _GUITARML = {"lstm": "LSTM", "gru": "GRU"}
 
 
 class _Parts:
-    """A network in the form that plugins use, in torch's weight layout.
+    """The parts of a network that plugin formats store, in torch's weight layout.
 
     Attributes:
         kind: "lstm" or "gru".

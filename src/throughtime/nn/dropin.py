@@ -28,7 +28,7 @@ Hidden = Tensor | tuple[Tensor, Tensor]
 
 
 class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
-    """Base of the three layers: maps torch's parameters to the parameters of the layers' programs."""
+    """Base class of the three layers: maps torch's parameters to the parameters of the layers' programs."""
 
     engine: str | None = None
 
@@ -277,7 +277,7 @@ class GRU(_DropIn):
 
 
 class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
-    """Base of the three single-step cells."""
+    """Base class of the three single-step cells."""
 
     engine: str | None = None
 

@@ -62,7 +62,7 @@ class Embedding(nn.Embedding):
 
 
 class Numeric(nn.Module):
-    """Pass numbers through unchanged; the data's codec scales them.
+    """An encoder that passes numbers through unchanged; the data's codec scales them.
 
     Args:
         features: the number of values per time step.
@@ -73,7 +73,7 @@ class Numeric(nn.Module):
         self.features = features
 
     def reset_parameters(self, bound: float | None = None) -> None:
-        """Do nothing: there are no parameters."""
+        """Do nothing; the encoder has no parameters."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Return the input."""

@@ -18,7 +18,7 @@ from throughtime.outputs import Output
 
 
 class Head(nn.Module, ABC):
-    """A linear layer that computes the parameters of an output; use `Head.of` to choose the class.
+    """A linear layer with the loss of an output; `Head.of` chooses the class.
 
     Args:
         output: the output that the layer's values describe.
@@ -139,7 +139,7 @@ class DistributionHead(StepwiseHead):
 
 
 class CategoricalHead(DistributionHead):
-    """Softmax over classes."""
+    """A head that predicts classes with a softmax."""
 
     def distribution(self, raw: Tensor) -> Distribution:
         return distributions.Categorical(logits=raw, validate_args=False)
@@ -155,7 +155,7 @@ class CategoricalHead(DistributionHead):
 
 
 class LogisticMixtureHead(StepwiseHead):
-    """A mixture of logistic distributions over ordered levels."""
+    """A head that predicts ordered levels with a mixture of logistic distributions."""
 
     output: outputs.LogisticMixture
 
@@ -171,14 +171,14 @@ class LogisticMixtureHead(StepwiseHead):
 
 
 class BernoulliHead(DistributionHead):
-    """Independent bits."""
+    """A head that predicts independent bits."""
 
     def distribution(self, raw: Tensor) -> Distribution:
         return distributions.Bernoulli(logits=raw, validate_args=False)
 
 
 class NormalHead(DistributionHead):
-    """Independent normal distributions."""
+    """A head that predicts independent normal distributions."""
 
     output: outputs.Normal
 
@@ -187,7 +187,7 @@ class NormalHead(DistributionHead):
 
 
 class StudentTHead(DistributionHead):
-    """Independent Student t distributions."""
+    """A head that predicts independent Student t distributions."""
 
     output: outputs.StudentT
 
@@ -196,7 +196,7 @@ class StudentTHead(DistributionHead):
 
 
 class PointHead(StepwiseHead):
-    """Regression with the squared or absolute error."""
+    """A head for regression with the squared or absolute error."""
 
     output: outputs.Point
 
@@ -206,7 +206,7 @@ class PointHead(StepwiseHead):
 
 
 class QuantilesHead(StepwiseHead):
-    """Quantile regression with the pinball loss, summed over levels."""
+    """A head for quantile regression with the pinball loss, summed over levels."""
 
     output: outputs.Quantiles
 
@@ -217,7 +217,7 @@ class QuantilesHead(StepwiseHead):
 
 
 class SignalHead(Head):
-    """Regression with the error-to-signal ratio of pre-emphasized signals plus the error of their means.
+    """A head for signals, trained with the error-to-signal ratio after pre-emphasis plus the error of the means.
 
     Both terms are computed over all sequences of a batch together. The first step of a batch has no predecessor to
     filter with, so it counts only in the means.

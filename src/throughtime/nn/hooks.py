@@ -28,7 +28,7 @@ class LayerDirection(NamedTuple):
 
 
 class Hook:
-    """Intercepts the runs of a stack's layers.
+    """Base class of hooks, which intercept the runs of a stack's layers.
 
     A call of the stack calls `begin` once. Then, for each layer and direction, it calls `inputs`, `rewrite`, `tap`,
     `engine` and, after the run, `receive`.
@@ -42,7 +42,7 @@ class Hook:
     takes_token_ids = False
 
     def begin(self, layout: Layout) -> None:
-        """Start a call with the given layout."""
+        """Prepare for a call of the stack with the given layout."""
 
     def rewrite(self, direction: LayerDirection, program: Program) -> Program:
         """Return the program with this hook's changes; inputs and outputs that it adds come last."""
@@ -98,7 +98,7 @@ class Hookable:
 
 
 class Reset(Hook):
-    """Reset the states to their initial values where a mask `[T, B]` is nonzero.
+    """A hook that resets the states to their initial values where a mask `[T, B]` is nonzero.
 
     Args:
         mask: the mask.
@@ -124,7 +124,7 @@ class Reset(Hook):
 
 
 class StateSequence(Hook):
-    """Collect the states after every step."""
+    """A hook that collects the states after every step."""
 
     def __init__(self) -> None:
         self._found: list[list[Tensor]] = []

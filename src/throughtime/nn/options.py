@@ -18,7 +18,7 @@ RETURNS = ("steps", "last", "states")
 
 @dataclass(frozen=True)
 class Options:
-    """How layers are joined and regularized; together with the layers' programs, the complete description of a stack.
+    """Options for joining and regularizing layers; with the layers' programs, they fully describe a stack.
 
     Attributes:
         batch_first: whether input and output are `[B, T, features]`; the shape of states is not affected.

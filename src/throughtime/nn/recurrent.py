@@ -279,11 +279,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
         initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
         over: Layers | None = None  # layers that take token ids directly
         if table is not None:
-            symbols = _symbols(input, table)
-            if isinstance(symbols, Tensor) and lengths is None and reset is None:
-                self._check(table.new_empty(()).expand(*symbols.shape, table.shape[1]), initial)
-                over = self._layers_over(table, symbols)
-            input = symbols if over is not None else _embedded(symbols, table)
+            ids = _token_ids(input, table)
+            if isinstance(ids, Tensor) and lengths is None and reset is None:
+                self._check(table.new_empty(()).expand(*ids.shape, table.shape[1]), initial)
+                over = self._layers_over(table, ids)
+            input = ids if over is not None else _embedded(ids, table)
         if over is None:
             self._check(input, initial)
         further = self._further(input, inputs, token_ids=over is not None) if inputs or self.step_inputs else ()
@@ -315,14 +315,14 @@ class Recurrent(Hookable, Freezable, nn.Module):
         dtype = None if in_autocast(data) else weight.dtype
         return in_order(self.step_inputs, inputs, input, data.shape if token_ids else data.shape[:-1], dtype)
 
-    def _layers_over(self, table: Tensor, symbols: Tensor) -> Layers | None:
+    def _layers_over(self, table: Tensor, ids: Tensor) -> Layers | None:
         """Return layers that take token ids, or None if that is impossible or not faster."""
         options = self.options
-        plain = options.returns == "steps" and options.skip is None and not options.batch_first and symbols.dim() == 2
+        plain = options.returns == "steps" and options.skip is None and not options.batch_first and ids.dim() == 2
         taking = (*self.hooks, *(self._masks if self.training else ()))
-        opaque = not (torch.compiler.is_compiling() or is_captured((symbols, table)))
+        opaque = not (torch.compiler.is_compiling() or is_captured((ids, table)))
         alone = all(hook.takes_token_ids for hook in taking) and opaque
-        if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table):
+        if not (plain and alone) or 2 * len(table) > ids.numel() or in_autocast(table):
             return None
         layers = self._own_layers()
         return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).supports_one_hot else None
@@ -404,7 +404,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         return shown + "".join(f", {name}={value!r}" for name, value in told.items())
 
 
-def _symbols(given: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
+def _token_ids(given: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
     """Check token ids and their table, and convert the ids to int64."""
     data = given.data if isinstance(given, PackedSequence) else given
     if not isinstance(data, Tensor) or data.dtype not in (torch.int64, torch.int32):
@@ -416,9 +416,9 @@ def _symbols(given: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSe
     return given._replace(data=data.long()) if isinstance(given, PackedSequence) else data.long()
 
 
-def _embedded(symbols: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
+def _embedded(ids: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
     """Look up the vectors of token ids."""
-    data = symbols.data if isinstance(symbols, PackedSequence) else symbols
+    data = ids.data if isinstance(ids, PackedSequence) else ids
     try:
         vectors = functional.embedding(data, table)
     except IndexError:
@@ -426,7 +426,7 @@ def _embedded(symbols: Tensor | PackedSequence, table: Tensor) -> Tensor | Packe
         raise UserError(
             f"token ids must be from 0 to {len(table) - 1} for a table of {len(table)} rows, got {least} to {most}."
         ) from None
-    return symbols._replace(data=vectors) if isinstance(symbols, PackedSequence) else vectors
+    return ids._replace(data=vectors) if isinstance(ids, PackedSequence) else vectors
 
 
 class _Direction(NamedTuple):

@@ -22,7 +22,7 @@ class _Kept(NamedTuple):
 
 
 class Masks(Hook):
-    """Draw the masks of recurrent dropout and zoneout for programs made by `in_training`."""
+    """A hook that draws the masks of recurrent dropout and zoneout for programs made by `in_training`."""
 
     def __init__(self, options: Options, programs: Sequence[Program]) -> None:
         self._dropout = options.recurrent_dropout

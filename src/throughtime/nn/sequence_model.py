@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class SequenceModel(nn.Module):
-    """An encoder, recurrent layers and a head, whose output tells what the network predicts.
+    """A network for sequences: an encoder, recurrent layers and a head.
 
     Args:
         encoder: turns each element of a sequence into a vector.

@@ -281,8 +281,8 @@ def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
         table: the tokens' vectors, `[n, input]`.
 
     Returns:
-        Layers with a one-hot input of n elements; None if the first layer's cell uses its input other than in
-        matrix products of its own.
+        Layers with a one-hot input of n elements; None unless the first layer's cell only multiplies its input by
+        matrices that it uses for nothing else.
     """
     first, *rest = layers
     found = []
@@ -318,7 +318,7 @@ def joined(
         outputs: the directions' outputs, `[T, B, width]`.
         reverse: for each direction, whether it runs from the last step to the first.
         options: how directions and layers are joined, and which steps are returned.
-        top: whether it is the last layer.
+        top: whether this is the last layer.
         batch_sizes: the number of active sequences at each step; all by default.
     """
     if top and options.returns == "last":

@@ -54,7 +54,7 @@ class Learning:
 
 
 class Learner:
-    """Run a network one step at a time and update its weights; replaces the native engine's stream.
+    """A stream that updates its weights as it runs; it has the interface of the native engine's stream.
 
     Args:
         network: the network; its arrays are modified in place.
@@ -247,7 +247,7 @@ class Learner:
 
 
 class _Layer:
-    """One layer: its state, its sensitivities and the programs derived from its own."""
+    """A layer of a learning stream: its state, its sensitivities and the programs derived from its own."""
 
     def __init__(
         self,

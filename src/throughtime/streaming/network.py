@@ -163,7 +163,7 @@ def _told_options(settings: Mapping[str, Any]) -> Options:
 
 
 class _Unfit(Exception):
-    """The weights don't match the programs."""
+    """Raised if the weights don't match the programs."""
 
 
 def _of_sequence_model(

@@ -18,7 +18,7 @@ Arrays = Mapping[str, Array]
 
 
 class Optimizer(ABC):
-    """Update weights from their gradients; subclasses may keep state between steps."""
+    """Base class of optimizers, which update weights from gradients; subclasses may keep state between steps."""
 
     @abstractmethod
     def update(self, weights: Arrays, gradients: Arrays) -> None:
@@ -32,7 +32,7 @@ class Optimizer(ABC):
 
 @dataclass
 class SGD(Optimizer):
-    """Stochastic gradient descent.
+    """Stochastic gradient descent, optionally with momentum.
 
     Args:
         lr: the learning rate.
@@ -61,7 +61,7 @@ class SGD(Optimizer):
 
 @dataclass
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980).
+    """The Adam optimizer (Kingma & Ba 2015, arXiv:1412.6980).
 
     Args:
         lr: the learning rate.

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Run independent streams through one network, all of them one step per call.
+    """A network that runs one step per call, for one or more independent streams.
 
     The weights are copied and packed when the stream is created, so later changes to the model have no effect. Dropout
     is off. Results are bit-identical to those of the module run over the whole sequence by the native engine with the

@@ -27,7 +27,7 @@ class Layer:
         program: the program that the function runs.
         parameters: the program's parameters.
         states: the fields of the state struct that hold the program's states.
-        weights: collects the parameters.
+        weights: the file's arrays, to which the parameters are added.
 
     Attributes:
         code: the body of the function. Its arguments are `state`, `x`, `inputs` (the inputs other than x, concatenated)

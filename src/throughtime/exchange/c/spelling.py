@@ -21,7 +21,7 @@ def prefix_of(stem: str) -> str:
 
 
 class Names:
-    """Create unique names.
+    """A generator of unique C names.
 
     Args:
         taken: the names that are already in use.

@@ -42,7 +42,7 @@ class Matrix:
 
 
 class Weights:
-    """Collect the constant arrays of a file.
+    """The constant arrays of a file.
 
     Args:
         names: creates the names of the arrays.

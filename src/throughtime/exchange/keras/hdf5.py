@@ -40,7 +40,7 @@ _FLOATING_POINT, _STRING, _VARIABLE_LENGTH = 1, 3, 9  # datatype classes
 
 
 class Hdf5Error(UserError):
-    """A damaged or unsupported HDF5 file."""
+    """Raised for a damaged or unsupported HDF5 file."""
 
 
 class _Message(NamedTuple):

@@ -24,7 +24,7 @@ Array = NDArray[Any]
 
 
 class KerasError(UserError):
-    """Keras weights or a Keras file that are damaged or contain something unsupported."""
+    """Raised for Keras weights or files that are damaged or contain something unsupported."""
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Direction(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """A direction, converted.
+    """The result of converting a direction.
 
     Attributes:
         program: the direction's program, running from the first step to the last.

@@ -103,7 +103,7 @@ class _Cell(NamedTuple):
 
 
 class Loop:
-    """Replacement for the `inner_loop` of a Keras layer.
+    """A replacement for the `inner_loop` of a Keras layer.
 
     Calls that throughtime's engines can't run (tensors on another device, graph capture, recurrent dropout in training)
     are passed to Keras's own loop.

@@ -11,7 +11,7 @@ from throughtime.program.builder import Symbol
 
 
 class Kind(NamedTuple):
-    """An activation function of ONNX.
+    """The definition of one of ONNX's activation functions.
 
     Attributes:
         meaning: the function, called as `meaning(x, *constants)`.

@@ -31,7 +31,7 @@ _REFUSED = {
 
 
 class OnnxError(UserError):
-    """An ONNX file that is damaged or contains something unsupported."""
+    """Raised for an ONNX file that is damaged or contains something unsupported."""
 
 
 def refusal(operator: str) -> str:
@@ -73,7 +73,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Block:
-    """A graph.
+    """A graph of nodes.
 
     Attributes:
         outputs: the names of the graph's results.

@@ -52,7 +52,7 @@ def onnx_layer_of(program: Program) -> Found | None:
 
 
 class _Match:
-    """Compares two programs from their outputs backward, matching the functions that may differ."""
+    """A comparison of two programs, backward from their outputs, that matches the functions that may differ."""
 
     def __init__(self, layer: OnnxLayer, base: Program, program: Program) -> None:
         self.base, self.program = base, program
@@ -107,7 +107,7 @@ def _binds(known: dict[float, float], ours: Instruction, theirs: Instruction) ->
 
 
 class _Pattern(NamedTuple):
-    """A function as a program of its own.
+    """A function as a program, to match against other programs.
 
     Attributes:
         activation: the function; its constants may be placeholders.
