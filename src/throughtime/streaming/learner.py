@@ -161,7 +161,7 @@ class Learner:
             k -= len(layer.states)
 
     def forget(self, rows: Any = slice(None)) -> None:
-        """Clear the sensitivities of streams whose states were just set: these don't depend on the weights."""
+        """Clear the sensitivities of streams whose states were just set: new states don't depend on the weights."""
         self._advance()
         self._raw = None
         for layer in self.layers:

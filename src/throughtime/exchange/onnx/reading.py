@@ -47,7 +47,7 @@ def _with_weights(file: OnnxFile, weights: Mapping[str, Any]) -> OnnxFile:
     """Replace stored arrays of a file."""
     known, arrays = [*file.inputs, *file.graph.constants], dict(file.graph.constants)
     if not isinstance(weights, Mapping):
-        raise UserError(f"weights must be a dict of names and arrays, got {type(weights).__name__}.")
+        raise UserError(f"weights must be a dictionary from names to arrays, got {type(weights).__name__}.")
     for name, value in weights.items():
         if name not in known:
             raise UserError(f"the model has no input or stored array {name!r}{nearest(str(name), known)}.")
