@@ -98,9 +98,9 @@ def test_gates_that_keep_the_state_are_detected() -> None:
     [
         ("lstm", {"scheme": "orthogonl"}, "did you mean orthogonal"),
         ("rnn", {"chrono": 100}, "cell 'rnn' has none"),
-        ("gru", {"forget_bias": 1.0}, "of a gate called forget, and cell 'gru' has none"),
-        ("lstm", {"chrono": 100, "forget_bias": 1.0}, "give one of them"),
-        ("lstm", {"chrono": 1}, "a number of steps above 2; given 1"),
+        ("gru", {"forget_bias": 1.0}, "needs a gate named forget with a bias; cell 'gru' has none"),
+        ("lstm", {"chrono": 100, "forget_bias": 1.0}, "pass only one of them"),
+        ("lstm", {"chrono": 1}, "a number of steps greater than 2, got 1"),
     ],
 )
 def test_invalid_schemes_raise(cell: str, words: dict[str, Any], message: str) -> None:

@@ -322,15 +322,15 @@ def test_dropped_elements_are_independent(chance: float) -> None:
 @pytest.mark.parametrize(
     ("cell", "options", "message"),
     [
-        ("lstm", {"dropout": 1.5}, "dropout is a probability from 0 to 1; given 1.5"),
-        ("lstm", {"zoneout": -0.1}, "zoneout is a probability"),
+        ("lstm", {"dropout": 1.5}, "dropout must be a probability from 0 to 1, got 1.5"),
+        ("lstm", {"zoneout": -0.1}, "zoneout must be a probability"),
         ("lstm", {"zoneout": {"cel": 0.1}}, "'cel', but cell 'lstm' has no such state.*did you mean cell"),
-        ("lstm", {"zoneout": {"cell": 2}}, "zoneout of cell is a probability"),
-        ("lstm", {"weight_drop": True}, "weight_drop is a probability"),
-        ("lstm", {"recurrent_dropout": "much"}, "recurrent_dropout is a probability"),
-        ("lstm", {"variational": True}, "give a dropout with it"),
-        ("indrnn", {"recurrent_dropout": 0.1}, "recurrent_dropout is of matrices over a state"),
-        ("mingru", {"weight_drop": 0.1}, "weight_drop is of matrices over a state"),
+        ("lstm", {"zoneout": {"cell": 2}}, "zoneout of cell must be a probability"),
+        ("lstm", {"weight_drop": True}, "weight_drop must be a probability"),
+        ("lstm", {"recurrent_dropout": "much"}, "recurrent_dropout must be a probability"),
+        ("lstm", {"variational": True}, "pass a dropout above 0 too"),
+        ("indrnn", {"recurrent_dropout": 0.1}, "recurrent_dropout drops elements of recurrent matrices"),
+        ("mingru", {"weight_drop": 0.1}, "weight_drop drops elements of recurrent matrices"),
     ],
 )
 def test_invalid_probabilities_raise(cell: str, options: dict[str, Any], message: str) -> None:

@@ -69,7 +69,7 @@ def test_a_tied_softmax_layer_uses_the_embedding():
     output, _ = model.recurrent(model.encoder(ids()))
     expected = output @ model.encoder.weight.T + model.head.bias
     torch.testing.assert_close(model(ids())[0], expected, rtol=0, atol=1e-14)
-    with pytest.raises(UserError, match="width 5 can't be tied to a softmax layer of width 7"):
+    with pytest.raises(UserError, match="can't tie an embedding of width 5 to a softmax layer of width 7"):
         model_of(embed=5, tie=True)
 
 

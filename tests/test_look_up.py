@@ -82,7 +82,7 @@ def test_initial_states_are_supported() -> None:
     of = layer(num_layers=2)
     table, symbols = given()
     compare(of, table, symbols, tuple(torch.randn(2, 2, 3, 6, dtype=torch.float64)))
-    with pytest.raises(UserError, match=r"must have the shape \[\[2, 3, 6\], \[2, 3, 6\]\]"):
+    with pytest.raises(UserError, match=r"must have shape \[\[2, 3, 6\], \[2, 3, 6\]\]"):
         of(symbols, tuple(torch.zeros(2, 2, 4, 6, dtype=torch.float64)), table=table)
 
 
@@ -137,15 +137,15 @@ def test_forward_hooks_are_called() -> None:
 def test_invalid_token_ids_and_tables_raise() -> None:
     of, (table, symbols) = layer(), given()
     assert torch.equal(of(symbols.int(), table=table)[0], of(symbols, table=table)[0])
-    with pytest.raises(UserError, match=r"must be symbols, whole numbers as torch.int64; given torch.float32"):
+    with pytest.raises(UserError, match=r"must be int64 or int32 token ids, got torch.float32"):
         of(symbols.float(), table=table)
-    with pytest.raises(UserError, match="given list"):
+    with pytest.raises(UserError, match="got list"):
         of([[1]], table=table)
-    with pytest.raises(UserError, match=r"the table must be a tensor \[n, input_size\]; given \[5, 4, 1\]"):
+    with pytest.raises(UserError, match=r"the table must be a tensor \[n, input_size\], got \[5, 4, 1\]"):
         of(symbols, table=table[..., None])
-    with pytest.raises(UserError, match=r"must be \[T, B, 4\] or \[T, 4\]; given \[7, 3, 3\]"):
+    with pytest.raises(UserError, match=r"must be \[T, B, 4\] or \[T, 4\], got \[7, 3, 3\]"):
         of(symbols, table=table[:, :3])
-    with pytest.raises(UserError, match=r"must be torch.float64, as the layers' weights are; given torch.float32"):
+    with pytest.raises(UserError, match=r"must have the layers' dtype, torch.float64, got torch.float32"):
         of(symbols, table=table.float())
 
 
@@ -178,9 +178,9 @@ def test_a_token_id_outside_the_table_raises() -> None:
     with pytest.raises(ProgramError, match="token ids must be from 0 to 4, got 5"):
         layer()(symbols, table=table)
     # batch_first uses the general path.
-    with pytest.raises(UserError, match="the symbols are 0 to 5, where a table of 5 rows has 0 to 4"):
+    with pytest.raises(UserError, match="token ids must be from 0 to 4 for a table of 5 rows, got 0 to 5"):
         layer(batch_first=True)(symbols, table=table)
-    with pytest.raises(UserError, match=r"the table must be a tensor .*; given list"):
+    with pytest.raises(UserError, match=r"the table must be a tensor .*, got list"):
         layer()(symbols, table=table.tolist())
 
 

@@ -104,7 +104,7 @@ def test_chunks_change_nothing(monkeypatch):
     [
         (network(Categorical(CLASSES), 7), [0, 7], {}, "an id is 7; there are 7 symbols"),
         (network(Categorical(CLASSES)), torch.zeros(T, 2), {}, r"must be numbers \[T, B, 3\].*got \[6, 1, 2\]"),
-        (network(Categorical(CLASSES)), NUMBERS, {"targets": [1, 2]}, r"targets must be \[6, 1\]"),
+        (network(Categorical(CLASSES)), NUMBERS, {"targets": [1, 2]}, r"targets for .* must have shape \[6, 1\]"),
         (network(Point(1, "mse")), NUMBERS, {"of": "best"}, "score symbols or labels"),
         (
             network(Categorical(CLASSES), returns="last", bidirectional=True), NUMBERS, {"steps": [2]},

@@ -91,7 +91,7 @@ def test_inference_matches_training():
     y, _ = layer(x, dt=dt, mask=mask)
     with torch.no_grad():
         assert torch.equal(layer(x, dt=dt, mask=mask)[0], y)
-        with pytest.raises(UserError, match="take dt at each step, and it is missing"):
+        with pytest.raises(UserError, match="missing input dt, which the layers take at each step"):
             layer(x, mask=mask)
 
 
@@ -129,9 +129,9 @@ def test_streams_and_saved_files_take_additional_inputs(tmp_path):
     twice = side_by_side.step(np.stack([x[0]] * 2), dt=np.stack([dt[0]] * 2), mask=np.stack([mask[0]] * 2))
     assert np.array_equal(twice, [y[0], y[0]])
     for given, message in [
-        ({"mask": mask[0]}, r"takes dt at each step, and it is missing: step\(x, dt=...\)"),
-        ({"dt": 1.0, "mask": mask[0], "masks": 1}, "takes no input 'masks', did you mean mask"),
-        ({"dt": 1.0, "mask": mask[0, :1]}, r"mask must be float32 \[2\]; got float32 \[1\]"),
+        ({"mask": mask[0]}, r"missing input dt, which the network takes at each step: step\(x, dt=...\)"),
+        ({"dt": 1.0, "mask": mask[0], "masks": 1}, "has no input 'masks', did you mean mask"),
+        ({"dt": 1.0, "mask": mask[0, :1]}, r"mask must be float32 \[2\], got float32 \[1\]"),
     ]:
         with pytest.raises(UserError, match=message):
             stream.step(x[0], **given)
@@ -142,7 +142,7 @@ def test_c_and_onnx_exports_take_additional_inputs(tmp_path: Path):
     x, dt, mask = (v[:, :1] for v in sequences())
     y = layer(x, dt=dt, mask=mask)[0].detach().numpy()
     throughtime.to_c(layer, tmp_path / "net.c")
-    assert "x has NET_INPUTS numbers: 4 of x, then 1 of dt, then 2 of mask." in (tmp_path / "net.h").read_text()
+    assert "x has NET_INPUTS values: 4 for x, then 1 for dt, then 2 for mask." in (tmp_path / "net.h").read_text()
     command = ["cc", "-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-O2", "-DNET_MAIN", "net.c", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)
     rows = "\n".join(" ".join(map(str, row)) for row in torch.cat([x, dt, mask], -1)[:, 0].tolist())
@@ -168,7 +168,7 @@ def test_an_optional_input_is_none_unless_requested():
     assert [i.name for i in paced.program(3, 4).inputs] == ["x"]
     assert [i.name for i in paced.program(3, 4, inputs=["dt"]).inputs] == ["x", "dt"]
     assert around.program(3, 4).equivalent(paced.program(3, 4))
-    with pytest.raises(UserError, match=r"asked for when they are made: Recurrent\(..., inputs=\['dt'\]\)"):
+    with pytest.raises(UserError, match=r"name it when you create the layers: Recurrent\(..., inputs=\['dt'\]\)"):
         Recurrent(paced, 3, 4)(torch.zeros(2, 1, 3), dt=torch.zeros(2, 1))
     with pytest.raises(CellError, match=r"has no input 'gap'.*it has dt"):
         Recurrent(paced, 3, 4, inputs=["gap"])
@@ -229,23 +229,25 @@ def test_missing_or_mismatched_inputs_raise():
     x, dt, mask = sequences()
     packed = pack_padded_sequence(x, [6, 6, 6])
     for given, input, message in [
-        ({"mask": mask}, x, r"take dt at each step, and it is missing: layer\(x, dt=...\)"),
-        ({"dt": dt, "mask": mask, "gap": dt}, x, r"take no input 'gap' \(they take dt, mask\)"),
-        ({"dt": dt[:2], "mask": mask}, x, r"dt must have the shape \[6, 3, 1\], as x has its steps; given \[2, 3, 1\]"),
-        ({"dt": dt.double(), "mask": mask}, x, "dt must be torch.float32, as the layers' weights are"),
+        ({"mask": mask}, x, r"missing input dt, which the layers take at each step: layer\(x, dt=...\)"),
+        ({"dt": dt, "mask": mask, "gap": dt}, x, r"have no input 'gap' \(they take dt, mask\)"),
+        ({"dt": dt[:2], "mask": mask}, x, r"dt must have shape \[6, 3, 1\], to match x, got \[2, 3, 1\]"),
+        ({"dt": dt.double(), "mask": mask}, x, "dt must have the layers' dtype, torch.float32"),
         ({"dt": 1.0, "mask": mask}, x, "dt must be a tensor"),
-        ({"dt": dt, "mask": mask}, packed, "dt must be a packed sequence of the lengths of the packed input"),
+        ({"dt": dt, "mask": mask}, packed, "dt must be a packed sequence with the same lengths as the input"),
     ]:
         with pytest.raises(UserError, match=message):
             layer(input, **given)
-    with pytest.raises(UserError, match="a sequence model reads x alone, but the recurrent layers take dt, mask"):
+    with pytest.raises(UserError, match="a sequence model takes x alone, but the recurrent layers also take dt, mask"):
         SequenceModel(Numeric(4), layer, Point(1, "mse"))
 
     @cell
     def as_wide_as_x(x, h, mask=inputs(width=lambda input_size: input_size)):
         return tanh(affine("hidden", x, h, mask))
 
-    with pytest.raises(UserError, match=r"layer 1 takes mask \[5\] .* but the first one takes mask \[4\]"):
+    with pytest.raises(
+        UserError, match=r"layer 1 takes the step inputs mask \[5\], but the first layer takes mask \[4\]"
+    ):
         Recurrent(as_wide_as_x, 4, 5, 2)
 
 
