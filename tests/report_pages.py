@@ -43,7 +43,7 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
         cell[:, 3] = [1.0 if s.isupper() else -1.0 for s in symbols]
     interest = np.linspace(0.1, 0.4, units)
     interest[min(3, units - 1)] = 0.9
-    notes = ["high at capital letters" if u == 3 else "" for u in range(units)]
+    notes = ["high at uppercase letters" if u == 3 else "" for u in range(units)]
     gate = 1 / (1 + np.exp(-cell[:, ::-1]))
     alphabet = dict(enumerate(sorted(set(symbols))))
     ids = {s: k for k, s in alphabet.items()}
@@ -79,7 +79,7 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
         "saturations": [Saturation("layer0", "forget", draw.uniform(0, 0.5, units), draw.uniform(0, 0.5, units))],
         "curves": [
             Curve("training", np.arange(1, 50), 1 + 2 / np.arange(1, 50)),
-            Curve("held out", np.arange(1, 50, 7), 1.1 + 2 / np.arange(1, 50, 7)),
+            Curve("validation", np.arange(1, 50, 7), 1.1 + 2 / np.arange(1, 50, 7)),
         ],
         "samples": [Sample("temperature 0.8", "Good morrow.\n")],
         "best_step": 43,
