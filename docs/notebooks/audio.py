@@ -1,8 +1,8 @@
 # %% [markdown]
 # # The next sample of sound
 #
-# Learn a tone sample by sample, as WaveNet does: each sample is one of 256 levels, and the network predicts the
-# next one with a softmax.
+# Learn a tone sample by sample, like WaveNet: each sample is one of 256 levels, and the network predicts the next
+# level with a softmax.
 
 # %%
 import numpy as np
@@ -19,12 +19,12 @@ soundfile.write("tone.wav", tone, rate)
 run = throughtime.train(data="tone.wav", hidden_size=24, window=100, steps=60, out="runs/tone", progress=False)
 
 # %% [markdown]
-# Bits per sample, and those of a linear predictor. On so simple a sound the linear predictor is hard to beat, which is
-# why it is printed.
+# Compare the network's bits per sample with those of the baselines. On such a simple sound, a linear predictor is hard
+# to beat.
 
 # %%
 figures = throughtime.evaluate(run, "tone.wav")
-print(figures["bits_per_sample"])
+print(figures["bits_per_sample"], figures["baselines"])
 
 # %%
 sound = np.concatenate(list(throughtime.sample(run, length=400, seed=1)))
