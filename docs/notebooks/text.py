@@ -25,8 +25,8 @@ print({name: figures[name] for name in ("loss", "perplexity")})
 print(run.sample("she ", length=120, temperature=0.5))
 
 # %% [markdown]
-# Which unit tracks the text? `throughtime inspect runs/text` writes a report that shades it by any unit. In Python, find
-# and plot the most interesting unit:
+# Which unit tracks the text? `throughtime inspect runs/text` writes a report that shades it by any unit. In Python,
+# find and plot the most interesting unit:
 
 # %%
 import torch
