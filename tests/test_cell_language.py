@@ -640,54 +640,54 @@ def symbol_of_another_trace_used(x, h):
 MISTAKES = {
     if_on_a_symbol: "select(a > b, x, y)",
     and_of_symbols: "`and`",
-    torch_function: "torch's `tanh` was given a symbol; use throughtime.language.tanh instead.",
-    torch_function_without_counterpart: "torch's `cumsum` was given a symbol; use numbers and throughtime.language",
-    tensor_times_symbol: "torch's `mul` was given a symbol; use numbers and throughtime.language",
-    numpy_function: "NumPy's `tanh` was given a symbol; use throughtime.language.tanh instead.",
-    numpy_array_times_symbol: "NumPy's `multiply` was given a symbol",
-    symbol_times_numpy_array: "mul takes symbols and numbers; given ndarray",
+    torch_function: "torch's `tanh` doesn't take symbols; use throughtime.language.tanh instead.",
+    torch_function_without_counterpart: "torch's `cumsum` doesn't take symbols; use numbers and throughtime.language",
+    tensor_times_symbol: "torch's `mul` doesn't take symbols; use numbers and throughtime.language",
+    numpy_function: "NumPy's `tanh` doesn't take symbols; use throughtime.language.tanh instead.",
+    numpy_array_times_symbol: "NumPy's `multiply` doesn't take symbols",
+    symbol_times_numpy_array: "mul takes symbols and numbers, got ndarray",
     numpy_conversion: "NumPy",
-    math_function: "stay within throughtime.language",
-    equality: "compared with `>` and `<`",
-    inequality: "compared with `>` and `<`",
-    at_least: "compared with `>` and `<`",
-    number_in_the_place_of_a_vector: "a vector of the cell is wanted here; given float 1.0",
-    text_in_the_place_of_a_vector: "add takes symbols and numbers; given str '1'",
+    math_function: "use functions of throughtime.language",
+    equality: "only the comparisons `>` and `<`",
+    inequality: "only the comparisons `>` and `<`",
+    at_least: "only the comparisons `>` and `<`",
+    number_in_the_place_of_a_vector: "expected a vector of the cell, got float 1.0",
+    text_in_the_place_of_a_vector: "add takes symbols and numbers, got str '1'",
     not_a_number: "NaN",
-    widths_that_do_not_fit: "mul takes vectors of one width; all has 4 and x has 3 elements",
-    widths_of_gates_that_do_not_fit: "add takes vectors of one width",
+    widths_that_do_not_fit: "mul takes vectors of equal width; all has 4 and x has 3 elements",
+    widths_of_gates_that_do_not_fit: "add takes vectors of equal width",
     loop_over_a_symbol: "use split(v, n)",
     unpacked_symbol: "use split(v, n)",
-    element_out_of_range: "a vector of width 4 has the elements 0 to 3; given 4",
-    slice_with_a_step: "a symbol is sliced as `v[start:stop]` or indexed as `v[k]`",
-    slice_by_a_symbol: "a symbol is sliced as `v[start:stop]` or indexed as `v[k]`",
+    element_out_of_range: "index 4 is out of range for a vector of width 4 (0 to 3)",
+    slice_with_a_step: "index a symbol as `v[k]` or slice it as `v[start:stop]`",
+    slice_by_a_symbol: "index a symbol as `v[k]` or slice it as `v[start:stop]`",
     empty_slice: "the slice 3:3 of a vector of width 4 is empty",
-    fractional_power: "whole number of 1 or more, not 0.5",
-    unequal_split: "a vector of width 4 cannot be cut into 3 equal parts",
-    number_in_concat: "concat takes vectors; given int 1",
-    unknown_activation: "no activation is called 'tahn', did you mean tanh?",
-    parameters_of_one_name: "'gate' names two sets of parameters",
-    values_of_one_name: "two values are called 'seen'",
-    gate_called_as_another_value: "two values are called 'gate'",
-    parameter_called_as_the_gates_bias: "'bias' is the name of the gates' own parameters",
-    name_with_a_space: "given 'the gate'",
-    name_that_is_a_number: "given 1",
+    fractional_power: "must be a positive integer, got 0.5",
+    unequal_split: "a vector of width 4 can't be split into 3 equal parts",
+    number_in_concat: "concat takes vectors, got int 1",
+    unknown_activation: "no activation named 'tahn', did you mean tanh?",
+    parameters_of_one_name: "two sets of parameters are named 'gate'",
+    values_of_one_name: "two values are named 'seen'",
+    gate_called_as_another_value: "two values are named 'gate'",
+    parameter_called_as_the_gates_bias: "'bias' is the name of a parameter of the gates",
+    name_with_a_space: "got 'the gate'",
+    name_that_is_a_number: "got 1",
     gate_without_a_source: "'all' needs at least one vector",
-    gate_of_a_number: "'all' takes vectors; given float 1.0",
-    gate_of_one_vector_twice: "'all' is given one vector twice",
-    gate_of_no_width: "the width of 'all' must be a whole number of 1 or more; given 0",
+    gate_of_a_number: "'all' takes vectors, got float 1.0",
+    gate_of_one_vector_twice: "'all' has the same vector twice",
+    gate_of_no_width: "the width of 'all' must be a positive integer, got 0",
     unknown_name: "'tahn' is neither a variable of the cell nor a word of throughtime.language, did you mean tanh",
     too_few_arguments: "TypeError: select() missing 1 required positional argument",
     method_that_is_not_there: "a vector has no attribute 'tanh'; use throughtime.language.tanh.",
-    missing_state: "1 values are returned, but the cell has 2 states (hidden, cell)",
-    too_many_returned: "3 values are returned, but the cell has 1 states (hidden)",
-    nothing_returned: "among what it returned is None",
-    state_of_another_width: "state 'hidden' has 4 elements, but 3 are returned for it",
-    number_returned: "among what it returned is 0.0",
-    value_called_as_a_state: "two values are called 'hidden'",
-    linear_gate_called_as_a_value: "two values are called 'gate'",
-    symbol_of_another_trace_returned: "kept from another run",
-    symbol_of_another_trace_used: "a symbol of another cell's trace was used",
+    missing_state: "the cell has 2 states (hidden, cell) but returned 1 values",
+    too_many_returned: "the cell has 1 states (hidden) but returned 3 values",
+    nothing_returned: "must return symbols, but it returned None",
+    state_of_another_width: "state 'hidden' has width 4, but its returned value has width 3",
+    number_returned: "must return symbols, but it returned 0.0",
+    value_called_as_a_state: "two values are named 'hidden'",
+    linear_gate_called_as_a_value: "two values are named 'gate'",
+    symbol_of_another_trace_returned: "kept from another trace",
+    symbol_of_another_trace_used: "this symbol belongs to the trace of another cell",
 }
 
 
@@ -766,12 +766,12 @@ def state_with_a_bad_name(x, h=state("the hidden")):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (star_arguments, r"no \*args or \*\*kwargs"),
-        (star_words, r"no \*args or \*\*kwargs"),
+        (star_arguments, r"not \*args or \*\*kwargs"),
+        (star_words, r"not \*args or \*\*kwargs"),
         (no_state, "x and at least one state"),
         (hyper_without_a_default, "'size' needs a default"),
-        (hyper_that_is_not_keyword_only, r"'size' must be a state .* put it after a `\*`"),
-        (state_with_a_bad_name, "given 'the hidden'"),
+        (hyper_that_is_not_keyword_only, r"'size' must be a state .* move them after a `\*`"),
+        (state_with_a_bad_name, "got 'the hidden'"),
     ],
 )
 def test_arguments_that_a_cell_cannot_have_are_told_at_the_def(function, message):
@@ -783,7 +783,7 @@ def test_arguments_that_a_cell_cannot_have_are_told_at_the_def(function, message
 
 @pytest.mark.parametrize("thing", [max, 3, "lstm", cells.lstm, torch.nn.LSTM])
 def test_only_a_function_can_be_a_cell(thing):
-    with pytest.raises(CellError, match="a cell is made of a function"):
+    with pytest.raises(CellError, match="a cell must be a function"):
         cell(thing)
 
 
@@ -792,7 +792,7 @@ def test_states_of_one_name_are_refused():
     def twins(x, a=state("same"), b=state("same")):
         return tanh(affine("all", x, a)), tanh(b)
 
-    with pytest.raises(CellError, match="two values are called 'same'"):
+    with pytest.raises(CellError, match="two values are named 'same'"):
         twins.program(3, 4)
 
 
@@ -803,7 +803,7 @@ def test_a_state_whose_width_is_not_there_or_no_width():
 
     assert wide.program(3, 4).states[0].width == 4
     for size in (0, -1, 2.5, "2"):
-        with pytest.raises(CellError, match=re.escape(f"width of 1 or more; given {size!r}")):
+        with pytest.raises(CellError, match=re.escape(f"must be a positive integer, got {size!r}")):
             wide.program(3, 4, size=size)
 
     @cell
@@ -824,21 +824,21 @@ def test_an_unknown_hyper_parameter_is_told_with_the_nearest():
 
 
 def test_a_hyper_parameter_that_cannot_be_compared_is_refused():
-    with pytest.raises(CellError, match="'activation' must be a number, a text or None"):
+    with pytest.raises(CellError, match="'activation' must be a number, a string or None"):
         cells.rnn.program(3, 4, activation=["tanh"])
 
 
 @pytest.mark.parametrize("sizes", [(0, 4), (3, 0), (-1, 4), (3, 4.0), ("3", 4)])
 def test_sizes_are_whole_numbers_of_1_or_more(sizes):
-    with pytest.raises(CellError, match="must be a whole number of 1 or more"):
+    with pytest.raises(CellError, match="must be a positive integer"):
         cells.rnn.program(*sizes)
 
 
 def test_the_words_belong_inside_a_cell():
     for word in (lambda: affine("all"), lambda: parameter("p"), lambda: layer_norm("n", None), lambda: linear("l", 1)):
-        with pytest.raises(CellError, match="inside a cell's equations"):
+        with pytest.raises(CellError, match="only in a cell's equations"):
             word()
-    with pytest.raises(CellError, match="a vector of the cell is wanted here"):
+    with pytest.raises(CellError, match="expected a vector of the cell"):
         tanh(1.0)
 
 

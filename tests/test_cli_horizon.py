@@ -73,7 +73,7 @@ def test_a_trained_network_reads_what_was_held_out_or_a_text(run, capsys, tmp_pa
     [
         ([], "give one of both"),
         (["somewhere", "--cell", "rnn"], "give one of both"),
-        (["nowhere"], "there is no such directory"),
+        (["nowhere"], "no such directory"),
         (["--cell", "lstmm"], "did you mean lstm"),
         (["--cell", "rnn", "--lags", "0"], "--lags 0: 1 or more is wanted"),
         (["--cell", "rnn", "--data", "x"], "--data is a text for a trained network"),

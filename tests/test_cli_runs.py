@@ -248,7 +248,7 @@ def test_latest_is_the_newest_run_in_python_too(several):
     assert throughtime.to_c("latest", several / "net.c").weights > 0
     assert throughtime.sight.compare("latest", "rnn", hidden=4).a.name == "runs/a"
     assert throughtime.training.resume("latest", progress=False).path == Path("runs/a")
-    with pytest.raises(RunError, match="latset: there is no such file or directory"):
+    with pytest.raises(RunError, match="latset: no such file or directory"):
         throughtime.Stream("latset")
 
 

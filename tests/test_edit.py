@@ -417,11 +417,11 @@ def test_a_compiled_model_is_edited_outside_its_graph():
             "(?s)'layer0.forget' can't .*language.sigmoid.*'reference'",
         ),
         ({"layer0.forget": lambda f: f.clamp(0, 1)}, {}, "no attribute 'clamp'"),
-        ({"layer0.forget": lambda f: torch.ones(6)}, {}, "It gave Tensor"),
-        ({"layer0.forget": lambda f: f[:2]}, {}, "gives 2 elements in the place of 6"),
-        ({"layer0.forget": lambda f: affine("more", f)}, {}, "belong inside a cell's equations"),
-        ({"layer0.forget": lambda f, inptu: f}, {}, r"no value of its layer is called so, did you mean input\?"),
-        ({"layer0.forget": lambda f, hidden: f}, {}, "only after it"),
+        ({"layer0.forget": lambda f: torch.ones(6)}, {}, "It returned Tensor"),
+        ({"layer0.forget": lambda f: f[:2]}, {}, "must have width 6, got 2"),
+        ({"layer0.forget": lambda f: affine("more", f)}, {}, "only in a cell's equations"),
+        ({"layer0.forget": lambda f, inptu: f}, {}, r"its layer has no value of that name, did you mean input\?"),
+        ({"layer0.forget": lambda f, hidden: f}, {}, "computed after it"),
     ],
 )
 def test_what_cannot_be_edited_is_said(changes, options, message):

@@ -281,7 +281,7 @@ def test_other_layers_are_told(keras: Any) -> None:
 
 
 def test_files_that_have_nothing_are_told(keras: Any, tmp_path: Path) -> None:
-    cases = {"no.keras": "there is no such file", "text.keras": "no file of HDF5", "zip.keras": "no config.json"}
+    cases = {"no.keras": "no such file", "text.keras": "no file of HDF5", "zip.keras": "no config.json"}
     for name, told in cases.items():
         path = tmp_path / name
         if name == "text.keras":

@@ -361,11 +361,11 @@ def test_a_layer_is_rebuilt_from_its_programs_and_options() -> None:
         ({"bidirectional": True, "reverse": True}, "one of bidirectional and reverse"),
         ({"bidirectional": True, "merge": "sum", "skip": "residual", "returns": "last"}, "end at different steps"),
         ({"learn_initial": "yes"}, "learn_initial is True or False"),
-        ({"heads": 3}, "3 heads cannot share the 4 units of the state 'hidden'"),
+        ({"heads": 3}, "state 'hidden' of cell .* has 4 units, which can't be divided into 3 heads"),
         ({"heads": 0}, "heads must be a whole number"),
         ({"clip": -1.0}, "clip is a bound above 0"),
         ({"activations": {"candidat": "relu"}}, "is called 'candidat'.*did you mean candidate"),
-        ({"activations": {"candidate": "relo"}}, "no activation is called 'relo'.*did you mean relu"),
+        ({"activations": {"candidate": "relo"}}, "no activation named 'relo'.*did you mean relu"),
         ({"zoneot": 0.1}, "did you mean zoneout"),
     ],
 )

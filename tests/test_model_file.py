@@ -330,7 +330,7 @@ def refused(path: Path, told: str) -> None:
 
 
 def test_what_is_no_model_is_told(path: Path, tmp_path: Path) -> None:
-    refused(tmp_path / "modle.safetensors", r"there is no such file, did you mean model\.safetensors")
+    refused(tmp_path / "modle.safetensors", r"no such file, did you mean model\.safetensors")
     (tmp_path / "text").write_text("no model")
     refused(tmp_path / "text", "damaged, or is no file of safetensors")
     save_file(nn.LSTM(2, 3).state_dict(), tmp_path / "foreign.safetensors", {"format": "pt"})
@@ -366,7 +366,7 @@ def test_what_does_not_fit_is_told(path: Path) -> None:
         throughtime.load(path)
     for odd in (torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int32)):
         save_file(weights | {"bias_l0": odd}, path, metadata)
-        refused(path, "all be of one of the types")
+        refused(path, "all have the same type")
 
 
 def test_symbols_that_do_not_fit_are_told(tmp_path: Path) -> None:
@@ -522,5 +522,5 @@ def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
 
 
 def test_what_is_no_path_is_refused() -> None:
-    with pytest.raises(UserError, match="given int"):
+    with pytest.raises(UserError, match="got int"):
         throughtime.load(3)  # type: ignore[arg-type]

@@ -140,10 +140,10 @@ def test_data_are_read_from_their_start(run: Run, tmp_path: Path, capsys: pytest
         (["--text", ""], "has no symbols: 2 or more are wanted"),
         (["--text", "t"], "has 1 symbol: 2 or more are wanted"),
         (["--text", "time", "other.txt"], "are two texts: give one of them"),
-        (["missing.txt"], "there is no such file"),
+        (["missing.txt"], "no such file"),
         (["--length", "1"], "length 1: 2 to 20,000"),
         (["--values", "layer0.forgt"], "did you mean layer0.forget"),
-        (["--engine", "nativ"], "did you mean native|no engine is called"),
+        (["--engine", "nativ"], "did you mean native|no engine named"),
         (["--out", "."], "is a directory"),
     ],
 )

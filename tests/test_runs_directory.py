@@ -67,7 +67,7 @@ def test_weights_of_another_run_are_told(path, tmp_path):
 
 def test_a_half_written_run_is_told(path):
     (path / "config.json").unlink()
-    with pytest.raises(RunError, match="half written"):
+    with pytest.raises(RunError, match="incomplete"):
         Run.open(path)
 
 

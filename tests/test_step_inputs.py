@@ -214,7 +214,7 @@ def no_state(x, dt=inputs()):
     ("function", "message"),
     [
         (forgotten_declaration, r"declare it as an input: def forgotten_declaration(x, h, dt=inputs(width=1))."),
-        (name_of_an_argument, "an input cannot be called 'lengths': a layer has an argument of that name"),
+        (name_of_an_argument, "an input can't be named 'lengths': layers have an argument of that name"),
         (no_state, "a cell takes at least one state besides its inputs"),
     ],
 )

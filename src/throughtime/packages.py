@@ -1,4 +1,4 @@
-"""Packages of an extra, which may be missing."""
+"""Checks for optional packages."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ def require(package: str, extra: str | None = None, purpose: str = "this") -> No
     """Check that a package is installed.
 
     Args:
-        package: its name.
+        package: the package's name.
         extra: the extra of throughtime that installs it; the package's name if None.
-        purpose: what needs it, as the message's subject: "reading MIDI files".
+        purpose: the feature that needs it, as the subject of the message, such as "reading MIDI files".
 
     Raises:
-        UserError: it is missing; the message names the extra.
+        UserError: if it is missing; the message names the extra.
     """
     if find_spec(package) is None:
         raise UserError(f"{purpose} needs {package}: pip install 'throughtime[{extra or package}]'")
