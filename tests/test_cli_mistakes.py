@@ -19,7 +19,7 @@ MISTAKES = {
     "train table.csv --target nothing --horizon 4": "Its columns are 'date', 'value', 'label'",
     "train table.csv --target label --horizon 4": "must hold numbers, got 'a' in row 1",
     "train table.csv --target value --horizon 1000": "make them smaller, or change --split",
-    "train text.txt --target value": "forecast needs --horizon",
+    "train text.txt --target value": "text.txt is not a table: expected a .csv, .tsv or .parquet file",
     "train text.txt --mintues 3": "did you mean --minutes?",
     "train text.txt --minutes 0": "--minutes must be greater than 0, got 0",
     "train text.txt --minutes 3m": "--minutes must be a number, got '3m'",
