@@ -72,7 +72,7 @@ def test_symbols_that_training_never_saw_are_unknown_and_counted(text, tmp_path)
     assert np.array_equal(part.ids, corpus.valid.ids)
 
 
-def test_a_tokenised_file_gives_exactly_its_words(tmp_path):
+def test_a_tokenized_file_gives_exactly_its_words(tmp_path):
     lines = " the <unk> sat on the mat \n a cat was n't there \n"
     (tmp_path / "ptb.train.txt").write_text(lines * 5)
     (tmp_path / "ptb.valid.txt").write_text(" the cat <unk> purred \n")

@@ -100,7 +100,7 @@ def test_the_default_text_is_pythons_documentation():
 
 
 @pytest.mark.parametrize(
-    ("content", "tokenised"),
+    ("content", "tokenized"),
     [
         ("the cat <unk> on\n", True),
         ("<unk> at the start\n", True),
@@ -110,8 +110,8 @@ def test_the_default_text_is_pythons_documentation():
         ("plain text\n", False),
     ],
 )
-def test_tokenised_text_is_told_by_unk_as_a_word(tmp_path, tiny_pieces, content, tokenised):
-    assert read_text([written(tmp_path / "a", content)]).tokenised is tokenised
+def test_tokenized_text_is_told_by_unk_as_a_word(tmp_path, tiny_pieces, content, tokenized):
+    assert read_text([written(tmp_path / "a", content)]).tokenized is tokenized
 
 
 def test_progress_tells_the_bytes_read(tmp_path, tiny_pieces):

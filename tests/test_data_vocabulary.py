@@ -95,8 +95,8 @@ def test_how_a_text_is_cut_into_pieces_makes_no_difference(level):
     assert all(symbols(size) == whole for size in (17, 8192, 50_001))
 
 
-def test_a_tokenised_text_is_exactly_its_words_and_line_ends():
-    vocabulary = build_vocabulary("word", [TREEBANK], tokenised=True)
+def test_a_tokenized_text_is_exactly_its_words_and_line_ends():
+    vocabulary = build_vocabulary("word", [TREEBANK], tokenized=True)
     expected = TREEBANK.replace("\n", " <eos> ").split()
     names = list(json.loads(vocabulary.to_json())["model"]["vocab"])
     assert names[:2] == ["<unk>", "<eos>"]
@@ -108,7 +108,7 @@ def test_a_tokenised_text_is_exactly_its_words_and_line_ends():
 
 
 def test_only_words_that_are_lacking_count_as_unknown():
-    vocabulary = build_vocabulary("word", [TREEBANK], tokenised=True)
+    vocabulary = build_vocabulary("word", [TREEBANK], tokenized=True)
     (block,) = vocabulary.encode_blocks(["the <unk> black swan plunged \n"])
     assert block.ids.tolist().count(vocabulary.unknown) == 2
     assert block.unknown == 1
@@ -130,7 +130,7 @@ def test_bounds_keep_the_most_frequent():
     assert build_vocabulary("word", [text]).symbols == (" <unk>", " high", " low")
     assert build_vocabulary("word", [text], vocab_size=3, min_count=1).size == 3
     assert build_vocabulary("bpe", [default_text()[:20_000]], vocab_size=300).size == 300
-    bounded = build_vocabulary("word", [TREEBANK], vocab_size=4, tokenised=True)
+    bounded = build_vocabulary("word", [TREEBANK], vocab_size=4, tokenized=True)
     assert bounded.size == 4
 
 

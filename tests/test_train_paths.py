@@ -116,7 +116,7 @@ def test_a_run_that_fails_later_stays(tmp_path):
 
 
 @pytest.mark.parametrize("prompt", ["some word", "some word "])
-def test_words_of_a_tokenised_text_continue_a_prompt_after_one_space(prompt, tmp_path):
+def test_words_of_a_tokenized_text_continue_a_prompt_after_one_space(prompt, tmp_path):
     (tmp_path / "text.txt").write_text("some <unk> word is here and more words are there\n" * 300)
     run = train_tiny(tmp_path, level="word")
     text = prompt + "".join(throughtime.sample(run, prompt=prompt, length=3))

@@ -209,7 +209,7 @@ def _vocabulary_of(
         _with_progress(text.pieces(0, stop), stop, "counting tokens", progress),
         vocab_size=vocab_size,
         min_count=min_count,
-        tokenised=text.tokenised,
+        tokenized=text.tokenized,
     )
     cache.store_text(directory, name, vocabulary.to_json())
     return vocabulary

@@ -147,9 +147,7 @@ def _from_text(paths: list[Path], encoding_errors: str, unlabelled: bool) -> Lab
         files = _texts_of(paths)
         if len(files) < len(paths):
             other = next(path for path in paths if path not in files)
-            kind = (
-                "a directory among files" if other.is_dir() else f"of an unsupported type ({other.suffix or 'none'})"
-            )
+            kind = "a directory among files" if other.is_dir() else f"of an unsupported type ({other.suffix or 'none'})"
             raise DataError(f"{display_path(other)} is {kind}; expected {_SOURCES}.")
     labels, names, texts = [], [], []
     for file in files:

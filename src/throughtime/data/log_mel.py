@@ -119,7 +119,7 @@ class LogMel:
         rising = (frequencies - corners[:-2, None]) / np.diff(corners)[:-1, None]
         falling = (corners[2:, None] - frequencies) / np.diff(corners)[1:, None]
         triangles = np.maximum(0, np.minimum(rising, falling))
-        # A band narrower than the distance of two frequencies takes the nearest one.
+        # A band narrower than the spacing of the frequencies uses the nearest one.
         for band in np.flatnonzero(triangles.sum(1) == 0):
             triangles[band, np.abs(frequencies - corners[band + 1]).argmin()] = 1
         return triangles

@@ -127,7 +127,7 @@ class Tag(SequenceTask):
                 held[name], train = train[sides.valid], train[sides.train]
         if codecs is None:
             texts = (_text(found.tokens[k]) for k in train)
-            vocabulary = build_vocabulary("word", texts, min_count=options.min_count or 2, tokenised=True)
+            vocabulary = build_vocabulary("word", texts, min_count=options.min_count or 2, tokenized=True)
             codecs = Codecs(vocabulary, tags)
         whole = _encoded(found, codecs)
         parts = {name: whole.take(rows) for name, rows in held.items()}

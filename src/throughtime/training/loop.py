@@ -310,9 +310,7 @@ def _to_the_end(run: Run, data: Data[Any], display: Display, notes: Sequence[str
         if error.errno not in DISK_FULL:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        raise TrainingError(
-            f"the disk is full{where}; free some space. Training stopped; {_saved(run)}"
-        ) from None
+        raise TrainingError(f"the disk is full{where}; free some space. Training stopped; {_saved(run)}") from None
     except Diverged as error:
         if not run.checkpoint.exists():
             raise
