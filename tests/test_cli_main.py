@@ -68,9 +68,9 @@ def test_a_mistake_is_told_in_one_message(arguments, told, capsys):
 
 
 def test_a_users_error_is_told_without_a_traceback(failing, capsys):
-    failing(DataError("the file x is empty: text is wanted"))
+    failing(DataError("the file x is empty; expected a text file"))
     assert main(["info"]) == 2
-    assert capsys.readouterr().err == "error: the file x is empty: text is wanted\n"
+    assert capsys.readouterr().err == "error: the file x is empty; expected a text file\n"
 
 
 def test_a_missing_package_is_named_with_the_extra_that_installs_it(failing, capsys):

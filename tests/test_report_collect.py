@@ -124,7 +124,7 @@ def test_unknown_characters_are_counted_and_read_on(
     assert (
         main(["inspect", str(run.path), "--text", "tıme über\0 alles", "--out", str(page), "--values", "*.cell"]) == 0
     )
-    assert re.search(r"unknown +\d characters that training never saw", capsys.readouterr().out)
+    assert re.search(r"unknown +\d characters not seen in training", capsys.readouterr().out)
     assert "training never saw" in page.read_text()
 
 
@@ -138,7 +138,7 @@ def test_data_are_read_from_their_start(run: Run, tmp_path: Path, capsys: pytest
     ("arguments", "told"),
     [
         (["--text", ""], "has no symbols: 2 or more are wanted"),
-        (["--text", "t"], "has 1 symbol: 2 or more are wanted"),
+        (["--text", "t"], "has 1 token; at least 2 are needed"),
         (["--text", "time", "other.txt"], "are two texts: give one of them"),
         (["missing.txt"], "there is no such file"),
         (["--length", "1"], "length 1: 2 to 20,000"),
@@ -177,7 +177,7 @@ def test_where_the_held_out_text_is_gone_another_is_asked_for(
     assert "or give another text to read, as DATA or --text" in capsys.readouterr().err
     write_text(tmp_path / "text.txt", words=601)
     assert main(["inspect", str(run.path)]) == 2
-    assert "it has changed" in capsys.readouterr().err
+    assert "has changed since" in capsys.readouterr().err
 
 
 def test_training_ends_with_a_report(run: Run) -> None:
@@ -206,5 +206,5 @@ def test_a_report_that_fails_leaves_the_run_whole(tmp_path: Path, monkeypatch: p
     run = train_tiny(tmp_path, report=True, steps=1)
     assert run.finished
     assert not run.report.exists()
-    assert "the report was not written" in run.log.read_text()
+    assert "could not write the report" in run.log.read_text()
     assert write_report(run, data_of(run)) is None

@@ -257,7 +257,7 @@ def test_a_text_that_can_t_be_read_is_refused(name, text, told, request, capsys)
 
 
 def test_a_task_without_a_passage_says_so(classified):
-    with pytest.raises(UserError, match="inspect doesn't show data of task classify"):
+    with pytest.raises(UserError, match="inspect doesn't support task classify"):
         throughtime.tasks.base.Task.passage(classified.task, None, None, 10, "")
 
 

@@ -29,8 +29,8 @@ def spans(tags: Sequence[str]) -> set[Span]:
     """Return the spans of a sequence of tags.
 
     A span starts at `B-` or `S-`, after an `O` or `E-`, or where the type changes, so an `I-` tag starts a span if
-    there is none to continue. It ends before the next one starts, before `O`, and after `E-` or `S-`. A tag without a prefix
-    and a type, such as `B`, has the type `_`.
+    there is none to continue. It ends before the next one starts, before `O`, and after `E-` or `S-`. A tag without a
+    prefix and a type, such as `B`, has the type `_`.
 
     Args:
         tags: tags that are `O` or a prefix with a type, such as `B-PER` and `I-PER`.
