@@ -170,7 +170,7 @@ def test_a_gradient_program_shows_its_sums_and_its_direction():
     assert text.startswith("program lstm.gradient (time runs backward)\n")
     assert "sum over steps and rows:" in text
     assert "weight_h.T @ " in text
-    assert " outer hidden.previous" in text or " outer tape.hidden.previous" in text
+    assert " outer residual.hidden.previous" in text
 
 
 @given(programs())
