@@ -1,4 +1,4 @@
-"""Thirty mistakes on the command line: each is told in a sentence that says what to do, without a traceback."""
+"""Mistakes on the command line: each is reported in a sentence that says what to do, without a traceback."""
 
 from unittest.mock import patch
 
@@ -32,7 +32,7 @@ MISTAKES = {
     "train text.txt --steps 2 --out file": "file already exists; choose another directory",
     "train text.txt --steps 2 --out file/run": "choose another --out",
     "train missing.txt": "there is no such file",
-    "train tiny.txt": "give a longer text",
+    "train tiny.txt": "use a longer text",
     "train --paired text.txt": "pairs need two files",
     "train --config missing.json": "can't be read",
     "train --resume nothing": "throughtime runs lists the runs under runs/",

@@ -147,8 +147,9 @@ def test_a_table_of_numbers(tmp_path):
     run = throughtime.train(data=table, epochs=15, lr=0.02, out=tmp_path / "run", **columns, **TINY)
     assert run.task.name == "classify"
     assert run.result["valid"]["accuracy"] >= 5 / 6
-    stream = Stream(run)
-    assert stream.step(stream.task.codecs.inputs.encode(np.zeros((1, 2)))[0]).shape == (2,)
+    codecs = run.description.codecs
+    assert run.task.read_passage([table], codecs, length=20).features == ("x", "y")
+    assert Stream(run).step(codecs.inputs.encode(np.zeros((1, 2)))[0]).shape == (2,)
 
 
 def test_the_task_is_guessed_and_reported(tmp_path, capfd):

@@ -27,6 +27,7 @@ class Sequences:
         weights: the weight of each sequence `[N]` (float32); None if all are 1.
         names: the name of each sequence in reports; its index by default.
         groups: the group of each sequence; a split keeps each group on one side.
+        features: the names of the F features, if they have names.
 
     Raises:
         DataError: if there are no sequences, a sequence has no steps, or the arrays don't match.
@@ -37,6 +38,7 @@ class Sequences:
     weights: NDArray[np.float32] | None = None
     names: Sequence[str] = ()
     groups: Sequence[str] | None = None
+    features: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         def keep(name: str, value: object) -> None:
@@ -93,6 +95,7 @@ class Sequences:
             None if self.weights is None else self.weights[rows],
             [self.names[k] for k in rows],
             None if self.groups is None else [self.groups[k] for k in rows],
+            self.features,
         )
 
     @cached_property

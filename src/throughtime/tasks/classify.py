@@ -165,10 +165,7 @@ class Classify(SequenceTask):
         training, more = self._augmented(found, train, whole.take(train), Codecs(inputs, labels))
         notes += more
         if options.class_weights == "balanced":
-            weights = _balanced(np.asarray(training.targets))
-            training = Sequences(
-                training.inputs, training.targets, weights.astype(np.float32), training.names, training.groups
-            )
+            training = replace(training, weights=_balanced(np.asarray(training.targets)))
         counts = {"train": len(train), **{name: len(part) for name, part in parts.items()}, "labels": len(labels)}
         digest = "".join(part.digest for part in (training, *parts.values()))
         return Data(
@@ -204,8 +201,7 @@ class Classify(SequenceTask):
 
     def figures(self, figures: Figures, part: Sequences) -> Figures:
         """See `Task.figures`: `loss` in nats, `accuracy`, `macro_f1`, and the number of `sequences`."""
-        found = {name: value for name, value in figures.items() if name != "terms"}
-        return {**found, "sequences": len(part)}
+        return {name: value for name, value in figures.items() if name != "terms"} | {"sequences": len(part)}
 
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """See `Task.figure_rows`."""
@@ -267,6 +263,13 @@ class Classify(SequenceTask):
     def step_name(self, codecs: Codecs) -> str:
         """Return "character" or "word" for text and "step" for numbers."""
         return "step" if _numeric(codecs) else UNITS[self.options.level]
+
+    def features(self, codecs: Codecs) -> Sequence[str]:
+        """See `SequenceTask.features`."""
+        if isinstance(codecs.inputs, SoundFeatures):
+            kind = "mel band" if isinstance(codecs.inputs, LogMel) else "sample"
+            return [f"{kind} {k}" for k in range(codecs.inputs.size)]
+        return super().features(codecs)
 
     def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
         """See `SequenceTask.symbols`."""
@@ -368,7 +371,7 @@ class Classify(SequenceTask):
         else:
             inputs = [np.asarray(codecs.inputs.encode(text), np.int64) for text in found.texts or ()]
         labels = codecs.targets.encode(found.labels) if found.labels else np.zeros(len(found), np.int64)
-        return Sequences(inputs, labels, names=found.names, groups=found.groups)
+        return Sequences(inputs, labels, names=found.names, groups=found.groups, features=found.features)
 
 
 def _numeric(codecs: Codecs) -> bool:

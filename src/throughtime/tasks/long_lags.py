@@ -178,6 +178,10 @@ class Adding(LagTask):
         """See `Task.interface`."""
         return Interface("numeric", 2, Point(1, "mse"), per_step=False)
 
+    def features(self, codecs: Codecs) -> Sequence[str]:
+        """See `SequenceTask.features`."""
+        return "number", "mark"
+
 
 class _Counted(LagTask):
     """A task on token ids whose metric is the accuracy at certain steps."""

@@ -90,12 +90,12 @@ class SequenceTask(Task[Sequences]):
             self.step_name(codecs),
             codecs.targets.names if isinstance(interface.output, Categorical) else (),
             interface.causal,
-            features=self.features(codecs),
+            features=part.features or self.features(codecs),
             part=part if answered else None,
         )
 
     def features(self, codecs: Codecs) -> Sequence[str]:
-        """Return the names of numeric inputs."""
+        """Return the names of numeric inputs whose data have no feature names."""
         interface = self.interface(codecs)
         return [f"feature {k}" for k in range(interface.size)] if interface.kind == "numeric" else ()
 

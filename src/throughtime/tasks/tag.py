@@ -83,7 +83,7 @@ class TaggedSequences(Sequences):
         """See `Sequences.take`."""
         found, rows = super().take(indices), np.asarray(indices, np.int64)
         return TaggedSequences(
-            found.inputs, found.targets, found.weights, found.names, found.groups, [self.tokens[k] for k in rows]
+            found.inputs, found.targets, found.weights, found.names, found.groups, tokens=[self.tokens[k] for k in rows]
         )
 
 
