@@ -1,4 +1,4 @@
-"""Labelled sequences from directories and tables, and errors about unusable ones."""
+"""Labeled sequences from directories and tables, and errors about unusable ones."""
 
 import numpy as np
 import polars as pl

@@ -50,7 +50,7 @@ def test_wide_and_long_tables_contain_the_same_series(tmp_path):
         np.testing.assert_array_equal(each.series[1].values, [10, 20, np.nan, 40])
         assert each.timeline.text == "1d"
         assert each.timeline.label(each.series[0].start + 3) == "2024-01-04"
-        assert any("1 missing time stamps" in note or "2 missing time stamps" in note for note in each.notes)
+        assert any("1 missing timestamps" in note or "2 missing timestamps" in note for note in each.notes)
 
 
 @pytest.mark.parametrize(

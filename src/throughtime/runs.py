@@ -3,7 +3,7 @@
 config.json         options, data summary and plan; written last, so a directory with it is a complete run
 task.json           the task with its codecs, such as the vocabulary
 program.json        each layer's program, so a model loads without the Python source of its cell
-model.safetensors   the weights with the best validation metric; includes programs and task, so it's a model by itself
+model.safetensors   the weights with the best validation metric; includes programs and task, so it is a complete model
 metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss and the task's metrics
 rates.f64           each step's learning rate
 replayed.f64        the learning rates to follow, if the run replays another
@@ -294,13 +294,13 @@ class Run:
         return name, value, shown
 
     def evaluate(self, data: str | Path | Sequence[str | Path], **options: Any) -> Figures:
-        """Evaluate the network on data of the kind that it was trained on; see `throughtime.evaluate`."""
+        """Evaluate the network on data of the kind it was trained on; see `throughtime.evaluate`."""
         from throughtime.training.inference import evaluate
 
         return evaluate(self, data, **options)
 
     def predict(self, data: str | Path | Sequence[str | Path], **options: Any) -> Prediction:
-        """Predict data of the kind that the network was trained on; see `throughtime.predict`."""
+        """Apply the network to data of the kind it was trained on; see `throughtime.predict`."""
         from throughtime.training.inference import predict
 
         return predict(self, data, **options)
@@ -355,7 +355,7 @@ class Run:
         return self.path / "rates.f64"
 
     def rates(self) -> NDArray[np.float64]:
-        """Return each step's learning rate, `[steps]`, which suffice to replay a run with a time budget exactly."""
+        """Return each step's learning rate, `[steps]`, from which a run with a time budget can be replayed exactly."""
         return _numbers(self.rates_file)
 
     def replayed_rates(self) -> NDArray[np.float64]:
@@ -399,7 +399,7 @@ class Run:
             raise RunError(f"{self.path} is damaged: {name}: {error}") from None
 
     def save_weights(self, model: SequenceModel) -> None:
-        """Replace the best weights by the network's; the file is a model by itself."""
+        """Save the network as the best one so far; the file is a complete model."""
         from throughtime.nn.description import describe
 
         with replacing(self.path / WEIGHTS) as file:

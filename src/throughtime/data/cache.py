@@ -28,7 +28,7 @@ IdType = np.dtype[Any]  # unsigned integers for ids, floating-point numbers for 
 
 
 def cache_directory() -> Path:
-    """Return `$XDG_CACHE_HOME/throughtime` or `~/.cache/throughtime`, or a temporary directory without a home."""
+    """Return `$XDG_CACHE_HOME/throughtime` or `~/.cache/throughtime`, or a temporary directory if there is no home."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(given):
         return Path(given) / "throughtime"
@@ -124,7 +124,7 @@ def _is_writable(directory: Path) -> bool:
 
 
 def _remove_left_over(directory: Path) -> None:
-    """Remove files left by killed runs, which are more than a day old."""
+    """Remove files that killed runs left more than a day ago."""
     for path in directory.glob("*.part"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _DAY:

@@ -55,7 +55,7 @@ class EncodedText:
         return int(self.ids.size)
 
     def bits_per_character(self, loss: float) -> float:
-        """Convert a loss in nats per token to bits per character, which are comparable across levels."""
+        """Convert a loss in nats per token to bits per character, which is comparable across levels."""
         return loss / math.log(2) * self.symbols / self.characters
 
     def bits_per_byte(self, loss: float) -> float:
@@ -104,8 +104,8 @@ def prepare_text(
     """Read text, build its vocabulary, and encode it for training.
 
     Without `valid`, the last 10% of the characters are held out for validation, whatever the level, so
-    that metrics per character are comparable across levels. Words and byte pairs are cut after the word
-    at that position.
+    that metrics per character are comparable across levels. For words and byte pairs, the cut is after
+    the word at that position.
 
     Args:
         paths: files and directories that make up one text (see `read_text`); the default text if None.
@@ -196,7 +196,7 @@ def _vocabulary_of(
     directory: Path,
     progress: Progress | None,
 ) -> Vocabulary:
-    """Return the vocabulary of the first part of a text, using the cache if possible."""
+    """Load the vocabulary of the first part of a text from the cache, or build it."""
     key = _digest(text.digest, stop, level, vocab_size, min_count)
     name = f"{key}.vocabulary.json"
     if kept := cache.load_text(directory, name):

@@ -86,7 +86,7 @@ class Pairs:
 
 
 def find_pairs(paths: Sequence[str | Path], knobs: Knobs | None = None) -> list[Pair]:
-    """Open the files of pairs.
+    """Find and open the recordings of pairs.
 
     Args:
         paths: alternating dry and wet files; a directory of dry and one of wet files with matching names; or a single

@@ -55,7 +55,7 @@ class Rolls:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces as piano rolls, by part of a split.
+    """Pieces as piano rolls, grouped by the part of a split.
 
     Attributes:
         name: the name of the data in reports.

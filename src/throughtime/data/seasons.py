@@ -50,7 +50,7 @@ def _apart(values: Array, lag: int) -> float:
 
 
 def block_mean(of: Callable[..., Array], *arrays: Array) -> float:
-    """Return the mean of a function of arrays, block by block in double precision, ignoring NaN; NaN if all are."""
+    """Return the mean of a function of arrays, block by block in double precision; NaN is ignored."""
     total, count = 0.0, 0
     for start in range(0, len(arrays[0]), BLOCK):
         found = of(*(array[start : start + BLOCK].astype(np.float64) for array in arrays))

@@ -97,7 +97,7 @@ class SeriesCodec:
 
     Attributes:
         columns: the table's columns.
-        timeline: the table's time stamps.
+        timeline: the table's timestamps.
         scales: the scale of each series' target, by name.
         errors: the divisor of MASE for each series, at the common scale.
         ends: for each series, the position after the last row used for training or validation.

@@ -207,7 +207,7 @@ def sound_writer(path: Path, waveform: Waveform) -> Iterator[Callable[[NDArray[A
 
 @contextmanager
 def _reading(name: str) -> Iterator[ModuleType]:
-    """Import soundfile, and convert its errors to errors about a file."""
+    """Import soundfile and translate its errors into errors about a file."""
     require("soundfile", "sound", "reading sound files")
     import soundfile
 

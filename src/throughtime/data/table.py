@@ -191,7 +191,7 @@ class Table:
         return numbers
 
     def _numbers(self, column: str) -> tuple[NDArray[np.float64] | None, list[int]]:
-        """Return a column's numbers, NaN where missing, and the rows with other values; None for other types."""
+        """Return a column's numbers (NaN where missing) and the rows that aren't numeric; None for other types."""
         import polars
 
         series = self.frame[column]

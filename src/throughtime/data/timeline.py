@@ -1,4 +1,4 @@
-"""Regular time stamps: the interval between them, and calendar features."""
+"""Regular timestamps: the interval between them, and calendar features."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Timeline:
-    """The regular time stamps of a table; all of its series have the same interval.
+    """The regular timestamps of a table; all of its series have the same interval.
 
     Attributes:
         unit: "us" for microseconds since 1970, "month" for calendar months, or "number" for plain integers.
-        step: the interval between time stamps, in units.
-        phase: the remainder of all time stamps modulo the step, in units.
+        step: the interval between timestamps, in units.
+        phase: the remainder of all timestamps modulo the step, in units.
         day: for months, the day of the month (in microseconds from its start), or -1 for the last day of the month.
-        zoned: whether the time stamps are in UTC because the table's have an offset or a time zone.
+        zoned: whether the timestamps are in UTC because the table's have an offset or a time zone.
     """
 
     unit: Literal["us", "month", "number"]
@@ -44,7 +44,7 @@ class Timeline:
 
     @classmethod
     def of(cls, times: Any, series: Integers, name: str, freq: str | None = None) -> tuple[Self, Integers]:
-        """Find the interval of time stamps.
+        """Find the interval of timestamps.
 
         Args:
             times: a polars series of numbers, dates or datetimes.
@@ -56,7 +56,7 @@ class Timeline:
             The timeline, and the position of each row on it.
 
         Raises:
-            DataError: if there are duplicate time stamps, or they are not a whole number of intervals apart.
+            DataError: if there are duplicate timestamps, or they are not a whole number of intervals apart.
         """
         import polars
 
@@ -84,14 +84,14 @@ class Timeline:
 
     @classmethod
     def regular(cls, pieces: Iterable[Any], freq: str | None = None) -> tuple[Self, int] | None:
-        """Read sorted time stamps of one series with a fixed interval of less than a day.
+        """Read sorted timestamps of one series with a fixed interval of less than a day.
 
         Args:
-            pieces: polars series of consecutive time stamps, so that a long column needn't be in memory as a whole.
+            pieces: polars series of consecutive timestamps, so that a long column needn't be in memory as a whole.
             freq: the expected interval, if set.
 
         Returns:
-            The timeline, and the position of the first row; None if the time stamps are not of this kind.
+            The timeline, and the position of the first row; None if the timestamps are not of this kind.
         """
         import polars
 
@@ -156,7 +156,7 @@ class Timeline:
 
     @classmethod
     def _monthly(cls, stamps: Integers, same: Any, name: str, step: int, zoned: bool) -> tuple[Self, Integers] | None:
-        """Return a timeline of months, quarters or years; None if the time stamps are not of this kind."""
+        """Return a timeline of months, quarters or years; None if the timestamps are not of this kind."""
         moments = stamps.astype("datetime64[us]")
         months = moments.astype("datetime64[M]")
         within = (moments - months).astype(np.int64)
@@ -191,11 +191,11 @@ class Timeline:
         return f"{self.step // table[name]}{name}"
 
     def label(self, position: int) -> str:
-        """Return the time stamp of a position as text, in ISO 8601 format unless it is a number."""
+        """Return the timestamp of a position as text, in ISO 8601 format unless it is a number."""
         return self.label_of(position * self.step + self.phase)
 
     def label_of(self, stamp: int) -> str:
-        """Return a time stamp in units as text."""
+        """Return a timestamp in units as text."""
         if self.unit == "number":
             return str(stamp)
         if self.unit == "month":

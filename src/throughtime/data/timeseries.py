@@ -123,7 +123,7 @@ class TimeSeries:
     Attributes:
         name: the name of the table.
         columns: the columns that were read.
-        timeline: the time stamps.
+        timeline: the timestamps.
         series: the series.
         notes: remarks on the data for the user.
     """
@@ -159,7 +159,7 @@ def read_time_series(
 ) -> TimeSeries:
     """Read the series of a .csv, .tsv or .parquet file.
 
-    Rows are sorted by time, and missing time stamps become missing values. With several targets, each is a series, and
+    Rows are sorted by time, and missing timestamps become missing values. With several targets, each is a series, and
     the covariates belong to all of them.
 
     Args:
@@ -243,7 +243,7 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
             static = tuple(_constant(table, column, text[rows], name) for column, text in texts.items())
             found.append(Series(full, start, _on_grid(values[rows], at, grid)[:end], past[:end], future, static))
     if filled:
-        notes.append(f"{filled:,} missing time stamps (interval {timeline.text}) are treated as missing values")
+        notes.append(f"{filled:,} missing timestamps (interval {timeline.text}) are treated as missing values")
     missing = sum(int(np.isnan(series.values).sum()) for series in found) - filled * len(read)
     if missing > 0:
         notes.append(f"{missing:,} values of the target are missing; the network reads a mask that marks them")

@@ -155,7 +155,7 @@ class AudioTask(StreamTask[Audio]):
         return fit_baselines(data.codecs.inputs, data.train.ids)
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Audio, codecs: Codecs) -> dict[str, Figures]:
-        """Measure linear predictors, integrating their error distributions over the levels."""
+        """Evaluate linear predictors by integrating their error distributions over the levels."""
         found = {}
         for name, fit in fitted.items():
             nats = baseline_nats(fit, codecs.inputs, part.ids)

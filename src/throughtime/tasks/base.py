@@ -275,10 +275,10 @@ class Task(ABC, Generic[S]):
         """
 
     def fitting_batch(self, data: Data[S], batch: int, ranks: int) -> int:
-        """Return the batch size to train with: the requested one, or a smaller one if there are too few data.
+        """Return the batch size to train with: the requested one, or a smaller one if there is too little data.
 
         Raises:
-            DataError: if there are too few data for any batch size.
+            DataError: if there is too little data for any batch size.
         """
         return batch
 
@@ -300,7 +300,7 @@ class Task(ABC, Generic[S]):
             step: the number of rows between the origins of consecutive windows; the task's default if None.
 
         Raises:
-            UserError: if the task isn't forecasting.
+            UserError: if the task doesn't forecast.
         """
         raise UserError(
             f"{option('windows')} and {option('step')} are for forecasts; this network was trained for task {self.name}"
@@ -392,7 +392,7 @@ class Task(ABC, Generic[S]):
         raise UserError(f"predictions of task {self.name} are tables; use .csv or .parquet")
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[S]) -> dict[str, Any]:
-        """Return what the training report shows besides the learning curves.
+        """Return the content of the training report besides the learning curves.
 
         Args:
             model: the trained network.

@@ -77,7 +77,7 @@ class ClassifyOptions(TaskOptions):
         augment: the number of augmented copies per recording: faster or slower, louder or softer, with noise and
             masks; by default, up to 20 if there are fewer than 4,000 recordings.
         bands: the number of mel bands per frame of sound.
-        level: the tokens of a text, characters or words.
+        level: the kind of tokens of a text: characters or words.
         min_count: the minimum number of occurrences for a token to enter the vocabulary.
         valid_share: the fraction of the data to hold out for selecting the best weights.
         test_share: the fraction of the data to hold out for testing the trained network.
@@ -221,7 +221,7 @@ class Classify(SequenceTask):
         return {"majority": int(Counter(np.asarray(data.train.targets).tolist()).most_common(1)[0][0])}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Sequences, codecs: Codecs) -> dict[str, Figures]:
-        """Measure always predicting the most frequent label."""
+        """Evaluate the baseline, which always predicts the most frequent label."""
         from sklearn.metrics import f1_score
 
         targets = np.asarray(part.targets)

@@ -160,7 +160,7 @@ class Effect(Task[Pairs]):
         return Interface("numeric", inputs, Signal(1, _PRE_EMPHASIS), causal=True, skip=self.options.skip)
 
     def batches(self, part: Pairs, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Segments:
-        """Return segments of the pairs in windows that carry the state over."""
+        """Return batches of segments, cut into windows that carry the state over."""
         return Segments(
             part.signals, batch, **self._cuts(part), constants=part.knobs, seed=seed, rank=rank, ranks=ranks
         )
@@ -244,7 +244,7 @@ class Effect(Task[Pairs]):
         }
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Pairs, codecs: Codecs) -> dict[str, Figures]:
-        """Measure functions of the current dry sample alone."""
+        """Evaluate the baselines, which are functions of the current dry sample alone."""
         import torch
 
         found = {}

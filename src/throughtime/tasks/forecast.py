@@ -314,7 +314,7 @@ class ForecastTask(Task[Windows]):
         return {"ridge": fit_ridge(data.train)}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Windows, codecs: Codecs) -> dict[str, Figures]:
-        """Measure the last value, the seasonal naive forecast and the ridge regression."""
+        """Evaluate the last value, the seasonal naive forecast and the ridge regression."""
         return {name: measured(part, forecast) for name, forecast in baseline_forecasts(part, fitted).items()}
 
     def calibrate(self, model: SequenceModel, data: Data[Windows]) -> Mapping[str, Any]:

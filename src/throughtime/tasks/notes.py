@@ -147,7 +147,7 @@ class Notes(SequenceTask, Generative[Sequences]):
         return {"sounding": targets.sum(0, dtype=np.int64).tolist(), "steps": len(targets)}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Sequences, codecs: Codecs) -> dict[str, Figures]:
-        """Measure predicting each key by its frequency, with add-one (Laplace) smoothing."""
+        """Evaluate the baseline: key frequencies with add-one (Laplace) smoothing."""
         chances = (np.asarray(fitted["sounding"], float) + 1) / (fitted["steps"] + 2)
         targets = np.concatenate(list(part.targets))
         nats = -np.where(targets > 0, np.log(chances), np.log1p(-chances)).sum(1)

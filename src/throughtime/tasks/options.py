@@ -9,7 +9,7 @@ from throughtime.options import Options, Paths, PathText
 
 
 class TaskOptions(Options):
-    """The data, whatever the task.
+    """Data options, shared by all tasks.
 
     Attributes:
         task: the task to learn; guessed from the data by default.

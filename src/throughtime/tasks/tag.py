@@ -196,7 +196,7 @@ class Tag(SequenceTask):
         return {"majority": majority, "by_token": by_token.tolist()}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Sequences, codecs: Codecs) -> dict[str, Figures]:
-        """Measure predicting each token's most frequent tag, and the most frequent tag overall."""
+        """Evaluate the baselines: each token's most frequent tag, and the most frequent tag overall."""
         names, by_token = codecs.targets.names, np.asarray(fitted["by_token"])
         majority = np.full_like(by_token, fitted["majority"])
         true = np.concatenate(list(part.targets))

@@ -39,7 +39,7 @@ class TextOptions(StreamOptions):
         data: text files and directories of them; Python's own documentation by default.
         valid: a text to validate on; the last tenth of the data is held out by default.
         test: a text to evaluate the trained network on.
-        level: the tokens of the text, which are characters, words or byte pairs.
+        level: the kind of tokens: characters, words or byte pairs.
         vocab_size: the maximum vocabulary size; the most frequent tokens are kept.
         min_count: the minimum number of occurrences for a token to enter the vocabulary.
     """
@@ -128,7 +128,7 @@ class Text(StreamTask[EncodedText]):
         return {"counts": counts.tolist()}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: EncodedText, codecs: Codecs) -> dict[str, Figures]:
-        """Measure predicting each token by its frequency, with add-one (Laplace) smoothing."""
+        """Evaluate the baseline: token frequencies with add-one (Laplace) smoothing."""
         import numpy as np
 
         counts = np.asarray(fitted["counts"], float) + 1

@@ -298,7 +298,7 @@ class Deadline(Callback):
         self._validation = validation
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
-        """Request the end if another step would exceed the time."""
+        """Request the end of training if another step would exceed the time."""
         seconds = fit.plan.seconds
         if seconds is None or not fit.fabric.is_global_zero:
             return ()
@@ -432,7 +432,7 @@ def where(fit: Fit) -> str:
 
 
 def _spent_and_left(fit: Fit) -> str:
-    """Describe the elapsed and the estimated remaining time of a training with a fixed number of steps."""
+    """Describe the elapsed and the estimated remaining time of training with a fixed number of steps."""
     share = fit.plan.share(fit.step, fit.seconds)
     if fit.plan.seconds is not None or not 0 < share < 1 or fit.seconds < 1:
         return ""

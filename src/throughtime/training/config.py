@@ -132,13 +132,13 @@ class TrainingOptions(Options):
     """Options of training.
 
     Attributes:
-        batch: the batch size in sequences, or in parallel streams of text, summed over all processes; reduced if there
-            are too few data.
+        batch: the batch size in sequences, or parallel streams of text, in total over all processes; reduced if there is
+            too little data.
         optimizer: the optimizer.
         lr: the learning rate, or its maximum if the schedule varies it; the default depends on the optimizer.
-        schedule: the learning rate schedule. constant; cosine: linear warm-up over the first tenth, then half a cosine
-            down to nearly 0; plateau: multiply by `decay` when validation stops improving; step: multiply by `decay`
-            every epoch after `decay_after` epochs.
+        schedule: the learning rate schedule: constant; cosine, which warms up over the first tenth and then follows
+            half a cosine down to nearly 0; plateau, which multiplies by `decay` when validation stops improving; or
+            step, which multiplies by `decay` every epoch after `decay_after` epochs.
         decay: the factor of the `plateau` and `step` schedules.
         decay_after: for `step`, the number of epochs before the first decay; for `plateau`, the number of validations
             without improvement.
@@ -152,12 +152,12 @@ class TrainingOptions(Options):
         minutes: the total time in minutes, from start to report. The learning rate follows the clock, not the steps.
         seed: the random seed for weights, dropout and the order of the data.
         out: the directory to save the run in; `runs/DATE-TIME-CELL-DATA` by default.
-        engine: the engine that runs the recurrent layers; chosen by device by default.
+        engine: the engine that runs the recurrent layers; by default, chosen for the device.
         threads: the number of CPU threads; by default torch's choice or, with `minutes`, one thread if that is faster.
         devices: the number and kind of devices; by default one, a CUDA device if available.
         nodes: the number of machines.
         precision: the floating-point precision.
-        log: where to log metrics, csv only or tensorboard too.
+        log: the format of metric logs; tensorboard is written in addition to csv.
     """
 
     batch: Count = 50
@@ -231,7 +231,7 @@ def _groups(task: type[tasks.Task[Any]]) -> dict[str, type[Options]]:
 
 
 class TrainConfig(BaseModel):
-    """The options of a training run. `of` creates one from a flat dictionary, and `given` returns that.
+    """The options of a training run. `of` creates one from flat options, and `given` converts it back.
 
     Attributes:
         task: the options of the task; in a flat dictionary the entry `task` names their class.

@@ -39,7 +39,7 @@ class Diverged(TrainingError):
 
 
 class Fit:
-    """The state of a training, as callbacks see it.
+    """The training loop and its state, as seen by callbacks.
 
     Attributes:
         task, data, config, plan: the task, its data, the configuration and the plan.
@@ -257,7 +257,7 @@ class Fit:
 
 
 class _Loss(nn.Module):
-    """The loss as a module's forward, so that DDP hooks into it."""
+    """The loss as a module, because DDP wraps the forward method of modules."""
 
     def __init__(self, model: SequenceModel) -> None:
         super().__init__()

@@ -30,7 +30,7 @@ class Evaluation:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Both as one dictionary."""
+        """The metrics and the baselines as one dictionary."""
         return {**self.figures, "baselines": dict(self.baselines)} if self.baselines else dict(self.figures)
 
 
@@ -45,7 +45,7 @@ def evaluate(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Figures:
-    """Evaluate a run's network on data of the kind that it was trained on.
+    """Evaluate a run's network on data of the kind it was trained on.
 
     Args:
         run: the run, or its directory.
@@ -106,7 +106,7 @@ def predict(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
-    """Predict data of the kind that a run's network was trained on.
+    """Apply a run's network to data of the kind it was trained on.
 
     Args:
         run: the run, or its directory.

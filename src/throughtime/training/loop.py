@@ -91,7 +91,7 @@ def train_since(
     progress: bool = True,
     **options: Unpack[TrainOptions],
 ) -> Run:
-    """Train like `train`, with a time budget counted from `started` (`time.monotonic`)."""
+    """Train as `train` does, with a time budget that started at `started` (by `time.monotonic`)."""
     definition = None if cell is None else cells.get(cell)
     named = {} if definition is None else {"cell": definition.name}
     chosen, why = tasks.chosen(task, options)
@@ -254,7 +254,7 @@ def _begin(
     undo.append(remover(path))
     run = Run.create(path, config, data, description, programs, plan, start.weights)
     if plan.batch < training.batch:
-        notes.append(f"batch size reduced from {training.batch} to {plan.batch} because there are few data")
+        notes.append(f"batch size reduced from {training.batch} to {plan.batch} because there is little data")
     return run, data, [*notes, *chosen.why]
 
 

@@ -1,4 +1,4 @@
-"""Plan a training before its first step: the number of steps, and how often and on how much data to validate."""
+"""Plan a training run: the number of steps, and how often and on how much data to validate."""
 
 from __future__ import annotations
 
@@ -61,18 +61,18 @@ def make_plan(
     started: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
-    """Make the plan of a training.
+    """Plan a training run.
 
     Args:
         task: the task.
         data: the data.
         config: the configuration.
         model: the network to be trained; it and torch's generators are left unchanged.
-        started: the time from which the training's minutes count, by the clock.
+        started: the start of the time budget, by the clock.
         clock: a function that returns the time in seconds.
 
     Raises:
-        DataError: if the training data are too few for a batch.
+        DataError: if there is too little training data for a batch.
     """
     training = config.training
     batch = task.fitting_batch(data, training.batch, training.processes)
@@ -183,7 +183,7 @@ def _interval(steps: int, epoch_steps: int) -> int:
 def _measured(
     task: Task[Any], data: Data[Any], training: TrainingOptions, model: SequenceModel, batch: int
 ) -> Throughput:
-    """Time training and evaluating a copy of the model for a moment."""
+    """Briefly train and evaluate a copy of the model to measure its speed."""
     limit = min(_MEASURED_SECONDS, (training.minutes or 1) * 60 * _MEASURED_SHARE)
     wall, processor = time.monotonic(), time.thread_time()
     step = step_seconds(task, data, training, model, batch, limit)
@@ -217,7 +217,7 @@ def step_seconds(
         clock: a function that returns the time in seconds.
 
     Returns:
-        The mean time of several steps in seconds. The median would be too optimistic next to other processes.
+        The mean time of several steps in seconds. The median would be too optimistic if other processes compete.
     """
     device = device_for(training)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

@@ -17,14 +17,14 @@ _log = logging.getLogger("throughtime")
 
 
 def write_report(run: Run, data: Data[Any]) -> Path | None:
-    """Write a report on how a run learned into its directory.
+    """Write a report on a run's training to its directory.
 
     Args:
         run: the finished run.
         data: its data.
 
     Returns:
-        The path of the report, or None if it couldn't be written. That is only logged, because the run doesn't need it.
+        The path of the report; None if it can't be written, which is only logged because the run is complete anyway.
     """
     try:
         from throughtime.sight.report.render import write

@@ -13,7 +13,7 @@ _FIRST = 0.01  # the minimum factor during a warm-up by time, which would otherw
 
 
 class Schedule:
-    """The factor of the learning rate at each step.
+    """The learning rate schedule, as a factor of `lr` for each step.
 
     Only `plateau` has a state. The others depend on the step or, if time ends the run, on the elapsed time: the
     schedule is then complete when the time is up, however fast the machine is.

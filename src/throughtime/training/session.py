@@ -1,4 +1,4 @@
-"""Context managers for the duration of a training: log messages, threads, random generators and error messages."""
+"""Context managers for training: log messages, threads, random generators and errors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _log = logging.getLogger("throughtime")
 
 @contextmanager
 def session(training: TrainingOptions, progress: bool) -> Iterator[Display]:
-    """Run a training within `settings_kept`, with its messages shown.
+    """Show log messages during training, and restore torch's settings afterwards.
 
     Raises:
         TrainingError: if the disk is full, or Lightning doesn't support the options.

@@ -31,7 +31,7 @@ _CLEARLY = 0.9  # all threads are used if their time is below this fraction of o
 
 @dataclass(frozen=True)
 class Fitted:
-    """A configuration that suits its budget.
+    """A configuration fitted to a time budget.
 
     Attributes:
         config: the configuration.
@@ -53,7 +53,7 @@ def fitted(
     """Choose the options that a run with a time budget leaves open.
 
     Args:
-        start: the start of the run; torch's generators are left unchanged.
+        start: the starting point of the run; torch's generators are left unchanged.
         given: the names of the options that the user set, which are kept.
         task: the task.
         data: the data.

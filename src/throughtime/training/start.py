@@ -1,4 +1,4 @@
-"""The start of a new run: a cell, or the network, codecs and weights of another run."""
+"""The starting point of a new run: a cell, or the network, codecs and weights of another run."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _OF_WEIGHTS = ("init", "forget_bias", "chrono")
 
 @dataclass(frozen=True)
 class Start:
-    """The start of a new run.
+    """The starting point of a new run.
 
     Attributes:
         config: the options; with `init_from`, network options come from the other run.
