@@ -1,4 +1,4 @@
-"""The batch, which is the form in which data of all kinds reach a model."""
+"""The batch: the format in which models receive all kinds of data."""
 
 from __future__ import annotations
 

@@ -45,7 +45,7 @@ class ForecastOptions(TaskOptions):
         data: a table (.csv, .tsv or .parquet) with a row per time, or per time and series.
         target: the columns to forecast, separated by commas; each is a separate series. `y` by default.
         horizon: the number of rows to forecast.
-        context: the number of rows the network looks back; by default four horizons, at most 672 or one horizon.
+        context: the number of rows the network looks back; by default four horizons, up to the larger of 672 rows and one horizon.
         strategy: direct decodes the whole horizon from the state after the context; recursive decodes one step at a
             time and feeds it back to the network.
         segment: the number of rows per step of the network (SegRNN, arXiv:2308.11200); by default the horizon is
@@ -61,7 +61,7 @@ class ForecastOptions(TaskOptions):
         scaling: the scaling of each series, fitted to its training rows. standard: mean and standard deviation; robust:
             median and interquartile range; mean: the mean absolute value.
         split: the parts of each series for training, validation and test, in order of time, as fractions (each part
-            is at least one horizon long) or row counts.
+            has at least one horizon) or row counts.
         head: mse or mae predict one value; quantiles, normal and student_t predict a distribution.
         quantiles: the levels that the quantiles head predicts, separated by commas.
         interval: the fraction of values that calibrated intervals should contain.

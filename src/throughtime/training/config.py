@@ -132,8 +132,8 @@ class TrainingOptions(Options):
     """Options of training.
 
     Attributes:
-        batch: the batch size in sequences, or parallel streams of text, in total over all processes; reduced if there is
-            too little data.
+        batch: the batch size in sequences, or in parallel streams of text, in total over all processes; reduced if
+            there is too little data.
         optimizer: the optimizer.
         lr: the learning rate, or its maximum if the schedule varies it; the default depends on the optimizer.
         schedule: the learning rate schedule: constant; cosine, which warms up over the first tenth and then follows
