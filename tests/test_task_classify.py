@@ -207,9 +207,9 @@ def test_mismatched_options_are_reported(names, tmp_path):
         ({"tie": True}, "predict the tokens they read"),
         ({"window": 5}, "window is an option of text"),
         ({"label": "kind"}, "not a table"),
-        ({"valid_share": 0.9, "test_share": 0.2}, "share"),
+        ({"valid_share": 0.9, "test_share": 0.2}, "validation fraction"),
     ):
         with pytest.raises(UserError, match=told):
             throughtime.train(data=names, task="classify", out=tmp_path / "run", steps=1, **options, **TINY)
-    with pytest.raises(TrainingError, match="bidirectional: this network predicts what comes next"):
+    with pytest.raises(TrainingError, match="bidirectional is not allowed: this network predicts later steps"):
         throughtime.train(data=names, task="text", bidirectional=True, out=tmp_path / "run", **TINY)

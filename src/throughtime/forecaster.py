@@ -54,7 +54,8 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
 
     Args:
         h: the number of rows to forecast.
-        input_size: the number of rows the network looks back. If None, four horizons, up to the larger of 672 and one horizon.
+        input_size: the number of rows the network looks back. If None, four horizons, up to the larger of 672 rows and
+            one horizon.
         hist_exog_list: columns with covariates known up to the present.
         futr_exog_list: columns with covariates also known for the times to forecast.
         stat_exog_list: columns with covariates that are constant within a series.

@@ -45,7 +45,8 @@ class ForecastOptions(TaskOptions):
         data: a table (.csv, .tsv or .parquet) with a row per time, or per time and series.
         target: the columns to forecast, separated by commas; each is a separate series. `y` by default.
         horizon: the number of rows to forecast.
-        context: the number of rows the network looks back; by default four horizons, up to the larger of 672 rows and one horizon.
+        context: the number of rows the network looks back; by default four horizons, up to the larger of 672 rows and
+            one horizon.
         strategy: direct decodes the whole horizon from the state after the context; recursive decodes one step at a
             time and feeds it back to the network.
         segment: the number of rows per step of the network (SegRNN, arXiv:2308.11200); by default the horizon is
