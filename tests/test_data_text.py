@@ -116,7 +116,7 @@ def test_tokenized_text_is_detected_by_unk_as_a_word(tmp_path, tiny_pieces, cont
 
 def test_progress_counts_bytes(tmp_path, tiny_pieces):
     seen = []
-    read_text([written(tmp_path / "a", "12345678")], progress=lambda *told: seen.append(told))
+    read_text([written(tmp_path / "a", "12345678")], progress=lambda *args: seen.append(args))
     assert seen[0] == ("reading", 3, 8)
     assert seen[-1] == ("reading", 8, 8)
 

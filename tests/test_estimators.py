@@ -276,7 +276,7 @@ def test_a_fitted_estimator_can_be_pickled():
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "message"),
     [
         ({"cell": "lstn"}, "'lstn'.*lstm"),
         ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
@@ -292,17 +292,17 @@ def test_a_fitted_estimator_can_be_pickled():
         ({"engine": "nativ"}, "nativ"),
     ],
 )
-def test_invalid_parameters_raise_in_fit(parameters, told):
+def test_invalid_parameters_raise_in_fit(parameters, message):
     X, levels = sequences(40)
     model = SequenceClassifier(**QUICK | parameters)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         model.fit(X, levels)
 
 
 def test_invalid_inputs_raise_scikit_learn_errors():
     X, levels = sequences(40)
     model = SequenceClassifier(**QUICK).fit(X, levels)
-    for wrong, told in [
+    for wrong, message in [
         ([x[:, :1] for x in X], "X has 1 features, but SequenceClassifier is expecting 2 features as input"),
         (np.zeros((5, 2)), "X has 1 features, but SequenceClassifier is expecting 2 .*a table"),
         ([X[0], X[1][:, :1]], r"X\[0\] has 2, X\[1\] has 1"),
@@ -317,7 +317,7 @@ def test_invalid_inputs_raise_scikit_learn_errors():
         ([], "Expected 2D array"),
         ([np.array([["a", "b"]])], "convert"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             model.predict(wrong)
     with pytest.raises(ValueError, match=r"numbers of samples.*\[40, 39\]"):
         clone(model).fit(X, levels[1:])

@@ -249,7 +249,7 @@ def test_other_data_may_lack_labels(classified, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [("played", "abc", "task notes reads data from files"), ("timed", "abc", "reads data from files"),
-     ("classified", " \n", "has no characters"), ("tagged", "", "has no tokens")],
+     ("classified", " \n", "the text is empty"), ("tagged", "", "the text is empty")],
 )  # fmt: skip
 def test_a_text_that_can_t_be_read_is_refused(name, text, told, request, capsys):
     assert main(["inspect", str(request.getfixturevalue(name).path), "--text", text]) == 2

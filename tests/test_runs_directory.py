@@ -92,8 +92,8 @@ def test_a_newer_format_is_reported(path):
 def test_directories_that_are_not_runs_are_reported(tmp_path, path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    for name, told in [("nowhere", "no such directory"), ("file", "is a file"), ("empty", "not a run")]:
-        with pytest.raises(RunError, match=told):
+    for name, message in [("nowhere", "no such directory"), ("file", "is a file"), ("empty", "not a run")]:
+        with pytest.raises(RunError, match=message):
             Run.open(tmp_path / name)
     with pytest.raises(RunError, match="did you mean copy"):
         Run.open(tmp_path / "coppy")

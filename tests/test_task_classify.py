@@ -168,18 +168,18 @@ def test_commands_reject_runs_of_other_tasks(run, capsys):
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({"a.txt": "x\ny\n", "b.txt": ""}, "b.txt"),
         ({"a.txt": "x\ny\n"}, "1 label"),
         ({"a.txt": "x\ny\n", "b.txt": b"caf\xe9\n"}, "b.txt"),
     ],
 )
-def test_invalid_folders_are_reported_and_nothing_is_written(files, told, tmp_path):
+def test_invalid_folders_are_reported_and_nothing_is_written(files, message, tmp_path):
     (tmp_path / "data").mkdir()
     for name, content in files.items():
         (tmp_path / "data" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         throughtime.train(data=tmp_path / "data", task="classify", out=tmp_path / "run", **TINY)
     assert not (tmp_path / "run").exists()
 
@@ -203,13 +203,13 @@ def test_unseen_labels_are_reported(run, tmp_path):
 
 
 def test_mismatched_options_are_reported(names, tmp_path):
-    for options, told in (
+    for options, message in (
         ({"tie": True}, "predict the tokens they read"),
         ({"window": 5}, "window is an option of text"),
         ({"label": "kind"}, "not a table"),
         ({"valid_share": 0.9, "test_share": 0.2}, "validation fraction"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             throughtime.train(data=names, task="classify", out=tmp_path / "run", steps=1, **options, **TINY)
     with pytest.raises(TrainingError, match="bidirectional is not allowed: this network predicts later steps"):
         throughtime.train(data=names, task="text", bidirectional=True, out=tmp_path / "run", **TINY)

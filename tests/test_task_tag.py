@@ -172,7 +172,7 @@ def test_unusable_data_are_rejected(run, tmp_path):
     (tmp_path / "a.bio").write_text("Ada B-PER\nmet\n")
     (tmp_path / "b.bio").write_text("Ada B-ORG\n")
     (tmp_path / "rare.bio").write_text("a X\n\nb Y\n\nc X\n")
-    for data, message in [("a.bio", r"line 2: expected a token and its tag, got 'met' alone"), ("b.bio", "'B-ORG'")]:
+    for data, message in [("a.bio", r"line 2: expected a token and its tag, got only 'met'"), ("b.bio", "'B-ORG'")]:
         with pytest.raises(DataError, match=message):
             evaluate(run, tmp_path / data)
     with pytest.raises(DataError, match="smaller min_count"):

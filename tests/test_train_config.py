@@ -17,7 +17,7 @@ from throughtime.training.config import NetworkOptions, TrainingOptions
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "expected"),
     [
         ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
         ({"lr": -1}, "lr must be greater than 0, got -1"),
@@ -38,10 +38,10 @@ from throughtime.training.config import NetworkOptions, TrainingOptions
         ({"weight_decay": -1}, "weight_decay must be at least 0"),
     ],
 )
-def test_invalid_values_are_reported(given, told):
+def test_invalid_values_are_reported(given, expected):
     with pytest.raises(TrainingError) as error:
         TrainConfig.of(**given)
-    assert told in str(error.value)
+    assert expected in str(error.value)
 
 
 def test_all_mistakes_are_reported_at_once():

@@ -44,8 +44,8 @@ if __name__ == "__main__":
         with mock.patch.object(Fit, "_advance", then_stop):
             try:
                 train(**(options | stopped))
-            except Interrupted as told:
-                assert "stopped at step 43" in str(told), told
+            except Interrupted as error:
+                assert "stopped at step 43" in str(error), error
         resume(stopped["out"], progress=False)
 """
 

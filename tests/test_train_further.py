@@ -108,7 +108,7 @@ def test_a_run_no_longer_needs_the_run_it_started_from(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         ({"hidden_size": 5}, "hidden_size=5 doesn't match .*, the run to start from, with 12"),
         ({"cell": "gru"}, "cell=gru differs"),
@@ -119,8 +119,8 @@ def test_a_run_no_longer_needs_the_run_it_started_from(run, tmp_path):
         ({"init_from": "nowhere"}, "no such directory"),
     ],
 )
-def test_options_that_conflict_with_the_other_run_are_rejected(options, told, run, tmp_path):
-    with pytest.raises((TrainingError, RunError), match=told):
+def test_options_that_conflict_with_the_other_run_are_rejected(options, message, run, tmp_path):
+    with pytest.raises((TrainingError, RunError), match=message):
         train_tiny(tmp_path, **{"init_from": run.path, **options})
     assert not (tmp_path / "run").exists()
 

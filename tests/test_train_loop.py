@@ -213,7 +213,7 @@ def test_a_directory_is_named_by_cell_and_data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "told"),
+    ("options", "kind", "message"),
     [
         ({"cell": "lstmm"}, CellError, "did you mean lstm"),
         ({"tie": True, "embed": 5}, TrainingError, "embed=5"),
@@ -225,8 +225,8 @@ def test_a_directory_is_named_by_cell_and_data(tmp_path, monkeypatch):
         ({"nodes": 2}, TrainingError, "torchrun or SLURM"),
     ],
 )
-def test_impossible_options_are_reported_before_writing(tmp_path, options, kind, told):
-    with pytest.raises(kind, match=told):
+def test_impossible_options_are_reported_before_writing(tmp_path, options, kind, message):
+    with pytest.raises(kind, match=message):
         train_tiny(tmp_path, **options)
     assert not (tmp_path / "run").exists()
 
@@ -363,9 +363,9 @@ def test_weight_decay_defaults_to_the_optimizers(tmp_path):
 
 def test_a_run_worse_than_the_baseline_is_reported_with_advice(tmp_path):
     run = train_tiny(tmp_path, steps=1, lr=1e-9)
-    told = run.log.read_text()
-    assert "valid: the network is worse than the baseline symbols by frequency (loss" in told
-    assert "Train longer, or try a lower lr" in told
+    log = run.log.read_text()
+    assert "valid: the network is worse than the baseline symbols by frequency (loss" in log
+    assert "Train longer, or try a lower lr" in log
     (tmp_path / "good").mkdir()
     good = train_tiny(tmp_path / "good", steps=150, lr=0.02, hidden_size=24)
     assert "worse than the baseline" not in good.log.read_text()

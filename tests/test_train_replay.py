@@ -85,7 +85,7 @@ def test_a_run_with_a_fixed_number_of_steps_is_replayed(tmp_path):
 
 def test_the_command_replays(timed, tmp_path, capsys):
     assert main(["train", "--replay", str(timed.path), "--out", str(tmp_path / "again")]) == 0
-    assert f"replays: {timed.path}" in capsys.readouterr().err
+    assert f"replaying: {timed.path}" in capsys.readouterr().err
     assert main(["train", "--replay", str(timed.path), "--steps", "3"]) == 2
     assert "--replay keeps a run's options: leave out --steps; only --out can be given" in capsys.readouterr().err
     assert main(["train", "--replay", str(timed.path), "--resume", str(timed.path)]) == 2

@@ -131,7 +131,7 @@ def test_a_changed_text_is_reported(tmp_path):
     run = stopped(tmp_path)
     text = tmp_path / "text.txt"
     text.write_text(text.read_text().replace("and", "or"))
-    with pytest.raises(RunError, match=r"not what .* was begun with"):
+    with pytest.raises(RunError, match=r"has changed since .* was started"):
         resume(run.path, progress=False)
 
 
