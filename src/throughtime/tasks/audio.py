@@ -42,10 +42,11 @@ class AudioOptions(StreamOptions):
         data: sound files (wav, flac, ogg) and directories of them.
         valid: sounds to validate on; by default, every tenth recording, or the end of a single one, is held out.
         rate: the sampling rate in Hz to resample recordings to; their own rate by default.
-        channels: mono averages the channels of stereo recordings; the recordings' own by default.
+        channels: the number of channels; mono averages stereo recordings; the recordings' own by default.
         quantization: the spacing of the levels; mu-law is finer near silence, linear is uniform.
         levels: the number of quantization levels.
-        output: softmax scores each level; mixture integrates a mixture of logistic distributions over each level.
+        output: the output distribution: softmax scores each level; mixture integrates a mixture of logistic distributions
+            over each level.
         components: the number of distributions in a mixture.
         window: the window of truncated backpropagation through time, in samples.
     """

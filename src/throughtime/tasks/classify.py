@@ -67,13 +67,13 @@ class ClassifyOptions(TaskOptions):
         time: the table column that orders the rows of a sequence.
         columns: the numeric table columns to read, separated by commas; all others by default.
         group_by: the column, or the named group in `label_pattern`, whose values must not occur on both sides of a
-            split, such as the speaker; `text` keeps identical texts on the same side.
+            split, such as the speaker; the value text keeps identical texts on the same side.
         label_pattern: a regular expression for the names of sound files, with a group named label.
         rate: the sampling rate in Hz to resample sounds to; their own rate by default.
         features: the input features for sounds; log-mel are the logarithms of mel band energies, raw are the samples.
         frame: the number of samples per step with raw features.
         normalize: the normalization of log-mel features; level (the default) subtracts each recording's mean log
-            energy, so that loudness doesn't matter.
+            energy, so that loudness doesn't matter; none turns it off.
         augment: the number of augmented copies per recording: faster or slower, louder or softer, with noise and
             masks; by default, up to 20 if there are fewer than 4,000 recordings.
         bands: the number of mel bands per frame of sound.
@@ -81,7 +81,7 @@ class ClassifyOptions(TaskOptions):
         min_count: the minimum number of occurrences for a token to enter the vocabulary.
         valid_share: the fraction of the data to hold out for selecting the best weights.
         test_share: the fraction of the data to hold out for testing the trained network.
-        class_weights: balanced weights the loss so that rare labels count as much as frequent ones.
+        class_weights: the weights of labels in the loss; balanced makes rare labels count as much as frequent ones.
     """
 
     task: Literal["classify"] = "classify"

@@ -49,7 +49,7 @@ class EffectOptions(TaskOptions):
         test: a directory with subdirectories dry and wet to evaluate the trained network on.
         paired: whether DATA is the input and the output of a device.
         rate: the sampling rate in Hz to resample sounds to; their own rate by default.
-        align: auto estimates the latency of each wet signal, up to 100 ms, and removes it.
+        align: the alignment of pairs; auto estimates and removes the latency of each wet signal, up to 100 ms.
         knob: the device's knob settings from 0 to 1, which the network reads along with the sound, as NAME=VALUE, or
             one value per pair as gain=0.2,0.7. A directory with dry and wet sounds may list them in a table knobs.csv
             with a column file and one column per knob.

@@ -47,8 +47,8 @@ class ForecastOptions(TaskOptions):
         horizon: the number of rows to forecast.
         context: the number of rows the network looks back; by default four horizons, up to the larger of 672 rows and
             one horizon.
-        strategy: direct decodes the whole horizon from the state after the context; recursive decodes one step at a
-            time and feeds it back to the network.
+        strategy: the decoding strategy: direct decodes the whole horizon from the state after the context; recursive
+            decodes one step at a time and feeds it back to the network.
         segment: the number of rows per step of the network (SegRNN, arXiv:2308.11200); by default the horizon is
             divided into equal parts of at most 24 rows, or single rows if the strategy is recursive.
         time: the timestamp column; by default one named ds, date, time, timestamp or datetime.
@@ -59,11 +59,12 @@ class ForecastOptions(TaskOptions):
         freq: the interval between rows, such as h, 15min, d, w or mo; the most frequent one by default.
         season: the number of rows per season, for the seasonal naive baseline and MASE; detected by default.
         calendar: whether the network also reads the time of day, week and year.
-        scaling: the scaling of each series, fitted to its training rows. standard: mean and standard deviation; robust:
-            median and interquartile range; mean: the mean absolute value.
+        scaling: the scaling of each series, fitted to its training rows: standard uses the mean and standard deviation;
+            robust the median and interquartile range; mean the mean absolute value.
         split: the parts of each series for training, validation and test, in order of time, as fractions (each part
             has at least one horizon) or row counts.
-        head: mse or mae predict one value; quantiles, normal and student_t predict a distribution.
+        head: the output and its loss: mse and mae predict one value; quantiles, normal and student_t predict a
+            distribution.
         quantiles: the levels that the quantiles head predicts, separated by commas.
         interval: the fraction of values that calibrated intervals should contain.
     """
