@@ -45,8 +45,8 @@ class AudioOptions(StreamOptions):
         channels: the number of channels; mono averages stereo recordings; the recordings' own by default.
         quantization: the spacing of the levels; mu-law is finer near silence, linear is uniform.
         levels: the number of quantization levels.
-        output: the output distribution: softmax scores each level; mixture integrates a mixture of logistic distributions
-            over each level.
+        output: the output distribution: softmax scores each level; mixture integrates a mixture of logistic
+            distributions over each level.
         components: the number of distributions in a mixture.
         window: the window of truncated backpropagation through time, in samples.
     """

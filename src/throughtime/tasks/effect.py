@@ -52,7 +52,7 @@ class EffectOptions(TaskOptions):
         align: the alignment of pairs; auto estimates and removes the latency of each wet signal, up to 100 ms.
         knob: the device's knob settings from 0 to 1, which the network reads along with the sound, as NAME=VALUE, or
             one value per pair as gain=0.2,0.7. A directory with dry and wet sounds may list them in a table knobs.csv
-            with a column file and one column per knob.
+            with a column named file and one per knob.
         skip: whether to add the input to the output, so that the network learns only the difference.
         window: the window of truncated backpropagation through time, in samples.
         segment: the length of a training segment in seconds; the state is carried through it from its start.

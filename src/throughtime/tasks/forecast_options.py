@@ -62,7 +62,7 @@ class ForecastOptions(TaskOptions):
         scaling: the scaling of each series, fitted to its training rows: standard uses the mean and standard deviation;
             robust the median and interquartile range; mean the mean absolute value.
         split: the parts of each series for training, validation and test, in order of time, as fractions (each part
-            has at least one horizon) or row counts.
+            at least one horizon long) or row counts.
         head: the output and its loss: mse and mae predict one value; quantiles, normal and student_t predict a
             distribution.
         quantiles: the levels that the quantiles head predicts, separated by commas.
