@@ -367,7 +367,7 @@ class Task(ABC, Generic[S]):
         return ""
 
     def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:
-        """Return metrics of using the network that `evaluate` adds, such as its speed; they vary from run to run."""
+        """Return additional metrics for `evaluate`, such as the network's speed; they vary from run to run."""
         return {}
 
     def write_prediction(

@@ -66,7 +66,7 @@ class SequenceTask(Task[Sequences]):
         return None
 
     def unknown(self, part: Sequences, k: int, codecs: Codecs) -> Array | None:
-        """Return a mask `[T]` of the tokens of a sequence missing from the vocabulary; None if none are."""
+        """Return a mask `[T]` of a sequence's out-of-vocabulary tokens; None if there are none."""
         return None
 
     def passage(self, part: Sequences, codecs: Codecs, length: int, name: str, *, answered: bool = True) -> Passage:
