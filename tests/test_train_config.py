@@ -22,6 +22,7 @@ from throughtime.training.config import NetworkOptions, TrainingOptions
         ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
         ({"lr": -1}, "lr must be greater than 0, got -1"),
         ({"dropout": 1}, "dropout must be less than 1, got 1"),
+        ({"seed": 2**63}, "seed must be less than 9,223,372,036,854,775,808, got 9223372036854775808"),
         ({"optimizer": "adamm"}, "did you mean adam"),
         ({"schedule": "cosin"}, "did you mean cosine"),
         ({"hiden": 3}, "there is no option 'hiden', did you mean hidden_size"),
