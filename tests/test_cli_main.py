@@ -68,9 +68,9 @@ def test_mistakes_are_reported_in_one_message(arguments, told, capsys):
 
 
 def test_user_errors_are_reported_without_a_traceback(failing, capsys):
-    failing(DataError("the file x is empty"))
+    failing(DataError("the file x is empty; expected a text file"))
     assert main(["info"]) == 2
-    assert capsys.readouterr().err == "error: the file x is empty\n"
+    assert capsys.readouterr().err == "error: the file x is empty; expected a text file\n"
 
 
 def test_missing_package_error_names_the_extra(failing, capsys):

@@ -183,8 +183,8 @@ def test_resuming_a_finished_run_shows_it(trained, capsys):
     assert main(["train", "--resume", str(trained[0]), "--json"]) == 0
     out, error = capsys.readouterr()
     assert json.loads(out) == Run.open(trained[0]).result
-    assert "is finished, after 4 steps" in error
-    assert "give a later end" in error
+    assert "is finished after 4 steps" in error
+    assert "set a later end" in error
     assert "--steps, --epochs, --minutes" in error
 
 
@@ -248,7 +248,7 @@ def test_latest_is_the_newest_run_in_python_too(several):
     assert throughtime.to_c("latest", several / "net.c").weights > 0
     assert throughtime.sight.compare("latest", "rnn", hidden=4).a.name == "runs/a"
     assert throughtime.training.resume("latest", progress=False).path == Path("runs/a")
-    with pytest.raises(RunError, match="latset: there is no such file or directory"):
+    with pytest.raises(RunError, match="latset: no such file or directory"):
         throughtime.Stream("latset")
 
 
@@ -259,7 +259,7 @@ def test_commands_announce_the_run_and_the_data(trained, text, capsys):
 
 def test_a_prompt_of_unknown_characters_is_reported(trained, capsys, caplog):
     assert main(["sample", str(trained[0]), "--prompt", "the 3\u2603 3", "--length", "3"]) == 0
-    assert "the prompt has 2 characters that training never saw: '3', '\u2603'; read as <unk>" in caplog.text
+    assert "the prompt has 2 characters not seen in training: '3', '\u2603'; read as <unk>" in caplog.text
 
 
 def test_a_cells_options_are_set(text, tmp_path, capsys):
@@ -295,7 +295,7 @@ def test_evaluation_reports_unknown_characters(trained, tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_text("the 3 dogs\n")
     assert main(["evaluate", str(trained[0]), str(other)]) == 0
-    assert "1 characters that training never saw" in capsys.readouterr().out
+    assert "1 characters not seen in training" in capsys.readouterr().out
 
 
 def test_evaluation_of_text_that_is_not_utf8(trained, tmp_path, capsys):

@@ -338,7 +338,7 @@ def test_concatenated_value_is_replaced_unless_its_parts_are_used_separately():
     with throughtime.edit(layer, {"layer0.whole": 4.0}):
         assert (layer(x)[0] == 2).all()
     layer = throughtime.Recurrent(joined_and_apart, WIDTH, HIDDEN)
-    with pytest.raises(UserError, match=r"'layer0.whole' is made of vectors that cell 'joined_and_apart' also takes"):
+    with pytest.raises(UserError, match=r"'layer0.whole' is a concatenation of vectors that cell 'joined_and_apart'"):
         throughtime.edit(layer, {"layer0.whole": 4.0})
 
 
@@ -373,12 +373,12 @@ def test_reference_engine_accepts_any_python_function():
     with (
         throughtime.edit(layer, changes),
         throughtime.record(layer, "*", gradients=True),
-        pytest.raises(UserError, match="gradients cannot be recorded"),
+        pytest.raises(UserError, match="can't record gradients"),
     ):
         layer(x)
     with (
         throughtime.edit(layer, {"layer0.cell": lambda c: c.sum()}),
-        pytest.raises(UserError, match=r"gave a tensor \[\]"),
+        pytest.raises(UserError, match=r"got shape \[\]"),
     ):
         layer(x)
 
@@ -417,11 +417,11 @@ def test_compiled_model_is_edited_outside_its_graph():
             "(?s)'layer0.forget' can't .*language.sigmoid.*'reference'",
         ),
         ({"layer0.forget": lambda f: f.clamp(0, 1)}, {}, "no attribute 'clamp'"),
-        ({"layer0.forget": lambda f: torch.ones(6)}, {}, "It gave Tensor"),
-        ({"layer0.forget": lambda f: f[:2]}, {}, "gives 2 elements in the place of 6"),
-        ({"layer0.forget": lambda f: affine("more", f)}, {}, "belong inside a cell's equations"),
-        ({"layer0.forget": lambda f, inptu: f}, {}, r"no value of its layer is called so, did you mean input\?"),
-        ({"layer0.forget": lambda f, hidden: f}, {}, "only after it"),
+        ({"layer0.forget": lambda f: torch.ones(6)}, {}, "It returned Tensor"),
+        ({"layer0.forget": lambda f: f[:2]}, {}, "must have width 6, got 2"),
+        ({"layer0.forget": lambda f: affine("more", f)}, {}, "only in a cell's equations"),
+        ({"layer0.forget": lambda f, inptu: f}, {}, r"its layer has no value of that name, did you mean input\?"),
+        ({"layer0.forget": lambda f, hidden: f}, {}, "computed after it"),
     ],
 )
 def test_invalid_arguments_raise(changes, options, message):

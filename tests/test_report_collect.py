@@ -138,12 +138,12 @@ def test_data_are_read_from_their_start(run: Run, tmp_path: Path, capsys: pytest
     ("arguments", "told"),
     [
         (["--text", ""], "has no symbols; at least 2 are needed"),
-        (["--text", "t"], "has 1 symbol; at least 2 are needed"),
+        (["--text", "t"], "has 1 token; at least 2 are needed"),
         (["--text", "time", "other.txt"], "pass either DATA (other.txt) or --text, not both"),
-        (["missing.txt"], "there is no such file"),
+        (["missing.txt"], "no such file"),
         (["--length", "1"], "length 1: 2 to 20,000"),
         (["--values", "layer0.forgt"], "did you mean layer0.forget"),
-        (["--engine", "nativ"], "did you mean native|no engine is called"),
+        (["--engine", "nativ"], "did you mean native|no engine named"),
         (["--out", "."], "is a directory"),
     ],
 )
@@ -175,7 +175,7 @@ def test_missing_held_out_text_asks_for_another(tmp_path: Path, capsys: pytest.C
     assert "or pass another text with DATA or --text" in capsys.readouterr().err
     write_text(tmp_path / "text.txt", words=601)
     assert main(["inspect", str(run.path)]) == 2
-    assert "it has changed" in capsys.readouterr().err
+    assert "has changed since" in capsys.readouterr().err
 
 
 def test_training_ends_with_a_report(run: Run) -> None:
@@ -204,5 +204,5 @@ def test_failing_report_leaves_the_run_intact(tmp_path: Path, monkeypatch: pytes
     run = train_tiny(tmp_path, report=True, steps=1)
     assert run.finished
     assert not run.report.exists()
-    assert "the report was not written" in run.log.read_text()
+    assert "could not write the report" in run.log.read_text()
     assert write_report(run, data_of(run)) is None

@@ -249,7 +249,7 @@ def test_other_data_may_lack_labels(classified, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [("played", "abc", "task notes reads data from files"), ("timed", "abc", "reads data from files"),
-     ("classified", " \n", "has no characters"), ("tagged", "", "has no tokens")],
+     ("classified", " \n", "the text is empty"), ("tagged", "", "the text is empty")],
 )  # fmt: skip
 def test_unreadable_text_raises(name, text, told, request, capsys):
     assert main(["inspect", str(request.getfixturevalue(name).path), "--text", text]) == 2
@@ -257,7 +257,7 @@ def test_unreadable_text_raises(name, text, told, request, capsys):
 
 
 def test_task_without_a_passage_raises(classified):
-    with pytest.raises(UserError, match="inspect doesn't show data of task classify"):
+    with pytest.raises(UserError, match="inspect doesn't support task classify"):
         throughtime.tasks.base.Task.passage(classified.task, None, None, 10, "")
 
 

@@ -122,7 +122,7 @@ def spread(part: Sequences, length: int) -> list[int]:
 
 def unknown_of(ids: Ids, vocabulary: Vocabulary) -> Array:
     """Return which symbols are not in the vocabulary, `[T]`."""
-    own = getattr(vocabulary, "tokenised", False)  # then <unk> is a word of the text
+    own = getattr(vocabulary, "tokenized", False)  # then <unk> is a word of the text
     return (ids == vocabulary.unknown) if vocabulary.unknown is not None and not own else np.zeros(ids.size, bool)
 
 
