@@ -255,8 +255,8 @@ def test_invalid_arguments_raise():
         ((layer,), "pass the names of values to record"),
         ((layer, "layer0.forgte"), "did you mean layer0.forget?"),
         ((layer, "layer1.*"), "no value named 'layer1.*'"),
-        ((layer, 3), "given 3"),
-        ((layer, ["layer0.forget"]), r"given \['layer0.forget'\]"),
+        ((layer, 3), "got 3"),
+        ((layer, ["layer0.forget"]), r"got \['layer0.forget'\]"),
     ]:
         with pytest.raises(UserError, match=message):
             throughtime.record(*arguments)
