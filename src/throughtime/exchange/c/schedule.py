@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from throughtime.engines.native.fusion import begun_products
+from throughtime.engines.native.fusion import accumulated_products
 from throughtime.program.core import LEAVES, Instruction, Program
 from throughtime.program.operations import OPERATIONS, PRODUCTS
 
@@ -61,7 +61,7 @@ def schedule(program: Program, results: set[int]) -> Schedule:
         program: the program.
         results: the values that must be computed.
     """
-    body = _needed(begun_products(program), results)
+    body = _needed(accumulated_products(program), results)
     order = Schedule(body, ())
     finished: set[int] = set()
     left = [id for id, instruction in body.items() if instruction.op not in (*LEAVES, *ALIASES)]
