@@ -284,7 +284,7 @@ def test_checkpoint_every_is_a_number_of_steps(every: object) -> None:
 
 @pytest.mark.parametrize("cell", [torch.nn.LSTM, torch.nn.LSTM(3, 4), None, 3])
 def test_what_is_no_cell_is_refused(cell: Any) -> None:
-    with pytest.raises(UserError, match="a cell's name"):
+    with pytest.raises(UserError, match="cell must be a name"):
         Recurrent(cell, 3, 4)
 
 
