@@ -1,4 +1,4 @@
-"""Every rule of legality: a program that breaks it is refused, with a message that names what is wrong."""
+"""A program that breaks a rule of legality is refused, and the message names the violation."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def instruction(op: str, *args: Any, width: Any = 2, **attributes: Any) -> Instr
     return Instruction(op, args, width, tuple(attributes.items()))
 
 
-# A legal program in which each kind of instruction occurs; the tests change one thing in it.
+# A legal program with every kind of instruction. Each test changes one part of it.
 X, H, P, ONE, PRODUCT, BACK, SUM, PIECE, JOINED, TOTAL, WIDE, NEXT = range(12)
 LEGAL = Program(
     name="legal",
@@ -50,7 +50,7 @@ LEGAL = Program(
 )
 
 
-# The same of an input that is given as symbols.
+# A legal program with a one-hot input, which is given as token ids.
 MULTIPLIED, OTHER, AGAIN = range(2, 5)
 SYMBOLS = Program(
     name="symbols",
@@ -70,7 +70,7 @@ SYMBOLS = Program(
 
 
 def body(id: int, **changes: Any) -> dict[str, Any]:
-    """The body with one instruction changed; attributes are given as their names and values."""
+    """Return the body with one changed instruction. Attributes are passed as a dict."""
     attributes = changes.pop("attributes", None)
     changed = replace(LEGAL.body[id], **changes)
     if attributes is not None:
@@ -79,7 +79,7 @@ def body(id: int, **changes: Any) -> dict[str, Any]:
 
 
 BROKEN: dict[str, tuple[dict[str, Any], str]] = {
-    # what is given
+    # inputs, states and parameters
     "no state": ({"states": ()}, "it has no state"),
     "input of no width": ({"inputs": (Input("x", 0),)}, "x has the invalid width 0"),
     "input of a negative width": ({"inputs": (Input("x", -3),)}, "x has the invalid width -3"),
@@ -156,7 +156,7 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     "concat of another width": (body(JOINED, width=4), "must have width 5, got 4"),
     "expand of a vector": (body(WIDE, args=(H,)), "takes a vector of width 1, got 2"),
     "row_sum to a vector": (body(TOTAL, width=2), "returns a vector of width 1, got 2"),
-    # what is given back
+    # states, outputs and reductions
     "next value that is not there": (
         {"states": (State("h", 2, 0.0, 12),)},
         "next value of state h has the value 12, which is out of range for 12",
@@ -194,10 +194,10 @@ BROKEN: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "sum without a shape": ({"reductions": (Reduction("r", (), ()),)}, "r has the invalid shape"),
 }
-del BROKEN["attribute twice"]  # see its own test: a mapping cannot hold one
+del BROKEN["attribute twice"]  # a dict can't express it; it has a separate test
 
 
-def test_the_program_that_is_changed_is_legal():
+def test_the_unchanged_program_is_legal():
     assert require_legal(LEGAL) is LEGAL
 
 
@@ -227,17 +227,17 @@ OF_SYMBOLS: dict[str, tuple[dict[str, Any], str]] = {
 }
 
 
-def test_the_program_over_symbols_that_is_changed_is_legal():
+def test_the_unchanged_program_with_a_one_hot_input_is_legal():
     assert require_legal(SYMBOLS) is SYMBOLS
 
 
-def test_a_sum_of_nothing_beside_symbols_is_legal():
+def test_an_empty_reduction_in_a_program_with_a_one_hot_input_is_legal():
     more = replace(SYMBOLS, reductions=(*SYMBOLS.reductions, Reduction("u.gradient", (2, 3), ())))
     assert require_legal(more) is more
 
 
 @pytest.mark.parametrize("rule", OF_SYMBOLS)
-def test_a_program_that_breaks_a_rule_of_symbols_is_refused(rule):
+def test_a_program_that_misuses_a_one_hot_input_is_refused(rule):
     changes, message = OF_SYMBOLS[rule]
     changed = replace(SYMBOLS, **({"outputs": (), "reductions": ()} if "states" in changes else {}), **changes)
     with pytest.raises(ProgramError, match=message):
@@ -253,7 +253,7 @@ def test_a_program_that_breaks_a_rule_is_refused(rule):
     assert str(caught.value).isprintable()
 
 
-def test_an_attribute_twice_is_refused():
+def test_a_duplicate_attribute_is_refused():
     twice = replace(LEGAL.body[PRODUCT], attributes=(("weight", 0), ("weight", 0)))
     with pytest.raises(ProgramError, match="needs the attributes"):
         require_legal(replace(LEGAL, body=(*LEGAL.body[:PRODUCT], twice, *LEGAL.body[PRODUCT + 1 :])))
@@ -266,14 +266,14 @@ def test_too_many_instructions_are_refused():
 
 
 def test_an_operation_without_a_rule_is_refused(monkeypatch: pytest.MonkeyPatch):
-    # A row of the table that is not pointwise must say which widths fit.
+    # An operation that is not pointwise must define which widths it accepts.
     monkeypatch.setitem(OPERATIONS, "reverse", replace(OPERATIONS["row_sum"], name="reverse", mismatch=None))
     with pytest.raises(ProgramError, match="has no width rule"):
         require_legal(replace(LEGAL, **body(NEXT, op="reverse")))
 
 
 @pytest.mark.parametrize("op", [name for name, row in OPERATIONS.items() if row.pointwise])
-def test_every_pointwise_row_takes_as_many_vectors_of_its_width_as_it_says(op):
+def test_every_pointwise_operation_checks_the_number_and_width_of_its_arguments(op):
     arity = OPERATIONS[op].arity
     require_legal(replace(LEGAL, **body(NEXT, op=op, args=(SUM,) * arity)))
     for args in ((SUM,) * (arity + 1), (SUM,) * (arity - 1), (X,) * arity):
@@ -282,7 +282,7 @@ def test_every_pointwise_row_takes_as_many_vectors_of_its_width_as_it_says(op):
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_named_cells_are_legal_and_so_are_their_gradients_thrice(name):
+def test_named_cells_and_their_first_and_second_gradients_are_legal(name):
     program = cells.get(name).program(3, 4)
     for _ in range(3):
         require_legal(program)
@@ -291,5 +291,5 @@ def test_named_cells_are_legal_and_so_are_their_gradients_thrice(name):
 
 
 @given(programs())
-def test_what_is_composed_legally_is_legal(program):
+def test_random_programs_are_legal(program):
     assert require_legal(program) is program

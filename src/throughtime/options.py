@@ -87,13 +87,13 @@ def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
         case "value_error":
             wanted = str(limits["error"])
         case "greater_than_equal":
-            return f"{spelled} must be at least {limits['ge']:g}, got {given}"
+            return f"{spelled} must be at least {_bound(limits['ge'])}, got {given}"
         case "greater_than":
-            return f"{spelled} must be greater than {limits['gt']:g}, got {given}"
+            return f"{spelled} must be greater than {_bound(limits['gt'])}, got {given}"
         case "less_than":
-            return f"{spelled} must be less than {limits['lt']:g}, got {given}"
+            return f"{spelled} must be less than {_bound(limits['lt'])}, got {given}"
         case "less_than_equal":
-            return f"{spelled} must be at most {limits['le']:g}, got {given}"
+            return f"{spelled} must be at most {_bound(limits['le'])}, got {given}"
         case "int_parsing" | "int_from_float":
             return f"{spelled} must be an integer, got {given!r}"
         case "float_parsing":
@@ -103,3 +103,7 @@ def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
         case _:
             wanted = str(error["msg"])
     return f"{spelled} {given!r}: {wanted}"
+
+
+def _bound(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"

@@ -38,6 +38,27 @@ how much longer the same cell takes as a Python loop of torch operations. *Horiz
 """
 
 
+_TITLES = {
+    "elman": "Plain recurrent networks",
+    "lstm": "Long short-term memory",
+    "odyssey": "LSTM variants: peepholes, coupled gates, gates left out",
+    "gru": "Gated recurrent units",
+    "mutants": "MUT1, MUT2 and MUT3",
+    "one_gate": "Cells with one gate",
+    "fast": "FastRNN and FastGRNN",
+    "bistable": "Bistable cells",
+    "additive": "Additive cells",
+    "multiplicative": "Multiplicative cells",
+    "normalized": "Layer normalization",
+    "exponential": "Exponential gates",
+    "parallel": "Cells without recurrent matrices",
+    "dynamics": "Differential equations",
+    "highway": "Recurrent highway networks",
+    "grid": "Grid LSTM",
+    "searched": "Architecture search",
+}
+
+
 def page(measured: Mapping[str, Any] | None = None) -> str:
     """Build the page in Markdown.
 
@@ -69,7 +90,7 @@ def _row(name: str, measured: Mapping[str, Any]) -> list[str]:
     own = measured.get("cells", {}).get(name)
     figures = _figures(own) if own else [""] * len(_HEAD)
     return [
-        f"[{name}](#{_title(cell.function.__module__).lower().replace(' ', '-')})",
+        f"[{name}](#{name})",
         facts.parameters_per_unit,
         facts.flops_per_unit,
         *(figures if measured else []),
@@ -80,7 +101,9 @@ def _row(name: str, measured: Mapping[str, Any]) -> list[str]:
 
 def _equations(name: str) -> Iterator[str]:
     cell = cells.get(name)
-    yield f"**{name}**: {cell.meaning}"
+    yield f"### {name}"
+    yield ""
+    yield cell.meaning
     yield ""
     yield "$$"
     yield cell.latex()
@@ -99,16 +122,12 @@ def _figures(own: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _title(module: str) -> str:
-    return module.rpartition(".")[2].replace("_", " ").capitalize()
-
-
 def _family(module: str) -> Iterator[str]:
     source = inspect.getsource(sys.modules[module])
     tree = ast.parse(source)
     docstring = ast.get_docstring(tree) or ""
     end = tree.body[0].end_lineno
-    yield f"## {_title(module)}"
+    yield f"## {_TITLES[module.rpartition('.')[2]]}"
     yield ""
     yield docstring
     yield ""

@@ -1,4 +1,4 @@
-"""The types of the options of `throughtime.train`."""
+"""Type annotations of the options of `throughtime.train`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 
 class TrainOptions(TypedDict, total=False):
-    """The options of `throughtime.train`; `throughtime.training.TrainConfig` explains and checks them.
+    """The options of `throughtime.train`; `throughtime.training.TrainConfig` explains and validates them.
 
-    None stands for an option that is not given.
+    None means that an option isn't set.
     """
 
     # every task
