@@ -1,9 +1,9 @@
-"""How quick one step is beside torch's own modules: loops over cells, and layers called with one step.
+"""Time single steps against torch's modules: cell modules, and layers called with one step.
 
     python benchmarks/single_steps.py
 
-prints torch's time over ours, as the median of interleaved rounds, for each module, size, batch and number of threads,
-without and with gradients.
+prints the ratio of torch's time to throughtime's, the median over interleaved rounds, for each module, size, batch size
+and number of threads, with and without gradients.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ import throughtime
 KINDS = ("RNNCell", "LSTMCell", "GRUCell", "RNN", "LSTM", "GRU")
 SIZES = (8, 64, 256, 1024)
 BATCHES = (1, 16, 64)
-ROUNDS, SECONDS = 9, 0.01  # of each module
+ROUNDS, SECONDS = 9, 0.01  # seconds per module and round
 
 
 def timed(call: Callable[[], Any], count: int) -> float:
-    """Seconds a call."""
+    """Return the seconds per call."""
     start = time.perf_counter()
     for _ in range(count):
         call()
@@ -33,7 +33,7 @@ def timed(call: Callable[[], Any], count: int) -> float:
 
 
 def step_of(module: nn.Module, x: torch.Tensor, *, gradients: bool) -> Callable[[], Any]:
-    """One call of a module, with or without its backward pass."""
+    """Return a function that calls a module once, with or without the backward pass."""
 
     def forward() -> None:
         with torch.no_grad():
@@ -48,13 +48,13 @@ def step_of(module: nn.Module, x: torch.Tensor, *, gradients: bool) -> Callable[
 
 
 def ratio(kind: str, size: int, batch: int, *, gradients: bool) -> float:
-    """Torch's time over ours."""
+    """Return the ratio of torch's time to throughtime's."""
     theirs, ours = (getattr(package, kind)(size, size) for package in (nn, throughtime))
     x = torch.randn(batch, size) if kind.endswith("Cell") else torch.randn(1, batch, size)
     calls = [step_of(module, x, gradients=gradients) for module in (theirs, ours)]
     counts = [max(1, int(SECONDS / max(timed(call, 5), 1e-7))) for call in calls]
     pairs = [[timed(call, count) for call, count in zip(calls, counts, strict=True)] for _ in range(ROUNDS)]
-    return statistics.median(torchs / own for torchs, own in pairs)
+    return statistics.median(theirs / ours for theirs, ours in pairs)
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Cells compared: equal sizes and budgets, resumable, with claims that hold."""
+"""Comparison of cells: equal sizes and budgets, resuming, and sound statistics."""
 
 import json
 from unittest.mock import patch
@@ -39,8 +39,8 @@ def test_the_whole_comparison(tmp_path, text):
     assert {each["cell"] for each in found["cells"]} == {"rnn", "gru"}
     assert [each["value"]["mean"] for each in found["cells"]] == sorted(e["value"]["mean"] for e in found["cells"])
     assert list(found["baselines"]) == ["symbols by frequency"]
-    assert found["differences"] == []  # claims nothing below 5 seeds
-    assert "no difference is claimed" in found["notes"][-1]
+    assert found["differences"] == []  # not tested below 5 seeds
+    assert "differences are tested with 5 or more seeds" in found["notes"][-1]
     for each in found["cells"]:
         assert abs(each["parameters"] / found["parameters"] - 1) < 0.1
         assert [Run.open(path).finished for path in each["runs"]] == [True, True]
@@ -50,18 +50,18 @@ def test_the_whole_comparison(tmp_path, text):
     page = (tmp_path / "c" / "comparison.html").read_text()
     assert "Learning curves" in page
     assert repr(found).splitlines()[0].split()[:2] == ["cell", "loss"]
-    assert found._repr_html_().count("<tr>") == 4  # the head, two cells and the baseline
+    assert found._repr_html_().count("<tr>") == 4  # the header, two cells and the baseline
     assert "<script src" not in page
 
 
-def test_the_figure_is_the_evaluations(tmp_path, text):
+def test_metric_matches_evaluation(tmp_path, text):
     found = throughtime.compare(data=text, cells=["rnn"], seeds=1, out=tmp_path / "c", **TINY)
     run = Run.open(found["cells"][0]["runs"][0])
-    # Ten streams begin without a past, one does in an evaluation.
+    # Ten streams start without context, compared with one in an evaluation.
     assert found["cells"][0]["value"]["mean"] == pytest.approx(run.result["valid"]["loss"], rel=0.02)
 
 
-def test_it_is_resumed_and_extended(tmp_path, text):
+def test_comparison_is_resumed_and_extended(tmp_path, text):
     options = {"data": text, "cells": ["rnn", "gru"], "out": tmp_path / "c", **TINY}
     resume, calls = jobs.resume, []
 
@@ -74,7 +74,7 @@ def test_it_is_resumed_and_extended(tmp_path, text):
     with patch.object(jobs, "resume", interrupted_at_second), pytest.raises(Interrupted, match="after 1 of 2 runs"):
         throughtime.compare(seeds=1, **options)
     done = (tmp_path / "c/runs/rnn-seed0/result.json").stat().st_mtime_ns
-    (tmp_path / "c/runs/gru-seed1").mkdir()  # as if killed while the directory was being written
+    (tmp_path / "c/runs/gru-seed1").mkdir()  # as if killed while writing the directory
     (tmp_path / "c/runs/gru-seed1/task.json").write_text("{")
     with patch.object(jobs, "resume", side_effect=resume) as resumed:
         found = throughtime.compare(seeds=2, **options)
@@ -86,14 +86,14 @@ def test_it_is_resumed_and_extended(tmp_path, text):
 
 
 @pytest.mark.slow  # each process imports torch
-def test_two_processes_give_the_same(tmp_path, text):
+def test_two_processes_give_the_same_result(tmp_path, text):
     options = {"data": text, "cells": ["rnn"], "seeds": 2, **TINY}
     one = throughtime.compare(out=tmp_path / "one", **options)
     two = throughtime.compare(out=tmp_path / "two", jobs=2, **options)
     assert one["cells"][0]["values"] == two["cells"][0]["values"]
 
 
-def test_sequences_are_compared_by_their_figure(tmp_path):
+def test_sequences_are_compared_by_their_metric(tmp_path):
     draw = np.random.default_rng(0)
     for label, letters in (("ab", "ab"), ("bc", "bc")):
         lines = ["".join(draw.choice(list(letters), 6)) for _ in range(60)]
@@ -115,7 +115,7 @@ def test_sequences_are_compared_by_their_figure(tmp_path):
         ({"cells": ["rnx", "gru", "lstn"]}, CellError, "(?s)'rnx'.*'lstn'"),
         ({"cells": []}, CellError, "cells is empty"),
         ({"seeds": 0}, UserError, "seeds must be at least 1, got 0"),
-        ({"params": 10}, UserError, r"(?s)too small for 3 of 3 cells: rnn has .*lstm has .*gru has"),
+        ({"params": 10}, UserError, r"(?s)too few for 3 of 3 cells: rnn has .*lstm has .*gru has"),
         ({"jobs": 2, "minutes": 1}, UserError, "jobs=2 can't be used with minutes"),
         ({"cell": "gru"}, UserError, "use cells"),
         ({"seed": 3}, UserError, "use seeds"),
@@ -127,7 +127,7 @@ def test_mistakes(tmp_path, text, given, kind, told):
     assert not (tmp_path / "c").exists()
 
 
-def test_cells_of_one_name_are_refused():
+def test_cells_with_the_same_name_raise():
     @throughtime.cell
     def gru(x, h):
         return x
@@ -154,14 +154,14 @@ def test_equal_parameters(wanted):
         assert abs(near[1] - wanted) == min(abs(count - wanted) for count in near)
 
 
-def test_holm_is_p_adjust():
+def test_holm_matches_r_p_adjust():
     # In R: p.adjust(c(.01, .02, .03, .04), "holm").
     assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
     assert holm([0.04, 0.01]) == pytest.approx([0.04, 0.02])
 
 
-def test_few_false_claims():
-    """Without a difference there is a claim in about 5% of the tables: 10 of 200, 17 with a probability of 1 in 50."""
+def test_false_claims_are_rare():
+    """Without a real difference, about 5% of tables claim one: 10 of 200. Seeing 17 or more has probability 1 in 50."""
     draw = np.random.default_rng(1)
     claimed = 0
     for _ in range(200):

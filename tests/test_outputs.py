@@ -176,9 +176,9 @@ def test_invalid_settings_are_rejected(make, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (None, "must be a dictionary with its kind, got None"),
-        ({"classes": 3}, "must be a dictionary with its kind"),
-        ({"kind": ["categorical"], "classes": 3}, "must be a dictionary with its kind"),
+        (None, "must be a dict with a kind, got None"),
+        ({"classes": 3}, "must be a dict with a kind"),
+        ({"kind": ["categorical"], "classes": 3}, "must be a dict with a kind"),
         ({"kind": "categorial", "classes": 3}, "unknown output 'categorial', did you mean categorical"),
         (
             {"kind": "x"},

@@ -67,7 +67,7 @@ def test_weights_of_another_run_are_reported(path, tmp_path):
 
 def test_an_incomplete_run_is_reported(path):
     (path / "config.json").unlink()
-    with pytest.raises(RunError, match="half written"):
+    with pytest.raises(RunError, match="incomplete"):
         Run.open(path)
 
 

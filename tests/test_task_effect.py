@@ -162,7 +162,7 @@ def test_a_stream_processes_blocks(run):
     assert np.abs(by_step - by_hand(run, dry)).max() < 1e-6
     assert stream.process(dry[:0]).shape == (0,)
     for wrong in (dry.astype(float), dry[:, None, None], np.zeros((4, 2), np.float32), "x", None):
-        with pytest.raises(UserError, match=r"a block is a float32 array \[steps, 1\] or \[steps\], got"):
+        with pytest.raises(UserError, match=r"a block must be a float32 array \[steps, 1\] or \[steps\], got"):
             stream.process(wrong)
     with pytest.raises(UserError, match="process takes a block of one stream, but there are 2 rows"):
         Stream(run.path, rows=2).process(dry)

@@ -93,7 +93,7 @@ def test_a_stream_keeps_its_settings_and_can_change_them(run, tmp_path):
     with torch.no_grad():
         expected = run.model()(torch.from_numpy(inputs)[:, None])[0][:, 0, 0].numpy()
     assert np.concatenate([first, second]) == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(UserError, match=r"a block is a float32 array \[steps, 1\] or \[steps\], got float64 "):
+    with pytest.raises(UserError, match=r"a block must be a float32 array \[steps, 1\] or \[steps\], got float64 "):
         changed.process(dry.astype(float))
 
 
@@ -144,7 +144,7 @@ def test_tables_that_cannot_be_read(tmp_path, table, message):
 @pytest.mark.parametrize("name", ["model.json", "model.nam", "model.guitarml.json"])
 def test_plugin_formats_without_knobs_are_rejected(run, tmp_path, name, capsys):
     assert main(["export", str(run.path), str(tmp_path / name)]) == 2
-    assert "reads knobs beside them (gain). ONNX and C can hold it: export to model.onnx" in capsys.readouterr().err
+    assert "also reads the knobs gain. Export it to ONNX or C instead: model.onnx" in capsys.readouterr().err
     assert not (tmp_path / name).exists()
 
 

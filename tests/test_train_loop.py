@@ -218,7 +218,7 @@ def test_a_directory_is_named_by_cell_and_data(tmp_path, monkeypatch):
         ({"cell": "lstmm"}, CellError, "did you mean lstm"),
         ({"tie": True, "embed": 5}, TrainingError, "embed=5"),
         ({"cell": "gru", "forget_bias": 2}, TrainingError, "'gru' has no gate named forget.* remove forget_bias"),
-        ({"data": "nowhere.txt"}, DataError, "there is no such file"),
+        ({"data": "nowhere.txt"}, DataError, "no such file"),
         ({"window": 10_000}, DataError, "fewer than one window of 10000 steps"),
         ({"precision": "16-mixed", "devices": "cpu"}, TrainingError, "16-mixed needs a CUDA"),
         ({"devices": "cpu:3"}, TrainingError, "can't be divided among 3 processes"),

@@ -87,7 +87,7 @@ def test_the_command_replays(timed, tmp_path, capsys):
     assert main(["train", "--replay", str(timed.path), "--out", str(tmp_path / "again")]) == 0
     assert f"replaying: {timed.path}" in capsys.readouterr().err
     assert main(["train", "--replay", str(timed.path), "--steps", "3"]) == 2
-    assert "--replay keeps a run's options: leave out --steps; only --out can be given" in capsys.readouterr().err
+    assert "--replay reuses the run's options and accepts only --out; remove --steps" in capsys.readouterr().err
     assert main(["train", "--replay", str(timed.path), "--resume", str(timed.path)]) == 2
 
 

@@ -1,6 +1,6 @@
-"""Groups of options as checked models, from which the command line, the typed Python interface and the files derive.
+"""Option groups as pydantic models, the source of the command line, the typed Python interface and config files.
 
-Imports neither torch nor Lightning, so that the command line answers quickly.
+Imports neither torch nor Lightning, so that the command line starts quickly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _paths(value: Any) -> tuple[str | None, ...] | None:
         return None
     paths = tuple(map(_path, value)) if isinstance(value, list | tuple) else (_path(value),)
     if not paths:
-        raise ValueError("the list is empty; leave it out if there is nothing to name")
+        raise ValueError("the list is empty; omit the option instead")
     return paths
 
 
@@ -43,16 +43,16 @@ Paths = Annotated[tuple[str, ...] | None, BeforeValidator(_paths)]
 
 
 class Options(BaseModel):
-    """A group of options. A field is an option of the command line with `_` for `-`.
+    """A group of options. On the command line, each field is an option, with `-` instead of `_`.
 
-    The docstring of each subclass explains its own fields under "Attributes:".
+    The docstring of each subclass describes its own fields under "Attributes:".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
     def meanings(cls) -> dict[str, str]:
-        """What each field means, from the docstrings."""
+        """The description of each field, from the docstrings."""
         found: dict[str, str] = {}
         for base in reversed(cls.__mro__):
             text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
@@ -62,17 +62,17 @@ class Options(BaseModel):
 
     @classmethod
     def choices(cls, name: str) -> tuple[str, ...]:
-        """The values that a field may have; none if they can't be listed."""
+        """The allowed values of a `Literal` field; empty for other fields."""
         annotation = cls.model_fields[name].annotation
         return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
 
 
 def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
-    """A sentence for one of pydantic's errors.
+    """Turn a pydantic error into a readable message.
 
     Args:
         error: one entry of `ValidationError.errors()`.
-        known: the options that there are.
+        known: the names of all options.
     """
     name = str(error["loc"][-1]) if error["loc"] else ""
     spelled = option(name)
@@ -80,7 +80,7 @@ def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
     wanted: str
     match error["type"]:
         case "extra_forbidden":
-            return f"there is no option {name!r}{nearest(name, known)}"
+            return f"no option named {name!r}{nearest(name, known)}"
         case "literal_error":
             names = str(limits["expected"]).replace("'", "").replace(" or ", ", ")
             return f"{spelled} must be one of {names}, got {given!r}{nearest(str(given), names.split(', '))}"
