@@ -361,7 +361,7 @@ def test_a_layer_can_be_rebuilt_from_its_programs_and_options() -> None:
         ({"bidirectional": True, "reverse": True}, "bidirectional or reverse, not both"),
         ({"bidirectional": True, "merge": "sum", "skip": "residual", "returns": "last"}, "end at different steps"),
         ({"learn_initial": "yes"}, "learn_initial must be True or False"),
-        ({"heads": 3}, "3 heads cannot share the 4 units of the state 'hidden'"),
+        ({"heads": 3}, "state 'hidden' of cell .* has 4 units, which can't be divided into 3 heads"),
         ({"heads": 0}, "heads must be a positive integer, got 0"),
         ({"clip": -1.0}, "clip must be a number greater than 0, got -1.0"),
         ({"activations": {"candidte": "relu"}}, "named 'candidte'.*did you mean candidate"),
