@@ -364,7 +364,7 @@ def test_a_layer_can_be_rebuilt_from_its_programs_and_options() -> None:
         ({"heads": 3}, "state 'hidden' of cell .* has 4 units, which can't be divided into 3 heads"),
         ({"heads": 0}, "heads must be a positive integer, got 0"),
         ({"clip": -1.0}, "clip must be a number greater than 0, got -1.0"),
-        ({"activations": {"candidat": "relu"}}, "named 'candidat'.*did you mean candidate"),
+        ({"activations": {"candidte": "relu"}}, "named 'candidte'.*did you mean candidate"),
         ({"activations": {"candidate": "relo"}}, "no activation named 'relo'.*did you mean relu"),
         ({"zoneot": 0.1}, "did you mean zoneout"),
     ],
