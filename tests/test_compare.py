@@ -1,6 +1,7 @@
 """Comparison of cells: equal sizes and budgets, resuming, and sound statistics."""
 
 import json
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -9,15 +10,18 @@ from tiny_training import write_text
 
 import throughtime
 from throughtime import cells
-from throughtime.errors import CellError, Interrupted, RunError, UserError
+from throughtime.errors import CellError, Interrupted, RunError, TrainingError, UserError
 from throughtime.outputs import Categorical
 from throughtime.runs import Run
 from throughtime.spelling import command_line
 from throughtime.studies import jobs
+from throughtime.studies.jobs import _judge
 from throughtime.studies.statistics import differences, holm
 from throughtime.studies.widths import equal_widths, parameter_count
 from throughtime.tasks.base import Interface
-from throughtime.training.config import NetworkOptions
+from throughtime.tasks.text import Text
+from throughtime.training.config import NetworkOptions, TrainConfig
+from throughtime.training.fitting import Fit
 
 TINY = {"hidden_size": 8, "batch": 4, "window": 10, "steps": 4, "engine": "reference", "threads": 1, "progress": False}
 TEXT = Interface("embedding", 20, Categorical(20))
@@ -179,3 +183,12 @@ def test_a_difference_is_found():
     assert found.real
     assert found.low < -0.1 < found.high
     assert differences({name: values[:4] for name, values in figures.items()}, np.ones(30)) == []
+
+
+def test_a_run_that_diverges_in_another_process_does_not_stop_the_comparison():
+    error = f"error: {Fit.diverged(SimpleNamespace(config=TrainConfig.of(Text), last_norm=9.0), 3, 'the loss is nan')}"
+    ended = []
+    _judge(2, error, "trial", lambda trial, reason: ended.append((trial, reason)))
+    assert ended == [("trial", error.removeprefix("error: "))]
+    with pytest.raises(TrainingError, match="can't train a run: no such file"):
+        _judge(2, "error: no such file", "trial", lambda *_: None)

@@ -78,7 +78,7 @@ def dense(chosen, size):
     ],
 )
 def test_edits_match_a_loop_over_the_equations(kind, name, engine):
-    """With numbers, arrays and functions, at all steps and units and at some; outputs and gradients."""
+    """Replacements are numbers, arrays and functions, at all steps and units or at some; gradients are compared too."""
     torch.manual_seed(0)
     layer = kind(WIDTH, HIDDEN, dtype=torch.float64, engine=engine)
     x = torch.randn(STEPS, ROWS, WIDTH, dtype=torch.float64, requires_grad=True)

@@ -249,14 +249,14 @@ def test_saving_an_unsupported_module_raises(tmp_path: Path) -> None:
     for module, message in [
         (
             nn.Linear(2, 3),
-            r"can't save a Linear; supported models: Recurrent, SequenceModel, .*torch\.save\(module\.state_dict",
+            r"can't save the type Linear; supported: Recurrent, SequenceModel, .*torch\.save\(module\.state_dict",
         ),
-        (nn.LSTM(2, 3), r"can't save a LSTM; .*throughtime\.accelerate"),
-        (mixed, r"can't save a Sequential; .*throughtime\.save\(module\.get_submodule\('1'\), path\)"),
-        (Sub("gru", 2, 3), r"can't save a Sub; .*state_dict"),
-        (hooked, r"can't save a ParametrizedGRU; .*throughtime\.from_torch"),
-        (pruned, r"can't save this GRU: it has .*throughtime\.from_torch"),
-        (more, "can't save this GRU: it has the unexpected weight 'scale'"),
+        (nn.LSTM(2, 3), r"can't save the type LSTM; .*throughtime\.accelerate"),
+        (mixed, r"can't save the type Sequential; .*throughtime\.save\(module\.get_submodule\('1'\), path\)"),
+        (Sub("gru", 2, 3), r"can't save the type Sub; .*state_dict"),
+        (hooked, r"can't save the type ParametrizedGRU; .*throughtime\.from_torch"),
+        (pruned, r"can't save this GRU: .*throughtime\.from_torch"),
+        (more, "this GRU: it has the unexpected weight 'scale'"),
         (overlapping, "overlap in memory"),
     ]:
         with pytest.raises(UserError, match=message):

@@ -54,7 +54,7 @@ def test_recording_one_unit_changes_no_bit(name):
 @settings(max_examples=40)
 @given(st.data())
 def test_recording_changes_no_bit_and_matches_the_reference_engine(data):
-    """For any cell, direction, shape and selection; forward and gradients, with and without recorded gradients."""
+    """Cells, directions, shapes and selections are random; outputs and gradients, recorded or not, are compared."""
     torch.manual_seed(0)
     name = data.draw(st.sampled_from(cells.names()))
     T, B = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))

@@ -124,7 +124,7 @@ def test_gradients_are_recorded_with_frozen_weights():
 
 
 def test_gradients_of_a_parameter_vector_at_each_step():
-    """Of a parameter whose own gradient is the sum over steps and sequences, requested or not."""
+    """The parameter's own gradient is the sum over steps and sequences, whether or not it is required."""
 
     @cell
     def scaled(x, h):

@@ -137,11 +137,11 @@ def test_data_are_read_from_their_start(run: Run, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--text", ""], "has no symbols; at least 2 are needed"),
+        (["--text", ""], "has no tokens; at least 2 are needed"),
         (["--text", "t"], "has 1 token; at least 2 are needed"),
-        (["--text", "time", "other.txt"], "pass either DATA (other.txt) or --text, not both"),
+        (["--text", "time", "other.txt"], r"pass either DATA \(other.txt\) or --text, not both"),
         (["missing.txt"], "no such file"),
-        (["--length", "1"], "length 1: 2 to 20,000"),
+        (["--length", "1"], "--length must be between 2 and 20,000, got 1"),
         (["--values", "layer0.forgt"], "did you mean layer0.forget"),
         (["--engine", "nativ"], "did you mean native|no engine named"),
         (["--out", "."], "is a directory"),

@@ -80,7 +80,7 @@ def test_the_confusion_matrix_and_the_tables(driver: Driver, tmp_path: Any) -> N
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", cell)
     ActionChains(driver).move_to_element(cell).perform()
     assert driver.find_element("id", "tip").text == "1 of 1 sequences with label y (100%)\npredicted x"
-    assert texts(driver, "#table-of-0 td") == ["de", "100.0 %", "1,200"]
+    assert texts(driver, "#table-of-0 td") == ["de", "100.0%", "1,200"]
 
 
 def test_influences_on_a_tag_stay_inside_its_sequence(driver: Driver, tmp_path: Any) -> None:

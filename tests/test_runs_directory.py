@@ -61,7 +61,7 @@ def test_a_missing_file_is_reported(path, name):
 def test_weights_of_another_run_are_reported(path, tmp_path):
     other = train_tiny(tmp_path, hidden_size=13)
     shutil.copy(other.path / "model.safetensors", path)
-    with pytest.raises(RunError, match=r"model\.safetensors belongs to another run"):
+    with pytest.raises(RunError, match=r"model\.safetensors (is not of this|belongs to another) run"):
         use(path)
 
 

@@ -101,7 +101,7 @@ class Case:
 
     @property
     def checkpoint_every(self) -> int:
-        """The interval at which a long run keeps states, so that kept states and one segment's residuals balance."""
+        """The interval at which a long run keeps states; √T balances kept states against one segment's residuals."""
         return isqrt(self.steps)
 
     @property

@@ -182,7 +182,7 @@ class Report:
         return excluded + (f" Too few were undisturbed in {', '.join(kept)}, which include some." if kept else "")
 
     def _summary_lines(self) -> Iterator[str]:
-        head = ["mode", "cell", "sizes", "beside", "number", "geometric mean", "least", "at"]
+        head = ["mode", "cell", "sizes", "compared with", "count", "geometric mean", "minimum", "at"]
         for quantity, (title, form) in _SUMMARY_TABLES.items():
             rows = [
                 [s.mode, s.cell, s.grid, s.beside, str(s.shapes), form.format(s.mean), form.format(s.least), s.at]

@@ -13,14 +13,13 @@ from typing import IO, Any, TypeVar
 
 from throughtime.errors import Interrupted, TrainingError
 from throughtime.runs import Run
-from throughtime.training.fitting import Diverged
+from throughtime.training.fitting import DIVERGED, Diverged
 from throughtime.training.loop import resume
 
 T = TypeVar("T")
 
 _INTERRUPTED = 130
 _POLL = 0.1  # seconds
-_DIVERGED = "training can't go on"  # part of the error message of a run that diverged
 
 
 def finish(trials: Sequence[T], start: Callable[[T], Run], jobs: int, report: Callable[[T, str | None], None]) -> None:
@@ -84,6 +83,6 @@ def _judge(code: int, message: str, trial: T, report: Callable[[T, str | None], 
     last = message.splitlines()[-1].removeprefix("error: ") if message else f"exit code {code}"
     if code == _INTERRUPTED:
         raise Interrupted(last)
-    if code and _DIVERGED not in message:
+    if code and DIVERGED not in message:
         raise TrainingError(f"can't train a run: {last}")
     report(trial, last if code else None)

@@ -34,6 +34,9 @@ _WEIGHTS = {"64": torch.float64, "bf16": torch.bfloat16}
 _REQUESTS = (STOP, LATE, VALIDATE, CHECKPOINT)
 
 
+DIVERGED = "training diverged"  # starts the message, by which other processes recognize the error
+
+
 class Diverged(TrainingError):
     """Raised when a loss, a gradient or a weight is no longer finite."""
 
@@ -218,7 +221,7 @@ class Fit:
         clip = option("clip")
         clip = f"a smaller {clip} ({training.clip:g} now)" if training.clip else f"{setting('clip', 1)} (now off)"
         return Diverged(
-            f"training diverged at step {step}: {what} (gradient norm {self.last_norm:g}). Try a lower "
+            f"{DIVERGED} at step {step}: {what} (gradient norm {self.last_norm:g}). Try a lower "
             f"{option('lr')} ({training.learning_rate:g} now) or {clip}"
         )
 

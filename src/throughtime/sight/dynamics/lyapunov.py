@@ -158,7 +158,7 @@ def _of_layer(layer: LayerResiduals, rows: int, steps: int, count: int, interval
 
 
 def _stretches(times: list[int], interval: int, skip: int) -> list[tuple[list[int], bool]]:
-    """Split the steps into intervals, with whether each is measured; the run's last steps only align the vectors."""
+    """Split the steps into intervals and mark those to measure; the run's last steps only align the vectors."""
     found = []
     for part, counts in ((times[:skip], False), (times[skip : len(times) - skip], True)):
         found += [(part[k : k + interval], counts) for k in range(0, len(part), interval)]

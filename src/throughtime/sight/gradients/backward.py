@@ -131,7 +131,7 @@ class _Stack:
         yield INPUT, False, below[0].double().square().sum(-1).view(*at.shape, rows).sqrt()
 
     def _at_loss(self, steps: Tensor, at: Tensor, gradients: Tensor) -> Tensor:
-        """Arrange a gradient of the losses as a batch: each element has that of its own step, at that step."""
+        """Batch a gradient of the losses so that each element is nonzero only at its own step."""
         if self.together:
             return gradients
         own = steps if self.whole else torch.full_like(steps, self.window)

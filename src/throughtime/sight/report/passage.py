@@ -128,7 +128,7 @@ def unknown_of(ids: Ids, vocabulary: Vocabulary) -> Array:
 
 def _passage(name: str, ids: Ids, symbols: Sequence[str] | None, vocabulary: Vocabulary, step: str) -> Passage:
     if ids.size < 2:
-        raise DataError(f"{name} has {ids.size or 'no'} symbol{'s' * (ids.size == 0)}; at least 2 are needed")
+        raise DataError(f"{name} has {ids.size or 'no'} token{'s' * (ids.size == 0)}; at least 2 are needed")
     ids = ids.astype(np.int64)
     texts = symbols or [vocabulary.symbols[id] for id in ids]
     item = Item(ids, ids[1:], texts, name, unknown_of(ids, vocabulary))

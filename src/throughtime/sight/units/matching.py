@@ -69,7 +69,7 @@ def match(
     """Find the units that are on throughout a span of text, and where else they are on.
 
     Follows LSTMVis (Strobelt et al. 2018, arXiv:1606.07461): a unit is on where its value exceeds a threshold. The
-    units that are on at every step of a span form a hypothesis, which the other stretches where they are on test.
+    units that are on at every step of a span suggest a hypothesis; the other stretches where they are on test it.
 
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.
