@@ -407,7 +407,7 @@ def test_compiled_model_is_edited_outside_its_graph():
         ({"layer0.forget": True}, {}, "got bool True"),
         ({"layer0.forget": torch.zeros(1, 1, 1, 6)}, {}, r"got shape \[1, 1, 1, 6\]"),
         ({"layer0.forget": torch.zeros(4)}, {}, r"\[4\], which must fit .* = \[5, 3, 6\]: H may be 6, or 1"),
-        ({"layer0.forget": torch.zeros(4)}, {"units": [1, 2]}, "H may be 6, 2 (the selection), or 1"),
+        ({"layer0.forget": torch.zeros(4)}, {"units": [1, 2]}, r"H may be 6, 2 \(the selection\), or 1"),
         ({"layer0.forget": torch.zeros(2, 6)}, {}, "B may be 3, or 1"),
         ({"layer0.forget": 0.0}, {"units": [6]}, "units 6 of layer0.forget out of range: must be 0 to 5"),
         ({"layer0.forget": 0.0}, {"steps": [-6]}, "steps -6 of a run out of range: must be 0 to 4"),
