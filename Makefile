@@ -65,9 +65,10 @@ docs: $(SITE)  ## build the documentation site in build/site
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "Built build/site/index.html"
 
-lint: $(DEVELOPMENT)  ## check style, format and types
+lint: $(DEVELOPMENT)  ## check style, format, spelling and types
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
+	$(BIN)/codespell
 	$(BIN)/mypy
 
 format: $(DEVELOPMENT)  ## format the code

@@ -38,7 +38,7 @@ def test_outputs_optimizers_hooks_and_keys_are_preserved() -> None:
     torch.manual_seed(0)
     model = Model().eval()
     plain = copy.deepcopy(model)
-    optimiser = torch.optim.SGD(model.parameters(), 0.1)
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
     seen: list[str] = []
     model.encoder.register_forward_hook(lambda module, args, output: seen.append(type(module).__name__))
     keys, parameters = list(model.state_dict()), list(model.parameters())
@@ -59,7 +59,7 @@ def test_outputs_optimizers_hooks_and_keys_are_preserved() -> None:
     for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, rtol=3e-5, atol=1e-7)  # float32 rounding
     before = model.encoder.weight_hh_l0.detach().clone()
-    optimiser.step()
+    optimizer.step()
     assert not torch.equal(before, model.encoder.weight_hh_l0)
     again = substitute_layers(model)
     assert not again.changed

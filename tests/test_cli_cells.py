@@ -14,7 +14,7 @@ from throughtime.program.saving import from_json
 
 OWN = '''
 from throughtime.language import affine, cell, tanh
-from neighbour import RATE
+from neighbor import RATE
 
 @cell
 def leaky(x, h, *, rate=RATE):
@@ -25,7 +25,7 @@ def leaky(x, h, *, rate=RATE):
 
 @pytest.fixture
 def own(tmp_path):
-    (tmp_path / "neighbour.py").write_text("RATE = 0.1\n")
+    (tmp_path / "neighbor.py").write_text("RATE = 0.1\n")
     path = tmp_path / "own.py"
     path.write_text(OWN)
     return path

@@ -38,7 +38,7 @@ def shown(capsys, *arguments):
     ("table", "options", "message"),
     [
         (frame(), ["--target", "z"], "has no column 'z' (--target)"),
-        (frame(y=polars.lit("high")), [], "column 'y' (--target) must hold numbers, got 'high' in row 1"),
+        (frame(y=polars.lit("high")), [], "column 'y' (--target) must contain numbers, got 'high' in row 1"),
         (frame(ds=polars.lit("some day")), [], "must contain numbers or ISO 8601 dates and times"),
         (frame(ds=row(3, None, "ds")), [], "column 'ds' (--time) has 1 missing value (row 4)"),
         (frame(y=None), [], "target 'y' has no values"),

@@ -249,14 +249,14 @@ def test_saving_an_unsupported_module_raises(tmp_path: Path) -> None:
     for module, message in [
         (
             nn.Linear(2, 3),
-            r"can't save a Linear; supported models: Recurrent, SequenceModel, .*torch\.save\(module\.state_dict",
+            r"can't save the type Linear; supported: Recurrent, SequenceModel, .*torch\.save\(module\.state_dict",
         ),
-        (nn.LSTM(2, 3), r"can't save a LSTM; .*throughtime\.accelerate"),
-        (mixed, r"got Sequential: .*throughtime\.save\(module\.get_submodule\('1'\), path\)"),
-        (Sub("gru", 2, 3), r"got Sub: .*state_dict"),
-        (hooked, r"got ParametrizedGRU: throughtime\.from_torch"),
-        (pruned, r"this GRU has .*throughtime\.from_torch"),
-        (more, "this GRU has 'scale'"),
+        (nn.LSTM(2, 3), r"can't save the type LSTM; .*throughtime\.accelerate"),
+        (mixed, r"can't save the type Sequential; .*throughtime\.save\(module\.get_submodule\('1'\), path\)"),
+        (Sub("gru", 2, 3), r"can't save the type Sub; .*state_dict"),
+        (hooked, r"can't save the type ParametrizedGRU; .*throughtime\.from_torch"),
+        (pruned, r"can't save this GRU: .*throughtime\.from_torch"),
+        (more, "this GRU: it has the unexpected weight 'scale'"),
         (overlapping, "overlap in memory"),
     ]:
         with pytest.raises(UserError, match=message):
@@ -333,7 +333,7 @@ def assert_refused(path: Path, message: str) -> None:
 
 
 def test_files_that_are_not_models_raise(path: Path, tmp_path: Path) -> None:
-    assert_refused(tmp_path / "modle.safetensors", r"no such file, did you mean model\.safetensors")
+    assert_refused(tmp_path / "modl.safetensors", r"no such file, did you mean model\.safetensors")
     (tmp_path / "text").write_text("no model")
     assert_refused(tmp_path / "text", "damaged or not a safetensors file")
     save_file(nn.LSTM(2, 3).state_dict(), tmp_path / "foreign.safetensors", {"format": "pt"})

@@ -288,7 +288,7 @@ def test_an_invalid_checkpoint_every_is_rejected(every: object) -> None:
 
 @pytest.mark.parametrize("cell", [torch.nn.LSTM, torch.nn.LSTM(3, 4), None, 3])
 def test_an_invalid_cell_is_rejected(cell: Any) -> None:
-    with pytest.raises(UserError, match="a cell's name"):
+    with pytest.raises(UserError, match="cell must be a name"):
         Recurrent(cell, 3, 4)
 
 

@@ -7,7 +7,7 @@ from sounds import tone, write
 from throughtime import tasks
 from throughtime.cli.main import main
 from throughtime.codecs import codec_from
-from throughtime.data.labelled_sounds import read_labelled_sounds
+from throughtime.data.labeled_sounds import read_labeled_sounds
 from throughtime.data.log_mel import LogMel
 from throughtime.errors import DataError, TrainingError
 from throughtime.training import evaluate, train
@@ -60,7 +60,7 @@ def test_labels_are_read_from_directories(run, flat, tmp_path):
         (tmp_path / "data" / file.name.split("_")[0] / file.name).write_bytes(file.read_bytes())
     task, why = tasks.chosen(None, {"data": tmp_path / "data"})
     assert (task.name, why) == ("classify", "a folder with one folder per label")
-    found = read_labelled_sounds([tmp_path / "data"])
+    found = read_labeled_sounds([tmp_path / "data"])
     assert found.labels == ["high"] * 12 + ["low"] * 12
     again = train(data=tmp_path / "data", epochs=2, out=tmp_path / "run", **TINY)
     assert again.task.name == "classify"

@@ -72,7 +72,7 @@ def test_training_mode_is_restored(run):
 def test_invalid_input_is_reported(run, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("t")
-    with pytest.raises(DataError, match="2 are wanted"):
+    with pytest.raises(DataError, match="at least 2 are needed"):
         evaluate(run, short)
     with pytest.raises(DataError, match="no such file"):
         evaluate(run, tmp_path / "nowhere.txt")

@@ -60,7 +60,7 @@ def test_the_command_trains_further(tmp_path, capsys):
 
 def test_an_earlier_end_is_rejected_without_changes(run):
     before = (run.path / "config.json").read_bytes()
-    with pytest.raises(TrainingError, match=r"has already trained 12 steps .*steps=5 is not a later end"):
+    with pytest.raises(TrainingError, match=r"has already trained for 12 steps .*steps=5 is not a later end"):
         resume(run.path, steps=5, progress=False)
     assert (run.path / "config.json").read_bytes() == before
     assert Run.open(run.path).finished
@@ -111,9 +111,9 @@ def test_a_run_no_longer_needs_the_run_it_started_from(run, tmp_path):
     ("options", "message"),
     [
         ({"hidden_size": 5}, "hidden_size=5 doesn't match .*, the run to start from, with 12"),
-        ({"cell": "gru"}, "cell=gru differs"),
-        ({"tie": True}, "tie=True differs"),
-        ({"level": "word"}, "level=word differs"),
+        ({"cell": "gru"}, "cell=gru doesn't match"),
+        ({"tie": True}, "tie=True doesn't match"),
+        ({"level": "word"}, "level=word doesn't match"),
         ({"vocab_size": 30}, "vocab_size=30 does not apply: the vocabulary comes from"),
         ({"init": 0.1}, "init=0.1 does not apply: the weights come from"),
         ({"init_from": "nowhere"}, "no such directory"),
@@ -128,7 +128,7 @@ def test_options_that_conflict_with_the_other_run_are_rejected(options, message,
 def test_the_command_starts_from_another_run(run, tmp_path, capsys):
     arguments = [*run.config.task.data, "--init-from", str(run.path), "--steps", "1", "--out", str(tmp_path / "new")]
     assert main(["train", *arguments, "--hidden", "7"]) == 2
-    assert "--hidden 7 differs" in capsys.readouterr().err
+    assert "--hidden 7 doesn't match" in capsys.readouterr().err
     assert main(["train", *arguments, "--batch", "8", "--window", "10", "--threads", "1"]) == 0
     config = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
     assert config["init_from"] == str(run.path)

@@ -217,7 +217,7 @@ def test_a_directory_is_named_by_cell_and_data(tmp_path, monkeypatch):
     [
         ({"cell": "lstmm"}, CellError, "did you mean lstm"),
         ({"tie": True, "embed": 5}, TrainingError, "embed=5"),
-        ({"cell": "gru", "forget_bias": 2}, TrainingError, "'gru' has no gate named forget.* leave forget_bias out"),
+        ({"cell": "gru", "forget_bias": 2}, TrainingError, "'gru' has no gate named forget.* remove forget_bias"),
         ({"data": "nowhere.txt"}, DataError, "no such file"),
         ({"window": 10_000}, DataError, "fewer than one window of 10000 steps"),
         ({"precision": "16-mixed", "devices": "cpu"}, TrainingError, "16-mixed needs a CUDA"),
@@ -286,7 +286,7 @@ def test_a_full_disk_is_reported_and_the_last_checkpoint_kept(tmp_path, monkeypa
 
     with monkeypatch.context() as patched:
         patched.setattr(MetricsRows, "_write", then_fail)
-        with pytest.raises(TrainingError, match=r"the disk is full.*resume the run"):
+        with pytest.raises(TrainingError, match=r"the disk is full.*Resume with"):
             train_tiny(tmp_path)
     run = throughtime.training.resume(tmp_path / "run", progress=False)
     (tmp_path / "whole").mkdir()

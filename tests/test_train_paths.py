@@ -66,7 +66,7 @@ def test_an_empty_list_of_paths_is_rejected(tmp_path):
         encode_text([], run.description.codecs.inputs)
     with pytest.raises(DataError, match="empty list"):
         throughtime.evaluate(run, [])
-    with pytest.raises(DataError, match="path of a text is empty"):
+    with pytest.raises(DataError, match="a path is empty"):
         throughtime.evaluate(run, "")
     assert not (tmp_path / "other").exists()
 

@@ -15,7 +15,7 @@ LATEST = "latest"
 
 
 def display_path(path: str | Path) -> str:
-    """Return a path as valid Unicode text; bytes that are not UTF-8 are shown as `\\xe9`."""
+    r"""Return a path as valid Unicode text; bytes that are not UTF-8 are shown as `\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 

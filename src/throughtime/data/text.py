@@ -1,7 +1,7 @@
-"""Read text files in pieces of bounded size, decoding and checking them on the way.
+r"""Read text files in pieces of bounded size, decoding and checking them on the way.
 
 Several files are one text, concatenated in the given order. The text is UTF-8; a byte order mark is
-dropped, and Windows and classic Mac line ends become "\\n", as when Python reads text. No more than one
+dropped, and Windows and classic Mac line ends become "\n", as when Python reads text. No more than one
 piece of the text is in memory at a time.
 """
 

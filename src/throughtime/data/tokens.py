@@ -180,8 +180,10 @@ def _last_word_end(block: str) -> int:
 
 
 def _bytes_of_letters() -> dict[str, int]:
-    """Return the byte of each character in a byte-level tokenizer: printable Latin-1 characters stand for themselves,
-    and characters from U+0100 on stand for the other bytes, in order (Radford et al. 2019)."""
+    """Return the byte that each character of a byte-level tokenizer represents (Radford et al. 2019).
+
+    Printable Latin-1 characters represent themselves; characters from U+0100 on represent the other bytes, in order.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

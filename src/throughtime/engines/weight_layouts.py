@@ -87,7 +87,7 @@ class WeightLayout:
         return found
 
     def to_stored(self, mapping: WeightMapping, parameters: Sequence[Tensor], width: int) -> Stored:
-        """Convert the program's parameters to stored tensors; a sum of two tensors is stored in the first.
+        """Convert the program's parameters to stored tensors; where two tensors are summed, the second is 0.
 
         Args:
             mapping: the mapping of the parameters' rows.

@@ -49,7 +49,7 @@ def describe(module: nn.Module) -> Description:
     found = _described(module)
     if found is None:
         raise UserError(
-            f"can't save a {type(module).__name__}; supported models: {', '.join(_MODELS)}. {_way_out(module)}"
+            f"can't save the type {type(module).__name__}; supported: {', '.join(_MODELS)}. {_way_out(module)}"
         )
     own, wanted = module.state_dict().keys(), _made(found).state_dict().keys()
     for name in own ^ wanted:

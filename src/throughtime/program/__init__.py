@@ -1,0 +1,1 @@
+"""Programs: cells as plain data, with their gradients, tangents and equations."""

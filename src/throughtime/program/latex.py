@@ -38,11 +38,11 @@ class _Text(NamedTuple):
 
 
 def latex(program: Program) -> str:
-    """Write a forward program's equations as LaTeX, one line per named value.
+    r"""Write a forward program's equations as LaTeX, one line per named value.
 
     The input is $x_t$, the states `hidden` and `cell` are $h_t$ and $c_t$, and every other value is shown under the
     name that `throughtime.record` takes. A tilde marks a pre-activation. $W$ multiplies the input, $R$ the output of
-    the previous step, and $\\odot$ is the element-wise product.
+    the previous step, and $\odot$ is the element-wise product.
 
     Args:
         program: the program of a cell, as `Cell.program` returns it.

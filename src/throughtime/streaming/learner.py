@@ -191,7 +191,7 @@ class Learner:
         raw = self._raw
         assert raw is not None
         if (target is None) == (own is None):
-            raise UserError("pass either a target or the gradient of your own loss to learn, not both.")
+            raise UserError("pass exactly one of target and gradient to learn.")
         if own is not None:
             try:
                 g = np.array(own, raw.dtype).reshape(raw.shape)

@@ -241,7 +241,7 @@ def _require_shapes(arrays: Sequence[Array], wanted: Sequence[tuple[int, ...]]) 
 def _of_module(module: Any, *, described: bool) -> Network:
     if "torch" not in sys.modules or not isinstance(module, sys.modules["torch"].nn.Module):
         raise UserError(
-            "a stream needs the directory of a run, a file, a language model or recurrent layers, "
+            "expected the directory of a run, a file, a language model or recurrent layers, "
             f"got {type(module).__name__}."
         )
     from torch import nn

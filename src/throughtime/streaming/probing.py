@@ -62,7 +62,7 @@ def _needed(structure: Structure, groups: Sequence[Group]) -> Bools:
 
 
 def _masks(structure: Structure, needed: Bools) -> dict[int, Bools]:
-    """Return which matrix elements the needed entries depend on; no mask for a matrix if that is at least half."""
+    """Return masks of the elements that needed entries depend on, for matrices where these are less than half."""
     found = dependencies(structure)
     after = structure.total.astype(np.float32)
     masks: dict[int, Bools] = {}

@@ -16,8 +16,8 @@ from pydantic import AfterValidator, Field
 
 from throughtime.codecs import Codecs
 from throughtime.data.augmentation import SoundFeatures, copies, copies_of
-from throughtime.data.labelled import Labelled, read_labelled
-from throughtime.data.labelled_sounds import hold_sounds, read_labelled_sounds
+from throughtime.data.labeled import Labeled, read_labeled
+from throughtime.data.labeled_sounds import hold_sounds, read_labeled_sounds
 from throughtime.data.labels import Labels
 from throughtime.data.log_mel import BANDS, LogMel
 from throughtime.data.raw_samples import MOST_FRAME, RawSamples
@@ -301,18 +301,18 @@ class Classify(SequenceTask):
         part = Sequences(ids, np.zeros(len(ids), np.int64), names=lines)
         return self.passage(part, codecs, length, "your text", answered=False)
 
-    def _read(self, paths: Sequence[str | Path], least_labels: int) -> Labelled:
+    def _read(self, paths: Sequence[str | Path], least_labels: int) -> Labeled:
         options = self.options
         if options.label_pattern is not None or hold_sounds(paths):
             given = {"label": options.label, "text": options.text, "group": options.group, "time": options.time}
             for name, value in {**given, "columns": options.columns}.items():
                 if value is not None:
                     raise DataError(f"{option(name)} names a table column, but the data are sounds; remove it")
-            return read_labelled_sounds(
+            return read_labeled_sounds(
                 paths, label_pattern=options.label_pattern, group_by=options.group_by, least_labels=least_labels
             )
         columns = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
-        return read_labelled(
+        return read_labeled(
             paths[0] if len(paths) == 1 else list(paths),
             label=options.label,
             text=options.text,
@@ -324,7 +324,7 @@ class Classify(SequenceTask):
             least_labels=least_labels,
         )
 
-    def _fitted(self, found: Labelled, train: Any) -> Any:
+    def _fitted(self, found: Labeled, train: Any) -> Any:
         """Return the input codec, fitted to the training part."""
         if found.recordings is not None:
             rate = self.options.rate or common(found.recordings, "rate")
@@ -345,7 +345,7 @@ class Classify(SequenceTask):
         return build_vocabulary(self.options.level, texts, min_count=self.options.min_count)
 
     def _augmented(
-        self, found: Labelled, train: NDArray[np.int64], part: Sequences, codecs: Codecs
+        self, found: Labeled, train: NDArray[np.int64], part: Sequences, codecs: Codecs
     ) -> tuple[Sequences, list[str]]:
         """Return the training part with augmented copies of its recordings, and notes for the user."""
         if found.recordings is None:
@@ -359,7 +359,7 @@ class Classify(SequenceTask):
         note = f"Training includes {count} augmented copies of each recording; {option('augment')} 0 turns this off."
         return replace(own, inputs=[*part.inputs, *inputs]), [note]
 
-    def _encoded(self, found: Labelled, codecs: Codecs) -> Sequences:
+    def _encoded(self, found: Labeled, codecs: Codecs) -> Sequences:
         if isinstance(codecs.inputs, SoundFeatures) != (found.recordings is not None):
             kinds = ("sounds", "other data") if found.recordings is not None else ("not sounds", "sounds")
             raise DataError(f"{found.name}: the data are {kinds[0]}, but the network was trained on {kinds[1]}")

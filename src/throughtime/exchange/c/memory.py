@@ -76,7 +76,7 @@ class Memory:
         return id, first
 
     def _last_reads(self) -> dict[int, int]:
-        """Find the last item that reads each computed value; the number of items if it is read at the end."""
+        """Find the last item that reads each computed value; the number of items for values read at the end."""
         last: dict[int, int] = {}
         for n, item in enumerate(self.schedule.items):
             last.update({self.schedule.root(id): n for id in self.schedule.reads(item)})

@@ -207,5 +207,4 @@ def _total_of_sequences(
 
 def _squares(cuts: dict[str, Cut]) -> Tensor:
     """Compute half the sum of squares of the recurrent layers' outputs."""
-
     return sum((y.square().sum() / 2 for cut in cuts.values() for y in cut.leaves), torch.zeros(()))

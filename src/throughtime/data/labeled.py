@@ -26,7 +26,7 @@ _SOURCES = (
 
 
 @dataclass(frozen=True)
-class Labelled:
+class Labeled:
     """Sequences with one label each: either texts, series or sounds.
 
     Attributes:
@@ -55,7 +55,7 @@ class Labelled:
         return len(self.names)
 
 
-def read_labelled(
+def read_labeled(
     source: Paths,
     *,
     label: str | None = None,
@@ -66,7 +66,7 @@ def read_labelled(
     group_by: str | None = None,
     encoding_errors: str = "strict",
     least_labels: int = 2,
-) -> Labelled:
+) -> Labeled:
     """Read sequences with one label each.
 
     Args:
@@ -107,7 +107,7 @@ def read_labelled(
                     if paths
                     else _nothing()
                 )
-        found = _from_text(paths, encoding_errors, unlabelled=least_labels == 0)
+        found = _from_text(paths, encoding_errors, unlabeled=least_labels == 0)
         if group_by == "text":
             found = replace(found, groups=found.texts)
         elif group_by is not None:
@@ -126,7 +126,7 @@ def _nothing() -> str:
     return f"no data given; expected {_SOURCES}."
 
 
-def _from_text(paths: list[Path], encoding_errors: str, unlabelled: bool) -> Labelled:
+def _from_text(paths: list[Path], encoding_errors: str, unlabeled: bool) -> Labeled:
     if not paths:
         raise DataError(_nothing())
     name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
@@ -158,11 +158,11 @@ def _from_text(paths: list[Path], encoding_errors: str, unlabelled: bool) -> Lab
         labels += [display_path(file.stem)] * len(found)
         names += [f"{display_path(file.name)}:{k}" for k, _ in found]
         texts += [line for _, line in found]
-    alone = unlabelled and len(paths) == 1 and paths[0].is_file()
-    return Labelled(name, [] if alone else labels, names, texts)
+    alone = unlabeled and len(paths) == 1 and paths[0].is_file()
+    return Labeled(name, [] if alone else labels, names, texts)
 
 
-def _from_directories(name: str, directories: list[Path], encoding_errors: str) -> Labelled:
+def _from_directories(name: str, directories: list[Path], encoding_errors: str) -> Labeled:
     labels, names, texts = [], [], []
     for directory in directories:
         entries = _entries(directory)
@@ -181,7 +181,7 @@ def _from_directories(name: str, directories: list[Path], encoding_errors: str) 
             labels.append(display_path(directory.name))
             names.append(f"{display_path(directory.name)}/{display_path(file.name)}")
             texts.append(content)
-    return Labelled(name, labels, names, texts)
+    return Labeled(name, labels, names, texts)
 
 
 def _entries(directory: Path) -> list[Path]:
@@ -211,7 +211,7 @@ def _from_table(
     columns: Sequence[str] | None,
     group_by: str | None,
     optional: bool,
-) -> Labelled:
+) -> Labeled:
     labels: list[str] = []
     if label is not None:
         labels = table.filled(label, "label")
@@ -240,7 +240,7 @@ def _from_table(
                 f"(the first in row {empty[0]}); drop these rows."
             )
         names = [f"row {k}" for k in range(1, len(table) + 1)]
-        return Labelled(table.name, labels, names, [value for value in texts if value is not None], groups=groups)
+        return Labeled(table.name, labels, names, [value for value in texts if value is not None], groups=groups)
     assert group is not None
     used = {label, group, time, group_by}
     return _series(table, labels, label, group, time, *_features(table, columns, used), groups, group_by)
@@ -278,7 +278,7 @@ def _series(
     notes: list[str],
     groups: list[str] | None,
     group_by: str | None,
-) -> Labelled:
+) -> Labeled:
     keys = table.filled(group, "group")
     values = np.stack([table.numbers(column) for column in features], axis=1)
     number = {key: k for k, key in enumerate(dict.fromkeys(keys))}  # in order of first rows
@@ -300,7 +300,7 @@ def _series(
         order = in_time
     starts = np.searchsorted(codes[order], np.arange(len(number)))
     members = np.split(order, starts[1:])
-    return Labelled(
+    return Labeled(
         table.name,
         _constant(table, labels, members, keys, label) if labels else [],
         list(number),

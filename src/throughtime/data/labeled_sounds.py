@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from throughtime.data.labelled import Labelled
+from throughtime.data.labeled import Labeled
 from throughtime.data.sound import SOUND_FILES, Recording
 from throughtime.errors import DataError
 from throughtime.paths import display_path, missing
@@ -24,9 +24,9 @@ def hold_sounds(paths: Sequence[str | Path]) -> bool:
     )
 
 
-def read_labelled_sounds(
+def read_labeled_sounds(
     paths: Sequence[str | Path], *, label_pattern: str | None = None, group_by: str | None = None, least_labels: int = 2
-) -> Labelled:
+) -> Labeled:
     """Find sounds with one label each.
 
     Args:
@@ -65,7 +65,7 @@ def read_labelled_sounds(
         )
     names = [display_path(file.relative_to(path) if file != path else file.name) for file, path in files]
     recordings = [Recording.open(file, shown) for (file, _), shown in zip(files, names, strict=True)]
-    return Labelled(name, labels, names, recordings=recordings, groups=groups)
+    return Labeled(name, labels, names, recordings=recordings, groups=groups)
 
 
 def _from_names(

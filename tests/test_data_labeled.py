@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from throughtime.data.labelled import read_labelled
+from throughtime.data.labeled import read_labeled
 from throughtime.errors import DataError, UserError
 from throughtime.spelling import command_line
 
@@ -36,19 +36,19 @@ def test_label_files_have_a_sequence_per_line(tmp_path):
         tmp_path,
         {"Irish.txt": "\ufeffMaol\r\n\n  Ó Briain \n", "Greek.txt": "Pappas", "README.md": "x", ".old.txt": ""},
     )
-    found = read_labelled(tmp_path)
+    found = read_labeled(tmp_path)
     assert found.texts == ["Pappas", "Maol", "Ó Briain"]
     assert found.labels == ["Greek", "Irish", "Irish"]
     assert found.names == ["Greek.txt:1", "Irish.txt:1", "Irish.txt:3"]
     assert (found.name, found.groups, found.series, found.notes) == (str(tmp_path), None, None, [])
-    listed = read_labelled([tmp_path / "Irish.txt", tmp_path / "Greek.txt"], group_by="text")
+    listed = read_labeled([tmp_path / "Irish.txt", tmp_path / "Greek.txt"], group_by="text")
     assert listed.labels == ["Irish", "Irish", "Greek"]
     assert listed.groups == listed.texts
 
 
 def test_label_directories_have_a_sequence_per_file(tmp_path):
     tree(tmp_path, {"b/1.txt": "one\ntwo\n", "a/2.txt": "x", "a/1.txt": "y", ".git/c.txt": ""})
-    found = read_labelled(tmp_path)
+    found = read_labeled(tmp_path)
     assert found.texts == ["y", "x", "one\ntwo\n"]
     assert found.labels == ["a", "a", "b"]
     assert found.names == ["a/1.txt", "a/2.txt", "b/1.txt"]
@@ -56,12 +56,12 @@ def test_label_directories_have_a_sequence_per_file(tmp_path):
 
 def test_a_table_of_texts(tmp_path):
     path = csv(tmp_path, 'who, text,label\nx,"a, b",1\ny,c,007\nx,NA, 1\n')
-    found = read_labelled(path, label="label", text="text", group_by="who")
+    found = read_labeled(path, label="label", text="text", group_by="who")
     assert found.texts == ["a, b", "c", "NA"]
     assert found.labels == ["1", "007", "1"]
     assert found.names == ["row 1", "row 2", "row 3"]
     assert found.groups == ["x", "y", "x"]
-    assert read_labelled(path, label="label", text="text", group_by="text").groups == found.texts
+    assert read_labeled(path, label="label", text="text", group_by="text").groups == found.texts
 
 
 @pytest.mark.parametrize("kind", ["csv", "tsv", "parquet"])
@@ -72,14 +72,14 @@ def test_a_table_of_series(tmp_path, kind):
     elif kind == "parquet":
         path = tmp_path / "data.parquet"
         pl.read_csv(tmp_path / "data.csv").write_parquet(path)
-    found = read_labelled(path, **OF_SERIES)
+    found = read_labeled(path, **OF_SERIES)
     assert [x.tolist() for x in found.series] == [[[1, 10], [2, 20]], [[5, 50], [4, 40], [3, 30]]]
     assert found.features == ("x", "y")
     assert found.labels == ["up", "down"]
     assert found.names == ["a", "b"]
     assert found.texts is None
     assert found.notes == ["Columns that are not numeric are ignored: 'note'."]
-    chosen = read_labelled(path, **OF_SERIES, columns=["y"], group_by="label")
+    chosen = read_labeled(path, **OF_SERIES, columns=["y"], group_by="label")
     assert [x.shape for x in chosen.series] == [(2, 1), (3, 1)]
     assert (chosen.groups, chosen.notes) == (["up", "down"], [])
 
@@ -100,7 +100,7 @@ def test_rows_are_sorted_by_time(tmp_path, times):
     path = csv(tmp_path, "id,t,_,x\n" + "\n".join(rows) + "\nsorted,1,_,7\n".replace("1", times[0]))
     table = pl.read_csv(path, infer_schema=False).with_columns(label=pl.col("id").str.slice(0, 1))
     table.write_csv(path)
-    found = read_labelled(path, label="label", group="id", time="t", columns=["x"])
+    found = read_labeled(path, label="label", group="id", time="t", columns=["x"])
     assert [x[:, 0].tolist() for x in found.series] == [[2, 0, 1], [2, 0, 1], [7]]
     assert found.names == ["q", "p", "sorted"]
     assert found.notes == ["The rows of 2 of 3 sequences were not sorted by 't'; now sorted."]
@@ -110,7 +110,7 @@ def test_parquet_times_are_sorted_to_the_nanosecond(tmp_path):
     path = tmp_path / "data.parquet"
     times = pl.Series([1_700_000_000_000_000_001, 1_700_000_000_000_000_000, 5]).cast(pl.Datetime("ns"))
     pl.DataFrame({"id": [1, 1, 2], "t": times, "label": [True, True, False], "x": [1, 2, 3]}).write_parquet(path)
-    found = read_labelled(path, label="label", group="id", time="t")
+    found = read_labeled(path, label="label", group="id", time="t")
     assert [x.tolist() for x in found.series] == [[[2], [1]], [[3]]]
     assert found.labels == ["true", "false"]
     assert found.names == ["1", "2"]
@@ -118,11 +118,11 @@ def test_parquet_times_are_sorted_to_the_nanosecond(tmp_path):
 
 def test_data_to_predict_needs_no_labels(tmp_path):
     tree(tmp_path, {"new.txt": "one\n\ntwo\n", "data.csv": SERIES})
-    lines = read_labelled(tmp_path / "new.txt", least_labels=0)
+    lines = read_labeled(tmp_path / "new.txt", least_labels=0)
     assert (lines.texts, lines.labels, lines.names) == (["one", "two"], [], ["new.txt:1", "new.txt:3"])
-    table = read_labelled(tmp_path / "data.csv", group="id", columns=["x"], least_labels=0)
+    table = read_labeled(tmp_path / "data.csv", group="id", columns=["x"], least_labels=0)
     assert (len(table), table.labels, table.names) == (2, [], ["a", "b"])
-    assert read_labelled(tmp_path / "data.csv", label="label", text="id", least_labels=1).labels[0] == "up"
+    assert read_labeled(tmp_path / "data.csv", label="label", text="id", least_labels=1).labels[0] == "up"
 
 
 @pytest.mark.parametrize(
@@ -142,15 +142,15 @@ def test_data_to_predict_needs_no_labels(tmp_path):
 )
 def test_invalid_directories_are_rejected(tmp_path, files, message):
     with pytest.raises(DataError, match=message):
-        read_labelled(tree(tmp_path, files))
+        read_labeled(tree(tmp_path, files))
 
 
 def test_invalid_utf8_can_be_replaced(tmp_path):
     tree(tmp_path, {"a.txt": b"c\xe9d", "b.txt": "x", "t.csv": b"l,t\na,c\xe9d\nb,x\n"})
-    assert read_labelled([tmp_path / "a.txt", tmp_path / "b.txt"], encoding_errors="replace").texts == ["c\ufffdd", "x"]
+    assert read_labeled([tmp_path / "a.txt", tmp_path / "b.txt"], encoding_errors="replace").texts == ["c\ufffdd", "x"]
     with pytest.raises(DataError, match=r"t\.csv is not UTF-8: byte 7 \(line 2\)"):
-        read_labelled(tmp_path / "t.csv", label="l", text="t")
-    assert read_labelled(tmp_path / "t.csv", label="l", text="t", encoding_errors="replace").texts == ["c\ufffdd", "x"]
+        read_labeled(tmp_path / "t.csv", label="l", text="t")
+    assert read_labeled(tmp_path / "t.csv", label="l", text="t", encoding_errors="replace").texts == ["c\ufffdd", "x"]
 
 
 def test_mismatched_paths_and_options_are_rejected(tmp_path):
@@ -166,9 +166,9 @@ def test_mismatched_paths_and_options_are_rejected(tmp_path):
         ((names / "a.txt", {}), "has 1 label"),
     ]:
         with pytest.raises(DataError, match=message):
-            read_labelled(arguments[0], **arguments[1])
+            read_labeled(arguments[0], **arguments[1])
     with command_line(), pytest.raises(DataError, match="--group-by must be text"):
-        read_labelled(names, group_by="speaker")
+        read_labeled(names, group_by="speaker")
 
 
 @pytest.mark.parametrize(
@@ -225,21 +225,21 @@ def test_mismatched_paths_and_options_are_rejected(tmp_path):
 )
 def test_tables_that_cannot_be_read(tmp_path, content, options, message):
     with pytest.raises(DataError, match=message):
-        read_labelled(csv(tmp_path, content), **{**OF_SERIES, **options})
+        read_labeled(csv(tmp_path, content), **{**OF_SERIES, **options})
 
 
 def test_invalid_parquet_files_are_rejected(tmp_path):
     with pytest.raises(DataError, match=r"is not a readable \.parquet table"):
-        read_labelled(csv(tmp_path, "no", "a.parquet"), label="label", text="text")
+        read_labeled(csv(tmp_path, "no", "a.parquet"), label="label", text="text")
     nested = pl.DataFrame({"id": [1, 2], "label": ["a", "b"], "x": [[1.0], [2.0]], "y": [1.0, np.nan]})
     nested.write_parquet(tmp_path / "b.parquet")
     for columns, message in [(["x"], "has type List"), (["y"], r"1 missing or infinite value \(row 2\)")]:
         with pytest.raises(DataError, match=message):
-            read_labelled(tmp_path / "b.parquet", label="label", group="id", columns=columns)
+            read_labeled(tmp_path / "b.parquet", label="label", group="id", columns=columns)
 
 
 def test_missing_polars_is_reported(tmp_path, monkeypatch):
     path = csv(tmp_path, SERIES)
     monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"reading tables needs polars: pip install 'throughtime\[train\]'"):
-        read_labelled(path, **OF_SERIES)
+        read_labeled(path, **OF_SERIES)
