@@ -227,11 +227,12 @@ def outputs_and_states(result: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_a_call_without_gradients_has_the_bits_of_one_with_them(
-    kind: str, batch_first: bool, with_state: bool, frozen: bool
+    kind: str, batch_first: bool, with_state: bool, frozen: bool, bias: bool
 ) -> None:
-    layer = getattr(throughtime, kind)(3, 4, batch_first=batch_first).eval()
+    layer = getattr(throughtime, kind)(3, 4, bias=bias, batch_first=batch_first).eval()
     for steps, rows in itertools.product((0, 1, 4), (0, 1, 5)):
         x = torch.randn((rows, steps, 3) if batch_first else (steps, rows, 3))
         state = torch.randn(1, rows, 4)
@@ -255,3 +256,24 @@ def test_a_weight_written_past_torchs_version_counter_is_seen() -> None:
         after, expected = layer(x)[0], nn.GRU.forward(layer, x)[0]
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, expected)
+
+
+@pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (5, 3)])
+def test_a_cell_without_gradients_has_the_bits_of_one_with_them(kind: str, bias: bool, shape: tuple[int, ...]) -> None:
+    cell, x = getattr(throughtime, kind)(3, 4, bias=bias), torch.randn(shape)
+    state = torch.randn(*shape[:-1], 4)
+    for hx in (None, (state, 2 * state) if kind == "LSTMCell" else state):
+        expected = flat(cell(x, hx))
+        with torch.no_grad():
+            found = flat(cell(x, hx))
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_projected_lstm_without_gradients_has_the_bits_of_one_with_them() -> None:
+    layer, x = throughtime.LSTM(3, 6, proj_size=2), torch.randn(1, 2, 3)
+    expected = outputs_and_states(layer(x))
+    with torch.no_grad():
+        found = outputs_and_states(layer(x))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
