@@ -277,3 +277,16 @@ def test_a_projected_lstm_without_gradients_has_the_bits_of_one_with_them() -> N
     with torch.no_grad():
         found = outputs_and_states(layer(x))
     assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_results_under_autocast_have_torchs_types(kind: str, dtype: torch.dtype, with_state: bool) -> None:
+    """Torch's GRU and its cells with gates keep a float32 state in float32."""
+    x = torch.randn((2, 3) if kind.endswith("Cell") else (4, 2, 3)).to(dtype)
+    state = torch.randn((2, 5) if kind.endswith("Cell") else (1, 2, 5))
+    hx = ((state, state) if kind.startswith("LSTM") else state) if with_state else None
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = (flat(getattr(package, kind)(3, 5)(x, hx)) for package in (throughtime, nn))
+    assert [t.dtype for t in ours] == [t.dtype for t in theirs]

@@ -75,7 +75,8 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
                 y, final = found
                 return y, final[0] if len(final) == 1 else tuple(final)
         layers = self.lasting_layers()
-        stack = Stack(layers, dropout=self.dropout if self.training else 0.0, engine=self.engine, plain=plain)
+        dropout = self.dropout if self.training else 0.0
+        stack = Stack(layers, dropout=dropout, engine=self.engine, plain=plain, promotes=self.mode == "GRU")
         return stack.run(input, hx, self.hooks, batch_first=self.batch_first, reset=reset)
 
     def _program(self) -> Program:
@@ -325,7 +326,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
             if found is not None:
                 states = [s.squeeze(0) for s in found[1]]
                 return states[0] if len(states) == 1 else tuple(states)
-        stack = Stack(self.lasting_layers(), engine=self.engine, plain=plain)
+        stack = Stack(self.lasting_layers(), engine=self.engine, plain=plain, promotes=self._mode() in ("GRU", "LSTM"))
         _, final = stack.run(x, initial or None, self.hooks)
         return final.squeeze(0) if isinstance(final, Tensor) else tuple(s.squeeze(0) for s in final)
 

@@ -39,6 +39,8 @@ class Stack(NamedTuple):
         starts: learned initial states.
         masks: the hooks that draw the masks of training; they come before all others.
         plain: whether input and initial states are known to be plain memory, so that no layer has to look again.
+        promotes: whether results under autocast have at least the precision of the state (of the input without one), as
+            those of torch's GRU and of its cells with gates.
     """
 
     layers: Layers
@@ -48,6 +50,7 @@ class Stack(NamedTuple):
     starts: Starts | None = None
     masks: Sequence[Hook] = ()
     plain: bool = False
+    promotes: bool = False
 
     def run(
         self,
@@ -115,6 +118,8 @@ class Stack(NamedTuple):
                 given = None if states is None else [s.float() for s in states]
                 outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in further])
             dtype = torch.get_autocast_dtype(kind)
+            if self.promotes:
+                dtype = torch.promote_types(dtype, (x if states is None else states[0]).dtype)
             return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
         for hook in hooks:
             hook.begin(layout)
