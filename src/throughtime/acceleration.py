@@ -61,8 +61,8 @@ def accelerate(model: Model, *, verbose: bool = False) -> Model:
     The layers keep their parameters, hooks and names, so optimizers and saved weights continue to work; only their
     class changes. `isinstance(layer, torch.nn.LSTM)` still holds. `restore` undoes it. Cells (`torch.nn.LSTMCell` and
     the like) are left alone: in a loop over single steps torch's own are as quick. A layer that is called with one
-    step at a time can be slower than torch's too: an RNN or a GRU at small batches takes up to twice torch's time.
-    `freeze` the model for such calls, or use a `Stream`.
+    step at a time takes about torch's time or less without gradients. With gradients, such a call of an RNN or a GRU
+    takes up to 1.5 times as long as torch's. `freeze` the model for inference in single steps, or use a `Stream`.
 
     In Keras models on the torch backend, the loop over time steps of `SimpleRNN`, `LSTM`, `GRU` and `RNN` runs on our
     engines; the layers stay Keras's. A recurrent policy of sb3-contrib runs a batch in which episodes start in one
