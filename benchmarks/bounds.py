@@ -1,10 +1,10 @@
-"""Tells how many times as fast as its peers a cell could be at most, from a run of `throughtime bench --out DIR`.
+"""Estimate the largest possible speedup of a cell over its peers, from the results of `throughtime bench --out DIR`.
 
     python benchmarks/bounds.py DIR/bench.json --cell lstm
 
-Where the faster peer already takes much of what the processor can multiply and add, there is little left to be quicker
-by. The mean over all shapes is worked out as if ours took all of the peak in those shapes, or nearly all, and what it
-took in the others.
+Where the fastest peer already reaches a large share of the processor's peak FLOP/s, little speedup is possible. The
+estimate is the geometric mean of the speedups over all shapes. It assumes that throughtime reaches 100% (or 90%) of the
+peak in the shapes where a peer is close to it, and uses the measured speedup in all other shapes.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from typing import Any, NamedTuple
 
 OURS = "throughtime"
 MODES = ("forward", "training")
-MUCH = 0.4  # of the peak, from which on a peer leaves little
+NEAR_PEAK = 0.4  # share of the peak above which a peer leaves little room
 
 
 class Shape(NamedTuple):
-    """How many times as fast as the faster peer ours is, and the peer's share of the peak."""
+    """The speedup over the fastest peer, and the share of the peak that this peer reaches."""
 
     ratio: float
     peers_share: float
 
 
 def shapes(cases: list[dict[str, Any]], mode: str, cell: str) -> Iterator[Shape]:
-    """What was measured of each shape."""
+    """Yield the measurements of a cell for each shape."""
     for case in cases:
         if (case["mode"], case["cell"]) != (mode, cell):
             continue
@@ -40,7 +40,7 @@ def shapes(cases: list[dict[str, Any]], mode: str, cell: str) -> Iterator[Shape]
 
 
 def main() -> None:
-    """Prints both modes."""
+    """Print the estimates for both modes."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("bench", type=Path, metavar="bench.json")
     parser.add_argument("--cell", default="lstm")
@@ -48,19 +48,19 @@ def main() -> None:
     try:
         cases = json.loads(given.bench.read_text(encoding="utf-8"))["cases"]
     except (OSError, ValueError, KeyError) as error:
-        raise SystemExit(f"{given.bench} is no file that `throughtime bench --out` has written: {error}") from None
+        raise SystemExit(f"{given.bench} was not written by `throughtime bench --out`: {error}") from None
     for mode in MODES:
         found = list(shapes(cases, mode, given.cell))
         if not found:
-            raise SystemExit(f"{given.bench} has no case of {mode}/{given.cell}")
-        near = sum(shape.peers_share > MUCH for shape in found)
+            raise SystemExit(f"{given.bench} has no case for {mode}/{given.cell}")
+        near = sum(shape.peers_share > NEAR_PEAK for shape in found)
         print(
-            f"{mode}: {geometric_mean(shape.ratio for shape in found):.2f} times its fastest peer; "
-            f"in {near} of {len(found)} shapes that takes more than {MUCH:.0%} of the peak"
+            f"{mode}: {geometric_mean(shape.ratio for shape in found):.2f} times as fast as the fastest peer; "
+            f"in {near} of {len(found)} shapes the peer exceeds {NEAR_PEAK:.0%} of the peak"
         )
         for share in (1.0, 0.9):
-            best = (share / s.peers_share if s.peers_share > MUCH else s.ratio for s in found)
-            print(f"  with {share:.0%} of the peak in these: {geometric_mean(best):.2f} times")
+            best = (share / s.peers_share if s.peers_share > NEAR_PEAK else s.ratio for s in found)
+            print(f"  at {share:.0%} of the peak in these shapes: {geometric_mean(best):.2f} times as fast")
 
 
 if __name__ == "__main__":

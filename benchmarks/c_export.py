@@ -1,9 +1,10 @@
-"""How quick a network exported as C is beside `Stream` and the native engine: an LSTM of 20 units over one number.
+"""Time an LSTM exported as C against `Stream` and the native engine (one input feature, 20 units).
 
     python benchmarks/c_export.py
 
-prints nanoseconds per step, the median of interleaved rounds on one thread: the C code by several compilers' options,
-a `Stream` one step at a time, which pays for a Python call, and the module over the whole sequence at once.
+prints nanoseconds per step, the median of interleaved rounds on one thread, for the C code with several compilers and
+options, a `Stream` called once per step (which includes the cost of a Python call), and the module called once on the
+whole sequence.
 """
 
 from __future__ import annotations
@@ -51,7 +52,7 @@ int main(void)
 
 
 def compiled(folder: Path, compiler: str, options: tuple[str, ...]) -> Callable[[], float]:
-    """A function that runs the C code and returns nanoseconds per step."""
+    """Compile the C code and return a function that runs it and returns nanoseconds per step."""
     program = folder / "-".join([compiler, *options]).replace("=", "")
     files = [str(folder / "net.c"), str(folder / "timed.c"), "-lm"]
     subprocess.run([compiler, "-std=c99", f"-DSTEPS={STEPS}", *options, "-o", program, *files], check=True)

@@ -1,8 +1,8 @@
-"""Measures every named cell: a training step on the native engine, and how far back its gradient reaches.
+"""Measure every named cell: the time of a training step on the native engine, and how far back its gradient reaches.
 
-Beside the LSTM's training step and beside the same cell as a loop of torch operations (the reference engine under
-torch's autograd), all in turn in one process. With --write the figures go to docs/cells.json and to the page of all
-cells, docs/cells.md; with --page the page is written anew from the figures that are there.
+The training step is timed against an LSTM's and against the same cell as a loop of torch operations (the reference
+engine under torch's autograd), in interleaved rounds in one process. --write saves the figures to docs/cells.json and
+generates the page of all cells, docs/cells.md. --page regenerates the page from the saved figures.
 """
 
 from __future__ import annotations
@@ -29,26 +29,26 @@ from throughtime.sight.gradients.flow import gradient_flow
 
 BATCH, HIDDEN, STEPS = 32, 256, 100
 HORIZON_HIDDEN, HORIZON_WINDOW = 64, 200
-WRONG = 1e-3  # of the largest element: a scalar's gradient, of terms that cancel, is the least exact
-FEW = 0.6  # of the LSTM's, below which a cell is named at the end
+WRONG = 1e-3  # of the largest element; gradients of scalars are the least accurate, since their terms cancel
+SLOW = 0.6  # share of the LSTM's FLOP/s below which a cell is listed at the end
 DOCS = Path(__file__).parent.parent / "docs"
 
 
 def ready(case: Case, engine: str) -> Ready:
-    """A case's training step on an engine."""
+    """Prepare a case's training step on an engine."""
     arguments = Arguments.of(case)
     layer = Recurrent(case.definition, HIDDEN, HIDDEN, engine=engine)
     return ready_module(filled(layer, list(arguments.parameters.values())), case, arguments)
 
 
 def speed(name: str, seconds: float) -> dict[str, Any]:
-    """What a cell took, as a median over rounds, and as ratios to what others took in the same round."""
+    """Return a cell's median time per training step, and its ratios to its peers' times in the same rounds."""
     case, lstm = (Case(TRAINING, cell, BATCH, HIDDEN, STEPS) for cell in (name, "lstm"))
     entries = [ready(case, "native"), ready(lstm, "native"), ready(case, "reference")]
     found, wanted = (entry.results(entry.call()) for entry in (entries[0], entries[2]) if entry.results)
     off = error(found, wanted)
     if not off <= WRONG:
-        print(f"  {name}: results differ by {off:.1e} of the largest")
+        print(f"  {name}: results differ by {off:.1e} of the largest element")
     rounds = in_turn([turn_of(entry) for entry in entries], seconds, quiet(torch.get_num_threads()))
     ours, lstms, loops = zip(*rounds.times, strict=True)
     ratio = median(b / a for a, b in zip(ours, lstms, strict=True))
@@ -62,7 +62,7 @@ def speed(name: str, seconds: float) -> dict[str, Any]:
 
 
 def horizon(name: str) -> str:
-    """After how many steps 1 % is left of the gradient, before any training."""
+    """Return the number of steps after which 1% of an untrained cell's gradient remains."""
     torch.manual_seed(0)
     layer = Recurrent(name, HORIZON_HIDDEN, HORIZON_HIDDEN)
     found = gradient_flow(layer, torch.randn(HORIZON_WINDOW + 50, 8, HORIZON_HIDDEN), window=HORIZON_WINDOW)
@@ -73,13 +73,13 @@ def horizon(name: str) -> str:
 
 
 def main() -> None:
-    """Measures, and writes what is asked for."""
+    """Measure the cells and write the requested files."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--cells", nargs="+", default=cells.names(), metavar="NAME")
-    parser.add_argument("--seconds", type=float, default=2.0, help="for each cell")
+    parser.add_argument("--seconds", type=float, default=2.0, help="measuring time per cell")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--write", action="store_true", help="write the figures and the page of all cells")
-    parser.add_argument("--page", action="store_true", help="measure nothing, write the page")
+    parser.add_argument("--page", action="store_true", help="write the page from saved figures, without measuring")
     given = parser.parse_args()
     file = DOCS / "cells.json"
     measured: dict[str, Any] = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
@@ -91,14 +91,14 @@ def main() -> None:
             for name in given.cells:
                 known[name] = own = speed(name, given.seconds) | {"horizon": horizon(name)}
                 print(
-                    f"{name:20} {own['seconds'] * 1e3:8.2f} ms  of the LSTM's steps {own['steps_of_lstm']:6.0%}, "
-                    f"FLOP/s {own['flops_of_lstm']:5.0%}; {own['loop']:5.1f} times a torch loop; "
+                    f"{name:20} {own['seconds'] * 1e3:8.2f} ms  of the LSTM: steps/s {own['steps_of_lstm']:6.0%}, "
+                    f"FLOP/s {own['flops_of_lstm']:5.0%}; {own['loop']:5.1f} times as fast as a torch loop; "
                     f"horizon {own['horizon']}",
                     flush=True,
                 )
         measured = settings | {"cells": {name: known[name] for name in cells.names() if name in known}}
-        slow = [f"{name} {own['flops_of_lstm']:.0%}" for name, own in known.items() if own["flops_of_lstm"] < FEW]
-        print(f"below {FEW:.0%} of the LSTM's FLOP/s: {', '.join(slow) or 'none'}")
+        slow = [f"{name} {own['flops_of_lstm']:.0%}" for name, own in known.items() if own["flops_of_lstm"] < SLOW]
+        print(f"below {SLOW:.0%} of the LSTM's FLOP/s: {', '.join(slow) or 'none'}")
     if given.write:
         file.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     if given.write or given.page:

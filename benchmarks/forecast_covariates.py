@@ -1,9 +1,9 @@
-"""How much covariates that matter lower the error of forecasts: 200 simulated series of unequal length.
+"""Measure how much informative covariates reduce forecast error, on 200 simulated series of different lengths.
 
 The series are in long format: `unique_id`, `ds` (days), `y`, a static covariate `region`, and a future covariate
-`promotion`, which is drawn anew each day. `y` has a weekly cycle, follows the promotion with a strength and a sign
-that depend on the region, and has noise. The command trains the same network with both covariates and without, and
-prints the errors on the test part; it exits with 1 if the error with covariates is more than half of that without.
+`promotion`, drawn at random for each day. `y` is the sum of a weekly cycle, an effect of the promotion whose strength
+and sign depend on the region, and noise. The script trains the same network with and without the covariates and prints
+the errors on the test part. It exits with status 1 if the error with covariates is more than half the error without.
 
     python benchmarks/forecast_covariates.py [--steps 1200] [--threads 2] [--table series.csv]
 """
@@ -24,11 +24,11 @@ from throughtime.tasks.forecast_options import ForecastOptions
 from throughtime.training import TrainConfig, fit
 
 EFFECTS = {"north": 1.0, "east": -1.0, "south": 2.0, "west": -2.0}
-"""What a promotion adds in each region, relative to the level of the series."""
+"""The effect of a promotion in each region, relative to the level of the series."""
 
 
 def series(count: int = 200, seed: int = 0) -> polars.DataFrame:
-    """Return the simulated series: from 120 to 400 days long, all ending on the same day."""
+    """Simulate series of 120 to 400 days that all end on the same day."""
     draw = np.random.default_rng(seed)
     days = polars.date_range(polars.date(2022, 1, 1), polars.date(2023, 12, 31), "1d", eager=True)
     regions = list(EFFECTS)
@@ -55,7 +55,7 @@ def series(count: int = 200, seed: int = 0) -> polars.DataFrame:
 
 
 def errors(table: Path, steps: int, threads: int, covariates: bool) -> tuple[dict[str, float], float]:
-    """Train a network; return its figures on the test part, and the seconds that training took."""
+    """Train a network and return its metrics on the test part and the training time in seconds."""
     given = {"future": "promotion", "static": "region"} if covariates else {}
     task = ForecastTask(ForecastOptions(data=(str(table),), horizon=14, context=28, **given))
     data = task.prepare()
@@ -76,7 +76,7 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=1200)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--table", type=Path, help="write the series here as CSV or Parquet, and train nothing")
+    parser.add_argument("--table", type=Path, help="write the series to this CSV or Parquet file and exit")
     options = parser.parse_args()
     frame = series(seed=options.seed)
     if options.table is not None:
@@ -95,7 +95,7 @@ def main() -> int:
                 f"  MASE {figures['mase']:.3f}  coverage {figures['coverage']:.1%}  {took:.0f} s"
             )
     ratio = found[True]["mae"] / found[False]["mae"]
-    print(f"error with covariates: {ratio:.2f} of that without")
+    print(f"error with covariates: {ratio:.2f} times the error without")
     return int(ratio > 0.5)
 
 

@@ -1,8 +1,8 @@
-"""Peak memory of forecasting one long series from Parquet, over an idle process (Linux).
+"""Measure the peak memory of training a forecaster on one long series from Parquet (Linux).
 
-A process of its own reads a small table and trains on it, so that all libraries are loaded; then it trains for some
-steps on the long one. The figure is how far its peak resident memory rises above the resident memory before, relative
-to the columns used: 8 bytes a row for the time and 4 for the target in single precision.
+A separate process first reads and trains on a small table, so that all libraries are loaded, then trains for some
+steps on the long one. The script prints how far the peak resident memory rises during the second training, relative to
+the size of the columns used: 8 bytes per row for the time and 4 for the float32 target.
 
     python benchmarks/forecast_memory.py [--rows 10000000] [--parts]
 """
@@ -21,7 +21,7 @@ _ROW = 12  # bytes: a datetime and a float32
 
 
 def write(path: Path, rows: int) -> None:
-    """Write a series with a row each minute."""
+    """Write a series with one row per minute."""
     import numpy as np
     import polars
 
@@ -35,7 +35,7 @@ def write(path: Path, rows: int) -> None:
 
 
 def resident(field: str = "VmRSS") -> float:
-    """The resident memory of this process, now or at its peak (VmHWM), in MB."""
+    """Return the resident memory of this process in MB: current (VmRSS) or peak (VmHWM)."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(field + ":"):
             return int(line.split()[1]) * 1024 / 1e6
@@ -43,7 +43,7 @@ def resident(field: str = "VmRSS") -> float:
 
 
 def settle() -> float:
-    """Free what can be freed, begin a new peak, and return the resident memory in MB."""
+    """Free unused memory, reset the peak, and return the resident memory in MB."""
     gc.collect()
     ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
@@ -80,11 +80,11 @@ def measured(small: Path, large: Path, steps: int, parts: bool) -> None:
 
 
 def main() -> int:
-    """Measure in a process of its own."""
+    """Run the measurement in a separate process."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--steps", type=int, default=50)
-    parser.add_argument("--parts", action="store_true", help="print the peak after reading and after training, too")
+    parser.add_argument("--parts", action="store_true", help="also print the peak after reading and after training")
     parser.add_argument("--measure", nargs=2, type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
@@ -99,8 +99,8 @@ def main() -> int:
         rise = float(subprocess.run(command, check=True, capture_output=not options.parts, text=True,
                                     stdout=subprocess.PIPE if options.parts else None).stdout.split()[-1])  # fmt: skip
     used = options.rows * _ROW / 1e6
-    told = f"peak {rise:.0f} MB over an idle process, {rise / used:.2f} times the {used:.0f} MB used"
-    print(f"{options.rows:,} rows: {told}")
+    message = f"peak {rise:.0f} MB above an idle process, {rise / used:.2f} times the {used:.0f} MB of the columns used"
+    print(f"{options.rows:,} rows: {message}")
     return int(rise > 1.5 * used)
 
 

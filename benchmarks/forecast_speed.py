@@ -1,9 +1,10 @@
-"""How fast a forecasting network trains beside the same network as torch layers, in one run.
+"""Time training steps of a forecasting network against the same network built from torch layers.
 
-Both take the same batches of a simulated hourly series through the forward pass, the loss, the backward pass, the
-clipped gradient and an update of AdamW. One has throughtime's layers, the other `torch.nn.LSTM` or `torch.nn.GRU` and
-`torch.nn.Linear`; they have the same weights, and their first losses are compared. Steps are interleaved; the figure
-is the median of the ratios of neighbors, torch's time over ours. Run it on a machine that does nothing else.
+A step consists of the forward pass, the loss, the backward pass, gradient clipping and an AdamW update, on the same
+batches of a simulated hourly series. One network uses throughtime's layers; the other uses `torch.nn.LSTM` or
+`torch.nn.GRU` with `torch.nn.Linear`. They start with the same weights, and their first losses must agree. The steps of
+the two networks are interleaved. The result is the median ratio of torch's time to throughtime's over pairs of
+neighboring steps. Run it on an otherwise idle machine.
 
     python benchmarks/forecast_speed.py [--threads 2] [--rounds 60]
 """
@@ -31,7 +32,7 @@ from throughtime.training.building import build_model, programs_of
 
 
 class Peer(nn.Module):
-    """The same network of torch's layers."""
+    """The same network built from torch layers."""
 
     def __init__(self, model: SequenceModel) -> None:
         super().__init__()
@@ -46,7 +47,7 @@ class Peer(nn.Module):
 
 
 def measured(table: Path, cell: str, options: argparse.Namespace) -> list[float]:
-    """Return the ratios of torch's time to ours, of neighboring steps."""
+    """Return the ratio of torch's time to throughtime's for each pair of neighboring steps."""
     task = ForecastTask(ForecastOptions(data=(str(table),), horizon=options.horizon, context=options.context,
                                         segment=options.segment))  # fmt: skip
     data = task.prepare()
@@ -84,7 +85,7 @@ def measured(table: Path, cell: str, options: argparse.Namespace) -> list[float]
 
 
 def main() -> None:
-    """Measure LSTM and GRU."""
+    """Measure an LSTM and a GRU."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     defaults = {"threads": 2, "rounds": 60, "hidden": 128, "batch": 64, "context": 96, "horizon": 24, "segment": 1}
     for name, value in defaults.items():

@@ -1,11 +1,11 @@
-"""Run four packages from PyPI before and after `throughtime.accelerate` and compare their results and their speed.
+"""Run four PyPI packages before and after `throughtime.accelerate` and compare their results and speed.
 
     OPENBLAS_NUM_THREADS=1 python benchmarks/gallery.py
 
 prints the table of docs/gallery.md. Without the variable, the threads of NumPy's OpenBLAS busy-wait on the cores that
 torch needs. Each package builds its model twice, with the same weights, and one of the two is accelerated. Both run the
-package's own code, in turn, in one process. Nothing is downloaded: sounds and series are synthesized, and weights are
-random except Resemblyzer's, which the package contains.
+package's own code, in turn, in one process. Nothing is downloaded: sounds and series are synthesized, and the weights
+are random except Resemblyzer's, which come with the package.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ SAMPLE_RATE = 16_000  # per second
 
 
 class Row(NamedTuple):
-    """A task before and after `accelerate`: median seconds, and the largest difference between the results.
+    """A task's median time in seconds before and after `accelerate`, and the largest difference of the results.
 
-    The difference is relative to the largest element of each array of the results. `disturbed` counts the rounds in
-    which other processes used the processors; such rounds are left out where there are enough others.
+    The difference is relative to the largest element of each result array. `disturbed` counts the rounds during which
+    other processes used the processors; these rounds are left out if enough others remain.
     """
 
     task: str
@@ -50,7 +50,7 @@ class Row(NamedTuple):
 
 
 def compare(task: str, run: Callable[..., Any], models: Sequence[Any], *data: Any, seconds: float) -> Row:
-    """Run a task on both models and compare the results; then run it on both in turn for some seconds."""
+    """Compare a task's results on both models, then time the task on each model in turn."""
     before, after = (partial(run, model, *data) for model in models)
     difference = relative_difference(after(), before())
     turns = [turn_of(Ready(call, None)) for call in (before, after)]
@@ -60,7 +60,7 @@ def compare(task: str, run: Callable[..., Any], models: Sequence[Any], *data: An
 
 
 def relative_difference(found: Sequence[Any], expected: Sequence[Any]) -> float:
-    """The largest difference between two lists of arrays, relative to the largest element of each array."""
+    """Return the largest difference between two lists of arrays, relative to the largest element of each array."""
     pairs = [(np.asarray(a), np.asarray(b)) for a, b in zip(found, expected, strict=True)]
     return float(np.max([np.abs(a - b).max() / np.abs(b).max() for a, b in pairs]))
 
@@ -183,7 +183,7 @@ def neuralforecast(seconds: float) -> Iterator[Row]:
         yield compare(f"predict, batch {batch}", predict, forecasters, seconds=seconds)
 
 
-GALLERY = {  # by their names on PyPI
+GALLERY = {  # keys: names on PyPI
     "resemblyzer": resemblyzer,
     "denoiser": denoiser,
     "sb3-contrib": recurrent_ppo,
@@ -201,8 +201,8 @@ def main() -> int:
     unknown = sorted(set(given.packages) - GALLERY.keys())
     if unknown:
         parser.error(f"unknown package {unknown[0]}; choose from {', '.join(GALLERY)}")
-    warnings.filterwarnings("ignore")  # the packages' own, about their dependencies
-    logging.disable(logging.WARNING)  # Lightning's, at each training
+    warnings.filterwarnings("ignore")  # raised by the packages about their dependencies
+    logging.disable(logging.WARNING)  # logged by Lightning at each training
     print(f"{Machine.this()}; {torch.get_num_threads()} threads.\n")
     print("| package | task | before, ms | after, ms | times as fast | difference | rounds |")
     print("|---|---|---|---|---|---|---|")

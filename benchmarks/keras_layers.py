@@ -2,9 +2,10 @@
 
     python benchmarks/keras_layers.py
 
-Each row is a model of two layers of 128 units and a dense layer, on a batch of 32 sequences of 100 steps of 32
-features. Prints the median processor time of interleaved rounds on one thread, in milliseconds, for a step of `fit` and
-for `predict`, the median ratio of a round, and the largest difference between the losses of 50 training steps.
+Each row is a model with two recurrent layers of 128 units and a dense layer, on a batch of 32 sequences of 100 steps
+with 32 features. For a step of `fit` and for `predict`, the script prints the median processor time in milliseconds
+over interleaved rounds on one thread, and the median ratio per round. The last column is the largest difference between
+the losses of 50 training steps.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ layers = keras.layers
 
 
 def stack(kind: str, *, both: bool = False, mask: bool = False, **options: Any) -> Any:
-    """A classifier of two recurrent layers."""
+    """Build a classifier with two recurrent layers."""
 
     def layer(**more: Any) -> Any:
         made = getattr(layers, kind)(UNITS, **options, **more)
@@ -52,7 +53,7 @@ MODELS: dict[str, Callable[[], Any]] = {
 
 
 def made(name: str, *, accelerated: bool) -> Any:
-    """A model with the same weights each time."""
+    """Build a model by name, with the same weights on every call."""
     keras.utils.set_random_seed(0)
     model = MODELS[name]()
     model.compile(keras.optimizers.Adam(1e-3), keras.losses.SparseCategoricalCrossentropy(from_logits=True))
@@ -60,14 +61,14 @@ def made(name: str, *, accelerated: bool) -> Any:
 
 
 def seconds(call: Callable[[Any], Any], model: Any) -> float:
-    """Seconds that the processor spends on a call: other programs on the machine count less than in elapsed time."""
+    """Return the processor time of a call in seconds, which other programs affect less than elapsed time."""
     start = time.process_time()
     call(model)
     return time.process_time() - start
 
 
 def compare(name: str, rounds: int) -> str:
-    """One row of the table."""
+    """Measure a model and return its row of the table."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(BATCH, STEPS, FEATURES)).astype(np.float32)
     if "masked" in name:

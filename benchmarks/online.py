@@ -1,10 +1,10 @@
-"""A drifting series: a network that goes on learning beside the same network frozen.
+"""Compare networks that keep learning online with the same networks frozen, on a drifting series.
 
     python benchmarks/online.py
 
-trains networks of 32 units to predict the next value of a series, then runs them over a later part of it, in which its
-frequencies and amplitudes move away from those of training. Each line is the mean squared error there: of the network
-as it was trained, as it goes on learning by each method, and of three yardsticks. It takes under two minutes.
+trains networks of 32 units to predict the next value of a series, then runs them on a later part in which the
+frequencies and amplitudes drift. Each line is the mean squared error on that part, for the frozen network, for the
+network with each online learning method, and for three baselines. It takes less than two minutes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CELLS = ("lstm", "gru", "mingru")
 
 
 def series(seed: int = 0) -> np.ndarray:
-    """A saturated sum of two oscillations that drift after the training part, and noise, `[values]`."""
+    """Return a saturated sum of two oscillations that drift after the training part, plus noise, `[values]`."""
     generator = np.random.default_rng(seed)
     n = TRAINED + STREAMED + 1
     drift = np.clip((np.arange(n) - TRAINED) / STREAMED, 0, 1)  # 0 in training, 1 at the end
@@ -40,7 +40,7 @@ def series(seed: int = 0) -> np.ndarray:
 
 
 def trained(cell: str, values: np.ndarray) -> SequenceModel:
-    """A network trained on windows of the first part."""
+    """Train a network on windows of the first part."""
     torch.manual_seed(0)
     model = SequenceModel(Numeric(1), Recurrent(cell, 1, HIDDEN), Point(1, "mse"))
     optimizer = torch.optim.Adam(model.parameters(), 5e-3)
@@ -55,8 +55,8 @@ def trained(cell: str, values: np.ndarray) -> SequenceModel:
 
 
 def streamed(stream: throughtime.Stream, values: np.ndarray, *, learn: bool) -> tuple[np.ndarray, float]:
-    """The squared error of each prediction after training, and the seconds of a step."""
-    for value in values[TRAINED - 200 : TRAINED]:  # so that the state is the series'
+    """Return the squared error of each prediction after the training part, and the seconds per step."""
+    for value in values[TRAINED - 200 : TRAINED]:  # warm up the state
         stream.step(value[None])
     errors, start = [], time.perf_counter()
     for value, following in zip(values[TRAINED:-1], values[TRAINED + 1 :], strict=True):
@@ -68,7 +68,7 @@ def streamed(stream: throughtime.Stream, values: np.ndarray, *, learn: bool) -> 
 
 
 def linear(values: np.ndarray, rate: float = 0.5) -> np.ndarray:
-    """Squared errors of a linear filter of the last values that learns online (normalized least mean squares)."""
+    """Return the squared errors of an online linear filter of the last values (normalized least mean squares)."""
     weights, errors = np.zeros(LAGS), []
     for t in range(LAGS, len(values) - 1):
         past = values[t - LAGS + 1 : t + 1]
@@ -79,7 +79,7 @@ def linear(values: np.ndarray, rate: float = 0.5) -> np.ndarray:
 
 
 def results(values: np.ndarray) -> Iterator[tuple[str, str, np.ndarray, float, int]]:
-    """Who predicts, how it learns, its errors, the seconds of a step and the bytes of its sensitivities."""
+    """Yield each predictor's name, learning method, errors, seconds per step and bytes of sensitivities."""
     for cell in CELLS:
         model = trained(cell, values)
         yield cell, "frozen", *streamed(throughtime.Stream(model), values, learn=False), 0
@@ -87,7 +87,7 @@ def results(values: np.ndarray) -> Iterator[tuple[str, str, np.ndarray, float, i
             stream = throughtime.Stream(model, learn=method, lr=1e-3)
             name = stream.methods[0].name
             if method == "snap1" and name == "rtrl":
-                continue  # they are the same for this cell
+                continue  # the two methods are identical for this cell
             yield cell, name, *streamed(stream, values, learn=True), stream.methods[0].bytes
     yield "linear filter", "online", linear(values), math.nan, 0
     later = values[TRAINED:]
@@ -97,7 +97,7 @@ def results(values: np.ndarray) -> Iterator[tuple[str, str, np.ndarray, float, i
 
 def main() -> None:
     values = series()
-    print("| | learns by | MSE, first quarter | MSE, last quarter | MSE, all | us a step | sensitivities, kB |")
+    print("| | method | MSE, first quarter | MSE, last quarter | MSE, all | us per step | sensitivities, kB |")
     print("|---|---|---|---|---|---|---|")
     for who, how, errors, seconds, count in results(values):
         first, *_, last = np.split(errors, 4)

@@ -1,7 +1,7 @@
-"""Measures what recording costs: all gates of a layer, in a training step and in a forward pass alone.
+"""Measure the cost of recording all gates of a layer, in a training step and in a forward pass.
 
-With and without recording run in turn in one process, and the median of the rounds' ratios is printed, so that a busy
-machine slows both alike. A recording is opened anew for each run, and its results must be the same bits.
+Runs with and without recording alternate in one process, so that other load on the machine slows both equally. The
+script prints the median ratio over all rounds. Each run opens a new recording. Recording must not change any result.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ GATES = {
 
 
 def main() -> None:
-    """Prints a line for each cell and kind of run."""
+    """Print a line for each cell and kind of run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--batch", type=int, default=32)
@@ -53,7 +53,7 @@ def main() -> None:
             with throughtime.record(model, *names, gradients=True):
                 return training()
 
-        for what, plain, bound in (("training step", training, "1.05"), ("forward alone", forward, "1.3")):
+        for what, plain, bound in (("training step", training, "1.05"), ("forward pass", forward, "1.3")):
 
             def recorded(
                 run: Callable[[], torch.Tensor] = plain, model: torch.nn.Module = model, names: list[str] = names
@@ -61,11 +61,11 @@ def main() -> None:
                 with throughtime.record(model, *names):
                     return run()
 
-            tell(cell, what, bound, plain, recorded, given)
-        tell(cell, "training step, gradients too", "-", training, with_gradients, given)
+            report(cell, what, bound, plain, recorded, given)
+        report(cell, "training step, with gradients", "-", training, with_gradients, given)
 
 
-def tell(
+def report(
     cell: str,
     what: str,
     bound: str,
@@ -73,7 +73,7 @@ def tell(
     recorded: Callable[[], torch.Tensor],
     given: argparse.Namespace,
 ) -> None:
-    """Measures one pair and prints its line."""
+    """Measure one pair of runs and print its line."""
     if not torch.equal(plain(), recorded()):
         raise SystemExit(f"{cell}, {what}: recording changed the result.")
     clock, times = CLOCKS[given.clock], []
@@ -86,7 +86,7 @@ def tell(
         times.append((of_round[plain], of_round[recorded]))
     ratio = statistics.median(recorded / plain for plain, recorded in times)
     usual = statistics.median(plain for plain, _ in times)
-    print(f"{cell}, {what}: {usual * 1e3:.2f} ms without, {ratio:.3f} times that with recording (wanted: {bound})")
+    print(f"{cell}, {what}: {usual * 1e3:.2f} ms, {ratio:.3f} times as long with recording (target: {bound})")
 
 
 if __name__ == "__main__":

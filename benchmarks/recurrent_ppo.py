@@ -4,9 +4,9 @@
     python benchmarks/recurrent_ppo.py
 
 An update is one epoch over a rollout of 128 steps in 8 environments (CartPole without velocities), with LSTMs of 256
-units for actor and critic. Episodes start inside every rollout. Prints the median processor time of interleaved rounds
-on one thread, in milliseconds, the median ratio of a round, and the largest difference between the losses. With
-`--train` it trains an accelerated agent on CartPole without velocities instead and prints its mean return.
+units for actor and critic. Episodes start inside every rollout. The script prints the median processor time in
+milliseconds over interleaved rounds on one thread, the median ratio per round, and the largest difference between the
+losses. With `--train` it instead trains an accelerated agent on CartPole without velocities and prints its mean return.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ LOSSES = ("train/loss", "train/value_loss", "train/policy_gradient_loss", "train
 
 
 def without_velocities(environment: gymnasium.Env) -> gymnasium.Env:
-    """An environment that shows the positions of the cart and the pole alone."""
+    """Wrap an environment so that it only shows the positions of the cart and the pole."""
     space = environment.observation_space
     shown = gymnasium.spaces.Box(space.low[[0, 2]], space.high[[0, 2]])
     return gymnasium.wrappers.TransformObservation(environment, lambda x: x[[0, 2]], shown)
 
 
 def agent_of(batch: int, *, accelerated: bool) -> Any:
-    """An agent with a rollout of 128 steps in each of 8 environments."""
+    """Create an agent with a rollout of 128 steps in each of 8 environments."""
     environments = make_vec_env("CartPole-v1", 8, seed=0, wrapper_class=without_velocities)
     agent = RecurrentPPO("MlpLstmPolicy", environments, batch_size=batch, n_epochs=1, seed=0, device="cpu")
     if accelerated:
@@ -46,17 +46,17 @@ def agent_of(batch: int, *, accelerated: bool) -> Any:
 
 
 def update(agent: Any) -> tuple[float, list[float]]:
-    """Run one update: its seconds and losses."""
+    """Run one update and return its processor time in seconds and its losses."""
     np.random.seed(0)  # the buffer's shuffling
-    start = time.process_time()  # other programs on the machine count less than in elapsed time
+    start = time.process_time()  # other programs affect it less than elapsed time
     agent.train()
     return time.process_time() - start, [agent.logger.name_to_value[name] for name in LOSSES]
 
 
 def compare(batch: int, rounds: int) -> str:
-    """Time updates with minibatches of this many steps."""
+    """Time updates with minibatches of `batch` steps and return a row of the table."""
     agents = [agent_of(batch, accelerated=accelerated) for accelerated in (False, True)]
-    # The same weights and rollout for both, at every round.
+    # Both agents use the same weights and rollout in every round.
     weights = agents[0].policy.state_dict()
     agents[1].rollout_buffer = agents[0].rollout_buffer
     times, difference = [], 0.0
@@ -93,7 +93,7 @@ def train(steps: int) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--train", type=int, metavar="STEPS", help="train for this many steps")
+    parser.add_argument("--train", type=int, metavar="STEPS", help="train for STEPS steps instead of timing updates")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     if arguments.train:

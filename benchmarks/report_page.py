@@ -1,8 +1,8 @@
-"""How long the page of a report takes to open in headless Chromium: 2,000 characters and 256 units of 12 values.
+"""Time opening a large report page in headless Chromium: 2,000 characters, 256 units, 12 recorded values.
 
     PYTHONPATH=tests python benchmarks/report_page.py
 
-prints the milliseconds from opening the file until the page can be used, the quickest of three.
+prints the milliseconds from opening the file until the page is usable, the fastest of three attempts.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How quick one step is beside torch's own modules: loops over cells, and layers called with one step.
+"""Time single steps against torch's modules: cell modules, and layers called with one step.
 
     python benchmarks/single_steps.py
 
@@ -25,7 +25,7 @@ ROUNDS, SECONDS = 60, 0.001  # of each module; short, so that other programs sel
 
 
 def timed(call: Callable[[], Any], count: int) -> float:
-    """Seconds a call."""
+    """Return the seconds per call."""
     start = time.perf_counter()
     for _ in range(count):
         call()

@@ -1,6 +1,6 @@
-"""Write the addresses that the PyPI package usaddress is trained on as a file for `throughtime train --task tag`.
+"""Convert the training data of the PyPI package usaddress to a file for `throughtime train --task tag`.
 
-Their tokens were labelled by hand (MIT License). They are in the package's source distribution alone:
+The data are addresses with hand-labeled tokens (MIT License). Only the package's source distribution contains them:
 
     pip download --no-deps --no-binary usaddress usaddress==0.5.16
     python benchmarks/tagging.py usaddress-0.5.16.tar.gz addresses.bio
@@ -21,7 +21,7 @@ _OUTSIDE = "NotAddress"
 
 
 def sequences(archive: Path) -> Iterator[list[tuple[str, str]]]:
-    """Each address as tokens with BIO tags; successive tokens with the same label are one span."""
+    """Yield each address as (token, BIO tag) pairs; successive tokens with the same label form one span."""
     with tarfile.open(archive) as files:
         name = next(name for name in files.getnames() if name.endswith(_LABELED))
         member = files.extractfile(name)
@@ -35,7 +35,7 @@ def sequences(archive: Path) -> Iterator[list[tuple[str, str]]]:
                 prefix = "I" if token.tag == before else "B"
                 found.append((word, "O" if token.tag == _OUTSIDE else f"{prefix}-{token.tag}"))
                 before = token.tag
-        # An address that occurs twice could be on both sides of the split.
+        # A duplicate address could land on both sides of the train/test split.
         if found and tuple(found) not in seen:
             seen.add(tuple(found))
             yield found

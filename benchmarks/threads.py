@@ -1,10 +1,10 @@
-"""What a run of the native engine costs where it's hard for it: threads that share a processor, and denormal numbers.
+"""Time the native engine under adverse conditions: threads that share a processor, and denormal numbers.
 
     python benchmarks/threads.py
 
-prints how many times as long a run takes with four threads on one processor as with one thread there (where all threads
-wait for each other to the end it's a hundredfold), and on denormal numbers as on others (tenfold and more where they
-aren't flushed to 0). The quickest of several runs counts.
+prints two slowdowns, each from the fastest of several runs: four threads on one processor against one thread on it
+(about 100 if all threads wait at every barrier), and denormal numbers against normal ones (10 or more if denormals
+aren't flushed to 0).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ ROUNDS = 7
 
 
 def operands(program: Program, steps: int, rows: int, scale: float = 0.1) -> Operands:
-    """Random numbers of about this size."""
+    """Return random operands with standard deviation `scale`."""
 
     def normal(*shapes: Sequence[int]) -> list[torch.Tensor]:
         return [scale * torch.randn(*shape) for shape in shapes]
@@ -37,7 +37,7 @@ def operands(program: Program, steps: int, rows: int, scale: float = 0.1) -> Ope
 
 
 def seconds(engine: NativeEngine, program: Program, given: Operands, layout: Layout) -> float:
-    """The quickest run."""
+    """Return the time of the fastest run."""
     times = []
     for _ in range(ROUNDS):
         start = time.perf_counter()
@@ -47,7 +47,7 @@ def seconds(engine: NativeEngine, program: Program, given: Operands, layout: Lay
 
 
 def crowded() -> float:
-    """Four threads on one processor, as a multiple of one thread there."""
+    """Return the time of four threads on one processor, as a multiple of one thread's."""
     processors = os.sched_getaffinity(0)
     program, layout = gru.program(16, 256), Layout(1000, 1)
     given = operands(program, 1000, 1)
@@ -60,7 +60,7 @@ def crowded() -> float:
 
 
 def denormal() -> float:
-    """A run whose products are denormal, as a multiple of another one."""
+    """Return the time of a run whose products are denormal, as a multiple of a normal run's."""
     program, layout = lstm.program(64, 64), Layout(50, 16)
     tiny, usual = (
         seconds(NativeEngine(1), program, operands(program, 50, 16, scale), layout) for scale in (1e-22, 0.1)
@@ -70,5 +70,5 @@ def denormal() -> float:
 
 if __name__ == "__main__":
     torch.manual_seed(0)
-    print(f"four threads on one processor: {crowded():.2f} times as long as one")
-    print(f"denormal numbers: {denormal():.2f} times as long as others")
+    print(f"four threads on one processor: {crowded():.2f} times as long as one thread")
+    print(f"denormal numbers: {denormal():.2f} times as long as normal numbers")

@@ -344,7 +344,7 @@ std::vector<std::string> operations() { return {std::begin(operation_names), std
 
 NB_MODULE(_native, m) {
     using namespace throughtime;
-    // Off for users: an interpreter may exit with plans still cached, and the warnings would tell them nothing.
+    // Off by default: an interpreter may exit with plans still cached, which is harmless.
     nb::set_leak_warnings(std::getenv("THROUGHTIME_LEAK_WARNINGS") != nullptr);
     m.doc() = "The native engine: runs compiled programs on the CPU.";
     using Shapes = std::vector<std::array<int64_t, 2>>;

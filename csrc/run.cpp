@@ -29,7 +29,7 @@ struct ThreadContext {
     int barriers_passed = 0;
 };
 
-/// Time that thread 0 may wait before it considers going on alone.
+/// Grace period before thread 0 considers proceeding alone.
 constexpr std::chrono::microseconds grace_period{300};
 
 /// Below this many multiply-adds a second thread costs more than it saves: in a whole run, and in a step that ends with
@@ -70,7 +70,7 @@ private:
     std::vector<std::vector<BufferView<T>>> views_;  // of each thread, of each buffer
     // The buffers whose views move from step to step.
     std::vector<size_t> sequence_buffers_, token_id_buffers_, chunk_buffers_, state_buffers_;
-    std::atomic<int> last_barrier_{INT_MAX};  // after it thread 0 goes on alone
+    std::atomic<int> last_barrier_{INT_MAX};  // after this barrier thread 0 proceeds alone
 
     int useful_threads(int wanted) const {
         const int64_t per_row = plan_.cost(Phase::before) + plan_.cost(Phase::step) + plan_.cost(Phase::after) +

@@ -1,4 +1,4 @@
-/// sin and cos on vectors: the angle less a multiple of pi/2, then a series.
+/// sin and cos on vectors: range reduction by a multiple of pi/2, then a Taylor series.
 #pragma once
 
 #include <cmath>
@@ -7,12 +7,12 @@
 
 namespace throughtime::THROUGHTIME_ISA {
 
-/// Angles up to here are reduced by the code below: within 2 units in the last place. The C library takes larger ones.
+/// Angles up to this size are reduced by the code below, within 2 ulp; larger ones are passed to the C library.
 constexpr double angle_highest = 1 << 20;
 
 /// pi/2 as a sum. The first three terms have 33 bits, so their products with the multiples below are exact.
 constexpr double half_pi[] = {0x1.921fb544p+0, 0x1.0b4611a6p-34, 0x1.3198a2ep-69, 0x1.b839a252049c1p-104};
-/// pi/2 less half_pi[0].
+/// pi/2 - half_pi[0].
 constexpr double half_pi_rest = 0x1.0b4611a626331p-34;
 
 /// Magnitude and sign bit of a value.
@@ -37,7 +37,7 @@ THROUGHTIME_INLINE ReducedAngle<F64> reduce_angle(F64 x) {
     F64 n = (x * constant<F64>(0x1.45f306dc9c883p-1) + magic) - magic;
     F64 high = x - n * constant<F64>(half_pi[0]);
     F64 low{};
-    // Subtracts two further terms and collects the rounding errors, as high may cancel almost completely.
+    // Subtracts two more terms and collects the rounding errors, because `high` may cancel almost completely.
 #pragma GCC unroll 2
     for (int k = 1; k <= 2; ++k) {
         F64 term = n * constant<F64>(half_pi[k]), difference = high - term, change = difference - high;
@@ -77,7 +77,7 @@ template <class V> THROUGHTIME_INLINE SineCosine<V> series_near_zero(V r) {
     return {fma(r * square, sine, r), rest + fma(square * square, cosine, error)};
 }
 
-/// Replaces the results of angles above angle_highest, infinity among them.
+/// Replaces the results for angles above angle_highest, including infinity.
 template <bool cosine, class V> __attribute__((noinline)) void replace_far(V& result, const V& magnitude) {
     for (int i = 0; i < lanes<Scalar<V>>; ++i) {
         const double angle = magnitude[i];

@@ -1,4 +1,4 @@
-"""What the site adds to MkDocs: equations as MathML, and notebooks as pages. Nothing is loaded when a page is read."""
+"""MkDocs hooks: render equations as MathML and notebooks as pages. Pages load no scripts from other servers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MATH = re.compile(r'<(span|div) class="arithmatex">\\([(\[])(.*?)\\[)\]]</\1>',
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Turn the page's LaTeX into MathML, which browsers draw themselves."""
+    """Convert the page's LaTeX to MathML, which browsers render natively."""
     return _MATH.sub(_mathml, content)
 
 
@@ -26,7 +26,7 @@ def _mathml(found: re.Match[str]) -> str:
 
 
 def on_files(files: Files, config: Any) -> Files:
-    """Show each notebook, a Python file in the percent format, as a page."""
+    """Add a page for each notebook, a Python file in the percent format."""
     names = []
     for file in list(files):
         if file.src_uri.startswith("notebooks/") and file.src_uri.endswith(".py"):
@@ -39,7 +39,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 
 def notebook_page(source: str) -> str:
-    """A notebook in the percent format as Markdown."""
+    """Convert a notebook in the percent format to Markdown."""
     parts = []
     for cell in re.split(r"^# %%", source, flags=re.M)[1:]:
         kind, _, body = cell.partition("\n")

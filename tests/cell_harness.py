@@ -1,13 +1,13 @@
-"""Holds a cell against a plain torch loop that somebody wrote from the paper: values, gradients, both engines.
+"""Compare a cell with a plain torch loop written from its paper: values and gradients, on both engines.
 
     def step(w, x, states):
         (h,) = states
         h = torch.tanh(w.affine("hidden", x=x, h=h))
         return h, [h]
 
-    hold(my_cell, step)
+    assert_matches_loop(my_cell, step)
 
-A loop takes a layer's parameters by gate, not as they are stored.
+A loop accesses a layer's parameters by gate, regardless of how they are stored.
 """
 
 from __future__ import annotations
@@ -36,26 +36,26 @@ STEPS, ROWS, INPUT, HIDDEN = 5, 3, 3, 4
 
 
 class Weights:
-    """A layer's parameters by gate."""
+    """A layer's parameters, accessed by gate."""
 
     def __init__(self, program: Program, tensors: Sequence[Tensor]) -> None:
         self.tensors = dict(zip((p.name for p in program.parameters), tensors, strict=True))
         self.rows = {(p.name, q.gate): slice(q.start, q.stop) for p in program.parameters for q in p.parts}
 
     def __getitem__(self, name: str) -> Tensor:
-        """A parameter that belongs to no gate."""
+        """Return a parameter that does not belong to a gate."""
         return self.tensors[name]
 
     def of(self, parameter: str, gate: str) -> Tensor:
-        """A gate's rows of a parameter."""
+        """Return a gate's rows of a parameter."""
         return self.tensors[parameter][self.rows[parameter, gate]]
 
     def bias(self, gate: str) -> Tensor | float:
-        """A gate's bias; 0 if it has none."""
+        """Return a gate's bias, or 0 if it has none."""
         return self.of("bias", gate) if ("bias", gate) in self.rows else 0.0
 
     def affine(self, gate: str, **sources: Tensor) -> Tensor:
-        """The sum of W v for each vector v, given by the end of its matrix's name, and the gate's bias."""
+        """Return a gate's pre-activation: its bias plus W v for each source v, where W is `weight_<keyword>`."""
         total: Tensor = sum(v @ self.of(f"weight_{name}", gate).T for name, v in sources.items()) + self.bias(gate)
         return total
 
@@ -63,7 +63,7 @@ class Weights:
 Step = Callable[[Weights, Tensor, list[Tensor]], tuple[Tensor, list[Tensor]]]
 
 
-def hold(
+def assert_matches_loop(
     cell: Cell,
     step: Step,
     *,
@@ -73,19 +73,22 @@ def hold(
     states: Callable[[list[Tensor]], list[Tensor]] = list,
     **hyper: object,
 ) -> Program:
-    """Asserts that outputs, final states and all gradients of a cell are those of a loop over `step`.
+    """Assert that a cell's outputs, final states and all gradients equal those of a loop over `step`.
 
-    In float64 by the reference engine and its gradient program, and by the native engine where it is built; there in
-    float32 too.
+    The comparison runs in float64 on the reference engine with the cell's gradient program, and in float64 and float32
+    on the native engine if it is built.
 
     Args:
-        cell: the cell.
-        step: one step of the loop: `(weights, x [B, I], states [B, width]...)` to the output and the new states.
-        input_size, hidden_size, bias, **hyper: the sizes and hyper-parameters of the cell.
-        states: makes of normally distributed initial states such as the cell can have.
+        cell: the cell to test.
+        step: one step of the loop; maps `(weights, x [B, I], states [B, width]...)` to the output and the new states.
+        input_size: the number of input features.
+        hidden_size: the number of hidden units.
+        bias: whether the cell has biases.
+        states: a function that maps normally distributed initial states to states that are valid for the cell.
+        **hyper: the hyper-parameters of the cell.
 
     Returns:
-        The cell's program.
+        The program of the cell.
     """
     program = cell.program(input_size, hidden_size, bias=bias, **hyper)
     arguments = random_arguments(program, STEPS, ROWS)
@@ -102,7 +105,7 @@ def hold(
     assert_close(flat(run_on(ReferenceEngine(), program, STEPS, *arguments, None)), wanted, 1e-13)
     assert_close(run_gradient(program, arguments, cotangents, STEPS).flat, gradients, 1e-12)
     if NativeEngine().refuses(program, arguments.inputs[0]) is None:
-        # A few roundings of each type, which some steps carry on.
+        # Rounding errors of each dtype, which accumulate over the steps.
         for dtype, tolerance in ((torch.float64, 1e-12), (torch.float32, 2e-5)):
             found = by_autograd(program, arguments.map(lambda t, dtype=dtype: t.to(dtype)), flat(cotangents))
             assert_close(found[0], wanted, tolerance)
@@ -111,7 +114,7 @@ def hold(
 
 
 def loop(step: Step, weights: Weights, arguments: Arguments) -> tuple[Tensor, list[Tensor]]:
-    """The outputs of all steps and the final states, by a Python loop."""
+    """Run a Python loop over `step` and return the outputs of all steps and the final states."""
     outputs, states = [], list(arguments.states)
     for x in arguments.inputs[0]:
         y, states = step(weights, x, states)
@@ -120,7 +123,7 @@ def loop(step: Step, weights: Weights, arguments: Arguments) -> tuple[Tensor, li
 
 
 def by_autograd(program: Program, arguments: Arguments, cotangents: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-    """Results and gradients by the native engine, as a user's module has them."""
+    """Compute results and gradients on the native engine through autograd, as a module does."""
     leaves = arguments.map(lambda t: t.clone().requires_grad_())
     result = differentiable_run(NativeEngine(), program, STEPS, *leaves)
     weights = [c.to(t.dtype) for c, t in zip(cotangents, flat(result), strict=True)]

@@ -1,4 +1,4 @@
-"""One step of every named cell in plain torch, written from its paper."""
+"""One step of each named cell in plain torch, written from the cell's paper."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from torch.nn.functional import layer_norm, logsigmoid, softplus
 
 
 class Loop(NamedTuple):
-    """What a cell is held against.
+    """A reference implementation of a named cell.
 
     Attributes:
-        cell: its name.
-        step: one step of it.
-        options: for `hold`: sizes and hyper-parameters, and what its states can be.
+        cell: the name of the cell.
+        step: one step of the cell.
+        options: the arguments of `assert_matches_loop`: sizes, hyper-parameters and a function for valid states.
     """
 
     cell: str
@@ -29,13 +29,13 @@ LOOPS: list[Loop] = []
 
 
 def paper(*cells: str, **options: Any) -> Callable[[Step], Step]:
-    """Says that a function is the step of these cells."""
+    """Register a function as the step of these cells."""
 
-    def known(step: Step) -> Step:
+    def register(step: Step) -> Step:
         LOOPS.extend(Loop(cell, step, options) for cell in cells)
         return step
 
-    return known
+    return register
 
 
 States = tuple[Tensor, list[Tensor]]
@@ -144,7 +144,7 @@ paper("lstm_noaf")(odyssey("output activation"))
 
 @paper("lstm_fgr")
 def lstm_fgr(w: Weights, x: Tensor, states: list[Tensor]) -> States:
-    # Greff et al. 2015, section 3: R_ii i + R_fi f + R_oi o of the step before are added to each gate.
+    # Greff et al. 2015, section 3: R_ii i + R_fi f + R_oi o of the previous step are added to each gate.
     h, c, *old = states
     gates = dict(zip("ifo", old, strict=True))
 
@@ -158,7 +158,7 @@ def lstm_fgr(w: Weights, x: Tensor, states: list[Tensor]) -> States:
     return h, [h, c, i, f, o]
 
 
-# GRUs and their kin.
+# GRUs and related cells.
 
 
 @paper("gru")
@@ -359,7 +359,7 @@ def gru_integrated(w: Weights, x: Tensor, states: list[Tensor]) -> States:
     return h, [h]
 
 
-# Layer normalisation.
+# Layer normalization.
 
 
 def norm(w: Weights, name: str, v: Tensor) -> Tensor:
@@ -391,7 +391,7 @@ def gru_layer_norm(w: Weights, x: Tensor, states: list[Tensor]) -> States:
 
 @paper("ligru")
 def ligru(w: Weights, x: Tensor, states: list[Tensor]) -> States:
-    # Ravanelli et al. 2018, with a norm over the layer for their norm over the batch.
+    # Ravanelli et al. 2018, with layer normalization instead of batch normalization.
     (h,) = states
     z = sigmoid(norm(w, "norm_update", w.affine("update", x=x)) + w.affine("update.recurrent", h=h))
     n = relu(norm(w, "norm_candidate", w.affine("candidate", x=x)) + w.affine("candidate.recurrent", h=h))
@@ -414,7 +414,7 @@ def slstm(w: Weights, x: Tensor, states: list[Tensor]) -> States:
     return h, [h, c, n, m_new]
 
 
-# No product with a state.
+# No matrix product with a state.
 
 
 @paper("sru", input_size=4, activation="tanh")
@@ -437,7 +437,7 @@ def t_rnn(w: Weights, x: Tensor, states: list[Tensor]) -> States:
 
 
 def positive(u: Tensor) -> Tensor:
-    """g of Feng et al. 2024."""
+    """Compute the function g of Feng et al. 2024."""
     return torch.where(u >= 0, u + 0.5, sigmoid(u))
 
 
@@ -468,7 +468,7 @@ def minlstm(w: Weights, x: Tensor, states: list[Tensor]) -> States:
 
 @paper("minlstm", positive=True)
 def minlstm_positive(w: Weights, x: Tensor, states: list[Tensor]) -> States:
-    # By logarithms, as the paper's parallel form has it.
+    # In log space, as in the paper's parallel form.
     (h,) = states
     difference = softplus(-w.affine("forget", x=x)) - softplus(-w.affine("input", x=x))
     f, i = torch.exp(-softplus(difference)), torch.exp(-softplus(-difference))
@@ -528,7 +528,7 @@ def cfc(w: Weights, x: Tensor, states: list[Tensor]) -> States:
     return h, [h]
 
 
-# Depth within a step, and a searched cell.
+# Depth within a step, and a cell found by architecture search.
 
 
 @paper("rhn", depth=2)
@@ -545,7 +545,7 @@ def rhn(w: Weights, x: Tensor, states: list[Tensor]) -> States:
 @paper("grid_lstm", input_size=8)
 @paper("grid_lstm")
 def grid_lstm(w: Weights, x: Tensor, states: list[Tensor]) -> States:
-    # Kalchbrenner et al. 2015, equations 1 to 3, in which the output gate is inside of the tanh.
+    # Kalchbrenner et al. 2015, equations 1 to 3, where the output gate is inside the tanh.
     h_time, m_time = states
     width = h_time.shape[-1]
     if x.shape[-1] == 2 * width:

@@ -3,26 +3,26 @@
 import importlib
 import os
 
-# One thread per test process: `make test` runs one process per core. Tests of threads ask for theirs.
+# One thread per test process, since `make test` runs one process per core. Tests of threads set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 from hypothesis import settings
 
-# The first run of a program derives and checks it, which no deadline per example can allow for.
+# The first run of a program derives and checks it, which would exceed any deadline per example.
 settings.register_profile("throughtime", deadline=None)
 settings.load_profile("throughtime")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory):
-    """No test reads or writes the user's cache, those in other processes included."""
+    """Use a temporary cache, also in subprocesses, so that no test reads or writes the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
 
 
 @pytest.fixture(scope="module")
 def keras(tmp_path_factory):
-    """Keras on torch."""
+    """Keras on the torch backend."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("KERAS_BACKEND", "torch")
         patch.setenv("KERAS_HOME", str(tmp_path_factory.mktemp("keras")))

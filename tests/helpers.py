@@ -1,4 +1,4 @@
-"""What several test files share: arguments for a program, its run, and its gradient in two ways; other processes."""
+"""Shared test helpers: random arguments, runs on an engine, gradients in two ways, and subprocesses."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ REFERENCE = ReferenceEngine()
 
 
 class Arguments(NamedTuple):
-    """What a run takes; also used for its gradients, with zeros where there is none."""
+    """The tensors that a run takes, or their gradients (zero where an argument has none)."""
 
     inputs: list[Tensor]
     states: list[Tensor]
@@ -32,19 +32,19 @@ class Arguments(NamedTuple):
         return [*self.inputs, *self.states, *self.parameters]
 
     def like(self, flat: Sequence[Tensor]) -> Arguments:
-        """The same arrangement of other tensors."""
+        """Group a flat list of tensors into inputs, states and parameters, as in these arguments."""
         n, m = len(self.inputs), len(self.inputs) + len(self.states)
         return Arguments(list(flat[:n]), list(flat[n:m]), list(flat[m:]))
 
     def map(self, function: Callable[[Tensor], Tensor]) -> Arguments:
-        """What becomes of all but symbols."""
+        """Apply a function to all tensors except token ids."""
         return self.like([function(tensor) if tensor.is_floating_point() else tensor for tensor in self.flat])
 
 
 def random_arguments(program: Program, steps: int = 4, rows: int = 3, *, seed: int = 0) -> Arguments:
-    """Normally distributed inputs, states and parameters in float64; matrices scaled to keep the values' size.
+    """Draw normally distributed inputs, states and parameters in float64.
 
-    An input that is one-hot is given as symbols, all alike probable.
+    Matrices are scaled so that products keep the scale of the values. One-hot inputs are uniformly drawn token ids.
     """
     generator = torch.Generator().manual_seed(seed)
 
@@ -62,19 +62,19 @@ def random_arguments(program: Program, steps: int = 4, rows: int = 3, *, seed: i
 
 
 def flat(result: Result) -> list[Tensor]:
-    """All that a run gives."""
+    """Return all tensors of a result."""
     return [*result.outputs, *result.states, *result.reductions]
 
 
 def run(program: Program, arguments: Arguments, steps: int = 4, batch_sizes: list[int] | None = None) -> Result:
-    """A run on the reference engine."""
+    """Run a program on the reference engine."""
     return run_on(REFERENCE, program, steps, *arguments, batch_sizes)
 
 
 def layout_of(
     steps: int, inputs: Sequence[Any], states: Sequence[Any] | None, batch_sizes: Sequence[int] | None, packed: bool
 ) -> Layout:
-    """The layout of these operands."""
+    """Return the layout of a run with these operands."""
     if states:
         rows = states[0].shape[0]
     elif packed:
@@ -96,7 +96,7 @@ def run_on(
     packed: bool = False,
     accumulate_into: Sequence[Any] | None = None,
 ) -> Result:
-    """A run on an engine."""
+    """Run a program on an engine."""
     layout = layout_of(steps, inputs, states, batch_sizes, packed)
     return engine.run(program, Operands(inputs, states, parameters), layout, accumulate_into=accumulate_into)
 
@@ -113,13 +113,13 @@ def differentiable_run(
     packed: bool = False,
     checkpoint_every: int | None = None,
 ) -> Result:
-    """A run on an engine that autograd knows."""
+    """Run a program on an engine so that autograd can differentiate it."""
     layout = layout_of(steps, inputs, states, batch_sizes, packed)
     return Pass(engine, program, layout, checkpoint_every).run(Operands(inputs, states, parameters))
 
 
 def random_cotangents(result: Result, *, seed: int = 1) -> Result:
-    """A gradient for all that a run gives."""
+    """Draw a gradient for every tensor of a result."""
     generator = torch.Generator().manual_seed(seed)
 
     def alike(of: list[Tensor]) -> list[Tensor]:
@@ -138,7 +138,7 @@ def run_gradient(
     given: Slots | None = None,
     wanted: Slots | None = None,
 ) -> Arguments:
-    """The gradient of a run by its gradient program; zeros for what is not wanted."""
+    """Return the gradient of a run, computed by its gradient program; zero where no gradient is requested."""
     given, wanted = given or everything_given(program), wanted or everything_wanted(program)
     augmented = with_residuals(program, wanted)
     outputs = run(augmented, arguments, steps, batch_sizes).outputs
@@ -173,7 +173,7 @@ def autograd_gradient(
     steps: int = 4,
     batch_sizes: list[int] | None = None,
 ) -> Arguments:
-    """The gradient of a run by torch's autograd through the reference engine."""
+    """Return the gradient of a run, computed by torch's autograd through the reference engine."""
     arguments = arguments.map(lambda t: t.detach().clone().requires_grad_())
     result = run(program, arguments, steps, batch_sizes)
     pairs = [(r, c) for r, c in zip(flat(result), flat(cotangents), strict=True) if r.requires_grad]
@@ -185,17 +185,17 @@ def autograd_gradient(
 
 
 def assert_close(found: Sequence[Tensor], wanted: Sequence[Tensor], tolerance: float = 1e-11) -> None:
-    """Each difference is small beside the largest number among all that was wanted."""
+    """Assert that all differences are small relative to the largest expected element."""
     scale = max([1.0, *(float(w.detach().abs().max()) for w in wanted if w.numel())])
     for k, (f, w) in enumerate(zip(found, wanted, strict=True)):
-        assert f.shape == w.shape, f"number {k}: {tuple(f.shape)} instead of {tuple(w.shape)}"
+        assert f.shape == w.shape, f"tensor {k} has shape {tuple(f.shape)}, expected {tuple(w.shape)}"
         if w.numel():
             error = float((f - w).detach().abs().max()) / scale
-            assert error <= tolerance, f"number {k} of shape {tuple(w.shape)} is off by {error:.1e}"
+            assert error <= tolerance, f"tensor {k} of shape {tuple(w.shape)} is off by {error:.1e}"
 
 
 def run_python(code: str, *arguments: Any, **environment: str) -> str:
-    """What a process of its own prints."""
+    """Run Python code in a subprocess and return its standard output."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, arguments)],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""Keras's layers, built with random weights and run, beside ours."""
+"""Build Keras layers with random weights and compare them with their imported modules."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import numpy as np
 import torch
 
 INPUT, HIDDEN, STEPS, ROWS = 3, 4, 5, 2
-# Sums of a dozen float32 products in another order, over five steps of up to three layers.
+# Rounding of float32 sums of a dozen products in a different order, over five steps of up to three layers.
 CLOSE = {"rtol": 0.0, "atol": 2e-6}
 
 
 def randomized(layer: Any, seed: int = 0) -> Any:
-    """The layer or model with weights of which no two gates' are alike."""
+    """Set random weights, so that a swap of gates is noticed."""
     rng = np.random.default_rng(seed)
     layer.set_weights([rng.normal(size=w.shape).astype(w.dtype) * 0.5 for w in layer.get_weights()])
     return layer
@@ -43,5 +43,5 @@ def by_us(module: torch.nn.Module, x: np.ndarray) -> list[np.ndarray]:
 def assert_alike(module: torch.nn.Module, layer: Any) -> None:
     x = some_input()
     for ours, theirs in zip(by_us(module, x), by_keras(layer, x), strict=True):
-        assert np.isfinite(theirs).all()  # NaN beside NaN would show nothing
+        assert np.isfinite(theirs).all()  # a NaN that matches a NaN would prove nothing
         np.testing.assert_allclose(ours, theirs, **CLOSE)

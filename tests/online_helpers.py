@@ -1,4 +1,4 @@
-"""Layers and networks that learn online, and an optimizer that only adds up."""
+"""Layers and networks for the tests of online learning, and an optimizer that only sums gradients."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ STEPS, INPUT, HIDDEN = 12, 3, 5
 
 
 class Summing(Optimizer):
-    """Adds up gradients and leaves the weights as they are."""
+    """An optimizer that sums gradients and leaves the weights unchanged."""
 
     def __init__(self) -> None:
         self.total: dict[str, np.ndarray] = {}
@@ -29,7 +29,7 @@ def layer(cell, *, layers=1, **options):
     torch.manual_seed(0)
     recurrent = Recurrent(cell, INPUT, HIDDEN, num_layers=layers, dtype=torch.float64, **options)
     with torch.no_grad():
-        for parameter in recurrent.parameters():  # biases and the like start at 0 or 1, which would hide mistakes
+        for parameter in recurrent.parameters():  # biases start at 0 or 1, which would hide mistakes
             parameter += 0.2 * torch.randn_like(parameter)
     return recurrent
 

@@ -1,4 +1,4 @@
-"""Randomly composed legal programs, as a hypothesis strategy."""
+"""A hypothesis strategy for random legal programs."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from throughtime.program.core import (
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
 
-# Those whose derivative jumps: finite differences cannot be asked near the jump.
+# Operations whose derivative jumps. Finite differences are wrong near the jump.
 KINKED = ("greater", "max", "relu")
-# Nothing may grow beyond this before it is squashed, so that rounding stays far below the tolerances.
+# Values with a larger bound are squashed, so that rounding errors stay far below the tolerances.
 _LARGEST = 100.0
 
 
 @dataclass
 class _Body:
-    """Instructions, and beside each a bound of what its elements can be."""
+    """Instructions, each with an upper bound on the magnitude of its elements."""
 
     parameters: list[Parameter] = field(default_factory=list)
     instructions: list[Instruction] = field(default_factory=list)
@@ -53,12 +53,13 @@ class _Body:
 
 @st.composite
 def programs(draw: st.DrawFn, *, smooth: bool = False, operations: int = 10, reductions: bool = True) -> Program:
-    """Legal programs of every row of the operations table, whose values stay of moderate size.
+    """Draw legal programs that use all operations of the table and keep their values at a moderate size.
 
     Args:
-        smooth: leaves out the operations with a kink.
-        operations: the largest number of operations (some take two or three instructions).
-        reductions: whether programs may have sums over steps and rows, as gradient programs have.
+        draw: the function that draws from a strategy, passed by hypothesis.
+        smooth: whether to leave out operations with a kink.
+        operations: the maximum number of operations (some take two or three instructions).
+        reductions: whether programs may contain sums over steps and rows, as gradient programs do.
     """
     widths = st.integers(1, 4)
     inputs = [Input(f"x{k}", draw(widths)) for k in range(draw(st.integers(1, 2)))]
@@ -86,7 +87,7 @@ def programs(draw: st.DrawFn, *, smooth: bool = False, operations: int = 10, red
         chosen = value(s.width)
         leaf = body.instructions[chosen].op not in OPERATIONS
         following.append(chosen if leaf else body.squashed(chosen))
-    # What nothing else takes is an output, so that nothing is computed in vain.
+    # Values that no instruction uses become outputs, so that every computation matters.
     taken = {arg for i in body.instructions for arg in i.args} | set(following)
     seen = [id for id, i in enumerate(body.instructions) if id not in taken and i.op in OPERATIONS]
     outputs = [Output(f"y{k}", id) for k, id in enumerate([*seen, *(value() for _ in range(draw(st.integers(0, 2))))])]
@@ -117,7 +118,7 @@ def _operation(draw: st.DrawFn, body: _Body, name: str) -> None:
     width, bound = body.width(a), body.bounds[a]
 
     def beside() -> int:
-        """Another value of the same width."""
+        """Draw a value of the same width."""
         return draw(st.sampled_from([id for id in range(len(body.instructions)) if body.width(id) == width]))
 
     match name:

@@ -1,4 +1,4 @@
-"""What the tests of the report share: a page of made-up data, and the browser that reads it."""
+"""Shared helpers for the tests of reports: pages with made-up data, and a headless browser to open them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LAGS = 16
 
 
 def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> ReportData:
-    """A report on a text; the first interesting unit, number 3, is 1 in capitals and -1 elsewhere."""
+    """Make a report on a text. The most interesting unit, number 3, is 1 at capital letters and -1 elsewhere."""
     symbols, draw = list(text), np.random.default_rng(0)
     steps = len(symbols)
     cell = draw.normal(size=(steps, units)).astype(np.float32)
@@ -43,7 +43,7 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
         cell[:, 3] = [1.0 if s.isupper() else -1.0 for s in symbols]
     interest = np.linspace(0.1, 0.4, units)
     interest[min(3, units - 1)] = 0.9
-    notes = ["high at capital letters" if u == 3 else "" for u in range(units)]
+    notes = ["high at uppercase letters" if u == 3 else "" for u in range(units)]
     gate = 1 / (1 + np.exp(-cell[:, ::-1]))
     alphabet = dict(enumerate(sorted(set(symbols))))
     ids = {s: k for k, s in alphabet.items()}
@@ -79,7 +79,7 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
         "saturations": [Saturation("layer0", "forget", draw.uniform(0, 0.5, units), draw.uniform(0, 0.5, units))],
         "curves": [
             Curve("training", np.arange(1, 50), 1 + 2 / np.arange(1, 50)),
-            Curve("held out", np.arange(1, 50, 7), 1.1 + 2 / np.arange(1, 50, 7)),
+            Curve("validation", np.arange(1, 50, 7), 1.1 + 2 / np.arange(1, 50, 7)),
         ],
         "samples": [Sample("temperature 0.8", "Good morrow.\n")],
         "best_step": 43,
@@ -89,15 +89,15 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
 
 @contextmanager
 def browser(width: int = 1280, height: int = 900, dark: bool = False) -> Iterator[Any]:
-    """Chromium without a window and without a network.
+    """Open headless Chromium without network access.
 
-    Chromium is wanted, not skipped: a page that nobody has opened has not been tested.
+    If Chromium is missing, the test fails and is not skipped, since nothing else tests the page in a browser.
     """
     from selenium import webdriver
 
     missing = [name for name in ("chromium", "chromedriver") if shutil.which(name) is None]
     if missing:
-        pytest.fail(f"{' and '.join(missing)} not found: `make browser` installs what the report is tested with")
+        pytest.fail(f"{' and '.join(missing)} not found; install them with `make browser`")
     options = webdriver.ChromeOptions()
     options.binary_location = shutil.which("chromium") or ""
     for argument in (
@@ -106,7 +106,7 @@ def browser(width: int = 1280, height: int = 900, dark: bool = False) -> Iterato
         "--disable-gpu",
         "--disable-dev-shm-usage",
         "--no-proxy-server",
-        "--force-prefers-reduced-motion",  # else a click would have to wait until the page has glided to its place
+        "--force-prefers-reduced-motion",  # otherwise clicks would have to wait for smooth scrolling
         "--host-resolver-rules=MAP * ~NOTFOUND",
         f"--window-size={width},{height}",
     ):
@@ -116,7 +116,7 @@ def browser(width: int = 1280, height: int = 900, dark: bool = False) -> Iterato
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
-        # A window is never narrower than some 500 pixels; a device may be.
+        # Chromium windows are at least about 500 pixels wide, but an emulated device can be narrower.
         driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
             {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 500},
@@ -127,7 +127,7 @@ def browser(width: int = 1280, height: int = 900, dark: bool = False) -> Iterato
 
 
 def open_page(driver: Any, path: Path) -> None:
-    """Opens a page from its file and waits until it is ready."""
+    """Open a page from its file and wait until it is ready."""
     from selenium.webdriver.support.ui import WebDriverWait
 
     driver.get(path.resolve().as_uri())
@@ -137,7 +137,7 @@ def open_page(driver: Any, path: Path) -> None:
 
 
 def made_up_sound(rate: int = 8000, seconds: float = 1.0) -> ReportData:
-    """A tone of 1,000 Hz for half the time, then silence, and half of it as the prediction; a unit is on with it."""
+    """Make a report on a 1,000 Hz tone, then silence. The prediction is half as loud, one unit is on with it."""
     t = np.arange(round(seconds * rate)) / rate
     tone = (0.5 * np.sin(2 * np.pi * 1000 * t) * (t < seconds / 2)).astype(np.float32)
     size = 20
@@ -151,7 +151,7 @@ def made_up_sound(rate: int = 8000, seconds: float = 1.0) -> ReportData:
 
 
 def made_up_lines(whole: bool = True, **more: Any) -> ReportData:
-    """A report on three short sequences: with a label each, of which the second is wrong, or with a tag per symbol."""
+    """Make a report on three short sequences, with one label each (the second one wrong) or with one tag per token."""
     words, labels, draw = ["abc", "de", "fghi"], ["x", "y", "x"], np.random.default_rng(0)
     symbols = list("".join(words))
     steps, starts = len(symbols), np.cumsum([0, *map(len, words)])
@@ -179,7 +179,7 @@ def made_up_lines(whole: bool = True, **more: Any) -> ReportData:
 
 
 def made_up_times(roll: bool, **more: Any) -> ReportData:
-    """A report on two sequences of numbers, piano rolls of twelve keys or two features."""
+    """Make a report on two numeric sequences: piano rolls of twelve keys, or series of two features."""
     draw = np.random.default_rng(0)
     steps, features = 30, 12 if roll else 2
     bits = (draw.random((steps, features)) < 0.3).astype(np.float32)
@@ -210,7 +210,7 @@ def made_up_times(roll: bool, **more: Any) -> ReportData:
 
 
 def _content(reading: Reading, draw: Any) -> dict[str, Any]:
-    """What both have besides the reading: four units, and the results of labels."""
+    """Return the parts that `made_up_lines` and `made_up_times` share: four units and classification results."""
     steps = len(reading.symbols)
     values = Values("layer0", "cell", draw.normal(size=(steps, 4)), np.arange(4), np.linspace(1, 0, 4), [""] * 4)
     return {
@@ -224,7 +224,7 @@ def _content(reading: Reading, draw: Any) -> dict[str, Any]:
 
 
 def large_page(folder: Path) -> Path:
-    """A page of 2,000 characters and 12 values of 256 units, written to a folder."""
+    """Write a page with 2,000 characters and 12 recorded values of 256 units to a folder."""
     draw = np.random.default_rng(0)
     names = [f"{name}{k}" for name in ("forget", "cell") for k in range(3)]
     values = [

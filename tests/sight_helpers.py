@@ -1,4 +1,4 @@
-"""What the tests of seeing share: small layers, a loss of them, and a cell's step, in the plainest way."""
+"""Shared helpers for the tests of `throughtime.sight`: small layers, a loss, and a reference for one step of a cell."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from throughtime.nn.recurrent import Recurrent
 from throughtime.program.core import Program
 from throughtime.program.operations import OPERATIONS
 
-HIDDEN = 6  # divisible by what cells with heads or pieces ask for
+HIDDEN = 6  # divisible by the numbers of heads and pieces of all cells
 
 
 def recurrent(name: str, layers: int = 1, **options: Any) -> Recurrent:
@@ -21,7 +21,7 @@ def recurrent(name: str, layers: int = 1, **options: Any) -> Recurrent:
 
 
 def total(output: Tensor, final: Tensor | tuple[Tensor, ...]) -> Tensor:
-    """A loss that all outputs and final states have a part in."""
+    """Return a loss that depends on all outputs and final states."""
     states = final if isinstance(final, tuple) else (final,)
     return output.square().sum() + sum((s.sin() * 0.5).sum() for s in states)
 
@@ -33,7 +33,7 @@ def one_step(
     parameters: Sequence[Tensor],
     held: Mapping[int, Tensor] | None = None,
 ) -> list[Tensor]:
-    """The values of a program's body at one step of some rows, straight from the operations table; some may be held."""
+    """Evaluate a program's body for one step with the operations table; `held` overrides values by id."""
     values: list[Tensor] = []
     for id, i in enumerate(program.body):
         words = dict(i.attributes)

@@ -1,4 +1,4 @@
-"""Sounds for tests: tones, plucked strings, and a distortion circuit."""
+"""Synthesized sounds for tests: tones, plucked strings, and a distortion circuit."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def write(path: Path, samples: np.ndarray, rate: int = 8000, subtype: str | None
 
 
 def tone(seconds: float = 1.0, rate: int = 8000, pitch: float = 220.0, level: float = 0.5) -> np.ndarray:
-    """A decaying tone with two overtones and a little noise, the same each time."""
+    """Make a decaying tone with two overtones and a little noise, identical on every call."""
     t = np.arange(round(seconds * rate)) / rate
     harmonics = sum(np.sin(2 * np.pi * pitch * k * t) / k for k in (1, 2, 3))
     noise = np.random.default_rng(round(pitch)).normal(size=len(t))
@@ -23,7 +23,7 @@ def tone(seconds: float = 1.0, rate: int = 8000, pitch: float = 220.0, level: fl
 
 
 def plucks(seconds: float, rate: int = 48000, seed: int = 0) -> np.ndarray:
-    """Plucked strings of random pitches and strengths, as decaying harmonics."""
+    """Make plucked strings with random pitches and strengths, as decaying harmonics."""
     draw = np.random.default_rng(seed)
     found = np.zeros(round(seconds * rate), np.float32)
     at = 0
@@ -41,10 +41,10 @@ def plucks(seconds: float, rate: int = 48000, seed: int = 0) -> np.ndarray:
 
 
 def clipper(dry: np.ndarray, rate: int = 48000, drive: float = 20.0, oversampled: int = 8) -> np.ndarray:
-    """A diode clipper between two tone filters, each an ordinary differential equation of the voltage of a capacitor.
+    """Simulate a diode clipper between two tone filters, each an ODE for the voltage of a capacitor.
 
-    A high-pass of 150 Hz, a gain, the clipper of Yeh, Abel & Smith 2007 (DAFx-07), dV/dt = (u - V) / RC - 2 I/C
-    sinh(V / V_t), by semi-implicit Euler steps at several times the rate, and a low-pass of 4 kHz.
+    The chain is a 150 Hz high-pass, a gain, the clipper of Yeh, Abel & Smith 2007 (DAFx-07), and a 4 kHz low-pass. The
+    clipper, dV/dt = (u - V) / RC - 2 I/C sinh(V / V_t), is integrated by semi-implicit Euler steps with oversampling.
     """
     from scipy.signal import lfilter, resample_poly
 
@@ -55,7 +55,7 @@ def clipper(dry: np.ndarray, rate: int = 48000, drive: float = 20.0, oversampled
     resistance, capacity, current, thermal = 2200.0, 10e-9, 2.52e-9, 45.3e-3
     out, voltage, step = np.empty(len(u)), 0.0, 1 / fast
     for k, value in enumerate(u.tolist()):
-        # The stiff diode term is linearized around the last voltage.
+        # The stiff diode term is linearized around the previous voltage.
         ratio = np.clip(voltage / thermal, -30, 30)
         force = (value - voltage) / (resistance * capacity) - 2 * current / capacity * np.sinh(ratio)
         slope = 1 / (resistance * capacity) + 2 * current / capacity / thermal * np.cosh(ratio)

@@ -1,4 +1,4 @@
-"""`accelerate` puts our engine under Keras's recurrent layers; everything else stays Keras's."""
+"""`accelerate` runs Keras's recurrent layers on throughtime's engine and changes nothing else."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from throughtime.exchange.keras.loop import Loop
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation doesn't accept a copy:DeprecationWarning")
 
-# Sums of a dozen float32 products in another order over five steps of up to two layers.
+# Sums of a dozen float32 products in a different order, over five steps of up to two layers.
 CLOSE = {"rtol": 1e-5, "atol": 2e-6}
 
 
 @pytest.fixture
 def runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
-    """For each call of an accelerated layer so far, whether our engine ran it."""
+    """Collect whether throughtime's engine ran each call of an accelerated layer."""
     seen: list[bool] = []
     decide = Loop._runs
 
@@ -38,7 +38,7 @@ def runs(monkeypatch: pytest.MonkeyPatch) -> list[bool]:
 
 
 def results(layer: Any, x: Any, **of: Any) -> list[np.ndarray]:
-    """A layer's outputs and states, and the gradients of its input and its weights."""
+    """Return a layer's outputs, states, and gradients of its input and weights."""
     x = torch.from_numpy(x).requires_grad_()
     for weight in layer.trainable_weights:
         weight.value.grad = None
@@ -50,7 +50,7 @@ def results(layer: Any, x: Any, **of: Any) -> list[np.ndarray]:
 
 
 def assert_same(layer: Any, runs: list[bool], x: np.ndarray | None = None, **of: Any) -> None:
-    """The same numbers before and after `accelerate`, by our engine."""
+    """Check that `accelerate` does not change results, and that throughtime's engine ran."""
     x = some_input() if x is None else x
     expected = results(layer, x, **of)
     throughtime.accelerate(layer)
@@ -79,7 +79,7 @@ OPTIONS = {
 
 @pytest.mark.parametrize("options", OPTIONS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_results_and_gradients_are_kerass(keras: Any, runs: list[bool], kind: str, options: str) -> None:
+def test_results_and_gradients_match_keras(keras: Any, runs: list[bool], kind: str, options: str) -> None:
     name, words = KINDS[kind]
     assert_same(built(getattr(keras.layers, name)(HIDDEN, **words, **OPTIONS[options])), runs)
 
@@ -98,7 +98,7 @@ def test_a_stateful_layer_keeps_its_state_and_trains(keras: Any, runs: list[bool
         found = [layer(x).numpy() for _ in range(3)]
         layer.reset_state()
     np.testing.assert_allclose(found, expected, **CLOSE)
-    # The gradient from a layer without a state to keep: Keras 3.15 writes into tensors that its own backward needs.
+    # Gradients come from a stateless layer, because Keras 3.15 overwrites tensors that its own backward needs.
     for a, b in zip(results(layer, x)[:4], results(plain, x)[:4], strict=True):
         np.testing.assert_allclose(a, b, **CLOSE)
     assert all(runs)
@@ -116,7 +116,9 @@ MASKS = {
 @pytest.mark.parametrize("options", [{}, {"go_backwards": True}, {"zero_output_for_mask": True}])
 @pytest.mark.parametrize("sequences", [False, True])
 @pytest.mark.parametrize("mask", MASKS)
-def test_any_mask(keras: Any, runs: list[bool], mask: str, sequences: bool, options: dict[str, bool]) -> None:
+def test_all_masks_match_keras(
+    keras: Any, runs: list[bool], mask: str, sequences: bool, options: dict[str, bool]
+) -> None:
     layer = built(keras.layers.LSTM(HIDDEN, return_sequences=sequences, return_state=True, **options))
     rng = np.random.default_rng(2)
     states = [torch.from_numpy(rng.normal(size=(ROWS, HIDDEN)).astype(np.float32)) for _ in range(2)]
@@ -124,21 +126,21 @@ def test_any_mask(keras: Any, runs: list[bool], mask: str, sequences: bool, opti
 
 
 @pytest.mark.parametrize("merge", ["concat", "sum", "ave", "mul"])
-def test_bidirectional(keras: Any, runs: list[bool], merge: str) -> None:
+def test_bidirectional_layers_match_keras(keras: Any, runs: list[bool], merge: str) -> None:
     layer = keras.layers.Bidirectional(keras.layers.GRU(HIDDEN, return_sequences=True), merge_mode=merge)
     assert_same(built(layer), runs, mask=torch.tensor(MASKS["right"], dtype=torch.bool))
     assert len(runs) == 2
 
 
 @pytest.mark.parametrize("mask", [None, "holes"])
-def test_stacked_cells(keras: Any, runs: list[bool], mask: str | None) -> None:
+def test_stacked_cells_match_keras(keras: Any, runs: list[bool], mask: str | None) -> None:
     of = [keras.layers.LSTMCell(HIDDEN), keras.layers.LSTMCell(3), keras.layers.LSTMCell(2)]
     layer = built(keras.layers.RNN(of, return_sequences=True))
     given = {} if mask is None else {"mask": torch.tensor(MASKS[mask], dtype=torch.bool)}
     assert_same(layer, runs, **given)
 
 
-def test_states_of_stacked_cells_are_nested_as_kerass(keras: Any) -> None:
+def test_states_of_stacked_cells_are_nested_as_in_keras(keras: Any) -> None:
     layer = built(keras.layers.RNN([keras.layers.LSTMCell(HIDDEN), keras.layers.GRUCell(3)], return_state=True))
     expected = layer(some_input())
     found = throughtime.accelerate(layer)(some_input())
@@ -148,8 +150,8 @@ def test_states_of_stacked_cells_are_nested_as_kerass(keras: Any) -> None:
 
 
 @pytest.mark.parametrize("name", ["SimpleRNN", "LSTM", "GRU"])
-def test_expected_values_of_kerass_own_tests(keras: Any, runs: list[bool], name: str) -> None:
-    """The numbers that Keras's tests of its layers have, for constant weights and the input 0, 1, 2, ..."""
+def test_results_match_kerass_own_tests(keras: Any, runs: list[bool], name: str) -> None:
+    """Expected values from Keras's tests, for constant weights and the input 0, 1, 2, ..."""
     shape = {"SimpleRNN": (2, 3, 4), "LSTM": (3, 6, 4), "GRU": (3, 6, 4)}[name]
     expected = {
         "SimpleRNN": [[0.405432] * 4, [0.73605347] * 4],
@@ -191,8 +193,8 @@ def data() -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("options", [{}, {"dropout": 0.3}, {"recurrent_dropout": 0.3, "dropout": 0.2}])
-def test_fit_has_the_same_losses(keras: Any, runs: list[bool], options: dict[str, float]) -> None:
-    """With Keras's own dropout masks; rounding errors of 50 steps grow to less than 1e-4."""
+def test_fit_returns_the_same_losses(keras: Any, runs: list[bool], options: dict[str, float]) -> None:
+    """Dropout uses Keras's own masks. Rounding errors grow to less than 1e-4 in 50 steps."""
     x, y = data()
     epochs = 2 if "recurrent_dropout" in options else 10  # Keras's own loop runs it, slowly
     losses = []
@@ -201,7 +203,7 @@ def test_fit_has_the_same_losses(keras: Any, runs: list[bool], options: dict[str
         losses.append(model.fit(x, y, batch_size=8, epochs=epochs, shuffle=False, verbose=0).history["loss"])
     np.testing.assert_allclose(*losses, rtol=0, atol=1e-4)
     assert runs
-    assert losses[0][-1] != losses[0][0]  # the weights do change
+    assert losses[0][-1] != losses[0][0]  # training changes the weights
     assert any(runs) != ("recurrent_dropout" in options)
 
 
@@ -234,7 +236,7 @@ def test_layers_inside_a_torch_module(keras: Any, runs: list[bool]) -> None:
     assert runs == [True]
 
 
-def test_what_is_left_says_why(keras: Any) -> None:
+def test_unchanged_layers_are_reported_with_a_reason(keras: Any) -> None:
     class Own(keras.layers.LSTM):  # type: ignore[misc, name-defined]
         pass
 
@@ -242,8 +244,8 @@ def test_what_is_left_says_why(keras: Any) -> None:
         pass
 
     layers = {
-        "class of its own": Own(HIDDEN),
-        "cell OwnCell is not one of": keras.layers.RNN(OwnCell(HIDDEN)),
+        "custom class": Own(HIDDEN),
+        "cell OwnCell is not Keras's": keras.layers.RNN(OwnCell(HIDDEN)),
         "activation gelu is not one of tanh, sigmoid": keras.layers.LSTM(HIDDEN, activation="gelu"),
         "computes in bfloat16": keras.layers.GRU(HIDDEN, dtype="bfloat16"),
     }
@@ -253,7 +255,7 @@ def test_what_is_left_says_why(keras: Any) -> None:
         assert [reason in text for text in report.left.values()] == [True]
 
 
-def test_another_backend_is_refused() -> None:
+def test_another_backend_is_rejected() -> None:
     code = """
 import sys, types
 class Layer: pass
@@ -270,7 +272,7 @@ except UserError as error:
     assert "but Keras runs on jax: set the environment variable KERAS_BACKEND=torch" in run_python(code)
 
 
-def test_what_is_no_module_is_still_refused(keras: Any) -> None:
+def test_other_types_are_rejected(keras: Any) -> None:
     with pytest.raises(UserError, match="takes a torch module, got int"):
         throughtime.accelerate(3)  # type: ignore[type-var]
 

@@ -1,4 +1,4 @@
-"""Episodes that start inside a batch: `reset` of the drop-in layers, and the recurrent policies of sb3-contrib."""
+"""Episode starts within a batch: `reset` of the drop-in layers, and sb3-contrib's recurrent policies."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STEPS, ROWS, INPUT, HIDDEN = 7, 4, 3, 5
 
 
 def stepwise(layer: nn.Module, x: Tensor, state: Any, reset: Tensor) -> tuple[Tensor, Any]:
-    """Torch's layer, one step at a time; the states are multiplied by 0 where they are reset."""
+    """Run torch's layer one step at a time, multiplying states by 0 at resets."""
     outputs = []
     for x_t, reset_t in zip(x, reset, strict=True):
         kept = (1 - reset_t)[None, :, None]
@@ -29,7 +29,7 @@ def stepwise(layer: nn.Module, x: Tensor, state: Any, reset: Tensor) -> tuple[Te
 
 
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
-def test_reset_is_a_loop_over_steps(name: str) -> None:
+def test_reset_matches_a_loop_over_steps(name: str) -> None:
     torch.manual_seed(0)
     plain = getattr(nn, name)(INPUT, HIDDEN, 2, dtype=torch.float64)
     ours = getattr(throughtime, name)(INPUT, HIDDEN, 2, dtype=torch.float64)
@@ -60,7 +60,7 @@ def test_reset_with_batch_first_and_under_compile() -> None:
     torch.testing.assert_close(compiled(x, reset), expected)
 
 
-def test_a_traced_model_takes_a_reset() -> None:
+def test_a_traced_model_supports_reset() -> None:
     class Model(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -75,19 +75,19 @@ def test_a_traced_model_takes_a_reset() -> None:
     torch.testing.assert_close(torch.fx.symbolic_trace(model)(x, reset), model(x, reset))
 
 
-def test_a_reset_of_another_shape_is_refused() -> None:
+def test_a_reset_of_the_wrong_shape_is_rejected() -> None:
     layer = throughtime.LSTM(INPUT, HIDDEN)
     x = torch.randn(STEPS, ROWS, INPUT)
-    with pytest.raises(UserError, match=r"reset must have the shape \[7, 4\]; given \[4, 7\]"):
+    with pytest.raises(UserError, match=r"reset must have shape \[7, 4\], got \[4, 7\]"):
         layer(x, reset=torch.zeros(ROWS, STEPS))
-    with pytest.raises(UserError, match=r"reset must have the shape \[7, 4\]; given list"):
+    with pytest.raises(UserError, match=r"reset must have shape \[7, 4\], got list"):
         layer(x, reset=[0])
-    with pytest.raises(UserError, match="not with a packed sequence"):
+    with pytest.raises(UserError, match="need a padded input, got a packed sequence"):
         layer(nn.utils.rnn.pack_sequence([x[:, 0]]), reset=torch.zeros(STEPS, 1))
 
 
 class Policy(nn.Module):
-    """What `accelerate` needs of sb3-contrib's policy: its class, its LSTM and the signature of its method."""
+    """The parts of sb3-contrib's policy that `accelerate` uses: the class, its LSTM and its method's signature."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__()
@@ -137,7 +137,7 @@ def test_a_recurrent_policy_runs_in_one_call(policy: Policy, starts: str, steps:
     assert len(calls) == steps
 
 
-def test_a_policy_with_a_method_of_its_own_keeps_it(policy: Policy) -> None:
+def test_a_policy_with_its_own_method_keeps_it(policy: Policy) -> None:
     class Own(Policy):
         @staticmethod
         def _process_sequence(*_: Any) -> str:

@@ -1,4 +1,4 @@
-"""An installation with NumPy and safetensors alone: what it lacks is named with the extra that installs it."""
+"""An installation with only NumPy and safetensors: errors name the extra that installs a missing package."""
 
 import subprocess
 import sys
@@ -29,7 +29,7 @@ def command(*arguments):
 
 
 @pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["train", "--help"], ["cells", "-h"]])
-def test_help_lists_the_commands_and_names_the_extra(arguments):
+def test_help_lists_the_commands_and_names_the_extra_they_need(arguments):
     done = command(*arguments)
     assert (done.returncode, done.stderr) == (0, "")
     assert all(f"  {name} " in done.stdout for name in COMMANDS)
@@ -37,19 +37,19 @@ def test_help_lists_the_commands_and_names_the_extra(arguments):
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_a_command_names_the_extra_in_one_line(name):
+def test_a_command_fails_with_one_line_that_names_the_extra(name):
     done = command(name)
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "error: the commands need typer: pip install 'throughtime[train]'\n"
 
 
-def test_the_version_needs_nothing():
+def test_the_version_needs_no_extra():
     done = command("--version")
     assert (done.returncode, done.stderr) == (0, "")
 
 
 @pytest.mark.parametrize(
-    ("name", "told"),
+    ("name", "message"),
     [
         ("Recurrent", "throughtime.Recurrent needs torch: pip install 'throughtime[torch]'"),
         ("LSTM", "throughtime.LSTM needs torch: pip install 'throughtime[torch]'"),
@@ -60,21 +60,21 @@ def test_the_version_needs_nothing():
     ],
 )
 @pytest.mark.parametrize("form", ["import throughtime; throughtime.{}", "from throughtime import {}"])
-def test_a_name_says_which_extra_it_needs(name, told, form):
+def test_importing_a_name_reports_the_extra_it_needs(name, message, form):
     done = python(
         f"try:\n    exec({form.format(name)!r})\nexcept ImportError as error:\n    print(type(error).__name__, error)"
     )
     assert done.stderr == ""
     assert done.stdout.startswith("ImportError ")
-    assert told in done.stdout
+    assert message in done.stdout
 
 
-def test_what_needs_no_extra_is_there():
+def test_cells_and_streams_need_no_extra():
     done = python(
         "import throughtime; throughtime.cells.get('lstm').program(3, 4); throughtime.Stream; throughtime.cell"
     )
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_the_package_says_that_it_is_typed():
+def test_the_package_contains_a_py_typed_marker():
     assert files("throughtime").joinpath("py.typed").is_file()

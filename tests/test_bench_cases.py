@@ -1,4 +1,4 @@
-"""Every case of the bench is computed right by all who take it: their results are torch's, within the case's bound."""
+"""Every contestant's results for every benchmark case match torch's within the case's bound."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ SMALL = [
     Case(*kind, *shape)
     for kind in KINDS
     for shape in ((1, 5, 3), (7, 33, 20))
-    if kind[0] != TEXT or shape[0] > 1  # the loss of three symbols says nothing
+    if kind[0] != TEXT or shape[0] > 1  # the loss of three tokens is meaningless
 ] + [Case(mode, cell, 7, 33, 20, 5) for mode, cell in KINDS if mode in (FORWARD, TRAINING)]
 
 
 @pytest.mark.parametrize("case", SMALL, ids=lambda case: case.name)
-def test_all_compute_the_same(case: Case) -> None:
+def test_all_contestants_agree(case: Case) -> None:
     arguments = Arguments.of(case)
     results = {}
     for contestant in present(case):
@@ -40,8 +40,8 @@ def test_all_compute_the_same(case: Case) -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "peephole_lstm"])
-def test_the_largest_shape_keeps_its_bound(cell: str) -> None:
-    """The sums grow with the shape; the bound holds at the grid's largest hidden size, too."""
+def test_largest_shape_is_within_its_bound(cell: str) -> None:
+    """Sums grow with the shape; the bound also holds at the grid's largest hidden size."""
     case = Case(TRAINING, cell, 2, max(case.hidden for case in CASES), 30)
     arguments = Arguments.of(case)
     ours, torchs = (c.prepare(case, arguments, threads=1) for c in present(case)[:2])
@@ -51,7 +51,7 @@ def test_the_largest_shape_keeps_its_bound(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-def test_a_long_sequence_keeps_its_bound(cell: str) -> None:
+def test_long_sequence_is_within_its_bound(cell: str) -> None:
     case = Case(LONG, cell, 8, 5, 3_000)
     arguments = Arguments.of(case)
     ready = {c.name: c.prepare(case, arguments, threads=1) for c in present(case)}
@@ -62,28 +62,28 @@ def test_a_long_sequence_keeps_its_bound(cell: str) -> None:
 
 
 @pytest.mark.parametrize(("cell", "gates"), [("rnn", 1), ("gru", 3), ("lstm", 4), ("peephole_lstm", 4)])
-def test_flops_are_those_of_the_textbook(cell: str, gates: int) -> None:
+def test_flops_match_the_textbook(cell: str, gates: int) -> None:
     steps, batch, hidden = 10, 3, 16
     forward = 2 * steps * batch * gates * hidden * (hidden + hidden)
     assert Case("forward", cell, batch, hidden, steps).flops == forward
     assert Case("training", cell, batch, hidden, steps).flops == 3 * forward
-    assert Case("long", cell, batch, hidden, steps).flops == 3 * forward  # what is done again is no more work done
+    assert Case("long", cell, batch, hidden, steps).flops == 3 * forward  # recomputation does not count as work
 
 
-def test_lengths_of_a_packed_batch_are_spread_from_one_to_all_steps() -> None:
+def test_lengths_of_a_packed_batch_range_from_one_to_all_steps() -> None:
     lengths = Case(PACKED, "lstm", 100, 8, 100).lengths
     assert lengths == sorted(lengths, reverse=True)
     assert (lengths[0], lengths[-1]) == (100, 1)
     assert sum(lengths) / 100 == pytest.approx(50.5)
 
 
-def test_arguments_of_a_case_are_the_same_each_time() -> None:
+def test_arguments_of_a_case_are_reproducible() -> None:
     case = QUICK[0]
     assert torch.equal(Arguments.of(case).x, Arguments.of(case).x)
     assert not torch.equal(Arguments.of(case).x, Arguments.of(replace(case, mode="training")).x)
 
 
-def test_names_are_distinct_and_every_case_has_a_rival() -> None:
+def test_names_are_unique_and_every_case_has_another_contestant() -> None:
     assert len({case.name for case in CASES}) == len(CASES)
     assert all(any(c.takes(case) and c.packages == ("torch",) for c in CONTESTANTS) for case in CASES)
 
@@ -98,10 +98,10 @@ def test_names_are_distinct_and_every_case_has_a_rival() -> None:
         (["forward/rnn/b1/h32", "forward/rnn/b1"], 7),
     ],
 )
-def test_cases_are_chosen_by_name(wanted: list[str], count: int) -> None:
+def test_cases_are_selected_by_name(wanted: list[str], count: int) -> None:
     assert len(select(CASES, wanted)) == count
 
 
-def test_a_name_of_no_case_is_told() -> None:
+def test_unknown_case_name_raises() -> None:
     with pytest.raises(UserError, match="did you mean training/gru"):
         select(CASES, ["training/gruu"])

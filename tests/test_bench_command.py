@@ -1,4 +1,4 @@
-"""`throughtime bench`: what it measures, writes and refuses."""
+"""`throughtime bench`: what it measures, what it writes, and its errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TINY = Case("forward", "gru", 2, 8, 4)
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes every case of the quick list a small one."""
+    """Replace the quick list by small cases."""
     cases = dict.fromkeys(Case(case.mode, case.cell, 2, 8, 5) for case in QUICK)
     monkeypatch.setattr("throughtime.bench.cases.QUICK", list(cases))
 
@@ -39,7 +39,7 @@ def report(*measurements: Measurement) -> Report:
     return Report(Machine("a processor", 2, "avx2", "Linux", 0.0, {"torch": "2"}), 2, 1.0, measurements, {"JAX": "no"})
 
 
-def test_tables_of_all_that_was_asked_for(small, capsys) -> None:
+def test_tables_contain_all_selected_cases(small, capsys) -> None:
     assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "streaming/gru", "--cases", "training/*gru*"]) == 0
     shown = capsys.readouterr().out
     assert "| streaming" in shown
@@ -71,16 +71,16 @@ def test_json_on_one_line(small, capsys) -> None:
     ("arguments", "told"),
     [
         (["--cases", "trainin"], "did you mean training?"),
-        (["--threads", "0"], "--threads must be from 1 to"),
-        (["--seconds", "0"], "--seconds must be more than 0"),
+        (["--threads", "0"], "--threads must be between 1 and"),
+        (["--seconds", "0"], "--seconds must be positive"),
     ],
 )
-def test_a_mistake_is_told(arguments, told, capsys) -> None:
+def test_mistakes_are_reported(arguments, told, capsys) -> None:
     assert main(["bench", *arguments]) == 2
     assert told in capsys.readouterr().err
 
 
-def test_who_is_not_installed_is_skipped_by_name(small, monkeypatch, capsys) -> None:
+def test_missing_contestants_are_listed_as_absent(small, monkeypatch, capsys) -> None:
     def missing(packages: tuple[str, ...]) -> str | None:
         return "not installed" if packages[0] in ("onnxruntime", "jax") else None
 
@@ -94,26 +94,26 @@ def test_who_is_not_installed_is_skipped_by_name(small, monkeypatch, capsys) -> 
     assert "| ONNX Runtime" not in shown
 
 
-def test_nothing_is_measured_where_the_engine_is_not_built(monkeypatch, capsys) -> None:
+def test_missing_native_engine_raises(monkeypatch, capsys) -> None:
     monkeypatch.setattr(measuring, "missing", lambda packages: "not installed" if packages[0] != "torch" else None)
     assert main(["bench", "--quick"]) == 2
-    assert "the native engine's extension module is not built" in capsys.readouterr().err
+    assert "the native engine is not built" in capsys.readouterr().err
 
 
-def test_why_a_package_is_missing() -> None:
+def test_missing_package_has_a_reason() -> None:
     assert contestant.missing(("json", "os")) is None
     assert contestant.missing(("json", "nothing_of_that_name")) == "nothing_of_that_name is not installed"
 
 
-def test_a_wrong_result_fails_the_command(small, monkeypatch, capsys) -> None:
+def test_wrong_result_fails_the_command(small, monkeypatch, capsys) -> None:
     monkeypatch.setattr(measuring, "error", lambda found, wanted: 0.0 if found is wanted else 1.0)
     assert main(["bench", "--quick", "--seconds", "0.01", "--cases", "training/rnn"]) == 1
     out, told = capsys.readouterr()
     assert "**Wrong results:** throughtime in training/rnn/b2/h8/t5." in out
-    assert "results that are not torch's: throughtime in training/rnn/b2/h8/t5" in told
+    assert "results differ from torch's: throughtime in training/rnn/b2/h8/t5" in told
 
 
-def test_not_a_number_is_a_wrong_result() -> None:
+def test_nan_is_a_wrong_result() -> None:
     right, wrong = np.ones(3), np.array([1.0, np.nan, 1.0])
     off = error({"a": right, "b": wrong, "c": right}, {"a": right, "b": right, "c": right})
     assert np.isnan(off)
@@ -121,13 +121,13 @@ def test_not_a_number_is_a_wrong_result() -> None:
     assert Measurement(TINY, times, 1e9, 3).wrong == ["throughtime"]
 
 
-def test_results_of_other_names_are_not_compared() -> None:
+def test_results_with_different_names_raise() -> None:
     with pytest.raises(ValueError, match="can't be compared"):
         error({}, {"output": np.ones(3)})
 
 
 class Clock:
-    """What a measurement takes for time: only calls spend it."""
+    """A clock that advances only during calls."""
 
     now = 0.0
 
@@ -163,7 +163,7 @@ def test_times_are_those_of_the_calls(monkeypatch) -> None:
 
 
 class Looking(Quiet):
-    """Sees what it is told to see, and then the last of it for ever."""
+    """Return given looks, then repeat the last one."""
 
     def __init__(self, *looks: Look) -> None:
         self.looks = list(looks)
@@ -176,29 +176,29 @@ class Looking(Quiet):
 GOOD, SHARED, APART = Look(100.0, 40e-9), Look(60.0, 30e-9), Look(99.0, 160e-9)
 
 
-def test_a_processor_that_others_take_is_seen() -> None:
+def test_disturbed_processor_is_detected() -> None:
     quiet = Looking(SHARED, APART, GOOD)
     assert quiet.best == GOOD
     assert [quiet.held(look) for look in (GOOD, SHARED, APART)] == [True, False, False]
     assert quiet.held(Look(91.0, 79e-9))
 
 
-def test_one_thread_hands_nothing_over() -> None:
+def test_single_thread_has_no_handover() -> None:
     quiet = Quiet(1)
     assert quiet.look().handover == 0.0
     assert quiet.held(Look(quiet.best.peak, 0.0))
 
 
-def test_rounds_in_which_others_took_the_processors_do_not_count() -> None:
+def test_disturbed_rounds_do_not_count() -> None:
     quiet = Looking(GOOD)
     quiet.looks = [GOOD, GOOD, APART, GOOD, SHARED, GOOD, GOOD, GOOD]
     numbers = iter(range(100))
     found = in_turn([lambda: float(next(numbers))], 1e-9, quiet)
-    # Rounds 1 to 4 have a look at their beginning or their end that is not good.
+    # Rounds 1 to 4 have a bad look at their start or end.
     assert found == Rounds([[0.0], [5.0], [6.0]], [GOOD] * 3, left_out=4)
 
 
-def test_all_rounds_count_where_the_processors_are_never_left_alone() -> None:
+def test_all_rounds_count_if_processors_are_always_disturbed() -> None:
     quiet = Looking(GOOD)
     quiet.looks = [SHARED]
     found = in_turn([lambda: 1.0], 1e-9, quiet)
@@ -206,16 +206,16 @@ def test_all_rounds_count_where_the_processors_are_never_left_alone() -> None:
     assert found.left_out == 0
 
 
-def test_the_report_says_how_many_rounds_are_left_out() -> None:
+def test_report_says_how_many_rounds_are_excluded() -> None:
     times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
     shown = report(Measurement(TINY, times, 1e9, 3, 7)).page()
-    assert "Of 10 rounds, 7 are excluded, before or after which" in shown
+    assert "Of 10 rounds, 7 are excluded, because just before or after them" in shown
     assert "less than 90% of their peak" in shown
     assert "Too few" not in shown
     assert "excluded" not in report(Measurement(TINY, times, 1e9, 3)).page()
 
 
-def test_the_report_names_the_cases_in_which_disturbed_rounds_count() -> None:
+def test_report_names_the_cases_in_which_disturbed_rounds_count() -> None:
     times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
     made = report(Measurement(TINY, times, 1e9, 15, disturbed=13))
     assert f"Too few were undisturbed in {TINY.name}, which include some." in made.page()
@@ -223,7 +223,7 @@ def test_the_report_names_the_cases_in_which_disturbed_rounds_count() -> None:
     assert (case["left_out"], case["disturbed"]) == (0, 13)
 
 
-def test_everyone_has_the_processors_that_were_asked_for() -> None:
+def test_every_contestant_has_the_requested_processors() -> None:
     before = os.sched_getaffinity(0)
     seen = []
     measure_all([TINY], seconds=0.01, threads=1, begin=lambda case: seen.append(len(os.sched_getaffinity(0))))
@@ -246,7 +246,7 @@ def test_summaries() -> None:
     assert found[PEAK] == (1, pytest.approx(0.25), pytest.approx(0.25), "batch 32, hidden 256, 100 steps")
 
 
-def test_the_page_lists_the_lowest_ratios_first() -> None:
+def test_page_lists_the_lowest_ratios_first() -> None:
     cases = [Case("forward", "gru", batch, 32, 100) for batch in range(1, 13)]
     made = report(
         *(
@@ -269,7 +269,7 @@ def test_each_grid_of_sizes_has_its_own_summary() -> None:
     assert everyday.shape == "batch 24, input 300, hidden 320, 50 steps"
 
 
-def test_single_steps_of_each_size_are_told_apart() -> None:
+def test_single_steps_have_a_summary_per_size() -> None:
     cases = [Case("streaming", "gru", 1, hidden, 200) for hidden in (64, 256)]
     made = report(*(measured(c, ("throughtime", 1.0, 1.0), ("torch", 9.0, c.hidden)) for c in cases))
     assert [(s.shapes, s.mean, s.at) for s in made.summaries] == [
@@ -278,7 +278,7 @@ def test_single_steps_of_each_size_are_told_apart() -> None:
     ]
 
 
-def test_memory_is_told_beside_time() -> None:
+def test_memory_is_reported_with_time() -> None:
     cases = [Case("long", "gru", 1, 64, steps) for steps in (1_000, 10_000)]
     sizes = (2_000_000, 40_000_000), (4_000_000, 400_000_000)
     made = report(
@@ -290,7 +290,7 @@ def test_memory_is_told_beside_time() -> None:
     found = {s.quantity: (s.shapes, s.mean, s.least, s.at) for s in made.summaries}
     assert found[MEMORY] == (2, pytest.approx(2000**0.5), 20.0, "batch 1, hidden 64, 1,000 steps")
     assert found[TIME][:3] == (2, pytest.approx(0.5), 0.5)
-    assert "## Memory: that of others over ours" in made.page()
+    assert "## Memory of others relative to ours" in made.page()
     *_, head, _, _, last = filter(None, made.tables().splitlines())
     columns = dict(zip(head.split("|"), last.split("|"), strict=True))
     assert {name.strip(): columns[name].strip() for name in columns if "MB" in name} == {

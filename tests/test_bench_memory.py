@@ -1,4 +1,4 @@
-"""The memory that the bench tells of a call, and what a long sequence takes."""
+"""The memory of a call as the benchmark measures it, and the memory that a long sequence takes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MEGABYTE, OTHERS = 2**20, 40
 
 
 class Filling:
-    """Returns a megabyte for every thousand steps, and fills some others on its way."""
+    """A contestant that returns 1 MB per thousand steps, and fills other memory in the process."""
 
     name, packages, is_ours = "filling", (), False
 
@@ -31,11 +31,11 @@ class Filling:
         return Ready(call, lambda given: {"output": given[0]})
 
 
-def test_the_peak_counts_neither_what_was_there_nor_what_is_returned() -> None:
+def test_peak_excludes_inputs_and_results() -> None:
     found = peak_memory(Filling(), Case(LONG, "lstm", 1, 64, 50_000), threads=1)
-    assert abs(found / MEGABYTE - OTHERS) < 2  # what Python itself begins to use in a call
+    assert abs(found / MEGABYTE - OTHERS) < 2  # what Python itself allocates in a call
 
 
-def test_a_long_sequence_takes_less_than_a_value_of_each_unit_and_step() -> None:
+def test_long_sequence_takes_less_memory_than_one_value_per_unit_and_step() -> None:
     case = Case(LONG, "gru", 1, 64, 100_000)
     assert peak_memory(present(case)[0], case, threads=1) < 0.5 * case.steps * case.hidden * 4

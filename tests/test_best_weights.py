@@ -1,11 +1,11 @@
-"""Which weights a training keeps."""
+"""The choice of the best weights during training."""
 
 from types import SimpleNamespace
 
 from throughtime.training.callbacks import BestWeights
 
 
-def test_of_equal_figures_the_lowest_loss_wins():
+def test_the_lower_loss_breaks_ties_of_the_monitored_metric():
     kept = []
     best = BestWeights(kept.append)
     task = SimpleNamespace(monitor="accuracy", maximize=True)

@@ -1,4 +1,4 @@
-"""Wherever torch records, fakes or interprets operations, a layer does what torch's own does."""
+"""Under torch's tracing, fake tensors and transforms, a layer behaves like torch's own."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from throughtime.nn.language_model import LanguageModel
 from torch._subclasses.fake_tensor import FakeTensorMode  # isort: skip
 
 NAMES = ["RNN", "LSTM", "GRU"]
-# One formula in two orders of summation, for values of about 1.
+# The same formula summed in a different order, for values near 1.
 CLOSE = {"rtol": 1e-5, "atol": 1e-6}
 
 pytestmark = pytest.mark.filterwarnings(
@@ -32,7 +32,7 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:The feature will be removed:DeprecationWarning",
     "ignore:.*to_torchscript:",
     "ignore:You are using the legacy TorchScript-based ONNX export:DeprecationWarning",
-    "ignore::torch.jit.TracerWarning",  # of shapes, which a trace holds as numbers in torch's own layers too
+    "ignore::torch.jit.TracerWarning",  # traces fix shapes in torch's own layers too
     "ignore:Exporting a model to ONNX with a batch_size other than 1:UserWarning",
 )
 
@@ -54,7 +54,7 @@ class Tagger(nn.Module):
 
 
 class Stepper(nn.Module):
-    """A loop over a cell's single steps."""
+    """A loop over single steps of a cell."""
 
     def __init__(self, cell: nn.Module) -> None:
         super().__init__()
@@ -84,8 +84,8 @@ MODELS = models()
 
 
 @pytest.fixture(autouse=True)
-def _compiled_afresh() -> Iterator[None]:
-    """Dynamo counts recompilations for each function of ours over the whole process, and gives up after eight."""
+def _reset_dynamo() -> Iterator[None]:
+    """Reset Dynamo, which gives up after eight recompilations of a function in a process."""
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
@@ -104,7 +104,7 @@ def inputs() -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize("gradients", [False, True])
-def test_a_trace_computes_from_its_input(model: nn.Module, gradients: bool) -> None:
+def test_a_trace_depends_on_its_input(model: nn.Module, gradients: bool) -> None:
     example, other = inputs()
     with torch.set_grad_enabled(gradients):
         traced = torch.jit.trace(model, example)
@@ -113,7 +113,7 @@ def test_a_trace_computes_from_its_input(model: nn.Module, gradients: bool) -> N
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("form", ["packed", "bidirectional", "training"])
-def test_a_trace_of_other_forms(name: str, form: str) -> None:
+def test_a_trace_of_other_input_forms(name: str, form: str) -> None:
     layer = getattr(throughtime, name)(3, 4, 2, bidirectional=form == "bidirectional", dropout=0.5)
     layer.train(form == "training")
     example, other = inputs()
@@ -171,7 +171,7 @@ def test_lightning_traces(tmp_path: Path) -> None:
     torch.testing.assert_close(traced(other), lit(other), **CLOSE)  # type: ignore[operator]
 
 
-def test_the_older_onnx_exporter_computes_from_its_input(model: nn.Module, tmp_path: Path) -> None:
+def test_a_model_of_the_older_onnx_exporter_depends_on_its_input(model: nn.Module, tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
     example, other = inputs()
     path = tmp_path / "model.onnx"
@@ -182,7 +182,7 @@ def test_the_older_onnx_exporter_computes_from_its_input(model: nn.Module, tmp_p
 
 
 @pytest.mark.parametrize("how", ["real", "fake", "symbolic", "pre_dispatch"])
-def test_make_fx_computes_from_its_input(model: nn.Module, how: str) -> None:
+def test_a_make_fx_graph_depends_on_its_input(model: nn.Module, how: str) -> None:
     example, other = inputs()
     kwargs: dict[str, Any] = {"pre_dispatch": True} if how == "pre_dispatch" else {"tracing_mode": how}
     if how in ("fake", "symbolic"):
@@ -192,22 +192,22 @@ def test_make_fx_computes_from_its_input(model: nn.Module, how: str) -> None:
         torch.testing.assert_close(graph(other), model(other), **CLOSE)
 
 
-def test_aot_graphs_compute_from_their_input(model: nn.Module) -> None:
+def test_aot_graphs_depend_on_their_input(model: nn.Module) -> None:
     from functorch.compile import aot_module, nop
 
     example, other = inputs()
     compiled = aot_module(model, nop)
-    with torch.no_grad():  # with gradients torch refuses its own LSTM here
+    with torch.no_grad():  # with gradients, torch doesn't support its own LSTM here
         compiled(example)
         torch.testing.assert_close(compiled(other), model(other), **CLOSE)
 
 
-def test_functionalize(model: nn.Module) -> None:
+def test_functionalize_works(model: nn.Module) -> None:
     example, _ = inputs()
     torch.testing.assert_close(torch.func.functionalize(model)(example), model(example), **CLOSE)
 
 
-def test_fake_tensors_give_a_fake_result(model: nn.Module) -> None:
+def test_fake_tensors_return_fake_results(model: nn.Module) -> None:
     example, _ = inputs()
     expected = model(example)
     with FakeTensorMode(allow_non_fake_inputs=True) as mode:
@@ -220,7 +220,7 @@ def test_fake_tensors_give_a_fake_result(model: nn.Module) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_layer_made_of_fake_tensors_runs_and_trains(name: str) -> None:
+def test_a_layer_with_fake_parameters_runs_and_trains(name: str) -> None:
     with FakeTensorMode():
         layer = getattr(throughtime, name)(3, 4, 2, dropout=0.5)
         x = torch.randn(5, 2, 3)
@@ -275,7 +275,7 @@ def odd_tensors() -> dict[str, Callable[[Tensor], Tensor]]:
 @pytest.mark.filterwarnings("ignore:.*PyTorch API of (MaskedTensors|nested tensors):UserWarning")
 @pytest.mark.parametrize("kind", list(odd_tensors()))
 @pytest.mark.parametrize("name", [*NAMES, "RNNCell", "LSTMCell", "GRUCell"])
-def test_tensors_without_plain_memory_do_what_they_do_in_torchs_layer(name: str, kind: str) -> None:
+def test_unusual_tensors_behave_as_in_torchs_layer(name: str, kind: str) -> None:
     theirs, ours = layers(name)
     x = odd_tensors()[kind](torch.randn((2, 3) if name.endswith("Cell") else (5, 2, 3)))
 
@@ -287,7 +287,7 @@ def test_tensors_without_plain_memory_do_what_they_do_in_torchs_layer(name: str,
         return result[0] if isinstance(result, tuple) else result
 
     found = outcome(ours)
-    x = torch.zeros(x.shape) if kind == "zero" else x  # of which torch's LSTM reads memory that is not there
+    x = torch.zeros(x.shape) if kind == "zero" else x  # torch's LSTM reads invalid memory for this kind
     expected = outcome(theirs)
     assert type(found) is type(expected)
     if isinstance(expected, type):
@@ -296,14 +296,14 @@ def test_tensors_without_plain_memory_do_what_they_do_in_torchs_layer(name: str,
         torch.testing.assert_close(found, expected, **CLOSE)
 
 
-def test_freed_storage_is_refused() -> None:
+def test_freed_storage_is_rejected() -> None:
     x = torch.randn(5, 2, 3)
     x.untyped_storage().resize_(0)
     with pytest.raises(throughtime.errors.UserError, match="has no memory"):
         throughtime.LSTM(3, 4)(x)
 
 
-def test_a_subclass_comes_out_of_any_cell() -> None:
+def test_tensor_subclasses_are_preserved() -> None:
     class Tagged(Tensor):
         pass
 
@@ -335,7 +335,7 @@ def test_batched_cotangents(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_weights_alone_have_tangents(name: str) -> None:
+def test_tangents_of_weights_only(name: str) -> None:
     theirs, ours = (layer.double() for layer in layers(name))
     x = torch.randn(5, 2, 3, dtype=torch.float64)
     tangents = {key: torch.randn_like(weight) for key, weight in theirs.named_parameters()}
@@ -360,7 +360,9 @@ def test_batched_cotangents_through_segments_and_dropout() -> None:
         assert torch.equal(batched[k], torch.autograd.grad(y, x, cotangent, retain_graph=True)[0])
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")  # Dynamo's own look at a dual
+@pytest.mark.filterwarnings(
+    "ignore:The .grad attribute of a Tensor that is not a leaf"
+)  # Dynamo inspects a dual tensor
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("transform", ["grad", "vmap", "jvp"])
 def test_compiled_transforms(name: str, transform: str) -> None:
@@ -378,7 +380,7 @@ def test_compiled_transforms(name: str, transform: str) -> None:
 
 
 @pytest.mark.parametrize("backend", ["eager", "aot_eager"])
-def test_a_compiled_layer_takes_a_packed_sequence(backend: str) -> None:
+def test_a_compiled_layer_supports_a_packed_sequence(backend: str) -> None:
     for layer in (throughtime.LSTM(3, 4, batch_first=True), throughtime.Recurrent(own_cell, 3, 4, batch_first=True)):
         packed = pack_padded_sequence(torch.randn(2, 5, 3), [3, 5], batch_first=True, enforce_sorted=False)
         found, _ = torch.compile(layer, backend=backend)(packed)
@@ -388,7 +390,7 @@ def test_a_compiled_layer_takes_a_packed_sequence(backend: str) -> None:
             torch.testing.assert_close(ours, theirs, **CLOSE)
 
 
-def test_nothing_warns_where_nothing_is_captured() -> None:
+def test_eager_calls_do_not_warn() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         throughtime.LSTM(3, 4)(torch.randn(5, 2, 3))[0].sum().backward()

@@ -1,4 +1,4 @@
-"""Cells as equations: what they become, and how an author's mistakes are told."""
+"""Cells as equations: the programs they compile to, and the errors for mistakes in them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def shapes(program: Program) -> dict[str, tuple[int, ...]]:
 # Parameters.
 
 
-def test_gates_share_one_matrix_per_source_and_one_bias_in_the_order_in_which_they_are_named():
+def test_gates_share_one_matrix_per_source_and_one_bias_in_order_of_definition():
     program = cells.lstm.program(3, 4)
     gates = [(gate, 4 * k, 4 * k + 4) for k, gate in enumerate(["input", "forget", "candidate", "output"])]
     assert parts(program) == {"weight_x": gates, "weight_h": gates, "bias": gates}
@@ -70,12 +70,12 @@ def test_gates_share_one_matrix_per_source_and_one_bias_in_the_order_in_which_th
     assert [p.width for p in products] == [16, 16]
 
 
-def test_torchs_order_of_gates():
+def test_gates_have_the_same_order_as_in_torch():
     assert [p.gate for p in cells.gru.program(3, 4).parameters[0].parts] == ["reset", "update", "candidate"]
     assert [p.gate for p in cells.lstm.program(3, 4).parameters[0].parts] == ["input", "forget", "candidate", "output"]
 
 
-def test_a_gate_of_one_source_has_rows_in_that_matrix_alone():
+def test_a_gate_with_one_source_only_has_rows_in_that_matrix():
     program = cells.gru.program(3, 4)
     assert [g for g, _, _ in parts(program)["weight_x"]] == ["reset", "update", "candidate"]
     assert [g for g, _, _ in parts(program)["weight_h"]] == ["reset", "update", "candidate.recurrent"]
@@ -88,7 +88,7 @@ def test_without_bias_there_is_no_bias_parameter(name):
     assert "bias" not in shapes(program)
 
 
-def test_a_projection_makes_the_state_narrower_and_has_a_matrix_of_its_own():
+def test_a_projection_narrows_the_state_and_has_its_own_matrix():
     program = cells.lstm.program(3, 4, projection=2)
     assert [(s.name, s.width) for s in program.states] == [("hidden", 2), ("cell", 4)]
     assert shapes(program) == {
@@ -109,7 +109,7 @@ def test_gates_of_different_widths():
     assert parts(program)["weight_h"] == [("scale", 0, 1), ("candidate", 1, 5)]
 
 
-def test_a_bias_and_a_vector_parameter_may_say_what_they_start_with():
+def test_biases_and_vector_parameters_can_declare_initial_values():
     @cell
     def started(x, h):
         f = sigmoid(affine("forget", x, h, bias=1))
@@ -127,7 +127,7 @@ def test_a_bias_and_a_vector_parameter_may_say_what_they_start_with():
     assert shapes(program)["free"] == (4,)
 
 
-def test_layer_norm_has_a_gain_of_1_and_a_shift_of_0():
+def test_layer_norm_starts_with_gain_1_and_shift_0():
     @cell
     def normed(x, h):
         return tanh(layer_norm("norm", affine("all", x, h)))
@@ -150,7 +150,7 @@ def test_layer_norm_has_a_gain_of_1_and_a_shift_of_0():
         max_size=6,
     )
 )
-def test_however_gates_are_fused_each_is_its_own_rows_times_its_sources(gates):
+def test_each_fused_gate_equals_its_rows_times_its_sources(gates):
     @cell
     def fused(x, h, k=state(width=2)):
         sources = {"x": x, "h": h, "k": k, "xx": x * x}
@@ -177,14 +177,14 @@ def test_however_gates_are_fused_each_is_its_own_rows_times_its_sources(gates):
             value = value + sources[source] @ tensors[matrix[source]][rows[matrix[source], gate]].T
         wanted.append(value + tensors["bias"][rows["bias", gate]] if has_bias else value)
     assert_close(run(program, arguments, 1).outputs, [torch.cat(wanted, -1)[None]], 1e-14)
-    # One product per source, however many gates there are.
+    # One matrix product per source, regardless of the number of gates.
     assert sum(i.op == "linear" for i in program.body) == len({s for names, _, _ in gates for s in names})
 
 
 # Names of values.
 
 
-def test_a_gates_name_is_its_activated_value_and_pre_its_sum():
+def test_a_gates_name_refers_to_its_activation_and_pre_to_its_pre_activation():
     program = cells.lstm.program(3, 4)
     for name, function in (("input", "sigmoid"), ("forget", "sigmoid"), ("candidate", "tanh"), ("output", "sigmoid")):
         value = program.body[program.values[name]]
@@ -193,7 +193,7 @@ def test_a_gates_name_is_its_activated_value_and_pre_its_sum():
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_a_state_and_its_old_value_have_names(name):
+def test_states_and_their_previous_values_have_names(name):
     program = cells.get(name).program(3, 4)
     for k, s in enumerate(program.states):
         assert program.values[s.name] == s.next
@@ -201,17 +201,17 @@ def test_a_state_and_its_old_value_have_names(name):
         assert (old.op, old["index"]) == ("previous", k)
 
 
-def test_what_is_added_to_a_gates_sum_belongs_to_its_pre_activation():
+def test_terms_added_to_a_gate_are_part_of_its_pre_activation():
     program = cells.gru.program(3, 4)
     candidate = program.body[program.values["candidate"]]
     assert candidate.op == "tanh"
     assert program.body[candidate.args[0]].op == "add"
     assert candidate.args == (program.values["candidate.pre"],)
-    # A gate without a function is its sum.
+    # A gate without an activation equals its pre-activation.
     assert program.values["candidate.recurrent"] == program.values["candidate.recurrent.pre"]
 
 
-def test_named_calls_any_value_by_a_name():
+def test_named_gives_any_value_a_name():
     @cell
     def seen(x, h):
         inner = named("inner", x * x)
@@ -221,18 +221,18 @@ def test_named_calls_any_value_by_a_name():
     assert program.body[program.values["inner"]].op == "mul"
 
 
-def test_states_are_called_as_the_field_calls_them():
+def test_states_have_conventional_names():
     @cell
-    def some(x, h, c, m, n=state("normaliser")):
+    def some(x, h, c, m, n=state("normalizer")):
         return tanh(affine("all", x, h)), c * 0.5, m * 0.5, n * 0.5
 
-    assert [s.name for s in some.program(3, 4).states] == ["hidden", "cell", "m", "normaliser"]
+    assert [s.name for s in some.program(3, 4).states] == ["hidden", "cell", "m", "normalizer"]
 
 
 # States, outputs and hyper-parameters.
 
 
-def test_states_declare_their_width_and_what_they_start_with():
+def test_states_declare_their_width_and_initial_value():
     @cell
     def declared(x, h, n=state(initial=1.0, width=2), m=state(width="size"), *, size=5):
         return tanh(affine("all", x, h)), n * 0.5, m * 0.5
@@ -242,7 +242,7 @@ def test_states_declare_their_width_and_what_they_start_with():
     assert declared.program(3, 4, size=6).states[2].width == 6
 
 
-def test_the_output_is_the_first_state_or_what_comes_before_the_states():
+def test_the_output_is_the_first_state_or_an_extra_value_before_the_states():
     @cell
     def first(x, h):
         return tanh(affine("all", x, h))
@@ -258,7 +258,7 @@ def test_the_output_is_the_first_state_or_what_comes_before_the_states():
     assert program.body[program.outputs[0].value].op == "mul"
 
 
-def test_hyper_parameters_are_keyword_only_and_may_choose_equations():
+def test_hyper_parameters_are_keyword_only_and_can_select_equations():
     assert cells.rnn.hyper == {"activation": "tanh"}
     with_relu = cells.rnn.program(3, 4, activation="relu")
     assert with_relu.body[with_relu.values["hidden"]].op == "relu"
@@ -266,12 +266,12 @@ def test_hyper_parameters_are_keyword_only_and_may_choose_equations():
     assert not with_relu.equivalent(cells.rnn.program(3, 4))
 
 
-def test_one_program_for_equal_arguments():
+def test_equal_arguments_return_the_same_program():
     assert cells.lstm.program(3, 4) is cells.lstm.program(3, 4)
     assert cells.lstm.program(3, 4) != cells.lstm.program(3, 5)
 
 
-def test_a_cell_can_be_used_inside_another_with_other_hyper_parameters():
+def test_a_cell_can_call_another_cell_with_different_hyper_parameters():
     @cell
     def residual(x, h):
         inner = cells.rnn(x, h, activation="relu")
@@ -280,7 +280,7 @@ def test_a_cell_can_be_used_inside_another_with_other_hyper_parameters():
     assert residual.program(3, 4).equivalent(cells.rnn_relu.program(3, 4))
 
 
-def test_numbers_of_numpy_are_numbers():
+def test_numpy_scalars_are_numbers():
     @cell
     def scaled(x, h):
         return np.float64(0.5) * tanh(affine("all", x, h)) * np.float32(2) + np.sqrt(4.0) - h / np.int64(2)
@@ -292,7 +292,7 @@ def test_numbers_of_numpy_are_numbers():
     assert scaled.program(3, 4).body == plain.program(3, 4).body
 
 
-def test_what_can_be_said_more_simply_is():
+def test_redundant_operations_are_simplified():
     @cell
     def roundabout(x, h):
         opposite = -tanh(affine("all", x, h))
@@ -302,8 +302,8 @@ def test_what_can_be_said_more_simply_is():
     assert roundabout.program(3, 4).equivalent(cells.rnn.program(3, 4))
 
 
-def test_every_word_computes_what_it_says():
-    # One cell with all words, against the same in torch.
+def test_all_functions_match_torch():
+    # One cell with all functions, compared with the same computation in torch.
     @cell
     def wordy(x, h):
         a, b = split(x, 2)
@@ -334,7 +334,7 @@ def test_every_word_computes_what_it_says():
     assert_close(run(program, arguments).outputs, [wanted], 1e-14)
 
 
-def test_powers_and_slices_read_as_in_numpy():
+def test_powers_and_slices_work_as_in_numpy():
     @cell
     def sliced(x, h):
         return concat(x[:2], x[1:], x[-2:-1], x[0:3][1:2], x**1, x**2), h * 1.0
@@ -347,13 +347,13 @@ def test_powers_and_slices_read_as_in_numpy():
 
 
 @pytest.mark.parametrize("name", [name for name in ACTIVATIONS if name in OPERATIONS or name == "identity"])
-def test_activations_are_known_by_name(name):
+def test_activations_can_be_selected_by_name(name):
     program = cells.rnn.program(3, 4, activation=name)
     assert program.body[program.values["hidden.pre"]].op == "add"
     assert program.body[program.values["hidden"]].op == (name if name != "identity" else "add")
 
 
-def test_a_gate_that_is_no_affine_map_has_its_names():
+def test_a_gate_that_is_not_an_affine_map_has_named_values():
     @cell
     def halves(x, h):
         i, g = split(linear("both", x, width=8) + linear("both_h", h, width=8), 2)
@@ -365,7 +365,7 @@ def test_a_gate_that_is_no_affine_map_has_its_names():
 
 
 @pytest.mark.parametrize("with_bias", [True, False])
-def test_a_bias_by_itself_is_among_the_other_gates_biases(with_bias):
+def test_a_separate_bias_is_stored_with_the_biases_of_the_gates(with_bias):
     @cell
     def product(x, h):
         i = sigmoid(affine("input", x, h))
@@ -385,7 +385,7 @@ def test_a_bias_by_itself_is_among_the_other_gates_biases(with_bias):
     assert program.body[program.values["candidate"]].op == "tanh"
 
 
-def test_an_author_says_which_value_a_gate_is():
+def test_an_author_can_choose_which_value_a_gate_name_refers_to():
     @cell
     def exponential(x, h):
         a = affine("input", x, h)
@@ -396,10 +396,10 @@ def test_an_author_says_which_value_a_gate_is():
     assert program.body[program.values["input"]].op == "exp"
 
 
-# What a cell tells about itself.
+# Metadata of cells.
 
 
-def test_a_cell_shows_its_meaning_and_its_source():
+def test_a_cell_exposes_its_meaning_and_source():
     assert cells.lstm.name == "lstm"
     assert cells.lstm.meaning.startswith("Long short-term memory")
     assert 'f = sigmoid(affine("forget", x, h))' in cells.lstm.source
@@ -408,14 +408,14 @@ def test_a_cell_shows_its_meaning_and_its_source():
     assert repr(cells.rnn_relu) == "<cell rnn_relu, activation='relu'>"
 
 
-def test_cells_are_found_by_name_and_the_nearest_name_is_told():
+def test_cells_are_found_by_name_and_unknown_names_get_a_suggestion():
     assert cells.get("gru") is cells.gru
     assert cells.get(cells.gru) is cells.gru
     with pytest.raises(CellError, match=r"'ltsm'.*did you mean .*lstm"):
         cells.get("ltsm")
 
 
-# An author's mistakes. Each function is a cell whose wrong line ends in `# here`.
+# Mistakes in cells. Each function is a cell, and its wrong line ends in `# here`.
 
 
 def if_on_a_symbol(x, h):
@@ -640,59 +640,59 @@ def symbol_of_another_trace_used(x, h):
 MISTAKES = {
     if_on_a_symbol: "select(a > b, x, y)",
     and_of_symbols: "`and`",
-    torch_function: "torch's `tanh` was given a symbol; use throughtime.language.tanh instead.",
-    torch_function_without_counterpart: "torch's `cumsum` was given a symbol; use numbers and throughtime.language",
-    tensor_times_symbol: "torch's `mul` was given a symbol; use numbers and throughtime.language",
-    numpy_function: "NumPy's `tanh` was given a symbol; use throughtime.language.tanh instead.",
-    numpy_array_times_symbol: "NumPy's `multiply` was given a symbol",
-    symbol_times_numpy_array: "mul takes symbols and numbers; given ndarray",
+    torch_function: "torch's `tanh` doesn't take symbols; use throughtime.language.tanh instead.",
+    torch_function_without_counterpart: "torch's `cumsum` doesn't take symbols; use numbers and throughtime.language",
+    tensor_times_symbol: "torch's `mul` doesn't take symbols; use numbers and throughtime.language",
+    numpy_function: "NumPy's `tanh` doesn't take symbols; use throughtime.language.tanh instead.",
+    numpy_array_times_symbol: "NumPy's `multiply` doesn't take symbols",
+    symbol_times_numpy_array: "mul takes symbols and numbers, got ndarray",
     numpy_conversion: "NumPy",
-    math_function: "stay within throughtime.language",
-    equality: "compared with `>` and `<`",
-    inequality: "compared with `>` and `<`",
-    at_least: "compared with `>` and `<`",
-    number_in_the_place_of_a_vector: "a vector of the cell is wanted here; given float 1.0",
-    text_in_the_place_of_a_vector: "add takes symbols and numbers; given str '1'",
+    math_function: "use functions of throughtime.language",
+    equality: "only the comparisons `>` and `<`",
+    inequality: "only the comparisons `>` and `<`",
+    at_least: "only the comparisons `>` and `<`",
+    number_in_the_place_of_a_vector: "expected a vector of the cell, got float 1.0",
+    text_in_the_place_of_a_vector: "add takes symbols and numbers, got str '1'",
     not_a_number: "NaN",
-    widths_that_do_not_fit: "mul takes vectors of one width; all has 4 and x has 3 elements",
-    widths_of_gates_that_do_not_fit: "add takes vectors of one width",
+    widths_that_do_not_fit: "mul takes vectors of equal width; all has 4 and x has 3 elements",
+    widths_of_gates_that_do_not_fit: "add takes vectors of equal width",
     loop_over_a_symbol: "use split(v, n)",
     unpacked_symbol: "use split(v, n)",
-    element_out_of_range: "a vector of width 4 has the elements 0 to 3; given 4",
-    slice_with_a_step: "a symbol is sliced as `v[start:stop]` or indexed as `v[k]`",
-    slice_by_a_symbol: "a symbol is sliced as `v[start:stop]` or indexed as `v[k]`",
+    element_out_of_range: "index 4 is out of range for a vector of width 4 (0 to 3)",
+    slice_with_a_step: "index a symbol as `v[k]` or slice it as `v[start:stop]`",
+    slice_by_a_symbol: "index a symbol as `v[k]` or slice it as `v[start:stop]`",
     empty_slice: "the slice 3:3 of a vector of width 4 is empty",
-    fractional_power: "whole number of 1 or more, not 0.5",
-    unequal_split: "a vector of width 4 cannot be cut into 3 equal parts",
-    number_in_concat: "concat takes vectors; given int 1",
-    unknown_activation: "no activation is called 'tahn', did you mean tanh?",
-    parameters_of_one_name: "'gate' names two sets of parameters",
-    values_of_one_name: "two values are called 'seen'",
-    gate_called_as_another_value: "two values are called 'gate'",
-    parameter_called_as_the_gates_bias: "'bias' is the name of the gates' own parameters",
-    name_with_a_space: "given 'the gate'",
-    name_that_is_a_number: "given 1",
+    fractional_power: "must be a positive integer, got 0.5",
+    unequal_split: "a vector of width 4 can't be split into 3 equal parts",
+    number_in_concat: "concat takes vectors, got int 1",
+    unknown_activation: "no activation named 'tahn', did you mean tanh?",
+    parameters_of_one_name: "two sets of parameters are named 'gate'",
+    values_of_one_name: "two values are named 'seen'",
+    gate_called_as_another_value: "two values are named 'gate'",
+    parameter_called_as_the_gates_bias: "'bias' is the name of a parameter of the gates",
+    name_with_a_space: "got 'the gate'",
+    name_that_is_a_number: "got 1",
     gate_without_a_source: "'all' needs at least one vector",
-    gate_of_a_number: "'all' takes vectors; given float 1.0",
-    gate_of_one_vector_twice: "'all' is given one vector twice",
-    gate_of_no_width: "the width of 'all' must be a whole number of 1 or more; given 0",
+    gate_of_a_number: "'all' takes vectors, got float 1.0",
+    gate_of_one_vector_twice: "'all' has the same vector twice",
+    gate_of_no_width: "the width of 'all' must be a positive integer, got 0",
     unknown_name: "'tahn' is neither a variable of the cell nor a word of throughtime.language, did you mean tanh",
     too_few_arguments: "TypeError: select() missing 1 required positional argument",
     method_that_is_not_there: "a vector has no attribute 'tanh'; use throughtime.language.tanh.",
-    missing_state: "1 values are returned, but the cell has 2 states (hidden, cell)",
-    too_many_returned: "3 values are returned, but the cell has 1 states (hidden)",
-    nothing_returned: "among what it returned is None",
-    state_of_another_width: "state 'hidden' has 4 elements, but 3 are returned for it",
-    number_returned: "among what it returned is 0.0",
-    value_called_as_a_state: "two values are called 'hidden'",
-    linear_gate_called_as_a_value: "two values are called 'gate'",
-    symbol_of_another_trace_returned: "kept from another run",
-    symbol_of_another_trace_used: "a symbol of another cell's trace was used",
+    missing_state: "the cell has 2 states (hidden, cell) but returned 1 values",
+    too_many_returned: "the cell has 1 states (hidden) but returned 3 values",
+    nothing_returned: "must return symbols, but it returned None",
+    state_of_another_width: "state 'hidden' has width 4, but its returned value has width 3",
+    number_returned: "must return symbols, but it returned 0.0",
+    value_called_as_a_state: "two values are named 'hidden'",
+    linear_gate_called_as_a_value: "two values are named 'gate'",
+    symbol_of_another_trace_returned: "kept from another trace",
+    symbol_of_another_trace_used: "this symbol belongs to the trace of another cell",
 }
 
 
 @pytest.mark.parametrize("function", MISTAKES, ids=lambda f: f.__name__)
-def test_a_mistake_is_told_with_the_line_of_the_cells_source(function):
+def test_an_error_shows_the_line_of_the_cells_source(function):
     kept.clear()
     lines, first = inspect.getsourcelines(function)
     (offset,) = (k for k, line in enumerate(lines) if line.endswith("# here\n"))
@@ -704,7 +704,7 @@ def test_a_mistake_is_told_with_the_line_of_the_cells_source(function):
     assert MISTAKES[function] in "\n".join(message)
 
 
-def test_a_mistake_in_a_decorated_cell_is_told_at_its_def():
+def test_an_error_about_a_decorated_cell_points_to_its_def():
     @cell
     def decorated(x, h):
         return None
@@ -714,7 +714,7 @@ def test_a_mistake_in_a_decorated_cell_is_told_at_its_def():
         decorated.program(3, 4)
 
 
-def test_a_mistake_in_a_function_that_a_cell_calls_is_told_where_it_is():
+def test_an_error_in_a_function_called_by_a_cell_points_to_that_function():
     def helper(v):
         return torch.sigmoid(v)
 
@@ -727,7 +727,7 @@ def test_a_mistake_in_a_function_that_a_cell_calls_is_told_where_it_is():
         caller.program(3, 4)
 
 
-def test_a_mistake_is_told_when_the_source_is_not_at_hand():
+def test_an_error_has_a_line_number_if_the_source_is_not_available():
     space = {}
     exec("from throughtime.language import *\n@cell\ndef typed(x, h):\n    if x: return h\n    return h", space)
     with pytest.raises(CellError, match=r"<string>, line 4, in typed:\na symbol has no truth value"):
@@ -766,15 +766,15 @@ def state_with_a_bad_name(x, h=state("the hidden")):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (star_arguments, r"no \*args or \*\*kwargs"),
-        (star_words, r"no \*args or \*\*kwargs"),
+        (star_arguments, r"not \*args or \*\*kwargs"),
+        (star_words, r"not \*args or \*\*kwargs"),
         (no_state, "x and at least one state"),
         (hyper_without_a_default, "'size' needs a default"),
-        (hyper_that_is_not_keyword_only, r"'size' must be a state .* put it after a `\*`"),
-        (state_with_a_bad_name, "given 'the hidden'"),
+        (hyper_that_is_not_keyword_only, r"'size' must be a state .* move them after a `\*`"),
+        (state_with_a_bad_name, "got 'the hidden'"),
     ],
 )
-def test_arguments_that_a_cell_cannot_have_are_told_at_the_def(function, message):
+def test_unsupported_arguments_of_a_cell_are_reported_at_its_def(function, message):
     with pytest.raises(CellError, match=message) as caught:
         cell(function)
     line = inspect.getsourcelines(function)[1]
@@ -783,27 +783,27 @@ def test_arguments_that_a_cell_cannot_have_are_told_at_the_def(function, message
 
 @pytest.mark.parametrize("thing", [max, 3, "lstm", cells.lstm, torch.nn.LSTM])
 def test_only_a_function_can_be_a_cell(thing):
-    with pytest.raises(CellError, match="a cell is made of a function"):
+    with pytest.raises(CellError, match="a cell must be a function"):
         cell(thing)
 
 
-def test_states_of_one_name_are_refused():
+def test_duplicate_state_names_raise():
     @cell
     def twins(x, a=state("same"), b=state("same")):
         return tanh(affine("all", x, a)), tanh(b)
 
-    with pytest.raises(CellError, match="two values are called 'same'"):
+    with pytest.raises(CellError, match="two values are named 'same'"):
         twins.program(3, 4)
 
 
-def test_a_state_whose_width_is_not_there_or_no_width():
+def test_a_state_with_a_missing_or_invalid_width_raises():
     @cell
     def wide(x, h=state(width="size"), *, size=None):
         return tanh(affine("all", x, h, width=size))
 
     assert wide.program(3, 4).states[0].width == 4
     for size in (0, -1, 2.5, "2"):
-        with pytest.raises(CellError, match=re.escape(f"width of 1 or more; given {size!r}")):
+        with pytest.raises(CellError, match=re.escape(f"must be a positive integer, got {size!r}")):
             wide.program(3, 4, size=size)
 
     @cell
@@ -814,39 +814,39 @@ def test_a_state_whose_width_is_not_there_or_no_width():
         lost.program(3, 4)
 
 
-def test_an_unknown_hyper_parameter_is_told_with_the_nearest():
+def test_an_unknown_hyper_parameter_raises_with_a_suggestion():
     with pytest.raises(CellError, match=r"cell rnn has no hyper-parameter 'activaton', did you mean activation\?"):
         cells.rnn.program(3, 4, activaton="relu")
     with pytest.raises(CellError, match=r"cell gru has no hyper-parameter 'size'.*it has none"):
         cells.gru.program(3, 4, size=1)
     with pytest.raises(CellError, match="has no hyper-parameter"):
-        cells.rnn.variant("other", "Another.", sise=1)
+        cells.rnn.variant("other", "Another.", sizee=1)
 
 
-def test_a_hyper_parameter_that_cannot_be_compared_is_refused():
-    with pytest.raises(CellError, match="'activation' must be a number, a text or None"):
+def test_an_unhashable_hyper_parameter_raises():
+    with pytest.raises(CellError, match="'activation' must be a number, a string or None"):
         cells.rnn.program(3, 4, activation=["tanh"])
 
 
 @pytest.mark.parametrize("sizes", [(0, 4), (3, 0), (-1, 4), (3, 4.0), ("3", 4)])
-def test_sizes_are_whole_numbers_of_1_or_more(sizes):
-    with pytest.raises(CellError, match="must be a whole number of 1 or more"):
+def test_sizes_must_be_positive_integers(sizes):
+    with pytest.raises(CellError, match="must be a positive integer"):
         cells.rnn.program(*sizes)
 
 
-def test_the_words_belong_inside_a_cell():
+def test_functions_of_the_language_only_work_inside_a_cell():
     for word in (lambda: affine("all"), lambda: parameter("p"), lambda: layer_norm("n", None), lambda: linear("l", 1)):
-        with pytest.raises(CellError, match="inside a cell's equations"):
+        with pytest.raises(CellError, match="only in a cell's equations"):
             word()
-    with pytest.raises(CellError, match="a vector of the cell is wanted here"):
+    with pytest.raises(CellError, match="expected a vector of the cell"):
         tanh(1.0)
 
 
-def frames_of_ours(error: BaseException) -> list[str]:
+def package_frames(error: BaseException) -> list[str]:
     return [f.name for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(PACKAGE)]
 
 
-def test_an_error_shows_the_cells_line_and_none_of_the_tracers_frames():
+def test_an_error_shows_the_cells_line_and_hides_the_tracers_frames():
     @cell
     def narrow(x, h):
         f = sigmoid(affine("forget", x, h))
@@ -859,12 +859,12 @@ def test_an_error_shows_the_cells_line_and_none_of_the_tracers_frames():
     for wrong, line in ((narrow, "return f * h[:2]"), (misspelled, 'return affine("all", x, h).tanh()')):
         with pytest.raises(CellError, match=re.escape(line)) as caught:
             wrong.program(3, 4)
-        assert frames_of_ours(caught.value) == ["program"]
+        assert package_frames(caught.value) == ["program"]
         assert caught.value.__cause__ is None
         assert caught.value.__suppress_context__
 
 
-def test_an_error_in_a_function_that_a_cell_calls_keeps_the_frames_of_the_author():
+def test_an_error_in_a_function_called_by_a_cell_keeps_the_authors_frames():
     def look_up(table: dict[str, int]) -> int:
         return table["missing"]
 
@@ -877,7 +877,7 @@ def test_an_error_in_a_function_that_a_cell_calls_keeps_the_frames_of_the_author
     assert [f.name for f in traceback.extract_tb(caught.value.__cause__.__traceback__)] == ["calling", "look_up"]
 
 
-def test_a_cell_and_its_program_show_in_a_notebook():
+def test_cells_and_programs_render_in_a_notebook():
     shown = cells.rnn_leaky._repr_html_()
     assert '<td style="text-align: left">leak</td>' in shown
     assert "affine(&quot;candidate&quot;, x, h)" in shown

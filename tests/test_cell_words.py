@@ -1,4 +1,4 @@
-"""Words of the cell language: values and gradients against torch, on every engine."""
+"""Functions of the cell language: values and gradients match torch's, on every engine."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ENGINES = [REFERENCE, NativeEngine(1), NativeEngine(2)]
 
 @cell
 def wordy(x, h):
-    """Every word that has a meaning of its own in torch."""
+    """A cell that uses every function with a direct counterpart in torch."""
     values = [abs(x), sin(x), cos(3 * x), row_sum(x), row_max(x), softmax(x), x[1], x[-1] * x]
     return concat(*values), tanh(affine("all", x, h))
 
@@ -45,7 +45,7 @@ def in_torch(x: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("engine", ENGINES, ids=lambda e: type(e).__name__)
 @pytest.mark.parametrize("width", [2, 5, 37])
-def test_words_compute_what_torch_does(engine, width):
+def test_functions_match_torch(engine, width):
     program = wordy.program(width, 3)
     arguments = random_arguments(program, 4, 3)
     found = run_on(engine, program, 4, *arguments).outputs[0]
@@ -53,7 +53,7 @@ def test_words_compute_what_torch_does(engine, width):
 
 
 @pytest.mark.parametrize("engine", ["reference", "native"])
-def test_gradients_are_torchs(engine):
+def test_gradients_match_torch(engine):
     layer = throughtime.Recurrent(wordy, 5, 3, engine=engine, dtype=torch.float64)
     x = torch.randn(6, 4, 5, dtype=torch.float64)
     x[0] = x[0, :, :1]  # equal elements share row_max's gradient, as in amax
@@ -68,13 +68,13 @@ def test_gradients_are_torchs(engine):
 
 @cell
 def attentive(x, h):
-    """A gate that shares one unit of attention out among the hidden units."""
+    """A cell with a softmax gate, which distributes attention over the hidden units."""
     a = softmax(affine("attention", x, h))
     n = sin(affine("candidate", x, h))
     return (1 - a) * h + a * n / row_max(abs(n))
 
 
-def test_a_softmax_gate_has_its_names_and_a_derived_gradient():
+def test_a_softmax_gate_has_named_values_and_a_correct_gradient():
     program = attentive.program(3, 4)
     weights, _ = program.body[program.values["attention"]].args
     assert program.body[weights].op == "exp"
@@ -89,7 +89,7 @@ def test_a_softmax_of_large_numbers_stays_finite():
 
 
 @pytest.mark.parametrize("rows", [1, 33])
-def test_the_same_bits_for_any_number_of_threads(rows):
+def test_results_are_bitwise_equal_for_any_number_of_threads(rows):
     program = attentive.program(9, 256)
     arguments = random_arguments(program, 12, rows).map(lambda t: t.float())
     alone = run_on(NativeEngine(1), program, 12, *arguments).outputs[0]
@@ -102,12 +102,12 @@ def test_the_same_bits_for_any_number_of_threads(rows):
     )
 
 
-# One matrix in several places.
+# One matrix used in several places.
 
 
 @cell
 def tied(x, h):
-    """One matrix twice over the depth of a step, and transposed at the end."""
+    """A cell that uses one matrix twice within a step, and its transpose at the end."""
     w = matrix("inner")
     u = tanh(affine("first", x, h))
     u = tanh(w @ u + h)
@@ -115,7 +115,7 @@ def tied(x, h):
     return u + w.T @ h
 
 
-def test_a_matrix_multiplies_several_vectors():
+def test_a_matrix_can_multiply_several_vectors():
     program = tied.program(3, 4)
     assert sorted(i.op for i in program.body if "linear" in i.op and i["weight"] == 3) == [
         "linear",
@@ -133,7 +133,7 @@ def test_a_matrix_multiplies_several_vectors():
             assert_close([run_on(engine, tied.program(3, width), 1, *arguments).outputs[0][0]], [u], 1e-14)
 
 
-def test_layers_with_a_tied_matrix_are_trained_streamed_and_exported(tmp_path):
+def test_layers_with_a_tied_matrix_can_be_trained_streamed_and_exported(tmp_path):
     layer = throughtime.Recurrent(tied, 3, 4, 2)
     x = torch.randn(5, 1, 3)
     y = layer(x)[0]
@@ -159,7 +159,7 @@ def one_name_twice(x, h):
     return tanh(affine("a", x) + affine("a", h))
 
 
-# What isn't a word.
+# Functions that the language does not have.
 
 
 def unknown_word(x, h):
@@ -194,27 +194,27 @@ def outer_product(x, h):
         (attribute_of_the_language, "the cell language has no word 'sofplus', did you mean softplus"),
         (method, "a vector has no attribute 'sum'; use throughtime.language.row_sum."),
         (two_widths, "the matrix 'w' has 4 columns, but the vector has 3 elements"),
-        (matrix_of_a_number, "the matrix 'w' multiplies vectors; given float 2.0"),
-        (one_name_twice, "make it once, `w = matrix('a')`, and write `w @ v`"),
-        (function_of_torch, "torch's `sum` was given a symbol; use throughtime.language.row_sum instead."),
+        (matrix_of_a_number, "the matrix 'w' multiplies vectors, got float 2.0"),
+        (one_name_twice, "create it once, `w = matrix('a')`, and write `w @ v`"),
+        (function_of_torch, "torch's `sum` doesn't take symbols; use throughtime.language.row_sum instead."),
         (outer_product, "matrix-valued states and outer products (fast weights, mLSTM) are unsupported"),
     ],
     ids=lambda value: getattr(value, "__name__", ""),
 )  # fmt: skip
-def test_a_mistake_says_what_to_write(function, message):
+def test_the_error_says_what_to_write_instead(function, message):
     with pytest.raises(CellError) as caught:
         cell(function).program(3, 4)
     assert message in str(caught.value)
     assert f"in {function.__name__}:" in str(caught.value)
 
 
-def test_an_unknown_word_in_an_import_names_the_nearest():
+def test_importing_an_unknown_function_suggests_the_closest_name():
     with pytest.raises(CellError, match="has no word 'row_sums', did you mean row_sum"):
         exec("from throughtime.language import row_sums")
 
 
-def test_what_the_refusal_of_a_matrix_state_proposes():
-    """The rows of a matrix in one vector: an outer product, and the matrix times a vector."""
+def test_the_alternative_that_the_matrix_state_error_suggests_works():
+    """A matrix stored as one vector of rows supports outer products and matrix-vector products."""
     n = 3
 
     @cell

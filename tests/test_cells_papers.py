@@ -1,10 +1,10 @@
-"""Every named cell computes what its paper says: values and gradients, on both engines."""
+"""Every named cell matches a loop written from its paper: values and gradients, on both engines."""
 
 from __future__ import annotations
 
 import pytest
 import torch
-from cell_harness import STEPS, Weights, hold, loop
+from cell_harness import STEPS, Weights, assert_matches_loop, loop
 from cell_loops import LOOPS, Loop
 from helpers import Arguments, assert_close, flat, random_arguments, run_on
 from torch import Tensor
@@ -22,12 +22,12 @@ def _id(of: Loop) -> str:
 
 
 @pytest.mark.parametrize("of", LOOPS, ids=_id)
-def test_a_cell_is_the_loop_that_its_paper_describes(of: Loop) -> None:
-    hold(cells.get(of.cell), of.step, **of.options)
+def test_a_cell_matches_the_loop_from_its_paper(of: Loop) -> None:
+    assert_matches_loop(cells.get(of.cell), of.step, **of.options)
 
 
 @pytest.mark.parametrize("of", LOOPS, ids=_id)
-def test_it_is_so_without_biases(of: Loop) -> None:
+def test_a_cell_without_biases_matches_the_loop(of: Loop) -> None:
     program = cells.get(of.cell).program(**{"input_size": 3, "hidden_size": 4, "bias": False} | _own(of))
     arguments = random_arguments(program, STEPS, seed=1)
     outputs, states = loop(of.step, Weights(program, arguments.parameters), arguments)
@@ -38,11 +38,11 @@ def _own(of: Loop) -> dict[str, object]:
     return {key: value for key, value in of.options.items() if key != "states"}
 
 
-def test_every_named_cell_is_held_against_a_paper() -> None:
+def test_every_named_cell_has_a_loop() -> None:
     assert {of.cell for of in LOOPS} == set(cells.names())
 
 
-def test_the_memory_along_depth_goes_from_layer_to_layer() -> None:
+def test_grid_lstm_passes_its_depth_memory_to_the_next_layer() -> None:
     layers = throughtime.Recurrent("grid_lstm", 3, 4, 2, dtype=torch.float64)
     assert [p.inputs[0].width for p in layers.programs] == [3, 8]
     x = torch.randn(STEPS, 2, 3, dtype=torch.float64)
@@ -56,30 +56,30 @@ def test_the_memory_along_depth_goes_from_layer_to_layer() -> None:
     assert_close([y], [x], 1e-13)
 
 
-def test_a_loop_with_one_thing_wrong_is_told() -> None:
+def test_a_wrong_loop_is_detected() -> None:
     def step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
         (h,) = states
         f = torch.sigmoid(w.affine("forget", x=x, h=h))
-        h = f * h + (1 - f) * torch.tanh(w.affine("candidate", x=x, candidate=f * h))  # f and 1 - f changed places
+        h = f * h + (1 - f) * torch.tanh(w.affine("candidate", x=x, candidate=f * h))  # f and 1 - f swapped
         return h, [h]
 
     with pytest.raises(AssertionError, match="is off by"):
-        hold(cells.mgu, step)
+        assert_matches_loop(cells.mgu, step)
 
 
-# A user's own cell goes through the same harness.
+# The harness also works for a user's cell.
 
 
 @cell
 def own(x, h):
-    """A norm of a gate's sum, and a second product after the gate."""
+    """A cell with a normalized pre-activation and a second product after the gate."""
     r = sigmoid(layer_norm("norm", affine("reset", x, h)))
     n = tanh(affine("candidate", x, r * h))
     return n + h * (1 - r)
 
 
 def own_step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
-    """The same by hand."""
+    """The same cell in plain torch."""
     (h,) = states
     a = w.affine("reset", x=x, h=h)
     r = torch.sigmoid(torch.nn.functional.layer_norm(a, a.shape[-1:], w["norm.gain"], w["norm.shift"]))
@@ -87,16 +87,16 @@ def own_step(w: Weights, x: Tensor, states: list[Tensor]) -> tuple[Tensor, list[
     return h, [h]
 
 
-def test_a_users_cell_with_a_norm_and_a_second_product_after_a_gate_passes_the_same_harness() -> None:
-    hold(own, own_step)
+def test_a_users_cell_with_a_norm_and_a_second_product_matches_its_loop() -> None:
+    assert_matches_loop(own, own_step)
     assert throughtime.gradcheck(own).passed
 
 
-# What a loop over a few steps does not show.
+# Properties that a comparison over a few steps doesn't cover.
 
 
-def test_the_slstms_first_step_is_the_authors() -> None:
-    # Their code asks whether the normaliser is 0 everywhere, and then takes the input gate alone for the stabiliser.
+def test_the_first_step_of_the_slstm_matches_the_authors_code() -> None:
+    # Where the normalizer is 0 everywhere, their code uses only the input gate as the stabilizer.
     program = cells.slstm.program(3, 4)
     drawn = random_arguments(program, STEPS)
     arguments = Arguments(drawn.inputs, [torch.full_like(s, 0.0) for s in drawn.states], drawn.parameters)
@@ -115,9 +115,9 @@ def test_the_slstms_first_step_is_the_authors() -> None:
     assert_close(flat(found), [wanted, *states], 1e-13)
 
 
-def test_the_slstms_stabiliser_keeps_gates_finite_that_would_overflow() -> None:
+def test_the_slstm_stabilizer_prevents_gates_from_overflowing() -> None:
     layer = throughtime.Recurrent("slstm", 3, 4)
-    x = 5000.0 * torch.randn(50, 2, 3)  # exp of which is infinite
+    x = 5000.0 * torch.randn(50, 2, 3)  # exp(x) overflows
     x.requires_grad_()
     y, states = layer(x)
     y.sum().backward()
@@ -125,7 +125,7 @@ def test_the_slstms_stabiliser_keeps_gates_finite_that_would_overflow() -> None:
 
 
 @pytest.mark.parametrize("name", ["sru", "t_rnn", "mingru", "minlstm", "rg_lru", "indrnn", "brc", "unicornn"])
-def test_no_matrix_waits_for_the_state(name: str) -> None:
+def test_no_matrix_product_depends_on_the_state(name: str) -> None:
     program = cells.get(name).program(3, 4)
     in_loop = [i.op for i, phase in zip(program.body, phases(program), strict=True) if phase is Phase.STEP]
     assert "linear" not in in_loop
@@ -134,17 +134,17 @@ def test_no_matrix_waits_for_the_state(name: str) -> None:
 @pytest.mark.parametrize(
     ("name", "widths"), [("gru", [12, 12]), ("gru_reset_before", [12, 8, 4]), ("lstm_fgr", [16, 16, 12, 12, 12])]
 )
-def test_there_is_one_product_for_each_vector_that_is_multiplied(name: str, widths: list[int]) -> None:
+def test_there_is_one_matrix_product_per_vector(name: str, widths: list[int]) -> None:
     body = cells.get(name).program(3, 4).body
     assert [i.width for i in body if i.op == "linear"] == widths
 
 
-def test_the_lstm_without_peepholes_is_the_lstm() -> None:
+def test_the_lstm_without_peepholes_equals_the_lstm() -> None:
     assert cells.lstm_np.program(3, 4).equivalent(cells.lstm.program(3, 4))
 
 
-def test_what_starts_elsewhere_than_the_rest() -> None:
-    """Initial values that a paper or its authors' code give."""
+def test_initial_values_match_the_papers() -> None:
+    """Parameters start at the values that a paper or its authors' code specifies."""
 
     def starts(name: str) -> dict[str, float]:
         parameters = throughtime.cells.get(name).program(3, 4).parameters

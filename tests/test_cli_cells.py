@@ -1,4 +1,4 @@
-"""`throughtime cells`: the list, one cell, and a user's own."""
+"""`throughtime cells`: the list, a single cell, and user-defined cells."""
 
 import json
 
@@ -31,7 +31,7 @@ def own(tmp_path):
     return path
 
 
-def test_the_list_has_every_cell(capsys, monkeypatch):
+def test_list_contains_every_cell(capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "200")
     assert main(["cells"]) == 0
     shown = capsys.readouterr().out
@@ -54,7 +54,7 @@ def test_parameters_of_a_fixed_number_of_units():
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_one_cell_shows_equations_and_both_programs(name, capsys):
+def test_cell_is_shown_with_equations_and_both_programs(name, capsys):
     assert main(["cells", name, "--input-size", "5", "--hidden", "6"]) == 0
     shown = capsys.readouterr().out
     assert cells.get(name).source.rstrip() in shown
@@ -74,12 +74,12 @@ def test_the_list_as_json(capsys):
     assert [each["name"] for each in json.loads(capsys.readouterr().out)] == cells.names()
 
 
-def test_a_cell_of_the_users_own(own, capsys):
+def test_user_defined_cell_is_shown(own, capsys):
     assert main(["cells", f"{own}:leaky"]) == 0
     assert "Leaky integrator [of units]." in capsys.readouterr().out
 
 
-def test_the_only_cell_of_a_file_needs_no_name(own):
+def test_only_cell_of_a_file_needs_no_name(own):
     assert named_cell(str(own)).name == "leaky"
 
 
@@ -88,32 +88,32 @@ def test_the_only_cell_of_a_file_needs_no_name(own):
     [
         (OWN, ":leakz", "did you mean leaky?"),
         (OWN + OWN.replace("leaky", "other"), "", "several cells"),
-        ("import math\n", "", "has no cell in it"),
+        ("import math\n", "", "defines no cells"),
         ("x = 1\nx / 0\n", "", "line 2, could not be run: ZeroDivisionError"),
         ("def (\n", "", "line 1"),
         ("import nothing_of_that_name\n", ":x", "nothing_of_that_name"),
     ],
 )
-def test_a_file_that_does_not_have_the_cell(own, source, name, told):
+def test_file_without_the_cell_raises(own, source, name, told):
     own.write_text(source)
     with pytest.raises(CellError, match=told.replace("?", "\\?")):
         named_cell(f"{own}{name}")
 
 
 @pytest.mark.parametrize("text", ["nowhere.py:x", "notes.txt:x"])
-def test_a_file_that_is_no_file_of_cells(text):
-    with pytest.raises(CellError, match="named as FILE"):
+def test_path_that_is_not_a_python_file_raises(text):
+    with pytest.raises(CellError, match="name your own cell as FILE"):
         named_cell(text)
 
 
-def test_equations_with_a_mistake_are_told_with_their_line(own, capsys):
+def test_mistake_in_equations_is_reported_with_its_line(own, capsys):
     own.write_text(OWN.replace("return", "return x if h > 0 else"))
     assert main(["cells", str(own)]) == 2
     assert "own.py, line 8, in leaky" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("columns", "lines"), [("60", "states: hidden, cell"), ("200", "parameters per unit")])
-def test_narrow_and_wide(columns, lines, capsys, monkeypatch):
+def test_narrow_and_wide_terminals(columns, lines, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
     assert main(["cells"]) == 0
     assert lines in capsys.readouterr().out

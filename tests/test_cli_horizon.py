@@ -21,16 +21,16 @@ def run(tmp_path_factory):
     return train_tiny(tmp_path_factory.mktemp("run"), cell="lstm")
 
 
-def test_fresh_cells_are_shown_side_by_side_with_a_plot(capsys):
+def test_untrained_cells_are_plotted_together(capsys):
     assert main(["horizon", "--cell", "rnn", "--cell", "lstm", *SMALL]) == 0
     printed = capsys.readouterr().out
     assert "layer0.cell" in printed
-    assert "1 % is left after" in printed
+    assert "1% left after" in printed
     assert "● rnn layer0: " in printed
-    assert "steps back" in printed
+    assert "lag" in printed
 
 
-def test_the_numbers_are_the_mean_flow_of_the_seeds(capsys):
+def test_numbers_are_the_mean_flow_over_seeds(capsys):
     assert main(["horizon", "--cell", "gru", *SMALL, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["gru"]["layer0"]
     flows = [
@@ -41,8 +41,8 @@ def test_the_numbers_are_the_mean_flow_of_the_seeds(capsys):
     assert found["horizon"] == int(np.argmax(np.mean(flows, 0) <= 0.01 * np.mean(flows, 0)[0]))
 
 
-def test_textbooks_claims_hold_of_fresh_networks(capsys):
-    """The plain network's gradient is gone within some ten steps, the LSTM's reaches further by its cell state."""
+def test_textbook_claims_hold_for_untrained_networks(capsys):
+    """A plain RNN's gradient vanishes within about ten steps; an LSTM's reaches further through its cell state."""
     small = ["--steps", "150", "--lags", "60", "--streams", "2", "--seeds", "1", "--json"]
     assert main(["horizon", "--cell", "rnn", "--cell", "gru", "--cell", "lstm", *small]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -51,14 +51,14 @@ def test_textbooks_claims_hold_of_fresh_networks(capsys):
     assert found["lstm"]["layer0.hidden"]["horizon"] < found["lstm"]["layer0.cell"]["horizon"]
 
 
-def test_an_open_forget_gate_and_large_weights_are_seen(capsys):
+def test_open_forget_gate_and_large_weights_extend_the_horizon(capsys):
     assert main(["horizon", "--cell", "lstm", *SMALL, "--forget-bias", "20"]) == 0
     assert "more than 40 steps" in capsys.readouterr().out
     assert main(["horizon", "--cell", "rnn_relu", *SMALL, "--init", "1.5"]) == 0
     assert "grows" in capsys.readouterr().out
 
 
-def test_a_trained_network_reads_what_was_held_out_or_a_text(run, capsys, tmp_path):
+def test_trained_network_reads_held_out_data_or_a_given_text(run, capsys, tmp_path):
     assert main(["horizon", str(run.path), "--json", "--lags", "20"]) == 0
     found = json.loads(capsys.readouterr().out)[str(run.path)]
     assert set(found) == {"layer0", "layer0.hidden", "layer0.cell", "layer1", "layer1.hidden", "layer1.cell", "input"}
@@ -71,18 +71,18 @@ def test_a_trained_network_reads_what_was_held_out_or_a_text(run, capsys, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "give one of both"),
-        (["somewhere", "--cell", "rnn"], "give one of both"),
-        (["nowhere"], "there is no such directory"),
+        ([], "pass either RUN"),
+        (["somewhere", "--cell", "rnn"], "pass either RUN"),
+        (["nowhere"], "no such directory"),
         (["--cell", "lstmm"], "did you mean lstm"),
-        (["--cell", "rnn", "--lags", "0"], "--lags 0: 1 or more is wanted"),
-        (["--cell", "rnn", "--data", "x"], "--data is a text for a trained network"),
+        (["--cell", "rnn", "--lags", "0"], "--lags must be at least 1, got 0"),
+        (["--cell", "rnn", "--data", "x"], "--data requires RUN"),
         (["--cell", "rnn", "--hidden", "0"], "hidden"),
         (["--cell", "rnn", "--init", "ortogonal"], "orthogonal"),
         (["--cell", "rnn", "--engine", "nativ"], "native"),
     ],
 )
-def test_mistakes_are_told_in_one_message(arguments, message, capsys):
+def test_mistakes_are_reported_in_one_message(arguments, message, capsys):
     assert main(["horizon", *arguments]) == 2
     told = capsys.readouterr().err
     assert message in told
@@ -90,7 +90,7 @@ def test_mistakes_are_told_in_one_message(arguments, message, capsys):
 
 
 class TestPlot:
-    def test_a_falling_line_crosses_the_level_where_it_should(self):
+    def test_falling_line_crosses_the_level_at_the_right_place(self):
         lines = logarithmic_plot({"a": [10.0**-n for n in range(5)]}, decades=4, level=0.01, plain=True)
         marks = [line.replace("[blue]*[/]", "*") for line in lines]
         assert [line.index("*") - 8 for line in marks[:9:2]] == [0, 1, 2, 3, 4]
@@ -98,6 +98,6 @@ class TestPlot:
         assert marks[0] == "     1 |*    "
         assert marks[-1].strip() == "* a"
 
-    def test_what_is_not_finite_or_0_is_left_out(self):
+    def test_zeros_and_non_finite_values_are_omitted(self):
         lines = logarithmic_plot({"a": [1.0, 0.0, float("inf"), float("nan")]}, plain=True)
         assert sum("[blue]*" in line for line in lines) == 2  # the first value, and the legend

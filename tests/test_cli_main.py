@@ -1,4 +1,4 @@
-"""The command as a whole: its help, how quickly it is there, and how mistakes are told."""
+"""The command as a whole: its help, its start-up time, and its error messages."""
 
 import subprocess
 import sys
@@ -17,7 +17,7 @@ def run(*arguments: str, **options: object) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def failing(monkeypatch):
-    """Makes the command `info` raise an error."""
+    """Make the command `info` raise an error."""
 
     def fail_with(error):
         def info():
@@ -34,7 +34,7 @@ def test_help_lists_every_command(capsys):
     assert all(f"  {name} " in help_ for name in ("train", "evaluate", "sample", "cells", "info"))
 
 
-def test_no_command_is_a_request_for_help(capsys):
+def test_no_command_shows_help(capsys):
     assert main([]) == 0
     assert "Commands:" in capsys.readouterr().out
 
@@ -59,7 +59,7 @@ def test_help_imports_nothing_heavy():
         (["cells", "lsmt"], "did you mean lstm"),
     ],
 )
-def test_a_mistake_is_told_in_one_message(arguments, told, capsys):
+def test_mistakes_are_reported_in_one_message(arguments, told, capsys):
     assert main(arguments) == 2
     out, error = capsys.readouterr()
     assert out == ""
@@ -67,13 +67,13 @@ def test_a_mistake_is_told_in_one_message(arguments, told, capsys):
     assert told in error
 
 
-def test_a_users_error_is_told_without_a_traceback(failing, capsys):
-    failing(DataError("the file x is empty: text is wanted"))
+def test_user_errors_are_reported_without_a_traceback(failing, capsys):
+    failing(DataError("the file x is empty; expected a text file"))
     assert main(["info"]) == 2
-    assert capsys.readouterr().err == "error: the file x is empty: text is wanted\n"
+    assert capsys.readouterr().err == "error: the file x is empty; expected a text file\n"
 
 
-def test_a_missing_package_is_named_with_the_extra_that_installs_it(failing, capsys):
+def test_missing_package_error_names_the_extra(failing, capsys):
     failing(ModuleNotFoundError("No module named 'torch'", name="torch"))
     assert main(["info"]) == 2
     assert capsys.readouterr().err == "error: this command needs torch: pip install 'throughtime[train]'\n"
@@ -82,29 +82,29 @@ def test_a_missing_package_is_named_with_the_extra_that_installs_it(failing, cap
 @pytest.mark.parametrize(
     ("error", "told"),
     [
-        (OSError(28, "No space left on device", "run/model.safetensors"), "the disk is full: run/model.safetensors"),
+        (OSError(28, "No space left on device", "run/model.safetensors"), "disk full: run/model.safetensors"),
         (PermissionError(13, "Permission denied", "run"), "permission denied: run"),
     ],
 )
-def test_what_the_machine_refuses_is_told(error, told, failing, capsys):
+def test_system_errors_are_reported(error, told, failing, capsys):
     failing(error)
     assert main(["info"]) == 1
     assert capsys.readouterr().err.startswith(f"error: {told}")
 
 
-def test_an_interruption_is_told(failing, capsys):
+def test_interruption_is_reported(failing, capsys):
     failing(KeyboardInterrupt())
     assert main(["info"]) == 130
     assert "interrupted" in capsys.readouterr().err
 
 
-def test_a_mistake_of_the_program_keeps_its_traceback(failing):
+def test_bugs_keep_their_traceback(failing):
     failing(ZeroDivisionError("a bug"))
     with pytest.raises(ZeroDivisionError):
         main(["info"])
 
 
-def test_a_reader_that_goes_away_is_no_error():
+def test_broken_pipe_is_not_an_error():
     code = "import sys; from throughtime.cli.main import main; sys.exit(main(['cells', '--json']))"
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
@@ -117,12 +117,12 @@ def test_the_module_is_the_command():
     assert done.stdout.strip()
 
 
-def test_no_colour_in_a_pipe():
+def test_no_color_in_a_pipe():
     assert "\x1b" not in run("cells", "lstm").stdout
     assert "\x1b" not in run("cells", "lsmt").stderr
 
 
-def test_an_unknown_cell_names_the_three_nearest(capsys):
+def test_unknown_cell_suggests_the_three_nearest(capsys):
     assert main(["cells", "lstm_np_"]) == 2
     names = capsys.readouterr().err.partition("did you mean ")[2].partition("?")[0]
     assert len(names.replace(" or ", ", ").split(", ")) == 3

@@ -1,4 +1,4 @@
-"""Thirty mistakes on the command line: each is told in a sentence that says what to do, without a traceback."""
+"""Mistakes on the command line: each is reported in a sentence that says what to do, without a traceback."""
 
 from unittest.mock import patch
 
@@ -10,16 +10,16 @@ from throughtime.training import train
 
 TINY = {"hidden_size": 4, "batch": 4, "steps": 1, "engine": "reference", "threads": 1, "progress": False}
 
-# The arguments, and what the message says: what was wrong, or what to do.
+# The arguments, and part of the message: what was wrong, or what to do.
 MISTAKES = {
     "train table.csv": "table.csv is a table, and no option says what to learn from it: use --target and --horizon",
     "train mixture": "--task text to learn its characters",
     "train table.csv --horizon 4": "--target must name the column to forecast; it has ['date', 'value', 'label']",
     "train table.csv --target value": "--horizon",
     "train table.csv --target nothing --horizon 4": "Its columns are 'date', 'value', 'label'",
-    "train table.csv --target label --horizon 4": "must hold numbers, got 'a' in row 1",
-    "train table.csv --target value --horizon 1000": "make them smaller, or change --split",
-    "train text.txt --target value": "forecast needs --horizon",
+    "train table.csv --target label --horizon 4": "must contain numbers, got 'a' in row 1",
+    "train table.csv --target value --horizon 1000": "reduce these or change --split",
+    "train text.txt --target value": "text.txt is not a table; expected a .csv, .tsv or .parquet file",
     "train text.txt --mintues 3": "did you mean --minutes?",
     "train text.txt --minutes 0": "--minutes must be greater than 0, got 0",
     "train text.txt --minutes 3m": "--minutes must be a number, got '3m'",
@@ -31,22 +31,22 @@ MISTAKES = {
     "train text.txt --devices many": "expected a number of devices",
     "train text.txt --steps 2 --out file": "file already exists; choose another directory",
     "train text.txt --steps 2 --out file/run": "choose another --out",
-    "train missing.txt": "there is no such file",
-    "train tiny.txt": "give a longer text",
-    "train --paired text.txt": "a pair is two files",
+    "train missing.txt": "no such file",
+    "train tiny.txt": "use a longer text",
+    "train --paired text.txt": "pairs need two files",
     "train --config missing.json": "can't be read",
     "train --resume nothing": "throughtime runs lists the runs under runs/",
     "train --resume labels --lr 1": "--resume keeps a run's options: leave out --lr",
     "train --resume labels --replay labels": "leave out --replay",
-    "sample labels": "whose network draws nothing; predict applies it to data",
+    "sample labels": "which can't generate samples; use predict on data instead",
     "sample": "missing argument 'RUN'",
     "sample run --temperature -1": "temperature must be",
     "evaluate labels text.txt": "the known labels are 'A', 'B'",
     "evaluate latest text.txt": "no run found under runs/",
     "predict run text.txt --out labels.xlsx": ".csv, .tsv, .jsonl",
-    "inspect run text.txt --text x": "give one of them",
+    "inspect run text.txt --text x": "not both",
     "export run net.pt": ".onnx",
-    "info nowhere": "there is no such directory",
+    "info nowhere": "no such directory",
     "trian text.txt": "Did you mean 'train'?",
     "compare text.txt --cells lstm,foo,bar": "bar",
     "compare text.txt --seeds 0": "seeds must be",
@@ -58,7 +58,7 @@ MISTAKES = {
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A directory with data of several kinds and two runs."""
+    """Make a directory with data of several kinds and two runs."""
     path = tmp_path_factory.mktemp("mistakes")
     rows = [f"{k},{2 * k},{'ab'[k % 2]}" for k in range(300)]
     text = "to be or not to be that is the question\n" * 60
@@ -82,17 +82,17 @@ def directory(tmp_path_factory):
 
 
 @pytest.mark.parametrize("arguments", MISTAKES)
-def test_a_mistake_is_told_with_what_to_do(arguments, directory, monkeypatch, capsys):
+def test_mistake_is_reported_with_what_to_do(arguments, directory, monkeypatch, capsys):
     monkeypatch.chdir(directory)
     before = sorted(path.name for path in directory.iterdir())
     assert main(arguments.split()) in (1, 2)
     told = capsys.readouterr().err
     assert MISTAKES[arguments] in told
     assert "Traceback" not in told
-    assert sorted(path.name for path in directory.iterdir()) == before  # nothing is left behind
+    assert sorted(path.name for path in directory.iterdir()) == before  # no files are left behind
 
 
-def test_a_folder_of_texts_says_which_task_it_takes_and_why(directory, monkeypatch, capsys):
+def test_folder_of_texts_reports_the_inferred_task_and_why(directory, monkeypatch, capsys):
     from throughtime import tasks
 
     monkeypatch.chdir(directory)

@@ -1,4 +1,4 @@
-"""The option table of every command: each flag's two spellings, short forms, and `-h`."""
+"""The options of every command: each flag's two spellings, short forms, and `-h`."""
 
 import inspect
 
@@ -20,14 +20,14 @@ def flags():
 
 
 def values(command, *spellings):
-    """What the command's function receives."""
+    """Return what the command's function receives."""
     loaded = command_line._loaded(command)
     arguments = ["x"] * sum(p.param_type_name == "argument" and p.required for p in loaded.params)
     return loaded.make_context(command, [*arguments, *spellings]).params
 
 
 @pytest.mark.parametrize(("command", "parameter"), list(flags()))
-def test_a_flag_is_true_as_spelled_and_false_where_it_says_no(command, parameter):
+def test_flags_are_true_and_their_no_forms_false(command, parameter):
     for spelling in parameter.opts:
         assert "no-" not in spelling
         assert values(command, spelling)[parameter.name] is True
@@ -37,13 +37,13 @@ def test_a_flag_is_true_as_spelled_and_false_where_it_says_no(command, parameter
     assert values(command)[parameter.name] in (None, False)
 
 
-def test_there_are_flags_of_both_kinds():
+def test_flags_of_both_kinds_exist():
     found = [parameter.values[1] for parameter in flags()]
     assert any(f.secondary_opts for f in found)
     assert len(found) > 5
 
 
-def test_every_boolean_option_of_training_can_be_switched_off():
+def test_every_boolean_training_option_can_be_disabled():
     groups = (NetworkOptions, TrainingOptions, *(tasks.get(name).Options for name in tasks.BUILT_IN))
     booleans = {name for group in groups for name, field in group.model_fields.items() if field.annotation is bool}
     assert booleans == {p.values[1].name for p in flags() if p.values[0] == "train" and p.values[1].secondary_opts}
@@ -58,12 +58,12 @@ def test_short_forms_are_the_same_option(short, long, name):
 
 
 @pytest.mark.parametrize("command", ["", *COMMANDS])
-def test_h_is_help(command, capsys):
+def test_h_shows_help(command, capsys):
     assert main([*filter(None, [command]), "-h"]) == 0
     assert "Usage: throughtime" in capsys.readouterr().out
 
 
-def test_each_command_is_a_function_of_its_name():
+def test_each_command_is_a_function_with_its_name():
     for command in COMMANDS:
         assert inspect.isfunction(getattr(__import__(f"throughtime.cli.{command}", fromlist=[command]), command))
     assert get_command(command_line.app).commands.keys() == COMMANDS.keys()

@@ -1,4 +1,4 @@
-"""The commands about runs: train, evaluate, sample, info, on a network that is small and hardly trained."""
+"""The commands for runs (train, evaluate, sample, info) with a small, briefly trained network."""
 
 import inspect
 import json
@@ -38,14 +38,14 @@ def text(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def trained(text):
-    """A run's directory and what the command printed."""
+    """Train a run; return its directory and what the command printed."""
     path, printed = text.parent / "a run", StringIO()
     with redirect_stdout(printed):
         assert main(["train", str(text), *SMALL, "--steps", "4", "--tie", "--out", str(path)]) == 0
     return path, printed.getvalue()
 
 
-def test_training_ends_with_figures_samples_and_what_to_do_next(trained):
+def test_training_prints_metrics_samples_and_next_commands(trained):
     path, printed = trained
     assert "nats per character" in printed
     assert "nats per character" in printed
@@ -53,7 +53,7 @@ def test_training_ends_with_figures_samples_and_what_to_do_next(trained):
     assert f"throughtime sample '{path}'" in printed
 
 
-def test_the_commands_that_training_ends_with_run_as_they_stand(trained, tmp_path, monkeypatch, capsys):
+def test_printed_next_commands_run_unchanged(trained, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     lines = [line for line in trained[1].splitlines() if line.startswith("  throughtime ")]
     assert [line.split()[1] for line in lines] == ["sample", "inspect", "info"]
@@ -61,7 +61,7 @@ def test_the_commands_that_training_ends_with_run_as_they_stand(trained, tmp_pat
         assert main(shlex.split(line)[1:]) == 0
 
 
-def test_commands_are_spelled_as_the_program_was_started(tmp_path, monkeypatch):
+def test_printed_commands_match_how_the_program_was_started(tmp_path, monkeypatch):
     program = tmp_path / "bin" / "throughtime"
     program.parent.mkdir()
     program.write_text("#!/bin/sh")
@@ -85,7 +85,7 @@ def test_options_reach_the_configuration(trained):
     assert training.optimizer == TrainingOptions.model_fields["optimizer"].default
 
 
-def test_json_is_the_last_line_and_all_that_is_printed(text, tmp_path, capsys):
+def test_json_is_the_only_standard_output(text, tmp_path, capsys):
     arguments = ["--steps", "2", "--level", "word", "--cell", "gru", "--out", str(tmp_path / "run"), "--json"]
     assert main(["train", str(text), *SMALL, *arguments]) == 0
     out, error = capsys.readouterr()
@@ -95,7 +95,7 @@ def test_json_is_the_last_line_and_all_that_is_printed(text, tmp_path, capsys):
     assert "Sample 1" in error
 
 
-def test_options_from_a_file_and_those_given_win(text, tmp_path, capsys):
+def test_command_line_overrides_options_from_a_file(text, tmp_path, capsys):
     config, out = tmp_path / "config.json", tmp_path / "run"
     config.write_text(json.dumps({"hidden_size": 9, "num_layers": 3, "engine": "reference", "batch": 4, "steps": 1}))
     assert main(["train", str(text), "--config", str(config), "--layers", "1", "--out", str(out), "--json"]) == 0
@@ -103,14 +103,14 @@ def test_options_from_a_file_and_those_given_win(text, tmp_path, capsys):
     assert (used.hidden_size, used.num_layers) == (9, 1)
 
 
-def test_a_runs_own_configuration_can_be_trained_again(trained, tmp_path, capsys):
+def test_configuration_of_a_run_can_be_reused(trained, tmp_path, capsys):
     arguments = ["--config", str(trained[0] / "config.json"), "--hidden", "6", "--out", str(tmp_path / "run")]
     assert main(["train", *arguments]) == 0
     new = {"hidden_size": 6, "out": str(tmp_path / "run")}
     assert Run.open(tmp_path / "run").config.given == Run.open(trained[0]).config.given | new
 
 
-def test_a_cell_of_the_users_own_is_trained_and_not_needed_afterwards(text, tmp_path, capsys):
+def test_user_defined_cell_is_trained_and_its_file_not_needed_afterwards(text, tmp_path, capsys):
     own = tmp_path / "own.py"
     own.write_text(
         "from throughtime.language import affine, cell, tanh\n"
@@ -136,12 +136,12 @@ def test_a_cell_of_the_users_own_is_trained_and_not_needed_afterwards(text, tmp_
         (["--engine", "referense"], ["did you mean reference?"]),
         (["--minuts", "3"], ["did you mean --minutes?"]),
         (["no-such-file.txt"], ["no-such-file.txt"]),
-        (["--resume", "somewhere", "--hidden", "3"], ["leave out --hidden"]),
+        (["--resume", "somewhere", "--hidden", "3"], ["remove --hidden"]),
         (["--resume", "nowhere"], ["nowhere"]),
         (["--config", "nothing.json"], ["nothing.json"]),
     ],
 )
-def test_nonsense_is_told_and_nothing_is_written(arguments, told, tmp_path, monkeypatch, capsys):
+def test_invalid_arguments_are_reported_and_nothing_is_written(arguments, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["train", *arguments]) == 2
     error = capsys.readouterr().err
@@ -153,14 +153,14 @@ def test_nonsense_is_told_and_nothing_is_written(arguments, told, tmp_path, monk
 @pytest.mark.parametrize(
     ("content", "told"), [("{", "not JSON"), ("[1]", "JSON object"), ('{"hiden": 3}', "did you mean hidden_size?")]
 )
-def test_a_configuration_file_that_is_none(content, told, tmp_path, capsys):
+def test_invalid_configuration_files_raise(content, told, tmp_path, capsys):
     path = tmp_path / "config.json"
     path.write_text(content)
     assert main(["train", "--config", str(path)]) == 2
     assert told in capsys.readouterr().err
 
 
-def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
+def test_every_configuration_field_is_an_option_with_help(capsys):
     assert main(["train", "--help"]) == 0
     help_ = capsys.readouterr().out
     shown = {line.split()[0].rstrip(","): line for line in help_.splitlines() if line.startswith("  -")}
@@ -170,7 +170,7 @@ def test_every_field_of_the_configuration_is_an_option_with_a_meaning(capsys):
     assert f"[default: {TrainConfig.of().network.hidden_size}]" in " ".join(help_.split())
 
 
-def test_help_of_training_is_there_without_torch():
+def test_help_of_train_does_not_import_torch():
     code = (
         "import sys; from throughtime.cli.main import main; main(['train', '--help']);"
         "sys.exit(', '.join({'torch', 'lightning', 'polars', 'sklearn'} & set(sys.modules)) or 0)"
@@ -179,18 +179,18 @@ def test_help_of_training_is_there_without_torch():
     assert done.stderr == ""
 
 
-def test_resuming_a_finished_run_shows_it_and_says_so(trained, capsys):
+def test_resuming_a_finished_run_shows_it(trained, capsys):
     assert main(["train", "--resume", str(trained[0]), "--json"]) == 0
     out, error = capsys.readouterr()
     assert json.loads(out) == Run.open(trained[0]).result
-    assert "is finished, after 4 steps" in error
-    assert "give a later end" in error
+    assert "is finished after 4 steps" in error
+    assert "set a later end" in error
     assert "--steps, --epochs, --minutes" in error
 
 
 @pytest.fixture
 def several(trained, tmp_path, monkeypatch):
-    """A directory with two runs under `runs`, of which the second was begun later."""
+    """Make a directory with two runs under `runs`, the second of which is newer."""
     monkeypatch.chdir(tmp_path)
     for k, name in enumerate(("b", "a")):
         shutil.copytree(trained[0], tmp_path / "runs" / name)
@@ -209,7 +209,7 @@ def test_runs_are_listed(several, trained, capsys):
     assert [each["value"] for each in found] == [loss, loss]
 
 
-def test_a_damaged_run_is_named_below_the_others(several, capsys):
+def test_damaged_run_is_listed_after_the_others(several, capsys):
     (several / "runs" / "b" / "config.json").write_text("{")
     assert main(["runs"]) == 0
     out = capsys.readouterr().out
@@ -217,7 +217,7 @@ def test_a_damaged_run_is_named_below_the_others(several, capsys):
     assert "runs/b is damaged" in out
 
 
-def test_where_there_are_no_runs_it_says_so(tmp_path, monkeypatch, capsys):
+def test_empty_directory_says_there_are_no_runs(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["runs"]) == 0
     assert "No runs in runs" in capsys.readouterr().out
@@ -242,24 +242,24 @@ def test_latest_is_the_newest_run(several, text, capsys):
 
 
 def test_latest_is_the_newest_run_in_python_too(several):
-    (several / "runs" / "b" / "model.safetensors").unlink()  # whatever reads the older run fails
+    (several / "runs" / "b" / "model.safetensors").unlink()  # reading the older run would fail
     assert throughtime.load("latest").recurrent.hidden_size == 8
     assert throughtime.Stream("latest").step(0).shape == (Run.open("latest").description.codecs.inputs.size,)
     assert throughtime.to_c("latest", several / "net.c").weights > 0
     assert throughtime.sight.compare("latest", "rnn", hidden=4).a.name == "runs/a"
     assert throughtime.training.resume("latest", progress=False).path == Path("runs/a")
-    with pytest.raises(RunError, match="latset: there is no such file or directory"):
+    with pytest.raises(RunError, match="latset: no such file or directory"):
         throughtime.Stream("latset")
 
 
-def test_commands_say_at_once_what_they_read_and_from_which_run(trained, text, capsys):
+def test_commands_announce_the_run_and_the_data(trained, text, capsys):
     assert main(["evaluate", str(trained[0]), str(text)]) == 0
     assert capsys.readouterr().err == f"run {trained[0]} (text, 1 x lstm, 8 units) reads {text}\n"
 
 
 def test_a_prompt_of_unknown_characters_is_reported(trained, capsys, caplog):
     assert main(["sample", str(trained[0]), "--prompt", "the 3\u2603 3", "--length", "3"]) == 0
-    assert "the prompt has 2 characters that training never saw: '3', '\u2603'; read as <unk>" in caplog.text
+    assert "the prompt has 2 characters not seen in training: '3', '\u2603'; read as <unk>" in caplog.text
 
 
 def test_a_cells_options_are_set(text, tmp_path, capsys):
@@ -291,11 +291,11 @@ def test_evaluation(trained, text, capsys):
     assert figures["symbols"] == len(TEXT) - 1
 
 
-def test_evaluation_reports_what_training_never_saw(trained, tmp_path, capsys):
+def test_evaluation_reports_unknown_characters(trained, tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_text("the 3 dogs\n")
     assert main(["evaluate", str(trained[0]), str(other)]) == 0
-    assert "1 characters that training never saw" in capsys.readouterr().out
+    assert "1 characters not seen in training" in capsys.readouterr().out
 
 
 def test_evaluation_of_text_that_is_not_utf8(trained, tmp_path, capsys):
@@ -316,7 +316,7 @@ def test_sampling_continues_the_prompt_and_repeats_itself(trained, capsys):
     assert texts[0] == texts[1] != texts[2]
 
 
-def test_the_defaults_of_sampling_are_those_of_the_function():
+def test_defaults_of_sample_match_the_function():
     here = inspect.signature(sample_command).parameters
     for function in (sample, Text.sample):
         for name, parameter in inspect.signature(function).parameters.items():
@@ -324,12 +324,12 @@ def test_the_defaults_of_sampling_are_those_of_the_function():
                 assert here[name].default == parameter.default
 
 
-def test_a_sample_is_printed_while_it_is_made(trained):
+def test_sample_is_printed_as_it_is_generated(trained):
     command = [sys.executable, "-m", "throughtime", "sample", str(trained[0]), "--length", "100000000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout.read(20)
         process.stdout.close()
-        assert process.wait(60) != 0  # it ends as nobody reads any more
+        assert process.wait(60) != 0  # it exits because the pipe is closed
         assert process.stderr.read().startswith(b"run ")
 
 
@@ -344,14 +344,14 @@ def test_info(trained, text, capsys):
 
 
 @pytest.mark.parametrize("command", [["info"], ["sample"], ["evaluate", "text.txt"]])
-def test_a_run_that_is_none(command, tmp_path, capsys):
+def test_path_that_is_not_a_run_raises(command, tmp_path, capsys):
     (tmp_path / "file.txt").write_text("text")
     for path in (tmp_path / "nothing", tmp_path / "file.txt", tmp_path):
         assert main([command[0], str(path), *command[1:]]) == 2
         assert str(path) in capsys.readouterr().err
 
 
-def test_an_interrupted_run_says_how_to_go_on(text, tmp_path, capfd):
+def test_interrupted_run_says_how_to_resume(text, tmp_path, capfd):
     out = tmp_path / "run"
     command = [sys.executable, "-m", "throughtime", "train", str(text), *SMALL, "--out", str(out), "--steps", "3000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
@@ -369,12 +369,12 @@ def test_an_interrupted_run_says_how_to_go_on(text, tmp_path, capfd):
     assert "not finished" in capfd.readouterr().out
 
 
-def test_info_tells_what_a_models_file_has(tmp_path, capsys):
+def test_info_describes_a_model_file(tmp_path, capsys):
     throughtime.save(throughtime.Recurrent("lstm", 3, 4, 2, zoneout={"cell": 0.1}), tmp_path / "model.safetensors")
     assert main(["info", str(tmp_path / "model.safetensors")]) == 0
     told = capsys.readouterr().out
     assert "hidden_size 4, zoneout {'cell': 0.1}" in told
-    assert "272 of float32" in told
+    assert "272 (float32)" in told
     assert told.count("cell          = v16 + v17") == 2
     assert main(["info", "--json", str(tmp_path / "model.safetensors")]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -1,4 +1,4 @@
-"""Commands whose standard streams are closed, and readers that go away."""
+"""Commands with closed standard streams or broken pipes."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ SMALL = ["--hidden", "4", "--steps", "2", "--batch", "4", "--window", "10", "--t
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """Holds a text and a run that was trained without standard output and error."""
+    """Make a directory with a text and a run trained without standard output and error."""
     path = tmp_path_factory.mktemp("streams")
     write_text(path / "text.txt")
     assert run("train", path / "text.txt", *SMALL, "--out", path / "run", closed=(0, 1, 2)).returncode == 0
@@ -32,36 +32,36 @@ def run(*arguments, closed=(), **options):
     )  # fmt: skip
 
 
-def test_a_run_is_trained_without_any_standard_stream(directory):
+def test_training_works_without_standard_streams(directory):
     assert Run.open(directory / "run").finished
     assert (directory / "run" / "report.html").read_text().startswith("<!")
 
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
 @pytest.mark.parametrize("command", ["--help", "cells lstm", "cells --json", "info RUN", "sample RUN --length 3"])
-def test_a_closed_stream_is_no_error(command, closed, directory):
+def test_closed_stream_is_not_an_error(command, closed, directory):
     done = run(*command.replace("RUN", str(directory / "run")).split(), closed=closed)
     assert done.returncode == 0
-    told = [line for line in done.stderr.splitlines() if not line.startswith(b"run ")]  # which run is sampled
+    told = [line for line in done.stderr.splitlines() if not line.startswith(b"run ")]  # the announced run
     assert told == []
 
 
 @pytest.mark.parametrize("closed", [(1,), (2,), (1, 2)])
-def test_a_mistake_keeps_its_exit_code(closed):
+def test_exit_code_of_a_mistake_is_kept(closed):
     done = run("cells", "lsmt", closed=closed)
     assert done.returncode == 2
     assert b"Traceback" not in done.stderr
     assert (b"did you mean" in done.stderr) == (2 not in closed)
 
 
-def test_a_closed_standard_input_is_an_empty_text(directory):
+def test_closed_standard_input_is_an_empty_text(directory):
     done = run("evaluate", directory / "run", "-", closed=(0,))
     assert done.returncode == 2
     assert b"standard input is empty" in done.stderr
 
 
 @pytest.mark.parametrize("streams", ["stdout", "stderr", "both"])
-def test_a_reader_that_goes_away_ends_a_command_without_a_traceback(streams, directory):
+def test_broken_pipe_ends_a_command_without_a_traceback(streams, directory):
     reader, writer = os.pipe()
     os.close(reader)
     arguments = ["cells", "lsmt"] if streams == "stderr" else ["info", str(directory / "run")]
@@ -82,7 +82,7 @@ def test_a_reader_that_goes_away_ends_a_command_without_a_traceback(streams, dir
 @pytest.mark.parametrize(
     "command", ["--help", "train --help", "cells", "cells lstm", "info RUN", "sample RUN --length 9"]
 )
-def test_every_command_ends_alike_where_nobody_reads(command, directory):
+def test_every_command_ends_the_same_way_on_a_broken_pipe(command, directory):
     reader, writer = os.pipe()
     os.close(reader)
     arguments = command.replace("RUN", str(directory / "run")).split()

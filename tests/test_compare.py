@@ -1,6 +1,7 @@
-"""Cells compared: equal sizes and budgets, resumable, with claims that hold."""
+"""Comparison of cells: equal sizes and budgets, resuming, and sound statistics."""
 
 import json
+from types import SimpleNamespace
 from unittest.mock import patch
 
 import numpy as np
@@ -9,15 +10,18 @@ from tiny_training import write_text
 
 import throughtime
 from throughtime import cells
-from throughtime.errors import CellError, Interrupted, RunError, UserError
+from throughtime.errors import CellError, Interrupted, RunError, TrainingError, UserError
 from throughtime.outputs import Categorical
 from throughtime.runs import Run
 from throughtime.spelling import command_line
 from throughtime.studies import jobs
+from throughtime.studies.jobs import _judge
 from throughtime.studies.statistics import differences, holm
 from throughtime.studies.widths import equal_widths, parameter_count
 from throughtime.tasks.base import Interface
-from throughtime.training.config import NetworkOptions
+from throughtime.tasks.text import Text
+from throughtime.training.config import NetworkOptions, TrainConfig
+from throughtime.training.fitting import Fit
 
 TINY = {"hidden_size": 8, "batch": 4, "window": 10, "steps": 4, "engine": "reference", "threads": 1, "progress": False}
 TEXT = Interface("embedding", 20, Categorical(20))
@@ -39,8 +43,8 @@ def test_the_whole_comparison(tmp_path, text):
     assert {each["cell"] for each in found["cells"]} == {"rnn", "gru"}
     assert [each["value"]["mean"] for each in found["cells"]] == sorted(e["value"]["mean"] for e in found["cells"])
     assert list(found["baselines"]) == ["symbols by frequency"]
-    assert found["differences"] == []  # claims nothing below 5 seeds
-    assert "no difference is claimed" in found["notes"][-1]
+    assert found["differences"] == []  # not tested below 5 seeds
+    assert "differences are tested with 5 or more seeds" in found["notes"][-1]
     for each in found["cells"]:
         assert abs(each["parameters"] / found["parameters"] - 1) < 0.1
         assert [Run.open(path).finished for path in each["runs"]] == [True, True]
@@ -50,18 +54,18 @@ def test_the_whole_comparison(tmp_path, text):
     page = (tmp_path / "c" / "comparison.html").read_text()
     assert "Learning curves" in page
     assert repr(found).splitlines()[0].split()[:2] == ["cell", "loss"]
-    assert found._repr_html_().count("<tr>") == 4  # the head, two cells and the baseline
+    assert found._repr_html_().count("<tr>") == 4  # the header, two cells and the baseline
     assert "<script src" not in page
 
 
-def test_the_figure_is_the_evaluations(tmp_path, text):
+def test_metric_matches_evaluation(tmp_path, text):
     found = throughtime.compare(data=text, cells=["rnn"], seeds=1, out=tmp_path / "c", **TINY)
     run = Run.open(found["cells"][0]["runs"][0])
-    # Ten streams begin without a past, one does in an evaluation.
+    # Ten streams start without context, compared with one in an evaluation.
     assert found["cells"][0]["value"]["mean"] == pytest.approx(run.result["valid"]["loss"], rel=0.02)
 
 
-def test_it_is_resumed_and_extended(tmp_path, text):
+def test_comparison_is_resumed_and_extended(tmp_path, text):
     options = {"data": text, "cells": ["rnn", "gru"], "out": tmp_path / "c", **TINY}
     resume, calls = jobs.resume, []
 
@@ -74,7 +78,7 @@ def test_it_is_resumed_and_extended(tmp_path, text):
     with patch.object(jobs, "resume", interrupted_at_second), pytest.raises(Interrupted, match="after 1 of 2 runs"):
         throughtime.compare(seeds=1, **options)
     done = (tmp_path / "c/runs/rnn-seed0/result.json").stat().st_mtime_ns
-    (tmp_path / "c/runs/gru-seed1").mkdir()  # as if killed while the directory was being written
+    (tmp_path / "c/runs/gru-seed1").mkdir()  # as if killed while writing the directory
     (tmp_path / "c/runs/gru-seed1/task.json").write_text("{")
     with patch.object(jobs, "resume", side_effect=resume) as resumed:
         found = throughtime.compare(seeds=2, **options)
@@ -86,14 +90,14 @@ def test_it_is_resumed_and_extended(tmp_path, text):
 
 
 @pytest.mark.slow  # each process imports torch
-def test_two_processes_give_the_same(tmp_path, text):
+def test_two_processes_give_the_same_result(tmp_path, text):
     options = {"data": text, "cells": ["rnn"], "seeds": 2, **TINY}
     one = throughtime.compare(out=tmp_path / "one", **options)
     two = throughtime.compare(out=tmp_path / "two", jobs=2, **options)
     assert one["cells"][0]["values"] == two["cells"][0]["values"]
 
 
-def test_sequences_are_compared_by_their_figure(tmp_path):
+def test_sequences_are_compared_by_their_metric(tmp_path):
     draw = np.random.default_rng(0)
     for label, letters in (("ab", "ab"), ("bc", "bc")):
         lines = ["".join(draw.choice(list(letters), 6)) for _ in range(60)]
@@ -115,7 +119,7 @@ def test_sequences_are_compared_by_their_figure(tmp_path):
         ({"cells": ["rnx", "gru", "lstn"]}, CellError, "(?s)'rnx'.*'lstn'"),
         ({"cells": []}, CellError, "cells is empty"),
         ({"seeds": 0}, UserError, "seeds must be at least 1, got 0"),
-        ({"params": 10}, UserError, r"(?s)too small for 3 of 3 cells: rnn has .*lstm has .*gru has"),
+        ({"params": 10}, UserError, r"(?s)too few for 3 of 3 cells: rnn has .*lstm has .*gru has"),
         ({"jobs": 2, "minutes": 1}, UserError, "jobs=2 can't be used with minutes"),
         ({"cell": "gru"}, UserError, "use cells"),
         ({"seed": 3}, UserError, "use seeds"),
@@ -127,7 +131,7 @@ def test_mistakes(tmp_path, text, given, kind, told):
     assert not (tmp_path / "c").exists()
 
 
-def test_cells_of_one_name_are_refused():
+def test_cells_with_the_same_name_raise():
     @throughtime.cell
     def gru(x, h):
         return x
@@ -154,14 +158,14 @@ def test_equal_parameters(wanted):
         assert abs(near[1] - wanted) == min(abs(count - wanted) for count in near)
 
 
-def test_holm_is_p_adjust():
+def test_holm_matches_r_p_adjust():
     # In R: p.adjust(c(.01, .02, .03, .04), "holm").
     assert holm([0.01, 0.02, 0.03, 0.04]) == pytest.approx([0.04, 0.06, 0.06, 0.06])
     assert holm([0.04, 0.01]) == pytest.approx([0.04, 0.02])
 
 
-def test_few_false_claims():
-    """Without a difference there is a claim in about 5% of the tables: 10 of 200, 17 with a probability of 1 in 50."""
+def test_false_claims_are_rare():
+    """Without a real difference, about 5% of tables claim one: 10 of 200. Seeing 17 or more has probability 1 in 50."""
     draw = np.random.default_rng(1)
     claimed = 0
     for _ in range(200):
@@ -179,3 +183,12 @@ def test_a_difference_is_found():
     assert found.real
     assert found.low < -0.1 < found.high
     assert differences({name: values[:4] for name, values in figures.items()}, np.ones(30)) == []
+
+
+def test_a_run_that_diverges_in_another_process_does_not_stop_the_comparison():
+    error = f"error: {Fit.diverged(SimpleNamespace(config=TrainConfig.of(Text), last_norm=9.0), 3, 'the loss is nan')}"
+    ended = []
+    _judge(2, error, "trial", lambda trial, reason: ended.append((trial, reason)))
+    assert ended == [("trial", error.removeprefix("error: "))]
+    with pytest.raises(TrainingError, match="can't train a run: no such file"):
+        _judge(2, "error: no such file", "trial", lambda *_: None)

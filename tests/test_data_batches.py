@@ -1,4 +1,4 @@
-"""Separate sequences in batches: each occurs once per epoch, next to others of about its length."""
+"""Batches of separate sequences: each occurs once per epoch, among others of similar length."""
 
 import json
 
@@ -16,7 +16,7 @@ from throughtime.errors import DataError
 
 
 def numbered(lengths, **options):
-    """Token sequences whose ids and targets are their own number."""
+    """Token sequences whose ids and targets equal their index."""
     return Sequences([np.full(t, k) for k, t in enumerate(lengths)], np.arange(len(lengths)), **options)
 
 
@@ -47,7 +47,7 @@ def test_each_sequence_occurs_once_per_epoch(lengths, batch, seed, epoch, shuffl
 
 
 @given(**SIZES, steps=st.lists(st.integers(0, 100), min_size=1, max_size=8))
-def test_a_batch_does_not_depend_on_the_steps_before(lengths, batch, seed, steps):
+def test_a_batch_does_not_depend_on_earlier_steps(lengths, batch, seed, steps):
     used = Buckets(numbered(lengths), batch, seed)
     for step in steps:
         found = used.batch(step)
@@ -57,16 +57,16 @@ def test_a_batch_does_not_depend_on_the_steps_before(lengths, batch, seed, steps
 
 
 @given(**SIZES, ranks=st.integers(1, 4), step=st.integers(0, 100))
-def test_all_processes_together_have_the_batch(lengths, batch, seed, ranks, step):
+def test_processes_divide_the_batch(lengths, batch, seed, ranks, step):
     data = numbered(lengths, weights=np.linspace(0.5, 2, len(lengths)))
     shares = [Buckets(data, batch, seed, rank, ranks) for rank in range(ranks)]
     batches = [share.batch(step) for share in shares]
     assert all(len(b.targets) >= 1 for b in batches)
     assert len({len(share) for share in shares}) == len({b.terms for b in batches}) == 1
     joined = np.concatenate([b.targets for b in batches])
-    # In float64: the sum of up to 20 float32 weights, whose order differs.
+    # In float64: up to 20 float32 weights are summed in a different order.
     assert batches[0].terms * ranks == pytest.approx(data.weights[joined].astype(float).sum(), rel=1e-12)
-    if len(shares[0]) == len(Buckets(data, batch, seed)):  # unless a process would have had no row
+    if len(shares[0]) == len(Buckets(data, batch, seed)):  # unless a process would have no row
         assert sorted(joined) == sorted(Buckets(data, batch, seed).batch(step).targets)
 
 
@@ -74,11 +74,11 @@ def test_all_processes_together_have_the_batch(lengths, batch, seed, ranks, step
 def test_padding_is_bounded(lengths, batch, seed):
     buckets = Buckets(numbered(lengths), batch, seed)
     padded = sum(buckets.batch(step).inputs.size for step in range(len(buckets)))
-    # Batches cut the lengths, jittered by up to 5%, into ranges that don't overlap: the ranges add up to the longest.
+    # Batches divide the lengths, jittered by up to 5%, into disjoint ranges, which add up to at most the longest.
     assert padded - sum(lengths) <= 0.05 * sum(lengths) + batch * 1.05 * max(lengths)
 
 
-def test_padding_of_short_names_is_below_ten_percent():
+def test_padding_of_short_names_is_small():
     lengths = np.random.default_rng(0).normal(7, 2, 20_000).round().clip(2, 20).astype(int)
     buckets = Buckets(numbered(lengths), 64)
     padded = sum(buckets.batch(step).inputs.size for step in range(len(buckets)))
@@ -86,7 +86,7 @@ def test_padding_of_short_names_is_below_ten_percent():
 
 
 def test_epochs_differ_in_order_and_members():
-    lengths = np.random.default_rng(0).integers(100, 200, 300)  # few are equal: jitter has to mix them
+    lengths = np.random.default_rng(0).integers(100, 200, 300)  # few are equal, so jitter must mix them
     buckets = Buckets(numbered(lengths), 10)
     epochs = [[frozenset(buckets.rows(e * len(buckets) + k).tolist()) for k in range(len(buckets))] for e in (0, 1)]
     assert len(set(epochs[0]) & set(epochs[1])) <= 2
@@ -97,7 +97,7 @@ def test_epochs_differ_in_order_and_members():
     assert other.rows(0).tolist() != buckets.rows(0).tolist()
 
 
-def test_without_shuffling_all_epochs_are_the_same_from_short_to_long():
+def test_unshuffled_epochs_are_equal_and_sorted_by_length():
     buckets = Buckets(numbered([5, 2, 9, 4, 7, 1]), 2, shuffle=False)
     assert [buckets.rows(k).tolist() for k in range(6)] == [[1, 5], [0, 3], [2, 4]] * 2
 
@@ -115,18 +115,18 @@ def test_padded_steps_have_no_weight():
     assert batch.carry is False
 
 
-def test_equal_lengths_need_neither_lengths_nor_weights():
+def test_equal_lengths_omit_lengths_and_weights():
     batch = Buckets(Sequences([np.ones((3, 2))] * 2, [np.zeros((3, 4))] * 2), 2).batch(0)
     assert batch.lengths is None
     assert batch.weights is None
     assert batch.targets.shape == (3, 2, 4)
-    assert batch.terms == 6  # one for each step, of 4 values
+    assert batch.terms == 6  # one per step, each of 4 values
 
 
-def test_every_process_has_a_row_where_batches_do_not_divide():
+def test_every_process_has_a_row_in_uneven_batches():
     data = numbered([1] * 7)
     assert [len(Buckets(data, 4, 0, rank, 4).batch(0).targets) for rank in range(4)] == [2, 2, 2, 1]
-    with pytest.raises(DataError, match="4 processes need a batch of 4 sequences or more, got a batch of 3"):
+    with pytest.raises(DataError, match="4 processes need a batch of at least 4 sequences, got a batch of 3"):
         Buckets(data, 3, 0, 0, 4)
     with pytest.raises(DataError, match="batch must be a positive integer, got 0"):
         Buckets(data, 0)
@@ -136,8 +136,8 @@ def test_every_process_has_a_row_where_batches_do_not_divide():
     ("arguments", "message"),
     [
         (([], np.zeros(0, int)), "no sequences"),
-        (([[1], []], np.array([0, 1])), "sequence 1 has no steps: leave it out"),
-        (([[1], [2]], np.array([0])), "as many targets as sequences, got 1 for 2"),
+        (([[1], []], np.array([0, 1])), "sequence 1 has no steps; remove it"),
+        (([[1], [2]], np.array([0])), "the number of targets must match the sequences, got 1 for 2"),
         (([[1, 2]], [[1]]), "2 steps and 1 targets"),
         (([[1.5]], np.array([0])), r"ids \[steps\] \(integers\) or values"),
         (([[[1.0]], [[1.0, 2.0]]], np.array([0, 1])), r"0 has shape \[1, 1\], 1 has \[1, 2\]"),
@@ -146,17 +146,17 @@ def test_every_process_has_a_row_where_batches_do_not_divide():
         (([[[1.0]], [[np.inf]]], np.array([0, 1])), "got inf in sequence 1, in row 0, column 0"),
         (([[1]], np.array([[np.nan]])), "targets must be finite"),
         (([[[[1.0]]]], np.array([0])), r"got shape \[1, 1, 1\]"),
-        (([[1]], np.array([0]), [0.0]), "above 0; leave out"),
-        (([[1]], np.array([0]), None, ["a", "b"]), "as many names as sequences"),
-        (([[1]], np.array([0]), None, [], ["a", "b"]), "as many groups as sequences"),
+        (([[1]], np.array([0]), [0.0]), "positive; remove"),
+        (([[1]], np.array([0]), None, ["a", "b"]), "the number of names must match the sequences"),
+        (([[1]], np.array([0]), None, [], ["a", "b"]), "the number of groups must match the sequences"),
     ],
 )
-def test_sequences_that_do_not_fit_are_refused(arguments, message):
+def test_mismatched_sequences_are_rejected(arguments, message):
     with pytest.raises(DataError, match=message):
         Sequences(*arguments)
 
 
-def test_take_keeps_what_belongs_together():
+def test_take_keeps_names_and_groups_with_their_sequences():
     data = numbered([3, 1, 2], weights=[1, 2, 3], names=["a", "b", "c"], groups=["x", "y", "x"])
     taken = data.take([2, 0])
     assert [x.tolist() for x in taken.inputs] == [[2, 2], [0, 0, 0]]
@@ -167,7 +167,7 @@ def test_take_keeps_what_belongs_together():
     assert tagged.targets[0].tolist() == [6]
 
 
-def test_the_digest_tells_data_apart():
+def test_the_digest_identifies_the_data():
     data = numbered([3, 1, 2])
     assert data.digest == numbered([3, 1, 2], names=["a", "b", "c"]).digest
     others = [
@@ -182,7 +182,7 @@ def test_the_digest_tells_data_apart():
     assert len({data.digest, *(other.digest for other in others)}) == 8
 
 
-def test_labels_are_positions_in_sorted_order():
+def test_label_ids_follow_sorted_order():
     labels = Labels.of(["b", "a", "c", "a"])
     assert labels.names == ("a", "b", "c")
     assert labels.encode(["c", "a"]).tolist() == [2, 0]
@@ -190,34 +190,34 @@ def test_labels_are_positions_in_sorted_order():
     assert Labels.of_data(json.loads(json.dumps(labels.to_data()))) == labels
 
 
-def test_an_unknown_label_is_named_with_the_known_ones():
+def test_unknown_labels_are_reported_with_the_known_ones():
     labels = Labels(("Greek", "Irish"))
-    with pytest.raises(DataError, match=r"unknown label 'Grek': the known labels are 'Greek', 'Irish', did you mean"):
+    with pytest.raises(DataError, match=r"unknown label 'Grek'; the known labels are 'Greek', 'Irish', did you mean"):
         labels.encode(["Irish", "Grek"])
-    with pytest.raises(DataError, match="unknown labels 'A', 'B': the known"):
+    with pytest.raises(DataError, match="unknown labels 'A', 'B'; the known"):
         labels.encode(["B", "A", "B"])
 
 
 @pytest.mark.parametrize("data", [None, {}, {"names": "ab"}, {"names": []}, {"names": ["a", "a"]}, {"names": ["a", 1]}])
-def test_damaged_labels_are_refused(data):
+def test_damaged_labels_are_rejected(data):
     with pytest.raises(DataError, match="labels"):
         Labels.of_data(data)
 
 
 @settings(max_examples=30)
 @given(seed=st.integers(0, 100), lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6))
-def test_the_scaler_is_scikit_learns(seed, lengths):
+def test_the_scaler_matches_scikit_learn(seed, lengths):
     generator = np.random.default_rng(seed)
     series = [generator.normal([3, 1000, 7], [2, 50, 0], (t, 3)) for t in lengths]
     scaler, expected = Scaler.fit(series), StandardScaler().fit(np.concatenate(series))
     if sum(lengths) > 1:
         assert scaler.scale[2] == 1
-    # Both sum some 50 numbers in float64, in another order; 1000 beside 50 costs two digits.
+    # Both sum about 50 float64 numbers in a different order; 1000 next to 50 costs two digits.
     np.testing.assert_allclose(scaler.mean, expected.mean_, rtol=1e-13)
     np.testing.assert_allclose(scaler.scale, expected.scale_, rtol=1e-10)
     scaled = scaler.encode(series[0])
     assert scaled.dtype == np.float32
-    np.testing.assert_allclose(scaler.decode(scaled), series[0], rtol=1e-5)  # float32 between
+    np.testing.assert_allclose(scaler.decode(scaled), series[0], rtol=1e-5)  # float32 in between
     again = Scaler.of_data(json.loads(json.dumps(scaler.to_data())))
     assert np.array_equal(again.mean, scaler.mean)
     assert np.array_equal(again.scale, scaler.scale)
@@ -235,11 +235,11 @@ def test_a_constant_feature_has_scale_one():
         ([], "got shapes"),
         ([np.zeros((2, 1)), np.zeros((2, 2))], r"got shapes \[\(2, 1\), \(2, 2\)\]"),
         ([np.zeros(3)], "got shapes"),
-        ([np.zeros((0, 2))], "1 step or more"),
+        ([np.zeros((0, 2))], "at least 1 step"),
         ([np.array([[1.0, np.nan]])], r"NaN or infinity in columns \[1\]"),
     ],
 )
-def test_arrays_that_have_no_scale_are_refused(series, message):
+def test_arrays_without_a_scale_are_rejected(series, message):
     with pytest.raises(DataError, match=message):
         Scaler.fit(series)
 
@@ -247,6 +247,6 @@ def test_arrays_that_have_no_scale_are_refused(series, message):
 @pytest.mark.parametrize(
     "data", [None, {}, {"mean": [0], "scale": [0]}, {"mean": [0, 1], "scale": [1]}, {"mean": ["a"], "scale": [1]}]
 )
-def test_a_damaged_scaler_is_refused(data):
+def test_a_damaged_scaler_is_rejected(data):
     with pytest.raises(DataError, match="damaged scaler"):
         Scaler.of_data(data)

@@ -1,4 +1,4 @@
-"""From files to a corpus: the parts, the counts, and the cache behind them."""
+"""Preparing a corpus: its parts, its counts, and the cache."""
 
 import errno
 import math
@@ -43,7 +43,7 @@ def test_the_last_tenth_is_held_out(text):
 
 
 @pytest.mark.parametrize("level", ["word", "bpe"])
-def test_every_level_holds_out_the_same_text_but_for_the_rest_of_a_word(text, level):
+def test_every_level_holds_out_the_same_text_up_to_a_word(text, level):
     corpus = prepare_text([text], level=level, min_count=1)
     train = corpus.vocabulary.decode(corpus.train.ids)
     assert train == TEXT[: len(train)]
@@ -52,7 +52,7 @@ def test_every_level_holds_out_the_same_text_but_for_the_rest_of_a_word(text, le
     assert corpus.train.characters + corpus.valid.characters == len(TEXT)
 
 
-def test_texts_for_validation_and_test_are_taken_as_given(text, tmp_path):
+def test_given_validation_and_test_texts_are_used_whole(text, tmp_path):
     (tmp_path / "valid.txt").write_text("a valid line\n")
     (tmp_path / "test.txt").write_text("a test line\n")
     corpus = prepare_text([text], valid=tmp_path / "valid.txt", test=tmp_path / "test.txt")
@@ -61,7 +61,7 @@ def test_texts_for_validation_and_test_are_taken_as_given(text, tmp_path):
     assert corpus.valid.name == str(tmp_path / "valid.txt")
 
 
-def test_symbols_that_training_never_saw_are_unknown_and_counted(text, tmp_path):
+def test_unknown_tokens_are_counted(text, tmp_path):
     (tmp_path / "valid.txt").write_text("ça va? ça va\n")
     corpus = prepare_text([text], valid=tmp_path / "valid.txt")
     assert corpus.train.unknown == 0
@@ -72,7 +72,7 @@ def test_symbols_that_training_never_saw_are_unknown_and_counted(text, tmp_path)
     assert np.array_equal(part.ids, corpus.valid.ids)
 
 
-def test_a_tokenised_file_gives_exactly_its_words(tmp_path):
+def test_a_tokenized_file_keeps_its_words(tmp_path):
     lines = " the <unk> sat on the mat \n a cat was n't there \n"
     (tmp_path / "ptb.train.txt").write_text(lines * 5)
     (tmp_path / "ptb.valid.txt").write_text(" the cat <unk> purred \n")
@@ -84,28 +84,28 @@ def test_a_tokenised_file_gives_exactly_its_words(tmp_path):
     assert corpus.valid.unknown == 1
 
 
-def test_losses_compare_across_levels(tmp_path):
+def test_losses_are_comparable_across_levels(tmp_path):
     (tmp_path / "a").write_text("à bientôt\n" * 100)
     for level in ("char", "word", "bpe"):
         valid = prepare_text([tmp_path / "a"], level=level).valid
-        # Of ten lines; without the word that the cut falls in ("à") but at level char.
+        # Of ten lines, without the word "à" at the cut except at level char.
         length, size = (100, 120) if level == "char" else (99, 118)
-        nats = 2.0 * valid.symbols  # of the whole part
+        nats = 2.0 * valid.symbols  # summed over the whole part
         assert valid.bits_per_character(2.0) == pytest.approx(nats / math.log(2) / length, rel=1e-12)
         assert valid.bits_per_byte(2.0) == pytest.approx(nats / math.log(2) / size, rel=1e-12)
 
 
-def test_no_path_means_the_default_text():
+def test_no_path_reads_the_default_text():
     corpus = prepare_text()
     assert corpus.train.symbols + corpus.valid.symbols == len(default_text())
     assert corpus.vocabulary.size < 256
 
 
-def test_a_second_run_finds_its_ids_in_the_cache(text, tmp_path, cache_home):
+def test_a_second_run_uses_the_cached_ids(text, tmp_path, cache_home):
     for level in ("char", "bpe"):
         first = prepare_text([text], level=level)
         before = entries(cache_home)
-        (tmp_path / "copy.txt").write_text(TEXT)  # the same text, whatever its name and date
+        (tmp_path / "copy.txt").write_text(TEXT)  # the same text under another name and date
         second = prepare_text([tmp_path / "copy.txt"], level=level)
         assert entries(cache_home) == before
         assert second.digest == first.digest
@@ -114,18 +114,18 @@ def test_a_second_run_finds_its_ids_in_the_cache(text, tmp_path, cache_home):
         assert second.train.bytes == first.train.bytes
 
 
-def test_another_text_or_vocabulary_has_other_ids(text):
+def test_a_changed_text_or_vocabulary_misses_the_cache(text):
     first = prepare_text([text])
     status = text.stat()
     text.write_text(TEXT.replace("cats", "bats"))
-    os.utime(text, ns=(status.st_atime_ns, status.st_mtime_ns))  # same size, same date
+    os.utime(text, ns=(status.st_atime_ns, status.st_mtime_ns))  # same size and date
     second = prepare_text([text])
     assert second.digest != first.digest
     assert second.vocabulary.decode(second.train.ids).count("bats") > 50
     assert prepare_text([text], min_count=30).digest != second.digest
 
 
-def test_a_given_vocabulary_is_used_as_it_is(text, tmp_path):
+def test_a_given_vocabulary_is_used_unchanged(text, tmp_path):
     vocabulary = prepare_text([text]).vocabulary
     (tmp_path / "other").write_text("Other Text\n" * 20)
     corpus = prepare_text([tmp_path / "other"], level="bpe", vocabulary=vocabulary)
@@ -133,9 +133,9 @@ def test_a_given_vocabulary_is_used_as_it_is(text, tmp_path):
     assert corpus.train.unknown > 0
 
 
-def test_what_a_killed_run_left_is_not_taken_for_an_entry(text, cache_home):
+def test_partial_files_of_killed_runs_are_not_cache_entries(text, cache_home):
     whole = np.array(prepare_text([text]).train.ids)
-    for path in cache_home.iterdir():  # a half-written entry of every kind
+    for path in cache_home.iterdir():  # a partially written entry of every kind
         data = path.read_bytes()
         path.write_bytes(data[: len(data) // 2])
     (cache_home / "tmpabc.part").write_bytes(b"half")
@@ -146,7 +146,7 @@ def test_what_a_killed_run_left_is_not_taken_for_an_entry(text, cache_home):
     assert entries(cache_home) == before
 
 
-def test_old_left_overs_are_removed_and_young_ones_are_not(text, cache_home):
+def test_only_old_partial_files_are_removed(text, cache_home):
     cache_home.mkdir(parents=True)
     old, young = cache_home / "old.part", cache_home / "young.part"
     old.write_bytes(b"x")
@@ -157,9 +157,9 @@ def test_old_left_overs_are_removed_and_young_ones_are_not(text, cache_home):
     assert young.exists()
 
 
-def test_an_entry_is_there_in_whole_or_not_at_all(text, cache_home):
+def test_cache_entries_are_written_atomically(text, cache_home):
     def interrupt(doing, _done, _size):
-        if doing == "writing symbols":
+        if doing == "writing tokens":
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -167,23 +167,23 @@ def test_an_entry_is_there_in_whole_or_not_at_all(text, cache_home):
     assert [p.name for p in cache_home.iterdir() if not p.name.endswith("vocabulary.json")] == []
 
 
-def test_a_mapped_part_outlives_the_cache(text, cache_home):
+def test_a_memory_mapped_part_outlives_the_cache(text, cache_home):
     corpus = prepare_text([text])
     for path in cache_home.iterdir():
         path.unlink()
     assert corpus.vocabulary.decode(corpus.train.ids) == TEXT[: len(TEXT) * 9 // 10]
 
 
-def test_without_a_cache_the_ids_are_temporary(text, tmp_path, monkeypatch, caplog):
+def test_ids_are_temporary_if_the_cache_is_not_writable(text, tmp_path, monkeypatch, caplog):
     (tmp_path / "file").write_text("in the way of a directory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     corpus = prepare_text([text])
     assert corpus.train.symbols == len(TEXT) * 9 // 10
-    assert "can't be written" in caplog.text
+    assert "is not writable" in caplog.text
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told(text, cache_home, monkeypatch, code):
+def test_a_full_disk_is_reported(text, cache_home, monkeypatch, code):
     def fail(_descriptor):
         raise OSError(code, os.strerror(code))
 
@@ -193,7 +193,7 @@ def test_a_full_disk_is_told(text, cache_home, monkeypatch, code):
     assert list(cache_home.iterdir()) == []
 
 
-def test_texts_with_nothing_in_them_are_told(tmp_path):
+def test_empty_texts_are_reported(tmp_path):
     (tmp_path / "blank").write_text("   \n" * 50)
     (tmp_path / "short").write_text("a")
     (tmp_path / "good").write_text("the <unk> is here\n" * 9)
@@ -201,16 +201,16 @@ def test_texts_with_nothing_in_them_are_told(tmp_path):
         prepare_text([tmp_path / "short"])
     vocabulary = prepare_text([tmp_path / "good"], level="word").vocabulary
     (tmp_path / "spaces").write_text("    ")
-    with pytest.raises(DataError, match="has no words in it"):
+    with pytest.raises(DataError, match="contains no words"):
         encode_text([tmp_path / "spaces"], vocabulary)
 
 
-def test_bounds_are_looked_at_before_the_text(tmp_path):
+def test_bounds_are_checked_before_reading_the_text(tmp_path):
     with pytest.raises(DataError, match="did you mean word"):
         prepare_text([tmp_path / "missing"], level="words")
 
 
-def test_a_text_that_changes_while_it_is_read_is_told(text, cache_home, monkeypatch):
+def test_a_text_that_changes_during_reading_is_reported(text, cache_home, monkeypatch):
     read = corpus_module.read_text
 
     def read_then_truncate(*args):
@@ -219,12 +219,12 @@ def test_a_text_that_changes_while_it_is_read_is_told(text, cache_home, monkeypa
         return found
 
     monkeypatch.setattr(corpus_module, "read_text", read_then_truncate)
-    with pytest.raises(DataError, match="has changed while it was read"):
+    with pytest.raises(DataError, match="changed while it was being read"):
         prepare_text([text])
 
 
 @pytest.mark.parametrize(("level", "megabytes"), [("char", (5, 20)), ("word", (2, 6))])
-def test_memory_does_not_grow_with_the_text(tmp_path, level, megabytes):
+def test_memory_use_is_independent_of_text_length(tmp_path, level, megabytes):
     path = tmp_path / "long.txt"
     peaks = []
     for size in megabytes:
@@ -236,4 +236,4 @@ def test_memory_does_not_grow_with_the_text(tmp_path, level, megabytes):
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         assert corpus.train.characters + corpus.valid.characters == size << 20
-    assert peaks[1] < peaks[0] + 1_000_000  # a megabyte of slack for texts that differ by many
+    assert peaks[1] < peaks[0] + 1_000_000  # one megabyte of slack; the texts differ by many

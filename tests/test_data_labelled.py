@@ -1,4 +1,4 @@
-"""Labelled sequences from directories and tables, and what is said of those that can't be used."""
+"""Labeled sequences from directories and tables, and errors about unusable ones."""
 
 import numpy as np
 import polars as pl
@@ -31,7 +31,7 @@ b,2,down,3,30,last
 OF_SERIES = {"label": "label", "group": "id", "time": "t"}
 
 
-def test_a_file_per_label_holds_a_sequence_per_line(tmp_path):
+def test_label_files_have_a_sequence_per_line(tmp_path):
     tree(
         tmp_path,
         {"Irish.txt": "\ufeffMaol\r\n\n  Ó Briain \n", "Greek.txt": "Pappas", "README.md": "x", ".old.txt": ""},
@@ -46,7 +46,7 @@ def test_a_file_per_label_holds_a_sequence_per_line(tmp_path):
     assert listed.groups == listed.texts
 
 
-def test_a_directory_per_label_holds_a_sequence_per_file(tmp_path):
+def test_label_directories_have_a_sequence_per_file(tmp_path):
     tree(tmp_path, {"b/1.txt": "one\ntwo\n", "a/2.txt": "x", "a/1.txt": "y", ".git/c.txt": ""})
     found = read_labelled(tmp_path)
     assert found.texts == ["y", "x", "one\ntwo\n"]
@@ -78,7 +78,7 @@ def test_a_table_of_series(tmp_path, kind):
     assert found.labels == ["up", "down"]
     assert found.names == ["a", "b"]
     assert found.texts is None
-    assert found.notes == ["Columns that are not numeric are not used: 'note'."]
+    assert found.notes == ["Columns that are not numeric are ignored: 'note'."]
     chosen = read_labelled(path, **OF_SERIES, columns=["y"], group_by="label")
     assert [x.shape for x in chosen.series] == [(2, 1), (3, 1)]
     assert (chosen.groups, chosen.notes) == (["up", "down"], [])
@@ -95,7 +95,7 @@ def test_a_table_of_series(tmp_path, kind):
         ["12:30", "13:00", "09:00"],
     ],
 )
-def test_rows_out_of_time_order_are_sorted(tmp_path, times):
+def test_rows_are_sorted_by_time(tmp_path, times):
     rows = [f"{group},{time},{group}{k},{k}" for k, time in enumerate(times) for group in "qp"]
     path = csv(tmp_path, "id,t,_,x\n" + "\n".join(rows) + "\nsorted,1,_,7\n".replace("1", times[0]))
     table = pl.read_csv(path, infer_schema=False).with_columns(label=pl.col("id").str.slice(0, 1))
@@ -103,10 +103,10 @@ def test_rows_out_of_time_order_are_sorted(tmp_path, times):
     found = read_labelled(path, label="label", group="id", time="t", columns=["x"])
     assert [x[:, 0].tolist() for x in found.series] == [[2, 0, 1], [2, 0, 1], [7]]
     assert found.names == ["q", "p", "sorted"]
-    assert found.notes == ["The rows of 2 of 3 sequences were not in order of 't': sorted."]
+    assert found.notes == ["The rows of 2 of 3 sequences were not sorted by 't'; now sorted."]
 
 
-def test_dates_and_times_of_parquet_are_sorted_to_the_nanosecond(tmp_path):
+def test_parquet_times_are_sorted_to_the_nanosecond(tmp_path):
     path = tmp_path / "data.parquet"
     times = pl.Series([1_700_000_000_000_000_001, 1_700_000_000_000_000_000, 5]).cast(pl.Datetime("ns"))
     pl.DataFrame({"id": [1, 1, 2], "t": times, "label": [True, True, False], "x": [1, 2, 3]}).write_parquet(path)
@@ -128,24 +128,24 @@ def test_data_to_predict_needs_no_labels(tmp_path):
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        ({}, r"has no \.txt files: expected a directory with one \.txt file per label"),
+        ({}, r"has no \.txt files; expected a directory with one \.txt file per label"),
         ({"a.wav": "x"}, r"has no \.txt files \(it has \.wav files\)"),
-        ({"a.txt": "x"}, r"has 1 label \('a'\); 2 or more are needed"),
-        ({"a.txt": "x", "b.txt": ""}, r"b\.txt has no sequences: add lines, or remove the file"),
+        ({"a.txt": "x"}, r"has 1 label \('a'\); at least 2 are needed"),
+        ({"a.txt": "x", "b.txt": ""}, r"b\.txt has no sequences; add lines, or remove the file"),
         ({"a.txt": "x", "b.txt": " \n\n"}, r"b\.txt has no sequences"),
         ({"a.txt": "x", "b.txt": b"ab\nc\xe9d\n"}, r"b\.txt is not UTF-8: byte 4 \(line 2\) is 0xe9.*iconv"),
         ({"a.txt": "x", "b.txt": b"\0\1\2"}, r"b\.txt is a binary file"),
         ({"a.txt": "x", "b/c.txt": "x"}, r"both \.txt files and directories"),
-        ({"a/1.txt": "x", "b/1.wav": "x"}, r"b has no \.txt files \(it has \.wav files\): each subdirectory"),
-        ({"a/1.txt": "x", "b/1.txt": "\n"}, r"b/1\.txt is empty: a sequence of length 0"),
+        ({"a/1.txt": "x", "b/1.wav": "x"}, r"b has no \.txt files \(it has \.wav files\); each subdirectory"),
+        ({"a/1.txt": "x", "b/1.txt": "\n"}, r"b/1\.txt is empty; sequences must have at least one character"),
     ],
 )
-def test_directories_that_cannot_be_read(tmp_path, files, message):
+def test_invalid_directories_are_rejected(tmp_path, files, message):
     with pytest.raises(DataError, match=message):
         read_labelled(tree(tmp_path, files))
 
 
-def test_bytes_that_are_not_utf8_can_be_replaced(tmp_path):
+def test_invalid_utf8_can_be_replaced(tmp_path):
     tree(tmp_path, {"a.txt": b"c\xe9d", "b.txt": "x", "t.csv": b"l,t\na,c\xe9d\nb,x\n"})
     assert read_labelled([tmp_path / "a.txt", tmp_path / "b.txt"], encoding_errors="replace").texts == ["c\ufffdd", "x"]
     with pytest.raises(DataError, match=r"t\.csv is not UTF-8: byte 7 \(line 2\)"):
@@ -153,16 +153,16 @@ def test_bytes_that_are_not_utf8_can_be_replaced(tmp_path):
     assert read_labelled(tmp_path / "t.csv", label="l", text="t", encoding_errors="replace").texts == ["c\ufffdd", "x"]
 
 
-def test_paths_and_options_that_do_not_fit(tmp_path):
+def test_mismatched_paths_and_options_are_rejected(tmp_path):
     tree(tmp_path, {"names/a.txt": "x", "names/b.txt": "y", "names/c.rtf": "z"})
     names = tmp_path / "names"
     for arguments, message in [
         ((tmp_path / "name", {}), "no such file or directory, did you mean names"),
-        (([], {}), "no data was given"),
-        ((names / "c.rtf", {}), r"c\.rtf is of an unsupported kind \(\.rtf\)"),
-        (([names / "a.txt", tmp_path], {}), "is a directory beside others"),
-        ((names, {"label": "y"}), r"label names columns of a table, but .*names is not a table \(\.csv"),
-        ((names, {"group_by": "speaker"}), "group_by must be text for files of text.*got 'speaker'"),
+        (([], {}), "no data given"),
+        ((names / "c.rtf", {}), r"c\.rtf is of an unsupported type \(\.rtf\)"),
+        (([names / "a.txt", tmp_path], {}), "is a directory among files"),
+        ((names, {"label": "y"}), r"label names table columns, but .*names is not a table \(\.csv"),
+        ((names, {"group_by": "speaker"}), "group_by must be text for text files.*got 'speaker'"),
         ((names / "a.txt", {}), "has 1 label"),
     ]:
         with pytest.raises(DataError, match=message):
@@ -174,19 +174,19 @@ def test_paths_and_options_that_do_not_fit(tmp_path):
 @pytest.mark.parametrize(
     ("content", "options", "message"),
     [
-        ("", {}, "is empty: expected a table"),
+        ("", {}, "is empty; expected a table"),
         ("a,b\n", {}, "has no rows below its header"),
         ("a,b\n1,2,3\n", {}, r"is not a readable \.csv table: a row has more cells"),
-        (SERIES, {"label": None}, "name its column of labels with label. Its columns are 'id', 't', 'label'"),
+        (SERIES, {"label": None}, "set its label column with label. Its columns are 'id', 't', 'label'"),
         (SERIES, {"label": "labl"}, r"no column 'labl' \(label\), did you mean label\? Its columns are 'id'"),
         (SERIES, {"group": None}, r"needs either text .* or group .*, got neither"),
         (SERIES, {"text": "note"}, "got both"),
         (
             SERIES,
             {"text": "note", "group": None, "time": None},
-            r"'note' has 3 sequences of length 0 \(the first in row 2",
+            r"'note' has 3 empty sequences \(the first in row 2",
         ),
-        (SERIES, {"text": "note", "group": None}, "time goes with group, not with text"),
+        (SERIES, {"text": "note", "group": None}, "time requires group, not text"),
         (SERIES, {"group": "idd"}, r"no column 'idd' \(group\), did you mean id\?"),
         (SERIES, {"time": "tt"}, r"no column 'tt' \(time\)"),
         (SERIES, {"group_by": "who"}, r"no column 'who' \(group_by\)"),
@@ -194,7 +194,7 @@ def test_paths_and_options_that_do_not_fit(tmp_path):
         (SERIES, {"columns": ["z"]}, r"no column 'z' \(columns\)\. Its columns"),
         (SERIES, {"columns": []}, "one or more distinct columns"),
         (SERIES, {"columns": ["x", "x"]}, "one or more distinct columns"),
-        (SERIES, {"columns": ["t"]}, "'t' is given as a feature and as something else"),
+        (SERIES, {"columns": ["t"]}, "'t' is used both as a feature and otherwise"),
         (
             SERIES,
             {"columns": ["note"]},
@@ -207,7 +207,7 @@ def test_paths_and_options_that_do_not_fit(tmp_path):
         (SERIES.replace("b,", ","), {}, r"column 'id' \(group\) has 3 missing values \(the first in row 3\)"),
         (SERIES.replace("b,2", "b,0"), {}, r"sequence 'b' has two rows at t 0 \(rows 3 and 5\)"),
         (SERIES.replace("b,2", "b,"), {}, r"column 't' \(time\) has 1 missing value \(row 5\)"),
-        (SERIES.replace("a,0", "a,03/02/2024"), {}, r"'t' \(time\) must hold numbers or ISO 8601.*got '03/02/2024'"),
+        (SERIES.replace("a,0", "a,03/02/2024"), {}, r"'t' \(time\) must contain numbers or ISO 8601.*got '03/02/2024'"),
         (SERIES.replace("a,0", "a,nan"), {}, "times that are not finite"),
         (SERIES.replace(",5,", ",,"), {}, r"'x' has 1 missing or infinite value \(row 3\) among 5 rows; fill"),
         (
@@ -220,7 +220,7 @@ def test_paths_and_options_that_do_not_fit(tmp_path):
             {},
             r"'x' has 1 value \(row 3\) that is not a number, such as 'five'; correct",
         ),
-        ("id,label\na,x\nb,y\n", {"time": None}, "has no numeric columns beside 'id', 'label'"),
+        ("id,label\na,x\nb,y\n", {"time": None}, "has no numeric columns besides 'id', 'label'"),
     ],
 )
 def test_tables_that_cannot_be_read(tmp_path, content, options, message):
@@ -228,17 +228,17 @@ def test_tables_that_cannot_be_read(tmp_path, content, options, message):
         read_labelled(csv(tmp_path, content), **{**OF_SERIES, **options})
 
 
-def test_parquet_files_that_cannot_be_read(tmp_path):
+def test_invalid_parquet_files_are_rejected(tmp_path):
     with pytest.raises(DataError, match=r"is not a readable \.parquet table"):
         read_labelled(csv(tmp_path, "no", "a.parquet"), label="label", text="text")
     nested = pl.DataFrame({"id": [1, 2], "label": ["a", "b"], "x": [[1.0], [2.0]], "y": [1.0, np.nan]})
     nested.write_parquet(tmp_path / "b.parquet")
-    for columns, message in [(["x"], "holds List"), (["y"], r"1 missing or infinite value \(row 2\)")]:
+    for columns, message in [(["x"], "has type List"), (["y"], r"1 missing or infinite value \(row 2\)")]:
         with pytest.raises(DataError, match=message):
             read_labelled(tmp_path / "b.parquet", label="label", group="id", columns=columns)
 
 
-def test_a_missing_polars_is_named(tmp_path, monkeypatch):
+def test_missing_polars_is_reported(tmp_path, monkeypatch):
     path = csv(tmp_path, SERIES)
     monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"reading tables needs polars: pip install 'throughtime\[train\]'"):

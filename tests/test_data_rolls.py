@@ -1,4 +1,4 @@
-"""Piano rolls from MATLAB, NumPy and MIDI files, and back to MIDI."""
+"""Piano rolls from MATLAB, NumPy and MIDI files, and written as MIDI."""
 
 import mido
 import numpy as np
@@ -36,7 +36,7 @@ def saved(path, *messages, ticks_per_beat=480, kind=0):
 PARTS = {"traindata": rolls(5, 9, 7), "validdata": rolls(4, 6, seed=1), "testdata": rolls(3, 8, seed=2)}
 
 
-def test_a_mat_file_has_its_own_split(tmp_path):
+def test_a_mat_file_keeps_its_own_split(tmp_path):
     savemat(tmp_path / "a.mat", {key: as_cells(pieces) for key, pieces in PARTS.items()})
     found = read_rolls(tmp_path / "a.mat")
     assert equal(found.train, PARTS["traindata"])
@@ -46,7 +46,7 @@ def test_a_mat_file_has_its_own_split(tmp_path):
     assert found.name == str(tmp_path / "a.mat")
 
 
-def test_an_npz_file_has_a_split_by_names_or_by_piece(tmp_path):
+def test_an_npz_file_is_split_by_array_names_or_by_piece(tmp_path):
     parts = {f"{key[:-4]}_{k}": roll for key, pieces in PARTS.items() for k, roll in enumerate(pieces)}
     np.savez(tmp_path / "a.npz", **parts)
     found = read_rolls(tmp_path / "a.npz")
@@ -67,24 +67,24 @@ def test_an_npz_file_has_a_split_by_names_or_by_piece(tmp_path):
 
 @settings(max_examples=25, deadline=None)
 @given(seed=st.integers(0, 1000), length=st.integers(1, 40), share=st.floats(0.01, 0.6))
-def test_a_written_roll_is_read_again(tmp_path_factory, seed, length, share):
+def test_a_roll_survives_writing_and_reading(tmp_path_factory, seed, length, share):
     roll = np.random.default_rng(seed).random((length, 88)) < share
-    roll[-1, 40] = True  # silence at the end is no note, so it isn't read
+    roll[-1, 40] = True  # silence at the end has no note, so it isn't restored
     path = tmp_path_factory.mktemp("midi") / "a.mid"
     write_midi(roll, path, step_seconds=0.3)
     found, outside = read_midi(path)
     assert np.array_equal(found, roll)
     assert outside == 0
-    # MIDI's tempo is in whole microseconds per beat of four steps.
+    # MIDI's tempo is a whole number of microseconds per beat of four steps.
     assert mido.MidiFile(path).length == pytest.approx(0.3 * length, abs=1e-6 * length)
 
 
-def test_midi_key_21_is_column_0(tmp_path):
+def test_midi_note_21_is_column_0(tmp_path):
     roll = np.zeros((3, 88))
     roll[0, 0] = roll[1:, 87] = 1
     write_midi(roll, tmp_path / "a.mid", step_seconds=0.5)
     notes = [(m.type, m.note, m.time) for m in mido.MidiFile(tmp_path / "a.mid").tracks[0] if not m.is_meta]
-    # 120 ticks a step; the held note of key 108 begins once.
+    # 120 ticks per step; the held note of key 108 starts once.
     assert notes == [("note_on", 21, 0), ("note_off", 21, 120), ("note_on", 108, 0), ("note_off", 108, 240)]
 
 
@@ -94,11 +94,11 @@ def test_notes_are_quantized_to_steps(tmp_path):
         ("note_on", 60, 50, {}),  # nearest to step 0
         ("note_on", 64, 20, {}),  # tick 70: to step 1
         ("note_on", 70, 0, {"channel": 9}),  # drums
-        ("note_on", 10, 0, {}),  # below the piano's keys
+        ("note_on", 10, 0, {}),  # below the piano's range
         ("note_on", 60, 170, {"velocity": 0}),  # tick 240: ends before step 2
         ("note_off", 64, 10, {}),
         ("note_off", 10, 0, {}),
-        ("note_on", 62, 110, {}),  # step 3, for one step at least
+        ("note_on", 62, 110, {}),  # step 3, for at least one step
         ("note_off", 62, 1, {}),
         ("note_on", 72, 119, {}),  # never ended: one step
     )
@@ -123,10 +123,10 @@ def test_a_directory_of_midi_files(tmp_path):
     assert equal(parts.test, pieces[2::3])
     assert parts.notes == []
     saved(tmp_path / "flat" / "10.mid", ("note_on", 10, 0, {}), ("note_on", 60, 0, {}), ("note_off", 60, 9, {}))
-    assert read_rolls(tmp_path / "flat").notes == ["Left out 1 note outside a piano's keys (MIDI 21 to 108)."]
+    assert read_rolls(tmp_path / "flat").notes == ["Dropped 1 note outside a piano's range (MIDI 21 to 108)."]
 
 
-def test_files_that_are_not_rolls(tmp_path):
+def test_files_that_are_not_rolls_are_rejected(tmp_path):
     np.savez(tmp_path / "objects.npz", traindata=as_cells(PARTS["traindata"]))
     np.savez(tmp_path / "wide.npz", np.zeros((3, 89)))
     np.savez(tmp_path / "counts.npz", np.full((3, 88), 2))
@@ -142,20 +142,20 @@ def test_files_that_are_not_rolls(tmp_path):
     write_midi(np.zeros((2, 88)), tmp_path / "silent.mid", step_seconds=0.1)
     saved(tmp_path / "long.mid", *[("note_on", 60, 2**27, {})] * 2, ("note_off", 60, 1, {}), ticks_per_beat=1)
     for name, message in [
-        ("objects.npz", r"holds Python objects, which are not read.*np\.savez\(path"),
+        ("objects.npz", r"contains Python objects, which are not loaded.*np\.savez\(path"),
         ("wide.npz", r"wide\.npz, arr_0, piece 0: expected an array \[steps, 88\] of 0 and 1, got \[3, 89\]"),
-        ("counts.npz", "a piano roll holds 0 and 1, got 2"),
+        ("counts.npz", "a piano roll must contain only 0 and 1, got 2"),
         ("short.npz", "piece 0 has no steps"),
-        ("two.npz", "has 2 pieces: 3 or more are needed"),
+        ("two.npz", "has 2 pieces; at least 3 are needed"),
         ("none.npz", "has no pieces"),
         ("part.npz", "in all of train, valid and test, or in none; it has test, train"),
         ("a.mat", r"is not a readable \.mat file"),
         ("a.npz", r"is not a readable \.npz file"),
         ("a.mid", "is not a readable MIDI file"),
-        ("cut.mid", "is not a readable MIDI file: it ends too early"),
+        ("cut.mid", "is not a readable MIDI file: unexpected end of file"),
         ("silent.mid", "has no notes"),
         ("long.mid", "above the limit of 1,000,000"),
-        ("a.pickle", r"of an unsupported kind \(\.pickle\): expected \.mat or \.npz"),
+        ("a.pickle", r"has an unsupported type \(\.pickle\); expected \.mat or \.npz"),
         ("empty", r"has no \.mid files"),
         ("cut.midi", r"no such file or directory, did you mean cut\.mid"),
     ]:
@@ -163,7 +163,7 @@ def test_files_that_are_not_rolls(tmp_path):
             read_rolls(tmp_path / name)
 
 
-def test_arguments_that_are_out_of_range(tmp_path):
+def test_arguments_out_of_range_are_rejected(tmp_path):
     path = tmp_path / "a.mid"
     with pytest.raises(DataError, match=r"shape \[steps, 88\], got \[3, 87\]"):
         write_midi(np.zeros((3, 87)), path, step_seconds=0.1)
@@ -177,7 +177,7 @@ def test_arguments_that_are_out_of_range(tmp_path):
         read_rolls(tmp_path / "a.npz", share=0.5)
 
 
-def test_missing_packages_are_named(tmp_path, monkeypatch):
+def test_missing_packages_are_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
     for name, needed in [("a.mid", "reading MIDI files needs mido"), ("a.mat", r"reading \.mat files needs scipy")]:
         (tmp_path / name).touch()

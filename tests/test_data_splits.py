@@ -1,4 +1,4 @@
-"""Splits: by label, by group, and what can't be split."""
+"""Splits by label and by group, and unsplittable data."""
 
 import numpy as np
 import pytest
@@ -15,14 +15,14 @@ from throughtime.errors import DataError, UserError
     share=st.floats(0.05, 0.6),
     seed=st.integers(0, 9),
 )
-def test_each_label_has_its_share(counts, share, seed):
+def test_splits_keep_label_frequencies(counts, share, seed):
     ids = np.random.default_rng(seed).permutation(np.repeat(np.arange(len(counts)), counts))
     train, valid, notes = split(ids, None, share, seed)
     assert sorted([*train, *valid]) == list(range(len(ids)))
     assert notes == []
     size = min(max(round(share * len(ids)), len(counts)), len(ids) - len(counts))
     assert len(valid) == size
-    # Scikit-learn shares out whole sequences: a label is off by less than one.
+    # scikit-learn divides whole sequences, so a label is off by less than one.
     assert np.all(np.abs(np.bincount(ids[valid], minlength=len(counts)) - size * np.array(counts) / len(ids)) < 1)
     again = split(ids, None, share, seed)
     assert np.array_equal(again.valid, valid)
@@ -36,13 +36,13 @@ def test_each_label_has_its_share(counts, share, seed):
     seed=st.integers(0, 9),
     known=st.booleans(),
 )
-def test_no_group_is_on_both_sides(labels, groups, share, seed, known):
+def test_groups_stay_on_one_side(labels, groups, share, seed, known):
     ids = np.unique(labels, return_inverse=True)[1]
     names = [f"g{k}" for k in np.random.default_rng(seed).integers(0, groups, len(ids))]
     try:
         train, valid, _ = split(ids if known else ids.astype(float), names, share, seed)
     except DataError as error:
-        if "group" not in str(error):  # too few of them is the one reason here
+        if "group" not in str(error):  # too few groups is the only acceptable reason
             raise
         return
     assert sorted([*train, *valid]) == list(range(len(ids)))
@@ -53,7 +53,7 @@ def test_no_group_is_on_both_sides(labels, groups, share, seed, known):
         assert set(ids[train]) == set(ids)
 
 
-def test_groups_keep_shares_and_labels():
+def test_grouped_splits_keep_fractions_and_labels():
     generator = np.random.default_rng(0)
     groups = [f"speaker {k}" for k in generator.integers(0, 50, 1000)]
     ids = generator.choice(3, 1000, p=[0.7, 0.2, 0.1])
@@ -64,7 +64,7 @@ def test_groups_keep_shares_and_labels():
     assert split(ids, groups, 0.2, 1).valid.tolist() != valid.tolist()
 
 
-def test_numbers_split_by_chance():
+def test_numeric_targets_are_split_at_random():
     train, valid, notes = split(np.zeros((50, 2)), None, 0.2, 0)
     assert (len(train), len(valid), notes) == (40, 10, [])
     assert valid.tolist() == sorted(valid)
@@ -72,7 +72,7 @@ def test_numbers_split_by_chance():
     assert len(split([np.zeros(3)] * 2, None, 0.01, 0).valid) == 1
 
 
-def test_a_label_with_one_member_trains():
+def test_a_label_with_one_sequence_is_used_for_training():
     ids = np.array([0] * 5 + [1] + [2] * 5)
     for seed in range(10):
         train, valid, notes = split(ids, None, 0.4, seed, ["a", "b", "c"])
@@ -81,7 +81,7 @@ def test_a_label_with_one_member_trains():
         assert notes == ["label 'b' has only one sequence, which is used for training: its accuracy is not validated."]
 
 
-def test_a_label_with_one_group_trains():
+def test_a_label_with_one_group_is_used_for_training():
     ids = np.array([0, 0, 1, 1, 0, 0, 2, 2])
     for seed in range(10):
         train, _, notes = split(ids, list("abababcc"), 0.5, seed)
@@ -94,21 +94,21 @@ def test_a_label_with_one_group_trains():
     [
         ((np.array([0, 2, 0, 2]), None, 0.5, 0), "no sequence has the label 1"),
         ((np.array([0, 0]), None, 0.5, 0, ["a", "b"]), "no sequence has the label 'b'"),
-        ((np.array([0, 1]), None, 0.5, 0), "no label has 2 sequences that can be split"),
-        ((np.array([0, 1, 0]), ["a", "b", "a"], 0.5, 0), "no label has 2 groups that can be split"),
+        ((np.array([0, 1]), None, 0.5, 0), "no label has at least 2 sequences to split"),
+        ((np.array([0, 1, 0]), ["a", "b", "a"], 0.5, 0), "no label has at least 2 groups to split"),
         ((np.array([0, 1, 0]), ["a", "a", "a"], 0.5, 0), "all sequences are in the same group"),
-        ((np.array([0, 1, 0]), ["a"], 0.5, 0), "as many groups as sequences, got 1 for 3"),
+        ((np.array([0, 1, 0]), ["a"], 0.5, 0), "the number of groups must match the sequences, got 1 for 3"),
         ((np.array([0, 0]), None, 0, 0), "between 0 and 1, got 0"),
         ((np.array([0, 0]), None, 1.0, 0), "between 0 and 1, got 1"),
-        ((np.array([0]), None, 0.5, 0), "2 sequences or more, got 1"),
+        ((np.array([0]), None, 0.5, 0), "at least 2 sequences, got 1"),
     ],
 )
-def test_what_cannot_be_split_is_refused(arguments, message):
+def test_unsplittable_data_are_rejected(arguments, message):
     with pytest.raises(DataError, match=message):
         split(*arguments)
 
 
-def test_a_missing_scikit_learn_is_named(monkeypatch):
+def test_missing_scikit_learn_is_reported(monkeypatch):
     monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"a split by label needs sklearn: pip install 'throughtime\[train\]'"):
         split(np.array([0, 0]), None, 0.5, 0)

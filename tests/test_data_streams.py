@@ -1,4 +1,4 @@
-"""The layout of training: every symbol is a target once, in order, in one stream."""
+"""Parallel streams: every token is a target once, in order, within one stream."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ SIZES = {
 
 
 @given(**SIZES)
-def test_every_symbol_but_the_first_is_a_target_once(symbols, batch, window):
+def test_every_token_except_the_first_is_a_target_once(symbols, batch, window):
     streams = Streams(np.arange(symbols, dtype=np.uint16), batch, window)
     targets = np.concatenate([target.ravel() for _, target in map(streams.__getitem__, range(len(streams)))])
     left_out = (symbols - 1) % batch
@@ -25,7 +25,7 @@ def test_every_symbol_but_the_first_is_a_target_once(symbols, batch, window):
 
 
 @given(**SIZES)
-def test_windows_in_order_are_the_streams(symbols, batch, window):
+def test_windows_in_order_add_up_to_the_streams(symbols, batch, window):
     ids = np.arange(symbols, dtype=np.uint16)
     streams = Streams(ids, batch, window)
     windows = [streams[k] for k in range(len(streams))]
@@ -44,7 +44,7 @@ def test_windows_in_order_are_the_streams(symbols, batch, window):
     each=st.integers(1, 5),
     window=st.integers(1, 40),
 )
-def test_processes_share_the_streams(symbols, ranks, each, window):
+def test_processes_divide_the_streams(symbols, ranks, each, window):
     ids = np.arange(symbols)
     whole = Streams(ids, ranks * each, window)
     shares = [Streams(ids, ranks * each, window, rank, ranks) for rank in range(ranks)]
@@ -54,7 +54,7 @@ def test_processes_share_the_streams(symbols, ranks, each, window):
             assert np.array_equal(joined, whole[k][side])
 
 
-def test_a_window_past_the_last_ends_the_iteration():
+def test_indexing_past_the_last_window_raises_index_error():
     streams = Streams(np.arange(10, dtype=np.uint8), 2, 3)
     assert len(list(streams)) == len(streams) == 2
     with pytest.raises(IndexError):
@@ -64,13 +64,13 @@ def test_a_window_past_the_last_ends_the_iteration():
 @pytest.mark.parametrize(
     ("batch", "window", "ranks", "message"),
     [
-        (4, 5, 3, "can't be shared by 3 processes"),
-        (10, 5, 1, "too short for 10 parallel streams: 11 symbols are wanted"),
-        (0, 5, 1, "1 or more"),
-        (1, 0, 1, "1 or more"),
+        (4, 5, 3, "can't be divided among 3 processes"),
+        (10, 5, 1, "too short for 10 parallel streams; use at least 11 tokens"),
+        (0, 5, 1, "must be positive integers"),
+        (1, 0, 1, "must be positive integers"),
     ],
 )
-def test_streams_that_cannot_be_are_refused(batch, window, ranks, message):
+def test_impossible_streams_are_rejected(batch, window, ranks, message):
     with pytest.raises(DataError, match=message):
         Streams(np.arange(10), batch, window, 0, ranks)
 

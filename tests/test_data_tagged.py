@@ -1,4 +1,4 @@
-"""Tagged sequences from files of columns and tables, and spans of BIO tags."""
+"""Tagged sequences from column files and tables, and spans of BIO tags."""
 
 import pytest
 from hypothesis import given
@@ -28,7 +28,7 @@ def written(tmp_path, content, name="data.txt"):
     return path
 
 
-def test_columns_between_spaces(tmp_path):
+def test_columns_separated_by_spaces(tmp_path):
     path = written(tmp_path, CONLL)
     found = read_tagged(path)
     assert (found.tokens, found.tags) == (SENTENCES, TAGS)
@@ -40,13 +40,13 @@ def test_columns_between_spaces(tmp_path):
     assert both.name == f"{path} and 1 more"
 
 
-def test_columns_between_tabs_may_hold_spaces(tmp_path):
+def test_columns_separated_by_tabs_may_contain_spaces(tmp_path):
     found = read_tagged(written(tmp_path, "New York\tB-LOC\r\nis\tO\r\n\r\n1 000\tO\r\n", "data.tsv"))
     assert found.tokens == [["New York", "is"], ["1 000"]]
     assert found.tags == [["B-LOC", "O"], ["O"]]
 
 
-def test_tokens_may_be_read_without_tags(tmp_path):
+def test_tokens_can_be_read_without_tags(tmp_path):
     found = read_tagged(written(tmp_path, "EU\nrejects\n\nPeter\n"), tag_column=None)
     assert (found.tokens, found.tags) == ([["EU", "rejects"], ["Peter"]], [["", ""], [""]])
     table = written(tmp_path, "s,w\n1,a\n1,b\n", "data.csv")
@@ -54,7 +54,7 @@ def test_tokens_may_be_read_without_tags(tmp_path):
 
 
 @pytest.mark.parametrize("later", ["s1", ""])
-def test_tables_have_their_columns_by_name(tmp_path, later):
+def test_table_columns_are_selected_by_name(tmp_path, later):
     rows = f's1,EU,B-ORG\n{later},rejects,O\ns2,"Pe,ter",B-PER\n'
     path = written(tmp_path, "sentence,word,ner\n" + rows, "data.csv")
     found = read_tagged(path, sentence_column="sentence", token_column="word", tag_column="ner")
@@ -68,18 +68,18 @@ def test_tables_have_their_columns_by_name(tmp_path, later):
     [
         ("", {}, r"data\.txt has no sequences"),
         ("\n\n-DOCSTART- O\n", {}, r"data\.txt has no sequences"),
-        ("a B\nword\n", {}, r"data\.txt, line 2: expected a token and its tag, got 'word' alone"),
-        ("a B\n\nc D E\n", {}, r"line 3: expected 2 columns, as in the lines before, got 3"),
+        ("a B\nword\n", {}, r"data\.txt, line 2: expected a token and its tag, got only 'word'"),
+        ("a B\n\nc D E\n", {}, r"line 3: expected 2 columns as in the previous lines, got 3"),
         ("a\tB\n\tO\n", {}, "line 2: the token is empty"),
         ("a\tB\na\t\n", {}, "line 2: the tag is empty"),
         ("a B\n", {"tag_column": 2}, r"line 1: there is no column 2 \(tag_column\); the file has 2"),
         ("a B\n", {"token_column": -3}, r"there is no column -3 \(token_column\)"),
         ("a B\n", {"tag_column": 0}, "token_column and tag_column are the same column, 0"),
-        ("a B\n", {"tag_column": "ner"}, r"is not a table .*give token_column and tag_column as column numbers"),
+        ("a B\n", {"tag_column": "ner"}, r"is not a table .*use column numbers for token_column and tag_column"),
         (b"a B\nc\xe9 D\n", {}, r"data\.txt is not UTF-8: byte 5 \(line 2\)"),
     ],
 )
-def test_files_of_columns_that_cannot_be_read(tmp_path, content, options, message):
+def test_invalid_column_files_are_rejected(tmp_path, content, options, message):
     with pytest.raises(DataError, match=message):
         read_tagged(written(tmp_path, content), **options)
 
@@ -88,7 +88,7 @@ def test_files_of_columns_that_cannot_be_read(tmp_path, content, options, messag
     ("content", "options", "message"),
     [
         ("s,w,t\n1,a,B\n", {}, r"with sentence_column, token_column, tag_column\. Its columns are 's', 'w', 't'"),
-        ("s,w,t\n1,a,B\n", {"sentence": "s", "token": "w"}, "name its columns with tag_column"),
+        ("s,w,t\n1,a,B\n", {"sentence": "s", "token": "w"}, "set its columns by name with tag_column"),
         ("s,w,t\n1,a,B\n", {"sentence": "s", "token": "w", "tag": "x"}, r"no column 'x' \(tag_column\)"),
         ("s,w,t\n1,a,B\n1,b,\n", {"sentence": "s", "token": "w", "tag": "t"}, r"1 missing value \(row 2\)"),
         ("s,w,t\n,a,B\n", {"sentence": "s", "token": "w", "tag": "t"}, r"\(sentence_column\) is blank in row 1"),
@@ -99,10 +99,10 @@ def test_tables_that_cannot_be_read(tmp_path, content, options, message):
         read_tagged(written(tmp_path, content, "data.csv"), **{f"{name}_column": of for name, of in options.items()})
 
 
-def test_paths_that_cannot_be_read(tmp_path):
+def test_unreadable_paths_are_rejected(tmp_path):
     written(tmp_path, CONLL, "train.conll")
     for paths, message in [
-        ([], "no data was given"),
+        ([], "no data given"),
         (tmp_path, "is a directory; expected a file"),
         (tmp_path / "trian.conll", r"no such file, did you mean train\.conll"),
     ]:
@@ -117,12 +117,12 @@ def test_paths_that_cannot_be_read(tmp_path):
         ("O O", set()),
         ("B-X I-X O", {(0, 2, "X")}),
         ("B-X B-X", {(0, 1, "X"), (1, 2, "X")}),
-        ("I-X I-X O I-X", {(0, 2, "X"), (3, 4, "X")}),  # I- after O begins a span
+        ("I-X I-X O I-X", {(0, 2, "X"), (3, 4, "X")}),  # I- after O starts a span
         ("B-X I-Y", {(0, 1, "X"), (1, 2, "Y")}),  # so does a change of type
         ("I-X I-Y I-X", {(0, 1, "X"), (1, 2, "Y"), (2, 3, "X")}),
         ("I-X B-X I-X", {(0, 1, "X"), (1, 3, "X")}),
         ("O B-X", {(1, 2, "X")}),
-        ("B-X I-X E-X I-X", {(0, 3, "X"), (3, 4, "X")}),  # E- ends a span, so the next I- begins one
+        ("B-X I-X E-X I-X", {(0, 3, "X"), (3, 4, "X")}),  # E- ends a span, so the next I- starts one
         ("S-X S-X I-X", {(0, 1, "X"), (1, 2, "X"), (2, 3, "X")}),
         ("E-X E-X", {(0, 1, "X"), (1, 2, "X")}),
         ("B-A-B I-A-B", {(0, 2, "A-B")}),
@@ -137,7 +137,7 @@ TAG = st.sampled_from(["O", "B-X", "I-X", "B-Y", "I-Y"])
 
 
 @given(st.lists(TAG, max_size=12))
-def test_spans_cover_each_tag_but_o_once(tags):
+def test_spans_cover_each_tag_except_o_once(tags):
     covered = [k for start, end, _ in spans(tags) for k in range(start, end)]
     assert sorted(covered) == [k for k, tag in enumerate(tags) if tag != "O"]
     for start, end, kind in spans(tags):
@@ -145,19 +145,19 @@ def test_spans_cover_each_tag_but_o_once(tags):
         assert all(tag[0] == "I" for tag in tags[start + 1 : end])
 
 
-def test_span_scores_are_over_all_sequences():
-    # seqeval's own example: 1 of 2 spans found, 1 of 2 true (its README).
+def test_span_scores_are_micro_averages():
+    # seqeval's own example from its README: 1 of 2 predicted spans is correct, 1 of 2 true spans is found.
     true = [["O", "O", "O", "B-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     found = [["O", "O", "B-MISC", "I-MISC", "I-MISC", "I-MISC", "O"], ["B-PER", "I-PER", "O"]]
     assert span_f1(true, found) == 0.5
     assert span_scores([["B-X", "B-X", "B-X"]], [["B-X", "O", "B-Y"]]) == (1 / 2, 1 / 3, 2 / 5)
     assert span_scores([["O"]], [["O"]]) == (0, 0, 0)
     assert span_scores([["B-X"]], [["O"]]) == (0, 0, 0)
-    with pytest.raises(ValueError, match="got 1 for 2"):
+    with pytest.raises(ValueError, match="1 and 2"):
         span_f1([["O", "O"]], [["O"]])
 
 
-def test_span_tags_are_told_from_other_labels():
+def test_span_tags_are_distinguished_from_other_labels():
     assert is_tagging(["O", "B-PER", "I-PER"])
     assert is_tagging(["B-PER", "S-X"])
     assert not is_tagging(["O"])

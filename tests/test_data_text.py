@@ -1,4 +1,4 @@
-"""Reading text: what comes out is the text, and what isn't text is refused in words."""
+"""Reading text: pieces add up to the text, and files that aren't text are rejected with a reason."""
 
 import io
 import os
@@ -33,13 +33,13 @@ def tiny_pieces(monkeypatch):
     content=st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.sampled_from("\r\n\t")),
     piece=st.integers(3, 12),
 )
-def test_pieces_of_any_size_are_the_text(tmp_path_factory, content, piece):
+def test_pieces_of_any_size_add_up_to_the_text(tmp_path_factory, content, piece):
     path = written(tmp_path_factory.mktemp("text") / "a.txt", "x" + content)
     before = text_module._PIECE
     text_module._PIECE = piece
     try:
         text = read_text([path])
-        expected = path.read_text(encoding="utf-8")  # Python's own view of line ends
+        expected = path.read_text(encoding="utf-8")  # with Python's translation of line ends
         assert "".join(text.pieces()) == expected
         assert text.characters == len(expected)
         for start, stop in [(0, 4), (2, 7), (3, None), (len(expected), None)]:
@@ -48,13 +48,13 @@ def test_pieces_of_any_size_are_the_text(tmp_path_factory, content, piece):
         text_module._PIECE = before
 
 
-def test_files_are_joined_in_the_order_given(tmp_path):
+def test_files_are_concatenated_in_the_given_order(tmp_path):
     a, b = written(tmp_path / "a", "first "), written(tmp_path / "b", "second")
     assert whole(b, a) == "secondfirst "
     assert read_text([b, a]).name == f"{b} and 1 more"
 
 
-def test_a_directory_is_its_txt_files_sorted(tmp_path):
+def test_a_directory_reads_its_sorted_txt_files(tmp_path):
     written(tmp_path / "2.txt", "two ")
     written(tmp_path / "1.txt", "one ")
     written(tmp_path / "3.md", "three ")
@@ -62,13 +62,13 @@ def test_a_directory_is_its_txt_files_sorted(tmp_path):
     assert whole(tmp_path) == "one two "
 
 
-def test_byte_order_marks_and_foreign_line_ends_are_dropped(tmp_path, tiny_pieces):
+def test_byte_order_marks_and_line_ends_are_normalized(tmp_path, tiny_pieces):
     a = written(tmp_path / "a", b"\xef\xbb\xbfone\r\ntwo\r")
     b = written(tmp_path / "b", b"\xef\xbb\xbfthree\n")
     assert whole(a, b) == "one\ntwo\nthree\n"
 
 
-def test_the_digest_is_of_the_text_not_of_its_files(tmp_path):
+def test_the_digest_depends_on_the_text_not_its_files(tmp_path):
     one = written(tmp_path / "one", "a line\nanother\n")
     parts = [
         written(tmp_path / "p1", b"\xef\xbb\xbfa li"),
@@ -78,7 +78,7 @@ def test_the_digest_is_of_the_text_not_of_its_files(tmp_path):
     assert read_text([one]).digest != read_text([parts[0]]).digest
 
 
-def test_pipes_and_standard_input_are_read_once_and_given_twice(tmp_path, monkeypatch):
+def test_pipes_and_standard_input_can_be_iterated_twice(tmp_path, monkeypatch):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     writer = threading.Thread(target=pipe.write_text, args=("from a pipe",))
@@ -92,7 +92,7 @@ def test_pipes_and_standard_input_are_read_once_and_given_twice(tmp_path, monkey
     assert ["".join(text.pieces()) for _ in range(2)] == ["from stdin"] * 2
 
 
-def test_the_default_text_is_pythons_documentation():
+def test_the_default_text_is_python_documentation():
     text = read_text()
     assert "".join(text.pieces()) == default_text()
     assert text.characters > 300_000
@@ -100,7 +100,7 @@ def test_the_default_text_is_pythons_documentation():
 
 
 @pytest.mark.parametrize(
-    ("content", "tokenised"),
+    ("content", "tokenized"),
     [
         ("the cat <unk> on\n", True),
         ("<unk> at the start\n", True),
@@ -110,31 +110,31 @@ def test_the_default_text_is_pythons_documentation():
         ("plain text\n", False),
     ],
 )
-def test_tokenised_text_is_told_by_unk_as_a_word(tmp_path, tiny_pieces, content, tokenised):
-    assert read_text([written(tmp_path / "a", content)]).tokenised is tokenised
+def test_tokenized_text_is_detected_by_unk_as_a_word(tmp_path, tiny_pieces, content, tokenized):
+    assert read_text([written(tmp_path / "a", content)]).tokenized is tokenized
 
 
-def test_progress_tells_the_bytes_read(tmp_path, tiny_pieces):
+def test_progress_counts_bytes(tmp_path, tiny_pieces):
     seen = []
-    read_text([written(tmp_path / "a", "12345678")], progress=lambda *told: seen.append(told))
+    read_text([written(tmp_path / "a", "12345678")], progress=lambda *args: seen.append(args))
     assert seen[0] == ("reading", 3, 8)
     assert seen[-1] == ("reading", 8, 8)
 
 
-def test_invalid_utf8_is_refused_with_its_place(tmp_path, tiny_pieces):
+def test_invalid_utf8_is_reported_with_its_position(tmp_path, tiny_pieces):
     path = written(tmp_path / "latin.txt", b"one\ntwo, caf\xe9 three\n")
     with pytest.raises(DataError, match=r"latin\.txt is not UTF-8: byte 12 \(line 2\) is 0xe9"):
         read_text([path])
     assert whole(path, encoding_errors="replace") == "one\ntwo, caf\ufffd three\n"
 
 
-def test_the_place_of_invalid_utf8_counts_the_byte_order_mark(tmp_path, tiny_pieces):
+def test_the_position_of_invalid_utf8_includes_the_byte_order_mark(tmp_path, tiny_pieces):
     path = written(tmp_path / "a", b"\xef\xbb\xbfab\n\n\xff")
     with pytest.raises(DataError, match=r"byte 7 \(line 3\) is 0xff"):
         read_text([path])
 
 
-def test_a_character_cut_off_by_the_end_of_the_file_is_invalid(tmp_path, tiny_pieces):
+def test_a_truncated_character_at_the_end_is_invalid(tmp_path, tiny_pieces):
     path = written(tmp_path / "a", "wörld…".encode()[:-1])
     with pytest.raises(DataError, match=r"byte 6 \(line 1\).*unexpected end of data"):
         read_text([path])
@@ -146,10 +146,10 @@ def refusal(*paths: Path | str, **options: str) -> str:
     return str(caught.value)
 
 
-def test_what_is_not_a_text_file_is_refused_in_words(tmp_path):
+def test_files_that_are_not_text_are_rejected_with_a_reason(tmp_path):
     written(tmp_path / "shakespeare.txt", "To be")
     message = refusal(tmp_path / "shakespare.txt")
-    assert "there is no such file, did you mean shakespeare.txt?" in message
+    assert "no such file, did you mean shakespeare.txt?" in message
     assert "no such file" in refusal(tmp_path / "nowhere" / "at.all")
     assert "is empty" in refusal(written(tmp_path / "empty", ""))
     assert "is empty" in refusal(written(tmp_path / "mark", b"\xef\xbb\xbf"))
@@ -159,14 +159,14 @@ def test_what_is_not_a_text_file_is_refused_in_words(tmp_path):
     assert "device" in refusal("/dev/null")
     assert "did you mean replace?" in refusal(tmp_path / "shakespeare.txt", encoding_errors="replaced")
     (tmp_path / "no-text").mkdir()
-    assert "*.txt files are wanted" in refusal(tmp_path / "no-text")
+    assert "without *.txt files" in refusal(tmp_path / "no-text")
 
 
-def test_an_unreadable_file_is_told(tmp_path, monkeypatch):
+def test_an_unreadable_file_is_reported(tmp_path, monkeypatch):
     path = written(tmp_path / "secret.txt", "text")
 
     def refuse(*_args, **_options):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "open", refuse)  # a mode would not stop the superuser
+    monkeypatch.setattr(Path, "open", refuse)  # permissions would not stop root
     assert refusal(path) == f"{path} can't be read: Permission denied"

@@ -1,4 +1,4 @@
-"""Vocabularies: what they give back, what they leave out, and how they are kept."""
+"""Vocabularies: encoding and decoding, unknown tokens, and files."""
 
 import json
 
@@ -12,7 +12,7 @@ from throughtime.data.vocabulary import from_json
 from throughtime.errors import DataError
 
 ANY_TEXT = st.text(max_size=60)
-# About what the Penn Treebank's files look like.
+# Resembles the files of the Penn Treebank.
 TREEBANK = (
     " no it was n't black monday \n but while the <unk> stock exchange did n't fall apart \n"
     " the dow jones industrial average plunged N points \n\n"
@@ -31,7 +31,7 @@ def words():
 
 @settings(deadline=None)
 @given(ANY_TEXT)
-def test_characters_give_any_text_back(text):
+def test_characters_round_trip_any_text(text):
     vocabulary = build_vocabulary("char", [text])
     ids = vocabulary.encode(text)
     assert len(ids) == len(text)
@@ -42,14 +42,14 @@ def test_characters_give_any_text_back(text):
 
 @settings(deadline=None)
 @given(text=ANY_TEXT)
-def test_byte_pairs_give_back_any_text_that_they_never_saw(byte_pairs, text):
+def test_byte_pairs_round_trip_unseen_text(byte_pairs, text):
     assert byte_pairs.unknown is None
     assert byte_pairs.decode(byte_pairs.encode(text)) == text
 
 
 @settings(deadline=None)
 @given(text=ANY_TEXT)
-def test_plain_words_give_their_own_text_back(text):
+def test_plain_words_round_trip_their_own_text(text):
     vocabulary = build_vocabulary("word", [text, " word"], min_count=1)
     assert vocabulary.decode(vocabulary.encode(text)) == text
 
@@ -64,7 +64,7 @@ def test_plain_words_split_as_a_reader_would(words):
 
 @settings(deadline=None)
 @given(text=ANY_TEXT, level=st.sampled_from(["char", "word", "bpe"]), data=st.data())
-def test_decoding_one_by_one_gives_the_same_text(words, byte_pairs, text, level, data):
+def test_incremental_decoding_returns_the_same_text(words, byte_pairs, text, level, data):
     vocabulary = {"char": build_vocabulary("char", [text]), "word": words, "bpe": byte_pairs}[level]
     ids = vocabulary.encode(text)
     decoder = vocabulary.decoder()
@@ -72,7 +72,7 @@ def test_decoding_one_by_one_gives_the_same_text(words, byte_pairs, text, level,
     assert came == vocabulary.decode(ids)
 
 
-def test_a_character_of_several_bytes_waits_for_its_last(byte_pairs):
+def test_decoding_holds_back_incomplete_characters(byte_pairs):
     ids = byte_pairs.encode("…")
     assert len(ids) == 3
     decoder = byte_pairs.decoder()
@@ -82,7 +82,7 @@ def test_a_character_of_several_bytes_waits_for_its_last(byte_pairs):
 
 
 @pytest.mark.parametrize("level", ["char", "word", "bpe"])
-def test_how_a_text_is_cut_into_pieces_makes_no_difference(level):
+def test_encoding_does_not_depend_on_piece_boundaries(level):
     text = default_text()[:60_000] + "無空白" * 4_000 + " " * 10_000 + "end\n"
 
     def symbols(size):
@@ -95,8 +95,8 @@ def test_how_a_text_is_cut_into_pieces_makes_no_difference(level):
     assert all(symbols(size) == whole for size in (17, 8192, 50_001))
 
 
-def test_a_tokenised_text_is_exactly_its_words_and_line_ends():
-    vocabulary = build_vocabulary("word", [TREEBANK], tokenised=True)
+def test_a_tokenized_text_consists_of_words_and_line_ends():
+    vocabulary = build_vocabulary("word", [TREEBANK], tokenized=True)
     expected = TREEBANK.replace("\n", " <eos> ").split()
     names = list(json.loads(vocabulary.to_json())["model"]["vocab"])
     assert names[:2] == ["<unk>", "<eos>"]
@@ -107,8 +107,8 @@ def test_a_tokenised_text_is_exactly_its_words_and_line_ends():
     ]
 
 
-def test_only_words_that_are_lacking_count_as_unknown():
-    vocabulary = build_vocabulary("word", [TREEBANK], tokenised=True)
+def test_only_missing_words_count_as_unknown():
+    vocabulary = build_vocabulary("word", [TREEBANK], tokenized=True)
     (block,) = vocabulary.encode_blocks(["the <unk> black swan plunged \n"])
     assert block.ids.tolist().count(vocabulary.unknown) == 2
     assert block.unknown == 1
@@ -130,11 +130,11 @@ def test_bounds_keep_the_most_frequent():
     assert build_vocabulary("word", [text]).symbols == (" <unk>", " high", " low")
     assert build_vocabulary("word", [text], vocab_size=3, min_count=1).size == 3
     assert build_vocabulary("bpe", [default_text()[:20_000]], vocab_size=300).size == 300
-    bounded = build_vocabulary("word", [TREEBANK], vocab_size=4, tokenised=True)
+    bounded = build_vocabulary("word", [TREEBANK], vocab_size=4, tokenized=True)
     assert bounded.size == 4
 
 
-def test_ids_take_the_smallest_type():
+def test_ids_use_the_smallest_dtype():
     assert build_vocabulary("char", ["".join(map(chr, range(255)))]).dtype == "uint8"
     assert build_vocabulary("char", ["".join(map(chr, range(256)))]).dtype == "uint16"
     many = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x12000)]))
@@ -142,7 +142,7 @@ def test_ids_take_the_smallest_type():
 
 
 @pytest.mark.parametrize("level", ["char", "word", "bpe"])
-def test_a_vocabulary_is_kept_as_json(tmp_path, level):
+def test_a_vocabulary_is_saved_as_json(tmp_path, level):
     vocabulary = build_vocabulary(level, ["one two\nöne two\0\n" * 9])
     vocabulary.save(tmp_path / "vocabulary.json")
     again = load_vocabulary(tmp_path / "vocabulary.json")
@@ -152,14 +152,14 @@ def test_a_vocabulary_is_kept_as_json(tmp_path, level):
     assert again.encode("two one.").tolist() == vocabulary.encode("two one.").tolist()
 
 
-def test_words_and_byte_pairs_are_files_that_the_library_reads(tmp_path, byte_pairs):
+def test_word_and_byte_pair_files_load_in_tokenizers(tmp_path, byte_pairs):
     byte_pairs.save(tmp_path / "vocabulary.json")
     tokenizer = Tokenizer.from_file(str(tmp_path / "vocabulary.json"))
     assert tokenizer.encode("the print function").ids == byte_pairs.encode("the print function").tolist()
 
 
 @pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"model": {}}', '{"characters": [1]}', "{"])
-def test_a_damaged_vocabulary_is_told(tmp_path, text):
+def test_a_damaged_vocabulary_is_reported(tmp_path, text):
     with pytest.raises(DataError, match="damaged"):
         from_json(text)
     (tmp_path / "v.json").write_text(text)
@@ -167,7 +167,7 @@ def test_a_damaged_vocabulary_is_told(tmp_path, text):
         load_vocabulary(tmp_path / "v.json")
 
 
-def test_a_missing_vocabulary_is_told(tmp_path):
+def test_a_missing_vocabulary_is_reported(tmp_path):
     with pytest.raises(DataError, match="can't be read: No such file"):
         load_vocabulary(tmp_path / "v.json")
 
@@ -177,12 +177,12 @@ def test_a_missing_vocabulary_is_told(tmp_path):
     [
         ({"level": "chars"}, "did you mean char?"),
         ({"level": "bpe", "vocab_size": 200}, "at least 257"),
-        ({"level": "char", "vocab_size": 0}, "too small"),
-        ({"level": "word", "min_count": 0}, "1 or more is wanted"),
+        ({"level": "char", "vocab_size": 0}, "must be at least 3"),
+        ({"level": "word", "min_count": 0}, "must be a positive integer"),
         ({"level": "word", "min_count": 9}, "no word occurs 9 times"),
     ],
 )
-def test_bounds_that_nothing_meets_are_refused(options, message):
+def test_impossible_bounds_are_rejected(options, message):
     with pytest.raises(DataError) as caught:
         build_vocabulary(pieces=["some text"], **options)
     assert message in str(caught.value)

@@ -1,4 +1,4 @@
-"""Every snippet of the README, the docs and the book runs, and every notebook."""
+"""Every notebook and every snippet of the README, the docs and the book runs."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RUNNABLE = [
 
 @pytest.mark.parametrize("page", RUNNABLE)
 def test_python_snippets_run_in_order(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A page's snippets are one program; a training in it is cut down to a few steps of a short text."""
+    """The snippets of a page form one program. Training runs for a few steps on a short text."""
     monkeypatch.chdir(tmp_path)
     Path("text.txt").write_text("the quick brown fox jumps over the lazy dog. " * 40, encoding="utf-8")
     Path("names").mkdir()
@@ -45,7 +45,7 @@ def test_python_snippets_run_in_order(page: Path, tmp_path: Path, monkeypatch: p
         Path("names", f"{label}.txt").write_text("\n".join(words), encoding="utf-8")
     namespace: dict[str, object] = {"__name__": "__main__"}
     for number, code in enumerate(blocks(page, "python")):
-        # A cell's source is read for its error messages and by `throughtime cells`, so it must be in a file.
+        # Error messages and `throughtime cells` read the source of a cell, so it must be in a file.
         file = tmp_path / f"snippet_{number}.py"
         file.write_text(code, encoding="utf-8")
         exec(compile(code, str(file), "exec"), namespace)
@@ -59,12 +59,12 @@ def test_notebooks_run(notebook: Path, tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("chapter", [c for c in CHAPTERS if c.stem[0].isdigit()], ids=title)
-def test_a_chapter_has_figures_and_ends_with_three_experiments(chapter: Path) -> None:
+def test_every_chapter_has_figures_and_ends_with_three_experiments(chapter: Path) -> None:
     text = chapter.read_text(encoding="utf-8")
     images = re.findall(r"^!\[[^\]]+\]\((\S+\.svg)\)", text, re.M)
     assert 2 <= len(images) <= 4
     for image in images:
-        assert (chapter.parent / image).exists(), "draw it: python docs/book/figures.py"
+        assert (chapter.parent / image).exists(), "not found; draw it with: python docs/book/figures.py"
     _, _, experiments = text.rpartition("\n## ")
     assert experiments.startswith("Three experiments\n")
     assert re.findall(r"^(\d)\. ", experiments, re.M) == ["1", "2", "3"]
@@ -72,7 +72,7 @@ def test_a_chapter_has_figures_and_ends_with_three_experiments(chapter: Path) ->
 
 @pytest.mark.parametrize("page", PAGES, ids=title)
 def test_commands_and_options_exist(page: Path) -> None:
-    """Each `throughtime` line in a shell block names a command and options that it has."""
+    """Every `throughtime` line in a shell block uses an existing command and existing options."""
     lines = [line for block in blocks(page, "sh") for line in block.replace("\\\n", " ").splitlines()]
     for line in lines:
         found = re.search(r"(?:^|\s)throughtime (.*)", line.split("#")[0])
@@ -83,17 +83,17 @@ def test_commands_and_options_exist(page: Path) -> None:
         known = {name for option in _loaded(command).params for name in (*option.opts, *option.secondary_opts)}
         for word in words:
             if word.startswith("--"):
-                assert word.split("=")[0] in known, f"{line}: there is no {word}"
+                assert word.split("=")[0] in known, f"{line}: unknown option {word}"
 
 
 def test_make_targets_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     for page in [*PAGES, ROOT / "CONTRIBUTING.md"]:
         for target in re.findall(r"`make (\w+)`|^make (\w+)", page.read_text(encoding="utf-8"), re.M):
-            assert re.search(rf"^{target[0] or target[1]}:", makefile, re.M), f"{page.name}: make {target}"
+            assert re.search(rf"^{target[0] or target[1]}:", makefile, re.M), f"{page.name}: no target {target}"
 
 
-def test_the_guide_to_cells_has_every_word() -> None:
+def test_the_guide_to_cells_explains_every_function_of_the_language() -> None:
     text = (ROOT / "docs" / "own-cell.md").read_text(encoding="utf-8")
     rows = "\n".join(line for line in text.splitlines() if line.startswith("|"))
     for word in set(language.__all__) - {"ACTIVATIONS"}:

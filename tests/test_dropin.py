@@ -1,4 +1,4 @@
-"""`RNN`, `LSTM`, `GRU` and their cells take, give and hold what torch's do."""
+"""Drop-in `RNN`, `LSTM`, `GRU` and their cells have the arguments, results and state dicts of torch's."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from torch.nn.utils.rnn import PackedSequence, pack_padded_sequence
 import throughtime
 
 LAYERS = ("RNN", "LSTM", "GRU")
-# Of the largest value: sums of a few dozen products in another order, through a few layers and steps. Gradients, which
-# add up over all steps and rows, are given ten times as much.
+# Relative to the largest value: sums of a few dozen products in a different order, through a few layers and steps.
+# Gradients, which sum over all steps and sequences, may differ ten times as much.
 TOLERANCE = {torch.float32: 3e-6, torch.float64: 1e-12}
 
 
@@ -78,12 +78,12 @@ def cases(draw: st.DrawFn) -> dict[str, Any]:
 
 @settings(max_examples=120, deadline=None)
 @given(cases())
-def test_every_argument_gives_torchs_outputs_states_and_gradients(case: dict[str, Any]) -> None:
+def test_outputs_states_and_gradients_match_torch_for_all_arguments(case: dict[str, Any]) -> None:
     torch.manual_seed(case["seed"])
     arguments = dict(case["arguments"])
     if arguments["num_layers"] == 1:
-        arguments["dropout"] = 0.0  # torch warns of it otherwise
-    theirs = getattr(nn, case["kind"])(**arguments).eval()  # dropout draws other numbers in torch's own kernel
+        arguments["dropout"] = 0.0  # avoids torch's warning
+    theirs = getattr(nn, case["kind"])(**arguments).eval()  # torch's own kernel draws different dropout masks
     ours = getattr(throughtime, case["kind"])(**arguments, engine=case["engine"]).eval()
     ours.load_state_dict(theirs.state_dict())
     assert list(ours.state_dict()) == list(theirs.state_dict())
@@ -122,10 +122,10 @@ def test_every_argument_gives_torchs_outputs_states_and_gradients(case: dict[str
         )
         for result, module in zip(results, (ours, theirs), strict=True)
     ]
-    # A gradient much smaller than the others is a difference of terms that nearly cancel, with the error of the terms.
+    # A gradient much smaller than the others is a sum of nearly canceling terms, with the error of the terms.
     least = 1e-3 * max((g.abs().max().item() for g in gradients[1] if g is not None and g.numel()), default=0.0)
     for a, b in zip(*gradients, strict=True):
-        # torch's own layer gives None where an argument is unused, zero elsewhere; both mean no gradient.
+        # torch returns None for an unused argument and zero elsewhere; both mean no gradient.
         a, b = (g if g is not None else torch.zeros(()) for g in (a, b))
         assert_close(a.expand_as(b), b.expand_as(a), 10 * tolerance, max(least, 1e-30))
 
@@ -138,7 +138,7 @@ def test_every_argument_gives_torchs_outputs_states_and_gradients(case: dict[str
     with_state=st.booleans(),
     engine=st.sampled_from([None, "reference", "torch"]),
 )
-def test_single_steps_are_torchs(kind: str, bias: bool, batched: bool, with_state: bool, engine: str | None) -> None:
+def test_single_steps_match_torch(kind: str, bias: bool, batched: bool, with_state: bool, engine: str | None) -> None:
     torch.manual_seed(0)
     theirs = getattr(nn, f"{kind}Cell")(3, 5, bias=bias, dtype=torch.float64)
     ours = getattr(throughtime, f"{kind}Cell")(3, 5, bias=bias, dtype=torch.float64, engine=engine)
@@ -155,7 +155,7 @@ def test_single_steps_are_torchs(kind: str, bias: bool, batched: bool, with_stat
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_new_layers_draw_the_weights_that_torch_draws(kind: str) -> None:
+def test_new_layers_draw_the_same_weights_as_torch(kind: str) -> None:
     torch.manual_seed(3)
     theirs = getattr(nn, kind)(4, 6, 2)
     torch.manual_seed(3)
@@ -166,7 +166,7 @@ def test_new_layers_draw_the_weights_that_torch_draws(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", LAYERS)
-def test_dropout_between_layers_is_drawn_from_torchs_generator(kind: str) -> None:
+def test_dropout_between_layers_uses_torchs_generator(kind: str) -> None:
     layer = getattr(throughtime, kind)(4, 6, 2, dropout=0.5)
     x = torch.randn(7, 3, 4)
     torch.manual_seed(1)
@@ -189,7 +189,7 @@ def test_dropout_between_layers_is_drawn_from_torchs_generator(kind: str) -> Non
         (torch.zeros(2, 3), torch.zeros(1, 1, 5)),
     ],
 )
-def test_wrong_shapes_are_refused_as_torch_refuses_them(kind: str, x: torch.Tensor, hx: torch.Tensor | None) -> None:
+def test_wrong_shapes_raise_torchs_errors(kind: str, x: torch.Tensor, hx: torch.Tensor | None) -> None:
     given: Any = hx if kind != "LSTM" or hx is None else (hx, hx)
     errors = []
     for module in (getattr(throughtime, kind)(3, 5, engine="reference"), getattr(nn, kind)(3, 5)):
@@ -199,7 +199,7 @@ def test_wrong_shapes_are_refused_as_torch_refuses_them(kind: str, x: torch.Tens
     assert errors[0] is errors[1]
 
 
-def test_an_unknown_engine_is_refused_with_the_nearest_name() -> None:
+def test_an_unknown_engine_is_rejected_with_the_nearest_name() -> None:
     with pytest.raises(throughtime.errors.UserError, match="did you mean reference"):
         throughtime.LSTM(3, 5, engine="refrence")
 
@@ -229,7 +229,7 @@ def outputs_and_states(result: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize("with_state", [False, True])
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
-def test_a_call_without_gradients_has_the_bits_of_one_with_them(
+def test_results_without_gradients_are_bit_identical_to_those_with(
     kind: str, batch_first: bool, with_state: bool, frozen: bool, bias: bool
 ) -> None:
     layer = getattr(throughtime, kind)(3, 4, bias=bias, batch_first=batch_first).eval()
@@ -247,7 +247,7 @@ def test_a_call_without_gradients_has_the_bits_of_one_with_them(
             assert torch.equal(one, other)
 
 
-def test_a_weight_written_past_torchs_version_counter_is_seen() -> None:
+def test_a_weight_changed_without_torchs_version_counter_takes_effect() -> None:
     layer, x = throughtime.GRU(3, 4), torch.randn(1, 2, 3)
     with torch.no_grad():
         before = layer(x)[0]

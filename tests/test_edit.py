@@ -1,4 +1,4 @@
-"""An edited network computes what a loop over its equations with the value replaced computes; so do its gradients."""
+"""An edited network's outputs and gradients match a loop over its equations with the value replaced."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def gradients(output, leaves):
 
 
 class ByHand:
-    """A loop over torch's equations of a layer in which every value goes through `replaced(name, step, value)`."""
+    """A loop over torch's equations of a layer that passes every value through `replaced(name, step, value)`."""
 
     def __init__(self, layer, replaced):
         self.layer, self.replaced = layer, replaced
@@ -77,8 +77,8 @@ def dense(chosen, size):
         *((throughtime.GRU, n) for n in ("hidden", "hidden.previous")),
     ],
 )
-def test_an_edit_is_that_of_a_loop_over_the_equations(kind, name, engine):
-    """Of numbers, arrays and functions; at all steps and units and at some; outputs and gradients."""
+def test_edits_match_a_loop_over_the_equations(kind, name, engine):
+    """Replacements are numbers, arrays and functions, at all steps and units or at some; gradients are compared too."""
     torch.manual_seed(0)
     layer = kind(WIDTH, HIDDEN, dtype=torch.float64, engine=engine)
     x = torch.randn(STEPS, ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
@@ -95,7 +95,7 @@ def test_an_edit_is_that_of_a_loop_over_the_equations(kind, name, engine):
         }
         for new, torchs in changes.items():
             if new is array and (steps, units) != (None, None):
-                continue  # a list of all, in another order, means what is chosen
+                continue  # a list of all units in a different order is a selection
             with throughtime.edit(layer, {f"layer0.{name}": new}, steps=steps, units=units):
                 output, _ = layer(x)
 
@@ -105,15 +105,15 @@ def test_an_edit_is_that_of_a_loop_over_the_equations(kind, name, engine):
             by_hand = ByHand(layer, replaced)(x)
             assert_close([output], [by_hand], 1e-13)
             leaves = [x, array, *layer.parameters()]
-            anyway = 0 * x.sum()  # where all of the output is replaced
-            # Two orders of the same sums in float64.
+            anyway = 0 * x.sum()  # in case the whole output is replaced
+            # The same sums in two orders, in float64.
             assert_close(gradients(output + anyway, leaves), gradients(by_hand + anyway, leaves), 1e-12)
 
 
 @settings(max_examples=60)
 @given(st.data())
-def test_of_any_cell_the_native_engine_edits_as_the_reference_engine_calls_python(data):
-    """Two ways that share nothing: a rewritten program, and a function of torch that is called in the loop."""
+def test_native_edits_of_any_cell_match_python_functions_on_the_reference_engine(data):
+    """The two ways share no code: a rewritten program, and a torch function called in the loop."""
     torch.manual_seed(0)
     layer = throughtime.Recurrent(data.draw(st.sampled_from(cells.names())), WIDTH, HIDDEN, dtype=torch.float64)
     name = data.draw(st.sampled_from(list(layer.programs[0].values)))
@@ -131,7 +131,7 @@ def test_of_any_cell_the_native_engine_edits_as_the_reference_engine_calls_pytho
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_a_value_spliced_into_its_own_run_changes_nothing(name):
+def test_replacing_a_value_by_its_recording_changes_nothing(name):
     torch.manual_seed(0)
     layer = throughtime.Recurrent(name, WIDTH, HIDDEN, 2, bidirectional=True, dtype=torch.float64)
     x = torch.randn(STEPS, ROWS, WIDTH, dtype=torch.float64)
@@ -142,11 +142,11 @@ def test_a_value_spliced_into_its_own_run_changes_nothing(name):
             names = [f"layer0.{value}", f"layer1.reverse.{value}"]
             with throughtime.edit(layer, {n: tape.calls[0][n] for n in names}):
                 spliced, _ = layer(x, lengths=lengths)
-            # Which sums are begun with which value depends on the program; in float64.
+            # The order of the sums depends on the program; in float64.
             assert_close([spliced], [plain], 1e-10)
 
 
-def test_a_function_that_changes_nothing_changes_no_bit():
+def test_identity_function_changes_no_bit():
     layer = throughtime.LSTM(WIDTH, HIDDEN)
     x = torch.randn(STEPS, ROWS, WIDTH, requires_grad=True)
     plain, _ = layer(x)
@@ -157,7 +157,7 @@ def test_a_function_that_changes_nothing_changes_no_bit():
         assert torch.equal(e, p)
 
 
-def test_first_and_second_derivatives_by_finite_differences():
+def test_first_and_second_derivatives_match_finite_differences():
     layer = throughtime.LSTM(2, 3, dtype=torch.float64)
     x, new = (torch.randn(3, 2, n, dtype=torch.float64, requires_grad=True) for n in (2, 3))
 
@@ -170,8 +170,8 @@ def test_first_and_second_derivatives_by_finite_differences():
     assert torch.autograd.gradgradcheck(edited, (x, new))
 
 
-def test_a_replaced_value_gets_no_gradient_and_none_that_is_not_a_number():
-    """An exponential gate that overflows, and is replaced: nothing of it is left."""
+def test_replaced_value_gets_no_gradient_and_no_nan():
+    """An exponential gate overflows and is replaced; its gradient must not contain NaN."""
 
     @cell
     def exponential(x, h):
@@ -187,15 +187,15 @@ def test_a_replaced_value_gets_no_gradient_and_none_that_is_not_a_number():
     output.sum().backward()
     assert bool(x.grad.isfinite().all())
     assert not layer.weight_x_l0.grad[:HIDDEN].any()
-    assert (tape["layer0.sum.pre"] > 1000).all()  # still there, though nothing needs it
+    assert (tape["layer0.sum.pre"] > 1000).all()  # still computed, though unused
 
 
-def test_what_is_recorded_is_what_took_the_values_place():
+def test_recording_returns_the_replacement():
     layer = throughtime.LSTM(WIDTH, HIDDEN)
     x = torch.randn(STEPS, ROWS, WIDTH)
     with throughtime.record(layer, "*") as plain, torch.no_grad():
         layer(x)
-    for outer, inner in ((0, 1), (1, 0)):  # whichever is opened first
+    for outer, inner in ((0, 1), (1, 0)):  # regardless of which is entered first
         contexts = [throughtime.edit(layer, {"layer0.forget": 0.5}, units=[2]), throughtime.record(layer, "*")]
         with contexts[outer] as a, contexts[inner] as b:
             layer(x)
@@ -206,7 +206,7 @@ def test_what_is_recorded_is_what_took_the_values_place():
 
 
 def test_gradients_of_edited_values():
-    """Recorded gradients are those of what took the value's place."""
+    """Recorded gradients are those of the replacement."""
     layer = throughtime.LSTM(WIDTH, HIDDEN, dtype=torch.float64)
     x = torch.randn(STEPS, ROWS, WIDTH, dtype=torch.float64)
     new = torch.rand(STEPS, ROWS, HIDDEN, dtype=torch.float64, requires_grad=True)
@@ -223,7 +223,7 @@ def test_gradients_of_edited_values():
     assert_close(*found, 1e-15)
 
 
-def test_edits_within_one_another_come_one_after_the_other():
+def test_nested_edits_apply_from_the_outside_in():
     layer = throughtime.LSTM(WIDTH, HIDDEN)
     x = torch.randn(STEPS, ROWS, WIDTH)
     with (
@@ -237,7 +237,7 @@ def test_edits_within_one_another_come_one_after_the_other():
     assert (tape["layer0.forget"][3] != 0.5).all()
 
 
-def test_arrays_are_in_the_callers_order_and_of_what_is_chosen():
+def test_arrays_follow_the_callers_order_and_the_selection():
     layer = throughtime.LSTM(WIDTH, HIDDEN, bidirectional=True)
     rows = [torch.randn(n, WIDTH) for n in (2, 5, 4)]
     packed = nn.utils.rnn.pack_sequence(rows, enforce_sorted=False)
@@ -269,7 +269,7 @@ def test_arrays_are_in_the_callers_order_and_of_what_is_chosen():
                 assert torch.equal(tape[name][there, k], wanted[there, k])
 
 
-def test_a_model_with_resets_and_dropout_of_states_is_edited_too():
+def test_model_with_resets_and_state_dropout_is_edited():
     layer = throughtime.Recurrent("lstm", WIDTH, HIDDEN, zoneout=0.5, recurrent_dropout=0.5)
     reset = torch.zeros(STEPS, ROWS)
     reset[2] = 1
@@ -292,7 +292,7 @@ def test_a_single_step_and_several_modules_at_once():
     assert model["encoder"].hooks == model["step"].hooks == ()
 
 
-# What the equations name may be a part of something wider, or made of parts.
+# Named values that are part of a wider value, or are concatenated from parts.
 
 
 @cell
@@ -318,7 +318,7 @@ def joined_and_apart(x, h):
     return whole * 0.5 + concat(a * 0.1, b)
 
 
-def test_a_part_of_a_wider_value_is_replaced_wherever_its_elements_are_used():
+def test_part_of_a_wider_value_is_replaced_wherever_it_is_used():
     layer = throughtime.Recurrent(parts, WIDTH, HIDDEN, dtype=torch.float64)
     x = torch.randn(1, ROWS, WIDTH, dtype=torch.float64)
     with throughtime.record(layer, "*") as plain:
@@ -332,17 +332,17 @@ def test_a_part_of_a_wider_value_is_replaced_wherever_its_elements_are_used():
     assert_close([output], [torch.tanh(right * middle + left) + 0.1 * left], 1e-15)
 
 
-def test_a_value_made_of_parts_is_replaced_unless_the_parts_are_used_by_themselves():
+def test_concatenated_value_is_replaced_unless_its_parts_are_used_separately():
     layer = throughtime.Recurrent(joined, WIDTH, HIDDEN)
     x = torch.randn(1, ROWS, WIDTH)
     with throughtime.edit(layer, {"layer0.whole": 4.0}):
         assert (layer(x)[0] == 2).all()
     layer = throughtime.Recurrent(joined_and_apart, WIDTH, HIDDEN)
-    with pytest.raises(UserError, match=r"'layer0.whole' is made of vectors that cell 'joined_and_apart' also takes"):
+    with pytest.raises(UserError, match=r"'layer0.whole' is a concatenation of vectors that cell 'joined_and_apart'"):
         throughtime.edit(layer, {"layer0.whole": 4.0})
 
 
-def test_an_edited_program_is_legal_and_keeps_its_names():
+def test_edited_program_is_legal_and_keeps_its_names():
     program = cells.get("lstm").program(WIDTH, HIDDEN)
     edited = with_edits(program, [Edit("cell", None, (1,), "layer0.cell"), Edit("forget", 0.0, None, "")], True)
     assert edited.values.keys() == program.values.keys()
@@ -350,10 +350,10 @@ def test_an_edited_program_is_legal_and_keeps_its_names():
     assert [i.width for i in edited.inputs[1:]] == [HIDDEN, 1]
 
 
-# Arbitrary Python.
+# Arbitrary Python functions.
 
 
-def test_on_the_reference_engine_a_function_may_be_any_of_python():
+def test_reference_engine_accepts_any_python_function():
     layer = throughtime.LSTM(WIDTH, HIDDEN, dtype=torch.float64)
     x = torch.randn(STEPS, ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
     changes = {"layer0.cell": lambda c: torch.sort(c, -1).values, "layer0.forget": lambda f: f.clamp(0.4, 0.6)}
@@ -373,17 +373,17 @@ def test_on_the_reference_engine_a_function_may_be_any_of_python():
     with (
         throughtime.edit(layer, changes),
         throughtime.record(layer, "*", gradients=True),
-        pytest.raises(UserError, match="gradients cannot be recorded"),
+        pytest.raises(UserError, match="can't record gradients"),
     ):
         layer(x)
     with (
         throughtime.edit(layer, {"layer0.cell": lambda c: c.sum()}),
-        pytest.raises(UserError, match=r"gave a tensor \[\]"),
+        pytest.raises(UserError, match=r"got shape \[\]"),
     ):
         layer(x)
 
 
-def test_a_compiled_model_is_edited_outside_its_graph():
+def test_compiled_model_is_edited_outside_its_graph():
     layer = throughtime.Recurrent("gru", WIDTH, HIDDEN)
     compiled, x = torch.compile(layer, backend="eager"), torch.randn(STEPS, ROWS, WIDTH)
     with torch.no_grad():
@@ -391,7 +391,7 @@ def test_a_compiled_model_is_edited_outside_its_graph():
         with throughtime.edit(layer, {"layer0.hidden": 0.5}):
             assert (compiled(x)[0] == 0.5).all()
         assert torch.equal(compiled(x)[0], plain)
-        with throughtime.edit(layer, {"layer0.hidden": 0.5}), pytest.raises(UserError, match="nothing can be edited"):
+        with throughtime.edit(layer, {"layer0.hidden": 0.5}), pytest.raises(UserError, match="values can't be edited"):
             torch.export.export(layer, (x,))
 
 
@@ -400,31 +400,31 @@ def test_a_compiled_model_is_edited_outside_its_graph():
     [
         ({}, {}, "a dictionary from names"),
         ({"layer0.forgte": 0.0}, {}, r"did you mean layer0.forget\?"),
-        ({"layer0.forget": 0.0, "*.forget": 1.0}, {}, "two edits of one value, 'layer0.forget'"),
-        ({"layer0.forget": float("nan")}, {}, "is NaN"),
-        ({"layer0.forget": "open"}, {}, "given str 'open'"),
-        ({"layer0.forget": None}, {}, "given NoneType None"),
-        ({"layer0.forget": True}, {}, "given bool True"),
-        ({"layer0.forget": torch.zeros(1, 1, 1, 6)}, {}, r"given shape \[1, 1, 1, 6\]"),
-        ({"layer0.forget": torch.zeros(4)}, {}, r"\[4\]; it must fit .* = \[5, 3, 6\]: H may be 6, or 1"),
-        ({"layer0.forget": torch.zeros(4)}, {"units": [1, 2]}, "H may be 6, or 2 for what is chosen, or 1"),
+        ({"layer0.forget": 0.0, "*.forget": 1.0}, {}, "both edit the value 'layer0.forget'"),
+        ({"layer0.forget": float("nan")}, {}, "must not be NaN"),
+        ({"layer0.forget": "open"}, {}, "got str 'open'"),
+        ({"layer0.forget": None}, {}, "got NoneType None"),
+        ({"layer0.forget": True}, {}, "got bool True"),
+        ({"layer0.forget": torch.zeros(1, 1, 1, 6)}, {}, r"got shape \[1, 1, 1, 6\]"),
+        ({"layer0.forget": torch.zeros(4)}, {}, r"\[4\], which must fit .* = \[5, 3, 6\]: H may be 6, or 1"),
+        ({"layer0.forget": torch.zeros(4)}, {"units": [1, 2]}, "H may be 6, 2 (the selection), or 1"),
         ({"layer0.forget": torch.zeros(2, 6)}, {}, "B may be 3, or 1"),
-        ({"layer0.forget": 0.0}, {"units": [6]}, "units 6 of layer0.forget: it has 6, from 0 to 5"),
-        ({"layer0.forget": 0.0}, {"steps": [-6]}, "steps -6 of a run: it has 5, from 0 to 4"),
+        ({"layer0.forget": 0.0}, {"units": [6]}, "units 6 of layer0.forget out of range: must be 0 to 5"),
+        ({"layer0.forget": 0.0}, {"steps": [-6]}, "steps -6 of a run out of range: must be 0 to 4"),
         (
             {"layer0.forget": lambda f: torch.sigmoid(f)},
             {},
             "(?s)'layer0.forget' can't .*language.sigmoid.*'reference'",
         ),
         ({"layer0.forget": lambda f: f.clamp(0, 1)}, {}, "no attribute 'clamp'"),
-        ({"layer0.forget": lambda f: torch.ones(6)}, {}, "It gave Tensor"),
-        ({"layer0.forget": lambda f: f[:2]}, {}, "gives 2 elements in the place of 6"),
-        ({"layer0.forget": lambda f: affine("more", f)}, {}, "belong inside a cell's equations"),
-        ({"layer0.forget": lambda f, inptu: f}, {}, r"no value of its layer is called so, did you mean input\?"),
-        ({"layer0.forget": lambda f, hidden: f}, {}, "only after it"),
+        ({"layer0.forget": lambda f: torch.ones(6)}, {}, "It returned Tensor"),
+        ({"layer0.forget": lambda f: f[:2]}, {}, "must have width 6, got 2"),
+        ({"layer0.forget": lambda f: affine("more", f)}, {}, "only in a cell's equations"),
+        ({"layer0.forget": lambda f, inptu: f}, {}, r"its layer has no value of that name, did you mean input\?"),
+        ({"layer0.forget": lambda f, hidden: f}, {}, "computed after it"),
     ],
 )
-def test_what_cannot_be_edited_is_said(changes, options, message):
+def test_invalid_arguments_raise(changes, options, message):
     layer = throughtime.LSTM(WIDTH, HIDDEN)
     with pytest.raises(UserError, match=message), throughtime.edit(layer, changes, **options):
         layer(torch.randn(STEPS, ROWS, WIDTH))

@@ -24,12 +24,12 @@ from throughtime import SequenceClassifier, SequenceRegressor
 from throughtime.errors import ModelError, UserError
 from throughtime.language import affine, tanh
 
-# Small and quick; a test that needs a good network says so.
+# Small and fast; tests that need a good network say so.
 QUICK = {"hidden_size": 8, "epochs": 2, "threads": 1, "random_state": 0}
 
 
 def sequences(count=60, features=2, seed=0, shortest=4, longest=12):
-    """Noise around a level; the class is the sign of the level of the first feature, the value its mean."""
+    """Noise around a level; the class is the sign of the first feature's level, and the value is its mean."""
     random = np.random.default_rng(seed)
     levels = random.choice([-1.0, 1.0], count)
     found = []
@@ -54,7 +54,7 @@ SKIPPED = {
     ("estimator", "count"),
     [
         (SequenceClassifier(hidden_size=16, epochs=20, lr=0.01, threads=1), 55),
-        # The training score is checked, on 200 cases of which one column of ten matters.
+        # The training score is checked on 200 cases, in which only one column of ten matters.
         (
             SequenceRegressor(hidden_size=16, epochs=50, lr=0.02, batch=16, validation_fraction=0, threads=1),
             53,
@@ -63,19 +63,19 @@ SKIPPED = {
     ids=["classifier", "regressor"],
 )
 @pytest.mark.filterwarnings("ignore:invalid value encountered in cast:RuntimeWarning")  # scikit-learn's, of its own NaN
-def test_scikit_learns_checks_pass(estimator, count):
+def test_scikit_learn_checks_pass(estimator, count):
     results = check_estimator(estimator, on_fail=None, on_skip=None, expected_failed_checks={})
     other = {r["check_name"]: (r["status"], r["exception"]) for r in results if r["status"] != "passed"}
     assert {name: status for name, (status, _) in other.items() if status != "skipped"} == {}, other
     assert other.keys() <= SKIPPED.keys()
-    # Versions of scikit-learn differ in how many checks there are; far fewer would mean that a tag turned them off.
+    # scikit-learn versions differ in the number of checks; far fewer would mean that a tag turned them off.
     assert len(results) >= count - 5
 
 
 # ------------------------------------------------------------------------------------------------------------ learning
 
 
-def test_the_classifier_learns_and_keeps_labels_of_any_type():
+def test_the_classifier_learns_labels_of_any_type():
     X, levels = sequences(120)
     for labels in (np.array(["down", "up"]), np.array([3, 7]), np.array([False, True]), np.array(["a", "b"], object)):
         y = labels[(levels > 0).astype(int)]
@@ -100,13 +100,13 @@ def test_the_regressor_learns_at_any_scale(scale):
 
 
 @pytest.mark.parametrize("targets", [1, 3])
-def test_the_regressor_predicts_as_many_targets_as_it_learned(targets):
+def test_the_regressor_predicts_several_targets(targets):
     X, levels = sequences(40)
     y = levels[:, None] * np.arange(1, targets + 1)
     assert SequenceRegressor(**QUICK).fit(X, y).predict(X).shape == (40, targets)
 
 
-def test_all_forms_of_the_input_are_the_same():
+def test_all_input_forms_are_equivalent():
     random = np.random.default_rng(0)
     cube, y = random.standard_normal((40, 6, 3)), np.arange(40) % 2
     wanted = SequenceClassifier(**QUICK).fit(cube, y).predict_proba(cube)
@@ -123,33 +123,33 @@ def test_all_forms_of_the_input_are_the_same():
     np.testing.assert_array_equal(SequenceClassifier(**QUICK).fit(cube.tolist(), y).predict_proba(cube), wanted)
 
 
-def test_a_table_is_sequences_of_one_feature():
+def test_table_rows_are_sequences_with_one_feature():
     table, y = np.random.default_rng(0).standard_normal((40, 6)), np.arange(40) % 2
     model = SequenceClassifier(**QUICK).fit(table, y)
     cube = SequenceClassifier(**QUICK).fit(table[:, :, None], y)
     assert (model.n_features_in_, cube.n_features_in_) == (6, 1)
     np.testing.assert_array_equal(model.predict_proba(table), cube.predict_proba(table[:, :, None]))
-    # Sequences of other lengths are given as such.
+    # Sequences of other lengths are passed as arrays.
     assert model.predict([np.zeros((9, 1)), np.zeros((2, 1))]).shape == (2,)
 
 
-def test_a_sequence_is_predicted_alike_in_any_company():
+def test_predictions_do_not_depend_on_other_sequences():
     X, levels = sequences(40)
     model = SequenceRegressor(**QUICK).fit(X, levels)
     together = model.predict(X)
     alone = np.concatenate([model.predict([x]) for x in X])
-    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)  # float32, summed in another order
+    np.testing.assert_allclose(together, alone, rtol=0, atol=1e-5)  # float32, in a different order of summation
 
 
 def test_inputs_are_scaled_by_the_training_part():
     X, levels = sequences(40)
     near = SequenceClassifier(**QUICK, validation_fraction=0).fit(X, levels)
     far = SequenceClassifier(**QUICK, validation_fraction=0).fit([1000 * x + 5e4 for x in X], levels)
-    # The same but for the rounding of the inputs.
+    # Equal except for the rounding of the inputs.
     np.testing.assert_allclose(near.predict_proba(X), far.predict_proba([1000 * x + 5e4 for x in X]), rtol=0, atol=1e-4)
 
 
-def test_few_cases_train_without_validation():
+def test_few_cases_are_trained_without_validation():
     X, levels = sequences(12)
     with_default = SequenceClassifier(**QUICK).fit(X, levels).predict_proba(X)
     without = SequenceClassifier(**QUICK, validation_fraction=0).fit(X, levels).predict_proba(X)
@@ -157,12 +157,12 @@ def test_few_cases_train_without_validation():
     many, y = sequences(40)
     held_out = SequenceClassifier(**QUICK).fit(many, y).predict_proba(many)
     assert (held_out != SequenceClassifier(**QUICK, validation_fraction=0).fit(many, y).predict_proba(many)).any()
-    # One held-out case of ten classes would say nothing of the other nine.
+    # One held-out case of ten classes would say nothing about the other nine.
     labels = np.arange(40) % 10
     SequenceClassifier(**QUICK).fit(many, labels)
 
 
-def test_a_class_of_one_case_is_learned():
+def test_a_class_with_one_case_is_learned():
     X, levels = sequences(40)
     y = np.where(levels > 0, 1, 0)
     y[7] = 2
@@ -180,7 +180,7 @@ def test_steps_and_minutes_end_training():
 # ---------------------------------------------------------------------------------------------------------- randomness
 
 
-def test_random_state_reproduces():
+def test_random_state_makes_training_reproducible():
     X, levels = sequences(40)
 
     def trained(state):
@@ -196,7 +196,7 @@ def test_random_state_reproduces():
     np.testing.assert_array_equal(trained(None), first)
 
 
-def test_torchs_generator_and_threads_stay_as_they_were():
+def test_torch_generator_and_threads_are_restored():
     X, levels = sequences(40)
     torch.manual_seed(0)
     before, threads = torch.get_rng_state(), torch.get_num_threads()
@@ -213,7 +213,7 @@ def test_nothing_is_printed_or_written(tmp_path, monkeypatch, capfd):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_verbose_shows_a_bar(monkeypatch, capsys):
+def test_verbose_shows_a_progress_bar(monkeypatch, capsys):
     monkeypatch.setenv("FORCE_COLOR", "1")  # as on a terminal
     X, levels = sequences(40)
     SequenceClassifier(**QUICK, verbose=1).fit(X, levels)
@@ -239,7 +239,7 @@ def test_it_works_in_pipelines_searches_and_cross_validation():
 
 
 @pytest.mark.slow  # the processes import torch
-def test_a_search_may_use_several_processes():
+def test_a_search_can_use_several_processes():
     X, levels = sequences(40)
     grid = {"lr": [0.01, 0.1]}
     found = [
@@ -249,7 +249,7 @@ def test_a_search_may_use_several_processes():
     np.testing.assert_array_equal(*found)
 
 
-def test_a_clone_has_the_parameters_alone():
+def test_a_clone_copies_only_parameters():
     X, levels = sequences(40)
     cell = throughtime.cells.get("gru")
     model = SequenceClassifier(**QUICK, cell=cell).fit(X, levels)
@@ -276,7 +276,7 @@ def test_a_fitted_estimator_can_be_pickled():
 
 
 @pytest.mark.parametrize(
-    ("parameters", "told"),
+    ("parameters", "message"),
     [
         ({"cell": "lstn"}, "'lstn'.*lstm"),
         ({"hidden_size": 0}, "hidden_size must be at least 1, got 0"),
@@ -292,17 +292,17 @@ def test_a_fitted_estimator_can_be_pickled():
         ({"engine": "nativ"}, "nativ"),
     ],
 )
-def test_a_wrong_parameter_is_an_error_in_fit(parameters, told):
+def test_invalid_parameters_raise_in_fit(parameters, message):
     X, levels = sequences(40)
     model = SequenceClassifier(**QUICK | parameters)
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         model.fit(X, levels)
 
 
-def test_wrong_inputs_are_errors_in_scikit_learns_words():
+def test_invalid_inputs_raise_scikit_learn_errors():
     X, levels = sequences(40)
     model = SequenceClassifier(**QUICK).fit(X, levels)
-    for wrong, told in [
+    for wrong, message in [
         ([x[:, :1] for x in X], "X has 1 features, but SequenceClassifier is expecting 2 features as input"),
         (np.zeros((5, 2)), "X has 1 features, but SequenceClassifier is expecting 2 .*a table"),
         ([X[0], X[1][:, :1]], r"X\[0\] has 2, X\[1\] has 1"),
@@ -317,13 +317,13 @@ def test_wrong_inputs_are_errors_in_scikit_learns_words():
         ([], "Expected 2D array"),
         ([np.array([["a", "b"]])], "convert"),
     ]:
-        with pytest.raises(ValueError, match=told):
+        with pytest.raises(ValueError, match=message):
             model.predict(wrong)
     with pytest.raises(ValueError, match=r"numbers of samples.*\[40, 39\]"):
         clone(model).fit(X, levels[1:])
 
 
-def test_wrong_targets_are_errors():
+def test_invalid_targets_raise():
     X, levels = sequences(40)
     with pytest.raises(ValueError, match=r"at least 2 classes, got one class: 1\.0"):
         SequenceClassifier(**QUICK).fit(X, np.abs(levels))
@@ -339,7 +339,7 @@ def test_wrong_targets_are_errors():
         SequenceClassifier(**QUICK).fit(X, levels[:, None])
 
 
-def test_an_estimator_that_is_not_fitted_says_so(tmp_path):
+def test_unfitted_estimators_raise(tmp_path):
     for model in (SequenceClassifier(), SequenceRegressor()):
         with pytest.raises(NotFittedError):
             model.predict(np.zeros((2, 3, 1)))
@@ -351,7 +351,7 @@ def test_an_estimator_that_is_not_fitted_says_so(tmp_path):
 
 
 @pytest.mark.parametrize("kind", [str, int, float, bool, object])
-def test_a_classifier_comes_back_from_its_file(kind, tmp_path):
+def test_a_classifier_is_restored_from_its_file(kind, tmp_path):
     X, levels = sequences(40)
     labels = {str: ["", "b"], int: [1, 2], float: [0.0, 1.0], bool: [False, True], object: ["x", "yy"]}[kind]
     y = np.array(labels, kind)[(levels > 0).astype(int)]
@@ -370,7 +370,7 @@ def test_a_classifier_comes_back_from_its_file(kind, tmp_path):
 
 
 @pytest.mark.parametrize("targets", [None, 1, 2])
-def test_a_regressor_comes_back_from_its_file(targets, tmp_path):
+def test_a_regressor_is_restored_from_its_file(targets, tmp_path):
     X, levels = sequences(40)
     y = levels if targets is None else np.repeat(levels[:, None], targets, 1)
     model = SequenceRegressor(**QUICK | {"random_state": np.random.RandomState(0)}).fit(X, y)
@@ -380,7 +380,7 @@ def test_a_regressor_comes_back_from_its_file(targets, tmp_path):
     assert loaded.random_state is None
 
 
-def test_a_table_stays_a_table_in_its_file(tmp_path):
+def test_a_file_remembers_table_inputs(tmp_path):
     table, y = np.random.default_rng(0).standard_normal((40, 6)), np.arange(40) % 2
     SequenceClassifier(**QUICK).fit(table, y).save(tmp_path / "model.safetensors")
     loaded = SequenceClassifier.load(tmp_path / "model.safetensors")
@@ -389,7 +389,7 @@ def test_a_table_stays_a_table_in_its_file(tmp_path):
         loaded.predict(table[:, :5])
 
 
-def test_a_file_with_a_cell_of_ones_own_needs_no_python_to_predict(tmp_path):
+def test_a_file_with_a_custom_cell_predicts_without_its_source(tmp_path):
     @throughtime.cell
     def leaky(x, h):
         h = 0.5 * h + 0.5 * tanh(affine("candidate", x, h))
@@ -405,7 +405,7 @@ def test_a_file_with_a_cell_of_ones_own_needs_no_python_to_predict(tmp_path):
         loaded.fit(X, levels)
 
 
-def test_a_file_of_another_kind_is_refused(tmp_path):
+def test_files_of_other_models_are_rejected(tmp_path):
     X, levels = sequences(40)
     SequenceRegressor(**QUICK).fit(X, levels).save(tmp_path / "regressor.safetensors")
     with pytest.raises(ModelError, match=r"is for the task 'array-regression'; SequenceClassifier\.load reads"):
@@ -435,7 +435,7 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
         lambda task: task["codecs"]["inputs"].update(mean=[0.0], scale=[1.0]),
     ],
 )
-def test_a_damaged_file_is_refused(damage, tmp_path):
+def test_damaged_files_are_rejected(damage, tmp_path):
     X, levels = sequences(40)
     path = tmp_path / "model.safetensors"
     SequenceClassifier(**QUICK).fit(X, levels).save(path)
@@ -447,7 +447,7 @@ def test_a_damaged_file_is_refused(damage, tmp_path):
         SequenceClassifier.load(path)
 
 
-def test_a_missing_package_is_named_with_the_extra():
+def test_missing_packages_are_reported_with_their_extra():
     code = """
 import sys
 class Block:

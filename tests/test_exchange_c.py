@@ -1,4 +1,4 @@
-"""`throughtime.to_c`: C that computes what a stream computes, compiled without warnings by every compiler there is."""
+"""`throughtime.to_c`: the C code matches the stream and compiles without warnings with every installed compiler."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ from throughtime.streaming import Stream
 COMPILERS = [name for name in ("gcc", "clang") if shutil.which(name)]
 STRICT = ["-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror"]
 STEPS = 12
-# float32 roundings in another order, and the approximations of exp and tanh, over some steps.
+# Float32 rounding in a different order and the approximations of exp and tanh, over several steps.
 TOLERANCE = 1e-5
 
-pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+pytestmark = pytest.mark.skipif(not shutil.which("cc"), reason="no C compiler is installed")
 
 Array = np.ndarray[Any, Any]
 _FLOATS = ctypes.POINTER(ctypes.c_float)
@@ -52,7 +52,7 @@ def _floats(array: Array) -> Any:
 
 
 class Compiled:
-    """Files that `to_c` wrote, in one library."""
+    """A shared library compiled from files that `to_c` wrote."""
 
     def __init__(self, files: Iterable[CFile], compiler: str = "cc", options: Sequence[str] = ("-O0",)) -> None:
         sources = [file.source for file in files]
@@ -62,7 +62,7 @@ class Compiled:
         self.library = ctypes.CDLL(str(path))
 
     def runner(self, file: CFile, outputs: int) -> Callable[[Any], Array]:
-        """A function that takes one step of a stream of its own."""
+        """Return a function that runs one step of a new stream."""
         state = np.full(file.state // 4, np.nan, np.float32)
         step = getattr(self.library, f"{file.prefix}_step")
         getattr(self.library, f"{file.prefix}_reset")(_floats(state))
@@ -92,7 +92,7 @@ def assert_like_the_stream(module: nn.Module, file: CFile, compiled: Compiled, l
         np.testing.assert_allclose(run(x), y, rtol=TOLERANCE, atol=TOLERANCE, err_msg=file.prefix)
 
 
-def test_every_named_cell_computes_what_its_stream_computes(tmp_path: Path) -> None:
+def test_every_named_cell_matches_its_stream(tmp_path: Path) -> None:
     modules = {name: Recurrent(name, 5, 9) for name in cells.names()}
     files = {name: to_c(module, tmp_path / f"{name}.c") for name, module in modules.items()}
     compiled = Compiled(files.values())
@@ -126,13 +126,13 @@ def stacks() -> dict[str, nn.Module]:
         "relu": nn.RNN(3, 6, nonlinearity="relu"),
         "drop-in": throughtime.GRU(3, 6, bias=False),
         "delayed": Recurrent(swapped, 4, 4),
-        "int": Recurrent("lstm", 3, 1),  # whose name is a word of C
+        "int": Recurrent("lstm", 3, 1),  # the file name is a C keyword
         "3 layers ünusual": Recurrent("gru", 1, 3),
     }
 
 
 def _swapped(x: Any, h: Any, c: Any) -> Any:
-    """States that become one another, and an output that is an old state."""
+    """A cell that swaps its states and outputs an old state."""
     return h, c, h + 0.5 * x
 
 
@@ -140,7 +140,7 @@ PAIRS = [*zip((*COMPILERS, *COMPILERS[:1]), (None, "int8"), strict=False)]
 
 
 @pytest.mark.parametrize(("compiler", "quantize"), PAIRS)
-def test_encoders_heads_and_options_of_layers(compiler: str, quantize: str | None, tmp_path: Path) -> None:
+def test_encoders_heads_and_layer_options_match_the_stream(compiler: str, quantize: str | None, tmp_path: Path) -> None:
     modules = stacks()
     files = {name: to_c(module, tmp_path / f"{name}.c", quantize=quantize) for name, module in modules.items()}
     compiled = Compiled(files.values(), compiler, ["-O1", "-Wshadow", "-Wconversion"])
@@ -156,8 +156,8 @@ def rounded(weight: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(dequantized(weight.numpy())) if weight.dim() == 2 else weight
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # of programs that compute an infinity
-def test_any_program(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # from programs that compute infinity
+def test_random_programs_match_the_stream(tmp_path: Path) -> None:
     made: list[tuple[Recurrent, CFile]] = []
 
     @settings(max_examples=80, database=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -174,15 +174,15 @@ def test_any_program(tmp_path: Path) -> None:
         run = compiled.runner(file, stream.step(xs[0]).shape[0])
         stream.reset()
         for x in xs:
-            # These grow without bound, so that an error in one step does too.
+            # These grow without bound, and so does the error of a step.
             np.testing.assert_allclose(run(x), stream.step(x), rtol=2e-4, atol=1e-4, err_msg=file.prefix)
 
 
-def test_every_operation_is_written() -> None:
+def test_every_operation_is_supported() -> None:
     assert {name for name, row in OPERATIONS.items() if row.c} == {n for n, row in OPERATIONS.items() if row.pointwise}
 
 
-def test_streams_are_independent_and_can_start_again(tmp_path: Path) -> None:
+def test_streams_are_independent_and_can_be_reset(tmp_path: Path) -> None:
     module = Recurrent("lstm", 3, 4)
     file = to_c(module, tmp_path / "net.c")
     compiled, xs = Compiled([file]), inputs_of(module)
@@ -204,7 +204,7 @@ def test_a_token_out_of_range_changes_nothing(tmp_path: Path) -> None:
         assert (y == 1).all()
 
 
-def test_approximations_are_as_exact_as_stated(tmp_path: Path) -> None:
+def test_approximations_are_as_accurate_as_documented(tmp_path: Path) -> None:
     names = ("exp", "sigmoid", "tanh")
     calls = "".join(
         f"void all_{name}(const float *x, float *y, int n) {{ for (int i = 0; i < n; i++) y[i] = tt_{name}(x[i]); }}\n"
@@ -240,7 +240,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.mark.parametrize("options", [[], ["-DNET_LIBM"]])
-def test_the_command_writes_a_program_that_scores_as_the_run_does(
+def test_the_exported_program_matches_the_run(
     run: Any, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "net.c"
@@ -260,7 +260,7 @@ def test_the_command_writes_a_program_that_scores_as_the_run_does(
     )
 
 
-def test_int8_is_smaller_and_states_its_error(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_int8_is_smaller_and_reports_its_error(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     whole, small = to_c(run, tmp_path / "whole.c"), to_c(run, tmp_path / "small.c", quantize="int8")
     assert small.weights < 0.4 * whole.weights
     assert whole.error is None
@@ -270,18 +270,18 @@ def test_int8_is_smaller_and_states_its_error(run: Any, tmp_path: Path, capsys: 
     stream, compiled = Stream(run), Compiled([small])
     step = compiled.runner(small, stream.step(0).shape[0])
     stream.reset()
-    for token in range(8):  # other tokens than those of the measurement, so a little more is possible
+    for token in range(8):  # different tokens from the measurement's, so the error may be slightly larger
         assert np.abs(step(token) - stream.step(token)).max() < 2 * difference
     assert main(["export", str(run.path), str(tmp_path / "net.c"), "--quantize", "int8"]) == 0
-    assert f"differ by up to {difference:.2g}" in capsys.readouterr().out
+    assert f"up to {difference:.2g} on outputs" in capsys.readouterr().out
 
 
-def test_mistakes_are_told(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_reported(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = tmp_path / "there.h"
     there.write_text("mine")
     for arguments, words in [
         ([run.path, tmp_path / "there.c"], "there.h is there already"),
-        ([run.path, tmp_path / "net.onnx", "--quantize", "int8"], "--quantize is for .c files"),
+        ([run.path, tmp_path / "net.onnx", "--quantize", "int8"], "--quantize applies only to .c files"),
         ([run.path, tmp_path / "net.c", "--quantize", "int4"], "quantize must be None or 'int8', got 'int4'"),
         ([run.path, tmp_path / "net.cpp"], ".c"),
     ]:
@@ -292,17 +292,17 @@ def test_mistakes_are_told(run: Any, tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "there_step" in there.read_text()
 
 
-def test_refusals(tmp_path: Path) -> None:
+def test_unsupported_models_and_names_are_rejected(tmp_path: Path) -> None:
     infinite = Recurrent("gru", 2, 3)
     nn.init.constant_(infinite.get_parameter("weight_x_l0"), float("inf"))
     for module, name, words in [
-        (Recurrent("gru", 2, 3, bidirectional=True), "net.c", "both directions of time"),
+        (Recurrent("gru", 2, 3, bidirectional=True), "net.c", "bidirectional"),
         (Recurrent("gru", 2, 3, reverse=True), "net.c", "from the last step to the first"),
-        (nn.GRU(2, 3, bidirectional=True), "net.c", "both directions of time"),
+        (nn.GRU(2, 3, bidirectional=True), "net.c", "bidirectional"),
         (infinite, "net.c", "must be finite"),
         (nn.Linear(2, 3), "net.c", "Linear is not a recurrent layer"),
         (Recurrent("gru", 2, 3), "net.h", "must end in .c"),
-        (Recurrent("gru", 2, 3), 'a"b.c', "must consist of"),
+        (Recurrent("gru", 2, 3), 'a"b.c', "may contain only"),
     ]:
         with pytest.raises(UserError, match=words):
             to_c(module, tmp_path / name)
@@ -310,10 +310,10 @@ def test_refusals(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    not shutil.which("arm-none-eabi-gcc"), reason="gcc-arm-none-eabi, a package of Debian, is not installed"
+    not shutil.which("arm-none-eabi-gcc"), reason="the Debian package gcc-arm-none-eabi is not installed"
 )
 @pytest.mark.parametrize("core", ["-mcpu=cortex-m0", "-mcpu=cortex-m4 -mfloat-abi=hard -mfpu=fpv4-sp-d16"])
-def test_it_compiles_for_cortex_m(core: str, tmp_path: Path) -> None:
+def test_the_code_compiles_for_cortex_m(core: str, tmp_path: Path) -> None:
     for quantize in (None, "int8"):
         file = to_c(LanguageModel(11, Recurrent("gru", 6, 5)), tmp_path / "net.c", quantize=quantize)
         for level in ("-Os", "-O3"):
@@ -323,9 +323,9 @@ def test_it_compiles_for_cortex_m(core: str, tmp_path: Path) -> None:
 
 @pytest.mark.skipif(
     not (shutil.which("arm-linux-gnueabihf-gcc") and shutil.which("qemu-arm-static")),
-    reason="gcc-arm-linux-gnueabihf and qemu-user-static, packages of Debian, are not installed",
+    reason="the Debian packages gcc-arm-linux-gnueabihf and qemu-user-static are not installed",
 )
-def test_it_computes_the_same_on_an_emulated_arm(tmp_path: Path) -> None:
+def test_results_are_equal_on_an_emulated_arm(tmp_path: Path) -> None:
     module = Recurrent("lstm", 3, 5)
     file, program = to_c(module, tmp_path / "net.c"), tmp_path / "net"
     command = ["arm-linux-gnueabihf-gcc", *STRICT, "-O2", "-static", "-DNET_MAIN", file.source]

@@ -1,4 +1,4 @@
-"""Whole models of Keras: every recurrent layer in a file is read, with Keras's numbers, or is named as not read."""
+"""Import of whole Keras models: every recurrent layer in a file matches Keras's or is reported as unread."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMS = ("keras", "h5", "weights.h5")
 
 
 def read(model: Any, path: Path, **words: Any) -> Any:
-    """What is read from the model's file of this name."""
+    """Save a model to a file and import it."""
     (model.save_weights if path.name.endswith(".weights.h5") else model.save)(path)
     return throughtime.from_keras(path, **words)
 
@@ -32,7 +32,7 @@ def one_layer(keras: Any, layer: Any) -> Any:
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("kind", ["LSTMCell", "GRUCell", "SimpleRNNCell"])
-def test_rnn_over_a_cell(keras: Any, tmp_path: Path, kind: str, form: str) -> None:
+def test_an_rnn_with_a_cell_matches_keras(keras: Any, tmp_path: Path, kind: str, form: str) -> None:
     cell = getattr(keras.layers, kind)(HIDDEN, use_bias=kind != "LSTMCell")
     model = one_layer(keras, keras.layers.RNN(cell, return_sequences=True, name="run"))
     found = read(model, tmp_path / f"model.{form}")
@@ -44,7 +44,9 @@ def test_rnn_over_a_cell(keras: Any, tmp_path: Path, kind: str, form: str) -> No
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("backwards", [False, True])
-def test_stacked_cells_of_one_kind_are_one_layer(keras: Any, tmp_path: Path, form: str, backwards: bool) -> None:
+def test_stacked_cells_of_the_same_kind_become_one_layer(
+    keras: Any, tmp_path: Path, form: str, backwards: bool
+) -> None:
     cells = [keras.layers.GRUCell(HIDDEN, name=f"depth{k}") for k in range(12)]
     stack = keras.layers.StackedRNNCells(cells)
     model = one_layer(keras, keras.layers.RNN(stack, go_backwards=backwards, name="run"))
@@ -56,7 +58,7 @@ def test_stacked_cells_of_one_kind_are_one_layer(keras: Any, tmp_path: Path, for
 
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
-def test_stacked_cells_of_several_kinds_are_a_layer_each(keras: Any, tmp_path: Path, form: str) -> None:
+def test_stacked_cells_of_different_kinds_become_one_layer_each(keras: Any, tmp_path: Path, form: str) -> None:
     k = keras.layers
     cells = [k.LSTMCell(4, name="low"), k.GRUCell(3, name="middle"), k.LSTMCell(4, name="high")]
     model = one_layer(keras, k.RNN(cells, name="run"))
@@ -69,17 +71,17 @@ def test_stacked_cells_of_several_kinds_are_a_layer_each(keras: Any, tmp_path: P
     np.testing.assert_allclose(y.numpy(), by_keras(model, some_input())[0], **CLOSE)
 
 
-def test_stacked_cells_of_several_kinds_need_a_configuration(keras: Any, tmp_path: Path) -> None:
+def test_stacked_cells_of_different_kinds_need_a_configuration(keras: Any, tmp_path: Path) -> None:
     k = keras.layers
     mixed = k.RNN([k.LSTMCell(4), k.GRUCell(3)], return_sequences=True, name="run")
     model = keras.Sequential([keras.Input((STEPS, INPUT)), mixed, k.GRU(2, name="gru")])
     found = read(model, tmp_path / "model.weights.h5")
     assert list(found) == ["gru"]
-    assert "in which order cells are stacked: read it from a .keras file" in found.unread["run"]
+    assert "the order of stacked cells: read the model from a .keras file" in found.unread["run"]
 
 
 @pytest.mark.parametrize("form", FORMS)
-def test_both_directions_of_cells(keras: Any, tmp_path: Path, form: str) -> None:
+def test_bidirectional_cells(keras: Any, tmp_path: Path, form: str) -> None:
     k = keras.layers
     rnn = k.RNN(k.LSTMCell(HIDDEN), return_sequences=True)
     model = one_layer(keras, k.Bidirectional(rnn, merge_mode="sum", name="both"))
@@ -87,7 +89,7 @@ def test_both_directions_of_cells(keras: Any, tmp_path: Path, form: str) -> None
     np.testing.assert_allclose(by_us(found["both"], some_input())[0], by_keras(model, some_input())[0], **CLOSE)
 
 
-def test_both_directions_of_stacked_cells(keras: Any, tmp_path: Path) -> None:
+def test_bidirectional_stacked_cells(keras: Any, tmp_path: Path) -> None:
     k = keras.layers
 
     def both(merge: str | None) -> Any:
@@ -100,7 +102,7 @@ def test_both_directions_of_stacked_cells(keras: Any, tmp_path: Path) -> None:
     found = read(model, tmp_path / "model.keras")
     for ours, theirs in zip(by_us(found["both"], some_input()), by_keras(model, some_input()), strict=True):
         np.testing.assert_allclose(ours, theirs, **CLOSE)
-    with pytest.raises(KerasError, match=r"above the topmost cell.*only merge_mode=None can be read"):
+    with pytest.raises(KerasError, match=r"after the top cell.*only merge_mode=None is supported"):
         read(both("concat"), tmp_path / "merged.keras")
 
 
@@ -118,11 +120,11 @@ def test_layers_in_wrappers(keras: Any, tmp_path: Path, form: str, caplog: pytes
     if form != "weights.h5":
         np.testing.assert_allclose(by_us(found["both"], ours)[0], by_keras(model, x)[0], **CLOSE)
         assert "inner of model" in caplog.text
-        assert "is inside of TimeDistributed 'frames'" in found.notes["inner"][0]
+        assert "is inside TimeDistributed 'frames'" in found.notes["inner"][0]
 
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
-def test_models_in_models(keras: Any, tmp_path: Path, form: str) -> None:
+def test_nested_models(keras: Any, tmp_path: Path, form: str) -> None:
     k = keras.layers
     middle = keras.Input((None, 3))
     functional = keras.Model(middle, k.LSTM(4, return_sequences=True, name="deep")(k.Dense(3)(middle)), name="graph")
@@ -145,7 +147,7 @@ IDS = np.array([[3, 1, 4, 1, 5], [2, 7, 0, 0, 0]])
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
 @pytest.mark.parametrize("functional", [False, True])
-def test_an_embedding_masks(keras: Any, tmp_path: Path, form: str, functional: bool) -> None:
+def test_the_mask_of_an_embedding_gives_lengths(keras: Any, tmp_path: Path, form: str, functional: bool) -> None:
     k = keras.layers
     layers = [
         k.Embedding(10, INPUT, mask_zero=True, name="words"),
@@ -179,13 +181,15 @@ def test_an_embedding_masks(keras: Any, tmp_path: Path, form: str, functional: b
     np.testing.assert_allclose(y.numpy(), by_keras(model, IDS)[0], **CLOSE)
 
 
-def test_a_masking_layer_masks(keras: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_mask_of_a_masking_layer_gives_lengths(
+    keras: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     k = keras.layers
     masking = k.Masking(0.5, name="padding")
     model = keras.Sequential([keras.Input((STEPS, INPUT)), masking, k.LSTM(HIDDEN, name="run")])
     randomized(model)
     found = read(model, tmp_path / "model.keras")
-    assert "run of model.keras skips steps that padding (Masking of 0.5) masks: give it lengths" in caplog.text
+    assert "run of model.keras skips steps that padding (Masking of 0.5) masks: pass lengths to it" in caplog.text
     x = some_input()
     x[1, 3:] = 0.5
     lengths = found.masks["run"][0].lengths(torch.from_numpy(x))
@@ -197,19 +201,19 @@ def test_a_masking_layer_masks(keras: Any, tmp_path: Path, caplog: pytest.LogCap
         found.masks["run"][0].lengths(torch.from_numpy(x))
 
 
-def test_a_mask_that_the_model_computes(keras: Any, tmp_path: Path) -> None:
+def test_a_mask_computed_by_the_model_is_noted(keras: Any, tmp_path: Path) -> None:
     start = keras.Input((STEPS, INPUT))
     mask = keras.ops.any(keras.ops.greater(start, 0.0), axis=-1)
     model = keras.Model(start, keras.layers.LSTM(HIDDEN, name="run")(start, mask=mask))
     found = read(model, tmp_path / "model.keras")
     (note,) = found.notes["run"]
-    assert re.fullmatch(r"the model gives it the mask that 'any(_\d+)?' computes; give it lengths", note)
+    assert re.fullmatch(r"it takes the mask that 'any(_\d+)?' computes in the model; pass lengths instead", note)
 
 
-# What can't be read.
+# Unsupported layers.
 
 
-def test_what_cannot_be_read_is_named(keras: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unsupported_layers_are_listed_as_unread(keras: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     k = keras.layers
 
     @keras.saving.register_keras_serializable("mine")
@@ -240,21 +244,21 @@ def test_what_cannot_be_read_is_named(keras: Any, tmp_path: Path, caplog: pytest
         assert list(found) == ["fine"]
         own = next(name for name in found.unread if name not in ("odd", "convolved"))
         assert "own" in own
-        assert "the configuration doesn't say what computes with these weights" in found.unread[own]
-        assert "activation is one of" in found.unread["odd"]
+        assert "the configuration doesn't say which layer uses these weights" in found.unread[own]
+        assert "activation must be one of" in found.unread["odd"]
         assert "convolution" in found.unread["convolved"]
         for name in found.unread:
             assert f"Not read from model.{form}: {name}: " in caplog.text
-        with pytest.raises(KerasError, match="the layer 'convolved' could not be read: ConvLSTM1D computes"):
+        with pytest.raises(KerasError, match="layer 'convolved' could not be read: ConvLSTM1D computes"):
             found["convolved"]
-        with pytest.raises(KerasError, match=r"no recurrent layer is named 'fime', did you mean fine.*there are: fine"):
+        with pytest.raises(KerasError, match=r"no recurrent layer named 'fime', did you mean fine.*its layers: fine"):
             found["fime"]
     found = read(model, tmp_path / "model.weights.h5")
     assert set(found) == {"fine", "odd", "hidden"}
     assert "convolved" in found.unread
 
 
-def test_a_file_in_which_nothing_can_be_read_says_all_reasons(keras: Any, tmp_path: Path) -> None:
+def test_a_file_without_readable_layers_reports_all_reasons(keras: Any, tmp_path: Path) -> None:
     k = keras.layers
     layers = [k.LSTM(2, activation="selu", return_sequences=True, name="a"), k.GRU(2, activation="gelu", name="b")]
     model = keras.Sequential([keras.Input((STEPS, INPUT)), *layers])
@@ -262,19 +266,19 @@ def test_a_file_in_which_nothing_can_be_read_says_all_reasons(keras: Any, tmp_pa
         read(model, tmp_path / "model.keras")
 
 
-def test_an_h5_of_keras_2_is_refused(keras: Any, tmp_path: Path) -> None:
+def test_an_h5_file_of_keras_2_is_rejected(keras: Any, tmp_path: Path) -> None:
     one_layer(keras, keras.layers.LSTM(HIDDEN)).save(tmp_path / "model.h5")
     with h5py.File(tmp_path / "model.h5", "a") as file:
         file.attrs["keras_version"] = "2.15.0"
-    with pytest.raises(KerasError, match="of an older Keras: load it there"):
+    with pytest.raises(KerasError, match="written by Keras before version 3: load the model there"):
         throughtime.from_keras(tmp_path / "model.h5")
 
 
-def test_dropout_in_a_file_leaves_inference_as_it_is(keras: Any, tmp_path: Path) -> None:
+def test_dropout_in_a_file_does_not_change_inference(keras: Any, tmp_path: Path) -> None:
     layer = keras.layers.LSTM(HIDDEN, dropout=0.2, recurrent_dropout=0.3, name="run")
     model = one_layer(keras, layer)
     found = read(model, tmp_path / "model.keras")
     assert found.notes["run"] == [
-        "its dropout=0.2 of the input is left out; put torch.nn.Dropout before it to train it further"
+        "its input dropout=0.2 is not included; to train it further, apply torch.nn.Dropout before it"
     ]
     np.testing.assert_allclose(by_us(found["run"], some_input())[0], by_keras(model, some_input())[0], **CLOSE)

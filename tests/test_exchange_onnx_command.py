@@ -1,4 +1,4 @@
-"""`throughtime export`: a trained network in ONNX Runtime."""
+"""`throughtime export` to ONNX: a trained network in ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return train_tiny(tmp_path_factory.mktemp("export"), cell="gru")
 
 
-def test_the_file_scores_as_the_run_does(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_exported_model_matches_the_run(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "model.onnx"
     assert main(["export", str(run.path), str(path)]) == 0
     printed = capsys.readouterr().out
@@ -38,7 +38,7 @@ def test_the_file_scores_as_the_run_does(run: Any, tmp_path: Path, capsys: pytes
     assert json.loads(said["throughtime.initial"]) == {"hidden": 0.0}
 
 
-def test_mistakes_are_told(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_arguments_are_reported(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     there = tmp_path / "there.onnx"
     there.write_bytes(b"mine")
     for arguments, words in [

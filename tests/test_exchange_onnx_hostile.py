@@ -1,4 +1,4 @@
-"""Files of ONNX that are damaged or meant to harm: a clear error, or a model that can be used."""
+"""Damaged and malicious ONNX files: they raise a clear error or load as a usable model."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ GIVEN = (torch.ones(4, 2, 3), torch.ones(4, 2, 4))
 
 @cache
 def healthy() -> bytes:
-    """Two layers with a clip, other activations and shapes about them."""
+    """Return a model with two layers, clip, other activations and shape operators around them."""
     module = Recurrent("gru", 3, 4, 2, bidirectional=True, clip=0.5, activations={"candidate": "softplus"})
     return throughtime.to_onnx(module).SerializeToString()
 
 
 def use(content: bytes) -> None:
-    """Reads a model and runs it, if it lets itself be read and run; nothing but a UserError may come of it."""
+    """Load and run a model; the only error that may occur is UserError."""
     with contextlib.suppress(UserError):
         run(content)
 
@@ -49,22 +49,22 @@ def refused(content: bytes, *words: str) -> None:
         assert word in str(told.value)
 
 
-def test_the_healthy_one_runs() -> None:
+def test_the_valid_model_runs() -> None:
     assert len(throughtime.from_onnx(healthy())(*GIVEN)) == 2
 
 
 @settings(max_examples=60)
 @given(st.floats(0, 1, exclude_max=True))
-def test_cut_off(share: float) -> None:
+def test_truncated_files_are_rejected(share: float) -> None:
     model = onnx.ModelProto.FromString(healthy())
-    del model.metadata_props[:]  # which come last, and a file that ends before them is whole
+    del model.metadata_props[:]  # these come last, and a file without them is valid
     content = model.SerializeToString()
     refused(content[: int(share * len(content))], "damaged")
 
 
 @settings(max_examples=100)
 @given(st.lists(st.tuples(st.floats(0, 1, exclude_max=True), st.integers(0, 255)), min_size=1, max_size=4))
-def test_bytes_that_are_others(changes: list[tuple[float, int]]) -> None:
+def test_changed_bytes_raise_only_user_errors(changes: list[tuple[float, int]]) -> None:
     content = bytearray(healthy())
     for place, byte in changes:
         content[int(place * len(content))] = byte
@@ -76,7 +76,7 @@ TEXTS = ["", "X", "RNN", "LSTM", "Expand", "ConstantOfShape", "Concat", "Gather"
 
 
 def fields(message: Any) -> list[tuple[Any, Any, int | None]]:
-    """Every field of a message and of those in it, and of lists each entry, the first three."""
+    """List all fields of a message and its submessages, with the first three entries of each repeated field."""
     found = []
     for field, value in message.ListFields():
         entries = value if field.is_repeated else [value]
@@ -89,8 +89,8 @@ def fields(message: Any) -> list[tuple[Any, Any, int | None]]:
 
 @settings(max_examples=150)
 @given(st.data())
-def test_fields_that_are_others(data: st.DataObject) -> None:
-    """What no chance change of bytes would hit on: a file that is well formed and means nonsense."""
+def test_changed_fields_raise_only_user_errors(data: st.DataObject) -> None:
+    """Random bytes rarely result in a well-formed file with invalid content; changed fields do."""
     model = onnx.load_from_string(data.draw(st.sampled_from([healthy, branching]))())
     for _ in range(data.draw(st.integers(1, 3))):
         places = fields(model)
@@ -115,18 +115,18 @@ def change(message: Any, field: Any, k: int | None, data: st.DataObject) -> None
     old = value if k is None else value[k]
     choices = {int: NUMBERS, float: [0.0, -1.0, float("nan"), 1e38], str: TEXTS, bytes: [b"", b"Tanh", b"\xff"]}
     new = data.draw(st.sampled_from(choices[type(old)]))
-    with contextlib.suppress(ValueError):  # of numbers that the field can't hold
+    with contextlib.suppress(ValueError):  # the field can't hold some numbers
         if k is None:
             setattr(message, field.name, new)
         else:
             value[k] = new
 
 
-# What somebody may think of.
+# Attacks by hand.
 
 
 def model_of(nodes: list[Any], constants: dict[str, np.ndarray] | None = None) -> onnx.ModelProto:
-    """A graph that ends in a layer of one unit."""
+    """Return a model that ends in a layer with one unit."""
     weights = {name: np.ones((1, 1, 1), np.float32) for name in "WR"} | (constants or {})
     layer = helper.make_node("RNN", ["x", "W", "R"], ["y"], "the layer", hidden_size=1)
     inputs = [helper.make_tensor_value_info("input", TensorProto.FLOAT, None)]
@@ -158,7 +158,7 @@ WHOLE = {
 
 @cache
 def branching() -> bytes:
-    """A branch that the input's size selects, and a layer in the other one."""
+    """Return a model with branches selected by the input's size, one of which has a layer."""
     sizes = {"V": 3, "U": 1}
     weights = [numpy_helper.from_array(np.ones((1, 1, n), np.float32), name) for name, n in sizes.items()]
     layer = helper.make_node("RNN", ["input", "V", "U"], ["a", "b"], hidden_size=1)
@@ -171,12 +171,12 @@ def branching() -> bytes:
     return model_of(nodes, {"elements": np.array(24)}).SerializeToString()
 
 
-def test_the_branching_one_runs() -> None:
+def test_the_branching_model_runs() -> None:
     run(branching())
 
 
 def doubled(name: str) -> list[Any]:
-    """A value put beside itself, and that beside itself, 50 times."""
+    """Concatenate a value with itself 50 times, doubling it each time."""
     first, last = node("Identity", name, "v0"), node("Identity", "v50", "x")
     return [first, *(node("Concat", f"v{k} v{k}", f"v{k + 1}", axis=0) for k in range(50)), last]
 
@@ -221,17 +221,17 @@ SQUARED = [
         "squared",
     ],
 )
-def test_what_would_exhaust_the_memory(nodes: list[Any]) -> None:
+def test_results_that_would_exhaust_memory_are_rejected(nodes: list[Any]) -> None:
     refused(model_of(nodes, WHOLE).SerializeToString(), "too large")
 
 
-def test_an_array_that_says_it_is_huge() -> None:
+def test_an_array_with_a_huge_claimed_size_is_rejected() -> None:
     model = model_of([node("Identity", "input", "x")])
     model.graph.initializer[0].dims[:] = [1, 2**40, 1]
     refused(model.SerializeToString(), "damaged", "1099511627776")
 
 
-def test_an_array_in_another_file() -> None:
+def test_an_array_in_another_file_is_rejected() -> None:
     model = model_of([node("Identity", "input", "x")])
     entry = model.graph.initializer[0].external_data.add()
     entry.key, entry.value = "location", "/etc/passwd"
@@ -240,7 +240,7 @@ def test_an_array_in_another_file() -> None:
     refused(model.SerializeToString(), "'W'", "another file")
 
 
-def test_texts_and_sparse_arrays() -> None:
+def test_string_and_sparse_arrays_are_rejected() -> None:
     model = model_of([node("Identity", "input", "x")], {"texts": np.array(["a"], object)})
     refused(model.SerializeToString(), "'texts'")
     model = model_of([node("Identity", "input", "x")])
@@ -248,22 +248,22 @@ def test_texts_and_sparse_arrays() -> None:
     refused(model.SerializeToString(), "sparse")
 
 
-def test_a_graph_in_a_circle() -> None:
+def test_a_cyclic_graph_is_rejected() -> None:
     refused(model_of([node("Identity", "x", "z"), node("Identity", "z", "x")]).SerializeToString(), "'x'")
 
 
-def test_a_graph_within_a_graph() -> None:
+def test_an_if_with_invalid_branches_is_rejected() -> None:
     inner = helper.make_graph([node("Identity", "a", "b")], "inner", [], [])
     refused(model_of([node("If", "input", "x", then_branch=inner, else_branch=inner)]).SerializeToString(), "If")
 
 
-def test_operators_from_before_and_after() -> None:
+def test_unsupported_operator_versions_are_rejected() -> None:
     model = model_of([node("Identity", "input", "x")])
     model.opset_import[0].version = 6
     refused(model.SerializeToString(), "6", "7")
 
 
-def test_no_file_an_empty_one_and_another_one(tmp_path: Path) -> None:
+def test_missing_empty_and_unrelated_files_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="No such file"):
         throughtime.from_onnx(tmp_path / "none.onnx")
     file = io.BytesIO()
@@ -274,12 +274,12 @@ def test_no_file_an_empty_one_and_another_one(tmp_path: Path) -> None:
             throughtime.from_onnx(str(tmp_path / "some.onnx"))
 
 
-def test_what_is_no_file() -> None:
+def test_other_types_are_rejected() -> None:
     with pytest.raises(UserError, match="got int"):
         throughtime.from_onnx(3)  # type: ignore[arg-type]
 
 
-def test_any_path_will_do(tmp_path: Path) -> None:
+def test_any_path_like_object_is_accepted(tmp_path: Path) -> None:
     class Elsewhere(os.PathLike[str]):
         def __fspath__(self) -> str:
             return str(tmp_path / "some.onnx")

@@ -1,4 +1,4 @@
-"""Models of ONNX as modules: the same numbers as ONNX Runtime, for every attribute of the recurrent operators."""
+"""Import of ONNX models: results match ONNX Runtime for every attribute of the recurrent operators."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ INPUT, HIDDEN, STEPS, ROWS = 3, 4, 5, 3
 
 @dataclass(frozen=True)
 class Case:
-    """A recurrent node and what it takes."""
+    """A recurrent node with its inputs."""
 
     operator: str
     attributes: tuple[tuple[str, Any], ...] = ()
@@ -43,7 +43,7 @@ class Case:
     seed: int = 0
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """Weights of which no two gates' are alike."""
+        """Return weights that differ for all gates."""
         n, rng = GATES[self.operator], np.random.default_rng(self.seed)
         found = {
             "W": rng.normal(size=(self.directions, n * HIDDEN, INPUT)) * 0.4,
@@ -56,7 +56,7 @@ class Case:
         return {name: array.astype(self.dtype) for name, array in found.items()}
 
     def given(self) -> dict[str, np.ndarray]:
-        """What the model takes."""
+        """The inputs of the model."""
         rng = np.random.default_rng(self.seed + 1)
         found = {"X": rng.normal(size=(STEPS, ROWS, INPUT))}
         for name in self.state_names:
@@ -71,7 +71,7 @@ class Case:
         return (("h", "c") if self.operator == "LSTM" else ("h",)) if self.states else ()
 
     def model(self) -> bytes:
-        """A graph of the node alone."""
+        """Return a model with only this node."""
         states = list(self.state_names) or [""] * (2 if self.operator == "LSTM" else 1)
         stored = self.arrays()
         takes = ["X", "W", "R", "B" if self.bias else "", "lengths" if self.lengths else "", *states]
@@ -85,7 +85,7 @@ class Case:
 def graph_of(
     nodes: list[Any], takes: list[str], gives: list[str], stored: dict[str, np.ndarray], dtype: Any = np.float32
 ) -> bytes:
-    """A model; of the values that it takes, `lengths` and `symbols` are whole numbers."""
+    """Create a model; its inputs `lengths` and `symbols` are integers."""
     kinds = {"lengths": TensorProto.INT32, "symbols": TensorProto.INT64}
     usual = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     inputs = [helper.make_tensor_value_info(name, kinds.get(name, usual), None) for name in takes]
@@ -96,7 +96,7 @@ def graph_of(
     return model.SerializeToString()
 
 
-# Constants with which no two functions are alike; ONNX Runtime has other defaults than the specification for some.
+# Constants that make all functions differ; ONNX Runtime's defaults differ from the specification for some.
 CONSTANTS = st.floats(0.25, 1.5).map(lambda n: float(np.float32(n)))
 
 
@@ -114,14 +114,14 @@ def cases(draw: Any) -> Case:
             words |= {word: values} if values else {}
     if draw(st.booleans()):
         words["clip"] = draw(CONSTANTS)
-    # Where a sum is just at the threshold, as many are that are clipped to it, ONNX Runtime's x > alpha is not the
+    # At the threshold, where clipped sums often are, ONNX Runtime's x > alpha differs from the
     # specification's x >= alpha.
     assume("ThresholdedRelu" not in words.get("activations", ()) or words.get("clip") not in words["activation_alpha"])
     if operator == "LSTM":
         words["input_forget"] = draw(st.sampled_from([0, 1]))
     if operator == "GRU":
         words["linear_before_reset"] = draw(st.sampled_from([0, 1]))
-    # ONNX Runtime gives 0 as the last state of a row without steps, whatever its initial state; there we keep that.
+    # ONNX Runtime returns 0 as the final state of an empty sequence; throughtime keeps the initial state.
     lengths = draw(st.none() | st.tuples(*[st.integers(1, STEPS)] * ROWS))
     return Case(
         operator,
@@ -137,16 +137,16 @@ def cases(draw: Any) -> Case:
 
 @settings(max_examples=40)
 @given(cases())
-def test_same_numbers_as_onnx_runtime(case: Case) -> None:
+def test_results_match_onnx_runtime(case: Case) -> None:
     wanted = by_onnx_runtime(case.model(), case.given())
-    # The functions that grow without bounds can make numbers of any size, of which there is no judging the error.
+    # Unbounded functions can return numbers of any size, whose error has no useful bound.
     if max(float(np.abs(w).max()) for w in wanted) < 10:
         assert_alike(by_us(case.model(), case.given()), wanted)
 
 
 @pytest.mark.parametrize("name", sorted(KINDS))
-def test_each_function_as_onnx_runtime_has_it(name: str) -> None:
-    """The function at every place of the LSTM, with constants where it takes some."""
+def test_each_activation_matches_onnx_runtime(name: str) -> None:
+    """Each function as every activation of the LSTM, with constants if it takes any."""
     count = len(KINDS[name].constants)
     words: dict[str, Any] = {"activations": [name] * 3}
     for k, word in enumerate(("activation_alpha", "activation_beta")):
@@ -159,8 +159,8 @@ def test_each_function_as_onnx_runtime_has_it(name: str) -> None:
     ("name", "usual"), [("Affine", (1.0, 0.0)), ("LeakyRelu", (0.01,)), ("ThresholdedRelu", (1.0,)),
                         ("HardSigmoid", (0.2, 0.5)), ("Elu", (1.0,))],
 )  # fmt: skip
-def test_constants_that_are_left_out_are_those_of_the_operator_of_that_name(name: str, usual: tuple) -> None:
-    """ONNX Runtime takes 0 for Affine's and ThresholdedRelu's; the specification says 1."""
+def test_omitted_constants_default_to_those_of_the_operator(name: str, usual: tuple) -> None:
+    """ONNX Runtime uses 0 for Affine and ThresholdedRelu; the specification says 1."""
     said = [("activation_alpha", [usual[0]]), *([("activation_beta", [usual[1]])] if len(usual) == 2 else [])]
     short, long = (Case("RNN", (("activations", [name]), *words)) for words in ([], said))
     for one, other in zip(by_us(short.model(), short.given()), by_us(long.model(), long.given()), strict=True):
@@ -168,8 +168,8 @@ def test_constants_that_are_left_out_are_those_of_the_operator_of_that_name(name
 
 
 @pytest.mark.parametrize("operator", GATES)
-def test_layout_1_is_layout_0_with_rows_first(operator: str) -> None:
-    """ONNX Runtime has no layout 1, so the same node with layout 0 is what it is held against."""
+def test_layout_1_equals_layout_0_with_batch_first(operator: str) -> None:
+    """ONNX Runtime doesn't support layout 1, so compare with the same node in layout 0."""
     words = {"directions": 2, "attributes": (("direction", "bidirectional"),)}
     rows_first, steps_first = Case(operator, layout=1, **words), Case(operator, **words)
     found = by_us(rows_first.model(), rows_first.given())
@@ -178,8 +178,8 @@ def test_layout_1_is_layout_0_with_rows_first(operator: str) -> None:
 
 
 @pytest.mark.parametrize("operator", GATES)
-def test_a_row_without_steps_keeps_its_state(operator: str) -> None:
-    """And the others are as ONNX Runtime has them, which gives 0 for that row's last state."""
+def test_an_empty_sequence_keeps_its_state(operator: str) -> None:
+    """The other sequences match ONNX Runtime, which returns 0 for the empty one's final state."""
     case = Case(operator, lengths=(2, 0, 5))
     found, wanted = by_us(case.model(), case.given()), by_onnx_runtime(case.model(), case.given())
     assert_alike(found[:1], wanted[:1])
@@ -188,15 +188,15 @@ def test_a_row_without_steps_keeps_its_state(operator: str) -> None:
         assert_alike([one[:, [0, 2]]], [other[:, [0, 2]]])
 
 
-def test_float64() -> None:
-    """ONNX Runtime has none of the three operators in float64, so the same weights in float32 are compared."""
+def test_float64_matches_float32() -> None:
+    """ONNX Runtime doesn't support the operators in float64, so compare with the same weights in float32."""
     double, single = Case("GRU", dtype=np.float64), Case("GRU")
     found = by_us(double.model(), double.given())
     assert found[0].dtype == np.float64
     assert_alike(found, by_onnx_runtime(single.model(), single.given()))
 
 
-def test_directions_with_functions_of_their_own() -> None:
+def test_directions_with_different_activations() -> None:
     words = (("direction", "bidirectional"), ("activations", ["Tanh", "Elu"]), ("activation_alpha", [0.5]))
     case = Case("RNN", words, directions=2, lengths=(2, 5, 3))
     assert_alike(by_us(case.model(), case.given()), by_onnx_runtime(case.model(), case.given()))
@@ -212,11 +212,11 @@ def test_weights_can_be_trained() -> None:
     assert all(g is not None and g.abs().sum() > 0 for g in gradients)
 
 
-# Graphs as torch's exporter writes them.
+# Graphs written by torch's exporter.
 
 
 class Tagger(torch.nn.Module):
-    """Embedding, two layers in both directions, rows first, and a head on each step or the last."""
+    """Embedding, two bidirectional batch-first layers, and a head on every step or the last one."""
 
     def __init__(self, kind: type[torch.nn.RNNBase], last: bool) -> None:
         super().__init__()
@@ -230,7 +230,7 @@ class Tagger(torch.nn.Module):
 
 
 class Packed(torch.nn.Module):
-    """A layer over sequences of given lengths."""
+    """A layer that runs on packed sequences."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -243,7 +243,7 @@ class Packed(torch.nn.Module):
 
 
 def by_torchs_exporter(module: torch.nn.Module, given: tuple, opset: int = 17, **axes: dict[int, str]) -> bytes:
-    """The model; the exporter's remarks are its own."""
+    """Export a module with torch's exporter, ignoring its warnings."""
     file = io.BytesIO()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -255,7 +255,7 @@ def by_torchs_exporter(module: torch.nn.Module, given: tuple, opset: int = 17, *
 
 @pytest.mark.parametrize("last", [False, True])
 @pytest.mark.parametrize("kind", [torch.nn.RNN, torch.nn.GRU, torch.nn.LSTM])
-def test_torchs_layers_from_torchs_exporter(kind: type[torch.nn.RNNBase], last: bool) -> None:
+def test_layers_exported_by_torch(kind: type[torch.nn.RNNBase], last: bool) -> None:
     torch.manual_seed(0)
     module = Tagger(kind, last).eval()
     model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), symbols={0: "B", 1: "T"})
@@ -264,8 +264,8 @@ def test_torchs_layers_from_torchs_exporter(kind: type[torch.nn.RNNBase], last: 
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 20])
-def test_older_and_newer_versions_of_the_operators(opset: int) -> None:
-    """Axes, bounds and sizes were attributes once; softmax was over all the axes from one on."""
+def test_older_and_newer_operator_versions(opset: int) -> None:
+    """Axes, bounds and sizes used to be attributes; softmax used to cover all axes from one on."""
     torch.manual_seed(0)
     module = Tagger(torch.nn.LSTM, False).eval()
     model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), opset, symbols={0: "B", 1: "T"})
@@ -273,7 +273,7 @@ def test_older_and_newer_versions_of_the_operators(opset: int) -> None:
     assert_alike(by_us(model, {"symbols": symbols.numpy()}), by_onnx_runtime(model, {"symbols": symbols.numpy()}))
 
 
-def test_what_is_read_in_can_be_recorded() -> None:
+def test_imported_layers_can_be_recorded() -> None:
     case = Case("LSTM")
     model = throughtime.from_onnx(case.model())
     with throughtime.record(model, "layer0.hidden") as tape:
@@ -282,7 +282,7 @@ def test_what_is_read_in_can_be_recorded() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_torchs_packed_sequences_from_torchs_exporter() -> None:
+def test_packed_sequences_exported_by_torch() -> None:
     torch.manual_seed(0)
     module = Packed().eval()
     example = torch.zeros(2, 5, INPUT), torch.tensor([5, 3])
@@ -292,7 +292,7 @@ def test_torchs_packed_sequences_from_torchs_exporter() -> None:
     assert_alike(by_us(model, {"x": x.numpy(), "lengths": lengths.numpy()}), wanted)
 
 
-# What is refused, by name.
+# Errors.
 
 
 def refused(model: bytes, *words: str) -> None:
@@ -303,16 +303,16 @@ def refused(model: bytes, *words: str) -> None:
 
 
 def changed(case: Case, **attributes: Any) -> bytes:
-    """The case's model with other attributes at its node."""
+    """Return the case's model with changed attributes."""
     return replace(case, attributes=(*case.attributes, *attributes.items())).model()
 
 
-def test_an_operator_that_stands_in_no_chain_of_layers() -> None:
+def test_an_unsupported_operator_is_rejected() -> None:
     node = helper.make_node("Convv", ["X"], ["Y"], "odd one")
     refused(graph_of([node], ["X"], ["Y"], {}), "Convv", "odd one")
 
 
-def test_an_operator_of_another_domain() -> None:
+def test_an_operator_of_another_domain_is_rejected() -> None:
     node = helper.make_node("LSTM", ["X"], ["Y"], domain="com.example")
     refused(graph_of([node], ["X"], ["Y"], {}), "LSTM", "com.example")
 
@@ -325,7 +325,7 @@ def test_an_operator_of_another_domain() -> None:
         ("RNN", {"activations": ["tahn"]}, ["tahn", "Tanh"]),
         ("GRU", {"activations": ["Tanh"]}, ["2 activations", "Tanh"]),
         ("RNN", {"activations": ["ScaledTanh"]}, ["ScaledTanh", "activation_alpha"]),
-        ("RNN", {"activation_alpha": [0.5]}, ["activation_alpha", "1 number"]),
+        ("RNN", {"activation_alpha": [0.5]}, ["activation_alpha", "1 value(s) more"]),
         ("RNN", {"clip": -1.0}, ["clip", "-1.0"]),
         ("RNN", {"layout": 2}, ["layout", "2"]),
         ("GRU", {"input_forget": 1}, ["GRU", "input_forget"]),
@@ -333,11 +333,11 @@ def test_an_operator_of_another_domain() -> None:
         ("RNN", {"direction": "bidirectional"}, ["W", "[2, 4, 3]", "[1, 4, 3]"]),
     ],
 )
-def test_attributes_that_are_wrong(operator: str, attributes: dict[str, Any], words: list[str]) -> None:
+def test_invalid_attributes_are_rejected(operator: str, attributes: dict[str, Any], words: list[str]) -> None:
     refused(changed(Case(operator), **attributes), "the node", *words)
 
 
-def test_weights_of_a_wrong_shape() -> None:
+def test_weights_of_the_wrong_shape_are_rejected() -> None:
     model = onnx.load_from_string(Case("GRU").model())
     for tensor in model.graph.initializer:
         if tensor.name == "B":
@@ -345,11 +345,11 @@ def test_weights_of_a_wrong_shape() -> None:
     refused(model.SerializeToString(), "GRU", "B", "[1, 24]", "[1, 12]")
 
 
-def test_a_model_without_recurrent_layers() -> None:
+def test_a_model_without_recurrent_layers_is_rejected() -> None:
     refused(graph_of([helper.make_node("Relu", ["X"], ["Y"])], ["X"], ["Y"], {}), "RNN, GRU, LSTM")
 
 
-def test_what_a_call_lacks_or_has_too_much_is_told() -> None:
+def test_missing_and_extra_inputs_are_reported() -> None:
     case = Case("LSTM")
     model, given = throughtime.from_onnx(case.model()), {k: torch.from_numpy(v) for k, v in case.given().items()}
     for wrong, word in [

@@ -1,4 +1,4 @@
-"""The operators that are read around recurrent layers: the numbers of ONNX's own cases and of ONNX Runtime."""
+"""The supported operators around recurrent layers: results match ONNX's own test cases and ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from throughtime.exchange.onnx.operators import MEANINGS
 from throughtime.exchange.onnx.recurrent import OPERATORS
 
 READ = {np.dtype(kind) for kind in (np.float32, np.float64, np.int32, np.int64, np.bool_)}
-# What these words in a case's name are about is refused with an error.
+# Cases with these words in their names are unsupported and raise an error.
 REFUSED = (
     "2d_ceil",
     "ceil_mode",
@@ -35,7 +35,7 @@ REFUSED += ("dilations_use_ref_impl_large", "reduce_max_empty_set", "reduce_min_
 
 @cache
 def onnxs_cases() -> dict[str, list[Any]]:
-    """ONNX's own cases of single operators, by operator."""
+    """Return ONNX's own test cases of single operators, by operator."""
     from onnx.backend.test.case.node import collect_testcases
 
     found: dict[str, list[Any]] = {}
@@ -57,9 +57,9 @@ def as_array(value: Any) -> Any:
 
 @pytest.mark.parametrize("operator", sorted(MEANINGS.keys() - {"CastLike", "Not"}))
 @pytest.mark.filterwarnings("ignore")
-def test_onnxs_own_cases(operator: str) -> None:
+def test_results_match_onnxs_own_cases(operator: str) -> None:
     cases = [case for case in onnxs_cases()[operator] if has_read_types(case)]
-    assert cases or operator == "Cast"  # whose cases are of float16 and smaller
+    assert cases or operator == "Cast"  # its cases use float16 and smaller types
     token = size_limit.set(10**7)
     try:
         for case in cases:
@@ -83,11 +83,11 @@ def run_case(operator: str, case: Any) -> None:
         for value, array in zip(case.model.graph.output, wanted, strict=True):
             result = by_name[value.name].numpy()
             assert (result.shape, result.dtype) == (array.shape, array.dtype), case.name
-            # The cases' own tolerance; they hold numbers that are rounded to float32 in another order.
+            # The tolerance of the cases, whose float32 results were rounded in a different order.
             np.testing.assert_allclose(result, array, rtol=case.rtol, atol=1e-6, err_msg=case.name)
 
 
-# Heads behind a layer, against ONNX Runtime.
+# Heads after a layer, compared with ONNX Runtime.
 
 STEPS, ROWS, HIDDEN = 5, 3, 4
 RNG = np.random.default_rng(3)
@@ -104,7 +104,7 @@ def whole(*values: int) -> np.ndarray:
 def model_of(
     nodes: list[Any], stored: dict[str, np.ndarray], opset: int, inputs: dict[str, int] | None = None
 ) -> bytes:
-    """A GRU that gives `y` `[T, 1, B, hidden]`, and the nodes, the last of which gives `found`."""
+    """Create a model: a GRU with output `y` `[T, 1, B, hidden]`, and further nodes, the last with output `found`."""
     weights = {"W": array(1, 3 * HIDDEN, 2), "R": array(1, 3 * HIDDEN, HIDDEN), "B": array(1, 6 * HIDDEN)}
     layer = helper.make_node("GRU", ["x", "W", "R", "B"], ["y", "h"], "layer", hidden_size=HIDDEN)
     given = {"x": TensorProto.FLOAT} | (inputs or {})
@@ -181,7 +181,7 @@ HEADS: dict[str, tuple[int, list[Any], dict[str, np.ndarray]]] = {
 
 
 @pytest.mark.parametrize("head", HEADS)
-def test_heads(head: str) -> None:
+def test_heads_match_onnx_runtime(head: str) -> None:
     opset, nodes, own = HEADS[head]
     stored = AXES | own | {"scale": array(HIDDEN), "shift": array(HIDDEN), "mean": array(HIDDEN), "shift6": array(6)}
     stored |= {"variance": array(HIDDEN) ** 2, "kernel": array(6, HIDDEN, 2), "grouped": array(6, HIDDEN // 2, 3)}
@@ -194,7 +194,7 @@ def test_heads(head: str) -> None:
 
 
 @pytest.mark.parametrize("operator", sorted({"CastLike", "Not"}))
-def test_operators_without_a_case_of_their_own(operator: str) -> None:
+def test_operators_without_an_onnx_case_match_onnx_runtime(operator: str) -> None:
     nodes = {
         "CastLike": [node("CastLike", "y two")],
         "Not": [node("Less", "y scale", "m"), node("Not", "m")],
@@ -205,7 +205,7 @@ def test_operators_without_a_case_of_their_own(operator: str) -> None:
 
 
 def test_lengths_from_a_mask() -> None:
-    """As tf2onnx writes them."""
+    """In the form that tf2onnx writes."""
     nodes = [
         node("Cast", "mask", "numbers", to=TensorProto.INT32),
         node("ReduceSum", "numbers one", "lengths", keepdims=0),
@@ -221,7 +221,7 @@ def test_lengths_from_a_mask() -> None:
 
 
 def branch(name: str, operator: str, kept: np.ndarray) -> Any:
-    """A layer over x, whose values are called the same in every branch, and a pointwise operator."""
+    """Return a branch with a layer over x and a pointwise operator; all branches use the same value names."""
     nodes = [
         helper.make_node("GRU", ["x", "inner", "R"], ["states"], "the layer", hidden_size=HIDDEN),
         helper.make_node(operator, ["states"], ["result"]),
@@ -240,37 +240,37 @@ def chosen(condition: list[Any], stored: dict[str, np.ndarray]) -> bytes:
 
 
 @pytest.mark.parametrize("rate", [8000, 16000])
-def test_a_branch_that_an_input_selects(rate: int) -> None:
+def test_a_branch_selected_by_an_input(rate: int) -> None:
     model = chosen([node("Equal", "rate usual", "is")], {"usual": np.array(16000)})
     given = {"x": array(STEPS, ROWS, 2), "rate": np.array(rate)}
     assert_alike(by_us(model, given), by_onnx_runtime(model, given))
-    assert len(throughtime.from_onnx(model).layers) == 3  # those of both branches
+    assert len(throughtime.from_onnx(model).layers) == 3  # of both branches
 
 
 @pytest.mark.parametrize("which", [False, True])
-def test_a_branch_that_is_always_taken(which: bool) -> None:
+def test_only_the_taken_branch_of_a_constant_condition_is_kept(which: bool) -> None:
     model, given = chosen([], {"is": np.array(which)}), {"x": array(STEPS, ROWS, 2)}
     assert_alike(by_us(model, given), by_onnx_runtime(model, given))
-    assert len(throughtime.from_onnx(model).layers) == 2  # the other branch is gone
+    assert len(throughtime.from_onnx(model).layers) == 2  # the other branch is dropped
 
 
-def test_a_branch_sees_no_value_of_the_other() -> None:
+def test_branches_cannot_use_each_others_values() -> None:
     model = onnx.load_from_string(chosen([], {"is": np.array(True)}))
     model.graph.node.append(node("Neg", "result", "more"))
     with pytest.raises(UserError, match="'result'"):
         throughtime.from_onnx(model)
 
 
-def test_a_condition_of_many_values() -> None:
+def test_a_condition_with_several_values_is_rejected() -> None:
     model = throughtime.from_onnx(chosen([node("Equal", "rate usual", "is")], {"usual": np.array(16000)}))
-    with pytest.raises(UserError, match=r"one truth value, got the shape \[2\]"):
+    with pytest.raises(UserError, match=r"a single boolean, got shape \[2\]"):
         model(torch.zeros(STEPS, ROWS, 2), torch.tensor([8000, 16000]))
 
 
-# What training changes.
+# Training.
 
 
-def test_statistics_and_single_numbers_are_not_trained() -> None:
+def test_statistics_and_scalars_are_not_trained() -> None:
     nodes = [*STATE, node("Pow", "s exponent", "p"), node("BatchNormalization", "p scale shift mean variance")]
     own = {"zero": whole(0), "exponent": np.float32(3), "scale": array(HIDDEN), "shift": array(HIDDEN)}
     model = throughtime.from_onnx(model_of(nodes, own | {"mean": array(HIDDEN), "variance": array(HIDDEN) ** 2}, 15))
@@ -280,7 +280,7 @@ def test_statistics_and_single_numbers_are_not_trained() -> None:
     assert all(p.grad is not None for p in model.parameters())
 
 
-def test_dropout_in_training_mode_is_refused() -> None:
+def test_dropout_in_training_mode_is_rejected() -> None:
     stored = {"ratio": np.float32(0.5), "yes": np.array(True)}
     model = throughtime.from_onnx(model_of([node("Dropout", "y ratio yes")], stored, 13))
     with pytest.raises(UserError, match=r"training mode; export the model after model\.eval\(\)"):
@@ -296,7 +296,7 @@ def test_dropout_in_training_mode_is_refused() -> None:
         ("SplitToSequence", "", ["dynamo=False", "from_torch"]),
     ],
 )
-def test_a_refusal_says_what_would_work(operator: str, domain: str, words: list[str]) -> None:
+def test_errors_about_operators_suggest_a_solution(operator: str, domain: str, words: list[str]) -> None:
     model = model_of([helper.make_node(operator, ["y"], ["found"], domain=domain)], {}, 17)
     with pytest.raises(UserError) as told:
         throughtime.from_onnx(model)
@@ -304,7 +304,7 @@ def test_a_refusal_says_what_would_work(operator: str, domain: str, words: list[
         assert word in str(told.value)
 
 
-def test_the_page_lists_the_operators() -> None:
+def test_the_documentation_lists_all_operators() -> None:
     from pathlib import Path
 
     page = (Path(__file__).parents[1] / "docs" / "exchange.md").read_text()

@@ -1,4 +1,4 @@
-"""Modules as models of ONNX: the same numbers in ONNX Runtime, for every cell, option and kind of module."""
+"""Export to ONNX: results match in ONNX Runtime for every cell, option and kind of module."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ INPUT, HIDDEN, STEPS, ROWS = 3, 4, 6, 2
 
 
 def shaken(module: nn.Module) -> Any:
-    """The module with no two of its parameters alike, in evaluation."""
+    """Randomize a module's parameters and set it to evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in module.parameters():
@@ -53,7 +53,7 @@ def initial_states(layers: Any, rows: int = ROWS) -> list[Tensor]:
 
 
 def ours(module: Any, x: Tensor, states: list[Tensor]) -> list[np.ndarray]:
-    """All that the module gives, as a list."""
+    """Return all outputs and states of a module as a list."""
     with torch.no_grad():
         y, final = module(x, states[0] if len(states) == 1 else tuple(states))
     outputs = list(y) if isinstance(y, tuple) else [y]
@@ -61,14 +61,14 @@ def ours(module: Any, x: Tensor, states: list[Tensor]) -> list[np.ndarray]:
 
 
 def checked(module: Any) -> onnx.ModelProto:
-    """The model, which ONNX's own checker finds right, its shapes too."""
+    """Export a module and check the model, including shapes, with ONNX's checker."""
     model = throughtime.to_onnx(module)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def compare(module: Any, **tolerance: float) -> list[str]:
-    """Holds a module's model against it; returns the model's recurrent operators."""
+    """Compare a module with its exported model; return the model's recurrent operators."""
     module = shaken(module)
     model, states = checked(module), initial_states(module.layers())
     x = torch.randn(STEPS, ROWS, INPUT, generator=torch.Generator().manual_seed(3), dtype=states[0].dtype)
@@ -90,14 +90,14 @@ OPERATORS = {
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_every_cell(name: str) -> None:
-    """Those that ONNX has become its operators, the others Scans."""
+def test_every_cell_matches_onnx_runtime(name: str) -> None:
+    """Cells that ONNX has become operators, the others Scans."""
     assert compare(Recurrent(name, INPUT, HIDDEN)) == [OPERATORS.get(name, "Scan")]
 
 
 @throughtime.cell
 def like_an_lstm(x, out, memory, *, extra=False):
-    """The LSTM's equations in somebody's own words, or with a second product after a gate and a norm."""
+    """The LSTM's equations with different names, or with an extra product after a gate and a norm."""
     enter = sigmoid(affine("enter", x, out))
     keep = sigmoid(affine("keep", x, out))
     content = tanh(affine("content", x, out))
@@ -109,25 +109,25 @@ def like_an_lstm(x, out, memory, *, extra=False):
     return out, memory
 
 
-def test_a_users_own_cell() -> None:
-    """What counts is what is computed, not what it is called."""
+def test_a_custom_cell_becomes_an_operator_if_its_equations_match() -> None:
+    """Names don't matter, only the computation."""
     assert compare(Recurrent(like_an_lstm, INPUT, HIDDEN, 2)) == ["LSTM", "LSTM"]
     assert compare(Recurrent(like_an_lstm, INPUT, HIDDEN, extra=True)) == ["Scan"]
 
 
 @pytest.mark.parametrize("name", [*sorted(OPERATORS), "mgu", "lstm_layer_norm"])
-def test_both_directions_without_biases(name: str) -> None:
+def test_bidirectional_layers_without_biases(name: str) -> None:
     found = compare(Recurrent(name, INPUT, HIDDEN, bidirectional=True, bias=False))
     assert found == ([OPERATORS[name]] if name in OPERATORS else ["Scan", "Scan"])
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru_layer_norm", "slstm"])
-def test_float64(name: str) -> None:
-    """ONNX Runtime has no such operators, so all are Scans, and as exact as float64 is."""
+def test_float64_is_exported_as_scans(name: str) -> None:
+    """ONNX Runtime doesn't support the operators in float64, so all layers are Scans, accurate to float64."""
     assert compare(Recurrent(name, INPUT, HIDDEN, dtype=torch.float64), rtol=0, atol=1e-14) == ["Scan"]
 
 
-# Each way of joining layers that there is, and cells changed by the layer's own words.
+# Every way to join layers, and cells changed by options of the layer.
 WORDS: dict[str, dict[str, Any]] = {
     "batch_first": {"batch_first": True},
     "bidirectional": {"bidirectional": True},
@@ -156,43 +156,44 @@ AS_OPERATOR = WORDS.keys() - {"zoneout", "heads"}
 
 @pytest.mark.parametrize("words", WORDS)
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_every_option(name: str, words: str) -> None:
+def test_every_option_matches_onnx_runtime(name: str, words: str) -> None:
     layers = 3 if "skip" in WORDS[words] else 2
     found = set(compare(Recurrent(name, INPUT, HIDDEN, layers, **WORDS[words])))
     assert found == {OPERATORS[name] if words in AS_OPERATOR else "Scan"}
 
 
 @pytest.mark.parametrize("function", ACTIVATIONS)
-def test_every_function_of_a_gate(function: str) -> None:
-    """Those that ONNX has are activations of its operator."""
+def test_every_activation_matches_onnx_runtime(function: str) -> None:
+    """Functions that ONNX has become activations of its operator."""
     found = compare(Recurrent("gru", INPUT, HIDDEN, activations={"candidate": function}))
     assert found == ["Scan" if function in ("silu", "gelu", "hard_tanh") else "GRU"]
 
 
-def test_no_option_is_left_out() -> None:
-    """An option that comes to be is to be exported, and tested here, or refused."""
+def test_every_option_is_tested() -> None:
+    """New options must be exported and tested here, or rejected."""
     tested = {word for words in WORDS.values() for word in words}
     known = {f.name for f in fields(Options)} | set(inspect.signature(Recurrent.__init__).parameters)
     others = {"self", "cell", "input_size", "hidden_size", "num_layers", "engine", "device", "dtype", "hyper"}
+    others |= {"inputs"}  # tests/test_step_inputs.py exports it
     assert known == tested | others
 
 
 @pytest.mark.parametrize("kind", [throughtime.RNN, throughtime.GRU, throughtime.LSTM])
-def test_torchs_layers(kind: type) -> None:
-    """With two biases a gate, which ONNX has too."""
+def test_drop_in_layers_match_onnx_runtime(kind: type) -> None:
+    """They have two biases per gate, as in ONNX."""
     name = kind.__name__
     assert compare(kind(INPUT, HIDDEN, 2, bidirectional=True, batch_first=True)) == [name, name]
     assert compare(kind(INPUT, HIDDEN, bias=False)) == [name]
 
 
-def test_torchs_lstm_with_a_projection() -> None:
-    """ONNX has none."""
+def test_an_lstm_with_a_projection_is_exported_as_a_scan() -> None:
+    """ONNX has no projection."""
     assert compare(throughtime.LSTM(INPUT, HIDDEN, 2, proj_size=2)) == ["Scan", "Scan"]
 
 
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("name", ["lstm", "mgu"])
-def test_a_language_model(name: str, tie: bool) -> None:
+def test_a_language_model_matches_onnx_runtime(name: str, tie: bool) -> None:
     module = shaken(LanguageModel(7, Recurrent(name, HIDDEN, HIDDEN, 2), tie=tie))
     states = initial_states(module.recurrent.layers())
     symbols = torch.randint(7, (STEPS, ROWS), generator=torch.Generator().manual_seed(3))
@@ -203,8 +204,8 @@ def test_a_language_model(name: str, tie: bool) -> None:
 
 
 @pytest.mark.parametrize("name", ["gru", "slstm"])
-def test_steps_one_by_one_are_the_whole(name: str) -> None:
-    """What comes out as a final state goes in again; the numbers of steps and of rows are open."""
+def test_single_steps_match_the_whole_sequence(name: str) -> None:
+    """Final states are passed as initial states; the numbers of steps and sequences are dynamic."""
     module = shaken(Recurrent(name, INPUT, HIDDEN, 2))
     model, states = throughtime.to_onnx(module), initial_states(module.layers(), rows=5)
     x = torch.randn(4, 5, INPUT)
@@ -218,8 +219,8 @@ def test_steps_one_by_one_are_the_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(OPERATORS))
-def test_there_and_back(name: str) -> None:
-    """Our own model read in again computes the same numbers by the same program, so to the bit."""
+def test_export_and_import_are_bit_identical(name: str) -> None:
+    """An exported model that is imported again runs the same program."""
     module = shaken(Recurrent(name, INPUT, HIDDEN, 2, bidirectional=True, batch_first=True))
     states = initial_states(module.layers())
     x = torch.randn(ROWS, STEPS, INPUT)
@@ -233,14 +234,14 @@ def test_there_and_back(name: str) -> None:
 # The operations.
 
 
-def test_every_operation_has_a_row() -> None:
+def test_every_operation_is_supported() -> None:
     assert EMIT.keys() == OPERATIONS.keys()
 
 
 @settings(max_examples=40)
 @given(programs(reductions=False, operations=8), st.integers(0, 9))
-def test_any_program(program: Any, seed: int) -> None:
-    """What is drawn has vectors of one element, constants as states, and no state at all in what it gives."""
+def test_random_programs_match_onnx_runtime(program: Any, seed: int) -> None:
+    """Drawn programs include vectors of one element, constant states, and outputs that use no state."""
     arguments = random_arguments(program, 3, 2, seed=seed)
     graph, dtype = Graph("drawn"), np.float64
     inputs = [graph.input(i.name, dtype, ("T", "B", i.width)) for i in program.inputs]
@@ -257,14 +258,14 @@ def test_any_program(program: Any, seed: int) -> None:
         by_onnx_runtime(model, {name: t.numpy() for name, t in takes}),
         [t.numpy() for t in (*wanted.outputs, *wanted.states)],
         atol=1e-10,
-        rtol=1e-10,  # values to some thousand, in float64
+        rtol=1e-10,  # values up to thousands, in float64
     )
 
 
-# What the file says of itself, and what is refused.
+# Metadata and errors.
 
 
-def test_what_the_model_says_of_itself() -> None:
+def test_the_model_has_metadata() -> None:
     module = Recurrent("lstm", INPUT, HIDDEN, 2, learn_initial=True)
     model = throughtime.to_onnx(module, metadata={"author": "me"})
     said = {entry.key: entry.value for entry in model.metadata_props}
@@ -291,33 +292,33 @@ def test_a_file_is_written(tmp_path: Any) -> None:
         (Recurrent("gru", INPUT, HIDDEN, returns="states"), ["steps"]),
     ],
 )
-def test_what_cannot_be_exported_is_named(module: nn.Module, words: list[str]) -> None:
+def test_unsupported_modules_are_rejected(module: nn.Module, words: list[str]) -> None:
     with pytest.raises(UserError) as told:
         throughtime.to_onnx(module)
     for word in words:
         assert word in str(told.value)
 
 
-def test_a_module_that_is_edited_is_refused() -> None:
+def test_a_module_that_is_being_edited_is_rejected() -> None:
     module = copy.copy(Recurrent("gru", INPUT, HIDDEN))
     module.hooks = (object(),)
     with pytest.raises(UserError, match="edited"):
         throughtime.to_onnx(module)
 
 
-def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_reported_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("throughtime.packages.find_spec", lambda name: None)
     for call in (lambda: throughtime.to_onnx(Recurrent("gru", 2, 2)), lambda: throughtime.from_onnx(b"")):
         with pytest.raises(UserError, match=r"pip install 'throughtime\[onnx\]'"):
             call()
 
 
-def test_a_place_that_cannot_be_written_is_told() -> None:
+def test_an_unwritable_path_is_reported() -> None:
     with pytest.raises(UserError, match=r"/proc/nowhere/model.onnx can't be written"):
         throughtime.to_onnx(throughtime.Recurrent("gru", 2, 3), "/proc/nowhere/model.onnx")
 
 
-# Models that hold layers among others.
+# Models that contain layers.
 
 
 class Tagger(nn.Module):
@@ -334,8 +335,8 @@ class Tagger(nn.Module):
         return self.head(self.cell(y.mean(0))[0])
 
 
-@pytest.mark.filterwarnings("ignore")  # of tracing, about shapes that torch checks
-def test_a_module_that_holds_layers_is_exported_by_torch(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore")  # tracing warns about torch's shape checks
+def test_a_module_that_contains_layers_is_exported_by_torch(tmp_path: Path) -> None:
     torch.manual_seed(0)
     module = Tagger()
     throughtime.accelerate(module)
@@ -353,7 +354,7 @@ def test_a_module_that_holds_layers_is_exported_by_torch(tmp_path: Path) -> None
     assert_alike([throughtime.from_onnx(tmp_path / "model.onnx")(x).detach().numpy()], wanted)
 
 
-def test_what_stands_in_the_way_of_a_module_is_told() -> None:
+def test_modules_that_cannot_be_exported_are_reported() -> None:
     class Failing(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -364,9 +365,9 @@ def test_what_stands_in_the_way_of_a_module_is_told() -> None:
 
     x, layer = torch.zeros(2, 1, INPUT), throughtime.Recurrent("mgu", INPUT, HIDDEN)
     for module, words, told in [
-        (nn.Sequential(throughtime.GRU(INPUT, HIDDEN)), {}, r"Sequential that holds layers \(0\).*pass example=x"),
+        (nn.Sequential(throughtime.GRU(INPUT, HIDDEN)), {}, r"Sequential that contains layers \(0\).*pass example=x"),
         (nn.Sequential(throughtime.GRU(INPUT, HIDDEN)), {"example": 3}, "example must be a tensor.*got int"),
-        (nn.Sequential(layer), {"example": x}, "the layer '0': torch has no layer of the cell 'mgu'"),
+        (nn.Sequential(layer), {"example": x}, "layer '0': torch has no layer for the cell 'mgu'"),
         (Failing(), {"example": x}, "can't export this Failing: ArithmeticError: no way"),
         (layer, {"example": x}, "a Recurrent is exported without an example"),
     ]:

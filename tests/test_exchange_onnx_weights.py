@@ -1,4 +1,4 @@
-"""Where an ONNX model has its weights: a data file beside it, inputs of the graph, arrays that several nodes share."""
+"""Weights of imported ONNX models: in a data file, as inputs of the graph, and shared by several nodes."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ GATES = {"RNN": 1, "GRU": 3, "LSTM": 4}
 
 
 def arrays(operator: str, seed: int = 0, directions: int = 1) -> dict[str, np.ndarray]:
-    """Weights of which no two gates' are alike."""
+    """Return weights that differ for all gates."""
     rng, rows = np.random.default_rng(seed), GATES[operator] * HIDDEN
     shapes = {"W": (rows, INPUT), "R": (rows, HIDDEN), "B": (2 * rows,)}
     return {name: rng.normal(size=(directions, *shape)).astype(np.float32) * 0.5 for name, shape in shapes.items()}
 
 
 def model_of(nodes: list[Any], inputs: dict[str, list[int]], outputs: list[str], stored: dict[str, np.ndarray]) -> Any:
-    """A model."""
+    """Create a model."""
     takes = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in inputs.items()]
     gives = [helper.make_tensor_value_info(name, TensorProto.FLOAT, None) for name in outputs]
     constants = [numpy_helper.from_array(array, name) for name, array in stored.items()]
@@ -56,7 +56,7 @@ def numbers(*shape: int, seed: int = 5) -> np.ndarray:
 
 
 class Tagger(torch.nn.Module):
-    """A recurrent layer with a head."""
+    """A recurrent layer and a head."""
 
     def __init__(self, kind: type[torch.nn.RNNBase], **options: Any) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class Tagger(torch.nn.Module):
 
 
 def by_torchs_exporter(module: torch.nn.Module, given: tuple[Any, ...], path: Path, **words: Any) -> None:
-    """Writes a file as torch does by default."""
+    """Write a file with torch's default exporter."""
     pytest.importorskip("onnxscript")
     logging.disable(logging.WARNING)
     try:
@@ -88,7 +88,9 @@ def by_torchs_exporter(module: torch.nn.Module, given: tuple[Any, ...], path: Pa
         (torch.nn.GRU, {"bidirectional": True}, 23),
     ],
 )
-def test_torchs_default_exporter(tmp_path: Path, kind: Any, options: dict[str, Any], opset: int | None) -> None:
+def test_models_of_torchs_default_exporter(
+    tmp_path: Path, kind: Any, options: dict[str, Any], opset: int | None
+) -> None:
     torch.manual_seed(0)
     module, path, x = Tagger(kind, **options), tmp_path / "model.onnx", torch.randn(STEPS, ROWS, INPUT)
     by_torchs_exporter(module, (x,), path, opset_version=opset)
@@ -98,7 +100,7 @@ def test_torchs_default_exporter(tmp_path: Path, kind: Any, options: dict[str, A
     assert_alike([found.detach().numpy()], [module(other).detach().numpy()])
 
 
-def test_a_recurrence_that_torchs_exporter_unrolls_is_refused_with_the_way_out(tmp_path: Path) -> None:
+def test_an_unrolled_recurrence_is_rejected_with_a_solution(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     by_torchs_exporter(Tagger(torch.nn.RNN), (torch.randn(STEPS, ROWS, INPUT),), path)
     with pytest.raises(UserError, match=r"dynamo=False.*from_torch"):
@@ -107,12 +109,12 @@ def test_a_recurrence_that_torchs_exporter_unrolls_is_refused_with_the_way_out(t
 
 @cache
 def external() -> Any:
-    """A model whose weights are to be in a data file."""
+    """Create a model whose weights go to a data file."""
     return model_of([layer("GRU", "x W R B", "y")], {"x": [STEPS, ROWS, INPUT]}, ["y"], arrays("GRU"))
 
 
 def written(path: Path) -> Any:
-    """The model with a data file, on disk; it can be changed and written again."""
+    """Write the model with a data file; the result can be changed and written again."""
     model = onnx.ModelProto()
     model.CopyFrom(external())
     convert_model_to_external_data(model, location=f"{path.name}.data", size_threshold=0)
@@ -120,7 +122,7 @@ def written(path: Path) -> Any:
     return onnx.load(path, load_external_data=False)
 
 
-def test_a_data_file(tmp_path: Path) -> None:
+def test_weights_in_a_data_file(tmp_path: Path) -> None:
     path, x = tmp_path / "model.onnx", numbers(STEPS, ROWS, INPUT)
     written(path)
     wanted = by_onnx_runtime(external(), {"x": x})
@@ -135,23 +137,23 @@ def refused(source: Any, *words: str) -> None:
         assert word in str(told.value)
 
 
-def test_bytes_without_their_data_file(tmp_path: Path) -> None:
+def test_bytes_without_their_data_file_are_rejected(tmp_path: Path) -> None:
     model = written(tmp_path / "model.onnx")
     refused(model.SerializeToString(), "'W'", "'model.onnx.data'", "pass the path", "onnx.load(path)")
 
 
-def test_a_data_file_that_is_missing_or_cut_off(tmp_path: Path) -> None:
+def test_a_missing_or_truncated_data_file_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     written(path)
     data = tmp_path / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:-1])
-    refused(path, "'B'", str(data), "cut off")
+    refused(path, "'B'", str(data), "truncated")
     data.unlink()
-    refused(path, str(data), "No such file", "beside the model")
+    refused(path, str(data), "No such file", "next to the model")
 
 
 def changed(path: Path, **entries: str) -> Path:
-    """The model with other words about where W is."""
+    """Change the entries that locate W."""
     model = written(path)
     (tensor,) = (t for t in model.graph.initializer if t.name == "W")
     known = {entry.key: entry.value for entry in tensor.external_data} | entries
@@ -170,7 +172,7 @@ def test_only_files_in_the_models_directory_are_read(tmp_path: Path) -> None:
     (home / "link").symlink_to(secret)
     (home / "inside").mkdir()
     for location in (str(secret), "../secret", "inside/../../secret", "link", "", ".", "a\0b"):
-        refused(changed(home / "model.onnx", location=location), "'W'", "own directory")
+        refused(changed(home / "model.onnx", location=location), "'W'", "outside the model's directory")
     refused(changed(home / "model.onnx", location="inside"), "not a regular file")
     os.mkfifo(home / "pipe")
     refused(changed(home / "model.onnx", location="pipe"), "not a regular file")
@@ -180,7 +182,7 @@ def test_only_files_in_the_models_directory_are_read(tmp_path: Path) -> None:
     "entries",
     [{"offset": "-4"}, {"length": "4"}, {"offset": str(2**70)}, {"offset": str(10**9)}],
 )
-def test_a_place_in_the_data_file_that_makes_no_sense(tmp_path: Path, entries: dict[str, str]) -> None:
+def test_an_invalid_position_in_the_data_file_is_rejected(tmp_path: Path, entries: dict[str, str]) -> None:
     refused(changed(tmp_path / "model.onnx", **entries), "W")
 
 
@@ -195,17 +197,17 @@ def onnxs_cases() -> list[Any]:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_onnxs_own_cases_of_recurrent_operators() -> None:
+def test_results_match_onnxs_own_recurrent_cases() -> None:
     assert len(onnxs_cases()) == 18
     for case in onnxs_cases():
         names = [value.name for value in case.model.graph.input]
         model = throughtime.from_onnx(case.model)
         assert list(model.inputs) == names
         for given, wanted in case.data_sets:
-            found = model(*given)  # weights with the call
+            found = model(*given)  # weights passed with each call
             assert_alike(results(found), wanted)
             kept = {name: array for name, array in zip(names, given, strict=True) if name in "WRBP"}
-            ours = throughtime.from_onnx(case.model, weights=kept)  # or once
+            ours = throughtime.from_onnx(case.model, weights=kept)  # weights passed once
             assert list(ours.inputs) == [name for name in names if name not in kept]
             assert_alike(results(ours(*(a for n, a in zip(names, given, strict=True) if n not in kept))), wanted)
             assert sum(p.numel() for p in ours.parameters()) > 0
@@ -217,7 +219,7 @@ def results(found: Any) -> list[np.ndarray]:
 
 @pytest.mark.parametrize("direction", ["reverse", "bidirectional"])
 @pytest.mark.parametrize("operator", GATES)
-def test_weights_that_the_model_computes(operator: str, direction: str) -> None:
+def test_weights_computed_by_the_model(operator: str, direction: str) -> None:
     directions = 2 if direction == "bidirectional" else 1
     own = arrays(operator, directions=directions)
     nodes = [helper.make_node("Tanh", ["W"], ["V"]), layer(operator, "x V R B", "y h", direction=direction)]
@@ -234,7 +236,7 @@ def test_weights_that_the_model_computes(operator: str, direction: str) -> None:
 
 
 def test_inputs_with_initial_values() -> None:
-    """As files of old versions have all their arrays; the value can be another."""
+    """Old files have this for all arrays; callers can override the values."""
     own, x = arrays("LSTM"), numbers(STEPS, ROWS, INPUT)
     inputs = {"x": [STEPS, ROWS, INPUT]} | {name: list(a.shape) for name, a in own.items()}
     model = model_of([layer("LSTM", "x W R B", "y")], inputs, ["y"], own)
@@ -242,12 +244,12 @@ def test_inputs_with_initial_values() -> None:
     assert ours.inputs == ("x",)
     assert_alike(results(ours(x)), by_onnx_runtime(model, {"x": x}))
     other = {"R": arrays("LSTM", 1)["R"]}
-    double = {"R": other["R"].astype(np.float64)}  # which becomes what the file has
+    double = {"R": other["R"].astype(np.float64)}  # converted to the file's dtype
     assert throughtime.from_onnx(model, weights=double)(x).dtype == torch.float32
     assert_alike(results(throughtime.from_onnx(model, weights=other)(x)), by_onnx_runtime(model, {"x": x} | other))
 
 
-def test_weights_that_do_not_fit_are_told() -> None:
+def test_weights_that_do_not_fit_are_rejected() -> None:
     inputs = {"x": [STEPS, ROWS, INPUT]} | {name: list(a.shape) for name, a in arrays("GRU").items()}
     model = model_of([layer("GRU", "x W R B", "y")], inputs, ["y"], {})
     for weights, words in [
@@ -259,17 +261,17 @@ def test_weights_that_do_not_fit_are_told() -> None:
         with pytest.raises(UserError) as told:
             throughtime.from_onnx(model, weights=weights)
         assert all(word in str(told.value) for word in words)
-    with pytest.raises(UserError, match=r"takes x, W, R, B; got 1 in order.*weights=\{'B': array, 'R': array"):
+    with pytest.raises(UserError, match=r"takes x, W, R, B; got 1 positional.*weights=\{'B': array, 'R': array"):
         throughtime.from_onnx(model)(torch.zeros(STEPS, ROWS, INPUT))
     own = arrays("GRU")
-    with pytest.raises(UserError, match=r"its R must have the shape \[1, 12, 4\]"):
+    with pytest.raises(UserError, match=r"R must have shape \[1, 12, 4\]"):
         throughtime.from_onnx(model)(torch.zeros(STEPS, ROWS, INPUT), own["W"], own["R"][:, :6], own["B"])
 
 
-# Weights that are shared.
+# Shared weights.
 
 
-def test_nodes_that_share_their_arrays_share_their_parameters() -> None:
+def test_nodes_that_share_arrays_share_parameters() -> None:
     own, other = arrays("LSTM"), arrays("LSTM", 1)
     nodes = [
         layer("LSTM", "x W R B", "y a c0"),
@@ -309,7 +311,7 @@ def test_a_copy_is_independent_and_computes_the_same(given: bool) -> None:
         assert_alike(results(one(*values)), wanted, rtol=0, atol=0)
 
 
-def test_directions_do_not_share() -> None:
+def test_directions_do_not_share_parameters() -> None:
     own = {name: np.concatenate([array, array]) for name, array in arrays("LSTM").items()}
     model = model_of(
         [layer("LSTM", "x W R B", "y", direction="bidirectional")], {"x": [STEPS, ROWS, INPUT]}, ["y"], own
@@ -320,7 +322,7 @@ def test_directions_do_not_share() -> None:
 
 
 def test_a_tied_embedding_stays_tied() -> None:
-    """The softmax layer multiplies by the transposed table."""
+    """The softmax layer multiplies by the transposed embedding."""
     from throughtime.nn.language_model import LanguageModel
     from throughtime.nn.recurrent import Recurrent
 

@@ -1,4 +1,4 @@
-"""Networks of effects in the files of audio plugins, against Keras, torch and the formats' own arithmetic."""
+"""Files of audio plugins: results match Keras, torch and the formats' own arithmetic."""
 
 import json
 
@@ -44,7 +44,7 @@ def run(model, x=SECOND):
 
 
 @pytest.mark.parametrize(("cell", "layers", "skip"), [("lstm", 1, True), ("gru", 1, False), ("lstm", 2, False)])
-def test_rtneural_is_what_keras_computes(keras, tmp_path, cell, layers, skip):
+def test_rtneural_matches_keras(keras, tmp_path, cell, layers, skip):
     model = network(cell, layers, skip)
     throughtime.to_rtneural(model, tmp_path / "model.json")
     data = json.loads((tmp_path / "model.json").read_text())
@@ -68,7 +68,7 @@ def test_rtneural_is_what_keras_computes(keras, tmp_path, cell, layers, skip):
 
 
 def nam_by_hand(path, x):
-    """The format's arithmetic, written from its layout."""
+    """Run a file with the format's arithmetic, written from its specification."""
     data = json.loads(path.read_text())
     hidden, layers = data["config"]["hidden_size"], data["config"]["num_layers"]
     weights, width, place = np.array(data["weights"]), 1, 0
@@ -105,14 +105,14 @@ def test_nam_starts_after_a_second_of_silence(tmp_path, layers):
     assert found == pytest.approx(expected, abs=1e-5)
     again = throughtime.from_nam(tmp_path / "model.nam")
     assert run(again, SECOND[:300]).numpy() == pytest.approx(expected, abs=1e-5)
-    # The initial states go through throughtime's own file and a stream too.
+    # throughtime's own file format and streams keep the initial states too.
     throughtime.save(again, tmp_path / "model.safetensors")
     stream = throughtime.Stream(tmp_path / "model.safetensors")
     assert stream.process(SECOND[:300, 0, 0].numpy()) == pytest.approx(expected, abs=1e-5)
 
 
 @pytest.mark.parametrize(("cell", "skip"), [("lstm", True), ("gru", False)])
-def test_guitarml_holds_torchs_weights(tmp_path, cell, skip):
+def test_guitarml_has_torchs_weights(tmp_path, cell, skip):
     model = network(cell, skip=skip)
     throughtime.to_guitarml(model, tmp_path / "model.json")
     data = json.loads((tmp_path / "model.json").read_text())
@@ -133,24 +133,24 @@ def test_guitarml_holds_torchs_weights(tmp_path, cell, skip):
 
 
 @pytest.mark.parametrize(("name", "model", "message"), [
-    ("nam", {"skip": True}, "has no skip connection.*RTNeural's JSON holds it"),
-    ("nam", {"cell": "gru"}, "holds LSTM layers, and this network has GRU; RTNeural's JSON holds it"),
-    ("guitarml", {"layers": 2}, "holds one layer, and this network has 2"),
-    ("rtneural", {"cell": "mgu"}, "holds LSTM and GRU layers.*export to model.onnx"),
-    ("rtneural", {"cell": "gru_reset_before"}, "holds LSTM and GRU layers.*export to model.onnx"),
-    ("rtneural", {"inputs": 2}, "this network is for 2 numbers per step.*ONNX can hold it"),
-    ("rtneural", {"output": Categorical(5)}, "and gives 5 per step"),
-    ("rtneural", {"learn_initial": True}, "starts from zeros"),
-    ("rtneural", {"bidirectional": True}, "of one direction"),
+    ("nam", {"skip": True}, "does not support the network's skip connection; use RTNeural's JSON"),
+    ("nam", {"cell": "gru"}, "supports only LSTM layers, but this network has GRU; use RTNeural's JSON"),
+    ("guitarml", {"layers": 2}, "supports only one layer, but this network has 2"),
+    ("rtneural", {"cell": "mgu"}, "supports only LSTM and GRU layers.*ONNX instead: model.onnx"),
+    ("rtneural", {"cell": "gru_reset_before"}, "supports only LSTM and GRU layers.*ONNX instead: model.onnx"),
+    ("rtneural", {"inputs": 2}, "this one reads 2 numbers per step.*Export it to ONNX instead"),
+    ("rtneural", {"output": Categorical(5)}, "and outputs 5 per step"),
+    ("rtneural", {"learn_initial": True}, "always starts from zeros"),
+    ("rtneural", {"bidirectional": True}, "supports only unidirectional"),
 ])  # fmt: skip
-def test_what_a_format_cannot_hold(tmp_path, name, model, message):
+def test_unsupported_networks_are_rejected(tmp_path, name, model, message):
     with pytest.raises(UserError, match=message):
         FORMATS[name][0](network(**model), tmp_path / "model")
     assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_damaged_files_are_refused(tmp_path, name):
+def test_damaged_files_are_rejected(tmp_path, name):
     to, of = FORMATS[name]
     path = tmp_path / "model"
     to(network(), path)

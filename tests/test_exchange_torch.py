@@ -1,4 +1,4 @@
-"""Layers from torch's and torch's from ours: the same numbers. Models with our layers go through torch.export."""
+"""Conversion from and to torch's layers: results are equal. Models with throughtime layers work with torch.export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from throughtime.language import affine, layer_norm, linear, sigmoid, state, tan
 from throughtime.nn.language_model import LanguageModel
 
 INPUT, HIDDEN, STEPS, ROWS = 3, 4, 5, 2
-# Sums of a dozen products in another order, over five steps and two layers.
+# Sums of a dozen products in a different order, over five steps and two layers.
 CLOSE = {"rtol": 0.0, "atol": 1e-13}
 
 KINDS: dict[str, tuple[type[nn.RNNBase], dict[str, Any]]] = {
@@ -35,7 +35,7 @@ def torchs(name: str, **words: Any) -> nn.RNNBase:
 
 
 def assert_alike(one: nn.Module, other: nn.Module, *given: Tensor) -> None:
-    """Both give the same outputs and states."""
+    """Check that two modules return the same outputs and states."""
     x = given or (torch.randn(STEPS, ROWS, INPUT, dtype=torch.float64),)
     torch.testing.assert_close(flat(one.eval()(*x)), flat(other.eval()(*x)), **CLOSE)
 
@@ -46,7 +46,7 @@ def flat(values: Any) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize(("bias", "bidirectional"), list(product([True, False], repeat=2)))
-def test_torchs_layers_in_and_out(name: str, bias: bool, bidirectional: bool) -> None:
+def test_layers_survive_a_round_trip(name: str, bias: bool, bidirectional: bool) -> None:
     layer = torchs(name, bias=bias, bidirectional=bidirectional)
     ours = throughtime.from_torch(layer)
     assert_alike(ours, layer)
@@ -57,7 +57,7 @@ def test_torchs_layers_in_and_out(name: str, bias: bool, bidirectional: bool) ->
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_the_weights_alone(name: str) -> None:
+def test_a_state_dict_is_enough(name: str) -> None:
     model = nn.ModuleDict({"encoder": torchs(name), "head": nn.Linear(2, 2)})
     nonlinearity = KINDS[name][1].get("nonlinearity")
     ours = throughtime.from_torch(model.state_dict(), prefix="encoder.", nonlinearity=nonlinearity)
@@ -65,7 +65,7 @@ def test_the_weights_alone(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", KINDS)
-def test_drop_ins_become_torchs(name: str) -> None:
+def test_drop_ins_convert_to_torchs_layers(name: str) -> None:
     words = {"num_layers": 2, "bidirectional": True, "batch_first": True, **KINDS[name][1]}
     ours = getattr(throughtime, KINDS[name][0].__name__)(INPUT, HIDDEN, dtype=torch.float64, **words)
     back = throughtime.to_torch(ours)
@@ -75,7 +75,7 @@ def test_drop_ins_become_torchs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["RNNCell", "LSTMCell", "GRUCell"])
-def test_drop_in_cells_become_torchs(name: str) -> None:
+def test_drop_in_cells_convert_to_torchs_cells(name: str) -> None:
     ours = getattr(throughtime, name)(INPUT, HIDDEN, dtype=torch.float64)
     back = throughtime.to_torch(ours)
     assert type(back) is getattr(nn, name)
@@ -83,7 +83,7 @@ def test_drop_in_cells_become_torchs(name: str) -> None:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "rnn_relu", "gru", "lstm", "lstm_np"])
-def test_our_cells_become_torchs(cell: str) -> None:
+def test_cells_convert_to_torchs_layers(cell: str) -> None:
     ours = throughtime.Recurrent(cell, INPUT, HIDDEN, 2, dropout=0.5, batch_first=True, dtype=torch.float64)
     back = throughtime.to_torch(ours)
     assert back.dropout == 0.5
@@ -91,7 +91,7 @@ def test_our_cells_become_torchs(cell: str) -> None:
     assert_alike(back, ours)
 
 
-def test_options_go_with_the_weights() -> None:
+def test_options_apply_to_converted_layers() -> None:
     layer = torchs("LSTM", dropout=0.25, batch_first=True)
     ours = throughtime.from_torch(layer, zoneout=0.5, learn_initial=True, engine="reference")
     wanted = {"batch_first": True, "dropout": 0.25, "zoneout": 0.5, "learn_initial": True}
@@ -101,7 +101,7 @@ def test_options_go_with_the_weights() -> None:
     assert throughtime.from_torch(layer, batch_first=False).options.data == {"dropout": 0.25}
 
 
-def test_weights_are_copies_that_can_be_trained() -> None:
+def test_weights_are_trainable_copies() -> None:
     layer = torchs("GRU")
     ours = throughtime.from_torch(layer)
     back = throughtime.to_torch(ours)
@@ -115,7 +115,7 @@ def test_weights_are_copies_that_can_be_trained() -> None:
     assert all(torch.equal(a, b) for a, b in zip(back.parameters(), before, strict=True))
 
 
-# Weights that are computed from others.
+# Normalized, pruned and parametrized weights.
 
 
 def normed(layer: nn.Module) -> nn.Module:
@@ -137,11 +137,11 @@ PARAMETRIZED = {
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 @pytest.mark.parametrize("way", PARAMETRIZED)
 @pytest.mark.parametrize("kind", [nn.GRU, throughtime.LSTM])
-def test_parametrized_layers_give_the_weights_that_they_run_with(kind: Any, way: str) -> None:
+def test_parametrized_layers_convert_with_their_effective_weights(kind: Any, way: str) -> None:
     torch.manual_seed(0)
     layer = PARAMETRIZED[way](kind(INPUT, HIDDEN, 2, dtype=torch.float64))
     layer(torch.zeros(STEPS, ROWS, INPUT, dtype=torch.float64))
-    with torch.no_grad():  # as an optimizer does, after which nothing has been run yet
+    with torch.no_grad():  # like an optimizer step without a forward pass after it
         for parameter in layer.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.3)
     before = {name: tensor.clone() for name, tensor in layer.state_dict().items()}
@@ -154,7 +154,7 @@ def test_parametrized_layers_give_the_weights_that_they_run_with(kind: Any, way:
 @pytest.mark.filterwarnings("ignore:.*weight_norm")
 @pytest.mark.parametrize("way", PARAMETRIZED)
 @pytest.mark.parametrize("inside", [False, True])
-def test_parametrized_drop_ins_become_torchs_layers_with_the_weights_that_they_run_with(way: str, inside: bool) -> None:
+def test_parametrized_drop_ins_convert_with_their_effective_weights(way: str, inside: bool) -> None:
     torch.manual_seed(0)
     layer = PARAMETRIZED[way](throughtime.LSTM(INPUT, HIDDEN, 2, dtype=torch.float64)).eval()
     theirs = throughtime.to_torch(nn.Sequential(layer))[0] if inside else throughtime.to_torch(layer)
@@ -164,11 +164,11 @@ def test_parametrized_drop_ins_become_torchs_layers_with_the_weights_that_they_r
     torch.testing.assert_close(theirs(x)[0], layer(x)[0], **CLOSE)
 
 
-# Models that hold layers among others.
+# Models that contain layers.
 
 
 class Tagger(nn.Module):
-    """Two layers that share their weights, a cell, and a head."""
+    """Two layers that share weights, a cell and a head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class Tagger(nn.Module):
         return self.head(self.cell(y[-1]))
 
 
-def test_a_model_with_drop_ins_comes_back_as_torchs() -> None:
+def test_a_model_with_drop_ins_converts_to_torchs() -> None:
     model = Tagger().double()
     x = torch.randn(STEPS, ROWS, INPUT, dtype=torch.float64)
     wanted = model(x)
@@ -189,13 +189,13 @@ def test_a_model_with_drop_ins_comes_back_as_torchs() -> None:
     model.first.engine = "reference"
     back = throughtime.to_torch(model)
     assert [type(m) for m in (back.first, back.second, back.cell)] == [nn.LSTM, nn.LSTM, nn.GRUCell]
-    assert type(model.first) is not nn.LSTM  # which is left as it is
+    assert type(model.first) is not nn.LSTM  # the original is unchanged
     assert back.second.weight_hh_l0 is back.first.weight_hh_l0 is not model.first.weight_hh_l0
     assert back.state_dict().keys() == model.state_dict().keys()
     torch.testing.assert_close(back(x), wanted, **CLOSE)
 
 
-def test_a_model_with_a_recurrent_comes_back_as_torchs() -> None:
+def test_a_model_with_a_recurrent_converts_to_torchs() -> None:
     layer = throughtime.Recurrent("gru", HIDDEN, HIDDEN, batch_first=True, dtype=torch.float64)
     model = nn.ModuleList([nn.Sequential(nn.Linear(INPUT, HIDDEN, dtype=torch.float64), layer), layer]).eval()
     back = throughtime.to_torch(model)
@@ -205,29 +205,28 @@ def test_a_model_with_a_recurrent_comes_back_as_torchs() -> None:
     assert_alike(back[0], model[0])
 
 
-def test_what_torch_has_not_is_told() -> None:
+def test_layers_that_torch_lacks_are_rejected() -> None:
     for words, told in [
-        ({"cell": "gru_reset_before"}, "no layer of the cell 'gru_reset_before'.*rnn, rnn_relu, lstm, gru"),
-        ({"cell": "lstm", "heads": 2}, "no layer of the cell 'lstm' as it is here.*heads"),
-        ({"cell": "lstm", "clip": 1.0}, "no layer of the cell 'lstm'"),
-        ({"cell": "gru", "zoneout": 0.1}, "no zoneout, and this one has zoneout=0.1"),
-        ({"cell": "gru", "bidirectional": True, "merge": "sum"}, "no merge"),
-        ({"cell": "gru", "learn_initial": True}, "no learn_initial"),
-        ({"cell": "gru", "reverse": True}, "no reverse"),
+        ({"cell": "gru_reset_before"}, "no layer for the cell 'gru_reset_before'.*rnn, rnn_relu, lstm, gru"),
+        ({"cell": "lstm", "heads": 2}, "no layer for the cell 'lstm' as configured.*heads"),
+        ({"cell": "lstm", "clip": 1.0}, "no layer for the cell 'lstm'"),
+        ({"cell": "gru", "zoneout": 0.1}, "no option zoneout, but this one has zoneout=0.1"),
+        ({"cell": "gru", "bidirectional": True, "merge": "sum"}, "no option merge"),
+        ({"cell": "gru", "learn_initial": True}, "no option learn_initial"),
+        ({"cell": "gru", "reverse": True}, "no option reverse"),
     ]:
         with pytest.raises(UserError, match=told):
             throughtime.to_torch(throughtime.Recurrent(input_size=INPUT, hidden_size=HIDDEN, **words))
     for module, told in [
-        (nn.Linear(2, 3), "got a Linear without a layer"),
-        (nn.Sequential(nn.Linear(2, 3), throughtime.Recurrent("mgu", 3, 3)), "the layer '1': torch has no layer"),
-        (nn.Sequential(normed(throughtime.GRU(2, 3))), "the layer '0' is a ParametrizedGRU.*remove_parametrizations"),
+        (nn.Linear(2, 3), "got a Linear without a throughtime layer"),
+        (nn.Sequential(nn.Linear(2, 3), throughtime.Recurrent("mgu", 3, 3)), "layer '1': torch has no layer"),
         (LanguageModel(7, throughtime.Recurrent("lstm", 4, 4)), r"model\.recurrent"),
     ]:
         with pytest.raises(UserError, match=told):
             throughtime.to_torch(module)
 
 
-def test_weights_that_are_no_layers_are_told() -> None:
+def test_weights_that_do_not_fit_a_torch_layer_are_rejected() -> None:
     layer = torchs("LSTM")
     weights = layer.state_dict()
 
@@ -240,20 +239,28 @@ def test_weights_that_are_no_layers_are_told() -> None:
         (
             nn.Sequential(nn.Linear(2, 3), nn.GRU(3, 4)),
             {},
-            r"got Sequential: pass a layer in it, .*\('1'\).*accelerate",
+            r"got Sequential: pass one of its layers, .*\('1'\).*accelerate",
         ),
-        ({}, {}, "no tensors weight_ih_l0"),
-        ({f"encoder.{n}": t for n, t in weights.items()}, {}, r"some that begin with 'encoder\.': give it as prefix"),
-        (weights, {"prefix": "x."}, "begin with 'x.'"),
-        (without("bias_hh_l1"), {}, r"bias_hh_l1 must have the shape \[16\]; given none"),
-        (weights | {"weight_ih_l1": torch.zeros(16, 3)}, {}, r"weight_ih_l1 must have the shape \[16, 4\]"),
-        (weights | {"weight_ih_l0": torch.zeros(16)}, {}, "two axes"),
+        ({}, {}, "expected the tensors weight_ih_l0 and weight_hh_l0"),
+        (
+            {f"encoder.{n}": t for n, t in weights.items()},
+            {},
+            r"found tensors with the prefix 'encoder\.': pass it as prefix",
+        ),
+        (weights, {"prefix": "x."}, "expected the tensors x.weight_ih_l0"),
+        (without("bias_hh_l1"), {}, r"bias_hh_l1 must have shape \[16\], got no tensor"),
+        (weights | {"weight_ih_l1": torch.zeros(16, 3)}, {}, r"weight_ih_l1 must have shape \[16, 4\]"),
+        (weights | {"weight_ih_l0": torch.zeros(16)}, {}, "2 dimensions"),
         (weights | {"weight_hh_l0": torch.zeros(8, 4)}, {}, "1, 3 or 4 blocks of 4 rows"),
-        (weights | {"bias_ih_l9": torch.zeros(16)}, {}, "'bias_ih_l9' is no tensor of this layer.*did you mean"),
+        (
+            weights | {"bias_ih_l9": torch.zeros(16)},
+            {},
+            "unexpected tensor 'bias_ih_l9' for this torch layer.*did you mean",
+        ),
         (weights | {"bias_ih_l0": torch.zeros(16)}, {}, "torch.float32, torch.float64"),
         (weights, {"nonlinearity": "tahn"}, "did you mean tanh"),
         (layer, {"zoneuot": 0.1}, "did you mean zoneout"),
-        (layer, {"bidirectional": True}, "bidirectional is False; given True"),
+        (layer, {"bidirectional": True}, "bidirectional must be False for these weights, got True"),
         (normed(torchs("GRU")).state_dict(), {}, "parametrized.*pass the layer itself"),
     ]:
         with pytest.raises(UserError, match=told):
@@ -272,7 +279,7 @@ def own(x, h=state("hidden", initial=0.25), *, leak=0.5):  # type: ignore[no-unt
 
 
 class Net(nn.Module):
-    """A user's model with a layer of ours in it."""
+    """A user's model with a throughtime layer."""
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
@@ -294,7 +301,7 @@ EXPORTED = {
 
 
 @pytest.mark.parametrize(("name", "strict"), [("own", True), *((name, False) for name in EXPORTED)])
-def test_a_model_is_exported_for_any_number_of_steps_and_rows(name: str, strict: bool) -> None:
+def test_a_model_is_exported_with_dynamic_steps_and_batch_size(name: str, strict: bool) -> None:
     torch.manual_seed(0)
     net = Net(EXPORTED[name]()).eval()
 

@@ -1,4 +1,4 @@
-"""Layers with features are compiled and exported whole, and any mix of features is the same on every engine."""
+"""Layers with options compile and export as one graph, and all combinations of options agree on all engines."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from throughtime.nn.recurrent import Recurrent
 
 native = pytest.mark.skipif(
     get("native").refuses(None, torch.zeros(1)) is not None,  # type: ignore[arg-type]
-    reason="the extension is not built",
+    reason="the native extension is not built",
 )
 
 
@@ -44,8 +44,8 @@ COMPILED = {
 
 
 @pytest.mark.parametrize(("name", "training"), [*((name, True) for name in COMPILED), ("noise", False)])
-def test_a_layer_is_compiled_without_a_graph_break(name: str, training: bool) -> None:
-    torch._dynamo.reset()  # each layer is traced afresh, and there is a limit to that
+def test_a_layer_compiles_without_graph_breaks(name: str, training: bool) -> None:
+    torch._dynamo.reset()  # each layer is compiled anew, and dynamo limits the number of recompilations
     torch.manual_seed(0)
     layer = Recurrent("lstm", 3, 4, 2, dtype=torch.float64, **COMPILED[name]).train(training)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
@@ -55,7 +55,7 @@ def test_a_layer_is_compiled_without_a_graph_break(name: str, training: bool) ->
     assert_close(values_and_gradients(compiled, x, reset=reset), values_and_gradients(layer, x, reset=reset))
 
 
-def test_a_layer_is_exported_whole() -> None:
+def test_a_layer_exports_as_one_graph() -> None:
     layer = Recurrent("gru", 3, 4, 2, zoneout=0.3, skip="dense", learn_initial=True, returns="last").eval()
     x = torch.randn(5, 2, 3)
     program = torch.export.export(layer, (x,))
@@ -67,7 +67,7 @@ probability = st.sampled_from([0.0, 0.0, 0.3, 1.0])
 
 @st.composite
 def options(draw: st.DrawFn) -> dict[str, Any]:
-    """Options that mean something together."""
+    """Draw a valid combination of options."""
     found: dict[str, Any] = {
         "batch_first": draw(st.booleans()),
         "dropout": draw(probability),
@@ -83,7 +83,7 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
     if way != "forward":
         found[way] = True
     if way == "bidirectional":
-        apart = (found["skip"], found["returns"]) == ("residual", "last")  # else there is no last input to be added
+        apart = (found["skip"], found["returns"]) == ("residual", "last")  # there is no last input to add
         found["merge"] = draw(st.sampled_from(["none"] if apart else MERGES))
     return found
 
@@ -98,7 +98,7 @@ def options(draw: st.DrawFn) -> dict[str, Any]:
     st.booleans(),
     st.booleans(),
 )
-def test_features_mix(
+def test_combined_options_agree_on_both_engines(
     words: dict[str, Any],
     cell: str,
     rewritten: dict[str, Any],
@@ -106,9 +106,9 @@ def test_features_mix(
     resets: bool,
     training: bool,
 ) -> None:
-    """The native engine gives what the reference gives, values and gradients, from the same seed."""
+    """With the same seed, values and gradients of the native engine match the reference engine's."""
     torch.manual_seed(0)
-    width = 8 if words.get("merge") == "concat" else 4  # so that a residual skip has a layer to pass by
+    width = 8 if words.get("merge") == "concat" else 4  # so that a residual connection fits at least one layer
     layer = Recurrent(cell, width, 4, 2, dtype=torch.float64, **words, **rewritten).train(training)
     assert Options.of(words).data == layer.options.data
     x = torch.randn((3, 4) if layer.batch_first else (4, 3), dtype=torch.float64).unsqueeze(-1) * torch.ones(width)
@@ -118,5 +118,5 @@ def test_features_mix(
     for engine in ("native", "reference"):
         layer.engine = engine
         results.append(values_and_gradients(layer, x, lengths=lengths, reset=reset))
-    # The same sums in float64 in another order.
+    # Float64 sums in a different order.
     assert_close(*results, tolerance=1e-10)

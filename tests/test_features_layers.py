@@ -1,4 +1,4 @@
-"""How layers and directions are joined, and what of them is returned."""
+"""How layers and directions are combined, and what a layer returns."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ def data(width: int = WIDTH) -> Tensor:
 
 
 def alone(layer: Recurrent, depth: int, way: int = 0) -> Recurrent:
-    """One direction of one layer of a stack, as a layer of its own."""
+    """Return one direction of one layer of a stack as a separate layer that shares its parameters."""
     suffix = f"_l{depth}_reverse" if way else f"_l{depth}"
     one = Recurrent.from_programs([layer.programs[depth]], HIDDEN, reverse=way == 1, dtype=torch.float64)
     named = dict(layer.named_parameters())
     for name in dict(one.named_parameters()):
-        one._parameters[name] = named[name.removesuffix("_l0") + suffix]  # the same tensor, for its gradient
+        one._parameters[name] = named[name.removesuffix("_l0") + suffix]  # shared, to compare gradients
     return one
 
 
@@ -48,7 +48,7 @@ def states_of(final: Any) -> list[Tensor]:
 
 
 def assert_same(layer: Recurrent, x: Tensor, found: list[Tensor], wanted: list[Tensor]) -> None:
-    """The same values and the same gradients."""
+    """Assert that values and gradients agree."""
     leaves = [x, *layer.parameters()]
 
     def all_of(results: list[Tensor]) -> list[Tensor]:
@@ -87,7 +87,7 @@ def test_directions_are_merged(cell: str, merge: str, lengths: list[int] | None)
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_a_residual_skip_adds_what_a_layer_takes(bidirectional: bool) -> None:
+def test_a_residual_skip_adds_the_input_of_a_layer(bidirectional: bool) -> None:
     layer, x = (
         made("gru", 3, bidirectional=bidirectional, merge="mean" if bidirectional else "concat", skip="residual"),
         data(),
@@ -96,11 +96,11 @@ def test_a_residual_skip_adds_what_a_layer_takes(bidirectional: bool) -> None:
     for depth in range(3):
         given = [alone(layer, depth, way)(y)[0] for way in range(1 + bidirectional)]
         gives = sum(given) / len(given)
-        y = gives if depth == 0 else y + gives  # the first layer's input is of another width
+        y = gives if depth == 0 else y + gives  # the first layer's input has a different width
     assert_same(layer, x, [layer(x)[0]], [y])
 
 
-def test_a_dense_skip_gives_a_layer_all_that_is_below() -> None:
+def test_a_dense_skip_concatenates_the_outputs_of_all_lower_layers() -> None:
     layer, x = made("gru", 3, skip="dense"), data()
     assert [program.inputs[0].width for program in layer.programs] == [3, 7, 11]
     first = alone(layer, 0)(x)[0]
@@ -109,14 +109,14 @@ def test_a_dense_skip_gives_a_layer_all_that_is_below() -> None:
     assert_same(layer, x, [layer(x)[0]], [third])
 
 
-def test_a_skip_goes_by_what_is_not_dropped() -> None:
+def test_a_skip_adds_the_values_before_dropout() -> None:
     layer, x = made("gru", 2, width=HIDDEN, skip="residual", dropout=1.0), data(HIDDEN)
     first = x + alone(layer, 0)(x)[0]
     assert_same(layer, x, [layer(x)[0]], [first + alone(layer, 1)(first * 0)[0]])
 
 
 @pytest.mark.parametrize("cell", cells.names())
-def test_reverse_is_the_layer_on_reversed_time(cell: str) -> None:
+def test_reverse_equals_the_layer_on_reversed_time(cell: str) -> None:
     layer, x = made(cell, 2, reverse=True), data()
     forward = made(cell, 2)
     forward.load_state_dict(layer.state_dict())
@@ -128,7 +128,7 @@ def test_reverse_is_the_layer_on_reversed_time(cell: str) -> None:
 @pytest.mark.parametrize("cell", ["lstm", "scrn"])
 @pytest.mark.parametrize("options", [{}, {"reverse": True}, {"bidirectional": True}, {"batch_first": True}])
 @pytest.mark.parametrize("form", ["padded", "lengths", "packed", "single"])
-def test_the_last_step_is_that_of_each_row(cell: str, options: dict[str, bool], form: str) -> None:
+def test_returns_last_selects_the_last_step_of_each_sequence(cell: str, options: dict[str, bool], form: str) -> None:
     layer = made(cell, 2, returns="last", **options)
     plain = made(cell, 2, **options)
     first = options.get("batch_first", False)
@@ -157,7 +157,7 @@ def test_the_last_step_is_that_of_each_row(cell: str, options: dict[str, bool], 
 
 @pytest.mark.parametrize("cell", cells.names())
 @pytest.mark.parametrize("engine", ["native", "reference"])
-def test_a_state_of_the_sequence_is_one_to_go_on_from(cell: str, engine: str) -> None:
+def test_a_run_can_continue_from_any_returned_state(cell: str, engine: str) -> None:
     layer, x = made(cell, 2, returns="states", engine=engine), data()
     given, final = layer(x)
     sequence = states_of(given)
@@ -169,7 +169,7 @@ def test_a_state_of_the_sequence_is_one_to_go_on_from(cell: str, engine: str) ->
 
 
 @pytest.mark.parametrize("form", ["lengths", "packed", "single"])
-def test_states_of_both_directions_are_those_of_each_row(form: str) -> None:
+def test_states_of_both_directions_match_each_sequence_run_alone(form: str) -> None:
     layer, x = made("lstm", 2, returns="states", bidirectional=True), data()
     sequence = states_of(layer(x)[0])
     if form == "single":
@@ -185,7 +185,7 @@ def test_states_of_both_directions_are_those_of_each_row(form: str) -> None:
         assert all(bool((s[n:, :, row] == 0).all()) for s in found)
 
 
-def test_packed_output_of_directions_apart() -> None:
+def test_packed_outputs_of_unmerged_directions() -> None:
     layer, x = made("gru", 2, bidirectional=True, merge="none"), data()
     lengths = torch.tensor([3, 5, 1, 4])
     wanted = layer(x, lengths=lengths)[0]
@@ -222,10 +222,10 @@ def test_initial_states_are_learned(cell: str, engine: str) -> None:
     assert_same(one_way, x, [one_way(x, reset=afresh)[0]], [joined])
 
 
-# Programs that are rewritten when a layer is made.
+# Programs that a layer rewrites.
 
 
-def test_clip_holds_what_gates_are_applied_to() -> None:
+def test_clip_bounds_pre_activations() -> None:
     layer, x = made("lstm", clip=0.1), data()
     w, r, b = (layer.get_parameter(f"{n}_l0") for n in ("weight_x", "weight_h", "bias"))
     h = c = x.new_zeros(ROWS, HIDDEN)
@@ -239,7 +239,7 @@ def test_clip_holds_what_gates_are_applied_to() -> None:
 
 
 @pytest.mark.parametrize("cell", [n for n in cells.names() if activated(cells.get(n).program(2, 2))])
-def test_every_cell_takes_a_clip(cell: str) -> None:
+def test_every_cell_supports_clip(cell: str) -> None:
     x = data()
     wide, plain = made(cell, clip=1e6, engine="reference"), made(cell, engine="reference")
     assert_same(wide, x, [wide(x)[0]], [wide(x)[0]])
@@ -250,7 +250,7 @@ def test_every_cell_takes_a_clip(cell: str) -> None:
 
 
 def dense_of(layer: Recurrent, heads: int) -> dict[str, Tensor]:
-    """The block-diagonal matrices of a layer with heads in full, as a layer without has them."""
+    """Expand the block-diagonal matrices of a layer with heads to those of a layer without heads."""
     found = {}
     for name, parameter in layer.named_parameters():
         if "_head" not in name:
@@ -265,7 +265,7 @@ def dense_of(layer: Recurrent, heads: int) -> dict[str, Tensor]:
 
 
 @pytest.mark.parametrize("cell", [n for n in cells.names() if recurrent_weights(cells.get(n).program(2, 2))])
-def test_heads_are_blocks_along_the_diagonal(cell: str) -> None:
+def test_heads_equal_block_diagonal_matrices(cell: str) -> None:
     x = data()
     layer, plain = made(cell, heads=2), made(cell)
     assert sum(p.numel() for p in layer.parameters()) < sum(p.numel() for p in plain.parameters())
@@ -278,7 +278,7 @@ def test_heads_are_blocks_along_the_diagonal(cell: str) -> None:
     ("gru", "candidate", "identity", lambda x: x),
     ("rnn", "hidden", "softplus", torch.nn.functional.softplus),
 ])  # fmt: skip
-def test_a_gate_takes_another_function(cell: str, gate: str, name: str, function: Any) -> None:
+def test_the_activation_of_a_gate_can_be_replaced(cell: str, gate: str, name: str, function: Any) -> None:
     layer, x = made(cell, activations={gate: name}), data()
     w, r, b = (layer.get_parameter(f"{n}_l0") for n in ("weight_x", "weight_h", "bias"))
     h = c = x.new_zeros(ROWS, HIDDEN)
@@ -308,14 +308,14 @@ TORCHS = {
 
 @pytest.mark.parametrize("engine", ["native", "reference"])
 @pytest.mark.parametrize("name", ACTIVATIONS)
-def test_activations_are_torchs(name: str, engine: str) -> None:
-    """By a cell's hyper-parameter, and put in place of a gate's function: values, gradients and names."""
+def test_activations_match_torch(name: str, engine: str) -> None:
+    """Values, gradients and names agree for a cell's hyper-parameter and for a replaced gate activation."""
     layer, x = made("rnn", activation=name, engine=engine), data()
     w, r, b = (layer.get_parameter(f"{n}_l0") for n in ("weight_x", "weight_h", "bias"))
     h = x.new_zeros(ROWS, HIDDEN)
     wanted = []
     for t in range(STEPS):
-        h = TORCHS[name](4 * x[t] @ w.T + h @ r.T + b)  # far enough to reach where functions turn
+        h = TORCHS[name](4 * x[t] @ w.T + h @ r.T + b)  # large enough to reach the kinks of the functions
         wanted.append(h)
     found = layer(4 * x)[0]
     assert_same(layer, x, [found], [torch.stack(wanted)])
@@ -335,7 +335,7 @@ EVERYTHING: dict[str, Any] = {
 }  # fmt: skip
 
 
-def test_a_layer_is_rebuilt_from_its_programs_and_options() -> None:
+def test_a_layer_can_be_rebuilt_from_its_programs_and_options() -> None:
     layer = made("lstm", 2, heads=2, clip=3.0, activations={"candidate": "relu"}, **EVERYTHING)
     assert layer.options.data == EVERYTHING
     assert made().options.data == {}
@@ -352,39 +352,39 @@ def test_a_layer_is_rebuilt_from_its_programs_and_options() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"merge": "summ", "bidirectional": True}, "merge is one of concat.*given 'summ'.*did you mean sum"),
-        ({"merge": "sum"}, "give bidirectional=True with it"),
+        ({"merge": "summ", "bidirectional": True}, "merge must be one of concat.*got 'summ'.*did you mean sum"),
+        ({"merge": "sum"}, "pass bidirectional=True too"),
         ({"skip": "residuals"}, "did you mean residual"),
-        ({"skip": "dense"}, "give two layers or more"),
-        ({"skip": "residual"}, "no layer's are of one width"),
-        ({"returns": "end"}, "returns is one of steps, last, states"),
-        ({"bidirectional": True, "reverse": True}, "one of bidirectional and reverse"),
+        ({"skip": "dense"}, "at least 2 layers"),
+        ({"skip": "residual"}, "whose input and output have the same width"),
+        ({"returns": "end"}, "returns must be one of steps, last, states"),
+        ({"bidirectional": True, "reverse": True}, "bidirectional or reverse, not both"),
         ({"bidirectional": True, "merge": "sum", "skip": "residual", "returns": "last"}, "end at different steps"),
-        ({"learn_initial": "yes"}, "learn_initial is True or False"),
-        ({"heads": 3}, "3 heads cannot share the 4 units of the state 'hidden'"),
-        ({"heads": 0}, "heads must be a whole number"),
-        ({"clip": -1.0}, "clip is a bound above 0"),
-        ({"activations": {"candidat": "relu"}}, "is called 'candidat'.*did you mean candidate"),
-        ({"activations": {"candidate": "relo"}}, "no activation is called 'relo'.*did you mean relu"),
+        ({"learn_initial": "yes"}, "learn_initial must be True or False"),
+        ({"heads": 3}, "state 'hidden' of cell .* has 4 units, which can't be divided into 3 heads"),
+        ({"heads": 0}, "heads must be a positive integer, got 0"),
+        ({"clip": -1.0}, "clip must be a number greater than 0, got -1.0"),
+        ({"activations": {"candidat": "relu"}}, "named 'candidat'.*did you mean candidate"),
+        ({"activations": {"candidate": "relo"}}, "no activation named 'relo'.*did you mean relu"),
         ({"zoneot": 0.1}, "did you mean zoneout"),
     ],
 )
-def test_nonsense_is_refused(options: dict[str, Any], message: str) -> None:
+def test_invalid_options_raise(options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Recurrent("lstm", 3, 4, **options)
 
 
-def test_nonsense_of_saved_options_is_refused() -> None:
+def test_invalid_saved_options_raise() -> None:
     programs = made("gru", 2).programs
-    with pytest.raises(UserError, match=r"no option is called 'zoneot'.*did you mean zoneout"):
+    with pytest.raises(UserError, match=r"no option named 'zoneot'.*did you mean zoneout"):
         Recurrent.from_programs(programs, HIDDEN, zoneot=0.1)
-    with pytest.raises(UserError, match="layer 1 takes 4 features, but the one below it gives 7"):
+    with pytest.raises(UserError, match="layer 1 takes 4 features, but the layer below outputs 7"):
         Recurrent.from_programs(programs, HIDDEN, skip="dense")
-    with pytest.raises(UserError, match="a matrix over a state, and cell 'indrnn' has none"):
+    with pytest.raises(UserError, match="cell 'indrnn' can't have heads"):
         Recurrent("indrnn", 3, 4, heads=2)
 
 
-def test_the_module_tells_its_options() -> None:
+def test_the_repr_of_a_layer_contains_its_options() -> None:
     assert "zoneout={'cell': 0.1}" in repr(made("lstm", zoneout={"cell": 0.1}))
     assert Options.of(EVERYTHING).data == EVERYTHING
 
@@ -392,6 +392,6 @@ def test_the_module_tells_its_options() -> None:
 @pytest.mark.parametrize(
     "options", [{"returns": "last"}, {"bidirectional": True, "merge": "none"}, {"batch_first": True}]
 )
-def test_a_language_model_wants_an_output_for_each_step(options: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match="output for each step"):
+def test_a_language_model_needs_an_output_for_each_step(options: dict[str, Any]) -> None:
+    with pytest.raises(UserError, match=r"output (for each|per) step"):
         LanguageModel(9, Recurrent("gru", 3, 4, **options))

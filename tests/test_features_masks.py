@@ -1,4 +1,4 @@
-"""Dropout, recurrent dropout, zoneout and weight drop do what their papers say, on every engine, for every cell."""
+"""Dropout, recurrent dropout, zoneout and weight drop match their papers, on every engine and for every cell."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ENGINES = ["native", "reference"]
 
 @pytest.fixture
 def masks(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
-    """The masks on states, in the order in which they are drawn."""
+    """The masks on states, in the order they are drawn."""
     drawn: list[Tensor] = []
 
     class Seen(regularization.Masks):
@@ -43,7 +43,7 @@ def layer_and_input(cell: str, engine: str | None = None, layers: int = 1, **opt
     return layer, torch.randn(STEPS, ROWS, WIDTH, dtype=torch.float64, requires_grad=True)
 
 
-# The cells as in their papers, one step, with a mask on the state as it enters the products.
+# One step of each cell as in its paper, with a mask on the state where it enters the matrix products.
 
 
 def rnn(w: dict[str, Tensor], x: Tensor, h: Tensor, m: Tensor) -> tuple[Tensor, ...]:
@@ -76,12 +76,15 @@ def by_hand(
     keep: list[Tensor] | None = None,
     mean: list[float] | None = None,
 ) -> list[Tensor]:
-    """The output and the final states of one layer, by a loop.
+    """Compute the output and the final states of one layer with a loop.
 
     Args:
-        recurrent: the mask on the hidden state where it enters the products, `[B, H]`.
-        keep: for each state where it keeps its value, `[T, B, H]`.
-        mean: for each state the part of the old value that it keeps.
+        cell: the name of the cell.
+        layer: the layer with the weights.
+        x: the input, `[T, B, I]`.
+        recurrent: the mask on the hidden state where it enters the matrix products, `[B, H]`.
+        keep: one mask per state, nonzero where the state keeps its old value, `[T, B, H]`.
+        mean: one number per state, the fraction of the old value that the state keeps.
     """
     weights = {n: layer.get_parameter(f"{p}_l0") for n, p in (("x", "weight_x"), ("h", "weight_h"), ("b", "bias"))}
     states = [x.new_zeros(ROWS, HIDDEN) for _ in layer.programs[0].states]
@@ -119,7 +122,7 @@ def assert_same(layer: Recurrent, x: Tensor, found: tuple[Any, Any], wanted: lis
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("cell", STEP)
-def test_recurrent_dropout_is_one_mask_on_the_state_in_the_products(
+def test_recurrent_dropout_masks_the_state_in_matrix_products_with_one_mask(
     cell: str, engine: str, masks: list[Tensor]
 ) -> None:
     layer, x = layer_and_input(cell, engine, recurrent_dropout=0.5)
@@ -133,7 +136,7 @@ def test_recurrent_dropout_is_one_mask_on_the_state_in_the_products(
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("cell", STEP)
-def test_zoneout_keeps_units_in_training_and_is_their_mean_in_evaluation(
+def test_zoneout_keeps_units_in_training_and_uses_the_mean_in_evaluation(
     cell: str, engine: str, masks: list[Tensor]
 ) -> None:
     layer, x = layer_and_input(cell, engine, zoneout=0.3)
@@ -143,7 +146,7 @@ def test_zoneout_keeps_units_in_training_and_is_their_mean_in_evaluation(
     assert_same(layer, x, layer(x), by_hand(cell, layer, x, mean=[0.3] * len(masks)))
 
 
-def test_each_state_has_its_own_zoneout(masks: list[Tensor]) -> None:
+def test_each_state_can_have_its_own_zoneout_probability(masks: list[Tensor]) -> None:
     layer, x = layer_and_input("lstm", zoneout={"cell": 0.5, "hidden": 0.05})
     found = layer(x)
     assert_same(layer, x, found, by_hand("lstm", layer, x, keep=masks))
@@ -156,14 +159,14 @@ def test_each_state_has_its_own_zoneout(masks: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_both_masks_at_once(engine: str, masks: list[Tensor]) -> None:
+def test_recurrent_dropout_and_zoneout_combine(engine: str, masks: list[Tensor]) -> None:
     layer, x = layer_and_input("lstm", engine, recurrent_dropout=0.5, zoneout=0.2)
     found = layer(x)
     assert_same(layer, x, found, by_hand("lstm", layer, x, recurrent=masks[0][0], keep=masks[1:]))
 
 
 @pytest.mark.parametrize("cell", STEP)
-def test_weight_drop_thins_out_the_matrices_over_states(cell: str) -> None:
+def test_weight_drop_drops_elements_of_the_recurrent_matrices(cell: str) -> None:
     layer, x = layer_and_input(cell, weight_drop=0.5)
     torch.manual_seed(1)
     found = layer(x)[0]
@@ -182,8 +185,8 @@ def test_weight_drop_thins_out_the_matrices_over_states(cell: str) -> None:
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_every_cell_takes_every_mask(name: str, masks: list[Tensor]) -> None:
-    """On the native engine as on the reference; where a zoneout is all there is, as a loop of single steps."""
+def test_every_cell_supports_every_mask(name: str, masks: list[Tensor]) -> None:
+    """The native engine matches the reference engine. Zoneout alone also matches a loop of single steps."""
     program = cells.get(name).program(WIDTH, HIDDEN)
     recurrent = 0.4 if masked_states(program) else 0.0
     results = []
@@ -191,7 +194,7 @@ def test_every_cell_takes_every_mask(name: str, masks: list[Tensor]) -> None:
         layer, x = layer_and_input(name, engine, recurrent_dropout=recurrent, zoneout=0.3, weight_drop=recurrent)
         torch.manual_seed(1)
         results.append(values_and_gradients(flat(layer(x)), layer, x))
-    # The engines round otherwise, and some cells have functions with steep places.
+    # The engines round differently, and the functions of some cells are steep in places.
     assert_close(*results, tolerance=1e-9)
     masks.clear()
     layer, x = layer_and_input(name, "reference", zoneout=0.3)
@@ -205,9 +208,7 @@ def test_every_cell_takes_every_mask(name: str, masks: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize("name", [n for n in cells.names() if recurrent_weights(cells.get(n).program(2, 2))])
-def test_a_mask_scales_what_enters_the_products_over_states_and_nothing_else(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_mask_only_scales_states_that_enter_matrix_products(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("throughtime.nn.regularization.scaled_mask", lambda like, shape, dropout: like.new_ones(shape))
     layer, x = layer_and_input(name, "reference", recurrent_dropout=0.5)
     plain, _ = layer_and_input(name, "reference")
@@ -235,11 +236,11 @@ def test_a_seed_reproduces_training_on_any_number_of_threads(options: dict[str, 
     for again in results[1:]:
         assert all(map(torch.equal, again, results[0]))
     other = layer(x)[0]
-    assert not torch.equal(other, results[0][0])  # the draws go on
+    assert not torch.equal(other, results[0][0])  # the generator has advanced
 
 
 @pytest.mark.parametrize("variational", [False, True])
-def test_dropout_between_layers_is_fresh_or_one_for_all_steps(variational: bool) -> None:
+def test_dropout_between_layers_differs_per_step_unless_variational(variational: bool) -> None:
     layer, x = layer_and_input("rnn", "reference", 2, dropout=0.5, variational=variational)
     torch.manual_seed(1)
     found = layer(x)[0]
@@ -259,13 +260,13 @@ def test_dropout_between_layers_is_fresh_or_one_for_all_steps(variational: bool)
     assert_close([found, thinned], [second(thinned)[0], kept * 2.0 * between])
 
 
-def test_masks_are_drawn_as_they_should_be() -> None:
+def test_masks_have_the_right_statistics() -> None:
     torch.manual_seed(0)
     like = torch.zeros(1)
     drawn = mask(like, (500, 1000), 0.3)
     assert set(drawn.unique().tolist()) == {0.0, 1.0}
     assert abs(float(drawn.mean()) - 0.3) < 0.004  # six standard deviations
-    # Neighbours share a number of the generator, and must know nothing of one another.
+    # Neighbors are derived from the same random number, and must be independent.
     for shift in (1, 2, 3, 4):
         both = drawn.view(-1)[:-shift] * drawn.view(-1)[shift:]
         assert abs(float(both.mean()) - 0.09) < 0.004
@@ -275,7 +276,7 @@ def test_masks_are_drawn_as_they_should_be() -> None:
     assert mask(like.double(), (2,), 0.5).dtype == torch.float64
 
 
-def test_dropout_is_torchs_in_meaning() -> None:
+def test_dropout_matches_torch_semantics() -> None:
     x = torch.randn(40, 50, dtype=torch.float64, requires_grad=True)
     torch.manual_seed(0)
     y = dropped(x, 0.2)
@@ -285,7 +286,7 @@ def test_dropout_is_torchs_in_meaning() -> None:
     assert_close([g], [torch.where(kept, 1 / 0.8, 0.0).double()])
     assert dropped(x, 0.0) is x
     assert torch.equal(dropped(x, 1.0), functional.dropout(x, 1.0))
-    some = x[:, ::7]  # not one after the other in memory
+    some = x[:, ::7]  # not contiguous
     for check in (torch.autograd.gradcheck, torch.autograd.gradgradcheck):
         assert check(lambda x: (torch.manual_seed(3), dropped(x, 0.5))[1], some[:2, :3])
     assert dropped(x[:0], 0.5).shape == (0, 50)
@@ -293,7 +294,7 @@ def test_dropout_is_torchs_in_meaning() -> None:
     assert dropped(x.bfloat16(), 0.5).dtype == torch.bfloat16
 
 
-def test_dropout_under_transforms_and_in_graphs() -> None:
+def test_dropout_works_under_transforms_and_torch_compile() -> None:
     x = torch.ones(30, 40)
     y, tangent = torch.func.jvp(lambda x: dropped(x, 0.25), (x,), (3 * x,))
     assert torch.equal(tangent, 3 * y)
@@ -307,12 +308,12 @@ def test_dropout_under_transforms_and_in_graphs() -> None:
 
 
 @pytest.mark.parametrize("chance", [0.05, 0.5])
-def test_what_is_dropped_is_by_chance(chance: float) -> None:
+def test_dropped_elements_are_independent(chance: float) -> None:
     torch.manual_seed(0)
     first, second = (dropped(torch.ones(1_000_000), chance) == 0 for _ in range(2))
     within = 6 * (chance / 1_000_000) ** 0.5  # six standard deviations, or more
     assert abs(float(first.float().mean()) - chance) < within
-    # Four neighbours share a number, 32 are drawn at once, and another call has another seed.
+    # Four neighbors share a random number, 32 are drawn at once, and each call uses a new seed.
     for shift in (1, 2, 3, 4, 31, 32, 33, 128):
         assert abs(float((first[:-shift] & first[shift:]).float().mean()) - chance**2) < within
     assert abs(float((first & second).float().mean()) - chance**2) < within
@@ -321,17 +322,17 @@ def test_what_is_dropped_is_by_chance(chance: float) -> None:
 @pytest.mark.parametrize(
     ("cell", "options", "message"),
     [
-        ("lstm", {"dropout": 1.5}, "dropout is a probability from 0 to 1; given 1.5"),
-        ("lstm", {"zoneout": -0.1}, "zoneout is a probability"),
+        ("lstm", {"dropout": 1.5}, "dropout must be a probability from 0 to 1, got 1.5"),
+        ("lstm", {"zoneout": -0.1}, "zoneout must be a probability"),
         ("lstm", {"zoneout": {"cel": 0.1}}, "'cel', but cell 'lstm' has no such state.*did you mean cell"),
-        ("lstm", {"zoneout": {"cell": 2}}, "zoneout of cell is a probability"),
-        ("lstm", {"weight_drop": True}, "weight_drop is a probability"),
-        ("lstm", {"recurrent_dropout": "much"}, "recurrent_dropout is a probability"),
-        ("lstm", {"variational": True}, "give a dropout with it"),
-        ("indrnn", {"recurrent_dropout": 0.1}, "recurrent_dropout is of matrices over a state"),
-        ("mingru", {"weight_drop": 0.1}, "weight_drop is of matrices over a state"),
+        ("lstm", {"zoneout": {"cell": 2}}, "zoneout of cell must be a probability"),
+        ("lstm", {"weight_drop": True}, "weight_drop must be a probability"),
+        ("lstm", {"recurrent_dropout": "much"}, "recurrent_dropout must be a probability"),
+        ("lstm", {"variational": True}, "pass a dropout above 0 too"),
+        ("indrnn", {"recurrent_dropout": 0.1}, "recurrent_dropout drops elements of recurrent matrices"),
+        ("mingru", {"weight_drop": 0.1}, "weight_drop drops elements of recurrent matrices"),
     ],
 )
-def test_nonsense_is_refused(cell: str, options: dict[str, Any], message: str) -> None:
+def test_invalid_probabilities_raise(cell: str, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Recurrent(cell, 3, 4, **options)

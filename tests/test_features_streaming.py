@@ -1,4 +1,4 @@
-"""A stream does a step at a time what a layer with features does in evaluation, or says that it can't."""
+"""A stream matches a layer in evaluation mode step by step for all options, or refuses the layer."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from throughtime.streaming import Stream
 
 pytestmark = pytest.mark.skipif(
     get("native").refuses(None, torch.zeros(1)) is not None,  # type: ignore[arg-type]
-    reason="the extension is not built",
+    reason="the native extension is not built",
 )
 
 
-def started_otherwise(layer: torch.nn.Module) -> None:
+def randomize_initial_states(layer: torch.nn.Module) -> None:
     with torch.no_grad():
         for name, parameter in layer.named_parameters():
             if "initial" in name:
@@ -39,35 +39,35 @@ def started_otherwise(layer: torch.nn.Module) -> None:
     ],
     ids=lambda options: "-".join(options),
 )
-def test_a_stream_has_the_layers_features(cell: str, options: dict[str, Any]) -> None:
+def test_a_stream_matches_a_layer_with_options(cell: str, options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     layer = Recurrent(cell, 5, 6, 3, engine="native", **options)
-    started_otherwise(layer)
+    randomize_initial_states(layer)
     x = torch.randn(7, 2, 5)
-    stream = Stream(layer, 2)  # also while the layer is in training
+    stream = Stream(layer, 2)  # works in training mode too
     y = layer.eval()(x)[0]
     steps = torch.stack([torch.from_numpy(stream.step(x[t].numpy())) for t in range(7)])
-    # One sum is rounded in another order where a skip is part of the program.
+    # If a skip connection is part of the program, one sum is rounded in a different order.
     torch.testing.assert_close(steps, y, rtol=1e-6, atol=1e-6)
     stream.reset()
     torch.testing.assert_close(torch.from_numpy(stream.step(x[0].numpy())), y[0], rtol=1e-6, atol=1e-6)
 
 
-def test_a_language_models_stream_has_its_layers_features() -> None:
+def test_a_stream_matches_a_language_model_with_options() -> None:
     torch.manual_seed(0)
     recurrent = Recurrent("gru", 4, 4, 2, engine="native", learn_initial=True, zoneout=0.3, skip="residual")
     model = LanguageModel(9, recurrent).eval()
-    started_otherwise(model)
+    randomize_initial_states(model)
     symbols = torch.randint(9, (6, 1))
     wanted = model(symbols)[0][:, 0]
     stream = Stream(model)
     steps = torch.stack([torch.from_numpy(stream.step(int(s))) for s in symbols])
-    torch.testing.assert_close(steps, wanted, rtol=1e-5, atol=1e-6)  # the scores are torch's own product
+    torch.testing.assert_close(steps, wanted, rtol=1e-5, atol=1e-6)  # torch computes the scores
 
 
 @pytest.mark.parametrize(
     ("option", "message"), [("bidirectional", "needs the whole sequence"), ("reverse", "last step")]
 )
-def test_what_needs_later_steps_is_refused(option: str, message: str) -> None:
+def test_layers_that_need_later_steps_are_refused(option: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         Stream(Recurrent("gru", 2, 3, **{option: True}))

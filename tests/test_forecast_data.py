@@ -1,4 +1,4 @@
-"""Tables over time: what is read, what is refused, and that nothing after a forecast's origin is seen."""
+"""Time series tables: parsing, errors, and that nothing after a forecast's origin is used."""
 
 from dataclasses import replace
 
@@ -21,7 +21,7 @@ HOURS = polars.datetime_range(
 
 
 def table(path, rows=300, **columns):
-    """A table of hours with a daily cycle."""
+    """An hourly table with a daily cycle."""
     draw = np.random.default_rng(0)
     y = np.sin(np.arange(rows) * 2 * np.pi / 24) * 3 + 20 + 0.1 * draw.normal(size=rows)
     frame = polars.DataFrame({"date": HOURS[:rows], "y": y, **columns})
@@ -39,7 +39,7 @@ def task(path, **options):
     return ForecastTask(ForecastOptions(data=(str(path),), **{"horizon": 6, "context": 12, **options}))
 
 
-def test_wide_and_long_tables_give_the_same_series(tmp_path):
+def test_wide_and_long_tables_contain_the_same_series(tmp_path):
     wide = "ds,a,b\n2024-01-01,1,10\n2024-01-02,2,20\n2024-01-04,4,40\n"
     long = "unique_id,ds,y\n" + "".join(
         f"{name},2024-01-0{day},{factor * day}\n" for day in (4, 2, 1) for name, factor in (("b", 10), ("a", 1))
@@ -50,7 +50,7 @@ def test_wide_and_long_tables_give_the_same_series(tmp_path):
         np.testing.assert_array_equal(each.series[1].values, [10, 20, np.nan, 40])
         assert each.timeline.text == "1d"
         assert each.timeline.label(each.series[0].start + 3) == "2024-01-04"
-        assert any("1 missing time stamps" in note or "2 missing time stamps" in note for note in each.notes)
+        assert any("1 missing timestamps" in note or "2 missing timestamps" in note for note in each.notes)
 
 
 @pytest.mark.parametrize(
@@ -60,7 +60,7 @@ def test_wide_and_long_tables_give_the_same_series(tmp_path):
         (("2024-01-01", "2024-04-01", "2024-07-01"), "3mo", "2024-10-01"),
         (("2023-12-04", "2023-12-11", "2023-12-18"), "1w", "2023-12-25"),
         (("2024-01-01T00:30", "2024-01-01T00:45", "2024-01-01T01:00"), "15min", "2024-01-01 01:15:00"),
-        # A night on which clocks go back, told apart by the offset.
+        # A night on which clocks are set back; the offset distinguishes the repeated hour.
         (
             ("2024-10-27T02:00+02:00", "2024-10-27T02:00+01:00", "2024-10-27T03:00+01:00"),
             "1h",
@@ -69,7 +69,7 @@ def test_wide_and_long_tables_give_the_same_series(tmp_path):
         (("7", "9", "11"), "2", "13"),
     ],
 )
-def test_the_step_is_found_and_continued(tmp_path, times, step, after):
+def test_the_interval_is_detected_and_continued(tmp_path, times, step, after):
     found = read_time_series(written(tmp_path, "ds,y\n" + "".join(f"{t},1\n" for t in times)), target="y")
     assert found.timeline.text == step
     assert found.timeline.label(found.series[0].start + 3) == after
@@ -79,17 +79,17 @@ def test_the_step_is_found_and_continued(tmp_path, times, step, after):
 @pytest.mark.parametrize(
     ("text", "options", "message"),
     [
-        ("ds,y\n2024-01-01,1\n2024-01-01,2\n2024-01-02,2\n", {}, "1 duplicate times .*2024-01-01.*name the column"),
+        ("ds,y\n2024-01-01,1\n2024-01-01,2\n2024-01-02,2\n", {}, "1 duplicate times .*2024-01-01.*set the column"),
         ("ds,y\n2024-01-01,1\n2024-01-02,2\n2024-01-03T05:00,2\n", {}, "irregular: 1 of 3 .*Resample"),
         ("ds,y\n2024-01-01,1\n2024-01-02,2\n2024-01-03,2\n", {"freq": "w"}, "irregular"),
-        ("ds,y\n2024-01-01,1\n2024-01-02,2\n", {"freq": "fortnight"}, "freq=fortnight is not a step; expected"),
-        ("ds,y\n2024-01-01,1\n2024-01-02,high\n", {}, "column 'y' .* must hold numbers, got 'high' in row 2"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,2\n", {"freq": "fortnight"}, "freq=fortnight is not an interval; expected"),
+        ("ds,y\n2024-01-01,1\n2024-01-02,high\n", {}, "column 'y' .* must contain numbers, got 'high' in row 2"),
         ("ds,y\n2024-01-01,1\n2024-01-02,inf\n", {}, r"1 infinite value \(row 2\)"),
         ("ds,y\n2024-01-01,\n2024-01-02,\n", {}, "target 'y' has no values"),
-        ("ds,y\nlater,1\nnow,2\n", {}, "must hold numbers or ISO 8601"),
+        ("ds,y\nlater,1\nnow,2\n", {}, "must contain numbers or ISO 8601"),
         ("ds,x\n2024-01-01,1\n", {}, "has no column 'y'"),
         ("ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n", {"static": "c"}, "static column 'c' changes"),
-        ("ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n", {"past": "c", "future": "c"}, "named by past and future"),
+        ("ds,y,c\n2024-01-01,1,a\n2024-01-02,2,b\n", {"past": "c", "future": "c"}, "used by both past and future"),
         ("ds,y\n2024-01-01,1\n2024-01-02,2\n2030-01-01,2\n", {}, "rows of series would be missing"),
     ],
 )
@@ -98,11 +98,11 @@ def test_tables_that_cannot_be_read(tmp_path, text, options, message):
         read_time_series(written(tmp_path, text), target="y", **options)
 
 
-def test_scales_are_scikit_learn_s():
+def test_scales_match_scikit_learn():
     values = np.random.default_rng(0).gamma(2.0, size=101)
     for how, scaler in (("standard", StandardScaler()), ("robust", RobustScaler(unit_variance=True))):
         expected = scaler.fit_transform(values[:, None])[:, 0]
-        # RobustScaler divides by the exact 1.34898, not by 1.349; float32.
+        # RobustScaler divides by the exact 1.34898 rather than 1.349; float32.
         np.testing.assert_allclose(Scale.fit(values, how).encode(values), expected, rtol=1e-4, atol=1e-6)
     assert np.abs(Scale.fit(-values, "mean").encode(values)).mean() == pytest.approx(1, rel=1e-6)
     assert Scale.fit(np.full(9, 0.1)).factor == 1
@@ -110,7 +110,7 @@ def test_scales_are_scikit_learn_s():
     np.testing.assert_allclose(scale.decode(scale.encode(values)), values, rtol=1e-6)  # float32
 
 
-def test_a_season_is_found():
+def test_the_season_is_detected():
     wave = np.sin(np.arange(500) * 2 * np.pi / 12) + 0.1 * np.random.default_rng(0).normal(size=500)
     assert found_season([wave], ()) % 12 == 0
     assert found_season([wave], (24, 7)) == 24
@@ -118,7 +118,7 @@ def test_a_season_is_found():
     assert found_season([wave[:10]], (24,)) == 1
 
 
-def test_windows_are_the_rows_before_and_after_an_origin(tmp_path):
+def test_windows_contain_the_rows_around_an_origin(tmp_path):
     frame = table(tmp_path / "t.parquet")
     data = task(tmp_path / "t.parquet", segment=4, split="200,50,50", calendar=False).prepare()
     scale = data.codecs.inputs.scales["y"]
@@ -138,7 +138,7 @@ def test_windows_are_the_rows_before_and_after_an_origin(tmp_path):
         assert batch.terms == 12
 
 
-def test_each_window_comes_once_in_an_epoch_and_a_batch_depends_on_its_step_alone(tmp_path):
+def test_epochs_contain_each_window_once_and_batches_depend_only_on_the_step(tmp_path):
     table(tmp_path / "t.parquet")
     windows = task(tmp_path / "t.parquet").prepare().train
     batches = WindowBatches(windows, 50, seed=3)
@@ -178,7 +178,7 @@ def test_missing_values_have_a_mask(tmp_path):
     assert codec.masked
     batch = data.train.batch(np.arange(len(data.train)))
     _, origins = data.train.where(np.arange(len(data.train)))
-    rows = origins[:, None] + np.arange(-6, 3) + 1  # row 0 of the file has the hour 1
+    rows = origins[:, None] + np.arange(-6, 3) + 1  # row 0 of the file is hour 1
     present = (rows % 7 != 3) & (rows % 11 != 0)
     np.testing.assert_array_equal(batch.inputs[:2, :, 3:6].transpose(1, 0, 2).reshape(-1, 6), present[:, :6])
     np.testing.assert_array_equal(batch.weights[2], present[:, 6:])
@@ -188,7 +188,7 @@ def test_missing_values_have_a_mask(tmp_path):
     np.testing.assert_allclose(data.train.inputs(np.arange(len(data.train))).last, last)
 
 
-def test_the_codec_is_saved_to_the_last_bit(tmp_path):
+def test_the_codec_is_saved_without_loss(tmp_path):
     draw = np.random.default_rng(1)
     table(tmp_path / "t.parquet", past=draw.normal(size=300), kind=["x"] * 300)
     data = task(tmp_path / "t.parquet", past="past", static="kind").prepare()
@@ -206,13 +206,13 @@ def test_the_codec_is_saved_to_the_last_bit(tmp_path):
         ({"context": 280}, "too few for horizon=6 and context=280"),
         ({"horizon": None}, "forecast needs horizon"),
         ({"target": "nothing"}, "has no column 'nothing'"),
-        ({"split": "250,40,10", "horizon": 45}, "no series has rows enough for horizon=45"),
-        ({"valid": "other.csv"}, "splits one table by time: give split"),
+        ({"split": "250,40,10", "horizon": 45}, "no series has enough rows for horizon=45"),
+        ({"valid": "other.csv"}, "splits one table by time; use split"),
         ({"data": ("a.csv", "b.csv")}, "reads one table .* got a.csv, b.csv"),
         ({"target": "constant"}, "constant in the training part"),
     ],
 )
-def test_data_that_cannot_be_used(tmp_path, options, message):
+def test_unusable_data_are_rejected(tmp_path, options, message):
     table(tmp_path / "t.parquet", constant=[4.0] * 300)
     with pytest.raises(DataError, match=message):
         task(tmp_path / "t.parquet").__class__(
@@ -221,8 +221,8 @@ def test_data_that_cannot_be_used(tmp_path, options, message):
 
 
 @pytest.mark.parametrize("kind", ["parquet", "csv"])
-def test_a_regular_series_is_read_as_one_that_is_not(tmp_path, kind, monkeypatch):
-    """Long series in order are read in pieces, without the copies that sorting takes."""
+def test_the_fast_path_for_regular_series_matches_the_general_one(tmp_path, kind, monkeypatch):
+    """Long sorted series are read in pieces, without the copies needed for sorting."""
     monkeypatch.setattr("throughtime.data.table._PIECE", 7)
     frame = table(tmp_path / "t.parquet", 100).with_columns(
         polars.col("y").cast(polars.Float32), f=polars.int_range(100).cast(polars.Float64)
@@ -243,7 +243,7 @@ def test_a_regular_series_is_read_as_one_that_is_not(tmp_path, kind, monkeypatch
         read_time_series(tmp_path / f"a.{kind}", freq="2h", **options)
 
 
-def test_a_damaged_parquet_file_is_an_error(tmp_path):
+def test_a_damaged_parquet_file_raises(tmp_path):
     table(tmp_path / "t.parquet")
     content = bytearray((tmp_path / "t.parquet").read_bytes())
     content[4:900] = bytes(896)

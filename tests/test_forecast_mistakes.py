@@ -1,4 +1,4 @@
-"""Tables that can't be forecast, and options that don't fit them: each ends in one sentence on the command line."""
+"""Tables that can't be forecast and mismatched options: each causes a one-sentence error on the command line."""
 
 import datetime
 
@@ -27,7 +27,7 @@ def row(k, value, column="y"):
 
 
 def shown(capsys, *arguments):
-    """What the command prints on standard error when it fails."""
+    """Return what the command prints on standard error when it fails."""
     assert main([*map(str, arguments)]) == 2
     found = capsys.readouterr().err
     assert "Traceback" not in found
@@ -38,22 +38,22 @@ def shown(capsys, *arguments):
     ("table", "options", "message"),
     [
         (frame(), ["--target", "z"], "has no column 'z' (--target)"),
-        (frame(y=polars.lit("high")), [], "column 'y' (--target) must hold numbers, got 'high' in row 1"),
-        (frame(ds=polars.lit("some day")), [], "must hold numbers or ISO 8601 dates and times"),
+        (frame(y=polars.lit("high")), [], "column 'y' (--target) must contain numbers, got 'high' in row 1"),
+        (frame(ds=polars.lit("some day")), [], "must contain numbers or ISO 8601 dates and times"),
         (frame(ds=row(3, None, "ds")), [], "column 'ds' (--time) has 1 missing value (row 4)"),
         (frame(y=None), [], "target 'y' has no values"),
         (frame(y=polars.lit(3.5)), [], "the target is constant in the training part"),
-        (frame(x=None), ["--past", "x"], "column 'x' (--past) has no values; leave it out"),
+        (frame(x=None), ["--past", "x"], "column 'x' (--past) has no values; remove it"),
         (frame(), ["--horizon", "200"], "too few for --horizon 200"),
         (frame(), ["--context", "90"], "too few for --horizon 4 and --context 90"),
         (frame(), ["--horizon", "40", "--context", "5"], "too few for --horizon 40"),
         (frame(y=row(7, float("inf"))), [], "column 'y' (--target) has 1 infinite value (row 8)"),
         (frame(x=row(7, float("-inf"), "x")), ["--future", "x"], "column 'x' (--future) has 1 infinite value (row 8)"),
         (frame(), ["--freq", "2h"], "the times are irregular"),
-        (frame(), ["--freq", "fortnight"], "is not a step; expected a number and one of"),
+        (frame(), ["--freq", "fortnight"], "is not an interval; expected a number and one of"),
     ],
 )
-def test_training_says_what_is_wrong(tmp_path, capsys, table, options, message):
+def test_training_reports_mistakes(tmp_path, capsys, table, options, message):
     table.write_parquet(tmp_path / "t.parquet")
     out = tmp_path / "run"
     usual = {"--horizon": 4, "--context": 8, "--out": out, "--steps": 1}
@@ -76,13 +76,13 @@ def run(tmp_path_factory):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        (frame(unique_id=polars.lit("a")), "series 'a' end too early: add rows up to 2024-01-05 07:00:00"),
-        (frame(unique_id=polars.lit("b")), "has 1 series that training did not see, such as 'b'"),
+        (frame(unique_id=polars.lit("a")), "series 'a' end too early; add rows up to 2024-01-05 07:00:00"),
+        (frame(unique_id=polars.lit("b")), "has 1 series that were not in training, such as 'b'"),
         (frame(unique_id=polars.lit("a"))[::3], "has a row every 3h, but the network was trained on a row every 1h"),
         (frame(unique_id=polars.lit("a")).drop("x"), "has no column 'x' (--future)"),
     ],
 )  # fmt: skip
-def test_prediction_says_what_is_wrong(tmp_path, capsys, run, table, message):
+def test_prediction_reports_mistakes(tmp_path, capsys, run, table, message):
     table.write_parquet(tmp_path / "t.parquet")
     assert message in shown(capsys, "predict", Run.open(run.path).path, tmp_path / "t.parquet")
 

@@ -1,4 +1,4 @@
-"""The page of forecasts: windows, errors by step and by series, and how far back a forecast looks."""
+"""The forecast report: windows, errors by step and by series, and how far back a forecast looks."""
 
 import numpy as np
 import polars
@@ -23,7 +23,7 @@ def run(tmp_path_factory):
     draw = np.random.default_rng(0)
     days = polars.datetime_range(polars.datetime(2024, 1, 1), polars.datetime(2025, 1, 1), "1d", eager=True)[:200]
     waves = {name: size * np.sin(np.arange(200) * 2 * np.pi / 7) for name, size in (("a", 1.0), ("b", 50.0))}
-    waves["b"][190:193] += 400  # no network can know it
+    waves["b"][190:193] += 400  # unpredictable
     frame = polars.DataFrame({"ds": days, **{n: w + 0.1 * draw.normal(size=200) for n, w in waves.items()}})
     frame.write_csv(directory / "table.csv")
     return train(
@@ -32,7 +32,7 @@ def run(tmp_path_factory):
     )  # fmt: skip
 
 
-def test_figures_of_the_page_are_those_of_the_task(run):
+def test_report_metrics_match_the_task(run):
     data, model = data_of(run), run.model()
     found = outcome(model, data.test, 0.8, run.description.baselines)
     forecasts = found["forecasts"]
@@ -56,7 +56,7 @@ def test_figures_of_the_page_are_those_of_the_task(run):
     assert np.mean(list(shares.values())) == pytest.approx(figures["coverage"], rel=1e-5)
 
 
-def test_looking_back_is_the_gradient_of_the_forecast(run):
+def test_lookback_is_the_gradient_of_the_forecast(run):
     data, model = data_of(run), run.model()
     windows = data.test.spread(1)
     found = lookback(model, windows)
@@ -66,11 +66,11 @@ def test_looking_back_is_the_gradient_of_the_forecast(run):
     for step in range(7, 10):  # the steps of the horizon
         (gradient,) = torch.autograd.grad(model(x)[0][step].sum(), x)
         sizes += gradient[:7, 0].norm(dim=-1).numpy()[::-1]
-    # Float32, and the tape's gradient is summed in another order.
+    # Float32, and the tape's gradient is summed in a different order.
     np.testing.assert_allclose(found.values, sizes / sizes.max(), rtol=1e-3)
 
 
-def test_the_pages_open_without_a_complaint(run, tmp_path):
+def test_the_pages_open_without_errors(run, tmp_path):
     data = data_of(run)
     passage = run.task.passage(data.valid, data.codecs, 60, "held out")
     assert [len(item.inputs) for item in passage.items] == [10] * 6

@@ -1,4 +1,4 @@
-"""Forecasts step by step from the network's own, rolling origins, and new rows without training."""
+"""Recursive forecasts, rolling origins, and updates without training."""
 
 import datetime
 import json
@@ -25,7 +25,7 @@ ROWS = 260
 
 
 def frame(rows=ROWS, ahead=8):
-    """A series that is its future covariate, without noise; the covariate can't be told from the past."""
+    """A series equal to its future covariate without noise; the past doesn't predict the covariate."""
     draw = np.random.default_rng(2)
     cause = draw.normal(size=rows + ahead).round(3)
     start = datetime.datetime(2024, 1, 1)
@@ -52,7 +52,7 @@ def prepared(file, **options):
 
 
 @pytest.mark.parametrize("segment", [1, 3])
-def test_a_recursive_step_reads_a_row_and_what_is_known_of_the_row_it_writes(file, segment):
+def test_a_recursive_step_reads_known_covariates_of_its_output_row(file, segment):
     _, data = prepared(file, segment=segment, split="200,30,30")
     table = frame()
     y = data.codecs.inputs.scales["y"].encode(table["y"].to_numpy()[:ROWS])
@@ -70,7 +70,7 @@ def test_a_recursive_step_reads_a_row_and_what_is_known_of_the_row_it_writes(fil
         assert counted.sum() == 8
         written = batch.targets[n - 1 :, b].reshape(-1)[:8]
         np.testing.assert_array_equal(written, y[origin : origin + 8] - y[origin - 1])
-    # In use, the values of the horizon are not there, and all else is the same.
+    # In use, the values of the horizon are absent, and everything else is the same.
     steps = data.train.inputs(chosen).steps
     np.testing.assert_array_equal(steps[:n], batch.inputs[:n])
     np.testing.assert_array_equal(steps[n:, :, segment:], batch.inputs[n:, :, segment:])
@@ -78,7 +78,7 @@ def test_a_recursive_step_reads_a_row_and_what_is_known_of_the_row_it_writes(fil
 
 
 @pytest.mark.parametrize("segment", [1, 2])
-def test_each_forecast_is_what_the_next_step_reads(file, segment):
+def test_each_step_reads_the_previous_forecast(file, segment):
     _, data = prepared(file, segment=segment)
     windows, chosen = data.valid, np.arange(3)
     steps = torch.from_numpy(windows.inputs(chosen).steps)
@@ -88,13 +88,13 @@ def test_each_forecast_is_what_the_next_step_reads(file, segment):
             return self.write(steps), state
 
     head = SimpleNamespace(output=Point(segment, "mae"))
-    # A network that adds 1 to the last value that it reads counts from the last value before the origin.
+    # A network that adds 1 to the last value it reads counts up from the last value before the origin.
     counting = Network(
         head=head, write=lambda steps: steps[..., segment - 1 : segment] + torch.arange(1.0, segment + 1)
     )
     found = decode(counting, windows, steps.clone(), 0.8).reshape(3, -1)
     np.testing.assert_allclose(found, np.tile(np.arange(1, 9), (3, 1)))
-    # One that repeats the covariate that it reads tells the covariate of the rows that it forecasts.
+    # A network that repeats the covariate it reads returns the covariate of the rows it forecasts.
     repeating = Network(head=head, write=lambda steps: steps[..., segment : 2 * segment])
     found = decode(repeating, windows, steps.clone(), 0.8).reshape(3, -1)
     _, origins = windows.where(chosen)
@@ -111,9 +111,9 @@ def run(file, tmp_path_factory):
     )  # fmt: skip
 
 
-def test_a_recursive_network_learns_what_only_the_covariate_of_the_same_row_tells(run, file):
+def test_a_recursive_network_learns_from_the_covariate_of_the_same_row(run, file):
     found = run.result["test"]
-    # A row off, and it could not do better than the mean of the series, whose MSE is 1.
+    # One row off, it could not beat the mean of the series, whose MSE is 1.
     assert found["mse"] < 0.1
     rows = list(predict(run, file).rows)
     truth = 3 * frame()["cause"].to_numpy()[ROWS:] + 10
@@ -143,7 +143,7 @@ def test_rolling_origins_are_the_last_windows_of_each_series(run, file):
     some = evaluate(run, file, windows=2, step=3)
     assert some["values"] == 16
     assert every["values"] > 16
-    # The last two by hand.
+    # The last two, computed by hand.
     errors = []
     table = frame()
     truth = 3 * table["cause"].to_numpy() + 10
@@ -155,7 +155,7 @@ def test_rolling_origins_are_the_last_windows_of_each_series(run, file):
         rows = list(predict(run, file.parent / "shorter.csv").rows)
         errors += [row[1] - truth[ROWS - missing + k] for k, row in enumerate(rows)]
     scale = run.description.codecs.inputs.scales["y"].factor
-    # Float32 forecasts, summed in another order.
+    # Float32 forecasts, in a different order of summation.
     assert some["mse"] == pytest.approx(np.square(errors).mean() / scale**2, rel=1e-4)
 
 
@@ -167,7 +167,7 @@ def test_rolling_origins_and_baselines_on_the_command_line(run, file):
     assert set(figures["baselines"]) >= {"last value", "ridge"}
 
 
-def test_new_rows_continue_a_table_without_training(run, file, tmp_path):
+def test_updates_continue_a_table_without_training(run, file, tmp_path):
     longer = frame(ROWS + 5, 8)
     longer.write_csv(tmp_path / "longer.csv")
     longer[ROWS:].write_csv(tmp_path / "new.csv")
@@ -179,7 +179,7 @@ def test_new_rows_continue_a_table_without_training(run, file, tmp_path):
         polars.when(polars.int_range(polars.len()) < ROWS).then("y").otherwise(None).alias("y")
     ).write_csv(old)
     wanted = list(predict(run, tmp_path / "longer.csv").rows)
-    # `old` has the covariates of rows whose targets come in the update.
+    # `old` has the covariates of rows whose targets arrive with the update.
     assert list(predict(run, old, update=tmp_path / "new.csv").rows) == wanted
     assert list(predict(run, old, update=tmp_path / "new.parquet").rows) == wanted
     assert next(iter(predict(run, old).rows))[0] != wanted[0][0]
@@ -198,7 +198,7 @@ def test_new_rows_continue_a_table_without_training(run, file, tmp_path):
         predict(run, old, update=tmp_path / "new.csv")
 
 
-def test_other_tasks_have_no_rolling_origins(tmp_path):
+def test_other_tasks_reject_rolling_origins(tmp_path):
     from throughtime.tasks.text import Text
 
     task = Text(Text.Options())
@@ -208,7 +208,7 @@ def test_other_tasks_have_no_rolling_origins(tmp_path):
         task.read_update(["a"], "b", None)
 
 
-def test_with_minutes_the_baselines_are_of_the_windows_of_the_network(file):
+def test_with_minutes_baselines_use_the_same_windows_as_the_network(file):
     task, data = prepared(file, split="200,30,30")
     part = task.subset(data.test, 40)
     assert len(part) == 5

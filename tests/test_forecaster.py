@@ -1,4 +1,4 @@
-"""The estimator for forecasts: data frames and arrays in, the same kind out; scikit-learn's conventions; files."""
+"""The forecasting estimator: data frames and arrays, scikit-learn conventions, and files."""
 
 import logging
 import pickle
@@ -54,7 +54,7 @@ def test_a_forecast_continues_each_series_in_nixtlas_columns(fitted, tmp_path, m
     out = capsys.readouterr()
     assert (out.out, out.err, caplog.records) == ("", "", [])
     found = again.predict()
-    assert found.equals(fitted.predict())  # random_state
+    assert found.equals(fitted.predict())  # because of random_state
     assert found.columns == ["unique_id", "ds", "forecast", "forecast-lo-80", "forecast-hi-80"]
     assert found["unique_id"].to_list() == ["a"] * H + ["b"] * H
     assert found["ds"].to_list() == frame(ahead=H)["ds"].to_list()[ROWS : ROWS + H] * 2
@@ -62,7 +62,7 @@ def test_a_forecast_continues_each_series_in_nixtlas_columns(fitted, tmp_path, m
     assert found["forecast"][:H].mean() > 50 * found["forecast"][H:].mean()
 
 
-def test_covariates_may_come_in_frames_of_their_own(fitted):
+def test_covariates_can_be_passed_in_separate_frames(fitted):
     table = frame(ahead=H)
     seen, ahead = table.filter(polars.col("y").is_not_null()), table.filter(polars.col("y").is_null())
     static = polars.DataFrame({"unique_id": ["b", "a"], "size": [1.0, 100.0]})
@@ -71,7 +71,7 @@ def test_covariates_may_come_in_frames_of_their_own(fitted):
     assert fitted.predict(seen, futr_df=futr).equals(wanted)
     assert fitted.predict(seen.drop("size"), futr_df=futr, static_df=static).equals(wanted)
     assert clone(fitted).fit(seen.drop("size"), static_df=static).predict(futr_df=futr)["ds"].equals(wanted["ds"])
-    with pytest.raises(DataError, match="future covariates of series 'a' end too early: add rows up to 2024-05-03"):
+    with pytest.raises(DataError, match="future covariates of series 'a' end too early; add rows up to 2024-05-03"):
         fitted.predict(seen, futr_df=futr.head(3))
     with pytest.raises(DataError, match="static_df must have one row for each unique_id"):
         fitted.predict(seen, static_df=polars.concat([static, static]))
@@ -94,7 +94,7 @@ def test_new_rows_move_the_origin_without_training():
         model.update(late.drop("y"))
 
 
-def test_pandas_frames_give_what_polars_frames_give(fitted):
+def test_pandas_and_polars_frames_are_equivalent(fitted):
     pandas = pytest.importorskip("pandas")
     table = frame(ahead=H)
     same = pandas.DataFrame({name: table[name].to_list() for name in table.columns})
@@ -105,7 +105,7 @@ def test_pandas_frames_give_what_polars_frames_give(fitted):
     assert found["ds"].dtype.kind == "M"
     np.testing.assert_array_equal(found["forecast"], wanted["forecast"])
     np.testing.assert_array_equal(found["ds"].to_numpy("datetime64[us]"), wanted["ds"].to_numpy())
-    # A series with an index of times, in a time zone.
+    # A series indexed by times in a time zone.
     index = pandas.date_range("2024-03-01", periods=100, freq="h", tz="Europe/Berlin")
     wave = pandas.Series(np.sin(np.arange(100) / 4), index=index)
     found = Forecaster(3, input_size=12, **QUICK).fit(wave).predict()
@@ -114,7 +114,7 @@ def test_pandas_frames_give_what_polars_frames_give(fitted):
     np.testing.assert_array_equal(fitted.predict(categories)["forecast"], wanted["forecast"])
 
 
-def test_arrays_give_arrays():
+def test_arrays_return_arrays():
     y = np.sin(np.arange(100) * 2 * np.pi / 10)
     model = Forecaster(5, input_size=10, **{**QUICK, "steps": 80, "lr": 0.02, "dropout": 0.0}).fit(y)
     assert model.predict().shape == (5,)
@@ -133,7 +133,7 @@ def test_arrays_give_arrays():
     assert found["ds"].dt.convert_time_zone("Asia/Tokyo").dt.day().to_list() == [10, 11]
 
 
-def test_the_score_is_the_share_of_the_naive_error_that_is_gone(fitted):
+def test_the_score_is_the_skill_over_the_naive_forecast(fitted):
     table = frame(ROWS + 20)
     assert fitted.score(table) < 1
     naive, own = [], []
@@ -147,18 +147,18 @@ def test_the_score_is_the_share_of_the_naive_error_that_is_gone(fitted):
             forecast = fitted.predict(cut)["forecast"].to_numpy()
             own.append(np.abs(forecast - y[origin : origin + H]) / scale)
             naive.append(np.abs(y[origin - 7 : origin - 7 + H] - y[origin : origin + H]) / scale)
-    # Float32 forecasts in batches of another size.
+    # Float32 forecasts, in batches of another size.
     assert fitted.score(table, windows=5, step=3) == pytest.approx(1 - np.mean(own) / np.mean(naive), rel=1e-4)
 
 
-def test_a_saved_estimator_forecasts_the_same(fitted, tmp_path):
+def test_a_saved_estimator_returns_the_same_forecasts(fitted, tmp_path):
     fitted.save(tmp_path / "f.safetensors")
     again = Forecaster.load(tmp_path / "f.safetensors")
     assert again.get_params() == fitted.get_params()
     table = frame(ahead=H)
     assert again.predict(table).equals(fitted.predict())
     assert pickle.loads(pickle.dumps(fitted)).predict().equals(fitted.predict())
-    with pytest.raises(UserError, match="predict needs df: a loaded estimator has no data of its own"):
+    with pytest.raises(UserError, match="predict needs df, because a loaded estimator has no data"):
         again.predict()
     again.update(table)
     assert again.predict().equals(fitted.predict())
@@ -170,7 +170,7 @@ def test_a_saved_estimator_forecasts_the_same(fitted, tmp_path):
         Forecaster.load(tmp_path / "other.safetensors")
 
 
-def test_parameters_are_set_and_cloned(fitted):
+def test_parameters_can_be_set_and_cloned(fitted):
     params = fitted.get_params()
     assert params["h"] == H
     assert params["futr_exog_list"] == ["promotion"]
@@ -188,7 +188,7 @@ def test_parameters_are_set_and_cloned(fitted):
         ({"validation_fraction": 0}, None, "validation_fraction must be between 0 and 1, got 0"),
         ({"steps": None}, None, "steps, epochs and minutes are all None"),
         ({"head": "cauchy"}, None, "head must be one of"),
-        ({"futr_exog_list": ["a,b"]}, None, "must name columns, without commas"),
+        ({"futr_exog_list": ["a,b"]}, None, "must be names of columns that don't contain commas"),
         ({"target_col": "z"}, None, "df has no column 'z'"),
         ({}, "a.csv", "expected a pandas or polars data frame or an array, got str"),
         ({}, [["x"]], "df must hold numbers"),
@@ -196,6 +196,6 @@ def test_parameters_are_set_and_cloned(fitted):
         ({}, polars.DataFrame({"ds": [], "y": []}), "df has no rows"),
     ],
 )
-def test_what_cannot_be_fitted(options, data, message):
+def test_unfittable_data_are_rejected(options, data, message):
     with pytest.raises(ValueError, match=message):
         Forecaster(**{"h": 3, "input_size": 6, **QUICK, **options}).fit(frame() if data is None else data)

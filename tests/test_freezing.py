@@ -1,4 +1,4 @@
-"""Frozen layers give the same bits, see no later change, and thaw where torch gives them new weights."""
+"""Frozen layers: bit-identical results, no effect of later changes, and unfreezing when torch replaces weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _dtype(layer: nn.Module) -> torch.dtype:
 
 @pytest.mark.parametrize("name", _LAYERS)
 @pytest.mark.parametrize("packed", [False, True])
-def test_results_are_the_same_bits(name: str, packed: bool) -> None:
+def test_results_are_bit_identical(name: str, packed: bool) -> None:
     torch.manual_seed(0)
     layer = _LAYERS[name]().eval()
     x: Any = torch.randn(7, 4, 3, dtype=_dtype(layer))
@@ -59,7 +59,7 @@ def test_results_are_the_same_bits(name: str, packed: bool) -> None:
 
 
 @pytest.mark.parametrize("cell", [throughtime.RNNCell, throughtime.LSTMCell, throughtime.GRUCell])
-def test_single_steps_too(cell: Any) -> None:
+def test_single_steps_are_bit_identical(cell: Any) -> None:
     torch.manual_seed(0)
     step, x = cell(3, 5), torch.randn(4, 3)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def test_single_steps_too(cell: Any) -> None:
 
 
 @torch.no_grad()
-def test_what_is_written_later_is_seen_when_it_is_frozen_again() -> None:
+def test_later_changes_take_effect_after_freezing_again() -> None:
     torch.manual_seed(0)
     layer, x = throughtime.freeze(throughtime.LSTM(3, 5)), torch.randn(4, 2, 3)
     before = layer(x)[0]
@@ -79,15 +79,15 @@ def test_what_is_written_later_is_seen_when_it_is_frozen_again() -> None:
     assert not torch.equal(layer(x)[0], before)
 
 
-def test_what_trains_is_not_what_was_kept() -> None:
+def test_training_does_not_use_the_cache() -> None:
     layer = throughtime.freeze(throughtime.GRU(3, 5))
-    layer.training = True  # not by train()
+    layer.training = True  # without calling train()
     layer(torch.randn(4, 2, 3))[0].sum().backward()
     assert all(p.grad is not None for p in layer.parameters())
 
 
 @pytest.mark.parametrize(
-    "thaw",
+    "unfreeze",
     [
         lambda m: m.train(),
         lambda m: m.to(torch.float64),
@@ -95,22 +95,22 @@ def test_what_trains_is_not_what_was_kept() -> None:
     ],
     ids=["train", "to", "load_state_dict"],
 )
-def test_it_thaws_inside_a_model(thaw: Callable[[nn.Module], Any]) -> None:
+def test_a_layer_inside_a_model_is_unfrozen(unfreeze: Callable[[nn.Module], Any]) -> None:
     layer = throughtime.Recurrent("mgu", 3, 5)
     model = throughtime.freeze(nn.ModuleDict({"layer": layer}))
     assert layer.frozen is not None
     assert not model.training
-    thaw(model)
+    unfreeze(model)
     assert layer.frozen is None
 
 
-def test_a_training_step_after_it_has_its_gradients() -> None:
+def test_gradients_are_available_after_unfreezing() -> None:
     layer = throughtime.freeze(throughtime.LSTM(3, 5)).train()
     layer(torch.randn(4, 2, 3))[0].sum().backward()
     assert all(p.grad is not None for p in layer.parameters())
 
 
-def test_the_input_has_its_gradient_and_the_weights_have_none() -> None:
+def test_only_the_input_has_a_gradient_while_frozen() -> None:
     torch.manual_seed(0)
     layer, x = throughtime.GRU(3, 5).eval(), torch.randn(6, 2, 3, requires_grad=True)
     (wanted,) = torch.autograd.grad(layer(x)[0].square().sum(), x)
@@ -130,7 +130,7 @@ def test_a_copy_is_not_frozen() -> None:
 
 
 @torch.no_grad()
-def test_what_is_recorded_is_the_same() -> None:
+def test_recordings_are_the_same() -> None:
     torch.manual_seed(0)
     layer, x = throughtime.LSTM(3, 5).eval(), torch.randn(6, 2, 3)
     with throughtime.record(layer, "*.forget") as wanted:
@@ -142,16 +142,16 @@ def test_what_is_recorded_is_the_same() -> None:
 
 
 @torch.no_grad()
-def test_a_compiled_graph_holds_the_parameters_themselves() -> None:
+def test_a_compiled_graph_uses_the_parameters() -> None:
     torch.manual_seed(0)
     layer, x = throughtime.freeze(throughtime.LSTM(3, 5)), torch.randn(6, 2, 3)
     found = torch.compile(layer, fullgraph=True, backend="aot_eager")(x)[0]
     assert torch.equal(found, layer(x)[0])
 
 
-def test_torchs_layers_are_frozen_once_they_are_ours() -> None:
+def test_torchs_layers_must_be_accelerated_before_freezing() -> None:
     model = nn.Sequential(nn.LSTM(3, 5))
-    with pytest.raises(UserError, match=r"Sequential has no recurrent layer.*accelerate"):
+    with pytest.raises(UserError, match=r"Sequential has no throughtime layer.*accelerate"):
         throughtime.freeze(model)
     throughtime.accelerate(model)
     throughtime.freeze(model)
@@ -160,15 +160,15 @@ def test_torchs_layers_are_frozen_once_they_are_ours() -> None:
 
 
 @pytest.mark.parametrize("given", [None, "run", {"weight": torch.zeros(1)}])
-def test_what_is_no_module_is_refused(given: Any) -> None:
-    with pytest.raises(UserError, match=f"module is wanted.*given {type(given).__name__}"):
+def test_other_types_are_rejected(given: Any) -> None:
+    with pytest.raises(UserError, match=f"expects a torch module.*got {type(given).__name__}"):
         throughtime.freeze(given)
 
 
 @torch.no_grad()
-def test_an_input_of_another_type_is_refused() -> None:
+def test_an_input_of_another_dtype_is_rejected() -> None:
     layer = throughtime.freeze(throughtime.Recurrent("gru", 3, 5))
-    with pytest.raises(UserError, match=r"input must be torch\.float32"):
+    with pytest.raises(UserError, match=r"input must have the layers' dtype, torch\.float32, got torch\.float64"):
         layer(torch.randn(4, 2, 3, dtype=torch.float64))
 
 

@@ -1,4 +1,4 @@
-"""The gradient of a program is a program that gives what torch's autograd and finite differences give."""
+"""The gradient of a program is a program that matches torch's autograd and finite differences."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from throughtime.program.legality import require_legal
 
 STEPS, ROWS = 4, 3
 
-# Both sides do the same sums in float64 in another order: some hundred roundings of 1e-16.
+# Float64 sums in a different order: some hundred rounding errors of 1e-16.
 ROUNDING = 1e-12
 
 named_programs = [
@@ -44,7 +44,7 @@ named_programs = [
 
 
 class Opaque(ReferenceEngine):
-    """The reference engine as one that autograd does not see through, so that gradients come from programs."""
+    """The reference engine marked as not traceable, so that autograd uses gradient programs."""
 
     name = "opaque"
     traceable = False
@@ -56,7 +56,7 @@ def batch_sizes(steps: int = STEPS, rows: int = ROWS) -> st.SearchStrategy[list[
 
 
 def difference(program: Program, arguments: Arguments, cotangents, direction: Arguments, sizes=None) -> Tensor:
-    """The derivative of the weighted sum of all results in a direction, by differences of fourth order."""
+    """Compute the directional derivative of the weighted sum of all results by fourth-order differences."""
 
     def total(distance: float) -> Tensor:
         moved = arguments.like([a + distance * d for a, d in zip(arguments.flat, direction.flat, strict=True)])
@@ -67,7 +67,7 @@ def difference(program: Program, arguments: Arguments, cotangents, direction: Ar
     return (8 * (total(h) - total(-h)) - (total(2 * h) - total(-2 * h))) / (12 * h)
 
 
-# Against autograd.
+# Comparison with autograd.
 
 
 @pytest.mark.parametrize("program", named_programs)
@@ -92,8 +92,8 @@ def test_random_programs_agree_with_autograd(program, sizes, seed):
 
 @settings(max_examples=100)
 @given(programs(), st.data())
-def test_some_gradients_given_and_some_wanted(program, data):
-    # What is not given counts as zero; what is wanted is the same whatever else is wanted.
+def test_subsets_of_given_and_requested_gradients(program, data):
+    # Gradients that are not given count as zero. A requested gradient doesn't depend on which others are requested.
     def some(of: Slots) -> Slots:
         return Slots(*(tuple(k for k in every if data.draw(st.booleans())) for every in of_slots(of)))
 
@@ -113,7 +113,7 @@ def test_some_gradients_given_and_some_wanted(program, data):
         assert_close([f[k] for k in kept], [w[k] for k in kept], ROUNDING)
 
 
-# Against finite differences.
+# Comparison with finite differences.
 
 
 @pytest.mark.parametrize("program", named_programs)
@@ -124,7 +124,7 @@ def test_named_cells_agree_with_finite_differences(program):
     for seed in range(3):
         direction = random_arguments(program, seed=10 + seed)
         inner = sum((g * d).sum() for g, d in zip(found.flat, direction.flat, strict=True))
-        # h = 1e-4 leaves h^4 times a fifth derivative, and 1e-16 / h of rounding.
+        # With h = 1e-4, the error is h^4 times a fifth derivative plus 1e-16 / h of rounding.
         torch.testing.assert_close(inner, difference(program, arguments, cotangents, direction), rtol=1e-9, atol=1e-9)
 
 
@@ -136,14 +136,14 @@ def test_random_programs_agree_with_finite_differences(program, sizes):
     found = run_gradient(program, arguments, cotangents, batch_sizes=sizes)
     direction = random_arguments(program, seed=10).map(lambda t: t / 10)
     inner = sum((g * d).sum() for g, d in zip(found.flat, direction.flat, strict=True))
-    # A state may be multiplied by 4 or so at each step, and the fifth derivative be large.
+    # A state may grow by a factor of about 4 per step, so the fifth derivative may be large.
     by_difference = difference(program, arguments, cotangents, direction, sizes)
     scale = max(1.0, *(float(g.abs().max()) for g in found.flat if g.numel()))
     assert abs(float(inner - by_difference)) <= 1e-6 * scale
 
 
 @pytest.mark.parametrize("op", ["relu", "max", "select"])
-def test_operations_with_a_kink_agree_with_finite_differences_beside_it(op):
+def test_operations_with_a_kink_agree_with_finite_differences_away_from_it(op):
     @cell
     def kinked(x, h):
         a, b = affine("a", x, h), affine("b", x, h)
@@ -154,12 +154,12 @@ def test_operations_with_a_kink_agree_with_finite_differences_beside_it(op):
     arguments = random_arguments(program, seed=3)
     cotangents = random_cotangents(run(program, arguments))
     found = run_gradient(program, arguments, cotangents)
-    direction = random_arguments(program, seed=10).map(lambda t: t / 100)  # no kink lies so near
+    direction = random_arguments(program, seed=10).map(lambda t: t / 100)  # small enough to cross no kink
     inner = sum((g * d).sum() for g, d in zip(found.flat, direction.flat, strict=True))
     torch.testing.assert_close(inner, difference(program, arguments, cotangents, direction), rtol=1e-9, atol=1e-9)
 
 
-def test_max_shares_the_gradient_where_both_are_equal():
+def test_max_splits_the_gradient_equally_between_equal_arguments():
     @cell
     def larger(x, h):
         return maximum(x, h)
@@ -178,7 +178,7 @@ def test_max_shares_the_gradient_where_both_are_equal():
 
 @settings(max_examples=60)
 @given(programs(operations=6), batch_sizes())
-def test_a_gradient_program_is_a_program_whose_gradient_agrees_with_autograd(program, sizes):
+def test_the_gradient_of_a_gradient_program_agrees_with_autograd(program, sizes):
     augmented = with_residuals(program, everything_wanted(program))
     once = gradient(augmented, everything_given(augmented), everything_wanted(augmented)).program
     arguments = random_arguments(once)
@@ -189,14 +189,14 @@ def test_a_gradient_program_is_a_program_whose_gradient_agrees_with_autograd(pro
 
 
 def second_gradient(engine: ReferenceEngine, program: Program, arguments: Arguments, sizes: list[int] | None):
-    """The gradient of a weighted sum of the gradients, through autograd on an engine."""
+    """Compute the gradient of a weighted sum of the gradients, through autograd on an engine."""
     leaves = arguments.map(lambda t: t.detach().clone().requires_grad_())
     result = differentiable_run(engine, program, STEPS, *leaves, sizes)
     cotangents = random_cotangents(run(program, arguments))
-    # Squares, so that the first gradient depends on the results too.
+    # Squares make the first gradient depend on the results.
     loss = sum((c * r + r * r).sum() for r, c in zip(flat(result), flat(cotangents), strict=True))
     weights = random_arguments(program, seed=20).flat
-    # Nothing is added up that depends on no argument; adding nothing times an argument lets autograd be asked for it.
+    # Adding 0 times each argument lets autograd differentiate with respect to arguments that the loss doesn't use.
     loss = loss + sum(0 * t.sum() for t in leaves.flat)
     first = torch.autograd.grad(loss, leaves.flat, create_graph=True)
     total = sum((w * g).sum() + 0 * t.sum() for w, g, t in zip(weights, first, leaves.flat, strict=True))
@@ -222,7 +222,7 @@ def test_double_backward_of_named_cells(program):
     )
 
 
-def test_the_third_gradient_too():
+def test_third_derivatives_agree_with_autograd():
     program = cells.lstm.program(1, 2)
     x, h, c = (torch.full(s, 0.3, dtype=torch.float64) for s in ((STEPS, 1, 1), (1, 2), (1, 2)))
     parameters = random_arguments(program).parameters
@@ -239,7 +239,7 @@ def test_the_third_gradient_too():
 
 
 @pytest.mark.parametrize("every", [None, 2])
-def test_second_gradients_where_what_a_run_takes_hangs_together(every):
+def test_second_derivatives_if_inputs_and_states_depend_on_each_other(every):
     program = cells.gru.program(2, 2)
     x = torch.linspace(-1, 1, STEPS * 2, dtype=torch.float64).view(STEPS, 1, 2)
     parameters = random_arguments(program).parameters
@@ -294,11 +294,11 @@ def test_gradient_programs_are_legal_and_refer_to_the_forward_program_correctly(
     assert [plan.program.body[o.value].width for o in plan.program.outputs] == [i.width for i in program.inputs]
 
 
-def test_the_tape_of_an_lstm_holds_only_what_costs_a_function_or_a_state():
+def test_the_tape_of_an_lstm_only_holds_activations_and_states():
     program = cells.lstm.program(3, 4)
     augmented = with_residuals(program, everything_wanted(program))
     assert {o.name for o in augmented.outputs} == {
-        "y",  # also the hidden state, which is not written twice
+        "y",  # also the hidden state, which is not stored twice
         *("residual.input", "residual.forget", "residual.candidate", "residual.output"),
         *("residual.hidden.previous", "residual.cell.previous"),
         next(o.name for o in augmented.outputs if augmented.body[o.value].op == "tanh"
@@ -306,7 +306,7 @@ def test_the_tape_of_an_lstm_holds_only_what_costs_a_function_or_a_state():
     }  # fmt: skip
 
 
-def test_what_is_cheap_is_computed_again_however_long_the_chain():
+def test_cheap_values_are_recomputed_regardless_of_the_length_of_the_chain():
     @cell
     def chain(x, h):
         h = tanh(h)
@@ -326,7 +326,7 @@ def test_what_is_cheap_is_computed_again_however_long_the_chain():
     assert_close(run_gradient(program, arguments, cotangents, 1).flat, wanted.flat, ROUNDING)
 
 
-def test_nothing_is_taped_or_summed_for_weights_that_are_frozen():
+def test_frozen_weights_need_no_residuals_and_no_reductions():
     program = cells.lstm.program(3, 4)
     frozen = Slots(vectors=(0,), states=(0, 1), arrays=())
     augmented = with_residuals(program, frozen)
@@ -352,8 +352,8 @@ def test_named_values_keep_their_names_in_the_gradient_program():
         assert f"{name}.gradient" in backward.values
 
 
-def test_what_only_a_mask_reads_can_be_differentiated_on_from_the_tape():
-    # The mask is on the residuals, and its gradient, always zero, comes with a second derivative.
+def test_values_only_used_by_a_mask_have_second_derivatives():
+    # The mask is one of the residuals. Its gradient, which is always zero, occurs in the second derivative.
     @cell
     def masked(x, h):
         return select(exp(tanh(x)), x * x, h)
@@ -363,7 +363,7 @@ def test_what_only_a_mask_reads_can_be_differentiated_on_from_the_tape():
     require_legal(gradient(augmented, everything_given(augmented), everything_wanted(program)).program)
 
 
-def test_a_gradient_without_the_tape_it_needs_is_refused():
+def test_a_gradient_without_the_residuals_it_needs_raises():
     program = cells.lstm.program(3, 4)
     with pytest.raises(ProgramError, match="with_residuals"):
         gradient(program, everything_given(program), everything_wanted(program))

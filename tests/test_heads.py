@@ -1,4 +1,4 @@
-"""Heads: losses and their gradients, against SciPy's distributions and scikit-learn's errors."""
+"""Heads: losses and gradients match SciPy's distributions and scikit-learn's metrics."""
 
 import copy
 
@@ -24,7 +24,7 @@ def head_of(output, **options):
 
 
 def data_of(output, leading=LEADING, seed=1):
-    """Features and targets."""
+    """Draw features and targets."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(*leading, FEATURES, generator=generator, dtype=torch.float64)
     shape = (*leading, *output.target_shape)
@@ -39,7 +39,7 @@ def numpy(*tensors):
 
 
 def log_likelihoods(output, raw, y):
-    """Each step's, by SciPy."""
+    """Return the log-likelihood of each step, computed by SciPy."""
     if isinstance(output, Categorical):
         probabilities = np.exp(raw) / np.exp(raw).sum(-1, keepdims=True)
         return np.log(np.take_along_axis(probabilities, y[..., None], -1)[..., 0])
@@ -54,11 +54,11 @@ def log_likelihoods(output, raw, y):
 
 
 @by_kind([Categorical(5), Bernoulli(4), Normal(3), StudentT(3)])
-def test_a_likelihood_is_scipys(output):
+def test_likelihoods_match_scipy(output):
     head = head_of(output)
     features, targets = data_of(output)
     raw, y = numpy(head(features), targets)
-    # Roundings of float64; SciPy's own of log-gamma among them.
+    # Float64 rounding, including that of SciPy's log-gamma.
     assert head.loss(features, targets).item() == pytest.approx(-log_likelihoods(output, raw, y).sum(), rel=1e-12)
     distribution = head.distribution(head(features))
     expected = distribution.log_prob(targets)
@@ -68,15 +68,15 @@ def test_a_likelihood_is_scipys(output):
 @pytest.mark.parametrize(
     ("loss", "metric"), [("mse", metrics.mean_squared_error), ("mae", metrics.mean_absolute_error)]
 )
-def test_a_point_s_error_is_scikit_learn_s(loss, metric):
+def test_point_losses_match_scikit_learn(loss, metric):
     head = head_of(Point(3, loss))
     features, targets = data_of(head.output)
     raw, y = (a.reshape(-1, 3) for a in numpy(head(features), targets))
     total = len(y) * metric(y, raw, multioutput="raw_values").sum()
-    assert head.loss(features, targets).item() == pytest.approx(total, rel=1e-14)  # the order of a sum
+    assert head.loss(features, targets).item() == pytest.approx(total, rel=1e-14)  # rounding of the sum
 
 
-def test_quantiles_error_is_scikit_learn_s():
+def test_quantile_losses_match_scikit_learn():
     head = head_of(Quantiles(3, (0.1, 0.5, 0.9)))
     features, targets = data_of(head.output)
     raw, y = numpy(head(features).reshape(-1, 3, 3), targets.reshape(-1, 3))
@@ -84,11 +84,11 @@ def test_quantiles_error_is_scikit_learn_s():
         metrics.mean_pinball_loss(y, raw[..., k], alpha=level, multioutput="raw_values").sum()
         for k, level in enumerate(head.output.levels)
     )
-    assert head.loss(features, targets).item() == pytest.approx(total, rel=1e-14)  # the order of a sum
+    assert head.loss(features, targets).item() == pytest.approx(total, rel=1e-14)  # rounding of the sum
 
 
 @by_kind(OUTPUTS)
-def test_a_weight_scales_a_step_and_broadcasts(output):
+def test_weights_scale_steps_and_broadcast(output):
     head = head_of(output)
     features, targets = data_of(output)
     each = torch.stack([head.loss(x, y) for x, y in zip(features.flatten(0, 1), targets.flatten(0, 1), strict=True)])
@@ -96,12 +96,12 @@ def test_a_weight_scales_a_step_and_broadcasts(output):
         expected = (each.view(LEADING) * weights).sum()
         found = head.loss(features, targets, weights), head.loss_of(head(features), targets, weights)
         for loss in found:
-            torch.testing.assert_close(loss, expected, rtol=1e-14, atol=0)  # the order of a sum
+            torch.testing.assert_close(loss, expected, rtol=1e-14, atol=0)  # rounding of the sum
     assert head.terms(targets) == 8
 
 
 @by_kind(OUTPUTS)
-def test_a_masked_step_changes_nothing(output):
+def test_masked_steps_have_no_effect(output):
     head = head_of(output)
     features, targets = data_of(output)
     weights = torch.ones(LEADING)
@@ -121,18 +121,18 @@ def test_a_masked_step_changes_nothing(output):
 
 @by_kind(OUTPUTS)
 @pytest.mark.parametrize("weighted", [False, True])
-def test_gradients_are_those_of_finite_differences(output, weighted):
+def test_gradients_match_finite_differences(output, weighted):
     head = head_of(output)
     features, targets = data_of(output)
     weights = torch.tensor([[1.0, 0.5], [2.0, 1.0], [1.0, 0.0], [0.0, 0.0]], dtype=torch.float64) if weighted else None
-    # gradcheck moves its arguments in place, the head's own parameters too.
+    # gradcheck perturbs its arguments in place, including the parameters of the head.
     assert torch.autograd.gradcheck(
         lambda x, *_: head.loss(x, targets, weights), (features.requires_grad_(), head.weight, head.bias)
     )
 
 
 @by_kind(OUTPUTS)
-def test_numpy_predicts_the_center_of_torch_s_distribution(output):
+def test_numpy_predicts_the_mode_of_torchs_distribution(output):
     head = head_of(output)
     scores = head(data_of(output)[0])
     predicted = torch.from_numpy(output.predict(*numpy(scores)))
@@ -150,7 +150,7 @@ def test_numpy_and_torch_have_the_same_parameters(output):
     raw = torch.linspace(-800, 800, 10 * output.width, dtype=torch.float64).view(output.width, 10).T
     distribution = head.distribution(raw)
     *degrees, location, scale = output.parameters(raw.numpy())
-    # softplus by two libraries.
+    # The two libraries round softplus differently.
     for found, expected in zip(
         (distribution.loc, distribution.scale, *([distribution.df] if degrees else [])),
         (location, scale, *degrees),
@@ -188,7 +188,7 @@ def test_parameters_are_drawn_weight_first():
     assert repr(head) == "NormalHead(Normal(targets=3), features=6)"
 
 
-def test_a_tied_weight_is_one_parameter_that_the_head_leaves_alone():
+def test_a_tied_weight_is_shared_and_not_reset_by_the_head():
     embedding = nn.Embedding(5, FEATURES)
     before = embedding.weight.detach().clone()
     model = nn.ModuleList([embedding, Head.of(Categorical(5), FEATURES, tied=embedding.weight)])
@@ -202,20 +202,20 @@ def test_a_tied_weight_is_one_parameter_that_the_head_leaves_alone():
     assert embedding.weight.grad.any()
 
 
-def test_what_cant_be_tied_is_refused():
-    with pytest.raises(UserError, match=r"shape \[5, 4\] can't be tied to a head of shape \[5, 6\]"):
+def test_weights_that_cannot_be_tied_raise():
+    with pytest.raises(UserError, match=r"can't tie an embedding of shape \[5, 4\] to a head of shape \[5, 6\]"):
         Head.of(Categorical(5), FEATURES, tied=nn.Embedding(5, 4).weight)
     with pytest.raises(UserError, match="only a categorical output can be tied"):
         Head.of(Bernoulli(5), FEATURES, tied=nn.Embedding(5, FEATURES).weight)
 
 
 @by_kind(OUTPUTS)
-def test_targets_and_weights_of_another_shape_are_refused(output):
+def test_targets_and_weights_of_the_wrong_shape_raise(output):
     head = head_of(output)
     features, targets = data_of(output)
     for wrong in (targets[..., None], targets.transpose(0, 1), targets[:1]):
         for attempt in (lambda w=wrong: head.loss(features, w), lambda w=wrong: head.loss_of(head(features), w)):
-            with pytest.raises(UserError, match="targets must be"):
+            with pytest.raises(UserError, match=r"targets for .* must have shape"):
                 attempt()
     with pytest.raises(RuntimeError, match="expand"):
         head.loss(features, targets, torch.ones(*LEADING, 1))
@@ -229,5 +229,5 @@ def test_a_mixture_of_logistics_has_exact_tails():
     losses = head.losses(raw, torch.arange(256))
     expected = -output.log_probabilities(raw.detach().numpy())[np.arange(256), np.arange(256)]
     assert losses.detach().numpy() == pytest.approx(expected, rel=1e-10)
-    assert expected.max() > 50  # beyond what a difference of two cumulative probabilities can tell from 0
+    assert expected.max() > 50  # where a difference of two cumulative probabilities would round to 0
     assert torch.autograd.gradcheck(lambda x: head.losses(x, torch.arange(256)), raw)

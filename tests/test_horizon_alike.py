@@ -1,4 +1,4 @@
-"""The report of training, `inspect`, `horizon` and `compare` give one horizon for one run."""
+"""The training report, `inspect`, `horizon` and `compare` agree on a run's horizon."""
 
 import json
 import random
@@ -29,7 +29,7 @@ def labels(path):
 
 
 @pytest.mark.parametrize("make", [text, labels])
-def test_one_run_has_one_horizon(make, tmp_path, capsys):
+def test_all_commands_agree_on_a_runs_horizon(make, tmp_path, capsys):
     run = make(tmp_path)
     data = data_of(run)
     after = [flow for flow in short_report(run, data).flows if flow.group == "after training"]
@@ -38,7 +38,7 @@ def test_one_run_has_one_horizon(make, tmp_path, capsys):
     printed = json.loads(capsys.readouterr().out)[str(run.path)]["layer0"]
     capsys.readouterr()
     inspected = []
-    for length in ("100", "1500"):  # how much the page shows makes no difference
+    for length in ("100", "1500"):  # the length of the page makes no difference
         assert main(["inspect", str(run.path), "--length", length, "--json"]) == 0
         inspected.append(json.loads(capsys.readouterr().out)["horizons"]["layer0"])
     assert reported is not None

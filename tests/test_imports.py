@@ -1,4 +1,4 @@
-"""The layers of the package: a module imports from its own layer and those below, and not in a circle."""
+"""The layers of the package: modules import only from their own layer and lower ones, without cycles."""
 
 import ast
 from graphlib import TopologicalSorter
@@ -33,7 +33,7 @@ NAMES = {name for name, _ in modules()}
 
 
 def imported(path):
-    """The package's modules that a module imports when it is itself imported: not for types, nor within functions."""
+    """Yield the package's modules that a module imports at run time, without imports for types or inside functions."""
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "throughtime":
             for alias in node.names:
@@ -59,6 +59,6 @@ def test_imports_go_downward_only():
     assert upward == []
 
 
-def test_no_module_imports_itself_in_a_circle():
+def test_there_are_no_import_cycles():
     graph = {name: {other for other in imported(path) if other != "throughtime"} - {name} for name, path in modules()}
     TopologicalSorter(graph).prepare()

@@ -1,4 +1,4 @@
-"""The language model: what it computes, against the textbook in NumPy."""
+"""The language model matches the textbook equations in NumPy."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def ids(steps=6, rows=3, vocabulary=11, seed=1):
     return torch.randint(vocabulary, (steps, rows), generator=torch.Generator().manual_seed(seed))
 
 
-def test_loss_and_scores_are_the_textbook_s():
+def test_loss_and_scores_match_the_textbook():
     model = model_of("rnn", layers=1)
     symbols, targets = ids(), ids(seed=2)
     weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
@@ -40,7 +40,7 @@ def test_loss_and_scores_are_the_textbook_s():
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
-def test_windows_with_the_state_carried_have_the_loss_of_the_whole(cell):
+def test_windows_with_a_carried_state_add_up_to_the_loss_of_the_whole_sequence(cell):
     model = model_of(cell)
     symbols, targets = ids(12), ids(12, seed=2)
     whole, _ = model.loss(symbols, targets)
@@ -49,10 +49,10 @@ def test_windows_with_the_state_carried_have_the_loss_of_the_whole(cell):
         loss, state = model.loss(symbols[k : k + 4], targets[k : k + 4], state)
         state = detached(state)
         parts.append(loss)
-    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-13)  # rounding: the order of a sum
+    assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-13)  # rounding of sums in a different order
 
 
-def test_gradient_ends_where_the_state_was_detached():
+def test_the_gradient_stops_at_a_detached_state():
     model = model_of()
     _, past_state = model(ids())
     embedding, past = model.encoder.weight, ids()
@@ -62,18 +62,18 @@ def test_gradient_ends_where_the_state_was_detached():
         assert (gradient is not None and bool(gradient[past].any())) == reaches
 
 
-def test_tied_softmax_uses_the_embedding():
+def test_a_tied_softmax_layer_uses_the_embedding():
     model = model_of(embed=7, tie=True)
     assert model.head.weight is model.encoder.weight
     assert "head.weight" not in dict(model.named_parameters())
     output, _ = model.recurrent(model.encoder(ids()))
     expected = output @ model.encoder.weight.T + model.head.bias
     torch.testing.assert_close(model(ids())[0], expected, rtol=0, atol=1e-14)
-    with pytest.raises(UserError, match="width 5 can't be tied to a softmax layer of width 7"):
+    with pytest.raises(UserError, match="can't tie an embedding of width 5 to a softmax layer of width 7"):
         model_of(embed=5, tie=True)
 
 
-def test_dropout_acts_in_training_only():
+def test_dropout_is_only_active_in_training():
     model = model_of(dropout=0.5)
     assert not torch.equal(model(ids())[0], model(ids())[0])
     model.eval()

@@ -1,4 +1,4 @@
-"""The equations in LaTeX say what the program computes."""
+"""The LaTeX equations match what the program computes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def right_sides(text: str) -> dict[str, str]:
     return dict(line.split(" &= ") for line in lines)
 
 
-def test_the_lstm_reads_as_in_the_textbook() -> None:
+def test_the_equations_of_the_lstm_match_the_textbook() -> None:
     assert right_sides(cells.lstm.latex()) == {
         rf"\mathrm{{{gate}}}_{{t}}": rf"{function}(W_{{\mathrm{{{gate}}}}} \, x_{{t}} + R_{{\mathrm{{{gate}}}}} \, "
         rf"h_{{t-1}} + b_{{\mathrm{{{gate}}}}})"
@@ -30,7 +30,7 @@ def test_the_lstm_reads_as_in_the_textbook() -> None:
     }
 
 
-def test_signs_and_parentheses_survive() -> None:
+def test_signs_and_parentheses_are_preserved() -> None:
     @cell
     def mixed(x, h):
         """No paper."""
@@ -44,7 +44,7 @@ def test_signs_and_parentheses_survive() -> None:
     assert found["h_{t}"] == r"\mathrm{out}_{t} - a_{t} + b_{t}"
 
 
-def test_choices_are_cases_and_bounds_are_minima() -> None:
+def test_select_becomes_cases_and_bounds_become_min_and_max() -> None:
     @cell
     def choosing(x, h):
         """No paper."""
@@ -56,14 +56,14 @@ def test_choices_are_cases_and_bounds_are_minima() -> None:
     assert found["h_{t}"] == r"\begin{cases} a_{t} & a_{t} > h_{t-1} \\ \sigma(h_{t-1}) & \text{else} \end{cases}"
 
 
-def test_two_matrices_of_one_gate_are_told_apart() -> None:
+def test_two_matrices_of_one_gate_have_different_symbols() -> None:
     assert r"R_{\mathrm{force}}^{\mathrm{y}}" in cells.cornn.latex()
     assert r"R_{\mathrm{candidate}} \, (\mathrm{reset}_{t} \odot h_{t-1})" in cells.gru_reset_before.latex()
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_every_cell_has_its_equations(name: str) -> None:
-    """Balanced, with a line for each state, and free of the widths that the program happened to have."""
+def test_every_cell_has_equations(name: str) -> None:
+    """Brackets are balanced, each state has a line, and the equations don't depend on the widths."""
     program = cells.get(name).program(24, 16)
     text = latex(program)
     assert text.count("{") == text.count("}")

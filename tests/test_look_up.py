@@ -1,4 +1,4 @@
-"""Layers that run on rows of a table give what they give for the vectors, however it is computed."""
+"""Layers that look up their inputs in a table match layers that run on the vectors themselves."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from throughtime.errors import ProgramError, UserError
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
 
-ROWS = 5  # of the table
+ROWS = 5  # rows of the table
 pytestmark = pytest.mark.skipif(
     get("native").refuses(throughtime.cells.lstm.program(1, 1), torch.zeros(1)) is not None,
-    reason="the extension is not built",
+    reason="the native extension is not built",
 )
 
 
@@ -40,7 +40,7 @@ def all_of(result: Any) -> list[Tensor]:
 
 
 def with_gradients(of: Recurrent, table: Tensor, run: Any) -> list[Tensor]:
-    torch.manual_seed(2)  # where masks are drawn, the same ones
+    torch.manual_seed(2)  # draw the same masks
     results = all_of(run())
     loss = sum((r * r).sum() for r in results)
     assert isinstance(loss, Tensor)
@@ -69,7 +69,7 @@ QUICK: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", QUICK, ids=str)
-def test_products_done_once_for_each_row_of_the_table_are_those_of_every_step(options: dict[str, Any]) -> None:
+def test_products_computed_once_per_table_row_match_products_at_every_step(options: dict[str, Any]) -> None:
     of = layer(**options)
     table, symbols = given()
     assert of._layers_over(table, symbols) is not None
@@ -78,16 +78,16 @@ def test_products_done_once_for_each_row_of_the_table_are_those_of_every_step(op
     compare(of, table, symbols)
 
 
-def test_from_a_state() -> None:
+def test_initial_states_are_supported() -> None:
     of = layer(num_layers=2)
     table, symbols = given()
     compare(of, table, symbols, tuple(torch.randn(2, 2, 3, 6, dtype=torch.float64)))
-    with pytest.raises(UserError, match=r"must have the shape \[\[2, 3, 6\], \[2, 3, 6\]\]"):
+    with pytest.raises(UserError, match=r"must have shape \[\[2, 3, 6\], \[2, 3, 6\]\]"):
         of(symbols, tuple(torch.zeros(2, 2, 4, 6, dtype=torch.float64)), table=table)
 
 
 SLOW: list[dict[str, Any]] = [
-    {"cell": "sru"},  # its output takes x along
+    {"cell": "sru"},  # its output depends on x
     {"returns": "last"},
     {"returns": "states"},
     {"skip": "residual", "num_layers": 2},
@@ -98,7 +98,7 @@ SLOW: list[dict[str, Any]] = [
 
 
 @pytest.mark.parametrize("options", SLOW, ids=str)
-def test_where_there_is_no_quicker_way_it_is_the_usual_one(options: dict[str, Any]) -> None:
+def test_unsupported_options_fall_back_to_the_general_path(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     of = Recurrent(**{"cell": "lstm", "input_size": 6, "hidden_size": 6, "dtype": torch.float64} | options)
     table, symbols = given(6)
@@ -106,16 +106,16 @@ def test_where_there_is_no_quicker_way_it_is_the_usual_one(options: dict[str, An
     compare(of, table, symbols)
 
 
-def test_other_forms_of_symbols() -> None:
+def test_all_shapes_of_token_ids() -> None:
     table, symbols = given()
     compare(layer(batch_first=True), table, symbols)
     compare(layer(), table, symbols[:, 0])
-    compare(layer(), *given(steps=2, rows=2))  # a table of more rows than are looked up
+    compare(layer(), *given(steps=2, rows=2))  # more table rows than tokens
     compare(layer(), table, symbols[:0])
     compare(layer(), *given(count=1))
 
 
-def test_with_lengths_resets_and_packed() -> None:
+def test_lengths_resets_and_packed_sequences() -> None:
     table, symbols = given()
     vectors, of = functional.embedding(symbols, table), layer()
     reset = torch.zeros(7, 3)
@@ -127,29 +127,29 @@ def test_with_lengths_resets_and_packed() -> None:
     assert torch.equal(of(packed, table=table)[0].data, of(usual)[0].data)
 
 
-def test_hooks_see_the_run() -> None:
+def test_forward_hooks_are_called() -> None:
     of, seen = layer(), []
     of.register_forward_hook(lambda module, given, result: seen.append(result[0]))
     table, symbols = given()
     assert torch.equal(of(symbols, table=table)[0], seen[0])
 
 
-def test_what_are_no_symbols_of_a_table() -> None:
+def test_invalid_token_ids_and_tables_raise() -> None:
     of, (table, symbols) = layer(), given()
     assert torch.equal(of(symbols.int(), table=table)[0], of(symbols, table=table)[0])
-    with pytest.raises(UserError, match=r"must be symbols, whole numbers as torch.int64; given torch.float32"):
+    with pytest.raises(UserError, match=r"must be int64 or int32 token ids, got torch.float32"):
         of(symbols.float(), table=table)
-    with pytest.raises(UserError, match="given list"):
+    with pytest.raises(UserError, match="got list"):
         of([[1]], table=table)
-    with pytest.raises(UserError, match=r"the table must be a tensor \[n, input_size\]; given \[5, 4, 1\]"):
+    with pytest.raises(UserError, match=r"the table must be a tensor \[n, input_size\], got \[5, 4, 1\]"):
         of(symbols, table=table[..., None])
-    with pytest.raises(UserError, match=r"must be \[T, B, 4\] or \[T, 4\]; given \[7, 3, 3\]"):
+    with pytest.raises(UserError, match=r"must be \[T, B, 4\] or \[T, 4\], got \[7, 3, 3\]"):
         of(symbols, table=table[:, :3])
-    with pytest.raises(UserError, match=r"must be torch.float64, as the layers' weights are; given torch.float32"):
+    with pytest.raises(UserError, match=r"must have the layers' dtype, torch.float64, got torch.float32"):
         of(symbols, table=table.float())
 
 
-def test_recording_changes_no_bit() -> None:
+def test_recording_leaves_results_bitwise_equal() -> None:
     of = layer(num_layers=2)
     table, symbols = given()
     plain = with_gradients(of, table, lambda: of(symbols, table=table))
@@ -163,7 +163,7 @@ def test_recording_changes_no_bit() -> None:
         assert_close([tape[name], tape.gradient(name)], [value, usual.gradient(name)], 1e-12)
 
 
-def test_an_edit_sees_the_vectors() -> None:
+def test_edits_work() -> None:
     of = layer()
     table, symbols = given()
     with throughtime.edit(of, {"layer0.forget": lambda forget: forget * 0}):
@@ -172,19 +172,19 @@ def test_an_edit_sees_the_vectors() -> None:
     assert_close(all_of(found), all_of(wanted), 1e-12)
 
 
-def test_a_symbol_that_is_not_in_the_table() -> None:
+def test_a_token_id_outside_the_table_raises() -> None:
     table, symbols = given()
     symbols[2, 1] = ROWS
     with pytest.raises(ProgramError, match="token ids must be from 0 to 4, got 5"):
         layer()(symbols, table=table)
-    # The usual way, which a batch first takes.
-    with pytest.raises(UserError, match="the symbols are 0 to 5, where a table of 5 rows has 0 to 4"):
+    # batch_first uses the general path.
+    with pytest.raises(UserError, match="token ids must be from 0 to 4 for a table of 5 rows, got 0 to 5"):
         layer(batch_first=True)(symbols, table=table)
-    with pytest.raises(UserError, match=r"the table must be a tensor .*; given list"):
+    with pytest.raises(UserError, match=r"the table must be a tensor .*, got list"):
         layer()(symbols, table=table.tolist())
 
 
-def test_under_autocast_and_transforms() -> None:
+def test_autocast_and_forward_mode() -> None:
     of = layer().float()
     table, symbols = given()
     table = table.detach().float()
@@ -195,7 +195,7 @@ def test_under_autocast_and_transforms() -> None:
     assert_close(list(found), list(wanted), 1e-5)  # float32, over a few steps
 
 
-# The language model, which trains so.
+# The language model, which trains with look-ups.
 
 
 def model(vocabulary: int = 11, **options: Any) -> LanguageModel:
@@ -203,8 +203,8 @@ def model(vocabulary: int = 11, **options: Any) -> LanguageModel:
     return LanguageModel(vocabulary, layer(num_layers=2), **options).double()
 
 
-@pytest.mark.parametrize("vocabulary", [11, 200], ids=["less symbols than steps", "more"])
-def test_a_language_model_is_trained_on_the_loss_that_it_is_measured_by(vocabulary: int) -> None:
+@pytest.mark.parametrize("vocabulary", [11, 200], ids=["fewer tokens than steps", "more tokens than steps"])
+def test_the_training_loss_of_a_language_model_equals_the_evaluation_loss(vocabulary: int) -> None:
     of = model(vocabulary)
     symbols, targets = torch.randint(vocabulary, (2, 9, 4))
     found, measured = of.loss(symbols, targets), of.eval().loss(symbols, targets)
@@ -214,7 +214,9 @@ def test_a_language_model_is_trained_on_the_loss_that_it_is_measured_by(vocabula
 
 
 @pytest.mark.parametrize("vocabulary", [11, 200])
-def test_a_symbol_loses_the_same_elements_wherever_it_stands(vocabulary: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_embedding_dropout_drops_the_same_elements_at_every_occurrence_of_a_token(
+    vocabulary: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     of = model(vocabulary, dropout=0.5)
     symbols = torch.randint(vocabulary, (9, 4))
     seen: list[Tensor] = []
@@ -230,11 +232,11 @@ def test_a_symbol_loses_the_same_elements_wherever_it_stands(vocabulary: int, mo
     for symbol in symbols.unique():
         at = kept[:, symbols == symbol]
         assert bool((at == at[:, :1]).all())
-    # 200 draws for each element of 11 symbols at least: the mean is within 5 deviations.
+    # 200 draws for each of 4 elements of at least 10 tokens: the mean is within 5 standard deviations.
     assert kept.double().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / (200 * 4 * 10) ** 0.5)
 
 
-def test_a_language_model_in_training_is_compiled_whole() -> None:
+def test_a_language_model_in_training_compiles_as_one_graph() -> None:
     of = model().float()
     symbols = torch.randint(11, (9, 4))
     compiled = torch.compile(of, fullgraph=True, backend="aot_eager")

@@ -1,4 +1,4 @@
-"""The losses in NumPy and their gradients are those of torch's heads."""
+"""The NumPy losses and their gradients match torch's heads."""
 
 import numpy as np
 import pytest
@@ -21,8 +21,8 @@ OUTPUTS = [
 
 
 @pytest.mark.parametrize("output", OUTPUTS, ids=str)
-@pytest.mark.parametrize("scale", [1.0, 30.0])  # where a softplus is curved, and where it is straight
-def test_losses_and_gradients_are_those_of_torchs_heads(output, scale):
+@pytest.mark.parametrize("scale", [1.0, 30.0])  # where softplus is curved, and where it is linear
+def test_losses_and_gradients_match_torchs_heads(output, scale):
     generator = torch.Generator().manual_seed(0)
     raw = (scale * torch.randn(50, output.width, generator=generator, dtype=torch.float64)).requires_grad_()
     if isinstance(output, Categorical):
@@ -35,13 +35,13 @@ def test_losses_and_gradients_are_those_of_torchs_heads(output, scale):
     (gradient,) = torch.autograd.grad(wanted, raw)
     checked = targets_for(output, 50, targets.numpy())
     losses, found = loss_and_gradient(output, raw.detach().numpy(), checked)
-    # Some roundings of float64; torch's own digamma is good to 1e-15 of the largest term.
+    # Float64 rounding; torch's digamma is accurate to 1e-15 of the largest term.
     assert losses.shape == (50,)
     assert np.isclose(losses.sum(), wanted.item(), rtol=1e-12)
     assert np.allclose(found, gradient.numpy(), rtol=1e-10, atol=1e-12 * max(1, float(gradient.abs().max())))
 
 
-def test_an_error_of_zero_has_torchs_gradient():
+def test_the_gradient_at_zero_error_matches_torch():
     for output in (Point(1, "mae"), Quantiles(1, (0.1, 0.9))):
         raw = torch.zeros(1, output.width, dtype=torch.float64, requires_grad=True)
         target = torch.zeros(1, 1, dtype=torch.float64)
@@ -50,7 +50,7 @@ def test_an_error_of_zero_has_torchs_gradient():
         assert np.allclose(found, wanted.numpy(), atol=1e-15)
 
 
-def test_one_row_and_one_target_need_no_axes():
+def test_axes_of_size_1_can_be_omitted():
     for given in (3.0, 3, [3.0], [[3.0]], np.float32(3)):
         assert targets_for(Point(1, "mse"), 1, given).tolist() == [[3.0]]
     for given in (3, np.uint8(3), [3]):
@@ -59,7 +59,7 @@ def test_one_row_and_one_target_need_no_axes():
 
 
 @pytest.mark.parametrize(
-    ("output", "given", "told"),
+    ("output", "given", "message"),
     [
         (Categorical(4), 4, "ids must be from 0 to 3"),
         (Categorical(4), -1, "ids must be from 0 to 3"),
@@ -72,11 +72,11 @@ def test_one_row_and_one_target_need_no_axes():
         (Bernoulli(1), 2, "from 0 to 1"),
     ],
 )
-def test_targets_that_do_not_fit(output, given, told):
-    with pytest.raises(UserError, match=told):
+def test_invalid_targets_raise(output, given, message):
+    with pytest.raises(UserError, match=message):
         targets_for(output, 1, given)
 
 
-def test_a_signal_has_no_loss_of_single_steps():
+def test_a_signal_has_no_loss_for_single_steps():
     with pytest.raises(UserError, match="many steps"):
         loss_and_gradient(Signal(1), np.zeros((1, 1)), np.zeros((1, 1)))

@@ -1,4 +1,4 @@
-"""The tasks with long lags are the papers', and the longest lag that cells learn is measured on them."""
+"""The long-lag tasks match their papers, and the longest lag that cells learn is measured on them."""
 
 import inspect
 import json
@@ -30,7 +30,7 @@ def test_adding():
     assert inputs.shape == (30, 500, 2)
     assert ((marks[:15].sum(0) == 1) & (marks[15:].sum(0) == 1)).all()
     np.testing.assert_allclose(targets[:, 0], (values * marks).sum(0), rtol=1e-6)
-    # The variance of a sum of two of U(0, 1) is 1/6; its estimate from 500 has a deviation of about 0.009.
+    # The sum of two U(0, 1) has variance 1/6; its estimate from 500 samples deviates by about 0.009.
     assert abs(((targets - 1) ** 2).mean() - 1 / 6) < 0.03
 
 
@@ -63,7 +63,7 @@ def test_parity():
 
 
 @pytest.mark.parametrize("lag", [6, 7, 8, 25, 400])
-def test_reber_strings_are_of_the_grammar(lag):
+def test_reber_strings_follow_the_grammar(lag):
     ways = {0: {"B": 1}, 1: {"T": 2, "P": 3}, 2: {"S": 2, "X": 4}, 3: {"T": 3, "V": 5}, 4: {"X": 3, "S": 6},
             5: {"P": 4, "V": 6}, 6: {"E": 7}}  # fmt: skip
     inputs, targets = drawn("reber", lag, 100)
@@ -81,13 +81,13 @@ def test_reber_strings_are_of_the_grammar(lag):
         assert node == 7
 
 
-def test_a_batch_is_drawn_from_seed_and_step():
+def test_batches_depend_on_seed_and_step():
     kind = LAG_TASKS["adding"]
     task = kind(TrainConfig.of(kind, lag=10).task)
     data = task.prepare()
     one, two = (task.batches(data.train, 4, seed=3) for _ in range(2))
     assert (one.batch(7).inputs == two.batch(7).inputs).all()
-    assert (one.batch(7).inputs != one.batch(57).inputs).any()  # no epoch repeats another
+    assert (one.batch(7).inputs != one.batch(57).inputs).any()  # epochs do not repeat
     assert (one.batch(7).inputs != task.batches(data.train, 4, seed=4).batch(7).inputs).any()
 
 
@@ -127,17 +127,17 @@ def test_the_whole_measurement(tmp_path):
         throughtime.memory(out=tmp_path / "m", **{**options, "minutes": 1}, **SMALL)
 
 
-def test_claims_that_fail_are_told():
+def test_failed_claims_are_reported():
     found = claims({"adding": {"rnn": 50, "lstm": 20, "gru": 100}}, [10, 20, 50, 100])
     assert [each["reproduced"] for each in found] == [False, False, True]
     assert found[1]["found"] == "the plain RNN learned lag 50, the LSTM lag 20"
     assert claims({"adding": {"gru": 100}}, [10]) == []
-    for lag in (None, 100):  # no cell learned any lag, or both learned all
+    for lag in (None, 100):  # neither cell learned any lag, or both learned all
         _, undecided = claims({"copy": {"rnn": lag, "gru": lag}}, [10, 20, 50, 100])
         assert undecided["reproduced"] is None
 
 
-def test_chrono_is_an_option_of_a_network():
+def test_chrono_is_a_network_option():
     kind = LAG_TASKS["adding"]
     common = {"lag": 10, "steps": 1, "hidden_size": 500, "threads": 1, "engine": "reference"}
     config = TrainConfig.of(kind, cell="lstm", chrono=100, lr=1e-12, weight_decay=0, **common)
@@ -145,7 +145,7 @@ def test_chrono_is_an_option_of_a_network():
     rows = {part.gate: slice(part.start, part.stop) for parameter in layer.programs[0].parameters
             if parameter.name == "bias" for part in parameter.parts}  # fmt: skip
     bias = layer.bias_l0.detach()
-    # The median of log(U(1, 99)) is log 50 = 3.91; that of 500 deviates by about 0.05.
+    # The median of log(U(1, 99)) is log 50 = 3.91; the median of 500 samples deviates by about 0.05.
     assert bias[rows["forget"]].median().item() == pytest.approx(np.log(50), abs=0.3)
     np.testing.assert_allclose(bias[rows["input"]], -bias[rows["forget"]], rtol=1e-5)
     for given, told in (({"cell": "rnn"}, "no gate with a bias"), ({"cell": "lstm", "forget_bias": 1}, "leave one")):
@@ -160,10 +160,10 @@ def test_chrono_is_an_option_of_a_network():
         ({"tasks": ["addin", "kopy"]}, UserError, "no task named 'addin', did you mean adding.*'kopy'.*copy"),
         ({"tasks": []}, UserError, "the list is empty"),
         ({"lags": [2]}, UserError, "at least 3"),
-        ({"lags": [5]}, UserError, "temporal-order has lags of 10 or more; reber has lags of 6 or more"),
+        ({"lags": [5]}, UserError, "temporal-order needs lags of at least 10; reber needs lags of at least 6"),
         ({"minutes": 0}, UserError, "minutes must be a positive number, got 0"),
         ({"minutes": 0.001}, UserError, "minutes=0.001 is too short"),
-        ({"chrono": True, "forget_bias": 1.0}, UserError, "leave one of them out"),
+        ({"chrono": True, "forget_bias": 1.0}, UserError, "remove one of them"),
         ({"hidden_size": 0}, UserError, "hidden_size must be at least 1"),
     ],
 )
@@ -172,8 +172,8 @@ def test_mistakes(tmp_path, given, kind, told):
         throughtime.memory(**{"out": tmp_path / "m", **SMALL, **given})
 
 
-def test_no_module_hides_a_function():
-    """A module of a package takes the place of a function of its name when it is imported."""
+def test_no_module_shadows_a_function():
+    """Importing a submodule replaces a function with the same name in its package."""
     assert throughtime.train is not None
     for name in ("compare", "evaluate", "fit", "memory", "predict", "sample", "train"):
         assert inspect.isfunction(getattr(throughtime, name))

@@ -1,4 +1,4 @@
-"""A model as one file: it comes back as it was, where its cell's source is absent, and no file does any harm."""
+"""Models as single files: they load unchanged, without the source of their cell, and damaged files do no harm."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from throughtime.runs import Run
 from throughtime.task_description import TaskDescription
 
 STEPS, ROWS, INPUT = 4, 3, 4
-needs_native = pytest.mark.skipif(not instruction_sets(), reason="the native engine's extension module is not built")
+needs_native = pytest.mark.skipif(not instruction_sets(), reason="the native extension is not built")
 
 
 def language_model(**options: Any) -> LanguageModel:
@@ -73,7 +73,7 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
 
 
 def results(module: nn.Module) -> list[torch.Tensor]:
-    """All that a module gives for some input."""
+    """Run a module on random input and return all its results."""
     torch.manual_seed(1)
     x = torch.randn(STEPS, ROWS, INPUT, dtype=next(module.parameters()).dtype)
     given = torch.randint(6, (STEPS, ROWS)) if isinstance(module, SequenceModel) else x
@@ -87,7 +87,7 @@ def flat(values: Any) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
+def test_a_saved_model_loads_unchanged(name: str, tmp_path: Path) -> None:
     module = MODELS[name]().eval()
     throughtime.save(module, tmp_path / "model.safetensors")
     loaded = throughtime.load(tmp_path / "model.safetensors")
@@ -102,7 +102,7 @@ def test_a_model_comes_back_as_it_was(name: str, tmp_path: Path) -> None:
         assert loaded.task.to_data() == module.task.to_data()
 
 
-def test_what_is_loaded_can_be_trained_and_saved_again(tmp_path: Path) -> None:
+def test_a_loaded_model_can_be_trained_and_saved_again(tmp_path: Path) -> None:
     throughtime.save(language_model(tie=True), tmp_path / "one.safetensors")
     loaded = throughtime.load(tmp_path / "one.safetensors", "reference").train()
     assert loaded.recurrent.engine == "reference"
@@ -113,7 +113,7 @@ def test_what_is_loaded_can_be_trained_and_saved_again(tmp_path: Path) -> None:
     assert (tmp_path / "one.safetensors").read_bytes() == (tmp_path / "two.safetensors").read_bytes()
 
 
-def test_what_is_loaded_does_not_hang_on_the_file(tmp_path: Path) -> None:
+def test_a_loaded_model_does_not_depend_on_the_file(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     module = MODELS["plain"]()
     throughtime.save(module, path)
@@ -122,7 +122,7 @@ def test_what_is_loaded_does_not_hang_on_the_file(tmp_path: Path) -> None:
     assert all(torch.equal(a, b) for a, b in zip(loaded.parameters(), module.parameters(), strict=True))
 
 
-def test_the_weights_of_a_drop_in_are_torchs(tmp_path: Path) -> None:
+def test_torch_can_load_the_weights_of_a_drop_in_module(tmp_path: Path) -> None:
     ours, torchs = throughtime.LSTM(INPUT, 5, 2), nn.LSTM(INPUT, 5, 2)
     throughtime.save(ours, tmp_path / "model.safetensors")
     torchs.load_state_dict(load_file(tmp_path / "model.safetensors"))
@@ -130,7 +130,7 @@ def test_the_weights_of_a_drop_in_are_torchs(tmp_path: Path) -> None:
     torch.testing.assert_close(torchs(x)[0], ours(x)[0])
 
 
-# A cell of a user's.
+# A user's cell.
 
 CELL = """
 import sys
@@ -153,10 +153,10 @@ torch.save(module(torch.ones(5, 1, 4))[0].detach(), sys.argv[2])
 
 WITHOUT_TORCH = """
 import json, sys
-class Barred:
+class Blocked:
     def find_spec(self, name, path=None, target=None):
-        if name.split('.')[0] in ('torch', 'lightning', 'pydantic'): raise ImportError(name + ' is barred')
-sys.meta_path.insert(0, Barred())
+        if name.split('.')[0] in ('torch', 'lightning', 'pydantic'): raise ImportError(name + ' is blocked')
+sys.meta_path.insert(0, Blocked())
 import numpy, throughtime
 for path in sys.argv[1:]:
     stream = throughtime.Stream(path)
@@ -169,7 +169,7 @@ for path in sys.argv[1:]:
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The file of a model whose cell was written in a process that is gone, as is its source."""
+    """A folder with a saved model whose cell was defined in another process, from a source file deleted since."""
     folder = tmp_path_factory.mktemp("own")
     (folder / "source.py").write_text(CELL)
     code = f"import runpy; runpy.run_path({str(folder / 'source.py')!r})"
@@ -178,7 +178,7 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_a_users_cell_is_loaded_without_its_source(own: Path) -> None:
+def test_a_users_cell_loads_without_its_source(own: Path) -> None:
     module = throughtime.load(own / "own.safetensors")
     assert module.programs[0].name == "own"
     assert torch.equal(module(torch.ones(5, 1, 4))[0], torch.load(own / "wanted.pt"))
@@ -188,7 +188,7 @@ def test_a_users_cell_is_loaded_without_its_source(own: Path) -> None:
 
 
 @needs_native
-def test_a_stream_takes_a_file_and_needs_no_torch(own: Path, tmp_path: Path) -> None:
+def test_a_stream_loads_a_file_without_torch(own: Path, tmp_path: Path) -> None:
     paths = [own / "own.safetensors"]
     for name in ("LSTM", "GRU", "RNN", "learned", "language model", "tied"):
         torch.manual_seed(0)
@@ -211,7 +211,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train_tiny(tmp_path_factory.mktemp("run"), zoneout=0.1, tie=True)
 
 
-def test_a_runs_weights_are_a_model_by_themselves(run: Run, tmp_path: Path) -> None:
+def test_the_model_file_of_a_run_is_self_contained(run: Run, tmp_path: Path) -> None:
     alone = shutil.copy(run.path / "model.safetensors", tmp_path / "alone.safetensors")
     model, loaded = run.model(), throughtime.load(alone, run.config.training.engine)
     assert str(loaded) == str(model)
@@ -221,21 +221,21 @@ def test_a_runs_weights_are_a_model_by_themselves(run: Run, tmp_path: Path) -> N
 
 
 @needs_native
-def test_a_stream_of_a_runs_weights_is_a_stream_of_the_run(run: Run) -> None:
+def test_a_stream_of_a_runs_model_file_matches_a_stream_of_the_run(run: Run) -> None:
     one, other = throughtime.Stream(run.path / "model.safetensors"), throughtime.Stream(run.path)
     assert one.task.to_data() == other.task.to_data()
     for id in one.task.codecs.inputs.encode("time"):
         assert np.array_equal(one.step(id), other.step(id))
 
 
-# What cannot be saved.
+# Modules that cannot be saved.
 
 
 class Sub(throughtime.Recurrent):
     pass
 
 
-def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
+def test_saving_an_unsupported_module_raises(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     hooked = torch.nn.utils.parametrizations.weight_norm(throughtime.GRU(2, 3), "weight_hh_l0")
     more = throughtime.GRU(2, 3)
@@ -246,17 +246,20 @@ def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     both = torch.zeros(4, 3)
     overlapping.weight_h_l0, overlapping.weight_h_l1 = nn.Parameter(both[:3]), nn.Parameter(both[1:])
     mixed = nn.Sequential(nn.Linear(2, 2), throughtime.GRU(2, 3))
-    for module, told in [
-        (nn.Linear(2, 3), r"one of Recurrent, SequenceModel, .*got Linear: .*torch\.save\(module\.state_dict"),
-        (nn.LSTM(2, 3), r"got LSTM: throughtime\.accelerate"),
-        (mixed, r"got Sequential: .*throughtime\.save\(module\.get_submodule\('1'\), path\)"),
-        (Sub("gru", 2, 3), r"got Sub: .*state_dict"),
-        (hooked, r"got ParametrizedGRU: throughtime\.from_torch"),
-        (pruned, r"this GRU has .*throughtime\.from_torch"),
-        (more, "this GRU has 'scale'"),
+    for module, message in [
+        (
+            nn.Linear(2, 3),
+            r"can't save the type Linear; supported: Recurrent, SequenceModel, .*torch\.save\(module\.state_dict",
+        ),
+        (nn.LSTM(2, 3), r"can't save the type LSTM; .*throughtime\.accelerate"),
+        (mixed, r"can't save the type Sequential; .*throughtime\.save\(module\.get_submodule\('1'\), path\)"),
+        (Sub("gru", 2, 3), r"can't save the type Sub; .*state_dict"),
+        (hooked, r"can't save the type ParametrizedGRU; .*throughtime\.from_torch"),
+        (pruned, r"can't save this GRU: .*throughtime\.from_torch"),
+        (more, "this GRU: it has the unexpected weight 'scale'"),
         (overlapping, "overlap in memory"),
     ]:
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             throughtime.save(module, path)
     (tmp_path / "taken").mkdir()
     with pytest.raises(UserError, match="taken can't be written: Is a directory"):
@@ -264,7 +267,7 @@ def test_what_cannot_be_saved_is_told(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["taken"]
 
 
-# Weights that are shared.
+# Shared weights.
 
 
 def shared_modules() -> dict[str, nn.Module]:
@@ -277,7 +280,7 @@ def shared_modules() -> dict[str, nn.Module]:
 
 
 @pytest.mark.parametrize("name", shared_modules())
-def test_weights_that_are_shared_are_stored_once_and_shared_again(tmp_path: Path, name: str) -> None:
+def test_shared_weights_are_stored_once_and_shared_after_loading(tmp_path: Path, name: str) -> None:
     module, path = shared_modules()[name].eval(), tmp_path / "model.safetensors"
     throughtime.save(module, path)
     with safe_open(path, "np") as file:
@@ -294,19 +297,19 @@ def test_weights_that_are_shared_are_stored_once_and_shared_again(tmp_path: Path
         np.testing.assert_array_equal(stream.step(step), wanted.step(step))
 
 
-def test_shared_weights_that_make_no_sense(tmp_path: Path) -> None:
+def test_invalid_shared_weights_raise(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     throughtime.save(shared_modules()["stack"], path)
     with safe_open(path, "np") as file:
-        told = json.loads(file.metadata()["throughtime"])
+        metadata = json.loads(file.metadata()["throughtime"])
     weights = numpy_load(path)
     for shared in ({"weight_h_l1": "none"}, {"weight_h_l0": "bias_l0"}, ["weight_h_l1"], {"weight_h_l1": 3}, {}):
-        numpy_save(weights, path, {"throughtime": json.dumps(told | {"shared": shared})})
-        with pytest.raises(UserError, match=r"damaged|not those of its programs"):
+        numpy_save(weights, path, {"throughtime": json.dumps(metadata | {"shared": shared})})
+        with pytest.raises(UserError, match=r"damaged|don't match its programs"):
             throughtime.load(path)
 
 
-# Files that are no models.
+# Files that are not models.
 
 
 @pytest.fixture
@@ -316,62 +319,62 @@ def path(tmp_path: Path) -> Path:
 
 
 def changed(path: Path, **about: Any) -> Path:
-    """Says something else of the model."""
+    """Change the metadata of a model file."""
     found = json.loads(ModelFile.open(path).description.metadata["throughtime"])
     save_file(load_file(path), path, {"throughtime": json.dumps(found | about)})
     return path
 
 
-def refused(path: Path, told: str) -> None:
+def assert_refused(path: Path, message: str) -> None:
     for use in (throughtime.load, throughtime.Stream):
-        with pytest.raises(ModelError, match=told) as caught:
+        with pytest.raises(ModelError, match=message) as caught:
             use(path)
         assert str(path) in str(caught.value)
 
 
-def test_what_is_no_model_is_told(path: Path, tmp_path: Path) -> None:
-    refused(tmp_path / "modle.safetensors", r"there is no such file, did you mean model\.safetensors")
+def test_files_that_are_not_models_raise(path: Path, tmp_path: Path) -> None:
+    assert_refused(tmp_path / "modle.safetensors", r"no such file, did you mean model\.safetensors")
     (tmp_path / "text").write_text("no model")
-    refused(tmp_path / "text", "damaged, or is no file of safetensors")
+    assert_refused(tmp_path / "text", "damaged or not a safetensors file")
     save_file(nn.LSTM(2, 3).state_dict(), tmp_path / "foreign.safetensors", {"format": "pt"})
-    refused(tmp_path / "foreign.safetensors", "does not say of what")
+    assert_refused(tmp_path / "foreign.safetensors", "no description of the model")
     content = path.read_bytes()
     path.write_bytes(content[:-1])
-    refused(path, "damaged")
+    assert_refused(path, "damaged")
 
 
-def test_other_versions_and_kinds_are_told(path: Path) -> None:
-    refused(changed(path, format=FORMAT + 1, version="9.1"), r"newer throughtime \(9\.1\)")
+def test_newer_formats_raise(path: Path) -> None:
+    assert_refused(changed(path, format=FORMAT + 1, version="9.1"), r"newer throughtime \(9\.1\)")
 
 
-def test_words_that_mean_nothing_are_told(path: Path) -> None:
-    with pytest.raises(ModelError, match="no model is called 'Recurent', did you mean Recurrent"):
-        throughtime.load(changed(path, model="Recurent"))
-    with pytest.raises(UserError, match="Recurent is not a recurrent layer"):
+def test_unknown_names_in_metadata_raise_with_a_suggestion(path: Path) -> None:
+    with pytest.raises(ModelError, match="no model named 'Recurrentt', did you mean Recurrent"):
+        throughtime.load(changed(path, model="Recurrentt"))
+    with pytest.raises(UserError, match="Recurrentt is not a recurrent layer"):
         throughtime.Stream(path)
     settings = {"hidden_size": 5, "options": {"dropuot": 0.1}}
-    refused(changed(path, model="Recurrent", settings=settings), "'dropuot', did you mean dropout")
-    refused(changed(path, format="1"), "metadata is damaged")
+    assert_refused(changed(path, model="Recurrent", settings=settings), "'dropuot', did you mean dropout")
+    assert_refused(changed(path, format="1"), "metadata is damaged")
 
 
-def test_what_does_not_fit_is_told(path: Path) -> None:
+def test_weights_that_do_not_match_the_model_raise(path: Path) -> None:
     metadata, weights = ModelFile.open(path).description.metadata, load_file(path)
     save_file(weights | {"bias_l0": torch.zeros(6)}, path, metadata)
-    with pytest.raises(ModelError, match=r"'bias_l0' \[5\] is wanted, and \[6\] is there"):
+    with pytest.raises(ModelError, match=r"'bias_l0': expected shape \[5\], got shape \[6\]"):
         throughtime.load(path)
     with pytest.raises(ModelError, match=r"\(6,\)"):
         throughtime.Stream(path)
     save_file(weights | {"more": torch.zeros(6)}, path, metadata)
-    with pytest.raises(ModelError, match=r"'more' nothing is wanted, and \[6\] is there"):
+    with pytest.raises(ModelError, match=r"'more': expected no tensor, got shape \[6\]"):
         throughtime.load(path)
     for odd in (torch.zeros(5, dtype=torch.float64), torch.zeros(5, dtype=torch.int32)):
         save_file(weights | {"bias_l0": odd}, path, metadata)
-        refused(path, "all be of one of the types")
+        assert_refused(path, "all have the same type")
 
 
-def test_symbols_that_do_not_fit_are_told(tmp_path: Path) -> None:
+def test_a_vocabulary_that_does_not_match_the_model_raises(tmp_path: Path) -> None:
     throughtime.save(language_model(), path := tmp_path / "model.safetensors")
-    with pytest.raises(ModelError, match="a vocabulary of 3 symbols for a model of 6"):
+    with pytest.raises(ModelError, match="its vocabulary has 3 tokens, but its model reads 6"):
         throughtime.load(changed(path, task=TaskDescription("text", Codecs(CharacterVocabulary("ab"))).to_data()))
     whole = language_model().task.to_data()
     for damaged in (
@@ -399,8 +402,8 @@ def contents(tmp_path_factory: pytest.TempPathFactory) -> list[bytes]:
     return [content_of(name, folder) for name in ("plain", "learned", "language model", "LSTM")]
 
 
-def harmless(content: bytes, path: Path) -> None:
-    """What such a file holds is a model, or is told not to be one."""
+def assert_harmless(content: bytes, path: Path) -> None:
+    """Assert that a file with this content loads or raises a UserError."""
     path.write_bytes(content)
     for use in (throughtime.load, throughtime.Stream):
         with suppress(UserError):
@@ -409,7 +412,7 @@ def harmless(content: bytes, path: Path) -> None:
 
 @settings(max_examples=120)
 @given(data=st.data())
-def test_damaged_bytes_do_no_harm(contents: list[bytes], data: st.DataObject) -> None:
+def test_damaged_files_do_no_harm(contents: list[bytes], data: st.DataObject) -> None:
     content = bytearray(data.draw(st.sampled_from(contents)))
     header = struct.unpack("<Q", content[:8])[0]
     how = data.draw(st.sampled_from(["cut", "flip", "length", "more"]))
@@ -422,26 +425,26 @@ def test_damaged_bytes_do_no_harm(contents: list[bytes], data: st.DataObject) ->
         content[:8] = struct.pack("<Q", data.draw(st.integers(0, 2**64 - 1) | st.integers(header - 9, header + 9)))
     else:
         content += data.draw(st.binary(min_size=1, max_size=9))
-    harmless(bytes(content), scratch())
+    assert_harmless(bytes(content), scratch())
 
 
 @settings(max_examples=200)
 @given(data=st.data())
-def test_hostile_claims_do_no_harm(contents: list[bytes], data: st.DataObject) -> None:
+def test_hostile_metadata_does_no_harm(contents: list[bytes], data: st.DataObject) -> None:
     content = data.draw(st.sampled_from(contents))
     size = struct.unpack("<Q", content[:8])[0]
     header = json.loads(content[8 : 8 + size])
-    tree = {"told": json.loads(header["__metadata__"]["throughtime"]), "header": header}
+    tree = {"metadata": json.loads(header["__metadata__"]["throughtime"]), "header": header}
     for _ in range(data.draw(st.integers(1, 2))):
         spoil(tree, data)
     if isinstance(header.get("__metadata__"), dict):
-        header["__metadata__"]["throughtime"] = json.dumps(tree.get("told"))
+        header["__metadata__"]["throughtime"] = json.dumps(tree.get("metadata"))
     made = json.dumps(tree.get("header")).encode()
-    harmless(struct.pack("<Q", len(made)) + made + content[8 + size :], scratch())
+    assert_harmless(struct.pack("<Q", len(made)) + made + content[8 + size :], scratch())
 
 
 def spoil(tree: Any, data: st.DataObject) -> None:
-    """Puts something else in some place of a tree, or takes it away."""
+    """Replace, duplicate or delete a random node of a tree."""
     while True:
         places = list(tree) if isinstance(tree, dict) else list(range(len(tree)))
         if not places:
@@ -464,7 +467,7 @@ def scratch() -> Path:
     return Path(os.environ["XDG_CACHE_HOME"]) / "hostile.safetensors"
 
 
-# Claims of great size.
+# Files that claim huge sizes.
 
 LIMITED = """
 import resource, sys
@@ -486,8 +489,8 @@ for path in sys.argv[2:]:
 
 
 @needs_native
-@pytest.mark.skipif(sys.platform != "linux", reason="memory is limited as Linux does it")
-def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
+@pytest.mark.skipif(sys.platform != "linux", reason="the memory limit needs Linux")
+def test_claims_of_huge_sizes_allocate_no_memory(tmp_path: Path) -> None:
     state = {"name": "wide", "format": 1, "reverse": False, "inputs": [["x", 1]], "parameters": [], "reductions": []}
     wide = {
         "states": [[f"s{k}", 1 << 24, 0.0, 0] for k in range(400)],
@@ -513,14 +516,14 @@ def test_claims_of_great_size_set_nothing_aside(tmp_path: Path) -> None:
     }
     paths = []
     for name, (about, found) in hostile.items():
-        told = {"format": FORMAT, "version": "0", "task": None, "programs": found} | about
-        save_file({"bias_l0": torch.zeros(5)}, tmp_path / f"{name}.safetensors", {"throughtime": json.dumps(told)})
+        metadata = {"format": FORMAT, "version": "0", "task": None, "programs": found} | about
+        save_file({"bias_l0": torch.zeros(5)}, tmp_path / f"{name}.safetensors", {"throughtime": json.dumps(metadata)})
         paths.append(tmp_path / f"{name}.safetensors")
     refusals = run_python(LIMITED, tmp_path, *paths).splitlines()
     assert len(refusals) == 2 * len(paths), refusals
     assert "more than" in refusals[0]
 
 
-def test_what_is_no_path_is_refused() -> None:
-    with pytest.raises(UserError, match="given int"):
+def test_loading_something_that_is_not_a_path_raises() -> None:
+    with pytest.raises(UserError, match="got int"):
         throughtime.load(3)  # type: ignore[arg-type]

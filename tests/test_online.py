@@ -1,4 +1,4 @@
-"""Online learning: exact gradients where they are promised, and what a learning stream does and refuses."""
+"""Online learning: gradients are exact where documented, and streams learn from them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from throughtime.outputs import Bernoulli, Categorical, Normal, Point, Quantiles
 
 
 def both(recurrent, learn, rows=2):
-    """Gradients summed over a sequence by a stream, and by backpropagation through time."""
+    """Compute gradients over a sequence by a stream, and by backpropagation through time."""
     generator = torch.Generator().manual_seed(1)
     x = torch.randn(STEPS, rows, INPUT, generator=generator, dtype=torch.float64)
     weights = torch.randn(STEPS, rows, recurrent.output_size, generator=generator, dtype=torch.float64)
@@ -48,14 +48,14 @@ def error(found, wanted):
 
 
 @pytest.mark.parametrize("cell", cells.names())
-def test_rtrl_has_the_gradient_of_backpropagation_through_time(cell):
-    # Of each named cell with one layer: the same sums in float64, in another order.
+def test_rtrl_matches_backpropagation_through_time(cell):
+    # For one layer of each named cell: the same sums in float64, in a different order.
     stream, found, wanted = both(layer(cell), "rtrl")
     assert stream.methods[0].name == "rtrl"
     assert error(found, wanted) < 1e-10
 
 
-def test_an_input_beside_x_is_read_by_each_layer():
+def test_every_layer_takes_the_step_inputs():
     _, found, wanted = both(layer("cfc", inputs=["dt"]), "rtrl")
     assert error(found, wanted) < 1e-10
     _, found, wanted = both(layer("cfc", layers=2, inputs=["dt"]), "rtrl")
@@ -66,7 +66,7 @@ LOCAL = ["indrnn", "mingru", "minlstm", "sru", "rg_lru", "brc", "t_rnn", "unicor
 
 
 @pytest.mark.parametrize("cell", LOCAL)
-def test_cells_whose_units_see_themselves_alone_are_exact_at_the_cost_of_their_parameters(cell):
+def test_cells_with_independent_units_are_exact_at_the_cost_of_their_parameters(cell):
     stream, found, wanted = both(layer(cell), True, rows=1)
     (method,) = stream.methods
     parameters = sum(w.size for w in wanted.values())
@@ -74,26 +74,26 @@ def test_cells_whose_units_see_themselves_alone_are_exact_at_the_cost_of_their_p
     assert method.name == "rtrl"
     assert method.bytes <= 8 * states * parameters
     assert error(found, wanted) < 1e-10
-    assert Stream(layer(cell), learn="snap1").methods == (method,)  # both are the same
+    assert Stream(layer(cell), learn="snap1").methods == (method,)  # both methods are equal
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "janet", "cfn"])
-def test_snap1_keeps_what_a_unit_has_from_itself(cell):
-    # SnAp-1 is exact where the matrices over the only state are diagonal, since it keeps the diagonals.
+def test_snap1_keeps_the_diagonal_of_recurrent_matrices(cell):
+    # SnAp-1 is exact if the recurrent matrices of the only state are diagonal.
     recurrent = layer(cell)
     with torch.no_grad():
         for weight in [p for name, p in recurrent.named_parameters() if "weight_h" in name]:
             weight *= torch.eye(HIDDEN, dtype=torch.float64).repeat(weight.shape[0] // HIDDEN, 1)
     stream, found, wanted = both(recurrent, "snap1")
     assert stream.methods[0].name == "snap1"
-    assert stream.methods[0].bytes == 2 * 8 * sum(w.size for w in wanted.values())  # of two rows
+    assert stream.methods[0].bytes == 2 * 8 * sum(w.size for w in wanted.values())  # two rows
     assert error(found, wanted) < 1e-10
     _, by_snap1, by_time = both(layer(cell), "snap1")
-    assert 1e-4 < error(by_snap1, by_time) < 1  # an approximation otherwise
+    assert 1e-4 < error(by_snap1, by_time) < 1  # otherwise an approximation
 
 
 @pytest.mark.parametrize("cell", cells.names())
-def test_snap1_runs_for_every_cell_and_takes_few_numbers(cell):
+def test_snap1_supports_every_cell_with_little_memory(cell):
     recurrent = layer(cell)
     stream, found, wanted = both(recurrent, "snap1", rows=1)
     states = len(recurrent.programs[0].states)
@@ -102,17 +102,17 @@ def test_snap1_runs_for_every_cell_and_takes_few_numbers(cell):
     assert all(np.isfinite(g).all() for g in found.values())
 
 
-def test_the_top_layer_of_a_stack_is_exact():
+def test_gradients_of_the_top_layer_are_exact():
     for skip in (None, "residual", "dense"):
         _, found, wanted = both(layer("lstm", layers=2, skip=skip), "rtrl")
         top = {name: w for name, w in wanted.items() if name.startswith("layer1")}
         assert error(found, top) < 1e-10
 
 
-def test_lower_layers_are_exact_where_the_upper_one_has_no_memory():
+def test_gradients_of_lower_layers_are_exact_below_a_memoryless_layer():
     @throughtime.cell
     def memoryless(x, h):
-        """A layer whose state is written and never read."""
+        """A cell that writes its state but never reads it."""
         return throughtime.language.tanh(throughtime.language.affine("hidden", x) + 0 * h)
 
     recurrent = Recurrent.from_programs(
@@ -130,7 +130,7 @@ def test_lower_layers_are_exact_where_the_upper_one_has_no_memory():
     [Categorical(4), Bernoulli(3), Point(2, "mse"), Point(1, "mae"), Quantiles(1, (0.1, 0.9)), Normal(2)],
     ids=str,
 )
-def test_a_network_with_one_layer_has_the_gradient_of_its_loss(output):
+def test_a_network_with_one_layer_has_exact_gradients(output):
     model = network(output)
     x, targets = inputs_of(model), targets_of(output)
     loss, _ = model.loss(x, targets)
@@ -151,8 +151,8 @@ def test_a_network_with_one_layer_has_the_gradient_of_its_loss(output):
 
 
 @pytest.mark.parametrize("tie", [False, True])
-def test_symbols_learn_from_the_step_they_are_read_in(tie):
-    # One step from the initial state: all gradients are exact, an embedding's too.
+def test_embeddings_learn_from_the_step_that_reads_them(tie):
+    # After one step from the initial state, all gradients are exact, including the embedding's.
     model = network(Categorical(7), symbols=7, tie=tie)
     x, targets = inputs_of(model, 1), targets_of(Categorical(7), 1)
     loss, _ = model.loss(x, targets)
@@ -165,8 +165,8 @@ def test_symbols_learn_from_the_step_they_are_read_in(tie):
     assert ("head.weight" in found) is not tie
 
 
-def test_a_stream_learns_and_the_same_steps_without_learning_do_not():
-    # The sign of the input two steps ago: it can only come from the state, so the recurrent weights must learn.
+def test_learning_reduces_the_loss():
+    # The target is the sign of the input two steps ago, which only the state can provide.
     model = network(Point(1, "mse"), "lstm", dtype=torch.float32)
     stream, frozen = Stream(model, learn=True, lr=0.01), Stream(model)
     generator = np.random.default_rng(0)
@@ -181,19 +181,19 @@ def test_a_stream_learns_and_the_same_steps_without_learning_do_not():
     assert np.mean(before) > 0.8
 
 
-def test_before_it_learns_a_stream_computes_what_any_stream_does():
+def test_a_learning_stream_matches_a_fixed_one_before_it_learns():
     for model in (network(Categorical(4), layers=2), layer("lstm", layers=2)):
         x = torch.randn(STEPS, 2, INPUT, dtype=torch.float64).numpy()
         one, other = Stream(model, 2), Stream(model, 2, learn=True)
         for now in x:
-            assert np.allclose(one.step(now), other.step(now), rtol=0, atol=1e-14)  # a head's sums have another order
+            assert np.allclose(one.step(now), other.step(now), rtol=0, atol=1e-14)  # the head sums in a different order
         assert all(np.array_equal(one.state[name], other.state[name]) for name in one.state)
         one.reset([1])
         other.reset([1])
         assert all(np.array_equal(one.state[name], other.state[name]) for name in one.state)
 
 
-def test_a_block_is_its_steps():
+def test_a_block_matches_its_steps():
     model = network(Point(1, "mse"))
     x = inputs_of(model, rows=1).numpy()[:, 0]
     one, other = Stream(model, learn=True), Stream(model, learn=True)

@@ -1,4 +1,4 @@
-"""What a learning stream does besides its gradients: copies, files, methods, optimizers, mistakes."""
+"""Learning streams: copies, files, methods, optimizers and errors."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from throughtime.streaming.structure import Structure
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda s: pickle.loads(pickle.dumps(s))])
-def test_copies_learn_by_themselves_from_where_they_are(copied):
+def test_copies_learn_independently(copied):
     model = network(Point(1, "mse"))
     x = inputs_of(model, rows=1).numpy()[:, 0]
     stream = Stream(model, learn=True)
@@ -74,7 +74,7 @@ def test_two_streams_with_one_optimizer_do_not_share_it():
     ids=lambda m: f"{type(m).__name__}({m.extra_repr()})",
 )
 @pytest.mark.parametrize("from_file", [False, True])
-def test_what_was_learned_can_be_saved(module, from_file, tmp_path):
+def test_a_stream_that_has_learned_can_be_saved(module, from_file, tmp_path):
     source = module
     if from_file:
         throughtime.save(module, tmp_path / "before.safetensors")
@@ -95,18 +95,18 @@ def test_what_was_learned_can_be_saved(module, from_file, tmp_path):
         assert np.allclose(loaded(given)[0][0, 0].numpy(), after, rtol=0, atol=1e-6)
 
 
-def test_the_method_follows_the_size_and_the_log_says_so(caplog):
+def test_the_method_depends_on_the_size_and_is_logged(caplog):
     with caplog.at_level(logging.INFO, "throughtime"):
         small = Stream(Recurrent("lstm", 8, 32), learn=True)
         large = Stream(Recurrent("lstm", 8, 128), learn=True)
         local = Stream(Recurrent("mingru", 8, 128), learn=True)
-    # 64 state elements by 4 * 32 * (8 + 32 + 1) parameters of 4 bytes
+    # 64 state elements times 4 * 32 * (8 + 32 + 1) parameters times 4 bytes
     assert [m.bytes for m in small.methods] == [64 * 4 * 32 * 41 * 4]
     assert [s.methods[0].name for s in (small, large, local)] == ["rtrl", "snap1", "rtrl"]
     assert caplog.messages == [
-        "layer 0 (lstm) learns by exact RTRL, sensitivities of 1.3 MB",
-        "layer 0 (lstm) learns by SnAp-1, sensitivities of 491.0 kB",  # 2 elements for 3 gates, 1 for the output gate
-        "layer 0 (mingru) learns by exact RTRL, sensitivities of 9.2 kB",
+        "layer 0 (lstm): exact RTRL, 1.3 MB of sensitivities",
+        "layer 0 (lstm): SnAp-1, 491.0 kB of sensitivities",  # 2 elements for 3 gates, 1 for the output gate
+        "layer 0 (mingru): exact RTRL, 9.2 kB of sensitivities",
     ]
     assert Stream(Recurrent("lstm", 8, 32)).methods == ()
 
@@ -126,7 +126,7 @@ stream.save(sys.argv[2])
 """
 
 
-def test_learning_needs_no_torch(tmp_path):
+def test_learning_does_not_need_torch(tmp_path):
     throughtime.save(network(Point(1, "mse"), dtype=torch.float32), tmp_path / "model.safetensors")
     paths = [str(tmp_path / name) for name in ("model.safetensors", "learned.safetensors")]
     done = subprocess.run(
@@ -155,7 +155,7 @@ def test_learning_needs_no_torch(tmp_path):
     ],
     ids=["sgd", "momentum", "adam", "betas"],
 )
-def test_optimizers_are_torchs(ours, theirs):
+def test_optimizers_match_torch(ours, theirs):
     generator = torch.Generator().manual_seed(0)
     parameter = torch.nn.Parameter(torch.randn(3, 4, generator=generator, dtype=torch.float64))
     weights = {"w": parameter.detach().numpy().copy()}
@@ -167,7 +167,7 @@ def test_optimizers_are_torchs(ours, theirs):
     assert np.allclose(weights["w"], parameter.detach().numpy(), rtol=0, atol=1e-14)
 
 
-def test_the_gradient_is_clipped_by_its_norm():
+def test_the_gradient_norm_is_clipped():
     model = network(Point(1, "mse"))
     stream = Stream(model, learn=True, optimizer=Summing(), clip=0.5)
     stream.step(np.ones(INPUT))
@@ -176,14 +176,14 @@ def test_the_gradient_is_clipped_by_its_norm():
     assert np.isclose(norm, 0.5, rtol=1e-12)
 
 
-# Mistakes.
+# Errors.
 
 
-def test_what_is_refused():
-    with pytest.raises(UserError, match="both directions"):
+def test_unsupported_models_and_calls_are_rejected():
+    with pytest.raises(UserError, match="a bidirectional layer needs the whole sequence"):
         Stream(Recurrent("gru", 2, 3, bidirectional=True), learn=True)
     model = network(Point(1, "mse"))
-    with pytest.raises(UserError, match=r"make it with Stream\(model, learn=True\)"):
+    with pytest.raises(UserError, match=r"create it with Stream\(model, learn=True\)"):
         Stream(model).learn(1.0)
     stream = Stream(model, learn=True)
     with pytest.raises(UserError, match="call step first"):
@@ -192,7 +192,7 @@ def test_what_is_refused():
     for target in ("up", [1.0, 2.0], float("nan"), None):
         with pytest.raises(UserError, match="target"):
             stream.learn(target)
-    stream.learn(1.0)  # a mistake leaves the step to be learned from
+    stream.learn(1.0)  # after an error, the step can still be learned from
     with pytest.raises(UserError, match="call step first"):
         stream.learn(1.0)
     stream.step(np.ones(INPUT))
@@ -211,12 +211,12 @@ def test_what_is_refused():
         ({"clip": -1}, "clip must be 0 or a positive number, got -1"),
     ],
 )
-def test_options_that_are_invalid(options, told):
+def test_invalid_options_are_rejected(options, told):
     with pytest.raises(UserError, match=told):
         Stream(network(Point(1, "mse")), **{"learn": True, **options})
 
 
-def test_inputs_that_do_not_fit():
+def test_invalid_inputs_are_rejected():
     stream = Stream(network(Point(1, "mse")), 2, learn=True)
     for x in (np.ones(INPUT), np.ones((2, INPUT + 1)), np.array([["a"] * INPUT] * 2)):
         with pytest.raises(UserError, match=r"x must be numbers \[2, 3\]"):
@@ -229,13 +229,13 @@ def test_inputs_that_do_not_fit():
         symbols.step(1.0)
 
 
-def test_networks_without_a_loss_of_single_steps_learn_from_a_gradient():
+def test_networks_without_a_stepwise_loss_learn_from_a_gradient():
     for model, told in ((layer("gru"), "have no loss"), (network(Signal(1)), "many steps")):
         stream = Stream(model, learn=True)
         y = stream.step(np.ones(INPUT))
         with pytest.raises(UserError, match=told):
             stream.learn(np.ones_like(y))
-        with pytest.raises(UserError, match=r"gradient must be numbers \[1,"):
+        with pytest.raises(UserError, match=r"gradient must be an array \[1,"):
             stream.learn(gradient=np.ones(7))
         assert np.isnan(stream.learn(gradient=np.ones_like(y)))
 
@@ -249,7 +249,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     assert np.array_equal(stream.step(np.ones(INPUT)), y)
 
 
-def test_sensitivities_that_would_fill_the_memory():
+def test_sensitivities_that_are_too_large_are_rejected():
     with torch.device("meta"):
         program = cells.lstm.program(256, 512)
     recurrent = Recurrent.from_programs([program], 512)
@@ -257,7 +257,7 @@ def test_sensitivities_that_would_fill_the_memory():
         Stream(recurrent, learn="rtrl")
 
 
-def test_a_transposed_matrix_is_refused():
+def test_a_transposed_matrix_is_rejected():
     from throughtime.program.builder import Builder
     from throughtime.program.core import Parameter
 

@@ -1,4 +1,4 @@
-"""A run is an operator of torch: compiled, exported, differentiated twice, and never with a wrong tangent."""
+"""A run is a torch operator: it compiles, exports, differentiates twice, and never returns a wrong tangent."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 import throughtime
-import throughtime.engines.operator  # which torch then knows
+import throughtime.engines.operator  # registers the operator
 from throughtime import cells
 from throughtime.engines import choose, get, say_once
 
 pytestmark = pytest.mark.skipif(
-    get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None, reason="the extension is not built"
+    get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None,
+    reason="the native extension is not built",
 )
 
 
@@ -28,26 +29,26 @@ def arguments(name: str, batch_sizes: list[int] | None = None) -> tuple[Any, ...
 
     inputs = [draw(5, 2, i.width) for i in program.inputs]
     states = [draw(2, s.width) for s in program.states]
-    told = ("native", program.text, 5, batch_sizes, False, None)
-    return *told, inputs, states, [draw(*p.shape) for p in program.parameters]
+    settings = ("native", program.text, 5, batch_sizes, False, None)
+    return *settings, inputs, states, [draw(*p.shape) for p in program.parameters]
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_the_operator_passes_torchs_own_check(name: str) -> None:
+def test_the_operator_passes_opcheck(name: str) -> None:
     results = torch.library.opcheck(torch.ops.throughtime.run.default, arguments(name))
     assert set(results.values()) == {"SUCCESS"}
 
 
-@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])  # a rectifier has no second derivative to compare
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])  # a ReLU has no second derivative to compare
 @pytest.mark.parametrize("batch_sizes", [None, [2, 2, 1, 1, 0]])
-def test_first_and_second_derivatives_are_those_of_finite_differences(name: str, batch_sizes: list[int] | None) -> None:
-    *told, _, _, _ = given = arguments(name, batch_sizes)
+def test_first_and_second_derivatives_match_finite_differences(name: str, batch_sizes: list[int] | None) -> None:
+    *settings, _, _, _ = given = arguments(name, batch_sizes)
     groups = given[-3:]
     counts = [len(group) for group in groups]
 
     def run(*flat: Tensor) -> list[Tensor]:
         split = [list(flat[sum(counts[:k]) : sum(counts[: k + 1])]) for k in range(3)]
-        return list(torch.ops.throughtime.run(*told, *split))
+        return list(torch.ops.throughtime.run(*settings, *split))
 
     flat = [t for group in groups for t in group]
     assert torch.autograd.gradcheck(run, flat)
@@ -66,7 +67,7 @@ class Net(nn.Module):
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "Recurrent"])
 @pytest.mark.parametrize("engine", [None, "reference"])
-def test_a_model_is_compiled_without_a_graph_break(kind: str, engine: str | None) -> None:
+def test_a_model_compiles_without_graph_breaks(kind: str, engine: str | None) -> None:
     if kind == "Recurrent":
         layer: nn.Module = throughtime.Recurrent("gru", 3, 4, 2, bidirectional=True, engine=engine)
     else:
@@ -81,7 +82,7 @@ def test_a_model_is_compiled_without_a_graph_break(kind: str, engine: str | None
 
 
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-def test_forward_tangents_and_vmap_are_right(kind: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_forward_mode_and_vmap_are_correct(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     layer = getattr(throughtime, kind)(3, 4, dtype=torch.float64)
     plain = getattr(nn, kind)(3, 4, dtype=torch.float64)
     plain.load_state_dict(layer.state_dict())
@@ -94,10 +95,10 @@ def test_forward_tangents_and_vmap_are_right(kind: str, caplog: pytest.LogCaptur
             other = torch.autograd.forward_ad.unpack_dual(layer(dual)[0]).tangent
     step = 1e-6
     expected = (plain(x + step * v)[0] - plain(x - step * v)[0]) / (2 * step)
-    # Central differences of a function with values of about 1, at a step of 1e-6: 1e-16 / 1e-6 of rounding.
+    # Rounding of central differences with a step of 1e-6, for values of about 1: 1e-16 / 1e-6.
     torch.testing.assert_close(tangent, expected, rtol=0, atol=1e-9)
     torch.testing.assert_close(other, tangent)
-    assert len(caplog.records) == 1  # said once
+    assert len(caplog.records) == 1  # logged once
     mapped = torch.func.vmap(lambda x: layer(x)[0])(x.unsqueeze(0).expand(3, -1, -1, -1))
     torch.testing.assert_close(mapped[2], plain(x)[0])
     per_sample = torch.func.grad(lambda x: layer(x)[0].sum())(x)
@@ -105,12 +106,12 @@ def test_forward_tangents_and_vmap_are_right(kind: str, caplog: pytest.LogCaptur
     torch.testing.assert_close(per_sample, torch.autograd.grad(plain(x)[0].sum(), x)[0])
 
 
-def test_the_bare_operator_refuses_forward_tangents() -> None:
-    *told, inputs, states, parameters = arguments("lstm")
+def test_the_operator_itself_refuses_forward_mode() -> None:
+    *settings, inputs, states, parameters = arguments("lstm")
     with torch.autograd.forward_ad.dual_level():
         dual = torch.autograd.forward_ad.make_dual(inputs[0].detach(), torch.ones_like(inputs[0]))
         with pytest.raises(NotImplementedError, match="no forward-mode derivative"):
-            torch.ops.throughtime.run(*told, [dual], states, parameters)
+            torch.ops.throughtime.run(*settings, [dual], states, parameters)
 
 
 @pytest.mark.parametrize("engine", [None, "reference"])
@@ -123,7 +124,7 @@ def test_autocast_computes_in_float32(engine: str | None) -> None:
     assert torch.equal(y, layer(x.bfloat16().float())[0].bfloat16())
 
 
-def test_a_fall_back_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_fallback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     say_once.cache_clear()
     program = cells.get("lstm").program(3, 4)
     with caplog.at_level(logging.WARNING, "throughtime"):

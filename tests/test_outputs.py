@@ -1,4 +1,4 @@
-"""Outputs: predictions, probabilities and samples, against SciPy's distributions."""
+"""Outputs: predictions, probabilities and samples, compared with SciPy's distributions."""
 
 import json
 
@@ -23,7 +23,7 @@ OUTPUTS = [
 ]
 SAMPLED = [output for output in OUTPUTS if not isinstance(output, Point)]
 DRAWS = 100_000
-# Five standard errors of a share of DRAWS; the generators have fixed seeds.
+# Five standard errors of a frequency in DRAWS; the generators have fixed seeds.
 SHARE = 5 * 0.5 / DRAWS**0.5
 # By chance alone the Kolmogorov-Smirnov distance exceeds this once in 130,000 tests.
 DISTANCE = 2.5 / DRAWS**0.5
@@ -38,7 +38,7 @@ def raw_of(output, *leading, seed=0):
 
 
 def drawn(output, raw, temperature):
-    """Samples `[DRAWS, ...]` of one `raw`."""
+    """Samples `[DRAWS, ...]` from one `raw`."""
     return output.sample(np.broadcast_to(raw, (DRAWS, *raw.shape)), np.random.default_rng(1), temperature)
 
 
@@ -67,12 +67,12 @@ def test_probabilities_are_softmax_and_sigmoid_without_overflow():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-def test_probabilities_keep_the_type(dtype):
+def test_probabilities_keep_the_dtype(dtype):
     for output in (Categorical(5), Bernoulli(4)):
         assert output.probabilities(raw_of(output, 2).astype(dtype)).dtype == dtype
 
 
-def test_the_prediction_is_the_most_likely():
+def test_the_prediction_is_the_most_likely_value():
     raw = raw_of(Categorical(5), 50)
     assert np.array_equal(Categorical(5).predict(raw), Categorical(5).probabilities(raw).argmax(-1))
     raw = raw_of(Bernoulli(4), 50)
@@ -87,7 +87,7 @@ def test_quantiles_never_cross(raw):
 
 
 @by_kind(SAMPLED)
-def test_temperature_0_draws_the_most_likely(output):
+def test_temperature_0_draws_the_most_likely_value(output):
     raw = raw_of(output, 50)
     expected = output.predict(raw)
     if isinstance(output, Quantiles):
@@ -96,7 +96,7 @@ def test_temperature_0_draws_the_most_likely(output):
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1, 2])
-def test_frequencies_are_the_probabilities_at_a_temperature(temperature):
+def test_sample_frequencies_match_probabilities_at_any_temperature(temperature):
     raw = raw_of(Categorical(5))
     shares = np.bincount(drawn(Categorical(5), raw, temperature), minlength=5) / DRAWS
     np.testing.assert_allclose(shares, special.softmax(raw / temperature), atol=SHARE)
@@ -105,7 +105,7 @@ def test_frequencies_are_the_probabilities_at_a_temperature(temperature):
     np.testing.assert_allclose(shares, special.expit(raw / temperature), atol=SHARE)
 
 
-def test_a_class_whose_score_is_minus_infinity_is_never_drawn():
+def test_classes_with_a_score_of_minus_infinity_are_never_drawn():
     raw = np.array([-np.inf, 0, -50, -np.inf, 0])
     assert set(drawn(Categorical(5), raw, 1.0)) == {1, 4}
 
@@ -123,18 +123,18 @@ def test_real_valued_samples_follow_the_distribution(temperature):
         assert stats.kstest(draws, stats.t(degrees[k], raw[k], scale[k]).cdf).statistic < DISTANCE
 
 
-def test_samples_lie_below_each_quantile_as_often_as_its_level_says():
+def test_the_fraction_of_samples_below_each_quantile_is_its_level():
     output = Quantiles(2, (0.1, 0.4, 0.5, 0.9))
     raw = raw_of(output)
     draws = drawn(output, raw, 1.0)
     shares = (draws[..., None] <= output.predict(raw)).mean(0)
-    # All are below the last one: the distribution ends there.
+    # All are below the last one, because the distribution ends there.
     np.testing.assert_allclose(shares, [[0.1, 0.4, 0.5, 1.0]] * 2, atol=SHARE)
     single = Quantiles(2, [0.5])
     assert np.array_equal(single.sample(raw[:2], np.random.default_rng(0)), raw[:2])
 
 
-def test_a_point_has_no_samples_and_a_temperature_has_a_range():
+def test_invalid_sampling_is_rejected():
     with pytest.raises(UserError, match="no distribution"):
         Point(3, "mse").sample(np.zeros(3), np.random.default_rng(0))
     for temperature in (-1, np.inf, np.nan):
@@ -143,7 +143,7 @@ def test_a_point_has_no_samples_and_a_temperature_has_a_range():
 
 
 @by_kind(OUTPUTS)
-def test_data_gives_the_output_back(output):
+def test_outputs_round_trip_through_data(output):
     assert from_data(json.loads(json.dumps(output.to_data()))) == output
 
 
@@ -168,7 +168,7 @@ def test_numpy_sizes_are_stored_as_integers():
         (lambda: Quantiles(1, "0.5"), "levels must be numbers between 0 and 1 in ascending order, got '0.5'"),
     ],
 )
-def test_invalid_settings_are_refused(make, message):
+def test_invalid_settings_are_rejected(make, message):
     with pytest.raises(UserError, match=message):
         make()
 
@@ -176,9 +176,9 @@ def test_invalid_settings_are_refused(make, message):
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (None, "must be a dictionary with its kind, got None"),
-        ({"classes": 3}, "must be a dictionary with its kind"),
-        ({"kind": ["categorical"], "classes": 3}, "must be a dictionary with its kind"),
+        (None, "must be a dict with a kind, got None"),
+        ({"classes": 3}, "must be a dict with a kind"),
+        ({"kind": ["categorical"], "classes": 3}, "must be a dict with a kind"),
         ({"kind": "categorial", "classes": 3}, "unknown output 'categorial', did you mean categorical"),
         (
             {"kind": "x"},
@@ -192,7 +192,7 @@ def test_invalid_settings_are_refused(make, message):
         ({"kind": "quantiles", "targets": 1, "levels": None}, "'quantiles' is damaged: levels must be numbers"),
     ],
 )
-def test_damaged_data_is_refused(data, message):
+def test_damaged_data_is_rejected(data, message):
     with pytest.raises(ModelError, match=message):
         from_data(data)
 

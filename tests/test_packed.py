@@ -1,4 +1,4 @@
-"""Packed arrays give what padded ones give, on every engine, forward and in gradients."""
+"""Packed sequences match padded ones on every engine: results and gradients."""
 
 from __future__ import annotations
 
@@ -42,13 +42,13 @@ def results_and_gradients(
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("name", names())
-def test_every_engine(name: str, cell: str, reverse: bool, states_too: bool) -> None:
+def test_packed_matches_padded_on_every_engine(name: str, cell: str, reverse: bool, states_too: bool) -> None:
     program = cells.get(cell).program(3, 4)
     program = program.flipped if reverse else program
     reason = get(name).refuses(program, torch.zeros(1, dtype=torch.float64))
     if reason is not None:
         pytest.skip(reason)
-    padded = random_arguments(program, len(SIZES), 6)  # the last row has no step
+    padded = random_arguments(program, len(SIZES), 6)  # the last sequence is empty
     packed = padded._replace(inputs=[pack(x, SIZES) for x in padded.inputs])
     of_output = torch.randn(len(SIZES), 6, 4, dtype=torch.float64)
     of_states = [torch.randn_like(s) if states_too else None for s in padded.states]
@@ -62,7 +62,7 @@ def test_every_engine(name: str, cell: str, reverse: bool, states_too: bool) -> 
 
 @settings(max_examples=40)
 @given(program=programs(), sizes=st.lists(st.integers(0, 3), max_size=5).map(lambda s: sorted(s, reverse=True)))
-def test_any_program(program: Program, sizes: list[int]) -> None:
+def test_packed_matches_padded_for_random_programs(program: Program, sizes: list[int]) -> None:
     arguments = random_arguments(program, len(sizes), 3)
     wanted = run_on(get("reference"), program, len(sizes), *arguments, sizes)
     wanted = wanted._replace(outputs=[pack(o, sizes) for o in wanted.outputs])

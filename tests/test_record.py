@@ -1,4 +1,4 @@
-"""Recording changes no bit of a result, and what is on the tape is what the equations say."""
+"""Recording changes no bit of the results, and the tape matches the equations."""
 
 import copy
 import gc
@@ -29,7 +29,7 @@ def gradients(model, x, loss):
 
 @st.composite
 def asked(draw, steps, width):
-    """Steps and units, as a slice, a list or all."""
+    """Draw steps and units as a slice, a list, or all."""
     found = []
     for size in (steps, width):
         some = st.lists(
@@ -53,8 +53,8 @@ def test_recording_one_unit_changes_no_bit(name):
 
 @settings(max_examples=40)
 @given(st.data())
-def test_recording_changes_no_bit_and_gives_what_the_reference_engine_computes(data):
-    """Of any cell, direction, shape and choice; forward and gradients, with and without gradients recorded."""
+def test_recording_changes_no_bit_and_matches_the_reference_engine(data):
+    """Cells, directions, shapes and selections are random; outputs and gradients, recorded or not, are compared."""
     torch.manual_seed(0)
     name = data.draw(st.sampled_from(cells.names()))
     T, B = data.draw(st.integers(1, 6)), data.draw(st.integers(1, 4))
@@ -80,7 +80,7 @@ def test_recording_changes_no_bit_and_gives_what_the_reference_engine_computes(d
         for p, r in zip(plain, recorded, strict=True):
             assert torch.equal(p, r)
     whole = tape.calls[0]
-    # The reference engine computes in another order, in float32.
+    # The reference engine computes in a different order, in float32.
     model.engine = "reference"
     with torch.no_grad(), throughtime.record(model, *patterns) as reference:
         run(False)
@@ -106,7 +106,7 @@ def test_recording_changes_no_bit_and_gives_what_the_reference_engine_computes(d
 
 
 @pytest.mark.parametrize("batch_first", [False, True])
-def test_time_comes_first_and_rows_are_the_callers(batch_first):
+def test_time_is_the_first_axis_and_sequences_keep_the_callers_order(batch_first):
     layer = throughtime.LSTM(4, 5, batch_first=batch_first)
     x = torch.randn(3, 6, 4) if batch_first else torch.randn(6, 3, 4)
     with throughtime.record(layer, "layer0.hidden") as tape:
@@ -139,7 +139,7 @@ def test_names_in_a_larger_model():
         throughtime.record(model, "layer0.update")
 
 
-def test_where_there_is_one_recurrent_module_its_path_may_be_left_out():
+def test_path_is_optional_if_there_is_one_recurrent_module():
     model = LanguageModel(7, recurrent("lstm"))
     for pattern in ("layer0.forget", "recurrent.layer0.forget"):
         with throughtime.record(model, pattern) as tape:
@@ -149,7 +149,7 @@ def test_where_there_is_one_recurrent_module_its_path_may_be_left_out():
         assert tape["layer0.forget"].shape == (5, 2, HIDDEN)
 
 
-def test_calls_are_kept_apart_and_can_be_joined_or_cleared():
+def test_calls_are_separate_and_can_be_joined_or_cleared():
     step_by_step = throughtime.LSTMCell(4, 5)
     x, state, states = torch.randn(6, 3, 4), None, []
     with throughtime.record(step_by_step, "layer0.cell") as tape:
@@ -168,7 +168,7 @@ def test_calls_are_kept_apart_and_can_be_joined_or_cleared():
     assert torch.equal(tape["layer0.cell"][0], states[0])
 
 
-def test_an_exception_leaves_the_model_as_it_was():
+def test_exception_restores_the_model():
     layer = throughtime.LSTM(4, 5)
     with pytest.raises(RuntimeError), throughtime.record(layer, "*"):
         layer(torch.randn(2, 1, 3))
@@ -176,7 +176,7 @@ def test_an_exception_leaves_the_model_as_it_was():
     pickle.dumps(layer)
 
 
-def test_records_within_one_another_and_of_one_another():
+def test_nested_recordings():
     layer = throughtime.LSTM(4, 5)
     x = torch.randn(6, 3, 4)
     with throughtime.record(layer, "*.forget", gradients=True) as outer:
@@ -188,7 +188,7 @@ def test_records_within_one_another_and_of_one_another():
     assert torch.equal(inner["layer0.forget"], outer.calls[0]["layer0.forget"][:, :, 1:2])
 
 
-def test_what_is_kept_is_no_more_than_what_was_chosen():
+def test_only_the_selection_is_kept():
     layer = throughtime.LSTM(4, 64)
     for grad in (False, True):
         with torch.set_grad_enabled(grad), throughtime.record(layer, "*", steps=[3], units=[0, 60]) as tape:
@@ -197,7 +197,7 @@ def test_what_is_kept_is_no_more_than_what_was_chosen():
             assert value.untyped_storage().nbytes() == 4 * 8 * 2
 
 
-def test_what_a_training_step_keeps_for_its_gradient_is_not_written_again():
+def test_residuals_are_not_copied():
     program = cells.get("lstm").program(4, 5)
     from throughtime.program.gradient import everything_wanted, with_residuals
 
@@ -207,7 +207,7 @@ def test_what_a_training_step_keeps_for_its_gradient_is_not_written_again():
     assert full == augmented
 
 
-def test_the_tape_is_not_touched_by_what_is_done_with_the_output():
+def test_modifying_the_output_does_not_change_the_tape():
     layer = throughtime.LSTM(4, 5)
     with throughtime.record(layer, "layer0.hidden") as tape:
         output, _ = layer(torch.randn(6, 3, 4))
@@ -227,12 +227,12 @@ def test_a_tape_keeps_no_graph_alive():
     assert graph() is None
 
 
-def test_a_budget_refuses_before_the_run():
+def test_budget_is_checked_before_the_run():
     layer = throughtime.LSTM(4, 64)
     x = torch.randn(100, 32, 4)
     with throughtime.record(layer, "*.forget", budget_bytes=1 << 20) as tape:
         layer(x[:, :16])
-        with pytest.raises(UserError, match=r"take 800 KiB beside the 400 KiB .* 1 MiB: .* tape.clear\(\)"):
+        with pytest.raises(UserError, match=r"take 800 KiB in addition to 400 KiB .* 1 MiB: .* tape.clear\(\)"):
             layer(x)
         assert len(tape.calls) == 1
         tape.clear()
@@ -241,41 +241,41 @@ def test_a_budget_refuses_before_the_run():
         layer(x)
     with (
         throughtime.record(layer, "*.forget", gradients=True, budget_bytes=1 << 20),
-        pytest.raises(UserError, match=r"1\.56 MiB, and the budget is 1 MiB"),
+        pytest.raises(UserError, match=r"1\.56 MiB, but the budget is 1 MiB"),
     ):
         layer(x)
 
 
-def test_what_cannot_be_recorded_is_said():
+def test_invalid_arguments_raise():
     layer = throughtime.LSTM(4, 5)
     x = torch.randn(6, 3, 4)
     for arguments, message in [
         (([],), "a torch module"),
         ((nn.LSTM(4, 5), "*"), r"throughtime.accelerate\(model\)"),
-        ((layer,), "name what is to be recorded"),
+        ((layer,), "pass the names of values to record"),
         ((layer, "layer0.forgte"), "did you mean layer0.forget?"),
-        ((layer, "layer1.*"), "no value is called 'layer1.*'"),
+        ((layer, "layer1.*"), "no value named 'layer1.*'"),
         ((layer, 3), "given 3"),
         ((layer, ["layer0.forget"]), r"given \['layer0.forget'\]"),
     ]:
         with pytest.raises(UserError, match=message):
             throughtime.record(*arguments)
     for options, message in [
-        ({"units": [5]}, "units 5 of layer0.forget: it has 5, from 0 to 4"),
-        ({"units": [1, -4]}, "one is meant twice"),
-        ({"units": [1, 1]}, "one is there twice"),
-        ({"units": "12"}, "a list of whole numbers"),
-        ({"steps": [0.5]}, "a list of whole numbers"),
-        ({"steps": [True]}, "a list of whole numbers"),
-        ({"steps": [6]}, "steps 6 of a run: it has 6, from 0 to 5"),
-        ({"steps": slice(6, 9)}, "leaves none of the 6"),
-        ({"budget_bytes": "2 GB"}, "a number of bytes above 0; given '2 GB'"),
-        ({"budget_bytes": -1}, "a number of bytes above 0; given -1"),
+        ({"units": [5]}, "units 5 of layer0.forget out of range: must be 0 to 4"),
+        ({"units": [1, -4]}, "twice"),
+        ({"units": [1, 1]}, "must be distinct"),
+        ({"units": "12"}, "a list of integers"),
+        ({"steps": [0.5]}, "a list of integers"),
+        ({"steps": [True]}, "a list of integers"),
+        ({"steps": [6]}, "steps 6 of a run out of range: must be 0 to 5"),
+        ({"steps": slice(6, 9)}, "selects none of the 6"),
+        ({"budget_bytes": "2 GB"}, "a positive number of bytes, got '2 GB'"),
+        ({"budget_bytes": -1}, "a positive number of bytes, got -1"),
     ]:
         with pytest.raises(UserError, match=message), throughtime.record(layer, "layer0.forget", **options):
             layer(x)
     with throughtime.record(layer, "layer0.forget") as tape:
-        with pytest.raises(UserError, match="no run of its layer was seen"):
+        with pytest.raises(UserError, match="its layer has not run"):
             tape["layer0.forget"]
         layer(x)
         with pytest.raises(UserError, match=r"'layer0.cell' was not recorded"):
@@ -284,8 +284,8 @@ def test_what_cannot_be_recorded_is_said():
             tape.gradient("layer0.forget")
 
 
-@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile asks what has one, where it goes on
-def test_a_compiled_model_is_recorded_outside_its_graph_or_it_is_said():
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch.compile checks which tensors have one when it resumes
+def test_recording_a_compiled_model_works_outside_its_graph_or_raises():
     layer = recurrent("lstm")
     x = torch.randn(6, 3, 4)
     compiled = torch.compile(layer, backend="eager")
@@ -302,13 +302,13 @@ def test_a_compiled_model_is_recorded_outside_its_graph_or_it_is_said():
         pytest.raises(RuntimeError, match=r"throughtime\.record and throughtime\.edit work outside of a graph"),
     ):
         whole(x)
-    with throughtime.record(layer, "layer0.forget"), pytest.raises(UserError, match="nothing can be recorded"):
+    with throughtime.record(layer, "layer0.forget"), pytest.raises(UserError, match="values can't be recorded"):
         torch.export.export(layer, (x,))
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")
 @pytest.mark.parametrize("option", ["zoneout", "recurrent_dropout"])
-def test_a_compiled_layer_keeps_its_masks_while_it_is_recorded(option):
+def test_compiled_layer_keeps_its_masks_while_recorded(option):
     layer = recurrent("lstm", **{option: 0.5})
     x = torch.randn(6, 3, 4)
     torch._dynamo.reset()
@@ -325,7 +325,7 @@ def test_a_compiled_layer_keeps_its_masks_while_it_is_recorded(option):
 @pytest.mark.parametrize(
     "make", [recurrent, lambda _: throughtime.LSTM(4, HIDDEN), lambda _: throughtime.LSTMCell(4, 6)]
 )
-def test_a_copy_is_neither_recorded_nor_edited(make, copied):
+def test_copies_are_neither_recorded_nor_edited(make, copied):
     layer = make("lstm")
     x = torch.randn(6, 4)
     plain = layer(x)[0]
@@ -337,19 +337,19 @@ def test_a_copy_is_neither_recorded_nor_edited(make, copied):
     assert torch.equal(within(x)[0], plain)
 
 
-def test_nothing_is_recorded_under_a_transform_and_that_is_said():
+def test_recording_under_vmap_raises():
     layer = throughtime.LSTM(4, 5)
     with throughtime.record(layer, "*"), pytest.raises(UserError, match="under vmap"):
         torch.func.vmap(lambda x: layer(x)[0])(torch.randn(2, 6, 3, 4))
 
 
-def test_the_torch_engine_says_that_it_cannot():
+def test_recording_with_the_torch_engine_raises():
     layer = throughtime.LSTM(4, 5, engine="torch")
-    with throughtime.record(layer, "*.forget"), pytest.raises(UserError, match="engine 'torch' cannot run this"):
+    with throughtime.record(layer, "*.forget"), pytest.raises(UserError, match="engine 'torch' can't run this"):
         layer(torch.randn(6, 3, 4))
 
 
-def test_under_autocast_the_values_are_those_that_are_computed():
+def test_values_under_autocast_are_the_computed_ones():
     layer = throughtime.LSTM(4, 5)
     x = torch.randn(6, 3, 4)
     with throughtime.record(layer, "*.forget") as plain:
@@ -386,13 +386,13 @@ mine = alone["layer0.forget"][:, 2 * rank : 2 * rank + 2]
 torch.testing.assert_close(tape["layer0.forget"], mine)
 mine = 2 * alone.gradient("layer0.forget")[:, 2 * rank : 2 * rank + 2]
 torch.testing.assert_close(tape.gradient("layer0.forget"), mine)
-distributed.barrier()  # gloo ends a process that leaves while the other one still talks to it
+distributed.barrier()  # gloo aborts if a process exits while the other still communicates
 distributed.destroy_process_group()
 """
 
 
-def test_each_process_records_its_rows(tmp_path):
-    """Two processes with DistributedDataParallel over gloo; gradients are the same bits with and without."""
+def test_each_process_records_its_own_sequences(tmp_path):
+    """Two processes use DistributedDataParallel over gloo; recording changes no bit of the gradients."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     processes = [

@@ -1,4 +1,4 @@
-"""Recorded gradients: those of the values of every step, as autograd and the equations have them."""
+"""Recorded gradients of the values at every step, compared with autograd and the equations."""
 
 import pytest
 import torch
@@ -15,7 +15,7 @@ from throughtime.program.rewriting import Rewriting
 
 
 class Perturbed(Rewriting):
-    """A program in which something is added to one value: the gradient of what is added is that of the value."""
+    """A program that adds a perturbation to one value; its gradient is that of the value."""
 
     def __init__(self, program, name):
         self.name = name
@@ -29,15 +29,15 @@ class Perturbed(Rewriting):
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_gradients_of_every_value_are_autograds(name):
-    """Against autograd through the reference engine, of zeros that are added to the value at each step."""
+def test_gradients_of_every_value_match_autograd(name):
+    """Compare with autograd on the reference engine, for zeros added to the value at each step."""
     torch.manual_seed(0)
     model = recurrent(name, dtype=torch.float64)
     x = torch.randn(4, 3, 4, dtype=torch.float64)
     with throughtime.record(model, "*", gradients=True) as tape:
         total(*model(x, lengths=[4, 2, 3])).backward()
     ((program, parameters),) = model.layers()[0]
-    order = [0, 2, 1]  # from long to short
+    order = [0, 2, 1]  # longest first
     for value in program.values:
         perturbed = Perturbed(program, value).result()
         zeros = torch.zeros(4, 3, perturbed.inputs[-1].width, dtype=torch.float64, requires_grad=True)
@@ -47,12 +47,12 @@ def test_gradients_of_every_value_are_autograds(name):
         result = run_on(ReferenceEngine(), perturbed, 4, *arguments, [3, 3, 2, 1])
         loss = total(result.outputs[0], tuple(result.states))
         (wanted,) = torch.autograd.grad(loss, zeros, allow_unused=True, materialize_grads=True)
-        # Two orders of the same sums in float64.
+        # The same sums in two orders, in float64.
         assert_close([tape.gradient(f"layer0.{value}")], [wanted[:, order]], 1e-10)
 
 
 def lstm_by_hand(layer, x):
-    """A loop over `torch.nn.LSTM`'s equations that keeps every value of every step."""
+    """Loop over `torch.nn.LSTM`'s equations and keep every value of every step."""
     kept = {}
     h = c = x.new_zeros(x.shape[1], layer.hidden_size)
     outputs = []
@@ -71,13 +71,13 @@ def lstm_by_hand(layer, x):
     return torch.stack(outputs), kept
 
 
-def test_an_lstms_values_and_gradients_are_those_of_a_loop_over_its_equations():
+def test_values_and_gradients_of_an_lstm_match_a_loop_over_its_equations():
     torch.manual_seed(0)
     layer = throughtime.LSTM(4, 5, dtype=torch.float64)
     x = torch.randn(6, 3, 4, dtype=torch.float64)
     with throughtime.record(layer, "*", gradients=True) as tape:
         output, _ = layer(x)
-    output.square().sum().backward()  # outside the block: the tape has the gradients none the less
+    output.square().sum().backward()  # outside the block: the tape still receives the gradients
     by_hand, kept = lstm_by_hand(layer, x)
     values = [v for name in kept for v in kept[name] if not name.endswith(".previous")]
     found = iter(torch.autograd.grad(by_hand.square().sum(), values))
@@ -87,7 +87,7 @@ def test_an_lstms_values_and_gradients_are_those_of_a_loop_over_its_equations():
             assert_close([tape.gradient(f"layer0.{name}")], [torch.stack([next(found) for _ in of_steps])], 1e-13)
 
 
-def test_backward_twice_adds_up_as_in_a_parameter():
+def test_gradients_accumulate_over_backward_calls():
     layer = throughtime.GRU(4, 5, dtype=torch.float64)
     x = torch.randn(6, 3, 4, dtype=torch.float64)
     with throughtime.record(layer, "*.update", gradients=True) as tape:
@@ -98,7 +98,7 @@ def test_backward_twice_adds_up_as_in_a_parameter():
     assert_close([tape.gradient("layer0.update")], [2 * once], 1e-15)
 
 
-def test_a_value_that_the_loss_does_not_reach_has_gradient_zero():
+def test_gradient_is_zero_if_the_loss_does_not_depend_on_the_value():
     layer = throughtime.LSTM(4, 5)
     with throughtime.record(layer, "*", gradients=True) as tape:
         output, _ = layer(torch.randn(6, 3, 4))
@@ -107,8 +107,8 @@ def test_a_value_that_the_loss_does_not_reach_has_gradient_zero():
     assert tape.gradient("layer0.forget")[1:3].any()
 
 
-def test_gradients_reach_values_of_frozen_weights():
-    """Where only the input needs a gradient, or only the state before the first step."""
+def test_gradients_are_recorded_with_frozen_weights():
+    """Only the input or only the initial state needs a gradient."""
     layer = throughtime.LSTM(4, 5).requires_grad_(False)
     x, h, c = torch.randn(6, 3, 4), torch.zeros(1, 3, 5), torch.zeros(1, 3, 5, requires_grad=True)
     found = []
@@ -119,12 +119,12 @@ def test_gradients_reach_values_of_frozen_weights():
         found.append({name: tape.gradient(name) for name in tape.names})
         x.requires_grad_(False)
     for name in tape.names:
-        # One has the products of the gradient program in another place than the other.
+        # The two gradient programs compute their products in different places.
         torch.testing.assert_close(found[0][name], found[1][name], rtol=1e-4, atol=1e-5)
 
 
-def test_gradients_of_a_vector_of_the_cell_at_each_step():
-    """Of a parameter whose own gradient is the sum over steps and rows, needed or not."""
+def test_gradients_of_a_parameter_vector_at_each_step():
+    """The parameter's own gradient is the sum over steps and sequences, whether or not it is required."""
 
     @cell
     def scaled(x, h):

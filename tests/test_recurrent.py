@@ -1,4 +1,4 @@
-"""`Recurrent` runs any cell, in every form of input, on every engine."""
+"""`Recurrent` runs any cell on every engine, with every form of input."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from throughtime.program.saving import from_json
 
 @throughtime.cell
 def leaky(x, h, m=state("memory", initial=0.5)):  # type: ignore[no-untyped-def]
-    """A cell of a user's own, with a state that does not start at zero."""
+    """A custom cell with a nonzero initial state."""
     z = sigmoid(affine("keep", x, h, m))
     m = z * m + (1 - z) * tanh(affine("candidate", x, h))
     return tanh(m), m
 
 
 class OpaqueEngine(ReferenceEngine):
-    """The reference engine without its graph: what autograd sees of the C++ engine."""
+    """The reference engine detached from autograd, as the C++ engine is."""
 
     traceable = False
 
@@ -44,7 +44,7 @@ def tensors(result: tuple[Tensor, object]) -> list[Tensor]:
 
 
 @pytest.mark.parametrize("cell", [*cells.names(), leaky])
-def test_rows_and_chunks_do_not_depend_on_each_other(cell: str | throughtime.Cell) -> None:
+def test_sequences_and_chunks_are_independent(cell: str | throughtime.Cell) -> None:
     torch.manual_seed(0)
     layer = Recurrent(cell, 3, 5, 2, dtype=torch.float64)
     x = torch.randn(8, 4, 3, dtype=torch.float64)
@@ -59,12 +59,12 @@ def test_rows_and_chunks_do_not_depend_on_each_other(cell: str | throughtime.Cel
 
 @pytest.mark.parametrize("cell", [*cells.names(), leaky])
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_lengths_give_what_each_row_gives_alone(cell: str | throughtime.Cell, bidirectional: bool) -> None:
+def test_lengths_match_running_each_sequence_alone(cell: str | throughtime.Cell, bidirectional: bool) -> None:
     torch.manual_seed(0)
     layer = Recurrent(cell, 3, 5, 2, bidirectional=bidirectional, dtype=torch.float64)
     x = torch.randn(6, 4, 3, dtype=torch.float64)
     lengths = [3, 6, 0, 5]
-    x[3:, 0] = float("nan")  # what lies behind a row's end is never looked at
+    x[3:, 0] = float("nan")  # padding is never read
     y, *states = tensors(layer(x, lengths=lengths))
     for row, length in enumerate(lengths):
         alone, *ends = tensors(layer(x[:length, row]))
@@ -75,7 +75,7 @@ def test_lengths_give_what_each_row_gives_alone(cell: str | throughtime.Cell, bi
 
 
 @pytest.mark.parametrize("cell", [*cells.names(), leaky])
-def test_packed_input_is_padded_input_with_lengths(cell: str | throughtime.Cell) -> None:
+def test_packed_input_matches_padded_input_with_lengths(cell: str | throughtime.Cell) -> None:
     torch.manual_seed(0)
     layer = Recurrent(cell, 3, 5, batch_first=True, bidirectional=True)
     x, lengths = torch.randn(4, 6, 3), torch.tensor([3, 6, 1, 5])
@@ -90,9 +90,7 @@ def test_packed_input_is_padded_input_with_lengths(cell: str | throughtime.Cell)
 
 @pytest.mark.parametrize("cell", [*cells.names(), leaky])
 @pytest.mark.parametrize("sizes", [None, [3, 2, 2, 1]])
-def test_gradient_programs_give_autograds_gradients_twice(
-    cell: str | throughtime.Cell, sizes: list[int] | None
-) -> None:
+def test_first_and_second_derivatives_match_autograd(cell: str | throughtime.Cell, sizes: list[int] | None) -> None:
     torch.manual_seed(0)
     program = cells.get(cell).program(2, 3)
 
@@ -115,11 +113,11 @@ def test_gradient_programs_give_autograds_gradients_twice(
         return [*first, *second]
 
     for opaque, plain in zip(derivatives(OpaqueEngine()), derivatives(ReferenceEngine()), strict=True):
-        # Two sums of the same terms in float64 in another order.
+        # Sums of the same float64 terms in a different order.
         torch.testing.assert_close(opaque, plain, rtol=1e-11, atol=1e-11 * max(1.0, float(plain.detach().abs().max())))
 
 
-def test_a_saved_layer_loads_without_the_cells_source() -> None:
+def test_a_saved_layer_loads_without_the_cells_code() -> None:
     layer = Recurrent(leaky, 3, 5, 2)
     again = Recurrent.from_programs(layer.programs, 5)
     again.load_state_dict(layer.state_dict())
@@ -135,16 +133,16 @@ def test_parameters_are_named_by_layer_and_direction() -> None:
     assert shapes["bias_l1"] == (16,)
 
 
-def test_parameters_that_would_be_stored_under_one_name_are_told() -> None:
+def test_parameters_with_the_same_stored_name_are_rejected() -> None:
     @throughtime.cell
     def twice(x, h):  # type: ignore[no-untyped-def]
         return tanh(affine("own", x, h)) * parameter("own.scale") * parameter("own_scale")
 
-    with pytest.raises(UserError, match="two parameters of cell 'twice' are stored as 'own_scale_l0': rename one"):
+    with pytest.raises(UserError, match="two parameters of cell 'twice' are both stored as 'own_scale_l0': rename one"):
         Recurrent(twice, 3, 4)
 
 
-def test_the_forget_bias_and_orthogonal_start_reach_the_right_rows() -> None:
+def test_forget_bias_and_orthogonal_initialization_affect_the_right_rows() -> None:
     layer = Recurrent("lstm", 3, 4)
     layer.reset_parameters("orthogonal", forget_bias=1.0)
     assert (layer.get_parameter("bias_l0")[4:8] == 1).all()
@@ -154,21 +152,21 @@ def test_the_forget_bias_and_orthogonal_start_reach_the_right_rows() -> None:
     assert all(p.abs().max() <= 0.01 for p in layer.parameters())
 
 
-def test_torchs_engine_runs_what_torch_has_and_refuses_the_rest() -> None:
+def test_torchs_engine_supports_only_torchs_layers() -> None:
     like = torch.zeros(1)
     torch_engine = get("torch")
     for name in ("rnn", "rnn_relu", "lstm", "gru"):
         assert torch_engine.refuses(cells.get(name).program(3, 4), like) is None
     assert torch_engine.refuses(cells.lstm.program(3, 4, projection=2), like) is None
     assert "leaky" in str(torch_engine.refuses(leaky.program(3, 4), like))
-    with pytest.raises(UserError, match="cannot run"):
+    with pytest.raises(UserError, match="can't run"):
         choose("torch", leaky.program(3, 4), like)
 
 
 @pytest.mark.parametrize("name", ["rnn", "rnn_relu", "lstm", "gru"])
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("lengths", [None, [3, 6, 0, 5]])
-def test_torchs_engine_agrees_with_the_reference(name: str, bias: bool, lengths: list[int] | None) -> None:
+def test_torchs_engine_matches_the_reference(name: str, bias: bool, lengths: list[int] | None) -> None:
     torch.manual_seed(0)
     layer = Recurrent(name, 3, 5, 2, bias=bias, bidirectional=True, dtype=torch.float64)
     x = torch.randn(6, 4, 3, dtype=torch.float64)
@@ -188,16 +186,16 @@ def test_torchs_engine_agrees_with_the_reference(name: str, bias: bool, lengths:
         (("lstm", 3, 4, 0), "num_layers must be"),
     ],
 )
-def test_nonsense_is_refused(arguments: tuple[object, ...], message: str) -> None:
+def test_invalid_arguments_are_rejected(arguments: tuple[object, ...], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Recurrent(*arguments)  # type: ignore[arg-type]
 
 
-def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
+def test_wrong_shapes_are_reported_with_the_expected_ones() -> None:
     layer = Recurrent("lstm", 3, 4)
-    with pytest.raises(UserError, match=r"\[T, B, 3\].*given \[2, 2, 5\]"):
+    with pytest.raises(UserError, match=r"\[T, B, 3\].*got \[2, 2, 5\]"):
         layer(torch.zeros(2, 2, 5))
-    with pytest.raises(UserError, match=r"must have the shape \[\[1, 2, 4\], \[1, 2, 4\]\]"):
+    with pytest.raises(UserError, match=r"must have shape \[\[1, 2, 4\], \[1, 2, 4\]\]"):
         layer(torch.zeros(2, 2, 3), torch.zeros(1, 2, 4))
     with pytest.raises(UserError, match="integers from 0 to 2"):
         layer(torch.zeros(2, 2, 3), lengths=[1, 3])
@@ -206,23 +204,29 @@ def test_wrong_shapes_are_told_with_what_was_wanted() -> None:
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"input": [[0.0]]}, "the input must be a tensor; given list"),
+        ({"input": [[0.0]]}, "the input must be a tensor, got list"),
         ({"input": torch.zeros(2, 2, dtype=torch.int64)}, r"got torch.int64. For token ids.*table=embedding.weight"),
-        ({"input": torch.zeros(2, 2, 3, dtype=torch.float64)}, "the input must be torch.float32.*given torch.float64"),
-        ({"state": ([0.0], [0.0])}, "the state must be a tensor; given list"),
-        ({"state": (torch.zeros(1, 2, 4, dtype=torch.float64),) * 2}, "the state must be torch.float32"),
+        (
+            {"input": torch.zeros(2, 2, 3, dtype=torch.float64)},
+            "the input must have the layers' dtype, torch.float32, got torch.float64",
+        ),
+        ({"state": ([0.0], [0.0])}, "the state must be a tensor, got list"),
+        (
+            {"state": (torch.zeros(1, 2, 4, dtype=torch.float64),) * 2},
+            "the state must have the layers' dtype, torch.float32",
+        ),
         ({"lengths": [1.5, 1]}, r"integers from 0 to 2, got \[1.5, 1.0\]"),
         ({"lengths": "ab"}, "integers from 0 to 2, got 'ab'"),
-        ({"reset": [[0, 0], [0, 0]]}, r"reset must have the shape \[2, 2\]; given list"),
+        ({"reset": [[0, 0], [0, 0]]}, r"reset must have shape \[2, 2\], got list"),
     ],
 )
-def test_what_is_no_tensor_of_the_right_type_is_told(given: dict[str, Any], message: str) -> None:
+def test_wrong_types_and_dtypes_are_rejected(given: dict[str, Any], message: str) -> None:
     arguments = {"input": torch.zeros(2, 2, 3)} | given
     with pytest.raises(UserError, match=message):
         Recurrent("lstm", 3, 4)(**arguments)
 
 
-def test_shapes_are_known_without_numbers() -> None:
+def test_meta_tensors_return_the_right_shapes() -> None:
     x = torch.empty(5, 2, 3, device="meta")
     for layer in (Recurrent("gru", 3, 4, 2, device="meta"), throughtime.LSTM(3, 4, device="meta")):
         output, _ = layer(x)
@@ -230,7 +234,7 @@ def test_shapes_are_known_without_numbers() -> None:
         assert output.device.type == "meta"
 
 
-def test_whole_lengths_may_be_of_any_type() -> None:
+def test_lengths_can_have_any_numeric_type() -> None:
     layer, x = Recurrent("lstm", 3, 4), torch.randn(2, 2, 3)
     assert torch.equal(layer(x, lengths=torch.tensor([2.0, 1.0]))[0], layer(x, lengths=[2, 1])[0])
     assert layer(x[:, :0], lengths=[])[0].shape == (2, 0, 4)
@@ -238,7 +242,7 @@ def test_whole_lengths_may_be_of_any_type() -> None:
 
 @pytest.mark.parametrize("cell", [*cells.names(), leaky])
 @pytest.mark.parametrize("engine", ["native", "reference"])
-def test_a_reset_is_a_new_beginning(cell: str | throughtime.Cell, engine: str) -> None:
+def test_a_reset_matches_a_new_sequence(cell: str | throughtime.Cell, engine: str) -> None:
     torch.manual_seed(0)
     layer = Recurrent(cell, 3, 5, 2, engine=engine, dtype=torch.float64)
     x = torch.randn(6, 2, 3, dtype=torch.float64, requires_grad=True)
@@ -259,12 +263,12 @@ def test_a_reset_is_a_new_beginning(cell: str | throughtime.Cell, engine: str) -
     torch.testing.assert_close(short[:5], y[:5], rtol=0, atol=1e-14)
 
 
-def test_a_reset_of_the_wrong_shape_is_refused() -> None:
-    with pytest.raises(UserError, match=r"reset must have the shape \[4, 2\]; given \[4\]"):
+def test_a_reset_of_the_wrong_shape_is_rejected() -> None:
+    with pytest.raises(UserError, match=r"reset must have shape \[4, 2\], got \[4\]"):
         Recurrent("gru", 3, 5)(torch.zeros(4, 2, 3), reset=torch.zeros(4))
 
 
-def test_checkpoints_change_no_bit_of_the_gradients() -> None:
+def test_gradients_with_checkpoints_are_bit_identical() -> None:
     torch.manual_seed(0)
     whole = Recurrent("lstm", 3, 5, 2)
     kept = Recurrent("lstm", 3, 5, 2, checkpoint_every=16)
@@ -277,19 +281,19 @@ def test_checkpoints_change_no_bit_of_the_gradients() -> None:
 
 
 @pytest.mark.parametrize("every", [0, -1, 2.5, True])
-def test_checkpoint_every_is_a_number_of_steps(every: object) -> None:
+def test_an_invalid_checkpoint_every_is_rejected(every: object) -> None:
     with pytest.raises(UserError, match="checkpoint_every"):
         Recurrent("lstm", 3, 5, checkpoint_every=every)
 
 
 @pytest.mark.parametrize("cell", [torch.nn.LSTM, torch.nn.LSTM(3, 4), None, 3])
-def test_what_is_no_cell_is_refused(cell: Any) -> None:
-    with pytest.raises(UserError, match="a cell's name"):
+def test_an_invalid_cell_is_rejected(cell: Any) -> None:
+    with pytest.raises(UserError, match="cell must be a name"):
         Recurrent(cell, 3, 4)
 
 
-def test_equal_programs_are_one() -> None:
-    """What engines keep by program is then found at each step without comparing whole programs."""
+def test_equal_programs_are_the_same_object() -> None:
+    """Engines can then look up cached data at each step without comparing whole programs."""
     layer = Recurrent("gru", 3, 5)
     again = Recurrent.from_programs([from_json(program.text) for program in layer.programs], 5)
     assert again.programs[0] is layer.programs[0]
@@ -298,18 +302,18 @@ def test_equal_programs_are_one() -> None:
 @pytest.mark.parametrize(
     ("cell", "option", "message"),
     [
-        ("lstm", {"proj_size": 2}, r"proj_size is projection here: Recurrent\(..., projection=...\)"),
-        ("rnn", {"nonlinearity": "relu"}, r"nonlinearity is activation here: Recurrent\(..., activation=...\)"),
-        ("gru", {"proj_size": 2}, "projection of some cells here, but cell 'gru' has no hyper-parameters"),
+        ("lstm", {"proj_size": 2}, r"proj_size is called projection here: Recurrent\(..., projection=...\)"),
+        ("rnn", {"nonlinearity": "relu"}, r"nonlinearity is called activation here: Recurrent\(..., activation=...\)"),
+        ("gru", {"proj_size": 2}, "projection of some cells, but cell 'gru' has no hyper-parameters"),
     ],
 )
-def test_torchs_names_of_options_point_to_ours(cell, option, message):
+def test_torchs_option_names_suggest_ours(cell, option, message):
     with pytest.raises(UserError, match=message):
         Recurrent(cell, 3, 4, **option)
 
 
 @pytest.mark.parametrize("inside", [False, True])
-def test_scripting_is_refused_with_what_works(inside: bool) -> None:
+def test_scripting_is_rejected_with_alternatives(inside: bool) -> None:
     layer = throughtime.Recurrent("gru", 3, 4)
     with pytest.raises(UserError, match=r"torch\.jit\.trace.*torch\.export.*to_onnx"):
         torch.jit.script(torch.nn.Sequential(layer) if inside else layer)

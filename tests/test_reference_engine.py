@@ -1,4 +1,4 @@
-"""The reference engine does what the meaning of a program says, written out here once more in plain Python."""
+"""The reference engine matches an independent definition of programs in plain Python."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def elementwise(function: Callable[..., float]) -> Callable[..., Vector]:
     return lambda instruction, weight, *values: [function(*elements) for elements in zip(*values, strict=True)]
 
 
-# What each operation means for one row of one step, on lists of numbers.
-MEANING: dict[str, Callable[..., Vector]] = {
+# Each operation for one sequence and one step, on lists of numbers.
+PLAIN: dict[str, Callable[..., Vector]] = {
     "add": elementwise(lambda a, b: a + b),
     "sub": elementwise(lambda a, b: a - b),
     "mul": elementwise(lambda a, b: a * b),
@@ -62,7 +62,7 @@ MEANING: dict[str, Callable[..., Vector]] = {
 
 
 def one_step(program: Program, inputs: list[Vector], states: list[Vector], parameters: list) -> list[Vector]:
-    """All values of the body, for one row."""
+    """Return all values of the body for one sequence."""
     values: list[Vector] = []
     for instruction in program.body:
         words = dict(instruction.attributes)
@@ -77,12 +77,12 @@ def one_step(program: Program, inputs: list[Vector], states: list[Vector], param
                 values.append([words["value"]] * instruction.width)
             case op:
                 weight = parameters[words["weight"]] if "weight" in words else None
-                values.append(MEANING[op](instruction, weight, *(values[a] for a in instruction.args)))
+                values.append(PLAIN[op](instruction, weight, *(values[a] for a in instruction.args)))
     return values
 
 
 def plain_run(program: Program, arguments: Arguments, steps: int, sizes: list[int] | None) -> list[np.ndarray]:
-    """Every output, final state and reduction, by loops over steps, rows and elements."""
+    """Compute all outputs, final states and reductions with loops over steps, sequences and elements."""
     inputs, states, parameters = ([t.tolist() for t in of] for of in arguments)
     rows = len(states[0])
     outputs = [np.zeros((steps, rows, program.body[o.value].width)) for o in program.outputs]
@@ -102,7 +102,9 @@ def plain_run(program: Program, arguments: Arguments, steps: int, sizes: list[in
     return [*outputs, *finals, *reductions]
 
 
-def assert_means_the_same(program: Program, arguments: Arguments, steps: int, sizes: list[int] | None = None) -> None:
+def assert_matches_plain_run(
+    program: Program, arguments: Arguments, steps: int, sizes: list[int] | None = None
+) -> None:
     found = flat(run_on(REFERENCE, program, steps, *arguments, sizes))
     wanted = [torch.tensor(w, dtype=torch.float64) for w in plain_run(program, arguments, steps, sizes)]
     assert_close(found, wanted, 1e-13)
@@ -113,41 +115,41 @@ def batch_sizes() -> st.SearchStrategy[list[int] | None]:
     return st.none() | sizes
 
 
-def test_the_plain_meaning_covers_the_whole_table():
-    assert MEANING.keys() == OPERATIONS.keys()
+def test_the_plain_definitions_cover_the_whole_table():
+    assert PLAIN.keys() == OPERATIONS.keys()
 
 
 @settings(max_examples=200)
 @given(programs(), batch_sizes())
-def test_random_programs_mean_what_is_written(program, sizes):
-    assert_means_the_same(program, random_arguments(program), STEPS, sizes)
+def test_random_programs_match_the_plain_definition(program, sizes):
+    assert_matches_plain_run(program, random_arguments(program), STEPS, sizes)
 
 
 @settings(max_examples=40)
 @given(programs(operations=6), batch_sizes())
-def test_gradient_programs_mean_what_is_written(program, sizes):
+def test_gradient_programs_match_the_plain_definition(program, sizes):
     augmented = with_residuals(program, everything_wanted(program))
     backward = gradient(augmented, everything_given(augmented), everything_wanted(augmented)).program
     arguments = random_arguments(backward)
-    # The residuals is what functions gave, which is never 0; random numbers may come near enough to spoil a quotient.
+    # Residuals are results of functions and never 0, but random numbers can be too close to 0 to divide by.
     arguments = arguments._replace(inputs=[0.5 + x.abs() for x in arguments.inputs])
-    assert_means_the_same(backward, arguments, STEPS, sizes)
+    assert_matches_plain_run(backward, arguments, STEPS, sizes)
 
 
 @pytest.mark.parametrize("name", cells.names())
 @pytest.mark.parametrize("sizes", [None, [3, 2, 2, 0]])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_named_cells(name, sizes, reverse):
+def test_named_cells_match_the_plain_definition(name, sizes, reverse):
     program = cells.get(name).program(3, 4)
     program = program.flipped if reverse else program
-    assert_means_the_same(program, random_arguments(program), STEPS, sizes)
+    assert_matches_plain_run(program, random_arguments(program), STEPS, sizes)
 
 
 # Lengths.
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_each_row_gives_what_it_gives_alone_at_its_length(reverse):
+def test_each_sequence_gives_the_same_results_alone_at_its_length(reverse):
     program = cells.lstm.program(3, 4)
     program = program.flipped if reverse else program
     arguments = random_arguments(program)
@@ -168,7 +170,7 @@ def test_each_row_gives_what_it_gives_alone_at_its_length(reverse):
         assert (together.outputs[0][n:, row] == 0).all()
 
 
-def test_rows_that_never_are_active_keep_their_state_exactly():
+def test_sequences_of_length_0_keep_their_state_exactly():
     program = cells.gru.program(3, 4)
     arguments = random_arguments(program)
     result = run(program, arguments, STEPS, [1, 1, 0, 0])
@@ -177,7 +179,7 @@ def test_rows_that_never_are_active_keep_their_state_exactly():
 
 @cell
 def delicate(x, h):
-    """Divides and takes logarithms before, in and after the steps, which zeros in padding would not stand."""
+    """A cell that divides and takes logarithms in every phase, so that zeros in padding would give NaN."""
     before = named("before", log(x * x) + linear("read", x, width=2))
     h = tanh(affine("inner", x, h)) + 2
     y = linear("out", h, width=2) / linear("other", h, width=2) + before
@@ -185,7 +187,7 @@ def delicate(x, h):
 
 
 @pytest.mark.parametrize("padding", [math.nan, math.inf, 0.0])
-def test_what_is_in_padding_reaches_no_result_and_no_gradient(padding):
+def test_padding_affects_no_result_and_no_gradient(padding):
     program = delicate.program(2, 3)
     sizes = [3, 3, 2, 0]
     arguments = random_arguments(program)
@@ -202,7 +204,7 @@ def test_what_is_in_padding_reaches_no_result_and_no_gradient(padding):
     assert all(t.isfinite().all() for t in found[0])
 
 
-def test_sums_over_steps_leave_padding_out():
+def test_reductions_exclude_padding():
     program = cells.rnn.program(3, 4)
     augmented = with_residuals(program, everything_wanted(program))
     backward = gradient(augmented, everything_given(program), everything_wanted(program)).program
@@ -213,21 +215,21 @@ def test_sums_over_steps_leave_padding_out():
     assert all(r.isfinite().all() for r in result.reductions)
 
 
-# Nothing to do.
+# Empty runs.
 
 
 @given(programs(operations=5))
-def test_no_steps_give_the_states_back_and_empty_outputs(program):
+def test_zero_steps_return_the_initial_states_and_empty_outputs(program):
     arguments = random_arguments(program, steps=0)
     result = run_on(REFERENCE, program, 0, *arguments)
     assert all(torch.equal(a, b) for a, b in zip(result.states, arguments.states, strict=True))
     assert [o.shape for o in result.outputs] == [(0, ROWS, program.body[o.value].width) for o in program.outputs]
     assert all((r == 0).all() for r in result.reductions)
-    assert_means_the_same(program, arguments, 0)
+    assert_matches_plain_run(program, arguments, 0)
 
 
 @given(programs(operations=5), st.sampled_from([None, [0] * STEPS]))
-def test_no_rows_give_empty_results(program, sizes):
+def test_zero_sequences_give_empty_results(program, sizes):
     arguments = random_arguments(program, rows=0)
     result = run(program, arguments, STEPS, sizes)
     assert [s.shape for s in result.states] == [(0, s.width) for s in program.states]
@@ -236,7 +238,7 @@ def test_no_rows_give_empty_results(program, sizes):
     assert all((r == 0).all() for r in result.reductions)
 
 
-def test_a_state_that_is_a_parameter_is_the_same_in_all_rows():
+def test_a_state_set_to_a_parameter_is_the_same_for_all_sequences():
     @cell
     def constant(x, h):
         return tanh(x), parameter("value") * 1.0
@@ -247,11 +249,11 @@ def test_a_state_that_is_a_parameter_is_the_same_in_all_rows():
     assert_close(result.states, [arguments.parameters[0].expand(ROWS, 4)])
 
 
-# What torch can do with it.
+# Transforms and dtypes of torch.
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_vmap_over_models_gives_what_each_model_gives(name):
+def test_vmap_over_models_matches_each_model(name):
     program = cells.get(name).program(3, 4)
     models = [random_arguments(program, seed=seed) for seed in range(3)]
     stacked = models[0].like([torch.stack(of) for of in zip(*(m.flat for m in models), strict=True)])
@@ -264,7 +266,7 @@ def test_vmap_over_models_gives_what_each_model_gives(name):
         assert_close([f[k] for f in found], flat(run(program, model)), 1e-14)
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # torch's own
+@pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning")  # raised by torch
 @settings(max_examples=60)
 @given(programs(operations=6), batch_sizes())
 def test_forward_mode_agrees_with_backward_mode(program, sizes):
@@ -283,13 +285,13 @@ def test_forward_mode_agrees_with_backward_mode(program, sizes):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_results_have_the_type_of_the_arguments(dtype):
+def test_results_have_the_dtype_of_the_arguments(dtype):
     program = delicate.program(2, 3)
     result = run(program, random_arguments(program).map(lambda t: t.to(dtype)))
     assert {t.dtype for t in flat(result)} == {dtype}
 
 
-def test_a_constant_beyond_the_type_is_infinite():
+def test_a_constant_out_of_range_of_the_dtype_is_infinite():
     builder = Builder("large")
     state = builder.state("s", 2, 0.0)
     program = require_legal(builder.finish([state], [("y", state - 1e308)], []))
@@ -298,7 +300,7 @@ def test_a_constant_beyond_the_type_is_infinite():
         assert (outputs[0] == wanted).all()
 
 
-def test_arguments_are_left_as_they_are():
+def test_arguments_are_not_modified():
     program = cells.lstm.program(3, 4)
     arguments = random_arguments(program)
     before = arguments.map(torch.clone)
@@ -306,21 +308,21 @@ def test_arguments_are_left_as_they_are():
     assert all(torch.equal(a, b) for a, b in zip(arguments.flat, before.flat, strict=True))
 
 
-def test_a_program_that_is_not_legal_is_refused():
+def test_an_illegal_program_raises():
     program = cells.rnn.program(3, 4)
     broken = Program(program.name, program.inputs, program.states, (), program.body, program.outputs)
     with pytest.raises(ProgramError, match="not legal"):
         run(broken, random_arguments(program))
 
 
-# When each value can be computed.
+# Phases.
 
 
 def phase_of(program: Program) -> dict[str, Phase]:
     return {name: phases(program)[value] for name, value in program.names}
 
 
-def test_gates_of_x_alone_come_before_the_loop_and_what_no_state_needs_after_it():
+def test_gates_of_x_run_before_the_loop_and_outputs_after_it():
     @cell
     def minimal(x, h):
         z = sigmoid(affine("update", x))
@@ -335,18 +337,18 @@ def test_gates_of_x_alone_come_before_the_loop_and_what_no_state_needs_after_it(
     assert when["seen"] is Phase.AFTER
 
 
-def test_all_weight_gradients_come_after_the_loop():
+def test_all_weight_gradients_are_computed_after_the_loop():
     program = cells.lstm.program(3, 4)
     augmented = with_residuals(program, everything_wanted(program))
     backward = gradient(augmented, everything_given(program), everything_wanted(program)).program
     in_step = {id for id, phase in enumerate(phases(backward)) if phase is Phase.STEP}
     products = [backward.body[id] for id in in_step if backward.body[id].op.startswith("linear")]
-    assert len(products) == 1  # the gradient of h through the recurrent matrix; that of x can wait
+    assert len(products) == 1  # the gradient of h through the recurrent matrix; the gradient of x is computed later
     assert phases(backward)[backward.outputs[0].value] is Phase.AFTER
 
 
 @given(programs())
-def test_a_phase_never_waits_for_a_later_one(program):
+def test_no_phase_depends_on_a_later_one(program):
     order = [Phase.STATIC, Phase.BEFORE, Phase.STEP, Phase.AFTER]
     when = phases(program)
     for id, instruction in enumerate(program.body):
@@ -355,7 +357,7 @@ def test_a_phase_never_waits_for_a_later_one(program):
         assert when[state.next] is not Phase.AFTER
 
 
-def test_one_of_each_leaf_as_output_and_as_next_state():
+def test_every_kind_of_leaf_can_be_an_output_and_a_next_state():
     base = cells.rnn.program(2, 2)
     leaves = [
         Instruction("input", (), 2, (("index", 0),)),
@@ -375,4 +377,4 @@ def test_one_of_each_leaf_as_output_and_as_next_state():
         )
     )
     for sizes in (None, [3, 2, 1, 0]):
-        assert_means_the_same(program, random_arguments(program), STEPS, sizes)
+        assert_matches_plain_run(program, random_arguments(program), STEPS, sizes)

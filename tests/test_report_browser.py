@@ -1,4 +1,4 @@
-"""The report in a real browser, from its file, without a network."""
+"""The report in a real browser, opened from its file without a network."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def complaints(driver: Driver) -> list[str]:
     return [entry["message"] for entry in driver.get_log("browser")]
 
 
-def colours(driver: Driver) -> list[str]:
+def colors(driver: Driver) -> list[str]:
     return driver.execute_script(
         "return [...document.querySelectorAll('#reading span[data-t]')].map(s => getComputedStyle(s).backgroundColor)"
     )
@@ -79,12 +79,12 @@ def wait_for(driver: Driver, script: str) -> Any:
 
 
 def see(driver: Driver, chart: str) -> None:
-    """Scrolls to a chart until it is drawn: others that are drawn meanwhile may move it away again."""
+    """Scroll to a chart until it is drawn; other charts drawn meanwhile may push it away again."""
     wait_for(driver, f"{chart}.dataset.drawn || {chart}.scrollIntoView()")
 
 
 def see_all(driver: Driver) -> None:
-    """Has all charts drawn, so that nothing moves any more."""
+    """Draw all charts, so that the layout no longer changes."""
     for chart in driver.find_elements("class name", "chart"):
         see(driver, f"document.getElementById('{chart.get_attribute('id')}')")
 
@@ -94,7 +94,7 @@ def symbol(driver: Driver, t: int) -> Any:
 
 
 @pytest.mark.parametrize("width", WIDTHS)
-def test_it_opens_without_a_complaint_and_draws_all_charts(driver: Driver, page: Path, width: int) -> None:
+def test_page_opens_without_errors_and_draws_all_charts(driver: Driver, page: Path, width: int) -> None:
     resize(driver, width)
     open_page(driver, page)
     charts = driver.execute_script("return document.querySelectorAll('.chart').length")
@@ -107,53 +107,53 @@ def test_it_opens_without_a_complaint_and_draws_all_charts(driver: Driver, page:
     assert complaints(driver) == []
 
 
-def test_the_text_is_all_there_shaded_by_the_most_interesting_unit(driver: Driver, page: Path) -> None:
+def test_whole_text_is_shaded_by_the_most_interesting_unit(driver: Driver, page: Path) -> None:
     resize(driver, 1280)
     open_page(driver, page)
     assert driver.execute_script("return document.getElementById('unit').value") == "3"
     assert driver.execute_script("return document.getElementById('reading').textContent").replace("↵", "") == TEXT * 3
-    shades = colours(driver)
-    # Unit 3 has two values: one in capitals, another elsewhere.
+    shades = colors(driver)
+    # Unit 3 has two values: one at uppercase letters, another elsewhere.
     assert len(set(shades)) == 2
     assert len({shades[t] for t, c in enumerate(TEXT * 3) if c.isupper()}) == 1
 
 
-def test_another_unit_value_and_layer_shade_the_text_otherwise(driver: Driver, page: Path) -> None:
+def test_choosing_another_unit_value_or_layer_changes_the_shading(driver: Driver, page: Path) -> None:
     open_page(driver, page)
-    seen = [colours(driver)]
+    seen = [colors(driver)]
     choose(driver, "unit", "5")
-    seen.append(colours(driver))
+    seen.append(colors(driver))
     driver.find_element("id", "next").click()
-    seen.append(colours(driver))
+    seen.append(colors(driver))
     choose(driver, "layer", "layer1")
     wait_for(driver, "document.getElementById('value').value === 'forget'")
-    seen.append(colours(driver))
+    seen.append(colors(driver))
     driver.find_element("id", "stretch").click()
-    seen.append(colours(driver))
+    seen.append(colors(driver))
     assert len({tuple(shades) for shades in seen}) == len(seen)
     assert complaints(driver) == []
 
 
-def test_a_clicked_character_shades_the_past_it_hangs_on(driver: Driver, page: Path) -> None:
+def test_clicking_a_character_shades_its_influences(driver: Driver, page: Path) -> None:
     open_page(driver, page)
-    before = colours(driver)
+    before = colors(driver)
     symbol(driver, 40).click()
-    after = colours(driver)
+    after = colors(driver)
     clear = "rgba(0, 0, 0, 0)"
     assert {t for t, c in enumerate(after) if c != clear} <= set(range(24, 40))
     assert after[39] != clear
     detail = driver.find_element("id", "detail").text
-    assert "What it would have said here" in detail
+    assert "Prediction here" in detail
     assert "1 back" in detail
     symbol(driver, 40).click()
-    assert colours(driver) == before
+    assert colors(driver) == before
 
 
-def test_the_keys_move_choose_and_let_go(driver: Driver, page: Path) -> None:
+def test_keyboard_moves_selects_and_clears(driver: Driver, page: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     open_page(driver, page)
-    before = colours(driver)
+    before = colors(driver)
     place = "Number(document.activeElement.dataset.t)"
     driver.execute_script("document.querySelector('#reading span[tabindex=\"0\"]').focus()")
     press(driver, Keys.ARROW_RIGHT, Keys.ARROW_RIGHT)
@@ -161,27 +161,27 @@ def test_the_keys_move_choose_and_let_go(driver: Driver, page: Path) -> None:
     press(driver, Keys.ARROW_DOWN)  # to the third character of the next line
     assert wait_for(driver, place) == TEXT.index("\n") + 3
     press(driver, Keys.ENTER)
-    assert colours(driver) != before
+    assert colors(driver) != before
     press(driver, Keys.ESCAPE)
-    assert colours(driver) == before
+    assert colors(driver) == before
     assert "place" not in driver.find_element("id", "status").text
     press(driver, Keys.END)
     assert wait_for(driver, place) == len(TEXT * 3) - 1
 
 
-def test_a_stretch_finds_what_match_finds(driver: Driver, page: Path) -> None:
+def test_selecting_text_agrees_with_match(driver: Driver, page: Path) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.keys import Keys
 
     open_page(driver, page)
-    before = colours(driver)
+    before = colors(driver)
     driver.execute_script("document.querySelector('#reading span[tabindex=\"0\"]').focus()")
     ActionChains(driver).key_down(Keys.SHIFT).send_keys(Keys.ARROW_RIGHT * 4).key_up(Keys.SHIFT).perform()
     detail = wait_for(driver, "document.getElementById('detail').innerText")
-    assert "on throughout “FIRST”" in detail
+    assert "units on throughout “FIRST”" in detail
     values = made_up().values[0].steps
     levels, scales = quantised(values)
-    seen = (levels.T.astype(float) - 128) / 127 * scales  # as the page has them
+    seen = (levels.T.astype(float) - 128) / 127 * scales  # as packed in the page
     python = match(seen, (0, 5), list(TEXT * 3), threshold=0.3)
     listed = driver.execute_script(
         "return [...document.querySelectorAll('#detail .busy button')].map(b => b.textContent)"
@@ -193,10 +193,10 @@ def test_a_stretch_finds_what_match_finds(driver: Driver, page: Path) -> None:
     assert len(again) > 5
     press(driver, Keys.ESCAPE)
     assert driver.execute_script("return document.querySelectorAll('span.again, span.span').length") == 0
-    assert colours(driver) == before
+    assert colors(driver) == before
 
 
-def test_pointing_at_a_character_shows_its_value(driver: Driver, page: Path) -> None:
+def test_hovering_over_a_character_shows_its_value(driver: Driver, page: Path) -> None:
     from selenium.webdriver import ActionChains
 
     open_page(driver, page)
@@ -206,7 +206,7 @@ def test_pointing_at_a_character_shows_its_value(driver: Driver, page: Path) -> 
     assert "layer0.cell 3: 1.00" in tip
 
 
-def test_surprise_shades_the_text_and_leads_to_its_places(driver: Driver, page: Path) -> None:
+def test_surprise_shades_the_text_and_links_to_its_places(driver: Driver, page: Path) -> None:
     open_page(driver, page)
     driver.find_element("css selector", "input[value=surprise] + span").click()
     worst = int(np.nanargmax(made_up().reading.losses))
@@ -214,7 +214,7 @@ def test_surprise_shades_the_text_and_leads_to_its_places(driver: Driver, page: 
     assert wait_for(driver, "Number(document.activeElement.dataset.t)") == worst
 
 
-def test_a_unit_of_the_gallery_is_shown_in_the_text(driver: Driver, page: Path) -> None:
+def test_clicking_a_gallery_unit_shows_it_in_the_text(driver: Driver, page: Path) -> None:
     open_page(driver, page)
     wait_for(driver, "document.querySelectorAll('#gallery button').length > 1")
     choose(driver, "unit", "5")
@@ -233,9 +233,9 @@ def test_the_gallery_shows_units_that_differ(driver: Driver, tmp_path: Path) -> 
     found = [
         values("input", 0, 0.9, "high at spaces"),
         values("forget", 1, 0.8, "low at spaces"),
-        values("output", 2, 0.7, "high at spaces"),  # a third of its kind
+        values("output", 2, 0.7, "high at spaces"),  # the third that follows spaces
         values("cell", 2, 0.6, "falls along a line"),
-        values("hidden", 2, 0.5, "falls along a word"),  # shown already
+        values("hidden", 2, 0.5, "falls along a word"),  # already shown
     ]
     open_page(driver, write(made_up(TEXT, units=4, values=found), tmp_path / "report.html"))
     wait_for(driver, "document.querySelectorAll('#gallery button').length")
@@ -243,7 +243,7 @@ def test_the_gallery_shows_units_that_differ(driver: Driver, tmp_path: Path) -> 
     assert names[:3] == ["layer0.input 0", "layer0.forget 1", "layer0.cell 2"]
 
 
-def test_the_heat_map_tells_values_and_leads_to_its_places(driver: Driver, page: Path) -> None:
+def test_heat_map_shows_values_and_links_to_its_places(driver: Driver, page: Path) -> None:
     from selenium.webdriver import ActionChains
 
     open_page(driver, page)
@@ -269,7 +269,7 @@ def test_light_and_dark(driver: Driver, page: Path) -> None:
     assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") == papers[0]
 
 
-def test_a_hostile_text_does_no_harm(driver: Driver, tmp_path: Path) -> None:
+def test_hostile_text_is_harmless(driver: Driver, tmp_path: Path) -> None:
     hostile = "".join(HOSTILE)
     from throughtime.sight.report.data import Sample
 
@@ -285,7 +285,7 @@ def test_a_hostile_text_does_no_harm(driver: Driver, tmp_path: Path) -> None:
     assert complaints(driver) == []
 
 
-def test_a_page_of_training_alone(driver: Driver, tmp_path: Path) -> None:
+def test_page_with_training_only(driver: Driver, tmp_path: Path) -> None:
     data = made_up(reading=None, values=[], timescales=[], saturations=[])
     open_page(driver, write(data, tmp_path / "report.html"))
     wait_for(driver, "document.querySelector('#chart-flow').dataset.drawn")
@@ -293,9 +293,9 @@ def test_a_page_of_training_alone(driver: Driver, tmp_path: Path) -> None:
     assert complaints(driver) == []
 
 
-def test_a_page_of_two_thousand_characters_and_256_units_has_few_elements(driver: Driver, tmp_path: Path) -> None:
-    """Their number is what a page takes to open; benchmarks/report_page.py measures the time."""
+def test_page_with_2000_characters_and_256_units_has_few_elements(driver: Driver, tmp_path: Path) -> None:
+    """The number of elements determines how long a page takes to open; benchmarks/report_page.py measures the time."""
     resize(driver, 1280)
     open_page(driver, large_page(tmp_path))
     count = driver.execute_script("return document.querySelectorAll('*').length")
-    assert 2000 < count < 2 * 2000 + 10 * 256 + 1000  # of a character, of a unit, and all others
+    assert 2000 < count < 2 * 2000 + 10 * 256 + 1000  # per character, per unit, and all others

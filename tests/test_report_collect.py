@@ -1,4 +1,4 @@
-"""What a report says of a run: the numbers against those of other functions, the command, and the end of training."""
+"""The contents of a run's report compared with other functions, the `inspect` command, and the report of training."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def data(run: Run) -> Any:
     return collect(run, passage_of("held out", held_out.ids, run.description.codecs.inputs, LENGTH, "character"))
 
 
-def test_losses_and_chances_are_those_of_the_model(run: Run, data: Any) -> None:
+def test_losses_and_probabilities_match_the_model(run: Run, data: Any) -> None:
     held_out = data_of(run).valid
     reading = data.reading
     expected = measured(run.model(), run.task, held_out, terms=LENGTH - 1)["loss"]
@@ -51,7 +51,7 @@ def test_losses_and_chances_are_those_of_the_model(run: Run, data: Any) -> None:
     assert np.array_equal(reading.likeliest[1:, 0], chances.argmax(-1))
 
 
-def test_values_are_those_that_are_recorded_in_the_order_of_interest(run: Run, data: Any) -> None:
+def test_values_match_recordings_in_order_of_interest(run: Run, data: Any) -> None:
     ids = torch.from_numpy(data_of(run).valid.ids[:LENGTH].astype(np.int64))[:, None]
     model = run.model()
     with throughtime.record(model, "layer1.cell") as tape, torch.no_grad():
@@ -64,7 +64,7 @@ def test_values_are_those_that_are_recorded_in_the_order_of_interest(run: Run, d
     assert np.array_equal(cell.units, interest(cell.steps, data.reading.symbols).order)
 
 
-def test_a_symbol_hangs_on_those_before_it(run: Run, data: Any) -> None:
+def test_reach_matches_connectivity(run: Run, data: Any) -> None:
     ids = data_of(run).valid.ids[:LENGTH].astype(np.int64)
     by_step = connectivity(run.model(), ids, window=5)
     # The symbol at 30 was predicted after the one at 29.
@@ -72,7 +72,7 @@ def test_a_symbol_hangs_on_those_before_it(run: Run, data: Any) -> None:
     assert not data.reading.reach[0].any()
 
 
-def test_gates_are_told_of_and_states_not(data: Any) -> None:
+def test_only_gates_have_saturations_and_timescales(data: Any) -> None:
     assert [(s.layer, s.gate) for s in data.saturations][:3] == [
         ("layer0", "input"), ("layer0", "forget"), ("layer0", "output")]  # fmt: skip
     assert [(t.layer, t.gate) for t in data.timescales] == [("layer0", "forget"), ("layer1", "forget")]
@@ -81,7 +81,7 @@ def test_gates_are_told_of_and_states_not(data: Any) -> None:
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru"])
-def test_other_cells_have_their_own_names(cell: str, tmp_path: Path) -> None:
+def test_other_cells_show_their_own_value_names(cell: str, tmp_path: Path) -> None:
     run = train_tiny(tmp_path, cell=cell, steps=2)
     text = passage("a text", ["through time and over\n" * 3], run.description.codecs.inputs, 60, "character")
     data = collect(run, text)
@@ -96,7 +96,7 @@ def test_words_and_byte_pairs(level: str, tmp_path: Path, capsys: pytest.Capture
     page = tmp_path / "page.html"
     assert main(["inspect", str(run.path), "--text", text, "--out", str(page), "--save-data", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["unknown"] == (2 if level == "word" else 0)  # "and" has a space before it wherever it was learnt
+    assert found["unknown"] == (2 if level == "word" else 0)  # "and" always follows a space in the training data
     symbols = json.loads(page.with_suffix(".json").read_text())["text"]
     assert len(symbols) == found["symbols"]
     assert "".join(symbols) == (
@@ -109,7 +109,7 @@ def test_the_command_writes_the_page_and_its_data(run: Run, capsys: pytest.Captu
     printed = capsys.readouterr().out
     assert str(run.path / "inspect.html") in printed
     assert f"read      {LENGTH} characters" in printed
-    assert re.search(r"gradient  layer0: 1 % of it is left", printed)
+    assert re.search(r"gradient  layer0: 1% left after", printed)
     assert (run.path / "inspect.html").read_text().startswith("<!doctype html>")
     arrays = load_file(run.path / "inspect.safetensors")
     assert arrays["values.layer0.forget"].shape == (LENGTH, 12)
@@ -117,15 +117,15 @@ def test_the_command_writes_the_page_and_its_data(run: Run, capsys: pytest.Captu
     assert json.loads((run.path / "inspect.json").read_text())["symbols"] == LENGTH
 
 
-def test_unknown_characters_are_counted_and_read_on(
+def test_unknown_characters_are_counted_and_replaced(
     run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "page.html"
     assert (
         main(["inspect", str(run.path), "--text", "tıme über\0 alles", "--out", str(page), "--values", "*.cell"]) == 0
     )
-    assert re.search(r"unknown +\d characters that training never saw", capsys.readouterr().out)
-    assert "training never saw" in page.read_text()
+    assert re.search(r"unknown +\d characters not seen in training", capsys.readouterr().out)
+    assert "did not occur in training" in page.read_text()
 
 
 def test_data_are_read_from_their_start(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -137,17 +137,17 @@ def test_data_are_read_from_their_start(run: Run, tmp_path: Path, capsys: pytest
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["--text", ""], "has no symbols: 2 or more are wanted"),
-        (["--text", "t"], "has 1 symbol: 2 or more are wanted"),
-        (["--text", "time", "other.txt"], "are two texts: give one of them"),
-        (["missing.txt"], "there is no such file"),
-        (["--length", "1"], "length 1: 2 to 20,000"),
+        (["--text", ""], "has no tokens; at least 2 are needed"),
+        (["--text", "t"], "has 1 token; at least 2 are needed"),
+        (["--text", "time", "other.txt"], r"pass either DATA \(other.txt\) or --text, not both"),
+        (["missing.txt"], "no such file"),
+        (["--length", "1"], "--length must be between 2 and 20,000, got 1"),
         (["--values", "layer0.forgt"], "did you mean layer0.forget"),
-        (["--engine", "nativ"], "did you mean native|no engine is called"),
+        (["--engine", "nativ"], "did you mean native|no engine named"),
         (["--out", "."], "is a directory"),
     ],
 )
-def test_a_mistake_is_told_in_one_message(
+def test_mistakes_are_reported_in_one_message(
     run: Run, arguments: list[str], told: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["inspect", str(run.path), *arguments]) == 2
@@ -168,16 +168,14 @@ def test_a_missing_and_a_damaged_run(run: Run, tmp_path: Path, capsys: pytest.Ca
     assert "is damaged: model.safetensors" in capsys.readouterr().err
 
 
-def test_where_the_held_out_text_is_gone_another_is_asked_for(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_missing_held_out_text_asks_for_another(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = train_tiny(tmp_path, steps=1)
     (tmp_path / "text.txt").unlink()
     assert main(["inspect", str(run.path)]) == 2
-    assert "or give another text to read, as DATA or --text" in capsys.readouterr().err
+    assert "or pass another text with DATA or --text" in capsys.readouterr().err
     write_text(tmp_path / "text.txt", words=601)
     assert main(["inspect", str(run.path)]) == 2
-    assert "it has changed" in capsys.readouterr().err
+    assert "has changed since" in capsys.readouterr().err
 
 
 def test_training_ends_with_a_report(run: Run) -> None:
@@ -191,14 +189,14 @@ def test_training_ends_with_a_report(run: Run) -> None:
     assert len(content["samples"][0]) == 300
 
 
-def test_the_untrained_model_is_the_one_that_training_began_with(tmp_path: Path) -> None:
+def test_untrained_model_equals_the_initial_model_of_training(tmp_path: Path) -> None:
     run = train_tiny(tmp_path, steps=1, optimizer="sgd", lr=1e-30, seed=5, init="orthogonal")
     trained = run.model().state_dict()
     for name, tensor in untrained(run).state_dict().items():
         assert torch.equal(tensor, trained[name])
 
 
-def test_a_report_that_fails_leaves_the_run_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failing_report_leaves_the_run_intact(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
@@ -206,5 +204,5 @@ def test_a_report_that_fails_leaves_the_run_whole(tmp_path: Path, monkeypatch: p
     run = train_tiny(tmp_path, report=True, steps=1)
     assert run.finished
     assert not run.report.exists()
-    assert "the report was not written" in run.log.read_text()
+    assert "could not write the report" in run.log.read_text()
     assert write_report(run, data_of(run)) is None

@@ -1,4 +1,4 @@
-"""The report's page as a file: what is in it, what can't get in, and when it is not written."""
+"""The report's page as a file: its contents, what it escapes, and when it is not written."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp
 
 
 class Elements(HTMLParser):
-    """Counts a page's elements and gathers what they refer to."""
+    """Count a page's elements and collect what they refer to."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
@@ -41,14 +41,14 @@ class Elements(HTMLParser):
 
 
 @given(st.recursive(st.text() | st.floats(allow_nan=False, width=32) | st.none(), st.lists, max_leaves=5))
-def test_json_in_a_page_is_the_same_data_without_any_markup(value: Any) -> None:
+def test_json_in_a_page_round_trips_without_markup(value: Any) -> None:
     text = as_json([value, HOSTILE])
     assert text.isascii()
     assert not set("<>&") & set(text)
     assert json.loads(text)[1] == HOSTILE
 
 
-def test_what_is_not_finite_becomes_null() -> None:
+def test_non_finite_numbers_become_null() -> None:
     assert as_json([np.array([np.nan, np.inf, 1.5]), 2]) == "[[null,null,1.5],2]"
 
 
@@ -58,7 +58,7 @@ def test_packed_arrays_are_zlib_in_base64() -> None:
     assert re.fullmatch(r"[A-Za-z0-9+/=]+", packed(HOSTILE.encode()))
 
 
-def test_values_keep_their_place_within_half_a_level() -> None:
+def test_quantized_values_are_within_half_a_level() -> None:
     draw = np.random.default_rng(0)
     gate, cell = draw.uniform(size=(50, 4)), draw.normal(size=(50, 4)) * [1, 10, 100, 0]
     levels, scales = quantised(gate)
@@ -67,16 +67,16 @@ def test_values_keep_their_place_within_half_a_level() -> None:
     levels, scales = quantised(cell)
     assert scales is not None
     found = (levels.T.astype(float) - 128) / 127 * scales
-    # A level is 1/127 of the unit's largest value, so no value is off by more than half of that.
+    # A level is 1/127 of the unit's largest value, so the error is at most half of that.
     assert (np.abs(found - cell) <= scales * (0.5 / 127 + 1e-6)).all()
 
 
-def test_reach_is_kept_by_order_of_magnitude() -> None:
+def test_reach_is_quantized_by_order_of_magnitude() -> None:
     levels = quantised_reach(np.array([[1.0, 0.1, 0.001, 0.0], [0.0, 0.0, 0.0, 0.0]]))
     assert levels.tolist() == [[255, 170, 0, 0], [0, 0, 0, 0]]
 
 
-def test_a_page_refers_to_nothing_outside_itself() -> None:
+def test_page_is_self_contained() -> None:
     page = render(made_up())
     found = Elements(page)
     links = [value for name, value in found.attributes if name in ("src", "href", "srcset", "action", "data")]
@@ -88,17 +88,17 @@ def test_a_page_refers_to_nothing_outside_itself() -> None:
     assert "http" not in policy
 
 
-def test_texts_bring_no_elements_into_a_page() -> None:
+def test_texts_add_no_elements_to_a_page() -> None:
     plain, hostile = Elements(render(made_up("plain text"))), Elements(
         render(made_up(list(HOSTILE), title=HOSTILE, facts=[HOSTILE], warnings=[HOSTILE]))
     )  # fmt: skip
     assert sorted(set(plain.names)) == sorted(set(hostile.names))
     assert "img" not in hostile.names
-    # One fact less than in the other.
+    # One fact fewer than in the other.
     assert sum(name == "script" for name in hostile.names) == sum(name == "script" for name in plain.names)
 
 
-def test_empty_parts_have_no_place_on_the_page() -> None:
+def test_empty_sections_are_omitted() -> None:
     page = render(made_up(reading=None, values=[], saturations=[], timescales=[]))
     ids = re.findall(r'<section id="(\w+)"', page)
     assert ids == ["flow", "training", "samples"]
@@ -106,18 +106,18 @@ def test_empty_parts_have_no_place_on_the_page() -> None:
     assert 'id="plotly"' not in render(ReportData("Nothing"))
 
 
-def test_half_a_surrogate_does_no_harm(tmp_path: Path) -> None:
+def test_lone_surrogates_are_replaced(tmp_path: Path) -> None:
     path = write(made_up(["a", "\ud83d"], title="half \ud83d"), tmp_path / "report.html")
     assert path.read_bytes().decode("utf-8").startswith("<!doctype html>")
 
 
-def test_a_report_gives_way_to_a_report_and_nothing_else_does(tmp_path: Path) -> None:
+def test_report_overwrites_only_reports(tmp_path: Path) -> None:
     path, other = tmp_path / "new" / "report.html", tmp_path / "mine.html"
     small = made_up(reading=None, values=[])
     write(small, path)
     write(small, path)
     other.write_text("<p>my own page on a throughtime report</p>")
-    with pytest.raises(UserError, match="is no report"):
+    with pytest.raises(UserError, match="is not a report"):
         write(small, other)
     with pytest.raises(UserError, match="is a directory"):
         write(small, tmp_path)
@@ -126,7 +126,7 @@ def test_a_report_gives_way_to_a_report_and_nothing_else_does(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("package", ["jinja2", "plotly"])
-def test_a_missing_package_is_named_with_its_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package_error_names_the_extra(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     real = builtins.__import__
 
     def without(name: str, *args: Any, **kwargs: Any) -> Any:

@@ -1,4 +1,4 @@
-"""The page of sound: what it holds, and how it looks and is played in a real browser."""
+"""The sound page: its contents, and how it looks and plays in a real browser."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def audio(tmp_path_factory: Any) -> Any:
     return train(data=write(path / "a.wav", tone(), RATE), levels=16, window=50, out=path / "run", **TINY)
 
 
-def test_an_effect_s_page_has_its_error_over_time(effect: Any) -> None:
+def test_effect_page_shows_the_error_over_time(effect: Any) -> None:
     data, codecs = data_of(effect), effect.description.codecs
     report = collect(effect, effect.task.passage(data.valid, codecs, 400, "held out"))
     (sound,) = report.sounds
@@ -62,7 +62,7 @@ def test_an_effect_s_page_has_its_error_over_time(effect: Any) -> None:
     assert report.saturations
 
 
-def test_audio_s_page_has_what_samples_cost_and_a_drawn_sound(audio: Any) -> None:
+def test_audio_page_shows_bits_per_sample_and_a_generated_sound(audio: Any) -> None:
     data, codecs = data_of(audio), audio.description.codecs
     heard, drawn = audio.task.sounds(audio.model(), data.valid, codecs, ["layer0.hidden"])
     rows = list(audio.task.predict(audio.model(), data.valid, codecs).rows)
@@ -80,7 +80,7 @@ def test_the_loudest_stretch_is_shown() -> None:
 
 
 @pytest.mark.parametrize("name", ["effect", "audio"])
-def test_the_commands_write_the_page(name: str, request: Any, tmp_path: Any, capsys: Any, driver: Driver) -> None:
+def test_train_and_inspect_write_the_page(name: str, request: Any, tmp_path: Any, capsys: Any, driver: Driver) -> None:
     run = request.getfixturevalue(name)
     assert 'id="sounds"' in run.report.read_text()
     assert main(["inspect", str(run.path), "--out", str(tmp_path / "page.html"), "--save-data"]) == 0
@@ -93,7 +93,7 @@ def test_the_commands_write_the_page(name: str, request: Any, tmp_path: Any, cap
 
 
 @pytest.mark.parametrize("width", [1280, 400])
-def test_it_opens_without_a_complaint(driver: Driver, width: int, tmp_path: Any) -> None:
+def test_page_opens_without_errors(driver: Driver, width: int, tmp_path: Any) -> None:
     resize(driver, width)
     open_page(driver, render.write(made_up_sound(), tmp_path / "page.html"))
     see_all(driver)
@@ -103,7 +103,7 @@ def test_it_opens_without_a_complaint(driver: Driver, width: int, tmp_path: Any)
     assert complaints(driver) == []
 
 
-def test_sounds_are_played_drawn_and_looked_at_closely(driver: Driver, tmp_path: Any) -> None:
+def test_sounds_play_draw_and_zoom(driver: Driver, tmp_path: Any) -> None:
     resize(driver, 1280)
     open_page(driver, render.write(made_up_sound(), tmp_path / "page.html"))
     names = driver.execute_script("return [...document.querySelectorAll('.player b')].map((e) => e.textContent)")
@@ -113,7 +113,7 @@ def test_sounds_are_played_drawn_and_looked_at_closely(driver: Driver, tmp_path:
         "Promise.all([...document.querySelectorAll('audio')].map(read)).then(arguments[0])"
     )
     assert durations == [1.0] * 5
-    # The tone of 1 kHz is a line at a quarter of the height of 4 kHz, in the first half.
+    # The 1 kHz tone is a line at a quarter of the 4 kHz height, in the first half.
     dark = """
         const canvas = document.querySelector('[data-picture=spectrum]');
         const pen = canvas.getContext('2d'), scale = canvas.width / canvas.clientWidth;

@@ -1,4 +1,4 @@
-"""The pages of labels, tags and notes: what is on them, against scikit-learn, the model and autograd."""
+"""Reports for labels, tags and notes, compared with scikit-learn, the model and autograd."""
 
 import json
 import random
@@ -88,9 +88,9 @@ def timed(tmp_path_factory):
     return throughtime.train(data=folder / "table.csv", out=folder / "run", bidirectional=True, **columns, **TINY)
 
 
-def test_label_results_are_scikit_learns():
+def test_label_results_match_scikit_learn():
     draw = np.random.default_rng(0)
-    labels, true = ["a", "b", "c", "d"], draw.integers(0, 3, 50)  # no case of the last
+    labels, true = ["a", "b", "c", "d"], draw.integers(0, 3, 50)  # the last label has no cases
     probabilities = draw.dirichlet(np.ones(4), 50)
     predicted = probabilities.argmax(1)
     found = label_results(labels, true, probabilities, [f"case {k}" for k in range(50)], "cases")
@@ -106,7 +106,7 @@ def test_label_results_are_scikit_learns():
     assert worst.rows[0][3:] == (probabilities[wrong[0]].max(), probabilities[wrong[0], true[wrong[0]]])
 
 
-def test_of_many_labels_the_rarest_are_taken_together():
+def test_rarest_labels_are_merged_if_there_are_many():
     labels = [f"label {k}" for k in range(60)]
     true = np.concatenate([np.arange(60), np.arange(50)])
     found = confusion(labels, true, (true + 1) % 60, "cases")
@@ -115,7 +115,7 @@ def test_of_many_labels_the_rarest_are_taken_together():
     assert found.counts.sum() == len(true)
 
 
-def test_a_label_s_page_tells_the_label_and_what_decided_it(classified):
+def test_report_of_labels_shows_the_label_and_its_influences(classified):
     found, model, valid = looked(classified), classified.model(), data_of(classified).valid
     names = classified.description.codecs.targets.names
     shown = spread(valid, 150)
@@ -131,11 +131,11 @@ def test_a_label_s_page_tells_the_label_and_what_decided_it(classified):
         np.testing.assert_allclose(found.reading.decided[part.start : part.stop], expected, rtol=1e-6)
     assert found.reading.loss == pytest.approx(np.mean([part.loss for part in found.reading.parts]))
     assert found.confusion.counts.sum() == len(valid)
-    assert [table.title for table in found.tables] == ["Label by label", "Worst mistakes"]
+    assert [table.title for table in found.tables] == ["Results by label", "Worst mistakes"]
     assert found.unit == "sequence"
 
 
-def test_values_are_those_of_each_sequence_by_itself(classified):
+def test_values_match_each_sequence_run_separately(classified):
     found, valid = looked(classified), data_of(classified).valid
     k, part = spread(valid, 150)[3], found.reading.parts[3]
     with throughtime.record(model := classified.model(), "layer0.cell") as tape, torch.no_grad():
@@ -144,7 +144,7 @@ def test_values_are_those_of_each_sequence_by_itself(classified):
     np.testing.assert_array_equal(cell.steps[part.start : part.stop], tape["layer0.cell"][:, 0])
 
 
-def test_a_tag_s_page_looks_both_ways(tagged):
+def test_report_of_tags_looks_both_ways(tagged):
     found, model, valid = looked(tagged), tagged.model(), data_of(tagged).valid
     reading = found.reading
     assert reading.symbols[: reading.parts[0].stop] == list(valid.tokens[spread(valid, 150)[0]])
@@ -161,7 +161,7 @@ def test_a_tag_s_page_looks_both_ways(tagged):
     assert found.confusion.of == "tokens"
 
 
-def test_a_piece_s_page_has_its_roll_beside_the_chances(played):
+def test_report_of_notes_shows_the_roll_and_probabilities(played):
     found, valid = looked(played), data_of(played).valid
     reading, part = found.reading, found.reading.parts[0]
     raw = all_raw_outputs(played.model(), valid)[0]
@@ -176,7 +176,7 @@ def test_a_piece_s_page_has_its_roll_beside_the_chances(played):
     assert not found.rolls
 
 
-def test_numbers_are_shown_over_time_and_both_ends_decide(timed):
+def test_report_of_numbers_shows_them_over_time_with_influences(timed):
     found, valid = looked(timed), data_of(timed).valid
     np.testing.assert_array_equal(found.reading.inputs[: len(valid.inputs[0])], valid.inputs[0])
     assert (found.reading.decided > 0).all()
@@ -192,7 +192,7 @@ def test_numbers_are_shown_over_time_and_both_ends_decide(timed):
         ("played", ["rolls", "flow", "training"]),
     ],
 )
-def test_training_ends_with_a_report_of_the_task(name, sections, request):
+def test_training_writes_the_report_of_the_task(name, sections, request):
     run = request.getfixturevalue(name)
     page = run.report.read_text()
     assert re.findall(r'<section id="([\w-]+)"', page) == sections
@@ -227,7 +227,7 @@ def test_the_command_writes_the_page(name, kind, wanted, request, tmp_path, caps
     assert re.search(r"read +\d+ \w+s in \d+ sequences\nloss ", capsys.readouterr().out)
 
 
-def test_a_text_s_lines_are_labelled_and_tagged_without_an_answer(classified, tagged, tmp_path, capsys):
+def test_lines_of_text_are_labeled_and_tagged_without_answers(classified, tagged, tmp_path, capsys):
     page = tmp_path / "page.html"
     assert main(["inspect", str(classified.path), "--text", "aeiou\nbcdfgx", "--out", str(page), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -249,20 +249,20 @@ def test_other_data_may_lack_labels(classified, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "text", "told"),
     [("played", "abc", "task notes reads data from files"), ("timed", "abc", "reads data from files"),
-     ("classified", " \n", "has no characters"), ("tagged", "", "has no tokens")],
+     ("classified", " \n", "the text is empty"), ("tagged", "", "the text is empty")],
 )  # fmt: skip
-def test_a_text_that_can_t_be_read_is_refused(name, text, told, request, capsys):
+def test_unreadable_text_raises(name, text, told, request, capsys):
     assert main(["inspect", str(request.getfixturevalue(name).path), "--text", text]) == 2
     assert told in capsys.readouterr().err
 
 
-def test_a_task_without_a_passage_says_so(classified):
-    with pytest.raises(UserError, match="inspect doesn't show data of task classify"):
+def test_task_without_a_passage_raises(classified):
+    with pytest.raises(UserError, match="inspect doesn't support task classify"):
         throughtime.tasks.base.Task.passage(classified.task, None, None, 10, "")
 
 
 @pytest.mark.parametrize("returns", ["last", "steps"])
-def test_a_network_that_answers_with_numbers_has_losses_and_a_reach(returns):
+def test_regression_network_has_losses_and_a_reach(returns):
     torch.manual_seed(0)
     layers = Recurrent("gru", 2, 4, returns=returns, bidirectional=True)
     model = SequenceModel(Numeric(2), layers, Point(1, "mse")).eval()
@@ -275,7 +275,7 @@ def test_a_network_that_answers_with_numbers_has_losses_and_a_reach(returns):
     assert found.losses[:5] == pytest.approx(np.broadcast_to(raw.T**2, (1, 5))[0], rel=1e-5)
     assert found.parts[0].loss == pytest.approx((raw**2).mean(), rel=1e-5)
     inputs = torch.from_numpy(x)[:, None].requires_grad_()
-    model(inputs)[0][0].sum().backward()  # of the whole sequence, or of its first step
+    model(inputs)[0][0].sum().backward()  # for the whole sequence, or its first step
     wanted = inputs.grad[:, 0].norm(dim=1)
     fields = reach(model, passage)
     row = fields["decided"][:5] if returns == "last" else fields["reach"][0, 4::-1]

@@ -1,4 +1,4 @@
-"""The pages of labels, tags and notes in a real browser."""
+"""Reports for labels, tags and notes in a real browser."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from report_pages import browser, made_up_lines, made_up_times, open_page
-from test_report_browser import choose, colours, complaints, press, resize, see_all, symbol, wait_for
+from test_report_browser import choose, colors, complaints, press, resize, see_all, symbol, wait_for
 
 from throughtime.sight.report.render import write
 
@@ -27,14 +27,14 @@ def texts(driver: Driver, selector: str) -> list[str]:
     )
 
 
-def strength(colour: str) -> float:
+def strength(color: str) -> float:
     """The opacity of a shade."""
-    return 0.0 if colour == CLEAR else float(colour.rstrip(")").split(",")[3])
+    return 0.0 if color == CLEAR else float(color.rstrip(")").split(",")[3])
 
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("page", ["labels", "tags", "roll", "curves"])
-def test_each_kind_opens_without_a_complaint(driver: Driver, page: str, width: int, tmp_path: Any) -> None:
+def test_each_kind_opens_without_errors(driver: Driver, page: str, width: int, tmp_path: Any) -> None:
     made = {
         "labels": made_up_lines,
         "tags": lambda: made_up_lines(whole=False),
@@ -50,22 +50,22 @@ def test_each_kind_opens_without_a_complaint(driver: Driver, page: str, width: i
     assert complaints(driver) == []
 
 
-def test_labels_are_shaded_by_what_decided_them(driver: Driver, tmp_path: Any) -> None:
+def test_sequences_are_shaded_by_influence_on_their_labels(driver: Driver, tmp_path: Any) -> None:
     resize(driver, 1280)
     open_page(driver, write(made_up_lines(), tmp_path / "page.html"))
-    shades = [strength(colour) for colour in colours(driver)]
+    shades = [strength(color) for color in colors(driver)]
     assert shades[0] == shades[3] == shades[8] == max(shades)
     assert shades[1] == pytest.approx(max(shades) / 2, abs=0.01)
     assert shades[2] == 0
-    assert texts(driver, ".line .verdict") == ["x 75 %", "x 75 %, not y", "x 75 %"]
+    assert texts(driver, ".line .verdict") == ["x 75%", "x 75%, not y", "x 75%"]
     symbol(driver, 3).click()
     detail = driver.find_element("id", "detail").text
     assert "1 of 2 in file:1" in detail
-    assert "What it says of this sequence" in detail
+    assert "Answer for this sequence" in detail
     driver.find_element("css selector", "input[value=unit] + span").click()
-    assert [strength(colour) for colour in colours(driver)] != shades
+    assert [strength(color) for color in colors(driver)] != shades
     driver.find_element("css selector", "input[value=back] + span").click()
-    assert [strength(colour) for colour in colours(driver)] == shades
+    assert [strength(color) for color in colors(driver)] == shades
     driver.find_element("id", "mistakes").click()
     assert [line.is_displayed() for line in driver.find_elements("css selector", ".line")] == [False, True, False]
 
@@ -79,23 +79,23 @@ def test_the_confusion_matrix_and_the_tables(driver: Driver, tmp_path: Any) -> N
     cell = driver.find_element("css selector", "#confusion-table tbody tr:nth-child(2) td")
     driver.execute_script("arguments[0].scrollIntoView({block: 'center'})", cell)
     ActionChains(driver).move_to_element(cell).perform()
-    assert driver.find_element("id", "tip").text == "1 of 1 sequences with label y (100 %)\ntaken for x"
-    assert texts(driver, "#table-of-0 td") == ["de", "100.0 %", "1,200"]
+    assert driver.find_element("id", "tip").text == "1 of 1 sequences with label y (100%)\npredicted x"
+    assert texts(driver, "#table-of-0 td") == ["de", "100.0%", "1,200"]
 
 
-def test_a_tag_looks_both_ways_inside_its_sequence(driver: Driver, tmp_path: Any) -> None:
+def test_influences_on_a_tag_stay_inside_its_sequence(driver: Driver, tmp_path: Any) -> None:
     open_page(driver, write(made_up_lines(whole=False), tmp_path / "page.html"))
     assert texts(driver, "#reading small") == ["x"] * 3 + ["x, not y"] * 2 + ["x"] * 4
     symbol(driver, 6).click()
-    shades = [strength(colour) for colour in colours(driver)]
-    assert {t for t, shade in enumerate(shades) if shade} == {5, 6, 7}  # two steps away counts nothing here
+    shades = [strength(color) for color in colors(driver)]
+    assert {t for t, shade in enumerate(shades) if shade} == {5, 6, 7}  # steps two away have no influence here
     assert shades[5] == shades[7] < shades[6]
     symbol(driver, 3).click()
-    assert {t for t, colour in enumerate(colours(driver)) if strength(colour)} == {3, 4}
+    assert {t for t, color in enumerate(colors(driver)) if strength(color)} == {3, 4}
     assert "1 ahead" in driver.find_element("id", "detail").text
 
 
-def test_a_roll_shows_keys_and_a_unit_under_it(driver: Driver, tmp_path: Any) -> None:
+def test_roll_shows_keys_and_a_unit_below(driver: Driver, tmp_path: Any) -> None:
     from selenium.webdriver import ActionChains
     from selenium.webdriver.common.keys import Keys
 
@@ -116,13 +116,13 @@ def test_a_roll_shows_keys_and_a_unit_under_it(driver: Driver, tmp_path: Any) ->
     assert wait_for(driver, "document.getElementById('tip').textContent").startswith("C")
     ActionChains(driver).click().perform()
     assert wait_for(driver, "document.activeElement.dataset.t")
-    assert "What sounds" in driver.find_element("id", "detail").text
+    assert "Notes" in driver.find_element("id", "detail").text
     before = driver.execute_script("return document.activeElement.dataset.t")
     press(driver, Keys.ARROW_RIGHT)
     assert driver.execute_script("return document.activeElement.dataset.t") == str(int(before) + 1)
 
 
-def test_names_bring_no_elements_into_a_page(driver: Driver, tmp_path: Any) -> None:
+def test_names_add_no_elements_to_a_page(driver: Driver, tmp_path: Any) -> None:
     from throughtime.sight.report.data import ConfusionMatrix, Table
 
     bad = "<img src=x onerror=\"document.title='in'\">"

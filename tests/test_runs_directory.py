@@ -1,4 +1,4 @@
-"""The run directory: what is wrong with it is told."""
+"""The run directory, and errors about damaged ones."""
 
 import json
 import shutil
@@ -25,13 +25,13 @@ def path(original, tmp_path):
 
 
 def use(path):
-    """Everything that a run is opened for."""
+    """Use everything that a run is opened for."""
     run = Run.open(path)
     run.model()
     return run.description.codecs.inputs, run.programs, run.result, run.metrics(), run.about
 
 
-def test_it_is_opened_wherever_it_is(path, original):
+def test_a_run_can_be_moved(path, original):
     run = Run.open(path)
     assert run.config == original.config
     assert run.plan == original.plan
@@ -43,7 +43,7 @@ def test_it_is_opened_wherever_it_is(path, original):
 
 @pytest.mark.parametrize("name", ["config.json", "task.json", "program.json", "model.safetensors", "result.json"])
 @pytest.mark.parametrize("damage", ["cut", "emptied", "other"])
-def test_damage_is_told_with_the_file(path, name, damage):
+def test_damage_is_reported_with_the_file(path, name, damage):
     file = path / name
     content = file.read_bytes()
     file.write_bytes({"cut": content[: len(content) // 2], "emptied": b"", "other": b"\xff[1, 2]"}[damage])
@@ -52,26 +52,26 @@ def test_damage_is_told_with_the_file(path, name, damage):
 
 
 @pytest.mark.parametrize("name", ["task.json", "program.json"])
-def test_a_missing_file_is_told(path, name):
+def test_a_missing_file_is_reported(path, name):
     (path / name).unlink()
     with pytest.raises(RunError, match=f"damaged: {name} is missing"):
         Run.open(path)
 
 
-def test_weights_of_another_run_are_told(path, tmp_path):
+def test_weights_of_another_run_are_reported(path, tmp_path):
     other = train_tiny(tmp_path, hidden_size=13)
     shutil.copy(other.path / "model.safetensors", path)
-    with pytest.raises(RunError, match=r"model\.safetensors is not of this run"):
+    with pytest.raises(RunError, match=r"model\.safetensors (is not of this|belongs to another) run"):
         use(path)
 
 
-def test_a_half_written_run_is_told(path):
+def test_an_incomplete_run_is_reported(path):
     (path / "config.json").unlink()
-    with pytest.raises(RunError, match="half written"):
+    with pytest.raises(RunError, match="incomplete"):
         Run.open(path)
 
 
-def test_a_run_before_its_first_validation_has_no_model(path):
+def test_a_run_has_no_model_before_its_first_validation(path):
     (path / "model.safetensors").unlink()
     (path / "result.json").unlink()
     run = Run.open(path)
@@ -81,7 +81,7 @@ def test_a_run_before_its_first_validation_has_no_model(path):
         run.model()
 
 
-def test_a_newer_format_is_told(path):
+def test_a_newer_format_is_reported(path):
     file = path / "config.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"format": RUN_FORMAT + 1, "new": 1, "versions": {"throughtime": "9.1"}}))
@@ -89,22 +89,22 @@ def test_a_newer_format_is_told(path):
         Run.open(path)
 
 
-def test_what_is_no_run_is_told(tmp_path, path):
+def test_directories_that_are_not_runs_are_reported(tmp_path, path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    for name, told in [("nowhere", "no such directory"), ("file", "is a file"), ("empty", "not a run")]:
-        with pytest.raises(RunError, match=told):
+    for name, message in [("nowhere", "no such directory"), ("file", "is a file"), ("empty", "not a run")]:
+        with pytest.raises(RunError, match=message):
             Run.open(tmp_path / name)
     with pytest.raises(RunError, match="did you mean copy"):
         Run.open(tmp_path / "coppy")
 
 
-def test_options_in_a_runs_configuration_are_one_dictionary_that_train_takes(path):
+def test_a_run_configuration_is_one_dictionary_accepted_by_train(path):
     options = json.loads((path / "config.json").read_text())["config"]
     assert TrainConfig.of(**options) == Run.open(path).config
 
 
-def test_an_unknown_option_in_a_runs_configuration_is_damage(path):
+def test_an_unknown_option_in_a_run_configuration_is_damage(path):
     file = path / "config.json"
     content = json.loads(file.read_text())
     content["config"]["hiden_size"] = 3

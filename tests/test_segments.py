@@ -1,4 +1,4 @@
-"""A long run in segments keeps little and gives the same: outputs, states and gradients, to the last bit."""
+"""Checkpointing a long run saves memory and keeps outputs, states and gradients bitwise equal."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from throughtime.errors import UserError
 from throughtime.program.core import Program
 
 pytestmark = pytest.mark.skipif(
-    get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None, reason="the extension is not built"
+    get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None,
+    reason="the native extension is not built",
 )
 
-STEPS, ROWS = 23, 170  # the native engine begins its sums anew every 3 steps of so many rows
+STEPS, ROWS = 23, 170  # the native engine starts a new partial sum every 3 steps at this batch size
 SIZES = [170] * 9 + [40] * 10 + [3, 3, 0, 0]
 
 
@@ -50,7 +51,7 @@ def results_and_gradients(
 @pytest.mark.parametrize("name", ["lstm", "gru"])
 @pytest.mark.parametrize("reverse", [False, True])
 @pytest.mark.parametrize("form", ["full", "padded", "packed"])
-def test_the_same_bits_as_without(name: str, reverse: bool, form: str) -> None:
+def test_results_are_bitwise_equal_with_and_without_checkpoints(name: str, reverse: bool, form: str) -> None:
     program = cells.get(name).program(5, 7)
     program = program.flipped if reverse else program
     sizes = None if form == "full" else SIZES
@@ -62,17 +63,17 @@ def test_the_same_bits_as_without(name: str, reverse: bool, form: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["reference", "torch"])
-def test_engines_that_torch_sees_through(name: str) -> None:
+def test_traceable_engines_support_checkpoints(name: str) -> None:
     program = cells.get("lstm").program(5, 7).flipped
     whole = results_and_gradients(get(name), program, None, batch_sizes=SIZES)
     cut = results_and_gradients(get(name), program, 5, batch_sizes=SIZES)
     for c, w in zip(cut, whole, strict=True):
-        # Sums over 4,000 rows in another order: some roundings of 6e-8 of the largest.
+        # Sums over 4,000 rows in a different order: some rounding errors of 6e-8 of the largest element.
         torch.testing.assert_close(c, w, rtol=0, atol=2e-6 * max(1.0, float(w.detach().abs().max())))
 
 
 @pytest.mark.parametrize("sizes", [None, [3, 3, 2, 2, 1, 0]])
-def test_first_and_second_derivatives(sizes: list[int] | None) -> None:
+def test_first_and_second_derivatives_match_finite_differences(sizes: list[int] | None) -> None:
     program = cells.get("lstm").program(2, 3)
     arguments = random_arguments(program, 6, 3)
 
@@ -85,7 +86,7 @@ def test_first_and_second_derivatives(sizes: list[int] | None) -> None:
     assert torch.autograd.gradgradcheck(function, leaves)
 
 
-def test_what_is_not_wanted_is_not_computed() -> None:
+def test_gradients_of_a_single_parameter_match() -> None:
     program = cells.get("gru").program(5, 7)
     inputs, states, parameters = random_arguments(program, 600, 2)
     parameters[0].requires_grad_()
@@ -97,7 +98,7 @@ def test_what_is_not_wanted_is_not_computed() -> None:
 
 
 @pytest.mark.parametrize("engine", ["native", "reference"])
-def test_a_compiled_graph_has_them_too(engine: str) -> None:
+def test_checkpoints_work_in_compiled_graphs(engine: str) -> None:
     program = cells.get("lstm").program(2, 3)
     arguments = random_arguments(program, 7, 300)
 
@@ -115,28 +116,28 @@ def test_a_compiled_graph_has_them_too(engine: str) -> None:
         torch.testing.assert_close(c, w)
 
 
-def test_the_operators_pass_torchs_own_check() -> None:
+def test_the_operators_pass_opcheck() -> None:
     program = cells.get("lstm").program(2, 3)
     inputs, states, parameters = random_arguments(program, 6, 200)
-    told = ("native", program.text, 6, [200, 200, 100, 7, 7, 0], False, 2)
-    torch.library.opcheck(torch.ops.throughtime.run_in_segments.default, (*told, inputs, states, parameters))
-    y, h, c, *starts = torch.ops.throughtime.run_in_segments(*told, inputs, states, parameters)
+    settings = ("native", program.text, 6, [200, 200, 100, 7, 7, 0], False, 2)
+    torch.library.opcheck(torch.ops.throughtime.run_in_segments.default, (*settings, inputs, states, parameters))
+    y, h, c, *starts = torch.ops.throughtime.run_in_segments(*settings, inputs, states, parameters)
     given, wanted = [True, False, True], [True] + [False] * 2 + [True] * 3
     cotangents = [torch.randn_like(g) for g in (y, h, c)]
     results = torch.library.opcheck(
         torch.ops.throughtime.gradient_in_segments.default,
-        (*told, inputs, starts, parameters, cotangents, given, wanted),
+        (*settings, inputs, starts, parameters, cotangents, given, wanted),
     )
     assert set(results.values()) == {"SUCCESS"}
 
 
-def test_it_must_be_a_step_or_more() -> None:
+def test_checkpoint_every_must_be_positive() -> None:
     program = cells.get("rnn").program(2, 3)
     with pytest.raises(UserError, match="checkpoint_every"):
         differentiable_run(get("native"), program, 4, *random_arguments(program), checkpoint_every=0)
 
 
-def test_memory_is_a_tenth_of_the_tape() -> None:
+def test_checkpoints_need_less_than_a_tenth_of_the_memory_of_the_tape() -> None:
     source = """
 import resource, sys, torch
 from throughtime import cells

@@ -1,4 +1,4 @@
-"""The callback that watches gradients while Lightning trains; and what it says in plain words."""
+"""The Lightning callback that watches gradients, and the advice it gives."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ SYMBOLS, STEPS = 6, 12
 
 
 class Model(lightning.LightningModule):
-    """Any module of a user's: an embedding, our layers, and a linear map."""
+    """A user's module: an embedding, our layers, and a linear layer."""
 
     def __init__(self, cell="gru", **options) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ def batches(number=5, rows=3):
 
 def fit(model, data, tmp_path, callbacks, loggers=(), **options):
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Lightning's own, of workers and of its pytrees
+        warnings.simplefilter("ignore")  # Lightning's own warnings about workers and pytrees
         trainer = lightning.Trainer(
             max_epochs=1, accelerator="cpu", logger=list(loggers) or False, callbacks=callbacks,
             enable_progress_bar=False, enable_checkpointing=False, enable_model_summary=False,
@@ -67,7 +67,7 @@ def rows_of(path: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def test_flow_saturation_and_norm_go_to_every_logger(tmp_path):
+def test_flow_saturation_and_norm_reach_every_logger(tmp_path):
     watch = GradientWatch(every=2)
     loggers = [CSVLogger(tmp_path, version="csv"), TensorBoardLogger(tmp_path, version="tb")]
     fit(Model(), batches(), tmp_path, [watch], loggers)
@@ -87,8 +87,8 @@ def test_flow_saturation_and_norm_go_to_every_logger(tmp_path):
     np.testing.assert_allclose(logged, [float(row["flow/layer1/lag2"]) for row in rows], rtol=1e-6)
 
 
-def test_what_it_sees_is_the_gradient_flow_of_the_loss_that_is_trained_on(tmp_path):
-    """Its flow is from the gradients that backward left, the function's from a loss of its own."""
+def test_callback_measures_the_flow_of_the_training_loss(tmp_path):
+    """The callback's flow comes from the gradients that backward left, the function's from its own loss."""
     model, data = Model(), batches(1)
     watch = GradientWatch(every=1, rows=3, window=5)
 
@@ -105,11 +105,11 @@ def test_what_it_sees_is_the_gradient_flow_of_the_loss_that_is_trained_on(tmp_pa
     fit(model, data, tmp_path, [before, watch])
     assert watch.flow.norms.keys() == before.flow.norms.keys()
     for name, norms in watch.flow.norms.items():
-        # float32, and products taken in another order
+        # float32, with products in a different order
         np.testing.assert_allclose(norms, before.flow.norms[name], rtol=1e-4, atol=1e-9)
 
 
-def test_training_is_the_same_bits_with_and_without_it(tmp_path):
+def test_callback_does_not_change_a_bit_of_training(tmp_path):
     weights = []
     for callbacks in ([], [GradientWatch(every=1)]):
         model = Model(dropout=0.3)
@@ -122,7 +122,7 @@ def test_training_is_the_same_bits_with_and_without_it(tmp_path):
 
 
 class Scales(Model):
-    """A plain network whose recurrent matrix is a multiple of the unit matrix: its gradient's growth is known."""
+    """An RNN whose recurrent matrix is a multiple of the identity, so that the gradient's growth is known."""
 
     def __init__(self, by: float) -> None:
         super().__init__("rnn")
@@ -134,23 +134,23 @@ class Scales(Model):
 
 
 @pytest.mark.parametrize(("by", "kind"), [(1.8, "explodes"), (0.3, "vanishes")])
-def test_it_says_once_what_is_wrong_at_which_lag_in_which_layer_and_what_to_try(tmp_path, caplog, by, kind):
+def test_warning_is_logged_once_with_layer_lag_and_advice(tmp_path, caplog, by, kind):
     watch = GradientWatch(every=1)
     with caplog.at_level(logging.WARNING, "throughtime"):
         model = Scales(by)
         model.configure_optimizers = lambda: torch.optim.SGD(model.parameters(), lr=0.0)
         fit(model, batches(3), tmp_path, [watch])
     said = [r.getMessage() for r in caplog.records if r.name == "throughtime" and "gradient" in r.getMessage()]
-    assert len(said) == 2  # of two layers, and not again at each step
+    assert len(said) == 2  # one per layer, not repeated at each step
     assert {each.kind for each in watch.advice} == {kind}
     for layer, text in enumerate(said):
         assert text.startswith(f"step 0: layer{layer}: the gradient {kind}: ")
         assert f"{watch.advice[layer].lag} steps back" in text
-        assert ("clip it by its norm" if kind == "explodes" else "a gated cell (lstm, gru)") in text
-        assert "an orthogonal start" in text
+        assert ("clipping it by its norm" if kind == "explodes" else "a gated cell (lstm, gru)") in text
+        assert "orthogonal initialization" in text
 
 
-def test_packed_input_mixed_precision_and_rows_that_end_work(tmp_path):
+def test_packed_input_and_mixed_precision_work(tmp_path):
     class Packed(Model):
         def training_step(self, batch, batch_idx):
             rows = [self.embedding(batch[:length, k]) for k, length in enumerate((12, 3, 7))]
@@ -163,7 +163,7 @@ def test_packed_input_mixed_precision_and_rows_that_end_work(tmp_path):
     assert np.isfinite(watch.flow.by_lag["layer0"]).all()
 
 
-def test_a_loss_of_the_last_step_alone_is_followed_from_there(tmp_path):
+def test_loss_of_the_last_step_is_followed_from_there(tmp_path):
     class Last(Model):
         def training_step(self, batch, batch_idx):
             y, _ = self.layers(self.embedding(batch[:-1]))
@@ -175,7 +175,7 @@ def test_a_loss_of_the_last_step_alone_is_followed_from_there(tmp_path):
 
 
 class LanguageModelInTraining(lightning.LightningModule):
-    """A language model whose recurrent layers look its symbols up themselves."""
+    """A language model whose recurrent layers look up the embeddings of its symbols themselves."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -192,7 +192,7 @@ class LanguageModelInTraining(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def test_it_works_on_a_language_model(tmp_path):
+def test_callback_works_on_a_language_model(tmp_path):
     torch.manual_seed(0)
     module = LanguageModelInTraining()
     watch = GradientWatch(every=1)
@@ -205,7 +205,7 @@ def test_it_works_on_a_language_model(tmp_path):
     assert set(watch.flow.horizons) == {"layer0", "layer0.hidden", "layer0.cell", "input"}
 
 
-def test_a_model_without_our_layers_and_numbers_that_mean_nothing_are_refused(tmp_path):
+def test_models_without_recurrent_layers_and_invalid_arguments_raise(tmp_path):
     class None_(Model):
         def __init__(self) -> None:
             super().__init__()
@@ -213,17 +213,17 @@ def test_a_model_without_our_layers_and_numbers_that_mean_nothing_are_refused(tm
 
     with pytest.raises(UserError, match="accelerate"):
         fit(None_(), batches(1), tmp_path, [GradientWatch()])
-    with pytest.raises(UserError, match="every is a whole number of 1 or more; given 0"):
+    with pytest.raises(UserError, match="every must be a positive integer, got 0"):
         GradientWatch(every=0)
-    with pytest.raises(UserError, match="large is more than 1"):
+    with pytest.raises(UserError, match="large must be greater than 1"):
         GradientWatch(large=1.0)
 
 
-def test_advice_depends_on_the_cells_equations():
+def test_advice_depends_on_the_cell():
     falls = horizon(0.5 ** np.arange(60.0))
     tried = {name: str(advice("layer0", falls, cells.get(name).program(3, 4))) for name in ("rnn", "lstm", "gru")}
     assert "gated cell" in tried["rnn"]
-    assert "bias of the forget gate" in tried["lstm"]
+    assert "larger forget-gate bias" in tried["lstm"]
     assert "the gate 'update' keeps more" in tried["gru"]
     assert all("7 steps back 1% of it is left" in text for text in tried.values())
     program = cells.get("rnn").program(3, 4)

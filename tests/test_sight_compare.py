@@ -1,4 +1,4 @@
-"""Two networks side by side, and the figures of what is seen."""
+"""Comparison of two networks, and the figures of analysis results."""
 
 from __future__ import annotations
 
@@ -35,19 +35,19 @@ def run(tmp_path_factory):
     return train_tiny(tmp_path_factory.mktemp("run"), cell="gru")
 
 
-def test_cells_are_compared_as_fresh_networks_on_the_same_symbols():
+def test_cells_are_compared_as_untrained_networks_on_the_same_tokens():
     found = compare("rnn", "lstm", window=30, **SMALL)
     assert (found.a.name, found.b.name) == ("rnn", "lstm")
     assert found.a.saturations == {}
     assert set(found.b.saturations) == {"layer0.input", "layer0.forget", "layer0.output"}
-    assert found.a.loss == pytest.approx(np.log(64), abs=0.2)  # a guess among 64
+    assert found.a.loss == pytest.approx(np.log(64), abs=0.2)  # chance among 64 tokens
     rows = {what: (a, b) for what, a, b in found.rows()}
     assert rows["horizon of layer0"] == (str(found.a.flow.horizon("layer0")), str(found.b.flow.horizon("layer0")))
     assert rows["layer0.forget shut, open"][0] == ""
     assert str(found).splitlines()[0].split() == ["rnn", "lstm"]
 
 
-def test_runs_are_compared_on_a_text_and_their_loss_is_that_of_evaluation(run, tmp_path):
+def test_loss_of_runs_on_a_text_equals_evaluation(run, tmp_path):
     text = "time and again through time\n" * 4
     file = tmp_path / "text.txt"
     file.write_text(text)
@@ -59,13 +59,13 @@ def test_runs_are_compared_on_a_text_and_their_loss_is_that_of_evaluation(run, t
     assert found.a.flow.layers == ["layer0", "layer1"]
 
 
-def test_without_a_text_a_run_reads_what_was_held_out(run):
+def test_run_reads_its_held_out_data_by_default(run):
     found = compare(run, "gru", window=10, **SMALL)
     held_out = measured(run.model(), run.task, data_of(run).valid)
     assert found.a.loss == pytest.approx(held_out["loss"], rel=0.2)
 
 
-def test_any_models_are_compared_on_what_they_take():
+def test_arbitrary_models_are_compared_on_a_given_input():
     torch.manual_seed(0)
     x = torch.randn(20, 2, 3)
     found = compare(Recurrent("gru", 3, 4), Recurrent("lstm", 3, 4, 2), x, window=5)
@@ -75,20 +75,20 @@ def test_any_models_are_compared_on_what_they_take():
     )
 
 
-def test_what_cannot_be_compared_is_refused(run):
+def test_invalid_arguments_raise(run):
     with pytest.raises(UserError, match=r"'lstmm' is neither a run's directory nor a cell: .*did you mean lstm"):
         compare("lstmm", "rnn")
-    with pytest.raises(UserError, match="given int"):
+    with pytest.raises(UserError, match="got int"):
         compare(3, "rnn")
-    with pytest.raises(UserError, match="cannot read a text"):
+    with pytest.raises(UserError, match="does not read text"):
         compare("rnn", run, "some text")
-    with pytest.raises(UserError, match="cannot read nothing"):
+    with pytest.raises(UserError, match="requires an input"):
         compare(Recurrent("gru", 3, 4), "rnn")
-    with pytest.raises(UserError, match="2 are wanted"):
+    with pytest.raises(UserError, match="at least 2 are needed"):
         compare(run, run, "t")
 
 
-def test_a_fresh_network_is_the_same_for_the_same_seed_and_leaves_the_generator_alone():
+def test_fresh_model_depends_only_on_the_seed_and_keeps_the_generator_state():
     state = torch.get_rng_state()
     first, again, other = (fresh_model("lstm", seed=seed, **SMALL) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
@@ -104,13 +104,13 @@ def model():
 
 
 class TestFigures:
-    """Every result has a figure that plotly takes, with the numbers in it."""
+    """Every result has a plotly figure that contains its numbers."""
 
     @pytest.fixture(autouse=True)
     def _needs_plotly(self):
         pytest.importorskip("plotly")
 
-    def test_of_flow_marks_the_horizon(self, model):
+    def test_flow_marks_the_horizon(self, model):
         flow = gradient_flow(model, torch.randint(5, (80, 2)), window=40)
         figure = flow.figure()
         lines = {trace.name.split(":")[0]: trace for trace in figure.data if trace.mode == "lines"}
@@ -122,7 +122,7 @@ class TestFigures:
         ]
         assert figure.layout.yaxis.type == "log"
 
-    def test_of_the_others(self, model):
+    def test_other_results(self, model):
         symbols = torch.randint(5, (30, 1))
         gate = np.random.default_rng(0).uniform(size=(30, 1, 4))
         start = tuple(torch.zeros(2, 1, 4) for _ in range(2))
@@ -135,7 +135,7 @@ class TestFigures:
             assert len(figure.to_json()) > 100
 
 
-def test_without_plotly_a_figure_says_what_to_install(monkeypatch):
+def test_missing_plotly_error_names_the_extra(monkeypatch):
     monkeypatch.setitem(sys.modules, "plotly.graph_objects", None)
     with pytest.raises(UserError, match=r"throughtime\[report\]"):
         saturation(np.zeros((2, 3))).figure()

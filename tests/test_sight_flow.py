@@ -1,4 +1,4 @@
-"""Gradient flow and connectivity: against torch's autograd through a plain loop of single steps, in float64."""
+"""Gradient flow and connectivity, compared with torch's autograd through a loop of single steps in float64."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from throughtime.sight import connectivity, gradient_flow, horizon
 from throughtime.sight.gradients import backward
 
 T, B, INPUT, H = 7, 2, 3, 4
-# float64: some hundred roundings of 1e-16 each, in another order
+# float64: a few hundred rounding errors of 1e-16 each, in a different order
 CLOSE = {"rtol": 1e-9, "atol": 1e-13}
 
 
 def loop(module, x: Tensor, lengths=None, reset=None) -> tuple[Tensor, dict[str, list[list[Tensor]]]]:
-    """The stack as a loop of single steps, row by row; its output and each state's values."""
+    """Run the stack as a loop of single steps, sequence by sequence; return its output and each state's values."""
     lengths = lengths or [len(x)] * x.shape[1]
     values: dict[str, list[list[Tensor]]] = {}
     rows = []
@@ -57,7 +57,7 @@ def loop(module, x: Tensor, lengths=None, reset=None) -> tuple[Tensor, dict[str,
 
 
 def together(below, outputs, options, top) -> list[Tensor]:
-    """What a layer gives, as the options' docstring says."""
+    """Merge a layer's outputs as the options' docstring says."""
     if options.merge == "concat":
         outputs = [torch.cat(outputs, -1)]
     elif options.merge != "none":
@@ -77,7 +77,7 @@ def against_time(module) -> bool:
 
 
 def expected(module, x: Tensor, loss, window: int, lengths=None, reset=None) -> dict[str, np.ndarray]:
-    """The norms as `Flow.norms` has them, one autograd call for each step of the loss."""
+    """Compute `Flow.norms` with one autograd call per step of the loss."""
     x = x.clone().requires_grad_()
     y, values = loop(module, x, lengths, reset)
     lengths = lengths or [len(x)] * x.shape[1]
@@ -88,7 +88,7 @@ def expected(module, x: Tensor, loss, window: int, lengths=None, reset=None) -> 
         found.setdefault(name.rpartition(".")[0], np.full((len(x), window + 1, len(lengths)), np.nan))
     for b, length in enumerate(lengths):
         for s in range(length):
-            if not cotangents[s, b].any():  # no loss there, so no part of the mean
+            if not cotangents[s, b].any():  # no loss there, so it does not enter the mean
                 continue
             nodes = [(name, t, v) for name, of_rows in values.items() for t, v in enumerate(of_rows[b])]
             grads = torch.autograd.grad(
@@ -136,18 +136,18 @@ X = torch.randn(T, B, INPUT, generator=torch.Generator().manual_seed(1), dtype=t
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_flow_of_every_cell_is_autograds(name):
+def test_flow_of_every_cell_matches_autograd(name):
     module, x = recurrent(name), X[:5]
     assert_norms(gradient_flow(module, x, window=3).norms, expected(module, x, squares, 3))
 
 
 @pytest.mark.parametrize("engine", ["reference", "native"])
-def test_flow_of_a_stack_is_autograds(engine):
+def test_flow_of_a_stack_matches_autograd(engine):
     module = recurrent("gru", num_layers=3, engine=engine)
     assert_norms(gradient_flow(module, X, window=T - 1).norms, expected(module, X, squares, T - 1))
 
 
-def test_in_a_bidirectional_stack_the_lag_of_a_reverse_direction_counts_forward_in_time():
+def test_lags_of_a_reverse_direction_count_forward_in_time():
     module = recurrent("lstm", num_layers=2, bidirectional=True)
     wanted = expected(module, X, squares, 4)
     del wanted["input"]
@@ -155,11 +155,11 @@ def test_in_a_bidirectional_stack_the_lag_of_a_reverse_direction_counts_forward_
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_rows_of_several_lengths_count_as_far_as_they_go(bidirectional):
+def test_sequences_of_different_lengths_count_up_to_their_ends(bidirectional):
     module = recurrent("lstm", num_layers=2, bidirectional=bidirectional)
     lengths = [3, 7]
     packed = pack_padded_sequence(X, torch.tensor(lengths), enforce_sorted=False)
-    # a loss of every step's own weight, so that rows in another order would be seen
+    # a different weight for each step reveals sequences in the wrong order
     weight = torch.rand(T, B, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     data = pack_padded_sequence(weight, torch.tensor(lengths), enforce_sorted=False).data
     found = gradient_flow(module, packed, loss=lambda given: (given[0].data.square() * data).sum() / 2, window=4)
@@ -169,7 +169,7 @@ def test_rows_of_several_lengths_count_as_far_as_they_go(bidirectional):
     assert_norms(found.norms, wanted)
 
 
-def test_lengths_that_a_model_gives_itself_put_its_rows_back_in_order():
+def test_model_that_passes_lengths_itself_keeps_its_batch_order():
     module = recurrent("gru")
 
     class Wrapped(nn.Module):
@@ -189,7 +189,7 @@ def test_lengths_that_a_model_gives_itself_put_its_rows_back_in_order():
     assert_norms(found.norms, expected(module, X, loss, 4, [3, 7]))
 
 
-def test_no_gradient_passes_a_reset():
+def test_resets_block_gradients():
     module = recurrent("lstm")
     reset = torch.zeros(T, B, dtype=torch.float64)
     reset[4, 0] = reset[2, 1] = 1
@@ -205,7 +205,7 @@ def test_no_gradient_passes_a_reset():
     assert_norms(gradient_flow(Wrapped(), X, window=T - 1).norms, expected(module, X, squares, T - 1, reset=reset))
 
 
-def test_batch_first_and_drop_in_modules_give_the_same_numbers():
+def test_batch_first_and_drop_in_modules_agree():
     torch.manual_seed(0)
     ours = LSTM(INPUT, H, num_layers=2, dtype=torch.float64)
     first = LSTM(INPUT, H, num_layers=2, batch_first=True, dtype=torch.float64)
@@ -235,7 +235,7 @@ JOINED = [
 
 
 @pytest.mark.parametrize("options", JOINED, ids=str)
-def test_flow_goes_through_every_way_of_joining_layers(options):
+def test_flow_through_every_way_of_connecting_layers(options):
     module = recurrent("lstm", num_layers=3, **options)
     weight = torch.rand(T, B, 1, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
 
@@ -255,7 +255,7 @@ def test_flow_goes_through_every_way_of_joining_layers(options):
 
 @pytest.mark.parametrize("options", [{}, {"bidirectional": True}], ids=str)
 @pytest.mark.parametrize("lengths", [None, [3, 7]])
-def test_of_a_module_that_returns_the_last_step_that_step_alone_has_a_loss(options, lengths):
+def test_module_that_returns_the_last_step_has_a_loss_only_there(options, lengths):
     module = recurrent("gru", num_layers=2, **options)
     last = recurrent("gru", num_layers=2, returns="last", **options)
     last.load_state_dict(module.state_dict())
@@ -264,7 +264,7 @@ def test_of_a_module_that_returns_the_last_step_that_step_alone_has_a_loss(optio
     ends = torch.zeros(T, B, module.output_size, dtype=torch.float64)
     for b, length in enumerate(lengths or [T] * B):
         ends[length - 1, b, :H] = 1
-        ends[0, b, H:] = 1  # a reverse direction comes to the first step last
+        ends[0, b, H:] = 1  # a reverse direction reaches the first step last
     wanted = expected(module, X, lambda y: (y.square() * ends).sum() / 2, 4, lengths)
     steps = sorted({length - 1 for length in lengths or [T]} | ({0} if options else set()))
     assert found.steps.tolist() == steps
@@ -273,13 +273,13 @@ def test_of_a_module_that_returns_the_last_step_that_step_alone_has_a_loss(optio
     assert_norms(found.norms, {name: norms[steps] for name, norms in wanted.items()})
 
 
-def test_a_loss_of_some_steps_is_averaged_over_those():
+def test_loss_of_some_steps_is_averaged_over_those():
     module = recurrent("gru")
     found = gradient_flow(module, X, loss=lambda given: given[0][4].square().sum(), window=4)
     assert found.steps.tolist() == [4]
 
 
-def test_states_that_are_returned_are_no_output():
+def test_returned_states_are_not_an_output():
     with pytest.raises(UserError, match="returns='states'"):
         gradient_flow(recurrent("gru", returns="states"), X)
 
@@ -295,7 +295,7 @@ def cross_entropy(model: LanguageModel, targets: Tensor):
     return loss
 
 
-def test_a_language_models_loss_is_the_cross_entropy_of_the_next_symbol_without_dropout():
+def test_loss_of_a_language_model_is_next_token_cross_entropy_without_dropout():
     model = language_model().train()
     wanted = expected(model.recurrent, model.encoder(SYMBOLS[:-1]).detach(), cross_entropy(model, SYMBOLS[1:]), 5)
     assert_norms(gradient_flow(model, SYMBOLS, window=5).norms, wanted)
@@ -305,7 +305,7 @@ def test_a_language_models_loss_is_the_cross_entropy_of_the_next_symbol_without_
     assert model.recurrent.hooks == ()
 
 
-def test_connectivity_is_the_gradient_of_the_log_probability_or_of_the_best_score():
+def test_connectivity_differentiates_the_log_probability_or_the_best_score():
     model = language_model()
     x = model.encoder(SYMBOLS[:-1]).detach()
     found = connectivity(model, SYMBOLS, steps=[6, 2], window=T)
@@ -323,7 +323,7 @@ def test_connectivity_is_the_gradient_of_the_log_probability_or_of_the_best_scor
     assert (found.past(6)[3:] > 0).all()
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_chunk_size_does_not_change_results(monkeypatch):
     module = recurrent("lstm", num_layers=2)
     whole = gradient_flow(module, X, window=4).norms
     monkeypatch.setattr("throughtime.sight.gradients.backward._ELEMENTS", 1)
@@ -331,7 +331,7 @@ def test_chunks_change_nothing(monkeypatch):
 
 
 def test_memory_does_not_grow_with_the_number_of_steps(monkeypatch):
-    """A run of the gradient program holds so many numbers at most, however many losses there are."""
+    """A run of the gradient program holds a bounded number of values, however many losses there are."""
     sizes = []
     run = backward._Stack._run
     monkeypatch.setattr(backward, "_ELEMENTS", 1 << 16)
@@ -350,14 +350,14 @@ def test_memory_does_not_grow_with_the_number_of_steps(monkeypatch):
 
 @cell
 def scaled(x, h, *, by=1.0):
-    """Each unit keeps its state, times a number, and adds the input."""
+    """Each unit multiplies its state by a number and adds the input."""
     h = by * h + affine("input", x, bias=False)
     return h
 
 
 @given(by=st.floats(0.3, 1.4), fraction=st.sampled_from([0.01, 0.1]))
 @settings(max_examples=20, deadline=None)
-def test_a_cell_that_scales_its_state_has_the_horizon_that_arithmetic_says(by, fraction):
+def test_horizon_of_a_scaled_state_matches_arithmetic(by, fraction):
     module = Recurrent(scaled, 1, 1, dtype=torch.float64, by=by)
     nn.init.ones_(module.weight_x_l0)
     flow = gradient_flow(
@@ -371,17 +371,17 @@ def test_a_cell_that_scales_its_state_has_the_horizon_that_arithmetic_says(by, f
     assert found.grows == (by > 1)
 
 
-def test_a_gradient_beyond_float32_is_computed_in_float64():
+def test_gradients_beyond_float32_are_computed_in_float64():
     module = Recurrent(scaled, 1, 1, by=3.0)
     nn.init.ones_(module.weight_x_l0)
-    # a loss so small that only its derivative with respect to far states is large
+    # a loss so small that only its derivative with respect to distant states is large
     flow = gradient_flow(module, torch.ones(101, 1, 1), loss=lambda given: given[0].sum(), window=100)
     np.testing.assert_allclose(flow.by_lag["layer0"], 3.0 ** np.arange(101), rtol=1e-6)
     assert flow.horizons["layer0"].grows
     assert str(flow.horizons["layer0"]) == "grows 5.15e+47-fold by lag 100"
 
 
-def test_the_state_at_the_start_counts():
+def test_initial_state_affects_the_flow():
     module = recurrent("rnn")
     state = torch.full((1, B, H), 3.0, dtype=torch.float64)
     without, given_one = (gradient_flow(module, X, state=s, window=2).norms["layer0"] for s in (None, state))
@@ -389,102 +389,102 @@ def test_the_state_at_the_start_counts():
 
 
 class TestHorizon:
-    def test_is_the_first_lag_at_which_a_hundredth_is_left(self):
+    def test_is_the_first_lag_with_at_most_1_percent(self):
         found = horizon(np.array([1.0, 0.5, 0.009, 0.02]))
         assert (found.lag, found.window, found.grows, str(found)) == (2, 3, False, "2 steps")
 
     def test_counts_from_the_first_lag_with_a_gradient(self):
         assert horizon(np.array([0.0, 2.0, 1.0, 0.02])).lag == 3
 
-    def test_may_lie_beyond_the_window(self):
+    def test_may_be_beyond_the_window(self):
         found = horizon(np.array([1.0, 0.9, 0.8]))
         assert found.lag is None
         assert not found.grows
         assert str(found) == "more than 2 steps"
 
-    def test_lags_that_no_step_has_are_passed_over_and_what_is_beyond_all_numbers_grows(self):
+    def test_missing_lags_are_skipped_and_infinity_counts_as_growth(self):
         found = horizon(np.array([1.0, np.nan, 0.5, 0.009, np.nan]))
         assert (found.lag, found.window) == (3, 3)
         assert horizon(np.array([1e-3, 1e200, 1e308, np.inf])).grows
 
-    def test_a_gradient_that_grew_and_falls_again_does_not_grow(self):
+    def test_gradient_that_rises_and_falls_again_does_not_grow(self):
         assert not horizon(np.array([1.0, 3.0, 9.0, 8.0, 6.0, 4.0])).grows
 
     @pytest.mark.parametrize(
         ("by_lag", "fraction", "message"),
         [
-            (np.zeros(3), 0.01, "not all 0"),
-            (np.array([1.0, -1.0]), 0.01, "sizes"),
-            (np.array([np.nan, np.nan]), 0.01, "not all 0"),
+            (np.zeros(3), 0.01, "not all zero"),
+            (np.array([1.0, -1.0]), 0.01, "nonnegative"),
+            (np.array([np.nan, np.nan]), 0.01, "not all zero"),
             (np.ones((2, 2)), 0.01, r"\[lags\]"),
             (np.ones(3), 1.0, "between 0 and 1"),
         ],
     )
-    def test_refuses(self, by_lag, fraction, message):
+    def test_invalid_arguments_raise(self, by_lag, fraction, message):
         with pytest.raises(UserError, match=message):
             horizon(by_lag, fraction)
 
 
 class TestRefusals:
-    def test_of_a_name(self):
+    def test_unknown_name(self):
         flow = gradient_flow(recurrent(), X, window=2)
-        with pytest.raises(UserError, match=r"no 'layer0.cel' here, did you mean layer0.cell\?"):
+        with pytest.raises(UserError, match=r"no gradient named 'layer0.cel', did you mean layer0.cell\?"):
             flow.horizon("layer0.cel")
 
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"window": 0}, "window is a whole number of lags, 1 or more; given 0"),
-            ({"steps": [7]}, "from 0 to 6; given 7 to 7"),
-            ({"steps": []}, "at least one"),
-            ({"steps": [0.5]}, "whole numbers"),
-            ({"targets": torch.zeros(2)}, "targets are for a sequence model"),
+            ({"window": 0}, "window must be a positive integer, got 0"),
+            ({"steps": [7]}, "from 0 to 6, got 7 to 7"),
+            ({"steps": []}, "non-empty"),
+            ({"steps": [0.5]}, "integers"),
+            ({"targets": torch.zeros(2)}, "targets require a sequence model"),
             ({"loss": lambda given: given[0]}, "must be a scalar"),
             ({"loss": lambda given: X.sum()}, "no gradient arrives"),
         ],
     )
-    def test_of_an_argument(self, options, message):
+    def test_invalid_argument(self, options, message):
         with pytest.raises(UserError, match=message):
             gradient_flow(recurrent(), X, **options)
 
     @pytest.mark.parametrize(
         ("symbols", "message"),
         [
-            (torch.zeros(1, 1, dtype=torch.int64), "two symbols or more"),
-            (torch.tensor([0, 5]), "an id is 5; there are 5 symbols"),
-            (torch.tensor([0, -1]), "an id is -1"),
-            (torch.zeros(3), "whole numbers"),
+            (torch.zeros(1, 1, dtype=torch.int64), "at least 2 tokens"),
+            (torch.tensor([0, 5]), "token ids must be from 0 to 4, got 5"),
+            (torch.tensor([0, -1]), "got -1"),
+            (torch.zeros(3), "must be integers"),
         ],
     )
-    def test_of_symbols(self, symbols, message):
+    def test_invalid_tokens(self, symbols, message):
         with pytest.raises(UserError, match=message):
             gradient_flow(language_model(), symbols)
 
-    def test_of_a_model_without_recurrent_layers_of_ours(self):
-        with pytest.raises(UserError, match="Linear has no recurrent layers of throughtime in it"):
+    def test_model_without_recurrent_layers(self):
+        with pytest.raises(UserError, match="Linear has no throughtime recurrent layers"):
             gradient_flow(nn.Linear(2, 2), X)
         with pytest.raises(UserError, match="accelerate"):
             gradient_flow(nn.LSTM(2, 2), X)
-        with pytest.raises(UserError, match="given int"):
+        with pytest.raises(UserError, match="got int"):
             gradient_flow(3, X)
 
-    def test_of_connectivity(self):
-        with pytest.raises(UserError, match="given 'worst'"):
+    def test_connectivity(self):
+        with pytest.raises(UserError, match="got 'worst'"):
             connectivity(language_model(), SYMBOLS, of="worst")
-        with pytest.raises(UserError, match="score symbols or labels"):
+        with pytest.raises(UserError, match="scores tokens or labels"):
             connectivity(recurrent(), X, of="best")
-        with pytest.raises(UserError, match="step 5 is not among"):
+        with pytest.raises(UserError, match="step 5 was not computed"):
             connectivity(recurrent(), X, steps=[3]).past(5)
 
 
-def test_a_network_that_has_diverged_is_told():
+def test_diverged_network_raises():
     module = Recurrent(scaled, 1, 1, by=3.0)
     nn.init.ones_(module.weight_x_l0)
     with pytest.raises(UserError, match="the network has diverged"):
         gradient_flow(module, torch.ones(120, 1, 1))
 
 
-def test_several_recurrent_modules_are_told_apart_by_their_paths():
+def test_several_recurrent_modules_are_distinguished_by_path():
     class Two(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -501,11 +501,11 @@ def test_several_recurrent_modules_are_told_apart_by_their_paths():
 
 @cell
 def two_stage(x, h):
-    """A cell with a second matrix product, that no file of ours has."""
+    """A cell with a second matrix product, unlike any built-in cell."""
     h = linear("out", tanh(affine("in", x, h)))
     return h
 
 
-def test_a_users_own_cell_needs_nothing_more():
+def test_user_defined_cells_work():
     module = recurrent(two_stage, num_layers=2)
     assert_norms(gradient_flow(module, X, window=4).norms, expected(module, X, squares, 4))

@@ -1,4 +1,4 @@
-"""Saturation and timescales of gates, and what is read off a cell's equations."""
+"""Saturation and timescales of gates, and the gates derived from a cell's equations."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from throughtime.language import affine, cell, sigmoid, tanh
 from throughtime.sight import gates, retention_gates, saturation, timescale
 
 
-def test_saturation_counts_the_steps_of_all_rows_under_and_over_the_bounds():
+def test_saturation_counts_steps_below_and_above_the_bounds():
     values = np.array([[[0.0, 0.05, 0.5], [1.0, 0.1, 0.95]], [[0.2, 0.09, 0.91], [0.9, 0.95, 0.99]]])
     found = saturation(values)
-    np.testing.assert_array_equal(found.low, [0.25, 0.5, 0.0])  # 0.1 itself is not under 0.1
+    np.testing.assert_array_equal(found.low, [0.25, 0.5, 0.0])  # 0.1 itself is not below 0.1
     np.testing.assert_array_equal(found.high, [0.25, 0.25, 0.75])
     one_stream = saturation(torch.tensor(values[:, 0]))
     np.testing.assert_array_equal(one_stream.low, [0.5, 1.0, 0.0])
@@ -26,21 +26,21 @@ def test_saturation_counts_the_steps_of_all_rows_under_and_over_the_bounds():
 
 
 @given(st.floats(0.01, 0.999))
-def test_a_constant_gate_keeps_for_as_long_as_its_decay_takes(gate):
+def test_timescale_of_a_constant_gate_is_its_decay_time(gate):
     found = timescale(np.full((5, 2, 1), gate))
     assert gate ** found.steps[0] == pytest.approx(np.exp(-1))
     assert found.leak[0] == pytest.approx(1 / (1 - gate))
     assert timescale(np.full((5, 2, 1), 1 - gate), keeps="complement").steps == pytest.approx(found.steps, rel=1e-9)
 
 
-def test_the_timescale_of_a_gate_that_changes_is_that_of_the_product_of_its_values():
-    """What a linear state h' = f h has left after n steps says it directly."""
+def test_timescale_of_a_changing_gate_follows_the_product_of_its_values():
+    """The reference is what remains after n steps of a linear state h' = f h."""
     values = np.random.default_rng(0).uniform(0.5, 1, (400, 1, 3))
     left = np.prod(values, 0)[0]
     np.testing.assert_allclose(np.exp(-400 / timescale(values).steps), left, rtol=1e-9)
 
 
-def test_a_gate_that_is_shut_once_keeps_nothing_and_one_that_is_always_open_keeps_for_ever():
+def test_a_gate_shut_once_retains_nothing_and_one_always_open_retains_forever():
     found = timescale(np.array([[[1.0, 0.0]], [[1.0, 1.0]]]))
     assert found.steps[0] == np.inf
     assert found.steps[1] == 0
@@ -49,23 +49,23 @@ def test_a_gate_that_is_shut_once_keeps_nothing_and_one_that_is_always_open_keep
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        (np.full((2, 1, 1), 1.5), r"from 0 to 1; given 1.5 to 1.5"),
+        (np.full((2, 1, 1), 1.5), r"from 0 to 1, got 1.5 to 1.5"),
         (np.full((2, 1, 1), np.nan), "finite; 2 of 2 are not"),
-        (np.zeros(3), r"\[T, B, H\], with at least one of each; given \[3\]"),
-        (np.zeros((0, 1, 1)), "at least one of each"),
+        (np.zeros(3), r"\[T, B, H\], each axis non-empty; got \[3\]"),
+        (np.zeros((0, 1, 1)), "each axis non-empty"),
         (np.array([["a"]]), "must be numbers"),
     ],
 )
-def test_what_is_no_gate_is_refused(values, message):
+def test_values_that_are_not_a_gates_raise(values, message):
     for function in (saturation, timescale):
         with pytest.raises(UserError, match=message):
             function(values)
 
 
-def test_options_that_mean_nothing_are_refused():
-    with pytest.raises(UserError, match="in order"):
+def test_invalid_options_raise():
+    with pytest.raises(UserError, match="below < above"):
         saturation(np.zeros((1, 1)), 0.9, 0.1)
-    with pytest.raises(UserError, match="given 'update'"):
+    with pytest.raises(UserError, match="got 'update'"):
         timescale(np.zeros((1, 1)), keeps="update")
 
 
@@ -79,7 +79,7 @@ def test_gates_are_the_values_between_0_and_1():
     assert gates(program("rnn")) == []
 
 
-def test_the_gate_that_keeps_a_state_is_read_off_the_equations():
+def test_retention_gates_are_derived_from_the_equations():
     assert retention_gates(program("lstm")) == (("cell", "forget", "gate"),)
     assert retention_gates(program("gru")) == (("hidden", "update", "gate"),)
     assert retention_gates(program("rnn")) == ()
@@ -87,7 +87,7 @@ def test_the_gate_that_keeps_a_state_is_read_off_the_equations():
 
 @cell
 def swapped(x, h, m):
-    """Gates as some papers have them."""
+    """Gates in the convention of some papers."""
     z = sigmoid(affine("update", x, h))
     k = sigmoid(affine("key", x))
     n = tanh(affine("candidate", x, h))
@@ -96,14 +96,14 @@ def swapped(x, h, m):
     return h, m
 
 
-def test_a_complement_is_told_and_what_is_more_than_one_gate_is_left_out():
+def test_complements_are_recognized_and_products_of_gates_are_omitted():
     assert gates(swapped.program(3, 4)) == ["update", "key"]
     assert retention_gates(swapped.program(3, 4)) == (("hidden", "update", "complement"),)
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_what_is_read_off_any_cell_is_so_when_it_runs(name):
-    """Gates stay between 0 and 1, and a state moves by its gate's share of its old value alone."""
+def test_derived_gates_hold_when_the_cell_runs(name):
+    """Gates stay between 0 and 1, and the old state's direct contribution is its retention gate's share."""
     torch.manual_seed(0)
     module = Recurrent(name, 3, 4, dtype=torch.float64)
     with torch.no_grad():
@@ -117,7 +117,7 @@ def test_what_is_read_off_any_cell_is_so_when_it_runs(name):
     named = {label: body[id].detach() for label, id in step.names}
     for gate in gates(step):
         assert 0 <= float(named[gate].min()) < float(named[gate].max()) <= 1
-    # The old state's own share: its derivative while what is no sum or product (gates, matrices) is held.
+    # The old state's direct share: its derivative with gates and matrix products held constant.
     direct = ("previous", "add", "sub", "mul", "neg")
     held = {id: v.detach() for id, (v, i) in enumerate(zip(body, step.body, strict=True)) if i.op not in direct}
     again = one_step(step, x, olds, parameters, held)

@@ -1,4 +1,4 @@
-"""Match, on a cell made by hand; and which units are interesting, on units made to follow something."""
+"""`match` on a handmade cell, and `interest` on units made to follow a feature."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TEXT = "a quick fox, a quiet queen; no qualm"
 
 @cell
 def latch(x, h):
-    """Opens on one symbol and stays open until another."""
+    """Open on one symbol and stay open until another."""
     opening = sigmoid(affine("opening", x))
     closing = sigmoid(affine("closing", x))
     h = (1 - closing) * h + opening * (1 - h) * (1 - closing)
@@ -28,7 +28,7 @@ def latch(x, h):
 
 
 def opened_by(opener: str, closer: str, alphabet: list[str]) -> Recurrent:
-    """Unit 0 opens on `opener` and shuts on `closer`; unit 1 the other way round; unit 2 never opens."""
+    """Unit 0 opens on `opener` and shuts on `closer`, unit 1 does the opposite, and unit 2 never opens."""
     module = Recurrent(latch, len(alphabet), 3, dtype=torch.float64)
     bias, weight = torch.full((6,), -20.0), torch.zeros(6, len(alphabet))
     for row, symbol in ((0, opener), (1, closer), (3, closer), (4, opener)):  # openings of 3 units, then closings
@@ -39,7 +39,7 @@ def opened_by(opener: str, closer: str, alphabet: list[str]) -> Recurrent:
     return module
 
 
-def test_match_finds_the_cell_that_opens_on_a_known_symbol_and_every_place_where_it_does():
+def test_match_finds_the_unit_that_opens_on_a_symbol_and_all_its_occurrences():
     alphabet = sorted(set(TEXT))
     module = opened_by("q", " ", alphabet)
     x = torch.eye(len(alphabet), dtype=torch.float64)[[alphabet.index(c) for c in TEXT]][:, None]
@@ -55,7 +55,7 @@ def test_match_finds_the_cell_that_opens_on_a_known_symbol_and_every_place_where
 
 
 VALUES = np.array([
-    # two units with the span 1:3 on, one of which is on elsewhere; unit 2 is on everywhere; unit 3 negative in the span
+    # units 0 and 1 are on in the span 1:3, one also elsewhere; 2 is on everywhere, 3 negative in the span
     [0.0, 0.9, 0.8, 0.0, 0.7, 0.7, 0.0, 0.6],
     [0.0, 0.9, 0.9, 0.1, 0.9, 0.1, 0.0, 0.9],
     [0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5],
@@ -76,25 +76,25 @@ def test_signs_edges_and_shares():
     assert match(VALUES, (1, 3), sign="negative").units.tolist() == [3]
     positive = match(VALUES, (1, 3), sign="positive")
     assert positive.units.tolist() == [0, 1, 2]
-    # at step 4 unit 3 is on too, at step 7 it is not
+    # unit 3 is on at step 4 too, but not at step 7
     assert [(p.start, p.closeness) for p in positive.occurrences] == [(7, 1.0), (4, 0.75)]
     assert match(VALUES, (1, 3), edges=True).units.tolist() == [0, 1, 3]
 
 
-def test_the_span_itself_is_no_other_place_even_where_its_units_stay_on():
+def test_the_span_is_not_its_own_occurrence_even_if_its_units_stay_on():
     found = match(VALUES[:, 2:3], (2, 3))
     assert found.units.tolist() == [0]
     assert found.occurrences == ()
 
 
-def test_no_unit_on_through_the_span_is_an_answer():
+def test_match_without_units_is_empty():
     found = match(VALUES, (3, 5), threshold=0.8)
     assert len(found.units) == 0
     assert found.occurrences == ()
 
 
 @given(st.integers(0, 10_000))
-def test_every_place_has_the_units_on_and_no_place_could_be_longer(seed):
+def test_occurrences_are_maximal_stretches_with_the_units_on(seed):
     values = np.random.default_rng(seed).normal(size=(40, 3))
     found = match(values, (10, 11), threshold=0.2)
     on = (values[:, found.units] * found.signs > 0.2).all(1)
@@ -108,7 +108,7 @@ def test_every_place_has_the_units_on_and_no_place_could_be_longer(seed):
         covered[place.start : place.stop] = True
     left = np.flatnonzero(on & ~covered)
     assert 10 in left
-    assert np.array_equal(left, np.arange(left[0], left[-1] + 1))  # the stretch of the span alone
+    assert np.array_equal(left, np.arange(left[0], left[-1] + 1))  # only the span's own stretch
 
 
 @pytest.mark.parametrize(
@@ -116,28 +116,28 @@ def test_every_place_has_the_units_on_and_no_place_could_be_longer(seed):
     [
         ("quikc", {"text": TEXT}, "the span 'quikc' is not in the text, did you mean quick?"),
         ("", {"text": TEXT}, "is not in the text"),
-        ("quick", {}, "give the text"),
-        ((3, 3), {}, "0 <= start < stop <= 36; given"),
-        ((0, 37), {}, "given"),
-        (4, {}, "some text or steps"),
-        ((0, 2), {"sign": "up"}, "one of both, positive, negative; given 'up'"),
-        ((0, 2), {"threshold": -1}, "0 or more"),
-        ((0, 2), {"share": 0}, "over 0 to 1"),
-        ((0, 2), {"text": "short"}, "the text has 5 symbols, and values of 36 steps"),
-        ((0, 2), {"text": ""}, "one symbol at least"),
+        ("quick", {}, "requires text"),
+        ((3, 3), {}, "0 <= start < stop <= 36, got"),
+        ((0, 37), {}, "got"),
+        (4, {}, "must be text or steps"),
+        ((0, 2), {"sign": "up"}, "must be one of both, positive, negative, got 'up'"),
+        ((0, 2), {"threshold": -1}, "must be >= 0"),
+        ((0, 2), {"share": 0}, "in (0, 1]"),
+        ((0, 2), {"text": "short"}, "the text has 5 symbols, but the values have 36 steps"),
+        ((0, 2), {"text": ""}, "non-empty"),
     ],
 )
-def test_bad_input_is_told(span, options, message):
+def test_invalid_input_raises(span, options, message):
     with pytest.raises(UserError, match=re.escape(message)):
         match(np.zeros((len(TEXT), 2)), span, **options)
 
 
-def test_values_of_several_rows_are_refused():
-    with pytest.raises(UserError, match=r"values of one row must be numbers \[T, H\]"):
+def test_values_of_several_sequences_raise():
+    with pytest.raises(UserError, match=r"values of one sequence must be numbers \[T, H\]"):
         match(np.zeros((4, 2, 3)), (0, 1))
 
 
-def test_symbols_longer_than_a_character_are_found_by_the_text_that_they_make():
+def test_spans_are_found_in_symbols_longer_than_a_character():
     symbols = ["the", " ", "cat", " ", "sat", " ", "the", " ", "cat"]
     values = np.array([[0, 0, 1, 0, 0, 0, 0, 0, 1.0]]).T
     found = match(values, "cat", symbols)
@@ -157,7 +157,7 @@ def noise(seed, units=1):
     return np.random.default_rng(seed).normal(size=(len(PLAY), units))
 
 
-def test_units_that_follow_something_are_told_from_those_that_do_not_and_what_they_follow_is_named():
+def test_interest_scores_and_names_the_features_that_units_follow():
     heading = np.zeros(len(PLAY))
     at = 0
     for line in PLAY.splitlines(keepends=True):
@@ -168,9 +168,9 @@ def test_units_that_follow_something_are_told_from_those_that_do_not_and_what_th
     values = np.stack([-heading, np.tanh(since / 20), PLAY_SPACES], 1) + 0.05 * noise(1, 3)
     found = interest(np.concatenate([values, noise(2), slow], 1), PLAY)
     assert found.phrases[:3] == ("low in a heading that ends in a colon", "rises along a line", "high at spaces")
-    assert found.scores[0] > 0.75  # the bin at the border has steps of both kinds in it
+    assert found.scores[0] > 0.75  # the bin at the boundary contains steps of both kinds
     assert found.scores[1] > 0.4
-    assert 0.35 < found.scores[2] <= 0.5  # the present symbol counts half
+    assert 0.35 < found.scores[2] <= 0.5  # features of the current symbol count half
     assert found.scores[3] < 0.02
     assert found.scores[4:].max() < 0.25
     assert set(found.order[:3]) == {0, 1, 2}
@@ -180,7 +180,7 @@ def test_units_that_follow_something_are_told_from_those_that_do_not_and_what_th
 PLAY_SPACES = np.array([float(c == " ") for c in PLAY])
 
 
-def test_quotes_and_brackets_are_known():
+def test_quotes_and_brackets_are_recognized():
     text = 'He said "this is it" and (so on) went away. Then "no more of it" (never) came, "or so" (it) went. ' * 4
     quoted, inside = np.zeros(len(text)), False
     for k, character in enumerate(text):
@@ -192,18 +192,18 @@ def test_quotes_and_brackets_are_known():
     assert found.phrases == ("high inside quotes", "low inside brackets")
 
 
-def test_a_text_without_anything_to_follow_and_constant_units_score_0():
+def test_featureless_text_and_constant_units_score_0():
     assert interest(noise(0)[:5], "aaaaa").scores.tolist() == [0]
     assert interest(np.ones((len(PLAY), 2)), PLAY).scores.tolist() == [0, 0]
     assert interest(np.ones((len(PLAY), 2)), PLAY).phrases == ("", "")
 
 
-def test_right_to_left_text_emoji_and_nul_do_no_harm():
+def test_right_to_left_text_emoji_and_nul_are_accepted():
     text = "שלום עולם\n😀 \0 ok\n" * 5
     found = interest(np.random.default_rng(0).normal(size=(len(text), 3)), text)
     assert np.isfinite(found.scores).all()
 
 
-def test_a_text_of_another_length_is_refused():
-    with pytest.raises(DataError, match="3 symbols, and values of 4 steps"):
+def test_text_of_a_different_length_raises():
+    with pytest.raises(DataError, match="3 symbols, but the values have 4 steps"):
         interest(np.zeros((4, 2)), "abc")

@@ -1,4 +1,4 @@
-"""What the outputs of labels, tags and notes depend on, against plain autograd."""
+"""Connectivity of models of labels, tags and notes, compared with plain autograd."""
 
 import numpy as np
 import pytest
@@ -25,7 +25,7 @@ def network(output: Output, symbols: int | None = None, **options) -> SequenceMo
 
 
 def norms(model: SequenceModel, x: Tensor, scalars) -> Tensor:
-    """The norm of the gradient of each scalar with respect to each input vector, `[scalars, T]`."""
+    """Return the norm of the gradient of each scalar with respect to each input vector, `[scalars, T]`."""
     model.eval()
     vectors = (model.encoder(x) if model.reads_symbols else x).detach().requires_grad_()
     raw = model.head(model.recurrent(vectors)[0])
@@ -39,7 +39,7 @@ NUMBERS = torch.randn(T, 1, FEATURES, generator=torch.Generator().manual_seed(1)
 
 @pytest.mark.parametrize("bidirectional", BOTH_WAYS)
 @pytest.mark.parametrize("symbols", [7, None])
-def test_a_label_depends_on_the_steps_of_its_sequence(bidirectional, symbols):
+def test_connectivity_of_labels_matches_autograd(bidirectional, symbols):
     model = network(Categorical(CLASSES), symbols, returns="last", bidirectional=bidirectional)
     x = IDS if symbols else NUMBERS
     likeliest = norms(model, x, lambda raw: [raw.log_softmax(-1)[0].max()])
@@ -48,7 +48,7 @@ def test_a_label_depends_on_the_steps_of_its_sequence(bidirectional, symbols):
     assert found.steps.tolist() == [T - 1]
     assert found.ahead is None
     np.testing.assert_allclose(found.past(T - 1), likeliest[0], **CLOSE)
-    np.testing.assert_allclose(connectivity(model, x[:, 0]).norms, found.norms, **CLOSE)  # without the axis of rows
+    np.testing.assert_allclose(connectivity(model, x[:, 0]).norms, found.norms, **CLOSE)  # without the batch axis
     third = norms(model, x, lambda raw: [raw.log_softmax(-1)[0, 3]])
     np.testing.assert_allclose(connectivity(model, x, 3).past(T - 1), third[0], **CLOSE)
     best = norms(model, x, lambda raw: [raw[0].max()])
@@ -56,7 +56,7 @@ def test_a_label_depends_on_the_steps_of_its_sequence(bidirectional, symbols):
 
 
 @pytest.mark.parametrize("bidirectional", BOTH_WAYS)
-def test_a_tag_depends_on_earlier_and_with_both_directions_on_later_steps(bidirectional):
+def test_connectivity_of_tags_includes_later_steps_if_bidirectional(bidirectional):
     model = network(Categorical(CLASSES), 7, bidirectional=bidirectional)
     wanted = norms(model, IDS, lambda raw: raw.log_softmax(-1)[:, 0].max(-1).values)
     found = connectivity(model, IDS, window=3, steps=[4, 1])
@@ -72,7 +72,7 @@ def test_a_tag_depends_on_earlier_and_with_both_directions_on_later_steps(bidire
     assert found.figure() is not None
 
 
-def test_targets_are_those_of_the_head():
+def test_targets_of_every_kind_of_head_are_accepted():
     model = network(Bernoulli(4))
     bits = torch.randint(2, (T, 1, 4), generator=torch.Generator().manual_seed(2)).double()
     wanted = norms(
@@ -85,14 +85,14 @@ def test_targets_are_those_of_the_head():
     np.testing.assert_allclose(flow.norms["input"], found.norms, **CLOSE)
 
 
-def test_rows_are_averaged():
+def test_norms_are_averaged_over_the_batch():
     model = network(Categorical(CLASSES), returns="last", bidirectional=True)
     rows = torch.randn(T, B, FEATURES, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
     each = [connectivity(model, rows[:, k], 1).norms for k in range(B)]
     np.testing.assert_allclose(connectivity(model, rows, [1, 1]).norms, np.mean(each, 0), **CLOSE)
 
 
-def test_chunks_change_nothing(monkeypatch):
+def test_chunk_size_does_not_change_results(monkeypatch):
     model = network(Categorical(CLASSES), bidirectional=True)
     whole = connectivity(model, NUMBERS)
     monkeypatch.setattr("throughtime.sight.gradients.backward._ELEMENTS", 1)
@@ -102,16 +102,16 @@ def test_chunks_change_nothing(monkeypatch):
 @pytest.mark.parametrize(
     ("model", "x", "options", "message"),
     [
-        (network(Categorical(CLASSES), 7), [0, 7], {}, "an id is 7; there are 7 symbols"),
+        (network(Categorical(CLASSES), 7), [0, 7], {}, "token ids must be from 0 to 6, got 7"),
         (network(Categorical(CLASSES)), torch.zeros(T, 2), {}, r"must be numbers \[T, B, 3\].*got \[6, 1, 2\]"),
-        (network(Categorical(CLASSES)), NUMBERS, {"targets": [1, 2]}, r"targets must be \[6, 1\]"),
-        (network(Point(1, "mse")), NUMBERS, {"of": "best"}, "score symbols or labels"),
+        (network(Categorical(CLASSES)), NUMBERS, {"targets": [1, 2]}, r"targets for .* must have shape \[6, 1\]"),
+        (network(Point(1, "mse")), NUMBERS, {"of": "best"}, "scores tokens or labels"),
         (
             network(Categorical(CLASSES), returns="last", bidirectional=True), NUMBERS, {"steps": [2]},
-            r"only output belongs to its last step, 5; got steps=\[2\]",
+            r"only output is at its last step, 5; got steps=\[2\]",
         ),
     ],
 )  # fmt: skip
-def test_refusals(model, x, options, message):
+def test_invalid_arguments_raise(model, x, options, message):
     with pytest.raises(UserError, match=message):
         connectivity(model, x, **options)

@@ -1,4 +1,4 @@
-"""Lyapunov exponents and fixed points: against Jacobians by autograd, and systems whose answers are known."""
+"""Lyapunov exponents and fixed points, compared with autograd Jacobians and with systems whose answers are known."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def linear_module(matrix: torch.Tensor) -> Recurrent:
     seed=st.integers(0, 99),
 )
 @settings(max_examples=15, deadline=None)
-def test_a_linear_systems_exponents_are_the_logs_of_its_eigenvalues(moduli, seed):
-    """Symmetric, so that its vectors turn at once to their directions; what is left falls like 1 / T."""
+def test_exponents_of_a_linear_system_are_its_log_eigenvalues(moduli, seed):
+    """The matrix is symmetric, so the vectors align at once; the remaining error decreases as 1 / T."""
     n = len(moduli)
     basis = torch.linalg.qr(torch.randn(n, n, generator=torch.Generator().manual_seed(seed), dtype=torch.float64))[0]
     module = linear_module(basis @ torch.diag(torch.tensor(moduli, dtype=torch.float64)) @ basis.T)
@@ -47,7 +47,7 @@ def test_a_linear_systems_exponents_are_the_logs_of_its_eigenvalues(moduli, seed
     assert found.steps == 200
 
 
-def test_a_rotation_that_shrinks_has_its_modulus_twice():
+def test_exponents_of_a_shrinking_rotation_are_its_log_modulus_twice():
     angle, modulus = 0.7, 0.9
     turn = [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
     module = linear_module(modulus * torch.tensor(turn, dtype=torch.float64))
@@ -59,7 +59,7 @@ def test_a_rotation_that_shrinks_has_its_modulus_twice():
 
 
 def jacobians(module: Recurrent, x: torch.Tensor, depth: int) -> list[torch.Tensor]:
-    """Of each step of the first row, the states of a layer side by side, by autograd through the reference engine."""
+    """Compute the Jacobian of a layer at each step of the first sequence by autograd through the reference engine."""
     below = x[:, :1]
     if depth:
         lower = Recurrent.from_programs(module.programs[:depth], module.hidden_size, dtype=x.dtype)
@@ -83,7 +83,7 @@ def jacobians(module: Recurrent, x: torch.Tensor, depth: int) -> list[torch.Tens
 
 
 def by_qr(matrices: list[torch.Tensor]) -> np.ndarray:
-    """Benettin's way: forward in time."""
+    """Benettin's method, forward in time."""
     q = torch.linalg.qr(torch.randn(len(matrices[0]), len(matrices[0]), dtype=torch.float64))[0]
     total = 0
     for matrix in matrices:
@@ -94,8 +94,8 @@ def by_qr(matrices: list[torch.Tensor]) -> np.ndarray:
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
 @pytest.mark.parametrize("depth", [0, 1])
-def test_exponents_are_those_of_autograds_jacobians(name, depth):
-    """QR from the other end differs in the transient alone, which falls like 1 / T: 0.05 at 200 steps is ample."""
+def test_exponents_match_autograd_jacobians(name, depth):
+    """QR from the other end differs only in the transient, which decreases as 1 / T; 0.05 at 200 steps is ample."""
     torch.manual_seed(1)
     module = Recurrent(name, 3, 3, num_layers=2, dtype=torch.float64)
     with torch.no_grad():
@@ -105,22 +105,22 @@ def test_exponents_are_those_of_autograds_jacobians(name, depth):
     found = lyapunov(module, x[:, :1])
     matrices = jacobians(module, x, depth)
     np.testing.assert_allclose(found.layers[f"layer{depth}"], by_qr(matrices), atol=0.05)
-    # Their sum has no transient: it is the mean logarithm of the determinants.
+    # The sum has no transient: it is the mean log determinant.
     volume = np.mean([float(torch.linalg.slogdet(m).logabsdet) for m in matrices])
     assert found.layers[f"layer{depth}"].sum() == pytest.approx(volume, rel=1e-9)
 
 
-def test_an_interval_and_a_count_give_the_same_leading_exponents():
+def test_interval_and_count_preserve_the_leading_exponents():
     torch.manual_seed(0)
     module = Recurrent("gru", 3, 6, dtype=torch.float64)
     x = torch.randn(303, 1, 3, dtype=torch.float64)
     whole = lyapunov(module, x).all
     np.testing.assert_allclose(lyapunov(module, x, interval=4).all, whole, atol=1e-9)
-    # The first columns of Q do not depend on the others; another start leaves a difference of 1 / T.
+    # The first columns of Q do not depend on the others; a different start changes results by 1 / T.
     np.testing.assert_allclose(lyapunov(module, x, count=2).all, whole[:2], atol=0.02)
 
 
-def test_the_dimension_interpolates_where_the_sum_passes_0():
+def test_dimension_interpolates_where_the_sum_crosses_0():
     module = linear_module(torch.diag(torch.tensor([2.0, 1.0, 0.25, 0.1], dtype=torch.float64)))
     with torch.no_grad():
         module.weight_x_l0.zero_()
@@ -139,23 +139,23 @@ def test_exponents_of_any_cell_are_finite_on_either_engine(name):
         module = Recurrent(name, 3, 4, engine=engine)
         found.append(lyapunov(module, torch.randn(12, 2, 3)).all)
         assert np.isfinite(found[-1]).all()
-    # The run is in float32, so what is tiny differs between engines: compared where it is not.
+    # The run is in float32, so tiny values differ between engines and are not compared.
     large = found[0] > -6
     np.testing.assert_allclose(found[0][large], found[1][large], atol=1e-2)
 
 
-def test_what_lyapunov_refuses():
+def test_lyapunov_rejects_invalid_arguments():
     module = Recurrent("gru", 3, 4)
     x = torch.randn(5, 1, 3)
     for options, message in (
-        ({"skip": 3}, "5 steps, less 3 at the beginning and at the end, leave none"),
-        ({"skip": -1}, "skip is a whole number of 0 or more"),
-        ({"interval": 0}, "interval is a whole number of 1 or more"),
-        ({"count": 0}, "count is a whole number of 1 or more"),
+        ({"skip": 3}, "skipping 3 steps at the beginning and at the end of 5 leaves none"),
+        ({"skip": -1}, "skip must be an integer >= 0"),
+        ({"interval": 0}, "interval must be an integer >= 1"),
+        ({"count": 0}, "count must be a positive integer"),
     ):
         with pytest.raises(UserError, match=message):
             lyapunov(module, x, **options)
-    with pytest.raises(UserError, match="one direction of time"):
+    with pytest.raises(UserError, match="unidirectional"):
         lyapunov(Recurrent("gru", 3, 4, bidirectional=True), x)
 
 
@@ -165,7 +165,7 @@ ROOT = 0.9575040240772687  # of h = tanh(2 h)
 
 
 def two_switches(layers: type = Recurrent):
-    """Two units that each hold a sign: h' = tanh(2 h). Each has fixed points at 0 and at +-ROOT."""
+    """Two units that each hold a sign: h' = tanh(2 h), with fixed points at 0 and at +-ROOT."""
     module = Recurrent("rnn", 1, 2, dtype=torch.float64)
     with torch.no_grad():
         for name, parameter in module.named_parameters():
@@ -173,7 +173,7 @@ def two_switches(layers: type = Recurrent):
     return module
 
 
-def test_the_fixed_points_of_a_network_with_set_weights_are_all_found():
+def test_all_fixed_points_of_a_known_network_are_found():
     starts = torch.cartesian_prod(*[torch.linspace(-1.2, 1.2, 13, dtype=torch.float64)] * 2)[None]
     found = fixed_points(two_switches(), starts)
     assert len(found) == 9
@@ -191,7 +191,7 @@ def test_the_fixed_points_of_a_network_with_set_weights_are_all_found():
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_a_point_of_a_stack_stays_and_its_eigenvalues_are_those_of_autograds_jacobian(name):
+def test_fixed_point_of_a_stack_is_stationary_and_its_eigenvalues_match_autograd(name):
     torch.manual_seed(2)
     module = Recurrent(name, 3, 4, num_layers=2, dtype=torch.float64)
     x = torch.randn(3, dtype=torch.float64)
@@ -200,7 +200,7 @@ def test_a_point_of_a_stack_stays_and_its_eigenvalues_are_those_of_autograds_jac
     assert len(found) == 1
     assert found.counts.tolist() == [3]
     assert next(iter(found.parts)) == "layer0.hidden"
-    # the stack run for a long time with that input comes to rest there
+    # running the stack for a long time with this input converges to the point
     _, rest = module(x.expand(3000, 1, 3))
     rest = [rest] if name == "gru" else list(rest)
     flat = torch.cat([s[depth, 0] for depth in range(2) for s in rest]).detach()
@@ -229,10 +229,10 @@ def test_states_may_be_recorded_values():
     assert len(found) == 2
 
 
-def test_a_slow_point_is_no_fixed_point_unless_it_is_allowed():
+def test_slow_points_are_kept_only_if_speed_allows():
     module = two_switches()
     with torch.no_grad():
-        module.weight_h_l0.copy_(torch.eye(2))  # h' = tanh(h + 0.1): pushed past a ghost near 0
+        module.weight_h_l0.copy_(torch.eye(2))  # h' = tanh(h + 0.1): slows down near a ghost of a fixed point at 0
         module.bias_l0.fill_(1e-4)
     starts = torch.zeros(1, 1, 2, dtype=torch.float64) - 0.02
     strict = fixed_points(module, starts)
@@ -241,29 +241,29 @@ def test_a_slow_point_is_no_fixed_point_unless_it_is_allowed():
     assert len(slow) == 1
 
 
-def test_a_language_models_input_is_a_symbol():
+def test_input_of_a_language_model_is_a_token_id():
     torch.manual_seed(0)
     model = LanguageModel(5, Recurrent("gru", 3, 4))
     start = torch.zeros(1, 2, 4)
     rest = fixed_points(model, start, 3)
     again = fixed_points(model.recurrent, start, model.encoder.weight[3])
     np.testing.assert_allclose(rest.states, again.states, atol=1e-9)
-    with pytest.raises(UserError, match="id of a symbol, from 0 to 4; given 5"):
+    with pytest.raises(UserError, match="token id from 0 to 4, got 5"):
         fixed_points(model, start, 5)
 
 
-def test_what_fixed_points_refuses():
+def test_fixed_points_rejects_invalid_arguments():
     module = two_switches()
     for states, options, message in (
-        (torch.zeros(2, 1, 2), {}, r"1 of the shape \[1, N, width\]; given \[\[2, 1, 2\]\]"),
-        (torch.zeros(1, 0, 2), {}, "one at least"),
-        ({"layer0.hidden": np.zeros((3, 5))}, {}, "as wide as"),
-        ({"layer0.cell": np.zeros((3, 5))}, {}, "layer0.hidden is not given"),
-        (torch.zeros(1, 1, 2), {"x": [1.0, 2.0]}, r"a vector \[1\].*given \[2\]"),
-        (torch.zeros(1, 1, 2), {"speed": -1}, "0 or more"),
-        (torch.zeros(1, 1, 2), {"iterations": 0}, "1 or more"),
+        (torch.zeros(2, 1, 2), {}, r"1 of shape \[1, N, width\]; got \[\[2, 1, 2\]\]"),
+        (torch.zeros(1, 0, 2), {}, "nonzero count"),
+        ({"layer0.hidden": np.zeros((3, 5))}, {}, "must have widths"),
+        ({"layer0.cell": np.zeros((3, 5))}, {}, "layer0.hidden is missing"),
+        (torch.zeros(1, 1, 2), {"x": [1.0, 2.0]}, r"a vector of shape \[1\].*got \[2\]"),
+        (torch.zeros(1, 1, 2), {"speed": -1}, ">= 0"),
+        (torch.zeros(1, 1, 2), {"iterations": 0}, "positive integer"),
     ):
         with pytest.raises(UserError, match=message):
             fixed_points(module, states, **options)
-    with pytest.raises(UserError, match="one direction of time"):
+    with pytest.raises(UserError, match="unidirectional"):
         fixed_points(LSTM(3, 4, bidirectional=True), torch.zeros(2, 1, 4))

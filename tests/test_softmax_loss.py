@@ -1,4 +1,4 @@
-"""The softmax head's loss equals torch's, in less memory."""
+"""The loss of the softmax head matches torch's cross-entropy and uses less memory."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from throughtime.nn.softmax_loss import softmax_loss
 
 @pytest.fixture(params=[3, 1 << 20])
 def chunk(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """Rows of a chunk: a few, so that there are many chunks, or all."""
+    """The number of rows per chunk: small enough for several chunks, or large enough for a single one."""
     monkeypatch.setattr(module, "CHUNK_ELEMENTS", request.param * 5)
     return int(request.param)
 
@@ -27,7 +27,7 @@ def dense(hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, target
     return functional.cross_entropy(functional.linear(hidden, weight, bias), targets, reduction="sum")
 
 
-def test_value_and_gradients_are_torchs(chunk: int) -> None:
+def test_value_and_gradients_match_torch(chunk: int) -> None:
     ours, theirs = arguments(), arguments()
     for function, given in ((softmax_loss, ours), (dense, theirs)):
         (function(*given) * 0.5).backward()
@@ -36,13 +36,13 @@ def test_value_and_gradients_are_torchs(chunk: int) -> None:
         torch.testing.assert_close(a.grad, b.grad, rtol=1e-13, atol=1e-14)
 
 
-def test_first_and_second_derivatives_are_those_of_finite_differences(chunk: int) -> None:
+def test_first_and_second_derivatives_match_finite_differences(chunk: int) -> None:
     *given, targets = arguments()
     assert torch.autograd.gradcheck(lambda *a: softmax_loss(*a, targets), given)
     assert torch.autograd.gradgradcheck(lambda *a: softmax_loss(*a, targets), given)
 
 
-def test_only_the_gradients_that_are_wanted_are_computed(chunk: int) -> None:
+def test_only_requested_gradients_are_computed(chunk: int) -> None:
     hidden, weight, bias, targets = arguments()
     softmax_loss(hidden.detach(), weight, bias.detach(), targets).backward()
     assert weight.grad is not None

@@ -1,4 +1,4 @@
-"""Inputs of a cell beside x: every way to run a layer takes them, and gives the same."""
+"""Additional inputs of a cell: every way to run a layer accepts them, and all results agree."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ STEPS, ROWS = 6, 3
 
 @cell
 def decaying(x, h, dt=inputs(width=1), mask=inputs(width="kinds"), *, kinds=2):
-    """A state that decays with the time that has passed."""
+    """A cell whose state decays with elapsed time."""
     h = exp(-dt * softplus(parameter("rate"))) * h
     return tanh(affine("hidden", x, h, mask))
 
@@ -36,7 +36,7 @@ def sequences(seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def in_torch(layer: Recurrent, x: Tensor, dt: Tensor, mask: Tensor) -> Tensor:
-    """One layer as a plain loop."""
+    """Run one layer as a plain loop."""
     p = dict(layer.named_parameters())
     h, found = torch.zeros(x.shape[1], layer.hidden_size), []
     for t in range(len(x)):
@@ -48,7 +48,7 @@ def in_torch(layer: Recurrent, x: Tensor, dt: Tensor, mask: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("engine", ["reference", "native"])
-def test_a_layer_takes_them_by_name(engine):
+def test_a_layer_takes_additional_inputs_by_name(engine):
     layer = Recurrent(decaying, 4, 5, engine=engine)
     x, dt, mask = sequences()
     dt.requires_grad_()
@@ -61,11 +61,11 @@ def test_a_layer_takes_them_by_name(engine):
     throughtime.gradcheck(decaying)
 
 
-def test_every_form_of_input():
+def test_all_forms_of_input_agree():
     layer = Recurrent(decaying, 4, 5, 2, bidirectional=True)
     x, dt, mask = sequences()
     y, _ = layer(x, dt=dt, mask=mask)
-    assert torch.equal(layer(x, dt=dt[..., 0], mask=mask)[0], y)  # a width of 1 needs no axis
+    assert torch.equal(layer(x, dt=dt[..., 0], mask=mask)[0], y)  # an axis of width 1 can be omitted
     assert torch.equal(layer(x[:, 1], dt=dt[:, 1], mask=mask[:, 1])[0], y[:, 1])
     assert torch.equal(layer(x, dt=dt, mask=mask, reset=torch.zeros(STEPS, ROWS))[0], y)
     lengths = [3, 6, 0]
@@ -84,18 +84,18 @@ def test_every_form_of_input():
     assert torch.equal(first(turned[0], dt=turned[1], mask=turned[2])[0].transpose(0, 1), y)
 
 
-def test_without_gradients_too():
-    """One layer then takes a shorter way to the engine."""
+def test_inference_matches_training():
+    """A single layer takes a fast path without gradients."""
     layer = Recurrent(decaying, 4, 5).eval()
     x, dt, mask = sequences()
     y, _ = layer(x, dt=dt, mask=mask)
     with torch.no_grad():
         assert torch.equal(layer(x, dt=dt, mask=mask)[0], y)
-        with pytest.raises(UserError, match="take dt at each step, and it is missing"):
+        with pytest.raises(UserError, match="missing input dt, which the layers take at each step"):
             layer(x, mask=mask)
 
 
-def test_they_are_recorded_and_edited():
+def test_additional_inputs_can_be_recorded_and_edited():
     layer = Recurrent(decaying, 4, 5)
     x, dt, mask = sequences()
     with throughtime.record(layer, "layer0.dt", "layer0.hidden") as tape:
@@ -107,14 +107,14 @@ def test_they_are_recorded_and_edited():
     assert torch.equal(edited, layer(x, dt=torch.zeros_like(dt), mask=mask)[0])
 
 
-def test_a_compiled_layer_takes_them():
+def test_compiled_layers_take_additional_inputs():
     layer = Recurrent(decaying, 4, 5)
     x, dt, mask = sequences()
     compiled = torch.compile(layer, backend="eager")
     assert torch.equal(compiled(x, dt=dt, mask=mask)[0], layer(x, dt=dt, mask=mask)[0])
 
 
-def test_a_stream_takes_them_and_so_does_a_saved_file(tmp_path):
+def test_streams_and_saved_files_take_additional_inputs(tmp_path):
     layer = Recurrent(decaying, 4, 5, 2)
     x, dt, mask = (v[:, 0] for v in sequences())
     y = layer(x, dt=dt, mask=mask)[0].detach().numpy()
@@ -129,20 +129,20 @@ def test_a_stream_takes_them_and_so_does_a_saved_file(tmp_path):
     twice = side_by_side.step(np.stack([x[0]] * 2), dt=np.stack([dt[0]] * 2), mask=np.stack([mask[0]] * 2))
     assert np.array_equal(twice, [y[0], y[0]])
     for given, message in [
-        ({"mask": mask[0]}, r"takes dt at each step, and it is missing: step\(x, dt=...\)"),
-        ({"dt": 1.0, "mask": mask[0], "masks": 1}, "takes no input 'masks', did you mean mask"),
-        ({"dt": 1.0, "mask": mask[0, :1]}, r"mask must be float32 \[2\]; got float32 \[1\]"),
+        ({"mask": mask[0]}, r"missing input dt, which the network takes at each step: step\(x, dt=...\)"),
+        ({"dt": 1.0, "mask": mask[0], "masks": 1}, "has no input 'masks', did you mean mask"),
+        ({"dt": 1.0, "mask": mask[0, :1]}, r"mask must be float32 \[2\], got float32 \[1\]"),
     ]:
         with pytest.raises(UserError, match=message):
             stream.step(x[0], **given)
 
 
-def test_c_and_onnx_take_them(tmp_path: Path):
+def test_c_and_onnx_exports_take_additional_inputs(tmp_path: Path):
     layer = Recurrent(decaying, 4, 5, 2)
     x, dt, mask = (v[:, :1] for v in sequences())
     y = layer(x, dt=dt, mask=mask)[0].detach().numpy()
     throughtime.to_c(layer, tmp_path / "net.c")
-    assert "x has NET_INPUTS numbers: 4 of x, then 1 of dt, then 2 of mask." in (tmp_path / "net.h").read_text()
+    assert "x has NET_INPUTS values: 4 for x, then 1 for dt, then 2 for mask." in (tmp_path / "net.h").read_text()
     command = ["cc", "-std=c99", "-Wall", "-Wextra", "-pedantic", "-Werror", "-O2", "-DNET_MAIN", "net.c", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)
     rows = "\n".join(" ".join(map(str, row)) for row in torch.cat([x, dt, mask], -1)[:, 0].tolist())
@@ -156,7 +156,7 @@ def test_c_and_onnx_take_them(tmp_path: Path):
     np.testing.assert_allclose(found, y, atol=1e-6)
 
 
-def test_an_optional_input_is_none_where_it_is_not_asked_for():
+def test_an_optional_input_is_none_unless_requested():
     @cell
     def paced(x, h, dt=inputs(optional=True)):
         return tanh(affine("candidate", x, h)) * (1.0 if dt is None else dt)
@@ -168,13 +168,13 @@ def test_an_optional_input_is_none_where_it_is_not_asked_for():
     assert [i.name for i in paced.program(3, 4).inputs] == ["x"]
     assert [i.name for i in paced.program(3, 4, inputs=["dt"]).inputs] == ["x", "dt"]
     assert around.program(3, 4).equivalent(paced.program(3, 4))
-    with pytest.raises(UserError, match=r"asked for when they are made: Recurrent\(..., inputs=\['dt'\]\)"):
+    with pytest.raises(UserError, match=r"name it when you create the layers: Recurrent\(..., inputs=\['dt'\]\)"):
         Recurrent(paced, 3, 4)(torch.zeros(2, 1, 3), dt=torch.zeros(2, 1))
     with pytest.raises(CellError, match=r"has no input 'gap'.*it has dt"):
         Recurrent(paced, 3, 4, inputs=["gap"])
 
 
-def test_cfc_takes_its_gap():
+def test_cfc_takes_time_gaps():
     """Hasani et al. 2022: the gate between the two heads is a sigmoid of `a dt + b`."""
     layer = Recurrent("cfc", 3, 4, backbone=5, inputs=["dt"], dtype=torch.float64)
     x, dt = torch.randn(STEPS, 2, 3, dtype=torch.float64), torch.rand(STEPS, 2, 1, dtype=torch.float64)
@@ -213,46 +213,48 @@ def no_state(x, dt=inputs()):
 @pytest.mark.parametrize(
     ("function", "message"),
     [
-        (forgotten_declaration, r"declare it as an input: def forgotten_declaration(x, h, dt=inputs(width=1))."),
-        (name_of_an_argument, "an input cannot be called 'lengths': a layer has an argument of that name"),
-        (no_state, "a cell takes at least one state besides its inputs"),
+        (forgotten_declaration, r"declare it as one: def forgotten_declaration(x, h, dt=inputs(width=1))."),
+        (name_of_an_argument, "an input can't be named 'lengths': layers have an argument of that name"),
+        (no_state, "a cell must take at least one state besides its inputs"),
     ],
 )
-def test_a_wrong_declaration_says_how_to_write_it(function, message):
+def test_a_wrong_declaration_raises_with_a_fix(function, message):
     with pytest.raises(CellError) as caught:
         cell(function).program(3, 4)
     assert message in str(caught.value)
 
 
-def test_what_does_not_fit_is_told():
+def test_missing_or_mismatched_inputs_raise():
     layer = Recurrent(decaying, 4, 5)
     x, dt, mask = sequences()
     packed = pack_padded_sequence(x, [6, 6, 6])
     for given, input, message in [
-        ({"mask": mask}, x, r"take dt at each step, and it is missing: layer\(x, dt=...\)"),
-        ({"dt": dt, "mask": mask, "gap": dt}, x, r"take no input 'gap' \(they take dt, mask\)"),
-        ({"dt": dt[:2], "mask": mask}, x, r"dt must have the shape \[6, 3, 1\], as x has its steps; given \[2, 3, 1\]"),
-        ({"dt": dt.double(), "mask": mask}, x, "dt must be torch.float32, as the layers' weights are"),
+        ({"mask": mask}, x, r"missing input dt, which the layers take at each step: layer\(x, dt=...\)"),
+        ({"dt": dt, "mask": mask, "gap": dt}, x, r"have no input 'gap' \(they take dt, mask\)"),
+        ({"dt": dt[:2], "mask": mask}, x, r"dt must have shape \[6, 3, 1\], to match x, got \[2, 3, 1\]"),
+        ({"dt": dt.double(), "mask": mask}, x, "dt must have the layers' dtype, torch.float32"),
         ({"dt": 1.0, "mask": mask}, x, "dt must be a tensor"),
-        ({"dt": dt, "mask": mask}, packed, "dt must be a packed sequence of the lengths of the packed input"),
+        ({"dt": dt, "mask": mask}, packed, "dt must be a packed sequence with the same lengths as the input"),
     ]:
         with pytest.raises(UserError, match=message):
             layer(input, **given)
-    with pytest.raises(UserError, match="a sequence model reads x alone, but the recurrent layers take dt, mask"):
+    with pytest.raises(UserError, match="a sequence model takes x alone, but the recurrent layers also take dt, mask"):
         SequenceModel(Numeric(4), layer, Point(1, "mse"))
 
     @cell
     def as_wide_as_x(x, h, mask=inputs(width=lambda input_size: input_size)):
         return tanh(affine("hidden", x, h, mask))
 
-    with pytest.raises(UserError, match=r"layer 1 takes mask \[5\] .* but the first one takes mask \[4\]"):
+    with pytest.raises(
+        UserError, match=r"layer 1 takes the step inputs mask \[5\], but the first layer takes mask \[4\]"
+    ):
         Recurrent(as_wide_as_x, 4, 5, 2)
 
 
 # Computed widths.
 
 
-def test_a_width_is_computed_from_sizes_and_hyper_parameters():
+def test_widths_can_be_computed_from_sizes_and_hyper_parameters():
     @cell
     def quarter(x, h, s=state("summary", width=lambda hidden_size, share: hidden_size // share), *, share=4):
         s = tanh(affine("summary.next", x, s, width=s.width))
@@ -265,7 +267,7 @@ def test_a_width_is_computed_from_sizes_and_hyper_parameters():
     def unknown(x, h, s=state(width=lambda units: units // 4)):
         return h, s
 
-    with pytest.raises(CellError, match="computed from 'units'; it can be from input_size, hidden_size"):
+    with pytest.raises(CellError, match="depends on 'units'; it can depend only on input_size, hidden_size"):
         unknown.program(3, 8)
 
     @cell

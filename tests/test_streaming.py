@@ -1,4 +1,4 @@
-"""A stream gives what the module gives over the whole sequence, bit by bit, without torch and on many threads."""
+"""A stream's results are bit-identical to the module's over the whole sequence, without torch and on many threads."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ STEPS = 7
 
 
 def steps_of(stream: Stream, x: torch.Tensor) -> torch.Tensor:
-    """A stream's outputs over the steps of `x`, `[T, rows, features]`."""
+    """Return a stream's outputs over the steps of `x`, `[T, rows, features]`."""
     return torch.from_numpy(np.stack([stream.step(now.numpy()) for now in x]))
 
 
@@ -58,7 +58,7 @@ def modules() -> Iterator[nn.Module]:
 
 @pytest.mark.parametrize("rows", [1, 5, 40])
 @pytest.mark.parametrize("module", list(modules()), ids=lambda m: f"{type(m).__name__}({m.extra_repr()})")
-def test_the_same_bits_as_the_module_over_the_whole_sequence(module: nn.Module, rows: int) -> None:
+def test_results_are_bit_identical_to_the_module(module: nn.Module, rows: int) -> None:
     dtype = next(module.parameters()).dtype
     x = torch.randn(STEPS, rows, module.input_size, dtype=dtype)
     with torch.no_grad():
@@ -66,14 +66,14 @@ def test_the_same_bits_as_the_module_over_the_whole_sequence(module: nn.Module, 
     stream = Stream(module, rows)
     assert torch.equal(steps_of(stream, x), wanted.transpose(0, 1) if module.batch_first else wanted)
     states = [final] if isinstance(final, torch.Tensor) else list(final)
-    found = list(stream.state.values())  # by layer, then by state
+    found = list(stream.state.values())  # ordered by layer, then by state
     for depth in range(module.num_layers):
         for k, state in enumerate(states):
             assert np.array_equal(found[depth * len(states) + k], state[depth].numpy())
 
 
 @pytest.mark.parametrize("isa", instruction_sets())
-def test_the_same_bits_with_each_instruction_set(isa: str) -> None:
+def test_results_are_bit_identical_with_each_instruction_set(isa: str) -> None:
     module = Recurrent("lstm", 6, 21)
     program, parameters = module.programs[0], [p.detach() for p in module.parameters()]
     x, zeros = torch.randn(STEPS, 3, 6), [torch.zeros(3, 21)] * 2
@@ -83,32 +83,34 @@ def test_the_same_bits_with_each_instruction_set(isa: str) -> None:
 
 @settings(max_examples=40)
 @given(program=programs(reductions=False), rows=st.integers(1, 4))
-def test_the_same_bits_for_any_program(program: Program, rows: int) -> None:
+def test_results_are_bit_identical_for_random_programs(program: Program, rows: int) -> None:
     if len(program.inputs) != 1 or not program.outputs or not program.parameters or program.reverse:
         return
     module = Recurrent.from_programs([program], 4, dtype=torch.float64, engine="native")
     x = torch.randn(STEPS, rows, program.inputs[0].width, dtype=torch.float64)
     with torch.no_grad():
         wanted = module(x)[0]
-    # A program can compute NaN, which equals nothing.
+    # A program can compute NaN, which is not equal to itself.
     assert np.array_equal(steps_of(Stream(module, rows), x).numpy(), wanted.numpy(), equal_nan=True)
 
 
-WIDE = 200  # more columns than a step takes of a matrix at once
+WIDE = 200  # more columns than a step multiplies at once
 MEETING = {
-    "three in one sum": lambda of, w, x, s: [of.tanh(w(x) + w(s) + w(s * s))],
+    "three products in one sum": lambda of, w, x, s: [of.tanh(w(x) + w(s) + w(s * s))],
     "a product of a product": lambda of, w, x, s: [of.tanh(w(w(s)) + w(x))],
-    "two that begin at one": lambda of, w, x, s: [of.tanh(p + w(s)) * of.tanh(p + w(s * s)) for p in [w(x)]],
-    "one that begins at the first part of another": lambda of, w, x, s: [
+    "two products added to the same value": lambda of, w, x, s: [
+        of.tanh(p + w(s)) * of.tanh(p + w(s * s)) for p in [w(x)]
+    ],
+    "one product added to the first part of another": lambda of, w, x, s: [
         of.tanh(of.concat(p[: WIDE // 2] + w(s, WIDE // 2), x[WIDE // 2 :]) + p) for p in [w(x)]
     ],
-    "one that begins at what it multiplies": lambda of, w, x, s: [of.tanh(p + w(p) + s) for p in [w(x)]],
-    "one that begins at itself again": lambda of, w, x, s: [of.tanh(w(w(s) + w(x)) + w(x))],
+    "one product added to its own input": lambda of, w, x, s: [of.tanh(p + w(p) + s) for p in [w(x)]],
+    "one product added to an equal one": lambda of, w, x, s: [of.tanh(w(w(s) + w(x)) + w(x))],
 }
 
 
 @pytest.mark.parametrize("case", MEETING)
-def test_products_that_meet_are_done_in_an_order_that_is_right(case: str) -> None:
+def test_products_that_are_summed_run_in_a_valid_order(case: str) -> None:
     builder = Builder("meeting")
     numbers = itertools.count()
 
@@ -125,20 +127,20 @@ def test_products_that_meet_are_done_in_an_order_that_is_right(case: str) -> Non
     assert torch.equal(steps_of(Stream(module), x), wanted)
 
 
-def test_torchs_own_layers() -> None:
+def test_results_match_torchs_own_layers() -> None:
     for kind in (nn.RNN, nn.LSTM, nn.GRU):
         layer = kind(8, 24, num_layers=2)
         x = torch.randn(STEPS, 2, 8)
         with torch.no_grad():
             wanted = layer(x)[0]
-        # Some roundings of float32 in each of the steps.
+        # A few float32 rounding errors per step.
         assert torch.allclose(steps_of(Stream(layer, 2), x), wanted, rtol=0, atol=2e-6)
 
 
 # The state.
 
 
-def test_the_state_can_be_taken_and_given_back() -> None:
+def test_the_state_can_be_read_and_set() -> None:
     module = Recurrent("lstm", 4, 8, num_layers=2)
     stream, x = Stream(module, 3), torch.randn(STEPS, 3, 4)
     steps_of(stream, x)
@@ -152,7 +154,7 @@ def test_the_state_can_be_taken_and_given_back() -> None:
     assert torch.equal(steps_of(other, x), wanted)
 
 
-def test_a_state_that_is_taken_is_a_copy() -> None:
+def test_reading_the_state_returns_a_copy() -> None:
     stream = Stream(Recurrent("gru", 4, 8))
     (state,) = stream.state.values()
     stream.step(np.ones(4, np.float32))
@@ -160,7 +162,7 @@ def test_a_state_that_is_taken_is_a_copy() -> None:
 
 
 @pytest.mark.parametrize("rows", [1, [0, 2], np.array([False, True, True]), slice(1, 3)], ids=str)
-def test_some_rows_can_begin_afresh(rows: Any) -> None:
+def test_some_rows_can_be_reset(rows: Any) -> None:
     module = Recurrent("lstm", 4, 8)
     stream, x = Stream(module, 3), torch.randn(STEPS, 3, 4)
     fresh = steps_of(stream, x)
@@ -175,7 +177,7 @@ def test_some_rows_can_begin_afresh(rows: Any) -> None:
     assert torch.equal(found[:, ~begun], carried[:, ~begun])
 
 
-def test_a_state_begins_as_the_cell_declares() -> None:
+def test_initial_states_are_those_that_the_cell_declares() -> None:
     @throughtime.cell
     def leaning(x, h=throughtime.language.state("hidden", initial=0.25)):  # type: ignore[no-untyped-def]
         h = throughtime.language.tanh(throughtime.language.affine("hidden", x, h))
@@ -187,10 +189,10 @@ def test_a_state_begins_as_the_cell_declares() -> None:
     assert np.array_equal(stream.state["layer0.hidden"], np.full((2, 3), 0.25, np.float32))
 
 
-# What a step takes and gives.
+# Inputs and outputs of a step.
 
 
-def test_the_form_of_the_result_is_that_of_the_input() -> None:
+def test_the_result_has_the_form_of_the_input() -> None:
     stream = Stream(Recurrent("gru", 4, 8))
     x = np.ones((1, 4), np.float32)
     first = stream.step(x)
@@ -207,7 +209,7 @@ def test_the_form_of_the_result_is_that_of_the_input() -> None:
     assert np.array_equal(flat, first[0])
 
 
-def test_a_result_is_not_touched_by_later_steps() -> None:
+def test_later_steps_do_not_change_a_result() -> None:
     stream = Stream(Recurrent("gru", 4, 8))
     first = stream.step(np.ones((1, 4), np.float32))
     copy = first.copy()
@@ -215,11 +217,11 @@ def test_a_result_is_not_touched_by_later_steps() -> None:
     assert np.array_equal(first, copy)
 
 
-def test_results_that_are_kept_stay() -> None:
+def test_kept_results_stay_valid() -> None:
     stream, x = Stream(Recurrent("gru", 4, 8)), np.ones((1, 4), np.float32)
     results = [stream.step(x) for _ in range(5)]
     copies = [result.copy() for result in results]
-    view = stream.step(x)[0, 2:]  # of an array that nobody else has
+    view = stream.step(x)[0, 2:]  # a view of an array without other references
     kept = view.copy()
     spoilt = stream.step(x)
     spoilt.shape = (2, 4)
@@ -232,7 +234,7 @@ def test_results_that_are_kept_stay() -> None:
     assert np.array_equal(view, kept)
 
 
-def test_arrays_that_lie_anywhere_in_memory() -> None:
+def test_arrays_with_any_strides() -> None:
     module = Recurrent("gru", 4, 8)
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     wanted = Stream(module, 3).step(x)
@@ -244,14 +246,14 @@ def test_arrays_that_lie_anywhere_in_memory() -> None:
         assert np.array_equal(out, wanted)
 
 
-def test_x_and_out_can_be_one_array() -> None:
+def test_x_and_out_can_be_the_same_array() -> None:
     module = Recurrent("gru", 8, 8)
     x = np.random.default_rng(0).normal(size=(3, 8)).astype(np.float32)
     wanted = Stream(module, 3).step(x)
     assert np.array_equal(Stream(module, 3).step(x, x), wanted)
 
 
-def test_the_weights_are_those_of_the_moment() -> None:
+def test_weights_are_copied_when_the_stream_is_created() -> None:
     module = Recurrent("gru", 4, 8)
     stream, x = Stream(module), np.ones((1, 4), np.float32)
     wanted = stream.step(x)
@@ -270,7 +272,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return train_tiny(tmp_path_factory.mktemp("streaming"))
 
 
-def test_a_language_model_gives_the_scores_of_the_next_symbol(run: Run) -> None:
+def test_a_language_model_returns_the_logits_of_the_next_token(run: Run) -> None:
     ids = np.random.default_rng(0).integers(0, run.description.codecs.inputs.size, (STEPS, 2))
     model = run.model("native")
     with torch.no_grad():
@@ -280,11 +282,11 @@ def test_a_language_model_gives_the_scores_of_the_next_symbol(run: Run) -> None:
         for kind in (np.int64, np.uint8):
             stream.reset()
             found = np.stack([stream.step(now.astype(kind)) for now in ids])
-            # The products of the softmax layer are torch's on the one side and ours on the other.
+            # The module's softmax layer uses torch's matrix product, the stream's its own.
             assert np.allclose(found, wanted.numpy(), rtol=0, atol=1e-6 * float(wanted.abs().max()) + 1e-6)
 
 
-def test_one_symbol_at_a_time(run: Run) -> None:
+def test_one_token_at_a_time(run: Run) -> None:
     stream = Stream(run)
     ids = stream.task.codecs.inputs.encode("time")
     size = run.description.codecs.inputs.size
@@ -295,7 +297,7 @@ def test_one_symbol_at_a_time(run: Run) -> None:
     assert np.array_equal([stream.step(id) for id in ids], whole)
 
 
-def test_an_embedding_that_is_tied() -> None:
+def test_a_tied_embedding() -> None:
     model = LanguageModel(11, Recurrent("gru", 8, 8, engine="native"), tie=True).eval()
     ids = torch.arange(5)[:, None]
     with torch.no_grad():
@@ -318,7 +320,7 @@ print(json.dumps([stream.step(id).tolist() for id in text]))
 """
 
 
-def test_a_run_needs_no_torch(run: Run) -> None:
+def test_a_run_does_not_need_torch(run: Run) -> None:
     done = subprocess.run(
         [sys.executable, "-c", WITHOUT_TORCH, str(run.path)],
         capture_output=True,
@@ -336,8 +338,8 @@ def test_a_run_needs_no_torch(run: Run) -> None:
 # Threads.
 
 
-@pytest.mark.parametrize("hidden", [30, 200])  # a short step keeps the interpreter's lock, a long one does not
-def test_many_streams_at_once(hidden: int) -> None:
+@pytest.mark.parametrize("hidden", [30, 200])  # short steps keep the GIL, long ones release it
+def test_many_streams_run_in_parallel(hidden: int) -> None:
     module = Recurrent("lstm", 20, hidden, engine="native")
     x = torch.randn(200, 1, 20)
     wanted = steps_of(Stream(module), x)
@@ -351,8 +353,8 @@ def test_many_streams_at_once(hidden: int) -> None:
     assert all(torch.equal(f, wanted) for f in found)
 
 
-def test_two_threads_in_one_stream_are_told() -> None:
-    stream = Stream(Recurrent("lstm", 400, 400), 16)  # a step long enough for another thread to come in between
+def test_two_threads_in_one_stream_are_rejected() -> None:
+    stream = Stream(Recurrent("lstm", 400, 400), 16)  # steps long enough for another thread to interfere
     x = np.zeros((16, 400), np.float32)
     stop, told = threading.Event(), []
 
@@ -374,12 +376,12 @@ def test_two_threads_in_one_stream_are_told() -> None:
     assert "another thread" in told[0]
 
 
-# Mistakes.
+# Errors.
 
 
-def test_what_cannot_be_streamed() -> None:
+def test_unsupported_models_are_rejected() -> None:
     for module in (Recurrent("gru", 2, 3, bidirectional=True), throughtime.LSTM(2, 3, bidirectional=True)):
-        with pytest.raises(UserError, match="both directions"):
+        with pytest.raises(UserError, match="a bidirectional layer needs the whole sequence"):
             Stream(module)
     with pytest.raises(UserError, match="float16"):
         Stream(throughtime.LSTM(2, 3, dtype=torch.float16))
@@ -387,9 +389,11 @@ def test_what_cannot_be_streamed() -> None:
         Stream(throughtime.LSTM(2, 3, dtype=torch.bfloat16))
     with pytest.raises(UserError, match="Linear"):
         Stream(nn.Linear(2, 3))
-    with pytest.raises(UserError, match=r"Sequential is not .*: pass a layer in it, as model\.get_submodule\('1'\)"):
+    with pytest.raises(
+        UserError, match=r"Sequential is not .*: pass one of its layers, as model\.get_submodule\('1'\)"
+    ):
         Stream(nn.Sequential(nn.Linear(2, 3), throughtime.GRU(3, 4)))
-    with pytest.raises(UserError, match="given int"):
+    with pytest.raises(UserError, match="got int"):
         Stream(3)
     for rows in (0, -1, True, 1.0):
         with pytest.raises(UserError, match="rows"):
@@ -398,7 +402,7 @@ def test_what_cannot_be_streamed() -> None:
         Stream(Recurrent("gru", 2, 3), instruction_set="mmx")
 
 
-def test_inputs_that_do_not_fit() -> None:
+def test_invalid_inputs_are_rejected() -> None:
     stream = Stream(Recurrent("gru", 4, 8), 2)
     before = stream.state
     for x in (
@@ -423,7 +427,7 @@ def test_inputs_that_do_not_fit() -> None:
     assert all(np.array_equal(value, before[name]) for name, value in stream.state.items())
 
 
-def test_symbols_that_do_not_fit(run: Run) -> None:
+def test_invalid_token_ids_are_rejected(run: Run) -> None:
     stream, size = Stream(run), run.description.codecs.inputs.size
     for symbol in (size, -1, 10**30, np.array([size]), np.array([-1]), np.array([2**64 - 1], np.uint64)):
         with pytest.raises(UserError, match=f"token ids must be from 0 to {size - 1}"):
@@ -435,22 +439,22 @@ def test_symbols_that_do_not_fit(run: Run) -> None:
         Stream(run, 2).step(1)
 
 
-def test_states_that_do_not_fit() -> None:
+def test_invalid_states_are_rejected() -> None:
     stream = Stream(Recurrent("lstm", 4, 8), 2)
     state = stream.state
     with pytest.raises(UserError, match=r"'layer0\.cel', did you mean layer0\.cell"):
         stream.state = {"layer0.hidden": state["layer0.hidden"], "layer0.cel": state["layer0.cell"]}
-    with pytest.raises(UserError, match="lack"):
+    with pytest.raises(UserError, match="missing states"):
         stream.state = {"layer0.hidden": state["layer0.hidden"]}
     for wrong in (np.zeros((2, 9), np.float32), np.zeros((2, 8)), 0):
-        with pytest.raises(UserError, match=r"layer0\.cell is float32 \[2, 8\]; given"):
+        with pytest.raises(UserError, match=r"layer0\.cell must be float32 \[2, 8\], got"):
             stream.state = {**state, "layer0.cell": wrong}
     for rows in (2, [0, 5], np.zeros(3, bool), "a"):
-        with pytest.raises(UserError, match="numbered from 0 to 1"):
+        with pytest.raises(UserError, match="rows must be indices from 0 to 1"):
             stream.reset(rows)  # type: ignore[arg-type]
 
 
-def test_runs_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
+def test_unreadable_runs_are_rejected(run: Run, tmp_path: Path) -> None:
     def copy(**changed: bytes | None) -> Path:
         path = tmp_path / str(len(list(tmp_path.iterdir())))
         path.mkdir()
@@ -461,7 +465,7 @@ def test_runs_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
                     (path / file.name).write_bytes(content)
         return path
 
-    with pytest.raises(RunError, match=r"there is no such file or directory"):
+    with pytest.raises(RunError, match=r"no such file or directory"):
         Stream(tmp_path / "absent")
     for name in ("config", "task", "program", "model"):
         with pytest.raises(RunError, match=name):
@@ -472,13 +476,13 @@ def test_runs_that_cannot_be_read(run: Run, tmp_path: Path) -> None:
     with pytest.raises(RunError, match="newer"):
         Stream(copy(config=b'{"format": 99}'))
     content = json.loads((run.path / "program.json").read_bytes())
-    with pytest.raises(RunError, match="not of this run"):
+    with pytest.raises(RunError, match="belongs to another run"):
         Stream(copy(program=json.dumps([*content, content[1]]).encode()))  # a layer without weights
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])
 @pytest.mark.parametrize("kind", ["layer", "language model"])
-def test_a_copy_is_a_stream_of_its_own(kind: str, way: Callable[[Stream], Stream]) -> None:
+def test_a_copy_is_independent(kind: str, way: Callable[[Stream], Stream]) -> None:
     layer = Recurrent("lstm", 3, 4, 2)
     stream = Stream(layer if kind == "layer" else LanguageModel(5, layer), rows=2)
     given = [np.random.default_rng(t).normal(size=(2, 3)).astype(np.float32) for t in range(4)]
@@ -487,7 +491,7 @@ def test_a_copy_is_a_stream_of_its_own(kind: str, way: Callable[[Stream], Stream
     stream.step(given[0])
     other = way(stream)
     after = [stream.step(x) for x in given[1:]]
-    torch.nn.init.zeros_(layer.weight_x_l0)  # a copy holds the weights of the stream, not the model's
+    torch.nn.init.zeros_(layer.weight_x_l0)  # a copy has the stream's weights, not the model's
     np.testing.assert_array_equal(way(other).step(given[1]), after[0])
     for x, expected in zip(given[1:], after, strict=True):
         np.testing.assert_array_equal(other.step(x), expected)
@@ -503,5 +507,5 @@ def test_parametrized_layers_run_with_their_effective_weights() -> None:
     x = torch.randn(1, 1, 3)
     for layer in (normed, pruned, hooked):
         expected = layer.eval()(x)[0][0, 0].detach().numpy()
-        # torch's own GRU sums in another order.
+        # torch's own GRU sums in a different order.
         np.testing.assert_allclose(Stream(layer).step(x[0, 0].numpy()), expected, rtol=1e-5, atol=1e-6)

@@ -1,4 +1,4 @@
-"""The tangent of a program against torch's forward mode, finite differences and the program's own gradient."""
+"""Tangent programs match torch's forward mode, finite differences and gradient programs."""
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ from throughtime.program.gradient import everything_wanted, with_residuals
 from throughtime.program.tangent import tangent
 
 STEPS = 4
-ROUNDING = 1e-12  # both sides do the same sums in float64 in another order
+ROUNDING = 1e-12  # float64 sums in a different order
 
 
 def run_tangent(program, arguments, directions, engine=None):
-    """The directions of all that a run gives, by its tangent program."""
+    """Compute the tangents of all results of a run with its tangent program."""
     given = everything_wanted(program)
     augmented = with_residuals(program, given)
     residuals = run(augmented, arguments, STEPS).outputs
@@ -55,7 +55,7 @@ def test_named_cells_agree_with_torchs_forward_mode(name):
 @settings(max_examples=60)
 @given(programs())
 def test_random_programs_agree_with_their_gradient(program):
-    # A direction's derivative is the same by rows and by columns of the Jacobian: <g, J d> = <J^T g, d>.
+    # Forward and reverse mode compute the same product with the Jacobian J: <g, J d> = <J^T g, d>.
     arguments, directions = random_arguments(program), random_arguments(program, seed=7)
     cotangents = random_cotangents(run(program, arguments, STEPS))
     forward = run_tangent(program, arguments, directions)
@@ -76,7 +76,7 @@ def test_named_cells_agree_with_finite_differences(name):
         tensors = [a + distance * d for a, d in zip(arguments.flat, directions.flat, strict=True)]
         return flat(run(program, Arguments.like(arguments, tensors), STEPS))
 
-    h = 1e-4  # leaves h^4 times a fifth derivative, and 1e-16 / h of rounding
+    h = 1e-4  # error: h^4 times a fifth derivative, plus 1e-16 / h of rounding
     values = {k: moved(k * h) for k in (-2, -1, 1, 2)}
     wanted = [
         (8 * (after - before) - (far_after - far_before)) / (12 * h)
@@ -85,8 +85,8 @@ def test_named_cells_agree_with_finite_differences(name):
     assert_close(run_tangent(program, arguments, directions), wanted, 1e-9)
 
 
-def test_a_value_inside_the_program_can_be_moved():
-    # A direction of an affine gate's sum is one of the bias that is added to it.
+def test_tangents_of_values_inside_a_program():
+    # Perturbing the pre-activations of the gates equals perturbing their bias.
     program = with_residuals(cells.gru.program(3, 4), everything_wanted(cells.gru.program(3, 4)))
     arguments = random_arguments(program)
     bias = next(k for k, p in enumerate(program.parameters) if p.name == "bias")

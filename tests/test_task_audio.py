@@ -1,4 +1,4 @@
-"""Audio: a network predicts the next sample of sounds, is measured, and draws new ones."""
+"""The audio task: predicting the next sample, evaluation, and generation."""
 
 import numpy as np
 import pytest
@@ -43,11 +43,11 @@ def test_the_loss_is_in_bits_per_sample_of_the_whole_file(run, recording, tmp_pa
         scores, _ = run.model()(ids[:-1])
     bits = -scores.log_softmax(-1).gather(-1, ids[1:, :, None]).mean().item() / np.log(2)
     found = evaluate(run, recording)
-    assert found["bits_per_sample"] == pytest.approx(bits, rel=1e-5)  # float32 in another order
+    assert found["bits_per_sample"] == pytest.approx(bits, rel=1e-5)  # float32, in a different order
     assert found["samples"] == len(ids) - 1
     rows = list(predict(run, recording).rows)
     assert np.mean([row[1] for row in rows]) == pytest.approx(bits, rel=1e-5)
-    # In training the last tenth is held out.
+    # Training holds out the last tenth.
     write(tmp_path / "end.wav", CODEC.decode(ids[14400:, 0].numpy())[:, 0])
     assert evaluate(run, tmp_path / "end.wav")["loss"] == pytest.approx(run.result["valid"]["loss"], rel=1e-5)
 
@@ -57,7 +57,7 @@ def test_baselines_are_linear_predictors(run, recording):
     assert list(found) == ["last sample", "linear predictor of order 2", "linear predictor of order 16"]
     last, second, sixteenth = (figures["bits_per_sample"] for figures in found.values())
     assert sixteenth < second < last < 5
-    # By hand: the distribution of the errors, integrated over each level.
+    # By hand: the error distribution integrated over each level.
     fit = run.description.baselines["linear predictor of order 2"]
     ids = CODEC.encode(tone(2.0))[14400:].astype(int)
     x = CODEC.decode(ids)[:, 0].astype(float)
@@ -71,7 +71,7 @@ def test_baselines_are_linear_predictors(run, recording):
     assert second == pytest.approx(np.mean(bits), rel=1e-6)
 
 
-def test_a_sample_is_a_sound_that_continues_another(run, recording, tmp_path):
+def test_a_sample_continues_a_sound(run, recording, tmp_path):
     drawn = np.concatenate(list(sample(run, str(recording), length=300, seed=3)))
     assert drawn.shape == (300, 1)
     assert np.array_equal(drawn, np.concatenate(list(sample(run, str(recording), length=300, seed=3))))
@@ -85,7 +85,7 @@ def test_a_sample_is_a_sound_that_continues_another(run, recording, tmp_path):
     assert sum(map(len, sample(run))) == 3 * 8000  # three seconds
 
 
-def test_data_speak_for_audio(tmp_path, recording):
+def test_the_audio_task_is_guessed_from_data(tmp_path, recording):
     write(tmp_path / "flat" / "a.wav", tone())
     write(tmp_path / "labels" / "x" / "a.wav", tone())
     for data, name in [
@@ -106,7 +106,7 @@ def test_recordings_are_resampled_and_held_out_by_file(tmp_path):
     assert np.array_equal(again.train.ids, data.train.ids)
 
 
-def test_channels_take_turns(tmp_path):
+def test_channels_are_interleaved(tmp_path):
     both = np.stack([tone(), 0.25 * tone()], 1)
     path = write(tmp_path / "a.wav", both)
     run = train(data=path, out=tmp_path / "run", **{**TINY, "steps": 2})
@@ -120,7 +120,7 @@ def test_channels_take_turns(tmp_path):
     assert evaluate(mono, path)["samples"] == 7999
 
 
-def test_data_that_cannot_be_used(tmp_path):
+def test_unusable_data_are_rejected(tmp_path):
     write(tmp_path / "one.wav", np.zeros(1))
     write(tmp_path / "rates" / "a.wav", tone())
     write(tmp_path / "rates" / "b.wav", tone(), 16000)
@@ -135,18 +135,18 @@ def test_data_that_cannot_be_used(tmp_path):
     silence = write(tmp_path / "silence.wav", np.zeros(9000))
     run = train(data=silence, out=tmp_path / "silent", **{**TINY, "steps": 5})
     assert np.isfinite(run.result["valid"]["loss"])
-    assert any("silent from beginning to end" in note for note in run.task.prepare().notes)
+    assert any("completely silent" in note for note in run.task.prepare().notes)
 
 
-def test_samples_beyond_full_scale_are_told(tmp_path):
+def test_clipped_samples_are_reported(tmp_path):
     x = tone()
     x[:3] = [2, -2, 1.5]
     data = tasks.get("audio")(tasks.get("audio").Options(data=write(tmp_path / "a.wav", x), levels=32)).prepare()
-    assert "3 samples were beyond -1 and 1, and were clipped." in data.notes
+    assert "3 samples were outside [-1, 1] and were clipped." in data.notes
     assert data.train.ids[:3].tolist() == [31, 0, 31]
 
 
-def test_a_mixture_s_bits_are_of_the_same_levels(recording, tmp_path):
+def test_mixture_losses_use_the_same_levels(recording, tmp_path):
     run = train(data=recording, output="mixture", components=3, out=tmp_path / "run", **{**TINY, "steps": 200})
     output = run.model().head.output
     ids = torch.from_numpy(CODEC.encode(tone(2.0)).astype(np.int64))[:, None]
@@ -157,7 +157,7 @@ def test_a_mixture_s_bits_are_of_the_same_levels(recording, tmp_path):
     bits = -logs[np.arange(len(logs)), ids[1:, 0].numpy()].mean() / np.log(2)
     found = evaluate(run, recording)
     assert found["bits_per_sample"] == pytest.approx(bits, rel=1e-4)  # float32
-    # The untrained network spreads over the levels; five bits are as good as knowing nothing of 32 levels.
+    # The untrained network spreads over the levels; five bits correspond to a uniform guess among 32 levels.
     assert found["bits_per_sample"] < 4.5
     assert np.mean([row[1] for row in predict(run, recording).rows]) == pytest.approx(bits, rel=1e-4)
     drawn = np.concatenate(list(sample(run, length=200, seed=1)))

@@ -1,4 +1,4 @@
-"""Labels: what is learned from folders and tables, what is measured, and what is told when it can't be."""
+"""The classify task: learning from folders and tables, metrics, and errors."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ TINY = {"hidden_size": 10, "batch": 16, "dropout": 0.2, "engine": "reference", "
 
 @pytest.fixture(scope="module")
 def names(tmp_path_factory):
-    """A folder with a file for each label: words of vowels and of consonants, and few that are mixed."""
+    """A folder with a file per label: words of vowels, of consonants, and a few mixed ones."""
     folder, draw = tmp_path_factory.mktemp("names"), random.Random(1)
     for label, letters, count in (("vowels", "aeiou", 90), ("consonants", "bcdfg", 60), ("mixed", "aebc", 12)):
         words = ["".join(draw.choice(letters) for _ in range(draw.randint(2, 9))) for _ in range(count)]
@@ -40,12 +40,12 @@ def run(names, tmp_path_factory):
     return throughtime.train(data=names, task="classify", epochs=15, lr=0.02, test_share=0.2, out=out, **TINY)
 
 
-def test_it_learns_and_its_figures_are_scikit_learns(run):
+def test_it_learns_and_its_metrics_match_scikit_learn(run):
     data = data_of(run)
     raw = torch.stack([run.model()(torch.from_numpy(ids)[:, None])[0][0] for ids in data.test.inputs])
     targets = torch.from_numpy(data.test.targets)
     found = run.result["test"]
-    # float32: sums over a batch in another order.
+    # float32: sums over a batch in a different order.
     assert found["loss"] == pytest.approx(functional.cross_entropy(raw, targets).item(), rel=1e-4)
     predicted = raw.argmax(1)
     assert found["accuracy"] == pytest.approx(accuracy_score(targets, predicted), abs=1e-6)
@@ -58,7 +58,7 @@ def test_it_learns_and_its_figures_are_scikit_learns(run):
     )
 
 
-def test_the_weights_are_those_of_the_best_accuracy(run):
+def test_the_weights_with_the_best_accuracy_are_kept(run):
     best = {row["step"]: row["valid_accuracy"] for row in run.metrics() if row["valid_accuracy"] is not None}
     assert best[run.result["best_step"]] == max(best.values())
 
@@ -79,7 +79,7 @@ def test_predictions_are_a_table(run, names, tmp_path, capsys):
     assert ".csv, .tsv, .jsonl" in capsys.readouterr().err
 
 
-def test_evaluation_has_the_baseline_beside_it(run, names, capsys):
+def test_evaluation_includes_the_baseline(run, names, capsys):
     assert main(["evaluate", str(run.path), str(names), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["baselines"]["always vowels"]["accuracy"] == pytest.approx(90 / 162)
@@ -87,7 +87,7 @@ def test_evaluation_has_the_baseline_beside_it(run, names, capsys):
     assert "always vowels: accuracy 55.56%" in capsys.readouterr().out
 
 
-def test_a_stream_needs_no_torch_to_classify(run):
+def test_a_stream_classifies_without_torch(run):
     stream = Stream(run.path)
     codecs = stream.task.codecs
     for word, label in (("aeiou", "vowels"), ("bcdfg", "consonants")):
@@ -98,16 +98,16 @@ def test_a_stream_needs_no_torch_to_classify(run):
         assert stream.output.probabilities(raw).sum() == pytest.approx(1)
 
 
-def test_a_run_says_what_it_is(run, capsys):
+def test_info_describes_a_run(run, capsys):
     assert main(["info", str(run.path)]) == 0
     shown = capsys.readouterr().out
-    assert "classify: tell which label a sequence has" in shown
+    assert "classify: predict the label of each sequence" in shown
     assert "114 for training, 16 for validation, 32 for the test; 3 labels" in shown
     assert run.report.is_file()
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_stopped_it_goes_on_bit_for_bit(names, tmp_path, monkeypatch, bidirectional):
+def test_a_stopped_run_resumes_bit_for_bit(names, tmp_path, monkeypatch, bidirectional):
     options = {"data": names, "task": "classify", "steps": 30, "bidirectional": bidirectional, **TINY}
     whole = throughtime.train(out=tmp_path / "whole", **options)
     original = Fit._advance
@@ -147,45 +147,44 @@ def test_a_table_of_numbers(tmp_path):
     run = throughtime.train(data=table, epochs=15, lr=0.02, out=tmp_path / "run", **columns, **TINY)
     assert run.task.name == "classify"
     assert run.result["valid"]["accuracy"] >= 5 / 6
-    stream = Stream(run)
-    assert stream.step(stream.task.codecs.inputs.encode(np.zeros((1, 2)))[0]).shape == (2,)
+    codecs = run.description.codecs
+    assert run.task.read_passage([table], codecs, length=20).features == ("x", "y")
+    assert Stream(run).step(codecs.inputs.encode(np.zeros((1, 2)))[0]).shape == (2,)
 
 
-def test_the_task_is_guessed_and_named(tmp_path, capfd):
+def test_the_task_is_guessed_and_reported(tmp_path, capfd):
     for label in ("a", "b"):
         (tmp_path / "data" / label).mkdir(parents=True)
         for k in range(8):
             (tmp_path / "data" / label / f"{k}.txt").write_text(label * (k + 1))
     options = TINY | {"progress": True, "steps": 1, "out": tmp_path / "run"}
     throughtime.train(data=tmp_path / "data", **options)
-    assert capfd.readouterr().err.startswith("task: classify (a folder with one folder for each label)\n")
+    assert capfd.readouterr().err.startswith("task: classify (a folder with one folder per label)\n")
 
 
-def test_a_run_of_another_task_is_refused(run, capsys):
+def test_commands_reject_runs_of_other_tasks(run, capsys):
     assert main(["sample", str(run.path)]) == 2
-    assert "is a run of task classify, whose network draws nothing" in capsys.readouterr().err
-    assert main(["horizon", str(run.path)]) == 2
-    assert "task classify" in capsys.readouterr().err
+    assert "is a run of task classify, which can't generate samples" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
-    ("files", "told"),
+    ("files", "message"),
     [
         ({"a.txt": "x\ny\n", "b.txt": ""}, "b.txt"),
         ({"a.txt": "x\ny\n"}, "1 label"),
         ({"a.txt": "x\ny\n", "b.txt": b"caf\xe9\n"}, "b.txt"),
     ],
 )
-def test_bad_folders_are_told_and_nothing_is_written(files, told, tmp_path):
+def test_invalid_folders_are_reported_and_nothing_is_written(files, message, tmp_path):
     (tmp_path / "data").mkdir()
     for name, content in files.items():
         (tmp_path / "data" / name).write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         throughtime.train(data=tmp_path / "data", task="classify", out=tmp_path / "run", **TINY)
     assert not (tmp_path / "run").exists()
 
 
-def test_a_class_with_one_member_is_trained_on_and_told(tmp_path, capfd):
+def test_a_class_with_one_sequence_is_used_for_training_and_reported(tmp_path, capfd):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "a.txt").write_text("x\n" * 30)
     (tmp_path / "data" / "b.txt").write_text("y\n" * 30)
@@ -196,21 +195,21 @@ def test_a_class_with_one_member_is_trained_on_and_told(tmp_path, capfd):
     assert Run.open(run.path).description.codecs.targets.names == ("a", "b", "rare")
 
 
-def test_unseen_labels_are_told(run, tmp_path):
+def test_unseen_labels_are_reported(run, tmp_path):
     (tmp_path / "vowels.txt").write_text("aei\n")
     (tmp_path / "digits.txt").write_text("123\n")
     with pytest.raises(UserError, match="digits"):
         throughtime.evaluate(run, tmp_path)
 
 
-def test_options_that_do_not_fit_are_told(names, tmp_path):
-    for options, told in (
-        ({"tie": True}, "predict the symbols that they read"),
+def test_mismatched_options_are_reported(names, tmp_path):
+    for options, message in (
+        ({"tie": True}, "predict the tokens they read"),
         ({"window": 5}, "window is an option of text"),
         ({"label": "kind"}, "not a table"),
-        ({"valid_share": 0.9, "test_share": 0.2}, "share"),
+        ({"valid_share": 0.9, "test_share": 0.2}, "validation fraction"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             throughtime.train(data=names, task="classify", out=tmp_path / "run", steps=1, **options, **TINY)
-    with pytest.raises(TrainingError, match="bidirectional: this network predicts what comes next"):
+    with pytest.raises(TrainingError, match="bidirectional is not allowed: this network predicts later steps"):
         throughtime.train(data=names, task="text", bidirectional=True, out=tmp_path / "run", **TINY)

@@ -1,4 +1,4 @@
-"""Sounds with labels: told from mel bands, wherever the labels are written."""
+"""Classification of sounds by mel bands, with labels from directories or file names."""
 
 import numpy as np
 import pytest
@@ -45,7 +45,7 @@ def run(flat, tmp_path_factory):
     return train(data=flat, label_pattern=PATTERN, group_by="speaker", valid_share=0.25, epochs=15, out=out, **TINY)
 
 
-def test_labels_and_groups_are_in_the_names_of_files(run, flat):
+def test_labels_and_groups_are_read_from_file_names(run, flat):
     assert run.result["valid"]["accuracy"] == 1
     assert run.record.data.counts == {"train": 18, "valid": 6, "labels": 2}
     data = run.task.prepare()
@@ -54,12 +54,12 @@ def test_labels_and_groups_are_in_the_names_of_files(run, flat):
     assert evaluate(run, flat)["accuracy"] == 1
 
 
-def test_labels_are_directories(run, flat, tmp_path):
+def test_labels_are_read_from_directories(run, flat, tmp_path):
     for file in flat.iterdir():
         (tmp_path / "data" / file.name.split("_")[0]).mkdir(parents=True, exist_ok=True)
         (tmp_path / "data" / file.name.split("_")[0] / file.name).write_bytes(file.read_bytes())
     task, why = tasks.chosen(None, {"data": tmp_path / "data"})
-    assert (task.name, why) == ("classify", "a folder with one folder for each label")
+    assert (task.name, why) == ("classify", "a folder with one folder per label")
     found = read_labelled_sounds([tmp_path / "data"])
     assert found.labels == ["high"] * 12 + ["low"] * 12
     again = train(data=tmp_path / "data", epochs=2, out=tmp_path / "run", **TINY)
@@ -80,7 +80,7 @@ def test_predictions_need_no_labels(run, flat, tmp_path, capsys):
     assert "some.wav,high," in capsys.readouterr().out
 
 
-def test_the_network_reads_mel_bands_at_a_common_scale(run, flat):
+def test_the_network_reads_standardized_mel_bands(run, flat):
     codec = run.description.codecs.inputs
     assert (codec.waveform.rate, codec.window, codec.hop, codec.bands) == (8000, 200, 80, 12)
     frames = np.concatenate(run.task.prepare().train.inputs)
@@ -91,7 +91,7 @@ def test_the_network_reads_mel_bands_at_a_common_scale(run, flat):
 
 
 @pytest.mark.parametrize("rate", [8000, 48000])
-def test_mel_bands_are_those_of_htk(rate):
+def test_mel_bands_match_htk(rate):
     mel = LogMel.at(rate, 20)
     corners = 700 * (10 ** (np.linspace(0, 2595 * np.log10(1 + rate / 2 / 700), 22) / 2595) - 1)
     for band in (3, 10, 19):
@@ -104,27 +104,27 @@ def test_mel_bands_are_those_of_htk(rate):
     assert doubled == pytest.approx(np.full(doubled.shape, np.log(4)), abs=1e-9)
 
 
-def test_short_sounds_and_silence_are_frames(tmp_path):
+def test_short_sounds_and_silence_have_frames(tmp_path):
     mel = LogMel.at(8000)
     assert mel.energies(np.ones(1)).shape == (1, 40)
     assert (mel.energies(np.zeros(400)) == np.log(1e-8)).all()
 
 
-def test_what_cannot_be_used(run, flat, tmp_path):
+def test_unusable_sounds_are_rejected(run, flat, tmp_path):
     given = {"data": flat, "out": tmp_path / "run", **TINY}
     for options, error, message in [
         ({"label_pattern": "["}, TrainingError, r"label_pattern '\[': expected a regular expression"),
         ({"label_pattern": "x"}, DataError, "must have a group named label, .* it has 0"),
         ({"label_pattern": "(low)"}, DataError, r"high_s0_0\.wav does not match label_pattern"),
         ({"label_pattern": "(.*)", "group_by": "speaker"}, DataError, "'speaker' is not a group in label_pattern"),
-        ({"task": "classify", "group_by": "speaker"}, DataError, "group_by of sounds names a group in label_pattern"),
-        ({"task": "classify"}, DataError, r"has 1 label \('flat0'\); 2 or more are needed"),
+        ({"task": "classify", "group_by": "speaker"}, DataError, "must name a group in label_pattern for sounds"),
+        ({"task": "classify"}, DataError, r"has 1 label \('flat0'\); at least 2 are needed"),
         (
             {"label_pattern": "(low|high)", "features": "raw", "normalize": "level"},
             DataError,
-            "normalize level is for log-mel",
+            "normalize level is only for log-mel",
         ),
-        ({"label_pattern": "(low|high)", "columns": "a"}, DataError, "columns names a column of a table"),
+        ({"label_pattern": "(low|high)", "columns": "a"}, DataError, "columns names a table column"),
     ]:
         with pytest.raises(error, match=message):
             train(**{**given, **options})
@@ -152,7 +152,7 @@ def test_raw_samples_are_read_in_frames(flat, tmp_path):
     assert main(["inspect", str(run.path), str(flat)]) == 0
 
 
-def test_a_recording_s_level_can_be_left_out():
+def test_the_level_of_recordings_can_be_normalized():
     x = tone(0.3)[:, None]
     for level in (False, True):
         mel = LogMel.at(8000, 20, level=level).fit([x])
@@ -161,7 +161,7 @@ def test_a_recording_s_level_can_be_left_out():
         assert codec_from(mel.to_data()).level == level
 
 
-def test_few_recordings_are_learned_from_with_changed_copies(flat, tmp_path):
+def test_few_recordings_are_augmented(flat, tmp_path):
     given = {"data": flat, "label_pattern": PATTERN, "valid_share": 0.25}
     plain, changed, again, more = (
         train(**given, epochs=1, out=tmp_path / str(k), **{**TINY, "augment": count}).task.prepare()
@@ -175,16 +175,16 @@ def test_few_recordings_are_learned_from_with_changed_copies(flat, tmp_path):
     lengths = changed.train.lengths[originals:] / np.repeat(plain.train.lengths, 3)
     assert ((lengths > 0.5) & (lengths < 1.6)).all()
     assert len(set(lengths)) > originals
-    # What is held out is never changed, and neither are the bounds of the scale.
+    # Held-out data are never augmented, and neither are the data that fit the scaler.
     assert changed.valid.digest == plain.valid.digest
-    assert "Training reads 3 changed copies of each recording too" in changed.notes[-1]
+    assert "Training includes 3 augmented copies of each recording" in changed.notes[-1]
 
 
 @pytest.mark.parametrize(("change", "message"), [
-    ({"frame": 0}, "frame must be an integer from 1"), ({"scale": 0.0}, "expected a waveform and a scale above 0"),
+    ({"frame": 0}, "frame must be an integer from 1"), ({"scale": 0.0}, "expected a waveform and a positive scale"),
     ({"waveform": None}, "expected a waveform"),
 ])  # fmt: skip
-def test_a_damaged_codec_of_samples_is_refused(change, message):
+def test_a_damaged_codec_of_samples_is_rejected(change, message):
     data = {"kind": "raw_samples", "waveform": {"rate": 8000, "channels": 1}, "frame": 4, "scale": 1.0}
     with pytest.raises(DataError, match=message):
         codec_from({**data, **change})

@@ -1,4 +1,4 @@
-"""Effect: a network learns what a device does to a sound, is measured, and processes other sounds."""
+"""The effect task: learning a device from its input and output, evaluation, and processing other sounds."""
 
 import tracemalloc
 
@@ -61,7 +61,7 @@ def run(folder, tmp_path_factory):
 
 
 def pair():
-    """The pair as it is aligned, two samples late."""
+    """The pair after alignment, with two samples of latency left."""
     dry = plucks(3.0, RATE)
     return dry[:-35], np.r_[np.zeros(2, np.float32), device(dry)[:-37]]
 
@@ -75,11 +75,11 @@ def test_a_device_is_learned(run, folder):
     dry, wet = pair()
     found = evaluate(run, [folder / "dry.wav", folder / "wet.wav"])
     error = (wet - by_hand(run, dry)).astype(float)
-    # The signals are float32, and so is the network.
+    # The signals and the network are float32.
     assert found["esr"] == pytest.approx((error**2).sum() / (wet.astype(float) ** 2).sum(), rel=1e-3)
     assert found["mae_db"] == pytest.approx(20 * np.log10(np.abs(error).mean()), abs=0.01)
     emphasized = [x[1:] - 0.85 * x[:-1] for x in (error, wet.astype(float))]
-    # Each stretch that is measured at a time counts from its second sample on.
+    # Each stretch that is measured at a time starts from its second sample.
     expected = (emphasized[0] ** 2).sum() / (emphasized[1] ** 2).sum()
     assert found["esr_pre_emphasized"] == pytest.approx(expected, rel=1e-2)
     assert found["real_time_factor"] > 1
@@ -87,7 +87,7 @@ def test_a_device_is_learned(run, folder):
     assert held_out["esr"] < 0.5 * min(figures["esr"] for figures in held_out["baselines"].values())
 
 
-def test_the_loss_is_that_of_the_field():
+def test_the_loss_is_the_standard_one():
     draw = torch.Generator().manual_seed(0)
     true, found = (torch.randn(50, 4, 1, generator=draw, dtype=torch.float64) for _ in range(2))
     head = throughtime.nn.heads.Head.of(Signal(1), 3)
@@ -97,7 +97,7 @@ def test_the_loss_is_that_of_the_field():
     assert head.loss_of(found, true).item() / 200 == pytest.approx((0.75 * ratio + 0.25 * dc).item(), rel=1e-12)
     weights = torch.ones(50, 4, dtype=torch.float64)
     weights[:10] = 0
-    # The first step with a weight is filtered with the one before it.
+    # The first weighted step is filtered with the one before it.
     ratio = emphasized[0][9:].square().mean() / (emphasized[1][9:].square().mean() + 1e-5)
     dc = (true - found)[10:].mean(0).square().mean() / (true[10:].square().mean() + 1e-5)
     loss = head.loss_of(found, true, weights).item() / 160
@@ -118,7 +118,7 @@ def test_baselines_have_no_memory(run):
     assert found["polynomial of order 7"]["esr"] == pytest.approx(esr, rel=1e-6)  # by normal equations
 
 
-def test_a_sound_of_any_length_takes_the_same_memory(run, tmp_path):
+def test_memory_use_is_independent_of_sound_length(run, tmp_path):
     peaks = []
     for seconds in (20, 80):
         dry = np.tile(plucks(2.0, RATE), seconds // 2)
@@ -141,13 +141,13 @@ def test_the_command_line(run, folder, tmp_path, capsys):
     assert main(["evaluate", str(run.path), str(folder / "dry.wav"), str(folder / "wet.wav")]) == 0
     shown = capsys.readouterr().out
     assert "pre-emphasized" in shown
-    assert "times real time" in shown
+    assert "x real time" in shown
     assert main(["predict", str(run.path), str(folder / "dry.wav"), "--out", str(tmp_path / "a.mp3")]) != 0
     rows = list(predict(run, folder / "dry.wav").rows)
     assert np.array([row[1] for row in rows]) == pytest.approx(by_hand(run, plucks(3.0, RATE)), abs=1e-6)
 
 
-def test_a_stream_takes_blocks(run):
+def test_a_stream_processes_blocks(run):
     dry = plucks(0.5, RATE)
     stream = Stream(run.path)
     by_step = np.concatenate([stream.step(dry[k : k + 1]) for k in range(len(dry))])
@@ -158,11 +158,11 @@ def test_a_stream_takes_blocks(run):
         assert np.array_equal(np.concatenate([stream.process(block) for block in cuts]), by_step)
     stream.reset()
     assert np.array_equal(stream.process(dry[:, None])[:, 0], by_step)
-    # The engine of the module rounds as the stream does, but for the head.
+    # The module's engine rounds like the stream, except in the head.
     assert np.abs(by_step - by_hand(run, dry)).max() < 1e-6
     assert stream.process(dry[:0]).shape == (0,)
     for wrong in (dry.astype(float), dry[:, None, None], np.zeros((4, 2), np.float32), "x", None):
-        with pytest.raises(UserError, match=r"a block is a float32 array \[steps, 1\] or \[steps\], got"):
+        with pytest.raises(UserError, match=r"a block must be a float32 array \[steps, 1\] or \[steps\], got"):
             stream.process(wrong)
     with pytest.raises(UserError, match="process takes a block of one stream, but there are 2 rows"):
         Stream(run.path, rows=2).process(dry)
@@ -170,14 +170,14 @@ def test_a_stream_takes_blocks(run):
 
 
 def stream_of(run, block, before):
-    """A block after others, by steps: the state is that after two passes and an empty block."""
+    """A later block, in single steps, from the state after two passes and an empty block."""
     stream = Stream(run.path)
     for x in before[:, None]:
         stream.step(x)
     return np.concatenate([stream.step(x) for x in block[:, None]])
 
 
-def test_the_skip_connection_is_kept_in_a_file(run, tmp_path):
+def test_the_skip_connection_is_saved(run, tmp_path):
     model = run.model()
     assert model.skip
     throughtime.save(model, tmp_path / "model.safetensors")
@@ -189,7 +189,7 @@ def test_the_skip_connection_is_kept_in_a_file(run, tmp_path):
         assert torch.allclose(again(x)[0], model(x)[0] + x)
 
 
-def test_onnx_has_the_skip_connection(run, tmp_path):
+def test_onnx_exports_the_skip_connection(run, tmp_path):
     onnxruntime = pytest.importorskip("onnxruntime")
     assert main(["export", str(run.path), str(tmp_path / "model.onnx")]) == 0
     session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
@@ -200,11 +200,11 @@ def test_onnx_has_the_skip_connection(run, tmp_path):
         assert found == pytest.approx(run.model()(torch.from_numpy(x))[0].numpy(), abs=1e-6)
 
 
-def test_segments_are_windows_with_a_settled_state():
+def test_segments_are_windows_after_a_burn_in():
     signal = np.arange(100, dtype=np.float32)[:, None] * [1, 10]
     signal = signal.astype(np.float32)
     batches = Segments([signal, signal[:35]], 2, segment=30, window=8, burn_in=5)
-    assert (len(batches), batches.terms) == (6, 6 * 8 * 2)  # 4 segments, of 3 windows of 8 steps
+    assert (len(batches), batches.terms) == (6, 6 * 8 * 2)  # 4 segments with 3 windows of 8 steps each
     seen, before = [], None
     for step in range(6):
         batch = batches.batch(step)
@@ -228,15 +228,15 @@ def test_segments_are_windows_with_a_settled_state():
 
 
 @pytest.mark.parametrize("latency", [0, 5, 441, -30])
-def test_the_latency_is_found(latency):
+def test_the_latency_is_estimated(latency):
     dry = plucks(1.0, 8000, seed=3)
-    wet = np.roll(-device(dry), latency)  # turned around
+    wet = np.roll(-device(dry), latency)  # with inverted polarity
     found = alignment(dry, wet, 800)
     assert found.latency == latency
     assert found.correlation < -0.8
 
 
-def test_pairs_are_aligned_and_cut_to_the_shorter(tmp_path):
+def test_pairs_are_aligned_and_truncated(tmp_path):
     dry = plucks(2.0, RATE)
     paths = [
         write(tmp_path / "dry.wav", dry, RATE),
@@ -244,9 +244,9 @@ def test_pairs_are_aligned_and_cut_to_the_shorter(tmp_path):
     ]
     found = read_pairs(find_pairs(paths), "pair", DeviceInput(RATE))
     (signal,), (note,) = found.signals, found.notes
-    assert np.array_equal(signal[2:, 1], signal[:-2, 0])  # the margin, so that no sample is needed before it comes
+    assert np.array_equal(signal[2:, 1], signal[:-2, 0])  # the margin, so that no sample is needed early
     assert len(signal) == 14902
-    assert "wet.wav is late by 100 samples (12.5 ms); it was moved by 98. Its correlation with" in note
+    assert "wet.wav is late by 100 samples (12.5 ms); shifted by 98 to compensate. Its correlation with" in note
     (plain,) = read_pairs(find_pairs(paths), "pair", DeviceInput(RATE), align=False).signals
     assert np.array_equal(plain[100:, 1], plain[:-100, 0])
     assert len(plain) == 15000
@@ -266,7 +266,7 @@ def test_folders_of_pairs(tmp_path):
         find_pairs([tmp_path / "dry", tmp_path / "wet"])
 
 
-def test_pairs_that_cannot_be_used(tmp_path):
+def test_unusable_pairs_are_rejected(tmp_path):
     dry = plucks(3.0, RATE)
     for name, samples, rate in [
         ("dry", dry, RATE), ("other", np.random.default_rng(0).normal(0, 0.1, len(dry)), RATE),
@@ -276,18 +276,18 @@ def test_pairs_that_cannot_be_used(tmp_path):
     ]:  # fmt: skip
         write(tmp_path / f"{name}.wav", samples, rate)
     for name, message in [
-        ("other", r"don't seem to belong together: their correlation is -?0\.0\d+ at best; align off"),
-        ("rate", "has 8000 samples per second, and .*rate.wav 16000: record or convert both at one rate"),
-        ("short", r"is 3\.00 s long, and .*short\.wav 0\.50 s"),
+        ("other", r"seem unrelated: their correlation is at most -?0\.0\d+; align off"),
+        ("rate", "has 8000 samples per second, but .*rate.wav has 16000; record or convert both at the same rate"),
+        ("short", r"is 3\.00 s long, but .*short\.wav is 0\.50 s"),
         ("silence", r"silence\.wav is silent"),
-        ("late", r"late\.wav is 375 ms late, beyond the 100 ms that are aligned \(correlation 0\.\d\d\): cut it"),
+        ("late", r"late\.wav is 375 ms late, beyond the maximum of 100 ms \(correlation 0\.\d\d\)\. Cut it"),
         ("stereo", r"stereo\.wav has 2 channels, but mono is expected"),
     ]:
         with pytest.raises(DataError, match=message):
             train(data=[tmp_path / "dry.wav", tmp_path / f"{name}.wav"], out=tmp_path / "run", **TINY)
     with pytest.raises(DataError, match="too short"):
         train(data=[tmp_path / "one.wav", tmp_path / "one.wav"], align="off", out=tmp_path / "run", **TINY)
-    with pytest.raises(DataError, match="a pair is two files or two directories, dry and wet; got 1 paths"):
+    with pytest.raises(DataError, match="pairs need two files or two directories each, dry and wet; got 1 paths"):
         train(data=tmp_path / "dry.wav", out=tmp_path / "run", **TINY)
     with pytest.raises(DataError, match="a segment of 240 steps is too short for 100 steps of burn-in"):
         train(data=[tmp_path / "dry.wav"] * 2, out=tmp_path / "run", **{**TINY, "segment": 0.03, "burn_in": 100})
@@ -296,9 +296,9 @@ def test_pairs_that_cannot_be_used(tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_the_clipper_of_the_tests_clips():
+def test_the_simulated_clipper_clips():
     dry = plucks(0.05, 48000)
     wet = clipper(dry)
-    assert 0.2 < np.abs(wet).max() < 0.8  # the diodes conduct from some 0.5 V on
+    assert 0.2 < np.abs(wet).max() < 0.8  # the diodes conduct above about 0.5 V
     again = clipper(dry, oversampled=16)
-    assert ((wet - again) ** 2).sum() / (again**2).sum() < 1e-3  # the steps are short enough
+    assert ((wet - again) ** 2).sum() / (again**2).sum() < 1e-3  # the time steps are short enough

@@ -1,4 +1,4 @@
-"""Effects with knobs: their settings are constant inputs beside the sound."""
+"""Effects with knobs, whose settings are constant inputs next to the sound."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ TINY = {
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A volume knob: the wet signal is the dry one times the setting."""
+    """A volume knob: the wet signal is the dry one multiplied by the setting."""
     path = tmp_path_factory.mktemp("knobs")
     dry = plucks(2.0, RATE)
     for gain in GAINS:
@@ -53,14 +53,14 @@ def test_a_network_follows_its_knob(run, folder):
     for gain in GAINS:
         found = evaluate(run, sides(folder, gain), knob={"gain": gain})
         other = evaluate(run, sides(folder, gain), knob=[f"gain={1.2 - gain:g}"])
-        # A constant gain has an ESR of 0.25 or more on one of the two (0.45 on both).
+        # A constant gain has an ESR of at least 0.25 on one of the two (0.45 on both).
         assert found["esr"] < 0.2
         assert other["esr"] > 5 * found["esr"]
-    # The table of a directory sets each pair.
+    # A directory's table sets the knobs of each pair.
     assert evaluate(run, folder)["esr"] < 0.2
 
 
-def test_predictions_are_of_the_setting(run, folder, tmp_path, capsys):
+def test_predictions_depend_on_the_setting(run, folder, tmp_path, capsys):
     dry, _ = sides(folder, 0.3)
     expected = by_hand(run, plucks(2.0, RATE), 0.3)
     rows = list(predict(run, dry, knob={"gain": 0.3}).rows)
@@ -93,7 +93,7 @@ def test_a_stream_keeps_its_settings_and_can_change_them(run, tmp_path):
     with torch.no_grad():
         expected = run.model()(torch.from_numpy(inputs)[:, None])[0][:, 0, 0].numpy()
     assert np.concatenate([first, second]) == pytest.approx(expected, abs=1e-6)
-    with pytest.raises(UserError, match=r"a block is a float32 array \[steps, 1\] or \[steps\], got float64 "):
+    with pytest.raises(UserError, match=r"a block must be a float32 array \[steps, 1\] or \[steps\], got float64 "):
         changed.process(dry.astype(float))
 
 
@@ -102,12 +102,12 @@ def test_a_stream_keeps_its_settings_and_can_change_them(run, tmp_path):
     ({"gain": 2}, "knob gain must be from 0 to 1, got 2"),
     ({"gian": 0.5}, "no knob named 'gian' .its knobs are gain., did you mean gain"),
 ])  # fmt: skip
-def test_settings_that_a_network_cannot_take(run, knobs, message):
+def test_invalid_settings_are_rejected(run, knobs, message):
     with pytest.raises(UserError, match=message):
         Stream(run.path, knobs=knobs)
 
 
-def test_a_value_for_each_pair(folder):
+def test_each_pair_can_have_its_own_setting(folder):
     files = [path for gain in GAINS for path in sides(folder, gain)]
     pairs = find_pairs(files, knobs_from(["gain=0.3,0.9", "tone=0.5"]))
     assert [dict(pair.knobs) for pair in pairs] == [{"gain": 0.3, "tone": 0.5}, {"gain": 0.9, "tone": 0.5}]
@@ -120,15 +120,15 @@ def test_a_value_for_each_pair(folder):
 
 @pytest.mark.parametrize(("given", "message"), [
     ("gain", "expected NAME=VALUE"), ("gain=loud", "expected NAME=VALUE"), ("gain=7", "must be from 0 to 1"),
-    (["gain=0.1", "gain=0.2"], "a knob is given twice"), ({"gain": []}, "expected NAME=VALUE"),
+    (["gain=0.1", "gain=0.2"], "each knob must be set only once"), ({"gain": []}, "expected NAME=VALUE"),
 ])  # fmt: skip
-def test_settings_that_cannot_be_read(folder, given, message):
+def test_unparsable_settings_are_rejected(folder, given, message):
     with pytest.raises(TrainingError, match=message):
         train(data=folder, knob=given, **TINY)
 
 
 @pytest.mark.parametrize(("table", "message"), [
-    ("name,gain\n0.3.wav,1\n", "must have a column called file, and one for each knob"),
+    ("name,gain\n0.3.wav,1\n", "must have a column named file and one column per knob"),
     ("file,gain\n0.3.wav,1\n", r"has no row for 0\.9\.wav"),
     ("file,gain\n0.3.wav,1\n0.9.wav,11\n", r"gain of 0\.9\.wav must be a number from 0 to 1"),
 ])  # fmt: skip
@@ -142,18 +142,18 @@ def test_tables_that_cannot_be_read(tmp_path, table, message):
 
 
 @pytest.mark.parametrize("name", ["model.json", "model.nam", "model.guitarml.json"])
-def test_plugins_that_hold_no_knobs(run, tmp_path, name, capsys):
+def test_plugin_formats_without_knobs_are_rejected(run, tmp_path, name, capsys):
     assert main(["export", str(run.path), str(tmp_path / name)]) == 2
-    assert "reads knobs beside them (gain). ONNX and C can hold it: export to model.onnx" in capsys.readouterr().err
+    assert "also reads the knobs gain. Export it to ONNX or C instead: model.onnx" in capsys.readouterr().err
     assert not (tmp_path / name).exists()
 
 
-def test_onnx_and_c_hold_knobs(run, tmp_path):
+def test_onnx_and_c_export_knobs(run, tmp_path):
     assert main(["export", str(run.path), str(tmp_path / "model.onnx")]) == 0
     assert main(["export", str(run.path), str(tmp_path / "net.c")]) == 0
 
 
-def test_a_knob_is_refused_for_other_tasks(tmp_path):
+def test_other_tasks_reject_knobs(tmp_path):
     path = tmp_path / "text.txt"
     path.write_text("abcabcabc\n" * 60)
     run = train(data=path, hidden_size=4, steps=2, window=10, batch=2, out=tmp_path / "run", progress=False)
@@ -161,6 +161,6 @@ def test_a_knob_is_refused_for_other_tasks(tmp_path):
         evaluate(run, path, knob={"gain": 1})
 
 
-def test_a_damaged_description_is_refused():
+def test_a_damaged_description_is_rejected():
     with pytest.raises(DataError, match="expected a list of names"):
         DeviceInput.of_data({"rate": 8000, "channels": 1, "knobs": "gain"})

@@ -1,4 +1,4 @@
-"""Forecasts: a network beats simple forecasts, which are what they should be; intervals, files and mistakes."""
+"""The forecast task: a network beats correct baselines; intervals, files and errors."""
 
 import datetime
 
@@ -32,7 +32,7 @@ QUIET = {"progress": False}
 
 @pytest.fixture(scope="module")
 def file(tmp_path_factory):
-    """Two series with a daily cycle and a covariate that adds to them, known ahead; the last day has no target."""
+    """Two series with a daily cycle plus a known future covariate; the last day has no target."""
     draw = np.random.default_rng(0)
     hours = np.arange(24 * 40)
     start = datetime.datetime(2024, 1, 1)
@@ -60,14 +60,14 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(file, tmp_path_factory):
-    """A network trained for a moment."""
+    """A briefly trained network."""
     return train(
         data=file, horizon=24, future="promotion", static="region", context=48, segment=6, lr=0.02,
         out=tmp_path_factory.mktemp("forecast") / "run", **{**TINY, "steps": 150, "hidden_size": 32}, **QUIET,
     )  # fmt: skip
 
 
-def test_a_network_that_knows_what_matters_beats_simple_forecasts(run):
+def test_a_network_with_covariates_beats_the_baselines(run):
     found = run.result["test"]
     assert run.config.task.task == "forecast"
     assert set(found["baselines"]) == {"last value", "seasonal naive (24 rows)", "ridge"}
@@ -81,13 +81,13 @@ def test_a_network_that_knows_what_matters_beats_simple_forecasts(run):
     assert labels[:2] == ["MSE, scaled", "MAE, scaled"]
 
 
-def test_figures_of_a_file_are_of_the_rows_that_training_has_not_seen(run, file):
+def test_evaluation_uses_rows_not_seen_in_training(run, file):
     assert evaluate(run, file) == pytest.approx(
         {k: v for k, v in run.result["test"].items() if k != "baselines"}, rel=1e-6
     )
 
 
-def test_a_prediction_goes_on_where_the_file_ends(run, file, tmp_path):
+def test_predictions_start_after_the_last_row(run, file, tmp_path):
     table = predict(run, file)
     assert table.columns == ("unique_id", "ds", "forecast", "forecast-lo-80", "forecast-hi-80")
     rows = list(table.rows)
@@ -99,10 +99,10 @@ def test_a_prediction_goes_on_where_the_file_ends(run, file, tmp_path):
         forecast = np.array([row[2] for row in own])
         assert np.abs(forecast - expected).mean() < 0.15 * level
         assert all(low < value < high for _, _, value, low, high in own)
-    # New rows move the origin on, without training.
+    # New rows move the origin without training.
     longer = polars.read_csv(file).with_columns(polars.col("y").fill_null(strategy="mean"))
     longer.write_csv(tmp_path / "longer.csv")
-    with pytest.raises(DataError, match="end too early: add rows up to 2024-02-10 23:00:00"):
+    with pytest.raises(DataError, match="end too early; add rows up to 2024-02-10 23:00:00"):
         predict(run, tmp_path / "longer.csv")
     seen = polars.read_csv(file).filter(polars.col("unique_id") == "south")
     seen.write_csv(tmp_path / "south.csv")
@@ -112,23 +112,23 @@ def test_a_prediction_goes_on_where_the_file_ends(run, file, tmp_path):
     np.testing.assert_allclose([row[2:] for row in alone], [row[2:] for row in rows[24:]], rtol=1e-5)
 
 
-def test_what_training_never_saw_is_refused(run, file, tmp_path):
+def test_unseen_series_are_rejected(run, file, tmp_path):
     polars.read_csv(file).with_columns(unique_id=polars.lit("nord")).write_csv(tmp_path / "other.csv")
     with pytest.raises(DataError, match="duplicate times"):
         predict(run, tmp_path / "other.csv")
     one = polars.read_csv(file).filter(polars.col("unique_id") == "north")
     one.with_columns(unique_id=polars.lit("nort")).write_csv(tmp_path / "other.csv")
-    with pytest.raises(DataError, match="training did not see, such as 'nort', did you mean north"):
+    with pytest.raises(DataError, match="were not in training, such as 'nort', did you mean north"):
         predict(run, tmp_path / "other.csv")
     one[::2].write_csv(tmp_path / "other.csv")
     with pytest.raises(DataError, match="has a row every 2h, but the network was trained on a row every 1h"):
         predict(run, tmp_path / "other.csv")
     one.head(600).write_csv(tmp_path / "other.csv")
-    with pytest.raises(DataError, match="training and validation have seen the earlier ones"):
+    with pytest.raises(DataError, match="earlier rows were used for training and validation"):
         evaluate(run, tmp_path / "other.csv")
 
 
-def test_a_file_of_the_model_has_its_intervals(run, file, tmp_path):
+def test_a_model_file_includes_its_intervals(run, file, tmp_path):
     import throughtime
 
     throughtime.save(run.model(), tmp_path / "model.safetensors")
@@ -156,7 +156,7 @@ def prepared(plain, **options):
     return task, task.prepare()
 
 
-def test_baselines_are_those_of_a_loop(plain):
+def test_baselines_match_a_simple_loop(plain):
     task, data = prepared(plain, split="300,50,50", scaling="mean")
     y = data.codecs.inputs.scales["y"].encode(series())
     windows = [np.arange(k - 12, k + 5) for k in range(350, 396)]
@@ -172,13 +172,13 @@ def test_baselines_are_those_of_a_loop(plain):
     found = task.baseline_figures(task.baselines(data), data.test, data.codecs)
     for name, values in forecasts.items():
         errors = np.array(values) - np.array([y[w[12:]] for w in windows])
-        # Float32; the ridge's penalty of the constant is not quite 0 here.
+        # Float32; the ridge penalty of the constant is not exactly 0.
         assert found[name]["mse"] == pytest.approx(np.square(errors).mean(), rel=1e-3)
         assert found[name]["mae"] == pytest.approx(np.abs(errors).mean(), rel=1e-3)
         assert found[name]["mase"] == pytest.approx(np.abs(errors).mean() / season, rel=1e-3)
 
 
-def test_errors_of_the_original_scale(plain):
+def test_metrics_at_the_original_scale(plain):
     _, data = prepared(plain)
     windows: Windows = data.test
     scale = data.codecs.inputs.scales["y"]
@@ -213,7 +213,7 @@ def test_conformal_margins_are_order_statistics():
 @pytest.mark.parametrize(
     "output", [Point(3, "mae"), Quantiles(3, (0.05, 0.25, 0.5, 0.75, 0.95)), Normal(3), StudentT(3)]
 )
-def test_forecasts_are_the_output_s(output):
+def test_forecasts_match_the_output_distribution(output):
     raw = np.random.default_rng(0).normal(size=(4, 2, output.width))
     found = forecast_of(output, raw, 0.8)
     assert found.point.shape == found.low.shape == (4, 6)
@@ -236,7 +236,7 @@ def test_forecasts_are_the_output_s(output):
 
 
 @pytest.mark.parametrize("head", ["mse", "quantiles", "normal", "student_t"])
-def test_every_head_is_trained(plain, head):
+def test_every_head_can_be_trained(plain, head):
     task, data = prepared(plain, head=head)
     model = fit(task, data, TrainConfig.of("forecast", horizon=5, head=head, **{**TINY, "steps": 40, "lr": 0.01}))
     figures = task.further_figures(model, data.test)
@@ -246,7 +246,7 @@ def test_every_head_is_trained(plain, head):
     assert [row[0] for row in rows] == ["400", "401", "402", "403", "404"]
 
 
-def test_a_plain_stream_of_steps_is_the_network(plain):
+def test_a_stream_matches_the_network(plain):
     from throughtime import Stream
 
     task, data = prepared(plain)
@@ -259,14 +259,14 @@ def test_a_plain_stream_of_steps_is_the_network(plain):
     np.testing.assert_allclose(np.ravel(found[-1]), raw[-1, 0].numpy(), rtol=1e-4, atol=1e-6)  # float32
 
 
-def test_a_damaged_ridge_or_long_horizon(plain):
+def test_long_horizons_encode_positions_as_sines(plain):
     _, data = prepared(plain, horizon=100, context=20, split="200,100,100", segment=1)
-    assert data.train.features == 1 + 32  # places as sines and cosines
+    assert data.train.features == 1 + 32  # positions as sines and cosines
     ridge = fit_ridge(data.train)
     assert ridge_forecast(ridge, data.test, np.arange(1)).shape == (1, 100)
 
 
-def test_data_speak_for_forecast():
+def test_the_forecast_task_is_guessed_from_options():
     assert tasks.chosen(None, {"data": ["a.csv"], "target": "y", "horizon": 3})[0].name == "forecast"
     assert tasks.chosen(None, {"data": ["a.csv"]})[0].name == "text"
 
@@ -276,18 +276,18 @@ def test_data_speak_for_forecast():
     [
         ({"split": "0.5,0.5"}, "expected three numbers for training, validation and test"),
         ({"split": "0.9,0.1,0.5"}, "expected three numbers"),
-        ({"quantiles": "0.9,0.1"}, "expected two levels or more between 0 and 1 in ascending order"),
+        ({"quantiles": "0.9,0.1"}, "expected at least two ascending levels between 0 and 1"),
         ({"head": "cauchy"}, "head must be one of mse, mae, quantiles, normal, student_t"),
         ({"interval": 1}, "interval must be less than 1"),
-        ({"bidirectional": True}, "must not read it"),
+        ({"bidirectional": True}, "must not read them"),
     ],
 )
-def test_options_that_mean_nothing(plain, options, message):
+def test_invalid_options_are_rejected(plain, options, message):
     with pytest.raises(TrainingError, match=message):
         train(data=plain, **{"horizon": 3, **options}, **TINY, **QUIET)
 
 
-def test_a_run_is_resumed(plain, tmp_path):
+def test_a_run_can_be_resumed(plain, tmp_path):
     from throughtime.training import resume
 
     run = train(data=plain, horizon=3, out=tmp_path / "run", **TINY, **QUIET)

@@ -1,4 +1,4 @@
-"""Notes: a network on piano rolls is trained, measured, read from and drawn from."""
+"""The notes task: training on piano rolls, evaluation, prediction and generation."""
 
 import os
 import signal
@@ -51,14 +51,14 @@ def rolls(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(rolls, tmp_path_factory):
-    """A network trained for a moment."""
+    """A briefly trained network."""
     return train(
         data=rolls, out=tmp_path_factory.mktemp("notes") / "run", **{**TINY, "dropout": 0.0, "steps": 200, "lr": 0.03}
     )
 
 
 def by_hand(run, pieces):
-    """Nats per predicted step and frame accuracy, by torch's own loss, a piece at a time."""
+    """Nats per predicted step and frame accuracy by torch's own loss, one piece at a time."""
     model = run.model()
     nats, steps, hits, union = 0.0, 0, 0, 0
     for piece in map(torch.from_numpy, pieces):
@@ -77,7 +77,7 @@ def test_the_loss_is_in_nats_per_predicted_step(run, rolls):
     # A piece with one step has nothing to predict.
     nats, accuracy, steps = by_hand(run, [scale(5, 0), scale(13, 3)])
     found = run.result["test"]
-    assert found["loss"] == pytest.approx(nats, rel=1e-5)  # float32 sums in another order
+    assert found["loss"] == pytest.approx(nats, rel=1e-5)  # float32 sums in a different order
     assert found["frame_accuracy"] == pytest.approx(accuracy, abs=1e-7)
     assert found["steps"] == steps == 16
     assert found["loss"] < found["baselines"]["keys by frequency"]["loss"]
@@ -85,17 +85,17 @@ def test_the_loss_is_in_nats_per_predicted_step(run, rolls):
     assert run.config.task.task == "notes"
 
 
-def test_the_baseline_is_each_key_by_its_frequency(run):
+def test_the_baseline_predicts_keys_by_frequency(run):
     train_targets = np.concatenate([scale(t, 3 * k)[1:] for k, t in enumerate(LENGTHS["train"])])
     targets = torch.from_numpy(np.concatenate([scale(5, 0)[1:], scale(13, 3)[1:]])).double()
     chances = torch.from_numpy((train_targets.sum(0) + 1) / (len(train_targets) + 2))
     expected = torch.nn.functional.binary_cross_entropy(chances.expand(16, 88), targets, reduction="sum").item() / 16
     found = run.result["test"]["baselines"]["keys by frequency"]
     assert found["loss"] == pytest.approx(expected, rel=1e-12)
-    assert found["frame_accuracy"] == pytest.approx(16 / 32)  # the held key alone
+    assert found["frame_accuracy"] == pytest.approx(16 / 32)  # only the held key
 
 
-def test_the_frame_accuracy_is_that_of_a_hand_count():
+def test_frame_accuracy_matches_a_manual_count():
     from throughtime.tasks.metrics import FrameAccuracy
 
     metric = FrameAccuracy()
@@ -127,7 +127,7 @@ def test_a_sample_continues_a_midi_file(run, tmp_path):
     assert not np.array_equal(drawn, list(sample(run, prompt, length=20, seed=4)))
     task.write_sample(iter(drawn), tmp_path / "b.mid", prompt)
     whole = np.concatenate([scale(6, 2), drawn])
-    last = np.flatnonzero(whole.any(1))[-1] + 1  # silence at the end is no note
+    last = np.flatnonzero(whole.any(1))[-1] + 1  # silence at the end has no note
     assert np.array_equal(read_midi(tmp_path / "b.mid")[0], whole[:last])
     assert mido.MidiFile(tmp_path / "b.mid").length == pytest.approx(26 * 0.25)  # 60 beats per minute
     task.write_sample(sample(run, length=5), tmp_path / "c.mid", "")
@@ -156,18 +156,18 @@ def test_samples_follow_the_network(run):
         ({"top_k": 3}, "top_k"),
     ],
 )
-def test_samples_that_cannot_be_drawn(run, rolls, options, message):
+def test_invalid_samples_are_rejected(run, rolls, options, message):
     given = {name: str(rolls) if value == "{}" else value for name, value in options.items()}
     with pytest.raises((UserError, DataError), match=message):
         sample(run, **{"length": 5, **given})
 
 
-def test_a_sample_is_written_to_midi_files_only(run, tmp_path):
+def test_samples_are_written_only_as_midi(run, tmp_path):
     with pytest.raises(UserError, match=r"b\.wav must end in \.mid"):
         run.task.write_sample(sample(run, length=5), tmp_path / "b.wav", "")
 
 
-def test_data_speak_for_notes(tmp_path, rolls):
+def test_the_notes_task_is_guessed_from_data(tmp_path, rolls):
     for part in ("train", "valid", "test"):
         write_midi(scale(5, 0), tmp_path / "midi" / part / "a.mid", step_seconds=0.25)
     (tmp_path / "labels" / "x").mkdir(parents=True)
@@ -191,12 +191,12 @@ def test_a_directory_of_midi_files_is_split(tmp_path):
     assert quarter.counts["steps"] < data.counts["steps"] / 3
 
 
-def test_data_that_cannot_be_used(tmp_path):
+def test_unusable_data_are_rejected(tmp_path):
     np.savez(tmp_path / "short.npz", train_0=scale(1, 0), valid_0=scale(3, 0), test_0=scale(3, 0))
     np.savez(tmp_path / "one.npz", scale(5, 0))
     for data, message in [
-        (tmp_path / "short.npz", "no piece has 2 steps or more"),
-        (tmp_path / "one.npz", "has 1 piece: 3 or more are needed, one each to train, validate and test"),
+        (tmp_path / "short.npz", "no piece has at least 2 steps"),
+        (tmp_path / "one.npz", "has 1 piece; at least 3 are needed, one each to train, validate and test"),
     ]:
         with pytest.raises(DataError, match=message):
             train(data=data, task="notes", out=tmp_path / "run", **TINY)
@@ -215,8 +215,8 @@ train(**eval(sys.argv[1]))
 """
 
 
-def test_killed_it_goes_on_bit_for_bit(tmp_path, rolls):
-    # An epoch has two batches, so the run is killed in a later one; masks are drawn from torch's generator.
+def test_a_killed_run_resumes_bit_for_bit(tmp_path, rolls):
+    # An epoch has two batches, so the run is killed in a later one; dropout masks use torch's generator.
     options = {**TINY, "steps": 60, "dropout": 0.3, "recurrent_dropout": 0.2, "data": str(rolls)}
     whole = train(out=tmp_path / "whole", **options)
     path = tmp_path / "run"

@@ -1,4 +1,4 @@
-"""A task of one's own is one small class: all else works for it as it is."""
+"""A custom task is one small class; everything else works with it unchanged."""
 
 import numpy as np
 
@@ -19,7 +19,7 @@ class ParityOptions(TaskOptions):
     """Bits.
 
     Attributes:
-        bits: how many bits a sequence has at most.
+        bits: the maximum number of bits per sequence.
     """
 
     task: str = "parity"
@@ -54,7 +54,7 @@ class Parity(SequenceTask):
 SMALL = {"hidden_size": 12, "dropout": 0.0, "threads": 1, "engine": "reference"}
 
 
-def test_it_is_trained_evaluated_used_and_shown(tmp_path):
+def test_a_custom_task_supports_all_commands(tmp_path):
     run = throughtime.train(task=Parity, out=tmp_path / "run", lr=0.02, epochs=40, progress=False, **SMALL)
     assert run.result["valid"]["loss"] < 0.1
     again = Run.open(run.path)
@@ -64,7 +64,7 @@ def test_it_is_trained_evaluated_used_and_shown(tmp_path):
     assert run.report.is_file()
 
 
-def test_it_is_fitted_without_a_directory(tmp_path, monkeypatch):
+def test_a_custom_task_can_be_fitted_without_a_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = throughtime.training.TrainConfig.of(Parity, steps=3, bits=4, **SMALL)
     seen = []

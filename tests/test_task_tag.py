@@ -1,4 +1,4 @@
-"""Tag: a network gives each token a tag, and is measured by token and by span."""
+"""The tag task: a tag for each token, with metrics by token and by span."""
 
 import random
 
@@ -51,7 +51,7 @@ def written(path, found):
 
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    """A directory with train.bio and test.bio; the second has tokens that the first lacks."""
+    """A directory with train.bio and test.bio; the second has tokens that are missing from the first."""
     path = tmp_path_factory.mktemp("tag")
     written(path / "train.bio", sentences(120, 0))
     written(path / "test.bio", [*sentences(25, 1), [("Grace Hopper", "B-PER"), ("smiled", "O")]])
@@ -65,13 +65,13 @@ def run(directory):
 
 
 def by_hand(run, found):
-    """Nats per token, accuracy and span F1, a sequence at a time."""
+    """Nats per token, accuracy and span F1, one sequence at a time."""
     model, codecs = run.model(), run.description.codecs
     ids = {symbol: k for k, symbol in enumerate(codecs.inputs.symbols)}
     names = codecs.targets.names
     nats, right, count, guesses = 0.0, 0, 0, []
     for sentence in found:
-        # A token of the vocabulary is written with a space after it; what the vocabulary lacks has id 0.
+        # A known token is written with a space after it; unknown ones have id 0.
         inputs = torch.tensor([[ids.get(f"{token} ", 0)] for token, _ in sentence])
         targets = torch.tensor([names.index(tag) for _, tag in sentence])
         with torch.no_grad():
@@ -84,18 +84,18 @@ def by_hand(run, found):
     return nats / count, right / count, f1, guesses
 
 
-def test_figures_are_those_of_single_sequences(run, directory):
+def test_metrics_match_single_sequences(run, directory):
     found = [*sentences(25, 1), [("Grace Hopper", "B-PER"), ("smiled", "O")]]
     nats, accuracy, f1, _ = by_hand(run, found)
     figures = run.result["test"]
-    assert figures["loss"] == pytest.approx(nats, rel=1e-5)  # float32 sums in another order
+    assert figures["loss"] == pytest.approx(nats, rel=1e-5)  # float32 sums in a different order
     assert figures["accuracy"] == pytest.approx(accuracy, abs=1e-6)
     assert figures["span_f1"] == pytest.approx(f1, abs=1e-6)
     assert figures["tokens"] == sum(map(len, found))
     assert evaluate(run, directory / "test.bio")["span_f1"] == figures["span_f1"]
     assert run.config.task.task == "tag"
     assert run.config.network.bidirectional
-    # Whether a name is of a place depends on the word before, so a table of tokens can't know.
+    # Only the word before tells whether a name is a place, so a table of tokens can't know.
     table = figures["baselines"]["each token's most frequent tag"]
     assert f1 > 0.9 > table["span_f1"]
     assert accuracy > table["accuracy"] > figures["baselines"]["always O"]["accuracy"]
@@ -110,7 +110,7 @@ def test_spans_are_counted_within_sequences():
     true = torch.tensor([0, 1, 1, 2, 0])  # B I | I O B
     found = torch.tensor([0, 1, 1, 2, 2])
     metric.update(torch.eye(3)[found], true, torch.tensor([2, 3]))
-    # By sequence: true spans are (0, 2), (0, 1), (2, 3); the first two are found.
+    # By sequence, the true spans are (0, 2), (0, 1) and (2, 3); the first two are found.
     assert metric.compute() == pytest.approx(2 * 2 / 5)
 
 
@@ -138,7 +138,7 @@ def test_predictions_need_no_tags(run, directory):
     ]
 
 
-def test_unknown_tokens_keep_their_names(run, directory):
+def test_unknown_tokens_keep_their_text(run, directory):
     (directory / "new.bio").write_text("Grace Hopper\tB-PER\nsmiled\tO\n")
     assert [row[1] for row in predict(run, directory / "new.bio").rows] == ["Grace Hopper", "smiled"]
 
@@ -163,16 +163,16 @@ def test_columns_are_numbers_or_names():
     assert TagOptions(tag_column="ner").tag_column == "ner"
 
 
-def test_endings_speak_for_tag(directory):
+def test_the_tag_task_is_guessed_from_extensions(directory):
     assert tasks.chosen(None, {"data": [directory / "train.bio", "x.conll"]})[0].name == "tag"
     assert tasks.chosen(None, {"data": directory / "train.txt"})[0].name == "text"
 
 
-def test_data_that_cannot_be_used(run, tmp_path):
+def test_unusable_data_are_rejected(run, tmp_path):
     (tmp_path / "a.bio").write_text("Ada B-PER\nmet\n")
     (tmp_path / "b.bio").write_text("Ada B-ORG\n")
     (tmp_path / "rare.bio").write_text("a X\n\nb Y\n\nc X\n")
-    for data, message in [("a.bio", r"line 2: expected a token and its tag, got 'met' alone"), ("b.bio", "'B-ORG'")]:
+    for data, message in [("a.bio", r"line 2: expected a token and its tag, got only 'met'"), ("b.bio", "'B-ORG'")]:
         with pytest.raises(DataError, match=message):
             evaluate(run, tmp_path / data)
     with pytest.raises(DataError, match="smaller min_count"):

@@ -1,4 +1,4 @@
-"""What the theory of recurrent networks says, asked of the code itself."""
+"""Theorems about recurrent networks hold for the implementation."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from throughtime.program.core import Program
 
 
 def gates(program: Program, parameter: str) -> dict[str, slice]:
-    """The rows of a parameter by the gates they belong to."""
+    """Map gates to their rows of a parameter."""
     (found,) = (p for p in program.parameters if p.name == parameter)
     return {part.gate: slice(part.start, part.stop) for part in found.parts}
 
@@ -22,7 +22,7 @@ def value(program: Program, arguments: Arguments, parameter: str) -> Tensor:
     return arguments.parameters[[p.name for p in program.parameters].index(parameter)]
 
 
-def test_one_step_of_the_rnn_by_hand():
+def test_one_step_of_the_rnn_matches_the_textbook_equations():
     # a(t) = tanh(Wx x(t) + Wa a(t-1) + ba),  y(t) = softmax(Wy a(t) + by)
     random = np.random.default_rng(0)
     x, a, ba = random.normal(size=3), random.normal(size=4), random.normal(size=4)
@@ -51,8 +51,8 @@ def test_one_step_of_the_rnn_by_hand():
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_the_total_loss_is_the_sum_of_the_steps_losses_and_so_is_its_gradient(name):
-    # The contribution of step t: the gradient of L(t) alone.
+def test_the_total_loss_and_its_gradient_are_sums_over_steps(name):
+    # The contribution of step t is the gradient of L(t).
     program = cells.get(name).program(3, 4)
     steps = 6
     arguments = random_arguments(program, steps).map(lambda t: t.requires_grad_())
@@ -73,8 +73,8 @@ def test_the_total_loss_is_the_sum_of_the_steps_losses_and_so_is_its_gradient(na
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_the_gradient_of_the_last_loss_is_the_sum_of_the_contributions_through_each_step(name):
-    # dL(T)/dW = sum over t of dL(T)/dW(t), where W(t) is a copy of W that is used at step t alone.
+def test_the_gradient_of_the_last_loss_is_the_sum_of_contributions_of_each_step(name):
+    # dL(T)/dW = sum over t of dL(T)/dW(t), where W(t) is a copy of W that is only used at step t.
     program = cells.get(name).program(3, 4)
     steps = 6
     arguments = random_arguments(program, steps)
@@ -88,7 +88,7 @@ def test_the_gradient_of_the_last_loss_is_the_sum_of_the_contributions_through_e
         result = run_on(REFERENCE, program, 1, [x[t : t + 1] for x in arguments.inputs], states, own)
         states = result.states
     loss = (result.outputs[0][-1] ** 2).sum()
-    # What feeds the output alone has no part in what earlier steps contribute.
+    # Parameters that only affect the output contribute nothing through earlier steps.
     through = [
         torch.autograd.grad(loss, own, retain_graph=True, allow_unused=True, materialize_grads=True) for own in copies
     ]
@@ -96,11 +96,11 @@ def test_the_gradient_of_the_last_loss_is_the_sum_of_the_contributions_through_e
     assert all(any(g.abs().max() > 0 for g in step) for step in through)
 
 
-def test_a_gru_with_update_gate_0_and_reset_gate_1_is_the_simple_rnn():
+def test_a_gru_with_update_gate_0_and_reset_gate_1_equals_the_simple_rnn():
     gru, rnn = cells.gru.program(3, 4), cells.rnn.program(3, 4)
     arguments = random_arguments(gru, 20)
     bias = gates(gru, "bias")
-    # Through the biases: sigmoid(-1000) is 0 and sigmoid(1000) is 1, exactly.
+    # The biases set the gates: sigmoid(-1000) is exactly 0, and sigmoid(1000) is exactly 1.
     value(gru, arguments, "bias")[bias["update"]] = -1000.0
     value(gru, arguments, "bias")[bias["reset"]] = 1000.0
     found = run(gru, arguments, 20)
@@ -113,7 +113,7 @@ def test_a_gru_with_update_gate_0_and_reset_gate_1_is_the_simple_rnn():
 
 
 def lstm_with_gates(steps: int, **biases: float) -> tuple[Program, Arguments]:
-    """An LSTM whose gates are held by their biases."""
+    """Make an LSTM whose gates are saturated by large biases."""
     program = cells.lstm.program(3, 4)
     arguments = random_arguments(program, steps)
     for gate, bias in biases.items():
@@ -121,7 +121,7 @@ def lstm_with_gates(steps: int, **biases: float) -> tuple[Program, Arguments]:
     return program, arguments
 
 
-def test_with_forget_gate_1_and_input_gate_0_the_cell_state_passes_through_1000_steps_and_so_does_its_gradient():
+def test_with_forget_gate_1_and_input_gate_0_the_cell_state_and_its_gradient_survive_1000_steps():
     program, arguments = lstm_with_gates(1000, forget=1000.0, input=-1000.0)
     cell = arguments.states[1].clone().requires_grad_()
     result = run_on(REFERENCE, program, 1000, arguments.inputs, [arguments.states[0], cell], arguments.parameters)
@@ -131,9 +131,9 @@ def test_with_forget_gate_1_and_input_gate_0_the_cell_state_passes_through_1000_
     assert torch.equal(gradient, weights)
 
 
-def test_with_forget_gate_0_nothing_of_the_past_remains():
+def test_with_forget_gate_0_the_past_is_forgotten():
     program, arguments = lstm_with_gates(2, forget=-1000.0)
-    # The recurrent matrix is the other way from the past; closed, only the cell state could carry it.
+    # A zero recurrent matrix leaves the cell state as the only connection to the past.
     value(program, arguments, "weight_h").zero_()
     cell = arguments.states[1].clone().requires_grad_()
     x = arguments.inputs[0].clone().requires_grad_()
@@ -147,10 +147,10 @@ def test_with_forget_gate_0_nothing_of_the_past_remains():
 
 
 def gradient_at_lags(scale: float, steps: int) -> list[float]:
-    """The norm of the gradient of the last state with respect to the state at each lag, for a plain RNN.
+    """Return the gradient norms of the last state of a plain RNN with respect to the state at each lag.
 
-    The recurrent matrix is `scale` times a rotation, so all its singular values are `scale`; no input, and a state so
-    small that tanh is the identity.
+    The recurrent matrix is `scale` times a rotation, so all its singular values are `scale`. The input is zero, and the
+    state is so small that tanh is the identity.
     """
     program = cells.rnn.program(1, 8)
     generator = torch.Generator().manual_seed(0)
@@ -169,13 +169,13 @@ def gradient_at_lags(scale: float, steps: int) -> list[float]:
 
 
 @pytest.mark.parametrize("scale", [0.5, 0.9, 1.1, 2.0])
-def test_the_gradient_of_the_plain_rnn_shrinks_or_grows_geometrically_with_the_lag(scale):
+def test_the_gradient_of_the_plain_rnn_changes_geometrically_with_the_lag(scale):
     norms = gradient_at_lags(scale, 30)
     np.testing.assert_allclose(norms, [scale**lag for lag in range(30)], rtol=1e-9)
 
 
-def test_with_singular_values_below_1_no_input_can_keep_the_gradient_from_vanishing():
-    # tanh' <= 1, so the bound holds at any state; here the units are driven hard.
+def test_with_singular_values_below_1_the_gradient_vanishes_for_any_input():
+    # tanh' <= 1, so the bound holds at any state. The random inputs drive the units hard.
     program = cells.rnn.program(3, 8)
     arguments = random_arguments(program, 40)
     weight = value(program, arguments, "weight_h")

@@ -1,17 +1,17 @@
-"""The language is general enough: cells that have no name here, each against a plain torch loop.
+"""The cell language is general: cells that the package doesn't define match plain torch loops.
 
-The named cells are held in the same way, in test_cells_papers.
+See test_cells_papers for the cells of the package.
 """
 
 from __future__ import annotations
 
 import torch
-from cell_harness import HIDDEN, hold
+from cell_harness import HIDDEN, assert_matches_loop
 
 from throughtime.language import affine, cell, concat, layer_norm, parameter, sigmoid, state, tanh
 
 
-def test_layer_norm_of_a_gates_sum_keeps_the_gates_name():
+def test_layer_norm_of_a_pre_activation_keeps_the_gates_name():
     @cell
     def normed(x, h):
         return tanh(layer_norm("norm", affine("candidate", x, h)))
@@ -22,13 +22,13 @@ def test_layer_norm_of_a_gates_sum_keeps_the_gates_name():
         h = torch.tanh(torch.nn.functional.layer_norm(a, (HIDDEN,), w["norm.gain"], w["norm.shift"]))
         return h, [h]
 
-    program = hold(normed, step)
+    program = assert_matches_loop(normed, step)
     assert program.body[program.values["candidate"]].args == (program.values["candidate.pre"],)
     assert program.body[program.values["candidate.pre"]].op == "add"
 
 
 def test_two_states_that_both_feed_matrix_products():
-    # An Elman and a Jordan memory at once, of different widths.
+    # An Elman and a Jordan memory of different widths.
     @cell
     def two(x, h, k=state("context", width=2)):
         h = tanh(affine("hidden", x, h, k))
@@ -41,7 +41,7 @@ def test_two_states_that_both_feed_matrix_products():
         k = torch.sigmoid(w.affine("context", context=h, k=k))
         return h, [h, k]
 
-    program = hold(two, step)
+    program = assert_matches_loop(two, step)
     assert {p.name: p.shape for p in program.parameters} == {
         "weight_x": (4, 3),
         "weight_h": (4, 4),
@@ -51,7 +51,7 @@ def test_two_states_that_both_feed_matrix_products():
     }
 
 
-def test_coupled_gates_a_vector_recurrence_and_a_scalar_parameter():
+def test_coupled_gates_with_a_vector_recurrence_and_scalar_parameters():
     @cell
     def mixture(x, h, c):
         f = sigmoid(affine("forget", x) + parameter("recurrent") * h)
@@ -66,10 +66,10 @@ def test_coupled_gates_a_vector_recurrence_and_a_scalar_parameter():
         h = torch.sigmoid(w["alpha"]) * torch.tanh(c) + h * w["beta"]
         return h, [h, c]
 
-    hold(mixture, step)
+    assert_matches_loop(mixture, step)
 
 
-def test_an_output_that_is_no_state_and_is_of_another_width():
+def test_an_output_that_is_not_a_state_and_has_a_different_width():
     @cell
     def read_out(x, h):
         h = tanh(affine("hidden", x, h))
@@ -81,4 +81,4 @@ def test_an_output_that_is_no_state_and_is_of_another_width():
         h = torch.tanh(w.affine("hidden", x=x, h=h))
         return torch.cat([w.affine("out", out=h), x], -1), [h]
 
-    hold(read_out, step)
+    assert_matches_loop(read_out, step)

@@ -1,4 +1,4 @@
-"""Torch's own cases for its recurrent modules hold for ours: results, gradients, and what is refused in which words."""
+"""Torch's own test cases for recurrent modules: results, gradients and error messages match."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import throughtime
 
 NAMES = ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")
 INFOS = [info for info in module_db if info.module_cls in [getattr(nn, name) for name in NAMES]]
-# One formula in two orders of summation.
+# The same formula summed in a different order.
 TOLERANCE = {torch.float32: {"rtol": 1e-4, "atol": 1e-5}, torch.float64: {"rtol": 1e-10, "atol": 1e-12}}
 
 pytestmark = pytest.mark.filterwarnings("ignore:dropout option adds dropout after all but last:UserWarning")
@@ -29,7 +29,7 @@ def tensors(value: Any) -> Iterator[Tensor]:
 
 
 def copied(value: Any) -> Any:
-    """The same arguments with leaves of their own."""
+    """Copy arguments with new leaf tensors."""
     if isinstance(value, Tensor):
         return value.detach().clone().requires_grad_(value.requires_grad)
     return type(value)(copied(v) for v in value) if isinstance(value, tuple | list) else value
@@ -39,14 +39,14 @@ def ours_of(info: ModuleInfo) -> type[nn.Module]:
     return getattr(throughtime, info.module_cls.__name__)  # type: ignore[no-any-return]
 
 
-def test_there_are_cases_of_every_module() -> None:
+def test_every_module_has_cases() -> None:
     assert {info.module_cls.__name__ for info in INFOS} == set(NAMES)
 
 
 @pytest.mark.parametrize("training", [False, True])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("info", INFOS, ids=lambda info: info.name)
-def test_results_and_gradients(info: ModuleInfo, dtype: torch.dtype, training: bool) -> None:
+def test_results_and_gradients_match_torch(info: ModuleInfo, dtype: torch.dtype, training: bool) -> None:
     torch.manual_seed(0)
     cases = info.module_inputs_func(info, device="cpu", dtype=dtype, requires_grad=True, training=training)
     assert cases
@@ -80,7 +80,7 @@ def error_of(kind: type[nn.Module], case: Any) -> tuple[str, Exception | None]:
 
 
 @pytest.mark.parametrize("info", [i for i in INFOS if i.module_error_inputs_func], ids=lambda info: info.name)
-def test_what_torch_refuses_is_refused_in_its_words(info: ModuleInfo) -> None:
+def test_errors_match_torch(info: ModuleInfo) -> None:
     cases = info.module_error_inputs_func(info, device="cpu", dtype=torch.float32, requires_grad=False, training=False)
     for case in cases:
         step, torchs = error_of(info.module_cls, case.module_error_input)
@@ -91,7 +91,7 @@ def test_what_torch_refuses_is_refused_in_its_words(info: ModuleInfo) -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_state_of_another_type_is_named(name: str) -> None:
+def test_a_state_of_another_dtype_is_rejected(name: str) -> None:
     layer = getattr(throughtime, name)(3, 4)
     x = torch.randn(2, 3) if name.endswith("Cell") else torch.randn(5, 2, 3)
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -100,13 +100,13 @@ def test_a_state_of_another_type_is_named(name: str) -> None:
     wide = tuple(s.double() for s in carried) if isinstance(carried, tuple) else carried.double()
     for state, dtype in ((carried, "bfloat16"), (wide, "float64")):
         if name.endswith("Cell") and dtype == "bfloat16":
-            continue  # a cell of torch's computes in the weights' type there
+            continue  # torch's cells compute in the weights' dtype here
         with pytest.raises(RuntimeError, match=f"state hx must be torch.float32, got torch.{dtype}"):
             layer(x, state)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("Cell")])  # torch's layers take bools alone
-def test_a_truthy_bias_counts_as_one(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in NAMES if name.endswith("Cell")])  # torch's layers accept only bools
+def test_a_truthy_bias_is_true(name: str) -> None:
     layer = getattr(throughtime, name)(3, 4, bias="yes")
     plain = getattr(nn, name)(3, 4, bias="yes")
     plain.load_state_dict(layer.state_dict())

@@ -1,4 +1,4 @@
-"""A time budget is used, however fast the machine is and becomes; the clock is simulated."""
+"""A time budget is used up exactly, however the machine's speed changes; the clock is simulated."""
 
 import math
 import signal
@@ -25,12 +25,12 @@ from throughtime.training.planning import make_plan
 BUDGET, STEP, VALIDATING = 60.0, 0.2, 0.1  # seconds
 
 
-# Seconds of a step and of a validation: notes, labels, text and forecasts, as on 2 cores, in round figures.
+# Rounded seconds per step and per validation of notes, labels, text and forecasts on 2 cores.
 COSTS = {"notes": (0.02, 0.05), "classify": (0.04, 0.2), "text": (0.2, 0.1), "forecast": (0.4, 0.2)}
 
 
 class Machine:
-    """A clock, and a machine that is `factor` times as slow as it was, between two shares of the budget."""
+    """A simulated clock and machine, `factor` times slower between two fractions of the budget."""
 
     def __init__(self, factor=1.0, start=0.0, end=1.0):
         self.now, self._factor, self._start, self._end = 1000.0, factor, start, end
@@ -45,7 +45,7 @@ class Machine:
 
 
 def training(tmp_path, monkeypatch, machine, own=(), **options):
-    """A training of a minute by a machine's clock."""
+    """A one-minute training by a machine's clock."""
     from throughtime import cells
 
     advance, validate = Fit._advance, Validation._validate
@@ -71,7 +71,7 @@ def training(tmp_path, monkeypatch, machine, own=(), **options):
 
 @pytest.mark.parametrize("factor", [5.0, 0.2])
 @pytest.mark.parametrize(("start", "end"), [(0.3, 0.7)])
-def test_a_machine_that_becomes_slower_or_faster_uses_its_budget(tmp_path, monkeypatch, factor, start, end):
+def test_the_budget_is_used_if_the_machine_changes_speed(tmp_path, monkeypatch, factor, start, end):
     machine = Machine(factor, start, end)
     fit = training(tmp_path, monkeypatch, machine)
     began = machine.now
@@ -83,13 +83,13 @@ def test_a_machine_that_becomes_slower_or_faster_uses_its_budget(tmp_path, monke
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """A training whose steps cost nothing but the time of a simulated clock."""
+    """A training whose steps take only simulated time."""
     with pytest.MonkeyPatch.context() as patched:
         return training(tmp_path_factory.mktemp("simulated"), patched, Machine())
 
 
 class Simulated(Fit):
-    """A training that takes the learning rate of each step and learns nothing."""
+    """A training that records the learning rate of each step and learns nothing."""
 
     def __init__(self, like, machine, costs):
         (self.step_cost, validation_cost), self.machine = costs, machine
@@ -111,7 +111,7 @@ class Simulated(Fit):
 @pytest.mark.parametrize("costs", COSTS.values(), ids=COSTS.keys())
 @settings(max_examples=25, deadline=None)
 @given(factor=st.sampled_from([5.0, 0.2]), part=st.tuples(st.floats(0, 1), st.floats(0, 1)))
-def test_any_part_of_the_budget_may_be_slower_or_faster_for_any_task(prepared, costs, factor, part):
+def test_speed_changes_at_any_time_are_handled_for_every_task(prepared, costs, factor, part):
     machine = Machine(factor, *sorted(part))
     fit, began = Simulated(prepared, machine, costs), machine.now
     fit.run()
@@ -120,7 +120,7 @@ def test_any_part_of_the_budget_may_be_slower_or_faster_for_any_task(prepared, c
     assert fit.just_validated
 
 
-def test_validations_take_a_small_share_of_the_time_on_any_machine(tmp_path, monkeypatch):
+def test_validation_takes_a_small_fraction_of_the_time(tmp_path, monkeypatch):
     counts = []
     validated = Fit.validated
 
@@ -136,7 +136,7 @@ def test_validations_take_a_small_share_of_the_time_on_any_machine(tmp_path, mon
         assert 10 <= counts[-1] <= 0.07 * BUDGET / (VALIDATING * factor) + 2
 
 
-def test_a_resumed_training_uses_what_is_left(tmp_path, monkeypatch):
+def test_a_resumed_training_uses_the_remaining_time(tmp_path, monkeypatch):
     machine = Machine()
     states = []
 
@@ -156,13 +156,13 @@ def test_a_resumed_training_uses_what_is_left(tmp_path, monkeypatch):
         fit.run(states[0])
     assert 0.4 * BUDGET < machine.now - began < 0.5 * BUDGET
     assert fit.learning_rate < 0.05 * fit.config.training.learning_rate
-    with monkeypatch.context() as patched:  # ended by the time, it doesn't take another step
+    with monkeypatch.context() as patched:  # the time is up, so no further step is taken
         again = training(tmp_path, patched, machine)
         again.run(fit_state := fit.state_dict())
     assert again.step == fit_state["step"]
 
 
-def test_a_run_is_replayed_to_its_bits_from_its_learning_rates(tmp_path, monkeypatch):
+def test_a_run_is_replayed_bit_for_bit_from_its_learning_rates(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         timed = training(tmp_path, patched, Machine(3.0, 0.2, 0.5))
         timed.run()
@@ -177,19 +177,19 @@ def test_a_run_is_replayed_to_its_bits_from_its_learning_rates(tmp_path, monkeyp
     assert all(torch.equal(tensor, replayed.model.state_dict()[n]) for n, tensor in timed.model.state_dict().items())
 
 
-def test_a_run_keeps_the_learning_rate_of_each_step(tmp_path):
+def test_a_run_records_the_learning_rate_of_each_step(tmp_path):
     run = train_tiny(tmp_path, steps=30)
     rates = run.rates()
     assert [f"{rate:.8g}" for rate in rates] == [f"{row['lr']:.8g}" for row in run.metrics()]
     further = resume(run.path, steps=40, progress=False)
     assert (further.rates()[:30] == rates).all()
-    # Warmed up again to 0.3 of the peak, after a tenth of the new steps.
+    # Warms up again to 0.3 of the peak over a tenth of the new steps.
     assert max(further.rates()[30:]) == pytest.approx(0.3 * further.config.training.learning_rate)
     assert math.isclose(further.rates()[30], max(further.rates()[30:]))
     assert len(Run.open(run.path).rates()) == 40
 
 
-def test_a_stopped_run_is_resumed_for_the_time_that_is_left(tmp_path, monkeypatch):
+def test_a_stopped_run_resumes_for_the_remaining_time(tmp_path, monkeypatch):
     advance = Fit._advance
 
     def then_stop(self, batch):
@@ -209,11 +209,11 @@ def test_a_stopped_run_is_resumed_for_the_time_that_is_left(tmp_path, monkeypatc
     assert len(run.rates()) == run.result["steps"] > 21
     assert (run.rates()[:21] == first[:21]).all()
     assert run.rates()[-1] < first.max()
-    with pytest.raises(TrainingError, match=r"has already trained .*minutes=0\.01 ends no later"):
+    with pytest.raises(TrainingError, match=r"has already trained .*minutes=0\.01 is not a later end"):
         resume(run.path, minutes=0.01, progress=False)
 
 
-def test_time_that_went_before_counts(tmp_path):
+def test_time_before_training_counts(tmp_path):
     began = time.monotonic()
     data = write_text(tmp_path / "text.txt")
     with patch("throughtime.training.loop.write_report"):

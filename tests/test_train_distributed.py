@@ -1,4 +1,4 @@
-"""Several processes train as one does on the joined batch."""
+"""Several processes train like one on the combined batch."""
 
 import os
 import subprocess
@@ -11,7 +11,7 @@ from tiny_training import TINY, figures, train_tiny, write_text
 
 from throughtime.runs import Run
 
-# Plain gradient descent: the weights' change is the sum of the gradients. More steps than an epoch has windows.
+# With plain gradient descent, the weight change is the sum of the gradients. More steps than windows in an epoch.
 OPTIONS = {
     **TINY,
     "steps": 45,
@@ -44,8 +44,8 @@ if __name__ == "__main__":
         with mock.patch.object(Fit, "_advance", then_stop):
             try:
                 train(**(options | stopped))
-            except Interrupted as told:
-                assert "stopped at step 43" in str(told), told
+            except Interrupted as error:
+                assert "stopped at step 43" in str(error), error
         resume(stopped["out"], progress=False)
 """
 
@@ -69,7 +69,7 @@ def run_script(tmp_path, *launcher, stopped=None):
 
 
 def assert_same_gradients(two, one):
-    """The order of a sum in float64, over 45 steps; metrics.csv has 8 digits."""
+    """The tolerance for a different order of summation in float64 over 45 steps; metrics.csv has 8 digits."""
     for name, tensor in one.weights().items():
         torch.testing.assert_close(two.weights()[name], tensor, rtol=0, atol=1e-12)
     for row, expected in zip(figures(two), figures(one), strict=True):
@@ -77,7 +77,7 @@ def assert_same_gradients(two, one):
         assert [row[name] for name in row if row[name]] == pytest.approx([v for v in expected.values() if v], rel=1e-7)
 
 
-def test_two_processes_have_the_gradients_of_one_and_go_on_bit_for_bit(tmp_path):
+def test_two_processes_match_one_and_resume_bit_for_bit(tmp_path):
     stopped = {"out": str(tmp_path / "stopped")}
     two, done = run_script(tmp_path, stopped=stopped)
     assert_same_gradients(two, train_tiny(tmp_path, **OPTIONS))
@@ -85,6 +85,6 @@ def test_two_processes_have_the_gradients_of_one_and_go_on_bit_for_bit(tmp_path)
     assert done.stdout == ""
 
 
-def test_torchrun_starts_them_too(tmp_path):
+def test_torchrun_can_start_the_processes(tmp_path):
     two, _ = run_script(tmp_path, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2")
     assert_same_gradients(two, train_tiny(tmp_path, **OPTIONS))

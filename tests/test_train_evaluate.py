@@ -1,4 +1,4 @@
-"""The figures of a trained model."""
+"""Metrics of trained models."""
 
 import math
 
@@ -25,13 +25,13 @@ def text(tmp_path):
     return path
 
 
-def test_the_figures_are_those_of_the_whole_text_in_one_pass(run, text):
+def test_metrics_match_one_pass_over_the_whole_text(run, text):
     ids = torch.from_numpy(run.description.codecs.inputs.encode(text.read_text()).astype(np.int64))[:, None]
     scores, _ = run.model()(ids[:-1])
     losses = -scores.log_softmax(-1).gather(-1, ids[1:, :, None])
     figures = evaluate(run, text)
     assert figures["symbols"] == len(ids) - 1
-    # Rounding of float64: the order of the sum.
+    # Float64 rounding: a different order of summation.
     assert figures["loss"] == pytest.approx(losses.mean().item(), rel=1e-12)
     assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
     assert figures["bits_per_symbol"] == pytest.approx(figures["loss"] / math.log(2))
@@ -39,13 +39,13 @@ def test_the_figures_are_those_of_the_whole_text_in_one_pass(run, text):
 
 
 @pytest.mark.parametrize("window", [1, 7, 10_000])
-def test_the_window_makes_no_difference(run, text, monkeypatch, window):
+def test_metrics_do_not_depend_on_the_window(run, text, monkeypatch, window):
     expected = evaluate(run, text)["loss"]
     monkeypatch.setattr(streams_task, "READ_AT_ONCE", window)
     assert evaluate(run, text)["loss"] == pytest.approx(expected, rel=1e-12)
 
 
-def test_the_result_of_training_is_the_same_figure(run, tmp_path):
+def test_training_results_match_evaluation(run, tmp_path):
     held_out = tmp_path / "tenth.txt"
     whole = (run.path.parent / "text.txt").read_text()
     held_out.write_text(whole[len(whole) * 9 // 10 :])
@@ -60,7 +60,7 @@ def test_unknown_symbols_are_counted(run, tmp_path):
     assert figures["bits_per_byte"] < figures["bits_per_character"]
 
 
-def test_training_mode_is_left_as_it_was(run):
+def test_training_mode_is_restored(run):
     model = run.model().train()
     streams = Streams(run.description.codecs.inputs.encode("through time"), 1, 5)
     first = evaluation.total(model, streams).loss
@@ -69,10 +69,10 @@ def test_training_mode_is_left_as_it_was(run):
     assert not model.training
 
 
-def test_bad_input_is_told(run, tmp_path):
+def test_invalid_input_is_reported(run, tmp_path):
     short = tmp_path / "short.txt"
     short.write_text("t")
-    with pytest.raises(DataError, match="2 are wanted"):
+    with pytest.raises(DataError, match="at least 2 are needed"):
         evaluate(run, short)
     with pytest.raises(DataError, match="no such file"):
         evaluate(run, tmp_path / "nowhere.txt")

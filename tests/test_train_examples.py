@@ -1,4 +1,4 @@
-"""A training shows after each quarter what the network makes of a held-out piece of the data."""
+"""Training shows a prediction for a held-out example after each quarter."""
 
 import random
 import re
@@ -58,7 +58,7 @@ SHOWN = {
 
 
 @pytest.mark.parametrize("make", SHOWN, ids=lambda make: make.__name__)
-def test_each_quarter_shows_a_held_out_piece(make, tmp_path, capfd):
+def test_each_quarter_shows_a_held_out_example(make, tmp_path, capfd):
     (directory := tmp_path / "data").mkdir()
     with patch("throughtime.training.loop.write_report"):
         run = throughtime.train(**make(directory), **TINY, out=tmp_path / "run", progress=True)
@@ -66,7 +66,7 @@ def test_each_quarter_shows_a_held_out_piece(make, tmp_path, capfd):
     for percent in (25, 50, 75):
         assert re.search(rf"^after {percent}% of the training: ?{SHOWN[make]}$", err, re.M), err
     assert "after 100%" not in err
-    # It draws nothing from torch's generator, so that a training has the same bits with and without a screen.
+    # Examples don't use torch's generator, so training is bit-for-bit the same with and without a display.
     before = torch.get_rng_state()
     assert run.task.example(run.model(), data_of(run))
     assert torch.equal(torch.get_rng_state(), before)

@@ -1,4 +1,4 @@
-"""Runs that are trained further, and runs that start from another run's weights."""
+"""Training a finished run further, and starting from another run's weights."""
 
 import json
 
@@ -21,10 +21,10 @@ def weights(run):
     return run.weights()
 
 
-def test_a_finished_run_trains_further_to_the_bits_of_one_that_was_that_long_from_the_start(tmp_path):
+def test_training_further_matches_a_longer_run_bit_for_bit(tmp_path):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
-    # The same interval of validations, or the best weights would be of other steps.
+    # The same validation interval, because otherwise the best weights would come from other steps.
     whole = train_tiny(tmp_path / "a", schedule="constant", steps=20)
     short = train_tiny(tmp_path / "b", schedule="constant", steps=10)
     longer = resume(short.path, steps=20, progress=False)
@@ -53,20 +53,20 @@ def test_the_command_trains_further(tmp_path, capsys):
     assert main(["train", "--resume", str(run.path), "--steps", "4"]) == 0
     assert Run.open(run.path).result["steps"] == 4
     assert main(["train", "--resume", str(run.path), "--steps", "4"]) == 2
-    assert "--steps 4 ends no later" in capsys.readouterr().err
+    assert "--steps 4 is not a later end" in capsys.readouterr().err
     assert main(["train", "--resume", str(run.path), "--steps", "0"]) == 2
     assert "--steps must be at least 1, got 0" in capsys.readouterr().err
 
 
-def test_an_end_that_is_no_later_changes_nothing(run):
+def test_an_earlier_end_is_rejected_without_changes(run):
     before = (run.path / "config.json").read_bytes()
-    with pytest.raises(TrainingError, match=r"has already trained 12 steps .*steps=5 ends no later"):
+    with pytest.raises(TrainingError, match=r"has already trained for 12 steps .*steps=5 is not a later end"):
         resume(run.path, steps=5, progress=False)
     assert (run.path / "config.json").read_bytes() == before
     assert Run.open(run.path).finished
 
 
-def test_other_data_are_refused_before_anything_is_written(tmp_path):
+def test_changed_data_are_rejected_before_writing(tmp_path):
     run = train_tiny(tmp_path, steps=2)
     (tmp_path / "text.txt").write_text("another text, " * 200)
     with pytest.raises(RunError, match="has changed"):
@@ -74,8 +74,8 @@ def test_other_data_are_refused_before_anything_is_written(tmp_path):
     assert Run.open(run.path).result["steps"] == 2
 
 
-def test_a_run_starts_from_anothers_weights(run, tmp_path):
-    # With so small a rate nothing is learned, so the weights of the new run are those of the first.
+def test_a_run_starts_from_the_weights_of_another(run, tmp_path):
+    # The learning rate is too small to learn anything, so the new run keeps the weights of the first.
     data = run.config.task.data
     small = {name: TINY[name] for name in ("batch", "window", "engine", "threads")}
     from unittest.mock import patch
@@ -90,10 +90,10 @@ def test_a_run_starts_from_anothers_weights(run, tmp_path):
     assert new.config.network.num_layers == run.config.network.num_layers
     assert new.description.codecs.inputs.digest == run.description.codecs.inputs.digest
     for name, value in weights(run).items():
-        torch.testing.assert_close(weights(new)[name], value, rtol=0, atol=1e-7)  # one decay of 1e-32
+        torch.testing.assert_close(weights(new)[name], value, rtol=0, atol=1e-7)  # weight decay of 1e-32
 
 
-def test_a_run_that_started_from_another_needs_it_no_more(run, tmp_path):
+def test_a_run_no_longer_needs_the_run_it_started_from(run, tmp_path):
     import shutil
 
     shutil.copytree(run.path, tmp_path / "copy")
@@ -108,19 +108,19 @@ def test_a_run_that_started_from_another_needs_it_no_more(run, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
-        ({"hidden_size": 5}, "hidden_size=5 differs from the run to start from: .* has 12"),
-        ({"cell": "gru"}, "cell=gru differs"),
-        ({"tie": True}, "tie=True differs"),
-        ({"level": "word"}, "level=word differs"),
+        ({"hidden_size": 5}, "hidden_size=5 doesn't match .*, the run to start from, with 12"),
+        ({"cell": "gru"}, "cell=gru doesn't match"),
+        ({"tie": True}, "tie=True doesn't match"),
+        ({"level": "word"}, "level=word doesn't match"),
         ({"vocab_size": 30}, "vocab_size=30 does not apply: the vocabulary comes from"),
         ({"init": 0.1}, "init=0.1 does not apply: the weights come from"),
         ({"init_from": "nowhere"}, "no such directory"),
     ],
 )
-def test_options_that_do_not_fit_the_other_run_are_refused(options, told, run, tmp_path):
-    with pytest.raises((TrainingError, RunError), match=told):
+def test_options_that_conflict_with_the_other_run_are_rejected(options, message, run, tmp_path):
+    with pytest.raises((TrainingError, RunError), match=message):
         train_tiny(tmp_path, **{"init_from": run.path, **options})
     assert not (tmp_path / "run").exists()
 
@@ -128,7 +128,7 @@ def test_options_that_do_not_fit_the_other_run_are_refused(options, told, run, t
 def test_the_command_starts_from_another_run(run, tmp_path, capsys):
     arguments = [*run.config.task.data, "--init-from", str(run.path), "--steps", "1", "--out", str(tmp_path / "new")]
     assert main(["train", *arguments, "--hidden", "7"]) == 2
-    assert "--hidden 7 differs" in capsys.readouterr().err
+    assert "--hidden 7 doesn't match" in capsys.readouterr().err
     assert main(["train", *arguments, "--batch", "8", "--window", "10", "--threads", "1"]) == 0
     config = json.loads((tmp_path / "new" / "config.json").read_text())["config"]
     assert config["init_from"] == str(run.path)

@@ -1,4 +1,4 @@
-"""Training end to end: what is learnt, what is written, and what is told when it can't be."""
+"""Training end to end: learning, files, and errors."""
 
 import csv
 import errno
@@ -21,7 +21,7 @@ from throughtime.training.fitting import Fit
 from throughtime.training.metrics import COLUMNS
 
 
-def test_it_learns_and_writes_its_directory(tmp_path, capfd):
+def test_training_learns_and_writes_the_run_directory(tmp_path, capfd):
     run = train_tiny(tmp_path, steps=150, lr=0.02, hidden_size=24)
     assert {path.name for path in run.path.iterdir()} == {
         "config.json", "task.json", "program.json", "model.safetensors", "metrics.csv", "checkpoints", "log.txt",
@@ -30,26 +30,26 @@ def test_it_learns_and_writes_its_directory(tmp_path, capfd):
     rows = run.metrics()
     assert [row["step"] for row in rows] == list(range(1, 151))
     assert rows[0]["train_loss"] == pytest.approx(math.log(run.description.codecs.inputs.size), rel=0.1)
-    # Five words, drawn evenly, of 4.4 letters and a space: that a word is drawn is all there is to know.
+    # Five equally likely words of 4.4 letters and a space: only the choice of a word is unpredictable.
     assert run.result["valid"]["loss"] < 1.5 * math.log(5) / 5.4
     assert run.result["steps"] == 150
     validated = {row["step"]: row["valid_loss"] for row in rows if row["valid_loss"] is not None}
     assert validated[run.result["best_step"]] == min(validated.values())
     assert "step 150 of 150" in run.log.read_text()
-    assert capfd.readouterr() == ("", "")  # progress=False, and Lightning says nothing
+    assert capfd.readouterr() == ("", "")  # progress=False, and Lightning is silent
 
 
-def test_progress_is_a_line_a_validation(tmp_path, capfd):
+def test_progress_has_a_line_per_validation(tmp_path, capfd):
     train_tiny(tmp_path, steps=3, progress=True)
     out, err = capfd.readouterr()
     assert out == ""
     lines = [line for line in err.splitlines() if not line.startswith("  ")]
     samples = [line for line in lines if re.match(r"after \d+% of the training:", line)]
-    assert [line.split(":")[0] for line in lines if line.startswith("step")] == [f"step {k} of 3" for k in (1, 2, 3)]
-    assert len(samples) == 2  # a third is over a quarter, two thirds are over a half
+    assert re.findall(r"^step (\d of 3)\b", err, re.MULTILINE) == [f"{k} of 3" for k in (1, 2, 3)]
+    assert len(samples) == 2  # one third is past a quarter, two thirds are past a half
 
 
-def test_the_first_lines_tell_data_network_threads_and_plan(tmp_path, capfd):
+def test_the_first_lines_describe_data_network_threads_and_plan(tmp_path, capfd):
     run = train_tiny(tmp_path, steps=3, progress=True)
     lines = dict(line.split(": ", 1) for line in capfd.readouterr().err.splitlines()[:6])
     assert list(lines) == ["task", "run", "data", "network", "runs on", "plan"]
@@ -57,11 +57,11 @@ def test_the_first_lines_tell_data_network_threads_and_plan(tmp_path, capfd):
     assert f"{train:,} for training" in lines["data"]
     assert lines["network"] == f"2 x lstm, 12 units each; {run.parameters:,} parameters"
     assert lines["runs on"] == "1 thread of the CPU"
-    assert lines["plan"].startswith("3 steps of 8 sequences (0.075 times through the data)")
+    assert lines["plan"].startswith("3 steps of 8 sequences (0.075 epochs)")
     assert lines["plan"] in run.log.read_text()
 
 
-def test_a_pipe_gets_a_line_now_and_then(capfd):
+def test_a_pipe_receives_occasional_lines(capfd):
     now = [0.0]
     with Display(True, lambda: now[0]) as display:
         for k in range(61):
@@ -72,15 +72,15 @@ def test_a_pipe_gets_a_line_now_and_then(capfd):
     assert lines[1] == "training: 20%, 20.0 s elapsed, 1 min 20 s left, loss 1.000"
 
 
-def test_same_seed_same_run_other_seed_another(tmp_path):
+def test_the_seed_determines_the_run(tmp_path):
     runs = []
     for k, seed in enumerate((1, 1, 2)):
-        torch.manual_seed(k)  # the caller's generator has no say
+        torch.manual_seed(k)  # the caller's generator has no effect
         runs.append(train_tiny(tmp_path, out=tmp_path / str(k), dropout=0.2, seed=seed))
     assert figures(runs[0]) == figures(runs[1]) != figures(runs[2])
 
 
-def test_the_caller_s_settings_are_left_alone(tmp_path):
+def test_torch_settings_are_restored(tmp_path):
     torch.manual_seed(7)
     expected = torch.rand(1)
     torch.manual_seed(7)
@@ -108,7 +108,7 @@ def test_every_optimizer_lowers_the_loss(tmp_path, optimizer):
         {"clip": 0},
     ],
 )
-def test_options_of_the_model_and_the_arithmetic(tmp_path, options):
+def test_model_and_precision_options(tmp_path, options):
     run = train_tiny(tmp_path, **options)
     model = throughtime.load(run.path)
     assert not model.training
@@ -120,19 +120,19 @@ def test_options_of_the_model_and_the_arithmetic(tmp_path, options):
     ("ends", "steps"),
     [({"steps": 5}, 5), ({"epochs": 0.5}, 20), ({"epochs": 0.5, "steps": 5}, 5), ({"epochs": 0.1, "steps": 5}, 4)],
 )
-def test_the_first_end_that_is_reached_ends(tmp_path, ends, steps):
+def test_training_ends_at_the_first_end_reached(tmp_path, ends, steps):
     run = train_tiny(tmp_path, **{"steps": None, **ends})
     assert run.plan.epoch_steps == 40
     assert run.result["steps"] == steps
 
 
-def test_without_an_end_there_is_one(tmp_path, monkeypatch):
+def test_training_has_a_default_end(tmp_path, monkeypatch):
     monkeypatch.setattr(config_module, "DEFAULT_STEPS", 7)
     assert train_tiny(tmp_path, steps=None).result["steps"] == 7
 
 
-def test_minutes_bound_the_time_and_are_used(tmp_path, monkeypatch):
-    """By a clock on which each step takes 0.05 s."""
+def test_minutes_limit_the_time_and_are_used_up(tmp_path, monkeypatch):
+    """Uses a clock on which each step takes 0.05 s."""
     monkeypatch.setattr(Fit, "elapsed", property(lambda self: 0.05 * self.step))
     run = train_tiny(tmp_path, steps=None, minutes=0.1)
     assert run.plan.seconds - 0.5 < 0.05 * run.result["steps"] < run.plan.seconds + 0.1
@@ -143,7 +143,7 @@ def test_minutes_bound_the_time_and_are_used(tmp_path, monkeypatch):
     assert run.plan.steps is None
 
 
-def test_a_budget_that_is_used_up_is_one_step(tmp_path, monkeypatch):
+def test_an_exhausted_budget_trains_one_step(tmp_path, monkeypatch):
     monkeypatch.setattr(Fit, "elapsed", property(lambda self: 1e9))
     run = train_tiny(tmp_path, steps=None, minutes=0.1)
     assert run.result["steps"] == 1
@@ -151,7 +151,7 @@ def test_a_budget_that_is_used_up_is_one_step(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("clip", [0.01, 0.0, 100.0])
-def test_clipping_bounds_the_step_by_norm(tmp_path, clip):
+def test_clipping_limits_the_gradient_norm(tmp_path, clip):
     run = train_tiny(tmp_path, steps=1, optimizer="sgd", lr=1, schedule="constant", clip=clip, precision="64")
     torch.manual_seed(0)
     from throughtime.training.building import build_model
@@ -161,7 +161,7 @@ def test_clipping_bounds_the_step_by_norm(tmp_path, clip):
     moved = math.sqrt(sum(float((run.weights()[n] - before[n].double()).square().sum()) for n in before))
     norm = run.metrics()[0]["grad_norm"]
     assert norm > 0.1
-    # Clipping adds 1e-6 to the norm; the csv has 8 digits.
+    # Clipping adds 1e-6 to the norm; the CSV file has 8 digits.
     assert moved == pytest.approx(min(clip or norm, norm), rel=1e-4)
 
 
@@ -171,7 +171,7 @@ def leaky(x, h):
     return 0.9 * h + 0.1 * language.tanh(language.affine("input", x, h))
 
 
-def test_a_cell_of_one_s_own_is_loaded_where_its_source_is_absent(tmp_path):
+def test_a_custom_cell_loads_without_its_source(tmp_path):
     run = train_tiny(tmp_path, cell=leaky)
     assert run.config.network.cell == "leaky"
     assert "leaky" not in throughtime.cells.names()
@@ -187,7 +187,7 @@ def test_words_and_byte_pairs(tmp_path):
         assert 0 < run.result["valid"]["bits_per_character"] < run.result["valid"]["bits_per_symbol"]
 
 
-def test_a_test_text_is_measured(tmp_path):
+def test_a_test_text_is_evaluated(tmp_path):
     text = write_text(tmp_path / "text.txt")
     other = tmp_path / "other.txt"
     other.write_text(text.read_text()[:500] + "☃")
@@ -197,7 +197,7 @@ def test_a_test_text_is_measured(tmp_path):
     assert run.record.data.counts["train"] == run.record.data.counts["valid"]
 
 
-def test_short_texts_take_fewer_streams(tmp_path):
+def test_short_texts_use_fewer_streams(tmp_path):
     text = tmp_path / "short.txt"
     text.write_text("ab" * 30)
     run = train_tiny(tmp_path, data=text)
@@ -213,25 +213,25 @@ def test_a_directory_is_named_by_cell_and_data(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("options", "kind", "told"),
+    ("options", "kind", "message"),
     [
         ({"cell": "lstmm"}, CellError, "did you mean lstm"),
         ({"tie": True, "embed": 5}, TrainingError, "embed=5"),
-        ({"cell": "gru", "forget_bias": 2}, TrainingError, "'gru' has no gate named forget.* leave forget_bias out"),
-        ({"data": "nowhere.txt"}, DataError, "there is no such file"),
+        ({"cell": "gru", "forget_bias": 2}, TrainingError, "'gru' has no gate named forget.* remove forget_bias"),
+        ({"data": "nowhere.txt"}, DataError, "no such file"),
         ({"window": 10_000}, DataError, "fewer than one window of 10000 steps"),
-        ({"precision": "16-mixed", "devices": "cpu"}, TrainingError, "16-mixed is for CUDA"),
-        ({"devices": "cpu:3"}, TrainingError, "can't be shared by 3 processes"),
+        ({"precision": "16-mixed", "devices": "cpu"}, TrainingError, "16-mixed needs a CUDA"),
+        ({"devices": "cpu:3"}, TrainingError, "can't be divided among 3 processes"),
         ({"nodes": 2}, TrainingError, "torchrun or SLURM"),
     ],
 )
-def test_what_can_t_be_done_is_told_before_anything_is_written(tmp_path, options, kind, told):
-    with pytest.raises(kind, match=told):
+def test_impossible_options_are_reported_before_writing(tmp_path, options, kind, message):
+    with pytest.raises(kind, match=message):
         train_tiny(tmp_path, **options)
     assert not (tmp_path / "run").exists()
 
 
-def test_tensorboard_that_is_not_installed_is_told(tmp_path, monkeypatch):
+def test_missing_tensorboard_is_reported(tmp_path, monkeypatch):
     monkeypatch.setattr("throughtime.training.fabric.find_spec", lambda name: None)
     with pytest.raises(TrainingError, match="pip install tensorboard"):
         train_tiny(tmp_path, log="tensorboard")
@@ -245,7 +245,7 @@ def test_nothing_is_overwritten(tmp_path):
     assert run.metrics_file.read_text() == before
 
 
-def test_a_loss_that_is_not_finite_is_told_and_the_last_good_checkpoint_kept(tmp_path, monkeypatch):
+def test_divergence_is_reported_and_the_last_checkpoint_kept(tmp_path, monkeypatch):
     original = Fit._advance
 
     def overflow(self, batch):
@@ -262,13 +262,13 @@ def test_a_loss_that_is_not_finite_is_told_and_the_last_good_checkpoint_kept(tmp
     assert all(tensor.isfinite().all() for tensor in run.weights().values())
 
 
-def test_weights_that_overflow_are_told(tmp_path):
-    with pytest.raises(TrainingError, match=r"can't go on\. Try a lower lr"):
+def test_overflowing_weights_are_reported(tmp_path):
+    with pytest.raises(TrainingError, match=r"diverged at step .*Try a lower lr"):
         train_tiny(tmp_path, optimizer="sgd", lr=1e38, schedule="constant", clip=0, steps=50)
 
 
 @pytest.mark.parametrize("what", ["checkpoint", "weights", "row"])
-def test_a_full_disk_is_told_and_the_last_checkpoint_kept(tmp_path, monkeypatch, what):
+def test_a_full_disk_is_reported_and_the_last_checkpoint_kept(tmp_path, monkeypatch, what):
     def fail(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
@@ -286,24 +286,24 @@ def test_a_full_disk_is_told_and_the_last_checkpoint_kept(tmp_path, monkeypatch,
 
     with monkeypatch.context() as patched:
         patched.setattr(MetricsRows, "_write", then_fail)
-        with pytest.raises(TrainingError, match=r"the disk is full.*resume the run"):
+        with pytest.raises(TrainingError, match=r"the disk is full.*Resume with"):
             train_tiny(tmp_path)
     run = throughtime.training.resume(tmp_path / "run", progress=False)
     (tmp_path / "whole").mkdir()
     assert figures(run) == figures(train_tiny(tmp_path / "whole"))
 
 
-def test_a_disk_that_is_full_before_the_first_checkpoint_is_told_as_such(tmp_path, monkeypatch):
+def test_a_full_disk_before_the_first_checkpoint_is_reported(tmp_path, monkeypatch):
     def fail(*args):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr("throughtime.training.checkpoints.replacing", fail)
-    with pytest.raises(TrainingError, match=r"the disk is full.*no checkpoint was saved yet"):
+    with pytest.raises(TrainingError, match=r"the disk is full.*no checkpoint was saved"):
         train_tiny(tmp_path)
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
-def test_metrics_are_a_table_others_read(tmp_path):
+def test_metrics_are_a_readable_table(tmp_path):
     run = train_tiny(tmp_path)
     with run.metrics_file.open(newline="") as file:
         rows = list(csv.reader(file))
@@ -312,7 +312,7 @@ def test_metrics_are_a_table_others_read(tmp_path):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "adamw", "rmsprop"])
-def test_weight_decay_shrinks_matrices_alone_apart_from_the_gradient(optimizer):
+def test_weight_decay_is_decoupled_and_applies_only_to_matrices(optimizer):
     from throughtime.training.config import TrainingOptions
     from throughtime.training.optimizers import make_optimizer
 
@@ -321,7 +321,7 @@ def test_weight_decay_shrinks_matrices_alone_apart_from_the_gradient(optimizer):
     made = make_optimizer(TrainingOptions(optimizer=optimizer, lr=0.1, weight_decay=0.5), model)
 
     def closure():
-        # The gradient is zero, so that all that is left of a step is the decay; it sees the weights as they were.
+        # The gradient is zero, so a step consists only of decay, applied to the previous weights.
         assert torch.equal(model.weight, before["weight"])
         for p in model.parameters():
             p.grad = torch.zeros_like(p)
@@ -331,7 +331,7 @@ def test_weight_decay_shrinks_matrices_alone_apart_from_the_gradient(optimizer):
     assert torch.equal(model.bias.data, before["bias"])
 
 
-def test_adamw_is_torchs_own_with_decay_of_the_matrices():
+def test_adamw_matches_torch_with_decay_of_matrices():
     from throughtime.training.config import TrainingOptions
     from throughtime.training.optimizers import make_optimizer
 
@@ -351,7 +351,7 @@ def test_adamw_is_torchs_own_with_decay_of_the_matrices():
     assert torch.equal(model.bias, other.bias)
 
 
-def test_weight_decay_is_the_optimizers_usual_one_if_not_given(tmp_path):
+def test_weight_decay_defaults_to_the_optimizers(tmp_path):
     from throughtime.training.config import TrainingOptions
 
     assert TrainingOptions().decoupled_decay == 0.01
@@ -361,17 +361,17 @@ def test_weight_decay_is_the_optimizers_usual_one_if_not_given(tmp_path):
     assert run.config.training.weight_decay == 0.3
 
 
-def test_a_run_that_is_worse_than_guessing_says_so_and_what_to_try(tmp_path):
+def test_a_run_worse_than_the_baseline_is_reported_with_advice(tmp_path):
     run = train_tiny(tmp_path, steps=1, lr=1e-9)
-    told = run.log.read_text()
-    assert "valid: the network is worse than guessing (symbols by frequency: loss" in told
-    assert "Train longer, or try a lower lr" in told
+    log = run.log.read_text()
+    assert "valid: the network is worse than the baseline symbols by frequency (loss" in log
+    assert "Train longer, or try a lower lr" in log
     (tmp_path / "good").mkdir()
     good = train_tiny(tmp_path / "good", steps=150, lr=0.02, hidden_size=24)
-    assert "worse than guessing" not in good.log.read_text()
+    assert "worse than the baseline" not in good.log.read_text()
 
 
-def test_a_cells_options_are_kept_by_a_run_that_starts_from_another(tmp_path):
+def test_cell_options_are_kept_by_a_run_that_starts_from_another(tmp_path):
     first = train_tiny(tmp_path, cell="rnn_leaky", cell_options={"leak": 0.3}, steps=1, hidden_size=5)
     again = throughtime.training.TrainConfig.of(**first.config.given)
     assert again.network.cell_options == {"leak": 0.3}

@@ -19,7 +19,7 @@ SMALL = ["--hidden", "4", "--steps", "2", "--batch", "4", "--window", "10", "--t
 
 @pytest.fixture(scope="module")
 def odd(tmp_path_factory):
-    """A directory with a text and a run, all three with names in Latin-1."""
+    """A directory with a text and a run, all three with Latin-1 names."""
     place = os.fsdecode(os.fsencode(tmp_path_factory.mktemp("odd")) + b"/d\xe9p\xf4t")
     os.mkdir(place)
     text = os.path.join(place, os.fsdecode(b"caf\xe9.txt"))
@@ -30,7 +30,7 @@ def odd(tmp_path_factory):
     return text, run
 
 
-def test_a_name_that_is_not_utf8_is_kept_and_shown_escaped(odd):
+def test_names_that_are_not_utf8_are_kept_and_shown_escaped(odd):
     text, path = odd
     run = Run.open(path)
     assert run.config.task.data == (text,)
@@ -42,7 +42,7 @@ def test_a_name_that_is_not_utf8_is_kept_and_shown_escaped(odd):
 @pytest.mark.parametrize(
     "command", ["info", "info --json", "sample", "evaluate", "evaluate --json", "inspect", "resume"]
 )
-def test_every_command_takes_such_names(command, odd, capsys):
+def test_every_command_accepts_names_that_are_not_utf8(command, odd, capsys):
     text, run = odd
     name, *flags = command.split()
     arguments = {
@@ -56,7 +56,7 @@ def test_every_command_takes_such_names(command, odd, capsys):
         json.loads(capsys.readouterr().out)
 
 
-def test_an_empty_list_of_paths_is_not_the_default_text(tmp_path):
+def test_an_empty_list_of_paths_is_rejected(tmp_path):
     run = train_tiny(tmp_path)
     with pytest.raises(TrainingError, match=r"data \[\]: the list is empty"):
         throughtime.train(data=[], out=tmp_path / "other", **TINY)
@@ -71,7 +71,7 @@ def test_an_empty_list_of_paths_is_not_the_default_text(tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_a_hint_is_never_the_name_that_was_given(tmp_path, monkeypatch, capsys):
+def test_hints_never_repeat_the_given_name(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_text(tmp_path / "t.txt")
     (tmp_path / "gone.txt").symlink_to("nowhere")
@@ -82,7 +82,7 @@ def test_a_hint_is_never_the_name_that_was_given(tmp_path, monkeypatch, capsys):
         assert "gone.txt is a link to nowhere, which does not exist" in capsys.readouterr().err
 
 
-def test_a_directory_of_runs_says_which_there_are(tmp_path):
+def test_a_directory_of_runs_lists_its_runs(tmp_path):
     run = train_tiny(tmp_path)
     with pytest.raises(RunError, match=rf"is not a run: it is a directory of 1 run; choose one: {run.path}"):
         Run.open(tmp_path)
@@ -116,7 +116,7 @@ def test_a_run_that_fails_later_stays(tmp_path):
 
 
 @pytest.mark.parametrize("prompt", ["some word", "some word "])
-def test_words_of_a_tokenised_text_continue_a_prompt_after_one_space(prompt, tmp_path):
+def test_tokenized_words_continue_a_prompt_after_one_space(prompt, tmp_path):
     (tmp_path / "text.txt").write_text("some <unk> word is here and more words are there\n" * 300)
     run = train_tiny(tmp_path, level="word")
     text = prompt + "".join(throughtime.sample(run, prompt=prompt, length=3))

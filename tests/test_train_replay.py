@@ -1,4 +1,4 @@
-"""A run by minutes can be repeated to its bits, as each step's learning rate is logged."""
+"""A run with a time budget can be repeated bit for bit, because each step's learning rate is recorded."""
 
 import signal
 
@@ -42,7 +42,7 @@ def timed(tmp_path_factory):
     return train_tiny(tmp_path_factory.mktemp("timed"), steps=None, minutes=0.02)
 
 
-def test_a_run_by_minutes_is_repeated_to_its_bits(timed, tmp_path):
+def test_a_run_with_a_time_budget_is_replayed_bit_for_bit(timed, tmp_path):
     again = replay(timed.path, out=tmp_path / "again", progress=False)
     assert again.result["steps"] == timed.result["steps"]
     assert (again.rates() == timed.rates()).all()
@@ -53,7 +53,7 @@ def test_a_run_by_minutes_is_repeated_to_its_bits(timed, tmp_path):
     assert (again.plan.seconds, again.config.training.minutes) == (None, None)
 
 
-def test_a_stopped_run_is_repeated_to_where_it_stopped(tmp_path, monkeypatch):
+def test_a_stopped_run_is_replayed_up_to_its_last_step(tmp_path, monkeypatch):
     with monkeypatch.context() as patched:
         stop_at(patched, 25)
         with pytest.raises(Interrupted):
@@ -64,7 +64,7 @@ def test_a_stopped_run_is_repeated_to_where_it_stopped(tmp_path, monkeypatch):
     assert same(last_weights(again), last_weights(stopped))
 
 
-def test_a_replay_that_was_stopped_is_resumed_and_trains_further(timed, tmp_path, monkeypatch):
+def test_a_stopped_replay_can_be_resumed_and_extended(timed, tmp_path, monkeypatch):
     steps = timed.result["steps"]
     with monkeypatch.context() as patched:
         stop_at(patched, steps // 2)
@@ -77,7 +77,7 @@ def test_a_replay_that_was_stopped_is_resumed_and_trains_further(timed, tmp_path
     assert max(further.rates()[steps:]) == pytest.approx(0.3 * timed.config.training.learning_rate)
 
 
-def test_a_run_by_steps_with_validations_by_steps_is_repeated_too(tmp_path):
+def test_a_run_with_a_fixed_number_of_steps_is_replayed(tmp_path):
     run = train_tiny(tmp_path, steps=12)
     again = replay(run.path, out=tmp_path / "again", progress=False)
     assert figures(again) == figures(run)
@@ -85,16 +85,16 @@ def test_a_run_by_steps_with_validations_by_steps_is_repeated_too(tmp_path):
 
 def test_the_command_replays(timed, tmp_path, capsys):
     assert main(["train", "--replay", str(timed.path), "--out", str(tmp_path / "again")]) == 0
-    assert f"replays: {timed.path}" in capsys.readouterr().err
+    assert f"replaying: {timed.path}" in capsys.readouterr().err
     assert main(["train", "--replay", str(timed.path), "--steps", "3"]) == 2
-    assert "--replay keeps a run's options: leave out --steps; only --out can be given" in capsys.readouterr().err
+    assert "--replay reuses the run's options and accepts only --out; remove --steps" in capsys.readouterr().err
     assert main(["train", "--replay", str(timed.path), "--resume", str(timed.path)]) == 2
 
 
-def test_what_cannot_be_replayed_is_refused(timed, tmp_path):
+def test_runs_without_steps_cannot_be_replayed(timed, tmp_path):
     run = train_tiny(tmp_path, steps=2)
     run.rates_file.unlink()
-    with pytest.raises(RunError, match="has taken no step yet"):
+    with pytest.raises(RunError, match="has no steps yet"):
         replay(run.path, progress=False)
     with pytest.raises((RunError, TrainingError), match=r"already exists|there already"):
         replay(timed.path, out=timed.path, progress=False)

@@ -1,4 +1,4 @@
-"""A run that is killed or stopped goes on as if it had never been: bit for bit."""
+"""A killed or stopped run resumes as if it had never been interrupted, bit for bit."""
 
 import fcntl
 import os
@@ -19,7 +19,7 @@ from throughtime.training import resume
 from throughtime.training.fitting import Fit
 from throughtime.training.metrics import COLUMNS, MetricsFile
 
-# An epoch has 40 windows, so one ends within the steps; masks are drawn from torch's generator.
+# An epoch has 40 windows, so one ends within the steps; dropout masks use torch's generator.
 LONG = {"steps": 60, "dropout": 0.3, "recurrent_dropout": 0.2, "zoneout": 0.1, "weight_drop": 0.1}
 
 CODE = """
@@ -32,12 +32,12 @@ train(**eval(sys.argv[1]))
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
-    """A run that nothing disturbed."""
+    """An uninterrupted run."""
     return train_tiny(tmp_path_factory.mktemp("whole"), **LONG)
 
 
 def same(one: Run, other: Run) -> bool:
-    """Whether two runs have the same figures and the same weights, best and last."""
+    """Return whether two runs have the same metrics and the same best and last weights."""
     last = [torch.load(run.checkpoint, weights_only=True) for run in (one, other)]
     return (
         figures(one) == figures(other)
@@ -48,7 +48,7 @@ def same(one: Run, other: Run) -> bool:
 
 
 @pytest.mark.parametrize("more_rows", [3, 38])
-def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, whole, more_rows):
+def test_a_run_killed_at_any_moment_resumes_bit_for_bit(tmp_path, whole, more_rows):
     write_text(tmp_path / "text.txt")
     options = {**TINY, **LONG, "data": str(tmp_path / "text.txt"), "out": str(tmp_path / "run"), "progress": False}
     process = subprocess.Popen([sys.executable, "-c", CODE, repr(options)])
@@ -66,7 +66,7 @@ def test_killed_at_any_moment_it_goes_on_bit_for_bit(tmp_path, whole, more_rows)
 
 @contextmanager
 def stop_at(step, number=signal.SIGINT):
-    """Send this process a signal in the midst of a step; training is to say that it was stopped."""
+    """Send this process a signal during a step, and check that training says it was stopped."""
     original = Fit._advance
 
     def then_stop(self, batch):
@@ -84,7 +84,7 @@ def stop_at(step, number=signal.SIGINT):
 @pytest.mark.parametrize(
     ("step", "number"), [(1, signal.SIGINT), (29, signal.SIGTERM), (40, signal.SIGINT), (41, signal.SIGINT)]
 )
-def test_stopped_it_goes_on_bit_for_bit(tmp_path, whole, step, number):
+def test_a_stopped_run_resumes_bit_for_bit(tmp_path, whole, step, number):
     before = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
     with stop_at(step, number):
         train_tiny(tmp_path, **LONG)
@@ -92,7 +92,7 @@ def test_stopped_it_goes_on_bit_for_bit(tmp_path, whole, step, number):
     assert same(resume(tmp_path / "run", progress=False), whole)
 
 
-def test_a_plateau_in_float64_goes_on_bit_for_bit(tmp_path):
+def test_a_plateau_schedule_in_float64_resumes_bit_for_bit(tmp_path):
     options = {**LONG, "schedule": "plateau", "decay_after": 0, "lr": 0.2, "optimizer": "rmsprop", "precision": "64"}
     (tmp_path / "whole").mkdir()
     undisturbed = train_tiny(tmp_path / "whole", **options)
@@ -102,20 +102,20 @@ def test_a_plateau_in_float64_goes_on_bit_for_bit(tmp_path):
     assert same(resume(tmp_path / "run", progress=False), undisturbed)
 
 
-def test_a_run_without_a_checkpoint_begins_again(tmp_path, whole):
+def test_a_run_without_a_checkpoint_restarts(tmp_path, whole):
     run = train_tiny(tmp_path, **LONG)
     run.checkpoint.unlink()
     (run.path / "result.json").unlink()
     assert same(resume(run.path, progress=False), whole)
 
 
-def test_trained_but_not_measured_it_is_measured(tmp_path, whole):
+def test_resuming_evaluates_a_fully_trained_run(tmp_path, whole):
     run = train_tiny(tmp_path, **LONG)
     (run.path / "result.json").unlink()
     assert same(resume(run.path, progress=False), whole)
 
 
-def test_a_finished_run_is_left_alone(whole):
+def test_resuming_a_finished_run_changes_nothing(whole):
     before = {path: path.stat().st_mtime_ns for path in whole.path.rglob("*")}
     assert resume(whole.path, progress=False).result == whole.result
     assert {path: path.stat().st_mtime_ns for path in whole.path.rglob("*")} == before
@@ -127,15 +127,15 @@ def stopped(tmp_path) -> Run:
     return Run.open(tmp_path / "run")
 
 
-def test_a_text_that_has_changed_is_told(tmp_path):
+def test_a_changed_text_is_reported(tmp_path):
     run = stopped(tmp_path)
     text = tmp_path / "text.txt"
     text.write_text(text.read_text().replace("and", "or"))
-    with pytest.raises(RunError, match=r"not what .* was begun with"):
+    with pytest.raises(RunError, match=r"has changed since .* was started"):
         resume(run.path, progress=False)
 
 
-def test_two_processes_don_t_go_on_with_one_run(tmp_path):
+def test_two_processes_cannot_train_the_same_run(tmp_path):
     run = stopped(tmp_path)
     with run.log.open("a") as log:
         fcntl.flock(log, fcntl.LOCK_EX)
@@ -144,14 +144,14 @@ def test_two_processes_don_t_go_on_with_one_run(tmp_path):
     assert resume(run.path, progress=False).finished
 
 
-def test_a_damaged_checkpoint_is_told(tmp_path):
+def test_a_damaged_checkpoint_is_reported(tmp_path):
     run = stopped(tmp_path)
     run.checkpoint.write_bytes(run.checkpoint.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"last\.ckpt is damaged"):
         resume(run.path, progress=False)
 
 
-def test_a_checkpoint_runs_no_code(tmp_path):
+def test_loading_a_checkpoint_runs_no_code(tmp_path):
     run = stopped(tmp_path)
     checkpoint = torch.load(run.checkpoint, weights_only=True)
     torch.save(checkpoint | {"code": os.system}, run.checkpoint)
@@ -159,7 +159,7 @@ def test_a_checkpoint_runs_no_code(tmp_path):
         resume(run.path, progress=False)
 
 
-def test_rows_after_the_checkpoint_are_cut_off(tmp_path):
+def test_rows_after_the_checkpoint_are_removed(tmp_path):
     path = tmp_path / "metrics.csv"
     header, row = ",".join(COLUMNS) + "\n", "{},0.1,2,0.1,3,1,\n"
     path.write_text(header + row.format(5) + row.format(10) + row.format(15) + "20,0.1,")

@@ -20,26 +20,26 @@ def text_of(run, *args, **options):
     return "".join(sample(run, *args, **options))
 
 
-def test_same_seed_same_text(run):
+def test_the_seed_determines_the_text(run):
     assert text_of(run, "time ", length=80, seed=3) == text_of(run.path, "time ", length=80, seed=3)
     assert text_of(run, "time ", length=80, seed=3) != text_of(run, "time ", length=80, seed=4)
 
 
 @pytest.mark.parametrize("prompt", ["", "through ", "☃"])
-def test_it_is_as_long_as_asked(run, prompt):
+def test_the_length_is_as_requested(run, prompt):
     assert len(text_of(run, prompt, length=37)) == 37
     assert text_of(run, prompt, length=0) == ""
 
 
-def test_it_comes_as_it_is_made(run):
+def test_samples_are_generated_lazily(run):
     assert list(itertools.islice(sample(run, length=10**9), 3)) != []
 
 
-def test_a_shorter_text_is_the_beginning_of_a_longer_one(run):
+def test_a_shorter_sample_is_a_prefix_of_a_longer_one(run):
     assert text_of(run, length=50).startswith(text_of(run, length=20))
 
 
-def test_temperature_0_takes_the_likeliest_whatever_the_seed(run):
+def test_temperature_0_is_greedy_for_any_seed(run):
     model, vocabulary = run.model(), run.description.codecs.inputs
     written = text_of(run, "time", length=30, temperature=0, seed=1)
     assert written == text_of(run, "time", length=30, temperature=0, seed=2)
@@ -52,7 +52,7 @@ def test_temperature_0_takes_the_likeliest_whatever_the_seed(run):
 
 
 def draws(probabilities, count=4000, **options):
-    """How often each symbol is drawn."""
+    """Count how often each token is drawn."""
     settings = {"unknown": None, "temperature": 1.0, "top_k": None, "top_p": None, **options}
     generator = torch.Generator().manual_seed(0)
     scores = torch.tensor(probabilities).log()
@@ -75,20 +75,20 @@ def draws(probabilities, count=4000, **options):
         ({"temperature": 1e-300}, [1, 0, 0, 0]),
     ],
 )
-def test_symbols_are_drawn_as_often_as_they_should(options, expected):
+def test_tokens_are_drawn_with_their_probabilities(options, expected):
     found = draws([0.5, 0.3, 0.15, 0.05], **options)
     assert [share == 0 for share in found.tolist()] == [share == 0 for share in expected]
-    # Four standard deviations of a share among 4000 draws.
+    # Four standard deviations of a frequency among 4000 draws.
     assert found.tolist() == pytest.approx(expected, abs=4 * (0.25 / 4000) ** 0.5)
 
 
-def test_nonsense_is_told_before_the_first_piece(run):
+def test_invalid_options_are_reported_before_sampling(run):
     for options in ({"temperature": -1}, {"top_k": 0}, {"top_p": 0}, {"top_p": 1.1}, {"length": -1}):
         with pytest.raises(UserError, match="must be"):
             sample(run, **options)
 
 
-def test_words_have_no_unknown_word(tmp_path):
+def test_unknown_words_are_never_drawn(tmp_path):
     run = train_tiny(tmp_path, level="word", vocab_size=4, steps=2)
     assert run.result["valid"]["unknown"] > 0
     assert "<unk>" not in text_of(run, "time", length=200)

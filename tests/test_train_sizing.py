@@ -1,4 +1,4 @@
-"""The size and the number of threads that a time budget leaves open; speeds are simulated."""
+"""The network size and the number of threads chosen for a time budget; speeds are simulated."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from throughtime.training.start import Start
 
 @pytest.fixture
 def choose(tmp_path, monkeypatch):
-    """What is chosen on a machine whose step takes so long for a size and a number of threads."""
+    """Return the choice on a machine with given step times by size and number of threads."""
     data_path = write_text(tmp_path / "text.txt", 20_000)
 
     def choose(seconds, given=(), all_threads=2, **options):
@@ -41,9 +41,9 @@ def choose(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("per_unit", "size"), [(1e-2, 64), *((7.5 / s**2 * 0.999, s) for s in (64, 128, 192, 256)), (1e-6, 384)]
 )
-def test_the_largest_size_that_the_budget_allows_enough_steps(choose, per_unit, size):
-    # In 60 seconds 8 steps for each unit take 7.5 seconds / size each. 512 units have more than 8 parameters for each
-    # of the 95,000 characters.
+def test_the_largest_size_with_enough_steps_is_chosen(choose, per_unit, size):
+    # In 60 seconds, 8 steps per unit are possible if a step takes 7.5 seconds / size. 512 units would have more than 8
+    # parameters for each of the 95,000 characters.
     found, _ = choose(lambda hidden, threads: per_unit * hidden)
     assert found.config.network.hidden_size == size
     assert found.config.network.dropout == pytest.approx(0.3 * size / 512, abs=0.005)
@@ -51,13 +51,13 @@ def test_the_largest_size_that_the_budget_allows_enough_steps(choose, per_unit, 
 
 
 @pytest.mark.parametrize(("speed", "threads"), [(2.0, 2), (1.05, 1), (0.3, 1)])
-def test_the_faster_number_of_threads(choose, speed, threads):
+def test_the_faster_number_of_threads_is_chosen(choose, speed, threads):
     found, now = choose(lambda hidden, count: 0.01 / (speed if count > 1 else 1))
     assert found.config.training.threads == now == threads
     assert f"{threads} thread" in found.why[1]
 
 
-def test_what_is_given_is_kept(choose):
+def test_given_options_are_kept(choose):
     found, now = choose(lambda hidden, count: 1e-6, ["hidden_size"], hidden_size=7, threads=2)
     assert (found.config.network.hidden_size, found.config.network.dropout, now) == (7, 0.3, 2)
     assert found.why == []
@@ -65,12 +65,12 @@ def test_what_is_given_is_kept(choose):
     assert (found.config.network.hidden_size, found.config.network.dropout) == (64, 0.25)
 
 
-def test_a_run_by_steps_has_the_usual_size(choose):
+def test_a_run_without_a_budget_has_the_default_size(choose):
     found, now = choose(lambda hidden, count: 1.0, minutes=None, steps=3)
     assert (found.config.network.hidden_size, found.config.training.threads, now) == (512, None, 2)
 
 
-def test_the_choice_is_in_the_run(tmp_path):
+def test_the_choice_is_saved_in_the_run(tmp_path):
     options = {**TINY, "steps": None, "hidden_size": None, "threads": None, "dropout": None, "minutes": 0.05}
     run = train_tiny(tmp_path, **options)
     config = Run.open(run.path).config

@@ -1,4 +1,4 @@
-"""A search is pruned, resumed without losing a trial, sees no test data, and writes a configuration."""
+"""The search: pruning, resuming without losing a trial, hiding test data, and writing a configuration."""
 
 import fcntl
 import json
@@ -38,7 +38,7 @@ def names(tmp_path):
 def test_the_whole_search(names, tmp_path):
     found = throughtime.tune(trials=3, cells=["rnn", "gru"], **names)
     assert [each["number"] for each in found["trials"]] == [0, 1, 2]
-    assert found["trials"][0]["options"]["lr"] == 3e-3  # the usual options come first
+    assert found["trials"][0]["options"]["lr"] == 3e-3  # the default options come first
     assert found["defaults"] == found["trials"][0]["value"]
     assert found["value"] == max(each["value"] for each in found["trials"] if each["value"] is not None)
     assert found["value"] >= found["defaults"]
@@ -56,7 +56,9 @@ def test_the_whole_search(names, tmp_path):
 def test_a_killed_search_is_resumed(names):
     throughtime.tune(trials=2, **names)
     study = optuna.load_study(study_name="throughtime", storage=f"sqlite:///{names['out'] / 'search.db'}")
-    lost = study.ask({"lr": optuna.distributions.FloatDistribution(3e-4, 3e-2, log=True)})  # as a killed process leaves
+    lost = study.ask(
+        {"lr": optuna.distributions.FloatDistribution(3e-4, 3e-2, log=True)}
+    )  # as a killed process leaves behind
     with patch.object(tuning, "fit", side_effect=tuning.fit) as trained:
         found = throughtime.tune(trials=4, **names)
     assert trained.call_count == 2
@@ -67,14 +69,14 @@ def test_a_killed_search_is_resumed(names):
         assert throughtime.tune(trials=4, **names)["trials"] == found["trials"]
 
 
-def test_an_interrupted_trial_is_tried_again(names):
+def test_interrupted_trial_is_repeated(names):
     with patch.object(tuning, "fit", side_effect=KeyboardInterrupt), pytest.raises(Interrupted, match="after 0 of 1"):
         throughtime.tune(trials=1, **names)
     found = throughtime.tune(trials=1, **names)
     assert found["defaults"] == found["value"]
 
 
-def test_one_process_a_folder(names):
+def test_one_process_per_folder(names):
     names["out"].mkdir()
     with (names["out"] / "lock").open("a") as held:
         fcntl.flock(held, fcntl.LOCK_EX)
@@ -99,16 +101,16 @@ def test_two_processes_share_one_storage(names, tmp_path, url):
     found = [json.loads(out.splitlines()[-1]) for out, _ in told]
     numbers = [{each["number"] for each in one["trials"]} for one in found]
     assert all(len(each) > 2 for each in numbers)
-    assert len(numbers[0] | numbers[1]) <= 4  # of the trials that run when the third is done, one more is finished
+    assert len(numbers[0] | numbers[1]) <= 4  # a trial still running when the third is done is finished
 
 
-def test_other_settings_are_refused(names):
+def test_different_settings_raise(names):
     throughtime.tune(trials=1, **names)
     with pytest.raises(RunError, match=r"the search in .* has steps 10, not 11; choose another directory"):
         throughtime.tune(trials=1, **{**names, "steps": 11})
 
 
-def test_a_text_has_no_test_part_to_see(tmp_path):
+def test_test_part_of_a_text_is_hidden_from_the_search(tmp_path):
     text = tmp_path / "text.txt"
     text.write_text("through time and over again " * 60)
     kept = []
@@ -121,13 +123,13 @@ def test_a_text_has_no_test_part_to_see(tmp_path):
     with patch.object(tuning, "fit", fit):
         found = throughtime.tune(data=text, trials=1, window=8, out=tmp_path / "s", **SMALL)
     assert kept[0].test is None
-    assert kept[0].valid.symbols == 84  # half of the tenth that is held out
+    assert kept[0].valid.symbols == 84  # half of the held-out tenth
     assert found["test"]["symbols"] == 83
     assert found["test"]["bits_per_character"] == pytest.approx(found["test"]["loss"] / np.log(2), rel=1e-6)
 
 
 def test_bad_trials_are_pruned(names):
-    """With figures that fall from trial to trial, all after the first five are worse than the median."""
+    """With metrics that get worse from trial to trial, all after the first five are worse than the median."""
     found = []
 
     def total(model, batches, metrics=None, progress=None):
@@ -147,7 +149,7 @@ def test_bad_trials_are_pruned(names):
 
 
 @pytest.mark.parametrize("task", ["text", "notes", "classify", "tag"])
-def test_each_task_has_a_space_around_its_usual_options(task):
+def test_search_space_of_each_task_includes_its_defaults(task):
     usual = TrainConfig.of(task)
     space = {each.name: each for each in space_for(usual, {})}
     assert set(space) == {each.name for each in (*GENERAL, *OF_TASKS.get(task, ()))}
@@ -157,7 +159,7 @@ def test_each_task_has_a_space_around_its_usual_options(task):
     assert "lr" not in {each.name for each in space_for(usual, {"lr": 0.1})}
 
 
-def test_halves_of_sequences_share_nothing():
+def test_halves_of_sequences_are_disjoint():
     part = Sequences([np.array([k]) for k in range(7)], np.arange(7))
     data = throughtime.tasks.base.Data("x", None, part, part, None, "", {})
     search, test = tuning._apart(data)
@@ -172,7 +174,7 @@ def test_halves_of_sequences_share_nothing():
         ({"cells": ["rnx", "grx"]}, "(?s)'rnx'.*'grx'"),
         ({"init_from": "run"}, "init_from fixes"),
         ({"storage": "nonsense"}, "storage nonsense can't be used"),
-        ({"minutes": 1e-4}, "no trial has come to its end yet"),
+        ({"minutes": 1e-4}, "no trial has finished"),
     ],
 )
 def test_mistakes(names, given, told):
@@ -180,7 +182,7 @@ def test_mistakes(names, given, told):
         throughtime.tune(**{**names, **given})
 
 
-def test_a_file_of_ones_own_cell_is_written(names, tmp_path):
+def test_user_defined_cell_is_written_to_the_configuration(names, tmp_path):
     file = tmp_path / "mine.py"
     file.write_text(
         "import throughtime\nfrom throughtime.language import affine, tanh\n\n"
@@ -193,7 +195,7 @@ def test_a_file_of_ones_own_cell_is_written(names, tmp_path):
     assert named_cell(written["cell"]).name == "mine"
 
 
-def test_the_documented_space_is_the_one_searched():
+def test_documented_search_space_matches():
     page = (Path(__file__).parent.parent / "docs" / "studies.md").read_text()
     for each in (*GENERAL, *(each for dimensions in OF_TASKS.values() for each in dimensions)):
         assert re.search(rf"^\| `{each.name}`.*{re.escape(str(each))}", page, re.MULTILINE), each.name

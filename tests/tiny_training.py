@@ -1,4 +1,4 @@
-"""What the tests of training share: a small text and a small model, trained in a second."""
+"""Shared helpers for the tests of training: a small text and a small model that trains in a second."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ TINY = {
 
 
 def write_text(path: Path, words: int = 600) -> Path:
-    """A text of few words in random order, the same each time."""
+    """Write a text of a few words in random order, identical on every call."""
     draw = random.Random(1)
     path.write_text(" ".join(draw.choice(["through", "time", "and", "over", "again\n"]) for _ in range(words)))
     return path
 
 
 def train_tiny(directory: Path, *, report: bool = False, **options: Any) -> Run:
-    """Train a small model in `directory/run`; without the report, which takes longer than the training."""
+    """Train a small model in `directory/run`, by default without the report, which takes longer than training."""
     data = directory / "text.txt"
     if "data" not in options and not data.exists():
         write_text(data)
@@ -40,5 +40,5 @@ def train_tiny(directory: Path, *, report: bool = False, **options: Any) -> Run:
 
 
 def figures(run: Run) -> list[dict[str, float | None]]:
-    """The rows of metrics.csv but for the time, which no two runs share."""
+    """Return the rows of metrics.csv without the time, which differs between runs."""
     return [{name: value for name, value in row.items() if name != "time"} for row in run.metrics()]

@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Labels for sequences
 #
-# Tell made-up words of two languages apart: one likes vowels, the other likes consonants. A folder with one file per
-# label and one sequence per line is all that `classify` needs.
+# Tell apart made-up words of two languages: one likes vowels, the other likes consonants. `classify` needs a
+# directory with one file per label and one sequence per line.
 
 # %%
 import random
@@ -21,7 +21,7 @@ run = throughtime.train(
 )
 
 # %% [markdown]
-# The accuracy on the words that training never saw, and that of always guessing the most frequent label:
+# The accuracy on words that training never saw, and that of always guessing the same label:
 
 # %%
 print(run.result["test"])

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # An effect: from dry to wet
 #
-# Model a guitar amplifier from what went in and what came out. The amplifier here is a `tanh` with a low-pass filter.
+# Model a guitar amplifier from its input and output. The amplifier here is a `tanh` with a low-pass filter.
 
 # %%
 import numpy as np
@@ -27,7 +27,7 @@ run = throughtime.train(
 )  # fmt: skip
 
 # %% [markdown]
-# The trained network runs as a stream, without PyTorch, in blocks of any size.
+# The trained network runs as a stream, without PyTorch, on blocks of any size.
 
 # %%
 stream = throughtime.Stream(run.path)

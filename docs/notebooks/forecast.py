@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Forecasting
 #
-# Forecast the next day of an hourly series from a table.
+# Forecast the next day of an hourly time series.
 
 # %%
 from datetime import datetime, timedelta
@@ -24,14 +24,14 @@ run = throughtime.train(
 )  # fmt: skip
 
 # %% [markdown]
-# Beside the network's error stand those of simple forecasts: the last value, the value a week ago, a linear regression.
-# On a series as regular as this one, the regression is hard to beat. Always look.
+# The result compares the network with simple forecasts: the last value, the value a week earlier, and a linear
+# regression. On a series as regular as this one, the regression is hard to beat, so always compare.
 
 # %%
 print(run.result["test"])
 
 # %% [markdown]
-# The forecast of the day after the table's end, with an 80% interval:
+# The forecast for the day after the end of the table, with an 80% interval:
 
 # %%
 prediction = throughtime.predict(run, "load.csv")

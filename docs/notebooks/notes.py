@@ -1,8 +1,8 @@
 # %% [markdown]
 # # Notes
 #
-# Learn piano music as piano rolls: at every step, which of the 88 keys sound? Here the pieces are scales over a held
-# bass, made on the spot; `throughtime train JSB_Chorales.mat` or a folder of MIDI files works the same way.
+# Learn piano music as piano rolls: at every step, which of the 88 keys sound? Here the pieces are scales over a
+# sustained bass note. `throughtime train JSB_Chorales.mat` or a directory of MIDI files works the same way.
 
 # %%
 import numpy as np
@@ -24,13 +24,13 @@ run = throughtime.train(
 )
 
 # %% [markdown]
-# The loss is in nats per step, summed over the keys. A network that knows nothing has $88 \ln 2 = 61$.
+# The loss is in nats per step, summed over the keys. Pure guessing gives $88 \ln 2 = 61$.
 
 # %%
 print(run.result["valid"]["loss"])
 
 # %% [markdown]
-# Draw a new piece; on the command line `throughtime sample runs/scales --out piece.mid` writes it as MIDI.
+# Sample a new piece. On the command line, `throughtime sample runs/scales --out piece.mid` writes it as a MIDI file.
 
 # %%
 piece = run.sample(length=16, seed=1)

@@ -1,7 +1,7 @@
 # %% [markdown]
 # # Text
 #
-# Train a network to predict the next character, look at what it costs, and let it write.
+# Train a network to predict the next character, evaluate it, and let it write.
 
 # %%
 from pathlib import Path
@@ -14,8 +14,8 @@ Path("rhyme.txt").write_text(rhyme * 40, encoding="utf-8")
 run = throughtime.train(data="rhyme.txt", hidden_size=48, num_layers=1, steps=80, out="runs/text", progress=False)
 
 # %% [markdown]
-# The perplexity is the number of characters among which the network is, on average, undecided. Beside it stands the
-# baseline, which knows how frequent each character is and nothing else.
+# A perplexity of 3 means that the network is, on average, as uncertain as if it had to choose among three equally
+# likely characters.
 
 # %%
 figures = run.evaluate("rhyme.txt")
@@ -25,8 +25,8 @@ print({name: figures[name] for name in ("loss", "perplexity")})
 print(run.sample("she ", length=120, temperature=0.5))
 
 # %% [markdown]
-# Which unit follows the text? `throughtime inspect runs/text` writes a page that shades it by any unit. In Python,
-# record the unit that tells most about the place in the text:
+# Which unit tracks the text? `throughtime inspect runs/text` writes a report that shades it by any unit. In Python,
+# find and plot the most interesting unit:
 
 # %%
 import torch

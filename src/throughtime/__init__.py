@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 
-# Where each public name lives; it is imported when it is first asked for, so that `import throughtime` is quick.
+# The home of each public name, which is imported on first use so that `import throughtime` is fast.
 _HOMES = {
     "cells": "throughtime.cells",
     "gradcheck": "throughtime.gradient_check",
@@ -80,12 +80,12 @@ _HOMES = {
     "train": "throughtime.training",
 }
 
-# The extra that installs each package which a base installation lacks.
+# The extra that installs each package missing from a base installation.
 _EXTRAS = {"torch": "torch", "onnx": "onnx"} | dict.fromkeys(
     ("jinja2", "lightning", "plotly", "pydantic", "rich", "sklearn", "tokenizers", "typer"), "train"
 )
 
-# Modules that need all of the extra `train`.
+# Modules that need the whole extra `train`.
 _TRAINING = (
     "throughtime.estimators", "throughtime.forecaster", "throughtime.studies.compare", "throughtime.studies.memory",
     "throughtime.studies.tune", "throughtime.training",
@@ -112,7 +112,7 @@ def __getattr__(name: str) -> Any:
         if package not in _EXTRAS:
             raise
         extra = "train" if home in _TRAINING else _EXTRAS[package]
-        # Not an AttributeError: `from throughtime import ...` would replace its message by one of its own.
+        # Not an AttributeError, whose message `from throughtime import ...` would replace with its own.
         raise ImportError(
             f"throughtime.{name} needs {package}: pip install 'throughtime[{extra}]'", name=error.name
         ) from None

@@ -1,4 +1,4 @@
-"""Turn the recurrent layers of any torch model into ours, and back."""
+"""Replace the recurrent layers of any torch model with throughtime's, and restore them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ class Acceleration:
     """The report of `accelerate`.
 
     Attributes:
-        changed: the layers that it turned into ours, by their names in the model, and what they were.
-        left: the layers that it left as they are, by their names, and why.
-        ours: the names of the layers that were ours before.
+        changed: the names of the changed layers, with descriptions of the changes.
+        left: the names of the unchanged layers, with the reasons.
+        ours: the names of the layers that were throughtime's before.
     """
 
     changed: dict[str, str]
@@ -56,27 +56,27 @@ class Acceleration:
 
 
 def accelerate(model: Model, *, verbose: bool = False) -> Model:
-    """Turn every RNN, LSTM and GRU layer of torch's in a model into ours, in place.
+    """Replace all of torch's RNN, LSTM and GRU layers in a model with throughtime's, in place.
 
-    The layers keep their parameters, hooks and names, so optimizers and saved weights continue to work; only their
-    class changes. `isinstance(layer, torch.nn.LSTM)` still holds. `restore` undoes it. Cells (`torch.nn.LSTMCell` and
-    the like) are left alone: in a loop over single steps torch's own are as quick. A layer that is called with one
-    step at a time takes about torch's time or less without gradients. With gradients, such a call of an RNN or a GRU
-    takes up to 1.5 times as long as torch's. `freeze` the model for inference in single steps, or use a `Stream`.
+    Layers keep their parameters, hooks and names, so optimizers and saved weights still work; only their class changes,
+    and `isinstance(layer, torch.nn.LSTM)` remains True. `restore` undoes it. Cells such as `torch.nn.LSTMCell` are not
+    changed, because throughtime's are not faster in a loop over single steps. Calling a layer with one step at a time
+    takes about torch's time or less without gradients; with gradients, an RNN or a GRU takes up to 1.5 times as long.
+    For inference in single steps, `freeze` the model, or use a `Stream`.
 
-    In Keras models on the torch backend, the loop over time steps of `SimpleRNN`, `LSTM`, `GRU` and `RNN` runs on our
-    engines; the layers stay Keras's. A recurrent policy of sb3-contrib runs a batch in which episodes start in one
-    call instead of step by step.
+    In Keras models on the torch backend, the loop over time steps of `SimpleRNN`, `LSTM`, `GRU` and `RNN` runs on
+    throughtime's engines; the layers remain Keras's. A recurrent policy of sb3-contrib runs a batch with episode starts
+    in one call instead of step by step.
 
     Args:
-        model: any torch module or Keras model, or such a layer itself.
-        verbose: whether to print what was changed, and what was left and why; it is logged in any case.
+        model: a torch module or Keras model, or a layer of either.
+        verbose: whether to print the changed and unchanged layers; they are logged in any case.
 
     Returns:
         The same model.
 
     Raises:
-        UserError: if it is not a module.
+        UserError: if `model` is not a module.
     """
     report = substitute_layers(model)
     if verbose:
@@ -86,7 +86,7 @@ def accelerate(model: Model, *, verbose: bool = False) -> Model:
 
 
 def substitute_layers(model: nn.Module) -> Acceleration:
-    """Do the work of `accelerate` and report it."""
+    """Replace layers as `accelerate` does, and return the report."""
     require_torch_backend(model)
     _require_module(model, "accelerate")
     changed: dict[str, str] = {}
@@ -120,8 +120,8 @@ def substitute_layers(model: nn.Module) -> Acceleration:
 def restore(model: Model) -> Model:
     """Turn the layers that `accelerate` changed back into torch's own, in place.
 
-    Parameters, hooks, names and the keys of the state dict stay, so an optimizer goes on with its state. Frozen layers
-    thaw; a cell that was made as one of ours becomes torch's too. Keras layers run Keras's own loop again.
+    Parameters, hooks, names and state dict keys stay the same, so optimizers keep their state. Frozen layers are
+    unfrozen. throughtime cells such as `LSTMCell` become torch's too. Keras layers run Keras's own loop again.
 
     Args:
         model: any torch module or Keras model.
@@ -130,13 +130,13 @@ def restore(model: Model) -> Model:
         The same model.
 
     Raises:
-        UserError: if it is not a module, or one of its layers is being recorded or edited.
+        UserError: if `model` is not a module, or one of its layers is being recorded or edited.
     """
     _require_module(model, "restore")
     layers = [(name, module) for name, module in model.named_modules() if isinstance(module, Substitute)]
     for name, module in layers:
         if isinstance(module, Hookable) and module.hooks:
-            raise UserError(f"{name or 'the model'} is being recorded or edited: restore the model after that.")
+            raise UserError(f"{name or 'the model'} is being recorded or edited: restore the model afterwards.")
     for _, module in layers:
         revert(module)
     for part in model.modules():
@@ -152,18 +152,18 @@ def _require_module(model: nn.Module, function: str) -> None:
 
 
 def _other(module: nn.Module) -> str | None:
-    """Why a module that may be a recurrent layer is left as it is; None if it is none."""
+    """Return why a module that may be a recurrent layer is not changed; None if it isn't one."""
     kind = type(module)
     if isinstance(module, _CELLS):
-        return f"in a loop over single steps torch's own {kind.__name__} is as quick"
+        return f"in a loop over single steps, torch's own {kind.__name__} is just as fast"
     if isinstance(module, tuple(_OURS)):
-        return f"{kind.__name__} is a class of its own, which may do more than torch's"
+        return f"{kind.__name__} is a custom class, which may do more than torch's"
     if isinstance(module, torch.jit.ScriptModule):
         scripted = module.original_name if isinstance(module.original_name, str) else ""
         if scripted in _NAMES:
             return f"{scripted} is scripted or traced: accelerate the model before torch.jit compiles it"
     if kind.__module__ in _QUANTIZED and kind.__name__ in _NAMES:
-        return f"{kind.__name__} is quantized, and the native engine has float32 and float64"
+        return f"{kind.__name__} is quantized; the native engine supports float32 and float64"
     return None
 
 
@@ -173,6 +173,6 @@ def _no_gain(module: nn.Module) -> str | None:
         return f"torch's own layer is the fastest on {weight.device.type}"
     if str(weight.dtype) not in ("torch.float32", "torch.float64"):
         return (
-            f"its weights are {str(weight.dtype).removeprefix('torch.')}, and the native engine has float32 and float64"
+            f"its dtype is {str(weight.dtype).removeprefix('torch.')}; the native engine supports float32 and float64"
         )
     return None

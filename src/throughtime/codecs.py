@@ -1,4 +1,4 @@
-"""Codecs: what translates between a user's data and the numbers a network reads and writes. They need NumPy alone."""
+"""Codecs: convert between a user's data and a network's numbers. They need only NumPy."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, Self
 
 from throughtime.errors import DataError, nearest
 
-# Where each kind is made, by its `of_data`, from the plain data that its `to_data` returns.
+# The class of each kind; its `of_data` reads the plain data that its `to_data` returns.
 _HOMES = {
     "vocabulary": ("throughtime.data.vocabulary", "Vocabulary"),
     "labels": ("throughtime.data.labels", "Labels"),
@@ -25,16 +25,16 @@ _HOMES = {
 
 
 def codec_from(data: Any) -> Any:
-    """The codec that `to_data` described.
+    """Create a codec from the plain data that `to_data` returned.
 
     Raises:
-        DataError: if the data describe none.
+        DataError: if the data doesn't describe a codec.
     """
     if not isinstance(data, dict) or not isinstance(data.get("kind"), str):
-        raise DataError("this isn't a codec, or a damaged one")
+        raise DataError("not a codec, or a damaged one: expected a dict with a kind")
     kind = data["kind"]
     if kind not in _HOMES:
-        raise DataError(f"codec {kind!r} is unknown{nearest(kind, _HOMES)}; known are {', '.join(_HOMES)}")
+        raise DataError(f"unknown codec {kind!r}{nearest(kind, _HOMES)}; known codecs: {', '.join(_HOMES)}")
     module, name = _HOMES[kind]
     return getattr(import_module(module), name).of_data(data)
 
@@ -44,24 +44,24 @@ class Codecs:
     """The codecs of a task.
 
     Attributes:
-        inputs: for what the network reads; None where that is numbers as they are.
-        targets: for what it predicts; None where that is numbers as they are, or the same as the inputs.
+        inputs: the codec of the network's input; None for plain numbers.
+        targets: the codec of its targets; None for plain numbers, or if it is the same as `inputs`.
     """
 
     inputs: Any = None
     targets: Any = None
 
     def to_data(self) -> dict[str, Any]:
-        """Both as plain data."""
+        """Return both codecs as plain data."""
         return {name: codec and codec.to_data() for name, codec in vars(self).items()}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """The codecs that `to_data` described.
+        """Create codecs from the plain data that `to_data` returned.
 
         Raises:
-            DataError: if the data describe none.
+            DataError: if the data doesn't describe codecs.
         """
         if not isinstance(data, dict) or data.keys() != {"inputs", "targets"}:
-            raise DataError("these aren't codecs, or damaged ones: inputs and targets are expected")
+            raise DataError("not codecs, or damaged ones: expected a dict with inputs and targets")
         return cls(**{name: None if value is None else codec_from(value) for name, value in data.items()})

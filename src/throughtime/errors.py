@@ -1,11 +1,11 @@
-"""What a user did wrong, said so that it can be put right. The command line prints the message alone."""
+"""Errors that a user can fix. The command line prints their message without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class UserError(ValueError):
-    """A user's mistake. The message says what was wrong, what is allowed and what to do."""
+    """A user's mistake. The message says what was wrong, what is allowed, and what to do."""
 
 
 class CellError(UserError):
@@ -13,7 +13,7 @@ class CellError(UserError):
 
 
 class ProgramError(UserError):
-    """A program that is not legal, or not one that can be read."""
+    """A program that is illegal or can't be read."""
 
 
 class DataError(UserError):
@@ -21,28 +21,28 @@ class DataError(UserError):
 
 
 class RunError(UserError):
-    """A run directory that is missing, half written, damaged or of another version."""
+    """A run directory that is missing, incomplete, damaged, or from another version."""
 
 
 class ModelError(UserError):
-    """A file with a model that is missing, damaged, of another version, or of another kind."""
+    """A model file that is missing, damaged, from another version, or of another kind."""
 
 
 class TrainingError(UserError):
-    """Training that can't begin or can't go on."""
+    """Training that can't start or continue."""
 
 
 class Interrupted(TrainingError):
-    """Training that was asked to stop, by Ctrl-C or a signal, and can go on later."""
+    """Training that was stopped by Ctrl-C or a signal and can be resumed."""
 
 
 def nearest(name: str, names: Iterable[str], count: int = 1) -> str:
-    """The end of a message about an unknown name.
+    """Suggest similar names, for the end of a message about an unknown name.
 
     Args:
-        name: what the user wrote.
-        names: what it could have been; `name` itself is never suggested.
-        count: how many names to suggest at most.
+        name: the name that the user wrote.
+        names: the valid names; `name` itself is never suggested.
+        count: the maximum number of suggestions.
 
     Returns:
         `", did you mean X?"` or `", did you mean X, Y or Z?"` for the most similar names, or `""` when none is similar.

@@ -1,4 +1,4 @@
-"""scikit-learn estimators: recurrent networks that classify sequences in arrays, or predict values of them."""
+"""scikit-learn estimators: recurrent networks that classify sequences in arrays or predict values for them."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ Array = NDArray[Any]
 
 _LAYOUTS = ("time_first", "channels_first")
 _FLOATS = (np.float64, np.float32)
-_OWN = ("validation_fraction", "layout", "verbose", "random_state")  # parameters that training doesn't know
+_OWN = ("validation_fraction", "layout", "verbose", "random_state")  # parameters that aren't training options
 
 
 class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """What the classifier and the regressor share: parameters, inputs, training and files."""
+    """Base class of the classifier and the regressor: parameters, inputs, training and files."""
 
     _kind: ClassVar[type[ArrayTask]]
 
     n_features_in_: int
     feature_names_in_: Array
     model_: SequenceModel
-    _table: bool  # whether it was fitted on a table [cases, time]
+    _table: bool  # whether the estimator was fitted to a table [cases, time]
     _task: Any
     _codecs: Codecs
 
@@ -94,38 +94,39 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         return tags
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator to a file of safetensors, which `load` reads without running any code in it.
+        """Save the fitted estimator to a safetensors file, which `load` reads without running any code from it.
 
-        `throughtime.load` reads the network alone from it.
+        `throughtime.load` reads only the network from the file.
 
         Args:
-            path: the file; an existing one is replaced.
+            path: the path of the file; an existing file is replaced.
 
         Raises:
-            NotFittedError: the estimator isn't fitted.
-            UserError: the file can't be written.
+            NotFittedError: if the estimator isn't fitted.
+            UserError: if the file can't be written.
         """
         check_is_fitted(self, "model_")
         model_file.save(self.model_, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read an estimator that `save` wrote.
+        """Load an estimator saved by `save`.
 
-        A generator as `random_state` isn't saved, and a cell of your own is saved as its equations: to fit again, set
+        A generator passed as `random_state` isn't saved, and a custom cell is saved as its equations. To fit again, set
         `cell` and `random_state` first.
 
         Args:
-            path: the file.
+            path: the path of the file.
 
         Raises:
+            ModelError: if the file is missing, damaged, or not a saved estimator of this class.
             ModelError: the file is missing, damaged, or of another kind.
         """
         described = ModelFile.open(path).task
         if described is None or described.name != cls._kind.name:
             kind = "has no description of its data" if described is None else f"is for the task {described.name!r}"
             raise ModelError(
-                f"{path}: the model {kind}; {cls.__name__}.load reads models that {cls.__name__}.save wrote."
+                f"{path}: the model {kind}; {cls.__name__}.load reads models saved by {cls.__name__}.save."
             )
         try:
             task: Any = Task.of_description(described)
@@ -137,7 +138,7 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             raise ModelError(f"{path}: its metadata is damaged: {reason}") from None
         model = model_file.load(path, task.options.estimator.get("engine"))
         if not isinstance(model, SequenceModel) or not task.fits(model, described.codecs):
-            raise ModelError(f"{path}: its metadata is damaged: the network doesn't fit the estimator.")
+            raise ModelError(f"{path}: its metadata is damaged: the network doesn't match the estimator.")
         estimator.model_ = model
         return estimator
 
@@ -147,7 +148,7 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 1:
             raise UserError(f"validation_fraction must be at least 0 and less than 1, got {share!r}.")
         if all(getattr(self, name) is None for name in ENDS):
-            raise UserError("epochs, steps and minutes are all None: set one to say when training ends.")
+            raise UserError("epochs, steps and minutes are all None; set at least one of them to end training.")
         check_consistent_length(inputs, targets)
         seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         parameters = {name: plain(value) for name, value in self.get_params(deep=False).items()}
@@ -180,7 +181,7 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         return self
 
     def _raw(self, X: Any) -> Array:
-        """The network's output for each sequence, `[N, width]`."""
+        """Return the network's raw output for each sequence, `[N, width]`."""
         check_is_fitted(self, "model_")
         sequences = self._task.sequences(self._sequences(X, reset=False), self._codecs)
         with settings_kept(TrainingOptions(threads=self.threads)):
@@ -188,11 +189,11 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         return np.stack(found).astype(np.float64)
 
     def _sequences(self, X: Any, *, reset: bool) -> list[Array]:
-        """X as arrays `[time, features]`, checked.
+        """Validate X and convert it to arrays `[time, features]`.
 
         Args:
-            X: as `fit` takes it.
-            reset: whether to take note of the features (in `fit`), or to compare them with those that it noted.
+            X: the sequences in any form that `fit` accepts.
+            reset: whether to record the features (in `fit`) or to compare them with the recorded ones.
         """
         if self.layout not in _LAYOUTS:
             raise UserError(
@@ -216,7 +217,7 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             return arrays if reset else self._with_known_features(arrays, " (a table [cases, time] has 1)")
         for k, array in enumerate(arrays):
             if array.ndim != 2:
-                raise UserError(f"X must hold 2-D arrays, one for each sequence; X[{k}] has shape {list(array.shape)}.")
+                raise UserError(f"X must contain 2-D arrays, one per sequence; X[{k}] has shape {list(array.shape)}.")
         if self.layout == "channels_first":
             arrays = [array.T for array in arrays]
         for k, array in enumerate(arrays):
@@ -232,11 +233,11 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             return self._with_known_features(arrays, f" (layout={self.layout!r})")
         self._table = False
         self.n_features_in_ = arrays[0].shape[1]
-        self.__dict__.pop("feature_names_in_", None)  # of an earlier fit
+        self.__dict__.pop("feature_names_in_", None)  # left from an earlier fit
         return arrays
 
     def _with_known_features(self, arrays: list[Array], hint: str) -> list[Array]:
-        """The arrays, if they have as many features as those in `fit`."""
+        """Return the arrays after checking that they have as many features as in `fit`."""
         found, known = arrays[0].shape[1], 1 if self._table else self.n_features_in_
         if found != known:
             raise UserError(
@@ -245,7 +246,7 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         return arrays
 
     def _note(self, task: Any, codecs: Codecs) -> None:
-        """Set what `fit` learned of the data from the description in a file."""
+        """Restore what `fit` learned about the data from the description in a file."""
         self._task, self._codecs = task, codecs
         columns, names = task.options.columns, task.options.column_names
         self._table = columns is not None
@@ -257,36 +258,36 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 class SequenceClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[misc]
     """Classify sequences with a recurrent network, as a scikit-learn classifier.
 
-    It takes sequences as an array `[cases, time, features]`, as a list of arrays `[time, features]` of any lengths, or,
-    with one feature, as a table `[cases, time]`. Features are scaled to mean 0 and standard deviation 1.
+    Sequences are passed as an array `[cases, time, features]`, as a list of arrays `[time, features]` of any lengths,
+    or, with one feature, as a table `[cases, time]`. Features are scaled to mean 0 and standard deviation 1.
 
     Args:
-        cell: a cell's name, or a `throughtime.Cell`.
-        hidden_size: hidden units of each layer.
-        num_layers: recurrent layers.
+        cell: the name of a cell, or a `throughtime.Cell`.
+        hidden_size: the number of hidden units per layer.
+        num_layers: the number of recurrent layers.
         bidirectional: whether each layer reads the sequences in both directions.
-        dropout: the probability of dropping an element between layers and of the last layer's output.
-        epochs, steps, minutes: when training ends: after so many passes through the data, updates of the weights, or
-            minutes, whichever comes first. None sets no limit, and at least one must be set. Training with `minutes`
-            depends on the machine's speed, so `random_state` doesn't reproduce it.
-        batch: sequences in a batch.
-        lr: the learning rate's peak; it rises during the first tenth of training, then falls to 0 along a cosine. If
+        dropout: the dropout probability between layers and for the last layer's output.
+        epochs, steps, minutes: the maximum number of passes through the data, weight updates and minutes of training;
+            training ends at the first one reached. None sets no limit, and at least one must be set. Training with
+            `minutes` depends on the machine's speed, so `random_state` doesn't reproduce it.
+        batch: the batch size in sequences.
+        lr: the peak learning rate; it rises during the first tenth of training, then falls to 0 along a cosine. If
             None, the optimizer's default: 0.003 for adam and adamw, 0.002 for rmsprop, 1 for sgd.
         optimizer: adamw, adam, sgd or rmsprop.
         weight_decay: decoupled weight decay. If None, 0.01 for adamw and 0 otherwise.
-        validation_fraction: the share of the sequences held out to choose the best weights by. Where that is fewer than
-            2 sequences, or fewer than there are classes, training uses all sequences and keeps the last weights, as it
+        validation_fraction: the fraction of sequences held out to select the best weights. If that is fewer than 2
+            sequences, or fewer sequences than classes, training uses all sequences and keeps the last weights, as it
             does with 0.
         layout: "time_first" for sequences `[time, features]`, "channels_first" for `[features, time]`, as in aeon.
-        engine: what runs the recurrent layers; chosen by device if None.
-        threads: CPU threads; torch's setting if None.
+        engine: the engine that runs the recurrent layers; chosen by device if None.
+        threads: the number of CPU threads; torch's setting if None.
         verbose: 1 shows a progress bar on a terminal.
         random_state: an integer makes training reproducible. If None, the seed is drawn from NumPy's global generator.
 
     Attributes:
         classes_: the class labels, sorted.
-        n_features_in_: features per time step; for a table, its columns.
-        feature_names_in_: names of the table's columns, if it was a data frame.
+        n_features_in_: the number of features per time step; for a table, the number of columns.
+        feature_names_in_: the column names, if the table was a data frame.
         model_: the network, a `throughtime.nn.sequence_model.SequenceModel`. It takes scaled inputs.
     """
 
@@ -303,8 +304,8 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[m
             The estimator.
 
         Raises:
-            ValueError: a parameter, X or y is invalid.
-            TrainingError: training diverged; it is a ValueError too.
+            ValueError: if a parameter, X or y is invalid.
+            TrainingError: if training diverges; it is a ValueError too.
         """
         inputs = self._sequences(X, reset=True)
         _require_targets(self, y)
@@ -340,14 +341,14 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[m
 
 
 class SequenceRegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[misc]
-    """Predict one or more values of each sequence with a recurrent network, as a scikit-learn regressor.
+    """Predict one or more values for each sequence with a recurrent network, as a scikit-learn regressor.
 
-    Inputs and parameters are those of `SequenceClassifier`. The targets are scaled to mean 0 and standard deviation 1,
-    and training minimizes their squared error.
+    Inputs and parameters are the same as for `SequenceClassifier`. The targets are scaled to mean 0 and standard
+    deviation 1, and training minimizes their squared error.
 
     Attributes:
-        n_features_in_: features per time step; for a table, its columns.
-        feature_names_in_: names of the table's columns, if it was a data frame.
+        n_features_in_: the number of features per time step; for a table, the number of columns.
+        feature_names_in_: the column names, if the table was a data frame.
         model_: the network, a `throughtime.nn.sequence_model.SequenceModel`. It takes scaled inputs and returns scaled
             values.
     """
@@ -370,8 +371,8 @@ class SequenceRegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[mis
             The estimator.
 
         Raises:
-            ValueError: a parameter, X or y is invalid.
-            TrainingError: training diverged; it is a ValueError too.
+            ValueError: if a parameter, X or y is invalid.
+            TrainingError: if training diverges; it is a ValueError too.
         """
         inputs = self._sequences(X, reset=True)
         _require_targets(self, y)
@@ -380,24 +381,24 @@ class SequenceRegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[mis
         return self._fit(inputs, values.reshape(len(values), -1), values=count)
 
     def predict(self, X: Any) -> Array:
-        """Return the values of each case, `[cases]` or `[cases, targets]` as `y` was in `fit`."""
+        """Return the values of each case, `[cases]` or `[cases, targets]` like `y` in `fit`."""
         raw = self._raw(X)
         values: Array = self._codecs.targets.decode(self._task.output.predict(raw))
         return values if self._task.options.values is not None else values[:, 0]
 
 
 def plain(value: Any) -> Any:
-    """NumPy's scalars, as a parameter grid may hold them, as Python's."""
+    """Convert NumPy scalars, which parameter grids may contain, to Python scalars."""
     return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_list_of_sequences(X: Any) -> bool:
-    """Whether X is a list of sequences, not one array."""
+    """Return whether X is a list of sequences rather than one array."""
     if not (isinstance(X, list | tuple) or (isinstance(X, np.ndarray) and X.dtype == object and X.ndim == 1)):
         return False
     axes = {np.ndim(one) for one in X}
     if axes == {1} and len({len(one) for one in X}) > 1:
-        raise UserError("X has rows of different lengths: give each sequence as an array [time, features].")
+        raise UserError("X has rows of different lengths; pass each sequence as an array [time, features].")
     return 2 in axes
 
 

@@ -1,4 +1,4 @@
-"""Files that are there in whole or not at all, whenever the process is killed."""
+"""Atomic file writes: a file is complete or absent even if the process is killed."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that takes the path's place when the block ends, and is gone if the block fails."""
+    """Open a temporary file that replaces `path` when the block ends, and is deleted if the block fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         try:
             yield file
             file.flush()
-            os.fchmod(file.fileno(), 0o666 & ~_umask())  # a temporary file is the owner's alone
-            os.fsync(file.fileno())  # else a crash could leave the name on a file of zeros
+            os.fchmod(file.fileno(), 0o666 & ~_umask())  # temporary files are readable only by their owner
+            os.fsync(file.fileno())  # otherwise a crash could leave a file of zeros under the name
             os.replace(file.name, path)
         except BaseException:
             with suppress(OSError):
@@ -33,10 +33,10 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
 
 
 def write(path: str | os.PathLike[str], content: bytes) -> None:
-    """Puts a file there in whole, in the place of an older one.
+    """Write a file atomically, replacing an existing one.
 
     Raises:
-        UserError: it can't be written.
+        UserError: if the file can't be written.
     """
     try:
         with replacing(Path(path)) as file:

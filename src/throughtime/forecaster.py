@@ -1,4 +1,4 @@
-"""A scikit-learn estimator that forecasts series in data frames and arrays."""
+"""A scikit-learn estimator that forecasts time series in data frames and arrays."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ _OF_TASK = {
     "stat_exog_list": "static", "season_length": "season", "strategy": "strategy", "segment": "segment",
     "scaling": "scaling", "head": "head", "freq": "freq", "calendar": "calendar",
 }  # fmt: skip
-"""The task's options by the parameters that set them."""
+"""The task option that each parameter sets."""
 _OF_TRAINING = (
     "cell", "hidden_size", "num_layers", "dropout", "steps", "epochs", "minutes", "batch", "lr", "engine", "threads",
 )  # fmt: skip
@@ -46,53 +46,55 @@ _LISTS = ("hist_exog_list", "futr_exog_list", "stat_exog_list")
 
 
 class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
-    """Forecast the next rows of one or many series with a recurrent network.
+    """Forecast the next rows of one or many time series with a recurrent network.
 
-    Data are pandas or polars data frames in long format, with a row for each time and series and the column names of
-    Nixtla's libraries; or arrays `[T]` or `[T, series]`, without times and covariates. One network serves all series;
-    docs/forecasting.md explains it. Training writes nothing, and prints nothing unless `verbose` is set.
+    Data are pandas or polars data frames in long format, with a row per time and series and the column names of
+    Nixtla's libraries, or arrays `[T]` or `[T, series]` without times and covariates. One network serves all series;
+    see docs/forecasting.md. Training writes no files, and prints nothing unless `verbose` is set.
 
     Args:
-        h: how many rows to forecast.
-        input_size: how many rows the network looks back. If None, four horizons, but at most 672 or a horizon.
-        hist_exog_list: columns of covariates known up to the present.
-        futr_exog_list: columns of covariates that are also known for the times to forecast.
-        stat_exog_list: columns of covariates that are the same in all rows of a series.
-        id_col, time_col: the columns that tell series and times apart. A data frame may lack either: it then is one
-            series, or its rows are equally spaced. The index of a pandas data frame serves as times, too.
-        target_col: the column to forecast, or a list of columns, each a series of its own.
-        freq: the step between rows, such as "h", "15min", "d", "w" or "mo". If None, the most frequent one.
-        season_length: the rows of a season, for the seasonal naive forecast that `score` compares with. If None, found.
-        strategy: "direct" decodes the whole horizon from the state after the context, "recursive" a step at a time.
-        segment: how many rows a step of the network reads or writes.
-        calendar: whether the network reads the times of day, week and year.
-        scaling: how each series is scaled: "standard", "robust" or "mean".
-        head: "mae" or "mse" for one value; "quantiles", "normal" or "student_t" for a distribution.
-        level: the share of values, in percent, that intervals are calibrated to contain.
-        cell: the recurrent cell, by name or a cell of your own.
-        hidden_size, num_layers: units in each recurrent layer, and the number of layers.
-        dropout: the probability of dropping an element between layers and of the last layer's output.
-        steps, epochs, minutes: when training ends: after so many updates of the weights, passes through the data, or
-            minutes, whichever comes first. None sets no limit, and at least one must be set.
-        batch: windows in a batch.
-        lr: the learning rate's peak.
-        validation_fraction: the share of each series, at its end, held out to choose the weights by (its first half)
-            and to calibrate intervals (its second half).
-        engine: what runs the recurrent layers; chosen by device if None.
-        threads: CPU threads; torch's setting if None.
+        h: the number of rows to forecast.
+        input_size: the number of rows the network looks back. If None, four horizons, up to the larger of 672 rows and
+            one horizon.
+        hist_exog_list: columns with covariates known up to the present.
+        futr_exog_list: columns with covariates also known for the times to forecast.
+        stat_exog_list: columns with covariates that are constant within a series.
+        id_col, time_col: the columns that identify the series and the time. Without `id_col`, a data frame is one
+            series; without `time_col`, its rows are equally spaced. A pandas index may hold the times.
+        target_col: the column to forecast, or a list of columns, each a separate series.
+        freq: the interval between rows, such as "h", "15min", "d", "w" or "mo". If None, the most frequent one.
+        season_length: the number of rows per season, for the seasonal naive forecast that `score` compares with. If
+            None, it is detected.
+        strategy: "direct" decodes the whole horizon from the state after the context, "recursive" one step at a time.
+        segment: the number of rows per step of the network.
+        calendar: whether the network also reads the time of day, week and year.
+        scaling: the scaling of each series: "standard", "robust" or "mean".
+        head: "mae" or "mse" predict one value; "quantiles", "normal" and "student_t" predict a distribution.
+        level: the percentage of values that calibrated intervals should contain.
+        cell: the name of a cell, or a custom cell.
+        hidden_size, num_layers: the number of units per recurrent layer, and the number of layers.
+        dropout: the dropout probability between layers and for the last layer's output.
+        steps, epochs, minutes: the maximum number of weight updates, passes through the data and minutes of training;
+            training ends at the first one reached. None sets no limit, and at least one must be set.
+        batch: the batch size in windows.
+        lr: the peak learning rate.
+        validation_fraction: the fraction at the end of each series held out to select the weights (the first half of
+            it) and to calibrate intervals (the second half).
+        engine: the engine that runs the recurrent layers; chosen by device if None.
+        threads: the number of CPU threads; torch's setting if None.
         verbose: 1 shows a progress bar on a terminal.
         random_state: an integer makes training reproducible. If None, the seed is drawn from NumPy's global generator.
 
     Attributes:
         model_: the network, a `throughtime.nn.sequence_model.SequenceModel`.
-        notes_: what `fit` found in the data that the user should know, such as missing times.
+        notes_: remarks on the data from `fit`, such as missing times.
     """
 
     model_: SequenceModel
     notes_: list[str]
     _task: FrameForecast
     _codecs: Codecs
-    _table: Table | None  # what `fit` and `update` were given, to predict from
+    _table: Table | None  # the data of `fit` and `update`, to predict from
     _kind: str
 
     def __init__(
@@ -164,19 +166,19 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         """Train a new network.
 
         Args:
-            df: the series, up to the present. Rows of later times may follow that have future covariates alone.
-            y: ignored; scikit-learn's interface has it.
-            static_df: static covariates, a row for each series with `id_col`, where `df` doesn't hold them.
+            df: the series up to the present. Later rows may follow that have only future covariates.
+            y: ignored; present for compatibility with scikit-learn.
+            static_df: static covariates, one row per series with `id_col`, unless `df` contains them.
 
         Returns:
             The estimator.
 
         Raises:
-            ValueError: a parameter is invalid, or the data don't fit it.
-            TrainingError: training diverged; it is a ValueError too.
+            ValueError: if a parameter is invalid or doesn't match the data.
+            TrainingError: if training diverges; it is a ValueError too.
         """
         if all(getattr(self, name) is None for name in ENDS):
-            raise UserError("steps, epochs and minutes are all None: set one to say when training ends.")
+            raise UserError("steps, epochs and minutes are all None; set at least one of them to end training.")
         self._kind = kind_of(df)
         table = self._with_static(self._read(df, "df"), static_df)
         config = self._config(table)
@@ -191,22 +193,22 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         return self
 
     def update(self, df: Any, *, static_df: Any = None) -> Self:
-        """Take new rows, so that `predict` continues after them, without training.
+        """Append new rows, so that `predict` continues after them, without training.
 
         Args:
-            df: rows that follow those of `fit`, or replace those of the same time.
+            df: rows that follow those of `fit`, or replace rows with the same time.
             static_df: see `fit`.
 
         Returns:
             The estimator.
 
         Raises:
-            ValueError: the data don't fit those of `fit`.
+            ValueError: if the data don't match those of `fit`.
         """
         check_is_fitted(self, "model_")
         new = self._with_static(self._read(df, "df"), static_df)
         table = new if self._table is None else joined((self._table, new), self._codecs.inputs.columns)
-        self._task.series(table)  # refuses rows that don't fit
+        self._task.series(table)  # rejects rows that don't match
         self._table = Table("df", table.frame)
         return self
 
@@ -214,22 +216,22 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         """Forecast the `h` rows after the end of each series.
 
         Args:
-            df: the series to continue, with the rows that the network looks back at; those of `fit` and `update` if
-                not given.
-            futr_df: future covariates for the rows to forecast, where `df` doesn't hold them.
+            df: the series to continue, including the rows that the network looks back at; by default, the data of `fit`
+                and `update`.
+            futr_df: future covariates for the rows to forecast, unless `df` contains them.
             static_df: see `fit`.
 
         Returns:
-            For data frames a frame of the same library with the columns `id_col` (where there are several series),
-            `time_col`, `forecast` and the bounds of its interval, such as `forecast-lo-80` and `forecast-hi-80`. For
-            arrays the forecast `[h]` or `[h, series]`.
+            For data frames, a frame of the same library with the columns `id_col` (if there are several series),
+            `time_col`, `forecast` and the interval bounds, such as `forecast-lo-80` and `forecast-hi-80`. For arrays,
+            the forecast `[h]` or `[h, series]`.
 
         Raises:
-            ValueError: the data don't fit those of `fit`, or future covariates end too early.
+            ValueError: if the data don't match those of `fit`, or future covariates end too early.
         """
         check_is_fitted(self, "model_")
         if df is None and self._table is None:
-            raise UserError("predict needs df: a loaded estimator has no data of its own.")
+            raise UserError("predict needs df, because a loaded estimator has no data.")
         table = self._table if df is None else self._with_static(self._read(df, "df"), static_df)
         assert table is not None
         kind = self._kind if df is None else kind_of(df)
@@ -248,20 +250,21 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         return frame_like(kind, list(columns), list(columns.values()), [time] if time and line.zoned else ())
 
     def score(self, df: Any, y: None = None, *, windows: int | None = None, step: int | None = None) -> float:
-        """Return how much better than the seasonal naive forecast the forecasts are (the last value without a season).
+        """Return the forecasts' skill relative to the seasonal naive forecast (the last value if there is no season).
 
         Args:
-            df: the series; every window after the rows that training and validation have seen counts.
-            y: ignored; scikit-learn's interface has it.
-            windows: how many windows of each series count, the last ones.
-            step: how many rows from a window's origin to the next; 1 without `windows`, otherwise `h`.
+            df: the series; all windows after the rows used for training and validation are scored.
+            y: ignored; present for compatibility with scikit-learn.
+            windows: the number of windows per series to score, counted from the end; all if None.
+            step: the number of rows between the origins of consecutive windows; by default 1 without `windows` and `h`
+                with it.
 
         Returns:
             1 - MAE / (MAE of the seasonal naive forecast on the same windows), at the series' common scale: 1 for
-            perfect forecasts, 0 for those no better, below 0 for worse ones.
+            perfect forecasts, 0 for equally good and negative for worse ones.
 
         Raises:
-            ValueError: the data don't fit those of `fit`, or have no later rows.
+            ValueError: if the data don't match those of `fit` or have no later rows.
         """
         check_is_fitted(self, "model_")
         task = self._task
@@ -274,32 +277,32 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         return 1 - own / max(other, np.finfo(float).tiny)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the fitted estimator, without its data, to a file of safetensors, which `load` reads.
+        """Save the fitted estimator without its data to a safetensors file.
 
         Args:
-            path: the file; an existing one is replaced.
+            path: the path of the file; an existing file is replaced.
 
         Raises:
-            NotFittedError: the estimator isn't fitted.
-            UserError: the file can't be written.
+            NotFittedError: if the estimator isn't fitted.
+            UserError: if the file can't be written.
         """
         check_is_fitted(self, "model_")
         model_file.save(self.model_, path)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read an estimator that `save` wrote, without running any code in it. `predict` then needs data.
+        """Load an estimator saved by `save`, without running any code from the file. `predict` then needs data.
 
         Args:
-            path: the file.
+            path: the path of the file.
 
         Raises:
-            ModelError: the file is missing, damaged, or of another kind.
+            ModelError: if the file is missing, damaged, or not a saved forecaster.
         """
         described = ModelFile.open(path).task
         if described is None or described.name != FrameForecast.name:
             kind = "has no description of its data" if described is None else f"is for the task {described.name!r}"
-            raise ModelError(f"{path}: the model {kind}; Forecaster.load reads models that Forecaster.save wrote.")
+            raise ModelError(f"{path}: the model {kind}; Forecaster.load reads models saved by Forecaster.save.")
         try:
             task: Any = Task.of_description(described)
             estimator = cls(**task.options.estimator)
@@ -309,15 +312,15 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
             raise ModelError(f"{path}: its metadata is damaged: {reason}") from None
         model = model_file.load(path, task.options.estimator.get("engine"))
         if not isinstance(model, SequenceModel) or model.encoder.features != fits.size:
-            raise ModelError(f"{path}: its metadata is damaged: the network doesn't fit the estimator.")
+            raise ModelError(f"{path}: its metadata is damaged: the network doesn't match the estimator.")
         if model.head.output != fits.output:
-            raise ModelError(f"{path}: its metadata is damaged: the network's output doesn't fit the estimator.")
+            raise ModelError(f"{path}: its metadata is damaged: the network's output doesn't match the estimator.")
         estimator.model_, estimator._task, estimator._codecs = model, task, described.codecs
         estimator._table, estimator._kind, estimator.notes_ = None, "polars", []
         return estimator
 
     def _config(self, table: Table) -> TrainConfig:
-        """What training is asked to do."""
+        """Return the training configuration."""
         share = plain(self.validation_fraction)
         if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share < 1:
             raise UserError(f"validation_fraction must be between 0 and 1, got {share!r}.")
@@ -361,16 +364,16 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
 
 
 def _as_data(value: Any) -> Any:
-    """A parameter in types that JSON has."""
+    """Convert a parameter to types that JSON supports."""
     if isinstance(value, np.ndarray | list | tuple):
         return [plain(each) for each in value]
     return plain(value)
 
 
 def _listed(name: str, value: Any) -> str | None:
-    """Names of columns with commas between them, as the task's options have them."""
+    """Join column names with commas, as the task's options expect them."""
     names = [value] if isinstance(value, str) else list(value or ())
     wrong = [each for each in names if not isinstance(each, str) or "," in each]
     if wrong:
-        raise UserError(f"{setting(name, wrong[0])} must name columns, without commas in their names.")
+        raise UserError(f"{setting(name, wrong[0])} must be names of columns that don't contain commas.")
     return ",".join(names) or None

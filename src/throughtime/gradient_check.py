@@ -1,4 +1,4 @@
-"""Whether a cell's gradient is right: its gradient program against finite differences."""
+"""Checks a cell's gradient program against finite differences."""
 
 from __future__ import annotations
 
@@ -17,18 +17,19 @@ if TYPE_CHECKING:
     from torch import Generator, Tensor
 
 _STEPS, _ROWS = 4, 2
-_DISTANCE = 1e-5  # to either side; leaves an error of some 1e-10 of the third derivative, and as much of rounding
+# The truncation error is about 1e-10 times the third derivative, and the rounding error about as large.
+_DISTANCE = 1e-5
 _ROUNDING = 1e-15
 
 
 @dataclass(frozen=True, repr=False)
 class GradcheckReport:
-    """What `gradcheck` found.
+    """The result of `gradcheck`.
 
     Attributes:
         cell: the cell's name.
         tolerance: the largest relative error that passes.
-        errors: for each argument of the program its largest relative error, such as `"parameter weight_h"`.
+        errors: the largest relative error of each argument of the program, by names such as `"parameter weight_h"`.
     """
 
     cell: str
@@ -42,12 +43,12 @@ class GradcheckReport:
 
     @property
     def passed(self) -> bool:
-        """Whether every gradient is right."""
+        """Whether every gradient is correct."""
         return not self.failed
 
     def __str__(self) -> str:
         width = max(map(len, self.errors))
-        lines = [f"cell {self.cell}: its gradient against finite differences, largest relative error"]
+        lines = [f"cell {self.cell}: gradient against finite differences, largest relative error"]
         lines += [
             f"  {name:<{width}}  {error:.1e}{'  wrong' if name in self.failed else ''}"
             for name, error in self.errors.items()
@@ -62,7 +63,7 @@ class GradcheckReport:
 
     @property
     def _verdict(self) -> str:
-        return f"{'passed' if self.passed else 'failed'}: {self.tolerance:.0e} is allowed"
+        return f"{'passed' if self.passed else 'failed'}: tolerance {self.tolerance:.0e}"
 
 
 def gradcheck(
@@ -74,21 +75,22 @@ def gradcheck(
     tolerance: float = 1e-6,
     **hyper: object,
 ) -> GradcheckReport:
-    """Tests a cell's gradient, in float64 at a random point, over a few steps and rows.
+    """Check a cell's gradient at a random point in float64, over a few steps and sequences.
 
     Args:
-        cell: the cell, or the name of one.
+        cell: the cell, or a named cell's name.
         input_size: the width of x.
-        hidden_size: the number of hidden units; small, for each element of each argument is moved on its own.
+        hidden_size: the number of hidden units; keep it small, as every element of every argument is perturbed
+            separately.
         bias: whether gates have a bias.
-        tolerance: the largest relative error that passes, beside the largest element of an argument's gradient.
+        tolerance: the largest relative error that passes, relative to the largest element of an argument's gradient.
         **hyper: hyper-parameters other than the cell's defaults.
 
     Returns:
-        The largest relative error for each input, initial state and parameter; it prints readably.
+        A report with the largest relative error for each input, initial state and parameter.
 
     Raises:
-        CellError: if the equations are wrong, if they give what is not finite, or if a gradient is wrong.
+        CellError: if the equations are wrong, a result is not finite, or a gradient is wrong.
     """
     import torch
 
@@ -98,7 +100,7 @@ def gradcheck(
     arguments = _random_arguments(program, torch.Generator().manual_seed(0))
     weights, gradients = _by_program(program, list(arguments.values()))
     if weights is None:
-        raise CellError(f"cell {cell.name} gives numbers that are not finite, for random inputs and parameters.")
+        raise CellError(f"the results of cell {cell.name} are not finite for random inputs and parameters.")
     errors = {
         name: _error(gradient, *_by_differences(program, list(arguments.values()), k, weights), tolerance)
         for k, (name, gradient) in enumerate(zip(arguments, gradients, strict=True))
@@ -106,9 +108,9 @@ def gradcheck(
     report = GradcheckReport(cell.name, tolerance, errors)
     if not report.passed:
         raise CellError(
-            f"the gradient of cell {cell.name} is not what finite differences give, for {', '.join(report.failed)}. "
-            "If its values are very large here, allow more by `tolerance`; otherwise a gradient in the table of "
-            f"operations is wrong.\n{report}"
+            f"the gradient of cell {cell.name} differs from finite differences for {', '.join(report.failed)}. "
+            "If its values are very large, raise `tolerance`; otherwise a gradient in the operations table is "
+            f"wrong.\n{report}"
         )
     return report
 
@@ -131,7 +133,11 @@ def _random_arguments(program: Program, generator: Generator) -> dict[str, Tenso
 
 
 def _by_program(program: Program, arguments: list[Tensor]) -> tuple[list[Tensor] | None, list[Tensor]]:
-    """The gradients of a weighted sum of all results, and the weights; no weights if a result is not finite."""
+    """Draw random weights and compute the gradients of the weighted sum of all results.
+
+    Returns:
+        The weights, or None if a result isn't finite, and the gradients.
+    """
     import torch
 
     from throughtime.engines.autograd import Pass
@@ -139,7 +145,7 @@ def _by_program(program: Program, arguments: list[Tensor]) -> tuple[list[Tensor]
     from throughtime.engines.reference import ReferenceEngine
 
     class Opaque(ReferenceEngine):
-        """An engine that autograd does not see through, so that its gradient is that of the gradient program."""
+        """An engine that autograd can't trace, so that the gradient comes from the gradient program."""
 
         traceable = False
 
@@ -157,7 +163,7 @@ def _by_program(program: Program, arguments: list[Tensor]) -> tuple[list[Tensor]
 
 
 def _by_differences(program: Program, arguments: list[Tensor], k: int, weights: list[Tensor]) -> tuple[Tensor, float]:
-    """The gradient of one argument by central differences, and how far rounding may have moved it."""
+    """The gradient of one argument by central differences, and a bound on its rounding error."""
     import torch
 
     from throughtime.engines.base import Layout, Operands
@@ -182,7 +188,7 @@ def _by_differences(program: Program, arguments: list[Tensor], k: int, weights: 
 
 
 def _error(gradient: Tensor, wanted: Tensor, noise: float, tolerance: float) -> float:
-    # A gradient so small that rounding hides it counts as right, and a NaN as wrong.
+    # A gradient below the rounding error counts as correct, and NaN as wrong.
     scale = max(float(gradient.abs().max()), float(wanted.abs().max()), noise / tolerance)
     error = float((gradient - wanted).abs().max()) / scale
     return error if math.isfinite(error) else math.inf

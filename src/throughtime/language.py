@@ -1,7 +1,7 @@
-"""The words that a cell's equations are written in; `+ - * / > <`, `**` and slicing work on vectors as they are.
+"""The functions of the cell language; `+ - * / > <`, `**` and slicing work on its vectors directly.
 
-A gate's name means its activated value: `sigmoid(affine("forget", x, h))` makes `forget.pre`, the sum, and `forget`,
-the sigmoid of it. When something is added to a gate's sum before the function is applied, `forget.pre` is the whole.
+A gate's name refers to its activated value: `sigmoid(affine("forget", x, h))` creates `forget.pre`, the pre-activation,
+and `forget`, its sigmoid. Terms added to the affine map before the function is applied are part of `forget.pre`.
 """
 
 from __future__ import annotations
@@ -28,70 +28,70 @@ __all__ = [
 
 
 def affine(name: str, *sources: Symbol, width: int | None = None, bias: bool | float = True) -> Symbol:
-    """A gate's pre-activation: the sum of a matrix times each source, and a bias.
+    """Compute a gate's pre-activation: the sum over sources of a matrix times the source, plus a bias.
 
     Args:
         name: the gate's name.
-        *sources: the vectors, each multiplied by a matrix of its own `[width, width of the source]`.
-        width: the number of elements of the result; the hidden size if not given.
-        bias: whether there is one; a number is what the bias starts with.
+        *sources: the vectors, each multiplied by its own matrix `[width, width of the source]`.
+        width: the number of elements of the result; default: the hidden size.
+        bias: whether to add a bias; a number is the bias's initial value.
     """
     return active_trace().affine(name, sources, width, bias)
 
 
 def linear(name: str, source: Symbol, width: int | None = None) -> Symbol:
-    """A matrix parameter times a vector: an affine map without a bias."""
+    """Multiply a matrix parameter by a vector: an affine map without a bias."""
     return affine(name, source, width=width, bias=False)
 
 
 def bias(name: str, initial: float | None = None, width: int | None = None) -> Symbol:
-    """A gate's bias by itself, for one whose pre-activation is no `affine`; 0 in a layer without biases.
+    """Create the bias of a gate whose pre-activation isn't a single `affine`; it is 0 in a layer without biases.
 
     Args:
         name: the gate's name.
-        initial: what each element starts with; drawn as the weights are if not given.
-        width: its number of elements; the hidden size if not given.
+        initial: the initial value of each element; default: random, like the weights.
+        width: the number of elements; default: the hidden size.
     """
     return active_trace().bias(name, width, initial)
 
 
 def parameter(name: str, width: int | None = None, initial: float | None = None) -> Symbol:
-    """A vector parameter, the same at each step.
+    """Create a vector parameter, shared by all steps.
 
     Args:
-        name: its name.
-        width: its number of elements (1 for a scalar); the hidden size if not given.
-        initial: what each element starts with; drawn as the weights are if not given.
+        name: the parameter's name.
+        width: the number of elements (1 for a scalar); default: the hidden size.
+        initial: the initial value of each element; default: random, like the weights.
     """
     return active_trace().own_vector(name, width, initial)
 
 
 def matrix(name: str, rows: int | None = None, columns: int | None = None) -> Matrix:
-    """A matrix parameter by itself, for one matrix on several vectors (tied weights) or in a loop: `w @ x`, `w.T @ y`.
+    """Create a matrix parameter that several products share (tied weights, or a loop): `w @ x`, `w.T @ y`.
 
-    The products have no gate's name; `gate` gives one. Where each matrix has one vector, `affine` is faster: it joins
-    the products of all gates.
+    The products don't belong to a gate; use `gate` to assign them to one. If each matrix multiplies only one vector,
+    use `affine`, which is faster because it fuses the products of all gates.
 
     Args:
-        name: its name.
-        rows: the number of elements of a product; the hidden size if not given.
-        columns: the number of elements of a vector that it multiplies; the hidden size if not given.
+        name: the parameter's name.
+        rows: the number of rows, which is the width of a product; default: the hidden size.
+        columns: the number of columns, which is the width of the vector it multiplies; default: the hidden size.
     """
     return active_trace().own_matrix(name, rows, columns)
 
 
 def named(name: str, value: Symbol) -> Symbol:
-    """Gives a value a name, by which it is recorded and edited."""
+    """Name a value, for recording and editing; returns the value."""
     of(value).name_value(name, value)
     return value
 
 
 def gate(name: str, value: Symbol) -> Symbol:
-    """Makes a vector that is no `affine` the pre-activation of a gate: what is applied to it next is the gate's value.
+    """Mark a vector as a gate's pre-activation; the function applied to it next computes the gate's value.
 
     Args:
         name: the gate's name.
-        value: what the gate's function will be applied to.
+        value: the vector that the gate's function will be applied to.
     """
     trace = active_trace()
     of(value)
@@ -101,7 +101,7 @@ def gate(name: str, value: Symbol) -> Symbol:
 
 
 def identity(a: Symbol) -> Symbol:
-    """The vector as it is, where a function could be chosen."""
+    """Return the vector unchanged; a choice of activation."""
     return a
 
 
@@ -111,12 +111,12 @@ def tanh(a: Symbol) -> Symbol:
 
 
 def sigmoid(a: Symbol) -> Symbol:
-    """1 / (1 + exp(-a))."""
+    """The logistic sigmoid, 1 / (1 + exp(-a))."""
     return of(a).pointwise("sigmoid", a)
 
 
 def relu(a: Symbol) -> Symbol:
-    """a where it is positive, else 0."""
+    """The rectified linear unit, max(a, 0)."""
     return of(a).pointwise("relu", a)
 
 
@@ -141,7 +141,7 @@ def softplus(a: Symbol) -> Symbol:
 
 
 def abs(a: Symbol) -> Symbol:
-    """The absolute value; Python's own `abs` does the same."""
+    """The absolute value; Python's built-in `abs` works too."""
     return builtins.abs(a)
 
 
@@ -156,64 +156,64 @@ def cos(a: Symbol) -> Symbol:
 
 
 def maximum(a: Symbol | Number, b: Symbol | Number) -> Symbol:
-    """The larger of two, element by element."""
+    """The element-wise maximum."""
     return of(a, b).pointwise("max", a, b)
 
 
 def minimum(a: Symbol | Number, b: Symbol | Number) -> Symbol:
-    """The smaller of two, element by element."""
+    """The element-wise minimum."""
     return -maximum(-a, -b)
 
 
 def select(mask: Symbol, a: Symbol | Number, b: Symbol | Number) -> Symbol:
-    """a where the mask is not 0, else b; a comparison such as `x > 0` is a mask."""
+    """Choose between a where the mask is nonzero and b elsewhere; comparisons such as `x > 0` return masks."""
     return of(mask, a, b).pointwise("select", mask, a, b)
 
 
 def concat(*values: Symbol) -> Symbol:
-    """The vectors one after the other."""
+    """Concatenate vectors."""
     return of(*values).concat(*values)
 
 
 def split(value: Symbol, parts: int) -> tuple[Symbol, ...]:
-    """A vector cut into `parts` of equal width."""
+    """Split a vector into `parts` vectors of equal width."""
     of(value)
     if parts < 1 or value.width % parts:
-        raise cell_error(f"a vector of width {value.width} cannot be cut into {parts} equal parts.")
+        raise cell_error(f"a vector of width {value.width} can't be split into {parts} equal parts.")
     width = value.width // parts
     return tuple(value[k * width : (k + 1) * width] for k in range(parts))
 
 
 def row_sum(value: Symbol) -> Symbol:
-    """The sum of a vector's elements, as a vector of one element."""
+    """The sum of a vector's elements, as a vector of width 1."""
     return of(value).row_sum(value)
 
 
 def row_max(value: Symbol) -> Symbol:
-    """The largest of a vector's elements, as a vector of one element; equal ones share the gradient."""
+    """The largest of a vector's elements, as a vector of width 1; equal elements share the gradient."""
     return of(value).row_max(value)
 
 
 def row_mean(value: Symbol) -> Symbol:
-    """The mean of a vector's elements, as a vector of one element."""
+    """The mean of a vector's elements, as a vector of width 1."""
     return row_sum(value) * (1.0 / value.width)
 
 
 def layer_norm(name: str, value: Symbol, *, epsilon: float = 1e-5) -> Symbol:
-    """Layer normalisation with a gain and a shift (Ba, Kiros & Hinton 2016, arXiv:1607.06450).
+    """Apply layer normalization with a gain and a shift (Ba, Kiros & Hinton 2016, arXiv:1607.06450).
 
     Args:
-        name: of its parameters, `name.gain` (starts at 1) and `name.shift` (starts at 0).
-        value: the vector; where it is a gate's pre-activation, the result is.
+        name: the prefix of its parameters, `name.gain` (initially 1) and `name.shift` (initially 0).
+        value: the vector; if it is a gate's pre-activation, so is the result.
         epsilon: added to the variance.
     """
     trace = active_trace()
     gate = trace.withdraw(value)
-    centred = value - row_mean(value)
-    scale = 1.0 / sqrt(row_mean(centred * centred) + epsilon)  # a number for each row, so that it is the one division
+    centered = value - row_mean(value)
+    scale = 1.0 / sqrt(row_mean(centered * centered) + epsilon)  # one division per row
     gain = parameter(f"{name}.gain", value.width, 1.0)
     shift = parameter(f"{name}.shift", value.width, 0.0)
-    result = centred * scale * gain + shift
+    result = centered * scale * gain + shift
     trace.promise(result, gate)
     return result
 
@@ -224,7 +224,7 @@ def __getattr__(name: str) -> NoReturn:
     raise cell_error(unknown_word(name, f"the cell language has no word {name!r}"))
 
 
-# Activations of several operations. The gate to whose sum one is applied is its result, not what comes up on the way.
+# Activations composed of several operations. A gate's value is their result, not an intermediate value.
 
 
 def _activation(function: Callable[..., Symbol]) -> Callable[..., Symbol]:
@@ -243,51 +243,51 @@ def _activation(function: Callable[..., Symbol]) -> Callable[..., Symbol]:
 
 @_activation
 def leaky_relu(a: Symbol, slope: float = 0.01) -> Symbol:
-    """a where it is positive, else `slope` of it (Maas et al. 2013)."""
+    """The leaky ReLU: a where it is positive, else `slope * a` (Maas et al. 2013)."""
     return select(a < 0.0, a * slope, a)
 
 
 @_activation
 def elu(a: Symbol, alpha: float = 1.0) -> Symbol:
-    """a where it is positive, else `alpha (exp(a) - 1)` (Clevert et al. 2016, arXiv:1511.07289)."""
-    # exp does not see what it is not asked for, as it would be infinite there, and its gradient 0 times that
+    """The ELU: a where it is positive, else `alpha * (exp(a) - 1)` (Clevert et al. 2016, arXiv:1511.07289)."""
+    # The minimum keeps exp from overflowing in the branch not taken, where its gradient would be 0 times infinity.
     return select(a < 0.0, (exp(minimum(a, 0.0)) - 1.0) * alpha, a)
 
 
 @_activation
 def silu(a: Symbol) -> Symbol:
-    """a sigmoid(a), also called swish (Ramachandran et al. 2017, arXiv:1710.05941)."""
+    """The SiLU or swish, a * sigmoid(a) (Ramachandran et al. 2017, arXiv:1710.05941)."""
     return a * sigmoid(a)
 
 
 @_activation
 def gelu(a: Symbol) -> Symbol:
-    """a times the normal distribution's function, by tanh (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
+    """The tanh approximation of the GELU (Hendrycks & Gimpel 2016, arXiv:1606.08415)."""
     return 0.5 * a * (1.0 + tanh(math.sqrt(2.0 / math.pi) * (a + 0.044715 * a**3)))
 
 
 @_activation
 def softsign(a: Symbol) -> Symbol:
-    """a / (1 + |a|)."""
+    """The softsign, a / (1 + |a|)."""
     return a / (maximum(a, -a) + 1.0)
 
 
 @_activation
 def softmax(a: Symbol) -> Symbol:
-    """exp(a) over the sum of exp(a) over all elements; no element overflows, as the largest is subtracted first."""
+    """The softmax over a vector's elements; the largest is subtracted first to avoid overflow."""
     weights = exp(a - row_max(a))
     return weights * (1.0 / row_sum(weights))
 
 
 @_activation
 def hard_sigmoid(a: Symbol, slope: float = 1 / 6, shift: float = 0.5) -> Symbol:
-    """`slope a + shift`, held between 0 and 1 (Courbariaux et al. 2015, arXiv:1511.00363; slope and shift of torch)."""
+    """`slope * a + shift`, clipped to [0, 1] (Courbariaux et al. 2015, arXiv:1511.00363; the defaults are torch's)."""
     return minimum(maximum(a * slope + shift, 0.0), 1.0)
 
 
 @_activation
 def hard_tanh(a: Symbol) -> Symbol:
-    """a, held between -1 and 1."""
+    """a, clipped to [-1, 1]."""
     return minimum(maximum(a, -1.0), 1.0)
 
 
@@ -300,10 +300,10 @@ ACTIVATIONS: dict[str, Callable[..., Symbol]] = {
 
 
 def activation(name: str) -> Callable[..., Symbol]:
-    """The function of that name.
+    """Look up an activation function by name.
 
     Raises:
-        CellError: if there is none, with the nearest one.
+        CellError: if there is none of that name; the message suggests the most similar one.
     """
     if name not in ACTIVATIONS:
         raise CellError(_unknown(name))
@@ -311,11 +311,11 @@ def activation(name: str) -> Callable[..., Symbol]:
 
 
 def activate(name: str, a: Symbol) -> Symbol:
-    """The function of that name (a hyper-parameter, say) applied to a vector."""
+    """Apply the activation function of a name, such as the value of a hyper-parameter, to a vector."""
     if name not in ACTIVATIONS:
         raise cell_error(_unknown(name))
     return ACTIVATIONS[name](a)
 
 
 def _unknown(name: object) -> str:
-    return f"no activation is called {name!r}{nearest(str(name), ACTIVATIONS)} (there are: {', '.join(ACTIVATIONS)})."
+    return f"no activation named {name!r}{nearest(str(name), ACTIVATIONS)} (choose from {', '.join(ACTIVATIONS)})."

@@ -1,6 +1,6 @@
-"""The levels at which a text is read; needs nothing, so that a command's help can speak of them."""
+"""The levels of tokenization; imports nothing, so that the command line's help loads quickly."""
 
 UNITS = {"char": "character", "word": "word", "bpe": "byte pair"}
-"""What a symbol of each level is called."""
+"""The name of a token at each level."""
 
 LEVELS = tuple(UNITS)

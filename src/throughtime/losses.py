@@ -1,4 +1,4 @@
-"""The loss of one step or sequence and its gradient, for each kind of output, in NumPy alone.
+"""Losses of single steps or sequences and their gradients, for each kind of output, in NumPy only.
 
 `throughtime.nn.heads` has the same losses in torch.
 """
@@ -20,19 +20,19 @@ _HALF_LOG_TAU = 0.5 * math.log(2 * math.pi)
 
 
 def loss_and_gradient(output: Output, raw: Array, targets: Array) -> tuple[Array, Array]:
-    """Compute each row's loss and its gradient.
+    """Compute each row's loss, and the gradient of their sum.
 
     Args:
-        output: what the numbers mean.
-        raw: a head's numbers, `[rows, width]`.
-        targets: as `targets_for` returns them.
+        output: the output that the values describe.
+        raw: a head's raw values, `[rows, width]`.
+        targets: the targets, as returned by `targets_for`.
 
     Returns:
-        The losses `[rows]`, in nats or of squared, absolute or pinball errors, summed over the elements of a target;
-        and the gradient of their sum, `[rows, width]`. Both in float64.
+        The losses `[rows]`, in nats or as squared, absolute or pinball errors, summed over the elements of a target;
+        and the gradient of their sum with respect to `raw`, `[rows, width]`. Both are float64.
 
     Raises:
-        UserError: the output's loss is not one of single steps.
+        UserError: if the output's loss isn't defined for single steps.
     """
     losses, gradient = _losses(output, raw.astype(np.float64), targets)
     return np.asarray(losses), np.asarray(gradient)
@@ -42,16 +42,15 @@ def targets_for(output: Output, rows: int, given: Any) -> Array:
     """Check the targets of a step.
 
     Args:
-        output: what they are targets of.
+        output: the output that is trained.
         rows: the number of sequences.
-        given: ids `[rows]`, or numbers `[rows, *output.target_shape]`; without the axis of rows where there is one, and
-            without that of the targets where there is one.
+        given: ids `[rows]`, or values `[rows, *output.target_shape]`; axes of length 1 can be omitted.
 
     Returns:
         Ids `[rows]` as int64, or numbers `[rows, *output.target_shape]` as float64.
 
     Raises:
-        UserError: their type, shape or values don't fit.
+        UserError: if dtype, shape or values are invalid.
     """
     shape = output.target_shape
     wanted = f"{'ids' if not shape else 'numbers'} {[rows, *shape]}"
@@ -71,22 +70,22 @@ def targets_for(output: Output, rows: int, given: Any) -> Array:
         return array.astype(np.int64)
     array = array.astype(np.float64)
     if not np.isfinite(array).all():
-        raise UserError("targets must be finite; leave out steps whose target isn't known.")
+        raise UserError("targets must be finite; omit steps whose target is unknown.")
     if isinstance(output, Bernoulli) and not ((array >= 0) & (array <= 1)).all():
-        raise UserError("targets of bits must be from 0 to 1.")
+        raise UserError("targets of a Bernoulli output must be from 0 to 1.")
     return array
 
 
 @singledispatch
 def _losses(output: Output, raw: Array, targets: Array) -> tuple[Any, Any]:
-    raise UserError(f"no loss of single steps is known for {output}.")
+    raise UserError(f"{output} has no loss for single steps.")
 
 
 @_losses.register
 def _(output: Signal, raw: Array, targets: Array) -> tuple[Any, Any]:
     raise UserError(
-        "the loss of a signal, its error-to-signal ratio, is of many steps together, so it can't be learned step by "
-        "step; pass the gradient of a loss of your own, or train a network with a point output."
+        "a signal's loss, the error-to-signal ratio, spans many steps, so it can't be learned step by step; "
+        "pass the gradient of your own loss, or train a network with a point output."
     )
 
 
@@ -135,7 +134,7 @@ def _(output: StudentT, raw: Array, targets: Array) -> tuple[Any, Any]:
     degrees, location, scale = output.parameters(raw)
     z = (targets - location) / scale
     grown = np.log1p(z * z / degrees)
-    pull = (degrees + 1) * z / (degrees + z * z)  # the gradient by z
+    pull = (degrees + 1) * z / (degrees + z * z)  # the gradient with respect to z
     losses = 0.5 * (degrees + 1) * grown + np.log(scale) + 0.5 * np.log(math.pi * degrees)
     losses += _log_gamma(0.5 * degrees) - _log_gamma(0.5 * (degrees + 1))
     of_degrees = 0.5 * (grown - pull * z / degrees + 1 / degrees + _digamma(0.5 * degrees))
@@ -153,7 +152,7 @@ _log_gamma = np.vectorize(math.lgamma, otypes=[np.float64])
 
 
 def _digamma(x: Array) -> Array:
-    """The derivative of log gamma, for x >= 1: shifted to where its asymptotic series is exact (A&S 6.3.18)."""
+    """Compute the derivative of log gamma for x >= 1, shifted to where its asymptotic series is exact (A&S 6.3.18)."""
     shift = np.zeros_like(x)
     for k in range(10):
         shift += 1 / (x + k)

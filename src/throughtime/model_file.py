@@ -1,16 +1,16 @@
-"""A model as one file of safetensors: its weights, and in the metadata, as plain data, all else that it is.
+"""Model files: a safetensors file with the weights, and in its metadata a description of the model as plain data.
 
-The metadata has one entry, `throughtime`, a JSON text:
+The metadata has one entry, `throughtime`, which is a JSON object with these keys:
 
-format, version   of this, and the throughtime that wrote it
-model             the kind of model, the name of a class
-settings          what it is made with besides its programs
+format, version   the file format, and the version of throughtime that wrote it
+model             the kind of model, as a class name
+settings          the constructor's arguments besides the programs
 programs          each layer's program, as in a run's program.json
-task              what the model was made for, as a run's task.json: the task's name, options and codecs; or null
-shared            weights that are stored once: a weight's name and the name of the weight that it is
+task              the task's name, options and codecs, as in a run's task.json; or null
+shared            tied weights, which are stored once: from each weight's name to the name of the stored one
 
-Reading runs nobody's code, and needs NumPy alone. What a file claims is held against what it holds before anything is
-made of it.
+Reading runs no code from the file and needs only NumPy. The description is checked against the weights before a model
+is built from it.
 """
 
 from __future__ import annotations
@@ -38,24 +38,24 @@ if TYPE_CHECKING:
 
 FORMAT = 2
 
-_ENTRY = "throughtime"  # one, as safetensors writes several in any order
+_ENTRY = "throughtime"  # a single entry, because safetensors doesn't write several in a fixed order
 _SUFFIX = ".safetensors"
 _TYPES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16"}
-# Elements that the values of all programs may have for one row, far above what anybody's have: what an engine sets
-# aside for them must not exhaust the memory because a few words of a file say so.
+# Limit on the elements of all programs' values per sequence, far above real models, so that a small hostile file can't
+# make an engine exhaust memory.
 _MAX_VALUES = 1 << 26
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a model is besides its weights.
+    """The description of a model without its weights.
 
     Attributes:
-        model: its kind, the name of a class.
-        settings: what it is made with besides its programs, as plain data.
-        programs: each layer's program, forward in time.
-        task: what it was made for, as plain data (see `throughtime.task_description`); None if that isn't known.
-        shared: the names of weights that are another weight, and the name of that one.
+        model: the kind of model, as a class name.
+        settings: the constructor's arguments besides the programs, as plain data.
+        programs: the program of each layer, forward in time.
+        task: the task's description as plain data (see `throughtime.task_description`); None if unknown.
+        shared: for each tied weight, the name of the weight that is stored.
     """
 
     model: str
@@ -66,7 +66,7 @@ class Description:
 
     @property
     def data(self) -> dict[str, Any]:
-        """As what JSON can hold."""
+        """The description as JSON-compatible data."""
         return {
             "format": FORMAT,
             "version": __version__,
@@ -79,33 +79,33 @@ class Description:
 
     @property
     def metadata(self) -> dict[str, str]:
-        """As a file's metadata."""
+        """The description as safetensors metadata."""
         return {_ENTRY: json.dumps(self.data)}
 
     @classmethod
     def of(cls, metadata: Mapping[str, str]) -> Description:
-        """What a file's metadata say.
+        """Parse a file's metadata.
 
         Raises:
-            ModelError: if it is nothing, of a newer format, or makes no sense.
+            ModelError: if the description is missing, of another format version, or malformed.
         """
         if _ENTRY not in metadata:
             raise ModelError(
-                "it has weights alone, and does not say of what: throughtime.save did not write it. Make the module, "
-                "and give it the weights: module.load_state_dict(safetensors.torch.load_file(...))."
+                "it has only weights and no description of the model, so throughtime.save did not write it. Create the "
+                "module and load the weights: module.load_state_dict(safetensors.torch.load_file(...))."
             )
         try:
             content = json.loads(metadata[_ENTRY])
             found = content["format"]
             if type(found) is int and found > FORMAT:
                 raise ModelError(
-                    f"it is from a newer throughtime ({content.get('version', '?')}): its format is {found}, and up to "
-                    f"{FORMAT} can be read; install a newer throughtime."
+                    f"it is from a newer throughtime ({content.get('version', '?')}): its format is {found}, but this "
+                    f"version supports up to {FORMAT}; install a newer throughtime."
                 )
             if type(found) is int and found < FORMAT:
                 raise ModelError(
                     f"it was written by throughtime {content.get('version', '?')} in format {found}, which is no "
-                    "longer read: train or save the model anew."
+                    "longer supported; train or save the model again."
                 )
             model, settings, task = content["model"], content["settings"], content["task"]
             shared = content.get("shared", {})
@@ -116,16 +116,16 @@ class Description:
             raise ModelError(f"its metadata is damaged: {error}") from None
         given = (type(found), type(model), type(settings), type(task))
         if given not in [(int, str, dict, dict), (int, str, dict, type(None))] or not programs:
-            raise ModelError("its metadata is damaged: a format, a model, its settings and its programs are wanted.")
+            raise ModelError("its metadata is damaged: it must have a format, a model, settings and programs.")
         if type(shared) is not dict or not all(type(name) is str for pair in shared.items() for name in pair):
-            raise ModelError("its metadata is damaged: its shared weights must be names.")
+            raise ModelError("its metadata is damaged: shared weights must be given by name.")
         if sum(map(_elements, programs)) > _MAX_VALUES:
-            raise ModelError(f"its programs have values of more than {_MAX_VALUES} elements together.")
+            raise ModelError(f"the values of its programs have more than {_MAX_VALUES} elements in total.")
         return cls(model, settings, programs, task, shared)
 
 
 def _elements(program: Program) -> int:
-    """The elements of all values of a program, for one row."""
+    """The number of elements of all values of a program, for one sequence."""
     given = [program.body[output.value].width for output in program.outputs]
     widths = [i.width for i in program.body] + [s.width for s in program.states] + [i.width for i in program.inputs]
     return sum(widths) + sum(given)
@@ -133,13 +133,13 @@ def _elements(program: Program) -> int:
 
 @dataclass(frozen=True)
 class ModelFile:
-    """A file that `save` wrote, or a run's weights.
+    """An opened model file, written by `save` or from a run.
 
     Attributes:
-        path: where it is.
-        description: what the model is.
-        dtype: the type of all its weights.
-        shapes: each weight's shape, shared ones included.
+        path: the path of the file.
+        description: the description of the model.
+        dtype: the data type of all weights.
+        shapes: the shape of each weight, including tied ones.
     """
 
     path: Path
@@ -149,7 +149,7 @@ class ModelFile:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str]) -> ModelFile:
-        """Reads all but the weights.
+        """Read everything except the weights.
 
         Raises:
             ModelError: if the file is missing, damaged, from a newer version, or another kind of file.
@@ -157,31 +157,31 @@ class ModelFile:
         path = Path(path)
         with _reading(path, "np") as file:
             description = Description.of(file.metadata() or {})
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - it is no dictionary
+            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 - not a dictionary
             shapes = {name: tuple(one.get_shape()) for name, one in slices.items()}
             types = {one.get_dtype() for one in slices.values()}
             if len(types) != 1 or not types <= _TYPES.keys():
                 raise ModelError(
-                    f"its weights must all be of one of the types {', '.join(_TYPES.values())}; they are "
+                    f"its weights must all have the same type, one of {', '.join(_TYPES.values())}; they are "
                     f"{', '.join(sorted(types)) or 'missing'}."
                 )
             for name, stored in description.shared.items():
                 if name in slices or stored not in slices:
-                    raise ModelError(f"its metadata is damaged: its weight {name!r} can't be its {stored!r}.")
+                    raise ModelError(f"its metadata is damaged: weight {name!r} can't be tied to {stored!r}.")
             shapes |= {name: shapes[stored] for name, stored in description.shared.items()}
         return cls(path, description, _TYPES[types.pop()], shapes)
 
     def weights(self, framework: str) -> dict[str, Any]:
-        """The weights by name; those that are shared are one tensor under several names.
+        """Read the weights by name; tied weights are one tensor under several names.
 
         Args:
-            framework: "pt" for tensors of torch, "np" for arrays, which there are none of in bfloat16.
+            framework: "pt" for torch tensors, "np" for NumPy arrays (which don't support bfloat16).
 
         Raises:
             ModelError: if the file has been damaged since it was opened.
         """
         with _reading(self.path, framework) as file:
-            # Copied, as what is read lies in the file, which may be another when the weights are used.
+            # Copied, because the tensors map the file, which may change before the weights are used.
             shared = self.description.shared
             tensors = {name: file.get_tensor(name) for name in self.shapes if name not in shared}
             found = {name: t.clone() if framework == "pt" else t.copy() for name, t in tensors.items()}
@@ -189,7 +189,7 @@ class ModelFile:
 
     @property
     def task(self) -> TaskDescription | None:
-        """What the model was made for.
+        """The task that the model was made for, or None.
 
         Raises:
             ModelError: if its description is damaged.
@@ -206,12 +206,12 @@ class ModelFile:
 
 @contextmanager
 def _reading(path: Path, framework: str) -> Iterator[Any]:
-    """The file, with all that is wrong with it told as a ModelError."""
+    """Open a safetensors file; raises every problem with it as a `ModelError`."""
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        kind = "is no file" if path.exists() else "there is no such file"
+        kind = "is not a file" if path.exists() else "no such file"
         raise ModelError(f"{path}: {kind}{nearest(path.name, siblings)}")
     try:
         with _openable(path) as name, safe_open(name, framework) as file:
@@ -219,12 +219,12 @@ def _reading(path: Path, framework: str) -> Iterator[Any]:
     except ModelError as error:
         raise ModelError(f"{path}: {error}") from None
     except (SafetensorError, OSError, ValueError) as error:
-        raise ModelError(f"{path} is damaged, or is no file of safetensors: {error}.") from None
+        raise ModelError(f"{path} is damaged or not a safetensors file: {error}.") from None
 
 
 @contextmanager
 def _openable(path: Path) -> Iterator[str]:
-    """A name by which safetensors can open a file; it refuses names that are not UTF-8."""
+    """Provide a path that safetensors can open, because it rejects paths that are not UTF-8."""
     try:
         str(path).encode()
     except UnicodeEncodeError:
@@ -235,15 +235,15 @@ def _openable(path: Path) -> Iterator[str]:
 
 
 def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
-    """Writes a model into one file of safetensors, from which `load` makes it again without its cell's Python.
+    """Save a model to one safetensors file, from which `load` rebuilds it without its cell's Python code.
 
     Args:
         module: a `Recurrent`, a drop-in layer or cell, or a `SequenceModel`, with its `task` if it has one.
-        path: the file; what is there is replaced. Weights are called as in the module's `state_dict`; those that
-            several layers share are stored once, and shared again when they are loaded.
+        path: the path of the file; an existing file is replaced. Weights have the names of the module's `state_dict`.
+            Tied weights are stored once and tied again on loading.
 
     Raises:
-        UserError: if the module is of another kind, or the file can't be written.
+        UserError: if the module is of an unsupported kind, or the file can't be written.
     """
     from throughtime.files import write
     from throughtime.nn.description import describe
@@ -252,10 +252,10 @@ def save(module: nn.Module, path: str | os.PathLike[str]) -> None:
 
 
 def encoded(description: Description, module: nn.Module) -> bytes:
-    """What is in the file of a model.
+    """Encode a model as the bytes of a model file.
 
     Raises:
-        UserError: if weights overlap in memory without being the same.
+        UserError: if weights overlap in memory without being the same tensor.
     """
     from safetensors.torch import save
 
@@ -268,12 +268,12 @@ def encoded(description: Description, module: nn.Module) -> bytes:
         names = ", ".join(sorted(weights))
         raise UserError(
             f"some weights of this {type(module).__name__} ({names}) overlap in memory without being the same tensor: "
-            "make each a parameter of its own, as with nn.Parameter(weight.detach().clone())."
+            "make each a separate parameter, for example with nn.Parameter(weight.detach().clone())."
         ) from None
 
 
 def shared_weights(tensors: Mapping[str, Any]) -> dict[str, str]:
-    """The names of tensors or arrays that are another one, and the name of the first that is."""
+    """Map the name of each repeated tensor or array to the name of its first occurrence."""
     first: dict[Any, str] = {}
     found = {}
     for name, tensor in tensors.items():
@@ -286,23 +286,23 @@ def shared_weights(tensors: Mapping[str, Any]) -> dict[str, str]:
 
 
 def load(path: str | os.PathLike[str], engine: str | None = None) -> Any:
-    """Makes a model of what `save` wrote, or of a run. No code but throughtime's own runs for it.
+    """Load a model from a file written by `save` or from a run, without running any code from it.
 
     Args:
-        path: the file, or the run's directory; "latest" is the newest run under `runs`.
-        engine: what runs its recurrent layers. If not given, for a file it is chosen by device, and for a run it is
-            the one that it was trained with.
+        path: the file or the run's directory; "latest" is the newest run under `runs`.
+        engine: the engine of its recurrent layers. Default: chosen by device for a file, and the engine of training for
+            a run.
 
     Returns:
         The model, in evaluation mode, on the CPU. A `SequenceModel` has its `task`.
 
     Raises:
-        ModelError: the file is missing, damaged, from a newer version, or another kind of file.
-        RunError: the run is missing, half written, damaged or from a newer version.
-        UserError: what is given is no path.
+        ModelError: if the file is missing, damaged, from another version, or another kind of file.
+        RunError: if the run is missing, incomplete, damaged, or from another version.
+        UserError: if `path` is not a path.
     """
     if not isinstance(path, str | os.PathLike):
-        raise UserError(f"a file that save wrote, or a run's directory, is wanted; given {type(path).__name__}.")
+        raise UserError(f"path must be a file written by save or a run's directory, got {type(path).__name__}.")
     if is_model_file(path):
         from throughtime.nn.description import build
 
@@ -313,6 +313,6 @@ def load(path: str | os.PathLike[str], engine: str | None = None) -> Any:
 
 
 def is_model_file(path: str | os.PathLike[str]) -> bool:
-    """Whether a path is meant as a model's file, not as a run's directory."""
+    """Whether a path refers to a model file rather than a run's directory."""
     path = Path(path)
     return path.is_file() or (path.suffix == _SUFFIX and not path.exists())

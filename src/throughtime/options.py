@@ -1,6 +1,6 @@
-"""Groups of options as checked models, from which the command line, the typed Python interface and the files derive.
+"""Option groups as pydantic models, the source of the command line, the typed Python interface and config files.
 
-Imports neither torch nor Lightning, so that the command line answers quickly.
+Imports neither torch nor Lightning, so that the command line starts quickly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def _paths(value: Any) -> tuple[str | None, ...] | None:
         return None
     paths = tuple(map(_path, value)) if isinstance(value, list | tuple) else (_path(value),)
     if not paths:
-        raise ValueError("the list is empty; leave it out if there is nothing to name")
+        raise ValueError("the list is empty; omit the option instead")
     return paths
 
 
@@ -43,16 +43,16 @@ Paths = Annotated[tuple[str, ...] | None, BeforeValidator(_paths)]
 
 
 class Options(BaseModel):
-    """A group of options. A field is an option of the command line with `_` for `-`.
+    """A group of options. On the command line, each field is an option, with `-` instead of `_`.
 
-    The docstring of each subclass explains its own fields under "Attributes:".
+    The docstring of each subclass describes its own fields under "Attributes:".
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @classmethod
     def meanings(cls) -> dict[str, str]:
-        """What each field means, from the docstrings."""
+        """The description of each field, from the docstrings."""
         found: dict[str, str] = {}
         for base in reversed(cls.__mro__):
             text = inspect.cleandoc(base.__doc__ or "").partition("Attributes:\n")[2]
@@ -62,17 +62,17 @@ class Options(BaseModel):
 
     @classmethod
     def choices(cls, name: str) -> tuple[str, ...]:
-        """The values that a field may have; none if they can't be listed."""
+        """The allowed values of a `Literal` field; empty for other fields."""
         annotation = cls.model_fields[name].annotation
         return tuple(map(str, get_args(annotation))) if get_origin(annotation) is Literal else ()
 
 
 def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
-    """A sentence for one of pydantic's errors.
+    """Turn a pydantic error into a readable message.
 
     Args:
         error: one entry of `ValidationError.errors()`.
-        known: the options that there are.
+        known: the names of all options.
     """
     name = str(error["loc"][-1]) if error["loc"] else ""
     spelled = option(name)
@@ -80,20 +80,20 @@ def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
     wanted: str
     match error["type"]:
         case "extra_forbidden":
-            return f"there is no option {name!r}{nearest(name, known)}"
+            return f"no option named {name!r}{nearest(name, known)}"
         case "literal_error":
             names = str(limits["expected"]).replace("'", "").replace(" or ", ", ")
             return f"{spelled} must be one of {names}, got {given!r}{nearest(str(given), names.split(', '))}"
         case "value_error":
             wanted = str(limits["error"])
         case "greater_than_equal":
-            return f"{spelled} must be at least {limits['ge']:g}, got {given}"
+            return f"{spelled} must be at least {_bound(limits['ge'])}, got {given}"
         case "greater_than":
-            return f"{spelled} must be greater than {limits['gt']:g}, got {given}"
+            return f"{spelled} must be greater than {_bound(limits['gt'])}, got {given}"
         case "less_than":
-            return f"{spelled} must be less than {limits['lt']:g}, got {given}"
+            return f"{spelled} must be less than {_bound(limits['lt'])}, got {given}"
         case "less_than_equal":
-            return f"{spelled} must be at most {limits['le']:g}, got {given}"
+            return f"{spelled} must be at most {_bound(limits['le'])}, got {given}"
         case "int_parsing" | "int_from_float":
             return f"{spelled} must be an integer, got {given!r}"
         case "float_parsing":
@@ -103,3 +103,7 @@ def explained(error: Mapping[str, Any], known: Iterable[str]) -> str:
         case _:
             wanted = str(error["msg"])
     return f"{spelled} {given!r}: {wanted}"
+
+
+def _bound(limit: float) -> str:
+    return f"{limit:,}" if isinstance(limit, int) else f"{limit:g}"

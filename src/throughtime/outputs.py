@@ -1,7 +1,7 @@
-"""The meaning of a head's numbers: predictions, probabilities and samples, in NumPy alone.
+"""Outputs: interpret a head's values as predictions, probabilities and samples, in NumPy only.
 
-A head turns the features of a step, or of a whole sequence, into `width` numbers, here called raw: arrays
-`[..., width]`. An output says what they mean. `throughtime.nn.heads` has the losses.
+A head maps the features of a step or a sequence to `width` raw values, `[..., width]`. An output defines their meaning.
+`throughtime.nn.heads` has the losses.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ Array = NDArray[Any]
 _LEAST_SCALE = 1e-6  # keeps log(scale) finite where softplus underflows
 _LEAST_DEGREES = 2.0  # a Student t distribution has a finite variance above 2 degrees of freedom
 
-_LEAST_LEVELS = 0.05  # of a mixture's scale
-_FAR = 1e5  # levels: the outermost ones have no outer bound, but infinity has no gradient
+_LEAST_LEVELS = 0.05  # minimum scale of a mixture component
+_FAR = 1e5  # in levels: the bound of the outermost levels, finite for the gradient's sake
 
 PointLoss = Literal["mse", "mae"]
 
@@ -37,13 +37,13 @@ def softplus(x: Array) -> Array:
 
 @dataclass(frozen=True)
 class Output(ABC):
-    """What the numbers of a head mean.
+    """Base class of outputs: the meaning of a head's values.
 
     Attributes:
-        kind: the name that `to_data` writes.
+        kind: the kind's name in plain data.
 
     Raises:
-        UserError: a size is not a positive integer, or another setting is invalid.
+        UserError: if a size is not a positive integer, or another setting is invalid.
     """
 
     kind: ClassVar[str]
@@ -59,7 +59,7 @@ class Output(ABC):
     @property
     @abstractmethod
     def width(self) -> int:
-        """Raw numbers per step or sequence."""
+        """The number of raw values per step or sequence."""
 
     @property
     @abstractmethod
@@ -67,7 +67,7 @@ class Output(ABC):
         """The shape of one target; `()` for an id."""
 
     def terms(self, targets: Any) -> int:
-        """Count the terms of a loss: the steps or sequences, not their elements.
+        """Count the terms of a loss: steps or sequences, not their elements.
 
         Args:
             targets: an array or tensor `[..., *target_shape]`.
@@ -76,13 +76,13 @@ class Output(ABC):
 
     @abstractmethod
     def predict(self, raw: Array) -> Array:
-        """Return the single best guess.
+        """Return the best prediction.
 
         Args:
             raw: `[..., width]`.
 
         Returns:
-            An array `[..., *target_shape]`; of quantiles all levels, `[..., targets, levels]`.
+            An array `[..., *target_shape]`; for quantiles, all levels, `[..., targets, levels]`.
         """
 
     def sample(self, raw: Array, generator: np.random.Generator, temperature: float = 1.0) -> Array:
@@ -91,14 +91,14 @@ class Output(ABC):
         Args:
             raw: `[..., width]`.
             generator: the source of the random numbers.
-            temperature: scores are divided by it; for a real-valued output the variance is multiplied by it (Ha & Eck
-                2017, arXiv:1704.03477). 0 returns the most likely value, and for quantiles the median.
+            temperature: the divisor of the logits; for a real-valued output, the factor of the variance (Ha & Eck 2017,
+                arXiv:1704.03477). 0 returns the most likely value, and for quantiles the median.
 
         Returns:
             An array `[..., *target_shape]`.
 
         Raises:
-            UserError: the temperature is negative or not finite, or the output has no distribution.
+            UserError: if the temperature is negative or not finite, or the output has no distribution.
         """
         if not 0 <= temperature < math.inf:
             raise UserError(f"temperature must be finite and at least 0, got {temperature}.")
@@ -108,14 +108,14 @@ class Output(ABC):
     def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array: ...
 
     def to_data(self) -> dict[str, Any]:
-        """Return the output as plain data for JSON, which `from_data` reads."""
+        """Return the output as plain data that JSON can hold and `from_data` reads."""
         settings = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self).items()}
         return {"kind": self.kind, **settings}
 
 
 @dataclass(frozen=True)
 class Categorical(Output):
-    """One of several classes; the raw numbers are scores (logits). A class with score -inf is never drawn."""
+    """One of several classes; the raw values are logits. A class with logit -inf is never drawn."""
 
     kind = "categorical"
     classes: int
@@ -129,11 +129,11 @@ class Categorical(Output):
         return ()
 
     def probabilities(self, raw: Array) -> Array:
-        """Return each class's probability, `[..., classes]`."""
+        """Return the probability of each class, `[..., classes]`."""
         return np.exp(self.log_probabilities(raw))
 
     def log_probabilities(self, raw: Array) -> Array:
-        """Return the logarithm of each class's probability, `[..., classes]`."""
+        """Return the log probability of each class, `[..., classes]`."""
         shifted = raw - raw.max(-1, keepdims=True)
         return np.asarray(shifted - np.log(np.exp(shifted).sum(-1, keepdims=True)))
 
@@ -142,15 +142,15 @@ class Categorical(Output):
         return np.asarray(raw.argmax(-1), np.int64)
 
     def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
-        # The class whose score is the largest after adding Gumbel noise follows softmax(raw / temperature).
+        # The argmax of logits plus Gumbel noise follows softmax(raw / temperature).
         return self.predict(raw + temperature * generator.gumbel(size=raw.shape))
 
 
 @dataclass(frozen=True)
 class LogisticMixture(Output):
-    """One of several levels in order, by logistic distributions integrated over each (Salimans et al. 2017).
+    """One of several ordered levels, as a mixture of discretized logistics (Salimans et al. 2017, arXiv:1701.05517).
 
-    Raw: the components' scores (logits), then their locations, then their scales before softplus; arXiv:1701.05517.
+    The raw values are the logits of all components, then their locations, then their scales before softplus.
     """
 
     kind = "logistic_mixture"
@@ -166,7 +166,7 @@ class LogisticMixture(Output):
         return ()
 
     def parameters(self, raw: Any, softplus: Callable[[Any], Any] = softplus) -> tuple[Any, Any, Any]:
-        """Return scores, locations and scales in levels, each `[..., components]`; as `Normal.parameters`."""
+        """Return logits, locations and scales in levels, `[..., components]` each; see `Normal.parameters`."""
         n, half = self.components, (self.levels - 1) / 2
         scales = softplus(raw[..., 2 * n :]) * half / 4 + _LEAST_LEVELS
         return raw[..., :n], (raw[..., n : 2 * n] + 1) * half, scales
@@ -176,11 +176,11 @@ class LogisticMixture(Output):
         return np.asarray(self.log_probabilities(raw).argmax(-1), np.int64)
 
     def log_probabilities(self, raw: Array) -> Array:
-        """Return the logarithm of each level's probability, `[..., levels]`."""
+        """Return the log probability of each level, `[..., levels]`."""
         scores, locations, scales = (x[..., None, :] for x in self.parameters(np.asarray(raw, np.float64)))
         bounds = np.concatenate([[-_FAR], np.arange(1, self.levels) - 0.5, [_FAR + self.levels]])[:, None]
         low, high = (bounds[:-1] - locations) / scales, (bounds[1:] - locations) / scales
-        # sigmoid(high) - sigmoid(low) as a product, which is exact in both tails.
+        # sigmoid(high) - sigmoid(low), written as a product that is exact in both tails.
         logs = -softplus(-high) - softplus(low) + np.log(-np.expm1(low - high))
         joint = logs + scores - np.logaddexp.reduce(scores, -1, keepdims=True)
         return np.asarray(np.logaddexp.reduce(joint, -1))
@@ -192,7 +192,7 @@ class LogisticMixture(Output):
 
 @dataclass(frozen=True)
 class Bernoulli(Output):
-    """Independent bits; the raw numbers are log-odds (logits)."""
+    """Independent bits; the raw values are logits."""
 
     kind = "bernoulli"
     units: int
@@ -206,11 +206,11 @@ class Bernoulli(Output):
         return (self.units,)
 
     def probabilities(self, raw: Array) -> Array:
-        """Return each bit's probability of being 1, `[..., units]`."""
+        """Return the probability of a 1 for each bit, `[..., units]`."""
         return np.asarray(np.exp(-softplus(-raw)))
 
     def predict(self, raw: Array) -> Array:
-        """Return 1 where the probability is above one half and 0 elsewhere, int64 `[..., units]`."""
+        """Return 1 where the probability exceeds one half and 0 elsewhere, int64 `[..., units]`."""
         return np.asarray(raw > 0, np.int64)
 
     def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
@@ -220,7 +220,7 @@ class Bernoulli(Output):
 
 @dataclass(frozen=True)
 class _Regression(Output):
-    """Real numbers, each described by a fixed number of raw ones."""
+    """Real-valued targets, each described by a fixed number of raw values."""
 
     numbers: ClassVar[int]
     targets: int
@@ -236,11 +236,11 @@ class _Regression(Output):
 
 @dataclass(frozen=True)
 class Point(_Regression):
-    """One value per target, without a distribution.
+    """Point predictions, without a distribution.
 
     Args:
-        targets: how many values.
-        loss: "mse", the squared error, to predict means; or "mae", the absolute error, to predict medians.
+        targets: the number of values.
+        loss: "mse", the squared error, to predict means, or "mae", the absolute error, to predict medians.
     """
 
     kind, numbers = "point", 1
@@ -261,12 +261,12 @@ class Point(_Regression):
 
 @dataclass(frozen=True)
 class Signal(_Regression):
-    """Samples of a signal, trained by their error-to-signal ratio (Wright et al. 2019, DAFx-19).
+    """Samples of a signal, trained with the error-to-signal ratio (Wright et al. 2019, DAFx-19).
 
     Args:
-        targets: channels.
-        pre_emphasis: the coefficient a of the filter y[t] - a y[t-1], which errors and targets pass through; 0: none.
-        dc: the share in the loss of the error of the mean; the rest is that of the error-to-signal ratio.
+        targets: the number of channels.
+        pre_emphasis: the coefficient a of the filter y[t] - a y[t-1], applied to outputs and targets; 0 for none.
+        dc: the weight of the error of the mean in the loss; the error-to-signal ratio has the rest.
     """
 
     kind, numbers = "signal", 1
@@ -290,11 +290,11 @@ class Signal(_Regression):
 
 @dataclass(frozen=True)
 class Quantiles(_Regression):
-    """Several quantiles per target (Koenker & Bassett 1978).
+    """Quantiles of each target (Koenker & Bassett 1978).
 
     Args:
-        targets: how many values.
-        levels: the quantiles' probabilities, between 0 and 1 in ascending order.
+        targets: the number of values.
+        levels: the probabilities of the quantiles, between 0 and 1 in ascending order.
     """
 
     kind = "quantiles"
@@ -302,7 +302,7 @@ class Quantiles(_Regression):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        levels = self.levels  # JSON has a list, or anything else
+        levels = self.levels  # a list or anything else if read from JSON
         numbers = isinstance(levels, list | tuple) and len(levels) > 0 and all(isinstance(x, Real) for x in levels)
         if not numbers or not all(a < b for a, b in pairwise((0, *levels, 1))):
             raise UserError(f"levels must be numbers between 0 and 1 in ascending order, got {levels!r}.")
@@ -317,7 +317,7 @@ class Quantiles(_Regression):
         return raw.reshape(*raw.shape[:-1], self.targets, len(self.levels))
 
     def predict(self, raw: Array) -> Array:
-        """Return the quantiles `[..., targets, levels]`, sorted, as a network's own may cross."""
+        """Return the quantiles `[..., targets, levels]`, sorted, because a network's quantiles may cross."""
         return np.sort(self.by_level(raw), -1)
 
     def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
@@ -325,10 +325,10 @@ class Quantiles(_Regression):
         median = self._interpolated(quantiles, 0.5)
         drawn = self._interpolated(quantiles, generator.random(quantiles.shape[:-1]))
         spread = math.sqrt(temperature)
-        return (1 - spread) * median + spread * drawn  # exactly one of them at 0 and at 1
+        return (1 - spread) * median + spread * drawn  # exact at spreads 0 and 1
 
     def _interpolated(self, quantiles: Array, levels: Array | float) -> Array:
-        """Interpolate linearly between the quantiles; the distribution ends at the outermost ones."""
+        """Interpolate linearly between quantiles; the distribution ends at the outermost ones."""
         last = len(self.levels) - 1
         position = np.broadcast_to(np.interp(levels, self.levels, np.arange(last + 1.0)), quantiles.shape[:-1])
         below = position.astype(np.int64)
@@ -339,7 +339,7 @@ class Quantiles(_Regression):
 
 @dataclass(frozen=True)
 class Normal(_Regression):
-    """Independent normal distributions; the raw numbers are all means, then all scales before softplus."""
+    """Independent normal distributions; the raw values are all means, then all scales before softplus."""
 
     kind, numbers = "normal", 2
 
@@ -347,7 +347,7 @@ class Normal(_Regression):
         """Return the means and the standard deviations, each `[..., targets]`.
 
         Args:
-            raw: an array `[..., width]`, or a tensor where `softplus` takes tensors.
+            raw: an array `[..., width]`, or a tensor if `softplus` takes tensors.
         """
         n = self.targets
         return raw[..., :n], softplus(raw[..., n:]) + _LEAST_SCALE
@@ -363,18 +363,21 @@ class Normal(_Regression):
 
 @dataclass(frozen=True)
 class StudentT(_Regression):
-    """Independent Student t distributions, for outliers; raw: all locations, then scales, then degrees of freedom."""
+    """Independent Student t distributions, robust to outliers.
+
+    The raw values are all locations, then all scales and all degrees of freedom, both before softplus.
+    """
 
     kind, numbers = "student_t", 3
 
     def parameters(self, raw: Any, softplus: Callable[[Any], Any] = softplus) -> tuple[Any, Any, Any]:
-        """Return degrees of freedom, locations and scales, each `[..., targets]`; as `Normal.parameters`."""
+        """Return degrees of freedom, locations and scales, `[..., targets]` each; see `Normal.parameters`."""
         n = self.targets
         location, scale, degrees = raw[..., :n], raw[..., n : 2 * n], raw[..., 2 * n :]
         return _LEAST_DEGREES + softplus(degrees), location, softplus(scale) + _LEAST_SCALE
 
     def predict(self, raw: Array) -> Array:
-        """Return the locations, which are the means, `[..., targets]`."""
+        """Return the locations, which are also the means, `[..., targets]`."""
         return np.asarray(self.parameters(raw)[1])
 
     def _draw(self, raw: Array, generator: np.random.Generator, temperature: float) -> Array:
@@ -389,14 +392,14 @@ _KINDS: dict[str, type[Output]] = {
 
 
 def from_data(data: object) -> Output:
-    """Return the output that `to_data` wrote.
+    """Create an output from the plain data that `to_data` returned.
 
     Raises:
-        ModelError: the data is damaged or of an unknown kind.
+        ModelError: if the data is damaged or of an unknown kind.
     """
     kind = data.get("kind") if isinstance(data, dict) else None
     if not isinstance(data, dict) or not isinstance(kind, str):
-        raise ModelError(f"an output must be a dictionary with its kind, got {data!r}.")
+        raise ModelError(f"an output must be a dict with a kind, got {data!r}.")
     if kind not in _KINDS:
         known = ", ".join(_KINDS)
         raise ModelError(f"unknown output {kind!r}{nearest(kind, _KINDS) or f'; expected one of {known}.'}")

@@ -1,4 +1,4 @@
-"""Packages of an extra, which may be missing."""
+"""Checks whether optional packages are installed."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from throughtime.errors import UserError
 
 
 def require(package: str, extra: str | None = None, purpose: str = "this") -> None:
-    """Check that a package is installed.
+    """Raise an error if a package is not installed.
 
     Args:
-        package: its name.
+        package: the package's name.
         extra: the extra of throughtime that installs it; the package's name if None.
-        purpose: what needs it, as the message's subject: "reading MIDI files".
+        purpose: the feature that needs it, as the subject of the message, such as "reading MIDI files".
 
     Raises:
-        UserError: it is missing; the message names the extra.
+        UserError: if it is missing; the message names the extra.
     """
     if find_spec(package) is None:
         raise UserError(f"{purpose} needs {package}: pip install 'throughtime[{extra or package}]'")

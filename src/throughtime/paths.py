@@ -1,4 +1,4 @@
-"""Paths as messages show them."""
+"""Paths in messages, and the paths of runs."""
 
 from __future__ import annotations
 
@@ -8,35 +8,35 @@ from pathlib import Path
 from throughtime.errors import RunError, nearest
 
 RUNS = "runs"
-"""The directory for runs that are given no other."""
+"""The default parent directory of runs."""
 
 LATEST = "latest"
-"""The name of the newest run, wherever a run's directory is expected."""
+"""The name that refers to the newest run wherever a run's directory is expected."""
 
 
 def display_path(path: str | Path) -> str:
-    """Return a path as text that any UTF-8 file can hold; bytes that are not UTF-8 are shown as `\\xe9`."""
+    """Return a path as valid Unicode text; bytes that are not UTF-8 are shown as `\\xe9`."""
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def missing(path: Path, kind: str) -> str:
-    """Return the message about a path that does not exist: a dangling link, or a name with similar ones beside it.
+    """Return the message for a path that does not exist; it mentions dangling links and similar names.
 
     Args:
         path: the path.
-        kind: what was expected there: "file" or "directory".
+        kind: the expected kind, "file" or "directory".
     """
     if path.is_symlink():
         return f"{display_path(path)} is a link to {display_path(os.readlink(path))}, which does not exist"
     siblings = [display_path(p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    return f"{display_path(path)}: there is no such {kind}{nearest(display_path(path.name), siblings)}"
+    return f"{display_path(path)}: no such {kind}{nearest(display_path(path.name), siblings)}"
 
 
 def run_path(path: str | Path) -> Path:
-    """The directory of a run as the user names it: `latest` is the newest one under `runs`.
+    """Resolve the user's path of a run; `latest` is the newest run under `runs`.
 
     Raises:
-        RunError: `latest` is asked for, and there is no run.
+        RunError: if the path is `latest` and there is no run.
     """
     path = Path(path)
     if os.fspath(path) != LATEST or path.exists():
@@ -48,9 +48,9 @@ def run_path(path: str | Path) -> Path:
 
 
 def runs_in(directory: Path) -> list[Path]:
-    """The runs in a directory, the one begun last at the end."""
+    """List the runs in a directory by start time, oldest first."""
     from throughtime.stored import CONFIG, PROGRAMS
 
     found = [path for path in directory.iterdir() if (path / CONFIG).is_file()] if directory.is_dir() else []
-    # A run's program is written once, when it begins; config.json again where it is trained further.
+    # program.json is written once, when a run starts; further training rewrites config.json.
     return sorted(found, key=lambda p: ((p / (PROGRAMS if (p / PROGRAMS).exists() else CONFIG)).stat().st_mtime, p))

@@ -1,16 +1,16 @@
-"""The run directory: all that a training run leaves behind, and what it needs to go on.
+"""The run directory, which holds the results of a training and everything needed to resume it.
 
-config.json         what was asked, on what data, and what was planned; written last, so a run is there or not
-task.json           what it learns, with the codecs: the vocabulary, say
-program.json        each layer's program: a model is loaded without the Python that wrote its cell
-model.safetensors   the weights that were best on validation; with programs and task, a model by itself
+config.json         options, data summary and plan; written last, so a directory with it is a complete run
+task.json           the task with its codecs, such as the vocabulary
+program.json        each layer's program, so a model loads without the Python source of its cell
+model.safetensors   the weights with the best validation metric; includes programs and task, so it is a complete model
 metrics.csv         step, epoch, time, lr, train_loss, grad_norm, valid_loss and the task's metrics
 rates.f64           each step's learning rate
-replayed.f64        the learning rates that the run follows, if it replays another
-checkpoints/        what is needed to go on
-initial.safetensors the weights it started from, if they are another run's
+replayed.f64        the learning rates to follow, if the run replays another
+checkpoints/        the state to resume from
+initial.safetensors the initial weights, if they come from another run
 log.txt, result.json
-report.html         learning curves, gradients before and after, samples: what a person looks at first
+report.html         learning curves, gradients before and after training, samples; the first file to look at
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Run:
 
     Attributes:
         path: the directory.
-        record: what config.json says.
+        record: the content of config.json.
     """
 
     def __init__(self, path: Path, record: Record) -> None:
@@ -100,20 +100,20 @@ class Run:
         initial: bytes | None = None,
         rates: bytes | None = None,
     ) -> Self:
-        """Writes the directory of a run that is about to begin.
+        """Create the directory of a new run.
 
         Args:
-            path: the directory; it must not exist, or be empty.
+            path: the directory; it must be empty or not exist.
             config: the options.
             data: the data.
             description: the task with its codecs.
             programs: each layer's program.
-            plan: how long to train.
-            initial: the file of the weights to start from; new ones are drawn if not given.
-            rates: the file of the learning rates to follow; the schedule's if not given.
+            plan: the training plan.
+            initial: the bytes of the initial weight file; weights are initialized at random if None.
+            rates: the bytes of the learning rates to follow; the schedule's if None.
 
         Raises:
-            RunError: something is there already.
+            RunError: if the directory isn't empty or can't be created.
         """
         path = Path(path)
         require_new(path)
@@ -145,7 +145,7 @@ class Run:
         return cls(path, record)
 
     def extended(self, config: TrainConfig, plan: Plan) -> Self:
-        """Return the run with a later end, written to its directory; it is no longer finished."""
+        """Write a later end to the run's directory and return the run, which is then unfinished."""
         record = self.record.model_copy(update={"config": config, "plan": plan})
         with replacing(self.path / CONFIG) as file:
             file.write(record.to_json())
@@ -154,13 +154,13 @@ class Run:
 
     @classmethod
     def open(cls, path: str | Path) -> Self:
-        """Read a run directory.
+        """Open a run directory.
 
         Args:
-            path: the directory; "latest" is the newest one under `runs`.
+            path: the directory; "latest" means the newest one under `runs`.
 
         Raises:
-            RunError: it is missing, half written, damaged or from a newer version.
+            RunError: if it is missing, incomplete, damaged, or from a newer version.
         """
         path = run_path(path)
         require_run(path)
@@ -172,17 +172,17 @@ class Run:
 
     @property
     def config(self) -> TrainConfig:
-        """What was asked."""
+        """The options of the run."""
         return self.record.config
 
     @property
     def plan(self) -> Plan:
-        """What was settled before the first step."""
+        """The plan made before the first step."""
         return self.record.plan
 
     @property
     def about(self) -> dict[str, Any]:
-        """What a person wants to know of the run: when, with what, on what, how large."""
+        """A summary for people: the date, versions, data and size of the run."""
         record = self.record.model_dump(exclude={"format", "config"}, mode="json")
         return {**record, "parameters": self.parameters if self.has_weights else None}
 
@@ -191,7 +191,7 @@ class Run:
         """The task with its codecs.
 
         Raises:
-            RunError: the file is damaged.
+            RunError: if the file is damaged.
         """
         try:
             return TaskDescription.of_data(json.loads(read_text(self.path / TASK)))
@@ -200,18 +200,18 @@ class Run:
 
     @cached_property
     def task(self) -> Task[Any]:
-        """The task, with the options of the run.
+        """The task with the run's options.
 
         Raises:
-            TrainingError: it is a task of somebody's own, whose Python has to be imported first.
+            TrainingError: if it is a custom task whose module hasn't been imported.
         """
         return tasks.get(self.config.task.task)(self.config.task)
 
     def task_with(self, **options: Any) -> Task[Any]:
-        """The task with some options changed, to read other data; an option of None is one not given.
+        """Return the task with some options changed, to read other data; None leaves an option unchanged.
 
         Raises:
-            UserError: the task has no such option, or the value is invalid.
+            UserError: if the task has no such option, or the value is invalid.
         """
         from pydantic import ValidationError
 
@@ -228,7 +228,7 @@ class Run:
 
     @property
     def device(self) -> torch.device:
-        """Where the network runs."""
+        """The device that the network runs on."""
         from throughtime.training.building import device_for
 
         return device_for(self.config.training)
@@ -238,32 +238,32 @@ class Run:
         """Each layer's program.
 
         Raises:
-            RunError: the file is damaged, or from a newer version.
+            RunError: if the file is damaged, or from a newer version.
         """
         programs = read_programs(self.path)
         if len(programs) != self.config.network.num_layers:
             raise RunError(
-                f"{self.path} is damaged: {PROGRAMS}: {self.config.network.num_layers} programs are wanted, "
-                f"{len(programs)} are there"
+                f"{self.path} is damaged: {PROGRAMS}: expected {self.config.network.num_layers} programs, "
+                f"got {len(programs)}"
             )
         return programs
 
     @property
     def has_weights(self) -> bool:
-        """Whether training has come as far as the first validation."""
+        """Whether training has reached its first validation."""
         return (self.path / WEIGHTS).is_file()
 
     @property
     def finished(self) -> bool:
-        """Whether training has come to its end."""
+        """Whether training is complete."""
         return (self.path / RESULT).is_file()
 
     @property
     def result(self) -> dict[str, Any] | None:
-        """The figures of a finished run; None before.
+        """The results of a finished run; None before that.
 
         Raises:
-            RunError: the file is damaged.
+            RunError: if the file is damaged.
         """
         if not self.finished:
             return None
@@ -274,14 +274,14 @@ class Run:
             raise RunError(f"{self.path} is damaged: {RESULT}: {error}") from None
 
     def best_figure(self) -> tuple[str, float | None, str]:
-        """The figure on the held-out data that selects the weights.
+        """Return the validation metric that selects the weights.
 
         Returns:
-            Its name; its value for a finished run, and the best so far for another, None before the first validation;
-            and both as text.
+            Its name; its final value, or the best so far if the run isn't finished, or None before the first
+            validation; and both as text.
 
         Raises:
-            RunError: a file is damaged.
+            RunError: if a file is damaged.
         """
         name, task = self.task.monitor, self.task
         result = self.result
@@ -294,22 +294,22 @@ class Run:
         return name, value, shown
 
     def evaluate(self, data: str | Path | Sequence[str | Path], **options: Any) -> Figures:
-        """Measure the network on data of the kind that it was trained on; see `throughtime.evaluate`."""
+        """Evaluate the network on data of the kind it was trained on; see `throughtime.evaluate`."""
         from throughtime.training.inference import evaluate
 
         return evaluate(self, data, **options)
 
     def predict(self, data: str | Path | Sequence[str | Path], **options: Any) -> Prediction:
-        """Apply the network to data of the kind that it was trained on; see `throughtime.predict`."""
+        """Apply the network to data of the kind it was trained on; see `throughtime.predict`."""
         from throughtime.training.inference import predict
 
         return predict(self, data, **options)
 
     def sample(self, prompt: str = "", **options: Any) -> Any:
-        """Let the network write something new; see `throughtime.sample`, which returns it piece by piece.
+        """Generate new data with the network; see `throughtime.sample`, which yields it piece by piece.
 
         Returns:
-            What follows the prompt: a text for networks that write text, a list of steps for others.
+            The continuation of the prompt: a text for the text task, a list of steps or blocks for other tasks.
         """
         from throughtime.training.inference import sample
 
@@ -318,55 +318,55 @@ class Run:
 
     @property
     def parameters(self) -> int:
-        """How many numbers were trained."""
+        """The number of trained parameters."""
         return sum(tensor.numel() for tensor in self.weights().values())
 
     def initial_weights(self) -> dict[str, Tensor] | None:
-        """The weights that the run started from; None if it drew new ones.
+        """Return the weights that the run started from; None if they were initialized at random.
 
         Raises:
-            RunError: the file is damaged.
+            RunError: if the file is damaged.
         """
         return self._weights_in(INITIAL) if (self.path / INITIAL).is_file() else None
 
     @property
     def checkpoint(self) -> Path:
-        """The file that training goes on from."""
+        """The path of the checkpoint to resume from."""
         return self.path / "checkpoints" / "last.ckpt"
 
     @property
     def log(self) -> Path:
-        """The file of what was said while training."""
+        """The path of the training log."""
         return self.path / "log.txt"
 
     @property
     def report(self) -> Path:
-        """The page that training ends with."""
+        """The path of the report on the training."""
         return self.path / "report.html"
 
     @property
     def metrics_file(self) -> Path:
-        """The file of the figures of each step."""
+        """The path of the metrics."""
         return self.path / "metrics.csv"
 
     @property
     def rates_file(self) -> Path:
-        """The file of each step's learning rate (see `rates`)."""
+        """The path of each step's learning rate (see `rates`)."""
         return self.path / "rates.f64"
 
     def rates(self) -> NDArray[np.float64]:
-        """The learning rate of each step, `[steps]`: with it a run that the time ended can be replayed to its bits."""
+        """Return each step's learning rate, `[steps]`, from which a run with a time budget can be replayed exactly."""
         return _numbers(self.rates_file)
 
     def replayed_rates(self) -> NDArray[np.float64]:
-        """The learning rates that the run follows instead of its schedule, `[steps]`; empty if it replays no run."""
+        """Return the learning rates to follow instead of the schedule, `[steps]`; empty unless replaying a run."""
         return _numbers(self.path / REPLAYED)
 
     def metrics(self) -> list[dict[str, float | None]]:
-        """The rows of metrics.csv; None where a row has no figure.
+        """Return the rows of metrics.csv, with None for missing values.
 
         Raises:
-            RunError: the file is damaged.
+            RunError: if the file is damaged.
         """
         try:
             with self.metrics_file.open(newline="", encoding="utf-8") as file:
@@ -377,10 +377,10 @@ class Run:
             raise RunError(f"{self.path} is damaged: {self.metrics_file.name}: {error}") from None
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that were best on the held-out data.
+        """Return the weights with the best validation metric.
 
         Raises:
-            RunError: there are none yet, or the file is damaged.
+            RunError: if there are none yet, or the file is damaged.
         """
         self._require_weights()
         return self._weights_in(WEIGHTS)
@@ -388,8 +388,8 @@ class Run:
     def _require_weights(self) -> None:
         if not self.has_weights:
             raise RunError(
-                f"{self.path} has no weights yet: training was ended before its first validation; "
-                f"resume with: {command(f'train --resume {shlex.quote(display_path(self.path))}')}"
+                f"{self.path} has no weights yet because training stopped before its first validation. "
+                f"Resume with: {command(f'train --resume {shlex.quote(display_path(self.path))}')}"
             )
 
     def _weights_in(self, name: str) -> dict[str, Tensor]:
@@ -399,30 +399,30 @@ class Run:
             raise RunError(f"{self.path} is damaged: {name}: {error}") from None
 
     def save_weights(self, model: SequenceModel) -> None:
-        """Puts the network's weights in the place of those that were best before: a file that is a model by itself."""
+        """Save the network as the best one so far; the file is a complete model."""
         from throughtime.nn.description import describe
 
         with replacing(self.path / WEIGHTS) as file:
             file.write(encoded(describe(model), model))
 
     def save_description(self, description: TaskDescription) -> None:
-        """Write the description of the task, which calibration has changed."""
+        """Write the task's description, which calibration changes."""
         _write_description(self.path, description)
         self.__dict__.pop("description", None)  # the cached property
 
     def save_result(self, result: Mapping[str, Any]) -> None:
-        """Write the figures, which says that the run is finished."""
+        """Write the results, which marks the run as finished."""
         with replacing(self.path / RESULT) as file:
             file.write((json.dumps(result, indent=2) + "\n").encode())
 
     def model(self, engine: str | None = None) -> SequenceModel:
-        """The trained network, ready to use.
+        """Load the trained network.
 
         Args:
-            engine: what runs its recurrent layers; the one that it was trained with if not given.
+            engine: the engine that runs its recurrent layers; the one used in training if None.
 
         Raises:
-            RunError: there are no weights yet, or a file is damaged.
+            RunError: if there are no weights yet, or a file is damaged.
         """
         from throughtime.nn.description import build
         from throughtime.nn.sequence_model import SequenceModel
@@ -433,7 +433,7 @@ class Run:
         except ModelError as error:
             raise RunError(f"{self.path} is damaged: {WEIGHTS}: {error}") from None
         if not isinstance(model, SequenceModel) or model.recurrent.programs != self.programs:
-            raise RunError(f"{self.path} is damaged: {WEIGHTS} is not of this run")
+            raise RunError(f"{self.path} is damaged: {WEIGHTS} belongs to another run")
         return model
 
 
@@ -443,13 +443,13 @@ def _write_description(path: Path, description: TaskDescription) -> None:
 
 
 def remover(path: Path) -> Callable[[], None]:
-    """Return a function that removes a directory that is about to be made, with the parents made for it."""
+    """Return a function that removes a directory that is about to be created, along with its new parents."""
     new = [p for p in (path, *path.parents) if not p.exists()]
 
     def remove() -> None:
         if path in new:
             shutil.rmtree(path, ignore_errors=True)
-        elif path.is_dir():  # it was there, and empty
+        elif path.is_dir():  # it existed and was empty
             for inside in path.iterdir():
                 shutil.rmtree(inside, ignore_errors=True) if inside.is_dir() else inside.unlink(missing_ok=True)
         for parent in new[1:]:
@@ -460,10 +460,10 @@ def remover(path: Path) -> Callable[[], None]:
 
 
 def require_new(path: Path) -> None:
-    """Refuse a directory for a new run that has something in it.
+    """Check that a directory for a new run is empty or doesn't exist.
 
     Raises:
-        RunError: it has.
+        RunError: if it isn't empty.
     """
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         hint = f", or resume the run: --resume {display_path(path)}" if (path / CONFIG).is_file() else ""
@@ -471,7 +471,7 @@ def require_new(path: Path) -> None:
 
 
 def _numbers(path: Path) -> NDArray[np.float64]:
-    """The numbers of a file of float64, little-endian; none if it is absent."""
+    """Read a file of little-endian float64 numbers; return an empty array if it doesn't exist."""
     import numpy as np
 
     return np.fromfile(path, "<f8") if path.is_file() else np.zeros(0)

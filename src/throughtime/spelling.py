@@ -1,4 +1,4 @@
-"""How messages spell an option: `hidden_size` in Python, `--hidden` on the command line."""
+"""Option names in messages: `hidden_size` in Python, `--hidden` on the command line."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 
 SHORT_FORMS = {"data": "DATA", "cell_options": "--set", "hidden_size": "--hidden", "num_layers": "--layers"}
-"""Options that messages on the command line call by another name than their long one."""
+"""Options whose name in messages on the command line isn't their long one."""
 
 _on_command_line: ContextVar[bool] = ContextVar("on_command_line", default=False)
 
@@ -33,9 +33,9 @@ def setting(name: str, value: object) -> str:
 
 
 def command(words: str) -> str:
-    """Return a command of throughtime, with its arguments, as it runs where the user is.
+    """Return a throughtime command line that the user can run as it stands.
 
-    On the command line this is the program as it was started, unless its name alone finds it.
+    On the command line it starts with the path of the running program, unless the shell finds `throughtime` itself.
     """
     program = "throughtime"
     if _on_command_line.get():
@@ -60,7 +60,7 @@ def command_line() -> Iterator[None]:
 
 
 def duration(seconds: float) -> str:
-    """A time, in the units that suit it."""
+    """Format a duration in suitable units."""
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     if hours:

@@ -1,4 +1,4 @@
-"""How what was trained is kept: what parameters and files are called. Needs NumPy alone, as what reads it may."""
+"""Names of stored parameters and of the files in a run directory. Needs only NumPy."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from throughtime.program.core import Program
 from throughtime.program.saving import list_from_json
 from throughtime.spelling import command
 
-RUN_FORMAT = 3  # of a run directory
+RUN_FORMAT = 3  # the format version of run directories
 
 CONFIG, TASK, PROGRAMS, WEIGHTS = "config.json", "task.json", "program.json", "model.safetensors"
 RESULT, INITIAL, REPLAYED = "result.json", "initial.safetensors", "replayed.f64"
 
-_LISTED = 5  # names in a message
+_LISTED = 5  # maximum number of names in a message
 
 
 def stored_name(parameter: str, suffix: str) -> str:
-    """A program's parameter as a module stores it; torch allows no dots in a parameter's name."""
+    """The name under which a module stores a program's parameter; torch doesn't allow dots in it."""
     return parameter.replace(".", "_") + suffix
 
 
 def initial_name(state: str, suffix: str) -> str:
-    """A state's learned initial value as a module stores it."""
+    """The name under which a module stores a state's learned initial value."""
     return stored_name(f"initial.{state}", suffix)
 
 
 def read_programs(path: Path) -> tuple[Program, ...]:
-    """The programs of the layers of a run.
+    """Read the programs of a run's layers.
 
     Args:
         path: the run's directory.
 
     Raises:
-        RunError: the file is missing, damaged, or from a newer version.
+        RunError: if the file is missing, damaged, or from a newer version.
     """
     try:
         return list_from_json(read_text(path / PROGRAMS))
@@ -45,10 +45,10 @@ def read_programs(path: Path) -> tuple[Program, ...]:
 
 
 def require_run(path: Path) -> None:
-    """Refuse a path that is not the directory of a run that has begun.
+    """Check that a path is the directory of a run that has started.
 
     Raises:
-        RunError: with what was found there.
+        RunError: if it is not; the message describes what was found.
     """
     if not path.exists():
         raise RunError(f"{missing(path, 'directory')}; {command('runs')} lists the runs under {RUNS}/")
@@ -59,14 +59,14 @@ def require_run(path: Path) -> None:
     inside = sorted(path.iterdir())
     if any(p.name in (TASK, PROGRAMS) or p.suffix == ".part" for p in inside):
         raise RunError(
-            f"{display_path(path)} is half written: it has no {CONFIG}, as the run ended before its first step; "
+            f"{display_path(path)} is incomplete: it has no {CONFIG}, as the run ended before its first step; "
             "remove it and train again"
         )
     raise RunError(f"{display_path(path)} is not a run: {_contents(inside)}")
 
 
 def _contents(inside: Sequence[Path]) -> str:
-    """What a directory that is not a run has in it."""
+    """Describe the contents of a directory that is not a run."""
     runs = [display_path(p) for p in inside if (p / CONFIG).is_file()]
     if runs:
         listed = ", ".join(runs[:_LISTED]) + (", ..." if len(runs) > _LISTED else "")
@@ -78,10 +78,10 @@ def _contents(inside: Sequence[Path]) -> str:
 
 
 def read_text(path: Path) -> str:
-    """The text of a run's file.
+    """Read a text file of a run.
 
     Raises:
-        RunError: it can't be read.
+        RunError: if it can't be read.
     """
     try:
         return path.read_text(encoding="utf-8")
@@ -90,10 +90,10 @@ def read_text(path: Path) -> str:
 
 
 def require_format(path: Path, content: object) -> None:
-    """Refuse a run of another format, by what its config.json has.
+    """Check the format version in a run's config.json.
 
     Raises:
-        RunError: its format is newer or older.
+        RunError: if the format is newer or older.
     """
     found = content.get("format") if isinstance(content, dict) else None
     if isinstance(content, dict) and isinstance(found, int) and found != RUN_FORMAT:
@@ -101,9 +101,9 @@ def require_format(path: Path, content: object) -> None:
         by = made.get("throughtime", "?") if isinstance(made, dict) else "?"
         if found < RUN_FORMAT:
             raise RunError(
-                f"{path} is a run of throughtime {by} in format {found}, which is no longer read; train it anew"
+                f"{path} is a run of throughtime {by} in format {found}, which is no longer supported; train it again"
             )
         raise RunError(
             f"{path} is from a newer throughtime ({by}): "
-            f"its format is {found}, and up to {RUN_FORMAT} can be read; install a newer throughtime"
+            f"its format is {found}, but this version supports up to {RUN_FORMAT}; install a newer throughtime"
         )

@@ -7,13 +7,13 @@ from html import escape
 
 
 def text_table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """The lines of a table whose columns are aligned to the left."""
+    """Format a plain-text table with left-aligned columns; returns its lines."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return ["  ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """The lines of a table whose columns are as wide in its source as in print; the first row is its head."""
+    """Format a Markdown table whose columns are also aligned in the source; the first row is the header."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["| " + " | ".join(f"{text:<{w}}" for text, w in zip(row, widths, strict=True)) + " |" for row in rows]
     yield lines[0]
@@ -23,12 +23,12 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> Iterator[str]:
 
 
 def html_table(head: Sequence[object], rows: Iterable[Sequence[object]], caption: str = "") -> str:
-    """A table for a notebook; all text is escaped, and all columns but the first are aligned to the right.
+    """Format an HTML table for a notebook; text is escaped, and all columns but the first are right-aligned.
 
     Args:
         head: the names of the columns.
         rows: the cells of each row.
-        caption: the line above the table; none if empty.
+        caption: the caption above the table; none if empty.
     """
     lines = ["<table>"]
     if caption:
@@ -38,7 +38,7 @@ def html_table(head: Sequence[object], rows: Iterable[Sequence[object]], caption
 
 
 def html_text(text: str) -> str:
-    """Escaped text in a fixed pitch, for a notebook."""
+    """Format text as escaped, monospaced HTML for a notebook."""
     return f"<pre>{escape(text)}</pre>"
 
 

@@ -1,4 +1,4 @@
-"""What a network was made for, as plain data. Needs NumPy alone, so that a network can be used without torch."""
+"""Describe a network's task as plain data. Needs only NumPy, so that networks can be used without torch."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class TaskDescription:
     """A task and its codecs.
 
     Attributes:
-        name: the task's name.
-        codecs: fitted on the training data.
-        options: the task's options that have a say in how data are read, as plain data.
-        baselines: what the task's baselines were fitted to, as plain data.
-        calibration: what the trained network's predictions are corrected with, as plain data.
+        name: the name of the task.
+        codecs: the codecs, fitted on the training data.
+        options: the task's options that affect how data is read, as plain data.
+        baselines: the fitted parameters of the task's baselines, as plain data.
+        calibration: the corrections to apply to the network's predictions, as plain data.
     """
 
     name: str
@@ -29,7 +29,7 @@ class TaskDescription:
     calibration: Mapping[str, Any] = field(default_factory=dict)
 
     def to_data(self) -> dict[str, Any]:
-        """The description as what JSON can hold."""
+        """Return the description as data that JSON can hold."""
         return {
             "task": self.name,
             "options": dict(self.options),
@@ -40,13 +40,13 @@ class TaskDescription:
 
     @classmethod
     def of_data(cls, data: Any) -> Self:
-        """The description that `to_data` gave.
+        """Create a description from the data that `to_data` returned.
 
         Raises:
-            DataError: if the data are damaged.
+            DataError: if the data is damaged.
         """
         wanted = {"task": str, "options": dict, "codecs": dict, "baselines": dict, "calibration": dict}
         if not isinstance(data, dict) or {name: type(value) for name, value in data.items()} != wanted:
-            raise DataError(f"a task's description has {', '.join(wanted)}, got {data!r:.200}")
+            raise DataError(f"a task description must have the fields {', '.join(wanted)}, got {data!r:.200}")
         codecs = Codecs.of_data(data["codecs"])
         return cls(data["task"], codecs, data["options"], data["baselines"], data["calibration"])

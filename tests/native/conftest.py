@@ -1,4 +1,4 @@
-"""The native engine's tests need its extension module; they run with every instruction set that the machine has."""
+"""Fixtures for the native engine's tests, which need its extension module and run on all available instruction sets."""
 
 import pytest
 
@@ -9,5 +9,5 @@ from throughtime.engines.native import NativeEngine, instruction_sets
 
 @pytest.fixture(params=instruction_sets())
 def engine(request: pytest.FixtureRequest) -> NativeEngine:
-    """The engine on two threads, once for each instruction set."""
+    """The engine with two threads, once per instruction set."""
     return NativeEngine(threads=2, instruction_set=request.param)

@@ -1,10 +1,10 @@
-"""Feeds the native engine programs that were damaged, as JSON, and arrays that may not fit.
+"""Fuzzes the native engine with mutated programs in JSON and mismatched arrays.
 
     PYTHONPATH=tests:tests/native python -m fuzz --seconds 60 --seed 1     # `make fuzz` does so under sanitizers
-    PYTHONPATH=tests:tests/native python -m fuzz --again build/fuzz/FILE   # one case again
+    PYTHONPATH=tests:tests/native python -m fuzz --again build/fuzz/FILE   # rerun one case
 
-Whatever comes of a case must be a clear error or what the reference engine gives. Anything else is a finding, which is
-written to a file. A case is in its file before it is run, so that one that ends the process is left there.
+Each case must raise a clear error or return the reference engine's results. Anything else is a finding, whose case is
+kept in a file. A case is written before it runs, so that a case that crashes the process is kept too.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ from throughtime.program.saving import from_json, to_json
 
 NUMBERS = [0, 1, -1, 2, 3, 7, 20, 33, 1 << 24, (1 << 24) + 1, (1 << 31) - 1, 1 << 31, 1 << 32, (1 << 63) - 1, 1 << 63]
 NUMBERS += [-(1 << 63), 10**400]
-# None is near the largest number: whether a sum overflows on its way would depend on its order. None is so large that
-# what is added to it and taken from it again is rounded away: comparisons of what is left would be by chance.
+# None is near the largest number, where overflow would depend on the order of a sum, and none is so large that adding
+# and subtracting it would round other values away and make comparisons random.
 CONSTANTS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 30.0, float("inf"), float("-inf"), float("nan")]
 SPECIAL = [0.0, float("inf"), float("-inf"), float("nan"), 30.0, -30.0, 1e-30, 1e-310]
-MOST_ELEMENTS = 1 << 21  # of all values of a run together, so that a case takes milliseconds
-SECONDS_A_CASE = 60  # after which it is said to hang
+MOST_ELEMENTS = 1 << 21  # in all values of a run together, so that a case takes milliseconds
+SECONDS_A_CASE = 60  # a longer case counts as hanging
 
 LAYOUTS = ("straight", "strided", "transposed", "backwards", "repeated", "misaligned", "read-only")
 DAMAGES = (
@@ -65,17 +65,17 @@ FLOATS = {"float32": torch.float32, "float64": torch.float64}
 
 @dataclass
 class Case:
-    """All that a run of a case depends on."""
+    """One fuzz case with everything that its run depends on."""
 
     text: str
-    member: int = 0  # 0: the program, 1: it keeps its residuals, 2: its gradient
+    member: int = 0  # 0: the program, 1: the program with residuals, 2: its gradient
     steps: int = 3
     rows: int = 2
     dtype: str = "float64"
-    tensors: bool = False  # torch's, else NumPy's
-    layouts: tuple[str, ...] = ("straight",)  # of the arrays, by turns
-    damage: tuple[str, int] | None = None  # to one array
-    special: int = 0  # elements that are no usual numbers
+    tensors: bool = False  # torch tensors instead of NumPy arrays
+    layouts: tuple[str, ...] = ("straight",)  # cycled over the arrays
+    damage: tuple[str, int] | None = None  # kind and index of a damaged array
+    special: int = 0  # the number of special elements, such as NaN
     batch_sizes: list[int] | None = None
     packed: bool = False
     threads: int = 1
@@ -84,7 +84,7 @@ class Case:
 
 
 class Finding(Exception):
-    """What must not come of a case."""
+    """An outcome that must not happen."""
 
 
 # Cases.
@@ -102,15 +102,15 @@ FEATURES: tuple[Callable[[Program], Program], ...] = (
 
 @lru_cache(maxsize=1024)
 def source(name: str, hidden: int, feature: int, member: int) -> str:
-    """A named cell's program with a feature, itself or one of its family, as JSON."""
+    """A named cell's program with a feature, or its residual or gradient program, as JSON."""
     program = FEATURES[feature](cells.get(name).program(3, hidden))
     return to_json(family(program)[member] if member else program)
 
 
 def draw_case(seed: int, number: int) -> Case:
-    """The case of this number."""
+    """Draw the case with this number."""
     draw = random.Random(f"{seed}/{number}")
-    # Wide ones are for threads to share, which they do where there is enough work.
+    # Some cases are wide, because threads share a run only if there is enough work.
     hidden, steps, rows = (
         draw.choice((4, 4, 20)),
         draw.choice((0, 1, 2, 5, 9, 30)),
@@ -150,7 +150,7 @@ def draw_case(seed: int, number: int) -> Case:
 
 
 def _leaf(draw: random.Random, content: Any) -> None:
-    """Puts something else in the place of anything."""
+    """Replace a random element with something else."""
     place, key = draw.choice(list(_places(content)))
     numbers = [*NUMBERS, *CONSTANTS, None, True, "", "x\n", [], {}]
     if type(place[key]) is int and draw.random() < 0.5:
@@ -160,7 +160,7 @@ def _leaf(draw: random.Random, content: Any) -> None:
 
 
 def _everywhere(draw: random.Random, content: Any) -> None:
-    """Puts a number in the place of another wherever it is: of a width, most often."""
+    """Replace a number, usually a width, by another one everywhere."""
     of_widths = [i[2] for i in content["body"] if isinstance(i, list) and len(i) == 4]
     old, new = draw.choice(of_widths or [4]), draw.choice(NUMBERS[:8])
     for place, key in list(_places(content)):
@@ -169,7 +169,7 @@ def _everywhere(draw: random.Random, content: Any) -> None:
 
 
 def _shorter_or_longer(draw: random.Random, content: Any) -> None:
-    """Takes an element away, writes it twice, or has it change places with another."""
+    """Remove, duplicate or swap elements."""
     place, key = draw.choice(list(_places(content)))
     if isinstance(place, dict):
         del place[key]
@@ -185,14 +185,14 @@ def _shorter_or_longer(draw: random.Random, content: Any) -> None:
 
 
 def _operation(draw: random.Random, content: Any) -> None:
-    """Has an instruction do something else with as many values."""
+    """Replace an instruction's operation with another one of the same arity."""
     instruction = draw.choice(content["body"])
     alike = [name for name, row in OPERATIONS.items() if row.pointwise and row.arity == len(instruction[1])]
     instruction[0] = draw.choice(alike or list(OPERATIONS))
 
 
 def _argument(draw: random.Random, content: Any) -> None:
-    """Has an instruction take another value of the same width."""
+    """Replace an argument with another value of the same width."""
     users = [(id, i) for id, i in enumerate(content["body"]) if i[1]]
     id, instruction = draw.choice(users)
     k = draw.randrange(len(instruction[1]))
@@ -200,7 +200,7 @@ def _argument(draw: random.Random, content: Any) -> None:
 
 
 def _result(draw: random.Random, content: Any) -> None:
-    """Has a state, an output or a sum be another value of the same width, or adds an output."""
+    """Replace a state, an output or a reduction with another value of the same width, or add an output."""
     places = [(s, 3) for s in content["states"]] + [(o, 1) for o in content["outputs"]]
     places += [(term, k) for r in content["reductions"] for term in r[2] for k in range(len(term))]
     place, key = draw.choice(places)
@@ -210,7 +210,7 @@ def _result(draw: random.Random, content: Any) -> None:
 
 
 def _instruction(draw: random.Random, content: Any) -> None:
-    """Adds instructions, and lets others take what they give."""
+    """Add instructions and use them as results."""
     body = content["body"]
     for _ in range(draw.randint(1, 4)):
         a = draw.randrange(len(body))
@@ -235,7 +235,7 @@ def _instruction(draw: random.Random, content: Any) -> None:
 
 
 def _constant(draw: random.Random, content: Any) -> None:
-    """Gives a constant another value, or turns time round."""
+    """Change a constant, or reverse time if there is none."""
     found = [i for i in content["body"] if i[0] == "constant"]
     if found:
         draw.choice(found)[3]["value"] = draw.choice(CONSTANTS)
@@ -249,19 +249,19 @@ def _alike(draw: random.Random, content: Any, value: int, before: int) -> int:
 
 
 def _places(content: Any) -> Iterator[tuple[Any, Any]]:
-    """Each element of each list and mapping: where it is, and its key there."""
+    """Iterate over all elements of nested lists and mappings, as pairs of container and key."""
     keys = list(content) if isinstance(content, dict) else range(len(content)) if isinstance(content, list) else ()
     for key in keys:
         yield content, key
         yield from _places(content[key])
 
 
-# Those that keep a program a program come more often: most of the others are refused at the door.
+# Mutations that keep programs well-formed are more frequent, as most others are rejected on loading.
 _KEEPING: list[Callable[[random.Random, Any], None]] = [_operation, _argument, _result, _instruction, _constant]
 
 
 def _tried(mutation: Callable[[random.Random, Any], None]) -> Callable[[random.Random, Any], None]:
-    """A mutation that leaves alone what an earlier one has left without a meaning."""
+    """Wrap a mutation to fall back to `_leaf` if earlier mutations left nothing that it can apply to."""
 
     def mutate(draw: random.Random, content: Any) -> None:
         try:
@@ -275,14 +275,14 @@ def _tried(mutation: Callable[[random.Random, Any], None]) -> Callable[[random.R
 MUTATIONS = [_tried(m) for m in (_leaf, _everywhere, _shorter_or_longer, *_KEEPING, *_KEEPING)]
 
 
-# Running one.
+# Running a case.
 
 
 def run_case(case: Case) -> str:
-    """Runs a case; what came of it, in a word.
+    """Run a case and return its outcome in a word.
 
     Raises:
-        Finding: if that is neither a clear error nor right.
+        Finding: if the outcome is neither a clear error nor the right result.
     """
     try:
         program = from_json(case.text)
@@ -316,17 +316,17 @@ def _compared(case: Case, program: Program, arguments: Arguments) -> str:
         found = run_on(engine, program, case.steps, *given, sizes, packed=case.packed)
     except (UserError, ValueError) as error:
         if fits and not damaged:
-            raise Finding(f"what fits was refused: {error!r}") from error
+            raise Finding(f"a valid case was refused: {error!r}") from error
         return "refused"
     except Exception as error:
         raise Finding(f"the engine: {error!r}") from error
     if not fits or damaged:
-        raise Finding("what does not fit was taken")
+        raise Finding("an invalid case was accepted")
     with _denormals_flushed():
         wanted = _reference(case, program, arguments)
         wide = _reference(case, program, arguments.map(Tensor.double))
         near = [_reference(case, program, _shaken(arguments, seed)) for seed in range(3)]
-    # The reference multiplies the zeros of one-hot inputs, too, by what may be no number.
+    # The reference engine multiplies the zeros of one-hot inputs too, and the other factor may be NaN or infinite.
     numbers_alone = any(i.one_hot for i in program.inputs)
     for k, values in enumerate(zip(map(_tensor, flat(found)), wanted, wide, *near, strict=True)):
         _hold(k, *values, numbers_alone=numbers_alone)
@@ -334,7 +334,7 @@ def _compared(case: Case, program: Program, arguments: Arguments) -> str:
 
 
 def arguments_of(case: Case, program: Program) -> Arguments:
-    """What a case's program takes, some of it no usual numbers."""
+    """The arguments of a case's program, including special numbers."""
     arguments = random_arguments(program, case.steps, case.rows, seed=case.seed)
     arguments = arguments.map(lambda t: t.to(FLOATS[case.dtype]))
     if case.packed:
@@ -342,13 +342,13 @@ def arguments_of(case: Case, program: Program) -> Arguments:
         arguments = arguments._replace(inputs=[i.flatten(0, 1)[:total].clone() for i in arguments.inputs])
     draw = random.Random(case.seed)
     there = [t for t in arguments.flat if t.numel() and t.is_floating_point()]
-    # What a 0 of a one-hot input is multiplied by may be left out, so it has to be a number.
+    # Engines may skip products with the zeros of a one-hot input, so their other factor has to be finite.
     some = there and not any(i.one_hot for i in program.inputs)
     for _ in range(case.special if some else 0):
         array = draw.choice(there).view(-1)
         array[draw.randrange(len(array))] = draw.choice(SPECIAL)
-    # What is the same in all rows can be given as one row that is repeated; no matrix, since its products would all be
-    # alike, and what is divided by their differences may be anything.
+    # Equal rows can be passed as one expanded row. Not for matrices, since their products would all be equal, and
+    # divisions by their differences could give anything.
     vectors = len(arguments.inputs) + len(arguments.states)
     repeated = [k < vectors and _layout(case, k) == "repeated" and len(t) > 0 for k, t in enumerate(arguments.flat)]
     return arguments.like(
@@ -361,22 +361,22 @@ def _layout(case: Case, k: int) -> str:
 
 
 def _given(case: Case, arguments: Arguments) -> tuple[list[list[Any]], bool]:
-    """The arrays as they are given: in their layouts, of their library, one of them damaged; whether one is."""
+    """The arrays in the case's layouts and library, one possibly damaged, and whether one is."""
     laid = [_laid(t, _layout(case, k), case.tensors) for k, t in enumerate(arguments.flat)]
     damaged = False
-    if case.damage is not None and len(laid) > 1:  # of one array alone nobody can tell what it should be
+    if case.damage is not None and len(laid) > 1:  # a single array can't be inconsistent with others
         kind, k = case.damage
         k %= len(laid)
         was = laid[k]
-        says_how_many = k == len(arguments.inputs)  # rows there are: the first of the states
-        laid[k] = was if says_how_many and kind == "row less" else _damaged(was, kind)
+        sets_batch_size = k == len(arguments.inputs)  # the first state
+        laid[k] = was if sets_batch_size and kind == "row less" else _damaged(was, kind)
         damaged = laid[k] is not was
     split = arguments.like(laid)
     return [split.inputs, split.states, split.parameters], damaged
 
 
 def _laid(t: Tensor, layout: str, tensors: bool) -> Any:
-    """An array of the same numbers that lies in memory in another way."""
+    """The same numbers in another memory layout."""
     if layout == "strided":
         t = torch.stack([t, -t], -1)[..., 0]
     if layout == "transposed":
@@ -399,7 +399,7 @@ def _laid(t: Tensor, layout: str, tensors: bool) -> Any:
 
 
 def _damaged(array: Any, kind: str) -> Any:
-    """An array that does not fit; the array itself where it cannot be damaged so."""
+    """A mismatched array, or the array itself if it can't be damaged in this way."""
     if kind == "other library":
         return array.resolve_neg().numpy() if isinstance(array, Tensor) else torch.zeros(array.shape)
     if kind == "row less":
@@ -440,7 +440,7 @@ def _reference(case: Case, program: Program, arguments: Arguments) -> list[Tenso
 
 
 def _shaken(arguments: Arguments, seed: int) -> Arguments:
-    """The arguments, each number off by some thousands of roundings."""
+    """The arguments, with each number perturbed by some thousands of rounding errors."""
     generator = torch.Generator().manual_seed(seed)
 
     def shake(t: Tensor) -> Tensor:
@@ -455,12 +455,12 @@ def _tensor(array: Any) -> Tensor:
 
 
 def _hold(k: int, found: Tensor, wanted: Tensor, wide: Tensor, *near: Tensor, numbers_alone: bool = False) -> None:
-    """Asserts that a result is the reference's, as well as the program determines it.
+    """Check that a result equals the reference's, as far as the program determines it.
 
-    A damaged program may magnify what is rounded to any size. How much, the reference engine itself shows: where its
-    results for arguments that are off by thousands of roundings lie, there another way of rounding may lie; and where
-    some of them are no numbers, or jump, anything may. So where float32 overflows and float64 does not: when it does
-    depends on the order of a sum.
+    A mutated program may amplify rounding errors without limit. The reference engine itself shows by how much: results
+        may lie within the range of its results for arguments perturbed by thousands of rounding errors, and where some
+        of those are NaN or jump, anything is accepted. The same holds where float32 overflows and float64 does not,
+        because overflow may depend on the order of a sum.
     """
     if found.shape != wanted.shape or found.dtype != wanted.dtype:
         raise Finding(f"result {k} is {found.dtype} {list(found.shape)}, not {wanted.dtype} {list(wanted.shape)}")
@@ -483,17 +483,17 @@ def _hold(k: int, found: Tensor, wanted: Tensor, wide: Tensor, *near: Tensor, nu
         )
 
 
-# Many.
+# Running many cases.
 
 
 def fuzz(seed: int, *, cases: int | None = None, seconds: float | None = None, folder: Path | None = None) -> Counter:
-    """Runs cases until there are so many or time is up; what came of them.
+    """Run cases up to a number or a time limit; returns the count of each outcome.
 
     Args:
-        seed: by which cases are drawn.
-        cases: how many.
-        seconds: for how long.
-        folder: where findings are written, if anywhere.
+        seed: the seed from which cases are drawn.
+        cases: the maximum number of cases.
+        seconds: the time limit in seconds.
+        folder: the directory for findings; None doesn't write them.
     """
     came: Counter[str] = Counter()
     end = time.monotonic() + seconds if seconds is not None else float("inf")
@@ -518,7 +518,7 @@ def fuzz(seed: int, *, cases: int | None = None, seconds: float | None = None, f
 
 
 def told(came: Counter[str]) -> str:
-    """What came of many cases, as a line."""
+    """The counts of outcomes as a line of text."""
     words = ("refused", "right", "too large", "findings")
     return f"{came.total()} cases: " + ", ".join(f"{came[word]} {word}" for word in words)
 
@@ -526,9 +526,9 @@ def told(came: Counter[str]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--seed", type=int, default=None, help="another one each time, if not given")
-    parser.add_argument("--folder", type=Path, default=Path("build/fuzz"), help="where findings are written")
-    parser.add_argument("--again", type=Path, metavar="FILE", help="run the case of a file")
+    parser.add_argument("--seed", type=int, default=None, help="default: random")
+    parser.add_argument("--folder", type=Path, default=Path("build/fuzz"), help="the directory for findings")
+    parser.add_argument("--again", type=Path, metavar="FILE", help="rerun the case in a file")
     options = parser.parse_args()
     faulthandler.enable()
     torch.set_num_threads(1)
@@ -536,7 +536,7 @@ def main() -> int:
         print(run_case(Case(**json.loads(options.again.read_text()))))
         return 0
     seed = options.seed if options.seed is not None else random.SystemRandom().randrange(1 << 30)
-    print(f"seed {seed}; a case that ends the process is left in {options.folder}", flush=True)
+    print(f"seed {seed}; a case that crashes the process is kept in {options.folder}", flush=True)
     options.folder.mkdir(parents=True, exist_ok=True)
     came = fuzz(seed, seconds=options.seconds, folder=options.folder)
     print(told(came))

@@ -1,4 +1,4 @@
-"""What the native engine's tests share."""
+"""Helpers for the native engine's tests."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from throughtime.program.operations import OPERATIONS
 
 
 def family(program: Program) -> list[Program]:
-    """A program, the one that keeps its residuals, and its gradient."""
+    """A program, the program with residuals, and its gradient program."""
     wanted = everything_wanted(program)
     augmented = with_residuals(program, wanted)
     return [program, augmented, gradient(augmented, everything_given(program), wanted).program]
 
 
 def one_operation(name: str, width: int) -> Program:
-    """A program that applies a pointwise operation to its inputs and gives the result."""
+    """A program that outputs a pointwise operation on its inputs."""
     arity = OPERATIONS[name].arity or 1
     body = [Instruction("input", (), width, (("index", k),)) for k in range(arity)]
     body.append(Instruction("previous", (), 1, (("index", 0),)))
@@ -35,7 +35,7 @@ def one_operation(name: str, width: int) -> Program:
 
 
 def apply(engine: NativeEngine, name: str, *values: NDArray[np.floating]) -> NDArray[np.floating]:
-    """A pointwise operation on arrays of numbers, as one row."""
+    """Apply a pointwise operation to 1-D arrays as one row."""
     program = one_operation(name, values[0].size)
     inputs = [v.reshape(1, 1, -1) for v in values]
     state = np.zeros((1, 1), values[0].dtype)

@@ -1,4 +1,4 @@
-"""The native engine gives what the reference engine gives, for any program, forward and gradient."""
+"""The native engine matches the reference engine for any program and its gradient."""
 
 from __future__ import annotations
 
@@ -46,17 +46,17 @@ def compare(
     ("name", "hidden"),
     [*((name, 33) for name in cells.names()), *product(("rnn", "lstm", "mgu", "lstm_layer_norm", "minlstm"), (1, 16))],
 )
-def test_every_cell(engine: NativeEngine, name: str, hidden: int) -> None:
+def test_every_cell_matches_the_reference(engine: NativeEngine, name: str, hidden: int) -> None:
     for program in family(cells.get(name).program(7, hidden)):
         compare(engine, program, 9, 3)
         compare(engine, program, 6, 5, LENGTHS)
-        compare(engine, program, 12, 70)  # rows go to threads, several chunks
-        # float32 against float64: some roundings of 6e-8, which a few steps of a random gradient multiply
+        compare(engine, program, 12, 70)  # threads split the rows, and there are several chunks
+        # float32 against float64: some rounding errors of 6e-8, amplified by a few steps of a random gradient
         compare(engine, program, 5, 3, tolerance=2e-5, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_a_wide_layer_that_threads_share_by_units(engine: NativeEngine, name: str) -> None:
+def test_wide_layers_whose_units_are_split_among_threads(engine: NativeEngine, name: str) -> None:
     for program in family(cells.get(name).program(20, 260)):
         for rows in (1, 3):
             compare(engine, program, 3, rows, tolerance=1e-11)
@@ -64,19 +64,19 @@ def test_a_wide_layer_that_threads_share_by_units(engine: NativeEngine, name: st
 
 @settings(max_examples=60)
 @given(program=programs(), rows=st.integers(0, 9), steps=st.integers(0, 6), ragged=st.booleans())
-def test_any_program(program: Program, rows: int, steps: int, ragged: bool) -> None:
+def test_random_programs_match_the_reference(program: Program, rows: int, steps: int, ragged: bool) -> None:
     batch_sizes = [max(0, rows - t) for t in range(steps)] if ragged else None
     compare(NativeEngine(threads=2), program, steps, rows, batch_sizes)
 
 
 @settings(max_examples=30)
 @given(program=programs(reductions=False))
-def test_the_gradient_of_any_program(program: Program) -> None:
+def test_gradients_of_random_programs_match_the_reference(program: Program) -> None:
     for derived in family(program):
         compare(NativeEngine(threads=1), derived, 4, 3, [3, 3, 2, 1])
 
 
-def test_an_old_state_that_only_products_without_a_state_after_them_read() -> None:
+def test_an_old_state_read_only_by_products_that_no_state_depends_on() -> None:
     builder = Builder("late")
     x, old = builder.input("x", 2), builder.state("s", 2, 0.0)
     product = builder.linear(old, builder.parameter(Parameter("w", (2, 2))))
@@ -86,8 +86,8 @@ def test_an_old_state_that_only_products_without_a_state_after_them_read() -> No
         compare(NativeEngine(), derived, 5, 3)
 
 
-def test_a_concatenation_of_neighbours_in_another() -> None:
-    builder = Builder("neighbours")
+def test_a_concatenation_of_neighbors_in_another() -> None:
+    builder = Builder("neighbors")
     x, old = builder.input("x", 2), builder.state("s", 2, 0.0)
     a, b, c = builder.tanh(x), builder.sigmoid(old), builder.tanh(old - x)
     wide, narrow, same = builder.concat(a, b, c), builder.concat(b, c), builder.concat(a, b, c)
@@ -98,8 +98,8 @@ def test_a_concatenation_of_neighbours_in_another() -> None:
         compare(NativeEngine(), derived, 5, 3)
 
 
-def test_parts_of_a_concatenation_that_nothing_reads_whole() -> None:
-    # Its memory is wider than any operation, and so has room for fewer rows at once than the operations could do.
+def test_parts_of_a_concatenation_that_is_never_read_as_a_whole() -> None:
+    # Its buffer is wider than any operation, so it holds fewer rows than the operations could process at once.
     builder = Builder("parts")
     x, old = builder.input("x", 20), builder.state("s", 20, 0.0)
     first = builder.tanh(builder.slice(builder.concat(builder.tanh(x), builder.sigmoid(old)), 10, 20))
@@ -109,17 +109,17 @@ def test_parts_of_a_concatenation_that_nothing_reads_whole() -> None:
         compare(NativeEngine(), derived, 3, 70)
 
 
-def test_units_that_take_other_units_of_what_is_computed_beside_them() -> None:
+def test_units_that_read_other_units_of_a_value_in_the_same_stage() -> None:
     builder = Builder("shifted")
     x, old = builder.input("x", 260), builder.state("s", 260, 0.0)
     sums = builder.linear(old, builder.parameter(Parameter("w", (260, 260))))
     shifted = builder.tanh(builder.slice(builder.concat(builder.tanh(sums), builder.sigmoid(sums)), 100, 260))
     program = require_legal(builder.finish([shifted + x], [("y", shifted)], []))
     for derived in family(program):
-        compare(NativeEngine(threads=2), derived, 60, 1)  # enough work to be shared, by units
+        compare(NativeEngine(threads=2), derived, 60, 1)  # enough work to split the units among threads
 
 
-def test_numpy_arrays_give_numpy_arrays() -> None:
+def test_numpy_arrays_return_numpy_arrays() -> None:
     program = cells.get("gru").program(3, 4)
     arguments = random_arguments(program, 5, 2)
     wanted = run(program, arguments, 5)
@@ -128,7 +128,7 @@ def test_numpy_arrays_give_numpy_arrays() -> None:
     assert_close([torch.from_numpy(a) for a in flat(found)], flat(wanted), 1e-12)
 
 
-def test_arrays_that_are_not_contiguous_or_aligned() -> None:
+def test_non_contiguous_and_misaligned_arrays() -> None:
     program = cells.get("lstm").program(3, 4)
     arguments = random_arguments(program, 5, 2)
     wanted = flat(run(program, arguments, 5))
@@ -146,7 +146,7 @@ def test_arrays_that_are_not_contiguous_or_aligned() -> None:
     assert_close([torch.from_numpy(a) for a in flat(found)], wanted, 1e-12)
 
 
-def test_views_that_are_negative_in_memory() -> None:
+def test_negative_views() -> None:
     program = cells.get("lstm").program(3, 4)
     arguments = random_arguments(program, 5, 2)
     negative = arguments.map(lambda t: torch._neg_view(-t))
@@ -155,7 +155,7 @@ def test_views_that_are_negative_in_memory() -> None:
 
 
 class Older:
-    """A tensor of a torch that has no DLPack exchange interface: what it is asked for, it answers."""
+    """A tensor from a version of torch without DLPack's exchange interface; forwards all other attributes."""
 
     def __init__(self, tensor: torch.Tensor) -> None:
         self.tensor = tensor
@@ -167,7 +167,7 @@ class Older:
         return lambda *args: Older(given(*args))
 
 
-def test_tensors_without_an_exchange_interface() -> None:
+def test_tensors_without_the_dlpack_exchange_interface() -> None:
     program = cells.get("lstm").program(3, 4)
     arguments = random_arguments(program, 5, 2)
     found = run_on(NativeEngine(), program, 5, *([Older(t) for t in of] for of in arguments))
@@ -177,7 +177,7 @@ def test_tensors_without_an_exchange_interface() -> None:
         assert_close([o.tensor for o in flat(results)], flat(run(program, arguments, 5)), 1e-12)
 
 
-def test_sums_are_added_to_what_is_there() -> None:
+def test_reductions_accumulate_into_existing_arrays() -> None:
     program = family(cells.get("gru").program(3, 4))[2]
     arguments = random_arguments(program, 5, 2)
     wanted = run(program, arguments, 5).reductions
@@ -190,7 +190,7 @@ def test_sums_are_added_to_what_is_there() -> None:
 
 
 @pytest.mark.parametrize("change", ["shape", "type", "count"])
-def test_what_does_not_fit_is_refused(change: str) -> None:
+def test_mismatched_arrays_are_refused(change: str) -> None:
     program = cells.get("gru").program(3, 4)
     inputs, states, parameters = random_arguments(program, 5, 2)
     if change == "shape":
@@ -204,7 +204,7 @@ def test_what_does_not_fit_is_refused(change: str) -> None:
         run_on(NativeEngine(), program, 5, inputs, states, parameters)
 
 
-def test_batch_sizes_that_grow_are_refused() -> None:
+def test_increasing_batch_sizes_are_refused() -> None:
     program = cells.get("gru").program(3, 4)
     with pytest.raises(ValueError, match="batch_sizes must be"):
         run_on(NativeEngine(), program, 3, *random_arguments(program, 3, 2), [1, 2, 1])
@@ -217,20 +217,25 @@ def test_nan_weights_give_nan() -> None:
     assert all(torch.isnan(t).all() for t in flat(found))
 
 
-def test_the_machine_has_each_operation() -> None:
-    elsewhere = {"linear", "linear_transposed", "slice", "concat"}  # products, and where values lie
+def test_the_engine_supports_every_operation() -> None:
+    elsewhere = {
+        "linear",
+        "linear_transposed",
+        "slice",
+        "concat",
+    }  # products, and operations resolved by buffer placement
     assert set(_native.operations()) == {"copy", *(OPERATIONS.keys() - elsewhere), *JOINED}
 
 
-def test_a_program_that_is_not_legal_is_refused() -> None:
+def test_illegal_programs_are_refused() -> None:
     program = cells.get("rnn").program(3, 4)
     broken = replace(program, reductions=(Reduction("r", (4, 4), ((99, 0),)),))
     with pytest.raises(ProgramError):
         lower(broken)
 
 
-def test_a_sum_over_many_rows_stays_accurate() -> None:
-    # Chunks keep the rounding of a float32 sum of 40,000 terms near that of one chunk.
+def test_sums_over_many_rows_stay_accurate() -> None:
+    # Summing by chunks keeps the rounding error of 40,000 float32 terms near that of one chunk.
     program = family(cells.get("rnn").program(2, 3))[2]
     arguments = random_arguments(program, 20_000, 2)
     arguments = Arguments(arguments.inputs, arguments.states, [p * 0.1 for p in arguments.parameters])

@@ -1,4 +1,4 @@
-"""The vectorised functions: accurate to the last bits everywhere, and right where numbers end."""
+"""The vectorized functions are accurate to the last bits over the whole range, and right at its ends."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from throughtime.engines.native import NativeEngine
 
-# Relative: 2e-7 is three roundings of float32, 1e-15 nine of float64's half steps. Functions of two are exact there.
+# Relative errors: 2e-7 is three float32 rounding errors, 1e-15 is nine in float64. Functions of two values are exact.
 BOUND = {np.float32: 2e-7, np.float64: 1e-15}
 DTYPES = (np.float32, np.float64)
 
@@ -31,7 +31,7 @@ POSITIVE = ("log", "sqrt")
 
 
 def sample(dtype: type, positive: bool) -> NDArray[np.floating]:
-    """Numbers of every size: dense where functions bend, and spread over all exponents."""
+    """Numbers of all magnitudes, dense where functions curve and spread over all exponents."""
     generator = np.random.default_rng(0)
     dense = generator.uniform(-20, 20, 200_003)
     wide = generator.uniform(-90, 90, 50_000) if dtype is np.float32 else generator.uniform(-720, 720, 50_000)
@@ -46,8 +46,8 @@ ANGLE_BOUND = {np.float32: 2e-7, np.float64: 5e-16}
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", ["sin", "cos"])
-def test_angles_of_every_size(engine: NativeEngine, name: str, dtype: type) -> None:
-    """Near multiples of pi/2 as well, where most digits of the angle cancel, and where the C library takes over."""
+def test_accuracy_of_sine_and_cosine(engine: NativeEngine, name: str, dtype: type) -> None:
+    """Includes angles near multiples of pi/2, where most digits cancel, and large ones passed to the C library."""
     generator = np.random.default_rng(1)
     turns = generator.integers(-700_000, 700_000, 50_000) * np.longdouble("1.57079632679489661923132169163975144")
     wide = np.concatenate([generator.uniform(-(2**20), 2**20, 50_000), generator.uniform(-1e9, 1e9, 10_001)])
@@ -56,7 +56,7 @@ def test_angles_of_every_size(engine: NativeEngine, name: str, dtype: type) -> N
     assert error.max() <= ANGLE_BOUND[dtype], f"at {x[error.argmax()]!r}"
 
 
-def test_the_largest_element(engine: NativeEngine) -> None:
+def test_row_max(engine: NativeEngine) -> None:
     x = np.random.default_rng(0).standard_normal((5, 37)).astype(np.float32) - 9
     x[1, 33], x[2, 3], x[3] = np.nan, np.inf, -np.inf
     for width in (1, 2, 15, 16, 17, 37):
@@ -73,14 +73,14 @@ def test_accuracy(engine: NativeEngine, name: str, dtype: type) -> None:
     normal = (abs(exact) >= np.finfo(dtype).tiny) & (abs(exact) <= np.finfo(dtype).max)
     error = abs(found[normal] / exact[normal] - 1)
     assert error.max() <= BOUND[dtype], f"at {x[normal][error.argmax()]!r}"
-    # What is smaller than any normal number is flushed to zero, what is larger than any is infinite.
+    # Results below the smallest normal number are flushed to zero, and those above the largest are infinite.
     assert np.all(abs(found[abs(exact) < np.finfo(dtype).tiny]) <= np.finfo(dtype).tiny)
     assert np.all(np.isinf(found[abs(exact) > np.finfo(dtype).max]))
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", EXACT)
-def test_ends(engine: NativeEngine, name: str, dtype: type) -> None:
+def test_infinities_nan_and_zeros(engine: NativeEngine, name: str, dtype: type) -> None:
     x = np.array([np.inf, -np.inf, np.nan, 0.0, -0.0], dtype)
     with np.errstate(all="ignore"):
         wanted = {
@@ -93,7 +93,7 @@ def test_ends(engine: NativeEngine, name: str, dtype: type) -> None:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("name", EXACT)
-def test_body_and_tail_of_a_row_agree(engine: NativeEngine, name: str, dtype: type) -> None:
+def test_full_vectors_and_row_tails_agree(engine: NativeEngine, name: str, dtype: type) -> None:
     x = sample(dtype, name in POSITIVE)[:67]
     whole = apply(engine, name, x)
     for width in (1, 2, 7, 15, 16, 17, 33):
@@ -101,7 +101,7 @@ def test_body_and_tail_of_a_row_agree(engine: NativeEngine, name: str, dtype: ty
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-def test_two_values(engine: NativeEngine, dtype: type) -> None:
+def test_binary_operations_are_exact(engine: NativeEngine, dtype: type) -> None:
     ends = np.array([1.5, -2.0, 0.0, -0.0, np.inf, -np.inf, np.nan], dtype)
     a, b = (v.reshape(-1) for v in np.meshgrid(ends, ends))
     with np.errstate(all="ignore"):

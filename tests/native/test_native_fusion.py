@@ -1,4 +1,4 @@
-"""What the engine makes of several operations gives what they give, and is made where it can be."""
+"""Fused operations match their parts, and operations are fused wherever possible."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from throughtime.program.legality import require_legal
 
 
 def check(program: Program) -> None:
-    """Against the reference engine; sums of three terms in another order differ by some roundings of 1e-16."""
+    """Compare with the reference engine; reordered sums of three terms differ by some rounding errors of 1e-16."""
     for derived in family(program):
         arguments = random_arguments(derived, 5, 7)
         assert_close(flat(run_on(NativeEngine(), derived, 5, *arguments)), flat(run(derived, arguments, 5)), 1e-13)
 
 
-def test_a_gru_has_no_sums_left() -> None:
-    """All four stand in products; its matrices are cut into what goes to two gates and what to the candidate."""
+def test_a_gru_has_no_separate_sums() -> None:
+    """All four sums are fused into products, and each matrix is divided into the gates' and the candidate's rows."""
     body = join(cells.get("gru").program(3, 4))
     stretches = [(i["weight"], i["first"], i.width) for i in body.values() if i.op == "linear"]
     assert sorted(stretches) == [(0, 0, 8), (0, 8, 4), (1, 0, 8), (1, 8, 4)]
@@ -40,7 +40,7 @@ def test_a_gru_has_no_sums_left() -> None:
         ("lstm", {"sigmoid": 3, "tanh": 1, "mul_add_mul": 1, "mul_tanh": 1}),
     ],
 )
-def test_a_step_takes_few_passes_over_memory(cell: str, joined: dict[str, int]) -> None:
+def test_the_operations_left_after_fusion(cell: str, joined: dict[str, int]) -> None:
     program = cells.get(cell).program(3, 4)
     taken = Counter(i.op for i in join(program).values())
     others = ("input", "previous", "parameter", "constant", "linear", "slice")
@@ -48,32 +48,32 @@ def test_a_step_takes_few_passes_over_memory(cell: str, joined: dict[str, int]) 
     check(program)
 
 
-NOT_CUT = {
+NOT_DIVIDED = {
     "a slice twice": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, p[3:6] * x],
     "a slice in two sums": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, p[3:6] + 2.0 * x],
     "a slice that is not added": lambda of, p, x, s: [p[0:3] + x, p[3:6] * x],
     "slices that overlap": lambda of, p, x, s: [p[0:3] + x, p[2:5] + x, p[5:6] + x[0:1]],
-    "elements that nobody takes": lambda of, p, x, s: [p[0:3] + x, p[4:6] + x[0:2]],
+    "elements that are never used": lambda of, p, x, s: [p[0:3] + x, p[4:6] + x[0:2]],
     "two slices in one sum": lambda of, p, x, s: [p[0:3] + p[3:6]],
-    "all of it, too": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, of.tanh(p)],
-    "a sum that waits for the step": lambda of, p, x, s: [p[0:3] + s, p[3:6] + x],
+    "the whole product too": lambda of, p, x, s: [p[0:3] + x, p[3:6] + x, of.tanh(p)],
+    "a sum that depends on the state": lambda of, p, x, s: [p[0:3] + s, p[3:6] + x],
 }
 
 
-@pytest.mark.parametrize("case", NOT_CUT)
-def test_a_product_stays_whole(case: str) -> None:
+@pytest.mark.parametrize("case", NOT_DIVIDED)
+def test_a_product_is_not_divided(case: str) -> None:
     builder = Builder("whole")
     x, old = builder.input("x", 3), builder.state("s", 3)
     product = builder.linear(x, builder.parameter(Parameter("w", (6, 3))))
-    values = NOT_CUT[case](builder, product, x, old)
+    values = NOT_DIVIDED[case](builder, product, x, old)
     program = require_legal(builder.finish([values[0]], [(f"y{k}", v) for k, v in enumerate(values)], []))
     linear = [i for i in join(program).values() if i.op == "linear"]
     assert [(i.width, len(i.args), len(i.attributes)) for i in linear] == [(6, 1, 1)]
     check(program)
 
 
-def test_of_two_products_with_the_same_sums_one_stays_whole() -> None:
-    """Whichever way round the sums are written."""
+def test_of_two_products_with_the_same_sums_only_one_is_divided() -> None:
+    """The order of the summands doesn't matter."""
     builder = Builder("both")
     x, old = builder.input("x", 6), builder.state("s", 6)
     p, q = (builder.linear(old, builder.parameter(Parameter(name, (6, 6)))) for name in "pq")
@@ -86,7 +86,7 @@ def test_of_two_products_with_the_same_sums_one_stays_whole() -> None:
 CUTS = [(0, 1), (1, 33), (33, 36), (36, 70)]
 
 
-def test_rows_that_no_register_tile_ends_at() -> None:
+def test_slices_that_are_not_aligned_with_register_tiles() -> None:
     builder = Builder("uneven")
     x, old = builder.input("x", 5), builder.state("s", 70, 0.0)
     product = builder.linear(old, builder.parameter(Parameter("w", (70, 70))))
@@ -96,8 +96,8 @@ def test_rows_that_no_register_tile_ends_at() -> None:
     check(program)
 
 
-def test_what_is_needed_elsewhere_is_computed_again_from_what_is_at_hand() -> None:
-    """`1 - y` stands in a sigmoid's slope, though it is an output."""
+def test_a_value_used_elsewhere_is_recomputed_from_available_values() -> None:
+    """`1 - y` is fused into a sigmoid's derivative although it is also an output."""
     builder = Builder("slope")
     g, y = builder.input("g", 4), builder.state("y", 4, 0.0)
     rest = 1.0 - y
@@ -106,7 +106,7 @@ def test_what_is_needed_elsewhere_is_computed_again_from_what_is_at_hand() -> No
     check(program)
 
 
-def test_what_would_have_to_be_read_for_it_is_not_computed_again() -> None:
+def test_a_value_is_not_recomputed_if_that_needs_further_reads() -> None:
     builder = Builder("product")
     a, b, c = (builder.input(name, 4) for name in "abc")
     product = a * b

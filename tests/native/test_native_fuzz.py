@@ -1,4 +1,4 @@
-"""Damaged programs and arrays that may not fit: a clear error, or what the reference engine gives."""
+"""Mutated programs and mismatched arrays raise a clear error or match the reference engine."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from fuzz import fuzz, told
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_what_is_damaged_is_refused_or_run_right(seed: int) -> None:
+def test_mutated_cases_are_refused_or_run_correctly(seed: int) -> None:
     came = fuzz(seed, cases=120)
     assert came["findings"] == 0, told(came)  # each is printed
     assert came["right"] > 30, told(came)

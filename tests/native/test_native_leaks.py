@@ -1,4 +1,4 @@
-"""The extension module leaves no object behind when the interpreter exits."""
+"""The extension module leaks no objects when the interpreter exits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 import subprocess
 import sys
 
-# Runs, gradients, frozen parameters, dropout and streams: everything that holds objects of the extension module.
+# Runs, gradients, frozen parameters, dropout and streams, which all hold objects of the extension module.
 EVERYTHING = """
 import numpy as np, torch, throughtime
 layer = throughtime.Recurrent("lstm", 4, 8, num_layers=2, dropout=0.5)

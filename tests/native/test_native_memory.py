@@ -1,4 +1,4 @@
-"""Memory of large results: used again for others, never while anyone has it, and not kept without end."""
+"""Memory of large results is reused, never while it is referenced, and the pool is bounded."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from throughtime import cells
 from throughtime.engines.base import Result
 from throughtime.engines.native import NativeEngine
 
-STEPS, ROWS = 40, 32  # of a result of 327,680 bytes
+STEPS, ROWS = 40, 32  # a result has 327,680 bytes
 
 
 def results(seed: int = 0) -> tuple[Result, list[torch.Tensor]]:
-    """What a run gives, and what it should give."""
+    """The result of a run, and a copy of the expected tensors."""
     program = cells.get("lstm").program(8, 64)
     torch.manual_seed(seed)
     arguments = random_arguments(program, STEPS, ROWS).map(lambda t: t.float())
@@ -27,20 +27,20 @@ def results(seed: int = 0) -> tuple[Result, list[torch.Tensor]]:
     return found, [t.clone() for t in flat(again)]
 
 
-def test_memory_that_nobody_has_is_used_again() -> None:
+def test_unreferenced_memory_is_reused() -> None:
     first, _ = results()
     place = first.outputs[0].data_ptr()
     part = first.outputs[0][3:5]
     del first
     gc.collect()
     others = [results()[0].outputs[0] for _ in range(8)]
-    assert place not in {y.data_ptr() for y in others}  # a view of it is still there
+    assert place not in {y.data_ptr() for y in others}  # a view still references it
     del part, others
     gc.collect()
     assert place in {y.data_ptr() for y in [results()[0].outputs[0] for _ in range(20)]}
 
 
-def test_results_stay_as_they_are_while_threads_run_and_let_go() -> None:
+def test_results_are_not_overwritten_while_other_threads_run() -> None:
     kept: list[tuple[Result, list[torch.Tensor]]] = []
 
     def work(seed: int) -> None:
@@ -59,7 +59,7 @@ def test_results_stay_as_they_are_while_threads_run_and_let_go() -> None:
         assert all(torch.equal(f, w) for f, w in zip(flat(found), wanted, strict=True))
 
 
-def test_a_tensor_of_such_memory_is_as_any_other() -> None:
+def test_tensors_in_pooled_memory_behave_like_any_other() -> None:
     found, wanted = results()
     y = found.outputs[0]
     assert (y.is_contiguous(), y.storage_offset(), y.untyped_storage().nbytes()) == (True, 0, 4 * y.numel())
@@ -68,7 +68,7 @@ def test_a_tensor_of_such_memory_is_as_any_other() -> None:
     assert torch.equal(y, wanted[0] + 1)
 
 
-def test_what_is_kept_is_bounded() -> None:
+def test_the_memory_pool_is_bounded() -> None:
     def resident() -> int:
         (line,) = (s for s in Path("/proc/self/status").read_text().splitlines() if s.startswith("VmRSS:"))
         return int(line.split()[1]) << 10
@@ -81,7 +81,7 @@ def test_what_is_kept_is_bounded() -> None:
     assert resident() - before > 600 << 20
     del held
     gc.collect()
-    assert resident() - before < 300 << 20  # 256 MiB, and what the runs themselves took
+    assert resident() - before < 300 << 20  # the pool's 256 MiB, plus memory of the runs themselves
 
 
 def test_pooled_memory_is_released_on_request() -> None:

@@ -1,4 +1,4 @@
-"""The machine trusts no caller: each call that makes a plan is checked, and a plan that was made can be run."""
+"""Every call that builds a plan is checked, and any plan that was built can be run safely."""
 
 from __future__ import annotations
 
@@ -27,39 +27,41 @@ def small_plan() -> tuple[Plan, dict[str, int]]:
 
 REFUSED: dict[str, Callable[[Plan, dict[str, int]], Any]] = {
     "an unknown storage": lambda plan, at: plan.add_buffer("cellar", 0, 4, 0.0),
-    "an input that is not there": lambda plan, at: plan.add_buffer("input", 2, 4, 0.0),
-    "an input that is given as symbols": lambda plan, at: plan.add_buffer("input", 1, 4, 0.0),
-    "symbols that are an input": lambda plan, at: plan.add_buffer("token_ids", 0, 4, 0.0),
-    "symbols of another width": lambda plan, at: plan.add_buffer("token_ids", 1, 5, 0.0),
-    "an operation on symbols": lambda plan, at: plan.add_operation("tanh", 4, (at["chunk"], 0), [(at["tokens"], 0)]),
-    "symbols that are written": lambda plan, at: plan.add_gemm(1, False, (at["tokens"], 0), (at["input"], 0), None),
-    "sums that begin at symbols": lambda plan, at: plan.add_gemm(
+    "an input that does not exist": lambda plan, at: plan.add_buffer("input", 2, 4, 0.0),
+    "a token-id input as vectors": lambda plan, at: plan.add_buffer("input", 1, 4, 0.0),
+    "a vector input as token ids": lambda plan, at: plan.add_buffer("token_ids", 0, 4, 0.0),
+    "token ids of another width": lambda plan, at: plan.add_buffer("token_ids", 1, 5, 0.0),
+    "an operation on token ids": lambda plan, at: plan.add_operation("tanh", 4, (at["chunk"], 0), [(at["tokens"], 0)]),
+    "token ids that are written": lambda plan, at: plan.add_gemm(1, False, (at["tokens"], 0), (at["input"], 0), None),
+    "a product accumulated onto token ids": lambda plan, at: plan.add_gemm(
         1, False, (at["chunk"], 0), (at["input"], 0), (at["tokens"], 0)
     ),
-    "a sum of symbols": lambda plan, at: plan.add_term(0, [(at["tokens"], 0)]),
-    "symbols on the left": lambda plan, at: plan.add_term(1, [(at["tokens"], 0), (at["input"], 0)]),
-    "a sum in part of symbols": lambda plan, at: (
+    "a sum of token ids": lambda plan, at: plan.add_term(0, [(at["tokens"], 0)]),
+    "token ids on the left": lambda plan, at: plan.add_term(1, [(at["tokens"], 0), (at["input"], 0)]),
+    "a sum with and without token ids": lambda plan, at: (
         plan.add_term(1, [(at["chunk"], 0), (at["tokens"], 0)]),
         plan.add_term(1, [(at["chunk"], 0), (at["input"], 0)]),
     ),
     "a negative output": lambda plan, at: plan.add_buffer("output", -1, 4, 0.0),
-    "a state far away": lambda plan, at: plan.add_buffer("next", INT64 - 1, 4, 0.0),
+    "a state index far out of range": lambda plan, at: plan.add_buffer("next", INT64 - 1, 4, 0.0),
     "an input of another width": lambda plan, at: plan.add_buffer("input", 0, 5, 0.0),
     "a matrix as a vector": lambda plan, at: plan.add_buffer("parameter", 1, 4, 0.0),
     "a negative width": lambda plan, at: plan.add_buffer("per_chunk", 0, -1, 0.0),
-    "a width beyond all reason": lambda plan, at: plan.add_buffer("per_chunk", 0, 1 << 32, 0.0),
-    "a phase that is none": lambda plan, at: plan.add_stage("never"),
-    "an operation that is none": lambda plan, at: plan.add_operation("erf", 4, (at["chunk"], 0), [(at["input"], 0)]),
-    "too few values": lambda plan, at: plan.add_operation("add", 4, (at["chunk"], 0), [(at["input"], 0)]),
-    "too many values": lambda plan, at: plan.add_operation("tanh", 4, (at["chunk"], 0), [(at["input"], 0)] * 5),
-    "a buffer that is not there": lambda plan, at: plan.add_operation("tanh", 4, (99, 0), [(at["input"], 0)]),
+    "an excessive width": lambda plan, at: plan.add_buffer("per_chunk", 0, 1 << 32, 0.0),
+    "an unknown phase": lambda plan, at: plan.add_stage("never"),
+    "an unknown operation": lambda plan, at: plan.add_operation("erf", 4, (at["chunk"], 0), [(at["input"], 0)]),
+    "too few operands": lambda plan, at: plan.add_operation("add", 4, (at["chunk"], 0), [(at["input"], 0)]),
+    "too many operands": lambda plan, at: plan.add_operation("tanh", 4, (at["chunk"], 0), [(at["input"], 0)] * 5),
+    "a buffer that does not exist": lambda plan, at: plan.add_operation("tanh", 4, (99, 0), [(at["input"], 0)]),
     "a negative buffer": lambda plan, at: plan.add_operation("tanh", 4, (-1, 0), [(at["input"], 0)]),
     "beyond the end": lambda plan, at: plan.add_operation("tanh", 4, (at["chunk"], 1), [(at["input"], 0)]),
     "before the start": lambda plan, at: plan.add_operation("tanh", 2, (at["chunk"], -1), [(at["input"], 0)]),
     "an end that wraps around": lambda plan, at: plan.add_operation(
         "tanh", 2, (at["chunk"], INT64 - 1), [(at["input"], 0)]
     ),
-    "too wide a source": lambda plan, at: plan.add_operation("row_sum", 5, (at["chunk"], 0), [(at["input"], 0)]),
+    "a source that is too wide": lambda plan, at: plan.add_operation(
+        "row_sum", 5, (at["chunk"], 0), [(at["input"], 0)]
+    ),
     "an input that is written": lambda plan, at: plan.add_operation("tanh", 4, (at["input"], 0), [(at["chunk"], 0)]),
     "a parameter that is written": lambda plan, at: plan.add_gemm(
         1, False, (at["parameter"], 0), (at["input"], 0), None
@@ -75,38 +77,38 @@ REFUSED: dict[str, Callable[[Plan, dict[str, int]], Any]] = {
         1, True, (at["chunk"], 0), (at["input"], 0), None, (0, 1)
     ),
     "a product with scratch": lambda plan, at: plan.add_gemm(1, False, (at["chunk"], 0), (at["scratch"], 0), None),
-    "sums that begin outside": lambda plan, at: plan.add_gemm(
+    "a product accumulated onto elements outside a buffer": lambda plan, at: plan.add_gemm(
         1, False, (at["chunk"], 0), (at["input"], 0), (at["step"], 1)
     ),
     "a sum of nothing": lambda plan, at: plan.add_term(0, []),
     "a sum of three": lambda plan, at: plan.add_term(1, [(at["chunk"], 0)] * 3),
-    "a sum that is not there": lambda plan, at: plan.add_term(2, [(at["chunk"], 0)]),
-    "a vector of products": lambda plan, at: plan.add_term(0, [(at["chunk"], 0)] * 2),
-    "a matrix of one vector": lambda plan, at: plan.add_term(1, [(at["chunk"], 0)]),
-    "a sum of what is gone": lambda plan, at: plan.add_term(0, [(at["step"], 0)]),
+    "a reduction that does not exist": lambda plan, at: plan.add_term(2, [(at["chunk"], 0)]),
+    "a vector reduction of an outer product": lambda plan, at: plan.add_term(0, [(at["chunk"], 0)] * 2),
+    "a matrix reduction of a vector": lambda plan, at: plan.add_term(1, [(at["chunk"], 0)]),
+    "a sum of a value that does not outlive its step": lambda plan, at: plan.add_term(0, [(at["step"], 0)]),
     "a sum beyond the end": lambda plan, at: plan.add_term(1, [(at["chunk"], 0), (at["input"], 1)]),
 }
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_what_is_no_plan_is_refused(what: str) -> None:
+def test_invalid_plans_are_refused(what: str) -> None:
     with pytest.raises(ValueError, match=r"the plan is not valid|a term must have"):
         REFUSED[what](*small_plan())
 
 
-def test_an_input_that_is_not_there_cannot_be_given_as_symbols() -> None:
+def test_one_hot_inputs_must_exist() -> None:
     for one_hot in ([1], [-1], [INT64 - 1]):
         with pytest.raises(ValueError, match="an index is out of range"):
             Plan([4], [], [], [], [], False, one_hot, [])
 
 
-def test_each_state_starts_with_one_number() -> None:
+def test_each_state_needs_one_initial_value() -> None:
     for initial in ([], [0.0, 1.0]):
         with pytest.raises(ValueError, match="each state starts with one number"):
             Plan([4], [], [4], [], [], False, [], initial)
 
 
-def test_shapes_and_widths_that_are_none_are_refused() -> None:
+def test_invalid_shapes_and_widths_are_refused() -> None:
     for widths in ([-1], [1 << 40], [-INT64]):
         for vectors in ((widths, [], []), ([], widths, []), ([], [], widths)):
             with pytest.raises(ValueError, match="width"):
@@ -117,14 +119,14 @@ def test_shapes_and_widths_that_are_none_are_refused() -> None:
                 Plan([], [], [], parameters, reductions, False, [], [])
 
 
-def test_without_a_stage_nothing_is_done() -> None:
+def test_operations_need_a_stage() -> None:
     plan = Plan([4], [4], [4], [], [], False, [], [0.0])
     x, y = plan.add_buffer("input", 0, 4, 0.0), plan.add_buffer("output", 0, 4, 0.0)
     with pytest.raises(ValueError, match="no stage"):
         plan.add_operation("tanh", 4, (y, 0), [(x, 0)])
 
 
-def test_memory_that_cannot_be_is_refused() -> None:
+def test_excessive_memory_is_refused() -> None:
     plan = Plan([1], [1], [1], [], [], False, [], [0.0])
     for _ in range(3):
         plan.add_buffer("per_chunk", 0, 1 << 31, 0.0)
@@ -168,10 +170,8 @@ calls = st.one_of(
     rows=st.sampled_from([0, 1, 3, 40]),
     reverse=st.booleans(),
 )
-def test_what_was_not_refused_can_be_run(
-    buffers: list[Any], made: list[Any], steps: int, rows: int, reverse: bool
-) -> None:
-    # What it computes means nothing; under sanitizers (make sanitize) no element outside its memory is touched.
+def test_accepted_plans_can_be_run(buffers: list[Any], made: list[Any], steps: int, rows: int, reverse: bool) -> None:
+    # The results are meaningless, but sanitizers (make sanitize) would detect out-of-bounds accesses.
     widths, shapes = [1, 4, 40], [(4, 0), (40, 0), (4, 40), (40, 20), (1, 1), (20, 4)]
     plan = Plan([*widths, 40, 20], widths, widths, shapes, shapes[:4], reverse, [3, 4], [0.0] * len(widths))
     for storage in STORAGES:

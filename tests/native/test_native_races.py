@@ -1,6 +1,7 @@
-"""Threads that share the engine get the results of a single one. `make sanitize` runs this under ThreadSanitizer.
+"""Threads that share the engine get the same results as a single thread.
 
-No torch here: with it loaded, the engine would use its OpenMP runtime's threads, which ThreadSanitizer can't follow.
+`make sanitize` runs these tests under ThreadSanitizer. They don't import torch, because the engine would then use
+torch's OpenMP threads, which ThreadSanitizer can't follow.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ def arguments_of(program: Program, steps: int, rows: int) -> tuple[list[Array], 
 
 
 def at_once(work: Callable[[], None]) -> None:
-    """Run `work` on several threads at once and raise what one of them raises."""
+    """Run `work` on several threads at once, and raise an exception that one of them raised."""
     errors: list[BaseException] = []
 
     def caught() -> None:
@@ -63,7 +64,7 @@ def flat(result: Any) -> list[Array]:
 
 # Few rows split the units of a step among the threads; many split the rows.
 @pytest.mark.parametrize(("rows", "sizes"), [(2, None), (32, None), (32, [32] * 10 + [20] * 6 + [3] * 4)])
-def test_callers_that_run_at_once(rows: int, sizes: list[int] | None) -> None:
+def test_concurrent_callers(rows: int, sizes: list[int] | None) -> None:
     program = cells.get("lstm").program(24, 96)
     wanted = everything_wanted(program)
     augmented = with_residuals(program, wanted)

@@ -1,4 +1,4 @@
-"""The same bits for any number of threads, and across batch size, chunking and packing."""
+"""Results have the same bits for any number of threads, batch size, chunking and packing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def assert_same(found: Result, wanted: Result) -> None:
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_across_threads(engine: NativeEngine, name: str, shape: tuple[int, int, int]) -> None:
+def test_any_number_of_threads(engine: NativeEngine, name: str, shape: tuple[int, int, int]) -> None:
     steps, rows, hidden = shape
     for program in family(cells.get(name).program(9, hidden)):
         arguments = arguments_of(program, steps, rows)
@@ -37,10 +37,10 @@ def test_across_threads(engine: NativeEngine, name: str, shape: tuple[int, int, 
 
 
 @pytest.mark.parametrize("name", cells.names())
-def test_across_threads_that_share_the_units_of_one_row(name: str) -> None:
-    """Each does its units of all gates, where the cell's equations go unit by unit."""
+def test_any_number_of_threads_that_split_the_units_of_one_row(name: str) -> None:
+    """Each thread computes its units of all gates, if the cell's equations treat units independently."""
     for program in family(cells.get(name).program(9, 256)):
-        arguments = arguments_of(program, 40, 1).map(lambda t: 0.1 * t)  # so that no gradient becomes infinite
+        arguments = arguments_of(program, 40, 1).map(lambda t: 0.1 * t)  # keeps gradients finite
         alone, *shared = (run_on(NativeEngine(threads), program, 40, *arguments) for threads in (1, 2, 3))
         for found in shared:
             assert_same(found, alone)
@@ -66,10 +66,10 @@ def test_a_single_step_reads_weights_unpacked(
 
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
-def test_across_threads_where_rows_end(engine: NativeEngine, reverse: bool, packed: bool) -> None:
+def test_any_number_of_threads_with_rows_that_end(engine: NativeEngine, reverse: bool, packed: bool) -> None:
     forward = cells.get("lstm").program(9, 64)
-    rows, steps = 40, 60  # several chunks, whose rows the threads share anew
-    sizes = [max(0, 37 - t * t // 80) for t in range(steps)]  # three rows never begin, none lasts to the end
+    rows, steps = 40, 60  # several chunks, each of whose rows are split among the threads
+    sizes = [max(0, 37 - t * t // 80) for t in range(steps)]  # three rows are never active, and none lasts to the end
     for program in family(forward.flipped if reverse else forward):
         inputs, states, parameters = arguments_of(program, steps, rows)
         inputs = [pack(i, sizes) for i in inputs] if packed else inputs
@@ -91,7 +91,7 @@ def test_across_threads_where_rows_end(engine: NativeEngine, reverse: bool, pack
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_each_row_as_if_it_were_alone(engine: NativeEngine, name: str) -> None:
+def test_rows_are_independent_of_the_batch(engine: NativeEngine, name: str) -> None:
     steps, rows = 6, 29
     for program in family(cells.get(name).program(9, 40)):
         inputs, states, parameters = arguments_of(program, steps, rows)
@@ -105,7 +105,7 @@ def test_each_row_as_if_it_were_alone(engine: NativeEngine, name: str) -> None:
                 assert torch.equal(f, w)
 
 
-def test_in_pieces_of_time(engine: NativeEngine) -> None:
+def test_runs_in_several_pieces(engine: NativeEngine) -> None:
     program = cells.get("lstm").program(9, 40)
     inputs, states, parameters = arguments_of(program, 50, 3)
     whole = run_on(engine, program, 50, inputs, states, parameters)
@@ -150,7 +150,7 @@ def pack(padded: Tensor, sizes: list[int]) -> Tensor:
     return torch.cat([padded[t, :n] for t, n in enumerate(sizes)])
 
 
-def test_sums_in_pieces_of_time(engine: NativeEngine) -> None:
+def test_reductions_accumulated_over_pieces(engine: NativeEngine) -> None:
     rows, steps = 100, 23
     program = family(cells.get("lstm").program(9, 20))[2]  # from the last step to the first
     inputs, states, parameters = arguments_of(program, steps, rows)
@@ -163,7 +163,7 @@ def test_sums_in_pieces_of_time(engine: NativeEngine) -> None:
     assert_same(early._replace(outputs=whole.outputs), whole)
 
 
-def test_what_is_recorded_changes_no_bit(engine: NativeEngine) -> None:
+def test_recording_changes_no_bit(engine: NativeEngine) -> None:
     program, augmented, _ = family(cells.get("lstm").program(9, 40))
     arguments = arguments_of(program, 12, 5)
     assert torch.equal(

@@ -1,4 +1,4 @@
-"""A run that is given no states begins with those that the program declares, in every engine."""
+"""Without initial states, every engine uses the values that the program declares."""
 
 from __future__ import annotations
 
@@ -38,8 +38,10 @@ def assert_same(found: list[Tensor], wanted: list[Tensor]) -> None:
 
 
 @pytest.mark.parametrize(("sizes", "packed"), [(None, False), (LENGTHS, False), (LENGTHS, True)])
-@pytest.mark.parametrize("name", ["rnn", "slstm"])  # the latter's start with 0, 0, 1 and -10,000
-def test_every_engine(engine: NativeEngine, name: str, sizes: list[int] | None, packed: bool) -> None:
+@pytest.mark.parametrize("name", ["rnn", "slstm"])  # the initial states of slstm are 0, 0, 1 and -10,000
+def test_declared_states_in_every_engine(
+    engine: NativeEngine, name: str, sizes: list[int] | None, packed: bool
+) -> None:
     program = cells.get(name).program(4, 6)
     inputs, _, parameters = random_arguments(program, 5, 3)
     if packed:
@@ -51,7 +53,7 @@ def test_every_engine(engine: NativeEngine, name: str, sizes: list[int] | None, 
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_frozen_parameters_and_symbols(engine: NativeEngine, dtype: torch.dtype) -> None:
+def test_declared_states_with_frozen_parameters_and_token_ids(engine: NativeEngine, dtype: torch.dtype) -> None:
     program = with_symbols(cells.get("slstm").program(4, 6), 7)
     assert program is not None
     inputs, _, parameters = random_arguments(program, 5, 3).map(lambda t: t.to(dtype))
@@ -60,7 +62,7 @@ def test_frozen_parameters_and_symbols(engine: NativeEngine, dtype: torch.dtype)
     assert_same(flat(run_on(engine, program, 5, inputs, None, Constants(parameters))), flat(wanted))
 
 
-def test_arrays_of_numpy(engine: NativeEngine) -> None:
+def test_declared_states_with_numpy_arrays(engine: NativeEngine) -> None:
     program = cells.get("slstm").program(4, 6)
     inputs, _, parameters = random_arguments(program, 5, 3)
     wanted = run_on(engine, program, 5, inputs, None, parameters)
@@ -69,7 +71,7 @@ def test_arrays_of_numpy(engine: NativeEngine) -> None:
 
 
 @pytest.mark.parametrize(("steps", "rows"), [(0, 3), (4, 0), (0, 0)])
-def test_nothing_to_do(engine: NativeEngine, steps: int, rows: int) -> None:
+def test_declared_states_without_steps_or_rows(engine: NativeEngine, steps: int, rows: int) -> None:
     program = cells.get("slstm").program(4, 6)
     inputs, _, parameters = random_arguments(program, steps, rows)
     found = run_on(engine, program, steps, inputs, None, parameters)
@@ -77,7 +79,7 @@ def test_nothing_to_do(engine: NativeEngine, steps: int, rows: int) -> None:
     assert_same(found.states, declared(program, rows))
 
 
-def test_without_inputs_they_must_be_given(engine: NativeEngine) -> None:
+def test_states_are_required_without_inputs(engine: NativeEngine) -> None:
     with pytest.raises(ValueError, match="states are required if there are no inputs"):
         run_on(engine, COUNTER, 3, [], None, [])
     assert_same(run_on(engine, COUNTER, 3, [], [torch.zeros(2, 4)], []).states, [torch.full((2, 4), 3.0)])

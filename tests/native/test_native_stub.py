@@ -1,4 +1,4 @@
-"""The type stub of the extension module is the one that nanobind writes."""
+"""The type stub of the extension module is up to date with nanobind's."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from throughtime import _native
 STUB = Path(throughtime.__file__).parent / "_native.pyi"
 
 
-def test_the_stub_fits_the_module() -> None:
+def test_the_stub_matches_the_module() -> None:
     stubgen = pytest.importorskip("nanobind.stubgen", reason="nanobind is not installed")
     generator = stubgen.StubGen(_native)
     generator.put(_native)

@@ -1,4 +1,4 @@
-"""Inputs that are given as symbols: the place of the only 1 of each vector."""
+"""One-hot inputs passed as token ids."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from throughtime.program.saving import from_json, to_json
 
 SYMBOLS = 5
 LENGTHS = [5, 5, 3, 2, 0, 0]
-# These do more with x than to multiply it where it is as wide as the state.
+# These cells use x outside matrix products if it has the width of the state.
 TAKE_X_ITSELF = {name for name in cells.names() if with_symbols(cells.get(name).program(7, 7), SYMBOLS) is None}
 
 
@@ -40,7 +40,7 @@ def test_most_cells_only_multiply_their_input() -> None:
 
 
 @pytest.mark.parametrize("name", sorted(set(cells.names()) - TAKE_X_ITSELF))
-def test_every_cell_that_only_multiplies_its_input(engine: NativeEngine, name: str) -> None:
+def test_token_ids_in_every_cell_that_only_multiplies_its_input(engine: NativeEngine, name: str) -> None:
     for program in family(over_symbols(name)):
         for steps, rows, sizes in ((9, 3, None), (6, 5, LENGTHS), (12, 70, None)):  # the last one: several chunks
             arguments = random_arguments(program, steps, rows)
@@ -49,8 +49,8 @@ def test_every_cell_that_only_multiplies_its_input(engine: NativeEngine, name: s
 
 
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
-def test_a_program_over_symbols_computes_on_the_columns_of_its_matrices(name: str) -> None:
-    """As the program that is given the vectors, whose matrices are those times the table of all vectors."""
+def test_token_ids_with_projected_weights_match_embedded_vectors(name: str) -> None:
+    """A program over token ids whose matrices are `weight @ table.T` matches the program over the table's rows."""
     whole, symbols = cells.get(name).program(7, 4), over_symbols(name, 7, 4)
     table = torch.randn(SYMBOLS, 7, dtype=torch.float64)
     _, states, parameters = random_arguments(whole, 6)
@@ -110,7 +110,7 @@ def test_the_same_bits_with_work_for_every_thread(engine: NativeEngine, packed: 
             assert_same(found, alone)
 
 
-def test_in_segments_the_same_bits_as_in_one_piece() -> None:
+def test_segments_have_the_same_bits_as_an_undivided_run() -> None:
     program, steps, rows = over_symbols("gru", 7, 9), 23, 170
     results = []
     for every in (None, 1, 5):
@@ -139,7 +139,7 @@ def test_first_and_second_derivatives(of: str) -> None:
 
 
 @pytest.mark.parametrize("make", [torch.asarray, np.asarray], ids=["torch", "numpy"])
-def test_what_is_given_as_symbols_is_checked(engine: NativeEngine, make: object) -> None:
+def test_token_ids_are_checked(engine: NativeEngine, make: object) -> None:
     program = over_symbols("rnn", 7, 3)
     given, states, parameters = random_arguments(program, 4, 3)
 
@@ -157,7 +157,7 @@ def test_what_is_given_as_symbols_is_checked(engine: NativeEngine, make: object)
         array = make(wrong.numpy())  # type: ignore[operator]
         with pytest.raises(ProgramError, match=f"token ids must be from 0 to 4, got {bad}"):
             outputs(array)
-        ended = outputs(array, [3, 3, 3, 2])  # that row is not active at that step
+        ended = outputs(array, [3, 3, 3, 2])  # the row with the bad id is inactive at that step
         assert torch.equal(ended[0][3, :2], wanted[0][3, :2])
     for kind in (np.int32, np.uint64, np.float64, np.bool_):
         with pytest.raises(ProgramError, match=r"expected an array of shape \(4, 3\) of int64"):
@@ -166,18 +166,18 @@ def test_what_is_given_as_symbols_is_checked(engine: NativeEngine, make: object)
         outputs(right[:3])
 
 
-def test_saved_and_read_again() -> None:
+def test_one_hot_inputs_survive_saving() -> None:
     program = over_symbols("gru")
     assert from_json(to_json(program)) == program
     assert "x [5], one-hot" in " ".join(str(program).split())
     content = json.loads(to_json(program))
     content["inputs"][0][2] = 1
-    with pytest.raises(ProgramError, match="bool wanted, given int"):
+    with pytest.raises(ProgramError, match="expected bool, got int"):
         from_json(json.dumps(content))
 
 
-def test_products_of_symbols_that_begin_at_one_another(engine: NativeEngine) -> None:
-    """Of `W x + V x` one product's sums begin at the other's."""
+def test_a_product_with_token_ids_that_accumulates_into_another(engine: NativeEngine) -> None:
+    """In `W x + V x` one product accumulates into the other."""
     width = 20
     body = (
         Instruction("input", (), SYMBOLS, (("index", 0),)),

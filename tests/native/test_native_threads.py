@@ -1,4 +1,4 @@
-"""Threads, processes and the processor's floating-point mode: nothing is left behind."""
+"""Threads, forked processes and the processor's floating-point mode."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def run(threads=2):
 """
 
 
-def test_it_needs_no_torch() -> None:
+def test_the_engine_runs_without_torch() -> None:
     assert "False" in run_python(PREPARE + "run(); print('torch' in sys.modules)")
 
 
-def test_it_survives_fork() -> None:
+def test_the_engine_works_after_fork() -> None:
     for load in ("", "import torch; torch.ones(300, 300) @ torch.ones(300, 300)\n"):
         source = PREPARE.replace("\n", "\n" + load, 1) + (
             "y = run()\n"
@@ -45,20 +45,20 @@ def test_it_survives_fork() -> None:
         assert "True" in run_python("import warnings; warnings.simplefilter('ignore')\n" + source)
 
 
-@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="there is no second processor")
-def test_word_passes_between_two_threads() -> None:
-    # In less, light goes no further than 30 cm; a machine that is busy may take long.
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="needs a second processor")
+def test_core_to_core_latency_is_plausible() -> None:
+    # Light travels 30 cm in the lower bound; a busy machine may take long.
     assert 1e-9 < _native.core_to_core_latency() < 1.0
 
 
-def test_no_thread_is_busy_when_there_is_no_work() -> None:
+def test_idle_threads_sleep() -> None:
     source = (
         PREPARE + "run(3); time.sleep(0.02); a = time.process_time(); time.sleep(0.3); print(time.process_time() - a)"
     )
     assert float(run_python(source)) < 0.05
 
 
-def test_many_callers_at_once() -> None:
+def test_concurrent_callers_of_one_engine() -> None:
     program = cells.get("lstm").program(40, 40)
     arguments = random_arguments(program, 40, 20)
     wanted = flat(run_on(NativeEngine(1), program, 40, *arguments))
@@ -78,7 +78,7 @@ def test_many_callers_at_once() -> None:
     assert not wrong
 
 
-# More threads than processors: all are kept on one, beside a program that is always busy there.
+# More threads than processors: all are pinned to one, along with a program that keeps it busy.
 CROWDED = """
 import os, subprocess, sys, threading
 os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
@@ -90,9 +90,9 @@ from throughtime.engines.native import NativeEngine
 """
 
 
-@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system keeps no process on one processor")
-def test_the_same_bits_while_threads_compete_for_a_processor() -> None:
-    # The first thread lets the others go somewhere in a run, each time elsewhere, and does the rest alone.
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system can't pin processes")
+def test_same_bits_while_threads_compete_for_a_processor() -> None:
+    # The first thread releases the others at some point that varies, and finishes the run alone.
     source = CROWDED + (
         "shapes = [('lstm', 256, 60, 1, None), ('gru', 256, 60, 2, [2] * 30 + [1] * 30), ('lstm', 64, 60, 40, None),\n"
         "          ('lstm', 64, 60, 40, [40] * 15 + [29] * 15 + [11] * 30)]\n"
@@ -119,29 +119,31 @@ def test_the_same_bits_while_threads_compete_for_a_processor() -> None:
     assert "wrong: []" in run_python(source)
 
 
-def test_the_callers_denormals_stay() -> None:
+def test_the_callers_denormal_mode_is_restored() -> None:
     engine = NativeEngine(2)
     tiny = np.full(8, np.finfo(np.float32).tiny / 4, np.float32)
-    assert not apply(engine, "add", tiny, tiny).any()  # flushed in a run
+    assert not apply(engine, "add", tiny, tiny).any()  # flushed during a run
     assert (tiny + tiny).all()  # but not after it
 
 
-def test_a_run_takes_denormals_for_zero() -> None:
-    # They would take tenfold the time and more; benchmarks/threads.py measures it.
+def test_denormals_are_flushed_to_zero() -> None:
+    # They would make a run ten times slower or more; benchmarks/threads.py measures it.
     program = cells.get("lstm").program(64, 64)
     inputs, states, parameters = random_arguments(program, 5, 4)
     tiny = [(1e-40 * s).float() for s in states]
     assert all(((s.abs() > 0) & (s.abs() < torch.finfo(torch.float32).tiny)).any() for s in tiny)
     inputs, parameters = ([0 * t.float() for t in given] for given in (inputs, parameters))
     found = flat(run_on(NativeEngine(1), program, 5, inputs, tiny, parameters))
-    assert not any(f.any() for f in found)  # without parameters the state's half is all that a step keeps
+    assert not any(f.any() for f in found)  # with zero parameters a step only halves the state
 
 
-def test_the_environment_chooses_the_instruction_set() -> None:
+def test_the_environment_variable_selects_the_instruction_set() -> None:
     source = PREPARE + "import hashlib; print(hashlib.sha256(run().tobytes()).hexdigest())"
     found = {isa: run_python(source, THROUGHTIME_ISA=isa) for isa in instruction_sets()}
     assert run_python(source, THROUGHTIME_ISA="") == found[instruction_sets()[0]]
-    assert len(found) == 1 or found["baseline"] != found[instruction_sets()[0]]  # which rounds products apart
+    assert (
+        len(found) == 1 or found["baseline"] != found[instruction_sets()[0]]
+    )  # the baseline has no FMA, so it rounds differently
 
 
 def test_an_unknown_instruction_set_is_refused() -> None:

@@ -1,5 +1,5 @@
-"""Measures speed on this machine: ours beside torch, ONNX Runtime, JAX and what the processor can do at most.
+"""Measure speed on this machine, compared with torch, ONNX Runtime, JAX and the processor's peak.
 
-`cases` lists what is measured, `contestants` who takes part, `measuring` times them in turn and compares their results,
-`report` writes the tables.
+`cases` lists what to measure and `contestants` who takes part, `measuring` times them in turn and compares their
+results, and `report` writes the tables.
 """

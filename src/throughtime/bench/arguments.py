@@ -1,4 +1,4 @@
-"""What a case is run on: the same arrays for all who take part."""
+"""A case's inputs: the same arrays for all contestants."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from throughtime.stored import stored_name
 
 @dataclass(frozen=True)
 class Arguments:
-    """A case's arrays, drawn from its name.
+    """A case's arrays, seeded by its name.
 
     Attributes:
         x: the input `[T, B, input_size]`.
-        parameters: the program's, by their names in a layer.
-        cotangent: the gradient of the output `[T, B, width]`; 0 after a row's end.
+        parameters: the program's parameters, by their names in a layer.
+        cotangent: the gradient of the output `[T, B, width]`; 0 after a sequence's end.
     """
 
     x: Tensor
@@ -31,7 +31,7 @@ class Arguments:
 
     @classmethod
     def of(cls, case: Case) -> Arguments:
-        """Draws a case's arrays: parameters as torch initialises its layers, the rest normally distributed."""
+        """Draw a case's arrays: parameters as torch initializes its layers, the others normally distributed."""
         generator = torch.Generator().manual_seed(zlib.crc32(case.name.encode()))
         x = torch.randn(case.steps, case.batch, case.input_size, generator=generator)
         cotangent = torch.randn(case.steps, case.batch, output_width(case.program), generator=generator)
@@ -45,5 +45,5 @@ class Arguments:
         return cls(x, parameters, cotangent, case.lengths)
 
     def packed(self, padded: Tensor) -> PackedSequence:
-        """The steps of a `[T, B, width]` that belong to a row."""
+        """Pack the valid steps of a padded `[T, B, width]`."""
         return pack_padded_sequence(padded, torch.tensor(self._lengths))

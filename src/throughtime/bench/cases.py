@@ -1,4 +1,4 @@
-"""What is measured: one list, which the timings and a test of every case's results go through."""
+"""The benchmark's cases, which are timed here and whose results a test checks."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ MODES = {
     FORWARD: "Forward: the outputs of all steps",
     TRAINING: "Training step: forward and all gradients",
     STREAMING: "Streaming: one step at a time, from Python",
-    PACKED: "Packed batch: a training step with lengths evenly spread over 1 to T",
-    LONG: "Long sequences: a training step that keeps the states of every √T steps, beside one that keeps all",
-    TEXT: "Training on text: a step of 2 layers on windows of 50, `throughtime train` beside a loop in torch",
+    PACKED: "Packed batch: a training step with lengths spread evenly from 1 to T",
+    LONG: "Long sequences: a training step that keeps the states of every √T steps, compared with one that keeps all",
+    TEXT: "Training on text: a step of 2 layers on windows of 50, `throughtime train` compared with a loop in torch",
 }
 BUILT_IN = ("rnn", "lstm", "gru")
 _OWN = {peephole_lstm.name: peephole_lstm}
 
-# How far a result may be from torch's: float32's rounding at 1, of each step, is carried on by the states, and the
-# gradients go through the steps a second time. Of a long sequence torch adds up the biases' gradients one by one, which
-# puts it off further than the engine, whose sums are of pieces. On the text, of random symbols, each trains from first
-# weights of its own, and comes to what chance allows.
+# Tolerances relative to torch's results. States carry over each step's float32 rounding error of about 1, and gradients
+# pass through the steps a second time. On long sequences torch accumulates bias gradients one by one and deviates more
+# than the engine, which adds partial sums. On text of random tokens, each contestant trains from its own initial
+# weights and reaches the loss that chance allows.
 _EPSILON = 2.0**-23
 _BOUNDS = {
     FORWARD: 32 * _EPSILON,
@@ -50,9 +50,9 @@ class Case:
 
     Attributes:
         mode: one of `MODES`.
-        cell: the name of a named cell, or of the benchmark's own.
+        cell: the name of a built-in cell or of the benchmark's own cell.
         batch, hidden, steps: the batch size B, the number of hidden units and the number of steps T.
-        features: the width of the input, if it isn't that of the layer.
+        features: the number of input features, if it differs from `hidden`.
     """
 
     mode: str
@@ -64,18 +64,18 @@ class Case:
 
     @property
     def name(self) -> str:
-        """The name that `--cases` selects the case by."""
+        """The name by which `--cases` selects the case."""
         unlike = f"/i{self.features}" if self.input_size != self.hidden else ""
         return f"{self.mode}/{self.cell}/b{self.batch}{unlike}/h{self.hidden}/t{self.steps}"
 
     @property
     def input_size(self) -> int:
-        """The width of the input."""
+        """The number of input features."""
         return self.features or self.hidden
 
     @property
     def grid(self) -> str:
-        """The name of the grid that the case's size belongs to."""
+        """The name of the grid of sizes that the case belongs to."""
         return EVERYDAY if (self.batch, self.input_size, self.hidden, self.steps) in _EVERYDAY_SIZES else POWERS
 
     @property
@@ -96,12 +96,12 @@ class Case:
 
     @property
     def weighs(self) -> bool:
-        """Whether memory is measured besides time."""
+        """Whether memory is measured in addition to time."""
         return self.mode == LONG
 
     @property
     def checkpoint_every(self) -> int:
-        """After how many steps a long run keeps its states: the states kept and one segment's residuals are as many."""
+        """The interval at which a long run keeps states; √T balances kept states against one segment's residuals."""
         return isqrt(self.steps)
 
     @property
@@ -121,7 +121,7 @@ class Case:
 
     @property
     def lengths(self) -> list[int]:
-        """The number of steps of each row, from long to short."""
+        """The number of steps of each sequence, longest first."""
         if self.mode != PACKED:
             return [self.steps] * self.batch
         spread = [1 + (self.steps - 1) * (row + 0.5) / self.batch for row in range(self.batch)]
@@ -129,12 +129,12 @@ class Case:
 
     @property
     def bound(self) -> float:
-        """How far an element of a result may be from torch's, as a share of the largest one of its array."""
+        """The largest allowed deviation from torch's result, relative to the largest element of the array."""
         return _BOUNDS[self.mode]
 
     @cached_property
     def flops(self) -> int:
-        """The multiplications and additions of the layers' matrix products, over all steps and rows."""
+        """The additions and multiplications in the layers' matrix products, over all steps and sequences."""
         return 2 * self.layers * sum(self.lengths) * sum(map(products, self._programs))
 
     @property
@@ -155,7 +155,7 @@ def _grid(
 
 POWERS, EVERYDAY = "powers of two", "everyday sizes"
 _BATCHES, _SIZES = (1, 8, 32, 64), (32, 64, 128, 256, 512)
-# (batch, input, hidden, steps) as in published networks: of one feature, word vectors, filter banks, tables, pixels.
+# (batch, input, hidden, steps) as in published networks: one feature, word vectors, filter banks, tables, pixels.
 _EVERYDAY_SIZES = (
     (1, 1, 48, 200),
     (1, 300, 300, 100),
@@ -195,14 +195,14 @@ QUICK: Sequence[Case] = (
 
 
 def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
-    """The cases of these names.
+    """Select cases by name.
 
     Args:
-        cases: to choose from.
-        wanted: names of cases, the beginnings of such names up to a `/`, or patterns with `*`; all cases if empty.
+        cases: the cases to choose from.
+        wanted: names of cases, prefixes of names up to a `/`, or patterns with `*`; all cases if empty.
 
     Raises:
-        UserError: if a name is that of no case.
+        UserError: if a name matches no case.
     """
     if not wanted:
         return list(cases)
@@ -211,8 +211,8 @@ def select(cases: Sequence[Case], wanted: Sequence[str]) -> list[Case]:
             levels = {"/".join(case.name.split("/")[:depth]) for case in cases for depth in range(1, 7)}
             modes = ", ".join(dict.fromkeys(case.mode for case in cases))
             raise UserError(
-                f"no case is called {name!r}{nearest(name, levels)} (there are: {modes}; one of them alone is called "
-                f"{cases[0].name}, and * stands for anything)."
+                f"no case named {name!r}{nearest(name, levels)} (available: {modes}; a single case is named like "
+                f"{cases[0].name}, and * matches any text)."
             )
     return [case for case in cases if any(_fits(case, name) for name in wanted)]
 

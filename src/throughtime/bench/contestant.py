@@ -1,4 +1,4 @@
-"""What it is to take part: to make a case ready, as a call that is timed and a reading of what it returned."""
+"""The interface of a contestant: prepare a case as a call to be timed and a way to read its results."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ Results = Mapping[str, NDArray[Any]]
 
 
 class Ready(NamedTuple):
-    """A case made ready.
+    """A prepared case.
 
     Attributes:
-        call: does it once.
-        results: what a call returned, as arrays: `output`, and the `gradient.` of `x` and of each parameter. None if
-            it computes something else, which can't be compared.
-        seconds: what a call says that it took, where it does more than is measured.
+        call: runs the case once.
+        results: converts a call's return value to arrays: `output`, and `gradient.` of `x` and each parameter. None if
+            the contestant computes something that can't be compared.
+        seconds: extracts the time from a call's return value, if the call does more than what is measured.
     """
 
     call: Callable[[], Any]
@@ -31,12 +31,12 @@ class Ready(NamedTuple):
 
 
 class Contestant(Protocol):
-    """Someone who takes part.
+    """A contestant in the benchmark.
 
     Attributes:
-        name: what the tables call it.
-        packages: what must be installed for it.
-        is_ours: whether it is of this package.
+        name: its name in the tables.
+        packages: the packages it requires.
+        is_ours: whether it belongs to this package.
     """
 
     name: str
@@ -46,17 +46,17 @@ class Contestant(Protocol):
     def packages(self) -> tuple[str, ...]: ...
 
     def takes(self, case: Case) -> bool:
-        """Whether it does such a case."""
+        """Whether it supports a case."""
         ...
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Makes a case ready; what is done here is not timed."""
+        """Prepare a case; this part is not timed."""
         ...
 
 
 @cache
 def missing(packages: tuple[str, ...]) -> str | None:
-    """Why one of several packages can't be used; None if all can."""
+    """Return why one of several packages can't be used; None if all can."""
     for package in packages:
         try:
             import_module(package)

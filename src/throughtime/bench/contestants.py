@@ -1,4 +1,4 @@
-"""All who take part."""
+"""All contestants."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from throughtime.bench.peer_onnxruntime import OnnxRuntime
 from throughtime.bench.peer_torch import TorchCell, TorchLayer, TorchLoop
 from throughtime.bench.text import TorchTraining, TrainCommand
 
-# Of those who take a case the first is measured against the others; torch's results are those that all must have.
+# The first contestant that supports a case is compared with the others; all results must match torch's.
 CONTESTANTS: Sequence[Contestant] = (
     Layer(),
     Stepwise(),

@@ -1,4 +1,4 @@
-"""What a measurement was made on."""
+"""The machine that a measurement was made on."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from throughtime.engines.native import instruction_sets
 
 @dataclass(frozen=True)
 class Machine:
-    """A machine, and what runs on it.
+    """A machine and its software.
 
     Attributes:
-        processor: its model.
-        processors: how many the process may use.
-        instruction_set: what the native engine uses.
+        processor: the processor's model.
+        processors: the number of processors available to the process.
+        instruction_set: the instruction set that the native engine uses.
         system: the operating system.
-        load: how many other processes wanted to run in the minute before; these figures are for 0.
-        versions: of the packages that take part.
+        load: the load average over the preceding minute; results assume 0.
+        versions: the versions of the contestants' packages.
     """
 
     processor: str
@@ -34,7 +34,7 @@ class Machine:
 
     @classmethod
     def this(cls) -> Machine:
-        """The one that this runs on."""
+        """Describe this machine."""
         versions = {"throughtime": throughtime.__version__, "Python": platform.python_version()}
         for package in ("numpy", "torch", "onnxruntime", "jax"):
             try:
@@ -47,14 +47,13 @@ class Machine:
     def __str__(self) -> str:
         versions = ", ".join(f"{name} {number}" for name, number in self.versions.items())
         where = f"{self.processor}, {self.processors} processors, {self.instruction_set}, {self.system}"
-        return f"{where}, load {self.load:.1f} when it began; {versions}"
+        return f"{where}, load {self.load:.1f} at the start; {versions}"
 
 
 def _processor() -> str:
     listed = Path("/proc/cpuinfo")
     lines = listed.read_text(encoding="utf-8").splitlines() if listed.exists() else []
     told = {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in reversed(lines))}
-    # x86 names its model, though a virtual machine's name may be that of several generations; others have parts of it
-    # in several lines.
+    # x86 reports a model name, although a virtual machine's may cover several generations; others split it over lines.
     name = told.get("model name") or told.get("Model") or platform.processor() or platform.machine()
     return f"{name} (family {told['cpu family']}, model {told['model']})" if "cpu family" in told else name

@@ -1,4 +1,4 @@
-"""Times all who take a case in turn, in one process, and compares what they computed."""
+"""Time all contestants of a case in turn, in one process, and compare their results."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ from throughtime.bench.memory import peak_memory
 from throughtime.bench.quiet import Look, Quiet, quiet
 from throughtime.errors import UserError
 
-_ROUNDS = 3  # at least
-_PATIENCE = 40  # times as long before rounds count in which others took the processors, who come and go in minutes
-_MOST_ROUNDS = 15  # at least that many before they do
-_TURN = 0.02  # seconds of one turn, and more where a call takes longer
-_WARM = 0.002  # seconds before a turn that are not counted: caches and threads get going
-_REST = 0.003  # seconds between turns, in which the threads of the one before stop spinning
+_ROUNDS = 3  # minimum
+_PATIENCE = 40  # time limit, as a multiple of `seconds`, before disturbed rounds count; disturbances last minutes
+_MOST_ROUNDS = 15  # minimum number of rounds before disturbed rounds count
+_TURN = 0.02  # seconds per turn; more if a call takes longer
+_WARM = 0.002  # untimed seconds before a turn, to warm caches and wake threads
+_REST = 0.003  # seconds between turns, while the previous contestant's threads stop spinning
 
 
 @dataclass(frozen=True)
 class Time:
-    """What one contestant took for a case.
+    """A contestant's time for a case.
 
     Attributes:
         contestant: its name.
-        seconds: the median, of a call, or of a step where single steps are run.
-        ratio: the median, over the rounds, of its time as a multiple of the first contestant's in the same round.
-        error: how far its results are from torch's, as a share of the largest element of an array; None if it
-            computes something else.
-        memory: the bytes that a call took at its peak besides what it was given and returned; None if not measured.
+        seconds: the median time per call, or per step where single steps are run.
+        ratio: the median over rounds of its time divided by the first contestant's in the same round.
+        error: the largest deviation from torch's results, relative to the largest element of the array; None if the
+            results can't be compared.
+        memory: the peak memory of a call in bytes, excluding inputs and results; None if not measured.
     """
 
     contestant: str
@@ -51,15 +51,15 @@ class Time:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A case's times, and the memory where it is measured.
+    """A case's times, and its memory where measured.
 
     Attributes:
-        case: what was measured.
-        times: of each contestant, ours first.
-        peak: FLOP a second that the processor did in the same rounds without touching memory.
-        rounds: how many turns each had that count.
-        left_out: how many do not, as others took the processors meanwhile.
-        disturbed: how many of those that count were such rounds all the same, where there were too few others.
+        case: the case.
+        times: one per contestant, ours first.
+        peak: the processor's peak arithmetic rate in the same rounds, in FLOP/s.
+        rounds: the number of rounds that count.
+        left_out: the number of rounds excluded because other processes disturbed them.
+        disturbed: the number of disturbed rounds that count because there were too few others.
     """
 
     case: Case
@@ -71,25 +71,25 @@ class Measurement:
 
     @property
     def rate(self) -> float:
-        """Our FLOP a second."""
+        """Our rate in FLOP/s."""
         return self.case.flops / (self.times[0].seconds * _repeats(self.case))
 
     @property
     def wrong(self) -> list[str]:
-        """Those whose results are further from torch's than the case's bound."""
+        """Contestants whose results deviate from torch's by more than the case's bound."""
         return [t.contestant for t in self.times if t.error is not None and not t.error <= self.case.bound]
 
 
 def measure_all(
     cases: Iterable[Case], *, seconds: float, threads: int, begin: Callable[[Case], None] = lambda case: None
 ) -> list[Measurement]:
-    """Measures cases, each with `threads` processors and no more; `begin` is told of each.
+    """Measure cases, each with exactly `threads` processors; `begin` is called before each.
 
     Raises:
-        UserError: if there is no native engine to be measured.
+        UserError: if the native engine is not available.
     """
     if missing(("throughtime._native",)):
-        raise UserError("the native engine's extension module is not built, and there is nothing to measure.")
+        raise UserError("the native engine is not built, so there is nothing to measure.")
     measurements = []
     with processors(threads):
         for case in cases:
@@ -101,14 +101,14 @@ def measure_all(
 
 
 def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measurement:
-    """Times a case, and compares the results of all who take it.
+    """Time a case and compare the results of all its contestants.
 
     Args:
-        case: what to measure.
-        seconds: for how long; longer where a call is slow.
-        threads: how many threads each may use, but for single steps.
+        case: the case.
+        seconds: the minimum duration; longer if a call is slow.
+        threads: the number of threads per contestant, except for single steps.
     """
-    threads = 1 if case.mode == STREAMING else threads  # one step of one row is no work for two
+    threads = 1 if case.mode == STREAMING else threads  # one step of one sequence is too little work for two
     arguments = Arguments.of(case)
     names, entries, results, memory = [], [], [], []
     with torch_threads(threads):
@@ -132,27 +132,27 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
 
 
 def present(case: Case) -> list[Contestant]:
-    """Those who take a case and whose packages are there."""
+    """Return the contestants that support a case and whose packages are installed."""
     return [c for c in CONTESTANTS if c.takes(case) and missing(c.packages) is None]
 
 
 def absent(cases: Sequence[Case]) -> dict[str, str]:
-    """Those who would take one of the cases but can't, and why."""
+    """Return the contestants that support one of the cases but can't run, with the reasons."""
     reasons = {c.name: missing(c.packages) for c in CONTESTANTS if any(map(c.takes, cases))}
     return {name: reason for name, reason in reasons.items() if reason is not None}
 
 
 def error(found: Results, wanted: Results) -> float:
-    """The largest difference between two results, as a share of the largest element of the array where it is."""
+    """Return the largest difference between two results, relative to the largest element of the array."""
     if found.keys() != wanted.keys():
         raise ValueError(f"results {', '.join(found)} can't be compared with {', '.join(wanted)}")
-    # NumPy's maximum passes NaN on, Python's does not.
+    # NumPy's maximum propagates NaN, Python's does not.
     return float(np.max([np.abs(found[name] - array).max() / np.abs(array).max() for name, array in wanted.items()]))
 
 
 @contextmanager
 def processors(number: int) -> Iterator[None]:
-    """Gives the process as many processors, so that all who take part have the same."""
+    """Restrict the process to a number of processors, so that all contestants have the same."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, sorted(before)[:number])
     try:
@@ -163,7 +163,7 @@ def processors(number: int) -> Iterator[None]:
 
 @contextmanager
 def torch_threads(number: int) -> Iterator[None]:
-    """Gives torch, and the native engine with it, as many threads."""
+    """Set the number of threads for torch, and with it for the native engine."""
     before = torch.get_num_threads()
     torch.set_num_threads(number)
     try:
@@ -173,7 +173,7 @@ def torch_threads(number: int) -> Iterator[None]:
 
 
 def _repeats(case: Case) -> int:
-    """What one call is counted as: its steps where these are what is measured."""
+    """Return what to divide a call's time by: the number of steps if single steps are measured."""
     return case.steps if case.mode == STREAMING else 1
 
 
@@ -183,7 +183,7 @@ def _results(ready: Ready) -> Results | None:
 
 
 def turn_of(ready: Ready) -> Callable[[], float]:
-    """Makes the seconds of a call, the median of those of one turn."""
+    """Return a function that takes one turn and returns the median seconds per call."""
 
     def turn() -> float:
         time.sleep(_REST)
@@ -212,13 +212,13 @@ def _timed(call: Callable[[], Any]) -> float:
 
 @dataclass(frozen=True)
 class Rounds:
-    """What turns gave.
+    """The results of several rounds.
 
     Attributes:
-        times: of each round that counts, what each turn gave.
-        looks: how the processors did after each of these.
-        left_out: how many rounds do not count, as others took the processors meanwhile.
-        disturbed: how many of those that count were such rounds all the same.
+        times: the turns' times for each round that counts.
+        looks: the processors' state after each of these rounds.
+        left_out: the number of rounds excluded because other processes disturbed them.
+        disturbed: the number of disturbed rounds that count anyway.
     """
 
     times: Sequence[Sequence[float]]
@@ -228,9 +228,9 @@ class Rounds:
 
 
 def in_turn(turns: Sequence[Callable[[], float]], seconds: float, judge: Quiet) -> Rounds:
-    """Takes turns, round by round, for so many seconds; for longer where others take the processors.
+    """Take turns round by round for the given time, or longer if other processes disturb them.
 
-    Where these are not left alone for long enough, all rounds count.
+    If the processors are not undisturbed for long enough, all rounds count.
     """
     times: list[list[float]] = []
     looks = [judge.look()]

@@ -1,4 +1,4 @@
-"""The memory that a call takes, in a process of its own: no other call has left it any."""
+"""Measure a call's memory in a separate process, unaffected by memory that other calls have left."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from throughtime.bench.cases import Case
 from throughtime.bench.contestant import Contestant
 
 _PROCESS = Path("/proc/self")
-_LEAST_STEPS = 20  # of the call that comes first
+_LEAST_STEPS = 20  # in the warm-up call
 
 
 def peak_memory(contestant: Contestant, case: Case, threads: int) -> int:
-    """Bytes that a call takes at its peak besides what it is given and what it returns."""
+    """Return the peak memory of a call in bytes, excluding its inputs and results."""
     with ProcessPoolExecutor(1, get_context("spawn")) as process:
         return process.submit(_peak_here, contestant, case, threads).result()
 
 
 def _peak_here(contestant: Contestant, case: Case, threads: int) -> int:
     torch.set_num_threads(threads)
-    # What is loaded and begun once is no memory of a call. It is so short that it leaves next to none.
+    # Load everything that is initialized once, with a call so short that it leaves almost no memory behind.
     short = replace(case, steps=min(case.steps, _LEAST_STEPS))
     contestant.prepare(short, Arguments.of(short), threads).call()
     call, results, _ = contestant.prepare(case, Arguments.of(case), threads)
     assert results is not None
     before = _resident("VmRSS")
-    (_PROCESS / "clear_refs").write_text("5")  # the peak begins anew
+    (_PROCESS / "clear_refs").write_text("5")  # reset the peak
     given = call()
     at_peak = _resident("VmHWM")
     returned = sum(array.nbytes for array in results(given).values())

@@ -1,4 +1,4 @@
-"""How a recurrent module is run: ours and torch's in the very same way."""
+"""Run recurrent modules, ours and torch's in the same way."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _TORCH_NAMES = {"rnn": ("RNN", "RNN_TANH"), "lstm": ("LSTM", "LSTM"), "gru": ("G
 
 
 def torch_name(case: Case) -> str:
-    """What torch calls a built-in cell."""
+    """Return torch's name for a built-in cell."""
     return _TORCH_NAMES[case.cell][0]
 
 
 def stored(case: Case, arguments: Arguments) -> list[Tensor]:
-    """A built-in cell's parameters as torch stores them: ih, hh and both biases."""
+    """Return a built-in cell's parameters as torch stores them: ih, hh and both biases."""
     layer = TORCH_LAYERS[_TORCH_NAMES[case.cell][1]]
     return layer.to_stored(list(arguments.parameters.values()), bias=True)
 
 
 def as_torchs(case: Case, arguments: Arguments, results: Results) -> Results:
-    """The results of a built-in cell, with the gradients of what torch stores instead of its program's parameters."""
+    """Convert a built-in cell's results to the gradients of torch's parameters."""
     layer = TORCH_LAYERS[_TORCH_NAMES[case.cell][1]]
     kept = [tensor.requires_grad_() for tensor in stored(case, arguments)]
     others = dict(results)
@@ -39,7 +39,7 @@ def as_torchs(case: Case, arguments: Arguments, results: Results) -> Results:
 
 
 def filled(module: nn.Module, values: Sequence[Tensor]) -> nn.Module:
-    """The module with these values in its parameters."""
+    """Copy values into a module's parameters and return the module."""
     with torch.no_grad():
         for parameter, value in zip(module.parameters(), values, strict=True):
             parameter.copy_(value)
@@ -47,13 +47,13 @@ def filled(module: nn.Module, values: Sequence[Tensor]) -> nn.Module:
 
 
 def ready_module(module: nn.Module, case: Case, arguments: Arguments, *, packed: bool = True) -> Ready:
-    """A module that takes the whole input, forward or in a training step.
+    """Prepare a module that runs on the whole input, forward or in a training step.
 
     Args:
-        module: gives the output and the state.
-        case: what is done.
-        arguments: what it is done on.
-        packed: whether a packed batch is given as such, or padded.
+        module: returns the output and the state.
+        case: the case.
+        arguments: the case's arrays.
+        packed: whether to pass a packed batch as such, or padded.
     """
     if not case.trains:
         return Ready(lambda: _forward(module, arguments.x), lambda y: {"output": y.numpy()})
@@ -79,7 +79,7 @@ def ready_module(module: nn.Module, case: Case, arguments: Arguments, *, packed:
 
 
 def named_results(output: Tensor, gradients: Mapping[str, Tensor]) -> dict[str, Any]:
-    """A training step's results: the output, and the gradient of what has each name in a module."""
+    """Return a training step's results: the output, and the gradient of each named tensor."""
     return {"output": output.detach().numpy()} | {f"gradient.{name}": g.numpy() for name, g in gradients.items()}
 
 

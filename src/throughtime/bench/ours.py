@@ -1,4 +1,4 @@
-"""Our own layers and streams."""
+"""This package's layers and streams."""
 
 from __future__ import annotations
 
@@ -21,44 +21,44 @@ class _Ours:
 
 
 class Layer(_Ours):
-    """The layer that a user has: the drop-in for torch's, or a `Recurrent` of their own cell; frozen for forward."""
+    """The layer a user has: torch's drop-in, or `Recurrent` with a user-defined cell; frozen for forward passes."""
 
     name = "throughtime"
 
     def takes(self, case: Case) -> bool:
-        """Whole sequences."""
+        """Accept whole sequences."""
         return case.mode not in (STREAMING, LONG, TEXT)
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """As any module is run."""
+        """Prepare the module like any other."""
         return ready_module(_layer(case, arguments), case, arguments)
 
 
 class Thawed(_Ours):
-    """That layer as it is where nobody has frozen it: its weights are made ready at every call."""
+    """The same layer without freezing, which packs its weights on every call."""
 
     name = "throughtime thawed"
 
     def takes(self, case: Case) -> bool:
-        """Forward runs."""
+        """Accept forward passes."""
         return case.mode == FORWARD
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """As any module is run."""
+        """Prepare the module like any other."""
         return ready_module(_layer(case, arguments, frozen=False), case, arguments)
 
 
 class Stepwise(_Ours):
-    """A stream of that layer."""
+    """A stream of the same layer."""
 
     name = "throughtime"
 
     def takes(self, case: Case) -> bool:
-        """Single steps."""
+        """Accept single steps."""
         return case.mode == STREAMING
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """The stream keeps the state."""
+        """Let the stream keep the state."""
         from throughtime.streaming import Stream
 
         stream = Stream(_layer(case, arguments), rows=case.batch)
@@ -74,16 +74,16 @@ class Stepwise(_Ours):
 
 
 class Checkpointed(_Ours):
-    """A `Recurrent` of the cell that keeps some of its states, and no residuals, between forward and backward."""
+    """A `Recurrent` layer that keeps some states and no residuals between forward and backward."""
 
     name = "throughtime"
 
     def takes(self, case: Case) -> bool:
-        """Long sequences."""
+        """Accept long sequences."""
         return case.mode == LONG
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """As any module is run."""
+        """Prepare the module like any other."""
         layer = _recurrent(case, arguments, checkpoint_every=case.checkpoint_every)
         ready = ready_module(layer, case, arguments)
         read = ready.results
@@ -92,51 +92,51 @@ class Checkpointed(_Ours):
 
 
 class BuiltIn(_Ours):
-    """Our built-in LSTM, beside a cell of the user's own of as many matrix products."""
+    """Our built-in LSTM, for comparison with a user-defined cell that has as many matrix products."""
 
     name = "throughtime lstm"
 
     def takes(self, case: Case) -> bool:
-        """Cells of the user's own."""
+        """Accept user-defined cells."""
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """The same case of the other cell."""
+        """Prepare the same case for the LSTM."""
         other = replace(case, cell="lstm")
         drawn = Arguments.of(other)
         return ready_module(_layer(other, drawn), other, drawn)._replace(results=None)
 
 
 class Padded(_Ours):
-    """Our layer on a batch that is padded, where the other runs are given it packed."""
+    """Our layer on a padded batch, for comparison with packed ones."""
 
     name = "throughtime padded"
 
     def takes(self, case: Case) -> bool:
-        """Packed batches."""
+        """Accept packed batches."""
         return case.mode == PACKED
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """The output's gradient is 0 in the padding, so the results are the same."""
+        """Use an output gradient that is 0 in the padding, so that the results are the same."""
         return ready_module(_layer(case, arguments), case, arguments, packed=False)
 
 
 class AllResiduals(_Ours):
-    """Our layer with all kept that the gradient needs, where the other run computes it again."""
+    """Our layer with all residuals kept, for comparison with recomputation."""
 
     name = "throughtime, all kept"
 
     def takes(self, case: Case) -> bool:
-        """Long sequences."""
+        """Accept long sequences."""
         return case.mode == LONG
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """As any module is run."""
+        """Prepare the module like any other."""
         return ready_module(_layer(case, arguments), case, arguments)
 
 
 def _layer(case: Case, arguments: Arguments, *, frozen: bool = True) -> nn.Module:
-    """The layer of a case; frozen, as far as that is for the case."""
+    """Create a case's layer, frozen if the case allows it."""
     if case.is_built_in:
         kind = getattr(dropin, torch_name(case))
         layer = filled(kind(case.input_size, case.hidden, engine="native"), stored(case, arguments))

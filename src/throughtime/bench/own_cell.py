@@ -1,4 +1,4 @@
-"""A cell as a user writes it, which no library has built in; and the same step as it is written by hand elsewhere."""
+"""A user-defined cell that no library has built in, and the same step written by hand for other libraries."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def peephole_lstm(x: Symbol, h: Symbol, c: Symbol) -> tuple[Symbol, Symbol]:
 def by_hand(
     w: Mapping[str, Any], from_x: Any, h: Any, c: Any, *, sigmoid: Any, tanh: Any, split: Any
 ) -> tuple[Any, Any]:
-    """One step in another library's words.
+    """Compute one step with another library's operations.
 
     Args:
         w: the parameters by their names in a layer.
-        from_x: `W_x x + b`, `[B, 4 hidden]`, as it is best computed for all steps at once.
+        from_x: `W_x x + b`, `[B, 4 hidden]`, computed for all steps at once.
         h, c: the states `[B, hidden]`.
-        sigmoid, tanh: that library's.
-        split: cuts the last axis into four.
+        sigmoid, tanh: the library's functions.
+        split: splits the last axis into four.
     """
     i, f, g, o = split(from_x + h @ w["weight_h_l0"].T)
     i = sigmoid(i + w["peephole_input_l0"] * c)

@@ -1,4 +1,4 @@
-"""JAX: `lax.scan` over a cell of the user's own, under `jit`, on the CPU."""
+"""JAX: `lax.scan` over a user-defined cell under `jit`, on the CPU."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from throughtime.bench.own_cell import by_hand
 
 
 class JaxScan:
-    """The input's product for all steps, then a scan."""
+    """The input product for all steps, followed by a scan."""
 
     name = "JAX"
     packages = ("jax",)
     is_ours = False
 
     def takes(self, case: Case) -> bool:
-        """Cells of the user's own."""
+        """Accept user-defined cells."""
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Compiled here, at the first call."""
+        """Compile the function by calling it once."""
         import jax
 
         device = jax.devices("cpu")[0]

@@ -1,4 +1,4 @@
-"""ONNX Runtime: its operators RNN, LSTM and GRU, on the CPU."""
+"""ONNX Runtime's RNN, LSTM and GRU operators on the CPU."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ _Shapes = dict[str, tuple[int | None, ...]]
 
 
 class OnnxRuntime:
-    """An inference session of a model of the one operator."""
+    """An inference session for a model with one operator."""
 
     name = "ONNX Runtime"
     packages = ("onnxruntime", "onnx")
     is_ours = False
 
     def takes(self, case: Case) -> bool:
-        """Built-in cells, without gradients."""
+        """Accept built-in cells without gradients."""
         return case.is_built_in and case.mode in (FORWARD, STREAMING)
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Whole sequences, or one step with the states going in and out."""
+        """Run whole sequences, or one step with states as inputs and outputs."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
-        # Its threads would go on spinning after a call, and take the processor from whoever is measured next.
+        # Otherwise its threads keep spinning after a call and take processor time from the next contestant.
         options.add_session_config_entry("session.force_spinning_stop", "1")
         session = onnxruntime.InferenceSession(_model(case, arguments), options, providers=["CPUExecutionProvider"])
         x = arguments.x.numpy()
@@ -58,7 +58,7 @@ def _model(case: Case, arguments: Arguments) -> bytes:
     from onnx import TensorProto, helper, numpy_helper
 
     found = onnx_layer_of(case.program)
-    assert found is not None  # every cell that others have built in is an operator
+    assert found is not None  # every cell that other libraries have built in is an operator
     layout = found.layer.layout
     stored = layout.to_stored(layout.mapping(found.program), list(arguments.parameters.values()), case.hidden)
     biases = [tensor for tensor in (stored.input_bias, stored.recurrent_bias) if tensor is not None]

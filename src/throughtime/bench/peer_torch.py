@@ -1,4 +1,4 @@
-"""torch, eagerly: its layers, its single cells, and a loop over a cell of the user's own."""
+"""torch in eager mode: its layers, its single cells, and a loop over a user-defined cell."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ class _Torch:
 
 
 class TorchLayer(_Torch):
-    """`torch.nn.RNN`, `LSTM`, `GRU`."""
+    """`torch.nn.RNN`, `LSTM` and `GRU`."""
 
     name = "torch"
 
     def takes(self, case: Case) -> bool:
-        """Built-in cells; a step is a sequence of one."""
+        """Accept built-in cells; a single step is a sequence of length one."""
         return case.is_built_in and case.mode != TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """As any module is run."""
+        """Prepare the module like any other."""
         layer = getattr(nn, torch_name(case))(case.input_size, case.hidden)
         filled(layer, stored(case, arguments))
         if case.mode != STREAMING:
@@ -49,16 +49,16 @@ class TorchLayer(_Torch):
 
 
 class TorchCell(_Torch):
-    """`torch.nn.RNNCell`, `LSTMCell`, `GRUCell`."""
+    """`torch.nn.RNNCell`, `LSTMCell` and `GRUCell`."""
 
     name = "torch cell"
 
     def takes(self, case: Case) -> bool:
-        """Single steps."""
+        """Accept single steps."""
         return case.mode == STREAMING
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """The state is what a step returns."""
+        """Pass the returned state to the next step."""
         cell = getattr(nn, f"{torch_name(case)}Cell")(case.input_size, case.hidden)
         filled(cell, stored(case, arguments))
 
@@ -74,16 +74,16 @@ class TorchCell(_Torch):
 
 
 class TorchLoop(_Torch):
-    """A Python loop over the steps, with the input's product done for all of them before it."""
+    """A Python loop over the steps, after one input product for all of them."""
 
     name = "torch loop"
 
     def takes(self, case: Case) -> bool:
-        """Cells of the user's own."""
+        """Accept user-defined cells."""
         return not case.is_built_in
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """With or without gradients."""
+        """Prepare a training step or a forward pass."""
         leaves = {"x": arguments.x, **arguments.parameters}
         if not case.trains:
             return Ready(lambda: _without_gradient(leaves), lambda y: {"output": y.numpy()})

@@ -1,4 +1,4 @@
-"""Whether the processors are this process's own: on a shared host others take turns on them."""
+"""Detect whether other processes or virtual machines are using the processors."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 from functools import cache
 from typing import NamedTuple
 
-_PEAK = 0.01  # seconds of multiplying and adding
-_FIRST = 30  # looks, before anything is measured, at what the machine can do
-LEAST_PEAK, MOST_HANDOVER = 0.9, 2.0  # beside the best that was seen
+_PEAK = 0.01  # seconds of arithmetic
+_FIRST = 30  # initial looks that establish the machine's best
+LEAST_PEAK, MOST_HANDOVER = 0.9, 2.0  # relative to the best seen
 
 
 class Look(NamedTuple):
-    """How the processors did at one moment.
+    """The state of the processors at one moment.
 
     Attributes:
-        peak: FLOP a second without touching memory.
-        handover: seconds until one thread sees what another has written; more where a host has moved them apart.
+        peak: the arithmetic rate without memory access, in FLOP/s.
+        handover: seconds until one thread sees what another has written; longer if a host has moved them apart.
     """
 
     peak: float
@@ -24,10 +24,10 @@ class Look(NamedTuple):
 
 
 class Quiet:
-    """Tells the moments in which nobody else took the processors.
+    """Detect moments in which nothing else uses the processors.
 
     Args:
-        threads: how many are to be used.
+        threads: the number of threads to be used.
     """
 
     def __init__(self, threads: int) -> None:
@@ -37,9 +37,9 @@ class Quiet:
             self.look()
 
     def look(self) -> Look:
-        """How the processors do now."""
+        """Measure the current state of the processors."""
         now, best = self._measured(), self.best
-        # Two threads that share a core are close, and slow: what they take is no measure.
+        # Two threads that share a core have a short handover but are slow: ignore their handover.
         if best.peak < LEAST_PEAK * now.peak:
             self.best = now
         elif now.peak >= LEAST_PEAK * best.peak:
@@ -47,7 +47,7 @@ class Quiet:
         return now
 
     def held(self, look: Look) -> bool:
-        """Whether the processors did about as well as the best that was seen."""
+        """Whether the processors did nearly as well as the best seen."""
         return look.peak >= LEAST_PEAK * self.best.peak and look.handover <= MOST_HANDOVER * self.best.handover
 
     def _measured(self) -> Look:
@@ -60,5 +60,5 @@ class Quiet:
 
 @cache
 def quiet(threads: int) -> Quiet:
-    """The same for all that one process measures."""
+    """Return the instance shared by all measurements of a process."""
     return Quiet(threads)

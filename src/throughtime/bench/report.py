@@ -16,28 +16,28 @@ from throughtime.bench.quiet import LEAST_PEAK, MOST_HANDOVER
 from throughtime.tables import markdown_table
 
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
-FASTEST = "the fastest of them"
+FASTEST = "the fastest other"
 PEAK = "the processor's peak"
 TIME, MEMORY, RATE = "time", "memory", "rate"
-_INSTALL = ". Install all contestants with `pip install 'throughtime[bench]'`."
+_INSTALL = ". To install all contestants: `pip install 'throughtime[bench]'`."
 _READING = (
-    "One unidirectional float32 layer, its input product included. A time is the median over rounds in which the "
-    "contestants took turns; a ratio is the median over the rounds of another contestant's time over ours, so above 1 "
-    "ours is faster. GFLOP/s count the matrix products alone. Every result was compared with torch's. Forward runs use "
-    "a frozen layer, whose weights are packed once, as a session of ONNX Runtime packs them; `throughtime thawed` "
+    "One unidirectional float32 layer, including its input product. A time is the median over rounds in which the "
+    "contestants took turns. A ratio is the median over rounds of another contestant's time divided by ours; above "
+    "1, ours is faster. GFLOP/s count only the matrix products. Every result was compared with torch's. Forward passes "
+    "use a frozen layer, whose weights are packed once, as ONNX Runtime packs them in a session; `throughtime thawed` "
     "packs them on every call."
 )
 _DISTURBED = (
-    f"before or after which the processors reached less than {LEAST_PEAK:.0%} of their peak, or communication between "
-    f"them took {MOST_HANDOVER:g} times its usual time or more, as when a host runs other guests"
+    f"because just before or after them the processors reached less than {LEAST_PEAK:.0%} of their peak, or "
+    f"communication between them took {MOST_HANDOVER:g} times its usual time or more, as when a host runs other guests"
 )
 # Sizes at which the peak arithmetic rate of the processor limits the speed.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
-_WORST = 10  # shapes listed first
-# The title of each summary table, and the format of its figures.
+_WORST = 10  # number of sizes to list first
+# Each summary table's title and number format.
 _SUMMARY_TABLES = {
     TIME: ("## Speed relative to other engines", "{:.2f}"),
-    MEMORY: ("## Memory: that of others over ours", "{:.1f}"),
+    MEMORY: ("## Memory of others relative to ours", "{:.1f}"),
     RATE: (
         f"## Share of the peak arithmetic rate, batch {_LARGE_BATCH} or larger and hidden {_LARGE_HIDDEN} or larger",
         "{:.0%}",
@@ -47,14 +47,14 @@ _SUMMARY_TABLES = {
 
 @dataclass(frozen=True)
 class Summary:
-    """One figure for several sizes of a cell.
+    """One summary number over several sizes of a cell.
 
     Attributes:
         mode, cell, grid: what was measured, and the name of the grid of sizes.
         quantity: `TIME`, `MEMORY`, or `RATE`, the arithmetic rate.
-        beside: a contestant; `FASTEST`, the fastest for each size that isn't ours; or `PEAK`.
+        beside: a contestant; `FASTEST`, the fastest other one at each size; or `PEAK`.
         shapes: the number of sizes.
-        mean: the geometric mean of the contestant's time or memory over ours; for `PEAK`, of our share of it.
+        mean: the geometric mean of the contestant's time or memory divided by ours; for `PEAK`, of our fraction of it.
         least: the smallest value.
         at: the size with the smallest value.
     """
@@ -77,9 +77,9 @@ class Report:
     Attributes:
         machine: the machine.
         threads: the number of threads of every contestant.
-        seconds: the least time each case was measured for.
-        measurements: one for each case.
-        absent: the contestants that couldn't take part, with the reason.
+        seconds: the minimum time to measure each case.
+        measurements: one per case.
+        absent: the contestants that could not take part, with the reasons.
     """
 
     machine: Machine
@@ -90,12 +90,12 @@ class Report:
 
     @property
     def wrong(self) -> list[str]:
-        """Contestants with wrong results, and the case."""
+        """Contestants with wrong results, and the cases."""
         return [f"{name} in {m.case.name}" for m in self.measurements for name in m.wrong]
 
     @property
     def summaries(self) -> list[Summary]:
-        """Summaries of each cell beside each contestant: one for each grid of sizes; for single steps, each size."""
+        """Compare each cell with each contestant: one summary per grid of sizes, or per size for single steps."""
         groups: dict[tuple[str, str, str | int], list[Measurement]] = {}
         for m in self.measurements:
             # A single step of a small layer is nearly all overhead, one of a large layer nearly all arithmetic.
@@ -105,7 +105,7 @@ class Report:
 
     @property
     def worst(self) -> list[tuple[Case, str, float]]:
-        """The sizes with the lowest ratios: the case, its fastest other contestant, and that one's time over ours."""
+        """Return the sizes with the lowest ratios: the case, the fastest other contestant, and its time over ours."""
         found = [
             (m.case, *min(((t.contestant, t.ratio) for t in m.times if t.contestant not in _OURS), key=itemgetter(1)))
             for m in self.measurements
@@ -125,11 +125,11 @@ class Report:
         }
 
     def page(self) -> str:
-        """One page in Markdown: the conditions, the slowest sizes and the summaries."""
+        """Format one page of Markdown: the conditions, the slowest sizes and the summaries."""
         return "\n".join(self._page_lines()) + "\n"
 
     def tables(self) -> str:
-        """The times of every size, in Markdown."""
+        """Format the times of every size as Markdown."""
         return "\n".join(self._table_lines()) + "\n"
 
     def _page_lines(self) -> Iterator[str]:
@@ -146,7 +146,7 @@ class Report:
             yield "**Wrong results:** " + ", ".join(self.wrong) + "."
             yield ""
         if self.worst:
-            yield "## The lowest ratios"
+            yield "## Lowest ratios"
             yield ""
             rows = [[case.mode, case.cell, case.shape, name, f"{ratio:.2f}"] for case, name, ratio in self.worst]
             yield from markdown_table([["mode", "cell", "size", "fastest other", "its time over ours"], *rows])
@@ -161,7 +161,7 @@ class Report:
             for built_in in (True, False):
                 group = [m for m in self.measurements if m.case.mode == mode and m.case.is_built_in == built_in]
                 if group:
-                    yield f"## {title}{'' if built_in else ', of a cell of the user’s own'}"
+                    yield f"## {title}{'' if built_in else ', user-defined cell'}"
                     yield ""
                     yield from markdown_table(_detail(group))
 
@@ -172,7 +172,7 @@ class Report:
         return f"Every contestant used {threads}{peak}, and one for single steps.{self._excluded()}"
 
     def _excluded(self) -> str:
-        """A note on the rounds that other programs disturbed."""
+        """Describe the rounds excluded because other programs disturbed them."""
         left_out = sum(m.left_out for m in self.measurements)
         kept = [m.case.name for m in self.measurements if m.disturbed]
         if not left_out and not kept:
@@ -182,7 +182,7 @@ class Report:
         return excluded + (f" Too few were undisturbed in {', '.join(kept)}, which include some." if kept else "")
 
     def _summary_lines(self) -> Iterator[str]:
-        head = ["mode", "cell", "sizes", "beside", "number", "geometric mean", "least", "at"]
+        head = ["mode", "cell", "sizes", "compared with", "count", "geometric mean", "minimum", "at"]
         for quantity, (title, form) in _SUMMARY_TABLES.items():
             rows = [
                 [s.mode, s.cell, s.grid, s.beside, str(s.shapes), form.format(s.mean), form.format(s.least), s.at]

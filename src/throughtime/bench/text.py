@@ -1,4 +1,4 @@
-"""Training on text, end to end: `throughtime train`, and the loop that one writes in torch for the same network."""
+"""End-to-end training on text: `throughtime train`, and the equivalent training loop in torch."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from throughtime.bench.cases import TEXT, Case
 from throughtime.bench.contestant import Ready
 from throughtime.bench.modules import torch_name
 
-_STEPS = 100  # of one training
+_STEPS = 100  # per training
 _SYMBOLS = 64
-_FIRST = 32  # what is printable begins here
+_FIRST = 32  # the first printable character
 _RATE, _DROPOUT, _CLIP = 0.004, 0.1, 1.0
 
 
 class _Training(NamedTuple):
-    """What a training gives: the median seconds of a step, and the last step's loss."""
+    """A training's median seconds per step, and the last step's loss."""
 
     seconds: float
     loss: float
 
 
 class TrainCommand:
-    """What `throughtime train` does, timed by its own metrics; validations are left out."""
+    """`throughtime train`, timed by its own metrics without validations."""
 
     name = "throughtime"
     packages = ("lightning",)
@@ -44,7 +44,7 @@ class TrainCommand:
         return case.mode == TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Each call is a run of its own."""
+        """Start a new run on each call."""
         from throughtime.training import train
 
         symbols = _symbols(case)
@@ -79,7 +79,7 @@ class TrainCommand:
 
 
 class TorchTraining:
-    """Embedding, torch's layers, a softmax; AdamW and clipping."""
+    """An embedding, torch's layers and a softmax, trained with AdamW and clipping."""
 
     name = "torch"
     packages = ("torch",)
@@ -90,7 +90,7 @@ class TorchTraining:
         return case.mode == TEXT
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
-        """Each call trains anew."""
+        """Train from scratch on each call."""
         symbols = _symbols(case)
 
         def run() -> _Training:
@@ -132,13 +132,13 @@ def _ready(run: Any) -> Ready:
 
 
 def _symbols(case: Case) -> Tensor:
-    """Symbols at random, `[T, B]` for all steps of a training."""
+    """Draw random tokens, `[T, B]` for all steps of a training."""
     generator = torch.Generator().manual_seed(0)
     return torch.randint(_SYMBOLS, (_STEPS * case.steps + 1, case.batch), generator=generator)
 
 
 def _of_metrics(rows: Sequence[dict[str, float | None]]) -> _Training:
-    """The steps by themselves: a validation is in the row of its step, the checkpoint after it in the next one."""
+    """Time only the steps: a step's row includes its validation, and the next row the checkpoint after it."""
     times = [row["time"] or 0.0 for row in rows]
     validated = [row["valid_loss"] is not None for row in rows]
     seconds = [times[k] - times[k - 1] for k in range(1, len(rows)) if not (validated[k] or validated[k - 1])]

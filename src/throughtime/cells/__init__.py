@@ -1,4 +1,4 @@
-"""The named cells: a file a family, each cell as its equations."""
+"""The named cells, defined by their equations, with one module per family."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from throughtime.cells.highway import rhn
 from throughtime.cells.lstm import lstm, lstm_np
 from throughtime.cells.multiplicative import gru_integrated, lstm_integrated, lstm_multiplicative, rnn_integrated
 from throughtime.cells.mutants import mut1, mut2, mut3
-from throughtime.cells.normalised import gru_layer_norm, ligru, lstm_layer_norm
+from throughtime.cells.normalized import gru_layer_norm, ligru, lstm_layer_norm
 from throughtime.cells.odyssey import (
     lstm_coupled,
     lstm_fgr,
@@ -56,22 +56,20 @@ _CELLS: dict[str, Cell] = {name: value for name in __all__ if isinstance(value :
 
 
 def names() -> list[str]:
-    """The names of all named cells, family by family."""
+    """The names of all named cells, grouped by family."""
     return list(_CELLS)
 
 
 def get(cell: str | Cell) -> Cell:
-    """A cell by its name; a cell is given back as it is.
+    """Look up a named cell; a `Cell` is returned unchanged.
 
     Raises:
-        CellError: if no cell has that name, with the nearest one, or it is no name.
+        CellError: if `cell` is neither a cell nor the name of one; the message suggests similar names.
     """
     if isinstance(cell, Cell):
         return cell
     if not isinstance(cell, str):
-        raise CellError(
-            f"a cell's name, such as 'lstm', or a cell of one's own (throughtime.cell) is wanted; given {cell!r}."
-        )
+        raise CellError(f"cell must be a name, such as 'lstm', or a cell made with throughtime.cell, got {cell!r}.")
     if cell not in _CELLS:
         hint = nearest(cell, _CELLS, 3)
         raise CellError(f"no cell named {cell!r}{hint or '.'} `throughtime cells` lists all {len(_CELLS)}.")

@@ -1,11 +1,11 @@
-"""Gated sums: the state is a sum of what x alone gave at each step, weighed by gates."""
+"""Additive cells, whose state is a sum of functions of x alone, weighted by gates."""
 
 from throughtime.language import activate, affine, cell, linear, named, sigmoid, tanh
 
 
 @cell
 def ran(x, h, c, *, activation="tanh"):
-    """Recurrent additive network: an LSTM whose candidate sees x alone (Lee et al. 2017, arXiv:1705.07393)."""
+    """Recurrent additive network, an LSTM whose candidate sees only x (Lee et al. 2017, arXiv:1705.07393)."""
     n = linear("candidate", x)
     i = sigmoid(affine("input", x, h))
     f = sigmoid(affine("forget", x, h))
@@ -27,7 +27,7 @@ def atr(x, h):
 
 @cell
 def cfn(x, h):
-    """Chaos free network: left alone, its state decays to 0 (Laurent & von Brecht 2016, arXiv:1612.06212)."""
+    """Chaos-free network, whose state decays to 0 without input (Laurent & von Brecht 2016, arXiv:1612.06212)."""
     f = sigmoid(affine("forget", x, h))
     i = sigmoid(affine("input", x, h))
     h = f * tanh(h) + i * tanh(linear("candidate", x))

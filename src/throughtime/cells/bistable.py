@@ -1,13 +1,13 @@
-"""Bistable cells: each unit feeds back to itself, and where that is strong it holds one of two states for ever."""
+"""Bistable cells, whose units feed back to themselves and, if this is strong, hold one of two states forever."""
 
 from throughtime.language import affine, cell, linear, parameter, sigmoid, tanh
 
 
 @cell
 def brc(x, h):
-    """Bistable recurrent cell: of the step before a unit sees itself alone (Vecoven et al. 2020, arXiv:2006.05252).
+    """Bistable recurrent cell, whose units see only their own old state (Vecoven et al. 2020, arXiv:2006.05252).
 
-    The recurrent weights start at 1, as in the authors' code.
+    The recurrent weights are initialized to 1, as in the authors' code.
     """
     a = 1 + tanh(affine("feedback", x) + parameter("feedback.recurrent", initial=1.0) * h)
     c = sigmoid(affine("update", x) + parameter("update.recurrent", initial=1.0) * h)

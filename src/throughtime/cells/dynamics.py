@@ -1,13 +1,13 @@
-"""Differential equations, taken a step at a time."""
+"""Discretized differential equations."""
 
 from throughtime.language import affine, cell, gate, inputs, parameter, sigmoid, state, tanh
 
 
 @cell
 def cornn(x, y=state("position"), z=state("velocity"), *, dt=0.042, gamma=2.7, epsilon=4.7):
-    """Coupled oscillators, damped and driven (Rusch & Mishra 2020, arXiv:2010.00951).
+    """Coupled oscillators with damping and forcing (Rusch & Mishra 2020, arXiv:2010.00951).
 
-    The damping is that of the step before, as in the authors' code; the defaults are theirs for sequential MNIST.
+    The damping uses the previous velocity, as in the authors' code; the defaults are theirs for sequential MNIST.
     """
     z = z + dt * (tanh(affine("force", x, y, z)) - gamma * y - epsilon * z)
     y = y + dt * z
@@ -16,7 +16,7 @@ def cornn(x, y=state("position"), z=state("velocity"), *, dt=0.042, gamma=2.7, e
 
 @cell
 def unicornn(x, y=state("position"), z=state("velocity"), *, dt=0.19, alpha=30.65):
-    """Oscillators, undamped and each on its own (Rusch & Mishra 2021, arXiv:2103.05487).
+    """Undamped, uncoupled oscillators (Rusch & Mishra 2021, arXiv:2103.05487).
 
     The defaults are the authors' for permuted sequential MNIST.
     """
@@ -28,7 +28,7 @@ def unicornn(x, y=state("position"), z=state("velocity"), *, dt=0.19, alpha=30.6
 
 @cell
 def lem(x, y=state("hidden"), z=state("memory"), *, dt=1.0):
-    """Long expressive memory: two states, with time scales that are learned (Rusch et al. 2021, arXiv:2110.04744)."""
+    """Long expressive memory, two states with learned time scales (Rusch et al. 2021, arXiv:2110.04744)."""
     a = dt * sigmoid(affine("memory.scale", x, y))
     b = dt * sigmoid(affine("hidden.scale", x, y))
     z = (1 - a) * z + a * tanh(affine("memory.candidate", x, y))
@@ -40,8 +40,8 @@ def lem(x, y=state("hidden"), z=state("memory"), *, dt=1.0):
 def cfc(x, h, dt=inputs(width=1, optional=True), *, backbone=128):
     """Closed-form continuous-time network (Hasani et al. 2022, arXiv:2106.13898).
 
-    As in the authors' code: `backbone` units feed the heads. Without `dt`, the time since the step before, all steps
-    take a time of 1, and the two matrices for the time are one.
+    As in the authors' code, `backbone` units feed the heads. The optional input `dt` is the time since the previous
+    step; without it every step takes a time of 1, and the two matrices for the time reduce to one.
     """
     u = 1.7159 * tanh(0.666 * affine("backbone", x, h, width=backbone))
     f = tanh(affine("first", u))

@@ -1,14 +1,14 @@
-"""Gates that are exponentials, kept within bounds by a stabiliser."""
+"""Cells with exponential gates, kept in range by a stabilizer."""
 
 from throughtime.language import affine, cell, exp, maximum, named, sigmoid, softplus, state, tanh
 
 
 @cell
 def slstm(x, h, c, n=state("normaliser", initial=1.0), m=state("stabiliser", initial=-1e4)):
-    """sLSTM, of the xLSTM: exponential gates, normalised (Beck et al. 2024, arXiv:2405.04517).
+    """sLSTM from the xLSTM, with normalized exponential gates (Beck et al. 2024, arXiv:2405.04517).
 
-    The stabiliser m starts below any gate's logarithm, so that the first step's forget gate is 0 and the state begins
-    with what that step lets in, as in the authors' code, which asks for the first step.
+    The stabilizer m starts below any gate's logarithm, so that the forget gate is 0 at the first step and the state
+    starts with that step's input, as in the authors' code, which detects the first step.
     """
     log_i = affine("input", x, h)
     log_f = -softplus(-affine("forget", x, h))

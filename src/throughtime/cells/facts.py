@@ -1,4 +1,4 @@
-"""What can be told of a cell without running it: what `throughtime cells` and the page of all cells show."""
+"""Static facts about cells, shown by `throughtime cells` and on the cells page."""
 
 from __future__ import annotations
 
@@ -13,21 +13,23 @@ from throughtime.program.core import Program
 from throughtime.program.counting import flops
 
 _REFERENCE = re.compile(r"\(([^()]*\b[12]\d{3}\b[^()]*)\)")
-_STEP = 8  # so that a cell with heads or groups can be cut at every size
+_STEP = 8  # divisible by the numbers of heads and groups
 
 
 @dataclass(frozen=True)
 class Facts:
-    """A cell in a few words.
+    """A summary of a cell.
 
     Attributes:
         name: the cell's name.
         meaning: the first line of its docstring.
-        reference: the paper that is named there, if one is.
-        parameters_per_unit: how many it has, as a formula in I, the width of x, and H, the number of hidden units.
-        flops_per_unit: the arithmetic of a forward step of one row, as such a formula; a function counts as one.
-        states: their names.
-        inputs: the names of the inputs beside x, which are optional in named cells.
+        reference: the paper cited there; empty if none.
+        parameters_per_unit: the number of parameters per hidden unit, as a formula in I, the width of x, and H, the
+            number of hidden units.
+        flops_per_unit: the FLOPs of a forward step of one sequence per hidden unit, as such a formula; a function such
+            as tanh counts as one.
+        states: the names of the states.
+        inputs: the names of the inputs beside x, all optional in named cells.
         hyper: the hyper-parameters and their values.
     """
 
@@ -42,7 +44,7 @@ class Facts:
 
     @classmethod
     def of(cls, cell: Cell) -> Facts:
-        """Those of a cell."""
+        """Collect the facts about a cell."""
         reference = _REFERENCE.search(cell.meaning)
         return cls(
             cell.name,
@@ -57,10 +59,10 @@ class Facts:
 
 
 def per_unit(cell: Cell, count: Callable[[Program], int]) -> str:
-    """A number that a cell's program has, divided by the number of hidden units, as a formula in I and H.
+    """Express a count over a cell's program, per hidden unit, as a formula in I and H.
 
-    The number is a polynomial, a I H + b H^2 + c H + d I + e, found from the programs of a few sizes, in all of which
-    I is not H: where they are alike some cells do with a matrix less.
+    The count is a polynomial, a I H + b H^2 + c H + d I + e, fitted to programs of a few sizes. In all of them I
+    differs from H, because some cells have one matrix less if I = H.
     """
 
     def at(inputs: int, units: int) -> int:

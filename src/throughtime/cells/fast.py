@@ -1,13 +1,13 @@
-"""Cells small enough for a microcontroller: a plain network, and a few numbers that weigh the old state."""
+"""Cells small enough for a microcontroller, which mix the old and the new state by a few scalars."""
 
 from throughtime.language import activate, affine, bias, cell, parameter, sigmoid
 
 
 @cell
 def fastrnn(x, h, *, activation="tanh"):
-    """FastRNN: two numbers weigh the new and the old state (Kusupati et al. 2018, arXiv:1901.02358).
+    """FastRNN, in which two scalars weight the new and the old state (Kusupati et al. 2018, arXiv:1901.02358).
 
-    They start as in the authors' code.
+    The scalars are initialized as in the authors' code.
     """
     n = activate(activation, affine("candidate", x, h))
     h = sigmoid(parameter("alpha", 1, -3.0)) * n + sigmoid(parameter("beta", 1, 3.0)) * h
@@ -16,9 +16,9 @@ def fastrnn(x, h, *, activation="tanh"):
 
 @cell
 def fastgrnn(x, h, *, activation="tanh"):
-    """FastGRNN: the gate and the candidate have their matrices in common (Kusupati et al. 2018, arXiv:1901.02358).
+    """FastGRNN, whose gate and candidate share their matrices (Kusupati et al. 2018, arXiv:1901.02358).
 
-    Biases and weights start as in the authors' code.
+    Biases and scalars are initialized as in the authors' code.
     """
     a = affine("shared", x, h, bias=False)
     z = sigmoid(bias("update", 1.0) + a)

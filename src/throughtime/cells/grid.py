@@ -1,15 +1,15 @@
-"""Memory along the depth of a stack as well as along time."""
+"""Cells with memory along the depth of a stack as well as along time."""
 
 from throughtime.language import affine, cell, concat, linear, named, sigmoid, split, tanh
 
 
 @cell
 def grid_lstm(x, h, c):
-    """Grid LSTM of two dimensions, time and depth (Kalchbrenner et al. 2015, arXiv:1507.01526).
+    """Grid LSTM with two dimensions, time and depth (Kalchbrenner et al. 2015, arXiv:1507.01526).
 
-    A layer gives the next one a hidden and a memory vector side by side, so its output is 2 H wide, and each dimension
-    has an LSTM of its own. x is that pair where it is 2 H wide; the first layer makes one of any other x by two
-    matrices.
+    Each dimension has an LSTM of its own. A layer passes a hidden and a memory vector to the next layer, so its output
+    has width 2 H. An x of width 2 H is taken as that pair; from any other x, as in the first layer, two matrices
+    compute it.
     """
     d, m = split(x, 2) if x.width == 2 * h.width else (linear("embedding", x), linear("embedding.memory", x))
 

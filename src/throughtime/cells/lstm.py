@@ -7,7 +7,7 @@ from throughtime.language import affine, cell, linear, sigmoid, state, tanh
 def lstm(x, h=state("hidden", width="projection"), c=state("cell"), *, projection=None):
     """Long short-term memory with forget gate (Hochreiter & Schmidhuber 1997; Gers et al. 2000).
 
-    With `projection` the output is a matrix times the hidden units (Sak et al. 2014, arXiv:1402.1128).
+    With `projection` a matrix maps the hidden units to an output of that width (Sak et al. 2014, arXiv:1402.1128).
     """
     i = sigmoid(affine("input", x, h))
     f = sigmoid(affine("forget", x, h))
@@ -20,4 +20,4 @@ def lstm(x, h=state("hidden", width="projection"), c=state("cell"), *, projectio
     return h, c
 
 
-lstm_np = lstm.variant("lstm_np", "NP, no peepholes: the LSTM itself (Greff et al. 2015, arXiv:1503.04069).")
+lstm_np = lstm.variant("lstm_np", "NP, no peepholes, the same as lstm (Greff et al. 2015, arXiv:1503.04069).")

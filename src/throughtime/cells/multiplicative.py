@@ -1,11 +1,11 @@
-"""Cells in which x and the state are multiplied with each other."""
+"""Cells that multiply x and the state."""
 
 from throughtime.language import affine, bias, cell, linear, parameter, sigmoid, tanh
 
 
 @cell
 def lstm_multiplicative(x, h, c):
-    """LSTM that sees, in place of the old state, its product with x (Krause et al. 2016, arXiv:1609.07959)."""
+    """LSTM that sees the product of x and the old state (Krause et al. 2016, arXiv:1609.07959)."""
     m = linear("factor.input", x) * linear("factor.recurrent", h)
     i = sigmoid(affine("input", x, m))
     f = sigmoid(affine("forget", x, m))
@@ -17,7 +17,7 @@ def lstm_multiplicative(x, h, c):
 
 
 def _integrated(name, x, h):
-    """Multiplicative integration: alpha (W x) (U h) + beta1 (U h) + beta2 (W x) + b, a gate's pre-activation."""
+    """A gate's pre-activation by multiplicative integration: alpha (W x) (U h) + beta1 (U h) + beta2 (W x) + b."""
     w, u = linear(f"{name}.x", x), linear(f"{name}.h", h)
     alpha, beta1, beta2 = (parameter(f"{name}.{each}", initial=1.0) for each in ("alpha", "beta1", "beta2"))
     return alpha * w * u + beta1 * u + beta2 * w + bias(name, 0.0)
@@ -44,7 +44,7 @@ def lstm_integrated(x, h, c):
 
 @cell
 def gru_integrated(x, h):
-    """GRU with multiplicative integration in each gate, reset before the product (Wu et al. 2016, arXiv:1606.06630)."""
+    """GRU (reset before) with multiplicative integration in each gate (Wu et al. 2016, arXiv:1606.06630)."""
     r = sigmoid(_integrated("reset", x, h))
     z = sigmoid(_integrated("update", x, h))
     n = tanh(_integrated("candidate", x, r * h))

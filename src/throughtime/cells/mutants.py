@@ -1,6 +1,6 @@
-"""The three best cells that a search by evolution found. In their update 1 takes the new value, 0 keeps the old one.
+"""The three best cells of an evolutionary search. An update gate of 1 takes the new value, 0 keeps the old one.
 
-They add x, as it is, to what the units see, so it must be as wide as the layer, as an embedding is; where it is not, it
+They add x itself to what the units see, so it should have the width of the layer, as an embedding may have; any other x
 is multiplied by a matrix first.
 """
 
@@ -9,7 +9,7 @@ from throughtime.language import affine, cell, linear, sigmoid, tanh
 
 @cell
 def mut1(x, h):
-    """MUT1, whose update gate sees x alone (Jozefowicz et al. 2015, PMLR 37)."""
+    """MUT1, whose update gate sees only x (Jozefowicz et al. 2015, PMLR 37)."""
     e = x if x.width == h.width else linear("embedding", x)
     z = sigmoid(affine("update", x))
     r = sigmoid(affine("reset", x, h))
@@ -20,7 +20,7 @@ def mut1(x, h):
 
 @cell
 def mut2(x, h):
-    """MUT2, whose reset gate sees x as it is (Jozefowicz et al. 2015, PMLR 37)."""
+    """MUT2, whose reset gate sees x itself (Jozefowicz et al. 2015, PMLR 37)."""
     e = x if x.width == h.width else linear("embedding", x)
     z = sigmoid(affine("update", x, h))
     r = sigmoid(affine("reset", h) + e)
@@ -31,7 +31,7 @@ def mut2(x, h):
 
 @cell
 def mut3(x, h):
-    """MUT3, whose update gate sees tanh of the state (Jozefowicz et al. 2015, PMLR 37)."""
+    """MUT3, whose update gate sees the tanh of the state (Jozefowicz et al. 2015, PMLR 37)."""
     z = sigmoid(affine("update", x, tanh(h)))
     r = sigmoid(affine("reset", x, h))
     n = tanh(affine("candidate", x, r * h))

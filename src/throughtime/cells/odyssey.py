@@ -1,4 +1,4 @@
-"""The LSTM with peepholes, and what "LSTM: A Search Space Odyssey" takes from it or adds to it, one thing at a time."""
+"""The LSTM with peepholes, and its variants from "LSTM: A Search Space Odyssey", each of which changes one thing."""
 
 from throughtime.language import activate, affine, cell, named, parameter, sigmoid, state, tanh
 
@@ -8,9 +8,9 @@ def lstm_peephole(
     x, h, c, *, input_gate=True, forget_gate=True, coupled=False, output_gate=True,
     input_activation="tanh", output_activation="tanh", peephole=True,
 ):  # fmt: skip
-    """LSTM whose gates see the cell state, through a vector of weights (Gers, Schraudolph & Schmidhuber 2002).
+    """LSTM whose gates see the cell state through a vector of weights (Gers, Schraudolph & Schmidhuber 2002).
 
-    The input and the forget gate see the old cell state, the output gate the new one. A gate that is left out is 1.
+    The input and forget gates see the old cell state, the output gate the new one. An omitted gate is 1.
     """
 
     def gate(name, c):
@@ -28,7 +28,7 @@ def lstm_peephole(
 
 lstm_coupled = lstm_peephole.variant(
     "lstm_coupled",
-    "CIFG, the input gate says what is forgotten (Greff et al. 2015, arXiv:1503.04069).",
+    "CIFG, coupled input and forget gates (Greff et al. 2015, arXiv:1503.04069).",
     coupled=True,
 )
 lstm_nig = lstm_peephole.variant(
@@ -52,9 +52,9 @@ lstm_noaf = lstm_peephole.variant(
 
 @cell
 def lstm_fgr(x, h, c, i=state("input"), f=state("forget"), o=state("output")):
-    """FGR, full gate recurrence: a gate sees all gates of the step before (Greff et al. 2015, arXiv:1503.04069).
+    """FGR, full gate recurrence: each gate sees all gates of the previous step (Greff et al. 2015, arXiv:1503.04069).
 
-    With peepholes, as the others there.
+    It has peepholes, as do the paper's other variants.
     """
     sources = (x, h, i, f, o)
 

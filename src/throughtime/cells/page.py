@@ -1,4 +1,4 @@
-"""The page of all cells: a table, and each family's equations as they are written."""
+"""The cells page of the documentation: a table of all cells, and the equations of each family."""
 
 from __future__ import annotations
 
@@ -15,34 +15,55 @@ from throughtime.tables import markdown_table
 _INTRODUCTION = """\
 # Cells
 
-All cells that have a name. `throughtime cells` lists them, and `throughtime cells NAME` shows one with its program and
-its gradient's program; `throughtime.Recurrent(NAME, ...)` makes a layer of one. Each is held, in value and gradient,
-against a plain loop that was written from its paper.
+All named cells. `throughtime cells` lists them, and `throughtime cells NAME` shows one with its program and gradient
+program; `throughtime.Recurrent(NAME, ...)` creates a layer. The tests compare the values and gradients of each cell
+with an independent loop written from its paper.
 
-I is the width of x and H the number of hidden units; both columns are per hidden unit. FLOPs are those of a forward
-step of one row: a product with a matrix counts its multiplications and additions, any function counts as one. Both are
-for I other than H: where they are alike, mut1, mut2, sru and rg_lru have a matrix less.
+I is the width of x and H the number of hidden units; parameters and FLOPs are per hidden unit. FLOPs are those of a
+forward step of one sequence: a matrix product counts its multiplications and additions, and a function such as tanh
+counts as one. Both are for I ≠ H; if I = H, mut1, mut2, sru and rg_lru have one matrix less.
 
-The equations under each family are derived from the cells' programs (`throughtime.cells.get(NAME).latex()`). W
-multiplies the input, R the states, b is a bias, σ the logistic sigmoid and ⊙ the product element by element. A value
-is written with the name by which [`throughtime.record`](record.md) records it, except $h_t$ (`hidden`) and $c_t$
-(`cell`); a tilde marks a pre-activation (`.pre`).
+The equations of each family are derived from the cells' programs (`throughtime.cells.get(NAME).latex()`). W multiplies
+the input, R the states, b is a bias, σ the logistic sigmoid and ⊙ the element-wise product. Values have the names under
+which [`throughtime.record`](record.md) records them, except $h_t$ (`hidden`) and $c_t$ (`cell`); a tilde marks a
+pre-activation (`.pre`).
 """
 
 _MEASURED = """\
 Measured on {machine}: a training step (forward and all gradients) of one layer by the native engine, float32, batch
-{batch}, I = H = {hidden}, {steps} time steps, {threads} threads. *Steps/s* are such training steps in a second;
-*GFLOP/s* counts the matrix products alone; *of lstm* is the share of the LSTM's steps/s and GFLOP/s in the same rounds;
-*times a torch loop* is how much longer the same cell takes as a Python loop of torch operations. *Horizon*: after how
-many steps 1 % is left of the gradient, in a layer of {horizon_hidden} units as it starts out, under random input.
+{batch}, I = H = {hidden}, {steps} time steps, {threads} threads. *Steps/s* is the number of training steps per second;
+*GFLOP/s* counts only the matrix products; *of lstm* is relative to the LSTM in the same rounds; *times a torch loop* is
+how much longer the same cell takes as a Python loop of torch operations. *Horizon* is the number of steps after which
+1% of the gradient is left, in an untrained layer of {horizon_hidden} units with random input.
 """
 
 
+_TITLES = {
+    "elman": "Plain recurrent networks",
+    "lstm": "Long short-term memory",
+    "odyssey": "LSTM variants: peepholes, coupled gates, gates left out",
+    "gru": "Gated recurrent units",
+    "mutants": "MUT1, MUT2 and MUT3",
+    "one_gate": "Cells with one gate",
+    "fast": "FastRNN and FastGRNN",
+    "bistable": "Bistable cells",
+    "additive": "Additive cells",
+    "multiplicative": "Multiplicative cells",
+    "normalized": "Layer normalization",
+    "exponential": "Exponential gates",
+    "parallel": "Cells without recurrent matrices",
+    "dynamics": "Differential equations",
+    "highway": "Recurrent highway networks",
+    "grid": "Grid LSTM",
+    "searched": "Architecture search",
+}
+
+
 def page(measured: Mapping[str, Any] | None = None) -> str:
-    """The page, in Markdown.
+    """Build the page in Markdown.
 
     Args:
-        measured: what was measured of each cell, as the benchmark of the cells writes it; columns are left out without.
+        measured: the measurements of each cell, as the cell benchmark writes them; their columns are omitted if None.
     """
     return "\n".join(_lines(measured or {}))
 
@@ -69,7 +90,7 @@ def _row(name: str, measured: Mapping[str, Any]) -> list[str]:
     own = measured.get("cells", {}).get(name)
     figures = _figures(own) if own else [""] * len(_HEAD)
     return [
-        f"[{name}](#{_title(cell.function.__module__).lower().replace(' ', '-')})",
+        f"[{name}](#{name})",
         facts.parameters_per_unit,
         facts.flops_per_unit,
         *(figures if measured else []),
@@ -80,7 +101,9 @@ def _row(name: str, measured: Mapping[str, Any]) -> list[str]:
 
 def _equations(name: str) -> Iterator[str]:
     cell = cells.get(name)
-    yield f"**{name}**: {cell.meaning}"
+    yield f"### {name}"
+    yield ""
+    yield cell.meaning
     yield ""
     yield "$$"
     yield cell.latex()
@@ -99,16 +122,12 @@ def _figures(own: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def _title(module: str) -> str:
-    return module.rpartition(".")[2].replace("_", " ").capitalize()
-
-
 def _family(module: str) -> Iterator[str]:
     source = inspect.getsource(sys.modules[module])
     tree = ast.parse(source)
     docstring = ast.get_docstring(tree) or ""
     end = tree.body[0].end_lineno
-    yield f"## {_title(module)}"
+    yield f"## {_TITLES[module.rpartition('.')[2]]}"
     yield ""
     yield docstring
     yield ""

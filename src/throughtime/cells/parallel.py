@@ -1,4 +1,4 @@
-"""Cells without a matrix times the state: all their products are done for all steps at once."""
+"""Cells without recurrent matrices, whose matrix products are computed for all steps at once."""
 
 from throughtime.language import (
     activate,
@@ -20,8 +20,8 @@ from throughtime.language import (
 def sru(x, c=state("cell"), *, activation="identity"):
     """Simple recurrent unit (Lei et al. 2018, arXiv:1709.02755).
 
-    As in the paper's last version. What goes past the cell is x, and a matrix times x where x is not as wide as the
-    layer, as in the authors' code; their factor for it is left out.
+    As in the paper's last version. The highway connection carries x or, if x doesn't have the width of the layer, a
+    matrix times x, as in the authors' code; their scaling factor is omitted.
     """
     s = x if x.width == c.width else linear("skip", x)
     n = linear("candidate", x)
@@ -34,7 +34,7 @@ def sru(x, c=state("cell"), *, activation="identity"):
 
 @cell
 def t_rnn(x, h):
-    """Strongly typed network (Balduzzi & Ghifary 2016, arXiv:1602.02218)."""
+    """Strongly-typed recurrent network (Balduzzi & Ghifary 2016, arXiv:1602.02218)."""
     z = linear("candidate", x)
     f = sigmoid(affine("forget", x))
     h = f * h + (1 - f) * z
@@ -43,9 +43,9 @@ def t_rnn(x, h):
 
 @cell
 def mingru(x, h, *, positive=False):
-    """GRU whose gate and candidate see x alone (Feng et al. 2024, arXiv:2410.01201).
+    """GRU whose gate and candidate see only x (Feng et al. 2024, arXiv:2410.01201).
 
-    With `positive` the candidate is positive, which the paper asks for where it computes in logarithms.
+    With `positive` the candidate is positive, as the paper requires for computing in log space.
     """
     z = sigmoid(affine("update", x))
     n = affine("candidate", x)
@@ -57,9 +57,9 @@ def mingru(x, h, *, positive=False):
 
 @cell
 def minlstm(x, h, *, positive=False):
-    """LSTM whose gates and candidate see x alone, the gates made to sum to 1 (Feng et al. 2024, arXiv:2410.01201).
+    """LSTM whose gates, which sum to 1, and candidate see only x (Feng et al. 2024, arXiv:2410.01201).
 
-    With `positive` the candidate is positive, which the paper asks for where it computes in logarithms.
+    With `positive` the candidate is positive, as the paper requires for computing in log space.
     """
     f = sigmoid(affine("forget", x))
     i = sigmoid(affine("input", x))
@@ -72,10 +72,10 @@ def minlstm(x, h, *, positive=False):
 
 @cell
 def rg_lru(x, h, *, sharpness=8.0):
-    """Real-gated linear recurrent unit, of Griffin (De et al. 2024, arXiv:2402.19427).
+    """Real-gated linear recurrent unit from Griffin (De et al. 2024, arXiv:2402.19427).
 
-    x is taken as it is where it is as wide as the layer, as the paper has it, and times a matrix elsewhere. `decay`
-    starts where a unit keeps 0.98 of its state under an open gate, within the paper's range.
+    An x with the width of the layer is used directly, as in the paper; any other x is multiplied by a matrix. `decay`
+    is initialized so that a unit keeps 0.98 of its state under an open gate, which is within the paper's range.
     """
     e = x if x.width == h.width else linear("embedding", x)
     r = sigmoid(affine("recurrence", x))

@@ -1,13 +1,14 @@
-"""A cell that a network trained by reinforcement designed."""
+"""A cell found by reinforcement learning."""
 
 from throughtime.language import affine, cell, linear, named, relu, sigmoid, tanh
 
 
 @cell
 def nas(x, h, c):
-    """The cell that neural architecture search found (Zoph & Le 2016, arXiv:1611.01578).
+    """The cell found by neural architecture search (Zoph & Le 2016, arXiv:1611.01578).
 
-    As in TensorFlow's code, where the fourth of the eight sums is a product; biases, which it leaves out, are a choice.
+    As in TensorFlow's code, where the fourth of the eight sums is a product; that code has no biases, here they are
+    optional.
     """
     a = sigmoid(affine("branch0", x, h)) * relu(affine("branch1", x, h))
     product = relu(linear("branch3", x) * linear("branch3.recurrent", h))

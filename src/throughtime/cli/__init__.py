@@ -1,4 +1,4 @@
-"""The command line: a file a command, which parses, calls and prints."""
+"""The command line. Each command has its own file, which parses arguments, calls the library and prints the result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NEEDED = ("typer", "rich", "pydantic")
 
 
 def main() -> int:
-    """Run the command `throughtime`; return its exit status."""
+    """Run the `throughtime` command and return its exit status."""
     try:
         from throughtime.cli.main import main as run
     except ModuleNotFoundError as error:
@@ -20,7 +20,7 @@ def main() -> int:
 
 
 def _without_packages(arguments: Sequence[str], missing: str) -> int:
-    """Answer a request for help or the version in an installation without the commands' packages; refuse all else."""
+    """Handle --help and --version when the commands' packages are missing; report an error for everything else."""
     import throughtime
     from throughtime.cli.commands import ABOUT, COMMANDS
     from throughtime.cli.streams import UNREAD, open_standard_streams, silence_broken_pipes

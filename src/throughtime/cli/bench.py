@@ -25,33 +25,34 @@ def bench(
         list[str] | None,
         typer.Option(
             metavar="NAME",
-            help="Measure these alone, as in training, training/gru or '*/lstm/b32/*'; can be given several times.",
+            help="Run only these cases, such as training, training/gru or '*/lstm/b32/*'. Repeatable.",
         ),
     ] = None,
     *,
-    quick: Annotated[bool, typer.Option("--quick", help="A few shapes, in less than a minute.")] = False,
-    seconds: Annotated[float | None, typer.Option(metavar="S", help="How long to measure each case at least.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Measure a few shapes in under a minute.")] = False,
+    seconds: Annotated[float | None, typer.Option(metavar="S", help="Minimum time per case, in seconds.")] = None,
     threads: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Threads for everyone; one a processor if not given."),
+        typer.Option(metavar="N", help="Threads per contestant. Default: one per processor."),
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", help=f"Write {PAGE}, {TABLES} and {JSON} there, and print nothing."),
+        typer.Option(metavar="DIR", help=f"Write {PAGE}, {TABLES} and {JSON} to this directory instead of printing."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON instead of Markdown.")] = False,
 ) -> None:
-    """Beside torch, ONNX Runtime and JAX, as far as they are installed (pip install 'throughtime[bench]').
+    """Compare with torch, ONNX Runtime and JAX where they are installed (pip install 'throughtime[bench]').
 
-    Everyone computes the same case in turn, and the results are compared. It is for a machine that does nothing else.
+    All contestants compute the same case in turn, and their results are checked against torch's. Run it on an idle
+    machine.
     """
     seconds = _SECONDS[quick] if seconds is None else seconds
     processors = len(os.sched_getaffinity(0))
     threads = processors if threads is None else threads
     if not 1 <= threads <= processors:
-        raise UserError(f"--threads must be from 1 to {processors}, the processors that there are; given {threads}.")
+        raise UserError(f"--threads must be between 1 and {processors} (the available processors), got {threads}")
     if not seconds > 0:
-        raise UserError(f"--seconds must be more than 0; given {seconds:g}.")
+        raise UserError(f"--seconds must be positive, got {seconds:g}")
     with starting():
         from throughtime.bench.cases import CASES, QUICK, select
         from throughtime.bench.machine import Machine
@@ -62,7 +63,7 @@ def bench(
     chosen = select(QUICK if quick else CASES, cases or [])
     machine = Machine.this()
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)  # before the long wait, so that a mistake is told at once
+        out.mkdir(parents=True, exist_ok=True)  # before the long run, so that a bad path fails at once
     numbers = count()
     with Display(shown=True) as display:
 
@@ -80,7 +81,7 @@ def bench(
     elif out is None:
         print(report.page(), end="")
     if report.wrong:
-        tell(f"results that are not torch's: {', '.join(report.wrong)}.")
+        tell(f"results differ from torch's: {', '.join(report.wrong)}")
         raise typer.Exit(REFUSED)
 
 

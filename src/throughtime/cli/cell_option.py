@@ -1,4 +1,4 @@
-"""A cell as a user names it: one of ours, or one of a file of their own, which is then run."""
+"""Resolve the cell named on the command line: a built-in cell, or one defined in the user's own Python file."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
     from throughtime.program.cell import Cell
 
-CELL_HELP = "a name that `throughtime cells` lists, or FILE.py:NAME for one of your own"
+CELL_HELP = "a name listed by `throughtime cells`, or FILE.py:NAME for your own cell"
 
 
 def named_cell(text: str) -> Cell:
-    """The cell that a user asks for.
+    """Look up the cell that the user named.
 
     Args:
-        text: a named cell's name, or `file.py:name`; the name may be left out where the file has one cell.
+        text: a built-in cell's name, or `file.py:name`; `:name` is optional if the file defines a single cell.
 
     Raises:
         CellError: if there is no such cell, or the file can't be run.
@@ -35,10 +35,10 @@ def named_cell(text: str) -> Cell:
 
 
 def named_cells(text: str) -> list[Cell]:
-    """The cells that a user asks for, separated by commas.
+    """Look up a comma-separated list of cells.
 
     Raises:
-        CellError: some are unknown, with all of them in one message, or there are none.
+        CellError: if the list is empty or names unknown cells; one message lists them all.
     """
     found, wrong = [], []
     for each in filter(None, map(str.strip, text.split(","))):
@@ -49,7 +49,7 @@ def named_cells(text: str) -> list[Cell]:
     if wrong:
         raise CellError("\n".join(wrong))
     if not found:
-        raise CellError("--cells is empty; give names of cells, separated by commas.")
+        raise CellError("--cells is empty; give one or more cell names, separated by commas.")
     return found
 
 
@@ -64,20 +64,20 @@ def _chosen(path: str, name: str) -> Cell:
     if name in found:
         return found[name]
     if not own:
-        raise CellError(f"{path} has no cell in it: write one as a function under @throughtime.cell.")
-    has = f"it has {', '.join(own)}"
+        raise CellError(f"{path} defines no cells; write one as a function decorated with @throughtime.cell.")
+    has = f"it defines {', '.join(own)}"
     if not name:
-        raise CellError(f"{path} has several cells: say which, as {path}:NAME ({has}).")
-    raise CellError(f"{path} has no cell called {name!r}{nearest(name, own)} ({has}).")
+        raise CellError(f"{path} defines several cells; choose one as {path}:NAME ({has}).")
+    raise CellError(f"{path} has no cell named {name!r}{nearest(name, own)} ({has}).")
 
 
 def _run(path: Path) -> ModuleType:
     from importlib.util import module_from_spec, spec_from_file_location
 
     if path.suffix != ".py":
-        raise CellError(f"{path} is no Python file: a cell of your own is named as FILE.py:NAME.")
+        raise CellError(f"{path} is not a Python file; name your own cell as FILE.py:NAME.")
     if not path.is_file():
-        raise CellError(f"{path} is not there: a cell of your own is named as FILE.py:NAME.")
+        raise CellError(f"{path} not found; name your own cell as FILE.py:NAME.")
     spec = spec_from_file_location(path.stem, path.resolve())
     assert spec is not None
     assert spec.loader is not None
@@ -96,6 +96,6 @@ def _run(path: Path) -> ModuleType:
 
 def _line(path: Path, error: Exception) -> str:
     if isinstance(error, SyntaxError):
-        return ""  # its own message has the line
+        return ""  # its message already has the line
     own = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(path.resolve())]
     return f", line {own[-1]}," if own else ""

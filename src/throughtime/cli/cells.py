@@ -1,4 +1,4 @@
-"""`throughtime cells`: what cells there are, and what one is made of."""
+"""`throughtime cells`: list the cells, or show one cell's equations and programs."""
 
 from __future__ import annotations
 
@@ -18,13 +18,11 @@ if TYPE_CHECKING:
 
 def cells(
     name: Annotated[str | None, typer.Argument(help=f"The cell to show: {CELL_HELP}.", metavar="NAME")] = None,
-    input_size: Annotated[int, typer.Option(help="The width of x in the programs shown.")] = 3,
-    hidden: Annotated[
-        int, typer.Option("--hidden-size", "--hidden", help="The number of hidden units in the programs shown.")
-    ] = 4,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, programs included.")] = False,
+    input_size: Annotated[int, typer.Option(help="Input features in the programs shown.")] = 3,
+    hidden: Annotated[int, typer.Option("--hidden-size", "--hidden", help="Hidden units in the programs shown.")] = 4,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON, including the programs.")] = False,
 ) -> None:
-    """With a NAME: its equations, the program that they become, and the gradient's program."""
+    """With NAME, show its equations, the program they compile to, and the gradient program."""
     from throughtime.cells import names
     from throughtime.cells.facts import Facts
 
@@ -54,10 +52,12 @@ def _show_all(all_facts: list[Facts]) -> None:
         for facts in all_facts:
             table.add_row(facts.name, facts.parameters_per_unit, ", ".join(facts.states), escape(facts.meaning))
         out.print(table)
-    out.print("\nI is the width of the input, H the number of hidden units. `throughtime cells NAME` shows one.")
+    out.print(
+        "\nI is the number of input features, H the number of hidden units. Show one cell with: throughtime cells NAME"
+    )
 
 
-_NARROW = 80  # columns, below which a table's last column would be a ribbon
+_NARROW = 80  # columns; below this the table's last column is too narrow to read
 
 
 def _title(facts: Facts) -> str:
@@ -80,17 +80,19 @@ def _show_one(cell: Cell, input_size: int, hidden: int, as_json: bool) -> None:
         return
     out = console()
     out.print(_title(facts))
-    out.print(f"Parameters per unit: {facts.parameters_per_unit}, for an input I wide and H units.")
-    out.print(f"FLOPs per unit of a forward step: {facts.flops_per_unit}.")
+    out.print(f"Parameters per unit: {facts.parameters_per_unit}, for I input features and H units.")
+    out.print(f"FLOPs per unit and forward step: {facts.flops_per_unit}.")
     out.print("\n[bold]Equations[/]\n")
     show_python(cell.source.rstrip())
     if facts.inputs:
-        out.print(f"\nRecurrent(..., inputs={list(facts.inputs)!r}) takes them at each step.", markup=False)
+        out.print(
+            f"\nRecurrent(..., inputs={list(facts.inputs)!r}) passes the extra inputs at each step.", markup=False
+        )
     if cell.hyper:
         out.print("\nwith " + ", ".join(f"{key} = {value!r}" for key, value in cell.hyper.items()), markup=False)
-    out.print(f"\n[bold]Program[/], for an input {input_size} wide and {hidden} units\n")
+    out.print(f"\n[bold]Program[/], for {input_size} input features and {hidden} units\n")
     print(program)
-    out.print("\n[bold]Gradient program[/], which reads the residuals of the forward run\n")
+    out.print("\n[bold]Gradient program[/], which reads the residuals of the forward pass\n")
     print(backward)
 
 

@@ -1,21 +1,21 @@
-"""The commands by name; needs no package, so that the list can be shown in any installation."""
+"""The commands and their summaries; imports nothing, so that any installation can list them."""
 
 ABOUT = "Recurrent networks you can see through, at full speed."
 
-# Each command is a function of its own name in the file of its own name.
+# Each command is a function in the file of the same name.
 COMMANDS = {
-    "train": "Train a recurrent network on text, labels, notes, sound or tables.",
+    "train": "Train a recurrent network on your data.",
     "evaluate": "Measure a trained network on other data.",
-    "predict": "Write what a trained network predicts for data.",
-    "sample": "Let a trained network write text, music or sound.",
-    "compare": "Compare cells on your data, with equal budgets.",
-    "tune": "Search for the options that do best on your data.",
-    "memory": "Measure how long a memory cells learn.",
-    "inspect": "Write a page that shows what a trained network does with a text.",
+    "predict": "Write a trained network's predictions to a file.",
+    "sample": "Generate text, music or sound with a trained network.",
+    "compare": "Compare cells on your data at equal budgets.",
+    "tune": "Search for the best options for your data.",
+    "memory": "Measure the longest time lags that cells can learn.",
+    "inspect": "Write a page that shows what happens inside a trained network.",
     "horizon": "Show how far back a network's gradient reaches.",
-    "export": "Write a trained network as a file that other systems run.",
-    "cells": "List the recurrent cells, or show one as equations and program.",
+    "export": "Export a trained network to ONNX, C or an audio plugin.",
+    "cells": "List the recurrent cells, or show one in detail.",
     "bench": "Measure how fast this machine runs recurrent layers.",
-    "runs": "List runs, with their figures.",
-    "info": "Show what a run was trained on, its sizes and figures.",
+    "runs": "List runs and their results.",
+    "info": "Show a run's data, options, size and results.",
 }

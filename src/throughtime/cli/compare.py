@@ -23,26 +23,28 @@ def compare(
         str | None,
         typer.Option(
             metavar="N",
-            help="Parameters of each network, such as 200k; those of an LSTM with --hidden units if not given.",
+            help="Parameters per network, such as 200k. Default: those of an LSTM with --hidden units.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
     seeds: Annotated[
         int,
-        typer.Option(metavar="N", help="Runs of each cell; differences are claimed from 5 on.", rich_help_panel=_PANEL),
+        typer.Option(
+            metavar="N", help="Runs per cell; differences are tested from 5 seeds on.", rich_help_panel=_PANEL
+        ),
     ] = 3,
     jobs: Annotated[
         int,
-        typer.Option(metavar="N", help="Runs trained at the same time; not with --minutes.", rich_help_panel=_PANEL),
+        typer.Option(metavar="N", help="Runs trained in parallel; not with --minutes.", rich_help_panel=_PANEL),
     ] = 1,
     as_json: Annotated[bool, json_option(_PANEL)] = False,
     **given: Any,
 ) -> None:
-    """Every cell gets the same number of parameters and the same --steps, --epochs or --minutes a run. The table has
-    the mean over seeds on held-out data; from 5 seeds on a paired bootstrap tells which differences are real.
+    """Every cell gets the same number of parameters and the same --steps, --epochs or --minutes per run. The table
+    shows the mean over seeds on held-out data; from 5 seeds on, a paired bootstrap tests which differences are real.
 
-    All runs are below one folder, --out. The same command with the same --out resumes a comparison, or adds cells and
-    seeds to it.
+    All runs are stored in one folder, --out. Repeat the command with the same --out to resume a comparison, or to add
+    cells and seeds to it.
     """
     found = named_cells(cells)
     fields = {name: value for name, value in {"data": data or None, **given}.items() if value is not None}
@@ -53,10 +55,10 @@ def compare(
 
 
 def number(text: str) -> int:
-    """A number of parameters such as 200000, 200k or 1.5M.
+    """Parse a number of parameters such as 200000, 200k or 1.5M.
 
     Raises:
-        typer.BadParameter: it is something else.
+        typer.BadParameter: if the text is not a positive whole number.
     """
     scale = {"k": 1_000, "m": 1_000_000}.get(text[-1:].lower(), 1)
     try:

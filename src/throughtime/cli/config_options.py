@@ -1,4 +1,4 @@
-"""The options of `throughtime train`: the fields of its configuration, with their meanings and defaults from there."""
+"""Command-line options for `throughtime train`, derived from the fields of its configuration."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from throughtime.spelling import SHORT_FORMS, flag
 from throughtime.training.config import NetworkOptions, TrainConfig, TrainingOptions
 
 _GROUPS: tuple[type[Options], ...] = (NetworkOptions, TrainingOptions)
-_GENERAL = "text"  # the task whose options the help shows if none is named
-# The headings in the help, each at the first field under it.
+_GENERAL = "text"  # the task whose options --help shows if none is named
+# Headings in the help, each keyed by the first field below it.
 _HEADINGS = {"cell": "Network", "batch": "Training", "epochs": "How long", "seed": "Run"}
-_SEVERAL = ("cell_options", "knob")  # may be given several times
+_SEVERAL = ("cell_options", "knob")  # repeatable options
 _PLACEHOLDERS = {
     "cell_options": "NAME=VALUE",
     "knob": "NAME=VALUE",
@@ -39,10 +39,10 @@ _PLACEHOLDERS = {
 
 
 def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Gives a command, which takes `**given`, the options of a training configuration after its own.
+    """Add the options of a training configuration to a command that takes `**given`.
 
-    They are those of all tasks; the help shows those of the task that is named. Their values are texts, or None where
-    an option is not given: checking them is the configuration's affair.
+    The command accepts the options of all tasks; its help shows those of the task named by --task. Values arrive as
+    strings, or None for options not given; the configuration validates them.
     """
     own = [p for p in inspect.signature(command, eval_str=True).parameters.values() if p.kind != p.VAR_KEYWORD]
     fields = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=_annotation(name, group))
@@ -54,7 +54,7 @@ def with_config_options(command: Callable[..., None]) -> Callable[..., None]:
 
 
 def described(arguments: Sequence[str]) -> dict[str, tuple[str, str] | None]:
-    """The heading and the help of each option for the task that the arguments name; None for those of other tasks."""
+    """Return each option's heading and help for the task named in the arguments; None for options of other tasks."""
     named = [after for at, after in pairwise(arguments) if at == "--task"]
     named += [argument.partition("=")[2] for argument in arguments if argument.startswith("--task=")]
     name = named[-1] if named and named[-1] in tasks.names() else _GENERAL
@@ -73,22 +73,22 @@ def described(arguments: Sequence[str]) -> dict[str, tuple[str, str] | None]:
         shown = "" if default is None or default is False or default == {} else f"  [default: {default}]"
         found[field] = heading, _sentence(meanings.get(field, ""), usual) + shown
     others = [other for other in tasks.names() if other != name]
-    about = f"What to learn: {', '.join(tasks.names())}; guessed from DATA if not given."
-    found["task"] = f"Task: {name}", f"{about} `--task {others[0]} --help` shows the options of another one."
+    about = f"What to learn: {', '.join(tasks.names())}. Default: inferred from DATA."
+    found["task"] = f"Task: {name}", f"{about} `--task {others[0]} --help` shows another task's options."
     return found
 
 
 def from_file(path: Path) -> dict[str, Any]:
-    """The fields that a JSON file gives; of a run's config.json, those that the run was begun with.
+    """Read options from a JSON file, or the options a run started with from its config.json.
 
     Raises:
-        TrainingError: if it can't be read, or is not one JSON object.
+        TrainingError: if the file can't be read or is not a single JSON object.
     """
     try:
         fields = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else f"it is not JSON ({error})"
-        raise TrainingError(f"the configuration {path} can't be read: {reason}") from None
+        raise TrainingError(f"can't read the configuration {path}: {reason}") from None
     if not isinstance(fields, dict):
         raise TrainingError(f'the configuration {path} is not a JSON object, such as {{"hidden_size": 256}}')
     if not isinstance(fields.get("config"), dict):
@@ -97,7 +97,7 @@ def from_file(path: Path) -> dict[str, Any]:
 
 
 def _fields() -> Iterator[tuple[str, type[Options]]]:
-    """The options by name, each once, with a class that has it: those of all tasks first."""
+    """Yield each option's name once with a class that defines it, tasks' options first."""
     seen = set()
     for group in (*(tasks.get(name).Options for name in tasks.names()), *_GROUPS):
         for name in group.model_fields:
@@ -132,7 +132,7 @@ def _completer(choices: tuple[str, ...]) -> Callable[[str], list[str]]:
 
 
 def _sentence(meaning: str, known: dict[str, Any]) -> str:
-    """What a docstring says of a field, as a sentence about options."""
+    """Turn a field's docstring entry into a sentence about command-line options."""
     text = re.sub(r"`(\w+)`", lambda m: flag(m[1]) if m[1] in known else m[0], meaning)
     return text[:1].upper() + text[1:]
 

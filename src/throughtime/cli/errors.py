@@ -1,4 +1,4 @@
-"""What went wrong, as one message to the user; a mistake of the program itself keeps its traceback."""
+"""Report errors to the user as one message. Bugs keep their traceback."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _OPTIONAL = ("torch", "lightning", "pydantic", "rich", "tokenizers", "jinja2", "
 
 
 def explained(error: Exception) -> tuple[str, int] | None:
-    """The message and the exit code for an error; None if it is not one of the user's or the machine's."""
+    """Return the message and exit code for a user or system error; None for a bug."""
     match error:
         case Interrupted():
             return str(error), INTERRUPTED
@@ -31,10 +31,10 @@ def explained(error: Exception) -> tuple[str, int] | None:
 
 
 def tell(message: str) -> None:
-    """Writes an error message to standard error."""
-    # NO_COLOR is typer's affair where it formats help, but not where it strips what others have coloured.
-    coloured = not os.environ.get("NO_COLOR")
-    label = typer.style("error:", fg="red", bold=True) if coloured else "error:"
+    """Write an error message to standard error."""
+    # typer honors NO_COLOR where it formats help, but not for text that is already styled.
+    colored = not os.environ.get("NO_COLOR")
+    label = typer.style("error:", fg="red", bold=True) if colored else "error:"
     typer.echo(f"{label} {message}", err=True)
 
 
@@ -43,14 +43,14 @@ def _usage(error: typer.TyperException) -> str:
     possible = getattr(error, "possibilities", None)
     if possible:
         option = str(getattr(error, "option_name", ""))
-        message = f"there is no option {option}{nearest(option, possible)}"
+        message = f"no such option: {option}{nearest(option, possible)}"
     context = getattr(error, "ctx", None)
-    hint = f"\n`{context.command_path} --help` shows what there is." if context else ""
+    hint = f"\nRun `{context.command_path} --help` for usage." if context else ""
     return message[:1].lower() + message[1:] + hint
 
 
 def _refused(error: OSError, number: int) -> str:
     where = f": {error.filename}" if error.filename else ""
     if number in DISK_FULL:
-        return f"the disk is full{where}. Make room there, or choose another place. No complete file has changed."
+        return f"disk full{where}. Free some space or choose another location. Completed files are unchanged."
     return f"{(error.strerror or str(error)).lower()}{where}"

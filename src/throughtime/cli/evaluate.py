@@ -20,33 +20,33 @@ def evaluate(
     windows: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="For forecasts: rolling-origin evaluation on the last N windows of each series."
+            min=1, metavar="N", help="For forecasts: evaluate on the last N windows of each series (rolling origin)."
         ),
     ] = None,
     step: Annotated[
         int | None,
         typer.Option(
-            min=1, metavar="N", help="For forecasts: rows from a window's origin to the next; the horizon if not given."
+            min=1, metavar="N", help="For forecasts: rows from one window's origin to the next. Default: the horizon."
         ),
     ] = None,
     encoding_errors: Annotated[
         str | None,
-        typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; strict refuses them."),
+        typer.Option(metavar="strict|replace", help="How to handle bytes that are not UTF-8; strict rejects them."),
     ] = None,
     knob: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="For effects: the setting of a knob; may be given several times."),
+        typer.Option(metavar="NAME=VALUE", help="For effects: a knob's setting. Repeatable."),
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
+        typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the figures as one line of JSON.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the results as one line of JSON.")] = False,
 ) -> None:
-    """The figures are beside those of the task's baselines. A text is read whole, its state carried from end to end."""
+    """Results are shown next to those of the task's baselines. A text is read as one sequence, carrying the state."""
     from throughtime.runs import Run
 
-    opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     announce(opened, data)
     with starting():
         from throughtime.training.display import Display

@@ -14,7 +14,7 @@ from throughtime.errors import UserError
 if TYPE_CHECKING:
     from throughtime.exchange.c.writing import CFile
 
-# By the end of a file's name, the function of `throughtime` that writes it.
+# File name endings and the function of `throughtime` that writes each.
 _PLUGINS = {".guitarml.json": "to_guitarml", ".json": "to_rtneural", ".nam": "to_nam"}
 _KINDS = (".onnx", ".c", *_PLUGINS)
 
@@ -25,38 +25,38 @@ def export(
         Path,
         typer.Argument(
             metavar="FILE",
-            help="The file to write; its name ends in .onnx, in .c, or for audio plugins in .json (RTNeural, AIDA-X), "
-            ".nam (Neural Amp Modeler) or .guitarml.json.",
+            help="The file to write. The extension selects the format: .onnx, .c, or for audio plugins .json "
+            "(RTNeural, AIDA-X), .nam (Neural Amp Modeler) or .guitarml.json.",
         ),
     ],
     *,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Write over a file that is there already.")] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Overwrite an existing file.")] = False,
     quantize: Annotated[
-        str | None, typer.Option("--quantize", metavar="int8", help="Round the matrices of a .c file to int8.")
+        str | None, typer.Option("--quantize", metavar="int8", help="Quantize the matrices of a .c file to int8.")
     ] = None,
 ) -> None:
-    """Write the network as ONNX, as C99 or for audio plugins, by the end of the file's name.
+    """The extension of FILE selects ONNX, C99 or an audio plugin's format.
 
-    An ONNX file takes ids of symbols, or numbers, and the state, and gives the head's numbers (for text a score of each
-    symbol) and the state after the last step.
+    An ONNX file takes token ids or numbers and the state, and returns the head's output (for text, the logits) and the
+    state after the last step.
 
-    Its metadata hold the task with its codecs, such as the vocabulary.
+    Its metadata hold the task and its codecs, such as the vocabulary.
 
-    A C source, with a header beside it, takes one step at a time and needs math.h alone.
+    A C source file comes with a header, computes one step per call, and needs only math.h.
 
-    A file for plugins takes and gives one sample.
+    A plugin file takes and returns one sample per step.
     """
     from throughtime.packages import require
     from throughtime.runs import Run
 
     if not file.name.endswith(_KINDS):
-        raise UserError(f"{file}: what is written is told by the end of the name, which can be {', '.join(_KINDS)}.")
+        raise UserError(f"{file}: unsupported extension; use {', '.join(_KINDS)}.")
     if quantize is not None and file.suffix != ".c":
-        raise UserError(f"--quantize is for .c files, got {file}.")
+        raise UserError(f"--quantize applies only to .c files, got {file}.")
     for written in (file, file.with_suffix(".h")) if file.suffix == ".c" else (file,):
         if written.exists() and not overwrite:
-            raise UserError(f"{written} is there already: give another name, or --overwrite.")
-    opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+            raise UserError(f"{written} already exists; choose another name, or pass --overwrite.")
+    opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     if file.suffix == ".c":
         from throughtime.exchange.c.writing import to_c
 
@@ -88,8 +88,8 @@ def _rows(model: Any, file: Path) -> list[tuple[str, str]]:
     return [
         ("size", f"{file.stat().st_size:,} bytes"),
         ("layers", ", ".join(layers)),
-        ("takes", ", ".join(map(_declared, model.graph.input))),
-        ("gives", ", ".join(map(_declared, model.graph.output))),
+        ("inputs", ", ".join(map(_declared, model.graph.input))),
+        ("outputs", ", ".join(map(_declared, model.graph.output))),
     ]
 
 
@@ -103,7 +103,7 @@ def _rows_of_c(file: CFile) -> list[tuple[str, str]]:
     ]
     if file.error is not None:
         difference, largest = file.error
-        rows.append(("int8 error", f"outputs up to {largest:.3g} differ by up to {difference:.2g} (200 random steps)"))
+        rows.append(("int8 error", f"up to {difference:.2g} on outputs up to {largest:.3g} (200 random steps)"))
     return rows
 
 

@@ -1,4 +1,4 @@
-"""Figures as a person reads them."""
+"""Format results for display."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ if TYPE_CHECKING:
 
 
 def evaluation_rows(task: Task[Any], figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What an evaluation found, as labels and texts: the network's figures, then a line for each baseline.
+    """Format an evaluation's results as label and text pairs: the network's metrics, then one line per baseline.
 
     Args:
         task: the task.
-        figures: the figures, with those of the baselines under "baselines".
+        figures: the metrics, with those of the baselines under "baselines".
     """
     own = {name: value for name, value in figures.items() if name != "baselines"}
     rows = task.figure_rows(own)

@@ -23,58 +23,57 @@ _DECADES = 6
 
 
 def horizon(
-    run: Annotated[Path | None, typer.Argument(metavar="[RUN]", help="The directory of a trained network.")] = None,
+    run: Annotated[
+        Path | None, typer.Argument(metavar="[RUN]", help="A trained network: the run's directory, or latest.")
+    ] = None,
     cell: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help=f"A fresh network instead: {CELL_HELP}; may be given several times."),
+        typer.Option(metavar="NAME", help=f"Use an untrained network instead: {CELL_HELP}. Repeatable."),
     ] = None,
     *,
     data: Annotated[
         list[str] | None,
-        typer.Option(metavar="FILE", help="The text that a trained network reads; what was held out if not given."),
+        typer.Option(metavar="FILE", help="The text that a trained network reads. Default: the held-out data."),
     ] = None,
-    lags: Annotated[int, typer.Option(metavar="N", help="How many steps back to look.")] = 200,
-    steps: Annotated[int, typer.Option(metavar="N", help="Over how many steps of each stream to look.")] = 400,
-    streams: Annotated[int, typer.Option(metavar="N", help="How many streams of symbols to read.")] = 4,
+    lags: Annotated[int, typer.Option(metavar="N", help="The largest lag, in steps.")] = 200,
+    steps: Annotated[int, typer.Option(metavar="N", help="Steps per stream.")] = 400,
+    streams: Annotated[int, typer.Option(metavar="N", help="Streams to read in parallel.")] = 4,
     hidden: Annotated[
         int,
-        typer.Option("--hidden-size", "--hidden", metavar="N", help="The units of a layer of an untrained network."),
+        typer.Option("--hidden-size", "--hidden", metavar="N", help="Units per layer of an untrained network."),
     ] = 128,
     layers: Annotated[
-        int, typer.Option("--num-layers", "--layers", metavar="N", help="The layers of an untrained network.")
+        int, typer.Option("--num-layers", "--layers", metavar="N", help="Layers of an untrained network.")
     ] = 1,
     init: Annotated[
         str | None,
-        typer.Option(metavar="RANGE|NAME", help="What a fresh network's weights are drawn from, as in train."),
+        typer.Option(metavar="RANGE|NAME", help="Weight initialization of an untrained network, as in train."),
     ] = None,
     forget_bias: Annotated[
-        float | None, typer.Option(metavar="X", help="What a fresh network's forget gates start with, as in train.")
+        float | None, typer.Option(metavar="X", help="Initial forget-gate bias of an untrained network, as in train.")
     ] = None,
-    seeds: Annotated[int, typer.Option(metavar="N", help="How many fresh networks to take the mean of.")] = 3,
+    seeds: Annotated[int, typer.Option(metavar="N", help="Untrained networks to average over.")] = 3,
     engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given.")
+        str | None, typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """How far back the gradient reaches: the norm of the gradient of the loss at a step with respect to a layer's state
-    some steps before, the mean over all steps. The horizon is where 1 % of it is left.
+    """Plot the norm of the gradient of the loss at one step with respect to a layer's state at earlier steps, averaged
+    over all steps. The horizon is the lag at which 1% of it is left.
 
-    A fresh network is one that nobody has trained, and reads symbols drawn at random. The plain recurrent network's
-    typical horizon is ten steps.
+    With --cell, an untrained network reads random tokens. A plain RNN's horizon is typically about ten steps.
     """
     if (run is None) == (not cell):
-        raise UserError(
-            "the directory of a trained network is wanted, or --cell NAME for a fresh one; give one of both."
-        )
+        raise UserError("pass either RUN (a trained network's directory) or --cell NAME (an untrained network).")
     for name, value, least in (
         ("--lags", lags, 1), ("--steps", steps, 2), ("--streams", streams, 1), ("--seeds", seeds, 1)
     ):  # fmt: skip
         if value < least:
-            raise UserError(f"{name} {value}: {least} or more is wanted")
+            raise UserError(f"{name} must be at least {least}, got {value}")
     if run is not None:
         from throughtime.runs import Run
 
-        opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+        opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
         with starting():
             from throughtime.sight.gradients.sampling import followed, mean_by_lag
 
@@ -82,7 +81,7 @@ def horizon(
             found = {str(opened.path): mean_by_lag(opened.model(engine), sequences, window=lags)}
     else:
         if data:
-            raise UserError("--data is a text for a trained network; a fresh one reads symbols drawn at random.")
+            raise UserError("--data requires RUN; an untrained network reads random tokens.")
         fields = {
             "hidden": hidden, "layers": layers, "init": init, "forget_bias": forget_bias, "engine": engine
         }  # fmt: skip
@@ -96,7 +95,7 @@ def horizon(
 
 
 def _part(run: Run, data: list[str] | None) -> Any:
-    """The data that a trained network reads."""
+    """Load the data for a trained network to read."""
     from throughtime.training.reloading import data_of
 
     if data:
@@ -104,7 +103,7 @@ def _part(run: Run, data: list[str] | None) -> Any:
     try:
         return data_of(run).valid
     except UserError as error:
-        raise type(error)(f"{error}; or give other data to read, as --data") from None
+        raise type(error)(f"{error}; or pass other data to read with --data") from None
 
 
 def _of_cell(
@@ -154,7 +153,7 @@ def _show(found: dict[str, dict[str, NDArray[Any]]]) -> None:
     for name, by_lag in found.items():
         horizons = _horizons(by_lag)
         table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-        for column in (escape(name), "1 % is left after", "a step", "largest"):
+        for column in (escape(name), "1% left after", "per step", "largest"):
             table.add_column(column, no_wrap=True)
         for layer in layer_names(horizons):
             states = [key for key in horizons if key.rpartition(".")[0] == layer and key not in layer_names(horizons)]
@@ -171,7 +170,7 @@ def _show(found: dict[str, dict[str, NDArray[Any]]]) -> None:
     if curves:
         curves = _shortened(curves)
         width = max(20, min(out.width - 10, 64))
-        out.print("Gradient of the loss by steps back, beside that of the step itself; the line is at 1 %\n")
+        out.print("Gradient of the loss by lag, relative to lag 0; the line marks 1%\n")
         for line in logarithmic_plot(
             curves, width=width, decades=_DECADES, level=0.01, axis="steps back", plain=plain
         ):  # fmt: skip
@@ -179,6 +178,6 @@ def _show(found: dict[str, dict[str, NDArray[Any]]]) -> None:
 
 
 def _shortened(curves: dict[str, Sequence[float]]) -> dict[str, Sequence[float]]:
-    """The curves up to where the last of them leaves the plot."""
+    """Cut the curves where the last of them leaves the plot."""
     seen = [n for curve in curves.values() for n, value in enumerate(curve) if value >= 10.0**-_DECADES]
     return {name: curve[: max(seen, default=0) + 2] for name, curve in curves.items()}

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 
 def info(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest, or a model's file.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest, or a model file.")],
     *,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, with every option.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON that includes every option.")] = False,
 ) -> None:
-    """Nothing is run for it: all of it stands in the run's directory. A model's file tells its programs, too."""
+    """Reads only the files in the run's directory. For a model file, show its programs as well."""
     from throughtime.model_file import ModelFile, is_model_file
 
     if is_model_file(run):
@@ -54,7 +54,7 @@ def _show_file(file: ModelFile, as_json: bool) -> None:
         show_json({"file": str(file.path), "parameters": count, "dtype": file.dtype, **told.data})
         return
     rows = [("model", told.model), ("made with", _settings(told.settings))]
-    rows.append(("weights", f"{count:,} of {file.dtype}"))
+    rows.append(("weights", f"{count:,} ({file.dtype})"))
     if file.task is not None:
         rows.append(("task", file.task.name))
         for name, codec in vars(file.task.codecs).items():
@@ -87,22 +87,25 @@ def _rows(run: Run) -> list[tuple[str, str]]:
         if name not in hidden and value != TrainConfig.of(type(run.task)).given[name]
     }
     rows = [
-        ("begun", f"{run.record.created.astimezone():%Y-%m-%d %H:%M}"),
+        ("started", f"{run.record.created.astimezone():%Y-%m-%d %H:%M}"),
         ("task", f"{run.task.name}: {run.task.about}"),
         ("data", data.name),
         ("", run.task.data_in_words(data.counts)),
         ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size} units each{_size(about)}"),
         ("training", _progress(run)),
         (
-            "by",
-            f"{training.optimizer}, rate {training.learning_rate:g}, {training.schedule}; batches of {run.plan.batch}",
+            "optimizer",
+            (
+                f"{training.optimizer}, learning rate {training.learning_rate:g}, schedule {training.schedule}, "
+                f"batch size {run.plan.batch}"
+            ),
         ),
     ]
     if given:
         rows.append(("options", ", ".join(f"{name.replace('_', '-')} {value}" for name, value in given.items())))
     rows.append(("versions", ", ".join(f"{name} {number}" for name, number in run.record.versions.items())))
     if not run.finished:
-        rows.append(("go on with", command(f"train --resume {shlex.quote(display_path(run.path))}")))
+        rows.append(("resume with", command(f"train --resume {shlex.quote(display_path(run.path))}")))
     return rows
 
 
@@ -117,10 +120,10 @@ def _progress(run: Run) -> str:
         return f"finished: {result['steps']:,} steps in {duration(result['seconds'])}, best at {result['best_step']:,}"
     validated = [row for row in run.metrics() if row["valid_loss"] is not None]
     if not validated:
-        return f"not finished: it was stopped before the first validation; it ends after {end}"
+        return f"not finished: stopped before the first validation; ends after {end}"
     monitor = f"valid_{run.task.monitor}"
     best = (max if run.task.maximize else min)(validated, key=lambda row: row[monitor] or 0.0)
     return (
-        f"not finished: validated last at step {validated[-1]['step']:,.0f}, it ends after {end}; "
+        f"not finished: last validated at step {validated[-1]['step']:,.0f}, ends after {end}; "
         f"best at {best['step']:,.0f}, with {run.task.monitor.replace('_', ' ')} {best[monitor]:.4f}"
     )

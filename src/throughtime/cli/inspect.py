@@ -24,51 +24,51 @@ def inspect(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
     data: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[DATA]", help="Data of the kind it was trained on; what was held out if not given."),
+        typer.Argument(metavar="[DATA]", help="Data of the kind it was trained on. Default: the held-out data."),
     ] = None,
     *,
     text: Annotated[
         str | None,
         typer.Option(
-            metavar="TEXT", help="Read this text instead; for labels and tags a sequence per line.", show_default=False
+            metavar="TEXT",
+            help="Read this text instead; for labels and tags, one sequence per line.",
+            show_default=False,
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where the page goes; RUN/inspect.html if not given.")
+        Path | None, typer.Option(metavar="FILE", help="The page to write. Default: RUN/inspect.html.")
     ] = None,
     length: Annotated[
         int,
-        typer.Option(metavar="N", help="How many steps to read: of a text from its start, of sequences evenly spread."),
+        typer.Option(metavar="N", help="Steps to read: the start of a text, or sequences spread evenly over the data."),
     ] = _LENGTH,
     values: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Show these values only, such as '*.cell'; may be given several times."),
+        typer.Option(metavar="NAME", help="Show only these values, such as '*.cell'. Repeatable."),
     ] = None,
     save_data: Annotated[
-        bool, typer.Option("--save-data", help="Write the numbers beside the page, as .safetensors and .json.")
+        bool, typer.Option("--save-data", help="Also write the numbers as .safetensors and .json.")
     ] = False,
     encoding_errors: Annotated[
-        str, typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8.")
+        str, typer.Option(metavar="strict|replace", help="How to handle bytes that are not UTF-8.")
     ] = "strict",
     knob: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME=VALUE", help="For effects: the setting of a knob in DATA; may be given several times."
-        ),
+        typer.Option(metavar="NAME=VALUE", help="For effects: a knob's setting in DATA. Repeatable."),
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
+        typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
 ) -> None:
-    """The page is one file that any browser opens; nothing is loaded from anywhere."""
+    """The page is a single file that opens in any browser and loads nothing from elsewhere."""
     from throughtime.runs import Run
 
     if text is not None and data:
-        raise UserError(f"--text and {' '.join(data)} are two texts: give one of them")
-    opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
-    announce(opened, ["the text given"] if text is not None else data or ["what was held out"])
+        raise UserError(f"pass either DATA ({' '.join(data)}) or --text, not both")
+    opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
+    announce(opened, ["the given text"] if text is not None else data or ["the held-out data"])
     path = out if out is not None else opened.path / "inspect.html"
     with starting():
         from throughtime.sight.report.collect import collect
@@ -78,7 +78,7 @@ def inspect(
         from throughtime.sight.report.saving import save_data as save
         from throughtime.training.display import Display
     if not 2 <= length <= LONGEST:
-        raise UserError(f"length {length}: 2 to {LONGEST:,} steps are wanted")
+        raise UserError(f"--length must be between 2 and {LONGEST:,}, got {length}")
     require_writable(path)
     if save_data:
         data_paths(path)
@@ -97,7 +97,7 @@ def inspect(
 def _passage(
     run: Run, task: Task[Any], data: list[str] | None, text: str | None, length: int, progress: Progress
 ) -> Passage:
-    """The sequences to read."""
+    """Load the sequences to read."""
     from throughtime.sight.report.passage import short
     from throughtime.training.reloading import data_of
 
@@ -109,8 +109,8 @@ def _passage(
     try:
         held_out = data_of(run, progress)
     except UserError as error:
-        raise type(error)(f"{error}; or give another text to read, as DATA or --text") from None
-    return task.passage(held_out.valid, codecs, length, f"what was held out of {short(held_out.name)}")
+        raise type(error)(f"{error}; or pass another text with DATA or --text") from None
+    return task.passage(held_out.valid, codecs, length, f"the held-out part of {short(held_out.name)}")
 
 
 def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
@@ -122,10 +122,10 @@ def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
     if found.get("loss") is not None:
         rows.append(("loss", f"{found['loss']:.4f} nats per {unit}"))
     if found.get("unknown"):
-        rows.append(("unknown", f"{found['unknown']:,} {step}s that training never saw, taken as <unk>"))
+        rows.append(("unknown", f"{found['unknown']:,} {step}s not seen in training, replaced by <unk>"))
     for layer, lag in found["horizons"].items():
-        reach = f"{lag} step{'s' * (lag != 1)} back" if lag is not None else "beyond the lags looked at"
-        rows.append(("gradient", f"{layer}: 1 % of it is left {reach}"))
+        reach = f"{lag} step{'s' * (lag != 1)}" if lag is not None else "more than the measured lags"
+        rows.append(("gradient", f"{layer}: 1% left after {reach}"))
     named = [unit for unit in found["units"] if unit["note"]]
     rows += [("unit", f"{unit['value']} {unit['unit']}: {unit['note']}") for unit in named[:_NAMED]]
     return rows

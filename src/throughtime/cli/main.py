@@ -1,6 +1,6 @@
-"""The command `throughtime`: its list of commands, and how mistakes are told.
+"""The `throughtime` command: its subcommands and how errors are reported.
 
-What a command needs is imported when that command is run, so that the help answers at once.
+A subcommand's imports run only when it is invoked, so that help is instant.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ from throughtime.spelling import command_line
 
 _HELP = {"help_option_names": ["--help", "-h"]}
 _ARGUMENTS = "throughtime.arguments"
-_OPTION_COLUMNS = 24  # a longer option has its meaning on the next line
+_OPTION_COLUMNS = 24  # the help of a longer option starts on the next line
 
 
 class _Command(TyperCommand):
     """A command whose help groups the options under headings."""
 
-    # Heading and help of options, by name, for a command line's arguments; of a command whose options depend on them.
+    # Headings and help texts by option name, for commands whose options depend on the arguments.
     describe: Callable[[Sequence[str]], dict[str, tuple[str, str] | None]] | None = None
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
@@ -49,7 +49,7 @@ class _Command(TyperCommand):
             record = parameter.get_help_record(ctx)
             if record is not None:
                 name, meaning = record
-                if parameter.metavar:  # says more than the type, which typer would show
+                if parameter.metavar:  # more informative than typer's type name
                     option = parameter.param_type_name == "option"
                     name = f"{', '.join(parameter.opts)} {parameter.metavar}" if option else parameter.metavar
                 usual = "Arguments" if parameter.param_type_name == "argument" else "Options"
@@ -60,7 +60,7 @@ class _Command(TyperCommand):
 
 
 class _Commands(TyperGroup):
-    """Loads a command when it is run; for the list it is enough to know its name and meaning."""
+    """Load a command when it is run; listing commands needs only names and summaries."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
         name, command, rest = super().resolve_command(ctx, args)
@@ -87,7 +87,7 @@ _VERSION = typer.Option("--version", callback=_show_version, is_eager=True, help
 
 
 def _app() -> typer.Typer:
-    # Plain help: it is several times quicker than boxes, and survives pipes and narrow terminals.
+    # Plain help renders several times faster than rich's boxes, and works in pipes and narrow terminals.
     app = typer.Typer(name="throughtime", cls=_Commands, rich_markup_mode=None, context_settings=_HELP)
 
     @app.callback(help=ABOUT)
@@ -103,26 +103,25 @@ app = _app()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs the command line.
+    """Run the command line.
 
     Args:
-        arguments: what follows the command's name; the process's own if not given.
+        arguments: the arguments after the command's name; defaults to `sys.argv[1:]`.
 
     Returns:
-        The exit code: 0, 1 for what the machine refused, 2 for what was asked wrongly, 130 for Ctrl-C, 141 if the
-        reader of a pipe has gone.
+        The exit code: 0 for success, 1 for a system error, 2 for a user error, 130 for Ctrl-C, 141 for a broken pipe.
     """
     open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):  # a character that the terminal cannot show must not stop a command
+        if isinstance(stream, io.TextIOWrapper):  # an unprintable character must not stop a command
             stream.reconfigure(errors="backslashreplace")
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        # Not `standalone`, as that would tell the errors in typer's words and leave ours to a traceback.
+        # `standalone` mode would report errors in typer's words and let ours become tracebacks.
         with command_line():
             code = get_command(app).main(given or ["--help"], prog_name="throughtime", standalone_mode=False)
         sys.stdout.flush()
-    except (BrokenPipeError, SystemExit) as error:  # typer and rich turn the one into the other
+    except (BrokenPipeError, SystemExit) as error:  # typer and rich convert the former to the latter
         if isinstance(error, SystemExit) and not isinstance(error.__context__, BrokenPipeError):
             raise
         silence_broken_pipes()
@@ -141,7 +140,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _tell(message: str) -> None:
-    """Write an error message, unless nobody reads standard error any more."""
+    """Write an error message, unless standard error is closed."""
     try:
         tell(message)
     except BrokenPipeError:

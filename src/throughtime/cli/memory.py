@@ -25,47 +25,48 @@ def memory(
     lags: Annotated[
         str, typer.Option(metavar="N,N,...", help="The lags to try, in steps.", rich_help_panel=_STUDY)
     ] = "10,20,50,100,200,400",
-    minutes: Annotated[float, typer.Option(metavar="X", help="Time for everything.", rich_help_panel=_STUDY)] = 30.0,
+    minutes: Annotated[float, typer.Option(metavar="X", help="Total time.", rich_help_panel=_STUDY)] = 30.0,
     out: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="The folder of the results; an unfinished measurement in it is resumed. runs/DATE-TIME-memory if not "
-            "given.",
+            help="The folder for results; an unfinished measurement in it is resumed. Default: runs/DATE-TIME-memory.",
             rich_help_panel=_STUDY,
         ),
     ] = None,
     as_json: Annotated[bool, json_option(_STUDY)] = False,
     forget_bias: Annotated[
         float | None,
-        typer.Option(metavar="X", help="What forget gates' biases start with; 1 if not given.", rich_help_panel=_CURES),
+        typer.Option(metavar="X", help="Initial forget-gate bias. Default: 1.", rich_help_panel=_CURES),
     ] = None,
     orthogonal: Annotated[
-        bool, typer.Option("--orthogonal", help="Start from orthogonal recurrent weights.", rich_help_panel=_CURES)
+        bool, typer.Option("--orthogonal", help="Initialize recurrent weights orthogonally.", rich_help_panel=_CURES)
     ] = False,
     clip: Annotated[
-        float, typer.Option(metavar="X", help="The gradient's largest norm; 0 for no clipping.", rich_help_panel=_CURES)
+        float, typer.Option(metavar="X", help="Gradient clipping norm; 0 disables clipping.", rich_help_panel=_CURES)
     ] = 1.0,
     chrono: Annotated[
         bool,
-        typer.Option("--chrono", help="Start keeping gates' biases from the lag to span.", rich_help_panel=_CURES),
+        typer.Option(
+            "--chrono", help="Initialize gate biases from the lag (chrono initialization).", rich_help_panel=_CURES
+        ),
     ] = False,
     hidden: Annotated[
         int,
         typer.Option("--hidden-size", "--hidden", metavar="N", help="Hidden units.", rich_help_panel=_TRAINING),
     ] = 64,
     lr: Annotated[float, typer.Option(metavar="X", help="Adam's learning rate.", rich_help_panel=_TRAINING)] = 5e-3,
-    batch: Annotated[int, typer.Option(metavar="N", help="Sequences in a batch.", rich_help_panel=_TRAINING)] = 50,
+    batch: Annotated[int, typer.Option(metavar="N", help="Batch size.", rich_help_panel=_TRAINING)] = 50,
     seed: Annotated[
-        int, typer.Option(metavar="N", help="What weights and sequences are drawn from.", rich_help_panel=_TRAINING)
+        int, typer.Option(metavar="N", help="Seed for weights and sequences.", rich_help_panel=_TRAINING)
     ] = 0,
     threads: Annotated[
         int | None,
-        typer.Option(metavar="N", help="Threads of the CPU; torch's choice if not given.", rich_help_panel=_TRAINING),
+        typer.Option(metavar="N", help="CPU threads. Default: torch's choice.", rich_help_panel=_TRAINING),
     ] = None,
 ) -> None:
-    """The longest lag that each cell learns on the classical tasks, within an equal share of --minutes for each task
-    and cell. A cell learns one lag after the other, from the shortest on, until one isn't learned.
+    """Find the longest lag that each cell learns on each classical task. The time in --minutes is shared equally among
+    tasks and cells. A cell tries the lags in increasing order until it fails to learn one.
     """
     found = named_cells(cells)
     numbers = _numbers(lags)

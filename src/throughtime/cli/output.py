@@ -1,4 +1,4 @@
-"""What commands print with: tables and source for people, JSON for programs."""
+"""Print results: tables and source code for people, JSON for programs."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 
 def console() -> Console:
-    """Standard output, in colour where it is a terminal; in a pipe lines are as long as they need to be."""
+    """Return a console for standard output: colored on a terminal, lines of any length in a pipe."""
     from rich.console import Console
 
     piped = not sys.stdout.isatty()
     return Console(highlight=False, soft_wrap=piped, width=_WIDE if piped and "COLUMNS" not in os.environ else None)
 
 
-_WIDE = 160  # columns of a table that nobody's terminal bounds
+_WIDE = 160  # columns for a table that no terminal bounds
 
 
 @contextmanager
 def starting() -> Iterator[None]:
-    """Says on a terminal that torch is being loaded, which takes some seconds."""
+    """Show on a terminal that torch is loading, which takes a few seconds."""
     from rich.console import Console
 
     console = Console(stderr=True)
@@ -44,7 +44,7 @@ def starting() -> Iterator[None]:
 
 
 def announce(run: Run, data: Sequence[str] = ()) -> None:
-    """Says on standard error which run is used, and what it reads."""
+    """Print to standard error which run is used and what it reads."""
     network, path = run.config.network, display_path(run.path)
     cell = f"{network.num_layers} x {network.cell}, {network.hidden_size} units"
     what = f"run {path} ({run.config.task.task}, {cell}{'' if run.finished else ', not finished'})"
@@ -53,7 +53,7 @@ def announce(run: Run, data: Sequence[str] = ()) -> None:
 
 
 def show_python(source: str) -> None:
-    """Prints Python source, in colour on a terminal, and otherwise as it is."""
+    """Print Python source, highlighted on a terminal."""
     out = console()
     if out.is_terminal and not out.no_color:
         from rich.syntax import Syntax
@@ -64,11 +64,11 @@ def show_python(source: str) -> None:
 
 
 def show_json(result: Any) -> None:
-    """Prints a result as one line of JSON; JSON has no infinities and no NaN, they become null."""
+    """Print a result as one line of JSON. Infinities and NaN, which JSON lacks, become null."""
     text = json.dumps(_finite(result), ensure_ascii=False, allow_nan=False)
     try:
         text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-    except UnicodeEncodeError:  # part of a file name that is not UTF-8, or a terminal with fewer characters
+    except UnicodeEncodeError:  # a file name that is not UTF-8, or a terminal with a smaller character set
         text = json.dumps(_finite(result), allow_nan=False)
     print(text)
 
@@ -85,7 +85,7 @@ def _finite(value: Any) -> Any:
 
 
 def show_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
-    """Prints labels and texts in two columns; a long text goes on under its own column."""
+    """Print labels and texts in two columns, wrapping long texts within their column."""
     width = max(len(label) for label, _ in rows) + 2
     out = console()
     for label, text in rows:
@@ -97,7 +97,7 @@ def show_rows(rows: Sequence[tuple[str, str]], indent: str = "") -> None:
 
 
 def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Prints a table: the first column to the left, numbers to the right."""
+    """Print a table with the first column left-aligned and the others right-aligned."""
     from rich.markup import escape
     from rich.table import Table
 
@@ -109,4 +109,4 @@ def show_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     console().print(table)
 
 
-_RIBBON = 20  # columns, in which no text is broken into lines
+_RIBBON = 20  # columns; narrower columns are not wrapped

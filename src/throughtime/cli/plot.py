@@ -1,4 +1,4 @@
-"""Plots that a terminal shows."""
+"""Plots for a terminal."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ def logarithmic_plot(
     curves: Mapping[str, Sequence[float]], *, width: int = 64, decades: int = 6, level: float | None = None,
     axis: str = "", plain: bool = False,
 ) -> list[str]:  # fmt: skip
-    """Curves over 0, 1, 2 ... with a logarithmic axis, as lines of text with rich's markup.
+    """Plot curves over 0, 1, 2, ... on a logarithmic axis, as lines of text with rich markup.
 
     Args:
-        curves: each one's values, all as many; what is above the highest or below the lowest line is left out there.
-        width: of the plot without its axis, in columns.
-        decades: how many powers of ten there are below the largest value that is drawn.
-        level: where a line is drawn across.
-        axis: what the numbers along the plot are.
-        plain: whether only ASCII is used.
+        curves: each curve's values, all of equal length; points outside the plot are left out.
+        width: width of the plot without its axis, in columns.
+        decades: powers of ten shown below the largest value.
+        level: value at which to draw a horizontal line.
+        axis: label of the horizontal axis.
+        plain: whether to use only ASCII.
 
     Returns:
-        The lines, the legend among them.
+        The lines, including the legend.
     """
     marks, line, corner, bar, across = ("*o+x#%@&", "-", "+", "|", "-") if plain else ("●○▲△■□◆◇", "─", "└", "│", "┈")
     count = max(map(len, curves.values()))
@@ -31,7 +31,7 @@ def logarithmic_plot(
     columns = [round(k * (count - 1) / max(1, width - 1)) for k in range(width)]
     largest = max((v for curve in curves.values() for v in curve if v > 0 and math.isfinite(v)), default=1.0)
     top = math.ceil(math.log10(largest) - 1e-9)
-    height = 2 * decades + 1  # two lines to a decade
+    height = 2 * decades + 1  # two lines per decade
     field = [[" "] * width for _ in range(height)]
     at_level = None if level is None else _row(level, top)
     if at_level is not None and at_level < height:
@@ -54,7 +54,7 @@ def logarithmic_plot(
 
 
 def _row(value: float, top: int) -> int | None:
-    """The line of a value, counted from the top."""
+    """Return the line on which a value is drawn, counted from the top."""
     if not value > 0 or not math.isfinite(value):
         return None
     return max(0, round((top - math.log10(value)) * 2))

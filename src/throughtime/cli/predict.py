@@ -31,36 +31,36 @@ def predict(
     out: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help=f"Where to write ({', '.join(_KINDS)}; for effects .wav); printed as CSV if not given."
+            metavar="FILE", help=f"File to write ({', '.join(_KINDS)}; for effects .wav). Default: print CSV."
         ),
     ] = None,
     update: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="For forecasts: later rows that follow those of DATA, or replace those of the same time.",
+            help="For forecasts: rows that follow DATA, or replace its rows with the same time.",
         ),
     ] = None,
     encoding_errors: Annotated[
         str | None,
-        typer.Option(metavar="strict|replace", help="What to do with bytes that are not UTF-8; as in training."),
+        typer.Option(metavar="strict|replace", help="How to handle bytes that are not UTF-8. Default: as in training."),
     ] = None,
     knob: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="For effects: the setting of a knob; may be given several times."),
+        typer.Option(metavar="NAME=VALUE", help="For effects: a knob's setting. Repeatable."),
     ] = None,
     engine: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
+        typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training."),
     ] = None,
 ) -> None:
-    """One row for each sequence, or for each step where the network predicts steps; or the sound of an effect."""
+    """Writes one row per sequence, or per step if the network predicts every step; for effects, a sound file."""
     from throughtime.runs import Run
 
-    opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     kinds = (*_KINDS, *opened.task.prediction_files)
     if out is not None and out.suffix not in kinds:
-        raise UserError(f"{display_path(out)}: what is written is told by the end of the name: {', '.join(kinds)}.")
+        raise UserError(f"{display_path(out)}: unsupported extension; use {', '.join(kinds)}.")
     announce(opened, data)
     with starting():
         from throughtime.training.display import Display
@@ -69,7 +69,7 @@ def predict(
     if out is not None and out.suffix not in _KINDS:
         with Display(shown=True) as display:
             written = write_prediction(opened, data, out, knob=knob or None, engine=engine, progress=display.progress)
-        print(f"{written} in {display_path(out)}")
+        print(f"Saved {written} to {display_path(out)}")
         return
     with Display(shown=True) as display:
         found = predicted(
@@ -83,7 +83,7 @@ def predict(
         )
         count = _write(found, out)
     if out is not None:
-        print(f"{count:,} rows in {display_path(out)}")
+        print(f"Saved {count:,} rows to {display_path(out)}")
 
 
 def _write(found: Prediction, out: Path | None) -> int:
@@ -109,5 +109,5 @@ def _write(found: Prediction, out: Path | None) -> int:
 
 
 def _rounded(row: Any) -> list[Any]:
-    """Numbers with as many digits as single precision has."""
+    """Round to the digits that single precision holds."""
     return [f"{value:.7g}" if isinstance(value, float) else value for value in row]

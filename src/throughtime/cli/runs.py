@@ -16,7 +16,7 @@ from throughtime.paths import RUNS, display_path, runs_in
 if TYPE_CHECKING:
     from throughtime.runs import Run
 
-_COLUMNS = ("run", "task", "cell", "data", "figure", "state", "age")
+_COLUMNS = ("run", "task", "cell", "data", "result", "state", "age")
 
 
 def runs(
@@ -24,7 +24,7 @@ def runs(
     *,
     as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON, a list.")] = False,
 ) -> None:
-    """The newest comes last. Wherever a command takes a RUN, `latest` stands for the newest run under `runs`."""
+    """The newest run comes last. Any command that takes a RUN accepts `latest` for the newest run under `runs`."""
     if directory != Path(RUNS) and not directory.is_dir():
         raise UserError(f"{display_path(directory)}: directory not found")
     found, damaged = [], []
@@ -39,7 +39,7 @@ def runs(
         show_json(found)
         return
     if not found and not damaged:
-        print(f"No runs in {display_path(directory)}. `throughtime train` starts one.")
+        print(f"No runs in {display_path(directory)}. Start one with: throughtime train")
         return
     if found:
         _show(found)
@@ -82,7 +82,7 @@ def _show(found: Sequence[dict[str, Any]]) -> None:
 
 
 def _age(created: str) -> str:
-    """How long ago a moment was, in the largest unit that fits."""
+    """Format how long ago a moment was, in the largest unit that fits."""
     seconds = max(0.0, (datetime.now().astimezone() - datetime.fromisoformat(created)).total_seconds())
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:

@@ -18,37 +18,33 @@ def sample(
     prompt: Annotated[
         str,
         typer.Option(
-            metavar="TEXT|FILE", help="The text, or the file of notes or sound, to continue.", show_default=False
+            metavar="TEXT|FILE", help="The text to continue, or a file of notes or sound.", show_default=False
         ),
     ] = "",
     length: Annotated[
         int | None,
-        typer.Option(
-            metavar="N", help="How many symbols, steps or samples to write; 500, or 3 s of sound, if not given."
-        ),
+        typer.Option(metavar="N", help="Tokens, steps or samples to generate. Default: 500, or 3 s of sound."),
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to write; text is printed if not given.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write. Default: print text.")] = None,
     temperature: Annotated[
         float,
-        typer.Option(metavar="T", help="Below 1 is more cautious; 0 takes the likeliest symbol each time."),
+        typer.Option(metavar="T", help="Sampling temperature; 0 always takes the likeliest token."),
     ] = 1.0,
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="Choose among the K likeliest symbols only.")] = None,
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K likeliest tokens only.")] = None,
     top_p: Annotated[
         float | None,
-        typer.Option(metavar="P", help="Choose among the likeliest symbols only that share the probability P."),
+        typer.Option(metavar="P", help="Sample from the smallest set of tokens with total probability P."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="S", help="The same seed gives the same text.")] = 0,
+    seed: Annotated[int, typer.Option(metavar="S", help="Random seed; the same seed generates the same text.")] = 0,
     engine: Annotated[
         str | None,
-        typer.Option(metavar="NAME", help="What runs the recurrent layers; as in training if not given."),
+        typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training."),
     ] = None,
 ) -> None:
-    """Text is printed as it is made, after the prompt; notes and sound are written to a file."""
+    """Text is printed after the prompt as it is generated; notes and sound are written to a file."""
     from throughtime.runs import Run
 
-    opened = Run.open(run)  # before torch is loaded, so that a mistake is told at once
+    opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     announce(opened)
     draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
     usual = {"temperature": 1.0, "top_k": None, "top_p": None}
@@ -67,4 +63,4 @@ def sample(
         return
     path = out if out is not None else opened.path / f"sample{task.extension}"
     task.write_sample(pieces, path, prompt, opened.description.codecs)
-    print(display_path(path))
+    print(f"Saved to {display_path(path)}")

@@ -1,4 +1,4 @@
-"""What the commands of studies share: arguments and options, and how they show a result."""
+"""Arguments, options and output shared by the commands that run studies."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ if TYPE_CHECKING:
     from throughtime.studies.result import StudyResult
 
 DataArgument = Annotated[
-    list[str] | None, typer.Argument(metavar="DATA", help="Files and directories, as `throughtime train` takes.")
+    list[str] | None, typer.Argument(metavar="DATA", help="Files and directories, as for `throughtime train`.")
 ]
 
 
 def cells_option(panel: str, purpose: str = "The cells") -> Any:
-    """The option `--cells`.
+    """Return the `--cells` option.
 
     Args:
-        panel: the heading of the help under which it stands.
-        purpose: what the cells are for.
+        panel: its heading in the help.
+        purpose: what the cells are used for, as the start of a sentence.
     """
     return typer.Option(
         metavar="NAMES", help=f"{purpose}, separated by commas; each is {CELL_HELP}.", rich_help_panel=panel
@@ -34,8 +34,8 @@ def cells_option(panel: str, purpose: str = "The cells") -> Any:
 
 
 def json_option(panel: str) -> Any:
-    """The option `--json` of a command that works for a while."""
-    return typer.Option("--json", help="End with one line of JSON, the result.", rich_help_panel=panel)
+    """Return the `--json` option of a long-running command."""
+    return typer.Option("--json", help="Print the result as one line of JSON at the end.", rich_help_panel=panel)
 
 
 def run_study(
@@ -44,9 +44,9 @@ def run_study(
     """Run a study and show its result.
 
     Args:
-        study: runs it.
-        as_json: whether standard output gets the result as one line of JSON alone.
-        hint: what to tell the user to do next.
+        study: the function that runs the study.
+        as_json: whether to print only the result to standard output, as one line of JSON.
+        hint: returns the text that tells the user what to do next.
     """
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
         result = study()
@@ -55,6 +55,6 @@ def run_study(
         for line in result.sentences:
             console().print(line, markup=False)
         page = display_path(result["page"])
-        print(f"\nSaved to {display_path(result['folder'])}. As a page for a browser: {page}{hint(result)}")
+        print(f"\nSaved to {display_path(result['folder'])}. Open in a browser: {page}{hint(result)}")
     if as_json:
         show_json(result)

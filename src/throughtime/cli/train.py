@@ -29,14 +29,15 @@ if TYPE_CHECKING:
 @with_config_options
 def train(
     data: Annotated[
-        list[str] | None, typer.Argument(metavar="DATA", help="Files and directories; - is standard input, for text.")
+        list[str] | None,
+        typer.Argument(metavar="DATA", help="Files and directories; - reads text from standard input."),
     ] = None,
     *,
     resume: Annotated[
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Resume the run in this directory, or latest; with --steps, --epochs or --minutes, to a later end.",
+            help="Resume the run in this directory, or latest; --steps, --epochs or --minutes sets a new end.",
             rich_help_panel="Run",
         ),
     ] = None,
@@ -44,8 +45,8 @@ def train(
         Path | None,
         typer.Option(
             metavar="RUN",
-            help="Train a new run through the steps of this one, with the learning rates that it logged, to the same "
-            "bits; takes --out alone.",
+            help="Repeat this run's steps with the learning rates it logged, as a new run with bitwise identical "
+            "results; accepts only --out.",
             rich_help_panel="Run",
         ),
     ] = None,
@@ -53,18 +54,18 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Take options from this JSON file, or from a run's config.json; those given here win.",
+            help="Read options from this JSON file or a run's config.json; the command line takes precedence.",
             rich_help_panel="Run",
         ),
     ] = None,
     as_json: Annotated[
-        bool, typer.Option("--json", help="End with one line of JSON, the result.", rich_help_panel="Run")
+        bool, typer.Option("--json", help="Print the result as one line of JSON at the end.", rich_help_panel="Run")
     ] = False,
     **given: Any,
 ) -> None:
-    """Without DATA it learns text, from Python's own documentation, which is on every machine.
+    """Without DATA, train on Python's own documentation, which is on every machine.
 
-    The run's directory then holds the best weights, the figures and checkpoints to go on from.
+    The run's directory holds the best weights, the results and checkpoints to resume from.
     """
     started = time.monotonic()
     fields = {name: value for name, value in {"data": data, **given}.items() if value not in (None, [])}
@@ -74,7 +75,7 @@ def train(
         wrong += [name for name in fields if name not in allowed]
         if path is not None and wrong:
             names, only = ", ".join(map(option, wrong)), ", ".join(map(flag, allowed))
-            raise TrainingError(f"{flag(how)} keeps a run's options: leave out {names}; only {only} can be given")
+            raise TrainingError(f"{flag(how)} reuses the run's options and accepts only {only}; remove {names}")
     if config is not None:
         fields = from_file(config) | fields
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
@@ -86,7 +87,7 @@ def train(
 
 
 def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], started: float) -> Run:
-    # What can be checked before torch is loaded is, so that a mistake is told at once.
+    # Validate as much as possible before torch is loaded, so that mistakes are reported at once.
     from throughtime.runs import Run
 
     if resume is not None:
@@ -114,7 +115,7 @@ def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], start
 def _show(run: Run) -> None:
     result, task, out = run.result, run.task, console()
     assert result is not None
-    for what, title in (("valid", "Held out"), ("test", "Test")):
+    for what, title in (("valid", "Validation"), ("test", "Test")):
         if result[what]:
             out.print(f"\n[bold]{title}[/]")
             show_rows(evaluation_rows(task, result[what]), "  ")
@@ -123,11 +124,11 @@ def _show(run: Run) -> None:
             out.print(f"\n[bold]Sample {number}[/]\n")
             print(text.strip("\n"))
     path = shlex.quote(display_path(run.path))
-    out.print("\n[bold]The run[/]\n")
+    out.print("\n[bold]Run[/]\n")
     print(f"{result['steps']:,} steps in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
     read = shlex.join(name for name in task.options.data or () if name != "-")
     for words in (*task.next_commands, "info {}"):
         if "DATA" not in words or read:
             print(f"  {command(words.format(path).replace('DATA', read))}")
     if run.report.is_file():
-        print(f"\nThe run as a page for a browser: {display_path(run.report)}")
+        print(f"\nOpen the report in a browser: {display_path(run.report)}")

@@ -23,27 +23,26 @@ def tune(
     *,
     trials: Annotated[
         int,
-        typer.Option(
-            metavar="N", help="Trials of the search, those of earlier calls included.", rich_help_panel=_PANEL
-        ),
+        typer.Option(metavar="N", help="Total trials, including those of earlier calls.", rich_help_panel=_PANEL),
     ] = 20,
     cells: Annotated[str, cells_option(_PANEL, "The cells to choose from")] = "gru,lstm,rnn",
     storage: Annotated[
         str | None,
         typer.Option(
             metavar="URL",
-            help="A database that several processes and machines share, such as postgresql://HOST/NAME or "
-            "sqlite:///FILE, or journal:FILE; a file in --out for one process if not given.",
+            help="A database shared by several processes or machines: postgresql://HOST/NAME, sqlite:///FILE or "
+            "journal:FILE. Default: a file in --out, for one process.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
     as_json: Annotated[bool, json_option(_PANEL)] = False,
     **given: Any,
 ) -> None:
-    """Options that are given are not varied; --minutes is the time for the whole search, --epochs or --steps are those
-    of a trial. The search doesn't see the test data, by which the best trial is measured at the end.
+    """Options given here are fixed; the others are searched. --minutes limits the whole search, --epochs or --steps
+    each trial. The search never sees the test data; the best trial is evaluated on it at the end.
 
-    The same command with the same --out or --storage resumes a search.
+    Repeat the command with the same --out or --storage to resume a search.
+
     """  # fmt: skip
     fields = {name: value for name, value in {"data": data or None, **given}.items() if value is not None}
     if "minutes" in fields:

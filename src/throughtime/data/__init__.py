@@ -1,4 +1,4 @@
-"""From files to sequences of symbols. Text is the first kind of data; it needs no torch."""
+"""Read files and encode them as token ids. Text is the first kind of data and needs no torch."""
 
 from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams, fitting_batch

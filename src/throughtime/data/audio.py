@@ -1,4 +1,4 @@
-"""Recordings as one long row of quantized samples."""
+"""Recordings encoded as one long sequence of quantized samples."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from throughtime.data.waveform import Quantization
 from throughtime.errors import DataError
 from throughtime.paths import display_path
 
-_FORMAT = 1  # of what the cache keeps; a change of what is written needs a new number
+_FORMAT = 1  # of cache entries; increment it when their content changes
 
 Progress = Callable[[str, int, int], None]
 
@@ -27,11 +27,11 @@ class Audio:
     """Quantized samples of one or more recordings, one after another.
 
     Attributes:
-        name: what to call them in a report.
-        ids: the level of each sample `[n]`, in a file that is read as needed.
-        digest: tells the samples.
-        clipped: how many samples were beyond -1 and 1.
-        silent: how many recordings have the same sample throughout.
+        name: the name of the recordings in reports.
+        ids: the level of each sample `[n]`, memory-mapped.
+        digest: a hash of the samples.
+        clipped: the number of samples outside [-1, 1].
+        silent: the number of recordings in which all samples are equal.
     """
 
     name: str
@@ -49,17 +49,17 @@ def quantize(
     mix: bool = False,
     progress: Progress | None = None,
 ) -> Audio:
-    """Read recordings, resample and quantize them, or find the result in the cache.
+    """Read, resample and quantize recordings, using the cache if possible.
 
     Args:
-        name: what to call them in a report.
+        name: the name of the recordings in reports.
         recordings: the recordings.
-        codec: the rate, channels and levels.
-        mix: whether to average the channels of a stereo file where mono is expected.
-        progress: told how many seconds have been read.
+        codec: the sampling rate, channels and levels.
+        mix: whether to average the channels of a stereo file if mono is expected.
+        progress: called with the progress in seconds of sound.
 
     Raises:
-        DataError: a file can't be read or doesn't fit, or the disk is full.
+        DataError: if a file can't be read or is unsuitable, or the disk is full.
     """
     identity = [_FORMAT, codec.to_data(), mix, [recording.digest for recording in recordings]]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
@@ -88,13 +88,13 @@ def quantize(
 
 
 def split_recordings(name: str, audio: Sequence[Recording]) -> tuple[list[Recording], list[Recording]]:
-    """Hold out every tenth recording for validation, or the last one of fewer.
+    """Hold out every tenth recording for validation, or the last one if there are fewer than ten.
 
     Raises:
-        DataError: there is one recording alone.
+        DataError: if there is only one recording.
     """
     if len(audio) < 2:
-        raise DataError(f"{name} has one recording, which can't be divided by files")
+        raise DataError(f"{name} has only one recording, which can't be split by file")
     step = min(10, len(audio))
     held = set(range(step - 1, len(audio), step))
     return [r for k, r in enumerate(audio) if k not in held], [audio[k] for k in sorted(held)]
@@ -105,11 +105,11 @@ def cut(audio: Audio, share: float, channels: int) -> tuple[Audio, Audio]:
 
     Args:
         audio: the recording.
-        share: of the samples.
-        channels: how many samples belong together.
+        share: the fraction of the samples to hold out.
+        channels: the number of interleaved channels.
 
     Raises:
-        DataError: the recording is too short.
+        DataError: if the recording is too short.
     """
     at = int(len(audio.ids) * (1 - share)) // channels * channels
     if at < 2 or len(audio.ids) - at < 2:
@@ -122,7 +122,7 @@ def cut(audio: Audio, share: float, channels: int) -> tuple[Audio, Audio]:
 
 
 def recordings_of(paths: Sequence[str | Path]) -> tuple[str, list[Recording]]:
-    """Return what to call data in a report, and its recordings; see `find_recordings`."""
+    """Return the name of the data for reports, and the recordings; see `find_recordings`."""
     found = find_recordings(paths)
     name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     return name, found

@@ -1,4 +1,4 @@
-"""Changed copies of recordings, so that a network learns from few of them. Needs NumPy alone."""
+"""Random augmentation of recordings, for training on few of them. Requires only NumPy."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from throughtime.data.waveform import Samples
 
 SoundFeatures = LogMel | RawSamples
 
-MOST_COPIES, ENOUGH = 20, 4000  # copies of a recording, and recordings with them, unless said otherwise
+MOST_COPIES, ENOUGH = 20, 4000  # the default maximum of copies per recording, and of recordings including copies
 
-_SPEED = 0.08  # by how much a copy is faster or slower, at most
-_SHIFT = 0.04  # seconds that are cut from an end or added to it, at most
-_LOUDNESS = 6.0  # decibels by which a copy is louder or softer, at most
-_NOISE = (20.0, 50.0)  # decibels by which the sound is louder than the noise that is added
-_MASKED_TIME, _MASKED_BANDS = 0.1, 0.1  # shares of the frames and of the bands that are masked, at most
-_LEAST_SECONDS = 0.1  # of which nothing is cut
+_SPEED = 0.08  # the maximum relative change of speed
+_SHIFT = 0.04  # the maximum number of seconds to cut from or add to each end
+_LOUDNESS = 6.0  # the maximum change of loudness in decibels
+_NOISE = (20.0, 50.0)  # the range of signal-to-noise ratios in decibels
+_MASKED_TIME, _MASKED_BANDS = 0.1, 0.1  # the maximum fractions of frames and bands to mask
+_LEAST_SECONDS = 0.1  # shorter sounds are not cut
 
 
 def copies_of(recordings: int) -> int:
-    """How many copies of each recording to learn from, unless said otherwise."""
+    """Return the default number of augmented copies per recording."""
     return min(MOST_COPIES, ENOUGH // max(1, recordings))
 
 
 def copies(sounds: Sequence[Samples], features: SoundFeatures, count: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Change recordings at random, the same way each time.
+    """Augment recordings at random but reproducibly.
 
-    The speed and with it the pitch, the silence around it, the loudness, and noise; then frames and bands of mel
-    features are masked (Park et al. 2019, arXiv:1904.08779).
+    The augmentation changes the speed and pitch, the silence at both ends and the loudness, adds noise, and masks
+    frames and bands of mel features (Park et al. 2019, arXiv:1904.08779).
 
     Args:
         sounds: recordings `[n, 1]`.
-        features: what the network reads.
-        count: copies of each recording.
+        features: the feature extractor.
+        count: the number of copies per recording.
 
     Yields:
-        The number of a recording, and the features `[T, size]` of a copy.
+        The index of a recording, and the features `[T, size]` of a copy.
     """
     for k, sound in enumerate(sounds):
         for copy in range(count):
@@ -53,7 +53,7 @@ def copies(sounds: Sequence[Samples], features: SoundFeatures, count: int) -> It
 def _changed(sound: NDArray[np.float32], rate: int, draw: np.random.Generator) -> NDArray[np.float32]:
     length = max(1, round(len(sound) / (1 + draw.uniform(-_SPEED, _SPEED))))
     found: NDArray[Any] = np.interp(np.linspace(0, len(sound) - 1, length), np.arange(len(sound)), sound)
-    for _ in range(2):  # an end, then the other
+    for _ in range(2):  # both ends
         shift = round(draw.uniform(-_SHIFT, _SHIFT) * rate)
         if shift >= 0:
             found = np.pad(found, (shift, 0))
@@ -67,7 +67,7 @@ def _changed(sound: NDArray[np.float32], rate: int, draw: np.random.Generator) -
 
 
 def _masked(frames: NDArray[np.float32], draw: np.random.Generator) -> NDArray[np.float32]:
-    """The same with some frames and some bands at 0, which is their mean."""
+    """Set random frames and bands to 0, which is their mean."""
     for axis, share in enumerate((_MASKED_TIME, _MASKED_BANDS)):
         size = draw.integers(0, int(share * frames.shape[axis]) + 1)
         first = draw.integers(0, frames.shape[axis] - size + 1)

@@ -1,4 +1,4 @@
-"""The batch: the one form in which data of every kind reaches a model."""
+"""The batch: the format in which models receive all kinds of data."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 
 class Batch(NamedTuple):
-    """Sequences that a model runs side by side, time axis first.
+    """Sequences that a model processes in parallel, time axis first.
 
     Attributes:
         inputs: token ids `[T, B]` (int64) or features `[T, B, F]` (float32).
@@ -18,10 +18,10 @@ class Batch(NamedTuple):
         lengths: the number of steps of each sequence `[B]` (int64); None if all have T steps.
         weights: the weight of each target (float32), shaped like the leading axes of targets, 0 at padding;
             None if all are 1.
-        carry: whether the sequences continue those of the batch before, from its last states.
-        terms: what the summed loss of this process's rows is divided by. It is the weighted number of targets of the
-            batch in all processes, divided by the number of processes, so that the mean over processes of these
-            quotients is the mean loss of the whole batch.
+        carry: whether the sequences continue those of the previous batch, starting from its final states.
+        terms: the divisor of the summed loss of this process's rows: the weighted number of targets of the batch in
+            all processes, divided by the number of processes. The mean of the quotients over all processes is then the
+            mean loss of the whole batch.
     """
 
     inputs: NDArray[np.int64] | NDArray[np.float32]

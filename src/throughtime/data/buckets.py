@@ -1,4 +1,4 @@
-"""Batches of sequences of similar length, so that little of a batch is padding."""
+"""Batches of sequences of similar length, to minimize padding."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ _JITTER = 0.05
 
 
 class Buckets:
-    """Sequences in batches of similar length: `len(buckets)` batches make an epoch, in which each sequence occurs once.
+    """Batches of sequences of similar length; `len(buckets)` batches make an epoch that has each sequence once.
 
-    The batch of a step depends only on the step and the arguments, so a resumed run goes on with the same batches.
-    Each epoch shuffles the order of batches, and which sequences of about equal length (5%) share one. In a batch
-    the rows go from long to short.
+    The batch of a step depends only on the step and the arguments, so a resumed run continues with the same batches.
+    Each epoch shuffles the order of batches, and which sequences of about equal length (5%) share a batch. Rows are
+    sorted by decreasing length within a batch.
 
-    An epoch has as few batches as `batch` allows, of equal size but for one row.
+    An epoch has as few batches as `batch` allows; their sizes differ by at most one row.
 
     Attributes:
         sequences: the sequences.
@@ -34,23 +34,23 @@ class Buckets:
         """Plan the batches.
 
         Args:
-            sequences: what to batch.
-            batch: the largest number of sequences in a batch, over all processes. Where that would leave a process
-                without a row, batches have up to `2 * ranks - 1` rows instead.
-            seed: of the shuffles.
-            rank: the number of this process, which gets rows `[rank::ranks]` of each batch.
+            sequences: the sequences to batch.
+            batch: the maximum batch size, summed over all processes. If that would leave a process without a row,
+                batches have up to `2 * ranks - 1` rows instead.
+            seed: the seed of the shuffles.
+            rank: the rank of this process, which gets rows `[rank::ranks]` of each batch.
             ranks: the number of processes.
-            shuffle: whether to shuffle; if not, all epochs have the same batches, from the shortest sequences to the
+            shuffle: whether to shuffle; otherwise all epochs have the same batches, from the shortest sequences to the
                 longest.
 
         Raises:
-            DataError: batch is not positive, or there are fewer rows than processes.
+            DataError: if batch is not positive, or there are fewer rows than processes.
         """
         if batch < 1:
             raise DataError(f"batch must be a positive integer, got {batch}.")
         if min(batch, len(sequences)) < ranks:
             raise DataError(
-                f"{ranks} processes need a batch of {ranks} sequences or more, got a batch of {batch} from "
+                f"{ranks} processes need a batch of at least {ranks} sequences, got a batch of {batch} from "
                 f"{len(sequences)} sequences; use a larger batch or fewer processes."
             )
         self.sequences = sequences
@@ -63,7 +63,7 @@ class Buckets:
 
     @property
     def terms(self) -> int:
-        """How many targets an epoch has, shared evenly among the processes."""
+        """The number of targets per epoch, divided by the number of processes."""
         data = self.sequences
         return (int(data.lengths.sum()) if data.per_step else len(data)) // self._ranks
 
@@ -75,10 +75,10 @@ class Buckets:
         """Return the batch of a step.
 
         Args:
-            step: counted from 0 over all epochs.
+            step: the step, counted from 0 over all epochs.
 
         Returns:
-            This process's rows of the batch, padded with zeros to the longest of them.
+            This process's rows of the batch, zero-padded to the longest of them.
         """
         members = self._members(step)
         rows = members[self._rank :: self._ranks]
@@ -105,9 +105,9 @@ class Buckets:
         )
 
     def _members(self, step: int) -> NDArray[np.int64]:
-        """The indices of all processes' sequences in the batch of a step, from long to short."""
+        """Return the indices of all processes' sequences in the batch of a step, by decreasing length."""
         if step < 0:
-            raise DataError(f"step must be 0 or more, got {step}.")
+            raise DataError(f"step must be at least 0, got {step}.")
         epoch, k = divmod(step, len(self)) if self._shuffle else (0, step % len(self))
         if self._plan[0] != epoch:
             self._plan = epoch, self._batches(epoch)
@@ -119,15 +119,15 @@ class Buckets:
             order = np.argsort(lengths, kind="stable")
             return [part[::-1] for part in np.array_split(order, len(self))]
         generator = np.random.default_rng((self._seed, epoch))
-        shuffled = generator.permutation(len(lengths))  # so that equal lengths change places
-        # Jitter mixes similar lengths too, where few are equal; it adds at most 5% of padding.
+        shuffled = generator.permutation(len(lengths))  # randomizes the order of equal lengths
+        # Jitter also mixes similar lengths, in case few are equal; it adds at most 5% of padding.
         keys = lengths[shuffled] * generator.uniform(1, 1 + _JITTER, len(lengths))
         parts = np.array_split(shuffled[np.argsort(keys, kind="stable")], len(self))
         return [parts[k][np.argsort(-lengths[parts[k]], kind="stable")] for k in generator.permutation(len(self))]
 
 
 def _padded(arrays: Sequence[NDArray[Any]]) -> NDArray[Any]:
-    """Arrays `[T, ...]` side by side as `[longest T, B, ...]`, zeros after the end of each."""
+    """Stack arrays `[T, ...]` as `[longest T, B, ...]`, zero-padded at the end."""
     result = np.zeros((max(map(len, arrays)), len(arrays), *arrays[0].shape[1:]), arrays[0].dtype)
     for k, array in enumerate(arrays):
         result[: len(array), k] = array

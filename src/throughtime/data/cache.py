@@ -1,7 +1,7 @@
-"""Where ids and vocabularies are kept from one run to the next.
+"""The cache of token ids and vocabularies.
 
-A cache holds nothing that can't be made again: it may be deleted at any time, even under a run that
-reads from it. An entry is there in whole or not at all.
+Everything in the cache can be recomputed. It may be deleted at any time, even while a run reads from it.
+Entries are written atomically.
 """
 
 import json
@@ -24,11 +24,11 @@ _log = logging.getLogger(__name__)
 
 _DAY = 86_400  # seconds
 
-IdType = np.dtype[Any]  # of ids unsigned integers, of samples floating-point numbers
+IdType = np.dtype[Any]  # unsigned integers for ids, floating-point numbers for samples
 
 
 def cache_directory() -> Path:
-    """`$XDG_CACHE_HOME/throughtime`, or `~/.cache/throughtime`; the temporary one without a home."""
+    """Return `$XDG_CACHE_HOME/throughtime` or `~/.cache/throughtime`, or a temporary directory if there is no home."""
     given = os.environ.get("XDG_CACHE_HOME", "")
     if os.path.isabs(given):
         return Path(given) / "throughtime"
@@ -39,20 +39,20 @@ def cache_directory() -> Path:
 
 
 def load_text(directory: Path, name: str) -> str | None:
-    """What `store_text` kept under a name; None if absent."""
+    """Return the text that `store_text` stored under a name; None if absent."""
     with suppress(OSError, UnicodeDecodeError):
         return (directory / name).read_text(encoding="utf-8")
     return None
 
 
 def store_text(directory: Path, name: str, text: str) -> None:
-    """Keep a short text under a name, if the directory can be written."""
+    """Store a short text under a name, if the directory is writable."""
     with suppress(OSError), replacing(directory / name) as file:
         file.write(text.encode())
 
 
 def load_ids(directory: Path, key: str, dtype: IdType) -> tuple[Ids, dict[str, int]] | None:
-    """The ids kept under a key, as a memory map, and what was counted with them; None if absent."""
+    """Return the ids stored under a key as a memory map, and their counts; None if absent."""
     path = directory / f"{key}.ids"
     try:
         about = json.loads(load_text(directory, f"{key}.json") or "null")
@@ -64,24 +64,24 @@ def load_ids(directory: Path, key: str, dtype: IdType) -> tuple[Ids, dict[str, i
 
 
 def store_ids(directory: Path, key: str, dtype: IdType, arrays: Iterable[Ids], counts: dict[str, int]) -> Ids:
-    """Write ids as they come, and map them.
+    """Write ids as they are produced and return them as a memory map.
 
-    Where the directory can't be written they go to a temporary file, which ends with the process.
+    If the directory isn't writable, they go to a temporary file that is deleted when the process ends.
 
     Args:
         directory: the cache.
-        key: what the ids are of.
-        dtype: their type.
-        arrays: the ids, in order; at least one.
-        counts: what is counted while `arrays` is consumed; kept beside the ids.
+        key: the key of the ids.
+        dtype: the dtype of the ids.
+        arrays: the ids in order; at least one array.
+        counts: counts that are updated while `arrays` is consumed; stored with the ids.
 
     Raises:
-        DataError: the disk is full, or fails.
+        DataError: if the disk is full or fails.
     """
     place = directory
     try:
         if not _is_writable(directory):
-            _log.warning("%s can't be written: the ids won't be kept for another run", directory)
+            _log.warning("%s is not writable, so the ids can't be reused by another run", directory)
             place = Path(tempfile.gettempdir())
             with tempfile.TemporaryFile() as file:
                 _write(file, dtype, arrays)
@@ -91,13 +91,13 @@ def store_ids(directory: Path, key: str, dtype: IdType, arrays: Iterable[Ids], c
             symbols = _write(file, dtype, arrays)
             ids = _mapped(file, dtype)
         about = {"symbols": symbols, "counts": counts}
-        store_text(directory, f"{key}.json", json.dumps(about))  # last: it says that all is there
+        store_text(directory, f"{key}.json", json.dumps(about))  # written last: it marks the entry as complete
         return ids
     except OSError as error:
         if error.errno in DISK_FULL:
             raise DataError(
                 f"the disk is full: the ids of the text don't fit in {place}; free some space "
-                "there, or name a directory on another disk in XDG_CACHE_HOME"
+                "there, or set XDG_CACHE_HOME to a directory on another disk"
             ) from None
         raise DataError(f"writing to {place} failed: {error.strerror or error}") from None
 
@@ -124,7 +124,7 @@ def _is_writable(directory: Path) -> bool:
 
 
 def _remove_left_over(directory: Path) -> None:
-    """Remove what killed runs left; a file that is being written is younger than a day."""
+    """Remove files that killed runs left more than a day ago."""
     for path in directory.glob("*.part"):
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > _DAY:

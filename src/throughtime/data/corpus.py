@@ -1,8 +1,8 @@
-"""From text to ids: the vocabulary, the parts for training, validation and test, and their counts.
+"""Encode text: the vocabulary, the parts for training, validation and test, and their counts.
 
-The ids are written once, in a pass of bounded memory, to a file in the cache, and mapped from
-there. An entry of the cache is known by the text's digest, so it serves the same text under another
-name and is never taken for a text that has changed.
+The ids are written once to a file in the cache, in a pass of bounded memory, and memory-mapped from
+there. Cache entries are identified by the text's digest, so an entry serves the same text under another
+name and is never used for a changed text.
 """
 
 import hashlib
@@ -25,21 +25,21 @@ from throughtime.data.vocabulary import (
 from throughtime.errors import DataError
 from throughtime.spelling import option
 
-_FORMAT = 1  # of the cache's entries: another number makes them anew
-_LONGEST_WORD = 1000  # characters within which a cut looks for the end of a word
+_FORMAT = 1  # of cache entries; increment it to invalidate them
+_LONGEST_WORD = 1000  # the number of characters to search for the end of a word
 
 
 @dataclass(frozen=True, eq=False)
 class EncodedText:
-    """A stretch of text as ids.
+    """A part of a text as token ids.
 
     Attributes:
-        name: the text it is of.
-        ids: shape [symbols], mapped from a file.
-        characters: how many the stretch has.
-        bytes: how many it has in UTF-8.
-        unknown: how many symbols the vocabulary lacks.
-        digest: tells the stretch and the vocabulary it was encoded with.
+        name: the name of the text.
+        ids: the token ids `[symbols]`, memory-mapped.
+        characters: the number of characters.
+        bytes: the number of bytes in UTF-8.
+        unknown: the number of out-of-vocabulary tokens.
+        digest: a hash of the text and the vocabulary it was encoded with.
     """
 
     name: str
@@ -51,15 +51,15 @@ class EncodedText:
 
     @property
     def symbols(self) -> int:
-        """How many symbols there are."""
+        """The number of tokens."""
         return int(self.ids.size)
 
     def bits_per_character(self, loss: float) -> float:
-        """A loss in nats per symbol, in bits per character, which compares across levels."""
+        """Convert a loss in nats per token to bits per character, which is comparable across levels."""
         return loss / math.log(2) * self.symbols / self.characters
 
     def bits_per_byte(self, loss: float) -> float:
-        """A loss in nats per symbol, in bits per byte of UTF-8."""
+        """Convert a loss in nats per token to bits per byte of UTF-8."""
         return loss / math.log(2) * self.symbols / self.bytes
 
 
@@ -68,11 +68,11 @@ class Corpus:
     """A text ready to train on.
 
     Attributes:
-        name: what to call it in a report.
-        vocabulary: made from the training part alone, if it wasn't given.
-        train: what to learn from.
-        valid: held out, to choose the weights by.
-        test: held out, if a text was given for it.
+        name: the name of the text in reports.
+        vocabulary: the vocabulary; built from the training part only, unless it was given.
+        train: the training part.
+        valid: the held-out part that selects the weights.
+        test: the test part, if a text was given for it.
     """
 
     name: str
@@ -83,7 +83,7 @@ class Corpus:
 
     @property
     def digest(self) -> str:
-        """Tells the corpus; a run that is resumed on another would not be the same run."""
+        """A hash of the corpus; a run can only be resumed on a corpus with the same digest."""
         parts = (self.train, self.valid, self.test)
         return _digest(*(part.digest for part in parts if part is not None))
 
@@ -101,28 +101,28 @@ def prepare_text(
     cache_directory: Path | None = None,
     progress: Progress | None = None,
 ) -> Corpus:
-    """Read text, make its vocabulary, and encode it for training.
+    """Read text, build its vocabulary, and encode it for training.
 
-    Without `valid` the last 10 % of the characters are for validation, whatever the level, so that
-    figures per character compare across levels; where that falls inside a word, words and byte
-    pairs are cut after it.
+    Without `valid`, the last 10% of the characters are held out for validation, whatever the level, so
+    that metrics per character are comparable across levels. For words and byte pairs, the cut is after
+    the word at that position.
 
     Args:
-        paths: files and directories that make one text (see `read_text`); None: the default text.
+        paths: files and directories that make up one text (see `read_text`); the default text if None.
         level: "char", "word" or "bpe".
-        vocab_size: the most symbols (see `build_vocabulary`).
-        min_count: the least count of a symbol (see `build_vocabulary`).
+        vocab_size: the maximum vocabulary size (see `build_vocabulary`).
+        min_count: the minimum count of a token (see `build_vocabulary`).
         valid: a text for validation.
-        test: a text for the last test.
+        test: a text for the final test.
         encoding_errors: "strict" or "replace".
-        vocabulary: one that is there already, as when a run is resumed; `level`, `vocab_size` and
-            `min_count` are then not looked at.
-        cache_directory: where to keep ids; None: `cache.cache_directory()`.
-        progress: told what is being done, and how far.
+        vocabulary: an existing vocabulary, as when resuming a run; `level`, `vocab_size` and
+            `min_count` are then ignored.
+        cache_directory: where to store ids; `cache.cache_directory()` if None.
+        progress: called with the current activity and its progress.
 
     Raises:
-        DataError: a text can't be read or has nothing in it, or a bound on the vocabulary is
-            nonsense, or the disk is full.
+        DataError: if a text can't be read or is empty, a bound on the vocabulary is invalid, or the
+            disk is full.
     """
     if vocabulary is None:
         check_bounds(level, vocab_size, min_count)
@@ -155,17 +155,17 @@ def encode_text(
     cache_directory: Path | None = None,
     progress: Progress | None = None,
 ) -> EncodedText:
-    """Encode a text with a vocabulary that is there, as for evaluation.
+    """Encode a text with an existing vocabulary, for example to evaluate it.
 
     Args:
-        paths: files and directories that make one text (see `read_text`).
-        vocabulary: what to encode with.
+        paths: files and directories that make up one text (see `read_text`).
+        vocabulary: the vocabulary.
         encoding_errors: "strict" or "replace".
-        cache_directory: where to keep ids; None: `cache.cache_directory()`.
-        progress: told what is being done, and how far.
+        cache_directory: where to store ids; `cache.cache_directory()` if None.
+        progress: called with the current activity and its progress.
 
     Raises:
-        DataError: a text can't be read or has nothing in it, or the disk is full.
+        DataError: if a text can't be read or is empty, or the disk is full.
     """
     directory = cache_directory or cache.cache_directory()
     text = read_text(paths, encoding_errors, progress)
@@ -173,7 +173,7 @@ def encode_text(
 
 
 def _cut(text: Text, whole_words: bool) -> int:
-    """Where the last 10 % of the characters begin."""
+    """Return the position where the last 10% of the characters start."""
     cut = text.characters * 9 // 10
     if whole_words:
         after = "".join(text.pieces(cut, cut + _LONGEST_WORD))
@@ -181,8 +181,8 @@ def _cut(text: Text, whole_words: bool) -> int:
         cut += space.start() if space else 0
     if cut == 0 or cut == text.characters:
         raise DataError(
-            f"{text.name} is too short to hold out a tenth of it ({text.characters} characters): "
-            f"give a longer text, or another one for validation ({option('valid')})"
+            f"{text.name} is too short to hold out a tenth of it ({text.characters} characters); "
+            f"use a longer text, or set another one for validation with {option('valid')}"
         )
     return cut
 
@@ -196,20 +196,20 @@ def _vocabulary_of(
     directory: Path,
     progress: Progress | None,
 ) -> Vocabulary:
-    """The vocabulary of a text's first part, from the cache if it is there."""
+    """Load the vocabulary of the first part of a text from the cache, or build it."""
     key = _digest(text.digest, stop, level, vocab_size, min_count)
     name = f"{key}.vocabulary.json"
     if kept := cache.load_text(directory, name):
         try:
             return from_json(kept)
         except DataError:
-            pass  # damaged: made again below
+            pass  # the entry is damaged; rebuild it below
     vocabulary = build_vocabulary(
         level,
-        _with_progress(text.pieces(0, stop), stop, "collecting symbols", progress),
+        _with_progress(text.pieces(0, stop), stop, "counting tokens", progress),
         vocab_size=vocab_size,
         min_count=min_count,
-        tokenised=text.tokenised,
+        tokenized=text.tokenized,
     )
     cache.store_text(directory, name, vocabulary.to_json())
     return vocabulary
@@ -223,13 +223,13 @@ def _encode(
     directory: Path,
     progress: Progress | None,
 ) -> EncodedText:
-    """A stretch of text as ids, from the cache if they are there."""
+    """Encode a part of a text, using the cache if possible."""
     key = _digest(text.digest, start, stop, vocabulary.digest)
     counts = {"characters": 0, "bytes": 0, "unknown": 0}
 
     def arrays() -> Iterator[Ids]:
         symbols = 0
-        pieces = _with_progress(text.pieces(start, stop), stop - start, "writing symbols", progress)
+        pieces = _with_progress(text.pieces(start, stop), stop - start, "writing tokens", progress)
         for block in vocabulary.encode_blocks(pieces):
             counts["characters"] += len(block.text)
             counts["bytes"] += len(block.text.encode())
@@ -237,9 +237,9 @@ def _encode(
             symbols += block.ids.size
             yield block.ids
         if counts["characters"] != stop - start:
-            raise DataError(f"{text.name} has changed while it was read: begin again")
+            raise DataError(f"{text.name} changed while it was being read; try again")
         if symbols == 0:
-            raise DataError(f"{text.name} has no {vocabulary.level}s in it: text is wanted")
+            raise DataError(f"{text.name} contains no {vocabulary.level}s; expected text")
 
     kept = cache.load_ids(directory, key, vocabulary.dtype)
     if kept is not None:
@@ -250,7 +250,7 @@ def _encode(
 
 
 def _with_progress(pieces: Iterable[str], size: int, doing: str, progress: Progress | None) -> Iterator[str]:
-    """The same pieces, with progress told in characters."""
+    """Yield the pieces and report the progress in characters."""
     done = 0
     for piece in pieces:
         yield piece

@@ -1,4 +1,4 @@
-"""Tables in memory: pandas and polars data frames and arrays as a `Table`, and predictions as the same kind again."""
+"""Convert pandas and polars data frames and arrays to a `Table`, and predictions back to the same kind."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ KINDS = ("pandas", "polars", "array")
 
 
 def kind_of(data: Any) -> str:
-    """Return which of `KINDS` data are.
+    """Return the kind of data, one of `KINDS`.
 
     Raises:
-        DataError: they are of another type.
+        DataError: if the data are of another type.
     """
     package = type(data).__module__.partition(".")[0]
     if package in ("pandas", "polars"):
@@ -29,16 +29,16 @@ def kind_of(data: Any) -> str:
 
 
 def table_of(data: Any, name: str, *, time: str, target: str) -> Table:
-    """Return a data frame or an array as a table.
+    """Convert a data frame or an array to a table.
 
     Args:
-        data: a pandas or polars data frame; or numbers `[T]`, or `[T, series]` with a column for each series.
-        name: what messages call it.
-        time: what to call the index of a pandas data frame, if it holds times.
-        target: what to call the columns of an array: this name for one, numbered for several.
+        data: a pandas or polars data frame, or numbers `[T]` or `[T, series]` with a column per series.
+        name: the name of the data in messages.
+        time: the column name for the index of a pandas data frame, if it holds times.
+        target: the column name for an array, numbered if there are several columns.
 
     Raises:
-        DataError: the data are of another type, have no rows, or are an array that doesn't hold numbers.
+        DataError: if the data are of another type, have no rows, or are an array that doesn't hold numbers.
     """
     import polars
 
@@ -57,18 +57,18 @@ def table_of(data: Any, name: str, *, time: str, target: str) -> Table:
 
 
 def array_columns(count: int, target: str) -> list[str]:
-    """Return the names of the columns of an array."""
+    """Return the column names of an array."""
     return [target] if count == 1 else [f"{target}{k}" for k in range(count)]
 
 
 def frame_like(kind: str, columns: Sequence[str], values: Sequence[Sequence[Any]], utc: Sequence[str] = ()) -> Any:
-    """Return columns as a pandas or polars data frame.
+    """Create a pandas or polars data frame from columns.
 
     Args:
-        kind: of the frame: "pandas" or "polars".
-        columns: the names.
-        values: of each column: NumPy arrays, or lists.
-        utc: the columns of datetimes that are in UTC.
+        kind: "pandas" or "polars".
+        columns: the column names.
+        values: the values of each column, as NumPy arrays or lists.
+        utc: the names of the datetime columns that are in UTC.
     """
     named = dict(zip(columns, values, strict=True))
     if kind == "pandas":
@@ -82,16 +82,16 @@ def frame_like(kind: str, columns: Sequence[str], values: Sequence[Sequence[Any]
 
 
 def with_static(table: Table, static: Table, id: str, names: Sequence[str]) -> Table:
-    """Return a table with columns of another one that has one row for each series.
+    """Join a table with the static covariates of each series.
 
     Args:
         table: the series.
-        static: the other one.
-        id: the column that tells series apart in both.
-        names: the columns to add, or to replace.
+        static: a table with one row per series.
+        id: the column that identifies the series in both tables.
+        names: the columns to add or replace.
 
     Raises:
-        DataError: a column is missing, or a series has several rows.
+        DataError: if a column is missing, or a series has several rows.
     """
     import polars
 
@@ -103,20 +103,20 @@ def with_static(table: Table, static: Table, id: str, names: Sequence[str]) -> T
     left = table.frame.drop(names, strict=False).with_columns(text)
     right = static.frame.select(id, *names).with_columns(text)
     if right[id].is_duplicated().any():
-        raise DataError(f"{static.name} must have one row for each {id}; some have several.")
+        raise DataError(f"{static.name} must have one row per {id}; some have several.")
     return Table(table.name, left.join(right, on=id, how="left", maintain_order="left"))
 
 
 def continued(table: Table, future: Table, columns: Columns) -> Table:
-    """Return a table with rows of future covariates after its own; a series keeps its static covariates.
+    """Append rows with future covariates to a table; each series keeps its static covariates.
 
     Args:
         table: the series.
-        future: the rows; those of times that `table` has are left out.
-        columns: those that matter.
+        future: the rows to append, except those with times that `table` already has.
+        columns: the columns to keep.
 
     Raises:
-        DataError: a column is missing, or times can't be read.
+        DataError: if a column is missing, or times can't be parsed.
     """
     import polars
 

@@ -1,4 +1,4 @@
-"""Settings of a device's knobs: constant inputs of a network beside the sound. Needs NumPy alone."""
+"""Knob settings of a device: constant inputs of a network next to the sound. Requires only NumPy."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from throughtime.paths import display_path
 from throughtime.spelling import option
 
 Knobs = Mapping[str, Sequence[float]]
-"""Settings by the name of the knob: one for each pair of sounds, or one for all of them."""
+"""Settings by knob name: one value per pair of sounds, or one for all pairs."""
 
 TABLE = "knobs.csv"
-"""The table in a directory with dry and wet sounds: a column `file`, and one for each knob."""
+"""The table in a directory with dry and wet sounds; it has a column `file` and one column per knob."""
 
-_EXPECTED = "expected NAME=VALUE, such as gain=0.7, or a value for each pair, gain=0.2,0.7"
+_EXPECTED = "expected NAME=VALUE, such as gain=0.7, or one value per pair, such as gain=0.2,0.7"
 
 
 @dataclass(frozen=True)
 class DeviceInput(Waveform):
-    """Samples of a sound, beside the settings of a device's knobs.
+    """The input of a device: samples of a sound, and the settings of its knobs.
 
     Attributes:
-        knobs: their names, in the order of the network's inputs after the samples.
+        knobs: the names of the knobs, in the order of the network's inputs after the samples.
     """
 
     knobs: tuple[str, ...] = ()
@@ -39,7 +39,7 @@ class DeviceInput(Waveform):
         """Return the settings `[knobs]` in the order of the network's inputs.
 
         Raises:
-            UserError: a knob is missing or unknown, or a setting is not from 0 to 1.
+            UserError: if a knob is missing or unknown, or a setting is not from 0 to 1.
         """
         given = given or {}
         for name in given:
@@ -58,15 +58,15 @@ class DeviceInput(Waveform):
         return np.array(values, np.float32)
 
     def to_data(self) -> dict[str, Any]:
-        """Return what `of_data` reads."""
+        """Return the representation that `of_data` reads."""
         return {**super().to_data(), "kind": "device_input", "knobs": list(self.knobs)}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            DataError: the data is damaged.
+            DataError: if the data is damaged.
         """
         knobs = data.get("knobs")
         if not isinstance(knobs, list) or not all(isinstance(name, str) for name in knobs):
@@ -75,10 +75,10 @@ class DeviceInput(Waveform):
 
 
 def knobs_from(value: Any) -> dict[str, tuple[float, ...]]:
-    """Read settings of knobs: a mapping, or texts of the form NAME=VALUE as the command line has them.
+    """Parse knob settings from a mapping, or from command-line texts of the form NAME=VALUE.
 
     Raises:
-        ValueError: they can't be read, or a setting is not from 0 to 1.
+        ValueError: if they can't be parsed, or a setting is not from 0 to 1.
     """
     if value is None:
         return {}
@@ -87,7 +87,7 @@ def knobs_from(value: Any) -> dict[str, tuple[float, ...]]:
         parts = [str(text).partition("=") for text in texts]
         names = [name.strip() for name, _, _ in parts]
         if len(set(names)) < len(names):
-            raise ValueError("a knob is given twice")
+            raise ValueError("each knob must be set only once")
         value = {name: values.split(",") for name, (_, _, values) in zip(names, parts, strict=True)}
     found = {}
     for name, values in value.items():
@@ -103,14 +103,14 @@ def knobs_from(value: Any) -> dict[str, tuple[float, ...]]:
 
 
 def read_table(folder: Path, files: Sequence[str]) -> dict[str, tuple[float, ...]]:
-    """Read the settings of the knobs for each pair of a directory; none if it has no table.
+    """Read the knob settings of each pair from a directory's table; empty if there is no table.
 
     Args:
         folder: the directory.
-        files: the names of the pairs' files, in order.
+        files: the file names of the pairs, in order.
 
     Raises:
-        DataError: a pair has no row, or a setting is not a number from 0 to 1.
+        DataError: if a pair has no row, or a setting is not a number from 0 to 1.
     """
     path = folder / TABLE
     if not path.is_file():
@@ -120,7 +120,7 @@ def read_table(folder: Path, files: Sequence[str]) -> dict[str, tuple[float, ...
         reader = csv.DictReader(file)
         names = [name for name in reader.fieldnames or () if name != "file"]
         if len(names) != len(reader.fieldnames or ()) - 1 or not names:
-            raise DataError(f"{shown} must have a column called file, and one for each knob")
+            raise DataError(f"{shown} must have a column named file and one column per knob")
         rows = {row["file"]: row for row in reader}
     found: dict[str, list[float]] = {name: [] for name in names}
     for file_name in files:
@@ -142,11 +142,11 @@ def settings_by_pair(knobs: Knobs, pairs: int, where: str) -> list[dict[str, flo
 
     Args:
         knobs: the settings.
-        pairs: how many pairs there are.
-        where: the pairs, for messages.
+        pairs: the number of pairs.
+        where: a description of the pairs for messages.
 
     Raises:
-        DataError: a knob has neither one setting nor one for each pair.
+        DataError: if a knob has neither one setting nor one per pair.
     """
     for name, values in knobs.items():
         if len(values) not in (1, pairs):

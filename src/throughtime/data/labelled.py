@@ -30,15 +30,15 @@ class Labelled:
     """Sequences with one label each: either texts, series or sounds.
 
     Attributes:
-        name: what to call the data in a report.
-        labels: the label of each sequence; empty if they were not read.
-        names: what to call each sequence in a report: its file and line, its row, or its group.
+        name: the name of the data in reports.
+        labels: the label of each sequence; empty if labels were not read.
+        names: the name of each sequence in reports: its file and line, its row, or its group.
         texts: the sequences, if they are text.
-        series: the sequences, if they are numbers, each `[T, F]` (float64).
+        series: the sequences, if they are numeric, each `[T, F]` (float64).
         recordings: the sequences, if they are sounds.
         features: the names of the F features.
-        groups: the group of each sequence, None without `group_by`.
-        notes: what the user should know of the reading, one sentence each.
+        groups: the group of each sequence; None without `group_by`.
+        notes: remarks on the data for the user, one sentence each.
     """
 
     name: str
@@ -71,24 +71,24 @@ def read_labelled(
 
     Args:
         source: a directory with one .txt file per label and one sequence per line (or a list of such files; blank lines
-            and spaces around a line are dropped), a directory with one subdirectory per label and one sequence per .txt
+            and surrounding spaces are dropped), a directory with one subdirectory per label and one sequence per .txt
             file, or a .csv, .tsv or .parquet table.
-        label: the table's column of labels.
-        text: the table's column of texts, one sequence per row.
-        group: instead of `text`, the column that tells sequences apart: rows with the same value are one sequence, its
-            features the numeric columns.
-        time: the column of times, by which the rows of a sequence are sorted; they keep the table's order if None.
-        columns: the features; all other numeric columns if None.
-        group_by: what a split must keep on one side: a column, or "text" to keep equal texts together.
-        encoding_errors: "strict" to refuse bytes that are not UTF-8, "replace" to read them as U+FFFD.
-        least_labels: how many distinct labels there must be. 0 is for data to predict: a table may then have no label,
+        label: the label column of the table.
+        text: the text column of the table, one sequence per row.
+        group: instead of `text`, the column that identifies sequences: rows with the same value form a sequence with
+            the numeric columns as features.
+        time: the time column, by which the rows of a sequence are sorted; if None, they keep the table's order.
+        columns: the feature columns; all other numeric columns if None.
+        group_by: what a split must keep on one side: a column, or "text" to keep identical texts together.
+        encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.
+        least_labels: the minimum number of distinct labels. 0 is for data to predict: a table may then have no label,
             and the source may be a text file with one sequence per line.
 
     Returns:
         The sequences, in the source's order.
 
     Raises:
-        DataError: the source is missing, not of these kinds or damaged, or its sequences or labels are not usable.
+        DataError: if the source is missing, damaged or unsupported, or its sequences or labels are invalid.
     """
     paths = [Path(source)] if isinstance(source, str | os.PathLike) else [Path(path) for path in source]
     for path in paths:
@@ -102,8 +102,8 @@ def read_labelled(
         for keyword, value in of_tables.items():
             if value is not None:
                 raise DataError(
-                    f"{option(keyword)} names columns of a table, but {display_path(paths[0])} is not a table "
-                    f"({', '.join(TABLES)}): leave it out."
+                    f"{option(keyword)} names table columns, but {display_path(paths[0])} is not a table "
+                    f"({', '.join(TABLES)}); remove it."
                     if paths
                     else _nothing()
                 )
@@ -112,18 +112,18 @@ def read_labelled(
             found = replace(found, groups=found.texts)
         elif group_by is not None:
             raise DataError(
-                f"{option('group_by')} must be text for files of text, which keeps equal texts on one side of a split; "
+                f"{option('group_by')} must be text for text files, to keep identical texts on one side of a split; "
                 f"got {group_by!r}."
             )
     distinct = sorted(set(found.labels))
     if len(distinct) < least_labels:
         only = f" ({distinct[0]!r})" if len(distinct) == 1 else ""
-        raise DataError(f"{found.name} has {len(distinct)} label{only}; {least_labels} or more are needed.")
+        raise DataError(f"{found.name} has {len(distinct)} label{only}; at least {least_labels} are needed.")
     return found
 
 
 def _nothing() -> str:
-    return f"no data was given: expected {_SOURCES}."
+    return f"no data given; expected {_SOURCES}."
 
 
 def _from_text(paths: list[Path], encoding_errors: str, unlabelled: bool) -> Labelled:
@@ -136,27 +136,25 @@ def _from_text(paths: list[Path], encoding_errors: str, unlabelled: bool) -> Lab
         files = _texts_of(entries)
         if files and directories:
             raise DataError(
-                f"{name} holds both .txt files and directories, so it is not clear which of them are the labels: "
+                f"{name} contains both .txt files and directories, so it is unclear which of them are the labels; "
                 f"expected {_SOURCES}."
             )
         if directories:
             return _from_directories(name, directories, encoding_errors)
         if not files:
-            raise DataError(f"{name} has no .txt files{_kinds(entries)}: expected {_SOURCES}.")
+            raise DataError(f"{name} has no .txt files{_kinds(entries)}; expected {_SOURCES}.")
     else:
         files = _texts_of(paths)
         if len(files) < len(paths):
             other = next(path for path in paths if path not in files)
-            kind = (
-                "a directory beside others" if other.is_dir() else f"of an unsupported kind ({other.suffix or 'none'})"
-            )
-            raise DataError(f"{display_path(other)} is {kind}: expected {_SOURCES}.")
+            kind = "a directory among files" if other.is_dir() else f"of an unsupported type ({other.suffix or 'none'})"
+            raise DataError(f"{display_path(other)} is {kind}; expected {_SOURCES}.")
     labels, names, texts = [], [], []
     for file in files:
         lines = [(k, line.strip()) for k, line in enumerate(read_lines(file, encoding_errors), 1)]
         found = [(k, line) for k, line in lines if line]
         if not found:
-            raise DataError(f"{display_path(file)} has no sequences: add lines, or remove the file.")
+            raise DataError(f"{display_path(file)} has no sequences; add lines, or remove the file.")
         labels += [display_path(file.stem)] * len(found)
         names += [f"{display_path(file.name)}:{k}" for k, _ in found]
         texts += [line for _, line in found]
@@ -171,14 +169,14 @@ def _from_directories(name: str, directories: list[Path], encoding_errors: str) 
         files = _texts_of(entries)
         if not files:
             raise DataError(
-                f"{display_path(directory)} has no .txt files{_kinds(entries)}: each subdirectory must hold the text "
-                "files of one label; add some or remove it."
+                f"{display_path(directory)} has no .txt files{_kinds(entries)}; each subdirectory must contain text "
+                "files of one label. Add some, or remove it."
             )
         for file in files:
             content = read_whole(file, encoding_errors)
             if not content.strip():
                 raise DataError(
-                    f"{display_path(file)} is empty: a sequence of length 0 can't be used; remove the file."
+                    f"{display_path(file)} is empty; sequences must have at least one character. Remove the file."
                 )
             labels.append(display_path(directory.name))
             names.append(f"{display_path(directory.name)}/{display_path(file.name)}")
@@ -187,7 +185,7 @@ def _from_directories(name: str, directories: list[Path], encoding_errors: str) 
 
 
 def _entries(directory: Path) -> list[Path]:
-    """What is in a directory and not hidden, sorted."""
+    """Return the visible entries of a directory, sorted."""
     try:
         return sorted(path for path in directory.iterdir() if not path.name.startswith("."))
     except OSError as error:
@@ -199,7 +197,7 @@ def _texts_of(paths: list[Path]) -> list[Path]:
 
 
 def _kinds(entries: list[Path]) -> str:
-    """What kinds of files are there instead."""
+    """Describe the types of files found instead."""
     found = sorted({path.suffix.lower() for path in entries if path.is_file() and path.suffix})
     return f" (it has {', '.join(found)} files)" if found else ""
 
@@ -219,26 +217,26 @@ def _from_table(
         labels = table.filled(label, "label")
     elif not optional:
         raise DataError(
-            f"{table.name} is a table: name its column of labels with {option('label')}. "
+            f"{table.name} is a table; set its label column with {option('label')}. "
             f"Its columns are {', '.join(map(repr, table.columns))}."
         )
     if (text is None) == (group is None):
         raise DataError(
-            f"a table needs either {option('text')} (the column of texts, one sequence per row) or {option('group')} "
-            f"(the column that tells sequences of numeric rows apart), got {'neither' if text is None else 'both'}. "
+            f"a table needs either {option('text')} (the text column, one sequence per row) or {option('group')} "
+            f"(the column that identifies sequences of numeric rows), got {'neither' if text is None else 'both'}. "
             f"The columns of {table.name} are {', '.join(map(repr, table.columns))}."
         )
     groups = None if group_by is None else table.filled(group_by, "group_by")
     if text is not None:
         for keyword, value in (("time", time), ("columns", columns)):
             if value is not None:
-                raise DataError(f"{option(keyword)} goes with {option('group')}, not with {option('text')}.")
+                raise DataError(f"{option(keyword)} requires {option('group')}, not {option('text')}.")
         table.check(text, "text")
         texts = table.strings(text)
         empty = [k for k, value in enumerate(texts, 1) if value is None]
         if empty:
             raise DataError(
-                f"{table.name}: column {text!r} has {len(empty)} sequence{'s' if len(empty) > 1 else ''} of length 0 "
+                f"{table.name}: column {text!r} has {len(empty)} empty sequence{'s' if len(empty) > 1 else ''} "
                 f"(the first in row {empty[0]}); drop these rows."
             )
         names = [f"row {k}" for k in range(1, len(table) + 1)]
@@ -249,12 +247,12 @@ def _from_table(
 
 
 def _features(table: Table, columns: Sequence[str] | None, used: set[str | None]) -> tuple[list[str], list[str]]:
-    """The columns that are features, and notes on those that aren't."""
+    """Return the feature columns, and notes on the columns that aren't features."""
     if columns is not None:
         for column in columns:
             table.check(column, "columns")
             if column in used:
-                raise DataError(f"column {column!r} is given as a feature and as something else; leave it out of one.")
+                raise DataError(f"column {column!r} is used both as a feature and otherwise; remove it from one.")
         if not columns or len(set(columns)) < len(columns):
             raise DataError(f"{option('columns')} must name one or more distinct columns, got {list(columns)}.")
         return list(columns), []
@@ -262,11 +260,11 @@ def _features(table: Table, columns: Sequence[str] | None, used: set[str | None]
     features = [column for column in free if table.is_numeric(column)]
     if not features:
         raise DataError(
-            f"{table.name} has no numeric columns beside {', '.join(sorted(repr(u) for u in used if u is not None))}; "
-            "a sequence of rows needs one or more as features."
+            f"{table.name} has no numeric columns besides {', '.join(sorted(repr(u) for u in used if u is not None))}; "
+            "a sequence of rows needs at least one as a feature."
         )
     left = [column for column in free if column not in features]
-    notes = [f"Columns that are not numeric are not used: {', '.join(map(repr, left))}."] if left else []
+    notes = [f"Columns that are not numeric are ignored: {', '.join(map(repr, left))}."] if left else []
     return features, notes
 
 
@@ -283,7 +281,7 @@ def _series(
 ) -> Labelled:
     keys = table.filled(group, "group")
     values = np.stack([table.numbers(column) for column in features], axis=1)
-    number = {key: k for k, key in enumerate(dict.fromkeys(keys))}  # in the order of first rows
+    number = {key: k for k, key in enumerate(dict.fromkeys(keys))}  # in order of first rows
     codes = np.array([number[key] for key in keys])
     order = np.argsort(codes, kind="stable")
     if time is not None:
@@ -294,11 +292,11 @@ def _series(
             first, second = in_time[same[0] : same[0] + 2] + 1
             raise DataError(
                 f"{table.name}: sequence {keys[first - 1]!r} has two rows at {time} {table.strings(time)[first - 1]} "
-                f"(rows {first} and {second}); {time} must differ within a sequence: drop or average such rows."
+                f"(rows {first} and {second}); {time} must be unique within a sequence. Drop or average such rows."
             )
         moved = len(set(codes[in_time[in_time != order]].tolist()))
         if moved:
-            notes = [*notes, f"The rows of {moved} of {len(number)} sequences were not in order of {time!r}: sorted."]
+            notes = [*notes, f"The rows of {moved} of {len(number)} sequences were not sorted by {time!r}; now sorted."]
         order = in_time
     starts = np.searchsorted(codes[order], np.arange(len(number)))
     members = np.split(order, starts[1:])
@@ -316,14 +314,14 @@ def _series(
 def _constant(
     table: Table, values: list[str], members: list[NDArray[np.int64]], keys: list[str], column: str | None
 ) -> list[str]:
-    """The one value that each sequence has in a column."""
+    """Return the single value of each sequence in a column."""
     found = []
     for rows in members:
         distinct = sorted({values[k] for k in rows})
         if len(distinct) > 1:
             raise DataError(
                 f"{table.name}: sequence {keys[rows[0]]!r} has several values in column {column!r}: "
-                f"{', '.join(map(repr, distinct[:5]))}; all its rows must have the same."
+                f"{', '.join(map(repr, distinct[:5]))}; all its rows must have the same value."
             )
         found.append(distinct[0])
     return found

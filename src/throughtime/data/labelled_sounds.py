@@ -1,4 +1,4 @@
-"""Sounds with one label each, from directories by label or from the names of files."""
+"""Sounds with one label each, read from directories per label or from file names."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from throughtime.spelling import option
 
 
 def hold_sounds(paths: Sequence[str | Path]) -> bool:
-    """Whether paths are sound files, or directories with sound files somewhere in them."""
+    """Return whether all paths are sound files or directories that contain sound files."""
 
     def is_sound(path: Path) -> bool:
         return path.suffix.lower() in SOUND_FILES
@@ -31,13 +31,13 @@ def read_labelled_sounds(
 
     Args:
         paths: directories and sound files. Without a pattern, the label is the name of the directory that a file is in.
-        label_pattern: a regular expression to search for in the names of files, with a group named label (or one group
-            alone).
+        label_pattern: a regular expression to search for in file names, with a group named label (or a single
+            group).
         group_by: the name of another group in the pattern, whose values a split must keep on one side.
-        least_labels: how many distinct labels there must be. With 0, files whose names have no label are all without.
+        least_labels: the minimum number of distinct labels. With 0, no label is read if any file name doesn't match.
 
     Raises:
-        DataError: a path is missing, a file can't be read, a name doesn't match, or there are too few labels.
+        DataError: if a path is missing, a file can't be read, a name doesn't match, or there are too few labels.
     """
     files = []
     for path in map(Path, paths):
@@ -52,7 +52,7 @@ def read_labelled_sounds(
     if label_pattern is None:
         if group_by is not None:
             raise DataError(
-                f"{option('group_by')} of sounds names a group in {option('label_pattern')}, which isn't given"
+                f"{option('group_by')} must name a group in {option('label_pattern')} for sounds, but that isn't set"
             )
         if all(file.parent != path for file, path in files) or least_labels:
             labels = [display_path(file.parent.name) for file, _ in files]
@@ -60,8 +60,8 @@ def read_labelled_sounds(
     if len(distinct) < least_labels:
         only = f" ({distinct[0]!r})" if distinct else ""
         raise DataError(
-            f"{name} has {len(distinct)} label{only}; {least_labels} or more are needed: one directory for each, or "
-            f"{option('label_pattern')} for the names of files"
+            f"{name} has {len(distinct)} label{only}; at least {least_labels} are needed. Use one directory per label, "
+            f"or {option('label_pattern')} to read labels from file names"
         )
     names = [display_path(file.relative_to(path) if file != path else file.name) for file, path in files]
     recordings = [Recording.open(file, shown) for (file, _), shown in zip(files, names, strict=True)]
@@ -71,18 +71,18 @@ def read_labelled_sounds(
 def _from_names(
     files: Sequence[tuple[Path, Path]], pattern: str | None, group_by: str | None, optional: bool
 ) -> tuple[list[str], list[str] | None]:
-    """The labels and the groups that the names of files tell."""
+    """Extract labels and groups from file names."""
     if pattern is None:
         return [], None
     compiled = re.compile(pattern)
     if "label" not in compiled.groupindex and compiled.groups != 1:
         raise DataError(
-            f"{option('label_pattern')} {pattern!r} must have a group named label, such as (?P<label>[0-9]+), or one "
-            f"group alone; it has {compiled.groups}"
+            f"{option('label_pattern')} {pattern!r} must have a group named label, such as (?P<label>[0-9]+), or a "
+            f"single group; it has {compiled.groups}"
         )
     if group_by is not None and group_by not in compiled.groupindex:
         raise DataError(
-            f"{option('group_by')} {group_by!r} is not a group in {option('label_pattern')}; known are "
+            f"{option('group_by')} {group_by!r} is not a group in {option('label_pattern')}; its groups are "
             f"{', '.join(compiled.groupindex) or 'none'}"
         )
     matches = [(file, compiled.search(file.name)) for file, _ in files]

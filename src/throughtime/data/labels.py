@@ -1,4 +1,4 @@
-"""Labels as ids."""
+"""Encode labels as ids."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from numpy.typing import ArrayLike, NDArray
 
 from throughtime.errors import DataError, nearest
 
-_SHOWN = 20  # labels that a message lists
+_SHOWN = 20  # labels to list in a message, at most
 
 
 @dataclass(frozen=True)
 class Labels:
-    """The labels of a data set: a label's id is its position.
+    """The labels of a data set; the id of a label is its index.
 
     Attributes:
         names: the labels.
@@ -26,7 +26,7 @@ class Labels:
 
     def __post_init__(self) -> None:
         if not self.names or not all(isinstance(name, str) and name for name in self.names):
-            raise DataError(f"labels must be one or more strings that are not empty, got {list(self.names)!r}.")
+            raise DataError(f"labels must be one or more non-empty strings, got {list(self.names)!r}.")
         if len(set(self.names)) < len(self.names):
             raise DataError(f"labels must be distinct, got {list(self.names)!r}.")
 
@@ -42,7 +42,7 @@ class Labels:
         """Return the ids of labels, `[len(values)]`.
 
         Raises:
-            DataError: a label is not one of `names`.
+            DataError: if a label is unknown.
         """
         ids = {name: k for k, name in enumerate(self.names)}
         unknown = sorted(set(values) - ids.keys())
@@ -51,7 +51,7 @@ class Labels:
             known = ", ".join(map(repr, self.names[:_SHOWN]))
             more = f" and {len(self) - _SHOWN} more" if len(self) > _SHOWN else ""
             raise DataError(
-                f"unknown label{'s' if len(unknown) > 1 else ''} {shown}: the known labels are {known}{more}"
+                f"unknown label{'s' if len(unknown) > 1 else ''} {shown}; the known labels are {known}{more}"
                 f"{(len(unknown) == 1 and nearest(unknown[0], self.names)) or '.'}"
             )
         return np.array([ids[value] for value in values], np.int64)
@@ -61,15 +61,15 @@ class Labels:
         return [self.names[k] for k in np.asarray(ids, np.int64)]
 
     def to_data(self) -> dict[str, Any]:
-        """Return what `of_data` reads, in types that JSON has."""
+        """Return the representation that `of_data` reads, in types that JSON supports."""
         return {"kind": "labels", "names": list(self.names)}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            DataError: the data is damaged.
+            DataError: if the data is damaged.
         """
         names = data.get("names") if isinstance(data, Mapping) else None
         if not isinstance(names, list):

@@ -1,4 +1,4 @@
-"""Whole files of text."""
+"""Read whole text files."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from throughtime.data.text import read_text
 
 
 def read_whole(path: Path, encoding_errors: str = "strict") -> str:
-    """Return the text of a file, `""` for an empty one.
+    """Return the text of a file, `""` if it is empty.
 
     Args:
-        path: a file of UTF-8.
-        encoding_errors: "strict" to refuse bytes that are not UTF-8, "replace" to read them as U+FFFD.
+        path: a UTF-8 file.
+        encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.
 
     Raises:
-        DataError: the file is missing, unreadable, not text, or not UTF-8 (the message names the line).
+        DataError: if the file is missing, unreadable, not text, or not UTF-8 (the message names the line).
     """
     if path.is_file() and path.stat().st_size == 0:
         return ""
@@ -23,5 +23,5 @@ def read_whole(path: Path, encoding_errors: str = "strict") -> str:
 
 
 def read_lines(path: Path, encoding_errors: str = "strict") -> list[str]:
-    """Return the lines of a file without their ends; arguments and errors as of `read_whole`."""
-    return read_whole(path, encoding_errors).split("\n")  # str.splitlines would split at U+2028 and others too
+    """Return the lines of a file without line ends; see `read_whole` for arguments and errors."""
+    return read_whole(path, encoding_errors).split("\n")  # str.splitlines would also split at U+2028 and others

@@ -1,4 +1,4 @@
-"""The energy of a sound in bands of frequencies that the ear tells apart, over time. Needs NumPy alone."""
+"""Log-mel features: the energy of a sound over time in perceptual frequency bands. Requires only NumPy."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from throughtime.data.scaler import Scaler
 from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError
 
-WINDOW, HOP = 0.025, 0.010  # seconds, as is usual for speech
+WINDOW, HOP = 0.025, 0.010  # seconds, as usual for speech
 BANDS = 40
 
-_LEAST = 1e-8  # energy of digital silence
-_AT_ONCE = 4096  # windows that are transformed at a time
+_LEAST = 1e-8  # the energy of digital silence
+_AT_ONCE = 4096  # windows to transform at a time
 
 
 @dataclass(frozen=True, eq=False)
 class LogMel:
-    """Logarithms of the energies in mel bands, each at a common scale.
+    """Logarithms of the energies in mel bands, each standardized.
 
-    A frame is a Hann window; mel(f) = 2595 log10(1 + f / 700), with triangular bands from 0 to half the rate, as in
-    HTK (Young et al. 2002).
+    Frames use a Hann window; mel(f) = 2595 log10(1 + f / 700), with triangular bands from 0 to half the sampling rate,
+    as in HTK (Young et al. 2002).
 
     Attributes:
-        waveform: the rate of the samples, in mono.
-        window: samples of a frame.
-        hop: samples from a frame to the next.
-        bands: how many bands.
-        level: whether the mean of a recording's logarithms is taken from them, so that loudness says nothing.
+        waveform: the sampling rate, in mono.
+        window: the frame length in samples.
+        hop: the number of samples between the starts of consecutive frames.
+        bands: the number of bands.
+        level: whether to subtract each recording's mean log energy, so that loudness doesn't matter.
         scaler: the mean and standard deviation of each band over the training part; None before `fit`.
     """
 
@@ -54,25 +54,25 @@ class LogMel:
 
     @classmethod
     def at(cls, rate: int, bands: int = BANDS, *, level: bool = False) -> Self:
-        """Return frames of 25 ms, 10 ms apart."""
+        """Create features with frames of 25 ms every 10 ms."""
         return cls(Waveform(rate), max(1, round(WINDOW * rate)), max(1, round(HOP * rate)), bands, level)
 
     @property
     def size(self) -> int:
-        """Numbers per step."""
+        """The number of features per step."""
         return self.bands
 
     def fit(self, sounds: Sequence[Samples]) -> Self:
-        """Return the same with a scaler fitted to sounds `[n, 1]`."""
+        """Return a copy with a scaler fitted to sounds `[n, 1]`."""
         return replace(self, scaler=Scaler.fit([self.energies(sound) for sound in sounds]))
 
     def encode(self, samples: Samples) -> NDArray[np.float32]:
-        """Return the frames `[T, bands]` of samples `[n, 1]`, at the common scale."""
+        """Return the standardized features `[T, bands]` of samples `[n, 1]`."""
         assert self.scaler is not None
         return self.scaler.encode(self.energies(samples))
 
     def energies(self, samples: Samples) -> NDArray[np.float64]:
-        """Return the logarithms of the energies `[T, bands]`; a sound shorter than a frame is padded with silence."""
+        """Return the log energies `[T, bands]`; a sound shorter than a frame is padded with silence."""
         signal = np.asarray(samples, np.float64).reshape(-1)
         if len(signal) < self.window:
             signal = np.pad(signal, (0, self.window - len(signal)))
@@ -86,17 +86,17 @@ class LogMel:
         return logarithms - logarithms.mean() if self.level else logarithms
 
     def to_data(self) -> dict[str, Any]:
-        """Return what `of_data` reads."""
+        """Return the representation that `of_data` reads."""
         settings = {"window": self.window, "hop": self.hop, "bands": self.bands, "level": self.level}
         scaler = None if self.scaler is None else self.scaler.to_data()
         return {"kind": "log_mel", "waveform": self.waveform.to_data(), **settings, "scaler": scaler}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            DataError: the data is damaged.
+            DataError: if the data is damaged.
         """
         waveform, scaler = data.get("waveform"), data.get("scaler")
         if not isinstance(waveform, dict) or not isinstance(scaler, dict):
@@ -119,7 +119,7 @@ class LogMel:
         rising = (frequencies - corners[:-2, None]) / np.diff(corners)[:-1, None]
         falling = (corners[2:, None] - frequencies) / np.diff(corners)[1:, None]
         triangles = np.maximum(0, np.minimum(rising, falling))
-        # A band narrower than the distance of two frequencies takes the nearest one.
+        # A band narrower than the spacing of the frequencies uses the nearest one.
         for band in np.flatnonzero(triangles.sum(1) == 0):
             triangles[band, np.abs(frequencies - corners[band + 1]).argmin()] = 1
         return triangles

@@ -1,4 +1,4 @@
-"""Piano rolls from and to MIDI files."""
+"""Read and write piano rolls as MIDI files."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ KEYS = 88
 LOWEST = 21
 """The MIDI number of a piano's lowest key, A0."""
 
-_PERCUSSION = 9  # the channel whose numbers are drums, not pitches
-_MOST_STEPS = 1_000_000  # a damaged file can claim years of silence
-_TICKS = 120  # of a written step, a quarter of a beat
+_PERCUSSION = 9  # the channel whose note numbers are drums, not pitches
+_MOST_STEPS = 1_000_000  # a damaged file may contain years of silence
+_TICKS = 120  # per written step, which is a quarter of a beat
 _VELOCITY = 80
 
 
 def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8], int]:
     """Read a MIDI file as a piano roll.
 
-    A note sounds from the step nearest its beginning to before the one nearest its end, and for one step at least.
-    Percussion (channel 10) is left out.
+    A note sounds from the step nearest its start until the step nearest its end (exclusive), and for at least one step.
+    Percussion (channel 10) is ignored.
 
     Args:
-        path: the file.
+        path: the path of the file.
         step: the length of a step in beats.
 
     Returns:
-        The roll `[T, 88]` of 0 and 1, up to the end of the last note, and the number of notes left out because they
-        are outside a piano's keys.
+        The roll `[T, 88]` of 0 and 1 up to the end of the last note, and the number of notes dropped because they are
+        outside a piano's range.
 
     Raises:
-        DataError: the file is missing, damaged or has no notes, or step is not positive.
-        UserError: mido is not installed.
+        DataError: if the file is missing, damaged or has no notes, or step is not positive.
+        UserError: if mido is not installed.
     """
     require("mido", "notes", "reading MIDI files")
     import mido
@@ -54,11 +54,11 @@ def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8
         messages = list(file.merged_track)
     except FileNotFoundError:
         raise DataError(missing(path, "file")) from None
-    except Exception as error:  # mido lets errors of many kinds through for damaged files
-        reason = str(error) or "it ends too early"
+    except Exception as error:  # mido raises many kinds of errors for damaged files
+        reason = str(error) or "unexpected end of file"
         raise DataError(f"{name} is not a readable MIDI file: {reason}") from None
     if file.ticks_per_beat <= 0:
-        raise DataError(f"{name} counts time in video frames (SMPTE), not in beats, which is unsupported.")
+        raise DataError(f"{name} counts time in video frames (SMPTE) rather than beats, which is unsupported.")
     sounding = _notes(messages)
     outside = [note for note in sounding if not LOWEST <= note[0] < LOWEST + KEYS]
     ticks = file.ticks_per_beat * step
@@ -68,11 +68,11 @@ def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8
             first, last = (int(tick / ticks + 0.5) for tick in (start, end))
             inside.append((key - LOWEST, first, max(last, first + 1)))
     if not inside:
-        raise DataError(f"{name} has no notes of a piano's keys: leave the file out.")
+        raise DataError(f"{name} has no notes in a piano's range; remove the file.")
     steps = max(end for _, _, end in inside)
     if steps > _MOST_STEPS:
         raise DataError(
-            f"{name} has {steps:,} steps of {step:g} beats, above the limit of {_MOST_STEPS:,}: use a longer step."
+            f"{name} has {steps:,} steps of {step:g} beats, above the limit of {_MOST_STEPS:,}; use a longer step."
         )
     roll = np.zeros((steps, KEYS), np.uint8)
     for column, start, end in inside:
@@ -81,18 +81,18 @@ def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8
 
 
 def write_midi(roll: ArrayLike, path: str | Path, *, step_seconds: float) -> None:
-    """Write a piano roll as a MIDI file. A key that sounds in successive steps is one held note.
+    """Write a piano roll as a MIDI file. A key that sounds in consecutive steps becomes one held note.
 
-    A step is a quarter of a beat, so that `read_midi` with its default step reads the roll again.
+    A step is a quarter of a beat, so `read_midi` restores the roll with its default step.
 
     Args:
-        roll: `[T, 88]`; a key sounds where it is not 0.
-        path: the file, which is replaced if it exists.
-        step_seconds: the length of a step in seconds, up to 4.
+        roll: the roll `[T, 88]`; a key sounds if it is nonzero.
+        path: the path of the file, which is replaced if it exists.
+        step_seconds: the length of a step in seconds, at most 4.
 
     Raises:
-        DataError: the roll's shape or step_seconds is wrong.
-        UserError: mido is not installed, or the file can't be written.
+        DataError: if the roll's shape or step_seconds is invalid.
+        UserError: if mido is not installed, or the file can't be written.
     """
     require("mido", "notes", "writing MIDI files")
     import mido
@@ -120,7 +120,7 @@ def write_midi(roll: ArrayLike, path: str | Path, *, step_seconds: float) -> Non
 
 
 def _notes(messages: list[Any]) -> list[tuple[int, int, int]]:
-    """Each note's key, first tick and last tick; a note that isn't ended lasts to the end of the track."""
+    """Return each note's key, first tick and last tick; an unfinished note lasts until the end of the track."""
     found: list[tuple[int, int, int]] = []
     open_notes: dict[tuple[int, int], int] = {}
     now = 0
@@ -129,7 +129,7 @@ def _notes(messages: list[Any]) -> list[tuple[int, int, int]]:
         if message.type not in ("note_on", "note_off") or message.channel == _PERCUSSION:
             continue
         key = message.channel, message.note
-        start = open_notes.pop(key, None)  # a second beginning ends the first
+        start = open_notes.pop(key, None)  # a repeated start ends the previous note
         if start is not None:
             found.append((message.note, start, now))
         if message.type == "note_on" and message.velocity:

@@ -1,4 +1,4 @@
-"""What goes into a device and what comes out of it, sample by sample."""
+"""Recordings of a device's input and output, aligned sample by sample."""
 
 from __future__ import annotations
 
@@ -20,25 +20,25 @@ from throughtime.errors import DataError
 from throughtime.paths import display_path, missing
 from throughtime.spelling import option
 
-LATENCY = 0.1  # seconds, the most that is aligned
-MARGIN = 2  # samples by which less is aligned: a network can wait for its input, but can't look ahead
-_WHITENING = 1e-3  # of the mean power: frequencies with less say little about the latency
-_SEARCHED = 1.0  # seconds of latency that are looked for, to say how far off a pair is
-_COMPARED = 60  # seconds of a pair that are compared
-_DIFFERENCE = 1.0  # seconds by which the lengths of a pair may differ
-_RELATED = 0.1  # the least correlation of a pair that belongs together
-_MOST_NOTES = 4  # on pairs
-_FORMAT = 1  # of what the cache keeps; a change of what is written needs a new number
+LATENCY = 0.1  # the maximum latency to align, in seconds
+MARGIN = 2  # samples of latency left in place: a network can delay its output, but can't look ahead
+_WHITENING = 1e-3  # relative to the mean power: weaker frequencies say little about the latency
+_SEARCHED = 1.0  # seconds of latency to search, to report how far off a pair is
+_COMPARED = 60  # seconds of a pair to compare
+_DIFFERENCE = 1.0  # the maximum difference in length within a pair, in seconds
+_RELATED = 0.1  # the minimum correlation of a matching pair
+_MOST_NOTES = 4  # notes on pairs to show
+_FORMAT = 1  # of cache entries; increment it when their content changes
 
 Progress = Callable[[str, int, int], None]
 
 
 class Alignment(NamedTuple):
-    """How a wet signal relates to a dry one.
+    """The alignment of a wet signal with a dry one.
 
     Attributes:
-        latency: by how many samples the wet signal is late.
-        correlation: of the aligned signals, -1 to 1.
+        latency: the delay of the wet signal in samples.
+        correlation: the correlation of the aligned signals, from -1 to 1.
     """
 
     latency: int
@@ -46,12 +46,12 @@ class Alignment(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """The files of a pair.
+    """A dry and a wet recording.
 
     Attributes:
-        dry: what went into a device.
-        wet: what came out.
-        knobs: the settings of the device's knobs.
+        dry: the input of the device.
+        wet: the output of the device.
+        knobs: the knob settings of the device.
     """
 
     dry: Recording
@@ -64,12 +64,12 @@ class Pairs:
     """Dry and wet signals.
 
     Attributes:
-        name: what to call them in a report.
-        signals: for each pair an array `[n, 2]`, dry and wet, in a file that is read as needed.
-        rate: samples per second.
-        digest: tells the samples and the settings.
-        knobs: the settings of each pair's knobs, `[pairs, knobs]`.
-        notes: what the user should know of the reading, one sentence each.
+        name: the name of the pairs in reports.
+        signals: one array `[n, 2]` per pair, dry and wet, memory-mapped.
+        rate: the sampling rate in Hz.
+        digest: a hash of the samples and the settings.
+        knobs: the knob settings of each pair, `[pairs, knobs]`.
+        notes: remarks on the data for the user, one sentence each.
     """
 
     name: str
@@ -81,28 +81,28 @@ class Pairs:
 
     @property
     def samples(self) -> int:
-        """How many samples all pairs have."""
+        """The total number of samples."""
         return sum(map(len, self.signals))
 
 
 def find_pairs(paths: Sequence[str | Path], knobs: Knobs | None = None) -> list[Pair]:
-    """Open the files of pairs.
+    """Find and open the recordings of pairs.
 
     Args:
-        paths: dry and wet files by turns; a directory of dry and one of wet files with matching names; or one directory
-            that holds `dry` and `wet`, files or directories, and where the device has knobs a table of their settings
+        paths: alternating dry and wet files; a directory of dry and one of wet files with matching names; or a single
+            directory that contains `dry` and `wet`, as files or directories, and optionally a table of knob settings
             (see `throughtime.data.knobs.TABLE`).
-        knobs: the settings of the device's knobs; those of the table if not given.
+        knobs: the knob settings of the device; read from the table if None.
 
     Raises:
-        DataError: a file is missing, has no partner, or can't be read; or settings don't fit the pairs.
+        DataError: if a file is missing, has no partner or can't be read, or the settings don't match the pairs.
     """
     given = [Path(path) for path in paths]
     folder = given[0] if len(given) == 1 and given[0].is_dir() else None
     if folder is not None:
         given = [side for name in ("dry", "wet") for side in sorted(folder.glob(f"{name}*")) if _is_side(side, name)]
         if len(given) != 2:
-            raise DataError(f"{display_path(folder)} must have a file or directory called dry and one called wet")
+            raise DataError(f"{display_path(folder)} must have a file or directory named dry and one named wet")
     files = _files(given)
     settings = knobs or (read_table(folder, [dry.name for dry, _ in files]) if folder else {})
     each = settings_by_pair(settings, len(files), display_path(paths[0]))
@@ -110,9 +110,9 @@ def find_pairs(paths: Sequence[str | Path], knobs: Knobs | None = None) -> list[
 
 
 def _files(given: Sequence[Path]) -> list[tuple[Path, Path]]:
-    """The files of pairs, from paths of files or of two directories."""
+    """Return the files of pairs, given paths of files or of two directories."""
     if len(given) % 2 or not given:
-        raise DataError(f"a pair is two files or two directories, dry and wet; got {len(given)} paths")
+        raise DataError(f"pairs need two files or two directories each, dry and wet; got {len(given)} paths")
     for path in given:
         if not path.exists():
             raise DataError(missing(path, "file or directory"))
@@ -123,7 +123,7 @@ def _files(given: Sequence[Path]) -> list[tuple[Path, Path]]:
     if not any(dry.is_dir() for dry, _ in sides):
         return sides
     if len(sides) > 1:
-        raise DataError(f"pairs are files, dry and wet by turns, or two directories; got {len(given)} paths")
+        raise DataError(f"pairs are alternating dry and wet files, or two directories; got {len(given)} paths")
     dry, wet = sides[0]
     names = [{f.name for f in side.iterdir() if f.suffix.lower() in SOUND_FILES} for side in (dry, wet)]
     if alone := sorted(names[0] ^ names[1]):
@@ -142,18 +142,18 @@ def read_pairs(
     align: bool = True,
     progress: Progress | None = None,
 ) -> Pairs:
-    """Read pairs, resample and align them, or find the result in the cache.
+    """Read, resample and align pairs, using the cache if possible.
 
     Args:
-        pairs: their files (see `find_pairs`).
-        name: what to call them in a report.
-        device: the rate of the samples, in mono, and the names of the knobs.
-        align: whether to move each wet signal by its latency, of up to 100 ms.
-        progress: told how much has been read.
+        pairs: the files (see `find_pairs`).
+        name: the name of the pairs in reports.
+        device: the sampling rate, in mono, and the names of the knobs.
+        align: whether to remove the latency of each wet signal, up to 100 ms.
+        progress: called with the number of pairs read.
 
     Raises:
-        DataError: a file can't be read, or a pair differs in rate or length, is silent, or does not belong together.
-        UserError: the settings of a pair are not those of the device's knobs.
+        DataError: if a file can't be read, or the sides of a pair differ in rate or length, are silent or unrelated.
+        UserError: if the settings of a pair don't match the device's knobs.
     """
     found, notes, digest = [], [], hashlib.sha256()
     settings = np.stack([device.settings(pair.knobs) for pair in pairs])
@@ -167,21 +167,21 @@ def read_pairs(
     if device.knobs:
         digest.update(settings.tobytes())
     if len(notes) > _MOST_NOTES:
-        notes = [*notes[:_MOST_NOTES], f"The other {len(notes) - _MOST_NOTES} pairs were aligned likewise."]
+        notes = [*notes[:_MOST_NOTES], f"The other {len(notes) - _MOST_NOTES} pairs were aligned in the same way."]
     return Pairs(name, found, device.rate, digest.hexdigest(), settings, notes)
 
 
 def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) -> tuple[Samples, str, str]:
-    """The signals `[n, 2]`, their key, and a note on their alignment."""
+    """Return the signals `[n, 2]`, their cache key, and a note on their alignment."""
     if dry.rate != wet.rate:
         raise DataError(
-            f"{dry.name} has {dry.rate} samples per second, and {wet.name} {wet.rate}: record or convert both at one "
-            "rate"
+            f"{dry.name} has {dry.rate} samples per second, but {wet.name} has {wet.rate}; record or convert both at "
+            "the same rate"
         )
     if abs(dry.seconds - wet.seconds) > _DIFFERENCE:
         raise DataError(
-            f"{dry.name} is {dry.seconds:.2f} s long, and {wet.name} {wet.seconds:.2f} s: they must not differ by more "
-            f"than {_DIFFERENCE:g} s; cut them to what belongs together"
+            f"{dry.name} is {dry.seconds:.2f} s long, but {wet.name} is {wet.seconds:.2f} s; they must not differ by "
+            f"more than {_DIFFERENCE:g} s. Cut them to the same content"
         )
     identity = [_FORMAT, waveform.to_data(), align and MARGIN, dry.digest, wet.digest]
     key = hashlib.sha256(json.dumps(identity).encode()).hexdigest()[:40]
@@ -196,7 +196,7 @@ def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) 
     note = ""
     if align:
         latency = counts["latency"]
-        moved = f"; it was moved by {_moved(latency)}" if _moved(latency) else ""
+        moved = f"; shifted by {_moved(latency)} to compensate" if _moved(latency) else ""
         late = f"{latency} sample{'' if latency == 1 else 's'} ({1000 * latency / waveform.rate:.1f} ms)"
         note = (
             f"{wet.name} is late by {late}{moved}. Its correlation with {dry.name} is "
@@ -207,41 +207,40 @@ def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) 
 
 
 def _aligned(dry: Recording, wet: Recording, waveform: Waveform) -> Alignment:
-    """How a pair is aligned.
+    """Align a pair.
 
     Raises:
-        DataError: a side is silent, or nothing suggests that they belong together.
+        DataError: if a side is silent, or the two seem unrelated.
     """
     starts = [_start(side, waveform, _COMPARED * waveform.rate) for side in (dry, wet)]
     for side, start in zip((dry, wet), starts, strict=True):
         if not start.any():
-            raise DataError(f"{side.name} is silent: {option('align')} off trains all the same")
+            raise DataError(f"{side.name} is silent; {option('align')} off trains on it anyway")
     found = alignment(starts[0], starts[1], round(_SEARCHED * waveform.rate))
     latency = f"{1000 * found.latency / waveform.rate:.0f} ms"
     off = f"{option('align')} off trains on them as they are"
     if abs(found.correlation) < _RELATED:
         raise DataError(
-            f"{dry.name} and {wet.name} don't seem to belong together: their correlation is {found.correlation:.3f} at "
-            f"best; {off}"
+            f"{dry.name} and {wet.name} seem unrelated: their correlation is at most {found.correlation:.3f}; {off}"
         )
     if abs(found.latency) > LATENCY * waveform.rate:
         raise DataError(
-            f"{wet.name} is {latency} late, beyond the {1000 * LATENCY:.0f} ms that are aligned (correlation "
-            f"{found.correlation:.2f}): cut it; {off}"
+            f"{wet.name} is {latency} late, beyond the maximum of {1000 * LATENCY:.0f} ms (correlation "
+            f"{found.correlation:.2f}). Cut it; {off}"
         )
     return found
 
 
 def alignment(dry: NDArray[np.floating], wet: NDArray[np.floating], most: int) -> Alignment:
-    """Return by how much a wet signal is late, of either sign.
+    """Estimate the latency of a wet signal, which may be negative.
 
-    It is where the impulse response that explains most of the wet signal peaks. The correlation itself peaks later, by
-    the time that the device's filters take for low frequencies.
+    The latency is at the peak of the impulse response that explains most of the wet signal. The correlation itself
+    peaks later because the device's filters delay low frequencies.
 
     Args:
-        dry: the one signal `[n]`.
-        wet: the other one `[m]`.
-        most: the largest latency, in either direction.
+        dry: the dry signal `[n]`.
+        wet: the wet signal `[m]`.
+        most: the maximum latency in either direction, in samples.
     """
     dry, wet = (np.asarray(x, np.float64) - np.mean(x, dtype=np.float64) for x in (dry, wet))
     size = 1 << (max(len(dry), len(wet)) + most).bit_length()
@@ -252,14 +251,14 @@ def alignment(dry: NDArray[np.floating], wet: NDArray[np.floating], most: int) -
     response = np.fft.irfft(crossed / (power + _WHITENING * power.mean() + 1e-30), size)[lags]
     products = np.fft.irfft(crossed, size)[lags]
     best = int(np.abs(response).argmax())
-    if abs(products[best]) < 0.5 * np.abs(products).max():  # tones have no clear response
+    if abs(products[best]) < 0.5 * np.abs(products).max():  # pure tones have no clear impulse response
         best = int(np.abs(products).argmax())
     energy = float(np.sqrt((dry**2).sum() * (wet**2).sum()))
     return Alignment(int(lags[best]), float(products[best] / energy) if energy else 0.0)
 
 
 def _moved(latency: int) -> int:
-    """By how many samples a wet signal is moved."""
+    """Return the number of samples to shift a wet signal by."""
     return 0 if abs(latency) <= MARGIN else latency - MARGIN
 
 
@@ -274,7 +273,7 @@ def _start(recording: Recording, waveform: Waveform, count: int) -> NDArray[np.f
 
 
 def _joined(dry: Recording, wet: Recording, waveform: Waveform, latency: int) -> Iterator[Any]:
-    """The samples of both by turns, without those of the one that is late before its partner begins."""
+    """Yield interleaved samples of both sides, without the start of the later one."""
     sides = [_after(dry.blocks(waveform), max(0, -latency)), _after(wet.blocks(waveform), max(0, latency))]
     left = [np.zeros(0, np.float32)] * 2
     whole = 0

@@ -1,4 +1,4 @@
-"""Samples of sound as they are, some of them to a step. Needs NumPy alone."""
+"""Raw samples of sound, several per step. Requires only NumPy."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ MOST_FRAME = 1 << 16
 
 @dataclass(frozen=True)
 class RawSamples:
-    """Samples at a common scale, cut into frames that follow one another.
+    """Samples at a common scale, cut into consecutive frames.
 
     Attributes:
-        waveform: the rate of the samples, in mono.
-        frame: samples of a step.
-        scale: what samples are divided by, their root mean square over the training part; None before `fit`.
+        waveform: the sampling rate, in mono.
+        frame: the number of samples per step.
+        scale: the divisor of samples, their root mean square over the training part; None before `fit`.
     """
 
     waveform: Waveform
@@ -36,35 +36,35 @@ class RawSamples:
 
     @property
     def size(self) -> int:
-        """Numbers per step."""
+        """The number of features per step."""
         return self.frame
 
     def fit(self, sounds: Sequence[Samples]) -> Self:
-        """Return the same with a scale fitted to sounds `[n, 1]`."""
+        """Return a copy with a scale fitted to sounds `[n, 1]`."""
         energy = sum(float(np.square(sound, dtype=np.float64).sum()) for sound in sounds)
         count = sum(sound.size for sound in sounds)
         return replace(self, scale=math.sqrt(energy / count) if energy else 1.0)
 
     def encode(self, samples: Samples) -> NDArray[np.float32]:
-        """Return samples `[n, 1]` as frames `[T, frame]`; the last one is filled up with silence."""
+        """Cut samples `[n, 1]` into frames `[T, frame]`; the last frame is padded with silence."""
         assert self.scale is not None
         signal = np.asarray(samples, np.float32).reshape(-1) / np.float32(self.scale)
         steps = -(-len(signal) // self.frame)
         return np.pad(signal, (0, steps * self.frame - len(signal))).reshape(steps, self.frame)
 
     def to_data(self) -> dict[str, Any]:
-        """Return what `of_data` reads."""
+        """Return the representation that `of_data` reads."""
         waveform = self.waveform.to_data()
         return {"kind": "raw_samples", "waveform": waveform, "frame": self.frame, "scale": self.scale}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            DataError: the data is damaged.
+            DataError: if the data is damaged.
         """
         waveform, scale = data.get("waveform"), data.get("scale")
         if not isinstance(waveform, dict) or not isinstance(scale, float) or not 0 < scale < math.inf:
-            raise DataError(f"damaged samples: expected a waveform and a scale above 0, got {data!r:.200}")
+            raise DataError(f"damaged samples: expected a waveform and a positive scale, got {data!r:.200}")
         return cls(Waveform.of_data(waveform), data.get("frame", 0), scale)

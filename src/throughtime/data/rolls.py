@@ -1,4 +1,4 @@
-"""Piano rolls: which of a piano's 88 keys sound at each step, from MATLAB, NumPy and MIDI files."""
+"""Read piano rolls (which of a piano's 88 keys sound at each step) from MATLAB, NumPy and MIDI files."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ _AS_NPZ = "np.savez(path, **{f'train_{k}': roll for k, roll in enumerate(rolls)}
 
 @dataclass(frozen=True)
 class Rolls:
-    """Pieces as piano rolls, in three parts. Each is `[T, 88]` of 0 and 1; column 0 is A0, MIDI key 21.
+    """Pieces as piano rolls in three parts. Each roll is `[T, 88]` of 0 and 1; column 0 is A0, MIDI note 21.
 
     Attributes:
-        name: what to call the data in a report.
+        name: the name of the data in reports.
         train: the pieces of the training part.
-        valid: those of the validation part.
-        test: those of the test part.
-        notes: what the user should know of the reading, one sentence each.
+        valid: the pieces of the validation part.
+        test: the pieces of the test part.
+        notes: remarks on the data for the user, one sentence each.
     """
 
     name: str
@@ -55,13 +55,13 @@ class Rolls:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Pieces as piano rolls, by the part of a split that they belong to.
+    """Pieces as piano rolls, grouped by the part of a split.
 
     Attributes:
-        name: what to call the data in a report.
-        parts: the rolls of "train", "valid" and "test"; of "" alone where the data has no split.
-        names: what to call each of them in a report.
-        notes: what the user should know of the reading, one sentence each.
+        name: the name of the data in reports.
+        parts: the rolls of "train", "valid" and "test"; all are in "" if the data have no split.
+        names: the name of each piece in reports.
+        notes: remarks on the data for the user, one sentence each.
     """
 
     name: str
@@ -75,7 +75,7 @@ class Pieces:
         self.names.setdefault(part, []).append(name)
 
     def part(self, name: str) -> tuple[list[Roll], list[str]]:
-        """Return the rolls and names of a part; of all pieces where there is no such part."""
+        """Return the rolls and names of a part, or those of all pieces if there is no such part."""
         if name in self.parts:
             return self.parts[name], self.names[name]
         return [roll for rolls in self.parts.values() for roll in rolls], [x for xs in self.names.values() for x in xs]
@@ -94,15 +94,15 @@ def read_rolls(
 
     Args:
         paths: see `read_pieces`.
-        step: the length of a step in beats, for MIDI files.
-        seed: of the split, where the data has none of its own.
-        share: of the pieces for each of validation and test, where the data has no split of its own; at least one.
-        valid: other data to validate on: its validation part, or all pieces if it has no split.
-        test: other data for the test, likewise.
+        step: the length of a step of MIDI files in beats.
+        seed: the seed of the split, if the data have none of their own.
+        share: the fraction of pieces for each of validation and test (at least one), if the data have no split.
+        valid: other data to validate on: their validation part, or all pieces if they have no split.
+        test: other data to test on, in the same way.
 
     Raises:
-        DataError: a file is missing, of another kind or damaged, or there are too few pieces for a split.
-        UserError: the package that reads a file is not installed.
+        DataError: if a file is missing, damaged or unsupported, or there are too few pieces for a split.
+        UserError: if the package that reads a file is not installed.
     """
     pieces = read_pieces(paths, step=step)
     name, notes = pieces.name, list(pieces.notes)
@@ -128,17 +128,17 @@ def read_pieces(paths: str | Path | Sequence[str | Path], *, step: float = 0.25)
 
     Args:
         paths: one or more of: a .mat or .npz file with the arrays traindata, validdata and testdata (lists of pieces,
-            as in JSB_Chorales.mat; in .npz also train_0, train_1 and so on); a .npz file with one array per piece; a
-            MIDI file; or a directory of MIDI files, which may be in subdirectories train, valid and test.
-        step: the length of a step in beats, for MIDI files.
+            as in JSB_Chorales.mat; in .npz also train_0, train_1 and so on); an .npz file with one array per piece; a
+            MIDI file; or a directory of MIDI files, optionally in subdirectories train, valid and test.
+        step: the length of a step of MIDI files in beats.
 
     Raises:
-        DataError: a file is missing, of another kind or damaged.
-        UserError: the package that reads it is not installed.
+        DataError: if a file is missing, damaged or unsupported.
+        UserError: if the package that reads it is not installed.
     """
     files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
     if not files:
-        raise DataError(f"no data was given: expected {_SOURCES}.")
+        raise DataError(f"no data given; expected {_SOURCES}.")
     found = Pieces(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""))
     for path in files:
         name = display_path(path)
@@ -152,21 +152,21 @@ def read_pieces(paths: str | Path | Sequence[str | Path], *, step: float = 0.25)
         elif kind == ".npz":
             _add_arrays(found, name, _npz(path))
         else:
-            raise DataError(f"{name} is of an unsupported kind ({kind or 'no extension'}): expected {_SOURCES}.")
+            raise DataError(f"{name} has an unsupported type ({kind or 'no extension'}); expected {_SOURCES}.")
     return found
 
 
 def _shared_out(name: str, rolls: list[Roll], wanted: Sequence[str], seed: int, share: float) -> dict[str, list[Roll]]:
-    """The training part, and those that are wanted."""
+    """Split pieces into the training part and the parts still needed."""
     if len(rolls) <= len(wanted):
         verbs = ["train", *("validate" if part == "valid" else part for part in wanted[::-1])]
         purposes = f"{', '.join(verbs[:-1])} and {verbs[-1]}"
         raise DataError(
-            f"{name} has {len(rolls)} piece{'' if len(rolls) == 1 else 's'}: {len(wanted) + 1} or more are needed, one "
-            f"each to {purposes}."
+            f"{name} has {len(rolls)} piece{'' if len(rolls) == 1 else 's'}; at least {len(wanted) + 1} are needed, "
+            f"one each to {purposes}."
         )
     if not 0 < share < 0.5:
-        raise DataError(f"the share of validation and test must be between 0 and 0.5, got {share}.")
+        raise DataError(f"the fraction for validation and test must be between 0 and 0.5, got {share}.")
     rest = np.arange(len(rolls))
     parts = {}
     for part in wanted:
@@ -180,7 +180,7 @@ def _add_midi(found: Pieces, path: Path, step: float) -> None:
     if path.is_dir():
         files = sorted(file for file in path.rglob("*") if file.suffix.lower() in MIDI_FILES and file.is_file())
     if not files:
-        raise DataError(f"{display_path(path)} has no .mid files: expected {_SOURCES}.")
+        raise DataError(f"{display_path(path)} has no .mid files; expected {_SOURCES}.")
     outside = 0
     for file in files:
         inside = file.relative_to(path) if file != path else Path(file.name)
@@ -190,7 +190,7 @@ def _add_midi(found: Pieces, path: Path, step: float) -> None:
         outside += left
     if outside:
         what = "1 note" if outside == 1 else f"{outside} notes"
-        found.notes.append(f"Left out {what} outside a piano's keys (MIDI 21 to 108).")
+        found.notes.append(f"Dropped {what} outside a piano's range (MIDI 21 to 108).")
 
 
 def _mat(path: Path) -> dict[str, Any]:
@@ -200,8 +200,8 @@ def _mat(path: Path) -> dict[str, Any]:
     try:
         content: dict[str, Any] = loadmat(path)
     except NotImplementedError:
-        raise DataError(f"{display_path(path)} is of MATLAB's version 7.3: save it with '-v7'.") from None
-    except Exception as error:  # the reader of damaged files raises errors of many kinds
+        raise DataError(f"{display_path(path)} uses MATLAB's format 7.3; save it with '-v7'.") from None
+    except Exception as error:  # loadmat raises many kinds of errors for damaged files
         raise DataError(f"{display_path(path)} is not a readable .mat file: {error}") from None
     return {key: value for key, value in content.items() if not key.startswith("__")}
 
@@ -213,7 +213,7 @@ def _npz(path: Path) -> dict[str, Any]:
     except (OSError, EOFError, ValueError, zipfile.BadZipFile, AttributeError) as error:
         if "pickle" in str(error).lower() and zipfile.is_zipfile(path):
             raise DataError(
-                f"{display_path(path)} holds Python objects, which are not read because they can run code. "
+                f"{display_path(path)} contains Python objects, which are not loaded because they can run code. "
                 f"Save one array per piece instead: {_AS_NPZ}"
             ) from None
         raise DataError(f"{display_path(path)} is not a readable .npz file: {error}") from None
@@ -221,7 +221,7 @@ def _npz(path: Path) -> dict[str, Any]:
 
 def _add_arrays(found: Pieces, name: str, arrays: Mapping[str, Any]) -> None:
     if not arrays:
-        raise DataError(f"{name} has no pieces: expected {_SOURCES}.")
+        raise DataError(f"{name} has no pieces; expected {_SOURCES}.")
     for key in sorted(arrays, key=lambda key: [int(p) if p.isdigit() else p for p in re.split(r"(\d+)", key)]):
         part = re.match(r"(train|valid|test)", key)
         array = np.asarray(arrays[key])
@@ -239,8 +239,8 @@ def _roll(values: ArrayLike, place: str) -> Roll:
             f"{place}: expected an array [steps, {KEYS}] of 0 and 1, got {list(array.shape)} {array.dtype}."
         )
     if len(array) == 0:
-        raise DataError(f"{place} has no steps: leave it out.")
+        raise DataError(f"{place} has no steps; remove it.")
     if not np.isin(array, (0, 1)).all():
         wrong = array[~np.isin(array, (0, 1))][0]
-        raise DataError(f"{place}: a piano roll holds 0 and 1, got {wrong}; write `roll > 0`, say, to the file.")
+        raise DataError(f"{place}: a piano roll must contain only 0 and 1, got {wrong}; save `roll > 0`, for example.")
     return array.astype(np.uint8)

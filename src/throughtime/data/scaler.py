@@ -1,4 +1,4 @@
-"""Features at a common scale."""
+"""Standardize features."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Scaler:
     """Shift and scale each feature to mean 0 and standard deviation 1.
 
     Attributes:
-        mean: of each feature `[F]` (float64).
+        mean: the mean of each feature `[F]` (float64).
         scale: the standard deviation of each feature `[F]` (float64), 1 for a constant feature.
     """
 
@@ -26,10 +26,10 @@ class Scaler:
 
     @classmethod
     def fit(cls, series: Sequence[NDArray[Any]]) -> Self:
-        """Return the scaler of arrays `[T, F]`, over all their steps.
+        """Fit a scaler to arrays `[T, F]`, over all their steps.
 
         Raises:
-            DataError: there are no steps, the arrays don't have the same features, or a value is not finite.
+            DataError: if there are no steps, the arrays have different numbers of features, or a value is not finite.
         """
         arrays = [np.asarray(values, np.float64) for values in series]
         shapes = {values.shape[1:] for values in arrays}
@@ -40,38 +40,38 @@ class Scaler:
             )
         steps = sum(len(values) for values in arrays)
         if steps == 0:
-            raise DataError("a scaler needs 1 step or more, got none.")
-        # Pass over the arrays twice instead of joining them: they may fill the memory.
+            raise DataError("a scaler needs at least 1 step, got none.")
+        # Two passes instead of concatenating the arrays, which may fill the memory.
         mean = sum(values.sum(0) for values in arrays) / steps
         if not np.isfinite(mean).all():
             columns = np.flatnonzero(~np.isfinite(mean)).tolist()
             raise DataError(f"features must be finite: NaN or infinity in columns {columns}; fill or drop these steps.")
         variance = sum(((values - mean) ** 2).sum(0) for values in arrays) / steps
         scale = np.sqrt(variance)
-        # The mean of equal values is rounded, so that a constant feature may have a scale of some 1e-16 of its value.
+        # The mean of equal values is rounded, so a constant feature may have a deviation of about 1e-16 of its value.
         constant = scale <= 1e-14 * np.abs(mean)
         return cls(mean, np.where(constant, 1.0, scale))
 
     def encode(self, values: NDArray[Any]) -> NDArray[np.float32]:
-        """Return values `[..., F]` at the common scale."""
+        """Standardize values `[..., F]`."""
         result: NDArray[np.float32] = ((np.asarray(values, np.float64) - self.mean) / self.scale).astype(np.float32)
         return result
 
     def decode(self, values: NDArray[Any]) -> NDArray[np.float64]:
-        """Return values `[..., F]` at the features' own scale."""
+        """Convert standardized values `[..., F]` back to the features' original scale."""
         result: NDArray[np.float64] = np.asarray(values, np.float64) * self.scale + self.mean
         return result
 
     def to_data(self) -> dict[str, Any]:
-        """Return what `of_data` reads, in types that JSON has; no bit is lost."""
+        """Return the representation that `of_data` reads, in types that JSON supports, without loss of precision."""
         return {"kind": "scaler", "mean": self.mean.tolist(), "scale": self.scale.tolist()}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            DataError: the data is damaged.
+            DataError: if the data is damaged.
         """
         try:
             mean, scale = (np.array(data[name], np.float64) for name in ("mean", "scale"))

@@ -1,4 +1,4 @@
-"""How far values a season apart differ, and which season repeats best."""
+"""Find the season of time series, and the error of repeating it."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 BLOCK = 1_000_000
-"""Rows that are worked on together."""
+"""The number of rows to process at a time."""
 
 SEASONED = 20_000
-"""Rows of a series, the last ones, that a season is looked for in."""
+"""The maximum number of rows, at the end of a series, to search for a season."""
 
 
 def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
-    """Return the lag at which values repeat best: among candidates, or if there are none among all up to 400.
+    """Find the lag at which values repeat best, among candidates or, if there are none, among all lags up to 400.
 
     Args:
-        parts: values of series; NaN is ignored.
+        parts: the values of each series; NaN is ignored.
         candidates: likely lags.
 
     Returns:
-        The lag; 1 where no candidate fits into the series, or, without candidates, where values a lag apart are not
-        much more alike (30%) than values half a lag apart.
+        The lag. It is 1 if no candidate fits into the series or, without candidates, if the difference at the best lag
+        is not at least 30% smaller than the difference at half that lag.
     """
     lags = list(candidates) or list(range(2, 401))
     errors, sizes = np.zeros(len(lags)), np.zeros(len(lags))
-    for part in parts[:: max(1, len(parts) // 50)]:  # some fifty series are enough
+    for part in parts[:: max(1, len(parts) // 50)]:  # about fifty series are enough
         part = part[-SEASONED:]
         for k, lag in enumerate(lags):
             if len(part) < 3 * lag:
@@ -45,12 +45,12 @@ def found_season(parts: Sequence[Array], candidates: Sequence[int]) -> int:
 
 
 def _apart(values: Array, lag: int) -> float:
-    """The mean absolute difference of values a lag apart, NaN if there are none."""
+    """Return the mean absolute difference of values `lag` steps apart, or NaN if there are none."""
     return block_mean(lambda later, earlier: np.abs(later - earlier), values[lag:], values[:-lag])
 
 
 def block_mean(of: Callable[..., Array], *arrays: Array) -> float:
-    """Return the mean of a function of numbers, in double precision, block by block; NaN is ignored, NaN if all are."""
+    """Return the mean of a function of arrays, block by block in double precision; NaN is ignored."""
     total, count = 0.0, 0
     for start in range(0, len(arrays[0]), BLOCK):
         found = of(*(array[start : start + BLOCK].astype(np.float64) for array in arrays))
@@ -61,9 +61,9 @@ def block_mean(of: Callable[..., Array], *arrays: Array) -> float:
 
 
 def seasonal_error(part: Array, season: int, factor: float = 1.0) -> float:
-    """Return the mean absolute difference between values a season apart, divided by a factor.
+    """Return the mean absolute difference of values a season apart, divided by a factor.
 
-    NaN is ignored, and without any difference the result is 1.
+    NaN is ignored. The result is 1 if there are no differences.
     """
     found = _apart(part, season) / factor
     return found if found > 0 else 1.0  # also for NaN

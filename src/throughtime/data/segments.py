@@ -1,4 +1,4 @@
-"""Segments of long signals, each run from its own beginning in windows of truncated backpropagation through time."""
+"""Segments of long signals, for truncated backpropagation through time in windows."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Signals = Sequence[NDArray[np.float32]]
 
 
 class Segments:
-    """Signals `[n, inputs + targets]` as batches to train on.
+    """Training batches of signals `[n, inputs + targets]`.
 
-    A batch is one window of several segments. The state is carried from window to window of a segment; before the
-    first window the network runs for some steps without loss, so that the state has settled. Each epoch draws the
-    segments in an order of its own. A batch depends on its step alone, so a run may be resumed at any.
+    A batch is one window of several segments. The state is carried between the windows of a segment. Before the first
+    window, the network runs for some steps without a loss, so that the state settles. Each epoch has a different order
+    of segments. A batch depends only on its step, so a run can be resumed at any step.
 
     Args:
         signals: the signals; the last column is the target.
-        batch: segments of a batch, in all processes together.
-        segment: steps of a segment.
-        window: steps of a window.
-        burn_in: steps without loss at the beginning of a segment.
-        constants: inputs that stay the same throughout a signal, `[signals, constants]`, after the signals' own.
-        seed: what the order is drawn from.
-        rank: which process this is.
-        ranks: how many there are.
+        batch: the number of segments per batch, summed over all processes.
+        segment: the length of a segment in steps.
+        window: the length of a window in steps.
+        burn_in: the number of steps without a loss at the start of a segment.
+        constants: inputs that are constant within a signal, `[signals, constants]`, appended to the signals' own.
+        seed: the seed of the order.
+        rank: the rank of this process.
+        ranks: the number of processes.
 
     Raises:
-        DataError: the signals are too short.
+        DataError: if the signals are too short.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Segments:
         self._places = places(signals, segment, window, burn_in)
         if batch > len(self._places) or batch % ranks:
             raise DataError(
-                f"a batch of {batch} segments for {ranks} processes does not fit {len(self._places)} segments"
+                f"a batch of {batch} segments for {ranks} processes can't be taken from {len(self._places)} segments"
             )
         self._signals, self._batch, self._constants = signals, batch, constants
         self._window, self._burn_in = window, burn_in
@@ -62,14 +62,14 @@ class Segments:
 
     @property
     def terms(self) -> int:
-        """How many steps have a loss in an epoch, in this process."""
+        """The number of steps with a loss per epoch in this process."""
         return self._groups * self._windows * self._window * self._batch // self._ranks
 
     def __len__(self) -> int:
         return self._groups * self._windows
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step; steps count on through the epochs."""
+        """Return the batch of a step; steps count on across epochs."""
         epoch, rest = divmod(step, len(self))
         group, window = divmod(rest, self._windows)
         order = np.random.default_rng([self._seed, epoch]).permutation(len(self._places))
@@ -87,34 +87,34 @@ class Segments:
 
 
 def places(signals: Signals, segment: int, window: int, burn_in: int) -> list[tuple[int, int]]:
-    """Return the signal and the first step of each segment.
+    """Return the signal index and the first step of each segment.
 
     Raises:
-        DataError: a segment is too short for a window, or no signal is as long as a segment.
+        DataError: if a segment is too short for a window, or all signals are shorter than a segment.
     """
     if segment < burn_in + window:
         raise DataError(
-            f"a segment of {segment} steps is too short for {burn_in} steps of burn-in and a window of {window}: give "
+            f"a segment of {segment} steps is too short for {burn_in} steps of burn-in and a window of {window}; use "
             f"a longer {option('segment')}, or a shorter {option('burn_in')} or {option('window')}"
         )
     found = [(k, at) for k, signal in enumerate(signals) for at in range(0, len(signal) - segment + 1, segment)]
     if not found:
         longest = max(map(len, signals), default=0)
         raise DataError(
-            f"the longest signal to train on has {longest} steps, fewer than a segment of {segment}: give longer "
+            f"the longest training signal has {longest} steps, fewer than a segment of {segment}; use longer "
             f"signals or a shorter {option('segment')}"
         )
     return found
 
 
 class WholeSignals:
-    """Signals `[n, inputs + targets]` one after another, each from its own beginning, the state carried to its end.
+    """Whole signals `[n, inputs + targets]` one after another; the state is carried from start to end of each.
 
     Args:
         signals: the signals; the last column is the target.
-        window: steps that are read at a time.
-        terms: how many steps to read at most.
-        constants: inputs that stay the same throughout a signal, `[signals, constants]`, after the signals' own.
+        window: the number of steps to read at a time.
+        terms: the maximum number of steps to read; all if None.
+        constants: inputs that are constant within a signal, `[signals, constants]`, appended to the signals' own.
     """
 
     def __init__(
@@ -133,7 +133,7 @@ class WholeSignals:
         return len(self._windows)
 
     def batch(self, step: int) -> Batch:
-        """The window of a step."""
+        """Return the window of a step."""
         k, first, last = self._windows[step % len(self)]
         values = np.asarray(self._signals[k][first:last])[:, None]
         inputs, targets = _divided(values, None if self._constants is None else self._constants[[k]])
@@ -143,7 +143,7 @@ class WholeSignals:
 def _divided(
     values: NDArray[np.float32], constants: NDArray[np.float32] | None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The inputs `[T, B, inputs + constants]` and the targets `[T, B, 1]` of signals `[T, B, inputs + 1]`."""
+    """Split signals `[T, B, inputs + 1]` into inputs `[T, B, inputs + constants]` and targets `[T, B, 1]`."""
     inputs = values[..., :-1]
     if constants is not None and constants.shape[1]:
         inputs = np.concatenate([inputs, np.broadcast_to(constants, (len(inputs), *constants.shape))], -1)

@@ -1,4 +1,4 @@
-"""Separate sequences with their targets, as arrays."""
+"""Separate sequences with targets, as arrays."""
 
 from __future__ import annotations
 
@@ -18,18 +18,19 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True, eq=False)
 class Sequences:
-    """Sequences of any lengths, each with a target or with targets for its steps.
+    """Sequences of any lengths, each with one target or a target per step.
 
     Attributes:
-        inputs: for each sequence its token ids `[T]` (int64) or features `[T, F]` (float32).
-        targets: one target per sequence: label ids `[N]` (int64) or values `[N, K]` (float32); or a list of one array
-            per sequence with a target per step: ids `[T]` (int64) or values `[T, K]` (float32).
-        weights: of each sequence `[N]` (float32); None if all are 1.
-        names: what to call each sequence in a report; its number if not given.
-        groups: the group of each sequence; a split puts no group on both sides.
+        inputs: for each sequence, its token ids `[T]` (int64) or features `[T, F]` (float32).
+        targets: one target per sequence: label ids `[N]` (int64) or values `[N, K]` (float32); or a list with one array
+            per sequence of a target per step: ids `[T]` (int64) or values `[T, K]` (float32).
+        weights: the weight of each sequence `[N]` (float32); None if all are 1.
+        names: the name of each sequence in reports; its index by default.
+        groups: the group of each sequence; a split keeps each group on one side.
+        features: the names of the F features, if they have names.
 
     Raises:
-        DataError: there are no sequences, one has no steps, or the arrays don't match.
+        DataError: if there are no sequences, a sequence has no steps, or the arrays don't match.
     """
 
     inputs: Sequence[Array]
@@ -37,6 +38,7 @@ class Sequences:
     weights: NDArray[np.float32] | None = None
     names: Sequence[str] = ()
     groups: Sequence[str] | None = None
+    features: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         def keep(name: str, value: object) -> None:
@@ -44,13 +46,13 @@ class Sequences:
 
         keep("inputs", [_ids_or_values(x) for x in self.inputs])
         if not self.inputs:
-            raise DataError("there are no sequences; 1 or more are needed.")
+            raise DataError("there are no sequences; at least 1 is needed.")
         keep("names", list(self.names) or [str(k) for k in range(len(self))])
         _equal_count("names", self.names, len(self))
         self._check_alike("inputs", self.inputs)
         for name, x in zip(self.names, self.inputs, strict=True):
             if len(x) == 0:
-                raise DataError(f"sequence {name} has no steps: leave it out.")
+                raise DataError(f"sequence {name} has no steps; remove it.")
         if isinstance(self.targets, np.ndarray):
             keep("targets", _ids_or_values(self.targets))
             _equal_count("targets", self.targets, len(self))
@@ -66,14 +68,14 @@ class Sequences:
             keep("weights", np.asarray(self.weights, np.float32))
             _equal_count("weights", self.weights, len(self))
             if not (np.isfinite(self.weights) & (self.weights > 0)).all():
-                raise DataError("weights must be finite and above 0; leave out sequences of weight 0.")
+                raise DataError("weights must be finite and positive; remove sequences of weight 0.")
         if self.groups is not None:
             keep("groups", list(self.groups))
             _equal_count("groups", self.groups, len(self))
 
     @property
     def per_step(self) -> bool:
-        """Whether each step has a target."""
+        """Whether there is a target per step."""
         return not isinstance(self.targets, np.ndarray)
 
     @cached_property
@@ -85,7 +87,7 @@ class Sequences:
         return len(self.inputs)
 
     def take(self, indices: ArrayLike) -> Sequences:
-        """Return the sequences at indices `[M]`, in their order."""
+        """Return the sequences at indices `[M]`, in that order."""
         rows = np.asarray(indices, np.int64)
         return Sequences(
             [self.inputs[k] for k in rows],
@@ -93,6 +95,7 @@ class Sequences:
             None if self.weights is None else self.weights[rows],
             [self.names[k] for k in rows],
             None if self.groups is None else [self.groups[k] for k in rows],
+            self.features,
         )
 
     @cached_property
@@ -108,7 +111,7 @@ class Sequences:
         return digest.hexdigest()
 
     def _check_alike(self, kind: str, arrays: Sequence[Array]) -> None:
-        """Refuse arrays of differing features, and values that are not finite."""
+        """Check that arrays have the same features and that all values are finite."""
         first = arrays[0]
         for k, array in enumerate(arrays):
             name = self.names[k] if len(arrays) > 1 else "0"
@@ -127,7 +130,7 @@ class Sequences:
 
 
 def _ids_or_values(array: ArrayLike) -> Array:
-    """The array as int64 ids with one axis or float32 values with two."""
+    """Convert an array to one-dimensional int64 ids or two-dimensional float32 values."""
     values = np.asarray(array)
     if values.ndim == 1 and (values.dtype.kind in "iub" or values.size == 0):
         return values.astype(np.int64, copy=False)
@@ -141,4 +144,4 @@ def _ids_or_values(array: ArrayLike) -> Array:
 
 def _equal_count(kind: str, values: Sequence[Any] | Array, count: int) -> None:
     if len(values) != count:
-        raise DataError(f"there must be as many {kind} as sequences, got {len(values)} for {count} sequences.")
+        raise DataError(f"the number of {kind} must match the sequences, got {len(values)} for {count} sequences.")

@@ -1,4 +1,4 @@
-"""Series at a common scale, with their covariates, as a network reads them."""
+"""Scale time series and their covariates and encode them for a network."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ Scaling = Literal["standard", "robust", "mean"]
 
 @dataclass(frozen=True)
 class Scale:
-    """What is subtracted from numbers, and what they are divided by."""
+    """A shift and a factor: numbers are encoded by subtracting the shift and dividing by the factor."""
 
     shift: float
     factor: float
 
     @classmethod
     def fit(cls, values: Array, how: Scaling = "standard") -> Self:
-        """Fit the scale of numbers; NaN is ignored, and constant numbers get a factor of 1.
+        """Fit the scale of numbers; NaN is ignored, and constant numbers have a factor of 1.
 
         Args:
             values: the numbers `[n]`.
-            how: "standard" subtracts the mean and divides by the standard deviation; "robust" uses the median and the
-                interquartile range, divided by 1.349 as that of a standard normal distribution; "mean" divides by the
-                mean absolute value.
+            how: "standard" uses the mean and the standard deviation; "robust" uses the median and the interquartile
+                range divided by 1.349, its value for a standard normal distribution; "mean" divides by the mean
+                absolute value.
         """
         if np.isnan(values).all():
             return cls(0.0, 1.0)
@@ -45,36 +45,36 @@ class Scale:
         else:
             shift = block_mean(lambda block: block, values)
             factor = block_mean(lambda block: np.square(block - shift), values) ** 0.5
-        # The deviation of equal values is some 1e-16 of their size, from rounding.
+        # Rounding makes the deviation of equal values about 1e-16 of their size.
         return cls(shift, factor if factor > 1e-14 * abs(shift) else 1.0)
 
     def encode(self, values: Array) -> Array:
-        """Return numbers at the common scale, float32."""
+        """Convert numbers to the common scale (float32)."""
         return ((values - self.shift) / self.factor).astype(np.float32)
 
     def decode(self, values: Array) -> Array:
-        """Return numbers at their own scale, float64."""
+        """Convert numbers back to their original scale (float64)."""
         return values.astype(np.float64) * self.factor + self.shift
 
 
 @dataclass(frozen=True, eq=False)
 class Encoded:
-    """Encoded series, one after the other in flat arrays, with room for windows that begin before one or end after it.
+    """Encoded series, concatenated in flat arrays with padding for windows that extend beyond their ends.
 
     Attributes:
-        names: of the series.
-        scales: of the series' targets.
-        errors: the mean absolute error of the seasonal naive forecast in training, for each series `[S]`, at the common
-            scale: what MASE divides by.
-        starts: each series' first position on the timeline `[S]`.
-        lengths: its rows up to the last target `[S]`.
-        offsets: the place of its first row in the flat arrays `[S]`.
-        values: targets `[N]` (float32), 0 where missing.
+        names: the names of the series.
+        scales: the scale of each series' target.
+        errors: the mean absolute error of the seasonal naive forecast in training for each series `[S]`, at the common
+            scale; the divisor of MASE.
+        starts: the first position of each series on the timeline `[S]`.
+        lengths: the number of rows of each series up to its last target `[S]`.
+        offsets: the index of each series' first row in the flat arrays `[S]`.
+        values: the targets `[N]` (float32), 0 where missing.
         observed: where there is a target `[N]` (bool).
-        past: past covariates `[N, P]` (float32).
-        future: future covariates `[N, F]` (float32), 0 where missing.
-        known: how many rows of future covariates there are in each series `[S]`.
-        static: static covariates `[S, K]` (float32).
+        past: the past covariates `[N, P]` (float32).
+        future: the future covariates `[N, F]` (float32), 0 where missing.
+        known: the number of rows with future covariates in each series `[S]`.
+        static: the static covariates `[S, K]` (float32).
     """
 
     names: Sequence[str]
@@ -93,21 +93,21 @@ class Encoded:
 
 @dataclass(frozen=True)
 class SeriesCodec:
-    """What is known of a table's series from the training part, and how they are encoded.
+    """The encoding of a table's series, fitted to the training part.
 
     Attributes:
         columns: the table's columns.
-        timeline: its time stamps.
-        scales: of each series' target, by name.
-        errors: what MASE divides by, for each series, at the common scale.
-        ends: for each series the position after the last row that training or validation has seen.
-        past, future: the scales of covariates.
-        static: for each static covariate its scale, or its categories.
-        season: the length of a season in steps; 1 where there is none.
-        context: how many rows a forecast looks back.
-        segment: how many rows a step of the network reads or writes.
+        timeline: the table's timestamps.
+        scales: the scale of each series' target, by name.
+        errors: the divisor of MASE for each series, at the common scale.
+        ends: for each series, the position after the last row used for training or validation.
+        past, future: the scales of the covariates.
+        static: for each static covariate, its scale or its categories.
+        season: the length of a season in steps; 1 if there is none.
+        context: the number of rows a forecast looks back.
+        segment: the number of rows per step of the network.
         masked: whether the network reads a mask of missing values.
-        cycles: the periods of calendar features.
+        cycles: the periods of the calendar features.
     """
 
     columns: Columns
@@ -126,7 +126,7 @@ class SeriesCodec:
 
     @property
     def static_width(self) -> int:
-        """Numbers that a series' static covariates are encoded as."""
+        """The number of features that encode a series' static covariates."""
         return sum(1 if isinstance(each, Scale) else len(each) for each in self.static)
 
     def encode(self, table: TimeSeries, margin: int) -> Encoded:
@@ -134,10 +134,10 @@ class SeriesCodec:
 
         Args:
             table: the series.
-            margin: rows of room before and after each series.
+            margin: the number of padding rows before and after each series.
 
         Raises:
-            DataError: a series or a category is unknown, or the step is another one.
+            DataError: if a series or a category is unknown, or the rows have a different interval.
         """
         line = self.timeline
         if (table.timeline.unit, table.timeline.step) != (line.unit, line.step):
@@ -148,9 +148,9 @@ class SeriesCodec:
         unknown = [series.name for series in table.series if series.name not in self.scales]
         if unknown:
             raise DataError(
-                f"{table.name} has {len(unknown)} series that training did not see, such as {unknown[0]!r}"
-                f"{nearest(unknown[0], self.scales) or '.'} Forecasts are for the series of training: leave the others "
-                "out, or train again with them."
+                f"{table.name} has {len(unknown)} series that were not in training, such as {unknown[0]!r}"
+                f"{nearest(unknown[0], self.scales) or '.'} Forecasts need series from training: remove the others, "
+                "or train again with them."
             )
         sizes = np.array([len(series.future) for series in table.series])
         offsets = np.cumsum(np.concatenate([[0], sizes[:-1] + margin])) + margin
@@ -197,7 +197,7 @@ class SeriesCodec:
         return np.concatenate(found) if found else np.zeros(0, np.float32)
 
     def to_data(self) -> dict[str, Any]:
-        """Return what `of_data` reads, in types that JSON has."""
+        """Return the representation that `of_data` reads, in types that JSON supports."""
         return {
             "kind": "series",
             "columns": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self.columns).items()},
@@ -214,10 +214,10 @@ class SeriesCodec:
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            DataError: the data is damaged.
+            DataError: if the data is damaged.
         """
         try:
             columns: dict[str, Any] = {
@@ -256,25 +256,25 @@ def fit_codec(
     segment: int,
     calendar: bool,
 ) -> SeriesCodec:
-    """Fit a codec on the training part alone.
+    """Fit a codec to the training part.
 
     Args:
         table: the series.
-        train: how many rows of each series are for training; values of later ones are not read.
-        seen: how many rows of each series are for training and validation.
-        scaling: how targets are scaled (see `Scale.fit`).
-        season: the length of a season in steps; found if not given.
+        train: the number of training rows of each series; later values are not used.
+        seen: the number of training and validation rows of each series.
+        scaling: the scaling of targets (see `Scale.fit`).
+        season: the length of a season in steps; detected if None.
         context, segment: see `SeriesCodec`.
-        calendar: whether to read calendar features.
+        calendar: whether to use calendar features.
 
     Raises:
-        DataError: no series varies in its training part.
+        DataError: if all series are constant in the training part.
     """
     assert scaling in get_args(Scaling)
     parts = [series.values[:count] for series, count in zip(table.series, train, strict=True)]
     scales = {s.name: Scale.fit(part, scaling) for s, part in zip(table.series, parts, strict=True)}
     if not any(np.nanmax(part) > np.nanmin(part) for part in parts if not np.isnan(part).all()):
-        raise DataError(f"{table.name}: the target is constant in the training part: there is nothing to learn.")
+        raise DataError(f"{table.name}: the target is constant in the training part, so there is nothing to learn.")
     if season is None:
         ends = [scales[s.name].encode(part[-SEASONED:]) for s, part in zip(table.series, parts, strict=True)]
         season = found_season(ends, table.timeline.seasons())
@@ -323,7 +323,7 @@ def _encode(out: Array, values: Array, scales: Sequence[Scale]) -> None:
 
 
 def _known(values: Array) -> int:
-    """Rows before the first of those at the end where a value is missing."""
+    """Return the number of rows up to the last one without missing values."""
     if not values.shape[1]:
         return len(values)
     whole = np.flatnonzero(~np.isnan(values).any(1))

@@ -1,4 +1,4 @@
-"""Sound files, read block by block, so that files of any length take the same memory."""
+"""Read sound files block by block, so that memory use doesn't depend on their length."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SOUND_FILES = (".wav", ".flac", ".ogg")
 """The extensions of sound files."""
 
 BLOCK = 1 << 16
-"""Samples of each channel that are read at a time."""
+"""The number of samples per channel to read at a time."""
 
 Progress = Callable[[str, int, int], None]
 
@@ -38,11 +38,11 @@ class Recording:
     """A sound file.
 
     Attributes:
-        path: the file.
-        name: what to call it in a report.
-        rate: samples of a channel per second.
-        channels: how many channels it has.
-        frames: samples of each channel.
+        path: the path of the file.
+        name: the name of the file in reports.
+        rate: the sampling rate in Hz.
+        channels: the number of channels.
+        frames: the number of samples per channel.
     """
 
     path: Path
@@ -56,8 +56,8 @@ class Recording:
         """Read a file's header.
 
         Raises:
-            DataError: the file is missing, empty, damaged or truncated, or no sound file.
-            UserError: soundfile is not installed.
+            DataError: if the file is missing, empty, damaged, truncated, or not a sound file.
+            UserError: if soundfile is not installed.
         """
         path = Path(path)
         name = display_path(path) if name is None else name
@@ -66,8 +66,8 @@ class Recording:
         with _reading(name) as soundfile:
             found = soundfile.info(str(path), verbose=True)
         if found.frames < 1:
-            raise DataError(f"{name} has no samples: leave it out")
-        # libsndfile reads a truncated WAV file as if it were whole, and reports the difference in its log alone.
+            raise DataError(f"{name} has no samples; remove it")
+        # libsndfile reads a truncated WAV file as if it were complete, and reports the difference only in its log.
         if found.format == "WAV" and re.search(r"^data : \d+ \(should be \d+\)", found.extra_info, re.M):
             raise DataError(f"{name} is truncated: it is shorter than its header says; copy or export it again")
         if found.samplerate > MOST_RATE:
@@ -76,7 +76,7 @@ class Recording:
 
     @property
     def seconds(self) -> float:
-        """How long it is."""
+        """The duration in seconds."""
         return self.frames / self.rate
 
     @cached_property
@@ -86,24 +86,24 @@ class Recording:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
     def blocks(self, waveform: Waveform, *, mix: bool = False, size: int = BLOCK) -> Iterator[Samples]:
-        """Read the samples, resampled if need be.
+        """Read the samples block by block, resampling if necessary.
 
         Args:
-            waveform: the rate and the number of channels to read.
-            mix: whether to average the channels where one is wanted and the file has more.
-            size: samples of a block before resampling.
+            waveform: the sampling rate and the number of channels to read.
+            mix: whether to average the channels if mono is requested and the file has more.
+            size: the number of samples per block before resampling.
 
         Yields:
-            Arrays `[n, channels]` in -1 to 1; beyond them where a file of floating-point numbers is.
+            Arrays `[n, channels]` in [-1, 1]; values of floating-point files may be outside.
 
         Raises:
-            DataError: the channels don't fit, a sample is not finite, or the file is damaged or truncated.
-            UserError: soundfile or soxr is not installed.
+            DataError: if the channels don't match, a sample is not finite, or the file is damaged or truncated.
+            UserError: if soundfile or soxr is not installed.
         """
         if self.channels != waveform.channels and not (mix and waveform.channels == 1):
             few = "1 channel" if self.channels == 1 else f"{self.channels} channels"
             wanted = "mono" if waveform.channels == 1 else "stereo"
-            raise DataError(f"{self.name} has {few}, but {wanted} is expected: convert it first")
+            raise DataError(f"{self.name} has {few}, but {wanted} is expected; convert it first")
         resample = _resampler(self.rate, waveform)
         read = 0
         with _reading(self.name) as soundfile, soundfile.SoundFile(str(self.path)) as file:
@@ -112,12 +112,12 @@ class Recording:
                 read += len(block)
                 if len(block) == 0:
                     raise DataError(
-                        f"{self.name} is damaged: {read:,} of {self.frames:,} samples can be read; copy or export it "
-                        "again"
+                        f"{self.name} is damaged: only {read:,} of {self.frames:,} samples can be read; copy or export "
+                        "it again"
                     )
                 if not np.isfinite(block).all():
                     place = (read - len(block) + int(np.argwhere(~np.isfinite(block))[0][0])) / self.rate
-                    raise DataError(f"{self.name} has a sample that is not finite at {place:.3f} s: export it again")
+                    raise DataError(f"{self.name} has a non-finite sample at {place:.3f} s; export it again")
                 if block.shape[1] != waveform.channels:
                     block = block.mean(1, keepdims=True, dtype=np.float32)
                 found = resample(block, read >= self.frames)
@@ -131,10 +131,10 @@ class Recording:
 
 
 def find_recordings(paths: str | Path | Sequence[str | Path]) -> list[Recording]:
-    """Open sound files, and those of directories with everything inside them, in the order of their names.
+    """Open sound files, and all sound files in directories and their subdirectories, sorted by name.
 
     Raises:
-        DataError: a file is missing or can't be read, or a directory has no sound files.
+        DataError: if a file is missing or can't be read, or a directory has no sound files.
     """
     found = []
     for path in map(Path, [paths] if isinstance(paths, str | Path) else paths):
@@ -146,7 +146,7 @@ def find_recordings(paths: str | Path | Sequence[str | Path]) -> list[Recording]
         else:
             found.append(Recording.open(path))
     if not found:
-        raise DataError(f"no data was given: expected sound files ({', '.join(SOUND_FILES)}), or directories of them")
+        raise DataError(f"no data given; expected sound files ({', '.join(SOUND_FILES)}), or directories of them")
     return found
 
 
@@ -154,10 +154,10 @@ _COMMON = {"rate": ("samples per second", "resamples them"), "channels": ("chann
 
 
 def common(recordings: Sequence[Recording], what: Literal["rate", "channels"]) -> int:
-    """Return the rate or the channels that all recordings have.
+    """Return the sampling rate or the number of channels that all recordings share.
 
     Raises:
-        DataError: they differ.
+        DataError: if they differ.
     """
     first, (words, way_out) = recordings[0], _COMMON[what]
     for other in recordings:
@@ -171,7 +171,7 @@ def common(recordings: Sequence[Recording], what: Literal["rate", "channels"]) -
 
 
 def are_sounds(paths: Sequence[str | Path]) -> bool:
-    """Whether paths are sound files, or directories with sound files directly in them."""
+    """Return whether all paths are sound files or directories that directly contain sound files."""
 
     def is_sound(path: Path) -> bool:
         inside = list(path.iterdir()) if path.is_dir() else [path]
@@ -182,17 +182,17 @@ def are_sounds(paths: Sequence[str | Path]) -> bool:
 
 @contextmanager
 def sound_writer(path: Path, waveform: Waveform) -> Iterator[Callable[[NDArray[Any]], None]]:
-    """Open a sound file to write, which appears when all of it has been written.
+    """Open a sound file for writing; it is created only when writing completes.
 
     Yields:
-        A function that writes samples `[n, channels]`, clipped to -1 and 1.
+        A function that writes samples `[n, channels]`, clipped to [-1, 1].
 
     Raises:
-        UserError: the name's extension is not that of a sound file, or soundfile is not installed.
+        UserError: if the path doesn't have the extension of a sound file, or soundfile is not installed.
     """
     kinds = {".wav": ("WAV", "PCM_16"), ".flac": ("FLAC", "PCM_16"), ".ogg": ("OGG", "VORBIS")}
     if path.suffix.lower() not in kinds:
-        raise UserError(f"{display_path(path)}: the name of a sound file must end in {', '.join(kinds)}")
+        raise UserError(f"{display_path(path)} is not a supported sound file name; use {', '.join(kinds)}")
     require("soundfile", "sound", "writing sound files")
     import soundfile
 
@@ -207,7 +207,7 @@ def sound_writer(path: Path, waveform: Waveform) -> Iterator[Callable[[NDArray[A
 
 @contextmanager
 def _reading(name: str) -> Iterator[ModuleType]:
-    """soundfile, whose errors become errors about a file."""
+    """Import soundfile and translate its errors into errors about a file."""
     require("soundfile", "sound", "reading sound files")
     import soundfile
 
@@ -220,7 +220,7 @@ def _reading(name: str) -> Iterator[ModuleType]:
 
 
 def _resampler(rate: int, waveform: Waveform) -> Callable[[Samples, bool], Samples]:
-    """A function of a block and whether it is the last."""
+    """Return a function that resamples a block, given whether it is the last one."""
     if rate == waveform.rate:
         return lambda block, last: block
     require("soxr", "sound", f"resampling from {rate} to {waveform.rate} samples per second")

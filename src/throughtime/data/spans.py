@@ -1,4 +1,4 @@
-"""Spans of BIO tags and their F1, as conlleval and seqeval (its default mode) define them."""
+"""Spans marked by BIO tags and their F1 score, as defined by conlleval and seqeval (in its default mode)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 Span = tuple[int, int, str]
-"""Where a span starts, where it ends (exclusive), and its type."""
+"""The start, end (exclusive) and type of a span."""
 
 _PREFIXES = "BIES"
 
 
 class SpanScores(NamedTuple):
-    """Precision, recall and F1 of spans, over all sequences and types (micro average)."""
+    """Precision, recall and F1 score of spans over all sequences and types (micro average)."""
 
     precision: float
     recall: float
@@ -28,15 +28,15 @@ def is_tagging(labels: Iterable[str]) -> bool:
 def spans(tags: Sequence[str]) -> set[Span]:
     """Return the spans of a sequence of tags.
 
-    A span begins at `B-` or `S-`, after an `O` or `E-`, or where the type changes; so `I-` begins one where none can be
-    continued. It ends before the next begins, before `O`, and after `E-` or `S-`. A tag without a prefix and a type,
-    such as `B`, has the type `_`.
+    A span starts at `B-` or `S-`, after an `O` or `E-`, or where the type changes, so an `I-` tag starts a span if
+    there is none to continue. It ends before the next one starts, before `O`, and after `E-` or `S-`. A tag without a
+    prefix and a type, such as `B`, has the type `_`.
 
     Args:
-        tags: `O`, or a prefix with a type: `B-PER`, `I-PER`.
+        tags: tags that are `O` or a prefix with a type, such as `B-PER` and `I-PER`.
 
     Returns:
-        Each span's start, end (exclusive) and type.
+        The start, end (exclusive) and type of each span.
 
     Source:
         conlleval, the script of the CoNLL-2000 shared task.
@@ -57,22 +57,22 @@ def spans(tags: Sequence[str]) -> set[Span]:
 
 
 def span_scores(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> SpanScores:
-    """Compare the spans of found tags to those of true ones: a span is right if its start, end and type are.
+    """Compare predicted with true spans; a span is correct if its start, end and type are.
 
     Args:
-        true: the tags of each sequence.
-        found: as many tags for each.
+        true: the true tags of each sequence.
+        found: the predicted tags of each sequence.
 
     Returns:
-        Micro averages over all spans, 0 where nothing is to be divided by.
+        Micro averages over all spans, with 0 for divisions by zero.
 
     Raises:
-        ValueError: the numbers of tags differ.
+        ValueError: if the numbers of tags differ.
     """
     right = wanted = given = 0
     for expected, predicted in zip(true, found, strict=True):
         if len(expected) != len(predicted):
-            raise ValueError(f"as many found tags as true ones are needed, got {len(predicted)} for {len(expected)}.")
+            raise ValueError(f"the numbers of predicted and true tags differ: {len(predicted)} and {len(expected)}.")
         ours, theirs = spans(predicted), spans(expected)
         right, wanted, given = right + len(ours & theirs), wanted + len(theirs), given + len(ours)
     return SpanScores(
@@ -81,5 +81,5 @@ def span_scores(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -
 
 
 def span_f1(true: Sequence[Sequence[str]], found: Sequence[Sequence[str]]) -> float:
-    """Return the F1 of `span_scores`."""
+    """Return the F1 score from `span_scores`."""
     return span_scores(true, found).f1

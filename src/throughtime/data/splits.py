@@ -1,4 +1,4 @@
-"""Which sequences train and which validate."""
+"""Split sequences into a training and a validation side."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ class Split(NamedTuple):
 
     Attributes:
         train: the indices of the training side, ascending.
-        valid: the indices of the other side, ascending.
-        notes: what the user should know of it, one sentence each.
+        valid: the indices of the validation side, ascending.
+        notes: remarks on the split for the user, one sentence each.
     """
 
     train: Indices
@@ -39,30 +39,31 @@ def split(
     """Split sequences into a training and a validation side.
 
     Args:
-        targets: label ids, an array `[N]` of integers, so that each label has about the same share on both sides;
-            anything else with one item per sequence is split by chance alone.
-        groups: the group of each sequence, so that no group is on both sides; or None.
-        share: of the validation side, between 0 and 1. Grouped labels make it about `1 / round(1 / share)`.
-        seed: of the shuffle.
+        targets: label ids, an integer array `[N]`, for a split in which each label has about the same fraction on both
+            sides; anything else with one item per sequence is split at random.
+        groups: the group of each sequence, so that each group is on one side; or None.
+        share: the fraction of the validation side, between 0 and 1. With groups and labels, it is about
+            `1 / round(1 / share)`.
+        seed: the seed of the shuffle.
         names: the labels, for messages; their ids if None.
 
     Returns:
-        The sides. A label with one sequence, or one group, is on the training side alone, and a note names it.
+        The sides. A label with only one sequence or group is on the training side, and a note names it.
 
     Raises:
-        DataError: share is not between 0 and 1, a label has no sequence, or there is too little to split.
+        DataError: if share is not between 0 and 1, a label has no sequence, or there is too little to split.
     """
     count = len(targets)
     if not 0 < share < 1:
-        raise DataError(f"the share of validation must be between 0 and 1, got {share}.")
+        raise DataError(f"the validation fraction must be between 0 and 1, got {share}.")
     if count < 2:
-        raise DataError(f"a split needs 2 sequences or more, got {count}.")
+        raise DataError(f"a split needs at least 2 sequences, got {count}.")
     if groups is not None and len(groups) != count:
-        raise DataError(f"there must be as many groups as sequences, got {len(groups)} for {count} sequences.")
+        raise DataError(f"the number of groups must match the sequences, got {len(groups)} for {count} sequences.")
     ids = targets if isinstance(targets, np.ndarray) and targets.ndim == 1 and targets.dtype.kind in "iu" else None
     blocks = np.arange(count) if groups is None else np.unique(np.asarray(groups, str), return_inverse=True)[1]
     if blocks.max() == 0:
-        raise DataError("all sequences are in the same group: a split needs 2 groups or more.")
+        raise DataError("all sequences are in the same group; a split needs at least 2 groups.")
     if ids is None:
         valid = _by_chance(blocks, share, seed)
         return Split(np.setdiff1d(np.arange(count), valid), valid, [])
@@ -74,8 +75,8 @@ def split(
 
     if (counts == 0).any():
         empty = ", ".join(map(label, np.flatnonzero(counts == 0).tolist()))
-        raise DataError(f"no sequence has the label {empty}: remove the label or add sequences.")
-    spread = np.unique(np.stack([ids, blocks]), axis=1)[0]  # one entry for each group that a label occurs in
+        raise DataError(f"no sequence has the label {empty}; remove the label or add sequences.")
+    spread = np.unique(np.stack([ids, blocks]), axis=1)[0]  # one entry for each pair of label and group
     single = np.flatnonzero(np.bincount(spread, minlength=len(counts)) == 1)
     notes = [
         f"label {label(k)} has only one {'sequence' if groups is None else 'group'}, which is used for training: "
@@ -85,8 +86,8 @@ def split(
     rest = np.flatnonzero(~np.isin(blocks, blocks[np.isin(ids, single)]))
     if len(np.unique(blocks[rest])) < 2:
         raise DataError(
-            f"no label has 2 {'sequences' if groups is None else 'groups'} that can be split: add data, or validate on "
-            "files of their own."
+            f"no label has at least 2 {'sequences' if groups is None else 'groups'} to split; add data, or validate on "
+            "separate files."
         )
     require("sklearn", "train", "a split by label")
     valid = rest[(_stratified if groups is None else _stratified_groups)(ids[rest], blocks[rest], share, seed)]
@@ -94,11 +95,11 @@ def split(
 
 
 def _by_chance(blocks: Indices, share: float, seed: int) -> Indices:
-    """Whole blocks by chance, as near to the share as they come."""
+    """Draw whole blocks at random, as close to the fraction as possible."""
     sizes = np.bincount(blocks)
     order = np.random.default_rng(seed).permutation(len(sizes))
     total = np.cumsum(sizes[order])
-    taken = int(np.argmin(np.abs(total[:-1] - share * len(blocks)))) + 1  # one block at least is left for training
+    taken = int(np.argmin(np.abs(total[:-1] - share * len(blocks)))) + 1  # leaves at least one block for training
     return np.flatnonzero(np.isin(blocks, order[:taken]))
 
 
@@ -106,7 +107,7 @@ def _stratified(ids: Indices, blocks: Indices, share: float, seed: int) -> Indic
     from sklearn.model_selection import StratifiedShuffleSplit
 
     labels = len(np.unique(ids))
-    size = min(max(round(share * len(ids)), labels), len(ids) - labels)  # each side can have each label
+    size = min(max(round(share * len(ids)), labels), len(ids) - labels)  # leaves room for each label on both sides
     splitter = StratifiedShuffleSplit(n_splits=1, test_size=size, random_state=seed)
     valid: Indices = next(splitter.split(ids, ids))[1]
     return valid
@@ -123,10 +124,10 @@ def _stratified_groups(ids: Indices, blocks: Indices, share: float, seed: int) -
     labels = len(np.unique(ids))
     splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of labels with fewer sequences than folds: there is one fold
+        warnings.simplefilter("ignore", UserWarning)  # about labels with fewer sequences than folds; we use one fold
         for rest, fold in splitter.split(ids, ids, blocks):
             train, valid = (rest, fold) if small else (fold, rest)
             if len(valid) and len(np.unique(ids[train])) == labels:
                 found: Indices = valid
                 return found
-    raise DataError("no split by group leaves every label in training: use larger data, or validate on other files.")
+    raise DataError("no split by group keeps every label in training; use more data, or validate on other files.")

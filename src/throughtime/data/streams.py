@@ -1,8 +1,8 @@
-"""The layout that truncated backpropagation through time wants: parallel streams, cut into windows.
+"""Parallel streams cut into windows, for truncated backpropagation through time.
 
-A text of n symbols becomes `batch` streams, each the next n / batch symbols of it. Window k holds
-the steps from k * window of every stream, so a network that goes through the windows in order and
-carries its state reads every stream without a break.
+A text of n tokens becomes `batch` streams of n / batch consecutive tokens each. Window k holds the
+steps from k * window of every stream, so a network that processes the windows in order and carries its
+state reads every stream without interruption.
 """
 
 import numpy as np
@@ -15,43 +15,43 @@ from throughtime.spelling import option
 
 
 class Streams:
-    """A text as windows of parallel streams: `streams[k]` is window k, and `len` counts them.
+    """A text as windows of parallel streams: `streams[k]` is window k, and `len` is their number.
 
-    Each stream's target is the symbol after its input; a stream's last target is the first input of
-    the next, so every symbol but the text's first is a target exactly once. Up to `batch` - 1
-    symbols at the end, which don't fill a step of all streams, are left out: none with a batch of
-    1. The last window is shorter where the window doesn't divide the streams.
+    The target of each step is the next token; the last target of a stream is the first input of the
+    next, so every token except the text's first is a target exactly once. Up to `batch` - 1 tokens at
+    the end, which don't fill a step of all streams, are dropped. The last window is shorter if the
+    window length doesn't divide the streams.
 
-    A window depends on its index alone, so a run may begin at any; ids are read from the file as
-    they are wanted.
+    A window depends only on its index, so a run can start at any window. Ids are read from the file
+    as needed.
 
     Attributes:
-        steps: how many steps each stream has.
-        rows: how many streams there are here, in this process.
+        steps: the number of steps per stream.
+        rows: the number of streams in this process.
     """
 
     def __init__(self, ids: Ids, batch: int, window: int, rank: int = 0, ranks: int = 1) -> None:
-        """Lay out ids.
+        """Lay out token ids.
 
         Args:
-            ids: shape [symbols].
-            batch: how many streams, in all processes together.
-            window: how many steps of each stream make a window.
-            rank: which process this is: it gets its share of the streams.
-            ranks: how many processes there are.
+            ids: the token ids `[symbols]`.
+            batch: the number of streams, summed over all processes.
+            window: the number of steps per window.
+            rank: the rank of this process, which gets its part of the streams.
+            ranks: the number of processes.
 
         Raises:
-            DataError: the streams can't be shared out evenly, or the text is too short for them.
+            DataError: if the streams can't be divided evenly, or the text is too short for them.
         """
         if batch < 1 or window < 1:
-            raise DataError(f"batch {batch}, window {window}: 1 or more of each is wanted")
+            raise DataError(f"batch and window must be positive integers, got batch {batch} and window {window}")
         if batch % ranks:
-            raise DataError(f"a batch of {batch} can't be shared by {ranks} processes: a multiple of {ranks} is wanted")
+            raise DataError(f"a batch of {batch} can't be divided among {ranks} processes; use a multiple of {ranks}")
         self.steps = (len(ids) - 1) // batch
         if self.steps < 1:
             raise DataError(
-                f"a text of {len(ids)} symbols is too short for {batch} parallel streams: "
-                f"{batch + 1} symbols are wanted, or a smaller batch"
+                f"a text of {len(ids)} tokens is too short for {batch} parallel streams; "
+                f"use at least {batch + 1} tokens, or a smaller batch"
             )
         self.rows = batch // ranks
         self._window = window
@@ -60,14 +60,14 @@ class Streams:
 
     @property
     def terms(self) -> int:
-        """How many symbols all windows together have as targets, in this process."""
+        """The number of targets in all windows of this process."""
         return self.steps * self.rows
 
     def __len__(self) -> int:
         return (self.steps + self._window - 1) // self._window
 
     def __getitem__(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Window `index`: inputs [T, B] and targets [T, B], the targets a step ahead."""
+        """Return window `index`: inputs `[T, B]` and targets `[T, B]`, one step ahead."""
         if not 0 <= index < len(self):
             raise IndexError(f"window {index} of {len(self)}")
         first = index * self._window
@@ -77,7 +77,7 @@ class Streams:
         return symbols[:-1], symbols[1:]
 
     def batch(self, step: int) -> Batch:
-        """The window of a step, counted on through the epochs; the first of an epoch begins without a past."""
+        """Return the window of a step, counted on across epochs; each epoch starts from the initial state."""
         window = step % len(self)
         symbols, targets = self[window]
         return Batch(symbols, targets, None, None, window > 0, targets.size)
@@ -86,24 +86,24 @@ class Streams:
 def fitting_batch(
     symbols: int, batch: int, window: int, ranks: int = 1, what: str = "text", unit: str = "symbol"
 ) -> int:
-    """The batch to train a text with: the one wanted, or the largest whose streams fill a window.
+    """Return the batch size to train a text with: the requested one, or the largest whose streams fill a window.
 
     Args:
-        symbols: how many the text has.
-        batch: how many streams are wanted.
-        window: how many steps a window has.
-        ranks: how many processes share the streams; the batch is a multiple of it.
-        what: what to call the text in the message.
-        unit: what to call a symbol.
+        symbols: the number of tokens in the text.
+        batch: the requested number of streams.
+        window: the number of steps per window.
+        ranks: the number of processes; the result is a multiple of it.
+        what: the name of the text in the message.
+        unit: the name of a token in the message.
 
     Raises:
-        DataError: the text is shorter than a window for each process.
+        DataError: if the text is shorter than a window for each process.
     """
     fitting = min(batch, (symbols - 1) // window) // ranks * ranks
     if fitting < 1:
         raise DataError(
             f"the training {what} has {symbols} {unit}s, fewer than one window of {window} steps"
             + (f" for each of {ranks} processes" if ranks > 1 else "")
-            + f" ({ranks * window + 1}): give a longer {what} or a shorter {option('window')}"
+            + f" ({ranks * window + 1}); use a longer {what} or a shorter {option('window')}"
         )
     return fitting

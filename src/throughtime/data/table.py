@@ -1,4 +1,4 @@
-"""Tables from CSV and Parquet files: columns of strings, of numbers and of times, checked."""
+"""Read tables from CSV and Parquet files, with validated columns of text, numbers and times."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ from throughtime.spelling import option
 
 SEPARATORS = {".csv": ",", ".tsv": "\t"}
 TABLES = (*SEPARATORS, ".parquet")
-"""File extensions of tables."""
+"""The file extensions of tables."""
 
-_PIECE = 1_000_000  # rows of a long column that are read together
-_MISSING = ["", "na", "n/a", "nan", "null", "none", "?"]  # how files write a missing number
+_PIECE = 1_000_000  # rows of a long column to read at a time
+_MISSING = ["", "na", "n/a", "nan", "null", "none", "?"]  # spellings of a missing number
 
 
 @dataclass(frozen=True)
 class Table:
-    """A table in memory. Messages count its rows from 1, without the header.
+    """A table. Messages count its rows from 1, excluding the header.
 
     Attributes:
-        name: its path, as messages show it.
-        frame: the polars DataFrame, or the columns of a Parquet file.
+        name: the path as shown in messages.
+        frame: a polars DataFrame, or a lazily read Parquet file.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Table:
 
     @property
     def columns(self) -> list[str]:
-        """The names of its columns."""
+        """The column names."""
         names: list[str] = self.frame.columns
         return names
 
@@ -47,10 +47,10 @@ class Table:
         return int(self.frame.height)
 
     def check(self, column: str, keyword: str) -> None:
-        """Check that there is a column of this name, given by the option `keyword`.
+        """Check that a column exists, given the option that names it.
 
         Raises:
-            DataError: there is none.
+            DataError: if it doesn't exist.
         """
         if column not in self.columns:
             raise DataError(
@@ -59,7 +59,7 @@ class Table:
             )
 
     def pieces(self, column: str) -> Iterator[Any]:
-        """Return a column as polars series of some rows each; of a Parquet file they are read one after the other."""
+        """Yield a column as several polars series; a Parquet file is read one part at a time."""
         if isinstance(self.frame, _Parquet):
             yield from self.frame.pieces(column)
         else:
@@ -67,17 +67,17 @@ class Table:
                 yield self.frame[column].slice(start, _PIECE)
 
     def strings(self, column: str) -> list[str | None]:
-        """Return a column's values as text, None where they are missing or blank."""
+        """Return the values of a column as text, with None for missing or blank ones."""
         import polars
 
         values: list[str | None] = self.frame[column].cast(polars.String, strict=False).to_list()
         return [None if value is None or not value.strip() else value for value in values]
 
     def filled(self, column: str, keyword: str) -> list[str]:
-        """Return a column's values as text without surrounding spaces.
+        """Return the values of a column as text without surrounding spaces.
 
         Raises:
-            DataError: there is no such column, or a value is missing.
+            DataError: if there is no such column, or a value is missing.
         """
         self.check(column, keyword)
         values = self.strings(column)
@@ -92,21 +92,21 @@ class Table:
         return [value.strip() for value in values if value is not None]
 
     def is_numeric(self, column: str) -> bool:
-        """Return whether a column holds numbers, or at least one among its strings."""
+        """Return whether a column is numeric, or a text column with at least one number."""
         numbers, _ = self._numbers(column)
         return numbers is not None and (self.frame[column].dtype.is_numeric() or bool(np.isfinite(numbers).any()))
 
     def numbers(self, column: str) -> NDArray[np.float64]:
-        """Return a column's numbers `[rows]`.
+        """Return the numbers of a column `[rows]`.
 
         Raises:
-            DataError: a value is missing, infinite or not a number.
+            DataError: if a value is missing, infinite or not a number.
         """
         numbers, wrong = self._numbers(column)
-        leave_out = f"leave the column out of {option('columns')}"
+        leave_out = f"remove the column from {option('columns')}"
         if numbers is None:
             raise DataError(
-                f"{self.name}: column {column!r} holds {self.frame[column].dtype}, not numbers: {leave_out}."
+                f"{self.name}: column {column!r} has type {self.frame[column].dtype}, not numbers; {leave_out}."
             )
         if wrong:
             value = self.frame[column][wrong[0]]
@@ -124,10 +124,11 @@ class Table:
         return numbers
 
     def times(self, column: str, keyword: str) -> NDArray[np.int64]:
-        """Return the rank of each row's time among the column's distinct times `[rows]`.
+        """Return the rank of each row's time among the distinct times of the column `[rows]`.
 
         Raises:
-            DataError: there is no such column, or a value is missing or neither a number nor an ISO 8601 date or time.
+            DataError: if there is no such column, or a value is missing or neither a number nor an ISO 8601 date or
+                time.
         """
         import polars
 
@@ -135,10 +136,11 @@ class Table:
         return ranks
 
     def instants(self, column: str, keyword: str) -> Any:
-        """Return a column's times as a polars series of numbers, dates, datetimes or times of day.
+        """Return the times of a column as a polars series of numbers, dates, datetimes or times of day.
 
         Raises:
-            DataError: there is no such column, or a value is missing or neither a number nor an ISO 8601 date or time.
+            DataError: if there is no such column, or a value is missing or neither a number nor an ISO 8601 date or
+                time.
         """
         import polars
 
@@ -150,7 +152,7 @@ class Table:
             series = _parsed_times(series.str.strip_chars())
         if series is None or not (series.dtype.is_numeric() or series.dtype.is_temporal()):
             raise DataError(
-                f"{self.name}: column {column!r} ({option(keyword)}) must hold numbers or ISO 8601 dates and times "
+                f"{self.name}: column {column!r} ({option(keyword)}) must contain numbers or ISO 8601 dates and times "
                 f"(2024-05-01, 2024-05-01T12:30:00), all of one kind; got {self.frame[column][0]!r} in row 1."
             )
         if series.dtype.is_float() and not series.is_finite().all():
@@ -158,10 +160,10 @@ class Table:
         return series
 
     def values(self, column: str, keyword: str) -> NDArray[np.floating[Any]]:
-        """Return a column's numbers `[rows]`, NaN where missing; float32 where the column is, otherwise float64.
+        """Return the numbers of a column `[rows]`, NaN where missing; float32 if the column is, otherwise float64.
 
         Raises:
-            DataError: there is no such column, or a value is infinite or not a number.
+            DataError: if there is no such column, or a value is infinite or not a number.
         """
         import polars
 
@@ -176,7 +178,7 @@ class Table:
             if found is None or wrong:
                 at = wrong[0] if wrong else 0
                 raise DataError(
-                    f"{self.name}: column {column!r} ({option(keyword)}) must hold numbers, got "
+                    f"{self.name}: column {column!r} ({option(keyword)}) must contain numbers, got "
                     f"{self.frame[column][at]!r} in row {at + 1}."
                 )
             numbers = found
@@ -184,12 +186,12 @@ class Table:
         if infinite:
             raise DataError(
                 f"{self.name}: column {column!r} ({option(keyword)}) has {_count(infinite, 'infinite value')}; "
-                "correct these cells, or leave them empty: they then count as missing."
+                "correct these cells, or leave them empty to mark them as missing."
             )
         return numbers
 
     def _numbers(self, column: str) -> tuple[NDArray[np.float64] | None, list[int]]:
-        """A column's numbers, NaN where missing, and the rows that hold something else; None for another type."""
+        """Return a column's numbers (NaN where missing) and the rows that aren't numeric; None for other types."""
         import polars
 
         series = self.frame[column]
@@ -206,15 +208,15 @@ class Table:
 
 
 def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
-    """Read a table from a .csv, .tsv or .parquet file. The columns of the first two hold strings.
+    """Read a table from a .csv, .tsv or .parquet file. Columns of .csv and .tsv files contain text.
 
     Args:
-        path: the file.
-        encoding_errors: what to do with bytes of a .csv or .tsv file that are not UTF-8, as in `read_whole`.
+        path: the path of the file.
+        encoding_errors: how to handle bytes of a .csv or .tsv file that are not UTF-8 (see `read_whole`).
 
     Raises:
-        DataError: the file is missing, unreadable, not a table, or has no rows.
-        UserError: polars is not installed.
+        DataError: if the file is missing, unreadable, not a table, or has no rows.
+        UserError: if polars is not installed.
     """
     require("polars", "train", "reading tables")
     import polars
@@ -224,7 +226,7 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
     if not path.exists():
         raise DataError(missing(path, "file"))
     if kind not in TABLES:
-        raise DataError(f"{name} is not a table: expected a .csv, .tsv or .parquet file.")
+        raise DataError(f"{name} is not a table; expected a .csv, .tsv or .parquet file.")
     try:
         if kind == ".parquet":
             frame = _Parquet(path, name)
@@ -233,10 +235,10 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
             frame = polars.read_csv(io.BytesIO(content), separator=SEPARATORS[kind], infer_schema=False)
             frame = frame.rename(str.strip)
     except polars.exceptions.NoDataError:
-        raise DataError(f"{name} is empty: expected a table with a header.") from None
+        raise DataError(f"{name} is empty; expected a table with a header.") from None
     except (polars.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().partition("\n")[0]
-        if "more fields" in reason:  # polars goes on to advise an argument that users of this function don't have
+        if "more fields" in reason:  # polars adds advice on an argument that our users don't have
             reason = "a row has more cells than the header has columns; quote cells that contain the separator."
         raise DataError(f"{name} is not a readable {kind} table: {reason}") from None
     if frame.height == 0:
@@ -245,7 +247,7 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
 
 
 class _Parquet:
-    """The columns of a Parquet file, read when they are asked for."""
+    """A Parquet file whose columns are read on demand."""
 
     def __init__(self, path: Path, name: str) -> None:
         import polars
@@ -273,12 +275,12 @@ class _Parquet:
 
 
 def _parsed_times(text: Any) -> Any:
-    """A column of strings as numbers, datetimes or times of day; None if they are not all of one kind."""
+    """Parse a text column as numbers, datetimes or times of day; return None if they are not all of one kind."""
     import polars
 
     strings = text.str
     parsers: list[tuple[Callable[..., Any], list[Any]]] = [(text.cast, [polars.Int64]), (text.cast, [polars.Float64])]
-    if strings.contains(r"^\d{4}\D").all():  # year first: polars would guess whether 02/03 is in February or March
+    if strings.contains(r"^\d{4}\D").all():  # year first; polars would have to guess the month in 02/03
         parsers.append((strings.to_datetime, []))
     parsers.append((strings.to_time, []))
     for parse, arguments in parsers:

@@ -1,4 +1,4 @@
-"""Sequences with one tag per token, from files of columns and from tables."""
+"""Read sequences with one tag per token from column files and tables."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Tagged:
     """Sequences with one tag per token.
 
     Attributes:
-        name: what to call the data in a report.
+        name: the name of the data in reports.
         tokens: the tokens of each sequence.
-        tags: their tags.
-        names: what to call each sequence in a report: the file and line or row of its first token.
+        tags: the tags of each sequence.
+        names: the name of each sequence in reports: the file and line or row of its first token.
     """
 
     name: str
@@ -47,24 +47,24 @@ def read_tagged(
     """Read sequences with one tag per token.
 
     Args:
-        paths: one or more files of columns: a token per line with its tags, separated by tabs or else by spaces, and a
-            blank line between sequences (the format of CoNLL; its `-DOCSTART-` lines are skipped). Or tables (.csv,
-            .parquet) with a row per token. A .tsv file is a table if the columns are given by name.
-        token_column: the column of tokens: its number, from 0 or from the end as -1; or its name in a table.
-        tag_column: the column of tags, likewise; None if tags are not needed, and each tag is then "".
-        sentence_column: the table's column that tells sequences apart. Where its cells are blank, the row belongs to
-            the sequence above.
-        encoding_errors: "strict" to refuse bytes that are not UTF-8, "replace" to read them as U+FFFD.
+        paths: one or more column files with a token and its tags per line, separated by tabs or else by spaces, and a
+            blank line between sequences (the CoNLL format; `-DOCSTART-` lines are skipped). Or tables (.csv, .parquet)
+            with a row per token. A .tsv file is a table if the columns are given by name.
+        token_column: the token column: its number, counted from 0 or from the end as -1, or its name in a table.
+        tag_column: the tag column, in the same way; None if tags are not needed, in which case each tag is "".
+        sentence_column: the table column that identifies sequences. A row with a blank cell continues the sequence
+            above.
+        encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.
 
     Returns:
         The sequences, in order.
 
     Raises:
-        DataError: a file is missing or damaged, or a line or row lacks a token or a tag.
+        DataError: if a file is missing or damaged, or a line or row lacks a token or a tag.
     """
     files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
     if not files:
-        raise DataError("no data was given: expected one or more files with a token and its tag per line.")
+        raise DataError("no data given; expected one or more files with a token and its tag per line.")
     found = Tagged(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""), [], [], [])
     for path in files:
         if not path.exists():
@@ -77,7 +77,7 @@ def read_tagged(
         else:
             _add_columns(found, path, token_column, tag_column, sentence_column, encoding_errors)
         if len(found) == before:
-            raise DataError(f"{display_path(path)} has no sequences: expected a token and its tag per line.")
+            raise DataError(f"{display_path(path)} has no sequences; expected a token and its tag per line.")
     return found
 
 
@@ -87,8 +87,8 @@ def _add_columns(
     name = display_path(path)
     if isinstance(token, str) or isinstance(tag, str) or sentence is not None:
         raise DataError(
-            f"{name} is not a table ({', '.join(TABLES)}): give {option('token_column')} and {option('tag_column')} as "
-            f"column numbers, and no {option('sentence_column')}."
+            f"{name} is not a table ({', '.join(TABLES)}); use column numbers for {option('token_column')} and "
+            f"{option('tag_column')}, and don't set {option('sentence_column')}."
         )
     columns = {"token_column": token} if tag is None else {"token_column": token, "tag_column": tag}
     width = 0
@@ -100,10 +100,10 @@ def _add_columns(
             continue
         place = f"{name}, line {number}"
         if len(cells) < len(columns):
-            raise DataError(f"{place}: expected a token and its tag, got {line.strip()!r} alone.")
+            raise DataError(f"{place}: expected a token and its tag, got only {line.strip()!r}.")
         width = width or len(cells)
         if len(cells) != width:
-            raise DataError(f"{place}: expected {width} columns, as in the lines before, got {len(cells)}.")
+            raise DataError(f"{place}: expected {width} columns as in the previous lines, got {len(cells)}.")
         for keyword, column in columns.items():
             if not -width <= column < width:
                 raise DataError(f"{place}: there is no column {column} ({option(keyword)}); the file has {width}.")
@@ -128,7 +128,7 @@ def _add_table(
     unnamed = [option(keyword) for keyword, column in given.items() if not isinstance(column, str)]
     if unnamed:
         raise DataError(
-            f"{table.name} is a table: name its columns with {', '.join(unnamed)}. "
+            f"{table.name} is a table; set its columns by name with {', '.join(unnamed)}. "
             f"Its columns are {', '.join(map(repr, table.columns))}."
         )
     table.check(str(sentence), "sentence_column")

@@ -1,8 +1,8 @@
-"""Text from files: read in pieces of bounded size, decoded and checked on the way.
+"""Read text files in pieces of bounded size, decoding and checking them on the way.
 
-Several files are one text, in the order given, as `cat` would join them. The text is UTF-8; a byte
-order mark is dropped, and the line ends of Windows and old Macs become "\\n", as when Python reads
-text. Nothing here holds more than a piece of the text.
+Several files are one text, concatenated in the given order. The text is UTF-8; a byte order mark is
+dropped, and Windows and classic Mac line ends become "\\n", as when Python reads text. No more than one
+piece of the text is in memory at a time.
 """
 
 import codecs
@@ -26,19 +26,19 @@ from throughtime.paths import display_path, missing
 from throughtime.spelling import setting
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is in all."""
+"""Called with the current activity, the amount done, and the total."""
 
 ENCODING_ERRORS = ("strict", "replace")
 DEFAULT_NAME = "Python's documentation (pydoc_data.topics)"
 
-_PIECE = 1 << 20  # bytes read at a time
-_HEAD = 1 << 16  # bytes at the start of a file by which text is told from other things
+_PIECE = 1 << 20  # bytes to read at a time
+_HEAD = 1 << 16  # bytes at the start of a file that decide whether it is text
 _CONTROL = bytes(set(range(32)) - set(b"\t\n\v\f\r\b\x1b"))
 
 
 @dataclass(frozen=True)
 class Source:
-    """One file, or what stands for it: its name, its size in bytes, and how to open it."""
+    """A file or file-like source: its name, its size in bytes, and a function that opens it."""
 
     name: str
     size: int
@@ -47,16 +47,16 @@ class Source:
 
 @dataclass(frozen=True)
 class Text:
-    """A text that has been read through once, and can be read again.
+    """A text that has been checked and can be read again.
 
     Attributes:
-        name: what to call it in a report.
+        name: the name of the text in reports.
         sources: the files, in order.
         encoding_errors: "strict" or "replace".
-        characters: how many it has.
-        digest: SHA-256 of its characters in UTF-8; it tells the text, wherever its files are.
-        tokenised: whether `<unk>` stands in it as a word, as in the texts that published
-            perplexities are of: words and line ends are then all there is to it.
+        characters: the number of characters.
+        digest: the SHA-256 of its characters in UTF-8, which doesn't depend on file locations.
+        tokenized: whether the text contains `<unk>` as a word, as in the benchmark texts of published
+            perplexities. It then consists only of words and line ends.
     """
 
     name: str
@@ -64,17 +64,17 @@ class Text:
     encoding_errors: str
     characters: int
     digest: str
-    tokenised: bool
+    tokenized: bool
 
     def pieces(self, start: int = 0, stop: int | None = None) -> Iterator[str]:
-        """The characters from `start` to before `stop`, a piece after another.
+        """Yield the characters from `start` to `stop` (exclusive) in pieces.
 
         Args:
-            start: the first character's place.
-            stop: the place after the last; None for the end.
+            start: the index of the first character.
+            stop: the index after the last character; the end of the text if None.
 
         Raises:
-            DataError: a file can't be read, or isn't what it was.
+            DataError: if a file can't be read, or has changed.
         """
         position = 0
         for source in self.sources:
@@ -92,50 +92,50 @@ def read_text(
     encoding_errors: str = "strict",
     progress: Progress | None = None,
 ) -> Text:
-    """Read a text through once, to check it and to know its size and digest.
+    """Read a text once to check it and to determine its size and digest.
 
     Args:
-        paths: files, directories (their `*.txt`, sorted), pipes or "-" for standard input; what
-            can be read only once is copied to a temporary file. None: the default text, Python's own
-            documentation.
-        encoding_errors: what to do with bytes that are not UTF-8: "strict" refuses them, "replace"
-            puts U+FFFD for them.
-        progress: told the bytes read.
+        paths: files, directories (their `*.txt` files, sorted), pipes, or "-" for standard input. Pipes
+            and standard input are copied to a temporary file. If None, the default text, which is
+            Python's own documentation.
+        encoding_errors: how to handle bytes that are not UTF-8: "strict" rejects them, "replace" reads
+            them as U+FFFD.
+        progress: called with the number of bytes read.
 
     Raises:
-        DataError: there is no path in the list, or a path is missing, unreadable, empty, not text, or not UTF-8.
+        DataError: if the list of paths is empty, or a path is missing, unreadable, empty, not text, or not UTF-8.
     """
     if encoding_errors not in ENCODING_ERRORS:
         raise DataError(
-            f"encoding errors: {encoding_errors!r} is not known, strict or replace is wanted"
+            f"encoding_errors must be strict or replace, got {encoding_errors!r}"
             + nearest(encoding_errors, ENCODING_ERRORS)
         )
     sources = (_default(),) if paths is None else tuple(s for path in paths for s in _sources(path))
     if not sources:
-        raise DataError("no text was given: the list of paths is empty; leave it out for Python's own documentation.")
+        raise DataError("no text given: the list of paths is empty; omit it to use Python's own documentation.")
     digest = hashlib.sha256()
     characters = done = 0
-    tokenised = False
+    tokenized = False
     size = sum(source.size for source in sources)
-    tail = "\n"  # what of the last piece could begin a " <unk> "
+    tail = "\n"  # the end of the last piece, where " <unk> " might start
     for source in sources:
         for piece, read in _decoded(source, encoding_errors):
             digest.update(piece.encode())
             characters += len(piece)
             window = tail + piece
-            tokenised = tokenised or _is_tokenised(window)
+            tokenized = tokenized or _is_tokenized(window)
             tail = window[-6:]
             done += read
             if progress:
                 progress("reading", done, size)
     name = sources[0].name + (f" and {len(sources) - 1} more" if len(sources) > 1 else "")
     if characters == 0:
-        raise DataError(f"{name} is empty: a text to read is wanted")
-    return Text(name, sources, encoding_errors, characters, digest.hexdigest(), tokenised)
+        raise DataError(f"{name} is empty; expected a text")
+    return Text(name, sources, encoding_errors, characters, digest.hexdigest(), tokenized)
 
 
 def default_text() -> str:
-    """The text that is on every machine: Python's own documentation, its topics in sorted order."""
+    """Return the text available on every machine: Python's own documentation, with topics in sorted order."""
     from pydoc_data.topics import topics
 
     return "\n\n".join(topics[name] for name in sorted(topics))
@@ -146,16 +146,16 @@ def _default() -> Source:
     return Source(DEFAULT_NAME, len(data), partial(io.BytesIO, data))
 
 
-def _is_tokenised(text: str) -> bool:
+def _is_tokenized(text: str) -> bool:
     return "<unk>" in text and re.search(r"\s<unk>\s", text) is not None
 
 
 def _sources(given: str | Path) -> list[Source]:
-    """The files that a path means."""
+    """Return the files that a path refers to."""
     if str(given) == "-":
         return [_copied("standard input", sys.stdin.buffer)]
     if not os.fspath(given):
-        raise DataError("a path of a text is empty; expected the name of a file or directory, or - for standard input.")
+        raise DataError("a path is empty; expected the name of a file or directory, or - for standard input.")
     path = Path(given)
     try:
         status = path.stat()
@@ -163,8 +163,7 @@ def _sources(given: str | Path) -> list[Source]:
             files = sorted(f for f in path.glob("*.txt") if f.is_file() and f.stat().st_size)
             if not files:
                 raise DataError(
-                    f"{display_path(path)} is a directory with no text in it: *.txt files are wanted there; "
-                    "files of another name are to be given themselves"
+                    f"{display_path(path)} is a directory without *.txt files; pass files with other names explicitly"
                 )
             return [_file(file) for file in files]
         if stat.S_ISFIFO(status.st_mode):
@@ -173,9 +172,9 @@ def _sources(given: str | Path) -> list[Source]:
     except OSError as error:
         raise _unreadable(path, error) from None
     if not stat.S_ISREG(status.st_mode):
-        raise DataError(f"{display_path(path)} is a device or a socket: a file of text is wanted")
+        raise DataError(f"{display_path(path)} is a device or a socket; expected a text file")
     if status.st_size == 0:
-        raise DataError(f"{display_path(path)} is empty: a file of text is wanted")
+        raise DataError(f"{display_path(path)} is empty; expected a text file")
     return [_file(path)]
 
 
@@ -184,7 +183,7 @@ def _file(path: Path) -> Source:
 
 
 def _copied(name: str, stream: IO[bytes]) -> Source:
-    """A source for what can be read only once: a text is read several times."""
+    """Copy a stream that can be read only once, because texts are read several times."""
     with tempfile.TemporaryFile() as copy:
         shutil.copyfileobj(stream, copy)
         size = copy.tell()
@@ -194,7 +193,7 @@ def _copied(name: str, stream: IO[bytes]) -> Source:
         os.lseek(descriptor, 0, os.SEEK_SET)
         return os.fdopen(os.dup(descriptor), "rb")
 
-    weakref.finalize(reopen, os.close, descriptor)  # the copy lives as long as the source
+    weakref.finalize(reopen, os.close, descriptor)  # keeps the copy as long as the source
     return Source(name, size, reopen)
 
 
@@ -205,7 +204,7 @@ def _unreadable(path: Path | str, error: OSError) -> DataError:
 
 
 def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
-    """The pieces of one file, each with the number of bytes that were read for it."""
+    """Yield the decoded pieces of a file, each with the number of bytes read for it."""
     decoder = codecs.getincrementaldecoder("utf-8")(encoding_errors)
     line_ends = io.IncrementalNewlineDecoder(None, translate=True)
     offset = lines = 0
@@ -218,7 +217,7 @@ def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
                     _refuse_other_than_text(source.name, raw[:_HEAD])
                     if raw.startswith(codecs.BOM_UTF8):
                         raw, offset = raw[3:], 3
-                held_back = len(decoder.getstate()[0])  # the start of a character, cut by a piece
+                held_back = len(decoder.getstate()[0])  # bytes of a character that was cut at the end of a piece
                 try:
                     text = decoder.decode(raw, final)
                 except UnicodeDecodeError as error:
@@ -227,7 +226,7 @@ def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
                     raise DataError(
                         f"{source.name} is not UTF-8: byte {at} (line {line}) is "
                         f"0x{error.object[error.start]:02x}, {error.reason}; convert the file "
-                        "(iconv -f LATIN1 -t UTF-8, say), or go on with U+FFFD in such places "
+                        "(for example, iconv -f LATIN1 -t UTF-8), or read such bytes as U+FFFD "
                         f"({setting('encoding_errors', 'replace')})"
                     ) from None
                 yield line_ends.decode(text, final), len(raw)
@@ -241,11 +240,11 @@ def _decoded(source: Source, encoding_errors: str) -> Iterator[tuple[str, int]]:
 
 def _refuse_other_than_text(name: str, head: bytes) -> None:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise DataError(f"{name} is UTF-16: convert it first (iconv -f UTF-16 -t UTF-8)")
+        raise DataError(f"{name} is UTF-16; convert it first (iconv -f UTF-16 -t UTF-8)")
     nul = head.find(b"\0")
     controls = len(head) - len(head.translate(None, _CONTROL))
     if nul >= 0 or controls > len(head) // 10:
         seen = f"a NUL byte at {nul}" if nul >= 0 else f"{controls} control characters at its start"
         raise DataError(
-            f"{name} is a binary file ({seen}): a file of text in UTF-8 is wanted; unpack it first if it is an archive"
+            f"{name} is a binary file ({seen}); expected a UTF-8 text file. If it is an archive, unpack it first"
         )

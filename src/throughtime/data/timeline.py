@@ -1,4 +1,4 @@
-"""Regular time stamps: the step between them, and calendar features."""
+"""Regular timestamps: the interval between them, and calendar features."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ Integers = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Timeline:
-    """The regular time stamps of a table; all of its series have the same step.
+    """The regular timestamps of a table; all of its series have the same interval.
 
     Attributes:
         unit: "us" for microseconds since 1970, "month" for calendar months, or "number" for plain integers.
-        step: the step between time stamps, in units.
-        phase: what all time stamps have in common: their remainder modulo the step, in units.
-        day: for months, the day of the month (in microseconds from its first moment), or -1 for the month's last day.
-        zoned: whether the time stamps are in UTC because the table's have an offset or a time zone.
+        step: the interval between timestamps, in units.
+        phase: the remainder of all timestamps modulo the step, in units.
+        day: for months, the day of the month (in microseconds from its start), or -1 for the last day of the month.
+        zoned: whether the timestamps are in UTC because the table's have an offset or a time zone.
     """
 
     unit: Literal["us", "month", "number"]
@@ -44,19 +44,19 @@ class Timeline:
 
     @classmethod
     def of(cls, times: Any, series: Integers, name: str, freq: str | None = None) -> tuple[Self, Integers]:
-        """Find the step of time stamps.
+        """Find the interval of timestamps.
 
         Args:
-            times: a polars series: numbers, dates or datetimes.
-            series: the number of each row's series; a series' rows are adjacent and in order of time.
-            name: of the table, for messages.
-            freq: the step, as in "h", "15min", "d", "w", "mo"; the most frequent one if not given.
+            times: a polars series of numbers, dates or datetimes.
+            series: the series index of each row; rows of a series are adjacent and sorted by time.
+            name: the name of the table, for messages.
+            freq: the interval, such as "h", "15min", "d", "w" or "mo"; the most frequent one if None.
 
         Returns:
-            The timeline, and each row's position on it.
+            The timeline, and the position of each row on it.
 
         Raises:
-            DataError: time stamps are duplicate, or not a whole number of steps apart.
+            DataError: if there are duplicate timestamps, or they are not a whole number of intervals apart.
         """
         import polars
 
@@ -65,9 +65,9 @@ class Timeline:
         if times.dtype.is_numeric():
             stamps = times.to_numpy()
             if freq is not None and not freq.isdecimal():
-                raise DataError(f"{name}: {setting('freq', freq)} is for dates; the times of this table are numbers.")
+                raise DataError(f"{name}: {setting('freq', freq)} is for dates, but this table's times are numbers.")
             if not np.array_equal(stamps, np.round(stamps)):
-                raise DataError(f"{name}: times that are numbers must be integers, got {stamps[0]!r}.")
+                raise DataError(f"{name}: numeric times must be integers, got {stamps[0]!r}.")
             return cls._fixed("number", stamps.astype(np.int64), same, name, int(freq) if freq else None)
         if times.dtype == polars.Time:
             raise DataError(f"{name}: the times have no date; expected dates, such as 2024-05-01 or 2024-05-01T12:00.")
@@ -84,14 +84,14 @@ class Timeline:
 
     @classmethod
     def regular(cls, pieces: Iterable[Any], freq: str | None = None) -> tuple[Self, int] | None:
-        """Read time stamps of one series that are in order and a fixed step of less than a day apart.
+        """Read sorted timestamps of one series with a fixed interval of less than a day.
 
         Args:
-            pieces: polars series of some time stamps each, so that a long column need not be in the memory as a whole.
-            freq: the step, if it is given.
+            pieces: polars series of consecutive timestamps, so that a long column needn't be in memory as a whole.
+            freq: the expected interval, if set.
 
         Returns:
-            The timeline, and the position of the first row; None where the time stamps are not of this kind.
+            The timeline, and the position of the first row; None if the timestamps are not of this kind.
         """
         import polars
 
@@ -120,7 +120,7 @@ class Timeline:
         except DataError:
             return None
         if unit == "us":
-            # Days may be those of months; another step that is given is for the general case, which says what is wrong.
+            # Days may be parts of months; for other intervals that don't match `freq`, `of` reports the error.
             if step >= _DAY or (given is not None and given[0] * _FIXED.get(given[1], 0) != step):
                 return None
         elif freq is not None and freq != str(step):
@@ -131,32 +131,32 @@ class Timeline:
     def _fixed(
         cls, unit: Any, stamps: Integers, same: Any, name: str, step: int | None, zoned: bool = False
     ) -> tuple[Self, Integers]:
-        """A timeline with steps of equal length."""
+        """Return a timeline with intervals of equal length."""
         gaps = np.diff(stamps)[same]
         _refuse_duplicates(cls(unit, 1, zoned=zoned), stamps, same, name)
         if not step:
             if not len(gaps):
-                raise DataError(f"{name}: every series has only one row, so there is no step between times.")
+                raise DataError(f"{name}: every series has only one row, so there is no interval between times.")
             steps, counts = np.unique(gaps, return_counts=True)
             step = int(steps[counts.argmax()])
         line = cls(unit, step, int(stamps[0] % step), zoned=zoned)
         off = np.flatnonzero(stamps % step != line.phase)
         if len(off) and not (gaps % step).any():
             raise DataError(
-                f"{name}: the series' times are shifted against each other by less than the step of {line.text}; "
-                "round them to the same step."
+                f"{name}: the times of the series are offset from each other by less than the interval of {line.text}; "
+                "round them to the same interval."
             )
         if len(off):
             raise DataError(
                 f"{name}: the times are irregular: {len(off)} of {len(stamps)} are not a multiple of {line.text} after "
-                f"the first, such as {line.label_of(int(stamps[off[0]]))}. Resample the table to regular steps, or "
-                "give another step with freq, such as freq=h for hours."
+                f"the first, such as {line.label_of(int(stamps[off[0]]))}. Resample the table to a regular interval, "
+                "or set another interval with freq, such as freq=h for hours."
             )
         return line, stamps // step
 
     @classmethod
     def _monthly(cls, stamps: Integers, same: Any, name: str, step: int, zoned: bool) -> tuple[Self, Integers] | None:
-        """A timeline of months, quarters or years; None where the time stamps are not of this kind."""
+        """Return a timeline of months, quarters or years; None if the timestamps are not of this kind."""
         moments = stamps.astype("datetime64[us]")
         months = moments.astype("datetime64[M]")
         within = (moments - months).astype(np.int64)
@@ -166,13 +166,13 @@ class Timeline:
         elif last.all() and not (within % _DAY).any():
             day = -1
         elif step:
-            raise DataError(f"{name}: the times are on different days of the month; put all on the first or the last.")
+            raise DataError(f"{name}: the times are on different days of the month; use the first or the last for all.")
         else:
             return None
         positions = months.astype(np.int64)
         gaps = np.diff(positions)[same]
         if not step and (not len(gaps) or (gaps == 0).any()):
-            return None  # one row each, or duplicates, which _fixed reports
+            return None  # single rows, or duplicates, which _fixed reports
         _refuse_duplicates(cls("month", 1, day=day, zoned=zoned), positions, same, name)
         if not step:
             steps, counts = np.unique(gaps, return_counts=True)
@@ -183,7 +183,7 @@ class Timeline:
 
     @property
     def text(self) -> str:
-        """The step in words: "1h", "15min", "3mo"."""
+        """The interval as text, such as "1h", "15min" or "3mo"."""
         if self.unit == "number":
             return str(self.step)
         table = {"mo": 1, "y": 12} if self.unit == "month" else _FIXED
@@ -191,11 +191,11 @@ class Timeline:
         return f"{self.step // table[name]}{name}"
 
     def label(self, position: int) -> str:
-        """A time stamp as text, ISO 8601 unless it is a number."""
+        """Return the timestamp of a position as text, in ISO 8601 format unless it is a number."""
         return self.label_of(position * self.step + self.phase)
 
     def label_of(self, stamp: int) -> str:
-        """The same from a number of units."""
+        """Return a timestamp in units as text."""
         if self.unit == "number":
             return str(stamp)
         if self.unit == "month":
@@ -211,23 +211,23 @@ class Timeline:
         return text.removesuffix(" 00:00:00") if dates else text + "+00:00" * self.zoned
 
     def parsed(self, labels: Sequence[str]) -> Any:
-        """Return labels (see `label`) as an array of integers or of datetimes, which are in UTC if zoned."""
+        """Parse labels (see `label`) to an array of integers, or of datetimes, which are in UTC if zoned."""
         if self.unit == "number":
             return np.array(labels, np.int64)
         return np.array([text.removesuffix("+00:00") for text in labels], "datetime64[us]")
 
     def seasons(self) -> tuple[int, ...]:
-        """The lengths of likely seasons, in steps."""
+        """Return the lengths of likely seasons, in steps."""
         if self.unit == "number":
             return ()
         periods = (12,) if self.unit == "month" else (_DAY, _WEEK, 52 * _WEEK if self.step == _WEEK else _YEAR)
         return tuple(p // self.step for p in periods if p % self.step == 0 and 1 < p // self.step <= 2000)
 
     def cycles(self, steps: int) -> tuple[int, ...]:
-        """The periods that calendar features describe, in units; a year only where data span two of them.
+        """Return the periods of the calendar features, in units; only those that the data span at least twice.
 
         Args:
-            steps: how many steps the training data span.
+            steps: the number of steps that the training data span.
         """
         if self.unit == "number":
             return ()
@@ -237,7 +237,7 @@ class Timeline:
         return tuple(p for p in (_DAY, _WEEK, _YEAR) if p > self.step and span >= 2 * p)
 
     def features(self, positions: Integers, cycles: tuple[int, ...]) -> NDArray[np.float32]:
-        """Sine and cosine of the phase in each cycle `[..., 2 * cycles]`."""
+        """Return the sine and cosine of the phase in each cycle `[..., 2 * cycles]`."""
         stamps = positions * self.step + self.phase - (_MONDAY if self.unit == "us" else 0)
         found = [function(2 * np.pi * (stamps % p) / p) for p in cycles for function in (np.sin, np.cos)]
         if not found:
@@ -245,15 +245,15 @@ class Timeline:
         return np.stack(found, -1).astype(np.float32)
 
     def to_data(self) -> dict[str, Any]:
-        """The timeline as plain data."""
+        """Return the timeline as plain data."""
         return asdict(self)
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            ValueError, TypeError: the data are damaged.
+            ValueError, TypeError: if the data is damaged.
         """
         found = cls(**data)
         if found.unit not in ("us", "month", "number") or type(found.step) is not int or found.step < 1:
@@ -266,11 +266,11 @@ def _refuse_duplicates(line: Timeline, stamps: Integers, same: Any, name: str) -
     if len(duplicates):
         first = line.label_of(int(stamps[duplicates[0]]))
         hint = "" if line.unit == "number" or line.zoned else (
-            " Where a clock was set back in autumn, write the times with their offset, as in 2024-10-27T02:30+01:00."
+            " If clocks were set back in autumn, write the times with their offset, such as 2024-10-27T02:30+01:00."
         )  # fmt: skip
         raise DataError(
             f"{name}: {len(duplicates)} duplicate times within a series, such as {first}; keep one row for each, or "
-            f"name the column that tells series apart with id.{hint}"
+            f"set the column that identifies the series with id.{hint}"
         )
 
 
@@ -279,6 +279,6 @@ def _parsed(freq: str, name: str) -> tuple[int, str]:
     units = [*_FIXED, *_MONTHS]
     if found is None or found[2] not in units or found[1].strip("0") == "" != found[1]:
         raise DataError(
-            f"{name}: {setting('freq', freq)} is not a step; expected a number and one of {', '.join(units)}."
+            f"{name}: {setting('freq', freq)} is not an interval; expected a number and one of {', '.join(units)}."
         )
     return int(found[1] or 1), found[2]

@@ -1,4 +1,4 @@
-"""Tables over time: one series per column (wide) or per value of a column (long), with covariates."""
+"""Read time series from tables: one series per column (wide) or per value of a column (long), with covariates."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ from throughtime.spelling import option
 Array = NDArray[Any]
 
 TIME_NAMES = ("ds", "date", "time", "timestamp", "datetime")
-_MOST_FILLED = 20  # a grid with more missing than given rows by this factor has a wrong step
+_MOST_FILLED = 20  # the maximum ratio of missing to present rows; above it, the interval must be wrong
 
 
 @dataclass(frozen=True)
 class Columns:
-    """The columns of a table that matter.
+    """The relevant columns of a table.
 
     Attributes:
-        targets: to forecast; each is a series of its own.
-        time: of the time stamps; None for row numbers.
-        id: tells series apart; None where there is one.
+        targets: the columns to forecast; each is a separate series.
+        time: the time column; None to use row numbers.
+        id: the column that identifies the series; None if there is only one.
         past: covariates known up to the present.
         future: covariates also known for the times to forecast.
-        static: covariates of a series, the same in all of its rows.
+        static: covariates that are constant within a series.
     """
 
     targets: tuple[str, ...]
@@ -55,10 +55,10 @@ class Columns:
         future: str | None = None,
         static: str | None = None,
     ) -> Columns:
-        """Check the columns that a user names, with commas between them, and find those of usual names.
+        """Parse and check column names separated by commas, and find columns with conventional names.
 
         Raises:
-            DataError: a column is missing, or named twice.
+            DataError: if a column is missing, or used twice.
         """
         names = table.columns
         lower = {name.lower(): name for name in reversed(names)}
@@ -79,8 +79,8 @@ class Columns:
                 table.check(column, keyword)
                 if column in used:
                     raise DataError(
-                        f"{table.name}: column {column!r} is named by {option(used[column])} and {option(keyword)}; "
-                        "name it once."
+                        f"{table.name}: column {column!r} is used by both {option(used[column])} and "
+                        f"{option(keyword)}; use it once."
                     )
                 used[column] = keyword
         return found
@@ -97,12 +97,12 @@ class Series:
     """A series on its timeline.
 
     Attributes:
-        name: to tell it from others.
+        name: the name of the series.
         start: the position of its first row on the timeline.
-        values: the target `[T]`, NaN where it is missing; the last one is present.
-        past: `[T, past]`, NaN where missing.
-        future: `[T + ahead, future]`, NaN where missing: also of the rows after the last target.
-        static: values of the static covariates, as text.
+        values: the target `[T]`, NaN where missing; the last value is present.
+        past: the past covariates `[T, past]`, NaN where missing.
+        future: the future covariates `[T + ahead, future]`, NaN where missing, including rows after the last target.
+        static: the values of the static covariates, as text.
     """
 
     name: str
@@ -121,11 +121,11 @@ class TimeSeries:
     """The series of a table.
 
     Attributes:
-        name: the table's.
-        columns: those that were read.
-        timeline: the time stamps.
-        series: each series.
-        notes: what the user should know.
+        name: the name of the table.
+        columns: the columns that were read.
+        timeline: the timestamps.
+        series: the series.
+        notes: remarks on the data for the user.
     """
 
     name: str
@@ -159,18 +159,18 @@ def read_time_series(
 ) -> TimeSeries:
     """Read the series of a .csv, .tsv or .parquet file.
 
-    Rows are sorted by time; missing time stamps become missing values. With several targets, each is a series, and the
-    covariates belong to all of them.
+    Rows are sorted by time, and missing timestamps become missing values. With several targets, each is a series, and
+    the covariates belong to all of them.
 
     Args:
-        path: the file.
-        target, past, future, static: columns (see `Columns`), with commas between them.
-        time, id: columns.
-        freq: the step between rows (see `Timeline.of`).
+        path: the path of the file.
+        target, past, future, static: names of columns (see `Columns`), separated by commas.
+        time, id: names of columns.
+        freq: the interval between rows (see `Timeline.of`).
         encoding_errors: see `read_table`.
 
     Raises:
-        DataError: the file can't be read, or a column doesn't fit.
+        DataError: if the file can't be read, or a column is unsuitable.
     """
     table = read_table(path, encoding_errors)
     columns = Columns.of(table, target=target, time=time, id=id, past=past, future=future, static=static)
@@ -181,14 +181,14 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     """Return the series of a table (see `read_time_series`)."""
     notes: list[str] = []
     ids = table.filled(columns.id, "id") if columns.id else None
-    # A long series in order is read without copies of its times.
+    # A long sorted series is read without copying its times.
     regular = Timeline.regular(table.pieces(columns.time), freq) if columns.time and ids is None else None
     names, group = (["series"], np.zeros(len(table), np.int8)) if ids is None else _numbered(ids)
     order: Any
     positions: Array | None
     first = 0
     if columns.time is None:
-        notes.append(f"no {option('time')} is given: rows count as equally spaced, in the order of the file")
+        notes.append(f"{option('time')} is not set, so rows are assumed to be equally spaced, in file order")
         order = np.argsort(group, kind="stable")
         group = group[order]
         timeline = Timeline("number", 1)
@@ -213,7 +213,7 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
     for kind, read_values in covariates.items():
         for k, name in enumerate(getattr(columns, kind)):
             if read_values is not None and np.isnan(read_values[:, k]).all():
-                raise DataError(f"{table.name}: column {name!r} ({option(kind)}) has no values; leave it out.")
+                raise DataError(f"{table.name}: column {name!r} ({option(kind)}) has no values; remove it.")
     texts = {name: np.array(table.filled(name, "static"), object)[order] for name in columns.static}
     found: list[Series] = []
     filled = 0
@@ -226,8 +226,8 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         grid = count if at is None else int(at[-1]) + 1
         if grid > _MOST_FILLED * count + 100:
             raise DataError(
-                f"{table.name}: with a step of {timeline.text}, {grid - count:,} of {grid:,} rows of {name} would be "
-                f"missing; give the table's step with {option('freq')}."
+                f"{table.name}: with an interval of {timeline.text}, {grid - count:,} of {grid:,} rows of {name} would "
+                f"be missing; set the table's interval with {option('freq')}."
             )
         filled += grid - count
         last = max(_last(values[rows]) for values in read.values())
@@ -243,10 +243,10 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
             static = tuple(_constant(table, column, text[rows], name) for column, text in texts.items())
             found.append(Series(full, start, _on_grid(values[rows], at, grid)[:end], past[:end], future, static))
     if filled:
-        notes.append(f"{filled:,} missing time stamps (step {timeline.text}) count as missing values")
+        notes.append(f"{filled:,} missing timestamps (interval {timeline.text}) are treated as missing values")
     missing = sum(int(np.isnan(series.values).sum()) for series in found) - filled * len(read)
     if missing > 0:
-        notes.append(f"{missing:,} values of the target are missing: the network reads a mask with them")
+        notes.append(f"{missing:,} values of the target are missing; the network reads a mask that marks them")
     unused = [name for name in table.columns if name not in columns.all]
     if unused:
         notes.append(f"unused columns: {', '.join(unused[:10])}{', ...' if len(unused) > 10 else ''}")
@@ -254,14 +254,14 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
 
 
 def joined(tables: Sequence[Table], columns: Columns) -> Table:
-    """Return the rows of tables as one table; a row of a later table replaces that of the same time and series.
+    """Concatenate tables; a row of a later table replaces a row with the same time and series.
 
     Args:
         tables: the tables; each must have all columns.
-        columns: those that matter; the others are left out.
+        columns: the columns to keep.
 
     Raises:
-        DataError: a column doesn't fit.
+        DataError: if a column is unsuitable.
     """
     import polars
 
@@ -286,16 +286,16 @@ def joined(tables: Sequence[Table], columns: Columns) -> Table:
     if columns.time:
         keys = [columns.time, *([columns.id] if columns.id else [])]
         counts = [frame.select(keys).is_duplicated().any() for frame in frames]
-        if not any(counts):  # series_of reports times that are duplicate within a table
+        if not any(counts):  # duplicate times within a table are reported by series_of
             frame = frame.unique(keys, keep="last", maintain_order=True)
     return Table(name, frame)
 
 
 def one_path(paths: Sequence[str | Path] | None) -> str | Path:
-    """Return the only path of several.
+    """Return the single path in a list.
 
     Raises:
-        DataError: there are more or none.
+        DataError: if there are several or none.
     """
     if not paths or len(paths) > 1:
         listed = ", ".join(display_path(path) for path in paths or ())
@@ -304,13 +304,13 @@ def one_path(paths: Sequence[str | Path] | None) -> str | Path:
 
 
 def _last(values: Array) -> int:
-    """The index of the last value that is not missing; -1 if all are."""
+    """Return the index of the last value that is not missing; -1 if all are missing."""
     present = ~np.isnan(values)
     return len(values) - 1 - int(present[::-1].argmax()) if present.any() else -1
 
 
 def _on_grid(values: Array, at: Array | None, grid: int) -> Array:
-    """Rows `[n, ...]` at their places of a regular grid, NaN elsewhere."""
+    """Place rows `[n, ...]` on a regular grid, with NaN elsewhere."""
     if at is None or grid == len(values):
         return values
     result = np.full((grid, *values.shape[1:]), np.nan, values.dtype)
@@ -326,8 +326,8 @@ def _numbered(ids: list[str]) -> tuple[list[str], Array]:
 def _constant(table: Table, column: str, texts: Array, name: str) -> str:
     if (texts != texts[0]).any():
         raise DataError(
-            f"{table.name}: the static column {column!r} changes within series {name!r}: use {option('past')} or "
-            f"{option('future')} for it."
+            f"{table.name}: the static column {column!r} changes within series {name!r}; use {option('past')} or "
+            f"{option('future')} instead."
         )
     return str(texts[0])
 

@@ -1,4 +1,4 @@
-"""Words and byte pairs, through the `tokenizers` library and in its own file format."""
+"""Word and byte-pair vocabularies, based on the `tokenizers` library and stored in its file format."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -14,28 +14,28 @@ from throughtime.spelling import option
 UNKNOWN = "<unk>"
 LINE_END = "<eos>"
 
-# Splits plain text so that the parts, put together, are the text again: a line end; a word with its
-# inner apostrophe, or a punctuation mark (repeated, perhaps), each with the one space before it;
-# other white space. The bounds keep a "word" of a megabyte (a gene, a hash) from being one symbol.
+# Splits plain text into parts whose concatenation is the text again: a line end; a word with an
+# inner apostrophe, or a (repeated) punctuation mark, each with one preceding space; other white
+# space. The bounds keep a "word" of a megabyte (a gene, a hash) from becoming one token.
 _PLAIN = r"\n| ?\w{1,64}(?:['’]\w{1,64})?| ?([^\w\s])\1{0,63}|[^\S\n]{1,64}(?!\S)|[^\S\n]"
 
-_BLOCK = 8192  # characters tokenised at a time
-_BATCH = 64  # blocks handed to the library's threads at a time
+_BLOCK = 8192  # characters to tokenize at a time
+_BATCH = 64  # blocks to pass to the library's threads at a time
 
 
 class TokenVocabulary(Vocabulary):
-    """Words or byte pairs, as a tokenizer of the library splits and numbers them.
+    """A vocabulary of words or byte pairs, based on a tokenizer of the library.
 
-    Plain words carry the space before them, so that decoding gives the text back (but for unknown
-    words). Words of a tokenised text are decoded with a space after each and a line end for
-    `<eos>`. Byte pairs cover any text and give it back exactly.
+    Plain words include the preceding space, so decoding restores the text (except for unknown words).
+    Words of a tokenized text are decoded with a space after each, and `<eos>` as a line end. Byte
+    pairs encode any text and restore it exactly.
     """
 
     def __init__(self, tokenizer: Tokenizer) -> None:
         self._tokenizer = tokenizer
         split = json.loads(tokenizer.to_str())
         self.level = {"WordLevel": "word", "BPE": "bpe"}[split["model"]["type"]]
-        self.tokenised: bool = split["pre_tokenizer"]["type"] == "WhitespaceSplit"
+        self.tokenized: bool = split["pre_tokenizer"]["type"] == "WhitespaceSplit"
         ids = tokenizer.get_vocab()
         names = sorted(ids, key=ids.__getitem__)
         if [ids[name] for name in names] != list(range(len(names))):
@@ -43,7 +43,7 @@ class TokenVocabulary(Vocabulary):
         if self.level == "bpe":
             byte_of = _bytes_of_letters()
             super().__init__([bytes(byte_of[c] for c in name) for name in names], unknown=None)
-        elif self.tokenised:
+        elif self.tokenized:
             self.separator = " "
             pieces = ["\n" if name == LINE_END else name + " " for name in names]
             super().__init__([piece.encode() for piece in pieces], unknown=ids[UNKNOWN])
@@ -66,23 +66,23 @@ class TokenVocabulary(Vocabulary):
         if self.unknown is None:
             return 0
         found = int(np.count_nonzero(ids == self.unknown))
-        if self.tokenised and found:
-            found -= text.split().count(UNKNOWN)  # the text's own word, which is known
+        if self.tokenized and found:
+            found -= text.split().count(UNKNOWN)  # <unk> in the text itself is a known word
         return found
 
 
 def words(pieces: Iterable[str], vocab_size: int, min_count: int) -> TokenVocabulary:
-    """The most frequent words and marks of plain text; id 0 is `<unk>`."""
+    """Build a vocabulary of the most frequent words and punctuation marks of plain text; id 0 is `<unk>`."""
     return _word_level(_plain_words(), pieces, (UNKNOWN,), vocab_size, min_count)
 
 
-def tokenised_words(pieces: Iterable[str], vocab_size: int | None, min_count: int) -> TokenVocabulary:
-    """The words of a tokenised text as they stand; id 0 is `<unk>`, id 1 is `<eos>`."""
-    return _word_level(_tokenised(), pieces, (UNKNOWN, LINE_END), vocab_size, min_count)
+def tokenized_words(pieces: Iterable[str], vocab_size: int | None, min_count: int) -> TokenVocabulary:
+    """Build a vocabulary of the words of a tokenized text; id 0 is `<unk>`, id 1 is `<eos>`."""
+    return _word_level(_tokenized(), pieces, (UNKNOWN, LINE_END), vocab_size, min_count)
 
 
 def byte_pairs(pieces: Iterable[str], vocab_size: int, min_count: int) -> TokenVocabulary:
-    """Byte-pair encoding (Sennrich et al. 2016) over bytes; the 256 bytes are among the symbols."""
+    """Build a byte-pair encoding (Sennrich et al. 2016) over bytes; the vocabulary includes all 256 bytes."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [_split_plain(), pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)]
@@ -98,10 +98,10 @@ def byte_pairs(pieces: Iterable[str], vocab_size: int, min_count: int) -> TokenV
 
 
 def from_json(text: str) -> TokenVocabulary:
-    """The vocabulary that `TokenVocabulary.to_json` gave.
+    """Read a vocabulary from the output of `TokenVocabulary.to_json`.
 
     Raises:
-        ValueError: the text is not of the library's format.
+        ValueError: if the text is not in the library's format.
     """
     try:
         tokenizer = Tokenizer.from_str(text)
@@ -117,7 +117,7 @@ def _word_level(
     vocab_size: int | None,
     min_count: int,
 ) -> TokenVocabulary:
-    """The tokenizer with the words of a text, `first` before them: the most frequent come first."""
+    """Train a tokenizer on the words of a text; ids follow `first`, then decreasing frequency."""
     trainer = trainers.WordLevelTrainer(
         vocab_size=vocab_size or 2**32 - 1,
         min_frequency=min_count,
@@ -130,8 +130,8 @@ def _word_level(
     names = [*first, *found][:vocab_size]
     if len(names) == len(first):
         raise DataError(
-            f"no word occurs {min_count} times in the training text: "
-            f"give a longer text or a smaller {option('min_count')}"
+            f"no word occurs {min_count} times in the training text; "
+            f"use a longer text or a smaller {option('min_count')}"
         )
     tokenizer.model = models.WordLevel({name: i for i, name in enumerate(names)}, UNKNOWN)
     return TokenVocabulary(tokenizer)
@@ -143,7 +143,7 @@ def _plain_words() -> Tokenizer:
     return tokenizer
 
 
-def _tokenised() -> Tokenizer:
+def _tokenized() -> Tokenizer:
     tokenizer = Tokenizer(models.WordLevel(unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Replace("\n", f" {LINE_END} ")
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -155,7 +155,7 @@ def _split_plain() -> pre_tokenizers.Split:
 
 
 def _blocks(pieces: Iterable[str]) -> Iterator[str]:
-    """The same text in blocks that depend on the text alone, each ending where a word ends."""
+    """Cut the text into blocks that end at word ends and depend only on the text."""
     rest = ""
     for piece in pieces:
         text = rest + piece
@@ -171,7 +171,7 @@ def _blocks(pieces: Iterable[str]) -> Iterator[str]:
 
 
 def _last_word_end(block: str) -> int:
-    """The last place where white space follows something else; the block's end if none does."""
+    """Return the last position where white space follows other characters, or the end of the block if none does."""
     end = len(block.rstrip())
     if end == len(block):
         head = block.rsplit(None, 1)
@@ -180,8 +180,8 @@ def _last_word_end(block: str) -> int:
 
 
 def _bytes_of_letters() -> dict[str, int]:
-    """The byte behind each letter of a byte-level tokenizer: printable Latin-1 is itself, the
-    other bytes are the letters from U+0100 on, in order (Radford et al. 2019)."""
+    """Return the byte of each character in a byte-level tokenizer: printable Latin-1 characters stand for themselves,
+    and characters from U+0100 on stand for the other bytes, in order (Radford et al. 2019)."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

@@ -1,4 +1,4 @@
-"""Symbols and their numbers: one interface for characters, words and byte pairs."""
+"""Vocabularies: a common interface for tokens that are characters, words or byte pairs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _CODE_POINTS = 0x110000
 
 
 class Block(NamedTuple):
-    """A stretch of text, its symbols' ids, and how many of them the vocabulary lacks."""
+    """A part of a text, its token ids, and the number of unknown tokens."""
 
     text: str
     ids: Ids
@@ -30,25 +30,25 @@ class Block(NamedTuple):
 
 
 class Decoder:
-    """Turns symbols into text as they come; a character of several bytes waits for its last."""
+    """Decode token ids to text incrementally; an incomplete multi-byte character is held back."""
 
     def __init__(self, pieces: Sequence[bytes]) -> None:
         self._pieces = pieces
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def __call__(self, ids: Iterable[int], final: bool = False) -> str:
-        """The text that `ids` add; `final` says that no more will come."""
+        """Return the text that `ids` add; `final` says that no more ids will follow."""
         return self._decoder.decode(b"".join(self._pieces[i] for i in ids), final)
 
 
 class Vocabulary(ABC):
-    """The symbols of one level, numbered from 0.
+    """The tokens of one level, numbered from 0.
 
     Attributes:
         level: "char", "word" or "bpe".
-        pieces: what each symbol adds to a text, in UTF-8.
-        separator: stands between a text and its continuation, unless the text ends in white space.
-        unknown: the id for what the vocabulary lacks; None where it covers everything (bpe).
+        pieces: the UTF-8 bytes that each token adds to a text.
+        separator: the string between a text and its continuation, unless the text ends in white space.
+        unknown: the id for unknown tokens; None if there are none (bpe).
     """
 
     level: str
@@ -60,59 +60,59 @@ class Vocabulary(ABC):
         self._dtype = next(d for d in (np.uint8, np.uint16, np.uint32) if self.size <= np.iinfo(d).max + 1)
 
     def __repr__(self) -> str:
-        return f"<{self.level} vocabulary of {self.size} symbols>"
+        return f"<{self.level} vocabulary of {self.size} tokens>"
 
     @property
     def size(self) -> int:
-        """How many symbols there are, `<unk>` included."""
+        """The number of tokens, including `<unk>`."""
         return len(self.pieces)
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """The smallest type that holds every id."""
+        """The smallest dtype that holds every id."""
         return np.dtype(self._dtype)
 
     @property
     def symbols(self) -> tuple[str, ...]:
-        """Each symbol as a person reads it; an incomplete character shows its bytes."""
+        """The text of each token; incomplete characters are shown as escaped bytes."""
         return tuple(piece.decode(errors="backslashreplace") for piece in self.pieces)
 
     @property
     def digest(self) -> str:
-        """SHA-256 of what `save` writes; equal vocabularies have equal digests."""
+        """The SHA-256 of the saved vocabulary; equal vocabularies have equal digests."""
         return hashlib.sha256(self.to_json().encode()).hexdigest()
 
     @abstractmethod
     def encode_blocks(self, pieces: Iterable[str]) -> Iterator[Block]:
-        """The symbols of a text that comes in pieces; how it is cut up makes no difference."""
+        """Encode a text given in pieces; the result doesn't depend on how the text is cut."""
 
     @abstractmethod
     def to_json(self) -> str:
-        """The vocabulary as JSON, for `from_json`."""
+        """Serialize the vocabulary as JSON, for `from_json`."""
 
     def to_data(self) -> dict[str, Any]:
-        """The vocabulary as plain data, for `of_data`."""
+        """Return the representation that `of_data` reads."""
         return {"kind": "vocabulary", "content": json.loads(self.to_json())}
 
     @staticmethod
     def of_data(data: Mapping[str, Any]) -> Vocabulary:
-        """The vocabulary that `to_data` gave.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            DataError: the data are not a vocabulary.
+            DataError: if the data is not a vocabulary.
         """
         return from_json(json.dumps(data.get("content")))
 
     def encode(self, text: str) -> Ids:
-        """The ids of a text's symbols, shape [symbols]."""
+        """Return the token ids of a text, `[symbols]`."""
         return np.concatenate([np.empty(0, self.dtype), *(block.ids for block in self.encode_blocks([text]))])
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of some symbols."""
+        """Return the text of token ids."""
         return self.decoder()(ids, final=True)
 
     def decoder(self) -> Decoder:
-        """For decoding symbols one by one, as a sample is made."""
+        """Return a decoder for ids that arrive one at a time, as in sampling."""
         return Decoder(self.pieces)
 
     def save(self, path: str | Path) -> None:
@@ -121,7 +121,7 @@ class Vocabulary(ABC):
 
 
 class CharacterVocabulary(Vocabulary):
-    """Characters: the id 0 is `<unk>`, the others follow in the order of their code points."""
+    """A character vocabulary: id 0 is `<unk>`, and the other ids follow the order of code points."""
 
     level = "char"
 
@@ -146,21 +146,21 @@ def build_vocabulary(
     *,
     vocab_size: int | None = None,
     min_count: int | None = None,
-    tokenised: bool = False,
+    tokenized: bool = False,
 ) -> Vocabulary:
-    """The vocabulary of a text.
+    """Build the vocabulary of a text.
 
     Args:
         level: "char", "word" or "bpe".
         pieces: the text, in pieces of any size.
-        vocab_size: the most symbols it may have, `<unk>` included; the most frequent stay. By
-            default 10,000 words of plain text, 2,000 byte pairs, and else no limit.
-        min_count: how often a symbol (a pair, for bpe) must occur to be one. By default 2 for
-            plain words and byte pairs, and else 1.
-        tokenised: the words are those between white space, and each line end is `<eos>`.
+        vocab_size: the maximum vocabulary size, including `<unk>`; the most frequent tokens are kept. By
+            default 10,000 for words of plain text, 2,000 for byte pairs, and otherwise unlimited.
+        min_count: the minimum number of occurrences of a token (of a pair, for bpe). By default 2 for
+            plain words and byte pairs, and otherwise 1.
+        tokenized: whether words are separated by white space, and line ends become `<eos>`.
 
     Raises:
-        DataError: a level that is not known, or a bound that nothing can meet.
+        DataError: if the level is unknown, or a bound is invalid.
     """
     check_bounds(level, vocab_size, min_count)
     if level == "char":
@@ -169,34 +169,32 @@ def build_vocabulary(
 
     if level == "bpe":
         return tokens.byte_pairs(pieces, vocab_size or 2_000, min_count or 2)
-    if tokenised:
-        return tokens.tokenised_words(pieces, vocab_size, min_count or 1)
+    if tokenized:
+        return tokens.tokenized_words(pieces, vocab_size, min_count or 1)
     return tokens.words(pieces, vocab_size or 10_000, min_count or 2)
 
 
 def check_bounds(level: str, vocab_size: int | None, min_count: int | None) -> None:
-    """Refuse what `build_vocabulary` can't build, before a long text is read for it.
+    """Check the arguments of `build_vocabulary` before reading a long text for it.
 
     Raises:
-        DataError: a level that is not known, or a bound that nothing can meet.
+        DataError: if the level is unknown, or a bound is invalid.
     """
     if level not in LEVELS:
-        raise DataError(f"level {level!r} is not known: {', '.join(LEVELS)}{nearest(level, LEVELS)}")
+        raise DataError(f"level must be one of {', '.join(LEVELS)}, got {level!r}{nearest(level, LEVELS)}")
     least = 257 if level == "bpe" else 3
     if vocab_size is not None and vocab_size < least:
-        why = ": a symbol for each byte, and pairs" if level == "bpe" else ""
-        raise DataError(
-            f"a vocabulary of {vocab_size} symbols is too small: at least {least} are wanted at level {level}{why}"
-        )
+        why = ", one per byte and one for a pair" if level == "bpe" else ""
+        raise DataError(f"vocab_size must be at least {least} at level {level}{why}, got {vocab_size}")
     if min_count is not None and min_count < 1:
-        raise DataError(f"a least count of {min_count} means nothing: 1 or more is wanted")
+        raise DataError(f"min_count must be a positive integer, got {min_count}")
 
 
 def from_json(text: str) -> Vocabulary:
-    """The vocabulary that `to_json` gave.
+    """Read a vocabulary from the output of `to_json`.
 
     Raises:
-        DataError: the text is not a vocabulary.
+        DataError: if the text is not a vocabulary.
     """
     try:
         data = json.loads(text)
@@ -206,14 +204,14 @@ def from_json(text: str) -> Vocabulary:
 
         return tokens.from_json(text)
     except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"this is not a vocabulary, or a damaged one: {error}") from None
+        raise DataError(f"not a vocabulary, or a damaged one: {error}") from None
 
 
 def load_vocabulary(path: str | Path) -> Vocabulary:
-    """The vocabulary that `save` wrote.
+    """Load a vocabulary saved by `save`.
 
     Raises:
-        DataError: the file is missing, unreadable or damaged.
+        DataError: if the file is missing, unreadable or damaged.
     """
     try:
         return from_json(Path(path).read_text(encoding="utf-8"))
@@ -230,7 +228,7 @@ def _characters(pieces: Iterable[str], vocab_size: int | None, min_count: int) -
         counts[: found.size] += found
     kept = np.flatnonzero(counts >= min_count)
     if vocab_size is not None:
-        by_count = np.argsort(-counts[kept], kind="stable")  # equal counts: the lower code point
+        by_count = np.argsort(-counts[kept], kind="stable")  # ties go to the lower code point
         kept = np.sort(kept[by_count[: vocab_size - 1]])
     return CharacterVocabulary([chr(c) for c in kept])
 

@@ -1,4 +1,4 @@
-"""How a network's numbers are related to samples of sound. Needs NumPy alone."""
+"""The formats of audio samples that networks read and write. Requires only NumPy."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ MOST_RATE, MOST_CHANNELS, MOST_LEVELS = 768_000, 2, 1 << 16
 
 @dataclass(frozen=True)
 class Waveform:
-    """Samples as they are, at one rate and with one number of channels.
+    """Unquantized samples with a sampling rate and a number of channels.
 
     Attributes:
-        rate: samples of a channel per second.
-        channels: 1 or 2.
+        rate: the sampling rate in Hz.
+        channels: the number of channels, 1 or 2.
     """
 
     rate: int
@@ -35,26 +35,26 @@ class Waveform:
         _require("channels", self.channels, 1, MOST_CHANNELS)
 
     def to_data(self) -> dict[str, Any]:
-        """Return what `of_data` reads."""
+        """Return the representation that `of_data` reads."""
         return {"kind": "waveform", "rate": self.rate, "channels": self.channels}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            DataError: the data is damaged.
+            DataError: if the data is damaged.
         """
         return cls(data.get("rate", 0), data.get("channels", 0))
 
 
 @dataclass(frozen=True)
 class Quantization(ABC):
-    """Samples rounded to levels, whose numbers are the symbols of a network. Channels take turns: left, right, left.
+    """Samples quantized to levels, whose numbers are a network's token ids. Stereo channels are interleaved.
 
     Attributes:
-        waveform: the rate and channels of the samples.
-        levels: how many levels there are between -1 and 1.
+        waveform: the sampling rate and channels.
+        levels: the number of levels between -1 and 1.
     """
 
     kind: ClassVar[str]
@@ -66,55 +66,55 @@ class Quantization(ABC):
 
     @property
     def size(self) -> int:
-        """The number of symbols."""
+        """The number of token ids."""
         return self.levels
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
-        """The smallest type that holds every symbol."""
+        """The smallest dtype that holds every level."""
         return np.dtype(np.uint8 if self.levels <= 256 else np.uint16)
 
     @property
     def edges(self) -> NDArray[np.float64]:
-        """The bounds of the levels `[levels + 1]`: level k holds the samples from edge k to edge k + 1."""
+        """The bounds of the levels `[levels + 1]`; level k covers the samples from edge k to edge k + 1."""
         inner = self.expand((np.arange(1, self.levels) * 2 - 1) / (self.levels - 1) - 1)
         return np.concatenate([[-math.inf], inner, [math.inf]])
 
     def encode(self, samples: NDArray[Any]) -> NDArray[np.unsignedinteger[Any]]:
-        """Return the level of each sample, flattened; samples beyond -1 and 1 take the outermost levels."""
+        """Quantize samples to levels, flattened; samples outside [-1, 1] are clipped."""
         curve = self.compress(np.clip(np.asarray(samples, np.float64).reshape(-1), -1, 1))
         return np.floor((curve + 1) / 2 * (self.levels - 1) + 0.5).astype(self.dtype)
 
     def decode(self, ids: NDArray[Any]) -> Samples:
-        """Return levels `[n]` as samples `[n / channels, channels]`."""
+        """Convert levels `[n]` to samples `[n / channels, channels]`."""
         samples = self.expand(np.asarray(ids, np.float64) * 2 / (self.levels - 1) - 1)
         return samples.astype(np.float32).reshape(-1, self.waveform.channels)
 
     @abstractmethod
     def compress(self, samples: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Map samples between -1 and 1 to a scale on which the levels are equally far apart."""
+        """Map samples in [-1, 1] to a scale on which the levels are equally spaced."""
 
     @abstractmethod
     def expand(self, curve: NDArray[np.float64]) -> NDArray[np.float64]:
         """Invert `compress`."""
 
     def to_data(self) -> dict[str, Any]:
-        """Return what `of_data` reads."""
+        """Return the representation that `of_data` reads."""
         return {"kind": self.kind, "waveform": self.waveform.to_data(), "levels": self.levels}
 
     @classmethod
     def of_data(cls, data: Mapping[str, Any]) -> Self:
-        """Read what `to_data` returned.
+        """Read the representation that `to_data` returns.
 
         Raises:
-            DataError: the data is damaged.
+            DataError: if the data is damaged.
         """
         waveform = data.get("waveform")
         return cls(Waveform.of_data(waveform if isinstance(waveform, dict) else {}), data.get("levels", 0))
 
 
 class MuLaw(Quantization):
-    """Levels that are closer together near 0, by the mu-law of ITU-T G.711 with mu = levels - 1."""
+    """Levels spaced more closely near 0, by the mu-law of ITU-T G.711 with mu = levels - 1."""
 
     kind = "mu_law"
 
@@ -128,7 +128,7 @@ class MuLaw(Quantization):
 
 
 class Linear(Quantization):
-    """Levels that are equally far apart."""
+    """Equally spaced levels."""
 
     kind = "linear"
 

@@ -1,4 +1,4 @@
-"""Windows of series: what a network reads before a forecast's origin, and what it is to forecast after it."""
+"""Windows of time series: the network's inputs before a forecast origin, and the targets after it."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ from throughtime.errors import DataError
 
 Array = NDArray[Any]
 
-_ONE_HOT = 64  # steps of a horizon whose places are coded one-hot; those of longer ones as sines and cosines
+_ONE_HOT = 64  # horizons of up to this many steps have one-hot position codes, longer ones sines and cosines
 _WAVES = 16
 
 
 class Inputs(NamedTuple):
-    """A window as the network reads it: context and horizon, last observed value subtracted.
+    """The network's inputs for windows: context and horizon, with the last observed value subtracted.
 
     Attributes:
-        steps: `[n + m, B, features]` (float32): n steps of context, then m of the horizon; recursive windows have one
-            step less. Values after the origin are not among them, unless they were asked for.
+        steps: the inputs `[n + m, B, features]` (float32): n steps of context, then m of the horizon; recursive windows
+            have one step less. Values after the origin are included only on request.
         last: the last value before the origin `[B]`, at the series' common scale.
     """
 
@@ -36,24 +36,24 @@ class Inputs(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Windows:
-    """Windows of encoded series: each has a series and an origin, the first row to forecast.
+    """Windows of encoded series, each defined by a series and an origin, which is the first row to forecast.
 
-    A step of the network reads or writes `segment` rows, channel by channel, as in SegRNN (arXiv:2308.11200). Direct
-    windows: the network first reads the context, then codes of the places in the horizon with what is known of them
-    (future covariates, the calendar), and writes the horizon at the latter. Recursive windows: each step reads a
-    segment of values with what is known of the next segment, and writes the next segment. In training the network
-    reads the true values of the horizon, in use its own forecasts.
+    A step of the network reads or writes `segment` rows, channel by channel, as in SegRNN (arXiv:2308.11200). With
+    direct windows, the network first reads the context, then position codes of the horizon along with its known
+    covariates and calendar features, and outputs the horizon at those steps. With recursive windows, each step reads
+    the values of one segment along with the known covariates of the next, and outputs the next segment. The network
+    reads the true values of the horizon in training, and its own forecasts otherwise.
 
     Attributes:
         data: the series.
-        codec: how they are encoded.
-        horizon: how many rows to forecast.
+        codec: the encoding.
+        horizon: the number of rows to forecast.
         first: the first origin of each series, in rows from its start `[S]`.
-        counts: how many origins there are, one row apart `[S]`.
-        digest: tells the windows from others.
-        later: windows of later rows, kept to calibrate intervals.
-        recursive: whether a step's forecast is what the next one reads.
-        chosen: which of all windows these are, by number `[N]`; all if None.
+        counts: the number of origins of each series, one row apart `[S]`.
+        digest: a hash that identifies the windows.
+        later: windows of later rows, reserved to calibrate intervals.
+        recursive: whether each step reads the forecast of the previous one.
+        chosen: the indices of a subset of the windows `[N]`; all if None.
     """
 
     data: Encoded
@@ -73,19 +73,19 @@ class Windows:
 
     @property
     def decoding(self) -> int:
-        """The network's first step that writes a part of the horizon."""
+        """The index of the first step that outputs a part of the horizon."""
         return self.steps[0] - self.recursive
 
     @property
     def features(self) -> int:
-        """Numbers that the network reads at each step."""
+        """The number of features per step."""
         codec = self.codec
         rows = 1 + codec.masked + len(codec.past) + len(codec.future)
         return int(codec.segment * rows + codec.static_width + 2 * len(codec.cycles) + self._places.shape[1])
 
     @cached_property
     def _places(self) -> NDArray[np.float32]:
-        """A code for each step of the horizon `[m, width]`."""
+        """The position code of each step of the horizon `[m, width]`."""
         m = self.steps[1]
         return np.zeros((m, 0), np.float32) if self.recursive else _places(m)
 
@@ -104,11 +104,11 @@ class Windows:
         return series, windows - self._ends[series] + self.counts[series] + self.first[series]
 
     def take(self, windows: Integers) -> Windows:
-        """Return some of the windows, by number."""
+        """Return the windows at the given indices."""
         return replace(self, chosen=windows if self.chosen is None else self.chosen[windows])
 
     def spread(self, count: int) -> Windows:
-        """Return at most `count` windows, evenly spread."""
+        """Return at most `count` evenly spaced windows."""
         if count >= len(self):
             return self
         return self.take(np.linspace(0, len(self) - 1, count).round().astype(np.int64))
@@ -117,8 +117,8 @@ class Windows:
         """Return the last windows of each series, for a rolling-origin evaluation.
 
         Args:
-            count: how many of each series at most; all if None.
-            step: how many rows from an origin to the next.
+            count: the maximum number of windows per series; all if None.
+            step: the number of rows between consecutive origins.
         """
         kept = [
             end - 1 - step * np.arange(min((have - 1) // step + 1, have if count is None else count))[::-1]
@@ -128,16 +128,16 @@ class Windows:
         return self.take(np.concatenate([np.zeros(0, np.int64), *kept]))
 
     def inputs(self, windows: Integers, *, teacher: bool = False) -> Inputs:
-        """Return what the network reads of windows `[B]`.
+        """Return the network's inputs for windows `[B]`.
 
         Args:
-            windows: their numbers.
-            teacher: whether recursive windows have the true values of the horizon; 0 otherwise.
+            windows: the window indices.
+            teacher: whether recursive windows include the true values of the horizon (teacher forcing) instead of 0.
         """
         data, codec, s = self.data, self.codec, self.codec.segment
         series, origins = self.where(windows)
         n, m = self.steps
-        lead = int(self.recursive)  # a recursive step reads values of one segment and what is known of the next
+        lead = int(self.recursive)  # a recursive step reads values of one segment and known covariates of the next
         at = data.offsets[series] + origins
         rows = at[:, None] + np.arange(-n * s, (m - 1) * s if self.recursive else 0)
         values, observed = data.values[rows], data.observed[rows]
@@ -148,7 +148,7 @@ class Windows:
         reversed_ = seen[:, ::-1]
         last = np.take_along_axis(values, n * s - 1 - reversed_.argmax(1)[:, None], 1)[:, 0] * seen.any(1)
         if not teacher:
-            observed[:, n * s :] = True  # of the network's own forecasts
+            observed[:, n * s :] = True  # the network's own forecasts are never missing
         values = (values - last[:, None]) * observed
         if not teacher:
             values[:, n * s :] = 0
@@ -156,7 +156,7 @@ class Windows:
         done = 0
 
         def fill(numbers: Array) -> None:
-            """Put numbers `[B, rows, K]` at steps from the first on."""
+            """Write features `[B, rows, K]` to the first steps."""
             nonlocal done
             count = numbers.shape[1] // s
             width = s * numbers.shape[2]
@@ -168,7 +168,7 @@ class Windows:
         if codec.masked:
             fill(observed[..., None])
         if past is not None:
-            fill(past[:, : n * s])  # those of the horizon are not known
+            fill(past[:, : n * s])  # unknown in the horizon
         if codec.future:
             fill(data.future[at[:, None] + np.arange((lead - n) * s, m * s)])
         steps[..., done : done + codec.static_width] = data.static[series]
@@ -187,7 +187,7 @@ class Windows:
         return self.data.values[rows], self.data.observed[rows]
 
     def contexts(self, windows: Integers, count: int) -> NDArray[np.float32]:
-        """Return the last `count` values before the origin `[B, count]`, gaps filled with the value before them."""
+        """Return the last `count` values before the origin `[B, count]`, with gaps filled by the previous value."""
         series, origins = self.where(windows)
         rows = (self.data.offsets[series] + origins)[:, None] + np.arange(-count, 0)
         values: NDArray[np.float32] = self.data.values[rows]
@@ -204,9 +204,9 @@ class Windows:
         """Return windows `[B]` as a batch.
 
         Args:
-            windows: this process's.
-            of_all: those of all processes; the same if not given.
-            ranks: how many processes there are.
+            windows: the window indices of this process.
+            of_all: the window indices of all processes; the same if None.
+            ranks: the number of processes.
         """
         m, s = self.steps[1], self.codec.segment
         inputs, last = self.inputs(windows, teacher=True)
@@ -222,25 +222,25 @@ class Windows:
 
     @property
     def at_once(self) -> int:
-        """How many windows to read at once, so that they fit in the memory."""
+        """The number of windows that fit in memory at once."""
         return max(1, min(1024, 2**24 // (self.features * sum(self.steps))))
 
     def chunks(self) -> Iterator[Integers]:
-        """Return the numbers of all windows in parts that fit in the memory."""
+        """Yield the indices of all windows in chunks that fit in memory."""
         for first in range(0, len(self), self.at_once):
             yield np.arange(first, min(first + self.at_once, len(self)))
 
 
 class WindowBatches:
-    """Batches of windows: shuffled anew in each epoch, or in order.
+    """Batches of windows, reshuffled every epoch or in order.
 
     Args:
         windows: the windows.
-        batch: how many windows a batch has, in all processes together.
-        seed: of the shuffles.
-        rank: which process this is.
-        ranks: how many there are.
-        shuffled: whether they are; in order if not.
+        batch: the batch size, summed over all processes.
+        seed: the seed of the shuffles.
+        rank: the rank of this process.
+        ranks: the number of processes.
+        shuffled: whether to shuffle.
     """
 
     def __init__(
@@ -249,14 +249,14 @@ class WindowBatches:
         self.windows, self._seed, self._rank, self._ranks, self._shuffled = windows, seed, rank, ranks, shuffled
         total = len(windows)
         if min(batch, total) < ranks:
-            raise DataError(f"{ranks} processes need {ranks} windows or more, got batches of {batch} from {total}.")
+            raise DataError(f"{ranks} processes need at least {ranks} windows, got batches of {batch} from {total}.")
         self._total = total
         self._count = min(-(-total // batch), total // ranks)
         self._order: tuple[int, Integers] = (-1, np.zeros(0, np.int64))
 
     @property
     def terms(self) -> int:
-        """How many values are forecast in an epoch, for each process."""
+        """The number of forecast values per epoch and process."""
         return self._total * self.windows.horizon // self._ranks
 
     def __len__(self) -> int:
@@ -280,7 +280,7 @@ class WindowBatches:
 
 
 def _places(count: int) -> NDArray[np.float32]:
-    """A code for each step of a horizon `[count, width]`."""
+    """Return the position code of each step of a horizon `[count, width]`."""
     if count <= _ONE_HOT:
         return np.eye(count, dtype=np.float32)
     angles = np.arange(count)[:, None] / (2.0 * count) ** (np.arange(_WAVES) / _WAVES)

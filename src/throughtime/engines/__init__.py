@@ -1,4 +1,4 @@
-"""Who runs a program: engines, chosen by device and by what they can do, or by name."""
+"""Engines, which run programs. They are chosen by name, or by device and capability."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from throughtime.engines.base import Engine
     from throughtime.program.core import Program
 
-# In the order in which they are tried: the first that runs on the device and does not refuse.
+# In order of preference: the first one that supports the device and the program is chosen.
 PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("torch", "reference")}
 NAMES = ("native", "torch", "reference")
 
@@ -28,10 +28,10 @@ def names() -> tuple[str, ...]:
 
 @cache
 def get(name: str) -> Engine:
-    """An engine by its name.
+    """Look up an engine by name.
 
     Raises:
-        UserError: if there is none of that name, with the nearest one.
+        UserError: if there is none of that name; the message suggests the most similar one.
     """
     if name == "reference":
         from throughtime.engines.reference import ReferenceEngine
@@ -45,25 +45,25 @@ def get(name: str) -> Engine:
         from throughtime.engines.torch_fused import FusedEngine
 
         return FusedEngine()
-    raise UserError(f"no engine is called {name!r}{nearest(name, NAMES)} (there are: {', '.join(NAMES)}).")
+    raise UserError(f"no engine named {name!r}{nearest(name, NAMES)} (choose from {', '.join(NAMES)}).")
 
 
 def choose(name: str | None, program: Program, like: Tensor) -> Engine:
-    """The engine that runs a program on tensors like this one.
+    """Choose the engine for a program.
 
     Args:
-        name: the engine that is asked for; None leaves the choice to the device.
-        program: what is to be run.
-        like: one of the tensors.
+        name: the name of the engine; None chooses by device.
+        program: the program to run.
+        like: one of the operands, for its device and dtype.
 
     Raises:
-        UserError: if the engine that is asked for cannot run the program.
+        UserError: if the named engine can't run the program.
     """
     if name is not None:
         engine = get(name)
         reason = engine.refuses(program, like)
         if reason is not None:
-            raise UserError(f"the engine {name!r} cannot run this: {reason}. Leave the engine out, or use 'reference'.")
+            raise UserError(f"the engine {name!r} can't run this: {reason}. Omit the engine, or use 'reference'.")
         return engine
     for preferred in PREFERENCE.get(kind_of(like.device), ("reference",)):
         engine = get(preferred)
@@ -74,13 +74,13 @@ def choose(name: str | None, program: Program, like: Tensor) -> Engine:
     return get("reference")
 
 
-@lru_cache(maxsize=64)  # a device is slow to say
+@lru_cache(maxsize=64)  # reading a device's type is slow
 def kind_of(device: Any) -> str:
-    """The type of a torch device, such as "cpu", or what NumPy calls it."""
+    """The type of a torch device, such as "cpu", or NumPy's name for its device."""
     return str(getattr(device, "type", device))
 
 
 @lru_cache(maxsize=64)
 def say_once(why: str) -> None:
-    """Logs that the reference engine stands in for a faster one; the same reason is told once."""
+    """Log a fallback to the reference engine, once for each reason."""
     _log.warning("%s: the reference engine runs instead.", why)

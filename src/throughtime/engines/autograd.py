@@ -1,7 +1,7 @@
-"""A run as a function that torch's autograd knows.
+"""Runs as differentiable functions for torch's autograd.
 
-The derivative of a run is a run of the gradient program, so a run is closed under differentiation: a second derivative
-is the gradient program's gradient program, on the same engine.
+The derivative of a run is a run of the gradient program, so derivatives of any order run on the same engine: the second
+    derivative is a run of the gradient program's gradient program.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ _requires_grad = attrgetter("requires_grad")
 
 
 class Pass(NamedTuple):
-    """A forward or backward pass: all that a run takes except its tensors.
+    """A forward or backward pass: all arguments of a run except its tensors.
 
     Attributes:
-        engine: what runs it.
-        program: what is run.
-        layout: how the sequences lie in inputs and outputs.
-        segment_steps: keeps the states after every so many steps (or some more, as it suits the engine) instead of all
-            residuals, and runs each segment forward again for the gradient: for long sequences. Gradients are the same
-            bits. A second derivative, and what is tapped, need the memory all the same. None keeps all residuals.
-        tap: what is handed out beside the result.
-        own_outputs: the number of the program's first outputs that are not residuals; all if None.
+        engine: the engine that runs it.
+        program: the program to run.
+        layout: the layout of sequences in inputs and outputs.
+        segment_steps: the length of a segment for checkpointing long sequences. Only the states between segments are
+            saved (the engine may round the length up), and the backward pass recomputes each segment. Gradients are
+            bitwise the same. Second derivatives and taps still need the full memory. None saves all residuals.
+        tap: the values to hand out in addition to the result.
+        own_outputs: the number of outputs before the residuals; all outputs if None.
     """
 
     engine: Engine
@@ -51,15 +51,15 @@ class Pass(NamedTuple):
     own_outputs: int | None = None
 
     def run(self, operands: Operands, *, plain: bool = False) -> Result:
-        """Run the program, with its derivatives known to torch.
+        """Run the program differentiably.
 
         Args:
             operands: the tensors.
-            plain: whether any engine may run on the inputs and states, as far as is known; see
+            plain: whether the inputs and states are known to be plain tensors, which any engine can read; see
                 `throughtime.engines.capture.needs_traceable`.
 
         Raises:
-            UserError: if something is tapped under a transform of torch.func, or segments have no steps.
+            UserError: if a run with a tap is transformed by torch.func, or `segment_steps` is not positive.
         """
         segment = self.segment_steps
         if segment is not None and segment < 1:
@@ -70,7 +70,7 @@ class Pass(NamedTuple):
         tensors = operands.tensors
         if self.tap is not None and is_transformed(tensors):
             raise UserError(
-                "nothing can be recorded under vmap, jvp, torch.func or forward-mode derivatives: record a plain run."
+                "recording is not supported under vmap, jvp, torch.func or forward-mode AD; record a plain run instead."
             )
         this = self if segmented or segment is None else self._replace(segment_steps=None)
         if not this.engine.traceable and is_graph_captured() and not is_transformed(tensors):
@@ -82,15 +82,15 @@ class Pass(NamedTuple):
             this = this.on_torch(tensors)
         if not (torch.is_grad_enabled() and any(map(_requires_grad, tensors))):
             return this.execute(operands)
-        # Autograd follows a traceable engine, but not to a gradient of the values of each step.
+        # Autograd can differentiate a traceable engine, but not return gradients of the values of each step.
         if this.engine.traceable and not (this.tap and this.tap.gradients):
-            if segmented and not is_transformed(tensors):  # torch's checkpoints know no transforms
+            if segmented and not is_transformed(tensors):  # torch's checkpointing doesn't support transforms
                 return this.segments.run_traceable(this.with_states(operands))
             return this.execute(operands)
         return this.differentiable(this.with_states(operands) if segmented else operands, as_operator=False)
 
     def execute(self, operands: Operands) -> Result:
-        """Run the program on the engine itself, of which torch knows nothing; tapped."""
+        """Run the program on the engine without autograd, and hand tapped values out."""
         if self.tap is None:
             return self.engine.run(self.program, operands, self.layout)
         program, found = with_outputs(self.program, self.tap.values, self.own)
@@ -99,28 +99,29 @@ class Pass(NamedTuple):
         return result._replace(outputs=result.outputs[: len(self.program.outputs)])
 
     def run_as_operator(self, operands: Operands) -> Result:
-        """Run the program as an operator, which a graph holds whole."""
+        """Run the program as a single operator of a captured graph."""
         found = torch.ops.throughtime.run(*self.signature, *map(list, operands))  # type: ignore[arg-type]
         return split(found, len(self.program.outputs), len(self.program.states))
 
     def on_torch(self, tensors: Sequence[Tensor]) -> Pass:
-        """The same pass on a traceable engine, for these tensors."""
+        """The same pass on a traceable engine, chosen for these tensors."""
         if self.engine.traceable:
             return self
         fused = get("torch")
-        # torch has no rule to vectorize its own layers.
+        # torch can't vmap its own recurrent layers.
         if not is_transformed(tensors) and self.tap is None and fused.refuses(self.program, tensors[0]) is None:
             return self._replace(engine=fused)
-        say_once(f"transforms, tracers and dispatch modes of torch cannot see into the {self.engine.name} engine")
+        say_once(f"torch's transforms, tracers and dispatch modes don't support the {self.engine.name} engine")
         return self._replace(engine=get("reference"))
 
     def differentiable(self, operands: Operands, *, as_operator: bool, closed: bool = False) -> Result:
-        """Run the program so that autograd knows its gradient.
+        """Run the program as an autograd function.
 
         Args:
-            operands: its tensors. States are needed in segments and as an operator.
-            as_operator: whether runs are operators in a graph.
-            closed: whether derivatives of every order go through this run; if not, the second one runs forward again.
+            operands: the tensors. States are required with segments and for operators.
+            as_operator: whether runs are operators in a captured graph.
+            closed: whether derivatives of every order go through this run; if not, the second one repeats the forward
+                run.
         """
         program = self.program
         if self.segment_steps is not None:
@@ -132,14 +133,14 @@ class Pass(NamedTuple):
         augmented = Pass(
             self.engine, with_residuals(program, wanted, self.tapped), self.layout, None, self.tap, self.own
         )
-        # What is tapped is handed out once, so a run with a tap is not repeated.
+        # Tapped values are handed out only once, so a run with a tap must not be repeated.
         closed = closed or self.tap is not None
         given = _Run.apply(augmented, as_operator, closed, *tensors)  # type: ignore[no-untyped-call]
         every = split(given, len(given) - len(program.states) - len(program.reductions), len(program.states))
         return every if len(every.outputs) == self.own else every._replace(outputs=every.outputs[: self.own])
 
     def with_states(self, operands: Operands) -> Operands:
-        """The operands with the initial states that the program declares, if they have none."""
+        """Fill in the initial states that the program declares, if the operands have none."""
         if operands.states is not None:
             return operands
         return operands._replace(states=declared_states(self.program, operands, self.layout))
@@ -166,13 +167,13 @@ class Pass(NamedTuple):
 
     @property
     def signature(self) -> tuple[str, str, int, Sequence[int] | None, bool, int | None]:
-        """The arguments of every operator before its tensors."""
+        """The arguments that precede the tensors in every operator."""
         steps, _, batch_sizes, packed, *_ = self.layout
         return self.engine.name, self.program.text, steps, batch_sizes, packed, self.segment_steps
 
     @property
     def segments(self) -> Segments:
-        """The pass in segments."""
+        """The pass divided into segments."""
         assert self.segment_steps is not None
         return Segments(self.engine, self.program, self.layout, self.segment_steps)
 
@@ -183,7 +184,7 @@ class Pass(NamedTuple):
 
 
 class _Run(torch.autograd.Function):
-    """A run with its residuals: among its results if it is closed, so that they have derivatives, else saved."""
+    """A run with residuals. In a closed run they are results and so have derivatives; otherwise they are only saved."""
 
     @staticmethod
     def forward(ctx: Any, this: Pass, as_operator: bool, closed: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -200,7 +201,7 @@ class _Run(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor | None) -> tuple[Tensor | None, ...]:
-        # The operands have been looked at, going forward: only the gradients can be anything but plain memory.
+        # The forward pass has checked the operands, so only the gradients may be other than plain tensors.
         opaque = not needs_traceable(_present(gradients))
         if not opaque and is_batched(gradients):
             return tuple(one_by_one(lambda of_one: _Run.backward(ctx, *of_one), gradients))
@@ -220,8 +221,8 @@ class _Run(torch.autograd.Function):
             *_present(cotangents.outputs),
         ]
         weights = [*[parameters[k] for k in plan.parameters], *_present(cotangents.reductions)]
-        # Otherwise the engine makes them, which is quicker: but it has to see the number of sequences, those without
-        # steps too.
+        # Otherwise the engine creates them, which is faster, but it must see the batch size, including sequences
+        # without steps.
         fill = given.states or as_operator or not taken or (states is not None and this.layout.packed)
         of_states = _filled(this, cotangents.states, operands) if fill else None
         back, reads = this.backward(plan), Operands(taken, of_states, weights)
@@ -235,7 +236,7 @@ class _Run(torch.autograd.Function):
 
 
 class _InSegments(torch.autograd.Function):
-    """A run that keeps the states between its segments."""
+    """A run that saves only the states between its segments."""
 
     @staticmethod
     def forward(ctx: Any, this: Pass, as_operator: bool, *tensors: Tensor) -> tuple[Tensor, ...]:
@@ -288,14 +289,14 @@ def _again(
     needed: Sequence[bool],
     as_operator: bool,
 ) -> list[Tensor | None]:
-    """The gradients as differentiable functions: of a run of which autograd knows everything.
+    """Compute differentiable gradients by repeating the run as a closed one.
 
     Args:
         this, operands, as_operator: the run.
-        gradients: those of its results.
-        needed: which of its operands need one.
+        gradients: the gradients of its results.
+        needed: which of its operands need gradients.
     """
-    # Under other names: an operand may have been computed from another one, and that path is not this run's.
+    # Through views: an operand may have been computed from another one, and that path isn't part of this run.
     inputs, given, parameters = ([t.view_as(t) for t in of or ()] for of in operands)
     renamed = Operands(inputs, None if operands.states is None else given, parameters)
     plain = this._replace(program=untaped(this.program, this.own), own_outputs=None)
@@ -308,12 +309,12 @@ def _again(
 
 
 def _cotangents(gradients: Sequence[Tensor | None], outputs: int, states: int) -> tuple[Slots, Result]:
-    """Which results come with a gradient, and the gradients apart, None for those without."""
+    """The indices of results with a gradient, and the gradients split by kind (None where missing)."""
     return slots(outputs, states, tuple([g is not None for g in gradients])), split(gradients, outputs, states)
 
 
 def _filled(this: Pass, gradients: Sequence[Tensor | None], operands: Operands) -> list[Tensor]:
-    """The gradients of all final states: 0 for those without."""
+    """The gradients of all final states; zeros where missing."""
     states = this.with_states(operands).states or ()
     return [torch.zeros_like(s) if g is None else g for s, g in zip(states, gradients, strict=True)]
 
@@ -323,7 +324,7 @@ def _present(gradients: Sequence[Tensor | None]) -> list[Tensor]:
 
 
 def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameters: int) -> list[Tensor | None]:
-    """The results of the gradient program in the order of the forward run's operands."""
+    """The results of the gradient program, in the order of the forward run's operands."""
     found: list[Tensor | None] = [None] * (inputs + states + parameters)
     for k, g in zip(wanted.vectors, result.outputs, strict=True):
         found[k] = g
@@ -335,7 +336,7 @@ def _in_order(wanted: Slots, result: Result, inputs: int, states: int, parameter
 
 
 def _operands(program: Program, tensors: Sequence[Tensor]) -> Operands:
-    """The reverse of `Operands.tensors`."""
+    """The inverse of `Operands.tensors`."""
     inputs, parameters = len(program.inputs), len(program.parameters)
     end = len(tensors) - parameters
     states = None if inputs == end and program.states else list(tensors[inputs:end])
@@ -343,22 +344,22 @@ def _operands(program: Program, tensors: Sequence[Tensor]) -> Operands:
 
 
 def split(tensors: Sequence[Any], vectors: int, states: int) -> Result:
-    """One sequence of tensors taken apart: outputs, states, reductions."""
+    """Split a flat sequence of tensors into outputs, states and reductions."""
     return Result(list(tensors[:vectors]), list(tensors[vectors : vectors + states]), list(tensors[vectors + states :]))
 
 
 def flat(result: Result) -> list[Tensor]:
-    """The reverse of `split`."""
+    """The inverse of `split`."""
     return [*result.outputs, *result.states, *result.reductions]
 
 
 @lru_cache(maxsize=512)
 def untaped(program: Program, own: int) -> Program:
-    """The program with its first outputs alone."""
+    """The program with only its first `own` outputs."""
     return replace(program, outputs=program.outputs[:own])
 
 
 @lru_cache(maxsize=1024)
 def slots(vectors: int, states: int, flags: tuple[bool, ...]) -> Slots:
-    """Which flags are set, of as many vectors, as many states, and the rest."""
+    """The indices of set flags, split into vectors, states and arrays."""
     return Slots(*(tuple(k for k, flag in enumerate(of) if flag) for of in split(flags, vectors, states)))

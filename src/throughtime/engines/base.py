@@ -1,4 +1,4 @@
-"""What an engine is, and the two things that a run takes beside a program: operands and a layout."""
+"""The engine interface, and the arguments and results of a run."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Operands(NamedTuple):
     """The tensors that a run reads.
 
     Attributes:
-        inputs: a `[T, B, width]` for each input of the program; `[N, width]` if packed. A one-hot input is token ids,
+        inputs: `[T, B, width]` for each input of the program, or `[N, width]` if packed. A one-hot input is token ids,
             without the last axis.
-        states: a `[B, width]` for each state, its initial value; None for what the program declares.
-        parameters: a tensor of each parameter's shape; `Constants` if they will not change.
+        states: the initial value `[B, width]` of each state; None for the values that the program declares.
+        parameters: one tensor per parameter; `Constants` if they won't change.
     """
 
     inputs: Sequence[Any]
@@ -28,23 +28,23 @@ class Operands(NamedTuple):
 
     @property
     def tensors(self) -> tuple[Any, ...]:
-        """All of them, in one sequence."""
+        """All tensors in one tuple."""
         return (*self.inputs, *(self.states or ()), *self.parameters)
 
 
 class Layout(NamedTuple):
-    """How the sequences of a batch lie in a run's inputs and outputs.
+    """The layout of a batch's sequences in a run's inputs and outputs.
 
     Attributes:
         steps: the number of time steps T.
         rows: the batch size B.
-        batch_sizes: for each step the number of active sequences, which are the first ones; it never grows with t. A
-            sequence that is not active keeps its state. All are active if None.
-        packed: whether inputs and outputs are `[N, width]`, of active sequences alone: those of the first step, then
-            those of the second, and so on. If not, outputs are 0 where a sequence is not active.
-        positions: for each row of packed data its position in padded data whose first two axes are flattened; derived
-            from `batch_sizes` if None.
-        restore: for each sequence in the caller's order its row here; the same row if None.
+        batch_sizes: the number of active sequences at each step, which never increases; the active sequences come
+            first. Inactive sequences keep their state. None if all are always active.
+        packed: whether inputs and outputs are `[N, width]` with the active sequences of the first step, then those of
+            the second, and so on. Otherwise outputs are 0 where a sequence is inactive.
+        positions: the position of each packed row in padded data whose first two axes are flattened; derived from
+            `batch_sizes` if None.
+        restore: the row of each sequence of the caller's batch; the same row if None.
     """
 
     steps: int
@@ -55,7 +55,7 @@ class Layout(NamedTuple):
     restore: Tensor | None = None
 
     def shape(self, width: int) -> tuple[int, ...]:
-        """The shape of an input or output of this width."""
+        """The shape of an input or output of a given width."""
         return (sum(self.batch_sizes or ()), width) if self.packed else (self.steps, self.rows, width)
 
     def pack(self, padded: Tensor) -> Tensor:
@@ -65,7 +65,7 @@ class Layout(NamedTuple):
         return padded.flatten(0, 1).index_select(0, self._positions(padded.device))
 
     def pad(self, packed: Tensor) -> Tensor:
-        """`[T, B, width]`, 0 where a sequence is not active, of `[N, width]`; unchanged unless packed."""
+        """Turn `[N, width]` into `[T, B, width]`, 0 where a sequence is inactive; unchanged unless packed."""
         if not self.packed:
             return packed
         padded = packed.new_zeros(self.steps * self.rows, *packed.shape[1:])
@@ -73,7 +73,7 @@ class Layout(NamedTuple):
         return padded.index_copy(0, positions, packed).view(self.steps, self.rows, *packed.shape[1:])
 
     def restored(self, x: Tensor, axis: int) -> Tensor:
-        """A tensor whose sequences, along an axis, are in the caller's order again."""
+        """Restore the caller's order of sequences along an axis."""
         return x if self.restore is None else x.index_select(axis, self.restore)
 
     def _positions(self, device: torch.device) -> Tensor:
@@ -84,8 +84,8 @@ class Layout(NamedTuple):
 
 
 def packed_positions(rows: int, batch_sizes: Sequence[int]) -> Tensor:
-    """For each row of packed data its position in padded data whose first two axes are flattened."""
-    import torch  # streaming runs the native engine without it
+    """The position of each packed row in padded data whose first two axes are flattened."""
+    import torch  # imported here because streaming runs without torch
 
     counts = torch.tensor(batch_sizes, dtype=torch.long)
     step = torch.arange(len(batch_sizes)).repeat_interleave(counts)
@@ -94,12 +94,12 @@ def packed_positions(rows: int, batch_sizes: Sequence[int]) -> Tensor:
 
 
 class Result(NamedTuple):
-    """What a run returns.
+    """The results of a run.
 
     Attributes:
-        outputs: a `[T, B, width]` for each output of the program; `[N, width]` if packed.
-        states: the final `[B, width]` of each state.
-        reductions: a tensor of a parameter's shape for each reduction.
+        outputs: `[T, B, width]` for each output of the program, or `[N, width]` if packed.
+        states: the final value `[B, width]` of each state.
+        reductions: one tensor per reduction, with the shape of its parameter.
     """
 
     outputs: list[Any]
@@ -108,10 +108,10 @@ class Result(NamedTuple):
 
 
 class Constants(tuple[Any, ...]):
-    """Parameters that will not change, so that an engine may keep what it derives from them.
+    """Parameters that won't change, so that an engine may cache what it derives from them.
 
     Attributes:
-        made: what engines keep, by keys of theirs.
+        made: the engines' cache.
     """
 
     def __init__(self, tensors: Iterable[Any]) -> None:
@@ -119,9 +119,9 @@ class Constants(tuple[Any, ...]):
 
 
 def declared_states(program: Program, operands: Operands, layout: Layout) -> list[Any]:
-    """The initial states that a program declares.
+    """Create the initial states that a program declares.
 
-    States of one width and value share a tensor, as nobody writes to it.
+    States of equal width and value share a tensor, which is never written to.
     """
     like = next(t for t in (*operands.inputs, *operands.parameters) if t.is_floating_point())
     made: dict[tuple[int, float], Any] = {}
@@ -132,12 +132,12 @@ def declared_states(program: Program, operands: Operands, layout: Layout) -> lis
 
 
 class Engine(Protocol):
-    """Runs programs.
+    """The interface of an engine, which runs programs.
 
     Attributes:
-        name: by which it is chosen.
-        traceable: whether it runs torch operations, which autograd, function transforms and tracers follow. If not, the
-            gradient of a run is a run of the gradient program.
+        name: the engine's name.
+        traceable: whether it runs torch operations, which autograd, function transforms and tracers support. If not,
+            the gradient of a run is a run of the gradient program.
         supports_one_hot: whether it runs a one-hot input as a lookup instead of a matrix product.
     """
 
@@ -146,7 +146,7 @@ class Engine(Protocol):
     supports_one_hot: bool
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
-        """Why the engine cannot run a program on tensors like this one; None if it can."""
+        """Return why the engine can't run a program on tensors like this one, or None if it can."""
         ...
 
     def run(
@@ -161,16 +161,16 @@ class Engine(Protocol):
 
         Args:
             program: a legal program.
-            operands: its tensors.
-            layout: how the sequences lie in them.
-            accumulate_into: tensors that the reductions are added to, in place; zeros if None.
+            operands: the tensors.
+            layout: the layout of sequences in them.
+            accumulate_into: tensors into which the reductions are accumulated in place; new zeros if None.
         """
         ...
 
     def chunk_steps(self, rows: int) -> int:
-        """The number of steps whose reductions are summed together.
+        """The number of steps that are summed together in reductions.
 
-        A run in pieces of a multiple of these, the last steps first, each accumulating into the one before, has the
-        same bits as the whole.
+        A run divided into pieces of a multiple of this length, last steps first, each accumulating into the previous
+        result, has the same bits as the whole run.
         """
         ...

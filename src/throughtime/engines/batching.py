@@ -1,4 +1,4 @@
-"""Batched cotangents (`is_grads_batched`, `jacobian(vectorize=True)`): one run of the gradient for each of them."""
+"""Support for batched cotangents (`is_grads_batched`, `jacobian(vectorize=True)`), one gradient run at a time."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ def one_by_one(backward: Callable[[_Optional], _Optional], cotangents: _Optional
     """Run a backward function once for each element of a batch of cotangents.
 
     Args:
-        backward: takes plain cotangents and returns gradients.
-        cotangents: some of them batched.
+        backward: the backward function, from plain cotangents to gradients.
+        cotangents: the cotangents, at least one of them batched.
 
     Returns:
-        The gradients, batched likewise.
+        The batched gradients.
     """
     level = torch._C._vmapmode_increment_nesting() - 1
     torch._C._vmapmode_decrement_nesting()
@@ -32,6 +32,6 @@ def one_by_one(backward: Callable[[_Optional], _Optional], cotangents: _Optional
     found = [backward([None if g is None else g[k if len(g) > 1 else 0] for g in plain]) for k in range(count)]
     gradients: list[Tensor | None] = []
     for of_each in zip(*found, strict=True):
-        there = [g for g in of_each if g is not None]  # all or none, as every run is asked for the same
+        there = [g for g in of_each if g is not None]  # all or none, as every run computes the same gradients
         gradients.append(torch._add_batch_dim(torch.stack(there), 0, level) if there else None)
     return gradients

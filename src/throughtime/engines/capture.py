@@ -1,7 +1,7 @@
-"""When torch has to see every operation of a run, so that no opaque engine may take it.
+"""Detects when torch must see every operation of a run, so that an opaque engine can't run it.
 
-An opaque engine reads its operands' memory and returns fresh tensors. A tracer then records the result as a constant, a
-mode sees nothing, and an operand without plain memory of its own has nothing to read.
+An opaque engine reads its operands' memory and returns new tensors. A tracer would record the result as a constant, a
+dispatch mode would see nothing, and an operand without plain memory has nothing to read.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd import forward_ad
 
-# By name here, as looking each up in torch takes as long as calling it.
+# Bound to names here, because looking each one up in torch takes as long as calling it.
 _dispatch_keys = torch._C._dispatch_keys
 _dispatch_modes = torch._C._len_torch_dispatch_stack
 _is_key_included = torch._C._dispatch_tls_is_dispatch_key_included
@@ -36,7 +36,7 @@ _PLAIN_KEYS = _plain_keys()
 
 
 def needs_traceable(tensors: Sequence[Tensor], parameters: Sequence[Tensor] = ()) -> bool:
-    """Whether only a traceable engine may run on these tensors; see `is_captured`, which takes the same."""
+    """Whether only a traceable engine can run on these tensors; takes the same arguments as `is_captured`."""
     return is_captured(tensors, parameters) or is_transformed((*tensors, *parameters))
 
 
@@ -53,39 +53,39 @@ def has_tangent(tensors: Iterable[Tensor]) -> bool:
 
 
 def is_captured(tensors: Iterable[Tensor], parameters: Iterable[Tensor] = ()) -> bool:
-    """Whether torch records or interprets operations as they run, or a tensor is not plain memory.
+    """Whether torch records or interprets operations as they run, or a tensor is not plain memory (see `is_plain`).
 
     True under `torch.jit.trace` and the exporters built on it, under `make_fx` and every other dispatch mode, and for
-    tensor subclasses, fake, functional, batched, nested and sparse tensors. False while `torch.compile` or
-    `torch.export` capture a graph, which hold a run as one operator. Of parameters only the type is checked, which is
-    quicker: nothing but a subclass can be one without plain memory.
+    tensor subclasses and fake, functional, batched, nested and sparse tensors. False while `torch.compile` or
+    `torch.export` captures a graph, in which a run is one operator. For parameters only the type is checked, which is
+    faster and sufficient, because only subclasses of `Parameter` lack plain memory.
     """
-    # `map` and not a generator, which takes twice as long: every call of a layer asks.
+    # `map` instead of a generator, which takes twice as long; this runs on every call of a layer.
     return is_observed() or not (all(map(is_plain, tensors)) and are_plain(parameters))
 
 
 def is_graph_captured() -> bool:
-    """Whether `torch.compile` or `torch.export` capture a graph that holds a run as one operator.
+    """Whether `torch.compile` or `torch.export` captures a graph in which a run is one operator.
 
-    Not for `torch.onnx.export`, which has to write torch's own operations.
+    False for `torch.onnx.export`, which must write torch's own operations.
     """
     return torch.compiler.is_compiling() and not torch.onnx.is_in_onnx_export()
 
 
 def is_observed() -> bool:
-    """Whether a tracer or a dispatch mode follows torch's operations; see `is_captured`."""
+    """Whether a tracer or a dispatch mode is active; see `is_captured`."""
     return bool(_is_tracing() or _dispatch_modes() or _is_key_included(_PRE_DISPATCH))
 
 
 def are_plain(parameters: Iterable[Tensor]) -> bool:
-    """Whether parameters are plain memory, as their types tell; see `is_captured`."""
+    """Whether parameters are plain memory, judged by their types; see `is_captured`."""
     return _PLAIN_TYPES.issuperset(map(type, parameters))
 
 
 def is_plain(tensor: Tensor) -> bool:
-    """Whether a tensor is nothing but its own elements in the memory of a CPU, or their negatives, or zeros.
+    """Whether a tensor is a dense CPU tensor, including negative views and zero tensors.
 
-    A parameter's type says so: torch makes none of the others a `Parameter`.
+    A tensor of the type `Parameter` always is, as torch doesn't give other tensors that type.
     """
     kind = type(tensor)
     if kind is nn.Parameter:

@@ -1,4 +1,4 @@
-"""Dropout as the native engine does it: a seed tells what is kept, so nothing is put by for backward."""
+"""Dropout by the native engine; a seed determines the mask, so no mask is saved for backward."""
 
 from __future__ import annotations
 
@@ -13,25 +13,25 @@ from throughtime.engines.operator import library
 
 
 def scale_of(dropout: float) -> float:
-    """What is not dropped is multiplied by this, which keeps the mean."""
+    """The factor for elements that are not dropped, which preserves the mean."""
     return 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
 
 
 class Thinned(torch.autograd.Function):
-    """Dropout by a seed; its derivatives of every order are itself, as that of a diagonal matrix is."""
+    """Dropout with a mask determined by a seed. The map is linear and diagonal, so it is its own derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, seed: int, dropout: float) -> Tensor:
-        """Drops elements of x with the probability `dropout`, and scales the others."""
-        ctx.told, ctx.shape = (seed, dropout), x.shape
+        """Drop elements of x with probability `dropout` and scale the others."""
+        ctx.settings, ctx.shape = (seed, dropout), x.shape
         return _thinned(x, seed, dropout)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
-        """Drops the same elements of the gradient."""
-        if not is_plain(gradient):  # batched, say: the engine has no memory to read
-            return gradient * _thinned(torch.ones(ctx.shape, dtype=gradient.dtype), *ctx.told), None, None
-        return Thinned.apply(gradient, *ctx.told), None, None  # type: ignore[no-untyped-call]
+        """Drop the same elements of the gradient."""
+        if not is_plain(gradient):  # for example batched; the engine can't read it
+            return gradient * _thinned(torch.ones(ctx.shape, dtype=gradient.dtype), *ctx.settings), None, None
+        return Thinned.apply(gradient, *ctx.settings), None, None  # type: ignore[no-untyped-call]
 
 
 def _thinned(x: Tensor, seed: Tensor | int, dropout: float) -> Tensor:
@@ -39,7 +39,7 @@ def _thinned(x: Tensor, seed: Tensor | int, dropout: float) -> Tensor:
     return found
 
 
-# The same for a graph that is being captured, in which the seed is drawn when it runs.
+# The same as an operator for captured graphs, in which the seed is drawn when the graph runs.
 
 
 def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> None:

@@ -1,7 +1,7 @@
-"""Runs as operators of torch: `torch.ops.throughtime.run`, which `torch.compile` and `torch.export` keep whole.
+"""Runs as torch operators such as `torch.ops.throughtime.run`, which are opaque to `torch.compile` and `torch.export`.
 
-A program is passed as its JSON, so a graph with an operator in it is complete without this process. The arguments of
-all operators begin alike; see `throughtime.engines.autograd.Pass.signature`.
+Programs are passed as JSON, so an exported graph is self-contained. All operators have the same first arguments; see
+`throughtime.engines.autograd.Pass.signature`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def _autograd_kernel(*given: Any) -> list[Tensor]:
     tensors = operands.tensors
     if has_tangent(tensors):
         raise NotImplementedError(
-            "torch.ops.throughtime.run has no forward-mode derivative: use a module of throughtime, which goes to the "
-            "reference engine for it, or engine='reference'."
+            "torch.ops.throughtime.run has no forward-mode derivative: use a throughtime module, which switches to "
+            "the reference engine for it, or engine='reference'."
         )
     if not (torch.is_grad_enabled() and any(t.requires_grad for t in tensors)):
         with torch._C._AutoDispatchBelowAutograd():
@@ -82,7 +82,7 @@ def _given_and_wanted(program: Program, known: Sequence[bool], needed: Sequence[
 
 
 def _parsed(given: Sequence[Any], *, segment_starts: bool = False) -> tuple[Pass, Any, Sequence[Any]]:
-    """An operator's arguments: the pass, its operands with states, and the rest."""
+    """Parse an operator's arguments into the pass, its operands with states, and the rest."""
     engine, program, steps, batch_sizes, packed, every, inputs, states, parameters, *rest = given
     rows = states[0].shape[1 if segment_starts else 0]
     this = Pass(get(engine), program_of(program), Layout(steps, rows, batch_sizes, packed), every)

@@ -1,7 +1,7 @@
-"""The reference engine: a loop over time of torch operations, straight from the table.
+"""The reference engine, a loop over time of torch operations from the operations table.
 
-Slow and obvious. It runs on any device, and torch differentiates it any number of times, in any mode, so it is what
-other engines are tested against.
+It is slow and simple. It runs on any device and supports derivatives of any order and mode, so other engines are tested
+against it.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from throughtime.program.phases import Phase, phases
 
 
 class ReferenceEngine:
-    """Runs a program by torch operations.
+    """Runs a program as torch operations.
 
     Args:
-        calls: functions that are called in the place of operations, by the value in a program's body: each takes the
-            tensor of the operation's first value, `[rows, width]` (`[width]` where it is the same at all steps and
-            rows), and gives one like it.
+        calls: functions that replace operations, by the index of the value in a program's body. Each takes the tensor
+            of the operation's first argument, `[rows, width]` (`[width]` if it is the same at all steps and rows), and
+            returns a tensor of the same shape.
     """
 
     name = "reference"
@@ -39,7 +39,7 @@ class ReferenceEngine:
         self.calls = calls or {}
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
-        """Runs everything."""
+        """Return None, as it runs every program."""
         return None
 
     def run(
@@ -60,7 +60,7 @@ class ReferenceEngine:
         return result._replace(reductions=[total.add_(r) for total, r in sums])
 
     def chunk_steps(self, rows: int) -> int:
-        """See `throughtime.engines.base.Engine.chunk_steps`; sums here are of one piece."""
+        """See `throughtime.engines.base.Engine.chunk_steps`; this engine sums step by step."""
         return 1
 
 
@@ -74,12 +74,13 @@ class _Run:
         self.initial: list[Tensor] = list(operands.states or ())
         self.like = self.initial[0]
         self.steps, self.rows = layout.steps, layout.rows
-        # The number of active sequences at each step; if all are active at every step, packing is a view.
+        # The number of active sequences at each step. If all are always active, packing is a view.
         self.sizes = [self.rows] * self.steps if layout.batch_sizes is None else list(layout.batch_sizes)
         self.even = all(n == self.rows for n in self.sizes)
         self.phases = phases(program)
-        # A value's tensor: [width] if static, [rows, width] in a step; if before or after the loop [N, width], packed:
-        # the active rows of the first step, then those of the second ... What is in padding is never computed with.
+        # The tensor of each value: [width] if static, [rows, width] in a step, and packed [N, width] before or after
+        # the loop, with the active rows of the first step, then those of the second, and so on. Padding never enters a
+        # computation.
         self.values: list[Tensor | None] = [None] * len(program.body)
 
     def result(self) -> Result:
@@ -109,7 +110,7 @@ class _Run:
             return self.parameters[int(instruction["index"])]
         if instruction.op == CONSTANT:
             value = instruction["value"]
-            if abs(value) > torch.finfo(self.like.dtype).max:  # which torch refuses
+            if abs(value) > torch.finfo(self.like.dtype).max:  # which torch rejects
                 value = math.copysign(math.inf, value)
             return self.like.new_full((instruction.width,), value)
         words = dict(instruction.attributes)
@@ -122,11 +123,11 @@ class _Run:
         return result
 
     def _loop(self) -> list[Tensor]:
-        """Goes through the steps; leaves the values of all steps of what is needed after, returns the final states."""
+        """Run the loop; stores all steps of the values needed after it and returns the final states."""
         program, phases = self.program, self.phases
         step = [(id, i) for id, i in enumerate(program.body) if phases[id] is Phase.STEP]
         read = {arg for _, i in step for arg in i.args} | {s.next for s in program.states}
-        # Taken apart at once: the gradient of a slice would be as many zeros as the whole for each step.
+        # Unbound at once, because the gradient of each slice would be a tensor of zeros of the full size.
         sliced = {id: torch.split(v, self.sizes) for id, v in enumerate(self.values) if id in read and _has_rows(v)}
         kept = self._kept()
         history: dict[int, list[Tensor]] = {id: [] for id in kept}
@@ -160,7 +161,7 @@ class _Run:
         return sorted(id for id in after if phases[id] is Phase.STEP)
 
     def _packed(self, value: Tensor) -> Tensor:
-        """The active rows of all steps, of an input."""
+        """The active rows of all steps of an input."""
         if self.layout.packed:
             return value
         if self.even:
@@ -168,12 +169,12 @@ class _Run:
         return torch.cat([value[t, :n] for t, n in enumerate(self.sizes)])
 
     def _everywhere(self, id: int) -> Tensor:
-        """A value packed, repeated if it is static."""
+        """A packed value, expanded if it is static."""
         value = _given(self.values[id])
         return value.expand(sum(self.sizes), -1)
 
     def _unpacked(self, value: Tensor) -> Tensor:
-        """A packed value in the form of the outputs, 0 where a row is not active."""
+        """A packed value in the layout of the outputs, 0 where a row is inactive."""
         if self.layout.packed:
             return value
         if self.even:
@@ -192,8 +193,8 @@ class _Run:
 def _called(function: Callable[[Tensor], Any], value: Tensor) -> Tensor:
     result = function(value)
     if not isinstance(result, Tensor) or result.shape != value.shape:
-        shown = f"a tensor {list(result.shape)}" if isinstance(result, Tensor) else repr(result)
-        raise UserError(f"the function of an edit was given a tensor {list(value.shape)} and gave {shown}.")
+        shown = f"shape {list(result.shape)}" if isinstance(result, Tensor) else repr(result)
+        raise UserError(f"the function of an edit must return a tensor of shape {list(value.shape)}, got {shown}.")
     return result
 
 
@@ -207,18 +208,18 @@ def _has_rows(value: Tensor | None) -> TypeGuard[Tensor]:
 
 
 class _Rows:
-    """The states of the active rows; those of the others wait on a stack."""
+    """The states of the active rows, and a stack of the states of inactive rows."""
 
     def __init__(self, states: list[Tensor]) -> None:
         self.states = states
         self._waiting: list[list[Tensor]] = []
 
     def resize(self, rows: int) -> None:
-        """Makes the first `rows` rows the active ones."""
+        """Make the first `rows` rows active."""
         while (now := self.states[0].shape[0]) != rows:
             if rows < now:
                 self._waiting.append([s[rows:] for s in self.states])
                 self.states = [s[:rows] for s in self.states]
                 continue
             joined = [torch.cat(pair) for pair in zip(self.states, self._waiting.pop(), strict=True)]
-            self.states = joined  # too many rows are cut again by the loop
+            self.states = joined  # the next iteration removes excess rows

@@ -1,6 +1,6 @@
-"""A long run in segments, of which only the states between them are kept.
+"""Checkpointed runs of long sequences, which save only the states between segments.
 
-Going backward, each segment is run again with its residuals, from the last one to the first: it takes the memory of one
+The backward pass runs each segment again with residuals, from the last to the first, so it takes the memory of one
 segment's residuals and a second forward run (Gruslys et al. 2016, Memory-efficient backpropagation through time).
 """
 
@@ -19,19 +19,19 @@ from throughtime.engines.base import Engine, Layout, Operands, Result
 from throughtime.program.core import Program
 from throughtime.program.gradient import Slots, gradient, with_residuals
 
-_Piece = tuple[int, int]  # from which step to which
+_Piece = tuple[int, int]  # the first step, and the step after the last
 
 
 @dataclass(frozen=True)
 class Segments:
-    """A run in segments.
+    """A run divided into segments.
 
     Attributes:
-        engine: what runs it.
+        engine: the engine that runs it.
         program: the forward program, without residuals.
-        layout: of the whole run.
-        every: the least number of steps of a segment. It is rounded up to a multiple of the steps whose reductions the
-            engine sums together, so that the gradients have the same bits as those of the whole run.
+        layout: the layout of the whole run.
+        every: the minimum length of a segment in steps. It is rounded up to a multiple of the engine's `chunk_steps`,
+            so that gradients have the same bits as those of an undivided run.
     """
 
     engine: Engine
@@ -45,10 +45,10 @@ class Segments:
         return -(-self.layout.steps // self._length)
 
     def run(self, operands: Operands) -> tuple[Result, list[Tensor]]:
-        """Run forward.
+        """Run the forward pass.
 
         Args:
-            operands: with initial states.
+            operands: the operands, including initial states.
 
         Returns:
             The result of the whole run, and each state at the start of each segment: `[segments, B, width]`.
@@ -56,7 +56,7 @@ class Segments:
         inputs, states, parameters = operands
         assert states is not None
         result = self._empty(self.program, states)
-        # All at once: small tensors kept between the large ones of each segment would fragment the memory.
+        # Allocated at once, because small tensors between the large ones of each segment would fragment memory.
         starts = [state.new_empty(self.count, *state.shape) for state in states]
         for k, piece in enumerate(self._pieces()):
             for of_state, state in zip(starts, result.states, strict=True):
@@ -65,7 +65,7 @@ class Segments:
         return result, starts
 
     def run_traceable(self, operands: Operands) -> Result:
-        """Run on a traceable engine, by torch's own checkpoints."""
+        """Run on a traceable engine with torch's own checkpointing."""
         inputs, states, parameters = operands
         assert states is not None
         program, counts = self.program, (len(inputs), len(states))
@@ -88,12 +88,13 @@ class Segments:
         return Result([torch.cat(of_output) for of_output in zip(*in_time, strict=True)], list(states), reductions)
 
     def gradient(self, given: Slots, wanted: Slots, operands: Operands, cotangents: Result) -> Result:
-        """Run backward.
+        """Run the backward pass.
 
         Args:
-            given: which outputs, final states and reductions come with a gradient.
-            wanted: which gradients are needed.
-            operands: of the forward run, with the states at the start of each segment, as `run` returns them.
+            given: the outputs, final states and reductions that come with a gradient.
+            wanted: the operands whose gradients are needed.
+            operands: the operands of the forward run, with the states at the start of each segment as `run` returns
+                them.
             cotangents: the gradients of the given outputs, of all final states, and of the given reductions.
 
         Returns:
@@ -119,7 +120,7 @@ class Segments:
         return -(-max(self.every, 1) // chunk) * chunk
 
     def _pieces(self) -> Iterator[_Piece]:
-        """The segments in the order of a forward run; the first one takes the steps that are left over."""
+        """The segments in forward order; the first one takes the remainder."""
         length, steps = self._length, self.layout.steps
         for k in range(self.count - 1, -1, -1):
             begin, end = k * length, min((k + 1) * length, steps)
@@ -139,7 +140,7 @@ class Segments:
         return [array[start:stop] for array in arrays]
 
     def _empty(self, program: Program, states: Sequence[Tensor]) -> Result:
-        """The result before the first segment."""
+        """The initial result, before the first segment."""
         like = states[0]
         shapes = [self.layout.shape(program.body[output.value].width) for output in program.outputs]
         outputs = [like.new_empty(shape) for shape in shapes]
@@ -148,7 +149,7 @@ class Segments:
     def _run(
         self, program: Program, piece: _Piece, inputs: list[Tensor], parameters: Sequence[Tensor], before: Result
     ) -> Result:
-        """The result after one more segment."""
+        """Run one segment and return the updated result."""
         of_piece = Operands(inputs, before.states, parameters)
         result = self.engine.run(program, of_piece, self._layout_of(piece), accumulate_into=before.reductions)
         for whole, part in zip(self._cut(before.outputs, piece), result.outputs, strict=True):

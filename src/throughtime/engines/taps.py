@@ -1,4 +1,4 @@
-"""Taps: values of a run, and their gradients, that are handed out beside its result."""
+"""Taps, which hand out values of a run and their gradients in addition to its result."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Tap:
-    """What a run hands out, without a trace in its result or in autograd's graph.
+    """Values that a run hands out without affecting its result or autograd's graph.
 
     Attributes:
-        values: parts of the program's values.
-        receive: takes a `[T, B, width]` for each of them, when the run is over.
-        gradients: the values whose gradients are handed out too.
-        receive_gradients: takes a `[T, B, width]` for each of those, after every backward pass.
+        values: the stretches of the program's values to hand out.
+        receive: a function called after the run with one `[T, B, width]` tensor per stretch.
+        gradients: the stretches whose gradients are handed out too.
+        receive_gradients: a function called after every backward pass with one `[T, B, width]` tensor per gradient.
     """
 
     values: tuple[Stretch, ...]
@@ -29,7 +29,7 @@ class Tap:
     receive_gradients: Callable[[list[Tensor]], None] = lambda gradients: None
 
     def take(self, outputs: Sequence[Tensor], found: Sequence[Found]) -> None:
-        """Hand out the values from a run's outputs."""
+        """Hand out values from a run's outputs."""
         self.receive(
             [
                 outputs[f.output].detach()[..., f.start : f.start + s.width]
@@ -38,7 +38,7 @@ class Tap:
         )
 
     def mapped(self, form: Callable[[Tensor], Tensor]) -> Tap:
-        """The same tap, with a function applied to everything that it is handed."""
+        """The same tap with a function applied to each tensor it receives."""
 
         def receive(values: list[Tensor]) -> None:
             self.receive([form(value) for value in values])
@@ -50,7 +50,7 @@ class Tap:
 
 
 def merged(taps: Sequence[Tap]) -> Tap | None:
-    """One tap that hands each of these its values; None without any."""
+    """Merge taps into one that passes on each tap's values; None if there are none."""
     if len(taps) < 2:
         return taps[0] if taps else None
 

@@ -1,4 +1,4 @@
-"""The engine `torch`: torch's own fused layer, where a program equals it and nothing more is asked for."""
+"""The engine `torch`, which runs programs that are equivalent to a torch layer on torch's fused kernels."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
 
 
 class FusedEngine:
-    """Runs a layer by torch's own kernel (cuDNN on a CUDA device)."""
+    """Runs a layer on torch's own kernel (cuDNN on a CUDA device)."""
 
     name = "torch"
     traceable = True
     supports_one_hot = False
 
     def refuses(self, program: Program, like: Tensor) -> str | None:
-        """Runs only what torch has as one layer."""
+        """Return why torch has no layer for a program, or None if it has one."""
         if _layer(program) is None:
-            return f"torch has no layer that computes {program.name!r} as it is asked for here"
+            return f"torch has no layer that computes {program.name!r} with these options"
         return None
 
     def run(
@@ -51,7 +51,7 @@ class FusedEngine:
         bias = any(p.dim() == 1 for p in parameters)
         weights = layer.to_stored(parameters, bias=bias)
         x = inputs[0]
-        # torch's layer has no rows without a step, and no sequence without one
+        # torch's layers don't support empty batches or sequences without steps
         active = rows if batch_sizes is None else (batch_sizes[0] if steps else 0)
         if steps == 0 or active == 0:
             return Result([x.new_zeros(*x.shape[:-1], states[0].shape[1])], list(states), [])
@@ -73,7 +73,7 @@ class FusedEngine:
         return Result([y], [torch.cat([f[0], s[active:]]) for f, s in zip(final, states, strict=True)], [])
 
     def chunk_steps(self, rows: int) -> int:
-        """See `throughtime.engines.base.Engine.chunk_steps`; there are no sums here."""
+        """See `throughtime.engines.base.Engine.chunk_steps`; this engine computes no reductions."""
         return 1
 
 
@@ -82,7 +82,7 @@ def _layer(program: Program) -> TorchLayer | None:
 
 
 def _backward(sizes: Tensor) -> Tensor:
-    """The order of packed rows in which each sequence's steps come last to first; it is its own inverse."""
+    """The permutation of packed rows that reverses each sequence in time; it is its own inverse."""
     start = sizes.cumsum(0) - sizes
     rows = torch.cat([torch.arange(n) for n in sizes.tolist()])
     t = torch.repeat_interleave(torch.arange(len(sizes)), sizes)

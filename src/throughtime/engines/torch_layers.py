@@ -1,6 +1,6 @@
-"""The layers that torch has: for each the program that it equals, and where it has the parameters.
+"""Torch's recurrent layers, with the equivalent program and the parameter layout of each.
 
-This is the one place that knows torch's layout: two biases a gate, `weight_ih`, `weight_hh` and `weight_hr`.
+Only this module knows torch's layout: two biases per gate, `weight_ih`, `weight_hh` and `weight_hr`.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TorchLayer:
-    """A recurrent layer of torch.
+    """One of torch's recurrent layers.
 
     Attributes:
-        mode: torch's name for it.
-        cell: the cell that it runs.
-        layout: where its tensors have the cell's parameters.
+        mode: torch's name of the layer.
+        cell: the equivalent cell.
+        layout: the position of the cell's parameters in the layer's tensors.
     """
 
     mode: str
     cell: Cell
     layout: WeightLayout
-    # With and without biases and a projection: made once, as a graph that is being captured cannot trace a cell.
+    # With and without biases and a projection; created once, because a cell can't be traced during graph capture.
     _mappings: Mapping[tuple[bool, bool], WeightMapping] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -45,16 +45,16 @@ class TorchLayer:
         object.__setattr__(self, "_mappings", mappings)
 
     def program(self, input_size: int, hidden_size: int, projection: int = 0, *, bias: bool = True) -> Program:
-        """The program of a layer of these sizes."""
+        """The program of a layer with the given sizes."""
         hyper: dict[str, Any] = {"projection": projection} if projection else {}
         return self.cell.program(input_size, hidden_size, bias=bias, **hyper)
 
     @staticmethod
     def names(suffix: str, *, bias: bool, projected: bool) -> list[str]:
-        """What torch calls the tensors of one direction of a layer, in torch's order.
+        """Torch's names for the tensors of one direction of a layer, in torch's order.
 
         Args:
-            suffix: the layer's and the direction's, `_l0_reverse`, say.
+            suffix: the suffix of the layer and direction, such as `_l0_reverse`.
             bias: whether there are biases.
             projected: whether there is a projection.
         """
@@ -62,11 +62,11 @@ class TorchLayer:
         return [kind + suffix for kind in kinds]
 
     def to_program(self, stored: Sequence[Tensor], *, bias: bool) -> list[Tensor]:
-        """The program's parameters from the stored tensors, in torch's order: ih, hh, [both biases], [hr]."""
+        """Convert stored tensors, in torch's order (ih, hh, [both biases], [hr]), to the program's parameters."""
         return self.layout.to_program(*self._named(stored, bias))
 
     def in_pieces(self, stored: Sequence[Tensor], *, bias: bool) -> list[Any]:
-        """The program's parameters as `to_program` returns them, with the vectors in pieces of the stored tensors."""
+        """Convert stored tensors as `to_program` does, but describe each vector as pieces of them."""
         return self.layout.in_pieces(*self._named(stored, bias))
 
     def _named(self, stored: Sequence[Tensor], bias: bool) -> tuple[WeightMapping, Stored]:
@@ -76,7 +76,7 @@ class TorchLayer:
         return self._mappings[bias, projection is not None], named
 
     def to_stored(self, parameters: Sequence[Tensor], *, bias: bool) -> list[Tensor]:
-        """Stored tensors that make these parameters of the program."""
+        """Convert the program's parameters to stored tensors."""
         projected = len(parameters) > (3 if bias else 2)
         hidden = parameters[0].shape[0] // len(self.layout.gates)
         stored = self.layout.to_stored(self._mappings[bias, projected], parameters, hidden)
@@ -96,7 +96,7 @@ TORCH_LAYERS = {
 
 @lru_cache(maxsize=256)
 def torch_layer_of(program: Program) -> TorchLayer | None:
-    """The layer of torch that computes the same as a program; None if there is none."""
+    """The torch layer that is equivalent to a program; None if there is none."""
     if not program.states or len(program.inputs) != 1:
         return None
     input_size, hidden, out = program.inputs[0].width, program.states[-1].width, program.states[0].width

@@ -1,6 +1,6 @@
-"""How other systems store a layer's parameters: the shape that every row of a table of foreign layers has.
+"""Parameter layouts of other frameworks' recurrent layers, and conversion to and from programs' parameters.
 
-What is stored can be arrays of NumPy, as a stream needs no torch.
+Stored parameters may be NumPy arrays, as streaming runs without torch.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from throughtime.program.core import GateRows, Parameter, Program
 if TYPE_CHECKING:
     from torch import Tensor
 
-INPUT, RECURRENT, INPUT_BIAS, RECURRENT_BIAS, PEEPHOLE, PROJECTION = range(6)  # the fields of `Stored`
-_OF_STATE = ".recurrent"  # ends a gate's name where the gate's own sum has nothing but what the states give
+INPUT, RECURRENT, INPUT_BIAS, RECURRENT_BIAS, PEEPHOLE, PROJECTION = range(6)  # the indices of the fields of `Stored`
+_OF_STATE = ".recurrent"  # suffix of the name of the part of a gate's sum that depends only on states
 
 
 class Stored(NamedTuple):
-    """What a foreign layer stores for one direction: each a stack of blocks of hidden-size rows, a gate each.
+    """The tensors that a foreign layer stores for one direction; each stacks a block of hidden-size rows per gate.
 
     Attributes:
-        input, recurrent: the matrices that x and the state are multiplied by.
-        input_bias, recurrent_bias: vectors; together None if there are none.
-        peephole: vectors, one after the other.
-        projection: `[projection, hidden]`.
+        input, recurrent: the matrices that multiply x and the state.
+        input_bias, recurrent_bias: the bias vectors; both None in a layer without biases.
+        peephole: the concatenated peephole vectors; None if there are none.
+        projection: the projection matrix `[projection, hidden]`; None if there is none.
     """
 
     input: Tensor
@@ -40,11 +40,11 @@ class Stored(NamedTuple):
 
 
 class RowMapping(NamedTuple):
-    """Some rows of a parameter of a program: the sum of as many rows of stored tensors, all counted in hidden sizes.
+    """Rows of a program's parameter, expressed as a sum of rows of stored tensors. The unit is the hidden size.
 
     Attributes:
-        start, stop: the rows.
-        terms: each a field of `Stored` and the row where it begins.
+        start, stop: the rows of the parameter.
+        terms: the summands, each a field of `Stored` and its first row.
     """
 
     start: int
@@ -52,29 +52,29 @@ class RowMapping(NamedTuple):
     terms: tuple[tuple[int, int], ...]
 
 
-WeightMapping = tuple[tuple[RowMapping, ...], ...]  # of each parameter of a program
+WeightMapping = tuple[tuple[RowMapping, ...], ...]  # for each parameter of a program
 
 
 @dataclass(frozen=True)
 class WeightLayout:
-    """Where a foreign layer has the parameters of a program, by the names of its gates.
+    """The position of a program's parameters in a foreign layer, by gate names.
 
-    A gate whose name ends in `.recurrent` is the part of the gate before the dot that the state is multiplied by.
+    A name that ends in `.recurrent` refers to the recurrent part of the gate before the dot.
 
     Attributes:
-        gates: the order of the blocks of the matrices and biases.
-        peepholes: the order of the peephole vectors, by the names of the program's parameters.
+        gates: the order of blocks in the matrices and biases.
+        peepholes: the order of the peephole vectors, as names of the program's parameters.
     """
 
     gates: tuple[str, ...]
     peepholes: tuple[str, ...] = ()
 
     def mapping(self, program: Program) -> WeightMapping:
-        """Where the rows of each parameter are; the same for programs that differ in sizes alone."""
+        """The mapping of each parameter's rows; the same for programs that differ only in sizes."""
         return _mapping(self, program)
 
     def to_program(self, mapping: WeightMapping, stored: Stored) -> list[Tensor]:
-        """The program's parameters from what is stored."""
+        """Convert stored tensors to the program's parameters."""
         width, found = stored.recurrent.shape[0] // len(self.gates), []
         for pieces in mapping:
             rows = _single(pieces, stored, width)
@@ -82,7 +82,7 @@ class WeightLayout:
         return found
 
     def in_pieces(self, mapping: WeightMapping, stored: Stored) -> list[Any]:
-        """The program's parameters, with the native engine putting vectors together from what is stored.
+        """Convert stored tensors as `to_program` does, but leave vectors for the native engine to assemble.
 
         Returns:
             For each parameter an array or, if it is a vector of several pieces, a tuple that `_native.run` takes.
@@ -94,11 +94,11 @@ class WeightLayout:
         return found
 
     def to_stored(self, mapping: WeightMapping, parameters: Sequence[Tensor], width: int) -> Stored:
-        """What is stored so that these are the program's parameters; what two tensors add up to is in the first.
+        """Convert the program's parameters to stored tensors; where two tensors are summed, the second is 0.
 
         Args:
-            mapping: where they are.
-            parameters: the program's.
+            mapping: the mapping of the parameters' rows.
+            parameters: the program's parameters.
             width: the hidden size.
         """
         placed: dict[int, dict[int, Tensor]] = {}
@@ -112,7 +112,7 @@ class WeightLayout:
             _stacked(placed[field], blocks.get(field, len(self.gates)), width) if field in placed else None
             for field in range(len(Stored._fields))
         ]
-        return Stored(*fields)  # type: ignore[arg-type]  # every row of a table has both matrices
+        return Stored(*fields)  # type: ignore[arg-type]  # every layout has both matrices
 
 
 @lru_cache(maxsize=256)
@@ -127,7 +127,7 @@ def _mapping(layout: WeightLayout, program: Program) -> WeightMapping:
     width = program.states[-1].width
     result = []
     for parameter in program.parameters:
-        pieces: list[RowMapping] = []  # rows that go on in all their terms are one
+        pieces: list[RowMapping] = []  # rows that are contiguous in all their terms are merged
         for part in parameter.parts:
             start, stop = part.start // width, -(-part.stop // width)
             terms = tuple(_terms(layout, parameter, part, gates))
@@ -164,7 +164,7 @@ def _single(pieces: tuple[RowMapping, ...], stored: Stored, width: int) -> Tenso
 
 
 def _piece(stored: Stored, piece: RowMapping, width: int) -> Tensor:
-    """The rows of a piece from what is stored."""
+    """Compute a piece's rows from stored tensors."""
     start, stop, terms = piece
     found = None
     for field, row in terms:
@@ -176,7 +176,7 @@ def _piece(stored: Stored, piece: RowMapping, width: int) -> Tensor:
 
 def _rows(tensor: Tensor | None, start: int, count: int) -> Tensor:
     assert tensor is not None
-    # Whole tensors are handed on as they are; a projection has fewer rows than its one block.
+    # Whole tensors are returned as they are; a projection may have fewer rows than its one block.
     return tensor if start == 0 and count >= tensor.shape[0] else tensor[start : start + count]
 
 
@@ -197,7 +197,7 @@ def _zeros(like: Tensor, rows: int) -> Tensor:
 
 
 def _stacked(rows: dict[int, Tensor], blocks: int, width: int) -> Tensor:
-    """Rows at their blocks; 0 where there are none."""
+    """Stack rows at their block positions, with zeros elsewhere."""
     like = next(iter(rows.values()))
     stacked: list[Tensor] = []
     at = 0

@@ -1,6 +1,6 @@
-"""Models in and out of other systems.
+"""Import models from other systems, and export them.
 
-For each system there is a table of its recurrent layers: `throughtime.engines.torch_layers` for torch, as the drop-in
-layers need it too, and `throughtime.exchange.onnx.layers`. Their rows are alike: a layer's name and attributes, the
-cell that it runs, and a `throughtime.engines.weight_layouts.WeightLayout` that says where it has the cell's parameters.
+Each system has a table of its recurrent layers, such as `throughtime.exchange.onnx.layers`; torch's is
+`throughtime.engines.torch_layers`, because the drop-in layers use it too. A row holds a layer's name and attributes,
+the equivalent cell, and a `throughtime.engines.weight_layouts.WeightLayout` that maps the cell's parameters.
 """

@@ -1,4 +1,4 @@
-"""Recurrent layers of given parameters, and programs with given functions."""
+"""Build recurrent layers from given parameters, and replace functions in programs."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ def recurrent_of(
     engine: str | None = None,
     **options: Any,
 ) -> Recurrent:
-    """Layers of copies of these parameters.
+    """Create recurrent layers with copies of the given parameters.
 
     Args:
         programs: each layer's program, forward in time.
         hidden_size: the number of hidden units.
-        parameters: those of each layer's directions.
-        engine: the engine's name; chosen by device if not given.
+        parameters: the parameters of each layer's directions.
+        engine: the engine's name; chosen by device by default.
         **options: see `throughtime.nn.options.Options`.
 
     Raises:
-        UserError: if an option is not right.
+        UserError: if an option is invalid.
     """
     like = parameters[0][0]
     made = Recurrent.from_programs(
@@ -50,17 +50,17 @@ def recurrent_of(
 
 
 def is_function(instruction: Instruction) -> bool:
-    """Whether an instruction is where a foreign layer's activation can stand."""
+    """Check whether an instruction is an activation that another function can replace."""
     return instruction.op in ("sigmoid", "tanh")
 
 
 @lru_cache(maxsize=256)
 def with_functions(program: Program, functions: tuple[tuple[str, Function], ...]) -> Program:
-    """The program in which other functions are applied to some named values.
+    """Replace the functions that are applied to some named values of a program.
 
     Args:
         program: the program.
-        functions: values by name, and the function that takes the place of the sigmoid or tanh of each.
+        functions: pairs of a value's name and the function that replaces its sigmoid or tanh.
     """
     places = {program.values[name]: function for name, function in functions}
 

@@ -1,4 +1,4 @@
-"""Networks of effects in the files that audio plugins load: RTNeural's JSON, NAM's .nam and GuitarML's JSON."""
+"""Read and write audio effect networks for plugins: RTNeural's JSON, NAM's .nam and GuitarML's JSON."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from throughtime.paths import display_path
 from throughtime.stored import initial_name
 from throughtime.task_description import TaskDescription
 
-_NAM_VERSION, _NAM_SILENCE = "0.5.4", 48_000  # samples before the state that a .nam file starts with
+_NAM_VERSION, _NAM_SILENCE = "0.5.4", 48_000  # samples of silence that lead to a .nam file's initial state
 _MOST_SIZE, _MOST_LAYERS = 4096, 32
-_KERAS_GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # the places in torch's order
+_KERAS_GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # their positions in torch's order
 _GUITARML = {"lstm": "LSTM", "gru": "GRU"}
 
 
 class _Parts:
-    """A network that plugins can hold, in torch's layout.
+    """The parts of a network that plugin formats store, in torch's weight layout.
 
     Attributes:
         kind: "lstm" or "gru".
-        layers: each layer's weight_ih, weight_hh, bias_ih and bias_hh.
+        layers: weight_ih, weight_hh, bias_ih and bias_hh of each layer.
         head: the head's weight `[1, hidden]` and bias `[1]`.
-        skip: whether the input is added to the output.
-        initial: each layer's initial hidden and cell state; None for zeros.
-        rate: samples per second, if known.
+        skip: whether to add the input to the output.
+        initial: the initial hidden and cell states of each layer; None for zeros.
+        rate: the sample rate in Hz, if known.
     """
 
     def __init__(
@@ -57,43 +57,43 @@ class _Parts:
 
     @property
     def hidden(self) -> int:
-        """Hidden units."""
+        """The number of hidden units."""
         return self.layers[0][1].shape[1]
 
     @classmethod
     def of(cls, model: SequenceModel, what: str) -> _Parts:
-        """Take a model apart.
+        """Convert a model.
 
         Raises:
-            UserError: a plugin can't hold it.
+            UserError: if plugins can't hold the model.
         """
         if not isinstance(model, SequenceModel):
-            raise UserError(f"{what} holds a whole network, a SequenceModel; got {type(model).__name__}.")
+            raise UserError(f"{what} holds a whole network: expected a SequenceModel, got {type(model).__name__}.")
         codec = None if model.task is None else model.task.codecs.inputs
         if isinstance(codec, DeviceInput) and codec.knobs:
             raise UserError(
-                f"{what} takes samples of sound alone, and this network reads knobs beside them "
-                f"({', '.join(codec.knobs)}). ONNX and C can hold it: export to model.onnx or model.c."
+                f"{what} takes audio samples alone, but this network also reads the knobs "
+                f"{', '.join(codec.knobs)}. Export it to ONNX or C instead: model.onnx or model.c."
             )
         if model.reads_symbols or model.encoder.features != 1 or model.head.output.width != 1 or not model.per_step:
             raise UserError(
-                f"{what} takes one sample and gives one sample; this network is for {_described(model)}. ONNX can hold "
-                "it: export to model.onnx."
+                f"{what} needs a network with 1 input and 1 output per sample; this one reads {_described(model)}. "
+                "Export it to ONNX instead: model.onnx."
             )
         options = model.recurrent.options
         if options.learn_initial:
-            raise UserError(f"{what} starts from zeros, and this network has learned initial states.")
+            raise UserError(f"{what} always starts from zeros, but this network has learned initial states.")
         try:
             torchs: Any = to_torch(model.recurrent)
         except UserError as error:
             raise UserError(
-                f"{what} holds LSTM and GRU layers ({error}) ONNX holds any cell: export to model.onnx."
+                f"{what} supports only LSTM and GRU layers: {error} Export it to ONNX instead: model.onnx."
             ) from None
         kind = {nn.LSTM: "lstm", nn.GRU: "gru"}.get(type(torchs))
         if kind is None or torchs.bidirectional or torchs.proj_size or not torchs.bias:
             raise UserError(
-                f"{what} holds LSTM and GRU layers of one direction, with biases and without a projection; ONNX holds "
-                "any: export to model.onnx."
+                f"{what} supports only unidirectional LSTM and GRU layers with biases and without a projection. Export "
+                "it to ONNX instead: model.onnx."
             )
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         layers = [
@@ -103,10 +103,10 @@ class _Parts:
         return cls(kind, layers, head, model.skip, None, codec.rate if isinstance(codec, Waveform) else None)
 
     def model(self, path: Path) -> SequenceModel:
-        """Put a model together.
+        """Build the model.
 
         Raises:
-            ModelError: the parts don't fit.
+            ModelError: if the parts don't fit together.
         """
         names = ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
         weights = {f"{name}_l{k}": t for k, own in enumerate(self.layers) for name, t in zip(names, own, strict=True)}
@@ -114,14 +114,14 @@ class _Parts:
             recurrent: Recurrent = from_torch(weights, learn_initial=self.initial is not None)
             own = {name: tensor.clone() for name, tensor in recurrent.state_dict().items()}
             model = SequenceModel(Numeric(recurrent.input_size), recurrent, Signal(1), skip=self.skip)
-            recurrent.load_state_dict(own)  # which the model drew anew
+            recurrent.load_state_dict(own)  # SequenceModel has reinitialized them
             with torch.no_grad():
                 for k, states in enumerate(self.initial or ()):
                     for state, value in zip(recurrent.programs[k].states, states, strict=True):
                         recurrent.get_parameter(initial_name(state.name, f"_l{k}")).copy_(value)
                 for parameter, value in zip((model.head.weight, model.head.bias), self.head, strict=True):
                     if parameter.shape != value.shape:
-                        raise UserError(f"the head must be {list(parameter.shape)}, got {list(value.shape)}.")
+                        raise UserError(f"the head must have shape {list(parameter.shape)}, got {list(value.shape)}.")
                     parameter.copy_(value)
             if self.rate is not None:
                 model.task = TaskDescription("effect", Codecs(DeviceInput(self.rate)), {"skip": self.skip})
@@ -131,16 +131,16 @@ class _Parts:
 
 
 def to_rtneural(model: SequenceModel, path: str | Path) -> None:
-    """Write a network of an effect as RTNeural's JSON (Chowdhury 2021, arXiv:2106.03037), which AIDA-X reads too.
+    """Write an effect's network as RTNeural's JSON (Chowdhury 2021, arXiv:2106.03037), which AIDA-X reads too.
 
-    The keys `samplerate` and `in_skip` are those of AIDA-X. The network starts from zeros.
+    The keys `samplerate` and `in_skip` are AIDA-X's. The network starts from zeros.
 
     Args:
-        model: one or more LSTM or GRU layers that read and give one sample.
-        path: the file; what is there is replaced.
+        model: a network of one or more LSTM or GRU layers, with 1 input and 1 output per sample.
+        path: the file to write; replaced if it exists.
 
     Raises:
-        UserError: the format can't hold the network.
+        UserError: if the format can't hold the network.
     """
     parts = _Parts.of(model, "RTNeural's JSON")
     gates = _KERAS_GATES[parts.kind]
@@ -163,10 +163,10 @@ def to_rtneural(model: SequenceModel, path: str | Path) -> None:
 
 
 def from_rtneural(path: str | Path) -> SequenceModel:
-    """Read RTNeural's JSON with LSTM or GRU layers and a dense layer of one output.
+    """Read RTNeural's JSON with LSTM or GRU layers and a dense layer with one output.
 
     Raises:
-        ModelError: the file is missing, damaged, or holds other layers.
+        ModelError: if the file is missing or damaged, or holds other layers.
     """
     data, path = _json(path), Path(path)
 
@@ -175,11 +175,11 @@ def from_rtneural(path: str | Path) -> SequenceModel:
         kinds = {layer["type"] for layer in recurrent}
         if len(kinds) != 1 or not kinds <= _KERAS_GATES.keys() or dense["type"] != "dense":
             found = ", ".join(str(layer["type"]) for layer in data["layers"])
-            raise ModelError(f"{display_path(path)} must have LSTM or GRU layers, then a dense one; it has {found}")
+            raise ModelError(f"{display_path(path)} must have LSTM or GRU layers, then a dense one, got {found}")
         if dense.get("activation") not in ("", "linear", None):
             raise ModelError(f"{display_path(path)}: its dense layer must be linear, got {dense['activation']!r}")
         if any(data.get(gain) for gain in ("in_gain", "out_gain")):
-            raise ModelError(f"{display_path(path)} has in_gain or out_gain, which are not read; set them to 0")
+            raise ModelError(f"{display_path(path)} has in_gain or out_gain, which are not supported; set them to 0")
         kind = kinds.pop()
         gates = np.argsort(_KERAS_GATES[kind]).tolist()
         layers = []
@@ -195,29 +195,29 @@ def from_rtneural(path: str | Path) -> SequenceModel:
 
 
 def to_nam(model: SequenceModel, path: str | Path, metadata: Mapping[str, Any] | None = None) -> None:
-    """Write a network of an effect as a file of Neural Amp Modeler.
+    """Write an effect's network as a Neural Amp Modeler file.
 
-    It starts from the states after 48,000 samples of silence, as the format's own files do.
+    The network starts from its states after 48,000 samples of silence, as in the format's own files.
 
     Args:
-        model: one or more LSTM layers that read and give one sample, without a skip connection.
-        path: the file; what is there is replaced.
-        metadata: the file's metadata, such as its name and who made it.
+        model: a network of one or more LSTM layers, with 1 input and 1 output per sample and no skip connection.
+        path: the file to write; replaced if it exists.
+        metadata: the file's metadata, such as its name and author.
 
     Raises:
-        UserError: the format can't hold the network.
+        UserError: if the format can't hold the network.
     """
     parts = _Parts.of(model, "a .nam file")
     if parts.kind != "lstm":
-        raise UserError("a .nam file holds LSTM layers, and this network has GRU; RTNeural's JSON holds it.")
+        raise UserError("a .nam file supports only LSTM layers, but this network has GRU; use RTNeural's JSON.")
     if parts.skip:
         raise UserError(
-            "a .nam file has no skip connection, and this network has one; RTNeural's JSON holds it, or train with "
+            "a .nam file does not support the network's skip connection; use RTNeural's JSON, or train with "
             "skip=False (--no-skip)."
         )
     with torch.no_grad():
         _, state = model.recurrent(torch.zeros(_NAM_SILENCE, 1, 1, dtype=model.head.weight.dtype))
-    # States of all layers, one after another: [layers, rows, width].
+    # The states of all layers, each as [layers, rows, width].
     hidden, cell = state if isinstance(state, tuple) else (state, state)
     values = []
     for k, (ih, hh, bias_ih, bias_hh) in enumerate(parts.layers):
@@ -237,10 +237,10 @@ def to_nam(model: SequenceModel, path: str | Path, metadata: Mapping[str, Any] |
 
 
 def from_nam(path: str | Path) -> SequenceModel:
-    """Read a file of Neural Amp Modeler with LSTM layers; its initial states are kept.
+    """Read a Neural Amp Modeler file with LSTM layers, including its initial states.
 
     Raises:
-        ModelError: the file is missing, damaged, or holds another architecture.
+        ModelError: if the file is missing or damaged, or holds another architecture.
     """
     data, path = _json(path), Path(path)
 
@@ -267,7 +267,7 @@ def from_nam(path: str | Path) -> SequenceModel:
             width = hidden
         head = (take(1, hidden), take(1))
         if position != len(weights):
-            raise ModelError(f"{display_path(path)} has {len(weights)} weights; {position} are expected")
+            raise ModelError(f"{display_path(path)} has {len(weights)} weights, expected {position}")
         rate = data.get("sample_rate")
         return _Parts("lstm", layers, head, False, initial, rate and int(rate))
 
@@ -275,18 +275,18 @@ def from_nam(path: str | Path) -> SequenceModel:
 
 
 def to_guitarml(model: SequenceModel, path: str | Path) -> None:
-    """Write a network of an effect as GuitarML's JSON, which Proteus and NeuralPi read.
+    """Write an effect's network as GuitarML's JSON, which Proteus and NeuralPi read.
 
     Args:
-        model: one LSTM or GRU layer that reads and gives one sample.
-        path: the file; what is there is replaced.
+        model: a network of one LSTM or GRU layer, with 1 input and 1 output per sample.
+        path: the file to write; replaced if it exists.
 
     Raises:
-        UserError: the format can't hold the network.
+        UserError: if the format can't hold the network.
     """
     parts = _Parts.of(model, "GuitarML's JSON")
     if len(parts.layers) > 1:
-        raise UserError(f"GuitarML's JSON holds one layer, and this network has {len(parts.layers)}.")
+        raise UserError(f"GuitarML's JSON supports only one layer, but this network has {len(parts.layers)}.")
     names = ("rec.weight_ih_l0", "rec.weight_hh_l0", "rec.bias_ih_l0", "rec.bias_hh_l0", "lin.weight", "lin.bias")
     tensors = [tensor.tolist() for tensor in (*parts.layers[0], *parts.head)]
     described = {
@@ -307,7 +307,7 @@ def from_guitarml(path: str | Path) -> SequenceModel:
     """Read GuitarML's JSON with one LSTM or GRU layer.
 
     Raises:
-        ModelError: the file is missing, damaged, or holds another network.
+        ModelError: if the file is missing or damaged, or holds another network.
     """
     data, path = _json(path), Path(path)
 
@@ -324,7 +324,7 @@ def from_guitarml(path: str | Path) -> SequenceModel:
 
 
 def _made(path: Path, read: Callable[[], _Parts]) -> SequenceModel:
-    """The model that is read, with errors about the file."""
+    """Build the model from the parts that are read; errors name the file."""
     try:
         parts = read()
     except (DataError, ModelError) as error:
@@ -360,12 +360,12 @@ def _size(value: Any, most: int) -> int:
 
 
 def _reordered(tensor: Tensor, gates: Sequence[int]) -> Tensor:
-    """The same with the blocks of rows of its gates in another order."""
+    """Reorder a tensor's blocks of rows, one for each gate."""
     blocks = tensor.chunk(len(gates))
     return torch.cat([blocks[k] for k in gates])
 
 
 def _described(model: SequenceModel) -> str:
-    reads = "symbols" if model.reads_symbols else f"{model.encoder.features} numbers per step"
-    gives = f"{model.head.output.width} per {'step' if model.per_step else 'sequence'}"
-    return f"{reads}, and gives {gives}"
+    reads = "tokens" if model.reads_symbols else f"{model.encoder.features} numbers per step"
+    outputs = f"{model.head.output.width} per {'step' if model.per_step else 'sequence'}"
+    return f"{reads} and outputs {outputs}"

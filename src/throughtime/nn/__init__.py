@@ -1,1 +1,1 @@
-"""torch modules: recurrent layers of any cell, the drop-in layers, the language model."""
+"""torch modules: recurrent layers for any cell, drop-in layers and sequence models."""

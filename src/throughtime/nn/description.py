@@ -1,4 +1,4 @@
-"""Modules as plain data, and back."""
+"""Describe modules as plain data, and rebuild them from it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from throughtime.program.core import Program
 
 
 class DropIn(NamedTuple):
-    """A drop-in and those of its arguments that say what it is."""
+    """A drop-in layer and the constructor arguments that describe it."""
 
     kind: type[nn.Module]
     arguments: tuple[str, ...]
@@ -41,40 +41,40 @@ _MODELS = ("Recurrent", "SequenceModel", *DROP_INS)
 
 
 def describe(module: nn.Module) -> Description:
-    """What a module is besides its weights.
+    """Describe a module as plain data, without its weights.
 
     Raises:
-        UserError: if it is none of those that can be described, or has been changed by hand.
+        UserError: if the module's class is unsupported, or its weights have been added to or removed by hand.
     """
     found = _described(module)
     if found is None:
         raise UserError(
-            f"a model that can be saved is one of {', '.join(_MODELS)}; got {type(module).__name__}: {_way_out(module)}"
+            f"can't save the type {type(module).__name__}; supported: {', '.join(_MODELS)}. {_way_out(module)}"
         )
     own, wanted = module.state_dict().keys(), _made(found).state_dict().keys()
     for name in own ^ wanted:
-        what = "has no" if name in wanted else "has"
+        problem = "lacks the weight" if name in wanted else "has the unexpected weight"
         raise UserError(
-            f"this {found.model} {what} {name!r} among its weights, unlike any other: it can't be saved. If it is "
-            "pruned or normalized, throughtime.from_torch(module) makes a layer of the weights that it runs with."
+            f"can't save this {found.model}: it {problem} {name!r}. If it is pruned or normalized, "
+            "throughtime.from_torch(module) makes a layer with its effective weights."
         )
     return found
 
 
 def _way_out(module: nn.Module) -> str:
-    """How a module that can't be described can be saved."""
+    """Explain how to save a module that can't be described."""
     if type(module).__module__.startswith("torch.") and type(module).__name__ in DROP_INS:
-        return "throughtime.accelerate(module) makes ours of it."
+        return "Replace it with a drop-in layer: throughtime.accelerate(module)."
     if parametrize.is_parametrized(module) and isinstance(module, nn.RNNBase):
-        return "throughtime.from_torch(module) makes a layer of the weights that it runs with."
+        return "throughtime.from_torch(module) makes a layer with its effective weights."
     own = [name for name, inner in module.named_modules() if _described(inner) is not None]
     top = [name for name in own if name and not any(name.startswith(f"{other}.") for other in own)]
-    weights = "save its weights with torch.save(module.state_dict(), path), and load them into the same module"
+    weights = "save its weights with torch.save(module.state_dict(), path) and load them into the same module"
     if not top:
-        return f"{weights}."
+        return f"{weights.capitalize()}."
     return (
-        f"rebuilding it from a file would run its Python code. Save a layer in it, with "
-        f"throughtime.save(module.get_submodule({top[0]!r}), path) ({', '.join(map(repr, top))}); or {weights}."
+        f"Rebuilding it from a file would need its Python code. Save one of its layers ({', '.join(map(repr, top))}) "
+        f"with throughtime.save(module.get_submodule({top[0]!r}), path), or {weights}."
     )
 
 
@@ -105,15 +105,15 @@ def _settings(recurrent: Recurrent) -> dict[str, Any]:
 
 
 def build(file: ModelFile, engine: str | None = None) -> nn.Module:
-    """The module of a file, in evaluation mode.
+    """Rebuild the module of a model file, in evaluation mode.
 
     Args:
-        file: the file.
-        engine: the engine's name; chosen by device if not given.
+        file: the model file.
+        engine: the engine's name; chosen by device by default.
 
     Raises:
         ModelError: if the file is damaged.
-        UserError: if there is no such engine.
+        UserError: if there is no engine with that name.
     """
     if engine is not None:
         get(engine)
@@ -125,8 +125,8 @@ def build(file: ModelFile, engine: str | None = None) -> nn.Module:
     for name in wanted.keys() | file.shapes.keys():
         if wanted.get(name) != file.shapes.get(name):
             raise ModelError(
-                f"{file.path}: its weights are not those of its programs: {name!r} {_shape(wanted.get(name))} is "
-                f"wanted, and {_shape(file.shapes.get(name))} is there."
+                f"{file.path}: its weights don't match its programs: {name!r}: expected {_shape(wanted.get(name))}, "
+                f"got {_shape(file.shapes.get(name))}."
             )
     recurrent: Any = module.recurrent if isinstance(module, SequenceModel) else module
     recurrent.engine = engine
@@ -141,15 +141,17 @@ def build(file: ModelFile, engine: str | None = None) -> nn.Module:
 
 
 def _require_codecs(file: ModelFile, module: SequenceModel) -> None:
-    """Refuses codecs for another number of symbols than the network has."""
+    """Raise ModelError if the file's vocabulary and the model differ in size."""
     inputs = module.task and module.task.codecs.inputs
     size = getattr(inputs, "size", None)
     if module.reads_symbols and size is not None and size != module.vocabulary_size:
-        raise ModelError(f"{file.path}: it has a vocabulary of {size} symbols for a model of {module.vocabulary_size}.")
+        raise ModelError(
+            f"{file.path}: its vocabulary has {size} tokens, but its model reads {module.vocabulary_size}."
+        )
 
 
 def _made(description: Description) -> nn.Module:
-    """The module without weights: nothing is set aside for them."""
+    """Build the module on the meta device, without allocating its weights."""
     kind, settings, programs = description.model, description.settings, description.programs
     with torch.device("meta"):
         if kind == "Recurrent":
@@ -165,13 +167,13 @@ def _made(description: Description) -> nn.Module:
                 skip=settings["skip"] is True,
             )
         if kind not in DROP_INS:
-            raise UserError(f"no model is called {kind!r}{nearest(kind, _MODELS)} (there are: {', '.join(_MODELS)}).")
+            raise UserError(f"no model named {kind!r}{nearest(kind, _MODELS)}; supported models: {', '.join(_MODELS)}.")
         ours, arguments = DROP_INS[kind]
         _require(settings, *arguments)
         if settings.get("num_layers", 1) != len(programs):
-            raise UserError(f"{settings['num_layers']!r} layers are told of, and {len(programs)} programs are there.")
+            raise UserError(f"num_layers is {settings['num_layers']!r}, but there are {len(programs)} programs.")
         module = ours(**settings)
-        module.layers()  # type: ignore[operator]  # which not all arguments are asked for before
+        module.layers()  # type: ignore[operator]  # uses the arguments that the constructor doesn't check
         return module
 
 
@@ -179,14 +181,14 @@ def _recurrent(settings: Any, programs: tuple[Program, ...]) -> Recurrent:
     _require(settings, "hidden_size", "options")
     hidden = settings["hidden_size"]
     if type(hidden) is not int or hidden < 1:
-        raise UserError(f"hidden_size must be a whole number of 1 or more; given {hidden!r}.")
+        raise UserError(f"hidden_size must be a positive integer, got {hidden!r}.")
     return Recurrent.from_programs(programs, hidden, **Options.of(settings["options"]).data)
 
 
 def _require(settings: Any, *names: str) -> None:
     if not isinstance(settings, dict) or settings.keys() != set(names):
-        raise UserError(f"the settings {', '.join(names)} are wanted; given {settings!r:.200}.")
+        raise UserError(f"expected the settings {', '.join(names)}, got {settings!r:.200}.")
 
 
 def _shape(shape: tuple[int, ...] | None) -> str:
-    return "nothing" if shape is None else str(list(shape))
+    return "no tensor" if shape is None else f"shape {list(shape)}"

@@ -1,7 +1,7 @@
-"""`RNN`, `LSTM` and `GRU` with the arguments, shapes and stored parameters of torch's, on our engines.
+"""Drop-in replacements for torch's `RNN`, `LSTM`, `GRU` and their cells, with equal arguments, shapes and state dicts.
 
-Each inherits from torch's own base class, which holds and names the parameters; only what runs is different. With the
-engine `torch` torch's own layer runs.
+Each class inherits from torch's base class, which owns and names the parameters; only the computation differs. With
+`engine="torch"`, torch's own layer runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ Hidden = Tensor | tuple[Tensor, Tensor]
 
 
 class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
-    """The base of the three layers: torch's parameters as the parameters of the layers' programs."""
+    """Base class of the three layers: maps torch's parameters to the parameters of the layers' programs."""
 
     engine: str | None = None
 
@@ -39,21 +39,20 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
             self.engine = engine
 
     def forward(self, input: Any, hx: Any = None, *, reset: Tensor | None = None) -> Any:
-        """Runs the layers over all steps.
+        """Run the layers over all steps.
 
         Args:
             input: `[T, B, input_size]` (`[B, T, input_size]` if `batch_first`), `[T, input_size]`, or a packed
                 sequence.
-            hx: the initial state, `[layers * directions, B, hidden_size]` (for an LSTM a pair of them); zeros if not
-                given.
-            reset: `[T, B]` (`[B, T]`, `[T]`, as the input), nonzero where a sequence's states are set to zero before
-                the step, as at the first step of an episode; torch's layers have no such argument.
+            hx: the initial state, `[layers * directions, B, hidden_size]` (for an LSTM, a pair); zeros by default.
+            reset: `[T, B]` (`[B, T]` or `[T]`, matching the input); where nonzero, a sequence's states are set to zero
+                before the step, as at the start of an episode. torch's layers have no such argument.
 
         Returns:
-            The output and the final state, of the shapes that torch's layer returns.
+            The output and the final state, with the shapes that torch's layer returns.
 
         Raises:
-            UserError: if `reset` does not have the shape of the input without its features.
+            UserError: if the shape of `reset` is not the input's shape without the features.
         """
         outside = outside_graph(self, input)
         if outside is not None:
@@ -62,7 +61,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
 
     def _run(self, input: Any, hx: Any, reset: Tensor | None = None) -> Any:
         tensors = (input.data if isinstance(input, PackedSequence) else input, *states_of(hx))
-        # A captured graph takes torch's layers one by one, as it takes those of every engine.
+        # A captured graph contains torch's layers one by one, as it does for every engine.
         plain = is_graph_captured() or not needs_traceable(tensors)
         if not self.hooks and reset is None and _is_torchs(self, tensors, plain):
             return self.original.forward(self, input, hx)
@@ -89,17 +88,17 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         return single_layer(self, self.mode, self._all_weights[0])
 
     def layers(self) -> Layers:
-        """Each layer's directions: a program and its parameters, as they are now."""
+        """Return each layer's directions, as pairs of a program and its current parameters."""
         layer, programs = TORCH_LAYERS[self.mode], torch_programs(self)
         directions = len(programs[0])
-        # From among the parameters, as torch's way to an attribute is long; what is parametrised is none of them.
+        # Read `_parameters` first: torch's attribute lookup is slow. Parametrized tensors are not in it.
         own: Mapping[str, Any] = self._parameters
         tensors = [[own[n] if n in own else getattr(self, n) for n in names] for names in self._all_weights]
         stored = [layer.to_program(of, bias=bool(self.bias)) for of in tensors]
         return [list(zip(ways, stored[depth * directions :], strict=False)) for depth, ways in enumerate(programs)]
 
     def _check(self, input: Any, hx: Any) -> None:
-        """Refuses what torch refuses, in torch's words."""
+        """Raise the errors that torch raises for invalid arguments, in torch's words."""
         if self._is_usual(input, states_of(hx)):
             return
         if isinstance(input, PackedSequence):
@@ -124,7 +123,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
             _check_states(states_of(hx), x)
 
     def _is_usual(self, input: Any, states: tuple[Tensor, ...]) -> bool:
-        """Whether input and states are as they are in nearly all calls; told in a few looks, as each call asks."""
+        """Check quickly whether input and states are valid in the common case; runs on every call."""
         if not isinstance(input, Tensor) or input.dim() != 3 or input.shape[2] != self.input_size:
             return False
         dtype = self._flat_weights[0].dtype  # type: ignore[union-attr]
@@ -138,7 +137,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         return [tuple(s.shape) for s in states] == shapes and all(s.dtype == dtype for s in states)
 
     def extra_repr(self) -> str:
-        """What is printed of the module."""
+        """Return the part of the module's repr inside the parentheses."""
         return super().extra_repr() + (f", engine={self.engine!r}" if self.engine else "")
 
 
@@ -153,14 +152,14 @@ def _cached_programs(
     )
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # of a plain function: a captured graph would look into a cached one
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # Dynamo would trace into an lru_cache
 def _constant_programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
-    """The programs of each layer's directions."""
+    """Return the programs of each layer's directions."""
     return _cached_programs(*of)
 
 
 def _check_states(states: Sequence[Tensor], like: Tensor) -> None:
-    """Refuse states of another type than the tensor's."""
+    """Raise ValueError if a state's dtype differs from the input's."""
     for state in states:
         if state.dtype != like.dtype and not in_autocast(like):
             raise RuntimeError(
@@ -169,7 +168,7 @@ def _check_states(states: Sequence[Tensor], like: Tensor) -> None:
 
 
 def torch_programs(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
-    """The programs of each layer's directions, of torch's own layers and ours."""
+    """Return the programs of each layer's directions, for torch's own layers and for ours."""
     m, directions = module, 2 if module.bidirectional else 1
     programs: tuple[tuple[Program, ...], ...] = _constant_programs(
         m.mode, m.input_size, m.hidden_size, m.proj_size, m.num_layers, directions, bool(m.bias)
@@ -178,7 +177,7 @@ def torch_programs(module: nn.RNNBase) -> tuple[tuple[Program, ...], ...]:
 
 
 def _is_torchs(module: _DropIn | _DropInCell, tensors: Sequence[Tensor], plain: bool) -> bool:
-    """Whether torch's own forward runs: where it is the fastest, and where torch must see its operations."""
+    """Check whether torch's own forward runs: where it is fastest, or where torch must see its operations."""
     engine, x = module.engine, tensors[0]
     undecided = engine is not None or not x.is_cpu
     if undecided and not is_graph_captured() and choose(engine, module._program(), x).name == "torch":
@@ -187,7 +186,7 @@ def _is_torchs(module: _DropIn | _DropInCell, tensors: Sequence[Tensor], plain: 
 
 
 class RNN(_DropIn):
-    """The plain recurrent network (Elman 1990); takes what `torch.nn.RNN` takes, and `engine`."""
+    """The Elman RNN (Elman 1990), with the arguments of `torch.nn.RNN` and `engine`."""
 
     original = nn.RNN
 
@@ -226,10 +225,10 @@ class RNN(_DropIn):
 
 
 class LSTM(_DropIn):
-    """Long short-term memory (Hochreiter & Schmidhuber 1997); takes what `torch.nn.LSTM` takes, and `engine`."""
+    """Long short-term memory (Hochreiter & Schmidhuber 1997), with the arguments of `torch.nn.LSTM` and `engine`."""
 
     original = nn.LSTM
-    # torch spells these for two states in its LSTM alone
+    # torch overrides these in its LSTM, which has two states.
     check_forward_args = nn.LSTM.check_forward_args  # type: ignore[assignment]
     get_expected_cell_size = nn.LSTM.get_expected_cell_size
     permute_hidden = nn.LSTM.permute_hidden  # type: ignore[assignment]
@@ -266,7 +265,7 @@ class LSTM(_DropIn):
 
 
 class GRU(_DropIn):
-    """The gated recurrent unit (Cho et al. 2014); takes what `torch.nn.GRU` takes, and `engine`."""
+    """The gated recurrent unit (Cho et al. 2014), with the arguments of `torch.nn.GRU` and `engine`."""
 
     original = nn.GRU
 
@@ -291,7 +290,7 @@ class GRU(_DropIn):
 
 
 class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
-    """The base of the three single steps."""
+    """Base class of the three single-step cells."""
 
     engine: str | None = None
 
@@ -302,11 +301,11 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
             self.engine = engine
 
     def forward(self, input: Tensor, hx: Any = None) -> Any:
-        """Runs one step.
+        """Run one step.
 
         Args:
             input: `[B, input_size]` or `[input_size]`.
-            hx: the state `[B, hidden_size]` or `[hidden_size]` (for an LSTM a pair of them); zeros if not given.
+            hx: the state `[B, hidden_size]` or `[hidden_size]` (for an LSTM, a pair); zeros by default.
 
         Returns:
             The state after the step.
@@ -331,7 +330,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
         return final.squeeze(0) if isinstance(final, Tensor) else tuple(s.squeeze(0) for s in final)
 
     def layers(self) -> Layers:
-        """The one layer's program and its parameters, as they are now."""
+        """Return the layer's program and its current parameters."""
         stored = [self.weight_ih, self.weight_hh, *((self.bias_ih, self.bias_hh) if self.bias else ())]
         return [[(self._program(), TORCH_LAYERS[self._mode()].to_program(stored, bias=bool(self.bias)))]]
 
@@ -349,7 +348,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
         return "LSTM" if isinstance(self, nn.LSTMCell) else "GRU"
 
     def _check(self, input: Tensor, states: Sequence[Tensor]) -> None:
-        """Refuse what torch refuses, in torch's words."""
+        """Raise the errors that torch raises for invalid arguments, in torch's words."""
         name = type(self).__name__
         if input.dim() not in (1, 2):
             raise ValueError(f"{name}: Expected input to be 1D or 2D, got {input.dim()}D instead")
@@ -361,7 +360,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
             raise RuntimeError(f"input has inconsistent input_size: got {input.shape[-1]} expected {self.input_size}")
         for k, state in enumerate(states):
             if input.dim() != state.dim():
-                raise RuntimeError(f"{name}: input is {input.dim()}D and hidden{k} {state.dim()}D; both must be alike")
+                raise RuntimeError(f"{name}: input is {input.dim()}D but hidden{k} is {state.dim()}D; they must match")
             if input.shape[0] != state.shape[0] and input.dim() == 2:
                 raise RuntimeError(
                     f"Input batch size {input.shape[0]} doesn't match hidden{k} batch size {state.shape[0]}"
@@ -374,7 +373,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
 
 
 class RNNCell(_DropInCell, nn.RNNCell):
-    """One step of the plain recurrent network; takes what `torch.nn.RNNCell` takes, and `engine`."""
+    """One step of the Elman RNN, with the arguments of `torch.nn.RNNCell` and `engine`."""
 
     original = nn.RNNCell
 
@@ -383,16 +382,16 @@ class RNNCell(_DropInCell, nn.RNNCell):
 
 
 class LSTMCell(_DropInCell, nn.LSTMCell):
-    """One step of long short-term memory; takes what `torch.nn.LSTMCell` takes, and `engine`."""
+    """One step of long short-term memory, with the arguments of `torch.nn.LSTMCell` and `engine`."""
 
     original = nn.LSTMCell
 
 
 class GRUCell(_DropInCell, nn.GRUCell):
-    """One step of the gated recurrent unit; takes what `torch.nn.GRUCell` takes, and `engine`."""
+    """One step of the gated recurrent unit, with the arguments of `torch.nn.GRUCell` and `engine`."""
 
     original = nn.GRUCell
 
 
-# A model saved with `torch.save` loads where torch's own classes are allowed.
+# Allow torch.load with weights_only=True to unpickle these classes, as it does torch's own.
 torch.serialization.add_safe_globals([RNN, LSTM, GRU, RNNCell, LSTMCell, GRUCell])

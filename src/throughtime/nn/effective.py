@@ -1,4 +1,4 @@
-"""The weights that a layer runs with, where its parameters are normalized or pruned."""
+"""Effective weights of layers whose parameters are normalized or pruned."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 
 def effective_weights(layer: nn.Module, names: Iterable[str]) -> dict[str, Tensor]:
-    """The layer's tensors of these names, after weight norm, spectral norm, pruning or a parametrization.
+    """Return the named tensors of a layer after weight norm, spectral norm, pruning or a parametrization.
 
-    The layer is left as it is: in training, spectral norm would otherwise change its estimate with each look.
+    The layer is not changed: reading a spectral norm in training mode would otherwise update its estimate.
     """
     states = [(module, module.training) for module in layer.modules()]
     try:
@@ -37,7 +37,7 @@ def refresh_weights(module: nn.Module) -> None:
 
 
 def _by_hooks(layer: nn.Module) -> dict[str, Tensor]:
-    """The weights that hooks compute before each call."""
+    """Return the weights that forward pre-hooks compute before each call."""
     found: dict[str, Tensor] = {}
     for hook in layer._forward_pre_hooks.values():
         if isinstance(hook, WeightNorm):

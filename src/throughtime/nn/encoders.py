@@ -1,11 +1,11 @@
-"""What turns the elements of a sequence into vectors for the recurrent layers.
+"""Encoders: turn the elements of a sequence into vectors for the recurrent layers.
 
 An encoder is a module with:
 
-- `features`: the width of its vectors;
-- `vectors(inputs, dropout)`: from a batch, time first, vectors `[T, B, features]` and None, or ids `[T, B]` and the
-  table `[n, features]` that they index; `dropout` is 0 outside of training;
-- `reset_parameters(bound)`: draws new parameters, uniformly in ±`bound` if it is given;
+- `features`: the width of the vectors;
+- `vectors(inputs, dropout)`: for a time-major batch, returns either vectors `[T, B, features]` and None, or ids
+  `[T, B]` and the table `[n, features]` that they index; `dropout` is 0 in evaluation;
+- `reset_parameters(bound)`: draws new parameters, uniformly from ±`bound` if it is given;
 - `data`: the encoder as plain data, without its weights.
 """
 
@@ -22,11 +22,11 @@ from throughtime.nn.masks import dropped
 
 
 class Embedding(nn.Embedding):
-    """A learned vector for each symbol.
+    """A learned vector for each token.
 
     Args:
-        symbols: the number of symbols.
-        features: the width of a vector.
+        symbols: the vocabulary size.
+        features: the width of the vectors.
     """
 
     def __init__(self, symbols: int, features: int) -> None:
@@ -34,18 +34,21 @@ class Embedding(nn.Embedding):
         self.features = features
 
     def reset_parameters(self, bound: float | None = None) -> None:
-        """Draws the vectors from a standard normal distribution, or uniformly in ±`bound`."""
+        """Draw the vectors from a standard normal distribution, or uniformly from ±`bound`."""
         if bound is None:
             nn.init.normal_(self.weight)
         else:
             nn.init.uniform_(self.weight, -bound, bound)
 
     def vectors(self, inputs: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
-        """Ids and their table in training, else vectors; dropout drops an element of a symbol at all its steps."""
+        """Return ids and their table in training, vectors otherwise.
+
+        Dropout drops an element of a token's vector at all of the token's occurrences.
+        """
         if not self.training:
             return self(inputs), None
         table: Tensor = self.weight
-        # Most symbols are absent from a batch. A graph or a GPU would have to wait to learn how many are present.
+        # Most tokens are absent from a batch. In a graph or on a GPU, counting those present would force a sync.
         waits = torch.compiler.is_compiling() or inputs.device.type != "cpu"
         if len(table) > inputs.numel() and not waits:
             present, inputs = inputs.unique(return_inverse=True)  # type: ignore[no-untyped-call]
@@ -59,10 +62,10 @@ class Embedding(nn.Embedding):
 
 
 class Numeric(nn.Module):
-    """Passes numbers through as they are; their scaling belongs to the data's codec.
+    """An encoder that passes numbers through unchanged; the data's codec scales them.
 
     Args:
-        features: the numbers per time step.
+        features: the number of values per time step.
     """
 
     def __init__(self, features: int) -> None:
@@ -70,14 +73,14 @@ class Numeric(nn.Module):
         self.features = features
 
     def reset_parameters(self, bound: float | None = None) -> None:
-        """Does nothing: there are no parameters."""
+        """Do nothing; the encoder has no parameters."""
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Returns the input."""
+        """Return the input."""
         return inputs
 
     def vectors(self, inputs: Tensor, dropout: float) -> tuple[Tensor, Tensor | None]:
-        """The vectors; numbers aren't dropped."""
+        """Return the inputs; dropout doesn't apply to numbers."""
         return inputs, None
 
     @property
@@ -87,24 +90,24 @@ class Numeric(nn.Module):
 
 
 def encoder_from(data: Any, features: int) -> Embedding | Numeric:
-    """Builds an encoder from its plain data.
+    """Build an encoder from its plain data.
 
     Args:
         data: the encoder as plain data.
-        features: the features that the recurrent layers take.
+        features: the input width of the recurrent layers.
 
     Raises:
         UserError: if the data don't describe an encoder.
     """
     if not isinstance(data, dict) or data.keys() != {"kind", "size"}:
-        raise UserError(f"an encoder is described by its kind and size, got {data!r:.200}.")
+        raise UserError(f"an encoder must be a dict with the keys kind and size, got {data!r:.200}.")
     kind, size = data["kind"], data["size"]
     if type(size) is not int or size < 1:
-        raise UserError(f"the size of an encoder must be a positive integer, got {size!r:.200}.")
+        raise UserError(f"an encoder's size must be a positive integer, got {size!r:.200}.")
     if kind == "embedding":
         return Embedding(size, features)
     if kind == "numeric":
         if size != features:
-            raise UserError(f"the encoder gives {size} features, but the recurrent layers take {features}.")
+            raise UserError(f"the encoder has {size} features, but the recurrent layers take {features}.")
         return Numeric(size)
-    raise UserError(f"the kind of an encoder must be embedding or numeric, got {kind!r:.200}.")
+    raise UserError(f"an encoder's kind must be 'embedding' or 'numeric', got {kind!r:.200}.")

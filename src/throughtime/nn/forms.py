@@ -1,4 +1,4 @@
-"""The forms of input that recurrent layers take: turned into a time-major tensor and a layout, and back."""
+"""Convert between the input forms that recurrent layers accept and a time-major tensor with a layout."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Lengths = Tensor | Sequence[int]
 
 
 def states_of(state: State | None) -> tuple[Tensor, ...]:
-    """The tensors of a state, none of None."""
+    """Return a state's tensors as a tuple, empty for None."""
     return () if state is None else (state,) if isinstance(state, Tensor) else tuple(state)
 
 
 class Form(NamedTuple):
-    """How a caller gives sequences, and is given results.
+    """The form of a caller's input, used to convert results back to it.
 
     Attributes:
-        layout: how the sequences lie inside.
-        order: the caller's sequences in the order of the layout; unchanged if None.
-        packed: the packed sequence that was given.
-        single: whether it was one sequence without a batch axis.
+        layout: the layout that the stack runs on.
+        order: for each sequence of the layout, its index in the caller's batch; None if the order is unchanged.
+        packed: the input, if it is a packed sequence.
+        single: whether the input is one sequence without a batch axis.
         batch_first: whether the batch axis comes before time.
-        unpack: the layout whose `pad` restores the caller's order of sequences; if lengths were given.
+        unpack: the layout whose `pad` restores the caller's order of sequences, if lengths were given.
     """
 
     layout: Layout
@@ -42,7 +42,7 @@ class Form(NamedTuple):
     unpack: Layout | None = None
 
     def states(self, state: State | None) -> Sequence[Tensor] | None:
-        """The caller's initial states as `[layers * directions, B, width]`, in the order of the layout."""
+        """Return the caller's initial states as `[layers * directions, B, width]`, in the layout's order."""
         if state is None:
             return None
         states = states_of(state)
@@ -51,7 +51,7 @@ class Form(NamedTuple):
         return states if self.order is None else [s[:, self.order] for s in states]
 
     def mask(self, mask: Tensor | None) -> Tensor | None:
-        """A mask of the form of the input without its features, as `[T, B]`."""
+        """Convert a mask shaped like the input without its features to `[T, B]`."""
         if mask is None or self.packed is not None:
             return mask
         if self.single:
@@ -60,18 +60,18 @@ class Form(NamedTuple):
         return mask if self.order is None else mask[:, self.order]
 
     def laid_out(self, given: Tensor | PackedSequence) -> Tensor:
-        """A further input of the form of the input, as `[T, B, width]`; `[N, width]` if packed."""
+        """Convert another input in the same form to `[T, B, width]`, or `[N, width]` if packed."""
         if isinstance(given, PackedSequence):
             return given.data
         x = given.unsqueeze(1) if self.single else given.transpose(0, 1) if self.batch_first else given
         return x if self.unpack is None else self.unpack.pack(x)
 
     def output(self, outputs: Sequence[Tensor], returns: str) -> Output:
-        """A stack's outputs in the caller's form, a tuple if there are several.
+        """Convert a stack's outputs to the caller's form; a tuple if there are several.
 
         Args:
-            outputs: those of `Stack.run_layers`.
-            returns: which of the steps they are; see `throughtime.nn.options.Options`.
+            outputs: the outputs of `Stack.run_layers`.
+            returns: the steps that they hold; see `throughtime.nn.options.Options`.
         """
         axis = _BATCH_AXIS[returns]
         by_step = returns == "steps"
@@ -91,7 +91,7 @@ class Form(NamedTuple):
         return found[0] if len(found) == 1 else tuple(found)
 
     def final(self, states: Sequence[Tensor]) -> State:
-        """Final states `[layers * directions, B, width]` in the caller's form, a tuple if there are several."""
+        """Convert final states `[layers * directions, B, width]` to the caller's form; a tuple if there are several."""
         if self.single:
             states = [s.squeeze(1) for s in states]
         elif self.layout.restore is not None:
@@ -109,19 +109,19 @@ def form_of(
     lengths: Lengths | None = None,
     token_ids: bool = False,
 ) -> tuple[Tensor, Form]:
-    """Turn what a caller gives into what a stack runs on.
+    """Convert an input to the time-major tensor that a stack runs on.
 
     Args:
         input: `[T, B, features]` (`[B, T, features]` if `batch_first`), `[T, features]`, or a packed sequence.
         batch_first: whether the batch axis comes first in input and output.
-        lengths: the number of steps of each sequence, 0 to T; all if None.
+        lengths: the number of steps of each sequence, 0 to T; T by default.
         token_ids: whether the input is `[T, B]`, without features.
 
     Returns:
-        `[T, B, features]`, or `[N, features]` if packed, and the form.
+        The tensor, `[T, B, features]` or `[N, features]` if packed, and the input's form.
 
     Raises:
-        UserError: if there is not one length from 0 to T for each sequence.
+        UserError: if lengths are not B integers from 0 to T.
     """
     if isinstance(input, PackedSequence):
         sizes: list[int] = input.batch_sizes.tolist()
@@ -146,23 +146,23 @@ def form_of(
 
 
 def require_reset(reset: Tensor, input: Tensor | PackedSequence) -> None:
-    """Refuse a reset mask that does not fit an input.
+    """Raise UserError unless a reset mask matches the input.
 
     Raises:
-        UserError: if the input is packed, or the mask is not of its shape without the features.
+        UserError: if the input is packed, or the mask's shape is not the input's shape without the features.
     """
     if isinstance(input, PackedSequence):
-        raise UserError("lengths and reset go with a padded input, not with a packed sequence.")
+        raise UserError("lengths and reset need a padded input, got a packed sequence.")
     given = list(reset.shape) if isinstance(reset, Tensor) else type(reset).__name__
     if given != list(input.shape[:-1]):
-        raise UserError(f"reset must have the shape {list(input.shape[:-1])}; given {given}.")
+        raise UserError(f"reset must have shape {list(input.shape[:-1])}, got {given}.")
 
 
 def _order_and_batch_sizes(lengths: Lengths, steps: int, rows: int) -> tuple[Tensor, list[int]]:
-    """The order of sequences from long to short, and the number of active ones at each step.
+    """Sort sequences from long to short and count the active ones at each step.
 
     Raises:
-        UserError: if there is not one length from 0 to T for each sequence.
+        UserError: if lengths are not B integers from 0 to T.
     """
     try:
         numbers = torch.as_tensor(lengths).cpu()

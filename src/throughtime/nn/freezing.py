@@ -1,4 +1,4 @@
-"""Layers whose weights stay as they are: what a run needs of them is made once and kept."""
+"""Cache packed weights for inference."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ Model = TypeVar("Model", bound=nn.Module)
 
 
 class Freezable:
-    """A recurrent module that can be frozen; it thaws where torch gives it new weights or trains it.
+    """A recurrent module that can be frozen; training it or loading new weights unfreezes it.
 
     Attributes:
-        frozen: each layer's directions, a program and its parameters, while it is frozen.
+        frozen: each layer's directions, as pairs of a program and its parameters, while frozen; None otherwise.
     """
 
     frozen: Layers | None = None
     training: bool
 
     def layers(self) -> Layers:
-        """Each layer's directions: a program and its parameters, as they are now."""
+        """Return each layer's directions, as pairs of a program and its current parameters."""
         raise NotImplementedError
 
     def freeze(self) -> None:
-        """Keeps the weights as they are now."""
+        """Cache the current weights."""
         if isinstance(self, nn.Module):
             refresh_weights(self)
         with torch.no_grad():
@@ -41,14 +41,14 @@ class Freezable:
             ]
 
     def lasting_layers(self) -> Layers:
-        """What was kept, where the module is frozen; else the layers as they are now."""
-        # A captured graph holds the parameters themselves.
+        """Return the cached layers if frozen, the current ones otherwise."""
+        # A captured graph must refer to the parameters themselves.
         if self.frozen is None or self.training or torch.compiler.is_compiling():
             return self.layers()
         return self.frozen
 
     def train(self, mode: bool = True) -> Self:
-        """Thaws it, if it is to be trained."""
+        """Set training or evaluation mode; training mode unfreezes the module."""
         if mode:
             self.frozen = None
         super().train(mode)  # type: ignore[misc]
@@ -64,37 +64,35 @@ class Freezable:
         super()._load_from_state_dict(*args, **kwargs)  # type: ignore[misc]
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: all but what is kept, which a copy makes anew when it is frozen."""
+        """Return the state to copy or pickle, without the cache."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
         return {name: value for name, value in state.items() if name != "frozen"}
 
 
 def freeze(model: Model) -> Model:
-    """Keeps the weights of a model's recurrent layers as they are now, made ready once: for inference.
+    """Cache the packed weights of a model's recurrent layers, for inference.
 
-    A call of a short sequence takes much less time then, as nothing is packed anew. What is written into the weights
-    afterwards, or put in their place (by `torch.func.functional_call`, say), is not seen, and they get no gradients;
-    `model.train()`, `model.to(...)` and `model.load_state_dict(...)` thaw the layers. Results are the same bits as
-    before.
+    Calls on short sequences become much faster, because weights are packed once instead of on every call. Results are
+    bit-identical. Later changes to the weights, in place or by replacement (`torch.func.functional_call`, for example),
+    have no effect, and weights get no gradients. `model.train()`, `model.to(...)` and `model.load_state_dict(...)`
+    unfreeze the layers.
 
     Args:
-        model: any torch module with recurrent layers of throughtime's in it, or such a layer; put into evaluation.
+        model: a throughtime recurrent layer, or any module that contains one; set to evaluation mode.
 
     Returns:
         The same model.
 
     Raises:
-        UserError: if it is no module, or has no such layer.
+        UserError: if `model` is not a module or contains no throughtime layer.
     """
     if not isinstance(model, nn.Module):
-        raise UserError(
-            f"a torch module is wanted, to freeze the recurrent layers in it; given {type(model).__name__}."
-        )
+        raise UserError(f"freeze expects a torch module with recurrent layers in it, got {type(model).__name__}.")
     found = [module for module in model.modules() if isinstance(module, Freezable)]
     if not found:
         raise UserError(
-            f"{type(model).__name__} has no recurrent layer of throughtime's to freeze: throughtime.accelerate(model) "
-            "makes torch's layers such."
+            f"{type(model).__name__} has no throughtime layer to freeze: replace torch's layers first with "
+            "throughtime.accelerate(model)."
         )
     model.eval()
     for module in found:

@@ -1,4 +1,4 @@
-"""Heads: the last linear layer of a network, and the loss that trains it."""
+"""Heads: a network's last linear layer and its training loss."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from throughtime.outputs import Output
 
 
 class Head(nn.Module, ABC):
-    """A linear layer whose numbers mean an output. `Head.of` chooses the class for an output.
+    """A linear layer with the loss of an output; `Head.of` chooses the class.
 
     Args:
-        output: what the numbers mean.
+        output: the output that the layer's values describe.
         features: the width of the layer's input.
-        tied: an embedding `[classes, features]` to use as the matrix (Press & Wolf 2017, arXiv:1608.05859); of a
-            categorical output only. It stays one parameter, and `reset_parameters` leaves it alone.
-        drawn: whether to draw the parameters now; if not, call `reset_parameters` before use.
+        tied: an embedding `[classes, features]` to use as the weight (Press & Wolf 2017, arXiv:1608.05859); only for
+            a categorical output. It remains one parameter, and `reset_parameters` does not change it.
+        drawn: whether to initialize the parameters now; otherwise call `reset_parameters` before use.
 
     Attributes:
-        output: what the numbers mean.
+        output: the output that the layer's values describe.
         weight: `[width, features]`.
         bias: `[width]`.
 
     Raises:
-        UserError: the embedding doesn't fit, or the output can't have one.
+        UserError: if the embedding has the wrong shape, or the output can't be tied to one.
     """
 
     def __init__(self, output: Output, features: int, *, tied: nn.Parameter | None = None, drawn: bool = True) -> None:
@@ -43,8 +43,8 @@ class Head(nn.Module, ABC):
             raise UserError(f"only a categorical output can be tied to an embedding, got {output}.")
         if tied is not None and tied.shape != shape:
             raise UserError(
-                f"an embedding of shape {list(tied.shape)} can't be tied to a head of shape {list(shape)}; "
-                "give both the same shape, or don't tie them."
+                f"can't tie an embedding of shape {list(tied.shape)} to a head of shape {list(shape)}: "
+                "the shapes must match."
             )
         self.output = output
         self.tied = tied is not None
@@ -55,57 +55,57 @@ class Head(nn.Module, ABC):
 
     @staticmethod
     def of(output: Output, features: int, *, tied: nn.Parameter | None = None, drawn: bool = True) -> Head:
-        """Return a new head of the class for an output; the arguments are the class's."""
+        """Create the head for an output; the arguments are those of the class."""
         return _HEADS[type(output)](output, features, tied=tied, drawn=drawn)
 
     def reset_parameters(self) -> None:
-        """Draw weight and bias uniformly from +-1/sqrt(features); a tied weight is left alone."""
+        """Draw weight and bias uniformly from ±1/sqrt(features); a tied weight is not changed."""
         bound = 1 / math.sqrt(self.weight.shape[1])
         if not self.tied:
             nn.init.uniform_(self.weight, -bound, bound)
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the raw numbers `[..., width]` of features `[..., features]`."""
+        """Compute the raw values `[..., width]` from features `[..., features]`."""
         return functional.linear(features, self.weight, self.bias)
 
     def loss(self, features: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Sum the losses of all steps or sequences.
+        """Compute the sum of the losses of all steps or sequences.
 
         Args:
             features: `[..., features]`.
-            targets: `[..., *output.target_shape]`: ids as int64, or numbers.
-            weights: a factor for each loss, broadcast to `[...]`, or for each element of the targets, in their shape;
+            targets: `[..., *output.target_shape]`, int64 ids or floating-point values.
+            weights: a factor for each loss, broadcast to `[...]`, or for each target element, in the targets' shape;
                 0 masks a padded step or a missing element.
 
         Returns:
-            The sum, a scalar: in nats, or of squared, absolute or pinball errors; of signals the loss of all steps
-            times their number.
+            A scalar: the sum in nats, or of squared, absolute or pinball errors; for signals, the loss over all steps
+                times the number of steps.
 
         Raises:
-            UserError: the targets don't fit.
+            UserError: if the targets have the wrong shape.
         """
         return self.loss_of(self(features), targets, weights)
 
     def loss_of(self, raw: Tensor, targets: Tensor, weights: Tensor | None = None) -> Tensor:
-        """Sum the losses as `loss` does, from raw numbers `[..., width]` that `forward` returned."""
+        """Compute the same sum as `loss` from raw values `[..., width]`, as returned by `forward`."""
         self._check(raw.shape[:-1], targets)
-        # A sum of thousands of terms has no digits left in half precision.
+        # A sum of thousands of terms would lose all precision in half precision.
         raw = raw.to(torch.promote_types(raw.dtype, torch.float32))
         return self._sum(raw, targets.to(raw.dtype) if self.output.target_shape else targets, weights)
 
     @abstractmethod
     def _sum(self, raw: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
-        """Return the loss times its terms; the arguments are those of `loss_of`, in at least single precision."""
+        """Compute the loss times its number of terms; takes the arguments of `loss_of`, in float32 or float64."""
 
     def terms(self, targets: Tensor) -> int:
-        """Count the steps or sequences that a loss is summed over: divide by it for a mean."""
+        """Count the steps or sequences that a loss sums over; divide the loss by it for a mean."""
         return self.output.terms(targets)
 
     def _check(self, leading: torch.Size, targets: Tensor) -> None:
         expected = (*leading, *self.output.target_shape)
-        if targets.shape != expected:  # torch would broadcast them
-            raise UserError(f"targets must be {list(expected)} for {self.output}, got {list(targets.shape)}.")
+        if targets.shape != expected:  # torch would silently broadcast
+            raise UserError(f"targets for {self.output} must have shape {list(expected)}, got {list(targets.shape)}.")
 
     def extra_repr(self) -> str:
         return f"{self.output}, features={self.weight.shape[1]}{', tied=True' if self.tied else ''}"
@@ -123,7 +123,7 @@ class StepwiseHead(Head):
 
     @abstractmethod
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each element of the targets, in their shape; the arguments are those of `loss_of`."""
+        """Compute the loss of each target element, in the targets' shape; takes the arguments of `loss_of`."""
 
 
 class DistributionHead(StepwiseHead):
@@ -131,7 +131,7 @@ class DistributionHead(StepwiseHead):
 
     @abstractmethod
     def distribution(self, raw: Tensor) -> Distribution:
-        """Return the distribution of a target `[...]` or of its elements `[..., n]` that raw numbers describe."""
+        """Return the distribution of a target `[...]`, or of its elements `[..., n]`, from raw values."""
 
     def losses(self, raw: Tensor, targets: Tensor) -> Tensor:
         log_likelihoods: Tensor = self.distribution(raw).log_prob(targets)
@@ -139,7 +139,7 @@ class DistributionHead(StepwiseHead):
 
 
 class CategoricalHead(DistributionHead):
-    """Softmax over classes."""
+    """A head that predicts classes with a softmax."""
 
     def distribution(self, raw: Tensor) -> Distribution:
         return distributions.Categorical(logits=raw, validate_args=False)
@@ -148,14 +148,14 @@ class CategoricalHead(DistributionHead):
         self._check(features.shape[:-1], targets)
         if weights is None:
             return softmax_loss(features.reshape(-1, features.shape[-1]), self.weight, self.bias, targets.reshape(-1))
-        # The scores of padded steps would be most of the work.
+        # Scoring padded steps would be most of the work.
         weights = weights.expand_as(targets)
         kept = weights != 0
         return super().loss(features[kept], targets[kept], weights[kept])
 
 
 class LogisticMixtureHead(StepwiseHead):
-    """A mixture of logistic distributions over levels in order."""
+    """A head that predicts ordered levels with a mixture of logistic distributions."""
 
     output: outputs.LogisticMixture
 
@@ -171,14 +171,14 @@ class LogisticMixtureHead(StepwiseHead):
 
 
 class BernoulliHead(DistributionHead):
-    """Independent bits."""
+    """A head that predicts independent bits."""
 
     def distribution(self, raw: Tensor) -> Distribution:
         return distributions.Bernoulli(logits=raw, validate_args=False)
 
 
 class NormalHead(DistributionHead):
-    """Independent normal distributions."""
+    """A head that predicts independent normal distributions."""
 
     output: outputs.Normal
 
@@ -187,7 +187,7 @@ class NormalHead(DistributionHead):
 
 
 class StudentTHead(DistributionHead):
-    """Independent Student t distributions."""
+    """A head that predicts independent Student t distributions."""
 
     output: outputs.StudentT
 
@@ -196,7 +196,7 @@ class StudentTHead(DistributionHead):
 
 
 class PointHead(StepwiseHead):
-    """Regression by the squared or the absolute error."""
+    """A head for regression with the squared or absolute error."""
 
     output: outputs.Point
 
@@ -206,7 +206,7 @@ class PointHead(StepwiseHead):
 
 
 class QuantilesHead(StepwiseHead):
-    """Quantile regression by the pinball error, summed over levels."""
+    """A head for quantile regression with the pinball loss, summed over levels."""
 
     output: outputs.Quantiles
 
@@ -217,17 +217,17 @@ class QuantilesHead(StepwiseHead):
 
 
 class SignalHead(Head):
-    """Regression by the error-to-signal ratio of pre-emphasized signals and the error of their means.
+    """A head for signals, trained with the error-to-signal ratio after pre-emphasis plus the error of the means.
 
-    Both are of all sequences of a batch together. The first step of a batch has no step before it to filter with, so
-    it only counts in the means.
+    Both terms are computed over all sequences of a batch together. The first step of a batch has no predecessor to
+    filter with, so it counts only in the means.
     """
 
     output: outputs.Signal
 
     def _sum(self, raw: Tensor, targets: Tensor, weights: Tensor | None) -> Tensor:
         if raw.dim() < 2:
-            raise UserError(f"a signal needs a loss per step, [steps, ..., channels], got {list(raw.shape)}.")
+            raise UserError(f"a signal needs an output per step, [steps, ..., channels], got {list(raw.shape)}.")
         weights = torch.ones_like(raw[..., 0]) if weights is None else weights.expand_as(raw[..., 0])
         weights = weights[..., None].to(raw.dtype)
         count = weights.sum()
@@ -243,11 +243,11 @@ class SignalHead(Head):
         return signal[1:] - self.output.pre_emphasis * signal[:-1]
 
 
-_SILENCE = 1e-5  # mean square of a target below which its error counts less and less
+_SILENCE = 1e-5  # target power below which the error-to-signal ratio is damped
 
 
 def _softplus(x: Any) -> Any:
-    return functional.softplus(x, threshold=40)  # where float64 can't tell it from x; the default, 20, is off by 2e-9
+    return functional.softplus(x, threshold=40)  # exact in float64; the default, 20, is off by 2e-9
 
 
 _HEADS: dict[type[Output], type[Head]] = {

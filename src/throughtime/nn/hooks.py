@@ -1,4 +1,4 @@
-"""Hooks: what intercepts the runs of a stack's layers, by rewriting their programs and adding inputs and outputs."""
+"""Hooks: intercept the runs of a stack's layers by rewriting their programs and adding inputs and outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from throughtime.errors import UserError
 from throughtime.program.core import Program
 from throughtime.program.rewrite import RESET, RESET_LEARNED, STATES, with_reset, with_states
 
-Starts = Sequence[Sequence[Sequence[Tensor]]]  # of each layer each direction's learned initial states, each [width]
+Starts = Sequence[Sequence[Sequence[Tensor]]]  # learned initial states, [width] each, indexed by layer and direction
 
 
 class LayerDirection(NamedTuple):
@@ -28,124 +28,124 @@ class LayerDirection(NamedTuple):
 
 
 class Hook:
-    """Intercepts the runs of a stack's layers.
+    """Base class of hooks, which intercept the runs of a stack's layers.
 
-    A call of the stack calls `begin` once, then for each layer and direction `inputs`, `rewrite`, `tap`, `engine` and,
-    after the run, `receive`.
+    A call of the stack calls `begin` once. Then, for each layer and direction, it calls `inputs`, `rewrite`, `tap`,
+    `engine` and, after the run, `receive`.
 
     Attributes:
-        leaves_graph: whether torch.compile must break its graph for it.
-        takes_token_ids: whether it works where the first layer's input is token ids instead of vectors.
+        leaves_graph: whether torch.compile must break its graph for this hook.
+        takes_token_ids: whether the hook works when the first layer's input is token ids instead of vectors.
     """
 
     leaves_graph = False
     takes_token_ids = False
 
     def begin(self, layout: Layout) -> None:
-        """Take the layout of the call that begins."""
+        """Prepare for a call of the stack with the given layout."""
 
     def rewrite(self, direction: LayerDirection, program: Program) -> Program:
-        """The program with this hook in it; inputs and outputs that it adds come last."""
+        """Return the program with this hook's changes; inputs and outputs that it adds come last."""
         return program
 
     def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
-        """The inputs that the rewrite added, each `[T, B, width]`; x has the layer input's shape and type."""
+        """Return the inputs that `rewrite` added, each `[T, B, width]`; x has the layer input's shape and dtype."""
         return []
 
     def receive(self, direction: LayerDirection, outputs: list[Tensor]) -> None:
-        """Take the outputs that the rewrite added, each `[T, B, width]`."""
+        """Receive the outputs that `rewrite` added, each `[T, B, width]`."""
 
     def tap(self, direction: LayerDirection, program: Program) -> Tap | None:
-        """What to hand out of the run of a program that all hooks have rewritten."""
+        """Return which intermediate values to expose from a run of the fully rewritten program."""
         return None
 
     def engine(self, direction: LayerDirection, program: Program, chosen: Engine) -> Engine:
-        """The engine for a program that all hooks have rewritten, in place of the chosen one."""
+        """Return the engine for the fully rewritten program; `chosen` by default."""
         return chosen
 
     def adds(self, program: Program) -> int:
-        """The number of outputs that the rewrite adds, if it can be part of a captured graph."""
+        """Return the number of outputs that `rewrite` adds, for hooks that can be part of a captured graph."""
         return 0
 
     def in_graph(self) -> str | None:
-        """The name of the rewrite in `throughtime.program.rewrite.REWRITES`, for a graph that is being captured.
+        """Return the name of the rewrite in `throughtime.program.rewrite.REWRITES`, for a graph being captured.
 
         Returns:
             None if there is nothing to rewrite.
 
         Raises:
-            UserError: if this hook cannot be part of a graph.
+            UserError: if this hook can't be part of a graph.
         """
         raise UserError(
-            f"{type(self).__name__} cannot be part of a graph that torch.compile or torch.export captures: run the "
+            f"{type(self).__name__} can't be part of a graph that torch.compile or torch.export captures: run the "
             "original model."
         )
 
 
 class Hookable:
-    """A module whose runs hooks intercept while they are attached; a copy of it has none.
+    """A module whose runs can be intercepted by hooks; copies have none attached.
 
     Attributes:
-        hooks: what records or edits.
+        hooks: the attached hooks.
     """
 
     hooks: tuple[Hook, ...] = ()
 
     def __getstate__(self) -> dict[str, Any]:
-        """The state that is copied and pickled: everything except the hooks."""
+        """Return the state to copy or pickle, without the hooks."""
         state: dict[str, Any] = super().__getstate__()  # type: ignore[assignment]
         return {name: value for name, value in state.items() if name != "hooks"}
 
 
 class Reset(Hook):
-    """Resets the states to their initial values where a mask `[T, B]` is not 0.
+    """A hook that resets the states to their initial values where a mask `[T, B]` is nonzero.
 
     Args:
         mask: the mask.
-        starts: learned initial states, if there are any.
+        starts: learned initial states, if any.
     """
 
     def __init__(self, mask: Tensor, starts: Starts | None = None) -> None:
         self.mask, self.starts = mask, starts
 
     def rewrite(self, direction: LayerDirection, program: Program) -> Program:
-        """The program that takes the mask."""
+        """Return the program with the mask as an input."""
         return with_reset(program, self.starts is not None)
 
     def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
-        """The mask, and the initial states at each step."""
+        """Return the mask and the initial states at each step."""
         learned = [] if self.starts is None else self.starts[direction.layer][direction.reverse]
         initial = [start.to(x.dtype).expand(*x.shape[:2], -1) for start in learned]
         return [self.mask.to(x.dtype).unsqueeze(-1), *initial]
 
     def in_graph(self) -> str:
-        """The rewrite's name."""
+        """Return the rewrite's name."""
         return RESET if self.starts is None else RESET_LEARNED
 
 
 class StateSequence(Hook):
-    """The states at the end of every step."""
+    """A hook that collects the states after every step."""
 
     def __init__(self) -> None:
         self._found: list[list[Tensor]] = []
 
     @property
     def sequences(self) -> list[Tensor]:
-        """For each state of the cell `[T, layers * directions, B, width]`."""
+        """Return each state of the cell as `[T, layers * directions, B, width]`."""
         return [torch.stack(of_layers, 1) for of_layers in zip(*self._found, strict=True)]
 
     def rewrite(self, direction: LayerDirection, program: Program) -> Program:
-        """The program that gives its states out."""
+        """Return the program with its states as outputs."""
         return with_states(program)
 
     def receive(self, direction: LayerDirection, outputs: list[Tensor]) -> None:
-        """Keeps them."""
+        """Store the states."""
         self._found.append(outputs)
 
     def adds(self, program: Program) -> int:
-        """One for each state."""
+        """Return the number of states."""
         return len(program.states)
 
     def in_graph(self) -> str:
-        """The rewrite's name."""
+        """Return the rewrite's name."""
         return STATES

@@ -1,4 +1,4 @@
-"""What the parameters of a recurrent layer start with."""
+"""Parameter initialization for recurrent layers."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SCHEMES = ("uniform", "orthogonal", "identity", "glorot")
 Scheme = float | str
 
 
-def initialise(
+def initialize(
     program: Program,
     tensors: Sequence[Tensor],
     hidden_size: int,
@@ -29,39 +29,39 @@ def initialise(
     *,
     chrono: float | None = None,
 ) -> None:
-    """Sets a layer's parameters to what they start with, in place.
+    """Initialize a layer's parameters in place.
 
-    What the cell declares stands, but for biases that are asked for; the rest is drawn.
+    Values declared by the cell take precedence, except over `forget_bias` and `chrono`; the rest are drawn.
 
     Args:
         program: the layer's program.
-        tensors: its parameters, as they are stored.
+        tensors: the layer's parameters, as stored.
         hidden_size: the layer's number of hidden units.
-        scheme: "uniform" draws from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), as torch does; a number a from
-            U(-a, a). "orthogonal" gives each gate orthogonal matrices (Saxe et al. 2013, arXiv:1312.6120), the rest as
-            "uniform". "identity" gives each gate the identity as its matrix over a state, N(0, 0.001^2) as those over
-            the input, and biases of 0 (Le et al. 2015, arXiv:1504.00941). "glorot" is as Keras: U(-b, b) with
-            b = sqrt(6 / (rows + columns)) for the matrices over the input (Glorot & Bengio 2010), orthogonal ones over
-            a state, and biases of 0, of 1 for a gate called `forget`.
-        forget_bias: what the bias of a gate called `forget` starts with (Jozefowicz et al. 2015 found 1 to help).
-        chrono: the number of steps T that is to be spanned: the biases of the gates that keep a state are drawn from
-            log(U(1, T - 1)), and an LSTM's input gate gets the opposite (Tallec & Ollivier 2018, arXiv:1804.11188).
-            Which gates keep a state, and in which direction, is found by trying.
+        scheme: "uniform" draws from U(-1/sqrt(hidden_size), 1/sqrt(hidden_size)), as torch does; a number a draws from
+            U(-a, a). "orthogonal" makes each gate's matrices orthogonal (Saxe et al. 2013, arXiv:1312.6120) and draws
+            the rest as "uniform" does. "identity" sets each gate's recurrent matrix to the identity, draws its input
+            matrices from N(0, 0.001^2) and sets biases to 0 (Le et al. 2015, arXiv:1504.00941). "glorot" matches Keras:
+            input matrices from U(-b, b) with b = sqrt(6 / (rows + columns)) (Glorot & Bengio 2010), orthogonal
+            recurrent matrices, and biases of 0, or 1 for a gate named `forget`.
+        forget_bias: the initial bias of a gate named `forget` (Jozefowicz et al. 2015 recommend 1).
+        chrono: the longest dependency T to capture, in steps: biases of gates that keep a state are drawn from
+            log(U(1, T - 1)), and an LSTM's input gate gets the negative (Tallec & Ollivier 2018, arXiv:1804.11188).
+            Which gates keep a state, and with which sign, is determined numerically.
 
     Raises:
-        UserError: if there is no such scheme, no gate called `forget`, or none that keeps a state.
+        UserError: if the scheme is unknown, or no gate is named `forget` or keeps a state.
     """
     if isinstance(scheme, str) and scheme not in SCHEMES:
         raise UserError(
-            f"no initialisation is called {scheme!r}{nearest(scheme, SCHEMES)}: "
-            f"give a number for a uniform range, or one of {', '.join(SCHEMES)}."
+            f"no initialization named {scheme!r}{nearest(scheme, SCHEMES)}; "
+            f"pass a number for a uniform range, or one of {', '.join(SCHEMES)}."
         )
     if chrono is not None and forget_bias is not None:
-        raise UserError("forget_bias and chrono both say what a forget gate's bias starts with: give one of them.")
+        raise UserError("forget_bias and chrono both set the forget gate's bias; pass only one of them.")
     if chrono is not None and not chrono > 2:
-        raise UserError(f"chrono is a number of steps above 2; given {chrono!r}.")
+        raise UserError(f"chrono must be a number of steps greater than 2, got {chrono!r}.")
     if forget_bias is not None and not forgets(program):
-        raise UserError(f"forget_bias is of a gate called forget, and cell {program.name!r} has none with a bias.")
+        raise UserError(f"forget_bias needs a gate named forget with a bias; cell {program.name!r} has none.")
     if scheme == "glorot" and forget_bias is None and chrono is None:
         forget_bias = 1.0
     bound = scheme if isinstance(scheme, int | float) else 1 / math.sqrt(hidden_size)
@@ -83,7 +83,7 @@ def initialise(
 
 
 def forgets(program: Program) -> bool:
-    """Whether it has a gate called `forget` with a bias."""
+    """Check whether a program has a gate named `forget` with a bias."""
     return any(part.gate == "forget" for _, part in _biases(program))
 
 
@@ -92,7 +92,7 @@ def _is_bias(parameter: Parameter) -> bool:
 
 
 def _draw(scheme: str, kind: str, parameter: Parameter, tensor: Tensor) -> None:
-    """Fills a parameter as a scheme has it, but for what is drawn as `uniform`."""
+    """Fill a parameter as the scheme prescribes, unless the scheme leaves it to `uniform`."""
     gates = [tensor[p.start : p.stop] for p in parameter.parts] or [tensor]
     if tensor.dim() == 1:
         if scheme != "orthogonal" and _is_bias(parameter):
@@ -103,7 +103,7 @@ def _draw(scheme: str, kind: str, parameter: Parameter, tensor: Tensor) -> None:
     elif scheme == "identity" and kind == "input":
         tensor.normal_(0.0, 0.001)
     elif scheme == "glorot" and kind == "recurrent":
-        nn.init.orthogonal_(tensor)  # of all gates together, as Keras has it
+        nn.init.orthogonal_(tensor)  # all gates together, as in Keras
     elif scheme == "glorot":
         nn.init.xavier_uniform_(tensor)
     else:
@@ -111,51 +111,51 @@ def _draw(scheme: str, kind: str, parameter: Parameter, tensor: Tensor) -> None:
             nn.init.orthogonal_(gate)
 
 
-# Gates that keep.
+# Finding the gates that keep a state.
 
 
 def _spread(program: Program, tensors: Sequence[Tensor], steps: float) -> None:
-    """Draws the biases of the gates that keep a state."""
+    """Draw the biases of the gates that keep a state."""
     signs = keeping(program)
     if not signs:
-        raise UserError(f"chrono is of gates that keep a state, and cell {program.name!r} has none with a bias.")
+        raise UserError(f"chrono needs a gate that keeps a state and has a bias; cell {program.name!r} has none.")
     drawn: dict[int, Tensor] = {}
     for k, part in _biases(program):
         if part.gate in signs:
             rows = tensors[k][part.start : part.stop]
             size = len(rows)
-            if size not in drawn:  # gates of one unit belong together
+            if size not in drawn:  # gates of equal size share a draw, so a unit's gates match
                 drawn[size] = torch.empty_like(rows).uniform_(1.0, steps - 1.0).log_()
             rows.copy_(signs[part.gate] * drawn[size])
 
 
 @lru_cache(maxsize=64)
 def keeping(program: Program) -> dict[str, float]:
-    """The gates whose bias says whether a state is kept: 1 where a large bias keeps it, -1 where a small one does.
+    """Find the gates whose bias controls whether a state is kept: 1 if a large bias keeps it, -1 if a small one does.
 
-    Where there is neither input nor a weight a gate is its bias alone, and a state stays or falls.
+    Without input and weights, a gate depends only on its bias, and a state either persists or decays.
     """
     signs: dict[str, float] = {}
     program = _without_weights(program)
     gates = [part.gate for _, part in _biases(program)]
     for k, part in _biases(program):
         function = program.body[program.values[part.gate]].op if part.gate in program.values else ""
-        if function not in ("tanh", "relu"):  # these are no gates, but what is let in
+        if function not in ("tanh", "relu"):  # candidate values, not gates
             more = _passed_on(program, k, part, _FAR) - _passed_on(program, k, part, -_FAR)
             largest = float(max(more, key=abs))
             if abs(largest) > _FELT:
                 signs[part.gate] = math.copysign(1.0, largest)
     if "forget" in signs and "input" in gates and "input" not in signs:
-        signs["input"] = -signs["forget"]  # what is kept leaves as much less room for what comes in
+        signs["input"] = -signs["forget"]  # the more is kept, the less is written
     return signs
 
 
-_FAR = 12.0  # a bias with which a gate is all but open, or shut
-_FELT = 0.2  # of a state, that it keeps by one gate of several
+_FAR = 12.0  # a bias that saturates a gate
+_FELT = 0.2  # the least change in the kept fraction that counts as a gate's effect
 
 
 def _without_weights(program: Program) -> Program:
-    """The program as it is where all matrices are 0, without taking products with them."""
+    """Return the program with all matrices 0, without computing products with them."""
     zero = (("value", 0.0),)
     return replace(
         program,
@@ -166,7 +166,7 @@ def _without_weights(program: Program) -> Program:
 
 
 def _passed_on(program: Program, k: int, gate: GateRows, bias: float) -> Tensor:
-    """How much of each state reaches the next step where a gate has that bias."""
+    """Compute the fraction of each state that reaches the next step when a gate has the given bias."""
     parameters = []
     for n, parameter in enumerate(program.parameters):
         if len(parameter.shape) == 2:

@@ -1,4 +1,4 @@
-"""The recurrent layer of any cell."""
+"""Recurrent layers for any cell."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from throughtime.language import activation
 from throughtime.nn.forms import Output, State, require_reset
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable, Starts
-from throughtime.nn.initialization import Scheme, initialise
+from throughtime.nn.initialization import Scheme, initialize
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width, require_hyper
 from throughtime.nn.regularization import Masks, in_training
@@ -34,33 +34,33 @@ from throughtime.stored import initial_name, stored_name
 class Recurrent(Hookable, Freezable, nn.Module):
     """A stack of recurrent layers of one cell.
 
-    Parameters are the cell's, fused, with the layer's number: `weight_x_l0`, `weight_h_l0`, `bias_l0`, and so on, and
-    `_reverse` for the backward direction.
+    Parameters are the cell's, fused across gates and suffixed with the layer's number: `weight_x_l0`, `weight_h_l0`,
+    `bias_l0`, and so on, with a further `_reverse` for the backward direction.
 
     Args:
-        cell: a named cell, or a definition under `@throughtime.cell`.
+        cell: the name of a cell, or a definition decorated with `@throughtime.cell`.
         input_size: the number of features of the input.
         hidden_size: the number of hidden units of each layer.
         num_layers: the number of layers.
         bias: whether gates have a bias.
-        inputs: the names of the cell's optional inputs that the layers take, such as `["dt"]`; they take the others in
-            any case.
-        heads: in how many blocks along the diagonal each matrix over a state is cut; what is outside is 0 and not
-            stored (Beck et al. 2024, arXiv:2405.04517).
-        clip: the bound within which the sum is held to which a gate's function is applied; none if not given.
-        activations: other functions for gates: the gate's name and one of `throughtime.language.ACTIVATIONS`.
+        inputs: the names of the cell's optional inputs that the layers take, such as `["dt"]`; required inputs are
+            always taken.
+        heads: the number of diagonal blocks that each recurrent matrix is restricted to; elements outside are 0 and
+            not stored (Beck et al. 2024, arXiv:2405.04517).
+        clip: the bound to which gates' pre-activations are clamped; no clamping by default.
+        activations: replacement activations, as a mapping from gates to names in `throughtime.language.ACTIVATIONS`.
         batch_first, bidirectional, merge, reverse, skip, dropout, variational, recurrent_dropout, zoneout,
             weight_drop, learn_initial, returns, checkpoint_every: see `throughtime.nn.options.Options`.
-        engine: the engine's name; chosen by device if not given.
-        device, dtype: of the parameters.
+        engine: the engine's name; chosen by device by default.
+        device, dtype: the parameters' device and dtype.
         **hyper: the cell's hyper-parameters.
 
     Attributes:
         programs: each layer's program, forward in time.
-        options: what the layers do besides.
+        options: how the layers are joined and regularized.
 
     Raises:
-        UserError: if a size, a name, an option or the cell is not right.
+        UserError: if a size, a name, an option or the cell is invalid.
     """
 
     def __init__(
@@ -94,11 +94,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
         **hyper: Any,
     ) -> None:
         if not isinstance(num_layers, int) or num_layers < 1:
-            raise UserError(f"num_layers must be a whole number of 1 or more; given {num_layers!r}.")
+            raise UserError(f"num_layers must be a positive integer, got {num_layers!r}.")
         if not isinstance(heads, int) or heads < 1:
-            raise UserError(f"heads must be a whole number of 1 or more; given {heads!r}.")
+            raise UserError(f"heads must be a positive integer, got {heads!r}.")
         if clip is not None and not (isinstance(clip, int | float) and clip > 0):
-            raise UserError(f"clip is a bound above 0; given {clip!r}.")
+            raise UserError(f"clip must be a number greater than 0, got {clip!r}.")
         options = Options(
             batch_first=batch_first,
             bidirectional=bidirectional,
@@ -117,7 +117,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         definition = cells.get(cell)
         require_hyper(hyper, definition, inspect.signature(Recurrent).parameters.keys() - {"hyper"})
         if activations is not None and not isinstance(activations, Mapping):
-            raise UserError(f"activations are a dictionary from gates to functions' names; given {activations!r}.")
+            raise UserError(f"activations must be a mapping from gates to function names, got {activations!r}.")
         functions = tuple((gate, activation(name)) for gate, name in (activations or {}).items())
         programs, width = [], input_size
         for _ in range(num_layers):
@@ -139,16 +139,16 @@ class Recurrent(Hookable, Freezable, nn.Module):
         dtype: torch.dtype | None = None,
         **options: Any,
     ) -> Recurrent:
-        """A stack of layers from their programs (loaded from a file, say), where the cell's equations are absent.
+        """Create a stack from its layers' programs (loaded from a file, for example), without the cell's equations.
 
         Args:
             programs: each layer's program, forward in time.
-            hidden_size: the number of hidden units, for the initialisation.
+            hidden_size: the number of hidden units, used to initialize parameters.
             engine, device, dtype: see the class.
-            **options: see `throughtime.nn.options.Options`; those of another module are `module.options.data`.
+            **options: see `throughtime.nn.options.Options`; another module's are `module.options.data`.
 
         Raises:
-            UserError: if a layer does not take what the one below gives, or an option is not right.
+            UserError: if a layer's input width doesn't match the layer below, or an option is invalid.
         """
         module = cls.__new__(cls)
         module._build(programs, hidden_size, Options.of(options), engine, device, dtype)
@@ -177,8 +177,10 @@ class Recurrent(Hookable, Freezable, nn.Module):
             shapes = [p.shape for p in program.parameters] + [(s.width,) for s in program.states]
             for direction in directions:
                 for name, shape in zip((*direction.parameters, *direction.starts), shapes, strict=False):
-                    if name in self._parameters:  # a dot and a _ are stored alike
-                        raise UserError(f"two parameters of cell {program.name!r} are stored as {name!r}: rename one.")
+                    if name in self._parameters:  # a dot and an underscore become the same stored name
+                        raise UserError(
+                            f"two parameters of cell {program.name!r} are both stored as {name!r}: rename one."
+                        )
                     self.register_parameter(name, nn.Parameter(torch.empty(shape, device=device, dtype=dtype)))
         self.reset_parameters()
 
@@ -189,7 +191,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
 
     @property
     def dropout(self) -> float:
-        """The probability with which an element between two layers is dropped in training."""
+        """The probability of dropping an element between two layers in training."""
         return self.options.dropout
 
     @property
@@ -204,22 +206,22 @@ class Recurrent(Hookable, Freezable, nn.Module):
 
     @property
     def step_inputs(self) -> tuple[Input, ...]:
-        """The inputs beside x, which every layer takes."""
+        """The cell's inputs other than x, which every layer takes."""
         return self.programs[0].inputs[1:]
 
     @property
     def output_size(self) -> int:
-        """The number of features of the output; of each direction's, where they stay apart."""
+        """The number of features of the output; of each direction's output if they stay separate."""
         return self.options.merged_width(output_width(self.programs[-1]))
 
     def reset_parameters(
         self, scheme: Scheme = "uniform", forget_bias: float | None = None, *, chrono: float | None = None
     ) -> None:
-        """Sets all parameters to what they start with; see `throughtime.nn.initialization.initialise`."""
+        """Initialize all parameters; see `throughtime.nn.initialization.initialize`."""
         for program, directions in zip(self.programs, self._directions, strict=True):
             for direction in directions:
                 tensors = [self.get_parameter(name) for name in direction.parameters]
-                initialise(program, tensors, self.hidden_size, scheme, forget_bias, chrono=chrono)
+                initialize(program, tensors, self.hidden_size, scheme, forget_bias, chrono=chrono)
                 for name, state in zip(direction.starts, program.states, strict=False):
                     nn.init.constant_(self.get_parameter(name), state.initial)
 
@@ -233,31 +235,31 @@ class Recurrent(Hookable, Freezable, nn.Module):
         table: Tensor | None = None,
         **inputs: Tensor | PackedSequence,
     ) -> tuple[Output, State]:
-        """Runs the layers over all steps.
+        """Run the layers over all steps.
 
         Args:
             input: `[T, B, input_size]` (`[B, T, input_size]` if `batch_first`), `[T, input_size]`, or a packed
                 sequence.
-            state: the initial `[layers * directions, B, width]`, for a cell of several states a tuple of them; what
-                the cell declares if not given.
-            lengths: the number of steps of each row, 0 to T; outputs after a row's end are 0 and its state is the one
-                at its end.
-            reset: `[T, B]` (`[B, T]`, `[T]`, as the input), not 0 where a row's states start afresh, as at the first
-                step of an episode.
-            table: `[n, input_size]`, the vectors of n symbols; the input is then symbols, whole numbers without the
-                axis of features. The results are those of `table[input]`, up to rounding. Where there are many steps
-                and rows beside n, a CPU multiplies each vector by the first layer's matrices once, not at each step.
-            **inputs: the cell's inputs beside x, by name, of the form of the input with their own widths; without the
-                axis of features where their width is 1.
+            state: the initial state `[layers * directions, B, width]`, or a tuple for a cell with several states; the
+                cell's declared initial values by default.
+            lengths: the number of steps of each sequence, 0 to T; outputs after a sequence's end are 0, and its final
+                state is the one at its end.
+            reset: `[T, B]` (`[B, T]` or `[T]`, matching the input), nonzero where a sequence's states are reset before
+                the step, as at the start of an episode.
+            table: `[n, input_size]`, the vectors of n tokens; the input is then integer token ids without the feature
+                axis. The result equals that for `table[input]`, up to rounding. If n is small compared with the number
+                of ids, a CPU multiplies each vector by the first layer's matrices once instead of at every step.
+            **inputs: the cell's inputs other than x, by name, in the input's form with their own widths; the feature
+                axis may be omitted if the width is 1.
 
         Returns:
-            The output, of the form of the input with `output_size` features, and the final state, as `state`. Where the
-            directions stay apart the output is a pair. With `returns="last"` it has no axis of steps; with
-            `returns="states"` it is the state after each step, `[T, layers * directions, B, width]`, a tuple of them
-            as `state`.
+            The output, in the input's form with `output_size` features, and the final state, in the form of `state`. If
+            the directions stay separate, the output is a pair. With `returns="last"` it has no step axis; with
+            `returns="states"` it is the state after each step, `[T, layers * directions, B, width]`, or a tuple for a
+            cell with several states.
 
         Raises:
-            UserError: if a shape or a type does not fit.
+            UserError: if a shape or a dtype is invalid.
         """
         outside = outside_graph(self, input)
         if outside is None:
@@ -275,20 +277,20 @@ class Recurrent(Hookable, Freezable, nn.Module):
         inputs: Mapping[str, Tensor | PackedSequence],
     ) -> tuple[Output, State]:
         initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
-        over: Layers | None = None  # what runs on symbols themselves
+        over: Layers | None = None  # layers that take token ids directly
         if table is not None:
-            symbols = _symbols(input, table)
-            if isinstance(symbols, Tensor) and lengths is None and reset is None:
-                self._check(table.new_empty(()).expand(*symbols.shape, table.shape[1]), initial)
-                over = self._layers_over(table, symbols)
-            input = symbols if over is not None else _embedded(symbols, table)
+            ids = _token_ids(input, table)
+            if isinstance(ids, Tensor) and lengths is None and reset is None:
+                self._check(table.new_empty(()).expand(*ids.shape, table.shape[1]), initial)
+                over = self._layers_over(table, ids)
+            input = ids if over is not None else _embedded(ids, table)
         if over is None:
             self._check(input, initial)
         further = self._further(input, inputs, token_ids=over is not None) if inputs or self.step_inputs else ()
         if reset is not None:
             require_reset(reset, input)
         if isinstance(input, PackedSequence) and lengths is not None:
-            raise UserError("lengths and reset go with a padded input, not with a packed sequence.")
+            raise UserError("lengths and reset need a padded input, got a packed sequence.")
         options = self.options
         starts = self.starts() if options.learn_initial else None
         dropout, masks = (options.dropout, self._masks) if self.training else (0.0, ())
@@ -313,14 +315,14 @@ class Recurrent(Hookable, Freezable, nn.Module):
         dtype = None if in_autocast(data) else weight.dtype
         return in_order(self.step_inputs, inputs, input, data.shape if token_ids else data.shape[:-1], dtype)
 
-    def _layers_over(self, table: Tensor, symbols: Tensor) -> Layers | None:
-        """The layers as they run on symbols; None if they can't, or it would not be quicker."""
+    def _layers_over(self, table: Tensor, ids: Tensor) -> Layers | None:
+        """Return layers that take token ids, or None if that is impossible or not faster."""
         options = self.options
-        plain = options.returns == "steps" and options.skip is None and not options.batch_first and symbols.dim() == 2
+        plain = options.returns == "steps" and options.skip is None and not options.batch_first and ids.dim() == 2
         taking = (*self.hooks, *(self._masks if self.training else ()))
-        opaque = not (torch.compiler.is_compiling() or is_captured((symbols, table)))
+        opaque = not (torch.compiler.is_compiling() or is_captured((ids, table)))
         alone = all(hook.takes_token_ids for hook in taking) and opaque
-        if not (plain and alone) or 2 * len(table) > symbols.numel() or in_autocast(table):
+        if not (plain and alone) or 2 * len(table) > ids.numel() or in_autocast(table):
             return None
         layers = self._own_layers()
         return over_rows_of(layers, table) if choose(self.engine, layers[0][0][0], table).supports_one_hot else None
@@ -330,7 +332,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
         data = input.data if isinstance(input, PackedSequence) else input
         for name, tensor in (("input", data), *(("state", s) for s in states or ())):
             if not isinstance(tensor, Tensor):
-                raise UserError(f"the {name} must be a tensor; given {type(tensor).__name__}.")
+                raise UserError(f"the {name} must be a tensor, got {type(tensor).__name__}.")
             dtype = getattr(self, self._directions[0][0].parameters[0]).dtype
             if tensor.dtype != dtype and not in_autocast(tensor):
                 if name == "input" and not (tensor.is_floating_point() or tensor.is_complex()):
@@ -339,13 +341,13 @@ class Recurrent(Hookable, Freezable, nn.Module):
                         "layer(ids, table=embedding.weight); for numbers, convert them with input.to(dtype)."
                     )
                 raise UserError(
-                    f"the {name} must be {dtype}, as the layers' weights are; given {tensor.dtype}. Convert it, or the "
-                    "layers: both have .to(dtype)."
+                    f"the {name} must have the layers' dtype, {dtype}, got {tensor.dtype}: convert it, or the layers, "
+                    "with .to(dtype)."
                 )
         if data.dim() not in ((2,) if packed else (2, 3)) or data.shape[-1] != self.input_size:
             axes = "B, T" if self.batch_first else "T, B"
             raise UserError(
-                f"the input must be [{axes}, {self.input_size}] or [T, {self.input_size}]; given {list(data.shape)}."
+                f"the input must be [{axes}, {self.input_size}] or [T, {self.input_size}], got {list(data.shape)}."
             )
         if states is None:
             return
@@ -359,10 +361,10 @@ class Recurrent(Hookable, Freezable, nn.Module):
         given = [list(s.shape) for s in states]
         if given != wanted:
             names = ", ".join(s.name for s in self.programs[0].states)
-            raise UserError(f"the state ({names}) must have the shape {wanted}; given {given}.")
+            raise UserError(f"the state ({names}) must have shape {wanted}, got {given}.")
 
     def layers(self) -> Layers:
-        """Each layer's directions: a program and its parameters, as they are now, in evaluation."""
+        """Return each layer's directions, as pairs of a program and its current parameters, for evaluation."""
         return [[(d.program, [getattr(self, n) for n in d.parameters]) for d in layer] for layer in self._directions]
 
     @property
@@ -371,11 +373,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
         return [name for layer in self._directions for direction in layer for name in direction.parameters]
 
     def starts(self) -> Starts:
-        """Where the initial states are learned, those of each layer's directions."""
+        """Return the learned initial states of each layer's directions."""
         return [[[getattr(self, name) for name in d.starts] for d in layer] for layer in self._directions]
 
     def _own_layers(self) -> Layers:
-        """The layers as they run now."""
+        """Return the layers for the current mode."""
         return self._layers_in_training() if self.training else self.lasting_layers()
 
     def _layers_in_training(self) -> Layers:
@@ -384,58 +386,58 @@ class Recurrent(Hookable, Freezable, nn.Module):
         ]
 
     def _trained(self, name: str, direction: _Direction) -> Tensor:
-        """A parameter as it is used in training."""
+        """Return a parameter after weight drop."""
         tensor: Tensor = getattr(self, name)
         return dropped(tensor, self.options.weight_drop) if name in direction.thinned else tensor
 
     def __prepare_scriptable__(self) -> NoReturn:
-        """Refuse torch.jit.script, which compiles the source of every module."""
+        """Raise UserError: torch.jit.script compiles the source of every module, which fails here."""
         raise UserError(
-            "torch.jit.script can't compile a Recurrent: use torch.jit.trace or torch.export, or write the model with "
-            "throughtime.to_onnx, which keeps the loop for any number of steps."
+            "torch.jit.script can't compile a Recurrent: use torch.jit.trace or torch.export, or export the model with "
+            "throughtime.to_onnx, which keeps the loop over any number of steps."
         )
 
     def extra_repr(self) -> str:
-        """What is printed of the module."""
+        """Return the part of the module's repr inside the parentheses."""
         shown = f"{self.programs[0].name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
         told = self.options.data | ({"engine": self.engine} if self.engine else {})
         return shown + "".join(f", {name}={value!r}" for name, value in told.items())
 
 
-def _symbols(given: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
-    """An input that goes with a table, if it is one."""
+def _token_ids(given: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
+    """Check token ids and their table, and convert the ids to int64."""
     data = given.data if isinstance(given, PackedSequence) else given
     if not isinstance(data, Tensor) or data.dtype not in (torch.int64, torch.int32):
         kind = data.dtype if isinstance(data, Tensor) else type(data).__name__
-        raise UserError(f"with a table the input must be symbols, whole numbers as torch.int64; given {kind}.")
+        raise UserError(f"with a table, the input must be int64 or int32 token ids, got {kind}.")
     if not isinstance(table, Tensor) or table.dim() != 2:
         shown = list(table.shape) if isinstance(table, Tensor) else type(table).__name__
-        raise UserError(f"the table must be a tensor [n, input_size]; given {shown}.")
+        raise UserError(f"the table must be a tensor [n, input_size], got {shown}.")
     return given._replace(data=data.long()) if isinstance(given, PackedSequence) else data.long()
 
 
-def _embedded(symbols: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
-    """The vectors of symbols."""
-    data = symbols.data if isinstance(symbols, PackedSequence) else symbols
+def _embedded(ids: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
+    """Look up the vectors of token ids."""
+    data = ids.data if isinstance(ids, PackedSequence) else ids
     try:
         vectors = functional.embedding(data, table)
     except IndexError:
         least, most = (int(end) for end in data.aminmax())
         raise UserError(
-            f"the symbols are {least} to {most}, where a table of {len(table)} rows has 0 to {len(table) - 1}."
+            f"token ids must be from 0 to {len(table) - 1} for a table of {len(table)} rows, got {least} to {most}."
         ) from None
-    return symbols._replace(data=vectors) if isinstance(symbols, PackedSequence) else vectors
+    return ids._replace(data=vectors) if isinstance(ids, PackedSequence) else vectors
 
 
 class _Direction(NamedTuple):
     """One direction of a layer.
 
     Attributes:
-        program: as it runs in evaluation.
-        training: as it runs in training.
-        parameters: what its parameters are stored as.
-        starts: what its learned initial states are stored as.
-        thinned: the parameters that weight drop thins out.
+        program: the program for evaluation.
+        training: the program for training.
+        parameters: the stored names of its parameters.
+        starts: the stored names of its learned initial states.
+        thinned: the names of the parameters that weight drop applies to.
     """
 
     program: Program

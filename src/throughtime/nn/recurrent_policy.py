@@ -1,4 +1,4 @@
-"""Recurrent policies of sb3-contrib: sequences in which episodes start run in one call instead of step by step."""
+"""Speed up sb3-contrib's recurrent policies: run sequences with episode starts in one call, not step by step."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _METHOD = "_process_sequence"
 
 
 def accelerate_policy(module: nn.Module) -> bool:
-    """Put `process_sequence` into a recurrent policy of sb3-contrib that has sb3-contrib's own.
+    """Replace `process_sequence` of a recurrent sb3-contrib policy, if it is sb3-contrib's own.
 
     Returns:
         Whether the module was changed.
@@ -30,7 +30,7 @@ def accelerate_policy(module: nn.Module) -> bool:
 
 
 def restore_policy(module: nn.Module) -> None:
-    """Put sb3-contrib's own method back."""
+    """Restore sb3-contrib's own method."""
     if vars(module).get(_METHOD) is process_sequence:
         del vars(module)[_METHOD]
 
@@ -38,10 +38,10 @@ def restore_policy(module: nn.Module) -> None:
 def process_sequence(
     features: Tensor, lstm_states: tuple[Tensor, Tensor], episode_starts: Tensor, lstm: nn.LSTM
 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-    """Run the LSTM of a policy over sequences; the states are set to zero where an episode starts.
+    """Run a policy's LSTM over sequences, setting the states to zero where an episode starts.
 
     Args:
-        features: `[B * T, features]`, one sequence after the other.
+        features: `[B * T, features]`, the sequences one after another.
         lstm_states: the initial hidden and cell state, `[layers, B, hidden]` each.
         episode_starts: `[B * T]`, 1 at the first step of an episode, otherwise 0.
         lstm: the layer.
@@ -49,14 +49,14 @@ def process_sequence(
     Returns:
         The outputs `[B * T, hidden]` and the final states.
     """
-    if not isinstance(lstm, dropin.LSTM):  # restored on its own, or never changed
+    if not isinstance(lstm, dropin.LSTM):  # restored, or never replaced
         policies: Any = sys.modules[_POLICIES]
         return policies.RecurrentActorCriticPolicy._process_sequence(features, lstm_states, episode_starts, lstm)  # type: ignore[no-any-return]
     rows = lstm_states[0].shape[1]
     x = features.reshape(rows, -1, lstm.input_size).transpose(0, 1)
     starts = episode_starts.reshape(rows, -1).T
     hidden, cell = lstm_states
-    # Rollouts are cut where episodes start, so starts are at first steps as a rule: that needs no reset in the loop.
+    # Rollouts are cut where episodes start, so starts are usually at the first step, which needs no reset in the loop.
     if bool(starts[0].any()):
         kept = (1.0 - starts[0])[:, None]
         hidden, cell = kept * hidden, kept * cell

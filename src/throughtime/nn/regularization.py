@@ -1,4 +1,4 @@
-"""Noise in training: masks on states, which are inputs of the layers' programs."""
+"""Training noise: random masks on states, passed as inputs to the layers' programs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from throughtime.program.rewrite import masked_states, with_recurrent_dropout, w
 
 
 class _Kept(NamedTuple):
-    """A state's zoneout: its width and its rate."""
+    """A state's width and zoneout rate."""
 
     width: int
     rate: float
 
 
 class Masks(Hook):
-    """Draws the masks of recurrent dropout and zoneout; `in_training` has made the programs that take them."""
+    """A hook that draws the masks of recurrent dropout and zoneout for programs made by `in_training`."""
 
     def __init__(self, options: Options, programs: Sequence[Program]) -> None:
         self._dropout = options.recurrent_dropout
-        self._dropped: list[list[int]] = []  # of each layer the widths of the states that have a mask
+        self._dropped: list[list[int]] = []  # for each layer, the widths of its masked states
         self._kept: list[list[_Kept]] = []
         for program in programs:
             masked = masked_states(program) if self._dropout else []
@@ -35,11 +35,11 @@ class Masks(Hook):
             self._kept.append([_Kept(state.width, rate) for state, rate in rates if rate])
 
     def __bool__(self) -> bool:
-        """Whether there is anything to draw."""
+        """Check whether there are any masks to draw."""
         return any(self._dropped) or any(self._kept)
 
     def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
-        """Fresh masks."""
+        """Draw new masks."""
         steps, rows = x.shape[:2]
         masks = [
             scaled_mask(x, (rows, width), self._dropout).expand(steps, -1, -1)
@@ -48,11 +48,11 @@ class Masks(Hook):
         return masks + [mask(x, (steps, rows, kept.width), kept.rate) for kept in self._kept[direction.layer]]
 
     def in_graph(self) -> None:
-        """There is nothing more to rewrite."""
+        """Return None: `in_training` has already rewritten the program."""
 
 
 def in_training(options: Options, program: Program) -> Program:
-    """A layer's program as it runs in training, with inputs for what `Masks` draws."""
+    """Return a layer's program for training, with inputs for the masks that `Masks` draws."""
     rates = options.zoneout_rates(program)
     kept = tuple(k for k, rate in enumerate(rates) if rate)
     if options.recurrent_dropout:

@@ -1,4 +1,4 @@
-"""A whole network for sequences: an encoder, recurrent layers and a head."""
+"""Sequence models: an encoder, recurrent layers and a head."""
 
 from __future__ import annotations
 
@@ -21,21 +21,21 @@ if TYPE_CHECKING:
 
 
 class SequenceModel(nn.Module):
-    """An encoder, recurrent layers and a head, which says what the network's output means.
+    """A network for sequences: an encoder, recurrent layers and a head.
 
     Args:
         encoder: turns each element of a sequence into a vector.
-        recurrent: the layers, time-major. With `returns="last"` the network gives one output for each sequence,
-            otherwise one for each step.
-        output: what the output means (see `throughtime.outputs`).
-        dropout: the probability of dropping, in training, an element of a symbol's embedding, wherever the symbol
-            stands in a batch (Gal & Ghahramani 2016, arXiv:1512.05287, there of whole symbols), or an element of the
-            layers' output (Zaremba et al. 2014, arXiv:1409.2329). Dropout between layers belongs to the layers.
-        tie: whether the head's matrix is the embedding (Press & Wolf 2017, arXiv:1608.05859).
-        skip: whether the first numbers of the input are added to the output, so that the layers learn the difference.
+        recurrent: the layers, time-major. With `returns="last"` the network has one output per sequence, otherwise one
+            per step.
+        output: the network's output (see `throughtime.outputs`).
+        dropout: the probability, in training, of dropping an element of a token's embedding at all of the token's
+            occurrences in a batch (Gal & Ghahramani 2016, arXiv:1512.05287, who drop whole tokens) or an element of the
+            layers' output (Zaremba et al. 2014, arXiv:1409.2329). Dropout between layers is an option of the layers.
+        tie: whether the head shares its weight with the embedding (Press & Wolf 2017, arXiv:1608.05859).
+        skip: whether to add the first features of the input to the output, so that the layers learn the difference.
 
     Attributes:
-        task: what the network was made for; None if that isn't known.
+        task: the task that the network was built for; None if unknown.
 
     Raises:
         UserError: if the parts don't fit together.
@@ -57,30 +57,30 @@ class SequenceModel(nn.Module):
         options = recurrent.options
         if options.returns == "states" or options.merge == "none" or options.batch_first:
             raise UserError(
-                "the recurrent layers of a sequence model give one output for each step or sequence, time first: leave "
-                f"out returns='states', merge='none' and batch_first, got {options.data}."
+                "a sequence model needs recurrent layers that return one output per step or sequence, time-major; "
+                f"remove returns='states', merge='none' and batch_first, got {options.data}."
             )
         if recurrent.step_inputs:
             names = ", ".join(given.name for given in recurrent.step_inputs)
             raise UserError(
-                f"a sequence model reads x alone, but the recurrent layers take {names} at each step too: declare that "
-                "optional in the cell, inputs(optional=True), or concatenate it with x and slice it off in the cell."
+                f"a sequence model takes x alone, but the recurrent layers also take {names} at each step: declare "
+                "that optional in the cell, inputs(optional=True), or concatenate it with x and slice it in the cell."
             )
         if encoder.features != recurrent.input_size:
             raise UserError(
-                f"the encoder gives {encoder.features} features, but the recurrent layers take {recurrent.input_size}."
+                f"the encoder has {encoder.features} features, but the recurrent layers take {recurrent.input_size}."
             )
         if tie and not isinstance(encoder, Embedding):
-            raise UserError("tie is for networks that read symbols; this one reads numbers.")
+            raise UserError("tie needs a network that reads tokens; this one reads numbers.")
         if tie and recurrent.input_size != recurrent.output_size:
             raise UserError(
-                f"an embedding of width {recurrent.input_size} can't be tied to a softmax layer of width "
-                f"{recurrent.output_size}: make both as wide, or leave out the embedding's width."
+                f"can't tie an embedding of width {recurrent.input_size} to a softmax layer of width "
+                f"{recurrent.output_size}: make the widths equal, or omit the embedding's width."
             )
         if skip and (isinstance(encoder, Embedding) or encoder.features < output.width or options.returns != "steps"):
             raise UserError(
-                "a skip connection is for networks with an output for each step that read at least as many numbers as "
-                f"the output has, {output.width}."
+                "skip needs a network with an output for each step that reads at least as many features as the output "
+                f"has, {output.width}."
             )
         self.dropout = dropout
         self.skip = skip
@@ -92,44 +92,44 @@ class SequenceModel(nn.Module):
 
     @property
     def tie(self) -> bool:
-        """Whether the head's matrix is the embedding."""
+        """Whether the head shares its weight with the embedding."""
         return isinstance(self.encoder, Embedding) and self.head.weight is self.encoder.weight
 
     @property
     def reads_symbols(self) -> bool:
-        """Whether its inputs are ids of symbols, not numbers."""
+        """Whether the network reads token ids instead of numbers."""
         return isinstance(self.encoder, Embedding)
 
     @property
     def per_step(self) -> bool:
-        """Whether there is an output for each step, not only for each sequence."""
+        """Whether the network has an output for each step, not one per sequence."""
         return self.recurrent.options.returns == "steps"
 
     @property
     def predicts_symbols(self) -> bool:
-        """Whether the network is a language model: it reads symbols and scores the next of the same symbols."""
+        """Whether the network is a language model: it reads tokens and scores the next token of the same vocabulary."""
         output = self.head.output
         scores_symbols = self.per_step and isinstance(output, Categorical)
         return scores_symbols and self.reads_symbols and output.width == self.vocabulary_size
 
     @property
     def vocabulary_size(self) -> int:
-        """The number of symbols that the network reads.
+        """The number of tokens in the vocabulary of the input.
 
         Raises:
-            UserError: if it reads numbers.
+            UserError: if the network reads numbers.
         """
         if not isinstance(self.encoder, Embedding):
-            raise UserError("this network reads numbers, not symbols.")
+            raise UserError("this network reads numbers, not tokens, so it has no vocabulary.")
         return self.encoder.num_embeddings
 
     def reset_parameters(
         self, scheme: Scheme = "uniform", forget_bias: float | None = None, *, chrono: float | None = None
     ) -> None:
-        """Sets all parameters to their initial values.
+        """Initialize all parameters.
 
         Args:
-            scheme, forget_bias, chrono: for the recurrent layers (see `throughtime.nn.initialization.initialise`).
+            scheme, forget_bias, chrono: for the recurrent layers (see `throughtime.nn.initialization.initialize`).
         """
         self.recurrent.reset_parameters(scheme, forget_bias, chrono=chrono)
         self.encoder.reset_parameters(1 / math.sqrt(self.recurrent.output_size) if self.tie else None)
@@ -138,16 +138,16 @@ class SequenceModel(nn.Module):
     def forward(
         self, inputs: Tensor, state: State | None = None, *, lengths: Tensor | None = None
     ) -> tuple[Tensor, State]:
-        """Computes the head's output.
+        """Compute the head's output.
 
         Args:
             inputs: ids `[T, B]` or numbers `[T, B, features]`.
-            state: the recurrent layers' state before the first step; the cell's own if not given.
-            lengths: the number of steps of each sequence; T if not given.
+            state: the recurrent layers' initial state; the cell's declared values by default.
+            lengths: the number of steps of each sequence; T by default.
 
         Returns:
-            The head's numbers, `[T, B, width]` or, with one output for each sequence, `[B, width]`: the scores of the
-            symbols, say. And the state after the last step.
+            The head's raw values, such as the logits of tokens: `[T, B, width]`, or `[B, width]` with one output per
+            sequence; and the final state.
         """
         features, state = self._features(inputs, state, lengths)
         return self._raw(features, inputs), state
@@ -161,15 +161,15 @@ class SequenceModel(nn.Module):
         lengths: Tensor | None = None,
         weights: Tensor | None = None,
     ) -> tuple[Tensor, State]:
-        """Computes the sum of the losses of all steps or sequences.
+        """Compute the sum of the losses of all steps or sequences.
 
         Args:
             inputs, state, lengths: see `forward`.
-            targets: see `Head.loss`; for a language model the ids `[T, B]` that came next.
-            weights: what each loss counts, `[T, B]` or `[B]`; 1 if not given.
+            targets: see `Head.loss`; for a language model, the ids `[T, B]` of the next tokens.
+            weights: a factor for each loss, `[T, B]` or `[B]`; 1 by default.
 
         Returns:
-            The sum, in nats where the head gives probabilities, and the state after the last step.
+            The sum, in nats for probabilistic heads, and the final state.
         """
         features, state = self._features(inputs, state, lengths)
         if self.skip:
@@ -188,5 +188,5 @@ class SequenceModel(nn.Module):
 
 
 def detached(state: State) -> State:
-    """A state without its history: where truncated backpropagation through time cuts."""
+    """Detach a state from its history, to truncate backpropagation through time."""
     return state.detach() if isinstance(state, Tensor) else tuple(tensor.detach() for tensor in state)

@@ -1,4 +1,4 @@
-"""The softmax head and its loss in one pass, which never holds the probabilities of all steps at once."""
+"""Fused softmax layer and cross-entropy loss that never holds the probabilities of all steps at once."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from torch.nn import functional
 
 from throughtime.engines.capture import needs_traceable
 
-# A chunk's logits stay in the processor's outer cache; larger ones only cost memory.
+# A chunk's logits fit in the CPU's last-level cache; larger chunks only use more memory.
 CHUNK_ELEMENTS = 1 << 20
 
 
 def softmax_loss(hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
-    """The sum over rows of the cross-entropy between softmax(weight @ hidden + bias) and the targets.
+    """Compute the summed cross-entropy between softmax(weight @ hidden + bias) and the targets.
 
-    The gradients of all three are computed in the same pass, chunk by chunk of rows, so that memory grows with rows and
-    vocabulary but not with their product.
+    The gradients of all three are computed in the same pass, one chunk of rows at a time, so memory grows with the
+    number of rows and the vocabulary size, but not with their product.
 
     Args:
         hidden: `[rows, width]`.
         weight: `[vocabulary, width]`.
         bias: `[vocabulary]`.
-        targets: `[rows]`, whole numbers below the vocabulary's size.
+        targets: `[rows]`, ids below the vocabulary size.
 
     Returns:
-        The sum, a scalar; in nats.
+        The sum, a scalar, in nats.
     """
     kind = hidden.device.type
-    # A sum of thousands of terms has no digits left in half precision.
+    # A sum of thousands of terms would lose all precision in half precision.
     half = hidden.dtype in (torch.float16, torch.bfloat16)
     if half or torch.is_autocast_enabled(kind):
         with torch.autocast(kind, enabled=False):
@@ -50,7 +50,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor, targets: Tensor) -> Tensor:
         wanted = ctx.needs_input_grad[:3]
         total = hidden.new_zeros(())
-        d_hidden = torch.empty_like(hidden) if wanted[0] else None  # each row of it is written once
+        d_hidden = torch.empty_like(hidden) if wanted[0] else None  # each row is written once
         d_weight, d_bias = (
             torch.zeros_like(t) if want else None for t, want in ((weight, wanted[1]), (bias, wanted[2]))
         )
@@ -61,7 +61,7 @@ class _SoftmaxLoss(torch.autograd.Function):
             total -= of_targets.sum()
             if not any(wanted):
                 continue
-            # The probabilities, less 1 at the target. exp would be slow where some of them are nearly 0.
+            # softmax minus the one-hot target. Calling exp instead would be slow on denormal results.
             d_logits = torch.softmax(log_probabilities, -1)
             d_logits.scatter_add_(1, y[:, None], -torch.ones_like(of_targets))
             if d_hidden is not None:
@@ -77,7 +77,7 @@ class _SoftmaxLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *of_total: Tensor) -> tuple[Tensor | None, ...]:
         (scale,) = of_total
-        if torch.is_grad_enabled():  # a second derivative is wanted, which the stored gradients know nothing of
+        if torch.is_grad_enabled():  # double backward: the stored gradients have no graph
             hidden, weight, bias, targets = ctx.saved_tensors
             loss = _plain_loss(hidden, weight, bias, targets)
             leaves = [t for t, want in zip((hidden, weight, bias), ctx.needs_input_grad, strict=False) if want]

@@ -1,4 +1,4 @@
-"""A stack of recurrent layers as a function: what every recurrent module runs."""
+"""The function that every recurrent module runs: a stack of recurrent layers."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from throughtime.program.core import Program
 from throughtime.program.recording import with_outputs
 from throughtime.program.rewrite import input_weights, rewritten, with_symbols
 
-Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # of each layer each direction's program and parameters
+Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # program and parameters, indexed by layer and direction
 
 
 class Stack(NamedTuple):
-    """Layers, and how they are joined.
+    """Recurrent layers and how they are joined.
 
     Attributes:
-        layers: each layer's directions: a program and its parameters.
-        options: how layers and directions are joined, and which of the steps are returned.
-        dropout: the probability with which an element between two layers is dropped now.
+        layers: each layer's directions, as pairs of a program and its parameters.
+        options: how layers and directions are joined, and which steps are returned.
+        dropout: the current probability of dropping an element between two layers.
         engine: the engine's name; chosen by device if None.
         starts: learned initial states.
-        masks: the hooks that draw the masks of training; they come before all others.
-        plain: whether input and initial states are known to be plain memory, so that no layer has to look again.
+        masks: the hooks that draw the masks of training; they come before all other hooks.
+        plain: whether input and initial states are known to be plain tensors, so that no layer has to check again.
         promotes: whether results under autocast have at least the precision of the state (of the input without one), as
             those of torch's GRU and of its cells with gates.
     """
@@ -64,18 +64,18 @@ class Stack(NamedTuple):
         token_ids: bool = False,
         further: Sequence[Tensor | PackedSequence] = (),
     ) -> tuple[Output, State]:
-        """Run on any form of input that a recurrent layer takes.
+        """Run on any form of input that recurrent layers accept.
 
         Args:
             input, batch_first, lengths, token_ids: see `throughtime.nn.forms.form_of`.
-            state: the initial `[layers * directions, B, width]`, without B if the input has no batch axis; a tuple of
-                them if the cell has several states. The learned values, or those that the cell declares, if None.
-            hooks: intercept each layer's run, in this order.
-            reset: of the form of the input without its features: not 0 where a sequence's states are reset.
-            further: the inputs beside the layer below, of the form of the input, each with its own width.
+            state: the initial state `[layers * directions, B, width]`, without B if the input has no batch axis, or a
+                tuple for a cell with several states; by default the learned values or those that the cell declares.
+            hooks: the hooks that intercept each layer's run, in order.
+            reset: a mask in the input's form without its features, nonzero where a sequence's states are reset.
+            further: inputs other than the layer below's output, in the input's form with their own widths.
 
         Returns:
-            The output in the form of the input, and the final state in that of the initial one.
+            The output, in the input's form, and the final state, in the initial state's form.
         """
         x, form = form_of(input, batch_first=batch_first, lengths=lengths, token_ids=token_ids)
         returns, sequence = self.options.returns, None
@@ -96,24 +96,24 @@ class Stack(NamedTuple):
         hooks: Sequence[Hook] = (),
         further: Sequence[Tensor] = (),
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """Run layer upon layer.
+        """Run the layers one after another.
 
         Args:
-            x: `[T, B, input]`; `[N, input]` if packed; token ids, without `input`, if the first layer's input is
-                one-hot.
-            states: for each state of the cell its initial value `[layers * directions, B, width]`; the learned values,
-                or what the cell declares, if None.
-            layout: how x lies.
-            hooks: what intercepts each layer's run, in this order.
-            further: the inputs beside x of every layer and direction, each `[T, B, width]`, `[N, width]` if packed.
+            x: `[T, B, input]`, or `[N, input]` if packed; token ids, without the `input` axis, if the first layer's
+                input is one-hot.
+            states: the initial value of each state of the cell, `[layers * directions, B, width]`; by default the
+                learned values or those that the cell declares.
+            layout: the layout of x.
+            hooks: the hooks that intercept each layer's run, in order.
+            further: inputs other than x for every layer and direction, `[T, B, width]` each, or `[N, width]` if packed.
 
         Returns:
-            The last layer's output `[T, B, directions * output]`, `[N, ...]` if packed, of each direction where they
-            are not merged, `[B, ...]` of the last steps; and the final states, as `states`.
+            The last layer's output `[T, B, directions * output]`, or `[N, ...]` if packed, or `[B, ...]` for the last
+            steps; a list with one tensor per direction if they are not merged. And the final states, as in `states`.
         """
         if in_autocast(x) and self.layers[0][0][1][0].dtype == torch.float32:
             kind = x.device.type
-            # Arithmetic in float32, as errors of a state accumulate; the results have the type that autocast asks for.
+            # Compute in float32, because rounding errors accumulate in states, and return autocast's dtype.
             with torch.autocast(kind, enabled=False):
                 given = None if states is None else [s.float() for s in states]
                 outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in further])
@@ -124,8 +124,8 @@ class Stack(NamedTuple):
         for hook in hooks:
             hook.begin(layout)
         layers, options = self.layers, self.options
-        ended: list[list[Tensor]] = []  # of each layer and direction
-        below = [x]  # a layer's input; of each direction, where they are not merged
+        ended: list[list[Tensor]] = []  # indexed by layer and direction
+        below = [x]  # a layer's input; one per direction if not merged
         for depth, directions in enumerate(layers):
             taken = below
             if depth > 0 and self.dropout > 0:
@@ -153,7 +153,7 @@ class Stack(NamedTuple):
         return below, [torch.stack(of_state) for of_state in zip(*ended, strict=True)]
 
     def _dropped(self, x: Tensor, layout: Layout) -> Tensor:
-        """A layer's input after dropout."""
+        """Apply dropout to a layer's input."""
         if not self.options.variational:
             return dropped(x, self.dropout)
         mask = scaled_mask(x, (1, layout.rows, x.shape[-1]), self.dropout)
@@ -162,9 +162,9 @@ class Stack(NamedTuple):
     def _run_layer(
         self, program: Program, operands: Operands, layout: Layout, at: tuple[LayerDirection, Sequence[Hook]] | None
     ) -> Result:
-        """Run one direction of one layer; `at` says which one, if hooks intercept it."""
+        """Run one direction of one layer; `at` identifies it and holds the hooks, if any."""
         (x, *_), states, parameters = operands
-        # Otherwise the engine makes them, which is quicker: but it does not see sequences without steps.
+        # Engines create default states faster themselves, but they don't see sequences without steps.
         if states is None and (at or (layout.packed and layout.rows != next(iter(layout.batch_sizes or ()), 0))):
             operands = operands._replace(states=declared_states(program, operands, layout))
         like = x if x.is_floating_point() else parameters[0]
@@ -183,7 +183,7 @@ class Stack(NamedTuple):
         at: tuple[LayerDirection, Sequence[Hook]],
         like: Tensor,
     ) -> Result:
-        """Run one direction of one layer, intercepted by hooks."""
+        """Run one direction of one layer with hooks."""
         direction, hooks = at
         (x, *further), *_ = operands
         every = self.options.checkpoint_every
@@ -208,7 +208,7 @@ class Stack(NamedTuple):
                 chosen = hook.engine(direction, program, chosen)
             if chosen is not usual and tap is not None and tap.gradients:
                 raise UserError(
-                    "gradients cannot be recorded where a Python function replaces a value: write the edit in the cell "
+                    "can't record gradients where a Python function replaces a value: write the edit in the cell "
                     "language."
                 )
             if tap is not None and layout.packed:
@@ -219,7 +219,7 @@ class Stack(NamedTuple):
         return result
 
     def _run_in_graph(self, program: Program, operands: Operands, layout: Layout, hooks: Sequence[Hook]) -> Result:
-        """Run a program as a part of the graph that is being captured."""
+        """Run a program as part of the graph that is being captured."""
         names = [hook.in_graph() for hook in hooks]
         rewrites = [name for name in names if name is not None]
         inputs, states, parameters = operands
@@ -244,7 +244,7 @@ def _captured(
     states: list[Tensor] | None,
     parameters: list[Tensor],
 ) -> tuple[list[Tensor], list[Tensor]]:
-    """A graph's node for a run: it takes numbers, text and tensors, as a graph holds no programs."""
+    """Run a program as a graph node, whose arguments must be numbers, text and tensors."""
     program = rewritten(program_of(text), tuple(rewrites))
     layout = Layout(steps, rows, batch_sizes, packed)
     operands = Operands(inputs, states, parameters)
@@ -253,15 +253,15 @@ def _captured(
 
 
 def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
-    """The stack for symbols, whose vectors are the rows of a table.
+    """Convert layers that take vectors to layers that take token ids.
 
     Args:
-        layers: what runs on the vectors.
-        table: `[n, input]`.
+        layers: the layers that take vectors.
+        table: the tokens' vectors, `[n, input]`.
 
     Returns:
-        The stack whose input is one-hot, of n elements; None if the first layer's cell does more with its input than
-        to multiply it by matrices of their own.
+        Layers with a one-hot input of n elements; None unless the first layer's cell only multiplies its input by
+        matrices that it uses for nothing else.
     """
     first, *rest = layers
     found = []
@@ -275,7 +275,7 @@ def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
 
 
 def in_autocast(like: Tensor) -> bool:
-    """Whether autocast is on for the device of a tensor; some, such as `meta`, have none."""
+    """Check whether autocast is on for a tensor's device; some devices, such as `meta`, don't support it."""
     if not torch._C._is_any_autocast_enabled():
         return False
     kind = like.device.type
@@ -290,15 +290,15 @@ def joined(
     top: bool,
     batch_sizes: Sequence[int] | None = None,
 ) -> list[Tensor]:
-    """What a layer gives to the next one, or to the caller.
+    """Join the outputs of a layer's directions, with its skip connections, into the next layer's input.
 
     Args:
-        below: what it took, `[T, B, width]`; of each direction, where they stay apart.
-        outputs: what its directions gave, `[T, B, width]`.
-        reverse: whether each direction runs from the last step to the first.
-        options: how directions and layers are joined, and which of the steps are returned.
-        top: whether it is the last layer.
-        batch_sizes: the number of active rows at each step; all if not given.
+        below: the layer's inputs, `[T, B, width]`; one per direction if they stay separate.
+        outputs: the directions' outputs, `[T, B, width]`.
+        reverse: for each direction, whether it runs from the last step to the first.
+        options: how directions and layers are joined, and which steps are returned.
+        top: whether this is the last layer.
+        batch_sizes: the number of active sequences at each step; all by default.
     """
     if top and options.returns == "last":
         outputs = [_last_step(y, back, batch_sizes) for y, back in zip(outputs, reverse, strict=True)]
@@ -308,7 +308,7 @@ def joined(
 
 
 def _merged(outputs: list[Tensor], merge: str) -> list[Tensor]:
-    """What two directions give together."""
+    """Merge the outputs of a layer's directions."""
     if len(outputs) == 1 or merge == "none":
         return outputs
     forward, backward = outputs
@@ -321,7 +321,7 @@ def _merged(outputs: list[Tensor], merge: str) -> list[Tensor]:
 
 
 def _passed_by(below: list[Tensor], outputs: list[Tensor], skip: str, top: bool) -> list[Tensor]:
-    """What a layer gives together with what has gone past it."""
+    """Apply a skip connection to a layer's outputs."""
     past = [below[way % len(below)] for way in range(len(outputs))]
     pairs = list(zip(past, outputs, strict=True))
     if skip == "residual":
@@ -330,7 +330,7 @@ def _passed_by(below: list[Tensor], outputs: list[Tensor], skip: str, top: bool)
 
 
 def _last_step(y: Tensor, reverse: bool, batch_sizes: Sequence[int] | None) -> Tensor:
-    """What is given at the last step that each row takes, `[B, width]`; 0 for a row that takes none."""
+    """Select each sequence's last processed step, `[B, width]`; 0 for an empty sequence."""
     if not len(y):
         return y.new_zeros(y.shape[1:])
     if reverse:
@@ -343,15 +343,15 @@ def _last_step(y: Tensor, reverse: bool, batch_sizes: Sequence[int] | None) -> T
 
 
 def ways_of(program: Program, directions: int, reverse: bool = False) -> list[Program]:
-    """The program of each direction of a layer, ready to be run in a compiled graph."""
+    """Return the program of each direction of a layer, ready for a compiled graph."""
     ways = [program.flipped] if reverse else [program, program.flipped][:directions]
     for way in ways:
-        _ = way.text  # kept from here on: a graph that is being captured cannot write it
+        _ = way.text  # caches the text, which can't be written during graph capture
     return ways
 
 
 def _eager(reason: str) -> Callable[..., Any]:
-    """What calls a function outside of the graph that torch.compile captures; the reason is shown under fullgraph."""
+    """Return a caller that runs functions outside torch.compile's graph; fullgraph=True raises with the reason."""
 
     def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
         return function(*args, **options)
@@ -361,13 +361,13 @@ def _eager(reason: str) -> Callable[..., Any]:
 
 
 _OTHERWISE = "compile the model without fullgraph=True"
-_with_packed = _eager(f"a PackedSequence cannot be part of a graph: {_OTHERWISE}, or pass a padded input and lengths")
+_with_packed = _eager(f"a PackedSequence can't be part of a graph: {_OTHERWISE}, or pass a padded input and lengths")
 _with_hooks = _eager(f"throughtime.record and throughtime.edit work outside of a graph: {_OTHERWISE}")
 _in_transform = _eager(f"a recurrent layer under a transform of torch.func runs outside of a graph: {_OTHERWISE}")
 
 
 def _as_leaf(module: Any, run: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """A module's call as one node of the graph that torch.fx traces, as torch's own layers are."""
+    """Record a module's call as one node of a torch.fx graph, as torch.fx does for torch's own layers."""
     tracer, options = (
         args[0].tracer,
         dict(zip(("lengths", "reset", "table", "inputs"), args[2:], strict=False)) | options,
@@ -378,14 +378,14 @@ def _as_leaf(module: Any, run: Callable[..., Any], *args: Any, **options: Any) -
 
 
 def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
-    """What calls a module's run outside of the graph that torch.compile captures; None if it can be a part of it."""
+    """Return a caller that runs a module outside torch.compile's graph, or None if the module can be part of it."""
     if isinstance(input, Proxy):
         return partial(_as_leaf, module)
-    if isinstance(input, PackedSequence):  # Dynamo skips a frame with one in it, and would compile what that calls
+    if isinstance(input, PackedSequence):  # Dynamo would skip this frame and compile its callees
         return _with_packed
     if not torch.compiler.is_dynamo_compiling():
         return None
     if any(hook.leaves_graph for hook in module.hooks):
         return _with_hooks
-    # As torch's own layers do: an operator has no rule for a transform that is itself a part of the graph.
+    # As for torch's own layers: an operator has no batching or gradient rule for a transform inside the graph.
     return None if torch._C._functorch.maybe_current_level() is None else _in_transform

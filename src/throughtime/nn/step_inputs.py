@@ -1,4 +1,4 @@
-"""The inputs of layers beside x, given at each step by name: checked, and put in order."""
+"""Check the step inputs other than x, which are passed by name, and put them in order."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ Given = Tensor | PackedSequence
 def in_order(
     declared: Sequence[Input], given: Mapping[str, Given], input: Given, steps: Sequence[int], dtype: torch.dtype | None
 ) -> list[Given]:
-    """The inputs beside x, in the order in which the layers declare them.
+    """Return the inputs other than x in the order in which the layers declare them.
 
     Args:
-        declared: the layers' inputs beside x.
-        given: what the caller gave, by name; `[*steps, width]`, or `steps` where the width is 1.
+        declared: the layers' inputs other than x.
+        given: the caller's inputs by name, `[*steps, width]`, or `steps` if the width is 1.
         input: the caller's x.
         steps: the shape of x without its features.
-        dtype: the type that they must have; any if None.
+        dtype: the required dtype; any if None.
 
     Raises:
-        UserError: one is unknown, missing, or of another form than x.
+        UserError: if one is unknown, missing, or doesn't match x in form.
     """
     names = [d.name for d in declared]
     for name in given:
         if name not in names:
             has = f"they take {', '.join(names)}" if names else "they take x alone"
             raise UserError(
-                f"the layers take no input {name!r}{nearest(name, names)} ({has}). A cell's optional input is asked "
-                f"for when they are made: Recurrent(..., inputs=[{name!r}])."
+                f"the layers have no input {name!r}{nearest(name, names)} ({has}). To use a cell's optional input, "
+                f"name it when you create the layers: Recurrent(..., inputs=[{name!r}])."
             )
     for name in names:
         if name not in given:
-            raise UserError(f"the layers take {name} at each step, and it is missing: layer(x, {name}=...).")
+            raise UserError(f"missing input {name}, which the layers take at each step: layer(x, {name}=...).")
     return [_checked(d, given[d.name], input, list(steps), dtype) for d in declared]
 
 
@@ -47,16 +47,16 @@ def _checked(declared: Input, given: Given, input: Given, steps: list[int], dtyp
     name, width = declared.name, declared.width
     if isinstance(input, PackedSequence):
         if not isinstance(given, PackedSequence) or not torch.equal(given.batch_sizes, input.batch_sizes):
-            raise UserError(f"{name} must be a packed sequence of the lengths of the packed input.")
+            raise UserError(f"{name} must be a packed sequence with the same lengths as the input.")
         data = given.data
     elif isinstance(given, Tensor):
         data = given
     else:
-        raise UserError(f"{name} must be a tensor {[*steps, width]}; given {type(given).__name__}.")
+        raise UserError(f"{name} must be a tensor of shape {[*steps, width]}, got {type(given).__name__}.")
     if dtype is not None and data.dtype != dtype:
-        raise UserError(f"{name} must be {dtype}, as the layers' weights are; given {data.dtype}.")
+        raise UserError(f"{name} must have the layers' dtype, {dtype}, got {data.dtype}.")
     if width == 1 and list(data.shape) == steps:
         data = data.unsqueeze(-1)
     if list(data.shape) != [*steps, width]:
-        raise UserError(f"{name} must have the shape {[*steps, width]}, as x has its steps; given {list(data.shape)}.")
+        raise UserError(f"{name} must have shape {[*steps, width]}, to match x, got {list(data.shape)}.")
     return given._replace(data=data) if isinstance(given, PackedSequence) else data

@@ -1,4 +1,4 @@
-"""A module that stands in for one of torch's own: what torch's tools see of it."""
+"""Base class for modules that replace torch's own in the eyes of torch's tools."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ _log = logging.getLogger("throughtime")
 
 
 class Substitute(nn.Module):
-    """A module whose parameters and results are those of one of torch's classes.
+    """A module with the parameters and results of one of torch's classes.
 
-    `isinstance(module, torch.nn.LSTM)` holds, as initializers and other tools look for it. But torch.compile refuses
-    every subclass of torch's recurrent layers. So `__class__`, which isinstance falls back on, names torch's class,
-    except while a graph is being compiled; `type(module)` is always the class of ours.
+    `isinstance(module, torch.nn.LSTM)` is True, because initializers and other tools check it. But torch.compile
+    rejects subclasses of torch's recurrent layers. So `__class__`, which isinstance falls back on, returns torch's
+    class except while a graph is being compiled; `type(module)` always returns the actual class.
 
     Attributes:
         original: torch's class.
@@ -42,16 +42,16 @@ class Substitute(nn.Module):
         _set_class(self, kind)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # By the class that it is: pickle compares `__class__` with it.
+        # Pickle by the actual class: pickle compares it with `__class__`.
         found = super().__reduce_ex__(protocol)
         return (_new, found[1], *found[2:]) if found[0] is copyreg.__newobj__ else found  # type: ignore[attr-defined]
 
     def __prepare_scriptable__(self) -> nn.Module:
-        """The module that torch.jit.script compiles: torch's own, with the same parameters."""
+        """Return the module for torch.jit.script to compile: torch's own, with the same parameters."""
         name = self.original.__name__
         _log.warning(
-            "torch.jit.script replaces throughtime.%s by torch.nn.%s in the model, as TorchScript compiles torch's own "
-            "layers alone: call throughtime.accelerate(model) afterwards to run the model itself fast again.",
+            "torch.jit.script replaced throughtime.%s with torch.nn.%s in the model, because TorchScript can compile "
+            "only torch's own layers. To speed up the eager model again, call throughtime.accelerate(model).",
             name,
             name,
         )
@@ -59,20 +59,20 @@ class Substitute(nn.Module):
 
     @property
     def qconfig(self) -> Any:
-        """Not there: torch's quantization, which sets it, replaces exact classes and would leave this layer out."""
+        """Raise on access: torch's quantization sets it, but replaces exact classes only and would skip this layer."""
         raise AttributeError("qconfig")
 
     @qconfig.setter
     def qconfig(self, value: Any) -> None:
         name = self.original.__name__
         raise UserError(
-            f"torch's quantization knows torch.nn.{name} and would leave throughtime.{name} in float32: call "
-            "throughtime.restore(model), quantize the model, then throughtime.accelerate it again."
+            f"torch's quantization supports torch.nn.{name} and would leave throughtime.{name} in float32: call "
+            "throughtime.restore(model), quantize the model, then call throughtime.accelerate(model) again."
         )
 
 
 def as_original(module: Substitute) -> nn.Module:
-    """A module of torch's own class with the same parameters, buffers and hooks."""
+    """Return a module of torch's own class with the same parameters, buffers and hooks."""
     kind = _original_class(module)
     made: nn.Module = kind.__new__(kind)
     made.__dict__.update(original_state(module))
@@ -80,7 +80,7 @@ def as_original(module: Substitute) -> nn.Module:
 
 
 def revert(module: Substitute) -> None:
-    """Turn a module into one of torch's own class, in place."""
+    """Turn a module into an instance of torch's own class, in place."""
     kind, state = _original_class(module), original_state(module)
     module.__dict__.clear()
     module.__dict__.update(state)
@@ -88,7 +88,7 @@ def revert(module: Substitute) -> None:
 
 
 def _original_class(module: Substitute) -> type[nn.Module]:
-    """Torch's class for a module; what torch derived from ours, for a parametrization, it derives from torch's."""
+    """Return torch's class for a module; a subclass that torch derived from ours is rebuilt on torch's class."""
     kind = type(module)
     if kind.__dict__.get("original") is not None:
         return module.original
@@ -97,7 +97,7 @@ def _original_class(module: Substitute) -> type[nn.Module]:
 
 
 def original_state(module: Substitute) -> dict[str, Any]:
-    """A module's attributes, without those that only a substitute has."""
+    """Return a module's attributes without those that only substitutes have."""
     return {name: value for name, value in module.__dict__.items() if name not in ("engine", "frozen", "hooks")}
 
 
@@ -110,7 +110,7 @@ def _set_class(module: nn.Module, kind: type[nn.Module]) -> None:
 
 
 def _rebased(kind: type[Any], ours: type[Any]) -> type[Any]:
-    """A subclass of torch's class, as torch.nn.utils.parametrize and FSDP make them, as a subclass of ours too."""
+    """Rebuild a subclass of torch's class (from parametrize or FSDP) to inherit from ours as well."""
     original = ours.original
     bases = [b for base in kind.__bases__ for b in ((ours, original) if base is original else (base,))]
     return type(kind.__name__, tuple(bases), _body(kind))

@@ -1,4 +1,4 @@
-"""Symbols, and the builder that turns what is done with them into the body of a program."""
+"""Symbols, and the builder that records the operations on them as the body of a program."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ from throughtime.program.operations import OPERATIONS, REDUCTIONS
 from throughtime.program.words import word_for
 
 _PACKAGE = Path(__file__).parent.parent
-# An error is told at the line of the cell, not of the functions that it is written in.
+# An error names a line of the cell, not a line of the cell language's own functions.
 _OWN_FILES = (str(_PACKAGE / "program"), str(_PACKAGE / "language.py"))
 
 Number = int | float
 
 
 def is_own(file: str) -> bool:
-    """Whether a file is one of those that the words of the cell language are written in."""
+    """Whether a file belongs to the implementation of the cell language."""
     return file.startswith(_OWN_FILES)
 
 
 def cell_error(message: str) -> CellError:
-    """The error of a cell's author, with the line of the cell's source that is being run."""
+    """Build a `CellError` that names the line of the cell's source being traced."""
     frame = sys._getframe(1)
     while frame.f_back is not None and is_own(frame.f_code.co_filename):
         frame = frame.f_back
@@ -50,23 +50,22 @@ def cell_error(message: str) -> CellError:
 
 
 def cell_error_at(file: str, line: int, function: str, message: str) -> CellError:
-    """The error of a cell's author at a line of a file."""
+    """Build a `CellError` that names a line of a file."""
     source = linecache.getline(file, line).strip()
     shown = f"    {source}\n" if source else ""
     return CellError(f"{file}, line {line}, in {function}:\n{shown}{message}")
 
 
 def is_name(name: object) -> bool:
-    """Whether something can be the name of a value, a state or a parameter."""
+    """Whether an object is a valid name for a value, a state or a parameter."""
     return isinstance(name, str) and all(word.isidentifier() for word in name.split("."))
 
 
 class Symbol:
-    """A vector that is not known yet: what a cell's equations are written in.
+    """A symbolic vector, the type of every variable in a cell's equations.
 
-    It has a width, and `+ - * / > <`, unary minus, `abs`, `**` with a whole number, slices `v[start:stop]`, and
-    elements `v[k]`, which are vectors of one element. A number, or a vector of one element, stands for a vector of that
-    value.
+    It supports `+ - * / > <`, unary minus, `abs`, `**` with a positive integer, slices `v[start:stop]`, and elements
+    `v[k]`, which are vectors of width 1. Numbers and vectors of width 1 are broadcast.
     """
 
     __slots__ = ("builder", "id")
@@ -137,11 +136,15 @@ class Symbol:
 
     @staticmethod
     def _no_comparison() -> CellError:
-        return cell_error("symbols are compared with `>` and `<`, which give a mask for select(mask, a, b).")
+        return cell_error(
+            "symbols support only the comparisons `>` and `<`; they return a mask for select(mask, a, b)."
+        )
 
     def __pow__(self, exponent: int) -> Symbol:
         if not isinstance(exponent, int) or exponent < 1:
-            raise cell_error(f"`**` takes a whole number of 1 or more, not {exponent!r}; use exp and log for others.")
+            raise cell_error(
+                f"the exponent of `**` must be a positive integer, got {exponent!r}; use exp and log for others."
+            )
         result = self
         for _ in range(exponent - 1):
             result = result * self
@@ -151,12 +154,12 @@ class Symbol:
         if isinstance(index, int):
             if not -self.width <= index < self.width:
                 raise cell_error(
-                    f"a vector of width {self.width} has the elements 0 to {self.width - 1}; given {index}."
+                    f"index {index} is out of range for a vector of width {self.width} (0 to {self.width - 1})."
                 )
             return self.builder.slice(self, index % self.width, 1)
         bounds = (index.start, index.stop) if isinstance(index, slice) and index.step in (None, 1) else ("none",)
         if not all(bound is None or isinstance(bound, int) for bound in bounds):
-            raise cell_error(f"a symbol is sliced as `v[start:stop]` or indexed as `v[k]`; given {index!r}.")
+            raise cell_error(f"index a symbol as `v[k]` or slice it as `v[start:stop]`; got {index!r}.")
         start, stop, _ = index.indices(self.width)
         if stop <= start:
             raise cell_error(f"the slice {start}:{stop} of a vector of width {self.width} is empty.")
@@ -164,31 +167,34 @@ class Symbol:
 
     def __bool__(self) -> NoReturn:
         raise cell_error(
-            "a symbol has no truth value yet, so `if`, `while`, `and`, `or` and `not` cannot ask for it: the equations "
-            "are run once for all data. Use select(a > b, x, y) for a choice by value; `if` may ask a hyper-parameter."
+            "a symbol has no truth value, so it can't be used with `if`, `while`, `and`, `or` or `not`: the equations "
+            "are traced once, before there are data. To choose by value use select(a > b, x, y); `if` may test a "
+            "hyper-parameter."
         )
 
     def __iter__(self) -> NoReturn:
-        raise cell_error("a symbol cannot be looped over or unpacked; use split(v, n) or v[start:stop].")
+        raise cell_error("a symbol can't be iterated over or unpacked; use split(v, n) or v[start:stop].")
 
     def __float__(self) -> NoReturn:
-        raise cell_error("a symbol has no number yet; stay within throughtime.language (tanh, sigmoid, exp ...).")
+        raise cell_error(
+            "a symbol can't be converted to a number; use functions of throughtime.language (tanh, sigmoid, exp ...)."
+        )
 
     def __array__(self, *_: object, **__: object) -> NoReturn:
-        raise cell_error("a NumPy function was given a symbol; use the function of throughtime.language instead.")
+        raise cell_error("a symbol can't be converted to a NumPy array; use functions of throughtime.language instead.")
 
     def __array_ufunc__(self, function: Any, method: str, *values: Any, **_: object) -> Symbol:
-        # NumPy asks this for its functions and for `array * symbol`; a NumPy number is a number.
+        # NumPy calls this for its functions and for `array * symbol`; NumPy scalars are accepted as numbers.
         meant = _NUMPY_OPERATORS.get(function.__name__)
         if meant is not None and method == "__call__" and all(isinstance(v, Symbol | Real) for v in values):
             result: Symbol = meant(*(v if isinstance(v, Symbol) else float(v) for v in values))
             return result
-        raise cell_error(f"NumPy's `{function.__name__}` was given a symbol; {_instead(function.__name__)}")
+        raise cell_error(f"NumPy's `{function.__name__}` doesn't take symbols; {_instead(function.__name__)}")
 
     @classmethod
     def __torch_function__(cls, function: Callable[..., Any], *_: object, **__: object) -> NoReturn:
         name = getattr(function, "__name__", str(function))
-        raise cell_error(f"torch's `{name}` was given a symbol; {_instead(name)}")
+        raise cell_error(f"torch's `{name}` doesn't take symbols; {_instead(name)}")
 
 
 _NUMPY_OPERATORS: dict[str, Callable[..., Any]] = {
@@ -207,12 +213,12 @@ def _instead(name: str) -> str:
 
 
 class Builder:
-    """Collects instructions; equal ones become one, and what can be said more simply is."""
+    """Collects the instructions of a program, merging equal ones and simplifying where the result is exact."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.inputs: list[Input] = []
-        self.states: list[State] = []  # `next` is filled in by `finish`
+        self.states: list[State] = []  # `finish` fills in `next`
         self.parameters: list[Parameter] = []
         self.body: list[Instruction] = []
         self.names: dict[str, int] = {}
@@ -221,22 +227,22 @@ class Builder:
     # Leaves.
 
     def input(self, name: str, width: int, one_hot: bool = False) -> Symbol:
-        """A vector given at each step; see `throughtime.program.core.Input`."""
+        """Declare an input; see `throughtime.program.core.Input`."""
         self.inputs.append(Input(name, width, one_hot))
         return self._emit(INPUT, (), width, index=len(self.inputs) - 1)
 
     def state(self, name: str, width: int, initial: float = 0.0) -> Symbol:
-        """A state's value before the step."""
+        """Declare a state; returns its value before the step."""
         self.states.append(State(name, width, initial, -1))
         return self._emit(PREVIOUS, (), width, index=len(self.states) - 1)
 
     def parameter(self, parameter: Parameter) -> int:
-        """Declares a parameter; returns its index."""
+        """Declare a parameter; returns its index."""
         self.parameters.append(parameter)
         return len(self.parameters) - 1
 
     def vector(self, index: int) -> Symbol:
-        """A vector parameter's value."""
+        """Read a vector parameter."""
         return self._emit(PARAMETER, (), self.parameters[index].shape[0], index=index)
 
     def constant(self, value: Number, width: int) -> Symbol:
@@ -246,17 +252,17 @@ class Builder:
     # Operations.
 
     def pointwise(self, op: str, *values: Symbol | Number) -> Symbol:
-        """A pointwise operation; numbers and vectors of one element are widened to the others."""
+        """Apply a pointwise operation; numbers and vectors of width 1 are broadcast."""
         for value in values:
             if not isinstance(value, Symbol | Real) or isinstance(value, bool):
-                raise cell_error(f"{op} takes symbols and numbers; given {type(value).__name__} {value!r}.")
+                raise cell_error(f"{op} takes symbols and numbers, got {type(value).__name__} {value!r}.")
             if not isinstance(value, Symbol) and math.isnan(value):
-                raise cell_error(f"{op} is given a number that is NaN.")
+                raise cell_error(f"{op} doesn't take NaN.")
         widths = {value.width for value in values if isinstance(value, Symbol)} or {1}
         width = max(widths)
         if not widths <= {1, width}:
             shown = " and ".join(f"{self.label(v.id)} has {v.width}" for v in values if isinstance(v, Symbol))
-            raise cell_error(f"{op} takes vectors of one width; {shown} elements.")
+            raise cell_error(f"{op} takes vectors of equal width; {shown} elements.")
         symbols = [
             self.expand(self._own(value), width) if isinstance(value, Symbol) else self.constant(value, width)
             for value in values
@@ -265,21 +271,21 @@ class Builder:
         return self._emit(op, tuple(s.id for s in symbols), width) if simpler is None else simpler
 
     def __getattr__(self, op: str) -> Callable[..., Symbol]:
-        """Each pointwise row of the operations table, as a method."""
+        """Provide each pointwise operation of the table as a method."""
         if op in OPERATIONS and OPERATIONS[op].pointwise:
             return lambda *values: self.pointwise(op, *values)
         raise AttributeError(op)
 
     def linear(self, value: Symbol, weight: int) -> Symbol:
-        """A matrix parameter times a vector."""
+        """Multiply a matrix parameter by a vector."""
         return self._emit("linear", (self._own(value).id,), self.parameters[weight].shape[0], weight=weight)
 
     def linear_transposed(self, value: Symbol, weight: int) -> Symbol:
-        """A transposed matrix parameter times a vector."""
+        """Multiply a transposed matrix parameter by a vector."""
         return self._emit("linear_transposed", (self._own(value).id,), self.parameters[weight].shape[1], weight=weight)
 
     def slice(self, value: Symbol, start: int, width: int) -> Symbol:
-        """The elements `start` to `start + width`."""
+        """Take the elements `start` to `start + width`."""
         source = self.body[self._own(value).id]
         if width == source.width:
             return value
@@ -296,10 +302,10 @@ class Builder:
         return self._emit("slice", (value.id,), width, start=start)
 
     def concat(self, *values: Symbol) -> Symbol:
-        """The vectors one after the other."""
+        """Concatenate vectors."""
         for value in values:
             if not isinstance(value, Symbol):
-                raise cell_error(f"concat takes vectors; given {type(value).__name__} {value!r}.")
+                raise cell_error(f"concat takes vectors, got {type(value).__name__} {value!r}.")
         flat: list[int] = []
         for value in values:
             instruction = self.body[self._own(value).id]
@@ -311,7 +317,7 @@ class Builder:
         return self._emit("concat", tuple(flat), sum(self.body[part].width for part in flat))
 
     def expand(self, value: Symbol, width: int) -> Symbol:
-        """A vector of one element repeated `width` times."""
+        """Repeat a vector of width 1 to `width` elements."""
         instruction = self.body[value.id]
         if instruction.width == width:
             return value
@@ -320,20 +326,20 @@ class Builder:
         return self._emit("expand", (value.id,), width)
 
     def row_sum(self, value: Symbol) -> Symbol:
-        """The sum of a vector's elements, as a vector of one."""
+        """The sum of a vector's elements, as a vector of width 1."""
         return self._reduced("row_sum", value)
 
     def row_max(self, value: Symbol) -> Symbol:
-        """The largest of a vector's elements, as a vector of one."""
+        """The largest of a vector's elements, as a vector of width 1."""
         return self._reduced("row_max", value)
 
     def _reduced(self, op: str, value: Symbol) -> Symbol:
         if not isinstance(value, Symbol):
-            raise cell_error(f"{op} takes a vector; given {type(value).__name__} {value!r}.")
+            raise cell_error(f"{op} takes a vector, got {type(value).__name__} {value!r}.")
         return self._emit(op, (self._own(value).id,), 1)
 
     def copy(self, instruction: Instruction, args: tuple[Symbol, ...], weight: int | None = None) -> Symbol:
-        """The same operation on other values, with the weight's index in this builder."""
+        """Repeat an instruction with other arguments; `weight` is its parameter's index in this builder."""
         if weight is not None:
             return self._emit(instruction.op, (args[0].id,), instruction.width, weight=weight)
         if instruction.op == "slice":
@@ -348,17 +354,17 @@ class Builder:
             return self.constant(instruction["value"], instruction.width)
         return self.pointwise(instruction.op, *args)
 
-    # Names and the end.
+    # Names and the finished program.
 
     def name_value(self, name: str, value: Symbol) -> None:
-        """Calls a value by a name; one name cannot mean two values."""
+        """Name a value; one name can't refer to two values."""
         if not is_name(name):
-            raise cell_error(f"a name is letters, digits and _, with dots between words; given {name!r}.")
+            raise cell_error(f"a name must consist of letters, digits and _, with dots between words; got {name!r}.")
         if self.names.setdefault(name, value.id) != value.id:
-            raise cell_error(f"two values are called {name!r}; names within a cell must differ.")
+            raise cell_error(f"two values are named {name!r}; names within a cell must differ.")
 
     def label(self, id: int) -> str:
-        """What a person would call a value."""
+        """A readable name for a value, for messages."""
         for name, value in self.names.items():
             if value == id:
                 return name
@@ -381,7 +387,7 @@ class Builder:
         reverse: bool = False,
         keep_named: bool = False,
     ) -> Program:
-        """The program that ends with these values, without what they do not need; a named value is kept if asked."""
+        """Return the program that computes these results, without unused values (`keep_named` keeps named ones)."""
         named = {n: Symbol(self, v) for n, v in self.names.items()} | (names or {})
         roots = [s.id for s in next_states] + [s.id for _, s in outputs]
         roots += [s.id for s in named.values()] if keep_named else []
@@ -414,7 +420,7 @@ class Builder:
 
     def _own(self, value: Symbol) -> Symbol:
         if value.builder is not self:
-            raise cell_error("a symbol of another cell's trace was used; call that cell as a function instead.")
+            raise cell_error("this symbol belongs to the trace of another cell; call that cell as a function instead.")
         return value
 
     def _emit(self, op: str, args: tuple[int, ...], width: int, **attributes: Attribute) -> Symbol:
@@ -430,7 +436,7 @@ class Builder:
         return instruction["value"] if instruction.op == CONSTANT else None
 
     def _simpler(self, op: str, values: list[Symbol]) -> Symbol | None:
-        # Only what holds for every number, NaN and infinities included.
+        # Only identities that hold for every number, including NaN and infinities.
         known = [self._constant_value(v) for v in values]
         match op, known:
             case (("add" | "sub" | "mul"), [x, y]) if x is not None and y is not None:
@@ -449,7 +455,7 @@ class Builder:
         return None
 
     def _join(self, flat: list[int], part: int) -> bool:
-        """Whether `part` continues the slice or constant at the end of `flat`, which then covers both."""
+        """Merge `part` into the last of `flat` if it continues that slice or constant; returns whether it did."""
         last, new = self.body[flat[-1]], self.body[part]
         if last.op == new.op == CONSTANT and last["value"] == new["value"]:
             flat[-1] = self.constant(last["value"], last.width + new.width).id
@@ -461,9 +467,9 @@ class Builder:
 
 
 def of(*values: Symbol | Number) -> Builder:
-    """The builder of the symbols among the values; a function of the language needs one at least."""
+    """The builder of the symbols among the values; functions of the cell language need at least one symbol."""
     for value in values:
         if isinstance(value, Symbol):
             return value.builder
     shown = ", ".join(f"{type(value).__name__} {value!r}" for value in values)
-    raise cell_error(f"a vector of the cell is wanted here; given {shown}.")
+    raise cell_error(f"expected a vector of the cell, got {shown}.")

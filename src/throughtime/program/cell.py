@@ -19,23 +19,23 @@ from throughtime.program.trace import Trace
 from throughtime.program.words import unknown_word
 from throughtime.tables import html_table, html_text
 
-# What the field calls the states that every paper writes with these letters.
+# The usual names of states that papers write as these letters.
 _USUAL_NAMES = {"h": "hidden", "c": "cell"}
 
 
 class Cell:
-    """A recurrent cell: its equations, and the program that they become.
+    """A recurrent cell, defined by a function that holds its equations.
 
     Attributes:
-        name: the function's name.
-        hyper: the hyper-parameters (the keyword-only arguments) and their values.
-        states: each state's argument and declaration, in order.
-        inputs: each further input's argument and declaration, in order.
+        name: the cell's name, by default the function's.
+        hyper: the hyper-parameters (keyword-only arguments) and their values.
+        states: pairs of argument name and declaration, one per state, in order.
+        inputs: pairs of argument name and declaration, one per input beside x, in order.
     """
 
     def __init__(self, function: Callable[..., Any], hyper: dict[str, Any] | None = None) -> None:
         if not inspect.isfunction(function):
-            raise CellError(f"a cell is made of a function that holds its equations; given {function!r}.")
+            raise CellError(f"a cell must be a function that holds its equations, got {function!r}.")
         self.function = function
         self.name: str = function.__name__
         self.__doc__ = function.__doc__
@@ -43,15 +43,19 @@ class Cell:
         arguments = list(inspect.signature(function).parameters.values())
         taken = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
         if any(a.kind in (a.VAR_POSITIONAL, a.VAR_KEYWORD) for a in arguments):
-            raise self._error("a cell takes x, its states and keyword-only hyper-parameters; no *args or **kwargs.")
+            raise self._error(
+                "a cell must take x, its states and keyword-only hyper-parameters, not *args or **kwargs."
+            )
         if len(taken) < 2:
-            raise self._error("a cell takes x and at least one state: def name(x, h): ...")
+            raise self._error("a cell must take x and at least one state: def name(x, h): ...")
         self.input_name = taken[0].name
         self.arguments = tuple((a.name, self._declared(a)) for a in taken[1:])
         self.states = tuple((name, d) for name, d in self.arguments if isinstance(d, StateDeclaration))
         self.inputs = tuple((name, d) for name, d in self.arguments if isinstance(d, InputDeclaration))
         if not self.states:
-            raise self._error("a cell takes at least one state besides its inputs: def name(x, h, dt=inputs()): ...")
+            raise self._error(
+                "a cell must take at least one state besides its inputs: def name(x, h, dt=inputs()): ..."
+            )
         self.hyper: dict[str, Any] = {}
         for argument in arguments:
             if argument.kind == argument.KEYWORD_ONLY:
@@ -61,7 +65,7 @@ class Cell:
         self.hyper.update(self._known(hyper or {}))
 
     def __call__(self, *args: Any, **hyper: Any) -> Any:
-        """The equations on given symbols, for use inside another cell; optional inputs may be left out."""
+        """Apply the equations to symbols, for use inside another cell; optional inputs may be omitted."""
         left_out = {
             name: None for name, d in self.arguments[len(args) - 1 :] if isinstance(d, InputDeclaration) and d.optional
         }
@@ -85,7 +89,7 @@ class Cell:
 
     @property
     def source(self) -> str:
-        """The cell's equations, as they are written."""
+        """The source code of the cell's function."""
         return inspect.getsource(self.function)
 
     def latex(self, **hyper: Any) -> str:
@@ -97,14 +101,14 @@ class Cell:
         Raises:
             CellError: if the equations are wrong.
         """
-        # Widths that differ, and that heads and groups divide; none of them shows.
+        # Different widths that heads and groups divide; they don't appear in the result.
         return self.program(24, 16, **hyper).latex()
 
     def _repr_latex_(self) -> str:
         return f"$${self.latex()}$$"
 
     def variant(self, name: str, meaning: str, **hyper: Any) -> Cell:
-        """The same equations under another name, with other hyper-parameters."""
+        """Create a cell with the same equations, another name and other hyper-parameters."""
         other = Cell(self.function, self.hyper | hyper)
         other.name, other.__doc__ = name, meaning
         return other
@@ -112,37 +116,37 @@ class Cell:
     def program(
         self, input_size: int, hidden_size: int, *, bias: bool = True, inputs: Sequence[str] = (), **hyper: Any
     ) -> Program:
-        """Runs the equations once on symbols.
+        """Trace the equations into a program.
 
         Args:
             input_size: the width of x.
             hidden_size: the number of hidden units.
             bias: whether gates have a bias.
-            inputs: the names of the optional inputs that the program takes; it takes the others in any case.
+            inputs: the names of the optional inputs that the program takes; it always takes the required ones.
             **hyper: hyper-parameters other than the cell's defaults.
 
         Returns:
-            The program, which has passed the legality check.
+            The program, which has passed the legality check (see `throughtime.program.legality`).
 
         Raises:
-            CellError: if the equations are wrong, with the line of the cell's source.
+            CellError: if the equations are wrong; the message names the line of the cell's source.
         """
         for what, size in (("input_size", input_size), ("hidden_size", hidden_size)):
             if not isinstance(size, int) or size < 1:
-                raise CellError(f"{what} must be a whole number of 1 or more; given {size!r}.")
+                raise CellError(f"{what} must be a positive integer, got {size!r}.")
         values = tuple(sorted((self.hyper | self._known(hyper)).items()))
         for name, value in values:
             if not isinstance(value, Hashable):
-                raise CellError(f"the hyper-parameter {name!r} must be a number, a text or None; given {value!r}.")
+                raise CellError(f"the hyper-parameter {name!r} must be a number, a string or None, got {value!r}.")
         asked_for = self._asked_for(inputs)
         try:
             return _program(self, Sizes(input_size, hidden_size, bias), values, asked_for)
         except UserError as error:
-            # Its message has the cell's line; the frames of the tracer would only hide it.
+            # The message names the cell's line; the tracer's frames would only hide it.
             raise error.with_traceback(None) from error.__cause__
 
     def _asked_for(self, inputs: Sequence[str]) -> tuple[str, ...]:
-        """The names of inputs, checked."""
+        """Check the names of optional inputs and put them in the order of declaration."""
         names = [declaration.name for _, declaration in self.inputs]
         for name in (inputs := [inputs] if isinstance(inputs, str) else list(inputs)):
             if name not in names:
@@ -163,16 +167,18 @@ class Cell:
             given = StateDeclaration("", None, 0.0)
         if not isinstance(given, StateDeclaration | InputDeclaration):
             raise self._error(
-                f"the argument {argument.name!r} must be a state (a default of throughtime.language.state(...), or "
-                "none) or an input of each step (throughtime.language.inputs(...)); a hyper-parameter is keyword-only: "
-                "put it after a `*`."
+                f"the argument {argument.name!r} must be a state (no default, or throughtime.language.state(...)) or "
+                "an input at each step (throughtime.language.inputs(...)); hyper-parameters are keyword-only: move "
+                "them after a `*`."
             )
         usual = _USUAL_NAMES if isinstance(given, StateDeclaration) else {}
         name = given.name or usual.get(argument.name, argument.name)
         if not is_name(name):
-            raise self._error(f"a state's name is letters, digits and _, with dots between words; given {name!r}.")
+            raise self._error(
+                f"a state's name must consist of letters, digits and _, with dots between words; got {name!r}."
+            )
         if isinstance(given, InputDeclaration) and name in _TAKEN_NAMES:
-            raise self._error(f"an input cannot be called {name!r}: a layer has an argument of that name.")
+            raise self._error(f"an input can't be named {name!r}: layers have an argument of that name.")
         return replace(given, name=name)
 
     def _error(self, message: str) -> CellError:
@@ -183,9 +189,9 @@ class Cell:
         return cell_error_at(code.co_filename, line, self.name, message)
 
     def _at_its_line(self, error: Exception) -> CellError:
-        """Any other error of the equations, at the line of the cell where it came up.
+        """Turn any other exception in the equations into a `CellError` at the cell's line where it was raised.
 
-        Its cause is the error itself where it came up in a function that the equations call, without our frames.
+        If a function that the equations call raised it, the exception is the cause, without this library's frames.
         """
         code, line = self.function.__code__, self.function.__code__.co_firstlineno
         calls = error.__traceback__
@@ -228,24 +234,26 @@ class Cell:
         labels = [*trace.settle().items(), *((d.name, further[a].id) for a, d in given_inputs)]
         for name, before, after in zip(names, old, given[-len(old) :], strict=True):
             if before.width != after.width:
-                raise self._error(f"state {name!r} has {before.width} elements, but {after.width} are returned for it.")
+                raise self._error(
+                    f"state {name!r} has width {before.width}, but its returned value has width {after.width}."
+                )
             labels += [(name, after.id), (f"{name}.previous", before.id)]
         for label, id in labels:
             if trace.names.setdefault(label, id) != id:
                 raise self._error(
-                    f"two values are called {label!r}; names within a cell must differ, and what a state becomes has "
+                    f"two values are named {label!r}; names within a cell must differ, and a state's new value has "
                     "the state's name."
                 )
         return trace, trace.finish(given[-len(old) :], [("y", given[0])])
 
     def _hint_of_inputs(self) -> str:
-        """How to declare an argument that isn't a state, where one may be meant."""
+        """A hint on declaring an input, if one of the states was probably meant to be one."""
         plain = [a for a, d in self.states if a not in _USUAL_NAMES and d == StateDeclaration(a, None, 0.0)]
         if not plain:
             return ""
         states = [a for a, _ in self.arguments if a != plain[0]]
         return (
-            f" If {plain[0]} is not a state but is given at each step, declare it as an input: "
+            f" If {plain[0]} is not a state but an input at each step, declare it as one: "
             f"def {self.name}({', '.join([self.input_name, *states, f'{plain[0]}=inputs(width=1)'])})."
         )
 
@@ -253,24 +261,24 @@ class Cell:
         given = list(result) if isinstance(result, tuple | list) else [result]
         for value in given:
             if not isinstance(value, Symbol):
-                raise self._error(f"a cell returns symbols; among what it returned is {value!r}.")
+                raise self._error(f"a cell must return symbols, but it returned {value!r}.")
             if value.builder is not trace:
-                raise self._error("among what is returned is a symbol that was kept from another run of equations.")
+                raise self._error("a returned symbol was kept from another trace of the equations.")
         if len(given) not in (len(names), len(names) + 1):
             raise self._error(
-                f"{len(given)} values are returned, but the cell has {len(names)} states ({', '.join(names)}): return "
-                "the new value of each, in the order of the arguments; an output that is no state comes first."
+                f"the cell has {len(names)} states ({', '.join(names)}) but returned {len(given)} values: return the "
+                "new value of each state in the order of the arguments; an output that is not a state comes first."
                 f"{self._hint_of_inputs() if len(given) < len(names) else ''}"
             )
         return given
 
 
-# What a layer's call has arguments for.
+# The names of arguments of a layer's call.
 _TAKEN_NAMES = ("input", "state", "lengths", "reset", "table", "x", "out")
 
 
 def _explained(error: Exception) -> str:
-    """What is said of an error of Python's in a cell."""
+    """Describe a Python exception raised in a cell."""
     if isinstance(error, NameError) and not isinstance(error, UnboundLocalError) and error.name:
         return unknown_word(error.name)
     if isinstance(error, AttributeError) and isinstance(error.obj, Symbol) and error.name:
@@ -285,14 +293,14 @@ def _program(cell: Cell, sizes: Sizes, hyper: tuple[tuple[str, Any], ...], input
 
 
 def cell(function: Callable[..., Any]) -> Cell:
-    """Makes a cell of its equations.
+    """Decorate a function that holds a cell's equations.
 
-    The function takes `x`, then the old value of each state (named by its argument: `h` is `hidden`, `c` is `cell`,
-    others as they are; or as `state(...)` says), among them inputs beside x that are declared by `inputs(...)`, then
-    hyper-parameters, keyword-only. It returns the new value of each
-    state in the same order; the first is also the cell's output, unless one more value comes before them.
+    The function takes `x`, then the old value of each state and any further inputs, which are declared by
+    `inputs(...)`, then keyword-only hyper-parameters. A state has the name of its argument (`h` is `hidden`, `c` is
+    `cell`) unless `state(...)` declares another. The function returns the new value of each state in the same order.
+    The first one is also the cell's output, unless one additional value precedes them.
 
     Raises:
-        CellError: if the function's arguments are not of this form.
+        CellError: if the function's signature is not of this form.
     """
     return Cell(function)

@@ -1,14 +1,14 @@
-"""What a cell becomes: a program, a short list of operations on vectors, as plain immutable data.
+"""Programs: a cell's equations as a short list of operations on vectors, in plain immutable data.
 
-A program describes one time step of one row of a batch; an engine repeats it over steps and rows. Its meaning, in
-Python, for inputs `[T, B, width]`, states `[B, width]` and parameters:
+A program describes one time step of one sequence of a batch; an engine repeats it over steps and sequences. Its
+semantics, in Python-like pseudocode, for inputs `[T, B, width]`, states `[B, width]` and parameters:
 
     def run(program, inputs, states, parameters):
         reductions = [0 for each reduction]
         for t in (range(T) if not program.reverse else reversed(range(T))):
             values = []
             for instruction in program.body:
-                values.append(the instruction's operation on inputs[.][t], states, parameters and earlier values)
+                values.append(result of the operation on inputs[...][t], states, parameters and earlier values)
             for k, output in enumerate(program.outputs):
                 outputs[k][t] = values[output.value]
             for k, reduction in enumerate(program.reductions):
@@ -31,7 +31,7 @@ from throughtime.tables import html_text
 
 Attribute = int | float | str
 
-# The leaves of a body: they read what the program is given.
+# The leaves of a body, which read the program's operands.
 INPUT, PREVIOUS, PARAMETER, CONSTANT = "input", "previous", "parameter", "constant"
 LEAVES = (INPUT, PREVIOUS, PARAMETER, CONSTANT)
 
@@ -42,9 +42,9 @@ class Instruction:
 
     Attributes:
         op: the operation's name in the operations table, or a leaf.
-        args: the earlier values it takes, as their indices in the body.
+        args: the indices in the body of the earlier values it takes.
         width: the number of elements of the result.
-        attributes: what else the operation needs, such as where a slice starts.
+        attributes: other arguments of the operation, such as the start of a slice.
     """
 
     op: str
@@ -53,20 +53,19 @@ class Instruction:
     attributes: tuple[tuple[str, Attribute], ...] = ()
 
     def __getitem__(self, name: str) -> Any:
-        """The attribute of that name."""
+        """Look up an attribute by name."""
         return dict(self.attributes)[name]
 
 
 @dataclass(frozen=True)
 class Input:
-    """A vector that is given at each step and row: `[T, B, width]`.
+    """An input vector at each step and sequence: `[T, B, width]`.
 
     Attributes:
         name: the input's name.
         width: its number of elements.
-        one_hot: whether all but one element are 0, and that one is 1. Given is then its place, `[T, B]` whole numbers,
-            and nothing but products with matrices can be done with the vector. An engine may leave out the products
-            with 0, whatever they are of.
+        one_hot: whether the vector is one-hot. It is then passed as integer indices `[T, B]`, and only matrix products
+            can read it. An engine may skip the multiplications by 0, even of NaN and infinities.
     """
 
     name: str
@@ -76,13 +75,13 @@ class Input:
 
 @dataclass(frozen=True)
 class State:
-    """A vector that a row carries from step to step: `[B, width]`.
+    """A vector that a sequence carries from step to step: `[B, width]`.
 
     Attributes:
-        name: the state's name; the value before the step is `name.previous`.
+        name: the state's name; its value before the step is `name.previous`.
         width: its number of elements.
-        initial: what each element starts with where nothing else is given.
-        next: the value that it takes at the end of the step.
+        initial: the default initial value of each element.
+        next: the index in the body of the state's value at the end of the step.
     """
 
     name: str
@@ -98,7 +97,7 @@ class GateRows:
     Attributes:
         gate: the gate's name.
         start, stop: the rows.
-        initial: what the rows start with; None leaves it to the initialiser.
+        initial: the initial value of the rows; None leaves it to the initializer.
     """
 
     gate: str
@@ -109,7 +108,7 @@ class GateRows:
 
 @dataclass(frozen=True)
 class Parameter:
-    """A vector `[n]` or matrix `[n, k]` that is the same at all steps and rows."""
+    """A vector `[n]` or matrix `[n, k]` shared by all steps and sequences."""
 
     name: str
     shape: tuple[int, ...]
@@ -118,7 +117,7 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Output:
-    """A value that is written at each step and row: `[T, B, width]`."""
+    """A value written at each step and sequence: `[T, B, width]`."""
 
     name: str
     value: int
@@ -126,12 +125,12 @@ class Output:
 
 @dataclass(frozen=True)
 class Reduction:
-    """A sum over all steps and rows, of the shape of a parameter.
+    """A sum over all steps and sequences, with the shape of a parameter.
 
     Attributes:
-        name: what it is the gradient of.
+        name: the name of the parameter whose gradient it is.
         shape: `[n]` or `[n, k]`.
-        terms: each `(u, v)` adds the outer product of two values, each `(u,)` adds a value.
+        terms: `(u, v)` adds the outer product of two values, `(u,)` adds a value.
     """
 
     name: str
@@ -145,10 +144,10 @@ class Program:
 
     Attributes:
         name: the cell's name.
-        inputs, states, parameters: what it is given.
-        body: the operations; a value is known by its index here, and takes only earlier ones.
-        outputs, reductions: what it gives, besides the states' next values.
-        names: the values that can be recorded and edited, each `(name, value)`.
+        inputs, states, parameters: its operands.
+        body: the operations. A value is identified by its index here, and depends only on earlier values.
+        outputs, reductions: its results, in addition to the states' next values.
+        names: pairs `(name, value)` of the values that can be recorded and edited.
         reverse: whether time runs from the last step to the first.
     """
 
@@ -164,7 +163,7 @@ class Program:
     _hash: int = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        # An engine looks programs up in caches at each call, so the hash of the whole body is taken once.
+        # Engines look programs up in caches on every call, so the hash is computed once.
         object.__setattr__(self, "_hash", hash(self._content()))
 
     def _content(self) -> tuple[Any, ...]:
@@ -181,19 +180,19 @@ class Program:
         return self._content() == other._content()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return Program, self._content()  # the hash of a string differs from process to process
+        return Program, self._content()  # string hashes differ between processes
 
     def __deepcopy__(self, memo: object) -> Program:
-        return self  # nothing in it can change
+        return self  # immutable
 
     @cached_property
     def values(self) -> Mapping[str, int]:
-        """The named values: name to index in the body."""
+        """The index in the body of each named value."""
         return MappingProxyType(dict(self.names))
 
     @cached_property
     def flipped(self) -> Program:
-        """The same step, with time running the other way."""
+        """The same program with time reversed."""
         return replace(self, reverse=not self.reverse)
 
     @cached_property
@@ -204,7 +203,7 @@ class Program:
         return to_json(self)
 
     def equivalent(self, other: Program) -> bool:
-        """Whether both compute the same, whatever they and their values are called."""
+        """Whether both programs are the same up to names."""
         return self._anonymous == other._anonymous
 
     @cached_property
@@ -235,7 +234,7 @@ class Program:
         return printed(self)
 
     def __repr__(self) -> str:
-        if not self.__dict__.get("_legal"):  # which may have no readable form
+        if not self.__dict__.get("_legal"):  # an illegal program may not be printable
             return f"<program {self.name!r} of {len(self.body)} instructions>"
         return str(self)
 
@@ -245,5 +244,5 @@ class Program:
 
 @lru_cache(maxsize=512)
 def shared(program: Program) -> Program:
-    """The first met of all programs equal to this one; what is kept by program is then found without comparing."""
+    """Return the first of all programs equal to this one, so that cache lookups compare by identity."""
     return program

@@ -1,4 +1,4 @@
-"""How much work a program's step is."""
+"""The cost of a program's step in multiplications and FLOPs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from throughtime.program.operations import OPERATIONS, PRODUCTS, REDUCTIONS
 
 
 def products(program: Program) -> int:
-    """The multiplications of a step of one row: in its products with a matrix, and in the sums of outer products."""
+    """Count the multiplications of one step of one sequence, in matrix products and sums of outer products."""
     body = program.body
     linear: int = sum(prod(program.parameters[i["weight"]].shape) for i in body if i.op in PRODUCTS)
     terms = (term for reduction in program.reductions for term in reduction.terms if len(term) == 2)
@@ -17,7 +17,7 @@ def products(program: Program) -> int:
 
 
 def flops(program: Program) -> int:
-    """The arithmetic of a step of one row: a product's multiplications and additions; a function counts as one."""
+    """Count the floating-point operations of one step of one sequence; a function such as tanh counts as one."""
     pointwise = sum(i.width for i in program.body if i.op in OPERATIONS and OPERATIONS[i.op].pointwise)
     sums = sum(program.body[i.args[0]].width for i in program.body if i.op in REDUCTIONS)
     return 2 * products(program) + pointwise + sums

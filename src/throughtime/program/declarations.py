@@ -1,4 +1,4 @@
-"""The declarations of a cell's arguments: its states, and inputs beside x."""
+"""Declarations of a cell's arguments: states, and inputs beside x."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Sizes(NamedTuple):
 
 @dataclass(frozen=True)
 class StateDeclaration:
-    """What `state(...)` says of an argument of a cell."""
+    """The declaration of a cell's argument by `state(...)`."""
 
     name: str
     width: Width
@@ -37,7 +37,7 @@ class StateDeclaration:
 
 @dataclass(frozen=True)
 class InputDeclaration:
-    """What `inputs(...)` says of an argument of a cell."""
+    """The declaration of a cell's argument by `inputs(...)`."""
 
     name: str
     width: Width
@@ -45,37 +45,37 @@ class InputDeclaration:
 
 
 def state(name: str | None = None, *, width: Width = None, initial: float = 0.0) -> Any:
-    """Declares a state of a cell, as the default of the argument that receives its old value.
+    """Declare a state of a cell, as the default of the argument that receives its old value.
 
     Args:
-        name: what the state is called when it is recorded; the argument's own name if not given.
-        width: its number of elements; the name of a hyper-parameter that holds it; or a function of sizes and
-            hyper-parameters, by name, such as `lambda hidden_size: hidden_size // 4` (`input_size` is the width of x).
-            The cell's hidden size where it is not given or that hyper-parameter is None.
-        initial: what each of its elements starts with.
+        name: the state's name for recording and editing; default: the argument's name.
+        width: the number of elements; the name of a hyper-parameter that holds it; or a function of sizes and
+            hyper-parameters, matched by argument name, such as `lambda hidden_size: hidden_size // 4` (`input_size` is
+            the width of x). Default, also if that hyper-parameter is None: the cell's hidden size.
+        initial: the initial value of each element.
     """
     return StateDeclaration(name or "", width, float(initial))
 
 
 def inputs(name: str | None = None, *, width: Width = 1, optional: bool = False) -> Any:
-    """Declares an input of a cell beside x, as the default of the argument that receives its value at each step.
+    """Declare an input of a cell beside x, as the default of the argument that receives its value at each step.
 
-    A layer takes it by its name, `layer(x, dt=gaps)`, and hands it to the cell of every layer and direction.
+    A layer takes it as a keyword argument, `layer(x, dt=gaps)`, and passes it to every layer and direction.
 
     Args:
-        name: the input's name; the argument's own name if not given.
-        width: its number of elements, as a state's (see `state`).
-        optional: whether layers without it can be made: the argument is then None in the equations, unless a layer is
-            made to take it, `Recurrent(..., inputs=["dt"])`.
+        name: the input's name; default: the argument's name.
+        width: the number of elements, specified as for `state`.
+        optional: whether layers may do without it. The argument is then None in the equations, unless the layer is
+            created with it, as in `Recurrent(..., inputs=["dt"])`.
     """
     return InputDeclaration(name or "", width, optional)
 
 
 def width_of(declaration: StateDeclaration | InputDeclaration, sizes: Sizes, hyper: Mapping[str, Any]) -> int:
-    """The number of elements that a declaration says.
+    """Compute the declared width.
 
     Raises:
-        ValueError: if it says none, with the reason.
+        ValueError: if the declaration is invalid; the message says why.
     """
     what = f"{'state' if isinstance(declaration, StateDeclaration) else 'input'} {declaration.name!r}"
     width = declaration.width
@@ -89,7 +89,7 @@ def width_of(declaration: StateDeclaration | InputDeclaration, sizes: Sizes, hyp
     if isinstance(width, tuple | list):
         raise ValueError(f"{what} has the width {width!r}, but {MATRIX_STATE}.")
     if not isinstance(width, int) or width < 1:
-        raise ValueError(f"{what} must have a width of 1 or more; given {width!r}.")
+        raise ValueError(f"the width of {what} must be a positive integer, got {width!r}.")
     return width
 
 
@@ -97,5 +97,5 @@ def _computed(function: Callable[..., int], what: str, known: Mapping[str, Any])
     wanted = list(inspect.signature(function).parameters)
     for name in wanted:
         if name not in known:
-            raise ValueError(f"the width of {what} is computed from {name!r}; it can be from {', '.join(known)}.")
+            raise ValueError(f"the width of {what} depends on {name!r}; it can depend only on {', '.join(known)}.")
     return function(**{name: known[name] for name in wanted})

@@ -1,4 +1,4 @@
-"""What is derived from a program reads its values: from the residuals of its run, or by computing them again."""
+"""The common base of gradient and tangent derivation: reading residuals and recomputing forward values."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from throughtime.program.operations import OPERATIONS
 
 _Named = TypeVar("_Named", Input, Parameter)
 _RANKS = ("missing", "input", "parameter", "residuals", "given", "perturbed")
-_ALWAYS = ("given", "perturbed")  # kept whether they are read or not
-_Sources = list[tuple[str, int]]  # of each input or parameter of a derived program: its kind, and its number there
+_ALWAYS = ("given", "perturbed")  # kept even if unused
+# For each input or parameter of a derived program, its kind and its index within that kind.
+_Sources = list[tuple[str, int]]
 
 
 @dataclass(frozen=True)
 class Slots:
-    """Some of what a run takes or gives, by index."""
+    """Indices of some operands or results of a run."""
 
     vectors: tuple[int, ...]  # inputs or outputs
     states: tuple[int, ...]
@@ -28,7 +29,7 @@ class Slots:
 
 @dataclass(frozen=True)
 class Reads:
-    """Which of a program's inputs, outputs (the residuals) and parameters a derived program reads, in that order."""
+    """The indices of a program's inputs, outputs (the residuals) and parameters that a derived program reads."""
 
     inputs: tuple[int, ...]
     residuals: tuple[int, ...]
@@ -36,12 +37,12 @@ class Reads:
 
 
 class Derivation:
-    """A program that is built from another one's instructions and reads its values.
+    """Derives a program from another program's instructions, reading that program's values.
 
     Args:
-        program: what is derived from.
+        program: the program to derive from.
         name: the name of the derived program.
-        recompute: whether values that are cheap to compute are computed again where they are not among the residuals.
+        recompute: whether to recompute cheap values that are not among the residuals.
     """
 
     def __init__(self, program: Program, name: str, *, recompute: bool = True) -> None:
@@ -54,8 +55,8 @@ class Derivation:
         self.residuals = {output.value: k for k, output in reversed(list(enumerate(program.outputs)))}
 
     def value(self, id: int) -> Symbol:
-        """A value of the program."""
-        # Not by recursion: what is computed again may be a chain of thousands.
+        """A value of the original program, as a symbol of the derived one."""
+        # Iterative, as a chain of recomputed values may have thousands of links.
         waiting = [id]
         while waiting:
             missing = [arg for arg in self._computed_from(waiting[-1]) if arg not in self.forward]
@@ -66,7 +67,7 @@ class Derivation:
         return self.forward[id]
 
     def _computed_from(self, id: int) -> tuple[int, ...]:
-        """The values from which one is computed again, rather than read."""
+        """The values from which a value is recomputed; none if it is read."""
         instruction = self.program.body[id]
         again = self.recompute and id not in self.residuals and instruction.op in OPERATIONS
         return instruction.args if again and OPERATIONS[instruction.op].cheap else ()
@@ -88,19 +89,19 @@ class Derivation:
         return self.input("missing", id, f"missing.{id}", instruction.width)
 
     def input(self, kind: str, k: int, name: str, width: int, one_hot: bool = False) -> Symbol:
-        """A new input, of a kind and a number there."""
+        """Add an input with its kind and its index within that kind."""
         self.sources.append((kind, k))
         return self.builder.input(name, width, one_hot)
 
     def weight(self, k: int) -> int:
-        """The place here of a parameter of the program."""
+        """The index in the derived program of a parameter of the original program."""
         if k not in self.weights:
             self.parameter_sources.append(("parameter", k))
             self.weights[k] = self.builder.parameter(self.program.parameters[k])
         return self.weights[k]
 
     def settled(self, result: Program) -> tuple[Program, Reads]:
-        """Leave out the inputs and parameters that are not read, and put the others in order."""
+        """Drop unused inputs and parameters, and sort the others."""
         read: dict[str, set[int]] = {INPUT: set(), PARAMETER: set()}
         for instruction in result.body:
             if instruction.op in read:
@@ -117,8 +118,8 @@ class Derivation:
         missing = [k for kind, k in (self.sources[n] for n in inputs) if kind == "missing"]
         if missing:
             raise ProgramError(
-                f"{result.name} needs values {missing} of {self.program.name}, which are not among its outputs: "
-                "use with_residuals first."
+                f"{result.name} needs values {missing} of {self.program.name}, which are not among its outputs; "
+                "apply with_residuals first."
             )
         place = {INPUT: inputs.index, PARAMETER: parameters.index}
 
@@ -146,7 +147,7 @@ class Derivation:
 
 
 def distinct(names: list[str]) -> list[str]:
-    """The names, with a number behind those that an earlier one has already: a gradient of a gradient may repeat."""
+    """Make names distinct by appending numbers, as gradients of gradients may repeat names."""
     result: list[str] = []
     for name in names:
         distinct, n = name, 2

@@ -1,4 +1,4 @@
-"""Edits as rewrites: named values of a program that are replaced by others on the way."""
+"""Edits as program rewrites, which replace named values."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ from throughtime.program.builder import Symbol
 from throughtime.program.core import Input, Instruction, Program
 from throughtime.program.rewriting import Rewriting
 
-PYTHON = "edit.python"  # begins the name of a value that a function of Python computes; a number and its name follow
+# Prefix of the names of values that a Python function computes; a number and the value's name follow.
+PYTHON = "edit.python"
 
 
 @dataclass(frozen=True)
 class Edit:
-    """What becomes of one named value.
+    """An edit of one named value.
 
     Attributes:
         name: the value's name.
-        new: a number; a function from the value's symbol, and those of other named values, to a symbol; or None for
-            an input at each step.
-        units: the elements that are replaced; all if None.
-        label: what the user calls the value.
-        python: whether the function is one of Python, which the engine is to call.
+        new: the replacement: a number; a function that returns a symbol from the value's symbol and those of other
+            named values; or None for an input at each step.
+        units: the indices of the elements to replace; all if None.
+        label: the user's name for the value.
+        python: whether `new` is an arbitrary Python function, which the engine calls.
     """
 
     name: str
@@ -39,34 +40,34 @@ class Edit:
 
 
 class NotOfTheLanguage(UserError):
-    """A function of an edit that cannot be part of a program."""
+    """Raised for an edit function that can't be part of a program."""
 
     def __init__(self, label: str, what: str) -> None:
         super().__init__(
-            f"the edit of {label!r} can't be part of the layer's program. {what.rstrip('.')}. A function is written in "
-            "the cell language (operators and throughtime.language) and gives a vector of it. For arbitrary Python on "
-            "tensors the module must run on the reference engine: module.engine = 'reference'."
+            f"the edit of {label!r} can't be part of the layer's program. {what.rstrip('.')}. The function must use "
+            "only the cell language (operators and throughtime.language) and return one of its vectors. For "
+            "arbitrary Python on tensors use the reference engine: module.engine = 'reference'."
         )
 
 
 def with_edits(program: Program, edits: Sequence[Edit], filtered: bool) -> Program:
-    """The program in which named values are others, for all that is computed from them and under their names.
+    """Replace named values, both under their names and wherever they are used.
 
     Args:
         program: a legal program.
-        edits: of values that differ.
-        filtered: whether there is a mask of the steps at which this is so.
+        edits: the edits, each of a different value.
+        filtered: whether a mask selects the steps at which the edits apply.
 
     Returns:
-        The program, with an input of the value's width for each edit whose `new` is None, and at last, if `filtered`,
-        one of width 1 that is 0 where nothing is replaced. What was named stays named, whether it is still needed or
-        not.
+        The program with an additional input of the value's width for each edit whose `new` is None and, if `filtered`,
+        a last input of width 1 that is 0 where nothing is replaced. Named values keep their names even if they are no
+        longer used.
 
     Raises:
-        UserError: if a function is not of the cell language, gives another width or needs a later value, or if a value
-            cannot be told from those that it is made of.
+        UserError: if a function isn't in the cell language, returns another width or needs a later value, or if a value
+            can't be distinguished from its parts.
     """
-    at: dict[int, list[tuple[int, Edit]]] = {}  # of a value: where in it what is edited
+    at: dict[int, list[tuple[int, Edit]]] = {}  # value -> the edits of parts of it, each with its start
     for edit in edits:
         id, start = _place(program, edit)
         at.setdefault(id, []).append((start, edit))
@@ -93,7 +94,7 @@ class _Editing(Rewriting):
         return given
 
     def _given_out(self, id: int, became: dict[int, Symbol]) -> Symbol:
-        return self.values[id]  # a state is nowhere another than its value
+        return self.values[id]  # a state's outputs are its edited value
 
     def _width(self, edit: Edit) -> int:
         return self.program.body[self.program.values[edit.name]].width
@@ -125,7 +126,7 @@ class _Editing(Rewriting):
         if not callable(edit.new):
             return self.builder.constant(edit.new, old.width)
         if edit.python:
-            site = self.builder.add(old, 0.0)  # an engine that calls the function does not add
+            site = self.builder.add(old, 0.0)  # a placeholder: the engine calls the function instead
             self.builder.name_value(f"{PYTHON}{self._depth}.{edit.name}", site)
             return site
         return self._called(edit, edit.new, old)
@@ -139,47 +140,47 @@ class _Editing(Rewriting):
         if isinstance(new, Real) and not isinstance(new, bool) and not math.isnan(new):
             return self.builder.constant(float(new), old.width)
         if not isinstance(new, Symbol) or new.builder is not self.builder:
-            raise NotOfTheLanguage(edit.label, f"It gave {type(new).__name__} {new!r}.")
+            raise NotOfTheLanguage(edit.label, f"It returned {type(new).__name__} {new!r}.")
         if new.width not in (1, old.width):
-            raise UserError(f"the edit of {edit.label!r} gives {new.width} elements in the place of {old.width}.")
+            raise UserError(f"the edit of {edit.label!r} must have width {old.width}, got {new.width}.")
         return self.builder.expand(new, old.width)
 
     def _other(self, edit: Edit, argument: str) -> Symbol:
         named = {name.replace(".", "_"): id for name, id in self.program.names}
         if argument not in named:
             raise UserError(
-                f"the edit of {edit.label!r} takes {argument!r}, but no value of its layer is called so"
-                f"{nearest(argument, named)} (there are: {', '.join(named)}): after the value itself a function takes "
-                "others by their names, with _ for a dot."
+                f"the edit of {edit.label!r} takes {argument!r}, but its layer has no value of that name"
+                f"{nearest(argument, named)} (it has {', '.join(named)}). After the value itself, a function takes "
+                "other values by name, with _ for a dot."
             )
         if named[argument] >= len(self.values):
             raise UserError(
-                f"the edit of {edit.label!r} takes {argument!r}, which the equations have only after it: a function "
-                "takes values that come before."
+                f"the edit of {edit.label!r} takes {argument!r}, which is computed after it; a function can take only "
+                "values computed before."
             )
         return self.values[named[argument]]
 
 
 def other_values(function: Callable[..., Any]) -> list[str]:
-    """The arguments of an edit's function after the first: the names of other values, with _ for a dot."""
+    """The names of the other values that an edit's function takes after the first argument, with _ instead of a dot."""
     try:
         arguments = list(inspect.signature(function).parameters.values())
-    except (TypeError, ValueError):  # a function of C tells nothing
+    except (TypeError, ValueError):  # builtins may have no signature
         return []
     positional = [a for a in arguments if a.kind in (a.POSITIONAL_ONLY, a.POSITIONAL_OR_KEYWORD)]
     return [a.name for a in positional[1:] if a.default is a.empty]
 
 
 def _place(program: Program, edit: Edit) -> tuple[int, int]:
-    """Where a value has to be replaced, so that all that is computed from its elements sees it.
+    """Find where to replace a value so that every use of its elements sees the replacement.
 
-    A cell's equations know a slice as a value of its own, but a program may take the same elements from the whole.
+    In a cell's equations a slice is a value of its own, but the program may read the same elements from the whole.
 
     Returns:
-        The value itself and 0, or the value of which it is a slice, and where that begins.
+        The value itself and 0, or the value of which it is a slice and the slice's start.
 
     Raises:
-        UserError: if the value is made of others that the cell takes by themselves, too.
+        UserError: if the value is a concatenation of vectors that the cell also uses separately.
     """
     body, given, id = program.body, _given(program), program.values[edit.name]
     whole, start, width = id, 0, body[id].width
@@ -196,8 +197,8 @@ def _place(program: Program, edit: Edit) -> tuple[int, int]:
         for part in body[whole].args:
             if part in given or set(_users(program, part)) != {whole}:
                 raise UserError(
-                    f"{edit.label!r} is made of vectors that cell {program.name!r} also takes one by one, so its edit "
-                    "would reach only some of what is computed from them: edit those, or name them in the cell."
+                    f"{edit.label!r} is a concatenation of vectors that cell {program.name!r} also uses separately, so "
+                    "editing it would miss those uses; edit the vectors instead, or name them in the cell."
                 )
     return whole, start
 
@@ -207,6 +208,6 @@ def _users(program: Program, id: int) -> list[int]:
 
 
 def _given(program: Program) -> set[int]:
-    """The values that a program gives out."""
+    """The values that a program returns, as outputs, states or terms of reductions."""
     given = {state.next for state in program.states} | {output.value for output in program.outputs}
     return given | {value for reduction in program.reductions for term in reduction.terms for value in term}

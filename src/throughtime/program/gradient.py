@@ -1,8 +1,9 @@
-"""The gradient of a program, as a program of the same kind: backpropagation through time, derived once for all engines.
+"""The gradient of a program, derived as another program: backpropagation through time for all engines.
 
-A run takes inputs x, initial states s and parameters p, and returns outputs y, final states and reductions r. Its
-gradient takes the residuals that the forward run saved and the gradients of y, of the final states and of r, and
-returns those of x (as outputs), s (as final states) and p (as reductions), while time runs the other way:
+A run takes inputs x, initial states s and parameters p, and returns outputs y, final states and reductions r. The
+gradient program takes the residuals that the forward run saved and the gradients of y, of the final states and of r. It
+runs in the opposite direction of time and returns the gradients of x (as outputs), s (as final states) and p (as
+reductions):
 
     forward program (its outputs hold the residuals)       gradient program
     inputs      x                                          outputs     x.gradient
@@ -11,7 +12,7 @@ returns those of x (as outputs), s (as final states) and p (as reductions), whil
     outputs     y                                          inputs      y.gradient (and residuals, and x where it's read)
     reductions  r                                          parameters  r.gradient (and p where it is read)
 
-As this is a program again, the same function derives higher-order gradients.
+Because the result is a program, the same function derives higher-order gradients.
 """
 
 from __future__ import annotations
@@ -33,17 +34,18 @@ RESIDUAL = "residual."
 
 @dataclass(frozen=True)
 class Gradient:
-    """A gradient program and where its arguments come from.
+    """A gradient program and the sources of its arguments.
 
     Attributes:
         program: the gradient program. Its inputs are the forward program's inputs that it reads, then the outputs
             that it reads (the residuals), then the gradients of outputs; its parameters are the forward program's
             parameters that it reads, then the gradients of reductions.
-        inputs, residuals, parameters: which of the forward program's inputs, outputs and parameters it reads.
-        given: which outputs, final states and reductions come with a gradient. Every state of the forward program has
-            its gradient's state here; one that is not given starts at zero.
-        wanted: which inputs' and parameters' gradients are the program's outputs and reductions.
-        seen: for each value of the forward program that was named, the value of this program that is its gradient.
+        inputs, residuals, parameters: the indices of the forward program's inputs, outputs and parameters that it
+            reads.
+        given: the outputs, final states and reductions that come with a gradient. Every state of the forward program
+            has a gradient state here; it starts at zero unless the gradient is given.
+        wanted: the inputs and parameters whose gradients are the program's outputs and reductions.
+        seen: for each requested value of the forward program, the value of this program that is its gradient.
     """
 
     program: Program
@@ -56,35 +58,35 @@ class Gradient:
 
 
 def everything_given(program: Program) -> Slots:
-    """All that a run gives."""
+    """All results of a run."""
     return Slots(*(tuple(range(len(of))) for of in (program.outputs, program.states, program.reductions)))
 
 
 def everything_wanted(program: Program) -> Slots:
-    """All that a run takes, but for symbols, which have no gradient."""
+    """All operands of a run except one-hot inputs, which have no gradient."""
     vectors = tuple(k for k, given in enumerate(program.inputs) if not given.one_hot)
     return Slots(vectors, *(tuple(range(len(of))) for of in (program.states, program.parameters)))
 
 
 @lru_cache(maxsize=512)
 def with_residuals(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) -> Program:
-    """The program with what its gradient needs to read among its outputs.
+    """Add to a program's outputs the residuals that its gradient reads.
 
     Args:
         program: a legal program.
-        wanted: which gradients will be asked for.
-        seen: values whose gradients will be asked for, too.
+        wanted: the gradients that will be requested.
+        seen: values of the body whose gradients will be requested too.
 
     Returns:
-        The program with further outputs, called `residual.` and the value's name or number. Values that are cheap to
-        compute from other residuals are not among them.
+        The program with additional outputs named `residual.` plus the value's name or number. Values that are cheap to
+        recompute from other residuals aren't saved.
     """
     demanded = _Adjoint(program, everything_given(program), wanted, seen, recompute=False).demanded()
     body = program.body
     free = {output.value for output in program.outputs}
     free |= {id for id, i in enumerate(body) if i.op in LEAVES and i.op != PREVIOUS}
     new: list[int] = []
-    known: set[int] = set()  # or cheap to compute from what is
+    known: set[int] = set()  # saved, or cheap to recompute from saved values
     for id, instruction in enumerate(body):
         cheap = instruction.op in OPERATIONS and OPERATIONS[instruction.op].cheap
         if id in free or (cheap and known.issuperset(instruction.args)):
@@ -96,28 +98,28 @@ def with_residuals(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) 
     names = distinct([o.name for o in program.outputs] + [RESIDUAL + labels.get(id, str(id)) for id in new])
     residuals = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], new, strict=True))
     augmented = require_legal(replace(program, outputs=program.outputs + residuals))
-    # A second derivative comes with gradients of the residuals, too, and the way on from there may need more.
+    # Second derivatives also have gradients of the residuals, which may need further residuals.
     return with_residuals(augmented, wanted, seen) if residuals else program
 
 
 @lru_cache(maxsize=512)
 def gradient(program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...] = ()) -> Gradient:
-    """Derives the gradient of a program.
+    """Derive the gradient of a program.
 
     Args:
-        program: a legal program, as `with_residuals` gives it.
-        given: the outputs, final states and reductions whose gradients there are.
-        wanted: the inputs, initial states and parameters whose gradients are asked for.
-        seen: values of the body whose gradients are to be in the gradient program's body, read or not.
+        program: a legal program, as `with_residuals` returns it.
+        given: the outputs, final states and reductions that come with a gradient.
+        wanted: the inputs, initial states and parameters whose gradients are requested.
+        seen: values of the body whose gradients the gradient program's body keeps even if nothing reads them.
 
     Returns:
-        The gradient program, legal, and where its arguments come from.
+        The gradient program, which is legal, and the sources of its arguments.
     """
     return _Adjoint(program, given, wanted, seen).derive()
 
 
 class _Adjoint(Derivation):
-    """One derivation: goes through the body from its end, and asks for forward values as the rules need them."""
+    """Derives one gradient, visiting the body in reverse and reading forward values as the rules need them."""
 
     def __init__(
         self, program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...], *, recompute: bool = True
@@ -148,7 +150,7 @@ class _Adjoint(Derivation):
         return Gradient(settled, reads.inputs, reads.residuals, reads.parameters, self.given, self.wanted, seen)
 
     def _adjoint(self, id: int) -> Symbol:
-        """A value's gradient, which is zero where nothing given depends on it."""
+        """A value's gradient; zero if no given result depends on it."""
         if id in self.adjoints:
             return self.adjoints[id]
         return self.builder.constant(0.0, self.program.body[id].width)
@@ -165,7 +167,7 @@ class _Adjoint(Derivation):
         return {id for id, symbol in self.forward.items() if symbol.id in needed}
 
     def _backward(self) -> tuple[list[Symbol], dict[int, Symbol]]:
-        """Writes the body; returns the next value of each state's gradient, and the inputs' gradients."""
+        """Build the body; returns the next value of each state's gradient, and the inputs' gradients."""
         program, builder = self.program, self.builder
         for state in program.states:
             self._add(state.next, SliceGradient(builder.state(f"{state.name}.gradient", state.width), 0))
@@ -208,7 +210,7 @@ class _Adjoint(Derivation):
                 self._add(arg, piece if isinstance(piece, SliceGradient) else SliceGradient(piece, 0))
 
     def _reduction(self, k: int) -> None:
-        # r = sum of u outer v: the gradient of u is r.gradient @ v, that of v is r.gradient.T @ u.
+        # r = sum of u outer v, so the gradient of u is r.gradient @ v, and that of v is r.gradient.T @ u.
         reduction = self.program.reductions[k]
         self.parameter_sources.append(("given", k))
         cotangent = self.builder.parameter(Parameter(f"{reduction.name}.gradient", reduction.shape))
@@ -225,7 +227,7 @@ class _Adjoint(Derivation):
             self.pieces.setdefault(id, []).append(piece)
 
     def _total(self, id: int) -> Symbol:
-        """The sum of a value's gradients, of which some belong to a slice of it."""
+        """Sum a value's gradients, some of which cover only a slice of it."""
         pieces, width = self.pieces[id], self.program.body[id].width
         edges = sorted({0, width, *(e for p in pieces for e in (p.start, p.start + p.symbol.width))})
         stretches = []
@@ -240,7 +242,7 @@ class _Adjoint(Derivation):
 
 
 def _active(program: Program, wanted: Slots, seen: tuple[int, ...]) -> set[int]:
-    """The values that depend on something whose gradient is wanted, in this step or through a state."""
+    """The values that depend on an operand whose gradient is requested, in this step or through a state."""
     active: set[int] = set(seen)
     moving = set(wanted.states)
     while True:

@@ -1,7 +1,7 @@
 """A program's equations in LaTeX.
 
-Every value that has a name gets an equation of its own. Products with stacked matrices are taken apart into one product
-per gate, and anything else is written where it is used, so the result reads like the equations in a paper.
+Every named value gets an equation of its own. Products with stacked matrices are split into one product per gate, and
+every other value is written inline, so the result reads like the equations in a paper.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _LETTERS = {"hidden": "h", "cell": "c"}
 _FUNCTIONS = {"tanh": r"\tanh", "sigmoid": r"\sigma", "exp": r"\exp", "log": r"\log", "max": r"\max",
               "sin": r"\sin", "cos": r"\cos", "row_sum": r"\mathrm{sum}", "row_max": r"\max"}  # fmt: skip
 _ENDS = {"pre": r"\tilde{%s}", "gradient": r"\bar{%s}"}
-# How tightly an expression binds, so that parentheses appear only where they are needed.
+# Operator precedence, so that parentheses appear only where needed.
 _SUM, _PRODUCT, _ATOM = 1, 2, 3
 
 
@@ -40,9 +40,9 @@ class _Text(NamedTuple):
 def latex(program: Program) -> str:
     """Write a forward program's equations as LaTeX, one line per named value.
 
-    The input is $x_t$, the states `hidden` and `cell` are $h_t$ and $c_t$, and every other value has its name, which is
-    the name that `throughtime.record` takes. A pre-activation has a tilde. $W$ multiplies the input, $R$ the output of
-    the previous step, and $\\odot$ multiplies element by element.
+    The input is $x_t$, the states `hidden` and `cell` are $h_t$ and $c_t$, and every other value is shown under the
+    name that `throughtime.record` takes. A tilde marks a pre-activation. $W$ multiplies the input, $R$ the output of
+    the previous step, and $\\odot$ is the element-wise product.
 
     Args:
         program: the program of a cell, as `Cell.program` returns it.
@@ -70,7 +70,7 @@ class _Equations:
         self.temporary: dict[_Part, str] = {}
 
     def lines(self) -> list[tuple[str, str]]:
-        """The equations in the order of the program: left and right sides."""
+        """The left and right side of each equation, in program order."""
         roots = sorted({*self.letters, *(output.value for output in self.program.outputs)})
         used: Counter[_Part] = Counter()
         for root in roots:
@@ -98,14 +98,14 @@ class _Equations:
         return not self._is_leaf(part.id) and self.program.body[part.id].op not in ("linear", "expand")
 
     def _seen_through(self, part: _Part) -> _Part:
-        """What a slice without a name is a part of."""
+        """Resolve an unnamed slice to the part of the value that it is taken from."""
         instruction = self.program.body[part.id]
         if instruction.op != "slice" or part.id in self.letters:
             return part
         return self._seen_through(_Part(instruction.args[0], instruction["start"] + part.start, part.width))
 
     def _sources(self, part: _Part) -> list[_Part]:
-        """The parts of other values that a part is computed from."""
+        """The parts of other values from which a part is computed."""
         return [self._seen_through(source) for source in self._direct(part)]
 
     def _direct(self, part: _Part) -> list[_Part]:
@@ -143,7 +143,7 @@ class _Equations:
             self._count(source, used)
 
     def _text(self, part: _Part) -> _Text:
-        """A part where it is used: its name if it has one, else its expression."""
+        """How a part is written inline: its name if it has one, otherwise its expression."""
         if part in self.temporary:
             return _Text(self.temporary[part])
         if part.id in self.letters:
@@ -215,7 +215,7 @@ class _Equations:
         return _Text("-" + text[3:] if text.startswith(" - ") else text, _SUM)
 
     def _terms(self, part: _Part, sign: int = 1, top: bool = True) -> list[tuple[int, _Part]]:
-        """The terms of a sum, which end at values that have a name."""
+        """The terms of a sum, with unnamed sums expanded."""
         op = self.program.body[part.id].op
         if not top and (part.id in self.letters or part in self.temporary):
             return [(sign, part)]

@@ -1,4 +1,4 @@
-"""Which programs are legal: engines may trust a program that has passed, and refuse one that has not."""
+"""The legality check of programs, which protects engines from malformed or hostile input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from throughtime.errors import ProgramError
 from throughtime.program.core import CONSTANT, INPUT, LEAVES, PARAMETER, PREVIOUS, Instruction, Program
 from throughtime.program.operations import OPERATIONS, PRODUCTS
 
-# Bounds far above what anybody trains, so that a hostile file cannot make an engine overflow or exhaust the memory.
+# Limits far above real models, so that a hostile file can't make an engine overflow or exhaust memory.
 MAX_WIDTH = 1 << 24
 MAX_INSTRUCTIONS = 1 << 16
 MAX_ELEMENTS = 1 << 34
@@ -24,15 +24,15 @@ _LEAF_ATTRIBUTES: dict[str, dict[str, type]] = {
 
 
 def require_legal(program: Program) -> Program:
-    """Checks that a program means something and cannot make an engine read or write where it should not.
+    """Check that a program is well-formed and can't make an engine access memory out of bounds.
 
     Returns:
         The program.
 
     Raises:
-        ProgramError: naming the first thing that is wrong.
+        ProgramError: if it is not; the message names the first problem.
     """
-    # Remembered by the object, not by its content: 1.0 and True equal 1, and are no widths.
+    # Cached per object, not by equality: 1.0 and True equal 1 but are not valid widths.
     if not program.__dict__.get("_legal"):
         _Check(program).run()
         program.__dict__["_legal"] = True
@@ -57,55 +57,63 @@ class _Check:
         for width, name in [(v.width, v.name) for v in program.inputs] + [(v.width, v.name) for v in program.states]:
             self._width(width, name)
         for given in program.inputs:
-            self._want(type(given.one_hot) is bool, f"input {given.name} is one-hot: {given.one_hot!r}")
+            self._want(
+                type(given.one_hot) is bool, f"one_hot of input {given.name} must be a bool, got {given.one_hot!r}"
+            )
         for parameter in program.parameters:
             self._shape(parameter.shape, parameter.name)
             for part in parameter.parts:
-                self._want(part.gate.isprintable(), f"{part.gate!r} is no name")
+                self._want(part.gate.isprintable(), f"{part.gate!r} is not a valid name")
                 self._want(
                     0 <= part.start < part.stop <= parameter.shape[0],
-                    f"part {part.gate} of parameter {parameter.name} is rows {part.start} to {part.stop}",
+                    f"part {part.gate} of parameter {parameter.name} has the invalid rows {part.start} to {part.stop}",
                 )
                 self._want(
                     part.initial is None or math.isfinite(part.initial),
-                    f"part {part.gate} of parameter {parameter.name} starts with {part.initial}",
+                    f"the initial value of part {part.gate} of parameter {parameter.name} is {part.initial}",
                 )
         for id, instruction in enumerate(program.body):
             self._instruction(id, instruction)
         for state in program.states:
             width = self._value(state.next, f"the next value of state {state.name}")
-            self._want(width == state.width, f"state {state.name} is {state.width} wide, its next value {width}")
-            self._want(math.isfinite(state.initial), f"state {state.name} starts with {state.initial}")
+            self._want(
+                width == state.width,
+                f"state {state.name} has width {state.width}, but its next value has width {width}",
+            )
+            self._want(math.isfinite(state.initial), f"the initial value of state {state.name} is {state.initial}")
         for output in program.outputs:
             self._value(output.value, f"output {output.name}")
         for name, value in program.names:
-            self._value(value, f"the value called {name}")
+            self._value(value, f"the value named {name}")
         for reduction in program.reductions:
             self._shape(reduction.shape, reduction.name)
             for term in reduction.terms:
                 widths = tuple(self._value(v, f"reduction {reduction.name}") for v in term)
-                self._want(widths == reduction.shape, f"a term {widths} is added to {reduction.name} {reduction.shape}")
+                self._want(
+                    widths == reduction.shape,
+                    f"reduction {reduction.name} of shape {reduction.shape} has a term of shape {widths}",
+                )
         self._one_hot()
 
     def _instruction(self, id: int, instruction: Instruction) -> None:
         program, op, args = self.program, instruction.op, instruction.args
-        self._want(op in LEAVES or op in OPERATIONS, f"instruction {id} ({op!r}) is no operation of the table")
+        self._want(op in LEAVES or op in OPERATIONS, f"instruction {id} has the unknown operation {op!r}")
         what = f"instruction {id} ({op})"
         self._width(instruction.width, what)
         for arg in args:
-            self._want(type(arg) is int and 0 <= arg < id, f"{what} takes value {arg}, which is not an earlier one")
+            self._want(type(arg) is int and 0 <= arg < id, f"{what} takes value {arg}, which is not an earlier value")
         wanted = _LEAF_ATTRIBUTES[op] if op in LEAVES else OPERATIONS[op].attributes
         given: dict[str, Any] = dict(instruction.attributes)
         self._want(
             len(instruction.attributes) == len(given)
             and given.keys() == wanted.keys()
             and all(type(given[name]) is kind for name, kind in wanted.items()),
-            f"{what} needs the attributes {list(wanted)}, and has {given}",
+            f"{what} needs the attributes {list(wanted)}, got {given}",
         )
         widths = [program.body[arg].width for arg in args]
         width = instruction.width
         if op in LEAVES:
-            self._want(not args, f"{what} is a leaf and takes no values")
+            self._want(not args, f"{what} is a leaf and can't take values")
             if op == CONSTANT:
                 self._want(not math.isnan(given["value"]), f"{what} is not a number")
             else:
@@ -113,27 +121,32 @@ class _Check:
             return
         operation = OPERATIONS[op]
         arity = operation.arity
-        self._want(len(args) == arity if arity is not None else len(args) > 0, f"{what} takes {len(args)} values")
+        self._want(
+            len(args) == arity if arity is not None else len(args) > 0,
+            f"{what} has the wrong number of arguments, {len(args)}",
+        )
         if "weight" in given:
             weight = given["weight"]
-            self._want(0 <= weight < len(program.parameters), f"{what} has no parameter {weight}")
+            self._want(0 <= weight < len(program.parameters), f"{what} reads parameter {weight}, which does not exist")
             given["weight"] = program.parameters[weight].shape
         misfit = operation.misfit(width, widths, **given)
         self._want(misfit is None, f"{what} {misfit}")
 
     def _one_hot(self) -> None:
-        """What is given as the place of its only 1 is multiplied by matrices, or summed up with products alone."""
+        """Check that one-hot inputs are used only in matrix products and as the right factor of reductions."""
         program = self.program
         one_hot = {id for id, i in enumerate(program.body) if i.op == INPUT and program.inputs[i["index"]].one_hot}
         if not one_hot:
             return
-        takes: dict[int, bool] = {}  # of each matrix, whether it multiplies one-hot inputs
+        takes: dict[int, bool] = {}  # for each matrix, whether it multiplies one-hot inputs
         for id, instruction in enumerate(program.body):
             what, given = f"instruction {id} ({instruction.op})", not one_hot.isdisjoint(instruction.args)
-            self._want(instruction.op == "linear" or not given, f"{what} takes a one-hot input, which only linear does")
+            self._want(
+                instruction.op == "linear" or not given, f"{what} takes a one-hot input, which only linear can take"
+            )
             if instruction.op in PRODUCTS:
                 same = takes.setdefault(instruction["weight"], given) == given
-                self._want(same, f"{what} has a matrix that multiplies both a one-hot input and others")
+                self._want(same, f"{what} uses a matrix that multiplies both a one-hot input and other values")
         results = [(s.next, f"the next value of state {s.name}") for s in program.states]
         results += [(o.value, f"output {o.name}") for o in program.outputs]
         for value, what in results:
@@ -143,7 +156,7 @@ class _Check:
             left = any(term[0] in one_hot for term in reduction.terms)
             self._want(
                 not left and (all(right) or not any(right)),
-                f"reduction {reduction.name} takes a one-hot input, which may only be on the right of all its terms",
+                f"reduction {reduction.name} may take a one-hot input only on the right of all its terms",
             )
 
     def _leaf(self, what: str, op: str, index: int, width: int) -> None:
@@ -152,28 +165,30 @@ class _Check:
         else:
             vectors = self.program.inputs if op == INPUT else self.program.states
             count, shapes = len(vectors), [(v.width,) for v in vectors]
-        self._want(0 <= index < count, f"{what} reads number {index} of {count}")
+        self._want(0 <= index < count, f"{what} has index {index}, which is out of range for {count}")
         self._want(shapes[index] == (width,), f"{what} of width {width} reads a {op} of shape {shapes[index]}")
 
     def _value(self, value: int, what: str) -> int:
         known = type(value) is int and 0 <= value < len(self.program.body)
-        self._want(known, f"{what} is value {value} of {len(self.program.body)}")
+        self._want(
+            known, f"{what} has the value {value}, which is out of range for {len(self.program.body)} instructions"
+        )
         return self.program.body[value].width
 
     def _names(self, what: str, names: list[str]) -> None:
         for name in names:
-            self._want(name.isprintable(), f"{name!r} is no name")
+            self._want(name.isprintable(), f"{name!r} is not a valid name")
         twice = [name for name, count in Counter(names).items() if count > 1]
-        self._want(not twice, f"two {what}s are called {', '.join(sorted(twice))}")
+        self._want(not twice, f"two {what}s are named {', '.join(sorted(twice))}")
 
     def _width(self, width: int, what: str) -> None:
-        self._want(type(width) is int and 1 <= width <= MAX_WIDTH, f"{what} is {width!r} wide")
+        self._want(type(width) is int and 1 <= width <= MAX_WIDTH, f"{what} has the invalid width {width!r}")
 
     def _shape(self, shape: tuple[int, ...], what: str) -> None:
-        self._want(len(shape) in (1, 2), f"{what} has the shape {shape}")
+        self._want(len(shape) in (1, 2), f"{what} has the invalid shape {shape}")
         for size in shape:
             self._width(size, what)
-        self._want(math.prod(shape) <= MAX_ELEMENTS, f"{what} has the shape {shape}")
+        self._want(math.prod(shape) <= MAX_ELEMENTS, f"{what} has the invalid shape {shape}")
 
     def _want(self, holds: bool, otherwise: str) -> None:
         if not holds:

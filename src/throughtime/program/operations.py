@@ -1,10 +1,9 @@
-"""The one table of operations: for each its name, its meaning, its gradient, its bounds, how it is written elsewhere.
+"""The table of operations: the definition, gradient, bounds and exported forms of each.
 
-A row's `meaning` is written in torch's words, over a module `xp` that is handed in, so this file imports none. Its
-`gradient` is written in the operations of this same table (`op.name(...)` and the operators of symbols), so the
-gradient of a program is again a program. The legality check, the reference engine, the printing, the search for gates,
-the export to ONNX and the export to C read their knowledge of an operation here; tests compare this list with the
-native engine's.
+A row's `meaning` calls torch functions through a module `xp` passed as an argument, so this file doesn't import torch.
+Its `gradient` is written in operations of the same table (`op.name(...)` and the operators of symbols), so the gradient
+of a program is again a program. The legality check, the reference engine, printing, the search for gates, and the ONNX
+and C exporters all read this table; tests compare it with the native engine's list.
 """
 
 from __future__ import annotations
@@ -27,24 +26,25 @@ class Operation:
     """A row of the table.
 
     Attributes:
-        name: how programs and engines call it.
-        arity: the number of values that it takes; None for any number.
-        meaning: `(xp, *values, **attributes)` to the result, on arrays whose last axis is the vector.
-        gradient: `(op, g, y, *values, **attributes)` to the gradient of each value, from the result `y` and its
-            gradient `g`, all symbols; None for a value that gets none.
-        text: how an instruction is printed, with the values in place of `{0}`, `{1}` ...
-        attributes: the type of each attribute of its instructions. `weight` is the number of a parameter; functions of
-            this table take the parameter (or its shape) in its place.
-        mismatch: for an operation that isn't pointwise, `(width, widths, **attributes)` to what is wrong with the width
-            of a result and those of its values; None if they fit.
-        bounds: the bounds of each value to the bounds of the result's elements.
-        weight_gradient: for a product with a matrix parameter, `(g, a)` to the pair of values whose outer product is
-            the parameter's gradient.
-        pointwise: whether each element of the result depends on the same element of the values alone.
-        cheap: whether a gradient program would rather compute it again than read it from memory.
-        takes_width: whether `meaning` takes the result's `width`, too.
-        onnx: the operator of ONNX that computes it; None for an operation that `exchange/onnx/scan.py` composes.
-        c: of a pointwise operation, the C expression on floats; `exchange/c/functions.py` has the functions it calls.
+        name: the operation's name in programs and engines.
+        arity: the number of arguments; None for any number.
+        meaning: a function `(xp, *values, **attributes)` that computes the result on arrays whose last axis is the
+            vector.
+        gradient: a function `(op, g, y, *values, **attributes)` that returns the gradient of each argument from the
+            result `y` and its gradient `g`, all symbols; None for an argument without a gradient.
+        text: the printed form of an instruction, with placeholders `{0}`, `{1}`, ... for the arguments.
+        attributes: the type of each attribute of its instructions. `weight` is the index of a parameter; functions of
+            this table take the parameter itself (or its shape) instead.
+        mismatch: for an operation that isn't pointwise, a function `(width, widths, **attributes)` that describes what
+            is wrong with the widths of the result and the arguments, or returns None if they fit.
+        bounds: a function from the bounds of each argument to the bounds of the result's elements.
+        weight_gradient: for a product with a matrix parameter, a function from `(g, a)` to the pair of values whose
+            outer product is the parameter's gradient.
+        pointwise: whether each element of the result depends only on the same element of the arguments.
+        cheap: whether gradient programs recompute it instead of reading it from memory.
+        takes_width: whether `meaning` also takes the result's `width`.
+        onnx: the equivalent ONNX operator; None for an operation that `exchange/onnx/scan.py` composes.
+        c: the C expression on floats, for a pointwise operation; `exchange/c/functions.py` has the functions it calls.
     """
 
     name: str
@@ -63,24 +63,24 @@ class Operation:
     c: str = ""
 
     def misfit(self, width: int, widths: Sequence[int], **attributes: Any) -> str | None:
-        """What is wrong with the width of a result and those of its values; None if they fit."""
+        """Describe what is wrong with the widths of a result and its arguments; None if they fit."""
         if self.mismatch is not None:
             return self.mismatch(width, widths, **attributes)
         if not self.pointwise:
-            return "has no rule here"
-        return None if all(w == width for w in widths) else f"of width {width} takes widths {[*widths]}"
+            return "has no width rule"
+        return None if all(w == width for w in widths) else f"of width {width} has arguments of widths {[*widths]}"
 
 
 @dataclass(frozen=True)
 class SliceGradient:
-    """A gradient that belongs to the elements from `start` on of a wider value."""
+    """A gradient of the elements of a wider value, from `start` on."""
 
     symbol: Any
     start: int
 
 
 def _rows_alike(xp: Any, values: tuple[Any, ...]) -> list[Any]:
-    # A constant or a vector parameter has no rows of its own; beside values that have, it is repeated.
+    # Constants and vector parameters have no batch axis; they are broadcast to the other values.
     rows = xp.broadcast_shapes(*(v.shape[:-1] for v in values))
     return [xp.broadcast_to(v, (*rows, v.shape[-1])) for v in values]
 
@@ -100,28 +100,28 @@ def _product_bounds(a: Range, b: Range) -> Range:
 
 
 def _wants_parameter(shape: tuple[int, int], weight: tuple[int, ...]) -> str | None:
-    return None if weight == shape else f"needs a parameter {shape}, and has {weight}"
+    return None if weight == shape else f"needs a parameter of shape {shape}, got {weight}"
 
 
 def _slice_mismatch(width: int, widths: Sequence[int], *, start: int) -> str | None:
-    return None if start >= 0 and start + width <= widths[0] else f"of {widths[0]} elements leaves them"
+    return None if start >= 0 and start + width <= widths[0] else f"is out of range for a vector of width {widths[0]}"
 
 
 def _concat_mismatch(width: int, widths: Sequence[int]) -> str | None:
-    return None if sum(widths) == width else f"of widths {[*widths]} is called {width} wide"
+    return None if sum(widths) == width else f"of widths {[*widths]} must have width {sum(widths)}, got {width}"
 
 
 def _expand_mismatch(width: int, widths: Sequence[int]) -> str | None:
-    return None if widths[0] == 1 else f"takes a vector of one element, not {widths[0]}"
+    return None if widths[0] == 1 else f"takes a vector of width 1, got {widths[0]}"
 
 
 def _reduction_mismatch(width: int, widths: Sequence[int]) -> str | None:
-    return None if width == 1 else f"gives one element, not {width}"
+    return None if width == 1 else f"returns a vector of width 1, got {width}"
 
 
 def _row_max_gradient(op: Any, g: Any, y: Any, a: Any) -> tuple[Any]:
     largest = op.select(op.greater(y, a), 0.0, 1.0)
-    return (largest * (g / op.max(op.row_sum(largest), 1.0)),)  # there is one at least, unless y is of another run
+    return (largest * (g / op.max(op.row_sum(largest), 1.0)),)  # at least one, unless y is from another run
 
 
 _ROWS = (
@@ -179,7 +179,7 @@ _ROWS = (
         onnx="Neg",
         c="-{0}",
     ),
-    # comparison and choice
+    # comparison and selection
     Operation(
         "greater",  # 1 where a > b, else 0
         2,
@@ -201,7 +201,7 @@ _ROWS = (
         c="{0} != 0.0f ? {1} : {2}",
     ),
     Operation(
-        "max",  # where both are equal each gets half the gradient, as torch has it
+        "max",  # equal values get half the gradient each, as in torch
         2,
         lambda xp, a, b: xp.maximum(a, b),
         lambda op, g, y, a, b: (
@@ -387,5 +387,5 @@ _ROWS = (
 )
 
 OPERATIONS: dict[str, Operation] = {row.name: row for row in _ROWS}
-PRODUCTS = frozenset(row.name for row in _ROWS if row.weight_gradient)  # with a matrix parameter
-REDUCTIONS = ("row_sum", "row_max")  # of a vector to one element
+PRODUCTS = frozenset(row.name for row in _ROWS if row.weight_gradient)  # multiply by a matrix parameter
+REDUCTIONS = ("row_sum", "row_max")  # reduce a vector to width 1

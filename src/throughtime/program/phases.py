@@ -1,7 +1,7 @@
-"""When each value of a program can be computed: before, in or after the loop over time.
+"""The phase in which each value of a program can be computed: before, during or after the loop over time.
 
-What needs no state can be computed for all steps before the loop; what no state needs, after it; only the rest has to
-wait its turn. This falls out of dependency alone.
+Values that depend on no state can be computed for all steps before the loop, and values that no state depends on, after
+it. Only the others must be computed step by step. Dependencies alone determine the phase.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from throughtime.program.core import CONSTANT, PARAMETER, PREVIOUS, Program
 
 
 class Phase(Enum):
-    """When a value can be computed."""
+    """The phase in which a value can be computed."""
 
-    STATIC = "static"  # once: it is the same at all steps and rows
+    STATIC = "static"  # once, as it is the same at all steps and rows
     BEFORE = "before"
     STEP = "step"
     AFTER = "after"

@@ -1,4 +1,4 @@
-"""A program as a person reads it."""
+"""Programs as readable text."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from throughtime.program.operations import OPERATIONS
 
 
 def printed(program: Program) -> str:
-    """The program's inputs, states, parameters, instructions and results, a line each."""
+    """Format a program's inputs, states, parameters, instructions and results, one per line."""
     labels = _labels(program)
     lines = [f"program {program.name}" + (" (time runs backward)" if program.reverse else "")]
     lines += _section("input", [(i.name, f"[{i.width}]{', one-hot' * i.one_hot}") for i in program.inputs])
@@ -55,7 +55,7 @@ def _labels(program: Program) -> list[str]:
             labels[id] = program.parameters[instruction["index"]].name
         elif instruction.op == CONSTANT:
             labels[id] = f"{instruction['value']:g}"
-    for name, id in reversed(program.names):  # of several names the first one is shown
+    for name, id in reversed(program.names):  # of several names, the first one is shown
         if program.body[id].op not in LEAVES:
             labels[id] = name
     return labels

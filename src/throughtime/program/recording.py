@@ -1,4 +1,4 @@
-"""Values of a program as further outputs, which change nothing of what the program computes."""
+"""Recording: values of a program as additional outputs, without changing any result."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from throughtime.program.operations import OPERATIONS
 
 
 class Stretch(NamedTuple):
-    """Some neighbouring elements of a value.
+    """Consecutive elements of a value.
 
     Attributes:
-        value: its index in the program's body.
-        start: the first of the elements.
-        width: how many there are.
+        value: the value's index in the program's body.
+        start: the index of the first element.
+        width: the number of elements.
     """
 
     value: int
@@ -27,7 +27,7 @@ class Stretch(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Where a stretch is written: in an output of the program, from an element on."""
+    """The position of a stretch: the index of an output of the program, and the first element in it."""
 
     output: int
     start: int
@@ -35,16 +35,16 @@ class Found(NamedTuple):
 
 @lru_cache(maxsize=512)
 def with_outputs(program: Program, stretches: tuple[Stretch, ...], own: int) -> tuple[Program, tuple[Found, ...]]:
-    """The program with outputs that hold stretches of its values.
+    """Add outputs that hold stretches of a program's values.
 
     Args:
         program: a legal program.
-        stretches: what is to be written.
-        own: how many outputs are the program's own. Those after them (the residuals of a training step) may hold what
-            is asked for already; its own are given to the caller, who may write into them.
+        stretches: the stretches to write.
+        own: the number of the program's own outputs. Later outputs (the residuals of a training step) are reused where
+            they already hold a stretch. Own outputs are not, because the caller gets them and may write into them.
 
     Returns:
-        The program, whose values keep their numbers and are computed as before, bit for bit, and where each stretch is.
+        The program, whose values keep their indices and have the same bits as before, and the position of each stretch.
     """
     holders = {output.value: own + k for k, output in reversed(list(enumerate(program.outputs[own:])))}
     written: dict[Stretch, Found] = {}
@@ -53,8 +53,8 @@ def with_outputs(program: Program, stretches: tuple[Stretch, ...], own: int) -> 
         if stretch in written:
             continue
         id, start, width = stretch
-        # An engine may begin a product, or a slice of one, that is used once with the sum it is in: a slice would be a
-        # second use.
+        # An engine may fuse a product (or a slice of one) that is used once into the sum that uses it; a slice for
+        # recording would be a second use and prevent that.
         if id not in holders and width < body[id].width and not _is_of_product(body, id):
             body.append(Instruction("slice", (id,), width, (("start", start),)))
             written[stretch] = Found(len(outputs), 0)
@@ -69,7 +69,7 @@ def with_outputs(program: Program, stretches: tuple[Stretch, ...], own: int) -> 
 
 
 def _is_of_product(body: Sequence[Instruction], id: int) -> bool:
-    """Whether a value is a product with a weight, or a slice of one."""
+    """Whether a value is a matrix product, or a slice of one."""
     instruction = body[id]
     if instruction.op == "slice":
         instruction = body[instruction.args[0]]

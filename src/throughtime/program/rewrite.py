@@ -1,4 +1,4 @@
-"""Features as rewrites: a program with something more in it, and inputs per step that say where."""
+"""Layer features (resets, zoneout, dropout, heads, clipping, skips) as program rewrites."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from throughtime.program.rewriting import Rewriting
 RESET, RESET_LEARNED, STATES = "reset", "reset_learned", "states"
 
 
-# States that start afresh.
+# Resets.
 
 
 @lru_cache(maxsize=256)
 def with_reset(program: Program, learned: bool = False) -> Program:
-    """The program with one more input, `reset` `[T, B, 1]`: where it is not 0, a row's states start afresh.
+    """Add an input `reset` `[T, B, 1]` that resets a sequence's states where it is nonzero.
 
-    At such a step the cell sees each state's initial value in place of the old one, and no gradient passes.
+    At such a step the cell reads each state's initial value instead of the old one, and no gradient flows back.
 
     Args:
         program: the program.
-        learned: whether the initial values are inputs too, `initial.STATE` for each state, after `reset`.
+        learned: whether to add an input `initial.STATE` for each state, after `reset`, that holds its initial value.
 
     Raises:
-        ProgramError: if the program has an input of that name already.
+        ProgramError: if the program already has an input of that name.
     """
 
     class Reset(Rewriting):
@@ -44,19 +44,19 @@ def with_reset(program: Program, learned: bool = False) -> Program:
     return Reset(program).result()
 
 
-# States that are kept.
+# Zoneout.
 
 
 @lru_cache(maxsize=256)
 def with_zoneout(program: Program, states: tuple[int, ...]) -> Program:
-    """The program with an input `zoneout.STATE` for each of these states: where it is not 0, a unit keeps its value.
+    """Add an input `zoneout.STATE` for each of these states; where it is nonzero, a unit keeps its old value.
 
-    Krueger et al. 2017, arXiv:1606.01305. As there, what the cell computes from a new state it computes from the value
-    that the state would have had; what it gives out, and the next step, see what the state has.
+    Krueger et al. 2017, arXiv:1606.01305. As in the paper, values that the cell computes from a new state use the state
+    before zoneout; outputs and the next step use the state after it.
 
     Args:
         program: the program.
-        states: their indices.
+        states: the indices of the states.
     """
 
     class Zoneout(Rewriting):
@@ -71,11 +71,11 @@ def with_zoneout(program: Program, states: tuple[int, ...]) -> Program:
 
 @lru_cache(maxsize=256)
 def with_mean_zoneout(program: Program, rates: tuple[float, ...]) -> Program:
-    """The program in which each state is the mean over zoneout's masks: `rate * old + (1 - rate) * new`.
+    """Replace each state by its mean over zoneout masks, `rate * old + (1 - rate) * new`, as used for evaluation.
 
     Args:
         program: the program.
-        rates: for each state the probability with which a unit keeps its value.
+        rates: the zoneout probability of each state.
     """
 
     class MeanZoneout(Rewriting):
@@ -85,11 +85,11 @@ def with_mean_zoneout(program: Program, rates: tuple[float, ...]) -> Program:
     return MeanZoneout(program).result()
 
 
-# What enters the products over the states.
+# Products of matrices and states.
 
 
 def entering(program: Program, id: int) -> tuple[int, ...]:
-    """The states that are meant when this value is multiplied by a matrix: it is of their old values, gated or not."""
+    """The states whose old values, possibly gated, form this argument of a matrix product."""
     instruction = program.body[id]
     if instruction.op == PREVIOUS:
         return (instruction["index"],)
@@ -102,7 +102,7 @@ def entering(program: Program, id: int) -> tuple[int, ...]:
 
 @lru_cache(maxsize=256)
 def recurrent_weights(program: Program) -> dict[int, tuple[int, ...]]:
-    """The matrix parameters that multiply old states, by their indices, and the states."""
+    """The indices of matrix parameters that multiply old states, each with the indices of those states."""
     return {
         instruction["weight"]: states
         for instruction in program.body
@@ -112,20 +112,20 @@ def recurrent_weights(program: Program) -> dict[int, tuple[int, ...]]:
 
 @lru_cache(maxsize=256)
 def input_weights(program: Program) -> frozenset[int]:
-    """The matrix parameters that multiply an input, by their indices."""
+    """The indices of matrix parameters that multiply an input."""
     body = program.body
     return frozenset(i["weight"] for i in body if i.op == "linear" and body[i.args[0]].op == INPUT)
 
 
 @lru_cache(maxsize=256)
 def with_symbols(program: Program, count: int) -> Program | None:
-    """The program whose first input is one-hot, of `count` elements.
+    """Make the program's first input one-hot with `count` elements.
 
-    Its product with a matrix is one of the matrix's columns: with `weight @ table.T` in the place of a weight, that is
-    what the program computes from a row of a table.
+    A matrix times a one-hot vector is one of the matrix's columns, so with `weight @ table.T` as its weight the program
+    computes the same as with the row of an embedding table as input.
 
     Returns:
-        None if anything but products takes the input, or their matrices multiply anything else.
+        The program, or None if the input is used outside matrix products or its matrices multiply anything else.
     """
     body, weights = program.body, input_weights(program)
     given = {id for id, i in enumerate(body) if i.op == INPUT and i["index"] == 0}
@@ -149,7 +149,7 @@ def with_symbols(program: Program, count: int) -> Program | None:
 
 @lru_cache(maxsize=256)
 def with_recurrent_dropout(program: Program) -> Program:
-    """The program with an input `dropout.STATE` for each state that a matrix multiplies: there it is scaled by it.
+    """Add an input `dropout.STATE` for each state that a matrix multiplies; it scales the state in that product.
 
     Gal & Ghahramani 2016, arXiv:1512.05287, with one mask for all gates.
     """
@@ -178,33 +178,35 @@ def with_recurrent_dropout(program: Program) -> Program:
 
 
 def masked_states(program: Program) -> list[int]:
-    """The states that a matrix multiplies, by their indices."""
+    """The indices of the states that a matrix multiplies."""
     return sorted({k for states in recurrent_weights(program).values() for k in states})
 
 
 @lru_cache(maxsize=256)
 def with_heads(program: Program, heads: int) -> Program:
-    """The program with block-diagonal matrices over its states: each head's gates see that head's units alone.
+    """Make the recurrent matrices block-diagonal, so that the gates of each head see only that head's units.
 
-    A head is an equal share of the units of a state, one after the other, and of the rows of each gate. In place of a
-    parameter `NAME` there is a `NAME.headK` for each head.
+    A head is a contiguous, equal share of the units of a state and of the rows of each gate. Each parameter `NAME`
+    becomes one parameter `NAME.headK` per head.
 
     Raises:
-        UserError: if a state or a gate cannot be shared out equally, or no matrix multiplies a state.
+        UserError: if a state or gate can't be divided equally, or no matrix multiplies a state.
     """
     weights = recurrent_weights(program)
     if not weights:
-        raise UserError(f"heads are blocks of a matrix over a state, and cell {program.name!r} has none.")
+        raise UserError(f"cell {program.name!r} can't have heads: no matrix multiplies its state.")
     for weight, states in weights.items():
         parameter = program.parameters[weight]
         if len(states) > 1:
-            raise UserError(f"{parameter.name} of cell {program.name!r} multiplies several states at once: no heads.")
+            raise UserError(
+                f"cell {program.name!r} can't have heads: {parameter.name} multiplies several states at once."
+            )
         widths = {f"state {program.states[states[0]].name!r}": parameter.shape[1]}
         widths |= {f"gate {part.gate!r}": part.stop - part.start for part in parameter.parts}
         for what, width in widths.items():
             if width % heads:
                 raise UserError(
-                    f"{heads} heads cannot share the {width} units of the {what} of cell {program.name!r} equally."
+                    f"{what} of cell {program.name!r} has {width} units, which can't be divided into {heads} heads."
                 )
 
     class Heads(Rewriting):
@@ -235,15 +237,15 @@ def with_heads(program: Program, heads: int) -> Program:
 
 
 def _whole(parameter: Parameter) -> tuple[GateRows, ...]:
-    """The parts of a parameter; it is one if it has none."""
+    """The parts of a parameter; if it has none, one part that covers all rows."""
     return parameter.parts or (GateRows(parameter.name, 0, parameter.shape[0]),)
 
 
-# The functions of gates.
+# Gate activations.
 
 
 def activated(program: Program) -> dict[str, int]:
-    """The gates to whose sum a function is applied, by name: the value of the sum."""
+    """Map the name of each gate with an activation function to the value of its pre-activation."""
     return {
         name: before for name, after in program.names if (before := program.values.get(f"{name}.pre", after)) != after
     }
@@ -251,16 +253,18 @@ def activated(program: Program) -> dict[str, int]:
 
 @lru_cache(maxsize=256)
 def with_clip(program: Program, bound: float) -> Program:
-    """The program in which what the function of a gate is applied to is held between `-bound` and `bound`.
+    """Clip the pre-activation of each gate to between `-bound` and `bound`.
 
-    Outside no gradient passes.
+    The gradient is 0 outside these bounds.
 
     Raises:
-        UserError: if the cell has no such gate.
+        UserError: if the cell has no gate with an activation function.
     """
     sums = set(activated(program).values())
     if not sums:
-        raise UserError(f"clip is of what a gate's function is applied to, and cell {program.name!r} has no such gate.")
+        raise UserError(
+            f"clip applies to pre-activations of gates, but cell {program.name!r} has no gate with an activation."
+        )
 
     class Clip(Rewriting):
         def value(self, id: int, given: Symbol) -> Symbol:
@@ -275,14 +279,14 @@ def with_clip(program: Program, bound: float) -> Program:
 
 @lru_cache(maxsize=256)
 def with_activations(program: Program, functions: tuple[tuple[str, Callable[[Symbol], Symbol]], ...]) -> Program:
-    """The program with other functions in some of its gates.
+    """Replace the activation functions of some gates.
 
     Args:
         program: the program.
-        functions: gates by name, and the function of each.
+        functions: pairs of a gate's name and its new function.
 
     Raises:
-        UserError: if there is no such gate, or what it does is more than apply a function to a sum.
+        UserError: if there is no such gate, or it does more than apply a function to a pre-activation.
     """
     gates = {
         name: before
@@ -294,8 +298,8 @@ def with_activations(program: Program, functions: tuple[tuple[str, Callable[[Sym
         if name not in gates:
             has = f"it has {', '.join(gates)}" if gates else "it has none"
             raise UserError(
-                f"no gate of cell {program.name!r} that applies a function to a sum is called "
-                f"{name!r}{nearest(name, gates)} ({has})."
+                f"cell {program.name!r} has no gate named {name!r} that applies a function to a pre-activation"
+                f"{nearest(name, gates)} ({has})."
             )
     places = {program.values[name]: name for name in chosen}
 
@@ -306,16 +310,16 @@ def with_activations(program: Program, functions: tuple[tuple[str, Callable[[Sym
     return Activations(program).result()
 
 
-# What a program gives out.
+# Outputs.
 
 
 @lru_cache(maxsize=256)
 def with_skip(program: Program, skip: str) -> Program:
-    """The program whose output takes its input along.
+    """Add a skip connection from the input to the output.
 
     Args:
         program: the program.
-        skip: `residual`: the input is added, if it is of the output's width; `dense`: it stands before the output.
+        skip: `residual` adds the input to the output if the widths are equal; `dense` concatenates input and output.
     """
 
     class Skip(Rewriting):
@@ -331,7 +335,7 @@ def with_skip(program: Program, skip: str) -> Program:
 
 @lru_cache(maxsize=256)
 def with_states(program: Program) -> Program:
-    """The program with one more output for each state: what it is at the end of each step."""
+    """Add an output for each state that holds its value at the end of each step."""
     added = tuple(Output(f"state.{s.name}", s.next) for s in program.states)
     return require_legal(replace(program, outputs=program.outputs + added))
 
@@ -344,7 +348,7 @@ REWRITES: dict[str, Callable[[Program], Program]] = {
 
 
 def rewritten(program: Program, rewrites: Iterable[str]) -> Program:
-    """The program after the rewrites of these names, one after the other."""
+    """Apply rewrites by name, in order."""
     for name in rewrites:
         program = REWRITES[name](program)
     return program

@@ -1,4 +1,4 @@
-"""How a program is copied, with something in it that is another."""
+"""The base class of program rewrites."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from throughtime.program.legality import require_legal
 
 
 class Rewriting:
-    """Copies a program; a subclass says what becomes another on the way, by the methods that it overrides.
+    """Copies a program; subclasses override methods to change parts of the copy.
 
     Attributes:
-        program: what is copied.
-        builder: what the copy is built with.
-        inputs: the program's own inputs.
-        added: the inputs that the copy has more, in the order of `adds`.
-        values: for each value of the program what has become of it, as far as the copy has come.
+        program: the program to copy.
+        builder: the builder of the copy.
+        inputs: the program's original inputs, as symbols of the copy.
+        added: the copy's additional inputs, in the order of `adds`.
+        values: the symbol in the copy of each value of the program copied so far.
 
     Raises:
-        ProgramError: if the program has an input of an added one's name already.
+        ProgramError: if an added input has the name of an existing one.
     """
 
     def __init__(self, program: Program) -> None:
@@ -31,7 +31,7 @@ class Rewriting:
         self.values: list[Symbol] = []
         for given in (inputs := [*program.inputs, *self.adds()]):
             if sum(given.name == other.name for other in inputs) > 1:
-                raise ProgramError(f"the program {program.name!r} has an input called {given.name!r} already.")
+                raise ProgramError(f"the program {program.name!r} already has an input named {given.name!r}.")
         symbols = [self.builder.input(i.name, i.width, i.one_hot) for i in inputs]
         self.inputs, self.added = symbols[: len(program.inputs)], symbols[len(program.inputs) :]
         self._old = [self.builder.state(s.name, s.width, s.initial) for s in program.states]
@@ -41,26 +41,26 @@ class Rewriting:
             for kept in self.parameter(k, parameter):
                 self.builder.parameter(kept)
 
-    # What a subclass may say otherwise.
+    # Methods to override.
 
     def adds(self) -> Sequence[Input]:
-        """The inputs that the copy has more."""
+        """The additional inputs of the copy."""
         return ()
 
     def parameter(self, k: int, parameter: Parameter) -> Sequence[Parameter]:
-        """What stands in the place of a parameter."""
+        """The parameters that replace a parameter."""
         return (parameter,)
 
     def previous(self, k: int, before: Symbol) -> Symbol:
-        """The old value of a state, as the cell sees it."""
+        """The old value of a state that the cell sees."""
         return before
 
     def product(self, id: int, instruction: Instruction, weight: int) -> Symbol:
-        """A product; `weight` is where its parameter is in the copy."""
+        """A matrix product; `weight` is the index of its parameter in the copy."""
         return self.builder.copy(instruction, (self.values[instruction.args[0]],), weight=weight)
 
     def value(self, id: int, given: Symbol) -> Symbol:
-        """Any value."""
+        """Any value of the body."""
         return given
 
     def next(self, k: int, before: Symbol, after: Symbol) -> Symbol:
@@ -68,13 +68,13 @@ class Rewriting:
         return after
 
     def output(self, k: int, given: Symbol) -> Symbol:
-        """What is given out."""
+        """An output."""
         return given
 
     # The copy.
 
     def result(self) -> Program:
-        """The program as it has become."""
+        """Build the rewritten program."""
         for id, instruction in enumerate(self.program.body):
             self.values.append(self.value(id, self._copied(id, instruction)))
         program, values = self.program, self.values
@@ -109,7 +109,7 @@ class Rewriting:
         return self.builder.copy(instruction, tuple(self.values[arg] for arg in instruction.args))
 
     def _given_out(self, id: int, became: dict[int, Symbol]) -> Symbol:
-        """What a program gives of its states, it gives as they are at the end of the step."""
+        """The symbol of an output; if it contains a state, this is the state's value at the end of the step."""
         if id in became:
             return became[id]
         instruction = self.program.body[id]

@@ -1,6 +1,6 @@
-"""A program as plain data and as JSON, and back.
+"""Converts programs to and from plain data and JSON.
 
-Loading runs nobody's code: what comes back has passed the legality check.
+Loading doesn't run any code from the file, and every loaded program has passed the legality check.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ T = TypeVar("T")
 
 
 def to_data(program: Program) -> dict[str, Any]:
-    """The program as what JSON can hold."""
+    """Convert a program to JSON-compatible data."""
     return {
         "format": FORMAT,
         "name": program.name,
@@ -37,15 +37,15 @@ def to_data(program: Program) -> dict[str, Any]:
 
 
 def from_data(content: Any) -> Program:
-    """The program that `to_data` gave.
+    """Convert data from `to_data` back to a program.
 
     Raises:
-        ProgramError: if it is not a program, of a newer format, or not legal.
+        ProgramError: if the data are not a program, have another format version, or are not legal.
     """
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
         raise ProgramError(
-            f"a program of format {FORMAT} is wanted; given {version!r}. A newer one needs a newer throughtime."
+            f"expected a program of format {FORMAT}, got {version!r}. A newer format needs a newer throughtime."
         )
     try:
         program = Program(
@@ -74,33 +74,33 @@ def from_data(content: Any) -> Program:
 
 
 def to_json(program: Program, indent: int | None = None) -> str:
-    """The program as a JSON text."""
+    """Convert a program to JSON."""
     return json.dumps(to_data(program), indent=indent, allow_nan=True)
 
 
 def from_json(text: str) -> Program:
-    """The program of a JSON text.
+    """Convert JSON back to a program.
 
     Raises:
-        ProgramError: if the text is not JSON, not a program, of a newer format, or not legal.
+        ProgramError: if the text is not JSON or not a program, has another format version, or is not legal.
     """
     return from_data(_parsed(text))
 
 
 def list_to_json(programs: Iterable[Program]) -> str:
-    """Several programs as a JSON text, a line each."""
+    """Convert several programs to a JSON list with one program per line."""
     return "[" + ",\n".join(map(to_json, programs)) + "]\n"
 
 
 def list_from_json(text: str) -> tuple[Program, ...]:
-    """The programs of a JSON text.
+    """Convert a JSON list back to programs.
 
     Raises:
-        ProgramError: if the text is not a JSON list, or one of them is not a program.
+        ProgramError: if the text is not a JSON list, or an element is not a program.
     """
     content = _parsed(text)
     if not isinstance(content, list):
-        raise ProgramError("these are not programs: a list is wanted.")
+        raise ProgramError(f"expected a list of programs, got {type(content).__name__}.")
     return tuple(map(from_data, content))
 
 
@@ -133,5 +133,5 @@ def _number(value: Any) -> float:
 
 def _of_kind(value: Any, kind: type[T]) -> T:
     if type(value) is not kind:
-        raise TypeError(f"{kind.__name__} wanted, given {type(value).__name__}")
+        raise TypeError(f"expected {kind.__name__}, got {type(value).__name__}")
     return value

@@ -1,8 +1,8 @@
-"""The tangent of a program, as a program of the same kind: how its results move when what it is given moves.
+"""The tangent of a program, derived as another program: the directional derivative of its results.
 
 A run takes inputs x, initial states s and parameters p, and returns outputs y, final states and reductions r. Its
-tangent takes the residuals of the forward run and a direction for each of x, s and p, and returns the directions
-of y, of the final states and of r. That is forward-mode differentiation, a Jacobian times a vector:
+tangent takes the residuals of the forward run and a direction for each of x, s and p, and returns the tangents of y, of
+the final states and of r. This is forward-mode differentiation, a Jacobian-vector product:
 
     forward program (with residuals as outputs)            tangent program
     inputs      x                                          inputs      x.tangent (and residuals, and x where it is read)
@@ -11,9 +11,9 @@ of y, of the final states and of r. That is forward-mode differentiation, a Jaco
     outputs     y                                          outputs     y.tangent
     reductions  r                                          reductions  r.tangent
 
-The rules follow from those of the gradient. A pointwise operation's Jacobian is diagonal, so it is its own transpose.
-Operations that move elements, and products with a matrix, are linear. The gradient of a single element is the only row
-of its Jacobian.
+The rules follow from the gradient rules. A pointwise operation's Jacobian is diagonal, so it is its own transpose.
+Operations that move elements, and products with a matrix, are linear. For a result of width 1, the gradient is the only
+row of the Jacobian.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from throughtime.program.core import INPUT, PARAMETER, PREVIOUS, Instruction, Pa
 from throughtime.program.derivation import Derivation, Slots
 from throughtime.program.operations import OPERATIONS, PRODUCTS
 
-_MOVES = ("slice", "concat", "expand")  # elements are moved about, and nothing is computed
+_MOVES = ("slice", "concat", "expand")  # move elements without computing anything
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,13 @@ class Tangent:
 
     Attributes:
         program: the tangent program. Its inputs are the forward program's inputs that it reads, then the outputs that
-            it reads (the residuals), then the directions of inputs, then those of the perturbed values; its parameters
-            are the forward program's that it reads, then the directions of parameters.
-        inputs, residuals, parameters: which of the forward program's inputs, outputs and parameters it reads.
-        given: which inputs and parameters come with a direction. Every state of the forward program has its direction's
+            it reads (the residuals), then the directions of inputs, then those of the perturbed values. Its parameters
+            are the forward program's parameters that it reads, then the directions of parameters.
+        inputs, residuals, parameters: the indices of the forward program's inputs, outputs and parameters that it
+            reads.
+        given: the inputs and parameters that come with a direction. Every state of the forward program has a tangent
             state here.
-        perturbed: the values of the forward program's body to which a direction of their own is added at each step.
+        perturbed: the values of the forward program's body that also get a direction of their own at each step.
     """
 
     program: Program
@@ -59,24 +60,24 @@ def tangent(program: Program, given: Slots, perturbed: tuple[int, ...] = ()) -> 
     """Derive the tangent of a program.
 
     Args:
-        program: a legal program, as `throughtime.program.gradient.with_residuals` returns it for everything wanted.
-        given: the inputs and parameters that come with a direction; all states do. A one-hot input has none.
-        perturbed: values of the body to which a direction is added besides, by their indices.
+        program: a legal program, as `throughtime.program.gradient.with_residuals` returns it with everything wanted.
+        given: the inputs and parameters that come with a direction (all states do). A one-hot input can't have one.
+        perturbed: the indices of values of the body that also get a direction.
 
     Returns:
-        The tangent program, legal, and where its arguments come from.
+        The tangent program, which is legal, and the sources of its arguments.
     """
     return _Forward(program, given, perturbed).derive()
 
 
 class _Forward(Derivation):
-    """One derivation: goes through the body from its beginning. A value that does not move has no tangent."""
+    """Derives one tangent, visiting the body in order. Values whose tangent is zero are skipped."""
 
     def __init__(self, program: Program, given: Slots, perturbed: tuple[int, ...]) -> None:
         super().__init__(program, f"{program.name}.tangent")
         self.given, self.perturbed = given, perturbed
         self.tangents: dict[int, Symbol] = {}
-        self.directions: dict[int, int] = {}  # of parameters, by their indices
+        self.directions: dict[int, int] = {}  # by parameter index
 
     def derive(self) -> Tangent:
         program, builder = self.program, self.builder
@@ -114,13 +115,13 @@ class _Forward(Derivation):
         return self.input(kind, k, f"{name}.tangent", width)
 
     def _of(self, id: int) -> Symbol:
-        """A value's tangent, which is zero where it does not move."""
+        """A value's tangent; zero if it depends on nothing with a direction."""
         if id in self.tangents:
             return self.tangents[id]
         return self.builder.constant(0.0, self.program.body[id].width)
 
     def _terms(self, terms: tuple[tuple[int, ...], ...]) -> list[tuple[Symbol, ...]]:
-        """Each factor of a product moves on its own."""
+        """Apply the product rule to each term."""
         return [
             tuple(self._of(other) if n == moving else self.value(other) for n, other in enumerate(term))
             for term in terms
@@ -153,7 +154,7 @@ class _Forward(Derivation):
         return self._sum([self._part(id, instruction, k) for k in moving])
 
     def _part(self, id: int, instruction: Instruction, k: int) -> Symbol | None:
-        """What a value's motion that comes through its k-th argument is."""
+        """The part of a value's tangent that comes from its k-th argument."""
         row, builder = OPERATIONS[instruction.op], self.builder
         values = [self.value(arg) for arg in instruction.args]
         moved = self.tangents[instruction.args[k]]

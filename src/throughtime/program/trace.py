@@ -1,4 +1,4 @@
-"""The run of a cell's equations on symbols: gates that share a source share one matrix, and get their names."""
+"""Traces a cell's equations on symbols, stacks the matrices of gates that share a source, and names gates."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from throughtime.program.builder import Builder, Number, Symbol, cell_error, is_
 from throughtime.program.core import INPUT, PREVIOUS, GateRows, Parameter
 from throughtime.program.declarations import Sizes
 
-_BIAS = -1  # stands among the sources for the constant 1 that a bias multiplies
+_BIAS = -1  # a placeholder source: the constant 1 that a bias multiplies
 
 
 @dataclass(frozen=True)
 class _Gate:
-    """An affine map: sources are values of the body, `_BIAS` last if it has one."""
+    """An affine map. Its sources are values of the body, with `_BIAS` last if it has a bias."""
 
     name: str
     sources: tuple[int, ...]
@@ -27,15 +27,15 @@ class _Gate:
 
 @dataclass(frozen=True)
 class _GatePosition:
-    """Where a gate's rows are: in a sum of `width` rows, from `start[k]` on in the matrix of its k-th source."""
+    """The position of a gate's rows in a sum of `width` rows, which starts at row `starts[k]` of its k-th matrix."""
 
     starts: tuple[int, ...]
     width: int
-    offset: int  # of the gate in the sum
+    offset: int  # the gate's first row in the sum
 
 
 class Matrix:
-    """A matrix parameter, for any number of products: `w @ v`, and `w.T @ v` with the transposed matrix."""
+    """A matrix parameter for any number of products `w @ v` and `w.T @ v`."""
 
     __slots__ = ("_parameter", "_trace", "_transposed")
 
@@ -49,14 +49,14 @@ class Matrix:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Rows and columns."""
+        """The numbers of rows and columns."""
         rows, columns = self._trace.parameters[self._parameter].shape
         return (columns, rows) if self._transposed else (rows, columns)
 
     def __matmul__(self, value: Symbol) -> Symbol:
         name, (_, columns) = self._trace.parameters[self._parameter].name, self.shape
         if not isinstance(value, Symbol):
-            raise cell_error(f"the matrix {name!r} multiplies vectors; given {type(value).__name__} {value!r}.")
+            raise cell_error(f"the matrix {name!r} multiplies vectors, got {type(value).__name__} {value!r}.")
         if value.width != columns:
             raise cell_error(f"the matrix {name!r} has {columns} columns, but the vector has {value.width} elements.")
         multiply = self._trace.linear_transposed if self._transposed else self._trace.linear
@@ -64,17 +64,17 @@ class Matrix:
 
 
 class Trace(Builder):
-    """A builder that knows gates.
+    """A builder that keeps track of gates.
 
-    The equations are run twice. The first run (without `seen`) only shows which affine maps there are. In the second,
-    each product is a slice of one product with all the matrices of that source, stacked in the order in which the
-    equations name the gates; and maps of the same sources that lie side by side are slices of one sum.
+    The equations are traced twice. The first trace (without `seen`) only finds the affine maps. In the second, each
+    product is a slice of one product with all matrices of that source, stacked in the order in which the equations name
+    the gates, and neighboring maps of the same sources are slices of one sum.
 
     Args:
         name: the cell's name.
-        sizes: the sizes of the trace.
-        inputs, states: the arguments of the cell's function that are inputs, x first, and that are states.
-        seen: the first run.
+        sizes: the sizes of the layer.
+        inputs, states: the names of the function's arguments that are inputs (x first) and states.
+        seen: the first trace; None during the first trace.
     """
 
     def __init__(
@@ -85,17 +85,17 @@ class Trace(Builder):
         self.letters = {INPUT: inputs, PREVIOUS: states}
         self.gates: list[_Gate] = []
         self._own_names: set[str] = set()
-        self._pending: dict[int, str] = {}  # pre-activations that no function has been applied to yet
-        self._linear: set[str] = set()  # gates that were named as linear, until their author names another value so
+        self._pending: dict[int, str] = {}  # pre-activations to which no function has been applied yet
+        self._linear: set[str] = set()  # gates named as linear, unless the cell gives that name to another value
         self._positions: list[_GatePosition] = []
-        self._fused: dict[int, int] = {}  # a source of the first run: its parameter
+        self._fused: dict[int, int] = {}  # source of the first trace -> its parameter
         self._seen = seen.gates if seen else None
         if seen:
             self._plan(seen)
 
     @contextmanager
     def active(self) -> Iterator[None]:
-        """Makes this the trace that `affine`, `parameter` and the like write to."""
+        """Make this the trace that `affine`, `parameter` and the like write to."""
         token = _active.set(self)
         try:
             yield
@@ -105,23 +105,23 @@ class Trace(Builder):
     # Parameters.
 
     def affine(self, name: str, sources: Sequence[Symbol], width: int | None, bias: bool | float) -> Symbol:
-        """The sum of a matrix of its own times each source, and a bias."""
+        """Add an affine map: the sum over sources of a new matrix times the source, plus a bias."""
         width = self._new_name(name, width)
         if not sources:
             raise cell_error(f"the affine map {name!r} needs at least one vector to multiply.")
         for source in sources:
             if not isinstance(source, Symbol):
-                raise cell_error(f"the affine map {name!r} takes vectors; given {type(source).__name__} {source!r}.")
+                raise cell_error(f"the affine map {name!r} takes vectors, got {type(source).__name__} {source!r}.")
             self._own(source)
         ids = tuple(source.id for source in sources)
         if len(set(ids)) < len(ids):
-            raise cell_error(f"the affine map {name!r} is given one vector twice.")
+            raise cell_error(f"the affine map {name!r} has the same vector twice.")
         if self.sizes.bias and bias is not False:
             ids = (*ids, _BIAS)
         return self._gate(_Gate(name, ids, width, None if isinstance(bias, bool) else float(bias)), sources)
 
     def bias(self, name: str, width: int | None, initial: float | None) -> Symbol:
-        """The bias of a gate whose sum is not one affine map; 0 where there are no biases."""
+        """Add the bias of a gate whose pre-activation isn't a single affine map; it is 0 in a layer without biases."""
         width = self._new_name(name, width)
         if not self.sizes.bias:
             zero = self.constant(0.0, width)
@@ -136,34 +136,36 @@ class Trace(Builder):
         return result
 
     def own_vector(self, name: str, width: int | None, initial: float | None) -> Symbol:
-        """A vector parameter."""
+        """Add a vector parameter."""
         width = self._new_name(name, width)
         self._require_free(name)
         return self.vector(self.parameter(Parameter(name, (width,), (GateRows(name, 0, width, initial),))))
 
     def own_matrix(self, name: str, rows: int | None, columns: int | None) -> Matrix:
-        """A matrix parameter by itself."""
+        """Add a matrix parameter that isn't part of an affine map."""
         rows = self._new_name(name, rows)
         columns = self.sizes.hidden if columns is None else columns
         if not isinstance(columns, int) or columns < 1:
-            raise cell_error(f"the matrix {name!r} must have a whole number of columns, 1 or more; given {columns!r}.")
+            raise cell_error(
+                f"the number of columns of the matrix {name!r} must be a positive integer, got {columns!r}."
+            )
         self._require_free(name)
         return Matrix(self, self.parameter(Parameter(name, (rows, columns), (GateRows(name, 0, rows),))))
 
     def _require_free(self, name: str) -> None:
         if any(name == parameter.name for parameter in self.parameters):
-            raise cell_error(f"{name!r} is the name of the gates' own parameters; give this one another.")
+            raise cell_error(f"{name!r} is the name of a parameter of the gates; choose another name.")
 
     def _new_name(self, name: str, width: int | None) -> int:
         width = self.sizes.hidden if width is None else width
         if not is_name(name):
-            raise cell_error(f"a name is letters, digits and _, with dots between words; given {name!r}.")
+            raise cell_error(f"a name must consist of letters, digits and _, with dots between words; got {name!r}.")
         if not isinstance(width, int) or width < 1:
-            raise cell_error(f"the width of {name!r} must be a whole number of 1 or more; given {width!r}.")
+            raise cell_error(f"the width of {name!r} must be a positive integer, got {width!r}.")
         if name in self._own_names:
             raise cell_error(
-                f"{name!r} names two sets of parameters; names within a cell must differ. To multiply several vectors "
-                f"by one matrix, make it once, `w = matrix({name!r})`, and write `w @ v`."
+                f"two sets of parameters are named {name!r}; names within a cell must differ. To multiply several "
+                f"vectors by one matrix, create it once, `w = matrix({name!r})`, and write `w @ v`."
             )
         self._own_names.add(name)
         return width
@@ -192,7 +194,7 @@ class Trace(Builder):
         self._widen(seen.gates)
 
     def _widen(self, gates: list[_Gate]) -> None:
-        # Maps of the same sources whose rows lie side by side in every matrix become one sum.
+        # Maps of the same sources whose rows are adjacent in every matrix become one sum.
         open_runs: dict[tuple[int, ...], list[int]] = {}
         runs: list[list[int]] = []
         for k, gate in enumerate(gates):
@@ -220,7 +222,7 @@ class Trace(Builder):
         return f"weight_{gate.replace('.', '_')}"
 
     def _first_run(self, gate: _Gate, sources: Sequence[Symbol]) -> Symbol:
-        # Which parameters it has shows in the gates alone.
+        # The first trace only needs the gates, not the parameters.
         shapes: list[tuple[int, ...]] = [(gate.width, source.width) for source in sources] or [(gate.width,)]
         stand_ins = [self.parameter(Parameter(str(len(self.parameters)), shape)) for shape in shapes]
         if not sources:
@@ -237,7 +239,7 @@ class Trace(Builder):
         ]
         if seen.sources[-1] == _BIAS:
             bias = self.slice(self.vector(self._fused[_BIAS]), position.starts[-1], position.width)
-            terms.insert(1, bias)  # next to the first product, which is that of x as a rule, and known before the loop
+            terms.insert(1, bias)  # next to the first product, usually that of x, which is computed before the loop
         return self.slice(self._sum(terms), position.offset, width)
 
     def _sum(self, terms: list[Symbol]) -> Symbol:
@@ -249,14 +251,14 @@ class Trace(Builder):
     # Names.
 
     def name_value(self, name: str, value: Symbol) -> None:
-        """Calls a value by a name; an author's own choice stands before that of a gate's sum."""
+        """Name a value; a name that the cell chooses takes precedence over a linear gate's."""
         if name in self._linear:
             self._linear.remove(name)
             del self.names[name]
         super().name_value(name, value)
 
     def pointwise(self, op: str, *values: Symbol | Number) -> Symbol:
-        """A pointwise operation, which may turn a gate's pre-activation into its value."""
+        """Apply a pointwise operation, which may turn a gate's pre-activation into its value."""
         result = super().pointwise(op, *values)
         gates = [v for v in values if isinstance(v, Symbol) and v.id in self._pending]
         if op in ("add", "sub") and gates:
@@ -272,16 +274,16 @@ class Trace(Builder):
         return result
 
     def withdraw(self, value: Symbol) -> str | None:
-        """Ends a value's being a gate's pre-activation; returns the gate's name."""
+        """Unmark a value as a gate's pre-activation; returns the gate's name."""
         return self._pending.pop(value.id, None)
 
     def promise(self, value: Symbol, gate: str | None) -> None:
-        """Makes a value the pre-activation of a gate."""
+        """Mark a value as the pre-activation of a gate."""
         if gate is not None:
             self._pending[value.id] = gate
 
     def settle(self) -> dict[str, int]:
-        """The names of the gates to which no function was applied: their value is the sum itself."""
+        """The names of linear gates, whose value is the pre-activation itself."""
         return {name: id for id, gate in self._pending.items() for name in (gate, f"{gate}.pre")}
 
     def _name_linear_gate(self, id: int) -> None:
@@ -295,11 +297,11 @@ _active: ContextVar[Trace | None] = ContextVar("active trace", default=None)
 
 
 def active_trace() -> Trace:
-    """The trace that is going on."""
+    """The trace in progress."""
     trace = _active.get()
     if trace is None:
         raise CellError(
-            "affine, linear, parameter and layer_norm belong inside a cell's equations: "
-            "put them in a function under @throughtime.cell."
+            "affine, linear, parameter and layer_norm can be called only in a cell's equations: "
+            "move them into a function decorated with @throughtime.cell."
         )
     return trace

@@ -1,10 +1,10 @@
-"""Error messages about words that the cell language doesn't have."""
+"""Error messages for names that are not part of the cell language."""
 
 from __future__ import annotations
 
 from throughtime.errors import nearest
 
-# What other libraries call a word.
+# Names of functions in other libraries -> words of the cell language.
 _ELSEWHERE = {
     "absolute": "abs",
     "amax": "row_max",
@@ -30,7 +30,7 @@ _UNSUPPORTED = {"outer": MATRIX_STATE, "outer_product": MATRIX_STATE, "einsum": 
 
 
 def word_for(name: str) -> str | None:
-    """The word of the cell language for a function of NumPy's or torch's; None if there is none."""
+    """The word of the cell language for a NumPy or torch function; None if there is none."""
     from throughtime import language
 
     word = _ELSEWHERE.get(name, name)
@@ -38,11 +38,11 @@ def word_for(name: str) -> str | None:
 
 
 def unknown_word(name: str, what: str = "") -> str:
-    """What to say of a name that a cell uses and that is not defined.
+    """Return the error message for an undefined name in a cell.
 
     Args:
         name: the name.
-        what: what was looked for, such as "a vector has no attribute 'sum'"; that the name is not defined by default.
+        what: the problem, such as "a vector has no attribute 'sum'"; by default, that the name is not defined.
     """
     from throughtime import language
 

@@ -1,7 +1,7 @@
-"""Seeing inside a recurrent network: what its gates do, what its gradients reach, where its states go.
+"""Look inside a recurrent network: gates, gradients and the dynamics of states.
 
-Each function gives arrays, and a figure on request (the extra `report`); each says what it computes, and where the
-definition comes from.
+Each function returns arrays and can draw a figure (requires the extra `report`). Its docstring states the definition
+and its source.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name == "GradientWatch":  # the only one that needs Lightning
+    if name == "GradientWatch":  # the only name that requires Lightning
         from throughtime.sight.gradients.callback import GradientWatch
 
         return GradientWatch

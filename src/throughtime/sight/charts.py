@@ -1,4 +1,4 @@
-"""Three plain charts for arrays: lines, a heat map and bars. The extra `report` brings plotly, which draws them."""
+"""Three basic charts for arrays: lines, a heat map and bars. They require plotly, from the extra `report`."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def lines(
     """Draw curves over steps.
 
     Args:
-        curves: for each name its values, `[T]`.
+        curves: the values of each curve by name, `[T]`.
         title: the figure's title.
-        x, y: the names of the axes.
-        at: the horizontal position of each value, `[T]`; 0, 1, 2 ... if not given.
-        log: whether the vertical axis is logarithmic. Values that are not positive are left out.
+        x, y: the axis titles.
+        at: the horizontal position of each value, `[T]`; 0, 1, 2, ... by default.
+        log: whether the vertical axis is logarithmic, in which case non-positive values are left out.
 
     Returns:
         A plotly figure.
@@ -58,14 +58,14 @@ def heat_map(
     columns: Sequence[str] | None = None,
     limits: tuple[float, float] | None = None,
 ) -> Any:
-    """Draw a matrix as colors: blue below the middle of the limits, white there, red above.
+    """Draw a matrix as colors: blue below the middle of the limits, white at it, red above.
 
     Args:
         values: `[rows, columns]`, such as a recorded value's `[units, steps]`.
         title: the figure's title.
-        x, y: the names of the axes.
-        rows, columns: labels in place of numbers.
-        limits: the values at the two ends of the scale; as far as the largest value on both sides of 0 if not given.
+        x, y: the axis titles.
+        rows, columns: labels to show instead of numbers.
+        limits: the values at the two ends of the scale; by default symmetric about 0, up to the largest magnitude.
 
     Returns:
         A plotly figure.
@@ -84,13 +84,14 @@ def heat_map(
 
 
 def bars(values: Mapping[str, float], *, title: str = "", x: str = "", log: bool = False) -> Any:
-    """Draw one bar for each name, from top to bottom.
+    """Draw one bar per name, from top to bottom.
 
     Args:
-        values: for each name its value.
+        values: the value of each name.
         title: the figure's title.
-        x: the name of the axis.
+        x: the axis title.
         log: whether the axis is logarithmic.
+
 
     Returns:
         A plotly figure.

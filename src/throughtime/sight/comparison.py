@@ -1,4 +1,4 @@
-"""Two networks side by side: their losses, how far their gradients reach, what their gates do."""
+"""Compare two networks: their losses, how far their gradients reach, and their gates."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ _STEPS, _STREAMS = 400, 4
 
 @dataclass(frozen=True)
 class Side:
-    """One of the two.
+    """One of the two networks.
 
     Attributes:
-        name: what it is called.
-        loss: in nats per symbol; None for what is no language model.
-        loss_per_character: in nats, where a text was given; it compares across vocabularies.
+        name: its name.
+        loss: the loss in nats per token; None if it is not a language model.
+        loss_per_character: the loss in nats per character if a text was given; comparable across vocabularies.
         flow: its gradient flow.
-        saturations: of each gate, `layer0.forget` and so on.
+        saturations: the saturation of each gate, by name such as `layer0.forget`.
     """
 
     name: str
@@ -47,13 +47,13 @@ class Side:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Two networks side by side."""
+    """A comparison of two networks."""
 
     a: Side
     b: Side
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """A table: what, of the one and of the other; empty where only one of them has it."""
+        """Table rows: the quantity and its value for each network, empty where one lacks it."""
         found: dict[str, list[str]] = {}
         for k, side in enumerate((self.a, self.b)):
             for what, shown in _shown(side).items():
@@ -73,7 +73,7 @@ class Comparison:
         return "", self.a.name, self.b.name
 
     def figure(self) -> Any:
-        """The gradient by lag of the layers of both; a plotly figure."""
+        """Return a plotly figure of the gradient by lag for the layers of both networks."""
         from throughtime.sight.figures import lines_by_lag
 
         sides = [(side, name, f"{side.name} {name}") for side in (self.a, self.b) for name in side.flow.layers]
@@ -82,22 +82,21 @@ class Comparison:
 
 
 def compare(a: Any, b: Any, x: Any = None, *, window: int = 200, **fields: Any) -> Comparison:
-    """Two runs, models or cells side by side: loss, gradient flow by lag, horizons, saturation of gates.
+    """Compare two runs, models or cells: loss, gradient flow by lag, horizons, and saturation of gates.
 
     Args:
-        a, b: each a run or its directory, a model with one recurrent module in it, or a cell or its name, which makes a
-            fresh network (see `throughtime.sight.fresh_model`).
-        x: what both read: a text, for runs; ids of symbols `[T, B]` or `[T]`; what the models take, for those that are
-            no language models. If not given a run reads from what was held out of its data, a fresh network symbols
-            drawn at random.
+        a, b: each a run or its directory, a model with one recurrent module, or a cell or its name, from which an
+            untrained network is made (see `throughtime.sight.fresh_model`).
+        x: the input of both: a text, for runs; token ids `[T, B]` or `[T]`; or any input, for models that are not
+            language models. By default a run reads its held-out data and an untrained network random tokens.
         window: the largest lag.
-        **fields: what fresh networks are to be like, such as `hidden`, `layers` and `seed`.
+        **fields: options for untrained networks, such as `hidden`, `layers` and `seed`.
 
     Returns:
-        Both, with a table and a figure.
+        The comparison, with a table and a figure.
 
     Raises:
-        UserError: if one of them is none of these, or an input does not fit.
+        UserError: if a or b is none of these, or the input does not fit.
     """
     return Comparison(*(_side(each, x, window, fields) for each in (a, b)))
 
@@ -122,9 +121,11 @@ def _side(given: Any, x: Any, window: int, fields: dict[str, Any]) -> Side:
         name, model = given if isinstance(given, str) else given.name, fresh_model(_cell(given), **fields)
         x = random_symbols(_STEPS + 1, _STREAMS) if x is None else x
     else:
-        raise UserError(f"a run, a model or a cell is wanted; given {type(given).__name__}.")
+        raise UserError(f"expected a run, a model or a cell, got {type(given).__name__}.")
     if x is None or isinstance(x, str):
-        raise UserError(f"{name} cannot read {'nothing' if x is None else 'a text'}: give what it takes, as x.")
+        raise UserError(
+            f"{name} {'requires an input' if x is None else 'does not read text'}: pass the model's input as x."
+        )
     return _looked_at(name, model, x, window, characters)
 
 
@@ -138,7 +139,7 @@ def _cell(given: str | Cell) -> Cell:
 def _encoded(run: Any, text: str) -> Any:
     ids = np.asarray(run.description.codecs.inputs.encode(text)).astype(np.int64)
     if ids.size < 2:
-        raise DataError(f"the text has {ids.size} symbols for {run.path}: 2 are wanted.")
+        raise DataError(f"the text has {ids.size} tokens for {run.path}; at least 2 are needed.")
     return ids
 
 
@@ -168,7 +169,7 @@ def _looked_at(name: str, model: nn.Module, x: Any, window: int, characters: int
 
 
 def _read(model: nn.Module, language: Any, x: Any) -> Any:
-    """The sum of the losses and how many there are; None for what is no language model."""
+    """Return the total loss and the number of tokens; None if the model is not a language model."""
     if language is None:
         model(x)
         return None
@@ -180,7 +181,7 @@ def _read(model: nn.Module, language: Any, x: Any) -> Any:
 def _shown(side: Side) -> dict[str, str]:
     found = {}
     if side.loss is not None:
-        found["loss, nats per symbol"] = f"{side.loss:.4f}"
+        found["loss, nats per token"] = f"{side.loss:.4f}"
     if side.loss_per_character is not None:
         found["loss, nats per character"] = f"{side.loss_per_character:.4f}"
     for name in side.flow.layers:

@@ -1,4 +1,4 @@
-"""Figures of what is seen, by plotly; the extra `report` brings it."""
+"""Plotly figures of analysis results; they require the extra `report`."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ if TYPE_CHECKING:
     from throughtime.sight.gradients.horizon import Horizon
     from throughtime.sight.units.matching import Match
 
-# Okabe & Ito's palette, which colour-blind people can tell apart; lines differ in their dashes too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Okabe and Ito's palette, which color-blind people can distinguish; lines also differ in their dashes.
+_COLORS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _DASHES = ("solid", "dash", "dot", "dashdot")
 PLAIN_STEPS = 10
-"""The lag at which the gradient of a plain recurrent network has vanished, as textbooks have it."""
+"""The lag at which the gradient of a plain recurrent network has typically vanished, according to textbooks."""
 
 
 def plotly() -> Any:
-    """Plotly's module of figures.
+    """Import plotly's figure module.
 
     Raises:
-        UserError: if it is not installed.
+        UserError: if plotly is not installed.
     """
     try:
         import plotly.graph_objects
     except ImportError:
-        raise UserError("figures need plotly: pip install 'throughtime[report]'.") from None
+        raise UserError("figures require plotly: pip install 'throughtime[report]'.") from None
     return plotly.graph_objects
 
 
 def new_figure(title: str, x: str, y: str, **layout: Any) -> Any:
-    """An empty figure with our layout and the axes named."""
+    """Create an empty figure with our layout and axis titles."""
     figure = plotly().Figure()
     axes = {"gridcolor": "#ddd", "zerolinecolor": "#bbb"}
     figure.update_layout(
@@ -48,13 +48,13 @@ def new_figure(title: str, x: str, y: str, **layout: Any) -> Any:
 
 
 def line_style(k: int) -> dict[str, Any]:
-    """The color and dash of the kth line."""
-    return {"color": _COLOURS[k % len(_COLOURS)], "dash": _DASHES[k % len(_DASHES)], "width": 2}
+    """Return the color and dash of the kth line."""
+    return {"color": _COLORS[k % len(_COLORS)], "dash": _DASHES[k % len(_DASHES)], "width": 2}
 
 
 def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -> Any:
-    """The gradient by lag, relative to lag 0, of each name; horizons as points and a plain network's ten steps."""
-    figure = new_figure("Gradient of the loss by lag", "steps back", "norm, relative to lag 0")
+    """Plot each name's gradient by lag relative to lag 0, with horizons and a plain RNN's ten steps marked."""
+    figure = new_figure("Gradient of the loss by lag", "lag (steps)", "norm, relative to lag 0")
     go = plotly()
     for k, (name, sizes) in enumerate(by_lag.items()):
         relative = sizes / sizes[np.argmax(sizes > 0)]
@@ -65,7 +65,7 @@ def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -
             figure.add_trace(
                 go.Scatter(
                     x=[lag], y=[relative[lag]], mode="markers", showlegend=False, name=name,
-                    marker={"color": _COLOURS[k % len(_COLOURS)], "size": 10},
+                    marker={"color": _COLORS[k % len(_COLORS)], "size": 10},
                 )
             )  # fmt: skip
     figure.add_vline(x=PLAIN_STEPS, line={"color": "#888", "dash": "dot"}, annotation_text="a plain RNN's ten steps")
@@ -75,8 +75,8 @@ def lines_by_lag(by_lag: Mapping[str, Array], horizons: Mapping[str, Horizon]) -
 
 
 def heat_by_lag(steps: Array, norms: Array, first: int = 0) -> Any:
-    """Norms `[S, lags]` as a heat map, the logarithm as the colour, from a first lag on."""
-    figure = new_figure("What the output hangs on", "steps back", "step")
+    """Plot norms `[S, lags]` as a heat map on a log scale, starting at a given lag."""
+    figure = new_figure("What the output depends on", "lag (steps)", "step")
     positive = np.where(norms > 0, norms, np.nan)
     trace = plotly().Heatmap(
         y=steps, x0=first, z=np.log10(positive), colorscale="Viridis", colorbar={"title": "log10 of norm"}
@@ -86,19 +86,19 @@ def heat_by_lag(steps: Array, norms: Array, first: int = 0) -> Any:
 
 
 def saturation_scatter(found: Saturation, title: str) -> Any:
-    """Each unit at (fraction open, fraction shut), as Karpathy et al. (2015) draw it."""
+    """Plot each unit at (fraction shut, fraction open), as Karpathy et al. (2015) do."""
     shut, above = f"fraction of steps under {found.below:g}", f"fraction of steps over {found.above:g}"
     figure = new_figure(title, above, shut, xaxis_range=[-0.03, 1.03], yaxis_range=[-0.03, 1.03])
     units = [f"unit {u}" for u in range(len(found.low))]
-    marker = {"color": _COLOURS[0], "opacity": 0.6, "size": 8}
+    marker = {"color": _COLORS[0], "opacity": 0.6, "size": 8}
     figure.add_trace(plotly().Scatter(x=found.high, y=found.low, mode="markers", text=units, marker=marker))
     figure.add_shape(type="line", x0=0, y0=1, x1=1, y1=0, line={"color": "#bbb", "dash": "dot"})
     return figure
 
 
 def timescale_line(found: Timescale, title: str) -> Any:
-    """The units' timescales in order."""
-    figure = new_figure(title, "units, in order", "steps until 1/e is left")
+    """Plot the units' timescales in increasing order."""
+    figure = new_figure(title, "units, sorted", "steps until 1/e is left")
     order = np.argsort(found.steps)
     steps = np.where(np.isfinite(found.steps[order]), found.steps[order], np.nan)
     units = [f"unit {u}" for u in order]
@@ -108,8 +108,8 @@ def timescale_line(found: Timescale, title: str) -> Any:
 
 
 def spectrum_lines(layers: Mapping[str, Array]) -> Any:
-    """Lyapunov exponents of each layer, from the largest."""
-    figure = new_figure("Lyapunov exponents", "number", "nats per step")
+    """Plot each layer's Lyapunov exponents, largest first."""
+    figure = new_figure("Lyapunov exponents", "index", "nats per step")
     for k, (name, exponents) in enumerate(layers.items()):
         numbers = np.arange(1, len(exponents) + 1)
         figure.add_trace(plotly().Scatter(x=numbers, y=exponents, mode="lines+markers", name=name, line=line_style(k)))
@@ -119,10 +119,10 @@ def spectrum_lines(layers: Mapping[str, Array]) -> Any:
 
 
 def eigenvalue_plane(eigenvalues: Array) -> Any:
-    """The eigenvalues of each point in the complex plane, with the unit circle."""
+    """Plot the eigenvalues of each point in the complex plane with the unit circle."""
     figure = new_figure("Eigenvalues at the fixed points", "real", "imaginary")
     for k, values in enumerate(eigenvalues):
-        marker = {"color": _COLOURS[k % len(_COLOURS)], "opacity": 0.7}
+        marker = {"color": _COLORS[k % len(_COLORS)], "opacity": 0.7}
         figure.add_trace(
             plotly().Scatter(x=values.real, y=values.imag, mode="markers", name=f"point {k}", marker=marker)
         )
@@ -132,15 +132,15 @@ def eigenvalue_plane(eigenvalues: Array) -> Any:
 
 
 def match_bars(found: Match) -> Any:
-    """The span and the places where its units are on, along the steps, as high as they are close."""
+    """Plot the span and its occurrences over the steps; height shows closeness."""
     figure = new_figure("Where the same units are on", "step", "closeness")
     bars = [(found.start, found.stop, 1.0, "the span"), *found.occurrences]
-    colours = [_COLOURS[1]] + [_COLOURS[0]] * len(found.occurrences)
+    colors = [_COLORS[1]] + [_COLORS[0]] * len(found.occurrences)
     figure.add_trace(
         plotly().Bar(
             x=[(start + stop - 1) / 2 for start, stop, *_ in bars], width=[stop - start for start, stop, *_ in bars],
             y=[closeness for _, _, closeness, _ in bars], text=[repr(text) for *_, text in bars],
-            marker={"color": colours}, hoverinfo="text",
+            marker={"color": colors}, hoverinfo="text",
         )
     )  # fmt: skip
     return figure

@@ -1,4 +1,4 @@
-"""Models that are looked at: what has recurrent layers in it."""
+"""Find the recurrent layers of models to analyze."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from throughtime.nn.stack import Layers
 
 
 class RecurrentLayers(Protocol):
-    """What every recurrent module has: `Recurrent` and the drop-in `RNN`, `LSTM` and `GRU`."""
+    """The interface shared by recurrent modules: `Recurrent` and the drop-in `RNN`, `LSTM` and `GRU`."""
 
     hooks: tuple[Hook, ...]
     engine: str | None
 
     def layers(self) -> Layers:
-        """Each layer's directions: a program and its parameters."""
+        """Return each layer's directions: a program and its parameters."""
         ...
 
 
 def opened(model: Any) -> nn.Module:
-    """A model as it is, or the one of a run, of a run's directory or of a file that `throughtime.save` wrote.
+    """Return a model, loading it if given a run, a run's directory or a file written by `throughtime.save`.
 
     Raises:
         UserError: if it is none of these.
@@ -41,13 +41,13 @@ def opened(model: Any) -> nn.Module:
     if isinstance(model, str | Path):
         module: nn.Module = load(model)
         return module
-    raise UserError(f"a model (a torch module), a run or a run's directory is wanted; given {type(model).__name__}.")
+    raise UserError(f"model must be a torch module, a run or a run's directory, got {type(model).__name__}.")
 
 
 def recurrent_modules(model: nn.Module) -> dict[str, RecurrentLayers]:
-    """The recurrent modules in a model, each with what its layers' names begin with.
+    """Return a model's recurrent modules by the prefix of their layers' names.
 
-    That is nothing where there is one such module, and otherwise its path and a dot.
+    The prefix is empty if there is only one such module, otherwise its path and a dot.
 
     Raises:
         UserError: if there is none.
@@ -59,15 +59,15 @@ def recurrent_modules(model: nn.Module) -> dict[str, RecurrentLayers]:
     }
     if not found:
         torchs = any(isinstance(module, nn.RNNBase) for module in model.modules())
-        hint = "; throughtime.accelerate(model) puts ours in the place of torch's" if torchs else ""
-        raise UserError(f"{type(model).__name__} has no recurrent layers of throughtime in it{hint}.")
+        hint = "; throughtime.accelerate(model) replaces torch's layers" if torchs else ""
+        raise UserError(f"{type(model).__name__} has no throughtime recurrent layers{hint}.")
     if len(found) == 1:
         return {"": next(iter(found.values()))}
     return {f"{path}." if path else "": module for path, module in found.items()}
 
 
 def only_recurrent(model: nn.Module) -> RecurrentLayers:
-    """The recurrent module in a model.
+    """Return the only recurrent module in a model.
 
     Raises:
         UserError: if there is none, or more than one.
@@ -75,13 +75,13 @@ def only_recurrent(model: nn.Module) -> RecurrentLayers:
     found = recurrent_modules(model)
     if len(found) > 1:
         paths = ", ".join(path.rstrip(".") for path in found)
-        raise UserError(f"{type(model).__name__} has several recurrent modules, {paths}: give the one that is meant.")
+        raise UserError(f"{type(model).__name__} has several recurrent modules ({paths}); pass one of them.")
     return next(iter(found.values()))
 
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """The model without dropout for as long as this lasts; each module's mode is put back afterwards."""
+    """Disable dropout within the context, then restore each module's mode."""
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -93,7 +93,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def hooked(module: RecurrentLayers, hook: Hook) -> Iterator[None]:
-    """A hook that takes part in the module's runs for as long as this lasts, after all others."""
+    """Install a hook on the module's runs within the context, after all other hooks."""
     module.hooks = (*module.hooks, hook)
     try:
         yield
@@ -102,13 +102,13 @@ def hooked(module: RecurrentLayers, hook: Hook) -> Iterator[None]:
 
 
 def sequence_model(model: nn.Module) -> Any:
-    """The model if it is an encoder, recurrent layers and a head; otherwise None."""
+    """Return the model if it consists of an encoder, recurrent layers and a head; otherwise None."""
     from throughtime.nn.sequence_model import SequenceModel
 
     return model if isinstance(model, SequenceModel) else None
 
 
 def language_model(model: nn.Module) -> Any:
-    """The model if it is a language model, else None."""
+    """Return the model if it is a language model, otherwise None."""
     sequence = sequence_model(model)
     return sequence if sequence is not None and sequence.predicts_symbols else None

@@ -1,4 +1,4 @@
-"""Text beside recorded values: its symbols, spans of it, and what a reader sees at each symbol."""
+"""Text that accompanies recorded values: its symbols, spans, and features that a reader sees."""
 
 from __future__ import annotations
 
@@ -17,40 +17,40 @@ HEADING = 40  # characters of a line that may still be a heading
 
 
 def pieces(text: str | Sequence[str], steps: int) -> list[str]:
-    """The symbols of a text, one for each step of recorded values.
+    """Split a text into symbols, one per step of recorded values.
 
     Args:
-        text: a text, each character of which is a symbol, or its symbols, which make the text one after the other.
-        steps: how many there must be.
+        text: a text, each character of which is a symbol, or a sequence of symbols.
+        steps: the required number of symbols.
 
     Raises:
-        DataError: if there are none, or another number of them.
+        DataError: if there are no symbols, or a different number of them.
     """
     symbols = list(text)
     if not symbols or not all(isinstance(symbol, str) for symbol in symbols):
-        raise DataError(f"a text, or its symbols, is wanted, with one symbol at least; given {text!r:.60}.")
+        raise DataError(f"text must be a non-empty string or sequence of symbols, got {text!r:.60}.")
     if len(symbols) != steps:
         raise DataError(
-            f"the text has {len(symbols)} symbols, and values of {steps} steps were given: both are to be of one run, "
-            "one symbol for each step."
+            f"the text has {len(symbols)} symbols, but the values have {steps} steps: both must come from the same "
+            "run, with one symbol per step."
         )
     return symbols
 
 
 def span_of(span: Span, symbols: Sequence[str] | None, steps: int) -> tuple[int, int]:
-    """The first step of a span and the one after its last.
+    """Return the range of steps that a span covers, `stop` exclusive.
 
     Args:
-        span: steps, `(start, stop)`, or some text, whose first place is taken.
-        symbols: the text's symbols, where it is known.
+        span: steps, `(start, stop)`, or some text, whose first occurrence is used.
+        symbols: the text's symbols, if known.
         steps: the number of steps.
 
     Raises:
-        UserError: if it is empty, or not in the text.
+        UserError: if the span is empty, or not in the text.
     """
     if isinstance(span, str):
         if symbols is None:
-            raise UserError(f"the span {span!r} is looked for in a text: give the text, or the span as (start, stop).")
+            raise UserError(f"the span {span!r} requires text to search; pass text, or the span as (start, stop).")
         whole = "".join(symbols)
         found = whole.find(span) if span else -1
         if found < 0:
@@ -62,21 +62,21 @@ def span_of(span: Span, symbols: Sequence[str] | None, steps: int) -> tuple[int,
     try:
         start, stop = (int(end) for end in span)
     except (TypeError, ValueError):
-        raise UserError(f"a span is some text or steps (start, stop); given {span!r}.") from None
+        raise UserError(f"span must be text or steps (start, stop), got {span!r}.") from None
     if not 0 <= start < stop <= steps:
-        raise UserError(f"a span is steps (start, stop) with 0 <= start < stop <= {steps}; given {(start, stop)}.")
+        raise UserError(f"span must satisfy 0 <= start < stop <= {steps}, got {(start, stop)}.")
     return start, stop
 
 
 @dataclass(frozen=True)
 class Feature:
-    """What a reader sees at each symbol of a text.
+    """A feature that a reader sees at each symbol of a text.
 
     Attributes:
-        name: in plain words, such as "inside quotes".
-        measure: 0 or 1 at each character, or how many characters there have been since something began.
-        along: what a count runs along, such as "a line"; None for a feature that is there or not.
-        memory: whether it takes more than the symbol itself to know it.
+        name: its name, such as "inside quotes".
+        measure: computes 0 or 1 at each character, or the number of characters since something began.
+        along: what a count runs along, such as "a line"; None for a feature that is present or absent.
+        memory: whether recognizing it takes more than the current symbol.
     """
 
     name: str
@@ -86,7 +86,7 @@ class Feature:
 
 
 def measured(feature: Feature, symbols: Sequence[str]) -> Array:
-    """A feature at each symbol, as it is at the symbol's last character."""
+    """Compute a feature at each symbol, as of the symbol's last character."""
     at_characters = feature.measure("".join(symbols))
     ends = np.array(list(accumulate(map(len, symbols)))) - 1
     at_symbols: Array = at_characters[np.maximum(ends, 0)]
@@ -98,7 +98,7 @@ def _each(holds: Callable[[str], bool]) -> Callable[[str], Array]:
 
 
 def _since(pattern: str) -> Callable[[str], Array]:
-    """How many characters there have been since the last match of a pattern ended."""
+    """Count the characters since the last match of a pattern ended."""
 
     def measure(text: str) -> Array:
         begins = np.zeros(len(text), np.int64)
@@ -111,7 +111,7 @@ def _since(pattern: str) -> Callable[[str], Array]:
 
 
 def _within(pattern: str) -> Callable[[str], Array]:
-    """Whether a character is within a match of a pattern."""
+    """Mark the characters within a match of a pattern."""
 
     def measure(text: str) -> Array:
         inside = np.zeros(len(text), np.int64)
@@ -137,14 +137,14 @@ FEATURES = (
     Feature("in a heading that ends in a colon", _within(rf"^[^\n:]{{1,{HEADING}}}:$")),
     Feature("in the indentation", _within(r"^[ \t]+")),
     Feature("in comments", _within(r"(^|\s)(#|//)[^\n]*")),
-    Feature("in capitalised words", _within(r"\b[^\W\d_a-z][\w']*")),
-    Feature("in words all in capitals", _within(r"\b[^\W\d_a-z]{2,}\b")),
-    Feature("just before a line's end", _before("\n")),
+    Feature("in capitalized words", _within(r"\b[^\W\d_a-z][\w']*")),
+    Feature("in all-caps words", _within(r"\b[^\W\d_a-z]{2,}\b")),
+    Feature("just before a line end", _before("\n")),
     Feature("just before a space", _before(" ")),
     Feature("at line ends", _each(lambda c: c == "\n"), memory=False),
     Feature("at spaces", _each(lambda c: c == " "), memory=False),
-    Feature("at capital letters", _each(str.isupper), memory=False),
-    Feature("at small letters", _each(str.islower), memory=False),
+    Feature("at uppercase letters", _each(str.isupper), memory=False),
+    Feature("at lowercase letters", _each(str.islower), memory=False),
     Feature("at vowels", _each(lambda c: c.lower() in "aeiouyäöüáéíóúàèìòùâêîôû"), memory=False),
     Feature("at digits", _each(str.isdigit), memory=False),
     Feature("at punctuation", _each(lambda c: not (c.isalnum() or c.isspace())), memory=False),

@@ -1,4 +1,4 @@
-"""What to look at: networks that nobody has trained yet, and symbols for networks to read."""
+"""Untrained networks to analyze, and tokens for networks to read."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
     from throughtime.runs import Run
 
 SYMBOLS = 64
-"""How many symbols a fresh network knows: about as many as an English text has characters."""
+"""The vocabulary size of an untrained network, about the number of characters in an English text."""
 
 
 def fresh_model(cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: int = 0, **fields: Any) -> SequenceModel:
-    """A language model of 64 symbols as `throughtime train` would begin with it.
+    """Create a language model of 64 tokens, initialized as `throughtime train` does.
 
     Args:
-        cell: a named cell, or one of your own.
-        hidden: the number of hidden units of each layer.
+        cell: the name of a built-in cell, or a cell of your own.
+        hidden: the number of hidden units per layer.
         layers: the number of layers.
-        seed: of the weights.
+        seed: the seed for the weights.
         **fields: other fields of `throughtime.training.TrainConfig`, such as `init` and `forget_bias`.
 
     Raises:
-        UserError: if one of them means nothing.
+        UserError: if an argument is invalid.
     """
     from throughtime.outputs import Categorical
     from throughtime.tasks.base import Interface
@@ -50,25 +50,25 @@ def fresh_model(cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: i
 
 
 def random_symbols(steps: int, rows: int, seed: int = 0) -> Tensor:
-    """Ids `[steps, rows]` of symbols drawn at random, all alike.
+    """Draw uniformly random token ids `[steps, rows]`.
 
     Raises:
-        UserError: if a size is not a whole number of 1 or more.
+        UserError: if a size is not a positive integer.
     """
     for what, size in (("steps", steps), ("rows", rows)):
         if not isinstance(size, int) or size < 1:
-            raise UserError(f"{what} must be a whole number of 1 or more; given {size!r}.")
+            raise UserError(f"{what} must be a positive integer, got {size!r}.")
     return torch.randint(SYMBOLS, (steps, rows), generator=torch.Generator().manual_seed(seed))
 
 
 def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | None = None) -> Tensor:
-    """Ids `[steps + 1, streams]` of a text for a trained network, fewer where it is short; streams begin evenly apart.
+    """Read evenly spaced streams of a text as ids `[steps + 1, streams]`, fewer if the text is short.
 
     Args:
         run: the run.
-        steps: how many symbols of each stream are to be predicted.
-        streams: how many streams.
-        data: files and directories of text; what was held out of the run's own data if not given.
+        steps: the number of symbols per stream to predict.
+        streams: the number of streams.
+        data: text files and directories; defaults to the held-out part of the run's own data.
 
     Raises:
         UserError: if the text can't be read, or is too short.
@@ -83,7 +83,7 @@ def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | N
         try:
             part = data_of(run).valid
         except UserError as error:
-            raise type(error)(f"{error}; or give another text to read") from None
+            raise type(error)(f"{error}; or pass another text to read") from None
     streams = max(1, min(streams, part.symbols // 2))
     apart = part.symbols // streams
     ids = [np.asarray(part.ids[k * apart : k * apart + min(apart, steps + 1)]) for k in range(streams)]

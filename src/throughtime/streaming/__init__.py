@@ -1,4 +1,4 @@
-"""A network one step at a time, without torch; it may learn as it runs."""
+"""Run a network one step at a time without torch, optionally learning online."""
 
 from throughtime.streaming.optimizers import SGD, Adam, Optimizer
 from throughtime.streaming.stream import Stream

@@ -1,4 +1,4 @@
-"""A step's inputs beside x."""
+"""Check and concatenate the inputs of a step."""
 
 from __future__ import annotations
 
@@ -15,27 +15,27 @@ Array = NDArray[Any]
 
 
 def joined(declared: Sequence[Input], x: Any, inputs: Mapping[str, Any], axes: int, dtype: np.dtype[Any]) -> Array:
-    """The inputs of a step or of steps side by side, as the machine takes them.
+    """Concatenate the inputs of one or more steps into the array that the engine takes.
 
     Args:
-        declared: the network's inputs, x first.
+        declared: the network's declared inputs, x first.
         x: the caller's x.
         inputs: the caller's other inputs, by name.
-        axes: the number of axes of x before its features.
-        dtype: the type of all.
+        axes: the number of axes of x before the feature axis.
+        dtype: the dtype of all inputs.
 
     Raises:
-        UserError: one is unknown, missing, or of another shape or type.
+        UserError: if an input is unknown, missing, or has the wrong shape or dtype.
     """
     (of_x, *others), steps = declared, np.shape(x)[:axes]
     names = [given.name for given in others]
     for name in inputs:
         if name not in names:
             has = f"it takes {', '.join(names)}" if names else "it takes x alone"
-            raise UserError(f"the network takes no input {name!r}{nearest(name, names)} ({has}).")
+            raise UserError(f"the network has no input {name!r}{nearest(name, names)} ({has}).")
     for name in names:
         if name not in inputs:
-            raise UserError(f"the network takes {name} at each step, and it is missing: step(x, {name}=...).")
+            raise UserError(f"missing input {name}, which the network takes at each step: step(x, {name}=...).")
     found = []
     for given, value in zip(declared, [x, *(inputs[name] for name in names)], strict=True):
         array = np.asarray(value, None if isinstance(value, np.ndarray) else dtype)
@@ -43,6 +43,6 @@ def joined(declared: Sequence[Input], x: Any, inputs: Mapping[str, Any], axes: i
             array = array[..., None]
         if array.shape != (*steps, given.width) or array.dtype != dtype:
             name = "x" if given is of_x else given.name
-            raise UserError(f"{name} must be {dtype} {[*steps, given.width]}; got {array.dtype} {list(array.shape)}.")
+            raise UserError(f"{name} must be {dtype} {[*steps, given.width]}, got {array.dtype} {list(array.shape)}.")
         found.append(array)
     return np.concatenate(found, -1)

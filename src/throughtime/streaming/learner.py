@@ -1,4 +1,4 @@
-"""A network that learns as it runs, step by step, with constant memory."""
+"""Online learning: update a network's weights at each step with constant memory."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ _log = logging.getLogger("throughtime")
 
 @dataclass(frozen=True)
 class Learning:
-    """How a network learns.
+    """Settings of online learning.
 
     Attributes:
-        method: "rtrl", "snap1", or None to choose by each layer's size.
-        optimizer: changes the weights.
-        clip: the largest norm of the gradient; 0 leaves it as it is.
+        method: "rtrl", "snap1", or None to choose by the size of each layer.
+        optimizer: the optimizer that updates the weights.
+        clip: the maximum gradient norm; 0 disables clipping.
 
     Raises:
-        UserError: clip is negative or not finite.
+        UserError: if clip is negative or not finite.
     """
 
     method: str | None
@@ -54,17 +54,17 @@ class Learning:
 
 
 class Learner:
-    """Runs a network one step at a time and changes its weights; takes the place of the native engine's stream.
+    """A stream that updates its weights as it runs; it has the interface of the native engine's stream.
 
     Args:
-        network: the network; its arrays are changed in place.
-        rows: the number of streams.
-        learning: how it learns; its optimizer is copied.
-        instruction_set: what the processor is to use.
+        network: the network; its arrays are modified in place.
+        rows: the number of independent streams.
+        learning: the learning settings; the optimizer is copied.
+        instruction_set: the CPU instruction set to use.
 
     Attributes:
-        methods: how each layer learns.
-        weights: the arrays that learn, by name; an array with several names has the first one.
+        methods: the learning method of each layer.
+        weights: the trainable arrays by name; an array with several names is listed under the first.
     """
 
     def __init__(self, network: Network, rows: int, learning: Learning, instruction_set: str) -> None:
@@ -86,8 +86,8 @@ class Learner:
         for name, array in named.items():
             if self.names.setdefault(id(array), name) == name:
                 self.weights[name] = array
-        self._x: Array | None = None  # of the step that can be learned from
-        self._y: Array | None = None  # what the head was given there
+        self._x: Array | None = None  # the last step's input, until it is learned from
+        self._y: Array | None = None  # the head's input at that step
         self._raw: Array | None = None
         self._advanced = True
         self._busy = threading.Lock()
@@ -108,7 +108,7 @@ class Learner:
         finally:
             self._busy.release()
 
-    # The interface of the native engine's stream.
+    # The methods of the native engine's stream.
 
     def step(self, x: Any, out: Array | None = None) -> Array:
         """See `throughtime.Stream.step`."""
@@ -140,20 +140,20 @@ class Learner:
     def process(self, x: Any) -> Array:
         """See `throughtime.Stream.process`."""
         if self.rows != 1:
-            raise UserError(f"a block is of one stream; this one has {self.rows} rows.")
+            raise UserError(f"process needs a single stream; this one has {self.rows} rows.")
         block = np.asarray(x)
         numbers = self.network.embedding is None and block.ndim == 1
         if block.ndim != (1 if self.network.embedding is not None or numbers else 2) or not len(block):
-            raise UserError(f"a block must have an axis of steps, got {list(block.shape)}.")
+            raise UserError(f"a block must have a step axis, got shape {list(block.shape)}.")
         results = np.stack([self.step(now[None] if numbers else now) for now in block])
         return results[:, 0] if numbers and results.shape[1] == 1 else results
 
     def state(self, k: int) -> Array:
-        """A copy of a state, counted over all layers."""
+        """Return a copy of state `k`, numbered across all layers."""
         return np.array([state for layer in self.layers for state in layer.states][k])
 
     def set_state(self, k: int, value: Array) -> None:
-        """Set a state, counted over all layers."""
+        """Set state `k`, numbered across all layers."""
         for layer in self.layers:
             if k < len(layer.states):
                 layer.states[k] = np.array(value, order="C")
@@ -161,7 +161,7 @@ class Learner:
             k -= len(layer.states)
 
     def forget(self, rows: Any = slice(None)) -> None:
-        """Start some streams anew, whose states have been set: the states no longer depend on the weights."""
+        """Clear the sensitivities of streams whose states were just set: new states don't depend on the weights."""
         self._advance()
         self._raw = None
         for layer in self.layers:
@@ -173,35 +173,35 @@ class Learner:
         """See `throughtime.Stream.learn`."""
         with self._alone():
             if self._raw is None:
-                raise UserError("learn is for the step before it, once: call step first.")
+                raise UserError("learn uses the step before it, once per step: call step first.")
             loss, g = self._loss(target, own)
             gradients = self._backward(g)
             self._advance()
             self._raw = None
             if not math.isfinite(clip_norm(gradients, self.clip)):
                 raise UserError(
-                    "the gradient is not finite, so the weights were left as they are; use a smaller lr, or reset the "
+                    "the gradient is not finite, so the weights were not changed; use a smaller lr, or reset the "
                     "stream if its state has overflowed."
                 )
             self.optimizer.update(self.weights, gradients)
             return loss
 
     def _loss(self, target: Any, own: Any) -> tuple[float, Array]:
-        """The mean loss over the rows, and its gradient by the head's numbers."""
+        """Compute the mean loss over rows and its gradient with respect to the head's raw values."""
         raw = self._raw
         assert raw is not None
         if (target is None) == (own is None):
-            raise UserError("learn takes either a target or the gradient of a loss of your own.")
+            raise UserError("pass exactly one of target and gradient to learn.")
         if own is not None:
             try:
                 g = np.array(own, raw.dtype).reshape(raw.shape)
             except (TypeError, ValueError):
-                raise UserError(f"gradient must be numbers {list(raw.shape)}, like the output of a step.") from None
+                raise UserError(f"gradient must be an array {list(raw.shape)}, like the output of a step.") from None
             return math.nan, g
         if self.network.output is None:
             raise UserError(
-                "recurrent layers alone have no loss: pass the gradient of a loss of your own, as "
-                "stream.learn(gradient=...), or make the stream of a SequenceModel or a run."
+                "recurrent layers alone have no loss: pass the gradient of your own loss, as in "
+                "stream.learn(gradient=...), or create the stream from a SequenceModel or a run."
             )
         losses, g = loss_and_gradient(self.network.output, raw, targets_for(self.network.output, self.rows, target))
         return float(losses.mean()), (g / self.rows).astype(raw.dtype)
@@ -228,10 +228,10 @@ class Learner:
             self._advanced = True
 
     def _given(self, x: Any) -> tuple[Array, bool]:
-        """The input `[rows, features]` or `[rows]`, and whether it came without the axis of rows."""
+        """Return the input as `[rows, features]` or `[rows]`, and whether the row axis was omitted."""
         array = np.asarray(x)
         symbols = self.network.embedding is not None
-        features = () if symbols else (sum(i.width for i in self.network.layers[0][0].inputs),)  # side by side
+        features = () if symbols else (sum(i.width for i in self.network.layers[0][0].inputs),)  # concatenated
         single = self.rows == 1 and array.shape == features
         if (array.shape != (self.rows, *features) and not single) or array.dtype.kind not in (
             "iu" if symbols else "fiu"
@@ -247,7 +247,7 @@ class Learner:
 
 
 class _Layer:
-    """One layer: its state, its sensitivities, and the programs that are derived from its own."""
+    """A layer of a learning stream: its state, its sensitivities and the programs derived from its own."""
 
     def __init__(
         self,
@@ -276,11 +276,11 @@ class _Layer:
 
     @property
     def parameters(self) -> list[tuple[Any, Array]]:
-        """The parameters and their arrays."""
+        """The parameters, paired with their arrays."""
         return list(zip(self.augmented.parameters, self.arrays, strict=True))
 
     def forward(self, x: Array, others: Sequence[Array]) -> Array:
-        """Take a step, with the output of the layer below and the inputs that are common to all layers."""
+        """Run a step on the output of the layer below and the inputs shared by all layers."""
         self._inputs = [np.ascontiguousarray(a) for a in (x, *others[: len(self.augmented.inputs) - 1])]
         result = self._run(self.augmented, self._inputs, self.states, self.arrays)
         self.states = list(result.states)
@@ -288,7 +288,7 @@ class _Layer:
         return self._outputs[0]
 
     def backward(self, g: Array) -> tuple[list[Array], Array]:
-        """The gradients of the parameters and the input, from that of the last step's output `[rows, width]`."""
+        """Return the gradients of parameters and input, given the last step's output gradient `[rows, width]`."""
         plan = self.gradient
         zeros = [np.zeros_like(state) for state in self.states]
         result = self._run(plan.program, [*self._read(plan), g], zeros, [self.arrays[k] for k in plan.parameters])
@@ -297,7 +297,7 @@ class _Layer:
         return gradients, result.outputs[0][0]
 
     def advance(self) -> None:
-        """Carry the sensitivities over the last step, with the weights that it ran with."""
+        """Advance the sensitivities over the last step, with the weights that it used."""
         carried, plan = self.sensitivities, self.tangent
         if not carried.blocks:
             return
@@ -308,7 +308,7 @@ class _Layer:
         carried.advance(tangents, {id: self._outputs[k] for id, k in self.args.items()})
 
     def _read(self, plan: Any) -> list[Array]:
-        """What a derived program reads of the last step."""
+        """Return the values of the last step that a derived program reads."""
         return [self._inputs[k] for k in plan.inputs] + [self._outputs[k] for k in plan.residuals]
 
     def _run(

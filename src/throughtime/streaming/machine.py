@@ -1,4 +1,4 @@
-"""The native engine's stream: a network whose weights stay as they are."""
+"""Create the native engine's stream, for networks with fixed weights."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def machine(network: Network, rows: int, instruction_set: str) -> Any:
 
 
 def _head_plan(symbols: int, width: int) -> Any:
-    """The plan of a head: a matrix times the input, plus the bias."""
+    """Build the plan of a head: a matrix product plus the bias."""
     from throughtime import _native
 
     plan = _native.Plan([width], [symbols], [], [(symbols, width), (symbols, 0)], [], False, [], [])

@@ -1,4 +1,4 @@
-"""What a stream runs: a network's programs and weights, read from a run, a file or a module."""
+"""Read the programs and weights that a stream runs from a run, a file or a module."""
 
 from __future__ import annotations
 
@@ -31,21 +31,21 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Network:
-    """What is streamed.
+    """The network that a stream runs.
 
     Attributes:
         layers: each layer's program and its parameters.
-        starts: what each layer's states start with.
-        embedding: `[symbols, width]`, if the input is symbols.
-        head: matrix and bias of the head, if there is one.
-        output: what the head's numbers mean.
+        starts: the initial states of each layer.
+        embedding: `[vocabulary, width]`, if the input is token ids.
+        head: the head's weight and bias, if there is a head.
+        output: the meaning of the head's values.
         skip: whether the input is added to the output.
-        source: the file that it was read from.
-        weights: all weights as a file has them, by name: the arrays in the other attributes, where those are not made
-            of several.
-        description: what a file says besides the weights; None if the network can't be saved.
-        torch_layer: the layer of torch whose weights the file has, if it is one's.
-        device: what an effect with knobs reads; None for other networks.
+        source: the file that the network was read from.
+        weights: all weights by their names in a file. They share memory with the arrays in the other attributes, except
+            where one of those combines several.
+        description: the contents of the network's file besides the weights; None if the network can't be saved.
+        torch_layer: the torch layer that the weights belong to, if any.
+        device: the input of an audio effect with knobs; None for other networks.
     """
 
     layers: Sequence[tuple[Program, Sequence[Array]]]
@@ -62,26 +62,26 @@ class Network:
 
     @property
     def arrays(self) -> list[Array]:
-        """All its weights."""
+        """All weight arrays."""
         parameters = [array for _, parameters in self.layers for array in parameters]
         return [*parameters, *([] if self.embedding is None else [self.embedding]), *(self.head or ())]
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The weights' type."""
+        """The dtype of the weights."""
         return np.dtype(next((array.dtype for array in self.arrays), np.float32))
 
 
 def network_of(model: Any, *, described: bool = False) -> Network:
-    """Read what is to be streamed.
+    """Read the network to stream.
 
     Args:
         model: see `throughtime.Stream`.
-        described: whether a module's description is wanted, to save the network.
+        described: whether to describe a module, so that the network can be saved.
 
     Raises:
-        UserError: the model can't be run a step at a time.
-        RunError, ModelError: the run or the file can't be read.
+        UserError: if the model can't run one step at a time.
+        RunError, ModelError: if the run or the file can't be read.
     """
     runs = sys.modules.get("throughtime.runs")
     if runs is not None and isinstance(model, runs.Run):
@@ -100,12 +100,12 @@ def network_of(model: Any, *, described: bool = False) -> Network:
 
 
 def _device_of(source: Any) -> DeviceInput | None:
-    """What an effect with knobs reads; None for other networks."""
+    """Return the input of an audio effect with knobs; None for other networks."""
     if isinstance(source, ModelFile):
         codecs = (source.description.task or {}).get("codecs")
         inputs = codecs.get("inputs") if isinstance(codecs, dict) else None
         if not isinstance(inputs, dict) or inputs.get("kind") != "device_input":
-            return None  # a vocabulary, say, takes long to read
+            return None  # avoids reading a vocabulary, which is slow
     task = getattr(source, "task", None)
     device = task.codecs.inputs if isinstance(task, TaskDescription) else None
     return device if isinstance(device, DeviceInput) and device.knobs else None
@@ -121,12 +121,12 @@ def _of_run(path: Path) -> Network:
     stored.require_run(path)
     for name in (stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
-            raise RunError(f"{path} is a run that can't be used yet: it has no {name}")
+            raise RunError(f"{path} is a run that can't be used yet: {name} does not exist")
     try:
         stored.require_format(path, json.loads(stored.read_text(path / stored.CONFIG)))
         file = ModelFile.open(path / stored.WEIGHTS)
         if file.description.programs != stored.read_programs(path):
-            raise RunError(f"{path} is damaged: {stored.WEIGHTS} is not of this run")
+            raise RunError(f"{path} is damaged: {stored.WEIGHTS} belongs to another run")
         return _of_file(file)
     except (ValueError, ModelError) as error:
         if isinstance(error, UserError) and not isinstance(error, ModelError):
@@ -163,7 +163,7 @@ def _told_options(settings: Mapping[str, Any]) -> Options:
 
 
 class _Unfit(Exception):
-    """Weights that are not of the programs."""
+    """Raised if the weights don't match the programs."""
 
 
 def _of_sequence_model(
@@ -174,10 +174,10 @@ def _of_sequence_model(
     skip: bool,
     source: ModelFile | None = None,
 ) -> Network:
-    """The network of a sequence model from its weights, called as in the module's `state_dict`.
+    """Build the network of a sequence model from its weights, named as in the module's `state_dict`.
 
     Raises:
-        KeyError, _Unfit: a weight is missing, or of another shape than the programs say.
+        KeyError, _Unfit: if a weight is missing or has the wrong shape.
     """
     recurrent = {name.removeprefix("recurrent."): array for name, array in weights.items()}
     layers, starts = _layers(programs, options, recurrent)
@@ -191,11 +191,11 @@ def _of_sequence_model(
     return Network(layers, starts, embedding, (matrix, bias), meaning, skip, source, weights)
 
 
-_Layers = tuple[list[tuple[Program, list[Array]]], list[list[Array]]]  # and what their states start with
+_Layers = tuple[list[tuple[Program, list[Array]]], list[list[Array]]]  # and their initial states
 
 
 def _layers(programs: Sequence[Program], options: Options, weights: Mapping[str, Array]) -> _Layers:
-    """Recurrent layers from their weights, called as in the module's `state_dict`."""
+    """Build recurrent layers from their weights, named as in the module's `state_dict`."""
     layers, starts = [], []
     try:
         options.require_fit(programs)
@@ -214,7 +214,7 @@ def _layers(programs: Sequence[Program], options: Options, weights: Mapping[str,
 
 
 def _drop_in(layer: TorchLayer, programs: Sequence[Program], weights: Mapping[str, Array]) -> Network:
-    """A drop-in's network from its weights, called as torch calls them."""
+    """Build the network of a drop-in layer from its weights, named as in torch."""
     layers, starts = [], []
     for depth, program in enumerate(programs):
         bias, projected = f"bias_ih_l{depth}" in weights, f"weight_hr_l{depth}" in weights
@@ -227,7 +227,7 @@ def _drop_in(layer: TorchLayer, programs: Sequence[Program], weights: Mapping[st
 
 
 def _declared_starts(program: Program, parameters: Sequence[Array]) -> list[Array]:
-    """What a cell's states start with, as it declares it."""
+    """Return a cell's declared initial states."""
     dtype = parameters[0].dtype if parameters else np.float32
     return [np.full(state.width, state.initial, dtype) for state in program.states]
 
@@ -235,14 +235,14 @@ def _declared_starts(program: Program, parameters: Sequence[Array]) -> list[Arra
 def _require_shapes(arrays: Sequence[Array], wanted: Sequence[tuple[int, ...]]) -> None:
     given = [array.shape for array in arrays]
     if given != list(wanted):
-        raise _Unfit(f"weights of the shapes {list(wanted)} are wanted, and {given} are there")
+        raise _Unfit(f"expected weights of shapes {list(wanted)}, got {given}")
 
 
 def _of_module(module: Any, *, described: bool) -> Network:
     if "torch" not in sys.modules or not isinstance(module, sys.modules["torch"].nn.Module):
         raise UserError(
-            "a stream is made from a run's directory, a file, a language model or recurrent layers; "
-            f"given {type(module).__name__}."
+            "expected the directory of a run, a file, a language model or recurrent layers, "
+            f"got {type(module).__name__}."
         )
     from torch import nn
 
@@ -283,8 +283,8 @@ def _require_one_direction(bidirectional: bool) -> None:
 
 def _unknown(kind: str, inside: Sequence[str] = ()) -> UserError:
     names = ", ".join(map(repr, inside))
-    told = f": pass a layer in it, as model.get_submodule({inside[0]!r}) ({names})" if inside else ""
-    return UserError(f"{kind} is not a recurrent layer or a language model{told}.")
+    hint = f": pass one of its layers, as model.get_submodule({inside[0]!r}) ({names})" if inside else ""
+    return UserError(f"{kind} is not a recurrent layer or a language model{hint}.")
 
 
 def _description(module: Any) -> Description | None:
@@ -297,7 +297,7 @@ def _description(module: Any) -> Description | None:
 
 
 def _arrays(tensors: Mapping[str, Any]) -> dict[str, Array]:
-    """Copies of tensors, as the model may change; a tensor with several names stays one array."""
+    """Copy tensors, because the model may change; a tensor with several names stays one array."""
     shared = shared_weights(tensors)
     found = {name: _array(tensor) for name, tensor in tensors.items() if name not in shared}
     return {name: found[shared.get(name, name)] for name in tensors}
@@ -306,23 +306,23 @@ def _arrays(tensors: Mapping[str, Any]) -> dict[str, Array]:
 def _array(tensor: Any) -> Array:
     try:
         array: Array = tensor.detach().cpu().numpy()
-    except TypeError:  # a type that NumPy has not
+    except TypeError:  # a dtype that NumPy lacks
         raise _wrong_type(tensor.dtype) from None
     return np.array(array, order="C")
 
 
 def save_network(network: Network, path: str | os.PathLike[str]) -> None:
-    """Write a network's weights as they are now, with its description.
+    """Write a network's current weights and its description to a file.
 
     Raises:
-        UserError: the network can't be saved, or the file can't be written.
+        UserError: if the network can't be saved or the file can't be written.
     """
     from safetensors.numpy import save
 
     if network.description is None:
         raise UserError(
-            "this stream was made of a module that can't be saved; make it of a file that throughtime.save wrote, or "
-            "with learn=True of one of throughtime's own modules without pruned or normalized weights."
+            "can't save a stream of this module: create the stream from a file that throughtime.save wrote, or, with "
+            "learn=True, from a throughtime module without pruned or normalized weights."
         )
     weights = dict(network.weights)
     if (layer := network.torch_layer) is not None:

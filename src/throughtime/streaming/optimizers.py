@@ -1,4 +1,4 @@
-"""Optimizers in NumPy, for weights that change as data arrive."""
+"""NumPy optimizers for online learning."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ Arrays = Mapping[str, Array]
 
 
 class Optimizer(ABC):
-    """Changes weights by their gradients; a subclass may keep what it needs between steps."""
+    """Base class of optimizers, which update weights from gradients; subclasses may keep state between steps."""
 
     @abstractmethod
     def update(self, weights: Arrays, gradients: Arrays) -> None:
-        """Change the weights in place.
+        """Update the weights in place.
 
         Args:
-            weights: arrays by name.
-            gradients: of the same names and shapes.
+            weights: the arrays by name.
+            gradients: arrays with the same names and shapes.
         """
 
 
 @dataclass
 class SGD(Optimizer):
-    """Stochastic gradient descent.
+    """Stochastic gradient descent, optionally with momentum.
 
     Args:
         lr: the learning rate.
-        momentum: the share of the last step's direction that is kept, below 1 (Polyak 1964).
+        momentum: the momentum coefficient, at least 0 and below 1 (Polyak 1964).
     """
 
     kind: ClassVar[str] = "sgd"
@@ -61,12 +61,12 @@ class SGD(Optimizer):
 
 @dataclass
 class Adam(Optimizer):
-    """Adam (Kingma & Ba 2015, arXiv:1412.6980).
+    """The Adam optimizer (Kingma & Ba 2015, arXiv:1412.6980).
 
     Args:
         lr: the learning rate.
-        betas: how much of the mean gradient, and of the mean squared gradient, is kept from step to step.
-        epsilon: added to the root of the mean squared gradient.
+        betas: the decay rates of the running means of the gradient and of its square.
+        epsilon: the constant added to the root of the mean squared gradient.
     """
 
     kind: ClassVar[str] = "adam"
@@ -104,14 +104,14 @@ OPTIMIZERS: dict[str, type[SGD] | type[Adam]] = {kind.kind: kind for kind in (SG
 
 
 def optimizer_for(given: str | Optimizer, lr: float | None) -> Optimizer:
-    """Return the optimizer of a name, or the one given.
+    """Return the optimizer with a given name, or the optimizer itself if one is passed.
 
     Raises:
-        UserError: the name is unknown, or a learning rate comes with an optimizer that has one.
+        UserError: if the name is unknown, or a learning rate is passed together with an optimizer.
     """
     if isinstance(given, Optimizer):
         if lr is not None:
-            raise UserError("lr goes with the name of an optimizer; an optimizer object has its own.")
+            raise UserError("lr applies only to an optimizer's name; an Optimizer has its own learning rate.")
         return given
     if given not in OPTIMIZERS:
         names = ", ".join(OPTIMIZERS)
@@ -122,10 +122,10 @@ def optimizer_for(given: str | Optimizer, lr: float | None) -> Optimizer:
 
 
 def clip_norm(gradients: Arrays, largest: float) -> float:
-    """Scale gradients in place so that their norm, of all together, is at most `largest`; 0 leaves them.
+    """Scale gradients in place so that their total norm is at most `largest`; 0 disables clipping.
 
     Returns:
-        The norm before.
+        The norm before clipping.
     """
     norm = math.sqrt(sum(float(np.vdot(g, g)) for g in gradients.values()))
     if 0 < largest < norm < math.inf:

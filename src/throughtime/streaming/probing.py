@@ -1,4 +1,4 @@
-"""How few directions of a step's tangent tell the entries of its Jacobian that are needed."""
+"""Find a small set of tangent directions from which the needed entries of a step's Jacobian can be read."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from throughtime.streaming.structure import Bools, Group, Ints, Structure, depen
 
 @dataclass(frozen=True)
 class Probes:
-    """Directions whose tangents hold the needed entries of a Jacobian, each entry on its own.
+    """Directions whose tangents contain the needed entries of a Jacobian, each separately.
 
-    Columns that meet in no row share a direction, their color (Curtis, Powell & Reid 1974).
+    Columns that share no row also share a direction, called their color (Curtis, Powell & Reid 1974).
 
     Attributes:
-        color: for each column its direction.
+        color: the direction of each column.
         seeds: the directions, `[colors, columns]`.
-        masks: for parameters, by their indices, which elements the needed entries depend on; the others count as 0.
+        masks: for parameters, by index, the elements that the needed entries depend on; the others count as 0.
     """
 
     color: Ints
@@ -31,7 +31,7 @@ class Probes:
 
 
 def probes(structure: Structure, groups: Sequence[Group]) -> Probes:
-    """Find the directions for the sensitivities of some groups of parameters' rows."""
+    """Find the directions for the sensitivities of the given groups of rows."""
     needed = _needed(structure, groups)
     masks = _masks(structure, needed)
     found = dependencies(structure, masks=masks)
@@ -44,7 +44,7 @@ def probes(structure: Structure, groups: Sequence[Group]) -> Probes:
 
 
 def _needed(structure: Structure, groups: Sequence[Group]) -> Bools:
-    """The entries that the sensitivities' update reads, `[S, columns]`."""
+    """Return which entries the sensitivities' update reads, `[S, columns]`."""
     needed = np.zeros((structure.states, structure.starts[-1]), bool)
     for group in groups:
         full = group.reach.shape[1] == structure.states
@@ -55,14 +55,14 @@ def _needed(structure: Structure, groups: Sequence[Group]) -> Bools:
         for use in structure.uses[group.parameter]:
             columns = structure.columns(use, group.rows)
             if full:
-                needed[:, columns] |= structure.total[:, columns]  # no others are read
+                needed[:, columns] |= structure.total[:, columns]  # the only entries that are read
             else:
                 needed[group.reach, columns[:, None]] = True
     return needed
 
 
 def _masks(structure: Structure, needed: Bools) -> dict[int, Bools]:
-    """Which elements of the matrices are on the way to a needed entry; a matrix that is so in most has no mask."""
+    """Return masks of the elements that needed entries depend on, for matrices where these are less than half."""
     found = dependencies(structure)
     after = structure.total.astype(np.float32)
     masks: dict[int, Bools] = {}
@@ -79,7 +79,7 @@ def _masks(structure: Structure, needed: Bools) -> dict[int, Bools]:
 
 
 def _colors(needed: Bools, nonzero: Bools) -> Ints:
-    """Give columns colors such that a needed entry is the only one of its row and color that is not 0."""
+    """Color columns so that each needed entry is the only nonzero one of its row and color."""
     color = np.full(needed.shape[1], -1)
     used = np.flatnonzero(needed.any(0))
     read = needed[:, used].astype(np.float32)

@@ -1,8 +1,9 @@
-"""How a layer's state moves with its parameters, carried from step to step: real-time recurrent learning.
+"""Real-time recurrent learning: carry the sensitivities of a layer's state to its parameters from step to step.
 
-With state s, parameters p and a step s' = f(s, x, p), the sensitivities J = ds/dp obey J' = (df/ds) J + df/dp. Both
-Jacobians come from the tangent of the program. Only those elements of J are kept that a parameter reaches: within some
-steps, which is exact (Williams & Zipser 1989), or directly, which is SnAp-1 (Menick et al. 2021, arXiv:2006.07232).
+With state s, parameters p and a step s' = f(s, x, p), the sensitivities J = ds/dp satisfy J' = (df/ds) J + df/dp. Both
+Jacobians come from the program's tangent. Only the elements of J that a parameter can reach are kept: within any
+number of steps, which is exact (Williams & Zipser 1989), or within one, which is SnAp-1 (Menick et al. 2021,
+arXiv:2006.07232).
 """
 
 from __future__ import annotations
@@ -22,19 +23,20 @@ from throughtime.streaming.structure import Group, Structure
 Array = NDArray[Any]
 
 METHODS = RTRL, SNAP1 = "rtrl", "snap1"
-SMALL = 16 << 20  # bytes of a layer's exact sensitivities up to which they are kept
-LARGEST = 4 << 30  # bytes above which no layer's are
+SMALL = 16 << 20  # the most bytes for which exact sensitivities are chosen automatically
+LARGEST = 4 << 30  # the most bytes allowed for a layer
 
 
 @dataclass(frozen=True)
 class Method:
-    """How a layer learns.
+    """The learning method of a layer.
 
     Attributes:
-        depth: the layer, from 0.
-        cell: its cell.
-        name: "rtrl", real-time recurrent learning, which is exact within the layer; or "snap1", its approximation.
-        bytes: the memory of the layer's sensitivities.
+        depth: the layer's number, from 0.
+        cell: the name of its cell.
+        name: "rtrl" for real-time recurrent learning, which is exact within the layer, or "snap1" for its
+            approximation.
+        bytes: the memory of the layer's sensitivities, in bytes.
     """
 
     depth: int
@@ -44,7 +46,7 @@ class Method:
 
     def __str__(self) -> str:
         shown = {RTRL: "exact RTRL", SNAP1: "SnAp-1"}[self.name]
-        return f"layer {self.depth} ({self.cell}) learns by {shown}, sensitivities of {_size(self.bytes)}"
+        return f"layer {self.depth} ({self.cell}): {shown}, {_size(self.bytes)} of sensitivities"
 
 
 def _size(count: int) -> str:
@@ -52,17 +54,17 @@ def _size(count: int) -> str:
 
 
 def choose(program: Program, wanted: str | None, rows: int, itemsize: int) -> tuple[Structure, str, list[Group]]:
-    """Choose a layer's method.
+    """Choose a layer's learning method.
 
     Args:
-        program: the layer's.
-        wanted: the method's name. If None, it is "rtrl" where that is as cheap as "snap1", because a unit's parameters
-            reach that unit alone, or where its sensitivities take at most `SMALL` bytes.
+        program: the layer's program.
+        wanted: the method's name. If None, "rtrl" is chosen where it costs no more than "snap1", because a unit's
+            parameters reach only that unit, or where its sensitivities take at most `SMALL` bytes; otherwise "snap1".
         rows: the number of streams.
-        itemsize: bytes of a number.
+        itemsize: the size of a number in bytes.
 
     Raises:
-        UserError: the sensitivities are too large.
+        UserError: if the sensitivities would take more than `LARGEST` bytes.
     """
     structure = Structure.of(program)
     local = structure.direct[:, structure.states :]
@@ -86,10 +88,10 @@ class Sensitivities:
     """The sensitivities of one layer.
 
     Args:
-        structure: the layer's.
-        groups: the rows of parameters whose sensitivities are kept, and the state elements that they reach.
+        structure: the layer's structure.
+        groups: the rows of parameters to keep sensitivities of, with the state elements that they reach.
         rows: the number of streams.
-        dtype: the numbers' type.
+        dtype: the dtype of the sensitivities.
     """
 
     def __init__(self, structure: Structure, groups: Sequence[Group], rows: int, dtype: np.dtype[Any]) -> None:
@@ -104,42 +106,42 @@ class Sensitivities:
 
     @property
     def bytes(self) -> int:
-        """Their memory."""
+        """The memory of the sensitivities, in bytes."""
         return sum(block.values.nbytes for block in self.blocks)
 
     @property
     def directions(self) -> int:
-        """The number of directions in which a step's tangent is taken."""
+        """The number of directions in which each step's tangent is computed."""
         return len(self.probes.seeds)
 
     def masked(self, k: int, weight: Array) -> Array:
-        """A matrix as the tangent is to see it."""
+        """Return a matrix with the elements that the tangent ignores set to 0."""
         return weight * self.probes.masks[k] if k in self.probes.masks else weight
 
     def advance(self, tangents: Array, args: Mapping[int, Array]) -> None:
-        """Carry the sensitivities over a step.
+        """Advance the sensitivities over a step.
 
         Args:
-            tangents: the new state's in each direction, `[rows, directions, states]`.
-            args: what each matrix multiplied, `[rows, width]`, by its value in the program.
+            tangents: the tangents of the new state in each direction, `[rows, directions, states]`.
+            args: the input of each matrix product, `[rows, width]`, by its value id in the program.
         """
         for block in self.blocks:
             block.advance(tangents, self.probes.color, args)
 
     def add_gradients(self, gradients: Sequence[Array], of_states: Array) -> None:
-        """Add to the parameters' gradients what comes through the old state, whose gradient is `[rows, states]`."""
+        """Accumulate the gradients through the old state, whose gradient is `[rows, states]`."""
         for block in self.blocks:
             gradient = gradients[block.group.parameter]
             gradient[block.group.rows] += block.gradient(of_states).reshape(-1, *gradient.shape[1:])
 
     def forget(self, rows: Any) -> None:
-        """Start some streams anew: their states no longer depend on the parameters."""
+        """Clear the sensitivities of some streams: their states no longer depend on the parameters."""
         for block in self.blocks:
             block.values[rows] = 0
 
 
 class _Local:
-    """Sensitivities of rows that reach some state elements, `[streams, n, r, columns]`."""
+    """Sensitivities of rows that reach part of the state, `[streams, n, r, columns]`."""
 
     def __init__(self, structure: Structure, group: Group, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.structure, self.group = structure, group
@@ -162,14 +164,14 @@ class _Local:
 
 
 class _Full:
-    """Sensitivities of rows that reach the whole state, `[streams, states, n * columns]`: one matrix product a step."""
+    """Sensitivities of rows that reach the whole state, `[streams, states, n * columns]`: one GEMM per step."""
 
     def __init__(self, structure: Structure, group: Group, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.structure, self.group = structure, group
         rows, columns = shape
         self.values = np.zeros((rows, structure.states, len(group.rows) * columns), dtype)
         self.shape = (rows, len(group.rows), columns)
-        # For each use the state elements and the rows that reach them within one step, which are few pairs.
+        # For each use, the few pairs of a state element and a row that reaches it within one step.
         reached = [structure.total[:, structure.columns(use, group.rows)] for use in structure.uses[group.parameter]]
         self.immediate = [np.nonzero(of_use) for of_use in reached]
 

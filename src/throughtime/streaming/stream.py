@@ -1,4 +1,4 @@
-"""A trained network one step at a time, its state inside: a microsecond or two a step, and no torch."""
+"""Run a trained network one step at a time, without torch, in microseconds per step."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Streams that run side by side through one network, each step of all of them in one call.
+    """A network that runs one step per call, for one or more independent streams.
 
-    The weights are copied and made ready when the stream is made: what is done to the model afterwards does not reach
-    it. There is no dropout. Each result has the same bits as the module's, run over the whole sequence by the native
-    engine with the same instruction set; but for a language model's scores, which torch's own product rounds otherwise.
+    The weights are copied and packed when the stream is created, so later changes to the model have no effect. Dropout
+    is off. Results are bit-identical to those of the module run over the whole sequence by the native engine with the
+    same instruction set, except for a language model's scores, which torch's matrix product rounds differently.
 
-    A stream is for one thread at a time; different streams run at the same time.
+    Use a stream from one thread at a time; different streams can run in parallel.
 
     Args:
-        model: the directory of a run (or the `Run`; "latest" is the newest one under `runs`) or a file that
-            `throughtime.save` wrote, for which no torch is needed; or a `SequenceModel`, a `Recurrent`, a drop-in
-            `RNN`, `LSTM` or `GRU`, or one of torch's own. Of one direction of time, in float32 or float64.
-        rows: how many independent streams there are.
-        knobs: for the network of an effect that was trained with knobs, their settings from 0 to 1, such as
-            `{"gain": 0.7}`. The stream then takes samples of sound alone.
-        instruction_set: what the processor is to use; the best that it has if not given (see
+        model: the directory of a run (or a `Run`; "latest" is the newest run under `runs`) or a file written by
+            `throughtime.save`, neither of which needs torch; or a `SequenceModel`, a `Recurrent`, a drop-in `RNN`,
+            `LSTM` or `GRU`, or one of torch's own. It must be unidirectional and use float32 or float64.
+        rows: the number of independent streams.
+        knobs: for an audio effect trained with knobs, their settings from 0 to 1, such as `{"gain": 0.7}`. The stream
+            then takes audio samples alone.
+        instruction_set: the CPU instruction set to use; by default the best one available (see
             `throughtime.engines.native.NativeEngine`).
 
-        learn: whether `learn` may change the weights as data arrive. "rtrl" computes exact gradients within each layer
-            (real-time recurrent learning), "snap1" an approximation (Menick et al. 2021, arXiv:2006.07232); True
-            chooses by the size of each layer, and `methods` and the log say what it chose.
+        learn: whether the stream can learn online. "rtrl" computes exact gradients within each layer (real-time
+            recurrent learning), "snap1" approximate ones (Menick et al. 2021, arXiv:2006.07232); True chooses by the
+            size of each layer, and reports the choice in `methods` and the log.
         optimizer: "adam", "sgd", or an `Optimizer` of your own.
         lr: the optimizer's learning rate; by default 0.001 for Adam and 0.01 for SGD.
-        clip: the largest norm of the gradient, of all weights together; 0 leaves it as it is.
+        clip: the maximum norm of the gradient of all weights together; 0 disables clipping.
 
     Attributes:
-        rows: how many independent streams there are.
-        dtype: the type of inputs, outputs and states.
+        rows: the number of independent streams.
+        dtype: the dtype of inputs, outputs and states.
 
     Raises:
-        UserError: if the model can't be run a step at a time, or an option is invalid.
+        UserError: if the model can't run one step at a time, or an option is invalid.
         RunError, ModelError: if the run or the file can't be read.
     """
 
@@ -72,7 +72,7 @@ class Stream:
         clip: float = 1.0,
     ) -> None:
         if type(rows) is not int or rows < 1:
-            raise UserError(f"rows must be a whole number of 1 or more; given {rows!r}.")
+            raise UserError(f"rows must be a positive integer, got {rows!r}.")
         if learn not in (False, True, *METHODS):
             raise UserError(f"learn must be True, False, {' or '.join(map(repr, METHODS))}, got {learn!r}.")
         network = network_of(model, described=learn is not False)
@@ -101,7 +101,7 @@ class Stream:
         self._inputs = network.layers[0][0].inputs
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: the network and the streams' states, and what they have learned."""
+        """Return the state to copy or pickle: the network, the streams' states and the learner."""
         return {
             "network": self._network,
             "rows": self.rows,
@@ -112,8 +112,8 @@ class Stream:
         }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make a stream of its own from what was copied."""
-        learner = copy.deepcopy(state["learner"])  # a copy learns by itself
+        """Restore a stream from a copied or pickled state."""
+        learner = copy.deepcopy(state["learner"])  # copies learn independently
         network = state["network"] if learner is None else learner.network
         self._make(network, state["rows"], state["instruction_set"], learner)
         self.knobs = state["knobs"]
@@ -121,22 +121,21 @@ class Stream:
             self._set(state["state"])
 
     def step(self, x: Any, out: Array | None = None, **inputs: Any) -> Array:
-        """Takes one step.
+        """Run one step.
 
         Args:
-            x: for recurrent layers an array `[rows, input_size]`, or `[input_size]` where there is one row; for a
-                language model the symbols' numbers, an array of whole numbers `[rows]`, or one number where there is
-                one row.
-            out: where to write the result; a new array if not given. Nothing is allocated if it is.
-            **inputs: the cell's inputs beside x, by name: arrays as x, with their own widths; a number where there is
-                one row and one element.
+            x: for recurrent layers, an array `[rows, input_size]`, or `[input_size]` for a single row; for a language
+                model, an integer array of token ids `[rows]`, or one id for a single row.
+            out: the array to write the result to; if given, nothing is allocated. A new array by default.
+            **inputs: the cell's inputs other than x, by name: arrays like x, with their own widths, or a number for a
+                single row and element.
 
         Returns:
-            The output `[rows, output_size]`; for a language model the scores of the next symbol (logits)
-            `[rows, symbols]`. Without the axis of rows where `x` has none.
+            The output `[rows, output_size]`; for a language model, the logits of the next token `[rows, vocabulary]`.
+            Without the row axis if `x` has none.
 
         Raises:
-            UserError: if the shape or the type does not fit, or another thread is in the middle of a step.
+            UserError: if a shape or dtype is wrong, or another thread is in the middle of a step.
         """
         if inputs or len(self._inputs) > 1:
             x = joined(self._inputs, x, inputs, np.ndim(x) - 1, self.dtype)
@@ -146,22 +145,22 @@ class Stream:
             raise UserError(f"{error}.") from None
 
     def process(self, x: Any, **inputs: Any) -> Array:
-        """Take the steps of a block, with the state carried from block to block.
+        """Run a block of steps, carrying the state from block to block.
 
-        The results have the same bits as those of `step`, however a sequence is cut into blocks.
+        Results are bit-identical to those of `step`, no matter how a sequence is split into blocks.
 
         Args:
-            x: for one stream an array `[steps, input_size]`, or `[steps]` where a step has one number; for networks
-                that read symbols the ids, an array of integers `[steps]`.
-            **inputs: the cell's inputs beside x, by name: arrays `[steps, width]`, or `[steps]` where the width is 1.
+            x: an array `[steps, input_size]`, or `[steps]` if a step has one number; for networks that read tokens, an
+                integer array of ids `[steps]`.
+            **inputs: the cell's inputs other than x, by name: arrays `[steps, width]`, or `[steps]` if the width is 1.
 
         Returns:
-            The outputs `[steps, output_size]`; `[steps]` where a step has one number in `x` and in the output, and `x`
-            has one axis.
+            The outputs `[steps, output_size]`, or `[steps]` if `x` is `[steps]` and input and output have one number
+            per step.
 
         Raises:
-            UserError: the shape or the type does not fit, the stream has several rows, or another thread is in the
-                middle of a step.
+            UserError: if a shape or dtype is wrong, the stream has several rows, or another thread is in the middle of
+                a step.
         """
         if inputs or len(self._inputs) > 1:
             x = joined(self._inputs, x, inputs, 1, self.dtype)
@@ -172,7 +171,7 @@ class Stream:
 
     @property
     def knobs(self) -> dict[str, float]:
-        """The settings of an effect's knobs from 0 to 1, which can be changed between blocks; empty if it has none."""
+        """The settings of an audio effect's knobs, from 0 to 1; can be set between blocks. Empty if there are none."""
         return dict(self._knobs)
 
     @knobs.setter
@@ -191,22 +190,22 @@ class Stream:
         return found[:, 0] if flat else found
 
     def _with_knobs(self, x: Any, what: str, shapes: str) -> Array:
-        """Samples `[..., 1]` with the settings of the knobs beside each."""
+        """Append the knobs' settings to samples `[..., 1]`."""
         samples = np.asarray(x)
         if samples.dtype != self.dtype or samples.ndim not in (1, 2) or samples.shape[-1] != 1:
-            raise UserError(f"{what} is a {self.dtype} array {shapes}, got {samples.dtype} {list(samples.shape)}.")
+            raise UserError(f"{what} must be a {self.dtype} array {shapes}, got {samples.dtype} {list(samples.shape)}.")
         return np.concatenate(
             [samples, np.broadcast_to(self._settings, (*samples.shape[:-1], *self._settings.shape))], -1
         )
 
     def reset(self, rows: int | Sequence[int] | Array | None = None) -> None:
-        """Lets streams begin afresh, with the states that the cell declares.
+        """Reset streams to the cell's initial states.
 
         Args:
-            rows: which ones: a number, several, or a mask of truth values `[rows]`; all if not given.
+            rows: the streams to reset: an index, several, or a boolean mask `[rows]`; all by default.
 
         Raises:
-            UserError: if there is no such row.
+            UserError: if an index is out of range.
         """
         if rows is None:
             self._set(self._initial)
@@ -218,7 +217,7 @@ class Stream:
                 value[rows] = self._initial[name][rows]
         except (IndexError, TypeError, ValueError):
             raise UserError(
-                f"rows are numbered from 0 to {self.rows - 1}, or told by a mask of {self.rows}; given {rows!r}."
+                f"rows must be indices from 0 to {self.rows - 1} or a boolean mask of length {self.rows}, got {rows!r}."
             ) from None
         self._set(state)
         self._forget(rows)
@@ -228,49 +227,49 @@ class Stream:
             self._learner.forget(rows)
 
     def learn(self, target: Any = None, *, gradient: Any = None) -> float:
-        """Change the weights by the gradient of the last step's loss.
+        """Update the weights with the gradient of the last step's loss.
 
         Args:
-            target: what the output of the last step should have been: ids `[rows]`, or numbers `[rows, targets]`, as
-                the network was trained with. Without the axis of rows where there is one row.
-            gradient: instead of a target, the gradient of a loss of your own by the output of the last step, in its
-                shape.
+            target: the expected output of the last step, in the form that the network was trained with: ids `[rows]` or
+                numbers `[rows, targets]`. The row axis can be omitted for a single row.
+            gradient: instead of a target, the gradient of your own loss with respect to the output of the last step, in
+                the output's shape.
 
         Returns:
-            The loss of the last step, before the weights changed, the mean over the rows: in nats, or a squared,
-            absolute or pinball error. NaN for a loss of your own.
+            The loss of the last step before the update, averaged over rows: in nats, or a squared, absolute or pinball
+            error. NaN with `gradient`.
 
         Raises:
-            UserError: the stream doesn't learn, no step was taken since the last call, the target doesn't fit, the
-                output's loss is not one of single steps, or the gradient is not finite. The weights are then unchanged.
+            UserError: if the stream doesn't learn, no step was run since the last call, the target doesn't fit, the
+                loss isn't defined for single steps, or the gradient is not finite. The weights are then unchanged.
         """
         if self._learner is None:
-            raise UserError("this stream's weights don't change; make it with Stream(model, learn=True) to learn.")
+            raise UserError("this stream doesn't learn: create it with Stream(model, learn=True).")
         return self._learner.learn(target, gradient)
 
     @property
     def methods(self) -> tuple[Method, ...]:
-        """How each layer learns, and the memory that it takes; empty for a stream that doesn't learn."""
+        """The learning method and memory of each layer; empty for a stream that doesn't learn."""
         return () if self._learner is None else self._learner.methods
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the network with its weights of this moment into a file that `throughtime.load` and `Stream` read.
+        """Write the network with its current weights to a file that `throughtime.load` and `Stream` can read.
 
-        The streams' states and the optimizer are not in it; to keep those, pickle the stream.
+        The streams' states and the optimizer are not saved; to keep them, pickle the stream.
 
         Args:
-            path: the file, which is replaced if it exists.
+            path: the file to write; replaced if it exists.
 
         Raises:
-            UserError: the network isn't one that `throughtime.save` can write, or the file can't be written.
+            UserError: if `throughtime.save` doesn't support the network, or the file can't be written.
         """
         save_network(self._network, path)
 
     @property
     def state(self) -> dict[str, Array]:
-        """What the network carries to its next step: `layer0.hidden`, say, to an array `[rows, width]`, a copy.
+        """The current states, copied: a mapping from names such as `layer0.hidden` to arrays `[rows, width]`.
 
-        It can be set to such a dictionary, of this stream or of another of the same network.
+        Can be set to such a mapping, from this stream or another stream of the same network.
         """
         try:
             return {name: self._machine.state(k) for k, name in enumerate(self._initial)}
@@ -281,14 +280,16 @@ class Stream:
     def state(self, state: Mapping[str, Array]) -> None:
         unknown = next((name for name in state if name not in self._initial), None)
         if unknown is not None or len(state) != len(self._initial):
-            given = f"no state is called {unknown!r}{nearest(str(unknown), self._initial)}" if unknown else "some lack"
-            raise UserError(f"{given}: a state is given by {', '.join(self._initial)}.")
+            problem = (
+                f"no state named {unknown!r}{nearest(str(unknown), self._initial)}" if unknown else "missing states"
+            )
+            raise UserError(f"{problem}: expected {', '.join(self._initial)}.")
         values = {name: np.asarray(value) for name, value in state.items()}
         for name, value in values.items():
             wanted = self._initial[name]
             if value.shape != wanted.shape or value.dtype != wanted.dtype:
                 raise UserError(
-                    f"the state {name} is {wanted.dtype} {list(wanted.shape)}; given {value.dtype} {list(value.shape)}."
+                    f"state {name} must be {wanted.dtype} {list(wanted.shape)}, got {value.dtype} {list(value.shape)}."
                 )
         self._set(values)
         self._forget()
@@ -302,14 +303,14 @@ class Stream:
 
     @property
     def output(self) -> Output | None:
-        """What a sequence model's results mean: `stream.output.predict(result)`; None for recurrent layers alone."""
+        """The output of a sequence model, as in `stream.output.predict(result)`; None for recurrent layers alone."""
         return self._network.output
 
     @cached_property
     def task(self) -> TaskDescription | None:
-        """What the network of a run or a file was made for, with its codecs; None if that isn't known.
+        """The task and codecs of a run's or file's network; None if unknown.
 
         Raises:
-            ModelError: its description is damaged.
+            ModelError: if the description is damaged.
         """
         return None if self._source is None else self._source.task

@@ -1,8 +1,8 @@
-"""Which states a parameter reaches within a step, from the program alone: what its sensitivities need to hold.
+"""Find which state elements a parameter reaches within a step, to decide which sensitivities to keep.
 
-A parameter acts on a step where a matrix multiplies a value or where a vector is read. The results of these uses,
-summed up with others, are here called *places*: a motion of an element of a parameter is one of its row at the places
-of its uses.
+A program uses a parameter where a matrix multiplies a value or a vector is read. The result of such a use, after all
+sums that it enters, is called its *place*: changing an element of a parameter changes one row at the places of its
+uses.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ Ints = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Use:
-    """Where a program uses a parameter.
+    """One use of a parameter in a program.
 
     Attributes:
-        place: the place, by its number among `Structure.places`.
-        arg: the value that a matrix multiplies; None for a vector.
+        place: the index of the place in `Structure.places`.
+        arg: the value that the matrix multiplies; None for a vector.
     """
 
     place: int
@@ -38,12 +38,12 @@ class Use:
 
 @dataclass(frozen=True)
 class Group:
-    """Rows of a parameter that reach equally many state elements.
+    """Rows of a parameter that reach the same number of state elements.
 
     Attributes:
-        parameter: the parameter.
-        rows: `[n]`.
-        reach: for each row the state elements it reaches, `[n, r]`, counted over all states.
+        parameter: the index of the parameter.
+        rows: the indices of the rows, `[n]`.
+        reach: the state elements that each row reaches, `[n, r]`, numbered across all states.
     """
 
     parameter: int
@@ -53,12 +53,12 @@ class Group:
 
 @dataclass(frozen=True)
 class Structure:
-    """A program's uses of its parameters, and which elements depend on which.
+    """A program's uses of its parameters and the dependencies among their elements.
 
     Attributes:
         program: the program.
-        places: values of the body.
-        uses: of each parameter.
+        places: the places, as values of the body.
+        uses: the uses of each parameter.
     """
 
     program: Program
@@ -73,7 +73,7 @@ class Structure:
         """Find a program's uses of its parameters.
 
         Raises:
-            UserError: the program multiplies by a transposed matrix.
+            UserError: if the program multiplies by a transposed matrix.
         """
         places: dict[int, int] = {}
         uses: list[list[Use]] = [[] for _ in program.parameters]
@@ -89,22 +89,22 @@ class Structure:
 
     @property
     def states(self) -> int:
-        """The elements of all states."""
+        """The number of elements of all states."""
         return sum(state.width for state in self.program.states)
 
     @cached_property
     def args(self) -> tuple[int, ...]:
-        """The values that matrices multiply."""
+        """The values that matrices multiply, as ids."""
         return tuple(sorted({use.arg for uses in self.uses for use in uses if use.arg is not None}))
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """Where the columns of each place begin, after those of the states; at last where they end."""
+        """The first column of each place, after the columns of the states; the last element is the total."""
         widths = [self.program.body[id].width for id in self.places]
         return tuple(int(n) for n in np.cumsum([self.states, *widths]))
 
     def columns(self, use: Use, rows: Ints) -> Ints:
-        """The columns of some rows of a use."""
+        """Return the columns of some rows of a use."""
         return self.starts[use.place] + rows
 
     @cached_property
@@ -114,7 +114,7 @@ class Structure:
 
     @cached_property
     def direct(self) -> Bools:
-        """The same through pointwise operations alone, without a second product or a sum over elements."""
+        """Like `total`, but through pointwise operations only, not through another matrix product or a reduction."""
         return self._next(dependencies(self, direct=True))
 
     def _next(self, found: Mapping[int, Bools]) -> Bools:
@@ -122,7 +122,7 @@ class Structure:
 
     @cached_property
     def reached(self) -> Bools:
-        """Whether elements of places reach state elements within some steps, `[S, elements of places]`."""
+        """Whether elements of places reach state elements within any number of steps, `[S, elements of places]`."""
         recurrent, found = self.total[:, : self.states].astype(np.float32), self.total[:, self.states :]
         while True:
             more = found | (recurrent @ found.astype(np.float32) > 0)
@@ -131,10 +131,10 @@ class Structure:
             found = more
 
     def groups(self, reach: Bools) -> list[Group]:
-        """Group the rows of all parameters by how many state elements they reach; rows that reach none are left out.
+        """Group the rows of all parameters by the number of state elements that they reach; omit rows that reach none.
 
         Args:
-            reach: as `reached` is.
+            reach: which elements of places reach which state elements, shaped like `reached`.
         """
         found = []
         for k, uses in enumerate(self.uses):
@@ -149,13 +149,13 @@ class Structure:
         return found
 
     def elements(self, groups: Iterable[Group]) -> int:
-        """The sensitivities of one stream."""
+        """Return the number of sensitivities per stream."""
         shapes = [p.shape for p in self.program.parameters]
         return sum(g.reach.size * (shapes[g.parameter][1] if len(shapes[g.parameter]) == 2 else 1) for g in groups)
 
 
 def _summed(program: Program, id: int) -> int:
-    """The value at the end of the sums that a value is only part of: moving either is the same."""
+    """Return the final value of the sums that a value enters; a change of either has the same effect."""
     nexts = {state.next for state in program.states}
     while id not in nexts:
         users = [k for k, i in enumerate(program.body) if id in i.args]
@@ -168,20 +168,20 @@ def _summed(program: Program, id: int) -> int:
 def dependencies(
     structure: Structure, *, direct: bool = False, masks: Mapping[int, Bools] | None = None
 ) -> dict[int, Bools]:
-    """Which state elements and elements of places each element of some values depends on.
+    """Find the state elements and elements of places that each element of some values depends on.
 
     Args:
-        structure: the program's.
-        direct: whether to look through pointwise operations alone.
-        masks: of parameters: which elements are not 0; all if not given.
+        structure: the structure of the program.
+        direct: whether to follow pointwise operations only.
+        masks: for parameters, by index, which elements are nonzero; all by default.
 
     Returns:
-        For the states' next values and the values that matrices multiply an array `[width, columns]`.
+        For the states' next values and the values that matrices multiply, an array `[width, columns]` each.
     """
     program, columns = structure.program, structure.starts[-1]
     at_place = {id: structure.starts[n] for n, id in enumerate(structure.places)}
     at_state = [int(n) for n in np.cumsum([0, *(state.width for state in program.states)])]
-    packed: list[NDArray[np.uint8]] = []  # 8 columns in a byte
+    packed: list[NDArray[np.uint8]] = []  # 8 columns per byte
 
     def identity(start: int, width: int) -> NDArray[np.uint8]:
         bits = np.zeros((width, columns), bool)
@@ -211,7 +211,7 @@ def _through(
     direct: bool,
     masks: Mapping[int, Bools] | None,
 ) -> NDArray[np.uint8]:
-    """What the elements of a result depend on, from what those of its arguments do."""
+    """Return what the elements of a result depend on, given the dependencies of its arguments."""
     if OPERATIONS[op].pointwise:
         return np.asarray(np.bitwise_or.reduce(args))
     if op == "slice":

@@ -1,1 +1,1 @@
-"""Studies: many runs that answer one question. Which cell, how long a memory, which options?"""
+"""Studies: sets of runs that answer one question, such as which cell is best, or which options."""

@@ -1,4 +1,4 @@
-"""A network's figure on blocks of held-out data, from which a bootstrap draws."""
+"""Compute a network's metric on blocks of held-out data, for bootstrapping."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from throughtime.tasks.base import Task
 from throughtime.training.evaluation import OnDevice, total
 
 _BLOCKS = 40
-_TERMS = 100_000  # of held-out data are measured at most
-_STREAMS = 10  # of a text, read side by side
+_TERMS = 100_000  # most terms of held-out data to measure
+_STREAMS = 10  # of a text, read in parallel
 
 
 def compared_figure(task: Task[Any], part: Any) -> tuple[str, bool]:
-    """The figure that cells are compared by, and whether a larger one is better.
+    """Return the metric by which cells are compared, and whether larger is better.
 
-    It is the figure that selects the weights. Data that are one long stream are compared by the loss.
+    It is the metric that selects the weights; data that form one long stream are compared by the loss.
     """
     if isinstance(part, Sequences):
         return task.monitor, task.maximize
@@ -30,12 +30,12 @@ def compared_figure(task: Task[Any], part: Any) -> tuple[str, bool]:
 
 
 def block_figures(model: SequenceModel, task: Task[Any], part: Any) -> tuple[NDArray[Any], NDArray[Any]]:
-    """The figure of each block, and each block's number of terms; the same blocks for every network.
+    """Compute the metric of each block, and each block's number of terms; blocks are the same for every network.
 
     Args:
         model: the network.
         task: the task.
-        part: what was held out. Separate sequences are dealt into blocks at random; a stream is cut into blocks.
+        part: the held-out data. Separate sequences are assigned to blocks at random; a stream is cut into blocks.
     """
     values, weights = _of_sequences(model, task, part) if isinstance(part, Sequences) else _of_stream(model, task, part)
     return np.array(values), np.array(weights)

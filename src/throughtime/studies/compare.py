@@ -1,4 +1,4 @@
-"""Cells compared on a task: equal parameters, an equal budget, several seeds."""
+"""Compare cells on a task with equal parameters, an equal budget and several seeds."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from throughtime.studies.blocks import block_figures, compared_figure
 from throughtime.studies.horizons import horizon_of
 from throughtime.studies.jobs import finish
 from throughtime.studies.result import StudyResult
-from throughtime.studies.runs import begun
+from throughtime.studies.runs import open_run
 from throughtime.studies.statistics import LEAST_SEEDS, differences, spread
 from throughtime.studies.widths import equal_widths, parameter_count
 from throughtime.tasks.base import Data, Task
@@ -45,7 +45,7 @@ class Trial:
 
     Attributes:
         cell: the cell's name.
-        seed: what its weights and the order of its data are drawn from.
+        seed: the seed for the weights and the order of the data.
         path: the run's directory.
         config: the run's options.
     """
@@ -68,29 +68,29 @@ def compare(
 ) -> StudyResult:
     """Compare cells on the same task and data, with equal budgets.
 
-    Every run is an ordinary run directory below `out`, which also gets `comparison.json` and `comparison.html`. A
-    comparison that was interrupted is resumed by calling the function again with the same `out`: finished runs are
-    kept, a half-finished one continues from its last checkpoint. More cells and seeds can be added in the same way.
+    Every run is an ordinary run directory below `out`, which also receives `comparison.json` and `comparison.html`. To
+    resume an interrupted comparison, call the function again with the same `out`: finished runs are kept and unfinished
+    ones continue from their last checkpoints. Add cells and seeds in the same way.
 
     Args:
-        cells: named cells or cells of your own.
-        task: what to learn; guessed from the data if not given.
-        params: the number of parameters of each network, embedding and head included; the hidden size is chosen
-            accordingly. If not given, the number that an LSTM has with `hidden_size` hidden units.
-        seeds: the number of runs of each cell.
-        jobs: the number of runs trained at the same time, each in its own process.
+        cells: names of built-in cells, or cells of your own.
+        task: the task; inferred from the data by default.
+        params: the number of parameters per network, including embedding and head; the hidden size is chosen to match.
+            Defaults to that of an LSTM with `hidden_size` units.
+        seeds: the number of runs per cell.
+        jobs: the number of runs to train in parallel, each in its own process.
         progress: whether to report progress on standard error.
-        **options: the options of `throughtime.train`, such as `data`, `steps` or `minutes` (of each run) and `out`.
+        **options: options of `throughtime.train`, such as `data`, `steps` or `minutes` (per run) and `out`.
 
     Returns:
-        `figure` (what cells are compared by), `maximize`, `part` (what it was measured on), `parameters` (the number
-        wanted), `cells` (a dictionary for each, with the spread of the figure over the seeds, the size, the speed and
-        the horizon before and after training), `baselines`, `differences` (see `studies.statistics.Difference`;
-        empty below 5 seeds), `notes`, `folder` and `page`.
+        A result with `figure` (the metric by which cells are compared), `maximize`, `part` (the data it was measured
+        on), `parameters` (the target number), `cells` (one dictionary per cell with the metric's spread over seeds, the
+        size, the speed and the horizon before and after training), `baselines`, `differences` (see
+        `studies.statistics.Difference`; empty below 5 seeds), `notes`, `folder` and `page`.
 
     Raises:
-        UserError: an option is wrong, a cell is unknown, or `out` has runs with other options.
-        Interrupted: Ctrl-C or SIGTERM; the comparison can be resumed.
+        UserError: if an option is invalid, a cell is unknown, or `out` has runs with other options.
+        Interrupted: on Ctrl-C or SIGTERM; the comparison can be resumed.
     """
     found = resolved(cells)
     for name, value in (("seeds", seeds), ("jobs", jobs), ("params", 1 if params is None else params)):
@@ -123,10 +123,10 @@ def compare(
 
 
 def resolved(cells: Sequence[str | Cell]) -> dict[str, Cell]:
-    """The cells by name.
+    """Look up cells and return them by name.
 
     Raises:
-        CellError: some are unknown, with all of them in one message, or there are none, or two of a name.
+        CellError: if `cells` is empty, names unknown cells (one message lists them all), or repeats a name.
     """
     if isinstance(cells, str):
         cells = cells.split(",")
@@ -143,7 +143,7 @@ def resolved(cells: Sequence[str | Cell]) -> dict[str, Cell]:
     if wrong:
         raise CellError("\n".join(wrong))
     if not found:
-        raise CellError(f"{option('cells')} is empty; give the names of the cells to compare")
+        raise CellError(f"{option('cells')} is empty; pass the names of the cells to compare")
     return found
 
 
@@ -151,17 +151,20 @@ def _require_possible(config: TrainConfig, jobs: int) -> None:
     training = config.training
     if jobs > 1 and training.minutes is not None:
         raise UserError(
-            f"{setting('jobs', jobs)} can't be used with {option('minutes')}: runs that share the machine would get "
-            f"less done in the same time. Use {option('steps')} or {option('epochs')}, or leave out {option('jobs')}"
+            f"{setting('jobs', jobs)} can't be used with {option('minutes')}: runs that share the machine would do "
+            f"less in the same time. Use {option('steps')} or {option('epochs')}, or remove {option('jobs')}"
         )
     if training.processes > 1:
-        raise UserError(f"{option('devices')}: a comparison trains each run in one process; use {option('jobs')}")
+        raise UserError(
+            f"{option('devices')} can't be used in a comparison, which trains each run in one process; "
+            f"use {option('jobs')}"
+        )
     if config.network.init_from is not None:
-        raise UserError(f"{option('init_from')} can't be used in a comparison: its weights are of one cell")
+        raise UserError(f"{option('init_from')} can't be used in a comparison: its weights belong to one cell")
     if jobs > 1 and not _is_built_in(config):
         raise UserError(
-            f"{setting('jobs', jobs)}: task {config.task.task} is defined in your own Python, which other processes "
-            f"don't import; leave out {option('jobs')}"
+            f"{setting('jobs', jobs)}: the task {config.task.task} is defined in your own Python code, which other "
+            f"processes don't import; remove {option('jobs')}"
         )
 
 
@@ -186,7 +189,7 @@ def _folder(out: Any, config: TrainConfig) -> Path:
 def _networks(
     task: Task[Any], data: Data[Any], config: TrainConfig, cells: Mapping[str, Cell], params: int | None
 ) -> tuple[dict[str, NetworkOptions], int]:
-    """Each cell's network, and the number of parameters that they have about."""
+    """Return each cell's network options and the approximate number of parameters."""
     from throughtime.nn.initialization import forgets
 
     interface = task.interface(data.codecs)
@@ -197,7 +200,7 @@ def _networks(
     for name, cell in cells.items():
         update: dict[str, Any] = {"cell": name}
         if config.network.forget_bias is not None and not forgets(cell.program(4, 4)):
-            update["forget_bias"] = None  # the option is for the cells that have the gate
+            update["forget_bias"] = None  # the option applies only to cells with a forget gate
         networks[name] = config.network.model_copy(update=update)
     return equal_widths(networks, cells, interface, params), params
 
@@ -215,27 +218,29 @@ def _train(
     jobs: int,
     display: Display,
 ) -> dict[Path, str]:
-    """Bring all runs to their ends; returns those that diverged, with the reasons."""
+    """Train all runs to completion and return those that diverged, with the reasons."""
     ends = _Ends(len(trials), display)
     waiting = []
-    for trial in trials:  # refuses runs with other options before anything is trained
-        if (trial.path / CONFIG).is_file() and begun(trial.path, task, data, trial.config, cells[trial.cell]).finished:
+    for trial in trials:  # reject runs with other options before training starts
+        if (trial.path / CONFIG).is_file() and open_run(
+            trial.path, task, data, trial.config, cells[trial.cell]
+        ).finished:
             ends(trial, None)
         else:
             waiting.append(trial)
     try:
-        finish(waiting, lambda trial: begun(trial.path, task, data, trial.config, cells[trial.cell]), jobs, ends)
+        finish(waiting, lambda trial: open_run(trial.path, task, data, trial.config, cells[trial.cell]), jobs, ends)
     except Interrupted:
         folder = display_path(trials[0].path.parent.parent)
         raise Interrupted(
-            f"the comparison was stopped after {ends.count} of {len(trials)} runs. Resume with the same command and "
+            f"comparison stopped after {ends.count} of {len(trials)} runs. Resume with the same command and "
             f"{setting('out', folder)}"
         ) from None
     return ends.failed
 
 
 class _Ends:
-    """Takes note of runs that ended.
+    """Count the runs that ended and report them.
 
     Attributes:
         count: the number of runs that ended.
@@ -258,7 +263,7 @@ class _Ends:
 
 
 def _measured(trial: Trial, task: Task[Any], data: Data[Any], part: str, display: Display) -> dict[str, Any]:
-    """A finished run's figures on blocks, its size, speed and horizons; kept beside the runs."""
+    """Measure a finished run: block metrics, size, speed and horizons; results are cached next to the runs."""
     kept = trial.path.parent.parent / "measured" / f"{trial.path.name}.json"
     run = Run.open(trial.path)
     result = run.result
@@ -308,13 +313,13 @@ def _result(
     for each in cells:
         off = each["parameters"] / wanted - 1
         if abs(off) > _SIZE_TOLERANCE:
-            notes.append(f"{each['cell']} has {off:+.0%} parameters compared with the {wanted:,} wanted")
+            notes.append(f"{each['cell']} differs by {off:+.0%} from the target of {wanted:,} parameters")
     cells.sort(key=lambda each: each["value"]["mean"], reverse=maximize)
     compared = {each["cell"]: np.array([r["blocks"] for r in by_cell[each["cell"]]]) for each in cells
                 if each["cell"] in whole}  # fmt: skip
     found = differences(compared, np.array(rows[0]["weights"])) if rows else []
     if seeds < LEAST_SEEDS:
-        notes.append(f"with {seeds} seed{'s' * (seeds > 1)} no difference is claimed; {LEAST_SEEDS} or more are needed")
+        notes.append(f"differences are tested with {LEAST_SEEDS} or more seeds; this comparison has {seeds}")
     return {
         "task": task.name,
         "data": data.name,
@@ -354,7 +359,7 @@ def _summary(name: str, rows: Sequence[Mapping[str, Any]], width: int) -> dict[s
 
 
 def _median(values: Any) -> float | None:
-    """The median, infinite where a horizon is beyond what was looked at; None where there is none."""
+    """Return the median, infinite for a horizon beyond the measured lags; None if there are no values."""
     known = [value for value in values if value is not None]
     return float(np.median(known)) if known else None
 
@@ -378,7 +383,7 @@ def _written(result: Mapping[str, Any], trials: Sequence[Trial], folder: Path) -
 
 
 def _finite(value: Any) -> Any:
-    """The same with "more than the window" for an infinite horizon, which JSON can't hold."""
+    """Replace an infinite horizon, which JSON can't represent, by "more than the window"."""
     match value:
         case dict():
             return {key: _finite(each) for key, each in value.items()}

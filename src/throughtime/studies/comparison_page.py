@@ -1,4 +1,4 @@
-"""A comparison as rows for a table, and as a page."""
+"""Present a comparison as table rows and as a page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ PARTS = {"valid": "validation data", "test": "test data"}
 
 
 def figure_name(result: Mapping[str, Any]) -> str:
-    """The figure that cells are compared by, as people call it."""
+    """Return the display name of the metric by which cells are compared."""
     name = str(result["figure"]).replace("_", " ")
     return f"{name} (nats per {result['unit']})" if result["unit"] else name
 
 
 def head(result: Mapping[str, Any]) -> list[str]:
-    """The names of the table's columns."""
+    """Return the table's column names."""
     return [
         "cell", figure_name(result), "sd", "min", "max", "units", "parameters", "steps", "steps/s", "seconds",
         "horizon before", "horizon after",
@@ -28,7 +28,7 @@ def head(result: Mapping[str, Any]) -> list[str]:
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """The cells, the best first, then the baselines."""
+    """Return the table's rows: the cells, best first, then the baselines."""
     found = [
         [
             each["cell"], *(f"{each['value'][key]:.4f}" for key in ("mean", "sd", "min", "max")),
@@ -44,7 +44,7 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def claims(result: Mapping[str, Any]) -> list[str]:
-    """Which differences are real, a sentence for each pair; none below 5 seeds."""
+    """Describe each pair's difference in one sentence; empty below 5 seeds."""
     better = "higher" if result["maximize"] else "lower"
     found = []
     for each in result["differences"]:
@@ -57,7 +57,7 @@ def claims(result: Mapping[str, Any]) -> list[str]:
         found.append(
             f"{one} is better than {other}: {result['figure'].replace('_', ' ')} {better} by {size} ({p}; {interval})."
             if each["real"]
-            else f"{each['a']} and {each['b']}: no difference shown ({p}; {interval})."
+            else f"{each['a']} and {each['b']}: no significant difference ({p}; {interval})."
         )
     return found
 
@@ -66,15 +66,15 @@ _LEAST_P = 0.001
 
 
 def comparison_page(result: Mapping[str, Any]) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     curves = {each["cell"]: [_curve(path, result) for path in each["runs"]] for each in result["cells"]}
     budget = [f"{value:g} {name}" for name, value in result["budget"].items() if value is not None]
     seeds = f"{result['seeds']} seed{'s' * (result['seeds'] > 1)}"
     quiet = range(len(result["cells"]), len(result["cells"]) + len(result["baselines"]))
     explained = (
-        f"The mean over {seeds} of the {figure_name(result)} on the {PARTS[result['part']]}, with the standard "
-        "deviation over seeds. A horizon is the number of steps after which 1% of the gradient is left, "
-        f"{WINDOW} where it reaches further."
+        f"The mean {figure_name(result)} over {seeds} on the {PARTS[result['part']]}, with the standard deviation over "
+        "seeds. A horizon is the number of steps after which 1% of the gradient is left, or "
+        f"{WINDOW} if more is left there."
     )
     sections = [
         Section(
@@ -88,7 +88,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
             list(quiet),
             [_points(result)],
         ),
-        Section("Differences", claims(result) or ["No difference is claimed."]),
+        Section("Differences", claims(result) or ["Differences were not tested."]),
         Section(
             "Learning curves",
             [f"The validation {result['figure'].replace('_', ' ')} of each run, over steps and over seconds."],
@@ -113,7 +113,7 @@ def _horizon(value: float | None) -> str:
 
 
 def _curve(path: str, result: Mapping[str, Any]) -> tuple[list[Any], list[Any], list[Any]]:
-    """Steps, seconds and validation figures of a run."""
+    """Return the steps, seconds and validation metrics of a run."""
     name = f"valid_{result['figure']}"
     found = [row for row in Run.open(path).metrics() if row.get(name) is not None]
     return [row["step"] for row in found], [row["time"] for row in found], [row[name] for row in found]

@@ -1,4 +1,4 @@
-"""How far back the gradient of a network of any task reaches, as one number."""
+"""Measure how far back the gradient of a network reaches, as one number for any task."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from throughtime.tasks.base import Task
 
 
 def horizon_of(model: SequenceModel, task: Task[Any], part: Any) -> int | None:
-    """The lag after which 1% of the gradient is left in the top layer.
+    """Return the lag after which 1% of the gradient is left in the top layer.
 
     Returns:
-        The lag; the largest one measured where more is left there; None if no gradient arrives.
+        The lag; the largest lag measured if more than 1% is left there; None if no gradient arrives.
     """
     try:
         means = mean_by_lag(model, followed(task, part))

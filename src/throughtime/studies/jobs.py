@@ -1,4 +1,4 @@
-"""Runs brought to their ends, one after the other or several processes at a time."""
+"""Train runs to completion, one after another or several at a time in separate processes."""
 
 from __future__ import annotations
 
@@ -13,43 +13,42 @@ from typing import IO, Any, TypeVar
 
 from throughtime.errors import Interrupted, TrainingError
 from throughtime.runs import Run
-from throughtime.training.fitting import Diverged
+from throughtime.training.fitting import DIVERGED, Diverged
 from throughtime.training.loop import resume
 
 T = TypeVar("T")
 
 _INTERRUPTED = 130
 _POLL = 0.1  # seconds
-_DIVERGED = "training can't go on"  # in the message of a run whose numbers are not finite
 
 
-def finish(trials: Sequence[T], begin: Callable[[T], Run], jobs: int, told: Callable[[T, str | None], None]) -> None:
-    """Train runs to their ends.
+def finish(trials: Sequence[T], start: Callable[[T], Run], jobs: int, report: Callable[[T, str | None], None]) -> None:
+    """Train runs to completion.
 
     Args:
-        trials: what to train.
-        begin: makes the run of a trial, or opens it.
-        jobs: how many to train at a time; more than one are trained in processes of their own.
-        told: called with each trial at its end, and with the reason if its training diverged.
+        trials: the trials to train.
+        start: creates or opens a trial's run.
+        jobs: the number of trials to train at a time; if more than one, each has its own process.
+        report: called when a trial ends, with the reason if training diverged.
 
     Raises:
-        Interrupted: Ctrl-C or SIGTERM.
-        TrainingError: a run can't be trained.
+        Interrupted: on Ctrl-C or SIGTERM.
+        TrainingError: if a run can't be trained.
     """
     if jobs > 1:
-        _in_processes(trials, begin, jobs, told)
+        _in_processes(trials, start, jobs, report)
         return
     for trial in trials:
         try:
-            resume(begin(trial).path, progress=False)
+            resume(start(trial).path, progress=False)
         except Diverged as error:
-            told(trial, str(error))
+            report(trial, str(error))
         else:
-            told(trial, None)
+            report(trial, None)
 
 
 def _in_processes(
-    trials: Sequence[T], begin: Callable[[T], Run], jobs: int, told: Callable[[T, str | None], None]
+    trials: Sequence[T], start: Callable[[T], Run], jobs: int, report: Callable[[T, str | None], None]
 ) -> None:
     waiting = list(trials)
     running: dict[subprocess.Popen[Any], tuple[T, IO[Any]]] = {}
@@ -60,7 +59,7 @@ def _in_processes(
             while waiting and len(running) < jobs:
                 trial = waiting.pop(0)
                 errors: IO[Any] = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
-                command = [sys.executable, "-m", "throughtime", "train", "--resume", str(begin(trial).path)]
+                command = [sys.executable, "-m", "throughtime", "train", "--resume", str(start(trial).path)]
                 process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors, env=environment)
                 running[process] = trial, errors
             time.sleep(_POLL)
@@ -69,21 +68,21 @@ def _in_processes(
                 with errors:
                     errors.seek(0)
                     message = errors.read().strip()
-                _judge(process.returncode, message, trial, told)
+                _judge(process.returncode, message, trial, report)
     except KeyboardInterrupt:
         raise Interrupted("interrupted") from None
     finally:
-        for process in running:  # each saves a checkpoint before it ends
+        for process in running:  # each saves a checkpoint before it exits
             with suppress(OSError):
                 process.terminate()
         for process in running:
             process.wait()
 
 
-def _judge(code: int, message: str, trial: T, told: Callable[[T, str | None], None]) -> None:
+def _judge(code: int, message: str, trial: T, report: Callable[[T, str | None], None]) -> None:
     last = message.splitlines()[-1].removeprefix("error: ") if message else f"exit code {code}"
     if code == _INTERRUPTED:
         raise Interrupted(last)
-    if code and _DIVERGED not in message:
-        raise TrainingError(f"a run could not be trained: {last}")
-    told(trial, last if code else None)
+    if code and DIVERGED not in message:
+        raise TrainingError(f"can't train a run: {last}")
+    report(trial, last if code else None)

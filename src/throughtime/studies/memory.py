@@ -1,4 +1,4 @@
-"""How long a memory cells learn: the classical tasks with long lags, each for the longest lag that a cell learns."""
+"""Measure memory: the longest lag that each cell learns on classical long-lag tasks."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ CELLS = ("rnn", "lstm", "gru")
 LAGS = (10, 20, 50, 100, 200, 400)
 RESULT, PAGE = "memory.json", "memory.html"
 
-_LEAST_SECONDS = 1.0  # of an attempt; less trains nothing
-_SETTLING = 1.0  # seconds of an attempt besides its training, about: to trace and measure the network
+_LEAST_SECONDS = 1.0  # per attempt; less is too short to train
+_SETTLING = 1.0  # approximate seconds per attempt for tracing and evaluating the network
 
 
 @dataclass(frozen=True)
@@ -39,11 +39,11 @@ class Attempt:
     """A network trained on a task with one lag.
 
     Attributes:
-        task, cell, lag: what was learned by which cell.
-        learned: whether the figure reached the task's threshold.
-        value: the best figure on held-out sequences; None if training diverged before there was one.
-        steps: training steps taken.
-        seconds: time taken.
+        task, cell, lag: the task, the cell and the lag.
+        learned: whether the metric reached the task's threshold.
+        value: the best metric on held-out sequences; None if training diverged before the first evaluation.
+        steps: the number of training steps.
+        seconds: the duration.
         note: why training ended early, if it did.
     """
 
@@ -77,52 +77,50 @@ def memory(
 ) -> StudyResult:
     """Measure the longest lag that each cell learns.
 
-    Every pair of task and cell gets an equal share of the time that is left. In its share a cell learns one lag after
-    the other, each with a new network, from the shortest on; the first lag that it doesn't learn ends the pair. Results
-    depend on the speed of the machine, as the time is what bounds them.
+    Every pair of task and cell gets an equal share of the remaining time. Within its share, a cell learns one lag after
+    another in increasing order, each with a new network, until it fails to learn one. Because time is the limit,
+    results depend on the speed of the machine.
 
     Args:
-        cells: named cells or cells of your own.
+        cells: names of built-in cells, or cells of your own.
         tasks: names of tasks: adding, copy, temporal-order, parity and reber (see `throughtime.tasks.long_lags`).
         lags: the lags to try.
-        minutes: the time for everything.
-        hidden_size: hidden units of each network.
-        lr: the learning rate, of Adam.
-        batch: sequences in a batch.
-        forget_bias: what the bias of a forget gate starts with, for cells that have one; 1 if not given.
-        orthogonal: whether recurrent weights start orthogonal (Saxe et al. 2013).
-        clip: the largest norm of the gradient; 0 leaves it as it is (Pascanu et al. 2013).
-        chrono: whether gates that keep a state start with biases drawn for the lag (Tallec & Ollivier 2018), for cells
+        minutes: the total time.
+        hidden_size: the number of hidden units.
+        lr: Adam's learning rate.
+        batch: the batch size.
+        forget_bias: the initial forget-gate bias, for cells that have one; defaults to 1.
+        orthogonal: whether to initialize recurrent weights orthogonally (Saxe et al. 2013).
+        clip: the norm at which gradients are clipped; 0 disables clipping (Pascanu et al. 2013).
+        chrono: whether to draw the biases of gates that retain a state for the lag (Tallec & Ollivier 2018), for cells
             that have such gates.
-        seed: what weights and sequences are drawn from.
-        threads: threads of the CPU; torch's choice if not given.
-        out: the folder for `memory.json` and `memory.html`. If it has an unfinished measurement with the same
-            settings, that is resumed. `runs/DATE-TIME-memory` if not given.
+        seed: the seed for weights and sequences.
+        threads: the number of CPU threads; defaults to torch's choice.
+        out: the folder for `memory.json` and `memory.html`; defaults to `runs/DATE-TIME-memory`. An unfinished
+            measurement in it with the same settings is resumed.
         progress: whether to report progress on standard error.
 
     Returns:
-        `longest` (for each task and cell the longest lag learned, None if there is none), `attempts` (a dictionary
-        for each, see `Attempt`), `claims` (what textbooks say and whether it was found here), `settings`, `seconds`,
-        `folder` and `page`.
+        A result with `longest` (the longest lag learned for each task and cell, None if there is none), `attempts` (one
+        dictionary each, see `Attempt`), `claims` (textbook claims and whether they were reproduced), `settings`,
+        `seconds`, `folder` and `page`.
 
     Raises:
-        UserError: an option is wrong, a cell or task is unknown, or `out` has a measurement with other settings.
+        UserError: if an option is invalid, a cell or task is unknown, or `out` has a measurement with other settings.
     """
     found = resolved(cells)
     names, ordered = _tasks(tasks), _lags(lags)
     if not 0 < minutes < float("inf"):
         raise UserError(f"{option('minutes')} must be a positive number, got {minutes:g}")
     if chrono and forget_bias is not None:
-        raise UserError(
-            f"{option('chrono')} and {option('forget_bias')} both set the same biases; leave one of them out"
-        )
+        raise UserError(f"{option('chrono')} and {option('forget_bias')} set the same biases; remove one of them")
     _require_lags(names, ordered)
     settings: dict[str, Any] = {
         "cells": list(found), "tasks": names, "lags": ordered, "minutes": minutes, "hidden_size": hidden_size,
         "lr": lr, "batch": batch, "forget_bias": forget_bias, "orthogonal": orthogonal, "clip": clip,
         "chrono": chrono, "seed": seed,
     }  # fmt: skip
-    TrainConfig.of(LAG_TASKS[names[0]], **_training(settings, threads))  # refuses values that mean nothing
+    TrainConfig.of(LAG_TASKS[names[0]], **_training(settings, threads))  # reject invalid values
     folder = Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-memory" if out is None else Path(out)
     measurement = _Measurement(settings, found, threads, folder)
     with Display(progress) as display:
@@ -132,21 +130,21 @@ def memory(
 
 
 def _training(settings: Mapping[str, Any], threads: int | None) -> dict[str, Any]:
-    """The options of training that all attempts share."""
+    """Return the training options that all attempts share."""
     return {"threads": threads} | {name: settings[name] for name in ("hidden_size", "lr", "batch", "clip", "seed")}
 
 
 class _Measurement:
-    """The attempts of all pairs of a task and a cell, those of an interrupted measurement included.
+    """The attempts of all pairs of a task and a cell, including those of an interrupted measurement.
 
     Args:
-        settings: what to measure, as it is stored.
+        settings: what to measure, as stored in the result.
         cells: the cells by name.
-        threads: threads of the CPU.
-        folder: where attempts are stored as soon as they end.
+        threads: the number of CPU threads.
+        folder: where each attempt is saved as soon as it ends.
 
     Raises:
-        RunError: the folder has something else in it.
+        RunError: if the folder holds something else.
     """
 
     def __init__(
@@ -156,7 +154,7 @@ class _Measurement:
         self.attempts = _earlier(folder, settings)
 
     def run(self, display: Display) -> None:
-        """Give each pair an equal share of the time that is left."""
+        """Give each pair an equal share of the remaining time."""
         pairs = [(task, name) for task in self.settings["tasks"] for name in self.cells]
         for k, (task, name) in enumerate(pairs):
             used = sum(each.seconds for each in self.attempts)
@@ -164,7 +162,7 @@ class _Measurement:
             display.progress("measuring memory", k + 1, len(pairs))
 
     def _measure(self, task: str, name: str, seconds: float, display: Display) -> None:
-        """Let a cell learn one lag after the other, until one isn't learned or the time is over."""
+        """Train a cell on one lag after another until it fails to learn one or its time is up."""
         for lag in self.settings["lags"]:
             done = next((a for a in self.attempts if (a.task, a.cell, a.lag) == (task, name, lag)), None)
             if done is None:
@@ -200,7 +198,7 @@ def _written(result: Mapping[str, Any], folder: Path) -> StudyResult:
 
 
 class _Learned(Callback):
-    """Stops where the task is learned, and keeps the best figure."""
+    """Stop training once the task is learned, and keep the best metric."""
 
     def __init__(self, task: LagTask) -> None:
         self._task = task
@@ -209,11 +207,11 @@ class _Learned(Callback):
         self.steps = 0
 
     def on_step(self, fit: Fit) -> None:
-        """Counts the steps."""
+        """Count the steps."""
         self.steps = fit.step
 
     def on_validation(self, fit: Fit) -> None:
-        """Judges the figures."""
+        """Check whether the task is learned."""
         assert fit.figures is not None
         value = fit.figures[self._task.figure]
         better = max if self._task.maximize else min
@@ -226,7 +224,7 @@ class _Learned(Callback):
 def _attempt(kind: type[LagTask], cell: Cell, lag: int, fields: Mapping[str, Any], seconds: float) -> Attempt:
     from throughtime.nn.initialization import forgets, keeping
 
-    began = time.monotonic()
+    started = time.monotonic()
     given = dict(fields)
     program = cell.program(4, 4)
     if not forgets(program):
@@ -243,7 +241,7 @@ def _attempt(kind: type[LagTask], cell: Cell, lag: int, fields: Mapping[str, Any
         note = str(error)
     return Attempt(
         kind.name.removeprefix("memory-"), cell.name, lag, watch.learned, watch.value, watch.steps,
-        time.monotonic() - began, note,
+        time.monotonic() - started, note,
     )  # fmt: skip
 
 
@@ -252,28 +250,30 @@ def _tasks(names: Sequence[str]) -> list[str]:
     wrong = [name for name in given if name not in LAG_TASKS]
     if wrong or not given:
         told = "; ".join(f"no task named {name!r}{nearest(name, LAG_TASKS)}" for name in wrong)
-        raise UserError(f"{option('tasks')}: {told or 'the list is empty'} (known are {', '.join(LAG_TASKS)})")
+        raise UserError(f"{option('tasks')}: {told or 'the list is empty'} (available: {', '.join(LAG_TASKS)})")
     return list(dict.fromkeys(given))
 
 
 def _lags(lags: Iterable[int]) -> list[int]:
     found = sorted(set(lags))
     if not found or found[0] < 3:  # chrono needs more than 2 steps
-        raise UserError(f"{option('lags')} must be whole numbers of at least 3, got {found or 'none'}")
+        raise UserError(f"{option('lags')} must be integers of at least 3, got {found or 'none'}")
     return found
 
 
 def _require_lags(tasks: Sequence[str], lags: Sequence[int]) -> None:
-    short = [f"{name} has lags of {LAG_TASKS[name].least} or more" for name in tasks if lags[0] < LAG_TASKS[name].least]
+    short = [
+        f"{name} needs lags of at least {LAG_TASKS[name].least}" for name in tasks if lags[0] < LAG_TASKS[name].least
+    ]
     if short:
         raise UserError(f"{setting('lags', lags[0])} is too short: {'; '.join(short)}")
 
 
 def _earlier(folder: Path, settings: Mapping[str, Any]) -> list[Attempt]:
-    """The attempts of an earlier measurement in a folder.
+    """Load the attempts of an earlier measurement in a folder.
 
     Raises:
-        RunError: its settings differ, or the folder has something else in it.
+        RunError: if its settings differ, or the folder holds something else.
     """
     file = folder / RESULT
     if not file.is_file():
@@ -324,21 +324,21 @@ def _result(settings: Mapping[str, Any], attempts: Sequence[Attempt], folder: Pa
 
 
 PLAIN_LIMIT = 20
-"""A plain RNN that learns longer lags contradicts the textbooks' ten steps."""
+"""A plain RNN that learns longer lags contradicts the textbooks' claim of about ten steps."""
 
 _GATED = ("lstm", "gru")
 
 
 def claims(longest: Mapping[str, Mapping[str, int | None]], lags: Sequence[int]) -> list[dict[str, Any]]:
-    """What textbooks say, with whether it was found here.
+    """Check textbook claims against the results.
 
     Args:
-        longest: of each task and cell the longest lag that was learned.
-        lags: those that were tried.
+        longest: the longest lag learned, by task and cell.
+        lags: the lags that were tried.
 
     Returns:
-        For each claim `task`, `claim`, `reproduced` and `found`, the lags in words. `reproduced` is None where the
-        lags can't tell: the cells learned none, or all.
+        A dictionary per claim with `task`, `claim`, `reproduced` and `found`, the lags in words. `reproduced` is None
+        if the results can't decide because the cells learned none or all of the lags.
     """
     found = []
     for task, by_cell in longest.items():

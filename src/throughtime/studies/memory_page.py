@@ -1,4 +1,4 @@
-"""The lags that cells learned as rows for a table, and as a page."""
+"""Present the lags that cells learned as table rows and as a page."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from throughtime.studies.page import Section, study_page
 from throughtime.tasks.long_lags import LAG_TASKS
 
 _FIGURE = (
-    "The figure is the best on held-out sequences: the error for adding, elsewhere the accuracy at the steps that need "
-    "the memory."
+    "The metric is the best on held-out sequences: the error for adding, for other tasks the accuracy at the steps "
+    "that require memory."
 )
 
 
 def head(result: Mapping[str, Any]) -> list[str]:
-    """The names of the table's columns."""
+    """Return the table's column names."""
     return ["longest lag learned", *result["settings"]["cells"]]
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """A row for each task; "-" where no lag was learned, ">=" where the longest was."""
+    """Return one row per task; "-" if no lag was learned, ">=" if the longest one was."""
     last = result["settings"]["lags"][-1]
 
     def shown(lag: int | None) -> str:
@@ -32,7 +32,7 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
-    """What textbooks say, and plainly whether it was reproduced."""
+    """State for each textbook claim whether it was reproduced."""
     words = {True: "reproduced", False: "NOT reproduced", None: "undecided"}
     return [
         f"{each['task']}: {words[each['reproduced']]}: {each['claim']} ({each['found']})." for each in result["claims"]
@@ -40,21 +40,21 @@ def sentences(result: Mapping[str, Any]) -> list[str]:
 
 
 def memory_page(result: Mapping[str, Any]) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     settings = result["settings"]
     cures = [
         "forget bias " + ("1" if settings["forget_bias"] is None else f"{settings['forget_bias']:g}"),
-        "orthogonal start" if settings["orthogonal"] else "uniform start",
+        "orthogonal initialization" if settings["orthogonal"] else "uniform initialization",
         f"gradients clipped at {settings['clip']:g}" if settings["clip"] else "gradients not clipped",
-        "chrono start" if settings["chrono"] else "no chrono start",
+        "chrono initialization" if settings["chrono"] else "no chrono initialization",
     ]
     facts = [
-        f"{settings['minutes']:g} minutes for everything, {result['seconds'] / 60:.1f} used",
+        f"{settings['minutes']:g} minutes in total, {result['seconds'] / 60:.1f} used",
         f"{settings['hidden_size']} hidden units", *cures,
     ]  # fmt: skip
     explained = (
-        "Each pair of task and cell has an equal share of the time. In it a new network learns each lag, from the "
-        "shortest on, until one isn't learned. A faster machine, or more minutes, may reach longer lags."
+        "Each pair of task and cell has an equal share of the time, in which new networks learn one lag after another "
+        "in increasing order, until one isn't learned. A faster machine or more minutes may reach longer lags."
     )
     attempts = [
         [each["task"], each["cell"], str(each["lag"]), "yes" if each["learned"] else "no",
@@ -64,15 +64,15 @@ def memory_page(result: Mapping[str, Any]) -> str:
     sections = [
         Section("The longest lag that each cell learned", [explained], head(result), rows(result),
                 figures=[picture(result)]),
-        Section("What textbooks say", sentences(result) or ["Claims are about the plain RNN, which wasn't tried."]),
-        Section("The tasks", [_told(name) for name in result["longest"]]),
+        Section("What textbooks say", sentences(result) or ["The claims concern the plain RNN, which wasn't run."]),
+        Section("The tasks", [_describe(name) for name in result["longest"]]),
         Section("All attempts", [_FIGURE], ["task", "cell", "lag", "learned", "figure", "steps", "seconds"], attempts),
     ]  # fmt: skip
-    return study_page("How long a memory cells learn", facts, sections)
+    return study_page("The longest lags that cells learn", facts, sections)
 
 
 def picture(result: Mapping[str, Any]) -> Any:
-    """The longest lags as bars."""
+    """Plot the longest lags as bars."""
     settings = result["settings"]
     made = new_figure("", "", "longest lag learned, in steps", barmode="group", showlegend=True)
     longest = result["longest"]
@@ -88,7 +88,7 @@ def picture(result: Mapping[str, Any]) -> Any:
     return made
 
 
-def _told(name: str) -> str:
+def _describe(name: str) -> str:
     kind = LAG_TASKS[name]
     limit = f"{'at most' if kind.figure == 'loss' else 'at least'} {kind.threshold:g}"
     what = "error" if kind.figure == "loss" else "accuracy"

@@ -1,4 +1,4 @@
-"""A study as one HTML file that needs nothing but a browser."""
+"""Render a study as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ _PAGE = """<!doctype html>
 </section>
 {% endfor %}
 </main>
-<footer>Made by throughtime {{ version }}. Everything is in this file; it loads nothing from anywhere.</footer>
+<footer>Made by throughtime {{ version }}. This file is self-contained and loads nothing from elsewhere.</footer>
 <script type="application/json" id="figures">{{ json }}</script>
 <script nonce="{{ nonce }}">{{ plotly }}</script>
 <script nonce="{{ nonce }}">
@@ -65,15 +65,15 @@ JSON.parse(document.getElementById("figures").textContent).forEach((figure, k) =
 
 @dataclass
 class Section:
-    """A part of a page: a heading, sentences, a table and figures, each if there are any.
+    """A section of a page: a heading, and optionally sentences, a table and figures.
 
     Attributes:
         title: the heading.
-        texts: the sentences under it.
+        texts: the sentences below it.
         head: the table's column names.
-        rows: its rows.
-        quiet: the numbers of rows in a lighter color.
-        figures: plotly's figures.
+        rows: the table's rows.
+        quiet: the indices of rows to show in a lighter color.
+        figures: plotly figures.
     """
 
     title: str
@@ -86,16 +86,16 @@ class Section:
 
 
 def study_page(title: str, facts: Sequence[str], sections: Sequence[Section]) -> str:
-    """The page as HTML.
+    """Render the page as HTML.
 
     Raises:
-        UserError: jinja2 or plotly is missing.
+        UserError: if jinja2 or plotly is missing.
     """
     try:
         import jinja2
         from markupsafe import Markup
     except ModuleNotFoundError:
-        raise UserError("a page needs jinja2: pip install 'throughtime[report]'") from None
+        raise UserError("the page requires jinja2: pip install 'throughtime[report]'") from None
     plotly()
     from plotly.offline import get_plotlyjs
 
@@ -117,7 +117,7 @@ def study_page(title: str, facts: Sequence[str], sections: Sequence[Section]) ->
 
 
 def _content(figure: Any) -> dict[str, Any]:
-    """A figure as plain data, without numpy's arrays and plotly's packed ones."""
+    """Convert a figure to plain data, without NumPy arrays or plotly's packed arrays."""
     found: dict[str, Any] = {"data": [_plain(trace.to_plotly_json()) for trace in figure.data]}
     found["layout"] = _plain(figure.layout.to_plotly_json())
     return found

@@ -1,4 +1,4 @@
-"""The result of a study, as a dictionary that reads as the study's table."""
+"""The result of a study: a dictionary that prints as a table."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from throughtime.tables import html_table, text_table
 
 
 class StudyResult(dict[str, Any]):
-    """The result of a study: plain data, shown as a table.
+    """The result of a study: plain data that displays as a table.
 
     Args:
-        content: the data; `folder` is the folder of the study.
-        head: the names of the table's columns.
-        rows: its rows.
-        sentences: what the study found.
+        content: the data; `folder` is the study's folder.
+        head: the table's column names.
+        rows: the table's rows.
+        sentences: the findings.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The runs of a study: begun once, kept when they are finished, resumed when they are not."""
+"""Manage a study's runs: start new ones, keep finished ones, resume the others."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from throughtime.training.planning import make_plan
 from throughtime.training.session import settings_kept
 
 
-def begun(path: Path, task: Task[Any], data: Data[Any], config: TrainConfig, cell: Cell) -> Run:
-    """The run in a directory: an earlier one with the same options, or a new one, ready to be resumed.
+def open_run(path: Path, task: Task[Any], data: Data[Any], config: TrainConfig, cell: Cell) -> Run:
+    """Open a directory's run if it has the same options, or start a new one, ready to be resumed.
 
     Args:
         path: the run's directory.
-        task: what to learn.
-        data: from what.
+        task: the task.
+        data: the task's data.
         config: the options.
         cell: the cell.
 
     Raises:
-        RunError: the directory has a run with other options or on other data.
+        RunError: if the directory has a run with other options or on other data.
     """
     if (path / CONFIG).is_file():
         run = Run.open(path)

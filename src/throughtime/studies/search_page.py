@@ -1,4 +1,4 @@
-"""A search as rows for a table, and as a page with optuna's pictures."""
+"""Present a search as table rows and as a page with optuna's plots."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from throughtime.studies.page import Section, study_page
 if TYPE_CHECKING:
     from optuna import Study
 
-_LEAST_TRIALS = 4  # for an estimate of what matters
+_LEAST_TRIALS = 4  # to estimate which options matter
 
 
 def head(result: Mapping[str, Any]) -> list[str]:
-    """The names of the table's columns."""
+    """Return the table's column names."""
     return ["trial", result["figure"].replace("_", " "), *result["space"], "seconds"]
 
 
 def rows(result: Mapping[str, Any]) -> list[list[str]]:
-    """The trials, the best first; those that were pruned last."""
+    """Return the table's rows: the trials, best first, pruned ones last."""
     trials = sorted(
         result["trials"],
         key=lambda each: (each["value"] is None, (each["value"] or 0) * (-1 if result["maximize"] else 1)),
@@ -36,20 +36,20 @@ def rows(result: Mapping[str, Any]) -> list[list[str]]:
 
 
 def sentences(result: Mapping[str, Any]) -> list[str]:
-    """What came of the search."""
+    """Summarize the search in sentences."""
     figure = result["figure"].replace("_", " ")
     found = [f"Best on validation: {figure} {result['value']:.4f}."]
     if result["defaults"] is not None:
-        found.append(f"With the usual options: {figure} {result['defaults']:.4f}.")
+        found.append(f"With the default options: {figure} {result['defaults']:.4f}.")
     if result["test"] is not None:
         found.append(
-            f"The best on test data, which the search didn't see: {figure} {result['test'][result['figure']]:.4f}."
+            f"Best on test data, which the search did not see: {figure} {result['test'][result['figure']]:.4f}."
         )
     return found
 
 
 def search_page(result: Mapping[str, Any], study: Study) -> str:
-    """The page as HTML."""
+    """Render the page as HTML."""
     pruned = sum(each["value"] is None for each in result["trials"])
     best = ", ".join(f"{name} {_shown(value)}" for name, value in result["best"].items())
     sections = [
@@ -60,13 +60,13 @@ def search_page(result: Mapping[str, Any], study: Study) -> str:
         Section("The search space", head=["option", "values"], rows=[list(each) for each in result["space"].items()]),
     ]
     sections = [section for section in sections if section.texts or section.figures or section.rows]
-    facts = [f"task {result['task']}", result["data"], f"{len(result['trials'])} trials, {pruned} of them ended early"]
+    facts = [f"task {result['task']}", result["data"], f"{len(result['trials'])} trials, {pruned} of them pruned"]
     return study_page(f"Options tuned on {result['data']}", facts, sections)
 
 
 def _importances(study: Study, result: Mapping[str, Any]) -> list[Any]:
     values = {each["value"] for each in result["trials"] if each["value"] is not None}
-    if len(values) < _LEAST_TRIALS:  # there is nothing to fit
+    if len(values) < _LEAST_TRIALS:  # too few to fit
         return []
     return _figures(study, "plot_param_importances", "plot_slice", "plot_parallel_coordinate")
 

@@ -1,4 +1,4 @@
-"""The options that a search varies, for each task."""
+"""The options that a search varies, by task."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dimension:
-    """The values that an option is chosen from.
+    """The values to choose an option from.
 
     Attributes:
         name: the option.
-        low, high: the bounds of a number; whole numbers are drawn between whole bounds.
-        log: whether a number is drawn evenly by its logarithm.
+        low, high: the bounds of a number; integers are drawn if the bounds are integers.
+        log: whether to draw a number from a logarithmic scale.
         choices: the values to choose from, instead of bounds.
     """
 
@@ -30,7 +30,7 @@ class Dimension:
     choices: tuple[Any, ...] = ()
 
     def suggest(self, trial: Trial) -> Any:
-        """The value of a trial."""
+        """Draw a value for a trial."""
         if self.choices:
             return trial.suggest_categorical(self.name, self.choices)
         if isinstance(self.low, int):
@@ -38,7 +38,7 @@ class Dimension:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log)
 
     def including(self, value: Any) -> Dimension:
-        """The same with a value among the choices, or within the bounds."""
+        """Extend the choices or bounds to include a value."""
         if not self.choices:
             return replace(self, low=min(self.low, value), high=max(self.high, value))
         return self if value in self.choices else replace(self, choices=tuple(sorted((*self.choices, value))))
@@ -46,7 +46,7 @@ class Dimension:
     def __str__(self) -> str:
         if self.choices:
             return ", ".join(map(str, self.choices))
-        return f"{self.low:g} to {self.high:g}{', by its logarithm' if self.log else ''}"
+        return f"{self.low:g} to {self.high:g}{', log scale' if self.log else ''}"
 
 
 CELLS = ("gru", "lstm", "rnn")
@@ -59,21 +59,21 @@ GENERAL = (
     Dimension("lr", 3e-4, 3e-2, log=True),
     Dimension("batch", choices=(16, 32, 64, 128)),
 )
-"""What is varied for every task."""
+"""The dimensions that apply to every task."""
 
 OF_TASKS: dict[str, tuple[Dimension, ...]] = {
     "text": (Dimension("window", choices=(25, 50, 100, 200)),),
     "notes": (Dimension("batch", choices=(4, 8, 16)), Dimension("recurrent_dropout", 0.0, 0.6)),
 }
-"""What is varied for a task besides, or differently."""
+"""The dimensions that a task adds or overrides."""
 
 
 def space_for(usual: TrainConfig, given: Mapping[str, Any], cells: tuple[str, ...] = CELLS) -> list[Dimension]:
-    """What is varied in a search: the task's dimensions, but for the options that were given.
+    """Return the dimensions of a search: the task's, without the options that were given.
 
     Args:
-        usual: the task's usual options, with those that were given; its values are within the space.
-        given: the options that were given.
+        usual: the task's defaults combined with the given options; the space includes its values.
+        given: the options given by the user.
         cells: the cells to choose from.
     """
     found = {dimension.name: dimension for dimension in (*GENERAL, *OF_TASKS.get(usual.task.task, ()))}
@@ -87,5 +87,5 @@ def space_for(usual: TrainConfig, given: Mapping[str, Any], cells: tuple[str, ..
 
 
 def defaults_of(usual: TrainConfig) -> dict[str, Any]:
-    """The options of a configuration, with the learning rate that applies."""
+    """Return a configuration's options, with the learning rate that applies."""
     return {**usual.given, "lr": usual.training.learning_rate}

@@ -1,4 +1,4 @@
-"""Which differences between cells are real: a paired bootstrap with Holm's correction."""
+"""Test which differences between cells are real: a paired bootstrap with Holm's correction."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 LEAST_SEEDS = 5
-"""With fewer seeds the spread between seeds is too uncertain to claim anything."""
+"""With fewer seeds, the spread between seeds is too uncertain to claim a difference."""
 
-LEVEL = 0.05  # the chance of any false claim in a whole table
+LEVEL = 0.05  # the probability of any false claim in a whole table
 _DRAWS = 4000
 
 
@@ -26,9 +26,9 @@ class Difference:
 
     Attributes:
         a, b: the cells.
-        mean: the figure of `a` less that of `b`.
+        mean: the metric of `a` minus that of `b`.
         low, high: the 95% confidence interval of the mean, not corrected for the number of pairs.
-        p: the probability of a difference at least as large if there were none, corrected for the number of pairs.
+        p: the p-value, corrected for the number of pairs.
     """
 
     a: str
@@ -40,17 +40,17 @@ class Difference:
 
     @property
     def real(self) -> bool:
-        """Whether the difference is claimed."""
+        """Whether the difference is significant."""
         return self.p < LEVEL
 
     @property
     def data(self) -> dict[str, Any]:
-        """As a dictionary."""
+        """Return the difference as a dictionary."""
         return {**vars(self), "real": self.real}
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """The mean, standard deviation (0 for one value), least and largest of some values."""
+    """Return the mean, standard deviation (0 for one value), minimum and maximum."""
     array = np.asarray(values, float)
     deviation = float(array.std(ddof=1)) if len(array) > 1 else 0.0
     return {"mean": float(array.mean()), "sd": deviation, "min": float(array.min()), "max": float(array.max())}
@@ -59,19 +59,19 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 def differences(figures: Mapping[str, Array], weights: Array, seed: int = 0) -> list[Difference]:
     """Compare all pairs of cells.
 
-    Seeds and blocks are drawn with replacement, each the same for both cells of a pair: the pigeonhole bootstrap (Owen
-    2007, arXiv:0712.1111). It gives the standard error of the mean difference, widened by sqrt(n / (n - 1)) for n
-    seeds, because a bootstrap of few values is too narrow (Hesterberg 2015, arXiv:1411.5279). The tails are those of
-    Student's t with n - 1 degrees of freedom, for the same reason. Holm's correction (1979) bounds the chance of any
-    false claim in the table by 5%.
+    Seeds and blocks are resampled with replacement, identically for both cells of a pair: the pigeonhole bootstrap
+    (Owen 2007, arXiv:0712.1111). It estimates the standard error of the mean difference, which is widened by
+    sqrt(n / (n - 1)) for n seeds because a bootstrap of few values is too narrow (Hesterberg 2015, arXiv:1411.5279).
+    For the same reason, tails follow Student's t with n - 1 degrees of freedom. Holm's correction (1979) bounds the
+    probability of any false claim in the table by 5%.
 
     Args:
-        figures: of each cell `[seeds, blocks]`; the same seeds and blocks for all cells.
-        weights: of each block `[blocks]`: its number of terms.
-        seed: of the draws.
+        figures: each cell's metric `[seeds, blocks]`, with the same seeds and blocks for all cells.
+        weights: the number of terms in each block, `[blocks]`.
+        seed: the seed for resampling.
 
     Returns:
-        All pairs, in the order of the cells; none with fewer than `LEAST_SEEDS` seeds.
+        All pairs, in the order of the cells; empty with fewer than `LEAST_SEEDS` seeds.
     """
     seeds = min((len(values) for values in figures.values()), default=0)
     if seeds < LEAST_SEEDS or len(figures) < 2:
@@ -98,7 +98,7 @@ def differences(figures: Mapping[str, Array], weights: Array, seed: int = 0) -> 
 
 
 def holm(values: Sequence[float]) -> list[float]:
-    """Correct p-values for their number (Holm 1979, "A simple sequentially rejective multiple test procedure")."""
+    """Correct p-values for multiple testing (Holm 1979, "A simple sequentially rejective multiple test procedure")."""
     found = [0.0] * len(values)
     largest = 0.0
     for rank, k in enumerate(sorted(range(len(values)), key=values.__getitem__)):
@@ -108,5 +108,5 @@ def holm(values: Sequence[float]) -> list[float]:
 
 
 def _counts(draw: np.random.Generator, count: int) -> Array:
-    """How often each of some things is drawn, `[draws, count]`."""
+    """Draw bootstrap samples of `count` items and return how often each is drawn, `[draws, count]`."""
     return draw.multinomial(count, np.full(count, 1 / count), size=_DRAWS).astype(float)

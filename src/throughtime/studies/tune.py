@@ -1,4 +1,4 @@
-"""A search for the options that do best on validation data, with optuna."""
+"""Search for the options that do best on validation data, with optuna."""
 
 from __future__ import annotations
 
@@ -45,13 +45,13 @@ if TYPE_CHECKING:
 
 RESULT, PAGE, BEST, STORAGE = "search.json", "search.html", "best.json", "search.db"
 _STUDY = "throughtime"
-_PRUNINGS = 10  # times in a trial that it is compared with the others
-_WARM_UP = 2  # of them before a trial can be pruned
+_PRUNINGS = 10  # comparisons with the other trials during a trial
+_WARM_UP = 2  # comparisons before a trial can be pruned
 _STARTUP = 5  # trials before any can be pruned
-_JOURNAL = "journal:"  # begins the URL of a journal file
-_CREATING = 2.0  # seconds in which another process has created a database
-_HEARTBEAT = 30  # seconds between the signs of life of a process that shares a storage
-_TERMS = 200_000  # of validation data that a trial is judged by, at most
+_JOURNAL = "journal:"  # prefix of a journal file's URL
+_CREATING = 2.0  # seconds to wait while another process creates the database
+_HEARTBEAT = 30  # seconds between heartbeats of a process that shares a storage
+_TERMS = 200_000  # most terms of validation data on which a trial is evaluated
 _TEST_SHARE = 0.1
 
 
@@ -66,34 +66,33 @@ def tune(
 ) -> StudyResult:
     """Search for the options that do best on validation data.
 
-    The first trial has the task's usual options. Trials that do worse than the median at the same point of their
-    training are pruned. The search sees no test data: the task's own test part, a tenth of the data, or half of the
-    validation data, is used once, at the end. `out` gets `search.json`, `search.html` and `best.json`, the best options
-    as a file for `throughtime train --config`. A search that was interrupted is resumed by calling the function again
-    with the same `out` or `storage`.
+    The first trial uses the task's default options. Trials that do worse than the median at the same point of training
+    are pruned. The search never sees test data: the task's own test part, or else a tenth of the data or half of the
+    validation data, is used once at the end. `out` receives `search.json`, `search.html` and `best.json`, the best
+    options as a file for `throughtime train --config`. To resume an interrupted search, call the function again with
+    the same `out` or `storage`.
 
     Args:
-        trials: the number of trials that the search has in the end, those of earlier calls and of other processes
-            included.
+        trials: the total number of trials, including those of earlier calls and other processes.
         cells: the cells to choose from.
-        task: what to learn; guessed from the data if not given.
+        task: the task; inferred from the data by default.
         storage: the URL of a database, such as postgresql://HOST/NAME or sqlite:///FILE, or journal:FILE for a journal
-            file, also on a network file system, which several processes and machines share. A
-            file in `out` if not given, which one process at a time can use.
+            file, which may be on a network file system; several processes and machines can share it. Defaults to a
+            file in `out`, which one process at a time can use.
         progress: whether to report progress on standard error.
-        **options: the options of `throughtime.train`, such as `data`, `epochs` or `steps` (of each trial) and `out`.
-            Those that are given are not varied. `minutes` is the time for this call, not for a trial.
+        **options: options of `throughtime.train`, such as `data`, `epochs` or `steps` (per trial) and `out`. The search
+            does not vary options given here. `minutes` limits this call, not each trial.
 
     Returns:
-        `best` (the options that were varied, with their best values), `value` and `defaults` (the validation figures
-        of the best and of the usual options; None if that trial isn't finished), `figure`, `maximize`, `test` (the
-        figures of the best on the test part; None if another process trained it), `trials` (a dictionary for each
+        A result with `best` (the varied options and their best values), `value` and `defaults` (the validation metrics
+        of the best and of the default options; None if that trial isn't finished), `figure`, `maximize`, `test` (the
+        best trial's metrics on the test part; None if another process trained it), `trials` (one dictionary per
         finished trial), `space`, `config` (the path of `best.json`), `folder` and `page`.
 
     Raises:
-        UserError: an option is wrong, a cell is unknown, or optuna is missing.
-        RunError: another process is tuning in the folder, or the search in it has other settings.
-        Interrupted: Ctrl-C; the search can be resumed.
+        UserError: if an option is invalid, a cell is unknown, or optuna is missing.
+        RunError: if another process is tuning in the folder, or its search has different settings.
+        Interrupted: on Ctrl-C; the search can be resumed.
     """
     optuna = _optuna()
     if trials < 1:
@@ -104,7 +103,7 @@ def tune(
     kind, _ = tasks.chosen(task, options)
     given = {name: value for name, value in options.items() if name not in ("out", "minutes") and value is not None}
     if "init_from" in given:
-        raise UserError(f"{option('init_from')} fixes the network's size and cell; it can't be used in a search")
+        raise UserError(f"{option('init_from')} fixes the network's size and cell; it can't be used with tune")
     found = resolved([str(given["cell"])] if given.get("cell") else cells)
     if "test_share" in kind.Options.model_fields and not (given.get("test_share") or given.get("test")):
         given["test_share"] = _TEST_SHARE
@@ -112,7 +111,7 @@ def tune(
         given["cell"] = next(iter(found))
     usual = TrainConfig.of(kind, **given).anywhere()
     if usual.training.processes > 1:
-        raise UserError(f"{option('devices')}: a trial is trained in one process")
+        raise UserError(f"{option('devices')} can't be used with tune; each trial is trained in one process")
     space = space_for(usual, given, tuple(found))
     folder = _folder(options.get("out"), usual)
     with Display(progress) as display, _quiet(optuna), _alone(folder, storage):
@@ -133,7 +132,7 @@ def tune(
 
 
 class _Search:
-    """The trials of this process."""
+    """The trials run by this process."""
 
     def __init__(
         self,
@@ -153,7 +152,7 @@ class _Search:
         self._until: float | None = None
 
     def run(self, trials: int, until: float | None) -> None:
-        """Run trials until the study has so many, or the time is up."""
+        """Run trials until the study has the given number or time is up."""
         self._until = until
         while (done := len(finished(self._study))) < trials and (until is None or time.monotonic() < until):
             self._display.progress("searching", done, trials)
@@ -165,7 +164,7 @@ class _Search:
                     if number not in failed:
                         self._study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
                 raise Interrupted(
-                    f"the search was stopped after {len(finished(self._study))} of {trials} trials. Resume with the "
+                    f"search stopped after {len(finished(self._study))} of {trials} trials. Resume with the "
                     f"same command and {setting('out', display_path(self._folder))}"
                 ) from None
             self._tell(trials)
@@ -216,10 +215,10 @@ class _Search:
 
 
 class _Watch(Callback):
-    """Reports a trial's validations to the pruner, at the same points of each trial's training.
+    """Report a trial's validation results to the pruner at fixed points of training.
 
     Attributes:
-        ended: why the trial was ended early; "" if it wasn't.
+        ended: why the trial ended early; "" if it did not.
     """
 
     def __init__(self, trial: Trial, kind: type[Task[Any]], until: float | None) -> None:
@@ -229,14 +228,14 @@ class _Watch(Callback):
         self._reported = 0
 
     def on_step(self, fit: Fit) -> None:
-        """Ends the trial when the search's time is up."""
+        """End the trial when the search's time is up."""
         left = fit.plan.steps is None or fit.step < fit.plan.steps
         if self._until is not None and time.monotonic() > self._until and left:
             self.ended = "out of time"
             fit.stop()
 
     def on_validation(self, fit: Fit) -> None:
-        """Reports the best figure so far, and ends the trial where others were better."""
+        """Report the best metric so far, and end the trial if the pruner says so."""
         assert fit.figures is not None
         value, better = fit.figures[self._kind.monitor], max if self._kind.maximize else min
         self._best = value if self._best is None else better(value, self._best)
@@ -250,12 +249,12 @@ class _Watch(Callback):
 
 
 def finished(study: Study) -> list[Any]:
-    """The trials that have ended: to the end of their training, or pruned."""
+    """Return the trials that have completed or been pruned."""
     return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
 
 
 def _best(study: Study) -> Any:
-    """The best trial; None if none is complete."""
+    """Return the best trial; None if none is complete."""
     return study.best_trial if any(trial.state.name == "COMPLETE" for trial in study.trials) else None
 
 
@@ -263,13 +262,13 @@ def _optuna() -> Any:
     try:
         import optuna
     except ModuleNotFoundError:
-        raise UserError("tuning needs optuna: pip install 'throughtime[tune]'") from None
+        raise UserError("tuning requires optuna: pip install 'throughtime[tune]'") from None
     return optuna
 
 
 @contextmanager
 def _quiet(optuna: Any) -> Iterator[None]:
-    """Optuna logs every trial, and warns of every function that may change."""
+    """Silence optuna, which logs every trial and warns of every experimental function."""
     level = optuna.logging.get_verbosity()
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     with warnings.catch_warnings():
@@ -282,10 +281,10 @@ def _quiet(optuna: Any) -> Iterator[None]:
 
 @contextmanager
 def _alone(folder: Path, storage: str | None) -> Iterator[None]:
-    """The folder for this process, unless a storage is shared.
+    """Lock the folder for this process, unless a storage is shared.
 
     Raises:
-        RunError: another process is tuning in it.
+        RunError: if another process is tuning in it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     if storage is not None:
@@ -296,7 +295,7 @@ def _alone(folder: Path, storage: str | None) -> Iterator[None]:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise RunError(
-                f"another process is tuning in {display_path(folder)}; to tune with several processes, give all of "
+                f"another process is tuning in {display_path(folder)}; to tune with several processes, pass all of "
                 f"them the URL of one database with {option('storage')}, such as "
                 f"sqlite:///{display_path((folder / STORAGE).absolute())}"
             ) from None
@@ -332,9 +331,9 @@ def _study(
         except Exception:
             if storage is None:
                 raise
-            time.sleep(_CREATING)  # another process may be creating the tables of the same database
+            time.sleep(_CREATING)  # another process may be creating the same database's tables
             study = created()
-    except Exception as error:  # SQLAlchemy's, a driver's, or the operating system's
+    except Exception as error:  # raised by SQLAlchemy, a driver, or the operating system
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{option('storage')} {url} can't be used: {reason}") from None
     before = study.user_attrs.get("settings")
@@ -344,10 +343,10 @@ def _study(
         _require_same(before, json.loads(json.dumps(settings)), folder)
     if storage is None:
         for trial in study.trials:
-            if trial.state == optuna.trial.TrialState.RUNNING:  # its process was killed
+            if trial.state == optuna.trial.TrialState.RUNNING:  # the process was killed
                 study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
                 retry(study, trial)
-    # A resumed search, and another process, must not draw the same values again.
+    # A resumed search or another process must not repeat the same samples.
     drawn = seed + len(study.trials) + (os.getpid() if storage else 0)
     study.sampler = optuna.samplers.TPESampler(seed=drawn % 2**32)
     study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=_WARM_UP)
@@ -357,7 +356,7 @@ def _study(
 def _settings(
     usual: TrainConfig, given: Mapping[str, Any], space: Sequence[Dimension], data: Data[Any]
 ) -> dict[str, Any]:
-    """What two parts of a search must share."""
+    """Return the settings that all parts of a search must share."""
     values = usual.model_dump(mode="json")
     fixed = {name: values[name] for name in given if name in values and name not in ("data", "threads")}
     return {
@@ -395,7 +394,7 @@ def _folder(out: Any, usual: TrainConfig) -> Path:
 
 
 def _apart(data: Data[Any]) -> tuple[Data[Any], Any]:
-    """The data for the search, and the part that it must not see."""
+    """Split off the test part that the search must not see."""
     valid, test = data.valid, data.test
     if test is None and isinstance(valid, Sequences) and len(valid) > 1:
         order = np.random.default_rng(0).permutation(len(valid))
@@ -406,7 +405,7 @@ def _apart(data: Data[Any]) -> tuple[Data[Any], Any]:
     return replace(data, valid=valid, test=None), test
 
 
-_LEAST_SYMBOLS = 8  # of a validation text that can be halved
+_LEAST_SYMBOLS = 8  # in a validation text that is split in half
 
 
 def _stretch(part: EncodedText, start: int, stop: int) -> EncodedText:
@@ -449,7 +448,7 @@ def _result(
     best = _best(study)
     if best is None:
         raise TrainingError(
-            f"no trial has come to its end yet. Give the search more {option('minutes')}, or each trial fewer "
+            f"no trial has finished. Allow the search more {option('minutes')}, or each trial fewer "
             f"{option('epochs')} or {option('steps')}"
         )
     first = [trial for trial in finished(study) if trial.user_attrs.get("defaults") and trial.value is not None]

@@ -1,4 +1,4 @@
-"""Networks of equal size: the number of parameters of a configuration, and the width that comes closest to a number."""
+"""Match network sizes: count a configuration's parameters, and find the width closest to a target."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WIDEST = 1 << 16
 
 
 def parameter_count(network: NetworkOptions, cell: Cell, interface: Interface) -> int:
-    """The number of parameters of the whole network, without allocating them."""
+    """Count the parameters of the whole network without allocating them."""
     import torch
 
     from throughtime.nn.encoders import encoder_from
@@ -35,16 +35,16 @@ def parameter_count(network: NetworkOptions, cell: Cell, interface: Interface) -
 def equal_widths(
     networks: Mapping[str, NetworkOptions], cells: Mapping[str, Cell], interface: Interface, parameters: int
 ) -> dict[str, NetworkOptions]:
-    """The networks with the hidden sizes whose numbers of parameters come closest to the one wanted.
+    """Choose hidden sizes so that the numbers of parameters come closest to a target.
 
     Args:
         networks: the options of each cell's network.
         cells: the cells, under the same names.
-        interface: what the networks take and give.
-        parameters: the number wanted.
+        interface: the networks' inputs and outputs.
+        parameters: the target number of parameters.
 
     Raises:
-        UserError: the smallest networks of some cells have more parameters, with all of them in one message.
+        UserError: if the smallest networks of some cells exceed the target; one message lists them all.
     """
     found: dict[str, NetworkOptions] = {}
     too_large: list[str] = []
@@ -59,14 +59,14 @@ def equal_widths(
         found[name] = network.model_copy(update={"hidden_size": _closest(count, parameters)})
     if too_large:
         raise UserError(
-            f"{setting('params', f'{parameters:,}')} is too small for {len(too_large)} of {len(networks)} cells: "
+            f"{setting('params', f'{parameters:,}')} is too few for {len(too_large)} of {len(networks)} cells: "
             f"{'; '.join(too_large)}. Allow more parameters"
         )
     return found
 
 
 def _closest(count: Any, parameters: int) -> int:
-    """The width whose count is closest, by bisection; the count grows with the width."""
+    """Return the width whose count is closest, by bisection; the count increases with the width."""
     low, high = 1, 2
     while high < _WIDEST and count(high) <= parameters:
         low, high = high, 2 * high

@@ -1,4 +1,4 @@
-"""Tasks: what a network learns, each in one file. Everything else is written once and knows no task."""
+"""Tasks: what a network learns, one task per module. Training, evaluation and reports know no particular task."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from throughtime.tasks.base import Task, registered
 
 __all__ = ["BUILT_IN", "Task", "chosen", "get", "names"]
 
-# Where the data speak for several tasks, the first is chosen: a folder of folders of MIDI files is for notes.
+# If the data match several tasks, the first one wins: a folder of folders of MIDI files is for notes.
 _HOMES = {
     name: f"throughtime.tasks.{name}" for name in ("text", "notes", "tag", "effect", "classify", "audio", "forecast")
 }
 BUILT_IN = tuple(_HOMES)
 
-# Tasks that are chosen by other means than their name.
+# Tasks that users don't choose by name.
 _UNLISTED = (
     dict.fromkeys(("array-classification", "array-regression"), "throughtime.tasks.arrays")
     | {"frame-forecast": "throughtime.tasks.forecast_frames"}
@@ -34,15 +34,15 @@ _UNLISTED = (
 
 
 def names() -> list[str]:
-    """The names that a user can choose from: the built-in tasks, and those whose Python has been run."""
+    """Return the names that a user can choose from: the built-in tasks and the custom tasks imported so far."""
     return [name for name in dict.fromkeys([*_HOMES, *registered()]) if name not in _UNLISTED]
 
 
 def get(name: str) -> type[Task[Any]]:
-    """The task of a name.
+    """Return the task with the given name.
 
     Raises:
-        TrainingError: if there is none.
+        TrainingError: if there is no such task.
     """
     home = (_HOMES | _UNLISTED).get(name)
     if home is not None:
@@ -51,20 +51,20 @@ def get(name: str) -> type[Task[Any]]:
         return registered()[name]
     except KeyError:
         raise TrainingError(
-            f"task {name!r} is unknown{nearest(name, names())} (known are {', '.join(names())}; a task of your own has "
-            "to be imported first)"
+            f"unknown task {name!r}{nearest(name, names())}; expected one of {', '.join(names())} (import the module "
+            "of a custom task first)"
         ) from None
 
 
 def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tuple[type[Task[Any]], str]:
-    """The task that is asked for, or the one that the data speak for, with the reason.
+    """Return the requested task, or guess one from the data and say why.
 
     Args:
-        task: a name or a class; guessed if not given.
-        options: the options that were given.
+        task: a name or a class; guessed from the data if None.
+        options: the options that the user set.
 
     Raises:
-        TrainingError: the task is unknown, or the data are a table and no option says what to learn from it.
+        TrainingError: if the task is unknown, or the data are a table and no option says what to learn from it.
     """
     if task is not None:
         return (get(task) if isinstance(task, str) else task), ""
@@ -76,10 +76,10 @@ def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tu
 
 
 def _why_text(data: Any) -> str:
-    """Why data are learned as text if no other task speaks for them.
+    """Say why data are learned as text when no other task claims them.
 
     Raises:
-        TrainingError: a table is among them.
+        TrainingError: if the data contain a table.
     """
     for path in map(Path, [data] if isinstance(data, str | os.PathLike) else data):
         inside = [file for file in path.iterdir() if file.name[0] != "."] if path.is_dir() else [path]
@@ -87,7 +87,7 @@ def _why_text(data: Any) -> str:
         if tables:
             raise TrainingError(
                 f"{display_path(tables[0])} is a table, and no option says what to learn from it: use "
-                f"{option('target')} and {option('horizon')} to forecast, {option('label')} to tell labels, "
+                f"{option('target')} and {option('horizon')} to forecast, {option('label')} to classify, "
                 f"{setting('task', 'tag')} for a tag per row, or {setting('task', 'text')} to learn its characters"
             )
         if path.is_dir() and sum(file.suffix.lower() == ".txt" for file in inside) > 1:

@@ -1,4 +1,4 @@
-"""Arrays in memory: the classes or values of whole sequences, for the scikit-learn estimators."""
+"""Classification and regression of whole sequences in memory, for the scikit-learn estimators."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ ClassType = Literal[
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
     "str", "object",
 ]  # fmt: skip
-"""What an array of class labels may hold: a type of NumPy by its name."""
+"""The NumPy types of class labels, by name."""
 
 
 class ArrayOptions(TaskOptions):
-    """Arrays in memory.
+    """Options for arrays in memory.
 
     Attributes:
         estimator: the parameters of the estimator.
-        columns: time steps per case where the estimator was fitted on a table `[cases, time]`.
-        column_names: the names of the table's columns, if it had any.
+        columns: the number of time steps per sequence, if the estimator was fitted to a table `[cases, time]`.
+        column_names: the column names of that table, if it had any.
     """
 
     estimator: dict[str, Plain | None] = Field(default_factory=dict)
@@ -57,14 +57,14 @@ class ArrayTask(SequenceTask):
         """Split arrays and scale them by the training part.
 
         Args:
-            inputs: an array `[time, features]` for each sequence.
+            inputs: one array `[time, features]` per sequence.
             targets: class ids `[N]`, or values `[N, targets]`.
-            share: of the sequences, to validate on.
-            seed: of the split.
+            share: the fraction of sequences to validate on.
+            seed: the seed of the split.
 
         Returns:
-            The data. Where the share is too small to validate on (fewer than 2 sequences, or fewer sequences than
-            classes), nothing is held out, and `valid` is `train` itself.
+            The data. If the fraction is too small to validate on (fewer than 2 sequences, or fewer sequences than
+            classes), nothing is held out and `valid` is `train`.
         """
         rows = held_out = np.arange(len(inputs))
         if round(share * len(inputs)) >= self.least_held_out:
@@ -77,7 +77,7 @@ class ArrayTask(SequenceTask):
         return Data("arrays", codecs, train, valid, None, whole.digest, counts)
 
     def sequences(self, inputs: Sequence[Array], codecs: Codecs, targets: Array | None = None) -> Sequences:
-        """Encode arrays `[time, features]`; the targets are zeros if there are none."""
+        """Encode arrays `[time, features]`; the targets are zeros if None."""
         if targets is None:
             targets = self.no_targets(len(inputs))
         encoded = targets if codecs.targets is None else codecs.targets.encode(targets)
@@ -88,14 +88,14 @@ class ArrayTask(SequenceTask):
         return Interface("numeric", len(codecs.inputs.mean), self.output, per_step=False)
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> NoReturn:
-        """Arrays come from the estimator: there are no files to read.
+        """Refuse to read files: the arrays come from the estimator.
 
         Raises:
             DataError: always.
         """
         raise DataError(
-            "this model was trained on arrays in memory, and reads no files: load it with "
-            "throughtime.SequenceClassifier.load or throughtime.SequenceRegressor.load, and call predict."
+            "this model was trained on arrays in memory and can't read files. Load it with "
+            "throughtime.SequenceClassifier.load or throughtime.SequenceRegressor.load and call predict."
         )
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> NoReturn:
@@ -103,17 +103,17 @@ class ArrayTask(SequenceTask):
         self.prepare()
 
     def require_codecs(self, codecs: Codecs) -> None:
-        """Check the codecs of a file.
+        """Check the codecs of a loaded model.
 
         Raises:
-            DataError: they aren't those of this task.
+            DataError: if they aren't this task's codecs.
         """
         kinds = (Scaler, self.target_codec)
         if not all(map(isinstance, (codecs.inputs, codecs.targets), kinds)):
             raise DataError(f"the codecs must be {' and '.join(kind.__name__ for kind in kinds)}.")
 
     def fits(self, model: SequenceModel, codecs: Codecs) -> bool:
-        """Whether a network is one for this task and its codecs."""
+        """Return whether a network matches this task and its codecs."""
         columns, names = self.options.columns, self.options.column_names
         return (
             (columns is None or len(codecs.inputs.mean) == 1)
@@ -127,7 +127,7 @@ class ArrayTask(SequenceTask):
 
     @property
     def output(self) -> Output:
-        """What the network's output means."""
+        """The type of the network's output."""
         raise NotImplementedError
 
     @property
@@ -136,7 +136,7 @@ class ArrayTask(SequenceTask):
         return 2
 
     def no_targets(self, count: int) -> Array:
-        """Targets of sequences that have none."""
+        """Return placeholder targets for sequences without targets."""
         raise NotImplementedError
 
     def _fit_codecs(self, inputs: Sequence[Array], targets: Array) -> Codecs:
@@ -144,7 +144,7 @@ class ArrayTask(SequenceTask):
 
 
 class ClassificationOptions(ArrayOptions):
-    """Arrays in memory, each with a class.
+    """Options for arrays in memory with a class per sequence.
 
     Attributes:
         classes: the class labels, sorted.
@@ -166,17 +166,17 @@ class ArrayClassification(ArrayTask):
 
     @property
     def unit(self) -> str:
-        """A sequence."""
+        """See `Task.unit`."""
         return "sequence"
 
     @property
     def output(self) -> Categorical:
-        """One of the classes."""
+        """A distribution over the classes."""
         return Categorical(len(self.options.classes))
 
     @property
     def least_held_out(self) -> int:
-        """One sequence of each class, and 2 or more."""
+        """One sequence per class, and at least 2."""
         return max(2, len(self.options.classes))
 
     def no_targets(self, count: int) -> Array:
@@ -184,7 +184,7 @@ class ArrayClassification(ArrayTask):
         return np.zeros(count, np.int64)
 
     def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
-        """The most likely class of each sequence, and its probability."""
+        """Predict the most likely class of each sequence and its probability."""
         chances = self.output.probabilities(np.stack(all_raw_outputs(model, part)))
         best = chances.argmax(1)
         labels = [self.options.classes[k] for k in best]
@@ -193,10 +193,10 @@ class ArrayClassification(ArrayTask):
 
 
 class RegressionOptions(ArrayOptions):
-    """Arrays in memory, each with one or more values.
+    """Options for arrays in memory with one or more target values per sequence.
 
     Attributes:
-        values: the number of values of each sequence; None for one value, in an array without an axis for it.
+        values: the number of target values per sequence; None if the target array is one-dimensional.
     """
 
     task: Literal["array-regression"] = "array-regression"
@@ -204,22 +204,22 @@ class RegressionOptions(ArrayOptions):
 
 
 class ArrayRegression(ArrayTask):
-    """Predict one or more values of each sequence."""
+    """Predict one or more values for each sequence."""
 
     name: ClassVar = "array-regression"
-    about: ClassVar = "predict values of each sequence in an array"
+    about: ClassVar = "predict values for each sequence in an array"
     Options = RegressionOptions
     options: RegressionOptions
     target_codec = Scaler
 
     @property
     def unit(self) -> str:
-        """A sequence."""
+        """See `Task.unit`."""
         return "sequence"
 
     @property
     def output(self) -> Point:
-        """The values."""
+        """A point prediction of the values."""
         return Point(self.options.values or 1, "mse")
 
     def no_targets(self, count: int) -> Array:
@@ -227,7 +227,7 @@ class ArrayRegression(ArrayTask):
         return np.zeros((count, self.output.targets))
 
     def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
-        """The values of each sequence."""
+        """Predict the values of each sequence."""
         values = codecs.targets.decode(np.stack(all_raw_outputs(model, part)))
         columns = [f"value {k}" for k in range(values.shape[1])]
         rows = ([name, *row] for name, row in zip(part.names, values.tolist(), strict=True))

@@ -30,24 +30,25 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 _LAWS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
-_HELD_OUT = 0.1  # of a single recording
-_STRETCH = 1 << 14  # samples that are predicted or drawn at a time
-_SECONDS = 3  # of a sample
+_HELD_OUT = 0.1  # the fraction of a single recording
+_STRETCH = 1 << 14  # samples to predict or draw at a time
+_SECONDS = 3  # the default length of a generated sound
 
 
 class AudioOptions(StreamOptions):
-    """Sound.
+    """Options of the audio task.
 
     Attributes:
         data: sound files (wav, flac, ogg) and directories of them.
-        valid: sounds to validate on; every tenth recording, or the end of a single one, is held out if not given.
-        rate: samples per second, to which recordings are resampled; their own if not given.
-        channels: mono averages the channels of stereo recordings; those of the recordings if not given.
-        quantization: mu-law has finer levels near silence, linear equal ones.
-        levels: how many levels a sample is rounded to.
-        output: softmax scores each level, mixture integrates a mixture of logistic distributions over each.
-        components: distributions of a mixture.
-        window: samples of truncated backpropagation through time.
+        valid: sounds to validate on; by default, every tenth recording, or the end of a single one, is held out.
+        rate: the sampling rate in Hz to resample recordings to; their own rate by default.
+        channels: the number of channels; mono averages stereo recordings; the recordings' own by default.
+        quantization: the spacing of the levels; mu-law is finer near silence, linear is uniform.
+        levels: the number of quantization levels.
+        output: the output distribution: softmax scores each level; mixture integrates a mixture of logistic
+            distributions over each level.
+        components: the number of distributions in a mixture.
+        window: the window of truncated backpropagation through time, in samples.
     """
 
     task: Literal["audio"] = "audio"
@@ -61,9 +62,9 @@ class AudioOptions(StreamOptions):
 
 
 class AudioTask(StreamTask[Audio]):
-    """Predict the next sample of a sound, quantized, from those before it (van den Oord et al. 2016, arXiv:1609.03499).
+    """Predict the next quantized sample of a sound from the previous ones (van den Oord et al. 2016, arXiv:1609.03499).
 
-    The channels of stereo sound take turns.
+    The channels of stereo sound are interleaved.
     """
 
     name = "audio"
@@ -80,20 +81,20 @@ class AudioTask(StreamTask[Audio]):
 
     @classmethod
     def speaks_for(cls, options: Mapping[str, Any]) -> str:
-        """Sound files, or directories with sound files in them."""
+        """Detect sound files and directories that contain some."""
         paths = options.get("data") or ()
         return "sound files" if are_sounds([paths] if isinstance(paths, str | Path) else list(paths)) else ""
 
     @property
     def unit(self) -> str:
-        """A sample."""
+        """See `Task.unit`."""
         return "sample"
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Audio]:
         """See `Task.prepare`."""
         options = self.options
         if options.data is None:
-            raise DataError("audio needs data: sound files, or directories of them")
+            raise DataError("audio needs data: pass sound files or directories of them")
         name, recordings = recordings_of(options.data)
         codec = codecs.inputs if codecs else self._codec(recordings)
         parts: dict[str, Audio] = {}
@@ -130,7 +131,7 @@ class AudioTask(StreamTask[Audio]):
         return Interface("embedding", codecs.inputs.levels, self._output(codecs.inputs), causal=True)
 
     def figures(self, figures: Figures, part: Audio) -> Figures:
-        """See `Task.figures`: `loss` in nats and `bits_per_sample`, and how many `samples` were predicted."""
+        """See `Task.figures`: `loss` in nats, `bits_per_sample`, and the number of predicted `samples`."""
         loss = figures["loss"]
         return {"loss": loss, "bits_per_sample": loss / math.log(2), "samples": int(figures["terms"])}
 
@@ -151,11 +152,11 @@ class AudioTask(StreamTask[Audio]):
         return f"{listed}; {rate:,} samples per second, {'mono' if channels == 1 else 'stereo'}"
 
     def baselines(self, data: Data[Audio]) -> Mapping[str, Any]:
-        """Linear predictors with the distribution of their errors, fitted to the training part."""
+        """Fit linear predictors and the distributions of their errors to the training part."""
         return fit_baselines(data.codecs.inputs, data.train.ids)
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Audio, codecs: Codecs) -> dict[str, Figures]:
-        """Linear predictors, the distribution of whose errors is integrated over the levels."""
+        """Evaluate linear predictors by integrating their error distributions over the levels."""
         found = {}
         for name, fit in fitted.items():
             nats = baseline_nats(fit, codecs.inputs, part.ids)
@@ -164,7 +165,7 @@ class AudioTask(StreamTask[Audio]):
         return found
 
     def predict(self, model: SequenceModel, part: Audio, codecs: Codecs) -> Prediction:
-        """Each sample with the bits that it cost, given those before it, and the likeliest one."""
+        """Predict each sample: its cost in bits given the previous samples, and the most likely level."""
         from throughtime.streaming import Stream
 
         codec: Quantization = codecs.inputs
@@ -182,7 +183,7 @@ class AudioTask(StreamTask[Audio]):
         return Prediction(("sample", "bits", "likeliest"), rows())
 
     def usual_length(self, codecs: Codecs) -> int:
-        """Three seconds."""
+        """Return the length of 3 seconds of sound."""
         waveform = codecs.inputs.waveform
         return int(_SECONDS * waveform.rate * waveform.channels)
 
@@ -197,19 +198,19 @@ class AudioTask(StreamTask[Audio]):
         temperature: float = 1.0,
         **draw: Any,
     ) -> Iterator[NDArray[np.float32]]:
-        """Draws samples of sound, in blocks `[n, channels]`.
+        """Generate sound in blocks `[n, channels]`.
 
         Args:
             model: the network.
-            codecs: the quantization.
-            prompt: a sound file to continue; the network begins after silence if it is empty.
-            length: how many samples to draw, of all channels together.
-            seed: of the draws.
-            temperature: what the scores are divided by: below 1 is more cautious, 0 takes the likeliest level.
+            codecs: the codecs; the input codec is the quantization.
+            prompt: the path of a sound file to continue; silence if empty.
+            length: the number of samples to generate, summed over channels.
+            seed: the random seed.
+            temperature: divides the scores. Below 1 is more conservative; 0 always picks the most likely level.
 
         Raises:
-            UserError: an argument means nothing.
-            DataError: the prompt can't be read.
+            UserError: if an argument is invalid.
+            DataError: if the prompt can't be read.
         """
         from throughtime.streaming import Stream
 
@@ -218,7 +219,7 @@ class AudioTask(StreamTask[Audio]):
             raise UserError(f"{option('length')} must be at least 0, got {length}")
         codec: Quantization = codecs.inputs
         output, generator = self._output(codec), np.random.default_rng(seed)
-        output.sample(np.zeros(output.width), np.random.default_rng(0), temperature)  # refuses a wrong temperature
+        output.sample(np.zeros(output.width), np.random.default_rng(0), temperature)  # validates the temperature
         begun = self._prompt(prompt, codec) if prompt else codec.encode(np.zeros(codec.waveform.channels))
         stream = Stream(model)
 
@@ -236,10 +237,10 @@ class AudioTask(StreamTask[Audio]):
         return blocks()
 
     def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
-        """Writes the prompt and what follows it as a sound file.
+        """Write the prompt and its continuation as a sound file.
 
         Raises:
-            UserError: the file's name does not end as that of a sound file.
+            UserError: if the path doesn't have the extension of a sound file.
         """
         assert codecs is not None
         codec: Quantization = codecs.inputs
@@ -251,7 +252,7 @@ class AudioTask(StreamTask[Audio]):
                 write(piece)
 
     def passage(self, part: Audio, codecs: Codecs, length: int, name: str) -> Passage:
-        """See `Task.passage`: the beginning."""
+        """See `Task.passage`; shows the beginning."""
         from throughtime.sight.report.passage import Item, Passage
 
         ids = np.asarray(part.ids[:length]).astype(np.int64)
@@ -259,7 +260,7 @@ class AudioTask(StreamTask[Audio]):
         return Passage(name, [Item(ids, ids[1:], name=part.name)], "sample", levels, causal=True, part=part)
 
     def sounds(self, model: SequenceModel, part: Audio, codecs: Codecs, names: Sequence[str]) -> list[Sound]:
-        """See `Task.sounds`: some seconds with what each sample cost, and a sound that the network draws."""
+        """See `Task.sounds`: a few seconds with the cost of each sample, and a sound that the network generates."""
         from throughtime.sight.report.data import Sound
         from throughtime.sight.report.passage import short
         from throughtime.sight.report.sound import SECONDS, WINDOW, listen, loudest, means, track
@@ -280,16 +281,16 @@ class AudioTask(StreamTask[Audio]):
         heard = signal_of(codec, ids[1:])
         window = max(1, round(WINDOW * rate)) * channels
         bits = means(found[:, 0], window)
-        tracks = [track("recording", heard), track("likeliest next sample", found[:, 1])]
+        tracks = [track("recording", heard), track("most likely next sample", found[:, 1])]
         drawn = list(self.sample(model, codecs, length=self.usual_length(codecs), seed=0))
-        title = f"{short(part.name)}, from {first / rate / channels:.2f} s of what was held out"
+        title = f"{short(part.name)}, held-out data from {first / rate / channels:.2f} s"
         return [
             Sound(title, rate * channels, tracks, (0, 1), "bits per sample", bits, window, values),
-            Sound("A sound that the network draws", rate, [track("drawn", np.concatenate(drawn))]),
+            Sound("A sound generated by the network", rate, [track("generated", np.concatenate(drawn))]),
         ]
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Audio]) -> dict[str, Any]:
-        """A stretch of what was held out, and the reach of the gradient before and after; see `Task.pictures`."""
+        """See `Task.pictures`: an excerpt of held-out sound, and the gradient flow before and after training."""
         from throughtime.sight.gradients.sampling import followed
         from throughtime.sight.report.collect import flows_before_and_after, states_of
 
@@ -311,14 +312,14 @@ class AudioTask(StreamTask[Audio]):
         return codec.encode(Recording.open(path).samples(codec.waveform, mix=self._mixes))
 
     def _codec(self, recordings: Sequence[Recording]) -> Quantization:
-        """The quantization that the options and the recordings ask for."""
+        """Return the quantization that matches the options and the recordings."""
         options = self.options
         rate = options.rate or common(recordings, "rate")
         if options.channels is None:
             channels = common(recordings, "channels")
             if channels > MOST_CHANNELS:
                 raise DataError(
-                    f"{recordings[0].name} has {channels} channels: {option('channels')} mono averages them"
+                    f"{recordings[0].name} has {channels} channels; use {option('channels')} mono to average them"
                 )
         else:
             channels = 1 if options.channels == "mono" else 2
@@ -336,16 +337,16 @@ class AudioTask(StreamTask[Audio]):
 def _notes(audio: Audio) -> list[str]:
     notes = []
     if audio.clipped:
-        notes.append(f"{audio.clipped:,} samples were beyond -1 and 1, and were clipped.")
+        notes.append(f"{audio.clipped:,} samples were outside [-1, 1] and were clipped.")
     if audio.silent:
-        what = "1 recording is silent" if audio.silent == 1 else f"{audio.silent} recordings are silent"
-        notes.append(f"{what} from beginning to end; consider leaving such files out.")
+        what = "1 recording is" if audio.silent == 1 else f"{audio.silent} recordings are"
+        notes.append(f"{what} completely silent; consider removing such files.")
     return notes
 
 
 def _cost(
     output: Categorical | LogisticMixture, codec: Quantization, raw: NDArray[Any], ids: NDArray[Any]
 ) -> tuple[NDArray[Any], NDArray[Any]]:
-    """What samples cost in nats, given the head's numbers, and the likeliest samples."""
+    """Return the cost of samples in nats given the head's raw outputs, and the most likely samples."""
     logs = output.log_probabilities(raw.astype(np.float64))
     return -logs[np.arange(len(logs)), ids], signal_of(codec, logs.argmax(1))

@@ -1,4 +1,4 @@
-"""Linear predictors of the next sample, the distribution of whose errors is integrated over the levels."""
+"""Baselines for audio: linear predictors whose error distribution is integrated over the levels."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from throughtime.data.linear_prediction import Mixture, fit_predictor, lagged
 from throughtime.data.sound import BLOCK
 from throughtime.data.waveform import Quantization
 
-_ORDERS = (2, 16)  # of the linear predictors
-_FITTED = 64  # stretches of the training data that baselines are fitted to, at most
-_STRETCH = 1 << 14  # samples of such a stretch
-_MOST_ERRORS = 200_000  # that a distribution is fitted to
+_ORDERS = (2, 16)  # the orders of the linear predictors
+_FITTED = 64  # the maximum number of training stretches to fit baselines to
+_STRETCH = 1 << 14  # the length of such a stretch in samples
+_MOST_ERRORS = 200_000  # the maximum number of errors to fit a distribution to
 
 
 def fit_baselines(codec: Quantization, ids: NDArray[Any]) -> dict[str, Any]:
     """Fit the predictors and the distributions of their errors.
 
     Args:
-        codec: what the levels mean.
-        ids: levels `[n]`.
+        codec: the quantization.
+        ids: level ids `[n]`.
 
     Returns:
-        Each predictor by its name, as plain data.
+        The fitted predictors by name, as plain data.
     """
     starts = np.unique(np.linspace(0, max(0, len(ids) - _STRETCH), _FITTED).astype(np.int64))
     if len(ids) <= _FITTED * _STRETCH:
@@ -36,7 +36,7 @@ def fit_baselines(codec: Quantization, ids: NDArray[Any]) -> dict[str, Any]:
     def signals() -> list[NDArray[np.float64]]:
         return [signal_of(codec, stretch) for stretch in stretches]
 
-    # Channels take turns, so that the last sample of the same channel is as far back as there are channels.
+    # Channels are interleaved, so the previous sample of the same channel is `channels` steps back.
     last = np.eye(codec.waveform.channels)[-1]
     predictors = {"last sample": last} | {
         f"linear predictor of order {order}": fit_predictor(signals, order) for order in _ORDERS
@@ -56,7 +56,7 @@ def fit_baselines(codec: Quantization, ids: NDArray[Any]) -> dict[str, Any]:
 
 
 def baseline_nats(fit: Mapping[str, Any], codec: Quantization, ids: NDArray[Any]) -> float:
-    """Return what all levels `[n]` but the first cost in nats, given a predictor from `fit_baselines`."""
+    """Return the total cost in nats of all levels `[n]` except the first, under a predictor from `fit_baselines`."""
     coefficients = np.asarray(fit["coefficients"], float)
     mixture = Mixture(fit["scales"], fit["weights"])
     nats, context = 0.0, len(coefficients)
@@ -68,14 +68,14 @@ def baseline_nats(fit: Mapping[str, Any], codec: Quantization, ids: NDArray[Any]
 
 
 def signal_of(codec: Quantization, ids: NDArray[Any]) -> NDArray[np.float64]:
-    """Return levels `[n]` as samples `[n]`, the channels by turns."""
+    """Decode level ids `[n]` to samples `[n]` with interleaved channels."""
     return codec.decode(ids).reshape(-1).astype(np.float64)
 
 
 def _error_bounds(
     codec: Quantization, ids: NDArray[Any], coefficients: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Between which errors of a linear prediction each level but the first lies."""
+    """Return the lower and upper prediction error of each level except the first."""
     past, _ = lagged(signal_of(codec, ids), len(coefficients))
     predicted, edges, levels = past @ coefficients, codec.edges, ids[1:].astype(np.int64)
     return edges[levels] - predicted, edges[levels + 1] - predicted

@@ -1,4 +1,4 @@
-"""What a task is: all that training, evaluating, predicting and reporting need to know about it."""
+"""The interface of a task: everything that training, evaluation, prediction and reports need to know about it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 Figures = dict[str, float]
-"""What was measured, by name."""
+"""Measured values by name."""
 
 Progress = Callable[[str, int, int], None]
-"""Called with what is being done, how much of it is done, and how much there is in all."""
+"""Called with the current activity, the amount done, and the total."""
 
 S = TypeVar("S")
 
@@ -38,14 +38,14 @@ class Data(Generic[S]):
     """Data ready to train on.
 
     Attributes:
-        name: what to call them in a report.
-        codecs: fitted on the training part alone.
-        train: what to learn from.
-        valid: held out, to select the weights by.
-        test: held out to the end, if there is such a part.
-        digest: tells the data; a run that is resumed on others would not be the same run.
-        counts: how much there is of what, for people: of "train", "valid", "test" and whatever else the task counts.
-        notes: what the user should know about them.
+        name: the name of the data in reports.
+        codecs: the codecs, fitted to the training part only.
+        train: the training data.
+        valid: held-out data that select the best weights.
+        test: data held out until the end, if any.
+        digest: a hash of the data; a run can only be resumed on data with the same digest.
+        counts: the sizes of "train", "valid" and "test", and any other counts the task reports.
+        notes: remarks on the data for the user.
     """
 
     name: str
@@ -60,15 +60,15 @@ class Data(Generic[S]):
 
 @dataclass(frozen=True)
 class Interface:
-    """What a task's network takes and gives.
+    """The inputs and outputs of a task's network.
 
     Attributes:
-        kind: "embedding" where it reads ids of symbols, "numeric" where it reads numbers.
-        size: how many symbols there are, or numbers per step.
-        output: what its output means.
-        per_step: whether there is an output for each step, or one for each sequence.
-        causal: whether an output must not see later steps, as it predicts them.
-        skip: whether the first numbers of the input are added to the output.
+        kind: "embedding" if the network reads token ids, "numeric" if it reads numbers.
+        size: the vocabulary size, or the number of features per step.
+        output: the type of the output.
+        per_step: whether there is an output for each step rather than one for each sequence.
+        causal: whether an output must not depend on later steps, because it predicts them.
+        skip: whether the first input features are added to the output.
     """
 
     kind: str
@@ -80,29 +80,29 @@ class Interface:
 
 
 class Batches(Protocol):
-    """Batches of a part of the data, as one process reads them."""
+    """The batches of a part of the data that one process reads."""
 
     @property
     def terms(self) -> int:
-        """How many terms the losses of all batches have, in this process."""
+        """The number of loss terms in all batches of this process."""
         ...
 
     def __len__(self) -> int:
-        """How many batches go once through the data."""
+        """Return the number of batches in one epoch."""
         ...
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step; steps count on through the epochs. The same step always gives the same batch."""
+        """Return the batch of a step. Steps count on across epochs, and the same step always returns the same batch."""
         ...
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network predicts, as a table.
+    """A network's predictions as a table.
 
     Attributes:
-        columns: their names.
-        rows: the values, made as they are read.
+        columns: the column names.
+        rows: the rows, computed lazily.
     """
 
     columns: Sequence[str]
@@ -113,29 +113,29 @@ _registered: dict[str, type[Task[Any]]] = {}
 
 
 def registered() -> Mapping[str, type[Task[Any]]]:
-    """The tasks whose Python has been run, by name."""
+    """Return all tasks defined so far, by name."""
     return _registered
 
 
 class Task(ABC, Generic[S]):
-    """A task, with its options. A subclass that has a name is known by it from then on.
+    """A task and its options. A subclass with a `name` registers itself under that name.
 
     Attributes:
-        name: what the user calls it.
-        about: what it learns, in a few words.
+        name: the name that users type.
+        about: a short description of what the task learns.
         Options: the class of its options.
-        defaults: options of network and training whose usual value differs from the general one.
-        unit: what the loss is per.
-        measure: what the loss is in, as a report calls it.
-        monitor: the figure that selects the weights.
-        maximize: whether a larger one is better.
-        next_commands: what a user may do with a run, with {} for its directory and DATA for the data that trained it.
-        baseline_rows: how many rows of a baseline's figures a person is shown.
-        most_evaluated: how many terms of held-out data the figures at the end are measured on, at most.
-        fitting: the names of options that say how codecs are fitted.
-        prediction_files: extensions of files, besides tables, that predictions can be written to.
-        interfacing: the names of options that two runs must share for one to start from the other's weights.
-        per_data: the names of options that describe the data that they are given with, and no others.
+        defaults: model and training defaults that differ from the general ones.
+        unit: the unit that the loss is averaged over, such as "character".
+        measure: the unit of the loss in reports.
+        monitor: the metric that selects the best weights.
+        maximize: whether a larger value of `monitor` is better.
+        next_commands: commands to suggest after training; {} becomes the run's directory and DATA its training data.
+        baseline_rows: the number of rows to print for each baseline.
+        most_evaluated: the maximum number of loss terms to measure on held-out data after training.
+        fitting: the names of options that affect how codecs are fitted.
+        prediction_files: the extensions that predictions can be written to, besides tables.
+        interfacing: the names of options that must match for a run to start from another run's weights.
+        per_data: the names of options that apply only to the data they are passed with.
 
     Args:
         options: the options.
@@ -166,14 +166,14 @@ class Task(ABC, Generic[S]):
 
     @classmethod
     def required_of(cls, run: Run, what: str) -> Self:
-        """The task of a run, if it is this one.
+        """Return the task of a run, checked to be an instance of this class.
 
         Args:
             run: the run.
-            what: what wants it, for the message.
+            what: the command or function that needs this task, for the message.
 
         Raises:
-            UserError: the run is of another task.
+            UserError: if the run's task is a different one.
         """
         task = run.task
         if not isinstance(task, cls):
@@ -182,7 +182,7 @@ class Task(ABC, Generic[S]):
 
     @classmethod
     def of_description(cls, description: TaskDescription) -> Task[Any]:
-        """The task of a description, without the paths of its data."""
+        """Create a task from its description, without data paths."""
         from throughtime import tasks
 
         kind = tasks.get(description.name)
@@ -190,213 +190,213 @@ class Task(ABC, Generic[S]):
 
     @classmethod
     def speaks_for(cls, options: Mapping[str, Any]) -> str:
-        """Why data are meant for this task if none is named, in a few words; "" if they aren't.
+        """Return a short reason why the options imply this task, or "" if they don't.
 
         Args:
-            options: the options that were given; `data` is among them, if at all, as the user gave it.
+            options: the options that the user set; `data`, if present, is as the user passed it.
         """
         return ""
 
     @property
     def unit(self) -> str:
-        """What the loss is per: "character", say."""
+        """The unit that the loss is averaged over, such as "character"."""
         return "step"
 
     def describe(self, codecs: Codecs, baselines: Mapping[str, Any] | None = None) -> TaskDescription:
-        """The task as plain data: with its options, but for those that describe data."""
+        """Return the task as plain data, with its options except those about data."""
         of_data = {"task", "data", "valid", "test", *self.per_data}
         return TaskDescription(self.name, codecs, self.options.model_dump(exclude=of_data), baselines or {})
 
     @abstractmethod
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[S]:
-        """Reads the data that the options name.
+        """Read the data that the options name.
 
         Args:
-            progress: told what is being done, and how far.
-            codecs: those of an earlier run on the same data; fitted if not given.
+            progress: called with the current activity and its progress.
+            codecs: the codecs of an earlier run on the same data; fitted to the data if None.
 
         Raises:
-            DataError: they can't be read, or don't fit.
+            DataError: if the data can't be read or are unsuitable.
         """
 
     @abstractmethod
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> S:
-        """Reads other data, to evaluate or predict.
+        """Read other data to evaluate on or predict.
 
         Raises:
-            DataError: they can't be read, or don't fit the codecs.
+            DataError: if the data can't be read or don't match the codecs.
         """
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> S:
-        """Reads other data to predict, whose targets may be absent.
+        """Read data to predict; targets may be missing.
 
         Raises:
-            DataError: they can't be read, or don't fit the codecs.
+            DataError: if the data can't be read or don't match the codecs.
         """
         return self.read(paths, codecs, progress)
 
     def read_update(
         self, paths: Sequence[str | Path], update: str | Path, codecs: Codecs, progress: Progress | None = None
     ) -> S:
-        """Reads data to predict from, continued by those of another file.
+        """Read data to predict from, then append the rows of another file.
 
         Raises:
-            UserError: the task's data are not continued.
-            DataError: they can't be read, or don't fit the codecs.
+            UserError: if the task doesn't support updates.
+            DataError: if the data can't be read or don't match the codecs.
         """
         raise UserError(f"{option('update')} is for forecasts; this network was trained for task {self.name}")
 
     @abstractmethod
     def interface(self, codecs: Codecs) -> Interface:
-        """What the network takes and gives."""
+        """Return the network's interface."""
 
     @abstractmethod
     def batches(self, part: S, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Batches:
-        """A part of the data in batches to train on.
+        """Return training batches of a part of the data.
 
         Args:
             part: the part.
-            batch: rows of a batch, in all processes together.
-            seed: what the order is drawn from.
-            rank: which process this is.
-            ranks: how many there are.
+            batch: the batch size, summed over all processes.
+            seed: the seed of the order.
+            rank: the rank of this process.
+            ranks: the number of processes.
         """
 
     @abstractmethod
     def reading(self, part: S, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1) -> Batches:
-        """A part of the data in the batches that it is measured by, each once.
+        """Return evaluation batches that cover a part of the data exactly once.
 
         Args:
             part: the part.
-            batch: rows of a batch; more are quicker, and may be less exact.
-            terms: about how many terms to measure; all if not given.
-            rank: which process this is.
-            ranks: how many there are.
+            batch: the batch size; a larger one is faster and may be less exact.
+            terms: the approximate number of loss terms to measure; all if None.
+            rank: the rank of this process.
+            ranks: the number of processes.
         """
 
     def fitting_batch(self, data: Data[S], batch: int, ranks: int) -> int:
-        """The batch to train with: the one wanted, or a smaller one where the data are too few for it.
+        """Return the batch size to train with: the requested one, or a smaller one if there is too little data.
 
         Raises:
-            DataError: they are too few for any.
+            DataError: if there is too little data for any batch size.
         """
         return batch
 
     def subset(self, part: S, terms: int | None) -> S:
-        """The part of the data that the figures of so many terms, and those of the baselines beside them, are of.
+        """Return the subset of the data on which the metrics and the baselines are measured.
 
         Args:
             part: the part.
-            terms: about how many terms; all if None.
+            terms: the approximate number of loss terms; all if None.
         """
         return part
 
     def rolling(self, part: S, windows: int | None, step: int | None) -> S:
-        """The windows of a rolling-origin evaluation.
+        """Return the windows of a rolling-origin evaluation.
 
         Args:
-            part: the part of the data that windows are taken from.
-            windows: how many windows of each series, the last ones; all if None.
-            step: how many rows from the origin of a window to the next; the task's usual number if None.
+            part: the part of the data to take windows from.
+            windows: the number of windows per series, counted from the end; all if None.
+            step: the number of rows between the origins of consecutive windows; the task's default if None.
 
         Raises:
-            UserError: the task doesn't forecast.
+            UserError: if the task doesn't forecast.
         """
         raise UserError(
             f"{option('windows')} and {option('step')} are for forecasts; this network was trained for task {self.name}"
         )
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
-        """What is measured besides the loss: torchmetrics that take the head's numbers and the targets."""
+        """Return the metrics to measure besides the loss: torchmetrics that take the head's raw outputs and targets."""
         return {}
 
     def figures(self, figures: Figures, part: S) -> Figures:
-        """What was measured and what follows from it.
+        """Derive the metrics to report from the measured ones.
 
         Args:
             figures: `loss`, `terms` and the metrics.
-            part: what was measured on.
+            part: the data they were measured on.
         """
         return figures
 
     def further_figures(self, model: SequenceModel, part: S, terms: int | None = None) -> Figures:
-        """Measure what is not a mean over batches.
+        """Measure metrics that are not means over batches.
 
         Args:
             model: the trained network.
             part: the part of the data to measure on.
-            terms: about how many terms to measure; all if not given.
+            terms: the approximate number of loss terms to measure; all if None.
         """
         return {}
 
     def calibrate(self, model: SequenceModel, data: Data[S]) -> Mapping[str, Any]:
-        """Fit corrections of the trained network's predictions, as plain data for `model.task.calibration`."""
+        """Fit corrections to the trained network's predictions, as plain data for `model.task.calibration`."""
         return {}
 
     def baselines(self, data: Data[S]) -> Mapping[str, Any]:
-        """Fits the baselines that a user should see beside the network, as plain data."""
+        """Fit baselines to compare the network with, as plain data."""
         return {}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: S, codecs: Codecs) -> dict[str, Figures]:
-        """The figures of the baselines on a part of the data, under the names that the network's have."""
+        """Return the baselines' metrics on a part of the data, named like the network's."""
         return {}
 
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
-        """Figures as a person reads them: labels and texts."""
+        """Return metrics formatted for people, as pairs of a label and a text."""
         return [(name.replace("_", " "), f"{value:,.4f}") for name, value in figures.items() if value is not None]
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
-        """How much data there is, as a person reads it."""
+        """Describe the size of the data in words."""
         parts = {"train": "for training", "valid": "for validation", "test": "for the test"}
         return ", ".join(f"{counts[name]:,} {words}" for name, words in parts.items() if counts.get(name))
 
     @abstractmethod
     def predict(self, model: SequenceModel, part: S, codecs: Codecs) -> Prediction:
-        """What a network predicts for a part of the data."""
+        """Predict a part of the data."""
 
     def example(self, model: SequenceModel, data: Data[S]) -> str:
-        """What the network makes of the data so far, which a training shows after each quarter; "" for nothing.
+        """Return an example prediction, shown after each quarter of training; "" for none.
 
         Args:
-            model: the network in training, in evaluation mode.
-            data: the data; the same held-out piece each time lets a person see the progress.
+            model: the network being trained, in evaluation mode.
+            data: the data; use the same held-out example each time, so that users can see progress.
 
         Returns:
-            A line, such as a prediction beside the true value; several lines for a text.
+            A line such as a prediction next to the true value, or several lines for a text.
         """
         return ""
 
     def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:
-        """Figures of the network's use that `evaluate` adds, such as its speed; they vary from run to run."""
+        """Return additional metrics for `evaluate`, such as the network's speed; they vary from run to run."""
         return {}
 
     def write_prediction(
         self, model: SequenceModel, paths: Sequence[str | Path], codecs: Codecs, out: Path, progress: Progress | None
     ) -> str:
-        """Writes what a network predicts to a file of one of the kinds in `prediction_files`.
+        """Write predictions to a file with one of the extensions in `prediction_files`.
 
         Args:
             model: the network.
-            paths: the data, as the user gave them.
-            codecs: those of the run.
-            out: the file.
-            progress: told what is being done, and how far.
+            paths: the data, as the user passed them.
+            codecs: the codecs of the run.
+            out: the path of the output file.
+            progress: called with the current activity and its progress.
 
         Returns:
-            What was written, in a few words.
+            A short description of what was written.
 
         Raises:
-            UserError: the task's predictions are tables.
-            DataError: the data can't be read, or don't fit the codecs.
+            UserError: if the task writes its predictions as tables only.
+            DataError: if the data can't be read or don't match the codecs.
         """
-        raise UserError(f"predictions of task {self.name} are tables")
+        raise UserError(f"predictions of task {self.name} are tables; use .csv or .parquet")
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[S]) -> dict[str, Any]:
-        """What the report that training ends with shows besides the learning curves.
+        """Return the content of the training report besides the learning curves.
 
         Args:
             model: the trained network.
-            untrained: the network as it was before the first step.
+            untrained: the network before the first training step.
             data: the data.
 
         Returns:
@@ -405,58 +405,58 @@ class Task(ABC, Generic[S]):
         return {}
 
     def outcome(self, model: SequenceModel, part: S, codecs: Codecs) -> dict[str, Any]:
-        """How a network does on a part of the data, in more detail than figures, as fields of `ReportData`."""
+        """Return detailed results on a part of the data, as fields of `ReportData`."""
         return {}
 
     def sounds(self, model: SequenceModel, part: S, codecs: Codecs, names: Sequence[str]) -> Sequence[Sound]:
-        """Stretches of sound to show and to play, of a task whose steps are samples of sound; none for others.
+        """Return excerpts of sound to show and play, for tasks whose steps are audio samples.
 
         Args:
             model: the network.
             part: a part of the data.
             codecs: the codecs.
-            names: values of the network to show along the sound.
+            names: the names of recorded network values to show along with the sound.
         """
         return ()
 
     def passage(self, part: S, codecs: Codecs, length: int, name: str) -> Passage:
-        """What to show of a part of the data in a look inside the network.
+        """Return a passage of the data for `inspect` to show.
 
         Args:
             part: the part.
             codecs: the codecs.
-            length: about how many steps to show.
-            name: what to call the part.
+            length: the approximate number of steps to show.
+            name: the name of the part in the report.
 
         Raises:
-            UserError: the task's data can't be shown.
+            UserError: if the task's data can't be shown.
         """
-        raise UserError(f"inspect doesn't show data of task {self.name}")
+        raise UserError(f"inspect doesn't support task {self.name}")
 
     def read_passage(
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
     ) -> Passage:
-        """What to show of other data; see `passage`.
+        """Return a passage of other data; see `passage`.
 
         Raises:
-            DataError: they can't be read, or don't fit the codecs.
+            DataError: if the data can't be read or don't match the codecs.
         """
         return self.passage(self.read(paths, codecs, progress), codecs, length, ", ".join(Path(p).name for p in paths))
 
     def text_passage(self, text: str, codecs: Codecs, length: int) -> Passage:
-        """What to show of a text that the user typed; see `passage`.
+        """Return a passage of a text that the user typed; see `passage`.
 
         Raises:
-            UserError: the task doesn't read text.
+            UserError: if the task doesn't read text.
         """
         raise UserError(f"{option('text')} is for networks that read text; task {self.name} reads data from files")
 
 
 class Generative(Task[S]):
-    """A task whose network can draw new data.
+    """A task whose network can generate new data.
 
     Attributes:
-        extension: of the file that a sample is written to; None for text, which is printed.
+        extension: the extension of sample files; None if samples are text, which is printed.
     """
 
     extension: ClassVar[str | None] = None
@@ -473,30 +473,30 @@ class Generative(Task[S]):
         temperature: float = 1.0,
         **draw: Any,
     ) -> Iterable[Any]:
-        """Draws a sample, in pieces as they are made."""
+        """Generate a sample and yield it in pieces."""
 
     @abstractmethod
     def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
-        """Writes a sample to a file, after its prompt."""
+        """Write a sample to a file, preceded by its prompt."""
 
     def usual_length(self, codecs: Codecs) -> int:
-        """How many symbols or steps a sample has if the user doesn't say."""
+        """Return the default length of a sample in tokens or steps."""
         return 500
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
-        """The samples that a finished run is shown with, always the same ones; none where they aren't text."""
+        """Return the samples shown after training, the same ones each time; empty if samples aren't text."""
         return []
 
 
 def require_known(draw: Mapping[str, Any], *known: str) -> None:
-    """Refuses ways of drawing that a task doesn't have.
+    """Check that a task supports all sampling options.
 
     Args:
-        draw: those that are left over.
-        known: the names of those that it has.
+        draw: the remaining sampling options.
+        known: the names of the supported ones.
 
     Raises:
-        UserError: there are some.
+        UserError: if an option is unsupported.
     """
     for name in draw:
-        raise UserError(f"{option(name)} isn't a way of drawing here; known are {', '.join(map(option, known))}")
+        raise UserError(f"{option(name)} is not supported here; expected {', '.join(map(option, known))}")

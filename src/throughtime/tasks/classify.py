@@ -1,4 +1,4 @@
-"""Classify: one label for each sequence."""
+"""Classify: predict one label for each sequence."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.sight.report.passage import Passage
 
-_SHOWN = 40  # characters of an example
+_SHOWN = 40  # characters of an example to print
 
 
 def _pattern(value: str | None) -> str | None:
@@ -54,35 +54,34 @@ def _pattern(value: str | None) -> str | None:
 
 
 class ClassifyOptions(TaskOptions):
-    """Sequences with a label each.
+    """Options of the classification task.
 
     Attributes:
-        data: a folder with one file per label and one sequence per line, a folder with one folder of text or sound
-            files per label, or a table (CSV or Parquet).
-        valid: data to validate on; a part of the data is held out if not given.
-        test: data to measure the trained network on.
-        label: the table's column of labels.
-        text: the table's column of texts, one sequence per row.
-        group: the table's column that tells which rows make one sequence.
-        time: the table's column that orders the rows of a sequence.
-        columns: the table's numeric columns to read, separated by commas; all others if not given.
-        group_by: the column, or the group in `label_pattern`, whose values must not be on both sides of a split, such
-            as a speaker; `text` keeps equal texts on one side.
+        data: a folder with one text file per label and one sequence per line, a folder with one folder of text or
+            sound files per label, or a table (CSV or Parquet).
+        valid: validation data; part of the data is held out by default.
+        test: test data to evaluate the trained network on.
+        label: the table column with the labels.
+        text: the table column with the texts, one sequence per row.
+        group: the table column that identifies the sequence each row belongs to.
+        time: the table column that orders the rows of a sequence.
+        columns: the numeric table columns to read, separated by commas; all others by default.
+        group_by: the column, or the named group in `label_pattern`, whose values must not occur on both sides of a
+            split, such as the speaker; the value text keeps identical texts on the same side.
         label_pattern: a regular expression for the names of sound files, with a group named label.
-        rate: samples per second, to which sounds are resampled; their own if not given.
-        features: what the network reads of a sound: log-mel are logarithms of the energies in bands of frequencies, raw
-            are the samples.
-        frame: samples of a step, with raw features.
-        normalize: level takes the mean logarithm of each recording from its log-mel features, so that loudness says
-            nothing, and is usual for them; none leaves it.
-        augment: changed copies of each recording of sound to train on as well: faster or slower, louder or softer, with
-            noise and masks; if not given, up to 20 where there are fewer than 4,000 recordings.
-        bands: how many bands of frequencies (mel) a frame of a sound is described by.
-        level: what a symbol of a text is.
-        min_count: how often a symbol must occur to be in the vocabulary.
-        valid_share: the part of the data that is held out to select the weights by.
-        test_share: the part that is held out to measure the trained network on.
-        class_weights: balanced gives rare labels as much weight in the loss as frequent ones.
+        rate: the sampling rate in Hz to resample sounds to; their own rate by default.
+        features: the input features for sounds; log-mel are the logarithms of mel band energies, raw are the samples.
+        frame: the number of samples per step with raw features.
+        normalize: the normalization of log-mel features; level (the default) subtracts each recording's mean log
+            energy, so that loudness doesn't matter; none turns it off.
+        augment: the number of augmented copies per recording: faster or slower, louder or softer, with noise and
+            masks; by default, up to 20 if there are fewer than 4,000 recordings.
+        bands: the number of mel bands per frame of sound.
+        level: the kind of tokens of a text: characters or words.
+        min_count: the minimum number of occurrences for a token to enter the vocabulary.
+        valid_share: the fraction of the data to hold out for selecting the best weights.
+        test_share: the fraction of the data to hold out for testing the trained network.
+        class_weights: the weights of labels in the loss; balanced makes rare labels count as much as frequent ones.
     """
 
     task: Literal["classify"] = "classify"
@@ -107,10 +106,10 @@ class ClassifyOptions(TaskOptions):
 
 
 class Classify(SequenceTask):
-    """Tell which label a sequence has."""
+    """Predict the label of each sequence."""
 
     name = "classify"
-    about = "tell which label a sequence has"
+    about = "predict the label of each sequence"
     Options = ClassifyOptions
     options: ClassifyOptions
     monitor = "accuracy"
@@ -120,29 +119,29 @@ class Classify(SequenceTask):
 
     @classmethod
     def speaks_for(cls, options: Mapping[str, Any]) -> str:
-        """A column of labels, or a folder that has only folders in it."""
+        """Detect a label column, or a folder that contains only folders."""
         if options.get("label"):
-            return "a column of labels is named"
+            return "a label column is set"
         if options.get("label_pattern"):
-            return "a pattern of labels is given"
+            return "a label pattern is set"
         paths = options.get("data") or ()
         paths = [paths] if isinstance(paths, str | Path) else list(paths)
         if len(paths) == 1 and Path(paths[0]).is_dir():
             inside = [path for path in Path(paths[0]).iterdir() if not path.name.startswith(".")]
             if inside and all(path.is_dir() for path in inside):
-                return "a folder with one folder for each label"
+                return "a folder with one folder per label"
         return ""
 
     @property
     def unit(self) -> str:
-        """A sequence."""
+        """See `Task.unit`."""
         return "sequence"
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
         """See `Task.prepare`."""
         options = self.options
         if options.data is None:
-            raise DataError("classify needs data: a folder with one file or folder for each label, or a table")
+            raise DataError("classify needs data: pass a folder with one file or folder per label, or a table")
         found = self._read(options.data, 2)
         labels = codecs.targets if codecs else Labels.of(found.labels)
         ids = labels.encode(found.labels)
@@ -166,10 +165,7 @@ class Classify(SequenceTask):
         training, more = self._augmented(found, train, whole.take(train), Codecs(inputs, labels))
         notes += more
         if options.class_weights == "balanced":
-            weights = _balanced(np.asarray(training.targets))
-            training = Sequences(
-                training.inputs, training.targets, weights.astype(np.float32), training.names, training.groups
-            )
+            training = replace(training, weights=_balanced(np.asarray(training.targets)))
         counts = {"train": len(train), **{name: len(part) for name, part in parts.items()}, "labels": len(labels)}
         digest = "".join(part.digest for part in (training, *parts.values()))
         return Data(
@@ -194,7 +190,7 @@ class Classify(SequenceTask):
         return Interface("embedding", codecs.inputs.size, output, per_step=False)
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
-        """Accuracy, and the mean of the labels' F1."""
+        """Return the accuracy and the macro-averaged F1 score."""
         from torchmetrics.classification import MulticlassAccuracy, MulticlassF1Score
 
         count = len(codecs.targets)
@@ -204,9 +200,8 @@ class Classify(SequenceTask):
         }
 
     def figures(self, figures: Figures, part: Sequences) -> Figures:
-        """See `Task.figures`: `loss` in nats, `accuracy`, `macro_f1`, and how many `sequences` there are."""
-        found = {name: value for name, value in figures.items() if name != "terms"}
-        return {**found, "sequences": len(part)}
+        """See `Task.figures`: `loss` in nats, `accuracy`, `macro_f1`, and the number of `sequences`."""
+        return {name: value for name, value in figures.items() if name != "terms"} | {"sequences": len(part)}
 
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """See `Task.figure_rows`."""
@@ -222,11 +217,11 @@ class Classify(SequenceTask):
         return f"sequences: {super().data_in_words(counts)}; {counts['labels']:,} labels"
 
     def baselines(self, data: Data[Sequences]) -> Mapping[str, Any]:
-        """The most frequent label of the training part."""
+        """Find the most frequent label of the training part."""
         return {"majority": int(Counter(np.asarray(data.train.targets).tolist()).most_common(1)[0][0])}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Sequences, codecs: Codecs) -> dict[str, Figures]:
-        """The most frequent label, whatever the sequence."""
+        """Evaluate the baseline, which always predicts the most frequent label."""
         from sklearn.metrics import f1_score
 
         targets = np.asarray(part.targets)
@@ -236,7 +231,7 @@ class Classify(SequenceTask):
         return {name: {"accuracy": float((targets == always).mean()), "macro_f1": float(f1)}}
 
     def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
-        """The likeliest label of each sequence, and the probability of each label."""
+        """Predict the most likely label of each sequence and the probability of every label."""
         output = Categorical(len(codecs.targets))
 
         def rows() -> Iterator[list[Any]]:
@@ -247,7 +242,7 @@ class Classify(SequenceTask):
         return Prediction(("sequence", "label", *codecs.targets.names), rows())
 
     def example(self, model: SequenceModel, data: Data[Sequences]) -> str:
-        """The likeliest label of a held-out sequence, and the true one where it is another."""
+        """Return the predicted label of a held-out sequence, and the true one if they differ."""
         one = data.valid.take([len(data.valid) // 2])
         names = data.codecs.targets.names
         probabilities = Categorical(len(names)).probabilities(all_raw_outputs(model, one)[0])
@@ -257,7 +252,7 @@ class Classify(SequenceTask):
         return f"{text!r} -> {names[found]} {probabilities[found]:.0%}{wrong}"
 
     def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
-        """The confusion matrix, precision and recall of each label, and the worst mistakes."""
+        """Return the confusion matrix, precision and recall per label, and the worst mistakes."""
         from throughtime.sight.report.outcome import label_results
 
         raw = np.stack(all_raw_outputs(model, part))
@@ -266,8 +261,15 @@ class Classify(SequenceTask):
         return label_results(codecs.targets.names, np.asarray(part.targets), probabilities, texts, "sequences")
 
     def step_name(self, codecs: Codecs) -> str:
-        """A symbol of the text's level, or a step in time."""
+        """Return "character" or "word" for text and "step" for numbers."""
         return "step" if _numeric(codecs) else UNITS[self.options.level]
+
+    def features(self, codecs: Codecs) -> Sequence[str]:
+        """See `SequenceTask.features`."""
+        if isinstance(codecs.inputs, SoundFeatures):
+            kind = "mel band" if isinstance(codecs.inputs, LogMel) else "sample"
+            return [f"{kind} {k}" for k in range(codecs.inputs.size)]
+        return super().features(codecs)
 
     def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
         """See `SequenceTask.symbols`."""
@@ -289,15 +291,15 @@ class Classify(SequenceTask):
         return self.passage(self._encoded(found, codecs), codecs, length, found.name, answered=bool(found.labels))
 
     def text_passage(self, text: str, codecs: Codecs, length: int) -> Passage:
-        """See `Task.text_passage`; each line is a sequence."""
+        """See `Task.text_passage`; each line is one sequence."""
         if _numeric(codecs):
             return super().text_passage(text, codecs, length)
         lines = [line for line in text.splitlines() if line.strip()]
         if not lines:
-            raise DataError("the text given has no characters: 1 or more are needed")
+            raise DataError("the text is empty; at least 1 character is needed")
         ids = [np.asarray(codecs.inputs.encode(line), np.int64) for line in lines]
         part = Sequences(ids, np.zeros(len(ids), np.int64), names=lines)
-        return self.passage(part, codecs, length, "the text given", answered=False)
+        return self.passage(part, codecs, length, "your text", answered=False)
 
     def _read(self, paths: Sequence[str | Path], least_labels: int) -> Labelled:
         options = self.options
@@ -305,7 +307,7 @@ class Classify(SequenceTask):
             given = {"label": options.label, "text": options.text, "group": options.group, "time": options.time}
             for name, value in {**given, "columns": options.columns}.items():
                 if value is not None:
-                    raise DataError(f"{option(name)} names a column of a table, but the data are sounds: leave it out")
+                    raise DataError(f"{option(name)} names a table column, but the data are sounds; remove it")
             return read_labelled_sounds(
                 paths, label_pattern=options.label_pattern, group_by=options.group_by, least_labels=least_labels
             )
@@ -323,13 +325,13 @@ class Classify(SequenceTask):
         )
 
     def _fitted(self, found: Labelled, train: Any) -> Any:
-        """The codec of the inputs, fitted on the training part."""
+        """Return the input codec, fitted to the training part."""
         if found.recordings is not None:
             rate = self.options.rate or common(found.recordings, "rate")
             level = self.options.normalize != "none"
             raw = self.options.features == "raw"
             if raw and self.options.normalize == "level":
-                raise DataError(f"{option('normalize')} level is for log-mel features: leave it out")
+                raise DataError(f"{option('normalize')} level is only for log-mel features; remove it")
             unfitted: SoundFeatures = (
                 RawSamples(Waveform(rate), self.options.frame)
                 if raw
@@ -345,7 +347,7 @@ class Classify(SequenceTask):
     def _augmented(
         self, found: Labelled, train: NDArray[np.int64], part: Sequences, codecs: Codecs
     ) -> tuple[Sequences, list[str]]:
-        """The training part with changed copies of its recordings, and what to say of them."""
+        """Return the training part with augmented copies of its recordings, and notes for the user."""
         if found.recordings is None:
             return part, []
         count = copies_of(len(train)) if self.options.augment is None else self.options.augment
@@ -354,13 +356,13 @@ class Classify(SequenceTask):
         sounds = [found.recordings[k].samples(codecs.inputs.waveform, mix=True) for k in train]
         rows, inputs = zip(*copies(sounds, codecs.inputs, count), strict=True)
         own = part.take([*range(len(part)), *rows])
-        note = f"Training reads {count} changed copies of each recording too; {option('augment')} 0 leaves them out."
+        note = f"Training includes {count} augmented copies of each recording; {option('augment')} 0 turns this off."
         return replace(own, inputs=[*part.inputs, *inputs]), [note]
 
     def _encoded(self, found: Labelled, codecs: Codecs) -> Sequences:
         if isinstance(codecs.inputs, SoundFeatures) != (found.recordings is not None):
             kinds = ("sounds", "other data") if found.recordings is not None else ("not sounds", "sounds")
-            raise DataError(f"{found.name}: these are {kinds[0]}, but the network was trained on {kinds[1]}")
+            raise DataError(f"{found.name}: the data are {kinds[0]}, but the network was trained on {kinds[1]}")
         if found.recordings is not None:
             waveform = codecs.inputs.waveform
             inputs = [codecs.inputs.encode(sound.samples(waveform, mix=True)) for sound in found.recordings]
@@ -369,16 +371,16 @@ class Classify(SequenceTask):
         else:
             inputs = [np.asarray(codecs.inputs.encode(text), np.int64) for text in found.texts or ()]
         labels = codecs.targets.encode(found.labels) if found.labels else np.zeros(len(found), np.int64)
-        return Sequences(inputs, labels, names=found.names, groups=found.groups)
+        return Sequences(inputs, labels, names=found.names, groups=found.groups, features=found.features)
 
 
 def _numeric(codecs: Codecs) -> bool:
-    """Whether the network reads numbers, which have no text."""
+    """Return whether the network reads numbers rather than text."""
     return isinstance(codecs.inputs, (Scaler, LogMel, RawSamples))
 
 
 class _Texts(Sequence[str]):
-    """What a report shows of each sequence: its text, or its name where it is numbers."""
+    """How a report shows each sequence: its text, or its name if it consists of numbers."""
 
     def __init__(self, part: Sequences, codecs: Codecs) -> None:
         self._part, self._codecs = part, codecs
@@ -392,7 +394,7 @@ class _Texts(Sequence[str]):
 
 
 def _balanced(targets: NDArray[np.int64]) -> NDArray[Any]:
-    """Weights that give each label the same sum, and have a mean of 1."""
+    """Return sample weights with mean 1 whose sum is the same for every label."""
     counts = np.bincount(targets)
     weights: NDArray[Any] = (len(targets) / (np.count_nonzero(counts) * np.maximum(counts, 1)))[targets]
     return weights

@@ -1,4 +1,4 @@
-"""Effect: model a device from what went into it and what came out."""
+"""Effect: model an audio device from recordings of its input and output."""
 
 from __future__ import annotations
 
@@ -34,31 +34,31 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 _PRE_EMPHASIS = 0.85
-_ORDER = 7  # of the polynomial
-_READ_AT_ONCE = 8192  # steps that are measured at a time
-_HEARD = 4096  # samples from which an example is chosen
-_TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # of the measurement of speed
+_ORDER = 7  # the order of the polynomial baseline
+_READ_AT_ONCE = 8192  # steps to evaluate at a time
+_HEARD = 4096  # samples to choose the training example from
+_TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # of the speed measurement
 
 
 class EffectOptions(TaskOptions):
-    """Pairs of sounds.
+    """Options of the effect task.
 
     Attributes:
-        data: a dry and a wet sound file, or a directory of each with matching names.
-        valid: a directory with pairs to validate on, called dry and wet; the end of each pair is held out if not given.
-        test: a directory with pairs to measure the trained network on, called dry and wet.
-        paired: whether DATA is what went into a device and what came out.
-        rate: samples per second, to which sounds are resampled; their own if not given.
-        align: auto moves each wet signal by its latency, of up to 100 ms.
-        knob: settings of the device's knobs from 0 to 1, as NAME=VALUE or with a value for each pair, gain=0.2,0.7;
-            the network reads them beside the sound. A directory with dry and wet sounds may have them in a table,
-            knobs.csv, with a column called file and one for each knob.
-        skip: whether the input is added to the output, so that the network learns the difference.
-        window: samples of truncated backpropagation through time.
-        segment: seconds that the state is carried through in training, from its beginning.
-        burn_in: samples at the beginning of a segment that have no loss.
-        valid_share: the part at the end of each pair that is held out to select the weights by.
-        test_share: the part after that to measure the trained network on.
+        data: a dry and a wet sound file, or a directory of each with matching file names.
+        valid: a directory with subdirectories dry and wet to validate on; the end of each pair is held out by default.
+        test: a directory with subdirectories dry and wet to evaluate the trained network on.
+        paired: whether DATA is the input and the output of a device.
+        rate: the sampling rate in Hz to resample sounds to; their own rate by default.
+        align: the alignment of pairs; auto estimates and removes the latency of each wet signal, up to 100 ms.
+        knob: the device's knob settings from 0 to 1, which the network reads along with the sound, as NAME=VALUE, or
+            one value per pair as gain=0.2,0.7. A directory with dry and wet sounds may list them in a table knobs.csv
+            with a column named file and one per knob.
+        skip: whether to add the input to the output, so that the network learns only the difference.
+        window: the window of truncated backpropagation through time, in samples.
+        segment: the length of a training segment in seconds; the state is carried through it from its start.
+        burn_in: the number of samples at the start of a segment that are excluded from the loss.
+        valid_share: the fraction at the end of each pair to hold out for selecting the best weights.
+        test_share: the fraction after that to hold out for testing the trained network.
     """
 
     task: Literal["effect"] = "effect"
@@ -75,7 +75,7 @@ class EffectOptions(TaskOptions):
 
 
 class Effect(Task[Pairs]):
-    """Predict what comes out of a device, such as an amplifier, sample by sample (Wright et al. 2019, DAFx-19)."""
+    """Predict the output of a device, such as an amplifier, sample by sample (Wright et al. 2019, DAFx-19)."""
 
     name = "effect"
     about = "model a device from its input and output sound"
@@ -92,19 +92,19 @@ class Effect(Task[Pairs]):
 
     @classmethod
     def speaks_for(cls, options: Mapping[str, Any]) -> str:
-        """Pairs."""
+        """Detect pairs."""
         return "pairs of dry and wet sounds" if options.get("paired") else ""
 
     @property
     def unit(self) -> str:
-        """A sample."""
+        """See `Task.unit`."""
         return "sample"
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Pairs]:
         """See `Task.prepare`."""
         options = self.options
         if options.data is None:
-            raise DataError("effect needs data: a dry and a wet sound file, or a directory of each")
+            raise DataError("effect needs data: pass a dry and a wet sound file, or a directory of each")
         pairs = find_pairs(options.data, options.knob)
         device = codecs.inputs if codecs else _device_of(pairs, options.rate)
         whole = self._read(pairs, options.data, device, progress)
@@ -117,11 +117,11 @@ class Effect(Task[Pairs]):
         held = {name: 0.0 if name in parts else share for name, share in shares.items()}
         if sum(held.values()) >= 1:
             raise DataError(
-                f"{option('valid_share')} and {option('test_share')} must leave something to train on, got "
+                f"{option('valid_share')} and {option('test_share')} must sum to less than 1, got "
                 f"{held['valid']:g} and {held['test']:g}"
             )
         if not held["valid"] and "valid" not in parts:
-            raise DataError(f"{option('valid_share')} must be above 0, to select the weights by")
+            raise DataError(f"{option('valid_share')} must be above 0 to select the best weights")
         first, last = 1 - held["valid"] - held["test"], 1 - held["test"]
         bounds = {"train": (0.0, first), "valid": (first, last), "test": (last, 1.0)}
         for name, (start, stop) in bounds.items():
@@ -145,7 +145,7 @@ class Effect(Task[Pairs]):
         return self._read(find_pairs(paths, self.options.knob), paths, codecs.inputs, progress)
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Pairs:
-        """See `Task.read_inputs`: dry sounds alone."""
+        """See `Task.read_inputs`; reads dry sounds only."""
         recordings = find_recordings(paths)
         dry = [recording.samples(codecs.inputs) for recording in recordings]
         signals = [np.concatenate([samples, np.zeros_like(samples)], 1) for samples in dry]
@@ -160,7 +160,7 @@ class Effect(Task[Pairs]):
         return Interface("numeric", inputs, Signal(1, _PRE_EMPHASIS), causal=True, skip=self.options.skip)
 
     def batches(self, part: Pairs, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Segments:
-        """Segments of the pairs, in windows through which the state is carried."""
+        """Return batches of segments, cut into windows that carry the state over."""
         return Segments(
             part.signals, batch, **self._cuts(part), constants=part.knobs, seed=seed, rank=rank, ranks=ranks
         )
@@ -168,19 +168,19 @@ class Effect(Task[Pairs]):
     def reading(
         self, part: Pairs, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1
     ) -> WholeSignals:
-        """The pairs one after another, whole; each process reads all of them."""
+        """Return the whole pairs one after another; each process reads all of them."""
         return WholeSignals(part.signals, _READ_AT_ONCE, terms, part.knobs)
 
     def fitting_batch(self, data: Data[Pairs], batch: int, ranks: int) -> int:
-        """As many segments as there are, at most."""
+        """Return the batch size, reduced to the number of segments if there are fewer."""
         count = len(places(data.train.signals, **self._cuts(data.train)))
         fitting = min(batch, count) // ranks * ranks
         if fitting < 1:
-            raise DataError(f"{data.name} has {count} segments, fewer than the {ranks} processes that would share them")
+            raise DataError(f"{data.name} has {count} segments, fewer than the {ranks} processes")
         return fitting
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
-        """The error-to-signal ratio, plain and pre-emphasized, and the mean absolute error."""
+        """Return the error-to-signal ratio with and without pre-emphasis, and the mean absolute error."""
         from throughtime.tasks.metrics import AbsoluteError, ErrorToSignal
 
         return {"esr": ErrorToSignal(), "esr_pre_emphasized": ErrorToSignal(_PRE_EMPHASIS), "mae": AbsoluteError()}
@@ -189,14 +189,14 @@ class Effect(Task[Pairs]):
         """See `Task.figures`.
 
         Returns:
-            `loss`; `esr` and `esr_pre_emphasized`, the energy of the error as a share of the wet signal's; `mae_db`,
-            the mean absolute error in decibels of full scale; and how many `samples` there were.
+            `loss`; `esr` and `esr_pre_emphasized`, the energy of the error divided by the wet signal's; `mae_db`, the
+            mean absolute error in decibels of full scale; and the number of `samples`.
         """
         found = {name: value for name, value in figures.items() if name not in ("terms", "mae")}
         return {**found, "mae_db": 20 * math.log10(max(figures["mae"], 1e-10)), "samples": int(figures["terms"])}
 
     def usage_figures(self, model: SequenceModel, codecs: Codecs) -> Figures:
-        """How many seconds of sound `Stream` computes in a second of one core, in blocks of 64 samples."""
+        """Return the number of seconds of sound that `Stream` computes per second on one core, in blocks of 64."""
         from throughtime.streaming import Stream
 
         device: DeviceInput = codecs.inputs
@@ -220,7 +220,7 @@ class Effect(Task[Pairs]):
             rows.append(("loss", f"{figures['loss']:.5f}"))
         rows.append(("samples", f"{figures['samples']:,.0f}"))
         if "real_time_factor" in figures:
-            rows.append(("speed", f"{figures['real_time_factor']:,.0f} times real time on one core, as a stream"))
+            rows.append(("speed", f"{figures['real_time_factor']:,.0f}x real time on one core, streaming"))
         return rows
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
@@ -231,7 +231,7 @@ class Effect(Task[Pairs]):
         return f"{listed}; {rate:,} samples per second"
 
     def baselines(self, data: Data[Pairs]) -> Mapping[str, Any]:
-        """The dry signal scaled to fit, and a polynomial of it: what a device without memory could do."""
+        """Fit memoryless baselines: the dry signal scaled to fit, and a polynomial of it."""
         gram, cross = np.zeros((_ORDER + 1, _ORDER + 1)), np.zeros(_ORDER + 1)
         for powers, wet in _in_powers(data.train):
             gram += powers.T @ powers
@@ -244,7 +244,7 @@ class Effect(Task[Pairs]):
         }
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Pairs, codecs: Codecs) -> dict[str, Figures]:
-        """Functions of the dry sample alone."""
+        """Evaluate the baselines, which are functions of the current dry sample alone."""
         import torch
 
         found = {}
@@ -259,7 +259,7 @@ class Effect(Task[Pairs]):
         return found
 
     def predict(self, model: SequenceModel, part: Pairs, codecs: Codecs) -> Prediction:
-        """The samples that went in, and those that come out, one row each."""
+        """Predict the wet sample for each dry sample, one row each."""
         from throughtime.streaming import Stream
 
         def rows() -> Iterator[list[float]]:
@@ -272,7 +272,7 @@ class Effect(Task[Pairs]):
         return Prediction(("dry", "wet"), rows())
 
     def example(self, model: SequenceModel, data: Data[Pairs]) -> str:
-        """The loudest sample of the beginning of the held-out sound, as it comes out of the network and the device."""
+        """Return the loudest sample at the start of the held-out sound, as predicted and as recorded."""
         import torch
 
         parameter = next(model.parameters())
@@ -289,11 +289,11 @@ class Effect(Task[Pairs]):
     def write_prediction(
         self, model: SequenceModel, paths: Sequence[str | Path], codecs: Codecs, out: Path, progress: Progress | None
     ) -> str:
-        """Writes what comes out of the device for a dry sound file, block by block."""
+        """Write the network's output for a dry sound file, block by block."""
         from throughtime.streaming import Stream
 
         if len(paths) != 1 or Path(paths[0]).is_dir():
-            raise UserError(f"{display_path(out)} is one sound: give one dry sound file to process")
+            raise UserError(f"{display_path(out)} holds one sound; pass exactly one dry sound file")
         waveform: DeviceInput = codecs.inputs
         dry = Recording.open(paths[0])
         (knobs,) = settings_by_pair(self.options.knob, 1, dry.name)
@@ -308,7 +308,7 @@ class Effect(Task[Pairs]):
         return f"{count / waveform.rate:,.2f} s of sound, {waveform.rate:,} samples per second{resampled},"
 
     def passage(self, part: Pairs, codecs: Codecs, length: int, name: str) -> Passage:
-        """See `Task.passage`: the beginning of the first pair."""
+        """See `Task.passage`; shows the beginning of the first pair."""
         from throughtime.sight.report.passage import Item, Passage
 
         inputs, wet = _of_pair(part, 0, slice(0, length))
@@ -316,7 +316,7 @@ class Effect(Task[Pairs]):
         return Passage(name, [Item(inputs, wet, name=part.name)], "sample", features=features, part=part)
 
     def sounds(self, model: SequenceModel, part: Pairs, codecs: Codecs, names: Sequence[str]) -> list[Sound]:
-        """See `Task.sounds`: some seconds of the longest pair, with the error over time."""
+        """See `Task.sounds`: a few seconds of the longest pair, with the error over time."""
         from throughtime.sight.report.data import Sound
         from throughtime.sight.report.passage import short
         from throughtime.sight.report.sound import SECONDS, WINDOW, listen, loudest, means, track
@@ -329,15 +329,15 @@ class Effect(Task[Pairs]):
         window = max(1, round(WINDOW * part.rate))
         energy = means(np.square(wet[:, 0], dtype=np.float64), window)
         error = means(np.square(wet[:, 0] - found), window)
-        # Windows 60 dB below the loudest are silent: a share of next to nothing says nothing.
+        # In windows 60 dB below the loudest, the ratio to almost nothing would be meaningless.
         audible = energy > 1e-6 * energy.max()
         ratio = np.where(audible, 10 * np.log10(np.maximum(error, 1e-12) / np.maximum(energy, 1e-12)), np.nan)
         tracks = [track("dry", inputs[:, 0]), track("target", wet[:, 0]), track("prediction", found)]
-        title = f"{short(part.name)}, from {first / part.rate:.2f} s of what was held out"
+        title = f"{short(part.name)}, held-out data from {first / part.rate:.2f} s"
         return [Sound(title, part.rate, tracks, (1, 2), "ESR, dB", ratio, window, values)]
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Pairs]) -> dict[str, Any]:
-        """A stretch of what was held out, and the reach of the gradient before and after; see `Task.pictures`."""
+        """See `Task.pictures`: an excerpt of held-out sound, and the gradient flow before and after training."""
         from throughtime.sight.gradients.sampling import followed
         from throughtime.sight.report.collect import flows_before_and_after, states_of
 
@@ -353,38 +353,38 @@ class Effect(Task[Pairs]):
         return read_pairs(pairs, display_path(paths[0]), device, align=aligned, progress=progress)
 
     def _cuts(self, part: Pairs) -> dict[str, int]:
-        """Steps of a segment, a window and the burn-in; a segment is no longer than the longest signal."""
+        """Return the lengths of a segment, a window and the burn-in; no segment is longer than the longest signal."""
         options = self.options
         segment = min(round(options.segment * part.rate), max(map(len, part.signals)))
         return {"segment": segment, "window": options.window, "burn_in": options.burn_in}
 
 
 def _device_of(pairs: Sequence[Pair], rate: int | None) -> DeviceInput:
-    """The rate of pairs, or the one wanted, and their knobs.
+    """Return the requested sampling rate, or the pairs' own, and their knobs.
 
     Raises:
-        DataError: the rates differ.
+        DataError: if the pairs have different rates.
     """
     return DeviceInput(rate or common([pair.dry for pair in pairs], "rate"), knobs=tuple(pairs[0].knobs))
 
 
 def _stretch(pairs: Pairs, start: float, stop: float) -> Pairs:
-    """The same part of each pair."""
+    """Return the same part of each pair."""
     signals = [signal[round(start * len(signal)) : round(stop * len(signal))] for signal in pairs.signals]
     if not all(map(len, signals)):
-        raise DataError(f"{pairs.name} is too short to hold out a part of it")
+        raise DataError(f"{pairs.name} is too short to hold out part of it")
     return Pairs(pairs.name, signals, pairs.rate, f"{pairs.digest}[{start:.6f}:{stop:.6f}]", pairs.knobs)
 
 
 def _of_pair(pairs: Pairs, k: int, steps: slice) -> tuple[Samples, Samples]:
-    """The inputs `[T, 1 + knobs]` and the wet samples `[T, 1]` of a stretch of a pair."""
+    """Return the inputs `[T, 1 + knobs]` and the wet samples `[T, 1]` of a part of a pair."""
     signal = np.array(pairs.signals[k][steps])
     settings = np.broadcast_to(pairs.knobs[k], (len(signal), pairs.knobs.shape[1]))
     return np.concatenate([signal[:, :1], settings], 1), signal[:, 1:]
 
 
 def _in_powers(pairs: Pairs) -> Iterator[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """The powers of the dry samples `[n, order + 1]`, from 0 on, and the wet samples `[n]`."""
+    """Yield the powers of the dry samples `[n, order + 1]`, starting at 0, and the wet samples `[n]`."""
     for signal in pairs.signals:
         for start in range(0, len(signal), BLOCK):
             block: Samples = signal[start : start + BLOCK]

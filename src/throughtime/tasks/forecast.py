@@ -1,4 +1,4 @@
-"""Forecast: the next values of series in a table over time."""
+"""Forecast: predict the next values of time series in a table."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.sight.report.passage import Passage
 
-_SEGMENT = 24  # rows of a step, at most, if not given
-_CONTEXT = 672  # rows of a context, at most, if not given and the horizon is no longer
+_SEGMENT = 24  # the default maximum number of rows per step
+_CONTEXT = 672  # the default maximum number of context rows, unless the horizon is longer
 
 
 class ForecastTask(Task[Windows]):
-    """Forecast the next rows of series.
+    """Forecast the next rows of time series.
 
-    All series share one network, which reads each of them by itself: scaled by the series' training rows, the last
+    All series share one network, which reads each series separately: scaled by its training rows and with the last
     value before the origin subtracted. The loss is a mean over values at this scale.
     """
 
@@ -45,27 +45,27 @@ class ForecastTask(Task[Windows]):
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
     measure: ClassVar[str] = "loss"
-    most_evaluated: ClassVar[int] = 100_000_000  # a window has many
+    most_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
 
     @classmethod
     def speaks_for(cls, options: Mapping[str, Any]) -> str:
-        """A horizon or a column to forecast."""
-        for name, what in (("horizon", "a horizon is given"), ("target", "a column to forecast is named")):
+        """Detect a horizon or a target column."""
+        for name, what in (("horizon", "a horizon is set"), ("target", "a target column is set")):
             if options.get(name):
                 return what
         return ""
 
     @property
     def unit(self) -> str:
-        """A value."""
+        """See `Task.unit`."""
         return "value"
 
     @property
     def horizon(self) -> int:
-        """How many rows to forecast.
+        """The number of rows to forecast.
 
         Raises:
-            DataError: it is not given.
+            DataError: if it isn't set.
         """
         if self.options.horizon is None:
             raise DataError(f"forecast needs {option('horizon')}, the number of rows to forecast.")
@@ -74,7 +74,7 @@ class ForecastTask(Task[Windows]):
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Windows]:
         """See `Task.prepare`."""
         if self.options.valid or self.options.test:
-            raise DataError(f"forecast splits one table by time: give {option('split')} instead of other files.")
+            raise DataError(f"forecast splits one table by time; use {option('split')} instead of more files.")
         return self.data(self._read(one_path(self.options.data)), codecs)
 
     def data(self, table: TimeSeries, codecs: Codecs | None = None) -> Data[Windows]:
@@ -82,10 +82,10 @@ class ForecastTask(Task[Windows]):
 
         Args:
             table: the series.
-            codecs: those of an earlier run on the same data; fitted if not given.
+            codecs: the codecs of an earlier run on the same data; fitted to the data if None.
 
         Raises:
-            DataError: the series are too short, or don't fit the codecs.
+            DataError: if the series are too short or don't match the codecs.
         """
         options, horizon = self.options, self.horizon
         lengths = np.array([len(series) for series in table.series])
@@ -96,7 +96,7 @@ class ForecastTask(Task[Windows]):
         if longest < horizon + (options.context or 1):
             raise DataError(
                 f"{table.name}: the longest series has {longest:,} training rows of {int(lengths.max()):,}, too few "
-                f"for {setting('horizon', horizon)} and {setting('context', context)}: make them smaller, or change "
+                f"for {setting('horizon', horizon)} and {setting('context', context)}; reduce these or change "
                 f"{option('split')}."
             )
         codec = codecs.inputs if codecs else None
@@ -112,7 +112,7 @@ class ForecastTask(Task[Windows]):
                 calendar=options.calendar,
             )
         windows = self._windows(table, codec)
-        # Short series begin with windows of which a part is missing; half of their rows are read at least.
+        # Short series start with windows whose context is incomplete, but at least half of it is there.
         first = np.where(train >= codec.context + horizon, codec.context, np.maximum(1, (train - horizon) // 2))
         middle = seen - (seen - train) // 2
 
@@ -123,11 +123,11 @@ class ForecastTask(Task[Windows]):
         notes = list(table.notes)
         if not len(valid) or not len(later):
             valid = later = part(train, seen)
-            notes.append("validation is too short to calibrate intervals on rows of their own")
+            notes.append("validation is too short to calibrate intervals on separate rows")
         if not len(training) or not len(valid):
             raise DataError(
-                f"{table.name}: no series has rows enough for {setting('horizon', horizon)} in both training and "
-                f"validation; make the horizon smaller, or change {option('split')}."
+                f"{table.name}: no series has enough rows for {setting('horizon', horizon)} in both training and "
+                f"validation; reduce the horizon or change {option('split')}."
             )
         test = part(seen, end)
         counts = {
@@ -140,7 +140,7 @@ class ForecastTask(Task[Windows]):
         )
 
     def _parts(self, lengths: NDArray[np.int64]) -> tuple[Any, Any, Any]:
-        """The row after the last one of training, validation and test, for each series."""
+        """Return the end rows (exclusive) of training, validation and test for each series."""
         numbers = [float(part) for part in self.options.split.split(",")]
         if numbers[0] >= 1:
             train, seen, end = (np.minimum(int(rows), lengths) for rows in np.cumsum(numbers))
@@ -161,7 +161,7 @@ class ForecastTask(Task[Windows]):
         return read_time_series(path, **self._columns, freq=options.freq, encoding_errors=options.encoding_errors)
 
     def series(self, *tables: Table) -> TimeSeries:
-        """Return the series of tables in memory; rows of later tables follow or replace those of earlier ones."""
+        """Return the series of tables in memory; rows of later tables append to or replace rows of earlier ones."""
         columns = [Columns.of(table, **self._columns) for table in tables]
         table = tables[0] if len(tables) == 1 else joined(tables, columns[0])
         return series_of(table, columns[0], self.options.freq)
@@ -178,14 +178,14 @@ class ForecastTask(Task[Windows]):
         return self.options.strategy == "recursive"
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Windows:
-        """See `Task.read`; every window after the rows that training and validation have seen."""
+        """See `Task.read`; returns all windows after the rows used for training and validation."""
         return self.unseen_windows(self._read(one_path(paths)), codecs)
 
     def unseen_windows(self, table: TimeSeries, codecs: Codecs) -> Windows:
-        """Return every window after the rows that training and validation have seen.
+        """Return all windows after the rows used for training and validation.
 
         Raises:
-            DataError: there is none, or the series don't fit the codecs.
+            DataError: if there are none, or the series don't match the codecs.
         """
         codec: SeriesCodec = codecs.inputs
         windows = self._windows(table, codec)
@@ -196,27 +196,27 @@ class ForecastTask(Task[Windows]):
         if not counts.sum():
             after = codec.timeline.label(int(ends.max()))
             raise DataError(
-                f"{table.name} has no series with {self.horizon} rows from {after} on: training and validation "
-                "have seen the earlier ones."
+                f"{table.name} has no series with {self.horizon} rows from {after} on; earlier rows were used for "
+                "training and validation."
             )
         return replace(windows, first=first, counts=counts)
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Windows:
-        """See `Task.read_inputs`; one window for each series, after its last row."""
+        """See `Task.read_inputs`; returns one window per series, after its last row."""
         return self.next_windows(self._read(one_path(paths)), codecs)
 
     def read_update(
         self, paths: Sequence[str | Path], update: str | Path, codecs: Codecs, progress: Progress | None = None
     ) -> Windows:
-        """See `Task.read_update`; one window for each series, after its last row in either table."""
+        """See `Task.read_update`; returns one window per series, after its last row in either table."""
         tables = [read_table(path, self.options.encoding_errors) for path in (one_path(paths), update)]
         return self.next_windows(self.series(*tables), codecs)
 
     def next_windows(self, table: TimeSeries, codecs: Codecs) -> Windows:
-        """Return one window for each series, after its last row.
+        """Return one window per series, after its last row.
 
         Raises:
-            DataError: future covariates end too early, or the series don't fit the codecs.
+            DataError: if future covariates end too early, or the series don't match the codecs.
         """
         windows = self._windows(table, codecs.inputs)
         data = windows.data
@@ -225,8 +225,8 @@ class ForecastTask(Task[Windows]):
             line, k = codecs.inputs.timeline, int(short[0])
             until = line.label(int(data.starts[k] + data.lengths[k] + self.horizon - 1))
             raise DataError(
-                f"{table.name}: the future covariates of series {data.names[k]!r} end too early: add rows "
-                f"up to {until}, {self.horizon} after the last value of the target, with the target left empty."
+                f"{table.name}: the future covariates of series {data.names[k]!r} end too early; add rows "
+                f"up to {until}, {self.horizon} after the last target value, with an empty target."
             )
         return replace(windows, first=data.lengths, counts=np.ones_like(data.lengths))
 
@@ -247,39 +247,39 @@ class ForecastTask(Task[Windows]):
         return Normal(targets) if head == "normal" else StudentT(targets)
 
     def batches(self, part: Windows, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> WindowBatches:
-        """Batches of windows of all series, shuffled anew in each epoch."""
+        """Return batches of windows from all series, reshuffled every epoch."""
         return WindowBatches(part, batch, seed, rank, ranks)
 
     def reading(
         self, part: Windows, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1
     ) -> WindowBatches:
-        """Batches of windows in order; where `terms` bounds them, windows evenly spread."""
+        """Return batches of windows in order; `terms` selects evenly spaced windows."""
         part = self.subset(part, terms)
         if len(part) < ranks:  # each process reads all of them
             rank, ranks = 0, 1
         return WindowBatches(part, min(part.at_once, len(part)), 0, rank, ranks, shuffled=False)
 
     def subset(self, part: Windows, terms: int | None) -> Windows:
-        """See `Task.subset`; windows evenly spread."""
+        """See `Task.subset`; selects evenly spaced windows."""
         return part if terms is None else part.spread(max(1, -(-terms // self.horizon)))
 
     def rolling(self, part: Windows, windows: int | None, step: int | None) -> Windows:
-        """See `Task.rolling`; a horizon apart, or all windows if there is no `windows` either."""
+        """See `Task.rolling`; the default step is the horizon, or 1 if `windows` is None too."""
         for name, count in (("windows", windows), ("step", step)):
             if count is not None and count < 1:
                 raise UserError(f"{option(name)} must be a positive integer, got {count}.")
         return part.rolling(windows, step or (1 if windows is None else self.horizon))
 
     def fitting_batch(self, data: Data[Windows], batch: int, ranks: int) -> int:
-        """As many windows as there are, at most."""
+        """Return the batch size, reduced to the number of windows if there are fewer."""
         return max(ranks, min(batch, len(data.train)))
 
     def figures(self, figures: Figures, part: Windows) -> Figures:
-        """See `Task.figures`: the mean `loss` of a value, and how many `values` were forecast."""
+        """See `Task.figures`: the mean `loss` per value, and the number of `values` forecast."""
         return {"loss": figures["loss"], "values": int(figures["terms"])}
 
     def further_figures(self, model: SequenceModel, part: Windows, terms: int | None = None) -> Figures:
-        """Errors of forecasts, and the coverage of their intervals (see `Measures`)."""
+        """Measure forecast errors and the coverage of intervals (see `Measures`)."""
         from throughtime.tasks.forecast_decoding import forecasts
 
         part = self.subset(part, terms)
@@ -305,24 +305,24 @@ class ForecastTask(Task[Windows]):
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
         return (
-            f"windows: {super().data_in_words(counts)}; {counts['series']:,} series; a context of "
-            f"{counts['context']:,} rows, {counts['segment']} a step, and a season of {counts['season']:,}"
+            f"windows: {super().data_in_words(counts)}; {counts['series']:,} series; context of "
+            f"{counts['context']:,} rows, {counts['segment']} per step; season of {counts['season']:,} rows"
         )
 
     def baselines(self, data: Data[Windows]) -> Mapping[str, Any]:
-        """A ridge regression from context to horizon, of the training windows."""
+        """Fit a ridge regression from context to horizon on the training windows."""
         return {"ridge": fit_ridge(data.train)}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Windows, codecs: Codecs) -> dict[str, Figures]:
-        """The last value, the last season, and the ridge regression."""
+        """Evaluate the last value, the seasonal naive forecast and the ridge regression."""
         return {name: measured(part, forecast) for name, forecast in baseline_forecasts(part, fitted).items()}
 
     def calibrate(self, model: SequenceModel, data: Data[Windows]) -> Mapping[str, Any]:
-        """Margins of intervals for each row of the horizon, from the later half of the validation rows.
+        """Return interval margins for each row of the horizon, from the later half of the validation rows.
 
-        They are relative to the series' seasonal naive error in training. It is split conformal prediction of quantile
-        intervals (Romano et al. 2019, arXiv:1905.03222). Coverage is guaranteed for exchangeable data alone, which
-        series that drift are not.
+        The margins are relative to each series' seasonal naive error in training. This is split conformal prediction
+        with quantile intervals (Romano et al. 2019, arXiv:1905.03222). Coverage is guaranteed only for exchangeable
+        data; series that drift are not exchangeable.
         """
         from throughtime.tasks.forecast_decoding import forecasts, units
 
@@ -336,7 +336,7 @@ class ForecastTask(Task[Windows]):
         return {"margins": margins.tolist()}
 
     def predict(self, model: SequenceModel, part: Windows, codecs: Codecs) -> Prediction:
-        """The forecast of the rows after each series' end, with intervals, at the original scale."""
+        """Forecast the rows after each series' end, with intervals, at the original scale."""
         from throughtime.tasks.forecast_decoding import forecasts
 
         codec: SeriesCodec = codecs.inputs
@@ -358,7 +358,7 @@ class ForecastTask(Task[Windows]):
         return Prediction(tuple(columns), rows())
 
     def example(self, model: SequenceModel, data: Data[Windows]) -> str:
-        """The last value of a held-out window's horizon, forecast and observed."""
+        """Return the last value of a held-out window's horizon, as forecast and as observed."""
         from throughtime.tasks.forecast_decoding import forecasts
 
         part = data.valid.take(np.array([len(data.valid) // 2]))
@@ -371,18 +371,18 @@ class ForecastTask(Task[Windows]):
         return f"{part.data.names[k]} at {label}, {row + 1} ahead -> {ahead:.4g}{known}"
 
     def outcome(self, model: SequenceModel, part: Windows, codecs: Codecs) -> dict[str, Any]:
-        """Forecasts of windows, errors by horizon step and by series, and how far back forecasts look."""
+        """Return example forecasts, errors by horizon step and by series, and how far back forecasts look."""
         from throughtime.tasks.forecast_page import outcome
 
         baselines = model.task.baselines if model.task else {}
         return outcome(model, part, self.options.interval, baselines)
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Windows]) -> dict[str, Any]:
-        """The outcome on the test part, or on the validation part if there is none; see `Task.pictures`."""
+        """See `Task.pictures`: the outcome on the test part, or on the validation part if there is no test part."""
         return self.outcome(model, data.valid if data.test is None else data.test, data.codecs)
 
     def passage(self, part: Windows, codecs: Codecs, length: int, name: str) -> Passage:
-        """See `Task.passage`; windows evenly spread."""
+        """See `Task.passage`; shows evenly spaced windows."""
         from throughtime.sight.report.passage import Passage
         from throughtime.tasks.forecast_page import items
 

@@ -1,4 +1,4 @@
-"""Forecasts of a network: the horizon decoded at once, or step by step from its own forecasts."""
+"""Decode forecasts from a network, either the whole horizon at once or recursively."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def forecasts(
     """Forecast windows with a network, at the common scale.
 
     Args:
-        model: the network; it predicts without dropout, and is left in the mode that it was in.
-        windows: what to forecast.
-        share: of the values that intervals are to contain.
-        calibrated: whether to widen intervals by the margins that calibration found.
+        model: the network; runs in evaluation mode and is restored to its previous mode.
+        windows: the windows to forecast.
+        share: the fraction of values that intervals should contain.
+        calibrated: whether to widen intervals by the calibrated margins.
 
     Returns:
-        The numbers of windows and their forecasts, in parts that fit in the memory.
+        The window indices and their forecasts, in chunks that fit in memory.
     """
     parameter = next(model.parameters())
     margins = model.task.calibration.get("margins") if calibrated and model.task else None
@@ -49,18 +49,18 @@ def forecasts(
 
 
 def units(windows: Windows, chosen: Integers) -> Array:
-    """Return what the margins of intervals are relative to `[B, 1]`: the series' seasonal naive error in training."""
+    """Return the unit of interval margins `[B, 1]`: each series' seasonal naive error in training."""
     return np.asarray(windows.data.errors[windows.where(chosen)[0]][:, None])
 
 
 @torch.no_grad()
 def decode(model: SequenceModel, windows: Windows, steps: Tensor, share: float) -> Array:
-    """Return the head's numbers for each segment of the horizon `[B, m, width]`.
+    """Return the head's raw outputs for each segment of the horizon `[B, m, width]`.
 
     Args:
         model: the network.
-        windows: what is forecast.
-        steps: what the network reads `[n + m, B, features]` (see `Windows.inputs`).
+        windows: the windows to forecast.
+        steps: the network's inputs `[n + m, B, features]` (see `Windows.inputs`).
         share: see `forecasts`.
     """
     n, m = windows.steps

@@ -1,4 +1,4 @@
-"""How good forecasts are, and simple forecasts to compare them with."""
+"""Forecast metrics, and simple forecasts to compare with."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Figures = dict[str, float]
 LEVELS = (0.1, 0.5, 0.9)
 """Levels of the weighted quantile loss."""
 
-_RIDGE = 1e-3  # the penalty, as a share of the inputs' mean variance
+_RIDGE = 1e-3  # the penalty, relative to the inputs' mean variance
 
 
 class Forecast(NamedTuple):
@@ -29,7 +29,7 @@ class Forecast(NamedTuple):
     Attributes:
         point: the forecast values `[B, horizon]`.
         low, high: the bounds of the interval `[B, horizon]`; equal to `point` without a distribution.
-        quantiles: at `LEVELS` `[B, horizon, 3]`; None without a distribution.
+        quantiles: the quantiles at `LEVELS` `[B, horizon, 3]`; None without a distribution.
     """
 
     point: Array
@@ -40,17 +40,17 @@ class Forecast(NamedTuple):
     def widened(self, margins: Array) -> Forecast:
         """Return the forecast with `margins` `[B, horizon]` added on both sides of its intervals."""
         low, high = self.low - margins, self.high + margins
-        middle = (low + high) / 2  # where a margin below 0 has turned an interval around
+        middle = (low + high) / 2  # a negative margin may have swapped the bounds
         return self._replace(low=np.minimum(low, middle), high=np.maximum(high, middle))
 
 
 def forecast_of(output: Output, raw: Array, share: float) -> Forecast:
-    """Return the forecast that raw numbers `[B, m, width]` describe, the rows of m segments one after the other.
+    """Convert raw outputs `[B, m, width]` to a forecast, concatenating the rows of the m segments.
 
     Args:
-        output: what the numbers mean.
-        raw: the numbers.
-        share: of the values that intervals are to contain.
+        output: the output type.
+        raw: the raw outputs.
+        share: the fraction of values that intervals should contain.
     """
     flat = (len(raw), -1)
     if isinstance(output, Quantiles):
@@ -77,14 +77,14 @@ def forecast_of(output: Output, raw: Array, share: float) -> Forecast:
 
 
 class Measures:
-    """Errors of forecasts, added up.
+    """Accumulate forecast errors.
 
-    MSE, MAE and MASE are means at the common scale, sMAPE (%), the weighted quantile loss (the sum of pinball losses
-    over the sum of absolute values, mean over `LEVELS`) and coverage are of the original one. MASE divides by the mean
-    absolute error of the seasonal naive forecast in training.
+    MSE, MAE and MASE are means at the common scale; sMAPE (%), the weighted quantile loss (the sum of pinball losses
+    over the sum of absolute values, averaged over `LEVELS`) and coverage are computed at the original scale. MASE
+    divides by the mean absolute error of the seasonal naive forecast in training.
 
     Args:
-        windows: what is forecast.
+        windows: the windows to forecast.
         intervals: whether forecasts have intervals.
     """
 
@@ -124,7 +124,7 @@ class Measures:
 
     @property
     def figures(self) -> Figures:
-        """The means."""
+        """The metrics so far."""
         count = max(1, self._count)
         found = {name: total / count for name, total in self._sums.items() if name not in ("size", "pinball")}
         if "pinball" in self._sums:
@@ -133,11 +133,11 @@ class Measures:
 
 
 def measured(windows: Windows, forecast: Callable[[Integers], Forecast]) -> Figures:
-    """Return the figures of forecasts without intervals.
+    """Return the metrics of forecasts without intervals.
 
     Args:
-        windows: what is forecast.
-        forecast: makes the forecast of windows.
+        windows: the windows to forecast.
+        forecast: a function that forecasts windows.
     """
     measures = Measures(windows)
     for chunk in windows.chunks():
@@ -151,23 +151,23 @@ def point_forecast(values: Array) -> Forecast:
 
 
 def last_value(windows: Windows, chosen: Integers) -> Array:
-    """Forecast the last value before the origin."""
+    """Repeat the last value before the origin."""
     return np.repeat(windows.contexts(chosen, windows.codec.context)[:, -1:], windows.horizon, 1)
 
 
 def seasonal_naive(windows: Windows, chosen: Integers) -> Array:
-    """Forecast the values of the last season before the origin."""
+    """Repeat the values of the last season before the origin."""
     season = windows.codec.season
     last = windows.contexts(chosen, season)
     return np.tile(last, (1, -(-windows.horizon // season)))[:, : windows.horizon]
 
 
 def fit_ridge(windows: Windows, most: int = 200_000) -> dict[str, Any]:
-    """Fit a ridge regression from context to horizon, the last value subtracted.
+    """Fit a ridge regression from context to horizon, with the last value subtracted.
 
     Args:
-        windows: of the training part.
-        most: how many windows to fit it to at most, evenly spread.
+        windows: the training windows.
+        most: the maximum number of windows to fit to, evenly spaced.
 
     Returns:
         The weights as plain data.
@@ -181,7 +181,7 @@ def fit_ridge(windows: Windows, most: int = 200_000) -> dict[str, Any]:
         inputs = windows.contexts(chunk, context)[whole].astype(np.float64)
         last = inputs[:, -1:].copy()
         inputs[:, :-1] -= last
-        inputs[:, -1] = 1.0  # where the last value would be 0, a constant
+        inputs[:, -1] = 1.0  # the last value minus itself is 0; use its place for the intercept
         gram += inputs.T @ inputs
         cross += inputs.T @ (values[whole] - last)
     penalty = _RIDGE * max(np.trace(gram[:-1, :-1]), 1e-12) / max(1, context - 1)
@@ -192,7 +192,7 @@ def fit_ridge(windows: Windows, most: int = 200_000) -> dict[str, Any]:
 
 
 def ridge_forecast(fitted: Mapping[str, Any], windows: Windows, chosen: Integers) -> Array:
-    """Forecast with the regression that `fit_ridge` fitted."""
+    """Forecast with a regression from `fit_ridge`."""
     weights = np.frombuffer(base64.b64decode(fitted["float32"]), "<f4").reshape(fitted["shape"])
     inputs = windows.contexts(chosen, windows.codec.context)
     last = inputs[:, -1:].copy()
@@ -202,11 +202,11 @@ def ridge_forecast(fitted: Mapping[str, Any], windows: Windows, chosen: Integers
 
 
 def baseline_forecasts(windows: Windows, fitted: Mapping[str, Any]) -> dict[str, Callable[[Integers], Forecast]]:
-    """Return the simple forecasts of windows, by name.
+    """Return the baseline forecasts of windows, by name.
 
     Args:
-        windows: what to forecast.
-        fitted: the regression that `fit_ridge` fitted, as "ridge".
+        windows: the windows to forecast.
+        fitted: a mapping with the regression from `fit_ridge` as "ridge".
     """
     values: dict[str, Callable[[Windows, Integers], Array]] = {"last value": last_value}
     season = windows.codec.season
@@ -222,13 +222,13 @@ def baseline_forecasts(windows: Windows, fitted: Mapping[str, Any]) -> dict[str,
 
 
 def conformal_margins(scores: Array, observed: Array, share: float) -> Array:
-    """Return how far intervals are to be widened so that they contain a share of values (split conformal prediction).
+    """Return the margins that make intervals contain a given fraction of values (split conformal prediction).
 
     Args:
-        scores: how far each value is outside its interval `[N, horizon]`, below 0 inside (Romano et al. 2019,
+        scores: the distance of each value outside its interval `[N, horizon]`, negative inside (Romano et al. 2019,
             arXiv:1905.03222).
         observed: where there is a value.
-        share: of the values.
+        share: the fraction of values.
     """
     margins = np.zeros(scores.shape[1])
     for k in range(scores.shape[1]):

@@ -16,7 +16,7 @@ from throughtime.tasks.forecast_options import ForecastOptions
 
 
 class FrameForecastOptions(ForecastOptions):
-    """Data frames over time.
+    """Options for data frames in memory.
 
     Attributes:
         estimator: the parameters of the estimator.
@@ -37,17 +37,17 @@ class FrameForecast(ForecastTask):
 
     @classmethod
     def speaks_for(cls, options: Any) -> str:
-        """Nothing: only the estimator makes it."""
+        """Match nothing: only the estimator creates this task."""
         return ""
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> NoReturn:
-        """Data come from the estimator: there are no files to read.
+        """Refuse to read files: the data come from the estimator.
 
         Raises:
             DataError: always.
         """
         raise DataError(
-            "this model was trained on data in memory, and reads no files: load it with throughtime.Forecaster.load, "
+            "this model was trained on data in memory and can't read files. Load it with throughtime.Forecaster.load "
             "and call predict."
         )
 

@@ -1,4 +1,4 @@
-"""The options of forecasts."""
+"""Options of the forecast task."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ def _shares(value: Any) -> str:
     shares = all(0 <= number < 1 for number in numbers) and sum(numbers) <= 1 + 1e-9
     if len(numbers) != 3 or not (rows or shares) or min(numbers[:2]) <= 0:
         raise ValueError(
-            "expected three numbers for training, validation and test: shares such as 0.7,0.1,0.2, or rows such as "
-            "8640,2880,2880"
+            "expected three numbers for training, validation and test: fractions such as 0.7,0.1,0.2, or row counts "
+            "such as 8640,2880,2880"
         )
     return ",".join(f"{number:g}" if shares else str(int(number)) for number in numbers)
 
@@ -34,37 +34,39 @@ def _levels(value: Any) -> str:
     except ValueError:
         numbers = []
     if len(numbers) < 2 or any(not 0 < number < 1 for number in numbers) or sorted(set(numbers)) != numbers:
-        raise ValueError("expected two levels or more between 0 and 1 in ascending order, such as 0.1,0.5,0.9")
+        raise ValueError("expected at least two ascending levels between 0 and 1, such as 0.1,0.5,0.9")
     return ",".join(f"{number:g}" for number in numbers)
 
 
 class ForecastOptions(TaskOptions):
-    """Tables over time.
+    """Options of the forecast task.
 
     Attributes:
-        data: a table (.csv, .tsv or .parquet) with a row for each time, or for each time and series.
-        target: the columns to forecast, with commas between them; each is a series of its own. `y` if not given.
-        horizon: how many rows to forecast.
-        context: how many rows the network looks back; four horizons, but at most 672 or a horizon, if not given.
-        strategy: direct decodes the whole horizon from the state after the context; recursive decodes one step, which
-            the network then reads to decode the next one.
-        segment: how many rows a step of the network reads or writes (SegRNN, arXiv:2308.11200); the horizon in equal
-            parts of at most 24 rows if not given, and one row where the strategy is recursive.
-        time: the column of time stamps; one named ds, date, time, timestamp or datetime if not given.
-        id: the column that tells series apart; `unique_id` if there is one.
-        past: covariates known up to the present, with commas between them.
-        future: covariates that are also known for the times to forecast.
-        static: covariates that are the same in all rows of a series.
-        freq: the step between rows, such as h, 15min, d, w or mo; the most frequent one if not given.
-        season: the rows of a season, for the seasonal naive baseline and MASE; found if not given.
-        calendar: whether the network reads the times of day, week and year.
-        scaling: how each series is scaled, fitted on its training rows. standard: mean and standard deviation; robust:
-            median and interquartile range; mean: the mean absolute value.
-        split: how much of each series is for training, validation and test, in this order of time: shares, each of
-            them a horizon or more, or rows.
-        head: mse or mae for one value; quantiles, normal or student_t for a distribution.
-        quantiles: the levels that the quantiles head predicts.
-        interval: the share of values that intervals are calibrated to contain.
+        data: a table (.csv, .tsv or .parquet) with a row per time, or per time and series.
+        target: the columns to forecast, separated by commas; each is a separate series. `y` by default.
+        horizon: the number of rows to forecast.
+        context: the number of rows the network looks back; by default four horizons, up to the larger of 672 rows and
+            one horizon.
+        strategy: the decoding strategy: direct decodes the whole horizon from the state after the context; recursive
+            decodes one step at a time and feeds it back to the network.
+        segment: the number of rows per step of the network (SegRNN, arXiv:2308.11200); by default the horizon is
+            divided into equal parts of at most 24 rows, or single rows if the strategy is recursive.
+        time: the timestamp column; by default one named ds, date, time, timestamp or datetime.
+        id: the column that identifies the series; `unique_id` by default, if present.
+        past: covariates known up to the present, separated by commas.
+        future: covariates also known for the times to forecast, separated by commas.
+        static: covariates that are constant within a series, separated by commas.
+        freq: the interval between rows, such as h, 15min, d, w or mo; the most frequent one by default.
+        season: the number of rows per season, for the seasonal naive baseline and MASE; detected by default.
+        calendar: whether the network also reads the time of day, week and year.
+        scaling: the scaling of each series, fitted to its training rows: standard uses the mean and standard deviation;
+            robust the median and interquartile range; mean the mean absolute value.
+        split: the parts of each series for training, validation and test, in order of time, as fractions (each part
+            at least one horizon long) or row counts.
+        head: the output and its loss: mse and mae predict one value; quantiles, normal and student_t predict a
+            distribution.
+        quantiles: the levels that the quantiles head predicts, separated by commas.
+        interval: the fraction of values that calibrated intervals should contain.
     """
 
     task: Literal["forecast"] = "forecast"

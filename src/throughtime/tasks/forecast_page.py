@@ -1,4 +1,4 @@
-"""What a report shows of forecasts: windows, errors by horizon step and by series, and how far back they look."""
+"""The forecast section of a report: windows, errors by horizon step and series, and how far back forecasts look."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ if TYPE_CHECKING:
     from throughtime.sight.report.data import Curve, ForecastWindow, Table
     from throughtime.sight.report.passage import Item
 
-_MEASURED = 2_000  # windows that errors are measured on
-_SHOWN = 6  # windows of each kind
-_CONTEXT = 3  # horizons of context that are drawn, at most
-_SERIES = 50  # rows of the table
-_LOOKED = 16  # windows whose gradients are followed
+_MEASURED = 2_000  # windows to measure errors on
+_SHOWN = 6  # windows of each kind to show
+_CONTEXT = 3  # horizons of context to draw, at most
+_SERIES = 50  # rows of the table, at most
+_LOOKED = 16  # windows to follow gradients in
 
 
 def outcome(model: SequenceModel, part: Windows, share: float, fitted: Mapping[str, Any]) -> dict[str, Any]:
-    """Return how forecasts of a part of the data do, as fields of `ReportData`.
+    """Evaluate forecasts of a part of the data for a report, as fields of `ReportData`.
 
     Args:
         model: the trained network.
         part: the windows.
-        share: of the values that intervals are to contain.
-        fitted: the baselines.
+        share: the fraction of values that intervals should contain.
+        fitted: the fitted baselines.
     """
     from throughtime.sight.report.data import Forecasts
 
@@ -52,13 +52,14 @@ def outcome(model: SequenceModel, part: Windows, share: float, fitted: Mapping[s
 
 
 def lookback(model: SequenceModel, part: Windows) -> Curve:
-    """Return how much forecasts change with what the network reads before the origin.
+    """Measure how strongly forecasts depend on each input before the origin.
 
-    It is the norm of the gradient of the horizon's forecast values with respect to the inputs of a step (see
-    `throughtime.sight.connectivity`), the mean over some windows and the steps of the horizon, relative to the
+    The measure is the norm of the gradient of the horizon's forecast values with respect to the inputs of a step (see
+    `throughtime.sight.connectivity`), averaged over several windows and the steps of the horizon, relative to the
     largest.
 
     Returns:
+        A curve over rows before the origin.
         A curve over rows before the origin.
     """
     from throughtime.sight import connectivity
@@ -71,14 +72,14 @@ def lookback(model: SequenceModel, part: Windows) -> Curve:
     norms = connectivity(
         model.cpu(), x, of=lambda given: given[0][at:].sum(), window=len(x), steps=range(at, len(x))
     ).norms
-    # norms[j, lag] is of the input at step at + j - lag; steps before the origin are wanted, the latest first.
+    # norms[j, lag] belongs to the input at step at + j - lag; keep the steps before the origin, latest first.
     back = np.array([np.nanmean([norms[j, at + j - k] for j in range(len(norms))]) for k in range(n - 1, -1, -1)])
     largest = max(float(back.max()), np.finfo(float).tiny)
     return Curve("forecast", part.codec.segment * (np.arange(n) + 1), back / largest)
 
 
 def items(part: Windows, length: int) -> list[Item]:
-    """Return windows as a report reads them: about so many steps of them, evenly spread."""
+    """Return evenly spaced windows as report items, about `length` steps in total."""
     from throughtime.sight.report.passage import Item
 
     n, m = part.steps
@@ -106,14 +107,14 @@ def _label(part: Windows, series: int, row: int) -> str:
 
 
 def _rows(part: Windows, chosen: Integers, before: int, after: int) -> tuple[Array, Array]:
-    """Values around origins `[B, before + after]`, at the common scale, and where they are observed."""
+    """Return values around origins `[B, before + after]` at the common scale, and where they are observed."""
     series, origins = part.where(chosen)
     rows = (part.data.offsets[series] + origins)[:, None] + np.arange(-before, after)
     return part.data.values[rows], part.data.observed[rows]
 
 
 def _errors(model: SequenceModel, part: Windows, share: float) -> tuple[Array, Array, Array]:
-    """Absolute errors `[N, horizon]`, whether intervals have the values, and where there are values."""
+    """Return absolute errors `[N, horizon]`, whether intervals contain the values, and where there are values."""
     found: list[tuple[Array, Array, Array]] = []
     for chosen, forecast in forecasts(model, part, share):
         true, observed = part.targets(chosen)
@@ -128,7 +129,7 @@ def _mean(errors: Array, observed: Array, axis: int | None) -> Array:
 
 
 def _worst(part: Windows, errors: Array, observed: Array) -> Integers:
-    """The windows with the largest mean error; none overlaps another one of its series."""
+    """Return the windows with the largest mean error, without overlaps within a series."""
     series, origins = part.where(np.arange(len(part)))
     found: list[int] = []
     for k in np.argsort(-_mean(errors, observed, 1), kind="stable").tolist():
@@ -163,18 +164,18 @@ def _by_series(part: Windows, errors: Array, covered: Array, observed: Array, sh
         inside = float(_mean(covered[own], observed[own], None))
         rows.append((part.data.names[k], int(own.sum()), f"{scaled:.4f}", f"{mase:.3f}", inside))
     rows.sort(key=lambda row: -float(row[3]))
-    more = f" The {_SERIES} worst of {len(rows):,} series." if len(rows) > _SERIES else ""
+    more = f" Only the worst {_SERIES} of {len(rows):,} series are listed." if len(rows) > _SERIES else ""
     return Table(
-        "Series by series",
-        "MAE is at the common scale; MASE divides it by the seasonal naive forecast's error in training, so that above "
-        f"1 the network does worse. Coverage is the share of values inside the {share:.0%} intervals.{more}",
+        "Results by series",
+        "MAE is at the common scale. MASE divides it by the seasonal naive forecast's error in training, so a value "
+        f"above 1 is worse than that forecast. Coverage is the fraction of values in the {share:.0%} intervals.{more}",
         ("series", "windows", "MAE, scaled", "MASE", "coverage"),
         rows[:_SERIES],
     )
 
 
 def _windows(model: SequenceModel, part: Windows, share: float) -> list[ForecastWindow]:
-    """Windows as a report draws them, at the original scale."""
+    """Return windows for a report to draw, at the original scale."""
     from throughtime.sight.report.data import ForecastWindow
 
     before = min(part.codec.context, _CONTEXT * part.horizon)

@@ -1,4 +1,4 @@
-"""The classical tasks with long lags, each as a generator of as many sequences as training takes."""
+"""Classic long time lag tasks, each a generator of unlimited sequences."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 
-_EPOCH = 50  # batches; new sequences are drawn for each
-_VALID = 400  # sequences
-_SHOWN = 64  # sequences that stand for the training data
+_EPOCH = 50  # batches per epoch; all sequences are new
+_VALID = 400  # validation sequences
+_SHOWN = 64  # sequences that represent the training data
 
 
 class LagOptions(TaskOptions):
-    """Generated sequences.
+    """Options of generated tasks.
 
     Attributes:
-        lag: the number of steps that must be spanned.
+        lag: the number of steps to remember across.
     """
 
     task: str
@@ -46,13 +46,13 @@ class LagOptions(TaskOptions):
 
 
 class LagTask(SequenceTask):
-    """A task whose sequences are generated, each seen once.
+    """A task whose sequences are generated and each used once.
 
     Attributes:
-        figure: what says whether the task is learned: `loss` or `accuracy`.
-        threshold: the value that it must reach.
-        guess: its value without a memory.
-        least: the shortest lag that the task has.
+        figure: the metric that decides whether the task is learned: `loss` or `accuracy`.
+        threshold: the value of the metric from which the task counts as learned.
+        guess: the value of the metric without any memory.
+        least: the shortest possible lag.
     """
 
     Options = LagOptions
@@ -68,27 +68,27 @@ class LagTask(SequenceTask):
 
     @abstractmethod
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
-        """Draw sequences.
+        """Generate sequences.
 
         Returns:
-            Ids `[T, B]` or values `[T, B, F]` and their targets: `[B]`, `[B, K]` or `[T, B]`.
+            Token ids `[T, B]` or values `[T, B, F]`, and their targets `[B]`, `[B, K]` or `[T, B]`.
         """
 
     def learned(self, figures: Mapping[str, float]) -> bool:
-        """Whether figures reach the threshold."""
+        """Return whether the metric reaches the threshold."""
         value = figures[self.figure]
         return value >= self.threshold if self.figure == "accuracy" else value <= self.threshold
 
     @property
     def unit(self) -> str:
-        """A sequence, or a step where each has a target."""
+        """See `Task.unit`."""
         return "step" if self.interface(Codecs()).per_step else "sequence"
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
         """See `Task.prepare`."""
         if self.options.lag < self.least:
             raise DataError(
-                f"{self.name} has lags of {self.least} steps or more, got {setting('lag', self.options.lag)}"
+                f"{self.name} needs a lag of at least {self.least} steps, got {setting('lag', self.options.lag)}"
             )
         train, valid = self._sequences(0, _SHOWN), self._sequences(1, _VALID)
         name = f"{self.name.removeprefix('memory-')}, lag {self.options.lag}"
@@ -100,17 +100,17 @@ class LagTask(SequenceTask):
         return Sequences(list(inputs.swapaxes(0, 1)), list(targets.T) if per_step else targets)
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> NoReturn:
-        """Refuse: the sequences are generated."""
-        raise DataError(f"{self.name} generates its sequences; it reads no files")
+        """Refuse to read files: the sequences are generated."""
+        raise DataError(f"{self.name} generates its sequences and can't read files")
 
     def batches(  # type: ignore[override]
         self, part: Sequences, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1
     ) -> Generated:
-        """New sequences for each batch."""
+        """Return batches of newly generated sequences."""
         return Generated(self, batch // ranks, (_TRAINING, seed, rank))
 
     def fitting_batch(self, data: Data[Sequences], batch: int, ranks: int) -> int:
-        """The batch as it is, in equal shares."""
+        """Return the batch size, rounded down to a multiple of the number of processes."""
         return max(1, batch // ranks) * ranks
 
     def figures(self, figures: Figures, part: Sequences) -> Figures:
@@ -118,7 +118,7 @@ class LagTask(SequenceTask):
         return {name: value for name, value in figures.items() if name != "terms"}
 
     def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
-        """The prediction for each sequence."""
+        """Predict each sequence."""
         output = model.head.output
 
         def rows() -> Iterator[list[Any]]:
@@ -128,14 +128,14 @@ class LagTask(SequenceTask):
         return Prediction(("sequence", "prediction"), rows())
 
 
-_PARTS, _TRAINING = 7, 8  # generators of fixed parts and of training data must differ
+_PARTS, _TRAINING = 7, 8  # different seeds for fixed parts and training data
 
 
 class Generated:
-    """Batches that are drawn when they are read; a batch depends on its step and the seed alone.
+    """Batches generated on demand; each depends only on its step and the seed.
 
     Attributes:
-        terms: the number of terms of an epoch.
+        terms: the number of loss terms per epoch.
     """
 
     def __init__(self, task: LagTask, rows: int, seed: tuple[int, ...]) -> None:
@@ -146,7 +146,7 @@ class Generated:
         return _EPOCH
 
     def batch(self, step: int) -> Batch:
-        """The batch of a step."""
+        """Return the batch of a step."""
         inputs, targets = self._task.draw(np.random.default_rng((*self._seed, step)), self._rows)
         return Batch(inputs, targets, None, None, False, float(targets.size))
 
@@ -154,9 +154,10 @@ class Generated:
 class Adding(LagTask):
     """Add the two marked numbers of a sequence.
 
-    A step has a number from U(0, 1) and a mark, which is 1 at a step of the first half and at one of the second; the
-    target is the sum (Hochreiter & Schmidhuber 1997, experiment 4; with these numbers in Arjovsky et al. 2016,
-    arXiv:1511.06464). Answering 1 always has an error of 1/6. The lag is the length of the sequence.
+    Each step has a number drawn from U(0, 1) and a mark, which is 1 at one step of each half and 0 elsewhere. The
+    target is the sum of the marked numbers (Hochreiter & Schmidhuber 1997, experiment 4; with these numbers in
+    Arjovsky et al. 2016, arXiv:1511.06464). Always predicting 1 has a mean squared error of 1/6. The lag is the length
+    of the sequence.
     """
 
     name, about = "memory-adding", "add the two marked numbers of a sequence"
@@ -177,11 +178,15 @@ class Adding(LagTask):
         """See `Task.interface`."""
         return Interface("numeric", 2, Point(1, "mse"), per_step=False)
 
+    def features(self, codecs: Codecs) -> Sequence[str]:
+        """See `SequenceTask.features`."""
+        return "number", "mark"
+
 
 class _Counted(LagTask):
-    """A task of symbols whose figure is the accuracy at some steps."""
+    """A task on token ids whose metric is the accuracy at certain steps."""
 
-    counted: ClassVar[tuple[int, int | None] | None] = None  # None where a sequence has one target
+    counted: ClassVar[tuple[int, int | None] | None] = None  # None if a sequence has a single target
     alphabet: ClassVar[int]
     classes: ClassVar[int]
     monitor = "accuracy"
@@ -193,7 +198,7 @@ class _Counted(LagTask):
         return Interface("embedding", self.alphabet, Categorical(self.classes), per_step=per_step, causal=per_step)
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
-        """The accuracy at the steps that need the memory."""
+        """Return the accuracy at the steps that need memory."""
         from torchmetrics.classification import MulticlassAccuracy
 
         from throughtime.tasks.metrics import StepAccuracy
@@ -204,14 +209,14 @@ class _Counted(LagTask):
 
 
 class Copy(_Counted):
-    """Repeat ten symbols after a pause.
+    """Repeat ten symbols after a delay.
 
-    Ten symbols out of eight, lag - 1 blanks, a delimiter and ten blanks; at the last ten steps the ten symbols have to
-    be repeated, before that the target is the blank (Hochreiter & Schmidhuber 1997; with these settings in Arjovsky et
-    al. 2016, arXiv:1511.06464). The accuracy is that of the ten symbols; guessing has 1/8.
+    The input is ten of eight possible symbols, lag - 1 blanks, a delimiter and ten blanks. The target is blank except
+    for the last ten steps, where the ten symbols must be repeated (Hochreiter & Schmidhuber 1997; with these settings
+    in Arjovsky et al. 2016, arXiv:1511.06464). The accuracy counts only the ten symbols; chance level is 1/8.
     """
 
-    name, about = "memory-copy", "repeat ten symbols after a pause"
+    name, about = "memory-copy", "repeat ten symbols after a delay"
     alphabet, classes = 10, 9
     counted, guess = (-10, None), 1 / 8
     least = 1
@@ -228,15 +233,15 @@ class Copy(_Counted):
 
 
 class TemporalOrder(_Counted):
-    """Tell in which order two symbols occurred.
+    """Report the order in which two symbols occurred.
 
-    Among four meaningless symbols there are two, each X or Y, one between 10% and 20% of the sequence and one between
-    40% and 50%; a sequence begins with E and ends with B. The four orders are the labels (Hochreiter & Schmidhuber
-    1997, experiment 6a; with these positions for any length in Pascanu et al. 2013, arXiv:1211.5063). Guessing has
-    1/4. The lag is the length of the sequence.
+    Among four distractor symbols there are two relevant ones, each X or Y: one between 10% and 20% of the sequence and
+    one between 40% and 50%. A sequence starts with E and ends with B. The four orders are the labels (Hochreiter &
+    Schmidhuber 1997, experiment 6a; with these positions for any length in Pascanu et al. 2013, arXiv:1211.5063).
+    Chance level is 1/4. The lag is the length of the sequence.
     """
 
-    name, about = "memory-temporal-order", "tell in which order two symbols occurred"
+    name, about = "memory-temporal-order", "report the order in which two symbols occurred"
     alphabet, classes = 8, 4
     guess = 1 / 4
     least = 10
@@ -255,13 +260,13 @@ class TemporalOrder(_Counted):
 
 
 class Parity(_Counted):
-    """Tell whether a sequence of random bits has an odd number of ones.
+    """Report whether a sequence of random bits has an odd number of ones.
 
-    One target at the end of the sequence (Hochreiter & Schmidhuber 1997 discuss it as a benchmark of Bengio et al.
-    1994). Guessing has 1/2. The lag is the length of the sequence.
+    There is one target, at the end of the sequence (Hochreiter & Schmidhuber 1997 discuss it as a benchmark of Bengio
+    et al. 1994). Chance level is 1/2. The lag is the length of the sequence.
     """
 
-    name, about = "memory-parity", "tell whether a sequence of bits has an odd number of ones"
+    name, about = "memory-parity", "report whether a sequence of bits has an odd number of ones"
     alphabet, classes = 2, 2
     guess = 1 / 2
 
@@ -272,11 +277,11 @@ class Parity(_Counted):
 
 
 class Reber(_Counted):
-    """Predict the next symbol of strings of the embedded Reber grammar.
+    """Predict the next symbol of strings from the embedded Reber grammar.
 
-    The second symbol, T or P, comes again as the last but one, after a string of the Reber grammar (Hochreiter &
-    Schmidhuber 1997, experiment 1). Here that string is drawn among those that put the two symbols `lag` steps apart.
-    The accuracy is that of the second of the two; guessing has 1/2.
+    The second symbol, T or P, recurs as the second to last, after a string from the Reber grammar (Hochreiter &
+    Schmidhuber 1997, experiment 1). Here that string is drawn so that the two symbols are `lag` steps apart. The
+    accuracy counts only the second of the two; chance level is 1/2.
     """
 
     name, about = "memory-reber", "predict the next symbol of the embedded Reber grammar"
@@ -295,14 +300,14 @@ class Reber(_Counted):
 
 
 _B, _T, _P, _S, _X, _V, _E = range(7)
-# For each node of the grammar two ways on, each as likely: the symbol and the next node; the last node is the end.
+# Two equally likely transitions from each node of the grammar: the symbol and the next node. The last node is the end.
 _SYMBOLS = np.array([[_B, _B], [_T, _P], [_S, _X], [_T, _V], [_X, _S], [_P, _V], [_E, _E], [0, 0]])
 _NEXT = np.array([[1, 1], [2, 3], [2, 4], [3, 5], [3, 6], [4, 6], [7, 7], [7, 7]])
 
 
 @lru_cache(maxsize=16)
 def _chances(length: int) -> Array:
-    """How likely each node is to be at the end after each number of steps, `[length + 1, nodes]`, to a factor a row."""
+    """Return the probability of reaching the end from each node, `[length + 1, nodes]`, up to a factor per row."""
     table = np.zeros((length + 1, len(_NEXT)))
     table[0, -1] = 1
     for steps in range(1, length + 1):
@@ -312,7 +317,7 @@ def _chances(length: int) -> Array:
 
 
 def _reber_strings(generator: np.random.Generator, length: int, count: int) -> Array:
-    """Strings of the Reber grammar that have a length, `[length, count]`, as likely as the grammar makes them."""
+    """Draw strings `[length, count]` from the Reber grammar, conditioned on their length."""
     table = _chances(length)
     found = np.empty((length, count), np.int64)
     nodes = np.zeros(count, np.int64)
@@ -326,4 +331,4 @@ def _reber_strings(generator: np.random.Generator, length: int, count: int) -> A
 LAG_TASKS: dict[str, type[LagTask]] = {
     kind.name.removeprefix("memory-"): kind for kind in (Adding, Copy, TemporalOrder, Parity, Reber)
 }
-"""The tasks by their short names."""
+"""The tasks by short name."""

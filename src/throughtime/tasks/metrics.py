@@ -1,4 +1,4 @@
-"""Metrics that torchmetrics lacks. Imports torch, so tasks import this module inside functions."""
+"""Metrics missing from torchmetrics. This module imports torch, so tasks import it inside functions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from throughtime.data.spans import spans
 class FrameAccuracy(Metric):
     """Frame-level accuracy of note transcription, TP / (TP + FP + FN) over all steps and keys.
 
-    A key is predicted where its probability is above one half. 0 where there are no notes to compare.
+    A key is predicted if its probability is above one half. The accuracy is 0 if there are no notes to compare.
 
     Source:
         Bay, Ehmann & Downie 2009, "Evaluation of multiple-F0 estimation and tracking systems" (ISMIR), equation 5.
@@ -41,7 +41,7 @@ class FrameAccuracy(Metric):
 
 
 class StepAccuracy(Metric):
-    """The share of right answers at some steps of each sequence.
+    """Accuracy at certain steps of each sequence.
 
     Args:
         start, stop: the steps, as in a slice; negative ones count from the end.
@@ -58,7 +58,7 @@ class StepAccuracy(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
-        """Count the right answers in scores `[N, classes]` and ids `[N]` of sequences, one after another."""
+        """Count correct predictions in scores `[N, classes]` and ids `[N]` of concatenated sequences."""
         for hits in torch.split(raw.argmax(-1) == targets, lengths.tolist()):
             self.right += hits[self.steps].sum()
             self.total += hits[self.steps].numel()
@@ -69,7 +69,7 @@ class StepAccuracy(Metric):
 
 
 class SpanF1(Metric):
-    """F1 of the spans that tags mark, over all sequences and types (see `throughtime.data.spans`).
+    """F1 of the spans marked by tags, over all sequences and types (see `throughtime.data.spans`).
 
     Args:
         names: the tag of each id.
@@ -86,7 +86,7 @@ class SpanF1(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.int64), "sum")
 
     def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
-        """Count the spans in scores `[N, tags]` and ids `[N]` of sequences of the given lengths, one after another."""
+        """Count spans in scores `[N, tags]` and ids `[N]` of concatenated sequences with the given lengths."""
         cuts = lengths.tolist()
         found, true = (torch.split(ids.cpu(), cuts) for ids in (raw.argmax(-1), targets))
         for sides in zip(found, true, strict=True):
@@ -95,16 +95,16 @@ class SpanF1(Metric):
             self.total += len(ours) + len(theirs)
 
     def compute(self) -> Tensor:
-        """Return the F1 so far."""
+        """Return the F1 score so far."""
         return 2 * self.right / self.total.clamp(min=1)
 
 
 class ErrorToSignal(Metric):
-    """The energy of the error of signals as a share of the energy of the targets (ESR).
+    """Error-to-signal ratio (ESR): the energy of the error divided by the energy of the target.
 
     Args:
-        pre_emphasis: the coefficient a of the filter y[t] - a y[t-1], through which both pass first. Each stretch that
-            is measured at a time then counts from its second step on.
+        pre_emphasis: the coefficient a of the filter y[t] - a y[t-1], applied to both signals first. Every sequence
+            then starts from its second step.
 
     Source:
         Wright, Damskägg & Välimäki 2019, "Real-time black-box modelling with recurrent neural networks" (DAFx-19).
@@ -121,7 +121,7 @@ class ErrorToSignal(Metric):
         self.add_state("energy", torch.zeros((), dtype=torch.float64), "sum")
 
     def update(self, raw: Tensor, targets: Tensor, lengths: Tensor) -> None:
-        """Add signals `[N, channels]`, which are stretches of the given lengths, one after another."""
+        """Add concatenated signals `[N, channels]` with the given lengths."""
         cuts = lengths.tolist()
         stretches = (torch.split(x.double(), cuts) for x in (raw, targets))
         for found, true in zip(*stretches, strict=True):
@@ -137,7 +137,7 @@ class ErrorToSignal(Metric):
 
 
 class AbsoluteError(Metric):
-    """The mean absolute error of signals."""
+    """Mean absolute error of signals."""
 
     higher_is_better = False
     error: Tensor

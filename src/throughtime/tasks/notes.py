@@ -29,22 +29,22 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 _ARRAYS = (".mat", ".npz")
-_BEAT = 1.0  # seconds, in a sample
-_SHOWN, _LONGEST = 3, 200  # pieces of a report, and their steps
+_BEAT = 1.0  # seconds per beat in a sample
+_SHOWN, _LONGEST = 3, 200  # pieces in a report, and the maximum number of their steps
 _NOTES = ("C", "C♯", "D", "E♭", "E", "F", "F♯", "G", "A♭", "A", "B♭", "B")
 
 KEY_NAMES = tuple(f"{_NOTES[key % 12]}{key // 12 - 1}" for key in range(LOWEST, LOWEST + KEYS))
-"""The names of the keys, from the lowest: A0 to C8."""
+"""The names of the keys from the lowest, A0, to the highest, C8."""
 
 
 class NotesOptions(TaskOptions):
-    """Piano rolls.
+    """Options of the notes task.
 
     Attributes:
-        data: piano rolls in a .mat or .npz file, MIDI files, or a folder of them. If they are split into train, valid
-            and test, that split is used.
-        valid: pieces to validate on; the data's own part, or a tenth of the pieces, if not given.
-        test: pieces to measure the trained network on; the data's own part, or a tenth of the pieces, if not given.
+        data: piano rolls in a .mat or .npz file, MIDI files, or a folder of them. An existing split into train, valid
+            and test is used.
+        valid: pieces to validate on; by default the data's own part, or a tenth of the pieces.
+        test: pieces to evaluate the trained network on; by default the data's own part, or a tenth of the pieces.
         step: the length of a step of MIDI files in beats.
     """
 
@@ -55,14 +55,14 @@ class NotesOptions(TaskOptions):
 class Notes(SequenceTask, Generative[Sequences]):
     """Predict the keys that sound at the next step of a piece, as 88 independent bits.
 
-    The loss is in nats per predicted step: of all steps but a piece's first, as in Bai et al. 2018 (arXiv:1803.01271).
+    The loss is in nats per predicted step. A piece's first step isn't predicted (Bai et al. 2018, arXiv:1803.01271).
     """
 
     name = "notes"
     about = "predict which of a piano's keys sound next"
     Options = NotesOptions
     options: NotesOptions
-    # The usual data are a few hundred pieces, which a network learns by heart without much dropout.
+    # Typical data sets have a few hundred pieces, which a network memorizes without heavy dropout.
     defaults: ClassVar = {
         "hidden_size": 300,
         "dropout": 0.5,
@@ -77,7 +77,7 @@ class Notes(SequenceTask, Generative[Sequences]):
 
     @classmethod
     def speaks_for(cls, options: Mapping[str, Any]) -> str:
-        """Piano rolls, MIDI files, or a folder with MIDI files in it or in its folders."""
+        """Detect piano rolls, MIDI files, and folders with MIDI files in them or one level below."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
         if paths and all(path.suffix.lower() in _ARRAYS for path in paths):
@@ -92,7 +92,7 @@ class Notes(SequenceTask, Generative[Sequences]):
         """See `Task.prepare`."""
         options = self.options
         if options.data is None:
-            raise DataError("notes needs data: a .mat or .npz file of piano rolls, MIDI files, or a directory of them")
+            raise DataError("notes needs data: pass piano rolls (.mat or .npz), MIDI files, or a folder of them")
         rolls = read_rolls(options.data, step=options.step, valid=options.valid, test=options.test)
         parts = {name: _sequences(rolls.name, getattr(rolls, name)) for name in ("train", "valid", "test")}
         counts = {name: len(part) for name, part in parts.items()}
@@ -110,7 +110,7 @@ class Notes(SequenceTask, Generative[Sequences]):
         )
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
-        """See `Task.read`; of data with a split of their own, the test part."""
+        """See `Task.read`; reads the test part of data that are already split."""
         pieces = read_pieces(paths, step=self.options.step)
         return _sequences(pieces.name, *pieces.part("test"))
 
@@ -119,13 +119,13 @@ class Notes(SequenceTask, Generative[Sequences]):
         return Interface("numeric", KEYS, Bernoulli(KEYS), causal=True)
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
-        """Frame-level accuracy (Bay et al. 2009)."""
+        """Return the frame-level accuracy (Bay et al. 2009)."""
         from throughtime.tasks.metrics import FrameAccuracy
 
         return {"frame_accuracy": FrameAccuracy()}
 
     def figures(self, figures: Figures, part: Sequences) -> Figures:
-        """See `Task.figures`: `loss` in nats per step, `frame_accuracy`, and how many `steps` were predicted."""
+        """See `Task.figures`: `loss` in nats per step, `frame_accuracy`, and the number of predicted `steps`."""
         found = {name: value for name, value in figures.items() if name != "terms"}
         return {**found, "steps": int(figures["terms"])}
 
@@ -142,12 +142,12 @@ class Notes(SequenceTask, Generative[Sequences]):
         return f"pieces: {super().data_in_words(counts)}; {counts['steps']:,} steps"
 
     def baselines(self, data: Data[Sequences]) -> Mapping[str, Any]:
-        """How often each key sounds in the training part."""
+        """Count how often each key sounds in the training part."""
         targets = np.concatenate(list(data.train.targets))
         return {"sounding": targets.sum(0, dtype=np.int64).tolist(), "steps": len(targets)}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Sequences, codecs: Codecs) -> dict[str, Figures]:
-        """Every key by its frequency alone, one added to the count of each of its two values (Laplace)."""
+        """Evaluate the baseline: key frequencies with add-one (Laplace) smoothing."""
         chances = (np.asarray(fitted["sounding"], float) + 1) / (fitted["steps"] + 2)
         targets = np.concatenate(list(part.targets))
         nats = -np.where(targets > 0, np.log(chances), np.log1p(-chances)).sum(1)
@@ -157,7 +157,7 @@ class Notes(SequenceTask, Generative[Sequences]):
         return {"keys by frequency": self.figures(figures, part)}
 
     def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
-        """The probability that each key sounds at each step of a piece but the first, given the steps before it."""
+        """Predict the probability of each key at every step of a piece except the first, given the previous steps."""
         output = Bernoulli(KEYS)
 
         def rows() -> Iterator[list[Any]]:
@@ -168,7 +168,7 @@ class Notes(SequenceTask, Generative[Sequences]):
         return Prediction(("sequence", "step", *(f"key{LOWEST + k}" for k in range(KEYS))), rows())
 
     def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
-        """Piano rolls of the first pieces, beside the probabilities that the network gave each key."""
+        """Return piano rolls of the first pieces with the probability that the network predicted for each key."""
         from throughtime.sight.report.data import Roll
 
         shown = part.take(range(min(_SHOWN, len(part))))
@@ -201,19 +201,19 @@ class Notes(SequenceTask, Generative[Sequences]):
         temperature: float = 1.0,
         **draw: Any,
     ) -> Iterator[NDArray[np.int64]]:
-        """Draws steps, each an array `[88]` of 0 and 1.
+        """Generate steps, each an array `[88]` of 0 and 1.
 
         Args:
             model: the network.
-            codecs: none are needed.
-            prompt: a file with one piece to continue; the network begins after silence if it is empty.
-            length: how many steps to draw.
-            seed: of the draws.
-            temperature: what the log-odds are divided by: below 1 is more cautious, 0 takes each key's likelier value.
+            codecs: unused.
+            prompt: the path of a file with one piece to continue; silence if empty.
+            length: the number of steps to generate.
+            seed: the random seed.
+            temperature: divides the log-odds. Below 1 is more conservative; 0 always picks each key's likelier value.
 
         Raises:
-            UserError: an argument means nothing.
-            DataError: the prompt can't be read, or has more than one piece.
+            UserError: if an argument is invalid.
+            DataError: if the prompt can't be read or has more than one piece.
         """
         import torch
 
@@ -221,7 +221,7 @@ class Notes(SequenceTask, Generative[Sequences]):
         if length < 0:
             raise UserError(f"{option('length')} must be at least 0, got {length}")
         output, generator = Bernoulli(KEYS), np.random.default_rng(seed)
-        output.sample(np.zeros(KEYS), np.random.default_rng(0), temperature)  # refuses a wrong temperature at once
+        output.sample(np.zeros(KEYS), np.random.default_rng(0), temperature)  # validates the temperature early
         begun = self._prompt(prompt) if prompt else np.zeros((1, KEYS), np.uint8)
         parameter = next(model.parameters())
 
@@ -238,13 +238,13 @@ class Notes(SequenceTask, Generative[Sequences]):
         return steps()
 
     def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
-        """The prompt and the steps that follow it as MIDI, at 60 beats per minute.
+        """Write the prompt and its continuation as MIDI at 60 beats per minute.
 
         Raises:
-            UserError: the file's name does not end in .mid, or mido is not installed.
+            UserError: if the path doesn't end in .mid, or mido is not installed.
         """
         if path.suffix.lower() not in MIDI_FILES:
-            raise UserError(f"a sample of notes is a MIDI file: {display_path(path)} must end in {self.extension}")
+            raise UserError(f"{display_path(path)} must end in {self.extension}; samples of task notes are MIDI files")
         begun = self._prompt(prompt) if prompt else np.zeros((0, KEYS), np.uint8)
         roll = np.concatenate([begun, np.asarray(list(pieces), np.uint8).reshape(-1, KEYS)])
         write_midi(roll, path, step_seconds=self.options.step * _BEAT)
@@ -257,10 +257,10 @@ class Notes(SequenceTask, Generative[Sequences]):
 
 
 def _sequences(name: str, rolls: Sequence[Roll], names: Sequence[str] = ()) -> Sequences:
-    """Pieces with the next step as each step's target."""
+    """Return pieces with the next step as the target of each step."""
     kept = [k for k, roll in enumerate(rolls) if len(roll) > 1]
     if not kept:
-        raise DataError(f"{name}: no piece has 2 steps or more, so there is no step to predict")
+        raise DataError(f"{name}: no piece has at least 2 steps, so there is nothing to predict")
     return Sequences(
         [rolls[k][:-1].astype(np.float32) for k in kept],
         [rolls[k][1:].astype(np.float32) for k in kept],

@@ -1,4 +1,4 @@
-"""The options that every task has."""
+"""Options that all tasks share."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from throughtime.options import Options, Paths, PathText
 
 
 class TaskOptions(Options):
-    """What the data are, whatever the task.
+    """Data options, shared by all tasks.
 
     Attributes:
-        task: what to learn; guessed from the data if not given.
-        data: files and directories.
-        valid: data to validate on; a part of the training data is held out if not given.
-        test: data to measure the trained network on.
-        encoding_errors: what to do with bytes that are not UTF-8.
+        task: the task to learn; guessed from the data by default.
+        data: the files and directories to train on.
+        valid: validation data; part of the training data is held out by default.
+        test: test data to evaluate the trained network on.
+        encoding_errors: how to handle bytes that are not valid UTF-8.
     """
 
     task: str
@@ -26,7 +26,7 @@ class TaskOptions(Options):
     encoding_errors: Literal["strict", "replace"] = "strict"
 
     def anywhere(self) -> Self:
-        """The same with absolute paths, good for any working directory."""
+        """Return a copy with absolute paths, valid in any working directory."""
         paths = {
             "data": self.data and tuple(path if path == "-" else os.path.abspath(path) for path in self.data),
             "valid": self.valid and os.path.abspath(self.valid),

@@ -1,4 +1,4 @@
-"""What tasks on separate sequences share: batches of similar length, and the reading of them one after the other."""
+"""The base class of tasks on separate sequences, with batches of similar length."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 READ_AT_ONCE = 256
-"""Sequences of a batch that is only read: bounds the memory, and changes nothing else."""
+"""The number of sequences per evaluation batch; affects memory use only."""
 
 
 class SequenceTask(Task[Sequences]):
-    """A task whose data are separate sequences, with a target each or a target for each step."""
+    """A task whose data are separate sequences with one target each, or one target per step."""
 
     defaults: ClassVar = {"batch": 64, "hidden_size": 256, "dropout": 0.5, "epochs": 20}
 
     def batches(self, part: Sequences, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Buckets:
-        """Batches of sequences of similar length, in an order of its own in each epoch."""
+        """Return batches of sequences of similar length, in a different order every epoch."""
         return Buckets(part, batch, seed, rank, ranks)
 
     def reading(
         self, part: Sequences, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1
     ) -> Buckets:
-        """Batches of sequences of similar length, from the shortest to the longest.
+        """Return batches of sequences of similar length, from shortest to longest.
 
-        Where `terms` bounds them, sequences are chosen evenly spread over the part.
+        `terms` selects evenly spaced sequences.
         """
         if len(part) < ranks:  # each process reads all of them
             rank, ranks = 0, 1
@@ -49,7 +49,7 @@ class SequenceTask(Task[Sequences]):
         return Buckets(chosen, READ_AT_ONCE, 0, rank, ranks, shuffle=False)
 
     def fitting_batch(self, data: Data[Sequences], batch: int, ranks: int) -> int:
-        """As many sequences as there are, at most."""
+        """Return the batch size, reduced to the number of sequences if there are fewer."""
         if len(data.train) < ranks:
             raise DataError(
                 f"{data.name} has {len(data.train)} training sequences, fewer than the {ranks} processes that would "
@@ -58,19 +58,19 @@ class SequenceTask(Task[Sequences]):
         return max(ranks, min(batch, len(data.train)))
 
     def step_name(self, codecs: Codecs) -> str:
-        """What a step is called."""
+        """Return the name of a step, such as "character"."""
         return "step"
 
     def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
-        """The texts of a sequence's steps; None where steps are times."""
+        """Return the texts of a sequence's steps; None if steps are numeric."""
         return None
 
     def unknown(self, part: Sequences, k: int, codecs: Codecs) -> Array | None:
-        """Which symbols of a sequence the vocabulary lacks, `[T]`; None for none."""
+        """Return a mask `[T]` of a sequence's out-of-vocabulary tokens; None if there are none."""
         return None
 
     def passage(self, part: Sequences, codecs: Codecs, length: int, name: str, *, answered: bool = True) -> Passage:
-        """See `Task.passage`; `answered` tells whether the targets are known."""
+        """See `Task.passage`; `answered` says whether the targets are known."""
         from throughtime.sight.report.passage import Item, Passage, spread
 
         items = [
@@ -90,17 +90,17 @@ class SequenceTask(Task[Sequences]):
             self.step_name(codecs),
             codecs.targets.names if isinstance(interface.output, Categorical) else (),
             interface.causal,
-            features=self.features(codecs),
+            features=part.features or self.features(codecs),
             part=part if answered else None,
         )
 
     def features(self, codecs: Codecs) -> Sequence[str]:
-        """The names of numeric inputs."""
+        """Return the names of numeric inputs whose data have no feature names."""
         interface = self.interface(codecs)
         return [f"feature {k}" for k in range(interface.size)] if interface.kind == "numeric" else ()
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Sequences]) -> dict[str, Any]:
-        """The outcome on held-out data, and the reach of the gradient before and after; see `Task.pictures`."""
+        """See `Task.pictures`: the outcome on held-out data, and the gradient flow before and after training."""
         from throughtime.sight.gradients.sampling import followed
         from throughtime.sight.report.collect import flows_before_and_after
 
@@ -111,7 +111,7 @@ class SequenceTask(Task[Sequences]):
 
 
 def raw_outputs(model: SequenceModel, part: Sequences) -> Iterator[tuple[int, NDArray[Any]]]:
-    """The head's numbers for each sequence, `[width]` or `[T, width]`, with its index; in the order of reading."""
+    """Yield the index and the head's raw output `[width]` or `[T, width]` of each sequence, in batch order."""
     import torch
 
     from throughtime.training.evaluation import OnDevice
@@ -128,6 +128,6 @@ def raw_outputs(model: SequenceModel, part: Sequences) -> Iterator[tuple[int, ND
 
 
 def all_raw_outputs(model: SequenceModel, part: Sequences) -> list[NDArray[Any]]:
-    """The head's numbers for each sequence, in the order of the sequences."""
+    """Return the head's raw output for each sequence, in the order of the sequences."""
     found = dict(raw_outputs(model, part))
     return [found[k] for k in range(len(part))]

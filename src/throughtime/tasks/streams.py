@@ -1,4 +1,4 @@
-"""What tasks on one long row of symbols share: parallel streams to train on, one stream to measure."""
+"""The base class of tasks on one long sequence: parallel streams to train on, one stream to evaluate."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from throughtime.tasks.base import Data, Generative
 from throughtime.tasks.options import TaskOptions
 
 READ_AT_ONCE = 500
-"""Steps of a row that are measured at a time: bounds the memory, and changes nothing else."""
+"""The number of steps per evaluation window; affects memory use only."""
 
 
 class Row(Protocol):
@@ -19,15 +19,15 @@ class Row(Protocol):
 
     @property
     def ids(self) -> Ids:
-        """Its symbols `[n]`."""
+        """The token ids `[n]`."""
         ...
 
 
 class StreamOptions(TaskOptions):
-    """One long row of symbols.
+    """Options of tasks on one long sequence.
 
     Attributes:
-        window: steps of truncated backpropagation through time.
+        window: the window of truncated backpropagation through time, in steps.
     """
 
     window: Count = 50
@@ -37,11 +37,11 @@ R = TypeVar("R", bound=Row)
 
 
 class StreamTask(Generative[R]):
-    """A task that predicts the next symbol of one long row.
+    """A task that predicts the next token of one long sequence.
 
     Attributes:
-        row: what to call the row in a message.
-        element: what to call one of its symbols.
+        row: the name of the sequence in messages.
+        element: the name of a token in messages.
     """
 
     row: ClassVar[str] = "row"
@@ -49,13 +49,13 @@ class StreamTask(Generative[R]):
     options: StreamOptions
 
     def batches(self, part: R, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Streams:
-        """The row as parallel streams, cut into windows."""
+        """Return the sequence as parallel streams, cut into windows."""
         return Streams(part.ids, batch, self.options.window, rank, ranks)
 
     def reading(self, part: R, batch: int = 1, *, terms: int | None = None, rank: int = 0, ranks: int = 1) -> Streams:
-        """One stream, through which the state is carried; or parallel ones, each of which begins without a past.
+        """Return one stream that carries the state, or parallel streams that each start from the initial state.
 
-        A row that is too short for the processes to share is read whole by each.
+        If the sequence is too short to divide among the processes, each process reads all of it.
         """
         ids = part.ids if terms is None else part.ids[: terms + 1]
         window = READ_AT_ONCE if batch == 1 else self.options.window
@@ -65,5 +65,5 @@ class StreamTask(Generative[R]):
         return Streams(ids, batch // ranks * ranks, window, rank, ranks)
 
     def fitting_batch(self, data: Data[R], batch: int, ranks: int) -> int:
-        """The streams whose length fills a window."""
+        """Return the largest batch size whose streams each fill a window."""
         return fitting_batch(len(data.train.ids), batch, self.options.window, ranks, self.row, self.element)

@@ -1,4 +1,4 @@
-"""Tag: one label for each token of a sequence."""
+"""Tag: predict one tag for each token of a sequence."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 _ENDINGS = (".conll", ".iob", ".bio")
-_SHOWN = 8  # tokens of an example
+_SHOWN = 8  # tokens of an example to print
 
 
 def _column(value: Any) -> Any:
-    """A column's number where the command line has its digits."""
+    """Convert a column number from the command line to an integer."""
     return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else value
 
 
@@ -45,19 +45,19 @@ Column = Annotated[int | str, BeforeValidator(_column)]
 
 
 class TagOptions(TaskOptions):
-    """Sequences with a tag for each token.
+    """Options of the tagging task.
 
     Attributes:
-        data: files with a token and its tag per line and a blank line between sequences, as CoNLL's, or tables (CSV or
+        data: files with a token and its tag per line and a blank line between sequences, as in CoNLL, or tables (CSV or
             Parquet) with a row per token.
-        valid: data to validate on; a part of the data is held out if not given.
-        test: data to measure the trained network on.
-        token_column: the column of tokens: its number, from 0, or its name in a table.
-        tag_column: the column of tags: its number, from 0 or from the end as -1, or its name in a table.
-        sentence_column: the table's column that tells sequences apart.
-        min_count: how often a token must occur to be in the vocabulary; 2 if not given.
-        valid_share: the part of the data that is held out to select the weights by.
-        test_share: the part that is held out to measure the trained network on.
+        valid: validation data; part of the data is held out by default.
+        test: test data to evaluate the trained network on.
+        token_column: the token column, as a number counted from 0, or as a name in a table.
+        tag_column: the tag column, as a number counted from 0 (or from the end, as -1), or as a name in a table.
+        sentence_column: the table column that identifies the sequence each row belongs to.
+        min_count: the minimum number of occurrences for a token to enter the vocabulary; 2 by default.
+        valid_share: the fraction of the data to hold out for selecting the best weights.
+        test_share: the fraction of the data to hold out for testing the trained network.
     """
 
     task: Literal["tag"] = "tag"
@@ -71,10 +71,10 @@ class TagOptions(TaskOptions):
 
 @dataclass(frozen=True, eq=False)
 class TaggedSequences(Sequences):
-    """Sequences that remember their tokens, as the ids of unknown ones don't tell them.
+    """Sequences that keep their tokens, because unknown tokens can't be recovered from their ids.
 
     Attributes:
-        tokens: of each sequence.
+        tokens: the tokens of each sequence.
     """
 
     tokens: Sequence[Sequence[str]] = ()
@@ -83,15 +83,15 @@ class TaggedSequences(Sequences):
         """See `Sequences.take`."""
         found, rows = super().take(indices), np.asarray(indices, np.int64)
         return TaggedSequences(
-            found.inputs, found.targets, found.weights, found.names, found.groups, [self.tokens[k] for k in rows]
+            found.inputs, found.targets, found.weights, found.names, found.groups, tokens=[self.tokens[k] for k in rows]
         )
 
 
 class Tag(SequenceTask):
-    """Give each token of a sequence a tag."""
+    """Predict a tag for each token of a sequence."""
 
     name = "tag"
-    about = "give each token of a sequence a tag"
+    about = "predict a tag for each token of a sequence"
     Options = TagOptions
     options: TagOptions
     defaults: ClassVar = {**SequenceTask.defaults, "bidirectional": True, "dropout": 0.5, "lr": 0.01, "epochs": 40}
@@ -101,21 +101,21 @@ class Tag(SequenceTask):
 
     @classmethod
     def speaks_for(cls, options: Mapping[str, Any]) -> str:
-        """Files whose names end in .conll, .iob or .bio."""
+        """Detect files whose names end in .conll, .iob or .bio."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
         return "a file of tagged tokens" if paths and all(path.suffix.lower() in _ENDINGS for path in paths) else ""
 
     @property
     def unit(self) -> str:
-        """A token."""
+        """See `Task.unit`."""
         return "token"
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
         """See `Task.prepare`."""
         options = self.options
         if options.data is None:
-            raise DataError("tag needs data: files with a token and its tag per line, or tables with a row per token")
+            raise DataError("tag needs data: pass files with one token and tag per line, or tables with one per row")
         found = self._read(options.data)
         tags = codecs.targets if codecs else Labels.of(tag for sequence in found.tags for tag in sequence)
         train = np.arange(len(found))
@@ -127,7 +127,7 @@ class Tag(SequenceTask):
                 held[name], train = train[sides.valid], train[sides.train]
         if codecs is None:
             texts = (_text(found.tokens[k]) for k in train)
-            vocabulary = build_vocabulary("word", texts, min_count=options.min_count or 2, tokenised=True)
+            vocabulary = build_vocabulary("word", texts, min_count=options.min_count or 2, tokenized=True)
             codecs = Codecs(vocabulary, tags)
         whole = _encoded(found, codecs)
         parts = {name: whole.take(rows) for name, rows in held.items()}
@@ -146,7 +146,7 @@ class Tag(SequenceTask):
         return _encoded(self._read(paths), codecs)
 
     def read_inputs(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Sequences:
-        """See `Task.read_inputs`; no tags are read."""
+        """See `Task.read_inputs`; ignores tags."""
         return _encoded(self._read(paths, with_tags=False), codecs)
 
     def interface(self, codecs: Codecs) -> Interface:
@@ -154,7 +154,7 @@ class Tag(SequenceTask):
         return Interface("embedding", codecs.inputs.size, Categorical(len(codecs.targets)))
 
     def metrics(self, codecs: Codecs) -> Mapping[str, Metric]:
-        """Accuracy over tokens; for span tags (`B-PER`, `I-PER`, `O`) also the F1 of spans."""
+        """Return the accuracy over tokens, and for span tags (`B-PER`, `I-PER`, `O`) the span F1 score."""
         from torchmetrics.classification import MulticlassAccuracy
 
         from throughtime.tasks.metrics import SpanF1
@@ -166,7 +166,7 @@ class Tag(SequenceTask):
         return found
 
     def figures(self, figures: Figures, part: Sequences) -> Figures:
-        """See `Task.figures`: `loss` in nats per token, `accuracy`, `span_f1` for span tags, and how many `tokens`."""
+        """See `Task.figures`: `loss` in nats per token, `accuracy`, `span_f1` for span tags, and the `tokens` count."""
         found = {name: value for name, value in figures.items() if name != "terms"}
         return {**found, "tokens": int(figures["terms"])}
 
@@ -186,7 +186,7 @@ class Tag(SequenceTask):
         return f"sequences: {super().data_in_words(counts)}; {counts['tags']:,} tags"
 
     def baselines(self, data: Data[Sequences]) -> Mapping[str, Any]:
-        """The most frequent tag, and that of each token of the vocabulary."""
+        """Find the most frequent tag overall and for each token of the vocabulary."""
         shape = data.codecs.inputs.size, len(data.codecs.targets)
         counts = np.zeros(shape, np.int64)
         for ids, tags in zip(data.train.inputs, data.train.targets, strict=True):
@@ -196,7 +196,7 @@ class Tag(SequenceTask):
         return {"majority": majority, "by_token": by_token.tolist()}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: Sequences, codecs: Codecs) -> dict[str, Figures]:
-        """Each token's most frequent tag, and the most frequent tag whatever the token."""
+        """Evaluate the baselines: each token's most frequent tag, and the most frequent tag overall."""
         names, by_token = codecs.targets.names, np.asarray(fitted["by_token"])
         majority = np.full_like(by_token, fitted["majority"])
         true = np.concatenate(list(part.targets))
@@ -213,7 +213,7 @@ class Tag(SequenceTask):
         return found
 
     def predict(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> Prediction:
-        """The likeliest tag of each token."""
+        """Predict the most likely tag of each token."""
         output = Categorical(len(codecs.targets))
         assert isinstance(part, TaggedSequences)
 
@@ -225,7 +225,7 @@ class Tag(SequenceTask):
         return Prediction(("sequence", "token", "tag"), rows())
 
     def example(self, model: SequenceModel, data: Data[Sequences]) -> str:
-        """The likeliest tags of the first tokens of a held-out sequence."""
+        """Return the predicted tags of the first tokens of a held-out sequence."""
         one = data.valid.take([len(data.valid) // 2])
         assert isinstance(one, TaggedSequences)
         raw = all_raw_outputs(model, one)[0]
@@ -234,7 +234,7 @@ class Tag(SequenceTask):
         return " ".join([*pairs[:_SHOWN], *["..."] * (len(pairs) > _SHOWN)])
 
     def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
-        """The confusion matrix, precision and recall of each tag, and the tokens that were tagged worst."""
+        """Return the confusion matrix, precision and recall per tag, and the worst mistakes."""
         from throughtime.sight.report.outcome import label_results
 
         probabilities = Categorical(len(codecs.targets)).probabilities(np.concatenate(all_raw_outputs(model, part)))
@@ -249,7 +249,7 @@ class Tag(SequenceTask):
         )
 
     def step_name(self, codecs: Codecs) -> str:
-        """A token."""
+        """Return "token"."""
         return "token"
 
     def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
@@ -274,14 +274,14 @@ class Tag(SequenceTask):
         return self.passage(_encoded(found, codecs), codecs, length, found.name)
 
     def text_passage(self, text: str, codecs: Codecs, length: int) -> Passage:
-        """See `Task.text_passage`; each line is a sequence, and spaces are between tokens."""
+        """See `Task.text_passage`; each line is one sequence of tokens separated by spaces."""
         tokens = [line.split() for line in text.splitlines() if line.strip()]
         if not tokens:
-            raise DataError("the text given has no tokens: 1 or more are needed")
+            raise DataError("the text is empty; at least 1 token is needed")
         part = _encoded(
             Tagged("", tokens, [[""] * len(line) for line in tokens], [" ".join(line) for line in tokens]), codecs
         )
-        return self.passage(part, codecs, length, "the text given", answered=False)
+        return self.passage(part, codecs, length, "your text", answered=False)
 
     def _read(self, paths: Sequence[str | Path], *, with_tags: bool = True) -> Tagged:
         options = self.options
@@ -295,17 +295,17 @@ class Tag(SequenceTask):
 
 
 def _in_context(tokens: Sequence[str], k: int) -> str:
-    """A token in brackets between its neighbors."""
+    """Return a token in brackets between its neighbors."""
     return " ".join([*tokens[max(0, k - 3) : k], f"[{tokens[k]}]", *tokens[k + 1 : k + 4]])
 
 
 def _text(tokens: Sequence[str]) -> str:
-    """Tokens as a text that the vocabulary splits into the same tokens, those with spaces in them too."""
+    """Join tokens into a text that the vocabulary splits into the same tokens, even if they contain spaces."""
     return " ".join(re.sub(r"\s", "_", token) for token in tokens) + " "
 
 
 def _encoded(found: Tagged, codecs: Codecs) -> TaggedSequences:
-    """Tokens and tags as ids; where there are no tags, the targets are 0."""
+    """Encode tokens and tags as ids; targets are 0 if there are no tags."""
     return TaggedSequences(
         [np.asarray(codecs.inputs.encode(_text(tokens)), np.int64) for tokens in found.tokens],
         [codecs.targets.encode(tags) if any(tags) else np.zeros(len(tags), np.int64) for tags in found.tags],

@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("throughtime")
 
-TEMPERATURE = 0.8  # of the samples that a run is shown with
-_SAMPLES = 2
-_NAMED = 10  # unknown symbols of a prompt, at most
-_LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in symbols, about as long for the eye
+TEMPERATURE = 0.8  # of the samples shown after training
+_SAMPLES = 2  # shown after training
+_NAMED = 10  # unknown tokens of a prompt to name, at most
+_LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in tokens; about the same amount of text
 
 
 class TextOptions(StreamOptions):
-    """Text.
+    """Options of the text task.
 
     Attributes:
-        data: files and directories of text; Python's own documentation if not given.
-        valid: a text to validate on; the last tenth of the data is held out if not given.
-        test: a text to measure the trained network on.
-        level: what a symbol is.
-        vocab_size: the most symbols that the vocabulary may have; the most frequent ones are kept.
-        min_count: how often a symbol must occur to be in the vocabulary.
+        data: text files and directories of them; Python's own documentation by default.
+        valid: a text to validate on; the last tenth of the data is held out by default.
+        test: a text to evaluate the trained network on.
+        level: the kind of tokens: characters, words or byte pairs.
+        vocab_size: the maximum vocabulary size; the most frequent tokens are kept.
+        min_count: the minimum number of occurrences for a token to enter the vocabulary.
     """
 
     task: Literal["text"] = "text"
@@ -64,7 +64,7 @@ class Text(StreamTask[EncodedText]):
 
     @property
     def unit(self) -> str:
-        """A symbol of the text's level."""
+        """See `Task.unit`."""
         return UNITS[self.options.level]
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[EncodedText]:
@@ -83,7 +83,7 @@ class Text(StreamTask[EncodedText]):
         )
         for what, part in (("validation", corpus.valid), ("test", corpus.test)):
             if part is not None and part.symbols < 2:
-                raise DataError(f"the text for {what} has {part.symbols} symbol: 2 or more are wanted")
+                raise DataError(f"the {what} text has {part.symbols} token; at least 2 are needed")
         return _data(corpus)
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> EncodedText:
@@ -91,7 +91,7 @@ class Text(StreamTask[EncodedText]):
         errors = self.options.encoding_errors
         part = encode_text(paths, codecs.inputs, encoding_errors=errors, progress=progress)
         if part.symbols < 2:
-            raise DataError(f"{part.name} has {part.symbols} symbol: 2 are wanted, one to predict the other from")
+            raise DataError(f"{part.name} has {part.symbols} token; at least 2 are needed")
         return part
 
     def interface(self, codecs: Codecs) -> Interface:
@@ -102,9 +102,9 @@ class Text(StreamTask[EncodedText]):
         """See `Task.figures`.
 
         Returns:
-            `loss` in nats per symbol, `perplexity`, `bits_per_symbol`, `symbols` that were predicted, symbols of the
-            whole text that are `unknown` to the vocabulary, `bits_per_character` and `bits_per_byte`, which compare
-            across levels.
+            `loss` in nats per token, `perplexity`, `bits_per_symbol`, the number of predicted tokens as `symbols`, the
+            number of out-of-vocabulary tokens as `unknown`, and `bits_per_character` and `bits_per_byte`, which are
+            comparable across levels.
         """
         loss = figures["loss"]
         return {
@@ -118,7 +118,7 @@ class Text(StreamTask[EncodedText]):
         }
 
     def baselines(self, data: Data[EncodedText]) -> Mapping[str, Any]:
-        """How often each symbol occurs in the training text."""
+        """Count how often each token occurs in the training text."""
         import numpy as np
 
         size = data.codecs.inputs.size
@@ -128,7 +128,7 @@ class Text(StreamTask[EncodedText]):
         return {"counts": counts.tolist()}
 
     def baseline_figures(self, fitted: Mapping[str, Any], part: EncodedText, codecs: Codecs) -> dict[str, Figures]:
-        """Every symbol by its frequency alone, one added to each count (Laplace)."""
+        """Evaluate the baseline: token frequencies with add-one (Laplace) smoothing."""
         import numpy as np
 
         counts = np.asarray(fitted["counts"], float) + 1
@@ -141,11 +141,11 @@ class Text(StreamTask[EncodedText]):
         """See `Task.figure_rows`."""
         unit = self.unit
         rows = [("loss", f"{_number(figures['loss'])} nats per {unit}")]
-        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_symbol']:.4f}":  # else the loss in another unit
+        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_symbol']:.4f}":  # else redundant with the loss
             rows.append(("bits per byte", _number(figures["bits_per_byte"])))
         rows.append((f"{unit}s", f"{figures['symbols']:,.0f} predicted"))
         if figures["unknown"]:
-            rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s that training never saw, taken as <unk>"))
+            rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s not seen in training, read as <unk>"))
         return rows
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
@@ -153,7 +153,7 @@ class Text(StreamTask[EncodedText]):
         return f"{self.unit}s: {super().data_in_words(counts)}; {counts['vocabulary']:,} different"
 
     def predict(self, model: SequenceModel, part: EncodedText, codecs: Codecs) -> Prediction:
-        """Each symbol of a text with the nats that it cost, given those before it, and the one held likeliest."""
+        """Predict a text: each token with its cost in nats given the previous tokens, and the most likely token."""
         return Prediction(("symbol", "nats", "likeliest"), _surprises(model, self.reading(part), codecs.inputs))
 
     def sample(
@@ -169,21 +169,21 @@ class Text(StreamTask[EncodedText]):
         top_p: float | None = None,
         **draw: Any,
     ) -> Iterator[str]:
-        """Continues a text; `<unk>` is never drawn.
+        """Continue a text; `<unk>` is never drawn.
 
         Args:
             model: the network.
-            codecs: the vocabulary.
-            prompt: what to continue; the network begins as after a line's end if it is empty.
-            length: how many symbols to draw.
-            seed: of the draws.
-            temperature: what the scores are divided by: below 1 is more cautious, 0 takes the likeliest symbol.
-            top_k: draw from so many of the likeliest symbols only.
-            top_p: draw from the likeliest symbols only whose probabilities make up this share (nucleus sampling,
+            codecs: the codecs; the input codec is the vocabulary.
+            prompt: the text to continue; if empty, the network starts as after the end of a line.
+            length: the number of tokens to generate.
+            seed: the random seed.
+            temperature: divides the scores. Below 1 is more conservative; 0 always picks the most likely token.
+            top_k: sample only from this many of the most likely tokens.
+            top_p: sample only from the most likely tokens whose probabilities sum to this value (nucleus sampling,
                 Holtzman et al. 2020, arXiv:1904.09751).
 
         Raises:
-            UserError: an argument means nothing.
+            UserError: if an argument is invalid.
         """
         import torch
 
@@ -213,14 +213,14 @@ class Text(StreamTask[EncodedText]):
         return pieces()
 
     def write_sample(self, pieces: Iterable[str], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
-        """The prompt and what follows it, in UTF-8."""
+        """Write the prompt and its continuation as UTF-8."""
         with path.open("w", encoding="utf-8") as file:
             file.write(prompt)
             for piece in pieces:
                 file.write(piece)
 
     def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[EncodedText]) -> dict[str, Any]:
-        """The reach of the gradient before and after, and samples; see `Task.pictures`."""
+        """See `Task.pictures`: the gradient flow before and after training, and samples."""
         from throughtime.sight.gradients.sampling import followed
         from throughtime.sight.report.collect import flows_before_and_after
         from throughtime.sight.report.data import Sample
@@ -228,11 +228,11 @@ class Text(StreamTask[EncodedText]):
         samples = enumerate(self.first_samples(model, data.codecs), 1)
         return {
             **flows_before_and_after(model, untrained, followed(self, data.valid)),
-            "samples": [Sample(f"Sample {k}, at temperature {TEMPERATURE}", text) for k, text in samples],
+            "samples": [Sample(f"Sample {k} at temperature {TEMPERATURE}", text) for k, text in samples],
         }
 
     def passage(self, part: EncodedText, codecs: Codecs, length: int, name: str) -> Passage:
-        """See `Task.passage`; the start of the text."""
+        """See `Task.passage`; shows the start of the text."""
         from throughtime.sight.report.passage import passage_of
 
         return replace(passage_of(name, part.ids, codecs.inputs, length, self.unit), part=part)
@@ -240,7 +240,7 @@ class Text(StreamTask[EncodedText]):
     def read_passage(
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
     ) -> Passage:
-        """See `Task.read_passage`; the start of the text."""
+        """See `Task.read_passage`; shows the start of the text."""
         from throughtime.data import read_text
         from throughtime.sight.report.passage import passage, short
 
@@ -251,14 +251,14 @@ class Text(StreamTask[EncodedText]):
         """See `Task.text_passage`."""
         from throughtime.sight.report.passage import passage
 
-        return passage("the text given", [text], codecs.inputs, length, self.unit)
+        return passage("your text", [text], codecs.inputs, length, self.unit)
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
-        """The texts that a finished run is shown with, always the same ones."""
+        """Return the samples shown after training, the same ones each time."""
         return [self._drawn(model, codecs, seed) for seed in range(_SAMPLES)]
 
     def example(self, model: SequenceModel, data: Data[EncodedText]) -> str:
-        """The first of the texts that a finished run is shown with."""
+        """Return the first of the samples shown after training."""
         return self._drawn(model, data.codecs, 0)
 
     def _drawn(self, model: SequenceModel, codecs: Codecs, seed: int) -> str:
@@ -299,7 +299,7 @@ def _surprises(model: SequenceModel, streams: Streams, vocabulary: Any) -> Itera
 
 
 def _report_unknown(vocabulary: Any, prompt: str) -> None:
-    """Tells which symbols of a prompt training never saw."""
+    """Warn about tokens of a prompt that training never saw."""
     if vocabulary.unknown is None:
         return
     if vocabulary.level == "char":
@@ -311,13 +311,13 @@ def _report_unknown(vocabulary: Any, prompt: str) -> None:
     if unknown:
         named = ", ".join(map(repr, unknown[:_NAMED])) + (", ..." if len(unknown) > _NAMED else "")
         _log.warning(
-            "the prompt has %s that training never saw: %s; read as <unk>",
+            "the prompt has %s not seen in training: %s; read as <unk>",
             f"{len(unknown)} {UNITS[vocabulary.level]}{'s' * (len(unknown) > 1)}", named,
         )  # fmt: skip
 
 
 def _begin(vocabulary: Any, prompt: str, generator: Any) -> Any:
-    """The ids to begin from: the prompt's, a line end's, or else of a symbol that is drawn."""
+    """Return the token ids to start from: the prompt, else a line end, else a random token."""
     import torch
 
     for text in (prompt, "\n"):
@@ -338,7 +338,7 @@ def _draw(
         scores[unknown] = -math.inf
     if temperature == 0:
         return int(scores.argmax())
-    scores = (scores - scores.max()) / temperature  # the largest is 0, so that no temperature makes it overflow
+    scores = (scores - scores.max()) / temperature  # the maximum is 0, so no temperature overflows
     scores, order = scores.sort(descending=True, stable=True)
     probabilities = scores.softmax(0)
     if top_k is not None:

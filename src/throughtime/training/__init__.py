@@ -1,4 +1,4 @@
-"""Training: the configuration, the loop and its callbacks, evaluation."""
+"""Training: configuration, the training loop and its callbacks, and evaluation."""
 
 from __future__ import annotations
 

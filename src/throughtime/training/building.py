@@ -1,4 +1,4 @@
-"""From options to a network with new weights."""
+"""Build a network with new weights from options."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from throughtime.training.config import DEFAULT_EMBED, NetworkOptions, TrainingO
 
 
 def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> list[Program]:
-    """Each layer's program.
+    """Return each layer's program.
 
     Args:
-        network: the options.
+        network: the network options.
         cell: the cell.
-        interface: what the network takes and gives.
+        interface: the network's inputs and outputs.
 
     Raises:
-        TrainingError: the embedding can't be tied to the softmax layer, or the cell has no forget gate whose bias
-            could start as it is told, or an option isn't for networks that read numbers.
-        CellError: the cell's equations are wrong.
+        TrainingError: if the embedding can't be tied to the softmax layer, the cell has no forget gate for the given
+            bias, or an option doesn't apply to networks that read numbers.
+        CellError: if the cell's equations are invalid.
     """
     if network.bidirectional and interface.causal:
         raise TrainingError(
-            f"{option('bidirectional')}: this network predicts what comes next, and must not read it; leave it out"
+            f"{option('bidirectional')} is not allowed: this network predicts later steps, so it must not read them"
         )
     options = Options(bidirectional=network.bidirectional)
     output = options.merged_width(output_width(cell.program(network.hidden_size, network.hidden_size)))
@@ -42,8 +42,8 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
         if network.embed is not None or network.tie:
             name = "embed" if network.embed is not None else "tie"
             raise TrainingError(
-                f"{setting(name, getattr(network, name))}: this network reads numbers, which have no embedding; leave "
-                f"{option(name)} out"
+                f"{setting(name, getattr(network, name))}: this network reads numbers, which have no embedding; remove "
+                f"{option(name)}"
             )
         width = interface.size
     else:
@@ -51,29 +51,29 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
     if network.tie and width != output:
         raise TrainingError(
             f"{setting('embed', width)}: an embedding tied to the softmax layer "
-            f"must be as wide as the recurrent output, "
-            f"{output}; leave {option('embed')} out, or make {option('hidden_size')} fit"
+            f"must have the width of the recurrent output, "
+            f"{output}; remove {option('embed')} or change {option('hidden_size')}"
         )
     if network.tie and not (interface.per_step and interface.output.width == interface.size):
-        raise TrainingError(f"{option('tie')} is for networks that predict the symbols that they read; leave it out")
+        raise TrainingError(f"{option('tie')} only works for networks that predict the tokens they read; remove it")
     widths = (width, *[output] * (network.num_layers - 1))
     programs = [cell.program(each, network.hidden_size) for each in widths]
     if network.forget_bias is not None and not forgets(programs[0]):
         raise TrainingError(
             f"{setting('forget_bias', f'{network.forget_bias:g}')}: cell {cell.name!r} "
             "has no gate named forget with a bias; "
-            f"leave {option('forget_bias')} out"
+            f"remove {option('forget_bias')}"
         )
     if network.chrono is not None:
         if network.forget_bias is not None:
             raise TrainingError(
                 f"{option('forget_bias')} and {option('chrono')} both set the biases of the gates that keep a state; "
-                "leave one of them out"
+                "remove one of them"
             )
         if not keeping(programs[0]):
             raise TrainingError(
                 f"{setting('chrono', f'{network.chrono:g}')}: cell {cell.name!r} has no gate with a bias that keeps a "
-                f"state; leave {option('chrono')} out"
+                f"state; remove {option('chrono')}"
             )
     return programs
 
@@ -81,13 +81,13 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
 def build_model(
     network: NetworkOptions, programs: Sequence[Program], interface: Interface, engine: str | None = None
 ) -> SequenceModel:
-    """The network with new weights, drawn from torch's generator.
+    """Build a network with new weights, drawn from torch's generator.
 
     Args:
-        network: what it is to be like.
+        network: the network options.
         programs: each layer's program (see `programs_of`).
-        interface: what it takes and gives.
-        engine: what runs its recurrent layers; chosen by device if not given.
+        interface: the network's inputs and outputs.
+        engine: the engine that runs the recurrent layers; chosen by device if None.
     """
     returns = "steps" if interface.per_step else "last"
     recurrent = Recurrent.from_programs(
@@ -105,5 +105,5 @@ def build_model(
 
 
 def device_for(training: TrainingOptions) -> torch.device:
-    """Where a network runs: on a CUDA device if there is one, unless the options say cpu."""
+    """Return the device to train on: a CUDA device if there is one, unless the options say cpu."""
     return torch.device("cuda" if training.device_kind != "cpu" and torch.cuda.is_available() else "cpu")

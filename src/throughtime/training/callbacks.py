@@ -1,6 +1,6 @@
-"""What is done between steps of training: each callback does one thing.
+"""Callbacks that run between training steps.
 
-All of it happens after a step's update, so that a checkpoint is always of a training that has nothing half done.
+All callbacks run after a step's update, so a checkpoint never contains a half-finished step.
 """
 
 from __future__ import annotations
@@ -33,56 +33,56 @@ if TYPE_CHECKING:
 _log = logging.getLogger("throughtime")
 
 STOP, LATE, VALIDATE, CHECKPOINT = "stop", "late", "validate", "checkpoint"
-"""What a callback may ask for after a step: to stop, to end as the time is up, to validate, to save a checkpoint."""
+"""Requests that a callback may make after a step: stop, end because time is up, validate, save a checkpoint."""
 
 _CHECKPOINT_SECONDS = 30.0
-_ROWS = 1000  # of metrics.csv, about
-_VALIDATION_SHARE = 0.05  # of the training time, where that ends the run
-_MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 10  # likewise
-_FINE = 10_000  # parts of the bar
+_ROWS = 1000  # the approximate number of rows in metrics.csv
+_VALIDATION_SHARE = 0.05  # the fraction of training time to validate for, if time ends the run
+_MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 10  # bounds in the same case
+_FINE = 10_000  # the resolution of the progress bar
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Callback:
-    """Does something at the points of a training; a subclass overrides those that it wants.
+    """Base class of callbacks; a subclass overrides the methods it needs.
 
-    With several processes each has its own callbacks. What one of them asks for is done in all.
+    With several processes, each has its own callbacks. A request made by any of them takes effect in all.
     """
 
-    name: str | None = None  # under which a checkpoint keeps the state; None where there is none
+    name: str | None = None  # the key of the state in a checkpoint; None if there is no state
 
     def on_start(self, fit: Fit) -> None:
-        """Called before the first step of this sitting."""
+        """Run before the first step of this session."""
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
-        """What is asked for after a step: any of STOP, LATE, VALIDATE and CHECKPOINT."""
+        """Return the requests to make after a step: any of STOP, LATE, VALIDATE and CHECKPOINT."""
         return ()
 
     def on_step(self, fit: Fit) -> None:
-        """Called after each step, once all processes have agreed on what was asked for."""
+        """Run after each step, once all processes agree on the requests."""
 
     def on_validation(self, fit: Fit) -> None:
-        """Called after each validation, with its figures in `fit.figures`."""
+        """Run after each validation; `fit.figures` has its metrics."""
 
     def on_end(self, fit: Fit) -> None:
-        """Called when this sitting ends, by an error too."""
+        """Run when this session ends, even if by an error."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed training needs."""
+        """Return the state to save in a checkpoint."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a `state_dict`."""
+        """Restore the state from `state_dict`."""
 
 
 class Validation(Callback):
-    """Measures the network on held-out data from time to time, and after the last step.
+    """Evaluates the network on held-out data at intervals and after the last step.
 
-    It does so every so many steps or, where the time ends the run, by the clock: as often as takes a small share of
-    the time on the machine as it is now.
+    The interval is a number of steps or, if time ends the run, a duration chosen so that validation takes a small
+    fraction of the training time on this machine.
 
     Attributes:
-        took: seconds of the last validation.
+        took: the duration of the last validation in seconds.
     """
 
     name = "validation"
@@ -91,7 +91,7 @@ class Validation(Callback):
         self.took = self._ended = 0.0
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
-        """Asks for a validation when the clock says so."""
+        """Request a validation when one is due by the clock."""
         seconds = fit.plan.seconds
         if seconds is None or not fit.fabric.is_global_zero:
             return ()
@@ -99,7 +99,7 @@ class Validation(Callback):
         return (VALIDATE,) if fit.elapsed - self._ended >= interval else ()
 
     def on_step(self, fit: Fit) -> None:
-        """Validates where it is due."""
+        """Validate if it is due."""
         plan = fit.plan
         if plan.validate_at is not None:
             due = fit.step in plan.validate_at
@@ -135,15 +135,15 @@ class Validation(Callback):
 
 
 class BestWeights(Callback):
-    """Keeps the weights that were best on the held-out data; of equal ones, those with the lowest loss.
+    """Keeps the weights with the best validation metric; ties are broken by the lower loss.
 
     Args:
-        keep: called with the network whose weights are the best so far, in the first process; without it a copy of
-            the weights is kept in memory.
+        keep: called in the first process with the network each time its weights are the best so far; by default, a copy
+            of the weights is kept in memory.
 
     Attributes:
-        best: the figure that was best.
-        step: the step that it was reached at.
+        best: the best value of the metric.
+        step: the step of the best value.
         weights: the copy in memory.
     """
 
@@ -157,7 +157,7 @@ class BestWeights(Callback):
         self._keep = keep or self._copy
 
     def on_validation(self, fit: Fit) -> None:
-        """Keeps the weights if they are the best."""
+        """Keep the weights if they are the best so far."""
         assert fit.figures is not None
         found, loss = fit.figures[fit.task.monitor], fit.figures["loss"]
         better = self.best is None or (found > self.best if fit.task.maximize else found < self.best)
@@ -179,14 +179,14 @@ class BestWeights(Callback):
 
 
 class MetricsRows(Callback):
-    """Writes a row of figures every so many steps, and a line about each validation.
+    """Writes a row of metrics at intervals and logs a line for each validation.
 
     Args:
-        path: metrics.csv.
-        best: knows whether a validation was the best.
+        path: the path of metrics.csv.
+        best: the callback that knows whether a validation was the best.
 
     Attributes:
-        train_loss: the mean over the steps of the last row; None before the first.
+        train_loss: the mean training loss over the steps of the last row; None before the first row.
     """
 
     name = "rows"
@@ -198,18 +198,18 @@ class MetricsRows(Callback):
         self._file: MetricsFile | None = None
 
     def on_start(self, fit: Fit) -> None:
-        """Cuts the file at the step to go on from."""
+        """Truncate the file at the step to resume from."""
         if fit.fabric.is_global_zero:
             self._file = MetricsFile(self._path, fit.step, tuple(fit.task.metrics(fit.data.codecs)))
 
     def on_step(self, fit: Fit) -> None:
-        """Adds up, and writes a row where it is due."""
+        """Accumulate, and write a row if it is due."""
         self._sums = [a + b for a, b in zip(self._sums, (fit.mean_loss, fit.last_norm, 1), strict=True)]
         if fit.just_validated or fit.step % max(1, fit.plan.expected_steps // _ROWS) == 0:
             self._write(fit)
 
     def sync(self) -> None:
-        """Makes sure that all rows are on the disk."""
+        """Flush all rows to disk."""
         if self._file is not None:
             self._file.sync()
 
@@ -240,7 +240,7 @@ class MetricsRows(Callback):
             )  # fmt: skip
 
     def on_end(self, fit: Fit) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -255,11 +255,11 @@ class MetricsRows(Callback):
 
 
 class Checkpoints(Callback):
-    """Saves what is needed to go on: after each validation, every half a minute, and before stopping.
+    """Saves checkpoints: after each validation, every 30 seconds, and before stopping.
 
     Args:
-        path: the file.
-        files: what has to be on the disk before.
+        path: the path of the checkpoint.
+        files: files to flush to disk before the checkpoint.
     """
 
     def __init__(self, path: Path, *files: MetricsRows | Rates) -> None:
@@ -267,15 +267,15 @@ class Checkpoints(Callback):
         self._saved = 0.0
 
     def on_start(self, fit: Fit) -> None:
-        """Starts the clock."""
+        """Start the clock."""
         self._saved = time.monotonic()
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
-        """Asks for a checkpoint every half a minute."""
+        """Request a checkpoint every 30 seconds."""
         return (CHECKPOINT,) if time.monotonic() - self._saved >= _CHECKPOINT_SECONDS else ()
 
     def on_step(self, fit: Fit) -> None:
-        """Saves a checkpoint where it is due."""
+        """Save a checkpoint if it is due."""
         if fit.just_validated or fit.asked & {CHECKPOINT, STOP}:
             if not all(bool(torch.isfinite(p).all()) for p in fit.model.parameters()):
                 raise fit.diverged(fit.step, "a weight is not finite")
@@ -291,14 +291,14 @@ class Deadline(Callback):
     """Ends training when the time is up, by the clock of the first process.
 
     Args:
-        validation: what measures the network after the last step, for which time is left.
+        validation: the callback that validates after the last step; time is reserved for it.
     """
 
     def __init__(self, validation: Validation | None = None) -> None:
         self._validation = validation
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
-        """Asks to end where another step would end later than the time is up."""
+        """Request the end of training if another step would exceed the time."""
         seconds = fit.plan.seconds
         if seconds is None or not fit.fabric.is_global_zero:
             return ()
@@ -307,10 +307,10 @@ class Deadline(Callback):
 
 
 class Rates(Callback):
-    """Keeps each step's learning rate: with it a run whose schedule followed the time can be replayed.
+    """Records each step's learning rate, so that a run whose schedule followed the clock can be replayed.
 
     Args:
-        path: the file: a float64 for each step, little-endian.
+        path: the path of the file, which holds a little-endian float64 for each step.
     """
 
     def __init__(self, path: Path) -> None:
@@ -318,50 +318,50 @@ class Rates(Callback):
         self._file: BinaryIO | None = None
 
     def on_start(self, fit: Fit) -> None:
-        """Cuts the file at the step to go on from."""
+        """Truncate the file at the step to resume from."""
         if fit.fabric.is_global_zero:
             self._file = self._path.open("r+b" if self._path.exists() else "w+b")
             self._file.truncate(8 * fit.step)
             self._file.seek(0, os.SEEK_END)
 
     def on_step(self, fit: Fit) -> None:
-        """Writes the rate."""
+        """Write the learning rate."""
         if self._file is not None:
             self._file.write(struct.pack("<d", fit.learning_rate))
 
     def sync(self) -> None:
-        """Makes sure that all rates are on the disk."""
+        """Flush all learning rates to disk."""
         if self._file is not None:
             self._file.flush()
             os.fsync(self._file.fileno())
 
     def on_end(self, fit: Fit) -> None:
-        """Closes the file."""
+        """Close the file."""
         if self._file is not None:
             self._file.close()
             self._file = None
 
 
 class Signals(Callback):
-    """Lets Ctrl-C and SIGTERM stop training after the step, and a second one at once.
+    """Stops training after the current step on Ctrl-C or SIGTERM, and immediately on a second one.
 
     Attributes:
-        interrupted: whether a signal asked to stop.
+        interrupted: whether a signal requested to stop.
     """
 
     interrupted = False
 
     def asks(self, fit: Fit) -> tuple[str, ...]:
-        """Asks to stop after a signal."""
+        """Request to stop after a signal."""
         return (STOP,) if self.interrupted else ()
 
     def on_step(self, fit: Fit) -> None:
-        """Takes note of a signal in another process."""
+        """Record whether any process received a signal."""
         self.interrupted = STOP in fit.asked
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """While it lasts, signals are listened to."""
+        """Handle signals within the context."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
@@ -381,17 +381,17 @@ class Signals(Callback):
 
 
 class Examples(Callback):
-    """Shows what the network makes of the data after each quarter of the training (see `Task.example`)."""
+    """Logs an example prediction after each quarter of training (see `Task.example`)."""
 
     def __init__(self) -> None:
         self._quarter = 0
 
     def on_start(self, fit: Fit) -> None:
-        """Leaves out the quarters of earlier sittings."""
+        """Skip the quarters of earlier sessions."""
         self._quarter = int(4 * fit.plan.share(fit.step, fit.seconds))
 
     def on_step(self, fit: Fit) -> None:
-        """Shows an example where a quarter is over."""
+        """Log an example at the end of a quarter."""
         quarter = int(4 * fit.plan.share(fit.step, fit.seconds))
         if self._quarter < quarter < 4 and fit.fabric.is_global_zero:
             fit.model.eval()
@@ -405,18 +405,18 @@ class Examples(Callback):
 
 
 class ProgressBar(Callback):
-    """Shows a bar.
+    """Shows a progress bar.
 
     Args:
-        display: what draws it.
-        rows: knows the training loss, if there are rows.
+        display: the display that draws it.
+        rows: the callback that knows the mean training loss, if any.
     """
 
     def __init__(self, display: Display, rows: MetricsRows | None = None) -> None:
         self._display, self._rows = display, rows
 
     def on_step(self, fit: Fit) -> None:
-        """Shows the step."""
+        """Update the bar."""
         train = self._rows.train_loss if self._rows else fit.last_loss
         losses = {"loss": train, "validation": fit.figures["loss"] if fit.figures else None}
         figures = ", ".join(f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None)
@@ -425,14 +425,14 @@ class ProgressBar(Callback):
 
 
 def where(fit: Fit) -> str:
-    """How far a training is, by its steps or by the time."""
+    """Describe the progress of training in steps or time."""
     if fit.plan.seconds is None:
         return f"step {fit.step} of {fit.plan.steps}"
     return f"step {fit.step}, {duration(fit.seconds)} of {duration(fit.plan.seconds)}"
 
 
 def _spent_and_left(fit: Fit) -> str:
-    """The time that a training by steps has taken, and about what it will take."""
+    """Describe the elapsed and the estimated remaining time of training with a fixed number of steps."""
     share = fit.plan.share(fit.step, fit.seconds)
     if fit.plan.seconds is not None or not 0 < share < 1 or fit.seconds < 1:
         return ""

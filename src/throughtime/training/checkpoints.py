@@ -1,4 +1,4 @@
-"""Checkpoints as files that are there in whole or not at all, and run no code when read."""
+"""Checkpoint files that are written atomically and can be loaded without running code."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from throughtime.files import replacing
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint beside the last one and then puts it in its place."""
-    buffer = io.BytesIO()  # torch's own writing to a file hides why it fails
+    """Write a checkpoint next to the previous one, then replace it atomically."""
+    buffer = io.BytesIO()  # torch's own file writing hides the reason for a failure
     torch.save(state, buffer)
     with replacing(path) as file:
         file.write(buffer.getbuffer())
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint; it holds tensors and plain values alone.
+    """Load a checkpoint, which contains only tensors and plain values.
 
     Raises:
-        RunError: the file is damaged.
+        RunError: if the file is damaged.
     """
     try:
         state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return state
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0]
-        raise RunError(f"{path} is damaged, and the run can't go on: {reason}") from None
+        raise RunError(f"{path} is damaged, so the run can't be resumed: {reason}") from None

@@ -1,6 +1,6 @@
-"""What a training run is asked to do: the options of its task, its network and its training.
+"""The configuration of a training run: the options of its task, its network and its training.
 
-Imports neither torch nor Lightning, so that the command line answers quickly.
+This module imports neither torch nor Lightning, so that the command line responds quickly.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def _device(value: Any) -> str:
     if count in ("cpu", "cuda"):
         kind, count = count, "1"
     if kind not in ("", "cpu", "cuda") or not count.isdecimal() or int(count) < 1:
-        raise ValueError("expected a number of devices, or cpu, cuda, cpu:N, cuda:N")
+        raise ValueError("expected a number of devices, or cpu, cuda, cpu:N or cuda:N")
     return f"{kind}:{int(count)}" if kind else str(int(count))
 
 
@@ -52,12 +52,12 @@ def _initial(value: float | str | None) -> float | str | None:
     except (TypeError, ValueError):
         bound = 0.0
     if not 0 < bound < float("inf"):
-        raise ValueError("expected a range above 0, or orthogonal")
+        raise ValueError("expected a positive range, or orthogonal")
     return bound
 
 
 def _cell_options(value: Any) -> dict[str, Any] | None:
-    """A cell's hyper-parameters: a mapping, or texts of the form NAME=VALUE as the command line has them."""
+    """Parse a cell's hyper-parameters from a mapping, or from command-line texts of the form NAME=VALUE."""
     if value is None or isinstance(value, Mapping):
         return None if not value else dict(value)
     found: dict[str, Any] = {}
@@ -70,7 +70,7 @@ def _cell_options(value: Any) -> dict[str, Any] | None:
 
 
 def _plain(text: str) -> bool | int | float | str | None:
-    """The value that a text stands for."""
+    """Convert a text to the value it spells."""
     named = {"true": True, "false": False, "none": None}
     if text.lower() in named:
         return named[text.lower()]
@@ -81,29 +81,29 @@ def _plain(text: str) -> bool | int | float | str | None:
 
 
 class NetworkOptions(Options):
-    """The network.
+    """Options of the network.
 
     Attributes:
-        cell: the recurrent cell's name.
-        cell_options: values of the cell's hyper-parameters, as NAME=VALUE; `throughtime cells NAME` shows which it has.
-        hidden_size: hidden units of each layer; with `minutes`, if not given, a size that suits the time, the data and
-            the machine (see `throughtime.training.sizing`), with less dropout where it is smaller.
-        num_layers: recurrent layers.
+        cell: the name of the recurrent cell.
+        cell_options: the cell's hyper-parameters as NAME=VALUE; `throughtime cells NAME` lists them.
+        hidden_size: the number of hidden units per layer; with `minutes`, the default is a size that suits the time,
+            the data and the machine (see `throughtime.training.sizing`), with less dropout for smaller sizes.
+        num_layers: the number of recurrent layers.
         bidirectional: whether each layer reads the sequence in both directions.
-        embed: width of the embedding; if not given the recurrent output's, but 128 at most where they are not tied.
-        dropout: probability of dropping an element of what a symbol is embedded as, wherever it stands in a batch,
-            between layers, and of the output.
-        recurrent_dropout: probability of dropping a unit of a state where a matrix multiplies it, one mask a window
-            (Gal & Ghahramani 2016).
-        zoneout: probability with which a unit of a state keeps its old value (Krueger et al. 2017).
-        weight_drop: probability of dropping an element of a matrix over a state (Merity et al. 2018).
-        tie: whether the softmax layer's matrix is the embedding, where a network predicts the symbols that it reads.
-        init: what recurrent weights are drawn from: the range of a uniform distribution around 0, or orthogonal;
-            1/sqrt(hidden size) if not given.
-        forget_bias: what a forget gate's bias starts with; if not given 1, or -1 where that is what keeps the state.
-        chrono: the number of steps that memory should span: gates that keep a state start with biases drawn for it
+        embed: the width of the embedding; by default that of the recurrent output, but at most 128 unless tied.
+        dropout: the dropout probability for elements of the embedding, between layers and of the output.
+        recurrent_dropout: the dropout probability for units of a state where it is multiplied by a matrix, with one
+            mask per window (Gal & Ghahramani 2016).
+        zoneout: the probability that a unit of a state keeps its previous value (Krueger et al. 2017).
+        weight_drop: the dropout probability for elements of recurrent weight matrices (Merity et al. 2018).
+        tie: whether to share the softmax layer's matrix with the embedding, for networks that predict the tokens they
+            read.
+        init: the initialization of recurrent weights: the range of a uniform distribution around 0, or orthogonal; the
+            default range is 1/sqrt(hidden size).
+        forget_bias: the initial bias of the forget gate; by default 1, or -1 if a negative bias keeps the state.
+        chrono: the number of steps that memory should span, which sets the initial biases of gates that keep a state
             (Tallec & Ollivier 2018, arXiv:1804.11188).
-        init_from: a run whose weights to start from. Its vocabulary, cell and sizes are used as well.
+        init_from: a run to take initial weights from. Its vocabulary, cell and sizes are used as well.
     """
 
     cell: str = "lstm"
@@ -123,39 +123,41 @@ class NetworkOptions(Options):
     init_from: PathText = None
 
     def layer_options(self) -> dict[str, Any]:
-        """The options of the recurrent layers (see `throughtime.nn.options`)."""
+        """Return the options of the recurrent layers (see `throughtime.nn.options`)."""
         names = ("bidirectional", "dropout", "recurrent_dropout", "zoneout", "weight_drop")
         return {name: getattr(self, name) for name in names}
 
 
 class TrainingOptions(Options):
-    """How to train.
+    """Options of training.
 
     Attributes:
-        batch: sequences, or parallel streams of text, in a batch, in all processes together; fewer where the data are
-            too short for them.
-        optimizer: the update rule.
-        lr: the learning rate, its largest value where the schedule varies it; chosen by optimizer if not given.
-        schedule: how the learning rate goes. constant; cosine: up in the first tenth, then down to near 0 along half a
-            cosine; plateau: times `decay` where validation no longer improves; step: times `decay` each epoch after
-            `decay_after` epochs.
-        decay: what `plateau` and `step` multiply by.
-        decay_after: epochs without decay, for `step`; validations without improvement, for `plateau`.
-        clip: the largest norm of the gradient, of all weights together; 0 leaves it as it is.
-        weight_decay: decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101), with any optimizer: each
-            step multiplies every matrix, the embedding included, by 1 - lr * weight_decay; vectors, such as biases and
-            gains, do not decay. 0.01 for adamw and 0 otherwise if not given.
-        epochs: times to go through the data; of `epochs`, `steps` and `minutes` the first that is reached ends.
-        steps: updates of the weights; the task's usual number if no end is given.
-        minutes: time to train, from start to report. The learning rate follows the time spent, not the steps.
-        seed: what weights, dropout and the order of the data are drawn from.
-        out: the run's directory; `runs/DATE-TIME-CELL-DATA` if not given.
-        engine: what runs the recurrent layers; chosen by device if not given.
-        threads: threads of the CPU; if not given torch's choice or, with `minutes`, one thread where that is faster.
-        devices: how many devices, of which kind; one if not given, a CUDA device if there is one.
-        nodes: how many machines.
-        precision: precision of the arithmetic.
-        log: where figures go besides the screen: csv alone, or tensorboard as well.
+        batch: the batch size in sequences, or in parallel streams of text, in total over all processes; reduced if
+            there is too little data.
+        optimizer: the optimizer.
+        lr: the learning rate, or its maximum if the schedule varies it; the default depends on the optimizer.
+        schedule: the learning rate schedule: constant; cosine, which warms up over the first tenth and then follows
+            half a cosine down to nearly 0; plateau, which multiplies by `decay` when validation stops improving; or
+            step, which multiplies by `decay` every epoch after `decay_after` epochs.
+        decay: the factor of the `plateau` and `step` schedules.
+        decay_after: for `step`, the number of epochs before the first decay; for `plateau`, the number of validations
+            without improvement.
+        clip: the maximum norm of the whole gradient; 0 turns clipping off.
+        weight_decay: decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101) for any optimizer. Each step
+            multiplies every matrix, including the embedding, by 1 - lr * weight_decay; vectors such as biases and gains
+            don't decay. The default is 0.01 for adamw and 0 otherwise.
+        epochs: the number of passes through the training data; training ends at the first of `epochs`, `steps` and
+            `minutes` to be reached.
+        steps: the number of weight updates; the task's default if no end is given.
+        minutes: the total time in minutes, from start to report. The learning rate follows the clock, not the steps.
+        seed: the random seed for weights, dropout and the order of the data.
+        out: the directory to save the run in; `runs/DATE-TIME-CELL-DATA` by default.
+        engine: the engine that runs the recurrent layers; by default, chosen for the device.
+        threads: the number of CPU threads; by default torch's choice or, with `minutes`, one thread if that is faster.
+        devices: the number and kind of devices; by default one, a CUDA device if available.
+        nodes: the number of machines.
+        precision: the floating-point precision.
+        log: the format of metric logs; tensorboard is written in addition to csv.
     """
 
     batch: Count = 50
@@ -188,53 +190,53 @@ class TrainingOptions(Options):
 
     @property
     def device_kind(self) -> Literal["auto", "cpu", "cuda"]:
-        """The kind of device asked for."""
+        """The requested kind of device."""
         kind, _, _ = self.devices.rpartition(":")
         return "cpu" if kind == "cpu" else "cuda" if kind == "cuda" else "auto"
 
     @property
     def device_count(self) -> int:
-        """Devices on each machine."""
+        """The number of devices on each machine."""
         return int(self.devices.rpartition(":")[2])
 
     @property
     def processes(self) -> int:
-        """How many processes train together."""
+        """The total number of processes."""
         return self.device_count * self.nodes
 
     @property
     def learning_rate(self) -> float:
-        """The learning rate, the optimizer's usual one if none was given."""
+        """The learning rate, or the optimizer's default."""
         return self.lr if self.lr is not None else DEFAULT_LEARNING_RATES[self.optimizer]
 
     @property
     def decoupled_decay(self) -> float:
-        """The weight decay, the optimizer's usual one if none was given."""
+        """The weight decay, or the optimizer's default."""
         return self.weight_decay if self.weight_decay is not None else DEFAULT_WEIGHT_DECAY.get(self.optimizer, 0.0)
 
     @property
     def decay_factor(self) -> float:
-        """What the schedule multiplies by."""
+        """The decay factor of the schedule."""
         return self.decay if self.decay is not None else DEFAULT_DECAY.get(self.schedule, 1.0)
 
     @property
     def decay_patience(self) -> int:
-        """Epochs (`step`) or validations (`plateau`) before the first decay."""
+        """The number of epochs (`step`) or validations (`plateau`) before the first decay."""
         return self.decay_after if self.decay_after is not None else 10 if self.schedule == "step" else 2
 
 
 def _groups(task: type[tasks.Task[Any]]) -> dict[str, type[Options]]:
-    """The classes of a configuration's three groups of options."""
+    """Return the classes of a configuration's three groups of options."""
     return {"task": task.Options, "network": NetworkOptions, "training": TrainingOptions}
 
 
 class TrainConfig(BaseModel):
-    """The options of a training run; as plain data one flat dictionary, which `of` takes as well.
+    """The options of a training run. `of` creates one from flat options, and `given` converts it back.
 
     Attributes:
-        task: the options of the task; as plain data the option `task` names their class.
+        task: the options of the task; in a flat dictionary the entry `task` names their class.
         network: the options of the network.
-        training: how to train.
+        training: the options of training.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -246,7 +248,7 @@ class TrainConfig(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _grouped(cls, value: Any) -> Any:
-        """Each option in the group that has it; one of no group stays, and is refused."""
+        """Sort options into groups; options of no group remain and are rejected."""
         if not isinstance(value, Mapping) or isinstance(value.get("network"), NetworkOptions):
             return value
         rest, groups = dict(value), _groups(tasks.get(str(value.get("task"))))
@@ -263,14 +265,14 @@ class TrainConfig(BaseModel):
 
     @classmethod
     def of(cls, task: str | type[tasks.Task[Any]] = "text", **fields: Any) -> Self:
-        """The configuration with the given options, and elsewhere the task's defaults or the general ones.
+        """Create a configuration from options, with the task's or the general defaults for the rest.
 
         Args:
-            task: the task's name, or its class.
-            **fields: options by name, of whatever group; an option of None is one not given.
+            task: the task's name or class.
+            **fields: options by name, of any group; None means the default.
 
         Raises:
-            TrainingError: an option is unknown, or its value means nothing, with all of them in one message.
+            TrainingError: if options are unknown or invalid; the message lists all of them.
         """
         chosen = tasks.get(task) if isinstance(task, str) else task
         given = {name: value for name, value in fields.items() if value is not None}
@@ -295,19 +297,19 @@ class TrainConfig(BaseModel):
         return cls(**made)
 
     def anywhere(self) -> Self:
-        """The same with absolute paths of the data, good for any working directory."""
+        """Return a copy with absolute data paths, valid in any working directory."""
         init_from = self.network.init_from
         network = self.network.model_copy(update={"init_from": init_from and os.path.abspath(run_path(init_from))})
         return self.model_copy(update={"task": self.task.anywhere(), "network": network})
 
     @property
     def given(self) -> dict[str, Any]:
-        """All options in one dictionary, for `of`."""
+        """All options in one dictionary, as accepted by `of`."""
         return self.model_dump()
 
 
 def _explained(error: Mapping[str, Any], chosen: type[tasks.Task[Any]], groups: Iterable[type[Options]]) -> str:
-    """A sentence for a wrong option; one that belongs to another task says so."""
+    """Describe an invalid option, or name the task it belongs to."""
     name = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
         owners = [other for other in tasks.names() if name in tasks.get(other).Options.model_fields]

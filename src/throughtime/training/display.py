@@ -1,4 +1,4 @@
-"""What a person sees while a run is made: bars on a terminal, lines in a pipe, and a line for each validation."""
+"""Progress display: bars on a terminal, lines in a pipe, and a line for each validation."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from throughtime.spelling import duration
 
-_REDRAWN = 5  # times a second
-_PIPED = 10.0  # seconds without a line after which a pipe gets one
+_REDRAWN = 5  # redraws per second
+_PIPED = 10.0  # the maximum number of seconds between lines in a pipe
 
 
 class Display:
-    """Bars and lines on standard error; nothing at all if it is not shown.
+    """Progress bars and lines on standard error.
 
-    Where standard error isn't a terminal, a line now and then takes the place of the bars. Use it as a context: the
-    bars are gone when it ends.
+    If standard error isn't a terminal, occasional lines replace the bars. Use it as a context manager, which removes
+    the bars at the end.
 
     Args:
         shown: whether to show anything.
-        clock: tells the time in seconds.
+        clock: a function that returns the time in seconds.
     """
 
     def __init__(self, shown: bool, clock: Callable[[], float] = time.monotonic) -> None:
@@ -45,7 +45,7 @@ class Display:
         )
         self._tasks: dict[str, TaskID] = {}
         self._clock, self._said = clock, clock()
-        self._began: dict[str, tuple[float, int]] = {}  # when, and how far it was
+        self._began: dict[str, tuple[float, int]] = {}  # the time and the progress at the start of each activity
         self._handler = _ToConsole(self)
 
     def __enter__(self) -> Display:
@@ -57,11 +57,11 @@ class Display:
 
     @property
     def handler(self) -> logging.Handler:
-        """Prints log messages above the bars."""
+        """The handler that prints log messages above the bars."""
         return self._handler
 
     def progress(self, doing: str, done: int, size: int, figures: str = "") -> None:
-        """Show how far something is; its bar goes when it is done."""
+        """Show the progress of an activity; its bar disappears when it is done."""
         if not self.console.is_terminal:
             self._say(doing, done, size, figures)
             return

@@ -1,4 +1,4 @@
-"""How well a network does what it was trained for."""
+"""Measure a network's loss and metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class OnDevice(NamedTuple):
-    """A batch as tensors (see `Batch`)."""
+    """A batch converted to tensors (see `Batch`)."""
 
     inputs: Tensor
     targets: Tensor
@@ -28,7 +28,7 @@ class OnDevice(NamedTuple):
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device, dtype: torch.dtype) -> OnDevice:
-        """The tensors of a batch; its numbers have the type of the weights."""
+        """Convert a batch to tensors; floating-point arrays get the dtype of the weights."""
 
         def tensor(array: Any) -> Any:
             if array is None:
@@ -43,14 +43,14 @@ class OnDevice(NamedTuple):
 def measured(
     model: SequenceModel, task: Task[Any], part: Any, *, terms: int | None = None, progress: Progress | None = None
 ) -> Figures:
-    """The figures of a network on a part of the data.
+    """Return a network's metrics on a part of the data.
 
     Args:
-        model: on any device; it predicts without dropout, and is left in the mode that it was in.
+        model: a network on any device; runs in evaluation mode and is restored to its previous mode.
         task: the task.
         part: the part.
-        terms: about how many terms to measure, from the first on; all if not given.
-        progress: told how far it is.
+        terms: the approximate number of loss terms to measure; all if None.
+        progress: called with the progress.
     """
     assert model.task is not None
     sums = total(model, task.reading(part, terms=terms), task.metrics(model.task.codecs), progress)
@@ -59,12 +59,12 @@ def measured(
 
 @dataclass
 class Sums:
-    """What a pass over batches added up.
+    """Sums over a pass through batches.
 
     Attributes:
         loss: the sum of the losses.
-        terms: how many there were.
-        metrics: the task's other metrics, brought up to date.
+        terms: the number of loss terms.
+        metrics: the task's other metrics, updated.
     """
 
     loss: float
@@ -85,7 +85,7 @@ def total(
     metrics: Mapping[str, Metric] | None = None,
     progress: Progress | None = None,
 ) -> Sums:
-    """Adds up the losses of all batches, the state carried where they say so, and brings the metrics up to date."""
+    """Sum the losses of all batches and update the metrics, carrying the state between batches that ask for it."""
     parameter = next(model.parameters())
     metrics = {name: metric.to(parameter.device) for name, metric in (metrics or {}).items()}
     training = model.training
@@ -117,9 +117,9 @@ def _measure(
 def _update(
     metrics: Mapping[str, Metric], raw: Tensor, targets: Tensor, weights: Tensor | None, per_step: bool
 ) -> None:
-    """Gives each metric the outputs and targets that count, and their number in each sequence if it takes `lengths`."""
+    """Update metrics with the outputs and targets that count, and with their lengths if a metric takes `lengths`."""
     counted = torch.ones(raw.shape[:-1], dtype=torch.bool, device=raw.device) if weights is None else weights > 0
-    if per_step:  # a sequence after the other, as a metric of whole sequences needs them
+    if per_step:  # batch first, because sequence metrics need whole sequences one after another
         raw, targets, counted = (tensor.transpose(0, 1) for tensor in (raw, targets, counted))
     lengths = counted.reshape(len(counted), -1).sum(1)
     for metric in metrics.values():

@@ -1,6 +1,6 @@
-"""Lightning's Fabric, which knows devices, precision and processes; and how processes find each other.
+"""Lightning Fabric, which handles devices, precision and processes.
 
-Fabric and not Lightning's Trainer: of the Trainer's services only these were in use, and its loop took 1 ms of a step.
+Fabric is used rather than Lightning's Trainer, whose loop added 1 ms per step without any other benefit here.
 """
 
 from __future__ import annotations
@@ -26,53 +26,53 @@ from throughtime.training.building import device_for
 from throughtime.training.config import TrainingOptions
 from throughtime.training.processes import rank
 
-_JOINED = "THROUGHTIME_RUN"  # tells the processes that Fabric starts which run they take part in
+_JOINED = "THROUGHTIME_RUN"  # tells processes started by Fabric which run to join
 _PRECISIONS = {"32": "32-true", "64": "64-true", "bf16": "bf16-true"}
-_PATIENCE = timedelta(hours=2)  # for other processes, one of which may be reading a long text
+_PATIENCE = timedelta(hours=2)  # the timeout for other processes, one of which may be reading a long text
 
 
 def require_possible(training: TrainingOptions) -> None:
-    """Refuse what this machine can't do, before anything is read or written.
+    """Check that this machine supports the options, before reading or writing anything.
 
     Raises:
-        TrainingError: it can't.
+        TrainingError: if it doesn't.
     """
     if training.engine is not None:
         engines.get(training.engine)
     cuda = torch.cuda.is_available()
     if training.device_kind == "cuda" and not cuda:
         raise TrainingError(
-            f"{setting('devices', training.devices)}: torch finds no CUDA device here; leave {option('devices')} out"
+            f"{setting('devices', training.devices)}: torch finds no CUDA device; remove {option('devices')}"
         )
     if training.precision == "16-mixed" and (not cuda or training.device_kind == "cpu"):
-        raise TrainingError(f"{setting('precision', '16-mixed')} is for CUDA devices; bf16-mixed runs anywhere")
+        raise TrainingError(f"{setting('precision', '16-mixed')} needs a CUDA device; use bf16-mixed instead")
     if training.log == "tensorboard" and find_spec("tensorboard") is None:
-        raise TrainingError(f"{setting('log', 'tensorboard')} needs the package: pip install tensorboard")
+        raise TrainingError(f"{setting('log', 'tensorboard')} needs tensorboard; run: pip install tensorboard")
     if training.batch % training.processes:
         raise TrainingError(
-            f"a batch of {training.batch} streams can't be shared by {training.processes} processes: "
-            f"give a multiple of {training.processes}"
+            f"a batch of {training.batch} can't be divided among {training.processes} processes; "
+            f"use a multiple of {training.processes}"
         )
     started = int(os.environ.get("WORLD_SIZE", training.processes)) if _started_from_outside() else 1
     if training.nodes > 1 and not _started_from_outside():
-        raise TrainingError(f"{training.nodes} machines: start a process for each device by torchrun or SLURM (srun)")
+        raise TrainingError(f"{training.nodes} machines: start one process per device with torchrun or SLURM (srun)")
     if started > 1 and started != training.processes:
         raise TrainingError(
             f"{started} processes were started, but {setting('devices', training.device_count)} and "
             f"{setting('nodes', training.nodes)} "
-            f"make {training.processes}: both are to agree"
+            f"require {training.processes}; the numbers must match"
         )
 
 
 def make_fabric(training: TrainingOptions, loggers: Sequence[Any] = ()) -> Fabric:
-    """Fabric as the options ask for it.
+    """Create the Fabric object for the options.
 
     Args:
         training: the options.
         loggers: Fabric's loggers.
 
     Raises:
-        TrainingError: there are no such devices.
+        TrainingError: if the devices aren't available.
     """
     try:
         return Fabric(
@@ -88,7 +88,7 @@ def make_fabric(training: TrainingOptions, loggers: Sequence[Any] = ()) -> Fabri
 
 
 def loggers_of(training: TrainingOptions, run: Run) -> list[Any]:
-    """The loggers that are asked for besides metrics.csv."""
+    """Return the loggers requested besides metrics.csv."""
     if training.log != "tensorboard":
         return []
     from lightning.fabric.loggers.tensorboard import TensorBoardLogger
@@ -97,21 +97,21 @@ def loggers_of(training: TrainingOptions, run: Run) -> list[Any]:
 
 
 def path_from_first(training: TrainingOptions, begin: Callable[[], Path]) -> Path:
-    """The directory of the run: the first process begins it, the others get to know it when it is there.
+    """Return the directory of the run, which the first process creates and the others wait for.
 
     Args:
-        training: how many processes there are.
-        begin: called in the first process.
+        training: the training options.
+        begin: creates the directory; called in the first process.
 
     Raises:
-        TrainingError: in the others, if the first could not begin.
+        TrainingError: in the other processes, if the first one failed.
     """
-    joined = os.environ.pop(_JOINED, None)  # Fabric has started this process to take part
+    joined = os.environ.pop(_JOINED, None)  # set if Fabric started this process
     if joined is not None and rank() > 0:
         return Path(joined)
     if training.processes == 1 or not _started_from_outside():
         return begin()
-    # torchrun and SLURM start all processes at once: the others wait here for the first.
+    # torchrun and SLURM start all processes at once, so the others wait here for the first.
     make_fabric(training).launch()
     told: list[Path | None] = [None]
     try:
@@ -120,13 +120,13 @@ def path_from_first(training: TrainingOptions, begin: Callable[[], Path]) -> Pat
     finally:
         torch.distributed.broadcast_object_list(told)
     if told[0] is None:
-        raise TrainingError("the first process could not begin; it says why")
+        raise TrainingError("the first process failed to start; see its error message")
     return told[0]
 
 
 @contextmanager
 def joinable(run: Run) -> Iterator[None]:
-    """While it lasts, processes that Fabric starts know the run."""
+    """Tell processes that Fabric starts within the context which run to join."""
     os.environ[_JOINED] = str(run.path.resolve())
     try:
         yield

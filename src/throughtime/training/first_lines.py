@@ -1,4 +1,4 @@
-"""The first lines that a training prints."""
+"""The first lines that training prints."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from throughtime.spelling import duration
 
 
 def first_lines(run: Run, model: SequenceModel) -> list[tuple[str, str]]:
-    """What the first lines say: what was read, the network, where it runs and the plan."""
+    """Describe the data, the network, the device and the plan."""
     config, plan, data = run.config, run.plan, run.record.data
     network, training = config.network, config.training
     count = sum(parameter.numel() for parameter in model.parameters())
@@ -28,7 +28,7 @@ def first_lines(run: Run, model: SequenceModel) -> list[tuple[str, str]]:
         ("runs on", where),
         (
             "plan",
-            f"{length} of {plan.batch} sequences ({passes:.2g} times through the data); {by}",
+            f"{length} of {plan.batch} sequences ({passes:.2g} epochs); {by}",
         ),
         ("legend", "* marks the best validation so far"),
     ]

@@ -1,4 +1,4 @@
-"""Training a network: truncated backpropagation through time, one batch a step, with callbacks in between."""
+"""The training loop: truncated backpropagation through time, one batch per step, with callbacks in between."""
 
 from __future__ import annotations
 
@@ -34,35 +34,38 @@ _WEIGHTS = {"64": torch.float64, "bf16": torch.bfloat16}
 _REQUESTS = (STOP, LATE, VALIDATE, CHECKPOINT)
 
 
+DIVERGED = "training diverged"  # starts the message, by which other processes recognize the error
+
+
 class Diverged(TrainingError):
-    """Training whose numbers are no longer finite."""
+    """Raised when a loss, a gradient or a weight is no longer finite."""
 
 
 class Fit:
-    """A network in training, as callbacks see it.
+    """The training loop and its state, as seen by callbacks.
 
     Attributes:
-        task, data, config, plan: what is trained on what, how, and how long.
+        task, data, config, plan: the task, its data, the configuration and the plan.
         model: the network.
-        fabric: Lightning's Fabric, which knows the devices and the other processes.
-        step: how many steps have been taken.
-        last_loss: of the last step, the mean over its terms, in this process.
-        mean_loss: the same over all processes.
-        last_norm: of the last step's gradient, before clipping.
-        figures: those of the last validation; None before the first.
-        seconds: the training time spent up to the end of the last step, over all sittings. With several processes it is
-            the first one's, so that all of them take the same learning rate and end together.
-        step_seconds: how long the last step took in this process.
-        asked: what callbacks of any process asked for after the last step.
-        schedule: the learning rate over the steps.
+        fabric: Lightning Fabric, which handles devices and processes.
+        step: the number of steps taken.
+        last_loss: the mean loss of the last step in this process.
+        mean_loss: the same, averaged over all processes.
+        last_norm: the gradient norm of the last step before clipping.
+        figures: the metrics of the last validation; None before the first.
+        seconds: the training time in seconds up to the end of the last step, summed over sessions. With several
+            processes it is the first one's, so that all of them use the same learning rate and end together.
+        step_seconds: the duration of the last step in this process.
+        asked: the requests that callbacks of any process made after the last step.
+        schedule: the learning rate schedule.
 
     Args:
         task, data, config, plan: see above.
-        model: the network, with the weights to start from.
-        callbacks: in the order in which they are called.
+        model: the network with its initial weights.
+        callbacks: the callbacks in the order to call them.
         loggers: Fabric's loggers.
-        clock: tells the time in seconds.
-        rates: the learning rates of the first steps, to replay a run; those of the other steps are the schedule's.
+        clock: a function that returns the time in seconds.
+        rates: the learning rates of the first steps, to replay a run; later steps follow the schedule.
     """
 
     def __init__(
@@ -83,51 +86,51 @@ class Fit:
         self.step = 0
         self.last_loss = self.mean_loss = self.last_norm = math.nan
         self.figures: Figures | None = None
-        self._validated = -1  # the step of the last validation of this sitting
+        self._validated = -1  # the step of the last validation in this session
         self.asked: frozenset[str] = frozenset()
         self.schedule = Schedule(config.training, plan)
         self.fabric: Fabric = make_fabric(config.training, loggers)
         self._carried: State | None = None
-        self._generators: list[Tensor] | None = None  # until the first step of a resumed training
+        self._generators: list[Tensor] | None = None  # set until the first step of a resumed training
         self._clock, self._rates = clock, rates
         self.seconds = self.step_seconds = 0.0
-        self._before = 0.0  # seconds of earlier sittings
+        self._before = 0.0  # seconds in earlier sessions
         self._began: float | None = None
         self._stopped = self._timed_out = False
 
     @property
     def elapsed(self) -> float:
-        """Seconds of training, over all sittings."""
+        """The training time in seconds, summed over sessions."""
         return self._before + (self._clock() - self._began if self._began is not None else 0.0)
 
     @property
     def just_validated(self) -> bool:
-        """Whether the last step was followed by a validation."""
+        """Whether a validation followed the last step."""
         return self._validated == self.step
 
     @property
     def learning_rate(self) -> float:
-        """The last step's learning rate."""
+        """The learning rate of the last step."""
         return float(self._optimizer.param_groups[0]["lr"])
 
     def stop(self) -> None:
-        """Ends training after this step, as a callback may wish; with several processes all of them must call it."""
+        """End training after this step. With several processes, all of them must call it."""
         self._stopped = True
 
     def run(self, checkpoint: Mapping[str, Any] | None = None) -> None:
-        """Trains to the end of the plan, or until it is stopped.
+        """Train to the end of the plan, or until stopped.
 
         Args:
-            checkpoint: the state to go on from (see `state_dict`).
+            checkpoint: the state to resume from (see `state_dict`).
 
         Raises:
-            Diverged: the numbers are no longer finite.
+            Diverged: if a loss, a gradient or a weight is no longer finite.
         """
         training, fabric = self.config.training, self.fabric
         fabric.launch()
         self.model.to(_WEIGHTS.get(training.precision, torch.float32))
-        torch.manual_seed(training.seed + fabric.global_rank)  # other dropout in each process
-        # Not fabric.setup, whose wrapper turns double precision to single on the way out.
+        torch.manual_seed(training.seed + fabric.global_rank)  # a different dropout mask in each process
+        # Not fabric.setup, whose wrapper converts double precision outputs to single precision.
         self._loss = fabric.strategy.setup_module(fabric.to_device(_Loss(self.model)))
         self._optimizer = fabric.strategy.setup_optimizer(make_optimizer(training, self.model))
         self.model.train()
@@ -156,7 +159,7 @@ class Fit:
                 callback.on_end(self)
 
     def _advance(self, batch: Any) -> None:
-        """Takes one step."""
+        """Take one step."""
         training = self.config.training
         if self.step < len(self._rates):
             lr = float(self._rates[self.step])
@@ -172,7 +175,7 @@ class Fit:
         loss = total / batch.terms
         self._optimizer.zero_grad()
         self.fabric.backward(loss)
-        scaled = training.precision == "16-mixed"  # then an infinite gradient is usual, and its step is skipped
+        scaled = training.precision == "16-mixed"  # infinite gradients are normal here, and their steps are skipped
         if scaled:
             self.fabric.strategy.precision.unscale_gradients(self._optimizer)
         norm = clipped_norm(self.model, training.clip)
@@ -183,7 +186,7 @@ class Fit:
         self.step += 1
 
     def _agree(self) -> None:
-        """Settles what is to be done after a step, with all processes."""
+        """Combine the requests of all processes after a step."""
         asked = {request for callback in self.callbacks for request in callback.asks(self)}
         if self.fabric.world_size > 1:
             own = self.elapsed if self.fabric.is_global_zero else 0.0
@@ -197,7 +200,7 @@ class Fit:
         self._timed_out = LATE in asked
 
     def summed(self, *values: float) -> list[float]:
-        """Each value's sum over all processes."""
+        """Sum each value over all processes."""
         if self.fabric.world_size == 1:
             return list(values)
         sums = torch.tensor(values, dtype=torch.float64, device=self.fabric.device)
@@ -206,24 +209,24 @@ class Fit:
         return found
 
     def validated(self, figures: Figures) -> None:
-        """Takes note of a validation's figures, and tells the callbacks."""
+        """Record a validation's metrics and notify the callbacks."""
         self.figures, self._validated = figures, self.step
         self.schedule.validated(figures["loss"])
         for callback in self.callbacks:
             callback.on_validation(self)
 
     def diverged(self, step: int, what: str) -> Diverged:
-        """The error for numbers that are no longer finite."""
+        """Create the error for values that are no longer finite."""
         training = self.config.training
         clip = option("clip")
         clip = f"a smaller {clip} ({training.clip:g} now)" if training.clip else f"{setting('clip', 1)} (now off)"
         return Diverged(
-            f"step {step}: {what} (the gradient's norm is {self.last_norm:g}), so training can't go on. Try a lower "
+            f"{DIVERGED} at step {step}: {what} (gradient norm {self.last_norm:g}). Try a lower "
             f"{option('lr')} ({training.learning_rate:g} now) or {clip}"
         )
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a resumed training needs; with several processes, all of them must call it."""
+        """Return everything needed to resume. With several processes, all of them must call it."""
         here = {"carried": _on_cpu(self._carried), "generators": _get_generators(self.fabric.device)}
         return {
             "step": self.step,
@@ -257,7 +260,7 @@ class Fit:
 
 
 class _Loss(nn.Module):
-    """A network's loss as its forward, which is what DDP watches."""
+    """The loss as a module, because DDP wraps the forward method of modules."""
 
     def __init__(self, model: SequenceModel) -> None:
         super().__init__()
@@ -284,23 +287,23 @@ def fit(
     cell: Cell | None = None,
     keep: Literal["best", "last"] = "best",
 ) -> SequenceModel:
-    """Trains a network without writing anything.
+    """Train a network without writing any files.
 
     Args:
-        task: what to learn.
-        data: what to learn from; what the task's options name if not given.
-        config: the options of network and training; the task's usual ones if not given.
-        callbacks: called between steps, after the validation.
-        cell: a cell of your own; the one that `config` names if not given.
-        keep: "best" keeps the weights that were best on the held-out data, "last" those after the last step, without
-            any validation.
+        task: the task to learn.
+        data: the data; by default, those that the task's options name.
+        config: the options of network and training; the task's defaults if None.
+        callbacks: callbacks to run between steps, after the validation.
+        cell: a custom cell; by default, the one that `config` names.
+        keep: "best" keeps the weights with the best validation metric; "last" keeps those after the last step and
+            skips validation.
 
     Returns:
         The network in evaluation mode.
 
     Raises:
-        TrainingError: an option means nothing, or training can't go on.
-        DataError: the data can't be read, or don't fit.
+        TrainingError: if an option is invalid or training diverges.
+        DataError: if the data can't be read or are unsuitable.
     """
     from throughtime import cells
     from throughtime.training.building import build_model, programs_of
@@ -343,7 +346,7 @@ def _set_generators(states: list[Tensor]) -> None:
 
 
 def _from_all(here: Any) -> list[Any]:
-    """What each process has, in their order."""
+    """Gather a value from all processes, ordered by rank."""
     if not torch.distributed.is_initialized():
         return [here]
     found = [None] * torch.distributed.get_world_size()

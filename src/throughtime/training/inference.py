@@ -1,4 +1,4 @@
-"""Trained networks in use: figures on other data, predictions, and new data drawn."""
+"""Use trained networks: evaluate, predict, and sample."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from throughtime.tasks.base import Figures, Generative, Prediction, Progress
 from throughtime.training.evaluation import measured
 
 KnobSettings = Mapping[str, float | Sequence[float]] | Sequence[str]
-"""Settings of a device's knobs: by name, one for all sounds or one for each of them; or texts such as "gain=0.7"."""
+"""Knob settings of a device: one value for all sounds or one per sound, by name; or texts such as "gain=0.7"."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The figures of a network and, under the same names, those of the task's baselines.
+    """The metrics of a network and of the task's baselines.
 
     Attributes:
-        figures: the network's.
-        baselines: each baseline's, by its name.
+        figures: the network's metrics.
+        baselines: the metrics of each baseline, by the baseline's name.
     """
 
     figures: Figures
@@ -30,7 +30,7 @@ class Evaluation:
 
     @property
     def data(self) -> dict[str, Any]:
-        """Both as one dictionary."""
+        """The metrics and the baselines as one dictionary."""
         return {**self.figures, "baselines": dict(self.baselines)} if self.baselines else dict(self.figures)
 
 
@@ -45,25 +45,25 @@ def evaluate(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Figures:
-    """How well a run's network does on data of the kind that it was trained on.
+    """Evaluate a run's network on data of the kind it was trained on.
 
     Args:
         run: the run, or its directory.
         data: files and directories.
-        windows: for forecasts the number of windows of each series, the last ones; all if neither this nor `step` is
-            given.
-        step: for forecasts the number of rows from the origin of a window to the next; the horizon if not given.
-        encoding_errors: "strict" or "replace"; as in training if not given.
-        knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
-        engine: what runs the recurrent layers; the one that the run was trained with if not given.
-        progress: told what is being done, and how far.
+        windows: for forecasts, the number of windows per series, counted from the end; all if neither this nor `step`
+            is given.
+        step: for forecasts, the number of rows between the origins of consecutive windows; the horizon by default.
+        encoding_errors: "strict" or "replace"; as in training by default.
+        knob: for effects, the device's knob settings from 0 to 1, such as `{"gain": 0.7}`.
+        engine: the engine that runs the recurrent layers; the one used in training by default.
+        progress: called with the current activity and its progress.
 
     Returns:
-        The figures (see `Task.figures` of the task): `loss`, and others by name.
+        The metrics (see `Task.figures` of the task): `loss` and others by name.
 
     Raises:
-        RunError: the run can't be read.
-        DataError: the data can't be read, or don't fit.
+        RunError: if the run can't be read.
+        DataError: if the data can't be read or don't match the run.
     """
     return evaluated(
         run, data, windows=windows, step=step, knob=knob, encoding_errors=encoding_errors, engine=engine,
@@ -82,7 +82,7 @@ def evaluated(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
-    """The same with the figures of the task's baselines; see `evaluate`."""
+    """Evaluate a run's network along with the task's baselines; see `evaluate`."""
     run, paths = _opened(run), _paths(data)
     task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
     model = run.model(engine).to(run.device)
@@ -106,23 +106,23 @@ def predict(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> Prediction:
-    """What a run's network predicts for data of the kind that it was trained on.
+    """Apply a run's network to data of the kind it was trained on.
 
     Args:
         run: the run, or its directory.
         data: files and directories.
-        update: for forecasts a table of later rows: they follow those of `data`, or replace those of the same time.
-        encoding_errors: "strict" or "replace"; as in training if not given.
-        knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
-        engine: what runs the recurrent layers; the one that the run was trained with if not given.
-        progress: told what is being done, and how far.
+        update: for forecasts, a table of later rows, which append to `data` or replace rows with the same time.
+        encoding_errors: "strict" or "replace"; as in training by default.
+        knob: for effects, the device's knob settings from 0 to 1, such as `{"gain": 0.7}`.
+        engine: the engine that runs the recurrent layers; the one used in training by default.
+        progress: called with the current activity and its progress.
 
     Returns:
-        A table: the names of its columns, and its rows, which are computed as they are read.
+        A table with column names and rows; the rows are computed lazily.
 
     Raises:
-        RunError: the run can't be read.
-        DataError: the data can't be read, or don't fit.
+        RunError: if the run can't be read.
+        DataError: if the data can't be read or don't match the run.
     """
     run, paths = _opened(run), _paths(data)
     task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
@@ -143,23 +143,23 @@ def write_prediction(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> str:
-    """Write what a run's network predicts for data to a file of the task's own kind: for an effect, a sound.
+    """Write predictions to a file in the task's own format, such as a sound file for an effect.
 
     Args:
         run: the run, or its directory.
         data: files and directories.
-        out: the file; its extension must be one of the task's `prediction_files`.
-        knob: for an effect, the settings of the device's knobs from 0 to 1, such as `{"gain": 0.7}`.
-        engine: what runs the recurrent layers; the one that the run was trained with if not given.
-        progress: told what is being done, and how far.
+        out: the path of the output file, with one of the extensions in the task's `prediction_files`.
+        knob: for effects, the device's knob settings from 0 to 1, such as `{"gain": 0.7}`.
+        engine: the engine that runs the recurrent layers; the one used in training by default.
+        progress: called with the current activity and its progress.
 
     Returns:
-        What was written, in a few words.
+        A short description of what was written.
 
     Raises:
-        UserError: the task doesn't write such files.
-        RunError: the run can't be read.
-        DataError: the data can't be read, or don't fit.
+        UserError: if the task doesn't write such files.
+        RunError: if the run can't be read.
+        DataError: if the data can't be read or don't match the run.
     """
     run, paths, out = _opened(run), _paths(data), Path(out)
     if out.suffix.lower() not in run.task.prediction_files:
@@ -178,28 +178,28 @@ def sample(
     engine: str | None = None,
     **draw: Any,
 ) -> Iterable[Any]:
-    """Lets a run's network draw new data: continue a text, say. The same seed gives the same sample.
+    """Generate new data with a run's network, such as the continuation of a text.
 
     Args:
         run: the run, or its directory.
-        prompt: what to continue: for text the text, for notes or sound a file; nothing if empty.
-        length: how many symbols, steps or samples to draw; the task's usual number if not given.
-        seed: of the draws.
-        engine: what runs the recurrent layers; the one that the run was trained with if not given.
-        **draw: how to draw, as the task explains: for text `temperature`, `top_k` and `top_p`.
+        prompt: the beginning to continue: a text for text, the path of a file for notes or sound. Empty for none.
+        length: the number of tokens, steps or samples to generate; the task's default if None.
+        seed: the random seed; the same seed produces the same sample.
+        engine: the engine that runs the recurrent layers; the one used in training by default.
+        **draw: sampling options of the task; for text `temperature`, `top_k` and `top_p`.
 
     Returns:
-        What follows the prompt, in pieces as they are made: pieces of text, steps, or blocks of samples.
+        The continuation of the prompt, generated lazily in pieces of text, steps, or blocks of samples.
 
     Raises:
-        UserError: an argument means nothing, or the run's task isn't one whose network draws anything.
-        RunError: the run can't be read.
+        UserError: if an argument is invalid, or the run's task can't generate data.
+        RunError: if the run can't be read.
     """
     run = _opened(run)
     task = run.task
     if not isinstance(task, Generative):
         raise UserError(
-            f"{run.path} is a run of task {task.name}, whose network draws nothing; predict applies it to data"
+            f"{run.path} is a run of task {task.name}, which can't generate samples; use predict on data instead"
         )
     codecs = run.description.codecs
     length = task.usual_length(codecs) if length is None else length
@@ -213,5 +213,5 @@ def _opened(run: Run | str | Path) -> Run:
 def _paths(data: str | Path | Sequence[str | Path]) -> list[str | Path]:
     paths = [data] if isinstance(data, str | Path) else list(data)
     if not paths:
-        raise DataError("data is an empty list; expected a file or directory, or several")
+        raise DataError("data is an empty list; expected one or more files or directories")
     return paths

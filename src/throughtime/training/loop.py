@@ -1,4 +1,4 @@
-"""Training a run from its beginning or its last checkpoint to its end."""
+"""Train a run from its beginning or its last checkpoint to its end."""
 
 from __future__ import annotations
 
@@ -62,23 +62,23 @@ def train(
     progress: bool = True,
     **options: Unpack[TrainOptions],
 ) -> Run:
-    """Trains a recurrent network, and measures it on held-out data.
+    """Train a recurrent network and evaluate it on held-out data.
 
     Args:
-        task: what to learn: the name of a task, or a class of your own; guessed from the data if not given.
-        cell: a named cell, or one of your own; the LSTM if not given.
-        progress: whether to show bars and a line for each validation, on standard error.
+        task: the name of a task, or a custom task class; guessed from the data by default.
+        cell: the name of a cell, or a custom cell; the LSTM by default.
+        progress: whether to show progress bars and a line for each validation on standard error.
         **options: `data`, `hidden_size`, `num_layers`, `steps`, `out` and the other options that
             `throughtime.training.TrainOptions` lists and `throughtime.training.TrainConfig` explains.
 
     Returns:
-        The run, finished.
+        The finished run.
 
     Raises:
-        TrainingError: an option means nothing, or training can't go on.
-        Interrupted: Ctrl-C or SIGTERM; the run can be resumed.
-        DataError: the data can't be read, or don't fit.
-        RunError: the directory for the run is there already.
+        TrainingError: if an option is invalid or training diverges.
+        Interrupted: on Ctrl-C or SIGTERM; the run can be resumed.
+        DataError: if the data can't be read or are unsuitable.
+        RunError: if the directory for the run already exists.
     """
     return train_since(time.monotonic(), task=task, cell=cell, progress=progress, **options)
 
@@ -91,7 +91,7 @@ def train_since(
     progress: bool = True,
     **options: Unpack[TrainOptions],
 ) -> Run:
-    """Trains as `train` does; the time budget began at `started`, by `time.monotonic`."""
+    """Train as `train` does, with a time budget that started at `started` (by `time.monotonic`)."""
     definition = None if cell is None else cells.get(cell)
     named = {} if definition is None else {"cell": definition.name}
     chosen, why = tasks.chosen(task, options)
@@ -104,21 +104,21 @@ def train_since(
 
 
 def replay(path: str | Path, *, out: str | Path | None = None, progress: bool = True) -> Run:
-    """Trains a new run through the steps of another, with the learning rates that it logged, to the same bits.
+    """Repeat a run's steps with its recorded learning rates, reproducing its weights bit for bit.
 
-    A run whose time budget decided its learning rates is repeated in this way, however fast the machine is now: as far
-    as it came, whether it is finished or not, and from the same data, which are read again.
+    This repeats runs whose time budget determined the learning rates, however fast the machine is now. An unfinished
+    run is repeated as far as it got. The data are read again and must not have changed.
 
     Args:
         path: the directory of the run to replay, or "latest".
-        out: the directory of the new run; chosen by date, cell and data if not given.
-        progress: whether to show bars and a line for each validation, on standard error.
+        out: the directory of the new run; named by date, cell and data by default.
+        progress: whether to show progress bars and a line for each validation on standard error.
 
     Returns:
-        The new run, finished after as many steps.
+        The new run, finished after the same number of steps.
 
     Raises:
-        RunError: the run can't be read, has taken no step, or its data are not what they were.
+        RunError: if the run can't be read, has no steps yet, or its data have changed.
         TrainingError, Interrupted, DataError: see `train`.
     """
     run = Run.open(path)
@@ -134,7 +134,7 @@ def replay(path: str | Path, *, out: str | Path | None = None, progress: bool = 
         new = Run.create(
             where, config, data, replace(run.description, calibration={}), run.programs, plan, initial, rates
         )
-        return new, data, [f"replays: {display_path(run.path)}"]
+        return new, data, [f"replaying: {display_path(run.path)}"]
 
     return _new_run(config.training, progress, begin)
 
@@ -147,24 +147,24 @@ def resume(
     minutes: float | None = None,
     progress: bool = True,
 ) -> Run:
-    """Resumes a run from its last checkpoint, to its end or to a later one.
+    """Resume a run from its last checkpoint, up to its end or a later one.
 
-    A finished run is returned as it is, unless a later end is given. The schedule then follows the new number of
+    A finished run is returned unchanged unless a later end is given. The schedule then follows the new number of
     steps.
 
     Args:
         path: the run's directory.
-        steps: the new end of training, in steps from the run's first.
-        epochs: the same in times through the data.
-        minutes: the same in training time, which earlier sittings count towards; of the ends given, the first that is
-            reached ends training.
-        progress: whether to show bars and a line for each validation, on standard error.
+        steps: the new end of training, in steps counted from the run's first.
+        epochs: the new end in epochs.
+        minutes: the new end in minutes of training, including earlier sessions. If several ends are given, training
+            ends at the first one reached.
+        progress: whether to show progress bars and a line for each validation on standard error.
 
     Returns:
-        The run, finished.
+        The finished run.
 
     Raises:
-        RunError: the run can't be read, or its data are not what they were.
+        RunError: if the run can't be read, or its data have changed.
         TrainingError, Interrupted, DataError: see `train`.
     """
     run = Run.open(path)
@@ -178,10 +178,10 @@ def resume(
 
     def begin() -> Path:
         if end is not None:
-            data_of(run, display.progress)  # refuses other data before anything is written
+            data_of(run, display.progress)  # rejects changed data before anything is written
             extended = run.extended(*end)
             if extended.plan.peak < 1 and extended.config.training.schedule == "cosine":
-                _log.info("the learning rate warms up again, to %g of its first peak", extended.plan.peak)
+                _log.info("the learning rate warms up again, to %g of its original peak", extended.plan.peak)
         return run.path
 
     with session(run.config.training, progress) as display:
@@ -194,13 +194,13 @@ def _new_run(
     progress: bool,
     begin: Callable[[Display, list[Callable[[], None]]], tuple[Run, Data[Any], list[str]]],
 ) -> Run:
-    """Trains a run that is about to begin.
+    """Create and train a run.
 
     Args:
-        training: how.
+        training: the training options.
         progress: whether to show bars and lines.
-        begin: called in the first process with what shows the progress and a list for a function that removes the run's
-            directory; it writes the directory, and returns the run, its data and what the user should know.
+        begin: called in the first process with the display and a list to append a function to that removes the run's
+            directory; creates the directory and returns the run, its data and notes for the user.
     """
     begun: list[tuple[Run, Data[Any], list[str]]] = []
     undo: list[Callable[[], None]] = []
@@ -217,7 +217,7 @@ def _new_run(
     except Interrupted:
         raise
     except BaseException:
-        if undo and not (begun and begun[0][0].metrics_file.exists()):  # no step was begun
+        if undo and not (begun and begun[0][0].metrics_file.exists()):  # training hasn't started
             undo[0]()
         raise
 
@@ -230,10 +230,10 @@ def _begin(
     display: Display,
     undo: list[Callable[[], None]],
 ) -> tuple[Run, Data[Any], list[str]]:
-    """Reads the data, settles the plan and writes the run's directory; `undo` gets a function that removes it again.
+    """Read the data, make the plan and create the run's directory; append its remover to `undo`.
 
     Returns:
-        The run, its data, and what the user should know of the choices made.
+        The run, its data, and notes on the choices made.
     """
     config = start.config
     if config.training.out is not None:
@@ -254,18 +254,18 @@ def _begin(
     undo.append(remover(path))
     run = Run.create(path, config, data, description, programs, plan, start.weights)
     if plan.batch < training.batch:
-        notes.append(f"the data are few: batches of {plan.batch} instead of {training.batch}")
+        notes.append(f"batch size reduced from {training.batch} to {plan.batch} because there is little data")
     return run, data, [*notes, *chosen.why]
 
 
 def _opened(path: Path, display: Display) -> tuple[Run, Data[Any]]:
-    """A run that is there already, and its data."""
+    """Open an existing run and read its data."""
     run = Run.open(path)
     return run, data_of(run, display.progress)
 
 
 def _directory(config: TrainConfig) -> Path:
-    """Where the run is to be: as asked, or under `runs`, by time, cell and data."""
+    """Return the run's directory: the requested one, or one under `runs` named by time, cell and data."""
     if config.training.out is not None:
         return Path(config.training.out)
     first = config.task.data[0] if config.task.data else "pydoc" if config.task.task == "text" else config.task.task
@@ -280,29 +280,29 @@ def _directory(config: TrainConfig) -> Path:
 
 
 def _finished(run: Run) -> str:
-    """That a run is finished, and how to train it further."""
+    """Say that a run is finished, and how to train it further."""
     assert run.result is not None
     ends = ", ".join(map(option, ENDS))
     return (
-        f"{display_path(run.path)} is finished, after {run.result['steps']:,} steps and "
-        f"{duration(run.result['seconds'])}. To train it further, give a later end, counted from its first step, as "
+        f"{display_path(run.path)} is finished after {run.result['steps']:,} steps and "
+        f"{duration(run.result['seconds'])}. To train it further, set a later end, counted from its first step, with "
         f"one of {ends}"
     )
 
 
 def _saved(run: Run) -> str:
-    """What a run that stopped early has saved, and how to go on."""
+    """Say what an interrupted run has saved, and how to resume it."""
     if not run.checkpoint.exists():
-        return "no checkpoint was saved yet, so the training has to begin again"
+        return "no checkpoint was saved, so training must be restarted"
     again = command(f"train --resume {shlex.quote(display_path(run.path))}")
-    return f"the last checkpoint is intact, to resume the run from with: {again}"
+    return f"the last checkpoint is intact. Resume with: {again}"
 
 
 def _to_the_end(run: Run, data: Data[Any], display: Display, notes: Sequence[str] = ()) -> Run:
-    """Trains the steps that are left, then measures.
+    """Train the remaining steps, then evaluate.
 
     Raises:
-        TrainingError: the disk is full, or numbers are no longer finite; with what was saved.
+        TrainingError: if the disk is full or training diverges; the message says what was saved.
     """
     try:
         return _trained(run, data, display, notes)
@@ -310,13 +310,11 @@ def _to_the_end(run: Run, data: Data[Any], display: Display, notes: Sequence[str
         if error.errno not in DISK_FULL:
             raise
         where = f" ({error.filename})" if error.filename else ""
-        raise TrainingError(
-            f"the disk is full{where}: training stopped; {_saved(run)}. Free some space first"
-        ) from None
+        raise TrainingError(f"the disk is full{where}; free some space. Training stopped; {_saved(run)}") from None
     except Diverged as error:
         if not run.checkpoint.exists():
             raise
-        raise Diverged(f"{error}. The checkpoint and the best weights saved before this are kept") from None
+        raise Diverged(f"{error}. The last checkpoint and the best weights are kept") from None
 
 
 def _trained(run: Run, data: Data[Any], display: Display, notes: Sequence[str]) -> Run:
@@ -332,7 +330,7 @@ def _trained(run: Run, data: Data[Any], display: Display, notes: Sequence[str]) 
             try:
                 measure(run, data, training, best, display)
             except KeyboardInterrupt:
-                raise Interrupted(f"all steps are done, but measuring was stopped. {again}") from None
+                raise Interrupted(f"training is complete, but the evaluation was stopped. {again}") from None
             write_report(run, data)
     if torch.distributed.is_initialized():
         torch.distributed.barrier()

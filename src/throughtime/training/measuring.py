@@ -1,4 +1,4 @@
-"""The figures that a training ends with."""
+"""The evaluation at the end of training."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _log = logging.getLogger("throughtime")
 
 
 def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display: Display) -> None:
-    """The figures of the best weights on what was held out; with them the run is finished."""
+    """Evaluate the best weights on held-out data and save the result, which finishes the run."""
     model, task = run.model().to(run.device), run.task
     calibration = task.calibrate(model, data)
     if calibration:
@@ -45,9 +45,9 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                 if ours is None or guess is None or not (ours < guess if task.maximize else ours > guess):
                     continue
                 _log.warning(
-                    "%s: the network is worse than guessing (%s: %s %.4f, the network %.4f). Train longer, or try a "
+                    "%s: the network is worse than the baseline %s (%s %.4f, the network %.4f). Train longer, or try a "
                     "lower %s or another size", what, name, task.monitor.replace("_", " "), guess, ours, option("lr"),
                 )  # fmt: skip
             if terms < task.reading(part).terms:
-                _log.info("these figures are of %d %ss; `throughtime evaluate` takes all", terms, task.unit)
+                _log.info("measured on %d %ss; `throughtime evaluate` measures on all", terms, task.unit)
     run.save_result(result)

@@ -1,4 +1,4 @@
-"""metrics.csv: a row of figures every so many steps, cut back when a run is resumed."""
+"""metrics.csv, which has rows of metrics at intervals and is truncated when a run is resumed."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from throughtime.files import replacing
 
 COLUMNS = ("step", "epoch", "time", "lr", "train_loss", "grad_norm", "valid_loss")
-"""The columns of every task; a task's other metrics follow, as valid_accuracy does."""
+"""The columns common to all tasks; a task's other metrics follow, such as valid_accuracy."""
 
 
 class MetricsFile:
-    """Appends rows to metrics.csv.
+    """Append rows to metrics.csv.
 
     Args:
-        path: the file.
-        step: the step that the run goes on from: rows of later steps, which will be written again, are cut off.
+        path: the path of the file.
+        step: the step to resume from; rows of later steps are removed because they will be written again.
         metrics: the names of the task's metrics.
     """
 
@@ -35,7 +35,7 @@ class MetricsFile:
         self._file.flush()
 
     def sync(self) -> None:
-        """Make sure that all rows are on the disk, before a checkpoint says that they are."""
+        """Flush all rows to disk, before a checkpoint relies on them."""
         os.fsync(self._file.fileno())
 
     def close(self) -> None:
@@ -44,7 +44,7 @@ class MetricsFile:
 
 
 def _whole_rows(path: Path) -> list[str]:
-    """The rows of the file but the last if it was cut short, each with its line end."""
+    """Return the complete rows of the file, each with its line end; a truncated last row is dropped."""
     if not path.exists():
         return []
     lines = path.read_text(encoding="utf-8", errors="replace").splitlines(keepends=True)[1:]

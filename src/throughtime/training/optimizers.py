@@ -1,4 +1,4 @@
-"""The update rules by name, and what is done to a gradient before."""
+"""Optimizers by name, and gradient clipping."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from throughtime.training.config import TrainingOptions
 
 
 def make_optimizer(training: TrainingOptions, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimizer that a configuration asks for, over all of a model's parameters.
+    """Create the optimizer of a configuration for all of a model's parameters.
 
-    The first group, the matrices, decays; the second, vectors such as biases and gains, does not. Every optimizer
-    decays its weights as AdamW does (Loshchilov & Hutter 2019, arXiv:1711.05101): apart from the gradient.
+    The first group (matrices) decays; the second (vectors such as biases and gains) doesn't. Every optimizer uses
+    decoupled weight decay, as AdamW does (Loshchilov & Hutter 2019, arXiv:1711.05101).
     """
     parameters, lr = list(model.parameters()), training.learning_rate
     groups: list[dict[str, Any]] = [
@@ -22,22 +22,22 @@ def make_optimizer(training: TrainingOptions, model: nn.Module) -> torch.optim.O
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     groups = [group for group in groups if group["params"]]
-    # One pass over each parameter instead of ten. A GPU has its own ways, of which gradients scaled in half precision
-    # allow only some.
+    # Fused means one pass over each parameter instead of ten. On GPUs torch chooses, because fused optimizers don't
+    # support all cases of gradient scaling in half precision.
     fused = True if all(p.device.type == "cpu" for p in parameters) else None
     match training.optimizer:
         case "sgd":
             return _SGD(groups, lr, fused=fused)
         case "adam":
-            return torch.optim.AdamW(groups, lr, fused=fused)  # which is Adam where nothing decays
+            return torch.optim.AdamW(groups, lr, fused=fused)  # equals Adam at zero weight decay
         case "adamw":
             return torch.optim.AdamW(groups, lr, fused=fused)
         case "rmsprop":
-            return _RMSprop(groups, lr, alpha=0.95)  # as char-rnn
+            return _RMSprop(groups, lr, alpha=0.95)  # as in char-rnn
 
 
 class _Decoupled(torch.optim.Optimizer):
-    """Decays weights apart from the gradient; torch's own option of these optimizers adds to the gradient."""
+    """Decoupled weight decay for optimizers whose own weight decay option adds to the gradient."""
 
     def __init__(self, groups: list[dict[str, Any]], lr: float, **options: Any) -> None:
         for group in groups:
@@ -68,14 +68,14 @@ class _RMSprop(_Decoupled, torch.optim.RMSprop):
 
 
 def clipped_norm(model: nn.Module, clip: float) -> Tensor:
-    """The norm of a model's gradient, which is made as short as `clip` where it is longer and `clip` is not 0.
+    """Clip a model's gradient to a maximum norm (Pascanu et al. 2013, arXiv:1211.5063).
 
     Args:
-        model: has gradients.
-        clip: the largest norm that is left.
+        model: a model with gradients.
+        clip: the maximum norm; 0 turns clipping off.
 
     Returns:
-        The norm before (Pascanu et al. 2013, arXiv:1211.5063), a scalar.
+        The norm before clipping, a scalar.
     """
     norm = torch.nn.utils.get_total_norm([p.grad for p in model.parameters() if p.grad is not None])
     if clip and norm > clip:

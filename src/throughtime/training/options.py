@@ -1,4 +1,4 @@
-"""The types of the options of `throughtime.train`."""
+"""Type annotations of the options of `throughtime.train`."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ PathLike: TypeAlias = str | os.PathLike[str]
 
 
 class TrainOptions(TypedDict, total=False):
-    """The options of `throughtime.train`; `throughtime.training.TrainConfig` explains and checks them.
+    """The options of `throughtime.train`; `throughtime.training.TrainConfig` explains and validates them.
 
-    None stands for an option that is not given.
+    None means that an option isn't set.
     """
 
     # every task
@@ -38,7 +38,11 @@ class TrainOptions(TypedDict, total=False):
     test_share: float | None
     label_pattern: str | None
     rate: int | None
+    features: Literal["log-mel", "raw"] | None
     bands: int | None
+    frame: int | None
+    normalize: Literal["level", "none"] | None
+    augment: int | None
     class_weights: Literal["none", "balanced"] | None
 
     # tag; min_count, valid_share and test_share too
@@ -53,6 +57,8 @@ class TrainOptions(TypedDict, total=False):
     channels: Literal["mono", "stereo"] | None
     quantization: Literal["mu-law", "linear"] | None
     levels: int | None
+    output: Literal["softmax", "mixture"] | None
+    components: int | None
 
     # effect; rate, window, valid_share and test_share too
     paired: bool | None
@@ -60,6 +66,7 @@ class TrainOptions(TypedDict, total=False):
     skip: bool | None
     segment: float | None
     burn_in: int | None
+    knob: Mapping[str, Sequence[float]] | None
 
     # forecast; time and segment too
     target: str | None
@@ -74,6 +81,7 @@ class TrainOptions(TypedDict, total=False):
     calendar: bool | None
     scaling: Literal["standard", "robust", "mean"] | None
     split: str | None
+    strategy: Literal["direct", "recursive"] | None
     head: Literal["mse", "mae", "quantiles", "normal", "student_t"] | None
     quantiles: str | None
     interval: float | None

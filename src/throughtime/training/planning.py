@@ -1,4 +1,4 @@
-"""What is settled before the first step: how many steps, and how often to validate on how much."""
+"""Plan a training run: the number of steps, and how often and on how much data to validate."""
 
 from __future__ import annotations
 
@@ -27,25 +27,25 @@ from throughtime.training.optimizers import clipped_norm, make_optimizer
 from throughtime.training.run_config import Plan
 
 _VALIDATION_SHARE = 0.05  # of the training time
-_FORWARD_SHARE = 1 / 3  # what predicting takes of a training step's time
+_FORWARD_SHARE = 1 / 3  # the fraction of a training step's time that the forward pass takes
 _MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 20
-_LEAST_VALIDATED = 2000  # terms; fewer say nothing
-_LOOP = 1e-4  # seconds that the loop takes of a step, besides what is measured
-_MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the last of the budget
-_EVALUATION_SHARE = 0.04  # of the time, for the figures at the end
-_REPORT, _REPORT_STEPS = 2.0, 8  # what the report takes: seconds of a processor, and the time of training steps
-_MOST_RESERVED = 0.08  # of the time: the rest is for training
-_AGAIN = 0.3  # of `lr`: to what share of it the rate warms up where a finished run is trained further
+_LEAST_VALIDATED = 2000  # terms; fewer would be too noisy
+_LOOP = 1e-4  # the overhead of the loop per step in seconds, in addition to the measured time
+_MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the share is of the budget
+_EVALUATION_SHARE = 0.04  # the fraction of the time for the evaluation at the end
+_REPORT, _REPORT_STEPS = 2.0, 8  # the cost of the report: seconds of CPU time, plus the time of some training steps
+_MOST_RESERVED = 0.08  # the maximum fraction of the time to reserve for what follows training
+_AGAIN = 0.3  # the peak learning rate, relative to `lr`, when a finished run is trained further
 
 
 @dataclass(frozen=True)
 class Throughput:
-    """How fast this machine is.
+    """The measured speed of this machine.
 
     Attributes:
-        step: seconds of a training step.
-        term: seconds for evaluating a term, in the batches that the figures at the end are measured by.
-        waiting: by how much the time is longer than this thread's time on a processor, beside other processes.
+        step: seconds per training step.
+        term: seconds per evaluated loss term, at the batch size of the evaluation at the end.
+        waiting: the ratio of wall time to this thread's CPU time, which is above 1 if other processes compete.
     """
 
     step: float
@@ -61,18 +61,18 @@ def make_plan(
     started: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> Plan:
-    """Settles what a training will do.
+    """Plan a training run.
 
     Args:
-        task: what is learned.
-        data: from what.
-        config: what was asked.
-        model: as it will be trained; it is left as it was, and so are torch's generators.
-        started: when the training's minutes began, by the clock.
-        clock: tells the time in seconds.
+        task: the task.
+        data: the data.
+        config: the configuration.
+        model: the network to be trained; it and torch's generators are left unchanged.
+        started: the start of the time budget, by the clock.
+        clock: a function that returns the time in seconds.
 
     Raises:
-        DataError: the training data are too few for a batch.
+        DataError: if there is too little training data for a batch.
     """
     training = config.training
     batch = task.fitting_batch(data, training.batch, training.processes)
@@ -111,19 +111,19 @@ def make_plan(
 def later_end(
     run: Run, *, steps: int | None = None, epochs: float | None = None, minutes: float | None = None
 ) -> tuple[TrainConfig, Plan]:
-    """Settles a later end for a run; the rest of its plan stays.
+    """Plan a later end for a run; the rest of its plan is kept.
 
-    The learning rate of a run that had finished, which had come down to almost nothing, warms up again to a share of
-    `lr` and comes down once more.
+    For a finished run, whose learning rate had decayed to almost nothing, the rate warms up again to a fraction of
+    `lr` and decays once more.
 
     Args:
         run: the run.
-        steps: the new end, in steps from the run's first.
-        epochs: the same in times through the data.
-        minutes: the same in training time.
+        steps: the new end, in steps counted from the run's first.
+        epochs: the new end in epochs.
+        minutes: the new end in minutes of training.
 
     Raises:
-        TrainingError: a value is out of range, or the run has already trained as far.
+        TrainingError: if a value is out of range, or the run has already trained as long.
     """
     given = {"steps": steps, "epochs": epochs, "minutes": minutes}
     config = TrainConfig.of(**{**run.config.given, **given})
@@ -139,8 +139,8 @@ def later_end(
     if min(ends, default=done + 1) <= done or (seconds is not None and seconds <= took):
         asked = ", ".join(setting(name, f"{value:g}") for name, value in given.items() if value is not None)
         raise TrainingError(
-            f"{display_path(run.path)} has already trained {done:,} steps ({took / 60:.2f} minutes), and {asked} ends "
-            "no later; steps, epochs and minutes count from the run's first step"
+            f"{display_path(run.path)} has already trained for {done:,} steps ({took / 60:.2f} minutes), so {asked} is "
+            "not a later end; steps, epochs and minutes count from the run's first step"
         )
     update: dict[str, Any] = {
         "steps": min(ends, default=None), "seconds": seconds, "expected_steps": min(expected), "validate_at": None
@@ -151,18 +151,18 @@ def later_end(
 
 
 def replay_of(run: Run, out: str | Path | None = None) -> tuple[TrainConfig, Plan]:
-    """Settle a run that takes another run's steps again: as many, validated after the same ones.
+    """Plan a run that repeats another run's steps, with validations after the same steps.
 
     Args:
         run: the run to replay.
-        out: the directory of the new run; chosen by date if not given.
+        out: the directory of the new run; named by date by default.
 
     Raises:
-        RunError: the run has taken no step.
+        RunError: if the run has no steps yet.
     """
     steps = len(run.rates())
     if not steps:
-        raise RunError(f"{display_path(run.path)} has taken no step yet, so it cannot be replayed")
+        raise RunError(f"{display_path(run.path)} has no steps yet, so it can't be replayed")
     config = TrainConfig.of(**{**run.config.given, "epochs": None, "minutes": None, "steps": steps, "out": out})
     validated = (int(row["step"] or 0) for row in run.metrics() if row["valid_loss"] is not None)
     update = {
@@ -173,7 +173,7 @@ def replay_of(run: Run, out: str | Path | None = None) -> tuple[TrainConfig, Pla
 
 
 def _interval(steps: int, epoch_steps: int) -> int:
-    """Steps from a validation to the next: whole epochs where they are short, a share of the run where not."""
+    """Return the validation interval in steps: whole epochs if they are short, else a fraction of the run."""
     often, seldom = math.ceil(steps / _MOST_VALIDATIONS), math.ceil(steps / _LEAST_VALIDATIONS)
     if epoch_steps <= 2 * seldom:
         return epoch_steps * math.ceil(often / epoch_steps)
@@ -183,7 +183,7 @@ def _interval(steps: int, epoch_steps: int) -> int:
 def _measured(
     task: Task[Any], data: Data[Any], training: TrainingOptions, model: SequenceModel, batch: int
 ) -> Throughput:
-    """Trains and evaluates a copy of the model for a moment."""
+    """Briefly train and evaluate a copy of the model to measure its speed."""
     limit = min(_MEASURED_SECONDS, (training.minutes or 1) * 60 * _MEASURED_SHARE)
     wall, processor = time.monotonic(), time.thread_time()
     step = step_seconds(task, data, training, model, batch, limit)
@@ -205,19 +205,19 @@ def step_seconds(
     limit: float,
     clock: Callable[[], float] = time.monotonic,
 ) -> float:
-    """Measure a training step of a copy of a model; the model and torch's generators are left as they were.
+    """Measure the time of a training step on a copy of a model; the model and torch's generators are left unchanged.
 
     Args:
-        task: what is learned.
-        data: from what.
-        training: how.
+        task: the task.
+        data: the data.
+        training: the training options.
         model: the network.
-        batch: rows of a batch.
-        limit: seconds to measure for; at least three steps are taken.
-        clock: tells the time in seconds.
+        batch: the batch size.
+        limit: the number of seconds to measure for; at least three steps are taken.
+        clock: a function that returns the time in seconds.
 
     Returns:
-        Seconds, the mean of several steps: beside other processes the median would promise too much.
+        The mean time of several steps in seconds. The median would be too optimistic if other processes compete.
     """
     device = device_for(training)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):

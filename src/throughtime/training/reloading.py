@@ -1,4 +1,4 @@
-"""What a run was begun with, once more: its data and the network before its first step."""
+"""Reload a run's data and its untrained network."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ from throughtime.training.building import build_model
 
 
 def data_of(run: Run, progress: Progress | None = None) -> Data[Any]:
-    """The data of a run.
+    """Read the data of a run again.
 
     Args:
         run: the run.
-        progress: told what is being done, and how far.
+        progress: called with the current activity and its progress.
 
     Raises:
-        RunError: they are not what they were.
-        DataError: they can't be read.
+        RunError: if the data have changed.
+        DataError: if the data can't be read.
     """
     data = run.task.prepare(progress, run.description.codecs)
     if data.digest != run.record.data.digest:
-        raise RunError(f"{data.name} is not what {run.path} was begun with: it has changed; train anew")
+        raise RunError(f"{data.name} has changed since {run.path} was started; restore it, or train a new run")
     return data
 
 
 def untrained(run: Run) -> SequenceModel:
-    """A run's network as it was before the first step; torch's generator is left as it was."""
+    """Return a run's network as it was before the first step, without changing torch's generator."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(run.config.training.seed)
         return begun_model(run).eval()
 
 
 def begun_model(run: Run) -> SequenceModel:
-    """A run's network as it starts: with weights drawn from torch's generator, or with those of another run.
+    """Build a run's network with its initial weights, drawn from torch's generator or taken from another run.
 
     Raises:
-        RunError: a file of the run is damaged.
+        RunError: if a file of the run is damaged.
     """
     interface = run.task.interface(run.description.codecs)
     model = build_model(run.config.network, run.programs, interface, run.config.training.engine)
@@ -52,5 +52,5 @@ def begun_model(run: Run) -> SequenceModel:
         try:
             model.load_state_dict(weights)
         except RuntimeError as error:
-            raise RunError(f"{run.path} is damaged: {INITIAL} does not fit: {error}") from None
+            raise RunError(f"{run.path} is damaged: {INITIAL} doesn't match the network: {error}") from None
     return model

@@ -1,4 +1,4 @@
-"""The short report that training ends with."""
+"""The short report at the end of training."""
 
 from __future__ import annotations
 
@@ -17,27 +17,27 @@ _log = logging.getLogger("throughtime")
 
 
 def write_report(run: Run, data: Data[Any]) -> Path | None:
-    """Writes a page on how a run learned into its directory.
+    """Write a report on a run's training to its directory.
 
     Args:
-        run: the run, finished.
+        run: the finished run.
         data: its data.
 
     Returns:
-        The page's path; None if it could not be written, which is said and no more: the run is whole without it.
+        The path of the report; None if it can't be written, which is only logged because the run is complete anyway.
     """
     try:
         from throughtime.sight.report.render import write
 
         write(short_report(run, data), run.report)
     except (Exception, KeyboardInterrupt) as error:
-        _log.warning("the report was not written: %s", str(error) or type(error).__name__)
+        _log.warning("could not write the report: %s", str(error) or type(error).__name__)
         return None
     return run.report
 
 
 def short_report(run: Run, data: Data[Any]) -> ReportData:
-    """How a run learned: its learning curves, and what the task shows of the network before and after."""
+    """Collect the report: learning curves, and the task's view of the network before and after training."""
     from throughtime.sight.report.collect import facts, training_curves
     from throughtime.sight.report.data import ReportData
 
@@ -48,8 +48,8 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
         title=f"How {run.path.resolve().name} learned",
         facts=[
             *facts(run),
-            *(f"{label} {value} on what was held out" for label, value in rows[:1]),
-            f"a look inside: throughtime inspect {run.path}",
+            *(f"{label} {value} on held-out data" for label, value in rows[:1]),
+            f"to look inside: throughtime inspect {run.path}",
         ],
         symbol=task.unit,
         measure=task.measure,

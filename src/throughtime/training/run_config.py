@@ -1,4 +1,4 @@
-"""What a run directory's config.json says."""
+"""The content of a run's config.json."""
 
 from __future__ import annotations
 
@@ -19,24 +19,23 @@ from throughtime.training.config import TrainConfig
 
 
 class Plan(BaseModel):
-    """What was settled before the first step, and stays when a run is resumed.
+    """The plan made before the first step, which is kept when a run is resumed.
 
     Attributes:
-        steps: the number of steps after which training ends; None where only the time ends it.
-        expected_steps: about how many steps there will be: `steps`, or what fits into the time on a machine as fast as
-            it was when it was measured.
-        epoch_steps: steps that go once through the training data.
-        batch: rows of a batch, in all processes together.
-        validate_every: steps from a validation to the next; a run that time ends validates by the clock.
-        validate_terms: about how many terms of the validation data each takes.
-        evaluate_terms: about how many terms of held-out data the figures at the end are of.
-        seconds: the time for training, over all sittings; None where only the number of steps ends it.
-        reserve: seconds that are kept for what follows training: the final figures and the report.
-        from_step, from_seconds: where the learning rate's schedule begins: 0, or where the run had finished before it
-            was trained further.
-        peak: the largest learning rate of the schedule, as a share of `lr`.
-        validate_at: the steps to validate after, of a run that replays another; None where `validate_every` or the
-            clock decides.
+        steps: the number of steps; None if only the time ends training.
+        expected_steps: the expected number of steps: `steps`, or the number that fits into the time at the measured
+            speed.
+        epoch_steps: the number of steps per epoch.
+        batch: the batch size, summed over all processes.
+        validate_every: the validation interval in steps; runs that time ends validate by the clock instead.
+        validate_terms: the approximate number of loss terms per validation.
+        evaluate_terms: the approximate number of held-out loss terms to evaluate at the end.
+        seconds: the training time in seconds, summed over sessions; None if only the number of steps ends training.
+        reserve: the number of seconds reserved for the final evaluation and the report.
+        from_step, from_seconds: the start of the learning rate schedule: 0, or where the run had finished before it was
+            trained further.
+        peak: the maximum learning rate of the schedule, relative to `lr`.
+        validate_at: the steps to validate after, for a run that replays another; otherwise None.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -56,11 +55,11 @@ class Plan(BaseModel):
     validate_at: tuple[int, ...] | None = None
 
     def share(self, step: int, seconds: float) -> float:
-        """How much of the schedule is over, from 0 to 1.
+        """Return the completed fraction of the schedule, from 0 to 1.
 
         Args:
-            step: steps taken.
-            seconds: training time spent.
+            step: the number of steps taken.
+            seconds: the training time in seconds.
         """
         shares = [0.0]
         if self.steps is not None:
@@ -71,12 +70,12 @@ class Plan(BaseModel):
 
 
 class DataSummary(BaseModel):
-    """What the data were.
+    """A summary of the training data.
 
     Attributes:
-        name: what they are called.
-        digest: tells the data and their codecs.
-        counts: how much there is of what (see `throughtime.tasks.base.Data`).
+        name: the name of the data.
+        digest: the hash of the data and their codecs.
+        counts: the sizes of the parts (see `throughtime.tasks.base.Data`).
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -87,7 +86,7 @@ class DataSummary(BaseModel):
 
     @classmethod
     def of(cls, data: Data[Any]) -> Self:
-        """The summary of data."""
+        """Summarize data."""
         return cls(name=data.name, digest=data.digest, counts=dict(data.counts))
 
 
@@ -104,15 +103,15 @@ class Record(BaseModel):
     plan: Plan
 
     def to_json(self) -> bytes:
-        """The content of the file, in ASCII: paths that are not UTF-8 are escaped, and read back as they were."""
+        """Serialize to ASCII JSON; paths that aren't valid UTF-8 are escaped and restored on reading."""
         return (json.dumps(self.model_dump(mode="json"), indent=2) + "\n").encode("ascii")
 
 
 def read_record(path: Path) -> Record:
-    """The content of a config.json.
+    """Read a config.json.
 
     Raises:
-        RunError: it is damaged, or from a newer version.
+        RunError: if it is damaged, or written by a newer version.
     """
     try:
         content = json.loads(read_text(path))
@@ -127,7 +126,7 @@ def read_record(path: Path) -> Record:
 
 
 def versions() -> dict[str, str]:
-    """What a run is made with."""
+    """Return the versions of the main packages."""
     import throughtime
 
     found = {"throughtime": throughtime.__version__, "python": platform.python_version()}

@@ -1,4 +1,4 @@
-"""The learning rate over the steps."""
+"""Learning rate schedules."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 from throughtime.training.config import TrainingOptions
 from throughtime.training.run_config import Plan
 
-_WARM_UP = 0.1  # of all steps, or of the time, for `cosine`
-_FIRST = 0.01  # of the peak: the first step's learning rate where the time decides, which is 0 by then
+_WARM_UP = 0.1  # the warm-up of `cosine` as a fraction of all steps, or of the time
+_FIRST = 0.01  # the minimum factor during a warm-up by time, which would otherwise start at 0
 
 
 class Schedule:
-    """What the learning rate is multiplied by at each step.
+    """The learning rate schedule, as a factor of `lr` for each step.
 
-    Only `plateau` has a state. The others are functions of the step and, where the time ends the run, of the time
-    spent: the learning rate reaches its end when the time does, however fast the machine is.
+    Only `plateau` has a state. The others depend on the step or, if time ends the run, on the elapsed time: the
+    schedule is then complete when the time is up, however fast the machine is.
 
     Args:
-        training: which schedule, its `decay` and `decay_after`.
-        plan: how many steps there are, or how much time, and how many steps in an epoch.
+        training: the training options, with the schedule, `decay` and `decay_after`.
+        plan: the plan, with the number of steps or the time, and the steps per epoch.
     """
 
     def __init__(self, training: TrainingOptions, plan: Plan) -> None:
@@ -30,11 +30,11 @@ class Schedule:
         self._best, self._worse, self._factor = math.inf, 0, 1.0
 
     def factor(self, step: int, seconds: float = 0.0) -> float:
-        """The factor of a step.
+        """Return the factor of a step.
 
         Args:
-            step: the step, the first being 0.
-            seconds: the training time spent before it.
+            step: the step, counted from 0.
+            seconds: the training time in seconds before the step.
         """
         plan = self._plan
         match self._kind:
@@ -54,7 +54,7 @@ class Schedule:
         return 1.0
 
     def validated(self, loss: float) -> None:
-        """Take note of a validation's loss: `plateau` decays after too many that were no better than the best."""
+        """Record a validation loss; `plateau` decays after too many validations without improvement."""
         if loss < self._best:
             self._best, self._worse = loss, 0
             return
@@ -64,16 +64,16 @@ class Schedule:
             self._worse = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs."""
+        """Return the state to save in a checkpoint."""
         return {"best": self._best, "worse": self._worse, "factor": self._factor}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from a `state_dict`."""
+        """Restore the state from `state_dict`."""
         self._best, self._worse, self._factor = state["best"], state["worse"], state["factor"]
 
 
 def _warmed_cosine(share: float) -> float:
-    """Up in the first tenth, then down to 0 along half a cosine."""
+    """Return the factor at a fraction of the schedule: linear warm-up, then half a cosine down to 0."""
     if share < _WARM_UP:
         return max(_FIRST, share / _WARM_UP)
     return (1 + math.cos(math.pi * (share - _WARM_UP) / (1 - _WARM_UP))) / 2

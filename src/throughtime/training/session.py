@@ -1,4 +1,4 @@
-"""What is set for the time of training and set back after it: messages, threads, generators, errors in our words."""
+"""Context managers for training: log messages, threads, random generators and errors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ _log = logging.getLogger("throughtime")
 
 @contextmanager
 def session(training: TrainingOptions, progress: bool) -> Iterator[Display]:
-    """The time of training: what `settings_kept` does, with messages shown.
+    """Show log messages during training, and restore torch's settings afterwards.
 
     Raises:
-        TrainingError: the disk is full, or Lightning can't do what is asked.
+        TrainingError: if the disk is full, or Lightning doesn't support the options.
     """
     display = Display(progress and rank() == 0)
     with settings_kept(training), _listening(display.handler), display:
@@ -38,7 +38,7 @@ def session(training: TrainingOptions, progress: bool) -> Iterator[Display]:
             if error.errno not in DISK_FULL:
                 raise
             raise TrainingError(
-                f"the disk is full{f' ({error.filename})' if error.filename else ''}: training stopped. Free some space"
+                f"the disk is full{f' ({error.filename})' if error.filename else ''}; training stopped. Free some space"
             ) from None
         except MisconfigurationException as error:
             raise TrainingError(str(error)) from None
@@ -46,10 +46,10 @@ def session(training: TrainingOptions, progress: bool) -> Iterator[Display]:
 
 @contextmanager
 def settings_kept(training: TrainingOptions) -> Iterator[None]:
-    """Torch's threads and generators are set back afterwards, and Lightning is quiet."""
+    """Restore torch's threads and generators afterwards, and silence Lightning."""
     threads = torch.get_num_threads()
     device = device_for(training)
-    # Of several processes each has a device of its own, and no generator on another's.
+    # With several processes, each has its own device and must not touch the generators of the others.
     generators = [device] if device.type == "cuda" and training.processes == 1 else []
     with torch.random.fork_rng(devices=generators), _quiet_lightning():
         torch.set_num_threads(training.threads or threads)
@@ -61,7 +61,7 @@ def settings_kept(training: TrainingOptions) -> Iterator[None]:
 
 @contextmanager
 def _quiet_lightning() -> Iterator[None]:
-    """Lightning says much that is not to the point here: its tips, and warnings about a loader of no known length."""
+    """Silence Lightning's tips and warnings, which don't apply to our loop."""
     names = ("lightning.pytorch", "lightning.fabric")
     levels = {name: logging.getLogger(name).level for name in names}
     with warnings.catch_warnings():
@@ -78,7 +78,7 @@ def _quiet_lightning() -> Iterator[None]:
 
 @contextmanager
 def _listening(handler: logging.Handler) -> Iterator[None]:
-    """Our messages go to the handler."""
+    """Send our log messages to a handler."""
     level = _log.level
     _log.addHandler(handler)
     _log.setLevel(min(level or logging.INFO, logging.INFO))
@@ -92,10 +92,10 @@ def _listening(handler: logging.Handler) -> Iterator[None]:
 
 @contextmanager
 def log_file(run: Run) -> Iterator[None]:
-    """Our messages go to the run's log as well, which one process at a time may write.
+    """Send our log messages to the run's log too, which only one process may write at a time.
 
     Raises:
-        RunError: another process trains this run.
+        RunError: if another process is training this run.
     """
     if rank() > 0:
         yield
@@ -104,14 +104,14 @@ def log_file(run: Run) -> Iterator[None]:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     with run.log.open("a") as held, _listening(handler):
         try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed, or the process gone
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released when the file is closed or the process ends
         except BlockingIOError:
-            raise RunError(f"{run.path} is being trained by another process: wait for its end, or end it") from None
+            raise RunError(f"{run.path} is being trained by another process; wait for it to end, or stop it") from None
         except OSError:
-            pass  # a file system without locks
+            pass  # the file system doesn't support locks
         yield
 
 
 class _LogFile(logging.FileHandler):
     def handleError(self, record: logging.LogRecord) -> None:
-        """A log that can't be written, on a full disk say, is no reason to stop."""
+        """Ignore a log that can't be written, for example on a full disk, rather than stop training."""

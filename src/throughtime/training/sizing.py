@@ -1,9 +1,9 @@
-"""Choose the network's size and the number of threads that suit a time budget on this machine.
+"""Choose a network size and a number of threads that suit a time budget on this machine.
 
-The rule: of 64, 128, 192, 256, 384 and 512 units, up to the task's usual size, the largest with which the budget allows
-8 training steps for each unit on this machine (1,024 steps for 128 units) and that has at most 8 parameters for each
-symbol or step of the training data. Dropout is smaller in the same proportion. Each size is timed with one thread and
-with all; the faster number is kept.
+The size is the largest of 64, 128, 192, 256, 384 and 512 units, up to the task's default size, for which the budget
+allows 8 training steps per unit on this machine (1,024 steps for 128 units) and which has at most 8 parameters per
+token or step of the training data. Dropout is reduced in proportion. Each size is timed with one thread and with all
+threads, and the faster is used.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ from throughtime.training.start import Start
 
 SIZES = (64, 128, 192, 256, 384, 512)
 STEPS_PER_UNIT = 8
-MOST_PARAMETERS = 8  # for each symbol or step of the training data
-_TRIAL_SHARE = 1 / 200  # of the budget, for timing one size with one number of threads
-_CLEARLY = 0.9  # of the time of one thread: with less all threads are worth it
+MOST_PARAMETERS = 8  # per token or step of the training data
+_TRIAL_SHARE = 1 / 200  # the fraction of the budget to time one size with one number of threads
+_CLEARLY = 0.9  # all threads are used if their time is below this fraction of one thread's
 
 
 @dataclass(frozen=True)
 class Fitted:
-    """A configuration that suits its budget.
+    """A configuration fitted to a time budget.
 
     Attributes:
         config: the configuration.
-        why: what was chosen and why, in a sentence each.
+        why: sentences that explain the choices.
     """
 
     config: TrainConfig
@@ -50,18 +50,18 @@ def fitted(
     interface: Interface,
     clock: Callable[[], float] = time.monotonic,
 ) -> Fitted:
-    """Choose what a run with a time budget leaves open.
+    """Choose the options that a run with a time budget leaves open.
 
     Args:
-        start: what the run starts from; torch's generators are left as they were.
-        given: the names of the options that the user gave, which are kept.
-        task: what is learned.
-        data: from what.
-        interface: what the network takes and returns.
-        clock: tells the time in seconds.
+        start: the starting point of the run; torch's generators are left unchanged.
+        given: the names of the options that the user set, which are kept.
+        task: the task.
+        data: the data.
+        interface: the network's inputs and outputs.
+        clock: a function that returns the time in seconds.
 
     Returns:
-        The configuration; unchanged without a budget. Torch's number of threads is set to the chosen one.
+        The configuration, unchanged if there is no budget. Torch's number of threads is set to the chosen one.
     """
     config = start.config
     minutes = config.training.minutes
@@ -89,13 +89,13 @@ def fitted(
         network = chosen.config.network
         why.append(
             f"{setting('hidden_size', network.hidden_size)} and {setting('dropout', f'{network.dropout:g}')}: chosen "
-            f"for {minutes:g} min on this machine and {trials.symbols:,} symbols or steps of data"
+            f"for {minutes:g} min on this machine and {trials.symbols:,} tokens or steps of data"
         )
     training = chosen.config.training
     if len(counts) > 1:
         training = training.model_copy(update={"threads": chosen.threads})
         other = sum(counts) - chosen.threads
-        why.append(f"{chosen.threads} thread{'s' * (chosen.threads > 1)}, faster now than {other}")
+        why.append(f"{chosen.threads} thread{'s' * (chosen.threads > 1)}, which is faster now than {other}")
     return Fitted(chosen.config.model_copy(update={"training": training}), why)
 
 
@@ -108,7 +108,7 @@ class _Tried:
 
 
 class _Trials:
-    """Times training steps of networks of several sizes."""
+    """Times training steps for several network sizes."""
 
     def __init__(
         self,
@@ -130,7 +130,7 @@ class _Trials:
         self.symbols = int(first.shape[0] * first.shape[1] * len(batches))
 
     def of(self, size: int) -> _Tried:
-        """Time a size with each number of threads, and keep the faster."""
+        """Time a size with each number of threads and return the faster."""
         config = self._start.config
         if size != config.network.hidden_size:
             update: dict[str, Any] = {"hidden_size": size}

@@ -1,4 +1,4 @@
-"""What a new run starts from: a cell, or the network, codecs and weights of another run."""
+"""The starting point of a new run: a cell, or the network, codecs and weights of another run."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ _OF_WEIGHTS = ("init", "forget_bias", "chrono")
 
 @dataclass(frozen=True)
 class Start:
-    """What a new run starts from.
+    """The starting point of a new run.
 
     Attributes:
-        config: its options, those of the network taken from the other run where there is one.
-        cell: the cell; None where the programs are another run's.
-        run: the run whose programs, codecs and weights to start from; None to begin afresh.
+        config: the options; with `init_from`, network options come from the other run.
+        cell: the cell; None if the programs come from another run.
+        run: the run that provides programs, codecs and weights; None to initialize new ones.
     """
 
     config: TrainConfig
@@ -39,17 +39,17 @@ class Start:
 
     @classmethod
     def of(cls, config: TrainConfig, given: Collection[str], cell: Cell | None) -> Self:
-        """Returns what a configuration asks for.
+        """Resolve what a configuration starts from.
 
         Args:
             config: the options.
-            given: the names of those that were given.
-            cell: the cell, if it is not the one that `config` names.
+            given: the names of the options that the user set.
+            cell: the cell, if it isn't the one that `config` names.
 
         Raises:
-            RunError: the other run can't be read, or has no weights yet.
-            CellError: the cell has no such hyper-parameter.
-            TrainingError: an option differs from the other run's, or does not apply to its weights.
+            RunError: if the other run can't be read or has no weights yet.
+            CellError: if the cell lacks a given hyper-parameter.
+            TrainingError: if an option conflicts with the other run or doesn't apply to its weights.
         """
         network = config.network
         if network.init_from is None:
@@ -64,11 +64,11 @@ class Start:
             if name in given:
                 source = "vocabulary comes" if name in of_codecs else "weights come"
                 raise TrainingError(
-                    f"{setting(name, config.given[name])} does not apply: the {source} from {where}; leave it out"
+                    f"{setting(name, config.given[name])} does not apply: the {source} from {where}; remove it"
                 )
         if config.task.task != run.config.task.task:
             raise TrainingError(
-                f"{setting('task', config.task.task)} differs from the run to start from: {where} is of task "
+                f"{setting('task', config.task.task)} doesn't match {where}, the run to start from, whose task is "
                 f"{run.config.task.task}"
             )
         shared = (*_SHARED, *tasks.get(config.task.task).interfacing)
@@ -76,16 +76,16 @@ class Start:
             wanted, found = config.given[name], run.config.given[name]
             if name in given and wanted != found:
                 raise TrainingError(
-                    f"{setting(name, wanted)} differs from the run to start from: {where} has {found}; leave it out"
+                    f"{setting(name, wanted)} doesn't match {where}, the run to start from, with {found}; remove it"
                 )
         if not run.has_weights:
             raise RunError(f"{where} has no weights yet, so no run can start from it")
-        run.weights()  # refuses a damaged file
+        run.weights()  # rejects a damaged file
         theirs = {name: run.config.given[name] for name in shared}
         return cls(TrainConfig.of(**{**config.given, **theirs}), None, run)
 
     def programs(self, interface: Interface) -> list[Program]:
-        """Each layer's program, for what the network takes and gives."""
+        """Return each layer's program."""
         if self.cell is None:
             assert self.run is not None
             return list(self.run.programs)
@@ -93,10 +93,10 @@ class Start:
 
     @property
     def codecs(self) -> Codecs | None:
-        """The other run's codecs; None to fit them."""
+        """The other run's codecs; None to fit new ones."""
         return self.run.description.codecs if self.run else None
 
     @property
     def weights(self) -> bytes | None:
-        """The other run's weights, as the file that has them; None to draw them."""
+        """The bytes of the other run's weight file; None to initialize new weights."""
         return (self.run.path / WEIGHTS).read_bytes() if self.run else None

@@ -1,6 +1,6 @@
-"""The native engine: programs on the CPU, near the limit of its arithmetic, without a compiler and without torch.
+"""The native engine, which runs programs on the CPU near peak throughput, without a compiler and without torch.
 
-It takes NumPy arrays and torch tensors alike, and gives back what it was given.
+It takes NumPy arrays or torch tensors and returns the same kind.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from throughtime.program.core import Program
 
 try:
     from throughtime import _native
-except ImportError:  # not built, as in a bare checkout
+except ImportError:  # not built, as in a source checkout
     _native = None  # type: ignore[assignment]
 else:
     from throughtime.engines.native.plan import lower
@@ -27,12 +27,13 @@ BUILT = _native is not None
 
 
 class NativeEngine:
-    """Runs programs by the C++ machine.
+    """Runs programs with the C++ extension module.
 
     Args:
-        threads: how many threads it may use; as many as torch where torch is loaded, else all that the process has.
-        instruction_set: one of `instruction_sets()`; the best that the machine has, or what the environment variable
-            THROUGHTIME_ISA says, if not given. Results are the same bits for one instruction set, not across them.
+        threads: the number of threads. Default: torch's number of threads if torch is loaded, otherwise all CPUs of the
+            process.
+        instruction_set: one of `instruction_sets()`. Default: the environment variable THROUGHTIME_ISA, or the best one
+            of the machine. Results have the same bits within an instruction set, but not across them.
     """
 
     name = "native"
@@ -44,7 +45,7 @@ class NativeEngine:
         self.instruction_set = instruction_set
 
     def refuses(self, program: Program, like: Any) -> str | None:
-        """Why it cannot run a program on arrays like this one; None if it can."""
+        """Return why the engine can't run a program on arrays like this one, or None if it can."""
         if _native is None:
             return "the native engine's extension module is not built"
         if kind_of(getattr(like, "device", "cpu")) != "cpu":
@@ -117,13 +118,13 @@ class NativeEngine:
 
 
 def thinned(x: Any, kept: float, scale: float, seed: int) -> Any:
-    """An array of which some elements are scaled, and the others 0.
+    """Apply dropout: scale some elements of an array and set the others to 0.
 
     Args:
-        x: of float32 or float64, on the CPU.
-        kept: the chance with which an element is kept, to 1 in 65536, each on its own.
-        scale: what it is then multiplied by.
-        seed: tells which are kept, the same for any number of threads; 0 to 2^63.
+        x: a float32 or float64 array on the CPU.
+        kept: the probability with which each element is kept, rounded to 1/65,536.
+        scale: the factor for kept elements.
+        seed: determines the kept elements, independently of the number of threads; from 0 to 2^63.
     """
     found: Any = _native.dropout(x.reshape(-1), seed, kept, scale, _default_threads())
     return found.reshape(x.shape)
@@ -152,6 +153,6 @@ def _default_threads() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-@lru_cache(maxsize=64)  # a dtype is slow to print
+@lru_cache(maxsize=64)  # formatting a dtype is slow
 def _name_of(dtype: Any) -> str:
     return str(dtype).removeprefix("torch.")

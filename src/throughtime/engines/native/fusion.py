@@ -1,4 +1,4 @@
-"""Joins operations that the machine can do in one pass over memory."""
+"""Fuses operations that the native engine can compute in one pass over memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from throughtime.program.core import CONSTANT, Instruction, Program
 from throughtime.program.operations import PRODUCTS
 from throughtime.program.phases import Phase, phases
 
-# What each joined operation means: an operation and its values, of which a letter is any value (the same letter the
-# same value), a number a constant. Each is computed exactly as its parts would be, so joining changes no bit.
+# The pattern of each fused operation: an operation and its arguments, where a letter matches any value (the same letter
+# the same value) and a number a constant. Fused operations compute exactly as their parts would, so fusion changes no
+# bit.
 Pattern = str | float | tuple[str | float | tuple, ...]  # type: ignore[type-arg]
 _SIGMOID_SLOPE: Pattern = ("mul", "y", ("sub", 1.0, "y"))
 _TANH_SLOPE: Pattern = ("sub", 1.0, ("mul", "y", "y"))
-JOINED: dict[str, tuple[tuple[str, ...], Pattern]] = {  # the first that fits is taken
+JOINED: dict[str, tuple[tuple[str, ...], Pattern]] = {  # the first match is used
     "mul_tanh_gradient_add": (("a", "b", "y", "c"), ("add", ("mul", ("mul", "a", "b"), _TANH_SLOPE), "c")),
     "mul_tanh_gradient": (("a", "b", "y"), ("mul", ("mul", "a", "b"), _TANH_SLOPE)),
     "mul_sigmoid_gradient": (("a", "b", "y"), ("mul", ("mul", "a", "b"), _SIGMOID_SLOPE)),
@@ -36,12 +37,12 @@ _COMMUTATIVE = ("add", "mul")
 
 
 def join(program: Program) -> dict[int, Instruction]:
-    """The instructions of a program that are left when operations have been joined, by the value that each gives.
+    """Fuse a program's operations; returns the remaining instructions by the value that each computes.
 
-    A value that is used more than once, or outside the body, stays. A product takes a second value where its sums
-    begin there.
+    Values used more than once or outside the body are kept. A product with a second argument accumulates into that
+    value.
     """
-    left = begun_products(program)
+    left = accumulated_products(program)
     uses = _uses(program)
     for id in reversed(range(len(program.body))):
         if id not in left:
@@ -61,11 +62,11 @@ def join(program: Program) -> dict[int, Instruction]:
     return {id: i for id, i in left.items() if id in read}
 
 
-def begun_products(program: Program) -> dict[int, Instruction]:
-    """Sums with a product in which the product's own sums begin at the other value, which saves a pass over memory.
+def accumulated_products(program: Program) -> dict[int, Instruction]:
+    """Fuse sums with products: the product accumulates into the other summand, which saves a pass over memory.
 
-    A product of which each slice goes into a sum becomes one of some of the matrix's rows for each. All this rounds
-    otherwise than the sums do, so it depends on the body alone and not on what is recorded.
+    If each slice of a product is added to something, the product is divided into one product per slice, with some of
+    the matrix's rows each. This fusion rounds differently, so it depends only on the body and not on what is recorded.
     """
     body = dict(enumerate(program.body))
     phase = phases(program)
@@ -76,7 +77,7 @@ def begun_products(program: Program) -> dict[int, Instruction]:
     for id, instruction in enumerate(program.body):
         sums = _sums_of(program, id, users, phase) if instruction.op in PRODUCTS else {}
         if any(body[add].op != "add" for add in sums):
-            continue  # another product's sums begin here already
+            continue  # another product already accumulates into this value
         for add, (part, product) in sums.items():
             (start,) = (arg for arg in body[add].args if arg != part)
             body[add] = replace(product, args=(product.args[0], start))
@@ -86,7 +87,7 @@ def begun_products(program: Program) -> dict[int, Instruction]:
 def _sums_of(
     program: Program, id: int, users: dict[int, list[int]], phase: Sequence[Phase]
 ) -> dict[int, tuple[int, Instruction]]:
-    """The sums that a product goes into, each part of it into one: which part, and the product that gives it alone."""
+    """Map each sum that uses a part of a product to that part and to a product that computes only that part."""
     product = program.body[id]
     parts = {id: product}
     if product.op == "linear" and users[id] and all(program.body[user].op == "slice" for user in users[id]):
@@ -103,7 +104,7 @@ def _sums_of(
     sums: dict[int, tuple[int, Instruction]] = {}
     for part, alone in parts.items():
         add = users[part][0] if len(users[part]) == 1 else part
-        # A product that could be done before the steps must not be drawn into them.
+        # A product that can be computed before the loop must not be moved into it.
         if program.body[add].op != "add" or phase[add] is not phase[id] or add in sums:
             return {}
         sums[add] = part, alone
@@ -121,14 +122,14 @@ def _uses(program: Program) -> list[int]:
         for arg in instruction.args:
             uses[arg] += 1
     for root in _roots(program):
-        uses[root] += 2  # never to be joined into another
+        uses[root] += 2  # never fused into another operation
     return uses
 
 
 def _match(
     body: dict[int, Instruction], uses: list[int], pattern: Pattern, id: int, values: dict[str, int], inner: list[int]
 ) -> tuple[dict[str, int], list[int]] | None:
-    """The values of a pattern's letters, and the instructions within it, if it fits the value `id`."""
+    """Match a pattern at value `id`; returns the values of its letters and the instructions inside it, or None."""
     instruction = body.get(id)
     if isinstance(pattern, str):
         return (values | {pattern: id}, inner) if values.get(pattern, id) == id else None
@@ -149,7 +150,7 @@ def _match(
             if isinstance(part, tuple):
                 before = found
                 found = _match(body, uses, part, arg, before[0], [*before[1], arg])
-                # What is needed elsewhere too stays there, and is computed again only from what is at hand.
+                # A value that is also used elsewhere is kept, and recomputed only from available values.
                 if found is not None and uses[arg] != 1:
                     found = before if found[0] == before[0] else None
             else:

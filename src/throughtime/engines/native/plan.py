@@ -1,4 +1,4 @@
-"""Lowers a program to a plan of the native machine: what is done when, and where each value lives."""
+"""Lowers a program to a plan for the native engine: the schedule of operations and the buffer of each value."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from throughtime.program.phases import Phase, phases
 
 BEFORE, STEP, AFTER = "before", "step", "after"
 
-Place = tuple[int, int]  # a buffer, and the first element there
+Place = tuple[int, int]  # a buffer and the first element in it
 
 
 @lru_cache(maxsize=512)
 def lower(program: Program) -> _native.Plan:
-    """The plan of a program.
+    """Lower a program to a plan.
 
     Raises:
         ProgramError: if the program is not legal.
@@ -32,7 +32,7 @@ def lower(program: Program) -> _native.Plan:
 
 @dataclass(frozen=True)
 class _Moment:
-    """When something is done: a stage of a phase. In a stage products come first, then pointwise operations."""
+    """A time in the schedule: a stage of a phase. In a stage, products come before pointwise operations."""
 
     phase: str
     stage: int
@@ -40,23 +40,23 @@ class _Moment:
 
 @dataclass(frozen=True)
 class _Copy:
-    """A value that is written a second time: to a place, or into another value from an element on."""
+    """A copy of a value, either to a place or into another value."""
 
     moment: _Moment
     value: int
-    width: int  # with the values that lie behind it in memory and are copied along
+    width: int  # including adjacent values that are copied along with it
     place: Place | None = None
     into: int = -1
     start: int = 0
 
     @property
     def order(self) -> tuple[int, bool]:
-        """Before the readers of what it is copied into; after the value itself."""
+        """The sort key that puts the copy after its source and before the readers of its target."""
         return (self.value, True) if self.place is not None else (self.into, False)
 
 
 class _Lowering:
-    """One lowering. A value is known by its index in the program's body throughout."""
+    """Lowers one program. Values are identified by their index in the program's body."""
 
     def __init__(self, program: Program) -> None:
         self.program = program
@@ -76,22 +76,22 @@ class _Lowering:
         self.readers = self._find_readers()
         self.outputs = [self._buffer("output", program.body[o.value].width, k) for k, o in enumerate(program.outputs)]
         self.nexts = [self._buffer("next", s.width, k) for k, s in enumerate(program.states)]
-        self.homes: dict[int, Place] = {}  # of each value with memory of its own, but scratch
-        self.durable: dict[int, Place] = {}  # where an old state is found when its step is over
+        self.homes: dict[int, Place] = {}  # of each value with memory of its own, except scratch
+        self.durable: dict[int, Place] = {}  # the place of an old state after its step
         self._choose_homes()
         self._emit()
 
-    # When.
+    # The schedule.
 
     def _schedule(self) -> dict[int, _Moment]:
-        """When each value is computed: as early as its phase allows."""
+        """Schedule each value as early as its phase allows."""
         phase_of = self._phases()
         moments: dict[int, _Moment] = {}
         for id, instruction in sorted(self.body.items()):
             stage = 0
             for position, arg in enumerate(instruction.args):
                 if not self._is_given(arg) and phase_of[arg] == phase_of[id]:
-                    # Products of a stage are done in order, so one can begin at another's result.
+                    # Products of a stage run in order, so one can accumulate into another's result.
                     beginning = position == 1 and self.body[arg].op in PRODUCTS
                     behind = instruction.op in PRODUCTS and not beginning
                     stage = max(stage, moments[arg].stage + behind)
@@ -99,14 +99,14 @@ class _Lowering:
         return moments
 
     def _is_given(self, id: int) -> bool:
-        """Whether a value is a leaf or a stretch of one."""
+        """Whether a value is a leaf or a slice of one."""
         instruction = self.body[id]
         return instruction.op in LEAVES or (instruction.op == "slice" and self.body[instruction.args[0]].op in LEAVES)
 
     def _phases(self) -> dict[int, str]:
-        """A product goes before or after the steps if it can; another operation only if a product there needs it.
+        """Assign phases; products run outside the loop if possible, other operations only if a product there needs it.
 
-        The steps' own pass over a row does pointwise work at no further cost in memory.
+        Inside the loop, pointwise operations cost no additional memory traffic, as each row is in cache anyway.
         """
         possible = phases(self.program)
         result: dict[int, str] = {}
@@ -122,16 +122,16 @@ class _Lowering:
         return result
 
     def _arrival(self, id: int) -> _Moment:
-        """When a value can be copied: in its own moment, or in the step if it is there before."""
+        """The time at which a value can be copied: its own, or the step if it is available before the loop."""
         known = self.body[id].op in LEAVES or self.moments[id].phase == BEFORE
         return _Moment(STEP, 0) if known else self.moments[id]
 
-    # Where.
+    # The buffers.
 
     def _find_held(self) -> dict[int, tuple[int, int]]:
-        """The values that lie in another's memory, from which element on: slices, and parts of a concatenation.
+        """Find values that share another value's memory (slices and parts of a concatenation), with their start.
 
-        A concatenation of neighbours in a wider one is a stretch of that.
+        A concatenation of neighbors in a wider concatenation is a slice of that one.
         """
         held = {id: (i.args[0], i["start"]) for id, i in self.body.items() if i.op == "slice"}
         concatenations = sorted((id for id, i in self.body.items() if i.op == "concat"), key=self._narrowness)
@@ -139,8 +139,8 @@ class _Lowering:
             phase = self.moments[id].phase
             places = [held.get(arg) for arg, _ in self._parts(id)]
             wider, first = places[0] or (id, 0)
-            neighbours = [(wider, first + start) for _, start in self._parts(id)]
-            if places == neighbours and wider in concatenations and self.moments[wider].phase == phase:
+            neighbors = [(wider, first + start) for _, start in self._parts(id)]
+            if places == neighbors and wider in concatenations and self.moments[wider].phase == phase:
                 held[id] = (wider, first)
                 continue
             for arg, start in self._parts(id):
@@ -153,14 +153,14 @@ class _Lowering:
         return -self.body[id].width, id
 
     def _parts(self, id: int) -> Iterable[tuple[int, int]]:
-        """What a concatenation is made of: each value, and where it starts."""
+        """The parts of a concatenation, each with its start."""
         start = 0
         for arg in self.body[id].args if self.body[id].op == "concat" else ():
             yield arg, start
             start += self.body[arg].width
 
     def _holder(self, id: int) -> tuple[int, int]:
-        """The value in whose memory a value lies, and where in it."""
+        """The value whose memory holds a value, and the start within it."""
         offset = 0
         while id in self.held:
             id, start = self.held[id]
@@ -168,7 +168,7 @@ class _Lowering:
         return id, offset
 
     def _find_readers(self) -> dict[int, set[tuple[_Moment, bool]]]:
-        """When each value is read, and whether by a product."""
+        """Find when each value is read, and whether a product reads it."""
         readers: dict[int, set[tuple[_Moment, bool]]] = {id: set() for id in self.body}
         for id, instruction in self.body.items():
             for arg in instruction.args:
@@ -182,7 +182,7 @@ class _Lowering:
         return readers
 
     def _choose_homes(self) -> None:
-        """Gives each value that has memory of its own the nearest memory that lasts long enough."""
+        """Assign each value with memory of its own the cheapest kind of buffer with a sufficient lifetime."""
         members: dict[int, list[int]] = {}
         for id in self.body:
             members.setdefault(self._holder(id)[0], []).append(id)
@@ -204,7 +204,7 @@ class _Lowering:
                 self.homes[id] = (self._buffer(lasting, instruction.width), 0)
 
     def _lasting(self, sharing: Iterable[int]) -> str:
-        """How long memory must last that all these values share."""
+        """The lifetime required of memory that these values share."""
         written = {(self.moments[id], self.body[id].op in PRODUCTS) for id in sharing if self.body[id].op not in LEAVES}
         written |= {(_Moment(STEP, 0), False) for id in sharing if self.body[id].op == PREVIOUS}
         touched = {*written, *(reader for id in sharing for reader in self.readers[id])}
@@ -227,7 +227,7 @@ class _Lowering:
     # The plan.
 
     def _copies(self) -> Iterable[_Copy]:
-        """What has to be written a second time."""
+        """The copies that the plan needs."""
         targets = [(o.value, (self.outputs[k], 0)) for k, o in enumerate(self.program.outputs)]
         targets += [(s.next, (self.nexts[k], 0)) for k, s in enumerate(self.program.states)]
         targets += [item for item in self.durable.items() if item not in targets]
@@ -248,7 +248,7 @@ class _Lowering:
             yield from copies
 
     def _follows(self, copy: _Copy, at: tuple[int, int], start: int) -> bool:
-        """Whether what lies at `at` is right behind what is copied, and is to be so."""
+        """Whether the value at `at` directly follows the copied one both in the source and in the target."""
         holder, first = self._holder(copy.value)
         return at == (holder, first + copy.width) and start == copy.start + copy.width
 
@@ -274,7 +274,7 @@ class _Lowering:
     def _emit_stage(self, phase: str, actions: list[int | _Copy]) -> None:
         touches = [self._touched(action) for action in actions]
         last = {holder: n for n, touched in enumerate(touches) for holder in touched}
-        scratch: dict[int, int] = {}  # the buffer of each value that lives in scratch now
+        scratch: dict[int, int] = {}  # the scratch buffer of each live value
         free: dict[int, list[int]] = {}
         for n, action in enumerate(actions):
             for holder in touches[n] - scratch.keys():
@@ -286,7 +286,7 @@ class _Lowering:
                     free.setdefault(self.body[holder].width, []).append(scratch.pop(holder))
 
     def _touched(self, action: int | _Copy) -> set[int]:
-        """The values in scratch that an action reads or writes."""
+        """The scratch values that an action reads or writes."""
         if isinstance(action, int):
             values = [action, *self.body[action].args]
         else:
@@ -311,12 +311,12 @@ class _Lowering:
             rows = (words["first"], instruction.width) if "first" in words else None
             self.plan.add_gemm(words["weight"], instruction.op == "linear_transposed", to, sources[0], begin, rows)
         else:
-            # What is taken and what is given are equally wide, or one of them is one element.
+            # Arguments and result have equal width, or one of them has width 1.
             width = max(instruction.width, *(self.body[arg].width for arg in instruction.args))
             self.plan.add_operation(instruction.op, width, to, sources)
 
     def _place(self, id: int, phase: str, scratch: dict[int, int]) -> Place:
-        """Where a value is found in a phase."""
+        """The place of a value in a phase."""
         holder, offset = self._holder(id)
         if holder in scratch:
             return scratch[holder], offset

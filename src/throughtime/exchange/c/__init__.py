@@ -1,1 +1,1 @@
-"""Models as C source."""
+"""Export models as C source."""

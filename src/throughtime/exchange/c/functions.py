@@ -1,8 +1,8 @@
-"""The C text of the functions that the generated code calls.
+"""C functions that the generated code calls.
 
-The approximations of exp, tanh and sigmoid have no branches and no calls, so compilers vectorize them. Their
-coefficients are minimax fits. Relative error in float32, over all finite arguments: exp 1.8e-7, sigmoid 2.5e-7 and tanh
-4e-7. Below about 1e-38 exp and sigmoid may be 0.
+The approximations of exp, tanh and sigmoid have no branches or calls, so compilers can vectorize them. Their
+coefficients are minimax fits. The relative errors in float32 over all finite arguments are 1.8e-7 for exp, 2.5e-7 for
+sigmoid and 4e-7 for tanh. Results below about 1e-38 may be 0.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _EXP = """
 #ifdef @_LIBM
 #define tt_exp expf
 #else
-/* Relative error below 2e-7; 0 below -86.9. It works on bits and has no branches, so that compilers
+/* Relative error below 2e-7; 0 below -86.9. Uses bit operations instead of branches, so that compilers
    vectorize it without -ffast-math. */
 TT_INLINE float tt_exp(float x)
 {
@@ -44,11 +44,11 @@ TT_INLINE float tt_exp(float x)
     p = p * r + 0.16666515f;
     p = p * r + 0.49999993f;
     n = n < -126 ? -126 : n;
-    power.bits = (n + 126) * 0x800000; /* half of 2 to the power n, which may be too large itself; 0 where n is -126 */
+    power.bits = (n + 126) * 0x800000; /* 2^n / 2, because 2^n may overflow; 0 if n is -126 */
     result.number = ((p * r * r + r) + 1.0f) * 2.0f * power.number;
     infinite = -(given.bits > 0x42b17217);
     result.bits = (result.bits & ~infinite) | (0x7f800000 & infinite);
-    result.bits |= given.bits & -(magnitude > 0x7f800000); /* not a number */
+    result.bits |= given.bits & -(magnitude > 0x7f800000); /* NaN */
     return result.number;
 }
 #endif
@@ -85,8 +85,8 @@ TT_INLINE float tt_tanh(float x)
     q = q * u + 4.67130329e-1f;
     q = q * u + 1.0f;
     y.number = a.number * p / q;
-    y.bits = (y.bits > 0x3f800000 ? 0x3f800000 : y.bits) | (given.bits ^ magnitude); /* at most 1, and the sign */
-    y.bits |= given.bits & -(magnitude > 0x7f800000); /* not a number */
+    y.bits = (y.bits > 0x3f800000 ? 0x3f800000 : y.bits) | (given.bits ^ magnitude); /* clamp to 1, restore the sign */
+    y.bits |= given.bits & -(magnitude > 0x7f800000); /* NaN */
     return y.number;
 }
 #endif
@@ -100,7 +100,7 @@ TT_INLINE float tt_softplus(float x)
 """
 
 _MULTIPLY_ADD = """
-/* y += W x; the columns of W one after the other, `stride` apart. */
+/* y += W x. W is stored by columns, `stride` elements apart. */
 static void tt_multiply_add(float *restrict y, const float *restrict w, int stride, const float *restrict x, int rows,
                             int columns)
 {
@@ -122,7 +122,7 @@ static void tt_multiply_add(float *restrict y, const float *restrict w, int stri
 """
 
 _MULTIPLY_ADD_INT8 = """
-/* y += W x, where a row of W is int8 numbers times one float; the columns one after the other, `stride` apart. */
+/* y += W x, where each row of W is int8 with a float scale. W is stored by columns, `stride` elements apart. */
 static void tt_multiply_add_int8(float *restrict y, const int8_t *restrict w, const float *restrict scale, int stride,
                                  const float *restrict x, int rows, int columns)
 {
@@ -142,7 +142,7 @@ static void tt_multiply_add_int8(float *restrict y, const int8_t *restrict w, co
 }
 """
 
-_FUNCTIONS = {  # in the order in which they are defined
+_FUNCTIONS = {  # in order of definition
     "TT_INLINE": _INLINE,
     "tt_float": _FLOAT,
     "tt_exp": _EXP,
@@ -157,7 +157,7 @@ NAMES = tuple(_FUNCTIONS)
 
 
 def functions(code: str, prefix: str) -> str:
-    """Return the definitions of the functions that a piece of code calls: an unused one would be a warning."""
+    """Return the definitions of the functions that a piece of code calls; an unused one would cause a warning."""
     used: set[str] = set()
     pending = [code]
     while pending:

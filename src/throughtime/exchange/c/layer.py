@@ -1,4 +1,4 @@
-"""A layer's step as a C function, from its program."""
+"""Generate the C function that runs a layer's step, from the layer's program."""
 
 from __future__ import annotations
 
@@ -20,20 +20,20 @@ _REDUCTIONS = {"row_sum": ("0.0f", "add"), "row_max": ("-INFINITY", "max")}
 
 
 class Layer:
-    """A layer's step in C.
+    """The C function of a layer's step.
 
     Args:
-        name: the function's name.
-        program: what it computes.
+        name: the name of the function.
+        program: the program that the function runs.
         parameters: the program's parameters.
-        states: the fields of the state that hold the program's states.
-        weights: takes the parameters.
+        states: the fields of the state struct that hold the program's states.
+        weights: the file's arrays, to which the parameters are added.
 
     Attributes:
-        code: the body of the function, whose arguments are `state`, `x`, the inputs beside x, one after the other, if
-            there are any, as `inputs`, and, if it needs one, `y`.
-        output: the field of the state that the output is; None if it is written to `y`.
-        scratch: the bytes of its buffers.
+        code: the body of the function. Its arguments are `state`, `x`, `inputs` (the inputs other than x, concatenated)
+            if there are any, and `y` if the output is not a field of the state.
+        output: the field of the state that holds the output; None if the output is written to `y`.
+        scratch: the size of the function's buffers in bytes.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class Layer:
 
     @property
     def definition(self) -> str:
-        """The function."""
+        """The definition of the function."""
         given = "" if self.output is not None else ", float *restrict y"
         read = [min(i["index"], 1) for i in self._schedule.body.values() if i.op == INPUT]
         further = ", const float *restrict inputs" if len(self.program.inputs) > 1 else ""
@@ -140,7 +140,7 @@ class Layer:
         matrix = self._matrix(instruction["weight"], transposed=instruction.op == "linear_transposed")
         first = dict(instruction.attributes).get("first", 0)
         lines = _copied(target, begin, instruction.width)
-        if source.step != 1:  # a product reads an array
+        if source.step != 1:  # a matrix product reads an array
             buffer = f"filled{id}"
             self._memory.buffers[buffer] = columns
             lines += _copied(Address(buffer), source, columns)
@@ -150,7 +150,7 @@ class Layer:
     def _loop(self, item: Item) -> list[str]:
         body = self._schedule.body
         lines: list[str] = []
-        stores: list[str] = []  # last: a state may be written that the loop reads
+        stores: list[str] = []  # at the end: they may overwrite a state that the loop reads
         for id in item.values:
             names = [self._local(arg) if arg in item.values else self._address(arg).element for arg in body[id].args]
             lines.append(f"const float {self._local(id)} = {OPERATIONS[body[id].op].c.format(*names)};")
@@ -162,7 +162,7 @@ class Layer:
         return self._labels.get(id, f"v{id}")
 
     def _ending(self) -> list[str]:
-        """Copies of the output and of the states that are not where they belong yet."""
+        """Return the copies of the output and of the states that are not in their final place yet."""
         lines: list[str] = []
         output = self.program.outputs[0].value
         if self.output is None:
@@ -170,7 +170,7 @@ class Layer:
         last: list[str] = []
         for k, state in enumerate(self.program.states):
             source, target = self._address(state.next), Address(self._fields[k])
-            if source.base in self._fields and source != target:  # which another copy may write over
+            if source.base in self._fields and source != target:  # another copy may overwrite it
                 buffer = f"next{k}"
                 self._memory.buffers[buffer] = state.width
                 lines += _copied(Address(buffer), source, state.width)
@@ -180,7 +180,7 @@ class Layer:
 
 
 def turned(program: Program) -> set[int]:
-    """The matrices of a program that are used transposed; their rows can't share a scale with int8."""
+    """Return the matrices of a program that are used transposed; their rows can't share an int8 scale."""
     return {int(i["weight"]) for i in program.body if i.op == "linear_transposed"}
 
 

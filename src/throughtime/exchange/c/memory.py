@@ -1,4 +1,4 @@
-"""Where the values of a layer's step are in C: a state, the output, or one of as few buffers as their lives allow."""
+"""Assign memory to the values of a layer's step in C: a state, the output, or a buffer, reused where possible."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from throughtime.program.operations import PRODUCTS
 
 @dataclass(frozen=True)
 class Address:
-    """Where a value is read.
+    """The location of a value.
 
     Attributes:
-        base: an array, or a number.
-        first: the array's element where the value begins.
-        step: 1 for an array's elements one after the other, 0 for one element repeated; None for a number.
+        base: the name of an array, or a number.
+        first: the index of the value's first element in the array.
+        step: 1 for consecutive elements, 0 for one repeated element; None for a number.
     """
 
     base: str
@@ -25,7 +25,7 @@ class Address:
 
     @property
     def element(self) -> str:
-        """The value's element i."""
+        """Return the C expression of the value's element i."""
         if self.step is None:
             return self.base
         index = "i" if self.step else ""
@@ -33,7 +33,7 @@ class Address:
 
     @property
     def pointer(self) -> str:
-        """Where the value begins."""
+        """Return the C expression that points to the value."""
         return f"{self.base} + {self.first}" if self.first else self.base
 
 
@@ -42,13 +42,13 @@ class Memory:
 
     Args:
         program: the layer's program.
-        schedule: its order.
-        states: the states' arrays.
+        schedule: the order of the program's operations.
+        states: the names of the states' arrays.
 
     Attributes:
-        homes: the array of each value that has one of its own, and of those held by others the holder's.
-        buffers: the buffers' sizes, by name.
-        updated: the states whose next value is written where the old one was, without a copy.
+        homes: the array of each value that owns memory.
+        buffers: the sizes of the buffers, by name.
+        updated: the states whose next value is written in place, without a copy.
     """
 
     def __init__(self, program: Program, schedule: Schedule, states: list[str]) -> None:
@@ -64,11 +64,11 @@ class Memory:
         self._choose()
 
     def stored(self, id: int) -> bool:
-        """Whether a computed value is needed outside its loop."""
+        """Check whether a computed value is needed outside its loop."""
         return id in self.read or id in self._held
 
     def held(self, id: int) -> tuple[int, int]:
-        """The value in whose memory a value is, and where in it."""
+        """Return the value in whose memory a value is stored, and the offset in it."""
         first = 0
         while id in self._held:
             id, start = self._held[id]
@@ -76,7 +76,7 @@ class Memory:
         return id, first
 
     def _last_reads(self) -> dict[int, int]:
-        """The last item that reads each computed value; the number of items where it is read at the end."""
+        """Find the last item that reads each computed value; the number of items for values read at the end."""
         last: dict[int, int] = {}
         for n, item in enumerate(self.schedule.items):
             last.update({self.schedule.root(id): n for id in self.schedule.reads(item)})
@@ -85,7 +85,7 @@ class Memory:
         return last
 
     def _find_held(self) -> dict[int, tuple[int, int]]:
-        """Values that are computed where they are needed: at a product's sums, or inside a concatenation."""
+        """Find values computed in another value's memory: a product's initial sums or part of a concatenation."""
         body = self.schedule.body
         uses = [arg for instruction in body.values() for arg in instruction.args]
         uses += [self.output, *(state.next for state in self.program.states)]
@@ -104,7 +104,7 @@ class Memory:
         return held
 
     def _find_updated(self) -> None:
-        """A state is written in place if only the loop that computes it, or an earlier item, reads the old value."""
+        """Update a state in place if only the loop that computes it, or an earlier item, reads the old value."""
         items, body = self.schedule.items, self.schedule.body
         holders = {holder for holder, _ in self._held.values()}
         for k, state in enumerate(self.program.states):
@@ -127,7 +127,7 @@ class Memory:
         if self.output in members and self.output not in self.homes:
             self.homes[self.output] = "y"
         free: list[str] = []
-        busy: list[tuple[int, str]] = []  # until after which item
+        busy: list[tuple[int, str]] = []  # the last item that uses the buffer
         lives = sorted((min(self.written[m] for m in of), id) for id, of in members.items() if id not in self.homes)
         for start, id in lives:
             free += [name for end, name in busy if end < start]

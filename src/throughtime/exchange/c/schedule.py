@@ -1,25 +1,25 @@
-"""What the C code of a layer does in which order: loops over units and products with matrices."""
+"""Order the operations of a layer's step for C: loops over units and matrix products."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from throughtime.engines.native.fusion import begun_products
+from throughtime.engines.native.fusion import accumulated_products
 from throughtime.program.core import LEAVES, Instruction, Program
 from throughtime.program.operations import OPERATIONS, PRODUCTS
 
-ALIASES = ("slice", "expand")  # values that are read where another one is
+ALIASES = ("slice", "expand")  # values that share another value's memory
 
 
 @dataclass(frozen=True)
 class Item:
-    """Something that is done at once.
+    """One unit of work: a loop or a single operation.
 
     Attributes:
-        values: the values that it computes: one, or several of pointwise operations in a loop.
-        width: their number of elements.
-        loop: whether it is a loop over pointwise operations.
+        values: the values that the item computes: one, or several for pointwise operations in a loop.
+        width: the number of elements of each value.
+        loop: whether the item is a loop over pointwise operations.
     """
 
     values: tuple[int, ...]
@@ -29,25 +29,25 @@ class Item:
 
 @dataclass(frozen=True)
 class Schedule:
-    """A program's step in order.
+    """The order of a program's step.
 
     Attributes:
-        body: the instructions that are needed, by the value that each gives. A product may take a second value, at
-            which its sums begin, and have a `first` row.
-        items: what is done.
+        body: the needed instructions, by the value that each computes. A product may have a second argument, to which
+            it adds, and an attribute `first`, its first row.
+        items: the items in order.
     """
 
     body: dict[int, Instruction]
     items: tuple[Item, ...]
 
     def root(self, id: int) -> int:
-        """The value in whose memory a value is read."""
+        """Return the value whose memory a value shares."""
         while self.body[id].op in ALIASES:
             id = self.body[id].args[0]
         return id
 
     def reads(self, item: Item) -> Iterator[int]:
-        """The values that an item reads and does not compute itself."""
+        """Return the values that an item reads but does not compute."""
         for id in item.values:
             for arg in self.body[id].args:
                 if arg not in item.values:
@@ -61,7 +61,7 @@ def schedule(program: Program, results: set[int]) -> Schedule:
         program: the program.
         results: the values that must be computed.
     """
-    body = _needed(begun_products(program), results)
+    body = _needed(accumulated_products(program), results)
     order = Schedule(body, ())
     finished: set[int] = set()
     left = [id for id, instruction in body.items() if instruction.op not in (*LEAVES, *ALIASES)]
@@ -72,7 +72,7 @@ def schedule(program: Program, results: set[int]) -> Schedule:
         return body[root].op in LEAVES or root in finished
 
     while left:
-        # Products first: what they hold back is then in one loop.
+        # Products first, so that the operations waiting for them share one loop.
         chosen = [id for id in left if not _pointwise(body[id]) and all(map(ready, body[id].args))][:1]
         loop = not chosen
         if loop:

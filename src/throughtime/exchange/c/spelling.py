@@ -1,4 +1,4 @@
-"""Names and numbers as C spells them."""
+"""Format names and numbers for C."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from throughtime.program.core import Program
 
 
 def identifier(text: str) -> str:
-    """Replace everything that C does not allow in a name; the result may start with a digit or be empty."""
+    """Replace characters that C doesn't allow in a name; the result may start with a digit or be empty."""
     return re.sub(r"_+", "_", re.sub(r"[^A-Za-z0-9]", "_", text)).strip("_")
 
 
 def prefix_of(stem: str) -> str:
-    """The prefix of a file's public names, from the file's name: `net` of `net.c`."""
+    """Return the prefix of a file's public names: `net` for `net.c`."""
     found = identifier(stem)
     return found if found[:1].isalpha() else f"net_{found}".rstrip("_")
 
 
 class Names:
-    """Hand out names that differ from each other.
+    """A generator of unique C names.
 
     Args:
-        taken: names that are already in use.
+        taken: the names that are already in use.
     """
 
     def __init__(self, *taken: str) -> None:
@@ -34,8 +34,8 @@ class Names:
         """Return a new name.
 
         Args:
-            start: a C name to begin with.
-            text: any text to go on with.
+            start: a C name to start with.
+            text: any text to append.
         """
         wanted = name = f"{start}_{identifier(text)}".rstrip("_")
         number = 2
@@ -46,7 +46,7 @@ class Names:
 
 
 def number(value: float) -> str:
-    """A float32 as a constant: the shortest decimals that read as the same float."""
+    """Format a float32 constant with the fewest decimals that read back as the same value."""
     with np.errstate(over="ignore"):
         single = np.float32(value)
     if np.isinf(single):
@@ -55,5 +55,5 @@ def number(value: float) -> str:
 
 
 def labels(program: Program) -> dict[int, str]:
-    """A readable local name for each value of a program that has a name."""
+    """Return a readable local name for each named value of a program."""
     return {id: f"v{id}_{identifier(name)}".rstrip("_") for name, id in reversed(program.names)}

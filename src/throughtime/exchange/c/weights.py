@@ -1,4 +1,4 @@
-"""Weights as constant arrays of C: float32, or int8 with a scale for each row of a matrix."""
+"""Write weights as constant C arrays: float32, or int8 with a scale for each row of a matrix."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _LEVELS = 127
 
 @dataclass(frozen=True)
 class Matrix:
-    """A matrix in C, its columns one after the other.
+    """A matrix in C, stored by columns.
 
     Attributes:
-        name: the array's name.
-        rows: the number of its rows, by which columns are apart.
-        scale: the array that has a float for each row; None where the matrix is float32.
+        name: the name of the array.
+        rows: the number of rows, which is also the distance between columns.
+        scale: the name of the array with a float scale for each row; None if the matrix is float32.
     """
 
     name: str
@@ -33,7 +33,7 @@ class Matrix:
     scale: str | None = None
 
     def multiply_add(self, y: str, x: str, rows: int, columns: int, first: int = 0) -> str:
-        """The statement that adds some of its rows times x to y."""
+        """Return the statement that adds a block of rows, multiplied by x, to y."""
         start = f" + {first}" if first else ""
         if self.scale is None:
             return f"tt_multiply_add({y}, {self.name}{start}, {self.rows}, {x}, {rows}, {columns});"
@@ -42,15 +42,15 @@ class Matrix:
 
 
 class Weights:
-    """Collect the arrays of a file.
+    """The constant arrays of a file.
 
     Args:
-        names: gives the arrays their names.
-        int8: whether matrices are rounded to int8.
+        names: creates the names of the arrays.
+        int8: whether to round matrices to int8.
 
     Attributes:
-        declarations: the arrays in C.
-        bytes: what they take.
+        declarations: the C declarations of the arrays.
+        bytes: the total size of the arrays in bytes.
     """
 
     def __init__(self, names: Names, *, int8: bool) -> None:
@@ -59,7 +59,7 @@ class Weights:
         self.bytes = 0
 
     def vector(self, start: str, name: str, values: Array) -> str:
-        """Add a vector of float32 and return its name."""
+        """Add a float32 vector and return its name."""
         found = self.names.new(start, name)
         self._declare("float", found, f"[{len(values)}]", _lines(map(number, _singles(values, found))))
         self.bytes += 4 * len(values)
@@ -69,9 +69,9 @@ class Weights:
         """Add a matrix `[rows, columns]`.
 
         Args:
-            start, name: what to call it.
-            values: its elements.
-            exact: whether it stays float32.
+            start, name: the start and the rest of the array's name.
+            values: the elements.
+            exact: whether to keep the matrix in float32.
         """
         found = self.names.new(start, name)
         singles = _singles(values, found)
@@ -86,7 +86,7 @@ class Weights:
         return Matrix(found, rows, self.vector(found, "scale", scale))
 
     def table(self, start: str, values: Array) -> Matrix:
-        """Add a table `[rows, width]` of which whole rows are read, its rows one after the other."""
+        """Add a table `[rows, width]` that is read row by row, stored by rows."""
         found = self.names.new(start)
         singles = _singles(values, found)
         rows, width = singles.shape
@@ -105,7 +105,7 @@ class Weights:
 
 
 def dequantized(matrix: Array) -> Array:
-    """The matrix that an int8 matrix stands for.
+    """Return the matrix that an int8 matrix represents.
 
     Args:
         matrix: `[rows, columns]`.
@@ -117,7 +117,7 @@ def dequantized(matrix: Array) -> Array:
 def _rounded(matrix: Array) -> tuple[Array, Array]:
     largest = np.abs(matrix).max(1)
     scale = np.where(largest > 0, largest / np.float32(_LEVELS), np.float32(1)).astype(np.float32)
-    scale = np.maximum(scale, np.finfo(np.float32).tiny)  # the division must not overflow
+    scale = np.maximum(scale, np.finfo(np.float32).tiny)  # prevents an overflow in the division
     return np.clip(np.rint(matrix / scale[:, None]), -_LEVELS, _LEVELS).astype(np.int8), scale
 
 
@@ -125,7 +125,7 @@ def _singles(values: Array, name: str) -> Array:
     with np.errstate(over="ignore"):
         singles = np.asarray(values, np.float32)
     if not np.isfinite(singles).all():
-        raise UserError(f"the weights {name} must be finite in float32; they have a NaN or an infinity.")
+        raise UserError(f"the weights {name} must be finite in float32, but contain a NaN or an infinity.")
     return singles
 
 

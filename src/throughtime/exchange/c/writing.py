@@ -1,4 +1,4 @@
-"""A network as one C source with its header."""
+"""Export a network as a C source file and its header."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ Array = NDArray[Any]
 
 QUANTIZATIONS = ("int8",)
 
-_STEPS = 200  # over which the error of a rounded network is measured
+_STEPS = 200  # for measuring the error of a rounded network
 
 
 @dataclass(frozen=True)
 class CFile:
-    """What `to_c` wrote.
+    """The result of `to_c`.
 
     Attributes:
-        source, header: the files.
-        prefix: what the names of the functions and macros begin with.
-        weights: bytes of constant data.
-        state: bytes of RAM for each stream.
-        scratch: bytes of the stack that a step uses for buffers.
-        error: with `quantize`, the largest difference of an output from that of the float32 network, and the largest
-            output; over 200 steps of random input. None otherwise.
+        source, header: the written files.
+        prefix: the prefix of functions and macros.
+        weights: the size of the constant data in bytes.
+        state: the RAM of each stream in bytes.
+        scratch: the stack space of a step's buffers in bytes.
+        error: with `quantize`, the largest difference of an output from the float32 network's and the largest output,
+            over 200 steps of random input; None otherwise.
     """
 
     source: Path
@@ -56,7 +56,7 @@ class CFile:
         """Compile the source on this machine and measure its machine code.
 
         Returns:
-            The bytes of code, without the weights, and the command; None if there is no C compiler that works.
+            The code size in bytes, without the weights, and the compiler command; None without a working C compiler.
         """
         compiler, size = shutil.which("cc"), shutil.which("size")
         if compiler is None or size is None:
@@ -73,26 +73,25 @@ class CFile:
 
 
 def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = None) -> CFile:
-    """Write a model as C99 that runs it one step at a time, without allocating and with math.h alone.
+    """Export a model as C99 code that runs it one step at a time, without allocations or libraries other than math.h.
 
-    The source is compiled into the user's program. The header beside it declares `PREFIX_state`, a struct that holds
-    one stream's state, `PREFIX_reset(&state)` and `PREFIX_step(&state, x, y)`, where PREFIX is the file's name. All
-    numbers are float32, whatever the model's type; exp and tanh are approximations (see the docs) unless the macro
-    `PREFIX_LIBM` is defined.
+    Compile the source into your program. The header declares the struct `PREFIX_state`, which holds one stream's state,
+    `PREFIX_reset(&state)` and `PREFIX_step(&state, x, y)`, where PREFIX is the file's name. All numbers are float32,
+    whatever the model's dtype. exp and tanh are approximations (see the docs) unless the macro `PREFIX_LIBM` is
+    defined.
 
     Args:
-        model: the directory of a run (or the `Run`), a file that `throughtime.save` wrote, or a module: a
+        model: the directory of a run (or a `Run`), a file written by `throughtime.save`, or a module: a
             `SequenceModel`, a `Recurrent`, a drop-in `RNN`, `LSTM` or `GRU`, or one of torch's own.
-        path: the source to write, which must end in `.c`. The header ends in `.h`.
-        quantize: "int8" to round each matrix to int8 with a scale per row; arithmetic stays float32. Vectors stay
-            float32.
+        path: the source file to write; must end in `.c`. The header ends in `.h`.
+        quantize: "int8" to round each matrix to int8 with a scale per row. Vectors and arithmetic remain float32.
 
     Returns:
-        What was written, and its sizes.
+        The written files and their sizes.
 
     Raises:
-        UserError: the model can't be run one step at a time, its weights are not finite, or a file can't be written.
-        RunError, ModelError: the run or the file can't be read.
+        UserError: if the model can't run one step at a time, its weights are not finite, or a file can't be written.
+        RunError, ModelError: if the run or the file can't be read.
     """
     source, header = _paths(path)
     if quantize is not None and quantize not in QUANTIZATIONS:
@@ -101,7 +100,7 @@ def to_c(model: Any, path: str | os.PathLike[str], *, quantize: str | None = Non
         )
     network = network_of(model)
     if any(given.one_hot for program, _ in network.layers for given in program.inputs):
-        raise UserError("a program with a one-hot input can't be written as C; use an embedding before it.")
+        raise UserError("a program with a one-hot input can't be exported to C; use an embedding before it.")
     made = Source(network, source.stem, int8=quantize == "int8")
     error = _error(network) if quantize == "int8" else None
     write(header, made.header.encode())
@@ -114,12 +113,14 @@ def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
     if source.suffix != ".c":
         raise UserError(f"{source}: the name of a C source must end in .c.")
     if not re.fullmatch(r"[\w.+ -]+", source.name):
-        raise UserError(f"{source.name!r}: the name of a C source must consist of letters, digits, spaces and . _ + -.")
+        raise UserError(
+            f"{source.name!r}: the name of a C source may contain only letters, digits, spaces and . _ + -."
+        )
     return source, source.with_suffix(".h")
 
 
 def _error(network: Network) -> tuple[float, float]:
-    """The largest difference that rounding makes to an output, and the largest output."""
+    """Measure the largest change of an output due to rounding, and the largest output."""
     layers = [
         (program, [dequantized(p) if p.ndim == 2 and k not in turned(program) else p for k, p in enumerate(parameters)])
         for program, parameters in network.layers
@@ -135,7 +136,7 @@ def _error(network: Network) -> tuple[float, float]:
             x: Any = generator.standard_normal(width).astype(network.dtype)
         else:
             x = int(generator.integers(len(embedding)))
-        exact, rounded = (stream._step(x, None) for stream in streams)  # all inputs are in x
+        exact, rounded = (stream._step(x, None) for stream in streams)  # x holds all inputs
         largest = max(largest, float(np.abs(exact).max()))
         difference = max(difference, float(np.abs(exact - rounded).max()))
     return difference, largest

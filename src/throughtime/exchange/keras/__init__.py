@@ -1,1 +1,1 @@
-"""Keras: read its files, and run its layers on the engines."""
+"""Keras support: read its files, and run its layers on throughtime's engines."""

@@ -1,4 +1,4 @@
-"""Finding the recurrent layers that a Keras model's configuration describes, and the masks that reach them."""
+"""Find the recurrent layers in a Keras model's configuration, and the masks that reach them."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from torch import Tensor
 from throughtime.exchange.keras.layers import BIDIRECTIONAL, KINDS, Direction, KerasError
 from throughtime.exchange.keras.weights import WAYS, WeightSource
 
-_DEPTH = 32  # of models and wrappers in each other; real files have a handful
+_DEPTH = 32  # maximum nesting of models and wrappers; real files have a few levels
 _MODELS = ("Sequential", "Functional", "Model")
 _RECURRENT = (*KINDS, "RNN", BIDIRECTIONAL)
-# Layers behind which Keras has no mask any more.
+# Layers that don't pass masks on.
 _UNMASKED = re.compile("Conv(?!LSTM)|Pool|Flatten|Permute|RepeatVector|Reshape|UpSampling|ZeroPadding|Cropping")
 
 
 @dataclass(frozen=True)
 class KerasMask:
-    """A layer of a Keras model that masks steps: recurrent layers behind it skip those.
+    """A masking layer of a Keras model; recurrent layers after it skip the masked steps.
 
     Attributes:
         layer: the layer's name.
-        value: what it masks: the token id 0 for an Embedding with `mask_zero`; for a Masking layer, steps whose
-            features all have this value.
+        value: the masked value: token id 0 for an Embedding with `mask_zero`; for a Masking layer, the value that all
+            features of a masked step have.
         embedding: whether it is an Embedding.
     """
 
@@ -36,17 +36,17 @@ class KerasMask:
     embedding: bool
 
     def lengths(self, input: Tensor) -> Tensor:
-        """Count the steps of each sequence that come before the masked ones.
+        """Count the unmasked steps at the start of each sequence.
 
         Args:
-            input: what the masking layer takes: token ids `[B, T]` for an Embedding, `[B, T, features]` for a Masking
+            input: the input of the masking layer: token ids `[B, T]` for an Embedding, `[B, T, features]` for a Masking
                 layer.
 
         Returns:
-            The lengths, `[B]`, which a `Recurrent` takes as `lengths`.
+            The lengths, `[B]`, to pass to a `Recurrent` as `lengths`.
 
         Raises:
-            KerasError: if masked steps come before others that aren't: lengths can't say that.
+            KerasError: if masked steps precede unmasked ones, which lengths can't express.
         """
         kept = input != self.value
         if not self.embedding:
@@ -55,7 +55,7 @@ class KerasMask:
         if not torch.equal(kept, torch.arange(kept.shape[-1], device=kept.device) < found[:, None]):
             raise KerasError(
                 f"{self.layer} masks steps that aren't at the end of their sequence. Move the padding to the end "
-                "(keras.utils.pad_sequences(padding='post')): skipped steps change nothing else."
+                "(keras.utils.pad_sequences(padding='post')); the results stay the same."
             )
         return found
 
@@ -65,16 +65,16 @@ class KerasMask:
 
 @dataclass
 class FoundLayer:
-    """A recurrent layer in a file.
+    """A recurrent layer found in a file.
 
     Attributes:
-        name: its name in the model.
-        path: where its weights are in the file.
-        ways: for each direction of time, the cells stacked in it; a layer that isn't made of stacked cells has one.
-        merge: how the directions are put together.
-        masks: the layers whose masks reach it.
-        inside: the wrappers around it, as "class 'name'".
-        masked_by: the operations that compute a mask given to it in the model.
+        name: the layer's name in the model.
+        path: the path of the layer's weights in the file.
+        ways: for each direction, its stacked cells; a single cell unless the layer stacks cells.
+        merge: how the outputs of the directions are combined.
+        masks: the masking layers whose masks reach the layer.
+        inside: the wrappers around the layer, as "class 'name'".
+        masked_by: the operations that compute the mask passed to the layer explicitly.
     """
 
     name: str
@@ -88,12 +88,12 @@ class FoundLayer:
 
 @dataclass
 class Found:
-    """What reading a file has found.
+    """The result of reading a file.
 
     Attributes:
         layers: the recurrent layers.
-        unread: the paths or names of those that can't be read, with the reasons.
-        claimed: the paths of the layers that are in one of both.
+        unread: the paths or names of recurrent layers that can't be read, with the reasons.
+        claimed: the weight paths of all layers in `layers` and `unread`.
     """
 
     layers: list[FoundLayer] = field(default_factory=list)
@@ -104,9 +104,9 @@ class Found:
         """Add a layer, or the reason why it can't be read.
 
         Args:
-            name: its name.
-            source: its source.
-            ways: a function that reads its directions.
+            name: the layer's name.
+            source: the location of the layer's weights.
+            ways: a function that reads the layer's directions.
             **about: see `FoundLayer`.
         """
         self.claimed.add(source.path)
@@ -127,15 +127,15 @@ def read_model(
     """Find the recurrent layers of a model.
 
     Args:
-        model: its configuration.
-        source: where its weights are.
-        found: takes what is found.
-        masks: the masks of its input.
-        inside: the wrappers around it.
-        depth: how many models and wrappers are around it.
+        model: the model's configuration.
+        source: the location of the model's weights.
+        found: the result to add layers to.
+        masks: the masks of the model's input.
+        inside: the wrappers around the model.
+        depth: the number of models and wrappers around the model.
 
     Returns:
-        The masks of its output.
+        The masks of the model's output.
 
     Raises:
         KerasError: if the configuration doesn't list the model's layers.
@@ -144,8 +144,8 @@ def read_model(
     if not isinstance(layers, list) or depth > _DEPTH:
         raise KerasError(
             f"the configuration of {source.path or 'the model'} ({model.get('class_name')}) does not list its layers: "
-            "save model.save_weights('x.weights.h5'), and read that, with the layers' arguments if they are not the "
-            "defaults"
+            "call model.save_weights('x.weights.h5') and read that file, passing the layers' arguments if they are not "
+            "the defaults"
         )
     after: dict[str, frozenset[KerasMask]] = {}
     last = masks
@@ -175,7 +175,7 @@ def _layer(
     kind, words = layer["class_name"], layer["config"]
     name = words.get("name", source.path.rsplit("/", 1)[-1])
     if depth > _DEPTH:
-        raise KerasError("it has more layers in layers than a model has")
+        raise KerasError("its layers are nested too deeply")
     if kind in _MODELS:
         try:
             return read_model(layer, source, found, masks, inside, depth + 1)
@@ -189,7 +189,7 @@ def _layer(
         return masks if _keeps_steps(words) else frozenset()
     if str(kind).startswith("ConvLSTM"):
         found.claimed.add(source.path)
-        found.unread[name] = f"{kind} computes its gates by convolution, which a Recurrent does not"
+        found.unread[name] = f"{kind} computes its gates by convolution, which Recurrent does not support"
     for attribute, inner in words.items():
         if isinstance(inner, dict) and isinstance(inner.get("config"), dict) and "name" in inner["config"]:
             around = (*inside, f"{kind} {name!r}")
@@ -227,20 +227,20 @@ def _cells(kind: str, words: Mapping[str, Any], source: WeightSource) -> list[Di
 
 
 def cells_of(kind: str, words: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], tuple[str, ...] | None]]:
-    """Describe each cell of a layer by the layer of that one cell: its class, arguments, and the cell's names.
+    """Describe each cell of a layer as if it were a layer: its class, its arguments and the cell's names.
 
     Args:
         kind: the layer's class.
-        words: its arguments.
+        words: the layer's arguments.
 
     Raises:
-        KerasError: if it has a cell that isn't Keras's, or nothing like a cell.
+        KerasError: if the layer has a custom cell, or no cell.
     """
     if kind in KINDS:
         return [(kind, dict(words), None)]
     cell = words.get("cell")
     if kind != "RNN" or not isinstance(cell, dict) or not isinstance(cell.get("config"), dict):
-        raise KerasError(f"{kind} is not one of {', '.join(KINDS)} and RNN")
+        raise KerasError(f"{kind} is not supported; supported layers: {', '.join(KINDS)}, RNN")
     stacked = cell.get("class_name") == "StackedRNNCells"
     cells = cell["config"]["cells"] if stacked else [cell]
     outer = {name: value for name, value in words.items() if name not in ("cell", "name")}
@@ -248,7 +248,9 @@ def cells_of(kind: str, words: Mapping[str, Any]) -> list[tuple[str, dict[str, A
     for one in cells:
         own, told = str(one["class_name"]).removesuffix("Cell"), one["config"]
         if own not in KINDS or own == one["class_name"]:
-            raise KerasError(f"its cell {one['class_name']} is not one of {', '.join(f'{k}Cell' for k in KINDS)}")
+            raise KerasError(
+                f"unsupported cell {one['class_name']}; supported cells: {', '.join(f'{k}Cell' for k in KINDS)}"
+            )
         names = (cell["config"]["name"], told["name"]) if stacked else (told["name"],)
         top = {} if one is cells[-1] else {"return_sequences": True}
         found.append((own, told | outer | top, names))
@@ -258,7 +260,7 @@ def cells_of(kind: str, words: Mapping[str, Any]) -> list[tuple[str, dict[str, A
 
 
 def groups(layers: Sequence[Any]) -> Iterator[str]:
-    """List the groups that Keras stores these layers' weights in, where nothing else is known."""
+    """List the default group names under which Keras stores these layers' weights."""
     counts: dict[str, int] = {}
     for layer in layers:
         name = _snake_case(layer["class_name"])
@@ -273,7 +275,7 @@ def _snake_case(name: str) -> str:
 
 
 def _named(nodes: Any, *, masks: bool = False) -> set[str]:
-    """List the layers that a graph's links, however nested, lead to: those that compute masks, or all others."""
+    """List the layers that a graph's links refer to, at any nesting: those that compute masks, or all others."""
     found: set[str] = set()
     given: list[Any] = []
     left = [nodes]

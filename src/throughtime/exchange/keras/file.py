@@ -1,4 +1,4 @@
-"""Opening Keras's files. Whatever is damaged, hostile or unreadable raises a KerasError."""
+"""Open Keras files. Damaged, malicious or unreadable files raise KerasError."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from throughtime.exchange.keras.layers import Direction, KerasError
 from throughtime.exchange.keras.weights import Named, Structured, WeightSource
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
-_WORTH_A_LOOK = 1 << 24  # bytes
-_DENSEST = 100  # the highest compression ratio of a real file
+_WORTH_A_LOOK = 1 << 24  # bytes; smaller files are always unpacked
+_DENSEST = 100  # maximum compression ratio of a real file
 
 
 def read_keras(path: Path) -> Found:
     """Find the recurrent layers of a file.
 
     Args:
-        path: a `.keras` file or a whole model's `.h5`, both of which hold the arguments that layers were made with, or
-            a `.weights.h5`, which does not.
+        path: a `.keras` file or a whole model's `.h5`, which both store the layers' arguments, or a `.weights.h5`,
+            which does not.
 
     Raises:
-        KerasError: the file is missing or damaged, or its configuration doesn't list the model's layers.
+        KerasError: if the file is missing or damaged, or its configuration doesn't list the model's layers.
     """
     if not path.is_file():
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise KerasError(f"{path}: there is no such file{nearest(path.name, siblings)}")
+        raise KerasError(f"{path}: file not found{nearest(path.name, siblings)}")
     found = Found()
     with _told(path):
         content = path.read_bytes()
@@ -46,22 +46,26 @@ def read_keras(path: Path) -> Found:
         weights = root.at("model_weights")
         if weights is not None and config is None:
             if not (root.attributes.get("keras_version") or "").startswith("3."):
-                raise KerasError("it is of an older Keras: load it there, and save it as .keras or .weights.h5")
+                raise KerasError(
+                    "written by Keras before version 3: load the model there and save it as .keras or .weights.h5"
+                )
             config, source = json.loads(root.attributes["model_config"] or ""), Named(weights)
         elif "layer_names" in root.attributes:
-            raise KerasError("it is of an older Keras: load it there, and save it as .keras or .weights.h5")
+            raise KerasError(
+                "written by Keras before version 3: load the model there and save it as .keras or .weights.h5"
+            )
         if config is None:
             _unconfigured(Structured(root), found)
             return found
         read_model(config, source, found)
         for cell in source.cells():
             if not any(source.is_part(cell, claimed) for claimed in found.claimed):
-                found.unread[cell] = "the configuration doesn't say what computes with these weights"
+                found.unread[cell] = "the configuration doesn't say which layer uses these weights"
     return found
 
 
 def _unconfigured(root: Structured, found: Found) -> None:
-    """Find all that look like recurrent layers in a file of weights alone."""
+    """Find groups that look like recurrent layers in a file that holds only weights."""
     backwards: list[dict[str, Any]] = [{}, {"go_backwards": True}]
     for path, name, sources in root.layers():
 
@@ -76,7 +80,7 @@ def _unconfigured(root: Structured, found: Found) -> None:
 
 @contextmanager
 def _told(path: Path) -> Iterator[None]:
-    """All that is wrong with the file as a KerasError."""
+    """Convert any error from reading the file into a KerasError."""
     try:
         yield
     except (KerasError, Hdf5Error) as error:
@@ -85,18 +89,18 @@ def _told(path: Path) -> Iterator[None]:
         OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, RecursionError, OverflowError, EOFError,
         IndexError, zipfile.BadZipFile, zlib.error,
     ) as error:  # fmt: skip
-        # A zip tells of damage in many ways, and a configuration can be anything.
-        raise KerasError(f"{path} is damaged, or is no file of Keras's: {error}.") from None
+        # A zip file reports damage in many ways, and a configuration can contain anything.
+        raise KerasError(f"{path} is damaged or not a Keras file: {error}.") from None
 
 
 def _unzipped(content: bytes) -> tuple[Any, bytes]:
-    """The model's configuration and the file of its weights."""
+    """Return the model's configuration and the content of its weights file."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         names = archive.namelist()
         for name in (_CONFIG, _WEIGHTS):
             if name not in names:
-                raise KerasError(f"it has no {name}, as a file .keras has.")
+                raise KerasError(f"not a .keras file: {name} is missing.")
             size, packed = archive.getinfo(name).file_size, archive.getinfo(name).compress_size
             if size > max(_WORTH_A_LOOK, _DENSEST * packed):
-                raise KerasError(f"its {name} says that it is {size} bytes, and {packed} are there.")
+                raise KerasError(f"{name} claims to unpack from {packed} to {size} bytes; real files compress less.")
         return json.loads(archive.read(_CONFIG)), archive.read(_WEIGHTS)

@@ -1,4 +1,4 @@
-"""Keras's recurrent layers: for each the cell that it runs, where it has the parameters, and what its words mean."""
+"""Keras's recurrent layers: their cells, the layout of their weights, and their arguments."""
 
 from __future__ import annotations
 
@@ -24,19 +24,19 @@ Array = NDArray[Any]
 
 
 class KerasError(UserError):
-    """Weights or a file of Keras's that are damaged, or that have something in them that can't be read."""
+    """Raised for Keras weights or files that are damaged or contain something unsupported."""
 
 
 @dataclass(frozen=True)
 class KerasLayer:
-    """A recurrent layer of Keras.
+    """A kind of recurrent layer in Keras.
 
     Attributes:
-        kind: the name of its class.
-        cell: the cell that it runs with the usual activations.
-        layout: where its tensors have the cell's parameters.
-        functions: its arguments that are activations, and the values of the cell that each is applied to.
-        reset_after: what that argument must be; None where there is no such argument.
+        kind: the name of the layer's class.
+        cell: the equivalent cell with the default activations.
+        layout: the position of the cell's parameters in Keras's tensors.
+        functions: the activation arguments, with the values of the cell that each applies to.
+        reset_after: the required value of that argument; None for layers without it.
     """
 
     kind: str
@@ -67,7 +67,7 @@ BIDIRECTIONAL = "Bidirectional"
 
 
 def _leaky_relu(a: Symbol) -> Symbol:
-    return language.leaky_relu(a, 0.2)  # torch's usual slope is another
+    return language.leaky_relu(a, 0.2)  # Keras's default slope, which differs from torch's
 
 
 _USUAL = {"activation": "tanh", "recurrent_activation": "sigmoid"}
@@ -88,26 +88,26 @@ FUNCTIONS = {
 
 _MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product", None: "none"}
 
-# The arguments of a layer. Those that are left behind say what it starts with, how it is trained or computed, or ask
-# for what a `Recurrent` always gives.
+# A layer's arguments. _LEFT lists those that only concern initialization, training or implementation, or request
+# what a `Recurrent` always returns.
 _TAKEN = ("units", "use_bias", "reset_after", "go_backwards", "return_sequences", "recurrent_dropout", *_USUAL)
-_CALLERS = ("dropout", "stateful")  # what the caller of a `Recurrent` does in their place is in `reminders`
+_CALLERS = ("dropout", "stateful")  # `reminders` tells the caller what to do instead
 _LEFT = {
     "name", "trainable", "dtype", "return_state", "unroll", "zero_output_for_mask", "unit_forget_bias", "seed",
     "use_cudnn", "implementation", "activity_regularizer",
     *(f"{what}_{how}" for what in ("kernel", "recurrent", "bias") for how in ("initializer", "regularizer")),
     *(f"{what}_constraint" for what in ("kernel", "recurrent", "bias")),
 }  # fmt: skip
-_OF_BOTH = {"layer", "backward_layer", "merge_mode"}  # of `Bidirectional`
+_OF_BOTH = {"layer", "backward_layer", "merge_mode"}  # arguments of `Bidirectional`
 
 
 class Direction(NamedTuple):
-    """One direction of time of a layer of Keras, or the whole of it.
+    """One direction of a Keras layer, or a unidirectional layer.
 
     Attributes:
-        arrays: what `get_weights()` gives: kernel, recurrent kernel and bias.
-        words: the arguments that it was made with, those that are known.
-        kind: its class; None if that is not known.
+        arrays: the arrays that `get_weights()` returns: kernel, recurrent kernel and bias.
+        words: the known arguments of the layer.
+        kind: the name of the layer's class; None if unknown.
     """
 
     arrays: Sequence[Array]
@@ -116,13 +116,13 @@ class Direction(NamedTuple):
 
 
 class _Read(NamedTuple):
-    """What a direction is.
+    """The result of converting a direction.
 
     Attributes:
-        program: what it computes, in the direction from the first step to the last.
-        parameters: the program's.
+        program: the direction's program, running from the first step to the last.
+        parameters: the program's parameters.
         hidden: the number of hidden units.
-        words: all of `_TAKEN`, as they are told or as they usually are.
+        words: the values of all arguments in `_TAKEN`, given or default.
     """
 
     program: Program
@@ -134,20 +134,20 @@ class _Read(NamedTuple):
 def layer_of(
     what: str, ways: Sequence[Sequence[Direction]], merge: Any = "concat", engine: str | None = None
 ) -> Recurrent:
-    """Make a `Recurrent` of a layer of Keras.
+    """Convert a Keras layer to a `Recurrent`.
 
     Args:
-        what: what error messages call the layer.
-        ways: for each direction of time (one, or the forward and the backward one), the stacked cells.
-        merge: Keras's name for how the directions are put together.
-        engine: the engine's name; chosen by device if not given.
+        what: the name of the layer in error messages.
+        ways: the stacked cells of each direction: one direction, or forward and backward.
+        merge: Keras's name for how the directions are combined.
+        engine: the engine's name; chosen by device by default.
 
     Raises:
-        KerasError: if the layer does something that a `Recurrent` does not, or its arrays do not fit.
+        KerasError: if the layer does something that `Recurrent` doesn't support, or its arrays have wrong shapes.
     """
     if isinstance(merge, list | dict) or merge not in _MERGES:
         known = [name for name in _MERGES if name is not None]
-        raise KerasError(f"{what}: merge_mode is one of {', '.join(known)}, None; given {merge!r}.")
+        raise KerasError(f"{what}: merge_mode must be one of {', '.join(known)}, None, got {merge!r}.")
     read = [[_read(what, cell) for cell in way] for way in ways]
     first, top = read[0][0], read[0][-1]
     backwards = [way[0].words["go_backwards"] for way in read]
@@ -162,14 +162,14 @@ def layer_of(
         for name in (name for name in top.words if name != "go_backwards"):
             if top.words[name] != read[1][-1].words.get(name):
                 values = f"{top.words[name]!r} and {read[1][-1].words.get(name)!r}"
-                raise KerasError(f"{what}: its directions must be alike; {name} is {values}.")
+                raise KerasError(f"{what}: its directions must have the same arguments, but {name} is {values}.")
         programs = [[cell.program for cell in way] for way in read]
         if programs[0] != programs[1] or backwards != [False, True]:
-            raise KerasError(f"{what}: its directions must be one layer forward, and the same one backward.")
+            raise KerasError(f"{what}: its directions must be the same layer, one forward and one backward.")
         if len(read[0]) > 1 and merge is not None:
             raise KerasError(
-                f"{what}: Keras merges the directions of stacked cells above the topmost cell, and a Recurrent above "
-                "each; only merge_mode=None can be read."
+                f"{what}: Keras merges the directions of stacked cells only after the top cell, but Recurrent merges "
+                "them after each layer; only merge_mode=None is supported."
             )
         options |= {"bidirectional": True, "merge": _MERGES[merge]}
     stack = [cell.program for cell in read[0]]
@@ -178,41 +178,41 @@ def layer_of(
 
 
 def is_one_stack(cells: Sequence[Direction]) -> bool:
-    """Whether one `Recurrent` can hold these stacked cells: their states and their dropout are alike."""
+    """Check whether one `Recurrent` can hold these stacked cells: sizes and recurrent dropout must be equal."""
     sizes = {(c.kind, c.arrays[1].shape[:1] if len(c.arrays) > 1 else ()) for c in cells}
     return len(sizes) == len({_number(c, "recurrent_dropout") for c in cells}) == 1
 
 
 def reminders(ways: Sequence[Sequence[Direction]]) -> list[str]:
-    """List what Keras's layer does and the caller of the `Recurrent` has to do in its place."""
+    """List what the Keras layer does that the caller of the `Recurrent` must do instead."""
     words = ways[0][0].words
     found = []
     if rates := sorted({rate for way in ways for cell in way if (rate := _number(cell, "dropout"))}):
         told = " and ".join(map(str, rates))
-        found.append(f"its dropout={told} of the input is left out; put torch.nn.Dropout before it to train it further")
+        found.append(f"its input dropout={told} is not included; to train it further, apply torch.nn.Dropout before it")
     if words.get("stateful"):
-        found.append("it is stateful: pass the state that a call returns to the next call")
+        found.append("it is stateful: pass the state that each call returns to the next call")
     if len(ways) == 1 and words.get("go_backwards") and ways[0][-1].words.get("return_sequences", True):
-        found.append("it runs backwards and its output is in the order of its input; flip it to have Keras's order")
+        found.append("it runs backward and returns outputs in input order; flip them to match Keras")
     return found
 
 
 def _number(cell: Direction, name: str) -> float:
     rate = cell.words.get(name, 0.0) or 0.0
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
-        raise KerasError(f"{name} is a probability from 0 to 1; given {rate!r:.200}.")
+        raise KerasError(f"{name} must be a probability from 0 to 1, got {rate!r:.200}.")
     return rate
 
 
 def directions(arrays: Sequence[Array], words: Mapping[str, Any]) -> tuple[list[Direction], Any]:
-    """The directions of a layer from its arrays, and how they are put together.
+    """Split a layer's arrays by direction.
 
     Args:
-        arrays: what `get_weights()` gives; those of two directions one after the other.
-        words: the layer's arguments; those of `Bidirectional` if it is one.
+        arrays: the arrays that `get_weights()` returns, for two directions one after the other.
+        words: the arguments of the layer or of `Bidirectional`.
 
     Raises:
-        KerasError: if the arguments of `Bidirectional` make no sense.
+        KerasError: if the arguments of `Bidirectional` are invalid.
     """
     if not _OF_BOTH & words.keys() and (len(arrays) < 4 or "cell" in words):
         return [Direction(arrays, words)], "concat"
@@ -222,7 +222,7 @@ def directions(arrays: Sequence[Array], words: Mapping[str, Any]) -> tuple[list[
     for own, name, back in ((arrays[:half], "layer", False), (arrays[half:], "backward_layer", True)):
         told = words.get(name, {"class_name": None, "config": {}})
         if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
-            raise KerasError(f"Bidirectional's {name} is a class_name and its config; given {told!r:.200}.")
+            raise KerasError(f"Bidirectional's {name} must have a class_name and a config, got {told!r:.200}.")
         ways.append(Direction(own, {"go_backwards": back} | told["config"] | shared, told.get("class_name")))
     return ways, words.get("merge_mode", "concat")
 
@@ -234,7 +234,7 @@ def _read(what: str, way: Direction) -> _Read:
     kernel, recurrent, *biases = (torch.from_numpy(_native(array)) for array in arrays)
     first = second = None
     if biases:
-        # Two rows of biases have been transposed with the matrices.
+        # Two rows of biases were transposed along with the matrices.
         first = biases[0] if biases[0].dim() == 1 else biases[0][:, 0]
         second = torch.zeros_like(first) if biases[0].dim() == 1 else biases[0][:, 1]
     program = program_of(layer, inputs, hidden, bool(biases), words)
@@ -243,13 +243,13 @@ def _read(what: str, way: Direction) -> _Read:
 
 
 def program_of(layer: KerasLayer, inputs: int, hidden: int, bias: bool, words: Mapping[str, Any]) -> Program:
-    """The program of a cell of Keras.
+    """Return the program of a Keras cell.
 
     Args:
-        layer: its row of the table.
-        inputs, hidden: its sizes.
-        bias: whether it has a bias.
-        words: its activations by argument, each one of `FUNCTIONS`.
+        layer: the kind of layer.
+        inputs, hidden: the input and hidden sizes.
+        bias: whether the cell has a bias.
+        words: the name of the activation for each activation argument, from `FUNCTIONS`.
     """
     base = layer.cell.program(inputs, hidden, bias=bias)
     functions = tuple(
@@ -262,19 +262,19 @@ def program_of(layer: KerasLayer, inputs: int, hidden: int, bias: bool, words: M
 
 
 def _native(array: Array) -> Array:
-    """The numbers in the order of bytes of this machine."""
+    """Copy an array in this machine's byte order."""
     return array.astype(array.dtype.newbyteorder("="), copy=True)
 
 
 def _form(what: str, way: Direction) -> tuple[KerasLayer, int, int]:
-    """The row of the table that a layer is of, and its sizes."""
+    """Find a layer's kind from its arrays, and its sizes."""
     arrays = way.arrays
     shapes = [list(array.shape) for array in arrays]
     if len(arrays) not in (2, 3) or [len(shape) for shape in shapes[:2]] != [2, 2] or any(0 in s for s in shapes):
-        raise KerasError(f"{what}: a kernel, a recurrent kernel and a bias or none are wanted; given shapes {shapes}.")
+        raise KerasError(f"{what}: expected a kernel, a recurrent kernel and optionally a bias, got shapes {shapes}.")
     kinds = {array.dtype.newbyteorder("=") for array in arrays}
     if len(kinds) > 1 or next(iter(kinds)) not in (np.float16, np.float32, np.float64):
-        raise KerasError(f"{what}: its arrays must all be of one floating-point type; given {sorted(map(str, kinds))}.")
+        raise KerasError(f"{what}: its arrays must have the same floating-point dtype, got {sorted(map(str, kinds))}.")
     inputs, hidden = shapes[0][0], shapes[1][0]
     after = way.words.get("reset_after", shapes[2:] != [[3 * hidden]])
     for layer in KERAS_LAYERS:
@@ -285,7 +285,7 @@ def _form(what: str, way: Direction) -> tuple[KerasLayer, int, int]:
             return layer, inputs, hidden
     meant = way.kind or ", ".join(KINDS[:-1]) + f" or {KINDS[-1]}"
     told = f" with reset_after={after!r}" if "reset_after" in way.words else ""
-    raise KerasError(f"{what}: arrays of the shapes {shapes} are not those of {meant}{told}.")
+    raise KerasError(f"{what}: arrays of shapes {shapes} do not fit {meant}{told}.")
 
 
 def _words(what: str, way: Direction, layer: KerasLayer) -> dict[str, Any]:
@@ -298,18 +298,18 @@ def _words(what: str, way: Direction, layer: KerasLayer) -> dict[str, Any]:
     fixed = {"units": way.arrays[1].shape[0], "use_bias": len(way.arrays) == 3}
     for name, value in fixed.items():
         if given.get(name, value) != value:
-            raise KerasError(f"{what}: {name} is {given[name]!r}, but its arrays say {value!r}.")
+            raise KerasError(f"{what}: {name} is {given[name]!r}, but its arrays imply {value!r}.")
     usual = {"go_backwards": False, "return_sequences": True, "recurrent_dropout": 0.0} | {
         name: _USUAL[name] for name in layer.functions
     }
     words = {name: given.get(name, value) for name, value in usual.items()}
     for name in ("go_backwards", "return_sequences"):
         if not isinstance(words[name], bool):
-            raise KerasError(f"{what}: {name} is True or False; given {words[name]!r}.")
+            raise KerasError(f"{what}: {name} must be True or False, got {words[name]!r}.")
     for name in layer.functions:
         if not isinstance(words[name], str) or words[name] not in FUNCTIONS:
             raise KerasError(
-                f"{what}: {name} is one of {', '.join(FUNCTIONS)}; given {words[name]!r:.200}"
+                f"{what}: {name} must be one of {', '.join(FUNCTIONS)}, got {words[name]!r:.200}"
                 f"{nearest(str(words[name]), FUNCTIONS)}"
             )
     return words

@@ -1,7 +1,7 @@
-"""Keras's recurrent layers on our engines, in place: the loop over time steps is ours, everything else stays Keras's.
+"""Run Keras's recurrent layers on throughtime's engines, in place, by replacing their loop over time steps.
 
-A Keras layer calls its `inner_loop` with the input, the initial states and the mask. `accelerate` puts a `Loop` there,
-as an attribute of the layer. Weights, dropout masks, states and the layer's class stay where they are.
+A Keras layer calls its `inner_loop` with the input, the initial states and the mask. `accelerate` sets a `Loop` as that
+attribute of the layer. The layer's class, weights, dropout masks and states are not changed.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def keras_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
     keras = sys.modules.get("keras")
     if keras is None:
         return
-    seen = set()  # a Keras model has its layers as its own and as those of the model that it wraps
+    seen = set()  # a Keras model lists its layers twice: its own and the wrapped model's
     for module in model.modules():
         for layer in module._flatten_layers() if isinstance(module, keras.Layer) else ():
             if isinstance(layer, keras.layers.RNN) and id(layer) not in seen:
@@ -40,29 +40,29 @@ def keras_layers(model: nn.Module) -> Iterator[tuple[str, Any]]:
 
 
 def require_torch_backend(model: Any) -> None:
-    """Refuse a Keras model that runs on another backend than torch.
+    """Raise UserError for a Keras model on a backend other than torch.
 
     Raises:
-        UserError: if it does.
+        UserError: if Keras runs on another backend.
     """
     keras = sys.modules.get("keras")
     if keras is not None and isinstance(model, keras.Layer) and keras.config.backend() != "torch":
         raise UserError(
-            f"accelerate takes Keras models on the torch backend, but Keras runs on {keras.config.backend()}: set the "
-            "environment variable KERAS_BACKEND=torch before keras is imported."
+            f"accelerate needs Keras models on the torch backend, but Keras runs on {keras.config.backend()}: set the "
+            "environment variable KERAS_BACKEND=torch before importing keras."
         )
 
 
 def is_accelerated(layer: Any) -> bool:
-    """Whether a Keras layer runs our loop."""
+    """Check whether a Keras layer runs throughtime's loop."""
     return isinstance(vars(layer).get(_LOOP), Loop)
 
 
 def accelerate_layer(layer: Any) -> str | None:
-    """Put our loop into a Keras layer.
+    """Set throughtime's loop in a Keras layer.
 
     Returns:
-        Why the layer was left unchanged; None if it runs our loop now.
+        The reason why the layer was not changed; None if it was.
     """
     reason = _refusal(layer)
     if reason is None:
@@ -71,19 +71,19 @@ def accelerate_layer(layer: Any) -> str | None:
 
 
 def restore_layer(layer: Any) -> None:
-    """Put Keras's own loop back."""
+    """Restore a Keras layer's own loop."""
     if is_accelerated(layer):
         del layer.__dict__[_LOOP]
 
 
 class _Cell(NamedTuple):
-    """A Keras cell that we run.
+    """A Keras cell, with its program.
 
     Attributes:
-        cell: the cell.
-        layer: its row of the table.
-        functions: its activations by argument.
-        programs: its program by input size, hidden size and whether it has a bias.
+        cell: the Keras cell.
+        layer: the kind of layer.
+        functions: the names of the cell's activations by argument.
+        programs: the programs by input size, hidden size and whether there is a bias.
     """
 
     cell: Any
@@ -93,7 +93,7 @@ class _Cell(NamedTuple):
 
     @property
     def stored(self) -> Stored:
-        """The weights as they are now, in the order of `Stored`, differentiable."""
+        """The current weights in the order of `Stored`, differentiable."""
         cell = self.cell
         bias = None if cell.bias is None else _tensor(cell.bias)
         second = None
@@ -103,10 +103,10 @@ class _Cell(NamedTuple):
 
 
 class Loop:
-    """The `inner_loop` of a Keras layer, on our engines.
+    """A replacement for the `inner_loop` of a Keras layer.
 
-    Calls that an engine can't run (tensors on another device, a graph that is being captured, recurrent dropout in
-    training) go to Keras's own loop.
+    Calls that throughtime's engines can't run (tensors on another device, graph capture, recurrent dropout in training)
+    are passed to Keras's own loop.
     """
 
     def __init__(self, layer: Any) -> None:
@@ -118,12 +118,12 @@ class Loop:
 
         Args:
             sequences: `[B, T, features]`.
-            initial_state: the states of each cell, nested as Keras nests them.
+            initial_state: the states of each cell, in Keras's nesting.
             mask: `[B, T]`, False where a step is skipped; None if all steps are run.
             training: whether dropout applies.
 
         Returns:
-            The output of the last step, the outputs of all steps (of the last one unless `return_sequences`), and the
+            The output of the last step, the outputs of all steps (only the last one without `return_sequences`) and the
             final states.
         """
         import keras
@@ -133,7 +133,7 @@ class Loop:
         states = keras.tree.flatten(initial_state)
         if not self._runs([sequences, *states], mask, bool(training)):
             return type(self._layer).inner_loop(self._layer, sequences, initial_state, mask, training)  # type: ignore[no-any-return]
-        if self._layer.stateful:  # Keras writes the final states into the initial ones
+        if self._layer.stateful:  # Keras overwrites the initial states with the final ones
             states = [state.clone() for state in states]
         steps = _Steps.of(sequences, mask, self._layer.go_backwards)
         x, lengths = steps.compacted, steps.lengths
@@ -147,7 +147,7 @@ class Loop:
         return last, outputs, keras.tree.pack_sequence_as(initial_state, final)
 
     def _runs(self, tensors: Sequence[Any], mask: Any, training: bool) -> bool:
-        """Whether this call is one that we run."""
+        """Check whether throughtime's engines can run this call."""
         x = tensors[0]
         if any(not isinstance(t, Tensor) or t.device.type != "cpu" for t in tensors) or x.dim() != 3 or 0 in x.shape:
             return False
@@ -175,18 +175,18 @@ class Loop:
         program = of.programs[size]
         parameters = of.layer.layout.to_program(of.layer.layout.mapping(program), stored)
         outputs, final = Stack([[(program, parameters)]]).run(x, states, batch_first=True, lengths=lengths)
-        assert isinstance(outputs, Tensor)  # of one direction
+        assert isinstance(outputs, Tensor)  # a single direction
         return outputs, states_of(final)
 
 
 class _Steps(NamedTuple):
-    """The steps of a batch that are run.
+    """A batch without its masked steps.
 
     Attributes:
-        compacted: `[B, T, features]`: for each sequence the steps that are not masked, in the order in which they are
-            run, then the others.
-        lengths: `[B]`, the number of steps that are not masked; None if no step is.
-        kept: `[B, T]`, True where a step is not masked; None if no step is.
+        compacted: `[B, T, features]`: for each sequence, the unmasked steps in running order, followed by the masked
+            ones.
+        lengths: `[B]`, the number of unmasked steps; None if no step is masked.
+        kept: `[B, T]`, True where a step is not masked; None if no step is masked.
     """
 
     compacted: Tensor
@@ -209,9 +209,9 @@ class _Steps(NamedTuple):
         return cls(x, lengths, kept)
 
     def expanded(self, y: Tensor, every: bool, *, zero: bool) -> tuple[Tensor, Tensor]:
-        """The last step's output and those of every step, or of the last alone.
+        """Return the last step's output, and the outputs of all steps or of the last step only.
 
-        A masked step's output is that of the step before, 0 if there is none, or 0 if `zero`.
+        A masked step repeats the previous step's output, or is 0 if there is none or if `zero` is set.
         """
         if self.kept is None:
             return y[:, -1], y if every else y[:, -1:]
@@ -236,18 +236,18 @@ def _cells(layer: Any) -> list[Any]:
 
 
 def _refusal(layer: Any) -> str | None:
-    """Why our loop can't run a Keras layer; None if it can."""
+    """Return why throughtime's loop can't run a Keras layer; None if it can."""
     import keras
 
     kind = type(layer)
     if kind not in {getattr(keras.layers, name) for name in _KINDS}:
-        return f"{kind.__name__} is a class of its own, which may do more than Keras's"
+        return f"{kind.__name__} is a custom class, which may do more than Keras's"
     for cell in _cells(layer):
         name = type(cell).__name__
         if type(cell) not in {getattr(keras.layers, f"{of.kind}Cell") for of in KERAS_LAYERS}:
-            return f"its cell {name} is not one of Keras's SimpleRNNCell, LSTMCell and GRUCell"
+            return f"its cell {name} is not Keras's SimpleRNNCell, LSTMCell or GRUCell"
         if cell.compute_dtype not in _DTYPES or cell.variable_dtype != cell.compute_dtype:
-            return f"it computes in {cell.compute_dtype}, and the native engine has float32 and float64"
+            return f"it computes in {cell.compute_dtype}; the native engine supports float32 and float64"
         for argument in _cell_row(cell).functions:
             function = getattr(cell, argument)
             if _function_name(function) is None:
@@ -263,7 +263,7 @@ def _cell_row(cell: Any) -> KerasLayer:
 
 
 def _function_name(function: Any) -> str | None:
-    """The name of an activation of Keras's that we have."""
+    """Return the name of a supported Keras activation."""
     from keras import activations
 
     return next((name for name in FUNCTIONS if getattr(activations, name) is function), None)

@@ -1,4 +1,4 @@
-"""Keras's recurrent layers as ours."""
+"""Convert Keras's recurrent layers to `Recurrent`."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ _log = logging.getLogger("throughtime")
 
 
 class KerasLayers(dict[str, Recurrent]):
-    """The recurrent layers of a Keras file by name.
+    """The recurrent layers of a Keras file, by name.
 
     Attributes:
         unread: the recurrent layers that could not be read, with the reasons.
-        masks: for each layer that skips masked steps in Keras, the layers that mask them; give the layer
+        masks: for each layer that skips masked steps in Keras, the layers that mask them; call the layer with
             `lengths=mask.lengths(input)`.
-        notes: what else Keras's layer does that the caller of the `Recurrent` has to do in its place.
+        notes: for each layer, other things that Keras does and the caller of the `Recurrent` must do instead.
     """
 
     def __init__(self) -> None:
@@ -47,8 +47,8 @@ class KerasLayers(dict[str, Recurrent]):
 
     def __missing__(self, name: str) -> Recurrent:
         if name in self.unread:
-            raise KerasError(f"the layer {name!r} could not be read: {self.unread[name]}")
-        raise KerasError(f"no recurrent layer is named {name!r}{nearest(name, self)} (there are: {', '.join(self)}).")
+            raise KerasError(f"layer {name!r} could not be read: {self.unread[name]}")
+        raise KerasError(f"no recurrent layer named {name!r}{nearest(name, self)}; its layers: {', '.join(self)}.")
 
 
 @overload
@@ -64,28 +64,28 @@ def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any: 
 
 
 def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any:
-    """Read Keras's recurrent layers: SimpleRNN, LSTM, GRU, and RNN over their cells, alone or in wrappers.
+    """Convert Keras's recurrent layers: SimpleRNN, LSTM, GRU, and RNN with their cells, alone or in wrappers.
 
-    The layers take and return `[B, T, features]`, as Keras's do, and return the state besides the output, as with
+    The converted layers take and return `[B, T, features]`, as Keras's do, and always return the state too, as with
     `return_state`.
 
     Args:
-        source: the arrays that a layer's `get_weights()` returns, or the layer; or the path of a `.keras` file, a whole
-            model's `.h5` or a `.weights.h5`.
-        engine: the engine's name; chosen by device if not given.
-        **words: the arguments that the layer was made with, as in its `get_config()`; for a file, those that take the
-            place of the file's own. Where nothing says an argument, it is Keras's default, but all steps are returned.
-            Arguments about initialization, training and implementation have no effect.
+        source: a layer, or the arrays that its `get_weights()` returns; or the path of a `.keras` file, a whole model's
+            `.h5`, or a `.weights.h5`.
+        engine: the engine's name; chosen by device by default.
+        **words: the layer's arguments, as in its `get_config()`; for a file, they override the file's. Arguments that
+            are not known take Keras's defaults, except that all steps are returned. Arguments about initialization,
+            training and implementation have no effect.
 
     Returns:
-        For arrays or a layer a `Recurrent`. For a file a `KerasLayers`, a dictionary of all its recurrent layers by
-        name (by path, where several have one name); RNN over cells of different kinds or sizes is one layer a cell,
-        "name/cell". Recurrent layers that can't be read are in its `unread`, and what a layer leaves to its caller
-        (masks, dropout on the input, keeping the state) in `masks` and `notes`; all of it is logged as warnings, too.
+        For a layer or arrays, a `Recurrent`. For a file, a `KerasLayers`: a dictionary of all its recurrent layers by
+        name (by path if names are not unique); an RNN with cells of different kinds or sizes becomes one layer per
+        cell, "name/cell". Layers that can't be read are listed in `unread`, and what the caller must do (masks, input
+        dropout, keeping the state) in `masks` and `notes`; all of this is also logged as warnings.
 
     Raises:
-        KerasError: if a layer does what a `Recurrent` does not, with the argument's name; if arrays do not fit; if a
-            file is missing or damaged, or none of its layers can be read.
+        KerasError: if a layer uses something that `Recurrent` doesn't support; if arrays have wrong shapes; if a file
+            is missing or damaged, or none of its layers can be read.
     """
     if isinstance(source, str | os.PathLike):
         return _from_file(Path(source), engine, words)
@@ -94,19 +94,19 @@ def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any:
         kind = type(source).__name__
         if kind not in (*KINDS, "RNN", BIDIRECTIONAL):
             raise KerasError(
-                f"expected a layer {', '.join(KINDS)}, RNN or {BIDIRECTIONAL} of Keras, given {kind}. Give from_keras "
-                "the layer inside a wrapper; save a model, and give the file."
+                f"expected a Keras layer of class {', '.join(KINDS)}, RNN or {BIDIRECTIONAL}, got {kind}. Pass the "
+                "layer inside a wrapper, or save the model and pass the file."
             )
         source, words = source.get_weights(), {**source.get_config(), **words}
     if not isinstance(source, Sequence | tuple) or not all(isinstance(array, np.ndarray) for array in source):
         raise KerasError(
-            "the arrays of a layer's get_weights(), the layer, or a file .keras, .h5 or .weights.h5 are wanted; given "
+            "expected a Keras layer, the arrays of its get_weights(), or a .keras, .h5 or .weights.h5 file, got "
             f"{type(source).__name__}."
         )
     ways, merge = directions(list(source), words)
     stacks = [_stacked(way) for way in ways]
     if not all(is_one_stack(stack) for stack in stacks):
-        raise KerasError("the layer's stacked cells differ in kind or size: save the model, and give the file.")
+        raise KerasError("the layer's stacked cells differ in kind or size: save the model and pass the file.")
     made = layer_of("the layer", stacks, merge, engine)
     for note in reminders(stacks):
         _log.warning("The layer %s: %s.", words.get("name", ""), note)
@@ -120,7 +120,7 @@ def _stacked(way: Direction) -> list[Direction]:
     described = cells_of("RNN", way.words)
     sizes = [2 + bool(words.get("use_bias", True)) for _, words, _ in described]
     if sum(sizes) != len(way.arrays):
-        raise KerasError(f"the layer: its cells have {sum(sizes)} arrays; given {len(way.arrays)}.")
+        raise KerasError(f"the layer: expected {sum(sizes)} arrays for its cells, got {len(way.arrays)}.")
     ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     return [
         Direction(way.arrays[end - size : end], words, kind)
@@ -147,12 +147,12 @@ def _from_file(path: Path, engine: str | None, words: Mapping[str, Any]) -> Kera
         if made.unread:
             told = "".join(f"\n  {name}: {reason}" for name, reason in made.unread.items())
             raise KerasError(f"none of the recurrent layers of {path} can be read:{told}")
-        raise KerasError(f"{path} has no layer {', '.join(KINDS)} or RNN, alone or in {BIDIRECTIONAL} or a wrapper.")
+        raise KerasError(f"{path} has no {', '.join(KINDS)} or RNN layer, alone or in {BIDIRECTIONAL} or a wrapper.")
     for name, reason in made.unread.items():
         _log.warning("Not read from %s: %s: %s", path.name, name, reason)
     for name, masks in made.masks.items():
         told = " and ".join(map(str, masks))
-        _log.warning("%s of %s skips steps that %s masks: give it lengths (see .masks).", name, path.name, told)
+        _log.warning("%s of %s skips steps that %s masks: pass lengths to it (see .masks).", name, path.name, told)
     for name, notes in made.notes.items():
         for note in notes:
             _log.warning("%s of %s: %s.", name, path.name, note)
@@ -162,12 +162,12 @@ def _from_file(path: Path, engine: str | None, words: Mapping[str, Any]) -> Kera
 def _read_into(
     made: KerasLayers, name: str, layer: FoundLayer, path: Path, engine: str | None, words: Mapping[str, Any]
 ) -> None:
-    """Make a layer that has been found, and add it under its name."""
+    """Convert a found layer and add it under its name."""
     if len(layer.ways) == 2 and "go_backwards" in words:
-        raise KerasError(f"{name} of {path} runs both ways: leave go_backwards out.")
+        raise KerasError(f"{name} of {path} is bidirectional: remove go_backwards.")
     given = {argument: value for argument, value in words.items() if argument != "merge_mode"}
     merge = words.get("merge_mode", layer.merge) if len(layer.ways) == 2 else layer.merge
-    below = given | {"return_sequences": True}  # all but the topmost of stacked cells return all steps
+    below = given | {"return_sequences": True}  # all stacked cells but the top one return all steps
     ways = [
         [Direction(c.arrays, {**c.words, **(given if c is way[-1] else below)}, c.kind) for c in way]
         for way in layer.ways
@@ -176,12 +176,14 @@ def _read_into(
     parts = [(name, ways)]
     if not all(is_one_stack(way) for way in ways):
         if len(ways) == 2:
-            raise KerasError(f"{what}: both directions of stacked cells that differ in kind or size can't be read.")
+            raise KerasError(f"{what}: bidirectional stacked cells that differ in kind or size are not supported.")
         ends = [cell.words.get("name", depth) for depth, cell in enumerate(ways[0])]
         parts = [(f"{name}/{end}", [[cell]]) for end, cell in zip(ends, ways[0], strict=True)]
     ready = {part: layer_of(what, cells, merge, engine) for part, cells in parts}
-    notes = [f"it is inside of {wrapper}, which runs it on parts of its input" for wrapper in layer.inside]
-    notes += [f"the model gives it the mask that {name!r} computes; give it lengths" for name in layer.masked_by]
+    notes = [f"it is inside {wrapper}, which runs it on parts of its input" for wrapper in layer.inside]
+    notes += [
+        f"it takes the mask that {name!r} computes in the model; pass lengths instead" for name in layer.masked_by
+    ]
     for part, cells in parts:
         made[part] = ready[part]
         if layer.masks:

@@ -1,4 +1,4 @@
-"""Where a file of Keras keeps the weights of recurrent cells, in both forms that Keras 3 writes."""
+"""Locate the weights of recurrent cells in Keras files, in both formats that Keras 3 writes."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from typing import Protocol
 from throughtime.exchange.keras.hdf5 import Node
 from throughtime.exchange.keras.layers import Array, Direction, KerasError
 
-_DEPTH = 32  # of nested groups; real files have a handful
+_DEPTH = 32  # maximum nesting of groups; real files have a few levels
 _GROUPS = 10_000
 _KERNELS = ("kernel", "recurrent_kernel", "bias")
-WAYS = ("forward_layer", "backward_layer")  # of a Bidirectional
+WAYS = ("forward_layer", "backward_layer")  # attributes of Bidirectional
 
 
 class WeightSource(Protocol):
-    """Where a file of weights holds a layer's."""
+    """The location of a layer's weights in a file."""
 
     @property
     def path(self) -> str:
-        """The path in the file, without a slash at its start."""
+        """The path in the file, without a leading slash."""
 
     def of_layer(self, name: str, group: str) -> WeightSource:
-        """Locate a layer of this model, from its name and the group that Keras usually stores it in."""
+        """Locate a layer of this model by its name and its default group."""
 
     def inside(self, attribute: str, name: str) -> WeightSource:
-        """Locate the layer that this wrapper holds, from its attribute and the layer's name."""
+        """Locate the layer inside this wrapper by its attribute and name."""
 
     def cell(self, names: Sequence[str]) -> list[Array]:
-        """Read the arrays of this layer's only cell, from the names of the cell as far as they are known.
+        """Read the arrays of this layer's only cell, given the known names of the cell.
 
         Raises:
-            KerasError: if there are none, or one can't be read.
+            KerasError: if there are no arrays, or one can't be read.
         """
 
     def stacked_cell(self, names: Sequence[str], group: str) -> list[Array]:
@@ -43,12 +43,12 @@ class WeightSource(Protocol):
         """List the paths of all cells in the file."""
 
     def is_part(self, cell: str, layer: str) -> bool:
-        """Whether a cell in the file belongs to a layer of this path."""
+        """Check whether a cell in the file belongs to the layer with this path."""
 
 
 @dataclass(frozen=True)
 class Structured:
-    """A layer in a `.weights.h5`, the form that a `.keras` file holds: groups are named by attributes and classes.
+    """A layer in a `.weights.h5`, the format inside a `.keras` file: groups are named by attributes and classes.
 
     Attributes:
         root: the file's root.
@@ -110,7 +110,7 @@ class Structured:
         return cell.startswith(f"{layer}/")
 
     def layers(self) -> Iterator[tuple[str, str, list[Structured]]]:
-        """List all that look like recurrent layers: path, name, and where each direction is."""
+        """List everything that looks like a recurrent layer: its path, its name and the location of each direction."""
         seen = set()
         for cell in self.cells():
             layer = re.sub("/cell(/cells/[^/]+)?$", "", f"/{cell}").lstrip("/")
@@ -124,7 +124,7 @@ class Structured:
                 yield path, name, [Structured(self.root, p) for p in (both if paired else [path])]
 
     def directions(self) -> list[Direction]:
-        """Read this layer's cells where no configuration tells of them.
+        """Read this layer's cells without a configuration.
 
         Raises:
             KerasError: if the order of stacked cells isn't stored.
@@ -134,18 +134,20 @@ class Structured:
             return [Direction(self.cell(()), {})]
         numbered = {int(m[2] or 0): name for name in groups if (m := re.fullmatch(r"(.*?)(?:_(\d+))?", name))}
         if sorted(numbered) != list(range(len(groups))) or len({re.sub(r"_\d+$", "", name) for name in groups}) > 1:
-            raise KerasError("weights alone don't say in which order cells are stacked: read it from a .keras file")
+            raise KerasError(
+                "a weights file doesn't store the order of stacked cells: read the model from a .keras file"
+            )
         return [Direction(self._arrays(f"{stack}/{numbered[k]}/vars"), {}) for k in range(len(groups))]
 
 
 @dataclass(frozen=True)
 class Named:
-    """A layer in a whole model's `.h5`: arrays are named by the layers that they are in.
+    """A layer in a whole model's `.h5`, where arrays are named by the layers that contain them.
 
     Attributes:
-        root: the file's group `model_weights`.
+        root: the file's `model_weights` group.
         group: the group of the outermost layer.
-        names: the names of the layers around and including this one.
+        names: the names of the enclosing layers and of this layer.
     """
 
     root: Node
@@ -175,14 +177,14 @@ class Named:
         return self.cell(names)
 
     def _arrays(self, pattern: str) -> list[Array]:
-        # A functional model's name may be missing from the names of its layers' arrays, so only the end has to fit.
+        # A functional model's name may be missing from the names of its layers' arrays, so only the end must match.
         found = [cell for cell in self.cells() if re.search(f"(^|/){pattern}$", cell)]
         found = [cell for cell in found if cell.split("/")[0] == self.group]
         if len(found) > 1:
             found = [cell for cell in found if cell.startswith(f"{self.group}/{self.path}/")]
         if len(found) != 1:
             count = "several layers" if found else "no layer"
-            raise KerasError(f"the file has the weights of {count} with the name {self.names[-1]!r} in {self.group!r}")
+            raise KerasError(f"the file has weights of {count} named {self.names[-1]!r} in {self.group!r}")
         group = self.root.at(*found[0].split("/"))
         assert group is not None
         return [node.array() for name in _KERNELS if (node := group.at(name)) is not None]
@@ -203,14 +205,14 @@ def _groups(root: Node) -> Iterator[tuple[str, list[str]]]:
     """List all groups with the names of their members.
 
     Raises:
-        KerasError: if there are more of them than a model has.
+        KerasError: if groups are nested too deeply.
     """
     left, seen = [""], 0
     while left:
         path = left.pop()
         seen += 1
         if seen > _GROUPS or path.count("/") > _DEPTH:
-            raise KerasError("it has more groups in groups than a model has")
+            raise KerasError("its groups are nested too deeply")
         group = root.at(*filter(None, path.split("/")))
         names = [] if group is None else list(group.members)
         yield path, names

@@ -1,1 +1,1 @@
-"""Models from and to ONNX."""
+"""Import models from ONNX, and export them."""

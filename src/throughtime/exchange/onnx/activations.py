@@ -1,4 +1,4 @@
-"""The activation functions that ONNX's recurrent operators name, in the words of a cell's equations."""
+"""The activation functions of ONNX's recurrent operators, in the cell language."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from throughtime.program.builder import Symbol
 
 
 class Kind(NamedTuple):
-    """A row of the table.
+    """The definition of one of ONNX's activation functions.
 
     Attributes:
-        meaning: `(x, *constants)` to the result.
-        constants: for alpha, and beta if it takes it, what they are where a file does not say; None where the
-            operators' specification does not say either.
+        meaning: the function, called as `meaning(x, *constants)`.
+        constants: the defaults of alpha, and of beta if the function takes it; None where the specification has no
+            default.
     """
 
     meaning: Callable[..., Symbol]
@@ -40,11 +40,11 @@ KINDS = {
 
 @dataclass(frozen=True)
 class Activation:
-    """An activation function: its name in ONNX and its constants, alpha and then beta."""
+    """An activation function with its constants: its name in ONNX, alpha and beta."""
 
     name: str
     constants: tuple[float, ...] = ()
 
     def __call__(self, x: Symbol) -> Symbol:
-        """The function of a vector."""
+        """Apply the function to a vector."""
         return KINDS[self.name].meaning(x, *self.constants)

@@ -1,4 +1,4 @@
-"""ONNX's feed-forward layers, in torch: products with matrices, convolutions, pooling, normalization."""
+"""ONNX's feed-forward layers in torch: matrix products, convolution, pooling and normalization."""
 
 from __future__ import annotations
 
@@ -26,28 +26,28 @@ def _gemm(node: Node, a: Tensor, b: Tensor, c: Tensor | None = None) -> Tensor:
     return y if c is None else y + node.attributes.get("beta", 1.0) * c
 
 
-# Windows that slide over the axes behind the first two.
+# Windows that slide over all axes except the first two.
 
 
 def _windowed(
     node: Node, x: Tensor, kernel: list[int], fill: float, channels: int
 ) -> tuple[Tensor, list[int], list[int]]:
-    """The padded input, the strides and the dilations of a sliding window.
+    """Pad an input, and return it with the strides and dilations of a sliding window.
 
     Args:
-        node: the operator.
+        node: the node.
         x: `[B, channels, *sizes]`.
-        kernel: the window's sizes.
+        kernel: the sizes of the window.
         fill: the value of the padding.
-        channels: the channels of the result.
+        channels: the number of channels of the result.
     """
     rank = x.dim() - 2
     if rank not in (1, 2, 3) or len(kernel) != rank:
-        raise ValueError(f"a window {kernel} does not fit {list(x.shape)}")
+        raise ValueError(f"a window of {kernel} does not fit shape {list(x.shape)}")
     strides = list(node.attributes.get("strides") or [1] * rank)
     dilations = list(node.attributes.get("dilations") or [1] * rank)
     if len(strides) != rank or len(dilations) != rank or min(kernel + strides + dilations) < 1:
-        raise ValueError(f"its strides {strides} and dilations {dilations} don't fit a window {kernel}")
+        raise ValueError(f"strides {strides} and dilations {dilations} do not fit a window of {kernel}")
     reach = [d * (k - 1) + 1 for d, k in zip(dilations, kernel, strict=True)]
     pads = _pads(node, list(x.shape[2:]), reach, strides)
     padded = [n + b + a for n, b, a in zip(x.shape[2:], pads[:rank], pads[rank:], strict=True)]
@@ -58,7 +58,7 @@ def _windowed(
 
 
 def _pads(node: Node, sizes: list[int], reach: list[int], strides: list[int]) -> list[int]:
-    """The padding before each axis, and then that behind each."""
+    """Return the padding before each axis, followed by the padding after each axis."""
     mode = node.attributes.get("auto_pad", "NOTSET")
     if mode == "VALID":
         return [0] * (2 * len(sizes))
@@ -68,7 +68,7 @@ def _pads(node: Node, sizes: list[int], reach: list[int], strides: list[int]) ->
         return less + more if mode == "SAME_UPPER" else more + less
     pads = list(node.attributes.get("pads") or [0] * (2 * len(sizes)))
     if mode != "NOTSET" or len(pads) != 2 * len(sizes) or min(pads) < 0:
-        raise ValueError(f"the padding {pads} with auto_pad {mode!r} is not one of {len(sizes)} axes")
+        raise ValueError(f"padding {pads} with auto_pad {mode!r} does not fit {len(sizes)} axes")
     return pads
 
 
@@ -93,7 +93,7 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
     kernel = list(node.attributes["kernel_shape"])
     padded, strides, dilations = _windowed(node, x, kernel, 0.0, x.shape[1])
     if set(dilations) != {1}:
-        raise ValueError("its dilations must be 1")
+        raise ValueError("dilations must be 1")
     function: Any = (functional.avg_pool1d, functional.avg_pool2d, functional.avg_pool3d)[len(kernel) - 1]
     sums: Tensor = function(padded, kernel, strides)
     if node.attributes.get("count_include_pad") or padded is x:
@@ -105,7 +105,7 @@ def _average_pool(node: Node, x: Tensor) -> Tensor:
 
 def _require_floor(node: Node) -> None:
     if node.attributes.get("ceil_mode") or len([name for name in node.outputs if name]) > 1:
-        raise ValueError("ceil_mode and the indices of a pool are not read")
+        raise ValueError("ceil_mode and pooling indices are not supported")
 
 
 def _over_sizes(function: Callable[[Tensor, list[int]], Tensor]) -> Meaning:
@@ -121,7 +121,7 @@ def _of_channels(values: Tensor, like: Tensor) -> Tensor:
 
 def _batch_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor, mean: Tensor, variance: Tensor) -> Tensor:
     if node.attributes.get("training_mode"):
-        raise ValueError("it is in training mode; export the model after model.eval()")
+        raise ValueError("the node is in training mode; export the model after model.eval()")
     return functional.batch_norm(x, mean, variance, scale, bias, eps=node.attributes.get("epsilon", 1e-5))
 
 
@@ -133,7 +133,7 @@ def _instance_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) 
 def _group_normalization(node: Node, x: Tensor, scale: Tensor, bias: Tensor) -> Tensor:
     groups = node.attributes["num_groups"]
     y = functional.group_norm(x, groups, eps=node.attributes.get("epsilon", 1e-5))
-    if scale.numel() != x.shape[1]:  # of each group, before version 21
+    if scale.numel() != x.shape[1]:  # one per group before version 21
         scale, bias = (t.repeat_interleave(x.shape[1] // groups) for t in (scale, bias))
     return y * _of_channels(scale, x) + _of_channels(bias, x)
 
@@ -156,7 +156,7 @@ def _rms_normalization(node: Node, x: Tensor, scale: Tensor | None = None) -> Te
 def _scaled(x: Tensor, scale: Tensor | None, bias: Tensor | None) -> Tensor:
     for values in (scale, bias):
         if values is not None and torch.broadcast_shapes(x.shape, values.shape) != x.shape:  # type: ignore[no-untyped-call]
-            raise ValueError(f"its scale or bias {list(values.shape)} does not fit {list(x.shape)}")
+            raise ValueError(f"a scale or bias of shape {list(values.shape)} does not fit {list(x.shape)}")
     y = x if scale is None else x * scale
     return y if bias is None else y + bias
 
@@ -176,5 +176,5 @@ FEEDFORWARD: dict[str, Meaning] = {
     "RMSNormalization": _rms_normalization,
 }
 
-# The inputs of an operator that are statistics, not weights: training must not change them.
+# Operator inputs that are statistics, not weights; training must not change them.
 STATISTICS = {("BatchNormalization", 3), ("BatchNormalization", 4)}

@@ -1,4 +1,4 @@
-"""Parse an ONNX file into plain data. A damaged, hostile or unsupported file raises a UserError."""
+"""Parse an ONNX file into plain data. Damaged, malicious or unsupported files raise UserError."""
 
 from __future__ import annotations
 
@@ -13,44 +13,44 @@ from throughtime.exchange.onnx.arrays import read_array
 from throughtime.exchange.onnx.graph import Array
 from throughtime.packages import require
 
-_FIRST_OPSET = 7  # since this version the recurrent operators have not changed their meaning
+_FIRST_OPSET = 7  # the meaning of recurrent operators is unchanged since
 _BRANCHES = ("then_branch", "else_branch")
 
-# Why an operator is not read, and what to do instead.
+# Why an operator is not supported, and what to do instead.
 _REFUSED = {
-    "DynamicQuantizeLSTM": "its weights are quantized; read the float model that was passed to quantize_dynamic",
-    "DynamicQuantizeLinear": "the model is quantized; read the float model that was passed to quantize_dynamic",
-    "MatMulInteger": "the model is quantized; read the float model that was passed to quantize_dynamic",
-    "Loop": "its recurrence is written as a general loop; export the layer as an operator RNN, LSTM or GRU",
-    "Scan": "its recurrence is written as a general loop; save models of throughtime with throughtime.save, and export "
-    "others with an operator RNN, LSTM or GRU",
-    "SplitToSequence": "the recurrence is unrolled step by step, as torch.onnx.export(dynamo=True) writes nn.RNN; "
-    "export with dynamo=False, or take the layer itself: throughtime.from_torch(layer)",
-    "SequenceAt": "the recurrence is unrolled step by step; export with an operator RNN, LSTM or GRU",
+    "DynamicQuantizeLSTM": "its weights are quantized; load the float model that was passed to quantize_dynamic",
+    "DynamicQuantizeLinear": "the model is quantized; load the float model that was passed to quantize_dynamic",
+    "MatMulInteger": "the model is quantized; load the float model that was passed to quantize_dynamic",
+    "Loop": "its recurrence is a general loop; export the layer as an RNN, LSTM or GRU operator",
+    "Scan": "its recurrence is a general loop; save throughtime models with throughtime.save, and export "
+    "others with an RNN, LSTM or GRU operator",
+    "SplitToSequence": "the recurrence is unrolled step by step, as torch.onnx.export(dynamo=True) does with nn.RNN; "
+    "export with dynamo=False, or convert the layer itself: throughtime.from_torch(layer)",
+    "SequenceAt": "the recurrence is unrolled step by step; export with an RNN, LSTM or GRU operator",
 }
 
 
 class OnnxError(UserError):
-    """An ONNX file that is damaged or contains something unsupported."""
+    """Raised for an ONNX file that is damaged or contains something unsupported."""
 
 
 def refusal(operator: str) -> str:
-    """Why an operator is not read and what to do instead; empty if nothing is known about it."""
+    """Return why an operator is unsupported and what to do instead; empty if unknown."""
     return _REFUSED.get(operator, "")
 
 
 @dataclass(frozen=True)
 class Node:
-    """An operator in a graph.
+    """A node of a graph.
 
     Attributes:
-        operator: its name.
-        inputs, outputs: the names of values; "" for an omitted one.
-        attributes: numbers, strings, tuples of them, and arrays.
+        operator: the name of its operator.
+        inputs, outputs: the names of its values; "" for an omitted one.
+        attributes: numbers, strings, tuples of either, and arrays.
         name: the node's name, "" if it has none.
-        number: its position in the graph.
-        opset: the version of the operators.
-        branches: the graphs inside an `If`: the one for true, and the one for false.
+        number: the node's position in the graph.
+        opset: the version of the operator set.
+        branches: the graphs of an `If`: for true, then for false.
     """
 
     operator: str
@@ -63,22 +63,22 @@ class Node:
     branches: tuple[Block, ...] = ()
 
     def input(self, place: int) -> str:
-        """The name of an input, "" if it is omitted."""
+        """Return the name of an input, "" if it is omitted."""
         return self.inputs[place] if place < len(self.inputs) else ""
 
     def error(self, what: str) -> OnnxError:
-        """An error about this node."""
+        """Create an error about this node."""
         return OnnxError(f"{self.operator} {repr(self.name) if self.name else f'(node {self.number})'}: {what}")
 
 
 @dataclass(frozen=True)
 class Block:
-    """A graph.
+    """A graph of nodes.
 
     Attributes:
-        outputs: the names of its results.
-        nodes: in topological order.
-        constants: the stored arrays by name.
+        outputs: the names of the graph's results.
+        nodes: the nodes, in topological order.
+        constants: the stored arrays, by name.
     """
 
     outputs: tuple[str, ...]
@@ -88,13 +88,13 @@ class Block:
 
 @dataclass(frozen=True)
 class OnnxFile:
-    """A model.
+    """An ONNX model.
 
     Attributes:
-        inputs: the names of the graph's inputs that have no stored value.
-        graph: the graph itself.
-        shapes: of the inputs, the declared shapes; None for a size that is open.
-        types: of the inputs, the declared types, as ONNX numbers them.
+        inputs: the names of the graph's inputs without a stored value.
+        graph: the graph.
+        shapes: the declared shapes of the inputs; None for an unspecified size.
+        types: the declared types of the inputs, as ONNX's type numbers.
         metadata: the file's metadata.
     """
 
@@ -106,7 +106,7 @@ class OnnxFile:
 
 
 def read_onnx(source: Any) -> OnnxFile:
-    """Read a model.
+    """Read an ONNX model.
 
     Args:
         source: a path, the bytes of a file, or an `onnx.ModelProto`.
@@ -139,7 +139,7 @@ def _decoded(proto: Callable[[], Any], what: str, folder: Path | None) -> OnnxFi
     try:
         return _model(proto(), what, folder)
     except (DecodeError, ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        # Strings are decoded and arrays are built lazily, so any of these can be raised here.
+        # Strings are decoded and arrays are built lazily, so any of these errors can be raised here.
         raise OnnxError(f"{what} is damaged or is not an ONNX file: {error}.") from None
 
 
@@ -156,8 +156,8 @@ def _model(proto: Any, what: str, folder: Path | None) -> OnnxFile:
         )
     if proto.functions:
         raise OnnxError(
-            f"{what} defines functions of its own ({', '.join(_text(f.name) for f in proto.functions)}), which are not "
-            "read: expand them with onnx.inliner.inline_local_functions."
+            f"{what} defines its own functions ({', '.join(_text(f.name) for f in proto.functions)}), which are not "
+            "supported: expand them with onnx.inliner.inline_local_functions."
         )
     block = _block(graph, what, opset, folder)
     taken = [value for value in graph.input if value.name not in block.constants]
@@ -178,7 +178,7 @@ def _shape(value: Any) -> tuple[int | None, ...]:
 
 def _block(graph: Any, what: str, opset: int, folder: Path | None) -> Block:
     if graph.sparse_initializer:
-        raise OnnxError(f"{what} has sparse arrays, which can't be read.")
+        raise OnnxError(f"{what} has sparse arrays, which are not supported.")
     constants = {_text(tensor.name): read_array(tensor, tensor.name, folder) for tensor in graph.initializer}
     nodes = tuple(_node(node, number, what, opset, folder) for number, node in enumerate(graph.node))
     return Block(tuple(_text(value.name) for value in graph.output), nodes, constants)
@@ -189,9 +189,9 @@ def _node(proto: Any, number: int, what: str, opset: int, folder: Path | None) -
     inputs, outputs = tuple(map(_text, proto.input)), tuple(map(_text, proto.output))
     if proto.domain not in ("", "ai.onnx"):
         why = f": {refusal(operator)}" if refusal(operator) else ""
-        raise OnnxError(f"the operator {operator} is of {proto.domain!r}, and only ONNX's own are read{why}.")
-    if refusal(operator):  # before its graphs are looked at
-        raise Node(operator, inputs, outputs, {}, name, number, opset).error(f"not read: {refusal(operator)}.")
+        raise OnnxError(f"operator {operator} is from {proto.domain!r}; only ONNX's own are supported{why}.")
+    if refusal(operator):  # before reading its graphs
+        raise Node(operator, inputs, outputs, {}, name, number, opset).error(f"unsupported: {refusal(operator)}.")
     attributes, branches = {}, []
     for a in proto.attribute:
         if operator == "If" and a.name in _BRANCHES:
@@ -209,12 +209,12 @@ def _node(proto: Any, number: int, what: str, opset: int, folder: Path | None) -
         tuple(dict(branches)[b] for b in _BRANCHES if b in dict(branches)),
     )
     if operator == "If" and len(found.branches) != 2:
-        raise found.error("it must have a then_branch and an else_branch.")
+        raise found.error("then_branch or else_branch is missing.")
     return found
 
 
 def _text(given: str | bytes) -> str:
-    """A string; protobuf returns invalid UTF-8 as bytes."""
+    """Check that a string is text: protobuf returns invalid UTF-8 as bytes."""
     if isinstance(given, bytes):
         raise ValueError(f"{given!r} is not text")
     return given
@@ -238,4 +238,4 @@ def _attribute(proto: Any, operator: str, folder: Path | None) -> Any:
             return tuple(text.decode() for text in proto.strings)
         case AttributeProto.TENSOR:
             return read_array(proto.t, f"{operator}'s {proto.name}", folder)
-    raise OnnxError(f"{operator}: its attribute {proto.name!r} is of a kind that can't be read.")
+    raise OnnxError(f"{operator}: attribute {proto.name!r} has an unsupported type.")

@@ -1,4 +1,4 @@
-"""Writing a graph of ONNX: nodes one after the other, values by their names."""
+"""Build ONNX graphs from nodes and named values."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-# Old enough for any runtime of the last years: the first version of Shape that gives a part of the shape is 15.
+# Supported by all recent runtimes; version 15 introduced Shape with start and end.
 OPSET, IR_VERSION = 17, 8
 
-_SMALL = 64  # elements: what is larger is a weight
+_SMALL = 64  # elements; larger constants are weights and not deduplicated
 
 
 class Graph:
-    """A graph that is being written.
+    """A graph under construction.
 
     Args:
-        parent: the graph in a node of which this one is; its values can be used here, and constants are kept there.
+        parent: the graph that contains this one, whose values it can use and which stores its constants.
     """
 
     def __init__(self, name: str, parent: Graph | None = None) -> None:
@@ -36,18 +36,18 @@ class Graph:
         self._used: set[str] = set()
 
     def fresh(self, name: str) -> str:
-        """A name that no value has yet, made from this one."""
+        """Return a unique name based on the given one."""
         taken = self._top._taken
         taken[name] += 1
         return name if taken[name] == 1 else self.fresh(f"{name}_{taken[name]}")
 
     def input(self, name: str, dtype: Any, shape: Sequence[int | str]) -> str:
-        """Declares what the graph is given; a text among the sizes is a size that is known when it is run."""
+        """Declare an input; a string among the sizes names a size that is only known at run time."""
         self.inputs.append(_declared(self.fresh(name), dtype, shape))
         return str(self.inputs[-1].name)
 
     def output(self, name: str, value: str, dtype: Any, shape: Sequence[int | str]) -> None:
-        """Declares what the graph gives."""
+        """Declare an output."""
         from onnx import helper
 
         self._top._used.add(value)
@@ -56,11 +56,11 @@ class Graph:
         self.outputs.append(_declared(given, dtype, shape))
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
-        """A node of one result; returns the result's name."""
+        """Add a node with one result; returns the result's name."""
         return self.node(operator, inputs, 1, **attributes)[0]
 
     def node(self, operator: str, inputs: Sequence[str], results: int, **attributes: Any) -> list[str]:
-        """A node; returns the names of its results."""
+        """Add a node; returns the names of its results."""
         from onnx import helper
 
         self._top._used.update(inputs)
@@ -69,7 +69,7 @@ class Graph:
         return given
 
     def constant(self, array: Array, name: str = "constant") -> str:
-        """A constant's name; equal small ones are one."""
+        """Add a constant and return its name; equal small constants are shared."""
         array = np.asarray(array, order="C")
         top = self._top
         key = array.dtype.str, array.shape, array.tobytes() if array.size < _SMALL else len(top._constants)
@@ -79,11 +79,11 @@ class Graph:
         return top._known[key]
 
     def whole(self, *values: int) -> str:
-        """A constant vector of whole numbers, such as axes and shapes."""
+        """Add a constant vector of integers, such as axes or a shape."""
         return self.constant(np.array(values, np.int64))
 
     def proto(self) -> Any:
-        """The graph as ONNX has it."""
+        """Return the graph as an ONNX proto."""
         from onnx import helper, numpy_helper
 
         used = [(name, array) for name, array in self._constants.items() if name in self._used]

@@ -1,6 +1,4 @@
-"""ONNX's recurrent operators: for each form of one the cell that it runs, where it has the parameters, and which of the
-cell's functions are its activations.
-"""
+"""ONNX's recurrent operators: the equivalent cell, parameter layout and activations of each form."""
 
 from __future__ import annotations
 
@@ -18,17 +16,17 @@ from throughtime.program.rewrite import with_clip
 
 @dataclass(frozen=True)
 class OnnxLayer:
-    """A form of a recurrent operator of ONNX.
+    """A form of one of ONNX's recurrent operators.
 
     Attributes:
         operator: the operator's name.
-        cell: the cell that it runs when its activations are the usual ones.
-        layout: where its tensors have the cell's parameters.
-        functions: for each activation of the operator (f, g, h) the values of the cell that it is applied to. Its
-            attribute `clip` is about those that are sums of gates: the specification says "the input of activations",
-            but ONNX Runtime leaves the LSTM's cell state as it is, and so does this.
-        usual: the names of its activations where its attributes do not say.
-        attributes: the operator's attributes of this form.
+        cell: the equivalent cell with the default activations.
+        layout: the position of the cell's parameters in ONNX's tensors.
+        functions: for each of the operator's activations (f, g, h), the values of the cell that it is applied to. The
+            attribute `clip` bounds those that are sums of gates: the specification says "the input of activations",
+            but ONNX Runtime doesn't clip the LSTM's cell state, and neither does this.
+        usual: the names of the default activations.
+        attributes: the values of the operator's attributes in this form.
     """
 
     operator: str
@@ -40,21 +38,21 @@ class OnnxLayer:
 
     @property
     def has_peepholes(self) -> bool:
-        """Whether it takes the tensor P."""
+        """Whether the operator takes the tensor P."""
         return bool(self.layout.peepholes)
 
     @property
     def usual_activations(self) -> tuple[Activation, ...]:
-        """Its activations where its attributes do not say."""
+        """The default activations."""
         return tuple(map(Activation, self.usual))
 
     def base(self, input_size: int, hidden_size: int, clip: float | None = None, *, bias: bool = True) -> Program:
-        """What the operator computes with the usual activations, in one direction.
+        """Return the operator's program for one direction, with the default activations.
 
         Args:
-            input_size, hidden_size: its sizes.
-            clip: the bound of the gates' sums; none if not given.
-            bias: whether it takes the tensor B.
+            input_size, hidden_size: the input and hidden sizes.
+            clip: the bound of the gates' sums; none by default.
+            bias: whether the operator has the tensor B.
         """
         program = self.cell.program(input_size, hidden_size, bias=bias)
         return program if clip is None else with_clip(program, clip)
@@ -68,18 +66,18 @@ class OnnxLayer:
         *,
         bias: bool = True,
     ) -> Program:
-        """What the operator computes in one direction.
+        """Return the operator's program for one direction.
 
         Args:
             input_size, hidden_size, clip, bias: see `base`.
-            activations: f, g and h, as many as it has; the usual ones if not given.
+            activations: the operator's activations, f, g and h; the defaults if None.
         """
         chosen = self.usual_activations if activations is None else activations
         functions = tuple((name, chosen[k]) for k, names in enumerate(self.functions) for name in names)
         return with_functions(self.base(input_size, hidden_size, clip, bias=bias), functions)
 
     def places(self, program: Program) -> dict[int, int]:
-        """The values of its program to which an activation is applied, and the number of the activation."""
+        """Map the values of the program that an activation is applied to to the index of the activation."""
         return {program.values[name]: k for k, names in enumerate(self.functions) for name in names}
 
 

@@ -1,4 +1,4 @@
-"""Finds the operator of ONNX that computes the same as a program."""
+"""Find the ONNX operator that computes the same as a program."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from throughtime.exchange.onnx.layers import ONNX_LAYERS, OnnxLayer
 from throughtime.program.builder import Builder
 from throughtime.program.core import CONSTANT, INPUT, Instruction, Program
 
-# Stand for any number in what a program is compared with: no cell has these by chance.
+# Placeholders for arbitrary numbers in patterns; no cell uses these values by chance.
 _ANY_ALPHA, _ANY_BETA, _ANY_CLIP = 0.7182818284590452, 0.5772156649015329, 0.9159655941772190
 
 
 class Found(NamedTuple):
-    """An operator with its attributes.
+    """An ONNX operator with its attributes.
 
     Attributes:
-        layer: the operator's form.
-        activations: f, g and h.
-        clip: the bound of the gates' sums, if there is one.
-        program: what it computes: the program that was asked for, with the values' usual names.
+        layer: the form of the operator.
+        activations: the activations f, g and h.
+        clip: the bound of the gates' sums, if any.
+        program: an equivalent of the matched program, with the operator's value names.
     """
 
     layer: OnnxLayer
@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 @lru_cache(maxsize=256)
 def onnx_layer_of(program: Program) -> Found | None:
-    """The operator of ONNX that computes the same as a program of the forward direction; None if there is none."""
+    """Find the ONNX operator that computes the same as a forward program; None if there is none."""
     if len(program.inputs) != 1 or len(program.outputs) != 1 or program.reductions:
         return None
     sizes = program.inputs[0].width, program.states[-1].width
@@ -52,22 +52,22 @@ def onnx_layer_of(program: Program) -> Found | None:
 
 
 class _Match:
-    """A walk through two programs from their ends, which learns what stands in the places of the functions."""
+    """A comparison of two programs, backward from their outputs, that matches the functions that may differ."""
 
     def __init__(self, layer: OnnxLayer, base: Program, program: Program) -> None:
         self.base, self.program = base, program
         self.places = layer.places(base)
-        self.same: dict[int, int] = {}  # a value of the base: the program's value that is the same
+        self.same: dict[int, int] = {}  # values of the base to equal values of the program
         self.activations: dict[int, Activation] = {}
         self.any: dict[float, float] = {}
 
     @property
     def clip(self) -> float | None:
-        """The bound of the gates' sums, if there is one."""
+        """The bound of the gates' sums, if any."""
         return self.any.get(_ANY_CLIP)
 
     def found(self) -> bool:
-        """Whether all that one gives can be what the other gives."""
+        """Check whether all results of the programs match."""
         ends = zip(self.base.states, self.program.states, strict=True)
         return all(self._same(b.next, p.next) for b, p in ends) and self._same(
             self.base.outputs[0].value, self.program.outputs[0].value
@@ -98,7 +98,7 @@ class _Match:
 
 
 def _binds(known: dict[float, float], ours: Instruction, theirs: Instruction) -> bool:
-    """Whether a constant can be another one; what stands for any number is bound to it."""
+    """Check whether a constant matches another; a placeholder matches any number and is bound to it."""
     mine, other = ours["value"], theirs["value"]
     if abs(mine) not in (_ANY_ALPHA, _ANY_BETA, _ANY_CLIP):
         return bool(mine == other)
@@ -107,12 +107,12 @@ def _binds(known: dict[float, float], ours: Instruction, theirs: Instruction) ->
 
 
 class _Pattern(NamedTuple):
-    """A function as a program of its own.
+    """A function as a program, to match against other programs.
 
     Attributes:
-        activation: the function; some of its constants stand for any.
-        body: takes one vector and gives the function of it.
-        root: the result.
+        activation: the function; its constants may be placeholders.
+        body: the instructions that apply the function to a vector.
+        root: the value of the result.
     """
 
     activation: Activation
@@ -120,7 +120,7 @@ class _Pattern(NamedTuple):
     root: int
 
     def bind(self, program: Program, value: int) -> tuple[Activation, int] | None:
-        """The function that a value of a program is, and what it is of; None if it is not this one."""
+        """Match a value of a program; return the function and its argument, or None if it doesn't match."""
         known: dict[float, float] = {}
         source: list[int] = []
 
@@ -141,14 +141,14 @@ class _Pattern(NamedTuple):
 
 @cache
 def _patterns() -> tuple[_Pattern, ...]:
-    # A factor of 1 leaves no trace in a program, so it has a pattern of its own.
+    # A factor of 1 leaves no trace in a program, so it needs a separate pattern.
     choices = [(_ANY_ALPHA, 1.0), (_ANY_BETA, 1.0)]
     found = [
         _pattern(Activation(name, constants))
         for name, kind in KINDS.items()
         for constants in product(*choices[: len(kind.constants)])
     ]
-    return tuple(sorted(found, key=lambda pattern: -pattern.root))  # the identity, which all could be, comes last
+    return tuple(sorted(found, key=lambda pattern: -pattern.root))  # the identity, which matches anything, comes last
 
 
 def _pattern(activation: Activation) -> _Pattern:

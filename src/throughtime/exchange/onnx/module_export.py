@@ -1,4 +1,4 @@
-"""A module that holds recurrent layers among others as a model of ONNX, by torch's own exporter."""
+"""Export a module that contains recurrent layers to ONNX, with torch's own exporter."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from throughtime.nn.hooks import Hookable
 
 
 def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], words: Mapping[str, Any]) -> Any:
-    """Export a module with torch's layers in the places of ours.
+    """Export a module after replacing throughtime's layers in a copy with torch's.
 
     Args:
-        module: the module; it stays as it is.
-        example: an input, or a tuple of them.
+        module: the module; it is not changed.
+        example: an example input, or a tuple of inputs.
         metadata: the model's metadata.
-        words: arguments of `torch.onnx.export`.
+        words: further arguments of `torch.onnx.export`.
 
     Raises:
-        UserError: if there is no layer of ours in it, torch has no such layer, there is no example, or torch's exporter
-            fails.
+        UserError: if the module has no throughtime layer, torch has no such layer, the example is missing, or torch's
+            exporter fails.
     """
     if isinstance(module, nn.RNNBase) and not isinstance(module, Hookable):
         raise UserError(
@@ -36,14 +36,14 @@ def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], words
         )
     if not isinstance(module, nn.Module) or not any(isinstance(inner, Hookable) for inner in module.modules()):
         raise UserError(
-            "expected a Recurrent, RNN, LSTM, GRU or SequenceModel of throughtime or a module that holds some, got a "
-            f"{type(module).__module__}.{type(module).__name__}. torch.onnx.export exports other modules."
+            "expected a Recurrent, RNN, LSTM, GRU or SequenceModel of throughtime, or a module that contains one, got "
+            f"a {type(module).__module__}.{type(module).__name__}. Export other modules with torch.onnx.export."
         )
     layers = [name for name, inner in module.named_modules() if isinstance(inner, Hookable)]
     if example is None:
         raise UserError(
-            f"a {type(module).__name__} that holds layers ({', '.join(layers)}) is exported by running it: pass "
-            "example=x, or a tuple of its inputs. A layer alone needs no example: "
+            f"a {type(module).__name__} that contains layers ({', '.join(layers)}) is exported by running it: pass "
+            "example=x, or a tuple of its inputs. A single layer needs no example: "
             f"to_onnx(model.get_submodule({layers[0]!r}))."
         )
     given = tuple(example) if isinstance(example, tuple | list) else (example,)
@@ -56,15 +56,15 @@ def _proto(module: nn.Module, given: tuple[Tensor, ...], metadata: Mapping[str, 
     from onnx import ModelProto, helper
 
     file = io.BytesIO()
-    # The exporter that keeps each of torch's layers one operator; the newer one unrolls nn.RNN.
+    # This exporter keeps each of torch's layers as one operator; the newer one unrolls nn.RNN.
     arguments: dict[str, Any] = {"dynamo": False, "opset_version": OPSET} | dict(words)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)
-            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]  # of the checks in torch's own layers
-            # It warns of every LSTM; the zero states that it writes have the size of the batch that is run.
+            warnings.filterwarnings("ignore", category=torch.jit.TracerWarning)  # type: ignore[attr-defined]  # from checks in torch's own layers
+            # torch warns about every LSTM, but the zero states that it exports adapt to the batch size at run time.
             warnings.filterwarnings("ignore", message="Exporting a model to ONNX with a batch_size")
-            # With dynamo it returns a program, and otherwise it writes into the file.
+            # With dynamo it returns a program; otherwise it writes to the file.
             program = torch.onnx.export(module, given, None if arguments["dynamo"] else file, **arguments)  # type: ignore[arg-type]
     except Exception as error:
         raise UserError(

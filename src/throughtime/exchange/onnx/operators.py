@@ -1,4 +1,4 @@
-"""The table of ONNX's operators that are read around recurrent layers. An operator that is not in it is refused."""
+"""The supported ONNX operators around recurrent layers. All others are rejected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A model of ONNX as a module."""
+"""Import an ONNX model as a module."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ from throughtime.exchange.onnx.graph import Array
 from throughtime.exchange.onnx.recurrent import OPERATORS, OnnxRecurrent
 from throughtime.exchange.onnx.steps import Steps, plain_name
 
-_FLOAT64 = 11  # ONNX's number of the type
-_SMALL = 1 << 16  # elements that a result may always have
+_FLOAT64 = 11  # ONNX's type number
+_SMALL = 1 << 16  # elements; smaller results are always allowed
 
 
 def from_onnx(source: str | os.PathLike[str] | bytes | Any, *, weights: Mapping[str, Any] | None = None) -> OnnxModel:
-    """Make a module from an ONNX model whose recurrent layers are operators RNN, LSTM or GRU.
+    """Create a module from an ONNX model whose recurrent layers are RNN, LSTM or GRU operators.
 
     Args:
-        source: the path of the file, with its data file beside it if it has one; the file's bytes; or an
+        source: the path of the file, with its data file, if any, next to it; the content of the file; or an
             `onnx.ModelProto`.
-        weights: arrays for inputs of the model, by name, which become parameters; or other values for arrays that the
-            file stores. For a file that takes a layer's weights as inputs.
+        weights: arrays by name, for inputs of the model, which become parameters (for a file that takes a layer's
+            weights as inputs), or to replace stored arrays.
 
     Returns:
-        A module that computes what the model does. Each recurrent operator in it is one of our layers, and all weights
-        are parameters, which can be trained.
+        A module that computes the same as the model. Its recurrent operators are throughtime layers, and all weights
+        are trainable parameters.
 
     Raises:
-        UserError: if the file is missing or damaged or contains something unsupported, if a weight does not fit, or if
-            the package onnx is missing.
+        UserError: if the file is missing, damaged or unsupported, if a weight has the wrong shape, or if the onnx
+            package is not installed.
     """
     file = read_onnx(source)
     return OnnxModel(_with_weights(file, weights) if weights is not None else file)
 
 
 def _with_weights(file: OnnxFile, weights: Mapping[str, Any]) -> OnnxFile:
-    """The file with other stored arrays."""
+    """Replace stored arrays of a file."""
     known, arrays = [*file.inputs, *file.graph.constants], dict(file.graph.constants)
     if not isinstance(weights, Mapping):
         raise UserError(f"weights must be a dictionary from names to arrays, got {type(weights).__name__}.")
@@ -58,8 +58,8 @@ def _with_weights(file: OnnxFile, weights: Mapping[str, Any]) -> OnnxFile:
         sizes = None if wanted is None else [n if d is None else d for n, d in zip(array.shape, wanted, strict=False)]
         if wanted is not None and (len(wanted) != array.ndim or sizes != list(array.shape)):
             shown = ["?" if d is None else d for d in wanted]
-            raise UserError(f"weights[{name!r}] must have the shape {shown}, got {list(array.shape)}.")
-        # As the model declares it: NumPy makes float64 of whatever is computed.
+            raise UserError(f"weights[{name!r}] must have shape {shown}, got {list(array.shape)}.")
+        # Use the declared dtype: arrays computed with NumPy are float64 by default.
         double = file.types.get(name) == _FLOAT64 if name not in arrays else arrays[name].dtype == np.float64
         arrays[name] = array.astype(np.float64 if double else np.float32) if array.dtype.kind == "f" else array
     inputs = tuple(name for name in file.inputs if name not in weights)
@@ -67,11 +67,11 @@ def _with_weights(file: OnnxFile, weights: Mapping[str, Any]) -> OnnxFile:
 
 
 class OnnxModel(nn.Module):
-    """An ONNX model on our engines.
+    """An ONNX model that runs on throughtime's engines.
 
     Attributes:
-        inputs, outputs: the names of its inputs and outputs.
-        layers: the recurrent layers by the names of their nodes, in the order in which they run.
+        inputs, outputs: the names of the model's inputs and outputs.
+        layers: the recurrent layers, by the names of their nodes, in running order.
         weights: the other weights, by their names in the file.
         metadata: the file's metadata.
     """
@@ -86,9 +86,9 @@ class OnnxModel(nn.Module):
             size_limit.reset(token)
         if not found.layers:
             raise OnnxError(
-                f"the model has none of the operators {', '.join(OPERATORS)}: there is nothing for throughtime to run. "
-                "If its recurrence is unrolled into other operators, as torch.onnx.export(dynamo=True) writes nn.RNN, "
-                "export it with dynamo=False, or take the layer itself: throughtime.from_torch(layer)."
+                f"the model has no {', '.join(OPERATORS)} operator, so there is nothing for throughtime to run. "
+                "If its recurrence is unrolled into other operators, as torch.onnx.export(dynamo=True) does with "
+                "nn.RNN, export it with dynamo=False, or convert the layer itself: throughtime.from_torch(layer)."
             )
         self.layers = nn.ModuleDict(found.layers)
         self.weights = nn.ParameterDict()
@@ -116,14 +116,14 @@ class OnnxModel(nn.Module):
         """Run the model.
 
         Args:
-            *given: its inputs, in the order of `inputs`.
-            **by_name: its inputs, by name.
+            *given: the model's inputs, in the order of `inputs`.
+            **by_name: the model's inputs, by name.
 
         Returns:
-            Its outputs, in the order of `outputs`; a tuple if there are several.
+            The model's outputs, in the order of `outputs`; a tuple if there are several.
 
         Raises:
-            UserError: if an input is missing or its shape does not fit.
+            UserError: if an input is missing or has the wrong shape.
         """
         values = self._arguments(given, by_name)
         elements = sum(v.numel() for v in values.values())
@@ -147,19 +147,19 @@ class OnnxModel(nn.Module):
         if len(given) > len(self.inputs) or len(arguments) < max(len(self.inputs), len(given) + len(by_name)):
             lacking = [name for name in self._weight_inputs if name not in arguments]
             hint = (
-                f" Weights among them ({', '.join(sorted(lacking))}) can be set once: "
+                f" Inputs that are weights ({', '.join(sorted(lacking))}) can be set once: "
                 f"from_onnx(..., weights={{{', '.join(f'{name!r}: array' for name in sorted(lacking))}}})."
                 if lacking
                 else ""
             )
             raise UserError(
-                f"the model takes {', '.join(self.inputs)}; got {len(given)} in order"
+                f"the model takes {', '.join(self.inputs)}; got {len(given)} positional"
                 f"{' and ' + ', '.join(by_name) if by_name else ''}.{hint}"
             )
         return {name: torch.as_tensor(value) for name, value in arguments.items()}
 
     def layer(self, name: str) -> OnnxRecurrent:
-        """A recurrent layer by its name among `layers`."""
+        """Return a recurrent layer by its name in `layers`."""
         found = self.layers[name]
         assert isinstance(found, OnnxRecurrent)
         return found

@@ -1,4 +1,4 @@
-"""A node RNN, LSTM or GRU of a model of ONNX as a module on our engines."""
+"""Run an ONNX RNN, LSTM or GRU node on throughtime's engines, as a module."""
 
 from __future__ import annotations
 
@@ -31,20 +31,20 @@ _USUAL = {
 
 
 class OnnxRecurrent(nn.Module):
-    """A recurrent operator of ONNX: one layer, in one direction of time or both.
+    """A recurrent ONNX operator: one layer with one or two directions.
 
     Args:
         node: the node.
-        stored: its tensors W, R, B and P, those that there are; None if they are given with each call.
+        stored: the node's tensors W, R, B and P, if present; None if they are inputs of each call.
 
     Attributes:
-        layers: one `Recurrent` of both directions, or one for each if they differ in more than weights; none if the
-            weights are given with each call.
-        takes: the names of the values that a call is given: x, the lengths, the initial states, and W, R, B and P
-            unless they are stored; "" for an omitted one.
+        layers: one `Recurrent` for both directions, or one per direction if they differ in more than weights; empty if
+            the weights are inputs of each call.
+        takes: the names of a call's inputs: x, the lengths, the initial states, and W, R, B and P unless they are
+            stored; "" for an omitted one.
 
     Raises:
-        OnnxError: if an attribute or a shape does not follow the operator's specification.
+        OnnxError: if an attribute or a shape violates the operator's specification.
     """
 
     def __init__(self, node: Node, stored: Mapping[str, Tensor] | None) -> None:
@@ -71,13 +71,13 @@ class OnnxRecurrent(nn.Module):
         """Run the layer.
 
         Args:
-            x: `[T, B, input]`; here and below as the operator's attribute `layout` says.
-            lengths: the number of steps of each sequence; all if not given.
-            *rest: for each state the initial `[directions, B, hidden]`, zeros where not given; then W, R, B and P if
+            x: `[T, B, input]`; this and the shapes below follow the operator's attribute `layout`.
+            lengths: the number of steps of each sequence; T by default.
+            *rest: the initial value of each state, `[directions, B, hidden]`, zeros by default; then W, R, B and P if
                 they are not stored.
 
         Returns:
-            Y `[T, directions, B, hidden]` and each state's last value, of the shape of the initial one.
+            Y `[T, directions, B, hidden]` and the final value of each state, shaped like the initial one.
         """
         states = rest[: self._count]
         run, width, alike = self._runs(rest[self._count :])
@@ -88,7 +88,7 @@ class OnnxRecurrent(nn.Module):
         for state in given:
             if state.shape != (directions, x.shape[1], width):
                 raise self.node.error(
-                    f"an initial state must have the shape {[directions, x.shape[1], width]}, got {list(state.shape)}."
+                    f"an initial state must have shape {[directions, x.shape[1], width]}, got {list(state.shape)}."
                 )
         outputs, ended = [], []
         for k, layer in enumerate(run):
@@ -104,11 +104,11 @@ class OnnxRecurrent(nn.Module):
 
     @property
     def _form(self) -> OnnxLayer:
-        """Its row in the table, which is not kept: a cell's equations can't be pickled."""
+        """The operator's form, recomputed because a cell's equations can't be pickled."""
         return _form(self.node, bool(self.node.input(_PEEPHOLE)))
 
     def _runs(self, given: tuple[Tensor | None, ...]) -> tuple[list[Callable[..., Any]], int, bool]:
-        """What runs each of `layers`, the hidden size, and whether one layer runs both directions."""
+        """Return a function to run each of `layers`, the hidden size, and whether one layer runs both directions."""
         if not given:
             first = self.layers[0]
             assert isinstance(first, Recurrent)
@@ -134,10 +134,10 @@ class OnnxRecurrent(nn.Module):
         return _Weights(programs, parameters, self._ways, hidden)
 
     def origins(self, names: Mapping[str, str]) -> Iterator[tuple[nn.Module, str, Hashable]]:
-        """For each parameter its module, its name, and a key that equals that of another layer's equal parameter.
+        """Yield each parameter's module, name, and a key that is the same for equal parameters of other layers.
 
         Args:
-            names: the names of the stored tensors W, R, B and P in the file.
+            names: the names of the tensors W, R, B and P in the file.
         """
         way = 0
         for layer in self.layers:
@@ -153,7 +153,7 @@ class OnnxRecurrent(nn.Module):
 
 
 class _Weights(NamedTuple):
-    """The programs and parameters of the directions, and whether each is the reverse one."""
+    """The programs and parameters of the directions, and whether each runs in reverse."""
 
     programs: list[Program]
     parameters: list[list[Tensor]]
@@ -166,7 +166,7 @@ class _Weights(NamedTuple):
         return len(self.ways) == 2 and self.programs[0] == self.programs[1]
 
     def layers(self) -> list[tuple[list[Program], list[list[Tensor]], dict[str, Any]]]:
-        """The programs, parameters and options of each `Recurrent`."""
+        """Return the programs, parameters and options of each `Recurrent`."""
         if self.alike:
             return [(self.programs[:1], self.parameters, {"bidirectional": True})]
         return [
@@ -189,33 +189,33 @@ def _of_way(stored: Mapping[str, Tensor], way: int) -> Stored:
 
 
 def _form(node: Node, peepholes: bool) -> OnnxLayer:
-    """The row of the table that has the node's attributes."""
+    """Return the operator's form with the node's attributes."""
     forms = [layer for layer in ONNX_LAYERS if layer.operator == node.operator]
     own = {name for layer in forms for name in layer.attributes}
     for name in node.attributes:
         if name not in own | _USUAL:
-            raise node.error(f"it has no attribute {name!r}{nearest(name, own | _USUAL)}.")
+            raise node.error(f"unknown attribute {name!r}{nearest(name, own | _USUAL)}.")
     given = {name: int(bool(_whole(node, name))) for name in own}
     for layer in forms:
         if layer.has_peepholes == peepholes and all(given[n] == value for n, value in layer.attributes.items()):
             return layer
-    raise node.error("it has no peepholes, but eight inputs.")
+    raise node.error("expected at most 7 inputs for an operator without peepholes, got 8.")
 
 
 def _ways(node: Node) -> tuple[bool, ...]:
-    """For each direction whether it is the reverse one."""
+    """Return whether each direction runs in reverse."""
     return _DIRECTIONS[_choice(node, "direction", tuple(_DIRECTIONS), "forward")]
 
 
 def _activations(node: Node, layer: OnnxLayer, directions: int) -> list[tuple[Activation, ...]]:
-    """Each direction's f, g and h."""
+    """Return the activations f, g and h of each direction."""
     names = node.attributes.get("activations", layer.usual * directions)
     count = len(layer.usual)
     if not _texts(names) or len(names) != count * directions:
-        raise node.error(f"{count * directions} activations are wanted; given {names!r}.")
+        raise node.error(f"expected {count * directions} activations, got {names!r}.")
     for name in names:
         if name not in KINDS:
-            raise node.error(f"no activation is called {name!r}{nearest(name, KINDS)} ({', '.join(KINDS)}).")
+            raise node.error(f"unknown activation {name!r}{nearest(name, KINDS)}; supported: {', '.join(KINDS)}.")
     left = [list(_numbers(node, f"activation_{which}")) for which in ("alpha", "beta")]
     found = []
     for name in names:
@@ -223,12 +223,12 @@ def _activations(node: Node, layer: OnnxLayer, directions: int) -> list[tuple[Ac
         for given, usual, which in zip(left, KINDS[name].constants, ("alpha", "beta"), strict=False):
             constant = given.pop(0) if given else usual
             if constant is None:
-                raise node.error(f"its activation {name} needs an activation_{which}.")
+                raise node.error(f"activation {name} needs an activation_{which}.")
             constants.append(constant)
         found.append(Activation(name, tuple(constants)))
     for given, which in zip(left, ("alpha", "beta"), strict=True):
         if given:
-            raise node.error(f"activation_{which} has {len(given)} numbers more than its activations take.")
+            raise node.error(f"activation_{which} has {len(given)} value(s) more than its activations need.")
     return [tuple(found[k * count : (k + 1) * count]) for k in range(directions)]
 
 
@@ -237,16 +237,16 @@ def _clip(node: Node) -> float | None:
         return None
     clip = node.attributes["clip"]
     if not isinstance(clip, float) or not clip > 0:
-        raise node.error(f"clip is a number above 0; given {clip!r}.")
+        raise node.error(f"clip must be greater than 0, got {clip!r}.")
     return None if math.isinf(clip) else clip
 
 
 def _sizes(node: Node, layer: OnnxLayer, stored: Mapping[str, Tensor], directions: int) -> tuple[int, int]:
-    """The hidden and the input size, from tensors whose shapes have been checked."""
+    """Return the hidden and input sizes, from tensors whose shapes are checked."""
     for name in ("W", "R"):
         if name not in stored or stored[name].dim() != 3 or 0 in stored[name].shape:
             given = list(stored[name].shape) if name in stored else "none"
-            raise node.error(f"its {name} must have three axes, none of them empty; given {given}.")
+            raise node.error(f"{name} must have 3 nonempty dimensions, got shape {given}.")
     hidden, inputs = stored["R"].shape[2], stored["W"].shape[2]
     rows = len(layer.layout.gates) * hidden
     wanted = {
@@ -257,32 +257,32 @@ def _sizes(node: Node, layer: OnnxLayer, stored: Mapping[str, Tensor], direction
     }
     for name, tensor in stored.items():
         if list(tensor.shape) != wanted[name]:
-            raise node.error(f"its {name} must have the shape {wanted[name]}; given {list(tensor.shape)}.")
+            raise node.error(f"{name} must have shape {wanted[name]}, got {list(tensor.shape)}.")
         if tensor.dtype not in (torch.float32, torch.float64) or tensor.dtype != stored["W"].dtype:
-            raise node.error(f"its parameters must all be float32 or all float64; {name} is {tensor.dtype}.")
+            raise node.error(f"parameters must all be float32 or all float64, got {tensor.dtype} for {name}.")
     if node.attributes.get("hidden_size", hidden) != hidden:
-        raise node.error(f"its hidden_size is {node.attributes['hidden_size']!r}, but its R has {hidden}.")
+        raise node.error(f"hidden_size is {node.attributes['hidden_size']!r}, but R has {hidden}.")
     return hidden, inputs
 
 
 def _choice(node: Node, name: str, choices: Sequence[Any], usual: Any) -> Any:
     given = node.attributes.get(name, usual)
     if given not in choices:
-        raise node.error(f"its {name} must be one of {', '.join(map(str, choices))}; given {given!r}.")
+        raise node.error(f"{name} must be one of {', '.join(map(str, choices))}, got {given!r}.")
     return given
 
 
 def _whole(node: Node, name: str) -> int:
     given = node.attributes.get(name, 0)
     if not isinstance(given, int):
-        raise node.error(f"its {name} must be a whole number; given {given!r}.")
+        raise node.error(f"{name} must be an integer, got {given!r}.")
     return given
 
 
 def _numbers(node: Node, name: str) -> tuple[float, ...]:
     given = node.attributes.get(name, ())
     if not isinstance(given, tuple) or not all(isinstance(n, int | float) and math.isfinite(n) for n in given):
-        raise node.error(f"its {name} must be finite numbers; given {given!r}.")
+        raise node.error(f"{name} must be finite numbers, got {given!r}.")
     return tuple(map(float, given))
 
 

@@ -1,4 +1,4 @@
-"""ONNX's operators along axes, in torch: reductions, cumulative sums, softmax."""
+"""ONNX's operators along axes, in torch: reductions, cumulative sums and softmax."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch.nn import functional
 from throughtime.exchange.onnx.bounds import Meaning, bounded, integers
 from throughtime.exchange.onnx.file import Node
 
-Reduction = Callable[[Tensor, list[int]], Tensor]  # x and axes, which are kept with the size 1
+Reduction = Callable[[Tensor, list[int]], Tensor]  # takes x and axes; reduced axes keep size 1
 
 
 def _reduction(function: Reduction) -> Meaning:
@@ -66,7 +66,9 @@ def _top_k(node: Node, x: Tensor, k: Tensor | None = None) -> tuple[Tensor, ...]
     axis, largest = node.attributes.get("axis", -1), bool(node.attributes.get("largest", 1))
     if not 0 <= count <= x.shape[axis]:
         raise ValueError(f"k must be between 0 and {x.shape[axis]}, got {count}")
-    values, indices = x.sort(dim=axis, descending=largest, stable=True)  # equal ones in their order, unlike torch.topk
+    values, indices = x.sort(
+        dim=axis, descending=largest, stable=True
+    )  # keeps the order of equal values, unlike torch.topk
     return values.narrow(axis, 0, count), indices.narrow(axis, 0, count)
 
 
@@ -74,7 +76,7 @@ def _softmax(function: Callable[[Tensor, int], Tensor]) -> Meaning:
     def meaning(node: Node, x: Tensor) -> Tensor:
         if node.opset >= 13:
             return function(x, node.attributes.get("axis", -1))
-        # over all the axes from this one on
+        # over all axes from this one on
         return function(x.flatten(node.attributes.get("axis", 1)), -1).reshape(x.shape)
 
     return meaning

@@ -1,4 +1,4 @@
-"""A program as nodes of ONNX: a Scan over its steps; what needs no state stands before it, what feeds none after it."""
+"""Write a program as ONNX nodes: a Scan over steps, with nodes before and after it for work that needs no state."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from throughtime.program.phases import Phase, phases
 
 
 class At(NamedTuple):
-    """An instruction and where it is written.
+    """An instruction and its context in the graph.
 
     Attributes:
         graph: the graph.
-        instruction: the instruction.
-        values: the values that it takes.
+        instruction: the instruction to write.
+        values: the names of its arguments.
         parameters: the program's parameters.
-        dtype: of all numbers.
+        dtype: the dtype of all numbers.
     """
 
     graph: Graph
@@ -32,11 +32,11 @@ class At(NamedTuple):
     dtype: Any
 
     def add(self, operator: str, *values: str, **attributes: Any) -> str:
-        """A node; returns its result."""
+        """Add a node and return its result."""
         return self.graph.add(operator, *values, **attributes)
 
     def number(self, value: float) -> str:
-        """A constant."""
+        """Add a scalar constant."""
         return self.graph.constant(np.array([value], self.dtype))
 
 
@@ -57,7 +57,7 @@ def _softplus(at: At) -> str:
     (a,) = at.values
     if at.dtype == np.float32:
         return at.add("Softplus", a)
-    # ONNX Runtime has it for float32 alone: max(a, 0) + log(1 + exp(-|a|))
+    # ONNX Runtime supports Softplus only for float32: max(a, 0) + log(1 + exp(-|a|))
     small = at.add("Exp", at.add("Neg", at.add("Abs", a)))
     return at.add("Add", at.add("Relu", a), at.add("Log", at.add("Add", small, at.number(1))))
 
@@ -72,7 +72,7 @@ def _slice(at: At) -> str:
     return at.add("Slice", at.values[0], whole(start), whole(start + at.instruction.width), whole(-1))
 
 
-# What each operation of a program is in ONNX: the operator that the table of operations names, or some composed here.
+# The ONNX operator of each operation: as named by the table of operations, or composed here.
 EMIT: dict[str, Callable[[At], str]] = {
     **{name: _same(row.onnx) for name, row in OPERATIONS.items() if row.onnx},
     "greater": _greater,
@@ -96,18 +96,18 @@ def add_program(
     parameters: Sequence[Array],
     dtype: Any,
 ) -> tuple[list[str], list[str]]:
-    """Adds a run of a program to a graph.
+    """Add a run of a program to a graph.
 
     Args:
         graph: the graph.
         program: the program.
-        inputs: for each input of the program the value `[T, B, width]`.
-        states: for each state the value `[B, width]` that it starts with.
-        parameters: an array of each parameter's shape.
-        dtype: of all numbers.
+        inputs: the value of each input of the program, `[T, B, width]`.
+        states: the initial value of each state, `[B, width]`.
+        parameters: the program's parameters, as arrays.
+        dtype: the dtype of all numbers.
 
     Returns:
-        Each output's value `[T, B, width]`, and each state's last value `[B, width]`.
+        The values of the outputs, `[T, B, width]`, and the final values of the states, `[B, width]`.
     """
     return _Writer(graph, program, inputs, parameters, dtype).written(states)
 
@@ -119,7 +119,7 @@ class _Writer:
         self.graph, self.program, self.inputs, self.parameters = graph, program, inputs, parameters
         self.dtype = dtype
         self.phases = phases(program)
-        self.values: dict[int, str] = {}  # outside of the loop: [width] if static, else [T, B, width]
+        self.values: dict[int, str] = {}  # outside the loop: [width] if static, else [T, B, width]
 
     def written(self, states: Sequence[str]) -> tuple[list[str], list[str]]:
         self._compute((Phase.STATIC, Phase.BEFORE))
@@ -142,7 +142,7 @@ class _Writer:
             return graph.constant(np.array([instruction["value"]], self.dtype))
         args = [values[a] for a in instruction.args]
         if not OPERATIONS[instruction.op].pointwise:
-            # A constant is written as one element, which pointwise operations repeat; others need all of them.
+            # A constant is written as one element, which pointwise operations broadcast; others need all elements.
             args = [self._whole(graph, id, value) for id, value in zip(instruction.args, args, strict=True)]
         if instruction.op == "concat" and any(self.phases[a] is not Phase.STATIC for a in instruction.args):
             args = [self._with_rows(graph, id, v, rows) for id, v in zip(instruction.args, args, strict=True)]
@@ -154,7 +154,7 @@ class _Writer:
         return graph.add("Expand", value, graph.whole(self.program.body[id].width))
 
     def _with_rows(self, graph: Graph, id: int, value: str, rows: str) -> str:
-        """A value repeated for each row (and step) of another, if it is static."""
+        """Repeat a static value for each row (and step) of another; others are returned unchanged."""
         if self.phases[id] is not Phase.STATIC:
             return value
         shape = graph.add("Concat", graph.add("Shape", rows, end=-1), graph.whole(self.program.body[id].width), axis=0)
@@ -171,7 +171,7 @@ class _Writer:
         body = Graph(program.name, self.graph)
         inner: dict[int, str] = {id: v for id, v in self.values.items() if phases[id] is Phase.STATIC}
         old = [body.input(f"{s.name}.previous", self.dtype, ("B", s.width)) for s in program.states]
-        # A loop needs something to loop over, if only to know how often.
+        # A Scan needs an input to determine the number of steps.
         widths = [program.body[id].width for id in given] or [program.inputs[0].width]
         scanned = [self.values[id] for id in given] or self.inputs[:1]
         steps = [body.input("step", self.dtype, ("B", width)) for width in widths]
@@ -202,7 +202,7 @@ class _Writer:
         return results[: len(states)]
 
     def _kept(self) -> list[int]:
-        """The values of the loop that are needed of all steps."""
+        """Return the values of the loop that are needed for all steps."""
         after = {output.value for output in self.program.outputs}
         after |= {a for id, i in enumerate(self.program.body) if self.phases[id] is Phase.AFTER for a in i.args}
         return sorted(id for id in after if self.phases[id] is Phase.STEP)

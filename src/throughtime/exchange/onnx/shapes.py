@@ -11,7 +11,7 @@ from torch.nn import functional
 from throughtime.exchange.onnx.bounds import Meaning, bounded, broadcast, integers
 from throughtime.exchange.onnx.file import Node
 
-# ONNX's numbers of the types that can be cast to.
+# ONNX's type numbers that Cast supports.
 _TYPES = {
     1: torch.float32,
     2: torch.uint8,
@@ -34,7 +34,7 @@ def _constant(node: Node) -> Tensor:
             return torch.tensor(value, dtype=torch.int64)
         if name in ("value_float", "value_floats"):
             return torch.tensor(value, dtype=torch.float32)
-    raise ValueError("it has no number")
+    raise ValueError("the constant has no value")
 
 
 def _transpose(node: Node, x: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ def _squeeze(node: Node, x: Tensor, axes: Tensor | None = None) -> Tensor:
         return x.squeeze()
     for axis in given:
         if x.shape[axis] != 1:
-            raise ValueError(f"axis {axis} of {list(x.shape)} is not 1")
+            raise ValueError(f"axis {axis} of shape {list(x.shape)} does not have size 1")
     return x.squeeze(tuple(given))
 
 
@@ -72,10 +72,10 @@ def _flatten(node: Node, x: Tensor) -> Tensor:
 
 
 def _indices(indices: Tensor, rows: int, device: torch.device) -> Tensor:
-    """Indices into an axis, counted from its start."""
+    """Convert negative indices into an axis, and check the range."""
     indices = indices.to(device, torch.int64)
     if indices.numel() and not -rows <= int(indices.min()) <= int(indices.max()) < rows:
-        raise ValueError(f"an index is outside of the {rows} rows")
+        raise ValueError(f"an index is out of range for {rows} rows")
     return indices % rows if rows else indices
 
 
@@ -96,7 +96,7 @@ def _gather_elements(node: Node, x: Tensor, indices: Tensor) -> Tensor:
 def _gather_nd(node: Node, x: Tensor, indices: Tensor) -> Tensor:
     batch, depth = node.attributes.get("batch_dims", 0), indices.shape[-1]
     if batch < 0 or x.shape[:batch] != indices.shape[:batch] or batch + depth > x.dim():
-        raise ValueError(f"indices {list(indices.shape)} don't fit {list(x.shape)} with batch_dims {batch}")
+        raise ValueError(f"indices of shape {list(indices.shape)} do not fit {list(x.shape)} with batch_dims {batch}")
     bounded(indices.numel() // max(depth, 1), *x.shape[batch + depth :])
     rows = torch.arange(math.prod(x.shape[:batch]), device=x.device)
     flat = indices.reshape(len(rows), -1, depth)
@@ -157,7 +157,7 @@ def _expand(node: Node, x: Tensor, shape: Tensor) -> Tensor:
 def _tile(node: Node, x: Tensor, repeats: Tensor) -> Tensor:
     times = [int(n) for n in repeats.tolist()]
     if len(times) != x.dim() or min(times, default=0) < 0:
-        raise ValueError(f"{times} is not a number of repeats for each axis of {list(x.shape)}")
+        raise ValueError(f"repeats {times} must have one number for each axis of {list(x.shape)}")
     bounded(x.numel(), *times)
     return x.repeat(times)
 
@@ -168,19 +168,19 @@ def _pad(
     given = integers(node, "pads", pads) or []
     along = [a % x.dim() for a in (integers(node, "axes", axes) or range(x.dim()))]
     if len(given) != 2 * len(along):
-        raise ValueError(f"{2 * len(along)} pads are needed, got {len(given)}")
+        raise ValueError(f"expected {2 * len(along)} pads, got {len(given)}")
     before, after = ([0] * x.dim() for _ in range(2))
     for k, axis in enumerate(along):
         before[axis], after[axis] = given[k], given[k + len(along)]
     bounded(*(max(n + b + a, 0) for n, b, a in zip(x.shape, before, after, strict=True)))
     mode = node.attributes.get("mode", "constant")
     if mode not in _PADDING:
-        raise ValueError(f"its mode must be one of {', '.join(_PADDING)}, got {mode!r}")
+        raise ValueError(f"mode must be one of {', '.join(_PADDING)}, got {mode!r}")
     if mode == "constant":
         fill = node.attributes.get("value", 0.0) if value is None else value.item()
         pairs = [n for b, a in zip(reversed(before), reversed(after), strict=True) for n in (b, a)]
         return functional.pad(x, pairs, value=fill)
-    for axis, (b, a) in enumerate(zip(before, after, strict=True)):  # torch pads the last axes alone this way
+    for axis, (b, a) in enumerate(zip(before, after, strict=True)):  # torch supports these modes only for the last axes
         if b or a:
             rows = x.movedim(axis, -1)
             flat = functional.pad(rows.reshape(1, -1, rows.shape[-1]), (b, a), _PADDING[mode])
@@ -190,7 +190,7 @@ def _pad(
 
 def _cast(node: Node, x: Tensor) -> Tensor:
     if node.attributes["to"] not in _TYPES:
-        raise ValueError(f"casts to ONNX's type {node.attributes['to']} are not read")
+        raise ValueError(f"casts to ONNX's type {node.attributes['to']} are not supported")
     return x.to(_TYPES[node.attributes["to"]])
 
 
@@ -204,7 +204,7 @@ def _range(node: Node, start: Tensor, limit: Tensor, delta: Tensor) -> Tensor:
 def _one_hot(node: Node, indices: Tensor, depth: Tensor, values: Tensor) -> Tensor:
     classes, axis = int(depth.item()), node.attributes.get("axis", -1)
     if classes < 1:
-        raise ValueError(f"its depth must be positive, got {classes}")
+        raise ValueError(f"depth must be positive, got {classes}")
     bounded(indices.numel(), classes)
     indices = indices.to(torch.int64)
     wrapped = torch.where(indices < 0, indices + classes, indices)
@@ -218,7 +218,7 @@ def _reverse_sequence(node: Node, x: Tensor, lengths: Tensor) -> Tensor:
     steps = torch.arange(rows.shape[1], device=x.device)
     ends = lengths.to(x.device, torch.int64).unsqueeze(1)
     if int(ends.min()) < 0 or int(ends.max()) > rows.shape[1]:
-        raise ValueError(f"a length is not between 0 and {rows.shape[1]}")
+        raise ValueError(f"lengths must be from 0 to {rows.shape[1]}")
     source = torch.where(steps < ends, ends - 1 - steps, steps)
     taken = rows[torch.arange(len(rows), device=x.device).unsqueeze(1), source]
     return taken.movedim((0, 1), (batch, time))
@@ -231,7 +231,7 @@ def _trilu(node: Node, x: Tensor, k: Tensor | None = None) -> Tensor:
 
 def _dropout(node: Node, x: Tensor, ratio: Tensor | None = None, training: Tensor | None = None) -> tuple[Tensor, ...]:
     if training is not None and bool(training):
-        raise ValueError("it is in training mode; export the model after model.eval()")
+        raise ValueError("the node is in training mode; export the model after model.eval()")
     return x, torch.ones_like(x, dtype=torch.bool)
 
 

@@ -1,4 +1,4 @@
-"""A stack of recurrent layers as nodes of ONNX: what `throughtime.nn.stack` runs, written down."""
+"""Write a stack of recurrent layers as ONNX nodes, equivalent to `throughtime.nn.stack`."""
 
 from __future__ import annotations
 
@@ -17,35 +17,37 @@ from throughtime.exchange.onnx.scan import add_program
 from throughtime.nn.options import Options, output_width
 from throughtime.program.core import Program
 
-Layer = Sequence[tuple[Program, Sequence[Tensor]]]  # of each direction a program and its parameters
+Layer = Sequence[tuple[Program, Sequence[Tensor]]]  # each direction's program and parameters
 
 
 class Stack(NamedTuple):
-    """Layers, and how they are joined."""
+    """Recurrent layers and how they are joined."""
 
     layers: Sequence[Layer]
     options: Options
 
     @property
     def dtype(self) -> Any:
-        """What all numbers are.
+        """The dtype of all numbers.
 
         Raises:
-            UserError: if ONNX Runtime has no operators for them.
+            UserError: if ONNX Runtime has no operators for the dtype.
         """
         given = self.layers[0][0][1][0].dtype
         if given not in (torch.float32, torch.float64):
-            raise UserError(f"the numbers must be float32 or float64; given {given}. Convert them: module.float().")
+            raise UserError(
+                f"the dtype must be float32 or float64, got {given}: convert the module with module.float()."
+            )
         return np.float32 if given == torch.float32 else np.float64
 
     @property
     def program(self) -> Program:
-        """The first layer's program, whose states are those of all layers."""
+        """The first layer's program; all layers have the same states."""
         return self.layers[0][0][0]
 
     @property
     def output_width(self) -> int:
-        """The number of features that it gives, of each direction where they stay apart."""
+        """The number of output features; of each direction's output if they stay separate."""
         width, taken = 0, self.program.inputs[0].width
         for layer in self.layers:
             width = self.options.merged_width(output_width(layer[0][0]))
@@ -54,24 +56,24 @@ class Stack(NamedTuple):
 
 
 def add_stack(graph: Graph, stack: Stack, x: str, further: Sequence[str] = ()) -> tuple[list[str], list[str]]:
-    """Adds layer upon layer to a graph, and the initial states to what it takes.
+    """Add the layers to a graph one after another, and the initial states to its inputs.
 
     Args:
         graph: the graph.
         stack: the layers.
         x: the value `[T, B, input]`.
-        further: the inputs beside x of every layer, each `[T, B, width]`.
+        further: the inputs other than x of every layer, `[T, B, width]` each.
 
     Returns:
-        What the last layer gives, `[T, B, features]`, of each direction where they stay apart; `[B, features]` of the
-        last steps. And each state's last value, `[layers * directions, B, width]`.
+        The last layer's outputs, `[T, B, features]`, one per direction if they stay separate, or `[B, features]` for
+        the last steps; and the final value of each state, `[layers * directions, B, width]`.
     """
     layers, options = stack.layers, stack.options
     states, count = stack.program.states, len(layers) * len(layers[0])
     initial = [graph.input(f"initial_{plain(s.name)}", stack.dtype, (count, "B", s.width)) for s in states]
     ended: list[list[str]] = [[] for _ in states]
     below = [x]
-    width = stack.program.inputs[0].width  # of what a layer takes
+    width = stack.program.inputs[0].width  # a layer's input width
     for depth, layer in enumerate(layers):
         first = depth * len(layer)
         own = [_rows_of(graph, s, first, len(layer), count) for s in initial]
@@ -91,14 +93,14 @@ def add_stack(graph: Graph, stack: Stack, x: str, further: Sequence[str] = ()) -
 
 
 def give_states(graph: Graph, stack: Stack, final: Sequence[str]) -> None:
-    """Makes the states' last values what the graph gives."""
+    """Declare the final states as outputs of the graph."""
     count = len(stack.layers) * len(stack.layers[0])
     for state, last in zip(stack.program.states, final, strict=True):
         graph.output(f"final_{plain(state.name)}", last, stack.dtype, (count, "B", state.width))
 
 
 def _rows_of(graph: Graph, state: str, first: int, number: int, of: int) -> str:
-    """The states of some directions, `[number, B, width]`, of all."""
+    """Select the states of some directions, `[number, B, width]`."""
     if number == of:
         return state
     return graph.add("Slice", state, graph.whole(first), graph.whole(first + number), graph.whole(0))
@@ -129,7 +131,7 @@ def _last_step(graph: Graph, y: str, reverse: bool) -> str:
 def _layer(
     graph: Graph, layer: Layer, below: list[str], initial: list[str], dtype: Any, further: Sequence[str]
 ) -> tuple[list[str], list[str]]:
-    """A layer's outputs of each direction and final states `[directions, B, width]`."""
+    """Add a layer; return its outputs by direction and its final states `[directions, B, width]`."""
     found = [_operator_of(program, dtype) for program, _ in layer]
     both = len(layer) == 2 and len(below) == 1 and _can_be_one(found)
     outputs: list[str] = []
@@ -149,7 +151,7 @@ def _layer(
 
 
 def _operator_of(program: Program, dtype: Any) -> Found | None:
-    # ONNX Runtime has the three operators in float32 alone.
+    # ONNX Runtime supports the three operators only for float32.
     return onnx_layer_of(program.flipped if program.reverse else program) if dtype == np.float32 else None
 
 
@@ -172,7 +174,7 @@ def _scan(
 def _operator(
     graph: Graph, layer: Layer, found: Sequence[Found], x: str, initial: list[str]
 ) -> tuple[list[str], list[str]]:
-    """A node RNN, GRU or LSTM of the directions."""
+    """Add an RNN, GRU or LSTM node for the directions."""
     form, clip = found[0].layer, found[0].clip
     hidden = found[0].program.states[-1].width
     stored = [
@@ -209,12 +211,12 @@ def _tensors(graph: Graph, operator: str, stored: Sequence[Stored]) -> list[str]
 
 
 def array(tensor: Tensor | None) -> Array:
-    """A tensor's numbers."""
+    """Convert a tensor to an array."""
     assert tensor is not None
     numbers: Array = tensor.detach().cpu().numpy()
     return numbers
 
 
 def plain(name: str) -> str:
-    """A state's name as part of a name in a graph."""
+    """Convert a state's name for use in the names of a graph."""
     return name.replace(".", "_")

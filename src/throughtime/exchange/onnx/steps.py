@@ -1,4 +1,4 @@
-"""Turn a graph of ONNX into the steps that run it: constants are folded, and names made unique across branches."""
+"""Convert an ONNX graph to steps that run it: fold constants, and make names unique across branches."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _IF = "If"
 
 @dataclass(frozen=True)
 class Step:
-    """A node that is run.
+    """A node to run.
 
     Attributes:
         node: the node.
-        takes: the names of the values that it takes.
-        layer: the recurrent layer that runs it, if it is one.
-        branches: of an `If`, the steps for true and those for false, with the names of their results.
+        takes: the names of its inputs.
+        layer: the recurrent layer that runs it, if it is a recurrent operator.
+        branches: for an `If`, the steps for true and for false, each with the names of their results.
     """
 
     node: Node
@@ -36,11 +36,11 @@ class Step:
     branches: tuple[tuple[list[Step], tuple[str, ...]], ...] = ()
 
     def run(self, values: dict[str, Tensor]) -> None:
-        """Compute the node's results and add them to the values."""
+        """Compute the node's results and add them to `values`."""
         if self.branches:
             condition = values[self.takes[0]]
             if condition.numel() != 1:
-                raise self.node.error(f"its condition must be one truth value, got the shape {list(condition.shape)}.")
+                raise self.node.error(f"its condition must be a single boolean, got shape {list(condition.shape)}.")
             steps, outputs = self.branches[0 if bool(condition) else 1]
             for step in steps:
                 step.run(values)
@@ -58,13 +58,13 @@ class Step:
             if not all(isinstance(result, Tensor) for result in results):
                 raise ValueError("a required input is omitted")
             if any(self.node.outputs[len(results) :]):
-                raise ValueError(f"it has {len(results)} results, and {len(self.node.outputs)} are taken")
+                raise ValueError(f"expected {len(self.node.outputs)} results, got {len(results)}")
         except OnnxError:
             raise
         except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError) as error:
-            # torch's message about tensors that don't fit; the node's name says where in the file it is.
+            # torch's message describes the mismatch; the node's name locates it in the file.
             shapes = ", ".join(str(list(v.shape)) for v in given if v is not None)
-            raise self.node.error(f"it can't be run on {shapes or 'nothing'}: {error}") from error
+            raise self.node.error(f"can't run on {shapes or 'no inputs'}: {error}") from error
         return results
 
 
@@ -76,16 +76,16 @@ class Steps:
         inputs: the names of the model's inputs.
 
     Attributes:
-        steps: in the order in which they run.
-        outputs: the names of the results.
+        steps: the steps in running order.
+        outputs: the names of the model's results.
         layers: the recurrent layers, by unique names.
         constants: the stored and folded arrays, by unique names.
-        used: the constants that the steps take.
-        trained: those of them that are weights, not statistics or settings.
+        used: the constants that the steps use.
+        trained: the used constants that are weights, not statistics or settings.
         given_weights: the model's inputs that are weights of a recurrent layer.
 
     Raises:
-        OnnxError: if an operator is unsupported, or the graph is malformed.
+        OnnxError: if an operator is unsupported or the graph is malformed.
     """
 
     def __init__(self, graph: Block, inputs: tuple[str, ...]) -> None:
@@ -105,12 +105,12 @@ class Steps:
     def _block(
         self, block: Block, outer: Mapping[str, str], own: set[str] | None = None
     ) -> tuple[list[Step], tuple[str, ...]]:
-        """The steps of a graph, and the names of its results.
+        """Convert a graph to steps and the names of its results.
 
         Args:
             block: the graph.
-            outer: the unique names of the values that it can see.
-            own: the names that it can't define again.
+            outer: the unique names of the visible values.
+            own: the names that the graph must not redefine.
         """
         scope, own, steps = dict(outer), set(own or ()), []
         for name, array in block.constants.items():
@@ -134,11 +134,11 @@ class Steps:
                 steps.append(step)
         for name in block.outputs:
             if name not in scope or not name:
-                raise OnnxError(f"the model gives {name!r}, but nothing in it makes that.")
+                raise OnnxError(f"the model's output {name!r} is not computed by any node.")
         return steps, tuple(scope[name] for name in block.outputs)
 
     def _step(self, node: Node, scope: Mapping[str, str]) -> Step | None:
-        """What runs a node with unique names; None if its results are constants."""
+        """Convert a node to a step with unique names; None if its results are constants."""
         if node.operator == _IF:
             branches = tuple(self._branch(node, k, scope) for k in range(2))
             for _, outputs in branches:
@@ -161,19 +161,19 @@ class Steps:
         except OnnxError as error:
             raise node.error(f"in its {('then', 'else')[which]}_branch: {error}") from None
         if len(outputs) < len(node.outputs):
-            raise node.error(f"a branch has {len(outputs)} results, and {len(node.outputs)} are taken.")
+            raise node.error(f"a branch must have {len(node.outputs)} results, got {len(outputs)}.")
         return steps, outputs
 
     def _inlined(self, node: Node, condition: str, scope: dict[str, str]) -> list[Step]:
-        """The steps of the branch that is always taken; its results get the node's names in the scope."""
+        """Convert the branch that is always taken; its results get the node's names in the scope."""
         if self.constants[condition].numel() != 1:
-            raise node.error("its condition must be one truth value.")
+            raise node.error("its condition must be a single boolean.")
         steps, outputs = self._branch(node, 0 if bool(self.constants[condition]) else 1, scope)
         scope.update({name: found for name, found in zip(node.outputs, outputs, strict=False) if name})
         return steps
 
     def _folds(self, node: Node) -> bool:
-        """Whether a node is computed once. A weight with other uses stays one weight: its views are computed anew."""
+        """Check whether to compute a node once. Views of a weight with other uses are recomputed to share it."""
         if not all(name in self.constants for name in node.inputs if name):
             return False
         return not any(name in self._shared and _is_weight(self.constants[name]) for name in node.inputs)
@@ -202,17 +202,16 @@ class Steps:
         possible = [*MEANINGS, *OPERATORS, _IF]
         if node.operator not in possible:
             raise node.error(
-                f"this operator is not read{nearest(node.operator, possible)} (those that are: "
-                f"{', '.join(sorted(possible))})."
+                f"unsupported operator{nearest(node.operator, possible)} (supported: {', '.join(sorted(possible))})."
             )
         if node.operator == _IF and not node.input(0):
-            raise node.error("it has no condition.")
+            raise node.error("its condition is missing.")
         for name in node.inputs:
             if name and name not in scope:
-                raise node.error(f"it takes {name!r}, which nothing before it gives.")
+                raise node.error(f"its input {name!r} is not computed by any earlier node.")
         for name in node.outputs:
             if name in own:
-                raise node.error(f"it gives {name!r}, which is there already.")
+                raise node.error(f"its output {name!r} already exists.")
 
     def _unique(self, name: str) -> str:
         number, found = 1, name
@@ -227,7 +226,7 @@ class Steps:
 
 
 def _consumed(block: Block) -> Iterator[str]:
-    """The names that nodes take, once for each node."""
+    """Return the names of all nodes' inputs, once per node."""
     for node in block.nodes:
         yield from set(node.inputs)
         for branch in node.branches:
@@ -235,12 +234,12 @@ def _consumed(block: Block) -> Iterator[str]:
 
 
 def _is_weight(tensor: Tensor) -> bool:
-    """Whether training may change a constant; a single number is a setting, as an exponent or a bound is."""
+    """Check whether training may change a constant; a single number is a setting, such as an exponent or a bound."""
     return tensor.is_floating_point() and tensor.dim() > 0
 
 
 def plain_name(name: str, taken: Container[str]) -> str:
-    """A name that torch allows for a module or parameter, and that is not taken yet."""
+    """Return an unused name that torch allows for a module or parameter."""
     plain = re.sub(r"\W+", "_", name).strip("_") or "value"
     number, found = 1, plain
     while found in taken or hasattr(nn.ModuleDict, found):

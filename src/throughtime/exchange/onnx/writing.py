@@ -1,4 +1,4 @@
-"""A module as a model of ONNX."""
+"""Export a module as an ONNX model."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Bernoulli, Categorical
 from throughtime.packages import require
 
-_MAX_BYTES = 2**31 - 1  # of a file of ONNX
+_MAX_BYTES = 2**31 - 1  # the maximum size of an ONNX file
 
 _Layers = Recurrent | RNN | LSTM | GRU
 
@@ -39,37 +39,38 @@ def to_onnx(
     example: Any = None,
     **export: Any,
 ) -> Any:
-    """Makes a model of ONNX that computes what a module computes in evaluation.
+    """Export a module to an ONNX model that computes the same in evaluation.
 
-    A layer whose program equals an operator of ONNX becomes that operator (RNN, GRU or LSTM), any other a Scan; ONNX
-    Runtime has the operators in float32 alone, so float64 is always a Scan. The numbers of steps T and of rows B are
-    open. It takes `input` `[T, B, input_size]` (`[B, T, input_size]` if the module is `batch_first`; for a language
-    model `symbols` `[T, B]`), the cell's inputs beside x by their names, and for each state of the cell `initial_STATE`
-    `[layers * directions, B, width]`; it gives `output` (and `output_reverse` where the directions stay apart; for a
-    language model `logits`) and `final_STATE`, which goes in again as `initial_STATE` with the next steps. Its metadata
-    say what the states start with.
+    A layer whose program equals an ONNX operator becomes that operator (RNN, GRU or LSTM); other layers become a Scan.
+    ONNX Runtime supports the operators only for float32, so float64 layers always become a Scan. The numbers of steps T
+    and sequences B are dynamic.
+
+    The model's inputs are `input` `[T, B, input_size]` (`[B, T, input_size]` with `batch_first`; `symbols` `[T, B]` for
+    a language model), the cell's inputs other than x by name, and `initial_STATE` `[layers * directions, B, width]` for
+    each state of the cell. Its outputs are `output` (and `output_reverse` if the directions stay separate; `logits` for
+    a language model) and `final_STATE`, to pass as `initial_STATE` with the next steps. The metadata contain the
+    initial states of a new sequence.
 
     Args:
-        module: a `Recurrent`, an `RNN`, `LSTM` or `GRU` of this package, a `SequenceModel`, or a module that holds
-            such layers among others and whose layers torch has. The last is exported by torch, with torch's layers in
-            the places of ours.
-        path: the file to write; none if not given.
+        module: a `Recurrent`, a throughtime `RNN`, `LSTM` or `GRU`, a `SequenceModel`, or a module that contains such
+            layers. The latter is exported by torch, after replacing the layers with torch's, which must have them.
+        path: the file to write; none by default.
         metadata: further metadata, by name.
-        example: for a module that holds layers, an input to run it with, or a tuple of them.
-        **export: for a module that holds layers, arguments of `torch.onnx.export`, such as `input_names` and
-            `dynamic_axes`; every size is fixed to that of the example unless `dynamic_axes` names it.
+        example: for a module that contains layers, an example input, or a tuple of inputs.
+        **export: for a module that contains layers, arguments of `torch.onnx.export`, such as `input_names` and
+            `dynamic_axes`; sizes that `dynamic_axes` doesn't name are fixed to the example's.
 
     Returns:
         The model, an `onnx.ModelProto`.
 
     Raises:
-        UserError: if the module is of another kind or number format, or the package onnx is missing.
+        UserError: if the module or its dtype is unsupported, or the onnx package is not installed.
     """
     require("onnx")
     if isinstance(module, _Layers | SequenceModel):
         if example is not None or export:
             raise UserError(
-                f"a {type(module).__name__} is exported without an example, with T and B open; got "
+                f"a {type(module).__name__} is exported without an example, with dynamic T and B; got "
                 f"{', '.join([*(['example'] if example is not None else []), *export])}."
             )
         refresh_weights(module)
@@ -77,14 +78,14 @@ def to_onnx(
     else:
         model = exported(module, example, metadata or {}, export)
     if model.ByteSize() > _MAX_BYTES:
-        raise UserError(f"the model has {model.ByteSize():,} bytes, and a file of ONNX holds {_MAX_BYTES:,} at most.")
+        raise UserError(f"the model has {model.ByteSize():,} bytes, but an ONNX file can hold at most {_MAX_BYTES:,}.")
     if path is not None:
         write(path, model.SerializeToString())
     return model
 
 
 def _own(module: _Layers | SequenceModel, metadata: Mapping[str, str]) -> Any:
-    """The model of layers alone, or of a sequence model."""
+    """Export layers alone or a sequence model."""
     graph = Graph(type(module).__name__)
     stack = _sequence_model(graph, module) if isinstance(module, SequenceModel) else _recurrent(graph, module)
     return _model(graph, _about(module, stack) | dict(metadata))
@@ -105,7 +106,7 @@ def _model(graph: Graph, metadata: Mapping[str, str]) -> Any:
 
 
 def _about(module: nn.Module, stack: Stack) -> dict[str, str]:
-    """The cells, and the initial states: a number for all units, or where they are learned one for each."""
+    """Describe the cells and the initial states: a number for all units, or one per unit if they are learned."""
     recurrent = module.recurrent if isinstance(module, SequenceModel) else module
     states: dict[str, Any] = {state.name: state.initial for state in stack.program.states}
     if stack.options.learn_initial and isinstance(recurrent, Recurrent):
@@ -163,12 +164,12 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
 
 def _stack_of(module: _Layers) -> Stack:
     if module.hooks:
-        raise UserError("the module is being recorded or edited: export it when that has ended.")
+        raise UserError("the module is being recorded or edited: export it afterwards.")
     if isinstance(module, Recurrent):
         options = module.options
     else:
         options = Options(batch_first=module.batch_first, bidirectional=module.bidirectional)
     if options.returns == "states":
-        raise UserError("layers that return their states at all steps can't be exported: returns='steps' can.")
+        raise UserError("layers with returns='states' can't be exported; use returns='steps'.")
     with torch.no_grad():
         return Stack(module.layers(), options)

@@ -1,1 +1,1 @@
-"""Layers from and to torch."""
+"""Convert layers from and to torch."""

@@ -1,4 +1,4 @@
-"""Recurrent layers from torch's, and torch's from them."""
+"""Convert torch's recurrent layers to `Recurrent`, and back."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _SHARED = ("batch_first", "bidirectional", "dropout")  # the options that torch'
 
 
 class _Sizes(NamedTuple):
-    """What the shapes of torch's tensors say of a layer."""
+    """The sizes and options of a layer, read from the shapes of torch's tensors."""
 
     input: int
     hidden: int
@@ -38,7 +38,7 @@ class _Sizes(NamedTuple):
 
 
 def _suffixes(layers: int, directions: int) -> list[str]:
-    """What ends the names of the tensors of each layer and direction."""
+    """Return the suffix of tensor names for each layer and direction."""
     return [f"_l{k}{end}" for k, end in product(range(layers), ["", "_reverse"][:directions])]
 
 
@@ -50,21 +50,21 @@ def from_torch(
     engine: str | None = None,
     **options: Any,
 ) -> Recurrent:
-    """Makes recurrent layers of torch's, with a copy of their weights.
+    """Create a `Recurrent` from one of torch's recurrent layers, with a copy of its weights.
 
-    To exchange the layers in a model for ours as they stand there is `throughtime.accelerate`; what is made here takes
-    the options of `Recurrent`.
+    To replace layers inside a model, use `throughtime.accelerate`. The layer created here has the options of
+    `Recurrent`.
 
     Args:
-        source: an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or its `state_dict`. Of a layer with weight norm, spectral norm,
-            pruning or another parametrization the weights are taken that it runs with now.
-        prefix: what the names of the layer's tensors begin with, in the `state_dict` of a larger model.
-        nonlinearity: `tanh` or `relu`, for the weights of an `nn.RNN`, which do not say; `tanh` if not given.
-        engine: the engine's name; chosen by device if not given.
-        **options: see `throughtime.nn.options.Options`; `batch_first` and `dropout` are a module's own if not given.
+        source: an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or its `state_dict`. For a layer with weight norm, spectral norm,
+            pruning or another parametrization, the current effective weights are copied.
+        prefix: the prefix of the layer's tensors in the `state_dict` of a larger model.
+        nonlinearity: `tanh` or `relu`, for the weights of an `nn.RNN`, which don't tell; `tanh` by default.
+        engine: the engine's name; chosen by device by default.
+        **options: see `throughtime.nn.options.Options`; `batch_first` and `dropout` are the module's own by default.
 
     Raises:
-        UserError: if the tensors are not those of a layer of torch's, or an option is not right.
+        UserError: if the tensors don't belong to one of torch's layers, or an option is invalid.
     """
     if isinstance(source, nn.RNNBase):
         words = {"batch_first": source.batch_first, "dropout": source.dropout}
@@ -81,7 +81,7 @@ def from_torch(
     _require_shapes(weights, layer, sizes)
     both = sizes.directions == 2
     if options.setdefault("bidirectional", both) is not both:
-        raise UserError(f"the weights say that bidirectional is {both}; given {options['bidirectional']!r}.")
+        raise UserError(f"bidirectional must be {both} for these weights, got {options['bidirectional']!r}.")
     programs, width = [], sizes.input
     for _ in range(sizes.layers):
         programs.append(layer.program(width, sizes.hidden, sizes.projection, bias=sizes.bias))
@@ -94,19 +94,19 @@ def from_torch(
 
 
 def to_torch(module: nn.Module) -> nn.Module:
-    """Convert our layers to torch's own, with a copy of the weights.
+    """Convert throughtime layers to torch's own, with a copy of the weights.
 
     Args:
-        module: a `Recurrent` whose cell and options torch has: `rnn`, `rnn_relu`, `gru` or `lstm`, with a projection or
-            without; a drop-in; or a module that holds such layers among others.
+        module: a `Recurrent` with a cell and options that torch has (`rnn`, `rnn_relu`, `gru` or `lstm`, optionally
+            with a projection), a drop-in layer or cell, or a module that contains such layers.
 
     Returns:
-        An `nn.RNN`, `nn.LSTM` or `nn.GRU`; a drop-in cell becomes torch's cell, and a module that holds layers a copy
-        with torch's in their places. Where torch keeps two biases and a cell one, it is in the first; a drop-in's stay
-        apart.
+        An `nn.RNN`, `nn.LSTM` or `nn.GRU`; torch's cell for a drop-in cell; or a copy of the containing module with
+        torch's layers. Where torch has two biases and a cell has one, the first holds it; a drop-in's two biases are
+        kept.
 
     Raises:
-        UserError: if torch has no such layer, and what it lacks.
+        UserError: if torch has no such layer; the message names what it lacks.
     """
     if isinstance(module, Recurrent):
         return _torchs(module)
@@ -115,44 +115,44 @@ def to_torch(module: nn.Module) -> nn.Module:
         return _of_drop_in(module, name)
     if not isinstance(module, nn.Module) or not any(isinstance(inner, Hookable) for inner in module.modules()):
         raise UserError(
-            "expected a Recurrent, a drop-in or a module that holds some, got a "
-            f"{type(module).__name__} without a layer of throughtime."
+            "expected a Recurrent, a drop-in or a module that contains one, got a "
+            f"{type(module).__name__} without a throughtime layer."
         )
     return _copied(module)
 
 
 def _drop_in(module: nn.Module) -> str | None:
-    """The name of torch's class that a drop-in takes the place of; None if it is no drop-in."""
+    """Return the name of the torch class that a drop-in replaces; None if the module is not a drop-in."""
     kind = type(module)
-    if parametrize.is_parametrized(module):  # its class is then one that torch derived from ours
+    if parametrize.is_parametrized(module):  # torch has replaced the class with a subclass
         kind = next((base for base in kind.__mro__[1:] if not base.__name__.startswith("Parametrized")), kind)
     return next((name for name, drop_in in DROP_INS.items() if kind is drop_in.kind), None)
 
 
 def _of_drop_in(module: nn.Module, name: str) -> nn.Module:
-    """Torch's layer with the weights that a drop-in runs with."""
+    """Return torch's layer with the effective weights of a drop-in."""
     with torch.device("meta"):
         made: nn.Module = getattr(nn, name)(**{a: getattr(module, a) for a in DROP_INS[name].arguments})
     return _with(made, effective_weights(module, made.state_dict())).train(module.training)
 
 
 def _is_altered(module: nn.Module) -> bool:
-    """Whether weights are stored as something else: pruned, normalized or parametrized."""
+    """Check whether weights are pruned, normalized or parametrized."""
     return parametrize.is_parametrized(module) or bool(module._forward_pre_hooks)
 
 
 def _copied(module: nn.Module) -> nn.Module:
-    """A copy of a module in which torch's layers take the places of ours; what was shared stays shared."""
+    """Copy a module, replacing throughtime's layers with torch's; shared layers stay shared."""
     for name, inner in module.named_modules():
         plain = isinstance(inner, Recurrent | SequenceModel) or _drop_in(inner) is not None
         if isinstance(inner, Hookable) and not plain:
             raise UserError(
-                f"the layer {name!r} is a {type(inner).__name__}, which torch has no class for: make it one of "
-                f"{', '.join(DROP_INS)} or a Recurrent."
+                f"layer {name!r} is a {type(inner).__name__}, which torch has no class for: convert it to one of "
+                f"{', '.join(DROP_INS)} or a Recurrent first."
             )
         if isinstance(inner, SequenceModel):
-            raise UserError("torch has no SequenceModel: convert the layers in it, model.recurrent.")
-    converted: dict[int, Any] = {}  # what stands for a module in the copy: torch cannot copy a pruned one
+            raise UserError("torch has no SequenceModel: convert its layers, model.recurrent.")
+    converted: dict[int, Any] = {}  # replacements by id: torch can't copy a pruned module
     for name, inner in module.named_modules():
         if isinstance(inner, Recurrent):
             converted[id(inner)] = _of_place(inner, name)
@@ -165,37 +165,37 @@ def _of_place(module: Recurrent, name: str) -> nn.Module:
     try:
         return _torchs(module).train(module.training)
     except UserError as error:
-        raise UserError(f"the layer {name!r}: {error}") from None
+        raise UserError(f"layer {name!r}: {error}") from None
 
 
 def _layers_in(source: Any) -> str:
-    """What to pass instead of a module that holds layers among others."""
+    """Suggest what to pass instead of a module that contains layers."""
     names = [n for n, m in source.named_modules() if isinstance(m, nn.RNNBase)] if isinstance(source, nn.Module) else []
     if not names:
         return ""
     return (
-        f": pass a layer in it, as model.get_submodule({names[0]!r}) ({', '.join(map(repr, names))}), or run "
-        "throughtime.accelerate(model) to change them in place"
+        f": pass one of its layers, as model.get_submodule({names[0]!r}) ({', '.join(map(repr, names))}), or call "
+        "throughtime.accelerate(model) to replace them in place"
     )
 
 
 def _torchs(module: Recurrent) -> nn.Module:
     for name, value in module.options.data.items():
         if name not in _SHARED:
-            raise UserError(f"torch's layers have no {name}, and this one has {name}={value!r}.")
+            raise UserError(f"torch's layers have no option {name}, but this one has {name}={value!r}.")
     layers = [torch_layer_of(program) for program in module.programs]
     layer, program = layers[0], module.programs[0]
     if layer is None or any(other is not layer for other in layers):
         known = ", ".join(dict.fromkeys(row.cell.name for row in TORCH_LAYERS.values()))
         raise UserError(
-            f"torch has no layer of the cell {program.name!r} as it is here: it has {known}, without clip, heads or "
-            "other activations."
+            f"torch has no layer for the cell {program.name!r} as configured: it supports {known}, without clip, heads "
+            "or other activations."
         )
     hidden, out = program.states[-1].width, program.states[0].width
     bias = any(len(p.shape) == 1 for p in program.parameters)
     words: dict[str, Any] = {name: getattr(module.options, name) for name in _SHARED}
     if module.num_layers == 1:
-        words["dropout"] = 0.0  # it is between layers, and torch warns of it where there is one
+        words["dropout"] = 0.0  # dropout applies between layers; torch warns if there is only one
     if layer.mode.startswith("RNN"):
         words["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
     if out != hidden:
@@ -222,18 +222,18 @@ def _sizes(weights: Mapping[str, Tensor], source: Mapping[str, Tensor], prefix: 
         stands = [n for n in weights if n.startswith("parametrizations.") or n.endswith(("_orig", "_g", "_v", "_mask"))]
         if stands:
             raise UserError(
-                f"the weights are normalized, pruned or otherwise parametrized (they are stored as {stands[0]!r}): "
+                f"the weights are normalized, pruned or otherwise parametrized (they include {stands[0]!r}): "
                 "pass the layer itself instead of its state_dict."
             )
         found = [n.removesuffix("weight_ih_l0") for n in source if n.endswith("weight_ih_l0")]
-        hint = f"; there are some that begin with {', '.join(map(repr, found))}: give it as prefix" if found else ""
+        hint = f"; found tensors with the prefix {', '.join(map(repr, found))}: pass it as prefix" if found else ""
         raise UserError(
-            f"no tensors weight_ih_l0 and weight_hh_l0, as a layer of torch's has, begin with {prefix!r}{hint}."
+            f"expected the tensors {prefix}weight_ih_l0 and {prefix}weight_hh_l0 of a torch layer, found none{hint}."
         )
     ih, hh = (t for t in first if t is not None)
     hr = weights.get("weight_hr_l0")
     if ih.dim() != 2 or hh.dim() != 2 or (hr is not None and hr.dim() != 2):
-        raise UserError("the matrices weight_ih_l0 and weight_hh_l0 must have two axes.")
+        raise UserError("the matrices weight_ih_l0 and weight_hh_l0 must have 2 dimensions.")
     projection = hr.shape[0] if hr is not None else 0
     hidden = hr.shape[1] if hr is not None else hh.shape[1]
     numbers = [int(m[1]) for name in weights if (m := re.fullmatch(r"weight_ih_l(\d+)", name))]
@@ -244,7 +244,7 @@ def _sizes(weights: Mapping[str, Tensor], source: Mapping[str, Tensor], prefix: 
 def _layer(weights: Mapping[str, Tensor], sizes: _Sizes, nonlinearity: str) -> TorchLayer:
     if nonlinearity not in ("tanh", "relu"):
         raise UserError(
-            f"the nonlinearity is tanh or relu; given {nonlinearity!r}{nearest(str(nonlinearity), ('tanh', 'relu'))}"
+            f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}{nearest(str(nonlinearity), ('tanh', 'relu'))}"
         )
     gates, rest = divmod(weights["weight_hh_l0"].shape[0], max(sizes.hidden, 1))
     for layer in TORCH_LAYERS.values():
@@ -252,8 +252,8 @@ def _layer(weights: Mapping[str, Tensor], sizes: _Sizes, nonlinearity: str) -> T
         if fits and len(layer.layout.gates) == gates and not rest and (not sizes.projection or layer.mode == "LSTM"):
             return layer
     raise UserError(
-        f"weight_hh_l0 {list(weights['weight_hh_l0'].shape)} is of no layer of torch's: 1, 3 or 4 blocks of "
-        f"{sizes.hidden} rows are wanted."
+        f"weight_hh_l0 {list(weights['weight_hh_l0'].shape)} does not fit a torch layer: expected 1, 3 or 4 blocks of "
+        f"{sizes.hidden} rows."
     )
 
 
@@ -262,12 +262,14 @@ def _require_shapes(weights: Mapping[str, Tensor], layer: TorchLayer, sizes: _Si
     for name in [*wanted, *weights]:
         given = list(weights[name].shape) if name in weights else None
         if name not in wanted:
-            raise UserError(f"{name!r} is no tensor of this layer of torch's{nearest(name, wanted)}")
+            raise UserError(f"unexpected tensor {name!r} for this torch layer{nearest(name, wanted)}")
         if given != list(wanted[name]):
-            raise UserError(f"{name} must have the shape {list(wanted[name])}; given {given or 'none'}.")
+            raise UserError(f"{name} must have shape {list(wanted[name])}, got {given or 'no tensor'}.")
     kinds = {weights[name].dtype for name in wanted}
     if len(kinds) > 1 or not next(iter(kinds)).is_floating_point:
-        raise UserError(f"all tensors must be of one floating-point type; given {', '.join(sorted(map(str, kinds)))}.")
+        raise UserError(
+            f"all tensors must have the same floating-point dtype, got {', '.join(sorted(map(str, kinds)))}."
+        )
 
 
 def _shapes(layer: TorchLayer, sizes: _Sizes) -> Iterator[tuple[str, tuple[int, ...]]]:

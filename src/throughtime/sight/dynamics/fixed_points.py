@@ -1,4 +1,4 @@
-"""Fixed points: states that a step leaves where they are, and what happens near them."""
+"""Fixed points: states that a step maps to themselves, and the dynamics near them."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from throughtime.sight.arrays import Array
 from throughtime.sight.dynamics.running import require_one_way
 from throughtime.sight.models import language_model, only_recurrent, opened
 
-_ROWS = 1 << 14  # of one run for Jacobians; bounds the memory
+_ROWS = 1 << 14  # batch size for Jacobians; bounds the memory
 _DAMPING, _EASE, _STIFFEN, _MOST = 1e-3, 0.2, 5.0, 1e12
 
 
 @dataclass(frozen=True)
 class FixedPoints:
-    """Fixed or slow points of the step F with a constant input, the slowest first.
+    """Fixed or slow points of the step F with a constant input, slowest first.
 
     Attributes:
-        states: the points, `[K, n]`: the states of all layers side by side.
-        parts: where each state is in them, `layer0.hidden` and so on.
-        speeds: |F(h) - h|^2 / 2 at each, `[K]`.
-        eigenvalues: of the Jacobian of F at each, `[K, n]`, complex, the largest modulus first.
-        counts: how many of the states that the search began from ended at each, `[K]`.
+        states: the points, `[K, n]`: the states of all layers concatenated.
+        parts: the slice of each state, by name such as `layer0.hidden`.
+        speeds: |F(h) - h|^2 / 2 at each point, `[K]`.
+        eigenvalues: the eigenvalues of F's Jacobian at each point, `[K, n]`, complex, largest modulus first.
+        counts: the number of initial states whose search ended at each point, `[K]`.
     """
 
     states: Array
@@ -44,24 +44,24 @@ class FixedPoints:
 
     @property
     def unstable(self) -> Array:
-        """In how many directions each point pushes away: the number of eigenvalues outside the unit circle, `[K]`."""
+        """The number of unstable directions of each point (eigenvalues outside the unit circle), `[K]`."""
         outside: Array = (np.abs(self.eigenvalues) > 1).sum(1)
         return outside
 
     @property
     def stable(self) -> Array:
-        """Whether each point attracts what is near it, `[K]`."""
+        """Whether each point attracts nearby states, `[K]`."""
         stable: Array = self.unstable == 0
         return stable
 
     @property
     def timescales(self) -> Array:
-        """In how many steps each direction grows or shrinks by e, 1 / |ln |eigenvalue||, `[K, n]`."""
+        """The steps in which each direction grows or shrinks by a factor of e, 1 / |ln |eigenvalue||, `[K, n]`."""
         with np.errstate(divide="ignore"):
             return 1 / np.abs(np.log(np.abs(self.eigenvalues)))
 
     def figure(self) -> Any:
-        """The eigenvalues of each point in the complex plane, with the unit circle; a plotly figure."""
+        """Return a plotly figure of each point's eigenvalues in the complex plane, with the unit circle."""
         from throughtime.sight.figures import eigenvalue_plane
 
         return eigenvalue_plane(self.eigenvalues)
@@ -76,34 +76,34 @@ def fixed_points(
     iterations: int = 200,
     apart: float = 1e-4,
 ) -> FixedPoints:
-    """States that a step leaves where they are, found from recorded ones.
+    """Find states that a step leaves unchanged, starting from recorded states.
 
-    The speed q(h) = |F(h) - h|^2 / 2 is made small from each of the given states, as Sussillo & Barak (2013, "Opening
-    the black box", Neural Computation 25) do, here by Levenberg's and Marquardt's method with the Jacobian of the
-    cell's gradient program, in float64. Where q ends at a minimum above the speed that is allowed, there is no fixed
-    point; allow more to keep such slow points.
+    Minimizes the speed q(h) = |F(h) - h|^2 / 2 from each given state, as Sussillo & Barak do (2013, "Opening the black
+    box", Neural Computation 25), here by the Levenberg-Marquardt method in float64 with Jacobians from the cell's
+    gradient program. A search that ends at a minimum above `speed` has found no fixed point; raise `speed` to keep such
+    slow points.
 
     Args:
-        model: a model with one recurrent module in it, of one direction of time; a run or its directory.
-        states: where to begin: recorded values of every state by name, each `[T, B, H]` or `[N, H]` (what
-            `throughtime.record` gives), or states as the module returns them, `[layers, N, H]`, for a cell of several a
-            tuple of them. Fifty or so from different texts are a good beginning.
-        x: the constant input of the layers, `[input_size]`; for a language model the id of a symbol; 0 if not given.
+        model: a model with one unidirectional recurrent module, a run, or a run's directory.
+        states: the initial states: recorded values of every state by name, each `[T, B, H]` or `[N, H]` (as
+            `throughtime.record` returns), or states as the module returns them, `[layers, N, H]`, in a tuple if the
+            cell has several. About fifty states from different texts are a good start.
+        x: the layers' constant input, `[input_size]`; for a language model a token id; 0 by default.
         speed: the largest q that counts as fixed.
-        iterations: how many to make at most.
-        apart: points nearer to each other than this, beside the size of a unit's state, are one.
+        iterations: the maximum number of iterations.
+        apart: points closer to each other than this, relative to the size of a unit's state, count as one.
 
     Returns:
-        The points, and the eigenvalues of the Jacobian at each; none if the search found none.
+        The points, and the eigenvalues of the Jacobian at each; empty if the search finds none.
 
     Raises:
-        UserError: if an argument does not fit, or the layers run in both directions of time.
+        UserError: if an argument is invalid, or the layers are bidirectional.
     """
     whole = opened(model)
-    step = _Step(whole, require_one_way(only_recurrent(whole), "fixed points are of"), x)
+    step = _Step(whole, require_one_way(only_recurrent(whole), "fixed points require"), x)
     if not speed >= 0 or not apart >= 0 or not isinstance(iterations, int) or iterations < 1:
         raise UserError(
-            f"speed and apart are 0 or more, iterations a whole number of 1 or more; given {speed!r}, {apart!r} and "
+            f"speed and apart must be >= 0 and iterations a positive integer, got {speed!r}, {apart!r} and "
             f"{iterations!r}."
         )
     points = _search(step, step.flat(states), iterations)
@@ -123,7 +123,7 @@ def fixed_points(
 
 
 class _Step:
-    """A step of a stack with a constant input, as a function of all its states side by side, in float64."""
+    """A stack's step with a constant input, as a function of all its states concatenated, in float64."""
 
     def __init__(self, model: nn.Module, recurrent: Any, x: Any) -> None:
         self.module = copy.deepcopy(recurrent).cpu().double().eval()
@@ -141,7 +141,7 @@ class _Step:
         self.x = _constant(model, x, width)
 
     def __call__(self, states: Tensor) -> Tensor:
-        """The states after the step, `[N, n]`."""
+        """Return the states after the step, `[N, n]`."""
         x = self.x.expand(1, len(states), -1)
         x = x.transpose(0, 1) if getattr(self.module, "batch_first", False) else x
         parts = torch.split(states, [s.width for _, s in self.states], -1)
@@ -151,7 +151,7 @@ class _Step:
         return torch.cat([given[k][depth] for depth in range(self.depth) for k in range(self.each)], -1)
 
     def jacobian(self, states: Tensor) -> Tensor:
-        """`[N, n, n]`: of each new element with respect to each old one."""
+        """Return the derivative of each new element with respect to each old one, `[N, n, n]`."""
         found = states.new_zeros(len(states), self.size, self.size)
         unit = torch.eye(self.size, dtype=states.dtype)
         at_once = max(1, _ROWS // self.size)
@@ -165,13 +165,13 @@ class _Step:
         return found
 
     def flat(self, states: Any) -> Tensor:
-        """Recorded or returned states as `[N, n]`."""
+        """Concatenate recorded or returned states to `[N, n]`."""
         wanted = {name: part.stop - part.start for name, part in self.parts.items()}
         if hasattr(states, "keys") or hasattr(states, "calls"):
             lacking = [name for name in wanted if hasattr(states, "keys") and name not in states]
             if lacking:
                 raise UserError(
-                    f"the states {', '.join(wanted)} are wanted, all of one run; {', '.join(lacking)} is not given."
+                    f"states must contain {', '.join(wanted)} of the same run; {', '.join(lacking)} is missing."
                 )
             named = {name: torch.as_tensor(states[name]) for name in wanted}
         else:
@@ -179,8 +179,8 @@ class _Step:
             if len(given) != self.each or any(s.dim() != 3 or len(s) != self.depth for s in given):
                 shapes = [list(getattr(s, "shape", [])) for s in given]
                 raise UserError(
-                    f"states are {', '.join(wanted)}, recorded, or as the module returns them, {self.each} of the "
-                    f"shape [{self.depth}, N, width]; given {shapes}."
+                    f"states must be recorded values of {', '.join(wanted)}, or states as the module returns them, "
+                    f"{self.each} of shape [{self.depth}, N, width]; got {shapes}."
                 )
             order = [(depth, k) for depth in range(self.depth) for k in range(self.each)]
             named = {name: given[k][depth] for name, (depth, k) in zip(wanted, order, strict=True)}
@@ -189,7 +189,7 @@ class _Step:
             len({len(v) for v in flat.values()}) > 1
         ):
             shown = {name: list(value.shape) for name, value in named.items()}
-            raise UserError(f"states must be as wide as {wanted}, as many of each, and one at least; given {shown}.")
+            raise UserError(f"states must have widths {wanted} and the same, nonzero count; got {shown}.")
         return torch.cat(list(flat.values()), -1)
 
 
@@ -199,12 +199,14 @@ def _constant(model: nn.Module, x: Any, width: int) -> Tensor:
     language = language_model(model)
     if language is not None:
         if not isinstance(x, int) or not 0 <= x < language.vocabulary_size:
-            raise UserError(f"x is the id of a symbol, from 0 to {language.vocabulary_size - 1}; given {x!r}.")
+            raise UserError(f"x must be a token id from 0 to {language.vocabulary_size - 1}, got {x!r}.")
         vector: Tensor = language.encoder.weight[x].detach()
     else:
         vector = torch.as_tensor(x).detach()
     if vector.shape != (width,):
-        raise UserError(f"x is a vector [{width}], the input of the layers at all steps; given {list(vector.shape)}.")
+        raise UserError(
+            f"x must be a vector of shape [{width}], the layers' input at every step; got {list(vector.shape)}."
+        )
     return vector.cpu().double()
 
 
@@ -214,7 +216,7 @@ def _speed(difference: Tensor) -> Tensor:
 
 @torch.no_grad()
 def _search(step: _Step, points: Tensor, iterations: int) -> Tensor:
-    """Moves points to minima of the speed."""
+    """Move points to minima of the speed."""
     points = points.clone()
     difference = step(points) - points
     damping = torch.full((len(points),), _DAMPING, dtype=points.dtype)
@@ -235,14 +237,14 @@ def _search(step: _Step, points: Tensor, iterations: int) -> Tensor:
         points[good], difference[good] = tried[better], moved[better]
         slopes[good] = step.jacobian(points[good])
         damping[at] *= torch.where(better, _EASE, _STIFFEN)
-        # A move that changes no digit, or no move that helps, is the end.
+        # Stop when a move changes no digit or no move helps.
         resting = better & (move.norm(dim=-1) <= 1e-15 * (1 + tried.norm(dim=-1)))
         going[at] = ~resting & (damping[at] < _MOST) & (_speed(difference[at]) > 0)
     return points
 
 
 def _distinct(points: Tensor, q: Tensor, apart: float) -> tuple[list[int], list[int]]:
-    """The numbers of the points that differ, the slowest first, and how many points are at each."""
+    """Return the indices of the distinct points, slowest first, and how many points are at each."""
     kept: list[int] = []
     counts: list[int] = []
     for k in q.argsort().tolist():

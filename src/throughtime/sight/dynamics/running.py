@@ -1,4 +1,4 @@
-"""Runs of a model for what is seen of one recurrent module in it, of one direction of time."""
+"""Run a model to analyze its one unidirectional recurrent module."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from throughtime.sight.models import RecurrentLayers, evaluating, hooked, langua
 
 
 def one_way_residuals(model: Any, x: Any, state: Any, asked: Asked, what: str) -> Residuals:
-    """The residuals of a run without dropout.
+    """Run a model without dropout and return the residuals.
 
     Args:
-        model: a model with one recurrent module in it, a run or a run's directory.
-        x: what the model takes; for a language model ids `[T, B]` or `[T]`.
-        state: the initial state; the cell's own if not given.
+        model: a model with one recurrent module, a run, or a run's directory.
+        x: the model's input; for a language model token ids `[T, B]` or `[T]`.
+        state: the initial state; defaults to the cell's own.
         asked: see `Residuals`.
-        what: what is wanted of it, for the message.
+        what: the start of the error message, such as "fixed points require".
 
     Raises:
-        UserError: if an argument does not fit, or the layers run in both directions of time.
+        UserError: if an argument is invalid, or the layers are bidirectional.
     """
     module = opened(model)
     recurrent = require_one_way(only_recurrent(module), what)
@@ -36,11 +36,11 @@ def one_way_residuals(model: Any, x: Any, state: Any, asked: Asked, what: str) -
 
 
 def require_one_way(recurrent: RecurrentLayers, what: str) -> RecurrentLayers:
-    """Refuses layers that run in both directions of time, which together have no state at a step.
+    """Raise an error for bidirectional layers, which have no joint state at a step.
 
     Raises:
-        UserError: if they do.
+        UserError: if the layers are bidirectional.
     """
     if len(recurrent.layers()[0]) > 1:
-        raise UserError(f"{what} layers that run in one direction of time; these run in both.")
+        raise UserError(f"{what} unidirectional layers; these are bidirectional.")
     return recurrent

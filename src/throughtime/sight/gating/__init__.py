@@ -1,1 +1,1 @@
-"""Gates: which values of a cell are gates, how often they saturate, how long they keep a state."""
+"""Gates: find them in a cell's equations, and measure how often they saturate and how long they retain a state."""

@@ -1,4 +1,4 @@
-"""What a cell's equations say of its gates: which values are gates, and which of them keep a state."""
+"""Derive from a cell's equations which values are gates, and which of those retain a state."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from throughtime.program.operations import ANY, OPERATIONS, Range
 
 
 def gates(program: Program) -> list[str]:
-    """The names of the values that lie between 0 and 1 whatever the parameters are, such as `forget`.
+    """Return the names of the values that are between 0 and 1 for any parameters, such as `forget`.
 
-    Found by interval arithmetic on the equations, so it holds for any cell; a state is none, nor is a value that is
-    always the same.
+    They are found by interval arithmetic on the equations, so this works for any cell. States and constants are
+    excluded.
     """
     ranges = _ranges(program)
     states = {state.next for state in program.states}
@@ -25,12 +25,12 @@ def gates(program: Program) -> list[str]:
 
 
 class RetentionGate(NamedTuple):
-    """A gate that says how much of a state is kept.
+    """A gate that determines how much of a state is kept.
 
     Attributes:
         state: the state's name.
         gate: the gate's name.
-        keeps: `"gate"` if the old state is multiplied by the gate, `"complement"` if by one less it.
+        keeps: `"gate"` if the old state is multiplied by the gate, `"complement"` if by one minus the gate.
     """
 
     state: str
@@ -40,9 +40,9 @@ class RetentionGate(NamedTuple):
 
 @lru_cache(maxsize=512)
 def retention_gates(program: Program) -> tuple[RetentionGate, ...]:
-    """The gates that keep states, read off the equations: of c' = f c + i g it is f, of h' = h + z (n - h) it is 1 - z.
+    """Derive the gates that retain states from the equations: f in c' = f c + i g, 1 - z in h' = h + z (n - h).
 
-    A state that is not a sum of products with its own old value, one of them a named gate, has none.
+    A state has a retention gate only if it is a sum of products, one of which multiplies its old value by a named gate.
     """
     found = []
     names = {id: name for name, id in reversed(program.names)}
@@ -61,11 +61,11 @@ def retention_gates(program: Program) -> tuple[RetentionGate, ...]:
 
 
 _KEEPS = {(0.0, 1.0): "gate", (1.0, -1.0): "complement"}
-_Linear = tuple[float, dict[int, float]]  # a constant plus numbers times values
+_Linear = tuple[float, dict[int, float]]  # a constant, and coefficients by value id
 
 
 class _Factor:
-    """What a state's old value is multiplied by, element by element, where that can be read off."""
+    """The elementwise factor of a state's old value, where it can be derived."""
 
     def __init__(self, program: Program, state: int) -> None:
         self.program = program
@@ -73,7 +73,7 @@ class _Factor:
         self.reached: dict[int, bool] = {}
 
     def of(self, id: int) -> _Linear | None:
-        """The factor of the old value in a value; None if it is in it in another way."""
+        """Return the factor of the old value in a value; None if it is not a plain factor."""
         if id in self.old:
             return 1.0, {}
         instruction = self.program.body[id]
@@ -101,7 +101,7 @@ class _Factor:
         return None
 
     def _direct(self, id: int) -> bool:
-        """Whether the old value is in a value by sums and products alone, not through a gate or a matrix."""
+        """Whether a value contains the old value through sums and products alone, not through a gate or a matrix."""
         if id not in self.reached:
             i = self.program.body[id]
             self.reached[id] = id in self.old or (
@@ -110,7 +110,7 @@ class _Factor:
         return self.reached[id]
 
     def _linear(self, id: int) -> _Linear:
-        """A value as a constant and numbers times values that are no sums themselves, or have names."""
+        """Express a value as a constant plus a linear combination of values that are named or not sums."""
         i = self.program.body[id]
         named = any(value == id for _, value in self.program.names)
         if i.op == CONSTANT:
@@ -131,7 +131,7 @@ def _sum(a: _Linear, b: _Linear, factor: float) -> _Linear:
 
 @lru_cache(maxsize=512)
 def _ranges(program: Program) -> tuple[Range, ...]:
-    """Between which bounds each value lies whatever is given."""
+    """Return the bounds of each value for any inputs."""
     ranges: list[Range] = []
     for instruction in program.body:
         ranges.append(_range(instruction, ranges, program))
@@ -150,6 +150,6 @@ def _range(i: Instruction, ranges: list[Range], program: Program) -> Range:
 
 
 def _is_share(i: Instruction, program: Program) -> bool:
-    """Whether it is a / (a + b)."""
+    """Whether an instruction computes a / (a + b)."""
     below = program.body[i.args[1]]
     return below.op == "add" and i.args[0] in below.args

@@ -1,1 +1,1 @@
-"""Gradients through time: how they flow, how far they reach, what to do about it."""
+"""Gradients through time: how they flow, how far they reach, and how to improve them."""

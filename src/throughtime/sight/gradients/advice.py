@@ -1,4 +1,4 @@
-"""What a gradient's flow means, in plain words, and what to try."""
+"""Explain what a gradient's flow means and what to try."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ SHORT, LARGE = 20, 10.0
 
 
 class Advice(NamedTuple):
-    """What is wrong with a layer's gradient, and what to try.
+    """A diagnosis of a layer's gradient and what to try.
 
     Attributes:
         layer: the layer's name.
         kind: "vanishes" or "explodes".
-        lag: at which lag 1 % is left, or the gradient is largest.
-        text: all of it in plain words.
+        lag: the lag at which 1% is left, or at which the gradient is largest.
+        text: the full message.
     """
 
     layer: str
@@ -33,27 +33,27 @@ class Advice(NamedTuple):
 
 
 def advice(layer: str, found: Horizon, program: Program, *, short: int = SHORT, large: float = LARGE) -> Advice | None:
-    """What a layer's horizon means for training; None if nothing is wrong.
+    """Diagnose a layer's horizon; None if the gradient neither vanishes nor explodes.
 
     Args:
         layer: the layer's name.
         found: its horizon.
-        program: its program, which says whether it has gates that keep a state.
-        short: a horizon under so many steps is a vanishing gradient, as long as the window is not shorter.
-        large: a gradient that is so many times as large at some lag as at lag 0 explodes.
+        program: its program, from which its gates are derived.
+        short: horizons below this lag are reported as vanishing, unless the window is shorter.
+        large: growth by this factor over lag 0 is reported as exploding.
     """
     if found.largest >= large:
         text = (
             f"{layer}: the gradient explodes: {found.largest_lag} steps back it is {found.largest:.3g} times as large "
             "as at the step of the loss. Try "
-            + _listed(["to clip it by its norm (clip=1; gradient_clip_val=1 of Lightning's trainer)",
-                       "a lower learning rate", "an orthogonal start (init='orthogonal')"])
+            + _listed(["clipping it by its norm (clip=1; gradient_clip_val=1 of Lightning's trainer)",
+                       "a lower learning rate", "orthogonal initialization (init='orthogonal')"])
         )  # fmt: skip
         return Advice(layer, EXPLODES, found.largest_lag, text)
     if found.lag is not None and found.lag < min(short, found.window):
         text = (
-            f"{layer}: the gradient vanishes: {found.lag} steps back {found.fraction:.0%} of it is left, so what "
-            "happened before that is hardly learned from. Try " + _listed(_against_vanishing(program))
+            f"{layer}: the gradient vanishes: {found.lag} steps back {found.fraction:.0%} of it is left, so the "
+            "network hardly learns from anything earlier. Try " + _listed(_against_vanishing(program))
         )
         return Advice(layer, VANISHES, found.lag, text)
     return None
@@ -62,12 +62,12 @@ def advice(layer: str, found: Horizon, program: Program, *, short: int = SHORT, 
 def _against_vanishing(program: Program) -> Iterable[str]:
     kept = retention_gates(program)
     if any(k.gate == "forget" and k.keeps == "gate" for k in kept):
-        yield "a larger bias of the forget gate (forget_bias=1 or more)"
+        yield "a larger forget-gate bias (forget_bias=1 or more)"
     elif kept:
-        yield f"a start at which the gate {kept[0].gate!r} keeps more of the state (its bias)"
+        yield f"an initial bias with which the gate {kept[0].gate!r} keeps more of the state"
     else:
         yield "a gated cell (lstm, gru)"
-    yield "an orthogonal start (init='orthogonal')"
+    yield "orthogonal initialization (init='orthogonal')"
 
 
 def _listed(words: Iterable[str]) -> str:

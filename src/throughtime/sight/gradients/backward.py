@@ -1,4 +1,4 @@
-"""Many backward runs as one: each row of the batch is another step's loss, over a window of one run's residuals."""
+"""Batch many backward passes: each batch element is one step's loss, over a window of a single run's residuals."""
 
 from __future__ import annotations
 
@@ -15,28 +15,28 @@ from throughtime.sight.gradients.capture import Seen
 from throughtime.sight.hooks.residuals import LayerResiduals, gradient_outputs
 
 INPUT = "input"
-_ELEMENTS = 1 << 24  # of a chunk's arrays: some 64 MB in float32
+_ELEMENTS = 1 << 24  # per array of a chunk: about 64 MB in float32
 
 
 def backward_by_lag(seen: Seen, steps: Array, window: int) -> dict[str, Array]:
-    """The norms of the gradients of the losses of chosen steps, by lag.
+    """Compute the gradient norms of the losses of the given steps, by lag.
 
     Args:
-        seen: a run of a stack of layers, and the gradients of the loss at its top.
-        steps: the steps s whose losses are meant, `[S]`.
+        seen: a run of a stack of layers, with the gradients of the loss at its top.
+        steps: the steps s, `[S]`.
         window: the largest lag.
 
     Returns:
-        For each layer and direction, for each of its states, and for the stack's input, `[S, window + 1]`: the mean
-        over the rows that have a loss at step s of the norm at s - lag, or s + lag where time runs backward; NaN where
-        no row has such a step. The input of a stack that runs against time, too, is left out.
+        Arrays `[S, window + 1]` for each layer and direction, each of its states, and the stack's input: the norm at
+        step s - lag (s + lag where time runs backward), averaged over the sequences that have a loss at step s; NaN
+        where none has such a step. The input of a stack with a reverse direction is omitted.
     """
     stack = _Stack(seen, window)
     found: dict[str, Array] = {}
     done = 0
     for chunk in stack.chunks(torch.as_tensor(steps)):
         for name, mean in stack.means(chunk).items():
-            # Into one array at once: small ones that stay would keep the allocator from reusing the large ones' memory.
+            # Copy into one array at once: small leftovers would keep the allocator from reusing large arrays' memory.
             rows = found[name] if name in found else found.setdefault(name, np.empty((len(steps), window + 1)))
             rows[done : done + len(chunk)] = mean.T.cpu().numpy()
         done += len(chunk)
@@ -44,14 +44,14 @@ def backward_by_lag(seen: Seen, steps: Array, window: int) -> dict[str, Array]:
 
 
 def backward_to_inputs(seen: Seen, steps: Array | None) -> Array:
-    """The norms of the gradients of the losses of chosen steps with respect to the stack's input, earlier and later.
+    """Compute the gradient norms of the losses of the given steps with respect to all inputs of the stack.
 
     Args:
-        seen: a run of a stack of layers, and the gradients of the loss at its top.
-        steps: the steps s, `[S]`; None for the loss as a whole, which counts as one step.
+        seen: a run of a stack of layers, with the gradients of the loss at its top.
+        steps: the steps s, `[S]`; None for the total loss, which counts as one step.
 
     Returns:
-        `[S, T, B]`; NaN after a row's end, and where a row has no loss at a step.
+        `[S, T, B]`; NaN after a sequence's end, and where a sequence has no loss at a step.
     """
     stack = _Stack(seen, seen.residuals.steps - 1)
     stack.whole, stack.together = True, steps is None
@@ -68,7 +68,7 @@ def backward_to_inputs(seen: Seen, steps: Array | None) -> Array:
 
 
 def steps_with_a_loss(seen: Seen) -> Array:
-    """The steps at which the loss hangs on the output of some row."""
+    """Return the steps at which the loss depends on the output of any sequence."""
     return _live(seen).any(1).nonzero().squeeze(1).cpu().numpy()
 
 
@@ -82,18 +82,18 @@ class _Stack:
         self.seen, self.window = seen, window
         self.layers, self.lengths, self.length = seen.residuals.layers, seen.residuals.lengths, seen.residuals.steps
         self.live = _live(seen)
-        # A gradient that runs in one direction of time stays in the window; one that turns round may come back into it.
+        # Gradients in one time direction stay in the window; if directions mix, they may leave and re-enter it.
         self.whole = any(layer.forward.reverse for ways in self.layers for layer in ways)
-        self.together = False  # whether the losses of all steps are one
+        self.together = False  # whether all steps share one loss
 
     def chunks(self, steps: Tensor) -> Iterator[Tensor]:
-        """The steps, so many at a time that the arrays of a layer stay small."""
+        """Split the steps into chunks that keep a layer's arrays small."""
         widest = max(sum(layer.width for layer in ways) for ways in self.layers)
         stretch = self.length if self.whole else self.window + 1
         return iter(torch.split(steps, max(1, _ELEMENTS // (stretch * len(self.lengths) * widest))))
 
     def means(self, steps: Tensor) -> dict[str, Tensor]:
-        """For each name the means over the rows, `[window + 1, S]`."""
+        """Return the means over the batch by name, `[window + 1, S]`."""
         found: dict[str, Tensor] = {}
         finite = True
         for name, reverse, norms in self._norms(steps):
@@ -108,7 +108,7 @@ class _Stack:
         return found
 
     def _norms(self, steps: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
-        """From the top layer down its name, whether it is of a reverse direction, and norms `[steps, S, B]`."""
+        """Yield, from the top layer down, its name, whether its direction is reverse, and norms `[steps, S, B]`."""
         at, rows = self._positions(steps), len(self.lengths)
         given = [self._at_loss(steps, at, g) for g in self.seen.outputs]
         passed = [self._at_loss(steps, at, g) for g in self.seen.passed]
@@ -123,7 +123,7 @@ class _Stack:
                 yield str(layer.direction), layer.forward.reverse, of_all.sqrt()
                 for name, square in zip(names, squares, strict=True):
                     yield f"{layer.direction}.{name}", layer.forward.reverse, square.sqrt()
-            if self.whole:  # what is after a row's end has no gradient, and none may come back from there
+            if self.whole:  # steps after a sequence's end have no gradient and must not contribute any
                 alive = (at.unsqueeze(-1) < self.lengths).flatten(1).unsqueeze(-1)
                 below = [g.where(alive.to(g.device), 0.0) for g in below]
             if depth > 0:
@@ -131,7 +131,7 @@ class _Stack:
         yield INPUT, False, below[0].double().square().sum(-1).view(*at.shape, rows).sqrt()
 
     def _at_loss(self, steps: Tensor, at: Tensor, gradients: Tensor) -> Tensor:
-        """A gradient of the losses as rows of a batch: each has that of its own step, at that step."""
+        """Batch a gradient of the losses so that each element is nonzero only at its own step."""
         if self.together:
             return gradients
         own = steps if self.whole else torch.full_like(steps, self.window)
@@ -140,7 +140,7 @@ class _Stack:
         return given.flatten(1, 2)
 
     def _through_joint(self, depth: int, at: Tensor, gradients: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """From what a layer gives to the next one: to the outputs of its directions, and to what goes past it."""
+        """Split a layer's output gradients into those of its directions' outputs and those of the skip connection."""
         residuals, ways = self.seen.residuals, self.layers[depth]
         apart = residuals.apart and depth > 0
         with torch.enable_grad():
@@ -154,16 +154,16 @@ class _Stack:
         return list(found[: len(ways)]), list(found[len(ways) :])
 
     def _gathered(self, tensor: Tensor, at: Tensor) -> Tensor:
-        """The steps that each row goes through, `[steps, S * B, width]`."""
-        if self.seen.residuals.options.merge != "product":  # then all is linear, and only the shape matters
+        """Gather the steps that each batch element covers, `[steps, S * B, width]`."""
+        if self.seen.residuals.options.merge != "product":  # then the merge is linear, and only the shape matters
             return tensor.new_zeros(()).expand(len(at), at.shape[1] * tensor.shape[1], tensor.shape[2])
         return tensor[at.to(tensor.device)].flatten(1, 2)
 
     def _positions(self, steps: Tensor) -> Tensor:
-        """The steps of the forward run that each row goes through, `[steps, S]`."""
+        """Return the forward steps that each batch element covers, `[steps, S]`."""
         if self.whole:
             return torch.arange(self.length)[:, None].expand(-1, len(steps))
-        # Before the first step there is nothing; what stands there is read by no result.
+        # Positions before the first step are clamped; no result reads them.
         return (steps - self.window + torch.arange(self.window + 1)[:, None]).clamp(min=0)
 
     def _run(self, layer: LayerResiduals, at: Tensor, given: Tensor) -> tuple[Result, list[str]]:
@@ -174,7 +174,7 @@ class _Stack:
         return layer.engine.run(program, operands, Layout(len(at), given.shape[1])), names
 
     def _there(self, steps: Tensor, reverse: bool) -> Tensor:
-        """Which rows have both a loss at the step and a step at each lag from it, `[window + 1, S, B]`."""
+        """Return which sequences have both a loss at the step and a step at each lag, `[window + 1, S, B]`."""
         other = self._other(steps, reverse)[..., None]
         return (other >= 0) & (other < self.lengths) & self.live[steps]
 

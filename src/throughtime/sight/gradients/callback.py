@@ -1,4 +1,4 @@
-"""Watching gradients while Lightning trains."""
+"""Watch gradients during training with Lightning."""
 
 from __future__ import annotations
 
@@ -28,31 +28,31 @@ _log = logging.getLogger("throughtime")
 
 
 class GradientWatch(Callback):
-    """Logs how gradients flow through time while a model trains, and says when they vanish or explode.
+    """Log how gradients flow through time during training, and warn when they vanish or explode.
 
-    For any LightningModule with recurrent layers of throughtime in it. Every so many steps, after backward, the part of
-    the loss of each step s is taken as the gradient that has arrived at that step's output, and its flow to the states
-    before is found as by `throughtime.sight.gradient_flow`, without dropout, on a few rows of the batch. Nothing of the
-    training is changed.
+    Works with any LightningModule that contains throughtime's recurrent layers. Every few steps, after backward, the
+    callback takes the gradient that arrived at each step's output as the loss of that step, and computes its flow to
+    earlier states as `throughtime.sight.gradient_flow` does, without dropout and for a few sequences of the batch.
+    Training is unaffected.
 
-    To all loggers go, for each layer, `flow/layer0/lag1`, `lag2`, `lag4` ...: the mean at that lag beside lag 0;
-    `flow/layer0/horizon`: the lag at which 1 % is left, the window where it is nowhere; `saturation/layer0.forget/low`
-    and `high`: the fractions of steps and units at which a gate is under 0.1 and over 0.9; and `gradient_norm`, of all
-    parameters, before clipping.
+    It logs for each layer: `flow/layer0/lag1`, `lag2`, `lag4` ..., the mean at that lag relative to lag 0;
+    `flow/layer0/horizon`, the lag at which 1% is left, or the window if there is none; and
+    `saturation/layer0.forget/low` and `high`, the fractions of steps and units at which a gate is below 0.1 and above
+    0.9. It also logs `gradient_norm`, the norm over all parameters before clipping.
 
     Args:
-        every: after how many steps it looks again.
-        window: the largest lag; the steps of a batch bound it too.
-        rows: how many rows of the batch are looked at.
-        short: a horizon under so many steps is called a vanishing gradient.
-        large: a gradient that is so many times as large at some lag as at lag 0 is called exploding.
+        every: the number of steps between measurements.
+        window: the largest lag, also limited by the steps of a batch.
+        rows: the number of sequences per batch to measure.
+        short: horizons below this lag are reported as vanishing.
+        large: growth by this factor over lag 0 is reported as exploding.
 
     Attributes:
-        flow: what was seen last; None before.
-        advice: what was wrong then, in plain words; it is logged as a warning when it changes, under `throughtime`.
+        flow: the last measurement; None before the first.
+        advice: its diagnosis, also logged as a warning to the logger `throughtime` whenever it changes.
 
     Raises:
-        UserError: if a number is not right.
+        UserError: if an argument is invalid.
     """
 
     def __init__(
@@ -60,9 +60,9 @@ class GradientWatch(Callback):
     ) -> None:
         for name, value in (("every", every), ("window", window), ("rows", rows), ("short", short)):
             if not isinstance(value, int) or value < 1:
-                raise UserError(f"{name} is a whole number of 1 or more; given {value!r}.")
+                raise UserError(f"{name} must be a positive integer, got {value!r}.")
         if not large > 1:
-            raise UserError(f"large is more than 1; given {large!r}.")
+            raise UserError(f"large must be greater than 1, got {large!r}.")
         self.every, self.window, self.rows, self.short, self.large = every, window, rows, short, large
         self.flow: Flow | None = None
         self.advice: list[Advice] = []
@@ -71,13 +71,13 @@ class GradientWatch(Callback):
         self._told: set[tuple[str, str]] = set()
 
     def setup(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Refuses a model in which there is nothing to watch."""
+        """Raise an error if the model has nothing to watch."""
         recurrent_modules(pl_module)
 
     def on_train_batch_start(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Begins to watch, where it is time to."""
+        """Start watching if a measurement is due."""
         self._leave()
         if trainer.global_step % self.every or not trainer.is_global_zero:
             return
@@ -88,7 +88,7 @@ class GradientWatch(Callback):
             self._handles.callback(hook.remove)
 
     def on_after_backward(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Looks at what backward has left."""
+        """Measure the gradients that backward has left."""
         if self._handles is None:
             return
         self._leave()
@@ -98,7 +98,7 @@ class GradientWatch(Callback):
         steps: Array | None = None
         for prefix, module in recurrent_modules(pl_module).items():
             call = self._calls[prefix]
-            if not call.arrived:  # or what has is not finite, of which training itself will tell
+            if not call.arrived:  # or it is not finite, which training itself reports
                 continue
             seen, gate_values = _again(pl_module, module, call, self.rows)
             steps = steps_with_a_loss(seen)
@@ -127,11 +127,11 @@ class GradientWatch(Callback):
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Stops watching."""
+        """Stop watching."""
         self._leave()
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Stops watching."""
+        """Stop watching."""
         self._leave()
 
     def _leave(self) -> None:
@@ -140,7 +140,7 @@ class GradientWatch(Callback):
             self._handles = None
 
     def _tell(self, found: list[Advice], step: int) -> None:
-        """Warns of what was not so the last time."""
+        """Warn of problems that the last measurement did not have."""
         self.advice = found
         for each in found:
             if (each.layer, each.kind) not in self._told:
@@ -149,7 +149,7 @@ class GradientWatch(Callback):
 
 
 class _Call(Given):
-    """A call of a recurrent module, and the gradients that have arrived at what it gave."""
+    """A call of a recurrent module, with the gradients that have arrived at its outputs."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -172,14 +172,14 @@ class _Call(Given):
 
     @property
     def arrived(self) -> bool:
-        """Whether a gradient has come that can be followed."""
+        """Whether a finite gradient has arrived."""
         given = [g for g in self.gradients if g is not None]
         return bool(given) and all(bool(g.isfinite().all()) for g in given)
 
 
 @torch.no_grad()
 def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) -> tuple[Seen, dict[str, Tensor]]:
-    """The call once more, without dropout and with its residuals; and the values of the gates."""
+    """Repeat a call without dropout, capturing its residuals and the values of its gates."""
     from throughtime.sight.hooks.record import record
 
     residuals = Residuals(module, to_states)
@@ -202,12 +202,12 @@ def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) ->
 
 
 def _as(dtype: torch.dtype, data: Any) -> Any:
-    """What is floating point in another type: autocast may have given what the parameters do not have."""
+    """Convert floating-point tensors to another type: autocast may have changed it from the parameters' type."""
     return apply_to_collection(data, Tensor, lambda t: t.to(dtype) if t.is_floating_point() else t)
 
 
 def _measured(name: str, flow: Flow) -> dict[str, float]:
-    """What is logged of a layer's flow."""
+    """Return the metrics to log for a layer's flow."""
     by_lag = flow.by_lag[name]
     at_loss = float(by_lag[0])
     if not at_loss > 0:

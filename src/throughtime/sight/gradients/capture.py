@@ -25,12 +25,13 @@ Loss = Callable[[Any], Tensor]
 
 @dataclass(frozen=True)
 class Seen:
-    """A run of a recurrent module.
+    """A captured run of a recurrent module.
 
     Attributes:
         residuals: its residuals.
-        outputs: the gradient of the loss with respect to what each direction of the top layer gives, `[T, B, width]`.
-        passed: that with respect to what the top layer takes, by what goes past the layer.
+        outputs: the gradient of the loss with respect to the output of each direction of the top layer,
+            `[T, B, width]`.
+        passed: the part of the gradient with respect to the top layer's input that bypasses the layer.
     """
 
     residuals: Residuals
@@ -38,13 +39,13 @@ class Seen:
     passed: list[Tensor]
 
     def double(self) -> Seen:
-        """The same in float64."""
+        """Convert to float64."""
         residuals = copy.copy(self.residuals)
         residuals.layers = [[layer.double() for layer in ways] for ways in self.residuals.layers]
         return Seen(residuals, [g.double() for g in self.outputs], [g.double() for g in self.passed])
 
     def first_rows(self, rows: int) -> Seen:
-        """The first rows alone; where rows differ in length these are the longest."""
+        """Keep only the first sequences of the batch; these are the longest if lengths differ."""
         residuals = copy.copy(self.residuals)
         residuals.layers = [[layer.first_rows(rows) for layer in ways] for ways in self.residuals.layers]
         residuals.lengths = self.residuals.lengths[:rows]
@@ -52,16 +53,16 @@ class Seen:
 
 
 def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss: Loss | None = None) -> dict[str, Seen]:
-    """Runs a model, without dropout.
+    """Run a model without dropout and capture its recurrent modules.
 
     Args:
         model, x, targets, state, loss: see `throughtime.sight.gradient_flow`.
 
     Returns:
-        Each recurrent module's run, by what the module's names begin with.
+        Each recurrent module's run, by the prefix of the module's names.
 
     Raises:
-        UserError: if an argument does not fit, a module runs more than once or no gradient arrives.
+        UserError: if an argument is invalid, a module runs more than once, or no gradient arrives.
     """
     modules = recurrent_modules(model)
     residuals = {prefix: Residuals(module, to_states) for prefix, module in modules.items()}
@@ -74,27 +75,27 @@ def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss:
         total = _total(model, x, targets, state, loss, cuts)
     for prefix, cut in cuts.items():
         if cut.calls != 1:
-            raise UserError(f"the recurrent module {prefix.rstrip('.')} ran {cut.calls} times; once is wanted.")
+            raise UserError(f"the recurrent module {prefix.rstrip('.')} must run once, but ran {cut.calls} times.")
     if total.dim() != 0:
-        raise UserError(f"the loss must be a scalar, the sum over steps and rows; given {list(total.shape)}.")
+        raise UserError(f"the loss must be a scalar, summed over steps and sequences; got shape {list(total.shape)}.")
     if not total.requires_grad:
-        raise UserError("no gradient arrives: the loss does not depend on what the recurrent layers give.")
+        raise UserError("no gradient arrives: the loss does not depend on the recurrent layers' outputs.")
     leaves = [leaf for cut in cuts.values() for leaf in cut.leaves]
     found = torch.autograd.grad(total, leaves, allow_unused=True, materialize_grads=True)
     if not all(bool(g.isfinite().all()) for g in found):
-        raise UserError("the gradient of the loss is not finite here: the network has diverged.")
+        raise UserError("the gradient of the loss is not finite; the network has diverged.")
     each = iter(found)
     return {prefix: at_top(residuals[prefix], cut, [next(each) for _ in cut.leaves]) for prefix, cut in cuts.items()}
 
 
 def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> Seen:
-    """The gradients at the top layer from those at what the module gave.
+    """Compute the gradients at the top layer from those at the module's outputs.
 
     Raises:
-        UserError: if the module returns its states, which are no output of a step.
+        UserError: if the module returns states, which have no per-step output.
     """
     if residuals.options.returns == "states":
-        raise UserError("a module that returns='states' has no output that a loss of a step could hang on.")
+        raise UserError("a module with returns='states' has no per-step output for a loss to depend on.")
     gradients = [_inside(g, given, residuals, call.batch_first) for g, given in zip(gradients, call.given, strict=True)]
     ways = residuals.layers[-1]
     with torch.enable_grad():
@@ -107,12 +108,12 @@ def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> Se
 
 
 class Given:
-    """What a recurrent module gave.
+    """The output of a recurrent module.
 
     Attributes:
-        given: one output, or one of each direction.
-        data: their data.
-        batch_first: whether the module gives rows first.
+        given: the output, or one per direction.
+        data: the outputs' data.
+        batch_first: whether the batch is the first axis of the output.
     """
 
     def __init__(self) -> None:
@@ -121,7 +122,7 @@ class Given:
         self.batch_first = False
 
     def take(self, module: nn.Module, result: Any) -> list[Tensor]:
-        """Takes a module's result; returns the data of its outputs."""
+        """Store a module's result and return the data of its outputs."""
         self.given = [result[0]] if isinstance(result[0], Tensor | PackedSequence) else list(result[0])
         self.batch_first = bool(getattr(module, "batch_first", False))
         self.data = [y.data if isinstance(y, PackedSequence) else y for y in self.given]
@@ -129,11 +130,11 @@ class Given:
 
 
 class Cut(Given):
-    """Cuts a module's output off from what made it, so that a gradient stops there.
+    """Detach a module's output from the graph so that gradients stop there.
 
     Attributes:
-        calls: how often it ran.
-        leaves: the data of its outputs, where the gradients arrive.
+        calls: how many times the module ran.
+        leaves: the data of its outputs, which receive the gradients.
     """
 
     def __init__(self) -> None:
@@ -142,7 +143,7 @@ class Cut(Given):
         self.leaves: list[Tensor] = []
 
     def __call__(self, module: nn.Module, args: Any, result: Any) -> Any:
-        """The module's result with the output cut off."""
+        """Return the module's result with a detached output."""
         self.calls += 1
         self.leaves = [y.detach().requires_grad_() for y in self.take(module, result)]
         pairs = zip(self.given, self.leaves, strict=True)
@@ -152,12 +153,12 @@ class Cut(Given):
 
 
 def _inside(gradient: Tensor, given: Tensor | PackedSequence, residuals: Residuals, batch_first: bool) -> Tensor:
-    """A gradient at a module's output in the form that its layers work in: `[T, B, width]`, `[B, width]` at the end."""
+    """Convert a gradient at a module's output to internal form: `[T, B, width]`, or `[B, width]` at the end."""
     if isinstance(given, PackedSequence):
         return form_of(given)[1].layout.pad(gradient)
     ends = residuals.options.returns == "last"
     rows = 0 if ends else 1
-    if gradient.dim() == rows + 1:  # without rows
+    if gradient.dim() == rows + 1:  # without a batch axis
         return gradient.unsqueeze(rows)
     gradient = gradient.transpose(0, 1) if batch_first and not ends else gradient
     return gradient if residuals.restore is None else gradient.index_select(rows, torch.argsort(residuals.restore))
@@ -167,7 +168,7 @@ def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None
     sequence = sequence_model(model)
     if sequence is None:
         if targets is not None:
-            raise UserError("targets are for a sequence model; give another model's loss as a function.")
+            raise UserError("targets require a sequence model; for other models pass loss as a function.")
         given = model(x) if state is None else model(x, state)
         return _squares(cuts) if loss is None else loss(given)
     if language_model(model) is None:
@@ -182,7 +183,7 @@ def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None
         following = symbols_of(targets, language.vocabulary_size)
         if following.shape != ids.shape:
             raise UserError(
-                f"targets must have the shape of the ids, {list(ids.shape)}; given {list(following.shape)}."
+                f"targets must have the same shape as the token ids, {list(ids.shape)}; got {list(following.shape)}."
             )
     total: Tensor = language.loss(ids, following, state)[0]
     return total
@@ -191,7 +192,7 @@ def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None
 def _total_of_sequences(
     model: Any, inputs: Tensor, targets: Any, state: Any, loss: Loss | None, cuts: dict[str, Cut]
 ) -> Tensor:
-    """The loss of a sequence model that isn't a language model."""
+    """Compute the loss of a sequence model that is not a language model."""
     if loss is None and targets is not None:
         of_targets: Tensor = model.loss(inputs, targets_of(targets, model), state)[0]
         return of_targets
@@ -205,5 +206,6 @@ def _total_of_sequences(
 
 
 def _squares(cuts: dict[str, Cut]) -> Tensor:
-    """Half the sum of the squares of what the recurrent layers give."""
+    """Compute half the sum of squares of the recurrent layers' outputs."""
+
     return sum((y.square().sum() / 2 for cut in cuts.values() for y in cut.leaves), torch.zeros(()))

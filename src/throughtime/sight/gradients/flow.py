@@ -1,4 +1,4 @@
-"""How gradients flow through time: from the loss of each step back to the states and inputs of the steps before."""
+"""Measure how gradients flow through time, from the loss of each step back to earlier states and inputs."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _ROW_HEAD = ("gradient of", "at lag 0", "halfway", "at the last lag", "horizon (
 
 @dataclass(frozen=True, repr=False)
 class Flow:
-    """The norm of the gradient of the loss at step s with respect to the state at step t.
+    """Norms of the gradient of the loss at step s with respect to the state at step t.
 
     Attributes:
         steps: the steps s, `[S]`.
-        norms: for each name `[S, window + 1]`: at `[n, lag]` the gradient of the loss at step s = `steps[n]` with
-            respect to what was at step s - lag (s + lag in a reverse direction), the mean over the rows of the batch;
-            NaN before the first step. Names are those of layers, `layer0`, for the norm over all states of the layer
-            together, of each state, `layer0.cell`, and `input`, for the input of the lowest layer.
+        norms: arrays `[S, window + 1]` by name. Element `[n, lag]` is the gradient of the loss at step s = `steps[n]`
+            with respect to the value at step s - lag (s + lag in a reverse direction), averaged over the batch; NaN
+            before the first step. A layer's name, `layer0`, holds the norm over all its states together, a state's
+            name, `layer0.cell`, that of the state, and `input` that of the lowest layer's input.
     """
 
     steps: Array
@@ -46,7 +46,7 @@ class Flow:
 
     @property
     def layers(self) -> list[str]:
-        """The names of the layers, from the lowest; a reverse direction counts as one of its own."""
+        """The names of the layers from the lowest up; each direction is listed separately."""
         return layer_names(self.norms)
 
     @cached_property
@@ -56,19 +56,19 @@ class Flow:
             return {name: np.nansum(n, 0) / (~np.isnan(n)).sum(0) for name, n in self.norms.items()}
 
     def horizon(self, name: str, fraction: float = FALLEN) -> Horizon:
-        """The lag at which the mean has fallen to a fraction of lag 0, or that it grows.
+        """Return the lag at which the mean has fallen to a fraction of its value at lag 0, or report its growth.
 
         Raises:
-            UserError: if there is no such name.
+            UserError: if `name` is unknown.
         """
         if name not in self.norms:
             known = ", ".join(self.norms)
-            raise UserError(f"there is no {name!r} here{nearest(name, self.norms)} (there are: {known}).")
+            raise UserError(f"no gradient named {name!r}{nearest(name, self.norms)} (available: {known}).")
         return horizon(self.by_lag[name], fraction)
 
     @property
     def horizons(self) -> dict[str, Horizon]:
-        """The horizon of each name at 1 %."""
+        """The horizon of each name at 1%."""
         return {name: horizon(mean) for name, mean in self.by_lag.items()}
 
     def __repr__(self) -> str:
@@ -89,14 +89,14 @@ class Flow:
         ]
 
     def figure(self) -> Any:
-        """The mean by lag of each layer, on a logarithmic scale, its horizon marked; a plotly figure."""
+        """Return a plotly figure of each layer's mean by lag on a logarithmic scale, with horizons marked."""
         from throughtime.sight.figures import lines_by_lag
 
         return lines_by_lag({name: self.by_lag[name] for name in self.layers}, self.horizons)
 
 
 def layer_names(names: Iterable[str]) -> list[str]:
-    """Of the names of a flow those of layers, not of their states, from the lowest: `encoder.layer1.reverse`."""
+    """Return the names of layers (not of their states) among a flow's names, lowest first: `encoder.layer1.reverse`."""
     found = [m for name in names if (m := re.fullmatch(r"(.*\.)?layer(\d+)(\.reverse)?", name))]
     modules = [m[1] for m in found]
     return [m[0] for m in sorted(found, key=lambda m: (modules.index(m[1]), int(m[2]), bool(m[3])))]
@@ -112,32 +112,33 @@ def gradient_flow(
     window: int = 200,
     steps: Iterable[int] | None = None,
 ) -> Flow:
-    """The norm of the gradient of the loss at step s with respect to the state at step t, for all s and t.
+    """Compute the norm of the gradient of the loss at step s with respect to the state at step t, for all s and t.
 
-    The gradient with respect to a state is the whole one, by every path from that step's value to the loss: what
-    `retain_grad` would leave on it. It vanishes or explodes with the lag s - t (Hochreiter 1991; Bengio, Simard &
-    Frasconi 1994; Pascanu et al. 2013, arXiv:1211.5063). All steps s are rows of one batch of the layers' gradient
-    programs, over the residuals of one run; memory grows with the steps and with the window, not with their product.
+    The gradient with respect to a state is the total gradient along every path from its value at that step to the loss,
+    as `retain_grad` would store it. It vanishes or explodes with the lag s - t (Hochreiter 1991; Bengio, Simard &
+    Frasconi 1994; Pascanu et al. 2013, arXiv:1211.5063). All steps s form one batch for the layers' gradient programs,
+    which read the residuals of a single run, so memory grows with the sum of steps and window, not with their product.
 
-    A loss of step s is what depends on the output of that step alone, as a language model's does. Where a loss takes
-    several steps' outputs together, its part of step s is the gradient that reaches it by the output of that step.
+    The loss of step s is the part that depends on the output of that step alone, as in a language model. If a loss
+    combines the outputs of several steps, its part for step s is the gradient that reaches it through that step's
+    output.
 
     Args:
-        model: a model with recurrent layers in it, a run or a run's directory. It is run without dropout.
-        x: what the model takes; for a sequence model ids `[T, B]` or `[T]`, or numbers `[T, B, F]` or `[T, F]`.
-        targets: of a sequence model; if not given, for a language model the ids that come next in `x`.
-        state: the initial state; the cell's own if not given.
-        loss: from what the model gives to the loss, a scalar. If not given: for a sequence model with targets its
-            own, summed; without them, if it predicts labels, that of the likeliest labels; for any other model half
-            the sum of the squares of what its recurrent layers give.
-        window: the largest lag. A bidirectional stack takes the time and memory of all lags in any case.
-        steps: the steps s of the loss; all that have one if not given.
+        model: a model with recurrent layers, a run, or a run's directory. It runs without dropout.
+        x: the model's input; for a sequence model token ids `[T, B]` or `[T]`, or numbers `[T, B, F]` or `[T, F]`.
+        targets: a sequence model's targets; for a language model they default to the next ids in `x`.
+        state: the initial state; defaults to the cell's own.
+        loss: maps the model's output to a scalar loss. The default for a sequence model is its own loss, summed, if
+            there are targets, or else that of the likeliest labels if it predicts labels; for any other model it is
+            half the sum of squares of the recurrent layers' outputs.
+        window: the largest lag. A bidirectional stack takes the time and memory of all lags regardless.
+        steps: the steps s; by default all that have a loss.
 
     Returns:
-        The norms; names begin with the recurrent module's path where the model has several.
+        The norms; names start with the recurrent module's path if the model has several.
 
     Raises:
-        UserError: if an argument does not fit, or no gradient arrives.
+        UserError: if an argument is invalid, or no gradient arrives.
     """
     runs = list(seen(opened(model), x, targets, state, loss).items())
     chosen = _steps(steps, [run for _, run in runs])
@@ -151,13 +152,13 @@ def gradient_flow(
 
 @dataclass(frozen=True)
 class Connectivity:
-    """The norm of the gradient of an output at step t with respect to each earlier input.
+    """Norms of the gradient of an output at step t with respect to each input.
 
     Attributes:
-        steps: the steps t, `[S]`; of a model with one output per sequence the last step.
-        norms: `[S, window + 1]`: at `[n, lag]` the gradient of the output at t = `steps[n]` with respect to the input
-            at step t - lag; NaN before the first step.
-        ahead: the same for the input at step t + lag; None where no output depends on a later input.
+        steps: the steps t, `[S]`; the last step for a model with one output per sequence.
+        norms: `[S, window + 1]`. Element `[n, lag]` is the gradient of the output at t = `steps[n]` with respect to the
+            input at step t - lag; NaN before the first step.
+        ahead: the same for the input at step t + lag; None if no output depends on later inputs.
     """
 
     steps: Array
@@ -165,19 +166,19 @@ class Connectivity:
     ahead: Array | None = None
 
     def past(self, step: int) -> Array:
-        """The norms for the output at one step, `[step + 1]`: one for each input up to it, 0 beyond the window.
+        """Return the norms for the output at one step, `[step + 1]`: one per input up to it, 0 beyond the window.
 
         Raises:
-            UserError: if it was not asked for.
+            UserError: if the step was not requested.
         """
         found = np.flatnonzero(self.steps == step)
         if not len(found):
-            raise UserError(f"step {step} is not among the steps, from {self.steps[0]} to {self.steps[-1]}.")
+            raise UserError(f"step {step} was not computed; the steps range from {self.steps[0]} to {self.steps[-1]}.")
         reached = self.norms[found[0]][: step + 1][::-1]
         return np.concatenate([np.zeros(step + 1 - len(reached), reached.dtype), reached])
 
     def figure(self) -> Any:
-        """The norms as a heat map of steps and lags, which are negative for later inputs; a plotly figure."""
+        """Return a plotly heat map of the norms over steps and lags (negative for later inputs)."""
         from throughtime.sight.figures import heat_by_lag
 
         if self.ahead is None:
@@ -196,37 +197,38 @@ def connectivity(
     window: int = 200,
     steps: Iterable[int] | None = None,
 ) -> Connectivity:
-    """The norm of the gradient of an output at step t with respect to each input: what the output depends on.
+    """Compute the norm of the gradient of an output at step t with respect to each input: what the output depends on.
 
-    The definition is that of saliency (Simonyan et al. 2014, arXiv:1312.6034), over time as in Madsen (2019,
-    "Visualizing memorization in RNNs", Distill).
+    This is saliency (Simonyan et al. 2014, arXiv:1312.6034) over time, as in Madsen (2019, "Visualizing memorization in
+    RNNs", Distill).
 
     Args:
-        model, x, targets, state, window: see `gradient_flow`. The inputs of a model that reads symbols are its
-            embedded symbols.
-        of: `"next"`, the loss that `gradient_flow` takes: for a language model the log-probability of the symbol that
-            came next, for a model that predicts labels that of the targets, or of the likeliest labels without
-            targets; `"best"`, the score (logit) of the likeliest symbol or label; or a function from what the model
-            gives to the sum of the outputs of all steps.
-        steps: the steps t; all if not given. A bidirectional model with one output per sequence has its last step
-            alone.
+        model, x, targets, state, window: see `gradient_flow`. For a model of tokens, the inputs are the token
+            embeddings.
+        of: the output. `"next"` is the loss that `gradient_flow` uses: a language model's log-probability of the token
+            that came next, or the log-probability of the targets (without targets, of the likeliest labels) for a model
+            that predicts labels. `"best"` is the score (logit) of the likeliest token or label. A function maps the
+            model's output to the sum of the outputs of all steps.
+        steps: the steps t; all by default. A bidirectional model with one output per sequence has only its last step.
 
     Returns:
         The norms.
 
     Raises:
-        UserError: if an argument does not fit.
+        UserError: if an argument is invalid.
     """
     module = opened(model)
     if isinstance(of, str) and of not in ("next", _BEST):
-        raise UserError(f"of is 'next', 'best' or a function; given {of!r}.")
+        raise UserError(f"of must be 'next', 'best' or a function, got {of!r}.")
     if of == _BEST and not isinstance(getattr(sequence_model(module), "head", None), CategoricalHead):
-        raise UserError("'best' is for models that score symbols or labels: give a function of what this model gives.")
+        raise UserError(
+            "of='best' requires a model that scores tokens or labels; pass a function of this model's output."
+        )
     loss = None if of == "next" else _best_score if of == _BEST else of
     assert not isinstance(loss, str)
     runs = list(seen(module, x, targets, state, loss).values())
     if len(runs) > 1:
-        raise UserError("the model has several recurrent modules: give the one whose inputs are meant, and its input.")
+        raise UserError("the model has several recurrent modules; pass one of them and its input.")
     (run,) = runs
     window = _window(window, run.residuals.steps)
     if not any(layer.forward.reverse for ways in run.residuals.layers for layer in ways):
@@ -237,7 +239,7 @@ def connectivity(
         whole = backward_to_inputs(run, None)
         last = np.array([run.residuals.steps - 1])
         if steps is not None and list(steps) != last.tolist():
-            raise UserError(f"the model's only output belongs to its last step, {last[0]}; got steps={steps!r}.")
+            raise UserError(f"the model's only output is at its last step, {last[0]}; got steps={steps!r}.")
         return Connectivity(last, _lags(whole, lengths[None] - 1, window, -1))
     chosen = _steps(steps, runs)
     whole = backward_to_inputs(run, chosen)
@@ -246,7 +248,7 @@ def connectivity(
 
 
 def _lags(norms: Array, at: Array, window: int, way: int) -> Array:
-    """Norms `[S, T, B]` by their distance from steps `[S, B]`: the mean over the rows, `[S, window + 1]`."""
+    """Arrange norms `[S, T, B]` by distance from steps `[S, B]` and average over the batch: `[S, window + 1]`."""
     places = at[:, None] + way * np.arange(window + 1)[:, None]
     inside = (places >= 0) & (places < norms.shape[1])
     found = np.take_along_axis(norms, places.clip(0, norms.shape[1] - 1), 1)
@@ -264,19 +266,19 @@ def _best_score(given: Any) -> Tensor:
 def _steps(steps: Iterable[int] | None, runs: list[Seen]) -> Array:
     length = min(run.residuals.steps for run in runs)
     if max(run.residuals.steps for run in runs) > length:
-        raise UserError("the model's recurrent modules run over different numbers of steps: look at one of them alone.")
+        raise UserError("the model's recurrent modules run for different numbers of steps; pass one of them alone.")
     with_loss = np.unique(np.concatenate([steps_with_a_loss(run) for run in runs]))
     if steps is None and not len(with_loss):
-        raise UserError("no gradient arrives: the loss does not change with what the recurrent layers give.")
+        raise UserError("no gradient arrives: the loss does not depend on the recurrent layers' outputs.")
     chosen = with_loss if steps is None else np.array(list(steps))
     if chosen.ndim != 1 or not len(chosen) or chosen.dtype.kind != "i":
-        raise UserError(f"steps are whole numbers, at least one; given {steps!r}.")
+        raise UserError(f"steps must be a non-empty list of integers, got {steps!r}.")
     if chosen.min() < 0 or chosen.max() >= length:
-        raise UserError(f"steps are numbered from 0 to {length - 1}; given {chosen.min()} to {chosen.max()}.")
+        raise UserError(f"steps must be from 0 to {length - 1}, got {chosen.min()} to {chosen.max()}.")
     return chosen
 
 
 def _window(window: int, length: int) -> int:
     if not isinstance(window, int) or window < 1:
-        raise UserError(f"the window is a whole number of lags, 1 or more; given {window!r}.")
+        raise UserError(f"window must be a positive integer, got {window!r}.")
     return min(window, length - 1)

@@ -1,4 +1,4 @@
-"""How far back a gradient reaches, from its mean size by lag."""
+"""Determine how far back a gradient reaches from its mean norm by lag."""
 
 from __future__ import annotations
 
@@ -9,19 +9,20 @@ import numpy as np
 from throughtime.errors import UserError
 from throughtime.sight.arrays import Array, as_array
 
-FALLEN = 0.01  # of lag 0
+FALLEN = 0.01  # fraction of the value at lag 0
 
 
 class Horizon(NamedTuple):
-    """Where the gradient by lag has fallen, or that it has not.
+    """The lag at which the gradient has fallen to a fraction, if any.
 
     Attributes:
-        lag: the first lag at which the mean is no more than the fraction of lag 0; None if it is nowhere in the window.
-        window: the largest lag that was looked at.
-        fraction: of lag 0.
-        largest: the largest mean over the one at lag 0, and `largest_lag`, where it is.
-        rate: the factor by which the mean changes from one lag to the next, fitted over the lags up to the horizon, or
-            over the second half of the window where there is none.
+        lag: the first lag at which the mean is at most the fraction of its value at lag 0; None if there is none in the
+            window.
+        window: the largest lag examined.
+        fraction: the fraction of the value at lag 0.
+        largest: the largest mean relative to lag 0, and `largest_lag`, its lag.
+        rate: the factor by which the mean changes per lag, fitted over the lags up to the horizon, or over the second
+            half of the window if there is none.
     """
 
     lag: int | None
@@ -33,7 +34,7 @@ class Horizon(NamedTuple):
 
     @property
     def grows(self) -> bool:
-        """Whether the gradient is larger at the window's end than at lag 0, and still grows there."""
+        """Whether the gradient at the window's end exceeds that at lag 0 and is still growing."""
         return self.lag is None and self.rate > 1 and self.largest > 1
 
     def __str__(self) -> str:
@@ -45,27 +46,27 @@ class Horizon(NamedTuple):
 
 
 def horizon(by_lag: Array, fraction: float = FALLEN) -> Horizon:
-    """The lag at which a gradient has fallen to a fraction of what it is at lag 0.
+    """Find the lag at which a gradient has fallen to a fraction of its value at lag 0.
 
-    That a gradient falls or grows like a power of the lag is Hochreiter's analysis (1991; Bengio et al. 1994; Pascanu
-    et al. 2013, arXiv:1211.5063).
+    Hochreiter (1991; also Bengio et al. 1994; Pascanu et al. 2013, arXiv:1211.5063) showed that gradients shrink or
+    grow exponentially with the lag.
 
     Args:
-        by_lag: the mean size of the gradient at each lag from 0 on, `[window + 1]`; NaN where it is not known. Where it
-            is 0 at lag 0, the first lag at which it is not stands for that.
-        fraction: what is left at the horizon.
+        by_lag: the mean norm of the gradient at each lag from 0 on, `[window + 1]`; NaN where unknown. If it is 0 at
+            lag 0, the first nonzero lag is used instead.
+        fraction: the fraction left at the horizon.
 
     Raises:
-        UserError: if there are no numbers, a negative one, none above 0, or the fraction is not between 0 and 1.
+        UserError: if `by_lag` is empty, all zero or has negative numbers, or `fraction` is not between 0 and 1.
     """
     given = np.asarray(by_lag, np.float64)
     unknown = np.isnan(given)
-    # What is larger than any number is taken as the largest.
+    # Clip infinities to the largest finite number.
     sizes = as_array(np.where(unknown, 0.0, np.minimum(given, np.finfo(np.float64).max)), "the gradient by lag", "lags")
     if not 0 < fraction < 1:
-        raise UserError(f"the fraction that is left at the horizon is between 0 and 1; given {fraction!r}.")
+        raise UserError(f"fraction must be between 0 and 1, got {fraction!r}.")
     if (sizes < 0).any() or not (sizes > 0).any():
-        raise UserError("the gradient by lag must be sizes, 0 or more and not all 0: nothing reaches the loss here.")
+        raise UserError("the gradient by lag must be nonnegative and not all zero; no gradient reaches the loss here.")
     sizes = np.where(unknown, np.nan, sizes)[: int(np.flatnonzero(~unknown)[-1]) + 1]
     first = int(np.argmax(sizes > 0))
     with np.errstate(over="ignore"):

@@ -1,4 +1,4 @@
-"""The reach of a run's gradient: one way of sampling for reports, commands and comparisons, so their figures agree."""
+"""Sample a run's losses to measure how far gradients reach, in the same way for reports, commands and comparisons."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ if TYPE_CHECKING:
     from throughtime.tasks.base import Task
 
 WINDOW = 200
-"""The largest lag that is measured."""
+"""The largest lag to measure."""
 
 STEPS, STREAMS = 400, 4
-"""Steps of each stream, and streams that begin evenly apart; separate sequences have about STEPS * STREAMS in all."""
+"""Steps per stream and evenly spaced streams; separate sequences have about STEPS * STREAMS steps in total."""
 
 _SEQUENCES = 40  # at most
 _LOSSES = 160  # spread over all streams or sequences
 
 Followed = tuple[Any, Any]
-"""What a model reads, `[T]`, `[T, B]` or with features as the last axis, and its targets; None without targets."""
+"""A model's input, `[T]`, `[T, B]` or with features as the last axis, and its targets; None without targets."""
 
 
 def followed(task: Task[Any], part: Any, steps: int = STEPS, streams: int = STREAMS) -> list[Followed]:
-    """Choose what a network reads where the reach of its gradient is measured.
+    """Choose the sequences on which to measure how far the gradient reaches.
 
     Args:
         task: the task.
         part: the data to choose from.
-        steps: steps of each stream, or of a sequence at most.
-        streams: streams of a text or a sound; fewer where the part is short.
+        steps: steps per stream, or the maximum per sequence.
+        streams: number of streams of a text or sound; fewer if the data is short.
     """
     if isinstance(part, Sequences):
         count = int(np.clip(steps * streams / part.lengths.mean(), 1, min(_SEQUENCES, len(part))))
@@ -54,18 +54,19 @@ def followed(task: Task[Any], part: Any, steps: int = STEPS, streams: int = STRE
 
 
 def mean_by_lag(model: SequenceModel, sequences: Sequence[Followed], window: int = WINDOW) -> dict[str, Array]:
-    """Measure the gradient of the loss by steps back: the mean over the losses of all sequences.
+    """Measure the mean gradient norm by lag, averaged over the losses of all sequences.
 
     Args:
         model: the network.
-        sequences: what it reads (see `followed`).
-        window: the largest lag, where a sequence is as long.
+        sequences: its inputs and targets (see `followed`).
+        window: the largest lag, if a sequence is long enough.
 
     Returns:
-        For each layer, each of its states and the input, the mean norm by lag `[window + 1]`, shorter where no loss has
-        so many steps before it; without those that no gradient reaches.
+        The mean norm by lag, `[window + 1]`, for each layer, each of its states and the input; shorter if no loss has
+        enough steps before it, and omitting names that no gradient reaches.
 
     Raises:
+        UserError: if no gradient arrives at all.
         UserError: no gradient arrives at all.
     """
     window = max(1, min(window, max(len(x) for x, _ in sequences) - 1))
@@ -77,7 +78,7 @@ def mean_by_lag(model: SequenceModel, sequences: Sequence[Followed], window: int
             many = min(len(x), max(1, _LOSSES // len(sequences)))
             steps = np.unique(np.linspace(0, len(x) - 1, many).round().astype(int))
         for name, norms in gradient_flow(model, x, targets, window=window, steps=steps).norms.items():
-            if not model.per_step:  # the only output belongs to where this direction ends
+            if not model.per_step:  # the only output is at this direction's last step
                 norms = norms[:1] if ".reverse" in name else norms[-1:]
             there, lags = ~np.isnan(norms), norms.shape[1]
             sums.setdefault(name, np.zeros(window + 1))[:lags] += np.nansum(norms, 0)

@@ -1,4 +1,4 @@
-"""Editing: named values of a model's recurrent layers are replaced at each step, while the model runs as usual."""
+"""Edit named values of a model's recurrent layers at each step."""
 
 from __future__ import annotations
 
@@ -28,39 +28,40 @@ New = Callable[..., Any] | Any  # a function, a number, or an array
 def edit(
     model: Any, changes: Mapping[str, New], *, steps: Chosen = None, units: Chosen = None
 ) -> AbstractContextManager[None]:
-    """Replaces named values of a model's recurrent layers while the model runs as usual.
+    """Replace named values of a model's recurrent layers while the model runs.
 
         with throughtime.edit(model, {"layer0.forget": 1.0}, units=[3]):
             model(x)  # the third unit of the first layer forgets nothing
 
-    All that is computed from the value, in the same step and in later ones, is computed from what takes its place: an
-    edit of the state `layer0.cell` is carried on, one of `layer0.cell.previous` is what the step alone sees, one of
-    `layer0.forget.pre` goes through the sigmoid. Gradients are those of the edited network. What is recorded under the
-    name is what took the value's place. Of edits inside one another the outer ones come first.
+    Everything computed from the value, in the same step and later, uses the replacement: an edit of the state
+    `layer0.cell` carries over to later steps, an edit of `layer0.cell.previous` affects only the step that reads it,
+    and an edit of `layer0.forget.pre` passes through the sigmoid. Gradients are those of the edited network. Recording
+    the name returns the replacement. When edits are nested, the outer ones apply first.
 
     Args:
-        model: any torch module with recurrent layers of throughtime in it.
-        changes: for each name, in which wildcards stand for others as in `throughtime.record`, what takes its place:
+        model: any torch module that contains throughtime's recurrent layers.
+        changes: maps names, with wildcards as in `throughtime.record`, to their replacements. A replacement is one of:
 
             - a number;
-            - an array or tensor that fits `[T, B, H]`, as another run's recorded values do, or `[H]`, in the caller's
-              order of rows. Along steps and units it has the size of what is chosen, or of all, or 1;
-            - a function in the cell language (operators and `throughtime.language`) from the value to what takes its
-              direction. Further arguments are other values of the layer by their names, with `_` for a dot:
-              `lambda forget, cell_previous: ...`. On the engine `reference` it may be any function of Python on
-              tensors `[rows, H]`, which are those of one step or of several.
-        steps: at which steps, as a slice or a list; all if not given.
-        units: which elements of the value, as a slice or a list; all if not given.
+            - an array or tensor that broadcasts to `[T, B, H]`, such as values recorded in another run, or to `[H]`,
+              with sequences in the caller's order. Its size along steps and units is that of the selection, of the
+              full axis, or 1;
+            - a function in the cell language (operators and `throughtime.language`) that maps the value to its
+              replacement. Further parameters receive other values of the layer by name, with `_` for a dot:
+              `lambda forget, cell_previous: ...`. With the engine `reference` it may be any Python function of
+              tensors `[rows, H]`, where rows span one step or several.
+        steps: the steps to edit, as a slice or a list; all by default.
+        units: the elements of the value to edit, as a slice or a list; all by default.
 
     Returns:
-        A context manager; when its block is left the model is as it was.
+        A context manager that restores the model on exit.
 
     Raises:
-        UserError: if a name matches no value, two match one, or what takes its place does not fit.
+        UserError: if a name matches no value, two names match the same value, or a replacement does not fit.
     """
     values = values_of(model)
     if not isinstance(changes, Mapping) or not changes:
-        raise UserError(f"changes are a dictionary from names to what takes their values' place; given {changes!r}.")
+        raise UserError(f"changes must be a dictionary from names to replacements, got {changes!r}.")
     require_matches(values, list(changes))
     for pattern, new in changes.items():
         if not callable(new):
@@ -78,10 +79,10 @@ def _editing(editors: Sequence[tuple[Any, Hook]]) -> Iterator[None]:
 
 
 def _check(pattern: str, new: Any) -> None:
-    """Refuses what can be no value."""
+    """Raise an error for a replacement that can't be a value."""
     if isinstance(new, Real) and not isinstance(new, bool):
         if math.isnan(new):
-            raise UserError(f"the new value of {pattern!r} is NaN, which nothing can be computed from.")
+            raise UserError(f"the replacement of {pattern!r} must not be NaN.")
         return
     try:
         tensor = torch.as_tensor(new)
@@ -90,16 +91,16 @@ def _check(pattern: str, new: Any) -> None:
     if isinstance(new, str | bool) or tensor is None or tensor.dim() > 3 or tensor.is_complex():
         shown = f"{type(new).__name__} {new!r}" if tensor is None or tensor.dim() < 4 else f"shape {list(tensor.shape)}"
         raise UserError(
-            f"what takes the place of {pattern!r} is a number, an array that fits [T, B, H], or a function in the cell "
-            f"language; given {shown}."
+            f"the replacement of {pattern!r} must be a number, an array that fits [T, B, H], or a function in the cell "
+            f"language; got {shown}."
         )
 
 
 class _Editor(Hook):
-    """Takes part in the runs of one recurrent module.
+    """Edit the runs of one recurrent module.
 
     Attributes:
-        changes: for each direction of each layer what becomes of its values, and what the user gave for it.
+        changes: for each direction of each layer, the edits and the replacements that the user passed.
     """
 
     leaves_graph = True
@@ -114,7 +115,7 @@ class _Editor(Hook):
             self.changes[direction] = list(self._edits(direction, program, changes))
 
     def begin(self, layout: Layout) -> None:
-        """Learns which steps are meant."""
+        """Resolve the selected steps for this run."""
         if torch.compiler.is_compiling():
             self.in_graph()
         self.layout = layout
@@ -122,7 +123,7 @@ class _Editor(Hook):
         self.order = None if layout.restore is None else torch.argsort(layout.restore)
 
     def rewrite(self, direction: LayerDirection, program: Program) -> Program:
-        """The program with the edits of this layer in it."""
+        """Insert this layer's edits into the program."""
         edits = [edit for edit, _ in self.changes[direction]]
         if not edits:
             return program
@@ -135,7 +136,7 @@ class _Editor(Hook):
         return edited
 
     def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
-        """The arrays that take values' places, and the mask of the steps."""
+        """Return the replacement arrays and the mask of the selected steps."""
         if not self.changes[direction]:
             return []
         found = [self._array(direction, edit, given, x) for edit, given in self.changes[direction] if edit.new is None]
@@ -146,7 +147,7 @@ class _Editor(Hook):
         return found
 
     def engine(self, direction: LayerDirection, program: Program, chosen: Engine) -> Engine:
-        """The reference engine, made to call the functions of Python among the edits."""
+        """Use a reference engine that can call the Python functions among the edits."""
         calls = self._calls.get(direction)
         if not calls:
             return chosen
@@ -154,10 +155,10 @@ class _Editor(Hook):
         return ReferenceEngine({**before, **{program.values[site]: call for site, call in calls.items()}})
 
     def in_graph(self) -> str:
-        """Refuses: a graph is as it was captured."""
+        """Refuse to run inside a captured graph, which can't be changed."""
         raise UserError(
-            "torch.compile and torch.export capture a graph in which nothing can be edited: run the model as it was "
-            "before it was compiled."
+            "values can't be edited in a graph captured by torch.compile or torch.export: run the original, "
+            "uncompiled model instead."
         )
 
     def _edits(
@@ -174,13 +175,13 @@ class _Editor(Hook):
                     yield self._complete(edit, program, new), new
                 elif taken[id] != pattern:
                     raise UserError(
-                        f"{pattern!r} and {taken[id]!r} are two edits of one value, {label!r}: give one of them, or "
-                        "put one edit inside the other."
+                        f"{pattern!r} and {taken[id]!r} both edit the value {label!r}: keep one of them, or nest one "
+                        "edit inside the other."
                     )
                 taken[id] = pattern
 
     def _complete(self, edit: Edit, program: Program, new: New) -> Edit:
-        """The edit with its number or function; that the program cannot have it is told now, before a run."""
+        """Add the number or function to an edit, so that an invalid one raises an error before the run."""
         if isinstance(new, Real) or callable(new):
             edit = replace(edit, new=new if callable(new) else float(new))
         try:
@@ -192,7 +193,7 @@ class _Editor(Hook):
         return edit
 
     def _array(self, direction: LayerDirection, edit: Edit, given: Any, x: Tensor) -> Tensor:
-        """An array as an input of the layer's program: `[T, B, H]`, rows in the order in which they lie inside."""
+        """Return an array as an input of the layer's program: `[T, B, H]`, sequences in internal order."""
         tensor = torch.as_tensor(given).to(x.device, x.dtype)
         shape = tuple(tensor.shape)
         tensor = tensor.reshape((1,) * (3 - tensor.dim()) + shape)
@@ -204,9 +205,9 @@ class _Editor(Hook):
                 index[list(chosen)] = torch.arange(length)
                 tensor = tensor.index_select(axis, index.to(x.device))
             elif length not in (1, size):
-                chosen_too = f", or {len(chosen)} for what is chosen" if chosen is not None else ""
+                chosen_too = f", {len(chosen)} (the selection)" if chosen is not None else ""
                 raise UserError(
-                    f"the new value of {edit.label!r} has the shape {list(shape)}; it must fit [T, B, H] = "
+                    f"the replacement of {edit.label!r} has shape {list(shape)}, which must fit [T, B, H] = "
                     f"{list(sizes)}: {'TBH'[axis]} may be {size}{chosen_too}, or 1."
                 )
         if self.order is not None and tensor.shape[1] > 1:

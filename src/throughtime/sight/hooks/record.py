@@ -1,4 +1,4 @@
-"""Recording: the named values of a model's recurrent layers at each step, while the model runs as usual."""
+"""Record named values of a model's recurrent layers at each step."""
 
 from __future__ import annotations
 
@@ -31,36 +31,37 @@ def record(
     gradients: bool = False,
     budget_bytes: int = BUDGET_BYTES,
 ) -> AbstractContextManager[Tape]:
-    """Records named values of a model's recurrent layers while the model runs as usual.
+    """Record named values of a model's recurrent layers while the model runs.
 
         with throughtime.record(model, "layer0.forget", "*.cell") as tape:
             model(x)
         tape["layer0.forget"]  # [T, B, H]
 
-    A value's name is the path of the recurrent module in the model (left out where there is only one), the layer, the
-    direction if it is the reverse one, and the name in the cell's equations: `layer0.forget`, `layer0.cell.previous`,
-    `encoder.layer1.reverse.input.pre`. Results and gradients are the same bits with and without recording.
+    A value's name consists of the recurrent module's path in the model (omitted if there is only one), the layer,
+    `reverse` for the reverse direction, and the name in the cell's equations: `layer0.forget`, `layer0.cell.previous`,
+    `encoder.layer1.reverse.input.pre`. Recording does not change a bit of the results or gradients.
 
     Args:
-        model: any torch module with recurrent layers of throughtime in it.
-        *patterns: names, in which `*` stands for anything, `?` for one character and `[...]` for one of several.
-        steps: which steps are kept, as a slice or a list; all if not given.
-        units: which elements of each value are kept, as a slice or a list; all if not given.
-        gradients: whether the gradient of the loss with respect to each value at each step is kept, too.
-        budget_bytes: how much memory may be taken; a run that would take more is refused before it begins.
+        model: any torch module that contains throughtime's recurrent layers.
+        *patterns: names, in which `*` matches any text, `?` one character and `[...]` one of several characters.
+        steps: the steps to keep, as a slice or a list; all by default.
+        units: the elements of each value to keep, as a slice or a list; all by default.
+        gradients: whether to also keep the gradient of the loss with respect to each value at each step.
+        budget_bytes: the memory limit; a run that would exceed it raises an error before it starts.
 
     Returns:
-        A context manager that gives the tape. What is recorded stays on the tape when the block is left; the gradients
-        of its runs arrive there even then.
+        A context manager that yields the tape. The tape keeps the recorded values after the block ends, and receives
+        the gradients of its runs even then.
 
     Raises:
-        UserError: if a pattern matches no value, the budget is no size, or the model has no recurrent layers of ours.
+        UserError: if a pattern matches no value, the budget is not a positive number, or the model has no throughtime
+            layers.
     """
     values = values_of(model)
     if not patterns:
-        raise UserError("name what is to be recorded, such as 'layer0.*'; '*' is every named value.")
+        raise UserError("pass the names of values to record, such as 'layer0.*'; '*' records every named value.")
     if isinstance(budget_bytes, bool) or not isinstance(budget_bytes, int | float) or not budget_bytes > 0:
-        raise UserError(f"budget_bytes is a number of bytes above 0; given {budget_bytes!r}.")
+        raise UserError(f"budget_bytes must be a positive number of bytes, got {budget_bytes!r}.")
     found = require_matches(values, patterns)
     tape = Tape(list(dict.fromkeys(name for names in found.values() for name in names)), values, budget_bytes)
     recorders = [
@@ -79,10 +80,10 @@ def _recording(tape: Tape, recorders: Sequence[tuple[Any, Hook]]) -> Iterator[Ta
 
 
 class Call(Mapping[str, Tensor]):
-    """What was recorded of one run of a recurrent module: each value `[T, B, H]` by its name.
+    """The recorded values of one run of a recurrent module: a mapping from names to `[T, B, H]`.
 
-    Time comes first and the rows are in the caller's order, whatever the form of the input; where a row of a packed
-    sequence has ended there are zeros. The values are detached, and may be the memory that backward reads.
+    Time is the first axis and sequences are in the caller's order, whatever the form of the input. Packed sequences are
+    padded with zeros. The values are detached, and may share memory with what backward reads.
     """
 
     def __init__(self, values: Values) -> None:
@@ -107,12 +108,12 @@ class Call(Mapping[str, Tensor]):
         return f"<call: {', '.join(f'{name} {list(value.shape)}' for name, value in self.items())}>"
 
     def gradient(self, name: str) -> Tensor:
-        """The gradient of the loss with respect to a value at each step, `[T, B, H]`; see `Tape.gradient`."""
+        """Return the gradient of the loss with respect to a value at each step, `[T, B, H]`; see `Tape.gradient`."""
         name = self._known(name)
         if name not in self._gradients:
             raise UserError(
-                f"no gradient has gone through {name!r}: record with gradients=True, run the model where gradients are "
-                "on and something that the value's layer is computed from needs one, and call backward on the loss."
+                f"no gradient has reached {name!r}: record with gradients=True, run the model with gradients enabled "
+                "and parameters or inputs that require them, and call backward on the loss."
             )
         return self._gradients[name]
 
@@ -132,11 +133,11 @@ class Call(Mapping[str, Tensor]):
 
 
 class Tape:
-    """What was recorded.
+    """Recorded values.
 
     Attributes:
-        calls: each run of a recurrent module, in order; each maps names to values and has `gradient(name)`.
-        names: the names that are recorded.
+        calls: the runs of recurrent modules, in order; each maps names to values and has `gradient(name)`.
+        names: the recorded names.
     """
 
     def __init__(self, names: list[str], values: Sequence[Values], budget_bytes: int) -> None:
@@ -146,39 +147,41 @@ class Tape:
         self._budget = budget_bytes
 
     def __getitem__(self, name: str) -> Tensor:
-        """A value at each step, `[T, B, H]`, where its layer ran once.
+        """Return a value at each step, `[T, B, H]`, if its layer ran once.
 
         Raises:
-            UserError: if it was not recorded, or in several runs of its layer.
+            UserError: if it was not recorded, or its layer ran several times.
         """
         return self._only(name)[name]
 
     def gradient(self, name: str) -> Tensor:
-        """The gradient of the loss with respect to a value at each step, `[T, B, H]`.
+        """Return the gradient of the loss with respect to a value at each step, `[T, B, H]`.
 
-        It is that of the value as it is at that point of the step: of `layer0.cell` at step t by all its uses at step
-        t and after, of `layer0.cell.previous` by its uses within step t alone. Several calls of backward add up, as
-        they do in a parameter's `grad`; zero where the loss does not depend on the value.
+        The gradient includes all uses of the value after it is computed: that of `layer0.cell` at step t covers its
+        uses at step t and later, that of `layer0.cell.previous` its uses within step t only. It accumulates over calls
+        of backward, as a parameter's `grad` does, and is zero where the loss does not depend on the value.
 
         Raises:
-            UserError: if there is none yet, or of several runs.
+            UserError: if no gradient has arrived yet, or the layer ran several times.
         """
         return self._only(name).gradient(name)
 
     def joined(self, name: str) -> Tensor:
-        """A value in all runs of its layer one after the other in time, `[sum of T, B, H]`.
+        """Concatenate a value over all runs of its layer along time, `[sum of T, B, H]`.
 
         Raises:
-            UserError: if it was not recorded, or the runs differ in their rows.
+            UserError: if it was not recorded, or the runs differ in batch size.
         """
         values = [call[name] for call in self._with(name)]
         rows = sorted({value.shape[1] for value in values})
         if len(rows) > 1:
-            raise UserError(f"the runs of {name!r} have {rows} rows, and cannot be joined in time: see tape.calls.")
+            raise UserError(
+                f"cannot join the runs of {name!r} along time: their batch sizes are {rows}; use tape.calls instead."
+            )
         return torch.cat(values)
 
     def clear(self) -> None:
-        """Forgets all calls, which gives their memory back; recording goes on."""
+        """Discard all calls to free their memory; recording continues."""
         self.calls.clear()
 
     def __repr__(self) -> str:
@@ -199,8 +202,8 @@ class Tape:
         if not any(name in (n, *(v.full_path + n.removeprefix(v.path) for v in self._of)) for n in self.names):
             raise _unknown(name, self.names)
         raise UserError(
-            f"{name!r} was not recorded, as no run of its layer was seen: run the model inside the `with` block. A run "
-            "that torch.compile or torch.export has captured is not seen: run the model as it was before."
+            f"{name!r} was not recorded because its layer has not run: run the model inside the `with` block. A model "
+            "captured by torch.compile or torch.export can't be recorded; run the original model instead."
         )
 
     def _only(self, name: str) -> Call:
@@ -209,23 +212,23 @@ class Tape:
             indices = [k for k, call in enumerate(self.calls) if name in call]
             shown = ", ".join(map(str, indices[:5])) + (" ..." if len(indices) > 5 else "")
             raise UserError(
-                f"{name!r} was recorded in {len(found)} runs of its layer: say tape.calls[k][{name!r}] with k one of "
-                f"{shown}, or tape.joined({name!r}) for all of them one after the other."
+                f"{name!r} was recorded in {len(found)} runs of its layer: use tape.calls[k][{name!r}] with k one of "
+                f"{shown}, or tape.joined({name!r}) to concatenate them."
             )
         return found[0]
 
 
 def _unknown(name: str, known: list[str]) -> UserError:
-    return UserError(f"{name!r} was not recorded{nearest(str(name), known)} (there are: {listed(known)}).")
+    return UserError(f"{name!r} was not recorded{nearest(str(name), known)} (recorded: {listed(known)}).")
 
 
 class _Part(NamedTuple):
-    """What is recorded of one value.
+    """How one value is recorded.
 
     Attributes:
-        name, label: what the layer's program and the user call it.
-        start, width: the elements that are written, from the first to the last of those that are kept.
-        units: which of these are kept; all if None.
+        name, label: its names in the layer's program and in the model.
+        start, width: the range of elements to write, from the first to the last one kept.
+        units: the elements of this range to keep; all if None.
     """
 
     name: str
@@ -236,7 +239,7 @@ class _Part(NamedTuple):
 
 
 class _Recorder(Hook):
-    """Takes part in the runs of one recurrent module."""
+    """Record the runs of one recurrent module."""
 
     leaves_graph = True
 
@@ -245,7 +248,7 @@ class _Recorder(Hook):
     ) -> None:
         self.tape, self.values = tape, values
         self.steps, self.units, self.gradients = steps, units, gradients
-        # By the cell's own equations: rewrites may name more.
+        # Resolve names in the cell's own equations: hooks that rewrite the program may add more.
         self.parts = {
             direction: [
                 self._part(direction, program, name) for name in values.all_matching(patterns, direction, program)
@@ -260,7 +263,7 @@ class _Recorder(Hook):
         self.takes_token_ids = all(instruction.op != INPUT for instruction in recorded)
 
     def begin(self, layout: Layout) -> None:
-        """Begins a call, if there is room for it."""
+        """Start a call if it fits the budget."""
         if torch.compiler.is_compiling():
             self.in_graph()
         self.layout, self.call = layout, Call(self.values)
@@ -268,7 +271,7 @@ class _Recorder(Hook):
         self._check_budget()
 
     def tap(self, direction: LayerDirection, program: Program) -> Tap | None:
-        """Asks for the values whose names match."""
+        """Request the values whose names match."""
         parts = self.parts[direction]
         if not parts:
             return None
@@ -289,10 +292,10 @@ class _Recorder(Hook):
         return Tap(stretches, receive, stretches if self.gradients else (), receive_gradients)
 
     def in_graph(self) -> str:
-        """Refuses: what a graph computes is not seen."""
+        """Refuse to run inside a captured graph, whose values can't be recorded."""
         raise UserError(
-            "torch.compile and torch.export capture a graph in which nothing can be recorded: run the model as it was "
-            "before it was compiled."
+            "values can't be recorded in a graph captured by torch.compile or torch.export: run the original, "
+            "uncompiled model instead."
         )
 
     def _part(self, direction: LayerDirection, program: Program, name: str) -> _Part:
@@ -304,7 +307,7 @@ class _Recorder(Hook):
         return _Part(name, label, start, max(units) + 1 - start, [unit - start for unit in units])
 
     def _check_budget(self) -> None:
-        """Refuses a run that would take more memory than is allowed, before it begins."""
+        """Raise an error before a run that would exceed the memory budget."""
         assert isinstance(self.values.module, nn.Module)
         number = self.layout.rows * next(self.values.module.parameters()).element_size() * (2 if self.gradients else 1)
         steps = self.layout.steps if self.chosen is None else len(self.chosen)
@@ -312,32 +315,32 @@ class _Recorder(Hook):
         for parts in self.parts.values():
             of_layer = steps * number * sum(p.width if p.units is None else len(p.units) for p in parts)
             kept += of_layer
-            # A layer writes all steps, of which those that are not meant are left out when it has run.
+            # A layer writes all steps; the unwanted ones are dropped after it has run.
             written = max(written, self.layout.steps * number * sum(p.width for p in parts) - of_layer)
         before = sum(call._size for call in self.tape.calls)
         if before + kept + written > self.tape._budget:
-            held = f" beside the {_size(before)} of the {len(self.tape.calls)} calls on the tape" if before else ""
+            held = f" in addition to {_size(before)} in the {len(self.tape.calls)} recorded calls" if before else ""
             raise UserError(
-                f"recording this run would take {_size(kept + written)}{held}, and the budget is "
-                f"{_size(self.tape._budget)}: name fewer values, choose units or steps, "
-                f"{'call tape.clear() between runs, ' if before else ''}or give a larger budget_bytes."
+                f"recording this run would take {_size(kept + written)}{held}, but the budget is "
+                f"{_size(self.tape._budget)}: record fewer values, units or steps, "
+                f"{'call tape.clear() between runs, ' if before else ''}or pass a larger budget_bytes."
             )
 
 
 def _chosen(value: Tensor, layout: Layout, steps: Sequence[int] | None, units: Sequence[int] | None) -> Tensor:
-    """A value of a run as it is kept: rows in the caller's order, the chosen steps and units."""
+    """Return a value as it is kept: sequences in the caller's order, only the chosen steps and units."""
     if layout.restore is not None:
         value = value.index_select(1, layout.restore)
     for axis, chosen in ((0, steps), (2, units)):
         if chosen is not None and list(chosen) != list(range(value.shape[axis])):
             value = value.index_select(axis, torch.tensor(chosen, device=value.device))
-    # A part of a larger tensor would keep the whole of it.
+    # A view would keep the whole tensor alive.
     whole = value.untyped_storage().nbytes() <= value.numel() * value.element_size()
     return value if whole else value.clone()
 
 
 def _size(count: int) -> str:
-    """A number of bytes, for a person."""
+    """Format a number of bytes."""
     for unit in ("bytes", "KiB", "MiB"):
         if count < 1024:
             return f"{count:.3g} {unit}"

@@ -1,4 +1,4 @@
-"""The residuals of a run: for each layer all that its gradient program reads, kept while the model runs as usual."""
+"""Capture the residuals of a run: everything that the layers' gradient programs read."""
 
 from __future__ import annotations
 
@@ -17,23 +17,24 @@ from throughtime.program.gradient import Gradient, Slots, gradient, with_residua
 from throughtime.program.legality import require_legal
 from throughtime.sight.models import RecurrentLayers
 
-Asked = Callable[[Program], tuple[Slots, Slots]]  # of a program: whose gradients are given, and which are wanted
+Asked = Callable[[Program], tuple[Slots, Slots]]  # maps a program to its given and its requested gradients
 
 
 @dataclass(frozen=True)
 class LayerResiduals:
-    """What is left of the run of one direction of a layer.
+    """The residuals of one direction of a layer.
 
     Attributes:
         direction: the layer and its direction.
         forward: the program that ran.
         plan: its gradient.
-        x: what the layer took, `[T, B, width]`.
-        y: what it gave, where directions are multiplied; else of the same shape, and zeros that take no memory.
-        read: what the gradient program reads of the run, each `[T, B, width]`.
-        parameters: what it reads of the parameters.
-        engine: what runs it.
-        device: where the tensors are.
+        x: the layer's input, `[T, B, width]`.
+        y: the layer's output if directions are merged by multiplication; otherwise zeros of the same shape that occupy
+            no memory.
+        read: the values of the run that the gradient program reads, each `[T, B, width]`.
+        parameters: the parameters that the gradient program reads.
+        engine: the engine that runs the program.
+        device: the tensors' device.
     """
 
     direction: LayerDirection
@@ -48,12 +49,12 @@ class LayerResiduals:
 
     @property
     def width(self) -> int:
-        """How many numbers the gradient program reads or gives at a step of a row, about."""
+        """Approximate number of values that the gradient program reads or writes per step and sequence."""
         program = self.plan.program
         return sum(i.width for i in program.inputs) + sum(s.width for s in program.states)
 
     def double(self) -> LayerResiduals:
-        """The same in float64, in which products of many Jacobians keep their small directions."""
+        """Convert to float64, in which products of many Jacobians keep their small directions."""
         read = [tensor.double() for tensor in self.read]
         like = torch.empty(0, dtype=torch.float64, device=self.device)
         engine = choose("reference" if self.engine.name == "reference" else None, self.plan.program, like)
@@ -61,26 +62,26 @@ class LayerResiduals:
         return replace(self, x=x, y=y, read=read, parameters=[p.double() for p in self.parameters], engine=engine)
 
     def first_rows(self, rows: int) -> LayerResiduals:
-        """The first rows alone."""
+        """Keep only the first sequences of the batch."""
         return replace(self, x=self.x[:, :rows], y=self.y[:, :rows], read=[v[:, :rows] for v in self.read])
 
 
 class Residuals(Hook):
-    """Keeps, while it watches a recurrent module, what the gradients of its layers read.
+    """Capture what the gradients of a recurrent module's layers read.
 
-    Resets, masks and edits are in it, as it sees each program as it is run.
+    The hook sees each program as it runs, so resets, masks and edits are included.
 
     Args:
         module: the recurrent module.
-        asked: for a program, whose gradients will be given and which are wanted.
+        asked: maps a program to its given and its requested gradients.
 
     Attributes:
-        options: how the module's layers are joined.
-        layers: of the last run each layer's directions.
-        lengths: the number of steps of each row of the last run.
-        steps: the number of its steps.
-        sizes: how many of its rows were active at each step; all if None.
-        back: for each row as the caller knows it, where it is inside; the same place if None.
+        options: how the module's layers are connected.
+        layers: the directions of each layer in the last run.
+        lengths: the number of steps of each sequence in the last run.
+        steps: the number of steps of the last run.
+        sizes: the number of active sequences at each step; None if all are active.
+        back: the internal position of each of the caller's sequences; None if the order is unchanged.
     """
 
     def __init__(self, module: RecurrentLayers, asked: Asked) -> None:
@@ -94,11 +95,11 @@ class Residuals(Hook):
 
     @property
     def apart(self) -> bool:
-        """Whether the directions of a layer take inputs of their own: where they stay apart, above the lowest layer."""
+        """Whether each direction of a layer above the lowest has an input of its own, because they are not merged."""
         return self.options.merge == "none" and len(self.layers) > 1
 
     def begin(self, layout: Layout) -> None:
-        """Forgets the run before."""
+        """Discard the previous run."""
         self.layers, self.steps, self.restore = [], layout.steps, layout.restore
         sizes = [layout.rows] * layout.steps if layout.batch_sizes is None else list(layout.batch_sizes)
         self.sizes = layout.batch_sizes
@@ -106,14 +107,14 @@ class Residuals(Hook):
         self._parameters = self._module.layers()
 
     def rewrite(self, direction: LayerDirection, program: Program) -> Program:
-        """The program with what its gradient reads among its outputs."""
+        """Add the values that the gradient reads to the program's outputs."""
         given, wanted = self._asked(program)
         augmented = with_residuals(program, wanted)
         self._plan = gradient(augmented, given, wanted)
         self._forward = augmented
         values = [augmented.outputs[k].value for k in self._plan.residuals]
         inputs = {i["index"]: id for id, i in enumerate(augmented.body) if i.op == INPUT}
-        self._more = [k for k in self._plan.inputs if k > 0]  # x is seen without them
+        self._more = [k for k in self._plan.inputs if k > 0]  # x is captured without them
         values += [inputs[k] for k in self._more]
         if self.options.merge == "product":
             values.append(program.outputs[0].value)
@@ -121,12 +122,12 @@ class Residuals(Hook):
         return require_legal(replace(program, outputs=program.outputs + added))
 
     def inputs(self, direction: LayerDirection, x: Tensor) -> list[Tensor]:
-        """Nothing is added; x is kept."""
+        """Add no inputs; keep x."""
         self._x = x.detach()
         return []
 
     def receive(self, direction: LayerDirection, outputs: list[Tensor]) -> None:
-        """Keeps what the gradient reads."""
+        """Keep the values that the gradient reads."""
         plan = self._plan
         residuals = [output.detach() for output in outputs]
         given = {0: self._x} | dict(zip(self._more, residuals[len(plan.residuals) :], strict=False))
@@ -151,7 +152,7 @@ class Residuals(Hook):
         self.layers[direction.layer].append(layer)
 
     def _without_gaps(self, tensor: Tensor) -> Tensor:
-        """Steps after a row's end repeat its last one, as a gradient program may divide by what it reads."""
+        """Repeat a sequence's last step after its end, since a gradient program may divide by what it reads."""
         if bool((self.lengths == self.steps).all()):
             return tensor
         last = (self.lengths - 1).clamp(min=0).to(tensor.device)
@@ -160,10 +161,10 @@ class Residuals(Hook):
 
 
 def gradient_outputs(layer: LayerResiduals) -> tuple[Program, list[str]]:
-    """The gradient program with the gradient of the layer's input and of each state at each step as its outputs.
+    """Extend the gradient program to output the gradients of the layer's input and of each state at each step.
 
     Returns:
-        The program, whose first output is the input's gradient, and the names of the states that have the others.
+        The program, whose first output is the gradient of the input, and the names of the states for the others.
     """
     program, forward = layer.plan.program, layer.forward
     outputs, names = [Output("x", program.outputs[0].value)], []
@@ -172,17 +173,17 @@ def gradient_outputs(layer: LayerResiduals) -> tuple[Program, list[str]]:
         if labels:
             outputs.append(Output(state.name, program.values[f"{labels[0]}.gradient"]))
             names.append(state.name)
-    # "x" could be a state's name too
+    # "x" could also be the name of a state
     renamed = tuple(replace(o, name=f"gradient.{k}.{o.name}") for k, o in enumerate(outputs))
     return require_legal(replace(program, outputs=renamed, reductions=())), names
 
 
 def to_states(program: Program) -> tuple[Slots, Slots]:
-    """Asks for the gradients of the input and the states from that of the output."""
+    """Request the gradients of the input and the states, given that of the output."""
     return Slots((0,), (), ()), Slots((0,), tuple(range(len(program.states))), ())
 
 
 def step_jacobian(program: Program) -> tuple[Slots, Slots]:
-    """Asks for the gradients of the states before from those of the states after."""
+    """Request the gradients of the previous states, given those of the new states."""
     states = tuple(range(len(program.states)))
     return Slots((), states, ()), Slots((), states, ())

@@ -1,4 +1,4 @@
-"""Which steps and which units are meant."""
+"""Select steps or units."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ Chosen = slice | Iterable[int] | None
 
 
 class Selection:
-    """Some of the steps, or some of the units.
+    """A selection of steps or of units.
 
     Args:
         what: "steps" or "units".
-        chosen: a slice, or whole numbers, which may count from the end; all if None.
+        chosen: a slice, or integers, of which negative ones count from the end; all if None.
 
     Raises:
-        UserError: if it is neither, or a number is there twice.
+        UserError: if it is neither, or contains a number twice.
     """
 
     def __init__(self, what: str, chosen: Chosen) -> None:
@@ -31,7 +31,7 @@ class Selection:
 
     @property
     def all(self) -> bool:
-        """Whether nothing is left out."""
+        """Whether the selection covers everything."""
         return self._slice is None and self._list is None
 
     def __str__(self) -> str:
@@ -41,14 +41,14 @@ class Selection:
         return f"slice({', '.join(map(str, parts))})"
 
     def of(self, size: int, whose: str) -> Sequence[int] | None:
-        """The numbers that are meant among `size` of them, in the order given; None for all.
+        """Return the selected indices in the given order; None for all.
 
         Args:
-            size: how many there are.
-            whose: what has them, for the message.
+            size: the number of elements to choose from.
+            whose: the name of the value, for error messages.
 
         Raises:
-            UserError: if one is not among them, or none is.
+            UserError: if an index is out of range, or the selection is empty.
         """
         if self.all:
             return None
@@ -59,18 +59,18 @@ class Selection:
             outside = [n for n in self._list if not -size <= n < size]
             if outside:
                 raise UserError(
-                    f"{self.what} {', '.join(map(str, outside[:5]))} of {whose}: it has {size}, from 0 to {size - 1}."
+                    f"{self.what} {', '.join(map(str, outside[:5]))} of {whose} out of range: must be 0 to {size - 1}."
                 )
             found = [n % size for n in self._list]
             if len(set(found)) < len(found):
-                raise UserError(f"{self.what} {self} of {whose}, which has {size}: one is meant twice.")
+                raise UserError(f"{self.what} {self} selects an element of {whose} (size {size}) twice.")
         if not found:
-            raise UserError(f"{self.what} {self} leaves none of the {size} of {whose}.")
+            raise UserError(f"{self.what} {self} selects none of the {size} elements of {whose}.")
         return found
 
     def _numbers(self, chosen: Any) -> list[int]:
         given = chosen.tolist() if hasattr(chosen, "tolist") else chosen
-        wrong = UserError(f"{self.what} are a slice or a list of whole numbers; given {chosen!r}.")
+        wrong = UserError(f"{self.what} must be a slice or a list of integers, got {chosen!r}.")
         if isinstance(given, str | bytes) or not isinstance(given, Iterable):
             raise wrong
         try:
@@ -81,5 +81,5 @@ class Selection:
         if any(isinstance(n, bool) for n in given):
             raise wrong
         if len(set(numbers)) < len(numbers):
-            raise UserError(f"{self.what} {numbers}: one is there twice.")
+            raise UserError(f"{self.what} must be distinct, got {numbers}.")
         return numbers

@@ -21,9 +21,9 @@ class Values:
 
     Attributes:
         module: the recurrent module.
-        path: what the names of its values begin with: nothing where the model has one such module, else its path and
-            a dot.
-        full_path: its path and a dot, in any case; both are understood.
+        path: the prefix of its values' names: the module's path and a dot, or empty if the model has only one recurrent
+            module.
+        full_path: the module's path and a dot; also accepted as a prefix.
     """
 
     module: RecurrentLayers
@@ -31,43 +31,43 @@ class Values:
     full_path: str
 
     def name(self, direction: LayerDirection, value: str) -> str:
-        """A value's name in the model."""
+        """Return a value's name in the model."""
         return f"{self.path}{direction}.{value}"
 
     def programs(self) -> Iterator[tuple[LayerDirection, Program]]:
-        """The program of each direction of each layer."""
+        """Yield the program of each direction of each layer."""
         for layer, ways in enumerate(self.module.layers()):
             for way, (program, _) in enumerate(ways):
                 yield LayerDirection(layer, way == 1), program
 
     def matching(self, pattern: str, direction: LayerDirection, program: Program) -> list[str]:
-        """The named values of a program whose names in the model match a pattern."""
+        """Return a program's named values whose names in the model match a pattern."""
         paths = {self.path, self.full_path}
         return [name for name in program.values if any(fnmatchcase(f"{p}{direction}.{name}", pattern) for p in paths)]
 
     def all_matching(self, patterns: Sequence[str], direction: LayerDirection, program: Program) -> list[str]:
-        """The named values that match one of the patterns, in the order of the patterns."""
+        """Return a program's named values that match any of the patterns, in the order of the patterns."""
         return list(dict.fromkeys(name for pattern in patterns for name in self.matching(pattern, direction, program)))
 
 
 def values_of(model: Any) -> list[Values]:
-    """The named values of each recurrent module of a model.
+    """Return the named values of each recurrent module of a model.
 
     Raises:
-        UserError: if it is no torch module, or has no recurrent layers of ours in it.
+        UserError: if `model` is not a torch module, or contains none of throughtime's recurrent layers.
     """
     if not isinstance(model, nn.Module):
-        raise UserError(f"a model (a torch module) is wanted; given {type(model).__name__}.")
+        raise UserError(f"model must be a torch module, got {type(model).__name__}.")
     model = _unwrapped(model)
     path_of = {module: _path(path) for path, module in model.named_modules()}
     return [Values(module, _path(path), path_of[module]) for path, module in recurrent_modules(model).items()]
 
 
 def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[str, list[str]]:
-    """For each pattern the names in the model that match it, by the equations of the cells.
+    """Return the names in the model that match each pattern, according to the cells' equations.
 
     Raises:
-        UserError: if one matches nothing, with the nearest name, or is no text.
+        UserError: if a pattern is not a string or matches nothing; the message suggests the nearest name.
     """
     known = [
         each.name(direction, name)
@@ -77,7 +77,7 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
     ]
     for pattern in patterns:
         if not isinstance(pattern, str):
-            raise UserError(f"the name of a value, such as {known[0]!r}, is wanted; given {pattern!r}.")
+            raise UserError(f"a value's name must be a string, such as {known[0]!r}; got {pattern!r}.")
     found: dict[str, list[str]] = {pattern: [] for pattern in patterns}
     for each in values:
         for direction, program in each.programs():
@@ -85,18 +85,18 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
                 found[pattern] += [each.name(direction, name) for name in each.matching(pattern, direction, program)]
     for pattern, names in found.items():
         if not names:
-            raise UserError(f"no value is called {pattern!r}{nearest(pattern, known)} (there are: {listed(known)}).")
+            raise UserError(f"no value named {pattern!r}{nearest(pattern, known)} (available: {listed(known)}).")
     return found
 
 
 def listed(names: Sequence[str], most: int = 16) -> str:
-    """The first names and how many more there are, for a message."""
+    """List the first names and the number of the remaining ones, for a message."""
     shown = ", ".join(names[:most])
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:
-    """The model itself, of what DistributedDataParallel and torch.compile put around it."""
+    """Return the model inside the wrappers of DistributedDataParallel and torch.compile."""
     while True:
         inner = getattr(model, "_orig_mod", None)
         if isinstance(model, nn.parallel.DistributedDataParallel):
@@ -107,6 +107,6 @@ def _unwrapped(model: nn.Module) -> nn.Module:
 
 
 def _path(path: str) -> str:
-    """A module's path as the beginning of names, without what torch.compile puts in."""
+    """Return a module's path as a prefix for names, without the parts that torch.compile inserts."""
     words = [word for word in path.split(".") if word not in ("", "_orig_mod")]
     return "".join(f"{word}." for word in words)

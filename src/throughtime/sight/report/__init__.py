@@ -1,1 +1,1 @@
-"""The report: one HTML file, with nothing to load from anywhere, that shows what a network does with a text."""
+"""The report: one self-contained HTML file that shows what happens inside a network as it reads data."""

@@ -1,4 +1,4 @@
-"""From a run and what it reads to what a report says of them."""
+"""Collect the contents of a report from a run and the data it reads."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from throughtime.sight.report.data import (
 from throughtime.sight.report.passage import Passage, short
 from throughtime.sight.report.predictions import reach, read
 
-_PARTS = 4  # of the work: reading, looking back, following gradients, finding what units follow
-_EPISODES = 3  # sequences or steps with an answer, fewer of which are no rule
-_NAMED = 60  # answers that units are compared with
+_PARTS = 4  # stages of the work: running, measuring dependencies, following gradients, scoring units
+_EPISODES = 3  # a feature that occurs in fewer sequences or steps is ignored
+_NAMED = 60  # most answers to compare units with
 
 
 def collect(
@@ -42,24 +42,24 @@ def collect(
     engine: str | None = None,
     progress: Progress | None = None,
 ) -> ReportData:
-    """What a run's model does with a text or with other sequences.
+    """Collect what a run's model does with a text or with other sequences.
 
     Args:
         run: the run.
-        passage: what it reads, each sequence from no state of its own.
-        patterns: names of values, as `throughtime.record` takes them; all but what is before an activation or before
-            the step if not given.
-        engine: what runs the recurrent layers; the one that the run was trained with if not given.
-        progress: told what is being done, and how far.
+        passage: the sequences to read, each from the initial state.
+        patterns: names of values, as in `throughtime.record`; by default all except pre-activations and previous
+            states.
+        engine: the engine for the recurrent layers; defaults to the one used in training.
+        progress: called with the current stage and how far it is.
 
     Raises:
-        RunError: the run can't be read.
-        UserError: a pattern matches nothing.
+        RunError: if the run can't be read.
+        UserError: if a pattern matches nothing.
     """
     model = run.model(engine)
     names = _names(model, patterns)
     reading, recorded = read(model, passage, list(dict.fromkeys([*names, *_gate_names(model)])))
-    _told(progress, 1)
+    _report_progress(progress, 1)
     if sounds := run.task.sounds(model, passage.part, run.description.codecs, names):
         flows = flows_of(model, followed(run.task, passage.part))
         return ReportData(
@@ -73,16 +73,16 @@ def collect(
             **training_curves(run),
         )
     reading = replace(reading, **reach(model, passage))
-    _told(progress, 2)
+    _report_progress(progress, 2)
     read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
     flows = flows_of(model, read_from)
-    _told(progress, 3)
+    _report_progress(progress, 3)
     more = _features(reading)
     values = [_values(name, recorded[name], passage.readable, more) for name in names]
-    _told(progress, 4)
+    _report_progress(progress, 4)
     outcome = {} if passage.part is None else run.task.outcome(model, passage.part, run.description.codecs)
     if reading.chances is not None:
-        outcome.pop("rolls", None)  # the reading shows rolls of its own
+        outcome.pop("rolls", None)  # the reading shows its own rolls
     return ReportData(
         title=f"Inside {run.path.resolve().name}",
         facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
@@ -101,7 +101,7 @@ def collect(
 
 
 def states_of(model: SequenceModel) -> list[str]:
-    """The names of the states of a model's layers, as they are after each step."""
+    """Return the names of a model's states after each step."""
     return [
         each.name(place, state.name)
         for each in values_of(model)
@@ -111,7 +111,7 @@ def states_of(model: SequenceModel) -> list[str]:
 
 
 def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
-    """The inputs and targets of a passage as `flows_of` takes them: of each sequence whose answers are known."""
+    """Return a passage's inputs and targets for `flows_of`, for each sequence whose answers are known."""
     found: list[Followed] = []
     for item in passage.items:
         targets = None if item.targets is None else np.asarray(item.targets)
@@ -123,12 +123,12 @@ def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
 
 
 def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "") -> list[Flow]:
-    """How far back the gradient of a model's loss reaches into each layer's state.
+    """Measure how far back the gradient of a model's loss reaches into each layer's state.
 
     Args:
         model: the model.
-        sequences: inputs `[T]` or `[T, F]` and their targets; without targets the likeliest labels count.
-        group: what the curves are to be told from others by.
+        sequences: inputs `[T]` or `[T, F]` and their targets; without targets, the likeliest labels are used.
+        group: the name of this group of curves.
     """
     flows = []
     means = mean_by_lag(model, sequences)
@@ -141,13 +141,13 @@ def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "
 def flows_before_and_after(
     model: SequenceModel, untrained: SequenceModel, sequences: Sequence[Followed]
 ) -> dict[str, list[Flow]]:
-    """The flows of a network as it was before the first step and as it is, as a field of `ReportData`."""
+    """Compare the flows of the untrained and the trained network, as a field of `ReportData`."""
     before, after = flows_of(untrained, sequences, "before training"), flows_of(model, sequences, "after training")
     return {"flows": [*before, *after]}
 
 
 def facts(run: Run) -> list[str]:
-    """What a run's network is and what it was trained on, in short."""
+    """Describe a run's network and its training in short pieces."""
     network, result = run.config.network, run.result
     steps = f"{result['steps']:,} steps" if result else "unfinished"
     return [
@@ -157,10 +157,10 @@ def facts(run: Run) -> list[str]:
 
 
 def training_curves(run: Run) -> dict[str, Any]:
-    """A run's learning curves, and the step whose weights were kept, as a report takes them."""
+    """Return a run's learning curves and the step whose weights were kept, as fields of `ReportData`."""
     curves = []
     rows = run.metrics()
-    for label, column in (("training", "train_loss"), ("held out", "valid_loss")):
+    for label, column in (("training", "train_loss"), ("validation", "valid_loss")):
         points = [(row["step"], row[column]) for row in rows if row[column] is not None]
         if points:
             steps, losses = np.array(points, float).T
@@ -169,13 +169,13 @@ def training_curves(run: Run) -> dict[str, Any]:
     return {"curves": curves, "best_step": result["best_step"] if result else None}
 
 
-def _told(progress: Progress | None, done: int) -> None:
+def _report_progress(progress: Progress | None, done: int) -> None:
     if progress:
         progress("looking inside", done, _PARTS)
 
 
 def _names(model: SequenceModel, patterns: Sequence[str]) -> list[str]:
-    """The values that are asked for, in the order of layers and equations."""
+    """Return the names of the requested values, in the order of layers and equations."""
     known = values_of(model)
     names = [
         each.name(direction, name)
@@ -223,7 +223,7 @@ def _values(name: str, steps: Array, symbols: Sequence[str] | None, more: Mappin
 
 
 def _features(reading: Reading) -> dict[str, Array]:
-    """What units may follow besides the text: the place in a sequence, the answers, the keys that sound."""
+    """Return features besides the text that units may follow: the position, the answers, the sounding keys."""
     found: dict[str, Array] = {}
     if len(reading.parts) >= _EPISODES:
         found["the sequence"] = np.concatenate([np.arange(part.stop - part.start) for part in reading.parts])
@@ -247,11 +247,11 @@ def _read_in_words(reading: Reading, passage: Passage, unit: str) -> list[str]:
     if reading.decided is not None:
         known = [part for part in reading.parts if part.answer]
         if known:
-            found.append(f"{sum(part.answer == part.said for part in known):,} of {len(known):,} labels are right")
+            found.append(f"{sum(part.answer == part.said for part in known):,} of {len(known):,} labels correct")
     elif reading.answers:
         right = [reading.alphabet[reading.likeliest[t, 0]] == a for t, a in enumerate(reading.answers) if a]
         if right:
-            found.append(f"{sum(right):,} of {len(right):,} answers are right")
+            found.append(f"{sum(right):,} of {len(right):,} answers correct")
     loss = reading.loss
     if not math.isnan(loss):
         bits = f", {loss / math.log(2):.2f} bits" if not reading.parts else ""
@@ -263,4 +263,4 @@ def _warnings(reading: Reading, step: str) -> list[str]:
     count = int(reading.unknown.sum())
     if not count:
         return []
-    return [f"{count:,} {step}{'s' * (count > 1)} of this text training never saw; each is read as <unk>."]
+    return [f"{count:,} {step}{'s' * (count > 1)} of this text did not occur in training and read as <unk>."]

@@ -1,4 +1,4 @@
-"""What a report says, as plain arrays and texts: the page is rendered from this, whoever filled it."""
+"""The contents of a report as plain arrays and texts, from which the page is rendered."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Example:
-    """A sequence among those that a model read one after the other.
+    """One of the sequences that a model read.
 
     Attributes:
-        name: what to call it.
-        start, stop: its first step among all steps, and the one after its last.
-        answer: its label; "" if there is none, or it isn't known.
-        said: the label that the model gives it; "" if there is none.
-        probability: of that label.
-        loss: in nats; NaN if it isn't known.
+        name: the sequence's name.
+        start, stop: the range of its steps among all steps; `stop` is exclusive.
+        answer: its label; "" if it has none or it is unknown.
+        said: the model's label; "" if there is none.
+        probability: the probability of the model's label.
+        loss: the loss in nats; NaN if unknown.
     """
 
     name: str
@@ -36,26 +36,26 @@ class Example:
 
 @dataclass(frozen=True)
 class Reading:
-    """Sequences as a model read them: one text, or several sequences one after the other, T steps in all.
+    """What a model read: one text, or several sequences concatenated, T steps in all.
 
     Attributes:
-        symbols: the text of each step; its number where steps are times.
-        unknown: which of them the vocabulary lacks, `[T]`.
-        losses: nats for the answer at each step, `[T]`; NaN where there is none, as for a text's first symbol, which
-            nothing predicts. Steps of a sequence that has one answer share its loss.
-        likeliest: the ids of the answers that the model held likeliest at each step, the likeliest first, `[T, k]`.
-        probabilities: theirs, `[T, k]`.
+        symbols: the text of each step; its number if steps are times.
+        unknown: which symbols are not in the vocabulary, `[T]`.
+        losses: the loss of the answer at each step in nats, `[T]`; NaN if there is none, as for a text's first symbol,
+            which nothing predicts. All steps of a sequence with a single answer share its loss.
+        likeliest: the ids of the model's likeliest answers at each step, likeliest first, `[T, k]`.
+        probabilities: their probabilities, `[T, k]`.
         alphabet: the text of each id in `likeliest`.
-        reach: the size of the gradient of the log-probability of an answer at step t with respect to the inputs at
+        reach: the norm of the gradient of the log-probability of an answer at step t with respect to the inputs at
             steps t - first, t - first - 1, and so on, `[T, lags]`; 0 where there is none.
         first: the lag of the first column of `reach`.
         answers: the right answer at each step; the symbols themselves if empty.
-        parts: the sequences; empty where there is one text.
-        decided: for answers of whole sequences, the size of the gradient of the log-probability of the label that the
-            model gives with respect to each step, `[T]`.
-        inputs: the numbers at each step, `[T, features]`, where the model reads numbers.
-        features: what they are called.
-        chances: the probability that the model gave each of them, `[T, features]`, where they are bits to predict.
+        parts: the sequences; empty for a single text.
+        decided: for answers about whole sequences, the norm of the gradient of the log-probability of the model's label
+            with respect to each step, `[T]`.
+        inputs: the numbers at each step, `[T, features]`, if the model reads numbers.
+        features: the names of these features.
+        chances: the model's probability for each of them, `[T, features]`, if they are bits to predict.
     """
 
     symbols: Sequence[str]
@@ -75,7 +75,7 @@ class Reading:
 
     @property
     def loss(self) -> float:
-        """The mean loss of all answers; NaN if there are none."""
+        """The mean loss over all answers; NaN if there are none."""
         losses = self.losses if self.decided is None else np.array([part.loss for part in self.parts])
         known = losses[~np.isnan(losses)]
         return float(known.mean()) if known.size else float("nan")
@@ -88,10 +88,10 @@ class Values:
     Attributes:
         layer: the layer's name.
         name: the value's name in the cell's equations.
-        steps: `[T, units]`.
-        units: the unit's numbers, the most interesting first.
-        interest: of each unit by its number, `[units]`.
-        notes: of each unit by its number: what of the text it follows, or "".
+        steps: the value at each step, `[T, units]`.
+        units: the unit numbers, most interesting first.
+        interest: the score of each unit by number, `[units]`.
+        notes: what each unit follows, by number, or "".
     """
 
     layer: str
@@ -104,14 +104,14 @@ class Values:
 
 @dataclass(frozen=True)
 class Flow:
-    """The mean size of the gradient of a step's loss with respect to a state, by lag.
+    """The mean norm of the gradient of a step's loss with respect to a state, by lag.
 
     Attributes:
-        label: whose state.
-        by_lag: relative to the first that is not 0, `[lags]`.
-        lag: the horizon; None if it lies beyond the lags.
+        label: the name of the layer.
+        by_lag: the norms relative to the first nonzero one, `[lags]`.
+        lag: the horizon; None if it is beyond the lags.
         reaches: the horizon in words.
-        group: the curves that are to be compared, such as "before training"; "" where there is one group.
+        group: the group of curves to compare, such as "before training"; "" if there is only one.
     """
 
     label: str
@@ -126,8 +126,8 @@ class Saturation:
     """How often the units of a gate are nearly closed and nearly open.
 
     Attributes:
-        layer, gate: its names.
-        closed, opened: the fraction of steps, `[units]`.
+        layer, gate: the names of the layer and the gate.
+        closed, opened: the fraction of steps for each unit, `[units]`.
     """
 
     layer: str
@@ -138,12 +138,12 @@ class Saturation:
 
 @dataclass(frozen=True)
 class Timescale:
-    """For how many steps the units of a layer hold on.
+    """How many steps the units of a layer retain their state.
 
     Attributes:
-        layer: its name.
-        gate: the gate that it is read from.
-        steps: `[units]`; may be infinite.
+        layer: the layer's name.
+        gate: the gate that determines the timescale.
+        steps: the number of steps, `[units]`; may be infinite.
     """
 
     layer: str
@@ -153,11 +153,11 @@ class Timescale:
 
 @dataclass(frozen=True)
 class Curve:
-    """A figure over the steps of training.
+    """A metric over the steps of training.
 
     Attributes:
-        label: which.
-        steps, values: `[rows]`.
+        label: the metric's name.
+        steps, values: the points of the curve, `[rows]`.
     """
 
     label: str
@@ -167,11 +167,11 @@ class Curve:
 
 @dataclass(frozen=True)
 class Sample:
-    """A text that the model wrote.
+    """A text generated by the model.
 
     Attributes:
-        title: how it was drawn.
-        text: what came.
+        title: how it was sampled.
+        text: the generated text.
     """
 
     title: str
@@ -180,11 +180,11 @@ class Sample:
 
 @dataclass(frozen=True)
 class ConfusionMatrix:
-    """How often each label was taken for each.
+    """Counts of true and predicted labels.
 
     Attributes:
-        labels: their names.
-        counts: of the true label k and the predicted label n, `[k, n]`.
+        labels: the names of the labels.
+        counts: the number of cases with true label k and predicted label n, `[k, n]`.
         of: what is counted, in the plural.
     """
 
@@ -199,9 +199,9 @@ class Table:
 
     Attributes:
         title: the heading.
-        about: how to read it, in a sentence.
+        about: a sentence on how to read it.
         columns: the names of its columns.
-        rows: of texts, whole numbers and shares, which are floats from 0 to 1.
+        rows: the rows; cells are texts, integers, or shares, which are floats from 0 to 1.
     """
 
     title: str
@@ -212,13 +212,13 @@ class Table:
 
 @dataclass(frozen=True)
 class Roll:
-    """What sounded, beside the probabilities that a model gave it.
+    """The notes of a piece and the probabilities that a model predicted.
 
     Attributes:
-        title: of the piece.
-        keys: their names, from the lowest.
-        target: 0 or 1, `[T, keys]`.
-        probabilities: `[T, keys]`.
+        title: the piece's title.
+        keys: the names of the keys, lowest first.
+        target: 0 or 1 for each key, `[T, keys]`.
+        probabilities: the predicted probability of each key, `[T, keys]`.
     """
 
     title: str
@@ -232,8 +232,8 @@ class Track:
     """A sound that can be played.
 
     Attributes:
-        name: what to call it.
-        samples: of one channel, `[T]`, from -1 to 1.
+        name: the track's name.
+        samples: mono samples from -1 to 1, `[T]`.
     """
 
     name: str
@@ -242,13 +242,13 @@ class Track:
 
 @dataclass(frozen=True)
 class Envelopes:
-    """A named value of a layer along a sound, by its bounds in short stretches.
+    """A layer's value along a sound, as its bounds in short stretches.
 
     Attributes:
         layer: the layer's name.
         name: the value's name in the cell's equations.
-        low, high: the lowest and the highest value of each unit in each stretch, `[stretches, units]`.
-        size: samples of a stretch.
+        low, high: the minimum and maximum of each unit in each stretch, `[stretches, units]`.
+        size: the number of samples per stretch.
     """
 
     layer: str
@@ -260,17 +260,17 @@ class Envelopes:
 
 @dataclass(frozen=True)
 class Sound:
-    """A stretch of sound as a model heard it.
+    """A stretch of sound processed by a model.
 
     Attributes:
         title: the heading.
-        rate: samples per second.
-        tracks: sounds of one length.
-        compared: which track is the target, and which the prediction; None where there is no prediction.
-        figure: what is measured along it, such as "ESR, dB"; "" for nothing.
-        along: the figure in windows, `[windows]`.
-        window: samples of such a window.
-        values: units along it.
+        rate: the sampling rate in Hz.
+        tracks: the sounds, all of equal length.
+        compared: the indices of the target and the prediction among the tracks; None if there is no prediction.
+        figure: the metric measured along the sound, such as "ESR, dB"; "" for none.
+        along: the metric in each window, `[windows]`.
+        window: the number of samples per window.
+        values: values of units along the sound.
     """
 
     title: str
@@ -285,12 +285,12 @@ class Sound:
 
 @dataclass(frozen=True)
 class ForecastWindow:
-    """A forecast beside what came, at the original scale.
+    """A forecast and the actual values, at the original scale.
 
     Attributes:
-        title: of the window.
-        times: of the rows of context and horizon, `[c + h]`.
-        values: of these rows, `[c + h]`; NaN where they are missing.
+        title: the window's title.
+        times: the times of the rows of context and horizon, `[c + h]`.
+        values: the values of these rows, `[c + h]`; NaN where missing.
         point: the forecast, `[h]`.
         low, high: the bounds of its interval, `[h]`.
     """
@@ -305,14 +305,14 @@ class ForecastWindow:
 
 @dataclass(frozen=True)
 class Forecasts:
-    """How well series were forecast.
+    """Forecasts and their errors.
 
     Attributes:
-        last: the last windows of some series.
+        last: the last window of each of some series.
         worst: the windows with the largest errors.
-        by_step: the mean absolute error at each row of the horizon, of the network and of baselines.
-        lookback: how much forecasts change with what was read so many rows before their origin.
-        share: of the values that intervals are calibrated to contain.
+        by_step: the mean absolute error at each row of the horizon, for the network and the baselines.
+        lookback: how much forecasts depend on the row at each lag before their origin.
+        share: the fraction of values that intervals are calibrated to contain.
     """
 
     last: Sequence[ForecastWindow]
@@ -324,17 +324,17 @@ class Forecasts:
 
 @dataclass(frozen=True)
 class ReportData:
-    """All that a report says. What is empty has no place on the page.
+    """The contents of a report. Empty fields are omitted from the page.
 
     Attributes:
         title: the heading.
-        facts: what the network and the text are, in short pieces.
-        symbol: what a step is called: "character", "word", "byte pair", "token", "step".
-        unit: what a loss is per; the symbol if not given.
-        measure: what a loss is in.
-        warnings: what the reader should know first.
-        reading: the text, and `values` the units that shade it.
-        best_step: the step of training whose weights were kept.
+        facts: short descriptions of the network and the text.
+        symbol: the name of a step: "character", "word", "byte pair", "token", "step".
+        unit: the unit that a loss is per; defaults to the symbol.
+        measure: the unit of a loss.
+        warnings: notes to show at the top.
+        reading: the text; `values` has the units that shade it.
+        best_step: the training step whose weights were kept.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""How well labels were told, as a report shows it: the confusion matrix, a row for each label, the worst mistakes."""
+"""Classification results for a report: the confusion matrix, a table of labels, and the worst mistakes."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from throughtime.sight.report.data import Array, ConfusionMatrix, Table
 
 MISTAKES = 20
-_LABELS = 40  # of a confusion matrix that can be read
+_LABELS = 40  # at most, so that a confusion matrix stays readable
 _OTHERS = "(others)"
 
 
@@ -22,15 +22,15 @@ def label_results(
     of: str,
     about: str = "",
 ) -> dict[str, Any]:
-    """The results of a network that tells labels, as fields of `ReportData`.
+    """Return a classifier's results as fields of `ReportData`.
 
     Args:
         labels: the names of the labels.
-        true: the right label of each case, ids `[N]`.
-        probabilities: what the network gave each label, `[N, labels]`.
-        texts: what to show of each case; needed only of the worst, so it may be computed on demand.
+        true: the true label of each case, ids `[N]`.
+        probabilities: the predicted probability of each label, `[N, labels]`.
+        texts: returns what to show of each case; called only for the worst ones.
         of: what a case is, in the plural.
-        about: what the texts show.
+        about: a description of the texts.
     """
     predicted = probabilities.argmax(1)
     return {
@@ -40,7 +40,7 @@ def label_results(
 
 
 def confusion(labels: Sequence[str], true: Array, predicted: Array, of: str) -> ConfusionMatrix:
-    """The confusion matrix; where there are too many labels to read, the rarest are taken together."""
+    """Compute the confusion matrix, merging the rarest labels if there are too many to read."""
     size = len(labels)
     counts = np.bincount(true * size + predicted, minlength=size * size).reshape(size, size)
     if size <= _LABELS:
@@ -55,7 +55,7 @@ def confusion(labels: Sequence[str], true: Array, predicted: Array, of: str) -> 
 
 
 def by_label(labels: Sequence[str], true: Array, predicted: Array, of: str) -> Table:
-    """Precision, recall and F1 of each label, the most frequent first."""
+    """Compute precision, recall and F1 of each label, most frequent first."""
     size = len(labels)
     right = np.bincount(true[true == predicted], minlength=size)
     support, said = np.bincount(true, minlength=size), np.bincount(predicted, minlength=size)
@@ -71,10 +71,10 @@ def by_label(labels: Sequence[str], true: Array, predicted: Array, of: str) -> T
         if support[k] or said[k]
     ]
     return Table(
-        "Label by label",
-        "Precision is the share of its predictions that are right, recall the share of its cases that are found, and "
-        f"F1 their harmonic mean; support counts the {of} that have the label. A rare label with a low recall is one "
-        "that the network has hardly learned.",
+        "Results by label",
+        "Precision is the fraction of predictions of a label that are right, recall the fraction of its cases that are "
+        f"found, and F1 their harmonic mean; support is the number of {of} with the label. A rare label with low "
+        "recall is one that the network has hardly learned.",
         ("label", "precision", "recall", "F1", "support"),
         rows,
     )
@@ -83,7 +83,7 @@ def by_label(labels: Sequence[str], true: Array, predicted: Array, of: str) -> T
 def mistakes(
     labels: Sequence[str], true: Array, probabilities: Array, texts: Sequence[Any], of: str, about: str = ""
 ) -> Table:
-    """The cases that the network got most wrong, those with the highest loss first."""
+    """List the cases with the highest loss, worst first."""
     cases = np.arange(len(true))
     of_true = probabilities[cases, true]
     predicted = probabilities.argmax(1)
@@ -101,8 +101,8 @@ def mistakes(
     ]
     return Table(
         "Worst mistakes",
-        f"The {of} with the highest loss of the {len(wrong):,} that got a wrong label, of {len(true):,}{about}. Look "
-        "here for labels that are wrong in the data, and for what the network can't know.",
-        (of.removesuffix("s"), "true label", "predicted", "probability", "of the true one"),
+        f"The {of} with the highest loss among the {len(wrong):,} of {len(true):,} that got a wrong label{about}. Look "
+        "here for wrong labels in the data, and for cases that the network can't know.",
+        (of.removesuffix("s"), "true label", "predicted", "probability", "of the true label"),
         rows,
     )

@@ -1,4 +1,4 @@
-"""Arrays and texts in a page: small, and harmless whatever a text has in it."""
+"""Encode arrays and texts for a page: compact, and safe whatever a text contains."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_DECADES = 3.0  # of a reach that are told apart
+_DECADES = 3.0  # orders of magnitude that a packed reach resolves
 
 
 def as_json(value: Any) -> str:
-    """JSON that may stand in a script element: ASCII without `<`, `>` and `&`; what is not finite becomes null."""
+    """Encode JSON for a script element: ASCII without `<`, `>` and `&`; non-finite numbers become null."""
     text = json.dumps(plain(value), ensure_ascii=True, allow_nan=False, separators=(",", ":"))
     for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -26,24 +26,24 @@ def as_json(value: Any) -> str:
 
 
 def packed(data: bytes, level: int = 6) -> str:
-    """Bytes in little space and in letters: zlib's format, then base64."""
+    """Compress bytes with zlib and encode them in base64."""
     return base64.b64encode(zlib.compress(data, level)).decode("ascii")
 
 
 def packed_array(array: Array, kind: str) -> str:
-    """An array's numbers as a little-endian type such as `"<u2"`, in C order, packed."""
+    """Pack an array in C order as a little-endian type such as `"<u2"`."""
     return packed(np.ascontiguousarray(array, kind).tobytes())
 
 
 def quantised(steps: Array) -> tuple[Array, Array | None]:
-    """Values in a byte each.
+    """Quantize values to one byte each.
 
     Args:
         steps: `[T, units]`.
 
     Returns:
-        Bytes `[units, T]`, and each unit's scale: a byte b stands for `(b - 128) / 127 * scale`; where all values are
-        from 0 to 1 there is no scale, and b stands for `b / 255`.
+        Bytes `[units, T]` and each unit's scale; a byte b represents `(b - 128) / 127 * scale`. If all values are from
+        0 to 1 there is no scale, and b represents `b / 255`.
     """
     rows = np.nan_to_num(np.asarray(steps, np.float32).T)
     if rows.min(initial=0) >= 0 and rows.max(initial=0) <= 1:
@@ -54,13 +54,13 @@ def quantised(steps: Array) -> tuple[Array, Array | None]:
 
 
 def shares(values: Array) -> Array:
-    """Values from 0 to 1 in a byte each: a byte b stands for `b / 255`."""
+    """Quantize values from 0 to 1 to one byte each; a byte b represents `b / 255`."""
     levels: Array = np.rint(np.clip(np.nan_to_num(values), 0, 1) * 255).astype(np.uint8)
     return levels
 
 
 def quantised_reach(reach: Array) -> Array:
-    """Sizes `[T, lags]` in a byte each, by order of magnitude: 255 is each step's largest, 1 a thousandth of it."""
+    """Quantize sizes `[T, lags]` to one byte each on a log scale: 255 is a step's largest, 1 a thousandth of it."""
     sizes = np.nan_to_num(np.asarray(reach, np.float64))
     largest = sizes.max(1, keepdims=True, initial=0)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -70,7 +70,7 @@ def quantised_reach(reach: Array) -> Array:
 
 
 def plain(value: Any) -> Any:
-    """A value as JSON has it: arrays as lists, six digits, null for what is not finite."""
+    """Convert a value for JSON: arrays to lists, six digits, null for non-finite numbers."""
     match value:
         case Mapping():
             return {str(key): plain(v) for key, v in value.items()}

@@ -1,4 +1,4 @@
-"""The sequences that a report is about."""
+"""The sequences that a report shows."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from throughtime.data.vocabulary import Ids, Vocabulary
 from throughtime.errors import DataError
 from throughtime.sight.report.data import Array
 
-LONGEST = 20_000  # steps; a page of more is slow to open
+LONGEST = 20_000  # steps; larger pages are slow to open
 
 
 @dataclass(frozen=True)
 class Item:
-    """A sequence, as it is shown.
+    """A sequence to show.
 
     Attributes:
-        inputs: what the network reads, ids `[T]` or numbers `[T, F]`.
-        targets: what it should answer: an array with an answer for each step, or one answer; None if it isn't known.
-            Where a network predicts what comes next, the answer to the last step may be missing.
-        symbols: the text of each step; None where steps are times.
-        name: what to call the sequence.
-        unknown: which symbols the vocabulary lacks, `[T]`; none if not given.
+        inputs: the network's input, ids `[T]` or numbers `[T, F]`.
+        targets: the right answers: an array with one per step, or a single one; None if unknown. If the network
+            predicts what comes next, the last step may lack one.
+        symbols: the text of each step; None if steps are times.
+        name: the sequence's name.
+        unknown: which symbols are not in the vocabulary, `[T]`; none by default.
         shown: the numbers to draw for each step instead of the inputs, `[T, K]`.
     """
 
@@ -43,14 +43,14 @@ class Passage:
     """The sequences of a report: one text, or several sequences.
 
     Attributes:
-        name: what to call them.
+        name: the name of the data.
         items: the sequences.
-        step: what a step is called: "character", "token", "step".
-        answers: the names of the classes that the network tells apart; empty where it answers with numbers.
-        causal: whether the answer at a step is about the step after it.
-        separator: what stands between two symbols of a text.
-        features: the names of numeric inputs, or of the numbers that are drawn instead.
-        part: the data that the sequences were chosen from, with their targets; None if those aren't known.
+        step: the name of a step: "character", "token", "step".
+        answers: the names of the classes; empty if the network predicts numbers.
+        causal: whether the answer at a step predicts the next step.
+        separator: the text between two symbols.
+        features: the names of the numeric inputs, or of the numbers drawn instead.
+        part: the data from which the sequences were chosen, with targets; None if those are unknown.
     """
 
     name: str
@@ -64,12 +64,12 @@ class Passage:
 
     @property
     def steps(self) -> int:
-        """The number of steps of all sequences."""
+        """The total number of steps."""
         return sum(len(item.inputs) for item in self.items)
 
     @property
     def readable(self) -> list[str] | None:
-        """The symbols, with a word for what is unknown: `<unk>` would look like a tag. None where steps are times."""
+        """The symbols, with a plain word for unknown ones (`<unk>` would look like a tag); None if steps are times."""
         found: list[str] = []
         for item in self.items:
             if item.symbols is None:
@@ -82,15 +82,15 @@ class Passage:
 
 
 def short(name: str) -> str:
-    """A text's name without the folders it lies in, which say nothing elsewhere."""
+    """Strip the folders from a text's name."""
     return name.rpartition("/")[2]
 
 
 def passage(name: str, pieces: Iterable[str], vocabulary: Vocabulary, length: int, step: str) -> Passage:
-    """The first symbols of a text, that comes in pieces.
+    """Return the first symbols of a text given in pieces.
 
     Raises:
-        DataError: it has fewer than two.
+        DataError: if it has fewer than two symbols.
     """
     ids, texts, count = [], [], 0
     for block in vocabulary.encode_blocks(pieces):
@@ -106,29 +106,29 @@ def passage(name: str, pieces: Iterable[str], vocabulary: Vocabulary, length: in
 
 
 def passage_of(name: str, ids: Ids, vocabulary: Vocabulary, length: int, step: str) -> Passage:
-    """The first symbols of a text that is encoded already.
+    """Return the first symbols of an encoded text.
 
     Raises:
-        DataError: it has fewer than two.
+        DataError: if it has fewer than two symbols.
     """
     return _passage(name, np.asarray(ids[:length]), None, vocabulary, step)
 
 
 def spread(part: Sequences, length: int) -> list[int]:
-    """Which of many sequences to show: about `length` steps of them, evenly spread over the whole; one at least."""
+    """Choose sequences spread evenly over the data, at least one and about `length` steps in total."""
     count = int(np.clip(length / part.lengths.mean(), 1, len(part)))
     return sorted(set(np.linspace(0, len(part) - 1, count).round().astype(int).tolist()))
 
 
 def unknown_of(ids: Ids, vocabulary: Vocabulary) -> Array:
-    """Which symbols the vocabulary lacks, `[T]`."""
-    own = getattr(vocabulary, "tokenised", False)  # then <unk> is a word of the text
+    """Return which symbols are not in the vocabulary, `[T]`."""
+    own = getattr(vocabulary, "tokenized", False)  # then <unk> is a word of the text
     return (ids == vocabulary.unknown) if vocabulary.unknown is not None and not own else np.zeros(ids.size, bool)
 
 
 def _passage(name: str, ids: Ids, symbols: Sequence[str] | None, vocabulary: Vocabulary, step: str) -> Passage:
     if ids.size < 2:
-        raise DataError(f"{name} has {ids.size or 'no'} symbol{'s' * (ids.size == 0)}: 2 or more are wanted")
+        raise DataError(f"{name} has {ids.size or 'no'} token{'s' * (ids.size == 0)}; at least 2 are needed")
     ids = ids.astype(np.int64)
     texts = symbols or [vocabulary.symbols[id] for id in ids]
     item = Item(ids, ids[1:], texts, name, unknown_of(ids, vocabulary))

@@ -1,4 +1,4 @@
-"""What a model makes of sequences while it reads them: answers, losses, and what each answer depends on."""
+"""Run a model over sequences and collect its answers, its losses, and what each answer depends on."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from throughtime.sight.report.data import Array, Example, Reading
 from throughtime.sight.report.passage import Item, Passage
 
 _CHOICES = 5
-_BACK = 64  # steps that a place is asked to look back
-_AROUND = 24  # steps that a place is asked to look each way, where it sees later ones, too
-_CHUNK = 500  # steps of which the scores are held at a time
+_BACK = 64  # steps back over which to measure what an answer depends on
+_AROUND = 24  # steps in each direction, if the model also reads later steps
+_CHUNK = 500  # steps whose scores are held at a time
 
 
 def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[Reading, dict[str, Array]]:
-    """Lets a model read sequences, each from no state of its own.
+    """Run a model over sequences, each from the initial state.
 
     Args:
         model: the model.
@@ -35,7 +35,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         names: the values to record.
 
     Returns:
-        What it made of them, but for what its answers depend on; and each value `[T, units]`.
+        The reading without `reach` and `decided`, and each value `[T, units]`.
     """
     found = [_read(model, item, passage, names) for item in passage.items]
     likeliest = np.concatenate([each.likeliest for each in found])
@@ -64,9 +64,9 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
 
 
 def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
-    """What the answers depend on, as the fields of a reading."""
+    """Measure what the answers depend on, as fields of a `Reading`."""
     inputs = [_tensor(model, item.inputs) for item in passage.items]
-    # Of labels the log-probability of the likeliest, of numbers the numbers themselves.
+    # For labels, differentiate the log-probability of the likeliest; for numbers, the numbers themselves.
     of: str | Loss = "next" if isinstance(model.head.output, Categorical) else lambda given: given[0].sum()
     if not model.per_step:
         decided = [connectivity(model, x, of=of, window=len(x)).norms[0, ::-1] for x in inputs]
@@ -90,7 +90,7 @@ def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class _Read:
-    """What a model made of a sequence of T steps; see `Reading`."""
+    """A model's results for a sequence of T steps; see `Reading`."""
 
     values: dict[str, Array]
     losses: Array
@@ -100,7 +100,7 @@ class _Read:
 
 
 def _past(model: SequenceModel, x: Tensor, targets: Any, width: int) -> Array:
-    """For each step the size of the gradient of its log-probability by those before it, `[T, width]`."""
+    """Return each step's gradient norms of its log-probability with respect to earlier steps, `[T, width]`."""
     found = np.zeros((len(x), width))
     if len(x) > 1 and targets is not None:
         norms = connectivity(model, x[:-1], targets[: len(x) - 1], window=width, steps=range(len(x) - 1)).norms
@@ -119,7 +119,7 @@ def _read(model: SequenceModel, item: Item, passage: Passage, names: Sequence[st
     chances = np.zeros((steps, output.width)) if isinstance(output, Bernoulli) and model.per_step else None
     kept: dict[str, list[Array]] = {name: [] for name in names}
     cut = model.per_step and len(model.recurrent.layers()[0]) == 1 and not model.recurrent.options.reverse
-    later = int(passage.causal)  # the answer at a step is about the next one
+    later = int(passage.causal)  # the answer at a step predicts the next one
     state = None
     for start in range(0, steps, _CHUNK if cut else steps):
         chunk = inputs[start : start + _CHUNK] if cut else inputs
@@ -154,7 +154,7 @@ def _losses(model: SequenceModel, raw: Tensor, answers: Any) -> Array:
 
 
 def _answers(item: Item, passage: Passage) -> list[str]:
-    """The right answer at each step; "" where there is none or it has no name."""
+    """Return the right answer at each step; "" if there is none or it has no name."""
     steps = len(item.inputs)
     if item.targets is None:
         return [""] * steps

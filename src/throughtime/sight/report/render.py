@@ -1,4 +1,4 @@
-"""The page: one HTML file that needs nothing but a browser."""
+"""Render a report as one self-contained HTML file."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ _SCRIPTS = (
 )  # fmt: skip
 GENERATOR = "throughtime report"
 _SIGNED = re.compile(rf'generator"[^"]{{1,10}}"{GENERATOR}"')
-_HEAD = 2000  # characters of a page in which it says what made it
+_HEAD = 2000  # leading characters of a page, which include its generator
 
 Blocks = list[tuple[str, str]]
 
 
 def render(data: ReportData) -> str:
-    """The page as HTML; it is the same for the same data but for one random word.
+    """Render the page as HTML. The same data renders identically except for a random nonce.
 
     Raises:
-        UserError: jinja2 or plotly is missing.
+        UserError: if jinja2 or plotly is missing.
     """
     try:
         import jinja2
@@ -75,39 +75,37 @@ def render(data: ReportData) -> str:
 
 
 def write(data: ReportData, path: str | Path) -> Path:
-    """Writes the page to a file, in whole or not at all; an older report gives way.
+    """Write the page to a file atomically, replacing an existing report.
 
     Raises:
-        UserError: something else is there, or jinja2 or plotly is missing.
+        UserError: if the path holds something other than a report, or jinja2 or plotly is missing.
     """
     path = Path(path)
     require_writable(path)
     page = render(data)
     with replacing(path) as file:
-        # What is no text, as half a pair of surrogates in a title, would else spoil all of it.
+        # Replace characters that can't be encoded, such as a lone surrogate in a title.
         file.write(page.encode("utf-8", "replace"))
     return path
 
 
 def require_writable(path: Path) -> None:
-    """Refuse a path that has something other than a report.
+    """Raise an error if a path holds something other than a report.
 
     Raises:
-        UserError: it has.
+        UserError: if it does.
     """
     if path.is_dir():
-        raise UserError(f"{path} is a directory: a file's name is wanted, such as {path / 'report.html'}")
+        raise UserError(f"{path} is a directory; pass a file name such as {path / 'report.html'}")
     if path.exists():
         with path.open(encoding="utf-8", errors="replace") as file:
             if not _SIGNED.search(file.read(_HEAD)):
-                raise UserError(
-                    f"{path} is there already and is no report, so it is not overwritten: give another name"
-                )
+                raise UserError(f"{path} already exists and is not a report; choose another name")
 
 
 @cache
 def asset(name: str) -> str:
-    """A file of the page: its style, say."""
+    """Read one of the page's files, such as its style sheet."""
     return (_PAGE / name).read_text(encoding="utf-8")
 
 
@@ -129,7 +127,7 @@ def _draws(data: ReportData) -> bool:
 
 
 def _parts(data: ReportData) -> Iterator[tuple[str, str]]:
-    """The ids and titles of the page's sections."""
+    """Yield the ids and titles of the page's sections."""
     if data.forecasts:
         yield from (("forecasts", "Forecasts"), ("horizon", "Error by step"), ("lookback", "Looking back"))
     if data.reading:
@@ -153,7 +151,7 @@ def _parts(data: ReportData) -> Iterator[tuple[str, str]]:
 
 
 def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
-    """What the page's script reads: small things as JSON, long arrays as blocks of their own."""
+    """Return the page script's data: small items as JSON, long arrays as separate blocks."""
 
     def block(name: str, text: str) -> str:
         blocks.append((name, text))
@@ -206,7 +204,7 @@ def _reading(reading: Reading, block: Any) -> dict[str, Any]:
 
 
 def _kind(reading: Reading | None) -> str:
-    """How a reading is laid out: as a text, as lines of symbols, as curves over time or as piano rolls."""
+    """Choose a reading's layout: a text, lines of tokens, curves over time, or piano rolls."""
     if reading is None or not (reading.parts or reading.inputs is not None):
         return "text"
     if reading.inputs is None:
@@ -215,12 +213,12 @@ def _kind(reading: Reading | None) -> str:
 
 
 def _surprises(reading: Reading | None) -> bool:
-    """Whether steps have losses of their own."""
+    """Whether each step has its own loss."""
     return reading is not None and reading.decided is None and not bool(np.isnan(reading.losses).all())
 
 
 def _decided(reading: Reading) -> Any:
-    """What decided each label, in a byte for each step: a sequence's strongest step has 255."""
+    """Encode each step's influence on a label as one byte; a sequence's strongest step has 255."""
     assert reading.decided is not None
     rows = [reading.decided[part.start : part.stop] for part in reading.parts]
     return np.concatenate([shares(row / (row.max() or 1)) for row in rows])
@@ -257,7 +255,7 @@ def _sound(sound: Sound, number: int, block: Any) -> dict[str, Any]:
 
 
 def _envelopes(value: Envelopes, name: str, block: Any) -> dict[str, Any]:
-    """Both bounds in a byte for each unit and stretch, on one scale for each unit."""
+    """Encode both bounds as one byte per unit and stretch, on one scale per unit."""
     stretches = len(value.low)
     levels, scales = quantised(np.concatenate([value.low, value.high]))
     return {

@@ -1,4 +1,4 @@
-"""What a report says as data: for programs, and for whoever wants to draw it otherwise."""
+"""Save a report's data for other programs."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from throughtime.sight.report.data import Array, ReportData
 from throughtime.sight.report.packing import plain
 from throughtime.sight.report.render import GENERATOR, require_writable
 
-_UNITS = 10  # that a summary names
+_UNITS = 10  # in a summary
 
 
 def summary(data: ReportData) -> dict[str, Any]:
-    """A report in a few figures.
+    """Summarize a report in a few numbers.
 
     Returns:
-        `sequences` and `symbols` (steps) read, `unknown` of them, `loss` in nats per answer and `bits_per_symbol`, the
-        same in bits (null where the answers aren't known), `horizons` by layer (null where
-        it lies beyond the lags that were looked at), the `sounds` played, and the most interesting `units`.
+        `sequences` and `symbols` (steps) read, the number of `unknown` ones, `loss` in nats per answer and
+        `bits_per_symbol`, the same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond
+        the measured lags), the `sounds` played, and the most interesting `units`.
     """
     found: dict[str, Any] = {"title": data.title}
     if data.reading:
@@ -48,14 +48,14 @@ def summary(data: ReportData) -> dict[str, Any]:
 
 
 def save_data(data: ReportData, report: Path) -> tuple[Path, Path]:
-    """Writes a report's data beside it: arrays as safetensors, everything else as JSON.
+    """Write a report's data next to it: arrays as safetensors, everything else as JSON.
 
     Args:
-        data: the report's.
-        report: the page's path; the files have its name with other endings.
+        data: the report's data.
+        report: the page's path; the files have the same name with other extensions.
 
     Raises:
-        UserError: something else is there under these names.
+        UserError: if files with these names exist and hold something else.
     """
     from safetensors.numpy import save
 
@@ -69,10 +69,10 @@ def save_data(data: ReportData, report: Path) -> tuple[Path, Path]:
 
 
 def data_paths(report: Path) -> tuple[Path, Path]:
-    """Where `save_data` writes.
+    """Return the paths that `save_data` writes.
 
     Raises:
-        UserError: something else is there.
+        UserError: if they hold something else.
     """
     paths = report.with_suffix(".safetensors"), report.with_suffix(".json")
     for path in paths:

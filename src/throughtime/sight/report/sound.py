@@ -1,4 +1,4 @@
-"""Sounds on a page: what is played, and each unit's value along it."""
+"""Sounds in a report: the audio to play, and each unit's value along it."""
 
 from __future__ import annotations
 
@@ -13,26 +13,26 @@ from throughtime.nn.sequence_model import SequenceModel
 from throughtime.sight.hooks.record import record
 from throughtime.sight.report.data import Array, Envelopes, Track
 
-SECONDS = 4.0  # of a stretch that is played
-WINDOW = 0.02  # seconds of a figure along it
+SECONDS = 4.0  # length of a stretch to play
+WINDOW = 0.02  # seconds per window of a metric
 
-_BINS = 1500  # of a unit's value along a sound, at most
-_CHUNK = 4096  # steps that are recorded at a time
+_BINS = 1500  # most stretches for a unit's value
+_CHUNK = 4096  # steps recorded at a time
 
 
 def listen(
     model: SequenceModel, inputs: Array, names: Sequence[str], reduce: Callable[[Array, int], Array]
 ) -> tuple[Array, list[Envelopes]]:
-    """Run a model over a sound, with the lowest and the highest value of each unit in short stretches of it.
+    """Run a model over a sound and record each unit's minimum and maximum in short stretches.
 
     Args:
         model: the model.
         inputs: ids `[T]` or numbers `[T, features]`.
         names: the values to record.
-        reduce: what to keep of the head's numbers `[n, width]`, from a step on.
+        reduce: maps a chunk of the head's output `[n, width]` and its first step to what to keep.
 
     Returns:
-        What was kept, joined; and the values.
+        The kept output, concatenated, and the values.
     """
     bin_size = max(1, math.ceil(len(inputs) / _BINS))
     chunk = max(1, _CHUNK // bin_size) * bin_size
@@ -59,7 +59,7 @@ def listen(
 
 
 def loudest(samples: Array, length: int) -> int:
-    """Where the stretch of most energy begins, in steps of a tenth of its length."""
+    """Return the start of the stretch with the most energy, in steps of a tenth of its length."""
     if len(samples) <= length:
         return 0
     hop = max(1, length // 10)
@@ -69,7 +69,7 @@ def loudest(samples: Array, length: int) -> int:
 
 
 def means(values: Array, window: int) -> Array:
-    """The mean of each window `[n / window]`; the last one may be shorter."""
+    """Return the mean of each window `[n / window]`; the last one may be shorter."""
     starts = np.arange(0, len(values), window)
     sums = np.add.reduceat(values.astype(np.float64), starts)
     found: Array = sums / np.diff([*starts, len(values)])
@@ -77,6 +77,6 @@ def means(values: Array, window: int) -> Array:
 
 
 def track(name: str, samples: Array) -> Track:
-    """Samples of one channel as they are played, the channels of others averaged."""
+    """Make a track of mono samples to play, averaging channels."""
     flat = np.asarray(samples, np.float32)
     return Track(name, flat.mean(1) if flat.ndim == 2 else flat)

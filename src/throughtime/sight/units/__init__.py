@@ -1,1 +1,1 @@
-"""Single units: which ones follow something that has a name, and where several are on together."""
+"""Single units: find those that follow a nameable feature, and where several are on together."""

@@ -1,4 +1,4 @@
-"""Which units a reader would want to look at: those that follow something that can be named."""
+"""Score units by how well they follow features that have names."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from throughtime.errors import UserError
 from throughtime.sight.arrays import Array, as_array
 from throughtime.sight.text import FEATURES, Feature, measured, pieces
 
-# What share of a unit's values is below each edge of a bin: finer at both ends, as few values tell what is rare.
+# The fraction of a unit's values below each bin edge; bins are finer at both ends, where few values mark rare events.
 _EDGES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.98, 0.99)
 _BINS = len(_EDGES) + 1
-_EIGHTHS = tuple(k / 8 for k in range(1, 8))  # of a count
-_SHIFTS = 24  # by which a text is turned to see what chance gives
-_DEVIATIONS = 3  # of chance, below which a unit follows nothing
-_SYMBOL_SHARE = 0.5  # of what needs no memory
-_EPISODES = 3  # fewer are no rule
+_EIGHTHS = tuple(k / 8 for k in range(1, 8))  # bin edges of a count
+_SHIFTS = 24  # circular shifts of the text from which the chance level is estimated
+_DEVIATIONS = 3  # standard deviations above chance below which a unit follows nothing
+_SYMBOL_SHARE = 0.5  # weight of features that need no memory
+_EPISODES = 3  # a feature with fewer episodes is ignored
 
 
 @dataclass(frozen=True)
 class Interest:
-    """How much of what a reader sees in a text each unit tells.
+    """How much each unit tells about the features of a text.
 
     Attributes:
-        scores: of each unit, 0 to 1, `[H]`.
-        phrases: what each unit follows best, in plain words, such as "high inside quotes"; empty where nothing.
-        shares: of the information in each feature the share that each unit tells, over chance, `[H, features]`.
+        scores: the score of each unit, from 0 to 1, `[H]`.
+        phrases: what each unit follows best, such as "high inside quotes"; empty if nothing.
+        shares: the fraction of each feature's information that each unit tells, above chance, `[H, features]`.
         features: the names of the features that occur in the text.
     """
 
@@ -40,7 +40,7 @@ class Interest:
 
     @property
     def order(self) -> Array:
-        """The units from the most interesting to the least, `[H]`."""
+        """The units, most interesting first, `[H]`."""
         return np.argsort(-self.scores, kind="stable")
 
 
@@ -51,33 +51,33 @@ def interest(
     *,
     along: bool = True,
 ) -> Interest:
-    """How interesting each unit is for a text: how well it follows something that has a name.
+    """Score each unit by how well it follows a named feature of a text.
 
-    The score of a unit u is the largest over features f of a text of (I(u; f) - chance) / H(f): the share of what there
-    is to know of the feature that the unit's value tells, by mutual information (as Bau et al. 2017, arXiv:1704.05796,
-    and Karpathy et al. 2015, arXiv:1506.02078, looked for units that stand for something, here without a threshold to
-    choose). Values are put into fourteen bins, finer at both ends; counts into eight of as many steps each. Chance is
-    the mean of I where the feature is turned against the values by a part of the text, which keeps how slowly both
-    change; a unit that is not above it by three standard deviations scores 0. A feature of the present symbol alone,
-    such as a space, counts half, as it takes no memory, and so does a count of `more`. A feature that occurs fewer than
-    three times is left out.
+    The score of a unit u is the maximum over features f of (I(u; f) - chance) / H(f): the fraction of the feature's
+    entropy that the unit's value explains, by mutual information (Bau et al. 2017, arXiv:1704.05796, and Karpathy et
+    al. 2015, arXiv:1506.02078, searched for meaningful units in similar ways; mutual information needs no threshold).
+    Values are divided into fourteen bins that are finer at both ends, counts into eight with equally many steps each.
+    Chance is the mean of I when the feature is shifted circularly against the values, which preserves how slowly both
+    change; a unit less than three standard deviations above it scores 0. A feature of the current symbol alone, such as
+    a space, counts half, since it needs no memory, as does a count in `more`. A feature that occurs fewer than three
+    times is left out.
 
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.
-        text: the text that was read, one character or one symbol of it for each step; None if it was no text.
-        more: further features at each step, `[T]`: booleans under a name such as "at nouns", or counts under the name
-            of what they run along, such as "the sequence".
-        along: whether counts along a line, a word and the like are features of the text.
+        text: the text that was read, one character or symbol per step; None if it was not text.
+        more: further features at each step, `[T]`: booleans with a name such as "at nouns", or counts with the name of
+            what they run along, such as "the sequence".
+        along: whether to include counts along a line, a word and so on as features of the text.
 
     Returns:
         The scores and what each unit follows.
 
     Raises:
-        UserError: if the values are not of one row.
-        DataError: if the text has another length.
+        UserError: if the values are not those of a single sequence.
+        DataError: if the lengths of the text and the values differ.
     """
     array = as_array(values, "values", "T B H")
-    array = as_array(array[:, 0] if array.shape[1] == 1 else array, "values of one row", "T H")
+    array = as_array(array[:, 0] if array.shape[1] == 1 else array, "values of one sequence", "T H")
     symbols = None if text is None else pieces(text, len(array))
     found = (
         []
@@ -90,7 +90,7 @@ def interest(
         if measure.shape != array.shape[:1]:
             raise UserError(f"a feature must have a value at each of {len(array)} steps, got {list(measure.shape)}.")
         if _occurs(measure.astype(np.int64)):
-            # A count along a sequence is half as telling as an answer.
+            # A count along a sequence says half as much as an answer.
             feature = Feature(name, np.asarray, name if counts else None, memory=not counts)
             found.append((feature, measure.astype(np.int64)))
     units = array.shape[1]
@@ -106,13 +106,13 @@ def interest(
 
 
 def _occurs(measure: Array) -> bool:
-    """Whether a feature is there, and not there, often enough to follow it."""
+    """Whether a feature is both present and absent often enough to be followed."""
     here = measure > 0
     return int((here[1:] & ~here[:-1]).sum() + here[0]) >= _EPISODES
 
 
 def _binned(values: Array, shares: Sequence[float]) -> Array:
-    """The bin of each value, by the shares of the values that are below each edge."""
+    """Return the bin of each value, given the fraction of values below each edge."""
     edges = np.unique(np.quantile(values, shares))
     bins: Array = np.searchsorted(edges, values, "right")
     return bins
@@ -124,7 +124,7 @@ def _one_hot(bins: Array) -> Array:
 
 
 def _shares(of_units: Array, features: list[Array]) -> Array:
-    """(I(u; f) - chance) / H(f) for each unit and feature."""
+    """Return (I(u; f) - chance) / H(f) for each unit and feature."""
     steps, units = of_units.shape
     hot = (of_units[:, :, None] == np.arange(_BINS)).reshape(steps, units * _BINS).astype(np.float32)
     joined = np.concatenate(features, 1)
@@ -142,7 +142,7 @@ def _shares(of_units: Array, features: list[Array]) -> Array:
 
 
 def _information(joint: Array) -> Array:
-    """The mutual information of each unit's joint distribution `[H, bins, values]`, in nats."""
+    """Return the mutual information of each unit's joint distribution `[H, bins, values]`, in nats."""
     one, other = joint.sum(2), joint.sum(1)
     return _entropy(one) + _entropy(other) - _entropy(joint.reshape(len(joint), -1))
 

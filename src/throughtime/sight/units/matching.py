@@ -1,4 +1,4 @@
-"""Which units are on through a span of text, and where else the same ones are on."""
+"""Find the units that are on throughout a span of text, and the other places where they are on."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ _SIGNS = ("both", "positive", "negative")
 
 
 class Occurrence(NamedTuple):
-    """A stretch of steps at which the units of a match are on.
+    """A stretch of steps at which a match's units are on.
 
     Attributes:
-        start, stop: the first step, and the one after the last.
-        closeness: of the units that are on through the span or through this stretch, the share that is on through both
-            (the Jaccard index).
-        text: the symbols there; empty where the text is not known.
+        start, stop: the range of steps; `stop` is exclusive.
+        closeness: the Jaccard index of the sets of units that are on throughout the span and throughout this stretch.
+        text: the symbols in the stretch; empty if the text is unknown.
     """
 
     start: int
@@ -33,13 +32,13 @@ class Occurrence(NamedTuple):
 
 @dataclass(frozen=True)
 class Match:
-    """The units that are on through a span, and its other occurrences.
+    """The units that are on throughout a span, and its other occurrences.
 
     Attributes:
-        start, stop: the span: its first step, and the one after its last.
-        units: the numbers of the units that are on at each of its steps, `[K]`.
-        signs: 1 for a unit that is above the threshold there, -1 for one that is under its negative, `[K]`.
-        occurrences: the other stretches where they are on, those most like the span first.
+        start, stop: the span's range of steps; `stop` is exclusive.
+        units: the numbers of the units that are on at every step of the span, `[K]`.
+        signs: 1 for a unit above the threshold, -1 for one below its negative, `[K]`.
+        occurrences: the other stretches in which the units are on, most similar first.
         threshold: the threshold.
     """
 
@@ -51,7 +50,7 @@ class Match:
     threshold: float
 
     def figure(self) -> Any:
-        """How many steps each place takes, and how close it is; a plotly figure."""
+        """Return a plotly figure of each occurrence's length and closeness."""
         from throughtime.sight.figures import match_bars
 
         return match_bars(self)
@@ -67,37 +66,36 @@ def match(
     edges: bool = False,
     share: float = 1.0,
 ) -> Match:
-    """The units that are on through a span of text, and where else the same units are on.
+    """Find the units that are on throughout a span of text, and where else they are on.
 
-    After LSTMVis (Strobelt et al. 2018, arXiv:1606.07461): a unit is on where its value is above a threshold; a
-    hypothesis is the set of units that are on at all steps of a span, and it is tested by the
-    other stretches where they are on.
+    Follows LSTMVis (Strobelt et al. 2018, arXiv:1606.07461): a unit is on where its value exceeds a threshold. The
+    units that are on at every step of a span suggest a hypothesis; the other stretches where they are on test it.
 
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.
-        span: the steps `(start, stop)`, or some text, whose first place is taken.
-        text: the text that was read, one character or one symbol of it for each step.
-        threshold: above what a unit is on.
-        sign: `"positive"`: above the threshold; `"negative"`: under its negative; `"both"`: either, with the same sign
-            at all steps.
-        edges: whether a unit must be off right before the span and right after it.
-        share: the share of the units that must be on at a place.
+        span: the steps `(start, stop)`, or some text, whose first occurrence is used.
+        text: the text that was read, one character or symbol per step.
+        threshold: the value above which a unit is on.
+        sign: `"positive"`: above the threshold; `"negative"`: below its negative; `"both"`: either, with the same sign
+            at every step.
+        edges: whether a unit must be off just before and just after the span.
+        share: the fraction of the units that must be on in an occurrence.
 
     Returns:
-        The units and their occurrences; none where no unit is on through the span.
+        The units and their occurrences; empty if no unit is on throughout the span.
 
     Raises:
-        UserError: if an argument does not fit, or the span is not in the text.
-        DataError: if the text has another length than the values.
+        UserError: if an argument is invalid, or the span is not in the text.
+        DataError: if the lengths of the text and the values differ.
     """
     array = as_array(values, "values", "T B H")
-    array = as_array(array[:, 0] if array.shape[1] == 1 else array, "values of one row", "T H")
+    array = as_array(array[:, 0] if array.shape[1] == 1 else array, "values of one sequence", "T H")
     symbols = None if text is None else pieces(text, len(array))
     start, stop = span_of(span, symbols, len(array))
     if sign not in _SIGNS:
-        raise UserError(f"sign is one of {', '.join(_SIGNS)}; given {sign!r}{nearest(str(sign), _SIGNS)}.")
+        raise UserError(f"sign must be one of {', '.join(_SIGNS)}, got {sign!r}{nearest(str(sign), _SIGNS)}.")
     if not threshold >= 0 or not 0 < share <= 1:
-        raise UserError(f"the threshold is 0 or more and the share over 0 to 1; given {threshold!r} and {share!r}.")
+        raise UserError(f"threshold must be >= 0 and share in (0, 1], got {threshold!r} and {share!r}.")
     above = [array > threshold] if sign != "negative" else []
     below = [array < -threshold] if sign != "positive" else []
     found = [(s, on) for s, of in ((1, above), (-1, below)) for on in of]

@@ -1,4 +1,4 @@
-// The charts, by plotly, which is unpacked and run when the first chart comes near the window.
+// The charts. Plotly is unpacked and run when the first chart approaches the visible area.
 
 let plotlyThere = null;
 function plotly() {
@@ -61,14 +61,14 @@ drawing.flow = () => {
     layout: layoutOf({
       hovermode: "x unified",
       xaxis: { title: "steps back (lag)", range: [0, longest] },
-      yaxis: { title: "gradient, against lag 0", type: "log", range: [lowest, Math.ceil(Math.log10(Math.max(...all, 1)) + 0.15)], exponentformat: "power", dtick: 1 },
+      yaxis: { title: "gradient, relative to lag 0", type: "log", range: [lowest, Math.ceil(Math.log10(Math.max(...all, 1)) + 0.15)], exponentformat: "power", dtick: 1 },
       shapes: [
         { type: "rect", x0: 0, x1: 10, yref: "paper", y0: 0, y1: 1, line: { width: 0 }, fillcolor: variable("--band"), layer: "below" },
         { type: "line", xref: "paper", x0: 0, x1: 1, y0: 0.01, y1: 0.01, line: { color: variable("--quiet"), width: 1, dash: "dot" } },
       ],
       annotations: [
-        { x: 10, xanchor: "left", yref: "paper", y: 0.02, yanchor: "bottom", text: "← a plain network’s ten steps", showarrow: false, font: { size: 11 } },
-        { xref: "paper", x: 1, xanchor: "right", y: -2, yanchor: "bottom", text: "1 %", showarrow: false, font: { size: 11 } },
+        { x: 10, xanchor: "left", yref: "paper", y: 0.02, yanchor: "bottom", text: "← typical of a plain RNN", showarrow: false, font: { size: 11 } },
+        { xref: "paper", x: 1, xanchor: "right", y: -2, yanchor: "bottom", text: "1%", showarrow: false, font: { size: 11 } },
       ],
     }),
   };
@@ -83,12 +83,12 @@ drawing.timescales = () => {
         x: order.map((_, place) => (order.length > 1 ? (100 * place) / (order.length - 1) : 0)),
         y: order.map(([steps]) => Math.min(steps, most)),
         name: `${t.layer} (${t.gate})`, mode: "lines+markers", line: line(k), marker: { size: 4 },
-        text: order.map(([steps, unit]) => `unit ${unit}: ${Number.isFinite(steps) ? `${number(steps, 1)} steps` : "for ever"}`),
+        text: order.map(([steps, unit]) => `unit ${unit}: ${Number.isFinite(steps) ? `${number(steps, 1)} steps` : "forever"}`),
         hovertemplate: "%{text}<extra>%{fullData.name}</extra>",
       };
     }),
     layout: layoutOf({
-      xaxis: { title: "share of the layer’s units", ticksuffix: " %", range: [-1, 101] },
+      xaxis: { title: "percentage of the layer’s units", ticksuffix: "%", range: [-1, 101] },
       yaxis: { title: "steps", type: "log", rangemode: "tozero" },
       showlegend: true,
     }),
@@ -107,8 +107,8 @@ drawing.saturation = () => {
       hovertemplate: "%{text}<br>shut %{x:.0%}, open %{y:.0%}<extra></extra>",
     })),
     layout: layoutOf({
-      xaxis: { title: "nearly shut, share of steps", range: [-0.03, 1.03], tickformat: ".0%" },
-      yaxis: { title: "nearly open", range: [-0.03, 1.03], tickformat: ".0%" },
+      xaxis: { title: "nearly shut (share of steps)", range: [-0.03, 1.03], tickformat: ".0%" },
+      yaxis: { title: "nearly open (share of steps)", range: [-0.03, 1.03], tickformat: ".0%" },
       shapes: [{ type: "line", x0: 0, y0: 1, x1: 1, y1: 0, line: { color: variable("--line"), width: 1 } }],
       showlegend: true,
     }),
@@ -125,11 +125,11 @@ drawing.training = () => ({
     yaxis: { title: `${DATA.measure} per ${DATA.unit}` },
     showlegend: true,
     shapes: DATA.best ? [{ type: "line", x0: DATA.best, x1: DATA.best, yref: "paper", y0: 0, y1: 1, line: { color: variable("--quiet"), width: 1, dash: "dot" } }] : [],
-    annotations: DATA.best ? [{ x: DATA.best, xanchor: "right", yref: "paper", y: 1, yanchor: "top", text: "the weights kept ", showarrow: false, font: { size: 11 } }] : [],
+    annotations: DATA.best ? [{ x: DATA.best, xanchor: "right", yref: "paper", y: 1, yanchor: "top", text: "weights kept ", showarrow: false, font: { size: 11 } }] : [],
   }),
 });
 
-const NEAR = 20; // symbols to each side of a running mean
+const NEAR = 20; // symbols on each side in the running mean
 
 drawing.surprise = () => {
   const losses = Array.from(arrays.losses);
@@ -141,14 +141,14 @@ drawing.surprise = () => {
   return {
     traces: [
       { x: losses.map((_, t) => t), y: losses, type: "bar", name: `each ${DATA.symbol}`, marker: { color: solid("--surprise", 0.45), line: { width: 0 } }, text: around.map(escapeMarks), textposition: "none", hovertemplate: "%{text}<br>%{y:.2f} nats at %{x}<extra></extra>" },
-      { x: losses.map((_, t) => t), y: means, name: "mean of those around", mode: "lines", line: { color: variable("--ink"), width: 1.6 }, hoverinfo: "skip" },
+      { x: losses.map((_, t) => t), y: means, name: "running mean", mode: "lines", line: { color: variable("--ink"), width: 1.6 }, hoverinfo: "skip" },
     ],
-    layout: layoutOf({ bargap: 0, hovermode: "closest", showlegend: true, xaxis: { title: `${DATA.symbol}${SEVERAL ? "" : " of the text"}`, range: [0, Math.min(length, narrow() ? 200 : 600)] }, yaxis: { title: "nats", fixedrange: true, rangemode: "tozero" }, dragmode: "pan" }),
+    layout: layoutOf({ bargap: 0, hovermode: "closest", showlegend: true, xaxis: { title: `${DATA.symbol}${SEVERAL ? "" : " position"}`, range: [0, Math.min(length, narrow() ? 200 : 600)] }, yaxis: { title: "nats", fixedrange: true, rangemode: "tozero" }, dragmode: "pan" }),
     onClick: (point) => goTo(point.x),
   };
 };
 
-// The heat map is a picture between plotly's axes: its own, of a shape for each value, takes seconds.
+// The heat map is an image between plotly's axes, since plotly's own heat map takes seconds to draw.
 drawing.gates = () => {
   const value = shown.value;
   const rows = orders[byId("order").value].units(value);
@@ -163,7 +163,7 @@ drawing.gates = () => {
     traces: [{ x: [0], y: [0], mode: "markers", opacity: 0, hoverinfo: "skip" }],
     layout: layoutOf({
       margin: { l: 44, r: 6, t: 8, b: 44 },
-      xaxis: { title: `${DATA.symbol}${SEVERAL ? ", the sequences one after the other" : " of the text"}`, range: [-0.5, Math.min(length, narrow() || SEVERAL ? 150 : 400) - 0.5], showgrid: false },
+      xaxis: { title: `${DATA.symbol}${SEVERAL ? ", all sequences" : " position"}`, range: [-0.5, Math.min(length, narrow() || SEVERAL ? 150 : 400) - 0.5], showgrid: false },
       yaxis: { title: `units, ${orders[byId("order").value].title}`, range: [rows.length - 0.5, -0.5], showticklabels: false, showgrid: false, fixedrange: true },
       images: pictures(value, rows),
       shapes: PARTS.slice(1).map(({ start }) => ({ type: "line", x0: start - 0.5, x1: start - 0.5, yref: "paper", y0: 0, y1: 1, line: { color: variable("--ink"), width: PARTS.length > 60 ? 0.5 : 1 }, opacity: 0.5 })),
@@ -183,9 +183,9 @@ drawing.gates = () => {
   };
 };
 
-const WIDEST = 4000; // pixels of a picture, which every browser can take
+const WIDEST = 4000; // widest image in pixels that every browser supports
 
-// A row of pixels for each unit, cut into pictures that are not too wide.
+// Draw one row of pixels per unit, split into images that are not too wide.
 function pictures(value, rows) {
   const inks = Array.from({ length: 256 }, (_, k) => {
     const x = value.scales ? (k - 128) / 127 : k / 255;
@@ -209,11 +209,11 @@ function pictures(value, rows) {
   return parts;
 }
 
-// Plotly reads some HTML in its texts.
+// Plotly interprets some HTML in its texts.
 const escapeMarks = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/%\{/g, "%\u200b{");
 
 const drawn = new Set();
-const MOVED = 4; // pixels, beyond which a press is a drag
+const MOVED = 4; // pixels of movement that turn a click into a drag
 async function draw(name) {
   await plotly();
   const place = byId(`chart-${name}`);
@@ -260,8 +260,8 @@ function listPlaces() {
     const code = make("code", { dir: "auto" }, before, make("mark", { text: here }), after);
     const entry = make("li", {}, code, make("br"), jump(t, `${number(loss, 1)} nats`));
     const share = READING.choices ? percent(arrays.probabilities[t * READING.choices]) : "";
-    if (READING.answers.length) entry.append(` ${answerOf(t)}, taken for ${said(t)} (${share})`);
-    else if (READING.choices) entry.append(` it expected ${label(said(t))} (${share})`);
+    if (READING.answers.length) entry.append(` ${answerOf(t)}, predicted ${said(t)} (${share})`);
+    else if (READING.choices) entry.append(` predicted ${label(said(t))} (${share})`);
     return entry;
   }));
 }

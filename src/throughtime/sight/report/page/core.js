@@ -1,5 +1,5 @@
-// What all parts of the page share: the data, their unpacking, numbers, names of symbols, colours.
-// Texts reach the page through textContent alone.
+// Shared by all parts of the page: data, unpacking, number formatting, symbol names and colors.
+// Texts enter the page only through textContent.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
 const READING = DATA.reading;
@@ -13,7 +13,7 @@ function make(tag, { text, ...attributes } = {}, ...children) {
   return element;
 }
 
-// The bytes of a block, which is zlib's format in base64.
+// Decompress a block, which is zlib data in base64.
 async function unpack(id) {
   const letters = atob(byId(id).textContent.trim());
   const bytes = new Uint8Array(letters.length);
@@ -24,9 +24,9 @@ async function unpack(id) {
 
 const number = (value, digits = 2) =>
   !Number.isFinite(value) ? "–" : Math.abs(value) >= 10000 ? value.toExponential(1) : value.toFixed(digits).replace("-", "−");
-const percent = (share) => (share >= 0.995 ? "100 %" : share >= 0.0995 ? `${(100 * share).toFixed(0)} %` : `${(100 * share).toFixed(1)} %`);
+const percent = (share) => (share >= 0.995 ? "100%" : share >= 0.0995 ? `${(100 * share).toFixed(0)}%` : `${(100 * share).toFixed(1)}%`);
 
-// A symbol that can be seen: line ends, tabs, controls and what turns the direction of text have a sign.
+// Make a symbol visible: line ends, tabs, control characters and direction marks get a sign.
 const DIRECTION = /[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 const code = (c) => `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 const picture = (text) =>
@@ -38,26 +38,26 @@ const label = (text) => picture(text).replace(/\n/g, "↵").replace(/ /g, "␣")
 
 const flat = (text) => picture(text).replace(/\n/g, "↵");
 
-// The sequences that were read, or one text; the sequence that each step belongs to.
+// The sequences, or a single text, and the sequence that each step belongs to.
 const length = READING ? READING.symbols.length : 0;
 const PARTS = READING?.parts.length ? READING.parts : [{ name: "", start: 0, stop: length }];
 const partIndex = new Uint32Array(length);
 PARTS.forEach(({ start, stop }, k) => partIndex.fill(k, start, stop));
 const partOf = (t) => PARTS[partIndex[t]];
 const SEVERAL = Boolean(READING?.parts.length);
-const TIMES = Boolean(READING?.inputs); // steps are times, without a symbol
-const WHOLE = Boolean(READING?.decided); // an answer is about a whole sequence
+const TIMES = Boolean(READING?.inputs); // steps are times without symbols
+const WHOLE = Boolean(READING?.decided); // one answer per sequence
 const answerOf = (t) => (READING.answers.length ? READING.answers[t] : READING.symbols[t]);
 const LOSS = READING?.answers.length ? "loss" : "surprise";
 
-// What a step is called on one line.
+// Name a step on one line.
 const titleOf = (t) => (TIMES ? `${DATA.symbol} ${READING.symbols[t]}` : label(READING.symbols[t]));
 const placeOf = (t) => {
   const { start, stop, name } = partOf(t);
   return SEVERAL ? `${t - start + 1} of ${stop - start}${PARTS.length > 1 && name ? ` in ${name}` : ""}` : `${t} of ${length}`;
 };
 
-// What stands before a place, in it and after it in its sequence, to be shown on one line.
+// The text before, at and after a place in its sequence, on one line.
 const GAP = READING?.kind === "lines" && DATA.symbol !== "character" ? " " : "";
 function context(t, reach = 14, stop = t + 1) {
   const { start, stop: end, name } = partOf(t);
@@ -67,7 +67,7 @@ function context(t, reach = 14, stop = t + 1) {
   return [span(t - reach, t), span(t, stop), span(stop, stop + reach)];
 }
 
-// Colours: an opaque ink in as many strengths as a byte has values, so that the letters stay readable.
+// Colors: an opaque ink in 256 strengths, so that letters stay readable.
 const STRONGEST = 0.7;
 const styles = getComputedStyle(document.documentElement);
 const variable = (name) => styles.getPropertyValue(name).trim();
@@ -91,7 +91,7 @@ function readPalette() {
 
 const byte = (x) => Math.max(0, Math.min(255, Math.round(x)));
 
-// A colour over the page's, as charts want it, which know nothing of what lies under them.
+// Blend a color with the page's background, for charts, which have no transparency.
 function solid(name, strength) {
   const ink = variable(name).split(/\s+/).map(Number);
   const paper = variable("--paper").match(/\w\w/g).map((pair) => parseInt(pair, 16));
@@ -100,7 +100,7 @@ function solid(name, strength) {
 
 const narrow = () => innerWidth < 576;
 
-// The place of a tip beside what is pointed at, inside the window.
+// Place a tip next to the pointer, inside the window.
 function showTip(text, x, y) {
   const tip = byId("tip");
   tip.textContent = text;
@@ -111,7 +111,7 @@ function showTip(text, x, y) {
 }
 const hideTip = () => (byId("tip").hidden = true);
 
-// Units: blocks of bytes [units, T] that are unpacked when they are first wanted.
+// Units: blocks of bytes [units, T], unpacked on first use.
 const nameOf = (value) => `${value.layer}.${value.name}`;
 const loaded = new Map();
 function levelsOf(value) {

@@ -1,16 +1,16 @@
-// What the panel and the tip tell of a place in the text.
+// The contents of the panel and the tip for a place in the text.
 
 const valueAt = (t) => real(shown.value, shown.unit, rowOf(shown.value, shown.unit)[t]);
 
 function inShort(t) {
   const words = [SEVERAL ? `${titleOf(t)}  ${TIMES ? `of ${partOf(t).name}` : ""}` : `${label(READING.symbols[t])}  at ${t}`];
-  if (READING.kind === "lines" && answerOf(t)) words.push(`${answerOf(t)}${said(t) === answerOf(t) ? "" : `, taken for ${said(t)}`}`);
+  if (READING.kind === "lines" && answerOf(t)) words.push(`${answerOf(t)}${said(t) === answerOf(t) ? "" : `, predicted ${said(t)}`}`);
   if (shown.shade === "back" && (WHOLE || shown.chosen !== null)) {
     const lag = shown.chosen - t;
     const level = reachOf(WHOLE ? t : shown.chosen, t);
-    if (WHOLE) words.push(`weighs ${shareBack(level)}`);
+    if (WHOLE) words.push(`influence ${shareBack(level)}`);
     else if (level !== null) words.push(`${away(lag)}: ${shareBack(level)}`);
-    else if (lag && partIndex[t] === partIndex[shown.chosen]) words.push(lag < 0 ? "later than the chosen one" : "too far back: not measured");
+    else if (lag && partIndex[t] === partIndex[shown.chosen]) words.push(lag < 0 ? "after the chosen one" : "too far back, not measured");
   } else if (shown.value?.bytes) words.push(`${nameOf(shown.value)} ${shown.unit}: ${number(valueAt(t))}`);
   if (Number.isFinite(arrays.losses?.[t])) words.push(`${LOSS} ${number(arrays.losses[t])} nats`);
   return words.join("\n");
@@ -19,32 +19,32 @@ function inShort(t) {
 const said = (t) => (READING.choices ? READING.alphabet[arrays.likeliest[t * READING.choices]] : "");
 const away = (lag) => (lag > 0 ? `${lag} back` : lag < 0 ? `${-lag} ahead` : "here");
 
-const shareOf = (level) => (WHOLE ? percent(level / 255) : level ? percent(10 ** ((level / 255 - 1) * 3)) : "under 0.1 %");
-const shareBack = (level) => `${shareOf(level)} of the strongest`;
+const shareOf = (level) => (WHOLE ? percent(level / 255) : level ? percent(10 ** ((level / 255 - 1) * 3)) : "under 0.1%");
+const shareBack = (level) => `${shareOf(level)} of the maximum`;
 
 function tell(t) {
   if (!arrays.losses || (narrow() && !shown.looked)) return;
   const loss = arrays.losses[t];
-  const rows = [["place", placeOf(t)]];
+  const rows = [["position", placeOf(t)]];
   if (shown.value?.bytes) rows.push([`${nameOf(shown.value)} ${shown.unit}`, number(valueAt(t), 3)]);
-  if (READING.answers.length) rows.push(["answer", answerOf(t) || "not known"]);
+  if (READING.answers.length) rows.push(["answer", answerOf(t) || "unknown"]);
   if (Number.isFinite(loss)) rows.push([WHOLE ? "loss of the sequence" : LOSS, `${number(loss)} nats`]);
-  if (Number.isFinite(loss) && READING.choices) rows.push([READING.answers.length ? "probability of it" : "it had given it", percent(Math.exp(-loss))]);
+  if (Number.isFinite(loss) && READING.choices) rows.push([READING.answers.length ? "probability of answer" : "predicted probability", percent(Math.exp(-loss))]);
   const list = make("dl");
   for (const [name, text] of rows) list.append(make("dt", { text: name }), make("dd", { text }));
   const parts = [make("p", { class: "symbol" }, make("bdi", { text: titleOf(t) })), list];
   if (found) parts.splice(0, 2, ...matchParts());
   if (shown.chosen !== null || found) parts.unshift(letGo());
   if (found) return byId("detail").replaceChildren(...parts);
-  if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `training never saw this ${DATA.symbol}; it is read as <unk>` }));
+  if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `this ${DATA.symbol} did not occur in training and reads as <unk>` }));
   if (READING.choices && (READING.answers.length || Number.isFinite(loss))) parts.push(make("h3", { text: HEADINGS[READING.answers.length ? (WHOLE ? 2 : 1) : 0] }), ...guesses(t));
   if (READING.kind === "roll") parts.push(...keysAt(t));
-  if (WHOLE || shown.chosen === t) parts.push(make("h3", { text: "What it went by, against the strongest" }), ...lookedAt(t));
-  if (shown.value?.bytes) parts.push(make("h3", { text: `Units most unlike themselves here (${nameOf(shown.value)})` }), ...unusual(t));
+  if (WHOLE || shown.chosen === t) parts.push(make("h3", { text: "Largest influences, relative to the maximum" }), ...lookedAt(t));
+  if (shown.value?.bytes) parts.push(make("h3", { text: `Most unusual unit values here (${nameOf(shown.value)})` }), ...unusual(t));
   byId("detail").replaceChildren(...parts);
 }
 
-const HEADINGS = ["What it would have said here", "What it says here", "What it says of this sequence"];
+const HEADINGS = ["Prediction here", "Answer here", "Answer for this sequence"];
 
 function guesses(t) {
   const found = [];
@@ -55,7 +55,7 @@ function guesses(t) {
     const bar = make("i");
     bar.style.width = `${Math.max(1, 100 * share)}%`;
     const row = make("div", { class: right ? "guess right" : "guess" }, make("bdi", { text: READING.answers.length ? symbol : label(symbol) }), bar, make("b", { text: percent(share) }));
-    if (right) row.title = READING.answers.length ? "this is right" : "this is what came";
+    if (right) row.title = READING.answers.length ? "correct answer" : "actual next symbol";
     found.push(row);
   }
   return found;
@@ -71,7 +71,7 @@ function lookedAt(t) {
 }
 
 function letGo() {
-  const button = make("button", { type: "button", class: "close", "aria-label": "Let go", title: "Let go (Escape)", text: "×" });
+  const button = make("button", { type: "button", class: "close", "aria-label": "Clear selection", title: "Clear selection (Escape)", text: "×" });
   button.addEventListener("click", letGoOfAll);
   return button;
 }
@@ -82,7 +82,7 @@ function jump(t, text) {
   return button;
 }
 
-// The units whose value is farthest from their own mean, in units of their own spread.
+// The units whose values deviate most from their means, in standard deviations.
 function unusual(t) {
   const value = shown.value;
   value.spread ??= value.units.map((_, unit) => {

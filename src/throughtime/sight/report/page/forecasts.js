@@ -1,4 +1,4 @@
-// Forecasts: windows with intervals, the error by step of the horizon, how far back forecasts look.
+// Forecasts: windows with intervals, the error by step of the horizon, and how far back forecasts look.
 
 function drawWindow({ times, values, point, low, high }) {
   const ahead = times.slice(-point.length);
@@ -8,7 +8,7 @@ function drawWindow({ times, values, point, low, high }) {
     traces: [
       band(high, {}),
       band(low, { name: range, fill: "tonexty", fillcolor: solid("--positive", 0.22), showlegend: true }),
-      { x: times, y: values, name: "what came", mode: "lines", line: line(0), hovertemplate: "%{y:.4g}" },
+      { x: times, y: values, name: "actual", mode: "lines", line: line(0), hovertemplate: "%{y:.4g}" },
       { x: ahead, y: point, name: "forecast", mode: "lines", line: line(1), text: low.map((a, k) => `${a.toPrecision(4)} to ${high[k].toPrecision(4)}`), hovertemplate: "%{y:.4g} (%{text})" },
     ],
     layout: layoutOf({
@@ -28,13 +28,13 @@ drawing.horizon = () => ({
     x: c.steps, y: c.values, name: c.label, mode: c.steps.length > 60 ? "lines" : "lines+markers", line: { ...line(k), width: k ? 1.5 : 2.5 }, marker: { size: k ? 4 : 6 },
     hovertemplate: "%{y:.4f}<extra>%{fullData.name}</extra>",
   })),
-  layout: layoutOf({ hovermode: "x unified", showlegend: true, xaxis: { title: "rows after the origin" }, yaxis: { title: "mean absolute error, scaled", rangemode: "tozero" } }),
+  layout: layoutOf({ hovermode: "x unified", showlegend: true, xaxis: { title: "rows after the origin" }, yaxis: { title: "scaled mean absolute error", rangemode: "tozero" } }),
 });
 
 drawing.lookback = () => {
   const { steps, values } = DATA.forecasts.lookback;
   return {
-    traces: [{ x: steps, y: values, mode: steps.length > 60 ? "lines" : "lines+markers", line: line(0), marker: { size: 5 }, hovertemplate: "%{y:.1%} of the largest, %{x} rows back<extra></extra>" }],
+    traces: [{ x: steps, y: values, mode: steps.length > 60 ? "lines" : "lines+markers", line: line(0), marker: { size: 5 }, hovertemplate: "%{y:.1%} of the maximum, %{x} rows back<extra></extra>" }],
     layout: layoutOf({ xaxis: { title: "rows before the origin", rangemode: "tozero" }, yaxis: { title: "gradient of the forecast", tickformat: ".0%", rangemode: "tozero" } }),
   };
 };

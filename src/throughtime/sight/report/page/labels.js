@@ -1,4 +1,4 @@
-// How well labels were told: the confusion matrix, and tables.
+// Classification results: the confusion matrix and tables.
 
 function buildConfusion() {
   const { labels, counts, of } = DATA.confusion;
@@ -11,7 +11,7 @@ function buildConfusion() {
       if (count) cell.style.backgroundColor = `rgb(${variable(k === n ? "--back" : "--surprise")} / ${(0.08 + 0.72 * Math.sqrt(share)).toFixed(3)})`;
       cell.dataset.tip = k === n
         ? `${name}: ${count} of ${total} ${of} found (${percent(share)})`
-        : `${count} of ${total} ${of} with label ${name} (${percent(share)})\ntaken for ${labels[n]}`;
+        : `${count} of ${total} ${of} with label ${name} (${percent(share)})\npredicted ${labels[n]}`;
       return cell;
     });
     return make("tr", {}, make("th", { scope: "row", text: name }), ...cells);
@@ -30,11 +30,11 @@ function buildConfusion() {
 function buildTables() {
   DATA.tables.forEach(({ columns, rows }, number) => {
     const isNumber = columns.map((_, k) => rows.some((row) => typeof row[k] === "number"));
-    // A share that is a whole number, such as 1.0, has lost its point on the way.
+    // JSON drops the decimal point of a share that is an integer, such as 1.0.
     const isShare = columns.map((_, k) => isNumber[k] && rows.every((row) => row[k] <= 1));
     const cell = (value, k) => {
       if (!isNumber[k]) return make("td", {}, make("bdi", { text: flat(String(value)) }));
-      return make("td", { class: "number", text: isShare[k] ? `${(100 * value).toFixed(1)} %` : value.toLocaleString("en") });
+      return make("td", { class: "number", text: isShare[k] ? `${(100 * value).toFixed(1)}%` : value.toLocaleString("en") });
     };
     const head = make("tr", {}, ...columns.map((name, k) => make("th", isNumber[k] ? { scope: "col", class: "number", text: name } : { scope: "col", text: name })));
     const body = rows.map((row) => make("tr", {}, ...row.map(cell)));

@@ -1,4 +1,4 @@
-// Puts the page together.
+// Assemble the page.
 
 const NONCE = document.currentScript.nonce;
 

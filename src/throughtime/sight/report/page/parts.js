@@ -1,12 +1,12 @@
-// Several sequences below each other: lines of symbols with what the network says of them, or curves over time.
+// Several sequences, one below another: lines of symbols with the network's answers, or curves over time.
 
 const longestPart = Math.max(0, ...PARTS.map(({ start, stop }) => stop - start));
-const CELL = longestPart > 150 ? 4 : READING?.kind === "curves" && longestPart < 40 ? 20 : 8; // pixels of a step, where steps are times
-const GUTTER = 42; // pixels to the left of them
-const CURVES = 6; // features that are drawn
+const CELL = longestPart > 150 ? 4 : READING?.kind === "curves" && longestPart < 40 ? 20 : 8; // pixels per step, if steps are times
+const GUTTER = 42; // pixels to the left of the steps
+const CURVES = 6; // features to draw
 const CURVE_HEIGHT = 72;
 const TRACE_HEIGHT = 44;
-const canvases = []; // of each part its picture and its trace
+const canvases = []; // each part's picture and trace
 
 function buildPart(part) {
   if (READING.kind === "lines") return buildLine(part);
@@ -24,7 +24,7 @@ function buildPart(part) {
   return box;
 }
 
-// A checkbox that leaves the mistakes alone in sight, where there are some; the names of the curves' colours.
+// A checkbox that shows only mistakes, if there are any, and the legend of the curves.
 function buildLegends() {
   const reading = byId("reading");
   if (reading.querySelector(".wrong")) {
@@ -39,7 +39,7 @@ function buildLegends() {
       return entry;
     });
     const more = READING.features.length - CURVES;
-    if (more > 0) names.push(make("span", { text: `and ${more} more, not drawn` }));
+    if (more > 0) names.push(make("span", { text: `and ${more} more not drawn` }));
     reading.prepend(make("div", { class: "names" }, ...names));
   }
 }
@@ -59,7 +59,7 @@ function buildLine(part) {
   return line;
 }
 
-// The label that the network gives a sequence, and the right one where it is another.
+// The network's label for a sequence, and the right one if it differs.
 function verdict(part) {
   if (!WHOLE || !part.said) return make("span", { class: "verdict", text: Number.isFinite(part.loss) && SEVERAL ? `${number(part.loss)} nats per ${DATA.unit}` : "" });
   const wrong = part.answer && part.answer !== part.said;
@@ -68,7 +68,7 @@ function verdict(part) {
   return found;
 }
 
-// A pen for a canvas of so many pixels of the page.
+// A drawing context for a canvas of the given size in CSS pixels.
 function penOf(canvas, width, height) {
   const dense = Math.min(2, devicePixelRatio || 1);
   Object.assign(canvas, { width: Math.round(width * dense), height: Math.round(height * dense) });
@@ -80,9 +80,9 @@ function penOf(canvas, width, height) {
   return pen;
 }
 
-function strokeCurve(pen, steps, valueOf, low, high, height, colour, left = 0) {
+function strokeCurve(pen, steps, valueOf, low, high, height, color, left = 0) {
   const y = (value) => height - 3 - ((value - low) / (high - low || 1)) * (height - 6);
-  pen.strokeStyle = colour;
+  pen.strokeStyle = color;
   pen.lineWidth = 1.5;
   pen.beginPath();
   for (let t = 0; t < steps; t++) pen.lineTo(left + (t + 0.5) * CELL, y(valueOf(t)));
@@ -90,7 +90,7 @@ function strokeCurve(pen, steps, valueOf, low, high, height, colour, left = 0) {
   return y;
 }
 
-// The inputs of each sequence, all on one scale.
+// Draw the inputs of each sequence on a common scale.
 function drawCurves() {
   const features = READING.features.length;
   const [low, high] = arrays.inputs.reduce(([a, b], x) => [Math.min(a, x), Math.max(b, x)], [Infinity, -Infinity]);
@@ -105,7 +105,7 @@ function drawCurves() {
   }
 }
 
-// The chosen unit along each sequence, on the scale of the legend.
+// Draw the chosen unit along each sequence on the legend's scale.
 function drawTraces() {
   const { value, unit } = shown;
   if (!value?.bytes) return;

@@ -1,10 +1,10 @@
-// Piano rolls: what sounded, and below it the probability that the network gave each key.
+// Piano rolls: the notes, and below them the probability that the network gave each key.
 
-const KEY = 4; // pixels of a key
+const KEY = 4; // pixels per key
 const BETWEEN = 22; // pixels between the two rolls, and above the first
-const EXPECTED = 0.15; // a probability that is shown in any case
+const EXPECTED = 0.15; // probabilities above this are always shown
 
-// The lowest and the highest key that is worth a row.
+// The lowest and the highest key to show.
 function keysIn(steps, keys, sounds, chance) {
   let [low, high] = [keys - 1, 0];
   for (let t = 0; t < steps; t++) {
@@ -18,8 +18,8 @@ function paintRoll(canvas, steps, names, [low, high], sounds, chance) {
   const pen = penOf(canvas, GUTTER + steps * CELL, 2 * (height + BETWEEN));
   const [ink, quiet, rule] = [variable("--ink"), variable("--quiet"), variable("--line")];
   const levels = Array.from({ length: 256 }, (_, b) => solid("--negative", b / 255));
-  const panels = [["what sounds", (t, k) => (sounds(t, k) ? ink : null)], ["what was expected", (t, k) => (chance(t, k) > 0.01 ? levels[byte(255 * chance(t, k))] : null)]];
-  panels.forEach(([title, colour], number) => {
+  const panels = [["notes", (t, k) => (sounds(t, k) ? ink : null)], ["predicted", (t, k) => (chance(t, k) > 0.01 ? levels[byte(255 * chance(t, k))] : null)]];
+  panels.forEach(([title, color], number) => {
     const top = number * (height + BETWEEN) + BETWEEN;
     pen.fillStyle = quiet;
     pen.fillText(title, GUTTER, top - 6);
@@ -32,7 +32,7 @@ function paintRoll(canvas, steps, names, [low, high], sounds, chance) {
         pen.fillText(names[k], 14, y + KEY + 2);
       }
       for (let t = 0; t < steps; t++) {
-        const fill = colour(t, k);
+        const fill = color(t, k);
         if (!fill) continue;
         pen.fillStyle = fill;
         pen.fillRect(GUTTER + t * CELL, y, CELL - (number ? 0 : 1), KEY - (number ? 0 : 1));
@@ -59,7 +59,7 @@ function pointAt(canvas, steps, names, range, sounds, chance, onPress) {
     const at = keyAt(event, canvas, steps, range());
     if (!at) return hideTip();
     const [t, k] = at;
-    showTip(`${names[k]} at step ${t}: ${sounds(t, k) ? "sounds" : "silent"}, expected ${percent(chance(t, k))}`, event.clientX, event.clientY);
+    showTip(`${names[k]} at step ${t}: ${sounds(t, k) ? "sounds" : "silent"}, predicted ${percent(chance(t, k))}`, event.clientX, event.clientY);
   });
   canvas.addEventListener("pointerleave", hideTip);
   if (onPress) canvas.addEventListener("click", (event) => {
@@ -68,7 +68,7 @@ function pointAt(canvas, steps, names, range, sounds, chance, onPress) {
   });
 }
 
-// The rolls of the sequences that are read; all show the same keys.
+// The rolls of the sequences; all show the same keys.
 const soundsAt = (t, k) => arrays.inputs[t * READING.features.length + k] > 0;
 const chanceAt = (t, k) => arrays.chances[t * READING.features.length + k] / 255;
 let keyRange = null;
@@ -85,7 +85,7 @@ function drawPartRolls() {
   }
 }
 
-// What the panel tells of the keys at a step: those that sound, then those that were expected most.
+// The keys at a step for the panel: those that sound, then those with the highest probability.
 function keysAt(t) {
   const keys = READING.features.map((_, k) => k).filter((k) => soundsAt(t, k) || chanceAt(t, k) > EXPECTED);
   keys.sort((a, b) => soundsAt(t, b) - soundsAt(t, a) || chanceAt(t, b) - chanceAt(t, a));
@@ -95,10 +95,10 @@ function keysAt(t) {
     bar.style.width = `${Math.max(1, 100 * chanceAt(t, k))}%`;
     return make("div", { class: soundsAt(t, k) ? "guess right" : "guess" }, make("bdi", { text: READING.features[k] }), bar, make("b", { text: first ? "–" : percent(chanceAt(t, k)) }));
   });
-  return [make("h3", { text: first ? "What sounds; nothing predicts a first step" : "What sounds (green), and how far it was expected" }), ...rows];
+  return [make("h3", { text: first ? "Notes (the first step has no prediction)" : "Notes (green) with predicted probabilities" }), ...rows];
 }
 
-// The rolls of a report on training.
+// The rolls of a training report.
 const rolls = [];
 
 async function buildRolls() {

@@ -1,13 +1,13 @@
-// Sounds: players, waveforms, residual, spectrogram, a figure over time, and a unit's value, all over one axis of time.
+// Sounds: players, waveforms, residual, spectrogram, a metric and a unit's value on a common time axis.
 
-const SOUND_GUTTER = 62; // pixels to the left of the pictures
-const WAVE = 74, SPECTRUM = 150, FIGURE = 74, UNIT = 84, AXIS = 22; // pixels of their heights
-const CLOSEST = 32; // samples that are looked at, at least
+const SOUND_GUTTER = 62; // pixels to the left of the images
+const WAVE = 74, SPECTRUM = 150, FIGURE = 74, UNIT = 84, AXIS = 22; // heights in pixels
+const CLOSEST = 32; // fewest samples to show
 const sounds = [];
 
 const seconds = (t, digits = 3) => `${t.toFixed(digits)} s`;
 
-// A WAV file of 16 bits as a data URI.
+// Encode a 16-bit WAV file as a data URI.
 function wavOf(samples, rate) {
   const bytes = new Uint8Array(44 + 2 * samples.length);
   const view = new DataView(bytes.buffer);
@@ -48,7 +48,7 @@ function soundFigure(sound) {
   if (sound.residual) {
     const louder = Math.min(1000, 0.9 * Math.min(1, peakOf(tracks[about.compared[0]].samples)) / (peakOf(sound.residual) || 1));
     const more = Math.max(0, Math.round(20 * Math.log10(louder)));
-    played.push({ name: "residual", samples: sound.residual.map((x) => x * 10 ** (more / 20)), note: more ? ` ${more} dB louder than it is` : "" });
+    played.push({ name: "residual", samples: sound.residual.map((x) => x * 10 ** (more / 20)), note: more ? ` amplified by ${more} dB` : "" });
   }
   for (const { name, samples, note } of played) {
     const audio = make("audio", { controls: "", preload: "metadata", "aria-label": `${name}${note}` });
@@ -88,7 +88,7 @@ function unitPickers(sound) {
   sound.unitSelect = make("select", { class: "sound-unit" });
   value.addEventListener("change", async () => { sound.value = values[Number(value.value)]; await pickSoundValue(sound); drawSound(sound); });
   sound.unitSelect.addEventListener("change", () => { sound.unit = Number(sound.unitSelect.value); drawSound(sound); });
-  const steps = [["‹", -1, "The unit before"], ["›", 1, "The next unit"]].map(([text, step, title]) => {
+  const steps = [["‹", -1, "Previous unit"], ["›", 1, "Next unit"]].map(([text, step, title]) => {
     const button = make("button", { type: "button", text, "aria-label": title });
     button.addEventListener("click", () => {
       const { options, selectedIndex } = sound.unitSelect;
@@ -144,13 +144,13 @@ function drawSound(sound) {
   sound.stack.dataset.drawn = Number(sound.stack.dataset.drawn ?? 0) + 1;
 }
 
-// The lowest and highest sample of each column of pixels, or a line where samples are farther apart.
-function paintWave(pen, sound, samples, top, height, colour, opacity, most) {
+// Draw the minimum and maximum of each pixel column, or a line if samples are farther apart.
+function paintWave(pen, sound, samples, top, height, color, opacity, most) {
   const width = soundWidth(sound);
   const y = (x) => top + height / 2 - (Math.max(-most, Math.min(most, x)) / most) * (height / 2 - 4);
   pen.strokeStyle = variable("--line");
   pen.strokeRect(SOUND_GUTTER, y(0), width - SOUND_GUTTER, 0);
-  pen.strokeStyle = pen.fillStyle = colour;
+  pen.strokeStyle = pen.fillStyle = color;
   pen.globalAlpha = opacity;
   const per = (sound.to - sound.from) / (width - SOUND_GUTTER);
   pen.beginPath();
@@ -285,7 +285,7 @@ function watchSound(sound) {
     const player = sound.playing ?? sound.players[sound.about.compared?.[1] ?? 0];
     player.currentTime = Math.max(0, from / sound.about.rate);
     showCursor(sound, player);
-    player.play().catch(() => {}); // where the browser lets pages play
+    player.play().catch(() => {}); // browsers may block playback
   });
   stack.addEventListener("dblclick", () => zoomTo(sound, 0, sound.about.length));
   addEventListener("resize", () => drawSound(sound));

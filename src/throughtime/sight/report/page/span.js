@@ -1,7 +1,7 @@
-// A stretch of text that is selected: the units that are on throughout it, and where else they all are.
-// The definition is that of throughtime.sight.match (after LSTMVis, Strobelt et al. 2018).
+// A selected stretch of text: the units that are on throughout it, and where else they are all on.
+// As defined by throughtime.sight.match (after LSTMVis, Strobelt et al. 2018).
 
-const ON = 0.3; // above this, or under its negative, a unit is on
+const ON = 0.3; // a unit is on above this value, or below its negative
 const LISTED = 6;
 
 let found = null; // { start, stop, units: [[unit, sign, share elsewhere]], places: [[start, stop]] }
@@ -20,7 +20,7 @@ function watchSelection() {
   document.addEventListener("touchend", () => setTimeout(read, 50));
 }
 
-// Shift and an arrow key lengthen the stretch from where they began.
+// Shift and an arrow key extend the stretch from its starting point.
 function extend(t) {
   found ??= { anchor: shown.at };
   const { anchor } = found;
@@ -56,7 +56,7 @@ const isOn = (unit, sign) => {
   return (t) => sign * real(shown.value, unit, row[t]) > ON;
 };
 
-// The other stretches through which all of some units are on, those most like the span in length first.
+// The other stretches in which all given units are on, most similar in length to the span first.
 function placesOf(units, start, stop) {
   if (!units.length) return [];
   const tests = units.map(([unit, sign]) => isOn(unit, sign));
@@ -90,19 +90,19 @@ function forgetMatch() {
   showMatch();
 }
 
-// What the panel tells of it.
+// The panel's contents for the selection.
 function matchParts() {
   if (!found?.units) return [];
   const text = flat(READING.symbols.slice(found.start, found.stop).join(""));
-  const heading = make("h3", {}, `Units of ${nameOf(shown.value)} that are on throughout `, make("bdi", { text: `“${text.length > 24 ? `${text.slice(0, 23)}…` : text}”` }));
+  const heading = make("h3", {}, `${nameOf(shown.value)} units on throughout `, make("bdi", { text: `“${text.length > 24 ? `${text.slice(0, 23)}…` : text}”` }));
   if (!found.units.length) return [heading, make("p", { class: "hint", text: "none" })];
   const units = found.units.slice(0, LISTED).map(([unit, sign, elsewhere]) => {
     const button = make("button", { type: "button", class: "link", text: `unit ${unit}${sign < 0 ? " below −0.3" : ""}` });
     button.addEventListener("click", () => pickUnit(unit));
-    return make("div", { class: "busy" }, button, make("span", { text: `${percent(elsewhere)} of the rest` }));
+    return make("div", { class: "busy" }, button, make("span", { text: `${percent(elsewhere)} of the remaining text` }));
   });
-  const all = found.together.length === found.units.length ? `all ${found.units.length}` : `the ${found.together.length} that are off right outside it`;
+  const all = found.together.length === found.units.length ? `all ${found.units.length}` : `the ${found.together.length} that are off just outside it`;
   const places = found.places.slice(0, LISTED).map(([from, to]) => make("div", { class: "busy" }, jump(from, context(from, 4, to).join(""))));
   const more = found.places.length > LISTED ? [make("p", { class: "hint", text: `and ${found.places.length - LISTED} more, underlined` })] : [];
-  return [heading, ...units, make("h3", { text: `Where ${all} are on together again` }), ...(places.length ? places : [make("p", { class: "hint", text: "nowhere else" })]), ...more];
+  return [heading, ...units, make("h3", { text: `Where ${all} are on again` }), ...(places.length ? places : [make("p", { class: "hint", text: "nowhere else" })]), ...more];
 }

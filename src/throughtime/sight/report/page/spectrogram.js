@@ -1,8 +1,8 @@
-// A spectrogram: short stretches of a sound by their frequencies.
+// A spectrogram: the frequencies in short stretches of a sound.
 
-const FLOOR = 90; // decibels below the loudest that are told apart
+const FLOOR = 90; // dynamic range in decibels
 
-// The discrete Fourier transform of a power of two of real numbers, by halves; returns the squares of the magnitudes.
+// The radix-2 FFT of real numbers, returned as squared magnitudes; the length must be a power of two.
 function powers(signal) {
   const n = signal.length;
   const re = Float64Array.from(signal);
@@ -27,7 +27,7 @@ function powers(signal) {
   return Float64Array.from({ length: n / 2 }, (_, k) => re[k] * re[k] + im[k] * im[k]);
 }
 
-// Decibels below the loudest, one column after the other, each from the lowest frequency up.
+// Decibels relative to the loudest point, column by column, lowest frequency first.
 function spectrogram(samples, from, to, columns, size) {
   const shape = Float64Array.from({ length: size }, (_, k) => 0.5 - 0.5 * Math.cos((2 * Math.PI * (k + 0.5)) / size));
   const found = new Float32Array(columns * (size / 2));

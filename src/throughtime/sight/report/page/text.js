@@ -1,10 +1,10 @@
-// The text: a span for each symbol, shaded by a unit, by surprise, or by how far a place looks back.
+// The text: one span per symbol, shaded by a unit, by surprise, or by its influence on a chosen place.
 
 const spans = [];
 const shown = { value: null, unit: 0, shade: "unit", stretch: true, chosen: null, at: 0, looked: false };
 const arrays = {};
 
-// A step as an element: its symbol, or an empty cell where steps are times.
+// Create a step's element: its symbol, or an empty cell if steps are times.
 function buildSpan(symbol, t) {
   const span = make("span", { tabindex: t ? -1 : 0 });
   if (TIMES) span.setAttribute("aria-label", titleOf(t));
@@ -76,12 +76,12 @@ function letGoOfAll() {
   choose(null);
 }
 
-// On a narrow window the toolbar's first rows scroll away, and the unit stays in sight.
+// In a narrow window the toolbar's first rows scroll away while the unit stays visible.
 function placeToolbar() {
   byId("toolbar").style.top = narrow() ? `${6 - byId("unit").parentElement.offsetTop}px` : "";
 }
 
-// The symbol so many lines below, as they are drawn, or the last that there is.
+// Find the symbol a number of displayed lines below, or the last one.
 function inLine(lines) {
   const way = Math.sign(lines);
   const left = spans[shown.at].offsetLeft;
@@ -101,7 +101,7 @@ function goTo(t) {
   spans[t].scrollIntoView({ block: "nearest" });
 }
 
-// Makes a place the one that the arrow keys begin from and that the panel tells of.
+// Make a place the current one for the arrow keys and the panel.
 function lookAt(t, aloud = false) {
   spans[shown.at].tabIndex = -1;
   shown.at = t;
@@ -129,18 +129,18 @@ function choosesShade(name) {
   shown.shade = name;
 }
 
-// How much the answer at t depends on the input at s, as a level; null where that was not measured.
+// How much the answer at t depends on the input at s, as a level; null if not measured.
 function reachOf(t, s) {
   if (partIndex[t] !== partIndex[s]) return null;
   if (WHOLE) return arrays.decided[s];
   const column = t - s - READING.first;
   return column >= 0 && column < READING.lags ? arrays.reach[t * READING.lags + column] : null;
 }
-// Nats of a colour's full strength.
+// Nats at a color's full strength.
 const lossRange = () => (READING.kind === "roll" ? Math.max(...arrays.losses.filter(Number.isFinite)) : 8);
 
-// The colours of all symbols, for what is chosen.
-function colours() {
+// The colors of all symbols for the current selection.
+function colors() {
   if (shown.shade === "surprise") return Array.from(arrays.losses, (x) => palette.surprise[byte((255 * (x || 0)) / lossRange())]);
   if (shown.shade === "back") {
     if (WHOLE) return Array.from(arrays.decided, (level) => palette.back[level]);
@@ -150,14 +150,14 @@ function colours() {
   return Array.from(row, inksOf(shown.value, row, shown.stretch));
 }
 
-// The colour of each level of a unit: over all that a gate or the unit could be, or over its own usual range.
+// The color of each level of a unit, over the full range of the gate or unit, or over its own usual range.
 function inksOf(value, row, stretch) {
   const [low, high] = rangeOf(value, row, stretch);
   const inks = value.scales ? palette.signed : palette.open;
   return (level) => inks[byte((255 * (level - low)) / Math.max(1, high - low))];
 }
 
-// The levels that have the strongest colours; 0 stays in the middle where values have a sign.
+// The levels with the strongest colors; 0 stays in the middle for signed values.
 function rangeOf(value, row, stretch) {
   if (!stretch) return value.scales ? [1, 255] : [0, 255];
   const usual = (levels, share) => levels.sort()[Math.floor(share * (length - 1))];
@@ -168,7 +168,7 @@ function rangeOf(value, row, stretch) {
 
 function shade() {
   if (shown.shade === "unit" && !shown.value?.bytes) return;
-  colours().forEach((colour, t) => (spans[t].style.backgroundColor = colour));
+  colors().forEach((color, t) => (spans[t].style.backgroundColor = color));
   if (TIMES) drawTraces();
   showLegend();
   tell(shown.at);

@@ -1,7 +1,7 @@
-// Choosing a layer, a value and a unit, and the gallery of those worth a look.
+// Choose a layer, a value and a unit, and show a gallery of interesting units.
 
 const GALLERY = 12;
-const ALIKE = 2; // units that follow one thing
+const ALIKE = 2; // units that follow the same feature
 const EXCERPT = 150; // symbols
 
 const orders = {
@@ -94,7 +94,7 @@ function mostInteresting() {
   return all.sort((a, b) => b.interest - a.interest);
 }
 
-// Some units that differ: those that follow one thing don't push out all others, nor is a unit there by several values.
+// Choose units that differ: limit those that follow the same feature, and show each unit once.
 function worthALook() {
   const chosen = [];
   const counts = new Map();
@@ -129,7 +129,7 @@ async function buildGallery() {
   }));
 }
 
-// Where the excerpt of the largest variance begins.
+// The start of the excerpt with the largest variance.
 function busiest(row) {
   const size = Math.min(EXCERPT, row.length);
   let [sum, squares, best, start] = [0, 0, -1, 0];

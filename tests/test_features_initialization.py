@@ -1,4 +1,4 @@
-"""What parameters start with is what the papers and peers say."""
+"""Initialization schemes match the papers, torch and Keras."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def started(cell: str, scheme: float | str = "uniform", **words: Any) -> dict[st
     return {name.removesuffix("_l0"): p.detach() for name, p in layer.named_parameters()}
 
 
-def test_uniform_is_torchs() -> None:
+def test_uniform_matches_torch() -> None:
     found = started("lstm")
     for tensor in found.values():
         assert 0.9 / math.sqrt(HIDDEN) < tensor.abs().max() <= 1 / math.sqrt(HIDDEN)
@@ -32,7 +32,7 @@ def test_uniform_is_torchs() -> None:
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn_relu"])
-def test_identity_is_that_of_irnn(cell: str) -> None:
+def test_identity_matches_irnn(cell: str) -> None:
     found = started(cell, "identity")
     for gate in found["weight_h"].split(HIDDEN):
         assert torch.equal(gate, torch.eye(HIDDEN))
@@ -40,11 +40,11 @@ def test_identity_is_that_of_irnn(cell: str) -> None:
     assert found["weight_x"].std() == pytest.approx(0.001, rel=0.1)
 
 
-def test_glorot_is_keras() -> None:
+def test_glorot_matches_keras() -> None:
     found = started("lstm", "glorot")
     bound = math.sqrt(6 / (24 + 4 * HIDDEN))
     assert 0.9 * bound < found["weight_x"].abs().max() <= bound
-    # Keras makes the matrix of all gates orthogonal together.
+    # Keras orthogonalizes the matrices of all gates together.
     torch.testing.assert_close(found["weight_h"].T @ found["weight_h"], torch.eye(HIDDEN), rtol=0, atol=1e-5)
     gates = found["bias"].split(HIDDEN)
     assert [float(g.mean()) for g in gates] == [0, 1, 0, 0]  # input, forget, candidate, output
@@ -53,7 +53,7 @@ def test_glorot_is_keras() -> None:
 
 @pytest.mark.parametrize("scheme", ["uniform", "orthogonal", "identity", "glorot", 0.1])
 @pytest.mark.parametrize("cell", cells.names())
-def test_what_a_cell_declares_stands(cell: str, scheme: float | str) -> None:
+def test_initial_values_declared_by_a_cell_take_precedence(cell: str, scheme: float | str) -> None:
     found = started(cell, scheme)
     for parameter in cells.get(cell).program(24, HIDDEN).parameters:
         tensor = found[parameter.name.replace(".", "_")]
@@ -74,20 +74,20 @@ def gate_bias(cell: str, gate: str, **words: Any) -> torch.Tensor:
     [("lstm", "forget", 1), ("gru", "update", 1), ("mgu", "forget", -1), ("janet", "forget", 1),
      ("mingru", "update", -1), ("slstm", "forget", 1), ("lstm_coupled", "input", -1), ("ugrnn", "update", 1)],
 )  # fmt: skip
-def test_chrono_spreads_the_time_that_is_kept(cell: str, gate: str, sign: int) -> None:
-    """A gate of bias b keeps a unit for some 1 + exp(b) steps, which is to be uniform."""
+def test_chrono_spreads_time_constants_uniformly(cell: str, gate: str, sign: int) -> None:
+    """A gate with bias b keeps a unit for about 1 + exp(b) steps. This time must be uniformly distributed."""
     bias = sign * gate_bias(cell, gate, chrono=500)
     assert bias.min() >= 0
     assert bias.max() <= math.log(499)
     assert float(bias.exp().mean()) == pytest.approx(250, rel=0.25)  # 64 draws
 
 
-def test_chrono_lets_as_much_less_in() -> None:
+def test_chrono_sets_the_input_gate_to_the_negative_forget_bias() -> None:
     assert torch.equal(gate_bias("lstm", "input", chrono=500), -gate_bias("lstm", "forget", chrono=500))
     assert not torch.equal(gate_bias("lstm", "output", chrono=500), -gate_bias("lstm", "forget", chrono=500))
 
 
-def test_which_gates_keep_is_found_by_trying() -> None:
+def test_gates_that_keep_the_state_are_detected() -> None:
     assert keeping(cells.get("gru").program(3, 4)) == {"update": 1.0}
     assert keeping(cells.get("mgu").program(3, 4)) == {"forget": -1.0}
     assert keeping(cells.get("rnn").program(3, 4)) == {}
@@ -96,14 +96,14 @@ def test_which_gates_keep_is_found_by_trying() -> None:
 @pytest.mark.parametrize(
     ("cell", "words", "message"),
     [
-        ("lstm", {"scheme": "orthagonal"}, "did you mean orthogonal"),
+        ("lstm", {"scheme": "orthogonl"}, "did you mean orthogonal"),
         ("rnn", {"chrono": 100}, "cell 'rnn' has none"),
-        ("gru", {"forget_bias": 1.0}, "of a gate called forget, and cell 'gru' has none"),
-        ("lstm", {"chrono": 100, "forget_bias": 1.0}, "give one of them"),
-        ("lstm", {"chrono": 1}, "a number of steps above 2; given 1"),
+        ("gru", {"forget_bias": 1.0}, "needs a gate named forget with a bias; cell 'gru' has none"),
+        ("lstm", {"chrono": 100, "forget_bias": 1.0}, "pass only one of them"),
+        ("lstm", {"chrono": 1}, "a number of steps greater than 2, got 1"),
     ],
 )
-def test_nonsense_is_refused(cell: str, words: dict[str, Any], message: str) -> None:
+def test_invalid_schemes_raise(cell: str, words: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         Recurrent(cell, 3, 4).reset_parameters(**words)
 
@@ -111,8 +111,8 @@ def test_nonsense_is_refused(cell: str, words: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("cell", "given", "wanted"), [("lstm", None, 1.0), ("mgu", None, -1.0), ("lstm", 0.0, 0.0), ("mgu", 3.0, 3.0)]
 )
-def test_a_network_begins_its_training_with_states_that_last(cell: str, given: float | None, wanted: float) -> None:
-    # The MGU's gate takes the new value where it is open (Zhou et al. 2016).
+def test_a_fresh_network_starts_with_gates_that_keep_the_state(cell: str, given: float | None, wanted: float) -> None:
+    # The forget gate of the MGU lets the new value in when it is open (Zhou et al. 2016).
     layer = fresh_model(cell, hidden=4, forget_bias=given).recurrent
     (program,) = layer.programs
     (bias,) = (k for k, parameter in enumerate(program.parameters) if parameter.name == "bias")

@@ -1,11 +1,11 @@
-"""Cells with layer normalisation."""
+"""Cells with layer normalization."""
 
 from throughtime.language import activate, bias, cell, gate, layer_norm, linear, sigmoid, split, tanh
 
 
 @cell
 def lstm_layer_norm(x, h, c):
-    """LSTM with norms over all gates of W x and of R h, and of the cell state (Ba et al. 2016, arXiv:1607.06450)."""
+    """LSTM with layer norms of W x, R h and the cell state (Ba et al. 2016, arXiv:1607.06450)."""
     from_x = layer_norm("norm_x", linear("gates_x", x, width=4 * c.width))
     from_h = layer_norm("norm_h", linear("gates_h", h, width=4 * c.width))
     i, f, g, o = split(gate("gates", from_x + from_h), 4)
@@ -20,9 +20,9 @@ def lstm_layer_norm(x, h, c):
 
 @cell
 def gru_layer_norm(x, h):
-    """GRU with norms of W x and of R h, over both gates and over the candidate (Ba et al. 2016, arXiv:1607.06450).
+    """GRU with layer norms of W x and R h, for both gates and the candidate (Ba et al. 2016, arXiv:1607.06450).
 
-    An update of 1 keeps the old state, as in `gru`; in the paper it takes the new one.
+    An update gate of 1 keeps the old state, as in `gru`; in the paper it takes the new one.
     """
     from_x = layer_norm("norm_x", linear("gates_x", x, width=2 * h.width))
     from_h = layer_norm("norm_h", linear("gates_h", h, width=2 * h.width))
@@ -37,9 +37,9 @@ def gru_layer_norm(x, h):
 
 @cell
 def ligru(x, h, *, activation="relu"):
-    """Light GRU: no reset gate, rectified units, products of x normalised (Ravanelli et al. 2018, arXiv:1803.10225).
+    """Light GRU, with ReLU, normalized W x and no reset gate (Ravanelli et al. 2018, arXiv:1803.10225).
 
-    With a norm over the layer in place of the paper's norm over the batch, which would tie steps and rows together.
+    It uses layer normalization instead of the paper's batch normalization, which would couple steps and sequences.
     """
     z = sigmoid(layer_norm("norm_update", linear("update", x)) + linear("update.recurrent", h))
     n = activate(activation, layer_norm("norm_candidate", linear("candidate", x)) + linear("candidate.recurrent", h))
