@@ -59,11 +59,46 @@ Shape shape_of(const std::array<int64_t, 2>& rows_and_columns) {
     return columns ? Shape{rows, columns} : Shape{rows};
 }
 
-/// The data of a plan's parameters.
-template <class T> std::vector<const T*> read_parameters(Arrays& arrays, const Plan& plan, const Objects& parameters) {
+/// Some elements of a vector parameter: the sum of as many elements of arrays, given by their position and the first one.
+using Piece = std::pair<int64_t, std::vector<std::pair<int64_t, int64_t>>>;
+
+/// Puts a vector together from pieces, given as a tuple of pieces and arrays.
+template <class T> std::vector<T> assemble(Arrays& arrays, const nb::tuple& parameter, int64_t size) {
+    const auto pieces = nb::cast<std::vector<Piece>>(parameter[0]);
+    const auto sources = nb::cast<Objects>(parameter[1]);
+    std::vector<T> found(size);
+    int64_t at = 0;
+    for (const auto& [count, terms] : pieces) {
+        if (count < 0 || count > size - at) throw std::invalid_argument("the pieces of a parameter exceed its size");
+        for (const auto& [index, first] : terms) {
+            const nb::object& source = sources.at(index);
+            const int64_t available = arrays.size(source, 0);
+            if (first < 0 || first > available - count)
+                throw ShapeMismatch("a piece of a parameter ends after its array");
+            const T* from = arrays.read<T>(source, {available}) + first;
+            if (&terms.front().second == &first) std::copy_n(from, count, found.begin() + at);
+            else
+                for (int64_t k = 0; k < count; ++k) found[at + k] += from[k];
+        }
+        at += count;
+    }
+    if (at != size) throw std::invalid_argument("the pieces of a parameter are shorter than it");
+    return found;
+}
+
+/// The data of a plan's parameters; `assembled` keeps those that are given in pieces.
+template <class T>
+std::vector<const T*> read_parameters(Arrays& arrays, const Plan& plan, const Objects& parameters,
+                                      std::vector<std::vector<T>>& assembled) {
     std::vector<const T*> found;
-    for (size_t k = 0; k < plan.parameters.size(); ++k)
-        found.push_back(arrays.read<T>(parameters[k], shape_of(plan.parameters[k])));
+    for (size_t k = 0; k < plan.parameters.size(); ++k) {
+        if (nb::isinstance<nb::tuple>(parameters[k]) && plan.parameters[k][1] == 0) {
+            assembled.push_back(assemble<T>(arrays, nb::borrow<nb::tuple>(parameters[k]), plan.parameters[k][0]));
+            found.push_back(assembled.back().data());
+        } else {
+            found.push_back(arrays.read<T>(parameters[k], shape_of(plan.parameters[k])));
+        }
+    }
     return found;
 }
 
@@ -94,6 +129,7 @@ public:
 private:
     template <class T> struct Packed {
         std::vector<const T*> parameters;
+        std::vector<std::vector<T>> assembled;
         std::unique_ptr<PackedWeights<T>> weights;
     };
 
@@ -103,7 +139,8 @@ private:
     std::variant<Packed<float>, Packed<double>> packed_;
 
     template <class T> void freeze(const Objects& parameters) {
-        Packed<T> packed{read_parameters<T>(*arrays_, *plan_, parameters), nullptr};
+        Packed<T> packed;
+        packed.parameters = read_parameters<T>(*arrays_, *plan_, parameters, packed.assembled);
         packed.weights = std::make_unique<PackedWeights<T>>(*plan_, kernels<T>(isa_), packed.parameters);
         packed_ = std::move(packed);
     }
@@ -120,6 +157,7 @@ struct RunRequest {
     const std::optional<std::vector<int64_t>>& batch_sizes;
     bool packed;
     const std::optional<Objects>& accumulate_into;
+    bool layer_axis;  // whether initial and final states are [1, rows, width]
 
     /// Any array of floating-point numbers.
     nb::handle like() const {
@@ -133,7 +171,7 @@ struct RunRequest {
 
     /// The number of rows, from the arrays' shapes.
     int64_t rows(const Arrays& arrays) const {
-        if (states && !states->empty()) return arrays.size(states->front(), 0);
+        if (states && !states->empty()) return arrays.size(states->front(), layer_axis ? 1 : 0);
         if (packed) return batch_sizes->empty() ? 0 : batch_sizes->front();
         return inputs.empty() ? 0 : arrays.size(inputs[0], 1);
     }
@@ -178,17 +216,20 @@ template <class T> nb::tuple run_on(Arrays& arrays, const RunRequest& request, i
         if (plan.one_hot(k)) arguments.token_ids[k] = read_token_ids(arrays, request, rows, k);
         else arguments.inputs[k] = arrays.read<T>(request.inputs[k], of_steps(plan.inputs[k]));
     }
-    std::vector<std::vector<T>> initial;
+    auto of_state = [&](size_t k) {
+        return request.layer_axis ? Shape{1, rows, plan.states[k]} : Shape{rows, plan.states[k]};
+    };
+    std::vector<std::vector<T>> initial, assembled;
     for (size_t k = 0; k < plan.states.size(); ++k) {
         if (request.states) {
-            arguments.states.push_back(arrays.read<T>((*request.states)[k], {rows, plan.states[k]}));
+            arguments.states.push_back(arrays.read<T>((*request.states)[k], of_state(k)));
             continue;
         }
         initial.emplace_back(checked_product(rows, plan.states[k]), static_cast<T>(plan.initial[k]));
         arguments.states.push_back(initial.back().data());
     }
     if (request.frozen) request.frozen->bind(arguments);
-    else arguments.parameters = read_parameters<T>(arrays, plan, request.parameters);
+    else arguments.parameters = read_parameters<T>(arrays, plan, request.parameters, assembled);
     nb::list outputs, finals, reductions;
     auto write = [&](std::vector<T*>& to, nb::list& list, const Shape& shape) {
         const auto [array, at] = arrays.allocate(shape);
@@ -196,7 +237,7 @@ template <class T> nb::tuple run_on(Arrays& arrays, const RunRequest& request, i
         list.append(array);
     };
     for (int64_t width : plan.outputs) write(arguments.outputs, outputs, of_steps(width));
-    for (int64_t width : plan.states) write(arguments.finals, finals, {rows, width});
+    for (size_t k = 0; k < plan.states.size(); ++k) write(arguments.finals, finals, of_state(k));
     for (size_t k = 0; k < plan.reductions.size(); ++k) {
         const Shape shape = shape_of(plan.reductions[k]);
         if (!request.accumulate_into) {
@@ -230,18 +271,19 @@ nb::tuple run_request(const RunRequest& request, int threads, const std::string&
 
 nb::tuple run_plan(const Plan& plan, int64_t steps, const Objects& inputs, const std::optional<Objects>& states,
                    const Objects& parameters, const std::optional<std::vector<int64_t>>& batch_sizes, bool packed,
-                   const std::optional<Objects>& accumulate_into, int threads, const std::string& isa) {
-    return run_request({plan, steps, inputs, states ? &*states : nullptr, parameters, nullptr, batch_sizes, packed, accumulate_into},
-                     threads, isa);
+                   const std::optional<Objects>& accumulate_into, int threads, const std::string& isa, bool layer_axis) {
+    return run_request({plan, steps, inputs, states ? &*states : nullptr, parameters, nullptr, batch_sizes, packed,
+                        accumulate_into, layer_axis},
+                       threads, isa);
 }
 
 nb::tuple run_frozen(const FrozenPlan& frozen, int64_t steps, const Objects& inputs,
                      const std::optional<Objects>& states,
                      const std::optional<std::vector<int64_t>>& batch_sizes, bool packed,
-                     const std::optional<Objects>& accumulate_into, int threads) {
-    return run_request(
-        {frozen.plan(), steps, inputs, states ? &*states : nullptr, {}, &frozen, batch_sizes, packed, accumulate_into}, threads,
-        frozen.isa());
+                     const std::optional<Objects>& accumulate_into, int threads, bool layer_axis) {
+    return run_request({frozen.plan(), steps, inputs, states ? &*states : nullptr, {}, &frozen, batch_sizes, packed,
+                        accumulate_into, layer_axis},
+                       threads, frozen.isa());
 }
 
 template <class T>
@@ -319,12 +361,17 @@ NB_MODULE(_native, m) {
     nb::exception<ShapeMismatch>(m, "ShapeMismatch", PyExc_ValueError);
     m.def("run", &run_plan, "plan"_a, "steps"_a, "inputs"_a, "states"_a.none(), "parameters"_a,
           "batch_sizes"_a = nb::none(), "packed"_a = false, "accumulate_into"_a = nb::none(), "threads"_a = 1, "isa"_a = "",
-          "Run a plan on arrays of one library. Returns outputs, final states and reductions.");
+          "layer_axis"_a = false,
+          "Run a plan on arrays of one library. Returns outputs, final states and reductions.\n\n"
+          "A vector parameter may be given in pieces: a tuple of pieces, each a count and the terms of its sum, and of "
+          "arrays. A term is the position of an array and its first element. With `layer_axis`, states are "
+          "[1, rows, width].");
     nb::class_<FrozenPlan>(m, "FrozenPlan", "A plan with constant parameters, packed once for many runs.")
         .def(nb::init<std::shared_ptr<const Plan>, const Objects&, const std::string&>(), "plan"_a, "parameters"_a,
              "isa"_a = "")
         .def("run", &run_frozen, "steps"_a, "inputs"_a, "states"_a.none(), "batch_sizes"_a = nb::none(),
-             "packed"_a = false, "accumulate_into"_a = nb::none(), "threads"_a = 1, "Run the plan; see `run`.");
+             "packed"_a = false, "accumulate_into"_a = nb::none(), "threads"_a = 1, "layer_axis"_a = false,
+             "Run the plan; see `run`.");
     m.def("dropout", &dropout, "x"_a, "seed"_a, "keep_probability"_a, "scale"_a, "threads"_a = 1, "isa"_a = "",
           "Apply dropout to a vector: keep each element with a probability and scale it, or zero it.");
     bind_streams(m);

@@ -264,26 +264,85 @@ void pack(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t column
                                   columns - column);
 }
 
+/// Loads `count` rows of `steps` elements, padded with zeros to a square, and transposes it in registers.
+template <class T>
+THROUGHTIME_INLINE void load_transposed(Vector<T> (&row)[lanes<T>], Rows<const T> from, int count, int steps) {
+    constexpr int square = lanes<T>;
+#pragma GCC unroll 16
+    for (int j = 0; j < square; ++j) {
+        const T* at = from.at + j * from.stride;
+        if (j >= count) row[j] = Vector<T>{};
+        else row[j] = steps == square ? load(at) : load_first(at, steps);
+    }
+    transpose<T>(row);
+}
+
 template <class T, int panel>
 void pack_transposed(T* to, Rows<const T> from, int64_t rows, int64_t depth, int64_t columns, int64_t first,
                      int64_t last) {
     constexpr int square = lanes<T>;  // elements are transposed in squares of registers
     for (int64_t column = first * panel; column < last * panel; column += square) {
-        const int64_t count = columns - column < square ? columns - column : square;
+        const int count = static_cast<int>(columns - column < square ? columns - column : square);
         T* panel_at = to + column / panel * panel * depth + column % panel;
         for (int64_t k = 0; k < rows; k += square) {
             const int steps = static_cast<int>(rows - k < square ? rows - k : square);
             Vector<T> row[square];
-#pragma GCC unroll 16
-            for (int j = 0; j < square; ++j) {
-                const T* at = from.at + (column + j) * from.stride + k;
-                if (j >= count) row[j] = Vector<T>{};
-                else row[j] = steps == square ? load(at) : load_first(at, steps);
-            }
-            transpose<T>(row);
+            load_transposed<T>(row, {from.at + column * from.stride + k, from.stride}, count, steps);
             T* out = panel_at + k * panel;
             for (int i = 0; i < steps; ++i) store(out + i * panel, row[i]);
         }
+    }
+}
+
+/// One row times the columns of an unpacked right factor, whose columns are contiguous: for a factor that is used once.
+///
+/// Squares of the factor are transposed in registers, so that it is read once and never written.
+template <class T>
+void multiply_row(T* to, const T* start, const T* left, Rows<const T> right, int64_t depth, int64_t columns,
+                  int64_t first, int64_t last) {
+    constexpr int square = lanes<T>;
+    for (int64_t column = first; column < last; column += square) {
+        const int count = static_cast<int>(columns - column < square ? columns - column : square);
+        Vector<T> sum = start ? load_first(start + column, count) : Vector<T>{};
+        for (int64_t k = 0; k < depth; k += square) {
+            const int steps = static_cast<int>(depth - k < square ? depth - k : square);
+            // As many bytes ahead as `multiply` has; each row is a stream of its own.
+            if (k % (cache_line / static_cast<int64_t>(sizeof(T))) == 0)
+                for (int j = 0; j < count; ++j)
+                    __builtin_prefetch(reinterpret_cast<const char*>(right.at + (column + j) * right.stride + k) +
+                                       prefetch_distance / 4);
+            Vector<T> row[square];
+            load_transposed<T>(row, {right.at + column * right.stride + k, right.stride}, count, steps);
+            if (steps == square)
+#pragma GCC unroll 16
+                for (int i = 0; i < square; ++i) sum = fma(broadcast(left[k + i]), row[i], sum);
+            else
+                for (int i = 0; i < steps; ++i) sum = fma(broadcast(left[k + i]), row[i], sum);
+        }
+        store_first(to + column, sum, count);
+    }
+}
+
+template <class T>
+void gemm_unpacked(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, Rows<const T> right,
+                   bool transposed, int64_t depth, int64_t columns, Panels panels, T* scratch) {
+    constexpr int width = panel_width<T>;
+    const auto [first, last, blocks, block_stride, backward] = panels;
+    for (int64_t block = 0; block < blocks; ++block) {
+        const int64_t begin = first + block * block_stride, end = last + block * block_stride;
+        if (rows == 1 && transposed) {
+            const int64_t past = end * width < columns ? end * width : columns;
+            multiply_row<T>(to.at, start.at, left.at, right, depth, columns, begin * width, past);
+            continue;
+        }
+        for_each_piece(begin, end, unpacked_panels, backward, [&](int64_t panel, int64_t count) {
+            const int64_t column = panel * width;
+            const Rows<const T> from{right.at + column * (transposed ? right.stride : 1), right.stride};
+            (transposed ? pack_transposed<T, width> : pack<T, width>)(scratch, from, depth, depth, columns - column, 0,
+                                                                      count);
+            gemm<T>({to.at + column, to.stride}, {start.at ? start.at + column : nullptr, start.stride}, left, rows,
+                    scratch, depth, columns - column, {0, count});
+        });
     }
 }
 

@@ -18,6 +18,7 @@ template <class T> constexpr Kernels<T> kernels() {
         .pack_transposed = pack_transposed<T, panel_width<T>>,
         .pack_left = pack<T, tile_rows>,
         .gemm = gemm<T>,
+        .gemm_unpacked = gemm_unpacked<T>,
         .gather_rows = gather_rows<T>,
         .gemm_accumulate = gemm_accumulate<T>,
     };

@@ -37,6 +37,14 @@ using GemmKernel = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left,
                             int64_t depth, int64_t columns, Panels panels);
 
 template <class T>
+using UnpackedGemmKernel = void (*)(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows,
+                                    Rows<const T> right, bool transposed, int64_t depth, int64_t columns, Panels panels,
+                                    T* scratch);
+
+/// The panels that a product with an unpacked factor packs at once.
+constexpr int unpacked_panels = 2;
+
+template <class T>
 using GatherKernel = void (*)(Rows<T> to, Rows<const T> start, const int64_t* token_ids, int64_t rows, const T* right,
                               int64_t depth, int64_t columns, Panels panels);
 
@@ -83,6 +91,9 @@ template <class T> struct Kernels {
     /// to = start + left * right for some panels of the packed right factor. Each element is one chain of
     /// multiply-adds in order of depth, from `start`, or from zero if `start` is null.
     GemmKernel<T> gemm;
+    /// The same, to the same bits, for a right factor that is used only once and not packed: row-major, or with
+    /// `transposed` its transpose. `scratch` has room for `unpacked_panels` packed panels.
+    UnpackedGemmKernel<T> gemm_unpacked;
     /// The same for a left factor of one-hot rows, given as token ids: each row selects one row of the right factor.
     GatherKernel<T> gather_rows;
     /// to += left^T * right, both packed (left in panels of `tile_rows`), for the left panels `first` to `last`. Adds

@@ -58,14 +58,16 @@ public:
         for (const Buffer& buffer : plan_.buffers) buffers.push_back(locate(buffer));
         place_scratch(threads);
         if (arguments_.weights) factors = arguments_.weights->factors();
+        else if (is_used_once(threads)) place_unpacked(threads);
         else place_factors();
         place_reductions();
     }
 
     std::vector<BufferMemory<T>> buffers;    // scratch: the first thread's
     std::vector<std::array<T*, 2>> states;   // [B, stride] each; steps read one and write the other, alternately
-    std::vector<const T*> factors;           // packed
+    std::vector<const T*> factors;           // packed; empty if products read the parameters themselves
     std::vector<T*> to_pack;                 // factors that this run packs; empty if they are packed already
+    std::vector<T*> unpacked_scratch;        // of each thread, for products with unpacked factors
     std::vector<PackedOperand<T>> operands;  // of outer products
     std::vector<std::array<int, 2>> operands_of_term;  // left, right
     std::vector<T*> sums;                    // of each term that is a sum, over a chunk
@@ -130,6 +132,21 @@ private:
                 buffers[k].at = at;
                 at += block_rows(plan_.buffers[k].width) * buffers[k].stride;
             }
+    }
+
+    /// Whether each factor is needed for one step only, and by one thread at a time: packing it would cost more than its
+    /// product.
+    bool is_used_once(int threads) const {
+        const bool gathers = std::any_of(arguments_.token_ids.begin(), arguments_.token_ids.end(),
+                                         [](const int64_t* ids) { return ids != nullptr; });
+        return arguments_.steps == 1 && !gathers && (threads == 1 || arguments_.batch == 1);
+    }
+
+    void place_unpacked(int threads) {
+        int64_t depth = 0;
+        for (const Factor& factor : plan_.factors) depth = std::max(depth, factor.depth);
+        for (int thread = 0; thread < threads; ++thread)
+            unpacked_scratch.push_back(allocate(checked_product(unpacked_panels * kernels_.panel, depth)));
     }
 
     void place_factors() {

@@ -264,7 +264,8 @@ private:
     /// Runs the stage's products for some rows, from the first panel to the last or `backward`. `choose(columns)`
     /// returns the panels of a factor to compute.
     template <class Choose>
-    void multiply(const Stage& stage, const BufferView<T>* views, Range rows, bool backward, Choose choose) {
+    void multiply(const Stage& stage, int thread, Range rows, bool backward, Choose choose) {
+        const BufferView<T>* views = views_[thread].data();
         const size_t gemms = stage.gemms.size();
         for (size_t k = 0; k < gemms; ++k) {
             const Gemm& gemm = stage.gemms[backward && stage.commutes ? gemms - 1 - k : k];
@@ -275,7 +276,7 @@ private:
             };
             const Rows<T> to = locate(gemm.to), start = gemm.accumulate ? locate(gemm.start) : Rows<T>{nullptr, 0};
             const int64_t count = rows.last - rows.first;
-            const T* right = memory_.factors[gemm.factor];
+            const T* right = memory_.factors.empty() ? nullptr : memory_.factors[gemm.factor];
             Panels panels = choose(factor.columns);
             panels.backward = backward;
             if (gemm.gather) {
@@ -284,12 +285,18 @@ private:
                 continue;
             }
             const Rows<T> from = locate(gemm.from);
+            if (!right) {
+                kernels_.gemm_unpacked(to, {start.at, start.stride}, {from.at, from.stride}, count,
+                                       unpacked(factor, arguments_.parameters), !factor.transposed, factor.depth,
+                                       factor.columns, panels, memory_.unpacked_scratch[thread]);
+                continue;
+            }
             kernels_.gemm(to, {start.at, start.stride}, {from.at, from.stride}, count, right, factor.depth,
                           factor.columns, panels);
         }
     }
-    void multiply(const Stage& stage, const BufferView<T>* views, Range rows, bool backward = false) {
-        multiply(stage, views, rows, backward, [&](int64_t columns) { return Panels{0, memory_.panels(columns)}; });
+    void multiply(const Stage& stage, int thread, Range rows, bool backward = false) {
+        multiply(stage, thread, rows, backward, [&](int64_t columns) { return Panels{0, memory_.panels(columns)}; });
     }
 
     /// Runs the stage's pointwise operations for some rows, and for some units only if the stage is splittable.
@@ -327,7 +334,7 @@ private:
         const bool backward = count % 2 != 0;
         for (const Stage& stage : plan_.phase(Phase::step)) {
             if (parallelism_ != Parallelism::units) {
-                multiply(stage, views, rows, backward);
+                multiply(stage, context.thread, rows, backward);
                 compute(stage, views, rows, all_units);
             } else if (!run_units(stage, views, context, rows, backward) || !sync(context)) {
                 return false;
@@ -342,13 +349,13 @@ private:
         if (stage.separable && stage.widest % kernels_.panel == 0 && panels >= context.threads) {
             // The thread takes the same units of all gates, so it computes only with its own products.
             const Range part = partition(panels, context.thread, context.threads);
-            multiply(stage, views, rows, backward, [&](int64_t columns) {
+            multiply(stage, context.thread, rows, backward, [&](int64_t columns) {
                 return Panels{part.first, part.last, columns / stage.widest, panels};
             });
             compute(stage, views, rows, {part.first * kernels_.panel, part.last * kernels_.panel});
             return true;
         }
-        multiply(stage, views, rows, backward, [&](int64_t columns) {
+        multiply(stage, context.thread, rows, backward, [&](int64_t columns) {
             const Range part = partition(memory_.panels(columns), context.thread, context.threads);
             return Panels{part.first, part.last};
         });
@@ -382,7 +389,7 @@ private:
         for_each_step_range(chunk, context.thread, context.threads, [&](int64_t t, Range rows) {
             const BufferView<T>* views = views_at(context.thread, t, 0, chunk);
             for (const Stage& stage : stages) {
-                multiply(stage, views, rows);
+                multiply(stage, context.thread, rows);
                 compute(stage, views, rows, all_units);
             }
         });

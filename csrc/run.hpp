@@ -25,14 +25,18 @@ template <class T> struct Arguments {
     const PackedWeights<T>* weights = nullptr;  // null: the run packs them itself
 };
 
+/// The rows of a parameter that are a factor or, unless it is `transposed`, the transpose of a factor.
+template <class T> Rows<const T> unpacked(const Factor& factor, const std::vector<const T*>& parameters) {
+    const int64_t stride = factor.transposed ? factor.columns : factor.depth;
+    return {parameters[factor.parameter] + factor.first * stride, stride};
+}
+
 /// Packs the panels `first` to `last` of a factor.
 template <class T>
 void pack_factor(const Factor& factor, const Kernels<T>& kernels, const std::vector<const T*>& parameters, T* to,
                  int64_t first, int64_t last) {
-    const int64_t stride = factor.transposed ? factor.columns : factor.depth;
     (factor.transposed ? kernels.pack : kernels.pack_transposed)(
-        to, {parameters[factor.parameter] + factor.first * stride, stride}, factor.depth, factor.depth, factor.columns,
-        first, last);
+        to, unpacked(factor, parameters), factor.depth, factor.depth, factor.columns, first, last);
 }
 
 /// The matrix parameters of a plan, packed once for many runs.

@@ -227,11 +227,12 @@ def outputs_and_states(result: Any) -> list[torch.Tensor]:
 @pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
 @pytest.mark.parametrize("batch_first", [False, True])
 @pytest.mark.parametrize("with_state", [False, True])
+@pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("frozen", [False, True])
 def test_results_without_gradients_are_bit_identical_to_those_with(
-    kind: str, batch_first: bool, with_state: bool, frozen: bool
+    kind: str, batch_first: bool, with_state: bool, frozen: bool, bias: bool
 ) -> None:
-    layer = getattr(throughtime, kind)(3, 4, batch_first=batch_first).eval()
+    layer = getattr(throughtime, kind)(3, 4, bias=bias, batch_first=batch_first).eval()
     for steps, rows in itertools.product((0, 1, 4), (0, 1, 5)):
         x = torch.randn((rows, steps, 3) if batch_first else (steps, rows, 3))
         state = torch.randn(1, rows, 4)
@@ -255,3 +256,37 @@ def test_a_weight_changed_without_torchs_version_counter_takes_effect() -> None:
         after, expected = layer(x)[0], nn.GRU.forward(layer, x)[0]
     assert not torch.allclose(before, after)
     torch.testing.assert_close(after, expected)
+
+
+@pytest.mark.parametrize("kind", ["RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("shape", [(3,), (1, 3), (5, 3)])
+def test_a_cell_without_gradients_has_the_bits_of_one_with_them(kind: str, bias: bool, shape: tuple[int, ...]) -> None:
+    cell, x = getattr(throughtime, kind)(3, 4, bias=bias), torch.randn(shape)
+    state = torch.randn(*shape[:-1], 4)
+    for hx in (None, (state, 2 * state) if kind == "LSTMCell" else state):
+        expected = flat(cell(x, hx))
+        with torch.no_grad():
+            found = flat(cell(x, hx))
+        assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def test_a_projected_lstm_without_gradients_has_the_bits_of_one_with_them() -> None:
+    layer, x = throughtime.LSTM(3, 6, proj_size=2), torch.randn(1, 2, 3)
+    expected = outputs_and_states(layer(x))
+    with torch.no_grad():
+        found = outputs_and_states(layer(x))
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("with_state", [False, True])
+def test_results_under_autocast_have_torchs_types(kind: str, dtype: torch.dtype, with_state: bool) -> None:
+    """Torch's GRU and its cells with gates keep a float32 state in float32."""
+    x = torch.randn((2, 3) if kind.endswith("Cell") else (4, 2, 3)).to(dtype)
+    state = torch.randn((2, 5) if kind.endswith("Cell") else (1, 2, 5))
+    hx = ((state, state) if kind.startswith("LSTM") else state) if with_state else None
+    with torch.autocast("cpu", torch.bfloat16):
+        ours, theirs = (flat(getattr(package, kind)(3, 5)(x, hx)) for package in (throughtime, nn))
+    assert [t.dtype for t in ours] == [t.dtype for t in theirs]

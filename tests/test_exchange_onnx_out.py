@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from onnx_helpers import assert_alike, by_onnx_runtime
 from random_programs import programs
 from torch import Tensor, nn
+from torch.nn.utils import prune
 
 import throughtime
 from throughtime import cells
@@ -372,3 +373,41 @@ def test_modules_that_cannot_be_exported_are_reported() -> None:
     ]:
         with pytest.raises(UserError, match=told):
             throughtime.to_onnx(module, **words)
+
+
+@pytest.mark.filterwarnings("ignore")  # of tracing, and of the older weight norm
+@pytest.mark.parametrize(
+    "altered",
+    [
+        lambda layer: nn.utils.parametrizations.weight_norm(layer, "weight_hh_l0"),
+        lambda layer: nn.utils.weight_norm(layer, "weight_hh_l0"),
+        lambda layer: prune.l1_unstructured(layer, "weight_hh_l0", 0.5),
+    ],
+    ids=["weight norm", "weight norm by a hook", "pruned"],
+)
+@pytest.mark.parametrize("kind", [nn.RNN, nn.LSTM, nn.GRU])
+def test_the_weights_of_normalized_and_pruned_layers(kind: Any, altered: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    layer, x = altered(throughtime.accelerate(kind(INPUT, HIDDEN))), torch.randn(STEPS, ROWS, INPUT)
+    with torch.no_grad():  # as an optimizer does, after which nothing has been run yet
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    alone = throughtime.to_onnx(layer)
+    zeros = {i.name: np.zeros((1, ROWS, HIDDEN), np.float32) for i in alone.graph.input[1:]}
+    found = by_onnx_runtime(alone.SerializeToString(), {"input": x.numpy(), **zeros})
+    module = Head(layer)
+    throughtime.to_onnx(module, tmp_path / "model.onnx", example=x)
+    inside = by_onnx_runtime((tmp_path / "model.onnx").read_bytes(), {"input": x.numpy()})
+    assert_alike(found[:1], [layer(x)[0].detach().numpy()])
+    assert_alike(inside, [module.eval()(x).detach().numpy()])
+
+
+class Head(nn.Module):
+    """A layer and a head."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer, self.linear = layer, nn.Linear(HIDDEN, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.linear(self.layer(x)[0])

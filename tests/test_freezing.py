@@ -170,3 +170,13 @@ def test_an_input_of_another_dtype_is_rejected() -> None:
     layer = throughtime.freeze(throughtime.Recurrent("gru", 3, 5))
     with pytest.raises(UserError, match=r"input must have the layers' dtype, torch\.float32, got torch\.float64"):
         layer(torch.randn(4, 2, 3, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm")
+@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
+def test_a_weight_that_a_hook_computes_is_frozen_as_the_next_call_has_it(kind: str) -> None:
+    layer, x = torch.nn.utils.weight_norm(getattr(throughtime, kind)(3, 4), "weight_hh_l0"), torch.randn(5, 2, 3)
+    with torch.no_grad():
+        layer.weight_hh_l0_g.mul_(3)  # as an optimizer does, after which nothing has been run yet
+        found = throughtime.freeze(layer)(x)[0]
+        assert torch.equal(found, layer.train()(x)[0])

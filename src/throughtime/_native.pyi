@@ -23,9 +23,11 @@ class Plan:
 class ShapeMismatch(ValueError):
     pass
 
-def run(plan: Plan, steps: int, inputs: Sequence[object], states: Sequence[object] | None, parameters: Sequence[object], batch_sizes: Sequence[int] | None = None, packed: bool = False, accumulate_into: Sequence[object] | None = None, threads: int = 1, isa: str = '') -> tuple:
+def run(plan: Plan, steps: int, inputs: Sequence[object], states: Sequence[object] | None, parameters: Sequence[object], batch_sizes: Sequence[int] | None = None, packed: bool = False, accumulate_into: Sequence[object] | None = None, threads: int = 1, isa: str = '', layer_axis: bool = False) -> tuple:
     """
     Run a plan on arrays of one library. Returns outputs, final states and reductions.
+
+    A vector parameter may be given in pieces: a tuple of pieces, each a count and the terms of its sum, and of arrays. A term is the position of an array and its first element. With `layer_axis`, states are [1, rows, width].
     """
 
 class FrozenPlan:
@@ -33,7 +35,7 @@ class FrozenPlan:
 
     def __init__(self, plan: Plan, parameters: Sequence[object], isa: str = '') -> None: ...
 
-    def run(self, steps: int, inputs: Sequence[object], states: Sequence[object] | None, batch_sizes: Sequence[int] | None = None, packed: bool = False, accumulate_into: Sequence[object] | None = None, threads: int = 1) -> tuple:
+    def run(self, steps: int, inputs: Sequence[object], states: Sequence[object] | None, batch_sizes: Sequence[int] | None = None, packed: bool = False, accumulate_into: Sequence[object] | None = None, threads: int = 1, layer_axis: bool = False) -> tuple:
         """Run the plan; see `run`."""
 
 def dropout(x: object, seed: int, keep_probability: float, scale: float, threads: int = 1, isa: str = '') -> object:

@@ -61,8 +61,8 @@ def accelerate(model: Model, *, verbose: bool = False) -> Model:
     Layers keep their parameters, hooks and names, so optimizers and saved weights still work; only their class changes,
     and `isinstance(layer, torch.nn.LSTM)` remains True. `restore` undoes it. Cells such as `torch.nn.LSTMCell` are not
     changed, because throughtime's are not faster in a loop over single steps. Calling a layer with one step at a time
-    can even be slower than with torch: an RNN or a GRU with a small batch takes up to twice as long. For such calls,
-    `freeze` the model, or use a `Stream`.
+    takes about torch's time or less without gradients; with gradients, an RNN or a GRU takes up to 1.5 times as long.
+    For inference in single steps, `freeze` the model, or use a `Stream`.
 
     In Keras models on the torch backend, the loop over time steps of `SimpleRNN`, `LSTM`, `GRU` and `RNN` runs on
     throughtime's engines; the layers remain Keras's. A recurrent policy of sb3-contrib runs a batch with episode starts

@@ -9,7 +9,7 @@ from native_cases import family
 from torch import Tensor
 
 from throughtime import _native, cells
-from throughtime.engines.base import Result
+from throughtime.engines.base import Constants, Result
 from throughtime.engines.native import NativeEngine
 from throughtime.program.core import Program
 
@@ -44,6 +44,24 @@ def test_any_number_of_threads_that_split_the_units_of_one_row(name: str) -> Non
         alone, *shared = (run_on(NativeEngine(threads), program, 40, *arguments) for threads in (1, 2, 3))
         for found in shared:
             assert_same(found, alone)
+
+
+@pytest.mark.parametrize("sizes", [(70, 33), (128, 128)])  # of input and state
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+def test_a_single_step_reads_weights_unpacked(
+    engine: NativeEngine, name: str, dtype: torch.dtype, sizes: tuple[int, int]
+) -> None:
+    """A run of one step multiplies by the parameters as they are; constant parameters are packed."""
+    for program in family(cells.get(name).program(*sizes)):
+        for rows in (1, 13):
+            inputs, states, parameters = random_arguments(program, 1, rows).map(lambda t: 0.1 * t.to(dtype))
+            if not parameters:  # nothing to multiply by
+                continue
+            packed = run_on(engine, program, 1, inputs, states, Constants(parameters))
+            for threads in (1, 2):
+                alike = NativeEngine(threads, engine.instruction_set)
+                assert_same(run_on(alike, program, 1, inputs, states, parameters), packed)
 
 
 @pytest.mark.parametrize("packed", [False, True])

@@ -63,10 +63,17 @@ class TorchLayer:
 
     def to_program(self, stored: Sequence[Tensor], *, bias: bool) -> list[Tensor]:
         """Convert stored tensors, in torch's order (ih, hh, [both biases], [hr]), to the program's parameters."""
+        return self.layout.to_program(*self._named(stored, bias))
+
+    def in_pieces(self, stored: Sequence[Tensor], *, bias: bool) -> list[Any]:
+        """Convert stored tensors as `to_program` does, but describe each vector as pieces of them."""
+        return self.layout.in_pieces(*self._named(stored, bias))
+
+    def _named(self, stored: Sequence[Tensor], bias: bool) -> tuple[WeightMapping, Stored]:
         biases, rest = (stored[2:4], stored[4:]) if bias else ((None, None), stored[2:])
         projection = rest[0] if rest else None
         named = Stored(stored[0], stored[1], biases[0], biases[1], None, projection)
-        return self.layout.to_program(self._mappings[bias, projection is not None], named)
+        return self._mappings[bias, projection is not None], named
 
     def to_stored(self, parameters: Sequence[Tensor], *, bias: bool) -> list[Tensor]:
         """Convert the program's parameters to stored tensors."""

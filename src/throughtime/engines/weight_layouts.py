@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -77,13 +77,20 @@ class WeightLayout:
         """Convert stored tensors to the program's parameters."""
         width, found = stored.recurrent.shape[0] // len(self.gates), []
         for pieces in mapping:
-            if (
-                len(pieces) == 1 and len(terms := pieces[0].terms) == 1
-            ):  # a matrix; a fast path, as this runs on every call of a layer
-                start, stop, _ = pieces[0]
-                found.append(_rows(stored[terms[0][0]], terms[0][1] * width, (stop - start) * width))
-            else:
-                found.append(_joined([_piece(stored, piece, width) for piece in pieces]))
+            rows = _single(pieces, stored, width)
+            found.append(_joined([_piece(stored, piece, width) for piece in pieces]) if rows is None else rows)
+        return found
+
+    def in_pieces(self, mapping: WeightMapping, stored: Stored) -> list[Any]:
+        """Convert stored tensors as `to_program` does, but leave vectors for the native engine to assemble.
+
+        Returns:
+            For each parameter an array or, if it is a vector of several pieces, a tuple that `_native.run` takes.
+        """
+        width, found = stored.recurrent.shape[0] // len(self.gates), []
+        for pieces in mapping:
+            rows = _single(pieces, stored, width)
+            found.append((_elements(pieces, width), stored) if rows is None else rows)
         return found
 
     def to_stored(self, mapping: WeightMapping, parameters: Sequence[Tensor], width: int) -> Stored:
@@ -106,6 +113,12 @@ class WeightLayout:
             for field in range(len(Stored._fields))
         ]
         return Stored(*fields)  # type: ignore[arg-type]  # every layout has both matrices
+
+
+@lru_cache(maxsize=256)
+def _elements(pieces: tuple[RowMapping, ...], width: int) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
+    """Pieces counted in elements: each the number of them, and for each term a field of `Stored` and the first one."""
+    return tuple(((p.stop - p.start) * width, tuple((field, row * width) for field, row in p.terms)) for p in pieces)
 
 
 @lru_cache(maxsize=256)
@@ -140,6 +153,14 @@ def _terms(layout: WeightLayout, parameter: Parameter, part: GateRows, gates: se
     if part.gate + _OF_STATE in gates:
         return [(INPUT_BIAS, row)]
     return [(INPUT_BIAS, row), (RECURRENT_BIAS, row)]
+
+
+def _single(pieces: tuple[RowMapping, ...], stored: Stored, width: int) -> Tensor | None:
+    """The rows of a parameter that is one piece of one tensor, as matrices are; None otherwise."""
+    if len(pieces) > 1 or len(pieces[0].terms) > 1:
+        return None
+    start, stop, ((field, row),) = pieces[0]
+    return _rows(stored[field], row * width, (stop - start) * width)
 
 
 def _piece(stored: Stored, piece: RowMapping, width: int) -> Tensor:

@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 from throughtime.engines import choose, get
 from throughtime.engines.capture import is_graph_captured, is_transformed, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
+from throughtime.nn.direct import run_directly, single_layer
 from throughtime.nn.forms import require_reset, states_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable
@@ -64,15 +65,27 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         plain = is_graph_captured() or not needs_traceable(tensors)
         if not self.hooks and reset is None and _is_torchs(self, tensors, plain):
             return self.original.forward(self, input, hx)
-        layers = self.lasting_layers()
         self._check(input, hx)
         if reset is not None:
             require_reset(reset, input)
-        stack = Stack(layers, dropout=self.dropout if self.training else 0.0, engine=self.engine, plain=plain)
+        elif plain and not self.hooks:
+            found = run_directly(self, input, tensors[1:], batch_first=self.batch_first)
+            if found is not None:
+                y, final = found
+                return y, final[0] if len(final) == 1 else tuple(final)
+        layers = self.lasting_layers()
+        dropout = self.dropout if self.training else 0.0
+        stack = Stack(layers, dropout=dropout, engine=self.engine, plain=plain, promotes=self.mode == "GRU")
         return stack.run(input, hx, self.hooks, batch_first=self.batch_first, reset=reset)
 
     def _program(self) -> Program:
         return torch_programs(self)[0][0]
+
+    def direct_layer(self) -> tuple[Program, Sequence[Any]] | None:
+        """See `throughtime.nn.direct.DirectLayer`."""
+        if self.num_layers > 1 or self.bidirectional:
+            return None
+        return single_layer(self, self.mode, self._all_weights[0])
 
     def layers(self) -> Layers:
         """Return each layer's directions, as pairs of a program and its current parameters."""
@@ -305,17 +318,25 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
         plain = is_graph_captured() or not needs_traceable(tensors)
         if not self.hooks and _is_torchs(self, tensors, plain):
             return super().forward(input, hx)
-        layers = self.lasting_layers()
         self._check(input, tensors[1:])
-        initial = None if hx is None else tuple(s.unsqueeze(0) for s in tensors[1:])
-        stack = Stack(layers, engine=self.engine, plain=plain)
-        _, final = stack.run(input.unsqueeze(0), initial, self.hooks)
+        x, initial = input.unsqueeze(0), tuple(s.unsqueeze(0) for s in tensors[1:])
+        if plain and not self.hooks:
+            found = run_directly(self, x, initial)
+            if found is not None:
+                states = [s.squeeze(0) for s in found[1]]
+                return states[0] if len(states) == 1 else tuple(states)
+        stack = Stack(self.lasting_layers(), engine=self.engine, plain=plain, promotes=self._mode() in ("GRU", "LSTM"))
+        _, final = stack.run(x, initial or None, self.hooks)
         return final.squeeze(0) if isinstance(final, Tensor) else tuple(s.squeeze(0) for s in final)
 
     def layers(self) -> Layers:
         """Return the layer's program and its current parameters."""
         stored = [self.weight_ih, self.weight_hh, *((self.bias_ih, self.bias_hh) if self.bias else ())]
         return [[(self._program(), TORCH_LAYERS[self._mode()].to_program(stored, bias=bool(self.bias)))]]
+
+    def direct_layer(self) -> tuple[Program, Sequence[Any]] | None:
+        """See `throughtime.nn.direct.DirectLayer`."""
+        return single_layer(self, self._mode(), TORCH_LAYERS["GRU"].names("", bias=bool(self.bias), projected=False))
 
     def _program(self) -> Program:
         programs: tuple[tuple[Program]] = _constant_programs(

@@ -28,6 +28,14 @@ def effective_weights(layer: nn.Module, names: Iterable[str]) -> dict[str, Tenso
             module.training = training
 
 
+def refresh_weights(module: nn.Module) -> None:
+    """Set the weights that hooks compute before each call, as the parameters may have changed since the last one."""
+    with torch.no_grad():
+        for inner in module.modules():
+            for name, tensor in _by_hooks(inner).items():
+                setattr(inner, name, tensor)
+
+
 def _by_hooks(layer: nn.Module) -> dict[str, Tensor]:
     """Return the weights that forward pre-hooks compute before each call."""
     found: dict[str, Tensor] = {}

@@ -10,6 +10,7 @@ from torch import nn
 
 from throughtime.engines.base import Constants
 from throughtime.errors import UserError
+from throughtime.nn.effective import refresh_weights
 from throughtime.nn.stack import Layers
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -31,6 +32,8 @@ class Freezable:
 
     def freeze(self) -> None:
         """Cache the current weights."""
+        if isinstance(self, nn.Module):
+            refresh_weights(self)
         with torch.no_grad():
             self.frozen = [
                 [(program, Constants(p.detach() for p in parameters)) for program, parameters in directions]

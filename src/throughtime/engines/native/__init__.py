@@ -63,19 +63,47 @@ class NativeEngine:
         accumulate_into: Sequence[Any] | None = None,
     ) -> Result:
         """See `throughtime.engines.base.Engine.run`."""
-        inputs, states, parameters = operands
         steps, _, batch_sizes, packed, *_ = layout
-        threads = self.threads or _default_threads()
+        return Result(*self._run(program, operands, steps, batch_sizes, packed, accumulate_into))
+
+    def run_layer(
+        self, program: Program, x: Any, states: Sequence[Any], parameters: Sequence[Any]
+    ) -> tuple[Any, list[Any]]:
+        """Run one layer over all steps, on arrays in the form of torch's layers.
+
+        Args:
+            program: a legal program.
+            x: `[T, B, input]`.
+            states: a `[1, B, width]` for each state, its initial value; none for what the program declares.
+            parameters: a tensor of each parameter's shape, or for a vector its pieces; see
+                `throughtime.engines.weight_layouts.WeightLayout.in_pieces`.
+
+        Returns:
+            The output `[T, B, output]`, and the final `[1, B, width]` of each state.
+        """
+        operands = Operands((x,), states or None, parameters)
+        (y,), final, _ = self._run(program, operands, x.shape[0], None, False, None, True)
+        return y, final
+
+    def _run(
+        self,
+        program: Program,
+        operands: Operands,
+        steps: int,
+        batch_sizes: Sequence[int] | None,
+        packed: bool,
+        accumulate_into: Sequence[Any] | None,
+        layer_axis: bool = False,
+    ) -> Any:
+        inputs, states, parameters = operands
+        of = batch_sizes, packed, accumulate_into, self.threads or _default_threads()
         try:
             if parameters and isinstance(parameters, Constants):
-                frozen = self._frozen(program, parameters)
-                found = frozen.run(steps, inputs, states, batch_sizes, packed, accumulate_into, threads)
-            else:
-                of = inputs, states, parameters, batch_sizes, packed, accumulate_into, threads, self.instruction_set
-                found = _native.run(lower(program), steps, *of)
+                return self._frozen(program, parameters).run(steps, inputs, states, *of, layer_axis)
+            isa = self.instruction_set
+            return _native.run(lower(program), steps, inputs, states, parameters, *of, isa, layer_axis)
         except _native.ShapeMismatch as error:
             raise ProgramError(f"{error}.") from None
-        return Result(*found)
 
     def _frozen(self, program: Program, parameters: Constants) -> _native.FrozenPlan:
         key = program, self.instruction_set

@@ -30,7 +30,10 @@ def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], words
             exporter fails.
     """
     if isinstance(module, nn.RNNBase) and not isinstance(module, Hookable):
-        raise UserError(f"can't export torch's {type(module).__name__}: call throughtime.accelerate(module) first.")
+        raise UserError(
+            f"expected a layer of throughtime, got torch's {type(module).__name__}: export "
+            "throughtime.from_torch(module), or call throughtime.accelerate(module) before parametrizing it."
+        )
     if not isinstance(module, nn.Module) or not any(isinstance(inner, Hookable) for inner in module.modules()):
         raise UserError(
             "expected a Recurrent, RNN, LSTM, GRU or SequenceModel of throughtime, or a module that contains one, got "

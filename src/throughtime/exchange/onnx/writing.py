@@ -18,6 +18,7 @@ from throughtime.exchange.onnx.module_export import exported
 from throughtime.exchange.onnx.stack import Stack, add_stack, array, give_states
 from throughtime.files import write
 from throughtime.nn.dropin import GRU, LSTM, RNN
+from throughtime.nn.effective import refresh_weights
 from throughtime.nn.encoders import Embedding
 from throughtime.nn.options import Options
 from throughtime.nn.recurrent import Recurrent
@@ -72,6 +73,7 @@ def to_onnx(
                 f"a {type(module).__name__} is exported without an example, with dynamic T and B; got "
                 f"{', '.join([*(['example'] if example is not None else []), *export])}."
             )
+        refresh_weights(module)
         model = _own(module, metadata or {})
     else:
         model = exported(module, example, metadata or {}, export)
