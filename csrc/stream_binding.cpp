@@ -165,8 +165,8 @@ public:
             from = find<T>(array, steps, width);
         }
         if (!from)
-            refuse(vocabulary_size_ ? "a block is token ids, an integer array [steps]"
-                                    : std::string("a block is a ") + type_name<T> + " array [steps, " +
+            refuse(vocabulary_size_ ? "a block of token ids must be an integer array [steps]"
+                                    : std::string("a block must be a ") + type_name<T> + " array [steps, " +
                                           std::to_string(width) + "]" + (width == 1 ? " or [steps]" : ""),
                    x);
         const bool flat = axes == 1 && !ids && stream_.output_width() == 1;

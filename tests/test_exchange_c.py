@@ -280,7 +280,7 @@ def test_invalid_arguments_are_reported(run: Any, tmp_path: Path, capsys: pytest
     there = tmp_path / "there.h"
     there.write_text("mine")
     for arguments, words in [
-        ([run.path, tmp_path / "there.c"], "there.h is there already"),
+        ([run.path, tmp_path / "there.c"], "there.h already exists"),
         ([run.path, tmp_path / "net.onnx", "--quantize", "int8"], "--quantize applies only to .c files"),
         ([run.path, tmp_path / "net.c", "--quantize", "int4"], "quantize must be None or 'int8', got 'int4'"),
         ([run.path, tmp_path / "net.cpp"], ".c"),

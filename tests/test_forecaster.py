@@ -73,7 +73,7 @@ def test_covariates_can_be_passed_in_separate_frames(fitted):
     assert clone(fitted).fit(seen.drop("size"), static_df=static).predict(futr_df=futr)["ds"].equals(wanted["ds"])
     with pytest.raises(DataError, match="future covariates of series 'a' end too early; add rows up to 2024-05-03"):
         fitted.predict(seen, futr_df=futr.head(3))
-    with pytest.raises(DataError, match="static_df must have one row for each unique_id"):
+    with pytest.raises(DataError, match="static_df must have one row per unique_id"):
         fitted.predict(seen, static_df=polars.concat([static, static]))
     with pytest.raises(DataError, match="futr_df has no column 'promotion'"):
         fitted.predict(seen, futr_df=futr.drop("promotion"))

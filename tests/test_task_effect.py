@@ -136,7 +136,7 @@ def test_memory_use_is_independent_of_sound_length(run, tmp_path):
 def test_the_command_line(run, folder, tmp_path, capsys):
     out = tmp_path / "wet.wav"
     assert main(["predict", str(run.path), str(folder / "dry.wav"), "--out", str(out)]) == 0
-    assert "3.00 s of sound, 8,000 samples per second, in" in capsys.readouterr().out
+    assert "Saved 3.00 s of sound, 8,000 samples per second, to" in capsys.readouterr().out
     assert soundfile.info(out).frames == 3 * RATE
     assert main(["evaluate", str(run.path), str(folder / "dry.wav"), str(folder / "wet.wav")]) == 0
     shown = capsys.readouterr().out
