@@ -120,7 +120,6 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
         Raises:
             ModelError: if the file is missing, damaged, or not a saved estimator of this class.
-            ModelError: the file is missing, damaged, or of another kind.
         """
         described = ModelFile.open(path).task
         if described is None or described.name != cls._kind.name:

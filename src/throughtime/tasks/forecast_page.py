@@ -60,7 +60,6 @@ def lookback(model: SequenceModel, part: Windows) -> Curve:
 
     Returns:
         A curve over rows before the origin.
-        A curve over rows before the origin.
     """
     from throughtime.sight import connectivity
     from throughtime.sight.report.data import Curve

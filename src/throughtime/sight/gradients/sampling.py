@@ -67,7 +67,6 @@ def mean_by_lag(model: SequenceModel, sequences: Sequence[Followed], window: int
 
     Raises:
         UserError: if no gradient arrives at all.
-        UserError: no gradient arrives at all.
     """
     window = max(1, min(window, max(len(x) for x, _ in sequences) - 1))
     sums: dict[str, Array] = {}
