@@ -17,7 +17,7 @@ LAYERS = [
     {"gradient_check", "nn", "streaming"},
     {"tasks"},
     {"acceleration", "exchange", "runs", "sight", "training"},
-    {"estimators", "forecaster", "studies"},
+    {"estimators", "saved_estimator", "forecaster", "studies"},
     {"bench", "cli"},
 ]
 RANKS = {name: rank for rank, names in enumerate(LAYERS) for name in names}

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any, ClassVar, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
-from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-from sklearn.utils import check_array, check_consistent_length, check_random_state, column_or_1d
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.utils import check_array, check_consistent_length, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from throughtime import model_file
 from throughtime.codecs import Codecs
-from throughtime.errors import ModelError, UserError, nearest
-from throughtime.model_file import ModelFile
-from throughtime.nn.sequence_model import SequenceModel
+from throughtime.errors import UserError, nearest
 from throughtime.program.cell import Cell
-from throughtime.tasks import Task
+from throughtime.saved_estimator import SavedEstimator, plain
 from throughtime.tasks.arrays import ArrayClassification, ArrayRegression, ArrayTask, ClassType
 from throughtime.tasks.sequences import all_raw_outputs
 from throughtime.training.callbacks import ProgressBar
@@ -35,17 +30,14 @@ _FLOATS = (np.float64, np.float32)
 _OWN = ("validation_fraction", "layout", "verbose", "random_state")  # parameters that aren't training options
 
 
-class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class _SequenceEstimator(SavedEstimator):
     """Base class of the classifier and the regressor: parameters, inputs, training and files."""
 
-    _kind: ClassVar[type[ArrayTask]]
+    _task_class: ClassVar[type[ArrayTask]]
 
     n_features_in_: int
     feature_names_in_: Array
-    model_: SequenceModel
     _table: bool  # whether the estimator was fitted to a table [cases, time]
-    _task: Any
-    _codecs: Codecs
 
     def __init__(
         self,
@@ -93,54 +85,6 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         tags.input_tags.three_d_array = True
         return tags
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the fitted estimator to a safetensors file, which `load` reads without running any code from it.
-
-        `throughtime.load` reads only the network from the file.
-
-        Args:
-            path: the path of the file; an existing file is replaced.
-
-        Raises:
-            NotFittedError: if the estimator isn't fitted.
-            UserError: if the file can't be written.
-        """
-        check_is_fitted(self, "model_")
-        model_file.save(self.model_, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Load an estimator saved by `save`.
-
-        A generator passed as `random_state` isn't saved, and a custom cell is saved as its equations. To fit again, set
-        `cell` and `random_state` first.
-
-        Args:
-            path: the path of the file.
-
-        Raises:
-            ModelError: if the file is missing, damaged, or not a saved estimator of this class.
-        """
-        described = ModelFile.open(path).task
-        if described is None or described.name != cls._kind.name:
-            kind = "has no description of its data" if described is None else f"is for the task {described.name!r}"
-            raise ModelError(
-                f"{path}: the model {kind}; {cls.__name__}.load reads models saved by {cls.__name__}.save."
-            )
-        try:
-            task: Any = Task.of_description(described)
-            estimator = cls(**task.options.estimator)
-            task.require_codecs(described.codecs)
-            estimator._note(task, described.codecs)
-        except (ValueError, TypeError, OverflowError) as error:
-            reason = "its options are invalid" if isinstance(error, ValidationError) else error
-            raise ModelError(f"{path}: its metadata is damaged: {reason}") from None
-        model = model_file.load(path, task.options.estimator.get("engine"))
-        if not isinstance(model, SequenceModel) or not task.fits(model, described.codecs):
-            raise ModelError(f"{path}: its metadata is damaged: the network doesn't match the estimator.")
-        estimator.model_ = model
-        return estimator
-
     def _fit(self, inputs: list[Array], targets: Array, **about_targets: Any) -> Self:
         """Train on arrays `[time, features]` and class ids `[N]` or values `[N, targets]`."""
         share = plain(self.validation_fraction)
@@ -149,14 +93,9 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
         if all(getattr(self, name) is None for name in ENDS):
             raise UserError("epochs, steps and minutes are all None; set at least one of them to end training.")
         check_consistent_length(inputs, targets)
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
-        parameters = {name: plain(value) for name, value in self.get_params(deep=False).items()}
-        if isinstance(self.cell, Cell):
-            parameters["cell"] = self.cell.name
-        if not isinstance(parameters["random_state"], int):
-            parameters["random_state"] = None
+        seed, parameters = self._seed(), self._saved_parameters()
         config = TrainConfig.of(
-            self._kind,
+            self._task_class,
             **{name: value for name, value in parameters.items() if name not in _OWN},
             seed=seed,
             estimator=parameters,
@@ -164,7 +103,7 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
             column_names=tuple(self.feature_names_in_) if hasattr(self, "feature_names_in_") else None,
             **about_targets,
         )
-        task = self._kind(config.task)
+        task = self._task_class(config.task)
         data = task.data(inputs, targets, float(share), seed)
         with Display(bool(self.verbose)) as display:
             callbacks = [ProgressBar(display)] if self.verbose else []
@@ -246,7 +185,7 @@ class _SequenceEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn h
 
     def _note(self, task: Any, codecs: Codecs) -> None:
         """Restore what `fit` learned about the data from the description in a file."""
-        self._task, self._codecs = task, codecs
+        super()._note(task, codecs)
         columns, names = task.options.columns, task.options.column_names
         self._table = columns is not None
         self.n_features_in_ = columns if self._table else len(codecs.inputs.mean)
@@ -290,7 +229,7 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[m
         model_: the network, a `throughtime.nn.sequence_model.SequenceModel`. It takes scaled inputs.
     """
 
-    _kind = ArrayClassification
+    _task_class = ArrayClassification
 
     def fit(self, X: Any, y: Any) -> Self:
         """Train a new network.
@@ -352,7 +291,7 @@ class SequenceRegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[mis
             values.
     """
 
-    _kind = ArrayRegression
+    _task_class = ArrayRegression
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -384,11 +323,6 @@ class SequenceRegressor(RegressorMixin, _SequenceEstimator):  # type: ignore[mis
         raw = self._raw(X)
         values: Array = self._codecs.targets.decode(self._task.output.predict(raw))
         return values if self._task.options.values is not None else values[:, 0]
-
-
-def plain(value: Any) -> Any:
-    """Convert NumPy scalars, which parameter grids may contain, to Python scalars."""
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_list_of_sequences(X: Any) -> bool:

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import Any, Self
 
 import numpy as np
-from pydantic import ValidationError
-from sklearn.base import BaseEstimator
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from throughtime import model_file
 from throughtime.codecs import Codecs
 from throughtime.data.frames import array_columns, continued, frame_like, kind_of, table_of, with_static
 from throughtime.data.table import Table
 from throughtime.data.timeseries import joined
 from throughtime.data.windows import Windows
-from throughtime.errors import ModelError, UserError
-from throughtime.estimators import plain
-from throughtime.model_file import ModelFile
-from throughtime.nn.sequence_model import SequenceModel
+from throughtime.errors import UserError
 from throughtime.program.cell import Cell
+from throughtime.saved_estimator import SavedEstimator, as_data, plain
 from throughtime.spelling import setting
-from throughtime.tasks import Task
 from throughtime.tasks.forecast_figures import last_value, measured, point_forecast, seasonal_naive
 from throughtime.tasks.forecast_frames import FrameForecast
 from throughtime.training.callbacks import ProgressBar
@@ -45,7 +37,7 @@ _OF_TRAINING = (
 _LISTS = ("hist_exog_list", "futr_exog_list", "stat_exog_list")
 
 
-class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
+class Forecaster(SavedEstimator):
     """Forecast the next rows of one or many time series with a recurrent network.
 
     Data are pandas or polars data frames in long format, with a row per time and series and the column names of
@@ -90,10 +82,10 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         notes_: remarks on the data from `fit`, such as missing times.
     """
 
-    model_: SequenceModel
+    _task_class = FrameForecast
+
     notes_: list[str]
     _task: FrameForecast
-    _codecs: Codecs
     _table: Table | None  # the data of `fit` and `update`, to predict from
     _kind: str
 
@@ -276,48 +268,9 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         other = measured(part, lambda chosen: point_forecast(naive(part, chosen)))["mae"]
         return 1 - own / max(other, np.finfo(float).tiny)
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Save the fitted estimator without its data to a safetensors file.
-
-        Args:
-            path: the path of the file; an existing file is replaced.
-
-        Raises:
-            NotFittedError: if the estimator isn't fitted.
-            UserError: if the file can't be written.
-        """
-        check_is_fitted(self, "model_")
-        model_file.save(self.model_, path)
-
-    @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Load an estimator saved by `save`, without running any code from the file. `predict` then needs data.
-
-        Args:
-            path: the path of the file.
-
-        Raises:
-            ModelError: if the file is missing, damaged, or not a saved forecaster.
-        """
-        described = ModelFile.open(path).task
-        if described is None or described.name != FrameForecast.name:
-            kind = "has no description of its data" if described is None else f"is for the task {described.name!r}"
-            raise ModelError(f"{path}: the model {kind}; Forecaster.load reads models saved by Forecaster.save.")
-        try:
-            task: Any = Task.of_description(described)
-            estimator = cls(**task.options.estimator)
-            fits = task.interface(described.codecs)
-        except (ValueError, TypeError, AttributeError) as error:
-            reason = "its options are invalid" if isinstance(error, ValidationError) else error
-            raise ModelError(f"{path}: its metadata is damaged: {reason}") from None
-        model = model_file.load(path, task.options.estimator.get("engine"))
-        if not isinstance(model, SequenceModel) or model.encoder.features != fits.size:
-            raise ModelError(f"{path}: its metadata is damaged: the network doesn't match the estimator.")
-        if model.head.output != fits.output:
-            raise ModelError(f"{path}: its metadata is damaged: the network's output doesn't match the estimator.")
-        estimator.model_, estimator._task, estimator._codecs = model, task, described.codecs
-        estimator._table, estimator._kind, estimator.notes_ = None, "polars", []
-        return estimator
+    def _note(self, task: Any, codecs: Codecs) -> None:
+        super()._note(task, codecs)
+        self._table, self._kind, self.notes_ = None, "polars", []  # `predict` needs data: a file has none
 
     def _config(self, table: Table) -> TrainConfig:
         """Return the training configuration."""
@@ -327,15 +280,10 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         level = plain(self.level)
         if isinstance(level, bool) or not isinstance(level, int | float) or not 0 < level < 100:
             raise UserError(f"level must be between 0 and 100, got {level!r}.")
-        parameters = {name: _as_data(value) for name, value in self.get_params(deep=False).items()}
-        if isinstance(self.cell, Cell):
-            parameters["cell"] = self.cell.name
-        if not isinstance(parameters["random_state"], int):
-            parameters["random_state"] = None
+        parameters = self._saved_parameters()
         of_task = {option: parameters[name] for name, option in _OF_TASK.items()}
         for name in _LISTS:
             of_task[_OF_TASK[name]] = _listed(name, parameters[name])
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
         return TrainConfig.of(
             FrameForecast,
             **of_task,
@@ -345,13 +293,13 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
             id=self.id_col if self.id_col in table.columns else None,
             split=f"{1 - share:.12g},{share:.12g},0",
             interval=level / 100,
-            seed=seed,
+            seed=self._seed(),
             estimator=parameters,
         )
 
     def _targets(self, table: Table) -> str | None:
         if self._kind != "array":
-            return _listed("target_col", _as_data(self.target_col))
+            return _listed("target_col", as_data(self.target_col))
         return ",".join(array_columns(len(table.columns), "y"))
 
     def _read(self, data: Any, name: str) -> Table:
@@ -361,13 +309,6 @@ class Forecaster(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no ty
         if static_df is None:
             return table
         return with_static(table, self._read(static_df, "static_df"), self.id_col, self.stat_exog_list or ())
-
-
-def _as_data(value: Any) -> Any:
-    """Convert a parameter to types that JSON supports."""
-    if isinstance(value, np.ndarray | list | tuple):
-        return [plain(each) for each in value]
-    return plain(value)
 
 
 def _listed(name: str, value: Any) -> str | None:

@@ -9,7 +9,9 @@ from typing import Any, ClassVar, Literal, NoReturn
 from pydantic import Field
 
 from throughtime.codecs import Codecs
+from throughtime.data.series_codec import SeriesCodec
 from throughtime.errors import DataError
+from throughtime.nn.sequence_model import SequenceModel
 from throughtime.tasks.base import Progress
 from throughtime.tasks.forecast import ForecastTask
 from throughtime.tasks.forecast_options import ForecastOptions
@@ -39,6 +41,21 @@ class FrameForecast(ForecastTask):
     def speaks_for(cls, options: Any) -> str:
         """Match nothing: only the estimator creates this task."""
         return ""
+
+    def require_codecs(self, codecs: Codecs) -> None:
+        """Check the codecs of a loaded model.
+
+        Raises:
+            DataError: if they aren't this task's codecs.
+        """
+        if not isinstance(codecs.inputs, SeriesCodec):
+            raise DataError("the codec of the inputs must be SeriesCodec.")
+        self.interface(codecs)
+
+    def fits(self, model: SequenceModel, codecs: Codecs) -> bool:
+        """Return whether a network matches this task and its codecs."""
+        expected = self.interface(codecs)
+        return model.encoder.features == expected.size and model.head.output == expected.output
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> NoReturn:
         """Refuse to read files: the data come from the estimator.
