@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from report_pages import TEXT, browser, large_page, made_up, open_page
+from report_pages import TEXT, browser, large_page, made_up, made_up_sound, open_page
 
 from throughtime.sight import match
 from throughtime.sight.report.data import Values
@@ -267,6 +268,19 @@ def test_light_and_dark(driver: Driver, page: Path) -> None:
     assert len(set(papers)) == 2
     driver.find_element("css selector", "button[data-theme='']").click()
     assert driver.execute_script("return getComputedStyle(document.body).backgroundColor") == papers[0]
+
+
+@pytest.mark.parametrize("of", [made_up, made_up_sound])
+def test_theme_changes_while_the_page_is_still_being_unpacked(driver: Driver, of: Any, tmp_path: Path) -> None:
+    page = write(of(), tmp_path / "page.html")
+    early = "<script nonce=NONCE>document.querySelector('button[data-theme=dark]').click();dispatchEvent(new Event('resize'))</script>"
+    text = page.read_text()
+    nonce = re.search(r'<script nonce="([^"]+)"', text)
+    assert nonce is not None
+    page.write_text(text.replace("</body>", early.replace("NONCE", nonce[1]) + "</body>"))
+    open_page(driver, page)
+    assert driver.execute_script("return document.documentElement.dataset.theme") == "dark"
+    assert complaints(driver) == []
 
 
 def test_hostile_text_is_harmless(driver: Driver, tmp_path: Path) -> None:

@@ -103,6 +103,21 @@ def test_page_opens_without_errors(driver: Driver, width: int, tmp_path: Any) ->
     assert complaints(driver) == []
 
 
+def test_page_is_redrawn_while_a_value_is_still_being_unpacked(driver: Driver, tmp_path: Any) -> None:
+    resize(driver, 1280)
+    open_page(driver, render.write(made_up_sound(), tmp_path / "page.html"))
+    see_all(driver)
+    chosen = """
+        const [done] = arguments, pick = document.querySelector('select.sound-value');
+        pick.selectedIndex = 1;
+        pick.dispatchEvent(new Event('change'));
+        dispatchEvent(new Event('resize'));
+        document.querySelector('button[data-theme=dark]').click();
+        setTimeout(() => done(pick.selectedOptions[0].textContent), 300);"""
+    assert driver.execute_async_script(chosen)
+    assert complaints(driver) == []
+
+
 def test_sounds_play_draw_and_zoom(driver: Driver, tmp_path: Any) -> None:
     resize(driver, 1280)
     open_page(driver, render.write(made_up_sound(), tmp_path / "page.html"))

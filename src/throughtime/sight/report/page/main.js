@@ -11,7 +11,11 @@ function setTheme(wanted) {
   readPalette();
 }
 
+// Parts of the page may still be unpacked when the theme changes; they are repainted once all are there.
+let ready = false;
+
 function repaint() {
+  if (!ready) return;
   if (READING) { shade(); buildGallery(); if (READING.kind === "roll") drawPartRolls(); if (READING.kind === "curves") drawCurves(); }
   if (DATA.confusion) buildConfusion();
   drawRolls();
@@ -22,6 +26,7 @@ function repaint() {
 async function start() {
   let wanted = "";
   setTheme(wanted);
+  const { theme } = document.documentElement.dataset;
   for (const button of document.querySelectorAll("button[data-theme]")) {
     button.addEventListener("click", () => { setTheme((wanted = button.dataset.theme)); repaint(); });
   }
@@ -48,6 +53,8 @@ async function start() {
   }
   document.documentElement.dataset.ready = Math.round(performance.now());
   if (READING) await buildGallery();
+  ready = true;
+  if (document.documentElement.dataset.theme !== theme) repaint();
   watchCharts();
 }
 

@@ -29,16 +29,17 @@ async function buildSounds() {
       const raw = new Int16Array(await unpack(levels));
       return { name, samples: Float32Array.from(raw, (x) => (x * scale) / 32767) };
     }));
-    const sound = { about, number, tracks, from: 0, to: about.length, canvases: {}, players: [], unit: 0, value: about.values[0] };
+    const sound = { about, number, tracks, from: 0, to: about.length, canvases: {}, players: [], unit: 0, value: null };
     if (about.compared) {
       const [target, found] = about.compared.map((k) => tracks[k].samples);
       sound.residual = target.map((x, t) => x - found[t]);
     }
-    sounds.push(sound);
     byId("sounds-list").append(soundFigure(sound));
-    if (sound.value) await pickSoundValue(sound);
+    if (about.values.length) await pickSoundValue(sound, about.values[0]);
+    sounds.push(sound);
   }
   drawSounds();
+  addEventListener("resize", drawSounds);
 }
 
 function soundFigure(sound) {
@@ -86,7 +87,7 @@ function unitPickers(sound) {
   const { values } = sound.about;
   const value = make("select", { class: "sound-value" }, ...values.map((v, k) => make("option", { value: k, text: `${v.layer}.${v.name}` })));
   sound.unitSelect = make("select", { class: "sound-unit" });
-  value.addEventListener("change", async () => { sound.value = values[Number(value.value)]; await pickSoundValue(sound); drawSound(sound); });
+  value.addEventListener("change", async () => { await pickSoundValue(sound, values[Number(value.value)]); drawSound(sound); });
   sound.unitSelect.addEventListener("change", () => { sound.unit = Number(sound.unitSelect.value); drawSound(sound); });
   const steps = [["‹", -1, "Previous unit"], ["›", 1, "Next unit"]].map(([text, step, title]) => {
     const button = make("button", { type: "button", text, "aria-label": title });
@@ -101,9 +102,12 @@ function unitPickers(sound) {
   return [make("label", { class: "pick" }, "Value ", value), make("span", { class: "pick" }, make("label", {}, "Unit ", sound.unitSelect), ...steps)];
 }
 
-async function pickSoundValue(sound) {
-  const { value } = sound;
+// The sound keeps its old value until the new one is unpacked, because the page may be redrawn in between.
+async function pickSoundValue(sound, value) {
+  sound.picked = value;
   value.bytes ??= new Uint8Array(await unpack(value.levels));
+  if (sound.picked !== value) return;
+  sound.value = value;
   fill(sound.unitSelect, value.order.map((k) => [k, k]), value.order.includes(sound.unit) && sound.seen ? sound.unit : value.order[0]);
   sound.seen = true;
   sound.unit = Number(sound.unitSelect.value);
@@ -288,7 +292,6 @@ function watchSound(sound) {
     player.play().catch(() => {}); // browsers may block playback
   });
   stack.addEventListener("dblclick", () => zoomTo(sound, 0, sound.about.length));
-  addEventListener("resize", () => drawSound(sound));
   cursor.hidden = true;
 }
 
