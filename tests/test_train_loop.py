@@ -72,6 +72,16 @@ def test_a_pipe_receives_occasional_lines(capfd):
     assert lines[1] == "training: 20%, 20.0 s elapsed, 1 min 20 s left, loss 1.000"
 
 
+def test_the_time_of_an_activity_counts_from_its_first_call(capfd):
+    now = [100.0]
+    with Display(True, lambda: now[0]) as display:
+        now[0] += 50
+        display.progress("measuring", 0, 4)
+        now[0] += 20
+        display.progress("measuring", 1, 4)
+    assert capfd.readouterr().err.splitlines() == ["measuring: 25%, 20.0 s elapsed, 1 min 0 s left"]
+
+
 def test_the_seed_determines_the_run(tmp_path):
     runs = []
     for k, seed in enumerate((1, 1, 2)):

@@ -251,6 +251,7 @@ class _Ends:
         self.count = 0
         self.failed: dict[Path, str] = {}
         self._total, self._display = total, display
+        self._show()
 
     def __call__(self, trial: Trial, error: str | None) -> None:
         self.count += 1
@@ -259,6 +260,9 @@ class _Ends:
         state = f"failed: {error}" if error else "done"
         number = f"{self.count} of {self._total}"
         self._display.console.print(f"{trial.cell}, seed {trial.seed} ({number}): {state}", markup=False)
+        self._show()
+
+    def _show(self) -> None:
         self._display.progress(f"training {self._total} runs", self.count, self._total)
 
 

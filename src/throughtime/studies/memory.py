@@ -157,9 +157,10 @@ class _Measurement:
         """Give each pair an equal share of the remaining time."""
         pairs = [(task, name) for task in self.settings["tasks"] for name in self.cells]
         for k, (task, name) in enumerate(pairs):
+            display.progress("measuring memory", k, len(pairs))
             used = sum(each.seconds for each in self.attempts)
             self._measure(task, name, (60 * self.settings["minutes"] - used) / (len(pairs) - k), display)
-            display.progress("measuring memory", k + 1, len(pairs))
+        display.progress("measuring memory", len(pairs), len(pairs))
 
     def _measure(self, task: str, name: str, seconds: float, display: Display) -> None:
         """Train a cell on one lag after another until it fails to learn one or its time is up."""

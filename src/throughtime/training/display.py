@@ -61,7 +61,7 @@ class Display:
         return self._handler
 
     def progress(self, doing: str, done: int, size: int, figures: str = "") -> None:
-        """Show the progress of an activity; its bar disappears when it is done."""
+        """Show the progress of an activity, whose time counts from the first call; its bar disappears at the end."""
         if not self.console.is_terminal:
             self._say(doing, done, size, figures)
             return
@@ -81,7 +81,7 @@ class Display:
         began, first = self._began.setdefault(doing, (now, done))
         if done >= size:
             del self._began[doing]
-        elif now - self._said >= _PIPED:
+        elif now - self._said >= _PIPED and now > began:
             spent = now - began
             left = f", {duration(spent * (size - done) / (done - first))} left" if done > first else ""
             more = f", {figures}" if figures else ""
