@@ -56,7 +56,7 @@ template <class T, int rows, int panels, Left layout> struct Tile {
             if constexpr (prefetch)
 #pragma GCC unroll 8
                 for (int j = 0; j < panels; ++j)
-                    for (int64_t byte = 0; byte < panel_width<T> * sizeof(T); byte += cache_line)
+                    for (int64_t byte = 0; byte < panel_width<T> * int64_t{sizeof(T)}; byte += cache_line)
                         __builtin_prefetch(reinterpret_cast<const char*>(right + j * next_panel) + prefetch_distance + byte);
             Vector<T> across[vectors];
 #pragma GCC unroll 8
@@ -190,12 +190,20 @@ template <class T> constexpr int64_t slab_depth(int64_t rows, int64_t depth) {
     return row_bytes <= 64 && rows > tile_rows && depth * row_bytes > l1_cache ? l1_cache / row_bytes / 2 : depth;
 }
 
+/// Prefetches the lines of the first `rows` rows, of a tile's width.
+template <class T> THROUGHTIME_INLINE void prefetch_rows(Rows<const T> at, int64_t rows, int64_t width) {
+    for (int64_t row = 0; row < rows; ++row)
+        for (int64_t column = 0; column < width; column += cache_line / static_cast<int64_t>(sizeof(T)))
+            __builtin_prefetch(at.at + row * at.stride + column);
+}
+
 template <class T>
 void gemm(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, const T* right, int64_t depth,
              int64_t columns, Panels panels) {
     const int64_t bytes = (panels.last - panels.first) * panels.blocks * panel_width<T> * depth * sizeof(T);
     const bool prefetch = bytes > prefetch_beyond<T>;
     const int64_t slab = slab_depth<T>(rows, depth);
+    const int64_t towards = panels.backward ? -1 : 1;
     for_each_group(panels, panels_per_tile(next_piece(rows, tile_rows)), [&](int64_t panel, int64_t count, int64_t panel_stride) {
         const int64_t column = panel * panel_width<T>;
         Rows<const T> from = start;
@@ -205,6 +213,13 @@ void gemm(Rows<T> to, Rows<const T> start, Rows<const T> left, int64_t rows, con
             for (int64_t row = 0; row < rows;) {
                 const int64_t height = next_piece(rows - row, tile_rows);
                 const T* begin = from.at ? from.at + row * from.stride + column : nullptr;
+                // A tile's sums wait for the values they start from, so the tile before it prefetches these.
+                if (begin && from.stride && k == 0) {
+                    const bool last = row + height >= rows;
+                    const T* next = last ? from.at + column + towards * count * panel_width<T> : begin + height * from.stride;
+                    prefetch_rows<T>({next, from.stride}, last ? next_piece(rows, tile_rows) : next_piece(rows - row - height, tile_rows),
+                                     count * panel_width<T>);
+                }
                 tiles<T, Left::rows, false>.of[height - 1][count - 1](
                     {to.at + row * to.stride + column, to.stride}, {begin, from.stride},
                     {left.at + row * left.stride + k, left.stride}, right + column * depth + k * panel_width<T>, steps,
