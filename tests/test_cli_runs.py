@@ -383,3 +383,16 @@ def test_info_describes_a_model_file(tmp_path, capsys):
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     assert main(["info", str(tmp_path / "model.safetensors")]) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def test_listing_and_describing_runs_does_not_load_torch(trained):
+    path, _ = trained
+    code = (
+        "import sys; from throughtime.cli.main import main\n"
+        f"assert main(['runs', {str(path.parent)!r}]) == main(['info', {str(path)!r}]) == 0\n"
+        "sys.exit(', '.join({'torch', 'lightning', 'polars', 'sklearn'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    parameters = sum(p.numel() for p in Run.open(path).model().parameters())
+    assert f"; {parameters:,} parameters" in done.stdout  # tied weights count once

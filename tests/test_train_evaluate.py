@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_training import train_tiny
 
-from throughtime.data import Streams
+from throughtime.data.streams import Streams
 from throughtime.errors import DataError, RunError
 from throughtime.tasks import streams as streams_task
 from throughtime.training import evaluate, evaluation, inference

@@ -318,8 +318,13 @@ class Run:
 
     @property
     def parameters(self) -> int:
-        """The number of trained parameters."""
-        return sum(tensor.numel() for tensor in self.weights().values())
+        """The number of trained parameters.
+
+        Raises:
+            RunError: if there are no weights yet, or their file is damaged.
+        """
+        self._require_weights()
+        return self._model_file(WEIGHTS).parameters
 
     def initial_weights(self) -> dict[str, Tensor] | None:
         """Return the weights that the run started from; None if they were initialized at random.
@@ -393,8 +398,15 @@ class Run:
             )
 
     def _weights_in(self, name: str) -> dict[str, Tensor]:
+        file = self._model_file(name)
         try:
-            return ModelFile.open(self.path / name).weights("pt")
+            return file.weights("pt")
+        except ModelError as error:
+            raise RunError(f"{self.path} is damaged: {name}: {error}") from None
+
+    def _model_file(self, name: str) -> ModelFile:
+        try:
+            return ModelFile.open(self.path / name)
         except ModelError as error:
             raise RunError(f"{self.path} is damaged: {name}: {error}") from None
 

@@ -18,7 +18,6 @@ from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
 from throughtime.spelling import command, duration, flag, option
-from throughtime.tasks.base import Generative
 from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank
 
@@ -113,6 +112,8 @@ def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], start
 
 
 def _show(run: Run) -> None:
+    from throughtime.tasks.base import Generative
+
     result, task, out = run.result, run.task, console()
     assert result is not None
     for what, title in (("valid", "Validation"), ("test", "Test")):

@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from throughtime.codecs import Codecs
 from throughtime.data.audio import Audio, cut, quantize, recordings_of, split_recordings
+from throughtime.data.limits import MOST_CHANNELS
 from throughtime.data.sound import BLOCK, Recording, are_sounds, common, sound_writer
-from throughtime.data.waveform import MOST_CHANNELS, MOST_LEVELS, MOST_RATE, Linear, MuLaw, Quantization, Waveform
+from throughtime.data.waveform import Linear, MuLaw, Quantization, Waveform
 from throughtime.errors import DataError, UserError
-from throughtime.options import Count
 from throughtime.outputs import Categorical, LogisticMixture
 from throughtime.paths import display_path
 from throughtime.spelling import option
 from throughtime.tasks.audio_baselines import baseline_nats, fit_baselines, signal_of
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, require_known
-from throughtime.tasks.streams import StreamOptions, StreamTask
+from throughtime.tasks.options.audio import AudioOptions
+from throughtime.tasks.streams import StreamTask
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
@@ -33,32 +33,6 @@ _LAWS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
 _HELD_OUT = 0.1  # the fraction of a single recording
 _STRETCH = 1 << 14  # samples to predict or draw at a time
 _SECONDS = 3  # the default length of a generated sound
-
-
-class AudioOptions(StreamOptions):
-    """Options of the audio task.
-
-    Attributes:
-        data: sound files (wav, flac, ogg) and directories of them.
-        valid: sounds to validate on; by default, every tenth recording, or the end of a single one, is held out.
-        rate: the sampling rate in Hz to resample recordings to; their own rate by default.
-        channels: the number of channels; mono averages stereo recordings; the recordings' own by default.
-        quantization: the spacing of the levels; mu-law is finer near silence, linear is uniform.
-        levels: the number of quantization levels.
-        output: the output distribution: softmax scores each level; mixture integrates a mixture of logistic
-            distributions over each level.
-        components: the number of distributions in a mixture.
-        window: the window of truncated backpropagation through time, in samples.
-    """
-
-    task: Literal["audio"] = "audio"
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
-    channels: Literal["mono", "stereo"] | None = None
-    quantization: Literal["mu-law", "linear"] = "mu-law"
-    levels: Annotated[int, Field(ge=2, le=MOST_LEVELS)] = 256
-    output: Literal["softmax", "mixture"] = "softmax"
-    components: Annotated[int, Field(ge=1, le=100)] = 5
-    window: Count = 512
 
 
 class AudioTask(StreamTask[Audio]):
@@ -72,7 +46,6 @@ class AudioTask(StreamTask[Audio]):
     row, element = "sound", "sample"
     Options = AudioOptions
     options: AudioOptions
-    defaults: ClassVar = {"hidden_size": 256, "dropout": 0.0, "batch": 32}
     fitting = ("rate", "channels", "quantization", "levels")
     interfacing = ("output", "components")
     next_commands = ("sample {} --out FILE", "evaluate {} FILE")

@@ -14,6 +14,7 @@ from throughtime.errors import UserError
 from throughtime.spelling import option
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.registry import registered
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -109,22 +110,13 @@ class Prediction:
     rows: Iterator[Sequence[Any]] = field(repr=False)
 
 
-_registered: dict[str, type[Task[Any]]] = {}
-
-
-def registered() -> Mapping[str, type[Task[Any]]]:
-    """Return all tasks defined so far, by name."""
-    return _registered
-
-
 class Task(ABC, Generic[S]):
     """A task and its options. A subclass with a `name` registers itself under that name.
 
     Attributes:
         name: the name that users type.
         about: a short description of what the task learns.
-        Options: the class of its options.
-        defaults: model and training defaults that differ from the general ones.
+        Options: the class of its options, with its defaults of network and training options.
         unit: the unit that the loss is averaged over, such as "character".
         measure: the unit of the loss in reports.
         monitor: the metric that selects the best weights.
@@ -144,7 +136,6 @@ class Task(ABC, Generic[S]):
     name: ClassVar[str]
     about: ClassVar[str]
     Options: ClassVar[type[TaskOptions]]
-    defaults: ClassVar[Mapping[str, Any]] = {}
     measure: ClassVar[str] = "nats"
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
@@ -162,7 +153,7 @@ class Task(ABC, Generic[S]):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "name" in vars(cls):
-            _registered[cls.name] = cls
+            registered[cls.name] = cls
 
     @classmethod
     def required_of(cls, run: Run, what: str) -> Self:

@@ -20,7 +20,7 @@ from throughtime.outputs import Normal, Output, Point, Quantiles, StudentT
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, Task
 from throughtime.tasks.forecast_figures import Measures, baseline_forecasts, conformal_margins, fit_ridge, measured
-from throughtime.tasks.forecast_options import ForecastOptions
+from throughtime.tasks.options.forecast import ForecastOptions
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
@@ -41,7 +41,6 @@ class ForecastTask(Task[Windows]):
     about = "forecast the next values of series"
     Options: ClassVar[type[ForecastOptions]] = ForecastOptions
     options: ForecastOptions
-    defaults: ClassVar = {"cell": "gru", "hidden_size": 256, "dropout": 0.3, "batch": 256, "lr": 1e-3, "steps": 800}
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
     measure: ClassVar[str] = "loss"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,8 +25,6 @@ READ_AT_ONCE = 256
 
 class SequenceTask(Task[Sequences]):
     """A task whose data are separate sequences with one target each, or one target per step."""
-
-    defaults: ClassVar = {"batch": 64, "hidden_size": 256, "dropout": 0.5, "epochs": 20}
 
     def batches(self, part: Sequences, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Buckets:
         """Return batches of sequences of similar length, in a different order every epoch."""

@@ -7,18 +7,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from throughtime.codecs import Codecs
 from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams
 from throughtime.errors import DataError, UserError
 from throughtime.levels import UNITS
-from throughtime.options import Count
 from throughtime.outputs import Categorical
 from throughtime.spelling import option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, require_known
-from throughtime.tasks.streams import StreamOptions, StreamTask
+from throughtime.tasks.options.text import TextOptions
+from throughtime.tasks.streams import StreamTask
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
@@ -30,24 +30,6 @@ TEMPERATURE = 0.8  # of the samples shown after training
 _SAMPLES = 2  # shown after training
 _NAMED = 10  # unknown tokens of a prompt to name, at most
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in tokens; about the same amount of text
-
-
-class TextOptions(StreamOptions):
-    """Options of the text task.
-
-    Attributes:
-        data: text files and directories of them; Python's own documentation by default.
-        valid: a text to validate on; the last tenth of the data is held out by default.
-        test: a text to evaluate the trained network on.
-        level: the kind of tokens: characters, words or byte pairs.
-        vocab_size: the maximum vocabulary size; the most frequent tokens are kept.
-        min_count: the minimum number of occurrences for a token to enter the vocabulary.
-    """
-
-    task: Literal["text"] = "text"
-    level: Literal["char", "word", "bpe"] = "char"
-    vocab_size: Count | None = None
-    min_count: Count | None = None
 
 
 class Text(StreamTask[EncodedText]):
@@ -241,7 +223,7 @@ class Text(StreamTask[EncodedText]):
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
     ) -> Passage:
         """See `Task.read_passage`; shows the start of the text."""
-        from throughtime.data import read_text
+        from throughtime.data.text import read_text
         from throughtime.sight.report.passage import passage, short
 
         given = read_text(list(paths), self.options.encoding_errors, progress)
