@@ -127,6 +127,7 @@ class Task(ABC, Generic[S]):
         fitting: the names of options that affect how codecs are fitted.
         prediction_files: the extensions that predictions can be written to, besides tables.
         interfacing: the names of options that must match for a run to start from another run's weights.
+        shows_reach: whether the training report shows how far gradients reach before and after training.
         per_data: the names of options that apply only to the data they are passed with.
 
     Args:
@@ -146,6 +147,7 @@ class Task(ABC, Generic[S]):
     prediction_files: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
     per_data: ClassVar[Sequence[str]] = ()
+    shows_reach: ClassVar[bool] = True
 
     def __init__(self, options: TaskOptions) -> None:
         self.options = options
@@ -382,12 +384,11 @@ class Task(ABC, Generic[S]):
         """
         raise UserError(f"predictions of task {self.name} are tables; use .csv or .parquet")
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[S]) -> dict[str, Any]:
-        """Return the content of the training report besides the learning curves.
+    def pictures(self, model: SequenceModel, data: Data[S]) -> dict[str, Any]:
+        """Return the content of the training report besides the learning curves and the gradients' reach.
 
         Args:
             model: the trained network.
-            untrained: the network before the first training step.
             data: the data.
 
         Returns:

@@ -299,15 +299,11 @@ class Effect(Task[Pairs]):
         title = f"{short(part.name)}, held-out data from {first / part.rate:.2f} s"
         return [Sound(title, part.rate, tracks, (1, 2), "ESR, dB", ratio, window, values)]
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Pairs]) -> dict[str, Any]:
-        """See `Task.pictures`: an excerpt of held-out sound, and the gradient flow before and after training."""
-        from throughtime.sight.gradients.sampling import followed
-        from throughtime.sight.report.collect import flows_before_and_after, states_of
+    def pictures(self, model: SequenceModel, data: Data[Pairs]) -> dict[str, Any]:
+        """See `Task.pictures`: an excerpt of held-out sound."""
+        from throughtime.sight.report.collect import states_of
 
-        return {
-            "sounds": self.sounds(model, data.valid, data.codecs, states_of(model)),
-            **flows_before_and_after(model, untrained, followed(self, data.valid)),
-        }
+        return {"sounds": self.sounds(model, data.valid, data.codecs, states_of(model))}
 
     def _read(
         self, pairs: Sequence[Pair], paths: Sequence[str | Path], device: DeviceInput, progress: Progress | None

@@ -97,15 +97,9 @@ class SequenceTask(Task[Sequences]):
         interface = self.interface(codecs)
         return [f"feature {k}" for k in range(interface.size)] if interface.kind == "numeric" else ()
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Sequences]) -> dict[str, Any]:
-        """See `Task.pictures`: the outcome on held-out data, and the gradient flow before and after training."""
-        from throughtime.sight.gradients.sampling import followed
-        from throughtime.sight.report.collect import flows_before_and_after
-
-        return {
-            **self.outcome(model, data.valid, data.codecs),
-            **flows_before_and_after(model, untrained, followed(self, data.valid)),
-        }
+    def pictures(self, model: SequenceModel, data: Data[Sequences]) -> dict[str, Any]:
+        """See `Task.pictures`: the outcome on held-out data."""
+        return self.outcome(model, data.valid, data.codecs)
 
 
 def raw_outputs(model: SequenceModel, part: Sequences) -> Iterator[tuple[int, NDArray[Any]]]:

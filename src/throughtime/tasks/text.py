@@ -201,17 +201,12 @@ class Text(StreamTask[EncodedText]):
             for piece in pieces:
                 file.write(piece)
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[EncodedText]) -> dict[str, Any]:
-        """See `Task.pictures`: the gradient flow before and after training, and samples."""
-        from throughtime.sight.gradients.sampling import followed
-        from throughtime.sight.report.collect import flows_before_and_after
+    def pictures(self, model: SequenceModel, data: Data[EncodedText]) -> dict[str, Any]:
+        """See `Task.pictures`: samples."""
         from throughtime.sight.report.data import Sample
 
         samples = enumerate(self.first_samples(model, data.codecs), 1)
-        return {
-            **flows_before_and_after(model, untrained, followed(self, data.valid)),
-            "samples": [Sample(f"Sample {k} at temperature {TEMPERATURE}", text) for k, text in samples],
-        }
+        return {"samples": [Sample(f"Sample {k} at temperature {TEMPERATURE}", text) for k, text in samples]}
 
     def passage(self, part: EncodedText, codecs: Codecs, length: int, name: str) -> Passage:
         """See `Task.passage`; shows the start of the text."""

@@ -38,12 +38,17 @@ def write_report(run: Run, data: Data[Any]) -> Path | None:
 
 def short_report(run: Run, data: Data[Any]) -> ReportData:
     """Collect the report: learning curves, and the task's view of the network before and after training."""
-    from throughtime.sight.report.collect import facts, training_curves
+    from throughtime.sight.gradients.sampling import followed
+    from throughtime.sight.report.collect import facts, flows_before_and_after, training_curves
     from throughtime.sight.report.data import ReportData
 
     result, task = run.result, run.task
     figures = {name: value for name, value in (result or {"valid": {}})["valid"].items() if name != "baselines"}
     rows = task.figure_rows(figures) if figures else []
+    model = run.model()
+    flows = []
+    if task.shows_reach:
+        flows = flows_before_and_after(model, untrained(run), followed(task, data.valid), run.plan.losses)
     return ReportData(
         title=f"How {run.path.resolve().name} learned",
         facts=[
@@ -53,6 +58,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
         ],
         symbol=task.unit,
         measure=task.measure,
-        **task.pictures(run.model(), untrained(run), data),
+        flows=flows,
+        **task.pictures(model, data),
         **training_curves(run),
     )
