@@ -112,18 +112,15 @@ def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], start
 
 
 def _show(run: Run) -> None:
-    from throughtime.tasks.base import Generative
-
     result, task, out = run.result, run.task, console()
     assert result is not None
     for what, title in (("valid", "Validation"), ("test", "Test")):
         if result[what]:
             out.print(f"\n[bold]{title}[/]")
             show_rows(evaluation_rows(task, result[what]), "  ")
-    if isinstance(task, Generative):
-        for number, text in enumerate(task.first_samples(run.model(), run.description.codecs), 1):
-            out.print(f"\n[bold]Sample {number}[/]\n")
-            print(text.strip("\n"))
+    for number, text in enumerate(result["samples"], 1):
+        out.print(f"\n[bold]Sample {number}[/]\n")
+        print(text.strip("\n"))
     path = shlex.quote(display_path(run.path))
     out.print("\n[bold]Run[/]\n")
     print(f"{result['steps']:,} steps in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")

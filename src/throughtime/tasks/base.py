@@ -127,6 +127,7 @@ class Task(ABC, Generic[S]):
         fitting: the names of options that affect how codecs are fitted.
         prediction_files: the extensions that predictions can be written to, besides tables.
         interfacing: the names of options that must match for a run to start from another run's weights.
+        reads_again: whether the training report reads held-out data after the evaluation.
         shows_reach: whether the training report shows how far gradients reach before and after training.
         per_data: the names of options that apply only to the data they are passed with.
 
@@ -147,6 +148,7 @@ class Task(ABC, Generic[S]):
     prediction_files: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
     per_data: ClassVar[Sequence[str]] = ()
+    reads_again: ClassVar[bool] = False
     shows_reach: ClassVar[bool] = True
 
     def __init__(self, options: TaskOptions) -> None:
@@ -384,12 +386,13 @@ class Task(ABC, Generic[S]):
         """
         raise UserError(f"predictions of task {self.name} are tables; use .csv or .parquet")
 
-    def pictures(self, model: SequenceModel, data: Data[S]) -> dict[str, Any]:
-        """Return the content of the training report besides the learning curves and the gradients' reach.
+    def pictures(self, model: SequenceModel, data: Data[S], terms: int) -> dict[str, Any]:
+        """Return the content of the training report besides learning curves, the gradients' reach and samples.
 
         Args:
             model: the trained network.
             data: the data.
+            terms: the approximate number of loss terms of a part of the data to use.
 
         Returns:
             Fields of `throughtime.sight.report.data.ReportData`.
@@ -449,9 +452,11 @@ class Generative(Task[S]):
 
     Attributes:
         extension: the extension of sample files; None if samples are text, which is printed.
+        first_temperature: the sampling temperature of `first_samples`.
     """
 
     extension: ClassVar[str | None] = None
+    first_temperature: ClassVar[float] = 1.0
 
     @abstractmethod
     def sample(

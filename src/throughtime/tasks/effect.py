@@ -299,7 +299,7 @@ class Effect(Task[Pairs]):
         title = f"{short(part.name)}, held-out data from {first / part.rate:.2f} s"
         return [Sound(title, part.rate, tracks, (1, 2), "ESR, dB", ratio, window, values)]
 
-    def pictures(self, model: SequenceModel, data: Data[Pairs]) -> dict[str, Any]:
+    def pictures(self, model: SequenceModel, data: Data[Pairs], terms: int) -> dict[str, Any]:
         """See `Task.pictures`: an excerpt of held-out sound."""
         from throughtime.sight.report.collect import states_of
 

@@ -45,6 +45,7 @@ class ForecastTask(Task[Windows]):
     baseline_rows: ClassVar[int] = 3
     measure: ClassVar[str] = "loss"
     most_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
+    reads_again: ClassVar[bool] = True
     shows_reach: ClassVar[bool] = False  # the report shows the rows that each forecast depends on instead
 
     @classmethod
@@ -377,7 +378,7 @@ class ForecastTask(Task[Windows]):
         baselines = model.task.baselines if model.task else {}
         return outcome(model, part, self.options.interval, baselines)
 
-    def pictures(self, model: SequenceModel, data: Data[Windows]) -> dict[str, Any]:
+    def pictures(self, model: SequenceModel, data: Data[Windows], terms: int) -> dict[str, Any]:
         """See `Task.pictures`: the outcome on the test part, or on the validation part if there is no test part."""
         return self.outcome(model, data.valid if data.test is None else data.test, data.codecs)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,8 @@ READ_AT_ONCE = 256
 class SequenceTask(Task[Sequences]):
     """A task whose data are separate sequences with one target each, or one target per step."""
 
+    reads_again: ClassVar[bool] = True
+
     def batches(self, part: Sequences, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Buckets:
         """Return batches of sequences of similar length, in a different order every epoch."""
         return Buckets(part, batch, seed, rank, ranks)
@@ -37,14 +39,18 @@ class SequenceTask(Task[Sequences]):
 
         `terms` selects evenly spaced sequences.
         """
+        part = self.subset(part, terms, ranks)
         if len(part) < ranks:  # each process reads all of them
             rank, ranks = 0, 1
-        whole = Buckets(part, READ_AT_ONCE, 0, rank, ranks, shuffle=False)
-        if terms is None or terms >= whole.terms:
-            return whole
-        count = max(ranks, round(len(part) * terms / whole.terms))
-        chosen = part.take(np.linspace(0, len(part) - 1, count).round().astype(np.int64))
-        return Buckets(chosen, READ_AT_ONCE, 0, rank, ranks, shuffle=False)
+        return Buckets(part, READ_AT_ONCE, 0, rank, ranks, shuffle=False)
+
+    def subset(self, part: Sequences, terms: int | None, least: int = 1) -> Sequences:
+        """See `Task.subset`; selects evenly spaced sequences, at least `least` of them."""
+        whole = Buckets(part, READ_AT_ONCE, shuffle=False).terms
+        if terms is None or terms >= whole:
+            return part
+        count = min(len(part), max(least, round(len(part) * terms / whole)))
+        return part.take(np.linspace(0, len(part) - 1, count).round().astype(np.int64))
 
     def fitting_batch(self, data: Data[Sequences], batch: int, ranks: int) -> int:
         """Return the batch size, reduced to the number of sequences if there are fewer."""
@@ -97,9 +103,9 @@ class SequenceTask(Task[Sequences]):
         interface = self.interface(codecs)
         return [f"feature {k}" for k in range(interface.size)] if interface.kind == "numeric" else ()
 
-    def pictures(self, model: SequenceModel, data: Data[Sequences]) -> dict[str, Any]:
+    def pictures(self, model: SequenceModel, data: Data[Sequences], terms: int) -> dict[str, Any]:
         """See `Task.pictures`: the outcome on held-out data."""
-        return self.outcome(model, data.valid, data.codecs)
+        return self.outcome(model, self.subset(data.valid, terms), data.codecs)
 
 
 def raw_outputs(model: SequenceModel, part: Sequences) -> Iterator[tuple[int, NDArray[Any]]]:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("throughtime")
 
-TEMPERATURE = 0.8  # of the samples shown after training
 _SAMPLES = 2  # shown after training
 _NAMED = 10  # unknown tokens of a prompt to name, at most
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in tokens; about the same amount of text
@@ -43,6 +42,7 @@ class Text(StreamTask[EncodedText]):
     interfacing = ("level",)
     next_commands = ("sample {} --prompt 'The ' --temperature 0.8", "inspect {}")
     baseline_rows = 1
+    first_temperature = 0.8
 
     @property
     def unit(self) -> str:
@@ -201,13 +201,6 @@ class Text(StreamTask[EncodedText]):
             for piece in pieces:
                 file.write(piece)
 
-    def pictures(self, model: SequenceModel, data: Data[EncodedText]) -> dict[str, Any]:
-        """See `Task.pictures`: samples."""
-        from throughtime.sight.report.data import Sample
-
-        samples = enumerate(self.first_samples(model, data.codecs), 1)
-        return {"samples": [Sample(f"Sample {k} at temperature {TEMPERATURE}", text) for k, text in samples]}
-
     def passage(self, part: EncodedText, codecs: Codecs, length: int, name: str) -> Passage:
         """See `Task.passage`; shows the start of the text."""
         from throughtime.sight.report.passage import passage_of
@@ -240,7 +233,7 @@ class Text(StreamTask[EncodedText]):
 
     def _drawn(self, model: SequenceModel, codecs: Codecs, seed: int) -> str:
         length = _LENGTHS[self.options.level]
-        return "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
+        return "".join(self.sample(model, codecs, length=length, temperature=self.first_temperature, seed=seed))
 
 
 def _data(corpus: Corpus) -> Data[EncodedText]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from throughtime.runs import Run
 from throughtime.spelling import option
-from throughtime.tasks.base import Data
+from throughtime.tasks.base import Data, Generative
 from throughtime.training.callbacks import BestWeights
 from throughtime.training.display import Display
 from throughtime.training.evaluation import measured
@@ -50,4 +50,5 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                 )  # fmt: skip
             if terms < task.reading(part).terms:
                 _log.info("measured on %d %ss; `throughtime evaluate` measures on all", terms, task.unit)
+    result["samples"] = task.first_samples(model.cpu(), data.codecs) if isinstance(task, Generative) else []
     run.save_result(result)

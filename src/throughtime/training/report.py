@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughtime.runs import Run
-from throughtime.tasks.base import Data
+from throughtime.tasks.base import Data, Generative
 from throughtime.training.reloading import untrained
 
 if TYPE_CHECKING:
-    from throughtime.sight.report.data import ReportData
+    from throughtime.sight.report.data import ReportData, Sample
 
 _log = logging.getLogger("throughtime")
 
@@ -59,6 +60,17 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
         symbol=task.unit,
         measure=task.measure,
         flows=flows,
-        **task.pictures(model, data),
+        samples=_samples(run),
+        **task.pictures(model, data, run.plan.evaluate_terms),
         **training_curves(run),
     )
+
+
+def _samples(run: Run) -> list[Sample]:
+    from throughtime.sight.report.data import Sample
+
+    task, result = run.task, run.result
+    if result is None or not isinstance(task, Generative):
+        return []
+    titles = (f"Sample {k} at temperature {task.first_temperature:g}" for k in itertools.count(1))
+    return [Sample(title, text) for title, text in zip(titles, result["samples"], strict=False)]

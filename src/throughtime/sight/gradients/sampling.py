@@ -68,9 +68,7 @@ def followed(task: Task[Any], part: Any, steps: int = STEPS, streams: int = STRE
     return [(batch.inputs[:steps, :streams], batch.targets[:steps, :streams] if alike else None)]
 
 
-def reach_of(
-    model: SequenceModel, sequences: Sequence[Followed], window: int = WINDOW, losses: int = LOSSES
-) -> Reach:
+def reach_of(model: SequenceModel, sequences: Sequence[Followed], window: int = WINDOW, losses: int = LOSSES) -> Reach:
     """Measure the mean gradient norm by lag, averaged over losses of all sequences.
 
     Args:

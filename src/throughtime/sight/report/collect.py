@@ -122,9 +122,7 @@ def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
     return found
 
 
-def flows_of(
-    model: SequenceModel, sequences: Sequence[Followed], losses: int = LOSSES, group: str = ""
-) -> list[Flow]:
+def flows_of(model: SequenceModel, sequences: Sequence[Followed], losses: int = LOSSES, group: str = "") -> list[Flow]:
     """Measure how far back the gradient of a model's loss reaches into each layer's state.
 
     Args:
