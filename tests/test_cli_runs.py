@@ -291,11 +291,20 @@ def test_evaluation(trained, text, capsys):
     assert figures["symbols"] == len(TEXT) - 1
 
 
+def test_evaluation_without_data_is_of_the_held_out_data(trained, capsys):
+    assert main(["evaluate", str(trained[0])]) == 0
+    out, err = capsys.readouterr()
+    assert "reads the held-out data" in err
+    shown = Run.open(trained[0]).result["valid"]
+    assert f"{shown['loss']:.4f} nats per character" in out
+    assert f"{shown['symbols']:,.0f} predicted" in out
+
+
 def test_evaluation_reports_unknown_characters(trained, tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_text("the 3 dogs\n")
     assert main(["evaluate", str(trained[0]), str(other)]) == 0
-    assert "1 characters not seen in training" in capsys.readouterr().out
+    assert "1 character not seen in training" in capsys.readouterr().out
 
 
 def test_evaluation_of_text_that_is_not_utf8(trained, tmp_path, capsys):

@@ -293,8 +293,8 @@ class Run:
         shown = "" if value is None else f"{name.replace('_', ' ')} {value:.4f}"
         return name, value, shown
 
-    def evaluate(self, data: str | Path | Sequence[str | Path], **options: Any) -> Figures:
-        """Evaluate the network on data of the kind it was trained on; see `throughtime.evaluate`."""
+    def evaluate(self, data: str | Path | Sequence[str | Path] | None = None, **options: Any) -> Figures:
+        """Evaluate the network, by default on the data that were held out; see `throughtime.evaluate`."""
         from throughtime.training.inference import evaluate
 
         return evaluate(self, data, **options)

@@ -123,7 +123,8 @@ def _show(run: Run) -> None:
         print(text.strip("\n"))
     path = shlex.quote(display_path(run.path))
     out.print("\n[bold]Run[/]\n")
-    print(f"{result['steps']:,} steps in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
+    steps = f"{result['steps']:,} step{'s' * (result['steps'] != 1)}"
+    print(f"{steps} in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
     read = shlex.join(name for name in task.options.data or () if name != "-")
     for words in (*task.next_commands, "info {}"):
         if "DATA" not in words or read:

@@ -127,7 +127,8 @@ class Text(StreamTask[EncodedText]):
             rows.append(("bits per byte", _number(figures["bits_per_byte"])))
         rows.append((f"{unit}s", f"{figures['symbols']:,.0f} predicted"))
         if figures["unknown"]:
-            rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s not seen in training, read as <unk>"))
+            unknown = f"{figures['unknown']:,.0f} {unit}{'s' * (figures['unknown'] != 1)}"
+            rows.append(("unknown", f"{unknown} not seen in training, read as <unk>"))
         return rows
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
