@@ -241,7 +241,9 @@ def _measured(
         before = time.monotonic()
         found = total(copied, task.reading(data.valid, terms=1 + int(300 * min(1.0, limit))))
         term = (time.monotonic() - before) / found.terms
-        stream, loss = _reach_speed(copied, task, data) if report and task.shows_reach else (0.0, 0.0)
+        stream, loss = (0.0, 0.0)
+        if report and task.shows_reach:
+            stream, loss = _reach_speed(copied.cpu(), task, data)  # the report runs on the CPU
     return Throughput(step, term, stream, loss, max(1.0, waiting))
 
 
