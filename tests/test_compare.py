@@ -38,6 +38,12 @@ def text(tmp_path):
     return write_text(tmp_path / "text.txt")
 
 
+def test_seeds_count_from_the_given_seed(tmp_path, text):
+    found = throughtime.compare(data=text, cells=["rnn"], seeds=2, seed=3, out=tmp_path / "c", **TINY)
+    assert found["seeds"] == 2
+    assert sorted(path.name for path in (tmp_path / "c/runs").iterdir()) == ["rnn-seed3", "rnn-seed4"]
+
+
 def test_the_whole_comparison(tmp_path, text):
     found = throughtime.compare(data=text, cells=["rnn", "gru"], seeds=2, out=tmp_path / "c", **TINY)
     assert {each["cell"] for each in found["cells"]} == {"rnn", "gru"}
@@ -122,7 +128,6 @@ def test_sequences_are_compared_by_their_metric(tmp_path):
         ({"params": 10}, UserError, r"(?s)too few for 3 of 3 cells: rnn has .*lstm has .*gru has"),
         ({"jobs": 2, "minutes": 1}, UserError, "jobs=2 can't be used with minutes"),
         ({"cell": "gru"}, UserError, "use cells"),
-        ({"seed": 3}, UserError, "use seeds"),
     ],
 )
 def test_mistakes(tmp_path, text, given, kind, told):
