@@ -264,3 +264,4 @@ def test_time_before_training_counts(tmp_path):
         options = {**TINY, "steps": None, "minutes": 0.1}
         run = train_since(began - 4, data=data, out=tmp_path / "run", progress=False, **options)
     assert run.plan.seconds < 6 - 4
+    assert "of 6.0 s are needed before the first step" in run.log.read_text()

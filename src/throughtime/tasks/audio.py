@@ -48,7 +48,7 @@ class AudioTask(StreamTask[Audio]):
     options: AudioOptions
     fitting = ("rate", "channels", "quantization", "levels")
     interfacing = ("output", "components")
-    next_commands = ("sample {} --out FILE", "evaluate {} FILE")
+    next_commands = ("sample {}", "inspect {}")
     baseline_rows = 1
     extension = ".wav"
 
@@ -112,7 +112,6 @@ class AudioTask(StreamTask[Audio]):
         """See `Task.figure_rows`."""
         return [
             ("bits per sample", f"{figures['bits_per_sample']:.4f}"),
-            ("loss", f"{figures['loss']:.4f} nats per sample"),
             ("samples", f"{figures['samples']:,.0f} predicted"),
         ]
 

@@ -141,7 +141,7 @@ class Task(ABC, Generic[S]):
     measure: ClassVar[str] = "nats"
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
-    next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out predictions.csv")
+    next_commands: ClassVar[Sequence[str]] = ("inspect {}", "predict {} DATA --out predictions.csv")
     baseline_rows: ClassVar[int] = 2
     most_evaluated: ClassVar[int] = 1_000_000
     fitting: ClassVar[Sequence[str]] = ()

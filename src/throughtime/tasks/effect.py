@@ -50,7 +50,7 @@ class Effect(Task[Pairs]):
     interfacing = ("skip",)
     per_data = ("knob",)
     prediction_files = SOUND_FILES
-    next_commands = ("predict {} DRY.wav --out WET.wav", "evaluate {} DRY.wav WET.wav")
+    next_commands = ("predict {} DRY.wav --out WET.wav", "inspect {}")
     baseline_rows = 1
 
     @classmethod

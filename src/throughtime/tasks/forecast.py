@@ -298,7 +298,7 @@ class ForecastTask(Task[Windows]):
             "smape": ("sMAPE", "{:.2f}%"),
             "weighted_quantile_loss": ("weighted quantile loss", "{:.4f}"),
             "coverage": (f"coverage of {self.options.interval:.0%} intervals", "{:.1%}"),
-            "loss": ("loss", "{:.4f} per value"),
+            **({} if self.options.head in ("mse", "mae") else {"loss": ("loss", "{:.4f} per value")}),
             "values": ("values", "{:,} forecast"),
         }
         return [(label, text.format(figures[name])) for name, (label, text) in labels.items() if name in figures]

@@ -47,7 +47,7 @@ class Notes(SequenceTask, Generative[Sequences]):
     Options = NotesOptions
     options: NotesOptions
     interfacing = ()
-    next_commands = ("sample {}", "evaluate {} DATA", "predict {} DATA --out predictions.csv")
+    next_commands = ("sample {}", "inspect {}", "predict {} DATA --out predictions.csv")
     extension = ".mid"
 
     @classmethod

@@ -55,10 +55,11 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                     "lower %s or another size", what, name, task.monitor.replace("_", " "), guess, ours, option("lr"),
                 )  # fmt: skip
             if terms < task.reading(part).terms:
-                every = command(f"evaluate {shlex.quote(display_path(run.path))}")
                 _log.info(
-                    "%s: measured on %s of %s %ss; measure on all of them with: %s", what, f"{terms:,}",
-                    f"{task.reading(part).terms:,.0f}", task.unit, every,
+                    "%s: measured on %s of %s %ss", what, f"{terms:,}", f"{task.reading(part).terms:,.0f}", task.unit
                 )  # fmt: skip
+                if part is (data.valid if data.test is None else data.test):
+                    every = command(f"evaluate {shlex.quote(display_path(run.path))}")
+                    _log.info("measure on all of them with: %s", every)
     result["samples"] = task.first_samples(model.cpu(), data.codecs) if isinstance(task, Generative) else []
     run.save_result(result)

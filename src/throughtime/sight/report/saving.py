@@ -23,7 +23,8 @@ def summary(data: ReportData) -> dict[str, Any]:
     Returns:
         `sequences` and `symbols` (steps) read, the number of `unknown` ones, `loss` in nats per answer and
         `bits_per_symbol`, the same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond
-        the measured lags), the `sounds` played, and the most interesting `units`.
+        the measured lags), the number of losses they were measured on as `horizon_losses`, the `sounds` played, and the
+        most interesting `units`.
     """
     found: dict[str, Any] = {"title": data.title}
     if data.reading:
@@ -38,6 +39,7 @@ def summary(data: ReportData) -> dict[str, Any]:
         }
     found["sounds"] = [sound.title for sound in data.sounds]
     found["horizons"] = {" ".join(filter(None, (f.label, f.group))): f.lag for f in data.flows}
+    found["horizon_losses"] = max((f.losses for f in data.flows), default=0)
     units = [
         {"value": f"{v.layer}.{v.name}", "unit": int(u), "interest": float(v.interest[u]), "note": v.notes[u]}
         for v in data.values
