@@ -100,9 +100,7 @@ SCRIPT = "`torch.jit.script`"
 OLDER_ONNX = "`torch.onnx.export(dynamo=False)`"
 ONNX = "`torch.onnx.export(dynamo=True)`"
 GRAPHS = "`torch.export`, `torch.compile`"
-OUTSIDE = (
-    "`torch.compile` with a `PackedSequence`, `torch.func` transforms in the compiled function, `record` or `edit`"
-)
+OUTSIDE = "`torch.compile` with a `PackedSequence`, a `torch.func` transform inside, `record` or `edit`"
 MODES = "`make_fx`, `aot_module`, `functionalize`, `FlopCounterMode` and other dispatch modes"
 FX = "`torch.fx.symbolic_trace`"
 TRANSFORMS = "`vmap`, `jvp`, `torch.func.grad`, forward-mode AD"
@@ -737,7 +735,9 @@ def test_a_recurrent_takes_meta_tensors() -> None:
 
 
 @border(KINDS)
-@pytest.mark.filterwarnings("ignore:.*PyTorch API of (MaskedTensors|nested tensors):UserWarning")
+@pytest.mark.filterwarnings(
+    "ignore:.*PyTorch API of (MaskedTensors|nested tensors):UserWarning", "ignore:.*not implemented in:UserWarning"
+)
 @pytest.mark.parametrize("kind", ["masked", "nested", "sparse"])
 def test_a_recurrent_rejects_other_kinds_of_tensors(kind: str) -> None:
     x = odd_tensors()[kind](torch.randn(5, 2, 3))
@@ -965,29 +965,20 @@ def test_dtensors_behave_as_in_torchs_layer_or_raise(distributed: dict[str, str]
 
 @border(ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("name", [*NAMES, "Recurrent"])
-def test_an_onnx_file_for_any_number_of_steps_is_written_where_torch_can(name: str, tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
+@pytest.mark.parametrize("kind", ["RNN", "Recurrent"])
+def test_torchs_onnx_exporter_refuses_a_loop_over_a_dynamic_number_of_steps(kind: str, tmp_path: Path) -> None:
     pytest.importorskip("onnxscript")
-    example, other = inputs()
-    longer = torch.cat([other, example])
-
-    def outcome(layer: nn.Module) -> Any:
-        path = tmp_path / "model.onnx"
-        any_steps = {"x": {0: torch.export.Dim("steps", min=2)}}
-        try:
-            torch.onnx.export(
-                Tagger(layer).eval(), (example,), path, dynamo=True, dynamic_shapes=any_steps, verbose=False
-            )
-        except Exception as error:
-            return type(error)
-        (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": longer.numpy()})
-        return torch.from_numpy(found)
-
-    torch.manual_seed(0)
-    layer = throughtime.Recurrent(own_cell, 3, 4) if name == "Recurrent" else getattr(throughtime, name)(3, 4)
-    found = outcome(layer)
-    print(name, found)
+    example, _ = inputs()
+    layer = throughtime.Recurrent(own_cell, 3, 4) if kind == "Recurrent" else throughtime.accelerate(nn.RNN(3, 4))
+    with pytest.raises(torch.onnx.OnnxExporterError, match=r"Failed to export the model with torch\.export"):
+        torch.onnx.export(
+            Tagger(layer).eval(),
+            (example,),
+            tmp_path / "model.onnx",
+            dynamo=True,
+            dynamic_shapes={"x": {0: "steps"}},
+            verbose=False,
+        )
 
 
 @border(AUTOCAST)
@@ -1005,11 +996,12 @@ def test_autocast_computes_in_float32(engine: str | None) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_an_accelerated_layer_under_autocast_rounds_the_results_to_torchs_types(name: str) -> None:
     theirs, ours = layers(name)
-    x, _ = inputs()
+    x = inputs()[0].bfloat16()  # without AVX-512, torch's LSTM takes no float32 input under autocast
     with torch.autocast("cpu", torch.bfloat16):
-        found, expected = ours(x), theirs(x)
-    assert found[0].dtype == expected[0].dtype
-    assert torch.equal(found[0], ours(x)[0].to(found[0].dtype))
+        found, expected = ours(x)[0], theirs(x)[0]
+        assert ours(x.float())[0].dtype in (torch.bfloat16, torch.float32)
+    assert found.dtype == expected.dtype
+    assert torch.equal(found, ours(x.float())[0].to(found.dtype))
 
 
 @border(SECOND)

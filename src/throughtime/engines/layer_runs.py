@@ -95,7 +95,8 @@ class _LayerRun(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, this: LayerRun, count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
         x, states, stored = tensors[0], tensors[1 : 1 + count], tensors[1 + count :]
-        program, _ = _augmented(this.program, this.mode, this.bias, count, ctx.needs_input_grad[2:])
+        single = len(x) == 1
+        program, _ = _augmented(this.program, this.mode, this.bias, count, ctx.needs_input_grad[2:], single)
         outputs, final, _ = this.engine.run_layer(program, len(x), (x,), states, this.pieces(stored))
         ctx.set_materialize_grads(False)
         ctx.run = this, count
@@ -116,7 +117,7 @@ class _LayerRun(torch.autograd.Function):
             return None, None, *this.again(count, operands, gradients, needed)
         x, stored = operands[0], operands[1 + count :]
         given = tuple([g is not None for g in gradients])
-        plan, wanted = _gradient(this.program, this.mode, this.bias, count, needed, given)
+        plan, wanted = _gradient(this.program, this.mode, this.bias, count, needed, given, len(x) == 1)
         taken = [*[x for _ in plan.inputs], *[outputs[k] for k in plan.residuals]]
         if of_output is not None:
             taken.append(of_output)
@@ -136,17 +137,25 @@ class _LayerRun(torch.autograd.Function):
 
 
 @lru_cache(maxsize=512)
-def _augmented(program: Program, mode: str, bias: bool, states: int, needed: tuple[bool, ...]) -> tuple[Program, Slots]:
+def _augmented(
+    program: Program, mode: str, bias: bool, states: int, needed: tuple[bool, ...], single_step: bool
+) -> tuple[Program, Slots]:
     """Return the program with the residuals of its gradient, and the operands whose gradients are wanted."""
     arrays = TORCH_LAYERS[mode].parameters_of(needed[1 + states :], bias=bias)
     initial = tuple(k for k in range(states) if needed[1 + k])
     wanted = Slots((0,) if needed[0] else (), initial, arrays)
-    return with_residuals(program, wanted), wanted
+    return with_residuals(program, wanted, single_step=single_step), wanted
 
 
 @lru_cache(maxsize=512)
 def _gradient(
-    program: Program, mode: str, bias: bool, states: int, needed: tuple[bool, ...], given: tuple[bool, ...]
+    program: Program,
+    mode: str,
+    bias: bool,
+    states: int,
+    needed: tuple[bool, ...],
+    given: tuple[bool, ...],
+    single_step: bool,
 ) -> tuple[Gradient, Slots]:
     """Return the gradient and the operands whose gradients are wanted.
 
@@ -155,6 +164,8 @@ def _gradient(
         states: the number of initial states.
         needed: which of the run's operands need gradients.
         given: which of its results have gradients.
+        single_step: whether the run has only one step.
     """
-    augmented, wanted = _augmented(program, mode, bias, states, needed)
-    return gradient(augmented, slots(1, len(given) - 1, given), wanted), wanted
+    augmented, wanted = _augmented(program, mode, bias, states, needed, single_step)
+    cotangents = slots(1, len(given) - 1, given)
+    return gradient(augmented, cotangents, wanted, single_step=single_step), wanted
