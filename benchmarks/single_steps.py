@@ -64,7 +64,7 @@ def ratio(kind: str, size: int, batch: int, mode: str) -> float:
 def main() -> None:
     print("| module | threads | mode | " + " | ".join(f"{h} x {b}" for h in SIZES for b in BATCHES) + " |")
     print("|---|---|---|" + "---|" * len(SIZES) * len(BATCHES))
-    for threads in (1, torch.get_num_threads()):
+    for threads in sorted({1, torch.get_num_threads()}):
         torch.set_num_threads(threads)
         for kind in KINDS:
             for mode in MODES:

@@ -39,8 +39,9 @@ class Stack(NamedTuple):
         starts: learned initial states.
         masks: the hooks that draw the masks of training; they come before all other hooks.
         plain: whether input and initial states are known to be plain tensors, so that no layer has to check again.
-        promotes: whether results under autocast have at least the precision of the state (of the input without one), as
-            those of torch's GRU and of its cells with gates.
+        promotes: returns, given the layers' input and layout, whether under autocast the output, then each final state,
+            keeps the precision of the last initial state (of the input without one), as some of torch's results do.
+            Otherwise, and by default, results have autocast's dtype.
     """
 
     layers: Layers
@@ -50,7 +51,7 @@ class Stack(NamedTuple):
     starts: Starts | None = None
     masks: Sequence[Hook] = ()
     plain: bool = False
-    promotes: bool = False
+    promotes: Callable[[Tensor, Layout], Sequence[bool]] | None = None
 
     def run(
         self,
@@ -118,9 +119,11 @@ class Stack(NamedTuple):
                 given = None if states is None else [s.float() for s in states]
                 outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in further])
             dtype = torch.get_autocast_dtype(kind)
-            if self.promotes:
-                dtype = torch.promote_types(dtype, (x if states is None else states[0]).dtype)
-            return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
+            if self.promotes is None:
+                return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
+            wide = torch.promote_types(dtype, (x if states is None else states[-1]).dtype)
+            of_output, *of_states = [wide if keeps else dtype for keeps in self.promotes(x, layout)]
+            return [y.to(of_output) for y in outputs], [s.to(d) for s, d in zip(final, of_states, strict=True)]
         for hook in hooks:
             hook.begin(layout)
         layers, options = self.layers, self.options
@@ -388,4 +391,10 @@ def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
     if any(hook.leaves_graph for hook in module.hooks):
         return _with_hooks
     # As for torch's own layers: an operator has no batching or gradient rule for a transform inside the graph.
-    return None if torch._C._functorch.maybe_current_level() is None else _in_transform
+    return _in_transform if _is_transforming() else None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # it returns a number
+def _is_transforming() -> bool:
+    """Whether a transform of torch.func is being traced."""
+    return torch._C._functorch.maybe_current_level() is not None
