@@ -107,6 +107,7 @@ class TrainOptions(TypedDict, total=False):
     decay_after: int | None
     clip: float | None
     weight_decay: float | None
+    ema: float | None
     init: float | Literal["orthogonal"] | None
     forget_bias: float | None
     chrono: float | None
