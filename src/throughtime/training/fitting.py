@@ -286,10 +286,11 @@ class _Loss(nn.Module):
         targets: Tensor,
         lengths: Tensor | None,
         weights: Tensor | None,
+        branches: int,
         state: State | None,
     ) -> tuple[Tensor, State]:
         """See `SequenceModel.loss`."""
-        return self.model.loss(inputs, targets, state, lengths=lengths, weights=weights)
+        return self.model.loss(inputs, targets, state, lengths=lengths, weights=weights, branches=branches)
 
 
 def fit(

@@ -81,7 +81,7 @@ class TrainOptions(TypedDict, total=False):
     calendar: bool | None
     scaling: Literal["standard", "robust", "mean"] | None
     split: str | None
-    strategy: Literal["direct", "recursive"] | None
+    strategy: Literal["parallel", "direct", "recursive"] | None
     head: Literal["mse", "mae", "quantiles", "normal", "student_t"] | None
     quantiles: str | None
     interval: float | None
