@@ -19,8 +19,8 @@ from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Point
 from throughtime.tasks.forecast import ForecastTask
 from throughtime.tasks.forecast_decoding import decode
-from throughtime.tasks.forecast_options import ForecastOptions
 from throughtime.tasks.forecast_page import lookback
+from throughtime.tasks.options.forecast import ForecastOptions
 from throughtime.training import TrainConfig, fit, train
 from throughtime.training.inference import predict
 from throughtime.training.reloading import data_of

@@ -11,11 +11,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.limits import MOST_CHANNELS, MOST_LEVELS, MOST_RATE
 from throughtime.errors import DataError
 
 Samples = NDArray[np.float32]
-
-MOST_RATE, MOST_CHANNELS, MOST_LEVELS = 768_000, 2, 1 << 16
 
 
 @dataclass(frozen=True)

@@ -302,5 +302,5 @@ def _flow(flow: Flow) -> dict[str, Any]:
         "group": flow.group,
         "values": flow.by_lag,
         "lag": flow.lag,
-        "reaches": flow.reaches,
+        "reaches": f"{flow.reaches}, measured on {flow.losses} loss{'es' * (flow.losses != 1)}",
     }
