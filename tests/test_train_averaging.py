@@ -10,7 +10,9 @@ from throughtime import tasks
 from throughtime.runs import Run
 from throughtime.training import TrainConfig, fit, resume
 from throughtime.training.callbacks import Callback
+from throughtime.training.evaluation import total
 from throughtime.training.fitting import Fit
+from throughtime.training.reloading import data_of
 
 DECAY = 0.6  # the warm-up reaches it after 13 updates
 
@@ -72,7 +74,8 @@ def test_validation_report_and_saved_model_use_the_average(tmp_path):
     for name, tensor in run.weights().items():
         assert torch.equal(tensor, last["average"][f"module.{name}"])
         assert not torch.equal(tensor, last["model"][name])
-    assert run.result["valid"]["loss"] == pytest.approx(figures(run)[-1]["valid_loss"], rel=1e-6)
+    part = run.task.reading(data_of(run).valid, run.plan.batch, terms=run.plan.validate_terms)
+    assert total(run.model(), part).figures["loss"] == pytest.approx(figures(run)[-1]["valid_loss"], rel=1e-6)
 
 
 def test_a_stopped_run_with_an_average_resumes_bit_for_bit(tmp_path):
