@@ -49,7 +49,7 @@ class Peer(nn.Module):
 def measured(table: Path, cell: str, options: argparse.Namespace) -> list[float]:
     """Return the ratio of torch's time to throughtime's for each pair of neighboring steps."""
     task = ForecastTask(ForecastOptions(data=(str(table),), horizon=options.horizon, context=options.context,
-                                        segment=options.segment))  # fmt: skip
+                                        segment=options.segment, strategy="direct"))  # fmt: skip
     data = task.prepare()
     config = TrainConfig.of("forecast", horizon=options.horizon, cell=cell, hidden_size=options.hidden, dropout=0)
     interface = task.interface(data.codecs)

@@ -27,8 +27,8 @@ def run(tmp_path_factory):
     frame = polars.DataFrame({"ds": days, **{n: w + 0.1 * draw.normal(size=200) for n, w in waves.items()}})
     frame.write_csv(directory / "table.csv")
     return train(
-        data=directory / "table.csv", target="a,b", horizon=H, context=14, segment=2, hidden_size=8, dropout=0,
-        batch=64, steps=5, engine="reference", threads=1, out=directory / "run", progress=False,
+        data=directory / "table.csv", target="a,b", horizon=H, context=14, segment=2, strategy="direct", hidden_size=8,
+        dropout=0, batch=64, steps=5, engine="reference", threads=1, out=directory / "run", progress=False,
     )  # fmt: skip
 
 

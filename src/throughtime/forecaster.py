@@ -57,7 +57,9 @@ class Forecaster(SavedEstimator):
         freq: the interval between rows, such as "h", "15min", "d", "w" or "mo". If None, the most frequent one.
         season_length: the number of rows per season, for the seasonal naive forecast that `score` compares with. If
             None, it is detected.
-        strategy: "direct" decodes the whole horizon from the state after the context, "recursive" one step at a time.
+        strategy: "parallel" decodes each step of the horizon from the state after the context, "direct" decodes them
+            one after another, and "recursive" feeds each forecast back to the network. If None, parallel, or direct if
+            there are future covariates, which can have lasting effects.
         segment: the number of rows per step of the network.
         calendar: whether the network also reads the time of day, week and year.
         scaling: the scaling of each series: "standard", "robust" or "mean".
@@ -102,7 +104,7 @@ class Forecaster(SavedEstimator):
         target_col: str | Sequence[str] = "y",
         freq: str | None = None,
         season_length: int | None = None,
-        strategy: str = "direct",
+        strategy: str | None = None,
         segment: int | None = None,
         calendar: bool = True,
         scaling: str = "standard",

@@ -40,9 +40,10 @@ class Windows:
 
     A step of the network reads or writes `segment` rows, channel by channel, as in SegRNN (arXiv:2308.11200). With
     direct windows, the network first reads the context, then position codes of the horizon along with its known
-    covariates and calendar features, and outputs the horizon at those steps. With recursive windows, each step reads
-    the values of one segment along with the known covariates of the next, and outputs the next segment. The network
-    reads the true values of the horizon in training, and its own forecasts otherwise.
+    covariates and calendar features, and outputs the horizon at those steps. With parallel windows, each of these steps
+    continues from the state after the context instead of from the previous step. With recursive windows, each step
+    reads the values of one segment along with the known covariates of the next, and outputs the next segment. The
+    network reads the true values of the horizon in training, and its own forecasts otherwise.
 
     Attributes:
         data: the series.
@@ -53,6 +54,7 @@ class Windows:
         digest: a hash that identifies the windows.
         later: windows of later rows, reserved to calibrate intervals.
         recursive: whether each step reads the forecast of the previous one.
+        parallel: whether each step of the horizon continues from the state after the context.
         chosen: the indices of a subset of the windows `[N]`; all if None.
     """
 
@@ -64,6 +66,7 @@ class Windows:
     digest: str = ""
     later: Windows | None = None
     recursive: bool = False
+    parallel: bool = False
     chosen: Integers | None = None
 
     @property
@@ -75,6 +78,12 @@ class Windows:
     def decoding(self) -> int:
         """The index of the first step that outputs a part of the horizon."""
         return self.steps[0] - self.recursive
+
+    @property
+    def branches(self) -> int:
+        """The number of steps that each continue from the state after the context (see `Batch`)."""
+        m = self.steps[1]
+        return m if self.parallel and m > 1 else 0  # a single step follows the context anyway
 
     @property
     def features(self) -> int:
@@ -218,7 +227,7 @@ class Windows:
             padded = np.pad(numbers, ((0, 0), (0, rest))) if rest else numbers
             out[self.decoding :] = padded.reshape(len(windows), m, s).transpose(1, 0, 2)
         terms = weights.sum(dtype=np.float64) if of_all is None else self.targets(of_all)[1].sum() / ranks
-        return Batch(inputs, targets, None, weights, False, max(1.0, float(terms)))
+        return Batch(inputs, targets, None, weights, False, max(1.0, float(terms)), self.branches)
 
     @property
     def at_once(self) -> int:

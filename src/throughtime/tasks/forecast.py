@@ -109,7 +109,8 @@ class ForecastTask(Task[Windows]):
                 scaling=options.scaling,
                 season=options.season,
                 context=context,
-                segment=options.segment or (1 if self._recursive else -(-horizon // -(-horizon // _SEGMENT))),
+                segment=options.segment
+                or (1 if self._strategy == "recursive" else -(-horizon // -(-horizon // _SEGMENT))),
                 calendar=options.calendar,
             )
         windows = self._windows(table, codec)
@@ -172,11 +173,16 @@ class ForecastTask(Task[Windows]):
         margin = max(s * -(-codec.context // s), s * -(-horizon // s), codec.season)
         zeros = np.zeros(len(table.series), np.int64)
         encoded = codec.encode(table, margin)
-        return Windows(encoded, codec, horizon, zeros, zeros, table.digest, recursive=self._recursive)
+        return Windows(encoded, codec, horizon, zeros, zeros, table.digest, **self._how)
 
     @property
-    def _recursive(self) -> bool:
-        return self.options.strategy == "recursive"
+    def _strategy(self) -> str:
+        return self.options.strategy or ("direct" if self.options.future else "parallel")
+
+    @property
+    def _how(self) -> dict[str, bool]:
+        """The fields of `Windows` that the strategy sets."""
+        return {name: self._strategy == name for name in ("recursive", "parallel")}
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Windows:
         """See `Task.read`; returns all windows after the rows used for training and validation."""
@@ -236,7 +242,7 @@ class ForecastTask(Task[Windows]):
         codec: SeriesCodec = codecs.inputs
         none = np.zeros(0, np.int64)
         empty: Any = None
-        windows = Windows(empty, codec, self.horizon, none, none, recursive=self._recursive)
+        windows = Windows(empty, codec, self.horizon, none, none, **self._how)
         return Interface("numeric", windows.features, self._output(codec), causal=True)
 
     def _output(self, codec: SeriesCodec) -> Output:

@@ -67,6 +67,10 @@ def lookback(model: SequenceModel, part: Windows) -> Curve:
     n, at = part.steps[0], part.decoding
     steps = part.spread(_LOOKED)
     inputs = steps.inputs(np.arange(len(steps)), teacher=True).steps
+    if part.parallel:  # each step of the horizon directly follows the context
+        context, horizon = inputs[:n], inputs[n:]
+        repeated = np.tile(context, (1, len(horizon), 1))
+        inputs = np.concatenate([repeated, horizon.reshape(1, -1, inputs.shape[2])])
     x = torch.from_numpy(inputs).to(next(model.parameters()).dtype)
     norms = connectivity(
         model.cpu(), x, of=lambda given: given[0][at:].sum(), window=len(x), steps=range(at, len(x))
@@ -91,6 +95,8 @@ def items(part: Windows, length: int) -> list[Item]:
     counts = observed.reshape(len(some), -1, s).sum(2)
     sums = (values * observed).reshape(len(some), -1, s).sum(2)
     means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+    if part.parallel:
+        inputs = inputs[: n + 1]  # the layers run over the context and one step of the horizon
     return [
         Item(
             inputs[:, b],

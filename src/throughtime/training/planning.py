@@ -296,7 +296,9 @@ def step_seconds(
             given = batches.batch(len(times))
             on = OnDevice.of(given, device, torch.float32)
             carried = state if given.carry else None
-            loss, state = copied.loss(on.inputs, on.targets, carried, lengths=on.lengths, weights=on.weights)
+            loss, state = copied.loss(
+                on.inputs, on.targets, carried, lengths=on.lengths, weights=on.weights, branches=on.branches
+            )
             (loss / given.terms).backward()  # type: ignore[no-untyped-call]
             clipped_norm(copied, training.clip).item()
             optimizer.step()
