@@ -147,10 +147,10 @@ def test_a_frozen_layer_is_traced() -> None:
 
 def test_a_trace_of_a_language_model() -> None:
     model = LanguageModel(7, throughtime.Recurrent("lstm", 3, 4)).eval()
-    symbols = torch.arange(60).view(20, 3) % 7
+    tokens = torch.arange(60).view(20, 3) % 7
     with torch.no_grad():
-        traced = torch.jit.trace(model, symbols)
-        torch.testing.assert_close(traced(symbols.flip(0))[0], model(symbols.flip(0))[0], **CLOSE)
+        traced = torch.jit.trace(model, tokens)
+        torch.testing.assert_close(traced(tokens.flip(0))[0], model(tokens.flip(0))[0], **CLOSE)
 
 
 def test_lightning_traces(tmp_path: Path) -> None:

@@ -287,8 +287,8 @@ def test_evaluation(trained, text, capsys):
     assert f"{len(TEXT) - 1:,} predicted" in capsys.readouterr().out
     assert main(["evaluate", str(trained[0]), str(text), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert {"loss", "perplexity", "bits_per_symbol", "symbols"} <= set(figures)
-    assert figures["symbols"] == len(TEXT) - 1
+    assert {"loss", "perplexity", "bits_per_token", "tokens"} <= set(figures)
+    assert figures["tokens"] == len(TEXT) - 1
 
 
 def test_evaluation_reports_unknown_characters(trained, tmp_path, capsys):

@@ -42,7 +42,7 @@ def test_the_whole_comparison(tmp_path, text):
     found = throughtime.compare(data=text, cells=["rnn", "gru"], seeds=2, out=tmp_path / "c", **TINY)
     assert {each["cell"] for each in found["cells"]} == {"rnn", "gru"}
     assert [each["value"]["mean"] for each in found["cells"]] == sorted(e["value"]["mean"] for e in found["cells"])
-    assert list(found["baselines"]) == ["symbols by frequency"]
+    assert list(found["baselines"]) == ["tokens by frequency"]
     assert found["differences"] == []  # not tested below 5 seeds
     assert "differences are tested with 5 or more seeds" in found["notes"][-1]
     for each in found["cells"]:

@@ -196,11 +196,11 @@ def test_an_lstm_with_a_projection_is_exported_as_a_scan() -> None:
 def test_a_language_model_matches_onnx_runtime(name: str, tie: bool) -> None:
     module = shaken(LanguageModel(7, Recurrent(name, HIDDEN, HIDDEN, 2), tie=tie))
     states = initial_states(module.recurrent.layers())
-    symbols = torch.randint(7, (STEPS, ROWS), generator=torch.Generator().manual_seed(3))
+    tokens = torch.randint(7, (STEPS, ROWS), generator=torch.Generator().manual_seed(3))
     model = checked(module)
-    takes = {v.name: t.numpy() for v, t in zip(model.graph.input, [symbols, *states], strict=True)}
-    assert takes.keys() == {"symbols", *(f"initial_{s.name}" for s in module.recurrent.programs[0].states)}
-    assert_alike(by_onnx_runtime(model, takes), ours(module, symbols, states))
+    takes = {v.name: t.numpy() for v, t in zip(model.graph.input, [tokens, *states], strict=True)}
+    assert takes.keys() == {"token_ids", *(f"initial_{s.name}" for s in module.recurrent.programs[0].states)}
+    assert_alike(by_onnx_runtime(model, takes), ours(module, tokens, states))
 
 
 @pytest.mark.parametrize("name", ["gru", "slstm"])

@@ -147,7 +147,7 @@ def test_values_match_each_sequence_run_separately(classified):
 def test_report_of_tags_looks_both_ways(tagged):
     found, model, valid = looked(tagged), tagged.model(), data_of(tagged).valid
     reading = found.reading
-    assert reading.symbols[: reading.parts[0].stop] == list(valid.tokens[spread(valid, 150)[0]])
+    assert reading.tokens[: reading.parts[0].stop] == list(valid.tokens[spread(valid, 150)[0]])
     k, part = next((k, p) for k, p in zip(spread(valid, 150), reading.parts, strict=True) if p.stop - p.start == 3)
     expected = connectivity(model, valid.inputs[k])
     row = reading.reach[part.start + 1]  # lags from `first` on
@@ -231,12 +231,12 @@ def test_lines_of_text_are_labeled_and_tagged_without_answers(classified, tagged
     page = tmp_path / "page.html"
     assert main(["inspect", str(classified.path), "--text", "aeiou\nbcdfgx", "--out", str(page), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["sequences"], found["symbols"], found["loss"], found["unknown"]) == (2, 11, None, 1)
+    assert (found["sequences"], found["steps"], found["loss"], found["unknown"]) == (2, 11, None, 1)
     assert content(page)["confusion"] is None
     assert [part["answer"] for part in content(page)["reading"]["parts"]] == ["", ""]
     assert main(["inspect", str(tagged.path), "--text", "Anna sees Zoe", "--out", str(page), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unknown"] == 1
-    assert content(page)["reading"]["symbols"] == ["Anna", "sees", "Zoe"]
+    assert content(page)["reading"]["tokens"] == ["Anna", "sees", "Zoe"]
 
 
 def test_other_data_may_lack_labels(classified, tmp_path, capsys):

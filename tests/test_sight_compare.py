@@ -123,11 +123,11 @@ class TestFigures:
         assert figure.layout.yaxis.type == "log"
 
     def test_other_results(self, model):
-        symbols = torch.randint(5, (30, 1))
+        tokens = torch.randint(5, (30, 1))
         gate = np.random.default_rng(0).uniform(size=(30, 1, 4))
         start = tuple(torch.zeros(2, 1, 4) for _ in range(2))
         for found in (
-            connectivity(model, symbols, window=5), saturation(gate), timescale(gate), lyapunov(model, symbols),
+            connectivity(model, tokens, window=5), saturation(gate), timescale(gate), lyapunov(model, tokens),
             fixed_points(model, start, 2), match(gate, (2, 4)), compare("rnn", "gru", window=5, **SMALL),
         ):  # fmt: skip
             figure = found.figure()

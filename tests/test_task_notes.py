@@ -143,8 +143,8 @@ def test_samples_follow_the_network(run):
     often = np.mean(list(run.task.sample(model, run.description.codecs, length=4000)), 0)
     # Five standard errors of a frequency over 4,000 steps.
     assert np.abs(often - torch.linspace(-3, 3, 88).sigmoid().numpy()).max() < 5 * 0.5 / 4000**0.5
-    likeliest = list(run.task.sample(model, run.description.codecs, length=2, temperature=0))
-    assert np.array_equal(likeliest, [np.linspace(-3, 3, 88) > 0] * 2)
+    most_likely = list(run.task.sample(model, run.description.codecs, length=2, temperature=0))
+    assert np.array_equal(most_likely, [np.linspace(-3, 3, 88) > 0] * 2)
 
 
 @pytest.mark.parametrize(

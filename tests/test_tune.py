@@ -123,8 +123,8 @@ def test_test_part_of_a_text_is_hidden_from_the_search(tmp_path):
     with patch.object(tuning, "fit", fit):
         found = throughtime.tune(data=text, trials=1, window=8, out=tmp_path / "s", **SMALL)
     assert kept[0].test is None
-    assert kept[0].valid.symbols == 84  # half of the held-out tenth
-    assert found["test"]["symbols"] == 83
+    assert kept[0].valid.token_count == 84  # half of the held-out tenth
+    assert found["test"]["tokens"] == 83
     assert found["test"]["bits_per_character"] == pytest.approx(found["test"]["loss"] / np.log(2), rel=1e-6)
 
 

@@ -96,7 +96,7 @@ FEATURES: tuple[Callable[[Program], Program], ...] = (
     lambda program: rewrite.with_states(rewrite.with_reset(program, True)),
     lambda program: rewrite.with_zoneout(rewrite.with_recurrent_dropout(program), (0,)),
     lambda program: rewrite.with_skip(rewrite.with_clip(program, 1.0), "dense"),
-    lambda program: rewrite.with_symbols(program, 5) or program,
+    lambda program: rewrite.with_one_hot_input(program, 5) or program,
 )
 
 

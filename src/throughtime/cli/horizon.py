@@ -112,12 +112,12 @@ def _of_cell(
     import numpy as np
 
     from throughtime.sight import gradient_flow
-    from throughtime.sight.untrained import fresh_model, random_symbols
+    from throughtime.sight.untrained import fresh_model, random_token_ids
 
     cell = named_cell(name)
     flows = [
         gradient_flow(
-            fresh_model(cell, seed=seed, **fields), random_symbols(steps + 1, streams, seed), window=lags
+            fresh_model(cell, seed=seed, **fields), random_token_ids(steps + 1, streams, seed), window=lags
         ).by_lag
         for seed in range(seeds)
     ]  # fmt: skip

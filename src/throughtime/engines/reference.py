@@ -103,8 +103,8 @@ class _Run:
         if instruction.op == INPUT:
             k = int(instruction["index"])
             if self.program.inputs[k].one_hot:
-                symbols = self._packed(self.inputs[k].unsqueeze(-1)).squeeze(-1)
-                return functional.one_hot(symbols, instruction.width).to(self.like.dtype)
+                tokens = self._packed(self.inputs[k].unsqueeze(-1)).squeeze(-1)
+                return functional.one_hot(tokens, instruction.width).to(self.like.dtype)
             return self._packed(self.inputs[k])
         if instruction.op == PARAMETER:
             return self.parameters[int(instruction["index"])]

@@ -75,7 +75,7 @@ class _Parts:
                 f"{what} takes audio samples alone, but this network also reads the knobs "
                 f"{', '.join(codec.knobs)}. Export it to ONNX or C instead: model.onnx or model.c."
             )
-        if model.reads_symbols or model.encoder.features != 1 or model.head.output.width != 1 or not model.per_step:
+        if model.reads_tokens or model.encoder.features != 1 or model.head.output.width != 1 or not model.per_step:
             raise UserError(
                 f"{what} needs a network with 1 input and 1 output per sample; this one reads {_described(model)}. "
                 "Export it to ONNX instead: model.onnx."
@@ -366,6 +366,6 @@ def _reordered(tensor: Tensor, gates: Sequence[int]) -> Tensor:
 
 
 def _described(model: SequenceModel) -> str:
-    reads = "tokens" if model.reads_symbols else f"{model.encoder.features} numbers per step"
+    reads = "tokens" if model.reads_tokens else f"{model.encoder.features} numbers per step"
     outputs = f"{model.head.output.width} per {'step' if model.per_step else 'sequence'}"
     return f"{reads} and outputs {outputs}"

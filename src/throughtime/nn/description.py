@@ -144,7 +144,7 @@ def _require_codecs(file: ModelFile, module: SequenceModel) -> None:
     """Raise ModelError if the file's vocabulary and the model differ in size."""
     inputs = module.task and module.task.codecs.inputs
     size = getattr(inputs, "size", None)
-    if module.reads_symbols and size is not None and size != module.vocabulary_size:
+    if module.reads_tokens and size is not None and size != module.vocabulary_size:
         raise ModelError(
             f"{file.path}: its vocabulary has {size} tokens, but its model reads {module.vocabulary_size}."
         )

@@ -23,7 +23,7 @@ from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
 from throughtime.program.recording import with_outputs
-from throughtime.program.rewrite import input_weights, rewritten, with_symbols
+from throughtime.program.rewrite import input_weights, rewritten, with_one_hot_input
 
 Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # program and parameters, indexed by layer and direction
 
@@ -266,7 +266,7 @@ def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
     first, *rest = layers
     found = []
     for program, parameters in first:
-        changed = with_symbols(program, len(table))
+        changed = with_one_hot_input(program, len(table))
         if changed is None:
             return None
         weights = input_weights(program)

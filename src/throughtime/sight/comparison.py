@@ -15,12 +15,12 @@ from throughtime import cells
 from throughtime.errors import CellError, DataError, UserError
 from throughtime.paths import run_path
 from throughtime.program.cell import Cell
-from throughtime.sight.arrays import symbols_of
+from throughtime.sight.arrays import token_ids_of
 from throughtime.sight.gating.analysis import gates
 from throughtime.sight.gating.saturation import Saturation, saturation
 from throughtime.sight.gradients.flow import Flow, gradient_flow
 from throughtime.sight.models import evaluating, language_model, only_recurrent
-from throughtime.sight.untrained import fresh_model, held_out_symbols, random_symbols
+from throughtime.sight.untrained import fresh_model, held_out_token_ids, random_token_ids
 from throughtime.tables import html_table, text_table
 
 _STEPS, _STREAMS = 400, 4
@@ -111,7 +111,7 @@ def _side(given: Any, x: Any, window: int, fields: dict[str, Any]) -> Side:
     if isinstance(given, Run):
         name, model = str(given.path), given.model()
         if x is None:
-            x = held_out_symbols(given, _STEPS, _STREAMS)
+            x = held_out_token_ids(given, _STEPS, _STREAMS)
         elif isinstance(x, str):
             characters = len(x)
             x = _encoded(given, x)
@@ -119,7 +119,7 @@ def _side(given: Any, x: Any, window: int, fields: dict[str, Any]) -> Side:
         name, model = type(given).__name__, given
     elif isinstance(given, str | Cell):
         name, model = given if isinstance(given, str) else given.name, fresh_model(_cell(given), **fields)
-        x = random_symbols(_STEPS + 1, _STREAMS) if x is None else x
+        x = random_token_ids(_STEPS + 1, _STREAMS) if x is None else x
     else:
         raise UserError(f"expected a run, a model or a cell, got {type(given).__name__}.")
     if x is None or isinstance(x, str):
@@ -173,7 +173,7 @@ def _read(model: nn.Module, language: Any, x: Any) -> Any:
     if language is None:
         model(x)
         return None
-    ids = symbols_of(x, language.vocabulary_size)
+    ids = token_ids_of(x, language.vocabulary_size)
     total: Tensor = language.loss(ids[:-1], ids[1:])[0]
     return float(total), ids[1:].numel()
 

@@ -118,7 +118,7 @@ class ArrayTask(SequenceTask):
         return (
             (columns is None or len(codecs.inputs.mean) == 1)
             and (names is None or len(names) == columns)
-            and not model.reads_symbols
+            and not model.reads_tokens
             and not model.per_step
             and model.head.output == self.output
             and model.encoder.features == len(codecs.inputs.mean)

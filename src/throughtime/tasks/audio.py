@@ -176,11 +176,11 @@ class AudioTask(StreamTask[Audio]):
             stream = Stream(model)
             for start in range(0, len(part.ids) - 1, _STRETCH):
                 ids = part.ids[start : start + _STRETCH + 1]
-                nats, likeliest = _cost(output, codec, stream.process(ids[:-1]), ids[1:])
-                columns = (signal_of(codec, ids[1:]), nats / math.log(2), likeliest)
+                nats, predicted = _cost(output, codec, stream.process(ids[:-1]), ids[1:])
+                columns = (signal_of(codec, ids[1:]), nats / math.log(2), predicted)
                 yield from np.stack(columns, 1).tolist()
 
-        return Prediction(("sample", "bits", "likeliest"), rows())
+        return Prediction(("sample", "bits", "predicted"), rows())
 
     def usual_length(self, codecs: Codecs) -> int:
         """Return the length of 3 seconds of sound."""
@@ -274,8 +274,8 @@ class AudioTask(StreamTask[Audio]):
         output = self._output(codec)
 
         def cost(scores: NDArray[Any], start: int) -> NDArray[Any]:
-            nats, likeliest = _cost(output, codec, scores, ids[start + 1 : start + 1 + len(scores)])
-            return np.stack([nats / math.log(2), likeliest], 1)
+            nats, predicted = _cost(output, codec, scores, ids[start + 1 : start + 1 + len(scores)])
+            return np.stack([nats / math.log(2), predicted], 1)
 
         found, values = listen(model, ids[: len(ids) - 1], names, cost)
         heard = signal_of(codec, ids[1:])

@@ -271,11 +271,11 @@ class Classify(SequenceTask):
             return [f"{kind} {k}" for k in range(codecs.inputs.size)]
         return super().features(codecs)
 
-    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
-        """See `SequenceTask.symbols`."""
+    def tokens(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+        """See `SequenceTask.tokens`."""
         if _numeric(codecs):
             return None
-        return [codecs.inputs.symbols[id] for id in part.inputs[k]]
+        return [codecs.inputs.tokens[id] for id in part.inputs[k]]
 
     def unknown(self, part: Sequences, k: int, codecs: Codecs) -> NDArray[Any] | None:
         """See `SequenceTask.unknown`."""

@@ -252,8 +252,8 @@ class Tag(SequenceTask):
         """Return "token"."""
         return "token"
 
-    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
-        """See `SequenceTask.symbols`."""
+    def tokens(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+        """See `SequenceTask.tokens`."""
         assert isinstance(part, TaggedSequences)
         return part.tokens[k]
 

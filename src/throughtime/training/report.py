@@ -51,7 +51,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
             *(f"{label} {value} on held-out data" for label, value in rows[:1]),
             f"to look inside: throughtime inspect {run.path}",
         ],
-        symbol=task.unit,
+        step=task.unit,
         measure=task.measure,
         **task.pictures(run.model(), untrained(run), data),
         **training_curves(run),

@@ -45,7 +45,7 @@ def to_onnx(
     ONNX Runtime supports the operators only for float32, so float64 layers always become a Scan. The numbers of steps T
     and sequences B are dynamic.
 
-    The model's inputs are `input` `[T, B, input_size]` (`[B, T, input_size]` with `batch_first`; `symbols` `[T, B]` for
+    The model's inputs are `input` `[T, B, input_size]` (`[B, T, input_size]` with `batch_first`; `token_ids` `[T, B]` for
     a language model), the cell's inputs other than x by name, and `initial_STATE` `[layers * directions, B, width]` for
     each state of the cell. Its outputs are `output` (and `output_reverse` if the directions stay separate; `logits` for
     a language model) and `final_STATE`, to pass as `initial_STATE` with the next steps. The metadata contain the
@@ -139,9 +139,9 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
     stack = _stack_of(module.recurrent)
     embedding: str | None = None
     if isinstance(module.encoder, Embedding):
-        symbols = graph.input("symbols", np.int64, ("T", "B"))
+        token_ids = graph.input("token_ids", np.int64, ("T", "B"))
         embedding = graph.constant(array(module.encoder.weight), "embedding")
-        x = graph.add("Gather", embedding, symbols)
+        x = graph.add("Gather", embedding, token_ids)
     else:
         x = graph.input("input", stack.dtype, ("T", "B", module.encoder.features))
     (y,), final = add_stack(graph, stack, x)

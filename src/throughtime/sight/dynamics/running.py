@@ -7,7 +7,7 @@ from typing import Any
 import torch
 
 from throughtime.errors import UserError
-from throughtime.sight.arrays import symbols_of
+from throughtime.sight.arrays import token_ids_of
 from throughtime.sight.hooks.residuals import Asked, Residuals
 from throughtime.sight.models import RecurrentLayers, evaluating, hooked, language_model, only_recurrent, opened
 
@@ -28,7 +28,7 @@ def one_way_residuals(model: Any, x: Any, state: Any, asked: Asked, what: str) -
     module = opened(model)
     recurrent = require_one_way(only_recurrent(module), what)
     language = language_model(module)
-    given = x if language is None else symbols_of(x, language.vocabulary_size)
+    given = x if language is None else token_ids_of(x, language.vocabulary_size)
     residuals = Residuals(recurrent, asked)
     with evaluating(module), hooked(recurrent, residuals), torch.no_grad():
         module(given) if state is None else module(given, state)

@@ -16,7 +16,7 @@ from throughtime.errors import UserError
 from throughtime.nn.forms import form_of
 from throughtime.nn.stack import joined
 from throughtime.outputs import Categorical
-from throughtime.sight.arrays import inputs_of, symbols_of, targets_of
+from throughtime.sight.arrays import inputs_of, targets_of, token_ids_of
 from throughtime.sight.hooks.residuals import Residuals, to_states
 from throughtime.sight.models import evaluating, hooked, language_model, recurrent_modules, sequence_model
 
@@ -174,13 +174,13 @@ def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None
     if language_model(model) is None:
         return _total_of_sequences(sequence, inputs_of(x, sequence), targets, state, loss, cuts)
     language = sequence
-    ids = symbols_of(x, language.vocabulary_size)
+    ids = token_ids_of(x, language.vocabulary_size)
     if loss is not None:
         return loss(language(ids, state))
     if targets is None:
         ids, following = ids[:-1], ids[1:]
     else:
-        following = symbols_of(targets, language.vocabulary_size)
+        following = token_ids_of(targets, language.vocabulary_size)
         if following.shape != ids.shape:
             raise UserError(
                 f"targets must have the same shape as the token ids, {list(ids.shape)}; got {list(following.shape)}."

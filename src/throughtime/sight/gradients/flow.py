@@ -129,7 +129,7 @@ def gradient_flow(
         targets: a sequence model's targets; for a language model they default to the next ids in `x`.
         state: the initial state; defaults to the cell's own.
         loss: maps the model's output to a scalar loss. The default for a sequence model is its own loss, summed, if
-            there are targets, or else that of the likeliest labels if it predicts labels; for any other model it is
+            there are targets, or else that of the most likely labels if it predicts labels; for any other model it is
             half the sum of squares of the recurrent layers' outputs.
         window: the largest lag. A bidirectional stack takes the time and memory of all lags regardless.
         steps: the steps s; by default all that have a loss.
@@ -206,8 +206,8 @@ def connectivity(
         model, x, targets, state, window: see `gradient_flow`. For a model of tokens, the inputs are the token
             embeddings.
         of: the output. `"next"` is the loss that `gradient_flow` uses: a language model's log-probability of the token
-            that came next, or the log-probability of the targets (without targets, of the likeliest labels) for a model
-            that predicts labels. `"best"` is the score (logit) of the likeliest token or label. A function maps the
+            that came next, or the log-probability of the targets (without targets, of the most likely labels) for a model
+            that predicts labels. `"best"` is the score (logit) of the most likely token or label. A function maps the
             model's output to the sum of the outputs of all steps.
         steps: the steps t; all by default. A bidirectional model with one output per sequence has only its last step.
 

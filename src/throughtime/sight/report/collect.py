@@ -65,7 +65,7 @@ def collect(
         return ReportData(
             title=f"Inside {run.path.resolve().name}",
             facts=[*facts(run), f"plays {passage.name}"],
-            symbol=passage.step,
+            step=passage.step,
             sounds=sounds,
             flows=flows,
             saturations=_saturations(model, recorded),
@@ -86,7 +86,7 @@ def collect(
     return ReportData(
         title=f"Inside {run.path.resolve().name}",
         facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
-        symbol=passage.step,
+        step=passage.step,
         unit=run.task.unit,
         measure=run.task.measure,
         warnings=_warnings(reading, passage.step),
@@ -127,7 +127,7 @@ def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "
 
     Args:
         model: the model.
-        sequences: inputs `[T]` or `[T, F]` and their targets; without targets, the likeliest labels are used.
+        sequences: inputs `[T]` or `[T, F]` and their targets; without targets, the most likely labels are used.
         group: the name of this group of curves.
     """
     flows = []
@@ -216,9 +216,9 @@ def _timescales(model: SequenceModel, recorded: dict[str, Array]) -> list[Timesc
     return found
 
 
-def _values(name: str, steps: Array, symbols: Sequence[str] | None, more: Mapping[str, Array]) -> Values:
+def _values(name: str, steps: Array, tokens: Sequence[str] | None, more: Mapping[str, Array]) -> Values:
     layer, _, short = name.partition(".")
-    found = interest(steps, symbols, more, along="the sequence" not in more)
+    found = interest(steps, tokens, more, along="the sequence" not in more)
     return Values(layer, short, steps, found.order, found.scores, found.phrases)
 
 
@@ -249,7 +249,7 @@ def _read_in_words(reading: Reading, passage: Passage, unit: str) -> list[str]:
         if known:
             found.append(f"{sum(part.answer == part.said for part in known):,} of {len(known):,} labels correct")
     elif reading.answers:
-        right = [reading.alphabet[reading.likeliest[t, 0]] == a for t, a in enumerate(reading.answers) if a]
+        right = [reading.alphabet[reading.top[t, 0]] == a for t, a in enumerate(reading.answers) if a]
         if right:
             found.append(f"{sum(right):,} of {len(right):,} answers correct")
     loss = reading.loss

@@ -39,17 +39,17 @@ class Reading:
     """What a model read: one text, or several sequences concatenated, T steps in all.
 
     Attributes:
-        symbols: the text of each step; its number if steps are times.
-        unknown: which symbols are not in the vocabulary, `[T]`.
-        losses: the loss of the answer at each step in nats, `[T]`; NaN if there is none, as for a text's first symbol,
+        tokens: the text of each step; its number if steps are times.
+        unknown: which tokens are not in the vocabulary, `[T]`.
+        losses: the loss of the answer at each step in nats, `[T]`; NaN if there is none, as for a text's first token,
             which nothing predicts. All steps of a sequence with a single answer share its loss.
-        likeliest: the ids of the model's likeliest answers at each step, likeliest first, `[T, k]`.
+        top: the ids of the model's most likely answers at each step, most likely first, `[T, k]`.
         probabilities: their probabilities, `[T, k]`.
-        alphabet: the text of each id in `likeliest`.
+        alphabet: the text of each id in `top`.
         reach: the norm of the gradient of the log-probability of an answer at step t with respect to the inputs at
             steps t - first, t - first - 1, and so on, `[T, lags]`; 0 where there is none.
         first: the lag of the first column of `reach`.
-        answers: the right answer at each step; the symbols themselves if empty.
+        answers: the right answer at each step; the tokens themselves if empty.
         parts: the sequences; empty for a single text.
         decided: for answers about whole sequences, the norm of the gradient of the log-probability of the model's label
             with respect to each step, `[T]`.
@@ -58,10 +58,10 @@ class Reading:
         chances: the model's probability for each of them, `[T, features]`, if they are bits to predict.
     """
 
-    symbols: Sequence[str]
+    tokens: Sequence[str]
     unknown: Array
     losses: Array
-    likeliest: Array
+    top: Array
     probabilities: Array
     alphabet: dict[int, str]
     reach: Array
@@ -329,8 +329,8 @@ class ReportData:
     Attributes:
         title: the heading.
         facts: short descriptions of the network and the text.
-        symbol: the name of a step: "character", "word", "byte pair", "token", "step".
-        unit: the unit that a loss is per; defaults to the symbol.
+        step: the name of a step: "character", "word", "byte pair", "token", "step".
+        unit: the unit that a loss is per; defaults to the step.
         measure: the unit of a loss.
         warnings: notes to show at the top.
         reading: the text; `values` has the units that shade it.
@@ -339,7 +339,7 @@ class ReportData:
 
     title: str
     facts: Sequence[str] = ()
-    symbol: str = "character"
+    step: str = "character"
     unit: str = ""
     measure: str = "nats"
     warnings: Sequence[str] = ()

@@ -35,7 +35,7 @@ def packed_array(array: Array, kind: str) -> str:
     return packed(np.ascontiguousarray(array, kind).tobytes())
 
 
-def quantised(steps: Array) -> tuple[Array, Array | None]:
+def quantized(steps: Array) -> tuple[Array, Array | None]:
     """Quantize values to one byte each.
 
     Args:
@@ -59,7 +59,7 @@ def shares(values: Array) -> Array:
     return levels
 
 
-def quantised_reach(reach: Array) -> Array:
+def quantized_reach(reach: Array) -> Array:
     """Quantize sizes `[T, lags]` to one byte each on a log scale: 255 is a step's largest, 1 a thousandth of it."""
     sizes = np.nan_to_num(np.asarray(reach, np.float64))
     largest = sizes.max(1, keepdims=True, initial=0)

@@ -38,22 +38,22 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         The reading without `reach` and `decided`, and each value `[T, units]`.
     """
     found = [_read(model, item, passage, names) for item in passage.items]
-    likeliest = np.concatenate([each.likeliest for each in found])
+    top = np.concatenate([each.top for each in found])
     several = len(passage.items) > 1 or not model.per_step
-    numeric = not model.reads_symbols
+    numeric = not model.reads_tokens
     chances = [each.chances for each in found if each.chances is not None]
     reading = Reading(
-        symbols=[text for item in passage.items for text in item.symbols or map(str, range(len(item.inputs)))],
+        tokens=[text for item in passage.items for text in item.tokens or map(str, range(len(item.inputs)))],
         unknown=np.concatenate(
             [np.zeros(len(i.inputs), bool) if i.unknown is None else i.unknown for i in passage.items]
         ),
         losses=np.concatenate([each.losses for each in found]),
-        likeliest=likeliest,
+        top=top,
         probabilities=np.concatenate([each.probabilities for each in found]),
-        alphabet={int(id): passage.answers[id] for id in np.unique(likeliest)},
-        reach=np.zeros((len(likeliest), 0)),
+        alphabet={int(id): passage.answers[id] for id in np.unique(top)},
+        reach=np.zeros((len(top), 0)),
         answers=[]
-        if model.predicts_symbols or not passage.answers
+        if model.predicts_tokens or not passage.answers
         else [a for item in passage.items for a in _answers(item, passage)],
         parts=_parts(model, passage, found) if several or numeric else (),
         inputs=np.concatenate([i.inputs if i.shown is None else i.shown for i in passage.items]) if numeric else None,
@@ -66,7 +66,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
 def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
     """Measure what the answers depend on, as fields of a `Reading`."""
     inputs = [_tensor(model, item.inputs) for item in passage.items]
-    # For labels, differentiate the log-probability of the likeliest; for numbers, the numbers themselves.
+    # For labels, differentiate the log-probability of the most likely one; for numbers, the numbers themselves.
     of: str | Loss = "next" if isinstance(model.head.output, Categorical) else lambda given: given[0].sum()
     if not model.per_step:
         decided = [connectivity(model, x, of=of, window=len(x)).norms[0, ::-1] for x in inputs]
@@ -94,7 +94,7 @@ class _Read:
 
     values: dict[str, Array]
     losses: Array
-    likeliest: Array
+    top: Array
     probabilities: Array
     chances: Array | None
 
@@ -114,7 +114,7 @@ def _read(model: SequenceModel, item: Item, passage: Passage, names: Sequence[st
     inputs, output = _tensor(model, item.inputs), model.head.output
     steps = len(inputs)
     choices = min(_CHOICES, output.width) if isinstance(output, Categorical) else 0
-    losses, likeliest = np.full(steps, np.nan), np.zeros((steps, choices), np.int64)
+    losses, top = np.full(steps, np.nan), np.zeros((steps, choices), np.int64)
     probabilities = np.zeros((steps, choices))
     chances = np.zeros((steps, output.width)) if isinstance(output, Bernoulli) and model.per_step else None
     kept: dict[str, list[Array]] = {name: [] for name in names}
@@ -136,11 +136,11 @@ def _read(model: SequenceModel, item: Item, passage: Passage, names: Sequence[st
             losses[to] = _losses(model, raw, answers)
         if choices:
             best = raw.double().softmax(-1).topk(choices)
-            likeliest[to], probabilities[to] = best.indices.numpy(), best.values.numpy()
+            top[to], probabilities[to] = best.indices.numpy(), best.values.numpy()
         if chances is not None and isinstance(output, Bernoulli):
             chances[to] = output.probabilities(raw.double().numpy())
     joined = {name: np.concatenate(values) for name, values in kept.items()}
-    return _Read(joined, losses, likeliest, probabilities, chances)
+    return _Read(joined, losses, top, probabilities, chances)
 
 
 def _losses(model: SequenceModel, raw: Tensor, answers: Any) -> Array:
@@ -166,12 +166,12 @@ def _parts(model: SequenceModel, passage: Passage, found: Sequence[_Read]) -> li
     parts, start = [], 0
     for item, each in zip(passage.items, found, strict=True):
         stop = start + len(item.inputs)
-        if model.per_step or not each.likeliest.size:
+        if model.per_step or not each.top.size:
             losses = each.losses[~np.isnan(each.losses)]
             parts.append(Example(item.name, start, stop, loss=float(losses.mean()) if losses.size else float("nan")))
         else:
             answer = _answers(item, passage)[0]
-            said, probability = passage.answers[each.likeliest[0, 0]], float(each.probabilities[0, 0])
+            said, probability = passage.answers[each.top[0, 0]], float(each.probabilities[0, 0])
             parts.append(Example(item.name, start, stop, answer, said, probability, float(each.losses[0])))
         start = stop
     return parts

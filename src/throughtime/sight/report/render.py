@@ -26,7 +26,7 @@ from throughtime.sight.report.data import (
     Sound,
     Values,
 )  # fmt: skip
-from throughtime.sight.report.packing import as_json, packed, packed_array, quantised, quantised_reach, shares
+from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_reach, shares
 
 _PAGE = files("throughtime.sight.report") / "page"
 _SCRIPTS = (
@@ -158,8 +158,8 @@ def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
         return name
 
     return {
-        "symbol": data.symbol,
-        "unit": data.unit or data.symbol,
+        "step": data.step,
+        "unit": data.unit or data.step,
         "measure": data.measure,
         "reading": _reading(data.reading, block) if data.reading else None,
         "values": [_values(value, number, block) for number, value in enumerate(data.values)],
@@ -183,16 +183,16 @@ def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
 
 def _reading(reading: Reading, block: Any) -> dict[str, Any]:
     return {
-        "symbols": list(reading.symbols),
+        "tokens": list(reading.tokens),
         "unknown": reading.unknown.nonzero()[0],
         "losses": block("losses", packed_array(reading.losses, "<f4")),
-        "choices": reading.likeliest.shape[1],
-        "likeliest": block("likeliest", packed_array(reading.likeliest, "<u4")),
+        "choices": reading.top.shape[1],
+        "top": block("top", packed_array(reading.top, "<u4")),
         "probabilities": block("probabilities", packed_array(reading.probabilities, "<f4")),
         "alphabet": {str(id): text for id, text in reading.alphabet.items()},
         "lags": reading.reach.shape[1],
         "first": reading.first,
-        "reach": block("reach", packed_array(quantised_reach(reading.reach), "u1")),
+        "reach": block("reach", packed_array(quantized_reach(reading.reach), "u1")),
         "kind": _kind(reading),
         "answers": list(reading.answers),
         "parts": [vars(part) for part in reading.parts],
@@ -257,7 +257,7 @@ def _sound(sound: Sound, number: int, block: Any) -> dict[str, Any]:
 def _envelopes(value: Envelopes, name: str, block: Any) -> dict[str, Any]:
     """Encode both bounds as one byte per unit and stretch, on one scale per unit."""
     stretches = len(value.low)
-    levels, scales = quantised(np.concatenate([value.low, value.high]))
+    levels, scales = quantized(np.concatenate([value.low, value.high]))
     return {
         "layer": value.layer,
         "name": value.name,
@@ -284,7 +284,7 @@ def _forecasts(found: Forecasts) -> dict[str, Any]:
 
 
 def _values(value: Values, number: int, block: Any) -> dict[str, Any]:
-    levels, scales = quantised(value.steps)
+    levels, scales = quantized(value.steps)
     return {
         "layer": value.layer,
         "name": value.name,

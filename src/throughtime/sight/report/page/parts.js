@@ -1,4 +1,4 @@
-// Several sequences, one below another: lines of symbols with the network's answers, or curves over time.
+// Several sequences, one below another: lines of tokens with the network's answers, or curves over time.
 
 const longestPart = Math.max(0, ...PARTS.map(({ start, stop }) => stop - start));
 const CELL = longestPart > 150 ? 4 : READING?.kind === "curves" && longestPart < 40 ? 20 : 8; // pixels per step, if steps are times
@@ -53,8 +53,8 @@ function buildLine(part) {
       spans[t].append(tag);
     }
   }
-  const symbols = make("div", { class: "symbols", dir: "auto" }, ...spans.slice(part.start, part.stop));
-  const line = make("div", { class: WHOLE ? "line whole" : "line" }, ...(WHOLE ? [verdict(part), symbols] : [symbols, verdict(part)]));
+  const text = make("div", { class: "line-text", dir: "auto" }, ...spans.slice(part.start, part.stop));
+  const line = make("div", { class: WHOLE ? "line whole" : "line" }, ...(WHOLE ? [verdict(part), text] : [text, verdict(part)]));
   line.classList.toggle("right", !line.querySelector(".wrong"));
   return line;
 }
