@@ -67,7 +67,7 @@ def errors(table: Path, steps: int, threads: int, covariates: bool) -> tuple[dic
     model = fit(task, data, config)
     took = time.perf_counter() - began
     assert data.test is not None
-    return task.further_figures(model, data.test), took
+    return task.extra_figures(model, data.test), took
 
 
 def main() -> int:

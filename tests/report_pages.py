@@ -49,7 +49,7 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
     ids = {s: k for k, s in alphabet.items()}
     top = draw.integers(0, len(alphabet), size=(steps, 5))
     top[:, 0] = [ids[s] for s in tokens]
-    reach = np.exp(-np.arange(LAGS) / 3) * draw.uniform(0.2, 1, size=(steps, LAGS))
+    influence = np.exp(-np.arange(LAGS) / 3) * draw.uniform(0.2, 1, size=(steps, LAGS))
     losses = draw.gamma(1, 1.5, size=steps)
     losses[0] = np.nan
     fall = 0.7 ** np.arange(60)
@@ -60,7 +60,7 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
         top=top,
         probabilities=np.tile([0.5, 0.2, 0.1, 0.05, 0.01], (steps, 1)),
         alphabet=alphabet,
-        reach=reach,
+        influence=influence,
     )
     content: dict[str, Any] = {
         "title": "A made-up report",
@@ -169,7 +169,7 @@ def made_up_lines(whole: bool = True, **more: Any) -> ReportData:
         top=np.tile([0, 1], (steps, 1)),
         probabilities=np.tile([0.75, 0.25], (steps, 1)),
         alphabet={0: "x", 1: "y"},
-        reach=np.zeros((steps, 0)) if whole else np.tile([0.001, 0.1, 1.0, 0.1, 0.001], (steps, 1)),
+        influence=np.zeros((steps, 0)) if whole else np.tile([0.001, 0.1, 1.0, 0.1, 0.001], (steps, 1)),
         first=1 if whole else -2,
         answers=answers,
         parts=parts,
@@ -193,7 +193,7 @@ def made_up_times(roll: bool, **more: Any) -> ReportData:
         top=np.zeros((steps, 0 if roll else 1), np.int64),
         probabilities=np.ones((steps, 0 if roll else 1)),
         alphabet={} if roll else {0: "up"},
-        reach=draw.uniform(0.1, 1, (steps, 5)) if roll else np.zeros((steps, 0)),
+        influence=draw.uniform(0.1, 1, (steps, 5)) if roll else np.zeros((steps, 0)),
         answers=[] if roll else ["up"] * steps,
         parts=parts,
         decided=None if roll else draw.random(steps),

@@ -12,7 +12,7 @@ from throughtime import cells
 from throughtime.errors import UserError
 from throughtime.nn.initialization import keeping
 from throughtime.nn.recurrent import Recurrent
-from throughtime.sight.untrained import fresh_model
+from throughtime.sight.untrained import untrained_model
 
 HIDDEN = 64
 
@@ -113,7 +113,7 @@ def test_invalid_schemes_raise(cell: str, words: dict[str, Any], message: str) -
 )
 def test_a_fresh_network_starts_with_gates_that_keep_the_state(cell: str, given: float | None, wanted: float) -> None:
     # The forget gate of the MGU lets the new value in when it is open (Zhou et al. 2016).
-    layer = fresh_model(cell, hidden=4, forget_bias=given).recurrent
+    layer = untrained_model(cell, hidden=4, forget_bias=given).recurrent
     (program,) = layer.programs
     (bias,) = (k for k, parameter in enumerate(program.parameters) if parameter.name == "bias")
     (gate,) = (part for part in program.parameters[bias].parts if part.gate == "forget")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import throughtime
 import throughtime.engines.operator  # registers the operator
 from throughtime import cells
-from throughtime.engines import choose, get, say_once
+from throughtime.engines import choose, get, log_fallback
 
 pytestmark = pytest.mark.skipif(
     get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None,
@@ -87,7 +87,7 @@ def test_forward_mode_and_vmap_are_correct(kind: str, caplog: pytest.LogCaptureF
     plain = getattr(nn, kind)(3, 4, dtype=torch.float64)
     plain.load_state_dict(layer.state_dict())
     x, v = torch.randn(2, 5, 2, 3, dtype=torch.float64)
-    say_once.cache_clear()
+    log_fallback.cache_clear()
     with caplog.at_level(logging.WARNING, "throughtime"):
         _, tangent = torch.func.jvp(lambda x: layer(x)[0], (x,), (v,))
         with torch.autograd.forward_ad.dual_level():
@@ -125,7 +125,7 @@ def test_autocast_computes_in_float32(engine: str | None) -> None:
 
 
 def test_a_fallback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    say_once.cache_clear()
+    log_fallback.cache_clear()
     program = cells.get("lstm").program(3, 4)
     with caplog.at_level(logging.WARNING, "throughtime"):
         for _ in range(2):

@@ -68,8 +68,8 @@ def test_reach_matches_connectivity(run: Run, data: Any) -> None:
     ids = data_of(run).valid.ids[:LENGTH].astype(np.int64)
     by_step = connectivity(run.model(), ids, window=5)
     # The token at 30 was predicted after the one at 29.
-    np.testing.assert_allclose(data.reading.reach[30, :6], by_step.norms[29], rtol=1e-5)
-    assert not data.reading.reach[0].any()
+    np.testing.assert_allclose(data.reading.influence[30, :6], by_step.norms[29], rtol=1e-5)
+    assert not data.reading.influence[0].any()
 
 
 def test_only_gates_have_saturations_and_timescales(data: Any) -> None:

@@ -20,7 +20,7 @@ from report_pages import made_up
 from throughtime.errors import UserError
 from throughtime.sight.report import render as rendering
 from throughtime.sight.report.data import ReportData
-from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_reach
+from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_influence
 from throughtime.sight.report.render import render, write
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{ 7 * 7 }}\0\u2028 🜁 مرحبا \u202e"
@@ -72,7 +72,7 @@ def test_quantized_values_are_within_half_a_level() -> None:
 
 
 def test_reach_is_quantized_by_order_of_magnitude() -> None:
-    levels = quantized_reach(np.array([[1.0, 0.1, 0.001, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    levels = quantized_influence(np.array([[1.0, 0.1, 0.001, 0.0], [0.0, 0.0, 0.0, 0.0]]))
     assert levels.tolist() == [[255, 170, 0, 0], [0, 0, 0, 0]]
 
 

@@ -22,7 +22,7 @@ from throughtime.sight import connectivity
 from throughtime.sight.report.collect import collect
 from throughtime.sight.report.outcome import confusion, label_results
 from throughtime.sight.report.passage import Item, Passage, spread
-from throughtime.sight.report.predictions import reach, read
+from throughtime.sight.report.predictions import influence, read
 from throughtime.tasks.sequences import all_raw_outputs
 from throughtime.training.reloading import data_of
 
@@ -150,7 +150,7 @@ def test_report_of_tags_looks_both_ways(tagged):
     assert reading.tokens[: reading.parts[0].stop] == list(valid.tokens[spread(valid, 150)[0]])
     k, part = next((k, p) for k, p in zip(spread(valid, 150), reading.parts, strict=True) if p.stop - p.start == 3)
     expected = connectivity(model, valid.inputs[k])
-    row = reading.reach[part.start + 1]  # lags from `first` on
+    row = reading.influence[part.start + 1]  # lags from `first` on
     lags = np.arange(len(row)) + reading.first
     for lag, wanted in ((1, expected.norms[1, 1]), (0, expected.norms[1, 0]), (-1, expected.ahead[1, 1])):
         assert row[lags == lag] == pytest.approx(wanted, rel=1e-5)
@@ -170,8 +170,8 @@ def test_report_of_notes_shows_the_roll_and_probabilities(played):
     expected = 1 / (1 + np.exp(-raw[:-1].astype(float)))
     np.testing.assert_allclose(reading.chances[part.start + 1 : part.stop], expected, rtol=1e-5)
     assert np.isnan(reading.losses[part.start])
-    assert (reading.reach[part.start + 2, :2] > 0).all()
-    assert not reading.reach[part.start + 2, 2:].any()
+    assert (reading.influence[part.start + 2, :2] > 0).all()
+    assert not reading.influence[part.start + 2, 2:].any()
     assert reading.features[60 - 21] == "C4"  # middle C
     assert not found.rolls
 
@@ -277,6 +277,6 @@ def test_regression_network_has_losses_and_a_reach(returns):
     inputs = torch.from_numpy(x)[:, None].requires_grad_()
     model(inputs)[0][0].sum().backward()  # for the whole sequence, or its first step
     wanted = inputs.grad[:, 0].norm(dim=1)
-    fields = reach(model, passage)
-    row = fields["decided"][:5] if returns == "last" else fields["reach"][0, 4::-1]
+    fields = influence(model, passage)
+    row = fields["decided"][:5] if returns == "last" else fields["influence"][0, 4::-1]
     np.testing.assert_allclose(row, wanted, rtol=1e-4)

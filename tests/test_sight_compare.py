@@ -16,12 +16,12 @@ from throughtime.sight import (
     compare,
     connectivity,
     fixed_points,
-    fresh_model,
     gradient_flow,
     lyapunov,
     match,
     saturation,
     timescale,
+    untrained_model,
 )
 from throughtime.training import evaluate
 from throughtime.training.evaluation import measured
@@ -90,7 +90,7 @@ def test_invalid_arguments_raise(run):
 
 def test_fresh_model_depends_only_on_the_seed_and_keeps_the_generator_state():
     state = torch.get_rng_state()
-    first, again, other = (fresh_model("lstm", seed=seed, **SMALL) for seed in (1, 1, 2))
+    first, again, other = (untrained_model("lstm", seed=seed, **SMALL) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     weights = [dict(m.recurrent.named_parameters())["weight_h_l0"] for m in (first, again, other)]
     assert torch.equal(weights[0], weights[1])

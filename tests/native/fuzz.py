@@ -45,7 +45,7 @@ NUMBERS += [-(1 << 63), 10**400]
 # and subtracting it would round other values away and make comparisons random.
 CONSTANTS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 30.0, float("inf"), float("-inf"), float("nan")]
 SPECIAL = [0.0, float("inf"), float("-inf"), float("nan"), 30.0, -30.0, 1e-30, 1e-310]
-MOST_ELEMENTS = 1 << 21  # in all values of a run together, so that a case takes milliseconds
+MAX_ELEMENTS = 1 << 21  # in all values of a run together, so that a case takes milliseconds
 SECONDS_A_CASE = 60  # a longer case counts as hanging
 
 LAYOUTS = ("straight", "strided", "transposed", "backwards", "repeated", "misaligned", "read-only")
@@ -297,7 +297,7 @@ def run_case(case: Case) -> str:
         raise Finding(f"a legal program's gradient, or its plan, is not legal: {error}") from error
     except Exception as error:
         raise Finding(f"deriving and lowering: {error!r}") from error
-    if _elements(program, case) > MOST_ELEMENTS:
+    if _elements(program, case) > MAX_ELEMENTS:
         return "too large"
     return _compared(case, program, arguments_of(case, program))
 

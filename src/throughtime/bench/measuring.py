@@ -23,7 +23,7 @@ from throughtime.errors import UserError
 
 _ROUNDS = 3  # minimum
 _PATIENCE = 40  # time limit, as a multiple of `seconds`, before disturbed rounds count; disturbances last minutes
-_MOST_ROUNDS = 15  # minimum number of rounds before disturbed rounds count
+_MAX_ROUNDS = 15  # minimum number of rounds before disturbed rounds count
 _TURN = 0.02  # seconds per turn; more if a call takes longer
 _WARM = 0.002  # untimed seconds before a turn, to warm caches and wake threads
 _REST = 0.003  # seconds between turns, while the previous contestant's threads stop spinning
@@ -117,7 +117,7 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
             names.append(contestant.name)
             entries.append(ready)
             results.append(_results(ready))
-            memory.append(peak_memory(contestant, case, threads) if case.weighs else None)
+            memory.append(peak_memory(contestant, case, threads) if case.measures_memory else None)
         found = in_turn([turn_of(entry) for entry in entries], seconds, quiet(threads))
     wanted = next(of for of, name in zip(results, names, strict=True) if name.startswith("torch"))
     assert wanted is not None
@@ -244,5 +244,5 @@ def in_turn(turns: Sequence[Callable[[], float]], seconds: float, judge: Quiet) 
         others = len(times) - len(alone)
         if len(alone) >= _ROUNDS and passed >= seconds:
             return Rounds([times[k] for k in alone], [looks[k + 1] for k in alone], left_out=others)
-        if len(alone) < _ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _MOST_ROUNDS:
+        if len(alone) < _ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _MAX_ROUNDS:
             return Rounds(times, looks[1:], disturbed=others)

@@ -12,7 +12,7 @@ from throughtime.bench.cases import MODES, STREAMING, Case
 from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import Measurement, Time
-from throughtime.bench.quiet import LEAST_PEAK, MOST_HANDOVER
+from throughtime.bench.quiet import MAX_HANDOVER, MIN_PEAK
 from throughtime.tables import markdown_table
 
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
@@ -28,8 +28,8 @@ _READING = (
     "packs them on every call."
 )
 _DISTURBED = (
-    f"because just before or after them the processors reached less than {LEAST_PEAK:.0%} of their peak, or "
-    f"communication between them took {MOST_HANDOVER:g} times its usual time or more, as when a host runs other guests"
+    f"because just before or after them the processors reached less than {MIN_PEAK:.0%} of their peak, or "
+    f"communication between them took {MAX_HANDOVER:g} times its usual time or more, as when a host runs other guests"
 )
 # Sizes at which the peak arithmetic rate of the processor limits the speed.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256

@@ -72,8 +72,8 @@ class Streams:
             raise IndexError(f"window {index} of {len(self)}")
         first = index * self._window
         last = min(first + self._window, self.steps)
-        places = np.arange(first, last + 1)[:, None] + self._starts
-        tokens = self._ids[places].astype(np.int64)
+        positions = np.arange(first, last + 1)[:, None] + self._starts
+        tokens = self._ids[positions].astype(np.int64)
         return tokens[:-1], tokens[1:]
 
     def batch(self, step: int) -> Batch:

@@ -113,13 +113,13 @@ class _Run:
             if abs(value) > torch.finfo(self.like.dtype).max:  # which torch rejects
                 value = math.copysign(math.inf, value)
             return self.like.new_full((instruction.width,), value)
-        words = dict(instruction.attributes)
-        if "weight" in words:
-            words["weight"] = self.parameters[instruction["weight"]]
+        attributes = dict(instruction.attributes)
+        if "weight" in attributes:
+            attributes["weight"] = self.parameters[instruction["weight"]]
         operation = OPERATIONS[instruction.op]
         if operation.takes_width:
-            words["width"] = instruction.width
-        result: Tensor = operation.meaning(torch, *(values[a] for a in instruction.args), **words)
+            attributes["width"] = instruction.width
+        result: Tensor = operation.meaning(torch, *(values[a] for a in instruction.args), **attributes)
         return result
 
     def _loop(self) -> list[Tensor]:

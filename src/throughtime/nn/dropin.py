@@ -99,7 +99,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
 
     def _check(self, input: Any, hx: Any) -> None:
         """Raise the errors that torch raises for invalid arguments, in torch's words."""
-        if self._is_usual(input, states_of(hx)):
+        if self._is_common_case(input, states_of(hx)):
             return
         if isinstance(input, PackedSequence):
             x, sizes = input.data, input.batch_sizes
@@ -122,7 +122,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
             self.check_forward_args(x, hx, sizes)
             _check_states(states_of(hx), x)
 
-    def _is_usual(self, input: Any, states: tuple[Tensor, ...]) -> bool:
+    def _is_common_case(self, input: Any, states: tuple[Tensor, ...]) -> bool:
         """Check quickly whether input and states are valid in the common case; runs on every call."""
         if not isinstance(input, Tensor) or input.dim() != 3 or input.shape[2] != self.input_size:
             return False

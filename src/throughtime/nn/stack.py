@@ -62,7 +62,7 @@ class Stack(NamedTuple):
         lengths: Lengths | None = None,
         reset: Tensor | None = None,
         token_ids: bool = False,
-        further: Sequence[Tensor | PackedSequence] = (),
+        step_inputs: Sequence[Tensor | PackedSequence] = (),
     ) -> tuple[Output, State]:
         """Run on any form of input that recurrent layers accept.
 
@@ -72,7 +72,7 @@ class Stack(NamedTuple):
                 tuple for a cell with several states; by default the learned values or those that the cell declares.
             hooks: the hooks that intercept each layer's run, in order.
             reset: a mask in the input's form without its features, nonzero where a sequence's states are reset.
-            further: inputs other than the layer below's output, in the input's form with their own widths.
+            step_inputs: inputs other than the layer below's output, in the input's form with their own widths.
 
         Returns:
             The output, in the input's form, and the final state, in the initial state's form.
@@ -84,7 +84,7 @@ class Stack(NamedTuple):
             sequence = StateSequence() if returns == "states" else None
             resets = [] if mask is None else [Reset(mask, self.starts)]
             hooks = [*self.masks, *resets, *hooks, *([] if sequence is None else [sequence])]
-        laid_out = [form.laid_out(given) for given in further]
+        laid_out = [form.laid_out(given) for given in step_inputs]
         outputs, final = self.run_layers(x, form.states(state), form.layout, hooks, laid_out)
         return form.output(outputs if sequence is None else sequence.sequences, returns), form.final(final)
 
@@ -94,7 +94,7 @@ class Stack(NamedTuple):
         states: Sequence[Tensor] | None,
         layout: Layout,
         hooks: Sequence[Hook] = (),
-        further: Sequence[Tensor] = (),
+        step_inputs: Sequence[Tensor] = (),
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Run the layers one after another.
 
@@ -105,7 +105,7 @@ class Stack(NamedTuple):
                 learned values or those that the cell declares.
             layout: the layout of x.
             hooks: the hooks that intercept each layer's run, in order.
-            further: inputs other than x for every layer and direction, `[T, B, width]` each, or `[N, width]` if packed.
+            step_inputs: inputs other than x for every layer and direction, `[T, B, width]` each, or `[N, width]` if packed.
 
         Returns:
             The last layer's output `[T, B, directions * output]`, or `[N, ...]` if packed, or `[B, ...]` for the last
@@ -116,7 +116,7 @@ class Stack(NamedTuple):
             # Compute in float32, because rounding errors accumulate in states, and return autocast's dtype.
             with torch.autocast(kind, enabled=False):
                 given = None if states is None else [s.float() for s in states]
-                outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in further])
+                outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in step_inputs])
             dtype = torch.get_autocast_dtype(kind)
             if self.promotes:
                 dtype = torch.promote_types(dtype, (x if states is None else states[0]).dtype)
@@ -138,7 +138,7 @@ class Stack(NamedTuple):
                     initial = [start.expand(layout.rows, -1) for start in self.starts[depth][way]]
                 else:
                     initial = None
-                operands = Operands([taken[way % len(taken)], *further], initial, parameters)
+                operands = Operands([taken[way % len(taken)], *step_inputs], initial, parameters)
                 at = (LayerDirection(depth, way == 1), hooks) if hooks else None
                 result = self._run_layer(program, operands, layout, at)
                 outputs.append(result.outputs[0])
@@ -185,11 +185,11 @@ class Stack(NamedTuple):
     ) -> Result:
         """Run one direction of one layer with hooks."""
         direction, hooks = at
-        (x, *further), *_ = operands
+        (x, *step_inputs), *_ = operands
         every = self.options.checkpoint_every
         padded = x.new_empty(()).expand(layout.steps, layout.rows, x.shape[-1]) if layout.packed else x
         added = [layout.pack(given) for hook in hooks for given in hook.inputs(direction, padded)]
-        operands = operands._replace(inputs=[x, *further, *added])
+        operands = operands._replace(inputs=[x, *step_inputs, *added])
         if torch.compiler.is_compiling():
             result = self._run_in_graph(program, operands, layout, hooks)
             ends = [len(program.outputs)]

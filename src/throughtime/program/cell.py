@@ -138,14 +138,14 @@ class Cell:
         for name, value in values:
             if not isinstance(value, Hashable):
                 raise CellError(f"the hyper-parameter {name!r} must be a number, a string or None, got {value!r}.")
-        asked_for = self._asked_for(inputs)
+        optional = self._optional_inputs(inputs)
         try:
-            return _program(self, Sizes(input_size, hidden_size, bias), values, asked_for)
+            return _program(self, Sizes(input_size, hidden_size, bias), values, optional)
         except UserError as error:
             # The message names the cell's line; the tracer's frames would only hide it.
             raise error.with_traceback(None) from error.__cause__
 
-    def _asked_for(self, inputs: Sequence[str]) -> tuple[str, ...]:
+    def _optional_inputs(self, inputs: Sequence[str]) -> tuple[str, ...]:
         """Check the names of optional inputs and put them in the order of declaration."""
         names = [declaration.name for _, declaration in self.inputs]
         for name in (inputs := [inputs] if isinstance(inputs, str) else list(inputs)):
@@ -212,9 +212,9 @@ class Cell:
             raise self._error(str(error)) from None
 
     def _run(
-        self, sizes: Sizes, hyper: dict[str, Any], asked_for: tuple[str, ...], seen: Trace | None
+        self, sizes: Sizes, hyper: dict[str, Any], optional: tuple[str, ...], seen: Trace | None
     ) -> tuple[Trace, Program]:
-        given_inputs = [(argument, d) for argument, d in self.inputs if not d.optional or d.name in asked_for]
+        given_inputs = [(argument, d) for argument, d in self.inputs if not d.optional or d.name in optional]
         letters = [self.input_name, *(argument for argument, _ in given_inputs)]
         trace = Trace(self.name, sizes, letters, [argument for argument, _ in self.states], seen)
         x = trace.input(self.input_name, sizes.input)

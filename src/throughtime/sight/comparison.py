@@ -20,7 +20,7 @@ from throughtime.sight.gating.analysis import gates
 from throughtime.sight.gating.saturation import Saturation, saturation
 from throughtime.sight.gradients.flow import Flow, gradient_flow
 from throughtime.sight.models import evaluating, language_model, only_recurrent
-from throughtime.sight.untrained import fresh_model, held_out_token_ids, random_token_ids
+from throughtime.sight.untrained import held_out_token_ids, random_token_ids, untrained_model
 from throughtime.tables import html_table, text_table
 
 _STEPS, _STREAMS = 400, 4
@@ -86,7 +86,7 @@ def compare(a: Any, b: Any, x: Any = None, *, window: int = 200, **fields: Any) 
 
     Args:
         a, b: each a run or its directory, a model with one recurrent module, or a cell or its name, from which an
-            untrained network is made (see `throughtime.sight.fresh_model`).
+            untrained network is made (see `throughtime.sight.untrained_model`).
         x: the input of both: a text, for runs; token ids `[T, B]` or `[T]`; or any input, for models that are not
             language models. By default a run reads its held-out data and an untrained network random tokens.
         window: the largest lag.
@@ -118,7 +118,7 @@ def _side(given: Any, x: Any, window: int, fields: dict[str, Any]) -> Side:
     elif isinstance(given, nn.Module):
         name, model = type(given).__name__, given
     elif isinstance(given, str | Cell):
-        name, model = given if isinstance(given, str) else given.name, fresh_model(_cell(given), **fields)
+        name, model = given if isinstance(given, str) else given.name, untrained_model(_cell(given), **fields)
         x = random_token_ids(_STEPS + 1, _STREAMS) if x is None else x
     else:
         raise UserError(f"expected a run, a model or a cell, got {type(given).__name__}.")

@@ -22,7 +22,9 @@ VOCABULARY_SIZE = 64
 """The vocabulary size of an untrained network, about the number of characters in an English text."""
 
 
-def fresh_model(cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: int = 0, **fields: Any) -> SequenceModel:
+def untrained_model(
+    cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: int = 0, **fields: Any
+) -> SequenceModel:
     """Create a language model of 64 tokens, initialized as `throughtime train` does.
 
     Args:

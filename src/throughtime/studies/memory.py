@@ -30,7 +30,7 @@ CELLS = ("rnn", "lstm", "gru")
 LAGS = (10, 20, 50, 100, 200, 400)
 RESULT, PAGE = "memory.json", "memory.html"
 
-_LEAST_SECONDS = 1.0  # per attempt; less is too short to train
+_MIN_SECONDS = 1.0  # per attempt; less is too short to train
 _SETTLING = 1.0  # approximate seconds per attempt for tracing and evaluating the network
 
 
@@ -167,7 +167,7 @@ class _Measurement:
         for lag in self.settings["lags"]:
             done = next((a for a in self.attempts if (a.task, a.cell, a.lag) == (task, name, lag)), None)
             if done is None:
-                if seconds < _LEAST_SECONDS + _SETTLING:
+                if seconds < _MIN_SECONDS + _SETTLING:
                     return
                 done = _attempt(LAG_TASKS[task], self.cells[name], lag, self._fields(lag), seconds)
                 self.attempts.append(done)

@@ -14,7 +14,7 @@ from pydantic import Field
 from throughtime.codecs import Codecs
 from throughtime.data.audio import Audio, cut, quantize, recordings_of, split_recordings
 from throughtime.data.sound import BLOCK, Recording, are_sounds, common, sound_writer
-from throughtime.data.waveform import MOST_CHANNELS, MOST_LEVELS, MOST_RATE, Linear, MuLaw, Quantization, Waveform
+from throughtime.data.waveform import MAX_CHANNELS, MAX_LEVELS, MAX_RATE, Linear, MuLaw, Quantization, Waveform
 from throughtime.errors import DataError, UserError
 from throughtime.options import Count
 from throughtime.outputs import Categorical, LogisticMixture
@@ -52,10 +52,10 @@ class AudioOptions(StreamOptions):
     """
 
     task: Literal["audio"] = "audio"
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
+    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None
     channels: Literal["mono", "stereo"] | None = None
     quantization: Literal["mu-law", "linear"] = "mu-law"
-    levels: Annotated[int, Field(ge=2, le=MOST_LEVELS)] = 256
+    levels: Annotated[int, Field(ge=2, le=MAX_LEVELS)] = 256
     output: Literal["softmax", "mixture"] = "softmax"
     components: Annotated[int, Field(ge=1, le=100)] = 5
     window: Count = 512
@@ -80,7 +80,7 @@ class AudioTask(StreamTask[Audio]):
     extension = ".wav"
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect sound files and directories that contain some."""
         paths = options.get("data") or ()
         return "sound files" if are_sounds([paths] if isinstance(paths, str | Path) else list(paths)) else ""
@@ -182,7 +182,7 @@ class AudioTask(StreamTask[Audio]):
 
         return Prediction(("sample", "bits", "predicted"), rows())
 
-    def usual_length(self, codecs: Codecs) -> int:
+    def default_length(self, codecs: Codecs) -> int:
         """Return the length of 3 seconds of sound."""
         waveform = codecs.inputs.waveform
         return int(_SECONDS * waveform.rate * waveform.channels)
@@ -282,7 +282,7 @@ class AudioTask(StreamTask[Audio]):
         window = max(1, round(WINDOW * rate)) * channels
         bits = means(found[:, 0], window)
         tracks = [track("recording", heard), track("most likely next sample", found[:, 1])]
-        drawn = list(self.sample(model, codecs, length=self.usual_length(codecs), seed=0))
+        drawn = list(self.sample(model, codecs, length=self.default_length(codecs), seed=0))
         title = f"{short(part.name)}, held-out data from {first / rate / channels:.2f} s"
         return [
             Sound(title, rate * channels, tracks, (0, 1), "bits per sample", bits, window, values),
@@ -317,7 +317,7 @@ class AudioTask(StreamTask[Audio]):
         rate = options.rate or common(recordings, "rate")
         if options.channels is None:
             channels = common(recordings, "channels")
-            if channels > MOST_CHANNELS:
+            if channels > MAX_CHANNELS:
                 raise DataError(
                     f"{recordings[0].name} has {channels} channels; use {option('channels')} mono to average them"
                 )

@@ -20,13 +20,13 @@ from throughtime.data.labeled import Labeled, read_labeled
 from throughtime.data.labeled_sounds import hold_sounds, read_labeled_sounds
 from throughtime.data.labels import Labels
 from throughtime.data.log_mel import BANDS, LogMel
-from throughtime.data.raw_samples import MOST_FRAME, RawSamples
+from throughtime.data.raw_samples import MAX_FRAME, RawSamples
 from throughtime.data.scaler import Scaler
 from throughtime.data.sequences import Sequences
 from throughtime.data.sound import common
 from throughtime.data.splits import split
 from throughtime.data.vocabulary import build_vocabulary
-from throughtime.data.waveform import MOST_RATE, Waveform
+from throughtime.data.waveform import MAX_RATE, Waveform
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
 from throughtime.options import Count, Share
@@ -92,9 +92,9 @@ class ClassifyOptions(TaskOptions):
     columns: str | None = None
     group_by: str | None = None
     label_pattern: Annotated[str | None, AfterValidator(_pattern)] = None
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
+    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None
     features: Literal["log-mel", "raw"] = "log-mel"
-    frame: Annotated[int, Field(ge=1, le=MOST_FRAME)] = 32
+    frame: Annotated[int, Field(ge=1, le=MAX_FRAME)] = 32
     normalize: Literal["level", "none"] | None = None
     augment: Annotated[int, Field(ge=0, le=1000)] | None = None
     bands: Annotated[int, Field(ge=1, le=512)] = BANDS
@@ -118,7 +118,7 @@ class Classify(SequenceTask):
     interfacing = ("level",)
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect a label column, or a folder that contains only folders."""
         if options.get("label"):
             return "a label column is set"
@@ -301,7 +301,7 @@ class Classify(SequenceTask):
         part = Sequences(ids, np.zeros(len(ids), np.int64), names=lines)
         return self.passage(part, codecs, length, "your text", answered=False)
 
-    def _read(self, paths: Sequence[str | Path], least_labels: int) -> Labeled:
+    def _read(self, paths: Sequence[str | Path], min_labels: int) -> Labeled:
         options = self.options
         if options.label_pattern is not None or hold_sounds(paths):
             given = {"label": options.label, "text": options.text, "group": options.group, "time": options.time}
@@ -309,7 +309,7 @@ class Classify(SequenceTask):
                 if value is not None:
                     raise DataError(f"{option(name)} names a table column, but the data are sounds; remove it")
             return read_labeled_sounds(
-                paths, label_pattern=options.label_pattern, group_by=options.group_by, least_labels=least_labels
+                paths, label_pattern=options.label_pattern, group_by=options.group_by, min_labels=min_labels
             )
         columns = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
         return read_labeled(
@@ -321,7 +321,7 @@ class Classify(SequenceTask):
             columns=columns,
             group_by=options.group_by,
             encoding_errors=options.encoding_errors,
-            least_labels=least_labels,
+            min_labels=min_labels,
         )
 
     def _fitted(self, found: Labeled, train: Any) -> Any:

@@ -15,9 +15,9 @@ from pydantic import BeforeValidator, Field
 from throughtime.codecs import Codecs
 from throughtime.data.knobs import DeviceInput, knobs_from, settings_by_pair
 from throughtime.data.pairs import Pair, Pairs, find_pairs, read_pairs
-from throughtime.data.segments import Segments, WholeSignals, places
+from throughtime.data.segments import Segments, WholeSignals, segment_starts
 from throughtime.data.sound import BLOCK, SOUND_FILES, Recording, common, find_recordings, sound_writer
-from throughtime.data.waveform import MOST_RATE, Samples
+from throughtime.data.waveform import MAX_RATE, Samples
 from throughtime.errors import DataError, UserError
 from throughtime.options import Count, Positive, Share
 from throughtime.outputs import Signal
@@ -63,7 +63,7 @@ class EffectOptions(TaskOptions):
 
     task: Literal["effect"] = "effect"
     paired: bool = False
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
+    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None
     align: Literal["auto", "off"] = "auto"
     knob: Annotated[dict[str, tuple[float, ...]], BeforeValidator(knobs_from)] = Field({})
     skip: bool = True
@@ -91,7 +91,7 @@ class Effect(Task[Pairs]):
     baseline_rows = 1
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect pairs."""
         return "pairs of dry and wet sounds" if options.get("paired") else ""
 
@@ -173,7 +173,7 @@ class Effect(Task[Pairs]):
 
     def fitting_batch(self, data: Data[Pairs], batch: int, ranks: int) -> int:
         """Return the batch size, reduced to the number of segments if there are fewer."""
-        count = len(places(data.train.signals, **self._cuts(data.train)))
+        count = len(segment_starts(data.train.signals, **self._cuts(data.train)))
         fitting = min(batch, count) // ranks * ranks
         if fitting < 1:
             raise DataError(f"{data.name} has {count} segments, fewer than the {ranks} processes")

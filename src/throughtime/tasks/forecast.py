@@ -45,10 +45,10 @@ class ForecastTask(Task[Windows]):
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
     measure: ClassVar[str] = "loss"
-    most_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
+    max_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect a horizon or a target column."""
         for name, what in (("horizon", "a horizon is set"), ("target", "a target column is set")):
             if options.get(name):
@@ -278,7 +278,7 @@ class ForecastTask(Task[Windows]):
         """See `Task.figures`: the mean `loss` per value, and the number of `values` forecast."""
         return {"loss": figures["loss"], "values": int(figures["terms"])}
 
-    def further_figures(self, model: SequenceModel, part: Windows, terms: int | None = None) -> Figures:
+    def extra_figures(self, model: SequenceModel, part: Windows, terms: int | None = None) -> Figures:
         """Measure forecast errors and the coverage of intervals (see `Measures`)."""
         from throughtime.tasks.forecast_decoding import forecasts
 

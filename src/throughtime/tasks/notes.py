@@ -76,7 +76,7 @@ class Notes(SequenceTask, Generative[Sequences]):
     extension = ".mid"
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect piano rolls, MIDI files, and folders with MIDI files in them or one level below."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]

@@ -100,7 +100,7 @@ class Tag(SequenceTask):
     fitting = ("min_count",)
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect files whose names end in .conll, .iob or .bio."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]

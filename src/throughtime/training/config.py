@@ -276,16 +276,16 @@ class TrainConfig(BaseModel):
         """
         chosen = tasks.get(task) if isinstance(task, str) else task
         given = {name: value for name, value in fields.items() if value is not None}
-        usual = {name: value for name, value in chosen.defaults.items() if name not in given}
+        defaults = {name: value for name, value in chosen.defaults.items() if name not in given}
         if any(name in given for name in ENDS):
-            usual = {name: value for name, value in usual.items() if name not in ENDS}
+            defaults = {name: value for name, value in defaults.items() if name not in ENDS}
         groups = _groups(chosen)
         wrong = [
             {"type": "extra_forbidden", "loc": (name,), "input": given[name]}
             for name in given
             if not any(name in group.model_fields for group in groups.values())
         ]
-        values = {"task": chosen.name, **usual, **given}
+        values = {"task": chosen.name, **defaults, **given}
         made: dict[str, Any] = {}
         for name, group in groups.items():
             try:

@@ -84,7 +84,7 @@ def make_plan(
     steps = min(ends, default=None)
     expected = ends
     held_out = [task.reading(part).terms for part in (data.valid, data.test) if part is not None]
-    evaluated, seconds, reserve = task.most_evaluated, None, 0.0
+    evaluated, seconds, reserve = task.max_evaluated, None, 0.0
     if training.minutes is not None:
         speed = _measured(task, data, training, model, batch)
         budget = 60 * training.minutes

@@ -24,7 +24,7 @@ from throughtime.training.start import Start
 
 SIZES = (64, 128, 192, 256, 384, 512)
 STEPS_PER_UNIT = 8
-MOST_PARAMETERS = 8  # per token or step of the training data
+MAX_PARAMETERS = 8  # per token or step of the training data
 _TRIAL_SHARE = 1 / 200  # the fraction of the budget to time one size with one number of threads
 _CLEARLY = 0.9  # all threads are used if their time is below this fraction of one thread's
 
@@ -80,10 +80,7 @@ def fitted(
     chosen = trials.of(sizes[0])
     for size in sizes[1:]:
         tried = trials.of(size)
-        if (
-            tried.seconds * STEPS_PER_UNIT * size > 60 * minutes
-            or tried.parameters > MOST_PARAMETERS * trials.data_size
-        ):
+        if tried.seconds * STEPS_PER_UNIT * size > 60 * minutes or tried.parameters > MAX_PARAMETERS * trials.data_size:
             break
         chosen = tried
     torch.set_num_threads(chosen.threads)

@@ -117,7 +117,7 @@ class NativeEngine:
         return int(_native.chunk_steps(rows))
 
 
-def thinned(x: Any, kept: float, scale: float, seed: int) -> Any:
+def dropout(x: Any, kept: float, scale: float, seed: int) -> Any:
     """Apply dropout: scale some elements of an array and set the others to 0.
 
     Args:

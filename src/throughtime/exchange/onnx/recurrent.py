@@ -63,8 +63,8 @@ class OnnxRecurrent(nn.Module):
             return
         weights = self._weights(stored)
         self.alike, layers = weights.alike, []
-        for programs, parameters, words in weights.layers():
-            layers.append(recurrent_of(programs, weights.hidden, parameters, **words))
+        for programs, parameters, options in weights.layers():
+            layers.append(recurrent_of(programs, weights.hidden, parameters, **options))
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, lengths: Tensor | None, *rest: Tensor | None) -> tuple[Tensor, ...]:
@@ -116,8 +116,8 @@ class OnnxRecurrent(nn.Module):
         stored = {letter: t for letter, t in zip(STORED.values(), given, strict=True) if t is not None}
         weights = self._weights(stored)
         runs: list[Callable[..., Any]] = []
-        for programs, parameters, words in weights.layers():
-            empty = Recurrent.from_programs(programs, weights.hidden, device="meta", dtype=stored["W"].dtype, **words)
+        for programs, parameters, options in weights.layers():
+            empty = Recurrent.from_programs(programs, weights.hidden, device="meta", dtype=stored["W"].dtype, **options)
             names = [name for name, _ in empty.named_parameters()]
             flat = [tensor for of_way in parameters for tensor in of_way]
             runs.append(partial(_called, empty.train(self.training), dict(zip(names, flat, strict=True))))
@@ -175,8 +175,8 @@ class _Weights(NamedTuple):
         ]
 
 
-def _called(module: Recurrent, parameters: dict[str, Tensor], *given: Any, **words: Any) -> Any:
-    return torch.func.functional_call(module, parameters, given, words)
+def _called(module: Recurrent, parameters: dict[str, Tensor], *given: Any, **options: Any) -> Any:
+    return torch.func.functional_call(module, parameters, given, options)
 
 
 def _of_way(stored: Mapping[str, Tensor], way: int) -> Stored:
@@ -209,8 +209,8 @@ def _ways(node: Node) -> tuple[bool, ...]:
 
 def _activations(node: Node, layer: OnnxLayer, directions: int) -> list[tuple[Activation, ...]]:
     """Return the activations f, g and h of each direction."""
-    names = node.attributes.get("activations", layer.usual * directions)
-    count = len(layer.usual)
+    names = node.attributes.get("activations", layer.default_names * directions)
+    count = len(layer.default_names)
     if not _texts(names) or len(names) != count * directions:
         raise node.error(f"expected {count * directions} activations, got {names!r}.")
     for name in names:
@@ -220,8 +220,8 @@ def _activations(node: Node, layer: OnnxLayer, directions: int) -> list[tuple[Ac
     found = []
     for name in names:
         constants: list[float] = []
-        for given, usual, which in zip(left, KINDS[name].constants, ("alpha", "beta"), strict=False):
-            constant = given.pop(0) if given else usual
+        for given, default, which in zip(left, KINDS[name].constants, ("alpha", "beta"), strict=False):
+            constant = given.pop(0) if given else default
             if constant is None:
                 raise node.error(f"activation {name} needs an activation_{which}.")
             constants.append(constant)
@@ -265,8 +265,8 @@ def _sizes(node: Node, layer: OnnxLayer, stored: Mapping[str, Tensor], direction
     return hidden, inputs
 
 
-def _choice(node: Node, name: str, choices: Sequence[Any], usual: Any) -> Any:
-    given = node.attributes.get(name, usual)
+def _choice(node: Node, name: str, choices: Sequence[Any], default: Any) -> Any:
+    given = node.attributes.get(name, default)
     if given not in choices:
         raise node.error(f"{name} must be one of {', '.join(map(str, choices))}, got {given!r}.")
     return given

@@ -15,7 +15,7 @@ import throughtime
 from throughtime.errors import UserError
 from throughtime.exchange.onnx.graph import IR_VERSION, OPSET, Graph
 from throughtime.exchange.onnx.module_export import exported
-from throughtime.exchange.onnx.stack import Stack, add_stack, array, give_states
+from throughtime.exchange.onnx.stack import Stack, add_stack, array, declare_final_states
 from throughtime.files import write
 from throughtime.nn.dropin import GRU, LSTM, RNN
 from throughtime.nn.effective import refresh_weights
@@ -123,15 +123,15 @@ def _recurrent(graph: Graph, module: _Layers) -> Stack:
     axes = ("B", "T") if rows_first else ("T", "B")
     x = graph.input("input", stack.dtype, (*axes, stack.program.inputs[0].width))
     given = [x, *(graph.input(i.name, stack.dtype, (*axes, i.width)) for i in stack.program.inputs[1:])]
-    x, *further = [graph.add("Transpose", value, perm=[1, 0, 2]) for value in given] if rows_first else given
-    outputs, final = add_stack(graph, stack, x, further)
+    x, *step_inputs = [graph.add("Transpose", value, perm=[1, 0, 2]) for value in given] if rows_first else given
+    outputs, final = add_stack(graph, stack, x, step_inputs)
     for name, y in zip(("output", "output_reverse"), outputs, strict=False):
         if stack.options.returns == "last":
             graph.output(name, y, stack.dtype, ("B", stack.output_width))
         else:
             y = graph.add("Transpose", y, perm=[1, 0, 2]) if rows_first else y
             graph.output(name, y, stack.dtype, (*axes, stack.output_width))
-    give_states(graph, stack, final)
+    declare_final_states(graph, stack, final)
     return stack
 
 
@@ -158,7 +158,7 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
     axes = ("T", "B") if module.per_step else ("B",)
     name = "logits" if isinstance(module.head.output, Categorical | Bernoulli) else "output"
     graph.output(name, raw, stack.dtype, (*axes, module.head.output.width))
-    give_states(graph, stack, final)
+    declare_final_states(graph, stack, final)
     return stack
 
 

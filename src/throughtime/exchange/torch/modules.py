@@ -67,8 +67,8 @@ def from_torch(
         UserError: if the tensors don't belong to one of torch's layers, or an option is invalid.
     """
     if isinstance(source, nn.RNNBase):
-        words = {"batch_first": source.batch_first, "dropout": source.dropout}
-        options = {name: value for name, value in words.items() if value} | options
+        arguments = {"batch_first": source.batch_first, "dropout": source.dropout}
+        options = {name: value for name, value in arguments.items() if value} | options
         nonlinearity = getattr(source, "nonlinearity", nonlinearity)
         source = effective_weights(source, [name for names in source._all_weights for name in names])
     if not isinstance(source, Mapping) or not all(isinstance(t, Tensor) for t in source.values()):
@@ -193,15 +193,15 @@ def _torchs(module: Recurrent) -> nn.Module:
         )
     hidden, out = program.states[-1].width, program.states[0].width
     bias = any(len(p.shape) == 1 for p in program.parameters)
-    words: dict[str, Any] = {name: getattr(module.options, name) for name in _SHARED}
+    arguments: dict[str, Any] = {name: getattr(module.options, name) for name in _SHARED}
     if module.num_layers == 1:
-        words["dropout"] = 0.0  # dropout applies between layers; torch warns if there is only one
+        arguments["dropout"] = 0.0  # dropout applies between layers; torch warns if there is only one
     if layer.mode.startswith("RNN"):
-        words["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
+        arguments["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
     if out != hidden:
-        words["proj_size"] = out
+        arguments["proj_size"] = out
     with torch.device("meta"):
-        made = _KINDS[layer.mode](module.input_size, hidden, module.num_layers, bias=bias, **words)
+        made = _KINDS[layer.mode](module.input_size, hidden, module.num_layers, bias=bias, **arguments)
     parameters = [own for ways in module.layers() for _, own in ways]
     weights: dict[str, Tensor] = {}
     suffixes = _suffixes(module.num_layers, module.options.directions)

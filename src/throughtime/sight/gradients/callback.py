@@ -154,14 +154,14 @@ class _Call(Given):
     def __init__(self) -> None:
         super().__init__()
         self.arguments: tuple[Any, ...] = ()
-        self.words: dict[str, Any] = {}
+        self.keywords: dict[str, Any] = {}
         self.gradients: list[Tensor | None] = []
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         data = self.take(module, result)
         if not any(y.requires_grad for y in data):
             return
-        self.arguments, self.words = args, kwargs
+        self.arguments, self.keywords = args, kwargs
         self.gradients = [None] * len(data)
 
         def keep(k: int, gradient: Tensor) -> None:
@@ -193,8 +193,8 @@ def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) ->
     with evaluating(model), ExitStack() as held:
         recorded = held.enter_context(record(whole, *names)) if names else None
         held.enter_context(hooked(module, residuals))
-        arguments, words = _as(next(whole.parameters()).dtype, (call.arguments, call.words))
-        whole(*arguments, **words)
+        arguments, keywords = _as(next(whole.parameters()).dtype, (call.arguments, call.keywords))
+        whole(*arguments, **keywords)
     data = [torch.zeros_like(y) for y in call.data]
     gradients = [z if g is None else g for z, g in zip(data, call.gradients, strict=True)]
     seen = at_top(residuals, call, [g.to(residuals.layers[-1][0].x.dtype) for g in gradients])

@@ -249,9 +249,9 @@ def connectivity(
 
 def _lags(norms: Array, at: Array, window: int, way: int) -> Array:
     """Arrange norms `[S, T, B]` by distance from steps `[S, B]` and average over the batch: `[S, window + 1]`."""
-    places = at[:, None] + way * np.arange(window + 1)[:, None]
-    inside = (places >= 0) & (places < norms.shape[1])
-    found = np.take_along_axis(norms, places.clip(0, norms.shape[1] - 1), 1)
+    positions = at[:, None] + way * np.arange(window + 1)[:, None]
+    inside = (positions >= 0) & (positions < norms.shape[1])
+    found = np.take_along_axis(norms, positions.clip(0, norms.shape[1] - 1), 1)
     found = np.where(inside, found, np.nan)
     with np.errstate(invalid="ignore"):
         mean: Array = np.nansum(found, -1) / (~np.isnan(found)).sum(-1)

@@ -89,10 +89,10 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
     return found
 
 
-def listed(names: Sequence[str], most: int = 16) -> str:
+def listed(names: Sequence[str], limit: int = 16) -> str:
     """List the first names and the number of the remaining ones, for a message."""
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    shown = ", ".join(names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -27,7 +27,7 @@ from throughtime.sight.report.data import (
     Values,
 )
 from throughtime.sight.report.passage import Passage, short
-from throughtime.sight.report.predictions import reach, read
+from throughtime.sight.report.predictions import influence, read
 
 _PARTS = 4  # stages of the work: running, measuring dependencies, following gradients, scoring units
 _EPISODES = 3  # a feature that occurs in fewer sequences or steps is ignored
@@ -72,7 +72,7 @@ def collect(
             timescales=_timescales(model, recorded),
             **training_curves(run),
         )
-    reading = replace(reading, **reach(model, passage))
+    reading = replace(reading, **influence(model, passage))
     _report_progress(progress, 2)
     read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
     flows = flows_of(model, read_from)

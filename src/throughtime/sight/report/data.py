@@ -46,9 +46,9 @@ class Reading:
         top: the ids of the model's most likely answers at each step, most likely first, `[T, k]`.
         probabilities: their probabilities, `[T, k]`.
         alphabet: the text of each id in `top`.
-        reach: the norm of the gradient of the log-probability of an answer at step t with respect to the inputs at
+        influence: the norm of the gradient of the log-probability of an answer at step t with respect to the inputs at
             steps t - first, t - first - 1, and so on, `[T, lags]`; 0 where there is none.
-        first: the lag of the first column of `reach`.
+        first: the lag of the first column of `influence`.
         answers: the right answer at each step; the tokens themselves if empty.
         parts: the sequences; empty for a single text.
         decided: for answers about whole sequences, the norm of the gradient of the log-probability of the model's label
@@ -64,7 +64,7 @@ class Reading:
     top: Array
     probabilities: Array
     alphabet: dict[int, str]
-    reach: Array
+    influence: Array
     first: int = 1
     answers: Sequence[str] = ()
     parts: Sequence[Example] = ()

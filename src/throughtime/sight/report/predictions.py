@@ -35,7 +35,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         names: the values to record.
 
     Returns:
-        The reading without `reach` and `decided`, and each value `[T, units]`.
+        The reading without `influence` and `decided`, and each value `[T, units]`.
     """
     found = [_read(model, item, passage, names) for item in passage.items]
     top = np.concatenate([each.top for each in found])
@@ -51,7 +51,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         top=top,
         probabilities=np.concatenate([each.probabilities for each in found]),
         alphabet={int(id): passage.answers[id] for id in np.unique(top)},
-        reach=np.zeros((len(top), 0)),
+        influence=np.zeros((len(top), 0)),
         answers=[]
         if model.predicts_tokens or not passage.answers
         else [a for item in passage.items for a in _answers(item, passage)],
@@ -63,7 +63,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
     return reading, {name: np.concatenate([each.values[name] for each in found]) for name in names}
 
 
-def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
+def influence(model: SequenceModel, passage: Passage) -> dict[str, Any]:
     """Measure what the answers depend on, as fields of a `Reading`."""
     inputs = [_tensor(model, item.inputs) for item in passage.items]
     # For labels, differentiate the log-probability of the most likely one; for numbers, the numbers themselves.
@@ -75,7 +75,7 @@ def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
     if passage.causal:
         width = min(_BACK, longest - 1)
         rows = [_past(model, x, item.targets, width) for x, item in zip(inputs, passage.items, strict=True)]
-        return {"reach": np.concatenate(rows), "first": 1}
+        return {"influence": np.concatenate(rows), "first": 1}
     width = min(_AROUND, longest - 1)
     rows = []
     for x in inputs:
@@ -85,7 +85,7 @@ def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
         own = min(width, found.norms.shape[1] - 1)
         both[:, width - own : width + own + 1] = np.concatenate([ahead[:, own:0:-1], found.norms[:, : own + 1]], 1)
         rows.append(np.nan_to_num(both))
-    return {"reach": np.concatenate(rows), "first": -width}
+    return {"influence": np.concatenate(rows), "first": -width}
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ from throughtime.sight.report.data import (
     Sound,
     Values,
 )  # fmt: skip
-from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_reach, shares
+from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_influence, shares
 
 _PAGE = files("throughtime.sight.report") / "page"
 _SCRIPTS = (
@@ -190,9 +190,9 @@ def _reading(reading: Reading, block: Any) -> dict[str, Any]:
         "top": block("top", packed_array(reading.top, "<u4")),
         "probabilities": block("probabilities", packed_array(reading.probabilities, "<f4")),
         "alphabet": {str(id): text for id, text in reading.alphabet.items()},
-        "lags": reading.reach.shape[1],
+        "lags": reading.influence.shape[1],
         "first": reading.first,
-        "reach": block("reach", packed_array(quantized_reach(reading.reach), "u1")),
+        "influence": block("influence", packed_array(quantized_influence(reading.influence), "u1")),
         "kind": _kind(reading),
         "answers": list(reading.answers),
         "parts": [vars(part) for part in reading.parts],

@@ -83,7 +83,7 @@ def data_paths(report: Path) -> tuple[Path, Path]:
 def _arrays(data: ReportData) -> dict[str, Array]:
     found: dict[str, Array] = {}
     if data.reading:
-        for name in ("losses", "top", "probabilities", "reach"):
+        for name in ("losses", "top", "probabilities", "influence"):
             found[f"reading.{name}"] = getattr(data.reading, name)
         for name in ("decided", "inputs", "chances"):
             if (array := getattr(data.reading, name)) is not None:

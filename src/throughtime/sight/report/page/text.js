@@ -134,7 +134,7 @@ function reachOf(t, s) {
   if (partIndex[t] !== partIndex[s]) return null;
   if (WHOLE) return arrays.decided[s];
   const column = t - s - READING.first;
-  return column >= 0 && column < READING.lags ? arrays.reach[t * READING.lags + column] : null;
+  return column >= 0 && column < READING.lags ? arrays.influence[t * READING.lags + column] : null;
 }
 // Nats at a color's full strength.
 const lossRange = () => (READING.kind === "roll" ? Math.max(...arrays.losses.filter(Number.isFinite)) : 8);
