@@ -144,7 +144,7 @@ def test_values_match_each_sequence_run_separately(classified):
     np.testing.assert_array_equal(cell.steps[part.start : part.stop], tape["layer0.cell"][:, 0])
 
 
-def test_report_of_tags_looks_both_ways(tagged):
+def test_report_of_tags_depends_on_both_directions(tagged):
     found, model, valid = looked(tagged), tagged.model(), data_of(tagged).valid
     reading = found.reading
     assert reading.tokens[: reading.parts[0].stop] == list(valid.tokens[spread(valid, 150)[0]])

@@ -96,7 +96,7 @@ def _described(module: nn.Module) -> Description | None:
         if type(module) is ours:
             layers = module.layers()  # type: ignore[operator]
             settings = {argument: getattr(module, argument) for argument in arguments}
-            return Description(name, settings, tuple(ways[0][0] for ways in layers))
+            return Description(name, settings, tuple(directions[0][0] for directions in layers))
     return None
 
 

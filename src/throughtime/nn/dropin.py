@@ -21,7 +21,7 @@ from throughtime.nn.direct import run_directly, single_layer
 from throughtime.nn.forms import require_reset, states_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable
-from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, ways_of
+from throughtime.nn.stack import Layers, Stack, directions_of, in_autocast, outside_graph
 from throughtime.nn.substitute import Substitute
 from throughtime.program.core import Program
 
@@ -95,7 +95,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         own: Mapping[str, Any] = self._parameters
         tensors = [[own[n] if n in own else getattr(self, n) for n in names] for names in self._all_weights]
         stored = [layer.to_program(of, bias=bool(self.bias)) for of in tensors]
-        return [list(zip(ways, stored[depth * directions :], strict=False)) for depth, ways in enumerate(programs)]
+        return [list(zip(layer, stored[depth * directions :], strict=False)) for depth, layer in enumerate(programs)]
 
     def _check(self, input: Any, hx: Any) -> None:
         """Raise the errors that torch raises for invalid arguments, in torch's words."""
@@ -148,7 +148,7 @@ def _cached_programs(
     layer = TORCH_LAYERS[mode]
     widths = [input_size] + [(projection or hidden_size) * directions] * (layers - 1)
     return tuple(
-        tuple(ways_of(layer.program(width, hidden_size, projection, bias=bias), directions)) for width in widths
+        tuple(directions_of(layer.program(width, hidden_size, projection, bias=bias), directions)) for width in widths
     )
 
 

@@ -23,7 +23,7 @@ from throughtime.nn.initialization import Scheme, initialize
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width, require_hyper
 from throughtime.nn.regularization import Masks, in_training
-from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, over_rows_of, ways_of
+from throughtime.nn.stack import Layers, Stack, directions_of, in_autocast, outside_graph, over_rows_of
 from throughtime.nn.step_inputs import in_order
 from throughtime.program.cell import Cell
 from throughtime.program.core import Input, Program, shared
@@ -448,13 +448,15 @@ class _Direction(NamedTuple):
 
 
 def _directions(depth: int, program: Program, options: Options) -> list[_Direction]:
-    evaluated = ways_of(options.evaluated(program), options.directions, options.reverse)
-    training = ways_of(in_training(options, program), options.directions, options.reverse)
+    evaluated = directions_of(options.evaluated(program), options.directions, options.reverse)
+    training = directions_of(in_training(options, program), options.directions, options.reverse)
     weight_dropped = recurrent_weights(program) if options.weight_drop else ()
     found = []
-    for way, end in enumerate(("", "_reverse")[: options.directions]):
+    for direction, end in enumerate(("", "_reverse")[: options.directions]):
         suffix = f"_l{depth}{end}"
         names = [stored_name(p.name, suffix) for p in program.parameters]
         starts = [initial_name(s.name, suffix) for s in program.states] if options.learn_initial else []
-        found.append(_Direction(evaluated[way], training[way], names, starts, [names[k] for k in weight_dropped]))
+        found.append(
+            _Direction(evaluated[direction], training[direction], names, starts, [names[k] for k in weight_dropped])
+        )
     return found

@@ -131,15 +131,15 @@ class Stack(NamedTuple):
             if depth > 0 and self.dropout > 0:
                 taken = [self._dropped(y, layout) for y in below]
             outputs = []
-            for way, (program, parameters) in enumerate(directions):
+            for direction, (program, parameters) in enumerate(directions):
                 if states is not None:
                     initial = [s[len(ended)] for s in states]
                 elif self.starts is not None:
-                    initial = [start.expand(layout.rows, -1) for start in self.starts[depth][way]]
+                    initial = [start.expand(layout.rows, -1) for start in self.starts[depth][direction]]
                 else:
                     initial = None
-                operands = Operands([taken[way % len(taken)], *step_inputs], initial, parameters)
-                at = (LayerDirection(depth, way == 1), hooks) if hooks else None
+                operands = Operands([taken[direction % len(taken)], *step_inputs], initial, parameters)
+                at = (LayerDirection(depth, direction == 1), hooks) if hooks else None
                 result = self._run_layer(program, operands, layout, at)
                 outputs.append(result.outputs[0])
                 ended.append(result.states)
@@ -322,7 +322,7 @@ def _merged(outputs: list[Tensor], merge: str) -> list[Tensor]:
 
 def _passed_by(below: list[Tensor], outputs: list[Tensor], skip: str, top: bool) -> list[Tensor]:
     """Apply a skip connection to a layer's outputs."""
-    past = [below[way % len(below)] for way in range(len(outputs))]
+    past = [below[direction % len(below)] for direction in range(len(outputs))]
     pairs = list(zip(past, outputs, strict=True))
     if skip == "residual":
         return [x + y if x.shape == y.shape else y for x, y in pairs]
@@ -342,12 +342,12 @@ def _last_step(y: Tensor, reverse: bool, batch_sizes: Sequence[int] | None) -> T
     return found
 
 
-def ways_of(program: Program, directions: int, reverse: bool = False) -> list[Program]:
+def directions_of(program: Program, directions: int, reverse: bool = False) -> list[Program]:
     """Return the program of each direction of a layer, ready for a compiled graph."""
-    ways = [program.flipped] if reverse else [program, program.flipped][:directions]
-    for way in ways:
-        _ = way.text  # caches the text, which can't be written during graph capture
-    return ways
+    programs = [program.flipped] if reverse else [program, program.flipped][:directions]
+    for each in programs:
+        _ = each.text  # caches the text, which can't be written during graph capture
+    return programs
 
 
 def _eager(reason: str) -> Callable[..., Any]:

@@ -147,9 +147,9 @@ def _looked_at(name: str, model: nn.Module, x: Any, window: int, characters: int
     from throughtime.sight.hooks.record import record
 
     names = [
-        f"layer{depth}{'.reverse' if way else ''}.{gate}"
-        for depth, ways in enumerate(only_recurrent(model).layers())
-        for way, (program, _) in enumerate(ways)
+        f"layer{depth}{'.reverse' if direction else ''}.{gate}"
+        for depth, directions in enumerate(only_recurrent(model).layers())
+        for direction, (program, _) in enumerate(directions)
         for gate in gates(program)
     ]
     language, loss, per_character = language_model(model), None, None

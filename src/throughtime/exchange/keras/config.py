@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from throughtime.exchange.keras.layers import BIDIRECTIONAL, KINDS, Direction, KerasError
-from throughtime.exchange.keras.weights import WAYS, WeightSource
+from throughtime.exchange.keras.weights import DIRECTIONS, WeightSource
 
 _DEPTH = 32  # maximum nesting of models and wrappers; real files have a few levels
 _MODELS = ("Sequential", "Functional", "Model")
@@ -70,7 +70,7 @@ class FoundLayer:
     Attributes:
         name: the layer's name in the model.
         path: the path of the layer's weights in the file.
-        ways: for each direction, its stacked cells; a single cell unless the layer stacks cells.
+        directions: for each direction, its stacked cells; a single cell unless the layer stacks cells.
         merge: how the outputs of the directions are combined.
         masks: the masking layers whose masks reach the layer.
         inside: the wrappers around the layer, as "class 'name'".
@@ -79,7 +79,7 @@ class FoundLayer:
 
     name: str
     path: str
-    ways: list[list[Direction]]
+    directions: list[list[Direction]]
     merge: Any = "concat"
     masks: tuple[KerasMask, ...] = ()
     inside: tuple[str, ...] = ()
@@ -100,18 +100,18 @@ class Found:
     unread: dict[str, str] = field(default_factory=dict)
     claimed: set[str] = field(default_factory=set)
 
-    def add(self, name: str, source: WeightSource, ways: Any, **about: Any) -> None:
+    def add(self, name: str, source: WeightSource, directions: Any, **about: Any) -> None:
         """Add a layer, or the reason why it can't be read.
 
         Args:
             name: the layer's name.
             source: the location of the layer's weights.
-            ways: a function that reads the layer's directions.
+            directions: a function that reads the layer's directions.
             **about: see `FoundLayer`.
         """
         self.claimed.add(source.path)
         try:
-            self.layers.append(FoundLayer(name, source.path, ways(), **about))
+            self.layers.append(FoundLayer(name, source.path, directions(), **about))
         except KerasError as error:
             self.unread[name if name not in self.unread else source.path] = str(error)
 
@@ -185,7 +185,7 @@ def _layer(
     if kind in _RECURRENT:
         told = tuple(sorted(masks, key=str))
         merge = arguments.get("merge_mode", "concat") if kind == BIDIRECTIONAL else "concat"
-        found.add(name, source, lambda: _ways(kind, arguments, source), merge=merge, masks=told, inside=inside)
+        found.add(name, source, lambda: _directions(kind, arguments, source), merge=merge, masks=told, inside=inside)
         return masks if _keeps_steps(arguments) else frozenset()
     if str(kind).startswith("ConvLSTM"):
         found.claimed.add(source.path)
@@ -206,11 +206,13 @@ def _keeps_steps(arguments: Mapping[str, Any]) -> bool:
     return bool((inner["config"] if isinstance(inner, dict) else arguments).get("return_sequences"))
 
 
-def _ways(kind: str, arguments: Mapping[str, Any], source: WeightSource) -> list[list[Direction]]:
+def _directions(kind: str, arguments: Mapping[str, Any], source: WeightSource) -> list[list[Direction]]:
     if kind != BIDIRECTIONAL:
         return [_cells(kind, arguments, source)]
     both = [arguments["layer"], arguments["backward_layer"]]
-    sources = [source.inside(way, layer["config"]["name"]) for way, layer in zip(WAYS, both, strict=True)]
+    sources = [
+        source.inside(attribute, layer["config"]["name"]) for attribute, layer in zip(DIRECTIONS, both, strict=True)
+    ]
     return [_cells(layer["class_name"], layer["config"], p) for layer, p in zip(both, sources, strict=True)]
 
 

@@ -69,13 +69,13 @@ def _unconfigured(root: Structured, found: Found) -> None:
     backwards: list[dict[str, Any]] = [{}, {"go_backwards": True}]
     for path, name, sources in root.layers():
 
-        def ways(sources: list[Structured] = sources) -> list[list[Direction]]:
+        def directions(sources: list[Structured] = sources) -> list[list[Direction]]:
             return [
                 [Direction(cell.arrays, arguments) for cell in source.directions()]
                 for source, arguments in zip(sources, backwards, strict=False)
             ]
 
-        found.add(name, Structured(root.root, path), ways)
+        found.add(name, Structured(root.root, path), directions)
 
 
 @contextmanager

@@ -132,13 +132,13 @@ class _Read(NamedTuple):
 
 
 def layer_of(
-    what: str, ways: Sequence[Sequence[Direction]], merge: Any = "concat", engine: str | None = None
+    what: str, directions: Sequence[Sequence[Direction]], merge: Any = "concat", engine: str | None = None
 ) -> Recurrent:
     """Convert a Keras layer to a `Recurrent`.
 
     Args:
         what: the name of the layer in error messages.
-        ways: the stacked cells of each direction: one direction, or forward and backward.
+        directions: the stacked cells of each direction: one direction, or forward and backward.
         merge: Keras's name for how the directions are combined.
         engine: the engine's name; chosen by device by default.
 
@@ -148,9 +148,9 @@ def layer_of(
     if isinstance(merge, list | dict) or merge not in _MERGES:
         known = [name for name in _MERGES if name is not None]
         raise KerasError(f"{what}: merge_mode must be one of {', '.join(known)}, None, got {merge!r}.")
-    read = [[_read(what, cell) for cell in way] for way in ways]
+    read = [[_read(what, cell) for cell in direction] for direction in directions]
     first, top = read[0][0], read[0][-1]
-    backwards = [way[0].arguments["go_backwards"] for way in read]
+    backwards = [direction[0].arguments["go_backwards"] for direction in read]
     options: dict[str, Any] = {
         "batch_first": True,
         "returns": "steps" if top.arguments["return_sequences"] else "last",
@@ -163,7 +163,7 @@ def layer_of(
             if top.arguments[name] != read[1][-1].arguments.get(name):
                 values = f"{top.arguments[name]!r} and {read[1][-1].arguments.get(name)!r}"
                 raise KerasError(f"{what}: its directions must have the same arguments, but {name} is {values}.")
-        programs = [[cell.program for cell in way] for way in read]
+        programs = [[cell.program for cell in direction] for direction in read]
         if programs[0] != programs[1] or backwards != [False, True]:
             raise KerasError(f"{what}: its directions must be the same layer, one forward and one backward.")
         if len(read[0]) > 1 and merge is not None:
@@ -173,7 +173,7 @@ def layer_of(
             )
         options |= {"bidirectional": True, "merge": _MERGES[merge]}
     stack = [cell.program for cell in read[0]]
-    parameters = [way[depth].parameters for depth in range(len(stack)) for way in read]
+    parameters = [direction[depth].parameters for depth in range(len(stack)) for direction in read]
     return recurrent_of(stack, first.hidden, parameters, engine=engine, **options)
 
 
@@ -183,16 +183,20 @@ def is_one_stack(cells: Sequence[Direction]) -> bool:
     return len(sizes) == len({_number(c, "recurrent_dropout") for c in cells}) == 1
 
 
-def reminders(ways: Sequence[Sequence[Direction]]) -> list[str]:
+def reminders(directions: Sequence[Sequence[Direction]]) -> list[str]:
     """List what the Keras layer does that the caller of the `Recurrent` must do instead."""
-    arguments = ways[0][0].arguments
+    arguments = directions[0][0].arguments
     found = []
-    if rates := sorted({rate for way in ways for cell in way if (rate := _number(cell, "dropout"))}):
+    if rates := sorted({rate for direction in directions for cell in direction if (rate := _number(cell, "dropout"))}):
         told = " and ".join(map(str, rates))
         found.append(f"its input dropout={told} is not included; to train it further, apply torch.nn.Dropout before it")
     if arguments.get("stateful"):
         found.append("it is stateful: pass the state that each call returns to the next call")
-    if len(ways) == 1 and arguments.get("go_backwards") and ways[0][-1].arguments.get("return_sequences", True):
+    if (
+        len(directions) == 1
+        and arguments.get("go_backwards")
+        and directions[0][-1].arguments.get("return_sequences", True)
+    ):
         found.append("it runs backward and returns outputs in input order; flip them to match Keras")
     return found
 
@@ -204,7 +208,7 @@ def _number(cell: Direction, name: str) -> float:
     return rate
 
 
-def directions(arrays: Sequence[Array], arguments: Mapping[str, Any]) -> tuple[list[Direction], Any]:
+def split_directions(arrays: Sequence[Array], arguments: Mapping[str, Any]) -> tuple[list[Direction], Any]:
     """Split a layer's arrays by direction.
 
     Args:
@@ -218,19 +222,19 @@ def directions(arrays: Sequence[Array], arguments: Mapping[str, Any]) -> tuple[l
         return [Direction(arrays, arguments)], "concat"
     half = len(arrays) // 2
     shared = {name: value for name, value in arguments.items() if name not in _OF_BOTH | {"name", "trainable", "dtype"}}
-    ways = []
+    directions = []
     for own, name, back in ((arrays[:half], "layer", False), (arrays[half:], "backward_layer", True)):
         told = arguments.get(name, {"class_name": None, "config": {}})
         if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
             raise KerasError(f"Bidirectional's {name} must have a class_name and a config, got {told!r:.200}.")
-        ways.append(Direction(own, {"go_backwards": back} | told["config"] | shared, told.get("class_name")))
-    return ways, arguments.get("merge_mode", "concat")
+        directions.append(Direction(own, {"go_backwards": back} | told["config"] | shared, told.get("class_name")))
+    return directions, arguments.get("merge_mode", "concat")
 
 
-def _read(what: str, way: Direction) -> _Read:
-    layer, inputs, hidden = _form(what, way)
-    arguments = _arguments(what, way, layer)
-    arrays = [np.ascontiguousarray(array.T if array.ndim == 2 else array) for array in way.arrays]
+def _read(what: str, direction: Direction) -> _Read:
+    layer, inputs, hidden = _form(what, direction)
+    arguments = _arguments(what, direction, layer)
+    arrays = [np.ascontiguousarray(array.T if array.ndim == 2 else array) for array in direction.arrays]
     kernel, recurrent, *biases = (torch.from_numpy(_native(array)) for array in arrays)
     first = second = None
     if biases:
@@ -266,9 +270,9 @@ def _native(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=True)
 
 
-def _form(what: str, way: Direction) -> tuple[KerasLayer, int, int]:
+def _form(what: str, direction: Direction) -> tuple[KerasLayer, int, int]:
     """Find a layer's kind from its arrays, and its sizes."""
-    arrays = way.arrays
+    arrays = direction.arrays
     shapes = [list(array.shape) for array in arrays]
     if len(arrays) not in (2, 3) or [len(shape) for shape in shapes[:2]] != [2, 2] or any(0 in s for s in shapes):
         raise KerasError(f"{what}: expected a kernel, a recurrent kernel and optionally a bias, got shapes {shapes}.")
@@ -276,26 +280,26 @@ def _form(what: str, way: Direction) -> tuple[KerasLayer, int, int]:
     if len(kinds) > 1 or next(iter(kinds)) not in (np.float16, np.float32, np.float64):
         raise KerasError(f"{what}: its arrays must have the same floating-point dtype, got {sorted(map(str, kinds))}.")
     inputs, hidden = shapes[0][0], shapes[1][0]
-    after = way.arguments.get("reset_after", shapes[2:] != [[3 * hidden]])
+    after = direction.arguments.get("reset_after", shapes[2:] != [[3 * hidden]])
     for layer in KERAS_LAYERS:
         rows = len(layer.layout.gates) * hidden
         bias = [2, rows] if layer.reset_after else [rows]
         fits = shapes[:2] == [[inputs, rows], [hidden, rows]] and shapes[2:] in ([], [bias])
-        if fits and layer.reset_after in (None, after) and way.kind in (None, layer.kind):
+        if fits and layer.reset_after in (None, after) and direction.kind in (None, layer.kind):
             return layer, inputs, hidden
-    meant = way.kind or ", ".join(KINDS[:-1]) + f" or {KINDS[-1]}"
-    told = f" with reset_after={after!r}" if "reset_after" in way.arguments else ""
+    meant = direction.kind or ", ".join(KINDS[:-1]) + f" or {KINDS[-1]}"
+    told = f" with reset_after={after!r}" if "reset_after" in direction.arguments else ""
     raise KerasError(f"{what}: arrays of shapes {shapes} do not fit {meant}{told}.")
 
 
-def _arguments(what: str, way: Direction, layer: KerasLayer) -> dict[str, Any]:
+def _arguments(what: str, direction: Direction, layer: KerasLayer) -> dict[str, Any]:
     own = {*_TAKEN, *_CALLERS, *_LEFT} - (_DEFAULTS.keys() - layer.functions.keys())
     own -= {"reset_after"} if layer.reset_after is None else set()
-    for name in way.arguments:
+    for name in direction.arguments:
         if name not in own:
             raise KerasError(f"{what}: {layer.kind} has no argument {name!r}{nearest(str(name), own)}")
-    given = dict(way.arguments)
-    fixed = {"units": way.arrays[1].shape[0], "use_bias": len(way.arrays) == 3}
+    given = dict(direction.arguments)
+    fixed = {"units": direction.arrays[1].shape[0], "use_bias": len(direction.arrays) == 3}
     for name, value in fixed.items():
         if given.get(name, value) != value:
             raise KerasError(f"{what}: {name} is {given[name]!r}, but its arrays imply {value!r}.")

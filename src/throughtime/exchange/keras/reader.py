@@ -19,10 +19,10 @@ from throughtime.exchange.keras.layers import (
     Array,
     Direction,
     KerasError,
-    directions,
     is_one_stack,
     layer_of,
     reminders,
+    split_directions,
 )  # fmt: skip
 from throughtime.nn.recurrent import Recurrent
 
@@ -103,8 +103,8 @@ def from_keras(source: Any, *, engine: str | None = None, **arguments: Any) -> A
             "expected a Keras layer, the arrays of its get_weights(), or a .keras, .h5 or .weights.h5 file, got "
             f"{type(source).__name__}."
         )
-    ways, merge = directions(list(source), arguments)
-    stacks = [_stacked(way) for way in ways]
+    directions, merge = split_directions(list(source), arguments)
+    stacks = [_stacked(direction) for direction in directions]
     if not all(is_one_stack(stack) for stack in stacks):
         raise KerasError("the layer's stacked cells differ in kind or size: save the model and pass the file.")
     made = layer_of("the layer", stacks, merge, engine)
@@ -113,17 +113,17 @@ def from_keras(source: Any, *, engine: str | None = None, **arguments: Any) -> A
     return made
 
 
-def _stacked(way: Direction) -> list[Direction]:
+def _stacked(direction: Direction) -> list[Direction]:
     """Split a layer whose arguments describe RNN over cells into its cells."""
-    if "cell" not in way.arguments:
-        return [way]
-    described = cells_of("RNN", way.arguments)
+    if "cell" not in direction.arguments:
+        return [direction]
+    described = cells_of("RNN", direction.arguments)
     sizes = [2 + bool(arguments.get("use_bias", True)) for _, arguments, _ in described]
-    if sum(sizes) != len(way.arrays):
-        raise KerasError(f"the layer: expected {sum(sizes)} arrays for its cells, got {len(way.arrays)}.")
+    if sum(sizes) != len(direction.arrays):
+        raise KerasError(f"the layer: expected {sum(sizes)} arrays for its cells, got {len(direction.arrays)}.")
     ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     return [
-        Direction(way.arrays[end - size : end], arguments, kind)
+        Direction(direction.arrays[end - size : end], arguments, kind)
         for (kind, arguments, _), size, end in zip(described, sizes, ends, strict=True)
     ]
 
@@ -163,22 +163,22 @@ def _read_into(
     made: KerasLayers, name: str, layer: FoundLayer, path: Path, engine: str | None, arguments: Mapping[str, Any]
 ) -> None:
     """Convert a found layer and add it under its name."""
-    if len(layer.ways) == 2 and "go_backwards" in arguments:
+    if len(layer.directions) == 2 and "go_backwards" in arguments:
         raise KerasError(f"{name} of {path} is bidirectional: remove go_backwards.")
     given = {argument: value for argument, value in arguments.items() if argument != "merge_mode"}
-    merge = arguments.get("merge_mode", layer.merge) if len(layer.ways) == 2 else layer.merge
+    merge = arguments.get("merge_mode", layer.merge) if len(layer.directions) == 2 else layer.merge
     below = given | {"return_sequences": True}  # all stacked cells but the top one return all steps
-    ways = [
-        [Direction(c.arrays, {**c.arguments, **(given if c is way[-1] else below)}, c.kind) for c in way]
-        for way in layer.ways
+    directions = [
+        [Direction(c.arrays, {**c.arguments, **(given if c is direction[-1] else below)}, c.kind) for c in direction]
+        for direction in layer.directions
     ]
     what = f"{name} of {path}"
-    parts = [(name, ways)]
-    if not all(is_one_stack(way) for way in ways):
-        if len(ways) == 2:
+    parts = [(name, directions)]
+    if not all(is_one_stack(direction) for direction in directions):
+        if len(directions) == 2:
             raise KerasError(f"{what}: bidirectional stacked cells that differ in kind or size are not supported.")
-        ends = [cell.arguments.get("name", depth) for depth, cell in enumerate(ways[0])]
-        parts = [(f"{name}/{end}", [[cell]]) for end, cell in zip(ends, ways[0], strict=True)]
+        ends = [cell.arguments.get("name", depth) for depth, cell in enumerate(directions[0])]
+        parts = [(f"{name}/{end}", [[cell]]) for end, cell in zip(ends, directions[0], strict=True)]
     ready = {part: layer_of(what, cells, merge, engine) for part, cells in parts}
     notes = [f"it is inside {wrapper}, which runs it on parts of its input" for wrapper in layer.inside]
     notes += [

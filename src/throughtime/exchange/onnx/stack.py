@@ -118,7 +118,7 @@ def _merged(graph: Graph, outputs: list[str], merge: str, dtype: Any) -> list[st
 
 
 def _passed_by(graph: Graph, below: list[str], outputs: list[str], skip: str, same_width: bool, top: bool) -> list[str]:
-    pairs = [(below[way % len(below)], y) for way, y in enumerate(outputs)]
+    pairs = [(below[direction % len(below)], y) for direction, y in enumerate(outputs)]
     if skip == "residual":
         return [graph.add("Add", *pair) for pair in pairs] if same_width else outputs
     return outputs if top else [graph.add("Concat", *pair, axis=-1) for pair in pairs]

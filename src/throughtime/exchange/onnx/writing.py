@@ -110,8 +110,8 @@ def _about(module: nn.Module, stack: Stack) -> dict[str, str]:
     recurrent = module.recurrent if isinstance(module, SequenceModel) else module
     states: dict[str, Any] = {state.name: state.initial for state in stack.program.states}
     if stack.options.learn_initial and isinstance(recurrent, Recurrent):
-        ways = [way for layer in recurrent.starts() for way in layer]
-        learned = [[start.tolist() for start in of_state] for of_state in zip(*ways, strict=True)]
+        directions = [direction for layer in recurrent.starts() for direction in layer]
+        learned = [[start.tolist() for start in of_state] for of_state in zip(*directions, strict=True)]
         states = dict(zip(states, learned, strict=True))
     cells = [layer[0][0].name for layer in stack.layers]
     return {"throughtime.cells": json.dumps(cells), "throughtime.initial": json.dumps(states)}

@@ -202,7 +202,7 @@ def _torchs(module: Recurrent) -> nn.Module:
         arguments["proj_size"] = out
     with torch.device("meta"):
         made = _KINDS[layer.mode](module.input_size, hidden, module.num_layers, bias=bias, **arguments)
-    parameters = [own for ways in module.layers() for _, own in ways]
+    parameters = [own for directions in module.layers() for _, own in directions]
     weights: dict[str, Tensor] = {}
     suffixes = _suffixes(module.num_layers, module.options.directions)
     for suffix, own in zip(suffixes, parameters, strict=True):

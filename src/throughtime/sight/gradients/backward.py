@@ -83,12 +83,12 @@ class _Stack:
         self.layers, self.lengths, self.length = seen.residuals.layers, seen.residuals.lengths, seen.residuals.steps
         self.live = _live(seen)
         # Gradients in one time direction stay in the window; if directions mix, they may leave and re-enter it.
-        self.whole = any(layer.forward.reverse for ways in self.layers for layer in ways)
+        self.whole = any(layer.forward.reverse for directions in self.layers for layer in directions)
         self.together = False  # whether all steps share one loss
 
     def chunks(self, steps: Tensor) -> Iterator[Tensor]:
         """Split the steps into chunks that keep a layer's arrays small."""
-        widest = max(sum(layer.width for layer in ways) for ways in self.layers)
+        widest = max(sum(layer.width for layer in directions) for directions in self.layers)
         stretch = self.length if self.whole else self.window + 1
         return iter(torch.split(steps, max(1, _ELEMENTS // (stretch * len(self.lengths) * widest))))
 
@@ -114,9 +114,9 @@ class _Stack:
         passed = [self._at_loss(steps, at, g) for g in self.seen.passed]
         for depth in reversed(range(len(self.layers))):
             below = passed
-            for way, layer in enumerate(self.layers[depth]):
-                result, names = self._run(layer, at, given[way])
-                lane = way % len(below)
+            for direction, layer in enumerate(self.layers[depth]):
+                result, names = self._run(layer, at, given[direction])
+                lane = direction % len(below)
                 below[lane] = below[lane] + result.outputs[0]
                 squares = [g.double().square().sum(-1).view(*at.shape, rows) for g in result.outputs[1:]]
                 of_all = sum(squares, torch.zeros(*at.shape, rows, dtype=torch.float64, device=below[lane].device))
@@ -141,17 +141,17 @@ class _Stack:
 
     def _through_joint(self, depth: int, at: Tensor, gradients: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Split a layer's output gradients into those of its directions' outputs and those of the skip connection."""
-        residuals, ways = self.seen.residuals, self.layers[depth]
+        residuals, directions = self.seen.residuals, self.layers[depth]
         apart = residuals.apart and depth > 0
         with torch.enable_grad():
-            below = [self._gathered(layer.x, at).requires_grad_() for layer in ways[: 2 if apart else 1]]
-            outputs = [self._gathered(layer.y, at).requires_grad_() for layer in ways]
-            reverse = [layer.forward.reverse for layer in ways]
+            below = [self._gathered(layer.x, at).requires_grad_() for layer in directions[: 2 if apart else 1]]
+            outputs = [self._gathered(layer.y, at).requires_grad_() for layer in directions]
+            reverse = [layer.forward.reverse for layer in directions]
             results = joined(below, outputs, reverse, residuals.options, False)
             found = torch.autograd.grad(
                 results, [*outputs, *below], gradients, allow_unused=True, materialize_grads=True
             )
-        return list(found[: len(ways)]), list(found[len(ways) :])
+        return list(found[: len(directions)]), list(found[len(directions) :])
 
     def _gathered(self, tensor: Tensor, at: Tensor) -> Tensor:
         """Gather the steps that each batch element covers, `[steps, S * B, width]`."""

@@ -108,7 +108,11 @@ class GradientWatch(Callback):
             of_module = {prefix + name: n for name, n in backward_by_lag(seen, steps, window).items()}
             flow = Flow(steps, of_module)
             norms |= of_module
-            programs = {f"{prefix}{layer.direction}": layer.forward for ways in seen.residuals.layers for layer in ways}
+            programs = {
+                f"{prefix}{layer.direction}": layer.forward
+                for directions in seen.residuals.layers
+                for layer in directions
+            }
             for name in flow.layers:
                 measured |= _measured(name, flow)
                 if flow.by_lag[name].any():
@@ -185,9 +189,9 @@ def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) ->
     residuals = Residuals(module, to_states)
     whole = cast(nn.Module, module)
     names = [
-        f"layer{depth}{'.reverse' if way else ''}.{gate}"
-        for depth, ways in enumerate(module.layers())
-        for way, (program, _) in enumerate(ways)
+        f"layer{depth}{'.reverse' if direction else ''}.{gate}"
+        for depth, directions in enumerate(module.layers())
+        for direction, (program, _) in enumerate(directions)
         for gate in gates(program)
     ]
     with evaluating(model), ExitStack() as held:

@@ -41,13 +41,13 @@ class Seen:
     def double(self) -> Seen:
         """Convert to float64."""
         residuals = copy.copy(self.residuals)
-        residuals.layers = [[layer.double() for layer in ways] for ways in self.residuals.layers]
+        residuals.layers = [[layer.double() for layer in directions] for directions in self.residuals.layers]
         return Seen(residuals, [g.double() for g in self.outputs], [g.double() for g in self.passed])
 
     def first_rows(self, rows: int) -> Seen:
         """Keep only the first sequences of the batch; these are the longest if lengths differ."""
         residuals = copy.copy(self.residuals)
-        residuals.layers = [[layer.first_rows(rows) for layer in ways] for ways in self.residuals.layers]
+        residuals.layers = [[layer.first_rows(rows) for layer in directions] for directions in self.residuals.layers]
         residuals.lengths = self.residuals.lengths[:rows]
         return Seen(residuals, [g[:, :rows] for g in self.outputs], [g[:, :rows] for g in self.passed])
 
@@ -97,14 +97,14 @@ def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> Se
     if residuals.options.returns == "states":
         raise UserError("a module with returns='states' has no per-step output for a loss to depend on.")
     gradients = [_inside(g, given, residuals, call.batch_first) for g, given in zip(gradients, call.given, strict=True)]
-    ways = residuals.layers[-1]
+    directions = residuals.layers[-1]
     with torch.enable_grad():
-        below = [layer.x.detach().requires_grad_() for layer in ways[: 2 if residuals.apart else 1]]
-        outputs = [layer.y.detach().requires_grad_() for layer in ways]
-        reverse = [layer.forward.reverse for layer in ways]
+        below = [layer.x.detach().requires_grad_() for layer in directions[: 2 if residuals.apart else 1]]
+        outputs = [layer.y.detach().requires_grad_() for layer in directions]
+        reverse = [layer.forward.reverse for layer in directions]
         results = joined(below, outputs, reverse, residuals.options, True, residuals.sizes)
         found = torch.autograd.grad(results, [*outputs, *below], gradients, allow_unused=True, materialize_grads=True)
-    return Seen(residuals, list(found[: len(ways)]), list(found[len(ways) :]))
+    return Seen(residuals, list(found[: len(directions)]), list(found[len(directions) :]))
 
 
 class Given:

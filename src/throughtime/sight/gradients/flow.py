@@ -231,7 +231,7 @@ def connectivity(
         raise UserError("the model has several recurrent modules; pass one of them and its input.")
     (run,) = runs
     window = _window(window, run.residuals.steps)
-    if not any(layer.forward.reverse for ways in run.residuals.layers for layer in ways):
+    if not any(layer.forward.reverse for layers in run.residuals.layers for layer in layers):
         chosen = _steps(steps, runs)
         return Connectivity(chosen, backward_by_lag(run, chosen, window)[INPUT])
     lengths = run.residuals.lengths.numpy()
@@ -247,9 +247,9 @@ def connectivity(
     return Connectivity(chosen, _lags(whole, at, window, -1), _lags(whole, at, window, 1))
 
 
-def _lags(norms: Array, at: Array, window: int, way: int) -> Array:
+def _lags(norms: Array, at: Array, window: int, sign: int) -> Array:
     """Arrange norms `[S, T, B]` by distance from steps `[S, B]` and average over the batch: `[S, window + 1]`."""
-    positions = at[:, None] + way * np.arange(window + 1)[:, None]
+    positions = at[:, None] + sign * np.arange(window + 1)[:, None]
     inside = (positions >= 0) & (positions < norms.shape[1])
     found = np.take_along_axis(norms, positions.clip(0, norms.shape[1] - 1), 1)
     found = np.where(inside, found, np.nan)

@@ -36,9 +36,9 @@ class Values:
 
     def programs(self) -> Iterator[tuple[LayerDirection, Program]]:
         """Yield the program of each direction of each layer."""
-        for layer, ways in enumerate(self.module.layers()):
-            for way, (program, _) in enumerate(ways):
-                yield LayerDirection(layer, way == 1), program
+        for layer, directions in enumerate(self.module.layers()):
+            for direction, (program, _) in enumerate(directions):
+                yield LayerDirection(layer, direction == 1), program
 
     def matching(self, pattern: str, direction: LayerDirection, program: Program) -> list[str]:
         """Return a program's named values whose names in the model match a pattern."""
