@@ -173,7 +173,7 @@ def made_up_lines(whole: bool = True, **more: Any) -> ReportData:
         first=1 if whole else -2,
         answers=answers,
         parts=parts,
-        decided=np.array([1.0, 0.5, 0, 1, 0.25, 0, 0, 1, 1]) if whole else None,
+        label_influence=np.array([1.0, 0.5, 0, 1, 0.25, 0, 0, 1, 1]) if whole else None,
     )
     return ReportData(**_content(reading, draw) | {"step": "character" if whole else "token"} | more)
 
@@ -196,10 +196,10 @@ def made_up_times(roll: bool, **more: Any) -> ReportData:
         influence=draw.uniform(0.1, 1, (steps, 5)) if roll else np.zeros((steps, 0)),
         answers=[] if roll else ["up"] * steps,
         parts=parts,
-        decided=None if roll else draw.random(steps),
+        label_influence=None if roll else draw.random(steps),
         inputs=bits if roll else draw.normal(size=(steps, features)).astype(np.float32),
         features=[f"C{k}" for k in range(features)],
-        chances=draw.random((steps, features)) if roll else None,
+        bit_probabilities=draw.random((steps, features)) if roll else None,
     )
     content = _content(reading, draw) | {"step": "step"}
     if roll:

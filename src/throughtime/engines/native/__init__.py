@@ -107,9 +107,9 @@ class NativeEngine:
 
     def _frozen(self, program: Program, parameters: Constants) -> _native.FrozenPlan:
         key = program, self.instruction_set
-        made: _native.FrozenPlan | None = parameters.made.get(key)
+        made: _native.FrozenPlan | None = parameters.cache.get(key)
         if made is None:
-            made = parameters.made[key] = _native.FrozenPlan(lower(program), parameters, self.instruction_set)
+            made = parameters.cache[key] = _native.FrozenPlan(lower(program), parameters, self.instruction_set)
         return made
 
     def chunk_steps(self, rows: int) -> int:

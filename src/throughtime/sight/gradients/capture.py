@@ -24,7 +24,7 @@ Loss = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Seen:
+class CapturedRun:
     """A captured run of a recurrent module.
 
     Attributes:
@@ -38,21 +38,23 @@ class Seen:
     outputs: list[Tensor]
     passed: list[Tensor]
 
-    def double(self) -> Seen:
+    def double(self) -> CapturedRun:
         """Convert to float64."""
         residuals = copy.copy(self.residuals)
         residuals.layers = [[layer.double() for layer in directions] for directions in self.residuals.layers]
-        return Seen(residuals, [g.double() for g in self.outputs], [g.double() for g in self.passed])
+        return CapturedRun(residuals, [g.double() for g in self.outputs], [g.double() for g in self.passed])
 
-    def first_rows(self, rows: int) -> Seen:
+    def first_rows(self, rows: int) -> CapturedRun:
         """Keep only the first sequences of the batch; these are the longest if lengths differ."""
         residuals = copy.copy(self.residuals)
         residuals.layers = [[layer.first_rows(rows) for layer in directions] for directions in self.residuals.layers]
         residuals.lengths = self.residuals.lengths[:rows]
-        return Seen(residuals, [g[:, :rows] for g in self.outputs], [g[:, :rows] for g in self.passed])
+        return CapturedRun(residuals, [g[:, :rows] for g in self.outputs], [g[:, :rows] for g in self.passed])
 
 
-def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss: Loss | None = None) -> dict[str, Seen]:
+def capture_runs(
+    model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss: Loss | None = None
+) -> dict[str, CapturedRun]:
     """Run a model without dropout and capture its recurrent modules.
 
     Args:
@@ -88,7 +90,7 @@ def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss:
     return {prefix: at_top(residuals[prefix], cut, [next(each) for _ in cut.leaves]) for prefix, cut in cuts.items()}
 
 
-def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> Seen:
+def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> CapturedRun:
     """Compute the gradients at the top layer from those at the module's outputs.
 
     Raises:
@@ -99,12 +101,12 @@ def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> Se
     gradients = [_inside(g, given, residuals, call.batch_first) for g, given in zip(gradients, call.given, strict=True)]
     directions = residuals.layers[-1]
     with torch.enable_grad():
-        below = [layer.x.detach().requires_grad_() for layer in directions[: 2 if residuals.apart else 1]]
+        below = [layer.x.detach().requires_grad_() for layer in directions[: 2 if residuals.separate_inputs else 1]]
         outputs = [layer.y.detach().requires_grad_() for layer in directions]
         reverse = [layer.forward.reverse for layer in directions]
         results = joined(below, outputs, reverse, residuals.options, True, residuals.sizes)
         found = torch.autograd.grad(results, [*outputs, *below], gradients, allow_unused=True, materialize_grads=True)
-    return Seen(residuals, list(found[: len(directions)]), list(found[len(directions) :]))
+    return CapturedRun(residuals, list(found[: len(directions)]), list(found[len(directions) :]))
 
 
 class Given:

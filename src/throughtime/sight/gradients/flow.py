@@ -15,7 +15,7 @@ from throughtime.errors import UserError, nearest
 from throughtime.nn.heads import CategoricalHead
 from throughtime.sight.arrays import Array
 from throughtime.sight.gradients.backward import INPUT, backward_by_lag, backward_to_inputs, steps_with_a_loss
-from throughtime.sight.gradients.capture import Loss, Seen, seen
+from throughtime.sight.gradients.capture import CapturedRun, Loss, capture_runs
 from throughtime.sight.gradients.horizon import FALLEN, Horizon, horizon
 from throughtime.sight.models import opened, sequence_model
 from throughtime.tables import html_table, text_table
@@ -140,7 +140,7 @@ def gradient_flow(
     Raises:
         UserError: if an argument is invalid, or no gradient arrives.
     """
-    runs = list(seen(opened(model), x, targets, state, loss).items())
+    runs = list(capture_runs(opened(model), x, targets, state, loss).items())
     chosen = _steps(steps, [run for _, run in runs])
     window = _window(window, runs[0][1].residuals.steps)
     found: dict[str, Array] = {}
@@ -226,7 +226,7 @@ def connectivity(
         )
     loss = None if of == "next" else _best_score if of == _BEST else of
     assert not isinstance(loss, str)
-    runs = list(seen(module, x, targets, state, loss).values())
+    runs = list(capture_runs(module, x, targets, state, loss).values())
     if len(runs) > 1:
         raise UserError("the model has several recurrent modules; pass one of them and its input.")
     (run,) = runs
@@ -263,7 +263,7 @@ def _best_score(given: Any) -> Tensor:
     return scores.max(-1).values.sum()
 
 
-def _steps(steps: Iterable[int] | None, runs: list[Seen]) -> Array:
+def _steps(steps: Iterable[int] | None, runs: list[CapturedRun]) -> Array:
     length = min(run.residuals.steps for run in runs)
     if max(run.residuals.steps for run in runs) > length:
         raise UserError("the model's recurrent modules run for different numbers of steps; pass one of them alone.")

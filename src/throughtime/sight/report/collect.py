@@ -81,7 +81,7 @@ def collect(
     values = [_values(name, recorded[name], passage.readable, more) for name in names]
     _report_progress(progress, 4)
     outcome = {} if passage.part is None else run.task.outcome(model, passage.part, run.description.codecs)
-    if reading.chances is not None:
+    if reading.bit_probabilities is not None:
         outcome.pop("rolls", None)  # the reading shows its own rolls
     return ReportData(
         title=f"Inside {run.path.resolve().name}",
@@ -229,11 +229,11 @@ def _features(reading: Reading) -> dict[str, Array]:
         found["the sequence"] = np.concatenate([np.arange(part.stop - part.start) for part in reading.parts])
     answers = np.array(reading.answers)
     names, counts = np.unique(answers[answers != ""], return_counts=True)
-    of_sequences = reading.decided is not None
+    of_sequences = reading.label_influence is not None
     for name in names[np.argsort(-counts, kind="stable")][:_NAMED]:
         if sum(part.answer == name for part in reading.parts) >= _EPISODES or not of_sequences:
             found[f"{'in' if of_sequences else 'at'} {name}"] = answers == name
-    if reading.inputs is not None and reading.chances is not None:
+    if reading.inputs is not None and reading.bit_probabilities is not None:
         for k, name in enumerate(reading.features):
             found[f"while {name} sounds"] = reading.inputs[:, k] > 0
     return found
@@ -244,10 +244,10 @@ def _read_in_words(reading: Reading, passage: Passage, unit: str) -> list[str]:
     many = len(passage.items)
     read = f"{many:,} sequence{'s' * (many != 1)}, {steps}," if reading.parts else steps
     found = [f"reads {read} of {passage.name}"]
-    if reading.decided is not None:
+    if reading.label_influence is not None:
         known = [part for part in reading.parts if part.answer]
         if known:
-            found.append(f"{sum(part.answer == part.said for part in known):,} of {len(known):,} labels correct")
+            found.append(f"{sum(part.answer == part.predicted for part in known):,} of {len(known):,} labels correct")
     elif reading.answers:
         right = [reading.alphabet[reading.top[t, 0]] == a for t, a in enumerate(reading.answers) if a]
         if right:

@@ -20,7 +20,7 @@ class Example:
         name: the sequence's name.
         start, stop: the range of its steps among all steps; `stop` is exclusive.
         answer: its label; "" if it has none or it is unknown.
-        said: the model's label; "" if there is none.
+        predicted: the model's label; "" if there is none.
         probability: the probability of the model's label.
         loss: the loss in nats; NaN if unknown.
     """
@@ -29,7 +29,7 @@ class Example:
     start: int
     stop: int
     answer: str = ""
-    said: str = ""
+    predicted: str = ""
     probability: float = 0.0
     loss: float = float("nan")
 
@@ -51,11 +51,11 @@ class Reading:
         first: the lag of the first column of `influence`.
         answers: the right answer at each step; the tokens themselves if empty.
         parts: the sequences; empty for a single text.
-        decided: for answers about whole sequences, the norm of the gradient of the log-probability of the model's label
+        label_influence: for answers about whole sequences, the norm of the gradient of the log-probability of the model's label
             with respect to each step, `[T]`.
         inputs: the numbers at each step, `[T, features]`, if the model reads numbers.
         features: the names of these features.
-        chances: the model's probability for each of them, `[T, features]`, if they are bits to predict.
+        bit_probabilities: the model's probability for each of them, `[T, features]`, if they are bits to predict.
     """
 
     tokens: Sequence[str]
@@ -68,15 +68,15 @@ class Reading:
     first: int = 1
     answers: Sequence[str] = ()
     parts: Sequence[Example] = ()
-    decided: Array | None = None
+    label_influence: Array | None = None
     inputs: Array | None = None
     features: Sequence[str] = ()
-    chances: Array | None = None
+    bit_probabilities: Array | None = None
 
     @property
     def loss(self) -> float:
         """The mean loss over all answers; NaN if there are none."""
-        losses = self.losses if self.decided is None else np.array([part.loss for part in self.parts])
+        losses = self.losses if self.label_influence is None else np.array([part.loss for part in self.parts])
         known = losses[~np.isnan(losses)]
         return float(known.mean()) if known.size else float("nan")
 

@@ -35,13 +35,13 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         names: the values to record.
 
     Returns:
-        The reading without `influence` and `decided`, and each value `[T, units]`.
+        The reading without `influence` and `label_influence`, and each value `[T, units]`.
     """
     found = [_read(model, item, passage, names) for item in passage.items]
     top = np.concatenate([each.top for each in found])
     several = len(passage.items) > 1 or not model.per_step
     numeric = not model.reads_tokens
-    chances = [each.chances for each in found if each.chances is not None]
+    bit_probabilities = [each.bit_probabilities for each in found if each.bit_probabilities is not None]
     reading = Reading(
         tokens=[text for item in passage.items for text in item.tokens or map(str, range(len(item.inputs)))],
         unknown=np.concatenate(
@@ -58,7 +58,7 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         parts=_parts(model, passage, found) if several or numeric else (),
         inputs=np.concatenate([i.inputs if i.shown is None else i.shown for i in passage.items]) if numeric else None,
         features=passage.features,
-        chances=np.concatenate(chances) if chances else None,
+        bit_probabilities=np.concatenate(bit_probabilities) if bit_probabilities else None,
     )
     return reading, {name: np.concatenate([each.values[name] for each in found]) for name in names}
 
@@ -69,8 +69,8 @@ def influence(model: SequenceModel, passage: Passage) -> dict[str, Any]:
     # For labels, differentiate the log-probability of the most likely one; for numbers, the numbers themselves.
     of: str | Loss = "next" if isinstance(model.head.output, Categorical) else lambda given: given[0].sum()
     if not model.per_step:
-        decided = [connectivity(model, x, of=of, window=len(x)).norms[0, ::-1] for x in inputs]
-        return {"decided": np.concatenate(list(map(np.nan_to_num, decided)))}
+        label_influence = [connectivity(model, x, of=of, window=len(x)).norms[0, ::-1] for x in inputs]
+        return {"label_influence": np.concatenate(list(map(np.nan_to_num, label_influence)))}
     longest = max(map(len, inputs))
     if passage.causal:
         width = min(_BACK, longest - 1)
@@ -96,7 +96,7 @@ class _Read:
     losses: Array
     top: Array
     probabilities: Array
-    chances: Array | None
+    bit_probabilities: Array | None
 
 
 def _past(model: SequenceModel, x: Tensor, targets: Any, width: int) -> Array:
@@ -116,7 +116,7 @@ def _read(model: SequenceModel, item: Item, passage: Passage, names: Sequence[st
     choices = min(_CHOICES, output.width) if isinstance(output, Categorical) else 0
     losses, top = np.full(steps, np.nan), np.zeros((steps, choices), np.int64)
     probabilities = np.zeros((steps, choices))
-    chances = np.zeros((steps, output.width)) if isinstance(output, Bernoulli) and model.per_step else None
+    bit_probabilities = np.zeros((steps, output.width)) if isinstance(output, Bernoulli) and model.per_step else None
     kept: dict[str, list[Array]] = {name: [] for name in names}
     cut = model.per_step and len(model.recurrent.layers()[0]) == 1 and not model.recurrent.options.reverse
     later = int(passage.causal)  # the answer at a step predicts the next one
@@ -137,10 +137,10 @@ def _read(model: SequenceModel, item: Item, passage: Passage, names: Sequence[st
         if choices:
             best = raw.double().softmax(-1).topk(choices)
             top[to], probabilities[to] = best.indices.numpy(), best.values.numpy()
-        if chances is not None and isinstance(output, Bernoulli):
-            chances[to] = output.probabilities(raw.double().numpy())
+        if bit_probabilities is not None and isinstance(output, Bernoulli):
+            bit_probabilities[to] = output.probabilities(raw.double().numpy())
     joined = {name: np.concatenate(values) for name, values in kept.items()}
-    return _Read(joined, losses, top, probabilities, chances)
+    return _Read(joined, losses, top, probabilities, bit_probabilities)
 
 
 def _losses(model: SequenceModel, raw: Tensor, answers: Any) -> Array:
@@ -171,8 +171,8 @@ def _parts(model: SequenceModel, passage: Passage, found: Sequence[_Read]) -> li
             parts.append(Example(item.name, start, stop, loss=float(losses.mean()) if losses.size else float("nan")))
         else:
             answer = _answers(item, passage)[0]
-            said, probability = passage.answers[each.top[0, 0]], float(each.probabilities[0, 0])
-            parts.append(Example(item.name, start, stop, answer, said, probability, float(each.losses[0])))
+            predicted, probability = passage.answers[each.top[0, 0]], float(each.probabilities[0, 0])
+            parts.append(Example(item.name, start, stop, answer, predicted, probability, float(each.losses[0])))
         start = stop
     return parts
 

@@ -196,10 +196,14 @@ def _reading(reading: Reading, block: Any) -> dict[str, Any]:
         "kind": _kind(reading),
         "answers": list(reading.answers),
         "parts": [vars(part) for part in reading.parts],
-        "decided": None if reading.decided is None else block("decided", packed_array(_decided(reading), "u1")),
+        "label_influence": None
+        if reading.label_influence is None
+        else block("label_influence", packed_array(_label_influence(reading), "u1")),
         "features": list(reading.features),
         "inputs": None if reading.inputs is None else block("inputs", packed_array(reading.inputs, "<f4")),
-        "chances": None if reading.chances is None else block("chances", packed_array(shares(reading.chances), "u1")),
+        "bit_probabilities": None
+        if reading.bit_probabilities is None
+        else block("bit_probabilities", packed_array(shares(reading.bit_probabilities), "u1")),
     }
 
 
@@ -209,18 +213,18 @@ def _kind(reading: Reading | None) -> str:
         return "text"
     if reading.inputs is None:
         return "lines"
-    return "curves" if reading.chances is None else "roll"
+    return "curves" if reading.bit_probabilities is None else "roll"
 
 
 def _surprises(reading: Reading | None) -> bool:
     """Whether each step has its own loss."""
-    return reading is not None and reading.decided is None and not bool(np.isnan(reading.losses).all())
+    return reading is not None and reading.label_influence is None and not bool(np.isnan(reading.losses).all())
 
 
-def _decided(reading: Reading) -> Any:
+def _label_influence(reading: Reading) -> Any:
     """Encode each step's influence on a label as one byte; a sequence's strongest step has 255."""
-    assert reading.decided is not None
-    rows = [reading.decided[part.start : part.stop] for part in reading.parts]
+    assert reading.label_influence is not None
+    rows = [reading.label_influence[part.start : part.stop] for part in reading.parts]
     return np.concatenate([shares(row / (row.max() or 1)) for row in rows])
 
 
@@ -230,7 +234,7 @@ def _roll(roll: Roll, number: int, block: Any) -> dict[str, Any]:
         "keys": list(roll.keys),
         "steps": len(roll.target),
         "target": block(f"roll-{number}-target", packed_array(roll.target > 0, "u1")),
-        "chances": block(f"roll-{number}-chances", packed_array(shares(roll.probabilities), "u1")),
+        "probabilities": block(f"roll-{number}-probabilities", packed_array(shares(roll.probabilities), "u1")),
     }
 
 

@@ -85,7 +85,7 @@ def _arrays(data: ReportData) -> dict[str, Array]:
     if data.reading:
         for name in ("losses", "top", "probabilities", "influence"):
             found[f"reading.{name}"] = getattr(data.reading, name)
-        for name in ("decided", "inputs", "chances"):
+        for name in ("label_influence", "inputs", "bit_probabilities"):
             if (array := getattr(data.reading, name)) is not None:
                 found[f"reading.{name}"] = array
         found["reading.unknown"] = data.reading.unknown.astype(np.uint8)

@@ -46,7 +46,7 @@ PARTS.forEach(({ start, stop }, k) => partIndex.fill(k, start, stop));
 const partOf = (t) => PARTS[partIndex[t]];
 const SEVERAL = Boolean(READING?.parts.length);
 const TIMES = Boolean(READING?.inputs); // steps are times without tokens
-const WHOLE = Boolean(READING?.decided); // one answer per sequence
+const WHOLE = Boolean(READING?.label_influence); // one answer per sequence
 const answerOf = (t) => (READING.answers.length ? READING.answers[t] : READING.tokens[t]);
 const LOSS = READING?.answers.length ? "loss" : "surprise";
 

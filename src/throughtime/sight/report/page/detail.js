@@ -4,7 +4,7 @@ const valueAt = (t) => real(shown.value, shown.unit, rowOf(shown.value, shown.un
 
 function inShort(t) {
   const words = [SEVERAL ? `${titleOf(t)}  ${TIMES ? `of ${partOf(t).name}` : ""}` : `${label(READING.tokens[t])}  at ${t}`];
-  if (READING.kind === "lines" && answerOf(t)) words.push(`${answerOf(t)}${said(t) === answerOf(t) ? "" : `, predicted ${said(t)}`}`);
+  if (READING.kind === "lines" && answerOf(t)) words.push(`${answerOf(t)}${predictionOf(t) === answerOf(t) ? "" : `, predicted ${predictionOf(t)}`}`);
   if (shown.shade === "back" && (WHOLE || shown.chosen !== null)) {
     const lag = shown.chosen - t;
     const level = reachOf(WHOLE ? t : shown.chosen, t);
@@ -16,7 +16,7 @@ function inShort(t) {
   return words.join("\n");
 }
 
-const said = (t) => (READING.choices ? READING.alphabet[arrays.top[t * READING.choices]] : "");
+const predictionOf = (t) => (READING.choices ? READING.alphabet[arrays.top[t * READING.choices]] : "");
 const away = (lag) => (lag > 0 ? `${lag} back` : lag < 0 ? `${-lag} ahead` : "here");
 
 const shareOf = (level) => (WHOLE ? percent(level / 255) : level ? percent(10 ** ((level / 255 - 1) * 3)) : "under 0.1%");

@@ -47,8 +47,8 @@ function buildLegends() {
 function buildLine(part) {
   if (!WHOLE) {
     for (let t = part.start; t < part.stop; t++) {
-      const wrong = answerOf(t) && answerOf(t) !== said(t);
-      const tag = make("small", { text: wrong ? `${said(t)}, not ${answerOf(t)}` : said(t) });
+      const wrong = answerOf(t) && answerOf(t) !== predictionOf(t);
+      const tag = make("small", { text: wrong ? `${predictionOf(t)}, not ${answerOf(t)}` : predictionOf(t) });
       if (wrong) tag.className = "wrong";
       spans[t].append(tag);
     }
@@ -61,9 +61,9 @@ function buildLine(part) {
 
 // The network's label for a sequence, and the right one if it differs.
 function verdict(part) {
-  if (!WHOLE || !part.said) return make("span", { class: "verdict", text: Number.isFinite(part.loss) && SEVERAL ? `${number(part.loss)} nats per ${DATA.unit}` : "" });
-  const wrong = part.answer && part.answer !== part.said;
-  const found = make("span", { class: wrong ? "verdict wrong" : "verdict" }, make("bdi", { text: part.said }), ` ${percent(part.probability)}`);
+  if (!WHOLE || !part.predicted) return make("span", { class: "verdict", text: Number.isFinite(part.loss) && SEVERAL ? `${number(part.loss)} nats per ${DATA.unit}` : "" });
+  const wrong = part.answer && part.answer !== part.predicted;
+  const found = make("span", { class: wrong ? "verdict wrong" : "verdict" }, make("bdi", { text: part.predicted }), ` ${percent(part.probability)}`);
   if (wrong) found.append(", not ", make("bdi", { text: part.answer }));
   return found;
 }

@@ -132,7 +132,7 @@ function choosesShade(name) {
 // How much the answer at t depends on the input at s, as a level; null if not measured.
 function reachOf(t, s) {
   if (partIndex[t] !== partIndex[s]) return null;
-  if (WHOLE) return arrays.decided[s];
+  if (WHOLE) return arrays.label_influence[s];
   const column = t - s - READING.first;
   return column >= 0 && column < READING.lags ? arrays.influence[t * READING.lags + column] : null;
 }
@@ -143,7 +143,7 @@ const lossRange = () => (READING.kind === "roll" ? Math.max(...arrays.losses.fil
 function colors() {
   if (shown.shade === "surprise") return Array.from(arrays.losses, (x) => palette.surprise[byte((255 * (x || 0)) / lossRange())]);
   if (shown.shade === "back") {
-    if (WHOLE) return Array.from(arrays.decided, (level) => palette.back[level]);
+    if (WHOLE) return Array.from(arrays.label_influence, (level) => palette.back[level]);
     return spans.map((_, s) => palette.back[reachOf(shown.chosen, s)] ?? "transparent");
   }
   const row = rowOf(shown.value, shown.unit);
