@@ -306,7 +306,7 @@ def test_evaluation_of_text_that_is_not_utf8(trained, tmp_path, capsys):
     assert main(["evaluate", str(trained[0]), str(other), "--encoding-errors", "replace"]) == 0
 
 
-def test_sampling_continues_the_prompt_and_repeats_itself(trained, capsys):
+def test_sampling_continues_the_prompt_and_is_reproducible(trained, capsys):
     texts = []
     for seed in ("1", "1", "2"):
         assert main(["sample", str(trained[0]), "--prompt", "the ", "--length", "30", "--seed", seed]) == 0

@@ -38,7 +38,7 @@ def text(tmp_path):
     return write_text(tmp_path / "text.txt")
 
 
-def test_the_whole_comparison(tmp_path, text):
+def test_a_comparison_from_start_to_end(tmp_path, text):
     found = throughtime.compare(data=text, cells=["rnn", "gru"], seeds=2, out=tmp_path / "c", **TINY)
     assert {each["cell"] for each in found["cells"]} == {"rnn", "gru"}
     assert [each["value"]["mean"] for each in found["cells"]] == sorted(e["value"]["mean"] for e in found["cells"])
@@ -90,7 +90,7 @@ def test_comparison_is_resumed_and_extended(tmp_path, text):
 
 
 @pytest.mark.slow  # each process imports torch
-def test_two_processes_give_the_same_result(tmp_path, text):
+def test_two_processes_return_the_same_result(tmp_path, text):
     options = {"data": text, "cells": ["rnn"], "seeds": 2, **TINY}
     one = throughtime.compare(out=tmp_path / "one", **options)
     two = throughtime.compare(out=tmp_path / "two", jobs=2, **options)
@@ -125,7 +125,7 @@ def test_sequences_are_compared_by_their_metric(tmp_path):
         ({"seed": 3}, UserError, "use seeds"),
     ],
 )
-def test_mistakes(tmp_path, text, given, kind, told):
+def test_mistakes_are_reported(tmp_path, text, given, kind, told):
     with pytest.raises(kind, match=told):
         throughtime.compare(**{"data": text, "out": tmp_path / "c", **TINY, **given})
     assert not (tmp_path / "c").exists()

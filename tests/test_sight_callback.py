@@ -175,7 +175,7 @@ def test_loss_of_the_last_step_is_followed_from_there(tmp_path):
 
 
 class LanguageModelInTraining(lightning.LightningModule):
-    """A language model whose recurrent layers look up the embeddings of its tokens themselves."""
+    """A language model whose recurrent layers look up the embeddings of its tokens."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -88,7 +88,7 @@ def test_invalid_arguments_raise(run):
         compare(run, run, "t")
 
 
-def test_fresh_model_depends_only_on_the_seed_and_keeps_the_generator_state():
+def test_untrained_model_depends_only_on_the_seed_and_keeps_the_generator_state():
     state = torch.get_rng_state()
     first, again, other = (untrained_model("lstm", seed=seed, **SMALL) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
@@ -122,7 +122,7 @@ class TestFigures:
         ]
         assert figure.layout.yaxis.type == "log"
 
-    def test_other_results(self, model):
+    def test_every_result_has_a_figure(self, model):
         tokens = torch.randint(5, (30, 1))
         gate = np.random.default_rng(0).uniform(size=(30, 1, 4))
         start = tuple(torch.zeros(2, 1, 4) for _ in range(2))

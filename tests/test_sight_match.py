@@ -67,7 +67,7 @@ def places(found):
     return [(place.start, place.stop) for place in found.occurrences]
 
 
-def test_signs_edges_and_shares():
+def test_signs_edges_and_shares_restrict_matches():
     both = match(VALUES, (1, 3))
     assert both.units.tolist() == [0, 1, 2, 3]
     assert both.signs.tolist() == [1, 1, 1, -1]

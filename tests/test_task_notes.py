@@ -101,7 +101,7 @@ def test_frame_accuracy_matches_a_manual_count():
     metric = FrameAccuracy()
     metric.update(torch.full((1, 3), -1.0), torch.zeros(1, 3))
     assert metric.compute() == 0
-    # All log-odds are within [0, 1], where torchmetrics' own would take them for probabilities.
+    # All log-odds are within [0, 1], so torchmetrics' own metric would mistake them for probabilities.
     metric.update(torch.tensor([[0.4, 0.2, -0.1], [0.3, -0.2, -0.1]]), torch.tensor([[1.0, 0, 1], [1, 0, 0]]))
     assert metric.compute() == pytest.approx(2 / 4)
     metric.update(torch.tensor([[2.0, -3.0, 1.0]]), torch.tensor([[1.0, 1, 1]]))

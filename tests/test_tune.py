@@ -35,7 +35,7 @@ def names(tmp_path):
     return {"data": tmp_path / "names", "task": "classify", "out": tmp_path / "search", **SMALL}
 
 
-def test_the_whole_search(names, tmp_path):
+def test_a_search_from_start_to_end(names, tmp_path):
     found = throughtime.tune(trials=3, cells=["rnn", "gru"], **names)
     assert [each["number"] for each in found["trials"]] == [0, 1, 2]
     assert found["trials"][0]["options"]["lr"] == 3e-3  # the default options come first
@@ -177,7 +177,7 @@ def test_halves_of_sequences_are_disjoint():
         ({"minutes": 1e-4}, "no trial has finished"),
     ],
 )
-def test_mistakes(names, given, told):
+def test_mistakes_are_reported(names, given, told):
     with pytest.raises(UserError, match=told):
         throughtime.tune(**{**names, **given})
 

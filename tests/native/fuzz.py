@@ -325,11 +325,11 @@ def _compared(case: Case, program: Program, arguments: Arguments) -> str:
     with _denormals_flushed():
         wanted = _reference(case, program, arguments)
         wide = _reference(case, program, arguments.map(Tensor.double))
-        near = [_reference(case, program, _shaken(arguments, seed)) for seed in range(3)]
+        near = [_reference(case, program, _perturbed(arguments, seed)) for seed in range(3)]
     # The reference engine multiplies the zeros of one-hot inputs too, and the other factor may be NaN or infinite.
     numbers_alone = any(i.one_hot for i in program.inputs)
     for k, values in enumerate(zip(map(_tensor, flat(found)), wanted, wide, *near, strict=True)):
-        _hold(k, *values, numbers_alone=numbers_alone)
+        _check_close(k, *values, numbers_alone=numbers_alone)
     return "right"
 
 
@@ -439,7 +439,7 @@ def _reference(case: Case, program: Program, arguments: Arguments) -> list[Tenso
         raise Finding(f"the reference engine: {error!r}") from error
 
 
-def _shaken(arguments: Arguments, seed: int) -> Arguments:
+def _perturbed(arguments: Arguments, seed: int) -> Arguments:
     """The arguments, with each number perturbed by some thousands of rounding errors."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -454,7 +454,9 @@ def _tensor(array: Any) -> Tensor:
     return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
-def _hold(k: int, found: Tensor, wanted: Tensor, wide: Tensor, *near: Tensor, numbers_alone: bool = False) -> None:
+def _check_close(
+    k: int, found: Tensor, wanted: Tensor, wide: Tensor, *near: Tensor, numbers_alone: bool = False
+) -> None:
     """Check that a result equals the reference's, as far as the program determines it.
 
     A mutated program may amplify rounding errors without limit. The reference engine itself shows by how much: results

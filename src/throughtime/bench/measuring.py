@@ -21,9 +21,9 @@ from throughtime.bench.memory import peak_memory
 from throughtime.bench.quiet import Look, Quiet, quiet
 from throughtime.errors import UserError
 
-_ROUNDS = 3  # minimum
+_MIN_ROUNDS = 3
 _PATIENCE = 40  # time limit, as a multiple of `seconds`, before disturbed rounds count; disturbances last minutes
-_MAX_ROUNDS = 15  # minimum number of rounds before disturbed rounds count
+_MIN_DISTURBED_ROUNDS = 15  # before disturbed rounds count
 _TURN = 0.02  # seconds per turn; more if a call takes longer
 _WARM = 0.002  # untimed seconds before a turn, to warm caches and wake threads
 _REST = 0.003  # seconds between turns, while the previous contestant's threads stop spinning
@@ -242,7 +242,7 @@ def in_turn(turns: Sequence[Callable[[], float]], seconds: float, judge: Quiet) 
         held = [judge.held(look) for look in looks]
         alone = [k for k in range(len(times)) if held[k] and held[k + 1]]
         others = len(times) - len(alone)
-        if len(alone) >= _ROUNDS and passed >= seconds:
+        if len(alone) >= _MIN_ROUNDS and passed >= seconds:
             return Rounds([times[k] for k in alone], [looks[k + 1] for k in alone], left_out=others)
-        if len(alone) < _ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _MAX_ROUNDS:
+        if len(alone) < _MIN_ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _MIN_DISTURBED_ROUNDS:
             return Rounds(times, looks[1:], disturbed=others)

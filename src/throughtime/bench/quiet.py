@@ -47,7 +47,7 @@ class Quiet:
         return now
 
     def held(self, look: Look) -> bool:
-        """Whether the processors did nearly as well as the best seen."""
+        """Whether the processors were nearly as fast as in the best look so far."""
         return look.peak >= MIN_PEAK * self.best.peak and look.handover <= MAX_HANDOVER * self.best.handover
 
     def _measured(self) -> Look:

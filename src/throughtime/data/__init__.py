@@ -1,4 +1,4 @@
-"""Read files and encode them as token ids. Text is the first kind of data and needs no torch."""
+"""Read text, sound, tables, labeled and tagged sequences and piano rolls, and encode them for networks. Needs no torch."""
 
 from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams, fitting_batch

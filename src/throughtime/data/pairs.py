@@ -192,11 +192,11 @@ def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) 
     else:
         found = _aligned(dry, wet, waveform) if align else Alignment(0, 0.0)
         counts = {"latency": found.latency, "correlation": round(found.correlation * 1000)}
-        flat = cache.store_ids(directory, key, dtype, _joined(dry, wet, waveform, _moved(found.latency)), counts)
+        flat = cache.store_ids(directory, key, dtype, _joined(dry, wet, waveform, _shift(found.latency)), counts)
     note = ""
     if align:
         latency = counts["latency"]
-        moved = f"; shifted by {_moved(latency)} to compensate" if _moved(latency) else ""
+        moved = f"; shifted by {_shift(latency)} to compensate" if _shift(latency) else ""
         late = f"{latency} sample{'' if latency == 1 else 's'} ({1000 * latency / waveform.rate:.1f} ms)"
         note = (
             f"{wet.name} is late by {late}{moved}. Its correlation with {dry.name} is "
@@ -257,7 +257,7 @@ def alignment(dry: NDArray[np.floating], wet: NDArray[np.floating], max_latency:
     return Alignment(int(lags[best]), float(products[best] / energy) if energy else 0.0)
 
 
-def _moved(latency: int) -> int:
+def _shift(latency: int) -> int:
     """Return the number of samples to shift a wet signal by."""
     return 0 if abs(latency) <= MARGIN else latency - MARGIN
 

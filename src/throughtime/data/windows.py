@@ -107,7 +107,7 @@ class Windows:
         """Return the windows at the given indices."""
         return replace(self, chosen=windows if self.chosen is None else self.chosen[windows])
 
-    def spread(self, count: int) -> Windows:
+    def evenly_spaced(self, count: int) -> Windows:
         """Return at most `count` evenly spaced windows."""
         if count >= len(self):
             return self

@@ -105,7 +105,8 @@ class Stack(NamedTuple):
                 learned values or those that the cell declares.
             layout: the layout of x.
             hooks: the hooks that intercept each layer's run, in order.
-            step_inputs: inputs other than x for every layer and direction, `[T, B, width]` each, or `[N, width]` if packed.
+            step_inputs: inputs other than x for every layer and direction, each `[T, B, width]`, or `[N, width]` if
+                packed.
 
         Returns:
             The last layer's output `[T, B, directions * output]`, or `[N, ...]` if packed, or `[B, ...]` for the last

@@ -1,4 +1,4 @@
-"""The `cell` decorator: runs a cell's equations once on symbols and makes a program of them."""
+"""The `cell` decorator: traces a cell's equations into a program."""
 
 from __future__ import annotations
 

@@ -78,7 +78,7 @@ def held_out_token_ids(run: Run, steps: int, streams: int, data: Sequence[str] |
     from throughtime.tasks.text import Text
     from throughtime.training.reloading import data_of
 
-    Text.required_of(run, "the gradient's reach")
+    Text.required_of(run, "comparing on held-out text")
     if data is not None:
         part = run.task.read(data, run.description.codecs)
     else:

@@ -99,7 +99,7 @@ class Structure:
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """The first column of each place, after the columns of the states; the last element is the total."""
+        """The first column of each place (the columns of the states come first), then the total number of columns."""
         widths = [self.program.body[id].width for id in self.places]
         return tuple(int(n) for n in np.cumsum([self.states, *widths]))
 

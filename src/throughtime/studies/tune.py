@@ -114,8 +114,8 @@ def tune(
         raise UserError(f"{option('devices')} can't be used with tune; each trial is trained in one process")
     space = space_for(defaults, given, tuple(found))
     folder = _folder(options.get("out"), defaults)
-    with Display(progress) as display, _quiet(optuna), _alone(folder, storage):
-        data, test = _apart(kind(defaults.task).prepare(display.progress))
+    with Display(progress) as display, _quiet(optuna), _locked(folder, storage):
+        data, test = _split_off_test(kind(defaults.task).prepare(display.progress))
         settings = _settings(defaults, given, space, data)
         study = _study(optuna, folder, storage, settings, kind.maximize, defaults.training.seed)
         if not study.trials:
@@ -280,7 +280,7 @@ def _quiet(optuna: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path, storage: str | None) -> Iterator[None]:
+def _locked(folder: Path, storage: str | None) -> Iterator[None]:
     """Lock the folder for this process, unless a storage is shared.
 
     Raises:
@@ -393,7 +393,7 @@ def _folder(out: Any, defaults: TrainConfig) -> Path:
     return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-tune-{name}"
 
 
-def _apart(data: Data[Any]) -> tuple[Data[Any], Any]:
+def _split_off_test(data: Data[Any]) -> tuple[Data[Any], Any]:
     """Split off the test part that the search must not see."""
     valid, test = data.valid, data.test
     if test is None and isinstance(valid, Sequences) and len(valid) > 1:

@@ -261,7 +261,7 @@ class ForecastTask(Task[Windows]):
 
     def subset(self, part: Windows, terms: int | None) -> Windows:
         """See `Task.subset`; selects evenly spaced windows."""
-        return part if terms is None else part.spread(max(1, -(-terms // self.horizon)))
+        return part if terms is None else part.evenly_spaced(max(1, -(-terms // self.horizon)))
 
     def rolling(self, part: Windows, windows: int | None, step: int | None) -> Windows:
         """See `Task.rolling`; the default step is the horizon, or 1 if `windows` is None too."""
@@ -326,7 +326,7 @@ class ForecastTask(Task[Windows]):
         """
         from throughtime.tasks.forecast_decoding import forecasts, units
 
-        later = (data.valid.later or data.valid).spread(max(1, 2_000_000 // self.horizon))
+        later = (data.valid.later or data.valid).evenly_spaced(max(1, 2_000_000 // self.horizon))
         scores, observed = [], []
         for chosen, forecast in forecasts(model, later, self.options.interval, calibrated=False):
             values, present = later.targets(chosen)

@@ -174,7 +174,7 @@ def fit_ridge(windows: Windows, max_windows: int = 200_000) -> dict[str, Any]:
     """
     context, horizon = windows.codec.context, windows.horizon
     gram, cross = np.zeros((context, context)), np.zeros((context, horizon))
-    windows = windows.spread(max_windows)
+    windows = windows.evenly_spaced(max_windows)
     for chunk in windows.chunks():
         values, observed = windows.targets(chunk)
         whole = observed.all(1)

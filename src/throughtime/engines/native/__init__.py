@@ -74,12 +74,12 @@ class NativeEngine:
         Args:
             program: a legal program.
             x: `[T, B, input]`.
-            states: a `[1, B, width]` for each state, its initial value; none for what the program declares.
-            parameters: a tensor of each parameter's shape, or for a vector its pieces; see
+            states: the initial value of each state, `[1, B, width]`; empty for the values that the program declares.
+            parameters: a tensor for each parameter, or the pieces of a vector; see
                 `throughtime.engines.weight_layouts.WeightLayout.in_pieces`.
 
         Returns:
-            The output `[T, B, output]`, and the final `[1, B, width]` of each state.
+            The output `[T, B, output]`, and the final value of each state, `[1, B, width]`.
         """
         operands = Operands((x,), states or None, parameters)
         (y,), final, _ = self._run(program, operands, x.shape[0], None, False, None, True)

@@ -204,7 +204,7 @@ class _Lowering:
                 self.homes[id] = (self._buffer(lasting, instruction.width), 0)
 
     def _lasting(self, sharing: Iterable[int]) -> str:
-        """The lifetime required of memory that these values share."""
+        """The kind of buffer whose lifetime suffices for memory that these values share."""
         written = {(self.moments[id], self.body[id].op in PRODUCTS) for id in sharing if self.body[id].op not in LEAVES}
         written |= {(_Moment(STEP, 0), False) for id in sharing if self.body[id].op == PREVIOUS}
         touched = {*written, *(reader for id in sharing for reader in self.readers[id])}

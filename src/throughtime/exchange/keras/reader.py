@@ -73,9 +73,9 @@ def from_keras(source: Any, *, engine: str | None = None, **arguments: Any) -> A
         source: a layer, or the arrays that its `get_weights()` returns; or the path of a `.keras` file, a whole model's
             `.h5`, or a `.weights.h5`.
         engine: the engine's name; chosen by device by default.
-        **arguments: the layer's arguments, as in its `get_config()`; for a file, they override the file's. Arguments that
-            are not known take Keras's defaults, except that all steps are returned. Arguments about initialization,
-            training and implementation have no effect.
+        **arguments: the layer's arguments, as in its `get_config()`; for a file, they override the file's. Missing ones
+            take Keras's defaults, except that all steps are returned. Arguments about initialization, training
+            and implementation have no effect.
 
     Returns:
         For a layer or arrays, a `Recurrent`. For a file, a `KerasLayers`: a dictionary of all its recurrent layers by

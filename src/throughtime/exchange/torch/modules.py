@@ -59,7 +59,7 @@ def from_torch(
         source: an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or its `state_dict`. For a layer with weight norm, spectral norm,
             pruning or another parametrization, the current effective weights are copied.
         prefix: the prefix of the layer's tensors in the `state_dict` of a larger model.
-        nonlinearity: `tanh` or `relu`, for the weights of an `nn.RNN`, which don't tell; `tanh` by default.
+        nonlinearity: `tanh` (the default) or `relu`, for the weights of an `nn.RNN`, which don't determine it.
         engine: the engine's name; chosen by device by default.
         **options: see `throughtime.nn.options.Options`; `batch_first` and `dropout` are the module's own by default.
 

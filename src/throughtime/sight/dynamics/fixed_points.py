@@ -103,8 +103,8 @@ def fixed_points(
     step = _Step(whole, require_one_way(only_recurrent(whole), "fixed points require"), x)
     if not speed >= 0 or not min_distance >= 0 or not isinstance(iterations, int) or iterations < 1:
         raise UserError(
-            f"speed and min_distance must be >= 0 and iterations a positive integer, got {speed!r}, {min_distance!r} and "
-            f"{iterations!r}."
+            f"speed and min_distance must be >= 0 and iterations a positive integer, got {speed!r}, {min_distance!r} "
+            f"and {iterations!r}."
         )
     points = _search(step, step.flat(states), iterations)
     q = _speed(step(points) - points)

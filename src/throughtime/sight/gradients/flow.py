@@ -205,9 +205,9 @@ def connectivity(
     Args:
         model, x, targets, state, window: see `gradient_flow`. For a model of tokens, the inputs are the token
             embeddings.
-        of: the output. `"next"` is the loss that `gradient_flow` uses: a language model's log-probability of the token
-            that came next, or the log-probability of the targets (without targets, of the most likely labels) for a model
-            that predicts labels. `"best"` is the score (logit) of the most likely token or label. A function maps the
+        of: the output. `"next"` is the loss that `gradient_flow` uses: a language model's log-probability of the next
+            token, or the log-probability of the targets (without targets, of the most likely labels) for a model that
+            predicts labels. `"best"` is the score (logit) of the most likely token or label. A function maps the
             model's output to the sum of the outputs of all steps.
         steps: the steps t; all by default. A bidirectional model with one output per sequence has only its last step.
 

@@ -50,7 +50,7 @@ def collect(
         patterns: names of values, as in `throughtime.record`; by default all except pre-activations and previous
             states.
         engine: the engine for the recurrent layers; defaults to the one used in training.
-        progress: called with the current stage and how far it is.
+        progress: called with the current stage and its progress.
 
     Raises:
         RunError: if the run can't be read.

@@ -51,8 +51,8 @@ class Reading:
         first: the lag of the first column of `influence`.
         answers: the right answer at each step; the tokens themselves if empty.
         parts: the sequences; empty for a single text.
-        label_influence: for answers about whole sequences, the norm of the gradient of the log-probability of the model's label
-            with respect to each step, `[T]`.
+        label_influence: for answers about whole sequences, the norm of the gradient of the log-probability of the
+            model's label with respect to each step, `[T]`.
         inputs: the numbers at each step, `[T, features]`, if the model reads numbers.
         features: the names of these features.
         bit_probabilities: the model's probability for each of them, `[T, features]`, if they are bits to predict.
@@ -110,14 +110,14 @@ class Flow:
         label: the name of the layer.
         by_lag: the norms relative to the first nonzero one, `[lags]`.
         lag: the horizon; None if it is beyond the lags.
-        reaches: the horizon in words.
+        horizon: the horizon in words.
         group: the group of curves to compare, such as "before training"; "" if there is only one.
     """
 
     label: str
     by_lag: Array
     lag: int | None
-    reaches: str
+    horizon: str
     group: str = ""
 
 

@@ -306,5 +306,5 @@ def _flow(flow: Flow) -> dict[str, Any]:
         "group": flow.group,
         "values": flow.by_lag,
         "lag": flow.lag,
-        "reaches": flow.reaches,
+        "horizon": flow.horizon,
     }

@@ -52,7 +52,7 @@ drawing.flow = () => {
     x: marked.map((f) => f.lag), y: marked.map((f) => f.values[f.lag]), mode: "markers+text", showlegend: false, cliponaxis: false,
     text: marked.map((f) => (narrow() ? "" : `${f.lag}`)), textposition: marked.map((_, k) => ["top right", "bottom left"][k % 2]), textfont: { color: variable("--ink"), size: 13 },
     marker: { size: 11, symbol: "diamond", color: marked.map((f) => series(labels.indexOf(f.label))), line: { color: variable("--paper"), width: 1.5 } },
-    hovertext: marked.map((f) => `${f.label}${f.group ? `, ${f.group}` : ""}: horizon ${f.reaches}`), hoverinfo: "text",
+    hovertext: marked.map((f) => `${f.label}${f.group ? `, ${f.group}` : ""}: horizon ${f.horizon}`), hoverinfo: "text",
   });
   const all = DATA.flows.flatMap((f) => f.values).filter((v) => v > 0);
   const lowest = Math.max(Math.floor(Math.log10(Math.min(...all, 0.005))), -9);
@@ -249,7 +249,7 @@ function watchCharts() {
 
 function listHorizons() {
   byId("horizons")?.replaceChildren(...DATA.flows.map((flow) =>
-    make("li", { text: `${flow.label}${flow.group ? `, ${flow.group}` : ""}: ${flow.reaches}` })));
+    make("li", { text: `${flow.label}${flow.group ? `, ${flow.group}` : ""}: ${flow.horizon}` })));
 }
 
 function listPlaces() {
