@@ -273,7 +273,8 @@ def test_light_and_dark(driver: Driver, page: Path) -> None:
 @pytest.mark.parametrize("of", [made_up, made_up_sound])
 def test_theme_changes_while_the_page_is_still_being_unpacked(driver: Driver, of: Any, tmp_path: Path) -> None:
     page = write(of(), tmp_path / "page.html")
-    early = "<script nonce=NONCE>document.querySelector('button[data-theme=dark]').click();dispatchEvent(new Event('resize'))</script>"
+    clicks = "document.querySelector('button[data-theme=dark]').click();dispatchEvent(new Event('resize'))"
+    early = f"<script nonce=NONCE>{clicks}</script>"
     text = page.read_text()
     nonce = re.search(r'<script nonce="([^"]+)"', text)
     assert nonce is not None

@@ -1,4 +1,4 @@
-"""Read text, sound, tables, labeled and tagged sequences and piano rolls, and encode them for networks. Needs no torch."""
+"""Read text, sound, tables, labels, tags and piano rolls, and encode them for networks. Needs no torch."""
 
 from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams, fitting_batch

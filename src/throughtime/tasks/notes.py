@@ -209,7 +209,8 @@ class Notes(SequenceTask, Generative[Sequences]):
             prompt: the path of a file with one piece to continue; silence if empty.
             length: the number of steps to generate.
             seed: the random seed.
-            temperature: divides the log-odds. Below 1 is more conservative; 0 always picks each key's more likely value.
+            temperature: divides the log-odds. Below 1 is more conservative; 0 always picks the most likely value of
+                each key.
 
         Raises:
             UserError: if an argument is invalid.

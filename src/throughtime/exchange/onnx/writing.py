@@ -46,10 +46,10 @@ def to_onnx(
     and sequences B are dynamic.
 
     The model's inputs are `input` `[T, B, input_size]` (`[B, T, input_size]` with `batch_first`; for a language model,
-    `token_ids` `[T, B]` instead), the cell's inputs other than x by name, and `initial_STATE` `[layers * directions, B,
-    width]` for each state of the cell. Its outputs are `output` (and `output_reverse` if the directions stay separate; `logits` for
-    a language model) and `final_STATE`, to pass as `initial_STATE` with the next steps. The metadata contain the
-    initial states of a new sequence.
+    `token_ids` `[T, B]` instead), the cell's inputs other than x by name, and `initial_STATE`
+    `[layers * directions, B, width]` for each state of the cell. Its outputs are `output` (and `output_reverse` if the
+    directions stay separate; `logits` for a language model) and `final_STATE`, to pass as `initial_STATE` with the next
+    steps. The metadata contain the initial states of a new sequence.
 
     Args:
         module: a `Recurrent`, a throughtime `RNN`, `LSTM` or `GRU`, a `SequenceModel`, or a module that contains such
