@@ -57,7 +57,7 @@ def loop(module, x: Tensor, lengths=None, reset=None) -> tuple[Tensor, dict[str,
 
 
 def together(below, outputs, options, top) -> list[Tensor]:
-    """Merge a layer's outputs as the options' docstring says."""
+    """Merge a layer's outputs as `Options` documents."""
     if options.merge == "concat":
         outputs = [torch.cat(outputs, -1)]
     elif options.merge != "none":

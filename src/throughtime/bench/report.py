@@ -52,10 +52,10 @@ class Summary:
     Attributes:
         mode, cell, grid: what was measured, and the name of the grid of sizes.
         quantity: `TIME`, `MEMORY`, or `RATE`, the arithmetic rate.
-        beside: a contestant; `FASTEST`, the fastest other one at each size; or `PEAK`.
+        compared_with: a contestant; `FASTEST`, the fastest other one at each size; or `PEAK`.
         shapes: the number of sizes.
         mean: the geometric mean of the contestant's time or memory divided by ours; for `PEAK`, of our fraction of it.
-        least: the smallest value.
+        minimum: the smallest value.
         at: the size with the smallest value.
     """
 
@@ -63,10 +63,10 @@ class Summary:
     cell: str
     grid: str
     quantity: str
-    beside: str
+    compared_with: str
     shapes: int
     mean: float
-    least: float
+    minimum: float
     at: str
 
 
@@ -185,7 +185,16 @@ class Report:
         head = ["mode", "cell", "sizes", "compared with", "count", "geometric mean", "minimum", "at"]
         for quantity, (title, form) in _SUMMARY_TABLES.items():
             rows = [
-                [s.mode, s.cell, s.grid, s.beside, str(s.shapes), form.format(s.mean), form.format(s.least), s.at]
+                [
+                    s.mode,
+                    s.cell,
+                    s.grid,
+                    s.compared_with,
+                    str(s.shapes),
+                    form.format(s.mean),
+                    form.format(s.minimum),
+                    s.at,
+                ]
                 for s in self.summaries
                 if s.quantity == quantity
             ]
@@ -210,12 +219,12 @@ def _summaries(group: Sequence[Measurement]) -> Iterator[Summary]:
     yield from _summary(RATE, PEAK, ((m.case, m.rate / m.peak) for m in large))
 
 
-def _summary(quantity: str, beside: str, found: Iterable[tuple[Case, float]]) -> Iterator[Summary]:
+def _summary(quantity: str, compared_with: str, found: Iterable[tuple[Case, float]]) -> Iterator[Summary]:
     figures = list(found)
     if figures:
-        at, least = min(figures, key=lambda figure: figure[1])
+        at, minimum = min(figures, key=lambda figure: figure[1])
         mean = geometric_mean(figure for _, figure in figures)
-        yield Summary(at.mode, at.cell, at.grid, quantity, beside, len(figures), mean, least, at.shape)
+        yield Summary(at.mode, at.cell, at.grid, quantity, compared_with, len(figures), mean, minimum, at.shape)
 
 
 def _detail(group: Sequence[Measurement]) -> list[list[str]]:

@@ -30,7 +30,7 @@ class Cell:
         name: the cell's name, by default the function's.
         hyper: the hyper-parameters (keyword-only arguments) and their values.
         states: pairs of argument name and declaration, one per state, in order.
-        inputs: pairs of argument name and declaration, one per input beside x, in order.
+        inputs: pairs of argument name and declaration, one per input other than x, in order.
     """
 
     def __init__(self, function: Callable[..., Any], hyper: dict[str, Any] | None = None) -> None:
@@ -266,8 +266,9 @@ class Cell:
                 raise self._error("a returned symbol was kept from another trace of the equations.")
         if len(given) not in (len(names), len(names) + 1):
             raise self._error(
-                f"the cell has {len(names)} states ({', '.join(names)}) but returned {len(given)} values: return the "
-                "new value of each state in the order of the arguments; an output that is not a state comes first."
+                f"the cell has {_count(len(names), 'state')} ({', '.join(names)}) but returned "
+                f"{_count(len(given), 'value')}: return the new value of each state in the order of the arguments; an "
+                "output that is not a state comes first."
                 f"{self._hint_of_inputs() if len(given) < len(names) else ''}"
             )
         return given
@@ -275,6 +276,10 @@ class Cell:
 
 # The names of arguments of a layer's call.
 _TAKEN_NAMES = ("input", "state", "lengths", "reset", "table", "x", "out")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _explained(error: Exception) -> str:

@@ -59,7 +59,7 @@ def interest(
     Values are divided into fourteen bins that are finer at both ends, counts into eight with equally many steps each.
     Chance is the mean of I when the feature is shifted circularly against the values, which preserves how slowly both
     change; a unit less than three standard deviations above it scores 0. A feature of the current token alone, such as
-    a space, counts half, since it needs no memory, as does a count in `more`. A feature that occurs fewer than three
+    a space, needs no memory and counts half, and so does a count in `more`. A feature that occurs fewer than three
     times is left out.
 
     Args:
