@@ -162,7 +162,7 @@ def test_search_space_of_each_task_includes_its_defaults(task):
 def test_halves_of_sequences_are_disjoint():
     part = Sequences([np.array([k]) for k in range(7)], np.arange(7))
     data = throughtime.tasks.base.Data("x", None, part, part, None, "", {})
-    search, test = tuning._apart(data)
+    search, test = tuning._split_off_test(data)
     assert sorted([*search.valid.targets, *test.targets]) == list(range(7))
 
 
