@@ -53,7 +53,7 @@ def settle() -> float:
 def measured(small: Path, large: Path, steps: int, parts: bool) -> None:
     """Train on the small table, then on the large one, and print the rise in MB."""
     from throughtime.tasks.forecast import ForecastTask
-    from throughtime.tasks.forecast_options import ForecastOptions
+    from throughtime.tasks.options.forecast import ForecastOptions
     from throughtime.training import TrainConfig, fit
 
     given = {"horizon": 24, "context": 96}

@@ -72,8 +72,8 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
             Values("layer1", "forget", gate, np.argsort(-interest), interest / 9, [""] * units),
         ],
         "flows": [
-            Flow("layer0", fall, 13, "13 steps", "before training"),
-            Flow("layer0", 0.97 ** np.arange(60), None, "more than 59 steps", "after training"),
+            Flow("layer0", fall, 13, "13 steps", 160, "before training"),
+            Flow("layer0", 0.97 ** np.arange(60), None, "more than 59 steps", 160, "after training"),
         ],
         "timescales": [Timescale("layer0", "forget", 10 ** draw.uniform(0, 3, units))],
         "saturations": [Saturation("layer0", "forget", draw.uniform(0, 0.5, units), draw.uniform(0, 0.5, units))],

@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from throughtime.data import cache, default_text, encode_text, prepare_text
+from throughtime.data import cache
 from throughtime.data import corpus as corpus_module
+from throughtime.data.corpus import encode_text, prepare_text
+from throughtime.data.text import default_text
 from throughtime.errors import DataError
 
 TEXT = "".join(f"line {n} of a text about {'cats' if n % 3 else 'dogs'}\n" for n in range(200))

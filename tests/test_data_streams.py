@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughtime.data import Streams, fitting_batch
+from throughtime.data.streams import Streams, fitting_batch
 from throughtime.errors import DataError
 
 SIZES = {

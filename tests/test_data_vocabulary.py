@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from throughtime.data import build_vocabulary, default_text, load_vocabulary
-from throughtime.data.vocabulary import from_json
+from throughtime.data.text import default_text
+from throughtime.data.vocabulary import build_vocabulary, from_json, load_vocabulary
 from throughtime.errors import DataError
 
 ANY_TEXT = st.text(max_size=60)

@@ -16,7 +16,7 @@ from throughtime.errors import DataError, UserError
 from throughtime.outputs import Point
 from throughtime.tasks.forecast import ForecastTask
 from throughtime.tasks.forecast_decoding import decode
-from throughtime.tasks.forecast_options import ForecastOptions
+from throughtime.tasks.options.forecast import ForecastOptions
 from throughtime.training import train
 from throughtime.training.inference import predict
 

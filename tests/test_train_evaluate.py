@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_training import train_tiny
 
-from throughtime.data import Streams
+from throughtime.data.streams import Streams
 from throughtime.errors import DataError, RunError
 from throughtime.tasks import streams as streams_task
 from throughtime.training import evaluate, evaluation, inference
@@ -50,6 +50,14 @@ def test_training_results_match_evaluation(run, tmp_path):
     whole = (run.path.parent / "text.txt").read_text()
     held_out.write_text(whole[len(whole) * 9 // 10 :])
     assert inference.evaluated(run.path, [held_out]).data == run.result["valid"]
+    assert inference.evaluated(run.path).data == run.result["valid"]
+
+
+def test_a_run_is_evaluated_on_its_test_data_if_it_has_any(tmp_path):
+    test = tmp_path / "test.txt"
+    test.write_text("over and over again\n" * 10)
+    run = train_tiny(tmp_path, steps=2, test=test)
+    assert run.evaluate() == run.evaluate(test) != run.evaluate(run.config.task.data)
 
 
 def test_unknown_tokens_are_counted(run, tmp_path):

@@ -17,7 +17,7 @@ from throughtime.errors import ModelError
 from throughtime.model_file import ModelFile
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.program.cell import Cell
-from throughtime.tasks import Task
+from throughtime.tasks.base import Task
 
 
 class SavedEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types

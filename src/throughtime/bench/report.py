@@ -80,6 +80,7 @@ class Report:
         seconds: the minimum time to measure each case.
         measurements: one per case.
         absent: the contestants that could not take part, with the reasons.
+        unmeasured: the names of the cases that there was no time for.
     """
 
     machine: Machine
@@ -87,6 +88,7 @@ class Report:
     seconds: float
     measurements: Sequence[Measurement]
     absent: Mapping[str, str]
+    unmeasured: Sequence[str] = ()
 
     @property
     def wrong(self) -> list[str]:
@@ -120,6 +122,7 @@ class Report:
             "threads": self.threads,
             "seconds": self.seconds,
             "absent": dict(self.absent),
+            "unmeasured": list(self.unmeasured),
             "summaries": [asdict(s) for s in self.summaries],
             "cases": [_case_data(m) for m in self.measurements],
         }
@@ -141,6 +144,9 @@ class Report:
         yield ""
         if self.absent:
             yield "Absent: " + ", ".join(f"{name} ({reason})" for name, reason in self.absent.items()) + _INSTALL
+            yield ""
+        if self.unmeasured:
+            yield "There was no time to measure " + ", ".join(self.unmeasured) + "."
             yield ""
         if self.wrong:
             yield "**Wrong results:** " + ", ".join(self.wrong) + "."

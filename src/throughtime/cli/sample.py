@@ -9,7 +9,6 @@ import typer
 
 from throughtime.cli.output import announce, starting
 from throughtime.paths import display_path
-from throughtime.tasks.base import Generative
 
 
 def sample(
@@ -43,6 +42,7 @@ def sample(
 ) -> None:
     """Text is printed after the prompt as it is generated; notes and sound are written to a file."""
     from throughtime.runs import Run
+    from throughtime.tasks.base import Generative
 
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     announce(opened)

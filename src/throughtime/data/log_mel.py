@@ -10,12 +10,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.limits import BANDS
 from throughtime.data.scaler import Scaler
 from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError
 
 WINDOW, HOP = 0.025, 0.010  # seconds, as usual for speech
-BANDS = 40
 
 _LEAST = 1e-8  # the energy of digital silence
 _AT_ONCE = 4096  # windows to transform at a time

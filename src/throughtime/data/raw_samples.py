@@ -10,10 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.limits import MAX_FRAME
 from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError
-
-MAX_FRAME = 1 << 16
 
 
 @dataclass(frozen=True)

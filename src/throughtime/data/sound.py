@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.data.waveform import MAX_RATE, Samples, Waveform
+from throughtime.data.limits import MAX_RATE
+from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError, UserError
 from throughtime.files import replacing
 from throughtime.packages import require

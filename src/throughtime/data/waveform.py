@@ -11,11 +11,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.limits import MAX_CHANNELS, MAX_LEVELS, MAX_RATE
 from throughtime.errors import DataError
 
 Samples = NDArray[np.float32]
-
-MAX_RATE, MAX_CHANNELS, MAX_LEVELS = 768_000, 2, 1 << 16
 
 
 @dataclass(frozen=True)

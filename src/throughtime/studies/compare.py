@@ -288,8 +288,8 @@ def _measured(trial: Trial, task: Task[Any], data: Data[Any], part: str, display
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": result["steps"],
         "seconds": result["seconds"],
-        "horizon_before": horizon_of(untrained(run), task, data.valid),
-        "horizon": horizon_of(model, task, data.valid),
+        "horizon_before": horizon_of(untrained(run), task, data.valid, run.plan.losses),
+        "horizon": horizon_of(model, task, data.valid, run.plan.losses),
     }
     with replacing(kept) as file:
         file.write(json.dumps(found).encode())

@@ -18,7 +18,7 @@ from throughtime.errors import DataError
 from throughtime.options import Count
 from throughtime.outputs import Categorical, Output, Point
 from throughtime.tasks.base import Data, Interface, Prediction, Progress
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options import SequenceOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ClassType = Literal[
 """The NumPy types of class labels, by name."""
 
 
-class ArrayOptions(TaskOptions):
+class ArrayOptions(SequenceOptions):
     """Options for arrays in memory.
 
     Attributes:

@@ -20,7 +20,7 @@ from throughtime.outputs import Normal, Output, Point, Quantiles, StudentT
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, Task
 from throughtime.tasks.forecast_figures import Measures, baseline_forecasts, conformal_margins, fit_ridge, measured
-from throughtime.tasks.forecast_options import ForecastOptions
+from throughtime.tasks.options.forecast import ForecastOptions
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
@@ -41,11 +41,12 @@ class ForecastTask(Task[Windows]):
     about = "forecast the next values of series"
     Options: ClassVar[type[ForecastOptions]] = ForecastOptions
     options: ForecastOptions
-    defaults: ClassVar = {"cell": "gru", "hidden_size": 256, "dropout": 0.3, "batch": 256, "lr": 1e-3, "steps": 800}
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
     measure: ClassVar[str] = "loss"
     max_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
+    reads_again: ClassVar[bool] = True
+    shows_reach: ClassVar[bool] = False  # the report shows the rows that each forecast depends on instead
 
     @classmethod
     def detect(cls, options: Mapping[str, Any]) -> str:
@@ -377,7 +378,7 @@ class ForecastTask(Task[Windows]):
         baselines = model.task.baselines if model.task else {}
         return outcome(model, part, self.options.interval, baselines)
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Windows]) -> dict[str, Any]:
+    def pictures(self, model: SequenceModel, data: Data[Windows], terms: int) -> dict[str, Any]:
         """See `Task.pictures`: the outcome on the test part, or on the validation part if there is no test part."""
         return self.outcome(model, data.valid if data.test is None else data.test, data.codecs)
 

@@ -14,7 +14,7 @@ from throughtime.errors import DataError
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.tasks.base import Progress
 from throughtime.tasks.forecast import ForecastTask
-from throughtime.tasks.forecast_options import ForecastOptions
+from throughtime.tasks.options.forecast import ForecastOptions
 
 
 class FrameForecastOptions(ForecastOptions):

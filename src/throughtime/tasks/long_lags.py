@@ -19,7 +19,7 @@ from throughtime.options import Count
 from throughtime.outputs import Categorical, Point
 from throughtime.spelling import setting
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options import SequenceOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _VALID = 400  # validation sequences
 _SHOWN = 64  # sequences that represent the training data
 
 
-class LagOptions(TaskOptions):
+class LagOptions(SequenceOptions):
     """Options of generated tasks.
 
     Attributes:

@@ -6,9 +6,8 @@ from typing import ClassVar, Protocol, TypeVar
 
 from throughtime.data.streams import Streams, fitting_batch
 from throughtime.data.vocabulary import Ids
-from throughtime.options import Count
 from throughtime.tasks.base import Data, Generative
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options import StreamOptions
 
 READ_AT_ONCE = 500
 """The number of steps per evaluation window; affects memory use only."""
@@ -21,16 +20,6 @@ class Row(Protocol):
     def ids(self) -> Ids:
         """The token ids `[n]`."""
         ...
-
-
-class StreamOptions(TaskOptions):
-    """Options of tasks on one long sequence.
-
-    Attributes:
-        window: the window of truncated backpropagation through time, in steps.
-    """
-
-    window: Count = 50
 
 
 R = TypeVar("R", bound=Row)

@@ -7,18 +7,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from throughtime.codecs import Codecs
 from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams
 from throughtime.errors import DataError, UserError
 from throughtime.levels import UNITS
-from throughtime.options import Count
 from throughtime.outputs import Categorical
 from throughtime.spelling import option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, require_known
-from throughtime.tasks.streams import StreamOptions, StreamTask
+from throughtime.tasks.options.text import TextOptions
+from throughtime.tasks.streams import StreamTask
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
@@ -26,28 +26,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("throughtime")
 
-TEMPERATURE = 0.8  # of the samples shown after training
 _SAMPLES = 2  # shown after training
 _NAMED = 10  # unknown tokens of a prompt to name, at most
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in tokens; about the same amount of text
-
-
-class TextOptions(StreamOptions):
-    """Options of the text task.
-
-    Attributes:
-        data: text files and directories of them; Python's own documentation by default.
-        valid: a text to validate on; the last tenth of the data is held out by default.
-        test: a text to evaluate the trained network on.
-        level: the kind of tokens: characters, words or byte pairs.
-        vocab_size: the maximum vocabulary size; the most frequent tokens are kept.
-        min_count: the minimum number of occurrences for a token to enter the vocabulary.
-    """
-
-    task: Literal["text"] = "text"
-    level: Literal["char", "word", "bpe"] = "char"
-    vocab_size: Count | None = None
-    min_count: Count | None = None
 
 
 class Text(StreamTask[EncodedText]):
@@ -61,6 +42,7 @@ class Text(StreamTask[EncodedText]):
     interfacing = ("level",)
     next_commands = ("sample {} --prompt 'The ' --temperature 0.8", "inspect {}")
     baseline_rows = 1
+    first_temperature = 0.8
 
     @property
     def unit(self) -> str:
@@ -145,7 +127,8 @@ class Text(StreamTask[EncodedText]):
             rows.append(("bits per byte", _number(figures["bits_per_byte"])))
         rows.append((f"{unit}s", f"{figures['tokens']:,.0f} predicted"))
         if figures["unknown"]:
-            rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s not seen in training, read as <unk>"))
+            unknown = f"{figures['unknown']:,.0f} {unit}{'s' * (figures['unknown'] != 1)}"
+            rows.append(("unknown", f"{unknown} not seen in training, read as <unk>"))
         return rows
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
@@ -219,18 +202,6 @@ class Text(StreamTask[EncodedText]):
             for piece in pieces:
                 file.write(piece)
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[EncodedText]) -> dict[str, Any]:
-        """See `Task.pictures`: the gradient flow before and after training, and samples."""
-        from throughtime.sight.gradients.sampling import followed
-        from throughtime.sight.report.collect import flows_before_and_after
-        from throughtime.sight.report.data import Sample
-
-        samples = enumerate(self.first_samples(model, data.codecs), 1)
-        return {
-            **flows_before_and_after(model, untrained, followed(self, data.valid)),
-            "samples": [Sample(f"Sample {k} at temperature {TEMPERATURE}", text) for k, text in samples],
-        }
-
     def passage(self, part: EncodedText, codecs: Codecs, length: int, name: str) -> Passage:
         """See `Task.passage`; shows the start of the text."""
         from throughtime.sight.report.passage import passage_of
@@ -241,7 +212,7 @@ class Text(StreamTask[EncodedText]):
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
     ) -> Passage:
         """See `Task.read_passage`; shows the start of the text."""
-        from throughtime.data import read_text
+        from throughtime.data.text import read_text
         from throughtime.sight.report.passage import passage, short
 
         given = read_text(list(paths), self.options.encoding_errors, progress)
@@ -263,7 +234,7 @@ class Text(StreamTask[EncodedText]):
 
     def _drawn(self, model: SequenceModel, codecs: Codecs, seed: int) -> str:
         length = _LENGTHS[self.options.level]
-        return "".join(self.sample(model, codecs, length=length, temperature=TEMPERATURE, seed=seed))
+        return "".join(self.sample(model, codecs, length=length, temperature=self.first_temperature, seed=seed))
 
 
 def _data(corpus: Corpus) -> Data[EncodedText]:

@@ -399,8 +399,10 @@ class Examples(Callback):
             fit.model.train()
             if "\n" in text:
                 text = "\n" + textwrap.indent(text, "  ")
+            elif text:
+                text = f" {text}"
             if text:
-                _log.info("after %d%% of the training: %s", 25 * quarter, text)
+                _log.info("after %d%% of the training:%s", 25 * quarter, text)
         self._quarter = quarter
 
 

@@ -321,7 +321,7 @@ def fit(
         programs = programs_of(config.network, cell or cells.get(config.network.cell), interface)
         model = build_model(config.network, programs, interface, config.training.engine)
         model.task = task.describe(data.codecs, task.baselines(data))
-        plan = make_plan(task, data, config, model, started)
+        plan = make_plan(task, data, config, model, started, report=False)
         Fit(task, data, config, plan, model, [*own, *callbacks]).run()
     if keep == "best":
         model.load_state_dict(best.weights)

@@ -14,7 +14,7 @@ from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
 from throughtime.sight import gates, horizon, interest, retention_gates, saturation, timescale
 from throughtime.sight.gradients.flow import layer_names
-from throughtime.sight.gradients.sampling import Followed, followed, mean_by_lag
+from throughtime.sight.gradients.sampling import LOSSES, Followed, followed, reach_of
 from throughtime.sight.hooks.value_names import require_matches, values_of
 from throughtime.sight.report.data import (
     Array,
@@ -61,7 +61,7 @@ def collect(
     reading, recorded = read(model, passage, list(dict.fromkeys([*names, *_gate_names(model)])))
     _report_progress(progress, 1)
     if sounds := run.task.sounds(model, passage.part, run.description.codecs, names):
-        flows = flows_of(model, followed(run.task, passage.part))
+        flows = flows_of(model, followed(run.task, passage.part), run.plan.losses)
         return ReportData(
             title=f"Inside {run.path.resolve().name}",
             facts=[*facts(run), f"plays {passage.name}"],
@@ -75,7 +75,7 @@ def collect(
     reading = replace(reading, **influence(model, passage))
     _report_progress(progress, 2)
     read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
-    flows = flows_of(model, read_from)
+    flows = flows_of(model, read_from, run.plan.losses)
     _report_progress(progress, 3)
     more = _features(reading)
     values = [_values(name, recorded[name], passage.readable, more) for name in names]
@@ -122,28 +122,30 @@ def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
     return found
 
 
-def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "") -> list[Flow]:
+def flows_of(model: SequenceModel, sequences: Sequence[Followed], losses: int = LOSSES, group: str = "") -> list[Flow]:
     """Measure how far back the gradient of a model's loss reaches into each layer's state.
 
     Args:
         model: the model.
         sequences: inputs `[T]` or `[T, F]` and their targets; without targets, the most likely labels are used.
+        losses: the approximate number of losses to follow.
         group: the name of this group of curves.
     """
     flows = []
-    means = mean_by_lag(model, sequences)
-    for name in layer_names(means):
-        at, by_lag = horizon(means[name]), means[name]
-        flows.append(Flow(name, by_lag / by_lag[by_lag > 0][0], at.lag, str(at), group))
+    reach = reach_of(model, sequences, losses=losses)
+    for name in layer_names(reach.by_lag):
+        by_lag = reach.by_lag[name]
+        at = horizon(by_lag)
+        flows.append(Flow(name, by_lag / by_lag[by_lag > 0][0], at.lag, str(at), reach.losses, group))
     return flows
 
 
 def flows_before_and_after(
-    model: SequenceModel, untrained: SequenceModel, sequences: Sequence[Followed]
-) -> dict[str, list[Flow]]:
-    """Compare the flows of the untrained and the trained network, as a field of `ReportData`."""
-    before, after = flows_of(untrained, sequences, "before training"), flows_of(model, sequences, "after training")
-    return {"flows": [*before, *after]}
+    model: SequenceModel, untrained: SequenceModel, sequences: Sequence[Followed], losses: int
+) -> list[Flow]:
+    """Compare the flows of the untrained and the trained network."""
+    groups = {"before training": untrained, "after training": model}
+    return [flow for group, each in groups.items() for flow in flows_of(each, sequences, losses, group)]
 
 
 def facts(run: Run) -> list[str]:

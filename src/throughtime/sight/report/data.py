@@ -111,6 +111,7 @@ class Flow:
         by_lag: the norms relative to the first nonzero one, `[lags]`.
         lag: the horizon; None if it is beyond the lags.
         horizon: the horizon in words.
+        losses: the number of losses averaged over.
         group: the group of curves to compare, such as "before training"; "" if there is only one.
     """
 
@@ -118,6 +119,7 @@ class Flow:
     by_lag: Array
     lag: int | None
     horizon: str
+    losses: int
     group: str = ""
 
 

@@ -306,5 +306,5 @@ def _flow(flow: Flow) -> dict[str, Any]:
         "group": flow.group,
         "values": flow.by_lag,
         "lag": flow.lag,
-        "horizon": flow.horizon,
+        "horizon": f"{flow.horizon}, measured on {flow.losses} loss{'es' * (flow.losses != 1)}",
     }

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from throughtime.data.series_codec import Scaling
+from throughtime.data.limits import Scaling
 from throughtime.options import Count
 from throughtime.tasks.options import TaskOptions
 
@@ -68,6 +68,8 @@ class ForecastOptions(TaskOptions):
         quantiles: the levels that the quantiles head predicts, separated by commas.
         interval: the fraction of values that calibrated intervals should contain.
     """
+
+    defaults: ClassVar = {"cell": "gru", "hidden_size": 256, "dropout": 0.3, "batch": 256, "lr": 1e-3, "steps": 800}
 
     task: Literal["forecast"] = "forecast"
     target: str | None = None
