@@ -26,7 +26,7 @@ from throughtime import cells, to_torch
 from throughtime.bench.machine import Machine
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.tasks.forecast import ForecastTask
-from throughtime.tasks.forecast_options import ForecastOptions
+from throughtime.tasks.options.forecast import ForecastOptions
 from throughtime.training import TrainConfig
 from throughtime.training.building import build_model, programs_of
 

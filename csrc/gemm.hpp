@@ -9,7 +9,7 @@ namespace throughtime::THROUGHTIME_ISA {
 /// Vectors per row of a panel.
 constexpr int panel_vectors = 2;
 template <class T> constexpr int panel_width = panel_vectors * lanes<T>;
-/// Rows of a register tile: its accumulators, a row of the panel and one broadcast element fit the registers.
+/// Rows of a register tile, so that its accumulators, a row of the panel and one broadcast element fit in registers.
 constexpr int tile_rows = vector_registers == 32 ? 12 : 6;
 
 /// The most panels that a tile of few rows computes at once, to have enough independent multiply-add chains.
@@ -162,7 +162,7 @@ THROUGHTIME_INLINE int64_t next_piece(int64_t count, int64_t most) {
     return (count + pieces - 1) / pieces;
 }
 
-/// Calls `visit(first, count)` for pieces of at most `most` items of a range.
+/// Splits a range into pieces of at most `most` items and calls `visit(first, count)` for each.
 template <class Visit>
 THROUGHTIME_INLINE void for_each_piece(int64_t first, int64_t last, int64_t most, bool backward, Visit visit) {
     for (int64_t left = last - first, count; left > 0; left -= count) {

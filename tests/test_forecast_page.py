@@ -58,7 +58,7 @@ def test_report_metrics_match_the_task(run):
 
 def test_lookback_is_the_gradient_of_the_forecast(run):
     data, model = data_of(run), run.model()
-    windows = data.test.spread(1)
+    windows = data.test.evenly_spaced(1)
     found = lookback(model, windows)
     assert found.steps.tolist() == [2, 4, 6, 8, 10, 12, 14]
     x = torch.from_numpy(windows.inputs(np.arange(1)).steps).requires_grad_()

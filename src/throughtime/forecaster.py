@@ -266,12 +266,12 @@ class Forecaster(SavedEstimator):
         part = task.rolling(part, windows, step)
         naive = seasonal_naive if self._codecs.inputs.season > 1 else last_value
         with settings_kept(TrainingOptions(threads=self.threads)):
-            own = task.further_figures(self.model_, part)["mae"]
+            own = task.extra_figures(self.model_, part)["mae"]
         other = measured(part, lambda chosen: point_forecast(naive(part, chosen)))["mae"]
         return 1 - own / max(other, np.finfo(float).tiny)
 
-    def _note(self, task: Any, codecs: Codecs) -> None:
-        super()._note(task, codecs)
+    def _restore(self, task: Any, codecs: Codecs) -> None:
+        super()._restore(task, codecs)
         self._table, self._kind, self.notes_ = None, "polars", []  # `predict` needs data: a file has none
 
     def _config(self, table: Table) -> TrainConfig:

@@ -90,13 +90,13 @@ class Windows:
         """The number of features per step."""
         codec = self.codec
         rows = 1 + codec.masked + len(codec.past) + len(codec.future)
-        return int(codec.segment * rows + codec.static_width + 2 * len(codec.cycles) + self._places.shape[1])
+        return int(codec.segment * rows + codec.static_width + 2 * len(codec.cycles) + self._position_codes.shape[1])
 
     @cached_property
-    def _places(self) -> NDArray[np.float32]:
+    def _position_codes(self) -> NDArray[np.float32]:
         """The position code of each step of the horizon `[m, width]`."""
         m = self.steps[1]
-        return np.zeros((m, 0), np.float32) if self.recursive else _places(m)
+        return np.zeros((m, 0), np.float32) if self.recursive else _position_codes(m)
 
     def __len__(self) -> int:
         return int(self.counts.sum()) if self.chosen is None else len(self.chosen)
@@ -116,7 +116,7 @@ class Windows:
         """Return the windows at the given indices."""
         return replace(self, chosen=windows if self.chosen is None else self.chosen[windows])
 
-    def spread(self, count: int) -> Windows:
+    def evenly_spaced(self, count: int) -> Windows:
         """Return at most `count` evenly spaced windows."""
         if count >= len(self):
             return self
@@ -186,7 +186,7 @@ class Windows:
             positions = (data.starts[series] + origins) + s * np.arange(lead - n, m)[:, None]
             steps[..., done : done + 2 * len(codec.cycles)] = codec.timeline.features(positions, codec.cycles)
         if not self.recursive:
-            steps[n:, :, steps.shape[2] - self._places.shape[1] :] = self._places[:, None]
+            steps[n:, :, steps.shape[2] - self._position_codes.shape[1] :] = self._position_codes[:, None]
         return Inputs(steps, last)
 
     def targets(self, windows: Integers) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -203,8 +203,8 @@ class Windows:
         observed = self.data.observed[rows]
         if observed.all():
             return values
-        places = np.where(observed, np.arange(count), -1)
-        filled = np.maximum.accumulate(places, 1)
+        indices = np.where(observed, np.arange(count), -1)
+        filled = np.maximum.accumulate(indices, 1)
         first = np.where(observed.any(1), observed.argmax(1), 0)
         found: NDArray[np.float32] = np.take_along_axis(values, np.where(filled < 0, first[:, None], filled), 1)
         return found
@@ -288,7 +288,7 @@ class WindowBatches:
         return self._order[1][bounds[k] : bounds[k + 1]].astype(np.int64)
 
 
-def _places(count: int) -> NDArray[np.float32]:
+def _position_codes(count: int) -> NDArray[np.float32]:
     """Return the position code of each step of a horizon `[count, width]`."""
     if count <= _ONE_HOT:
         return np.eye(count, dtype=np.float32)

@@ -97,7 +97,7 @@ class SequenceModel(nn.Module):
         return isinstance(self.encoder, Embedding) and self.head.weight is self.encoder.weight
 
     @property
-    def reads_symbols(self) -> bool:
+    def reads_tokens(self) -> bool:
         """Whether the network reads token ids instead of numbers."""
         return isinstance(self.encoder, Embedding)
 
@@ -107,11 +107,11 @@ class SequenceModel(nn.Module):
         return self.recurrent.options.returns == "steps"
 
     @property
-    def predicts_symbols(self) -> bool:
+    def predicts_tokens(self) -> bool:
         """Whether the network is a language model: it reads tokens and scores the next token of the same vocabulary."""
         output = self.head.output
-        scores_symbols = self.per_step and isinstance(output, Categorical)
-        return scores_symbols and self.reads_symbols and output.width == self.vocabulary_size
+        scores_tokens = self.per_step and isinstance(output, Categorical)
+        return scores_tokens and self.reads_tokens and output.width == self.vocabulary_size
 
     @property
     def vocabulary_size(self) -> int:

@@ -27,7 +27,7 @@ from throughtime.studies.horizons import horizon_of
 from throughtime.studies.jobs import finish
 from throughtime.studies.result import StudyResult
 from throughtime.studies.runs import open_run
-from throughtime.studies.statistics import LEAST_SEEDS, differences, spread
+from throughtime.studies.statistics import MIN_SEEDS, differences, spread
 from throughtime.studies.widths import equal_widths, parameter_count
 from throughtime.tasks.base import Data, Task
 from throughtime.training.config import ENDS, NetworkOptions, TrainConfig
@@ -321,8 +321,8 @@ def _result(
     compared = {each["cell"]: np.array([r["blocks"] for r in by_cell[each["cell"]]]) for each in cells
                 if each["cell"] in whole}  # fmt: skip
     found = differences(compared, np.array(rows[0]["weights"])) if rows else []
-    if seeds < LEAST_SEEDS:
-        notes.append(f"differences are tested with {LEAST_SEEDS} or more seeds; this comparison has {seeds}")
+    if seeds < MIN_SEEDS:
+        notes.append(f"differences are tested with {MIN_SEEDS} or more seeds; this comparison has {seeds}")
     return {
         "task": task.name,
         "data": data.name,

@@ -54,7 +54,7 @@ def claims(result: Mapping[str, Any]) -> list[str]:
             one, other = other, one
         size = f"{abs(each['mean']):.4f}"
         interval = f"95% interval of {each['a']} - {each['b']}: {each['low']:.4f} to {each['high']:.4f}"
-        p = f"p = {each['p']:.3f}" if each["p"] >= _LEAST_P else f"p < {_LEAST_P}"
+        p = f"p = {each['p']:.3f}" if each["p"] >= _MIN_P else f"p < {_MIN_P}"
         found.append(
             f"{one} is better than {other}: {result['figure'].replace('_', ' ')} {better} by {size} ({p}; {interval})."
             if each["real"]
@@ -63,7 +63,7 @@ def claims(result: Mapping[str, Any]) -> list[str]:
     return found
 
 
-_LEAST_P = 0.001
+_MIN_P = 0.001
 _BASELINE_MARGIN = 2  # a baseline is drawn if it is no farther from the cells than this multiple of their range
 
 

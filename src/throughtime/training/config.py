@@ -283,16 +283,16 @@ class TrainConfig(BaseModel):
         """
         name = task if isinstance(task, str) else task.name
         given = {name: value for name, value in fields.items() if value is not None}
-        usual = {name: value for name, value in tasks.options_of(task).defaults.items() if name not in given}
+        defaults = {name: value for name, value in tasks.options_of(task).defaults.items() if name not in given}
         if any(name in given for name in ENDS):
-            usual = {name: value for name, value in usual.items() if name not in ENDS}
+            defaults = {name: value for name, value in defaults.items() if name not in ENDS}
         groups = _groups(task)
         wrong = [
             {"type": "extra_forbidden", "loc": (name,), "input": given[name]}
             for name in given
             if not any(name in group.model_fields for group in groups.values())
         ]
-        values = {"task": name, **usual, **given}
+        values = {"task": name, **defaults, **given}
         made: dict[str, Any] = {}
         for key, group in groups.items():
             try:

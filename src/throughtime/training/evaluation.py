@@ -55,7 +55,7 @@ def measured(
     """
     assert model.task is not None
     sums = total(model, task.reading(part, terms=terms), task.metrics(model.task.codecs), progress)
-    return {**task.figures(sums.figures, task.subset(part, terms)), **task.further_figures(model, part, terms)}
+    return {**task.figures(sums.figures, task.subset(part, terms)), **task.extra_figures(model, part, terms)}
 
 
 @dataclass

@@ -138,7 +138,8 @@ class Fit:
         self.model.to(_WEIGHTS.get(training.precision, torch.float32))
         torch.manual_seed(training.seed + fabric.global_rank)  # a different dropout mask in each process
         if training.ema:
-            self._average = WeightAverage(fabric.to_device(self.model), training.ema)
+            fabric.to_device(self.model)
+            self._average = WeightAverage(self.model, training.ema)
         # Not fabric.setup, whose wrapper converts double precision outputs to single precision.
         self._loss = fabric.strategy.setup_module(fabric.to_device(_Loss(self.model)))
         self._optimizer = fabric.strategy.setup_optimizer(make_optimizer(training, self.model))
