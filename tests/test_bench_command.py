@@ -272,7 +272,7 @@ def test_summaries() -> None:
             large, ("throughtime", 1.0, 1.0), ("torch", 8.0, 8.0), ("ONNX Runtime", 2.0, 2.0), peak=4.0 * large.flops
         ),
     )
-    found = {s.beside: (s.shapes, s.mean, s.least, s.at) for s in made.summaries}
+    found = {s.compared_with: (s.shapes, s.mean, s.minimum, s.at) for s in made.summaries}
     assert found["torch"] == (2, pytest.approx(4.0), 2.0, "batch 1, hidden 32, 100 steps")
     assert found["ONNX Runtime"] == (2, pytest.approx(8**0.5), 2.0, "batch 32, hidden 256, 100 steps")
     assert found[FASTEST] == (2, pytest.approx(2.0), 2.0, "batch 1, hidden 32, 100 steps")
@@ -297,7 +297,7 @@ def test_each_grid_of_sizes_has_its_own_summary() -> None:
     power, everyday = Case("forward", "gru", 8, 64, 100), Case("forward", "gru", 24, 320, 50, 300)
     assert everyday in CASES
     made = report(*(measured(c, ("throughtime", 1.0, 1.0), ("torch", 2.0, 2.0)) for c in (power, everyday)))
-    assert [s.grid for s in made.summaries if s.beside == "torch"] == ["powers of two", "everyday sizes"]
+    assert [s.grid for s in made.summaries if s.compared_with == "torch"] == ["powers of two", "everyday sizes"]
     assert everyday.name == "forward/gru/b24/i300/h320/t50"
     assert everyday.shape == "batch 24, input 300, hidden 320, 50 steps"
 
@@ -320,7 +320,7 @@ def test_memory_is_reported_with_time() -> None:
             for case, (ours, others) in zip(cases, sizes, strict=True)
         )
     )
-    found = {s.quantity: (s.shapes, s.mean, s.least, s.at) for s in made.summaries}
+    found = {s.quantity: (s.shapes, s.mean, s.minimum, s.at) for s in made.summaries}
     assert found[MEMORY] == (2, pytest.approx(2000**0.5), 20.0, "batch 1, hidden 64, 1,000 steps")
     assert found[TIME][:3] == (2, pytest.approx(0.5), 0.5)
     assert "## Memory of others relative to ours" in made.page()

@@ -287,8 +287,8 @@ def test_evaluation(trained, text, capsys):
     assert f"{len(TEXT) - 1:,} predicted" in capsys.readouterr().out
     assert main(["evaluate", str(trained[0]), str(text), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert {"loss", "perplexity", "bits_per_symbol", "symbols"} <= set(figures)
-    assert figures["symbols"] == len(TEXT) - 1
+    assert {"loss", "perplexity", "bits_per_token", "tokens"} <= set(figures)
+    assert figures["tokens"] == len(TEXT) - 1
 
 
 def test_evaluation_without_data_is_of_the_held_out_data(trained, capsys):
@@ -297,7 +297,7 @@ def test_evaluation_without_data_is_of_the_held_out_data(trained, capsys):
     assert "reads the held-out data" in err
     shown = Run.open(trained[0]).result["valid"]
     assert f"{shown['loss']:.4f} nats per character" in out
-    assert f"{shown['symbols']:,.0f} predicted" in out
+    assert f"{shown['tokens']:,.0f} predicted" in out
 
 
 def test_evaluation_reports_unknown_characters(trained, tmp_path, capsys):
@@ -315,7 +315,7 @@ def test_evaluation_of_text_that_is_not_utf8(trained, tmp_path, capsys):
     assert main(["evaluate", str(trained[0]), str(other), "--encoding-errors", "replace"]) == 0
 
 
-def test_sampling_continues_the_prompt_and_repeats_itself(trained, capsys):
+def test_sampling_continues_the_prompt_and_is_reproducible(trained, capsys):
     texts = []
     for seed in ("1", "1", "2"):
         assert main(["sample", str(trained[0]), "--prompt", "the ", "--length", "30", "--seed", seed]) == 0

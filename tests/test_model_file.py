@@ -513,7 +513,7 @@ def test_claims_of_huge_sizes_allocate_no_memory(tmp_path: Path) -> None:
         ),
         "drop-in": ({"model": "LSTM", "settings": lstm}, programs),
         "layers": ({"model": "LSTM", "settings": lstm | {"num_layers": 1 << 40}}, programs),
-        "symbols": ({"model": "SequenceModel", "settings": words}, programs),
+        "tokens": ({"model": "SequenceModel", "settings": words}, programs),
     }
     paths = []
     for name, (about, found) in hostile.items():

@@ -101,8 +101,8 @@ def test_a_stream_classifies_without_torch(run):
     codecs = stream.task.codecs
     for word, label in (("aeiou", "vowels"), ("bcdfg", "consonants")):
         stream.reset()
-        for symbol in codecs.inputs.encode(word):
-            raw = stream.step(int(symbol))
+        for token in codecs.inputs.encode(word):
+            raw = stream.step(int(token))
         assert codecs.targets.names[int(stream.output.predict(raw))] == label
         assert stream.output.probabilities(raw).sum() == pytest.approx(1)
 

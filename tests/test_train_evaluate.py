@@ -30,12 +30,12 @@ def test_metrics_match_one_pass_over_the_whole_text(run, text):
     scores, _ = run.model()(ids[:-1])
     losses = -scores.log_softmax(-1).gather(-1, ids[1:, :, None])
     figures = evaluate(run, text)
-    assert figures["symbols"] == len(ids) - 1
+    assert figures["tokens"] == len(ids) - 1
     # Float64 rounding: a different order of summation.
     assert figures["loss"] == pytest.approx(losses.mean().item(), rel=1e-12)
     assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
-    assert figures["bits_per_symbol"] == pytest.approx(figures["loss"] / math.log(2))
-    assert figures["bits_per_character"] == figures["bits_per_byte"] == pytest.approx(figures["bits_per_symbol"])
+    assert figures["bits_per_token"] == pytest.approx(figures["loss"] / math.log(2))
+    assert figures["bits_per_character"] == figures["bits_per_byte"] == pytest.approx(figures["bits_per_token"])
 
 
 @pytest.mark.parametrize("window", [1, 7, 10_000])
@@ -60,7 +60,7 @@ def test_a_run_is_evaluated_on_its_test_data_if_it_has_any(tmp_path):
     assert run.evaluate() == run.evaluate(test) != run.evaluate(run.config.task.data)
 
 
-def test_unknown_symbols_are_counted(run, tmp_path):
+def test_unknown_tokens_are_counted(run, tmp_path):
     text = tmp_path / "unknown.txt"
     text.write_text("time ☃ and ☃☃")
     figures = evaluate(run, text)

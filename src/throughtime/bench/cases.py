@@ -95,7 +95,7 @@ class Case:
         return self.mode in (TRAINING, PACKED, LONG, TEXT)
 
     @property
-    def weighs(self) -> bool:
+    def measures_memory(self) -> bool:
         """Whether memory is measured in addition to time."""
         return self.mode == LONG
 

@@ -21,9 +21,9 @@ from throughtime.bench.memory import peak_memory
 from throughtime.bench.quiet import Look, Quiet, quiet
 from throughtime.errors import UserError
 
-_ROUNDS = 3  # minimum
+_MIN_ROUNDS = 3
 _PATIENCE = 40  # time limit, as a multiple of `seconds`, before disturbed rounds count; disturbances last minutes
-_MOST_ROUNDS = 15  # minimum number of rounds before disturbed rounds count
+_MIN_DISTURBED_ROUNDS = 15  # before disturbed rounds count
 _TURN = 0.02  # seconds per turn; more if a call takes longer
 _WARM = 0.002  # untimed seconds before a turn, to warm caches and wake threads
 _REST = 0.003  # seconds between turns, while the previous contestant's threads stop spinning
@@ -138,7 +138,7 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1, patience: flo
             names.append(contestant.name)
             entries.append(ready)
             results.append(_results(ready))
-            memory.append(peak_memory(contestant, case, threads) if case.weighs else None)
+            memory.append(peak_memory(contestant, case, threads) if case.measures_memory else None)
         found = in_turn([turn_of(entry) for entry in entries], seconds, quiet(threads), patience)
     wanted = next(of for of, name in zip(results, names, strict=True) if name.startswith("torch"))
     assert wanted is not None
@@ -260,7 +260,9 @@ def in_turn(
         patience: the time in seconds after which disturbed rounds count too, if there are too few others; 40 times
             `seconds`, and at least 15 rounds, by default.
     """
-    most_seconds, most_rounds = (_PATIENCE * seconds, _MOST_ROUNDS) if patience is None else (patience, _ROUNDS)
+    min_seconds, min_rounds = (
+        (_PATIENCE * seconds, _MIN_DISTURBED_ROUNDS) if patience is None else (patience, _MIN_ROUNDS)
+    )
     times: list[list[float]] = []
     looks = [judge.look()]
     start = time.perf_counter()
@@ -271,7 +273,7 @@ def in_turn(
         held = [judge.held(look) for look in looks]
         alone = [k for k in range(len(times)) if held[k] and held[k + 1]]
         others = len(times) - len(alone)
-        if len(alone) >= _ROUNDS and passed >= seconds:
+        if len(alone) >= _MIN_ROUNDS and passed >= seconds:
             return Rounds([times[k] for k in alone], [looks[k + 1] for k in alone], left_out=others)
-        if len(alone) < _ROUNDS and passed >= most_seconds and len(times) >= most_rounds:
+        if len(alone) < _MIN_ROUNDS and passed >= min_seconds and len(times) >= min_rounds:
             return Rounds(times, looks[1:], disturbed=others)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from throughtime.runs import Run
     from throughtime.sight.gradients.horizon import Horizon
 
-_MOST_LAYERS = 8  # in one plot
+_MAX_LAYERS = 8  # in one plot
 _DECADES = 6
 
 
@@ -114,12 +114,12 @@ def _of_cell(
     import numpy as np
 
     from throughtime.sight import gradient_flow
-    from throughtime.sight.untrained import fresh_model, random_symbols
+    from throughtime.sight.untrained import random_token_ids, untrained_model
 
     cell = named_cell(name)
     flows = [
         gradient_flow(
-            fresh_model(cell, seed=seed, **fields), random_symbols(steps + 1, streams, seed), window=lags
+            untrained_model(cell, seed=seed, **fields), random_token_ids(steps + 1, streams, seed), window=lags
         ).by_lag
         for seed in range(seeds)
     ]  # fmt: skip
@@ -163,7 +163,7 @@ def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:
                 each = horizons[key]
                 largest = f"{each.largest:.3g} at lag {each.largest_lag}" if each.largest_lag else ""
                 table.add_row(("  " if key != layer else "") + key, str(each), f"x {each.rate:.3g}", largest)
-            if len(curves) < _MOST_LAYERS:
+            if len(curves) < _MAX_LAYERS:
                 label = f"{escape(name)} {layer}" if len(found) > 1 else layer
                 sizes = by_lag[layer]
                 curves[f"{label}: {horizons[layer]}"] = (sizes / sizes[(sizes > 0).argmax()]).tolist()

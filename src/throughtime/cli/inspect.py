@@ -116,8 +116,8 @@ def _passage(
 def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
     rows = [("report", found["report"]), *(("data", path) for path in found["data"])]
     rows += [("plays", title) for title in found["sounds"]]
-    if "symbols" in found:
-        steps = f"{found['symbols']:,} {step}s"
+    if "steps" in found:
+        steps = f"{found['steps']:,} {step}s"
         rows.append(("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps))
     if found.get("loss") is not None:
         rows.append(("loss", f"{found['loss']:.4f} nats per {unit}"))

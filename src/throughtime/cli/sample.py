@@ -27,9 +27,9 @@ def sample(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write. Default: print text.")] = None,
     temperature: Annotated[
         float,
-        typer.Option(metavar="T", help="Sampling temperature; 0 always takes the likeliest token."),
+        typer.Option(metavar="T", help="Sampling temperature; 0 always takes the most likely token."),
     ] = 1.0,
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K likeliest tokens only.")] = None,
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens only.")] = None,
     top_p: Annotated[
         float | None,
         typer.Option(metavar="P", help="Sample from the smallest set of tokens with total probability P."),

@@ -126,8 +126,8 @@ def _show(run: Run) -> None:
     steps = f"{result['steps']:,} step{'s' * (result['steps'] != 1)}"
     print(f"{steps} in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
     read = shlex.join(name for name in task.options.data or () if name != "-")
-    for words in (*task.next_commands, "info {}"):
-        if "DATA" not in words or read:
-            print(f"  {command(words.format(path).replace('DATA', read))}")
+    for arguments in (*task.next_commands, "info {}"):
+        if "DATA" not in arguments or read:
+            print(f"  {command(arguments.format(path).replace('DATA', read))}")
     if run.report.is_file():
         print(f"\nOpen the report in a browser: {display_path(run.report)}")

@@ -2,10 +2,10 @@
 
 from typing import Literal
 
-MOST_RATE, MOST_CHANNELS, MOST_LEVELS = 768_000, 2, 1 << 16
+MAX_RATE, MAX_CHANNELS, MAX_LEVELS = 768_000, 2, 1 << 16
 """The highest sampling rate in Hz, and the most channels and quantization levels of a sound."""
 
-MOST_FRAME = 1 << 16
+MAX_FRAME = 1 << 16
 """The most raw samples per step."""
 
 BANDS = 40

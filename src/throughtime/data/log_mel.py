@@ -45,10 +45,10 @@ class LogMel:
     scaler: Scaler | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("window", 1 << 16), ("hop", 1 << 16), ("bands", 512)):
+        for name, maximum in (("window", 1 << 16), ("hop", 1 << 16), ("bands", 512)):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise DataError(f"{name} must be an integer from 1 to {most}, got {value!r:.100}.")
+            if type(value) is not int or not 1 <= value <= maximum:
+                raise DataError(f"{name} must be an integer from 1 to {maximum}, got {value!r:.100}.")
         if self.scaler is not None and len(self.scaler.mean) != self.bands:
             raise DataError(f"the scaler must have {self.bands} bands, got {len(self.scaler.mean)}.")
 

@@ -90,7 +90,7 @@ def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tu
         return (get(task) if isinstance(task, str) else task), ""
     for name in names():
         kind = get(name)
-        if why := kind.speaks_for(options):
+        if why := kind.detect(options):
             return kind, why
     return get("text"), _why_text(options.get("data") or ())
 

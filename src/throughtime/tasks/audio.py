@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from throughtime.codecs import Codecs
 from throughtime.data.audio import Audio, cut, quantize, recordings_of, split_recordings
-from throughtime.data.limits import MOST_CHANNELS
+from throughtime.data.limits import MAX_CHANNELS
 from throughtime.data.sound import BLOCK, Recording, are_sounds, common, sound_writer
 from throughtime.data.waveform import Linear, MuLaw, Quantization, Waveform
 from throughtime.errors import DataError, UserError
@@ -53,7 +53,7 @@ class AudioTask(StreamTask[Audio]):
     extension = ".wav"
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect sound files and directories that contain some."""
         paths = options.get("data") or ()
         return "sound files" if are_sounds([paths] if isinstance(paths, str | Path) else list(paths)) else ""
@@ -148,13 +148,13 @@ class AudioTask(StreamTask[Audio]):
             stream = Stream(model)
             for start in range(0, len(part.ids) - 1, _STRETCH):
                 ids = part.ids[start : start + _STRETCH + 1]
-                nats, likeliest = _cost(output, codec, stream.process(ids[:-1]), ids[1:])
-                columns = (signal_of(codec, ids[1:]), nats / math.log(2), likeliest)
+                nats, predicted = _cost(output, codec, stream.process(ids[:-1]), ids[1:])
+                columns = (signal_of(codec, ids[1:]), nats / math.log(2), predicted)
                 yield from np.stack(columns, 1).tolist()
 
-        return Prediction(("sample", "bits", "likeliest"), rows())
+        return Prediction(("sample", "bits", "prediction"), rows())
 
-    def usual_length(self, codecs: Codecs) -> int:
+    def default_length(self, codecs: Codecs) -> int:
         """Return the length of 3 seconds of sound."""
         waveform = codecs.inputs.waveform
         return int(_SECONDS * waveform.rate * waveform.channels)
@@ -246,15 +246,15 @@ class AudioTask(StreamTask[Audio]):
         output = self._output(codec)
 
         def cost(scores: NDArray[Any], start: int) -> NDArray[Any]:
-            nats, likeliest = _cost(output, codec, scores, ids[start + 1 : start + 1 + len(scores)])
-            return np.stack([nats / math.log(2), likeliest], 1)
+            nats, predicted = _cost(output, codec, scores, ids[start + 1 : start + 1 + len(scores)])
+            return np.stack([nats / math.log(2), predicted], 1)
 
         found, values = listen(model, ids[: len(ids) - 1], names, cost)
         heard = signal_of(codec, ids[1:])
         window = max(1, round(WINDOW * rate)) * channels
         bits = means(found[:, 0], window)
         tracks = [track("recording", heard), track("most likely next sample", found[:, 1])]
-        drawn = list(self.sample(model, codecs, length=self.usual_length(codecs), seed=0))
+        drawn = list(self.sample(model, codecs, length=self.default_length(codecs), seed=0))
         title = f"{short(part.name)}, held-out data from {first / rate / channels:.2f} s"
         return [
             Sound(title, rate * channels, tracks, (0, 1), "bits per sample", bits, window, values),
@@ -285,7 +285,7 @@ class AudioTask(StreamTask[Audio]):
         rate = options.rate or common(recordings, "rate")
         if options.channels is None:
             channels = common(recordings, "channels")
-            if channels > MOST_CHANNELS:
+            if channels > MAX_CHANNELS:
                 raise DataError(
                     f"{recordings[0].name} has {channels} channels; use {option('channels')} mono to average them"
                 )

@@ -123,7 +123,7 @@ class Task(ABC, Generic[S]):
         maximize: whether a larger value of `monitor` is better.
         next_commands: commands to suggest after training; {} becomes the run's directory and DATA its training data.
         baseline_rows: the number of rows to print for each baseline.
-        most_evaluated: the maximum number of loss terms to measure on held-out data after training.
+        max_evaluated: the maximum number of loss terms to measure on held-out data after training.
         fitting: the names of options that affect how codecs are fitted.
         prediction_files: the extensions that predictions can be written to, besides tables.
         interfacing: the names of options that must match for a run to start from another run's weights.
@@ -143,7 +143,7 @@ class Task(ABC, Generic[S]):
     maximize: ClassVar[bool] = False
     next_commands: ClassVar[Sequence[str]] = ("inspect {}", "predict {} DATA --out predictions.csv")
     baseline_rows: ClassVar[int] = 2
-    most_evaluated: ClassVar[int] = 1_000_000
+    max_evaluated: ClassVar[int] = 1_000_000
     fitting: ClassVar[Sequence[str]] = ()
     prediction_files: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
@@ -184,7 +184,7 @@ class Task(ABC, Generic[S]):
         return kind(kind.Options.model_validate({"task": description.name, **description.options}))
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Return a short reason why the options imply this task, or "" if they don't.
 
         Args:
@@ -314,7 +314,7 @@ class Task(ABC, Generic[S]):
         """
         return figures
 
-    def further_figures(self, model: SequenceModel, part: S, terms: int | None = None) -> Figures:
+    def extra_figures(self, model: SequenceModel, part: S, terms: int | None = None) -> Figures:
         """Measure metrics that are not means over batches.
 
         Args:
@@ -476,7 +476,7 @@ class Generative(Task[S]):
     def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
         """Write a sample to a file, preceded by its prompt."""
 
-    def usual_length(self, codecs: Codecs) -> int:
+    def default_length(self, codecs: Codecs) -> int:
         """Return the default length of a sample in tokens or steps."""
         return 500
 

@@ -55,7 +55,7 @@ class Classify(SequenceTask):
     interfacing = ("level",)
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect a label column, or a folder that contains only folders."""
         if options.get("label"):
             return "a label column is set"
@@ -208,11 +208,11 @@ class Classify(SequenceTask):
             return [f"{kind} {k}" for k in range(codecs.inputs.size)]
         return super().features(codecs)
 
-    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
-        """See `SequenceTask.symbols`."""
+    def tokens(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+        """See `SequenceTask.tokens`."""
         if _numeric(codecs):
             return None
-        return [codecs.inputs.symbols[id] for id in part.inputs[k]]
+        return [codecs.inputs.tokens[id] for id in part.inputs[k]]
 
     def unknown(self, part: Sequences, k: int, codecs: Codecs) -> NDArray[Any] | None:
         """See `SequenceTask.unknown`."""
@@ -238,7 +238,7 @@ class Classify(SequenceTask):
         part = Sequences(ids, np.zeros(len(ids), np.int64), names=lines)
         return self.passage(part, codecs, length, "your text", answered=False)
 
-    def _read(self, paths: Sequence[str | Path], least_labels: int) -> Labeled:
+    def _read(self, paths: Sequence[str | Path], min_labels: int) -> Labeled:
         options = self.options
         if options.label_pattern is not None or hold_sounds(paths):
             given = {"label": options.label, "text": options.text, "group": options.group, "time": options.time}
@@ -246,7 +246,7 @@ class Classify(SequenceTask):
                 if value is not None:
                     raise DataError(f"{option(name)} names a table column, but the data are sounds; remove it")
             return read_labeled_sounds(
-                paths, label_pattern=options.label_pattern, group_by=options.group_by, least_labels=least_labels
+                paths, label_pattern=options.label_pattern, group_by=options.group_by, min_labels=min_labels
             )
         columns = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
         return read_labeled(
@@ -258,7 +258,7 @@ class Classify(SequenceTask):
             columns=columns,
             group_by=options.group_by,
             encoding_errors=options.encoding_errors,
-            least_labels=least_labels,
+            min_labels=min_labels,
         )
 
     def _fitted(self, found: Labeled, train: Any) -> Any:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from throughtime.codecs import Codecs
 from throughtime.data.knobs import DeviceInput, settings_by_pair
 from throughtime.data.pairs import Pair, Pairs, find_pairs, read_pairs
-from throughtime.data.segments import Segments, WholeSignals, places
+from throughtime.data.segments import Segments, WholeSignals, segment_starts
 from throughtime.data.sound import BLOCK, SOUND_FILES, Recording, common, find_recordings, sound_writer
 from throughtime.data.waveform import Samples
 from throughtime.errors import DataError, UserError
@@ -54,7 +54,7 @@ class Effect(Task[Pairs]):
     baseline_rows = 1
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect pairs."""
         return "pairs of dry and wet sounds" if options.get("paired") else ""
 
@@ -136,7 +136,7 @@ class Effect(Task[Pairs]):
 
     def fitting_batch(self, data: Data[Pairs], batch: int, ranks: int) -> int:
         """Return the batch size, reduced to the number of segments if there are fewer."""
-        count = len(places(data.train.signals, **self._cuts(data.train)))
+        count = len(segment_starts(data.train.signals, **self._cuts(data.train)))
         fitting = min(batch, count) // ranks * ranks
         if fitting < 1:
             raise DataError(f"{data.name} has {count} segments, fewer than the {ranks} processes")

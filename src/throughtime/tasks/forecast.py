@@ -44,12 +44,12 @@ class ForecastTask(Task[Windows]):
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
     measure: ClassVar[str] = "loss"
-    most_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
+    max_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
     reads_again: ClassVar[bool] = True
     shows_reach: ClassVar[bool] = False  # the report shows the rows that each forecast depends on instead
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect a horizon or a target column."""
         for name, what in (("horizon", "a horizon is set"), ("target", "a target column is set")):
             if options.get(name):
@@ -109,7 +109,8 @@ class ForecastTask(Task[Windows]):
                 scaling=options.scaling,
                 season=options.season,
                 context=context,
-                segment=options.segment or (1 if self._recursive else -(-horizon // -(-horizon // _SEGMENT))),
+                segment=options.segment
+                or (1 if self._strategy == "recursive" else -(-horizon // -(-horizon // _SEGMENT))),
                 calendar=options.calendar,
             )
         windows = self._windows(table, codec)
@@ -172,11 +173,16 @@ class ForecastTask(Task[Windows]):
         margin = max(s * -(-codec.context // s), s * -(-horizon // s), codec.season)
         zeros = np.zeros(len(table.series), np.int64)
         encoded = codec.encode(table, margin)
-        return Windows(encoded, codec, horizon, zeros, zeros, table.digest, recursive=self._recursive)
+        return Windows(encoded, codec, horizon, zeros, zeros, table.digest, **self._how)
 
     @property
-    def _recursive(self) -> bool:
-        return self.options.strategy == "recursive"
+    def _strategy(self) -> str:
+        return self.options.strategy or ("direct" if self.options.future else "parallel")
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        """The fields of `Windows` that the strategy sets."""
+        return {name: self._strategy == name for name in ("recursive", "parallel")}
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Windows:
         """See `Task.read`; returns all windows after the rows used for training and validation."""
@@ -236,7 +242,7 @@ class ForecastTask(Task[Windows]):
         codec: SeriesCodec = codecs.inputs
         none = np.zeros(0, np.int64)
         empty: Any = None
-        windows = Windows(empty, codec, self.horizon, none, none, recursive=self._recursive)
+        windows = Windows(empty, codec, self.horizon, none, none, **self._how)
         return Interface("numeric", windows.features, self._output(codec), causal=True)
 
     def _output(self, codec: SeriesCodec) -> Output:
@@ -262,7 +268,7 @@ class ForecastTask(Task[Windows]):
 
     def subset(self, part: Windows, terms: int | None) -> Windows:
         """See `Task.subset`; selects evenly spaced windows."""
-        return part if terms is None else part.spread(max(1, -(-terms // self.horizon)))
+        return part if terms is None else part.evenly_spaced(max(1, -(-terms // self.horizon)))
 
     def rolling(self, part: Windows, windows: int | None, step: int | None) -> Windows:
         """See `Task.rolling`; the default step is the horizon, or 1 if `windows` is None too."""
@@ -279,7 +285,7 @@ class ForecastTask(Task[Windows]):
         """See `Task.figures`: the mean `loss` per value, and the number of `values` forecast."""
         return {"loss": figures["loss"], "values": int(figures["terms"])}
 
-    def further_figures(self, model: SequenceModel, part: Windows, terms: int | None = None) -> Figures:
+    def extra_figures(self, model: SequenceModel, part: Windows, terms: int | None = None) -> Figures:
         """Measure forecast errors and the coverage of intervals (see `Measures`)."""
         from throughtime.tasks.forecast_decoding import forecasts
 
@@ -327,7 +333,7 @@ class ForecastTask(Task[Windows]):
         """
         from throughtime.tasks.forecast_decoding import forecasts, units
 
-        later = (data.valid.later or data.valid).spread(max(1, 2_000_000 // self.horizon))
+        later = (data.valid.later or data.valid).evenly_spaced(max(1, 2_000_000 // self.horizon))
         scores, observed = [], []
         for chosen, forecast in forecasts(model, later, self.options.interval, calibrated=False):
             values, present = later.targets(chosen)

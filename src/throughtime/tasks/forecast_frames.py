@@ -38,7 +38,7 @@ class FrameForecast(ForecastTask):
     interfacing: ClassVar = ForecastTask.interfacing
 
     @classmethod
-    def speaks_for(cls, options: Any) -> str:
+    def detect(cls, options: Any) -> str:
         """Match nothing: only the estimator creates this task."""
         return ""
 

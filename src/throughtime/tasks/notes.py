@@ -51,7 +51,7 @@ class Notes(SequenceTask, Generative[Sequences]):
     extension = ".mid"
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect piano rolls, MIDI files, and folders with MIDI files in them or one level below."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
@@ -184,7 +184,8 @@ class Notes(SequenceTask, Generative[Sequences]):
             prompt: the path of a file with one piece to continue; silence if empty.
             length: the number of steps to generate.
             seed: the random seed.
-            temperature: divides the log-odds. Below 1 is more conservative; 0 always picks each key's likelier value.
+            temperature: divides the log-odds. Below 1 is more conservative; 0 always picks the most likely value of
+                each key.
 
         Raises:
             UserError: if an argument is invalid.

@@ -65,7 +65,7 @@ class SequenceTask(Task[Sequences]):
         """Return the name of a step, such as "character"."""
         return "step"
 
-    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+    def tokens(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
         """Return the texts of a sequence's steps; None if steps are numeric."""
         return None
 
@@ -81,7 +81,7 @@ class SequenceTask(Task[Sequences]):
             Item(
                 part.inputs[k],
                 part.targets[k] if answered else None,
-                self.symbols(part, k, codecs),
+                self.tokens(part, k, codecs),
                 part.names[k],
                 self.unknown(part, k, codecs),
             )

@@ -34,7 +34,7 @@ class StreamTask(Generative[R]):
     """
 
     row: ClassVar[str] = "row"
-    element: ClassVar[str] = "symbol"
+    element: ClassVar[str] = "token"
     options: StreamOptions
 
     def batches(self, part: R, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Streams:

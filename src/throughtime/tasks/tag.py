@@ -64,7 +64,7 @@ class Tag(SequenceTask):
     fitting = ("min_count",)
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect files whose names end in .conll, .iob or .bio."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
@@ -216,8 +216,8 @@ class Tag(SequenceTask):
         """Return "token"."""
         return "token"
 
-    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
-        """See `SequenceTask.symbols`."""
+    def tokens(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+        """See `SequenceTask.tokens`."""
         assert isinstance(part, TaggedSequences)
         return part.tokens[k]
 

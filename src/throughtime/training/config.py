@@ -149,6 +149,9 @@ class TrainingOptions(Options):
         weight_decay: decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101) for any optimizer. Each step
             multiplies every matrix, including the embedding, by 1 - lr * weight_decay; vectors such as biases and gains
             don't decay. The default is 0.01 for adamw and 0 otherwise.
+        ema: the decay of an exponential moving average of the weights, such as 0.999, with a warm-up. The average is
+            validated, saved and reported instead of the last weights (Polyak & Juditsky 1992; Tarvainen & Valpola 2017,
+            arXiv:1703.01780); 0 turns averaging off.
         epochs: the number of passes through the training data; training ends at the first of `epochs`, `steps` and
             `minutes` to be reached.
         steps: the number of weight updates; the task's default if no end is given.
@@ -171,6 +174,7 @@ class TrainingOptions(Options):
     decay_after: Annotated[int, Field(ge=0)] | None = None
     clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     weight_decay: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    ema: Share = 0.0
 
     epochs: Positive | None = None
     steps: Count | None = None
@@ -279,16 +283,16 @@ class TrainConfig(BaseModel):
         """
         name = task if isinstance(task, str) else task.name
         given = {name: value for name, value in fields.items() if value is not None}
-        usual = {name: value for name, value in tasks.options_of(task).defaults.items() if name not in given}
+        defaults = {name: value for name, value in tasks.options_of(task).defaults.items() if name not in given}
         if any(name in given for name in ENDS):
-            usual = {name: value for name, value in usual.items() if name not in ENDS}
+            defaults = {name: value for name, value in defaults.items() if name not in ENDS}
         groups = _groups(task)
         wrong = [
             {"type": "extra_forbidden", "loc": (name,), "input": given[name]}
             for name in given
             if not any(name in group.model_fields for group in groups.values())
         ]
-        values = {"task": name, **usual, **given}
+        values = {"task": name, **defaults, **given}
         made: dict[str, Any] = {}
         for key, group in groups.items():
             try:

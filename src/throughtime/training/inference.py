@@ -207,7 +207,7 @@ def sample(
             f"{run.path} is a run of task {task.name}, which can't generate samples; use predict on data instead"
         )
     codecs = run.description.codecs
-    length = task.usual_length(codecs) if length is None else length
+    length = task.default_length(codecs) if length is None else length
     return task.sample(run.model(engine), codecs, prompt, length=length, seed=seed, **draw)
 
 

@@ -256,9 +256,9 @@ def _begin(
     if plan.batch < training.batch:
         notes.append(f"batch size reduced from {training.batch} to {plan.batch} because there is little data")
     if training.minutes is not None and plan.seconds is not None and plan.seconds < 60 * training.minutes / 2:
-        begun = 60 * training.minutes - plan.reserve - plan.seconds
+        before = 60 * training.minutes - plan.reserve - plan.seconds
         notes.append(
-            f"{duration(begun)} of {duration(60 * training.minutes)} are needed before the first step and "
+            f"{duration(before)} of {duration(60 * training.minutes)} are needed before the first step and "
             f"{duration(plan.reserve)} for the report; a larger {option('minutes')} leaves more time to train"
         )
     return run, data, [*notes, *chosen.why]

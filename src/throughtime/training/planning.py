@@ -102,7 +102,7 @@ def make_plan(
     steps = min(ends, default=None)
     expected = ends
     held_out = [task.reading(part).terms for part in (data.valid, data.test) if part is not None]
-    evaluated, losses, seconds, reserve = task.most_evaluated, LOSSES, None, 0.0
+    evaluated, losses, seconds, reserve = task.max_evaluated, LOSSES, None, 0.0
     if training.minutes is not None:
         speed = _measured(task, data, training, model, batch, report)
         budget = 60 * training.minutes
@@ -217,7 +217,7 @@ def _after_training(
     left = max(0.0, _RESERVED * budget - rest) / _SAFETY
     parts = [*held_out, *(held_out[:1] if task.reads_again else ())]
     share = _EVALUATION_SHARE if task.shows_reach else 1.0
-    evaluated = min(task.most_evaluated, max(_FEWEST_EVALUATED, int(share * left / len(parts) / speed.term)))
+    evaluated = min(task.max_evaluated, max(_FEWEST_EVALUATED, int(share * left / len(parts) / speed.term)))
     taken, losses = speed.term * sum(min(terms, evaluated) for terms in parts), LOSSES
     if task.shows_reach:
         streams = len(followed(task, data.valid))
@@ -296,7 +296,9 @@ def step_seconds(
             given = batches.batch(len(times))
             on = OnDevice.of(given, device, torch.float32)
             carried = state if given.carry else None
-            loss, state = copied.loss(on.inputs, on.targets, carried, lengths=on.lengths, weights=on.weights)
+            loss, state = copied.loss(
+                on.inputs, on.targets, carried, lengths=on.lengths, weights=on.weights, branches=on.branches
+            )
             (loss / given.terms).backward()  # type: ignore[no-untyped-call]
             clipped_norm(copied, training.clip).item()
             optimizer.step()

@@ -57,7 +57,7 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
             *(f"{label} {value} on held-out data" for label, value in rows[:1]),
             f"to look inside: throughtime inspect {run.path}",
         ],
-        symbol=task.unit,
+        step=task.unit,
         measure=task.measure,
         flows=flows,
         samples=_samples(run),

@@ -61,8 +61,7 @@ class Plan(BaseModel):
 
         Args:
             step: the number of steps taken.
-            losses: the approximate number of losses to follow back through time to measure how far gradients reach.
-        seconds: the training time in seconds.
+            seconds: the training time in seconds.
         """
         shares = [0.0]
         if self.steps is not None:

@@ -27,7 +27,7 @@ from throughtime.sight.report.data import (
     Values,
 )
 from throughtime.sight.report.passage import Passage, short
-from throughtime.sight.report.predictions import reach, read
+from throughtime.sight.report.predictions import influence, read
 
 _PARTS = 4  # stages of the work: running, measuring dependencies, following gradients, scoring units
 _EPISODES = 3  # a feature that occurs in fewer sequences or steps is ignored
@@ -50,7 +50,7 @@ def collect(
         patterns: names of values, as in `throughtime.record`; by default all except pre-activations and previous
             states.
         engine: the engine for the recurrent layers; defaults to the one used in training.
-        progress: called with the current stage and how far it is.
+        progress: called with the current stage and its progress.
 
     Raises:
         RunError: if the run can't be read.
@@ -65,14 +65,14 @@ def collect(
         return ReportData(
             title=f"Inside {run.path.resolve().name}",
             facts=[*facts(run), f"plays {passage.name}"],
-            symbol=passage.step,
+            step=passage.step,
             sounds=sounds,
             flows=flows,
             saturations=_saturations(model, recorded),
             timescales=_timescales(model, recorded),
             **training_curves(run),
         )
-    reading = replace(reading, **reach(model, passage))
+    reading = replace(reading, **influence(model, passage))
     _report_progress(progress, 2)
     read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
     flows = flows_of(model, read_from, run.plan.losses)
@@ -81,12 +81,12 @@ def collect(
     values = [_values(name, recorded[name], passage.readable, more) for name in names]
     _report_progress(progress, 4)
     outcome = {} if passage.part is None else run.task.outcome(model, passage.part, run.description.codecs)
-    if reading.chances is not None:
+    if reading.bit_probabilities is not None:
         outcome.pop("rolls", None)  # the reading shows its own rolls
     return ReportData(
         title=f"Inside {run.path.resolve().name}",
         facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
-        symbol=passage.step,
+        step=passage.step,
         unit=run.task.unit,
         measure=run.task.measure,
         warnings=_warnings(reading, passage.step),
@@ -127,7 +127,7 @@ def flows_of(model: SequenceModel, sequences: Sequence[Followed], losses: int = 
 
     Args:
         model: the model.
-        sequences: inputs `[T]` or `[T, F]` and their targets; without targets, the likeliest labels are used.
+        sequences: inputs `[T]` or `[T, F]` and their targets; without targets, the most likely labels are used.
         losses: the approximate number of losses to follow.
         group: the name of this group of curves.
     """
@@ -218,9 +218,9 @@ def _timescales(model: SequenceModel, recorded: dict[str, Array]) -> list[Timesc
     return found
 
 
-def _values(name: str, steps: Array, symbols: Sequence[str] | None, more: Mapping[str, Array]) -> Values:
+def _values(name: str, steps: Array, tokens: Sequence[str] | None, more: Mapping[str, Array]) -> Values:
     layer, _, short = name.partition(".")
-    found = interest(steps, symbols, more, along="the sequence" not in more)
+    found = interest(steps, tokens, more, along="the sequence" not in more)
     return Values(layer, short, steps, found.order, found.scores, found.phrases)
 
 
@@ -231,11 +231,11 @@ def _features(reading: Reading) -> dict[str, Array]:
         found["the sequence"] = np.concatenate([np.arange(part.stop - part.start) for part in reading.parts])
     answers = np.array(reading.answers)
     names, counts = np.unique(answers[answers != ""], return_counts=True)
-    of_sequences = reading.decided is not None
+    of_sequences = reading.label_influence is not None
     for name in names[np.argsort(-counts, kind="stable")][:_NAMED]:
         if sum(part.answer == name for part in reading.parts) >= _EPISODES or not of_sequences:
             found[f"{'in' if of_sequences else 'at'} {name}"] = answers == name
-    if reading.inputs is not None and reading.chances is not None:
+    if reading.inputs is not None and reading.bit_probabilities is not None:
         for k, name in enumerate(reading.features):
             found[f"while {name} sounds"] = reading.inputs[:, k] > 0
     return found
@@ -246,12 +246,12 @@ def _read_in_words(reading: Reading, passage: Passage, unit: str) -> list[str]:
     many = len(passage.items)
     read = f"{many:,} sequence{'s' * (many != 1)}, {steps}," if reading.parts else steps
     found = [f"reads {read} of {passage.name}"]
-    if reading.decided is not None:
+    if reading.label_influence is not None:
         known = [part for part in reading.parts if part.answer]
         if known:
-            found.append(f"{sum(part.answer == part.said for part in known):,} of {len(known):,} labels correct")
+            found.append(f"{sum(part.answer == part.predicted for part in known):,} of {len(known):,} labels correct")
     elif reading.answers:
-        right = [reading.alphabet[reading.likeliest[t, 0]] == a for t, a in enumerate(reading.answers) if a]
+        right = [reading.alphabet[reading.top[t, 0]] == a for t, a in enumerate(reading.answers) if a]
         if right:
             found.append(f"{sum(right):,} of {len(right):,} answers correct")
     loss = reading.loss

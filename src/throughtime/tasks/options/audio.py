@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from throughtime.data.limits import MOST_LEVELS, MOST_RATE
+from throughtime.data.limits import MAX_LEVELS, MAX_RATE
 from throughtime.options import Count
 from throughtime.tasks.options import StreamOptions
 
@@ -30,10 +30,10 @@ class AudioOptions(StreamOptions):
     defaults: ClassVar = {"hidden_size": 256, "dropout": 0.0, "batch": 32}
 
     task: Literal["audio"] = "audio"
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
+    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None
     channels: Literal["mono", "stereo"] | None = None
     quantization: Literal["mu-law", "linear"] = "mu-law"
-    levels: Annotated[int, Field(ge=2, le=MOST_LEVELS)] = 256
+    levels: Annotated[int, Field(ge=2, le=MAX_LEVELS)] = 256
     output: Literal["softmax", "mixture"] = "softmax"
     components: Annotated[int, Field(ge=1, le=100)] = 5
     window: Count = 512

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
-from throughtime.data.limits import BANDS, MOST_FRAME, MOST_RATE
+from throughtime.data.limits import BANDS, MAX_FRAME, MAX_RATE
 from throughtime.options import Count, Share
 from throughtime.tasks.options import SequenceOptions
 
@@ -59,9 +59,9 @@ class ClassifyOptions(SequenceOptions):
     columns: str | None = None
     group_by: str | None = None
     label_pattern: Annotated[str | None, AfterValidator(_pattern)] = None
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
+    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None
     features: Literal["log-mel", "raw"] = "log-mel"
-    frame: Annotated[int, Field(ge=1, le=MOST_FRAME)] = 32
+    frame: Annotated[int, Field(ge=1, le=MAX_FRAME)] = 32
     normalize: Literal["level", "none"] | None = None
     augment: Annotated[int, Field(ge=0, le=1000)] | None = None
     bands: Annotated[int, Field(ge=1, le=512)] = BANDS

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from throughtime.data.limits import MOST_RATE
+from throughtime.data.limits import MAX_RATE
 from throughtime.options import Count, Positive, Share
 from throughtime.tasks.options import TaskOptions
 
@@ -67,7 +67,7 @@ class EffectOptions(TaskOptions):
 
     task: Literal["effect"] = "effect"
     paired: bool = False
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
+    rate: Annotated[int, Field(ge=1, le=MAX_RATE)] | None = None
     align: Literal["auto", "off"] = "auto"
     knob: Annotated[dict[str, tuple[float, ...]], BeforeValidator(knobs_from)] = Field({})
     skip: bool = True
