@@ -2,9 +2,9 @@
 
     python benchmarks/single_steps.py [MODULE ...]
 
-prints torch's time over ours, each the least of interleaved rounds, for each module, size, batch and number of threads:
-without gradients, with frozen weights, and with gradients. Every call gets a state that needs no gradient. By default,
-all modules run.
+prints torch's time divided by ours for each module, size, batch and number of threads: without gradients, with frozen
+weights, and with gradients. Each time is the minimum over interleaved rounds. Every call passes a state, which needs no
+gradient. By default, all modules run.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import throughtime
 import throughtime.engines.operator  # registers the operator
 from throughtime import cells
-from throughtime.engines import choose, get, say_once
+from throughtime.engines import choose, get, log_fallback
 
 pytestmark = pytest.mark.skipif(
     get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None,
@@ -90,7 +90,7 @@ def test_the_operator_itself_refuses_forward_mode() -> None:
 
 
 def test_a_fallback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    say_once.cache_clear()
+    log_fallback.cache_clear()
     program = cells.get("lstm").program(3, 4)
     with caplog.at_level(logging.WARNING, "throughtime"):
         for _ in range(2):

@@ -307,7 +307,7 @@ def damaged(draw: st.DrawFn) -> Any:
 
 @settings(max_examples=200)
 @given(damaged())
-def test_a_damaged_program_raises_or_is_a_legal_program_that_runs(content):
+def test_a_damaged_program_raises_or_is_legal_and_runs(content):
     try:
         program = from_json(json.dumps(content))
     except ProgramError:

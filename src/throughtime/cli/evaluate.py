@@ -14,8 +14,13 @@ from throughtime.cli.output import announce, show_json, show_rows, starting
 def evaluate(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
     data: Annotated[
-        list[str], typer.Argument(metavar="DATA", help="Files and directories; - is standard input, for text.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Files and directories; - is standard input, for text. Default: the test data of the run, or the "
+            "validation data if there are none.",
+        ),
+    ] = None,
     *,
     windows: Annotated[
         int | None,
@@ -47,13 +52,13 @@ def evaluate(
     from throughtime.runs import Run
 
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
-    announce(opened, data)
+    announce(opened, data or ["the held-out data"])
     with starting():
         from throughtime.training.display import Display
         from throughtime.training.inference import evaluated
     with Display(shown=True) as display:
         found = evaluated(
-            opened, data, windows=windows, step=step, knob=knob or None,
+            opened, data or None, windows=windows, step=step, knob=knob or None,
             encoding_errors=encoding_errors, engine=engine, progress=display.progress,
         )  # fmt: skip
     if as_json:

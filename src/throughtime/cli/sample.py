@@ -9,7 +9,6 @@ import typer
 
 from throughtime.cli.output import announce, starting
 from throughtime.paths import display_path
-from throughtime.tasks.base import Generative
 
 
 def sample(
@@ -28,9 +27,9 @@ def sample(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write. Default: print text.")] = None,
     temperature: Annotated[
         float,
-        typer.Option(metavar="T", help="Sampling temperature; 0 always takes the likeliest token."),
+        typer.Option(metavar="T", help="Sampling temperature; 0 always takes the most likely token."),
     ] = 1.0,
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K likeliest tokens only.")] = None,
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens only.")] = None,
     top_p: Annotated[
         float | None,
         typer.Option(metavar="P", help="Sample from the smallest set of tokens with total probability P."),
@@ -43,6 +42,7 @@ def sample(
 ) -> None:
     """Text is printed after the prompt as it is generated; notes and sound are written to a file."""
     from throughtime.runs import Run
+    from throughtime.tasks.base import Generative
 
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     announce(opened)

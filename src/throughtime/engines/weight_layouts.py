@@ -167,7 +167,7 @@ def joined_gradients(
 
 @lru_cache(maxsize=256)
 def _elements(pieces: tuple[RowMapping, ...], width: int) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
-    """Pieces counted in elements: each the number of them, and for each term a field of `Stored` and the first one."""
+    """Each piece's number of elements, and for each of its terms the field of `Stored` and the first element."""
     return tuple(((p.stop - p.start) * width, tuple((field, row * width) for field, row in p.terms)) for p in pieces)
 
 

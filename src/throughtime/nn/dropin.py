@@ -22,7 +22,7 @@ from throughtime.nn.direct import SingleLayer, run_directly, single_layer
 from throughtime.nn.forms import require_reset, states_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.hooks import Hookable
-from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, ways_of
+from throughtime.nn.stack import Layers, Stack, directions_of, in_autocast, outside_graph
 from throughtime.nn.substitute import Substitute
 from throughtime.program.core import Program
 
@@ -96,7 +96,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         own: Mapping[str, Any] = self._parameters
         tensors = [[own[n] if n in own else getattr(self, n) for n in names] for names in self._all_weights]
         stored = [layer.to_program(of, bias=bool(self.bias)) for of in tensors]
-        return [list(zip(ways, stored[depth * directions :], strict=False)) for depth, ways in enumerate(programs)]
+        return [list(zip(layer, stored[depth * directions :], strict=False)) for depth, layer in enumerate(programs)]
 
     def _promotes(self, x: Tensor, layout: Layout) -> Sequence[bool]:
         """See `throughtime.nn.stack.Stack`."""
@@ -107,7 +107,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
 
     def _check(self, input: Any, hx: Any) -> None:
         """Raise the errors that torch raises for invalid arguments, in torch's words."""
-        if self._is_usual(input, states_of(hx)):
+        if self._is_common_case(input, states_of(hx)):
             return
         if isinstance(input, PackedSequence):
             x, sizes = input.data, input.batch_sizes
@@ -130,7 +130,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
             self.check_forward_args(x, hx, sizes)
             _check_states(states_of(hx), x)
 
-    def _is_usual(self, input: Any, states: tuple[Tensor, ...]) -> bool:
+    def _is_common_case(self, input: Any, states: tuple[Tensor, ...]) -> bool:
         """Check quickly whether input and states are valid in the common case; runs on every call."""
         if not isinstance(input, Tensor) or input.dim() != 3 or input.shape[2] != self.input_size:
             return False
@@ -156,7 +156,7 @@ def _cached_programs(
     layer = TORCH_LAYERS[mode]
     widths = [input_size] + [(projection or hidden_size) * directions] * (layers - 1)
     return tuple(
-        tuple(ways_of(layer.program(width, hidden_size, projection, bias=bias), directions)) for width in widths
+        tuple(directions_of(layer.program(width, hidden_size, projection, bias=bias), directions)) for width in widths
     )
 
 
@@ -189,7 +189,8 @@ def _runs_on_onednn(dtype: torch.dtype) -> bool:
         or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
         or (dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported() and not torch.is_grad_enabled())
     )
-    return supported and torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return supported and available and torch._C._get_mkldnn_enabled()
 
 
 def _check_states(states: Sequence[Tensor], like: Tensor) -> None:

@@ -23,7 +23,7 @@ from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
 from throughtime.program.recording import with_outputs
-from throughtime.program.rewrite import input_weights, rewritten, with_symbols
+from throughtime.program.rewrite import input_weights, rewritten, with_one_hot_input
 
 Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # program and parameters, indexed by layer and direction
 
@@ -63,7 +63,7 @@ class Stack(NamedTuple):
         lengths: Lengths | None = None,
         reset: Tensor | None = None,
         token_ids: bool = False,
-        further: Sequence[Tensor | PackedSequence] = (),
+        step_inputs: Sequence[Tensor | PackedSequence] = (),
     ) -> tuple[Output, State]:
         """Run on any form of input that recurrent layers accept.
 
@@ -73,7 +73,7 @@ class Stack(NamedTuple):
                 tuple for a cell with several states; by default the learned values or those that the cell declares.
             hooks: the hooks that intercept each layer's run, in order.
             reset: a mask in the input's form without its features, nonzero where a sequence's states are reset.
-            further: inputs other than the layer below's output, in the input's form with their own widths.
+            step_inputs: inputs other than the layer below's output, in the input's form with their own widths.
 
         Returns:
             The output, in the input's form, and the final state, in the initial state's form.
@@ -85,7 +85,7 @@ class Stack(NamedTuple):
             sequence = StateSequence() if returns == "states" else None
             resets = [] if mask is None else [Reset(mask, self.starts)]
             hooks = [*self.masks, *resets, *hooks, *([] if sequence is None else [sequence])]
-        laid_out = [form.laid_out(given) for given in further]
+        laid_out = [form.laid_out(given) for given in step_inputs]
         outputs, final = self.run_layers(x, form.states(state), form.layout, hooks, laid_out)
         return form.output(outputs if sequence is None else sequence.sequences, returns), form.final(final)
 
@@ -95,7 +95,7 @@ class Stack(NamedTuple):
         states: Sequence[Tensor] | None,
         layout: Layout,
         hooks: Sequence[Hook] = (),
-        further: Sequence[Tensor] = (),
+        step_inputs: Sequence[Tensor] = (),
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Run the layers one after another.
 
@@ -106,7 +106,8 @@ class Stack(NamedTuple):
                 learned values or those that the cell declares.
             layout: the layout of x.
             hooks: the hooks that intercept each layer's run, in order.
-            further: inputs other than x for every layer and direction, `[T, B, width]` each, or `[N, width]` if packed.
+            step_inputs: inputs other than x for every layer and direction, each `[T, B, width]`, or `[N, width]` if
+                packed.
 
         Returns:
             The last layer's output `[T, B, directions * output]`, or `[N, ...]` if packed, or `[B, ...]` for the last
@@ -117,7 +118,7 @@ class Stack(NamedTuple):
             # Compute in float32, because rounding errors accumulate in states, and return autocast's dtype.
             with torch.autocast(kind, enabled=False):
                 given = None if states is None else [s.float() for s in states]
-                outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in further])
+                outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in step_inputs])
             dtype = torch.get_autocast_dtype(kind)
             if self.promotes is None:
                 return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
@@ -134,15 +135,15 @@ class Stack(NamedTuple):
             if depth > 0 and self.dropout > 0:
                 taken = [self._dropped(y, layout) for y in below]
             outputs = []
-            for way, (program, parameters) in enumerate(directions):
+            for direction, (program, parameters) in enumerate(directions):
                 if states is not None:
                     initial = [s[len(ended)] for s in states]
                 elif self.starts is not None:
-                    initial = [start.expand(layout.rows, -1) for start in self.starts[depth][way]]
+                    initial = [start.expand(layout.rows, -1) for start in self.starts[depth][direction]]
                 else:
                     initial = None
-                operands = Operands([taken[way % len(taken)], *further], initial, parameters)
-                at = (LayerDirection(depth, way == 1), hooks) if hooks else None
+                operands = Operands([taken[direction % len(taken)], *step_inputs], initial, parameters)
+                at = (LayerDirection(depth, direction == 1), hooks) if hooks else None
                 result = self._run_layer(program, operands, layout, at)
                 outputs.append(result.outputs[0])
                 ended.append(result.states)
@@ -188,11 +189,11 @@ class Stack(NamedTuple):
     ) -> Result:
         """Run one direction of one layer with hooks."""
         direction, hooks = at
-        (x, *further), *_ = operands
+        (x, *step_inputs), *_ = operands
         every = self.options.checkpoint_every
         padded = x.new_empty(()).expand(layout.steps, layout.rows, x.shape[-1]) if layout.packed else x
         added = [layout.pack(given) for hook in hooks for given in hook.inputs(direction, padded)]
-        operands = operands._replace(inputs=[x, *further, *added])
+        operands = operands._replace(inputs=[x, *step_inputs, *added])
         if torch.compiler.is_compiling():
             result = self._run_in_graph(program, operands, layout, hooks)
             ends = [len(program.outputs)]
@@ -269,7 +270,7 @@ def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
     first, *rest = layers
     found = []
     for program, parameters in first:
-        changed = with_symbols(program, len(table))
+        changed = with_one_hot_input(program, len(table))
         if changed is None:
             return None
         weights = input_weights(program)
@@ -325,7 +326,7 @@ def _merged(outputs: list[Tensor], merge: str) -> list[Tensor]:
 
 def _passed_by(below: list[Tensor], outputs: list[Tensor], skip: str, top: bool) -> list[Tensor]:
     """Apply a skip connection to a layer's outputs."""
-    past = [below[way % len(below)] for way in range(len(outputs))]
+    past = [below[direction % len(below)] for direction in range(len(outputs))]
     pairs = list(zip(past, outputs, strict=True))
     if skip == "residual":
         return [x + y if x.shape == y.shape else y for x, y in pairs]
@@ -345,12 +346,12 @@ def _last_step(y: Tensor, reverse: bool, batch_sizes: Sequence[int] | None) -> T
     return found
 
 
-def ways_of(program: Program, directions: int, reverse: bool = False) -> list[Program]:
+def directions_of(program: Program, directions: int, reverse: bool = False) -> list[Program]:
     """Return the program of each direction of a layer, ready for a compiled graph."""
-    ways = [program.flipped] if reverse else [program, program.flipped][:directions]
-    for way in ways:
-        _ = way.text  # caches the text, which can't be written during graph capture
-    return ways
+    programs = [program.flipped] if reverse else [program, program.flipped][:directions]
+    for each in programs:
+        _ = each.text  # caches the text, which can't be written during graph capture
+    return programs
 
 
 def _eager(reason: str) -> Callable[..., Any]:

@@ -211,14 +211,14 @@ class _Adjoint(Derivation):
     def _rule(self, id: int, g: Symbol) -> None:
         instruction = self.program.body[id]
         row = OPERATIONS[instruction.op]
-        words = dict(instruction.attributes)
+        attributes = dict(instruction.attributes)
         values = [self.value(arg) for arg in instruction.args]
         if row.weight_gradient is not None:
             if instruction["weight"] in self.wanted.arrays:
                 self.terms[instruction["weight"]].append(row.weight_gradient(g, values[0]))
-            words["weight"] = self.weight(instruction["weight"])
+            attributes["weight"] = self.weight(instruction["weight"])
         for arg, piece in zip(
-            instruction.args, row.gradient(self.builder, g, self.value(id), *values, **words), strict=True
+            instruction.args, row.gradient(self.builder, g, self.value(id), *values, **attributes), strict=True
         ):
             if piece is not None:
                 self._add(arg, piece if isinstance(piece, SliceGradient) else SliceGradient(piece, 0))
@@ -261,13 +261,13 @@ def _active(program: Program, wanted: Slots, seen: tuple[int, ...], single_step:
     moving = set(wanted.states)
     while True:
         for id, instruction in enumerate(program.body):
-            words = dict(instruction.attributes)
+            attributes = dict(instruction.attributes)
             if (
                 any(arg in active for arg in instruction.args)
-                or (instruction.op == INPUT and words["index"] in wanted.vectors)
-                or (instruction.op == PREVIOUS and words["index"] in moving)
-                or (instruction.op == PARAMETER and words["index"] in wanted.arrays)
-                or words.get("weight") in wanted.arrays
+                or (instruction.op == INPUT and attributes["index"] in wanted.vectors)
+                or (instruction.op == PREVIOUS and attributes["index"] in moving)
+                or (instruction.op == PARAMETER and attributes["index"] in wanted.arrays)
+                or attributes.get("weight") in wanted.arrays
             ):
                 active.add(id)
         more = {k for k, state in enumerate(program.states) if state.next in active}

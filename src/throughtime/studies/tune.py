@@ -109,17 +109,17 @@ def tune(
         given["test_share"] = _TEST_SHARE
     if len(found) == 1:
         given["cell"] = next(iter(found))
-    usual = TrainConfig.of(kind, **given).anywhere()
-    if usual.training.processes > 1:
+    defaults = TrainConfig.of(kind, **given).anywhere()
+    if defaults.training.processes > 1:
         raise UserError(f"{option('devices')} can't be used with tune; each trial is trained in one process")
-    space = space_for(usual, given, tuple(found))
-    folder = _folder(options.get("out"), usual)
-    with Display(progress) as display, _quiet(optuna), _alone(folder, storage):
-        data, test = _apart(kind(usual.task).prepare(display.progress))
-        settings = _settings(usual, given, space, data)
-        study = _study(optuna, folder, storage, settings, kind.maximize, usual.training.seed)
+    space = space_for(defaults, given, tuple(found))
+    folder = _folder(options.get("out"), defaults)
+    with Display(progress) as display, _quiet(optuna), _locked(folder, storage):
+        data, test = _split_off_test(kind(defaults.task).prepare(display.progress))
+        settings = _settings(defaults, given, space, data)
+        study = _study(optuna, folder, storage, settings, kind.maximize, defaults.training.seed)
         if not study.trials:
-            values = defaults_of(usual)
+            values = defaults_of(defaults)
             first = {each.name: values[each.name] for each in space if each.name != "cell"}
             if any(each.name == "cell" for each in space):
                 first["cell"] = values["cell"] if values["cell"] in found else next(iter(found))
@@ -280,7 +280,7 @@ def _quiet(optuna: Any) -> Iterator[None]:
 
 
 @contextmanager
-def _alone(folder: Path, storage: str | None) -> Iterator[None]:
+def _locked(folder: Path, storage: str | None) -> Iterator[None]:
     """Lock the folder for this process, unless a storage is shared.
 
     Raises:
@@ -354,13 +354,13 @@ def _study(
 
 
 def _settings(
-    usual: TrainConfig, given: Mapping[str, Any], space: Sequence[Dimension], data: Data[Any]
+    defaults: TrainConfig, given: Mapping[str, Any], space: Sequence[Dimension], data: Data[Any]
 ) -> dict[str, Any]:
     """Return the settings that all parts of a search must share."""
-    values = usual.model_dump(mode="json")
+    values = defaults.model_dump(mode="json")
     fixed = {name: values[name] for name in given if name in values and name not in ("data", "threads")}
     return {
-        "task": usual.task.task,
+        "task": defaults.task.task,
         "data": data.digest,
         **fixed,
         "space": {each.name: str(each) for each in space},
@@ -376,7 +376,7 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Pat
             )
 
 
-def _folder(out: Any, usual: TrainConfig) -> Path:
+def _folder(out: Any, defaults: TrainConfig) -> Path:
     if out is not None:
         folder = Path(out)
         known = (STORAGE, "lock", RESULT)
@@ -388,28 +388,28 @@ def _folder(out: Any, usual: TrainConfig) -> Path:
                 f"{option('out')}"
             )
         return folder
-    first = usual.task.data[0] if usual.task.data else usual.task.task
-    name = re.sub(r"[^\w.-]+", "-", Path(first).stem).strip("-.") or usual.task.task
+    first = defaults.task.data[0] if defaults.task.data else defaults.task.task
+    name = re.sub(r"[^\w.-]+", "-", Path(first).stem).strip("-.") or defaults.task.task
     return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-tune-{name}"
 
 
-def _apart(data: Data[Any]) -> tuple[Data[Any], Any]:
+def _split_off_test(data: Data[Any]) -> tuple[Data[Any], Any]:
     """Split off the test part that the search must not see."""
     valid, test = data.valid, data.test
     if test is None and isinstance(valid, Sequences) and len(valid) > 1:
         order = np.random.default_rng(0).permutation(len(valid))
         valid, test = valid.take(order[::2]), valid.take(order[1::2])
-    elif test is None and isinstance(valid, EncodedText) and valid.symbols >= _LEAST_SYMBOLS:
-        half = valid.symbols // 2
-        valid, test = (_stretch(valid, start, stop) for start, stop in ((0, half), (half, valid.symbols)))
+    elif test is None and isinstance(valid, EncodedText) and valid.token_count >= _MIN_TOKENS:
+        half = valid.token_count // 2
+        valid, test = (_stretch(valid, start, stop) for start, stop in ((0, half), (half, valid.token_count)))
     return replace(data, valid=valid, test=None), test
 
 
-_LEAST_SYMBOLS = 8  # in a validation text that is split in half
+_MIN_TOKENS = 8  # in a validation text that is split in half
 
 
 def _stretch(part: EncodedText, start: int, stop: int) -> EncodedText:
-    share = (stop - start) / part.symbols
+    share = (stop - start) / part.token_count
     return replace(
         part,
         ids=part.ids[start:stop],

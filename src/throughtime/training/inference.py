@@ -11,6 +11,7 @@ from throughtime.errors import DataError, UserError
 from throughtime.runs import Run
 from throughtime.tasks.base import Figures, Generative, Prediction, Progress
 from throughtime.training.evaluation import measured
+from throughtime.training.reloading import data_of
 
 KnobSettings = Mapping[str, float | Sequence[float]] | Sequence[str]
 """Knob settings of a device: one value for all sounds or one per sound, by name; or texts such as "gain=0.7"."""
@@ -36,7 +37,7 @@ class Evaluation:
 
 def evaluate(
     run: Run | str | Path,
-    data: str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path] | None = None,
     *,
     windows: int | None = None,
     step: int | None = None,
@@ -49,7 +50,7 @@ def evaluate(
 
     Args:
         run: the run, or its directory.
-        data: files and directories.
+        data: files and directories; by default, the run's own test data, or its validation data if there are none.
         windows: for forecasts, the number of windows per series, counted from the end; all if neither this nor `step`
             is given.
         step: for forecasts, the number of rows between the origins of consecutive windows; the horizon by default.
@@ -73,7 +74,7 @@ def evaluate(
 
 def evaluated(
     run: Run | str | Path,
-    data: str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path] | None = None,
     *,
     windows: int | None = None,
     step: int | None = None,
@@ -83,10 +84,14 @@ def evaluated(
     progress: Progress | None = None,
 ) -> Evaluation:
     """Evaluate a run's network along with the task's baselines; see `evaluate`."""
-    run, paths = _opened(run), _paths(data)
+    run = _opened(run)
     task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
     model = run.model(engine).to(run.device)
-    part = task.read(paths, codecs, progress)
+    if data is None:
+        held_out = data_of(run, progress)
+        part = held_out.valid if held_out.test is None else held_out.test
+    else:
+        part = task.read(_paths(data), codecs, progress)
     if windows is not None or step is not None:
         part = task.rolling(part, windows, step)
     figures = measured(model, task, part, progress=progress)
@@ -202,7 +207,7 @@ def sample(
             f"{run.path} is a run of task {task.name}, which can't generate samples; use predict on data instead"
         )
     codecs = run.description.codecs
-    length = task.usual_length(codecs) if length is None else length
+    length = task.default_length(codecs) if length is None else length
     return task.sample(run.model(engine), codecs, prompt, length=length, seed=seed, **draw)
 
 

@@ -112,9 +112,9 @@ class NativeEngine:
 
     def _frozen(self, program: Program, parameters: Constants) -> _native.FrozenPlan:
         key = program, self.instruction_set
-        made: _native.FrozenPlan | None = parameters.made.get(key)
+        made: _native.FrozenPlan | None = parameters.cache.get(key)
         if made is None:
-            made = parameters.made[key] = _native.FrozenPlan(lower(program), parameters, self.instruction_set)
+            made = parameters.cache[key] = _native.FrozenPlan(lower(program), parameters, self.instruction_set)
         return made
 
     def chunk_steps(self, rows: int) -> int:
@@ -122,7 +122,7 @@ class NativeEngine:
         return int(_native.chunk_steps(rows))
 
 
-def thinned(x: Any, kept: float, scale: float, seed: int) -> Any:
+def dropout(x: Any, kept: float, scale: float, seed: int) -> Any:
     """Apply dropout: scale some elements of an array and set the others to 0.
 
     Args:
