@@ -14,6 +14,7 @@ import pytest
 from helpers import REFERENCE, random_arguments, run_on
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from outcomes import COLLECTING, Outcomes
 from random_programs import programs
 
 from throughtime import cells
@@ -305,12 +306,11 @@ def damaged(draw: st.DrawFn) -> Any:
     return content
 
 
-@settings(max_examples=200)
-@given(damaged())
-def test_a_damaged_program_raises_or_is_a_legal_program_that_runs(content):
-    try:
-        program = from_json(json.dumps(content))
-    except ProgramError:
+@settings(COLLECTING, max_examples=200)
+@given(content=damaged())
+def test_a_damaged_program_raises_or_is_a_legal_program_that_runs(outcomes: Outcomes, content: Any) -> None:
+    program = outcomes.of(from_json, json.dumps(content), refusal=ProgramError)
+    if program is None:
         return
     require_legal(program)
     assert from_json(to_json(program)) == program
