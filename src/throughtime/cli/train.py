@@ -18,7 +18,7 @@ from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
 from throughtime.spelling import command, duration, flag, option
-from throughtime.tasks.base import Generative
+from throughtime.tasks.generative import Generative
 from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank
 
