@@ -18,10 +18,11 @@ from throughtime.engines import choose, get
 from throughtime.engines.capture import is_graph_captured, is_transformed, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
 from throughtime.nn.direct import run_directly, single_layer
-from throughtime.nn.forms import require_reset, states_of
+from throughtime.nn.forms import form_of, require_reset, states_of
 from throughtime.nn.freezing import Freezable
+from throughtime.nn.graph_breaks import outside_graph
 from throughtime.nn.hooks import Hookable
-from throughtime.nn.stack import Layers, Stack, in_autocast, outside_graph, ways_of
+from throughtime.nn.stack import Layers, Stack, in_autocast, ways_of
 from throughtime.nn.substitute import Substitute
 from throughtime.program.core import Program
 
@@ -75,8 +76,10 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
                 return y, final[0] if len(final) == 1 else tuple(final)
         layers = self.lasting_layers()
         dropout = self.dropout if self.training else 0.0
-        stack = Stack(layers, dropout=dropout, engine=self.engine, plain=plain, promotes=self.mode == "GRU")
-        return stack.run(input, hx, self.hooks, batch_first=self.batch_first, reset=reset)
+        promotes = self.mode == "GRU"
+        stack = Stack(layers, dropout=dropout, engine=self.engine, hooks=self.hooks, plain=plain, promotes=promotes)
+        x, form = form_of(input, batch_first=self.batch_first)
+        return stack.run(x, form, hx, reset)
 
     def _program(self) -> Program:
         return torch_programs(self)[0][0]
@@ -325,8 +328,9 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
             if found is not None:
                 states = [s.squeeze(0) for s in found[1]]
                 return states[0] if len(states) == 1 else tuple(states)
-        stack = Stack(self.lasting_layers(), engine=self.engine, plain=plain, promotes=self._mode() in ("GRU", "LSTM"))
-        _, final = stack.run(x, initial or None, self.hooks)
+        promotes = self._mode() in ("GRU", "LSTM")
+        stack = Stack(self.lasting_layers(), engine=self.engine, hooks=self.hooks, plain=plain, promotes=promotes)
+        _, final = stack.run(*form_of(x), initial or None)
         return final.squeeze(0) if isinstance(final, Tensor) else tuple(s.squeeze(0) for s in final)
 
     def layers(self) -> Layers:
