@@ -78,8 +78,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         dropout = self.dropout if self.training else 0.0
         promotes = self.mode == "GRU"
         stack = Stack(layers, dropout=dropout, engine=self.engine, hooks=self.hooks, plain=plain, promotes=promotes)
-        x, form = form_of(input, batch_first=self.batch_first)
-        return stack.run(x, form, hx, reset)
+        return stack.run(*form_of(input, batch_first=self.batch_first), hx, reset)
 
     def _program(self) -> Program:
         return torch_programs(self)[0][0]
