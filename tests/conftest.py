@@ -8,11 +8,12 @@ from collections.abc import Iterator
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 from outcomes import Outcomes
 
-# The first run of a program derives and checks it, which would exceed any deadline per example.
-settings.register_profile("throughtime", deadline=None)
+# The first run of a program derives and checks it, which would exceed any deadline per example. No other check depends
+# on the time either, so that a busy machine fails no test.
+settings.register_profile("throughtime", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("throughtime")
 
 

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from throughtime.errors import UserError
 
 # For random tests that take `outcomes`, which collects the outcomes of all examples of a test.
-COLLECTING = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+COLLECTING = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 class Outcomes:

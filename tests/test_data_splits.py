@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from outcomes import COLLECTING
 
@@ -32,11 +32,12 @@ def test_splits_keep_label_frequencies(counts, share, seed):
 @settings(COLLECTING, max_examples=40)
 @given(
     labels=st.lists(st.integers(0, 2), min_size=6, max_size=60),
-    groups=st.integers(2, 12),
+    groups=st.integers(1, 3) | st.integers(4, 12),
     share=st.floats(0.1, 0.7),
     seed=st.integers(0, 9),
     known=st.booleans(),
 )
+@example(labels=[0, 1] * 3, groups=1, share=0.2, seed=0, known=True)
 def test_groups_stay_on_one_side(outcomes, labels, groups, share, seed, known):
     ids = np.unique(labels, return_inverse=True)[1]
     names = [f"g{k}" for k in np.random.default_rng(seed).integers(0, groups, len(ids))]

@@ -286,6 +286,13 @@ def damaged(draw: st.DrawFn) -> Any:
     """Draw the JSON of a legal program with some random changes."""
     program = draw(programs(operations=5))
     content = json.loads(to_json(gradient_of(program) if draw(st.booleans()) else program))
+    if draw(st.booleans()):  # other operations with as many arguments, since most other changes are refused
+        for instruction in content["body"]:
+            if instruction[0] in OPERATIONS and OPERATIONS[instruction[0]].pointwise and draw(st.booleans()):
+                arity = OPERATIONS[instruction[0]].arity
+                alike = [name for name, of in OPERATIONS.items() if of.pointwise and of.arity == arity]
+                instruction[0] = draw(st.sampled_from(alike))
+        return content
     for _ in range(draw(st.integers(1, 3))):
         place, key = None, None
         inner = content

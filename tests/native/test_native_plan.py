@@ -138,26 +138,36 @@ def test_excessive_memory_is_refused() -> None:
 
 
 numbers = st.one_of(st.integers(-1, 6), st.integers(0, 70), st.sampled_from([1 << 31, INT64 - 1, -INT64]))
-places = st.tuples(st.integers(0, 14), st.one_of(st.integers(0, 3), numbers))
+wild_places = st.tuples(st.integers(0, 14), st.one_of(st.integers(0, 3), numbers))
+
+
+def mostly(usual: st.SearchStrategy[Any], other: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
+    """Draw from one strategy five times out of six, so that calls with several arguments are often valid."""
+    return st.integers(0, 5).flatmap(lambda k: usual if k else other)
+
+
+# Buffers 0 to 8 have the storages in order, and 9 and 10 are token ids.
+places = mostly(st.tuples(st.integers(0, 9), st.just(0)), wild_places)
+written = mostly(st.tuples(st.sampled_from([1, 3, 6, 7]), st.just(0)), wild_places)
 calls = st.one_of(
-    st.tuples(st.just("add_stage"), st.sampled_from(["before", "step", "after"])),
+    st.tuples(st.just("add_stage"), st.sampled_from(["before", "step", "after", "never"])),
     st.tuples(
         st.just("add_operation"),
         st.sampled_from(operations()),
-        st.sampled_from([1, 2, 4, 20, 40]) | numbers,
-        places,
+        mostly(st.sampled_from([1, 2, 4, 20, 40]), numbers),
+        written,
         st.lists(places, min_size=1, max_size=4),
     ),
     st.tuples(
         st.just("add_gemm"),
-        st.integers(-1, 5),
+        mostly(st.integers(2, 5), st.integers(-1, 6)),
         st.booleans(),
-        places,
+        written,
         places,
         st.none() | places,
-        st.none() | st.tuples(numbers, numbers),
+        mostly(st.none(), st.tuples(numbers, numbers)),
     ),
-    st.tuples(st.just("add_term"), st.integers(-1, 3), st.lists(places, min_size=1, max_size=2)),
+    st.tuples(st.just("add_term"), mostly(st.integers(0, 3), numbers), st.lists(places, min_size=1, max_size=2)),
 )
 
 
