@@ -102,7 +102,7 @@ sanitize: build/asan sanitize-threads  ## run the engine's tests under ASan, UBS
 
 sanitize-quick: build/asan sanitize-threads  ## the same in 3 minutes: tests of memory, plans, threads and token ids
 	OMP_NUM_THREADS=2 $(ASAN) -m pytest -s tests/native/test_native_memory.py \
-	    tests/native/test_native_plan.py tests/native/test_native_races.py tests/native/test_native_symbols.py
+	    tests/native/test_native_plan.py tests/native/test_native_races.py tests/native/test_native_token_ids.py
 
 sanitize-threads: build/tsan
 	$(TSAN) -m pytest -s tests/native/test_native_races.py

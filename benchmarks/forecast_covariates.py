@@ -20,7 +20,7 @@ import numpy as np
 import polars
 
 from throughtime.tasks.forecast import ForecastTask
-from throughtime.tasks.forecast_options import ForecastOptions
+from throughtime.tasks.options.forecast import ForecastOptions
 from throughtime.training import TrainConfig, fit
 
 EFFECTS = {"north": 1.0, "east": -1.0, "south": 2.0, "west": -2.0}
@@ -67,7 +67,7 @@ def errors(table: Path, steps: int, threads: int, covariates: bool) -> tuple[dic
     model = fit(task, data, config)
     took = time.perf_counter() - began
     assert data.test is not None
-    return task.further_figures(model, data.test), took
+    return task.extra_figures(model, data.test), took
 
 
 def main() -> int:

@@ -53,7 +53,7 @@ def settle() -> float:
 def measured(small: Path, large: Path, steps: int, parts: bool) -> None:
     """Train on the small table, then on the large one, and print the rise in MB."""
     from throughtime.tasks.forecast import ForecastTask
-    from throughtime.tasks.forecast_options import ForecastOptions
+    from throughtime.tasks.options.forecast import ForecastOptions
     from throughtime.training import TrainConfig, fit
 
     given = {"horizon": 24, "context": 96}
@@ -69,7 +69,7 @@ def measured(small: Path, large: Path, steps: int, parts: bool) -> None:
             print(f"fit: peak {resident('VmHWM') - idle:.0f} MB, then {resident() - idle:.0f} MB", file=sys.stderr)
         assert data.test is not None
         part = task.subset(data.test, 1_000_000)
-        task.further_figures(model, part)
+        task.extra_figures(model, part)
         task.baseline_figures(model.task.baselines if model.task else {}, part, data.codecs)
 
     idle = 0.0

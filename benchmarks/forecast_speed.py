@@ -26,7 +26,7 @@ from throughtime import cells, to_torch
 from throughtime.bench.machine import Machine
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.tasks.forecast import ForecastTask
-from throughtime.tasks.forecast_options import ForecastOptions
+from throughtime.tasks.options.forecast import ForecastOptions
 from throughtime.training import TrainConfig
 from throughtime.training.building import build_model, programs_of
 
@@ -49,7 +49,7 @@ class Peer(nn.Module):
 def measured(table: Path, cell: str, options: argparse.Namespace) -> list[float]:
     """Return the ratio of torch's time to throughtime's for each pair of neighboring steps."""
     task = ForecastTask(ForecastOptions(data=(str(table),), horizon=options.horizon, context=options.context,
-                                        segment=options.segment))  # fmt: skip
+                                        segment=options.segment, strategy="direct"))  # fmt: skip
     data = task.prepare()
     config = TrainConfig.of("forecast", horizon=options.horizon, cell=cell, hidden_size=options.hidden, dropout=0)
     interface = task.interface(data.codecs)

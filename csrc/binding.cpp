@@ -59,10 +59,10 @@ Shape shape_of(const std::array<int64_t, 2>& rows_and_columns) {
     return columns ? Shape{rows, columns} : Shape{rows};
 }
 
-/// Some elements of a vector parameter: the sum of as many elements of arrays, given by their position and the first one.
+/// A piece of a vector parameter: its length, and the arrays whose sum it is, each as an index and a first element.
 using Piece = std::pair<int64_t, std::vector<std::pair<int64_t, int64_t>>>;
 
-/// Puts a vector together from pieces, given as a tuple of pieces and arrays.
+/// Assembles a vector from a tuple of pieces and arrays.
 template <class T> std::vector<T> assemble(Arrays& arrays, const nb::tuple& parameter, int64_t size) {
     const auto pieces = nb::cast<std::vector<Piece>>(parameter[0]);
     const auto sources = nb::cast<Objects>(parameter[1]);
@@ -86,7 +86,7 @@ template <class T> std::vector<T> assemble(Arrays& arrays, const nb::tuple& para
     return found;
 }
 
-/// The data of a plan's parameters; `assembled` keeps those that are given in pieces.
+/// The data of a plan's parameters; `assembled` owns the vectors that are passed in pieces.
 template <class T>
 std::vector<const T*> read_parameters(Arrays& arrays, const Plan& plan, const Objects& parameters,
                                       std::vector<std::vector<T>>& assembled) {

@@ -27,8 +27,8 @@ struct FreeBlock {
     int64_t bytes;
 };
 
-/// Free blocks. A caller that finds the pool locked uses the system allocator instead, so nobody waits, and a forked
-/// child whose parent held the lock still works. The array has a fixed size: releasing a block must not allocate.
+/// Free blocks. A caller that finds the pool locked uses the system allocator instead, so that no thread waits, and a
+/// forked child whose parent held the lock still works. The array has a fixed size, so releasing a block can't allocate.
 struct BlockPool {
     std::mutex mutex;
     std::array<FreeBlock, max_pooled_blocks> blocks;  // the most recently released last

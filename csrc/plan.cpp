@@ -28,7 +28,7 @@ Storage storage_named(const std::string& name) {
     refuse("no storage named " + name);
 }
 
-/// The opcode of a name. The only place that turns one into the other.
+/// Returns the opcode of a name. Nothing else converts names to opcodes.
 Opcode opcode_named(const std::string& name) {
 #define THROUGHTIME_NAME(operation) \
     if (name == #operation) return Opcode::operation;

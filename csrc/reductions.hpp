@@ -28,8 +28,7 @@ public:
         }
     }
 
-    /// Takes in rows of a chunk, of which `before` others came first: sums values and packs the operands of outer
-    /// products.
+    /// Processes rows of a chunk, after `before` earlier ones: sums values and packs the operands of outer products.
     void gather(const BufferView<T>* views, Range rows, int64_t before, const Chunk& chunk, int thread,
                 int threads) const {
         for (const PackedOperand<T>& operand : memory_.operands) {

@@ -32,8 +32,8 @@ struct ThreadContext {
 /// Grace period before thread 0 considers proceeding alone.
 constexpr std::chrono::microseconds grace_period{300};
 
-/// Below this many multiply-adds a second thread costs more than it saves: in a whole run, and in a step that ends with
-/// a barrier.
+/// Below these numbers of multiply-adds, a second thread costs more than it saves: in a whole run, and in a step that
+/// ends with a barrier.
 constexpr int64_t min_parallel_work = 2'500'000;
 constexpr int64_t min_split_step = 15'000;
 /// From this many multiply-adds on, the weights of a step exceed a core's private caches.

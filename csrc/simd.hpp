@@ -41,7 +41,7 @@ template <> struct VectorOf<double> { using type = F64; using integers = I64; us
 
 /// The vector of scalars T.
 template <class T> using Vector = typename VectorOf<T>::type;
-/// The vector of integers as wide as T.
+/// The vector of integers of the same width as T.
 template <class T> using Integers = typename VectorOf<T>::integers;
 /// The number of T in a vector.
 template <class T> constexpr int lanes = THROUGHTIME_VECTOR_BYTES / sizeof(T);

@@ -119,7 +119,7 @@ template <class T> void Stream<T>::add(const StreamLayer<T>& layer) {
         throw std::invalid_argument("a layer's input width differs from the output width of the layer below");
     } else if (plan.inputs.size() > input_widths_.size() ||
                !std::equal(plan.inputs.begin() + 1, plan.inputs.end(), input_widths_.begin() + 1)) {
-        throw std::invalid_argument("a layer has other inputs beside the layer below than the first layer");
+        throw std::invalid_argument("a layer's additional inputs differ from those of the first layer");
     }
     const size_t first_state = states_.size();
     for (int64_t width : plan.states) {

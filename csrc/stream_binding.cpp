@@ -269,7 +269,7 @@ private:
                (stream_.rows() == 1 ? " or [" + columns + "]" : "");
     }
 
-    /// An earlier result that nobody references any more, or a new array.
+    /// An earlier result without other references, or a new array.
     nb::object result_array(bool row_axis) {
         nb::object& kept = results_[next_result_ ^= 1];
         PyArrayObject* array = reinterpret_cast<PyArrayObject*>(kept.ptr());

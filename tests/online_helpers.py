@@ -34,16 +34,16 @@ def layer(cell, *, layers=1, **options):
     return recurrent
 
 
-def network(output: Output, cell="gru", *, symbols=None, tie=False, layers=1, dtype=torch.float64):
+def network(output: Output, cell="gru", *, vocabulary_size=None, tie=False, layers=1, dtype=torch.float64):
     torch.manual_seed(0)
-    encoder = Embedding(symbols, HIDDEN) if symbols else Numeric(INPUT)
-    recurrent = Recurrent(cell, HIDDEN if symbols else INPUT, HIDDEN, num_layers=layers)
+    encoder = Embedding(vocabulary_size, HIDDEN) if vocabulary_size else Numeric(INPUT)
+    recurrent = Recurrent(cell, HIDDEN if vocabulary_size else INPUT, HIDDEN, num_layers=layers)
     return SequenceModel(encoder, recurrent, output, tie=tie).to(dtype)
 
 
 def inputs_of(model, steps=STEPS, rows=2):
     generator = torch.Generator().manual_seed(1)
-    if model.reads_symbols:
+    if model.reads_tokens:
         return torch.randint(model.vocabulary_size, (steps, rows), generator=generator)
     return torch.randn(steps, rows, INPUT, generator=generator, dtype=torch.float64)
 

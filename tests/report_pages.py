@@ -36,31 +36,31 @@ LAGS = 16
 
 def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> ReportData:
     """Make a report on a text. The most interesting unit, number 3, is 1 at capital letters and -1 elsewhere."""
-    symbols, draw = list(text), np.random.default_rng(0)
-    steps = len(symbols)
+    tokens, draw = list(text), np.random.default_rng(0)
+    steps = len(tokens)
     cell = draw.normal(size=(steps, units)).astype(np.float32)
     if units > 3:
-        cell[:, 3] = [1.0 if s.isupper() else -1.0 for s in symbols]
+        cell[:, 3] = [1.0 if s.isupper() else -1.0 for s in tokens]
     interest = np.linspace(0.1, 0.4, units)
     interest[min(3, units - 1)] = 0.9
     notes = ["high at uppercase letters" if u == 3 else "" for u in range(units)]
     gate = 1 / (1 + np.exp(-cell[:, ::-1]))
-    alphabet = dict(enumerate(sorted(set(symbols))))
+    alphabet = dict(enumerate(sorted(set(tokens))))
     ids = {s: k for k, s in alphabet.items()}
-    likeliest = draw.integers(0, len(alphabet), size=(steps, 5))
-    likeliest[:, 0] = [ids[s] for s in symbols]
-    reach = np.exp(-np.arange(LAGS) / 3) * draw.uniform(0.2, 1, size=(steps, LAGS))
+    top = draw.integers(0, len(alphabet), size=(steps, 5))
+    top[:, 0] = [ids[s] for s in tokens]
+    influence = np.exp(-np.arange(LAGS) / 3) * draw.uniform(0.2, 1, size=(steps, LAGS))
     losses = draw.gamma(1, 1.5, size=steps)
     losses[0] = np.nan
     fall = 0.7 ** np.arange(60)
     reading = Reading(
-        symbols=symbols,
+        tokens=tokens,
         unknown=np.arange(steps) == 7,
         losses=losses,
-        likeliest=likeliest,
+        top=top,
         probabilities=np.tile([0.5, 0.2, 0.1, 0.05, 0.01], (steps, 1)),
         alphabet=alphabet,
-        reach=reach,
+        influence=influence,
     )
     content: dict[str, Any] = {
         "title": "A made-up report",
@@ -72,8 +72,8 @@ def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> R
             Values("layer1", "forget", gate, np.argsort(-interest), interest / 9, [""] * units),
         ],
         "flows": [
-            Flow("layer0", fall, 13, "13 steps", "before training"),
-            Flow("layer0", 0.97 ** np.arange(60), None, "more than 59 steps", "after training"),
+            Flow("layer0", fall, 13, "13 steps", 160, "before training"),
+            Flow("layer0", 0.97 ** np.arange(60), None, "more than 59 steps", 160, "after training"),
         ],
         "timescales": [Timescale("layer0", "forget", 10 ** draw.uniform(0, 3, units))],
         "saturations": [Saturation("layer0", "forget", draw.uniform(0, 0.5, units), draw.uniform(0, 0.5, units))],
@@ -147,14 +147,14 @@ def made_up_sound(rate: int = 8000, seconds: float = 1.0) -> ReportData:
     values = [Envelopes("layer0", "hidden", on, on, size), Envelopes("layer0", "cell", 2 * on - 1, 3 * on - 1, size)]
     sound = Sound("a tone", rate, tracks, (1, 2), "ESR, dB", figure, len(t) // 50, values)
     drawn = Sound("drawn", rate, [Track("drawn", tone)])
-    return ReportData(title="How a tone was learned", symbol="sample", sounds=[sound, drawn])
+    return ReportData(title="How a tone was learned", step="sample", sounds=[sound, drawn])
 
 
 def made_up_lines(whole: bool = True, **more: Any) -> ReportData:
     """Make a report on three short sequences, with one label each (the second one wrong) or with one tag per token."""
     words, labels, draw = ["abc", "de", "fghi"], ["x", "y", "x"], np.random.default_rng(0)
-    symbols = list("".join(words))
-    steps, starts = len(symbols), np.cumsum([0, *map(len, words)])
+    tokens = list("".join(words))
+    steps, starts = len(tokens), np.cumsum([0, *map(len, words)])
     answers = [label for word, label in zip(words, labels, strict=True) for _ in word]
     parts = [
         Example(
@@ -163,19 +163,19 @@ def made_up_lines(whole: bool = True, **more: Any) -> ReportData:
         for k in range(3)
     ]
     reading = Reading(
-        symbols=symbols,
+        tokens=tokens,
         unknown=np.zeros(steps, bool),
         losses=np.full(steps, 0.5),
-        likeliest=np.tile([0, 1], (steps, 1)),
+        top=np.tile([0, 1], (steps, 1)),
         probabilities=np.tile([0.75, 0.25], (steps, 1)),
         alphabet={0: "x", 1: "y"},
-        reach=np.zeros((steps, 0)) if whole else np.tile([0.001, 0.1, 1.0, 0.1, 0.001], (steps, 1)),
+        influence=np.zeros((steps, 0)) if whole else np.tile([0.001, 0.1, 1.0, 0.1, 0.001], (steps, 1)),
         first=1 if whole else -2,
         answers=answers,
         parts=parts,
-        decided=np.array([1.0, 0.5, 0, 1, 0.25, 0, 0, 1, 1]) if whole else None,
+        label_influence=np.array([1.0, 0.5, 0, 1, 0.25, 0, 0, 1, 1]) if whole else None,
     )
-    return ReportData(**_content(reading, draw) | {"symbol": "character" if whole else "token"} | more)
+    return ReportData(**_content(reading, draw) | {"step": "character" if whole else "token"} | more)
 
 
 def made_up_times(roll: bool, **more: Any) -> ReportData:
@@ -187,21 +187,21 @@ def made_up_times(roll: bool, **more: Any) -> ReportData:
     if not roll:
         parts = [Example("0", 0, 20, "up", "up", 0.8, 0.2), Example("first", 20, 30, "up", "down", 0.6, 0.9)]
     reading = Reading(
-        symbols=[*map(str, range(20)), *map(str, range(10))],
+        tokens=[*map(str, range(20)), *map(str, range(10))],
         unknown=np.zeros(steps, bool),
         losses=draw.gamma(1, 2.0, steps),
-        likeliest=np.zeros((steps, 0 if roll else 1), np.int64),
+        top=np.zeros((steps, 0 if roll else 1), np.int64),
         probabilities=np.ones((steps, 0 if roll else 1)),
         alphabet={} if roll else {0: "up"},
-        reach=draw.uniform(0.1, 1, (steps, 5)) if roll else np.zeros((steps, 0)),
+        influence=draw.uniform(0.1, 1, (steps, 5)) if roll else np.zeros((steps, 0)),
         answers=[] if roll else ["up"] * steps,
         parts=parts,
-        decided=None if roll else draw.random(steps),
+        label_influence=None if roll else draw.random(steps),
         inputs=bits if roll else draw.normal(size=(steps, features)).astype(np.float32),
         features=[f"C{k}" for k in range(features)],
-        chances=draw.random((steps, features)) if roll else None,
+        bit_probabilities=draw.random((steps, features)) if roll else None,
     )
-    content = _content(reading, draw) | {"symbol": "step"}
+    content = _content(reading, draw) | {"step": "step"}
     if roll:
         content |= {
             "confusion": None, "tables": [], "rolls": [Roll("Piece 0", [f"C{k}" for k in range(features)], bits, bits)]
@@ -211,7 +211,7 @@ def made_up_times(roll: bool, **more: Any) -> ReportData:
 
 def _content(reading: Reading, draw: Any) -> dict[str, Any]:
     """Return the parts that `made_up_lines` and `made_up_times` share: four units and classification results."""
-    steps = len(reading.symbols)
+    steps = len(reading.tokens)
     values = Values("layer0", "cell", draw.normal(size=(steps, 4)), np.arange(4), np.linspace(1, 0, 4), [""] * 4)
     return {
         "title": "Inside a made-up run",

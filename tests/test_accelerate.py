@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import copy
-import io
 import pickle
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -140,19 +137,6 @@ def test_layers_are_instances_of_torchs_classes(name: str) -> None:
             assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("engine", [None, "reference"])
-def test_a_saved_model_loads_with_weights_only(engine: str | None) -> None:
-    model = nn.Sequential(throughtime.LSTM(4, 3, engine=engine))
-    file = io.BytesIO()
-    torch.save(model, file)
-    file.seek(0)
-    with torch.serialization.safe_globals([nn.Sequential, nn.LSTM]):
-        loaded = torch.load(file)
-    assert type(loaded[0]) is throughtime.LSTM
-    x = torch.randn(5, 2, 4)
-    assert torch.equal(loaded(x)[0], model(x)[0])
-
-
 def test_initializers_that_check_for_torchs_layers_find_ours() -> None:
     def initialize(module: nn.Module) -> None:
         if isinstance(module, nn.LSTM | nn.GRU):
@@ -161,30 +145,6 @@ def test_initializers_that_check_for_torchs_layers_find_ours() -> None:
     model = nn.ModuleList([nn.LSTM(3, 4), nn.GRU(3, 4)])
     throughtime.accelerate(model).apply(initialize)
     assert all(bool((layer.weight_hh_l0 == 1).all()) for layer in model)
-
-
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
-def test_a_parametrized_layer_stays_ours(name: str) -> None:
-    torch.manual_seed(0)
-    layer = getattr(throughtime, name)(3, 4)
-    plain = getattr(nn, name)(3, 4)
-    plain.load_state_dict(layer.state_dict())
-    x = torch.randn(5, 2, 3)
-    for of in (layer, plain):
-        nn.utils.parametrizations.weight_norm(of, "weight_hh_l0")
-        nn.utils.parametrizations.spectral_norm(of.eval(), "weight_ih_l0")
-    assert isinstance(layer, getattr(throughtime, name))
-    assert isinstance(layer, getattr(nn, name))
-    plain.load_state_dict(layer.state_dict())
-    torch.testing.assert_close(layer(x)[0], plain(x)[0])
-    with throughtime.record(layer, "layer0.hidden") as tape:
-        layer(x)
-    assert tape["layer0.hidden"].shape == (5, 2, 4)
-    assert torch.equal(copy.deepcopy(layer)(x)[0], layer(x)[0])
-    for weight in ("weight_hh_l0", "weight_ih_l0"):
-        nn.utils.parametrize.remove_parametrizations(layer, weight)
-    assert type(layer) is getattr(throughtime, name)
-    torch.testing.assert_close(layer(x)[0], plain(x)[0])
 
 
 def test_restore_brings_back_torchs_layers() -> None:
@@ -233,97 +193,3 @@ def test_a_layer_that_is_being_recorded_cannot_be_restored() -> None:
     with throughtime.record(layer, "layer0.forget"), pytest.raises(UserError, match="being recorded or edited"):
         throughtime.restore(layer)
     assert type(layer) is throughtime.LSTM
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*:DeprecationWarning")
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
-def test_a_scripted_model_returns_the_same_results(name: str, caplog: pytest.LogCaptureFixture) -> None:
-    class Tagger(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = getattr(nn, name)(3, 4, 2, bidirectional=True, batch_first=True)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.rnn(x)[0]
-
-    model = throughtime.accelerate(Tagger())
-    x = torch.randn(2, 5, 3)
-    expected = model(x)
-    torch.testing.assert_close(torch.jit.script(model)(x), expected)
-    assert "call throughtime.accelerate(model)." in caplog.text
-    torch.testing.assert_close(throughtime.accelerate(model)(x), expected)
-    assert type(model.rnn) is getattr(throughtime, name)
-
-
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "Recurrent"])
-def test_symbolic_tracing_treats_a_layer_as_a_leaf(name: str) -> None:
-    layer = throughtime.Recurrent("lstm_peephole", 3, 4) if name == "Recurrent" else getattr(throughtime, name)(3, 4)
-
-    class Tagger(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = layer
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.rnn(x)[0] + 1
-
-    model = Tagger()
-    traced = torch.fx.symbolic_trace(model)
-    assert [node.op for node in traced.graph.nodes if node.target == "rnn"] == ["call_module"]
-    x = torch.randn(5, 2, 3)
-    torch.testing.assert_close(traced(x), model(x))
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU", "LSTMCell"])
-def test_quantization_raises_an_error_with_a_solution(name: str) -> None:
-    model = nn.Sequential(getattr(throughtime, name)(4, 3))
-    with pytest.raises(UserError, match=r"throughtime\.restore"):
-        torch.ao.quantization.quantize_dynamic(model, {getattr(nn, name)})
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True}])
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
-def test_torchs_onnx_exporter_supports_an_accelerated_model(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    torch.manual_seed(0)
-
-    class Tagger(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = getattr(nn, name)(3, 4, **options)
-
-        def forward(self, x: Tensor) -> Tensor:
-            return self.rnn(x)[0] + 1
-
-    model = throughtime.accelerate(Tagger()).eval()
-    example, other = torch.randn(2, 5, 2, 3)
-    path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (example,), path, dynamo=True, input_names=["x"], verbose=False)
-    (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": other.numpy()})
-    # ONNX Runtime rounds differently in float32.
-    np.testing.assert_allclose(found, model(other).detach().numpy(), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-def test_torchs_onnx_exporter_supports_any_cell(tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-
-    class Tagger(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.rnn = throughtime.Recurrent("lstm_peephole", 3, 4)
-
-        def forward(self, x: Tensor) -> Tensor:
-            y: Tensor = self.rnn(x)[0]
-            return y
-
-    model = Tagger().eval()
-    example, other = torch.randn(2, 5, 2, 3)
-    path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (example,), path, dynamo=True, input_names=["x"], verbose=False)
-    (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": other.numpy()})
-    np.testing.assert_allclose(found, model(other).detach().numpy(), rtol=1e-4, atol=1e-5)

@@ -231,6 +231,39 @@ def test_every_contestant_has_the_requested_processors() -> None:
     assert os.sched_getaffinity(0) == before
 
 
+def test_disturbed_rounds_count_when_patience_ends(monkeypatch) -> None:
+    clock, quiet = Clock(), Looking(GOOD)
+    monkeypatch.setattr(measuring, "time", clock)
+    quiet.looks = [SHARED]
+    found = in_turn([lambda: clock.sleep(1.0) or 1.0], 0.5, quiet, patience=4.0)
+    assert len(found.times) == found.disturbed == 4
+
+
+def test_a_slow_machine_measures_only_the_cases_it_has_time_for(small, monkeypatch, capsys) -> None:
+    """A quick benchmark ends within a minute, however slow the machine is."""
+    clock, patience = Clock(), []
+
+    def slow(case: Case, **options: float) -> Measurement:
+        clock.sleep(14.0)
+        patience.append(options["patience"])
+        return measured(case, ("throughtime", 1.0, 1.0), ("torch", 2.0, 2.0))
+
+    monkeypatch.setattr(measuring, "time", clock)
+    monkeypatch.setattr("throughtime.cli.bench.time", clock)
+    monkeypatch.setattr(measuring, "measure", slow)
+    assert main(["bench", "--quick", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert clock.now < 60
+    names = [case["name"] for case in found["cases"]]
+    assert len(names) == 4
+    assert names[0] == "training/lstm/b2/h8/t5"
+    assert not set(names) & set(found["unmeasured"])
+    assert "packed/lstm/b2/h8/t5" in found["unmeasured"]
+    assert patience == pytest.approx([45 / 12, 31 / 11, 17 / 10, 3 / 9])  # the cases share the time
+    assert main(["bench", "--quick"]) == 0
+    assert "There was no time to measure forward/lstm/b2/h8/t5" in capsys.readouterr().out
+
+
 def test_summaries() -> None:
     small, large = Case("forward", "gru", 1, 32, 100), Case("forward", "gru", 32, 256, 100)
     made = report(
@@ -239,7 +272,7 @@ def test_summaries() -> None:
             large, ("throughtime", 1.0, 1.0), ("torch", 8.0, 8.0), ("ONNX Runtime", 2.0, 2.0), peak=4.0 * large.flops
         ),
     )
-    found = {s.beside: (s.shapes, s.mean, s.least, s.at) for s in made.summaries}
+    found = {s.compared_with: (s.shapes, s.mean, s.minimum, s.at) for s in made.summaries}
     assert found["torch"] == (2, pytest.approx(4.0), 2.0, "batch 1, hidden 32, 100 steps")
     assert found["ONNX Runtime"] == (2, pytest.approx(8**0.5), 2.0, "batch 32, hidden 256, 100 steps")
     assert found[FASTEST] == (2, pytest.approx(2.0), 2.0, "batch 1, hidden 32, 100 steps")
@@ -264,7 +297,7 @@ def test_each_grid_of_sizes_has_its_own_summary() -> None:
     power, everyday = Case("forward", "gru", 8, 64, 100), Case("forward", "gru", 24, 320, 50, 300)
     assert everyday in CASES
     made = report(*(measured(c, ("throughtime", 1.0, 1.0), ("torch", 2.0, 2.0)) for c in (power, everyday)))
-    assert [s.grid for s in made.summaries if s.beside == "torch"] == ["powers of two", "everyday sizes"]
+    assert [s.grid for s in made.summaries if s.compared_with == "torch"] == ["powers of two", "everyday sizes"]
     assert everyday.name == "forward/gru/b24/i300/h320/t50"
     assert everyday.shape == "batch 24, input 300, hidden 320, 50 steps"
 
@@ -287,7 +320,7 @@ def test_memory_is_reported_with_time() -> None:
             for case, (ours, others) in zip(cases, sizes, strict=True)
         )
     )
-    found = {s.quantity: (s.shapes, s.mean, s.least, s.at) for s in made.summaries}
+    found = {s.quantity: (s.shapes, s.mean, s.minimum, s.at) for s in made.summaries}
     assert found[MEMORY] == (2, pytest.approx(2000**0.5), 20.0, "batch 1, hidden 64, 1,000 steps")
     assert found[TIME][:3] == (2, pytest.approx(0.5), 0.5)
     assert "## Memory of others relative to ours" in made.page()

@@ -13,7 +13,7 @@ def test_the_lower_loss_breaks_ties_of_the_monitored_metric():
         figures = {"accuracy": accuracy, "loss": loss}
         best.on_validation(
             SimpleNamespace(
-                task=task, figures=figures, step=step, model=step, fabric=SimpleNamespace(is_global_zero=True)
+                task=task, figures=figures, step=step, evaluated=step, fabric=SimpleNamespace(is_global_zero=True)
             )
         )
     assert kept == [0, 1, 3]

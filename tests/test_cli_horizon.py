@@ -10,8 +10,8 @@ from tiny_training import train_tiny
 
 from throughtime.cli.main import main
 from throughtime.cli.plot import logarithmic_plot
-from throughtime.sight import fresh_model, gradient_flow
-from throughtime.sight.untrained import random_symbols
+from throughtime.sight import gradient_flow, untrained_model
+from throughtime.sight.untrained import random_token_ids
 
 SMALL = ["--hidden", "16", "--steps", "60", "--lags", "40", "--streams", "2", "--seeds", "2"]
 
@@ -34,7 +34,7 @@ def test_numbers_are_the_mean_flow_over_seeds(capsys):
     assert main(["horizon", "--cell", "gru", *SMALL, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["gru"]["layer0"]
     flows = [
-        gradient_flow(fresh_model("gru", hidden=16, seed=s), random_symbols(61, 2, s), window=40).by_lag["layer0"]
+        gradient_flow(untrained_model("gru", hidden=16, seed=s), random_token_ids(61, 2, s), window=40).by_lag["layer0"]
         for s in range(2)
     ]
     np.testing.assert_allclose(found["by_lag"], np.mean(flows, 0))

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 
+from throughtime.cli.commands import COMMANDS
 from throughtime.cli.main import main
 from throughtime.errors import DataError
 
@@ -39,14 +40,27 @@ def test_no_command_shows_help(capsys):
     assert "Commands:" in capsys.readouterr().out
 
 
-def test_help_imports_nothing_heavy():
-    heavy = ("torch", "lightning", "pydantic", "numpy", "tokenizers", "rich")
-    code = (
-        "import sys; from throughtime.cli.main import main; main(['--help']);"
-        f"sys.exit(', '.join(set({heavy}) & set(sys.modules)) or 0)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stderr == ""
+HEAVY = {"torch", "lightning", "torchmetrics", "numpy", "polars", "sklearn", "scipy", "tokenizers", "rich", "plotly"}
+
+
+@pytest.mark.parametrize(("command", "heavy"), [([], HEAVY | {"pydantic"}), *(([name], HEAVY) for name in COMMANDS)])
+def test_help_imports_nothing_heavy(command, heavy):
+    code = f"from throughtime.cli.main import main; main({[*command, '--help']})"
+    assert imported_by(code) & heavy == set()
+
+
+@pytest.mark.parametrize("task", ["notes", "forecast"])
+def test_help_of_a_task_imports_nothing_heavy(task):
+    assert imported_by(
+        f"from throughtime.cli.main import main; main(['train', '--task', {task!r}, '--help'])"
+    ).isdisjoint(HEAVY)
+
+
+def imported_by(code: str) -> set[str]:
+    """Return the modules and packages that a program in a new process imports."""
+    code += "\nimport sys; print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return set(done.stderr.split())
 
 
 @pytest.mark.parametrize(

@@ -287,15 +287,24 @@ def test_evaluation(trained, text, capsys):
     assert f"{len(TEXT) - 1:,} predicted" in capsys.readouterr().out
     assert main(["evaluate", str(trained[0]), str(text), "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert {"loss", "perplexity", "bits_per_symbol", "symbols"} <= set(figures)
-    assert figures["symbols"] == len(TEXT) - 1
+    assert {"loss", "perplexity", "bits_per_token", "tokens"} <= set(figures)
+    assert figures["tokens"] == len(TEXT) - 1
+
+
+def test_evaluation_without_data_is_of_the_held_out_data(trained, capsys):
+    assert main(["evaluate", str(trained[0])]) == 0
+    out, err = capsys.readouterr()
+    assert "reads the held-out data" in err
+    shown = Run.open(trained[0]).result["valid"]
+    assert f"{shown['loss']:.4f} nats per character" in out
+    assert f"{shown['tokens']:,.0f} predicted" in out
 
 
 def test_evaluation_reports_unknown_characters(trained, tmp_path, capsys):
     other = tmp_path / "other.txt"
     other.write_text("the 3 dogs\n")
     assert main(["evaluate", str(trained[0]), str(other)]) == 0
-    assert "1 characters not seen in training" in capsys.readouterr().out
+    assert "1 character not seen in training" in capsys.readouterr().out
 
 
 def test_evaluation_of_text_that_is_not_utf8(trained, tmp_path, capsys):
@@ -306,7 +315,7 @@ def test_evaluation_of_text_that_is_not_utf8(trained, tmp_path, capsys):
     assert main(["evaluate", str(trained[0]), str(other), "--encoding-errors", "replace"]) == 0
 
 
-def test_sampling_continues_the_prompt_and_repeats_itself(trained, capsys):
+def test_sampling_continues_the_prompt_and_is_reproducible(trained, capsys):
     texts = []
     for seed in ("1", "1", "2"):
         assert main(["sample", str(trained[0]), "--prompt", "the ", "--length", "30", "--seed", seed]) == 0
@@ -383,3 +392,16 @@ def test_info_describes_a_model_file(tmp_path, capsys):
     (tmp_path / "model.safetensors").write_bytes(b"nothing")
     assert main(["info", str(tmp_path / "model.safetensors")]) == 2
     assert "damaged" in capsys.readouterr().err
+
+
+def test_listing_and_describing_runs_does_not_load_torch(trained):
+    path, _ = trained
+    code = (
+        "import sys; from throughtime.cli.main import main\n"
+        f"assert main(['runs', {str(path.parent)!r}]) == main(['info', {str(path)!r}]) == 0\n"
+        "sys.exit(', '.join({'torch', 'lightning', 'polars', 'sklearn'} & set(sys.modules)) or 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stderr == ""
+    parameters = sum(p.numel() for p in Run.open(path).model().parameters())
+    assert f"; {parameters:,} parameters" in done.stdout  # tied weights count once

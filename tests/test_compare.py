@@ -38,11 +38,17 @@ def text(tmp_path):
     return write_text(tmp_path / "text.txt")
 
 
-def test_the_whole_comparison(tmp_path, text):
+def test_seeds_count_from_the_given_seed(tmp_path, text):
+    found = throughtime.compare(data=text, cells=["rnn"], seeds=2, seed=3, out=tmp_path / "c", **TINY)
+    assert found["seeds"] == 2
+    assert sorted(path.name for path in (tmp_path / "c/runs").iterdir()) == ["rnn-seed3", "rnn-seed4"]
+
+
+def test_a_comparison_from_start_to_end(tmp_path, text):
     found = throughtime.compare(data=text, cells=["rnn", "gru"], seeds=2, out=tmp_path / "c", **TINY)
     assert {each["cell"] for each in found["cells"]} == {"rnn", "gru"}
     assert [each["value"]["mean"] for each in found["cells"]] == sorted(e["value"]["mean"] for e in found["cells"])
-    assert list(found["baselines"]) == ["symbols by frequency"]
+    assert list(found["baselines"]) == ["tokens by frequency"]
     assert found["differences"] == []  # not tested below 5 seeds
     assert "differences are tested with 5 or more seeds" in found["notes"][-1]
     for each in found["cells"]:
@@ -90,7 +96,7 @@ def test_comparison_is_resumed_and_extended(tmp_path, text):
 
 
 @pytest.mark.slow  # each process imports torch
-def test_two_processes_give_the_same_result(tmp_path, text):
+def test_two_processes_return_the_same_result(tmp_path, text):
     options = {"data": text, "cells": ["rnn"], "seeds": 2, **TINY}
     one = throughtime.compare(out=tmp_path / "one", **options)
     two = throughtime.compare(out=tmp_path / "two", jobs=2, **options)
@@ -122,10 +128,9 @@ def test_sequences_are_compared_by_their_metric(tmp_path):
         ({"params": 10}, UserError, r"(?s)too few for 3 of 3 cells: rnn has .*lstm has .*gru has"),
         ({"jobs": 2, "minutes": 1}, UserError, "jobs=2 can't be used with minutes"),
         ({"cell": "gru"}, UserError, "use cells"),
-        ({"seed": 3}, UserError, "use seeds"),
     ],
 )
-def test_mistakes(tmp_path, text, given, kind, told):
+def test_mistakes_are_reported(tmp_path, text, given, kind, told):
     with pytest.raises(kind, match=told):
         throughtime.compare(**{"data": text, "out": tmp_path / "c", **TINY, **given})
     assert not (tmp_path / "c").exists()

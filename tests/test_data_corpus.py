@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from throughtime.data import cache, default_text, encode_text, prepare_text
+from throughtime.data import cache
 from throughtime.data import corpus as corpus_module
+from throughtime.data.corpus import encode_text, prepare_text
+from throughtime.data.text import default_text
 from throughtime.errors import DataError
 
 TEXT = "".join(f"line {n} of a text about {'cats' if n % 3 else 'dogs'}\n" for n in range(200))
@@ -38,7 +40,7 @@ def test_the_last_tenth_is_held_out(text):
     decode = corpus.vocabulary.decode
     assert decode(corpus.train.ids) == TEXT[:cut]
     assert decode(corpus.valid.ids) == TEXT[cut:]
-    assert corpus.valid.symbols == corpus.valid.characters == len(TEXT) - cut
+    assert corpus.valid.token_count == corpus.valid.characters == len(TEXT) - cut
     assert corpus.test is None
 
 
@@ -56,7 +58,7 @@ def test_given_validation_and_test_texts_are_used_whole(text, tmp_path):
     (tmp_path / "valid.txt").write_text("a valid line\n")
     (tmp_path / "test.txt").write_text("a test line\n")
     corpus = prepare_text([text], valid=tmp_path / "valid.txt", test=tmp_path / "test.txt")
-    assert corpus.train.symbols == len(TEXT)
+    assert corpus.train.token_count == len(TEXT)
     assert corpus.vocabulary.decode(corpus.test.ids) == "a test line\n"
     assert corpus.valid.name == str(tmp_path / "valid.txt")
 
@@ -66,7 +68,7 @@ def test_unknown_tokens_are_counted(text, tmp_path):
     corpus = prepare_text([text], valid=tmp_path / "valid.txt")
     assert corpus.train.unknown == 0
     assert corpus.valid.unknown == 5
-    assert "ç" not in corpus.vocabulary.symbols
+    assert "ç" not in corpus.vocabulary.tokens
     part = encode_text([tmp_path / "valid.txt"], corpus.vocabulary)
     assert part.unknown == 5
     assert np.array_equal(part.ids, corpus.valid.ids)
@@ -78,9 +80,9 @@ def test_a_tokenized_file_keeps_its_words(tmp_path):
     (tmp_path / "ptb.valid.txt").write_text(" the cat <unk> purred \n")
     corpus = prepare_text([tmp_path / "ptb.train.txt"], level="word", valid=tmp_path / "ptb.valid.txt")
     words = (lines * 5).replace("\n", "<eos>").split()
-    assert corpus.train.symbols == len(words)
+    assert corpus.train.token_count == len(words)
     assert corpus.vocabulary.size == len(set(words))
-    assert corpus.valid.symbols == 5
+    assert corpus.valid.token_count == 5
     assert corpus.valid.unknown == 1
 
 
@@ -90,14 +92,14 @@ def test_losses_are_comparable_across_levels(tmp_path):
         valid = prepare_text([tmp_path / "a"], level=level).valid
         # Of ten lines, without the word "à" at the cut except at level char.
         length, size = (100, 120) if level == "char" else (99, 118)
-        nats = 2.0 * valid.symbols  # summed over the whole part
+        nats = 2.0 * valid.token_count  # summed over the whole part
         assert valid.bits_per_character(2.0) == pytest.approx(nats / math.log(2) / length, rel=1e-12)
         assert valid.bits_per_byte(2.0) == pytest.approx(nats / math.log(2) / size, rel=1e-12)
 
 
 def test_no_path_reads_the_default_text():
     corpus = prepare_text()
-    assert corpus.train.symbols + corpus.valid.symbols == len(default_text())
+    assert corpus.train.token_count + corpus.valid.token_count == len(default_text())
     assert corpus.vocabulary.size < 256
 
 
@@ -178,7 +180,7 @@ def test_ids_are_temporary_if_the_cache_is_not_writable(text, tmp_path, monkeypa
     (tmp_path / "file").write_text("in the way of a directory")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     corpus = prepare_text([text])
-    assert corpus.train.symbols == len(TEXT) * 9 // 10
+    assert corpus.train.token_count == len(TEXT) * 9 // 10
     assert "is not writable" in caplog.text
 
 

@@ -118,11 +118,11 @@ def test_parquet_times_are_sorted_to_the_nanosecond(tmp_path):
 
 def test_data_to_predict_needs_no_labels(tmp_path):
     tree(tmp_path, {"new.txt": "one\n\ntwo\n", "data.csv": SERIES})
-    lines = read_labeled(tmp_path / "new.txt", least_labels=0)
+    lines = read_labeled(tmp_path / "new.txt", min_labels=0)
     assert (lines.texts, lines.labels, lines.names) == (["one", "two"], [], ["new.txt:1", "new.txt:3"])
-    table = read_labeled(tmp_path / "data.csv", group="id", columns=["x"], least_labels=0)
+    table = read_labeled(tmp_path / "data.csv", group="id", columns=["x"], min_labels=0)
     assert (len(table), table.labels, table.names) == (2, [], ["a", "b"])
-    assert read_labeled(tmp_path / "data.csv", label="label", text="id", least_labels=1).labels[0] == "up"
+    assert read_labeled(tmp_path / "data.csv", label="label", text="id", min_labels=1).labels[0] == "up"
 
 
 @pytest.mark.parametrize(

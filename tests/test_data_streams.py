@@ -5,47 +5,47 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from throughtime.data import Streams, fitting_batch
+from throughtime.data.streams import Streams, fitting_batch
 from throughtime.errors import DataError
 
 SIZES = {
-    "symbols": st.integers(20, 300),
+    "tokens": st.integers(20, 300),
     "batch": st.integers(1, 19),
     "window": st.integers(1, 40),
 }
 
 
 @given(**SIZES)
-def test_every_token_except_the_first_is_a_target_once(symbols, batch, window):
-    streams = Streams(np.arange(symbols, dtype=np.uint16), batch, window)
+def test_every_token_except_the_first_is_a_target_once(tokens, batch, window):
+    streams = Streams(np.arange(tokens, dtype=np.uint16), batch, window)
     targets = np.concatenate([target.ravel() for _, target in map(streams.__getitem__, range(len(streams)))])
-    left_out = (symbols - 1) % batch
-    assert sorted(targets) == list(range(1, symbols - left_out))
+    left_out = (tokens - 1) % batch
+    assert sorted(targets) == list(range(1, tokens - left_out))
     assert streams.terms == len(targets)
 
 
 @given(**SIZES)
-def test_windows_in_order_add_up_to_the_streams(symbols, batch, window):
-    ids = np.arange(symbols, dtype=np.uint16)
+def test_windows_in_order_add_up_to_the_streams(tokens, batch, window):
+    ids = np.arange(tokens, dtype=np.uint16)
     streams = Streams(ids, batch, window)
     windows = [streams[k] for k in range(len(streams))]
     assert all(x.shape == y.shape == (window, batch) for x, y in windows[:-1])
     x = np.concatenate([x for x, _ in windows])
     y = np.concatenate([y for _, y in windows])
     assert x.dtype == y.dtype == np.int64
-    steps = (symbols - 1) // batch
+    steps = (tokens - 1) // batch
     assert x.T.ravel().tolist() == ids[: steps * batch].tolist()
     assert np.array_equal(y, x + 1)
 
 
 @given(
-    symbols=st.integers(50, 300),
+    tokens=st.integers(50, 300),
     ranks=st.integers(1, 4),
     each=st.integers(1, 5),
     window=st.integers(1, 40),
 )
-def test_processes_divide_the_streams(symbols, ranks, each, window):
-    ids = np.arange(symbols)
+def test_processes_divide_the_streams(tokens, ranks, each, window):
+    ids = np.arange(tokens)
     whole = Streams(ids, ranks * each, window)
     shares = [Streams(ids, ranks * each, window, rank, ranks) for rank in range(ranks)]
     for k in range(len(whole)):
@@ -80,7 +80,7 @@ def test_the_batch_shrinks_until_each_stream_fills_a_window():
     assert fitting_batch(1_001, 64, 50) == 20
     assert fitting_batch(1_001, 64, 50, ranks=8) == 16
     assert fitting_batch(51, 64, 50) == 1
-    with pytest.raises(DataError, match=r"50 symbols, fewer than one window of 50 steps \(51\)"):
+    with pytest.raises(DataError, match=r"50 tokens, fewer than one window of 50 steps \(51\)"):
         fitting_batch(50, 64, 50)
     with pytest.raises(DataError, match="for each of 2 processes"):
         fitting_batch(80, 64, 50, ranks=2)

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from throughtime.data import default_text, read_text
 from throughtime.data import text as text_module
+from throughtime.data.text import default_text, read_text
 from throughtime.errors import DataError
 
 

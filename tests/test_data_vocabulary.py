@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
-from throughtime.data import build_vocabulary, default_text, load_vocabulary
-from throughtime.data.vocabulary import from_json
+from throughtime.data.text import default_text
+from throughtime.data.vocabulary import build_vocabulary, from_json, load_vocabulary
 from throughtime.errors import DataError
 
 ANY_TEXT = st.text(max_size=60)
@@ -57,7 +57,7 @@ def test_plain_words_round_trip_their_own_text(text):
 def test_plain_words_split_as_a_reader_would(words):
     vocabulary = build_vocabulary("word", ['He didn\'t -- at 9, say.\n\n  "Well..."\n'], min_count=1)
     ids = vocabulary.encode('He didn\'t -- at 9, say.\n\n  "Well..."\n')
-    assert [vocabulary.symbols[i] for i in ids] == (
+    assert [vocabulary.tokens[i] for i in ids] == (
         ["He", " didn't", " --", " at", " 9", ",", " say", ".", "\n", "\n", " ", ' "', "Well", "...", '"', "\n"]
     )
 
@@ -85,14 +85,14 @@ def test_decoding_holds_back_incomplete_characters(byte_pairs):
 def test_encoding_does_not_depend_on_piece_boundaries(level):
     text = default_text()[:60_000] + "無空白" * 4_000 + " " * 10_000 + "end\n"
 
-    def symbols(size):
+    def tokens(size):
         pieces = [text[i : i + size] for i in range(0, len(text), size)]
         vocabulary = build_vocabulary(level, pieces)
         ids = [i for block in vocabulary.encode_blocks(pieces) for i in block.ids.tolist()]
         return vocabulary.digest, ids
 
-    whole = symbols(len(text))
-    assert all(symbols(size) == whole for size in (17, 8192, 50_001))
+    whole = tokens(len(text))
+    assert all(tokens(size) == whole for size in (17, 8192, 50_001))
 
 
 def test_a_tokenized_text_consists_of_words_and_line_ends():
@@ -124,10 +124,10 @@ def test_an_unseen_character_is_unknown():
 
 def test_bounds_keep_the_most_frequent():
     text = "a" * 5 + "b" * 3 + "c" * 3 + "d"
-    assert build_vocabulary("char", [text], min_count=2).symbols == ("<unk>", "a", "b", "c")
-    assert build_vocabulary("char", [text], vocab_size=3).symbols == ("<unk>", "a", "b")
+    assert build_vocabulary("char", [text], min_count=2).tokens == ("<unk>", "a", "b", "c")
+    assert build_vocabulary("char", [text], vocab_size=3).tokens == ("<unk>", "a", "b")
     text = "low low low high high mid"
-    assert build_vocabulary("word", [text]).symbols == (" <unk>", " high", " low")
+    assert build_vocabulary("word", [text]).tokens == (" <unk>", " high", " low")
     assert build_vocabulary("word", [text], vocab_size=3, min_count=1).size == 3
     assert build_vocabulary("bpe", [default_text()[:20_000]], vocab_size=300).size == 300
     bounded = build_vocabulary("word", [TREEBANK], vocab_size=4, tokenized=True)

@@ -1,4 +1,4 @@
-"""Random calls of the drop-in layers: torch's results, or torch's refusal."""
+"""Random calls of the drop-in layers: they return torch's results or raise torch's errors."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Call(NamedTuple):
 
     Attributes:
         kind: the layer's class.
-        arguments: of its constructor.
+        arguments: the arguments of its constructor.
         form: "batched", "single" or "packed"; "packed in order" if lengths do not grow.
         steps, rows: the shape of the input; either may be 0.
         with_state: whether an initial state is given.
-        view: how the input lies in memory.
+        view: the memory layout of the input.
         gradients: what needs gradients: "none", "input", "state", "some weights" or "all".
         autocast: whether the call runs under autocast.
-        seed: of the weights and the input.
+        seed: the seed of the weights and the input.
     """
 
     kind: str
@@ -77,7 +77,7 @@ def calls(draw: st.DrawFn, kinds: tuple[str, ...] = ("RNN", "LSTM", "GRU")) -> C
 
 
 def laid_out(x: Tensor, view: str) -> Tensor:
-    """The same numbers in other memory; every row the same if expanded."""
+    """Convert a tensor to another memory layout; "expanded" repeats its first feature."""
     if view == "strided":
         return x.repeat_interleave(2, -1)[..., ::2]
     if view == "transposed":
@@ -90,7 +90,7 @@ def laid_out(x: Tensor, view: str) -> Tensor:
 
 
 def operands(call: Call) -> tuple[Any, Any, list[Tensor]]:
-    """The input, the state and the leaves among them that need gradients."""
+    """Return the input, the state, and the leaf tensors that need gradients."""
     arguments = call.arguments
     sequences = [] if call.form == "single" else [call.rows]
     shape = [call.steps, *sequences]
@@ -125,7 +125,7 @@ def flat(result: Any) -> list[Tensor]:
 
 
 class Outcome(NamedTuple):
-    """What a call returned and its derivatives, or the type of its error."""
+    """The results and derivatives of a call, or the type of its error."""
 
     error: type[BaseException] | None
     results: Sequence[Tensor] = ()
@@ -166,10 +166,10 @@ def outcome_of(layer: nn.Module, call: Call) -> Outcome:
 
 def assert_close(ours: Sequence[Any], theirs: Sequence[Any], tolerance: float, least: float) -> None:
     assert len(ours) == len(theirs)
-    # The scale of all: a tensor much smaller than the others is a difference of terms that nearly cancel.
+    # Relative to the largest tensor: a much smaller one is a difference of terms that nearly cancel.
     scale = max((t.abs().max().item() for t in theirs if t is not None and t.numel()), default=0.0)
     for a, b in zip(ours, theirs, strict=True):
-        if a is None or b is None:  # torch has zeros for some arguments that are not used, and None for others
+        if a is None or b is None:  # torch returns zeros for some unused arguments, and None for others
             left = b if a is None else a
             assert left is None or not left.any()
             continue
@@ -183,7 +183,7 @@ def assert_close(ours: Sequence[Any], theirs: Sequence[Any], tolerance: float, l
 
 @settings(max_examples=90, deadline=None)
 @given(calls())
-def test_a_call_does_what_it_does_in_torchs_layer(call: Call) -> None:
+def test_a_random_call_matches_torchs_layer(call: Call) -> None:
     torch.manual_seed(call.seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of dropout in a single layer
@@ -191,7 +191,7 @@ def test_a_call_does_what_it_does_in_torchs_layer(call: Call) -> None:
         ours = getattr(throughtime, call.kind)(**call.arguments).eval()
     ours.load_state_dict(theirs.state_dict())
     expected, found = outcome_of(theirs, call), outcome_of(ours, call)
-    assume(expected.error is None)  # torch refuses some calls, such as those without a step, that ours takes
+    assume(expected.error is None)  # torch rejects some calls that ours accepts, such as those without steps
     assert found.error is None
     tolerance = TOLERANCE[torch.bfloat16 if call.autocast else call.arguments["dtype"]]
     least = 1e-3 if tolerance < 1e-3 else 1.0  # sums of numbers of about 1 are rounded to bfloat16

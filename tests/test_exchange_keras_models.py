@@ -147,7 +147,7 @@ IDS = np.array([[3, 1, 4, 1, 5], [2, 7, 0, 0, 0]])
 
 @pytest.mark.parametrize("form", ["keras", "h5"])
 @pytest.mark.parametrize("functional", [False, True])
-def test_the_mask_of_an_embedding_gives_lengths(keras: Any, tmp_path: Path, form: str, functional: bool) -> None:
+def test_the_mask_of_an_embedding_determines_lengths(keras: Any, tmp_path: Path, form: str, functional: bool) -> None:
     k = keras.layers
     layers = [
         k.Embedding(10, INPUT, mask_zero=True, name="words"),
@@ -181,7 +181,7 @@ def test_the_mask_of_an_embedding_gives_lengths(keras: Any, tmp_path: Path, form
     np.testing.assert_allclose(y.numpy(), by_keras(model, IDS)[0], **CLOSE)
 
 
-def test_the_mask_of_a_masking_layer_gives_lengths(
+def test_the_mask_of_a_masking_layer_determines_lengths(
     keras: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     k = keras.layers

@@ -26,15 +26,17 @@ def test_the_exported_model_matches_the_run(run: Any, tmp_path: Path, capsys: py
     path = tmp_path / "model.onnx"
     assert main(["export", str(run.path), str(path)]) == 0
     printed = capsys.readouterr().out
-    for words in ("GRU, GRU", "symbols [T, B]", "initial_hidden [2, B, 12]", "logits", "final_hidden"):
+    for words in ("GRU, GRU", "token_ids [T, B]", "initial_hidden [2, B, 12]", "logits", "final_hidden"):
         assert words in printed
     model = onnx.load(path)
     said = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(said["throughtime.task"]) == run.description.to_data()
-    symbols, state = np.array([[1, 2], [3, 4], [5, 1]]), np.zeros((2, 2, 12), np.float32)
+    tokens, state = np.array([[1, 2], [3, 4], [5, 1]]), np.zeros((2, 2, 12), np.float32)
     with torch.no_grad():
-        scores, final = throughtime.load(run.path)(torch.from_numpy(symbols), torch.from_numpy(state))
-    assert_alike(by_onnx_runtime(model, {"symbols": symbols, "initial_hidden": state}), [scores.numpy(), final.numpy()])
+        scores, final = throughtime.load(run.path)(torch.from_numpy(tokens), torch.from_numpy(state))
+    assert_alike(
+        by_onnx_runtime(model, {"token_ids": tokens, "initial_hidden": state}), [scores.numpy(), final.numpy()]
+    )
     assert json.loads(said["throughtime.initial"]) == {"hidden": 0.0}
 
 

@@ -85,8 +85,8 @@ class Case:
 def graph_of(
     nodes: list[Any], takes: list[str], gives: list[str], stored: dict[str, np.ndarray], dtype: Any = np.float32
 ) -> bytes:
-    """Create a model; its inputs `lengths` and `symbols` are integers."""
-    kinds = {"lengths": TensorProto.INT32, "symbols": TensorProto.INT64}
+    """Create a model; its inputs `lengths` and `tokens` are integers."""
+    kinds = {"lengths": TensorProto.INT32, "tokens": TensorProto.INT64}
     usual = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     inputs = [helper.make_tensor_value_info(name, kinds.get(name, usual), None) for name in takes]
     outputs = [helper.make_tensor_value_info(name, usual, None) for name in gives]
@@ -224,8 +224,8 @@ class Tagger(torch.nn.Module):
         self.recurrent = kind(INPUT, HIDDEN, 2, batch_first=True, bidirectional=True)
         self.head = torch.nn.Linear(2 * HIDDEN, 5)
 
-    def forward(self, symbols: torch.Tensor) -> torch.Tensor:
-        y, _ = self.recurrent(self.embedding(symbols))
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        y, _ = self.recurrent(self.embedding(tokens))
         return torch.log_softmax(self.head(y[:, -1] if self.last else y), -1)
 
 
@@ -258,9 +258,9 @@ def by_torchs_exporter(module: torch.nn.Module, given: tuple, opset: int = 17, *
 def test_layers_exported_by_torch(kind: type[torch.nn.RNNBase], last: bool) -> None:
     torch.manual_seed(0)
     module = Tagger(kind, last).eval()
-    model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), symbols={0: "B", 1: "T"})
-    symbols = torch.randint(7, (4, 6))
-    assert_alike(by_us(model, {"symbols": symbols.numpy()}), [module(symbols).detach().numpy()])
+    model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), tokens={0: "B", 1: "T"})
+    tokens = torch.randint(7, (4, 6))
+    assert_alike(by_us(model, {"tokens": tokens.numpy()}), [module(tokens).detach().numpy()])
 
 
 @pytest.mark.parametrize("opset", [9, 11, 13, 20])
@@ -268,9 +268,9 @@ def test_older_and_newer_operator_versions(opset: int) -> None:
     """Axes, bounds and sizes used to be attributes; softmax used to cover all axes from one on."""
     torch.manual_seed(0)
     module = Tagger(torch.nn.LSTM, False).eval()
-    model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), opset, symbols={0: "B", 1: "T"})
-    symbols = torch.randint(7, (4, 6))
-    assert_alike(by_us(model, {"symbols": symbols.numpy()}), by_onnx_runtime(model, {"symbols": symbols.numpy()}))
+    model = by_torchs_exporter(module, (torch.zeros(2, 3, dtype=torch.long),), opset, tokens={0: "B", 1: "T"})
+    tokens = torch.randint(7, (4, 6))
+    assert_alike(by_us(model, {"tokens": tokens.numpy()}), by_onnx_runtime(model, {"tokens": tokens.numpy()}))
 
 
 def test_imported_layers_can_be_recorded() -> None:

@@ -35,7 +35,7 @@ from throughtime.program.operations import OPERATIONS
 INPUT, HIDDEN, STEPS, ROWS = 3, 4, 6, 2
 
 
-def shaken(module: nn.Module) -> Any:
+def randomized(module: nn.Module) -> Any:
     """Randomize a module's parameters and set it to evaluation mode."""
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def checked(module: Any) -> onnx.ModelProto:
 
 def compare(module: Any, **tolerance: float) -> list[str]:
     """Compare a module with its exported model; return the model's recurrent operators."""
-    module = shaken(module)
+    module = randomized(module)
     model, states = checked(module), initial_states(module.layers())
     x = torch.randn(STEPS, ROWS, INPUT, generator=torch.Generator().manual_seed(3), dtype=states[0].dtype)
     x = x.transpose(0, 1).contiguous() if module.batch_first else x
@@ -194,19 +194,19 @@ def test_an_lstm_with_a_projection_is_exported_as_a_scan() -> None:
 @pytest.mark.parametrize("tie", [False, True])
 @pytest.mark.parametrize("name", ["lstm", "mgu"])
 def test_a_language_model_matches_onnx_runtime(name: str, tie: bool) -> None:
-    module = shaken(LanguageModel(7, Recurrent(name, HIDDEN, HIDDEN, 2), tie=tie))
+    module = randomized(LanguageModel(7, Recurrent(name, HIDDEN, HIDDEN, 2), tie=tie))
     states = initial_states(module.recurrent.layers())
-    symbols = torch.randint(7, (STEPS, ROWS), generator=torch.Generator().manual_seed(3))
+    tokens = torch.randint(7, (STEPS, ROWS), generator=torch.Generator().manual_seed(3))
     model = checked(module)
-    takes = {v.name: t.numpy() for v, t in zip(model.graph.input, [symbols, *states], strict=True)}
-    assert takes.keys() == {"symbols", *(f"initial_{s.name}" for s in module.recurrent.programs[0].states)}
-    assert_alike(by_onnx_runtime(model, takes), ours(module, symbols, states))
+    takes = {v.name: t.numpy() for v, t in zip(model.graph.input, [tokens, *states], strict=True)}
+    assert takes.keys() == {"token_ids", *(f"initial_{s.name}" for s in module.recurrent.programs[0].states)}
+    assert_alike(by_onnx_runtime(model, takes), ours(module, tokens, states))
 
 
 @pytest.mark.parametrize("name", ["gru", "slstm"])
 def test_single_steps_match_the_whole_sequence(name: str) -> None:
     """Final states are passed as initial states; the numbers of steps and sequences are dynamic."""
-    module = shaken(Recurrent(name, INPUT, HIDDEN, 2))
+    module = randomized(Recurrent(name, INPUT, HIDDEN, 2))
     model, states = throughtime.to_onnx(module), initial_states(module.layers(), rows=5)
     x = torch.randn(4, 5, INPUT)
     wanted = ours(module, x, states)
@@ -221,7 +221,7 @@ def test_single_steps_match_the_whole_sequence(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(OPERATORS))
 def test_export_and_import_are_bit_identical(name: str) -> None:
     """An exported model that is imported again runs the same program."""
-    module = shaken(Recurrent(name, INPUT, HIDDEN, 2, bidirectional=True, batch_first=True))
+    module = randomized(Recurrent(name, INPUT, HIDDEN, 2, bidirectional=True, batch_first=True))
     states = initial_states(module.layers())
     x = torch.randn(ROWS, STEPS, INPUT)
     back = throughtime.from_onnx(throughtime.to_onnx(module).SerializeToString())

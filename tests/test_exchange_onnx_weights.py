@@ -334,6 +334,6 @@ def test_a_tied_embedding_stays_tied() -> None:
     with torch.no_grad():
         tables[0].mul_(0.5)
         model.encoder.weight.mul_(0.5)
-    symbols, zeros = torch.randint(7, (STEPS, ROWS)), torch.zeros(1, ROWS, HIDDEN)
+    tokens, zeros = torch.randint(7, (STEPS, ROWS)), torch.zeros(1, ROWS, HIDDEN)
     with torch.no_grad():
-        assert_alike(results(ours(symbols, zeros, zeros)[0]), [model(symbols)[0].numpy()])
+        assert_alike(results(ours(tokens, zeros, zeros)[0]), [model(tokens)[0].numpy()])

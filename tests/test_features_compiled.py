@@ -45,7 +45,7 @@ COMPILED = {
 
 @pytest.mark.parametrize(("name", "training"), [*((name, True) for name in COMPILED), ("noise", False)])
 def test_a_layer_compiles_without_graph_breaks(name: str, training: bool) -> None:
-    torch._dynamo.reset()  # each layer is compiled anew, and dynamo limits the number of recompilations
+    torch._dynamo.reset()  # each layer is compiled again, and dynamo limits the number of recompilations
     torch.manual_seed(0)
     layer = Recurrent("lstm", 3, 4, 2, dtype=torch.float64, **COMPILED[name]).train(training)
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")

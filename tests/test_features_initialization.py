@@ -10,9 +10,9 @@ import torch
 
 from throughtime import cells
 from throughtime.errors import UserError
-from throughtime.nn.initialization import keeping
+from throughtime.nn.initialization import gates_that_keep
 from throughtime.nn.recurrent import Recurrent
-from throughtime.sight.untrained import fresh_model
+from throughtime.sight.untrained import untrained_model
 
 HIDDEN = 64
 
@@ -88,9 +88,9 @@ def test_chrono_sets_the_input_gate_to_the_negative_forget_bias() -> None:
 
 
 def test_gates_that_keep_the_state_are_detected() -> None:
-    assert keeping(cells.get("gru").program(3, 4)) == {"update": 1.0}
-    assert keeping(cells.get("mgu").program(3, 4)) == {"forget": -1.0}
-    assert keeping(cells.get("rnn").program(3, 4)) == {}
+    assert gates_that_keep(cells.get("gru").program(3, 4)) == {"update": 1.0}
+    assert gates_that_keep(cells.get("mgu").program(3, 4)) == {"forget": -1.0}
+    assert gates_that_keep(cells.get("rnn").program(3, 4)) == {}
 
 
 @pytest.mark.parametrize(
@@ -111,9 +111,9 @@ def test_invalid_schemes_raise(cell: str, words: dict[str, Any], message: str) -
 @pytest.mark.parametrize(
     ("cell", "given", "wanted"), [("lstm", None, 1.0), ("mgu", None, -1.0), ("lstm", 0.0, 0.0), ("mgu", 3.0, 3.0)]
 )
-def test_a_fresh_network_starts_with_gates_that_keep_the_state(cell: str, given: float | None, wanted: float) -> None:
+def test_a_new_network_starts_with_gates_that_keep_the_state(cell: str, given: float | None, wanted: float) -> None:
     # The forget gate of the MGU lets the new value in when it is open (Zhou et al. 2016).
-    layer = fresh_model(cell, hidden=4, forget_bias=given).recurrent
+    layer = untrained_model(cell, hidden=4, forget_bias=given).recurrent
     (program,) = layer.programs
     (bias,) = (k for k, parameter in enumerate(program.parameters) if parameter.name == "bias")
     (gate,) = (part for part in program.parameters[bias].parts if part.gate == "forget")

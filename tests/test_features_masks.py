@@ -172,10 +172,10 @@ def test_weight_drop_drops_elements_of_the_recurrent_matrices(cell: str) -> None
     found = layer(x)[0]
     torch.manual_seed(1)
     matrix = layer.get_parameter("weight_h_l0")
-    thin = dropped(matrix, 0.5)
-    assert 0 < int((thin == 0).sum()) < thin.numel()
+    masked = dropped(matrix, 0.5)
+    assert 0 < int((masked == 0).sum()) < masked.numel()
     twin, _ = layer_and_input(cell)
-    wanted = torch.func.functional_call(twin, dict(layer.named_parameters()) | {"weight_h_l0": thin}, x)[0]
+    wanted = torch.func.functional_call(twin, dict(layer.named_parameters()) | {"weight_h_l0": masked}, x)[0]
     assert torch.equal(found, wanted)
     assert_close(
         torch.autograd.grad(found.sum(), list(layer.parameters())),
@@ -254,10 +254,10 @@ def test_dropout_between_layers_differs_per_step_unless_variational(variational:
         )
     torch.manual_seed(1)
     between = first(x)[0]
-    thinned = between * scaled_mask(between, (1, ROWS, HIDDEN), 0.5) if variational else dropped(between, 0.5)
-    kept = (thinned != 0).to(x.dtype)
+    masked = between * scaled_mask(between, (1, ROWS, HIDDEN), 0.5) if variational else dropped(between, 0.5)
+    kept = (masked != 0).to(x.dtype)
     assert bool((kept == kept[0]).all()) is variational
-    assert_close([found, thinned], [second(thinned)[0], kept * 2.0 * between])
+    assert_close([found, masked], [second(masked)[0], kept * 2.0 * between])
 
 
 def test_masks_have_the_right_statistics() -> None:
@@ -304,7 +304,7 @@ def test_dropout_works_under_transforms_and_torch_compile() -> None:
     torch.manual_seed(3)
     assert torch.equal(compiled, dropped(x, 0.25))
     of = x.requires_grad_(), torch.tensor(5), 0.25
-    torch.library.opcheck(torch.ops.throughtime.thinned, of)
+    torch.library.opcheck(torch.ops.throughtime.dropout, of)
 
 
 @pytest.mark.parametrize("chance", [0.05, 0.5])

@@ -58,10 +58,10 @@ def test_a_stream_matches_a_language_model_with_options() -> None:
     recurrent = Recurrent("gru", 4, 4, 2, engine="native", learn_initial=True, zoneout=0.3, skip="residual")
     model = LanguageModel(9, recurrent).eval()
     randomize_initial_states(model)
-    symbols = torch.randint(9, (6, 1))
-    wanted = model(symbols)[0][:, 0]
+    tokens = torch.randint(9, (6, 1))
+    wanted = model(tokens)[0][:, 0]
     stream = Stream(model)
-    steps = torch.stack([torch.from_numpy(stream.step(int(s))) for s in symbols])
+    steps = torch.stack([torch.from_numpy(stream.step(int(s))) for s in tokens])
     torch.testing.assert_close(steps, wanted, rtol=1e-5, atol=1e-6)  # torch computes the scores
 
 

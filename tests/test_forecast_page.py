@@ -27,8 +27,8 @@ def run(tmp_path_factory):
     frame = polars.DataFrame({"ds": days, **{n: w + 0.1 * draw.normal(size=200) for n, w in waves.items()}})
     frame.write_csv(directory / "table.csv")
     return train(
-        data=directory / "table.csv", target="a,b", horizon=H, context=14, segment=2, hidden_size=8, dropout=0,
-        batch=64, steps=5, engine="reference", threads=1, out=directory / "run", progress=False,
+        data=directory / "table.csv", target="a,b", horizon=H, context=14, segment=2, strategy="direct", hidden_size=8,
+        dropout=0, batch=64, steps=5, engine="reference", threads=1, out=directory / "run", progress=False,
     )  # fmt: skip
 
 
@@ -58,7 +58,7 @@ def test_report_metrics_match_the_task(run):
 
 def test_lookback_is_the_gradient_of_the_forecast(run):
     data, model = data_of(run), run.model()
-    windows = data.test.spread(1)
+    windows = data.test.evenly_spaced(1)
     found = lookback(model, windows)
     assert found.steps.tolist() == [2, 4, 6, 8, 10, 12, 14]
     x = torch.from_numpy(windows.inputs(np.arange(1)).steps).requires_grad_()

@@ -1,4 +1,4 @@
-"""Recursive forecasts, rolling origins, and updates without training."""
+"""Parallel and recursive forecasts, rolling origins, and updates without training."""
 
 import datetime
 import json
@@ -13,12 +13,17 @@ from typer.testing import CliRunner
 from throughtime import evaluate
 from throughtime.cli.main import app
 from throughtime.errors import DataError, UserError
+from throughtime.nn.encoders import Numeric
+from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.sequence_model import SequenceModel
 from throughtime.outputs import Point
 from throughtime.tasks.forecast import ForecastTask
 from throughtime.tasks.forecast_decoding import decode
-from throughtime.tasks.forecast_options import ForecastOptions
-from throughtime.training import train
+from throughtime.tasks.forecast_page import lookback
+from throughtime.tasks.options.forecast import ForecastOptions
+from throughtime.training import TrainConfig, fit, train
 from throughtime.training.inference import predict
+from throughtime.training.reloading import data_of
 
 QUIET = {"progress": False, "engine": "reference", "threads": 1}
 ROWS = 260
@@ -121,6 +126,74 @@ def test_a_recursive_network_learns_from_the_covariate_of_the_same_row(run, file
     assert [row[0] for row in rows] == [f"2024-01-11 {hour:02}:00:00" for hour in range(20, 24)] + [
         f"2024-01-12 {hour:02}:00:00" for hour in range(4)
     ]
+
+
+@pytest.mark.parametrize("cell", ["gru", "lstm"])
+def test_parallel_steps_each_continue_from_the_state_after_the_context(file, cell):
+    given = {"horizon": 8, "context": 12, "segment": 3, "future": "cause", "strategy": "parallel"}
+    config = TrainConfig.of("forecast", data=[file], cell=cell, hidden_size=6, num_layers=2, steps=1, **given)
+    task = ForecastTask(config.task)
+    data = task.prepare()
+    model = fit(task, data, config, keep="last")
+    chosen = np.arange(5)
+    batch, steps = data.valid.batch(chosen), torch.from_numpy(data.valid.inputs(chosen).steps)
+    n, m = data.valid.steps
+    assert (n, m, batch.branches) == (4, 3, 3)
+    alone = []
+    for k in range(m):  # the context and one step of the horizon
+        with torch.no_grad():
+            raw, _ = model(torch.cat([steps[:n], steps[n + k :][:1]]))
+        alone.append(raw[-1].numpy())
+    found = decode(model, data.valid, steps, 0.8)
+    np.testing.assert_allclose(found, np.stack(alone, 1), rtol=0, atol=1e-6)  # float32
+    loss, _ = model.loss(*map(torch.from_numpy, (batch.inputs, batch.targets)), branches=m,
+                         weights=torch.from_numpy(batch.weights))  # fmt: skip
+    errors = np.abs(found - batch.targets[n:].transpose(1, 0, 2)) * batch.weights[n:].transpose(1, 0, 2)
+    assert loss.item() == pytest.approx(errors.sum(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "branches"),
+    [
+        ({}, 0),  # the fixture's future covariate
+        ({"future": None}, 4),
+        ({"future": None, "strategy": "direct"}, 0),
+        ({"future": None, "segment": 8}, 0),  # one step of the horizon
+        ({"strategy": "parallel"}, 4),
+    ],
+)
+def test_decoding_is_parallel_unless_there_are_future_covariates(file, options, branches):
+    _, data = prepared(file, **{"strategy": None, "segment": 2, **options})
+    assert data.train.branches == branches
+
+
+def test_branches_need_steps_before_them():
+    model = SequenceModel(Numeric(3), Recurrent("gru", 3, 4), Point(1, "mae"))
+    for branches in (5, 6, -1):
+        with pytest.raises(UserError, match=rf"branches must be at least 0 and less than .* 5, got {branches}"):
+            model(torch.zeros(5, 2, 3), branches=branches)
+    with pytest.raises(UserError, match="branches need a network with an output for each step"):
+        model(torch.zeros(5, 2, 3), branches=2, lengths=torch.tensor([5, 4]))
+
+
+def test_a_parallel_network_learns_and_reports(file, tmp_path):
+    run = train(
+        data=file, horizon=8, context=12, segment=2, future="cause", strategy="parallel", calendar=False,
+        hidden_size=16, dropout=0, batch=64, lr=0.02, steps=120, out=tmp_path / "run", **QUIET,
+    )  # fmt: skip
+    assert run.result["test"]["mse"] < 0.1  # see the recursive network below
+    data = data_of(run)
+    norms = lookback(run.model(), data.test)
+    assert norms.values.shape == (6,)
+    # One step of the horizon follows the context, so its gradient equals that of a sequence of both.
+    x = torch.from_numpy(data.test.spread(16).inputs(np.arange(16)).steps)
+    n = data.test.steps[0]
+    totals = np.zeros(n)
+    for k in range(4):
+        one = torch.cat([x[:n], x[n + k :][:1]]).requires_grad_()
+        run.model()(one)[0][-1].sum().backward()
+        totals += one.grad[:n].norm(dim=2).mean(1).numpy()
+    np.testing.assert_allclose(norms.values, totals[::-1] / totals.max(), rtol=1e-4)
 
 
 def test_rolling_origins_are_the_last_windows_of_each_series(run, file):

@@ -402,3 +402,23 @@ def test_overlapping_slices_add_their_gradients():
     result = run(program, arguments, steps=1)
     found = run_gradient(program, arguments, result.__class__(*([torch.ones_like(t) for t in of] for of in result)), 1)
     assert found.inputs[0][0, 0].tolist() == [1, 1, 2, 2, 1, 0]
+
+
+@pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
+def test_a_single_step_computes_the_same_gradients_without_those_of_other_states(name: str) -> None:
+    program = cells.get(name).program(3, 4)
+    arguments = random_arguments(program, 1, ROWS)
+    wanted = Slots((0,), (), tuple(range(len(program.parameters))))
+    found = []
+    for single_step in (False, True):
+        augmented = with_residuals(program, wanted, single_step=single_step)
+        plan = gradient(augmented, everything_given(program), wanted, single_step=single_step)
+        assert ("weight_h" in [program.parameters[k].name for k in plan.parameters]) == (not single_step)
+        result = run(augmented, arguments, 1)
+        cotangents = [torch.ones_like(y) for y in result.outputs[: len(program.outputs)]]
+        read = [arguments.inputs[k] for k in plan.inputs] + [result.outputs[k] for k in plan.residuals] + cotangents
+        weights = [arguments.parameters[k] for k in plan.parameters]
+        back = Arguments(read, [torch.ones_like(s) for s in result.states], weights)
+        gradients = run(plan.program, back, 1)
+        found.append([*gradients.outputs, *gradients.reductions])
+    assert_close(found[1], found[0], ROUNDING)

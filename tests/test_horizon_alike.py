@@ -8,6 +8,7 @@ from tiny_training import write_text
 
 import throughtime
 from throughtime.cli.main import main
+from throughtime.runs import Run
 from throughtime.studies.horizons import horizon_of
 from throughtime.training.reloading import data_of
 from throughtime.training.report import short_report
@@ -29,17 +30,29 @@ def labels(path):
 
 
 @pytest.mark.parametrize("make", [text, labels])
-def test_all_commands_agree_on_a_runs_horizon(make, tmp_path, capsys):
-    run = make(tmp_path)
+@pytest.mark.parametrize("losses", [160, 12])
+def test_all_commands_agree_on_a_runs_horizon(make, losses, tmp_path, capsys):
+    """Also if a time budget left time for a few losses only."""
+    config = make(tmp_path).path / "config.json"
+    config.write_text(config.read_text().replace('"losses": 160', f'"losses": {losses}'))
+    run = Run.open(config.parent)
+    assert run.plan.losses == losses
     data = data_of(run)
-    after = [flow for flow in short_report(run, data).flows if flow.group == "after training"]
+    flows = short_report(run, data).flows
+    after = [flow for flow in flows if flow.group == "after training"]
+    followed = {flow.losses for flow in flows}
     reported = after[-1].lag
     assert main(["horizon", str(run.path), "--json"]) == 0
     printed = json.loads(capsys.readouterr().out)[str(run.path)]["layer0"]
+    followed.add(printed["losses"])
     capsys.readouterr()
     inspected = []
     for length in ("100", "1500"):  # the length of the page makes no difference
         assert main(["inspect", str(run.path), "--length", length, "--json"]) == 0
-        inspected.append(json.loads(capsys.readouterr().out)["horizons"]["layer0"])
+        found = json.loads(capsys.readouterr().out)
+        inspected.append(found["horizons"]["layer0"])
+        followed.add(found["horizon_losses"])
     assert reported is not None
-    assert {printed["horizon"], *inspected, horizon_of(run.model(), run.task, data.valid)} == {reported}
+    compared = horizon_of(run.model(), run.task, data.valid, losses)
+    assert {printed["horizon"], *inspected, compared} == {reported}
+    assert followed == {12 if losses == 12 else 160 if make is text else 16}

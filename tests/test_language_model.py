@@ -22,31 +22,31 @@ def ids(steps=6, rows=3, vocabulary=11, seed=1):
 
 def test_loss_and_scores_match_the_textbook():
     model = model_of("rnn", layers=1)
-    symbols, targets = ids(), ids(seed=2)
+    tokens, targets = ids(), ids(seed=2)
     weights = {name: tensor.detach().numpy() for name, tensor in model.state_dict().items()}
     wx, wa, ba = (weights[f"recurrent.{name}_l0"] for name in ("weight_x", "weight_h", "bias"))
     a, total, scores = np.zeros((3, 7)), 0.0, []
-    for x, y in zip(symbols.numpy(), targets.numpy(), strict=True):
+    for x, y in zip(tokens.numpy(), targets.numpy(), strict=True):
         a = np.tanh(weights["encoder.weight"][x] @ wx.T + a @ wa.T + ba)
         z = a @ weights["head.weight"].T + weights["head.bias"]
         probabilities = np.exp(z) / np.exp(z).sum(1, keepdims=True)
         total -= np.log(probabilities[np.arange(3), y]).sum()
         scores.append(z)
-    loss, state = model.loss(symbols, targets)
+    loss, state = model.loss(tokens, targets)
     # Rounding of float64 over six steps.
     assert loss.item() == pytest.approx(total, rel=1e-13)
-    np.testing.assert_allclose(model(symbols)[0].detach().numpy(), np.stack(scores), atol=1e-13)
+    np.testing.assert_allclose(model(tokens)[0].detach().numpy(), np.stack(scores), atol=1e-13)
     np.testing.assert_allclose(state[0].detach().numpy(), a, atol=1e-13)
 
 
 @pytest.mark.parametrize("cell", ["rnn", "lstm", "gru"])
 def test_windows_with_a_carried_state_add_up_to_the_loss_of_the_whole_sequence(cell):
     model = model_of(cell)
-    symbols, targets = ids(12), ids(12, seed=2)
-    whole, _ = model.loss(symbols, targets)
+    tokens, targets = ids(12), ids(12, seed=2)
+    whole, _ = model.loss(tokens, targets)
     state, parts = None, []
     for k in range(0, 12, 4):
-        loss, state = model.loss(symbols[k : k + 4], targets[k : k + 4], state)
+        loss, state = model.loss(tokens[k : k + 4], targets[k : k + 4], state)
         state = detached(state)
         parts.append(loss)
     assert sum(parts).item() == pytest.approx(whole.item(), rel=1e-13)  # rounding of sums in a different order

@@ -52,8 +52,8 @@ LEGAL = Program(
 
 # A legal program with a one-hot input, which is given as token ids.
 MULTIPLIED, OTHER, AGAIN = range(2, 5)
-SYMBOLS = Program(
-    name="symbols",
+TOKENS = Program(
+    name="tokens",
     inputs=(Input("x", 3, one_hot=True),),
     states=(State("h", 2, 0.0, AGAIN),),
     parameters=(Parameter("w", (2, 3)), Parameter("u", (2, 3))),
@@ -201,26 +201,26 @@ def test_the_unchanged_program_is_legal():
     assert require_legal(LEGAL) is LEGAL
 
 
-OF_SYMBOLS: dict[str, tuple[dict[str, Any], str]] = {
+OF_ONE_HOT: dict[str, tuple[dict[str, Any], str]] = {
     "a truth value that is a number": ({"inputs": (Input("x", 3, 1),)}, "one_hot of input x must be a bool, got 1"),  # type: ignore[arg-type]
-    "an operation on symbols": (
-        {"body": (*SYMBOLS.body, instruction("tanh", X, width=3))},
+    "an operation on tokens": (
+        {"body": (*TOKENS.body, instruction("tanh", X, width=3))},
         r"instruction 5 \(tanh\) takes a one-hot input",
     ),
-    "a matrix of symbols and of others": (
-        {"body": (*SYMBOLS.body, instruction("linear", OTHER, weight=0))},
+    "a matrix of tokens and of others": (
+        {"body": (*TOKENS.body, instruction("linear", OTHER, weight=0))},
         r"instruction 5 \(linear\) uses a matrix that multiplies both",
     ),
-    "the transpose of symbols' matrix": (
-        {"body": (*SYMBOLS.body, instruction("linear_transposed", H, width=3, weight=0))},
+    "the transpose of tokens' matrix": (
+        {"body": (*TOKENS.body, instruction("linear_transposed", H, width=3, weight=0))},
         r"instruction 5 \(linear_transposed\) uses a matrix that multiplies both",
     ),
-    "symbols as an output": ({"outputs": (Output("y", X),)}, "output y is a one-hot input"),
-    "symbols as a state": ({"states": (State("h", 3, 0.0, X),), "body": SYMBOLS.body[:1]}, "h is a one-hot input"),
-    "a sum of symbols": ({"reductions": (Reduction("r", (3,), ((X,),)),)}, "r may take a one-hot input"),
-    "symbols on the left": ({"reductions": (Reduction("r", (3, 2), ((X, H),)),)}, "r may take a one-hot input"),
-    "symbols on both sides": ({"reductions": (Reduction("r", (3, 3), ((X, X),)),)}, "r may take a one-hot input"),
-    "a sum in part of symbols": (
+    "tokens as an output": ({"outputs": (Output("y", X),)}, "output y is a one-hot input"),
+    "tokens as a state": ({"states": (State("h", 3, 0.0, X),), "body": TOKENS.body[:1]}, "h is a one-hot input"),
+    "a sum of tokens": ({"reductions": (Reduction("r", (3,), ((X,),)),)}, "r may take a one-hot input"),
+    "tokens on the left": ({"reductions": (Reduction("r", (3, 2), ((X, H),)),)}, "r may take a one-hot input"),
+    "tokens on both sides": ({"reductions": (Reduction("r", (3, 3), ((X, X),)),)}, "r may take a one-hot input"),
+    "a sum in part of tokens": (
         {"reductions": (Reduction("r", (2, 3), ((H, X), (H, OTHER))),)},
         "r may take a one-hot",
     ),
@@ -228,18 +228,18 @@ OF_SYMBOLS: dict[str, tuple[dict[str, Any], str]] = {
 
 
 def test_the_unchanged_program_with_a_one_hot_input_is_legal():
-    assert require_legal(SYMBOLS) is SYMBOLS
+    assert require_legal(TOKENS) is TOKENS
 
 
 def test_an_empty_reduction_in_a_program_with_a_one_hot_input_is_legal():
-    more = replace(SYMBOLS, reductions=(*SYMBOLS.reductions, Reduction("u.gradient", (2, 3), ())))
+    more = replace(TOKENS, reductions=(*TOKENS.reductions, Reduction("u.gradient", (2, 3), ())))
     assert require_legal(more) is more
 
 
-@pytest.mark.parametrize("rule", OF_SYMBOLS)
+@pytest.mark.parametrize("rule", OF_ONE_HOT)
 def test_a_program_that_misuses_a_one_hot_input_is_refused(rule):
-    changes, message = OF_SYMBOLS[rule]
-    changed = replace(SYMBOLS, **({"outputs": (), "reductions": ()} if "states" in changes else {}), **changes)
+    changes, message = OF_ONE_HOT[rule]
+    changed = replace(TOKENS, **({"outputs": (), "reductions": ()} if "states" in changes else {}), **changes)
     with pytest.raises(ProgramError, match=message):
         require_legal(changed)
 

@@ -47,9 +47,9 @@ def with_gradients(of: Recurrent, table: Tensor, run: Any) -> list[Tensor]:
     return [*results, *torch.autograd.grad(loss, [table, *of.parameters()])]
 
 
-def compare(of: Recurrent, table: Tensor, symbols: Tensor, state: Any = None) -> None:
-    found = with_gradients(of, table, lambda: of(symbols, state, table=table))
-    wanted = with_gradients(of, table, lambda: of(functional.embedding(symbols, table), state))
+def compare(of: Recurrent, table: Tensor, tokens: Tensor, state: Any = None) -> None:
+    found = with_gradients(of, table, lambda: of(tokens, state, table=table))
+    wanted = with_gradients(of, table, lambda: of(functional.embedding(tokens, table), state))
     assert_close(found, wanted, 1e-12)
 
 
@@ -71,19 +71,19 @@ QUICK: list[dict[str, Any]] = [
 @pytest.mark.parametrize("options", QUICK, ids=str)
 def test_products_computed_once_per_table_row_match_products_at_every_step(options: dict[str, Any]) -> None:
     of = layer(**options)
-    table, symbols = given()
-    assert of._layers_over(table, symbols) is not None
-    compare(of, table, symbols)
+    table, tokens = given()
+    assert of._layers_over(table, tokens) is not None
+    compare(of, table, tokens)
     of.eval()
-    compare(of, table, symbols)
+    compare(of, table, tokens)
 
 
 def test_initial_states_are_supported() -> None:
     of = layer(num_layers=2)
-    table, symbols = given()
-    compare(of, table, symbols, tuple(torch.randn(2, 2, 3, 6, dtype=torch.float64)))
+    table, tokens = given()
+    compare(of, table, tokens, tuple(torch.randn(2, 2, 3, 6, dtype=torch.float64)))
     with pytest.raises(UserError, match=r"must have shape \[\[2, 3, 6\], \[2, 3, 6\]\]"):
-        of(symbols, tuple(torch.zeros(2, 2, 4, 6, dtype=torch.float64)), table=table)
+        of(tokens, tuple(torch.zeros(2, 2, 4, 6, dtype=torch.float64)), table=table)
 
 
 SLOW: list[dict[str, Any]] = [
@@ -101,97 +101,97 @@ SLOW: list[dict[str, Any]] = [
 def test_unsupported_options_fall_back_to_the_general_path(options: dict[str, Any]) -> None:
     torch.manual_seed(0)
     of = Recurrent(**{"cell": "lstm", "input_size": 6, "hidden_size": 6, "dtype": torch.float64} | options)
-    table, symbols = given(6)
-    assert of._layers_over(table, symbols) is None
-    compare(of, table, symbols)
+    table, tokens = given(6)
+    assert of._layers_over(table, tokens) is None
+    compare(of, table, tokens)
 
 
 def test_all_shapes_of_token_ids() -> None:
-    table, symbols = given()
-    compare(layer(batch_first=True), table, symbols)
-    compare(layer(), table, symbols[:, 0])
+    table, tokens = given()
+    compare(layer(batch_first=True), table, tokens)
+    compare(layer(), table, tokens[:, 0])
     compare(layer(), *given(steps=2, rows=2))  # more table rows than tokens
-    compare(layer(), table, symbols[:0])
+    compare(layer(), table, tokens[:0])
     compare(layer(), *given(count=1))
 
 
 def test_lengths_resets_and_packed_sequences() -> None:
-    table, symbols = given()
-    vectors, of = functional.embedding(symbols, table), layer()
+    table, tokens = given()
+    vectors, of = functional.embedding(tokens, table), layer()
     reset = torch.zeros(7, 3)
     reset[4, 1] = 1
     for more in ({"lengths": [7, 2, 0]}, {"reset": reset}):
-        assert_close(all_of(of(symbols, table=table, **more)), all_of(of(vectors, **more)), 1e-12)
+        assert_close(all_of(of(tokens, table=table, **more)), all_of(of(vectors, **more)), 1e-12)
     lengths = torch.tensor([7, 5, 1])
-    packed, usual = (pack_padded_sequence(given, lengths) for given in (symbols, vectors))
+    packed, usual = (pack_padded_sequence(given, lengths) for given in (tokens, vectors))
     assert torch.equal(of(packed, table=table)[0].data, of(usual)[0].data)
 
 
 def test_forward_hooks_are_called() -> None:
     of, seen = layer(), []
     of.register_forward_hook(lambda module, given, result: seen.append(result[0]))
-    table, symbols = given()
-    assert torch.equal(of(symbols, table=table)[0], seen[0])
+    table, tokens = given()
+    assert torch.equal(of(tokens, table=table)[0], seen[0])
 
 
 def test_invalid_token_ids_and_tables_raise() -> None:
-    of, (table, symbols) = layer(), given()
-    assert torch.equal(of(symbols.int(), table=table)[0], of(symbols, table=table)[0])
+    of, (table, tokens) = layer(), given()
+    assert torch.equal(of(tokens.int(), table=table)[0], of(tokens, table=table)[0])
     with pytest.raises(UserError, match=r"must be int64 or int32 token ids, got torch.float32"):
-        of(symbols.float(), table=table)
+        of(tokens.float(), table=table)
     with pytest.raises(UserError, match="got list"):
         of([[1]], table=table)
     with pytest.raises(UserError, match=r"the table must be a tensor \[n, input_size\], got \[5, 4, 1\]"):
-        of(symbols, table=table[..., None])
+        of(tokens, table=table[..., None])
     with pytest.raises(UserError, match=r"must be \[T, B, 4\] or \[T, 4\], got \[7, 3, 3\]"):
-        of(symbols, table=table[:, :3])
+        of(tokens, table=table[:, :3])
     with pytest.raises(UserError, match=r"must have the layers' dtype, torch.float64, got torch.float32"):
-        of(symbols, table=table.float())
+        of(tokens, table=table.float())
 
 
 def test_recording_leaves_results_bitwise_equal() -> None:
     of = layer(num_layers=2)
-    table, symbols = given()
-    plain = with_gradients(of, table, lambda: of(symbols, table=table))
+    table, tokens = given()
+    plain = with_gradients(of, table, lambda: of(tokens, table=table))
     with throughtime.record(of, "*", gradients=True) as tape:
-        seen = with_gradients(of, table, lambda: of(symbols, table=table))
+        seen = with_gradients(of, table, lambda: of(tokens, table=table))
     for found, wanted in zip(seen, plain, strict=True):
         assert torch.equal(found, wanted)
     with throughtime.record(of, "*", gradients=True) as usual:
-        with_gradients(of, table, lambda: of(functional.embedding(symbols, table)))
+        with_gradients(of, table, lambda: of(functional.embedding(tokens, table)))
     for name, value in usual.calls[0].items():
         assert_close([tape[name], tape.gradient(name)], [value, usual.gradient(name)], 1e-12)
 
 
 def test_edits_work() -> None:
     of = layer()
-    table, symbols = given()
+    table, tokens = given()
     with throughtime.edit(of, {"layer0.forget": lambda forget: forget * 0}):
-        found = of(symbols, table=table)
-        wanted = of(functional.embedding(symbols, table))
+        found = of(tokens, table=table)
+        wanted = of(functional.embedding(tokens, table))
     assert_close(all_of(found), all_of(wanted), 1e-12)
 
 
 def test_a_token_id_outside_the_table_raises() -> None:
-    table, symbols = given()
-    symbols[2, 1] = ROWS
+    table, tokens = given()
+    tokens[2, 1] = ROWS
     with pytest.raises(ProgramError, match="token ids must be from 0 to 4, got 5"):
-        layer()(symbols, table=table)
+        layer()(tokens, table=table)
     # batch_first uses the general path.
     with pytest.raises(UserError, match="token ids must be from 0 to 4 for a table of 5 rows, got 0 to 5"):
-        layer(batch_first=True)(symbols, table=table)
+        layer(batch_first=True)(tokens, table=table)
     with pytest.raises(UserError, match=r"the table must be a tensor .*, got list"):
-        layer()(symbols, table=table.tolist())
+        layer()(tokens, table=table.tolist())
 
 
 def test_autocast_and_forward_mode() -> None:
     of = layer().float()
-    table, symbols = given()
+    table, tokens = given()
     table = table.detach().float()
     with torch.autocast("cpu", torch.bfloat16):
-        assert of(symbols, table=table)[0].dtype == torch.bfloat16
-    wanted = torch.func.jvp(lambda t: of(functional.embedding(symbols, t))[0], (table,), (torch.ones_like(table),))
-    found = torch.func.jvp(lambda t: of(symbols, table=t)[0], (table,), (torch.ones_like(table),))
+        assert of(tokens, table=table)[0].dtype == torch.bfloat16
+    wanted = torch.func.jvp(lambda t: of(functional.embedding(tokens, t))[0], (table,), (torch.ones_like(table),))
+    found = torch.func.jvp(lambda t: of(tokens, table=t)[0], (table,), (torch.ones_like(table),))
     assert_close(list(found), list(wanted), 1e-5)  # float32, over a few steps
 
 
@@ -206,8 +206,8 @@ def model(vocabulary: int = 11, **options: Any) -> LanguageModel:
 @pytest.mark.parametrize("vocabulary", [11, 200], ids=["fewer tokens than steps", "more tokens than steps"])
 def test_the_training_loss_of_a_language_model_equals_the_evaluation_loss(vocabulary: int) -> None:
     of = model(vocabulary)
-    symbols, targets = torch.randint(vocabulary, (2, 9, 4))
-    found, measured = of.loss(symbols, targets), of.eval().loss(symbols, targets)
+    tokens, targets = torch.randint(vocabulary, (2, 9, 4))
+    found, measured = of.loss(tokens, targets), of.eval().loss(tokens, targets)
     assert_close([*all_of(found)], [*all_of(measured)], 1e-12)
     gradients = [torch.autograd.grad(loss, list(of.parameters())) for loss in (found[0], measured[0])]
     assert_close(list(gradients[0]), list(gradients[1]), 1e-12)
@@ -218,19 +218,19 @@ def test_embedding_dropout_drops_the_same_elements_at_every_occurrence_of_a_toke
     vocabulary: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = model(vocabulary, dropout=0.5)
-    symbols = torch.randint(vocabulary, (9, 4))
+    tokens = torch.randint(vocabulary, (9, 4))
     seen: list[Tensor] = []
     monkeypatch.setattr(
         of.recurrent, "forward", lambda at, state, lengths, table: seen.append(table[at]) or (table[at], ())
     )
     for _ in range(200):
-        of._features(symbols, None, None)
+        of._features(tokens, None, None)
     given = torch.stack(seen)  # [200, T, B, width]
-    embedded = of.encoder(symbols)
+    embedded = of.encoder(tokens)
     kept = given != 0
     torch.testing.assert_close(given[kept], (2 * embedded.expand_as(given))[kept])
-    for symbol in symbols.unique():
-        at = kept[:, symbols == symbol]
+    for token in tokens.unique():
+        at = kept[:, tokens == token]
         assert bool((at == at[:, :1]).all())
     # 200 draws for each of 4 elements of at least 10 tokens: the mean is within 5 standard deviations.
     assert kept.double().mean().item() == pytest.approx(0.5, abs=5 * 0.5 / (200 * 4 * 10) ** 0.5)
@@ -238,6 +238,6 @@ def test_embedding_dropout_drops_the_same_elements_at_every_occurrence_of_a_toke
 
 def test_a_language_model_in_training_compiles_as_one_graph() -> None:
     of = model().float()
-    symbols = torch.randint(11, (9, 4))
+    tokens = torch.randint(11, (9, 4))
     compiled = torch.compile(of, fullgraph=True, backend="aot_eager")
-    assert_close(all_of(compiled(symbols)), all_of(of(symbols)), 1e-5)  # float32, over a few steps
+    assert_close(all_of(compiled(tokens)), all_of(of(tokens)), 1e-5)  # float32, over a few steps

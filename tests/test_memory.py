@@ -109,7 +109,7 @@ def test_each_task_is_trained_and_measured(name):
     assert f"memory-{name}" not in tasks.names()
 
 
-def test_the_whole_measurement(tmp_path):
+def test_a_measurement_from_start_to_end(tmp_path):
     options = {"cells": ["rnn", "gru"], "tasks": ["temporal-order"], "lags": [10, 20, 50], "minutes": 0.12}
     with patch.object(LagTask, "learned", lambda self, figures: self.options.lag == 10):
         found = throughtime.memory(out=tmp_path / "m", **options, **SMALL)
@@ -167,7 +167,7 @@ def test_chrono_is_a_network_option():
         ({"hidden_size": 0}, UserError, "hidden_size must be at least 1"),
     ],
 )
-def test_mistakes(tmp_path, given, kind, told):
+def test_mistakes_are_reported(tmp_path, given, kind, told):
     with pytest.raises(kind, match=told):
         throughtime.memory(**{"out": tmp_path / "m", **SMALL, **given})
 

@@ -287,6 +287,7 @@ def test_shared_weights_are_stored_once_and_shared_after_loading(tmp_path: Path,
         assert len(list(file.keys())) == len(list(module.parameters())) < len(module.state_dict())
     loaded = throughtime.load(path)
     assert len(list(loaded.parameters())) == len(list(module.parameters()))
+    assert ModelFile.open(path).parameters == sum(parameter.numel() for parameter in module.parameters())
     for weight, parameter in module.named_parameters(remove_duplicate=False):
         torch.testing.assert_close(loaded.get_parameter(weight), parameter, rtol=0, atol=0)
     x = torch.randint(7, (5, 2)) if name == "language model" else torch.randn(5, 2, 4)
@@ -510,7 +511,7 @@ def test_claims_of_huge_sizes_allocate_no_memory(tmp_path: Path) -> None:
         ),
         "drop-in": ({"model": "LSTM", "settings": lstm}, programs),
         "layers": ({"model": "LSTM", "settings": lstm | {"num_layers": 1 << 40}}, programs),
-        "symbols": ({"model": "SequenceModel", "settings": words}, programs),
+        "tokens": ({"model": "SequenceModel", "settings": words}, programs),
     }
     paths = []
     for name, (about, found) in hostile.items():

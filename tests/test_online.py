@@ -153,7 +153,7 @@ def test_a_network_with_one_layer_has_exact_gradients(output):
 @pytest.mark.parametrize("tie", [False, True])
 def test_embeddings_learn_from_the_step_that_reads_them(tie):
     # After one step from the initial state, all gradients are exact, including the embedding's.
-    model = network(Categorical(7), symbols=7, tie=tie)
+    model = network(Categorical(7), vocabulary_size=7, tie=tie)
     x, targets = inputs_of(model, 1), targets_of(Categorical(7), 1)
     loss, _ = model.loss(x, targets)
     (loss / 2).backward()

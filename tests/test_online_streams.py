@@ -65,7 +65,7 @@ def test_two_streams_with_one_optimizer_do_not_share_it():
     "module",
     [
         layer("gru", layers=2, learn_initial=True),
-        network(Categorical(7), symbols=7, tie=True),
+        network(Categorical(7), vocabulary_size=7, tie=True),
         network(Point(1, "mse")),
         throughtime.LSTM(INPUT, HIDDEN, num_layers=2, proj_size=4),
         throughtime.GRU(INPUT, HIDDEN, bias=False),
@@ -79,9 +79,9 @@ def test_a_stream_that_has_learned_can_be_saved(module, from_file, tmp_path):
     if from_file:
         throughtime.save(module, tmp_path / "before.safetensors")
         source = tmp_path / "before.safetensors"
-    symbols = isinstance(module, SequenceModel) and module.reads_symbols
+    tokens = isinstance(module, SequenceModel) and module.reads_tokens
     stream = Stream(source, learn=True, lr=0.1)
-    x = 3 if symbols else np.ones(INPUT, stream.dtype)
+    x = 3 if tokens else np.ones(INPUT, stream.dtype)
     before = stream.step(x)
     stream.learn(gradient=np.ones_like(before))
     stream.save(tmp_path / "after.safetensors")
@@ -90,7 +90,7 @@ def test_a_stream_that_has_learned_can_be_saved(module, from_file, tmp_path):
     assert np.abs(after - before).max() > 1e-3
     assert np.allclose(Stream(tmp_path / "after.safetensors").step(x), after, rtol=0, atol=1e-6)
     loaded = throughtime.load(tmp_path / "after.safetensors")
-    given = torch.tensor([[x]]) if symbols else torch.as_tensor(x)[None, None]
+    given = torch.tensor([[x]]) if tokens else torch.as_tensor(x)[None, None]
     with torch.no_grad():
         assert np.allclose(loaded(given)[0][0, 0].numpy(), after, rtol=0, atol=1e-6)
 
@@ -221,12 +221,12 @@ def test_invalid_inputs_are_rejected():
     for x in (np.ones(INPUT), np.ones((2, INPUT + 1)), np.array([["a"] * INPUT] * 2)):
         with pytest.raises(UserError, match=r"x must be numbers \[2, 3\]"):
             stream.step(x)
-    symbols = Stream(network(Categorical(7), symbols=7), learn=True)
+    tokens = Stream(network(Categorical(7), vocabulary_size=7), learn=True)
     for x in (7, -1):
         with pytest.raises(UserError, match="ids must be from 0 to 6"):
-            symbols.step(x)
+            tokens.step(x)
     with pytest.raises(UserError, match="x must be ids"):
-        symbols.step(1.0)
+        tokens.step(1.0)
 
 
 def test_networks_without_a_stepwise_loss_learn_from_a_gradient():

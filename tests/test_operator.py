@@ -12,7 +12,7 @@ from torch import Tensor, nn
 import throughtime
 import throughtime.engines.operator  # registers the operator
 from throughtime import cells
-from throughtime.engines import choose, get, say_once
+from throughtime.engines import choose, get, log_fallback
 
 pytestmark = pytest.mark.skipif(
     get("native").refuses(cells.lstm.program(1, 1), torch.zeros(1)) is not None,
@@ -81,31 +81,6 @@ def test_a_model_compiles_without_graph_breaks(kind: str, engine: str | None) ->
         torch.testing.assert_close(ours, theirs)
 
 
-@pytest.mark.parametrize("kind", ["RNN", "LSTM", "GRU"])
-def test_forward_mode_and_vmap_are_correct(kind: str, caplog: pytest.LogCaptureFixture) -> None:
-    layer = getattr(throughtime, kind)(3, 4, dtype=torch.float64)
-    plain = getattr(nn, kind)(3, 4, dtype=torch.float64)
-    plain.load_state_dict(layer.state_dict())
-    x, v = torch.randn(2, 5, 2, 3, dtype=torch.float64)
-    say_once.cache_clear()
-    with caplog.at_level(logging.WARNING, "throughtime"):
-        _, tangent = torch.func.jvp(lambda x: layer(x)[0], (x,), (v,))
-        with torch.autograd.forward_ad.dual_level():
-            dual = torch.autograd.forward_ad.make_dual(x, v)
-            other = torch.autograd.forward_ad.unpack_dual(layer(dual)[0]).tangent
-    step = 1e-6
-    expected = (plain(x + step * v)[0] - plain(x - step * v)[0]) / (2 * step)
-    # Rounding of central differences with a step of 1e-6, for values of about 1: 1e-16 / 1e-6.
-    torch.testing.assert_close(tangent, expected, rtol=0, atol=1e-9)
-    torch.testing.assert_close(other, tangent)
-    assert len(caplog.records) == 1  # logged once
-    mapped = torch.func.vmap(lambda x: layer(x)[0])(x.unsqueeze(0).expand(3, -1, -1, -1))
-    torch.testing.assert_close(mapped[2], plain(x)[0])
-    per_sample = torch.func.grad(lambda x: layer(x)[0].sum())(x)
-    x.requires_grad_()
-    torch.testing.assert_close(per_sample, torch.autograd.grad(plain(x)[0].sum(), x)[0])
-
-
 def test_the_operator_itself_refuses_forward_mode() -> None:
     *settings, inputs, states, parameters = arguments("lstm")
     with torch.autograd.forward_ad.dual_level():
@@ -114,18 +89,8 @@ def test_the_operator_itself_refuses_forward_mode() -> None:
             torch.ops.throughtime.run(*settings, [dual], states, parameters)
 
 
-@pytest.mark.parametrize("engine", [None, "reference"])
-def test_autocast_computes_in_float32(engine: str | None) -> None:
-    layer = throughtime.Recurrent("lstm", 3, 4, engine=engine)
-    x = torch.randn(5, 2, 3)
-    with torch.autocast("cpu", torch.bfloat16):
-        y, (h, _) = layer(x.bfloat16())
-    assert y.dtype == h.dtype == torch.bfloat16
-    assert torch.equal(y, layer(x.bfloat16().float())[0].bfloat16())
-
-
 def test_a_fallback_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
-    say_once.cache_clear()
+    log_fallback.cache_clear()
     program = cells.get("lstm").program(3, 4)
     with caplog.at_level(logging.WARNING, "throughtime"):
         for _ in range(2):

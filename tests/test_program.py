@@ -315,7 +315,7 @@ def damaged(draw: st.DrawFn) -> Any:
 
 @settings(COLLECTING, max_examples=200)
 @given(content=damaged())
-def test_a_damaged_program_raises_or_is_a_legal_program_that_runs(outcomes: Outcomes, content: Any) -> None:
+def test_a_damaged_program_raises_or_is_legal_and_runs(outcomes: Outcomes, content: Any) -> None:
     program = outcomes.of(from_json, json.dumps(content), refusal=ProgramError)
     if program is None:
         return

@@ -310,10 +310,3 @@ def test_equal_programs_are_the_same_object() -> None:
 def test_torchs_option_names_suggest_ours(cell, option, message):
     with pytest.raises(UserError, match=message):
         Recurrent(cell, 3, 4, **option)
-
-
-@pytest.mark.parametrize("inside", [False, True])
-def test_scripting_is_rejected_with_alternatives(inside: bool) -> None:
-    layer = throughtime.Recurrent("gru", 3, 4)
-    with pytest.raises(UserError, match=r"torch\.jit\.trace.*torch\.export.*to_onnx"):
-        torch.jit.script(torch.nn.Sequential(layer) if inside else layer)

@@ -149,7 +149,7 @@ def test_named_cells_match_the_plain_definition(name, sizes, reverse):
 
 
 @pytest.mark.parametrize("reverse", [False, True])
-def test_each_sequence_gives_the_same_results_alone_at_its_length(reverse):
+def test_each_sequence_has_the_same_results_when_run_alone(reverse):
     program = cells.lstm.program(3, 4)
     program = program.flipped if reverse else program
     arguments = random_arguments(program)
@@ -229,7 +229,7 @@ def test_zero_steps_return_the_initial_states_and_empty_outputs(program):
 
 
 @given(programs(operations=5), st.sampled_from([None, [0] * STEPS]))
-def test_zero_sequences_give_empty_results(program, sizes):
+def test_zero_sequences_return_empty_results(program, sizes):
     arguments = random_arguments(program, rows=0)
     result = run(program, arguments, STEPS, sizes)
     assert [s.shape for s in result.states] == [(0, s.width) for s in program.states]

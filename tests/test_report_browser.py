@@ -13,7 +13,7 @@ from report_pages import TEXT, browser, large_page, made_up, made_up_sound, open
 
 from throughtime.sight import match
 from throughtime.sight.report.data import Values
-from throughtime.sight.report.packing import quantised
+from throughtime.sight.report.packing import quantized
 from throughtime.sight.report.render import write
 
 WIDTHS = (1280, 400)
@@ -90,7 +90,7 @@ def see_all(driver: Driver) -> None:
         see(driver, f"document.getElementById('{chart.get_attribute('id')}')")
 
 
-def symbol(driver: Driver, t: int) -> Any:
+def token(driver: Driver, t: int) -> Any:
     return driver.find_element("css selector", f"#reading span[data-t='{t}']")
 
 
@@ -138,7 +138,7 @@ def test_choosing_another_unit_value_or_layer_changes_the_shading(driver: Driver
 def test_clicking_a_character_shades_its_influences(driver: Driver, page: Path) -> None:
     open_page(driver, page)
     before = colors(driver)
-    symbol(driver, 40).click()
+    token(driver, 40).click()
     after = colors(driver)
     clear = "rgba(0, 0, 0, 0)"
     assert {t for t, c in enumerate(after) if c != clear} <= set(range(24, 40))
@@ -146,7 +146,7 @@ def test_clicking_a_character_shades_its_influences(driver: Driver, page: Path) 
     detail = driver.find_element("id", "detail").text
     assert "Prediction here" in detail
     assert "1 back" in detail
-    symbol(driver, 40).click()
+    token(driver, 40).click()
     assert colors(driver) == before
 
 
@@ -181,7 +181,7 @@ def test_selecting_text_agrees_with_match(driver: Driver, page: Path) -> None:
     detail = wait_for(driver, "document.getElementById('detail').innerText")
     assert "units on throughout “FIRST”" in detail
     values = made_up().values[0].steps
-    levels, scales = quantised(values)
+    levels, scales = quantized(values)
     seen = (levels.T.astype(float) - 128) / 127 * scales  # as packed in the page
     python = match(seen, (0, 5), list(TEXT * 3), threshold=0.3)
     listed = driver.execute_script(
@@ -201,7 +201,7 @@ def test_hovering_over_a_character_shows_its_value(driver: Driver, page: Path) -
     from selenium.webdriver import ActionChains
 
     open_page(driver, page)
-    ActionChains(driver).move_to_element(symbol(driver, 2)).perform()
+    ActionChains(driver).move_to_element(token(driver, 2)).perform()
     tip = driver.find_element("id", "tip").text
     assert tip.startswith("R at 2")
     assert "layer0.cell 3: 1.00" in tip
@@ -273,7 +273,8 @@ def test_light_and_dark(driver: Driver, page: Path) -> None:
 @pytest.mark.parametrize("of", [made_up, made_up_sound])
 def test_theme_changes_while_the_page_is_still_being_unpacked(driver: Driver, of: Any, tmp_path: Path) -> None:
     page = write(of(), tmp_path / "page.html")
-    early = "<script nonce=NONCE>document.querySelector('button[data-theme=dark]').click();dispatchEvent(new Event('resize'))</script>"
+    clicks = "document.querySelector('button[data-theme=dark]').click();dispatchEvent(new Event('resize'))"
+    early = f"<script nonce=NONCE>{clicks}</script>"
     text = page.read_text()
     nonce = re.search(r'<script nonce="([^"]+)"', text)
     assert nonce is not None
@@ -288,7 +289,7 @@ def test_hostile_text_is_harmless(driver: Driver, tmp_path: Path) -> None:
     from throughtime.sight.report.data import Sample
 
     open_page(driver, write(
-        made_up(HOSTILE * 2, title=hostile, facts=[hostile], symbol="word", samples=[Sample(hostile, hostile)]),
+        made_up(HOSTILE * 2, title=hostile, facts=[hostile], step="word", samples=[Sample(hostile, hostile)]),
         tmp_path / "report.html",
     ))  # fmt: skip
     assert driver.execute_script("return document.querySelectorAll('#reading span[data-t]').length") == 2 * len(HOSTILE)

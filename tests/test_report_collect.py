@@ -43,12 +43,12 @@ def test_losses_and_probabilities_match_the_model(run: Run, data: Any) -> None:
     expected = measured(run.model(), run.task, held_out, terms=LENGTH - 1)["loss"]
     assert np.nanmean(reading.losses) == pytest.approx(expected, rel=1e-6)  # float32 sums
     assert np.isnan(reading.losses[0])
-    assert "".join(reading.symbols) == run.description.codecs.inputs.decode(held_out.ids[:LENGTH])
+    assert "".join(reading.tokens) == run.description.codecs.inputs.decode(held_out.ids[:LENGTH])
     ids = torch.from_numpy(held_out.ids[:LENGTH].astype(np.int64))
     with torch.no_grad():
         chances = run.model()(ids[:, None])[0][:-1, 0].softmax(-1)
     np.testing.assert_allclose(reading.probabilities[1:], chances.topk(5).values, rtol=1e-5)
-    assert np.array_equal(reading.likeliest[1:, 0], chances.argmax(-1))
+    assert np.array_equal(reading.top[1:, 0], chances.argmax(-1))
 
 
 def test_values_match_recordings_in_order_of_interest(run: Run, data: Any) -> None:
@@ -61,15 +61,15 @@ def test_values_match_recordings_in_order_of_interest(run: Run, data: Any) -> No
                      ("input", "forget", "candidate", "output", "hidden", "cell")]  # fmt: skip
     cell = data.values[names.index("layer1.cell")]
     np.testing.assert_array_equal(cell.steps, tape["layer1.cell"][:, 0])
-    assert np.array_equal(cell.units, interest(cell.steps, data.reading.symbols).order)
+    assert np.array_equal(cell.units, interest(cell.steps, data.reading.tokens).order)
 
 
 def test_reach_matches_connectivity(run: Run, data: Any) -> None:
     ids = data_of(run).valid.ids[:LENGTH].astype(np.int64)
     by_step = connectivity(run.model(), ids, window=5)
-    # The symbol at 30 was predicted after the one at 29.
-    np.testing.assert_allclose(data.reading.reach[30, :6], by_step.norms[29], rtol=1e-5)
-    assert not data.reading.reach[0].any()
+    # The token at 30 was predicted after the one at 29.
+    np.testing.assert_allclose(data.reading.influence[30, :6], by_step.norms[29], rtol=1e-5)
+    assert not data.reading.influence[0].any()
 
 
 def test_only_gates_have_saturations_and_timescales(data: Any) -> None:
@@ -97,9 +97,9 @@ def test_words_and_byte_pairs(level: str, tmp_path: Path, capsys: pytest.Capture
     assert main(["inspect", str(run.path), "--text", text, "--out", str(page), "--save-data", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["unknown"] == (2 if level == "word" else 0)  # "and" always follows a space in the training data
-    symbols = json.loads(page.with_suffix(".json").read_text())["text"]
-    assert len(symbols) == found["symbols"]
-    assert "".join(symbols) == (
+    tokens = json.loads(page.with_suffix(".json").read_text())["text"]
+    assert len(tokens) == found["steps"]
+    assert "".join(tokens) == (
         text if level == "bpe" else text.replace("nothing", "<unk>").replace("\nand", "\n <unk>")
     )
 
@@ -114,7 +114,7 @@ def test_the_command_writes_the_page_and_its_data(run: Run, capsys: pytest.Captu
     arrays = load_file(run.path / "inspect.safetensors")
     assert arrays["values.layer0.forget"].shape == (LENGTH, 12)
     assert arrays["reading.losses"].shape == (LENGTH,)
-    assert json.loads((run.path / "inspect.json").read_text())["symbols"] == LENGTH
+    assert json.loads((run.path / "inspect.json").read_text())["steps"] == LENGTH
 
 
 def test_unknown_characters_are_counted_and_replaced(
@@ -131,7 +131,7 @@ def test_unknown_characters_are_counted_and_replaced(
 def test_data_are_read_from_their_start(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     text, page = write_text(tmp_path / "other.txt"), tmp_path / "page.html"
     assert main(["inspect", str(run.path), str(text), "--length", "50", "--out", str(page), "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["symbols"] == 50
+    assert json.loads(capsys.readouterr().out)["steps"] == 50
 
 
 @pytest.mark.parametrize(

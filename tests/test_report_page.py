@@ -20,7 +20,7 @@ from report_pages import made_up
 from throughtime.errors import UserError
 from throughtime.sight.report import render as rendering
 from throughtime.sight.report.data import ReportData
-from throughtime.sight.report.packing import as_json, packed, packed_array, quantised, quantised_reach
+from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_influence
 from throughtime.sight.report.render import render, write
 
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&amp;{{ 7 * 7 }}\0\u2028 🜁 مرحبا \u202e"
@@ -61,10 +61,10 @@ def test_packed_arrays_are_zlib_in_base64() -> None:
 def test_quantized_values_are_within_half_a_level() -> None:
     draw = np.random.default_rng(0)
     gate, cell = draw.uniform(size=(50, 4)), draw.normal(size=(50, 4)) * [1, 10, 100, 0]
-    levels, scales = quantised(gate)
+    levels, scales = quantized(gate)
     assert scales is None
     np.testing.assert_allclose(levels.T / 255, gate, atol=0.5 / 255 + 1e-6)
-    levels, scales = quantised(cell)
+    levels, scales = quantized(cell)
     assert scales is not None
     found = (levels.T.astype(float) - 128) / 127 * scales
     # A level is 1/127 of the unit's largest value, so the error is at most half of that.
@@ -72,7 +72,7 @@ def test_quantized_values_are_within_half_a_level() -> None:
 
 
 def test_reach_is_quantized_by_order_of_magnitude() -> None:
-    levels = quantised_reach(np.array([[1.0, 0.1, 0.001, 0.0], [0.0, 0.0, 0.0, 0.0]]))
+    levels = quantized_influence(np.array([[1.0, 0.1, 0.001, 0.0], [0.0, 0.0, 0.0, 0.0]]))
     assert levels.tolist() == [[255, 170, 0, 0], [0, 0, 0, 0]]
 
 

@@ -22,7 +22,7 @@ from throughtime.sight import connectivity
 from throughtime.sight.report.collect import collect
 from throughtime.sight.report.outcome import confusion, label_results
 from throughtime.sight.report.passage import Item, Passage, spread
-from throughtime.sight.report.predictions import reach, read
+from throughtime.sight.report.predictions import influence, read
 from throughtime.tasks.sequences import all_raw_outputs
 from throughtime.training.reloading import data_of
 
@@ -123,12 +123,12 @@ def test_report_of_labels_shows_the_label_and_its_influences(classified):
     assert len(found.reading.parts) == len(shown)
     for part, k in zip(found.reading.parts, shown, strict=True):
         chances = torch.from_numpy(raw[k]).double().softmax(0).numpy()
-        assert (part.answer, part.said) == (names[valid.targets[k]], names[chances.argmax()])
+        assert (part.answer, part.predicted) == (names[valid.targets[k]], names[chances.argmax()])
         assert part.probability == pytest.approx(chances.max(), rel=1e-5)  # float32
         assert part.loss == pytest.approx(-np.log(chances[valid.targets[k]]), rel=1e-4)
         steps = part.stop - part.start
         expected = connectivity(model, valid.inputs[k]).past(steps - 1)
-        np.testing.assert_allclose(found.reading.decided[part.start : part.stop], expected, rtol=1e-6)
+        np.testing.assert_allclose(found.reading.label_influence[part.start : part.stop], expected, rtol=1e-6)
     assert found.reading.loss == pytest.approx(np.mean([part.loss for part in found.reading.parts]))
     assert found.confusion.counts.sum() == len(valid)
     assert [table.title for table in found.tables] == ["Results by label", "Worst mistakes"]
@@ -144,13 +144,13 @@ def test_values_match_each_sequence_run_separately(classified):
     np.testing.assert_array_equal(cell.steps[part.start : part.stop], tape["layer0.cell"][:, 0])
 
 
-def test_report_of_tags_looks_both_ways(tagged):
+def test_report_of_tags_depends_on_both_directions(tagged):
     found, model, valid = looked(tagged), tagged.model(), data_of(tagged).valid
     reading = found.reading
-    assert reading.symbols[: reading.parts[0].stop] == list(valid.tokens[spread(valid, 150)[0]])
+    assert reading.tokens[: reading.parts[0].stop] == list(valid.tokens[spread(valid, 150)[0]])
     k, part = next((k, p) for k, p in zip(spread(valid, 150), reading.parts, strict=True) if p.stop - p.start == 3)
     expected = connectivity(model, valid.inputs[k])
-    row = reading.reach[part.start + 1]  # lags from `first` on
+    row = reading.influence[part.start + 1]  # lags from `first` on
     lags = np.arange(len(row)) + reading.first
     for lag, wanted in ((1, expected.norms[1, 1]), (0, expected.norms[1, 0]), (-1, expected.ahead[1, 1])):
         assert row[lags == lag] == pytest.approx(wanted, rel=1e-5)
@@ -166,12 +166,12 @@ def test_report_of_notes_shows_the_roll_and_probabilities(played):
     reading, part = found.reading, found.reading.parts[0]
     raw = all_raw_outputs(played.model(), valid)[0]
     np.testing.assert_array_equal(reading.inputs[part.start : part.stop], valid.inputs[0])
-    assert not reading.chances[part.start].any()  # nothing predicts a first step
+    assert not reading.bit_probabilities[part.start].any()  # nothing predicts a first step
     expected = 1 / (1 + np.exp(-raw[:-1].astype(float)))
-    np.testing.assert_allclose(reading.chances[part.start + 1 : part.stop], expected, rtol=1e-5)
+    np.testing.assert_allclose(reading.bit_probabilities[part.start + 1 : part.stop], expected, rtol=1e-5)
     assert np.isnan(reading.losses[part.start])
-    assert (reading.reach[part.start + 2, :2] > 0).all()
-    assert not reading.reach[part.start + 2, 2:].any()
+    assert (reading.influence[part.start + 2, :2] > 0).all()
+    assert not reading.influence[part.start + 2, 2:].any()
     assert reading.features[60 - 21] == "C4"  # middle C
     assert not found.rolls
 
@@ -179,7 +179,7 @@ def test_report_of_notes_shows_the_roll_and_probabilities(played):
 def test_report_of_numbers_shows_them_over_time_with_influences(timed):
     found, valid = looked(timed), data_of(timed).valid
     np.testing.assert_array_equal(found.reading.inputs[: len(valid.inputs[0])], valid.inputs[0])
-    assert (found.reading.decided > 0).all()
+    assert (found.reading.label_influence > 0).all()
     assert {flow.label for flow in found.flows} == {"layer0", "layer0.reverse"}
     assert all(flow.by_lag[0] == 1 for flow in found.flows)
 
@@ -222,7 +222,7 @@ def test_the_command_writes_the_page(name, kind, wanted, request, tmp_path, caps
     assert content(page)["reading"]["kind"] == kind
     assert wanted <= set(re.findall(r'<section id="([\w-]+)"', page.read_text()))
     arrays = load_file(page.with_suffix(".safetensors"))
-    assert ("reading.decided" in arrays) == (name in ("classified", "timed"))
+    assert ("reading.label_influence" in arrays) == (name in ("classified", "timed"))
     assert main(["inspect", str(run.path), "--length", "60", "--out", str(page)]) == 0
     assert re.search(r"read +\d+ \w+s in \d+ sequences\nloss ", capsys.readouterr().out)
 
@@ -231,12 +231,12 @@ def test_lines_of_text_are_labeled_and_tagged_without_answers(classified, tagged
     page = tmp_path / "page.html"
     assert main(["inspect", str(classified.path), "--text", "aeiou\nbcdfgx", "--out", str(page), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert (found["sequences"], found["symbols"], found["loss"], found["unknown"]) == (2, 11, None, 1)
+    assert (found["sequences"], found["steps"], found["loss"], found["unknown"]) == (2, 11, None, 1)
     assert content(page)["confusion"] is None
     assert [part["answer"] for part in content(page)["reading"]["parts"]] == ["", ""]
     assert main(["inspect", str(tagged.path), "--text", "Anna sees Zoe", "--out", str(page), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["unknown"] == 1
-    assert content(page)["reading"]["symbols"] == ["Anna", "sees", "Zoe"]
+    assert content(page)["reading"]["tokens"] == ["Anna", "sees", "Zoe"]
 
 
 def test_other_data_may_lack_labels(classified, tmp_path, capsys):
@@ -277,6 +277,6 @@ def test_regression_network_has_losses_and_a_reach(returns):
     inputs = torch.from_numpy(x)[:, None].requires_grad_()
     model(inputs)[0][0].sum().backward()  # for the whole sequence, or its first step
     wanted = inputs.grad[:, 0].norm(dim=1)
-    fields = reach(model, passage)
-    row = fields["decided"][:5] if returns == "last" else fields["reach"][0, 4::-1]
+    fields = influence(model, passage)
+    row = fields["label_influence"][:5] if returns == "last" else fields["influence"][0, 4::-1]
     np.testing.assert_allclose(row, wanted, rtol=1e-4)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from report_pages import browser, made_up_lines, made_up_times, open_page
-from test_report_browser import choose, colors, complaints, press, resize, see_all, symbol, wait_for
+from test_report_browser import choose, colors, complaints, press, resize, see_all, token, wait_for
 
 from throughtime.sight.report.render import write
 
@@ -58,7 +58,7 @@ def test_sequences_are_shaded_by_influence_on_their_labels(driver: Driver, tmp_p
     assert shades[1] == pytest.approx(max(shades) / 2, abs=0.01)
     assert shades[2] == 0
     assert texts(driver, ".line .verdict") == ["x 75%", "x 75%, not y", "x 75%"]
-    symbol(driver, 3).click()
+    token(driver, 3).click()
     detail = driver.find_element("id", "detail").text
     assert "1 of 2 in file:1" in detail
     assert "Answer for this sequence" in detail
@@ -86,11 +86,11 @@ def test_the_confusion_matrix_and_the_tables(driver: Driver, tmp_path: Any) -> N
 def test_influences_on_a_tag_stay_inside_its_sequence(driver: Driver, tmp_path: Any) -> None:
     open_page(driver, write(made_up_lines(whole=False), tmp_path / "page.html"))
     assert texts(driver, "#reading small") == ["x"] * 3 + ["x, not y"] * 2 + ["x"] * 4
-    symbol(driver, 6).click()
+    token(driver, 6).click()
     shades = [strength(color) for color in colors(driver)]
     assert {t for t, shade in enumerate(shades) if shade} == {5, 6, 7}  # steps two away have no influence here
     assert shades[5] == shades[7] < shades[6]
-    symbol(driver, 3).click()
+    token(driver, 3).click()
     assert {t for t, color in enumerate(colors(driver)) if strength(color)} == {3, 4}
     assert "1 ahead" in driver.find_element("id", "detail").text
 

@@ -21,7 +21,7 @@ from throughtime.errors import UserError
 from throughtime.nn.language_model import LanguageModel
 from throughtime.sight import GradientWatch, advice, gradient_flow, horizon
 
-SYMBOLS, STEPS = 6, 12
+TOKENS, STEPS = 6, 12
 
 
 class Model(lightning.LightningModule):
@@ -30,9 +30,9 @@ class Model(lightning.LightningModule):
     def __init__(self, cell="gru", **options) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.embedding = nn.Embedding(SYMBOLS, 4)
+        self.embedding = nn.Embedding(TOKENS, 4)
         self.layers = Recurrent(cell, 4, 5, 2, **options)
-        self.out = nn.Linear(5, SYMBOLS)
+        self.out = nn.Linear(5, TOKENS)
 
     def loss(self, batch):
         y, _ = self.layers(self.embedding(batch[:-1]))
@@ -47,7 +47,7 @@ class Model(lightning.LightningModule):
 
 def batches(number=5, rows=3):
     generator = torch.Generator().manual_seed(1)
-    return [torch.randint(SYMBOLS, (STEPS + 1, rows), generator=generator) for _ in range(number)]
+    return [torch.randint(TOKENS, (STEPS + 1, rows), generator=generator) for _ in range(number)]
 
 
 def fit(model, data, tmp_path, callbacks, loggers=(), **options):
@@ -175,18 +175,18 @@ def test_loss_of_the_last_step_is_followed_from_there(tmp_path):
 
 
 class LanguageModelInTraining(lightning.LightningModule):
-    """A language model whose recurrent layers look up the embeddings of its symbols themselves."""
+    """A language model whose recurrent layers look up the embeddings of its tokens."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.model = LanguageModel(SYMBOLS, Recurrent("lstm", 4, 5))
+        self.model = LanguageModel(TOKENS, Recurrent("lstm", 4, 5))
 
     def training_step(self, batch, batch_idx):
         total, _ = self.model.loss(batch[:-1], batch[1:])
         return total / batch[1:].numel()
 
     def train_dataloader(self):
-        return DataLoader([torch.randint(SYMBOLS, (9, 4)) for _ in range(3)], batch_size=None)
+        return DataLoader([torch.randint(TOKENS, (9, 4)) for _ in range(3)], batch_size=None)
 
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)

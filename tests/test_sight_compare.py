@@ -16,12 +16,12 @@ from throughtime.sight import (
     compare,
     connectivity,
     fixed_points,
-    fresh_model,
     gradient_flow,
     lyapunov,
     match,
     saturation,
     timescale,
+    untrained_model,
 )
 from throughtime.training import evaluate
 from throughtime.training.evaluation import measured
@@ -88,9 +88,9 @@ def test_invalid_arguments_raise(run):
         compare(run, run, "t")
 
 
-def test_fresh_model_depends_only_on_the_seed_and_keeps_the_generator_state():
+def test_untrained_model_depends_only_on_the_seed_and_keeps_the_generator_state():
     state = torch.get_rng_state()
-    first, again, other = (fresh_model("lstm", seed=seed, **SMALL) for seed in (1, 1, 2))
+    first, again, other = (untrained_model("lstm", seed=seed, **SMALL) for seed in (1, 1, 2))
     assert torch.equal(torch.get_rng_state(), state)
     weights = [dict(m.recurrent.named_parameters())["weight_h_l0"] for m in (first, again, other)]
     assert torch.equal(weights[0], weights[1])
@@ -122,12 +122,12 @@ class TestFigures:
         ]
         assert figure.layout.yaxis.type == "log"
 
-    def test_other_results(self, model):
-        symbols = torch.randint(5, (30, 1))
+    def test_every_result_has_a_figure(self, model):
+        tokens = torch.randint(5, (30, 1))
         gate = np.random.default_rng(0).uniform(size=(30, 1, 4))
         start = tuple(torch.zeros(2, 1, 4) for _ in range(2))
         for found in (
-            connectivity(model, symbols, window=5), saturation(gate), timescale(gate), lyapunov(model, symbols),
+            connectivity(model, tokens, window=5), saturation(gate), timescale(gate), lyapunov(model, tokens),
             fixed_points(model, start, 2), match(gate, (2, 4)), compare("rnn", "gru", window=5, **SMALL),
         ):  # fmt: skip
             figure = found.figure()

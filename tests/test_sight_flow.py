@@ -57,7 +57,7 @@ def loop(module, x: Tensor, lengths=None, reset=None) -> tuple[Tensor, dict[str,
 
 
 def together(below, outputs, options, top) -> list[Tensor]:
-    """Merge a layer's outputs as the options' docstring says."""
+    """Merge a layer's outputs as `Options` documents."""
     if options.merge == "concat":
         outputs = [torch.cat(outputs, -1)]
     elif options.merge != "none":
@@ -284,7 +284,7 @@ def test_returned_states_are_not_an_output():
         gradient_flow(recurrent("gru", returns="states"), X)
 
 
-SYMBOLS = torch.randint(5, (T + 1, B), generator=torch.Generator().manual_seed(2))
+TOKENS = torch.randint(5, (T + 1, B), generator=torch.Generator().manual_seed(2))
 
 
 def cross_entropy(model: LanguageModel, targets: Tensor):
@@ -297,9 +297,9 @@ def cross_entropy(model: LanguageModel, targets: Tensor):
 
 def test_loss_of_a_language_model_is_next_token_cross_entropy_without_dropout():
     model = language_model().train()
-    wanted = expected(model.recurrent, model.encoder(SYMBOLS[:-1]).detach(), cross_entropy(model, SYMBOLS[1:]), 5)
-    assert_norms(gradient_flow(model, SYMBOLS, window=5).norms, wanted)
-    assert_norms(gradient_flow(model, SYMBOLS[:-1], SYMBOLS[1:], window=5).norms, wanted)
+    wanted = expected(model.recurrent, model.encoder(TOKENS[:-1]).detach(), cross_entropy(model, TOKENS[1:]), 5)
+    assert_norms(gradient_flow(model, TOKENS, window=5).norms, wanted)
+    assert_norms(gradient_flow(model, TOKENS[:-1], TOKENS[1:], window=5).norms, wanted)
     assert model.training
     assert model.recurrent.training
     assert model.recurrent.hooks == ()
@@ -307,16 +307,16 @@ def test_loss_of_a_language_model_is_next_token_cross_entropy_without_dropout():
 
 def test_connectivity_differentiates_the_log_probability_or_the_best_score():
     model = language_model()
-    x = model.encoder(SYMBOLS[:-1]).detach()
-    found = connectivity(model, SYMBOLS, steps=[6, 2], window=T)
-    wanted = expected(model.recurrent, x, cross_entropy(model, SYMBOLS[1:]), T - 1)["input"]
+    x = model.encoder(TOKENS[:-1]).detach()
+    found = connectivity(model, TOKENS, steps=[6, 2], window=T)
+    wanted = expected(model.recurrent, x, cross_entropy(model, TOKENS[1:]), T - 1)["input"]
     np.testing.assert_allclose(found.norms, wanted[[6, 2]], **CLOSE)
     np.testing.assert_allclose(found.past(2), wanted[2, 2::-1], **CLOSE)
 
     def best(y: Tensor) -> Tensor:
         return nn.functional.linear(y, model.head.weight, model.head.bias).max(-1).values.sum()
 
-    found = connectivity(model, SYMBOLS[:-1], of="best", window=3)
+    found = connectivity(model, TOKENS[:-1], of="best", window=3)
     np.testing.assert_allclose(found.norms, expected(model.recurrent, x, best, 3)["input"], **CLOSE)
     # inputs beyond the window count as 0
     assert (found.past(6)[:3] == 0).all()
@@ -448,7 +448,7 @@ class TestRefusals:
             gradient_flow(recurrent(), X, **options)
 
     @pytest.mark.parametrize(
-        ("symbols", "message"),
+        ("tokens", "message"),
         [
             (torch.zeros(1, 1, dtype=torch.int64), "at least 2 tokens"),
             (torch.tensor([0, 5]), "token ids must be from 0 to 4, got 5"),
@@ -456,9 +456,9 @@ class TestRefusals:
             (torch.zeros(3), "must be integers"),
         ],
     )
-    def test_invalid_tokens(self, symbols, message):
+    def test_invalid_tokens(self, tokens, message):
         with pytest.raises(UserError, match=message):
-            gradient_flow(language_model(), symbols)
+            gradient_flow(language_model(), tokens)
 
     def test_model_without_recurrent_layers(self):
         with pytest.raises(UserError, match="Linear has no throughtime recurrent layers"):
@@ -470,7 +470,7 @@ class TestRefusals:
 
     def test_connectivity(self):
         with pytest.raises(UserError, match="got 'worst'"):
-            connectivity(language_model(), SYMBOLS, of="worst")
+            connectivity(language_model(), TOKENS, of="worst")
         with pytest.raises(UserError, match="scores tokens or labels"):
             connectivity(recurrent(), X, of="best")
         with pytest.raises(UserError, match="step 5 was not computed"):

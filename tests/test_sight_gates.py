@@ -34,7 +34,7 @@ def test_timescale_of_a_constant_gate_is_its_decay_time(gate):
 
 
 def test_timescale_of_a_changing_gate_follows_the_product_of_its_values():
-    """The reference is what remains after n steps of a linear state h' = f h."""
+    """The reference is the fraction that remains after n steps of a linear state h' = f h."""
     values = np.random.default_rng(0).uniform(0.5, 1, (400, 1, 3))
     left = np.prod(values, 0)[0]
     np.testing.assert_allclose(np.exp(-400 / timescale(values).steps), left, rtol=1e-9)

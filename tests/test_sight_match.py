@@ -20,7 +20,7 @@ TEXT = "a quick fox, a quiet queen; no qualm"
 
 @cell
 def latch(x, h):
-    """Open on one symbol and stay open until another."""
+    """Open on one token and stay open until another."""
     opening = sigmoid(affine("opening", x))
     closing = sigmoid(affine("closing", x))
     h = (1 - closing) * h + opening * (1 - h) * (1 - closing)
@@ -31,15 +31,15 @@ def opened_by(opener: str, closer: str, alphabet: list[str]) -> Recurrent:
     """Unit 0 opens on `opener` and shuts on `closer`, unit 1 does the opposite, and unit 2 never opens."""
     module = Recurrent(latch, len(alphabet), 3, dtype=torch.float64)
     bias, weight = torch.full((6,), -20.0), torch.zeros(6, len(alphabet))
-    for row, symbol in ((0, opener), (1, closer), (3, closer), (4, opener)):  # openings of 3 units, then closings
-        weight[row, alphabet.index(symbol)] = 40.0
+    for row, token in ((0, opener), (1, closer), (3, closer), (4, opener)):  # openings of 3 units, then closings
+        weight[row, alphabet.index(token)] = 40.0
     with torch.no_grad():
         module.weight_x_l0.copy_(weight)
         module.bias_l0.copy_(bias)
     return module
 
 
-def test_match_finds_the_unit_that_opens_on_a_symbol_and_all_its_occurrences():
+def test_match_finds_the_unit_that_opens_on_a_character_and_all_its_occurrences():
     alphabet = sorted(set(TEXT))
     module = opened_by("q", " ", alphabet)
     x = torch.eye(len(alphabet), dtype=torch.float64)[[alphabet.index(c) for c in TEXT]][:, None]
@@ -67,7 +67,7 @@ def places(found):
     return [(place.start, place.stop) for place in found.occurrences]
 
 
-def test_signs_edges_and_shares():
+def test_signs_edges_and_shares_restrict_matches():
     both = match(VALUES, (1, 3))
     assert both.units.tolist() == [0, 1, 2, 3]
     assert both.signs.tolist() == [1, 1, 1, -1]
@@ -123,7 +123,7 @@ def test_occurrences_are_maximal_stretches_with_the_units_on(seed):
         ((0, 2), {"sign": "up"}, "must be one of both, positive, negative, got 'up'"),
         ((0, 2), {"threshold": -1}, "must be >= 0"),
         ((0, 2), {"share": 0}, "in (0, 1]"),
-        ((0, 2), {"text": "short"}, "the text has 5 symbols, but the values have 36 steps"),
+        ((0, 2), {"text": "short"}, "the text has 5 tokens, but the values have 36 steps"),
         ((0, 2), {"text": ""}, "non-empty"),
     ],
 )
@@ -137,10 +137,10 @@ def test_values_of_several_sequences_raise():
         match(np.zeros((4, 2, 3)), (0, 1))
 
 
-def test_spans_are_found_in_symbols_longer_than_a_character():
-    symbols = ["the", " ", "cat", " ", "sat", " ", "the", " ", "cat"]
+def test_spans_are_found_in_tokens_longer_than_a_character():
+    tokens = ["the", " ", "cat", " ", "sat", " ", "the", " ", "cat"]
     values = np.array([[0, 0, 1, 0, 0, 0, 0, 0, 1.0]]).T
-    found = match(values, "cat", symbols)
+    found = match(values, "cat", tokens)
     assert (found.start, found.stop) == (2, 3)
     assert [(p.start, p.text) for p in found.occurrences] == [(8, "cat")]
 
@@ -170,7 +170,7 @@ def test_interest_scores_and_names_the_features_that_units_follow():
     assert found.phrases[:3] == ("low in a heading that ends in a colon", "rises along a line", "high at spaces")
     assert found.scores[0] > 0.75  # the bin at the boundary contains steps of both kinds
     assert found.scores[1] > 0.4
-    assert 0.35 < found.scores[2] <= 0.5  # features of the current symbol count half
+    assert 0.35 < found.scores[2] <= 0.5  # features of the current token count half
     assert found.scores[3] < 0.02
     assert found.scores[4:].max() < 0.25
     assert set(found.order[:3]) == {0, 1, 2}
@@ -205,5 +205,5 @@ def test_right_to_left_text_emoji_and_nul_are_accepted():
 
 
 def test_text_of_a_different_length_raises():
-    with pytest.raises(DataError, match="3 symbols, but the values have 4 steps"):
+    with pytest.raises(DataError, match="3 tokens, but the values have 4 steps"):
         interest(np.zeros((4, 2)), "abc")

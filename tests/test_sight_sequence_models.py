@@ -17,17 +17,17 @@ CLOSE = {"rtol": 1e-9, "atol": 1e-12}  # float64
 BOTH_WAYS = [False, True]
 
 
-def network(output: Output, symbols: int | None = None, **options) -> SequenceModel:
+def network(output: Output, vocabulary_size: int | None = None, **options) -> SequenceModel:
     torch.manual_seed(4)
     layers = Recurrent("gru", FEATURES, HIDDEN, 2, dtype=torch.float64, dropout=0.3, **options)
-    encoder = Embedding(symbols, FEATURES) if symbols else Numeric(FEATURES)
+    encoder = Embedding(vocabulary_size, FEATURES) if vocabulary_size else Numeric(FEATURES)
     return SequenceModel(encoder, layers, output, dropout=0.4).double()
 
 
 def norms(model: SequenceModel, x: Tensor, scalars) -> Tensor:
     """Return the norm of the gradient of each scalar with respect to each input vector, `[scalars, T]`."""
     model.eval()
-    vectors = (model.encoder(x) if model.reads_symbols else x).detach().requires_grad_()
+    vectors = (model.encoder(x) if model.reads_tokens else x).detach().requires_grad_()
     raw = model.head(model.recurrent(vectors)[0])
     found = [torch.autograd.grad(s, vectors, retain_graph=True)[0][:, 0].norm(dim=-1) for s in scalars(raw)]
     return torch.stack(found)
@@ -38,16 +38,16 @@ NUMBERS = torch.randn(T, 1, FEATURES, generator=torch.Generator().manual_seed(1)
 
 
 @pytest.mark.parametrize("bidirectional", BOTH_WAYS)
-@pytest.mark.parametrize("symbols", [7, None])
-def test_connectivity_of_labels_matches_autograd(bidirectional, symbols):
-    model = network(Categorical(CLASSES), symbols, returns="last", bidirectional=bidirectional)
-    x = IDS if symbols else NUMBERS
-    likeliest = norms(model, x, lambda raw: [raw.log_softmax(-1)[0].max()])
+@pytest.mark.parametrize("vocabulary_size", [7, None])
+def test_connectivity_of_labels_matches_autograd(bidirectional, vocabulary_size):
+    model = network(Categorical(CLASSES), vocabulary_size, returns="last", bidirectional=bidirectional)
+    x = IDS if vocabulary_size else NUMBERS
+    best = norms(model, x, lambda raw: [raw.log_softmax(-1)[0].max()])
     found = connectivity(model.train(), x)
     assert model.training
     assert found.steps.tolist() == [T - 1]
     assert found.ahead is None
-    np.testing.assert_allclose(found.past(T - 1), likeliest[0], **CLOSE)
+    np.testing.assert_allclose(found.past(T - 1), best[0], **CLOSE)
     np.testing.assert_allclose(connectivity(model, x[:, 0]).norms, found.norms, **CLOSE)  # without the batch axis
     third = norms(model, x, lambda raw: [raw.log_softmax(-1)[0, 3]])
     np.testing.assert_allclose(connectivity(model, x, 3).past(T - 1), third[0], **CLOSE)
@@ -105,7 +105,7 @@ def test_chunk_size_does_not_change_results(monkeypatch):
         (network(Categorical(CLASSES), 7), [0, 7], {}, "token ids must be from 0 to 6, got 7"),
         (network(Categorical(CLASSES)), torch.zeros(T, 2), {}, r"must be numbers \[T, B, 3\].*got \[6, 1, 2\]"),
         (network(Categorical(CLASSES)), NUMBERS, {"targets": [1, 2]}, r"targets for .* must have shape \[6, 1\]"),
-        (network(Point(1, "mse")), NUMBERS, {"of": "best"}, "scores tokens or labels"),
+        (network(Point(1, "mse")), NUMBERS, {"of": "best"}, "scores vocabulary_size or labels"),
         (
             network(Categorical(CLASSES), returns="last", bidirectional=True), NUMBERS, {"steps": [2]},
             r"only output is at its last step, 5; got steps=\[2\]",

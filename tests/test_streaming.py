@@ -430,12 +430,12 @@ def test_invalid_inputs_are_rejected() -> None:
 
 def test_invalid_token_ids_are_rejected(run: Run) -> None:
     stream, size = Stream(run), run.description.codecs.inputs.size
-    for symbol in (size, -1, 10**30, np.array([size]), np.array([-1]), np.array([2**64 - 1], np.uint64)):
+    for token in (size, -1, 10**30, np.array([size]), np.array([-1]), np.array([2**64 - 1], np.uint64)):
         with pytest.raises(UserError, match=f"token ids must be from 0 to {size - 1}"):
-            stream.step(symbol)
-    for symbol in (1.0, np.zeros(1, np.float32), np.zeros(2, int), "a", None):
+            stream.step(token)
+    for token in (1.0, np.zeros(1, np.float32), np.zeros(2, int), "a", None):
         with pytest.raises(UserError, match="takes token ids"):
-            stream.step(symbol)
+            stream.step(token)
     with pytest.raises(UserError, match="takes token ids"):
         Stream(run, 2).step(1)
 

@@ -58,6 +58,15 @@ def test_it_learns_and_its_metrics_match_scikit_learn(run):
     )
 
 
+def test_a_partial_evaluation_counts_the_sequences_it_measured(run):
+    data, task, model = data_of(run), run.task, run.model()
+    found = throughtime.training.evaluation.measured(model, task, data.test, terms=10)
+    assert found["sequences"] == 10
+    assert found["loss"] == throughtime.training.evaluation.measured(model, task, task.subset(data.test, 10))["loss"]
+    report = task.pictures(model, data, 4)
+    assert report["confusion"].counts.sum() == 4
+
+
 def test_the_weights_with_the_best_accuracy_are_kept(run):
     best = {row["step"]: row["valid_accuracy"] for row in run.metrics() if row["valid_accuracy"] is not None}
     assert best[run.result["best_step"]] == max(best.values())
@@ -92,8 +101,8 @@ def test_a_stream_classifies_without_torch(run):
     codecs = stream.task.codecs
     for word, label in (("aeiou", "vowels"), ("bcdfg", "consonants")):
         stream.reset()
-        for symbol in codecs.inputs.encode(word):
-            raw = stream.step(int(symbol))
+        for token in codecs.inputs.encode(word):
+            raw = stream.step(int(token))
         assert codecs.targets.names[int(stream.output.predict(raw))] == label
         assert stream.output.probabilities(raw).sum() == pytest.approx(1)
 

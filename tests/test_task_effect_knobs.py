@@ -8,9 +8,10 @@ from sounds import plucks, write
 import throughtime
 from throughtime import Stream
 from throughtime.cli.main import main
-from throughtime.data.knobs import DeviceInput, knobs_from
+from throughtime.data.knobs import DeviceInput
 from throughtime.data.pairs import find_pairs
 from throughtime.errors import DataError, TrainingError, UserError
+from throughtime.tasks.options.effect import knobs_from
 from throughtime.training import evaluate, train
 from throughtime.training.inference import Inference, predict
 

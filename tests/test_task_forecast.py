@@ -239,7 +239,7 @@ def test_forecasts_match_the_output_distribution(output):
 def test_every_head_can_be_trained(plain, head):
     task, data = prepared(plain, head=head)
     model = fit(task, data, TrainConfig.of("forecast", horizon=5, head=head, **{**TINY, "steps": 40, "lr": 0.01}))
-    figures = task.further_figures(model, data.test)
+    figures = task.extra_figures(model, data.test)
     assert figures["mse"] < 3
     assert ("weighted_quantile_loss" in figures) == (head != "mse")
     rows = list(task.predict(model, task.read_inputs([plain], data.codecs), data.codecs).rows)

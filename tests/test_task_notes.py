@@ -102,7 +102,7 @@ def test_frame_accuracy_matches_a_manual_count():
     metric = FrameAccuracy()
     metric.update(torch.full((1, 3), -1.0), torch.zeros(1, 3))
     assert metric.compute() == 0
-    # All log-odds are within [0, 1], where torchmetrics' own would take them for probabilities.
+    # All log-odds are within [0, 1], so torchmetrics' own metric would mistake them for probabilities.
     metric.update(torch.tensor([[0.4, 0.2, -0.1], [0.3, -0.2, -0.1]]), torch.tensor([[1.0, 0, 1], [1, 0, 0]]))
     assert metric.compute() == pytest.approx(2 / 4)
     metric.update(torch.tensor([[2.0, -3.0, 1.0]]), torch.tensor([[1.0, 1, 1]]))
@@ -144,8 +144,8 @@ def test_samples_follow_the_network(run):
     often = np.mean(list(run.task.sample(model, run.description.codecs, Sampling(4000))), 0)
     # Five standard errors of a frequency over 4,000 steps.
     assert np.abs(often - torch.linspace(-3, 3, 88).sigmoid().numpy()).max() < 5 * 0.5 / 4000**0.5
-    likeliest = list(run.task.sample(model, run.description.codecs, Sampling(2, temperature=0)))
-    assert np.array_equal(likeliest, [np.linspace(-3, 3, 88) > 0] * 2)
+    most_likely = list(run.task.sample(model, run.description.codecs, Sampling(2, temperature=0)))
+    assert np.array_equal(most_likely, [np.linspace(-3, 3, 88) > 0] * 2)
 
 
 @pytest.mark.parametrize(

@@ -10,12 +10,12 @@ from throughtime.options import Count
 from throughtime.outputs import Categorical
 from throughtime.runs import Run
 from throughtime.tasks.base import Data, Interface, Prediction
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options import SequenceOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 from throughtime.training import fit
 
 
-class ParityOptions(TaskOptions):
+class ParityOptions(SequenceOptions):
     """Bits.
 
     Attributes:

@@ -67,7 +67,7 @@ def run(directory):
 def by_hand(run, found):
     """Nats per token, accuracy and span F1, one sequence at a time."""
     model, codecs = run.model(), run.description.codecs
-    ids = {symbol: k for k, symbol in enumerate(codecs.inputs.symbols)}
+    ids = {token: k for k, token in enumerate(codecs.inputs.tokens)}
     names = codecs.targets.names
     nats, right, count, guesses = 0.0, 0, 0, []
     for sentence in found:

@@ -131,7 +131,7 @@ def test_with_forget_gate_1_and_input_gate_0_the_cell_state_and_its_gradient_sur
     assert torch.equal(gradient, weights)
 
 
-def test_with_forget_gate_0_the_past_is_forgotten():
+def test_a_forget_gate_of_0_forgets_the_past():
     program, arguments = lstm_with_gates(2, forget=-1000.0)
     # A zero recurrent matrix leaves the cell state as the only connection to the past.
     value(program, arguments, "weight_h").zero_()

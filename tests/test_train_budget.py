@@ -3,6 +3,7 @@
 import math
 import signal
 from functools import partial
+from unittest.mock import patch
 
 import pytest
 import torch
@@ -18,9 +19,10 @@ from throughtime.training.building import build_model, programs_of
 from throughtime.training.callbacks import BestWeights, Deadline, Rates, Validation
 from throughtime.training.config import TrainConfig
 from throughtime.training.fitting import Fit
-from throughtime.training.planning import make_plan
+from throughtime.training.planning import Throughput, make_plan
 
 BUDGET, STEP, VALIDATING = 60.0, 0.2, 0.1  # seconds
+REPORT, SAMPLES = 1.1, 6  # to write the report, in seconds of CPU time; to draw samples, in training steps
 
 
 # Rounded seconds per step and per validation of notes, labels, text and forecasts on 2 cores.
@@ -89,12 +91,12 @@ def prepared(tmp_path_factory):
 class Simulated(Fit):
     """A training that records the learning rate of each step and learns nothing."""
 
-    def __init__(self, like, machine, costs):
+    def __init__(self, like, machine, costs, plan=None):
         (self.step_cost, validation_cost), self.machine = costs, machine
         validation = Validation()
         validation._validate = lambda fit: (machine.work(validation_cost), fit.validated({"loss": 1.0}))
         super().__init__(
-            like.task, like.data, like.config, like.plan, like.model, [Deadline(validation), validation],
+            like.task, like.data, like.config, plan or like.plan, like.model, [Deadline(validation), validation],
             clock=machine.clock,
         )  # fmt: skip
 
@@ -116,6 +118,49 @@ def test_speed_changes_at_any_time_are_handled_for_every_task(prepared, costs, f
     assert 0.9 * BUDGET <= machine.now - began <= BUDGET
     assert fit.learning_rate < 0.05 * fit.config.training.learning_rate
     assert fit.just_validated
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    step=st.floats(0.001, 0.5),
+    term=st.floats(1e-5, 1e-3),
+    stream=st.floats(0.01, 0.3),
+    loss=st.floats(0.001, 0.1),
+    waiting=st.floats(1.0, 6.0),
+    before=st.floats(0.0, 12.0),
+)
+def test_training_reaches_the_last_tenth_of_the_time_and_the_report_is_in_time(
+    prepared, step, term, stream, loss, waiting, before
+):
+    """The network's size allows 8 steps per unit and at least 512 steps, as `sizing` ensures."""
+    budget, machine = 150.0, Machine()
+    speed = Throughput(step=min(step, budget / 512), term=term, stream=stream, loss=loss, waiting=waiting)
+    config = prepared.config.model_copy(
+        update={"training": prepared.config.training.model_copy(update={"minutes": budget / 60})}
+    )
+    began = machine.now
+    machine.now += before  # loading torch, reading the data, choosing the size
+    with patch("throughtime.training.planning._measured", return_value=speed):
+        plan = make_plan(prepared.task, prepared.data, config, prepared.model, began, machine.clock)
+    fit = Simulated(prepared, machine, (speed.step, 0.04 * budget / 20), plan)
+    fit.run()
+    assert 0.9 * budget <= machine.now - began < budget
+    held_out = prepared.task.reading(prepared.data.valid).terms
+    machine.now += min(plan.evaluate_terms, held_out) * term
+    machine.now += 2 * speed.reach(4, plan.losses)  # four streams of text, before and after training
+    machine.now += REPORT * waiting + SAMPLES * speed.step
+    assert machine.now - began <= budget
+    assert 8 <= plan.losses <= 160
+
+
+def test_fewer_losses_are_followed_on_a_slow_machine(prepared):
+    counts = []
+    for loss in (1e-4, 3e-2, 1.0):
+        speed = Throughput(step=0.01, term=1e-4, stream=0.01, loss=loss)
+        with patch("throughtime.training.planning._measured", return_value=speed):
+            plan = make_plan(prepared.task, prepared.data, prepared.config, prepared.model, 0.0, lambda: 0.0)
+        counts.append(plan.losses)
+    assert counts[0] == 160 > counts[1] > counts[2] == 8
 
 
 def test_validation_takes_a_small_fraction_of_the_time(tmp_path, monkeypatch):
@@ -220,3 +265,4 @@ def test_time_before_training_counts(tmp_path, monkeypatch):
     options = {**TINY, "steps": None, "minutes": 0.1, "data": write_text(tmp_path / "text.txt")}
     run = loop.train_since(1000.0, out=tmp_path / "run", progress=False, **options)
     assert run.plan.seconds == pytest.approx(6 - run.plan.reserve - 4)
+    assert "of 6.0 s are needed before the first step" in run.log.read_text()

@@ -37,6 +37,7 @@ from throughtime.training.config import NetworkOptions, TrainingOptions
         ({"data": ""}, "data '': the path is empty"),
         ({"valid": ""}, "valid '': the path is empty"),
         ({"weight_decay": -1}, "weight_decay must be at least 0"),
+        ({"ema": 1}, "ema must be less than 1, got 1"),
     ],
 )
 def test_invalid_values_are_reported(given, expected):

@@ -20,6 +20,7 @@ OPTIONS = {
     "lr": 1.0,
     "schedule": "constant",
     "clip": 0.0,
+    "ema": 0.9,
     "precision": "64",
 }
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from tiny_training import train_tiny
 
-from throughtime.data import Streams
+from throughtime.data.streams import Streams
 from throughtime.errors import DataError, RunError
 from throughtime.tasks import streams as streams_task
 from throughtime.training import evaluate, evaluation
@@ -31,12 +31,12 @@ def test_metrics_match_one_pass_over_the_whole_text(run, text):
     scores, _ = run.model()(ids[:-1])
     losses = -scores.log_softmax(-1).gather(-1, ids[1:, :, None])
     figures = evaluate(run, text)
-    assert figures["symbols"] == len(ids) - 1
+    assert figures["tokens"] == len(ids) - 1
     # Float64 rounding: a different order of summation.
     assert figures["loss"] == pytest.approx(losses.mean().item(), rel=1e-12)
     assert figures["perplexity"] == pytest.approx(math.exp(figures["loss"]))
-    assert figures["bits_per_symbol"] == pytest.approx(figures["loss"] / math.log(2))
-    assert figures["bits_per_character"] == figures["bits_per_byte"] == pytest.approx(figures["bits_per_symbol"])
+    assert figures["bits_per_token"] == pytest.approx(figures["loss"] / math.log(2))
+    assert figures["bits_per_character"] == figures["bits_per_byte"] == pytest.approx(figures["bits_per_token"])
 
 
 @pytest.mark.parametrize("window", [1, 7, 10_000])
@@ -51,9 +51,17 @@ def test_training_results_match_evaluation(run, tmp_path):
     whole = (run.path.parent / "text.txt").read_text()
     held_out.write_text(whole[len(whole) * 9 // 10 :])
     assert Inference.of(run.path, [held_out]).evaluate().data == run.result["valid"]
+    assert Inference.of(run.path).evaluate().data == run.result["valid"]
 
 
-def test_unknown_symbols_are_counted(run, tmp_path):
+def test_a_run_is_evaluated_on_its_test_data_if_it_has_any(tmp_path):
+    test = tmp_path / "test.txt"
+    test.write_text("over and over again\n" * 10)
+    run = train_tiny(tmp_path, steps=2, test=test)
+    assert run.evaluate() == run.evaluate(test) != run.evaluate(run.config.task.data)
+
+
+def test_unknown_tokens_are_counted(run, tmp_path):
     text = tmp_path / "unknown.txt"
     text.write_text("time ☃ and ☃☃")
     figures = evaluate(run, text)

@@ -197,7 +197,7 @@ def test_words_and_byte_pairs(tmp_path):
     for level, size in (("word", None), ("bpe", 270)):
         run = train_tiny(tmp_path, level=level, vocab_size=size, out=tmp_path / level)
         assert run.description.codecs.inputs.level == level
-        assert 0 < run.result["valid"]["bits_per_character"] < run.result["valid"]["bits_per_symbol"]
+        assert 0 < run.result["valid"]["bits_per_character"] < run.result["valid"]["bits_per_token"]
 
 
 def test_a_test_text_is_evaluated(tmp_path):
@@ -205,7 +205,7 @@ def test_a_test_text_is_evaluated(tmp_path):
     other = tmp_path / "other.txt"
     other.write_text(text.read_text()[:500] + "☃")
     run = train_tiny(tmp_path, data=text, valid=text, test=other)
-    assert run.result["test"]["symbols"] == 500
+    assert run.result["test"]["tokens"] == 500
     assert run.result["test"]["unknown"] == 1
     assert run.record.data.counts["train"] == run.record.data.counts["valid"]
 
@@ -215,7 +215,7 @@ def test_short_texts_use_fewer_streams(tmp_path):
     text.write_text("ab" * 30)
     run = train_tiny(tmp_path, data=text)
     assert run.plan.batch == 5
-    assert run.result["valid"]["symbols"] == 5
+    assert run.result["valid"]["tokens"] == 5
 
 
 def test_a_directory_is_named_by_cell_and_data(tmp_path, monkeypatch):
@@ -377,7 +377,7 @@ def test_weight_decay_defaults_to_the_optimizers(tmp_path):
 def test_a_run_worse_than_the_baseline_is_reported_with_advice(tmp_path):
     run = train_tiny(tmp_path, steps=1, lr=1e-9)
     log = run.log.read_text()
-    assert "valid: the network is worse than the baseline symbols by frequency (loss" in log
+    assert "valid: the network is worse than the baseline tokens by frequency (loss" in log
     assert "Train longer, or try a lower lr" in log
     (tmp_path / "good").mkdir()
     good = train_tiny(tmp_path / "good", steps=150, lr=0.02, hidden_size=24)

@@ -10,7 +10,8 @@ from tiny_training import TINY, train_tiny, write_text
 
 import throughtime
 from throughtime.cli.main import main
-from throughtime.data import encode_text, read_text
+from throughtime.data.corpus import encode_text
+from throughtime.data.text import read_text
 from throughtime.errors import DataError, RunError, TrainingError
 from throughtime.runs import Run
 

@@ -17,7 +17,7 @@ def schedule(steps=1000, epoch_steps=100, **options):
 def plan(steps=1000, epoch_steps=100, **more):
     return Plan(
         steps=steps, expected_steps=1000, epoch_steps=epoch_steps, batch=1, validate_every=1, validate_terms=1,
-        evaluate_terms=1, **more,
+        evaluate_terms=1, losses=1, **more,
     )  # fmt: skip
 
 

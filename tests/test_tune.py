@@ -16,7 +16,7 @@ from throughtime.cli.config_options import from_file
 from throughtime.data.sequences import Sequences
 from throughtime.errors import Interrupted, RunError, UserError
 from throughtime.studies import tune as tuning
-from throughtime.studies.search_split import apart
+from throughtime.studies.search_split import split_off_test
 from throughtime.studies.spaces import GENERAL, OF_TASKS, space_for
 from throughtime.training import TrainConfig
 
@@ -36,7 +36,7 @@ def names(tmp_path):
     return {"data": tmp_path / "names", "task": "classify", "out": tmp_path / "search", **SMALL}
 
 
-def test_the_whole_search(names, tmp_path):
+def test_a_search_from_start_to_end(names, tmp_path):
     found = throughtime.tune(trials=3, cells=["rnn", "gru"], **names)
     assert [each["number"] for each in found["trials"]] == [0, 1, 2]
     assert found["trials"][0]["options"]["lr"] == 3e-3  # the default options come first
@@ -124,8 +124,8 @@ def test_test_part_of_a_text_is_hidden_from_the_search(tmp_path):
     with patch.object(tuning, "fit", fit):
         found = throughtime.tune(data=text, trials=1, window=8, out=tmp_path / "s", **SMALL)
     assert kept[0].test is None
-    assert kept[0].valid.symbols == 84  # half of the held-out tenth
-    assert found["test"]["symbols"] == 83
+    assert kept[0].valid.token_count == 84  # half of the held-out tenth
+    assert found["test"]["tokens"] == 83
     assert found["test"]["bits_per_character"] == pytest.approx(found["test"]["loss"] / np.log(2), rel=1e-6)
 
 
@@ -163,7 +163,7 @@ def test_search_space_of_each_task_includes_its_defaults(task):
 def test_halves_of_sequences_are_disjoint():
     part = Sequences([np.array([k]) for k in range(7)], np.arange(7))
     data = throughtime.tasks.base.Data("x", None, part, part, None, "", {})
-    search, test = apart(data)
+    search, test = split_off_test(data)
     assert sorted([*search.valid.targets, *test.targets]) == list(range(7))
 
 
@@ -178,7 +178,7 @@ def test_halves_of_sequences_are_disjoint():
         ({"minutes": 1e-4}, "no trial has finished"),
     ],
 )
-def test_mistakes(names, given, told):
+def test_mistakes_are_reported(names, given, told):
     with pytest.raises(UserError, match=told):
         throughtime.tune(**{**names, **given})
 

@@ -183,9 +183,9 @@ class _SequenceEstimator(SavedEstimator):
             )
         return arrays
 
-    def _note(self, task: Any, codecs: Codecs) -> None:
+    def _restore(self, task: Any, codecs: Codecs) -> None:
         """Restore what `fit` learned about the data from the description in a file."""
-        super()._note(task, codecs)
+        super()._restore(task, codecs)
         columns, names = task.options.columns, task.options.column_names
         self._table = columns is not None
         self.n_features_in_ = columns if self._table else len(codecs.inputs.mean)
@@ -268,8 +268,8 @@ class SequenceClassifier(ClassifierMixin, _SequenceEstimator):  # type: ignore[m
         raw = self._raw(X)
         return np.asarray(self._task.output.probabilities(raw))
 
-    def _note(self, task: Any, codecs: Codecs) -> None:
-        super()._note(task, codecs)
+    def _restore(self, task: Any, codecs: Codecs) -> None:
+        super()._restore(task, codecs)
         labels, kind = list(task.options.classes), task.options.class_type
         classes = np.array(labels, {"str": str, "object": object}.get(kind, kind))
         same = classes.tolist() == labels and [*map(type, classes.tolist())] == [*map(type, labels)]

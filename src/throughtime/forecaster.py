@@ -57,7 +57,9 @@ class Forecaster(SavedEstimator):
         freq: the interval between rows, such as "h", "15min", "d", "w" or "mo". If None, the most frequent one.
         season_length: the number of rows per season, for the seasonal naive forecast that `score` compares with. If
             None, it is detected.
-        strategy: "direct" decodes the whole horizon from the state after the context, "recursive" one step at a time.
+        strategy: "parallel" decodes each step of the horizon from the state after the context, "direct" decodes them
+            one after another, and "recursive" feeds each forecast back to the network. If None, parallel, or direct if
+            there are future covariates, which can have lasting effects.
         segment: the number of rows per step of the network.
         calendar: whether the network also reads the time of day, week and year.
         scaling: the scaling of each series: "standard", "robust" or "mean".
@@ -102,7 +104,7 @@ class Forecaster(SavedEstimator):
         target_col: str | Sequence[str] = "y",
         freq: str | None = None,
         season_length: int | None = None,
-        strategy: str = "direct",
+        strategy: str | None = None,
         segment: int | None = None,
         calendar: bool = True,
         scaling: str = "standard",
@@ -264,12 +266,12 @@ class Forecaster(SavedEstimator):
         part = task.rolling(part, windows, step)
         naive = seasonal_naive if self._codecs.inputs.season > 1 else last_value
         with settings_kept(TrainingOptions(threads=self.threads)):
-            own = task.further_figures(self.model_, part)["mae"]
+            own = task.extra_figures(self.model_, part)["mae"]
         other = measured(part, lambda chosen: point_forecast(naive(part, chosen)))["mae"]
         return 1 - own / max(other, np.finfo(float).tiny)
 
-    def _note(self, task: Any, codecs: Codecs) -> None:
-        super()._note(task, codecs)
+    def _restore(self, task: Any, codecs: Codecs) -> None:
+        super()._restore(task, codecs)
         self._table, self._kind, self.notes_ = None, "polars", []  # `predict` needs data: a file has none
 
     def _config(self, table: Table) -> TrainConfig:

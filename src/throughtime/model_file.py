@@ -171,6 +171,11 @@ class ModelFile:
             shapes |= {name: shapes[stored] for name, stored in description.shared.items()}
         return cls(path, description, _TYPES[types.pop()], shapes)
 
+    @property
+    def parameters(self) -> int:
+        """The number of weights; tied ones count once."""
+        return sum(math.prod(shape) for name, shape in self.shapes.items() if name not in self.description.shared)
+
     def weights(self, framework: str) -> dict[str, Any]:
         """Read the weights by name; tied weights are one tensor under several names.
 

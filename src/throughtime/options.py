@@ -48,7 +48,8 @@ class Options(BaseModel):
     The docstring of each subclass describes its own fields under "Attributes:".
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # A command builds the validators of only the options that it validates.
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     @classmethod
     def meanings(cls) -> dict[str, str]:

@@ -21,10 +21,10 @@ from throughtime.errors import ModelError, UserError, nearest
 
 Array = NDArray[Any]
 
-_LEAST_SCALE = 1e-6  # keeps log(scale) finite where softplus underflows
-_LEAST_DEGREES = 2.0  # a Student t distribution has a finite variance above 2 degrees of freedom
+_MIN_SCALE = 1e-6  # keeps log(scale) finite where softplus underflows
+_MIN_DEGREES = 2.0  # a Student t distribution has a finite variance above 2 degrees of freedom
 
-_LEAST_LEVELS = 0.05  # minimum scale of a mixture component
+_MIN_LEVELS = 0.05  # minimum scale of a mixture component
 _FAR = 1e5  # in levels: the bound of the outermost levels, finite for the gradient's sake
 
 PointLoss = Literal["mse", "mae"]
@@ -168,7 +168,7 @@ class LogisticMixture(Output):
     def parameters(self, raw: Any, softplus: Callable[[Any], Any] = softplus) -> tuple[Any, Any, Any]:
         """Return logits, locations and scales in levels, `[..., components]` each; see `Normal.parameters`."""
         n, half = self.components, (self.levels - 1) / 2
-        scales = softplus(raw[..., 2 * n :]) * half / 4 + _LEAST_LEVELS
+        scales = softplus(raw[..., 2 * n :]) * half / 4 + _MIN_LEVELS
         return raw[..., :n], (raw[..., n : 2 * n] + 1) * half, scales
 
     def predict(self, raw: Array) -> Array:
@@ -332,8 +332,8 @@ class Quantiles(_Regression):
         last = len(self.levels) - 1
         position = np.broadcast_to(np.interp(levels, self.levels, np.arange(last + 1.0)), quantiles.shape[:-1])
         below = position.astype(np.int64)
-        places = np.stack([below, np.minimum(below + 1, last)], -1)
-        low, high = np.moveaxis(np.take_along_axis(quantiles, places, -1), -1, 0)
+        indices = np.stack([below, np.minimum(below + 1, last)], -1)
+        low, high = np.moveaxis(np.take_along_axis(quantiles, indices, -1), -1, 0)
         return np.asarray(low + (position - below) * (high - low))
 
 
@@ -350,7 +350,7 @@ class Normal(_Regression):
             raw: an array `[..., width]`, or a tensor if `softplus` takes tensors.
         """
         n = self.targets
-        return raw[..., :n], softplus(raw[..., n:]) + _LEAST_SCALE
+        return raw[..., :n], softplus(raw[..., n:]) + _MIN_SCALE
 
     def predict(self, raw: Array) -> Array:
         """Return the means, `[..., targets]`."""
@@ -374,7 +374,7 @@ class StudentT(_Regression):
         """Return degrees of freedom, locations and scales, `[..., targets]` each; see `Normal.parameters`."""
         n = self.targets
         location, scale, degrees = raw[..., :n], raw[..., n : 2 * n], raw[..., 2 * n :]
-        return _LEAST_DEGREES + softplus(degrees), location, softplus(scale) + _LEAST_SCALE
+        return _MIN_DEGREES + softplus(degrees), location, softplus(scale) + _MIN_SCALE
 
     def predict(self, raw: Array) -> Array:
         """Return the locations, which are also the means, `[..., targets]`."""

@@ -43,7 +43,7 @@ def run_path(path: str | Path) -> Path:
         return path
     found = runs_in(Path(RUNS))
     if not found:
-        raise RunError(f"{LATEST}: no run found under {RUNS}/ in this directory; give the path of a run")
+        raise RunError(f"{LATEST}: no run found under {RUNS}/ in this directory; pass the path of a run")
     return found[-1]
 
 

@@ -292,8 +292,8 @@ class Run:
         shown = "" if value is None else f"{name.replace('_', ' ')} {value:.4f}"
         return name, value, shown
 
-    def evaluate(self, data: str | Path | Sequence[str | Path], **options: Any) -> Figures:
-        """Evaluate the network on data of the kind it was trained on; see `throughtime.evaluate`."""
+    def evaluate(self, data: str | Path | Sequence[str | Path] | None = None, **options: Any) -> Figures:
+        """Evaluate the network, by default on the data that were held out; see `throughtime.evaluate`."""
         from throughtime.training.inference import evaluate
 
         return evaluate(self, data, **options)
@@ -317,8 +317,13 @@ class Run:
 
     @property
     def parameters(self) -> int:
-        """The number of trained parameters."""
-        return sum(tensor.numel() for tensor in self.weights().values())
+        """The number of trained parameters.
+
+        Raises:
+            RunError: if there are no weights yet, or their file is damaged.
+        """
+        self._require_weights()
+        return self._model_file(WEIGHTS).parameters
 
     def initial_weights(self) -> dict[str, Tensor] | None:
         """Return the weights that the run started from; None if they were initialized at random.
@@ -392,8 +397,15 @@ class Run:
             )
 
     def _weights_in(self, name: str) -> dict[str, Tensor]:
+        file = self._model_file(name)
         try:
-            return ModelFile.open(self.path / name).weights("pt")
+            return file.weights("pt")
+        except ModelError as error:
+            raise RunError(f"{self.path} is damaged: {name}: {error}") from None
+
+    def _model_file(self, name: str) -> ModelFile:
+        try:
+            return ModelFile.open(self.path / name)
         except ModelError as error:
             raise RunError(f"{self.path} is damaged: {name}: {error}") from None
 

@@ -17,7 +17,7 @@ from throughtime.errors import ModelError
 from throughtime.model_file import ModelFile
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.program.cell import Cell
-from throughtime.tasks import Task
+from throughtime.tasks.base import Task
 
 
 class SavedEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has no types
@@ -67,7 +67,7 @@ class SavedEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
             task: Any = Task.of_description(described)
             estimator = cls(**task.options.estimator)
             task.require_codecs(described.codecs)
-            estimator._note(task, described.codecs)
+            estimator._restore(task, described.codecs)
         except (ValueError, TypeError, AttributeError, OverflowError) as error:
             reason = "its options are invalid" if isinstance(error, ValidationError) else error
             raise ModelError(f"{path}: its metadata is damaged: {reason}") from None
@@ -77,7 +77,7 @@ class SavedEstimator(BaseEstimator):  # type: ignore[misc]  # scikit-learn has n
         estimator.model_ = model
         return estimator
 
-    def _note(self, task: Any, codecs: Codecs) -> None:
+    def _restore(self, task: Any, codecs: Codecs) -> None:
         """Restore what `fit` learned about the data from the description in a file."""
         self._task, self._codecs = task, codecs
 

@@ -32,7 +32,7 @@ def setting(name: str, value: object) -> str:
     return f"{option(name)}{' ' if _on_command_line.get() else '='}{value}"
 
 
-def command(words: str) -> str:
+def command(arguments: str) -> str:
     """Return a throughtime command line that the user can run as it stands.
 
     On the command line it starts with the path of the running program, unless the shell finds `throughtime` itself.
@@ -46,7 +46,7 @@ def command(words: str) -> str:
             found = shutil.which(program)
             if found is None or os.path.realpath(found) != os.path.realpath(started):
                 program = shlex.quote(str(started))
-    return f"{program} {words}"
+    return f"{program} {arguments}"
 
 
 @contextmanager

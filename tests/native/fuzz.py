@@ -45,7 +45,7 @@ NUMBERS += [-(1 << 63), 10**400]
 # and subtracting it would round other values away and make comparisons random.
 CONSTANTS = [0.0, -0.0, 1.0, -1.0, 0.5, 1e-300, 30.0, float("inf"), float("-inf"), float("nan")]
 SPECIAL = [0.0, float("inf"), float("-inf"), float("nan"), 30.0, -30.0, 1e-30, 1e-310]
-MOST_ELEMENTS = 1 << 21  # in all values of a run together, so that a case takes milliseconds
+MAX_ELEMENTS = 1 << 21  # in all values of a run together, so that a case takes milliseconds
 SECONDS_A_CASE = 60  # a longer case counts as hanging
 
 LAYOUTS = ("straight", "strided", "transposed", "backwards", "repeated", "misaligned", "read-only")
@@ -96,7 +96,7 @@ FEATURES: tuple[Callable[[Program], Program], ...] = (
     lambda program: rewrite.with_states(rewrite.with_reset(program, True)),
     lambda program: rewrite.with_zoneout(rewrite.with_recurrent_dropout(program), (0,)),
     lambda program: rewrite.with_skip(rewrite.with_clip(program, 1.0), "dense"),
-    lambda program: rewrite.with_symbols(program, 5) or program,
+    lambda program: rewrite.with_one_hot_input(program, 5) or program,
 )
 
 
@@ -297,7 +297,7 @@ def run_case(case: Case) -> str:
         raise Finding(f"a legal program's gradient, or its plan, is not legal: {error}") from error
     except Exception as error:
         raise Finding(f"deriving and lowering: {error!r}") from error
-    if _elements(program, case) > MOST_ELEMENTS:
+    if _elements(program, case) > MAX_ELEMENTS:
         return "too large"
     return _compared(case, program, arguments_of(case, program))
 
@@ -325,11 +325,11 @@ def _compared(case: Case, program: Program, arguments: Arguments) -> str:
     with _denormals_flushed():
         wanted = _reference(case, program, arguments)
         wide = _reference(case, program, arguments.map(Tensor.double))
-        near = [_reference(case, program, _shaken(arguments, seed)) for seed in range(3)]
+        near = [_reference(case, program, _perturbed(arguments, seed)) for seed in range(3)]
     # The reference engine multiplies the zeros of one-hot inputs too, and the other factor may be NaN or infinite.
     numbers_alone = any(i.one_hot for i in program.inputs)
     for k, values in enumerate(zip(map(_tensor, flat(found)), wanted, wide, *near, strict=True)):
-        _hold(k, *values, numbers_alone=numbers_alone)
+        _check_close(k, *values, numbers_alone=numbers_alone)
     return "right"
 
 
@@ -439,7 +439,7 @@ def _reference(case: Case, program: Program, arguments: Arguments) -> list[Tenso
         raise Finding(f"the reference engine: {error!r}") from error
 
 
-def _shaken(arguments: Arguments, seed: int) -> Arguments:
+def _perturbed(arguments: Arguments, seed: int) -> Arguments:
     """The arguments, with each number perturbed by some thousands of rounding errors."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -454,7 +454,9 @@ def _tensor(array: Any) -> Tensor:
     return array if isinstance(array, Tensor) else torch.from_numpy(array)
 
 
-def _hold(k: int, found: Tensor, wanted: Tensor, wide: Tensor, *near: Tensor, numbers_alone: bool = False) -> None:
+def _check_close(
+    k: int, found: Tensor, wanted: Tensor, wide: Tensor, *near: Tensor, numbers_alone: bool = False
+) -> None:
     """Check that a result equals the reference's, as far as the program determines it.
 
     A mutated program may amplify rounding errors without limit. The reference engine itself shows by how much: results

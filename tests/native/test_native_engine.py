@@ -210,7 +210,7 @@ def test_increasing_batch_sizes_are_refused() -> None:
         run_on(NativeEngine(), program, 3, *random_arguments(program, 3, 2), [1, 2, 1])
 
 
-def test_nan_weights_give_nan() -> None:
+def test_nan_weights_produce_nan() -> None:
     program = cells.get("lstm").program(3, 20)
     inputs, states, parameters = random_arguments(program, 4, 2)
     found = run_on(NativeEngine(), program, 4, inputs, states, [p * float("nan") for p in parameters])

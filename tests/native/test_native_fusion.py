@@ -72,7 +72,7 @@ def test_a_product_is_not_divided(case: str) -> None:
     check(program)
 
 
-def test_of_two_products_with_the_same_sums_only_one_is_divided() -> None:
+def test_only_one_of_two_products_with_the_same_sums_is_divided() -> None:
     """The order of the summands doesn't matter."""
     builder = Builder("both")
     x, old = builder.input("x", 6), builder.state("s", 6)

@@ -14,7 +14,7 @@ from throughtime.engines import get
 from throughtime.engines.base import Constants, Engine
 from throughtime.engines.native import NativeEngine
 from throughtime.program.core import Instruction, Program, State
-from throughtime.program.rewrite import with_symbols
+from throughtime.program.rewrite import with_one_hot_input
 
 LENGTHS = [3, 3, 2, 1, 0]
 COUNTER = Program(
@@ -54,7 +54,7 @@ def test_declared_states_in_every_engine(
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_declared_states_with_frozen_parameters_and_token_ids(engine: NativeEngine, dtype: torch.dtype) -> None:
-    program = with_symbols(cells.get("slstm").program(4, 6), 7)
+    program = with_one_hot_input(cells.get("slstm").program(4, 6), 7)
     assert program is not None
     inputs, _, parameters = random_arguments(program, 5, 3).map(lambda t: t.to(dtype))
     wanted = run_on(engine, program, 5, inputs, declared(program, 3, dtype), parameters)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median
@@ -21,9 +21,9 @@ from throughtime.bench.memory import peak_memory
 from throughtime.bench.quiet import Look, Quiet, quiet
 from throughtime.errors import UserError
 
-_ROUNDS = 3  # minimum
+_MIN_ROUNDS = 3
 _PATIENCE = 40  # time limit, as a multiple of `seconds`, before disturbed rounds count; disturbances last minutes
-_MOST_ROUNDS = 15  # minimum number of rounds before disturbed rounds count
+_MIN_DISTURBED_ROUNDS = 15  # before disturbed rounds count
 _TURN = 0.02  # seconds per turn; more if a call takes longer
 _WARM = 0.002  # untimed seconds before a turn, to warm caches and wake threads
 _REST = 0.003  # seconds between turns, while the previous contestant's threads stop spinning
@@ -81,9 +81,25 @@ class Measurement:
 
 
 def measure_all(
-    cases: Iterable[Case], *, seconds: float, threads: int, begin: Callable[[Case], None] = lambda case: None
+    cases: Sequence[Case],
+    *,
+    seconds: float,
+    threads: int,
+    begin: Callable[[Case], None] = lambda case: None,
+    until: float | None = None,
 ) -> list[Measurement]:
-    """Measure cases, each with exactly `threads` processors; `begin` is called before each.
+    """Measure cases, each with exactly `threads` processors.
+
+    Args:
+        cases: the cases.
+        seconds: the minimum time per case; longer if a call is slow or other processes disturb it.
+        threads: the number of processors, and of threads per contestant.
+        begin: called before each case.
+        until: the time, by `time.perf_counter`, after which no further case is measured. Until then, the cases share
+            the time.
+
+    Returns:
+        One measurement per case, in the same order; without the cases that there was no time for.
 
     Raises:
         UserError: if the native engine is not available.
@@ -92,21 +108,26 @@ def measure_all(
         raise UserError("the native engine is not built, so there is nothing to measure.")
     measurements = []
     with processors(threads):
-        for case in cases:
+        for done, case in enumerate(cases):
             if not any(contestant.is_ours for contestant in present(case)):
                 continue
+            left = None if until is None else until - time.perf_counter()
+            if left is not None and left <= 0:
+                break
             begin(case)
-            measurements.append(measure(case, seconds=seconds, threads=threads))
+            patience = None if left is None else left / (len(cases) - done)
+            measurements.append(measure(case, seconds=seconds, threads=threads, patience=patience))
     return measurements
 
 
-def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measurement:
+def measure(case: Case, *, seconds: float = 1.0, threads: int = 1, patience: float | None = None) -> Measurement:
     """Time a case and compare the results of all its contestants.
 
     Args:
         case: the case.
         seconds: the minimum duration; longer if a call is slow.
         threads: the number of threads per contestant, except for single steps.
+        patience: see `in_turn`.
     """
     threads = 1 if case.mode == STREAMING else threads  # one step of one sequence is too little work for two
     arguments = Arguments.of(case)
@@ -117,8 +138,8 @@ def measure(case: Case, *, seconds: float = 1.0, threads: int = 1) -> Measuremen
             names.append(contestant.name)
             entries.append(ready)
             results.append(_results(ready))
-            memory.append(peak_memory(contestant, case, threads) if case.weighs else None)
-        found = in_turn([turn_of(entry) for entry in entries], seconds, quiet(threads))
+            memory.append(peak_memory(contestant, case, threads) if case.measures_memory else None)
+        found = in_turn([turn_of(entry) for entry in entries], seconds, quiet(threads), patience)
     wanted = next(of for of, name in zip(results, names, strict=True) if name.startswith("torch"))
     assert wanted is not None
     errors = [None if of is None else error(of, wanted) for of in results]
@@ -227,11 +248,21 @@ class Rounds:
     disturbed: int = 0
 
 
-def in_turn(turns: Sequence[Callable[[], float]], seconds: float, judge: Quiet) -> Rounds:
+def in_turn(
+    turns: Sequence[Callable[[], float]], seconds: float, judge: Quiet, patience: float | None = None
+) -> Rounds:
     """Take turns round by round for the given time, or longer if other processes disturb them.
 
-    If the processors are not undisturbed for long enough, all rounds count.
+    Args:
+        turns: functions that take one turn each and return the seconds per call.
+        seconds: the minimum time.
+        judge: detects disturbances.
+        patience: the time in seconds after which disturbed rounds count too, if there are too few others; 40 times
+            `seconds`, and at least 15 rounds, by default.
     """
+    min_seconds, min_rounds = (
+        (_PATIENCE * seconds, _MIN_DISTURBED_ROUNDS) if patience is None else (patience, _MIN_ROUNDS)
+    )
     times: list[list[float]] = []
     looks = [judge.look()]
     start = time.perf_counter()
@@ -242,7 +273,7 @@ def in_turn(turns: Sequence[Callable[[], float]], seconds: float, judge: Quiet) 
         held = [judge.held(look) for look in looks]
         alone = [k for k in range(len(times)) if held[k] and held[k + 1]]
         others = len(times) - len(alone)
-        if len(alone) >= _ROUNDS and passed >= seconds:
+        if len(alone) >= _MIN_ROUNDS and passed >= seconds:
             return Rounds([times[k] for k in alone], [looks[k + 1] for k in alone], left_out=others)
-        if len(alone) < _ROUNDS and passed >= _PATIENCE * seconds and len(times) >= _MOST_ROUNDS:
+        if len(alone) < _MIN_ROUNDS and passed >= min_seconds and len(times) >= min_rounds:
             return Rounds(times, looks[1:], disturbed=others)

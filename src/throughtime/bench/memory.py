@@ -15,7 +15,7 @@ from throughtime.bench.cases import Case
 from throughtime.bench.contestant import Contestant
 
 _PROCESS = Path("/proc/self")
-_LEAST_STEPS = 20  # in the warm-up call
+_MIN_STEPS = 20  # in the warm-up call
 
 
 def peak_memory(contestant: Contestant, case: Case, threads: int) -> int:
@@ -27,7 +27,7 @@ def peak_memory(contestant: Contestant, case: Case, threads: int) -> int:
 def _peak_here(contestant: Contestant, case: Case, threads: int) -> int:
     torch.set_num_threads(threads)
     # Load everything that is initialized once, with a call so short that it leaves almost no memory behind.
-    short = replace(case, steps=min(case.steps, _LEAST_STEPS))
+    short = replace(case, steps=min(case.steps, _MIN_STEPS))
     contestant.prepare(short, Arguments.of(short), threads).call()
     call, results, _ = contestant.prepare(case, Arguments.of(case), threads)
     assert results is not None

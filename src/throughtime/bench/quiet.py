@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 _PEAK = 0.01  # seconds of arithmetic
 _FIRST = 30  # initial looks that establish the machine's best
-LEAST_PEAK, MOST_HANDOVER = 0.9, 2.0  # relative to the best seen
+MIN_PEAK, MAX_HANDOVER = 0.9, 2.0  # relative to the best seen
 
 
 class Look(NamedTuple):
@@ -40,15 +40,15 @@ class Quiet:
         """Measure the current state of the processors."""
         now, best = self._measured(), self.best
         # Two threads that share a core have a short handover but are slow: ignore their handover.
-        if best.peak < LEAST_PEAK * now.peak:
+        if best.peak < MIN_PEAK * now.peak:
             self.best = now
-        elif now.peak >= LEAST_PEAK * best.peak:
+        elif now.peak >= MIN_PEAK * best.peak:
             self.best = Look(max(now.peak, best.peak), min(now.handover, best.handover))
         return now
 
     def held(self, look: Look) -> bool:
-        """Whether the processors did nearly as well as the best seen."""
-        return look.peak >= LEAST_PEAK * self.best.peak and look.handover <= MOST_HANDOVER * self.best.handover
+        """Whether the processors were nearly as fast as in the best look so far."""
+        return look.peak >= MIN_PEAK * self.best.peak and look.handover <= MAX_HANDOVER * self.best.handover
 
     def _measured(self) -> Look:
         from throughtime import _native

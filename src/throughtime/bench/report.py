@@ -12,7 +12,7 @@ from throughtime.bench.cases import MODES, STREAMING, Case
 from throughtime.bench.contestants import CONTESTANTS
 from throughtime.bench.machine import Machine
 from throughtime.bench.measuring import Measurement, Time
-from throughtime.bench.quiet import LEAST_PEAK, MOST_HANDOVER
+from throughtime.bench.quiet import MAX_HANDOVER, MIN_PEAK
 from throughtime.tables import markdown_table
 
 _OURS = {c.name for c in CONTESTANTS if c.is_ours}
@@ -28,8 +28,8 @@ _READING = (
     "packs them on every call."
 )
 _DISTURBED = (
-    f"because just before or after them the processors reached less than {LEAST_PEAK:.0%} of their peak, or "
-    f"communication between them took {MOST_HANDOVER:g} times its usual time or more, as when a host runs other guests"
+    f"because just before or after them the processors reached less than {MIN_PEAK:.0%} of their peak, or "
+    f"communication between them took {MAX_HANDOVER:g} times its usual time or more, as when a host runs other guests"
 )
 # Sizes at which the peak arithmetic rate of the processor limits the speed.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
@@ -52,10 +52,10 @@ class Summary:
     Attributes:
         mode, cell, grid: what was measured, and the name of the grid of sizes.
         quantity: `TIME`, `MEMORY`, or `RATE`, the arithmetic rate.
-        beside: a contestant; `FASTEST`, the fastest other one at each size; or `PEAK`.
+        compared_with: a contestant; `FASTEST`, the fastest other one at each size; or `PEAK`.
         shapes: the number of sizes.
         mean: the geometric mean of the contestant's time or memory divided by ours; for `PEAK`, of our fraction of it.
-        least: the smallest value.
+        minimum: the smallest value.
         at: the size with the smallest value.
     """
 
@@ -63,10 +63,10 @@ class Summary:
     cell: str
     grid: str
     quantity: str
-    beside: str
+    compared_with: str
     shapes: int
     mean: float
-    least: float
+    minimum: float
     at: str
 
 
@@ -80,6 +80,7 @@ class Report:
         seconds: the minimum time to measure each case.
         measurements: one per case.
         absent: the contestants that could not take part, with the reasons.
+        unmeasured: the names of the cases that there was no time for.
     """
 
     machine: Machine
@@ -87,6 +88,7 @@ class Report:
     seconds: float
     measurements: Sequence[Measurement]
     absent: Mapping[str, str]
+    unmeasured: Sequence[str] = ()
 
     @property
     def wrong(self) -> list[str]:
@@ -120,6 +122,7 @@ class Report:
             "threads": self.threads,
             "seconds": self.seconds,
             "absent": dict(self.absent),
+            "unmeasured": list(self.unmeasured),
             "summaries": [asdict(s) for s in self.summaries],
             "cases": [_case_data(m) for m in self.measurements],
         }
@@ -141,6 +144,9 @@ class Report:
         yield ""
         if self.absent:
             yield "Absent: " + ", ".join(f"{name} ({reason})" for name, reason in self.absent.items()) + _INSTALL
+            yield ""
+        if self.unmeasured:
+            yield "There was no time to measure " + ", ".join(self.unmeasured) + "."
             yield ""
         if self.wrong:
             yield "**Wrong results:** " + ", ".join(self.wrong) + "."
@@ -185,7 +191,16 @@ class Report:
         head = ["mode", "cell", "sizes", "compared with", "count", "geometric mean", "minimum", "at"]
         for quantity, (title, form) in _SUMMARY_TABLES.items():
             rows = [
-                [s.mode, s.cell, s.grid, s.beside, str(s.shapes), form.format(s.mean), form.format(s.least), s.at]
+                [
+                    s.mode,
+                    s.cell,
+                    s.grid,
+                    s.compared_with,
+                    str(s.shapes),
+                    form.format(s.mean),
+                    form.format(s.minimum),
+                    s.at,
+                ]
                 for s in self.summaries
                 if s.quantity == quantity
             ]
@@ -210,12 +225,12 @@ def _summaries(group: Sequence[Measurement]) -> Iterator[Summary]:
     yield from _summary(RATE, PEAK, ((m.case, m.rate / m.peak) for m in large))
 
 
-def _summary(quantity: str, beside: str, found: Iterable[tuple[Case, float]]) -> Iterator[Summary]:
+def _summary(quantity: str, compared_with: str, found: Iterable[tuple[Case, float]]) -> Iterator[Summary]:
     figures = list(found)
     if figures:
-        at, least = min(figures, key=lambda figure: figure[1])
+        at, minimum = min(figures, key=lambda figure: figure[1])
         mean = geometric_mean(figure for _, figure in figures)
-        yield Summary(at.mode, at.cell, at.grid, quantity, beside, len(figures), mean, least, at.shape)
+        yield Summary(at.mode, at.cell, at.grid, quantity, compared_with, len(figures), mean, minimum, at.shape)
 
 
 def _detail(group: Sequence[Measurement]) -> list[list[str]]:

@@ -20,7 +20,7 @@ from throughtime.bench.contestant import Ready
 from throughtime.bench.modules import torch_name
 
 _STEPS = 100  # per training
-_SYMBOLS = 64
+_TOKENS = 64
 _FIRST = 32  # the first printable character
 _RATE, _DROPOUT, _CLIP = 0.004, 0.1, 1.0
 
@@ -47,8 +47,8 @@ class TrainCommand:
         """Start a new run on each call."""
         from throughtime.training import train
 
-        symbols = _symbols(case)
-        text = "".join(map(chr, (symbols + _FIRST).flatten().tolist()))
+        tokens = _tokens(case)
+        text = "".join(map(chr, (tokens + _FIRST).flatten().tolist()))
 
         def run() -> _Training:
             with TemporaryDirectory() as place:
@@ -91,7 +91,7 @@ class TorchTraining:
 
     def prepare(self, case: Case, arguments: Arguments, threads: int) -> Ready:
         """Train from scratch on each call."""
-        symbols = _symbols(case)
+        tokens = _tokens(case)
 
         def run() -> _Training:
             model = _Model(case)
@@ -99,8 +99,8 @@ class TorchTraining:
             seconds, state = [], None
             for t in range(0, _STEPS * case.steps, case.steps):
                 start = time.perf_counter()
-                scores, state = model(symbols[t : t + case.steps], state)
-                loss = functional.cross_entropy(scores.flatten(0, 1), symbols[t + 1 : t + case.steps + 1].flatten())
+                scores, state = model(tokens[t : t + case.steps], state)
+                loss = functional.cross_entropy(scores.flatten(0, 1), tokens[t + 1 : t + case.steps + 1].flatten())
                 optimizer.zero_grad()
                 loss.backward()  # type: ignore[no-untyped-call]
                 nn.utils.clip_grad_norm_(model.parameters(), _CLIP)
@@ -115,14 +115,14 @@ class TorchTraining:
 class _Model(nn.Module):
     def __init__(self, case: Case) -> None:
         super().__init__()
-        self.embedding = nn.Embedding(_SYMBOLS, case.hidden)
+        self.embedding = nn.Embedding(_TOKENS, case.hidden)
         self.layers = getattr(nn, torch_name(case))(case.hidden, case.hidden, case.layers, dropout=_DROPOUT)
-        self.head = nn.Linear(case.hidden, _SYMBOLS)
+        self.head = nn.Linear(case.hidden, _TOKENS)
 
-    def forward(self, symbols: Tensor, state: Any) -> tuple[Tensor, Any]:
+    def forward(self, tokens: Tensor, state: Any) -> tuple[Tensor, Any]:
         if state is not None:
             state = state.detach() if isinstance(state, Tensor) else tuple(s.detach() for s in state)
-        embedded = functional.dropout(self.embedding(symbols), _DROPOUT)
+        embedded = functional.dropout(self.embedding(tokens), _DROPOUT)
         output, state = self.layers(embedded, state)
         return self.head(functional.dropout(output, _DROPOUT)), state
 
@@ -131,10 +131,10 @@ def _ready(run: Any) -> Ready:
     return Ready(run, lambda given: {"loss": np.array(given.loss)}, lambda given: given.seconds)
 
 
-def _symbols(case: Case) -> Tensor:
+def _tokens(case: Case) -> Tensor:
     """Draw random tokens, `[T, B]` for all steps of a training."""
     generator = torch.Generator().manual_seed(0)
-    return torch.randint(_SYMBOLS, (_STEPS * case.steps + 1, case.batch), generator=generator)
+    return torch.randint(_TOKENS, (_STEPS * case.steps + 1, case.batch), generator=generator)
 
 
 def _of_metrics(rows: Sequence[dict[str, float | None]]) -> _Training:

@@ -4,7 +4,7 @@ from throughtime.language import affine, cell, exp, maximum, named, sigmoid, sof
 
 
 @cell
-def slstm(x, h, c, n=state("normaliser", initial=1.0), m=state("stabiliser", initial=-1e4)):
+def slstm(x, h, c, n=state("normalizer", initial=1.0), m=state("stabilizer", initial=-1e4)):
     """sLSTM from the xLSTM, with normalized exponential gates (Beck et al. 2024, arXiv:2405.04517).
 
     The stabilizer m starts below any gate's logarithm, so that the forget gate is 0 at the first step and the state

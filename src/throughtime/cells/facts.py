@@ -29,7 +29,7 @@ class Facts:
         flops_per_unit: the FLOPs of a forward step of one sequence per hidden unit, as such a formula; a function such
             as tanh counts as one.
         states: the names of the states.
-        inputs: the names of the inputs beside x, all optional in named cells.
+        inputs: the names of the inputs other than x, all optional in named cells.
         hyper: the hyper-parameters and their values.
     """
 

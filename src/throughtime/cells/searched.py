@@ -7,8 +7,7 @@ from throughtime.language import affine, cell, linear, named, relu, sigmoid, tan
 def nas(x, h, c):
     """The cell found by neural architecture search (Zoph & Le 2016, arXiv:1611.01578).
 
-    As in TensorFlow's code, where the fourth of the eight sums is a product; that code has no biases, here they are
-    optional.
+    As in TensorFlow's code, the fourth of the eight sums is a product. Biases, which that code lacks, are optional.
     """
     a = sigmoid(affine("branch0", x, h)) * relu(affine("branch1", x, h))
     product = relu(linear("branch3", x) * linear("branch3.recurrent", h))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import Sequence
 
@@ -16,7 +17,10 @@ def main() -> int:
         if error.name is None or error.name.partition(".")[0] not in _NEEDED:
             raise
         return _without_packages(sys.argv[1:], error.name.partition(".")[0])
-    return run()
+    try:
+        return run()
+    finally:
+        gc.freeze()  # at exit, Python would look for garbage among torch's objects, for longer than some commands take
 
 
 def _without_packages(arguments: Sequence[str], missing: str) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -46,6 +47,7 @@ def bench(
     All contestants compute the same case in turn, and their results are checked against torch's. Run it on an idle
     machine.
     """
+    started = time.perf_counter()
     seconds = _SECONDS[quick] if seconds is None else seconds
     processors = len(os.sched_getaffinity(0))
     threads = processors if threads is None else threads
@@ -56,7 +58,7 @@ def bench(
     with starting():
         from throughtime.bench.cases import CASES, QUICK, select
         from throughtime.bench.machine import Machine
-        from throughtime.bench.measuring import absent, measure_all
+        from throughtime.bench.measuring import absent, measure_all, present
         from throughtime.bench.report import Report
         from throughtime.training.display import Display
 
@@ -70,8 +72,11 @@ def bench(
         def begin(case: Case) -> None:
             display.progress("measuring", next(numbers), len(chosen), case.name)
 
-        measurements = measure_all(chosen, seconds=seconds, threads=threads, begin=begin)
-    report = Report(machine, threads, seconds, measurements, absent(chosen))
+        until = started + _QUICK_LIMIT if quick else None
+        measurements = measure_all(chosen, seconds=seconds, threads=threads, begin=begin, until=until)
+    done = {m.case for m in measurements}
+    unmeasured = [case.name for case in chosen if case not in done and present(case)]
+    report = Report(machine, threads, seconds, measurements, absent(chosen), unmeasured)
     if out is not None:
         (out / PAGE).write_text(report.page(), encoding="utf-8")
         (out / TABLES).write_text(report.tables(), encoding="utf-8")
@@ -86,3 +91,4 @@ def bench(
 
 
 _SECONDS = {False: 1.0, True: 0.5}
+_QUICK_LIMIT = 45.0  # seconds after which a quick benchmark begins no further case, to end within a minute

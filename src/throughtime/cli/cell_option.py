@@ -49,7 +49,7 @@ def named_cells(text: str) -> list[Cell]:
     if wrong:
         raise CellError("\n".join(wrong))
     if not found:
-        raise CellError("--cells is empty; give one or more cell names, separated by commas.")
+        raise CellError("--cells is empty; pass one or more cell names, separated by commas.")
     return found
 
 

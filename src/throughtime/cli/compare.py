@@ -30,7 +30,9 @@ def compare(
     seeds: Annotated[
         int,
         typer.Option(
-            metavar="N", help="Runs per cell; differences are tested from 5 seeds on.", rich_help_panel=_PANEL
+            metavar="N",
+            help="Runs per cell, with seeds from --seed on; differences are tested from 5 seeds on.",
+            rich_help_panel=_PANEL,
         ),
     ] = 3,
     jobs: Annotated[

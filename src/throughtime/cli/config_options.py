@@ -58,9 +58,8 @@ def described(arguments: Sequence[str]) -> dict[str, tuple[str, str] | None]:
     named = [after for at, after in pairwise(arguments) if at == "--task"]
     named += [argument.partition("=")[2] for argument in arguments if argument.startswith("--task=")]
     name = named[-1] if named and named[-1] in tasks.names() else _GENERAL
-    task = tasks.get(name)
-    usual = TrainConfig.of(task).given
-    meanings = {key: text for group in (task.Options, *_GROUPS) for key, text in group.meanings().items()}
+    usual = TrainConfig.of(name).given
+    meanings = {key: text for group in (tasks.options_of(name), *_GROUPS) for key, text in group.meanings().items()}
     meanings["cell"] = f"the recurrent cell: {CELL_HELP}."
     found: dict[str, tuple[str, str] | None] = {}
     heading = f"Task: {name}"
@@ -99,7 +98,7 @@ def from_file(path: Path) -> dict[str, Any]:
 def _fields() -> Iterator[tuple[str, type[Options]]]:
     """Yield each option's name once with a class that defines it, tasks' options first."""
     seen = set()
-    for group in (*(tasks.get(name).Options for name in tasks.names()), *_GROUPS):
+    for group in (*map(tasks.options_of, tasks.names()), *_GROUPS):
         for name in group.model_fields:
             if name not in seen and name != "data":
                 seen.add(name)

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from throughtime.cli.arguments import (
-    DataArgument,
     EncodingErrorsOption,
     EngineOption,
     JsonOption,
@@ -20,7 +19,14 @@ from throughtime.cli.output import announce, show_json, show_rows, starting
 
 def evaluate(
     run: RunArgument,
-    data: DataArgument,
+    data: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[DATA]",
+            help="Files and directories; - is standard input, for text. Default: the test data of the run, or the "
+            "validation data if there are none.",
+        ),
+    ] = None,
     *,
     windows: Annotated[
         int | None,
@@ -43,12 +49,12 @@ def evaluate(
     from throughtime.runs import Run
 
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
-    announce(opened, data)
+    announce(opened, data or ["the held-out data"])
     with starting():
         from throughtime.training.display import Display
         from throughtime.training.inference import Inference
     with Display(shown=True) as display:
-        inference = Inference(opened, data, encoding_errors, knob or None, engine, display.progress)
+        inference = Inference(opened, data or None, encoding_errors, knob or None, engine, display.progress)
         found = inference.evaluate(windows, step)
     if as_json:
         show_json(found.data)

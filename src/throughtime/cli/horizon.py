@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from throughtime.runs import Run
     from throughtime.sight.gradients.horizon import Horizon
 
-_MOST_LAYERS = 8  # in one plot
+_MAX_LAYERS = 8  # in one plot
 _DECADES = 6
 
 
@@ -74,10 +74,11 @@ def horizon(
 
         opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
         with starting():
-            from throughtime.sight.gradients.sampling import followed, mean_by_lag
+            from throughtime.sight.gradients.sampling import followed, reach_of
 
             sequences = followed(opened.task, _part(opened, data), steps, streams)
-            found = {str(opened.path): mean_by_lag(opened.model(engine), sequences, window=lags)}
+            reach = reach_of(opened.model(engine), sequences, lags, opened.plan.losses)
+        found, losses = {str(opened.path): reach.by_lag}, reach.losses
     else:
         if data:
             raise UserError("--data requires RUN; an untrained network reads random tokens.")
@@ -87,10 +88,11 @@ def horizon(
         given = {name: value for name, value in fields.items() if value is not None}
         with starting():
             found = {name: _of_cell(name, given, lags, steps, streams, seeds) for name in cell or ()}
+        losses = steps * seeds
     if as_json:
-        show_json({name: _data(by_lag) for name, by_lag in found.items()})
+        show_json({name: _data(by_lag, losses) for name, by_lag in found.items()})
     else:
-        _show(found)
+        _show(found, losses)
 
 
 def _part(run: Run, data: list[str] | None) -> Any:
@@ -111,12 +113,12 @@ def _of_cell(
     import numpy as np
 
     from throughtime.sight import gradient_flow
-    from throughtime.sight.untrained import fresh_model, random_symbols
+    from throughtime.sight.untrained import random_token_ids, untrained_model
 
     cell = named_cell(name)
     flows = [
         gradient_flow(
-            fresh_model(cell, seed=seed, **fields), random_symbols(steps + 1, streams, seed), window=lags
+            untrained_model(cell, seed=seed, **fields), random_token_ids(steps + 1, streams, seed), window=lags
         ).by_lag
         for seed in range(seeds)
     ]  # fmt: skip
@@ -129,17 +131,17 @@ def _horizons(by_lag: dict[str, NDArray[Any]]) -> dict[str, Horizon]:
     return {name: horizon_of(sizes) for name, sizes in by_lag.items() if (sizes > 0).any()}
 
 
-def _data(by_lag: dict[str, NDArray[Any]]) -> dict[str, Any]:
+def _data(by_lag: dict[str, NDArray[Any]], losses: int) -> dict[str, Any]:
     return {
         name: {
-            "horizon": found.lag, "grows": found.grows, "rate": found.rate, "window": found.window,
+            "horizon": found.lag, "grows": found.grows, "rate": found.rate, "window": found.window, "losses": losses,
             "by_lag": by_lag[name].tolist(),
         }
         for name, found in _horizons(by_lag).items()
     }  # fmt: skip
 
 
-def _show(found: dict[str, dict[str, NDArray[Any]]]) -> None:
+def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:
     from rich.markup import escape
     from rich.table import Table
 
@@ -160,7 +162,7 @@ def _show(found: dict[str, dict[str, NDArray[Any]]]) -> None:
                 each = horizons[key]
                 largest = f"{each.largest:.3g} at lag {each.largest_lag}" if each.largest_lag else ""
                 table.add_row(("  " if key != layer else "") + key, str(each), f"x {each.rate:.3g}", largest)
-            if len(curves) < _MOST_LAYERS:
+            if len(curves) < _MAX_LAYERS:
                 label = f"{escape(name)} {layer}" if len(found) > 1 else layer
                 sizes = by_lag[layer]
                 curves[f"{label}: {horizons[layer]}"] = (sizes / sizes[(sizes > 0).argmax()]).tolist()
@@ -169,7 +171,7 @@ def _show(found: dict[str, dict[str, NDArray[Any]]]) -> None:
     if curves:
         curves = _shortened(curves)
         width = max(20, min(out.width - 10, 64))
-        out.print("Gradient of the loss by lag, relative to lag 0; the line marks 1%\n")
+        out.print(f"Gradient of {losses:,} losses by lag, relative to lag 0; the line marks 1%\n")
         for line in logarithmic_plot(
             curves, width=width, decades=_DECADES, level=0.01, axis="steps back", plain=plain
         ):  # fmt: skip

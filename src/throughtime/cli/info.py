@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +13,6 @@ from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows
 from throughtime.paths import display_path
 from throughtime.spelling import command, duration
-from throughtime.training.config import TrainConfig
 
 if TYPE_CHECKING:
     from throughtime.model_file import ModelFile
@@ -49,7 +47,7 @@ def info(
 
 
 def _show_file(file: ModelFile, as_json: bool) -> None:
-    told, count = file.description, sum(map(math.prod, file.shapes.values()))
+    told, count = file.description, file.parameters
     if as_json:
         show_json({"file": str(file.path), "parameters": count, "dtype": file.dtype, **told.data})
         return
@@ -78,6 +76,8 @@ def _settings(settings: Mapping[str, Any]) -> str:
 
 
 def _rows(run: Run) -> list[tuple[str, str]]:
+    from throughtime.training.config import TrainConfig
+
     config, about, data = run.config, run.about, run.record.data
     network, training = config.network, config.training
     hidden = {"task", "data", "cell", "hidden_size", "num_layers", "out", "steps"}

@@ -111,8 +111,8 @@ def _passage(
 def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
     rows = [("report", found["report"]), *(("data", path) for path in found["data"])]
     rows += [("plays", title) for title in found["sounds"]]
-    if "symbols" in found:
-        steps = f"{found['symbols']:,} {step}s"
+    if "steps" in found:
+        steps = f"{found['steps']:,} {step}s"
         rows.append(("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps))
     if found.get("loss") is not None:
         rows.append(("loss", f"{found['loss']:.4f} nats per {unit}"))
@@ -120,7 +120,8 @@ def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
         rows.append(("unknown", f"{found['unknown']:,} {step}s not seen in training, replaced by <unk>"))
     for layer, lag in found["horizons"].items():
         reach = f"{lag} step{'s' * (lag != 1)}" if lag is not None else "more than the measured lags"
-        rows.append(("gradient", f"{layer}: 1% left after {reach}"))
+        losses = f"{found['horizon_losses']:,} loss{'es' * (found['horizon_losses'] != 1)}"
+        rows.append(("gradient", f"{layer}: 1% left after {reach}, measured on {losses}"))
     named = [unit for unit in found["units"] if unit["note"]]
     rows += [("unit", f"{unit['value']} {unit['unit']}: {unit['note']}") for unit in named[:_NAMED]]
     return rows

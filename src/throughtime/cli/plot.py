@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-_COLOURS = ("blue", "yellow", "green", "magenta", "cyan", "red")
+_COLORS = ("blue", "yellow", "green", "magenta", "cyan", "red")
 
 
 def logarithmic_plot(
@@ -40,7 +40,7 @@ def logarithmic_plot(
         for column, n in enumerate(columns):
             row = _row(curve[n], top) if n < len(curve) else None
             if row is not None and row < height:
-                field[row][column] = f"[{_COLOURS[k % len(_COLOURS)]}]{marks[k % len(marks)]}[/]"
+                field[row][column] = f"[{_COLORS[k % len(_COLORS)]}]{marks[k % len(marks)]}[/]"
     lines = []
     for r, places in enumerate(field):
         power = top - r // 2
@@ -49,7 +49,7 @@ def logarithmic_plot(
     lines.append(f"{'':>6} {corner}{line * width}")
     lines.append(f"{'':>8}0{count - 1:>{width - 1}}  {axis}")
     for k, name in enumerate(curves):
-        lines.append(f"{'':>8}[{_COLOURS[k % len(_COLOURS)]}]{marks[k % len(marks)]}[/] {name}")
+        lines.append(f"{'':>8}[{_COLORS[k % len(_COLORS)]}]{marks[k % len(marks)]}[/] {name}")
     return lines
 
 

@@ -10,7 +10,6 @@ import typer
 from throughtime.cli.arguments import EngineOption, RunArgument
 from throughtime.cli.output import announce, starting
 from throughtime.paths import display_path
-from throughtime.tasks.generative import Generative
 
 
 def sample(
@@ -29,9 +28,9 @@ def sample(
     out: Annotated[Path | None, typer.Option(metavar="FILE", help="File to write. Default: print text.")] = None,
     temperature: Annotated[
         float,
-        typer.Option(metavar="T", help="Sampling temperature; 0 always takes the likeliest token."),
+        typer.Option(metavar="T", help="Sampling temperature; 0 always takes the most likely token."),
     ] = 1.0,
-    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K likeliest tokens only.")] = None,
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="Sample from the K most likely tokens only.")] = None,
     top_p: Annotated[
         float | None,
         typer.Option(metavar="P", help="Sample from the smallest set of tokens with total probability P."),
@@ -41,6 +40,7 @@ def sample(
 ) -> None:
     """Text is printed after the prompt as it is generated; notes and sound are written to a file."""
     from throughtime.runs import Run
+    from throughtime.tasks.generative import Generative
 
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     announce(opened)

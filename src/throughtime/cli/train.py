@@ -18,7 +18,6 @@ from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
 from throughtime.spelling import command, duration, flag, option
-from throughtime.tasks.generative import Generative
 from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank
 
@@ -119,16 +118,16 @@ def _show(run: Run) -> None:
         if result[what]:
             out.print(f"\n[bold]{title}[/]")
             show_rows(evaluation_rows(task, result[what]), "  ")
-    if isinstance(task, Generative):
-        for number, text in enumerate(task.first_samples(run.model(), run.description.codecs), 1):
-            out.print(f"\n[bold]Sample {number}[/]\n")
-            print(text.strip("\n"))
+    for number, text in enumerate(result["samples"], 1):
+        out.print(f"\n[bold]Sample {number}[/]\n")
+        print(text.strip("\n"))
     path = shlex.quote(display_path(run.path))
     out.print("\n[bold]Run[/]\n")
-    print(f"{result['steps']:,} steps in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
+    steps = f"{result['steps']:,} step{'s' * (result['steps'] != 1)}"
+    print(f"{steps} in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
     read = shlex.join(name for name in task.options.data or () if name != "-")
-    for words in (*task.next_commands, "info {}"):
-        if "DATA" not in words or read:
-            print(f"  {command(words.format(path).replace('DATA', read))}")
+    for arguments in (*task.next_commands, "info {}"):
+        if "DATA" not in arguments or read:
+            print(f"  {command(arguments.format(path).replace('DATA', read))}")
     if run.report.is_file():
         print(f"\nOpen the report in a browser: {display_path(run.report)}")

@@ -68,12 +68,12 @@ def quantize(
     def arrays() -> Iterator[Ids]:
         seconds, whole = 0.0, sum(recording.seconds for recording in recordings)
         for recording in recordings:
-            least, most = np.inf, -np.inf
+            lowest, highest = np.inf, -np.inf
             for block in recording.blocks(codec.waveform, mix=mix):
                 counts["clipped"] += int((np.abs(block) > 1).sum())
-                least, most = min(least, block.min()), max(most, block.max())
+                lowest, highest = min(lowest, block.min()), max(highest, block.max())
                 yield codec.encode(block)
-            counts["silent"] += int(least == most)
+            counts["silent"] += int(lowest == highest)
             seconds += recording.seconds
             if progress:
                 progress("reading sound", round(seconds), max(1, round(whole)))

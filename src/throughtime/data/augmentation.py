@@ -14,19 +14,19 @@ from throughtime.data.waveform import Samples
 
 SoundFeatures = LogMel | RawSamples
 
-MOST_COPIES, ENOUGH = 20, 4000  # the default maximum of copies per recording, and of recordings including copies
+MAX_COPIES, ENOUGH = 20, 4000  # the default maximum of copies per recording, and of recordings including copies
 
 _SPEED = 0.08  # the maximum relative change of speed
 _SHIFT = 0.04  # the maximum number of seconds to cut from or add to each end
 _LOUDNESS = 6.0  # the maximum change of loudness in decibels
 _NOISE = (20.0, 50.0)  # the range of signal-to-noise ratios in decibels
 _MASKED_TIME, _MASKED_BANDS = 0.1, 0.1  # the maximum fractions of frames and bands to mask
-_LEAST_SECONDS = 0.1  # shorter sounds are not cut
+_MIN_SECONDS = 0.1  # shorter sounds are not cut
 
 
 def copies_of(recordings: int) -> int:
     """Return the default number of augmented copies per recording."""
-    return min(MOST_COPIES, ENOUGH // max(1, recordings))
+    return min(MAX_COPIES, ENOUGH // max(1, recordings))
 
 
 def copies(sounds: Sequence[Samples], features: SoundFeatures, count: int) -> Iterator[tuple[int, NDArray[np.float32]]]:
@@ -57,7 +57,7 @@ def _changed(sound: NDArray[np.float32], rate: int, draw: np.random.Generator) -
         shift = round(draw.uniform(-_SHIFT, _SHIFT) * rate)
         if shift >= 0:
             found = np.pad(found, (shift, 0))
-        elif len(found) + shift > _LEAST_SECONDS * rate:
+        elif len(found) + shift > _MIN_SECONDS * rate:
             found = found[-shift:]
         found = found[::-1]
     found = found * 10 ** (draw.uniform(-_LOUDNESS, _LOUDNESS) / 20)

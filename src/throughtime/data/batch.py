@@ -22,6 +22,8 @@ class Batch(NamedTuple):
         terms: the divisor of the summed loss of this process's rows: the weighted number of targets of the batch in
             all processes, divided by the number of processes. The mean of the quotients over all processes is then the
             mean loss of the whole batch.
+        branches: the number of last steps that each continue from the state before them, in parallel, instead of from
+            one another.
     """
 
     inputs: NDArray[np.int64] | NDArray[np.float32]
@@ -30,3 +32,4 @@ class Batch(NamedTuple):
     weights: NDArray[np.float32] | None
     carry: bool
     terms: float
+    branches: int = 0

@@ -56,7 +56,7 @@ def load_ids(directory: Path, key: str, dtype: IdType) -> tuple[Ids, dict[str, i
     path = directory / f"{key}.ids"
     try:
         about = json.loads(load_text(directory, f"{key}.json") or "null")
-        if path.stat().st_size != about["symbols"] * dtype.itemsize:
+        if path.stat().st_size != about["size"] * dtype.itemsize:
             return None
         return _mapped(path, dtype), about["counts"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -88,9 +88,9 @@ def store_ids(directory: Path, key: str, dtype: IdType, arrays: Iterable[Ids], c
                 return _mapped(file, dtype)
         _remove_left_over(directory)
         with replacing(directory / f"{key}.ids") as file:
-            symbols = _write(file, dtype, arrays)
+            size = _write(file, dtype, arrays)
             ids = _mapped(file, dtype)
-        about = {"symbols": symbols, "counts": counts}
+        about = {"size": size, "counts": counts}
         store_text(directory, f"{key}.json", json.dumps(about))  # written last: it marks the entry as complete
         return ids
     except OSError as error:
@@ -103,12 +103,12 @@ def store_ids(directory: Path, key: str, dtype: IdType, arrays: Iterable[Ids], c
 
 
 def _write(file: IO[bytes], dtype: IdType, arrays: Iterable[Ids]) -> int:
-    symbols = 0
+    size = 0
     for array in arrays:
         file.write(array.astype(dtype, copy=False).tobytes())
-        symbols += array.size
+        size += array.size
     file.flush()
-    return symbols
+    return size
 
 
 def _mapped(file: Path | IO[bytes], dtype: IdType) -> Ids:

@@ -35,7 +35,7 @@ class EncodedText:
 
     Attributes:
         name: the name of the text.
-        ids: the token ids `[symbols]`, memory-mapped.
+        ids: the token ids `[tokens]`, memory-mapped.
         characters: the number of characters.
         bytes: the number of bytes in UTF-8.
         unknown: the number of out-of-vocabulary tokens.
@@ -50,17 +50,17 @@ class EncodedText:
     digest: str = field(repr=False)
 
     @property
-    def symbols(self) -> int:
+    def token_count(self) -> int:
         """The number of tokens."""
         return int(self.ids.size)
 
     def bits_per_character(self, loss: float) -> float:
         """Convert a loss in nats per token to bits per character, which is comparable across levels."""
-        return loss / math.log(2) * self.symbols / self.characters
+        return loss / math.log(2) * self.token_count / self.characters
 
     def bits_per_byte(self, loss: float) -> float:
         """Convert a loss in nats per token to bits per byte of UTF-8."""
-        return loss / math.log(2) * self.symbols / self.bytes
+        return loss / math.log(2) * self.token_count / self.bytes
 
 
 @dataclass(frozen=True, eq=False)
@@ -228,17 +228,17 @@ def _encode(
     counts = {"characters": 0, "bytes": 0, "unknown": 0}
 
     def arrays() -> Iterator[Ids]:
-        symbols = 0
+        tokens = 0
         pieces = _with_progress(text.pieces(start, stop), stop - start, "writing tokens", progress)
         for block in vocabulary.encode_blocks(pieces):
             counts["characters"] += len(block.text)
             counts["bytes"] += len(block.text.encode())
             counts["unknown"] += block.unknown
-            symbols += block.ids.size
+            tokens += block.ids.size
             yield block.ids
         if counts["characters"] != stop - start:
             raise DataError(f"{text.name} changed while it was being read; try again")
-        if symbols == 0:
+        if tokens == 0:
             raise DataError(f"{text.name} contains no {vocabulary.level}s; expected text")
 
     kept = cache.load_ids(directory, key, vocabulary.dtype)

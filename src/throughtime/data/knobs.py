@@ -22,8 +22,6 @@ Knobs = Mapping[str, Sequence[float]]
 TABLE = "knobs.csv"
 """The table in a directory with dry and wet sounds; it has a column `file` and one column per knob."""
 
-_EXPECTED = "expected NAME=VALUE, such as gain=0.7, or one value per pair, such as gain=0.2,0.7"
-
 
 @dataclass(frozen=True)
 class DeviceInput(Waveform):
@@ -72,34 +70,6 @@ class DeviceInput(Waveform):
         if not isinstance(knobs, list) or not all(isinstance(name, str) for name in knobs):
             raise DataError(f"damaged knobs: expected a list of names, got {knobs!r:.200}")
         return cls(data.get("rate", 0), data.get("channels", 0), tuple(knobs))
-
-
-def knobs_from(value: Any) -> dict[str, tuple[float, ...]]:
-    """Parse knob settings from a mapping, or from command-line texts of the form NAME=VALUE.
-
-    Raises:
-        ValueError: if they can't be parsed, or a setting is not from 0 to 1.
-    """
-    if value is None:
-        return {}
-    if not isinstance(value, Mapping):
-        texts = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else [None]
-        parts = [str(text).partition("=") for text in texts]
-        names = [name.strip() for name, _, _ in parts]
-        if len(set(names)) < len(names):
-            raise ValueError("each knob must be set only once")
-        value = {name: values.split(",") for name, (_, _, values) in zip(names, parts, strict=True)}
-    found = {}
-    for name, values in value.items():
-        try:
-            found[str(name)] = tuple(float(v) for v in (values if isinstance(values, list | tuple) else [values]))
-        except (TypeError, ValueError):
-            raise ValueError(_EXPECTED) from None
-        if not name or not found[str(name)]:
-            raise ValueError(_EXPECTED)
-        if not all(0 <= v <= 1 for v in found[str(name)]):
-            raise ValueError("a knob's settings must be from 0 to 1")
-    return found
 
 
 def read_table(folder: Path, files: Sequence[str]) -> dict[str, tuple[float, ...]]:

@@ -77,7 +77,7 @@ def read_labeled(
     columns: Sequence[str] | None = None,
     group_by: str | None = None,
     encoding_errors: str = "strict",
-    least_labels: int = 2,
+    min_labels: int = 2,
 ) -> Labeled:
     """Read sequences with one label each.
 
@@ -93,7 +93,7 @@ def read_labeled(
         columns: the feature columns; all other numeric columns if None.
         group_by: what a split must keep on one side: a column, or "text" to keep identical texts together.
         encoding_errors: "strict" to reject bytes that are not UTF-8, "replace" to read them as U+FFFD.
-        least_labels: the minimum number of distinct labels. 0 is for data to predict: a table may then have no label,
+        min_labels: the minimum number of distinct labels. 0 is for data to predict: a table may then have no label,
             and the source may be a text file with one sequence per line.
 
     Returns:
@@ -109,7 +109,7 @@ def read_labeled(
     if len(paths) == 1 and paths[0].suffix.lower() in TABLES and paths[0].is_file():
         table = read_table(paths[0], encoding_errors)
         named = _Columns(label, text, group, time, columns, group_by)
-        found = _from_table(table, named, optional=least_labels == 0)
+        found = _from_table(table, named, optional=min_labels == 0)
     else:
         of_tables = {"label": label, "text": text, "group": group, "time": time, "columns": columns}
         for keyword, value in of_tables.items():
@@ -120,7 +120,7 @@ def read_labeled(
                     if paths
                     else _nothing()
                 )
-        found = _from_text(paths, encoding_errors, unlabeled=least_labels == 0)
+        found = _from_text(paths, encoding_errors, unlabeled=min_labels == 0)
         if group_by == "text":
             found = replace(found, groups=found.texts)
         elif group_by is not None:
@@ -129,9 +129,9 @@ def read_labeled(
                 f"got {group_by!r}."
             )
     distinct = sorted(set(found.labels))
-    if len(distinct) < least_labels:
+    if len(distinct) < min_labels:
         only = f" ({distinct[0]!r})" if len(distinct) == 1 else ""
-        raise DataError(f"{found.name} has {len(distinct)} label{only}; at least {least_labels} are needed.")
+        raise DataError(f"{found.name} has {len(distinct)} label{only}; at least {min_labels} are needed.")
     return found
 
 

@@ -25,7 +25,7 @@ def hold_sounds(paths: Sequence[str | Path]) -> bool:
 
 
 def read_labeled_sounds(
-    paths: Sequence[str | Path], *, label_pattern: str | None = None, group_by: str | None = None, least_labels: int = 2
+    paths: Sequence[str | Path], *, label_pattern: str | None = None, group_by: str | None = None, min_labels: int = 2
 ) -> Labeled:
     """Find sounds with one label each.
 
@@ -34,7 +34,7 @@ def read_labeled_sounds(
         label_pattern: a regular expression to search for in file names, with a group named label (or a single
             group).
         group_by: the name of another group in the pattern, whose values a split must keep on one side.
-        least_labels: the minimum number of distinct labels. With 0, no label is read if any file name doesn't match.
+        min_labels: the minimum number of distinct labels. With 0, no label is read if any file name doesn't match.
 
     Raises:
         DataError: if a path is missing, a file can't be read, a name doesn't match, or there are too few labels.
@@ -48,19 +48,19 @@ def read_labeled_sounds(
     name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")
     if not files:
         raise DataError(f"{name} has no sound files ({', '.join(SOUND_FILES)})")
-    labels, groups = _from_names(files, label_pattern, group_by, least_labels == 0)
+    labels, groups = _from_names(files, label_pattern, group_by, min_labels == 0)
     if label_pattern is None:
         if group_by is not None:
             raise DataError(
                 f"{option('group_by')} must name a group in {option('label_pattern')} for sounds, but that isn't set"
             )
-        if all(file.parent != path for file, path in files) or least_labels:
+        if all(file.parent != path for file, path in files) or min_labels:
             labels = [display_path(file.parent.name) for file, _ in files]
     distinct = sorted(set(labels))
-    if len(distinct) < least_labels:
+    if len(distinct) < min_labels:
         only = f" ({distinct[0]!r})" if distinct else ""
         raise DataError(
-            f"{name} has {len(distinct)} label{only}; at least {least_labels} are needed. Use one directory per label, "
+            f"{name} has {len(distinct)} label{only}; at least {min_labels} are needed. Use one directory per label, "
             f"or {option('label_pattern')} to read labels from file names"
         )
     names = [display_path(file.relative_to(path) if file != path else file.name) for file, path in files]

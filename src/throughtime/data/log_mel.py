@@ -10,12 +10,12 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.limits import BANDS
 from throughtime.data.scaler import Scaler
 from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError
 
 WINDOW, HOP = 0.025, 0.010  # seconds, as usual for speech
-BANDS = 40
 
 _LEAST = 1e-8  # the energy of digital silence
 _AT_ONCE = 4096  # windows to transform at a time
@@ -45,10 +45,10 @@ class LogMel:
     scaler: Scaler | None = None
 
     def __post_init__(self) -> None:
-        for name, most in (("window", 1 << 16), ("hop", 1 << 16), ("bands", 512)):
+        for name, maximum in (("window", 1 << 16), ("hop", 1 << 16), ("bands", 512)):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise DataError(f"{name} must be an integer from 1 to {most}, got {value!r:.100}.")
+            if type(value) is not int or not 1 <= value <= maximum:
+                raise DataError(f"{name} must be an integer from 1 to {maximum}, got {value!r:.100}.")
         if self.scaler is not None and len(self.scaler.mean) != self.bands:
             raise DataError(f"the scaler must have {self.bands} bands, got {len(self.scaler.mean)}.")
 

@@ -19,7 +19,7 @@ LOWEST = 21
 """The MIDI number of a piano's lowest key, A0."""
 
 _PERCUSSION = 9  # the channel whose note numbers are drums, not pitches
-_MOST_STEPS = 1_000_000  # a damaged file may contain years of silence
+_MAX_STEPS = 1_000_000  # a damaged file may contain years of silence
 _TICKS = 120  # per written step, which is a quarter of a beat
 _VELOCITY = 80
 
@@ -70,9 +70,9 @@ def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8
     if not inside:
         raise DataError(f"{name} has no notes in a piano's range; remove the file.")
     steps = max(end for _, _, end in inside)
-    if steps > _MOST_STEPS:
+    if steps > _MAX_STEPS:
         raise DataError(
-            f"{name} has {steps:,} steps of {step:g} beats, above the limit of {_MOST_STEPS:,}; use a longer step."
+            f"{name} has {steps:,} steps of {step:g} beats, above the limit of {_MAX_STEPS:,}; use a longer step."
         )
     roll = np.zeros((steps, KEYS), np.uint8)
     for column, start, end in inside:

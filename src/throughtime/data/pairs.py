@@ -27,7 +27,7 @@ _SEARCHED = 1.0  # seconds of latency to search, to report how far off a pair is
 _COMPARED = 60  # seconds of a pair to compare
 _DIFFERENCE = 1.0  # the maximum difference in length within a pair, in seconds
 _RELATED = 0.1  # the minimum correlation of a matching pair
-_MOST_NOTES = 4  # notes on pairs to show
+_MAX_NOTES = 4  # notes on pairs to show
 _FORMAT = 1  # of cache entries; increment it when their content changes
 
 Progress = Callable[[str, int, int], None]
@@ -166,8 +166,8 @@ def read_pairs(
             progress("reading pairs", number, len(pairs))
     if device.knobs:
         digest.update(settings.tobytes())
-    if len(notes) > _MOST_NOTES:
-        notes = [*notes[:_MOST_NOTES], f"The other {len(notes) - _MOST_NOTES} pairs were aligned in the same way."]
+    if len(notes) > _MAX_NOTES:
+        notes = [*notes[:_MAX_NOTES], f"The other {len(notes) - _MAX_NOTES} pairs were aligned in the same way."]
     return Pairs(name, found, device.rate, digest.hexdigest(), settings, notes)
 
 
@@ -192,11 +192,11 @@ def _read_pair(dry: Recording, wet: Recording, waveform: Waveform, align: bool) 
     else:
         found = _aligned(dry, wet, waveform) if align else Alignment(0, 0.0)
         counts = {"latency": found.latency, "correlation": round(found.correlation * 1000)}
-        flat = cache.store_ids(directory, key, dtype, _joined(dry, wet, waveform, _moved(found.latency)), counts)
+        flat = cache.store_ids(directory, key, dtype, _joined(dry, wet, waveform, _shift(found.latency)), counts)
     note = ""
     if align:
         latency = counts["latency"]
-        moved = f"; shifted by {_moved(latency)} to compensate" if _moved(latency) else ""
+        moved = f"; shifted by {_shift(latency)} to compensate" if _shift(latency) else ""
         late = f"{latency} sample{'' if latency == 1 else 's'} ({1000 * latency / waveform.rate:.1f} ms)"
         note = (
             f"{wet.name} is late by {late}{moved}. Its correlation with {dry.name} is "
@@ -231,7 +231,7 @@ def _aligned(dry: Recording, wet: Recording, waveform: Waveform) -> Alignment:
     return found
 
 
-def alignment(dry: NDArray[np.floating], wet: NDArray[np.floating], most: int) -> Alignment:
+def alignment(dry: NDArray[np.floating], wet: NDArray[np.floating], max_latency: int) -> Alignment:
     """Estimate the latency of a wet signal, which may be negative.
 
     The latency is at the peak of the impulse response that explains most of the wet signal. The correlation itself
@@ -240,14 +240,14 @@ def alignment(dry: NDArray[np.floating], wet: NDArray[np.floating], most: int) -
     Args:
         dry: the dry signal `[n]`.
         wet: the wet signal `[m]`.
-        most: the maximum latency in either direction, in samples.
+        max_latency: the maximum latency in either direction, in samples.
     """
     dry, wet = (np.asarray(x, np.float64) - np.mean(x, dtype=np.float64) for x in (dry, wet))
-    size = 1 << (max(len(dry), len(wet)) + most).bit_length()
+    size = 1 << (max(len(dry), len(wet)) + max_latency).bit_length()
     source = np.fft.rfft(dry, size)
     power = np.abs(source) ** 2
     crossed = np.conj(source) * np.fft.rfft(wet, size)
-    lags = np.arange(-most, most + 1)
+    lags = np.arange(-max_latency, max_latency + 1)
     response = np.fft.irfft(crossed / (power + _WHITENING * power.mean() + 1e-30), size)[lags]
     products = np.fft.irfft(crossed, size)[lags]
     best = int(np.abs(response).argmax())
@@ -257,7 +257,7 @@ def alignment(dry: NDArray[np.floating], wet: NDArray[np.floating], most: int) -
     return Alignment(int(lags[best]), float(products[best] / energy) if energy else 0.0)
 
 
-def _moved(latency: int) -> int:
+def _shift(latency: int) -> int:
     """Return the number of samples to shift a wet signal by."""
     return 0 if abs(latency) <= MARGIN else latency - MARGIN
 

@@ -10,10 +10,9 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.limits import MAX_FRAME
 from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError
-
-MOST_FRAME = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class RawSamples:
     scale: float | None = None
 
     def __post_init__(self) -> None:
-        if type(self.frame) is not int or not 1 <= self.frame <= MOST_FRAME:
-            raise DataError(f"frame must be an integer from 1 to {MOST_FRAME}, got {self.frame!r:.100}.")
+        if type(self.frame) is not int or not 1 <= self.frame <= MAX_FRAME:
+            raise DataError(f"frame must be an integer from 1 to {MAX_FRAME}, got {self.frame!r:.100}.")
 
     @property
     def size(self) -> int:

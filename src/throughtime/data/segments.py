@@ -49,16 +49,16 @@ class Segments:
         rank: int = 0,
         ranks: int = 1,
     ) -> None:
-        self._places = places(signals, segment, window, burn_in)
-        if batch > len(self._places) or batch % ranks:
+        self._starts = segment_starts(signals, segment, window, burn_in)
+        if batch > len(self._starts) or batch % ranks:
             raise DataError(
-                f"a batch of {batch} segments for {ranks} processes can't be taken from {len(self._places)} segments"
+                f"a batch of {batch} segments for {ranks} processes can't be taken from {len(self._starts)} segments"
             )
         self._signals, self._batch, self._constants = signals, batch, constants
         self._window, self._burn_in = window, burn_in
         self._seed, self._rank, self._ranks = seed, rank, ranks
         self._windows = max(1, (segment - burn_in) // window)
-        self._groups = len(self._places) // batch
+        self._groups = len(self._starts) // batch
 
     @property
     def terms(self) -> int:
@@ -72,21 +72,21 @@ class Segments:
         """Return the batch of a step; steps count on across epochs."""
         epoch, rest = divmod(step, len(self))
         group, window = divmod(rest, self._windows)
-        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._places))
+        order = np.random.default_rng([self._seed, epoch]).permutation(len(self._starts))
         rows = order[group * self._batch : (group + 1) * self._batch][self._rank :: self._ranks]
         first = 0 if window == 0 else self._burn_in + window * self._window
         last = self._burn_in + (window + 1) * self._window
-        places = [self._places[row] for row in rows]
-        values = np.stack([self._signals[k][at + first : at + last] for k, at in places], 1)
+        starts = [self._starts[row] for row in rows]
+        values = np.stack([self._signals[k][at + first : at + last] for k, at in starts], 1)
         weights = None
         if window == 0 and self._burn_in:
             weights = np.ones(values.shape[:2], np.float32)
             weights[: self._burn_in] = 0
-        inputs, targets = _divided(values, None if self._constants is None else self._constants[[k for k, _ in places]])
+        inputs, targets = _divided(values, None if self._constants is None else self._constants[[k for k, _ in starts]])
         return Batch(inputs, targets, None, weights, window > 0, self._window * len(rows))
 
 
-def places(signals: Signals, segment: int, window: int, burn_in: int) -> list[tuple[int, int]]:
+def segment_starts(signals: Signals, segment: int, window: int, burn_in: int) -> list[tuple[int, int]]:
     """Return the signal index and the first step of each segment.
 
     Raises:

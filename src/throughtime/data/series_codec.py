@@ -4,18 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal, Self, get_args
+from typing import Any, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.limits import Scaling
 from throughtime.data.seasons import BLOCK, SEASONED, block_mean, found_season, seasonal_error
 from throughtime.data.timeline import Timeline
 from throughtime.data.timeseries import Columns, Series, TimeSeries
 from throughtime.errors import DataError, nearest
 
 Array = NDArray[Any]
-Scaling = Literal["standard", "robust", "mean"]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from throughtime.data.waveform import MOST_RATE, Samples, Waveform
+from throughtime.data.limits import MAX_RATE
+from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError, UserError
 from throughtime.files import replacing
 from throughtime.packages import require
@@ -70,8 +71,8 @@ class Recording:
         # libsndfile reads a truncated WAV file as if it were complete, and reports the difference only in its log.
         if found.format == "WAV" and re.search(r"^data : \d+ \(should be \d+\)", found.extra_info, re.M):
             raise DataError(f"{name} is truncated: it is shorter than its header says; copy or export it again")
-        if found.samplerate > MOST_RATE:
-            raise DataError(f"{name} has {found.samplerate} samples per second; at most {MOST_RATE} can be read")
+        if found.samplerate > MAX_RATE:
+            raise DataError(f"{name} has {found.samplerate} samples per second; at most {MAX_RATE} can be read")
         return cls(path, name, found.samplerate, found.channels, found.frames)
 
     @property

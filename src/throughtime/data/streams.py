@@ -34,7 +34,7 @@ class Streams:
         """Lay out token ids.
 
         Args:
-            ids: the token ids `[symbols]`.
+            ids: the token ids `[tokens]`.
             batch: the number of streams, summed over all processes.
             window: the number of steps per window.
             rank: the rank of this process, which gets its part of the streams.
@@ -72,24 +72,22 @@ class Streams:
             raise IndexError(f"window {index} of {len(self)}")
         first = index * self._window
         last = min(first + self._window, self.steps)
-        places = np.arange(first, last + 1)[:, None] + self._starts
-        symbols = self._ids[places].astype(np.int64)
-        return symbols[:-1], symbols[1:]
+        positions = np.arange(first, last + 1)[:, None] + self._starts
+        tokens = self._ids[positions].astype(np.int64)
+        return tokens[:-1], tokens[1:]
 
     def batch(self, step: int) -> Batch:
         """Return the window of a step, counted on across epochs; each epoch starts from the initial state."""
         window = step % len(self)
-        symbols, targets = self[window]
-        return Batch(symbols, targets, None, None, window > 0, targets.size)
+        tokens, targets = self[window]
+        return Batch(tokens, targets, None, None, window > 0, targets.size)
 
 
-def fitting_batch(
-    symbols: int, batch: int, window: int, ranks: int = 1, what: str = "text", unit: str = "symbol"
-) -> int:
+def fitting_batch(tokens: int, batch: int, window: int, ranks: int = 1, what: str = "text", unit: str = "token") -> int:
     """Return the batch size to train a text with: the requested one, or the largest whose streams fill a window.
 
     Args:
-        symbols: the number of tokens in the text.
+        tokens: the number of tokens in the text.
         batch: the requested number of streams.
         window: the number of steps per window.
         ranks: the number of processes; the result is a multiple of it.
@@ -99,10 +97,10 @@ def fitting_batch(
     Raises:
         DataError: if the text is shorter than a window for each process.
     """
-    fitting = min(batch, (symbols - 1) // window) // ranks * ranks
+    fitting = min(batch, (tokens - 1) // window) // ranks * ranks
     if fitting < 1:
         raise DataError(
-            f"the training {what} has {symbols} {unit}s, fewer than one window of {window} steps"
+            f"the training {what} has {tokens} {unit}s, fewer than one window of {window} steps"
             + (f" for each of {ranks} processes" if ranks > 1 else "")
             + f" ({ranks * window + 1}); use a longer {what} or a shorter {option('window')}"
         )

@@ -20,7 +20,7 @@ from throughtime.spelling import option
 Array = NDArray[Any]
 
 TIME_NAMES = ("ds", "date", "time", "timestamp", "datetime")
-_MOST_FILLED = 20  # the maximum ratio of missing to present rows; above it, the interval must be wrong
+_MAX_FILLED = 20  # the maximum ratio of missing to present rows; above it, the interval must be wrong
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def series_of(table: Table, columns: Columns, freq: str | None = None) -> TimeSe
         start = first if positions is None else int(positions[rows.start])
         at = None if positions is None else positions[rows] - start
         grid = count if at is None else int(at[-1]) + 1
-        if grid > _MOST_FILLED * count + 100:
+        if grid > _MAX_FILLED * count + 100:
             raise DataError(
                 f"{table.name}: with an interval of {timeline.text}, {grid - count:,} of {grid:,} rows of {name} would "
                 f"be missing; set the table's interval with {option('freq')}."

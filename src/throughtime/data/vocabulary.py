@@ -73,7 +73,7 @@ class Vocabulary(ABC):
         return np.dtype(self._dtype)
 
     @property
-    def symbols(self) -> tuple[str, ...]:
+    def tokens(self) -> tuple[str, ...]:
         """The text of each token; incomplete characters are shown as escaped bytes."""
         return tuple(piece.decode(errors="backslashreplace") for piece in self.pieces)
 
@@ -104,7 +104,7 @@ class Vocabulary(ABC):
         return from_json(json.dumps(data.get("content")))
 
     def encode(self, text: str) -> Ids:
-        """Return the token ids of a text, `[symbols]`."""
+        """Return the token ids of a text, `[tokens]`."""
         return np.concatenate([np.empty(0, self.dtype), *(block.ids for block in self.encode_blocks([text]))])
 
     def decode(self, ids: Iterable[int]) -> str:

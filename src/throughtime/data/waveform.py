@@ -11,11 +11,10 @@ from typing import Any, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from throughtime.data.limits import MAX_CHANNELS, MAX_LEVELS, MAX_RATE
 from throughtime.errors import DataError
 
 Samples = NDArray[np.float32]
-
-MOST_RATE, MOST_CHANNELS, MOST_LEVELS = 768_000, 2, 1 << 16
 
 
 @dataclass(frozen=True)
@@ -31,8 +30,8 @@ class Waveform:
     channels: int = 1
 
     def __post_init__(self) -> None:
-        _require("rate", self.rate, 1, MOST_RATE)
-        _require("channels", self.channels, 1, MOST_CHANNELS)
+        _require("rate", self.rate, 1, MAX_RATE)
+        _require("channels", self.channels, 1, MAX_CHANNELS)
 
     def to_data(self) -> dict[str, Any]:
         """Return the representation that `of_data` reads."""
@@ -62,7 +61,7 @@ class Quantization(ABC):
     levels: int = 256
 
     def __post_init__(self) -> None:
-        _require("levels", self.levels, 2, MOST_LEVELS)
+        _require("levels", self.levels, 2, MAX_LEVELS)
 
     @property
     def size(self) -> int:
@@ -139,6 +138,6 @@ class Linear(Quantization):
         return curve
 
 
-def _require(name: str, value: Any, least: int, most: int) -> None:
-    if type(value) is not int or not least <= value <= most:
-        raise DataError(f"{name} must be an integer from {least} to {most}, got {value!r:.100}.")
+def _require(name: str, value: Any, minimum: int, maximum: int) -> None:
+    if type(value) is not int or not minimum <= value <= maximum:
+        raise DataError(f"{name} must be an integer from {minimum} to {maximum}, got {value!r:.100}.")

@@ -40,9 +40,10 @@ class Windows:
 
     A step of the network reads or writes `segment` rows, channel by channel, as in SegRNN (arXiv:2308.11200). With
     direct windows, the network first reads the context, then position codes of the horizon along with its known
-    covariates and calendar features, and outputs the horizon at those steps. With recursive windows, each step reads
-    the values of one segment along with the known covariates of the next, and outputs the next segment. The network
-    reads the true values of the horizon in training, and its own forecasts otherwise.
+    covariates and calendar features, and outputs the horizon at those steps. With parallel windows, each of these steps
+    continues from the state after the context instead of from the previous step. With recursive windows, each step
+    reads the values of one segment along with the known covariates of the next, and outputs the next segment. The
+    network reads the true values of the horizon in training, and its own forecasts otherwise.
 
     Attributes:
         data: the series.
@@ -53,6 +54,7 @@ class Windows:
         digest: a hash that identifies the windows.
         later: windows of later rows, reserved to calibrate intervals.
         recursive: whether each step reads the forecast of the previous one.
+        parallel: whether each step of the horizon continues from the state after the context.
         chosen: the indices of a subset of the windows `[N]`; all if None.
     """
 
@@ -64,6 +66,7 @@ class Windows:
     digest: str = ""
     later: Windows | None = None
     recursive: bool = False
+    parallel: bool = False
     chosen: Integers | None = None
 
     @property
@@ -77,17 +80,23 @@ class Windows:
         return self.steps[0] - self.recursive
 
     @property
+    def branches(self) -> int:
+        """The number of steps that each continue from the state after the context (see `Batch`)."""
+        m = self.steps[1]
+        return m if self.parallel and m > 1 else 0  # a single step follows the context anyway
+
+    @property
     def features(self) -> int:
         """The number of features per step."""
         codec = self.codec
         rows = 1 + codec.masked + len(codec.past) + len(codec.future)
-        return int(codec.segment * rows + codec.static_width + 2 * len(codec.cycles) + self._places.shape[1])
+        return int(codec.segment * rows + codec.static_width + 2 * len(codec.cycles) + self._position_codes.shape[1])
 
     @cached_property
-    def _places(self) -> NDArray[np.float32]:
+    def _position_codes(self) -> NDArray[np.float32]:
         """The position code of each step of the horizon `[m, width]`."""
         m = self.steps[1]
-        return np.zeros((m, 0), np.float32) if self.recursive else _places(m)
+        return np.zeros((m, 0), np.float32) if self.recursive else _position_codes(m)
 
     def __len__(self) -> int:
         return int(self.counts.sum()) if self.chosen is None else len(self.chosen)
@@ -107,7 +116,7 @@ class Windows:
         """Return the windows at the given indices."""
         return replace(self, chosen=windows if self.chosen is None else self.chosen[windows])
 
-    def spread(self, count: int) -> Windows:
+    def evenly_spaced(self, count: int) -> Windows:
         """Return at most `count` evenly spaced windows."""
         if count >= len(self):
             return self
@@ -177,7 +186,7 @@ class Windows:
             positions = (data.starts[series] + origins) + s * np.arange(lead - n, m)[:, None]
             steps[..., done : done + 2 * len(codec.cycles)] = codec.timeline.features(positions, codec.cycles)
         if not self.recursive:
-            steps[n:, :, steps.shape[2] - self._places.shape[1] :] = self._places[:, None]
+            steps[n:, :, steps.shape[2] - self._position_codes.shape[1] :] = self._position_codes[:, None]
         return Inputs(steps, last)
 
     def targets(self, windows: Integers) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
@@ -194,8 +203,8 @@ class Windows:
         observed = self.data.observed[rows]
         if observed.all():
             return values
-        places = np.where(observed, np.arange(count), -1)
-        filled = np.maximum.accumulate(places, 1)
+        indices = np.where(observed, np.arange(count), -1)
+        filled = np.maximum.accumulate(indices, 1)
         first = np.where(observed.any(1), observed.argmax(1), 0)
         found: NDArray[np.float32] = np.take_along_axis(values, np.where(filled < 0, first[:, None], filled), 1)
         return found
@@ -218,7 +227,7 @@ class Windows:
             padded = np.pad(numbers, ((0, 0), (0, rest))) if rest else numbers
             out[self.decoding :] = padded.reshape(len(windows), m, s).transpose(1, 0, 2)
         terms = weights.sum(dtype=np.float64) if of_all is None else self.targets(of_all)[1].sum() / ranks
-        return Batch(inputs, targets, None, weights, False, max(1.0, float(terms)))
+        return Batch(inputs, targets, None, weights, False, max(1.0, float(terms)), self.branches)
 
     @property
     def at_once(self) -> int:
@@ -279,7 +288,7 @@ class WindowBatches:
         return self._order[1][bounds[k] : bounds[k + 1]].astype(np.int64)
 
 
-def _places(count: int) -> NDArray[np.float32]:
+def _position_codes(count: int) -> NDArray[np.float32]:
     """Return the position code of each step of a horizon `[count, width]`."""
     if count <= _ONE_HOT:
         return np.eye(count, dtype=np.float32)

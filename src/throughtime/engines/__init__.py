@@ -69,7 +69,7 @@ def choose(name: str | None, program: Program, like: Tensor) -> Engine:
         reason = engine.refuses(program, like)
         if reason is None:
             return engine
-        say_once(reason)
+        log_fallback(reason)
     return get("reference")
 
 
@@ -80,6 +80,6 @@ def kind_of(device: Any) -> str:
 
 
 @lru_cache(maxsize=64)
-def say_once(why: str) -> None:
+def log_fallback(why: str) -> None:
     """Log a fallback to the reference engine, once for each reason."""
     _log.warning("%s: the reference engine runs instead.", why)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from throughtime.engines import get, say_once
+from throughtime.engines import get, log_fallback
 from throughtime.engines.base import Engine, Layout, Operands, Result, declared_states
 from throughtime.engines.batching import is_batched, one_by_one
 from throughtime.engines.capture import are_plain, has_tangent, is_graph_captured, is_transformed, needs_traceable
@@ -111,7 +111,7 @@ class Pass(NamedTuple):
         # torch can't vmap its own recurrent layers.
         if not is_transformed(tensors) and self.tap is None and fused.refuses(self.program, tensors[0]) is None:
             return self._replace(engine=fused)
-        say_once(f"torch's transforms, tracers and dispatch modes don't support the {self.engine.name} engine")
+        log_fallback(f"torch's transforms, tracers and dispatch modes don't support the {self.engine.name} engine")
         return self._replace(engine=get("reference"))
 
     def differentiable(self, operands: Operands, *, as_operator: bool, closed: bool = False) -> Result:
@@ -299,7 +299,7 @@ def _again(
     # Through views: an operand may have been computed from another one, and that path isn't part of this run.
     inputs, given, parameters = ([t.view_as(t) for t in of or ()] for of in operands)
     renamed = Operands(inputs, None if operands.states is None else given, parameters)
-    plain = this._replace(program=untaped(this.program, this.own), own_outputs=None)
+    plain = this._replace(program=without_residuals(this.program, this.own), own_outputs=None)
     whole = plain.differentiable(renamed, as_operator=as_operator, closed=True)
     pairs = [(r, g) for r, g in zip(flat(whole), gradients, strict=True) if g is not None]
     results, weights = [r for r, _ in pairs], [g for _, g in pairs]
@@ -354,7 +354,7 @@ def flat(result: Result) -> list[Tensor]:
 
 
 @lru_cache(maxsize=512)
-def untaped(program: Program, own: int) -> Program:
+def without_residuals(program: Program, own: int) -> Program:
     """The program with only its first `own` outputs."""
     return replace(program, outputs=program.outputs[:own])
 

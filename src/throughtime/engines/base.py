@@ -111,11 +111,11 @@ class Constants(tuple[Any, ...]):
     """Parameters that won't change, so that an engine may cache what it derives from them.
 
     Attributes:
-        made: the engines' cache.
+        cache: what engines have derived from the parameters.
     """
 
     def __init__(self, tensors: Iterable[Any]) -> None:
-        self.made: dict[Any, Any] = {}
+        self.cache: dict[Any, Any] = {}
 
 
 def declared_states(program: Program, operands: Operands, layout: Layout) -> list[Any]:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from throughtime.engines.capture import is_plain
-from throughtime.engines.native import thinned
+from throughtime.engines.native import dropout as native_dropout
 from throughtime.engines.operator import library
 
 
@@ -17,25 +17,25 @@ def scale_of(dropout: float) -> float:
     return 1.0 / (1.0 - dropout) if dropout < 1.0 else 0.0
 
 
-class Thinned(torch.autograd.Function):
+class SeededDropout(torch.autograd.Function):
     """Dropout with a mask determined by a seed. The map is linear and diagonal, so it is its own derivative."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, seed: int, dropout: float) -> Tensor:
         """Drop elements of x with probability `dropout` and scale the others."""
         ctx.settings, ctx.shape = (seed, dropout), x.shape
-        return _thinned(x, seed, dropout)
+        return _dropout(x, seed, dropout)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         """Drop the same elements of the gradient."""
         if not is_plain(gradient):  # for example batched; the engine can't read it
-            return gradient * _thinned(torch.ones(ctx.shape, dtype=gradient.dtype), *ctx.settings), None, None
-        return Thinned.apply(gradient, *ctx.settings), None, None  # type: ignore[no-untyped-call]
+            return gradient * _dropout(torch.ones(ctx.shape, dtype=gradient.dtype), *ctx.settings), None, None
+        return SeededDropout.apply(gradient, *ctx.settings), None, None  # type: ignore[no-untyped-call]
 
 
-def _thinned(x: Tensor, seed: Tensor | int, dropout: float) -> Tensor:
-    found: Tensor = thinned(x, 1.0 - dropout, scale_of(dropout), int(seed))
+def _dropout(x: Tensor, seed: Tensor | int, dropout: float) -> Tensor:
+    found: Tensor = native_dropout(x, 1.0 - dropout, scale_of(dropout), int(seed))
     return found
 
 
@@ -49,10 +49,10 @@ def _keep(ctx: Any, inputs: tuple[Tensor, Tensor, float], output: Tensor) -> Non
 
 def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
     (seed,) = ctx.saved_tensors
-    return torch.ops.throughtime.thinned(gradient, seed, ctx.dropout), None, None
+    return torch.ops.throughtime.dropout(gradient, seed, ctx.dropout), None, None
 
 
-library.define("thinned(Tensor x, Tensor seed, float dropout) -> Tensor", tags=[torch.Tag.pt2_compliant_tag])  # type: ignore[no-untyped-call]
-library.impl("thinned", _thinned, "CPU")  # type: ignore[no-untyped-call]
-torch.library.register_fake("throughtime::thinned", lambda x, seed, dropout: x.new_empty(x.shape), lib=library)
-torch.library.register_autograd("throughtime::thinned", _backward, setup_context=_keep, lib=library)
+library.define("dropout(Tensor x, Tensor seed, float dropout) -> Tensor", tags=[torch.Tag.pt2_compliant_tag])  # type: ignore[no-untyped-call]
+library.impl("dropout", _dropout, "CPU")  # type: ignore[no-untyped-call]
+torch.library.register_fake("throughtime::dropout", lambda x, seed, dropout: x.new_empty(x.shape), lib=library)
+torch.library.register_autograd("throughtime::dropout", _backward, setup_context=_keep, lib=library)

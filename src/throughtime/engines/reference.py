@@ -103,8 +103,8 @@ class _Run:
         if instruction.op == INPUT:
             k = int(instruction["index"])
             if self.program.inputs[k].one_hot:
-                symbols = self._packed(self.inputs[k].unsqueeze(-1)).squeeze(-1)
-                return functional.one_hot(symbols, instruction.width).to(self.like.dtype)
+                tokens = self._packed(self.inputs[k].unsqueeze(-1)).squeeze(-1)
+                return functional.one_hot(tokens, instruction.width).to(self.like.dtype)
             return self._packed(self.inputs[k])
         if instruction.op == PARAMETER:
             return self.parameters[int(instruction["index"])]
@@ -113,13 +113,13 @@ class _Run:
             if abs(value) > torch.finfo(self.like.dtype).max:  # which torch rejects
                 value = math.copysign(math.inf, value)
             return self.like.new_full((instruction.width,), value)
-        words = dict(instruction.attributes)
-        if "weight" in words:
-            words["weight"] = self.parameters[instruction["weight"]]
+        attributes = dict(instruction.attributes)
+        if "weight" in attributes:
+            attributes["weight"] = self.parameters[instruction["weight"]]
         operation = OPERATIONS[instruction.op]
         if operation.takes_width:
-            words["width"] = instruction.width
-        result: Tensor = operation.meaning(torch, *(values[a] for a in instruction.args), **words)
+            attributes["width"] = instruction.width
+        result: Tensor = operation.meaning(torch, *(values[a] for a in instruction.args), **attributes)
         return result
 
     def _loop(self) -> list[Tensor]:

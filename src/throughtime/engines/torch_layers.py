@@ -11,12 +11,21 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from throughtime import cells
-from throughtime.engines.weight_layouts import Stored, WeightLayout, WeightMapping
+from throughtime.engines.weight_layouts import (
+    ParameterRows,
+    Stored,
+    WeightLayout,
+    WeightMapping,
+    joined_gradients,
+    sources_of_gradients,
+)
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+_Rows = Sequence[ParameterRows]
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,7 @@ class TorchLayer:
     layout: WeightLayout
     # With and without biases and a projection; created once, because a cell can't be traced during graph capture.
     _mappings: Mapping[tuple[bool, bool], WeightMapping] = field(init=False, repr=False, compare=False)
+    _sources: Mapping[tuple[bool, bool], Sequence[_Rows]] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         projections = (0, 1) if "projection" in self.cell.hyper else (0,)
@@ -43,6 +53,7 @@ class TorchLayer:
             for p in projections
         }
         object.__setattr__(self, "_mappings", mappings)
+        object.__setattr__(self, "_sources", {key: sources_of_gradients(of) for key, of in mappings.items()})
 
     def program(self, input_size: int, hidden_size: int, projection: int = 0, *, bias: bool = True) -> Program:
         """The program of a layer with the given sizes."""
@@ -68,6 +79,34 @@ class TorchLayer:
     def in_pieces(self, stored: Sequence[Tensor], *, bias: bool) -> list[Any]:
         """Convert stored tensors as `to_program` does, but describe each vector as pieces of them."""
         return self.layout.in_pieces(*self._named(stored, bias))
+
+    def parameters_of(self, needed: Sequence[bool], *, bias: bool) -> tuple[int, ...]:
+        """The indices of the program's parameters that some of the stored tensors, in torch's order, are part of."""
+        of_each = zip(self._sources_of(len(needed), bias), needed, strict=True)
+        return tuple(sorted({rows.parameter for sources, needs in of_each if needs for rows in sources}))
+
+    def stored_gradients(
+        self, gradients: Mapping[int, Tensor], needed: Sequence[bool], hidden: int, *, bias: bool
+    ) -> list[Tensor | None]:
+        """Convert gradients of the program's parameters to gradients of the stored tensors.
+
+        Args:
+            gradients: the gradients by the parameters' indices.
+            needed: for each stored tensor, in torch's order, whether its gradient is needed.
+            hidden: the number of hidden units.
+            bias: whether the layer has biases.
+
+        Returns:
+            The gradients in torch's order, each with its own memory; None where not needed.
+        """
+        taken: set[int] = set()
+        found: list[Tensor | None] = []
+        for sources, needs in zip(self._sources_of(len(needed), bias), needed, strict=True):
+            found.append(joined_gradients(sources, gradients, hidden, taken) if needs else None)
+        return found
+
+    def _sources_of(self, stored: int, bias: bool) -> Sequence[_Rows]:
+        return self._sources[bias, stored > (4 if bias else 2)]
 
     def _named(self, stored: Sequence[Tensor], bias: bool) -> tuple[WeightMapping, Stored]:
         biases, rest = (stored[2:4], stored[4:]) if bias else ((None, None), stored[2:])

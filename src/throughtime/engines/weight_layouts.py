@@ -5,7 +5,7 @@ Stored parameters may be NumPy arrays, as streaming runs without torch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -115,9 +115,59 @@ class WeightLayout:
         return Stored(*fields)  # type: ignore[arg-type]  # every layout has both matrices
 
 
+class ParameterRows(NamedTuple):
+    """Rows of one of a program's parameters. The unit is the hidden size."""
+
+    parameter: int
+    start: int
+    stop: int
+
+
+def sources_of_gradients(mapping: WeightMapping) -> tuple[tuple[ParameterRows, ...], ...]:
+    """For each stored tensor of a mapping, in the order of `Stored`, the rows whose gradients form its gradient."""
+    found: dict[int, list[tuple[int, ParameterRows]]] = {}
+    for parameter, pieces in enumerate(mapping):
+        for start, stop, terms in pieces:
+            for field, row in terms:
+                found.setdefault(field, []).append((row, ParameterRows(parameter, start, stop)))
+    return tuple(_contiguous([rows for _, rows in sorted(of)]) for _, of in sorted(found.items()))
+
+
+def _contiguous(blocks: Sequence[ParameterRows]) -> tuple[ParameterRows, ...]:
+    """Merge blocks that are contiguous in one parameter."""
+    merged: list[ParameterRows] = []
+    for block in blocks:
+        if merged and (merged[-1].parameter, merged[-1].stop) == (block.parameter, block.start):
+            merged[-1] = merged[-1]._replace(stop=block.stop)
+        else:
+            merged.append(block)
+    return tuple(merged)
+
+
+def joined_gradients(
+    sources: Sequence[ParameterRows], gradients: Mapping[int, Tensor], width: int, taken: set[int]
+) -> Tensor:
+    """Join the gradients of parameters' rows to the gradient of a stored tensor.
+
+    Args:
+        sources: the rows; see `sources_of_gradients`.
+        gradients: the gradients by the parameters' indices.
+        width: the hidden size.
+        taken: the parameters whose gradients are in use; one that isn't may be returned as it is, and is added.
+    """
+    if len(sources) > 1:
+        return _joined([_rows(gradients[k], start * width, (stop - start) * width) for k, start, stop in sources])
+    ((parameter, start, stop),) = sources
+    rows = _rows(gradients[parameter], start * width, (stop - start) * width)
+    if rows is gradients[parameter] and parameter not in taken:
+        taken.add(parameter)
+        return rows
+    return rows.clone()  # autograd may add to a gradient in place
+
+
 @lru_cache(maxsize=256)
 def _elements(pieces: tuple[RowMapping, ...], width: int) -> tuple[tuple[int, tuple[tuple[int, int], ...]], ...]:
-    """Pieces counted in elements: each the number of them, and for each term a field of `Stored` and the first one."""
+    """Each piece's number of elements, and for each of its terms the field of `Stored` and the first element."""
     return tuple(((p.stop - p.start) * width, tuple((field, row * width) for field, row in p.terms)) for p in pieces)
 
 

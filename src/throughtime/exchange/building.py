@@ -41,7 +41,7 @@ def recurrent_of(
     made = Recurrent.from_programs(
         programs, hidden_size, engine=engine, device=like.device, dtype=like.dtype, **options
     )
-    stored = [own for ways in made.layers() for _, own in ways]
+    stored = [own for directions in made.layers() for _, own in directions]
     with torch.no_grad():
         for own, values in zip(stored, parameters, strict=True):
             for tensor, value in zip(own, values, strict=True):

@@ -26,7 +26,7 @@ from throughtime.stored import initial_name
 from throughtime.task_description import TaskDescription
 
 _NAM_VERSION, _NAM_SILENCE = "0.5.4", 48_000  # samples of silence that lead to a .nam file's initial state
-_MOST_SIZE, _MOST_LAYERS = 4096, 32
+_MAX_SIZE, _MAX_LAYERS = 4096, 32
 _KERAS_GATES = {"lstm": (0, 1, 2, 3), "gru": (1, 0, 2)}  # their positions in torch's order
 _GUITARML = {"lstm": "LSTM", "gru": "GRU"}
 
@@ -75,7 +75,7 @@ class _Parts:
                 f"{what} takes audio samples alone, but this network also reads the knobs "
                 f"{', '.join(codec.knobs)}. Export it to ONNX or C instead: model.onnx or model.c."
             )
-        if model.reads_symbols or model.encoder.features != 1 or model.head.output.width != 1 or not model.per_step:
+        if model.reads_tokens or model.encoder.features != 1 or model.head.output.width != 1 or not model.per_step:
             raise UserError(
                 f"{what} needs a network with 1 input and 1 output per sample; this one reads {_described(model)}. "
                 "Export it to ONNX instead: model.onnx."
@@ -249,8 +249,8 @@ def from_nam(path: str | Path) -> SequenceModel:
             raise ModelError(f"{display_path(path)} holds a {data['architecture']}, not an LSTM")
         config, weights = data["config"], _tensor(data["weights"])
         width, hidden, count = (
-            _size(config[name], most)
-            for name, most in (("input_size", 1), ("hidden_size", _MOST_SIZE), ("num_layers", _MOST_LAYERS))
+            _size(config[name], maximum)
+            for name, maximum in (("input_size", 1), ("hidden_size", _MAX_SIZE), ("num_layers", _MAX_LAYERS))
         )
         position, layers, initial = 0, [], []
 
@@ -353,9 +353,9 @@ def _tensor(values: Any) -> Tensor:
     return found
 
 
-def _size(value: Any, most: int) -> int:
-    if type(value) is not int or not 1 <= value <= most:
-        raise ValueError(f"a size must be from 1 to {most}, got {value!r:.100}")
+def _size(value: Any, maximum: int) -> int:
+    if type(value) is not int or not 1 <= value <= maximum:
+        raise ValueError(f"a size must be from 1 to {maximum}, got {value!r:.100}")
     return value
 
 
@@ -366,6 +366,6 @@ def _reordered(tensor: Tensor, gates: Sequence[int]) -> Tensor:
 
 
 def _described(model: SequenceModel) -> str:
-    reads = "tokens" if model.reads_symbols else f"{model.encoder.features} numbers per step"
+    reads = "tokens" if model.reads_tokens else f"{model.encoder.features} numbers per step"
     outputs = f"{model.head.output.width} per {'step' if model.per_step else 'sequence'}"
     return f"{reads} and outputs {outputs}"

@@ -96,7 +96,7 @@ def _described(module: nn.Module) -> Description | None:
         if type(module) is ours:
             layers = module.layers()  # type: ignore[operator]
             settings = {argument: getattr(module, argument) for argument in arguments}
-            return Description(name, settings, tuple(ways[0][0] for ways in layers))
+            return Description(name, settings, tuple(directions[0][0] for directions in layers))
     return None
 
 
@@ -144,7 +144,7 @@ def _require_codecs(file: ModelFile, module: SequenceModel) -> None:
     """Raise ModelError if the file's vocabulary and the model differ in size."""
     inputs = module.task and module.task.codecs.inputs
     size = getattr(inputs, "size", None)
-    if module.reads_symbols and size is not None and size != module.vocabulary_size:
+    if module.reads_tokens and size is not None and size != module.vocabulary_size:
         raise ModelError(
             f"{file.path}: its vocabulary has {size} tokens, but its model reads {module.vocabulary_size}."
         )

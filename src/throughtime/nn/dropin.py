@@ -15,14 +15,15 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose, get
+from throughtime.engines.base import Layout
 from throughtime.engines.capture import is_graph_captured, is_transformed, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
-from throughtime.nn.direct import run_directly, single_layer
+from throughtime.nn.direct import SingleLayer, run_directly, single_layer
 from throughtime.nn.forms import form_of, require_reset, states_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.graph_breaks import outside_graph
 from throughtime.nn.hooks import Hookable
-from throughtime.nn.stack import Layers, Stack, in_autocast, ways_of
+from throughtime.nn.stack import Layers, Stack, directions_of, in_autocast
 from throughtime.nn.substitute import Substitute
 from throughtime.program.core import Program
 
@@ -76,14 +77,15 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
                 return y, final[0] if len(final) == 1 else tuple(final)
         layers = self.lasting_layers()
         dropout = self.dropout if self.training else 0.0
-        promotes = self.mode == "GRU"
-        stack = Stack(layers, dropout=dropout, engine=self.engine, hooks=self.hooks, plain=plain, promotes=promotes)
+        stack = Stack(
+            layers, dropout=dropout, engine=self.engine, hooks=self.hooks, plain=plain, promotes=self._promotes
+        )
         return stack.run(*form_of(input, batch_first=self.batch_first), hx, reset)
 
     def _program(self) -> Program:
         return torch_programs(self)[0][0]
 
-    def direct_layer(self) -> tuple[Program, Sequence[Any]] | None:
+    def direct_layer(self) -> SingleLayer | None:
         """See `throughtime.nn.direct.DirectLayer`."""
         if self.num_layers > 1 or self.bidirectional:
             return None
@@ -97,11 +99,18 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         own: Mapping[str, Any] = self._parameters
         tensors = [[own[n] if n in own else getattr(self, n) for n in names] for names in self._all_weights]
         stored = [layer.to_program(of, bias=bool(self.bias)) for of in tensors]
-        return [list(zip(ways, stored[depth * directions :], strict=False)) for depth, ways in enumerate(programs)]
+        return [list(zip(layer, stored[depth * directions :], strict=False)) for depth, layer in enumerate(programs)]
+
+    def _promotes(self, x: Tensor, layout: Layout) -> Sequence[bool]:
+        """See `throughtime.nn.stack.Stack`."""
+        if self.mode != "LSTM":
+            return _promotions(self.mode)
+        fused = not layout.packed and x.numel() > 0 and _runs_on_onednn(x.dtype)
+        return _promotions("LSTM", projected=self.proj_size > 0, fused=fused)
 
     def _check(self, input: Any, hx: Any) -> None:
         """Raise the errors that torch raises for invalid arguments, in torch's words."""
-        if self._is_usual(input, states_of(hx)):
+        if self._is_common_case(input, states_of(hx)):
             return
         if isinstance(input, PackedSequence):
             x, sizes = input.data, input.batch_sizes
@@ -124,7 +133,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
             self.check_forward_args(x, hx, sizes)
             _check_states(states_of(hx), x)
 
-    def _is_usual(self, input: Any, states: tuple[Tensor, ...]) -> bool:
+    def _is_common_case(self, input: Any, states: tuple[Tensor, ...]) -> bool:
         """Check quickly whether input and states are valid in the common case; runs on every call."""
         if not isinstance(input, Tensor) or input.dim() != 3 or input.shape[2] != self.input_size:
             return False
@@ -150,7 +159,7 @@ def _cached_programs(
     layer = TORCH_LAYERS[mode]
     widths = [input_size] + [(projection or hidden_size) * directions] * (layers - 1)
     return tuple(
-        tuple(ways_of(layer.program(width, hidden_size, projection, bias=bias), directions)) for width in widths
+        tuple(directions_of(layer.program(width, hidden_size, projection, bias=bias), directions)) for width in widths
     )
 
 
@@ -158,6 +167,33 @@ def _cached_programs(
 def _constant_programs(*of: Any) -> tuple[tuple[Program, ...], ...]:
     """Return the programs of each layer's directions."""
     return _cached_programs(*of)
+
+
+def _promotions(mode: str, *, projected: bool = False, fused: bool = False) -> Sequence[bool]:
+    """Whether torch's output, then each of its final states, keeps the precision of the last state under autocast.
+
+    Torch's matrix products round to autocast's dtype. Multiplying the result by a state, or adding one, promotes it.
+
+    Args:
+        mode: torch's name for the layer.
+        projected: whether an LSTM ends with a matrix product.
+        fused: whether an LSTM runs on oneDNN, which rounds everything.
+    """
+    if mode == "LSTM":
+        return (False, False, True) if projected else (not fused,) * 3
+    return (mode == "GRU",) * 2
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # Dynamo doesn't know these functions
+def _runs_on_onednn(dtype: torch.dtype) -> bool:
+    """Whether torch runs an LSTM without projection on oneDNN for a padded input of this dtype."""
+    supported: bool = (
+        dtype == torch.float32
+        or (dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported())
+        or (dtype == torch.float16 and torch.ops.mkldnn._is_mkldnn_fp16_supported() and not torch.is_grad_enabled())
+    )
+    available = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    return supported and available and torch._C._get_mkldnn_enabled()
 
 
 def _check_states(states: Sequence[Tensor], like: Tensor) -> None:
@@ -327,8 +363,8 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
             if found is not None:
                 states = [s.squeeze(0) for s in found[1]]
                 return states[0] if len(states) == 1 else tuple(states)
-        promotes = self._mode() in ("GRU", "LSTM")
-        stack = Stack(self.lasting_layers(), engine=self.engine, hooks=self.hooks, plain=plain, promotes=promotes)
+        layers = self.lasting_layers()
+        stack = Stack(layers, engine=self.engine, hooks=self.hooks, plain=plain, promotes=self._promotes)
         _, final = stack.run(*form_of(x), initial or None)
         return final.squeeze(0) if isinstance(final, Tensor) else tuple(s.squeeze(0) for s in final)
 
@@ -337,7 +373,7 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
         stored = [self.weight_ih, self.weight_hh, *((self.bias_ih, self.bias_hh) if self.bias else ())]
         return [[(self._program(), TORCH_LAYERS[self._mode()].to_program(stored, bias=bool(self.bias)))]]
 
-    def direct_layer(self) -> tuple[Program, Sequence[Any]] | None:
+    def direct_layer(self) -> SingleLayer | None:
         """See `throughtime.nn.direct.DirectLayer`."""
         return single_layer(self, self._mode(), TORCH_LAYERS["GRU"].names("", bias=bool(self.bias), projected=False))
 
@@ -349,6 +385,10 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
 
     def _mode(self) -> str:
         return "LSTM" if isinstance(self, nn.LSTMCell) else "GRU"
+
+    def _promotes(self, x: Tensor, layout: Layout) -> Sequence[bool]:
+        """See `throughtime.nn.stack.Stack`."""
+        return _promotions(self._mode())
 
     def _check(self, input: Tensor, states: Sequence[Tensor]) -> None:
         """Raise the errors that torch raises for invalid arguments, in torch's words."""

@@ -25,12 +25,12 @@ class Embedding(nn.Embedding):
     """A learned vector for each token.
 
     Args:
-        symbols: the vocabulary size.
+        vocabulary_size: the vocabulary size.
         features: the width of the vectors.
     """
 
-    def __init__(self, symbols: int, features: int) -> None:
-        super().__init__(symbols, features)
+    def __init__(self, vocabulary_size: int, features: int) -> None:
+        super().__init__(vocabulary_size, features)
         self.features = features
 
     def reset_parameters(self, bound: float | None = None) -> None:

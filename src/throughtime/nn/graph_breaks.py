@@ -49,4 +49,10 @@ def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
     if any(hook.leaves_graph for hook in module.hooks):
         return _with_hooks
     # As for torch's own layers: an operator has no batching or gradient rule for a transform inside the graph.
-    return None if torch._C._functorch.maybe_current_level() is None else _in_transform
+    return _in_transform if _is_transforming() else None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # it returns a number
+def _is_transforming() -> bool:
+    """Whether a transform of torch.func is being traced."""
+    return torch._C._functorch.maybe_current_level() is not None

@@ -116,7 +116,7 @@ def _draw(scheme: str, kind: str, parameter: Parameter, tensor: Tensor) -> None:
 
 def _spread(program: Program, tensors: Sequence[Tensor], steps: float) -> None:
     """Draw the biases of the gates that keep a state."""
-    signs = keeping(program)
+    signs = gates_that_keep(program)
     if not signs:
         raise UserError(f"chrono needs a gate that keeps a state and has a bias; cell {program.name!r} has none.")
     drawn: dict[int, Tensor] = {}
@@ -130,7 +130,7 @@ def _spread(program: Program, tensors: Sequence[Tensor], steps: float) -> None:
 
 
 @lru_cache(maxsize=64)
-def keeping(program: Program) -> dict[str, float]:
+def gates_that_keep(program: Program) -> dict[str, float]:
     """Find the gates whose bias controls whether a state is kept: 1 if a large bias keeps it, -1 if a small one does.
 
     Without input and weights, a gate depends only on its bias, and a state either persists or decays.

@@ -9,7 +9,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.errors import UserError
 from throughtime.nn.stack import Layers
-from throughtime.program.rewrite import input_weights, with_symbols
+from throughtime.program.rewrite import input_weights, with_one_hot_input
 
 
 def checked_ids(given: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
@@ -38,9 +38,9 @@ def embedded(ids: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequ
     try:
         vectors = functional.embedding(data, table)
     except IndexError:
-        least, most = (int(end) for end in data.aminmax())
+        lowest, highest = (int(end) for end in data.aminmax())
         raise UserError(
-            f"token ids must be from 0 to {len(table) - 1} for a table of {len(table)} rows, got {least} to {most}."
+            f"token ids must be from 0 to {len(table) - 1} for a table of {len(table)} rows, got {lowest} to {highest}."
         ) from None
     return ids._replace(data=vectors) if isinstance(ids, PackedSequence) else vectors
 
@@ -59,7 +59,7 @@ def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
     first, *rest = layers
     found = []
     for program, parameters in first:
-        changed = with_symbols(program, len(table))
+        changed = with_one_hot_input(program, len(table))
         if changed is None:
             return None
         weights = input_weights(program)

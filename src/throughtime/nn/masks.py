@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from throughtime.engines.capture import needs_traceable
-from throughtime.engines.dropout import Thinned, scale_of
+from throughtime.engines.dropout import SeededDropout, scale_of
 from throughtime.engines.native import BUILT
 
 # A probability has 16 bits, so one 64-bit draw serves four elements.
@@ -17,13 +17,13 @@ _PER_DRAW = 64 // _BITS
 _LARGEST = (1 << 63) - 1
 
 
-def mask(like: Tensor, shape: Sequence[int], chance: float, value: float = 1.0) -> Tensor:
+def mask(like: Tensor, shape: Sequence[int], probability: float, value: float = 1.0) -> Tensor:
     """Draw a mask whose elements are independently `value` with a probability, rounded to 1/65,536, or 0 otherwise.
 
     Args:
         like: a tensor with the mask's dtype and device.
         shape: the mask's shape.
-        chance: the probability of `value`, 0 to 1.
+        probability: the probability of `value`, 0 to 1.
         value: the value of the elements that are not 0.
     """
     count = 1
@@ -33,7 +33,7 @@ def mask(like: Tensor, shape: Sequence[int], chance: float, value: float = 1.0) 
     bits = draws.view(torch.int16)[:count]
     # Comparing and scaling in place in floating point is several times faster than using a boolean mask.
     dtype = torch.float64 if like.dtype == torch.float64 else torch.float32
-    threshold = (1 << (_BITS - 1)) - round(chance * (1 << _BITS))
+    threshold = (1 << (_BITS - 1)) - round(probability * (1 << _BITS))
     return bits.to(dtype).ge_(threshold).mul_(value).to(like.dtype).view(*shape)
 
 
@@ -56,6 +56,6 @@ def dropped(x: Tensor, dropout: float) -> Tensor:
     if not fits or (not compiling and needs_traceable((x,))):
         return x * scaled_mask(x, x.shape, dropout)
     seed = torch.randint(_LARGEST, ())
-    of = torch.ops.throughtime.thinned(x, seed, dropout) if compiling else Thinned.apply(x, int(seed), dropout)  # type: ignore[no-untyped-call]
+    of = torch.ops.throughtime.dropout(x, seed, dropout) if compiling else SeededDropout.apply(x, int(seed), dropout)  # type: ignore[no-untyped-call]
     result: Tensor = of
     return result

@@ -99,17 +99,17 @@ class Options:
             )
 
     @classmethod
-    def of(cls, words: Mapping[str, Any]) -> Options:
+    def of(cls, options: Mapping[str, Any]) -> Options:
         """Create options from their names and values.
 
         Raises:
             UserError: if a name is unknown (the nearest one is suggested) or a value is invalid.
         """
         known = [field.name for field in fields(cls)]
-        for name in words:
+        for name in options:
             if name not in known:
                 raise UserError(f"no option named {name!r}{nearest(name, known)}; known options: {', '.join(known)}.")
-        return cls(**words)
+        return cls(**options)
 
     @property
     def data(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from throughtime.nn.look_up import checked_ids, embedded, over_rows_of
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width, require_hyper
 from throughtime.nn.regularization import Masks, in_training
-from throughtime.nn.stack import Layers, Stack, in_autocast, ways_of
+from throughtime.nn.stack import Layers, Stack, directions_of, in_autocast
 from throughtime.nn.step_inputs import in_order
 from throughtime.program.cell import Cell
 from throughtime.program.core import Input, Program, shared
@@ -287,7 +287,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
             input = ids if over is not None else embedded(ids, table)
         if over is None:
             self._check(input, initial)
-        further = self._further(input, inputs, token_ids=over is not None) if inputs or self.step_inputs else ()
+        step_inputs = self._in_order(input, inputs, token_ids=over is not None) if inputs or self.step_inputs else ()
         if reset is not None:
             require_reset(reset, input)
         if isinstance(input, PackedSequence) and lengths is not None:
@@ -297,9 +297,9 @@ class Recurrent(Hookable, Freezable, nn.Module):
         dropout, masks = (options.dropout, self._masks) if self.training else (0.0, ())
         stack = Stack(over or self._own_layers(), options, dropout, self.engine, starts, masks, self.hooks)
         x, form = form_of(input, batch_first=options.batch_first, lengths=lengths, token_ids=over is not None)
-        return stack.run(x, form, state, reset, further)
+        return stack.run(x, form, state, reset, step_inputs)
 
-    def _further(
+    def _in_order(
         self, input: Tensor | PackedSequence, inputs: Mapping[str, Tensor | PackedSequence], *, token_ids: bool
     ) -> Sequence[Tensor | PackedSequence]:
         data = input.data if isinstance(input, PackedSequence) else input
@@ -380,7 +380,7 @@ class Recurrent(Hookable, Freezable, nn.Module):
     def _trained(self, name: str, direction: _Direction) -> Tensor:
         """Return a parameter after weight drop."""
         tensor: Tensor = getattr(self, name)
-        return dropped(tensor, self.options.weight_drop) if name in direction.thinned else tensor
+        return dropped(tensor, self.options.weight_drop) if name in direction.weight_dropped else tensor
 
     def __prepare_scriptable__(self) -> NoReturn:
         """Raise UserError: torch.jit.script compiles the source of every module, which fails here."""
@@ -404,24 +404,26 @@ class _Direction(NamedTuple):
         training: the program for training.
         parameters: the stored names of its parameters.
         starts: the stored names of its learned initial states.
-        thinned: the names of the parameters that weight drop applies to.
+        weight_dropped: the names of the parameters that weight drop applies to.
     """
 
     program: Program
     training: Program
     parameters: list[str]
     starts: list[str]
-    thinned: list[str]
+    weight_dropped: list[str]
 
 
 def _directions(depth: int, program: Program, options: Options) -> list[_Direction]:
-    evaluated = ways_of(options.evaluated(program), options.directions, options.reverse)
-    training = ways_of(in_training(options, program), options.directions, options.reverse)
-    thinned = recurrent_weights(program) if options.weight_drop else ()
+    evaluated = directions_of(options.evaluated(program), options.directions, options.reverse)
+    training = directions_of(in_training(options, program), options.directions, options.reverse)
+    weight_dropped = recurrent_weights(program) if options.weight_drop else ()
     found = []
-    for way, end in enumerate(("", "_reverse")[: options.directions]):
+    for direction, end in enumerate(("", "_reverse")[: options.directions]):
         suffix = f"_l{depth}{end}"
         names = [stored_name(p.name, suffix) for p in program.parameters]
         starts = [initial_name(s.name, suffix) for s in program.states] if options.learn_initial else []
-        found.append(_Direction(evaluated[way], training[way], names, starts, [names[k] for k in thinned]))
+        found.append(
+            _Direction(evaluated[direction], training[direction], names, starts, [names[k] for k in weight_dropped])
+        )
     return found

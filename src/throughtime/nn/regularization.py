@@ -14,7 +14,7 @@ from throughtime.program.core import Program
 from throughtime.program.rewrite import masked_states, with_recurrent_dropout, with_zoneout
 
 
-class _Kept(NamedTuple):
+class _ZoneoutState(NamedTuple):
     """A state's width and zoneout rate."""
 
     width: int
@@ -22,17 +22,17 @@ class _Kept(NamedTuple):
 
 
 class Masks(Hook):
-    """A hook that draws the masks of recurrent dropout and zoneout for programs made by `in_training`."""
+    """A hook that draws the masks of recurrent dropout and zoneout for programs from `in_training`."""
 
     def __init__(self, options: Options, programs: Sequence[Program]) -> None:
         self._dropout = options.recurrent_dropout
         self._dropped: list[list[int]] = []  # for each layer, the widths of its masked states
-        self._kept: list[list[_Kept]] = []
+        self._kept: list[list[_ZoneoutState]] = []
         for program in programs:
             masked = masked_states(program) if self._dropout else []
             self._dropped.append([program.states[k].width for k in masked])
             rates = zip(program.states, options.zoneout_rates(program), strict=True)
-            self._kept.append([_Kept(state.width, rate) for state, rate in rates if rate])
+            self._kept.append([_ZoneoutState(state.width, rate) for state, rate in rates if rate])
 
     def __bool__(self) -> bool:
         """Check whether there are any masks to draw."""

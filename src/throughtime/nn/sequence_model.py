@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import torch
 from torch import Tensor, nn
 
 from throughtime.errors import UserError
@@ -96,7 +97,7 @@ class SequenceModel(nn.Module):
         return isinstance(self.encoder, Embedding) and self.head.weight is self.encoder.weight
 
     @property
-    def reads_symbols(self) -> bool:
+    def reads_tokens(self) -> bool:
         """Whether the network reads token ids instead of numbers."""
         return isinstance(self.encoder, Embedding)
 
@@ -106,11 +107,11 @@ class SequenceModel(nn.Module):
         return self.recurrent.options.returns == "steps"
 
     @property
-    def predicts_symbols(self) -> bool:
+    def predicts_tokens(self) -> bool:
         """Whether the network is a language model: it reads tokens and scores the next token of the same vocabulary."""
         output = self.head.output
-        scores_symbols = self.per_step and isinstance(output, Categorical)
-        return scores_symbols and self.reads_symbols and output.width == self.vocabulary_size
+        scores_tokens = self.per_step and isinstance(output, Categorical)
+        return scores_tokens and self.reads_tokens and output.width == self.vocabulary_size
 
     @property
     def vocabulary_size(self) -> int:
@@ -136,7 +137,7 @@ class SequenceModel(nn.Module):
         self.head.reset_parameters()
 
     def forward(
-        self, inputs: Tensor, state: State | None = None, *, lengths: Tensor | None = None
+        self, inputs: Tensor, state: State | None = None, *, lengths: Tensor | None = None, branches: int = 0
     ) -> tuple[Tensor, State]:
         """Compute the head's output.
 
@@ -144,12 +145,17 @@ class SequenceModel(nn.Module):
             inputs: ids `[T, B]` or numbers `[T, B, features]`.
             state: the recurrent layers' initial state; the cell's declared values by default.
             lengths: the number of steps of each sequence; T by default.
+            branches: the number of last steps that each continue from the state before all of them, in parallel,
+                instead of from one another. The final state is then that state.
 
         Returns:
             The head's raw values, such as the logits of tokens: `[T, B, width]`, or `[B, width]` with one output per
             sequence; and the final state.
+
+        Raises:
+            UserError: if there are branches, but no steps before them, lengths, or no output for each step.
         """
-        features, state = self._features(inputs, state, lengths)
+        features, state = self._features(inputs, state, lengths, branches)
         return self._raw(features, inputs), state
 
     def loss(
@@ -160,18 +166,19 @@ class SequenceModel(nn.Module):
         *,
         lengths: Tensor | None = None,
         weights: Tensor | None = None,
+        branches: int = 0,
     ) -> tuple[Tensor, State]:
         """Compute the sum of the losses of all steps or sequences.
 
         Args:
-            inputs, state, lengths: see `forward`.
+            inputs, state, lengths, branches: see `forward`.
             targets: see `Head.loss`; for a language model, the ids `[T, B]` of the next tokens.
             weights: a factor for each loss, `[T, B]` or `[B]`; 1 by default.
 
         Returns:
             The sum, in nats for probabilistic heads, and the final state.
         """
-        features, state = self._features(inputs, state, lengths)
+        features, state = self._features(inputs, state, lengths, branches)
         if self.skip:
             return self.head.loss_of(self._raw(features, inputs), targets, weights), state
         return self.head.loss(features, targets, weights), state
@@ -180,11 +187,34 @@ class SequenceModel(nn.Module):
         found: Tensor = self.head(features)
         return found + inputs[..., : found.shape[-1]] if self.skip else found
 
-    def _features(self, inputs: Tensor, state: State | None, lengths: Tensor | None) -> tuple[Tensor, State]:
+    def _features(
+        self, inputs: Tensor, state: State | None, lengths: Tensor | None, branches: int
+    ) -> tuple[Tensor, State]:
         rate = self.dropout if self.training else 0.0
         vectors, table = self.encoder.vectors(inputs, rate)
-        output, state = self.recurrent(vectors, state, lengths=lengths, table=table)
+        if branches:
+            options = self.recurrent.options
+            if lengths is not None or not self.per_step or options.bidirectional or options.reverse:
+                raise UserError(
+                    "branches need a network with an output for each step, forward in time, and no lengths."
+                )
+            output, state = self._branched(vectors, table, state, branches)
+        else:
+            output, state = self.recurrent(vectors, state, lengths=lengths, table=table)
         return (dropped(output, rate) if rate else output), state
+
+    def _branched(
+        self, vectors: Tensor, table: Tensor | None, state: State | None, branches: int
+    ) -> tuple[Tensor, State]:
+        """Run the layers over the first steps, then over each of the last steps as a sequence of its own."""
+        steps, rows = vectors.shape[:2]
+        if not 0 < branches < steps:
+            raise UserError(f"branches must be at least 0 and less than the number of steps, {steps}, got {branches}.")
+        first, state = self.recurrent(vectors[:-branches], state, table=table)
+        starts = tuple(each.repeat(1, branches, 1) for each in ((state,) if isinstance(state, Tensor) else state))
+        each_step = vectors[-branches:].flatten(0, 1)[None]
+        last, _ = self.recurrent(each_step, starts[0] if isinstance(state, Tensor) else starts, table=table)
+        return torch.cat([first, last.view(branches, rows, -1)]), state
 
 
 def detached(state: State) -> State:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -38,8 +38,9 @@ class Stack(NamedTuple):
         masks: the hooks that draw the masks of training; they come before all other hooks.
         hooks: the hooks that intercept each layer's run, in order.
         plain: whether input and initial states are known to be plain tensors, so that no layer has to check again.
-        promotes: whether results under autocast have at least the precision of the state (of the input without one), as
-            those of torch's GRU and of its cells with gates.
+        promotes: returns, given the layers' input and layout, whether under autocast the output, then each final state,
+            keeps the precision of the last initial state (of the input without one), as some of torch's results do.
+            Otherwise, and by default, results have autocast's dtype.
     """
 
     layers: Layers
@@ -50,7 +51,7 @@ class Stack(NamedTuple):
     masks: Sequence[Hook] = ()
     hooks: Sequence[Hook] = ()
     plain: bool = False
-    promotes: bool = False
+    promotes: Callable[[Tensor, Layout], Sequence[bool]] | None = None
 
     def run(
         self,
@@ -58,7 +59,7 @@ class Stack(NamedTuple):
         form: Form,
         state: State | None,
         reset: Tensor | None = None,
-        further: Sequence[Tensor | PackedSequence] = (),
+        step_inputs: Sequence[Tensor | PackedSequence] = (),
     ) -> tuple[Output, State]:
         """Run on an input of any form that recurrent layers accept.
 
@@ -67,7 +68,7 @@ class Stack(NamedTuple):
             state: the initial state `[layers * directions, B, width]`, without B if the input has no batch axis, or a
                 tuple for a cell with several states; by default the learned values or those that the cell declares.
             reset: a mask in the input's form without its features, nonzero where a sequence's states are reset.
-            further: inputs other than the layer below's output, in the input's form with their own widths.
+            step_inputs: inputs other than the layer below's output, in the input's form with their own widths.
 
         Returns:
             The output, in the input's form, and the final state, in the initial state's form.
@@ -78,7 +79,7 @@ class Stack(NamedTuple):
             sequence = StateSequence() if returns == "states" else None
             resets = [] if mask is None else [Reset(mask, self.starts)]
             hooks = [*self.masks, *resets, *hooks, *([] if sequence is None else [sequence])]
-        laid_out = [form.laid_out(given) for given in further]
+        laid_out = [form.laid_out(given) for given in step_inputs]
         outputs, final = self.run_layers(x, form.states(state), form.layout, hooks, laid_out)
         return form.output(outputs if sequence is None else sequence.sequences, returns), form.final(final)
 
@@ -88,7 +89,7 @@ class Stack(NamedTuple):
         states: Sequence[Tensor] | None,
         layout: Layout,
         hooks: Sequence[Hook] = (),
-        further: Sequence[Tensor] = (),
+        step_inputs: Sequence[Tensor] = (),
     ) -> tuple[list[Tensor], list[Tensor]]:
         """Run the layers one after another.
 
@@ -99,7 +100,8 @@ class Stack(NamedTuple):
                 learned values or those that the cell declares.
             layout: the layout of x.
             hooks: the hooks that intercept each layer's run, in order.
-            further: inputs other than x for every layer and direction, `[T, B, width]` each, or `[N, width]` if packed.
+            step_inputs: inputs other than x for every layer and direction, each `[T, B, width]`, or `[N, width]` if
+                packed.
 
         Returns:
             The last layer's output `[T, B, directions * output]`, or `[N, ...]` if packed, or `[B, ...]` for the last
@@ -110,11 +112,13 @@ class Stack(NamedTuple):
             # Compute in float32, because rounding errors accumulate in states, and return autocast's dtype.
             with torch.autocast(kind, enabled=False):
                 given = None if states is None else [s.float() for s in states]
-                outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in further])
+                outputs, final = self.run_layers(x.float(), given, layout, hooks, [f.float() for f in step_inputs])
             dtype = torch.get_autocast_dtype(kind)
-            if self.promotes:
-                dtype = torch.promote_types(dtype, (x if states is None else states[0]).dtype)
-            return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
+            if self.promotes is None:
+                return [y.to(dtype) for y in outputs], [s.to(dtype) for s in final]
+            wide = torch.promote_types(dtype, (x if states is None else states[-1]).dtype)
+            of_output, *of_states = [wide if keeps else dtype for keeps in self.promotes(x, layout)]
+            return [y.to(of_output) for y in outputs], [s.to(d) for s, d in zip(final, of_states, strict=True)]
         for hook in hooks:
             hook.begin(layout)
         layers, options = self.layers, self.options
@@ -125,15 +129,15 @@ class Stack(NamedTuple):
             if depth > 0 and self.dropout > 0:
                 taken = [self._dropped(y, layout) for y in below]
             outputs = []
-            for way, (program, parameters) in enumerate(directions):
+            for direction, (program, parameters) in enumerate(directions):
                 if states is not None:
                     initial = [s[len(ended)] for s in states]
                 elif self.starts is not None:
-                    initial = [start.expand(layout.rows, -1) for start in self.starts[depth][way]]
+                    initial = [start.expand(layout.rows, -1) for start in self.starts[depth][direction]]
                 else:
                     initial = None
-                operands = Operands([taken[way % len(taken)], *further], initial, parameters)
-                at = (LayerDirection(depth, way == 1), hooks) if hooks else None
+                operands = Operands([taken[direction % len(taken)], *step_inputs], initial, parameters)
+                at = (LayerDirection(depth, direction == 1), hooks) if hooks else None
                 result = self._run_layer(program, operands, layout, at)
                 outputs.append(result.outputs[0])
                 ended.append(result.states)
@@ -179,11 +183,11 @@ class Stack(NamedTuple):
     ) -> Result:
         """Run one direction of one layer with hooks."""
         direction, hooks = at
-        (x, *further), *_ = operands
+        (x, *step_inputs), *_ = operands
         every = self.options.checkpoint_every
         padded = x.new_empty(()).expand(layout.steps, layout.rows, x.shape[-1]) if layout.packed else x
         added = [layout.pack(given) for hook in hooks for given in hook.inputs(direction, padded)]
-        operands = operands._replace(inputs=[x, *further, *added])
+        operands = operands._replace(inputs=[x, *step_inputs, *added])
         if torch.compiler.is_compiling():
             result = self._run_in_graph(program, operands, layout, hooks)
             ends = [len(program.outputs)]
@@ -294,7 +298,7 @@ def _merged(outputs: list[Tensor], merge: str) -> list[Tensor]:
 
 def _passed_by(below: list[Tensor], outputs: list[Tensor], skip: str, top: bool) -> list[Tensor]:
     """Apply a skip connection to a layer's outputs."""
-    past = [below[way % len(below)] for way in range(len(outputs))]
+    past = [below[direction % len(below)] for direction in range(len(outputs))]
     pairs = list(zip(past, outputs, strict=True))
     if skip == "residual":
         return [x + y if x.shape == y.shape else y for x, y in pairs]
@@ -314,9 +318,9 @@ def _last_step(y: Tensor, reverse: bool, batch_sizes: Sequence[int] | None) -> T
     return found
 
 
-def ways_of(program: Program, directions: int, reverse: bool = False) -> list[Program]:
+def directions_of(program: Program, directions: int, reverse: bool = False) -> list[Program]:
     """Return the program of each direction of a layer, ready for a compiled graph."""
-    ways = [program.flipped] if reverse else [program, program.flipped][:directions]
-    for way in ways:
-        _ = way.text  # caches the text, which can't be written during graph capture
-    return ways
+    programs = [program.flipped] if reverse else [program, program.flipped][:directions]
+    for each in programs:
+        _ = each.text  # caches the text, which can't be written during graph capture
+    return programs

@@ -1,4 +1,4 @@
-"""The `cell` decorator: runs a cell's equations once on symbols and makes a program of them."""
+"""The `cell` decorator: traces a cell's equations into a program."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Cell:
         name: the cell's name, by default the function's.
         hyper: the hyper-parameters (keyword-only arguments) and their values.
         states: pairs of argument name and declaration, one per state, in order.
-        inputs: pairs of argument name and declaration, one per input beside x, in order.
+        inputs: pairs of argument name and declaration, one per input other than x, in order.
     """
 
     def __init__(self, function: Callable[..., Any], hyper: dict[str, Any] | None = None) -> None:
@@ -140,14 +140,14 @@ class Cell:
         for name, value in values:
             if not isinstance(value, Hashable):
                 raise CellError(f"the hyper-parameter {name!r} must be a number, a string or None, got {value!r}.")
-        asked_for = self._asked_for(inputs)
+        optional = self._optional_inputs(inputs)
         try:
-            return _program(self, Sizes(input_size, hidden_size, bias), values, asked_for)
+            return _program(self, Sizes(input_size, hidden_size, bias), values, optional)
         except UserError as error:
             # The message names the cell's line; the tracer's frames would only hide it.
             raise error.with_traceback(None) from error.__cause__
 
-    def _asked_for(self, inputs: Sequence[str]) -> tuple[str, ...]:
+    def _optional_inputs(self, inputs: Sequence[str]) -> tuple[str, ...]:
         """Check the names of optional inputs and put them in the order of declaration."""
         names = [declaration.name for _, declaration in self.inputs]
         for name in (inputs := [inputs] if isinstance(inputs, str) else list(inputs)):
@@ -214,9 +214,9 @@ class Cell:
             raise self._error(str(error)) from None
 
     def _run(
-        self, sizes: Sizes, hyper: dict[str, Any], asked_for: tuple[str, ...], seen: Trace | None
+        self, sizes: Sizes, hyper: dict[str, Any], optional: tuple[str, ...], seen: Trace | None
     ) -> tuple[Trace, Program]:
-        given_inputs = [(argument, d) for argument, d in self.inputs if not d.optional or d.name in asked_for]
+        given_inputs = [(argument, d) for argument, d in self.inputs if not d.optional or d.name in optional]
         letters = [self.input_name, *(argument for argument, _ in given_inputs)]
         trace = Trace(self.name, sizes, letters, [argument for argument, _ in self.states], seen)
         x = trace.input(self.input_name, sizes.input)
@@ -268,8 +268,9 @@ class Cell:
                 raise self._error("a returned symbol was kept from another trace of the equations.")
         if len(given) not in (len(names), len(names) + 1):
             raise self._error(
-                f"the cell has {len(names)} states ({', '.join(names)}) but returned {len(given)} values: return the "
-                "new value of each state in the order of the arguments; an output that is not a state comes first."
+                f"the cell has {_count(len(names), 'state')} ({', '.join(names)}) but returned "
+                f"{_count(len(given), 'value')}: return the new value of each state in the order of the arguments; an "
+                "output that is not a state comes first."
                 f"{self._hint_of_inputs() if len(given) < len(names) else ''}"
             )
         return given
@@ -277,6 +278,10 @@ class Cell:
 
 # The names of arguments of a layer's call.
 _TAKEN_NAMES = ("input", "state", "lengths", "reset", "table", "x", "out")
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number} {thing}{'s' * (number != 1)}"
 
 
 def _explained(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Declarations of a cell's arguments: states, and inputs beside x."""
+"""Declarations of a cell's arguments: states, and inputs other than x."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def state(name: str | None = None, *, width: Width = None, initial: float = 0.0)
 
 
 def inputs(name: str | None = None, *, width: Width = 1, optional: bool = False) -> Any:
-    """Declare an input of a cell beside x, as the default of the argument that receives its value at each step.
+    """Declare an input of a cell other than x, as the default of the argument that receives its value at each step.
 
     A layer takes it as a keyword argument, `layer(x, dt=gaps)`, and passes it to every layer and direction.
 

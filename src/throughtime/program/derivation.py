@@ -107,8 +107,8 @@ class Derivation:
         for instruction in result.body:
             if instruction.op in read:
                 read[instruction.op].add(instruction["index"])
-            elif "weight" in (words := dict(instruction.attributes)):
-                read[PARAMETER].add(int(words["weight"]))
+            elif "weight" in (attributes := dict(instruction.attributes)):
+                read[PARAMETER].add(int(attributes["weight"]))
 
         def order(sources: list[tuple[str, int]], used: set[int]) -> list[int]:
             kept = [n for n, (kind, _) in enumerate(sources) if n in used or kind in _ALWAYS]
@@ -125,10 +125,10 @@ class Derivation:
         place = {INPUT: inputs.index, PARAMETER: parameters.index}
 
         def moved(instruction: Instruction) -> Instruction:
-            words = dict(instruction.attributes)
+            attributes = dict(instruction.attributes)
             if instruction.op in place:
                 return replace(instruction, attributes=(("index", place[instruction.op](instruction["index"])),))
-            if "weight" in words:
+            if "weight" in attributes:
                 return replace(instruction, attributes=(("weight", place[PARAMETER](instruction["weight"])),))
             return instruction
 

@@ -69,19 +69,23 @@ def everything_wanted(program: Program) -> Slots:
 
 
 @lru_cache(maxsize=512)
-def with_residuals(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) -> Program:
+def with_residuals(
+    program: Program, wanted: Slots, seen: tuple[int, ...] = (), *, single_step: bool = False
+) -> Program:
     """Add to a program's outputs the residuals that its gradient reads.
 
     Args:
         program: a legal program.
         wanted: the gradients that will be requested.
         seen: values of the body whose gradients will be requested too.
+        single_step: whether the run will have only one step; see `gradient`.
 
     Returns:
         The program with additional outputs named `residual.` plus the value's name or number. Values that are cheap to
         recompute from other residuals aren't saved.
     """
-    demanded = _Adjoint(program, everything_given(program), wanted, seen, recompute=False).demanded()
+    given = everything_given(program)
+    demanded = _Adjoint(program, given, wanted, seen, recompute=False, single_step=single_step).demanded()
     body = program.body
     free = {output.value for output in program.outputs}
     free |= {id for id, i in enumerate(body) if i.op in LEAVES and i.op != PREVIOUS}
@@ -99,11 +103,13 @@ def with_residuals(program: Program, wanted: Slots, seen: tuple[int, ...] = ()) 
     residuals = tuple(Output(name, id) for name, id in zip(names[len(program.outputs) :], new, strict=True))
     augmented = require_legal(replace(program, outputs=program.outputs + residuals))
     # Second derivatives also have gradients of the residuals, which may need further residuals.
-    return with_residuals(augmented, wanted, seen) if residuals else program
+    return with_residuals(augmented, wanted, seen, single_step=single_step) if residuals else program
 
 
 @lru_cache(maxsize=512)
-def gradient(program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...] = ()) -> Gradient:
+def gradient(
+    program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...] = (), *, single_step: bool = False
+) -> Gradient:
     """Derive the gradient of a program.
 
     Args:
@@ -111,22 +117,30 @@ def gradient(program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...
         given: the outputs, final states and reductions that come with a gradient.
         wanted: the inputs, initial states and parameters whose gradients are requested.
         seen: values of the body whose gradients the gradient program's body keeps even if nothing reads them.
+        single_step: whether the run has only one step, so that only the requested initial states need a gradient.
 
     Returns:
         The gradient program, which is legal, and the sources of its arguments.
     """
-    return _Adjoint(program, given, wanted, seen).derive()
+    return _Adjoint(program, given, wanted, seen, single_step=single_step).derive()
 
 
 class _Adjoint(Derivation):
     """Derives one gradient, visiting the body in reverse and reading forward values as the rules need them."""
 
     def __init__(
-        self, program: Program, given: Slots, wanted: Slots, seen: tuple[int, ...], *, recompute: bool = True
+        self,
+        program: Program,
+        given: Slots,
+        wanted: Slots,
+        seen: tuple[int, ...],
+        *,
+        recompute: bool = True,
+        single_step: bool = False,
     ) -> None:
         super().__init__(program, f"{program.name}.gradient", recompute=recompute)
         self.given, self.wanted, self.seen = given, wanted, seen
-        self.active = _active(program, wanted, seen)
+        self.active = _active(program, wanted, seen, single_step)
         self.pieces: dict[int, list[SliceGradient]] = {}
         self.adjoints: dict[int, Symbol] = {}
         self.terms: dict[int, list[tuple[Symbol, ...]]] = {k: [] for k in wanted.arrays}
@@ -197,14 +211,14 @@ class _Adjoint(Derivation):
     def _rule(self, id: int, g: Symbol) -> None:
         instruction = self.program.body[id]
         row = OPERATIONS[instruction.op]
-        words = dict(instruction.attributes)
+        attributes = dict(instruction.attributes)
         values = [self.value(arg) for arg in instruction.args]
         if row.weight_gradient is not None:
             if instruction["weight"] in self.wanted.arrays:
                 self.terms[instruction["weight"]].append(row.weight_gradient(g, values[0]))
-            words["weight"] = self.weight(instruction["weight"])
+            attributes["weight"] = self.weight(instruction["weight"])
         for arg, piece in zip(
-            instruction.args, row.gradient(self.builder, g, self.value(id), *values, **words), strict=True
+            instruction.args, row.gradient(self.builder, g, self.value(id), *values, **attributes), strict=True
         ):
             if piece is not None:
                 self._add(arg, piece if isinstance(piece, SliceGradient) else SliceGradient(piece, 0))
@@ -241,22 +255,22 @@ class _Adjoint(Derivation):
         return self.builder.concat(*stretches)
 
 
-def _active(program: Program, wanted: Slots, seen: tuple[int, ...]) -> set[int]:
-    """The values that depend on an operand whose gradient is requested, in this step or through a state."""
+def _active(program: Program, wanted: Slots, seen: tuple[int, ...], single_step: bool) -> set[int]:
+    """The values that depend on an operand whose gradient is requested, in this step or, if any, through a state."""
     active: set[int] = set(seen)
     moving = set(wanted.states)
     while True:
         for id, instruction in enumerate(program.body):
-            words = dict(instruction.attributes)
+            attributes = dict(instruction.attributes)
             if (
                 any(arg in active for arg in instruction.args)
-                or (instruction.op == INPUT and words["index"] in wanted.vectors)
-                or (instruction.op == PREVIOUS and words["index"] in moving)
-                or (instruction.op == PARAMETER and words["index"] in wanted.arrays)
-                or words.get("weight") in wanted.arrays
+                or (instruction.op == INPUT and attributes["index"] in wanted.vectors)
+                or (instruction.op == PREVIOUS and attributes["index"] in moving)
+                or (instruction.op == PARAMETER and attributes["index"] in wanted.arrays)
+                or attributes.get("weight") in wanted.arrays
             ):
                 active.add(id)
         more = {k for k, state in enumerate(program.states) if state.next in active}
-        if more <= moving:
+        if single_step or more <= moving:
             return active
         moving |= more

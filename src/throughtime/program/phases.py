@@ -1,7 +1,7 @@
 """The phase in which each value of a program can be computed: before, during or after the loop over time.
 
-Values that depend on no state can be computed for all steps before the loop, and values that no state depends on, after
-it. Only the others must be computed step by step. Dependencies alone determine the phase.
+A value that depends on no state can be computed for all steps before the loop, and a value on which no state depends,
+after it. Only the others must be computed step by step. Dependencies alone determine the phase.
 """
 
 from __future__ import annotations

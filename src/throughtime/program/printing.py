@@ -64,10 +64,10 @@ def _labels(program: Program) -> list[str]:
 def _right_side(program: Program, id: int, labels: list[str]) -> str:
     instruction = program.body[id]
     values = [labels[arg] for arg in instruction.args]
-    words = dict(instruction.attributes)
-    if "weight" in words:
-        words["weight"] = program.parameters[instruction["weight"]].name
-    if "start" in words:
-        words["stop"] = instruction["start"] + instruction.width
+    attributes = dict(instruction.attributes)
+    if "weight" in attributes:
+        attributes["weight"] = program.parameters[instruction["weight"]].name
+    if "start" in attributes:
+        attributes["stop"] = instruction["start"] + instruction.width
     text = OPERATIONS[instruction.op].text.replace("{*}", ", ".join(values))
-    return text.format(*values, **words)
+    return text.format(*values, **attributes)

@@ -118,7 +118,7 @@ def input_weights(program: Program) -> frozenset[int]:
 
 
 @lru_cache(maxsize=256)
-def with_symbols(program: Program, count: int) -> Program | None:
+def with_one_hot_input(program: Program, count: int) -> Program | None:
     """Make the program's first input one-hot with `count` elements.
 
     A matrix times a one-hot vector is one of the matrix's columns, so with `weight @ table.T` as its weight the program

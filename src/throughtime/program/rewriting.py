@@ -98,14 +98,14 @@ class Rewriting:
         )
 
     def _copied(self, id: int, instruction: Instruction) -> Symbol:
-        words: dict[str, Any] = dict(instruction.attributes)
+        attributes: dict[str, Any] = dict(instruction.attributes)
         if instruction.op == INPUT:
             return self.inputs[int(instruction["index"])]
         if instruction.op == PREVIOUS:
             return self.previous(instruction["index"], self._old[instruction["index"]])
         if instruction.op == PARAMETER:
             return self.builder.vector(self._weights[instruction["index"]])
-        if "weight" in words:
+        if "weight" in attributes:
             return self.product(id, instruction, self._weights[instruction["weight"]])
         return self.builder.copy(instruction, tuple(self.values[arg] for arg in instruction.args))
 

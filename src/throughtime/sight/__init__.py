@@ -18,7 +18,7 @@ from throughtime.sight.gradients.flow import Connectivity, Flow, connectivity, g
 from throughtime.sight.gradients.horizon import Horizon, horizon
 from throughtime.sight.units.interest import Interest, interest
 from throughtime.sight.units.matching import Match, Occurrence, match
-from throughtime.sight.untrained import fresh_model
+from throughtime.sight.untrained import untrained_model
 
 if TYPE_CHECKING:
     from throughtime.sight.gradients.callback import GradientWatch
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Advice", "Comparison", "Connectivity", "Exponents", "FixedPoints", "Flow", "GradientWatch", "Horizon", "Interest",
     "Match", "Occurrence", "RetentionGate", "Saturation", "Side", "Timescale", "advice", "compare", "connectivity",
-    "fixed_points", "fresh_model", "gates", "gradient_flow", "horizon", "interest", "lyapunov", "match",
+    "fixed_points", "untrained_model", "gates", "gradient_flow", "horizon", "interest", "lyapunov", "match",
     "retention_gates", "saturation", "timescale",
 ]  # fmt: skip
 

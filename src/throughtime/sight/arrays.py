@@ -40,7 +40,7 @@ def as_array(values: Any, what: str, axes: str) -> Array:
     return array if array.dtype.kind == "f" else array.astype(np.float64)
 
 
-def symbols_of(given: Any, size: int, least: int = 2) -> Tensor:
+def token_ids_of(given: Any, size: int, least: int = 2) -> Tensor:
     """Convert token ids `[T, B]` or `[T]` to `[T, B]`.
 
     Raises:
@@ -69,8 +69,8 @@ def inputs_of(given: Any, model: Any) -> Tensor:
     Raises:
         UserError: if they don't fit the model.
     """
-    if model.reads_symbols:
-        return symbols_of(given, model.vocabulary_size, 1)
+    if model.reads_tokens:
+        return token_ids_of(given, model.vocabulary_size, 1)
     like = next(model.parameters())
     numbers = torch.as_tensor(given).to(like.device, like.dtype)
     numbers = numbers.unsqueeze(1) if numbers.dim() == 2 else numbers

@@ -15,12 +15,12 @@ from throughtime import cells
 from throughtime.errors import CellError, DataError, UserError
 from throughtime.paths import run_path
 from throughtime.program.cell import Cell
-from throughtime.sight.arrays import symbols_of
+from throughtime.sight.arrays import token_ids_of
 from throughtime.sight.gating.analysis import gates
 from throughtime.sight.gating.saturation import Saturation, saturation
 from throughtime.sight.gradients.flow import Flow, gradient_flow
 from throughtime.sight.models import evaluating, language_model, only_recurrent
-from throughtime.sight.untrained import fresh_model, held_out_symbols, random_symbols
+from throughtime.sight.untrained import held_out_token_ids, random_token_ids, untrained_model
 from throughtime.tables import html_table, text_table
 
 _STEPS, _STREAMS = 400, 4
@@ -86,7 +86,7 @@ def compare(a: Any, b: Any, x: Any = None, *, window: int = 200, **fields: Any) 
 
     Args:
         a, b: each a run or its directory, a model with one recurrent module, or a cell or its name, from which an
-            untrained network is made (see `throughtime.sight.fresh_model`).
+            untrained network is made (see `throughtime.sight.untrained_model`).
         x: the input of both: a text, for runs; token ids `[T, B]` or `[T]`; or any input, for models that are not
             language models. By default a run reads its held-out data and an untrained network random tokens.
         window: the largest lag.
@@ -111,15 +111,15 @@ def _side(given: Any, x: Any, window: int, fields: dict[str, Any]) -> Side:
     if isinstance(given, Run):
         name, model = str(given.path), given.model()
         if x is None:
-            x = held_out_symbols(given, _STEPS, _STREAMS)
+            x = held_out_token_ids(given, _STEPS, _STREAMS)
         elif isinstance(x, str):
             characters = len(x)
             x = _encoded(given, x)
     elif isinstance(given, nn.Module):
         name, model = type(given).__name__, given
     elif isinstance(given, str | Cell):
-        name, model = given if isinstance(given, str) else given.name, fresh_model(_cell(given), **fields)
-        x = random_symbols(_STEPS + 1, _STREAMS) if x is None else x
+        name, model = given if isinstance(given, str) else given.name, untrained_model(_cell(given), **fields)
+        x = random_token_ids(_STEPS + 1, _STREAMS) if x is None else x
     else:
         raise UserError(f"expected a run, a model or a cell, got {type(given).__name__}.")
     if x is None or isinstance(x, str):
@@ -147,9 +147,9 @@ def _looked_at(name: str, model: nn.Module, x: Any, window: int, characters: int
     from throughtime.sight.hooks.record import record
 
     names = [
-        f"layer{depth}{'.reverse' if way else ''}.{gate}"
-        for depth, ways in enumerate(only_recurrent(model).layers())
-        for way, (program, _) in enumerate(ways)
+        f"layer{depth}{'.reverse' if direction else ''}.{gate}"
+        for depth, directions in enumerate(only_recurrent(model).layers())
+        for direction, (program, _) in enumerate(directions)
         for gate in gates(program)
     ]
     language, loss, per_character = language_model(model), None, None
@@ -173,7 +173,7 @@ def _read(model: nn.Module, language: Any, x: Any) -> Any:
     if language is None:
         model(x)
         return None
-    ids = symbols_of(x, language.vocabulary_size)
+    ids = token_ids_of(x, language.vocabulary_size)
     total: Tensor = language.loss(ids[:-1], ids[1:])[0]
     return float(total), ids[1:].numel()
 

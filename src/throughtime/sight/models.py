@@ -111,4 +111,4 @@ def sequence_model(model: nn.Module) -> Any:
 def language_model(model: nn.Module) -> Any:
     """Return the model if it is a language model, otherwise None."""
     sequence = sequence_model(model)
-    return sequence if sequence is not None and sequence.predicts_symbols else None
+    return sequence if sequence is not None and sequence.predicts_tokens else None

@@ -1,4 +1,4 @@
-"""Text that accompanies recorded values: its symbols, spans, and features that a reader sees."""
+"""Text that accompanies recorded values: its tokens, spans, and features that a reader sees."""
 
 from __future__ import annotations
 
@@ -17,46 +17,46 @@ HEADING = 40  # characters of a line that may still be a heading
 
 
 def pieces(text: str | Sequence[str], steps: int) -> list[str]:
-    """Split a text into symbols, one per step of recorded values.
+    """Split a text into tokens, one per step of recorded values.
 
     Args:
-        text: a text, each character of which is a symbol, or a sequence of symbols.
-        steps: the required number of symbols.
+        text: a text, each character of which is a token, or a sequence of tokens.
+        steps: the required number of tokens.
 
     Raises:
-        DataError: if there are no symbols, or a different number of them.
+        DataError: if there are no tokens, or a different number of them.
     """
-    symbols = list(text)
-    if not symbols or not all(isinstance(symbol, str) for symbol in symbols):
-        raise DataError(f"text must be a non-empty string or sequence of symbols, got {text!r:.60}.")
-    if len(symbols) != steps:
+    tokens = list(text)
+    if not tokens or not all(isinstance(token, str) for token in tokens):
+        raise DataError(f"text must be a non-empty string or sequence of tokens, got {text!r:.60}.")
+    if len(tokens) != steps:
         raise DataError(
-            f"the text has {len(symbols)} symbols, but the values have {steps} steps: both must come from the same "
-            "run, with one symbol per step."
+            f"the text has {len(tokens)} tokens, but the values have {steps} steps: both must come from the same "
+            "run, with one token per step."
         )
-    return symbols
+    return tokens
 
 
-def span_of(span: Span, symbols: Sequence[str] | None, steps: int) -> tuple[int, int]:
+def span_of(span: Span, tokens: Sequence[str] | None, steps: int) -> tuple[int, int]:
     """Return the range of steps that a span covers, `stop` exclusive.
 
     Args:
         span: steps, `(start, stop)`, or some text, whose first occurrence is used.
-        symbols: the text's symbols, if known.
+        tokens: the text's tokens, if known.
         steps: the number of steps.
 
     Raises:
         UserError: if the span is empty, or not in the text.
     """
     if isinstance(span, str):
-        if symbols is None:
+        if tokens is None:
             raise UserError(f"the span {span!r} requires text to search; pass text, or the span as (start, stop).")
-        whole = "".join(symbols)
+        whole = "".join(tokens)
         found = whole.find(span) if span else -1
         if found < 0:
             hint = nearest(span, set(re.findall(r"\S+", whole))) if span else ""
             raise UserError(f"the span {span!r} is not in the text{hint}.")
-        starts = [0, *accumulate(map(len, symbols))]
+        starts = [0, *accumulate(map(len, tokens))]
         first = int(np.searchsorted(starts, found, "right")) - 1
         return first, int(np.searchsorted(starts, found + len(span), "left"))
     try:
@@ -70,13 +70,13 @@ def span_of(span: Span, symbols: Sequence[str] | None, steps: int) -> tuple[int,
 
 @dataclass(frozen=True)
 class Feature:
-    """A feature that a reader sees at each symbol of a text.
+    """A feature that a reader sees at each token of a text.
 
     Attributes:
         name: its name, such as "inside quotes".
         measure: computes 0 or 1 at each character, or the number of characters since something began.
         along: what a count runs along, such as "a line"; None for a feature that is present or absent.
-        memory: whether recognizing it takes more than the current symbol.
+        memory: whether recognizing it takes more than the current token.
     """
 
     name: str
@@ -85,12 +85,12 @@ class Feature:
     memory: bool = True
 
 
-def measured(feature: Feature, symbols: Sequence[str]) -> Array:
-    """Compute a feature at each symbol, as of the symbol's last character."""
-    at_characters = feature.measure("".join(symbols))
-    ends = np.array(list(accumulate(map(len, symbols)))) - 1
-    at_symbols: Array = at_characters[np.maximum(ends, 0)]
-    return at_symbols
+def measured(feature: Feature, tokens: Sequence[str]) -> Array:
+    """Compute a feature at each token, as of the token's last character."""
+    at_characters = feature.measure("".join(tokens))
+    ends = np.array(list(accumulate(map(len, tokens)))) - 1
+    at_tokens: Array = at_characters[np.maximum(ends, 0)]
+    return at_tokens
 
 
 def _each(holds: Callable[[str], bool]) -> Callable[[str], Array]:

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
     from throughtime.runs import Run
 
-SYMBOLS = 64
+VOCABULARY_SIZE = 64
 """The vocabulary size of an untrained network, about the number of characters in an English text."""
 
 
-def fresh_model(cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: int = 0, **fields: Any) -> SequenceModel:
+def untrained_model(
+    cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: int = 0, **fields: Any
+) -> SequenceModel:
     """Create a language model of 64 tokens, initialized as `throughtime train` does.
 
     Args:
@@ -42,14 +44,14 @@ def fresh_model(cell: str | Cell, *, hidden: int = 128, layers: int = 1, seed: i
 
     definition = cells.get(cell)
     config = TrainConfig.of(cell=definition.name, hidden_size=hidden, num_layers=layers, **fields)
-    interface = Interface("embedding", SYMBOLS, Categorical(SYMBOLS))
+    interface = Interface("embedding", VOCABULARY_SIZE, Categorical(VOCABULARY_SIZE))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         programs = programs_of(config.network, definition, interface)
         return build_model(config.network, programs, interface, config.training.engine).eval()
 
 
-def random_symbols(steps: int, rows: int, seed: int = 0) -> Tensor:
+def random_token_ids(steps: int, rows: int, seed: int = 0) -> Tensor:
     """Draw uniformly random token ids `[steps, rows]`.
 
     Raises:
@@ -58,15 +60,15 @@ def random_symbols(steps: int, rows: int, seed: int = 0) -> Tensor:
     for what, size in (("steps", steps), ("rows", rows)):
         if not isinstance(size, int) or size < 1:
             raise UserError(f"{what} must be a positive integer, got {size!r}.")
-    return torch.randint(SYMBOLS, (steps, rows), generator=torch.Generator().manual_seed(seed))
+    return torch.randint(VOCABULARY_SIZE, (steps, rows), generator=torch.Generator().manual_seed(seed))
 
 
-def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | None = None) -> Tensor:
+def held_out_token_ids(run: Run, steps: int, streams: int, data: Sequence[str] | None = None) -> Tensor:
     """Read evenly spaced streams of a text as ids `[steps + 1, streams]`, fewer if the text is short.
 
     Args:
         run: the run.
-        steps: the number of symbols per stream to predict.
+        steps: the number of tokens per stream to predict.
         streams: the number of streams.
         data: text files and directories; defaults to the held-out part of the run's own data.
 
@@ -76,7 +78,7 @@ def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | N
     from throughtime.tasks.text import Text
     from throughtime.training.reloading import data_of
 
-    Text.required_of(run, "the gradient's reach")
+    Text.required_of(run, "comparing on held-out text")
     if data is not None:
         part = run.task.read(data, run.description.codecs)
     else:
@@ -84,7 +86,7 @@ def held_out_symbols(run: Run, steps: int, streams: int, data: Sequence[str] | N
             part = data_of(run).valid
         except UserError as error:
             raise type(error)(f"{error}; or pass another text to read") from None
-    streams = max(1, min(streams, part.symbols // 2))
-    apart = part.symbols // streams
+    streams = max(1, min(streams, part.token_count // 2))
+    apart = part.token_count // streams
     ids = [np.asarray(part.ids[k * apart : k * apart + min(apart, steps + 1)]) for k in range(streams)]
     return torch.from_numpy(np.stack(ids, 1).astype(np.int64))

@@ -230,13 +230,13 @@ class Learner:
     def _given(self, x: Any) -> tuple[Array, bool]:
         """Return the input as `[rows, features]` or `[rows]`, and whether the row axis was omitted."""
         array = np.asarray(x)
-        symbols = self.network.embedding is not None
-        features = () if symbols else (sum(i.width for i in self.network.layers[0][0].inputs),)  # concatenated
+        reads_tokens = self.network.embedding is not None
+        features = () if reads_tokens else (sum(i.width for i in self.network.layers[0][0].inputs),)  # concatenated
         single = self.rows == 1 and array.shape == features
         if (array.shape != (self.rows, *features) and not single) or array.dtype.kind not in (
-            "iu" if symbols else "fiu"
+            "iu" if reads_tokens else "fiu"
         ):
-            kind = "ids" if symbols else "numbers"
+            kind = "ids" if reads_tokens else "numbers"
             raise UserError(f"x must be {kind} {[self.rows, *features]}, got {array.dtype} {list(array.shape)}.")
         array = array.reshape(self.rows, *features)
         if self.network.embedding is None:

@@ -26,14 +26,14 @@ def machine(network: Network, rows: int, instruction_set: str) -> Any:
         raise UserError(f"{error}.") from None
 
 
-def _head_plan(symbols: int, width: int) -> Any:
+def _head_plan(outputs: int, width: int) -> Any:
     """Build the plan of a head: a matrix product plus the bias."""
     from throughtime import _native
 
-    plan = _native.Plan([width], [symbols], [], [(symbols, width), (symbols, 0)], [], False, [], [])
+    plan = _native.Plan([width], [outputs], [], [(outputs, width), (outputs, 0)], [], False, [], [])
     x = plan.add_buffer("input", 0, width, 0.0)
-    y = plan.add_buffer("output", 0, symbols, 0.0)
-    bias = plan.add_buffer("parameter", 1, symbols, 0.0)
+    y = plan.add_buffer("output", 0, outputs, 0.0)
+    bias = plan.add_buffer("parameter", 1, outputs, 0.0)
     plan.add_stage("step")
     plan.add_gemm(0, False, (y, 0), (x, 0), (bias, 0))
     return plan

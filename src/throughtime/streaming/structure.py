@@ -78,13 +78,13 @@ class Structure:
         places: dict[int, int] = {}
         uses: list[list[Use]] = [[] for _ in program.parameters]
         for id, instruction in enumerate(program.body):
-            words: dict[str, Any] = dict(instruction.attributes)
+            attributes: dict[str, Any] = dict(instruction.attributes)
             if instruction.op == "linear_transposed":
                 raise UserError(f"{program.name!r} multiplies by a transposed matrix, so it can't learn online.")
             if instruction.op == "linear" or instruction.op == PARAMETER:
                 place = places.setdefault(_summed(program, id), len(places))
                 arg = instruction.args[0] if instruction.args else None
-                uses[words["weight"] if instruction.args else words["index"]].append(Use(place, arg))
+                uses[attributes["weight"] if instruction.args else attributes["index"]].append(Use(place, arg))
         return cls(program, tuple(places), tuple(map(tuple, uses)))
 
     @property
@@ -99,7 +99,7 @@ class Structure:
 
     @cached_property
     def starts(self) -> tuple[int, ...]:
-        """The first column of each place, after the columns of the states; the last element is the total."""
+        """The first column of each place (the columns of the states come first), then the total number of columns."""
         widths = [self.program.body[id].width for id in self.places]
         return tuple(int(n) for n in np.cumsum([self.states, *widths]))
 
@@ -205,7 +205,7 @@ def dependencies(
 
 def _through(
     op: str,
-    words: Mapping[str, Any],
+    attributes: Mapping[str, Any],
     width: int,
     args: Sequence[NDArray[np.uint8]],
     direct: bool,
@@ -215,15 +215,15 @@ def _through(
     if OPERATIONS[op].pointwise:
         return np.asarray(np.bitwise_or.reduce(args))
     if op == "slice":
-        return args[0][words["start"] : words["start"] + width]
+        return args[0][attributes["start"] : attributes["start"] + width]
     if op == "concat":
         return np.concatenate(args)
     if op == "expand":
         return np.repeat(args[0], width, 0)
     if direct:
         return np.zeros((width, args[0].shape[1]), np.uint8)
-    if op == "linear" and masks is not None and words["weight"] in masks:
-        mask = masks[words["weight"]].astype(np.float32)
+    if op == "linear" and masks is not None and attributes["weight"] in masks:
+        mask = masks[attributes["weight"]].astype(np.float32)
         return np.packbits(mask @ np.unpackbits(args[0], axis=1).astype(np.float32) > 0, axis=1)
     return np.repeat(np.bitwise_or.reduce(args[0], axis=0, keepdims=True), width, 0)
 

@@ -27,7 +27,7 @@ from throughtime.studies.horizons import horizon_of
 from throughtime.studies.jobs import finish
 from throughtime.studies.result import StudyResult
 from throughtime.studies.runs import open_run
-from throughtime.studies.statistics import LEAST_SEEDS, differences, spread
+from throughtime.studies.statistics import MIN_SEEDS, differences, spread
 from throughtime.studies.widths import equal_widths, parameter_count
 from throughtime.tasks.base import Data, Task
 from throughtime.training.config import ENDS, NetworkOptions, TrainConfig
@@ -77,7 +77,7 @@ def compare(
         task: the task; inferred from the data by default.
         params: the number of parameters per network, including embedding and head; the hidden size is chosen to match.
             Defaults to that of an LSTM with `hidden_size` units.
-        seeds: the number of runs per cell.
+        seeds: the number of runs per cell, with consecutive seeds from the option `seed`.
         jobs: the number of runs to train in parallel, each in its own process.
         progress: whether to report progress on standard error.
         **options: options of `throughtime.train`, such as `data`, `steps` or `minutes` (per run) and `out`.
@@ -96,9 +96,8 @@ def compare(
     for name, value in (("seeds", seeds), ("jobs", jobs), ("params", 1 if params is None else params)):
         if value < 1:
             raise UserError(f"{option(name)} must be at least 1, got {value}")
-    for name, instead in (("cell", "cells"), ("seed", "seeds")):
-        if options.get(name) is not None:
-            raise UserError(f"{option(name)} is not an option of a comparison; use {option(instead)}")
+    if options.get("cell") is not None:
+        raise UserError(f"{option('cell')} is not an option of a comparison; use {option('cells')}")
     kind, _ = tasks.chosen(task, options)
     given = {name: value for name, value in options.items() if name != "out"}
     config = TrainConfig.of(kind, **given).anywhere()
@@ -110,7 +109,7 @@ def compare(
         networks, wanted = _networks(instance, data, config, found, params)
         trials = [
             Trial(name, seed, folder / "runs" / f"{name}-seed{seed}", _configured(config, networks[name], seed))
-            for seed in range(seeds)
+            for seed in range(config.training.seed, config.training.seed + seeds)
             for name in found
         ]
         folder.mkdir(parents=True, exist_ok=True)
@@ -288,8 +287,8 @@ def _measured(trial: Trial, task: Task[Any], data: Data[Any], part: str, display
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "steps": result["steps"],
         "seconds": result["seconds"],
-        "horizon_before": horizon_of(untrained(run), task, data.valid),
-        "horizon": horizon_of(model, task, data.valid),
+        "horizon_before": horizon_of(untrained(run), task, data.valid, run.plan.losses),
+        "horizon": horizon_of(model, task, data.valid, run.plan.losses),
     }
     with replacing(kept) as file:
         file.write(json.dumps(found).encode())
@@ -311,7 +310,7 @@ def _result(
     figure, maximize = compared_figure(task, getattr(data, part))
     notes = [f"{path.name}: {why}" for path, why in failed.items()]
     by_cell = {name: [row for row in rows if row["cell"] == name] for name in networks}
-    seeds = 1 + max(trial.seed for trial in trials)
+    seeds = len({trial.seed for trial in trials})
     whole = {name for name in networks if len(by_cell[name]) == seeds}
     cells = [_summary(name, by_cell[name], networks[name].hidden_size) for name in networks if by_cell[name]]
     for each in cells:
@@ -322,8 +321,8 @@ def _result(
     compared = {each["cell"]: np.array([r["blocks"] for r in by_cell[each["cell"]]]) for each in cells
                 if each["cell"] in whole}  # fmt: skip
     found = differences(compared, np.array(rows[0]["weights"])) if rows else []
-    if seeds < LEAST_SEEDS:
-        notes.append(f"differences are tested with {LEAST_SEEDS} or more seeds; this comparison has {seeds}")
+    if seeds < MIN_SEEDS:
+        notes.append(f"differences are tested with {MIN_SEEDS} or more seeds; this comparison has {seeds}")
     return {
         "task": task.name,
         "data": data.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from throughtime.runs import Run
@@ -53,7 +54,7 @@ def claims(result: Mapping[str, Any]) -> list[str]:
             one, other = other, one
         size = f"{abs(each['mean']):.4f}"
         interval = f"95% interval of {each['a']} - {each['b']}: {each['low']:.4f} to {each['high']:.4f}"
-        p = f"p = {each['p']:.3f}" if each["p"] >= _LEAST_P else f"p < {_LEAST_P}"
+        p = f"p = {each['p']:.3f}" if each["p"] >= _MIN_P else f"p < {_MIN_P}"
         found.append(
             f"{one} is better than {other}: {result['figure'].replace('_', ' ')} {better} by {size} ({p}; {interval})."
             if each["real"]
@@ -62,7 +63,8 @@ def claims(result: Mapping[str, Any]) -> list[str]:
     return found
 
 
-_LEAST_P = 0.001
+_MIN_P = 0.001
+_BASELINE_MARGIN = 2  # a baseline is drawn if it is no farther from the cells than this multiple of their range
 
 
 def comparison_page(result: Mapping[str, Any]) -> str:
@@ -101,7 +103,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
         ]),
     ]  # fmt: skip
     facts = [f"task {result['task']}", result["data"], *budget, f"about {result['parameters']:,} parameters", seeds]
-    return study_page(f"Cells compared on {result['data']}", facts, list(_nonempty(sections)))
+    return study_page(f"Cells compared on {Path(result['data']).name}", facts, list(_nonempty(sections)))
 
 
 def _nonempty(sections: Sequence[Section]) -> Iterator[Section]:
@@ -140,7 +142,11 @@ def _points(result: Mapping[str, Any]) -> Any:
         made.add_trace(
             plotly().Scatter(x=[each["cell"]] * len(values), y=values, mode="markers", marker=marker, showlegend=False)
         )
+    values = [value for each in result["cells"] for value in each["values"]]
+    margin = _BASELINE_MARGIN * (max(values) - min(values))
     for name, value in result["baselines"].items():
+        if not min(values) - margin <= value <= max(values) + margin:
+            continue  # the cells would shrink to one line; the table has the value
         made.add_hline(y=value, line={"color": "#888", "dash": "dot"}, annotation_text=name)
     return made
 

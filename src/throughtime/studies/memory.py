@@ -30,7 +30,7 @@ CELLS = ("rnn", "lstm", "gru")
 LAGS = (10, 20, 50, 100, 200, 400)
 RESULT, PAGE = "memory.json", "memory.html"
 
-_LEAST_SECONDS = 1.0  # per attempt; less is too short to train
+_MIN_SECONDS = 1.0  # per attempt; less is too short to train
 _SETTLING = 1.0  # approximate seconds per attempt for tracing and evaluating the network
 
 
@@ -167,7 +167,7 @@ class _Measurement:
         for lag in self.settings["lags"]:
             done = next((a for a in self.attempts if (a.task, a.cell, a.lag) == (task, name, lag)), None)
             if done is None:
-                if seconds < _LEAST_SECONDS + _SETTLING:
+                if seconds < _MIN_SECONDS + _SETTLING:
                     return
                 done = _attempt(LAG_TASKS[task], self.cells[name], lag, self._fields(lag), seconds)
                 self.attempts.append(done)
@@ -223,14 +223,14 @@ class _Learned(Callback):
 
 
 def _attempt(kind: type[LagTask], cell: Cell, lag: int, fields: Mapping[str, Any], seconds: float) -> Attempt:
-    from throughtime.nn.initialization import forgets, keeping
+    from throughtime.nn.initialization import forgets, gates_that_keep
 
     started = time.monotonic()
     given = dict(fields)
     program = cell.program(4, 4)
     if not forgets(program):
         given["forget_bias"] = None
-    if not keeping(program):
+    if not gates_that_keep(program):
         given["chrono"] = None
     minutes = (seconds - _SETTLING) / 60
     config = TrainConfig.of(kind, lag=lag, cell=cell.name, minutes=minutes, **given)
@@ -264,7 +264,9 @@ def _lags(lags: Iterable[int]) -> list[int]:
 
 def _require_lags(tasks: Sequence[str], lags: Sequence[int]) -> None:
     short = [
-        f"{name} needs lags of at least {LAG_TASKS[name].least}" for name in tasks if lags[0] < LAG_TASKS[name].least
+        f"{name} needs lags of at least {LAG_TASKS[name].min_lag}"
+        for name in tasks
+        if lags[0] < LAG_TASKS[name].min_lag
     ]
     if short:
         raise UserError(f"{setting('lags', lags[0])} is too short: {'; '.join(short)}")

@@ -20,6 +20,7 @@ th:first-child, td:first-child { text-align: left; }
 th { font-weight: 600; }
 tr.baseline td { color: var(--quiet); }
 .figure { background: #fff; border-radius: 6px; }
+.top > * { grid-column: 1 / -1; }
 section { margin-top: 2rem; overflow-x: auto; }
 """
 

@@ -10,7 +10,7 @@ from throughtime.studies.page import Section, study_page
 if TYPE_CHECKING:
     from optuna import Study
 
-_LEAST_TRIALS = 4  # to estimate which options matter
+_MIN_TRIALS = 4  # to estimate which options matter
 
 
 def head(result: Mapping[str, Any]) -> list[str]:
@@ -66,7 +66,7 @@ def search_page(result: Mapping[str, Any], study: Study) -> str:
 
 def _importances(study: Study, result: Mapping[str, Any]) -> list[Any]:
     values = {each["value"] for each in result["trials"] if each["value"] is not None}
-    if len(values) < _LEAST_TRIALS:  # too few to fit
+    if len(values) < _MIN_TRIALS:  # too few to fit
         return []
     return _figures(study, "plot_param_importances", "plot_slice", "plot_parallel_coordinate")
 

@@ -57,7 +57,7 @@ def quiet(optuna: Any) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path, storage: str | None) -> Iterator[None]:
+def locked(folder: Path, storage: str | None) -> Iterator[None]:
     """Lock the folder for this process, unless a storage is shared.
 
     Raises:
@@ -79,20 +79,20 @@ def alone(folder: Path, storage: str | None) -> Iterator[None]:
         yield
 
 
-def open_study(optuna: Any, search: Search, storage: str | None, usual: TrainConfig) -> Study:
+def open_study(optuna: Any, search: Search, storage: str | None, defaults: TrainConfig) -> Study:
     """Create the study of a search, or open it if it exists.
 
     Args:
         optuna: the package.
         search: the search.
         storage: the URL of a shared database; a file in the search's folder if None.
-        usual: the options of the first trial.
+        defaults: the options of the first trial.
 
     Raises:
         UserError: if the storage can't be used.
         RunError: if the study's settings differ.
     """
-    folder, settings, seed = search.folder, _settings(search, usual), usual.training.seed
+    folder, settings, seed = search.folder, _settings(search, defaults), defaults.training.seed
 
     def retry(study: Study, trial: Any) -> None:
         study.enqueue_trial(trial.params, user_attrs={k: v for k, v in trial.user_attrs.items() if k == "defaults"})
@@ -145,11 +145,11 @@ def open_study(optuna: Any, search: Search, storage: str | None, usual: TrainCon
     return study
 
 
-def _settings(search: Search, usual: TrainConfig) -> dict[str, Any]:
+def _settings(search: Search, defaults: TrainConfig) -> dict[str, Any]:
     """Return the settings that all parts of a search must share."""
-    values = usual.model_dump(mode="json")
+    values = defaults.model_dump(mode="json")
     fixed = {name: values[name] for name in search.given if name in values and name not in ("data", "threads")}
-    return {"task": usual.task.task, "data": search.data.digest, **fixed, "space": search.space_in_words}
+    return {"task": defaults.task.task, "data": search.data.digest, **fixed, "space": search.space_in_words}
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:

@@ -68,17 +68,17 @@ OF_TASKS: dict[str, tuple[Dimension, ...]] = {
 """The dimensions that a task adds or overrides."""
 
 
-def space_for(usual: TrainConfig, given: Mapping[str, Any], cells: tuple[str, ...] = CELLS) -> list[Dimension]:
+def space_for(defaults: TrainConfig, given: Mapping[str, Any], cells: tuple[str, ...] = CELLS) -> list[Dimension]:
     """Return the dimensions of a search: the task's, without the options that were given.
 
     Args:
-        usual: the task's defaults combined with the given options; the space includes its values.
+        defaults: the task's defaults combined with the given options; the space includes its values.
         given: the options given by the user.
         cells: the cells to choose from.
     """
-    found = {dimension.name: dimension for dimension in (*GENERAL, *OF_TASKS.get(usual.task.task, ()))}
+    found = {dimension.name: dimension for dimension in (*GENERAL, *OF_TASKS.get(defaults.task.task, ()))}
     found["cell"] = Dimension("cell", choices=cells)
-    values = defaults_of(usual)
+    values = defaults_of(defaults)
     return [
         dimension if name == "cell" else dimension.including(values[name])
         for name, dimension in found.items()
@@ -86,6 +86,6 @@ def space_for(usual: TrainConfig, given: Mapping[str, Any], cells: tuple[str, ..
     ]
 
 
-def defaults_of(usual: TrainConfig) -> dict[str, Any]:
+def defaults_of(defaults: TrainConfig) -> dict[str, Any]:
     """Return a configuration's options, with the learning rate that applies."""
-    return {**usual.given, "lr": usual.training.learning_rate}
+    return {**defaults.given, "lr": defaults.training.learning_rate}

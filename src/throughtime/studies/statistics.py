@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-LEAST_SEEDS = 5
+MIN_SEEDS = 5
 """With fewer seeds, the spread between seeds is too uncertain to claim a difference."""
 
 LEVEL = 0.05  # the probability of any false claim in a whole table
@@ -71,10 +71,10 @@ def differences(figures: Mapping[str, Array], weights: Array, seed: int = 0) -> 
         seed: the seed for resampling.
 
     Returns:
-        All pairs, in the order of the cells; empty with fewer than `LEAST_SEEDS` seeds.
+        All pairs, in the order of the cells; empty with fewer than `MIN_SEEDS` seeds.
     """
     seeds = min((len(values) for values in figures.values()), default=0)
-    if seeds < LEAST_SEEDS or len(figures) < 2:
+    if seeds < MIN_SEEDS or len(figures) < 2:
         return []
     from scipy.stats import t as student
 

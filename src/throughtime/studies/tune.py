@@ -18,8 +18,8 @@ from throughtime.spelling import option, setting
 from throughtime.studies.compare import resolved
 from throughtime.studies.result import StudyResult
 from throughtime.studies.search import RESULT, TERMS, Search, best_trial, finished
-from throughtime.studies.search_split import apart
-from throughtime.studies.search_storage import STORAGE, alone, load_optuna, open_study, quiet
+from throughtime.studies.search_split import split_off_test
+from throughtime.studies.search_storage import STORAGE, load_optuna, locked, open_study, quiet
 from throughtime.studies.spaces import CELLS, defaults_of, space_for
 from throughtime.tasks.base import Task
 from throughtime.training.callbacks import Callback
@@ -92,17 +92,17 @@ def tune(
         given["test_share"] = _TEST_SHARE
     if len(found) == 1:
         given["cell"] = next(iter(found))
-    usual = TrainConfig.of(kind, **given).anywhere()
-    if usual.training.processes > 1:
+    defaults = TrainConfig.of(kind, **given).anywhere()
+    if defaults.training.processes > 1:
         raise UserError(f"{option('devices')} can't be used with tune; each trial is trained in one process")
-    space = space_for(usual, given, tuple(found))
-    folder = _folder(options.get("out"), usual)
-    with Display(progress) as display, quiet(optuna), alone(folder, storage):
-        data, test = apart(kind(usual.task).prepare(display.progress))
+    space = space_for(defaults, given, tuple(found))
+    folder = _folder(options.get("out"), defaults)
+    with Display(progress) as display, quiet(optuna), locked(folder, storage):
+        data, test = split_off_test(kind(defaults.task).prepare(display.progress))
         search = Search(kind, given, found, space, data, test, folder)
-        study = open_study(optuna, search, storage, usual)
+        study = open_study(optuna, search, storage, defaults)
         if not study.trials:
-            values = defaults_of(usual)
+            values = defaults_of(defaults)
             first = {each.name: values[each.name] for each in space if each.name != "cell"}
             if any(each.name == "cell" for each in space):
                 first["cell"] = values["cell"] if values["cell"] in found else next(iter(found))
@@ -216,7 +216,7 @@ class _Watch(Callback):
                 fit.stop()
 
 
-def _folder(out: Any, usual: TrainConfig) -> Path:
+def _folder(out: Any, defaults: TrainConfig) -> Path:
     if out is not None:
         folder = Path(out)
         known = (STORAGE, "lock", RESULT)
@@ -228,6 +228,6 @@ def _folder(out: Any, usual: TrainConfig) -> Path:
                 f"{option('out')}"
             )
         return folder
-    first = usual.task.data[0] if usual.task.data else usual.task.task
-    name = re.sub(r"[^\w.-]+", "-", Path(first).stem).strip("-.") or usual.task.task
+    first = defaults.task.data[0] if defaults.task.data else defaults.task.task
+    name = re.sub(r"[^\w.-]+", "-", Path(first).stem).strip("-.") or defaults.task.task
     return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-tune-{name}"

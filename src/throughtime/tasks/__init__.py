@@ -6,15 +6,18 @@ import os
 from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from throughtime.data.table import TABLES
 from throughtime.errors import TrainingError, nearest
 from throughtime.paths import display_path
 from throughtime.spelling import option, setting
-from throughtime.tasks.base import Task, registered
+from throughtime.tasks.registry import registered
 
-__all__ = ["BUILT_IN", "Task", "chosen", "get", "names"]
+if TYPE_CHECKING:
+    from throughtime.tasks.base import Task
+    from throughtime.tasks.options import TaskOptions
+
+__all__ = ["BUILT_IN", "chosen", "get", "names", "options_of"]
 
 # If the data match several tasks, the first one wins: a folder of folders of MIDI files is for notes.
 _HOMES = {
@@ -35,7 +38,7 @@ _UNLISTED = (
 
 def names() -> list[str]:
     """Return the names that a user can choose from: the built-in tasks and the custom tasks imported so far."""
-    return [name for name in dict.fromkeys([*_HOMES, *registered()]) if name not in _UNLISTED]
+    return [name for name in dict.fromkeys([*_HOMES, *registered]) if name not in _UNLISTED]
 
 
 def get(name: str) -> type[Task[Any]]:
@@ -48,12 +51,29 @@ def get(name: str) -> type[Task[Any]]:
     if home is not None:
         import_module(home)
     try:
-        return registered()[name]
+        return registered[name]
     except KeyError:
         raise TrainingError(
             f"unknown task {name!r}{nearest(name, names())}; expected one of {', '.join(names())} (import the module "
             "of a custom task first)"
         ) from None
+
+
+def options_of(task: str | type[Task[Any]]) -> type[TaskOptions]:
+    """Return the class of a task's options; for a name in `BUILT_IN`, without importing the task.
+
+    Args:
+        task: the name or the class of the task.
+
+    Raises:
+        TrainingError: if there is no such task.
+    """
+    if task in _HOMES:
+        found: type[TaskOptions] = getattr(
+            import_module(f"throughtime.tasks.options.{task}"), f"{str(task).capitalize()}Options"
+        )
+        return found
+    return (get(task) if isinstance(task, str) else task).Options
 
 
 def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tuple[type[Task[Any]], str]:
@@ -70,7 +90,7 @@ def chosen(task: str | type[Task[Any]] | None, options: Mapping[str, Any]) -> tu
         return (get(task) if isinstance(task, str) else task), ""
     for name in names():
         kind = get(name)
-        if why := kind.speaks_for(options):
+        if why := kind.detect(options):
             return kind, why
     return get("text"), _why_text(options.get("data") or ())
 
@@ -81,6 +101,8 @@ def _why_text(data: Any) -> str:
     Raises:
         TrainingError: if the data contain a table.
     """
+    from throughtime.data.table import TABLES
+
     for path in map(Path, [data] if isinstance(data, str | os.PathLike) else data):
         inside = [file for file in path.iterdir() if file.name[0] != "."] if path.is_dir() else [path]
         tables = [file for file in inside if file.suffix.lower() in TABLES and file.is_file()]

@@ -18,7 +18,7 @@ from throughtime.errors import DataError
 from throughtime.options import Count
 from throughtime.outputs import Categorical, Output, Point
 from throughtime.tasks.base import Data, Interface, Prediction, Progress
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options import SequenceOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ ClassType = Literal[
 """The NumPy types of class labels, by name."""
 
 
-class ArrayOptions(TaskOptions):
+class ArrayOptions(SequenceOptions):
     """Options for arrays in memory.
 
     Attributes:
@@ -67,7 +67,7 @@ class ArrayTask(SequenceTask):
             classes), nothing is held out and `valid` is `train`.
         """
         rows = held_out = np.arange(len(inputs))
-        if round(share * len(inputs)) >= self.least_held_out:
+        if round(share * len(inputs)) >= self.min_held_out:
             rows, held_out, _ = split(targets, None, share, seed)
         codecs = self._fit_codecs([inputs[k] for k in rows.tolist()], targets[rows])
         whole = self.sequences(inputs, codecs, targets)
@@ -118,7 +118,7 @@ class ArrayTask(SequenceTask):
         return (
             (columns is None or len(codecs.inputs.mean) == 1)
             and (names is None or len(names) == columns)
-            and not model.reads_symbols
+            and not model.reads_tokens
             and not model.per_step
             and model.head.output == self.output
             and model.encoder.features == len(codecs.inputs.mean)
@@ -131,7 +131,7 @@ class ArrayTask(SequenceTask):
         raise NotImplementedError
 
     @property
-    def least_held_out(self) -> int:
+    def min_held_out(self) -> int:
         """The smallest number of sequences worth validating on."""
         return 2
 
@@ -175,7 +175,7 @@ class ArrayClassification(ArrayTask):
         return Categorical(len(self.options.classes))
 
     @property
-    def least_held_out(self) -> int:
+    def min_held_out(self) -> int:
         """One sequence per class, and at least 2."""
         return max(2, len(self.options.classes))
 

@@ -5,25 +5,25 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from throughtime.codecs import Codecs
 from throughtime.data.audio import Audio, cut, quantize, recordings_of, split_recordings
+from throughtime.data.limits import MAX_CHANNELS
 from throughtime.data.sound import BLOCK, Recording, are_sounds, common, sound_writer
-from throughtime.data.waveform import MOST_CHANNELS, MOST_LEVELS, MOST_RATE, Linear, MuLaw, Quantization, Waveform
+from throughtime.data.waveform import Linear, MuLaw, Quantization, Waveform
 from throughtime.errors import DataError
-from throughtime.options import Count
 from throughtime.outputs import Categorical, LogisticMixture
 from throughtime.paths import display_path
 from throughtime.spelling import option
 from throughtime.tasks.audio_baselines import baseline_nats, fit_baselines, signal_of
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.generative import Sampling
-from throughtime.tasks.streams import StreamOptions, StreamTask
+from throughtime.tasks.options.audio import AudioOptions
+from throughtime.tasks.streams import StreamTask
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
@@ -34,32 +34,6 @@ _LAWS: dict[str, type[Quantization]] = {"mu-law": MuLaw, "linear": Linear}
 _HELD_OUT = 0.1  # the fraction of a single recording
 _STRETCH = 1 << 14  # samples to predict or draw at a time
 _SECONDS = 3  # the default length of a generated sound
-
-
-class AudioOptions(StreamOptions):
-    """Options of the audio task.
-
-    Attributes:
-        data: sound files (wav, flac, ogg) and directories of them.
-        valid: sounds to validate on; by default, every tenth recording, or the end of a single one, is held out.
-        rate: the sampling rate in Hz to resample recordings to; their own rate by default.
-        channels: the number of channels; mono averages stereo recordings; the recordings' own by default.
-        quantization: the spacing of the levels; mu-law is finer near silence, linear is uniform.
-        levels: the number of quantization levels.
-        output: the output distribution: softmax scores each level; mixture integrates a mixture of logistic
-            distributions over each level.
-        components: the number of distributions in a mixture.
-        window: the window of truncated backpropagation through time, in samples.
-    """
-
-    task: Literal["audio"] = "audio"
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
-    channels: Literal["mono", "stereo"] | None = None
-    quantization: Literal["mu-law", "linear"] = "mu-law"
-    levels: Annotated[int, Field(ge=2, le=MOST_LEVELS)] = 256
-    output: Literal["softmax", "mixture"] = "softmax"
-    components: Annotated[int, Field(ge=1, le=100)] = 5
-    window: Count = 512
 
 
 class AudioTask(StreamTask[Audio]):
@@ -73,15 +47,14 @@ class AudioTask(StreamTask[Audio]):
     row, element = "sound", "sample"
     Options = AudioOptions
     options: AudioOptions
-    defaults: ClassVar = {"hidden_size": 256, "dropout": 0.0, "batch": 32}
     fitting = ("rate", "channels", "quantization", "levels")
     interfacing = ("output", "components")
-    next_commands = ("sample {} --out FILE", "evaluate {} FILE")
+    next_commands = ("sample {}", "inspect {}")
     baseline_rows = 1
     extension = ".wav"
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect sound files and directories that contain some."""
         paths = options.get("data") or ()
         return "sound files" if are_sounds([paths] if isinstance(paths, str | Path) else list(paths)) else ""
@@ -140,7 +113,6 @@ class AudioTask(StreamTask[Audio]):
         """See `Task.figure_rows`."""
         return [
             ("bits per sample", f"{figures['bits_per_sample']:.4f}"),
-            ("loss", f"{figures['loss']:.4f} nats per sample"),
             ("samples", f"{figures['samples']:,.0f} predicted"),
         ]
 
@@ -177,13 +149,13 @@ class AudioTask(StreamTask[Audio]):
             stream = Stream(model)
             for start in range(0, len(part.ids) - 1, _STRETCH):
                 ids = part.ids[start : start + _STRETCH + 1]
-                nats, likeliest = _cost(output, codec, stream.process(ids[:-1]), ids[1:])
-                columns = (signal_of(codec, ids[1:]), nats / math.log(2), likeliest)
+                nats, predicted = _cost(output, codec, stream.process(ids[:-1]), ids[1:])
+                columns = (signal_of(codec, ids[1:]), nats / math.log(2), predicted)
                 yield from np.stack(columns, 1).tolist()
 
-        return Prediction(("sample", "bits", "likeliest"), rows())
+        return Prediction(("sample", "bits", "prediction"), rows())
 
-    def usual_length(self, codecs: Codecs) -> int:
+    def default_length(self, codecs: Codecs) -> int:
         """Return the length of 3 seconds of sound."""
         waveform = codecs.inputs.waveform
         return int(_SECONDS * waveform.rate * waveform.channels)
@@ -251,8 +223,8 @@ class AudioTask(StreamTask[Audio]):
         output = self._output(codec)
 
         def cost(scores: NDArray[Any], start: int) -> NDArray[Any]:
-            nats, likeliest = _cost(output, codec, scores, ids[start + 1 : start + 1 + len(scores)])
-            return np.stack([nats / math.log(2), likeliest], 1)
+            nats, predicted = _cost(output, codec, scores, ids[start + 1 : start + 1 + len(scores)])
+            return np.stack([nats / math.log(2), predicted], 1)
 
         found, values = listen(model, ids[: len(ids) - 1], names, cost)
         heard = signal_of(codec, ids[1:])
@@ -266,15 +238,11 @@ class AudioTask(StreamTask[Audio]):
             Sound("A sound generated by the network", rate, [track("generated", np.concatenate(drawn))]),
         ]
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Audio]) -> dict[str, Any]:
-        """See `Task.pictures`: an excerpt of held-out sound, and the gradient flow before and after training."""
-        from throughtime.sight.gradients.sampling import followed
-        from throughtime.sight.report.collect import flows_before_and_after, states_of
+    def pictures(self, model: SequenceModel, data: Data[Audio], terms: int) -> dict[str, Any]:
+        """See `Task.pictures`: an excerpt of held-out sound."""
+        from throughtime.sight.report.collect import states_of
 
-        return {
-            "sounds": self.sounds(model, data.valid, data.codecs, states_of(model)),
-            **flows_before_and_after(model, untrained, followed(self, data.valid)),
-        }
+        return {"sounds": self.sounds(model, data.valid, data.codecs, states_of(model))}
 
     def _output(self, codec: Quantization) -> Categorical | LogisticMixture:
         if self.options.output == "mixture":
@@ -294,7 +262,7 @@ class AudioTask(StreamTask[Audio]):
         rate = options.rate or common(recordings, "rate")
         if options.channels is None:
             channels = common(recordings, "channels")
-            if channels > MOST_CHANNELS:
+            if channels > MAX_CHANNELS:
                 raise DataError(
                     f"{recordings[0].name} has {channels} channels; use {option('channels')} mono to average them"
                 )

@@ -15,7 +15,7 @@ from throughtime.data.waveform import Quantization
 _ORDERS = (2, 16)  # the orders of the linear predictors
 _FITTED = 64  # the maximum number of training stretches to fit baselines to
 _STRETCH = 1 << 14  # the length of such a stretch in samples
-_MOST_ERRORS = 200_000  # the maximum number of errors to fit a distribution to
+_MAX_ERRORS = 200_000  # the maximum number of errors to fit a distribution to
 
 
 def fit_baselines(codec: Quantization, ids: NDArray[Any]) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def fit_baselines(codec: Quantization, ids: NDArray[Any]) -> dict[str, Any]:
     fitted = {}
     for name, coefficients in predictors.items():
         bounds = [_error_bounds(codec, stretch, coefficients) for stretch in stretches]
-        every = max(1, sum(len(low) for low, _ in bounds) // _MOST_ERRORS)
+        every = max(1, sum(len(low) for low, _ in bounds) // _MAX_ERRORS)
         low, high = (np.concatenate(side)[::every] for side in zip(*bounds, strict=True))
         mixture = Mixture.fit(low, high)
         fitted[name] = {

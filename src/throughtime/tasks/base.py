@@ -14,6 +14,7 @@ from throughtime.errors import UserError
 from throughtime.spelling import option
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.registry import registered
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -109,32 +110,25 @@ class Prediction:
     rows: Iterator[Sequence[Any]] = field(repr=False)
 
 
-_registered: dict[str, type[Task[Any]]] = {}
-
-
-def registered() -> Mapping[str, type[Task[Any]]]:
-    """Return all tasks defined so far, by name."""
-    return _registered
-
-
 class Task(ABC, Generic[S]):
     """A task and its options. A subclass with a `name` registers itself under that name.
 
     Attributes:
         name: the name that users type.
         about: a short description of what the task learns.
-        Options: the class of its options.
-        defaults: model and training defaults that differ from the general ones.
+        Options: the class of its options, with its defaults of network and training options.
         unit: the unit that the loss is averaged over, such as "character".
         measure: the unit of the loss in reports.
         monitor: the metric that selects the best weights.
         maximize: whether a larger value of `monitor` is better.
         next_commands: commands to suggest after training; {} becomes the run's directory and DATA its training data.
         baseline_rows: the number of rows to print for each baseline.
-        most_evaluated: the maximum number of loss terms to measure on held-out data after training.
+        max_evaluated: the maximum number of loss terms to measure on held-out data after training.
         fitting: the names of options that affect how codecs are fitted.
         prediction_files: the extensions that predictions can be written to, besides tables.
         interfacing: the names of options that must match for a run to start from another run's weights.
+        reads_again: whether the training report reads held-out data after the evaluation.
+        shows_reach: whether the training report shows how far gradients reach before and after training.
         per_data: the names of options that apply only to the data they are passed with.
 
     Args:
@@ -144,17 +138,18 @@ class Task(ABC, Generic[S]):
     name: ClassVar[str]
     about: ClassVar[str]
     Options: ClassVar[type[TaskOptions]]
-    defaults: ClassVar[Mapping[str, Any]] = {}
     measure: ClassVar[str] = "nats"
     monitor: ClassVar[str] = "loss"
     maximize: ClassVar[bool] = False
-    next_commands: ClassVar[Sequence[str]] = ("evaluate {} DATA", "predict {} DATA --out predictions.csv")
+    next_commands: ClassVar[Sequence[str]] = ("inspect {}", "predict {} DATA --out predictions.csv")
     baseline_rows: ClassVar[int] = 2
-    most_evaluated: ClassVar[int] = 1_000_000
+    max_evaluated: ClassVar[int] = 1_000_000
     fitting: ClassVar[Sequence[str]] = ()
     prediction_files: ClassVar[Sequence[str]] = ()
     interfacing: ClassVar[Sequence[str]] = ()
     per_data: ClassVar[Sequence[str]] = ()
+    reads_again: ClassVar[bool] = False
+    shows_reach: ClassVar[bool] = True
 
     def __init__(self, options: TaskOptions) -> None:
         self.options = options
@@ -162,7 +157,7 @@ class Task(ABC, Generic[S]):
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
         if "name" in vars(cls):
-            _registered[cls.name] = cls
+            registered[cls.name] = cls
 
     @classmethod
     def required_of(cls, run: Run, what: str) -> Self:
@@ -189,7 +184,7 @@ class Task(ABC, Generic[S]):
         return kind(kind.Options.model_validate({"task": description.name, **description.options}))
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Return a short reason why the options imply this task, or "" if they don't.
 
         Args:
@@ -319,7 +314,7 @@ class Task(ABC, Generic[S]):
         """
         return figures
 
-    def further_figures(self, model: SequenceModel, part: S, terms: int | None = None) -> Figures:
+    def extra_figures(self, model: SequenceModel, part: S, terms: int | None = None) -> Figures:
         """Measure metrics that are not means over batches.
 
         Args:
@@ -391,13 +386,13 @@ class Task(ABC, Generic[S]):
         """
         raise UserError(f"predictions of task {self.name} are tables; use .csv or .parquet")
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[S]) -> dict[str, Any]:
-        """Return the content of the training report besides the learning curves.
+    def pictures(self, model: SequenceModel, data: Data[S], terms: int) -> dict[str, Any]:
+        """Return the content of the training report besides learning curves, the gradients' reach and samples.
 
         Args:
             model: the trained network.
-            untrained: the network before the first training step.
             data: the data.
+            terms: the approximate number of loss terms of a part of the data to use.
 
         Returns:
             Fields of `throughtime.sight.report.data.ReportData`.

@@ -2,38 +2,35 @@
 
 from __future__ import annotations
 
-import re
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import AfterValidator, Field
 
 from throughtime.codecs import Codecs
 from throughtime.data.augmentation import SoundFeatures, copies, copies_of
 from throughtime.data.labeled import Labeled, read_labeled
 from throughtime.data.labeled_sounds import hold_sounds, read_labeled_sounds
 from throughtime.data.labels import Labels
-from throughtime.data.log_mel import BANDS, LogMel
-from throughtime.data.raw_samples import MOST_FRAME, RawSamples
+from throughtime.data.log_mel import LogMel
+from throughtime.data.raw_samples import RawSamples
 from throughtime.data.scaler import Scaler
 from throughtime.data.sequences import Sequences
 from throughtime.data.sound import common
 from throughtime.data.splits import split
 from throughtime.data.vocabulary import build_vocabulary
-from throughtime.data.waveform import MOST_RATE, Waveform
+from throughtime.data.waveform import Waveform
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
-from throughtime.options import Count, Share
 from throughtime.outputs import Categorical
 from throughtime.spelling import option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options.classify import ClassifyOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 
 if TYPE_CHECKING:
@@ -43,66 +40,6 @@ if TYPE_CHECKING:
     from throughtime.sight.report.passage import Passage
 
 _SHOWN = 40  # characters of an example to print
-
-
-def _pattern(value: str | None) -> str | None:
-    try:
-        re.compile(value or "")
-    except re.error as error:
-        raise ValueError(f"expected a regular expression ({error})") from None
-    return value
-
-
-class ClassifyOptions(TaskOptions):
-    """Options of the classification task.
-
-    Attributes:
-        data: a folder with one text file per label and one sequence per line, a folder with one folder of text or
-            sound files per label, or a table (CSV or Parquet).
-        valid: validation data; part of the data is held out by default.
-        test: test data to evaluate the trained network on.
-        label: the table column with the labels.
-        text: the table column with the texts, one sequence per row.
-        group: the table column that identifies the sequence each row belongs to.
-        time: the table column that orders the rows of a sequence.
-        columns: the numeric table columns to read, separated by commas; all others by default.
-        group_by: the column, or the named group in `label_pattern`, whose values must not occur on both sides of a
-            split, such as the speaker; the value text keeps identical texts on the same side.
-        label_pattern: a regular expression for the names of sound files, with a group named label.
-        rate: the sampling rate in Hz to resample sounds to; their own rate by default.
-        features: the input features for sounds; log-mel are the logarithms of mel band energies, raw are the samples.
-        frame: the number of samples per step with raw features.
-        normalize: the normalization of log-mel features; level (the default) subtracts each recording's mean log
-            energy, so that loudness doesn't matter; none turns it off.
-        augment: the number of augmented copies per recording: faster or slower, louder or softer, with noise and
-            masks; by default, up to 20 if there are fewer than 4,000 recordings.
-        bands: the number of mel bands per frame of sound.
-        level: the kind of tokens of a text: characters or words.
-        min_count: the minimum number of occurrences for a token to enter the vocabulary.
-        valid_share: the fraction of the data to hold out for selecting the best weights.
-        test_share: the fraction of the data to hold out for testing the trained network.
-        class_weights: the weights of labels in the loss; balanced makes rare labels count as much as frequent ones.
-    """
-
-    task: Literal["classify"] = "classify"
-    label: str | None = None
-    text: str | None = None
-    group: str | None = None
-    time: str | None = None
-    columns: str | None = None
-    group_by: str | None = None
-    label_pattern: Annotated[str | None, AfterValidator(_pattern)] = None
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
-    features: Literal["log-mel", "raw"] = "log-mel"
-    frame: Annotated[int, Field(ge=1, le=MOST_FRAME)] = 32
-    normalize: Literal["level", "none"] | None = None
-    augment: Annotated[int, Field(ge=0, le=1000)] | None = None
-    bands: Annotated[int, Field(ge=1, le=512)] = BANDS
-    level: Literal["char", "word"] = "char"
-    min_count: Count | None = None
-    valid_share: Share = 0.1
-    test_share: Share = 0.0
-    class_weights: Literal["none", "balanced"] = "none"
 
 
 class Classify(SequenceTask):
@@ -118,7 +55,7 @@ class Classify(SequenceTask):
     interfacing = ("level",)
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect a label column, or a folder that contains only folders."""
         if options.get("label"):
             return "a label column is set"
@@ -271,11 +208,11 @@ class Classify(SequenceTask):
             return [f"{kind} {k}" for k in range(codecs.inputs.size)]
         return super().features(codecs)
 
-    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
-        """See `SequenceTask.symbols`."""
+    def tokens(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+        """See `SequenceTask.tokens`."""
         if _numeric(codecs):
             return None
-        return [codecs.inputs.symbols[id] for id in part.inputs[k]]
+        return [codecs.inputs.tokens[id] for id in part.inputs[k]]
 
     def unknown(self, part: Sequences, k: int, codecs: Codecs) -> NDArray[Any] | None:
         """See `SequenceTask.unknown`."""
@@ -301,7 +238,7 @@ class Classify(SequenceTask):
         part = Sequences(ids, np.zeros(len(ids), np.int64), names=lines)
         return self.passage(part, codecs, length, "your text", answered=False)
 
-    def _read(self, paths: Sequence[str | Path], least_labels: int) -> Labeled:
+    def _read(self, paths: Sequence[str | Path], min_labels: int) -> Labeled:
         options = self.options
         if options.label_pattern is not None or hold_sounds(paths):
             given = {"label": options.label, "text": options.text, "group": options.group, "time": options.time}
@@ -309,7 +246,7 @@ class Classify(SequenceTask):
                 if value is not None:
                     raise DataError(f"{option(name)} names a table column, but the data are sounds; remove it")
             return read_labeled_sounds(
-                paths, label_pattern=options.label_pattern, group_by=options.group_by, least_labels=least_labels
+                paths, label_pattern=options.label_pattern, group_by=options.group_by, min_labels=min_labels
             )
         columns = None if options.columns is None else [name.strip() for name in options.columns.split(",")]
         return read_labeled(
@@ -321,7 +258,7 @@ class Classify(SequenceTask):
             columns=columns,
             group_by=options.group_by,
             encoding_errors=options.encoding_errors,
-            least_labels=least_labels,
+            min_labels=min_labels,
         )
 
     def _fitted(self, found: Labeled, train: Any) -> Any:

@@ -6,25 +6,23 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BeforeValidator, Field
 
 from throughtime.codecs import Codecs
-from throughtime.data.knobs import DeviceInput, knobs_from, settings_by_pair
+from throughtime.data.knobs import DeviceInput, settings_by_pair
 from throughtime.data.pairs import Pair, Pairs, find_pairs, read_pairs
-from throughtime.data.segments import Segments, WholeSignals, places
+from throughtime.data.segments import Segments, WholeSignals, segment_starts
 from throughtime.data.sound import BLOCK, SOUND_FILES, Recording, common, find_recordings, sound_writer
-from throughtime.data.waveform import MOST_RATE, Samples
+from throughtime.data.waveform import Samples
 from throughtime.errors import DataError, UserError
-from throughtime.options import Count, Positive, Share
 from throughtime.outputs import Signal
 from throughtime.paths import display_path
 from throughtime.spelling import option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, Task
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options.effect import EffectOptions
 
 if TYPE_CHECKING:
     from torchmetrics import Metric
@@ -40,40 +38,6 @@ _HEARD = 4096  # samples to choose the training example from
 _TIMED_BLOCK, _TIMED_SECONDS = 64, 0.5  # of the speed measurement
 
 
-class EffectOptions(TaskOptions):
-    """Options of the effect task.
-
-    Attributes:
-        data: a dry and a wet sound file, or a directory of each with matching file names.
-        valid: a directory with subdirectories dry and wet to validate on; the end of each pair is held out by default.
-        test: a directory with subdirectories dry and wet to evaluate the trained network on.
-        paired: whether DATA is the input and the output of a device.
-        rate: the sampling rate in Hz to resample sounds to; their own rate by default.
-        align: the alignment of pairs; auto estimates and removes the latency of each wet signal, up to 100 ms.
-        knob: the device's knob settings from 0 to 1, which the network reads along with the sound, as NAME=VALUE, or
-            one value per pair as gain=0.2,0.7. A directory with dry and wet sounds may list them in a table knobs.csv
-            with a column named file and one per knob.
-        skip: whether to add the input to the output, so that the network learns only the difference.
-        window: the window of truncated backpropagation through time, in samples.
-        segment: the length of a training segment in seconds; the state is carried through it from its start.
-        burn_in: the number of samples at the start of a segment that are excluded from the loss.
-        valid_share: the fraction at the end of each pair to hold out for selecting the best weights.
-        test_share: the fraction after that to hold out for testing the trained network.
-    """
-
-    task: Literal["effect"] = "effect"
-    paired: bool = False
-    rate: Annotated[int, Field(ge=1, le=MOST_RATE)] | None = None
-    align: Literal["auto", "off"] = "auto"
-    knob: Annotated[dict[str, tuple[float, ...]], BeforeValidator(knobs_from)] = Field({})
-    skip: bool = True
-    window: Count = 1000
-    segment: Positive = 0.5
-    burn_in: Annotated[int, Field(ge=0)] = 200
-    valid_share: Share = 0.1
-    test_share: Share = 0.0
-
-
 class Effect(Task[Pairs]):
     """Predict the output of a device, such as an amplifier, sample by sample (Wright et al. 2019, DAFx-19)."""
 
@@ -81,17 +45,16 @@ class Effect(Task[Pairs]):
     about = "model a device from its input and output sound"
     Options = EffectOptions
     options: EffectOptions
-    defaults: ClassVar = {"hidden_size": 20, "dropout": 0.0, "batch": 50, "optimizer": "adam", "lr": 0.005}
     monitor = "esr"
     fitting = ("rate",)
     interfacing = ("skip",)
     per_data = ("knob",)
     prediction_files = SOUND_FILES
-    next_commands = ("predict {} DRY.wav --out WET.wav", "evaluate {} DRY.wav WET.wav")
+    next_commands = ("predict {} DRY.wav --out WET.wav", "inspect {}")
     baseline_rows = 1
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect pairs."""
         return "pairs of dry and wet sounds" if options.get("paired") else ""
 
@@ -173,7 +136,7 @@ class Effect(Task[Pairs]):
 
     def fitting_batch(self, data: Data[Pairs], batch: int, ranks: int) -> int:
         """Return the batch size, reduced to the number of segments if there are fewer."""
-        count = len(places(data.train.signals, **self._cuts(data.train)))
+        count = len(segment_starts(data.train.signals, **self._cuts(data.train)))
         fitting = min(batch, count) // ranks * ranks
         if fitting < 1:
             raise DataError(f"{data.name} has {count} segments, fewer than the {ranks} processes")
@@ -336,15 +299,11 @@ class Effect(Task[Pairs]):
         title = f"{short(part.name)}, held-out data from {first / part.rate:.2f} s"
         return [Sound(title, part.rate, tracks, (1, 2), "ESR, dB", ratio, window, values)]
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Pairs]) -> dict[str, Any]:
-        """See `Task.pictures`: an excerpt of held-out sound, and the gradient flow before and after training."""
-        from throughtime.sight.gradients.sampling import followed
-        from throughtime.sight.report.collect import flows_before_and_after, states_of
+    def pictures(self, model: SequenceModel, data: Data[Pairs], terms: int) -> dict[str, Any]:
+        """See `Task.pictures`: an excerpt of held-out sound."""
+        from throughtime.sight.report.collect import states_of
 
-        return {
-            "sounds": self.sounds(model, data.valid, data.codecs, states_of(model)),
-            **flows_before_and_after(model, untrained, followed(self, data.valid)),
-        }
+        return {"sounds": self.sounds(model, data.valid, data.codecs, states_of(model))}
 
     def _read(
         self, pairs: Sequence[Pair], paths: Sequence[str | Path], device: DeviceInput, progress: Progress | None

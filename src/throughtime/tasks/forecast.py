@@ -20,7 +20,7 @@ from throughtime.outputs import Normal, Output, Point, Quantiles, StudentT
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, Task
 from throughtime.tasks.forecast_figures import Measures, baseline_forecasts, conformal_margins, fit_ridge, measured
-from throughtime.tasks.forecast_options import ForecastOptions
+from throughtime.tasks.options.forecast import ForecastOptions
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
@@ -41,14 +41,15 @@ class ForecastTask(Task[Windows]):
     about = "forecast the next values of series"
     Options: ClassVar[type[ForecastOptions]] = ForecastOptions
     options: ForecastOptions
-    defaults: ClassVar = {"cell": "gru", "hidden_size": 256, "dropout": 0.3, "batch": 256, "lr": 1e-3, "steps": 800}
     interfacing = ("horizon", "strategy", "head", "quantiles")
     baseline_rows: ClassVar[int] = 3
     measure: ClassVar[str] = "loss"
-    most_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
+    max_evaluated: ClassVar[int] = 100_000_000  # a window has many terms
+    reads_again: ClassVar[bool] = True
+    shows_reach: ClassVar[bool] = False  # the report shows the rows that each forecast depends on instead
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect a horizon or a target column."""
         for name, what in (("horizon", "a horizon is set"), ("target", "a target column is set")):
             if options.get(name):
@@ -108,7 +109,8 @@ class ForecastTask(Task[Windows]):
                 scaling=options.scaling,
                 season=options.season,
                 context=context,
-                segment=options.segment or (1 if self._recursive else -(-horizon // -(-horizon // _SEGMENT))),
+                segment=options.segment
+                or (1 if self._strategy == "recursive" else -(-horizon // -(-horizon // _SEGMENT))),
                 calendar=options.calendar,
             )
         windows = self._windows(table, codec)
@@ -171,11 +173,16 @@ class ForecastTask(Task[Windows]):
         margin = max(s * -(-codec.context // s), s * -(-horizon // s), codec.season)
         zeros = np.zeros(len(table.series), np.int64)
         encoded = codec.encode(table, margin)
-        return Windows(encoded, codec, horizon, zeros, zeros, table.digest, recursive=self._recursive)
+        return Windows(encoded, codec, horizon, zeros, zeros, table.digest, **self._how)
 
     @property
-    def _recursive(self) -> bool:
-        return self.options.strategy == "recursive"
+    def _strategy(self) -> str:
+        return self.options.strategy or ("direct" if self.options.future else "parallel")
+
+    @property
+    def _how(self) -> dict[str, Any]:
+        """The fields of `Windows` that the strategy sets."""
+        return {name: self._strategy == name for name in ("recursive", "parallel")}
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> Windows:
         """See `Task.read`; returns all windows after the rows used for training and validation."""
@@ -235,7 +242,7 @@ class ForecastTask(Task[Windows]):
         codec: SeriesCodec = codecs.inputs
         none = np.zeros(0, np.int64)
         empty: Any = None
-        windows = Windows(empty, codec, self.horizon, none, none, recursive=self._recursive)
+        windows = Windows(empty, codec, self.horizon, none, none, **self._how)
         return Interface("numeric", windows.features, self._output(codec), causal=True)
 
     def _output(self, codec: SeriesCodec) -> Output:
@@ -261,7 +268,7 @@ class ForecastTask(Task[Windows]):
 
     def subset(self, part: Windows, terms: int | None) -> Windows:
         """See `Task.subset`; selects evenly spaced windows."""
-        return part if terms is None else part.spread(max(1, -(-terms // self.horizon)))
+        return part if terms is None else part.evenly_spaced(max(1, -(-terms // self.horizon)))
 
     def rolling(self, part: Windows, windows: int | None, step: int | None) -> Windows:
         """See `Task.rolling`; the default step is the horizon, or 1 if `windows` is None too."""
@@ -278,7 +285,7 @@ class ForecastTask(Task[Windows]):
         """See `Task.figures`: the mean `loss` per value, and the number of `values` forecast."""
         return {"loss": figures["loss"], "values": int(figures["terms"])}
 
-    def further_figures(self, model: SequenceModel, part: Windows, terms: int | None = None) -> Figures:
+    def extra_figures(self, model: SequenceModel, part: Windows, terms: int | None = None) -> Figures:
         """Measure forecast errors and the coverage of intervals (see `Measures`)."""
         from throughtime.tasks.forecast_decoding import forecasts
 
@@ -297,7 +304,7 @@ class ForecastTask(Task[Windows]):
             "smape": ("sMAPE", "{:.2f}%"),
             "weighted_quantile_loss": ("weighted quantile loss", "{:.4f}"),
             "coverage": (f"coverage of {self.options.interval:.0%} intervals", "{:.1%}"),
-            "loss": ("loss", "{:.4f} per value"),
+            **({} if self.options.head in ("mse", "mae") else {"loss": ("loss", "{:.4f} per value")}),
             "values": ("values", "{:,} forecast"),
         }
         return [(label, text.format(figures[name])) for name, (label, text) in labels.items() if name in figures]
@@ -326,7 +333,7 @@ class ForecastTask(Task[Windows]):
         """
         from throughtime.tasks.forecast_decoding import forecasts, units
 
-        later = (data.valid.later or data.valid).spread(max(1, 2_000_000 // self.horizon))
+        later = (data.valid.later or data.valid).evenly_spaced(max(1, 2_000_000 // self.horizon))
         scores, observed = [], []
         for chosen, forecast in forecasts(model, later, self.options.interval, calibrated=False):
             values, present = later.targets(chosen)
@@ -377,7 +384,7 @@ class ForecastTask(Task[Windows]):
         baselines = model.task.baselines if model.task else {}
         return outcome(model, part, self.options.interval, baselines)
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Windows]) -> dict[str, Any]:
+    def pictures(self, model: SequenceModel, data: Data[Windows], terms: int) -> dict[str, Any]:
         """See `Task.pictures`: the outcome on the test part, or on the validation part if there is no test part."""
         return self.outcome(model, data.valid if data.test is None else data.test, data.codecs)
 

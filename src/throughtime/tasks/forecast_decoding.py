@@ -1,4 +1,4 @@
-"""Decode forecasts from a network, either the whole horizon at once or recursively."""
+"""Decode forecasts from a network: the whole horizon at once, in sequence or in parallel, or recursively."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def decode(model: SequenceModel, windows: Windows, steps: Tensor, share: float) 
     """
     n, m = windows.steps
     if not windows.recursive:
-        raw, _ = model(steps)
+        raw, _ = model(steps, branches=windows.branches)
         found = raw[windows.decoding :]
     else:
         raw, state = model(steps[:n])

@@ -56,10 +56,10 @@ def forecast_of(output: Output, raw: Array, share: float) -> Forecast:
     if isinstance(output, Quantiles):
         quantiles = output.predict(raw)
         quantiles = quantiles.reshape(len(raw), -1, quantiles.shape[-1])
-        places = np.interp(LEVELS, output.levels, np.arange(len(output.levels)))
-        below = np.floor(places).astype(int)
-        above = np.ceil(places).astype(int)
-        at = quantiles[..., below] + (places - below) * (quantiles[..., above] - quantiles[..., below])
+        positions = np.interp(LEVELS, output.levels, np.arange(len(output.levels)))
+        below = np.floor(positions).astype(int)
+        above = np.ceil(positions).astype(int)
+        at = quantiles[..., below] + (positions - below) * (quantiles[..., above] - quantiles[..., below])
         return Forecast(at[..., 1], quantiles[..., 0], quantiles[..., -1], at)
     point = output.predict(raw).reshape(flat)
     if not isinstance(output, Normal | StudentT):
@@ -162,19 +162,19 @@ def seasonal_naive(windows: Windows, chosen: Integers) -> Array:
     return np.tile(last, (1, -(-windows.horizon // season)))[:, : windows.horizon]
 
 
-def fit_ridge(windows: Windows, most: int = 200_000) -> dict[str, Any]:
+def fit_ridge(windows: Windows, max_windows: int = 200_000) -> dict[str, Any]:
     """Fit a ridge regression from context to horizon, with the last value subtracted.
 
     Args:
         windows: the training windows.
-        most: the maximum number of windows to fit to, evenly spaced.
+        max_windows: the maximum number of windows to fit to, evenly spaced.
 
     Returns:
         The weights as plain data.
     """
     context, horizon = windows.codec.context, windows.horizon
     gram, cross = np.zeros((context, context)), np.zeros((context, horizon))
-    windows = windows.spread(most)
+    windows = windows.evenly_spaced(max_windows)
     for chunk in windows.chunks():
         values, observed = windows.targets(chunk)
         whole = observed.all(1)

@@ -14,7 +14,7 @@ from throughtime.errors import DataError
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.tasks.base import Progress
 from throughtime.tasks.forecast import ForecastTask
-from throughtime.tasks.forecast_options import ForecastOptions
+from throughtime.tasks.options.forecast import ForecastOptions
 
 
 class FrameForecastOptions(ForecastOptions):
@@ -38,7 +38,7 @@ class FrameForecast(ForecastTask):
     interfacing: ClassVar = ForecastTask.interfacing
 
     @classmethod
-    def speaks_for(cls, options: Any) -> str:
+    def detect(cls, options: Any) -> str:
         """Match nothing: only the estimator creates this task."""
         return ""
 

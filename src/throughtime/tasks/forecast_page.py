@@ -36,11 +36,11 @@ def outcome(model: SequenceModel, part: Windows, share: float, fitted: Mapping[s
     """
     from throughtime.sight.report.data import Forecasts
 
-    some = part.spread(_MEASURED)
+    some = part.evenly_spaced(_MEASURED)
     errors, covered, observed = _errors(model, some, share)
     at_end = np.flatnonzero(part.counts)
     at_end = at_end[np.linspace(0, len(at_end) - 1, min(_SHOWN, len(at_end))).round().astype(int)]
-    shown = part.take(np.cumsum(part.counts)[at_end] - 1) if part.chosen is None else part.spread(_SHOWN)
+    shown = part.take(np.cumsum(part.counts)[at_end] - 1) if part.chosen is None else part.evenly_spaced(_SHOWN)
     found = Forecasts(
         last=_windows(model, shown, share),
         worst=_windows(model, some.take(_worst(some, errors, observed)), share),
@@ -65,8 +65,12 @@ def lookback(model: SequenceModel, part: Windows) -> Curve:
     from throughtime.sight.report.data import Curve
 
     n, at = part.steps[0], part.decoding
-    steps = part.spread(_LOOKED)
+    steps = part.evenly_spaced(_LOOKED)
     inputs = steps.inputs(np.arange(len(steps)), teacher=True).steps
+    if part.parallel:  # each step of the horizon directly follows the context
+        context, horizon = inputs[:n], inputs[n:]
+        repeated = np.tile(context, (1, len(horizon), 1))
+        inputs = np.concatenate([repeated, horizon.reshape(1, -1, inputs.shape[2])])
     x = torch.from_numpy(inputs).to(next(model.parameters()).dtype)
     norms = connectivity(
         model.cpu(), x, of=lambda given: given[0][at:].sum(), window=len(x), steps=range(at, len(x))
@@ -83,7 +87,7 @@ def items(part: Windows, length: int) -> list[Item]:
 
     n, m = part.steps
     s = part.codec.segment
-    some = part.spread(max(1, min(_SHOWN, length // (n + m))))
+    some = part.evenly_spaced(max(1, min(_SHOWN, length // (n + m))))
     chosen = np.arange(len(some))
     inputs = some.inputs(chosen, teacher=True).steps
     series, origins = some.where(chosen)
@@ -91,6 +95,8 @@ def items(part: Windows, length: int) -> list[Item]:
     counts = observed.reshape(len(some), -1, s).sum(2)
     sums = (values * observed).reshape(len(some), -1, s).sum(2)
     means = np.divide(sums, counts, out=np.zeros_like(sums), where=counts > 0)
+    if part.parallel:
+        inputs = inputs[: n + 1]  # the layers run over the context and one step of the horizon
     return [
         Item(
             inputs[:, b],

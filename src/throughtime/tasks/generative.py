@@ -56,10 +56,12 @@ class Generative(Task[S]):
 
     Attributes:
         extension: the extension of sample files; None if samples are text, which is printed.
+        first_temperature: the sampling temperature of `first_samples`.
         sampling_options: the fields of `Sampling` that the task supports, besides the length and the seed.
     """
 
     extension: ClassVar[str | None] = None
+    first_temperature: ClassVar[float] = 1.0
     sampling_options: ClassVar[Sequence[str]] = ("temperature",)
 
     @abstractmethod
@@ -81,7 +83,7 @@ class Generative(Task[S]):
     def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
         """Write a sample to a file, preceded by its prompt."""
 
-    def usual_length(self, codecs: Codecs) -> int:
+    def default_length(self, codecs: Codecs) -> int:
         """Return the default length of a sample in tokens or steps."""
         return 500
 
@@ -101,7 +103,7 @@ class Generative(Task[S]):
             if name not in ("seed", *self.sampling_options) and (name not in usual or value != usual[name]):
                 supported = ", ".join(map(option, self.sampling_options))
                 raise UserError(f"{option(name)} is not supported here; expected {supported}")
-        return Sampling(self.usual_length(codecs) if length is None else length, **options)
+        return Sampling(self.default_length(codecs) if length is None else length, **options)
 
     def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
         """Return the samples shown after training, the same ones each time; empty if samples aren't text."""

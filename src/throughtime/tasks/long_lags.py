@@ -19,7 +19,7 @@ from throughtime.options import Count
 from throughtime.outputs import Categorical, Point
 from throughtime.spelling import setting
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options import SequenceOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _VALID = 400  # validation sequences
 _SHOWN = 64  # sequences that represent the training data
 
 
-class LagOptions(TaskOptions):
+class LagOptions(SequenceOptions):
     """Options of generated tasks.
 
     Attributes:
@@ -52,7 +52,7 @@ class LagTask(SequenceTask):
         figure: the metric that decides whether the task is learned: `loss` or `accuracy`.
         threshold: the value of the metric from which the task counts as learned.
         guess: the value of the metric without any memory.
-        least: the shortest possible lag.
+        min_lag: the shortest possible lag.
     """
 
     Options = LagOptions
@@ -64,7 +64,7 @@ class LagTask(SequenceTask):
     figure: ClassVar[str] = "accuracy"
     threshold: ClassVar[float] = 0.99
     guess: ClassVar[float]
-    least: ClassVar[int] = 2
+    min_lag: ClassVar[int] = 2
 
     @abstractmethod
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
@@ -86,9 +86,9 @@ class LagTask(SequenceTask):
 
     def prepare(self, progress: Progress | None = None, codecs: Codecs | None = None) -> Data[Sequences]:
         """See `Task.prepare`."""
-        if self.options.lag < self.least:
+        if self.options.lag < self.min_lag:
             raise DataError(
-                f"{self.name} needs a lag of at least {self.least} steps, got {setting('lag', self.options.lag)}"
+                f"{self.name} needs a lag of at least {self.min_lag} steps, got {setting('lag', self.options.lag)}"
             )
         train, valid = self._sequences(0, _SHOWN), self._sequences(1, _VALID)
         name = f"{self.name.removeprefix('memory-')}, lag {self.options.lag}"
@@ -162,7 +162,7 @@ class Adding(LagTask):
 
     name, about = "memory-adding", "add the two marked numbers of a sequence"
     figure, threshold, guess = "loss", 0.01, 1 / 6
-    least = 4
+    min_lag = 4
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
         """See `LagTask.draw`."""
@@ -219,7 +219,7 @@ class Copy(_Counted):
     name, about = "memory-copy", "repeat ten symbols after a delay"
     alphabet, classes = 10, 9
     counted, guess = (-10, None), 1 / 8
-    least = 1
+    min_lag = 1
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
         """See `LagTask.draw`."""
@@ -244,7 +244,7 @@ class TemporalOrder(_Counted):
     name, about = "memory-temporal-order", "report the order in which two symbols occurred"
     alphabet, classes = 8, 4
     guess = 1 / 4
-    least = 10
+    min_lag = 10
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
         """See `LagTask.draw`."""
@@ -287,7 +287,7 @@ class Reber(_Counted):
     name, about = "memory-reber", "predict the next symbol of the embedded Reber grammar"
     alphabet, classes = 7, 7
     counted, guess = (-2, -1), 1 / 2
-    least = 6
+    min_lag = 6
 
     def draw(self, generator: np.random.Generator, count: int) -> tuple[Array, Array]:
         """See `LagTask.draw`."""

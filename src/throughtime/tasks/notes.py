@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
 
 from throughtime.codecs import Codecs
 from throughtime.data.midi import KEYS, LOWEST, write_midi
@@ -19,7 +18,7 @@ from throughtime.outputs import Bernoulli
 from throughtime.paths import display_path
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.generative import Generative, Sampling
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options.notes import NotesOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 
 if TYPE_CHECKING:
@@ -37,21 +36,6 @@ KEY_NAMES = tuple(f"{_NOTES[key % 12]}{key // 12 - 1}" for key in range(LOWEST, 
 """The names of the keys from the lowest, A0, to the highest, C8."""
 
 
-class NotesOptions(TaskOptions):
-    """Options of the notes task.
-
-    Attributes:
-        data: piano rolls in a .mat or .npz file, MIDI files, or a folder of them. An existing split into train, valid
-            and test is used.
-        valid: pieces to validate on; by default the data's own part, or a tenth of the pieces.
-        test: pieces to evaluate the trained network on; by default the data's own part, or a tenth of the pieces.
-        step: the length of a step of MIDI files in beats.
-    """
-
-    task: Literal["notes"] = "notes"
-    step: Annotated[float, Field(gt=0, le=4)] = 0.25
-
-
 class Notes(SequenceTask, Generative[Sequences]):
     """Predict the keys that sound at the next step of a piece, as 88 independent bits.
 
@@ -62,21 +46,12 @@ class Notes(SequenceTask, Generative[Sequences]):
     about = "predict which of a piano's keys sound next"
     Options = NotesOptions
     options: NotesOptions
-    # Typical data sets have a few hundred pieces, which a network memorizes without heavy dropout.
-    defaults: ClassVar = {
-        "hidden_size": 300,
-        "dropout": 0.5,
-        "recurrent_dropout": 0.5,
-        "batch": 8,
-        "lr": 0.01,
-        "epochs": 120,
-    }
     interfacing = ()
-    next_commands = ("sample {}", "evaluate {} DATA", "predict {} DATA --out predictions.csv")
+    next_commands = ("sample {}", "inspect {}", "predict {} DATA --out predictions.csv")
     extension = ".mid"
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect piano rolls, MIDI files, and folders with MIDI files in them or one level below."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]

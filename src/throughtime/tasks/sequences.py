@@ -26,7 +26,7 @@ READ_AT_ONCE = 256
 class SequenceTask(Task[Sequences]):
     """A task whose data are separate sequences with one target each, or one target per step."""
 
-    defaults: ClassVar = {"batch": 64, "hidden_size": 256, "dropout": 0.5, "epochs": 20}
+    reads_again: ClassVar[bool] = True
 
     def batches(self, part: Sequences, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Buckets:
         """Return batches of sequences of similar length, in a different order every epoch."""
@@ -39,14 +39,18 @@ class SequenceTask(Task[Sequences]):
 
         `terms` selects evenly spaced sequences.
         """
+        part = self.subset(part, terms, ranks)
         if len(part) < ranks:  # each process reads all of them
             rank, ranks = 0, 1
-        whole = Buckets(part, READ_AT_ONCE, 0, rank, ranks, shuffle=False)
-        if terms is None or terms >= whole.terms:
-            return whole
-        count = max(ranks, round(len(part) * terms / whole.terms))
-        chosen = part.take(np.linspace(0, len(part) - 1, count).round().astype(np.int64))
-        return Buckets(chosen, READ_AT_ONCE, 0, rank, ranks, shuffle=False)
+        return Buckets(part, READ_AT_ONCE, 0, rank, ranks, shuffle=False)
+
+    def subset(self, part: Sequences, terms: int | None, least: int = 1) -> Sequences:
+        """See `Task.subset`; selects evenly spaced sequences, at least `least` of them."""
+        whole = Buckets(part, READ_AT_ONCE, shuffle=False).terms
+        if terms is None or terms >= whole:
+            return part
+        count = min(len(part), max(least, round(len(part) * terms / whole)))
+        return part.take(np.linspace(0, len(part) - 1, count).round().astype(np.int64))
 
     def fitting_batch(self, data: Data[Sequences], batch: int, ranks: int) -> int:
         """Return the batch size, reduced to the number of sequences if there are fewer."""
@@ -61,7 +65,7 @@ class SequenceTask(Task[Sequences]):
         """Return the name of a step, such as "character"."""
         return "step"
 
-    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+    def tokens(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
         """Return the texts of a sequence's steps; None if steps are numeric."""
         return None
 
@@ -77,7 +81,7 @@ class SequenceTask(Task[Sequences]):
             Item(
                 part.inputs[k],
                 part.targets[k] if answered else None,
-                self.symbols(part, k, codecs),
+                self.tokens(part, k, codecs),
                 part.names[k],
                 self.unknown(part, k, codecs),
             )
@@ -99,15 +103,9 @@ class SequenceTask(Task[Sequences]):
         interface = self.interface(codecs)
         return [f"feature {k}" for k in range(interface.size)] if interface.kind == "numeric" else ()
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[Sequences]) -> dict[str, Any]:
-        """See `Task.pictures`: the outcome on held-out data, and the gradient flow before and after training."""
-        from throughtime.sight.gradients.sampling import followed
-        from throughtime.sight.report.collect import flows_before_and_after
-
-        return {
-            **self.outcome(model, data.valid, data.codecs),
-            **flows_before_and_after(model, untrained, followed(self, data.valid)),
-        }
+    def pictures(self, model: SequenceModel, data: Data[Sequences], terms: int) -> dict[str, Any]:
+        """See `Task.pictures`: the outcome on held-out data."""
+        return self.outcome(model, self.subset(data.valid, terms), data.codecs)
 
 
 def raw_outputs(model: SequenceModel, part: Sequences) -> Iterator[tuple[int, NDArray[Any]]]:

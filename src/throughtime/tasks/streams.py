@@ -6,10 +6,9 @@ from typing import ClassVar, Protocol, TypeVar
 
 from throughtime.data.streams import Streams, fitting_batch
 from throughtime.data.vocabulary import Ids
-from throughtime.options import Count
 from throughtime.tasks.base import Data
 from throughtime.tasks.generative import Generative
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options import StreamOptions
 
 READ_AT_ONCE = 500
 """The number of steps per evaluation window; affects memory use only."""
@@ -24,16 +23,6 @@ class Row(Protocol):
         ...
 
 
-class StreamOptions(TaskOptions):
-    """Options of tasks on one long sequence.
-
-    Attributes:
-        window: the window of truncated backpropagation through time, in steps.
-    """
-
-    window: Count = 50
-
-
 R = TypeVar("R", bound=Row)
 
 
@@ -46,7 +35,7 @@ class StreamTask(Generative[R]):
     """
 
     row: ClassVar[str] = "row"
-    element: ClassVar[str] = "symbol"
+    element: ClassVar[str] = "token"
     options: StreamOptions
 
     def batches(self, part: R, batch: int, *, seed: int = 0, rank: int = 0, ranks: int = 1) -> Streams:

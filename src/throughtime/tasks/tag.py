@@ -6,11 +6,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from pydantic import BeforeValidator
 
 from throughtime.codecs import Codecs
 from throughtime.data.labels import Labels
@@ -20,10 +19,9 @@ from throughtime.data.splits import split
 from throughtime.data.tagged import Tagged, read_tagged
 from throughtime.data.vocabulary import build_vocabulary
 from throughtime.errors import DataError
-from throughtime.options import Count, Share
 from throughtime.outputs import Categorical
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
-from throughtime.tasks.options import TaskOptions
+from throughtime.tasks.options.tag import TagOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 
 if TYPE_CHECKING:
@@ -34,39 +32,6 @@ if TYPE_CHECKING:
 
 _ENDINGS = (".conll", ".iob", ".bio")
 _SHOWN = 8  # tokens of an example to print
-
-
-def _column(value: Any) -> Any:
-    """Convert a column number from the command line to an integer."""
-    return int(value) if isinstance(value, str) and re.fullmatch(r"-?\d+", value) else value
-
-
-Column = Annotated[int | str, BeforeValidator(_column)]
-
-
-class TagOptions(TaskOptions):
-    """Options of the tagging task.
-
-    Attributes:
-        data: files with a token and its tag per line and a blank line between sequences, as in CoNLL, or tables (CSV or
-            Parquet) with a row per token.
-        valid: validation data; part of the data is held out by default.
-        test: test data to evaluate the trained network on.
-        token_column: the token column, as a number counted from 0, or as a name in a table.
-        tag_column: the tag column, as a number counted from 0 (or from the end, as -1), or as a name in a table.
-        sentence_column: the table column that identifies the sequence each row belongs to.
-        min_count: the minimum number of occurrences for a token to enter the vocabulary; 2 by default.
-        valid_share: the fraction of the data to hold out for selecting the best weights.
-        test_share: the fraction of the data to hold out for testing the trained network.
-    """
-
-    task: Literal["tag"] = "tag"
-    token_column: Column = 0
-    tag_column: Column = -1
-    sentence_column: str | None = None
-    min_count: Count | None = None
-    valid_share: Share = 0.1
-    test_share: Share = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -94,13 +59,12 @@ class Tag(SequenceTask):
     about = "predict a tag for each token of a sequence"
     Options = TagOptions
     options: TagOptions
-    defaults: ClassVar = {**SequenceTask.defaults, "bidirectional": True, "dropout": 0.5, "lr": 0.01, "epochs": 40}
     monitor = "accuracy"
     maximize = True
     fitting = ("min_count",)
 
     @classmethod
-    def speaks_for(cls, options: Mapping[str, Any]) -> str:
+    def detect(cls, options: Mapping[str, Any]) -> str:
         """Detect files whose names end in .conll, .iob or .bio."""
         paths = options.get("data") or ()
         paths = [Path(path) for path in ([paths] if isinstance(paths, str | Path) else paths)]
@@ -252,8 +216,8 @@ class Tag(SequenceTask):
         """Return "token"."""
         return "token"
 
-    def symbols(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
-        """See `SequenceTask.symbols`."""
+    def tokens(self, part: Sequences, k: int, codecs: Codecs) -> Sequence[str] | None:
+        """See `SequenceTask.tokens`."""
         assert isinstance(part, TaggedSequences)
         return part.tokens[k]
 

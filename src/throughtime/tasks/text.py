@@ -7,18 +7,18 @@ import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from throughtime.codecs import Codecs
 from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
-from throughtime.options import Count
 from throughtime.outputs import Categorical
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.generative import Sampling
-from throughtime.tasks.streams import StreamOptions, StreamTask
+from throughtime.tasks.options.text import TextOptions
+from throughtime.tasks.streams import StreamTask
 
 if TYPE_CHECKING:
     from throughtime.nn.sequence_model import SequenceModel
@@ -26,28 +26,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("throughtime")
 
-TEMPERATURE = 0.8  # of the samples shown after training
 _SAMPLES = 2  # shown after training
 _NAMED = 10  # unknown tokens of a prompt to name, at most
 _LENGTHS = {"char": 300, "word": 60, "bpe": 90}  # in tokens; about the same amount of text
-
-
-class TextOptions(StreamOptions):
-    """Options of the text task.
-
-    Attributes:
-        data: text files and directories of them; Python's own documentation by default.
-        valid: a text to validate on; the last tenth of the data is held out by default.
-        test: a text to evaluate the trained network on.
-        level: the kind of tokens: characters, words or byte pairs.
-        vocab_size: the maximum vocabulary size; the most frequent tokens are kept.
-        min_count: the minimum number of occurrences for a token to enter the vocabulary.
-    """
-
-    task: Literal["text"] = "text"
-    level: Literal["char", "word", "bpe"] = "char"
-    vocab_size: Count | None = None
-    min_count: Count | None = None
 
 
 class Text(StreamTask[EncodedText]):
@@ -62,6 +43,7 @@ class Text(StreamTask[EncodedText]):
     next_commands = ("sample {} --prompt 'The ' --temperature 0.8", "inspect {}")
     baseline_rows = 1
     sampling_options = ("temperature", "top_k", "top_p")
+    first_temperature = 0.8
 
     @property
     def unit(self) -> str:
@@ -83,16 +65,16 @@ class Text(StreamTask[EncodedText]):
             progress=progress,
         )
         for what, part in (("validation", corpus.valid), ("test", corpus.test)):
-            if part is not None and part.symbols < 2:
-                raise DataError(f"the {what} text has {part.symbols} token; at least 2 are needed")
+            if part is not None and part.token_count < 2:
+                raise DataError(f"the {what} text has {part.token_count} token; at least 2 are needed")
         return _data(corpus)
 
     def read(self, paths: Sequence[str | Path], codecs: Codecs, progress: Progress | None = None) -> EncodedText:
         """See `Task.read`."""
         errors = self.options.encoding_errors
         part = encode_text(paths, codecs.inputs, encoding_errors=errors, progress=progress)
-        if part.symbols < 2:
-            raise DataError(f"{part.name} has {part.symbols} token; at least 2 are needed")
+        if part.token_count < 2:
+            raise DataError(f"{part.name} has {part.token_count} token; at least 2 are needed")
         return part
 
     def interface(self, codecs: Codecs) -> Interface:
@@ -103,7 +85,7 @@ class Text(StreamTask[EncodedText]):
         """See `Task.figures`.
 
         Returns:
-            `loss` in nats per token, `perplexity`, `bits_per_symbol`, the number of predicted tokens as `symbols`, the
+            `loss` in nats per token, `perplexity`, `bits_per_token`, the number of predicted tokens as `tokens`, the
             number of out-of-vocabulary tokens as `unknown`, and `bits_per_character` and `bits_per_byte`, which are
             comparable across levels.
         """
@@ -111,8 +93,8 @@ class Text(StreamTask[EncodedText]):
         return {
             "loss": loss,
             "perplexity": math.exp(loss) if loss < 700 else math.inf,
-            "bits_per_symbol": loss / math.log(2),
-            "symbols": int(figures["terms"]),
+            "bits_per_token": loss / math.log(2),
+            "tokens": int(figures["terms"]),
             "unknown": part.unknown,
             "bits_per_character": part.bits_per_character(loss),
             "bits_per_byte": part.bits_per_byte(loss),
@@ -124,7 +106,7 @@ class Text(StreamTask[EncodedText]):
 
         size = data.codecs.inputs.size
         counts = np.zeros(size, np.int64)
-        for start in range(0, data.train.symbols, 1 << 22):
+        for start in range(0, data.train.token_count, 1 << 22):
             counts += np.bincount(data.train.ids[start : start + (1 << 22)], minlength=size)
         return {"counts": counts.tolist()}
 
@@ -136,17 +118,18 @@ class Text(StreamTask[EncodedText]):
         nats = -np.log(counts / counts.sum())
         found = np.bincount(part.ids[1:], minlength=len(nats))
         loss = float((found * nats).sum() / found.sum())
-        return {"symbols by frequency": self.figures({"loss": loss, "terms": int(found.sum())}, part)}
+        return {"tokens by frequency": self.figures({"loss": loss, "terms": int(found.sum())}, part)}
 
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """See `Task.figure_rows`."""
         unit = self.unit
         rows = [("loss", f"{_number(figures['loss'])} nats per {unit}")]
-        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_symbol']:.4f}":  # else redundant with the loss
+        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_token']:.4f}":  # else redundant with the loss
             rows.append(("bits per byte", _number(figures["bits_per_byte"])))
-        rows.append((f"{unit}s", f"{figures['symbols']:,.0f} predicted"))
+        rows.append((f"{unit}s", f"{figures['tokens']:,.0f} predicted"))
         if figures["unknown"]:
-            rows.append(("unknown", f"{figures['unknown']:,.0f} {unit}s not seen in training, read as <unk>"))
+            unknown = f"{figures['unknown']:,.0f} {unit}{'s' * (figures['unknown'] != 1)}"
+            rows.append(("unknown", f"{unknown} not seen in training, read as <unk>"))
         return rows
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
@@ -155,7 +138,7 @@ class Text(StreamTask[EncodedText]):
 
     def predict(self, model: SequenceModel, part: EncodedText, codecs: Codecs) -> Prediction:
         """Predict a text: each token with its cost in nats given the previous tokens, and the most likely token."""
-        return Prediction(("symbol", "nats", "likeliest"), _surprises(model, self.reading(part), codecs.inputs))
+        return Prediction(("token", "nats", "prediction"), _surprises(model, self.reading(part), codecs.inputs))
 
     def sample(self, model: SequenceModel, codecs: Codecs, sampling: Sampling, prompt: str = "") -> Iterator[str]:
         """Continue a text; `<unk>` is never drawn. If the prompt is empty, the network starts as after a line's end."""
@@ -168,13 +151,13 @@ class Text(StreamTask[EncodedText]):
         def pieces() -> Iterator[str]:
             decoder = vocabulary.decoder()
             separator = vocabulary.separator if prompt and not prompt[-1].isspace() else ""
-            symbols, state = _begin(vocabulary, prompt, generator), None
+            tokens, state = _begin(vocabulary, prompt, generator), None
             for _ in range(sampling.length):
                 with torch.no_grad():
-                    scores, state = model(symbols[:, None], state)
-                symbol = _draw(scores[-1, 0], vocabulary.unknown, sampling, generator)
-                symbols = torch.tensor([symbol])
-                if text := decoder([symbol]):
+                    scores, state = model(tokens[:, None], state)
+                token = _draw(scores[-1, 0], vocabulary.unknown, sampling, generator)
+                tokens = torch.tensor([token])
+                if text := decoder([token]):
                     if separator and not text[0].isspace():
                         text = separator + text
                     separator = ""
@@ -191,18 +174,6 @@ class Text(StreamTask[EncodedText]):
             for piece in pieces:
                 file.write(piece)
 
-    def pictures(self, model: SequenceModel, untrained: SequenceModel, data: Data[EncodedText]) -> dict[str, Any]:
-        """See `Task.pictures`: the gradient flow before and after training, and samples."""
-        from throughtime.sight.gradients.sampling import followed
-        from throughtime.sight.report.collect import flows_before_and_after
-        from throughtime.sight.report.data import Sample
-
-        samples = enumerate(self.first_samples(model, data.codecs), 1)
-        return {
-            **flows_before_and_after(model, untrained, followed(self, data.valid)),
-            "samples": [Sample(f"Sample {k} at temperature {TEMPERATURE}", text) for k, text in samples],
-        }
-
     def passage(self, part: EncodedText, codecs: Codecs, length: int, name: str) -> Passage:
         """See `Task.passage`; shows the start of the text."""
         from throughtime.sight.report.passage import passage_of
@@ -213,7 +184,7 @@ class Text(StreamTask[EncodedText]):
         self, paths: Sequence[str | Path], codecs: Codecs, length: int, progress: Progress | None = None
     ) -> Passage:
         """See `Task.read_passage`; shows the start of the text."""
-        from throughtime.data import read_text
+        from throughtime.data.text import read_text
         from throughtime.sight.report.passage import passage, short
 
         given = read_text(list(paths), self.options.encoding_errors, progress)
@@ -234,13 +205,13 @@ class Text(StreamTask[EncodedText]):
         return self._drawn(model, data.codecs, 0)
 
     def _drawn(self, model: SequenceModel, codecs: Codecs, seed: int) -> str:
-        sampling = Sampling(_LENGTHS[self.options.level], seed, TEMPERATURE)
+        sampling = Sampling(_LENGTHS[self.options.level], seed, self.first_temperature)
         return "".join(self.sample(model, codecs, sampling))
 
 
 def _data(corpus: Corpus) -> Data[EncodedText]:
     parts = {"train": corpus.train, "valid": corpus.valid, "test": corpus.test}
-    counts = {name: part.symbols for name, part in parts.items() if part is not None}
+    counts = {name: part.token_count for name, part in parts.items() if part is not None}
     return Data(
         corpus.name,
         Codecs(corpus.vocabulary),
@@ -261,13 +232,13 @@ def _surprises(model: SequenceModel, streams: Streams, vocabulary: Any) -> Itera
 
     state = None
     for k in range(len(streams)):
-        symbols, targets = (torch.from_numpy(array) for array in streams[k])
+        tokens, targets = (torch.from_numpy(array) for array in streams[k])
         with torch.no_grad():
-            scores, state = model(symbols, state)
+            scores, state = model(tokens, state)
         chances = scores[:, 0].double().log_softmax(-1)
         nats, best = -chances.gather(1, targets)[:, 0], chances.argmax(1)
-        for target, cost, likeliest in zip(targets[:, 0].tolist(), nats.tolist(), best.tolist(), strict=True):
-            yield vocabulary.symbols[target], cost, vocabulary.symbols[likeliest]
+        for target, cost, predicted in zip(targets[:, 0].tolist(), nats.tolist(), best.tolist(), strict=True):
+            yield vocabulary.tokens[target], cost, vocabulary.tokens[predicted]
 
 
 def _report_unknown(vocabulary: Any, prompt: str) -> None:
@@ -275,9 +246,7 @@ def _report_unknown(vocabulary: Any, prompt: str) -> None:
     if vocabulary.unknown is None:
         return
     if vocabulary.level == "char":
-        unknown = [
-            symbol for symbol in dict.fromkeys(prompt) if int(vocabulary.encode(symbol)[0]) == vocabulary.unknown
-        ]
+        unknown = [token for token in dict.fromkeys(prompt) if int(vocabulary.encode(token)[0]) == vocabulary.unknown]
     else:
         unknown = [w for w in dict.fromkeys(prompt.split()) if (vocabulary.encode(w) == vocabulary.unknown).any()]
     if unknown:

@@ -8,7 +8,7 @@ import torch
 
 from throughtime.errors import TrainingError
 from throughtime.nn.encoders import encoder_from
-from throughtime.nn.initialization import forgets, keeping
+from throughtime.nn.initialization import forgets, gates_that_keep
 from throughtime.nn.options import Options, output_width
 from throughtime.nn.recurrent import Recurrent
 from throughtime.nn.sequence_model import SequenceModel
@@ -70,7 +70,7 @@ def programs_of(network: NetworkOptions, cell: Cell, interface: Interface) -> li
                 f"{option('forget_bias')} and {option('chrono')} both set the biases of the gates that keep a state; "
                 "remove one of them"
             )
-        if not keeping(programs[0]):
+        if not gates_that_keep(programs[0]):
             raise TrainingError(
                 f"{setting('chrono', f'{network.chrono:g}')}: cell {cell.name!r} has no gate with a bias that keeps a "
                 f"state; remove {option('chrono')}"
@@ -99,7 +99,7 @@ def build_model(
     )
     bias = None
     if forgets(programs[0]) and network.chrono is None:
-        bias = keeping(programs[0]).get("forget", 1.0) if network.forget_bias is None else network.forget_bias
+        bias = gates_that_keep(programs[0]).get("forget", 1.0) if network.forget_bias is None else network.forget_bias
     model.reset_parameters("uniform" if network.init is None else network.init, bias, chrono=network.chrono)
     return model
 

@@ -126,7 +126,7 @@ class Validation(Callback):
         batches = task.reading(
             fit.data.valid, fit.plan.batch, terms=fit.plan.validate_terms, rank=here, ranks=processes
         )
-        found = total(fit.model, batches, task.metrics(fit.data.codecs))
+        found = total(fit.evaluated, batches, task.metrics(fit.data.codecs))
         loss, terms = fit.summed(found.loss, found.terms)
         figures = Sums(loss, terms, found.metrics).figures
         if not math.isfinite(figures["loss"]):
@@ -164,7 +164,7 @@ class BestWeights(Callback):
         if better or (found == self.best and loss < self.loss):
             self.best, self.loss, self.step = found, loss, fit.step
             if fit.fabric.is_global_zero:
-                self._keep(fit.model)
+                self._keep(fit.evaluated)
 
     def _copy(self, model: SequenceModel) -> None:
         self.weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
@@ -394,13 +394,15 @@ class Examples(Callback):
         """Log an example at the end of a quarter."""
         quarter = int(4 * fit.plan.share(fit.step, fit.seconds))
         if self._quarter < quarter < 4 and fit.fabric.is_global_zero:
-            fit.model.eval()
-            text = fit.task.example(fit.model, fit.data).strip()
-            fit.model.train()
+            training = fit.evaluated.training
+            text = fit.task.example(fit.evaluated.eval(), fit.data).strip()
+            fit.evaluated.train(training)
             if "\n" in text:
                 text = "\n" + textwrap.indent(text, "  ")
+            elif text:
+                text = f" {text}"
             if text:
-                _log.info("after %d%% of the training: %s", 25 * quarter, text)
+                _log.info("after %d%% of the training:%s", 25 * quarter, text)
         self._quarter = quarter
 
 

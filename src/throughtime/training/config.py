@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -26,6 +26,9 @@ from throughtime.errors import TrainingError
 from throughtime.options import Count, Options, PathText, Positive, Share, explained
 from throughtime.paths import run_path
 from throughtime.tasks.options import TaskOptions
+
+if TYPE_CHECKING:
+    from throughtime.tasks.base import Task
 
 DEFAULT_STEPS = 4000
 DEFAULT_LEARNING_RATES = {"sgd": 1.0, "adam": 3e-3, "adamw": 3e-3, "rmsprop": 2e-3}
@@ -146,6 +149,9 @@ class TrainingOptions(Options):
         weight_decay: decoupled weight decay (Loshchilov & Hutter 2019, arXiv:1711.05101) for any optimizer. Each step
             multiplies every matrix, including the embedding, by 1 - lr * weight_decay; vectors such as biases and gains
             don't decay. The default is 0.01 for adamw and 0 otherwise.
+        ema: the decay of an exponential moving average of the weights, such as 0.999, with a warm-up. The average is
+            validated, saved and reported instead of the last weights (Polyak & Juditsky 1992; Tarvainen & Valpola 2017,
+            arXiv:1703.01780); 0 turns averaging off.
         epochs: the number of passes through the training data; training ends at the first of `epochs`, `steps` and
             `minutes` to be reached.
         steps: the number of weight updates; the task's default if no end is given.
@@ -168,6 +174,7 @@ class TrainingOptions(Options):
     decay_after: Annotated[int, Field(ge=0)] | None = None
     clip: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.0
     weight_decay: Annotated[float | None, Field(ge=0, allow_inf_nan=False)] = None
+    ema: Share = 0.0
 
     epochs: Positive | None = None
     steps: Count | None = None
@@ -225,9 +232,9 @@ class TrainingOptions(Options):
         return self.decay_after if self.decay_after is not None else 10 if self.schedule == "step" else 2
 
 
-def _groups(task: type[tasks.Task[Any]]) -> dict[str, type[Options]]:
+def _groups(task: str | type[Task[Any]]) -> dict[str, type[Options]]:
     """Return the classes of a configuration's three groups of options."""
-    return {"task": task.Options, "network": NetworkOptions, "training": TrainingOptions}
+    return {"task": tasks.options_of(task), "network": NetworkOptions, "training": TrainingOptions}
 
 
 class TrainConfig(BaseModel):
@@ -251,7 +258,7 @@ class TrainConfig(BaseModel):
         """Sort options into groups; options of no group remain and are rejected."""
         if not isinstance(value, Mapping) or isinstance(value.get("network"), NetworkOptions):
             return value
-        rest, groups = dict(value), _groups(tasks.get(str(value.get("task"))))
+        rest, groups = dict(value), _groups(str(value.get("task")))
         made: dict[str, Any] = {
             name: {field: rest.pop(field) for field in group.model_fields if field in rest}
             for name, group in groups.items()
@@ -264,7 +271,7 @@ class TrainConfig(BaseModel):
         return {name: value for of in groups for name, value in of.model_dump(mode=info.mode).items()}
 
     @classmethod
-    def of(cls, task: str | type[tasks.Task[Any]] = "text", **fields: Any) -> Self:
+    def of(cls, task: str | type[Task[Any]] = "text", **fields: Any) -> Self:
         """Create a configuration from options, with the task's or the general defaults for the rest.
 
         Args:
@@ -274,26 +281,26 @@ class TrainConfig(BaseModel):
         Raises:
             TrainingError: if options are unknown or invalid; the message lists all of them.
         """
-        chosen = tasks.get(task) if isinstance(task, str) else task
+        name = task if isinstance(task, str) else task.name
         given = {name: value for name, value in fields.items() if value is not None}
-        usual = {name: value for name, value in chosen.defaults.items() if name not in given}
+        defaults = {name: value for name, value in tasks.options_of(task).defaults.items() if name not in given}
         if any(name in given for name in ENDS):
-            usual = {name: value for name, value in usual.items() if name not in ENDS}
-        groups = _groups(chosen)
+            defaults = {name: value for name, value in defaults.items() if name not in ENDS}
+        groups = _groups(task)
         wrong = [
             {"type": "extra_forbidden", "loc": (name,), "input": given[name]}
             for name in given
             if not any(name in group.model_fields for group in groups.values())
         ]
-        values = {"task": chosen.name, **usual, **given}
+        values = {"task": name, **defaults, **given}
         made: dict[str, Any] = {}
-        for name, group in groups.items():
+        for key, group in groups.items():
             try:
-                made[name] = group(**{field: values[field] for field in group.model_fields if field in values})
+                made[key] = group(**{field: values[field] for field in group.model_fields if field in values})
             except ValidationError as error:
                 wrong += map(dict, error.errors())
         if wrong:
-            raise TrainingError("\n".join(_explained(error, chosen, groups.values()) for error in wrong))
+            raise TrainingError("\n".join(_explained(error, name, groups.values()) for error in wrong))
         return cls(**made)
 
     def anywhere(self) -> Self:
@@ -308,13 +315,13 @@ class TrainConfig(BaseModel):
         return self.model_dump()
 
 
-def _explained(error: Mapping[str, Any], chosen: type[tasks.Task[Any]], groups: Iterable[type[Options]]) -> str:
+def _explained(error: Mapping[str, Any], task: str, groups: Iterable[type[Options]]) -> str:
     """Describe an invalid option, or name the task it belongs to."""
     name = str(error["loc"][-1]) if error["loc"] else ""
     if error["type"] == "extra_forbidden":
-        owners = [other for other in tasks.names() if name in tasks.get(other).Options.model_fields]
+        owners = [other for other in tasks.names() if name in tasks.options_of(other).model_fields]
         if owners:
             from throughtime.spelling import option
 
-            return f"{option(name)} is an option of {' and '.join(owners)}; this task is {chosen.name}"
+            return f"{option(name)} is an option of {' and '.join(owners)}; this task is {task}"
     return explained(error, [field for group in groups for field in group.model_fields])

@@ -25,6 +25,7 @@ class OnDevice(NamedTuple):
     targets: Tensor
     lengths: Tensor | None
     weights: Tensor | None
+    branches: int = 0
 
     @classmethod
     def of(cls, batch: Batch, device: torch.device, dtype: torch.dtype) -> OnDevice:
@@ -37,7 +38,7 @@ class OnDevice(NamedTuple):
             return found.to(device, dtype if found.is_floating_point() else None)
 
         lengths = None if batch.lengths is None else torch.from_numpy(batch.lengths)
-        return cls(tensor(batch.inputs), tensor(batch.targets), lengths, tensor(batch.weights))
+        return cls(tensor(batch.inputs), tensor(batch.targets), lengths, tensor(batch.weights), batch.branches)
 
 
 def measured(
@@ -54,7 +55,7 @@ def measured(
     """
     assert model.task is not None
     sums = total(model, task.reading(part, terms=terms), task.metrics(model.task.codecs), progress)
-    return {**task.figures(sums.figures, part), **task.further_figures(model, part, terms)}
+    return {**task.figures(sums.figures, task.subset(part, terms)), **task.extra_figures(model, part, terms)}
 
 
 @dataclass
@@ -108,8 +109,10 @@ def _measure(
     model: SequenceModel, batch: OnDevice, state: State | None, metrics: Mapping[str, Metric]
 ) -> tuple[Tensor, State]:
     if not metrics:
-        return model.loss(batch.inputs, batch.targets, state, lengths=batch.lengths, weights=batch.weights)
-    raw, state = model(batch.inputs, state, lengths=batch.lengths)
+        return model.loss(
+            batch.inputs, batch.targets, state, lengths=batch.lengths, weights=batch.weights, branches=batch.branches
+        )
+    raw, state = model(batch.inputs, state, lengths=batch.lengths, branches=batch.branches)
     _update(metrics, raw, batch.targets, batch.weights, model.per_step)
     return model.head.loss_of(raw, batch.targets, batch.weights), detached(state)
 

@@ -16,6 +16,7 @@ from throughtime.nn.forms import State
 from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.spelling import option, setting
 from throughtime.tasks.base import Data, Figures, Task
+from throughtime.training.averaging import WeightAverage
 from throughtime.training.callbacks import CHECKPOINT, LATE, STOP, VALIDATE, BestWeights, Callback, Deadline, Validation
 from throughtime.training.config import TrainConfig
 from throughtime.training.evaluation import OnDevice
@@ -46,7 +47,7 @@ class Fit:
 
     Attributes:
         task, data, config, plan: the task, its data, the configuration and the plan.
-        model: the network.
+        model: the network being trained.
         fabric: Lightning Fabric, which handles devices and processes.
         step: the number of steps taken.
         last_loss: the mean loss of the last step in this process.
@@ -90,6 +91,7 @@ class Fit:
         self.asked: frozenset[str] = frozenset()
         self.schedule = Schedule(config.training, plan)
         self.fabric: Fabric = make_fabric(config.training, loggers)
+        self._average: WeightAverage | None = None
         self._carried: State | None = None
         self._generators: list[Tensor] | None = None  # set until the first step of a resumed training
         self._clock, self._rates = clock, rates
@@ -102,6 +104,11 @@ class Fit:
     def elapsed(self) -> float:
         """The training time in seconds, summed over sessions."""
         return self._before + (self._clock() - self._began if self._began is not None else 0.0)
+
+    @property
+    def evaluated(self) -> SequenceModel:
+        """The network to validate and save: the one with averaged weights if `ema` is set, otherwise `model`."""
+        return self.model if self._average is None else self._average.module
 
     @property
     def just_validated(self) -> bool:
@@ -130,6 +137,9 @@ class Fit:
         fabric.launch()
         self.model.to(_WEIGHTS.get(training.precision, torch.float32))
         torch.manual_seed(training.seed + fabric.global_rank)  # a different dropout mask in each process
+        if training.ema:
+            fabric.to_device(self.model)
+            self._average = WeightAverage(self.model, training.ema)
         # Not fabric.setup, whose wrapper converts double precision outputs to single precision.
         self._loss = fabric.strategy.setup_module(fabric.to_device(_Loss(self.model)))
         self._optimizer = fabric.strategy.setup_optimizer(make_optimizer(training, self.model))
@@ -183,6 +193,8 @@ class Fit:
         if not math.isfinite(self.last_loss) or not (scaled or math.isfinite(self.last_norm)):
             raise self.diverged(self.step + 1, f"the loss is {self.last_loss:g}")
         self.fabric.strategy.optimizer_step(self._optimizer)
+        if self._average is not None:
+            self._average.update_parameters(self.model)
         self.step += 1
 
     def _agree(self) -> None:
@@ -234,6 +246,7 @@ class Fit:
             "timed_out": self.plan.seconds if self._timed_out else None,
             "figures": self.figures,
             "model": self.model.state_dict(),
+            "average": None if self._average is None else self._average.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "precision": self.fabric.strategy.precision.state_dict(),
             "schedule": self.schedule.state_dict(),
@@ -246,6 +259,8 @@ class Fit:
         self.seconds = self._before
         self._timed_out = state["timed_out"] is not None and state["timed_out"] == self.plan.seconds
         self.model.load_state_dict(state["model"])
+        if self._average is not None:
+            self._average.load_state_dict(state["average"])
         self._optimizer.load_state_dict(state["optimizer"])
         self.fabric.strategy.precision.load_state_dict(state["precision"])
         self.schedule.load_state_dict(state["schedule"])
@@ -272,10 +287,11 @@ class _Loss(nn.Module):
         targets: Tensor,
         lengths: Tensor | None,
         weights: Tensor | None,
+        branches: int,
         state: State | None,
     ) -> tuple[Tensor, State]:
         """See `SequenceModel.loss`."""
-        return self.model.loss(inputs, targets, state, lengths=lengths, weights=weights)
+        return self.model.loss(inputs, targets, state, lengths=lengths, weights=weights, branches=branches)
 
 
 def fit(
@@ -321,10 +337,10 @@ def fit(
         programs = programs_of(config.network, cell or cells.get(config.network.cell), interface)
         model = build_model(config.network, programs, interface, config.training.engine)
         model.task = task.describe(data.codecs, task.baselines(data))
-        plan = make_plan(task, data, config, model, started)
-        Fit(task, data, config, plan, model, [*own, *callbacks]).run()
-    if keep == "best":
-        model.load_state_dict(best.weights)
+        plan = make_plan(task, data, config, model, started, report=False)
+        training = Fit(task, data, config, plan, model, [*own, *callbacks])
+        training.run()
+    model.load_state_dict(best.weights if keep == "best" else training.evaluated.state_dict())
     model.task = replace(model.task, calibration=task.calibrate(model.eval(), data))
     return model.eval()
 

@@ -14,6 +14,7 @@ from throughtime.runs import Run
 from throughtime.tasks.base import Figures, Prediction, Progress, Task
 from throughtime.tasks.generative import Generative
 from throughtime.training.evaluation import measured
+from throughtime.training.reloading import data_of
 
 KnobSettings = Mapping[str, float | Sequence[float]] | Sequence[str]
 """Knob settings of a device: one value for all sounds or one per sound, by name; or texts such as "gain=0.7"."""
@@ -43,7 +44,7 @@ class Inference:
 
     Attributes:
         run: the run.
-        paths: files and directories.
+        paths: files and directories; the data that the run held out if None, for evaluation only.
         encoding_errors: "strict" or "replace"; as in training if None.
         knob: for effects, the device's knob settings from 0 to 1.
         engine: the engine that runs the recurrent layers; the one used in training if None.
@@ -51,29 +52,26 @@ class Inference:
     """
 
     run: Run
-    paths: Sequence[str | Path]
+    paths: Sequence[str | Path] | None = None
     encoding_errors: str | None = None
     knob: KnobSettings | None = None
     engine: str | None = None
     progress: Progress | None = None
 
     @classmethod
-    def of(cls, run: Run | str | Path, data: str | Path | Sequence[str | Path], **options: Any) -> Self:
+    def of(cls, run: Run | str | Path, data: str | Path | Sequence[str | Path] | None = None, **options: Any) -> Self:
         """Open the run and list the data.
 
         Args:
             run: the run, or its directory.
-            data: one or more files and directories.
+            data: one or more files and directories; the data that the run held out if None, for evaluation only.
             **options: the other attributes.
 
         Raises:
             RunError: if the run can't be read.
             DataError: if the data are an empty list.
         """
-        paths = [data] if isinstance(data, str | Path) else list(data)
-        if not paths:
-            raise DataError("data is an empty list; expected one or more files or directories")
-        return cls(_opened(run), paths, **options)
+        return cls(_opened(run), None if data is None else _paths(data), **options)
 
     @cached_property
     def task(self) -> Task[Any]:
@@ -93,7 +91,11 @@ class Inference:
             step: see `throughtime.evaluate`.
         """
         task, model, codecs = self.task, self.model, self.run.description.codecs
-        part = task.read(self.paths, codecs, self.progress)
+        if self.paths is None:
+            held_out = data_of(self.run, self.progress)
+            part = held_out.valid if held_out.test is None else held_out.test
+        else:
+            part = task.read(self.paths, codecs, self.progress)
         if windows is not None or step is not None:
             part = task.rolling(part, windows, step)
         figures = measured(model, task, part, progress=self.progress)
@@ -110,9 +112,9 @@ class Inference:
         """
         task, model, codecs = self.task, self.model, self.run.description.codecs
         if update is None:
-            part = task.read_inputs(self.paths, codecs, self.progress)
+            part = task.read_inputs(self.paths or (), codecs, self.progress)
         else:
-            part = task.read_update(self.paths, update, codecs, self.progress)
+            part = task.read_update(self.paths or (), update, codecs, self.progress)
         return task.predict(model, part, codecs)
 
     def write_prediction(self, out: str | Path) -> str:
@@ -133,12 +135,12 @@ class Inference:
             kinds = ", ".join(task.prediction_files)
             raise UserError(f"predictions of task {task.name} are {f'written to {kinds}' if kinds else 'tables'}")
         model = self.run.model(self.engine)
-        return task.write_prediction(model, self.paths, self.run.description.codecs, out, self.progress)
+        return task.write_prediction(model, self.paths or (), self.run.description.codecs, out, self.progress)
 
 
 def evaluate(
     run: Run | str | Path,
-    data: str | Path | Sequence[str | Path],
+    data: str | Path | Sequence[str | Path] | None = None,
     *,
     windows: int | None = None,
     step: int | None = None,
@@ -151,7 +153,7 @@ def evaluate(
 
     Args:
         run: the run, or its directory.
-        data: files and directories.
+        data: files and directories; by default, the run's own test data, or its validation data if there are none.
         windows: for forecasts, the number of windows per series, counted from the end; all if neither this nor `step`
             is given.
         step: for forecasts, the number of rows between the origins of consecutive windows; the horizon by default.
@@ -242,3 +244,10 @@ def sample(
 
 def _opened(run: Run | str | Path) -> Run:
     return run if isinstance(run, Run) else Run.open(run)
+
+
+def _paths(data: str | Path | Sequence[str | Path]) -> list[str | Path]:
+    paths = [data] if isinstance(data, str | Path) else list(data)
+    if not paths:
+        raise DataError("data is an empty list; expected one or more files or directories")
+    return paths

@@ -255,6 +255,12 @@ def _begin(
     run = Run.create(path, config, data, description, programs, plan, start.weights)
     if plan.batch < training.batch:
         notes.append(f"batch size reduced from {training.batch} to {plan.batch} because there is little data")
+    if training.minutes is not None and plan.seconds is not None and plan.seconds < 60 * training.minutes / 2:
+        before = 60 * training.minutes - plan.reserve - plan.seconds
+        notes.append(
+            f"{duration(before)} of {duration(60 * training.minutes)} are needed before the first step and "
+            f"{duration(plan.reserve)} for the report; a larger {option('minutes')} leaves more time to train"
+        )
     return run, data, [*notes, *chosen.why]
 
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from dataclasses import replace
 from typing import Any
 
+from throughtime.paths import display_path
 from throughtime.runs import Run
-from throughtime.spelling import option
+from throughtime.spelling import command, option
 from throughtime.tasks.base import Data
+from throughtime.tasks.generative import Generative
 from throughtime.training.callbacks import BestWeights
 from throughtime.training.display import Display
 from throughtime.training.evaluation import measured
@@ -39,7 +42,11 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
             figures = measured(model, task, part, terms=terms, progress=display.progress)
             baselines = task.baseline_figures(run.description.baselines, task.subset(part, terms), data.codecs)
             result[what] = {**figures, "baselines": baselines}
-            _log.info("%s: %s", what, ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[:2]))
+            _log.info(
+                "%s: %s",
+                what,
+                ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[: task.baseline_rows]),
+            )
             for name, theirs in baselines.items():
                 ours, guess = figures.get(task.monitor), theirs.get(task.monitor)
                 if ours is None or guess is None or not (ours < guess if task.maximize else ours > guess):
@@ -49,5 +56,11 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                     "lower %s or another size", what, name, task.monitor.replace("_", " "), guess, ours, option("lr"),
                 )  # fmt: skip
             if terms < task.reading(part).terms:
-                _log.info("measured on %d %ss; `throughtime evaluate` measures on all", terms, task.unit)
+                _log.info(
+                    "%s: measured on %s of %s %ss", what, f"{terms:,}", f"{task.reading(part).terms:,.0f}", task.unit
+                )  # fmt: skip
+                if part is (data.valid if data.test is None else data.test):
+                    every = command(f"evaluate {shlex.quote(display_path(run.path))}")
+                    _log.info("measure on all of them with: %s", every)
+    result["samples"] = task.first_samples(model.cpu(), data.codecs) if isinstance(task, Generative) else []
     run.save_result(result)

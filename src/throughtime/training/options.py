@@ -81,7 +81,7 @@ class TrainOptions(TypedDict, total=False):
     calendar: bool | None
     scaling: Literal["standard", "robust", "mean"] | None
     split: str | None
-    strategy: Literal["direct", "recursive"] | None
+    strategy: Literal["parallel", "direct", "recursive"] | None
     head: Literal["mse", "mae", "quantiles", "normal", "student_t"] | None
     quantiles: str | None
     interval: float | None
@@ -107,6 +107,7 @@ class TrainOptions(TypedDict, total=False):
     decay_after: int | None
     clip: float | None
     weight_decay: float | None
+    ema: float | None
     init: float | Literal["orthogonal"] | None
     forget_bias: float | None
     chrono: float | None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -13,11 +14,12 @@ from typing import Any
 
 import torch
 
-from throughtime.errors import RunError, TrainingError
+from throughtime.errors import RunError, TrainingError, UserError
 from throughtime.nn.forms import State
 from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.paths import display_path
 from throughtime.runs import Run
+from throughtime.sight.gradients.sampling import LOSSES, followed, reach_of
 from throughtime.spelling import setting
 from throughtime.tasks.base import Data, Task
 from throughtime.training.building import device_for
@@ -31,10 +33,15 @@ _FORWARD_SHARE = 1 / 3  # the fraction of a training step's time that the forwar
 _MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 20
 _LEAST_VALIDATED = 2000  # terms; fewer would be too noisy
 _LOOP = 1e-4  # the overhead of the loop per step in seconds, in addition to the measured time
+_TIMED_LOSSES = 5
 _MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the share is of the budget
-_EVALUATION_SHARE = 0.04  # the fraction of the time for the evaluation at the end
-_REPORT, _REPORT_STEPS = 2.0, 8  # the cost of the report: seconds of CPU time, plus the time of some training steps
-_MOST_RESERVED = 0.08  # the maximum fraction of the time to reserve for what follows training
+# What follows training: the evaluation, the measurement of the gradients' reach, and the rest, which takes seconds of
+# CPU time to load and write files, and the time of some training steps to draw samples.
+_RESERVED = 0.09  # the fraction of the time for all of it
+_EVALUATION_SHARE = 0.6  # of what the rest leaves; the others are for the reach
+_FEWEST_EVALUATED, _FEWEST_LOSSES = 1000, 8
+_REST, _REST_STEPS, _MOST_REST = 1.2, 8, 0.2  # the last one is a fraction of the time
+_SAFETY = 1.2
 _AGAIN = 0.3  # the peak learning rate, relative to `lr`, when a finished run is trained further
 
 
@@ -45,12 +52,20 @@ class Throughput:
     Attributes:
         step: seconds per training step.
         term: seconds per evaluated loss term, at the batch size of the evaluation at the end.
+        stream: seconds to read one of the sequences on which the gradients' reach is measured.
+        loss: seconds to follow one loss back through time.
         waiting: the ratio of wall time to this thread's CPU time, which is above 1 if other processes compete.
     """
 
     step: float
     term: float
+    stream: float = 0.0
+    loss: float = 0.0
     waiting: float = 1.0
+
+    def reach(self, streams: int, losses: int) -> float:
+        """Return the seconds to measure a network's reach; with fewer losses than sequences, some are left out."""
+        return min(streams, losses) * self.stream + losses * self.loss
 
 
 def make_plan(
@@ -60,6 +75,8 @@ def make_plan(
     model: SequenceModel,
     started: float,
     clock: Callable[[], float] = time.monotonic,
+    *,
+    report: bool = True,
 ) -> Plan:
     """Plan a training run.
 
@@ -70,6 +87,7 @@ def make_plan(
         model: the network to be trained; it and torch's generators are left unchanged.
         started: the start of the time budget, by the clock.
         clock: a function that returns the time in seconds.
+        report: whether an evaluation and a report follow the training, for which time is reserved.
 
     Raises:
         DataError: if there is too little training data for a batch.
@@ -84,13 +102,12 @@ def make_plan(
     steps = min(ends, default=None)
     expected = ends
     held_out = [task.reading(part).terms for part in (data.valid, data.test) if part is not None]
-    evaluated, seconds, reserve = task.most_evaluated, None, 0.0
+    evaluated, losses, seconds, reserve = task.max_evaluated, LOSSES, None, 0.0
     if training.minutes is not None:
-        speed = _measured(task, data, training, model, batch)
+        speed = _measured(task, data, training, model, batch, report)
         budget = 60 * training.minutes
-        evaluated = min(evaluated, max(1000, int(budget * _EVALUATION_SHARE / len(held_out) / speed.term)))
-        reserve = 1.2 * sum(min(terms, evaluated) for terms in held_out) * speed.term
-        reserve = min(reserve + _REPORT * speed.waiting + _REPORT_STEPS * speed.step, _MOST_RESERVED * budget)
+        if report:
+            evaluated, losses, reserve = _after_training(task, data, speed, budget, held_out)
         seconds = max(0.0, budget - reserve - (clock() - started))
         expected = [*ends, max(1, int(seconds / (1 + _VALIDATION_SHARE) / speed.step))]
     validate_every = _interval(min(expected), epoch_steps)
@@ -103,6 +120,7 @@ def make_plan(
         validate_every=validate_every,
         validate_terms=min(held_out[0], max(_LEAST_VALIDATED, math.ceil(affordable))),
         evaluate_terms=evaluated,
+        losses=losses,
         seconds=seconds,
         reserve=reserve,
     )
@@ -180,8 +198,37 @@ def _interval(steps: int, epoch_steps: int) -> int:
     return seldom
 
 
+def _after_training(
+    task: Task[Any], data: Data[Any], speed: Throughput, budget: float, held_out: Sequence[int]
+) -> tuple[int, int, float]:
+    """Plan what follows training.
+
+    Args:
+        task: the task.
+        data: the data.
+        speed: the measured speed.
+        budget: the whole time in seconds.
+        held_out: the loss terms of each held-out part, the validation part first.
+
+    Returns:
+        The loss terms to evaluate of each part, the losses to follow back, and the time to reserve in seconds.
+    """
+    rest = min(_REST * speed.waiting + _REST_STEPS * speed.step, _MOST_REST * budget)
+    left = max(0.0, _RESERVED * budget - rest) / _SAFETY
+    parts = [*held_out, *(held_out[:1] if task.reads_again else ())]
+    share = _EVALUATION_SHARE if task.shows_reach else 1.0
+    evaluated = min(task.max_evaluated, max(_FEWEST_EVALUATED, int(share * left / len(parts) / speed.term)))
+    taken, losses = speed.term * sum(min(terms, evaluated) for terms in parts), LOSSES
+    if task.shows_reach:
+        streams = len(followed(task, data.valid))
+        while losses > _FEWEST_LOSSES and 2 * speed.reach(streams, losses) > max(left - taken, (1 - share) * left):
+            losses -= 1
+        taken += 2 * speed.reach(streams, losses)  # before and after training
+    return evaluated, losses, rest + min(_SAFETY * taken, max(0.0, _RESERVED * budget - rest))
+
+
 def _measured(
-    task: Task[Any], data: Data[Any], training: TrainingOptions, model: SequenceModel, batch: int
+    task: Task[Any], data: Data[Any], training: TrainingOptions, model: SequenceModel, batch: int, report: bool
 ) -> Throughput:
     """Briefly train and evaluate a copy of the model to measure its speed."""
     limit = min(_MEASURED_SECONDS, (training.minutes or 1) * 60 * _MEASURED_SHARE)
@@ -193,7 +240,24 @@ def _measured(
         total(copied, task.reading(data.valid, terms=9))
         before = time.monotonic()
         found = total(copied, task.reading(data.valid, terms=1 + int(300 * min(1.0, limit))))
-        return Throughput(step, (time.monotonic() - before) / found.terms, max(1.0, waiting))
+        term = (time.monotonic() - before) / found.terms
+        stream, loss = (0.0, 0.0)
+        if report and task.shows_reach:
+            stream, loss = _reach_speed(copied.cpu(), task, data)  # the report runs on the CPU
+    return Throughput(step, term, stream, loss, max(1.0, waiting))
+
+
+def _reach_speed(model: SequenceModel, task: Task[Any], data: Data[Any]) -> tuple[float, float]:
+    """Measure the time to read a sequence and the time to follow one of its losses."""
+    (sequence, *_) = followed(task, data.valid)
+    times = {}
+    for losses in (1, 1, _TIMED_LOSSES):  # the first call also derives the gradient's programs
+        before = time.monotonic()
+        with suppress(UserError):  # no gradient arrives; the report then shows no reach
+            reach_of(model, [sequence], losses=losses)
+        times[losses] = time.monotonic() - before
+    loss = max(0.0, times[_TIMED_LOSSES] - times[1]) / (_TIMED_LOSSES - 1)
+    return (times[1], loss) if model.per_step else (times[1], 0.0)
 
 
 def step_seconds(
@@ -232,7 +296,9 @@ def step_seconds(
             given = batches.batch(len(times))
             on = OnDevice.of(given, device, torch.float32)
             carried = state if given.carry else None
-            loss, state = copied.loss(on.inputs, on.targets, carried, lengths=on.lengths, weights=on.weights)
+            loss, state = copied.loss(
+                on.inputs, on.targets, carried, lengths=on.lengths, weights=on.weights, branches=on.branches
+            )
             (loss / given.terms).backward()  # type: ignore[no-untyped-call]
             clipped_norm(copied, training.clip).item()
             optimizer.step()

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughtime.runs import Run
 from throughtime.tasks.base import Data
+from throughtime.tasks.generative import Generative
 from throughtime.training.reloading import untrained
 
 if TYPE_CHECKING:
-    from throughtime.sight.report.data import ReportData
+    from throughtime.sight.report.data import ReportData, Sample
 
 _log = logging.getLogger("throughtime")
 
@@ -38,12 +40,17 @@ def write_report(run: Run, data: Data[Any]) -> Path | None:
 
 def short_report(run: Run, data: Data[Any]) -> ReportData:
     """Collect the report: learning curves, and the task's view of the network before and after training."""
-    from throughtime.sight.report.collect import facts, training_curves
+    from throughtime.sight.gradients.sampling import followed
+    from throughtime.sight.report.collect import facts, flows_before_and_after, training_curves
     from throughtime.sight.report.data import ReportData
 
     result, task = run.result, run.task
     figures = {name: value for name, value in (result or {"valid": {}})["valid"].items() if name != "baselines"}
     rows = task.figure_rows(figures) if figures else []
+    model = run.model()
+    flows = []
+    if task.shows_reach:
+        flows = flows_before_and_after(model, untrained(run), followed(task, data.valid), run.plan.losses)
     return ReportData(
         title=f"How {run.path.resolve().name} learned",
         facts=[
@@ -51,8 +58,20 @@ def short_report(run: Run, data: Data[Any]) -> ReportData:
             *(f"{label} {value} on held-out data" for label, value in rows[:1]),
             f"to look inside: throughtime inspect {run.path}",
         ],
-        symbol=task.unit,
+        step=task.unit,
         measure=task.measure,
-        **task.pictures(run.model(), untrained(run), data),
+        flows=flows,
+        samples=_samples(run),
+        **task.pictures(model, data, run.plan.evaluate_terms),
         **training_curves(run),
     )
+
+
+def _samples(run: Run) -> list[Sample]:
+    from throughtime.sight.report.data import Sample
+
+    task, result = run.task, run.result
+    if result is None or not isinstance(task, Generative):
+        return []
+    titles = (f"Sample {k} at temperature {task.first_temperature:g}" for k in itertools.count(1))
+    return [Sample(title, text) for title, text in zip(titles, result["samples"], strict=False)]

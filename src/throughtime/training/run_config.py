@@ -30,6 +30,7 @@ class Plan(BaseModel):
         validate_every: the validation interval in steps; runs that time ends validate by the clock instead.
         validate_terms: the approximate number of loss terms per validation.
         evaluate_terms: the approximate number of held-out loss terms to evaluate at the end.
+        losses: the approximate number of losses to follow back through time to measure how far gradients reach.
         seconds: the training time in seconds, summed over sessions; None if only the number of steps ends training.
         reserve: the number of seconds reserved for the final evaluation and the report.
         from_step, from_seconds: the start of the learning rate schedule: 0, or where the run had finished before it was
@@ -47,6 +48,7 @@ class Plan(BaseModel):
     validate_every: int
     validate_terms: int
     evaluate_terms: int
+    losses: int
     seconds: float | None = None
     reserve: float = 0.0
     from_step: int = 0

@@ -24,7 +24,7 @@ from throughtime.training.start import Start
 
 SIZES = (64, 128, 192, 256, 384, 512)
 STEPS_PER_UNIT = 8
-MOST_PARAMETERS = 8  # per token or step of the training data
+MAX_PARAMETERS = 8  # per token or step of the training data
 _TRIAL_SHARE = 1 / 200  # the fraction of the budget to time one size with one number of threads
 _CLEARLY = 0.9  # all threads are used if their time is below this fraction of one thread's
 
@@ -80,7 +80,7 @@ def fitted(
     chosen = trials.of(sizes[0])
     for size in sizes[1:]:
         tried = trials.of(size)
-        if tried.seconds * STEPS_PER_UNIT * size > 60 * minutes or tried.parameters > MOST_PARAMETERS * trials.symbols:
+        if tried.seconds * STEPS_PER_UNIT * size > 60 * minutes or tried.parameters > MAX_PARAMETERS * trials.data_size:
             break
         chosen = tried
     torch.set_num_threads(chosen.threads)
@@ -89,7 +89,7 @@ def fitted(
         network = chosen.config.network
         why.append(
             f"{setting('hidden_size', network.hidden_size)} and {setting('dropout', f'{network.dropout:g}')}: chosen "
-            f"for {minutes:g} min on this machine and {trials.symbols:,} tokens or steps of data"
+            f"for {minutes:g} min on this machine and {trials.data_size:,} tokens or steps of data"
         )
     training = chosen.config.training
     if len(counts) > 1:
@@ -127,7 +127,7 @@ class _Trials:
         self._batch = task.fitting_batch(data, training.batch, training.processes)
         batches = task.batches(data.train, self._batch)
         first = batches.batch(0).inputs
-        self.symbols = int(first.shape[0] * first.shape[1] * len(batches))
+        self.data_size = int(first.shape[0] * first.shape[1] * len(batches))
 
     def of(self, size: int) -> _Tried:
         """Time a size with each number of threads and return the faster."""

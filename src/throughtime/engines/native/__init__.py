@@ -67,23 +67,28 @@ class NativeEngine:
         return Result(*self._run(program, operands, steps, batch_sizes, packed, accumulate_into))
 
     def run_layer(
-        self, program: Program, x: Any, states: Sequence[Any], parameters: Sequence[Any]
-    ) -> tuple[Any, list[Any]]:
-        """Run one layer over all steps, on arrays in the form of torch's layers.
+        self,
+        program: Program,
+        steps: int,
+        inputs: Sequence[Any],
+        states: Sequence[Any] | None,
+        parameters: Sequence[Any],
+    ) -> Result:
+        """Run one layer on arrays in the form of torch's layers.
 
         Args:
             program: a legal program.
-            x: `[T, B, input]`.
-            states: a `[1, B, width]` for each state, its initial value; none for what the program declares.
+            steps: the number of time steps T.
+            inputs: `[T, B, width]` for each input of the program.
+            states: a `[1, B, width]` for each state, its initial value; None or empty for what the program declares.
             parameters: a tensor of each parameter's shape, or for a vector its pieces; see
                 `throughtime.engines.weight_layouts.WeightLayout.in_pieces`.
 
         Returns:
-            The output `[T, B, output]`, and the final `[1, B, width]` of each state.
+            The outputs `[T, B, width]`, the final `[1, B, width]` of each state, and the reductions.
         """
-        operands = Operands((x,), states or None, parameters)
-        (y,), final, _ = self._run(program, operands, x.shape[0], None, False, None, True)
-        return y, final
+        operands = Operands(inputs, states or None, parameters)
+        return Result(*self._run(program, operands, steps, None, False, None, True))
 
     def _run(
         self,
@@ -107,9 +112,9 @@ class NativeEngine:
 
     def _frozen(self, program: Program, parameters: Constants) -> _native.FrozenPlan:
         key = program, self.instruction_set
-        made: _native.FrozenPlan | None = parameters.made.get(key)
+        made: _native.FrozenPlan | None = parameters.cache.get(key)
         if made is None:
-            made = parameters.made[key] = _native.FrozenPlan(lower(program), parameters, self.instruction_set)
+            made = parameters.cache[key] = _native.FrozenPlan(lower(program), parameters, self.instruction_set)
         return made
 
     def chunk_steps(self, rows: int) -> int:
@@ -117,7 +122,7 @@ class NativeEngine:
         return int(_native.chunk_steps(rows))
 
 
-def thinned(x: Any, kept: float, scale: float, seed: int) -> Any:
+def dropout(x: Any, kept: float, scale: float, seed: int) -> Any:
     """Apply dropout: scale some elements of an array and set the others to 0.
 
     Args:

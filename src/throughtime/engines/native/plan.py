@@ -204,7 +204,7 @@ class _Lowering:
                 self.homes[id] = (self._buffer(lasting, instruction.width), 0)
 
     def _lasting(self, sharing: Iterable[int]) -> str:
-        """The lifetime required of memory that these values share."""
+        """The kind of buffer whose lifetime suffices for memory that these values share."""
         written = {(self.moments[id], self.body[id].op in PRODUCTS) for id in sharing if self.body[id].op not in LEAVES}
         written |= {(_Moment(STEP, 0), False) for id in sharing if self.body[id].op == PREVIOUS}
         touched = {*written, *(reader for id in sharing for reader in self.readers[id])}
@@ -307,9 +307,9 @@ class _Lowering:
         sources = [self._place(arg, phase, scratch) for arg in instruction.args]
         if instruction.op in PRODUCTS:
             begin = sources[1] if len(sources) == 2 else None
-            words: dict[str, Any] = dict(instruction.attributes)
-            rows = (words["first"], instruction.width) if "first" in words else None
-            self.plan.add_gemm(words["weight"], instruction.op == "linear_transposed", to, sources[0], begin, rows)
+            attributes: dict[str, Any] = dict(instruction.attributes)
+            rows = (attributes["first"], instruction.width) if "first" in attributes else None
+            self.plan.add_gemm(attributes["weight"], instruction.op == "linear_transposed", to, sources[0], begin, rows)
         else:
             # Arguments and result have equal width, or one of them has width 1.
             width = max(instruction.width, *(self.body[arg].width for arg in instruction.args))

@@ -104,7 +104,7 @@ class Layer:
                 f"weights_{self.name}",
                 f"{name}_transposed" if transposed else name,
                 values.T if transposed else values,
-                exact=index in turned(self.program),
+                exact=index in transposed_matrices(self.program),
             )
         return self._matrices[index, transposed]
 
@@ -179,7 +179,7 @@ class Layer:
         return lines + last
 
 
-def turned(program: Program) -> set[int]:
+def transposed_matrices(program: Program) -> set[int]:
     """Return the matrices of a program that are used transposed; their rows can't share an int8 scale."""
     return {int(i["weight"]) for i in program.body if i.op == "linear_transposed"}
 

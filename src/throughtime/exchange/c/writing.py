@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from throughtime.errors import UserError, nearest
-from throughtime.exchange.c.layer import turned
+from throughtime.exchange.c.layer import transposed_matrices
 from throughtime.exchange.c.source import Source
 from throughtime.exchange.c.weights import dequantized
 from throughtime.files import write
@@ -122,7 +122,13 @@ def _paths(path: str | os.PathLike[str]) -> tuple[Path, Path]:
 def _error(network: Network) -> tuple[float, float]:
     """Measure the largest change of an output due to rounding, and the largest output."""
     layers = [
-        (program, [dequantized(p) if p.ndim == 2 and k not in turned(program) else p for k, p in enumerate(parameters)])
+        (
+            program,
+            [
+                dequantized(p) if p.ndim == 2 and k not in transposed_matrices(program) else p
+                for k, p in enumerate(parameters)
+            ],
+        )
         for program, parameters in network.layers
     ]
     embedding = None if network.embedding is None else dequantized(network.embedding)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from throughtime.exchange.keras.layers import BIDIRECTIONAL, KINDS, Direction, KerasError
-from throughtime.exchange.keras.weights import WAYS, WeightSource
+from throughtime.exchange.keras.weights import DIRECTIONS, WeightSource
 
 _DEPTH = 32  # maximum nesting of models and wrappers; real files have a few levels
 _MODELS = ("Sequential", "Functional", "Model")
@@ -70,7 +70,7 @@ class FoundLayer:
     Attributes:
         name: the layer's name in the model.
         path: the path of the layer's weights in the file.
-        ways: for each direction, its stacked cells; a single cell unless the layer stacks cells.
+        directions: for each direction, its stacked cells; a single cell unless the layer stacks cells.
         merge: how the outputs of the directions are combined.
         masks: the masking layers whose masks reach the layer.
         inside: the wrappers around the layer, as "class 'name'".
@@ -79,7 +79,7 @@ class FoundLayer:
 
     name: str
     path: str
-    ways: list[list[Direction]]
+    directions: list[list[Direction]]
     merge: Any = "concat"
     masks: tuple[KerasMask, ...] = ()
     inside: tuple[str, ...] = ()
@@ -100,18 +100,18 @@ class Found:
     unread: dict[str, str] = field(default_factory=dict)
     claimed: set[str] = field(default_factory=set)
 
-    def add(self, name: str, source: WeightSource, ways: Any, **about: Any) -> None:
+    def add(self, name: str, source: WeightSource, directions: Any, **about: Any) -> None:
         """Add a layer, or the reason why it can't be read.
 
         Args:
             name: the layer's name.
             source: the location of the layer's weights.
-            ways: a function that reads the layer's directions.
+            directions: a function that reads the layer's directions.
             **about: see `FoundLayer`.
         """
         self.claimed.add(source.path)
         try:
-            self.layers.append(FoundLayer(name, source.path, ways(), **about))
+            self.layers.append(FoundLayer(name, source.path, directions(), **about))
         except KerasError as error:
             self.unread[name if name not in self.unread else source.path] = str(error)
 
@@ -172,8 +172,8 @@ def _layer(
     inside: tuple[str, ...],
     depth: int,
 ) -> frozenset[KerasMask]:
-    kind, words = layer["class_name"], layer["config"]
-    name = words.get("name", source.path.rsplit("/", 1)[-1])
+    kind, arguments = layer["class_name"], layer["config"]
+    name = arguments.get("name", source.path.rsplit("/", 1)[-1])
     if depth > _DEPTH:
         raise KerasError("its layers are nested too deeply")
     if kind in _MODELS:
@@ -184,38 +184,40 @@ def _layer(
             return masks
     if kind in _RECURRENT:
         told = tuple(sorted(masks, key=str))
-        merge = words.get("merge_mode", "concat") if kind == BIDIRECTIONAL else "concat"
-        found.add(name, source, lambda: _ways(kind, words, source), merge=merge, masks=told, inside=inside)
-        return masks if _keeps_steps(words) else frozenset()
+        merge = arguments.get("merge_mode", "concat") if kind == BIDIRECTIONAL else "concat"
+        found.add(name, source, lambda: _directions(kind, arguments, source), merge=merge, masks=told, inside=inside)
+        return masks if _keeps_steps(arguments) else frozenset()
     if str(kind).startswith("ConvLSTM"):
         found.claimed.add(source.path)
         found.unread[name] = f"{kind} computes its gates by convolution, which Recurrent does not support"
-    for attribute, inner in words.items():
+    for attribute, inner in arguments.items():
         if isinstance(inner, dict) and isinstance(inner.get("config"), dict) and "name" in inner["config"]:
             around = (*inside, f"{kind} {name!r}")
             _layer(inner, source.inside(attribute, inner["config"]["name"]), found, masks, around, depth + 1)
     if kind == "Embedding":
-        return frozenset({KerasMask(name, 0, True)} if words.get("mask_zero") else ())
+        return frozenset({KerasMask(name, 0, True)} if arguments.get("mask_zero") else ())
     if kind == "Masking":
-        return frozenset({KerasMask(name, float(words.get("mask_value", 0)), False)})
+        return frozenset({KerasMask(name, float(arguments.get("mask_value", 0)), False)})
     return frozenset() if _UNMASKED.search(str(kind)) else masks
 
 
-def _keeps_steps(words: Mapping[str, Any]) -> bool:
-    inner = words.get("layer")
-    return bool((inner["config"] if isinstance(inner, dict) else words).get("return_sequences"))
+def _keeps_steps(arguments: Mapping[str, Any]) -> bool:
+    inner = arguments.get("layer")
+    return bool((inner["config"] if isinstance(inner, dict) else arguments).get("return_sequences"))
 
 
-def _ways(kind: str, words: Mapping[str, Any], source: WeightSource) -> list[list[Direction]]:
+def _directions(kind: str, arguments: Mapping[str, Any], source: WeightSource) -> list[list[Direction]]:
     if kind != BIDIRECTIONAL:
-        return [_cells(kind, words, source)]
-    both = [words["layer"], words["backward_layer"]]
-    sources = [source.inside(way, layer["config"]["name"]) for way, layer in zip(WAYS, both, strict=True)]
+        return [_cells(kind, arguments, source)]
+    both = [arguments["layer"], arguments["backward_layer"]]
+    sources = [
+        source.inside(attribute, layer["config"]["name"]) for attribute, layer in zip(DIRECTIONS, both, strict=True)
+    ]
     return [_cells(layer["class_name"], layer["config"], p) for layer, p in zip(both, sources, strict=True)]
 
 
-def _cells(kind: str, words: Mapping[str, Any], source: WeightSource) -> list[Direction]:
-    described = cells_of(kind, words)
+def _cells(kind: str, arguments: Mapping[str, Any], source: WeightSource) -> list[Direction]:
+    described = cells_of(kind, arguments)
     names = [inner for _, _, inner in described]
     if names[0] is None or len(names[0]) < 2:
         return [Direction(source.cell(names[0] or ()), w, kind) for kind, w, _ in described]
@@ -226,24 +228,24 @@ def _cells(kind: str, words: Mapping[str, Any], source: WeightSource) -> list[Di
     ]
 
 
-def cells_of(kind: str, words: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], tuple[str, ...] | None]]:
+def cells_of(kind: str, arguments: Mapping[str, Any]) -> list[tuple[str, dict[str, Any], tuple[str, ...] | None]]:
     """Describe each cell of a layer as if it were a layer: its class, its arguments and the cell's names.
 
     Args:
         kind: the layer's class.
-        words: the layer's arguments.
+        arguments: the layer's arguments.
 
     Raises:
         KerasError: if the layer has a custom cell, or no cell.
     """
     if kind in KINDS:
-        return [(kind, dict(words), None)]
-    cell = words.get("cell")
+        return [(kind, dict(arguments), None)]
+    cell = arguments.get("cell")
     if kind != "RNN" or not isinstance(cell, dict) or not isinstance(cell.get("config"), dict):
         raise KerasError(f"{kind} is not supported; supported layers: {', '.join(KINDS)}, RNN")
     stacked = cell.get("class_name") == "StackedRNNCells"
     cells = cell["config"]["cells"] if stacked else [cell]
-    outer = {name: value for name, value in words.items() if name not in ("cell", "name")}
+    outer = {name: value for name, value in arguments.items() if name not in ("cell", "name")}
     found: list[tuple[str, dict[str, Any], tuple[str, ...] | None]] = []
     for one in cells:
         own, told = str(one["class_name"]).removesuffix("Cell"), one["config"]

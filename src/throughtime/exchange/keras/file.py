@@ -36,7 +36,7 @@ def read_keras(path: Path) -> Found:
         siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
         raise KerasError(f"{path}: file not found{nearest(path.name, siblings)}")
     found = Found()
-    with _told(path):
+    with _keras_errors(path):
         content = path.read_bytes()
         config = None
         if content[:2] == b"PK":
@@ -69,17 +69,17 @@ def _unconfigured(root: Structured, found: Found) -> None:
     backwards: list[dict[str, Any]] = [{}, {"go_backwards": True}]
     for path, name, sources in root.layers():
 
-        def ways(sources: list[Structured] = sources) -> list[list[Direction]]:
+        def directions(sources: list[Structured] = sources) -> list[list[Direction]]:
             return [
-                [Direction(cell.arrays, words) for cell in source.directions()]
-                for source, words in zip(sources, backwards, strict=False)
+                [Direction(cell.arrays, arguments) for cell in source.directions()]
+                for source, arguments in zip(sources, backwards, strict=False)
             ]
 
-        found.add(name, Structured(root.root, path), ways)
+        found.add(name, Structured(root.root, path), directions)
 
 
 @contextmanager
-def _told(path: Path) -> Iterator[None]:
+def _keras_errors(path: Path) -> Iterator[None]:
     """Convert any error from reading the file into a KerasError."""
     try:
         yield

@@ -70,7 +70,7 @@ def _leaky_relu(a: Symbol) -> Symbol:
     return language.leaky_relu(a, 0.2)  # Keras's default slope, which differs from torch's
 
 
-_USUAL = {"activation": "tanh", "recurrent_activation": "sigmoid"}
+_DEFAULTS = {"activation": "tanh", "recurrent_activation": "sigmoid"}
 FUNCTIONS = {
     "tanh": language.tanh,
     "sigmoid": language.sigmoid,
@@ -90,7 +90,7 @@ _MERGES = {"concat": "concat", "sum": "sum", "ave": "mean", "mul": "product", No
 
 # A layer's arguments. _LEFT lists those that only concern initialization, training or implementation, or request
 # what a `Recurrent` always returns.
-_TAKEN = ("units", "use_bias", "reset_after", "go_backwards", "return_sequences", "recurrent_dropout", *_USUAL)
+_TAKEN = ("units", "use_bias", "reset_after", "go_backwards", "return_sequences", "recurrent_dropout", *_DEFAULTS)
 _CALLERS = ("dropout", "stateful")  # `reminders` tells the caller what to do instead
 _LEFT = {
     "name", "trainable", "dtype", "return_state", "unroll", "zero_output_for_mask", "unit_forget_bias", "seed",
@@ -106,12 +106,12 @@ class Direction(NamedTuple):
 
     Attributes:
         arrays: the arrays that `get_weights()` returns: kernel, recurrent kernel and bias.
-        words: the known arguments of the layer.
+        arguments: the known arguments of the layer.
         kind: the name of the layer's class; None if unknown.
     """
 
     arrays: Sequence[Array]
-    words: Mapping[str, Any]
+    arguments: Mapping[str, Any]
     kind: str | None = None
 
 
@@ -122,23 +122,23 @@ class _Read(NamedTuple):
         program: the direction's program, running from the first step to the last.
         parameters: the program's parameters.
         hidden: the number of hidden units.
-        words: the values of all arguments in `_TAKEN`, given or default.
+        arguments: the values of all arguments in `_TAKEN`, given or default.
     """
 
     program: Program
     parameters: list[Tensor]
     hidden: int
-    words: dict[str, Any]
+    arguments: dict[str, Any]
 
 
 def layer_of(
-    what: str, ways: Sequence[Sequence[Direction]], merge: Any = "concat", engine: str | None = None
+    what: str, directions: Sequence[Sequence[Direction]], merge: Any = "concat", engine: str | None = None
 ) -> Recurrent:
     """Convert a Keras layer to a `Recurrent`.
 
     Args:
         what: the name of the layer in error messages.
-        ways: the stacked cells of each direction: one direction, or forward and backward.
+        directions: the stacked cells of each direction: one direction, or forward and backward.
         merge: Keras's name for how the directions are combined.
         engine: the engine's name; chosen by device by default.
 
@@ -148,22 +148,22 @@ def layer_of(
     if isinstance(merge, list | dict) or merge not in _MERGES:
         known = [name for name in _MERGES if name is not None]
         raise KerasError(f"{what}: merge_mode must be one of {', '.join(known)}, None, got {merge!r}.")
-    read = [[_read(what, cell) for cell in way] for way in ways]
+    read = [[_read(what, cell) for cell in direction] for direction in directions]
     first, top = read[0][0], read[0][-1]
-    backwards = [way[0].words["go_backwards"] for way in read]
+    backwards = [direction[0].arguments["go_backwards"] for direction in read]
     options: dict[str, Any] = {
         "batch_first": True,
-        "returns": "steps" if top.words["return_sequences"] else "last",
-        "recurrent_dropout": first.words["recurrent_dropout"],
+        "returns": "steps" if top.arguments["return_sequences"] else "last",
+        "recurrent_dropout": first.arguments["recurrent_dropout"],
     }
     if len(read) == 1:
         options["reverse"] = backwards[0]
     else:
-        for name in (name for name in top.words if name != "go_backwards"):
-            if top.words[name] != read[1][-1].words.get(name):
-                values = f"{top.words[name]!r} and {read[1][-1].words.get(name)!r}"
+        for name in (name for name in top.arguments if name != "go_backwards"):
+            if top.arguments[name] != read[1][-1].arguments.get(name):
+                values = f"{top.arguments[name]!r} and {read[1][-1].arguments.get(name)!r}"
                 raise KerasError(f"{what}: its directions must have the same arguments, but {name} is {values}.")
-        programs = [[cell.program for cell in way] for way in read]
+        programs = [[cell.program for cell in direction] for direction in read]
         if programs[0] != programs[1] or backwards != [False, True]:
             raise KerasError(f"{what}: its directions must be the same layer, one forward and one backward.")
         if len(read[0]) > 1 and merge is not None:
@@ -173,7 +173,7 @@ def layer_of(
             )
         options |= {"bidirectional": True, "merge": _MERGES[merge]}
     stack = [cell.program for cell in read[0]]
-    parameters = [way[depth].parameters for depth in range(len(stack)) for way in read]
+    parameters = [direction[depth].parameters for depth in range(len(stack)) for direction in read]
     return recurrent_of(stack, first.hidden, parameters, engine=engine, **options)
 
 
@@ -183,79 +183,83 @@ def is_one_stack(cells: Sequence[Direction]) -> bool:
     return len(sizes) == len({_number(c, "recurrent_dropout") for c in cells}) == 1
 
 
-def reminders(ways: Sequence[Sequence[Direction]]) -> list[str]:
+def reminders(directions: Sequence[Sequence[Direction]]) -> list[str]:
     """List what the Keras layer does that the caller of the `Recurrent` must do instead."""
-    words = ways[0][0].words
+    arguments = directions[0][0].arguments
     found = []
-    if rates := sorted({rate for way in ways for cell in way if (rate := _number(cell, "dropout"))}):
+    if rates := sorted({rate for direction in directions for cell in direction if (rate := _number(cell, "dropout"))}):
         told = " and ".join(map(str, rates))
         found.append(f"its input dropout={told} is not included; to train it further, apply torch.nn.Dropout before it")
-    if words.get("stateful"):
+    if arguments.get("stateful"):
         found.append("it is stateful: pass the state that each call returns to the next call")
-    if len(ways) == 1 and words.get("go_backwards") and ways[0][-1].words.get("return_sequences", True):
+    if (
+        len(directions) == 1
+        and arguments.get("go_backwards")
+        and directions[0][-1].arguments.get("return_sequences", True)
+    ):
         found.append("it runs backward and returns outputs in input order; flip them to match Keras")
     return found
 
 
 def _number(cell: Direction, name: str) -> float:
-    rate = cell.words.get(name, 0.0) or 0.0
+    rate = cell.arguments.get(name, 0.0) or 0.0
     if isinstance(rate, bool) or not isinstance(rate, int | float) or not 0 <= rate <= 1:
         raise KerasError(f"{name} must be a probability from 0 to 1, got {rate!r:.200}.")
     return rate
 
 
-def directions(arrays: Sequence[Array], words: Mapping[str, Any]) -> tuple[list[Direction], Any]:
+def split_directions(arrays: Sequence[Array], arguments: Mapping[str, Any]) -> tuple[list[Direction], Any]:
     """Split a layer's arrays by direction.
 
     Args:
         arrays: the arrays that `get_weights()` returns, for two directions one after the other.
-        words: the arguments of the layer or of `Bidirectional`.
+        arguments: the arguments of the layer or of `Bidirectional`.
 
     Raises:
         KerasError: if the arguments of `Bidirectional` are invalid.
     """
-    if not _OF_BOTH & words.keys() and (len(arrays) < 4 or "cell" in words):
-        return [Direction(arrays, words)], "concat"
+    if not _OF_BOTH & arguments.keys() and (len(arrays) < 4 or "cell" in arguments):
+        return [Direction(arrays, arguments)], "concat"
     half = len(arrays) // 2
-    shared = {name: value for name, value in words.items() if name not in _OF_BOTH | {"name", "trainable", "dtype"}}
-    ways = []
+    shared = {name: value for name, value in arguments.items() if name not in _OF_BOTH | {"name", "trainable", "dtype"}}
+    directions = []
     for own, name, back in ((arrays[:half], "layer", False), (arrays[half:], "backward_layer", True)):
-        told = words.get(name, {"class_name": None, "config": {}})
+        told = arguments.get(name, {"class_name": None, "config": {}})
         if not isinstance(told, dict) or not isinstance(told.get("config"), dict):
             raise KerasError(f"Bidirectional's {name} must have a class_name and a config, got {told!r:.200}.")
-        ways.append(Direction(own, {"go_backwards": back} | told["config"] | shared, told.get("class_name")))
-    return ways, words.get("merge_mode", "concat")
+        directions.append(Direction(own, {"go_backwards": back} | told["config"] | shared, told.get("class_name")))
+    return directions, arguments.get("merge_mode", "concat")
 
 
-def _read(what: str, way: Direction) -> _Read:
-    layer, inputs, hidden = _form(what, way)
-    words = _words(what, way, layer)
-    arrays = [np.ascontiguousarray(array.T if array.ndim == 2 else array) for array in way.arrays]
+def _read(what: str, direction: Direction) -> _Read:
+    layer, inputs, hidden = _form(what, direction)
+    arguments = _arguments(what, direction, layer)
+    arrays = [np.ascontiguousarray(array.T if array.ndim == 2 else array) for array in direction.arrays]
     kernel, recurrent, *biases = (torch.from_numpy(_native(array)) for array in arrays)
     first = second = None
     if biases:
         # Two rows of biases were transposed along with the matrices.
         first = biases[0] if biases[0].dim() == 1 else biases[0][:, 0]
         second = torch.zeros_like(first) if biases[0].dim() == 1 else biases[0][:, 1]
-    program = program_of(layer, inputs, hidden, bool(biases), words)
+    program = program_of(layer, inputs, hidden, bool(biases), arguments)
     parameters = layer.layout.to_program(layer.layout.mapping(program), Stored(kernel, recurrent, first, second))
-    return _Read(program, parameters, hidden, words)
+    return _Read(program, parameters, hidden, arguments)
 
 
-def program_of(layer: KerasLayer, inputs: int, hidden: int, bias: bool, words: Mapping[str, Any]) -> Program:
+def program_of(layer: KerasLayer, inputs: int, hidden: int, bias: bool, arguments: Mapping[str, Any]) -> Program:
     """Return the program of a Keras cell.
 
     Args:
         layer: the kind of layer.
         inputs, hidden: the input and hidden sizes.
         bias: whether the cell has a bias.
-        words: the name of the activation for each activation argument, from `FUNCTIONS`.
+        arguments: the name of the activation for each activation argument, from `FUNCTIONS`.
     """
     base = layer.cell.program(inputs, hidden, bias=bias)
     functions = tuple(
-        (name, FUNCTIONS[words[argument]])
+        (name, FUNCTIONS[arguments[argument]])
         for argument, names in layer.functions.items()
-        if words[argument] != _USUAL[argument]
+        if arguments[argument] != _DEFAULTS[argument]
         for name in names
     )
     return with_functions(base, functions) if functions else base
@@ -266,9 +270,9 @@ def _native(array: Array) -> Array:
     return array.astype(array.dtype.newbyteorder("="), copy=True)
 
 
-def _form(what: str, way: Direction) -> tuple[KerasLayer, int, int]:
+def _form(what: str, direction: Direction) -> tuple[KerasLayer, int, int]:
     """Find a layer's kind from its arrays, and its sizes."""
-    arrays = way.arrays
+    arrays = direction.arrays
     shapes = [list(array.shape) for array in arrays]
     if len(arrays) not in (2, 3) or [len(shape) for shape in shapes[:2]] != [2, 2] or any(0 in s for s in shapes):
         raise KerasError(f"{what}: expected a kernel, a recurrent kernel and optionally a bias, got shapes {shapes}.")
@@ -276,40 +280,40 @@ def _form(what: str, way: Direction) -> tuple[KerasLayer, int, int]:
     if len(kinds) > 1 or next(iter(kinds)) not in (np.float16, np.float32, np.float64):
         raise KerasError(f"{what}: its arrays must have the same floating-point dtype, got {sorted(map(str, kinds))}.")
     inputs, hidden = shapes[0][0], shapes[1][0]
-    after = way.words.get("reset_after", shapes[2:] != [[3 * hidden]])
+    after = direction.arguments.get("reset_after", shapes[2:] != [[3 * hidden]])
     for layer in KERAS_LAYERS:
         rows = len(layer.layout.gates) * hidden
         bias = [2, rows] if layer.reset_after else [rows]
         fits = shapes[:2] == [[inputs, rows], [hidden, rows]] and shapes[2:] in ([], [bias])
-        if fits and layer.reset_after in (None, after) and way.kind in (None, layer.kind):
+        if fits and layer.reset_after in (None, after) and direction.kind in (None, layer.kind):
             return layer, inputs, hidden
-    meant = way.kind or ", ".join(KINDS[:-1]) + f" or {KINDS[-1]}"
-    told = f" with reset_after={after!r}" if "reset_after" in way.words else ""
+    meant = direction.kind or ", ".join(KINDS[:-1]) + f" or {KINDS[-1]}"
+    told = f" with reset_after={after!r}" if "reset_after" in direction.arguments else ""
     raise KerasError(f"{what}: arrays of shapes {shapes} do not fit {meant}{told}.")
 
 
-def _words(what: str, way: Direction, layer: KerasLayer) -> dict[str, Any]:
-    own = {*_TAKEN, *_CALLERS, *_LEFT} - (_USUAL.keys() - layer.functions.keys())
+def _arguments(what: str, direction: Direction, layer: KerasLayer) -> dict[str, Any]:
+    own = {*_TAKEN, *_CALLERS, *_LEFT} - (_DEFAULTS.keys() - layer.functions.keys())
     own -= {"reset_after"} if layer.reset_after is None else set()
-    for name in way.words:
+    for name in direction.arguments:
         if name not in own:
             raise KerasError(f"{what}: {layer.kind} has no argument {name!r}{nearest(str(name), own)}")
-    given = dict(way.words)
-    fixed = {"units": way.arrays[1].shape[0], "use_bias": len(way.arrays) == 3}
+    given = dict(direction.arguments)
+    fixed = {"units": direction.arrays[1].shape[0], "use_bias": len(direction.arrays) == 3}
     for name, value in fixed.items():
         if given.get(name, value) != value:
             raise KerasError(f"{what}: {name} is {given[name]!r}, but its arrays imply {value!r}.")
-    usual = {"go_backwards": False, "return_sequences": True, "recurrent_dropout": 0.0} | {
-        name: _USUAL[name] for name in layer.functions
+    defaults = {"go_backwards": False, "return_sequences": True, "recurrent_dropout": 0.0} | {
+        name: _DEFAULTS[name] for name in layer.functions
     }
-    words = {name: given.get(name, value) for name, value in usual.items()}
+    arguments = {name: given.get(name, value) for name, value in defaults.items()}
     for name in ("go_backwards", "return_sequences"):
-        if not isinstance(words[name], bool):
-            raise KerasError(f"{what}: {name} must be True or False, got {words[name]!r}.")
+        if not isinstance(arguments[name], bool):
+            raise KerasError(f"{what}: {name} must be True or False, got {arguments[name]!r}.")
     for name in layer.functions:
-        if not isinstance(words[name], str) or words[name] not in FUNCTIONS:
+        if not isinstance(arguments[name], str) or arguments[name] not in FUNCTIONS:
             raise KerasError(
-                f"{what}: {name} must be one of {', '.join(FUNCTIONS)}, got {words[name]!r:.200}"
-                f"{nearest(str(words[name]), FUNCTIONS)}"
+                f"{what}: {name} must be one of {', '.join(FUNCTIONS)}, got {arguments[name]!r:.200}"
+                f"{nearest(str(arguments[name]), FUNCTIONS)}"
             )
-    return words
+    return arguments

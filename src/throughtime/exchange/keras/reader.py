@@ -19,10 +19,10 @@ from throughtime.exchange.keras.layers import (
     Array,
     Direction,
     KerasError,
-    directions,
     is_one_stack,
     layer_of,
     reminders,
+    split_directions,
 )  # fmt: skip
 from throughtime.nn.recurrent import Recurrent
 
@@ -52,18 +52,18 @@ class KerasLayers(dict[str, Recurrent]):
 
 
 @overload
-def from_keras(source: str | os.PathLike[str], *, engine: str | None = None, **words: Any) -> KerasLayers: ...
+def from_keras(source: str | os.PathLike[str], *, engine: str | None = None, **arguments: Any) -> KerasLayers: ...
 
 
 @overload
-def from_keras(source: Sequence[Array], *, engine: str | None = None, **words: Any) -> Recurrent: ...
+def from_keras(source: Sequence[Array], *, engine: str | None = None, **arguments: Any) -> Recurrent: ...
 
 
 @overload
-def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any: ...
+def from_keras(source: Any, *, engine: str | None = None, **arguments: Any) -> Any: ...
 
 
-def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any:
+def from_keras(source: Any, *, engine: str | None = None, **arguments: Any) -> Any:
     """Convert Keras's recurrent layers: SimpleRNN, LSTM, GRU, and RNN with their cells, alone or in wrappers.
 
     The converted layers take and return `[B, T, features]`, as Keras's do, and always return the state too, as with
@@ -73,9 +73,9 @@ def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any:
         source: a layer, or the arrays that its `get_weights()` returns; or the path of a `.keras` file, a whole model's
             `.h5`, or a `.weights.h5`.
         engine: the engine's name; chosen by device by default.
-        **words: the layer's arguments, as in its `get_config()`; for a file, they override the file's. Arguments that
-            are not known take Keras's defaults, except that all steps are returned. Arguments about initialization,
-            training and implementation have no effect.
+        **arguments: the layer's arguments, as in its `get_config()`; for a file, they override the file's. Missing ones
+            take Keras's defaults, except that all steps are returned. Arguments about initialization, training
+            and implementation have no effect.
 
     Returns:
         For a layer or arrays, a `Recurrent`. For a file, a `KerasLayers`: a dictionary of all its recurrent layers by
@@ -88,7 +88,7 @@ def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any:
             is missing or damaged, or none of its layers can be read.
     """
     if isinstance(source, str | os.PathLike):
-        return _from_file(Path(source), engine, words)
+        return _from_file(Path(source), engine, arguments)
     kind = None
     if hasattr(source, "get_weights") and hasattr(source, "get_config"):
         kind = type(source).__name__
@@ -97,38 +97,38 @@ def from_keras(source: Any, *, engine: str | None = None, **words: Any) -> Any:
                 f"expected a Keras layer of class {', '.join(KINDS)}, RNN or {BIDIRECTIONAL}, got {kind}. Pass the "
                 "layer inside a wrapper, or save the model and pass the file."
             )
-        source, words = source.get_weights(), {**source.get_config(), **words}
+        source, arguments = source.get_weights(), {**source.get_config(), **arguments}
     if not isinstance(source, Sequence | tuple) or not all(isinstance(array, np.ndarray) for array in source):
         raise KerasError(
             "expected a Keras layer, the arrays of its get_weights(), or a .keras, .h5 or .weights.h5 file, got "
             f"{type(source).__name__}."
         )
-    ways, merge = directions(list(source), words)
-    stacks = [_stacked(way) for way in ways]
+    directions, merge = split_directions(list(source), arguments)
+    stacks = [_stacked(direction) for direction in directions]
     if not all(is_one_stack(stack) for stack in stacks):
         raise KerasError("the layer's stacked cells differ in kind or size: save the model and pass the file.")
     made = layer_of("the layer", stacks, merge, engine)
     for note in reminders(stacks):
-        _log.warning("The layer %s: %s.", words.get("name", ""), note)
+        _log.warning("The layer %s: %s.", arguments.get("name", ""), note)
     return made
 
 
-def _stacked(way: Direction) -> list[Direction]:
+def _stacked(direction: Direction) -> list[Direction]:
     """Split a layer whose arguments describe RNN over cells into its cells."""
-    if "cell" not in way.words:
-        return [way]
-    described = cells_of("RNN", way.words)
-    sizes = [2 + bool(words.get("use_bias", True)) for _, words, _ in described]
-    if sum(sizes) != len(way.arrays):
-        raise KerasError(f"the layer: expected {sum(sizes)} arrays for its cells, got {len(way.arrays)}.")
+    if "cell" not in direction.arguments:
+        return [direction]
+    described = cells_of("RNN", direction.arguments)
+    sizes = [2 + bool(arguments.get("use_bias", True)) for _, arguments, _ in described]
+    if sum(sizes) != len(direction.arrays):
+        raise KerasError(f"the layer: expected {sum(sizes)} arrays for its cells, got {len(direction.arrays)}.")
     ends = [sum(sizes[: k + 1]) for k in range(len(sizes))]
     return [
-        Direction(way.arrays[end - size : end], words, kind)
-        for (kind, words, _), size, end in zip(described, sizes, ends, strict=True)
+        Direction(direction.arrays[end - size : end], arguments, kind)
+        for (kind, arguments, _), size, end in zip(described, sizes, ends, strict=True)
     ]
 
 
-def _from_file(path: Path, engine: str | None, words: Mapping[str, Any]) -> KerasLayers:
+def _from_file(path: Path, engine: str | None, arguments: Mapping[str, Any]) -> KerasLayers:
     found = read_keras(path)
     names = [layer.name for layer in found.layers]
     made = KerasLayers()
@@ -137,7 +137,7 @@ def _from_file(path: Path, engine: str | None, words: Mapping[str, Any]) -> Kera
     for layer in found.layers:
         name = layer.name if names.count(layer.name) == 1 else layer.path
         try:
-            _read_into(made, name, layer, path, engine, words)
+            _read_into(made, name, layer, path, engine, arguments)
         except KerasError as error:
             errors.append(error)
             made.unread[name] = str(error).removeprefix(f"{name} of {path}: ").rstrip(".")
@@ -160,25 +160,25 @@ def _from_file(path: Path, engine: str | None, words: Mapping[str, Any]) -> Kera
 
 
 def _read_into(
-    made: KerasLayers, name: str, layer: FoundLayer, path: Path, engine: str | None, words: Mapping[str, Any]
+    made: KerasLayers, name: str, layer: FoundLayer, path: Path, engine: str | None, arguments: Mapping[str, Any]
 ) -> None:
     """Convert a found layer and add it under its name."""
-    if len(layer.ways) == 2 and "go_backwards" in words:
+    if len(layer.directions) == 2 and "go_backwards" in arguments:
         raise KerasError(f"{name} of {path} is bidirectional: remove go_backwards.")
-    given = {argument: value for argument, value in words.items() if argument != "merge_mode"}
-    merge = words.get("merge_mode", layer.merge) if len(layer.ways) == 2 else layer.merge
+    given = {argument: value for argument, value in arguments.items() if argument != "merge_mode"}
+    merge = arguments.get("merge_mode", layer.merge) if len(layer.directions) == 2 else layer.merge
     below = given | {"return_sequences": True}  # all stacked cells but the top one return all steps
-    ways = [
-        [Direction(c.arrays, {**c.words, **(given if c is way[-1] else below)}, c.kind) for c in way]
-        for way in layer.ways
+    directions = [
+        [Direction(c.arrays, {**c.arguments, **(given if c is direction[-1] else below)}, c.kind) for c in direction]
+        for direction in layer.directions
     ]
     what = f"{name} of {path}"
-    parts = [(name, ways)]
-    if not all(is_one_stack(way) for way in ways):
-        if len(ways) == 2:
+    parts = [(name, directions)]
+    if not all(is_one_stack(direction) for direction in directions):
+        if len(directions) == 2:
             raise KerasError(f"{what}: bidirectional stacked cells that differ in kind or size are not supported.")
-        ends = [cell.words.get("name", depth) for depth, cell in enumerate(ways[0])]
-        parts = [(f"{name}/{end}", [[cell]]) for end, cell in zip(ends, ways[0], strict=True)]
+        ends = [cell.arguments.get("name", depth) for depth, cell in enumerate(directions[0])]
+        parts = [(f"{name}/{end}", [[cell]]) for end, cell in zip(ends, directions[0], strict=True)]
     ready = {part: layer_of(what, cells, merge, engine) for part, cells in parts}
     notes = [f"it is inside {wrapper}, which runs it on parts of its input" for wrapper in layer.inside]
     notes += [

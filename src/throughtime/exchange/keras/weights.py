@@ -13,7 +13,7 @@ from throughtime.exchange.keras.layers import Array, Direction, KerasError
 _DEPTH = 32  # maximum nesting of groups; real files have a few levels
 _GROUPS = 10_000
 _KERNELS = ("kernel", "recurrent_kernel", "bias")
-WAYS = ("forward_layer", "backward_layer")  # attributes of Bidirectional
+DIRECTIONS = ("forward_layer", "backward_layer")  # attributes of Bidirectional
 
 
 class WeightSource(Protocol):
@@ -114,9 +114,9 @@ class Structured:
         seen = set()
         for cell in self.cells():
             layer = re.sub("/cell(/cells/[^/]+)?$", "", f"/{cell}").lstrip("/")
-            outer, _, way = layer.rpartition("/")
-            both = [f"{outer}/{name}" for name in WAYS]
-            paired = way in WAYS and all(self._at(f"{path}/cell") is not None for path in both)
+            outer, _, attribute = layer.rpartition("/")
+            both = [f"{outer}/{name}" for name in DIRECTIONS]
+            paired = attribute in DIRECTIONS and all(self._at(f"{path}/cell") is not None for path in both)
             path = outer if paired else layer
             if path not in seen:
                 seen.add(path)

@@ -35,15 +35,15 @@ class Graph:
         self._known: dict[tuple[Any, ...], str] = {}
         self._used: set[str] = set()
 
-    def fresh(self, name: str) -> str:
+    def unique_name(self, name: str) -> str:
         """Return a unique name based on the given one."""
         taken = self._top._taken
         taken[name] += 1
-        return name if taken[name] == 1 else self.fresh(f"{name}_{taken[name]}")
+        return name if taken[name] == 1 else self.unique_name(f"{name}_{taken[name]}")
 
     def input(self, name: str, dtype: Any, shape: Sequence[int | str]) -> str:
         """Declare an input; a string among the sizes names a size that is only known at run time."""
-        self.inputs.append(_declared(self.fresh(name), dtype, shape))
+        self.inputs.append(_declared(self.unique_name(name), dtype, shape))
         return str(self.inputs[-1].name)
 
     def output(self, name: str, value: str, dtype: Any, shape: Sequence[int | str]) -> None:
@@ -51,8 +51,8 @@ class Graph:
         from onnx import helper
 
         self._top._used.add(value)
-        given = self.fresh(name)
-        self.nodes.append(helper.make_node("Identity", [value], [given], name=self.fresh("Identity")))
+        given = self.unique_name(name)
+        self.nodes.append(helper.make_node("Identity", [value], [given], name=self.unique_name("Identity")))
         self.outputs.append(_declared(given, dtype, shape))
 
     def add(self, operator: str, *inputs: str, **attributes: Any) -> str:
@@ -64,8 +64,10 @@ class Graph:
         from onnx import helper
 
         self._top._used.update(inputs)
-        given = [self.fresh(operator.lower()) for _ in range(results)]
-        self.nodes.append(helper.make_node(operator, list(inputs), given, name=self.fresh(operator), **attributes))
+        given = [self.unique_name(operator.lower()) for _ in range(results)]
+        self.nodes.append(
+            helper.make_node(operator, list(inputs), given, name=self.unique_name(operator), **attributes)
+        )
         return given
 
     def constant(self, array: Array, name: str = "constant") -> str:
@@ -74,7 +76,7 @@ class Graph:
         top = self._top
         key = array.dtype.str, array.shape, array.tobytes() if array.size < _SMALL else len(top._constants)
         if key not in top._known:
-            top._known[key] = self.fresh(name)
+            top._known[key] = self.unique_name(name)
             top._constants[top._known[key]] = array
         return top._known[key]
 

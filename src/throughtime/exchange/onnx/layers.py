@@ -25,7 +25,7 @@ class OnnxLayer:
         functions: for each of the operator's activations (f, g, h), the values of the cell that it is applied to. The
             attribute `clip` bounds those that are sums of gates: the specification says "the input of activations",
             but ONNX Runtime doesn't clip the LSTM's cell state, and neither does this.
-        usual: the names of the default activations.
+        default_names: the names of the default activations.
         attributes: the values of the operator's attributes in this form.
     """
 
@@ -33,7 +33,7 @@ class OnnxLayer:
     cell: Cell
     layout: WeightLayout
     functions: tuple[tuple[str, ...], ...]
-    usual: tuple[str, ...]
+    default_names: tuple[str, ...]
     attributes: Mapping[str, int] = field(default_factory=dict, hash=False)
 
     @property
@@ -42,9 +42,9 @@ class OnnxLayer:
         return bool(self.layout.peepholes)
 
     @property
-    def usual_activations(self) -> tuple[Activation, ...]:
+    def default_activations(self) -> tuple[Activation, ...]:
         """The default activations."""
-        return tuple(map(Activation, self.usual))
+        return tuple(map(Activation, self.default_names))
 
     def base(self, input_size: int, hidden_size: int, clip: float | None = None, *, bias: bool = True) -> Program:
         """Return the operator's program for one direction, with the default activations.
@@ -72,11 +72,11 @@ class OnnxLayer:
             input_size, hidden_size, clip, bias: see `base`.
             activations: the operator's activations, f, g and h; the defaults if None.
         """
-        chosen = self.usual_activations if activations is None else activations
+        chosen = self.default_activations if activations is None else activations
         functions = tuple((name, chosen[k]) for k, names in enumerate(self.functions) for name in names)
         return with_functions(self.base(input_size, hidden_size, clip, bias=bias), functions)
 
-    def places(self, program: Program) -> dict[int, int]:
+    def activation_indices(self, program: Program) -> dict[int, int]:
         """Map the values of the program that an activation is applied to to the index of the activation."""
         return {program.values[name]: k for k, names in enumerate(self.functions) for name in names}
 
@@ -84,9 +84,9 @@ class OnnxLayer:
 def _lstm(cell: Cell, *peepholes: str, coupled: bool) -> OnnxLayer:
     gates = ("input.pre", "output.pre") if coupled else ("input.pre", "output.pre", "forget.pre")
     layout = WeightLayout(("input", "output", "forget", "candidate"), peepholes)
-    usual = ("Sigmoid", "Tanh", "Tanh")
+    default_names = ("Sigmoid", "Tanh", "Tanh")
     return OnnxLayer(
-        "LSTM", cell, layout, (gates, ("candidate.pre",), ("cell",)), usual, {"input_forget": int(coupled)}
+        "LSTM", cell, layout, (gates, ("candidate.pre",), ("cell",)), default_names, {"input_forget": int(coupled)}
     )
 
 

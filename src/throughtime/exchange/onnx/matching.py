@@ -56,7 +56,7 @@ class _Match:
 
     def __init__(self, layer: OnnxLayer, base: Program, program: Program) -> None:
         self.base, self.program = base, program
-        self.places = layer.places(base)
+        self.activation_indices = layer.activation_indices(base)
         self.same: dict[int, int] = {}  # values of the base to equal values of the program
         self.activations: dict[int, Activation] = {}
         self.any: dict[float, float] = {}
@@ -78,8 +78,8 @@ class _Match:
             return self.same[base] == other
         self.same[base] = other
         ours, theirs = self.base.body[base], self.program.body[other]
-        if is_function(ours) and ours.args[0] in self.places:
-            return self._function(self.places[ours.args[0]], ours.args[0], other)
+        if is_function(ours) and ours.args[0] in self.activation_indices:
+            return self._function(self.activation_indices[ours.args[0]], ours.args[0], other)
         if ours.op == CONSTANT == theirs.op:
             return _binds(self.any, ours, theirs)
         return (

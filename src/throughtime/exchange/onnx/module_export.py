@@ -16,14 +16,14 @@ from throughtime.exchange.torch.modules import to_torch
 from throughtime.nn.hooks import Hookable
 
 
-def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], words: Mapping[str, Any]) -> Any:
+def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], options: Mapping[str, Any]) -> Any:
     """Export a module after replacing throughtime's layers in a copy with torch's.
 
     Args:
         module: the module; it is not changed.
         example: an example input, or a tuple of inputs.
         metadata: the model's metadata.
-        words: further arguments of `torch.onnx.export`.
+        options: further arguments of `torch.onnx.export`.
 
     Raises:
         UserError: if the module has no throughtime layer, torch has no such layer, the example is missing, or torch's
@@ -49,15 +49,17 @@ def exported(module: nn.Module, example: Any, metadata: Mapping[str, str], words
     given = tuple(example) if isinstance(example, tuple | list) else (example,)
     if not all(isinstance(value, Tensor) for value in given):
         raise UserError(f"example must be a tensor or a tuple of tensors, got {type(example).__name__}.")
-    return _proto(to_torch(module).eval(), given, metadata, words)
+    return _proto(to_torch(module).eval(), given, metadata, options)
 
 
-def _proto(module: nn.Module, given: tuple[Tensor, ...], metadata: Mapping[str, str], words: Mapping[str, Any]) -> Any:
+def _proto(
+    module: nn.Module, given: tuple[Tensor, ...], metadata: Mapping[str, str], options: Mapping[str, Any]
+) -> Any:
     from onnx import ModelProto, helper
 
     file = io.BytesIO()
     # This exporter keeps each of torch's layers as one operator; the newer one unrolls nn.RNN.
-    arguments: dict[str, Any] = {"dynamo": False, "opset_version": OPSET} | dict(words)
+    arguments: dict[str, Any] = {"dynamo": False, "opset_version": OPSET} | dict(options)
     try:
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("ignore", DeprecationWarning)

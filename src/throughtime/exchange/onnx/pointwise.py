@@ -34,8 +34,8 @@ def _of_any(function: Callable[[Tensor, Tensor], Tensor]) -> Meaning:
     return meaning
 
 
-def _with_alpha(function: Callable[[Tensor, float], Tensor], usual: float) -> Meaning:
-    return lambda node, x: function(x, node.attributes.get("alpha", usual))
+def _with_alpha(function: Callable[[Tensor, float], Tensor], default: float) -> Meaning:
+    return lambda node, x: function(x, node.attributes.get("alpha", default))
 
 
 def _divided(a: Tensor, b: Tensor) -> Tensor:
@@ -58,11 +58,11 @@ def _where(node: Node, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _clip(node: Node, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    least = node.attributes.get("min", -math.inf) if low is None else low.item()
-    most = node.attributes.get("max", math.inf) if high is None else high.item()
-    if least == -math.inf and most == math.inf:
+    minimum = node.attributes.get("min", -math.inf) if low is None else low.item()
+    maximum = node.attributes.get("max", math.inf) if high is None else high.item()
+    if minimum == -math.inf and maximum == math.inf:
         return x
-    return x.clamp(None if least == -math.inf else least, None if most == math.inf else most)
+    return x.clamp(None if minimum == -math.inf else minimum, None if maximum == math.inf else maximum)
 
 
 def _prelu(node: Node, x: Tensor, slope: Tensor) -> Tensor:
@@ -75,12 +75,14 @@ def _gelu(node: Node, x: Tensor) -> Tensor:
 
 
 def _hard_sigmoid(node: Node, x: Tensor) -> Tensor:
-    alpha, beta = (float(node.attributes.get(n, usual)) for n, usual in (("alpha", 0.2), ("beta", 0.5)))
+    alpha, beta = (float(node.attributes.get(n, default)) for n, default in (("alpha", 0.2), ("beta", 0.5)))
     return (x * alpha + beta).clamp(0, 1)
 
 
 def _selu(node: Node, x: Tensor) -> Tensor:
-    alpha, gamma = (float(node.attributes.get(n, usual)) for n, usual in (("alpha", 1.6732632), ("gamma", 1.050701)))
+    alpha, gamma = (
+        float(node.attributes.get(n, default)) for n, default in (("alpha", 1.6732632), ("gamma", 1.050701))
+    )
     return gamma * torch.where(x > 0, x, alpha * torch.expm1(x))
 
 

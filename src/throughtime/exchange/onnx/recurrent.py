@@ -51,9 +51,9 @@ class OnnxRecurrent(nn.Module):
         super().__init__()
         self.node = node
         self.batch_first = _choice(node, "layout", (0, 1), 0) == 1
-        self._ways = _ways(node)
+        self._reverse = _reverse(node)
         self._clip = _clip(node)
-        self._activations = _activations(node, self._form, len(self._ways))
+        self._activations = _activations(node, self._form, len(self._reverse))
         last = _FIRST_STATE + (2 if self._form.operator == "LSTM" else 1)
         self._count = last - _FIRST_STATE
         self.takes = [node.input(place) for place in (0, _LENGTHS, *range(_FIRST_STATE, last))]
@@ -63,8 +63,8 @@ class OnnxRecurrent(nn.Module):
             return
         weights = self._weights(stored)
         self.alike, layers = weights.alike, []
-        for programs, parameters, words in weights.layers():
-            layers.append(recurrent_of(programs, weights.hidden, parameters, **words))
+        for programs, parameters, options in weights.layers():
+            layers.append(recurrent_of(programs, weights.hidden, parameters, **options))
         self.layers = nn.ModuleList(layers)
 
     def forward(self, x: Tensor, lengths: Tensor | None, *rest: Tensor | None) -> tuple[Tensor, ...]:
@@ -81,7 +81,7 @@ class OnnxRecurrent(nn.Module):
         """
         states = rest[: self._count]
         run, width, alike = self._runs(rest[self._count :])
-        directions = len(self._ways)
+        directions = len(self._reverse)
         if self.batch_first:
             x, states = x.transpose(0, 1), tuple(None if s is None else s.transpose(0, 1) for s in states)
         given = [x.new_zeros(directions, x.shape[1], width) if s is None else s.to(x) for s in states]
@@ -116,22 +116,22 @@ class OnnxRecurrent(nn.Module):
         stored = {letter: t for letter, t in zip(STORED.values(), given, strict=True) if t is not None}
         weights = self._weights(stored)
         runs: list[Callable[..., Any]] = []
-        for programs, parameters, words in weights.layers():
-            empty = Recurrent.from_programs(programs, weights.hidden, device="meta", dtype=stored["W"].dtype, **words)
+        for programs, parameters, options in weights.layers():
+            empty = Recurrent.from_programs(programs, weights.hidden, device="meta", dtype=stored["W"].dtype, **options)
             names = [name for name, _ in empty.named_parameters()]
-            flat = [tensor for of_way in parameters for tensor in of_way]
+            flat = [tensor for of_direction in parameters for tensor in of_direction]
             runs.append(partial(_called, empty.train(self.training), dict(zip(names, flat, strict=True))))
         return runs, weights.hidden, weights.alike
 
     def _weights(self, stored: Mapping[str, Tensor]) -> _Weights:
-        hidden, inputs = _sizes(self.node, self._form, stored, len(self._ways))
+        hidden, inputs = _sizes(self.node, self._form, stored, len(self._reverse))
         programs, parameters = [], []
-        for way, activations in enumerate(self._activations):
+        for direction, activations in enumerate(self._activations):
             program = self._form.program(inputs, hidden, activations, self._clip, bias="B" in stored)
             mapping = self._form.layout.mapping(program)
-            parameters.append(self._form.layout.to_program(mapping, _of_way(stored, way)))
+            parameters.append(self._form.layout.to_program(mapping, _of_direction(stored, direction)))
             programs.append(program)
-        return _Weights(programs, parameters, self._ways, hidden)
+        return _Weights(programs, parameters, self._reverse, hidden)
 
     def origins(self, names: Mapping[str, str]) -> Iterator[tuple[nn.Module, str, Hashable]]:
         """Yield each parameter's module, name, and a key that is the same for equal parameters of other layers.
@@ -139,7 +139,7 @@ class OnnxRecurrent(nn.Module):
         Args:
             names: the names of the tensors W, R, B and P in the file.
         """
-        way = 0
+        direction = 0
         for layer in self.layers:
             assert isinstance(layer, Recurrent)
             parameters = [name for name, _ in layer.named_parameters()]
@@ -148,8 +148,12 @@ class OnnxRecurrent(nn.Module):
                 number, parameter = divmod(k, len(mapping))
                 pieces = mapping[parameter]
                 fields = sorted({field for piece in pieces for field, _ in piece.terms})
-                yield layer, name, (pieces, way + number, tuple(names.get(_LETTERS[field], "") for field in fields))
-            way += len(parameters) // len(mapping)
+                yield (
+                    layer,
+                    name,
+                    (pieces, direction + number, tuple(names.get(_LETTERS[field], "") for field in fields)),
+                )
+            direction += len(parameters) // len(mapping)
 
 
 class _Weights(NamedTuple):
@@ -157,13 +161,13 @@ class _Weights(NamedTuple):
 
     programs: list[Program]
     parameters: list[list[Tensor]]
-    ways: tuple[bool, ...]
+    reverse: tuple[bool, ...]
     hidden: int
 
     @property
     def alike(self) -> bool:
         """Whether one layer runs both directions."""
-        return len(self.ways) == 2 and self.programs[0] == self.programs[1]
+        return len(self.reverse) == 2 and self.programs[0] == self.programs[1]
 
     def layers(self) -> list[tuple[list[Program], list[list[Tensor]], dict[str, Any]]]:
         """Return the programs, parameters and options of each `Recurrent`."""
@@ -171,18 +175,18 @@ class _Weights(NamedTuple):
             return [(self.programs[:1], self.parameters, {"bidirectional": True})]
         return [
             ([program], [own], {"reverse": reverse})
-            for program, own, reverse in zip(self.programs, self.parameters, self.ways, strict=True)
+            for program, own, reverse in zip(self.programs, self.parameters, self.reverse, strict=True)
         ]
 
 
-def _called(module: Recurrent, parameters: dict[str, Tensor], *given: Any, **words: Any) -> Any:
-    return torch.func.functional_call(module, parameters, given, words)
+def _called(module: Recurrent, parameters: dict[str, Tensor], *given: Any, **options: Any) -> Any:
+    return torch.func.functional_call(module, parameters, given, options)
 
 
-def _of_way(stored: Mapping[str, Tensor], way: int) -> Stored:
-    bias: Sequence[Tensor | None] = stored["B"][way].chunk(2) if "B" in stored else (None, None)
-    peephole = stored["P"][way] if "P" in stored else None
-    return Stored(stored["W"][way], stored["R"][way], bias[0], bias[1], peephole)
+def _of_direction(stored: Mapping[str, Tensor], direction: int) -> Stored:
+    bias: Sequence[Tensor | None] = stored["B"][direction].chunk(2) if "B" in stored else (None, None)
+    peephole = stored["P"][direction] if "P" in stored else None
+    return Stored(stored["W"][direction], stored["R"][direction], bias[0], bias[1], peephole)
 
 
 # The attributes.
@@ -202,15 +206,15 @@ def _form(node: Node, peepholes: bool) -> OnnxLayer:
     raise node.error("expected at most 7 inputs for an operator without peepholes, got 8.")
 
 
-def _ways(node: Node) -> tuple[bool, ...]:
+def _reverse(node: Node) -> tuple[bool, ...]:
     """Return whether each direction runs in reverse."""
     return _DIRECTIONS[_choice(node, "direction", tuple(_DIRECTIONS), "forward")]
 
 
 def _activations(node: Node, layer: OnnxLayer, directions: int) -> list[tuple[Activation, ...]]:
     """Return the activations f, g and h of each direction."""
-    names = node.attributes.get("activations", layer.usual * directions)
-    count = len(layer.usual)
+    names = node.attributes.get("activations", layer.default_names * directions)
+    count = len(layer.default_names)
     if not _texts(names) or len(names) != count * directions:
         raise node.error(f"expected {count * directions} activations, got {names!r}.")
     for name in names:
@@ -220,8 +224,8 @@ def _activations(node: Node, layer: OnnxLayer, directions: int) -> list[tuple[Ac
     found = []
     for name in names:
         constants: list[float] = []
-        for given, usual, which in zip(left, KINDS[name].constants, ("alpha", "beta"), strict=False):
-            constant = given.pop(0) if given else usual
+        for given, default, which in zip(left, KINDS[name].constants, ("alpha", "beta"), strict=False):
+            constant = given.pop(0) if given else default
             if constant is None:
                 raise node.error(f"activation {name} needs an activation_{which}.")
             constants.append(constant)
@@ -265,8 +269,8 @@ def _sizes(node: Node, layer: OnnxLayer, stored: Mapping[str, Tensor], direction
     return hidden, inputs
 
 
-def _choice(node: Node, name: str, choices: Sequence[Any], usual: Any) -> Any:
-    given = node.attributes.get(name, usual)
+def _choice(node: Node, name: str, choices: Sequence[Any], default: Any) -> Any:
+    given = node.attributes.get(name, default)
     if given not in choices:
         raise node.error(f"{name} must be one of {', '.join(map(str, choices))}, got {given!r}.")
     return given

@@ -55,14 +55,14 @@ class Stack(NamedTuple):
         return width
 
 
-def add_stack(graph: Graph, stack: Stack, x: str, further: Sequence[str] = ()) -> tuple[list[str], list[str]]:
+def add_stack(graph: Graph, stack: Stack, x: str, step_inputs: Sequence[str] = ()) -> tuple[list[str], list[str]]:
     """Add the layers to a graph one after another, and the initial states to its inputs.
 
     Args:
         graph: the graph.
         stack: the layers.
         x: the value `[T, B, input]`.
-        further: the inputs other than x of every layer, `[T, B, width]` each.
+        step_inputs: the inputs other than x of every layer, `[T, B, width]` each.
 
     Returns:
         The last layer's outputs, `[T, B, features]`, one per direction if they stay separate, or `[B, features]` for
@@ -77,7 +77,7 @@ def add_stack(graph: Graph, stack: Stack, x: str, further: Sequence[str] = ()) -
     for depth, layer in enumerate(layers):
         first = depth * len(layer)
         own = [_rows_of(graph, s, first, len(layer), count) for s in initial]
-        outputs, final = _layer(graph, layer, below, own, stack.dtype, further)
+        outputs, final = _layer(graph, layer, below, own, stack.dtype, step_inputs)
         for of_state, last in zip(ended, final, strict=True):
             of_state.append(last)
         if depth == len(layers) - 1 and options.returns == "last":
@@ -92,7 +92,7 @@ def add_stack(graph: Graph, stack: Stack, x: str, further: Sequence[str] = ()) -
     return below, [last[0] if len(last) == 1 else graph.add("Concat", *last, axis=0) for last in ended]
 
 
-def give_states(graph: Graph, stack: Stack, final: Sequence[str]) -> None:
+def declare_final_states(graph: Graph, stack: Stack, final: Sequence[str]) -> None:
     """Declare the final states as outputs of the graph."""
     count = len(stack.layers) * len(stack.layers[0])
     for state, last in zip(stack.program.states, final, strict=True):
@@ -118,7 +118,7 @@ def _merged(graph: Graph, outputs: list[str], merge: str, dtype: Any) -> list[st
 
 
 def _passed_by(graph: Graph, below: list[str], outputs: list[str], skip: str, same_width: bool, top: bool) -> list[str]:
-    pairs = [(below[way % len(below)], y) for way, y in enumerate(outputs)]
+    pairs = [(below[direction % len(below)], y) for direction, y in enumerate(outputs)]
     if skip == "residual":
         return [graph.add("Add", *pair) for pair in pairs] if same_width else outputs
     return outputs if top else [graph.add("Concat", *pair, axis=-1) for pair in pairs]
@@ -129,7 +129,7 @@ def _last_step(graph: Graph, y: str, reverse: bool) -> str:
 
 
 def _layer(
-    graph: Graph, layer: Layer, below: list[str], initial: list[str], dtype: Any, further: Sequence[str]
+    graph: Graph, layer: Layer, below: list[str], initial: list[str], dtype: Any, step_inputs: Sequence[str]
 ) -> tuple[list[str], list[str]]:
     """Add a layer; return its outputs by direction and its final states `[directions, B, width]`."""
     found = [_operator_of(program, dtype) for program, _ in layer]
@@ -143,7 +143,7 @@ def _layer(
         if operators:
             given, final = _operator(graph, part, operators, x, own)
         else:
-            given, final = _scan(graph, *part[0], [x, *further], own, dtype)
+            given, final = _scan(graph, *part[0], [x, *step_inputs], own, dtype)
         outputs += given
         for of_state, last in zip(ended, final, strict=True):
             of_state.append(last)
@@ -185,7 +185,7 @@ def _operator(
     if form.has_peepholes:
         inputs.append(graph.constant(np.stack([array(s.peephole) for s in stored]), f"{form.operator}_P"))
     attributes: dict[str, Any] = dict(form.attributes) | ({} if clip is None else {"clip": clip})
-    if any(f.activations != form.usual_activations for f in found):
+    if any(f.activations != form.default_activations for f in found):
         activations = [activation for f in found for activation in f.activations]
         attributes["activations"] = [a.name for a in activations]
         for which, name in enumerate(("activation_alpha", "activation_beta")):

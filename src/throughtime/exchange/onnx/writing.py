@@ -15,7 +15,7 @@ import throughtime
 from throughtime.errors import UserError
 from throughtime.exchange.onnx.graph import IR_VERSION, OPSET, Graph
 from throughtime.exchange.onnx.module_export import exported
-from throughtime.exchange.onnx.stack import Stack, add_stack, array, give_states
+from throughtime.exchange.onnx.stack import Stack, add_stack, array, declare_final_states
 from throughtime.files import write
 from throughtime.nn.dropin import GRU, LSTM, RNN
 from throughtime.nn.effective import refresh_weights
@@ -45,11 +45,11 @@ def to_onnx(
     ONNX Runtime supports the operators only for float32, so float64 layers always become a Scan. The numbers of steps T
     and sequences B are dynamic.
 
-    The model's inputs are `input` `[T, B, input_size]` (`[B, T, input_size]` with `batch_first`; `symbols` `[T, B]` for
-    a language model), the cell's inputs other than x by name, and `initial_STATE` `[layers * directions, B, width]` for
-    each state of the cell. Its outputs are `output` (and `output_reverse` if the directions stay separate; `logits` for
-    a language model) and `final_STATE`, to pass as `initial_STATE` with the next steps. The metadata contain the
-    initial states of a new sequence.
+    The model's inputs are `input` `[T, B, input_size]` (`[B, T, input_size]` with `batch_first`; for a language model,
+    `token_ids` `[T, B]` instead), the cell's inputs other than x by name, and `initial_STATE`
+    `[layers * directions, B, width]` for each state of the cell. Its outputs are `output` (and `output_reverse` if the
+    directions stay separate; `logits` for a language model) and `final_STATE`, to pass as `initial_STATE` with the next
+    steps. The metadata contain the initial states of a new sequence.
 
     Args:
         module: a `Recurrent`, a throughtime `RNN`, `LSTM` or `GRU`, a `SequenceModel`, or a module that contains such
@@ -110,8 +110,8 @@ def _about(module: nn.Module, stack: Stack) -> dict[str, str]:
     recurrent = module.recurrent if isinstance(module, SequenceModel) else module
     states: dict[str, Any] = {state.name: state.initial for state in stack.program.states}
     if stack.options.learn_initial and isinstance(recurrent, Recurrent):
-        ways = [way for layer in recurrent.starts() for way in layer]
-        learned = [[start.tolist() for start in of_state] for of_state in zip(*ways, strict=True)]
+        directions = [direction for layer in recurrent.starts() for direction in layer]
+        learned = [[start.tolist() for start in of_state] for of_state in zip(*directions, strict=True)]
         states = dict(zip(states, learned, strict=True))
     cells = [layer[0][0].name for layer in stack.layers]
     return {"throughtime.cells": json.dumps(cells), "throughtime.initial": json.dumps(states)}
@@ -123,15 +123,15 @@ def _recurrent(graph: Graph, module: _Layers) -> Stack:
     axes = ("B", "T") if rows_first else ("T", "B")
     x = graph.input("input", stack.dtype, (*axes, stack.program.inputs[0].width))
     given = [x, *(graph.input(i.name, stack.dtype, (*axes, i.width)) for i in stack.program.inputs[1:])]
-    x, *further = [graph.add("Transpose", value, perm=[1, 0, 2]) for value in given] if rows_first else given
-    outputs, final = add_stack(graph, stack, x, further)
+    x, *step_inputs = [graph.add("Transpose", value, perm=[1, 0, 2]) for value in given] if rows_first else given
+    outputs, final = add_stack(graph, stack, x, step_inputs)
     for name, y in zip(("output", "output_reverse"), outputs, strict=False):
         if stack.options.returns == "last":
             graph.output(name, y, stack.dtype, ("B", stack.output_width))
         else:
             y = graph.add("Transpose", y, perm=[1, 0, 2]) if rows_first else y
             graph.output(name, y, stack.dtype, (*axes, stack.output_width))
-    give_states(graph, stack, final)
+    declare_final_states(graph, stack, final)
     return stack
 
 
@@ -139,9 +139,9 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
     stack = _stack_of(module.recurrent)
     embedding: str | None = None
     if isinstance(module.encoder, Embedding):
-        symbols = graph.input("symbols", np.int64, ("T", "B"))
+        token_ids = graph.input("token_ids", np.int64, ("T", "B"))
         embedding = graph.constant(array(module.encoder.weight), "embedding")
-        x = graph.add("Gather", embedding, symbols)
+        x = graph.add("Gather", embedding, token_ids)
     else:
         x = graph.input("input", stack.dtype, ("T", "B", module.encoder.features))
     (y,), final = add_stack(graph, stack, x)
@@ -158,7 +158,7 @@ def _sequence_model(graph: Graph, module: SequenceModel) -> Stack:
     axes = ("T", "B") if module.per_step else ("B",)
     name = "logits" if isinstance(module.head.output, Categorical | Bernoulli) else "output"
     graph.output(name, raw, stack.dtype, (*axes, module.head.output.width))
-    give_states(graph, stack, final)
+    declare_final_states(graph, stack, final)
     return stack
 
 

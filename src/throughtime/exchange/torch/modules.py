@@ -59,7 +59,7 @@ def from_torch(
         source: an `nn.RNN`, `nn.LSTM` or `nn.GRU`, or its `state_dict`. For a layer with weight norm, spectral norm,
             pruning or another parametrization, the current effective weights are copied.
         prefix: the prefix of the layer's tensors in the `state_dict` of a larger model.
-        nonlinearity: `tanh` or `relu`, for the weights of an `nn.RNN`, which don't tell; `tanh` by default.
+        nonlinearity: `tanh` (the default) or `relu`, for the weights of an `nn.RNN`, which don't determine it.
         engine: the engine's name; chosen by device by default.
         **options: see `throughtime.nn.options.Options`; `batch_first` and `dropout` are the module's own by default.
 
@@ -67,8 +67,8 @@ def from_torch(
         UserError: if the tensors don't belong to one of torch's layers, or an option is invalid.
     """
     if isinstance(source, nn.RNNBase):
-        words = {"batch_first": source.batch_first, "dropout": source.dropout}
-        options = {name: value for name, value in words.items() if value} | options
+        arguments = {"batch_first": source.batch_first, "dropout": source.dropout}
+        options = {name: value for name, value in arguments.items() if value} | options
         nonlinearity = getattr(source, "nonlinearity", nonlinearity)
         source = effective_weights(source, [name for names in source._all_weights for name in names])
     if not isinstance(source, Mapping) or not all(isinstance(t, Tensor) for t in source.values()):
@@ -193,16 +193,16 @@ def _torchs(module: Recurrent) -> nn.Module:
         )
     hidden, out = program.states[-1].width, program.states[0].width
     bias = any(len(p.shape) == 1 for p in program.parameters)
-    words: dict[str, Any] = {name: getattr(module.options, name) for name in _SHARED}
+    arguments: dict[str, Any] = {name: getattr(module.options, name) for name in _SHARED}
     if module.num_layers == 1:
-        words["dropout"] = 0.0  # dropout applies between layers; torch warns if there is only one
+        arguments["dropout"] = 0.0  # dropout applies between layers; torch warns if there is only one
     if layer.mode.startswith("RNN"):
-        words["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
+        arguments["nonlinearity"] = layer.mode.removeprefix("RNN_").lower()
     if out != hidden:
-        words["proj_size"] = out
+        arguments["proj_size"] = out
     with torch.device("meta"):
-        made = _KINDS[layer.mode](module.input_size, hidden, module.num_layers, bias=bias, **words)
-    parameters = [own for ways in module.layers() for _, own in ways]
+        made = _KINDS[layer.mode](module.input_size, hidden, module.num_layers, bias=bias, **arguments)
+    parameters = [own for directions in module.layers() for _, own in directions]
     weights: dict[str, Tensor] = {}
     suffixes = _suffixes(module.num_layers, module.options.directions)
     for suffix, own in zip(suffixes, parameters, strict=True):

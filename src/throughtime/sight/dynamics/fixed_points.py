@@ -74,7 +74,7 @@ def fixed_points(
     *,
     speed: float = 1e-16,
     iterations: int = 200,
-    apart: float = 1e-4,
+    min_distance: float = 1e-4,
 ) -> FixedPoints:
     """Find states that a step leaves unchanged, starting from recorded states.
 
@@ -91,7 +91,7 @@ def fixed_points(
         x: the layers' constant input, `[input_size]`; for a language model a token id; 0 by default.
         speed: the largest q that counts as fixed.
         iterations: the maximum number of iterations.
-        apart: points closer to each other than this, relative to the size of a unit's state, count as one.
+        min_distance: points closer to each other than this, relative to the size of a unit's state, count as one.
 
     Returns:
         The points, and the eigenvalues of the Jacobian at each; empty if the search finds none.
@@ -101,16 +101,16 @@ def fixed_points(
     """
     whole = opened(model)
     step = _Step(whole, require_one_way(only_recurrent(whole), "fixed points require"), x)
-    if not speed >= 0 or not apart >= 0 or not isinstance(iterations, int) or iterations < 1:
+    if not speed >= 0 or not min_distance >= 0 or not isinstance(iterations, int) or iterations < 1:
         raise UserError(
-            f"speed and apart must be >= 0 and iterations a positive integer, got {speed!r}, {apart!r} and "
-            f"{iterations!r}."
+            f"speed and min_distance must be >= 0 and iterations a positive integer, got {speed!r}, {min_distance!r} "
+            f"and {iterations!r}."
         )
     points = _search(step, step.flat(states), iterations)
     q = _speed(step(points) - points)
     found = q <= speed
     points, q = points[found], q[found]
-    kept, counts = _distinct(points, q, apart)
+    kept, counts = _distinct(points, q, min_distance)
     eigenvalues = torch.linalg.eigvals(step.jacobian(points[kept]))
     order = eigenvalues.abs().argsort(dim=1, descending=True)
     return FixedPoints(
@@ -243,14 +243,14 @@ def _search(step: _Step, points: Tensor, iterations: int) -> Tensor:
     return points
 
 
-def _distinct(points: Tensor, q: Tensor, apart: float) -> tuple[list[int], list[int]]:
+def _distinct(points: Tensor, q: Tensor, min_distance: float) -> tuple[list[int], list[int]]:
     """Return the indices of the distinct points, slowest first, and how many points are at each."""
     kept: list[int] = []
     counts: list[int] = []
     for k in q.argsort().tolist():
         distances = [float((points[k] - points[other]).square().mean().sqrt()) for other in kept]
         nearest = int(np.argmin(distances)) if distances else -1
-        if distances and distances[nearest] <= apart:
+        if distances and distances[nearest] <= min_distance:
             counts[nearest] += 1
         else:
             kept.append(k)

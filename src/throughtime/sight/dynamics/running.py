@@ -7,19 +7,19 @@ from typing import Any
 import torch
 
 from throughtime.errors import UserError
-from throughtime.sight.arrays import symbols_of
-from throughtime.sight.hooks.residuals import Asked, Residuals
+from throughtime.sight.arrays import token_ids_of
+from throughtime.sight.hooks.residuals import Requests, Residuals
 from throughtime.sight.models import RecurrentLayers, evaluating, hooked, language_model, only_recurrent, opened
 
 
-def one_way_residuals(model: Any, x: Any, state: Any, asked: Asked, what: str) -> Residuals:
+def one_way_residuals(model: Any, x: Any, state: Any, requests: Requests, what: str) -> Residuals:
     """Run a model without dropout and return the residuals.
 
     Args:
         model: a model with one recurrent module, a run, or a run's directory.
         x: the model's input; for a language model token ids `[T, B]` or `[T]`.
         state: the initial state; defaults to the cell's own.
-        asked: see `Residuals`.
+        requests: see `Residuals`.
         what: the start of the error message, such as "fixed points require".
 
     Raises:
@@ -28,8 +28,8 @@ def one_way_residuals(model: Any, x: Any, state: Any, asked: Asked, what: str) -
     module = opened(model)
     recurrent = require_one_way(only_recurrent(module), what)
     language = language_model(module)
-    given = x if language is None else symbols_of(x, language.vocabulary_size)
-    residuals = Residuals(recurrent, asked)
+    given = x if language is None else token_ids_of(x, language.vocabulary_size)
+    residuals = Residuals(recurrent, requests)
     with evaluating(module), hooked(recurrent, residuals), torch.no_grad():
         module(given) if state is None else module(given, state)
     return residuals

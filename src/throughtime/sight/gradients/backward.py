@@ -11,18 +11,18 @@ from torch import Tensor
 from throughtime.engines.base import Layout, Operands, Result
 from throughtime.nn.stack import joined
 from throughtime.sight.arrays import Array
-from throughtime.sight.gradients.capture import Seen
+from throughtime.sight.gradients.capture import CapturedRun
 from throughtime.sight.hooks.residuals import LayerResiduals, gradient_outputs
 
 INPUT = "input"
 _ELEMENTS = 1 << 24  # per array of a chunk: about 64 MB in float32
 
 
-def backward_by_lag(seen: Seen, steps: Array, window: int) -> dict[str, Array]:
+def backward_by_lag(run: CapturedRun, steps: Array, window: int) -> dict[str, Array]:
     """Compute the gradient norms of the losses of the given steps, by lag.
 
     Args:
-        seen: a run of a stack of layers, with the gradients of the loss at its top.
+        run: a run of a stack of layers, with the gradients of the loss at its top.
         steps: the steps s, `[S]`.
         window: the largest lag.
 
@@ -31,7 +31,7 @@ def backward_by_lag(seen: Seen, steps: Array, window: int) -> dict[str, Array]:
         step s - lag (s + lag where time runs backward), averaged over the sequences that have a loss at step s; NaN
         where none has such a step. The input of a stack with a reverse direction is omitted.
     """
-    stack = _Stack(seen, window)
+    stack = _Stack(run, window)
     found: dict[str, Array] = {}
     done = 0
     for chunk in stack.chunks(torch.as_tensor(steps)):
@@ -43,17 +43,17 @@ def backward_by_lag(seen: Seen, steps: Array, window: int) -> dict[str, Array]:
     return found
 
 
-def backward_to_inputs(seen: Seen, steps: Array | None) -> Array:
+def backward_to_inputs(run: CapturedRun, steps: Array | None) -> Array:
     """Compute the gradient norms of the losses of the given steps with respect to all inputs of the stack.
 
     Args:
-        seen: a run of a stack of layers, with the gradients of the loss at its top.
+        run: a run of a stack of layers, with the gradients of the loss at its top.
         steps: the steps s, `[S]`; None for the total loss, which counts as one step.
 
     Returns:
         `[S, T, B]`; NaN after a sequence's end, and where a sequence has no loss at a step.
     """
-    stack = _Stack(seen, seen.residuals.steps - 1)
+    stack = _Stack(run, run.residuals.steps - 1)
     stack.whole, stack.together = True, steps is None
     chosen = torch.zeros(1, dtype=torch.int64) if steps is None else torch.as_tensor(steps)
     parts = []
@@ -62,33 +62,33 @@ def backward_to_inputs(seen: Seen, steps: Array | None) -> Array:
         there = (torch.arange(stack.length)[:, None, None] < stack.lengths) & (stack.together | stack.live[chunk])
         parts.append(norms.cpu().where(there, torch.nan).transpose(0, 1))
     found = torch.cat(parts).numpy()
-    if np.isinf(found).any() and seen.outputs[0].dtype != torch.float64:  # the gradient explodes beyond float32
-        return backward_to_inputs(seen.double(), steps)
+    if np.isinf(found).any() and run.outputs[0].dtype != torch.float64:  # the gradient explodes beyond float32
+        return backward_to_inputs(run.double(), steps)
     return found
 
 
-def steps_with_a_loss(seen: Seen) -> Array:
+def steps_with_a_loss(run: CapturedRun) -> Array:
     """Return the steps at which the loss depends on the output of any sequence."""
-    return _live(seen).any(1).nonzero().squeeze(1).cpu().numpy()
+    return _live(run).any(1).nonzero().squeeze(1).cpu().numpy()
 
 
-def _live(seen: Seen) -> Tensor:
-    given = [*seen.outputs, *seen.passed]
+def _live(run: CapturedRun) -> Tensor:
+    given = [*run.outputs, *run.passed]
     return torch.stack([(g != 0).any(-1) for g in given]).any(0).cpu()
 
 
 class _Stack:
-    def __init__(self, seen: Seen, window: int) -> None:
-        self.seen, self.window = seen, window
-        self.layers, self.lengths, self.length = seen.residuals.layers, seen.residuals.lengths, seen.residuals.steps
-        self.live = _live(seen)
+    def __init__(self, run: CapturedRun, window: int) -> None:
+        self.run, self.window = run, window
+        self.layers, self.lengths, self.length = run.residuals.layers, run.residuals.lengths, run.residuals.steps
+        self.live = _live(run)
         # Gradients in one time direction stay in the window; if directions mix, they may leave and re-enter it.
-        self.whole = any(layer.forward.reverse for ways in self.layers for layer in ways)
+        self.whole = any(layer.forward.reverse for directions in self.layers for layer in directions)
         self.together = False  # whether all steps share one loss
 
     def chunks(self, steps: Tensor) -> Iterator[Tensor]:
         """Split the steps into chunks that keep a layer's arrays small."""
-        widest = max(sum(layer.width for layer in ways) for ways in self.layers)
+        widest = max(sum(layer.width for layer in directions) for directions in self.layers)
         stretch = self.length if self.whole else self.window + 1
         return iter(torch.split(steps, max(1, _ELEMENTS // (stretch * len(self.lengths) * widest))))
 
@@ -103,20 +103,20 @@ class _Stack:
             norms = self._by_lag(steps, norms, reverse)
             finite = finite and bool(norms[there].isfinite().all())
             found[name] = norms.where(there, 0.0).sum(-1) / there.sum(-1)
-        if not finite and self.seen.outputs[0].dtype != torch.float64:  # the gradient explodes beyond float32
-            return _Stack(self.seen.double(), self.window).means(steps)
+        if not finite and self.run.outputs[0].dtype != torch.float64:  # the gradient explodes beyond float32
+            return _Stack(self.run.double(), self.window).means(steps)
         return found
 
     def _norms(self, steps: Tensor) -> Iterator[tuple[str, bool, Tensor]]:
         """Yield, from the top layer down, its name, whether its direction is reverse, and norms `[steps, S, B]`."""
         at, rows = self._positions(steps), len(self.lengths)
-        given = [self._at_loss(steps, at, g) for g in self.seen.outputs]
-        passed = [self._at_loss(steps, at, g) for g in self.seen.passed]
+        given = [self._at_loss(steps, at, g) for g in self.run.outputs]
+        passed = [self._at_loss(steps, at, g) for g in self.run.passed]
         for depth in reversed(range(len(self.layers))):
             below = passed
-            for way, layer in enumerate(self.layers[depth]):
-                result, names = self._run(layer, at, given[way])
-                lane = way % len(below)
+            for direction, layer in enumerate(self.layers[depth]):
+                result, names = self._run(layer, at, given[direction])
+                lane = direction % len(below)
                 below[lane] = below[lane] + result.outputs[0]
                 squares = [g.double().square().sum(-1).view(*at.shape, rows) for g in result.outputs[1:]]
                 of_all = sum(squares, torch.zeros(*at.shape, rows, dtype=torch.float64, device=below[lane].device))
@@ -141,21 +141,21 @@ class _Stack:
 
     def _through_joint(self, depth: int, at: Tensor, gradients: list[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
         """Split a layer's output gradients into those of its directions' outputs and those of the skip connection."""
-        residuals, ways = self.seen.residuals, self.layers[depth]
-        apart = residuals.apart and depth > 0
+        residuals, directions = self.run.residuals, self.layers[depth]
+        separate = residuals.separate_inputs and depth > 0
         with torch.enable_grad():
-            below = [self._gathered(layer.x, at).requires_grad_() for layer in ways[: 2 if apart else 1]]
-            outputs = [self._gathered(layer.y, at).requires_grad_() for layer in ways]
-            reverse = [layer.forward.reverse for layer in ways]
+            below = [self._gathered(layer.x, at).requires_grad_() for layer in directions[: 2 if separate else 1]]
+            outputs = [self._gathered(layer.y, at).requires_grad_() for layer in directions]
+            reverse = [layer.forward.reverse for layer in directions]
             results = joined(below, outputs, reverse, residuals.options, False)
             found = torch.autograd.grad(
                 results, [*outputs, *below], gradients, allow_unused=True, materialize_grads=True
             )
-        return list(found[: len(ways)]), list(found[len(ways) :])
+        return list(found[: len(directions)]), list(found[len(directions) :])
 
     def _gathered(self, tensor: Tensor, at: Tensor) -> Tensor:
         """Gather the steps that each batch element covers, `[steps, S * B, width]`."""
-        if self.seen.residuals.options.merge != "product":  # then the merge is linear, and only the shape matters
+        if self.run.residuals.options.merge != "product":  # then the merge is linear, and only the shape matters
             return tensor.new_zeros(()).expand(len(at), at.shape[1] * tensor.shape[1], tensor.shape[2])
         return tensor[at.to(tensor.device)].flatten(1, 2)
 

@@ -19,7 +19,7 @@ from throughtime.sight.gating.analysis import gates
 from throughtime.sight.gating.saturation import saturation
 from throughtime.sight.gradients.advice import LARGE, SHORT, Advice, advice
 from throughtime.sight.gradients.backward import backward_by_lag, steps_with_a_loss
-from throughtime.sight.gradients.capture import Given, Seen, at_top
+from throughtime.sight.gradients.capture import CapturedRun, Given, at_top
 from throughtime.sight.gradients.flow import Flow
 from throughtime.sight.hooks.residuals import Residuals, to_states
 from throughtime.sight.models import RecurrentLayers, evaluating, hooked, recurrent_modules
@@ -100,15 +100,19 @@ class GradientWatch(Callback):
             call = self._calls[prefix]
             if not call.arrived:  # or it is not finite, which training itself reports
                 continue
-            seen, gate_values = _again(pl_module, module, call, self.rows)
-            steps = steps_with_a_loss(seen)
+            run, gate_values = _again(pl_module, module, call, self.rows)
+            steps = steps_with_a_loss(run)
             if not len(steps):
                 continue
-            window = max(1, min(self.window, seen.residuals.steps - 1))
-            of_module = {prefix + name: n for name, n in backward_by_lag(seen, steps, window).items()}
+            window = max(1, min(self.window, run.residuals.steps - 1))
+            of_module = {prefix + name: n for name, n in backward_by_lag(run, steps, window).items()}
             flow = Flow(steps, of_module)
             norms |= of_module
-            programs = {f"{prefix}{layer.direction}": layer.forward for ways in seen.residuals.layers for layer in ways}
+            programs = {
+                f"{prefix}{layer.direction}": layer.forward
+                for directions in run.residuals.layers
+                for layer in directions
+            }
             for name in flow.layers:
                 measured |= _measured(name, flow)
                 if flow.by_lag[name].any():
@@ -154,14 +158,14 @@ class _Call(Given):
     def __init__(self) -> None:
         super().__init__()
         self.arguments: tuple[Any, ...] = ()
-        self.words: dict[str, Any] = {}
+        self.keywords: dict[str, Any] = {}
         self.gradients: list[Tensor | None] = []
 
     def __call__(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
         data = self.take(module, result)
         if not any(y.requires_grad for y in data):
             return
-        self.arguments, self.words = args, kwargs
+        self.arguments, self.keywords = args, kwargs
         self.gradients = [None] * len(data)
 
         def keep(k: int, gradient: Tensor) -> None:
@@ -178,27 +182,27 @@ class _Call(Given):
 
 
 @torch.no_grad()
-def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) -> tuple[Seen, dict[str, Tensor]]:
+def _again(model: nn.Module, module: RecurrentLayers, call: _Call, rows: int) -> tuple[CapturedRun, dict[str, Tensor]]:
     """Repeat a call without dropout, capturing its residuals and the values of its gates."""
     from throughtime.sight.hooks.record import record
 
     residuals = Residuals(module, to_states)
     whole = cast(nn.Module, module)
     names = [
-        f"layer{depth}{'.reverse' if way else ''}.{gate}"
-        for depth, ways in enumerate(module.layers())
-        for way, (program, _) in enumerate(ways)
+        f"layer{depth}{'.reverse' if direction else ''}.{gate}"
+        for depth, directions in enumerate(module.layers())
+        for direction, (program, _) in enumerate(directions)
         for gate in gates(program)
     ]
     with evaluating(model), ExitStack() as held:
         recorded = held.enter_context(record(whole, *names)) if names else None
         held.enter_context(hooked(module, residuals))
-        arguments, words = _as(next(whole.parameters()).dtype, (call.arguments, call.words))
-        whole(*arguments, **words)
+        arguments, keywords = _as(next(whole.parameters()).dtype, (call.arguments, call.keywords))
+        whole(*arguments, **keywords)
     data = [torch.zeros_like(y) for y in call.data]
     gradients = [z if g is None else g for z, g in zip(data, call.gradients, strict=True)]
-    seen = at_top(residuals, call, [g.to(residuals.layers[-1][0].x.dtype) for g in gradients])
-    return seen.first_rows(rows), {} if recorded is None else {name: recorded[name] for name in names}
+    run = at_top(residuals, call, [g.to(residuals.layers[-1][0].x.dtype) for g in gradients])
+    return run.first_rows(rows), {} if recorded is None else {name: recorded[name] for name in names}
 
 
 def _as(dtype: torch.dtype, data: Any) -> Any:

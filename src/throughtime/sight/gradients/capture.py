@@ -16,7 +16,7 @@ from throughtime.errors import UserError
 from throughtime.nn.forms import form_of
 from throughtime.nn.stack import joined
 from throughtime.outputs import Categorical
-from throughtime.sight.arrays import inputs_of, symbols_of, targets_of
+from throughtime.sight.arrays import inputs_of, targets_of, token_ids_of
 from throughtime.sight.hooks.residuals import Residuals, to_states
 from throughtime.sight.models import evaluating, hooked, language_model, recurrent_modules, sequence_model
 
@@ -24,7 +24,7 @@ Loss = Callable[[Any], Tensor]
 
 
 @dataclass(frozen=True)
-class Seen:
+class CapturedRun:
     """A captured run of a recurrent module.
 
     Attributes:
@@ -38,21 +38,23 @@ class Seen:
     outputs: list[Tensor]
     passed: list[Tensor]
 
-    def double(self) -> Seen:
+    def double(self) -> CapturedRun:
         """Convert to float64."""
         residuals = copy.copy(self.residuals)
-        residuals.layers = [[layer.double() for layer in ways] for ways in self.residuals.layers]
-        return Seen(residuals, [g.double() for g in self.outputs], [g.double() for g in self.passed])
+        residuals.layers = [[layer.double() for layer in directions] for directions in self.residuals.layers]
+        return CapturedRun(residuals, [g.double() for g in self.outputs], [g.double() for g in self.passed])
 
-    def first_rows(self, rows: int) -> Seen:
+    def first_rows(self, rows: int) -> CapturedRun:
         """Keep only the first sequences of the batch; these are the longest if lengths differ."""
         residuals = copy.copy(self.residuals)
-        residuals.layers = [[layer.first_rows(rows) for layer in ways] for ways in self.residuals.layers]
+        residuals.layers = [[layer.first_rows(rows) for layer in directions] for directions in self.residuals.layers]
         residuals.lengths = self.residuals.lengths[:rows]
-        return Seen(residuals, [g[:, :rows] for g in self.outputs], [g[:, :rows] for g in self.passed])
+        return CapturedRun(residuals, [g[:, :rows] for g in self.outputs], [g[:, :rows] for g in self.passed])
 
 
-def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss: Loss | None = None) -> dict[str, Seen]:
+def capture_runs(
+    model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss: Loss | None = None
+) -> dict[str, CapturedRun]:
     """Run a model without dropout and capture its recurrent modules.
 
     Args:
@@ -88,7 +90,7 @@ def seen(model: nn.Module, x: Any, targets: Any = None, state: Any = None, loss:
     return {prefix: at_top(residuals[prefix], cut, [next(each) for _ in cut.leaves]) for prefix, cut in cuts.items()}
 
 
-def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> Seen:
+def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> CapturedRun:
     """Compute the gradients at the top layer from those at the module's outputs.
 
     Raises:
@@ -97,14 +99,14 @@ def at_top(residuals: Residuals, call: Given, gradients: Sequence[Tensor]) -> Se
     if residuals.options.returns == "states":
         raise UserError("a module with returns='states' has no per-step output for a loss to depend on.")
     gradients = [_inside(g, given, residuals, call.batch_first) for g, given in zip(gradients, call.given, strict=True)]
-    ways = residuals.layers[-1]
+    directions = residuals.layers[-1]
     with torch.enable_grad():
-        below = [layer.x.detach().requires_grad_() for layer in ways[: 2 if residuals.apart else 1]]
-        outputs = [layer.y.detach().requires_grad_() for layer in ways]
-        reverse = [layer.forward.reverse for layer in ways]
+        below = [layer.x.detach().requires_grad_() for layer in directions[: 2 if residuals.separate_inputs else 1]]
+        outputs = [layer.y.detach().requires_grad_() for layer in directions]
+        reverse = [layer.forward.reverse for layer in directions]
         results = joined(below, outputs, reverse, residuals.options, True, residuals.sizes)
         found = torch.autograd.grad(results, [*outputs, *below], gradients, allow_unused=True, materialize_grads=True)
-    return Seen(residuals, list(found[: len(ways)]), list(found[len(ways) :]))
+    return CapturedRun(residuals, list(found[: len(directions)]), list(found[len(directions) :]))
 
 
 class Given:
@@ -174,13 +176,13 @@ def _total(model: nn.Module, x: Any, targets: Any, state: Any, loss: Loss | None
     if language_model(model) is None:
         return _total_of_sequences(sequence, inputs_of(x, sequence), targets, state, loss, cuts)
     language = sequence
-    ids = symbols_of(x, language.vocabulary_size)
+    ids = token_ids_of(x, language.vocabulary_size)
     if loss is not None:
         return loss(language(ids, state))
     if targets is None:
         ids, following = ids[:-1], ids[1:]
     else:
-        following = symbols_of(targets, language.vocabulary_size)
+        following = token_ids_of(targets, language.vocabulary_size)
         if following.shape != ids.shape:
             raise UserError(
                 f"targets must have the same shape as the token ids, {list(ids.shape)}; got {list(following.shape)}."

@@ -15,7 +15,7 @@ from throughtime.errors import UserError, nearest
 from throughtime.nn.heads import CategoricalHead
 from throughtime.sight.arrays import Array
 from throughtime.sight.gradients.backward import INPUT, backward_by_lag, backward_to_inputs, steps_with_a_loss
-from throughtime.sight.gradients.capture import Loss, Seen, seen
+from throughtime.sight.gradients.capture import CapturedRun, Loss, capture_runs
 from throughtime.sight.gradients.horizon import FALLEN, Horizon, horizon
 from throughtime.sight.models import opened, sequence_model
 from throughtime.tables import html_table, text_table
@@ -129,7 +129,7 @@ def gradient_flow(
         targets: a sequence model's targets; for a language model they default to the next ids in `x`.
         state: the initial state; defaults to the cell's own.
         loss: maps the model's output to a scalar loss. The default for a sequence model is its own loss, summed, if
-            there are targets, or else that of the likeliest labels if it predicts labels; for any other model it is
+            there are targets, or else that of the most likely labels if it predicts labels; for any other model it is
             half the sum of squares of the recurrent layers' outputs.
         window: the largest lag. A bidirectional stack takes the time and memory of all lags regardless.
         steps: the steps s; by default all that have a loss.
@@ -140,7 +140,7 @@ def gradient_flow(
     Raises:
         UserError: if an argument is invalid, or no gradient arrives.
     """
-    runs = list(seen(opened(model), x, targets, state, loss).items())
+    runs = list(capture_runs(opened(model), x, targets, state, loss).items())
     chosen = _steps(steps, [run for _, run in runs])
     window = _window(window, runs[0][1].residuals.steps)
     found: dict[str, Array] = {}
@@ -205,9 +205,9 @@ def connectivity(
     Args:
         model, x, targets, state, window: see `gradient_flow`. For a model of tokens, the inputs are the token
             embeddings.
-        of: the output. `"next"` is the loss that `gradient_flow` uses: a language model's log-probability of the token
-            that came next, or the log-probability of the targets (without targets, of the likeliest labels) for a model
-            that predicts labels. `"best"` is the score (logit) of the likeliest token or label. A function maps the
+        of: the output. `"next"` is the loss that `gradient_flow` uses: a language model's log-probability of the next
+            token, or the log-probability of the targets (without targets, of the most likely labels) for a model that
+            predicts labels. `"best"` is the score (logit) of the most likely token or label. A function maps the
             model's output to the sum of the outputs of all steps.
         steps: the steps t; all by default. A bidirectional model with one output per sequence has only its last step.
 
@@ -226,12 +226,12 @@ def connectivity(
         )
     loss = None if of == "next" else _best_score if of == _BEST else of
     assert not isinstance(loss, str)
-    runs = list(seen(module, x, targets, state, loss).values())
+    runs = list(capture_runs(module, x, targets, state, loss).values())
     if len(runs) > 1:
         raise UserError("the model has several recurrent modules; pass one of them and its input.")
     (run,) = runs
     window = _window(window, run.residuals.steps)
-    if not any(layer.forward.reverse for ways in run.residuals.layers for layer in ways):
+    if not any(layer.forward.reverse for layers in run.residuals.layers for layer in layers):
         chosen = _steps(steps, runs)
         return Connectivity(chosen, backward_by_lag(run, chosen, window)[INPUT])
     lengths = run.residuals.lengths.numpy()
@@ -247,11 +247,11 @@ def connectivity(
     return Connectivity(chosen, _lags(whole, at, window, -1), _lags(whole, at, window, 1))
 
 
-def _lags(norms: Array, at: Array, window: int, way: int) -> Array:
+def _lags(norms: Array, at: Array, window: int, sign: int) -> Array:
     """Arrange norms `[S, T, B]` by distance from steps `[S, B]` and average over the batch: `[S, window + 1]`."""
-    places = at[:, None] + way * np.arange(window + 1)[:, None]
-    inside = (places >= 0) & (places < norms.shape[1])
-    found = np.take_along_axis(norms, places.clip(0, norms.shape[1] - 1), 1)
+    positions = at[:, None] + sign * np.arange(window + 1)[:, None]
+    inside = (positions >= 0) & (positions < norms.shape[1])
+    found = np.take_along_axis(norms, positions.clip(0, norms.shape[1] - 1), 1)
     found = np.where(inside, found, np.nan)
     with np.errstate(invalid="ignore"):
         mean: Array = np.nansum(found, -1) / (~np.isnan(found)).sum(-1)
@@ -263,7 +263,7 @@ def _best_score(given: Any) -> Tensor:
     return scores.max(-1).values.sum()
 
 
-def _steps(steps: Iterable[int] | None, runs: list[Seen]) -> Array:
+def _steps(steps: Iterable[int] | None, runs: list[CapturedRun]) -> Array:
     length = min(run.residuals.steps for run in runs)
     if max(run.residuals.steps for run in runs) > length:
         raise UserError("the model's recurrent modules run for different numbers of steps; pass one of them alone.")

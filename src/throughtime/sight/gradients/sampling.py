@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -21,11 +21,26 @@ WINDOW = 200
 STEPS, STREAMS = 400, 4
 """Steps per stream and evenly spaced streams; separate sequences have about STEPS * STREAMS steps in total."""
 
+LOSSES = 160
+"""Losses to follow, spread evenly over all streams or sequences; a run with a tight time budget follows fewer."""
+
 _SEQUENCES = 40  # at most
-_LOSSES = 160  # spread over all streams or sequences
 
 Followed = tuple[Any, Any]
 """A model's input, `[T]`, `[T, B]` or with features as the last axis, and its targets; None without targets."""
+
+
+class Reach(NamedTuple):
+    """How far gradients reach.
+
+    Attributes:
+        by_lag: the mean norm by lag, `[window + 1]`, for each layer, each of its states and the input; shorter if no
+            loss has enough steps before it.
+        losses: the number of losses averaged over.
+    """
+
+    by_lag: dict[str, Array]
+    losses: int
 
 
 def followed(task: Task[Any], part: Any, steps: int = STEPS, streams: int = STREAMS) -> list[Followed]:
@@ -53,29 +68,34 @@ def followed(task: Task[Any], part: Any, steps: int = STEPS, streams: int = STRE
     return [(batch.inputs[:steps, :streams], batch.targets[:steps, :streams] if alike else None)]
 
 
-def mean_by_lag(model: SequenceModel, sequences: Sequence[Followed], window: int = WINDOW) -> dict[str, Array]:
-    """Measure the mean gradient norm by lag, averaged over the losses of all sequences.
+def reach_of(model: SequenceModel, sequences: Sequence[Followed], window: int = WINDOW, losses: int = LOSSES) -> Reach:
+    """Measure the mean gradient norm by lag, averaged over losses of all sequences.
 
     Args:
         model: the network.
         sequences: its inputs and targets (see `followed`).
         window: the largest lag, if a sequence is long enough.
+        losses: the approximate number of losses. A model with one output per sequence has one loss per sequence, so
+            some sequences are left out if there are more.
 
     Returns:
-        The mean norm by lag, `[window + 1]`, for each layer, each of its states and the input; shorter if no loss has
-        enough steps before it, and omitting names that no gradient reaches.
+        The mean norms, omitting names that no gradient reaches, and the number of losses.
 
     Raises:
         UserError: if no gradient arrives at all.
     """
+    if losses < len(sequences):
+        sequences = [sequences[k] for k in np.unique(np.linspace(0, len(sequences) - 1, losses).round().astype(int))]
     window = max(1, min(window, max(len(x) for x, _ in sequences) - 1))
+    count = 0
     sums: dict[str, Array] = {}
     counts: dict[str, Array] = {}
     for x, targets in sequences:
         steps = None
         if model.per_step:
-            many = min(len(x), max(1, _LOSSES // len(sequences)))
+            many = min(len(x), max(1, losses // len(sequences)))
             steps = np.unique(np.linspace(0, len(x) - 1, many).round().astype(int))
+        count += 1 if steps is None else len(steps)
         for name, norms in gradient_flow(model, x, targets, window=window, steps=steps).norms.items():
             if not model.per_step:  # the only output is at this direction's last step
                 norms = norms[:1] if ".reverse" in name else norms[-1:]
@@ -83,4 +103,4 @@ def mean_by_lag(model: SequenceModel, sequences: Sequence[Followed], window: int
             sums.setdefault(name, np.zeros(window + 1))[:lags] += np.nansum(norms, 0)
             counts.setdefault(name, np.zeros(window + 1))[:lags] += there.sum(0)
     means = {name: sums[name][counts[name] > 0] / counts[name][counts[name] > 0] for name in sums}
-    return {name: mean for name, mean in means.items() if mean.max() > 0}
+    return Reach({name: mean for name, mean in means.items() if mean.max() > 0}, count)

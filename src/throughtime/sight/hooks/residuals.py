@@ -17,7 +17,7 @@ from throughtime.program.gradient import Gradient, Slots, gradient, with_residua
 from throughtime.program.legality import require_legal
 from throughtime.sight.models import RecurrentLayers
 
-Asked = Callable[[Program], tuple[Slots, Slots]]  # maps a program to its given and its requested gradients
+Requests = Callable[[Program], tuple[Slots, Slots]]  # maps a program to its given and its requested gradients
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Residuals(Hook):
 
     Args:
         module: the recurrent module.
-        asked: maps a program to its given and its requested gradients.
+        requests: maps a program to its given and its requested gradients.
 
     Attributes:
         options: how the module's layers are connected.
@@ -84,8 +84,8 @@ class Residuals(Hook):
         back: the internal position of each of the caller's sequences; None if the order is unchanged.
     """
 
-    def __init__(self, module: RecurrentLayers, asked: Asked) -> None:
-        self._module, self._asked = module, asked
+    def __init__(self, module: RecurrentLayers, requests: Requests) -> None:
+        self._module, self._requests = module, requests
         self.options: Options = getattr(module, "options", Options())
         self.layers: list[list[LayerResiduals]] = []
         self.lengths = torch.zeros(0)
@@ -94,7 +94,7 @@ class Residuals(Hook):
         self.restore: Tensor | None = None
 
     @property
-    def apart(self) -> bool:
+    def separate_inputs(self) -> bool:
         """Whether each direction of a layer above the lowest has an input of its own, because they are not merged."""
         return self.options.merge == "none" and len(self.layers) > 1
 
@@ -108,7 +108,7 @@ class Residuals(Hook):
 
     def rewrite(self, direction: LayerDirection, program: Program) -> Program:
         """Add the values that the gradient reads to the program's outputs."""
-        given, wanted = self._asked(program)
+        given, wanted = self._requests(program)
         augmented = with_residuals(program, wanted)
         self._plan = gradient(augmented, given, wanted)
         self._forward = augmented

@@ -36,9 +36,9 @@ class Values:
 
     def programs(self) -> Iterator[tuple[LayerDirection, Program]]:
         """Yield the program of each direction of each layer."""
-        for layer, ways in enumerate(self.module.layers()):
-            for way, (program, _) in enumerate(ways):
-                yield LayerDirection(layer, way == 1), program
+        for layer, directions in enumerate(self.module.layers()):
+            for direction, (program, _) in enumerate(directions):
+                yield LayerDirection(layer, direction == 1), program
 
     def matching(self, pattern: str, direction: LayerDirection, program: Program) -> list[str]:
         """Return a program's named values whose names in the model match a pattern."""
@@ -89,10 +89,10 @@ def require_matches(values: Sequence[Values], patterns: Sequence[str]) -> dict[s
     return found
 
 
-def listed(names: Sequence[str], most: int = 16) -> str:
+def listed(names: Sequence[str], limit: int = 16) -> str:
     """List the first names and the number of the remaining ones, for a message."""
-    shown = ", ".join(names[:most])
-    return f"{shown} and {len(names) - most} more" if len(names) > most else shown
+    shown = ", ".join(names[:limit])
+    return f"{shown} and {len(names) - limit} more" if len(names) > limit else shown
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

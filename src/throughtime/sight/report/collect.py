@@ -14,7 +14,7 @@ from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
 from throughtime.sight import gates, horizon, interest, retention_gates, saturation, timescale
 from throughtime.sight.gradients.flow import layer_names
-from throughtime.sight.gradients.sampling import Followed, followed, mean_by_lag
+from throughtime.sight.gradients.sampling import LOSSES, Followed, followed, reach_of
 from throughtime.sight.hooks.value_names import require_matches, values_of
 from throughtime.sight.report.data import (
     Array,
@@ -27,7 +27,7 @@ from throughtime.sight.report.data import (
     Values,
 )
 from throughtime.sight.report.passage import Passage, short
-from throughtime.sight.report.predictions import reach, read
+from throughtime.sight.report.predictions import influence, read
 
 _PARTS = 4  # stages of the work: running, measuring dependencies, following gradients, scoring units
 _EPISODES = 3  # a feature that occurs in fewer sequences or steps is ignored
@@ -50,7 +50,7 @@ def collect(
         patterns: names of values, as in `throughtime.record`; by default all except pre-activations and previous
             states.
         engine: the engine for the recurrent layers; defaults to the one used in training.
-        progress: called with the current stage and how far it is.
+        progress: called with the current stage and its progress.
 
     Raises:
         RunError: if the run can't be read.
@@ -61,32 +61,32 @@ def collect(
     reading, recorded = read(model, passage, list(dict.fromkeys([*names, *_gate_names(model)])))
     _report_progress(progress, 1)
     if sounds := run.task.sounds(model, passage.part, run.description.codecs, names):
-        flows = flows_of(model, followed(run.task, passage.part))
+        flows = flows_of(model, followed(run.task, passage.part), run.plan.losses)
         return ReportData(
             title=f"Inside {run.path.resolve().name}",
             facts=[*facts(run), f"plays {passage.name}"],
-            symbol=passage.step,
+            step=passage.step,
             sounds=sounds,
             flows=flows,
             saturations=_saturations(model, recorded),
             timescales=_timescales(model, recorded),
             **training_curves(run),
         )
-    reading = replace(reading, **reach(model, passage))
+    reading = replace(reading, **influence(model, passage))
     _report_progress(progress, 2)
     read_from = followed(run.task, passage.part) if passage.part is not None else sequences_of(model, passage)
-    flows = flows_of(model, read_from)
+    flows = flows_of(model, read_from, run.plan.losses)
     _report_progress(progress, 3)
     more = _features(reading)
     values = [_values(name, recorded[name], passage.readable, more) for name in names]
     _report_progress(progress, 4)
     outcome = {} if passage.part is None else run.task.outcome(model, passage.part, run.description.codecs)
-    if reading.chances is not None:
+    if reading.bit_probabilities is not None:
         outcome.pop("rolls", None)  # the reading shows its own rolls
     return ReportData(
         title=f"Inside {run.path.resolve().name}",
         facts=[*facts(run), *_read_in_words(reading, passage, run.task.unit)],
-        symbol=passage.step,
+        step=passage.step,
         unit=run.task.unit,
         measure=run.task.measure,
         warnings=_warnings(reading, passage.step),
@@ -122,28 +122,30 @@ def sequences_of(model: SequenceModel, passage: Passage) -> list[Followed]:
     return found
 
 
-def flows_of(model: SequenceModel, sequences: Sequence[Followed], group: str = "") -> list[Flow]:
+def flows_of(model: SequenceModel, sequences: Sequence[Followed], losses: int = LOSSES, group: str = "") -> list[Flow]:
     """Measure how far back the gradient of a model's loss reaches into each layer's state.
 
     Args:
         model: the model.
-        sequences: inputs `[T]` or `[T, F]` and their targets; without targets, the likeliest labels are used.
+        sequences: inputs `[T]` or `[T, F]` and their targets; without targets, the most likely labels are used.
+        losses: the approximate number of losses to follow.
         group: the name of this group of curves.
     """
     flows = []
-    means = mean_by_lag(model, sequences)
-    for name in layer_names(means):
-        at, by_lag = horizon(means[name]), means[name]
-        flows.append(Flow(name, by_lag / by_lag[by_lag > 0][0], at.lag, str(at), group))
+    reach = reach_of(model, sequences, losses=losses)
+    for name in layer_names(reach.by_lag):
+        by_lag = reach.by_lag[name]
+        at = horizon(by_lag)
+        flows.append(Flow(name, by_lag / by_lag[by_lag > 0][0], at.lag, str(at), reach.losses, group))
     return flows
 
 
 def flows_before_and_after(
-    model: SequenceModel, untrained: SequenceModel, sequences: Sequence[Followed]
-) -> dict[str, list[Flow]]:
-    """Compare the flows of the untrained and the trained network, as a field of `ReportData`."""
-    before, after = flows_of(untrained, sequences, "before training"), flows_of(model, sequences, "after training")
-    return {"flows": [*before, *after]}
+    model: SequenceModel, untrained: SequenceModel, sequences: Sequence[Followed], losses: int
+) -> list[Flow]:
+    """Compare the flows of the untrained and the trained network."""
+    groups = {"before training": untrained, "after training": model}
+    return [flow for group, each in groups.items() for flow in flows_of(each, sequences, losses, group)]
 
 
 def facts(run: Run) -> list[str]:
@@ -216,9 +218,9 @@ def _timescales(model: SequenceModel, recorded: dict[str, Array]) -> list[Timesc
     return found
 
 
-def _values(name: str, steps: Array, symbols: Sequence[str] | None, more: Mapping[str, Array]) -> Values:
+def _values(name: str, steps: Array, tokens: Sequence[str] | None, more: Mapping[str, Array]) -> Values:
     layer, _, short = name.partition(".")
-    found = interest(steps, symbols, more, along="the sequence" not in more)
+    found = interest(steps, tokens, more, along="the sequence" not in more)
     return Values(layer, short, steps, found.order, found.scores, found.phrases)
 
 
@@ -229,11 +231,11 @@ def _features(reading: Reading) -> dict[str, Array]:
         found["the sequence"] = np.concatenate([np.arange(part.stop - part.start) for part in reading.parts])
     answers = np.array(reading.answers)
     names, counts = np.unique(answers[answers != ""], return_counts=True)
-    of_sequences = reading.decided is not None
+    of_sequences = reading.label_influence is not None
     for name in names[np.argsort(-counts, kind="stable")][:_NAMED]:
         if sum(part.answer == name for part in reading.parts) >= _EPISODES or not of_sequences:
             found[f"{'in' if of_sequences else 'at'} {name}"] = answers == name
-    if reading.inputs is not None and reading.chances is not None:
+    if reading.inputs is not None and reading.bit_probabilities is not None:
         for k, name in enumerate(reading.features):
             found[f"while {name} sounds"] = reading.inputs[:, k] > 0
     return found
@@ -244,12 +246,12 @@ def _read_in_words(reading: Reading, passage: Passage, unit: str) -> list[str]:
     many = len(passage.items)
     read = f"{many:,} sequence{'s' * (many != 1)}, {steps}," if reading.parts else steps
     found = [f"reads {read} of {passage.name}"]
-    if reading.decided is not None:
+    if reading.label_influence is not None:
         known = [part for part in reading.parts if part.answer]
         if known:
-            found.append(f"{sum(part.answer == part.said for part in known):,} of {len(known):,} labels correct")
+            found.append(f"{sum(part.answer == part.predicted for part in known):,} of {len(known):,} labels correct")
     elif reading.answers:
-        right = [reading.alphabet[reading.likeliest[t, 0]] == a for t, a in enumerate(reading.answers) if a]
+        right = [reading.alphabet[reading.top[t, 0]] == a for t, a in enumerate(reading.answers) if a]
         if right:
             found.append(f"{sum(right):,} of {len(right):,} answers correct")
     loss = reading.loss

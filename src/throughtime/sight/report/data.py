@@ -20,7 +20,7 @@ class Example:
         name: the sequence's name.
         start, stop: the range of its steps among all steps; `stop` is exclusive.
         answer: its label; "" if it has none or it is unknown.
-        said: the model's label; "" if there is none.
+        predicted: the model's label; "" if there is none.
         probability: the probability of the model's label.
         loss: the loss in nats; NaN if unknown.
     """
@@ -29,7 +29,7 @@ class Example:
     start: int
     stop: int
     answer: str = ""
-    said: str = ""
+    predicted: str = ""
     probability: float = 0.0
     loss: float = float("nan")
 
@@ -39,44 +39,44 @@ class Reading:
     """What a model read: one text, or several sequences concatenated, T steps in all.
 
     Attributes:
-        symbols: the text of each step; its number if steps are times.
-        unknown: which symbols are not in the vocabulary, `[T]`.
-        losses: the loss of the answer at each step in nats, `[T]`; NaN if there is none, as for a text's first symbol,
+        tokens: the text of each step; its number if steps are times.
+        unknown: which tokens are not in the vocabulary, `[T]`.
+        losses: the loss of the answer at each step in nats, `[T]`; NaN if there is none, as for a text's first token,
             which nothing predicts. All steps of a sequence with a single answer share its loss.
-        likeliest: the ids of the model's likeliest answers at each step, likeliest first, `[T, k]`.
+        top: the ids of the model's most likely answers at each step, most likely first, `[T, k]`.
         probabilities: their probabilities, `[T, k]`.
-        alphabet: the text of each id in `likeliest`.
-        reach: the norm of the gradient of the log-probability of an answer at step t with respect to the inputs at
+        alphabet: the text of each id in `top`.
+        influence: the norm of the gradient of the log-probability of an answer at step t with respect to the inputs at
             steps t - first, t - first - 1, and so on, `[T, lags]`; 0 where there is none.
-        first: the lag of the first column of `reach`.
-        answers: the right answer at each step; the symbols themselves if empty.
+        first: the lag of the first column of `influence`.
+        answers: the right answer at each step; the tokens themselves if empty.
         parts: the sequences; empty for a single text.
-        decided: for answers about whole sequences, the norm of the gradient of the log-probability of the model's label
-            with respect to each step, `[T]`.
+        label_influence: for answers about whole sequences, the norm of the gradient of the log-probability of the
+            model's label with respect to each step, `[T]`.
         inputs: the numbers at each step, `[T, features]`, if the model reads numbers.
         features: the names of these features.
-        chances: the model's probability for each of them, `[T, features]`, if they are bits to predict.
+        bit_probabilities: the model's probability for each of them, `[T, features]`, if they are bits to predict.
     """
 
-    symbols: Sequence[str]
+    tokens: Sequence[str]
     unknown: Array
     losses: Array
-    likeliest: Array
+    top: Array
     probabilities: Array
     alphabet: dict[int, str]
-    reach: Array
+    influence: Array
     first: int = 1
     answers: Sequence[str] = ()
     parts: Sequence[Example] = ()
-    decided: Array | None = None
+    label_influence: Array | None = None
     inputs: Array | None = None
     features: Sequence[str] = ()
-    chances: Array | None = None
+    bit_probabilities: Array | None = None
 
     @property
     def loss(self) -> float:
         """The mean loss over all answers; NaN if there are none."""
-        losses = self.losses if self.decided is None else np.array([part.loss for part in self.parts])
+        losses = self.losses if self.label_influence is None else np.array([part.loss for part in self.parts])
         known = losses[~np.isnan(losses)]
         return float(known.mean()) if known.size else float("nan")
 
@@ -110,14 +110,16 @@ class Flow:
         label: the name of the layer.
         by_lag: the norms relative to the first nonzero one, `[lags]`.
         lag: the horizon; None if it is beyond the lags.
-        reaches: the horizon in words.
+        horizon: the horizon in words.
+        losses: the number of losses averaged over.
         group: the group of curves to compare, such as "before training"; "" if there is only one.
     """
 
     label: str
     by_lag: Array
     lag: int | None
-    reaches: str
+    horizon: str
+    losses: int
     group: str = ""
 
 
@@ -329,8 +331,8 @@ class ReportData:
     Attributes:
         title: the heading.
         facts: short descriptions of the network and the text.
-        symbol: the name of a step: "character", "word", "byte pair", "token", "step".
-        unit: the unit that a loss is per; defaults to the symbol.
+        step: the name of a step: "character", "word", "byte pair", "token", "step".
+        unit: the unit that a loss is per; defaults to the step.
         measure: the unit of a loss.
         warnings: notes to show at the top.
         reading: the text; `values` has the units that shade it.
@@ -339,7 +341,7 @@ class ReportData:
 
     title: str
     facts: Sequence[str] = ()
-    symbol: str = "character"
+    step: str = "character"
     unit: str = ""
     measure: str = "nats"
     warnings: Sequence[str] = ()

@@ -58,17 +58,17 @@ def by_label(labels: Sequence[str], true: Array, predicted: Array, of: str) -> T
     """Compute precision, recall and F1 of each label, most frequent first."""
     size = len(labels)
     right = np.bincount(true[true == predicted], minlength=size)
-    support, said = np.bincount(true, minlength=size), np.bincount(predicted, minlength=size)
+    support, claimed = np.bincount(true, minlength=size), np.bincount(predicted, minlength=size)
 
     def share(part: Array, whole: Array) -> Array:
         found: Array = np.where(whole > 0, part / np.maximum(whole, 1), 0.0)
         return found
 
-    precision, recall, f1 = share(right, said), share(right, support), share(2 * right, said + support)
+    precision, recall, f1 = share(right, claimed), share(right, support), share(2 * right, claimed + support)
     rows = [
         (labels[k], float(precision[k]), float(recall[k]), float(f1[k]), int(support[k]))
         for k in np.argsort(-support, kind="stable")
-        if support[k] or said[k]
+        if support[k] or claimed[k]
     ]
     return Table(
         "Results by label",

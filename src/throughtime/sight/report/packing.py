@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
-_DECADES = 3.0  # orders of magnitude that a packed reach resolves
+_DECADES = 3.0  # orders of magnitude that a packed influence resolves
 
 
 def as_json(value: Any) -> str:
@@ -35,7 +35,7 @@ def packed_array(array: Array, kind: str) -> str:
     return packed(np.ascontiguousarray(array, kind).tobytes())
 
 
-def quantised(steps: Array) -> tuple[Array, Array | None]:
+def quantized(steps: Array) -> tuple[Array, Array | None]:
     """Quantize values to one byte each.
 
     Args:
@@ -59,9 +59,9 @@ def shares(values: Array) -> Array:
     return levels
 
 
-def quantised_reach(reach: Array) -> Array:
+def quantized_influence(influence: Array) -> Array:
     """Quantize sizes `[T, lags]` to one byte each on a log scale: 255 is a step's largest, 1 a thousandth of it."""
-    sizes = np.nan_to_num(np.asarray(reach, np.float64))
+    sizes = np.nan_to_num(np.asarray(influence, np.float64))
     largest = sizes.max(1, keepdims=True, initial=0)
     with np.errstate(divide="ignore", invalid="ignore"):
         share = 1 + np.log10(sizes / largest) / _DECADES

@@ -24,15 +24,15 @@ class Item:
         inputs: the network's input, ids `[T]` or numbers `[T, F]`.
         targets: the right answers: an array with one per step, or a single one; None if unknown. If the network
             predicts what comes next, the last step may lack one.
-        symbols: the text of each step; None if steps are times.
+        tokens: the text of each step; None if steps are times.
         name: the sequence's name.
-        unknown: which symbols are not in the vocabulary, `[T]`; none by default.
+        unknown: which tokens are not in the vocabulary, `[T]`; none by default.
         shown: the numbers to draw for each step instead of the inputs, `[T, K]`.
     """
 
     inputs: Array
     targets: Any = None
-    symbols: Sequence[str] | None = None
+    tokens: Sequence[str] | None = None
     name: str = ""
     unknown: Array | None = None
     shown: Array | None = None
@@ -48,7 +48,7 @@ class Passage:
         step: the name of a step: "character", "token", "step".
         answers: the names of the classes; empty if the network predicts numbers.
         causal: whether the answer at a step predicts the next step.
-        separator: the text between two symbols.
+        separator: the text between two tokens.
         features: the names of the numeric inputs, or of the numbers drawn instead.
         part: the data from which the sequences were chosen, with targets; None if those are unknown.
     """
@@ -69,15 +69,15 @@ class Passage:
 
     @property
     def readable(self) -> list[str] | None:
-        """The symbols, with a plain word for unknown ones (`<unk>` would look like a tag); None if steps are times."""
+        """The tokens, with a plain word for unknown ones (`<unk>` would look like a tag); None if steps are times."""
         found: list[str] = []
         for item in self.items:
-            if item.symbols is None:
+            if item.tokens is None:
                 return None
-            symbols = [symbol.replace("<unk>", "unknown") + self.separator for symbol in item.symbols]
+            tokens = [token.replace("<unk>", "unknown") + self.separator for token in item.tokens]
             if len(self.items) > 1:
-                symbols[-1] += "\n"
-            found += symbols
+                tokens[-1] += "\n"
+            found += tokens
         return found
 
 
@@ -87,10 +87,10 @@ def short(name: str) -> str:
 
 
 def passage(name: str, pieces: Iterable[str], vocabulary: Vocabulary, length: int, step: str) -> Passage:
-    """Return the first symbols of a text given in pieces.
+    """Return the first tokens of a text given in pieces.
 
     Raises:
-        DataError: if it has fewer than two symbols.
+        DataError: if it has fewer than two tokens.
     """
     ids, texts, count = [], [], 0
     for block in vocabulary.encode_blocks(pieces):
@@ -106,10 +106,10 @@ def passage(name: str, pieces: Iterable[str], vocabulary: Vocabulary, length: in
 
 
 def passage_of(name: str, ids: Ids, vocabulary: Vocabulary, length: int, step: str) -> Passage:
-    """Return the first symbols of an encoded text.
+    """Return the first tokens of an encoded text.
 
     Raises:
-        DataError: if it has fewer than two symbols.
+        DataError: if it has fewer than two tokens.
     """
     return _passage(name, np.asarray(ids[:length]), None, vocabulary, step)
 
@@ -121,15 +121,15 @@ def spread(part: Sequences, length: int) -> list[int]:
 
 
 def unknown_of(ids: Ids, vocabulary: Vocabulary) -> Array:
-    """Return which symbols are not in the vocabulary, `[T]`."""
+    """Return which tokens are not in the vocabulary, `[T]`."""
     own = getattr(vocabulary, "tokenized", False)  # then <unk> is a word of the text
     return (ids == vocabulary.unknown) if vocabulary.unknown is not None and not own else np.zeros(ids.size, bool)
 
 
-def _passage(name: str, ids: Ids, symbols: Sequence[str] | None, vocabulary: Vocabulary, step: str) -> Passage:
+def _passage(name: str, ids: Ids, tokens: Sequence[str] | None, vocabulary: Vocabulary, step: str) -> Passage:
     if ids.size < 2:
         raise DataError(f"{name} has {ids.size or 'no'} token{'s' * (ids.size == 0)}; at least 2 are needed")
     ids = ids.astype(np.int64)
-    texts = symbols or [vocabulary.symbols[id] for id in ids]
+    texts = tokens or [vocabulary.tokens[id] for id in ids]
     item = Item(ids, ids[1:], texts, name, unknown_of(ids, vocabulary))
-    return Passage(name, [item], step, vocabulary.symbols, causal=True)
+    return Passage(name, [item], step, vocabulary.tokens, causal=True)

@@ -35,47 +35,47 @@ def read(model: SequenceModel, passage: Passage, names: Sequence[str]) -> tuple[
         names: the values to record.
 
     Returns:
-        The reading without `reach` and `decided`, and each value `[T, units]`.
+        The reading without `influence` and `label_influence`, and each value `[T, units]`.
     """
     found = [_read(model, item, passage, names) for item in passage.items]
-    likeliest = np.concatenate([each.likeliest for each in found])
+    top = np.concatenate([each.top for each in found])
     several = len(passage.items) > 1 or not model.per_step
-    numeric = not model.reads_symbols
-    chances = [each.chances for each in found if each.chances is not None]
+    numeric = not model.reads_tokens
+    bit_probabilities = [each.bit_probabilities for each in found if each.bit_probabilities is not None]
     reading = Reading(
-        symbols=[text for item in passage.items for text in item.symbols or map(str, range(len(item.inputs)))],
+        tokens=[text for item in passage.items for text in item.tokens or map(str, range(len(item.inputs)))],
         unknown=np.concatenate(
             [np.zeros(len(i.inputs), bool) if i.unknown is None else i.unknown for i in passage.items]
         ),
         losses=np.concatenate([each.losses for each in found]),
-        likeliest=likeliest,
+        top=top,
         probabilities=np.concatenate([each.probabilities for each in found]),
-        alphabet={int(id): passage.answers[id] for id in np.unique(likeliest)},
-        reach=np.zeros((len(likeliest), 0)),
+        alphabet={int(id): passage.answers[id] for id in np.unique(top)},
+        influence=np.zeros((len(top), 0)),
         answers=[]
-        if model.predicts_symbols or not passage.answers
+        if model.predicts_tokens or not passage.answers
         else [a for item in passage.items for a in _answers(item, passage)],
         parts=_parts(model, passage, found) if several or numeric else (),
         inputs=np.concatenate([i.inputs if i.shown is None else i.shown for i in passage.items]) if numeric else None,
         features=passage.features,
-        chances=np.concatenate(chances) if chances else None,
+        bit_probabilities=np.concatenate(bit_probabilities) if bit_probabilities else None,
     )
     return reading, {name: np.concatenate([each.values[name] for each in found]) for name in names}
 
 
-def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
+def influence(model: SequenceModel, passage: Passage) -> dict[str, Any]:
     """Measure what the answers depend on, as fields of a `Reading`."""
     inputs = [_tensor(model, item.inputs) for item in passage.items]
-    # For labels, differentiate the log-probability of the likeliest; for numbers, the numbers themselves.
+    # For labels, differentiate the log-probability of the most likely one; for numbers, the numbers themselves.
     of: str | Loss = "next" if isinstance(model.head.output, Categorical) else lambda given: given[0].sum()
     if not model.per_step:
-        decided = [connectivity(model, x, of=of, window=len(x)).norms[0, ::-1] for x in inputs]
-        return {"decided": np.concatenate(list(map(np.nan_to_num, decided)))}
+        label_influence = [connectivity(model, x, of=of, window=len(x)).norms[0, ::-1] for x in inputs]
+        return {"label_influence": np.concatenate(list(map(np.nan_to_num, label_influence)))}
     longest = max(map(len, inputs))
     if passage.causal:
         width = min(_BACK, longest - 1)
         rows = [_past(model, x, item.targets, width) for x, item in zip(inputs, passage.items, strict=True)]
-        return {"reach": np.concatenate(rows), "first": 1}
+        return {"influence": np.concatenate(rows), "first": 1}
     width = min(_AROUND, longest - 1)
     rows = []
     for x in inputs:
@@ -85,7 +85,7 @@ def reach(model: SequenceModel, passage: Passage) -> dict[str, Any]:
         own = min(width, found.norms.shape[1] - 1)
         both[:, width - own : width + own + 1] = np.concatenate([ahead[:, own:0:-1], found.norms[:, : own + 1]], 1)
         rows.append(np.nan_to_num(both))
-    return {"reach": np.concatenate(rows), "first": -width}
+    return {"influence": np.concatenate(rows), "first": -width}
 
 
 @dataclass(frozen=True)
@@ -94,9 +94,9 @@ class _Read:
 
     values: dict[str, Array]
     losses: Array
-    likeliest: Array
+    top: Array
     probabilities: Array
-    chances: Array | None
+    bit_probabilities: Array | None
 
 
 def _past(model: SequenceModel, x: Tensor, targets: Any, width: int) -> Array:
@@ -114,9 +114,9 @@ def _read(model: SequenceModel, item: Item, passage: Passage, names: Sequence[st
     inputs, output = _tensor(model, item.inputs), model.head.output
     steps = len(inputs)
     choices = min(_CHOICES, output.width) if isinstance(output, Categorical) else 0
-    losses, likeliest = np.full(steps, np.nan), np.zeros((steps, choices), np.int64)
+    losses, top = np.full(steps, np.nan), np.zeros((steps, choices), np.int64)
     probabilities = np.zeros((steps, choices))
-    chances = np.zeros((steps, output.width)) if isinstance(output, Bernoulli) and model.per_step else None
+    bit_probabilities = np.zeros((steps, output.width)) if isinstance(output, Bernoulli) and model.per_step else None
     kept: dict[str, list[Array]] = {name: [] for name in names}
     cut = model.per_step and len(model.recurrent.layers()[0]) == 1 and not model.recurrent.options.reverse
     later = int(passage.causal)  # the answer at a step predicts the next one
@@ -136,11 +136,11 @@ def _read(model: SequenceModel, item: Item, passage: Passage, names: Sequence[st
             losses[to] = _losses(model, raw, answers)
         if choices:
             best = raw.double().softmax(-1).topk(choices)
-            likeliest[to], probabilities[to] = best.indices.numpy(), best.values.numpy()
-        if chances is not None and isinstance(output, Bernoulli):
-            chances[to] = output.probabilities(raw.double().numpy())
+            top[to], probabilities[to] = best.indices.numpy(), best.values.numpy()
+        if bit_probabilities is not None and isinstance(output, Bernoulli):
+            bit_probabilities[to] = output.probabilities(raw.double().numpy())
     joined = {name: np.concatenate(values) for name, values in kept.items()}
-    return _Read(joined, losses, likeliest, probabilities, chances)
+    return _Read(joined, losses, top, probabilities, bit_probabilities)
 
 
 def _losses(model: SequenceModel, raw: Tensor, answers: Any) -> Array:
@@ -166,13 +166,13 @@ def _parts(model: SequenceModel, passage: Passage, found: Sequence[_Read]) -> li
     parts, start = [], 0
     for item, each in zip(passage.items, found, strict=True):
         stop = start + len(item.inputs)
-        if model.per_step or not each.likeliest.size:
+        if model.per_step or not each.top.size:
             losses = each.losses[~np.isnan(each.losses)]
             parts.append(Example(item.name, start, stop, loss=float(losses.mean()) if losses.size else float("nan")))
         else:
             answer = _answers(item, passage)[0]
-            said, probability = passage.answers[each.likeliest[0, 0]], float(each.probabilities[0, 0])
-            parts.append(Example(item.name, start, stop, answer, said, probability, float(each.losses[0])))
+            predicted, probability = passage.answers[each.top[0, 0]], float(each.probabilities[0, 0])
+            parts.append(Example(item.name, start, stop, answer, predicted, probability, float(each.losses[0])))
         start = stop
     return parts
 

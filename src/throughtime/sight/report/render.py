@@ -26,7 +26,7 @@ from throughtime.sight.report.data import (
     Sound,
     Values,
 )  # fmt: skip
-from throughtime.sight.report.packing import as_json, packed, packed_array, quantised, quantised_reach, shares
+from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_influence, shares
 
 _PAGE = files("throughtime.sight.report") / "page"
 _SCRIPTS = (
@@ -158,8 +158,8 @@ def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
         return name
 
     return {
-        "symbol": data.symbol,
-        "unit": data.unit or data.symbol,
+        "step": data.step,
+        "unit": data.unit or data.step,
         "measure": data.measure,
         "reading": _reading(data.reading, block) if data.reading else None,
         "values": [_values(value, number, block) for number, value in enumerate(data.values)],
@@ -183,23 +183,27 @@ def _content(data: ReportData, blocks: Blocks) -> dict[str, Any]:
 
 def _reading(reading: Reading, block: Any) -> dict[str, Any]:
     return {
-        "symbols": list(reading.symbols),
+        "tokens": list(reading.tokens),
         "unknown": reading.unknown.nonzero()[0],
         "losses": block("losses", packed_array(reading.losses, "<f4")),
-        "choices": reading.likeliest.shape[1],
-        "likeliest": block("likeliest", packed_array(reading.likeliest, "<u4")),
+        "choices": reading.top.shape[1],
+        "top": block("top", packed_array(reading.top, "<u4")),
         "probabilities": block("probabilities", packed_array(reading.probabilities, "<f4")),
         "alphabet": {str(id): text for id, text in reading.alphabet.items()},
-        "lags": reading.reach.shape[1],
+        "lags": reading.influence.shape[1],
         "first": reading.first,
-        "reach": block("reach", packed_array(quantised_reach(reading.reach), "u1")),
+        "influence": block("influence", packed_array(quantized_influence(reading.influence), "u1")),
         "kind": _kind(reading),
         "answers": list(reading.answers),
         "parts": [vars(part) for part in reading.parts],
-        "decided": None if reading.decided is None else block("decided", packed_array(_decided(reading), "u1")),
+        "label_influence": None
+        if reading.label_influence is None
+        else block("label_influence", packed_array(_label_influence(reading), "u1")),
         "features": list(reading.features),
         "inputs": None if reading.inputs is None else block("inputs", packed_array(reading.inputs, "<f4")),
-        "chances": None if reading.chances is None else block("chances", packed_array(shares(reading.chances), "u1")),
+        "bit_probabilities": None
+        if reading.bit_probabilities is None
+        else block("bit_probabilities", packed_array(shares(reading.bit_probabilities), "u1")),
     }
 
 
@@ -209,18 +213,18 @@ def _kind(reading: Reading | None) -> str:
         return "text"
     if reading.inputs is None:
         return "lines"
-    return "curves" if reading.chances is None else "roll"
+    return "curves" if reading.bit_probabilities is None else "roll"
 
 
 def _surprises(reading: Reading | None) -> bool:
     """Whether each step has its own loss."""
-    return reading is not None and reading.decided is None and not bool(np.isnan(reading.losses).all())
+    return reading is not None and reading.label_influence is None and not bool(np.isnan(reading.losses).all())
 
 
-def _decided(reading: Reading) -> Any:
+def _label_influence(reading: Reading) -> Any:
     """Encode each step's influence on a label as one byte; a sequence's strongest step has 255."""
-    assert reading.decided is not None
-    rows = [reading.decided[part.start : part.stop] for part in reading.parts]
+    assert reading.label_influence is not None
+    rows = [reading.label_influence[part.start : part.stop] for part in reading.parts]
     return np.concatenate([shares(row / (row.max() or 1)) for row in rows])
 
 
@@ -230,7 +234,7 @@ def _roll(roll: Roll, number: int, block: Any) -> dict[str, Any]:
         "keys": list(roll.keys),
         "steps": len(roll.target),
         "target": block(f"roll-{number}-target", packed_array(roll.target > 0, "u1")),
-        "chances": block(f"roll-{number}-chances", packed_array(shares(roll.probabilities), "u1")),
+        "probabilities": block(f"roll-{number}-probabilities", packed_array(shares(roll.probabilities), "u1")),
     }
 
 
@@ -257,7 +261,7 @@ def _sound(sound: Sound, number: int, block: Any) -> dict[str, Any]:
 def _envelopes(value: Envelopes, name: str, block: Any) -> dict[str, Any]:
     """Encode both bounds as one byte per unit and stretch, on one scale per unit."""
     stretches = len(value.low)
-    levels, scales = quantised(np.concatenate([value.low, value.high]))
+    levels, scales = quantized(np.concatenate([value.low, value.high]))
     return {
         "layer": value.layer,
         "name": value.name,
@@ -284,7 +288,7 @@ def _forecasts(found: Forecasts) -> dict[str, Any]:
 
 
 def _values(value: Values, number: int, block: Any) -> dict[str, Any]:
-    levels, scales = quantised(value.steps)
+    levels, scales = quantized(value.steps)
     return {
         "layer": value.layer,
         "name": value.name,
@@ -302,5 +306,5 @@ def _flow(flow: Flow) -> dict[str, Any]:
         "group": flow.group,
         "values": flow.by_lag,
         "lag": flow.lag,
-        "reaches": flow.reaches,
+        "horizon": f"{flow.horizon}, measured on {flow.losses} loss{'es' * (flow.losses != 1)}",
     }

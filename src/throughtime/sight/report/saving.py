@@ -21,9 +21,10 @@ def summary(data: ReportData) -> dict[str, Any]:
     """Summarize a report in a few numbers.
 
     Returns:
-        `sequences` and `symbols` (steps) read, the number of `unknown` ones, `loss` in nats per answer and
-        `bits_per_symbol`, the same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond
-        the measured lags), the `sounds` played, and the most interesting `units`.
+        `sequences` and `steps` read, the number of `unknown` ones, `loss` in nats per answer and `bits_per_answer`, the
+        same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond the measured lags), the
+        number of losses they were measured on as `horizon_losses`, the `sounds` played, and the most interesting
+        `units`.
     """
     found: dict[str, Any] = {"title": data.title}
     if data.reading:
@@ -31,13 +32,14 @@ def summary(data: ReportData) -> dict[str, Any]:
         known = not math.isnan(loss)
         found |= {
             "sequences": max(1, len(data.reading.parts)),
-            "symbols": len(data.reading.symbols),
+            "steps": len(data.reading.tokens),
             "unknown": int(data.reading.unknown.sum()),
             "loss": loss if known else None,
-            "bits_per_symbol": loss / math.log(2) if known else None,
+            "bits_per_answer": loss / math.log(2) if known else None,
         }
     found["sounds"] = [sound.title for sound in data.sounds]
     found["horizons"] = {" ".join(filter(None, (f.label, f.group))): f.lag for f in data.flows}
+    found["horizon_losses"] = max((f.losses for f in data.flows), default=0)
     units = [
         {"value": f"{v.layer}.{v.name}", "unit": int(u), "interest": float(v.interest[u]), "note": v.notes[u]}
         for v in data.values
@@ -83,9 +85,9 @@ def data_paths(report: Path) -> tuple[Path, Path]:
 def _arrays(data: ReportData) -> dict[str, Array]:
     found: dict[str, Array] = {}
     if data.reading:
-        for name in ("losses", "likeliest", "probabilities", "reach"):
+        for name in ("losses", "top", "probabilities", "influence"):
             found[f"reading.{name}"] = getattr(data.reading, name)
-        for name in ("decided", "inputs", "chances"):
+        for name in ("label_influence", "inputs", "bit_probabilities"):
             if (array := getattr(data.reading, name)) is not None:
                 found[f"reading.{name}"] = array
         found["reading.unknown"] = data.reading.unknown.astype(np.uint8)
@@ -116,8 +118,8 @@ def _texts(data: ReportData) -> dict[str, Any]:
     return {
         **summary(data),
         "facts": data.facts,
-        "symbol": data.symbol,
-        "text": list(data.reading.symbols) if data.reading else None,
+        "step": data.step,
+        "text": list(data.reading.tokens) if data.reading else None,
         "parts": [vars(part) for part in data.reading.parts] if data.reading else [],
         "confusion": list(data.confusion.labels) if data.confusion else None,
         "tables": [{"title": t.title, "columns": list(t.columns), "rows": t.rows} for t in data.tables],

@@ -1,1 +1,1 @@
-"""Single units: find those that follow a nameable feature, and where several are on together."""
+"""Find units that follow a nameable feature, and the places where several units are on together."""

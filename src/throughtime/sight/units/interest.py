@@ -18,7 +18,7 @@ _BINS = len(_EDGES) + 1
 _EIGHTHS = tuple(k / 8 for k in range(1, 8))  # bin edges of a count
 _SHIFTS = 24  # circular shifts of the text from which the chance level is estimated
 _DEVIATIONS = 3  # standard deviations above chance below which a unit follows nothing
-_SYMBOL_SHARE = 0.5  # weight of features that need no memory
+_MEMORYLESS_SHARE = 0.5  # weight of features that need no memory
 _EPISODES = 3  # a feature with fewer episodes is ignored
 
 
@@ -58,13 +58,13 @@ def interest(
     al. 2015, arXiv:1506.02078, searched for meaningful units in similar ways; mutual information needs no threshold).
     Values are divided into fourteen bins that are finer at both ends, counts into eight with equally many steps each.
     Chance is the mean of I when the feature is shifted circularly against the values, which preserves how slowly both
-    change; a unit less than three standard deviations above it scores 0. A feature of the current symbol alone, such as
-    a space, counts half, since it needs no memory, as does a count in `more`. A feature that occurs fewer than three
+    change; a unit less than three standard deviations above it scores 0. A feature of the current token alone, such as
+    a space, needs no memory and counts half, and so does a count in `more`. A feature that occurs fewer than three
     times is left out.
 
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.
-        text: the text that was read, one character or symbol per step; None if it was not text.
+        text: the text that was read, one character or token per step; None if it was not text.
         more: further features at each step, `[T]`: booleans with a name such as "at nouns", or counts with the name of
             what they run along, such as "the sequence".
         along: whether to include counts along a line, a word and so on as features of the text.
@@ -78,11 +78,11 @@ def interest(
     """
     array = as_array(values, "values", "T B H")
     array = as_array(array[:, 0] if array.shape[1] == 1 else array, "values of one sequence", "T H")
-    symbols = None if text is None else pieces(text, len(array))
+    tokens = None if text is None else pieces(text, len(array))
     found = (
         []
-        if symbols is None
-        else [(f, m) for f in FEATURES if (along or not f.along) and _occurs(m := measured(f, symbols))]
+        if tokens is None
+        else [(f, m) for f in FEATURES if (along or not f.along) and _occurs(m := measured(f, tokens))]
     )
     for name, measure in (more or {}).items():
         measure = np.asarray(measure)
@@ -98,7 +98,7 @@ def interest(
         return Interest(np.zeros(units), ("",) * units, np.zeros((units, 0)), ())
     bins = [_one_hot(_binned(m, _EIGHTHS) if f.along else m) for f, m in found]
     shares = _shares(np.stack([_binned(array[:, u], _EDGES) for u in range(units)], 1), bins)
-    weights = np.array([1.0 if f.memory else _SYMBOL_SHARE for f, _ in found])
+    weights = np.array([1.0 if f.memory else _MEMORYLESS_SHARE for f, _ in found])
     best = (shares * weights).argmax(1)
     scores = (shares * weights).max(1)
     phrases = tuple(_phrase(found[k][0], found[k][1], array[:, u]) if scores[u] > 0 else "" for u, k in enumerate(best))

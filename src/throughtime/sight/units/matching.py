@@ -21,7 +21,7 @@ class Occurrence(NamedTuple):
     Attributes:
         start, stop: the range of steps; `stop` is exclusive.
         closeness: the Jaccard index of the sets of units that are on throughout the span and throughout this stretch.
-        text: the symbols in the stretch; empty if the text is unknown.
+        text: the tokens in the stretch; empty if the text is unknown.
     """
 
     start: int
@@ -74,7 +74,7 @@ def match(
     Args:
         values: a recorded value, `[T, H]` or `[T, 1, H]`.
         span: the steps `(start, stop)`, or some text, whose first occurrence is used.
-        text: the text that was read, one character or symbol per step.
+        text: the text that was read, one character or token per step.
         threshold: the value above which a unit is on.
         sign: `"positive"`: above the threshold; `"negative"`: below its negative; `"both"`: either, with the same sign
             at every step.
@@ -90,8 +90,8 @@ def match(
     """
     array = as_array(values, "values", "T B H")
     array = as_array(array[:, 0] if array.shape[1] == 1 else array, "values of one sequence", "T H")
-    symbols = None if text is None else pieces(text, len(array))
-    start, stop = span_of(span, symbols, len(array))
+    tokens = None if text is None else pieces(text, len(array))
+    start, stop = span_of(span, tokens, len(array))
     if sign not in _SIGNS:
         raise UserError(f"sign must be one of {', '.join(_SIGNS)}, got {sign!r}{nearest(str(sign), _SIGNS)}.")
     if not threshold >= 0 or not 0 < share <= 1:
@@ -107,12 +107,12 @@ def match(
         for outside in (start - 1, stop):
             if 0 <= outside < len(on):
                 chosen &= ~on[outside]
-    occurrences = _occurrences(on, chosen, start, stop, share, symbols) if chosen.any() else ()
+    occurrences = _occurrences(on, chosen, start, stop, share, tokens) if chosen.any() else ()
     return Match(start, stop, numbers[chosen], signs[chosen], occurrences, float(threshold))
 
 
 def _occurrences(
-    on: Array, chosen: Array, start: int, stop: int, share: float, symbols: Sequence[str] | None
+    on: Array, chosen: Array, start: int, stop: int, share: float, tokens: Sequence[str] | None
 ) -> tuple[Occurrence, ...]:
     here = on[:, chosen].mean(1) >= share
     edges = np.flatnonzero(np.diff(np.concatenate([[False], here, [False]]).astype(np.int8)))
@@ -122,7 +122,7 @@ def _occurrences(
             continue
         through = on[first:after].all(0)
         closeness = float((through & chosen).sum() / (through | chosen).sum())
-        text = "" if symbols is None else "".join(symbols[first:after])
+        text = "" if tokens is None else "".join(tokens[first:after])
         occurrences.append(Occurrence(first, after, closeness, text))
     length = stop - start
     return tuple(sorted(occurrences, key=lambda p: (-p.closeness, abs(p.stop - p.start - length), p.start)))

@@ -52,7 +52,7 @@ drawing.flow = () => {
     x: marked.map((f) => f.lag), y: marked.map((f) => f.values[f.lag]), mode: "markers+text", showlegend: false, cliponaxis: false,
     text: marked.map((f) => (narrow() ? "" : `${f.lag}`)), textposition: marked.map((_, k) => ["top right", "bottom left"][k % 2]), textfont: { color: variable("--ink"), size: 13 },
     marker: { size: 11, symbol: "diamond", color: marked.map((f) => series(labels.indexOf(f.label))), line: { color: variable("--paper"), width: 1.5 } },
-    hovertext: marked.map((f) => `${f.label}${f.group ? `, ${f.group}` : ""}: horizon ${f.reaches}`), hoverinfo: "text",
+    hovertext: marked.map((f) => `${f.label}${f.group ? `, ${f.group}` : ""}: horizon ${f.horizon}`), hoverinfo: "text",
   });
   const all = DATA.flows.flatMap((f) => f.values).filter((v) => v > 0);
   const lowest = Math.max(Math.floor(Math.log10(Math.min(...all, 0.005))), -9);
@@ -129,7 +129,7 @@ drawing.training = () => ({
   }),
 });
 
-const NEAR = 20; // symbols on each side in the running mean
+const NEAR = 20; // tokens on each side in the running mean
 
 drawing.surprise = () => {
   const losses = Array.from(arrays.losses);
@@ -140,10 +140,10 @@ drawing.surprise = () => {
   const around = losses.map((_, t) => context(t).map((part, k) => (k === 1 ? `[${part}]` : part)).join(""));
   return {
     traces: [
-      { x: losses.map((_, t) => t), y: losses, type: "bar", name: `each ${DATA.symbol}`, marker: { color: solid("--surprise", 0.45), line: { width: 0 } }, text: around.map(escapeMarks), textposition: "none", hovertemplate: "%{text}<br>%{y:.2f} nats at %{x}<extra></extra>" },
+      { x: losses.map((_, t) => t), y: losses, type: "bar", name: `each ${DATA.step}`, marker: { color: solid("--surprise", 0.45), line: { width: 0 } }, text: around.map(escapeMarks), textposition: "none", hovertemplate: "%{text}<br>%{y:.2f} nats at %{x}<extra></extra>" },
       { x: losses.map((_, t) => t), y: means, name: "running mean", mode: "lines", line: { color: variable("--ink"), width: 1.6 }, hoverinfo: "skip" },
     ],
-    layout: layoutOf({ bargap: 0, hovermode: "closest", showlegend: true, xaxis: { title: `${DATA.symbol}${SEVERAL ? "" : " position"}`, range: [0, Math.min(length, narrow() ? 200 : 600)] }, yaxis: { title: "nats", fixedrange: true, rangemode: "tozero" }, dragmode: "pan" }),
+    layout: layoutOf({ bargap: 0, hovermode: "closest", showlegend: true, xaxis: { title: `${DATA.step}${SEVERAL ? "" : " position"}`, range: [0, Math.min(length, narrow() ? 200 : 600)] }, yaxis: { title: "nats", fixedrange: true, rangemode: "tozero" }, dragmode: "pan" }),
     onClick: (point) => goTo(point.x),
   };
 };
@@ -163,7 +163,7 @@ drawing.gates = () => {
     traces: [{ x: [0], y: [0], mode: "markers", opacity: 0, hoverinfo: "skip" }],
     layout: layoutOf({
       margin: { l: 44, r: 6, t: 8, b: 44 },
-      xaxis: { title: `${DATA.symbol}${SEVERAL ? ", all sequences" : " position"}`, range: [-0.5, Math.min(length, narrow() || SEVERAL ? 150 : 400) - 0.5], showgrid: false },
+      xaxis: { title: `${DATA.step}${SEVERAL ? ", all sequences" : " position"}`, range: [-0.5, Math.min(length, narrow() || SEVERAL ? 150 : 400) - 0.5], showgrid: false },
       yaxis: { title: `units, ${orders[byId("order").value].title}`, range: [rows.length - 0.5, -0.5], showticklabels: false, showgrid: false, fixedrange: true },
       images: pictures(value, rows),
       shapes: PARTS.slice(1).map(({ start }) => ({ type: "line", x0: start - 0.5, x1: start - 0.5, yref: "paper", y0: 0, y1: 1, line: { color: variable("--ink"), width: PARTS.length > 60 ? 0.5 : 1 }, opacity: 0.5 })),
@@ -249,19 +249,19 @@ function watchCharts() {
 
 function listHorizons() {
   byId("horizons")?.replaceChildren(...DATA.flows.map((flow) =>
-    make("li", { text: `${flow.label}${flow.group ? `, ${flow.group}` : ""}: ${flow.reaches}` })));
+    make("li", { text: `${flow.label}${flow.group ? `, ${flow.group}` : ""}: ${flow.horizon}` })));
 }
 
 function listPlaces() {
   const losses = Array.from(arrays.losses, (x, t) => [x, t]).filter(([x]) => Number.isFinite(x));
   const worst = losses.sort((a, b) => b[0] - a[0]).slice(0, 12);
   byId("places")?.replaceChildren(...worst.map(([loss, t]) => {
-    const [before, here, after] = context(t, DATA.symbol === "character" ? 22 : 6);
+    const [before, here, after] = context(t, DATA.step === "character" ? 22 : 6);
     const code = make("code", { dir: "auto" }, before, make("mark", { text: here }), after);
     const entry = make("li", {}, code, make("br"), jump(t, `${number(loss, 1)} nats`));
     const share = READING.choices ? percent(arrays.probabilities[t * READING.choices]) : "";
-    if (READING.answers.length) entry.append(` ${answerOf(t)}, predicted ${said(t)} (${share})`);
-    else if (READING.choices) entry.append(` predicted ${label(said(t))} (${share})`);
+    if (READING.answers.length) entry.append(` ${answerOf(t)}, predicted ${predictionOf(t)} (${share})`);
+    else if (READING.choices) entry.append(` predicted ${label(predictionOf(t))} (${share})`);
     return entry;
   }));
 }

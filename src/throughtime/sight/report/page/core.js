@@ -1,4 +1,4 @@
-// Shared by all parts of the page: data, unpacking, number formatting, symbol names and colors.
+// Shared by all parts of the page: data, unpacking, number formatting, token names and colors.
 // Texts enter the page only through textContent.
 
 const DATA = JSON.parse(document.getElementById("data").textContent);
@@ -26,7 +26,7 @@ const number = (value, digits = 2) =>
   !Number.isFinite(value) ? "–" : Math.abs(value) >= 10000 ? value.toExponential(1) : value.toFixed(digits).replace("-", "−");
 const percent = (share) => (share >= 0.995 ? "100%" : share >= 0.0995 ? `${(100 * share).toFixed(0)}%` : `${(100 * share).toFixed(1)}%`);
 
-// Make a symbol visible: line ends, tabs, control characters and direction marks get a sign.
+// Make a token visible: line ends, tabs, control characters and direction marks get a sign.
 const DIRECTION = /[\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g;
 const code = (c) => `U+${c.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}`;
 const picture = (text) =>
@@ -39,30 +39,30 @@ const label = (text) => picture(text).replace(/\n/g, "↵").replace(/ /g, "␣")
 const flat = (text) => picture(text).replace(/\n/g, "↵");
 
 // The sequences, or a single text, and the sequence that each step belongs to.
-const length = READING ? READING.symbols.length : 0;
+const length = READING ? READING.tokens.length : 0;
 const PARTS = READING?.parts.length ? READING.parts : [{ name: "", start: 0, stop: length }];
 const partIndex = new Uint32Array(length);
 PARTS.forEach(({ start, stop }, k) => partIndex.fill(k, start, stop));
 const partOf = (t) => PARTS[partIndex[t]];
 const SEVERAL = Boolean(READING?.parts.length);
-const TIMES = Boolean(READING?.inputs); // steps are times without symbols
-const WHOLE = Boolean(READING?.decided); // one answer per sequence
-const answerOf = (t) => (READING.answers.length ? READING.answers[t] : READING.symbols[t]);
+const TIMES = Boolean(READING?.inputs); // steps are times without tokens
+const WHOLE = Boolean(READING?.label_influence); // one answer per sequence
+const answerOf = (t) => (READING.answers.length ? READING.answers[t] : READING.tokens[t]);
 const LOSS = READING?.answers.length ? "loss" : "surprise";
 
 // Name a step on one line.
-const titleOf = (t) => (TIMES ? `${DATA.symbol} ${READING.symbols[t]}` : label(READING.symbols[t]));
+const titleOf = (t) => (TIMES ? `${DATA.step} ${READING.tokens[t]}` : label(READING.tokens[t]));
 const placeOf = (t) => {
   const { start, stop, name } = partOf(t);
   return SEVERAL ? `${t - start + 1} of ${stop - start}${PARTS.length > 1 && name ? ` in ${name}` : ""}` : `${t} of ${length}`;
 };
 
 // The text before, at and after a place in its sequence, on one line.
-const GAP = READING?.kind === "lines" && DATA.symbol !== "character" ? " " : "";
+const GAP = READING?.kind === "lines" && DATA.step !== "character" ? " " : "";
 function context(t, reach = 14, stop = t + 1) {
   const { start, stop: end, name } = partOf(t);
   if (TIMES) return [`${name}, `, titleOf(t), ""];
-  const span = (from, to) => flat(READING.symbols.slice(Math.max(start, from), Math.min(end, to)).join(GAP));
+  const span = (from, to) => flat(READING.tokens.slice(Math.max(start, from), Math.min(end, to)).join(GAP));
   if (GAP) return [`${span(t - reach, t)} `, span(t, stop), ` ${span(stop, stop + reach)}`];
   return [span(t - reach, t), span(t, stop), span(stop, stop + reach)];
 }

@@ -3,8 +3,8 @@
 const valueAt = (t) => real(shown.value, shown.unit, rowOf(shown.value, shown.unit)[t]);
 
 function inShort(t) {
-  const words = [SEVERAL ? `${titleOf(t)}  ${TIMES ? `of ${partOf(t).name}` : ""}` : `${label(READING.symbols[t])}  at ${t}`];
-  if (READING.kind === "lines" && answerOf(t)) words.push(`${answerOf(t)}${said(t) === answerOf(t) ? "" : `, predicted ${said(t)}`}`);
+  const words = [SEVERAL ? `${titleOf(t)}  ${TIMES ? `of ${partOf(t).name}` : ""}` : `${label(READING.tokens[t])}  at ${t}`];
+  if (READING.kind === "lines" && answerOf(t)) words.push(`${answerOf(t)}${predictionOf(t) === answerOf(t) ? "" : `, predicted ${predictionOf(t)}`}`);
   if (shown.shade === "back" && (WHOLE || shown.chosen !== null)) {
     const lag = shown.chosen - t;
     const level = reachOf(WHOLE ? t : shown.chosen, t);
@@ -16,7 +16,7 @@ function inShort(t) {
   return words.join("\n");
 }
 
-const said = (t) => (READING.choices ? READING.alphabet[arrays.likeliest[t * READING.choices]] : "");
+const predictionOf = (t) => (READING.choices ? READING.alphabet[arrays.top[t * READING.choices]] : "");
 const away = (lag) => (lag > 0 ? `${lag} back` : lag < 0 ? `${-lag} ahead` : "here");
 
 const shareOf = (level) => (WHOLE ? percent(level / 255) : level ? percent(10 ** ((level / 255 - 1) * 3)) : "under 0.1%");
@@ -32,11 +32,11 @@ function tell(t) {
   if (Number.isFinite(loss) && READING.choices) rows.push([READING.answers.length ? "probability of answer" : "predicted probability", percent(Math.exp(-loss))]);
   const list = make("dl");
   for (const [name, text] of rows) list.append(make("dt", { text: name }), make("dd", { text }));
-  const parts = [make("p", { class: "symbol" }, make("bdi", { text: titleOf(t) })), list];
+  const parts = [make("p", { class: "token" }, make("bdi", { text: titleOf(t) })), list];
   if (found) parts.splice(0, 2, ...matchParts());
   if (shown.chosen !== null || found) parts.unshift(letGo());
   if (found) return byId("detail").replaceChildren(...parts);
-  if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `this ${DATA.symbol} did not occur in training and reads as <unk>` }));
+  if (READING.unknown.includes(t)) parts.push(make("p", { class: "hint", text: `this ${DATA.step} did not occur in training and reads as <unk>` }));
   if (READING.choices && (READING.answers.length || Number.isFinite(loss))) parts.push(make("h3", { text: HEADINGS[READING.answers.length ? (WHOLE ? 2 : 1) : 0] }), ...guesses(t));
   if (READING.kind === "roll") parts.push(...keysAt(t));
   if (WHOLE || shown.chosen === t) parts.push(make("h3", { text: "Largest influences, relative to the maximum" }), ...lookedAt(t));
@@ -49,13 +49,13 @@ const HEADINGS = ["Prediction here", "Answer here", "Answer for this sequence"];
 function guesses(t) {
   const found = [];
   for (let k = 0; k < READING.choices; k++) {
-    const symbol = READING.alphabet[arrays.likeliest[t * READING.choices + k]];
+    const answer = READING.alphabet[arrays.top[t * READING.choices + k]];
     const share = arrays.probabilities[t * READING.choices + k];
-    const right = symbol === answerOf(t);
+    const right = answer === answerOf(t);
     const bar = make("i");
     bar.style.width = `${Math.max(1, 100 * share)}%`;
-    const row = make("div", { class: right ? "guess right" : "guess" }, make("bdi", { text: READING.answers.length ? symbol : label(symbol) }), bar, make("b", { text: percent(share) }));
-    if (right) row.title = READING.answers.length ? "correct answer" : "actual next symbol";
+    const row = make("div", { class: right ? "guess right" : "guess" }, make("bdi", { text: READING.answers.length ? answer : label(answer) }), bar, make("b", { text: percent(share) }));
+    if (right) row.title = READING.answers.length ? "correct answer" : `actual next ${DATA.step}`;
     found.push(row);
   }
   return found;

@@ -38,7 +38,7 @@ async function start() {
   await buildRolls();
   await buildSounds();
   if (READING) {
-    const kinds = { losses: Float32Array, likeliest: Uint32Array, probabilities: Float32Array, reach: Uint8Array, decided: Uint8Array, inputs: Float32Array, chances: Uint8Array };
+    const kinds = { losses: Float32Array, top: Uint32Array, probabilities: Float32Array, influence: Uint8Array, label_influence: Uint8Array, inputs: Float32Array, bit_probabilities: Uint8Array };
     await Promise.all(Object.entries(kinds).filter(([name]) => READING[name]).map(async ([name, kind]) => (arrays[name] = new kind(await unpack(READING[name])))));
     buildText();
     if (READING.kind === "roll") drawPartRolls();

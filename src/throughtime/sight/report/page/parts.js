@@ -1,4 +1,4 @@
-// Several sequences, one below another: lines of symbols with the network's answers, or curves over time.
+// Several sequences, one below another: lines of tokens with the network's answers, or curves over time.
 
 const longestPart = Math.max(0, ...PARTS.map(({ start, stop }) => stop - start));
 const CELL = longestPart > 150 ? 4 : READING?.kind === "curves" && longestPart < 40 ? 20 : 8; // pixels per step, if steps are times
@@ -47,23 +47,23 @@ function buildLegends() {
 function buildLine(part) {
   if (!WHOLE) {
     for (let t = part.start; t < part.stop; t++) {
-      const wrong = answerOf(t) && answerOf(t) !== said(t);
-      const tag = make("small", { text: wrong ? `${said(t)}, not ${answerOf(t)}` : said(t) });
+      const wrong = answerOf(t) && answerOf(t) !== predictionOf(t);
+      const tag = make("small", { text: wrong ? `${predictionOf(t)}, not ${answerOf(t)}` : predictionOf(t) });
       if (wrong) tag.className = "wrong";
       spans[t].append(tag);
     }
   }
-  const symbols = make("div", { class: "symbols", dir: "auto" }, ...spans.slice(part.start, part.stop));
-  const line = make("div", { class: WHOLE ? "line whole" : "line" }, ...(WHOLE ? [verdict(part), symbols] : [symbols, verdict(part)]));
+  const text = make("div", { class: "line-text", dir: "auto" }, ...spans.slice(part.start, part.stop));
+  const line = make("div", { class: WHOLE ? "line whole" : "line" }, ...(WHOLE ? [verdict(part), text] : [text, verdict(part)]));
   line.classList.toggle("right", !line.querySelector(".wrong"));
   return line;
 }
 
 // The network's label for a sequence, and the right one if it differs.
 function verdict(part) {
-  if (!WHOLE || !part.said) return make("span", { class: "verdict", text: Number.isFinite(part.loss) && SEVERAL ? `${number(part.loss)} nats per ${DATA.unit}` : "" });
-  const wrong = part.answer && part.answer !== part.said;
-  const found = make("span", { class: wrong ? "verdict wrong" : "verdict" }, make("bdi", { text: part.said }), ` ${percent(part.probability)}`);
+  if (!WHOLE || !part.predicted) return make("span", { class: "verdict", text: Number.isFinite(part.loss) && SEVERAL ? `${number(part.loss)} nats per ${DATA.unit}` : "" });
+  const wrong = part.answer && part.answer !== part.predicted;
+  const found = make("span", { class: wrong ? "verdict wrong" : "verdict" }, make("bdi", { text: part.predicted }), ` ${percent(part.probability)}`);
   if (wrong) found.append(", not ", make("bdi", { text: part.answer }));
   return found;
 }

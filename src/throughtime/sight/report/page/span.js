@@ -93,7 +93,7 @@ function forgetMatch() {
 // The panel's contents for the selection.
 function matchParts() {
   if (!found?.units) return [];
-  const text = flat(READING.symbols.slice(found.start, found.stop).join(""));
+  const text = flat(READING.tokens.slice(found.start, found.stop).join(""));
   const heading = make("h3", {}, `${nameOf(shown.value)} units on throughout `, make("bdi", { text: `“${text.length > 24 ? `${text.slice(0, 23)}…` : text}”` }));
   if (!found.units.length) return [heading, make("p", { class: "hint", text: "none" })];
   const units = found.units.slice(0, LISTED).map(([unit, sign, elsewhere]) => {

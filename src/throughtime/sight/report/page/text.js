@@ -1,19 +1,19 @@
-// The text: one span per symbol, shaded by a unit, by surprise, or by its influence on a chosen place.
+// The text: one span per token, shaded by a unit, by surprise, or by its influence on a chosen place.
 
 const spans = [];
 const shown = { value: null, unit: 0, shade: "unit", stretch: true, chosen: null, at: 0, looked: false };
 const arrays = {};
 
-// Create a step's element: its symbol, or an empty cell if steps are times.
-function buildSpan(symbol, t) {
+// Create a step's element: its token, or an empty cell if steps are times.
+function buildSpan(token, t) {
   const span = make("span", { tabindex: t ? -1 : 0 });
   if (TIMES) span.setAttribute("aria-label", titleOf(t));
   else {
-    picture(symbol).split("\n").forEach((part, k) => {
+    picture(token).split("\n").forEach((part, k) => {
       if (k) span.append(make("span", { class: "mark", text: "↵" }), "\n");
       if (part) span.append(part);
     });
-    if (!symbol) span.append("∅");
+    if (!token) span.append("∅");
   }
   span.dataset.t = t;
   return span;
@@ -21,7 +21,7 @@ function buildSpan(symbol, t) {
 
 function buildText() {
   const reading = byId("reading");
-  spans.push(...READING.symbols.map(buildSpan));
+  spans.push(...READING.tokens.map(buildSpan));
   for (const t of READING.unknown) spans[t].classList.add("unknown");
   if (READING.kind === "text") reading.replaceChildren(...spans);
   else reading.replaceChildren(...PARTS.map(buildPart));
@@ -81,7 +81,7 @@ function placeToolbar() {
   byId("toolbar").style.top = narrow() ? `${6 - byId("unit").parentElement.offsetTop}px` : "";
 }
 
-// Find the symbol a number of displayed lines below, or the last one.
+// Find the token a number of displayed lines below, or the last one.
 function inLine(lines) {
   const way = Math.sign(lines);
   const left = spans[shown.at].offsetLeft;
@@ -132,18 +132,18 @@ function choosesShade(name) {
 // How much the answer at t depends on the input at s, as a level; null if not measured.
 function reachOf(t, s) {
   if (partIndex[t] !== partIndex[s]) return null;
-  if (WHOLE) return arrays.decided[s];
+  if (WHOLE) return arrays.label_influence[s];
   const column = t - s - READING.first;
-  return column >= 0 && column < READING.lags ? arrays.reach[t * READING.lags + column] : null;
+  return column >= 0 && column < READING.lags ? arrays.influence[t * READING.lags + column] : null;
 }
 // Nats at a color's full strength.
 const lossRange = () => (READING.kind === "roll" ? Math.max(...arrays.losses.filter(Number.isFinite)) : 8);
 
-// The colors of all symbols for the current selection.
+// The colors of all tokens for the current selection.
 function colors() {
   if (shown.shade === "surprise") return Array.from(arrays.losses, (x) => palette.surprise[byte((255 * (x || 0)) / lossRange())]);
   if (shown.shade === "back") {
-    if (WHOLE) return Array.from(arrays.decided, (level) => palette.back[level]);
+    if (WHOLE) return Array.from(arrays.label_influence, (level) => palette.back[level]);
     return spans.map((_, s) => palette.back[reachOf(shown.chosen, s)] ?? "transparent");
   }
   const row = rowOf(shown.value, shown.unit);

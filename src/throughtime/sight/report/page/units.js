@@ -2,7 +2,7 @@
 
 const GALLERY = 12;
 const ALIKE = 2; // units that follow the same feature
-const EXCERPT = 150; // symbols
+const EXCERPT = 150; // tokens
 
 const orders = {
   interest: { title: "most interesting first", units: (value) => value.units },
@@ -120,7 +120,7 @@ async function buildGallery() {
     const start = busiest(row);
     const inkOf = inksOf(value, row, true);
     for (let t = start; t < Math.min(length, start + EXCERPT); t++) {
-      const span = make("span", TIMES ? { class: "cell" } : { text: flat(READING.symbols[t]) });
+      const span = make("span", TIMES ? { class: "cell" } : { text: flat(READING.tokens[t]) });
       span.style.backgroundColor = inkOf(row[t]);
       code.append(span);
       if (GAP || t + 1 === partOf(t).stop) code.append(" ");

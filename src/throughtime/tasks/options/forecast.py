@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from throughtime.data.series_codec import Scaling
+from throughtime.data.limits import Scaling
 from throughtime.options import Count
 from throughtime.tasks.options import TaskOptions
 
@@ -47,8 +47,9 @@ class ForecastOptions(TaskOptions):
         horizon: the number of rows to forecast.
         context: the number of rows the network looks back; by default four horizons, up to the larger of 672 rows and
             one horizon.
-        strategy: the decoding strategy: direct decodes the whole horizon from the state after the context; recursive
-            decodes one step at a time and feeds it back to the network.
+        strategy: the decoding strategy: parallel decodes each step of the horizon from the state after the context
+            (SegRNN, arXiv:2308.11200); direct decodes them one after another; recursive feeds each forecast back to the
+            network. The default is parallel, or direct if there are future covariates, which can have lasting effects.
         segment: the number of rows per step of the network (SegRNN, arXiv:2308.11200); by default the horizon is
             divided into equal parts of at most 24 rows, or single rows if the strategy is recursive.
         time: the timestamp column; by default one named ds, date, time, timestamp or datetime.
@@ -69,11 +70,13 @@ class ForecastOptions(TaskOptions):
         interval: the fraction of values that calibrated intervals should contain.
     """
 
+    defaults: ClassVar = {"cell": "gru", "hidden_size": 256, "dropout": 0.3, "batch": 256, "lr": 1e-3, "steps": 800}
+
     task: Literal["forecast"] = "forecast"
     target: str | None = None
     horizon: Count | None = None
     context: Count | None = None
-    strategy: Literal["direct", "recursive"] = "direct"
+    strategy: Literal["parallel", "direct", "recursive"] | None = None
     segment: Count | None = None
     time: str | None = None
     id: str | None = None

@@ -20,17 +20,17 @@ from throughtime.engines.native import NativeEngine
 from throughtime.engines.native.fusion import join
 from throughtime.errors import ProgramError
 from throughtime.program.core import Input, Instruction, Output, Parameter, Program, State
-from throughtime.program.rewrite import input_weights, with_symbols
+from throughtime.program.rewrite import input_weights, with_one_hot_input
 from throughtime.program.saving import from_json, to_json
 
-SYMBOLS = 5
+TOKENS = 5
 LENGTHS = [5, 5, 3, 2, 0, 0]
 # These cells use x outside matrix products if it has the width of the state.
-TAKE_X_ITSELF = {name for name in cells.names() if with_symbols(cells.get(name).program(7, 7), SYMBOLS) is None}
+TAKE_X_ITSELF = {name for name in cells.names() if with_one_hot_input(cells.get(name).program(7, 7), TOKENS) is None}
 
 
-def over_symbols(name: str, inputs: int = 7, hidden: int = 33) -> Program:
-    program = with_symbols(cells.get(name).program(inputs, hidden), SYMBOLS)
+def over_token_ids(name: str, inputs: int = 7, hidden: int = 33) -> Program:
+    program = with_one_hot_input(cells.get(name).program(inputs, hidden), TOKENS)
     assert program is not None
     return program
 
@@ -41,7 +41,7 @@ def test_most_cells_only_multiply_their_input() -> None:
 
 @pytest.mark.parametrize("name", sorted(set(cells.names()) - TAKE_X_ITSELF))
 def test_token_ids_in_every_cell_that_only_multiplies_its_input(engine: NativeEngine, name: str) -> None:
-    for program in family(over_symbols(name)):
+    for program in family(over_token_ids(name)):
         for steps, rows, sizes in ((9, 3, None), (6, 5, LENGTHS), (12, 70, None)):  # the last one: several chunks
             arguments = random_arguments(program, steps, rows)
             wanted = run(program, arguments, steps, sizes)
@@ -51,13 +51,13 @@ def test_token_ids_in_every_cell_that_only_multiplies_its_input(engine: NativeEn
 @pytest.mark.parametrize("name", ["rnn", "lstm", "gru"])
 def test_token_ids_with_projected_weights_match_embedded_vectors(name: str) -> None:
     """A program over token ids whose matrices are `weight @ table.T` matches the program over the table's rows."""
-    whole, symbols = cells.get(name).program(7, 4), over_symbols(name, 7, 4)
-    table = torch.randn(SYMBOLS, 7, dtype=torch.float64)
+    whole, tokens = cells.get(name).program(7, 4), over_token_ids(name, 7, 4)
+    table = torch.randn(TOKENS, 7, dtype=torch.float64)
     _, states, parameters = random_arguments(whole, 6)
-    chosen = torch.randint(SYMBOLS, (6, 3))
+    chosen = torch.randint(TOKENS, (6, 3))
     weights = [p @ table.T if k in input_weights(whole) else p for k, p in enumerate(parameters)]
     wanted = run(whole, Arguments([table[chosen]], states, parameters), 6)
-    assert_close(flat(run(symbols, Arguments([chosen], states, weights), 6)), flat(wanted), 1e-14)
+    assert_close(flat(run(tokens, Arguments([chosen], states, weights), 6)), flat(wanted), 1e-14)
 
 
 @settings(max_examples=60)
@@ -72,7 +72,7 @@ def test_token_ids_with_projected_weights_match_embedded_vectors(name: str) -> N
 def test_the_same_bits_for_any_number_of_threads(
     rows: int, steps: int, hidden: int, ragged: bool, packed: bool, reverse: bool
 ) -> None:
-    forward = over_symbols("lstm", 7, hidden)
+    forward = over_token_ids("lstm", 7, hidden)
     sizes = [max(0, rows - t) for t in range(steps)] if ragged else [rows] * steps
     packed = packed and steps > 0
     for program in family(forward.flipped if reverse else forward):
@@ -90,7 +90,7 @@ def test_the_same_bits_for_any_number_of_threads(
 def test_the_same_bits_with_work_for_every_thread(engine: NativeEngine, packed: bool) -> None:
     steps, rows = 60, 40
     sizes = [max(0, 37 - t * t // 80) for t in range(steps)]
-    for program in family(over_symbols("lstm", 7, 260)):
+    for program in family(over_token_ids("lstm", 7, 260)):
         inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
         inputs = [pack(i, sizes) for i in inputs] if packed else inputs
         alone, *shared = (
@@ -111,7 +111,7 @@ def test_the_same_bits_with_work_for_every_thread(engine: NativeEngine, packed: 
 
 
 def test_segments_have_the_same_bits_as_an_undivided_run() -> None:
-    program, steps, rows = over_symbols("gru", 7, 9), 23, 170
+    program, steps, rows = over_token_ids("gru", 7, 9), 23, 170
     results = []
     for every in (None, 1, 5):
         inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
@@ -126,7 +126,7 @@ def test_segments_have_the_same_bits_as_an_undivided_run() -> None:
 
 @pytest.mark.parametrize("of", ["native", "reference"])
 def test_first_and_second_derivatives(of: str) -> None:
-    program, engine = over_symbols("lstm", 7, 3), operator.get(of)
+    program, engine = over_token_ids("lstm", 7, 3), operator.get(of)
     inputs, states, parameters = random_arguments(program, 3, 2)
     leaves = [t.requires_grad_() for t in (*states, *parameters)]
 
@@ -140,18 +140,18 @@ def test_first_and_second_derivatives(of: str) -> None:
 
 @pytest.mark.parametrize("make", [torch.asarray, np.asarray], ids=["torch", "numpy"])
 def test_token_ids_are_checked(engine: NativeEngine, make: object) -> None:
-    program = over_symbols("rnn", 7, 3)
+    program = over_token_ids("rnn", 7, 3)
     given, states, parameters = random_arguments(program, 4, 3)
 
-    def outputs(symbols: object, sizes: list[int] | None = None) -> list[torch.Tensor]:
+    def outputs(tokens: object, sizes: list[int] | None = None) -> list[torch.Tensor]:
         arrays = [[make(t.numpy()) for t in of] for of in (states, parameters)]  # type: ignore[operator]
-        return [torch.asarray(y) for y in run_on(engine, program, 4, [symbols], *arrays, sizes).outputs]
+        return [torch.asarray(y) for y in run_on(engine, program, 4, [tokens], *arrays, sizes).outputs]
 
     right = make(given[0].numpy())  # type: ignore[operator]
     wanted = outputs(right)
     turned = make(np.ascontiguousarray(given[0].numpy().T)).T  # type: ignore[operator]
     assert torch.equal(outputs(turned)[0], wanted[0])
-    for bad in (SYMBOLS, -1, 1 << 62, -(1 << 63)):
+    for bad in (TOKENS, -1, 1 << 62, -(1 << 63)):
         wrong = given[0].clone()
         wrong[3, 2] = bad
         array = make(wrong.numpy())  # type: ignore[operator]
@@ -167,7 +167,7 @@ def test_token_ids_are_checked(engine: NativeEngine, make: object) -> None:
 
 
 def test_one_hot_inputs_survive_saving() -> None:
-    program = over_symbols("gru")
+    program = over_token_ids("gru")
     assert from_json(to_json(program)) == program
     assert "x [5], one-hot" in " ".join(str(program).split())
     content = json.loads(to_json(program))
@@ -180,7 +180,7 @@ def test_a_product_with_token_ids_that_accumulates_into_another(engine: NativeEn
     """In `W x + V x` one product accumulates into the other."""
     width = 20
     body = (
-        Instruction("input", (), SYMBOLS, (("index", 0),)),
+        Instruction("input", (), TOKENS, (("index", 0),)),
         Instruction("previous", (), width, (("index", 0),)),
         Instruction("linear", (0,), width, (("weight", 0),)),
         Instruction("linear", (0,), width, (("weight", 1),)),
@@ -189,10 +189,10 @@ def test_a_product_with_token_ids_that_accumulates_into_another(engine: NativeEn
         Instruction("add", (4, 5), width),
         Instruction("tanh", (6,), width),
     )
-    shapes = {"w": (width, SYMBOLS), "v": (width, SYMBOLS), "u": (width, width)}
+    shapes = {"w": (width, TOKENS), "v": (width, TOKENS), "u": (width, width)}
     program = Program(
         "twice",
-        (Input("x", SYMBOLS, one_hot=True),),
+        (Input("x", TOKENS, one_hot=True),),
         (State("h", width, 0.0, 7),),
         tuple(Parameter(name, shape) for name, shape in shapes.items()),
         body,
@@ -211,7 +211,7 @@ def engines() -> list[Engine]:
 
 @pytest.mark.parametrize("chosen", engines(), ids=lambda e: e.name)
 def test_as_an_operator_in_a_compiled_graph(chosen: Engine) -> None:
-    program = over_symbols("lstm", 7, 3)
+    program = over_token_ids("lstm", 7, 3)
     inputs, states, parameters = random_arguments(program, 4, 2)
     told = chosen.name, program.text, 4, None, False, None
     torch.library.opcheck(torch.ops.throughtime.run, (*told, inputs, states, parameters))

@@ -1,15 +1,18 @@
-"""Options that all tasks share."""
+"""The options of each task. Importing them loads neither the tasks nor NumPy, so the command's help appears at once."""
 
 from __future__ import annotations
 
 import os
-from typing import Literal, Self
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal, Self
 
-from throughtime.options import Options, Paths, PathText
+from throughtime.options import Count, Options, Paths, PathText
 
 
 class TaskOptions(Options):
     """Data options, shared by all tasks.
+
+    `defaults` holds the task's own defaults of network and training options.
 
     Attributes:
         task: the task to learn; guessed from the data by default.
@@ -18,6 +21,8 @@ class TaskOptions(Options):
         test: test data to evaluate the trained network on.
         encoding_errors: how to handle bytes that are not valid UTF-8.
     """
+
+    defaults: ClassVar[Mapping[str, Any]] = {}
 
     task: str
     data: Paths = None
@@ -33,3 +38,19 @@ class TaskOptions(Options):
             "test": self.test and os.path.abspath(self.test),
         }
         return self.model_copy(update=paths)
+
+
+class StreamOptions(TaskOptions):
+    """Options of tasks on one long sequence.
+
+    Attributes:
+        window: the window of truncated backpropagation through time, in steps.
+    """
+
+    window: Count = 50
+
+
+class SequenceOptions(TaskOptions):
+    """Options of tasks on separate sequences."""
+
+    defaults: ClassVar[Mapping[str, Any]] = {"batch": 64, "hidden_size": 256, "dropout": 0.5, "epochs": 20}

@@ -1,0 +1,30 @@
+"""The tables of results: each figure appears once, in one unit."""
+
+import pytest
+
+from throughtime import tasks
+
+FIGURES = {
+    "audio": {"loss": 1.0, "bits_per_sample": 1.4427, "samples": 10},
+    "forecast": {"mse": 0.2, "mae": 0.1, "mase": 0.3, "smape": 20.0, "coverage": 0.8, "loss": 0.1, "values": 10},
+    "text": {"loss": 1.0, "bits_per_symbol": 1.4427, "bits_per_byte": 1.4427, "symbols": 10, "unknown": 0},
+}
+
+
+@pytest.mark.parametrize(
+    ("task", "labels"),
+    [
+        ("audio", ["bits per sample", "samples"]),
+        ("forecast", ["MSE, scaled", "MAE, scaled", "MASE", "sMAPE", "coverage of 80% intervals", "values"]),
+        ("text", ["loss", "characters"]),
+    ],
+)
+def test_no_figure_is_printed_twice(task, labels):
+    kind = tasks.get(task)
+    assert [label for label, _ in kind(kind.Options()).figure_rows(FIGURES[task])] == labels
+
+
+def test_a_loss_that_is_no_other_figure_is_printed():
+    kind = tasks.get("forecast")
+    rows = dict(kind(kind.Options(head="quantiles")).figure_rows(FIGURES["forecast"]))
+    assert rows["loss"] == "0.1000 per value"
