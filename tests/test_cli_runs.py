@@ -203,7 +203,8 @@ def test_runs_are_listed(several, trained, capsys):
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == ["run", "runs/b", "runs/a"]
     loss = Run.open(trained[0]).result["valid"]["loss"]
-    assert all(word in lines[1] for word in ("text", "1 x lstm 8", "text.txt", f"loss {loss:.4f}", " finished", "now"))
+    assert all(word in lines[1] for word in ("text", "1 x lstm 8", "text.txt", f"loss {loss:.4f}", " finished"))
+    assert lines[1].split()[-1] in ("now", "minute", "minutes")  # on a busy machine, the run may be minutes old
     assert main(["runs", str(several / "runs"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["value"] for each in found] == [loss, loss]
