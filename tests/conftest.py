@@ -2,15 +2,18 @@
 
 import importlib
 import os
+from collections.abc import Iterator
 
 # One thread per test process, since `make test` runs one process per core. Tests of threads set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
+from outcomes import Outcomes
 
-# The first run of a program derives and checks it, which would exceed any deadline per example.
-settings.register_profile("throughtime", deadline=None)
+# The first run of a program derives and checks it, which would exceed any deadline per example. No other check depends
+# on the time either, so that a busy machine fails no test.
+settings.register_profile("throughtime", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("throughtime")
 
 
@@ -18,6 +21,14 @@ settings.load_profile("throughtime")
 def _own_cache(tmp_path_factory):
     """Use a temporary cache, also in subprocesses, so that no test reads or writes the user's cache."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture
+def outcomes() -> Iterator[Outcomes]:
+    """The outcomes of a random test's cases; each function must accept some of them and refuse others."""
+    found = Outcomes()
+    yield found
+    found.require_both()
 
 
 @pytest.fixture(scope="module")

@@ -33,9 +33,10 @@ from throughtime.engines.native import NativeEngine, instruction_sets
 from throughtime.errors import RunError, UserError
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
-from throughtime.program.builder import Builder, Symbol
+from throughtime.program.builder import Builder
 from throughtime.program.core import Parameter, Program
 from throughtime.program.legality import require_legal
+from throughtime.program.symbols import Symbol
 from throughtime.runs import Run
 from throughtime.streaming import Stream
 

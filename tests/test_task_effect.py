@@ -17,7 +17,7 @@ from throughtime.data.segments import Segments, WholeSignals
 from throughtime.errors import DataError, TrainingError, UserError
 from throughtime.outputs import Signal
 from throughtime.training import evaluate, train
-from throughtime.training.inference import predict, write_prediction
+from throughtime.training.inference import Inference, predict
 
 RATE = 8000
 TINY = {
@@ -124,7 +124,7 @@ def test_memory_use_is_independent_of_sound_length(run, tmp_path):
         dry = np.tile(plucks(2.0, RATE), seconds // 2)
         path = write(tmp_path / f"{seconds}.wav", dry, RATE)
         tracemalloc.start()
-        write_prediction(run, path, tmp_path / "out.wav")
+        Inference.of(run, path).write_prediction(tmp_path / "out.wav")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
         found, rate = soundfile.read(tmp_path / "out.wav")

@@ -13,7 +13,7 @@ from throughtime.data.pairs import find_pairs
 from throughtime.errors import DataError, TrainingError, UserError
 from throughtime.tasks.options.effect import knobs_from
 from throughtime.training import evaluate, train
-from throughtime.training.inference import predict, write_prediction
+from throughtime.training.inference import Inference, predict
 
 RATE = 8000
 GAINS = (0.3, 0.9)
@@ -66,7 +66,7 @@ def test_predictions_depend_on_the_setting(run, folder, tmp_path, capsys):
     expected = by_hand(run, plucks(2.0, RATE), 0.3)
     rows = list(predict(run, dry, knob={"gain": 0.3}).rows)
     assert np.array([wet for _, wet in rows]) == pytest.approx(expected, abs=1e-6)
-    write_prediction(run, dry, tmp_path / "a.wav", knob={"gain": 0.3})
+    Inference.of(run, dry, knob={"gain": 0.3}).write_prediction(tmp_path / "a.wav")
     assert main(["predict", str(run.path), str(dry), "--knob", "gain=0.3", "--out", str(tmp_path / "b.wav")]) == 0
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
     assert main(["evaluate", str(run.path), *map(str, sides(folder, 0.9)), "--knob", "gain=0.9"]) == 0

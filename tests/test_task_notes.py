@@ -16,6 +16,7 @@ from throughtime import tasks
 from throughtime.data.midi import read_midi, write_midi
 from throughtime.errors import DataError, TrainingError, UserError
 from throughtime.runs import Run
+from throughtime.tasks.generative import Sampling
 from throughtime.tasks.notes import Notes, NotesOptions
 from throughtime.training import evaluate, resume, train
 from throughtime.training.inference import predict, sample
@@ -140,10 +141,10 @@ def test_samples_follow_the_network(run):
         for parameter in model.parameters():
             parameter.zero_()
         model.head.bias.copy_(torch.linspace(-3, 3, 88))
-    often = np.mean(list(run.task.sample(model, run.description.codecs, length=4000)), 0)
+    often = np.mean(list(run.task.sample(model, run.description.codecs, Sampling(4000))), 0)
     # Five standard errors of a frequency over 4,000 steps.
     assert np.abs(often - torch.linspace(-3, 3, 88).sigmoid().numpy()).max() < 5 * 0.5 / 4000**0.5
-    most_likely = list(run.task.sample(model, run.description.codecs, length=2, temperature=0))
+    most_likely = list(run.task.sample(model, run.description.codecs, Sampling(2, temperature=0)))
     assert np.array_equal(most_likely, [np.linspace(-3, 3, 88) > 0] * 2)
 
 

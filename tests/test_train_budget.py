@@ -2,7 +2,7 @@
 
 import math
 import signal
-import time
+from functools import partial
 from unittest.mock import patch
 
 import pytest
@@ -14,12 +14,11 @@ from tiny_training import TINY, train_tiny, write_text
 from throughtime.errors import Interrupted, TrainingError
 from throughtime.runs import Run
 from throughtime.tasks.text import Text, TextOptions
-from throughtime.training import callbacks, resume
+from throughtime.training import callbacks, loop, resume
 from throughtime.training.building import build_model, programs_of
 from throughtime.training.callbacks import BestWeights, Deadline, Rates, Validation
 from throughtime.training.config import TrainConfig
 from throughtime.training.fitting import Fit
-from throughtime.training.loop import train_since
 from throughtime.training.planning import Throughput, make_plan
 
 BUDGET, STEP, VALIDATING = 60.0, 0.2, 0.1  # seconds
@@ -159,7 +158,7 @@ def test_fewer_losses_are_followed_on_a_slow_machine(prepared):
     for loss in (1e-4, 3e-2, 1.0):
         speed = Throughput(step=0.01, term=1e-4, stream=0.01, loss=loss)
         with patch("throughtime.training.planning._measured", return_value=speed):
-            plan = make_plan(prepared.task, prepared.data, prepared.config, prepared.model, time.monotonic())
+            plan = make_plan(prepared.task, prepared.data, prepared.config, prepared.model, 0.0, lambda: 0.0)
         counts.append(plan.losses)
     assert counts[0] == 160 > counts[1] > counts[2] == 8
 
@@ -234,22 +233,25 @@ def test_a_run_records_the_learning_rate_of_each_step(tmp_path):
 
 
 def test_a_stopped_run_resumes_for_the_remaining_time(tmp_path, monkeypatch):
-    advance = Fit._advance
+    machine, advance, stop_at = Machine(), Fit._advance, 20
 
-    def then_stop(self, batch):
-        if self.step == 20:
+    def working(self, batch):
+        if self.step == stop_at:
             signal.raise_signal(signal.SIGINT)
         advance(self, batch)
+        machine.work(STEP)
 
-    with monkeypatch.context() as patched:
-        patched.setattr(Fit, "_advance", then_stop)
-        with pytest.raises(Interrupted, match=r"stopped at step 21, .* s of "):
-            train_tiny(tmp_path, steps=None, minutes=0.1)
+    monkeypatch.setattr(Fit, "_advance", working)
+    monkeypatch.setattr(loop, "Fit", partial(Fit, clock=machine.clock))
+    monkeypatch.setattr(loop, "make_plan", lambda *given: make_plan(*given[:-1], machine.now, machine.clock))
+    with pytest.raises(Interrupted, match=r"stopped at step 21, .* s of "):
+        train_tiny(tmp_path, steps=None, minutes=0.2)
+    stop_at, machine.now = None, machine.now + 1e6
     before = Run.open(tmp_path / "run")
     first = before.rates()
     run = resume(before.path, progress=False)
     assert run.plan == before.plan
-    assert run.result["seconds"] >= 0.8 * run.plan.seconds
+    assert run.result["seconds"] == pytest.approx(run.plan.seconds, abs=STEP)
     assert len(run.rates()) == run.result["steps"] > 21
     assert (run.rates()[:21] == first[:21]).all()
     assert run.rates()[-1] < first.max()
@@ -257,11 +259,10 @@ def test_a_stopped_run_resumes_for_the_remaining_time(tmp_path, monkeypatch):
         resume(run.path, minutes=0.01, progress=False)
 
 
-def test_time_before_training_counts(tmp_path):
-    began = time.monotonic()
-    data = write_text(tmp_path / "text.txt")
-    with patch("throughtime.training.loop.write_report"):
-        options = {**TINY, "steps": None, "minutes": 0.1}
-        run = train_since(began - 4, data=data, out=tmp_path / "run", progress=False, **options)
-    assert run.plan.seconds < 6 - 4
+def test_time_before_training_counts(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "write_report", lambda run, data: None)
+    monkeypatch.setattr(loop, "make_plan", partial(make_plan, clock=lambda: 1004.0))
+    options = {**TINY, "steps": None, "minutes": 0.1, "data": write_text(tmp_path / "text.txt")}
+    run = loop.train_since(1000.0, out=tmp_path / "run", progress=False, **options)
+    assert run.plan.seconds == pytest.approx(6 - run.plan.reserve - 4)
     assert "of 6.0 s are needed before the first step" in run.log.read_text()

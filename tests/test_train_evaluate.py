@@ -10,7 +10,8 @@ from tiny_training import train_tiny
 from throughtime.data.streams import Streams
 from throughtime.errors import DataError, RunError
 from throughtime.tasks import streams as streams_task
-from throughtime.training import evaluate, evaluation, inference
+from throughtime.training import evaluate, evaluation
+from throughtime.training.inference import Inference
 
 
 @pytest.fixture(scope="module")
@@ -49,8 +50,8 @@ def test_training_results_match_evaluation(run, tmp_path):
     held_out = tmp_path / "tenth.txt"
     whole = (run.path.parent / "text.txt").read_text()
     held_out.write_text(whole[len(whole) * 9 // 10 :])
-    assert inference.evaluated(run.path, [held_out]).data == run.result["valid"]
-    assert inference.evaluated(run.path).data == run.result["valid"]
+    assert Inference.of(run.path, [held_out]).evaluate().data == run.result["valid"]
+    assert Inference.of(run.path).evaluate().data == run.result["valid"]
 
 
 def test_a_run_is_evaluated_on_its_test_data_if_it_has_any(tmp_path):

@@ -15,10 +15,12 @@ from throughtime import language
 from throughtime.errors import CellError, DataError, RunError, TrainingError
 from throughtime.runs import Run
 from throughtime.training import config as config_module
+from throughtime.training import loop
 from throughtime.training.callbacks import MetricsRows
 from throughtime.training.display import Display
 from throughtime.training.fitting import Fit
 from throughtime.training.metrics import COLUMNS
+from throughtime.training.planning import make_plan
 
 
 def test_training_learns_and_writes_the_run_directory(tmp_path, capfd):
@@ -144,6 +146,7 @@ def test_training_has_a_default_end(tmp_path, monkeypatch):
 def test_minutes_limit_the_time_and_are_used_up(tmp_path, monkeypatch):
     """Uses a clock on which each step takes 0.05 s."""
     monkeypatch.setattr(Fit, "elapsed", property(lambda self: 0.05 * self.step))
+    monkeypatch.setattr(loop, "make_plan", lambda *given: make_plan(*given, clock=lambda: given[-1]))
     run = train_tiny(tmp_path, steps=None, minutes=0.1)
     assert run.plan.seconds - 0.5 < 0.05 * run.result["steps"] < run.plan.seconds + 0.1
     assert run.result["steps"] > 20

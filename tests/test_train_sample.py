@@ -7,6 +7,7 @@ import torch
 from tiny_training import train_tiny
 
 from throughtime.errors import UserError
+from throughtime.tasks.generative import Sampling
 from throughtime.tasks.text import _draw
 from throughtime.training import sample
 
@@ -53,12 +54,12 @@ def test_temperature_0_is_greedy_for_any_seed(run):
 
 def draws(probabilities, count=4000, **options):
     """Count how often each token is drawn."""
-    settings = {"unknown": None, "temperature": 1.0, "top_k": None, "top_p": None, **options}
+    sampling = Sampling(1, **{name: value for name, value in options.items() if name != "unknown"})
     generator = torch.Generator().manual_seed(0)
     scores = torch.tensor(probabilities).log()
     found = torch.zeros(len(probabilities))
     for _ in range(count):
-        found[_draw(scores.clone(), generator=generator, **settings)] += 1
+        found[_draw(scores.clone(), options.get("unknown"), sampling, generator)] += 1
     return found / count
 
 

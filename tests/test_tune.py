@@ -16,6 +16,7 @@ from throughtime.cli.config_options import from_file
 from throughtime.data.sequences import Sequences
 from throughtime.errors import Interrupted, RunError, UserError
 from throughtime.studies import tune as tuning
+from throughtime.studies.search_split import split_off_test
 from throughtime.studies.spaces import GENERAL, OF_TASKS, space_for
 from throughtime.training import TrainConfig
 
@@ -162,7 +163,7 @@ def test_search_space_of_each_task_includes_its_defaults(task):
 def test_halves_of_sequences_are_disjoint():
     part = Sequences([np.array([k]) for k in range(7)], np.arange(7))
     data = throughtime.tasks.base.Data("x", None, part, part, None, "", {})
-    search, test = tuning._split_off_test(data)
+    search, test = split_off_test(data)
     assert sorted([*search.valid.targets, *test.targets]) == list(range(7))
 
 

@@ -13,9 +13,10 @@ from functools import wraps
 from typing import NoReturn
 
 from throughtime.errors import CellError, nearest
-from throughtime.program.builder import Number, Symbol, cell_error, of
 from throughtime.program.cell import cell
+from throughtime.program.cell_errors import cell_error
 from throughtime.program.declarations import inputs, state
+from throughtime.program.symbols import Number, Symbol, of
 from throughtime.program.trace import Matrix, Trace, active_trace
 from throughtime.program.words import unknown_word
 

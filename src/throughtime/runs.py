@@ -18,9 +18,7 @@ from __future__ import annotations
 import csv
 import json
 import shlex
-import shutil
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
@@ -45,6 +43,7 @@ from throughtime.stored import (
     WEIGHTS,
     read_programs,
     read_text,
+    require_new,
     require_run,
 )
 from throughtime.tables import html_table
@@ -452,34 +451,6 @@ class Run:
 def _write_description(path: Path, description: TaskDescription) -> None:
     with replacing(path / TASK) as file:
         file.write(json.dumps(description.to_data(), ensure_ascii=False).encode())
-
-
-def remover(path: Path) -> Callable[[], None]:
-    """Return a function that removes a directory that is about to be created, along with its new parents."""
-    new = [p for p in (path, *path.parents) if not p.exists()]
-
-    def remove() -> None:
-        if path in new:
-            shutil.rmtree(path, ignore_errors=True)
-        elif path.is_dir():  # it existed and was empty
-            for inside in path.iterdir():
-                shutil.rmtree(inside, ignore_errors=True) if inside.is_dir() else inside.unlink(missing_ok=True)
-        for parent in new[1:]:
-            with suppress(OSError):  # another run may be in it by now
-                parent.rmdir()
-
-    return remove
-
-
-def require_new(path: Path) -> None:
-    """Check that a directory for a new run is empty or doesn't exist.
-
-    Raises:
-        RunError: if it isn't empty.
-    """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        hint = f", or resume the run: --resume {display_path(path)}" if (path / CONFIG).is_file() else ""
-        raise RunError(f"{display_path(path)} already exists; choose another directory{hint}")
 
 
 def _numbers(path: Path) -> NDArray[np.float64]:

@@ -1,8 +1,10 @@
-"""Names of stored parameters and of the files in a run directory. Needs only NumPy."""
+"""Names of stored parameters and of the files in a run directory, and checks of such directories. Needs only NumPy."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from throughtime.errors import ProgramError, RunError
@@ -75,6 +77,34 @@ def _contents(inside: Sequence[Path]) -> str:
         return "it is an empty directory"
     listed = ", ".join(display_path(p.name) for p in inside[:_LISTED]) + (", ..." if len(inside) > _LISTED else "")
     return f"it has no {CONFIG}, only {listed}"
+
+
+def require_new(path: Path) -> None:
+    """Check that a directory for a new run is empty or doesn't exist.
+
+    Raises:
+        RunError: if it isn't empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        hint = f", or resume the run: --resume {display_path(path)}" if (path / CONFIG).is_file() else ""
+        raise RunError(f"{display_path(path)} already exists; choose another directory{hint}")
+
+
+def remover(path: Path) -> Callable[[], None]:
+    """Return a function that removes a directory that is about to be created, along with its new parents."""
+    new = [p for p in (path, *path.parents) if not p.exists()]
+
+    def remove() -> None:
+        if path in new:
+            shutil.rmtree(path, ignore_errors=True)
+        elif path.is_dir():  # it existed and was empty
+            for inside in path.iterdir():
+                shutil.rmtree(inside, ignore_errors=True) if inside.is_dir() else inside.unlink(missing_ok=True)
+        for parent in new[1:]:
+            with suppress(OSError):  # another run may be in it by now
+                parent.rmdir()
+
+    return remove
 
 
 def read_text(path: Path) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from throughtime.language import affine, cell, parameter, sigmoid, tanh
-from throughtime.program.builder import Symbol
+from throughtime.program.symbols import Symbol
 
 
 @cell

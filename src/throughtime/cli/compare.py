@@ -9,14 +9,14 @@ import typer
 from throughtime.cli.cell_option import named_cells
 from throughtime.cli.config_options import with_config_options
 from throughtime.cli.output import starting
-from throughtime.cli.study import DataArgument, cells_option, json_option, run_study
+from throughtime.cli.study import TrainDataArgument, cells_option, json_option, run_study
 
 _PANEL = "Comparison"
 
 
 @with_config_options
 def compare(
-    data: DataArgument = None,
+    data: TrainDataArgument = None,
     *,
     cells: Annotated[str, cells_option(_PANEL)] = "rnn,lstm,gru",
     params: Annotated[

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from throughtime.cli.arguments import (
+    EncodingErrorsOption,
+    EngineOption,
+    JsonOption,
+    KnobOption,
+    RunArgument,
+)
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import announce, show_json, show_rows, starting
 
 
 def evaluate(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
+    run: RunArgument,
     data: Annotated[
         list[str] | None,
         typer.Argument(
@@ -34,19 +40,10 @@ def evaluate(
             min=1, metavar="N", help="For forecasts: rows from one window's origin to the next. Default: the horizon."
         ),
     ] = None,
-    encoding_errors: Annotated[
-        str | None,
-        typer.Option(metavar="strict|replace", help="How to handle bytes that are not UTF-8; strict rejects them."),
-    ] = None,
-    knob: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="For effects: a knob's setting. Repeatable."),
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print the results as one line of JSON.")] = False,
+    encoding_errors: EncodingErrorsOption = None,
+    knob: KnobOption = None,
+    engine: EngineOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Results are shown next to those of the task's baselines. A text is read as one sequence, carrying the state."""
     from throughtime.runs import Run
@@ -55,12 +52,10 @@ def evaluate(
     announce(opened, data or ["the held-out data"])
     with starting():
         from throughtime.training.display import Display
-        from throughtime.training.inference import evaluated
+        from throughtime.training.inference import Inference
     with Display(shown=True) as display:
-        found = evaluated(
-            opened, data or None, windows=windows, step=step, knob=knob or None,
-            encoding_errors=encoding_errors, engine=engine, progress=display.progress,
-        )  # fmt: skip
+        inference = Inference(opened, data or None, encoding_errors, knob or None, engine, display.progress)
+        found = inference.evaluate(windows, step)
     if as_json:
         show_json(found.data)
     else:

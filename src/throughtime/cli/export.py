@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from throughtime.cli.arguments import RunArgument
 from throughtime.cli.output import console, show_rows, starting
 from throughtime.errors import UserError
 
@@ -20,7 +21,7 @@ _KINDS = (".onnx", ".c", *_PLUGINS)
 
 
 def export(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
+    run: RunArgument,
     file: Annotated[
         Path,
         typer.Argument(

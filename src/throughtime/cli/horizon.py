@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from throughtime.cli.arguments import EngineOption, JsonOption
 from throughtime.cli.cell_option import CELL_HELP, named_cell
 from throughtime.cli.output import console, show_json, starting
 from throughtime.errors import UserError
@@ -53,10 +54,8 @@ def horizon(
         float | None, typer.Option(metavar="X", help="Initial forget-gate bias of an untrained network, as in train.")
     ] = None,
     seeds: Annotated[int, typer.Option(metavar="N", help="Untrained networks to average over.")] = 3,
-    engine: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training.")
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    engine: EngineOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """Plot the norm of the gradient of the loss at one step with respect to a layer's state at earlier steps, averaged
     over all steps. The horizon is the lag at which 1% of it is left.

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from throughtime.cli.arguments import EngineOption, JsonOption, KnobOption, RunArgument
 from throughtime.cli.output import announce, show_json, show_rows, starting
 from throughtime.errors import UserError
 
@@ -21,7 +22,7 @@ _NAMED = 5  # units
 
 
 def inspect(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
+    run: RunArgument,
     data: Annotated[
         list[str] | None,
         typer.Argument(metavar="[DATA]", help="Data of the kind it was trained on. Default: the held-out data."),
@@ -52,15 +53,9 @@ def inspect(
     encoding_errors: Annotated[
         str, typer.Option(metavar="strict|replace", help="How to handle bytes that are not UTF-8.")
     ] = "strict",
-    knob: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="For effects: a knob's setting in DATA. Repeatable."),
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training."),
-    ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print one line of JSON.")] = False,
+    knob: KnobOption = None,
+    engine: EngineOption = None,
+    as_json: JsonOption = False,
 ) -> None:
     """The page is a single file that opens in any browser and loads nothing from elsewhere."""
     from throughtime.runs import Run

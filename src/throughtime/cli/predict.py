@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from throughtime.cli.arguments import DataArgument, EncodingErrorsOption, EngineOption, KnobOption, RunArgument
 from throughtime.cli.output import announce, starting
 from throughtime.errors import UserError
 from throughtime.paths import display_path
@@ -23,10 +24,8 @@ _KINDS = (".csv", ".tsv", ".jsonl")
 
 
 def predict(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
-    data: Annotated[
-        list[str], typer.Argument(metavar="DATA", help="Files and directories; - is standard input, for text.")
-    ],
+    run: RunArgument,
+    data: DataArgument,
     *,
     out: Annotated[
         Path | None,
@@ -41,18 +40,9 @@ def predict(
             help="For forecasts: rows that follow DATA, or replace its rows with the same time.",
         ),
     ] = None,
-    encoding_errors: Annotated[
-        str | None,
-        typer.Option(metavar="strict|replace", help="How to handle bytes that are not UTF-8. Default: as in training."),
-    ] = None,
-    knob: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME=VALUE", help="For effects: a knob's setting. Repeatable."),
-    ] = None,
-    engine: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training."),
-    ] = None,
+    encoding_errors: EncodingErrorsOption = None,
+    knob: KnobOption = None,
+    engine: EngineOption = None,
 ) -> None:
     """Writes one row per sequence, or per step if the network predicts every step; for effects, a sound file."""
     from throughtime.runs import Run
@@ -64,26 +54,15 @@ def predict(
     announce(opened, data)
     with starting():
         from throughtime.training.display import Display
-        from throughtime.training.inference import predict as predicted
-        from throughtime.training.inference import write_prediction
-    if out is not None and out.suffix not in _KINDS:
-        with Display(shown=True) as display:
-            written = write_prediction(opened, data, out, knob=knob or None, engine=engine, progress=display.progress)
-        print(f"Saved {written} to {display_path(out)}")
-        return
+        from throughtime.training.inference import Inference
     with Display(shown=True) as display:
-        found = predicted(
-            opened,
-            data,
-            update=update,
-            knob=knob or None,
-            encoding_errors=encoding_errors,
-            engine=engine,
-            progress=display.progress,
-        )
-        count = _write(found, out)
+        inference = Inference(opened, data, encoding_errors, knob or None, engine, display.progress)
+        if out is not None and out.suffix not in _KINDS:
+            written = inference.write_prediction(out)
+        else:
+            written = f"{_write(inference.predict(update), out):,} rows"
     if out is not None:
-        print(f"Saved {count:,} rows to {display_path(out)}")
+        print(f"Saved {written} to {display_path(out)}")
 
 
 def _write(found: Prediction, out: Path | None) -> int:

@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from throughtime.cli.arguments import EngineOption, RunArgument
 from throughtime.cli.output import announce, starting
 from throughtime.paths import display_path
 
 
 def sample(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="The run's directory, or latest.")],
+    run: RunArgument,
     *,
     prompt: Annotated[
         str,
@@ -35,24 +36,20 @@ def sample(
         typer.Option(metavar="P", help="Sample from the smallest set of tokens with total probability P."),
     ] = None,
     seed: Annotated[int, typer.Option(metavar="S", help="Random seed; the same seed generates the same text.")] = 0,
-    engine: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Engine for the recurrent layers. Default: as in training."),
-    ] = None,
+    engine: EngineOption = None,
 ) -> None:
     """Text is printed after the prompt as it is generated; notes and sound are written to a file."""
     from throughtime.runs import Run
-    from throughtime.tasks.base import Generative
+    from throughtime.tasks.generative import Generative
 
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     announce(opened)
-    draw = {"temperature": temperature, "top_k": top_k, "top_p": top_p}
-    usual = {"temperature": 1.0, "top_k": None, "top_p": None}
-    draw = {name: value for name, value in draw.items() if value != usual[name]}
     with starting():
         from throughtime.training.inference import sample as pieces_of
 
-        pieces = pieces_of(opened, prompt, length=length, seed=seed, engine=engine, **draw)
+        pieces = pieces_of(
+            opened, prompt, length=length, seed=seed, engine=engine, temperature=temperature, top_k=top_k, top_p=top_p
+        )
     task = opened.task
     assert isinstance(task, Generative)
     if task.extension is None and out is None:

@@ -16,7 +16,7 @@ from throughtime.paths import display_path
 if TYPE_CHECKING:
     from throughtime.studies.result import StudyResult
 
-DataArgument = Annotated[
+TrainDataArgument = Annotated[
     list[str] | None, typer.Argument(metavar="DATA", help="Files and directories, as for `throughtime train`.")
 ]
 

@@ -10,7 +10,7 @@ import typer
 from throughtime.cli.cell_option import named_cell, named_cells
 from throughtime.cli.config_options import with_config_options
 from throughtime.cli.output import starting
-from throughtime.cli.study import DataArgument, cells_option, json_option, run_study
+from throughtime.cli.study import TrainDataArgument, cells_option, json_option, run_study
 from throughtime.errors import UserError
 from throughtime.paths import display_path
 
@@ -19,7 +19,7 @@ _PANEL = "Search"
 
 @with_config_options
 def tune(
-    data: DataArgument = None,
+    data: TrainDataArgument = None,
     *,
     trials: Annotated[
         int,

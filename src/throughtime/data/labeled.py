@@ -26,6 +26,18 @@ _SOURCES = (
 
 
 @dataclass(frozen=True)
+class _Columns:
+    """The columns of a table, by what they hold; see `read_labeled`."""
+
+    label: str | None
+    text: str | None
+    group: str | None
+    time: str | None
+    features: Sequence[str] | None
+    group_by: str | None
+
+
+@dataclass(frozen=True)
 class Labeled:
     """Sequences with one label each: either texts, series or sounds.
 
@@ -96,7 +108,8 @@ def read_labeled(
             raise DataError(missing(path, "file or directory"))
     if len(paths) == 1 and paths[0].suffix.lower() in TABLES and paths[0].is_file():
         table = read_table(paths[0], encoding_errors)
-        found = _from_table(table, label, text, group, time, columns, group_by, optional=min_labels == 0)
+        named = _Columns(label, text, group, time, columns, group_by)
+        found = _from_table(table, named, optional=min_labels == 0)
     else:
         of_tables = {"label": label, "text": text, "group": group, "time": time, "columns": columns}
         for keyword, value in of_tables.items():
@@ -202,33 +215,25 @@ def _kinds(entries: list[Path]) -> str:
     return f" (it has {', '.join(found)} files)" if found else ""
 
 
-def _from_table(
-    table: Table,
-    label: str | None,
-    text: str | None,
-    group: str | None,
-    time: str | None,
-    columns: Sequence[str] | None,
-    group_by: str | None,
-    optional: bool,
-) -> Labeled:
+def _from_table(table: Table, columns: _Columns, optional: bool) -> Labeled:
     labels: list[str] = []
-    if label is not None:
-        labels = table.filled(label, "label")
+    if columns.label is not None:
+        labels = table.filled(columns.label, "label")
     elif not optional:
         raise DataError(
             f"{table.name} is a table; set its label column with {option('label')}. "
             f"Its columns are {', '.join(map(repr, table.columns))}."
         )
-    if (text is None) == (group is None):
+    text = columns.text
+    if (text is None) == (columns.group is None):
         raise DataError(
             f"a table needs either {option('text')} (the text column, one sequence per row) or {option('group')} "
             f"(the column that identifies sequences of numeric rows), got {'neither' if text is None else 'both'}. "
             f"The columns of {table.name} are {', '.join(map(repr, table.columns))}."
         )
-    groups = None if group_by is None else table.filled(group_by, "group_by")
+    groups = None if columns.group_by is None else table.filled(columns.group_by, "group_by")
     if text is not None:
-        for keyword, value in (("time", time), ("columns", columns)):
+        for keyword, value in (("time", columns.time), ("columns", columns.features)):
             if value is not None:
                 raise DataError(f"{option(keyword)} requires {option('group')}, not {option('text')}.")
         table.check(text, "text")
@@ -241,21 +246,20 @@ def _from_table(
             )
         names = [f"row {k}" for k in range(1, len(table) + 1)]
         return Labeled(table.name, labels, names, [value for value in texts if value is not None], groups=groups)
-    assert group is not None
-    used = {label, group, time, group_by}
-    return _series(table, labels, label, group, time, *_features(table, columns, used), groups, group_by)
+    return _series(table, columns, labels, groups)
 
 
-def _features(table: Table, columns: Sequence[str] | None, used: set[str | None]) -> tuple[list[str], list[str]]:
+def _features(table: Table, columns: _Columns) -> tuple[list[str], list[str]]:
     """Return the feature columns, and notes on the columns that aren't features."""
-    if columns is not None:
-        for column in columns:
+    used, given = {columns.label, columns.group, columns.time, columns.group_by}, columns.features
+    if given is not None:
+        for column in given:
             table.check(column, "columns")
             if column in used:
                 raise DataError(f"column {column!r} is used both as a feature and otherwise; remove it from one.")
-        if not columns or len(set(columns)) < len(columns):
-            raise DataError(f"{option('columns')} must name one or more distinct columns, got {list(columns)}.")
-        return list(columns), []
+        if not given or len(set(given)) < len(given):
+            raise DataError(f"{option('columns')} must name one or more distinct columns, got {list(given)}.")
+        return list(given), []
     free = [column for column in table.columns if column not in used]
     features = [column for column in free if table.is_numeric(column)]
     if not features:
@@ -268,17 +272,10 @@ def _features(table: Table, columns: Sequence[str] | None, used: set[str | None]
     return features, notes
 
 
-def _series(
-    table: Table,
-    labels: list[str],
-    label: str | None,
-    group: str,
-    time: str | None,
-    features: list[str],
-    notes: list[str],
-    groups: list[str] | None,
-    group_by: str | None,
-) -> Labeled:
+def _series(table: Table, columns: _Columns, labels: list[str], groups: list[str] | None) -> Labeled:
+    features, notes = _features(table, columns)
+    group, time = columns.group, columns.time
+    assert group is not None
     keys = table.filled(group, "group")
     values = np.stack([table.numbers(column) for column in features], axis=1)
     number = {key: k for k, key in enumerate(dict.fromkeys(keys))}  # in order of first rows
@@ -302,11 +299,11 @@ def _series(
     members = np.split(order, starts[1:])
     return Labeled(
         table.name,
-        _constant(table, labels, members, keys, label) if labels else [],
+        _constant(table, labels, members, keys, columns.label) if labels else [],
         list(number),
         series=[values[rows] for rows in members],
         features=tuple(features),
-        groups=None if groups is None else _constant(table, groups, members, keys, group_by),
+        groups=None if groups is None else _constant(table, groups, members, keys, columns.group_by),
         notes=notes,
     )
 

@@ -17,6 +17,15 @@ _DOCUMENT = "-DOCSTART-"
 
 
 @dataclass(frozen=True)
+class _Columns:
+    """The columns of the files, by what they hold; see `read_tagged`."""
+
+    token: int | str
+    tag: int | str | None
+    sentence: str | None
+
+
+@dataclass(frozen=True)
 class Tagged:
     """Sequences with one tag per token.
 
@@ -65,6 +74,7 @@ def read_tagged(
     files = [Path(paths)] if isinstance(paths, str | os.PathLike) else [Path(path) for path in paths]
     if not files:
         raise DataError("no data given; expected one or more files with a token and its tag per line.")
+    columns = _Columns(token_column, tag_column, sentence_column)
     found = Tagged(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""), [], [], [])
     for path in files:
         if not path.exists():
@@ -73,24 +83,23 @@ def read_tagged(
             raise DataError(f"{display_path(path)} is a directory; expected a file with a token and its tag per line.")
         before = len(found)
         if path.suffix.lower() in TABLES and not (path.suffix.lower() == ".tsv" and isinstance(token_column, int)):
-            _add_table(found, path, token_column, tag_column, sentence_column, encoding_errors)
+            _add_table(found, path, columns, encoding_errors)
         else:
-            _add_columns(found, path, token_column, tag_column, sentence_column, encoding_errors)
+            _add_lines(found, path, columns, encoding_errors)
         if len(found) == before:
             raise DataError(f"{display_path(path)} has no sequences; expected a token and its tag per line.")
     return found
 
 
-def _add_columns(
-    found: Tagged, path: Path, token: int | str, tag: int | str | None, sentence: str | None, encoding_errors: str
-) -> None:
-    name = display_path(path)
-    if isinstance(token, str) or isinstance(tag, str) or sentence is not None:
+def _add_lines(found: Tagged, path: Path, columns: _Columns, encoding_errors: str) -> None:
+    """Add the sequences of a column file."""
+    name, token, tag = display_path(path), columns.token, columns.tag
+    if isinstance(token, str) or isinstance(tag, str) or columns.sentence is not None:
         raise DataError(
             f"{name} is not a table ({', '.join(TABLES)}); use column numbers for {option('token_column')} and "
             f"{option('tag_column')}, and don't set {option('sentence_column')}."
         )
-    columns = {"token_column": token} if tag is None else {"token_column": token, "tag_column": tag}
+    numbers = {"token_column": token} if tag is None else {"token_column": token, "tag_column": tag}
     width = 0
     open_sequence = False
     for number, line in enumerate(read_lines(path, encoding_errors), 1):
@@ -99,17 +108,17 @@ def _add_columns(
             open_sequence = False
             continue
         place = f"{name}, line {number}"
-        if len(cells) < len(columns):
+        if len(cells) < len(numbers):
             raise DataError(f"{place}: expected a token and its tag, got only {line.strip()!r}.")
         width = width or len(cells)
         if len(cells) != width:
             raise DataError(f"{place}: expected {width} columns as in the previous lines, got {len(cells)}.")
-        for keyword, column in columns.items():
+        for keyword, column in numbers.items():
             if not -width <= column < width:
                 raise DataError(f"{place}: there is no column {column} ({option(keyword)}); the file has {width}.")
             if not cells[column]:
                 raise DataError(f"{place}: the {keyword.removesuffix('_column')} is empty.")
-        if len({column % width for column in columns.values()}) < len(columns):
+        if len({column % width for column in numbers.values()}) < len(numbers):
             raise DataError(
                 f"{option('token_column')} and {option('tag_column')} are the same column, {token % width}."
             )
@@ -120,10 +129,10 @@ def _add_columns(
         found.tags[-1].append("" if tag is None else cells[tag])
 
 
-def _add_table(
-    found: Tagged, path: Path, token: int | str, tag: int | str | None, sentence: str | None, encoding_errors: str
-) -> None:
+def _add_table(found: Tagged, path: Path, columns: _Columns, encoding_errors: str) -> None:
+    """Add the sequences of a table."""
     table = read_table(path, encoding_errors)
+    token, tag, sentence = columns.token, columns.tag, columns.sentence
     given = {"sentence_column": sentence, "token_column": token, "tag_column": "" if tag is None else tag}
     unnamed = [option(keyword) for keyword, column in given.items() if not isinstance(column, str)]
     if unnamed:

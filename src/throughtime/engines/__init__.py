@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from functools import cache, lru_cache
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import UserError, nearest
@@ -14,9 +15,15 @@ if TYPE_CHECKING:
     from throughtime.engines.base import Engine
     from throughtime.program.core import Program
 
+# Each engine's module in this package and its class, which is imported on first use.
+_HOMES = {
+    "native": ("native", "NativeEngine"),
+    "torch": ("torch_fused", "FusedEngine"),
+    "reference": ("reference", "ReferenceEngine"),
+}
+NAMES = tuple(_HOMES)
 # In order of preference: the first one that supports the device and the program is chosen.
 PREFERENCE = {"cpu": ("native", "reference"), "cuda": ("torch", "reference")}
-NAMES = ("native", "torch", "reference")
 
 _log = logging.getLogger("throughtime")
 
@@ -33,19 +40,11 @@ def get(name: str) -> Engine:
     Raises:
         UserError: if there is none of that name; the message suggests the most similar one.
     """
-    if name == "reference":
-        from throughtime.engines.reference import ReferenceEngine
-
-        return ReferenceEngine()
-    if name == "native":
-        from throughtime.engines.native import NativeEngine
-
-        return NativeEngine()
-    if name == "torch":
-        from throughtime.engines.torch_fused import FusedEngine
-
-        return FusedEngine()
-    raise UserError(f"no engine named {name!r}{nearest(name, NAMES)} (choose from {', '.join(NAMES)}).")
+    if name not in _HOMES:
+        raise UserError(f"no engine named {name!r}{nearest(name, NAMES)} (choose from {', '.join(NAMES)}).")
+    module, kind = _HOMES[name]
+    engine: Engine = getattr(import_module(f"{__name__}.{module}"), kind)()
+    return engine
 
 
 def choose(name: str | None, program: Program, like: Tensor) -> Engine:

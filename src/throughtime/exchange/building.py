@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from throughtime.nn.recurrent import Recurrent
-from throughtime.program.builder import Symbol
 from throughtime.program.core import Instruction, Program
 from throughtime.program.rewriting import Rewriting
+from throughtime.program.symbols import Symbol
 
 Function = Callable[[Symbol], Symbol]
 

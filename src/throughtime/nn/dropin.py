@@ -19,10 +19,11 @@ from throughtime.engines.base import Layout
 from throughtime.engines.capture import is_graph_captured, is_transformed, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
 from throughtime.nn.direct import SingleLayer, run_directly, single_layer
-from throughtime.nn.forms import require_reset, states_of
+from throughtime.nn.forms import form_of, require_reset, states_of
 from throughtime.nn.freezing import Freezable
+from throughtime.nn.graph_breaks import outside_graph
 from throughtime.nn.hooks import Hookable
-from throughtime.nn.stack import Layers, Stack, directions_of, in_autocast, outside_graph
+from throughtime.nn.stack import Layers, Stack, directions_of, in_autocast
 from throughtime.nn.substitute import Substitute
 from throughtime.program.core import Program
 
@@ -76,8 +77,10 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
                 return y, final[0] if len(final) == 1 else tuple(final)
         layers = self.lasting_layers()
         dropout = self.dropout if self.training else 0.0
-        stack = Stack(layers, dropout=dropout, engine=self.engine, plain=plain, promotes=self._promotes)
-        return stack.run(input, hx, self.hooks, batch_first=self.batch_first, reset=reset)
+        stack = Stack(
+            layers, dropout=dropout, engine=self.engine, hooks=self.hooks, plain=plain, promotes=self._promotes
+        )
+        return stack.run(*form_of(input, batch_first=self.batch_first), hx, reset)
 
     def _program(self) -> Program:
         return torch_programs(self)[0][0]
@@ -360,8 +363,9 @@ class _DropInCell(Substitute, Hookable, Freezable, nn.RNNCellBase):
             if found is not None:
                 states = [s.squeeze(0) for s in found[1]]
                 return states[0] if len(states) == 1 else tuple(states)
-        stack = Stack(self.lasting_layers(), engine=self.engine, plain=plain, promotes=self._promotes)
-        _, final = stack.run(x, initial or None, self.hooks)
+        layers = self.lasting_layers()
+        stack = Stack(layers, engine=self.engine, hooks=self.hooks, plain=plain, promotes=self._promotes)
+        _, final = stack.run(*form_of(x), initial or None)
         return final.squeeze(0) if isinstance(final, Tensor) else tuple(s.squeeze(0) for s in final)
 
     def layers(self) -> Layers:

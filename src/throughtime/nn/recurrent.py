@@ -8,7 +8,6 @@ from typing import Any, NamedTuple, NoReturn
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime import cells
@@ -16,14 +15,16 @@ from throughtime.engines import choose, get
 from throughtime.engines.capture import is_captured
 from throughtime.errors import UserError
 from throughtime.language import activation
-from throughtime.nn.forms import Output, State, require_reset
+from throughtime.nn.forms import Output, State, form_of, require_reset
 from throughtime.nn.freezing import Freezable
+from throughtime.nn.graph_breaks import outside_graph
 from throughtime.nn.hooks import Hookable, Starts
 from throughtime.nn.initialization import Scheme, initialize
+from throughtime.nn.look_up import checked_ids, embedded, over_rows_of
 from throughtime.nn.masks import dropped
 from throughtime.nn.options import Options, output_width, require_hyper
 from throughtime.nn.regularization import Masks, in_training
-from throughtime.nn.stack import Layers, Stack, directions_of, in_autocast, outside_graph, over_rows_of
+from throughtime.nn.stack import Layers, Stack, directions_of, in_autocast
 from throughtime.nn.step_inputs import in_order
 from throughtime.program.cell import Cell
 from throughtime.program.core import Input, Program, shared
@@ -279,11 +280,11 @@ class Recurrent(Hookable, Freezable, nn.Module):
         initial = None if state is None else [state] if isinstance(state, Tensor) else list(state)
         over: Layers | None = None  # layers that take token ids directly
         if table is not None:
-            ids = _token_ids(input, table)
+            ids = checked_ids(input, table)
             if isinstance(ids, Tensor) and lengths is None and reset is None:
                 self._check(table.new_empty(()).expand(*ids.shape, table.shape[1]), initial)
                 over = self._layers_over(table, ids)
-            input = ids if over is not None else _embedded(ids, table)
+            input = ids if over is not None else embedded(ids, table)
         if over is None:
             self._check(input, initial)
         step_inputs = self._in_order(input, inputs, token_ids=over is not None) if inputs or self.step_inputs else ()
@@ -294,18 +295,9 @@ class Recurrent(Hookable, Freezable, nn.Module):
         options = self.options
         starts = self.starts() if options.learn_initial else None
         dropout, masks = (options.dropout, self._masks) if self.training else (0.0, ())
-        stack = Stack(over or self._own_layers(), options, dropout, self.engine, starts, masks)
-        token_ids, batch_first = over is not None, options.batch_first
-        return stack.run(
-            input,
-            state,
-            self.hooks,
-            batch_first=batch_first,
-            lengths=lengths,
-            reset=reset,
-            token_ids=token_ids,
-            step_inputs=step_inputs,
-        )
+        stack = Stack(over or self._own_layers(), options, dropout, self.engine, starts, masks, self.hooks)
+        x, form = form_of(input, batch_first=options.batch_first, lengths=lengths, token_ids=over is not None)
+        return stack.run(x, form, state, reset, step_inputs)
 
     def _in_order(
         self, input: Tensor | PackedSequence, inputs: Mapping[str, Tensor | PackedSequence], *, token_ids: bool
@@ -402,31 +394,6 @@ class Recurrent(Hookable, Freezable, nn.Module):
         shown = f"{self.programs[0].name}, {self.input_size}, {self.hidden_size}, num_layers={self.num_layers}"
         told = self.options.data | ({"engine": self.engine} if self.engine else {})
         return shown + "".join(f", {name}={value!r}" for name, value in told.items())
-
-
-def _token_ids(given: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
-    """Check token ids and their table, and convert the ids to int64."""
-    data = given.data if isinstance(given, PackedSequence) else given
-    if not isinstance(data, Tensor) or data.dtype not in (torch.int64, torch.int32):
-        kind = data.dtype if isinstance(data, Tensor) else type(data).__name__
-        raise UserError(f"with a table, the input must be int64 or int32 token ids, got {kind}.")
-    if not isinstance(table, Tensor) or table.dim() != 2:
-        shown = list(table.shape) if isinstance(table, Tensor) else type(table).__name__
-        raise UserError(f"the table must be a tensor [n, input_size], got {shown}.")
-    return given._replace(data=data.long()) if isinstance(given, PackedSequence) else data.long()
-
-
-def _embedded(ids: Tensor | PackedSequence, table: Tensor) -> Tensor | PackedSequence:
-    """Look up the vectors of token ids."""
-    data = ids.data if isinstance(ids, PackedSequence) else ids
-    try:
-        vectors = functional.embedding(data, table)
-    except IndexError:
-        lowest, highest = (int(end) for end in data.aminmax())
-        raise UserError(
-            f"token ids must be from 0 to {len(table) - 1} for a table of {len(table)} rows, got {lowest} to {highest}."
-        ) from None
-    return ids._replace(data=vectors) if isinstance(ids, PackedSequence) else vectors
 
 
 class _Direction(NamedTuple):

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from throughtime.engines import choose
@@ -17,13 +15,13 @@ from throughtime.engines.base import Layout, Operands, Result, declared_states
 from throughtime.engines.operator import program_of
 from throughtime.engines.taps import merged
 from throughtime.errors import UserError
-from throughtime.nn.forms import Lengths, Output, State, form_of
+from throughtime.nn.forms import Form, Output, State
 from throughtime.nn.hooks import Hook, LayerDirection, Reset, Starts, StateSequence
 from throughtime.nn.masks import dropped, scaled_mask
 from throughtime.nn.options import Options
 from throughtime.program.core import Program
 from throughtime.program.recording import with_outputs
-from throughtime.program.rewrite import input_weights, rewritten, with_one_hot_input
+from throughtime.program.rewrite import rewritten
 
 Layers = Sequence[Sequence[tuple[Program, Sequence[Tensor]]]]  # program and parameters, indexed by layer and direction
 
@@ -38,6 +36,7 @@ class Stack(NamedTuple):
         engine: the engine's name; chosen by device if None.
         starts: learned initial states.
         masks: the hooks that draw the masks of training; they come before all other hooks.
+        hooks: the hooks that intercept each layer's run, in order.
         plain: whether input and initial states are known to be plain tensors, so that no layer has to check again.
         promotes: returns, given the layers' input and layout, whether under autocast the output, then each final state,
             keeps the precision of the last initial state (of the input without one), as some of torch's results do.
@@ -50,36 +49,31 @@ class Stack(NamedTuple):
     engine: str | None = None
     starts: Starts | None = None
     masks: Sequence[Hook] = ()
+    hooks: Sequence[Hook] = ()
     plain: bool = False
     promotes: Callable[[Tensor, Layout], Sequence[bool]] | None = None
 
     def run(
         self,
-        input: Tensor | PackedSequence,
+        x: Tensor,
+        form: Form,
         state: State | None,
-        hooks: Sequence[Hook] = (),
-        *,
-        batch_first: bool = False,
-        lengths: Lengths | None = None,
         reset: Tensor | None = None,
-        token_ids: bool = False,
         step_inputs: Sequence[Tensor | PackedSequence] = (),
     ) -> tuple[Output, State]:
-        """Run on any form of input that recurrent layers accept.
+        """Run on an input of any form that recurrent layers accept.
 
         Args:
-            input, batch_first, lengths, token_ids: see `throughtime.nn.forms.form_of`.
+            x, form: the input and its form; see `throughtime.nn.forms.form_of`.
             state: the initial state `[layers * directions, B, width]`, without B if the input has no batch axis, or a
                 tuple for a cell with several states; by default the learned values or those that the cell declares.
-            hooks: the hooks that intercept each layer's run, in order.
             reset: a mask in the input's form without its features, nonzero where a sequence's states are reset.
             step_inputs: inputs other than the layer below's output, in the input's form with their own widths.
 
         Returns:
             The output, in the input's form, and the final state, in the initial state's form.
         """
-        x, form = form_of(input, batch_first=batch_first, lengths=lengths, token_ids=token_ids)
-        returns, sequence = self.options.returns, None
+        returns, sequence, hooks = self.options.returns, None, self.hooks
         if reset is not None or self.masks or returns == "states":
             mask = form.mask(reset)
             sequence = StateSequence() if returns == "states" else None
@@ -256,28 +250,6 @@ def _captured(
     return result.outputs, result.states
 
 
-def over_rows_of(layers: Layers, table: Tensor) -> Layers | None:
-    """Convert layers that take vectors to layers that take token ids.
-
-    Args:
-        layers: the layers that take vectors.
-        table: the tokens' vectors, `[n, input]`.
-
-    Returns:
-        Layers with a one-hot input of n elements; None unless the first layer's cell only multiplies its input by
-        matrices that it uses for nothing else.
-    """
-    first, *rest = layers
-    found = []
-    for program, parameters in first:
-        changed = with_one_hot_input(program, len(table))
-        if changed is None:
-            return None
-        weights = input_weights(program)
-        found.append((changed, [p @ table.T if k in weights else p for k, p in enumerate(parameters)]))
-    return [found, *rest]
-
-
 def in_autocast(like: Tensor) -> bool:
     """Check whether autocast is on for a tensor's device; some devices, such as `meta`, don't support it."""
     if not torch._C._is_any_autocast_enabled():
@@ -352,50 +324,3 @@ def directions_of(program: Program, directions: int, reverse: bool = False) -> l
     for each in programs:
         _ = each.text  # caches the text, which can't be written during graph capture
     return programs
-
-
-def _eager(reason: str) -> Callable[..., Any]:
-    """Return a caller that runs functions outside torch.compile's graph; fullgraph=True raises with the reason."""
-
-    def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
-        return function(*args, **options)
-
-    found: Callable[..., Any] = torch.compiler.disable(call, reason=reason)  # type: ignore[no-untyped-call]
-    return found
-
-
-_OTHERWISE = "compile the model without fullgraph=True"
-_with_packed = _eager(f"a PackedSequence can't be part of a graph: {_OTHERWISE}, or pass a padded input and lengths")
-_with_hooks = _eager(f"throughtime.record and throughtime.edit work outside of a graph: {_OTHERWISE}")
-_in_transform = _eager(f"a recurrent layer under a transform of torch.func runs outside of a graph: {_OTHERWISE}")
-
-
-def _as_leaf(module: Any, run: Callable[..., Any], *args: Any, **options: Any) -> Any:
-    """Record a module's call as one node of a torch.fx graph, as torch.fx does for torch's own layers."""
-    tracer, options = (
-        args[0].tracer,
-        dict(zip(("lengths", "reset", "table", "inputs"), args[2:], strict=False)) | options,
-    )
-    given = {name: value for name, value in options.items() if value is not None and name != "inputs"}
-    given |= options.get("inputs", {})
-    return tracer.create_proxy("call_module", tracer.path_of_module(module), args[:2], given)
-
-
-def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
-    """Return a caller that runs a module outside torch.compile's graph, or None if the module can be part of it."""
-    if isinstance(input, Proxy):
-        return partial(_as_leaf, module)
-    if isinstance(input, PackedSequence):  # Dynamo would skip this frame and compile its callees
-        return _with_packed
-    if not torch.compiler.is_dynamo_compiling():
-        return None
-    if any(hook.leaves_graph for hook in module.hooks):
-        return _with_hooks
-    # As for torch's own layers: an operator has no batching or gradient rule for a transform inside the graph.
-    return _in_transform if _is_transforming() else None
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # it returns a number
-def _is_transforming() -> bool:
-    """Whether a transform of torch.func is being traced."""
-    return torch._C._functorch.maybe_current_level() is not None

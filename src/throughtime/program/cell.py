@@ -11,10 +11,12 @@ from functools import lru_cache
 from typing import Any
 
 from throughtime.errors import CellError, UserError, nearest
-from throughtime.program.builder import Symbol, cell_error_at, is_name, is_own
+from throughtime.program.builder import is_name
+from throughtime.program.cell_errors import cell_error_at, is_own
 from throughtime.program.core import Program
 from throughtime.program.declarations import InputDeclaration, Sizes, StateDeclaration, width_of
 from throughtime.program.legality import require_legal
+from throughtime.program.symbols import Symbol
 from throughtime.program.trace import Trace
 from throughtime.program.words import unknown_word
 from throughtime.tables import html_table, html_text

@@ -6,10 +6,11 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from throughtime.errors import ProgramError
-from throughtime.program.builder import Builder, Symbol
+from throughtime.program.builder import Builder
 from throughtime.program.core import CONSTANT, INPUT, PARAMETER, Input, Instruction, Parameter, Program
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS
+from throughtime.program.symbols import Symbol
 
 _Named = TypeVar("_Named", Input, Parameter)
 _RANKS = ("missing", "input", "parameter", "residuals", "given", "perturbed")

@@ -11,9 +11,9 @@ from numbers import Real
 from typing import Any
 
 from throughtime.errors import UserError, nearest
-from throughtime.program.builder import Symbol
 from throughtime.program.core import Input, Instruction, Program
 from throughtime.program.rewriting import Rewriting
+from throughtime.program.symbols import Symbol
 
 # Prefix of the names of values that a Python function computes; a number and the value's name follow.
 PYTHON = "edit.python"

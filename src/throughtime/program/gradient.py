@@ -21,11 +21,11 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
 
-from throughtime.program.builder import Symbol
 from throughtime.program.core import INPUT, LEAVES, PARAMETER, PREVIOUS, Output, Parameter, Program
 from throughtime.program.derivation import Derivation, Slots, distinct
 from throughtime.program.legality import require_legal
 from throughtime.program.operations import OPERATIONS, SliceGradient
+from throughtime.program.symbols import Symbol
 
 __all__ = ["RESIDUAL", "Gradient", "Slots", "everything_given", "everything_wanted", "gradient", "with_residuals"]
 

@@ -7,10 +7,10 @@ from dataclasses import replace
 from functools import lru_cache
 
 from throughtime.errors import UserError, nearest
-from throughtime.program.builder import Symbol
 from throughtime.program.core import INPUT, PREVIOUS, GateRows, Input, Instruction, Output, Parameter, Program
 from throughtime.program.legality import require_legal
 from throughtime.program.rewriting import Rewriting
+from throughtime.program.symbols import Symbol
 
 RESET, RESET_LEARNED, STATES = "reset", "reset_learned", "states"
 

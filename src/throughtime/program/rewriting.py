@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from throughtime.errors import ProgramError
-from throughtime.program.builder import Builder, Symbol
+from throughtime.program.builder import Builder
 from throughtime.program.core import INPUT, PARAMETER, PREVIOUS, Input, Instruction, Parameter, Program
 from throughtime.program.legality import require_legal
+from throughtime.program.symbols import Symbol
 
 
 class Rewriting:

@@ -24,10 +24,10 @@ from functools import lru_cache
 from typing import Any
 
 from throughtime.errors import ProgramError
-from throughtime.program.builder import Symbol
 from throughtime.program.core import INPUT, PARAMETER, PREVIOUS, Instruction, Parameter, Program
 from throughtime.program.derivation import Derivation, Slots
 from throughtime.program.operations import OPERATIONS, PRODUCTS
+from throughtime.program.symbols import Symbol
 
 _MOVES = ("slice", "concat", "expand")  # move elements without computing anything
 

@@ -8,9 +8,11 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 
 from throughtime.errors import CellError
-from throughtime.program.builder import Builder, Number, Symbol, cell_error, is_name
+from throughtime.program.builder import Builder, is_name
+from throughtime.program.cell_errors import cell_error
 from throughtime.program.core import INPUT, PREVIOUS, GateRows, Parameter
 from throughtime.program.declarations import Sizes
+from throughtime.program.symbols import Number, Symbol
 
 _BIAS = -1  # a placeholder source: the constant 1 that a bias multiplies
 

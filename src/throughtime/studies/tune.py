@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import fcntl
-import json
-import os
 import re
 import time
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
-import numpy as np
-
-from throughtime import cells as named_cells
 from throughtime import tasks
-from throughtime.data.corpus import EncodedText
-from throughtime.data.sequences import Sequences
-from throughtime.errors import Interrupted, RunError, TrainingError, UserError
-from throughtime.files import replacing
-from throughtime.model_file import load, save
+from throughtime.errors import Interrupted, UserError
+from throughtime.model_file import save
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
 from throughtime.spelling import option, setting
 from throughtime.studies.compare import resolved
 from throughtime.studies.result import StudyResult
-from throughtime.studies.spaces import CELLS, Dimension, defaults_of, space_for
-from throughtime.tasks.base import Data, Task
+from throughtime.studies.search import RESULT, TERMS, Search, best_trial, finished
+from throughtime.studies.search_split import split_off_test
+from throughtime.studies.search_storage import STORAGE, load_optuna, locked, open_study, quiet
+from throughtime.studies.spaces import CELLS, defaults_of, space_for
+from throughtime.tasks.base import Task
 from throughtime.training.callbacks import Callback
 from throughtime.training.config import TrainConfig
 from throughtime.training.display import Display
@@ -43,15 +34,7 @@ if TYPE_CHECKING:
 
     from throughtime.training.fitting import Fit
 
-RESULT, PAGE, BEST, STORAGE = "search.json", "search.html", "best.json", "search.db"
-_STUDY = "throughtime"
 _PRUNINGS = 10  # comparisons with the other trials during a trial
-_WARM_UP = 2  # comparisons before a trial can be pruned
-_STARTUP = 5  # trials before any can be pruned
-_JOURNAL = "journal:"  # prefix of a journal file's URL
-_CREATING = 2.0  # seconds to wait while another process creates the database
-_HEARTBEAT = 30  # seconds between heartbeats of a process that shares a storage
-_TERMS = 200_000  # most terms of validation data on which a trial is evaluated
 _TEST_SHARE = 0.1
 
 
@@ -94,7 +77,7 @@ def tune(
         RunError: if another process is tuning in the folder, or its search has different settings.
         Interrupted: on Ctrl-C; the search can be resumed.
     """
-    optuna = _optuna()
+    optuna = load_optuna()
     if trials < 1:
         raise UserError(f"{option('trials')} must be at least 1, got {trials}")
     minutes = options.get("minutes")
@@ -114,10 +97,10 @@ def tune(
         raise UserError(f"{option('devices')} can't be used with tune; each trial is trained in one process")
     space = space_for(defaults, given, tuple(found))
     folder = _folder(options.get("out"), defaults)
-    with Display(progress) as display, _quiet(optuna), _locked(folder, storage):
-        data, test = _split_off_test(kind(defaults.task).prepare(display.progress))
-        settings = _settings(defaults, given, space, data)
-        study = _study(optuna, folder, storage, settings, kind.maximize, defaults.training.seed)
+    with Display(progress) as display, quiet(optuna), locked(folder, storage):
+        data, test = split_off_test(kind(defaults.task).prepare(display.progress))
+        search = Search(kind, given, found, space, data, test, folder)
+        study = open_study(optuna, search, storage, defaults)
         if not study.trials:
             values = defaults_of(defaults)
             first = {each.name: values[each.name] for each in space if each.name != "cell"}
@@ -125,30 +108,16 @@ def tune(
                 first["cell"] = values["cell"] if values["cell"] in found else next(iter(found))
             study.enqueue_trial(first, user_attrs={"defaults": True})
         display.console.print(f"search in {display_path(folder)}", markup=False)
-        search = _Search(optuna, study, kind, data, given, found, space, folder, display)
-        search.run(trials, None if minutes is None else time.monotonic() + 60 * minutes)
-        result = _result(study, kind, data, test, space, folder)
-        return _written(result, study, folder)
+        until = None if minutes is None else time.monotonic() + 60 * minutes
+        _Trials(optuna, study, search, display).run(trials, until)
+        return search.write_result(study)
 
 
-class _Search:
+class _Trials:
     """The trials run by this process."""
 
-    def __init__(
-        self,
-        optuna: Any,
-        study: Study,
-        kind: type[Task[Any]],
-        data: Data[Any],
-        given: Mapping[str, Any],
-        cells: Mapping[str, Cell],
-        space: Sequence[Dimension],
-        folder: Path,
-        display: Display,
-    ) -> None:
-        self._optuna, self._study, self._kind, self._data = optuna, study, kind, data
-        self._given, self._cells, self._space = given, cells, space
-        self._folder, self._display = folder, display
+    def __init__(self, optuna: Any, study: Study, search: Search, display: Display) -> None:
+        self._optuna, self._study, self._search, self._display = optuna, study, search, display
         self._until: float | None = None
 
     def run(self, trials: int, until: float | None) -> None:
@@ -165,7 +134,7 @@ class _Search:
                         self._study.enqueue_trial(trial.params, user_attrs=trial.user_attrs)
                 raise Interrupted(
                     f"search stopped after {len(finished(self._study))} of {trials} trials. Resume with the "
-                    f"same command and {setting('out', display_path(self._folder))}"
+                    f"same command and {setting('out', display_path(self._search.folder))}"
                 ) from None
             self._tell(trials)
         self._display.progress("searching", trials, trials)
@@ -177,39 +146,38 @@ class _Search:
         done = finished(self._study)
         if not done:
             return
-        last, figure = done[-1], self._kind.monitor.replace("_", " ")
+        last, figure = done[-1], self._search.kind.monitor.replace("_", " ")
         pruned = last.state == self._optuna.trial.TrialState.PRUNED
         state = last.user_attrs.get("ended", "pruned") if pruned else f"{figure} {last.value:.4f}"
-        best = _best(self._study)
+        best = best_trial(self._study)
         mark = " *" if best is not None and best.number == last.number else ""
         values = ", ".join(f"{name} {value:.3g}" if isinstance(value, float) else f"{name} {value}"
                            for name, value in last.params.items())  # fmt: skip
         line = f"trial {last.number} ({len(done)} of {trials}): {state}{mark} ({values})"
         self._display.console.print(line, markup=False)
         if best is not None:
-            _write_best(self._folder, self._given, self._kind, best.params, self._cells)
+            self._search.write_best(best.params)
 
     def _objective(self, trial: Trial) -> float:
-        values = {dimension.name: dimension.suggest(trial) for dimension in self._space}
-        config = TrainConfig.of(self._kind, **{**self._given, **values}).anywhere()
-        task, watch = self._kind(config.task), _Watch(trial, self._kind, self._until)
+        search, kind, valid = self._search, self._search.kind, self._search.data.valid
+        config = search.config({dimension.name: dimension.suggest(trial) for dimension in search.space})
+        task, watch = kind(config.task), _Watch(trial, kind, self._until)
         try:
-            model = fit(task, self._data, config, [watch], cell=self._cells[config.network.cell])
+            model = fit(task, search.data, config, [watch], cell=search.cells[config.network.cell])
         except Diverged:
             trial.set_user_attr("ended", "diverged")
             raise self._optuna.TrialPruned from None
         if watch.ended:
             trial.set_user_attr("ended", watch.ended)
             raise self._optuna.TrialPruned
-        terms = min(_TERMS, task.reading(self._data.valid).terms)
-        value = float(measured(model, task, self._data.valid, terms=terms)[self._kind.monitor])
-        best = _best(self._study)
-        if best is None or (value > best.value if self._kind.maximize else value < best.value):
-            path = _model_path(self._folder, trial.number)
+        value = float(measured(model, task, valid, terms=min(TERMS, task.reading(valid).terms))[kind.monitor])
+        best = best_trial(self._study)
+        if best is None or (value > best.value if kind.maximize else value < best.value):
+            path = search.model_path(trial.number)
             path.parent.mkdir(exist_ok=True)
             save(model, path)
             for other in path.parent.glob("trial-*.safetensors"):
-                if other != path and best is not None and other != _model_path(self._folder, best.number):
+                if other != path and best is not None and other != search.model_path(best.number):
                     other.unlink(missing_ok=True)
         return value
 
@@ -248,134 +216,6 @@ class _Watch(Callback):
                 fit.stop()
 
 
-def finished(study: Study) -> list[Any]:
-    """Return the trials that have completed or been pruned."""
-    return [trial for trial in study.trials if trial.state.name in ("COMPLETE", "PRUNED")]
-
-
-def _best(study: Study) -> Any:
-    """Return the best trial; None if none is complete."""
-    return study.best_trial if any(trial.state.name == "COMPLETE" for trial in study.trials) else None
-
-
-def _optuna() -> Any:
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise UserError("tuning requires optuna: pip install 'throughtime[tune]'") from None
-    return optuna
-
-
-@contextmanager
-def _quiet(optuna: Any) -> Iterator[None]:
-    """Silence optuna, which logs every trial and warns of every experimental function."""
-    level = optuna.logging.get_verbosity()
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        try:
-            yield
-        finally:
-            optuna.logging.set_verbosity(level)
-
-
-@contextmanager
-def _locked(folder: Path, storage: str | None) -> Iterator[None]:
-    """Lock the folder for this process, unless a storage is shared.
-
-    Raises:
-        RunError: if another process is tuning in it.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if storage is not None:
-        yield
-        return
-    with (folder / "lock").open("a") as held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another process is tuning in {display_path(folder)}; to tune with several processes, pass all of "
-                f"them the URL of one database with {option('storage')}, such as "
-                f"sqlite:///{display_path((folder / STORAGE).absolute())}"
-            ) from None
-        yield
-
-
-def _study(
-    optuna: Any, folder: Path, storage: str | None, settings: Mapping[str, Any], maximize: bool, seed: int
-) -> Study:
-    def retry(study: Study, trial: Any) -> None:
-        study.enqueue_trial(trial.params, user_attrs={k: v for k, v in trial.user_attrs.items() if k == "defaults"})
-
-    url = storage or f"sqlite:///{(folder / STORAGE).absolute()}"
-
-    def created() -> Study:
-        if storage is None:
-            database = optuna.storages.RDBStorage(url)
-        elif url.startswith(_JOURNAL):
-            file = optuna.storages.journal.JournalFileBackend(url.removeprefix(_JOURNAL))
-            database = optuna.storages.JournalStorage(file)
-        else:
-            database = optuna.storages.RDBStorage(
-                url, heartbeat_interval=_HEARTBEAT, heartbeat_stale_trial_callback=retry
-            )
-        study: Study = optuna.create_study(
-            storage=database, study_name=_STUDY, load_if_exists=True, direction="maximize" if maximize else "minimize"
-        )
-        return study
-
-    try:
-        try:
-            study = created()
-        except Exception:
-            if storage is None:
-                raise
-            time.sleep(_CREATING)  # another process may be creating the same database's tables
-            study = created()
-    except Exception as error:  # raised by SQLAlchemy, a driver, or the operating system
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{option('storage')} {url} can't be used: {reason}") from None
-    before = study.user_attrs.get("settings")
-    if before is None:
-        study.set_user_attr("settings", settings)
-    else:
-        _require_same(before, json.loads(json.dumps(settings)), folder)
-    if storage is None:
-        for trial in study.trials:
-            if trial.state == optuna.trial.TrialState.RUNNING:  # the process was killed
-                study.tell(trial.number, state=optuna.trial.TrialState.FAIL)
-                retry(study, trial)
-    # A resumed search or another process must not repeat the same samples.
-    drawn = seed + len(study.trials) + (os.getpid() if storage else 0)
-    study.sampler = optuna.samplers.TPESampler(seed=drawn % 2**32)
-    study.pruner = optuna.pruners.MedianPruner(n_startup_trials=_STARTUP, n_warmup_steps=_WARM_UP)
-    return study
-
-
-def _settings(
-    defaults: TrainConfig, given: Mapping[str, Any], space: Sequence[Dimension], data: Data[Any]
-) -> dict[str, Any]:
-    """Return the settings that all parts of a search must share."""
-    values = defaults.model_dump(mode="json")
-    fixed = {name: values[name] for name in given if name in values and name not in ("data", "threads")}
-    return {
-        "task": defaults.task.task,
-        "data": data.digest,
-        **fixed,
-        "space": {each.name: str(each) for each in space},
-    }
-
-
-def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path) -> None:
-    for name in [*before, *(name for name in now if name not in before)]:
-        if before.get(name) != now.get(name):
-            what = "other data" if name == "data" else f"{name} {before.get(name)}, not {now.get(name)}"
-            raise RunError(
-                f"the search in {display_path(folder)} has {what}; choose another directory with {option('out')}"
-            )
-
-
 def _folder(out: Any, defaults: TrainConfig) -> Path:
     if out is not None:
         folder = Path(out)
@@ -391,104 +231,3 @@ def _folder(out: Any, defaults: TrainConfig) -> Path:
     first = defaults.task.data[0] if defaults.task.data else defaults.task.task
     name = re.sub(r"[^\w.-]+", "-", Path(first).stem).strip("-.") or defaults.task.task
     return Path("runs") / f"{datetime.now():%Y%m%d-%H%M%S}-tune-{name}"
-
-
-def _split_off_test(data: Data[Any]) -> tuple[Data[Any], Any]:
-    """Split off the test part that the search must not see."""
-    valid, test = data.valid, data.test
-    if test is None and isinstance(valid, Sequences) and len(valid) > 1:
-        order = np.random.default_rng(0).permutation(len(valid))
-        valid, test = valid.take(order[::2]), valid.take(order[1::2])
-    elif test is None and isinstance(valid, EncodedText) and valid.token_count >= _MIN_TOKENS:
-        half = valid.token_count // 2
-        valid, test = (_stretch(valid, start, stop) for start, stop in ((0, half), (half, valid.token_count)))
-    return replace(data, valid=valid, test=None), test
-
-
-_MIN_TOKENS = 8  # in a validation text that is split in half
-
-
-def _stretch(part: EncodedText, start: int, stop: int) -> EncodedText:
-    share = (stop - start) / part.token_count
-    return replace(
-        part,
-        ids=part.ids[start:stop],
-        characters=max(1, round(share * part.characters)),
-        bytes=max(1, round(share * part.bytes)),
-        digest=f"{part.digest}[{start}:{stop}]",
-    )
-
-
-def _model_path(folder: Path, number: int) -> Path:
-    return folder / "models" / f"trial-{number}.safetensors"
-
-
-def _write_best(
-    folder: Path,
-    given: Mapping[str, Any],
-    kind: type[Task[Any]],
-    values: Mapping[str, Any],
-    cells: Mapping[str, Cell],
-) -> None:
-    config = TrainConfig.of(kind, **{**given, **values}).anywhere()
-    chosen = config.model_dump(mode="json")
-    fields = {"task": kind.name, **{name: chosen[name] for name in (*given, *values)}}
-    cell = cells[config.network.cell]
-    if cell.name not in named_cells.names():
-        fields["cell"] = f"{cell.function.__code__.co_filename}:{cell.name}"
-    else:
-        fields["cell"] = cell.name
-    with replacing(folder / BEST) as file:
-        file.write((json.dumps(fields, indent=2) + "\n").encode())
-
-
-def _result(
-    study: Study, kind: type[Task[Any]], data: Data[Any], test: Any, space: Sequence[Dimension], folder: Path
-) -> dict[str, Any]:
-    best = _best(study)
-    if best is None:
-        raise TrainingError(
-            f"no trial has finished. Allow the search more {option('minutes')}, or each trial fewer "
-            f"{option('epochs')} or {option('steps')}"
-        )
-    first = [trial for trial in finished(study) if trial.user_attrs.get("defaults") and trial.value is not None]
-    figures = None
-    if test is not None and _model_path(folder, best.number).is_file():
-        model = load(_model_path(folder, best.number))
-        task = kind.of_description(model.task)
-        terms = min(_TERMS, task.reading(test).terms)
-        figures = dict(measured(model, task, test, terms=terms))
-    return {
-        "task": kind.name,
-        "data": data.name,
-        "figure": kind.monitor,
-        "maximize": kind.maximize,
-        "best": dict(best.params),
-        "value": best.value,
-        "defaults": first[0].value if first else None,
-        "test": figures,
-        "trials": [
-            {
-                "number": trial.number,
-                "state": trial.user_attrs.get("ended", trial.state.name.lower()),
-                "value": trial.value if trial.state.name == "COMPLETE" else None,
-                "seconds": trial.duration.total_seconds() if trial.duration else 0.0,
-                "options": dict(trial.params),
-            }
-            for trial in finished(study)
-        ],
-        "space": {dimension.name: str(dimension) for dimension in space},
-        "config": str(folder / BEST),
-        "folder": str(folder),
-        "page": str(folder / PAGE),
-    }
-
-
-def _written(result: Mapping[str, Any], study: Study, folder: Path) -> StudyResult:
-    from throughtime.studies.search_page import head, rows, search_page, sentences
-
-    with replacing(folder / RESULT) as file:
-        file.write((json.dumps(result, indent=2) + "\n").encode())
-    with replacing(folder / PAGE) as file:
-        file.write(search_page(result, study).encode("utf-8", "replace"))
-    return StudyResult(result, head(result), rows(result), sentences(result))

@@ -15,12 +15,13 @@ from throughtime.data.audio import Audio, cut, quantize, recordings_of, split_re
 from throughtime.data.limits import MAX_CHANNELS
 from throughtime.data.sound import BLOCK, Recording, are_sounds, common, sound_writer
 from throughtime.data.waveform import Linear, MuLaw, Quantization, Waveform
-from throughtime.errors import DataError, UserError
+from throughtime.errors import DataError
 from throughtime.outputs import Categorical, LogisticMixture
 from throughtime.paths import display_path
 from throughtime.spelling import option
 from throughtime.tasks.audio_baselines import baseline_nats, fit_baselines, signal_of
-from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, require_known
+from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
+from throughtime.tasks.generative import Sampling
 from throughtime.tasks.options.audio import AudioOptions
 from throughtime.tasks.streams import StreamTask
 
@@ -160,38 +161,13 @@ class AudioTask(StreamTask[Audio]):
         return int(_SECONDS * waveform.rate * waveform.channels)
 
     def sample(
-        self,
-        model: SequenceModel,
-        codecs: Codecs,
-        prompt: str = "",
-        *,
-        length: int,
-        seed: int = 0,
-        temperature: float = 1.0,
-        **draw: Any,
+        self, model: SequenceModel, codecs: Codecs, sampling: Sampling, prompt: str = ""
     ) -> Iterator[NDArray[np.float32]]:
-        """Generate sound in blocks `[n, channels]`.
-
-        Args:
-            model: the network.
-            codecs: the codecs; the input codec is the quantization.
-            prompt: the path of a sound file to continue; silence if empty.
-            length: the number of samples to generate, summed over channels.
-            seed: the random seed.
-            temperature: divides the scores. Below 1 is more conservative; 0 always picks the most likely level.
-
-        Raises:
-            UserError: if an argument is invalid.
-            DataError: if the prompt can't be read.
-        """
+        """Continue a sound file, or silence, in blocks `[n, channels]`; the length is summed over channels."""
         from throughtime.streaming import Stream
 
-        require_known(draw, "temperature")
-        if length < 0:
-            raise UserError(f"{option('length')} must be at least 0, got {length}")
         codec: Quantization = codecs.inputs
-        output, generator = self._output(codec), np.random.default_rng(seed)
-        output.sample(np.zeros(output.width), np.random.default_rng(0), temperature)  # validates the temperature
+        output, generator = self._output(codec), np.random.default_rng(sampling.seed)
         begun = self._prompt(prompt, codec) if prompt else codec.encode(np.zeros(codec.waveform.channels))
         stream = Stream(model)
 
@@ -199,10 +175,11 @@ class AudioTask(StreamTask[Audio]):
             for start in range(0, len(begun), BLOCK):
                 scores = stream.process(begun[start : start + BLOCK])[-1]
             channels = codec.waveform.channels
-            for start in range(0, length // channels, _STRETCH):
-                ids = np.zeros(min(_STRETCH, length // channels - start) * channels, np.int64)
+            frames = sampling.length // channels
+            for start in range(0, frames, _STRETCH):
+                ids = np.zeros(min(_STRETCH, frames - start) * channels, np.int64)
                 for k in range(len(ids)):
-                    ids[k] = output.sample(scores, generator, temperature)
+                    ids[k] = output.sample(scores, generator, sampling.temperature)
                     scores = stream.step(int(ids[k]))
                 yield codec.decode(ids)
 
@@ -254,7 +231,7 @@ class AudioTask(StreamTask[Audio]):
         window = max(1, round(WINDOW * rate)) * channels
         bits = means(found[:, 0], window)
         tracks = [track("recording", heard), track("most likely next sample", found[:, 1])]
-        drawn = list(self.sample(model, codecs, length=self.default_length(codecs), seed=0))
+        drawn = list(self.sample(model, codecs, self.sampling(codecs)))
         title = f"{short(part.name)}, held-out data from {first / rate / channels:.2f} s"
         return [
             Sound(title, rate * channels, tracks, (0, 1), "bits per sample", bits, window, values),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
@@ -445,55 +445,3 @@ class Task(ABC, Generic[S]):
             UserError: if the task doesn't read text.
         """
         raise UserError(f"{option('text')} is for networks that read text; task {self.name} reads data from files")
-
-
-class Generative(Task[S]):
-    """A task whose network can generate new data.
-
-    Attributes:
-        extension: the extension of sample files; None if samples are text, which is printed.
-        first_temperature: the sampling temperature of `first_samples`.
-    """
-
-    extension: ClassVar[str | None] = None
-    first_temperature: ClassVar[float] = 1.0
-
-    @abstractmethod
-    def sample(
-        self,
-        model: SequenceModel,
-        codecs: Codecs,
-        prompt: str = "",
-        *,
-        length: int,
-        seed: int = 0,
-        temperature: float = 1.0,
-        **draw: Any,
-    ) -> Iterable[Any]:
-        """Generate a sample and yield it in pieces."""
-
-    @abstractmethod
-    def write_sample(self, pieces: Iterable[Any], path: Path, prompt: str, codecs: Codecs | None = None) -> None:
-        """Write a sample to a file, preceded by its prompt."""
-
-    def default_length(self, codecs: Codecs) -> int:
-        """Return the default length of a sample in tokens or steps."""
-        return 500
-
-    def first_samples(self, model: SequenceModel, codecs: Codecs) -> list[str]:
-        """Return the samples shown after training, the same ones each time; empty if samples aren't text."""
-        return []
-
-
-def require_known(draw: Mapping[str, Any], *known: str) -> None:
-    """Check that a task supports all sampling options.
-
-    Args:
-        draw: the remaining sampling options.
-        known: the names of the supported ones.
-
-    Raises:
-        UserError: if an option is unsupported.
-    """
-    for name in draw:
-        raise UserError(f"{option(name)} is not supported here; expected {', '.join(map(option, known))}")

@@ -16,8 +16,8 @@ from throughtime.data.sequences import Sequences
 from throughtime.errors import DataError, UserError
 from throughtime.outputs import Bernoulli
 from throughtime.paths import display_path
-from throughtime.spelling import option
-from throughtime.tasks.base import Data, Figures, Generative, Interface, Prediction, Progress, require_known
+from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
+from throughtime.tasks.generative import Generative, Sampling
 from throughtime.tasks.options.notes import NotesOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
 
@@ -166,48 +166,26 @@ class Notes(SequenceTask, Generative[Sequences]):
         return self.passage(_sequences(pieces.name, *pieces.part("test")), codecs, length, pieces.name)
 
     def sample(
-        self,
-        model: SequenceModel,
-        codecs: Codecs,
-        prompt: str = "",
-        *,
-        length: int,
-        seed: int = 0,
-        temperature: float = 1.0,
-        **draw: Any,
+        self, model: SequenceModel, codecs: Codecs, sampling: Sampling, prompt: str = ""
     ) -> Iterator[NDArray[np.int64]]:
-        """Generate steps, each an array `[88]` of 0 and 1.
-
-        Args:
-            model: the network.
-            codecs: unused.
-            prompt: the path of a file with one piece to continue; silence if empty.
-            length: the number of steps to generate.
-            seed: the random seed.
-            temperature: divides the log-odds. Below 1 is more conservative; 0 always picks the most likely value of
-                each key.
+        """Continue the piece in a file, or silence, in steps, each an array `[88]` of 0 and 1.
 
         Raises:
-            UserError: if an argument is invalid.
             DataError: if the prompt can't be read or has more than one piece.
         """
         import torch
 
-        require_known(draw, "temperature")
-        if length < 0:
-            raise UserError(f"{option('length')} must be at least 0, got {length}")
-        output, generator = Bernoulli(KEYS), np.random.default_rng(seed)
-        output.sample(np.zeros(KEYS), np.random.default_rng(0), temperature)  # validates the temperature early
+        output, generator = Bernoulli(KEYS), np.random.default_rng(sampling.seed)
         begun = self._prompt(prompt) if prompt else np.zeros((1, KEYS), np.uint8)
         parameter = next(model.parameters())
 
         def steps() -> Iterator[NDArray[np.int64]]:
             inputs, state = begun, None
-            for _ in range(length):
+            for _ in range(sampling.length):
                 numbers = torch.from_numpy(np.asarray(inputs)).to(parameter.device, parameter.dtype)
                 with torch.no_grad():
                     raw, state = model(numbers[:, None], state)
-                keys = output.sample(raw[-1, 0].double().cpu().numpy(), generator, temperature)
+                keys = output.sample(raw[-1, 0].double().cpu().numpy(), generator, sampling.temperature)
                 inputs = keys[None]
                 yield keys
 

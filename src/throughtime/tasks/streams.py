@@ -6,7 +6,8 @@ from typing import ClassVar, Protocol, TypeVar
 
 from throughtime.data.streams import Streams, fitting_batch
 from throughtime.data.vocabulary import Ids
-from throughtime.tasks.base import Data, Generative
+from throughtime.tasks.base import Data
+from throughtime.tasks.generative import Generative
 from throughtime.tasks.options import StreamOptions
 
 READ_AT_ONCE = 500

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from throughtime.codecs import Codecs
 from throughtime.data.corpus import Corpus, EncodedText, encode_text, prepare_text
 from throughtime.data.streams import Streams
-from throughtime.errors import DataError, UserError
+from throughtime.errors import DataError
 from throughtime.levels import UNITS
 from throughtime.outputs import Categorical
-from throughtime.spelling import option
-from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress, require_known
+from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
+from throughtime.tasks.generative import Sampling
 from throughtime.tasks.options.text import TextOptions
 from throughtime.tasks.streams import StreamTask
 
@@ -42,6 +42,7 @@ class Text(StreamTask[EncodedText]):
     interfacing = ("level",)
     next_commands = ("sample {} --prompt 'The ' --temperature 0.8", "inspect {}")
     baseline_rows = 1
+    sampling_options = ("temperature", "top_k", "top_p")
     first_temperature = 0.8
 
     @property
@@ -139,51 +140,22 @@ class Text(StreamTask[EncodedText]):
         """Predict a text: each token with its cost in nats given the previous tokens, and the most likely token."""
         return Prediction(("token", "nats", "prediction"), _surprises(model, self.reading(part), codecs.inputs))
 
-    def sample(
-        self,
-        model: SequenceModel,
-        codecs: Codecs,
-        prompt: str = "",
-        *,
-        length: int,
-        seed: int = 0,
-        temperature: float = 1.0,
-        top_k: int | None = None,
-        top_p: float | None = None,
-        **draw: Any,
-    ) -> Iterator[str]:
-        """Continue a text; `<unk>` is never drawn.
-
-        Args:
-            model: the network.
-            codecs: the codecs; the input codec is the vocabulary.
-            prompt: the text to continue; if empty, the network starts as after the end of a line.
-            length: the number of tokens to generate.
-            seed: the random seed.
-            temperature: divides the scores. Below 1 is more conservative; 0 always picks the most likely token.
-            top_k: sample only from this many of the most likely tokens.
-            top_p: sample only from the most likely tokens whose probabilities sum to this value (nucleus sampling,
-                Holtzman et al. 2020, arXiv:1904.09751).
-
-        Raises:
-            UserError: if an argument is invalid.
-        """
+    def sample(self, model: SequenceModel, codecs: Codecs, sampling: Sampling, prompt: str = "") -> Iterator[str]:
+        """Continue a text; `<unk>` is never drawn. If the prompt is empty, the network starts as after a line's end."""
         import torch
 
-        require_known(draw, "temperature", "top_k", "top_p")
-        _check(length, temperature, top_k, top_p)
         vocabulary = codecs.inputs
         _report_unknown(vocabulary, prompt)
-        generator = torch.Generator().manual_seed(seed % 2**63)
+        generator = torch.Generator().manual_seed(sampling.seed % 2**63)
 
         def pieces() -> Iterator[str]:
             decoder = vocabulary.decoder()
             separator = vocabulary.separator if prompt and not prompt[-1].isspace() else ""
             tokens, state = _begin(vocabulary, prompt, generator), None
-            for _ in range(length):
+            for _ in range(sampling.length):
                 with torch.no_grad():
                     scores, state = model(tokens[:, None], state)
-                token = _draw(scores[-1, 0], vocabulary.unknown, temperature, top_k, top_p, generator)
+                token = _draw(scores[-1, 0], vocabulary.unknown, sampling, generator)
                 tokens = torch.tensor([token])
                 if text := decoder([token]):
                     if separator and not text[0].isspace():
@@ -233,8 +205,8 @@ class Text(StreamTask[EncodedText]):
         return self._drawn(model, data.codecs, 0)
 
     def _drawn(self, model: SequenceModel, codecs: Codecs, seed: int) -> str:
-        length = _LENGTHS[self.options.level]
-        return "".join(self.sample(model, codecs, length=length, temperature=self.first_temperature, seed=seed))
+        sampling = Sampling(_LENGTHS[self.options.level], seed, self.first_temperature)
+        return "".join(self.sample(model, codecs, sampling))
 
 
 def _data(corpus: Corpus) -> Data[EncodedText]:
@@ -297,33 +269,20 @@ def _begin(vocabulary: Any, prompt: str, generator: Any) -> Any:
     return torch.randint(first, max(vocabulary.size, first + 1), (1,), generator=generator)
 
 
-def _draw(
-    scores: Any, unknown: int | None, temperature: float, top_k: int | None, top_p: float | None, generator: Any
-) -> int:
+def _draw(scores: Any, unknown: int | None, sampling: Sampling, generator: Any) -> int:
     import torch
 
     scores = scores.double()
     if unknown is not None:
         scores[unknown] = -math.inf
-    if temperature == 0:
+    if sampling.temperature == 0:
         return int(scores.argmax())
-    scores = (scores - scores.max()) / temperature  # the maximum is 0, so no temperature overflows
+    scores = (scores - scores.max()) / sampling.temperature  # the maximum is 0, so no temperature overflows
     scores, order = scores.sort(descending=True, stable=True)
     probabilities = scores.softmax(0)
-    if top_k is not None:
-        probabilities[top_k:] = 0
-    if top_p is not None:
+    if sampling.top_k is not None:
+        probabilities[sampling.top_k :] = 0
+    if sampling.top_p is not None:
         before = probabilities.cumsum(0) - probabilities
-        probabilities[before >= top_p * probabilities.sum()] = 0
+        probabilities[before >= sampling.top_p * probabilities.sum()] = 0
     return int(order[torch.multinomial(probabilities, 1, generator=generator)])
-
-
-def _check(length: int, temperature: float, top_k: int | None, top_p: float | None) -> None:
-    if length < 0:
-        raise UserError(f"{option('length')} must be at least 0, got {length}")
-    if not 0 <= temperature < math.inf:
-        raise UserError(f"{option('temperature')} must be at least 0 and finite, got {temperature:g}")
-    if top_k is not None and top_k < 1:
-        raise UserError(f"{option('top_k')} must be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise UserError(f"{option('top_p')} must be greater than 0 and at most 1, got {top_p:g}")

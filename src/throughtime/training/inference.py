@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from throughtime.errors import DataError, UserError
+from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
-from throughtime.tasks.base import Figures, Generative, Prediction, Progress
+from throughtime.tasks.base import Figures, Prediction, Progress, Task
+from throughtime.tasks.generative import Generative
 from throughtime.training.evaluation import measured
 from throughtime.training.reloading import data_of
 
@@ -33,6 +36,106 @@ class Evaluation:
     def data(self) -> dict[str, Any]:
         """The metrics and the baselines as one dictionary."""
         return {**self.figures, "baselines": dict(self.baselines)} if self.baselines else dict(self.figures)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """A run's network, and the data to apply it to.
+
+    Attributes:
+        run: the run.
+        paths: files and directories; the data that the run held out if None, for evaluation only.
+        encoding_errors: "strict" or "replace"; as in training if None.
+        knob: for effects, the device's knob settings from 0 to 1.
+        engine: the engine that runs the recurrent layers; the one used in training if None.
+        progress: called with the current activity and its progress.
+    """
+
+    run: Run
+    paths: Sequence[str | Path] | None = None
+    encoding_errors: str | None = None
+    knob: KnobSettings | None = None
+    engine: str | None = None
+    progress: Progress | None = None
+
+    @classmethod
+    def of(cls, run: Run | str | Path, data: str | Path | Sequence[str | Path] | None = None, **options: Any) -> Self:
+        """Open the run and list the data.
+
+        Args:
+            run: the run, or its directory.
+            data: one or more files and directories; the data that the run held out if None, for evaluation only.
+            **options: the other attributes.
+
+        Raises:
+            RunError: if the run can't be read.
+            DataError: if the data are an empty list.
+        """
+        return cls(_opened(run), None if data is None else _paths(data), **options)
+
+    @cached_property
+    def task(self) -> Task[Any]:
+        """The run's task, with the options for these data."""
+        return self.run.task_with(encoding_errors=self.encoding_errors, knob=self.knob)
+
+    @cached_property
+    def model(self) -> SequenceModel:
+        """The run's network, on the run's device."""
+        return self.run.model(self.engine).to(self.run.device)
+
+    def evaluate(self, windows: int | None = None, step: int | None = None) -> Evaluation:
+        """Evaluate the network along with the task's baselines.
+
+        Args:
+            windows: see `throughtime.evaluate`.
+            step: see `throughtime.evaluate`.
+        """
+        task, model, codecs = self.task, self.model, self.run.description.codecs
+        if self.paths is None:
+            held_out = data_of(self.run, self.progress)
+            part = held_out.valid if held_out.test is None else held_out.test
+        else:
+            part = task.read(self.paths, codecs, self.progress)
+        if windows is not None or step is not None:
+            part = task.rolling(part, windows, step)
+        figures = measured(model, task, part, progress=self.progress)
+        return Evaluation(
+            {**figures, **task.usage_figures(model, codecs)},
+            task.baseline_figures(self.run.description.baselines, part, codecs),
+        )
+
+    def predict(self, update: str | Path | None = None) -> Prediction:
+        """Predict the data.
+
+        Args:
+            update: see `throughtime.predict`.
+        """
+        task, model, codecs = self.task, self.model, self.run.description.codecs
+        if update is None:
+            part = task.read_inputs(self.paths or (), codecs, self.progress)
+        else:
+            part = task.read_update(self.paths or (), update, codecs, self.progress)
+        return task.predict(model, part, codecs)
+
+    def write_prediction(self, out: str | Path) -> str:
+        """Write predictions to a file in the task's own format, such as a sound file for an effect.
+
+        Args:
+            out: the path of the output file, with one of the extensions in the task's `prediction_files`.
+
+        Returns:
+            A short description of what was written.
+
+        Raises:
+            UserError: if the task doesn't write such files.
+            DataError: if the data can't be read or don't match the run.
+        """
+        task, out = self.task, Path(out)
+        if out.suffix.lower() not in task.prediction_files:
+            kinds = ", ".join(task.prediction_files)
+            raise UserError(f"predictions of task {task.name} are {f'written to {kinds}' if kinds else 'tables'}")
+        model = self.run.model(self.engine)
+        return task.write_prediction(model, self.paths or (), self.run.description.codecs, out, self.progress)
 
 
 def evaluate(
@@ -66,39 +169,8 @@ def evaluate(
         RunError: if the run can't be read.
         DataError: if the data can't be read or don't match the run.
     """
-    return evaluated(
-        run, data, windows=windows, step=step, knob=knob, encoding_errors=encoding_errors, engine=engine,
-        progress=progress,
-    ).figures  # fmt: skip
-
-
-def evaluated(
-    run: Run | str | Path,
-    data: str | Path | Sequence[str | Path] | None = None,
-    *,
-    windows: int | None = None,
-    step: int | None = None,
-    encoding_errors: str | None = None,
-    knob: KnobSettings | None = None,
-    engine: str | None = None,
-    progress: Progress | None = None,
-) -> Evaluation:
-    """Evaluate a run's network along with the task's baselines; see `evaluate`."""
-    run = _opened(run)
-    task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
-    model = run.model(engine).to(run.device)
-    if data is None:
-        held_out = data_of(run, progress)
-        part = held_out.valid if held_out.test is None else held_out.test
-    else:
-        part = task.read(_paths(data), codecs, progress)
-    if windows is not None or step is not None:
-        part = task.rolling(part, windows, step)
-    figures = measured(model, task, part, progress=progress)
-    return Evaluation(
-        {**figures, **task.usage_figures(model, codecs)},
-        task.baseline_figures(run.description.baselines, part, codecs),
-    )
+    inference = Inference.of(run, data, encoding_errors=encoding_errors, knob=knob, engine=engine, progress=progress)
+    return inference.evaluate(windows, step).figures
 
 
 def predict(
@@ -129,49 +201,8 @@ def predict(
         RunError: if the run can't be read.
         DataError: if the data can't be read or don't match the run.
     """
-    run, paths = _opened(run), _paths(data)
-    task, codecs = run.task_with(encoding_errors=encoding_errors, knob=knob), run.description.codecs
-    model = run.model(engine).to(run.device)
-    if update is None:
-        part = task.read_inputs(paths, codecs, progress)
-    else:
-        part = task.read_update(paths, update, codecs, progress)
-    return task.predict(model, part, codecs)
-
-
-def write_prediction(
-    run: Run | str | Path,
-    data: str | Path | Sequence[str | Path],
-    out: str | Path,
-    *,
-    knob: KnobSettings | None = None,
-    engine: str | None = None,
-    progress: Progress | None = None,
-) -> str:
-    """Write predictions to a file in the task's own format, such as a sound file for an effect.
-
-    Args:
-        run: the run, or its directory.
-        data: files and directories.
-        out: the path of the output file, with one of the extensions in the task's `prediction_files`.
-        knob: for effects, the device's knob settings from 0 to 1, such as `{"gain": 0.7}`.
-        engine: the engine that runs the recurrent layers; the one used in training by default.
-        progress: called with the current activity and its progress.
-
-    Returns:
-        A short description of what was written.
-
-    Raises:
-        UserError: if the task doesn't write such files.
-        RunError: if the run can't be read.
-        DataError: if the data can't be read or don't match the run.
-    """
-    run, paths, out = _opened(run), _paths(data), Path(out)
-    if out.suffix.lower() not in run.task.prediction_files:
-        kinds = ", ".join(run.task.prediction_files)
-        raise UserError(f"predictions of task {run.task.name} are {f'written to {kinds}' if kinds else 'tables'}")
-    task = run.task_with(knob=knob)
-    return task.write_prediction(run.model(engine), paths, run.description.codecs, out, progress)
+    inference = Inference.of(run, data, encoding_errors=encoding_errors, knob=knob, engine=engine, progress=progress)
+    return inference.predict(update)
 
 
 def sample(
@@ -207,8 +238,8 @@ def sample(
             f"{run.path} is a run of task {task.name}, which can't generate samples; use predict on data instead"
         )
     codecs = run.description.codecs
-    length = task.default_length(codecs) if length is None else length
-    return task.sample(run.model(engine), codecs, prompt, length=length, seed=seed, **draw)
+    sampling = task.sampling(codecs, length, seed=seed, **draw)
+    return task.sample(run.model(engine), codecs, sampling, prompt)
 
 
 def _opened(run: Run | str | Path) -> Run:

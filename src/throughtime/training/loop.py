@@ -19,9 +19,9 @@ from throughtime.errors import Interrupted, TrainingError
 from throughtime.files import DISK_FULL
 from throughtime.paths import display_path
 from throughtime.program.cell import Cell
-from throughtime.runs import Run, remover, require_new
+from throughtime.runs import Run
 from throughtime.spelling import command, duration, option
-from throughtime.stored import INITIAL
+from throughtime.stored import INITIAL, remover, require_new
 from throughtime.tasks.base import Data, Task
 from throughtime.training.building import build_model
 from throughtime.training.callbacks import (

@@ -10,7 +10,8 @@ from typing import Any
 from throughtime.paths import display_path
 from throughtime.runs import Run
 from throughtime.spelling import command, option
-from throughtime.tasks.base import Data, Generative
+from throughtime.tasks.base import Data
+from throughtime.tasks.generative import Generative
 from throughtime.training.callbacks import BestWeights
 from throughtime.training.display import Display
 from throughtime.training.evaluation import measured

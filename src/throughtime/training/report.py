@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughtime.runs import Run
-from throughtime.tasks.base import Data, Generative
+from throughtime.tasks.base import Data
+from throughtime.tasks.generative import Generative
 from throughtime.training.reloading import untrained
 
 if TYPE_CHECKING:

@@ -16,9 +16,9 @@ from throughtime.engines.weight_layouts import Stored, WeightLayout
 from throughtime.errors import UserError, nearest
 from throughtime.exchange.building import recurrent_of, with_functions
 from throughtime.nn.recurrent import Recurrent
-from throughtime.program.builder import Symbol
 from throughtime.program.cell import Cell
 from throughtime.program.core import Program
+from throughtime.program.symbols import Symbol
 
 Array = NDArray[Any]
 

@@ -17,7 +17,7 @@ from throughtime.engines.capture import needs_traceable
 from throughtime.engines.weight_layouts import Stored
 from throughtime.errors import UserError
 from throughtime.exchange.keras.layers import FUNCTIONS, KERAS_LAYERS, KerasLayer, program_of
-from throughtime.nn.forms import states_of
+from throughtime.nn.forms import form_of, states_of
 from throughtime.nn.stack import Stack
 from throughtime.program.core import Program
 
@@ -174,7 +174,7 @@ class Loop:
             of.programs[size] = program_of(of.layer, *size, of.functions)
         program = of.programs[size]
         parameters = of.layer.layout.to_program(of.layer.layout.mapping(program), stored)
-        outputs, final = Stack([[(program, parameters)]]).run(x, states, batch_first=True, lengths=lengths)
+        outputs, final = Stack([[(program, parameters)]]).run(*form_of(x, batch_first=True, lengths=lengths), states)
         assert isinstance(outputs, Tensor)  # a single direction
         return outputs, states_of(final)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from throughtime.language import elu, hard_sigmoid, leaky_relu, relu, select, sigmoid, softplus, softsign, tanh
-from throughtime.program.builder import Symbol
+from throughtime.program.symbols import Symbol
 
 
 class Kind(NamedTuple):

@@ -1,0 +1,58 @@
+"""Keep recurrent modules out of the graphs that torch captures: graph breaks in torch.compile, leaves in torch.fx."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch.fx import Proxy
+from torch.nn.utils.rnn import PackedSequence
+
+
+def _eager(reason: str) -> Callable[..., Any]:
+    """Return a caller that runs functions outside torch.compile's graph; fullgraph=True raises with the reason."""
+
+    def call(function: Callable[..., Any], *args: Any, **options: Any) -> Any:
+        return function(*args, **options)
+
+    found: Callable[..., Any] = torch.compiler.disable(call, reason=reason)  # type: ignore[no-untyped-call]
+    return found
+
+
+_OTHERWISE = "compile the model without fullgraph=True"
+_with_packed = _eager(f"a PackedSequence can't be part of a graph: {_OTHERWISE}, or pass a padded input and lengths")
+_with_hooks = _eager(f"throughtime.record and throughtime.edit work outside of a graph: {_OTHERWISE}")
+_in_transform = _eager(f"a recurrent layer under a transform of torch.func runs outside of a graph: {_OTHERWISE}")
+
+
+def _as_leaf(module: Any, run: Callable[..., Any], *args: Any, **options: Any) -> Any:
+    """Record a module's call as one node of a torch.fx graph, as torch.fx does for torch's own layers."""
+    tracer, options = (
+        args[0].tracer,
+        dict(zip(("lengths", "reset", "table", "inputs"), args[2:], strict=False)) | options,
+    )
+    given = {name: value for name, value in options.items() if value is not None and name != "inputs"}
+    given |= options.get("inputs", {})
+    return tracer.create_proxy("call_module", tracer.path_of_module(module), args[:2], given)
+
+
+def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:
+    """Return a caller that runs a module outside torch.compile's graph, or None if the module can be part of it."""
+    if isinstance(input, Proxy):
+        return partial(_as_leaf, module)
+    if isinstance(input, PackedSequence):  # Dynamo would skip this frame and compile its callees
+        return _with_packed
+    if not torch.compiler.is_dynamo_compiling():
+        return None
+    if any(hook.leaves_graph for hook in module.hooks):
+        return _with_hooks
+    # As for torch's own layers: an operator has no batching or gradient rule for a transform inside the graph.
+    return _in_transform if _is_transforming() else None
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]  # it returns a number
+def _is_transforming() -> bool:
+    """Whether a transform of torch.func is being traced."""
+    return torch._C._functorch.maybe_current_level() is not None
