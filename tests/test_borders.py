@@ -27,7 +27,7 @@ from torch.utils.checkpoint import checkpoint
 from torch.utils.flop_counter import FlopCounterMode
 
 import throughtime
-from throughtime.engines import say_once
+from throughtime.engines import log_fallback
 from throughtime.errors import UserError
 from throughtime.language import affine, sigmoid, tanh
 from throughtime.nn.language_model import LanguageModel
@@ -567,7 +567,7 @@ def test_forward_mode_and_vmap_are_correct(kind: str, caplog: pytest.LogCaptureF
         plain = getattr(nn, kind)(3, 4, dtype=torch.float64)
         plain.load_state_dict(layer.state_dict())
     x, v = torch.randn(2, 5, 2, 3, dtype=torch.float64)
-    say_once.cache_clear()
+    log_fallback.cache_clear()
     with caplog.at_level(logging.WARNING, "throughtime"):
         _, tangent = torch.func.jvp(lambda x: layer(x)[0], (x,), (v,))
         with torch.autograd.forward_ad.dual_level():
