@@ -186,7 +186,7 @@ def test_a_parallel_network_learns_and_reports(file, tmp_path):
     norms = lookback(run.model(), data.test)
     assert norms.values.shape == (6,)
     # One step of the horizon follows the context, so its gradient equals that of a sequence of both.
-    x = torch.from_numpy(data.test.spread(16).inputs(np.arange(16)).steps)
+    x = torch.from_numpy(data.test.evenly_spaced(16).inputs(np.arange(16)).steps)
     n = data.test.steps[0]
     totals = np.zeros(n)
     for k in range(4):

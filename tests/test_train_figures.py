@@ -7,7 +7,7 @@ from throughtime import tasks
 FIGURES = {
     "audio": {"loss": 1.0, "bits_per_sample": 1.4427, "samples": 10},
     "forecast": {"mse": 0.2, "mae": 0.1, "mase": 0.3, "smape": 20.0, "coverage": 0.8, "loss": 0.1, "values": 10},
-    "text": {"loss": 1.0, "bits_per_symbol": 1.4427, "bits_per_byte": 1.4427, "symbols": 10, "unknown": 0},
+    "text": {"loss": 1.0, "bits_per_token": 1.4427, "bits_per_byte": 1.4427, "tokens": 10, "unknown": 0},
 }
 
 
