@@ -224,7 +224,7 @@ def test_embedding_dropout_drops_the_same_elements_at_every_occurrence_of_a_toke
         of.recurrent, "forward", lambda at, state, lengths, table: seen.append(table[at]) or (table[at], ())
     )
     for _ in range(200):
-        of._features(tokens, None, None)
+        of._features(tokens, None, None, 0)
     given = torch.stack(seen)  # [200, T, B, width]
     embedded = of.encoder(tokens)
     kept = given != 0
