@@ -105,7 +105,7 @@ def test_chunk_size_does_not_change_results(monkeypatch):
         (network(Categorical(CLASSES), 7), [0, 7], {}, "token ids must be from 0 to 6, got 7"),
         (network(Categorical(CLASSES)), torch.zeros(T, 2), {}, r"must be numbers \[T, B, 3\].*got \[6, 1, 2\]"),
         (network(Categorical(CLASSES)), NUMBERS, {"targets": [1, 2]}, r"targets for .* must have shape \[6, 1\]"),
-        (network(Point(1, "mse")), NUMBERS, {"of": "best"}, "scores vocabulary_size or labels"),
+        (network(Point(1, "mse")), NUMBERS, {"of": "best"}, "scores tokens or labels"),
         (
             network(Categorical(CLASSES), returns="last", bidirectional=True), NUMBERS, {"steps": [2]},
             r"only output is at its last step, 5; got steps=\[2\]",
