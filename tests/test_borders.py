@@ -488,13 +488,23 @@ def test_a_scripted_model_returns_the_same_results(name: str, caplog: pytest.Log
     assert type(model.rnn) is getattr(throughtime, name)
 
 
+def assert_onnx_runtime_agrees(model: nn.Module, folder: Path) -> None:
+    """Export a model by torch's exporter from one input, and compare its results for another one."""
+    ort = pytest.importorskip("onnxruntime")
+    pytest.importorskip("onnxscript")
+    example, other = torch.randn(2, 5, 2, 3)
+    path = folder / "model.onnx"
+    torch.onnx.export(model, (example,), path, dynamo=True, input_names=["x"], verbose=False)
+    (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": other.numpy()})
+    # ONNX Runtime rounds differently in float32.
+    np.testing.assert_allclose(found, model(other).detach().numpy(), rtol=1e-4, atol=1e-5)
+
+
 @border(ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 @pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True}])
 @pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
 def test_torchs_onnx_exporter_supports_an_accelerated_model(name: str, options: dict[str, Any], tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
     torch.manual_seed(0)
 
     class Tagger(nn.Module):
@@ -505,21 +515,12 @@ def test_torchs_onnx_exporter_supports_an_accelerated_model(name: str, options: 
         def forward(self, x: Tensor) -> Tensor:
             return self.rnn(x)[0] + 1
 
-    model = throughtime.accelerate(Tagger()).eval()
-    example, other = torch.randn(2, 5, 2, 3)
-    path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (example,), path, dynamo=True, input_names=["x"], verbose=False)
-    (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": other.numpy()})
-    # ONNX Runtime rounds differently in float32.
-    np.testing.assert_allclose(found, model(other).detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert_onnx_runtime_agrees(throughtime.accelerate(Tagger()).eval(), tmp_path)
 
 
 @border(ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
 def test_torchs_onnx_exporter_supports_any_cell(tmp_path: Path) -> None:
-    ort = pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-
     class Tagger(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -529,12 +530,7 @@ def test_torchs_onnx_exporter_supports_any_cell(tmp_path: Path) -> None:
             y: Tensor = self.rnn(x)[0]
             return y
 
-    model = Tagger().eval()
-    example, other = torch.randn(2, 5, 2, 3)
-    path = tmp_path / "model.onnx"
-    torch.onnx.export(model, (example,), path, dynamo=True, input_names=["x"], verbose=False)
-    (found,) = ort.InferenceSession(path, providers=["CPUExecutionProvider"]).run(None, {"x": other.numpy()})
-    np.testing.assert_allclose(found, model(other).detach().numpy(), rtol=1e-4, atol=1e-5)
+    assert_onnx_runtime_agrees(Tagger().eval(), tmp_path)
 
 
 @border(FX)

@@ -8,7 +8,7 @@ import torch
 from tiny_training import train_tiny
 
 from throughtime.data.streams import Streams
-from throughtime.errors import DataError, RunError
+from throughtime.errors import DataError, RunError, UserError
 from throughtime.tasks import streams as streams_task
 from throughtime.training import evaluate, evaluation
 from throughtime.training.inference import Inference
@@ -59,6 +59,13 @@ def test_a_run_is_evaluated_on_its_test_data_if_it_has_any(tmp_path):
     test.write_text("over and over again\n" * 10)
     run = train_tiny(tmp_path, steps=2, test=test)
     assert run.evaluate() == run.evaluate(test) != run.evaluate(run.config.task.data)
+
+
+def test_options_for_other_data_are_refused_without_data(run):
+    with pytest.raises(UserError, match="encoding_errors needs data to apply to"):
+        evaluate(run, encoding_errors="replace")
+    with pytest.raises(DataError, match="predictions need data"):
+        Inference.of(run).predict()
 
 
 def test_unknown_tokens_are_counted(run, tmp_path):

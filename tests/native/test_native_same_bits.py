@@ -64,6 +64,26 @@ def test_a_single_step_reads_weights_unpacked(
                 assert_same(run_on(alike, program, 1, inputs, states, parameters), packed)
 
 
+def assert_same_with_any_threads(
+    program: Program,
+    steps: int,
+    arguments: Arguments,
+    sizes: list[int],
+    *,
+    packed: bool,
+    instruction_set: str = "",
+) -> None:
+    """Run a program whose rows end at different steps with several numbers of threads."""
+    inputs, states, parameters = arguments
+    inputs = [pack(i, sizes) for i in inputs] if packed else inputs
+    alone, *shared = (
+        run_on(NativeEngine(threads, instruction_set), program, steps, inputs, states, parameters, sizes, packed=packed)
+        for threads in (1, 2, 3, 7)
+    )
+    for found in shared:
+        assert_same(found, alone)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_any_number_of_threads_with_rows_that_end(engine: NativeEngine, reverse: bool, packed: bool) -> None:
@@ -71,23 +91,8 @@ def test_any_number_of_threads_with_rows_that_end(engine: NativeEngine, reverse:
     rows, steps = 40, 60  # several chunks, each of whose rows are split among the threads
     sizes = [max(0, 37 - t * t // 80) for t in range(steps)]  # three rows are never active, and none lasts to the end
     for program in family(forward.flipped if reverse else forward):
-        inputs, states, parameters = arguments_of(program, steps, rows)
-        inputs = [pack(i, sizes) for i in inputs] if packed else inputs
-        found = [
-            run_on(
-                NativeEngine(threads, engine.instruction_set),
-                program,
-                steps,
-                inputs,
-                states,
-                parameters,
-                sizes,
-                packed=packed,
-            )
-            for threads in (1, 2, 3, 7)
-        ]
-        for shared in found[1:]:
-            assert_same(shared, found[0])
+        arguments, isa = arguments_of(program, steps, rows), engine.instruction_set
+        assert_same_with_any_threads(program, steps, arguments, sizes, packed=packed, instruction_set=isa)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])

@@ -11,7 +11,7 @@ from helpers import Arguments, assert_close, differentiable_run, flat, random_ar
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from native_cases import family
-from test_native_same_bits import assert_same, pack
+from test_native_same_bits import assert_same_with_any_threads
 
 from throughtime import cells
 from throughtime.engines import operator
@@ -76,14 +76,8 @@ def test_the_same_bits_for_any_number_of_threads(
     sizes = [max(0, rows - t) for t in range(steps)] if ragged else [rows] * steps
     packed = packed and steps > 0
     for program in family(forward.flipped if reverse else forward):
-        inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
-        inputs = [pack(i, sizes) for i in inputs] if packed else inputs
-        alone, *shared = (
-            run_on(NativeEngine(threads), program, steps, inputs, states, parameters, sizes, packed=packed)
-            for threads in (1, 2, 3)
-        )
-        for found in shared:
-            assert_same(found, alone)
+        arguments = random_arguments(program, steps, rows).map(torch.Tensor.float)
+        assert_same_with_any_threads(program, steps, arguments, sizes, packed=packed)
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -91,23 +85,8 @@ def test_the_same_bits_with_work_for_every_thread(engine: NativeEngine, packed: 
     steps, rows = 60, 40
     sizes = [max(0, 37 - t * t // 80) for t in range(steps)]
     for program in family(over_token_ids("lstm", 7, 260)):
-        inputs, states, parameters = random_arguments(program, steps, rows).map(torch.Tensor.float)
-        inputs = [pack(i, sizes) for i in inputs] if packed else inputs
-        alone, *shared = (
-            run_on(
-                NativeEngine(threads, engine.instruction_set),
-                program,
-                steps,
-                inputs,
-                states,
-                parameters,
-                sizes,
-                packed=packed,
-            )
-            for threads in (1, 2, 3, 7)
-        )
-        for found in shared:
-            assert_same(found, alone)
+        arguments, isa = random_arguments(program, steps, rows).map(torch.Tensor.float), engine.instruction_set
+        assert_same_with_any_threads(program, steps, arguments, sizes, packed=packed, instruction_set=isa)
 
 
 def test_segments_have_the_same_bits_as_an_undivided_run() -> None:

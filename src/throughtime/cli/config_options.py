@@ -58,19 +58,19 @@ def described(arguments: Sequence[str]) -> dict[str, tuple[str, str] | None]:
     named = [after for at, after in pairwise(arguments) if at == "--task"]
     named += [argument.partition("=")[2] for argument in arguments if argument.startswith("--task=")]
     name = named[-1] if named and named[-1] in tasks.names() else _GENERAL
-    usual = TrainConfig.of(name).given
+    defaults = TrainConfig.of(name).given
     meanings = {key: text for group in (tasks.options_of(name), *_GROUPS) for key, text in group.meanings().items()}
     meanings["cell"] = f"the recurrent cell: {CELL_HELP}."
     found: dict[str, tuple[str, str] | None] = {}
     heading = f"Task: {name}"
     for field, _ in _fields():
         heading = _HEADINGS.get(field, heading)
-        if field not in usual:
+        if field not in defaults:
             found[field] = None
             continue
-        default = usual[field]
+        default = defaults[field]
         shown = "" if default is None or default is False or default == {} else f"  [default: {default}]"
-        found[field] = heading, _sentence(meanings.get(field, ""), usual) + shown
+        found[field] = heading, _sentence(meanings.get(field, ""), defaults) + shown
     others = [other for other in tasks.names() if other != name]
     about = f"What to learn: {', '.join(tasks.names())}. Default: inferred from DATA."
     found["task"] = f"Task: {name}", f"{about} `--task {others[0]} --help` shows another task's options."

@@ -3,10 +3,10 @@
 from typing import Literal
 
 MAX_RATE, MAX_CHANNELS, MAX_LEVELS = 768_000, 2, 1 << 16
-"""The highest sampling rate in Hz, and the most channels and quantization levels of a sound."""
+"""The maximum sampling rate in Hz, and the maximum numbers of channels and quantization levels of a sound."""
 
 MAX_FRAME = 1 << 16
-"""The most raw samples per step."""
+"""The maximum number of raw samples per step."""
 
 BANDS = 40
 """The default number of mel bands."""

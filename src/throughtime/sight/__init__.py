@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 __all__ = [
     "Advice", "Comparison", "Connectivity", "Exponents", "FixedPoints", "Flow", "GradientWatch", "Horizon", "Interest",
     "Match", "Occurrence", "RetentionGate", "Saturation", "Side", "Timescale", "advice", "compare", "connectivity",
-    "fixed_points", "untrained_model", "gates", "gradient_flow", "horizon", "interest", "lyapunov", "match",
-    "retention_gates", "saturation", "timescale",
+    "fixed_points", "gates", "gradient_flow", "horizon", "interest", "lyapunov", "match", "retention_gates",
+    "saturation", "timescale", "untrained_model",
 ]  # fmt: skip
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 RESULT, PAGE, BEST = "search.json", "search.html", "best.json"
 TERMS = 200_000
-"""The most terms of data on which a trial is evaluated."""
+"""The maximum number of loss terms on which a trial is evaluated."""
 
 
 @dataclass(frozen=True, eq=False)

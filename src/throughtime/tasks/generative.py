@@ -98,9 +98,9 @@ class Generative(Task[S]):
         Raises:
             UserError: if an option is out of range, or the task doesn't support it.
         """
-        usual = {field.name: field.default for field in fields(Sampling)}
+        defaults = {field.name: field.default for field in fields(Sampling)}
         for name, value in options.items():
-            if name not in ("seed", *self.sampling_options) and (name not in usual or value != usual[name]):
+            if name not in ("seed", *self.sampling_options) and (name not in defaults or value != defaults[name]):
                 supported = ", ".join(map(option, self.sampling_options))
                 raise UserError(f"{option(name)} is not supported here; expected {supported}")
         return Sampling(self.default_length(codecs) if length is None else length, **options)

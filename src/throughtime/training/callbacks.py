@@ -38,7 +38,7 @@ STOP, LATE, VALIDATE, CHECKPOINT = "stop", "late", "validate", "checkpoint"
 _CHECKPOINT_SECONDS = 30.0
 _ROWS = 1000  # the approximate number of rows in metrics.csv
 _VALIDATION_SHARE = 0.05  # the fraction of training time to validate for, if time ends the run
-_MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 10  # bounds in the same case
+_MAX_VALIDATIONS, _MIN_VALIDATIONS = 100, 10  # bounds in the same case
 _FINE = 10_000  # the resolution of the progress bar
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -95,7 +95,7 @@ class Validation(Callback):
         seconds = fit.plan.seconds
         if seconds is None or not fit.fabric.is_global_zero:
             return ()
-        interval = min(max(self.took / _VALIDATION_SHARE, seconds / _MOST_VALIDATIONS), seconds / _LEAST_VALIDATIONS)
+        interval = min(max(self.took / _VALIDATION_SHARE, seconds / _MAX_VALIDATIONS), seconds / _MIN_VALIDATIONS)
         return (VALIDATE,) if fit.elapsed - self._ended >= interval else ()
 
     def on_step(self, fit: Fit) -> None:

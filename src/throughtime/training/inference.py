@@ -11,6 +11,7 @@ from typing import Any, Self
 from throughtime.errors import DataError, UserError
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
+from throughtime.spelling import option
 from throughtime.tasks.base import Figures, Prediction, Progress, Task
 from throughtime.tasks.generative import Generative
 from throughtime.training.evaluation import measured
@@ -89,13 +90,12 @@ class Inference:
         Args:
             windows: see `throughtime.evaluate`.
             step: see `throughtime.evaluate`.
+
+        Raises:
+            UserError: if there are options for other data, but no such data.
         """
         task, model, codecs = self.task, self.model, self.run.description.codecs
-        if self.paths is None:
-            held_out = data_of(self.run, self.progress)
-            part = held_out.valid if held_out.test is None else held_out.test
-        else:
-            part = task.read(self.paths, codecs, self.progress)
+        part = self._held_out() if self.paths is None else task.read(self.paths, codecs, self.progress)
         if windows is not None or step is not None:
             part = task.rolling(part, windows, step)
         figures = measured(model, task, part, progress=self.progress)
@@ -112,9 +112,9 @@ class Inference:
         """
         task, model, codecs = self.task, self.model, self.run.description.codecs
         if update is None:
-            part = task.read_inputs(self.paths or (), codecs, self.progress)
+            part = task.read_inputs(self._given(), codecs, self.progress)
         else:
-            part = task.read_update(self.paths or (), update, codecs, self.progress)
+            part = task.read_update(self._given(), update, codecs, self.progress)
         return task.predict(model, part, codecs)
 
     def write_prediction(self, out: str | Path) -> str:
@@ -135,7 +135,20 @@ class Inference:
             kinds = ", ".join(task.prediction_files)
             raise UserError(f"predictions of task {task.name} are {f'written to {kinds}' if kinds else 'tables'}")
         model = self.run.model(self.engine)
-        return task.write_prediction(model, self.paths or (), self.run.description.codecs, out, self.progress)
+        return task.write_prediction(model, self._given(), self.run.description.codecs, out, self.progress)
+
+    def _given(self) -> Sequence[str | Path]:
+        if self.paths is None:
+            raise DataError("predictions need data; pass one or more files or directories")
+        return self.paths
+
+    def _held_out(self) -> Any:
+        """Read the data that the run held out, with the options that it was trained with."""
+        for name in ("encoding_errors", "knob"):
+            if getattr(self, name) is not None:
+                raise UserError(f"{option(name)} needs data to apply to; the held-out data are read as in training")
+        data = data_of(self.run, self.progress)
+        return data.valid if data.test is None else data.test
 
 
 def evaluate(

@@ -30,8 +30,8 @@ from throughtime.training.run_config import Plan
 
 _VALIDATION_SHARE = 0.05  # of the training time
 _FORWARD_SHARE = 1 / 3  # the fraction of a training step's time that the forward pass takes
-_MOST_VALIDATIONS, _LEAST_VALIDATIONS = 100, 20
-_LEAST_VALIDATED = 2000  # terms; fewer would be too noisy
+_MAX_VALIDATIONS, _MIN_VALIDATIONS = 100, 20
+_MIN_VALIDATED = 2000  # terms; fewer would be too noisy
 _LOOP = 1e-4  # the overhead of the loop per step in seconds, in addition to the measured time
 _TIMED_LOSSES = 5
 _MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the share is of the budget
@@ -40,7 +40,7 @@ _MEASURED_STEPS, _MEASURED_SECONDS, _MEASURED_SHARE = 60, 2.0, 1 / 60  # the sha
 _RESERVED = 0.09  # the fraction of the time for all of it
 _EVALUATION_SHARE = 0.6  # of what the rest leaves; the others are for the reach
 _FEWEST_EVALUATED, _FEWEST_LOSSES = 1000, 8
-_REST, _REST_STEPS, _MOST_REST = 1.2, 8, 0.2  # the last one is a fraction of the time
+_REST, _REST_STEPS, _MAX_REST = 1.2, 8, 0.2  # the last one is a fraction of the time
 _SAFETY = 1.2
 _AGAIN = 0.3  # the peak learning rate, relative to `lr`, when a finished run is trained further
 
@@ -118,7 +118,7 @@ def make_plan(
         epoch_steps=epoch_steps,
         batch=batch,
         validate_every=validate_every,
-        validate_terms=min(held_out[0], max(_LEAST_VALIDATED, math.ceil(affordable))),
+        validate_terms=min(held_out[0], max(_MIN_VALIDATED, math.ceil(affordable))),
         evaluate_terms=evaluated,
         losses=losses,
         seconds=seconds,
@@ -192,7 +192,7 @@ def replay_of(run: Run, out: str | Path | None = None) -> tuple[TrainConfig, Pla
 
 def _interval(steps: int, epoch_steps: int) -> int:
     """Return the validation interval in steps: whole epochs if they are short, else a fraction of the run."""
-    often, seldom = math.ceil(steps / _MOST_VALIDATIONS), math.ceil(steps / _LEAST_VALIDATIONS)
+    often, seldom = math.ceil(steps / _MAX_VALIDATIONS), math.ceil(steps / _MIN_VALIDATIONS)
     if epoch_steps <= 2 * seldom:
         return epoch_steps * math.ceil(often / epoch_steps)
     return seldom
@@ -213,7 +213,7 @@ def _after_training(
     Returns:
         The loss terms to evaluate of each part, the losses to follow back, and the time to reserve in seconds.
     """
-    rest = min(_REST * speed.waiting + _REST_STEPS * speed.step, _MOST_REST * budget)
+    rest = min(_REST * speed.waiting + _REST_STEPS * speed.step, _MAX_REST * budget)
     left = max(0.0, _RESERVED * budget - rest) / _SAFETY
     parts = [*held_out, *(held_out[:1] if task.reads_again else ())]
     share = _EVALUATION_SHARE if task.shows_reach else 1.0
