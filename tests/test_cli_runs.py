@@ -26,7 +26,7 @@ from throughtime.training import sample
 from throughtime.training.config import TrainConfig, TrainingOptions
 
 TEXT = "the quick brown fox jumps over the lazy dog\n" * 60
-SMALL = ["--hidden", "8", "--layers", "1", "--window", "10", "--batch", "4", "--engine", "reference", "--threads", "1"]
+SMALL = ["--hidden", "8", "--layers", "1", "--window", "10", "--batch", "4", "--threads", "1"]
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +97,7 @@ def test_json_is_the_only_standard_output(text, tmp_path, capsys):
 
 def test_command_line_overrides_options_from_a_file(text, tmp_path, capsys):
     config, out = tmp_path / "config.json", tmp_path / "run"
-    config.write_text(json.dumps({"hidden_size": 9, "num_layers": 3, "engine": "reference", "batch": 4, "steps": 1}))
+    config.write_text(json.dumps({"hidden_size": 9, "num_layers": 3, "batch": 4, "steps": 1}))
     assert main(["train", str(text), "--config", str(config), "--layers", "1", "--out", str(out), "--json"]) == 0
     used = Run.open(out).config.network
     assert (used.hidden_size, used.num_layers) == (9, 1)

@@ -23,7 +23,7 @@ from throughtime.tasks.text import Text
 from throughtime.training.config import NetworkOptions, TrainConfig
 from throughtime.training.fitting import Fit
 
-TINY = {"hidden_size": 8, "batch": 4, "window": 10, "steps": 4, "engine": "reference", "threads": 1, "progress": False}
+TINY = {"hidden_size": 8, "batch": 4, "window": 10, "steps": 4, "threads": 1, "progress": False}
 TEXT = Interface("embedding", 20, Categorical(20))
 
 

@@ -51,7 +51,7 @@ class Parity(SequenceTask):
         return Prediction(("label",), ([codecs.targets.names[int(raw.argmax())]] for raw in raws))
 
 
-SMALL = {"hidden_size": 12, "dropout": 0.0, "threads": 1, "engine": "reference"}
+SMALL = {"hidden_size": 12, "dropout": 0.0, "threads": 1}
 
 
 def test_a_custom_task_supports_all_commands(tmp_path):
