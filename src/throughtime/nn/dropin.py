@@ -19,7 +19,7 @@ from throughtime.engines.base import Layout
 from throughtime.engines.capture import is_graph_captured, is_transformed, needs_traceable
 from throughtime.engines.torch_layers import TORCH_LAYERS
 from throughtime.nn.direct import SingleLayer, run_directly, single_layer
-from throughtime.nn.forms import form_of, require_reset, states_of
+from throughtime.nn.forms import form_of, states_of
 from throughtime.nn.freezing import Freezable
 from throughtime.nn.graph_breaks import outside_graph
 from throughtime.nn.hooks import Hookable
@@ -68,9 +68,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         if not self.hooks and reset is None and _is_torchs(self, tensors, plain):
             return self.original.forward(self, input, hx)
         self._check(input, hx)
-        if reset is not None:
-            require_reset(reset, input)
-        elif plain and not self.hooks:
+        if reset is None and plain and not self.hooks:
             found = run_directly(self, input, tensors[1:], batch_first=self.batch_first)
             if found is not None:
                 y, final = found
@@ -80,7 +78,7 @@ class _DropIn(Substitute, Hookable, Freezable, nn.RNNBase):
         stack = Stack(
             layers, dropout=dropout, engine=self.engine, hooks=self.hooks, plain=plain, promotes=self._promotes
         )
-        return stack.run(*form_of(input, batch_first=self.batch_first), hx, reset)
+        return stack.run(*form_of(input, batch_first=self.batch_first, reset=reset), hx)
 
     def _program(self) -> Program:
         return torch_programs(self)[0][0]

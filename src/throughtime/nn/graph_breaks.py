@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
 import torch
 from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
+
+from throughtime.nn.look_up import TokenIds
 
 
 def _eager(reason: str) -> Callable[..., Any]:
@@ -27,15 +29,21 @@ _with_hooks = _eager(f"throughtime.record and throughtime.edit work outside of a
 _in_transform = _eager(f"a recurrent layer under a transform of torch.func runs outside of a graph: {_OTHERWISE}")
 
 
-def _as_leaf(module: Any, run: Callable[..., Any], *args: Any, **options: Any) -> Any:
+def _as_leaf(
+    module: Any,
+    run: Callable[..., Any],
+    input: Any,
+    state: Any = None,
+    lengths: Any = None,
+    reset: Any = None,
+    inputs: Mapping[str, Any] | None = None,
+) -> Any:
     """Record a module's call as one node of a torch.fx graph, as torch.fx does for torch's own layers."""
-    tracer, options = (
-        args[0].tracer,
-        dict(zip(("lengths", "reset", "table", "inputs"), args[2:], strict=False)) | options,
-    )
-    given = {name: value for name, value in options.items() if value is not None and name != "inputs"}
-    given |= options.get("inputs", {})
-    return tracer.create_proxy("call_module", tracer.path_of_module(module), args[:2], given)
+    x: Any = input.ids if isinstance(input, TokenIds) else input
+    table = input.table if isinstance(input, TokenIds) else None
+    options = {"lengths": lengths, "reset": reset, "table": table, **(inputs or {})}
+    given = {name: value for name, value in options.items() if value is not None}
+    return x.tracer.create_proxy("call_module", x.tracer.path_of_module(module), (x, state), given)
 
 
 def outside_graph(module: Any, input: Any) -> Callable[..., Any] | None:

@@ -58,7 +58,6 @@ class Stack(NamedTuple):
         x: Tensor,
         form: Form,
         state: State | None,
-        reset: Tensor | None = None,
         step_inputs: Sequence[Tensor | PackedSequence] = (),
     ) -> tuple[Output, State]:
         """Run on an input of any form that recurrent layers accept.
@@ -67,17 +66,15 @@ class Stack(NamedTuple):
             x, form: the input and its form; see `throughtime.nn.forms.form_of`.
             state: the initial state `[layers * directions, B, width]`, without B if the input has no batch axis, or a
                 tuple for a cell with several states; by default the learned values or those that the cell declares.
-            reset: a mask in the input's form without its features, nonzero where a sequence's states are reset.
             step_inputs: inputs other than the layer below's output, in the input's form with their own widths.
 
         Returns:
             The output, in the input's form, and the final state, in the initial state's form.
         """
         returns, sequence, hooks = self.options.returns, None, self.hooks
-        if reset is not None or self.masks or returns == "states":
-            mask = form.mask(reset)
+        if form.reset is not None or self.masks or returns == "states":
             sequence = StateSequence() if returns == "states" else None
-            resets = [] if mask is None else [Reset(mask, self.starts)]
+            resets = [] if form.reset is None else [Reset(form.reset, self.starts)]
             hooks = [*self.masks, *resets, *hooks, *([] if sequence is None else [sequence])]
         laid_out = [form.laid_out(given) for given in step_inputs]
         outputs, final = self.run_layers(x, form.states(state), form.layout, hooks, laid_out)
