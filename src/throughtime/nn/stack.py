@@ -217,33 +217,35 @@ class Stack(NamedTuple):
         """Run a program as part of the graph that is being captured."""
         names = [hook.in_graph() for hook in hooks]
         rewrites = [name for name in names if name is not None]
+        node = _Node(self.engine, program.text, rewrites, self.options.checkpoint_every)
         inputs, states, parameters = operands
-        given = list(inputs), None if states is None else list(states), list(parameters)
-        steps, rows, batch_sizes, packed, *_ = layout
-        of = self.engine, program.text, rewrites, self.options.checkpoint_every
-        outputs, final = _captured(*of, steps, rows, batch_sizes, packed, *given)
+        taken = Operands(list(inputs), None if states is None else list(states), list(parameters))
+        outputs, final = _captured(node, taken, layout._replace(positions=None, restore=None))
         return Result(outputs, final, [])
 
 
+class _Node(NamedTuple):
+    """What a graph holds of a run: numbers and text.
+
+    Attributes:
+        engine: the engine's name; chosen by device if None.
+        text: the program before its rewrites, as text.
+        rewrites: the names of the rewrites; see `throughtime.program.rewrite.REWRITES`.
+        checkpoint_every: see `throughtime.nn.options.Options`.
+    """
+
+    engine: str | None
+    text: str
+    rewrites: Sequence[str]
+    checkpoint_every: int | None
+
+
 @torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
-def _captured(
-    engine: str | None,
-    text: str,
-    rewrites: Sequence[str],
-    every: int | None,
-    steps: int,
-    rows: int,
-    batch_sizes: Sequence[int] | None,
-    packed: bool,
-    inputs: list[Tensor],
-    states: list[Tensor] | None,
-    parameters: list[Tensor],
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Run a program as a graph node, whose arguments must be numbers, text and tensors."""
-    program = rewritten(program_of(text), tuple(rewrites))
-    layout = Layout(steps, rows, batch_sizes, packed)
-    operands = Operands(inputs, states, parameters)
-    result = Pass(choose(engine, program, inputs[0]), program, layout, every).run(operands)
+def _captured(node: _Node, operands: Operands, layout: Layout) -> tuple[list[Tensor], list[Tensor]]:
+    """Run a program as a node of a graph."""
+    program = rewritten(program_of(node.text), tuple(node.rewrites))
+    engine = choose(node.engine, program, operands.inputs[0])
+    result = Pass(engine, program, layout, node.checkpoint_every).run(operands)
     return result.outputs, result.states
 
 
