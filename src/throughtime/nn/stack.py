@@ -15,6 +15,7 @@ from throughtime.engines.base import Layout, Operands, Result, declared_states
 from throughtime.engines.operator import program_of
 from throughtime.engines.taps import merged
 from throughtime.errors import UserError
+from throughtime.nn.dynamo import constant_result
 from throughtime.nn.forms import Form, Output, State
 from throughtime.nn.hooks import Hook, LayerDirection, Reset, Starts, StateSequence
 from throughtime.nn.masks import dropped, scaled_mask
@@ -220,6 +221,7 @@ class Stack(NamedTuple):
         node = _Node(self.engine, program.text, rewrites, self.options.checkpoint_every)
         inputs, states, parameters = operands
         taken = Operands(list(inputs), None if states is None else list(states), list(parameters))
+        _allow_in_graph()
         outputs, final = _captured(node, taken, layout._replace(positions=None, restore=None))
         return Result(outputs, final, [])
 
@@ -240,13 +242,19 @@ class _Node(NamedTuple):
     checkpoint_every: int | None
 
 
-@torch.compiler.allow_in_graph  # type: ignore[untyped-decorator]
 def _captured(node: _Node, operands: Operands, layout: Layout) -> tuple[list[Tensor], list[Tensor]]:
     """Run a program as a node of a graph."""
     program = rewritten(program_of(node.text), tuple(node.rewrites))
     engine = choose(node.engine, program, operands.inputs[0])
     result = Pass(engine, program, layout, node.checkpoint_every).run(operands)
     return result.outputs, result.states
+
+
+@constant_result
+def _allow_in_graph() -> bool:
+    """Have Dynamo write calls of `_captured` to the graph, from the next one on."""
+    torch.compiler.allow_in_graph(_captured)  # type: ignore[no-untyped-call]
+    return True
 
 
 def in_autocast(like: Tensor) -> bool:
