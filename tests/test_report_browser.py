@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from report_pages import TEXT, large_page, made_up, made_up_sound, open_page
+from report_pages import PATIENCE, TEXT, large_page, made_up, made_up_sound, open_page
 
 from throughtime.sight import match
 from throughtime.sight.report.data import Values
@@ -69,7 +69,7 @@ def choose(driver: Driver, id: str, value: str) -> None:
 def wait_for(driver: Driver, script: str) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(driver, 10, 0.02).until(lambda d: d.execute_script(f"return {script}"))
+    return WebDriverWait(driver, PATIENCE, 0.02).until(lambda d: d.execute_script(f"return {script}"))
 
 
 def see(driver: Driver, chart: str) -> None:
