@@ -3,6 +3,7 @@
 import importlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 # One thread per test process, since `make test` runs one process per core. Tests of threads set their own number.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -29,6 +30,25 @@ def outcomes() -> Iterator[Outcomes]:
     found = Outcomes()
     yield found
     found.require_both()
+
+
+@pytest.fixture(scope="session")
+def _browser() -> Iterator[Any]:
+    from report_pages import browser  # imports the report
+
+    with browser() as driver:
+        yield driver
+
+
+@pytest.fixture
+def driver(_browser: Any) -> Any:
+    """A headless browser with a wide window, shared by all tests; its log has no entries of earlier tests."""
+    _browser.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 1280, "height": 900, "deviceScaleFactor": 1, "mobile": False}
+    )
+    _browser.get("about:blank")
+    _browser.get_log("browser")
+    return _browser
 
 
 @pytest.fixture(scope="module")

@@ -32,6 +32,7 @@ from throughtime.sight.report.render import write
 
 TEXT = "FIRST WATCH:\nWho comes so fast in silence of the night?\n\nSECOND WATCH:\nA friend, and all his household.\n\n"
 LAGS = 16
+PATIENCE = 120  # seconds until a page that doesn't answer fails a test; a busy machine may take long
 
 
 def made_up(text: list[str] | str = TEXT * 3, units: int = 12, **more: Any) -> ReportData:
@@ -116,6 +117,7 @@ def browser(width: int = 1280, height: int = 900, dark: bool = False) -> Iterato
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options, webdriver.ChromeService(shutil.which("chromedriver")))
     try:
+        driver.set_script_timeout(PATIENCE)
         # Chromium windows are at least about 500 pixels wide, but an emulated device can be narrower.
         driver.execute_cdp_cmd(
             "Emulation.setDeviceMetricsOverride",
@@ -131,7 +133,7 @@ def open_page(driver: Any, path: Path) -> None:
     from selenium.webdriver.support.ui import WebDriverWait
 
     driver.get(path.resolve().as_uri())
-    WebDriverWait(driver, 20, 0.02).until(
+    WebDriverWait(driver, PATIENCE, 0.02).until(
         lambda d: d.execute_script("return document.documentElement.dataset.ready && !!document.querySelector('main')")
     )
 

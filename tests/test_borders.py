@@ -239,8 +239,19 @@ def test_a_model_of_the_older_onnx_exporter_depends_on_its_input(model: nn.Modul
     np.testing.assert_allclose(found, model(other).numpy(), **CLOSE)
 
 
+# One model of each class is traced in every way, each of the others in one.
 @border(MODES)
-@pytest.mark.parametrize("how", ["real", "fake", "symbolic", "pre_dispatch"])
+@pytest.mark.parametrize(
+    ("model", "how"),
+    [
+        *itertools.product(
+            ["LSTM", "LSTMCell", "Recurrent own", "Recurrent dropout"], ["real", "fake", "symbolic", "pre_dispatch"]
+        ),
+        *[("RNN", "real"), ("GRU", "fake"), ("RNNCell", "symbolic"), ("GRUCell", "pre_dispatch")],
+        *[("Recurrent lstm", "symbolic"), ("Recurrent peephole", "pre_dispatch")],
+    ],
+    indirect=["model"],
+)
 def test_a_make_fx_graph_depends_on_its_input(model: nn.Module, how: str) -> None:
     example, other = inputs()
     kwargs: dict[str, Any] = {"pre_dispatch": True} if how == "pre_dispatch" else {"tracing_mode": how}
@@ -434,8 +445,10 @@ def test_batched_cotangents_through_segments_and_dropout() -> None:
 @pytest.mark.filterwarnings(
     "ignore:The .grad attribute of a Tensor that is not a leaf"
 )  # Dynamo inspects a dual tensor
-@pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("transform", ["grad", "vmap", "jvp"])
+@pytest.mark.parametrize(
+    ("name", "transform"),
+    [("LSTM", "grad"), ("LSTM", "vmap"), ("LSTM", "jvp"), ("RNN", "grad"), ("GRU", "vmap")],
+)
 def test_compiled_transforms(name: str, transform: str) -> None:
     layer = getattr(throughtime, name)(3, 4)
     example, other = inputs()
@@ -503,8 +516,15 @@ def assert_onnx_runtime_agrees(model: nn.Module, folder: Path) -> None:
 
 @border(ONNX)
 @pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning", "ignore::FutureWarning")
-@pytest.mark.parametrize("options", [{}, {"num_layers": 2, "bidirectional": True}, {"batch_first": True}])
-@pytest.mark.parametrize("name", ["RNN", "LSTM", "GRU"])
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("LSTM", {}),
+        ("LSTM", {"num_layers": 2, "bidirectional": True}),
+        ("RNN", {"num_layers": 2, "bidirectional": True, "batch_first": True}),
+        ("GRU", {"bidirectional": True, "batch_first": True}),
+    ],
+)
 def test_torchs_onnx_exporter_supports_an_accelerated_model(name: str, options: dict[str, Any], tmp_path: Path) -> None:
     torch.manual_seed(0)
 

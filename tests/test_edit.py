@@ -136,8 +136,9 @@ def test_replacing_a_value_by_its_recording_changes_nothing(name):
     layer = throughtime.Recurrent(name, WIDTH, HIDDEN, 2, bidirectional=True, dtype=torch.float64)
     x = torch.randn(STEPS, ROWS, WIDTH, dtype=torch.float64)
     lengths = [3, 5, 0]
-    with torch.no_grad(), throughtime.record(layer, "*") as tape:
-        plain, _ = layer(x, lengths=lengths)
+    with torch.no_grad():
+        with throughtime.record(layer, "*") as tape:
+            plain, _ = layer(x, lengths=lengths)
         for value in layer.programs[0].values:
             names = [f"layer0.{value}", f"layer1.reverse.{value}"]
             with throughtime.edit(layer, {n: tape.calls[0][n] for n in names}):

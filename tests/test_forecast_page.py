@@ -4,7 +4,7 @@ import numpy as np
 import polars
 import pytest
 import torch
-from report_pages import browser, open_page
+from report_pages import open_page
 from test_report_browser import complaints, see_all, wait_for
 
 from throughtime.sight.report.collect import collect
@@ -70,7 +70,7 @@ def test_lookback_is_the_gradient_of_the_forecast(run):
     np.testing.assert_allclose(found.values, sizes / sizes.max(), rtol=1e-3)
 
 
-def test_the_pages_open_without_errors(run, tmp_path):
+def test_the_pages_open_without_errors(run, driver, tmp_path):
     data = data_of(run)
     passage = run.task.passage(data.valid, data.codecs, 60, "held out")
     assert [len(item.inputs) for item in passage.items] == [10] * 6
@@ -78,11 +78,10 @@ def test_the_pages_open_without_errors(run, tmp_path):
     assert inside.reading.inputs.shape == (60, 1)
     short = short_report(run, data)
     assert "Loss per value during training." in render(short)
-    with browser() as driver:
-        for k, page in enumerate((inside, short)):
-            open_page(driver, write(page, tmp_path / f"{k}.html"))
-            see_all(driver)
-            wait_for(driver, "[...document.querySelectorAll('.chart')].every(chart => chart.dataset.drawn)")
-            for name in ("last-0", "worst-0", "horizon", "lookback"):
-                assert driver.find_elements("css selector", f"#chart-{name} .trace, #chart-{name} .lines")
-            assert complaints(driver) == []
+    for k, page in enumerate((inside, short)):
+        open_page(driver, write(page, tmp_path / f"{k}.html"))
+        see_all(driver)
+        wait_for(driver, "[...document.querySelectorAll('.chart')].every(chart => chart.dataset.drawn)")
+        for name in ("last-0", "worst-0", "horizon", "lookback"):
+            assert driver.find_elements("css selector", f"#chart-{name} .trace, #chart-{name} .lines")
+        assert complaints(driver) == []

@@ -41,6 +41,8 @@ named_programs = [
     for name in cells.names()
     for bias in (True, False)
 ] + [pytest.param(cells.lstm.program(3, 4, projection=2), id="lstm with projection")]
+# A program without biases has no operation that the one with biases lacks.
+with_biases = [program for program in named_programs if not str(program.id).endswith("without bias")]
 
 
 class Opaque(ReferenceEngine):
@@ -71,7 +73,7 @@ def difference(program: Program, arguments: Arguments, cotangents, direction: Ar
 
 
 @pytest.mark.parametrize("program", named_programs)
-@pytest.mark.parametrize("sizes", [None, [3, 2, 2, 1], [2, 1, 0, 0]])
+@pytest.mark.parametrize("sizes", [None, [2, 1, 1, 0]])  # one sequence and one step are empty
 def test_named_cells_agree_with_autograd(program, sizes):
     arguments = random_arguments(program)
     cotangents = random_cotangents(run(program, arguments))
@@ -116,7 +118,7 @@ def test_subsets_of_given_and_requested_gradients(program, data):
 # Comparison with finite differences.
 
 
-@pytest.mark.parametrize("program", named_programs)
+@pytest.mark.parametrize("program", with_biases)
 def test_named_cells_agree_with_finite_differences(program):
     arguments = random_arguments(program)
     cotangents = random_cotangents(run(program, arguments))
@@ -212,7 +214,7 @@ def test_double_backward_agrees_with_autograd_of_autograd(program, sizes):
     assert_close(found, wanted, 1e-11)
 
 
-@pytest.mark.parametrize("program", named_programs)
+@pytest.mark.parametrize("program", with_biases)
 def test_double_backward_of_named_cells(program):
     arguments = random_arguments(program)
     assert_close(

@@ -4,6 +4,7 @@ import copy
 import gc
 import os
 import pickle
+import runpy
 import subprocess
 import sys
 import weakref
@@ -363,11 +364,11 @@ SCRIPT = """
 import os, sys, torch, throughtime
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
-rank = int(sys.argv[1])
-distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=2)
+rank, size = int(sys.argv[1]), int(sys.argv[3])
+distributed.init_process_group("gloo", init_method="file://" + sys.argv[2], rank=rank, world_size=size)
 torch.manual_seed(0)
 model = throughtime.Recurrent("lstm", 4, 5)
-whole = torch.randn(6, 4, 4)
+whole = torch.randn(6, 2 * size, 4)
 x = whole[:, 2 * rank : 2 * rank + 2]
 parallel = DistributedDataParallel(model)
 found = []
@@ -384,20 +385,29 @@ with throughtime.record(model, "layer0.forget", gradients=True) as alone:
     model(whole)[0].square().mean().backward()
 mine = alone["layer0.forget"][:, 2 * rank : 2 * rank + 2]
 torch.testing.assert_close(tape["layer0.forget"], mine)
-mine = 2 * alone.gradient("layer0.forget")[:, 2 * rank : 2 * rank + 2]
+mine = size * alone.gradient("layer0.forget")[:, 2 * rank : 2 * rank + 2]
 torch.testing.assert_close(tape.gradient("layer0.forget"), mine)
 distributed.barrier()  # gloo aborts if a process exits while the other still communicates
 distributed.destroy_process_group()
 """
 
 
+def test_a_data_parallel_model_records_its_sequences(tmp_path, monkeypatch):
+    """The same as the next test, in this process alone."""
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    monkeypatch.setattr(sys, "argv", [str(script), "0", str(tmp_path / "meeting"), "1"])
+    runpy.run_path(str(script))
+
+
+@pytest.mark.slow  # each process imports torch
 def test_each_process_records_its_own_sequences(tmp_path):
     """Two processes use DistributedDataParallel over gloo; recording changes no bit of the gradients."""
     script = tmp_path / "script.py"
     script.write_text(SCRIPT)
     processes = [
         subprocess.Popen(
-            [sys.executable, str(script), str(rank), str(tmp_path / "meeting")],
+            [sys.executable, str(script), str(rank), str(tmp_path / "meeting"), "2"],
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             stderr=subprocess.PIPE,
             text=True,

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from report_pages import TEXT, browser, large_page, made_up, made_up_sound, open_page
+from report_pages import PATIENCE, TEXT, large_page, made_up, made_up_sound, open_page
 
 from throughtime.sight import match
 from throughtime.sight.report.data import Values
 from throughtime.sight.report.packing import quantized
 from throughtime.sight.report.render import write
 
-WIDTHS = (1280, 400)
 HOSTILE = [
     *"</script><script>document.title='in'</script>",
     "<img src=x onerror=\"document.title='in'\">",
@@ -27,12 +26,6 @@ HOSTILE = [
 ]
 
 Driver = Any
-
-
-@pytest.fixture(scope="module")
-def driver() -> Iterator[Driver]:
-    with browser() as driver:
-        yield driver
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +69,7 @@ def choose(driver: Driver, id: str, value: str) -> None:
 def wait_for(driver: Driver, script: str) -> Any:
     from selenium.webdriver.support.ui import WebDriverWait
 
-    return WebDriverWait(driver, 10, 0.02).until(lambda d: d.execute_script(f"return {script}"))
+    return WebDriverWait(driver, PATIENCE, 0.02).until(lambda d: d.execute_script(f"return {script}"))
 
 
 def see(driver: Driver, chart: str) -> None:
@@ -94,16 +87,26 @@ def token(driver: Driver, t: int) -> Any:
     return driver.find_element("css selector", f"#reading span[data-t='{t}']")
 
 
-@pytest.mark.parametrize("width", WIDTHS)
-def test_page_opens_without_errors_and_draws_all_charts(driver: Driver, page: Path, width: int) -> None:
-    resize(driver, width)
+def assert_looks_right(driver: Driver, widths: Sequence[int]) -> None:
+    """Assert that an open page draws its charts, switches themes and fits each width of the window without errors."""
+    see_all(driver)
+    for width in widths:
+        resize(driver, width)
+        for theme in ("dark", "light"):
+            driver.find_element("css selector", f"button[data-theme={theme}]").click()
+        wait_for(driver, f"document.documentElement.scrollWidth <= {width}")
+    assert complaints(driver) == []
+
+
+def test_page_opens_without_errors_and_draws_all_charts(driver: Driver, page: Path) -> None:
+    resize(driver, 400)
     open_page(driver, page)
     charts = driver.execute_script("return document.querySelectorAll('.chart').length")
     assert charts == 6
     for k in range(charts):
         see(driver, f"document.querySelectorAll('.chart')[{k}]")
         wait_for(driver, f"document.querySelectorAll('.chart')[{k}].querySelector('.main-svg') !== null")
-    assert driver.execute_script("return document.documentElement.scrollWidth") <= width
+    assert_looks_right(driver, (400, 1280))
     assert driver.execute_script("return performance.getEntriesByType('resource').length") == 0
     assert complaints(driver) == []
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 
 import pytest
 import torch
-from helpers import differentiable_run, random_arguments
+from helpers import differentiable_run, random_arguments, run_python
 from torch import Tensor
 
 from throughtime import cells
@@ -139,26 +136,22 @@ def test_checkpoint_every_must_be_positive() -> None:
 
 def test_checkpoints_need_less_than_a_tenth_of_the_memory_of_the_tape() -> None:
     source = """
-import resource, sys, torch
+import resource, torch
 from throughtime import cells
 from throughtime.engines import get
 from helpers import differentiable_run
-program, steps, every = cells.get("lstm").program(1, 64), 15_000, eval(sys.argv[1])
+program, steps = cells.get("lstm").program(1, 64), 15_000
 parameters = [(torch.randn(p.shape) / 8).requires_grad_() for p in program.parameters]
 inputs, states = [torch.randn(steps, 1, 1)], [torch.zeros(1, 64)] * 2
 short = differentiable_run(get("native"), program, 100, [inputs[0][:100]], states, parameters, checkpoint_every=50)
 short.states[0].sum().backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-result = differentiable_run(get("native"), program, steps, inputs, states, parameters, checkpoint_every=every)
-result.states[0].sum().backward()
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
+for every in (512, None):
+    result = differentiable_run(get("native"), program, steps, inputs, states, parameters, checkpoint_every=every)
+    result.states[0].sum().backward()
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
 """
-
-    def growth(every: object) -> int:
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-        command = [sys.executable, "-c", source, repr(every)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-        return int(done.stdout)
-
-    whole, cut, output = growth(None), growth(512), 15_000 * 64 * 4 / 1024
+    cut, whole = map(int, run_python(source).split())
+    whole -= cut  # memory of the first run that the second one may not have reused
+    output = 15_000 * 64 * 4 / 1024
     assert cut - output < 0.1 * (whole - output)

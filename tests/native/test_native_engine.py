@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import product
 
@@ -15,7 +16,7 @@ from native_cases import family
 from random_programs import programs
 
 from throughtime import _native, cells
-from throughtime.engines.native import NativeEngine
+from throughtime.engines.native import NativeEngine, instruction_sets
 from throughtime.engines.native.fusion import JOINED
 from throughtime.engines.native.plan import lower
 from throughtime.errors import ProgramError
@@ -27,8 +28,12 @@ from throughtime.program.operations import OPERATIONS
 LENGTHS = [5, 5, 3, 2, 0, 0]
 
 
+# One engine per instruction set. A test that loops over them computes the reference's results once.
+ENGINES = [NativeEngine(threads=2, instruction_set=name) for name in instruction_sets()]
+
+
 def compare(
-    engine: NativeEngine,
+    engines: NativeEngine | Sequence[NativeEngine],
     program: Program,
     steps: int,
     rows: int,
@@ -38,28 +43,33 @@ def compare(
 ) -> None:
     arguments = random_arguments(program, steps, rows)
     wanted = run(program, arguments, steps, batch_sizes)
-    found = run_on(engine, program, steps, *arguments.map(lambda t: t.to(dtype)), batch_sizes)
-    assert_close(flat(found), flat(wanted), tolerance)
+    for engine in [engines] if isinstance(engines, NativeEngine) else engines:
+        found = run_on(engine, program, steps, *arguments.map(lambda t: t.to(dtype)), batch_sizes)
+        try:
+            assert_close(flat(found), flat(wanted), tolerance)
+        except AssertionError as error:
+            error.add_note(f"instruction set: {engine.instruction_set or 'the default'}")
+            raise
 
 
 @pytest.mark.parametrize(
     ("name", "hidden"),
     [*((name, 33) for name in cells.names()), *product(("rnn", "lstm", "mgu", "lstm_layer_norm", "minlstm"), (1, 16))],
 )
-def test_every_cell_matches_the_reference(engine: NativeEngine, name: str, hidden: int) -> None:
+def test_every_cell_matches_the_reference(name: str, hidden: int) -> None:
     for program in family(cells.get(name).program(7, hidden)):
-        compare(engine, program, 9, 3)
-        compare(engine, program, 6, 5, LENGTHS)
-        compare(engine, program, 12, 70)  # threads split the rows, and there are several chunks
+        compare(ENGINES, program, 9, 3)
+        compare(ENGINES, program, 6, 5, LENGTHS)
+        compare(ENGINES, program, 12, 70)  # threads split the rows, and there are several chunks
         # float32 against float64: some rounding errors of 6e-8, amplified by a few steps of a random gradient
-        compare(engine, program, 5, 3, tolerance=2e-5, dtype=torch.float32)
+        compare(ENGINES, program, 5, 3, tolerance=2e-5, dtype=torch.float32)
 
 
 @pytest.mark.parametrize("name", ["lstm", "gru"])
-def test_wide_layers_whose_units_are_split_among_threads(engine: NativeEngine, name: str) -> None:
+def test_wide_layers_whose_units_are_split_among_threads(name: str) -> None:
     for program in family(cells.get(name).program(20, 260)):
         for rows in (1, 3):
-            compare(engine, program, 3, rows, tolerance=1e-11)
+            compare(ENGINES, program, 3, rows, tolerance=1e-11)
 
 
 @settings(max_examples=60)
