@@ -18,14 +18,15 @@ from __future__ import annotations
 import csv
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from throughtime import tasks
-from throughtime.errors import ModelError, RunError, UserError
+from throughtime.errors import ModelError, RunError, UserError, VersionError
 from throughtime.files import DISK_FULL, replacing
 from throughtime.model_file import ModelFile, encoded
 from throughtime.options import explained
@@ -194,6 +195,8 @@ class Run:
         """
         try:
             return TaskDescription.of_data(json.loads(read_text(self.path / TASK)))
+        except RunError:
+            raise
         except ValueError as error:  # a DataError is one
             raise RunError(f"{self.path} is damaged: {TASK}: {error}") from None
 
@@ -269,6 +272,8 @@ class Run:
         try:
             result: dict[str, Any] = json.loads(read_text(self.path / RESULT))
             return result
+        except RunError:
+            raise
         except ValueError as error:
             raise RunError(f"{self.path} is damaged: {RESULT}: {error}") from None
 
@@ -397,15 +402,20 @@ class Run:
             )
 
     def _weights_in(self, name: str) -> dict[str, Tensor]:
-        file = self._model_file(name)
-        try:
-            return file.weights("pt")
-        except ModelError as error:
-            raise RunError(f"{self.path} is damaged: {name}: {error}") from None
+        with self._damage(name):
+            return self._model_file(name).weights("pt")
 
     def _model_file(self, name: str) -> ModelFile:
-        try:
+        with self._damage(name):
             return ModelFile.open(self.path / name)
+
+    @contextmanager
+    def _damage(self, name: str) -> Iterator[None]:
+        """Report a model file that can't be read as damage of the run."""
+        try:
+            yield
+        except VersionError:
+            raise
         except ModelError as error:
             raise RunError(f"{self.path} is damaged: {name}: {error}") from None
 
@@ -439,10 +449,8 @@ class Run:
         from throughtime.nn.sequence_model import SequenceModel
 
         self._require_weights()
-        try:
+        with self._damage(WEIGHTS):
             model = build(ModelFile.open(self.path / WEIGHTS), engine or self.config.training.engine)
-        except ModelError as error:
-            raise RunError(f"{self.path} is damaged: {WEIGHTS}: {error}") from None
         if not isinstance(model, SequenceModel) or model.recurrent.programs != self.programs:
             raise RunError(f"{self.path} is damaged: {WEIGHTS} belongs to another run")
         return model

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from throughtime.errors import ProgramError, RunError
+from throughtime.errors import ProgramError, RunError, VersionError
 from throughtime.paths import RUNS, display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import list_from_json
@@ -42,6 +42,8 @@ def read_programs(path: Path) -> tuple[Program, ...]:
     """
     try:
         return list_from_json(read_text(path / PROGRAMS))
+    except VersionError as error:
+        raise VersionError(f"{path / PROGRAMS}: {error}") from None
     except (UnicodeDecodeError, ProgramError) as error:
         raise RunError(f"{path} is damaged: {PROGRAMS}: {error}") from None
 
@@ -123,17 +125,17 @@ def require_format(path: Path, content: object) -> None:
     """Check the format version in a run's config.json.
 
     Raises:
-        RunError: if the format is newer or older.
+        VersionError: if the format is newer or older.
     """
     found = content.get("format") if isinstance(content, dict) else None
     if isinstance(content, dict) and isinstance(found, int) and found != RUN_FORMAT:
         made = content.get("versions")
         by = made.get("throughtime", "?") if isinstance(made, dict) else "?"
         if found < RUN_FORMAT:
-            raise RunError(
+            raise VersionError(
                 f"{path} is a run of throughtime {by} in format {found}, which is no longer supported; train it again"
             )
-        raise RunError(
+        raise VersionError(
             f"{path} is from a newer throughtime ({by}): "
             f"its format is {found}, but this version supports up to {RUN_FORMAT}; install a newer throughtime"
         )
