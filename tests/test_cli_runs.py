@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -208,6 +210,32 @@ def test_runs_are_listed(several, trained, capsys):
     assert main(["runs", str(several / "runs"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["value"] for each in found] == [loss, loss]
+
+
+@pytest.mark.parametrize("columns", [50, 80, 100])
+def test_a_narrow_terminal_shortens_only_the_names_of_runs_and_data(several, columns, capsys, monkeypatch):
+    long = several / "runs" / "20260102-030405-lstm-a-text-with-a-long-name"
+    shutil.move(several / "runs" / "b", long)
+    file = long / "config.json"
+    record = json.loads(file.read_text())
+    record["created"] = (datetime.now().astimezone() - timedelta(minutes=26.5)).isoformat()
+    record["data"]["name"] = "a-text-with-a-long-name.txt"
+    file.write_text(json.dumps(record))
+    assert main(["runs"]) == 0
+    piped = capsys.readouterr().out
+    assert piped.splitlines()[1].startswith(
+        "runs/20260102-030405-lstm-a-text-with-a-long-name  text  1 x lstm 8  a-text-"
+    )
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["runs"]) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        word in shown for word in ("runs/20260102-030405", "text", "1 x lstm 8", " loss ", "finished", "26 minutes")
+    )
+    assert all(len(line) <= columns for line in re.sub(r"\x1b\[\d*m", "", shown).splitlines())
+    assert ("…" in shown) == (columns > 50)
 
 
 def test_damaged_run_is_listed_after_the_others(several, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -24,10 +23,10 @@ def console() -> Console:
     from rich.console import Console
 
     piped = not sys.stdout.isatty()
-    return Console(highlight=False, soft_wrap=piped, width=_WIDE if piped and "COLUMNS" not in os.environ else None)
+    return Console(highlight=False, soft_wrap=piped, width=_UNBOUNDED if piped else None)
 
 
-_WIDE = 160  # columns for a table that no terminal bounds
+_UNBOUNDED = 100_000  # columns, more than any table has
 
 
 @contextmanager
