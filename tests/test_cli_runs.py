@@ -185,9 +185,11 @@ def test_resuming_a_finished_run_shows_it(trained, capsys):
     assert main(["train", "--resume", str(trained[0]), "--json"]) == 0
     out, error = capsys.readouterr()
     assert json.loads(out) == Run.open(trained[0]).result
-    assert "is finished after 4 steps" in error
-    assert "set a later end" in error
-    assert "--steps, --epochs, --minutes" in error
+    assert "is already finished, after 4 steps" in error
+    assert main(["train", "--resume", str(trained[0])]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{trained[0]} is already finished, after 4 steps and ")
+    assert line.endswith("set a later end, counted from its first step, with one of --steps, --epochs, --minutes")
 
 
 @pytest.fixture
@@ -264,7 +266,7 @@ def test_latest_is_the_newest_run(several, text, capsys):
         assert main([name, "latest", *rest]) == 0
     assert (several / "runs" / "a" / "inspect.html").is_file()
     assert main(["train", "--resume", "latest"]) == 0
-    assert "runs/a is finished" in capsys.readouterr().err
+    assert "runs/a is already finished" in capsys.readouterr().out
     small = ["--batch", "4", "--window", "10", "--threads", "1", "--steps", "1", "--out", "new"]
     assert main(["train", str(text), "--init-from", "latest", *small]) == 0
     assert Run.open("new").config.network.init_from == str(several / "runs" / "a")

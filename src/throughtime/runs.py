@@ -33,7 +33,7 @@ from throughtime.options import explained
 from throughtime.paths import display_path, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
-from throughtime.spelling import command, option
+from throughtime.spelling import command, counted, duration, option
 from throughtime.stored import (
     CONFIG,
     INITIAL,
@@ -50,7 +50,7 @@ from throughtime.stored import (
 from throughtime.tables import html_table
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.run_config import DataSummary, Plan, Record, read_record, versions
 
 if TYPE_CHECKING:
@@ -78,11 +78,10 @@ class Run:
         return f"<run {self.path}>"
 
     def _repr_html_(self) -> str:
-        network = self.config.network
         rows = [
             ("task", self.task.name),
             ("data", self.record.data.name),
-            ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size} units each"),
+            ("network", self.config.network.layers_in_words),
             ("state", "finished" if self.finished else "not finished"),
             ("best", self.best_figure()[2] or "not validated yet"),
         ]
@@ -259,6 +258,16 @@ class Run:
     def finished(self) -> bool:
         """Whether training is complete."""
         return (self.path / RESULT).is_file()
+
+    @property
+    def finished_in_words(self) -> str:
+        """For a finished run, a sentence that says so and how to train it further."""
+        assert self.result is not None
+        return (
+            f"{display_path(self.path)} is already finished, after {counted(self.result['steps'], 'step')} and "
+            f"{duration(self.result['seconds'])}. To train it further, set a later end, counted from its first step, "
+            f"with one of {', '.join(map(option, ENDS))}"
+        )
 
     @property
     def result(self) -> dict[str, Any] | None:

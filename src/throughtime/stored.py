@@ -11,7 +11,7 @@ from throughtime.errors import ProgramError, RunError, VersionError
 from throughtime.paths import RUNS, display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import list_from_json
-from throughtime.spelling import command
+from throughtime.spelling import command, counted
 
 RUN_FORMAT = 3  # the format version of run directories
 
@@ -74,7 +74,7 @@ def _contents(inside: Sequence[Path]) -> str:
     runs = [display_path(p) for p in inside if (p / CONFIG).is_file()]
     if runs:
         listed = ", ".join(runs[:_LISTED]) + (", ..." if len(runs) > _LISTED else "")
-        return f"it is a directory of {len(runs)} run{'s' * (len(runs) > 1)}; choose one: {listed}"
+        return f"it is a directory of {counted(len(runs), 'run')}; choose one: {listed}"
     if not inside:
         return "it is an empty directory"
     listed = ", ".join(display_path(p.name) for p in inside[:_LISTED]) + (", ..." if len(inside) > _LISTED else "")

@@ -12,6 +12,7 @@ from throughtime.cli.arguments import EngineOption, JsonOption
 from throughtime.cli.cell_option import CELL_HELP, named_cell
 from throughtime.cli.output import console, show_json, starting
 from throughtime.errors import UserError
+from throughtime.spelling import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -171,7 +172,7 @@ def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:
     if curves:
         curves = _shortened(curves)
         width = max(20, min(out.width - 10, 64))
-        out.print(f"Gradient of {losses:,} losses by lag, relative to lag 0; the line marks 1%\n")
+        out.print(f"Gradient of {counted(losses, 'loss')} by lag, relative to lag 0; the line marks 1%\n")
         for line in logarithmic_plot(
             curves, width=width, decades=_DECADES, level=0.01, axis="steps back", plain=plain
         ):  # fmt: skip

@@ -44,9 +44,8 @@ def starting() -> Iterator[None]:
 
 def announce(run: Run, data: Sequence[str] = ()) -> None:
     """Print to standard error which run is used and what it reads."""
-    network, path = run.config.network, display_path(run.path)
-    cell = f"{network.num_layers} x {network.cell}, {network.hidden_size} units"
-    what = f"run {path} ({run.config.task.task}, {cell}{'' if run.finished else ', not finished'})"
+    layers = run.config.network.layers_in_words
+    what = f"run {display_path(run.path)} ({run.config.task.task}, {layers}{'' if run.finished else ', not finished'})"
     names = ["standard input" if name == "-" else display_path(name) for name in data]
     print(f"{what} reads {', '.join(names)}" if names else what, file=sys.stderr, flush=True)
 

@@ -16,6 +16,7 @@ from throughtime.cli.arguments import DataArgument, EncodingErrorsOption, Engine
 from throughtime.cli.output import announce, starting
 from throughtime.errors import UserError
 from throughtime.paths import display_path
+from throughtime.spelling import counted
 
 if TYPE_CHECKING:
     from throughtime.tasks.base import Prediction
@@ -60,7 +61,7 @@ def predict(
         if out is not None and out.suffix not in _KINDS:
             written = inference.write_prediction(out)
         else:
-            written = f"{_write(inference.predict(update), out):,} rows"
+            written = counted(_write(inference.predict(update), out), "row")
     if out is not None:
         print(f"Saved {written} to {display_path(out)}")
 

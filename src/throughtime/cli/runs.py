@@ -12,6 +12,7 @@ import typer
 from throughtime.cli.output import console, show_json
 from throughtime.errors import RunError, UserError
 from throughtime.paths import RUNS, display_path, runs_in
+from throughtime.spelling import counted
 
 if TYPE_CHECKING:
     from throughtime.runs import Run
@@ -110,6 +111,5 @@ def _age(created: str) -> str:
     seconds = max(0.0, (datetime.now().astimezone() - datetime.fromisoformat(created)).total_seconds())
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' * (count > 1)}"
+            return counted(seconds // size, unit)
     return "now"

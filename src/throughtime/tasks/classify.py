@@ -28,7 +28,7 @@ from throughtime.data.waveform import Waveform
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
 from throughtime.outputs import Categorical
-from throughtime.spelling import option
+from throughtime.spelling import counted, option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.options.classify import ClassifyOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
@@ -151,7 +151,7 @@ class Classify(SequenceTask):
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
-        return f"sequences: {super().data_in_words(counts)}; {counts['labels']:,} labels"
+        return f"sequences: {super().data_in_words(counts)}; {counted(counts['labels'], 'label')}"
 
     def baselines(self, data: Data[Sequences]) -> Mapping[str, Any]:
         """Find the most frequent label of the training part."""

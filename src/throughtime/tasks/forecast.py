@@ -324,6 +324,11 @@ class ForecastTask(Task[Windows]):
         """Evaluate the last value, the seasonal naive forecast and the ridge regression."""
         return {name: measured(part, forecast) for name, forecast in baseline_forecasts(part, fitted).items()}
 
+    @property
+    def compared_metric(self) -> tuple[str, bool]:
+        """See `Task.compared_metric`; the baselines have no distribution, so only point forecasts are compared."""
+        return "mse" if self.options.head in ("mse", "normal") else "mae", False
+
     def calibrate(self, model: SequenceModel, data: Data[Windows]) -> Mapping[str, Any]:
         """Return interval margins for each row of the horizon, from the later half of the validation rows.
 

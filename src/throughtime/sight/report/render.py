@@ -27,6 +27,7 @@ from throughtime.sight.report.data import (
     Values,
 )  # fmt: skip
 from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_influence, shares
+from throughtime.spelling import counted
 
 _PAGE = files("throughtime.sight.report") / "page"
 _SCRIPTS = (
@@ -306,5 +307,5 @@ def _flow(flow: Flow) -> dict[str, Any]:
         "group": flow.group,
         "values": flow.by_lag,
         "lag": flow.lag,
-        "horizon": f"{flow.horizon}, measured on {flow.losses} loss{'es' * (flow.losses != 1)}",
+        "horizon": f"{flow.horizon}, measured on {counted(flow.losses, 'loss')}",
     }
