@@ -73,7 +73,7 @@ def test_trained_network_reads_held_out_data_or_a_given_text(run, capsys, tmp_pa
     [
         ([], "pass either RUN"),
         (["somewhere", "--cell", "rnn"], "pass either RUN"),
-        (["nowhere"], "no such directory"),
+        (["nowhere"], "no such file or directory"),
         (["--cell", "lstmm"], "did you mean lstm"),
         (["--cell", "rnn", "--lags", "0"], "--lags must be at least 1, got 0"),
         (["--cell", "rnn", "--data", "x"], "--data requires RUN"),

@@ -108,7 +108,7 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(path, name, monkeypatc
 def test_directories_that_are_not_runs_are_reported(tmp_path, path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    for name, message in [("nowhere", "no such directory"), ("file", "is a file"), ("empty", "not a run")]:
+    for name, message in [("nowhere", "no such file or directory"), ("file", "is a file"), ("empty", "not a run")]:
         with pytest.raises(RunError, match=message):
             Run.open(tmp_path / name)
     with pytest.raises(RunError, match="did you mean copy"):

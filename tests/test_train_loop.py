@@ -18,6 +18,7 @@ from throughtime.training import config as config_module
 from throughtime.training import loop
 from throughtime.training.callbacks import MetricsRows
 from throughtime.training.display import Display
+from throughtime.training.first_lines import first_lines
 from throughtime.training.fitting import Fit
 from throughtime.training.metrics import COLUMNS
 from throughtime.training.planning import make_plan
@@ -76,7 +77,8 @@ def test_the_first_lines_describe_data_network_threads_and_plan(tmp_path, capfd)
     assert lines["runs on"] == "1 thread of the CPU"
     assert lines["plan"].startswith("3 steps of 8 sequences (0.075 epochs)")
     assert lines["plan"] in run.log.read_text()
-    assert f"reads only 2,000 of {run.record.data.counts['valid'] - 1:,} characters" in run.log.read_text()
+    read = f"{run.plan.validate_terms:,} of 9,000 characters"
+    assert f"a validation reads only {read}" in dict(first_lines(run, run.model(), 9000))["legend"]
 
 
 def test_a_pipe_receives_occasional_lines(capfd):

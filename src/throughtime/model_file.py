@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from throughtime import __version__
-from throughtime.errors import DataError, ModelError, ProgramError, UserError, VersionError, nearest
+from throughtime.errors import DataError, ModelError, ProgramError, UserError, VersionError
+from throughtime.paths import display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import from_data, to_data
 
@@ -217,9 +218,7 @@ def _reading(path: Path, framework: str) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        kind = "is not a file" if path.exists() else "no such file"
-        raise ModelError(f"{path}: {kind}{nearest(path.name, siblings)}")
+        raise ModelError(f"{display_path(path)} is not a file" if path.exists() else missing(path))
     try:
         with _openable(path) as name, safe_open(name, framework) as file:
             yield file

@@ -55,7 +55,7 @@ def require_run(path: Path) -> None:
         RunError: if it is not; the message describes what was found.
     """
     if not path.exists():
-        raise RunError(f"{missing(path, 'directory')}; {command('runs')} lists the runs under {RUNS}/")
+        raise RunError(f"{missing(path)}; {command('runs')} lists the runs under {RUNS}/")
     if not path.is_dir():
         raise RunError(f"{display_path(path)} is a file; expected the directory of a run")
     if (path / CONFIG).is_file():

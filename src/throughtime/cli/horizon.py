@@ -12,6 +12,7 @@ from throughtime.cli.arguments import EngineOption, JsonOption
 from throughtime.cli.cell_option import CELL_HELP, named_cell
 from throughtime.cli.output import console, show_json, starting
 from throughtime.errors import UserError
+from throughtime.paths import require_data
 from throughtime.spelling import counted
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def horizon(
         from throughtime.runs import Run
 
         opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
+        require_data(data or ())
         with starting():
             from throughtime.sight.gradients.sampling import followed, reach_of
 

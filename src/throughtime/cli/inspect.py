@@ -10,6 +10,7 @@ import typer
 from throughtime.cli.arguments import EngineOption, JsonOption, KnobOption, RunArgument
 from throughtime.cli.output import announce, show_json, show_rows, starting
 from throughtime.errors import UserError
+from throughtime.paths import require_data
 
 if TYPE_CHECKING:
     from throughtime.data.text import Progress
@@ -63,6 +64,7 @@ def inspect(
     if text is not None and data:
         raise UserError(f"pass either DATA ({' '.join(data)}) or --text, not both")
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
+    require_data(data or ())
     announce(opened, ["the given text"] if text is not None else data or ["the held-out data"])
     path = out if out is not None else opened.path / "inspect.html"
     with starting():

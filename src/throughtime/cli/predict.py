@@ -15,7 +15,8 @@ import typer
 from throughtime.cli.arguments import DataArgument, EncodingErrorsOption, EngineOption, KnobOption, RunArgument
 from throughtime.cli.output import announce, starting
 from throughtime.errors import UserError
-from throughtime.paths import display_path
+from throughtime.files import require_directory_of
+from throughtime.paths import display_path, require_data
 from throughtime.spelling import counted
 
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ def predict(
     kinds = (*_KINDS, *opened.task.prediction_files)
     if out is not None and out.suffix not in kinds:
         raise UserError(f"{display_path(out)}: unsupported extension; use {', '.join(kinds)}.")
+    if out is not None:
+        require_directory_of(out)
+    require_data([*data, *([update] if update is not None else ())])
     announce(opened, data)
     with starting():
         from throughtime.training.display import Display

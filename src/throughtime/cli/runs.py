@@ -11,7 +11,7 @@ import typer
 
 from throughtime.cli.output import console, show_json
 from throughtime.errors import RunError, UserError
-from throughtime.paths import RUNS, display_path, runs_in
+from throughtime.paths import RUNS, display_path, missing, runs_in
 from throughtime.spelling import counted
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ def runs(
 ) -> None:
     """The newest run comes last. Any command that takes a RUN accepts `latest` for the newest run under `runs`."""
     if directory != Path(RUNS) and not directory.is_dir():
-        raise UserError(f"{display_path(directory)}: directory not found")
+        raise UserError(f"{display_path(directory)} is a file" if directory.exists() else missing(directory))
     found, damaged = [], []
     for path in runs_in(directory):
         from throughtime.runs import Run

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from throughtime.cli.cell_option import named_cell
-from throughtime.cli.config_options import from_file, with_config_options
+from throughtime.cli.config_options import from_file, require_startable, with_config_options
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
 from throughtime.spelling import command, counted, duration, flag, option
+from throughtime.stored import require_new
 from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank
 
@@ -116,7 +117,10 @@ def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], start
     cell = named_cell(str(fields["cell"])) if "cell" in fields else None
     task, _ = tasks.chosen(fields.get("task"), fields)
     named = {"cell": cell.name} if cell else {}
-    TrainConfig.of(task, **{k: v for k, v in fields.items() if k != "task"} | named)
+    config = TrainConfig.of(task, **{k: v for k, v in fields.items() if k != "task"} | named)
+    require_startable(config)
+    if config.training.out is not None:
+        require_new(Path(config.training.out))
     fields["cell"] = cell
     with starting():
         from throughtime.training import loop

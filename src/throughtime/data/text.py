@@ -199,7 +199,7 @@ def _copied(name: str, stream: IO[bytes]) -> Source:
 
 def _unreadable(path: Path | str, error: OSError) -> DataError:
     if isinstance(error, FileNotFoundError):
-        return DataError(missing(Path(path), "file"))
+        return DataError(missing(Path(path)))
     return DataError(f"{display_path(path)} can't be read: {error.strerror or error}")
 
 

@@ -117,7 +117,7 @@ def _wrong_type(given: object) -> UserError:
 
 def _of_run(path: Path) -> Network:
     if not path.exists():
-        raise RunError(missing(path, "file or directory"))
+        raise RunError(missing(path))
     stored.require_run(path)
     for name in (stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():

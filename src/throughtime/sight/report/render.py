@@ -14,7 +14,7 @@ import numpy as np
 
 from throughtime import __version__
 from throughtime.errors import UserError
-from throughtime.files import replacing
+from throughtime.files import replacing, require_directory_of
 from throughtime.sight.report.data import (
     Envelopes,
     Flow,
@@ -91,11 +91,12 @@ def write(data: ReportData, path: str | Path) -> Path:
 
 
 def require_writable(path: Path) -> None:
-    """Raise an error if a path holds something other than a report.
+    """Raise an error if a path can't hold a report.
 
     Raises:
-        UserError: if it does.
+        UserError: if it holds something else, or its directory doesn't exist.
     """
+    require_directory_of(path)
     if path.is_dir():
         raise UserError(f"{path} is a directory; pass a file name such as {path / 'report.html'}")
     if path.exists():
