@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,7 @@ from throughtime.spelling import counted
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from throughtime.program.cell import Cell
     from throughtime.runs import Run
     from throughtime.sight.gradients.horizon import Horizon
 
@@ -89,8 +91,16 @@ def horizon(
             "hidden": hidden, "layers": layers, "init": init, "forget_bias": forget_bias, "engine": engine
         }  # fmt: skip
         given = {name: value for name, value in fields.items() if value is not None}
+        cells, done = {name: named_cell(name) for name in cell or ()}, count()
         with starting():
-            found = {name: _of_cell(name, given, lags, steps, streams, seeds) for name in cell or ()}
+            from throughtime.training.display import Display
+        with Display(shown=True) as display:
+
+            def progress() -> None:
+                display.progress("following gradients", next(done), len(cells) * seeds)
+
+            progress()
+            found = {name: _of_cell(each, given, lags, steps, streams, seeds, progress) for name, each in cells.items()}
         losses = steps * seeds
     if as_json:
         show_json({name: _data(by_lag, losses) for name, by_lag in found.items()})
@@ -111,20 +121,25 @@ def _part(run: Run, data: list[str] | None) -> Any:
 
 
 def _of_cell(
-    name: str, fields: dict[str, Any], lags: int, steps: int, streams: int, seeds: int
+    cell: Cell,
+    fields: dict[str, Any],
+    lags: int,
+    steps: int,
+    streams: int,
+    seeds: int,
+    progress: Callable[[], None],
 ) -> dict[str, NDArray[Any]]:
+    """Average over seeds; `progress` is called after each of them."""
     import numpy as np
 
     from throughtime.sight import gradient_flow
     from throughtime.sight.untrained import random_token_ids, untrained_model
 
-    cell = named_cell(name)
-    flows = [
-        gradient_flow(
-            untrained_model(cell, seed=seed, **fields), random_token_ids(steps + 1, streams, seed), window=lags
-        ).by_lag
-        for seed in range(seeds)
-    ]  # fmt: skip
+    flows = []
+    for seed in range(seeds):
+        model, ids = untrained_model(cell, seed=seed, **fields), random_token_ids(steps + 1, streams, seed)
+        flows.append(gradient_flow(model, ids, window=lags).by_lag)
+        progress()
     return {key: np.mean([flow[key] for flow in flows], 0) for key in flows[0]}
 
 
@@ -137,11 +152,16 @@ def _horizons(by_lag: dict[str, NDArray[Any]]) -> dict[str, Horizon]:
 def _data(by_lag: dict[str, NDArray[Any]], losses: int) -> dict[str, Any]:
     return {
         name: {
-            "horizon": found.lag, "grows": found.grows, "rate": found.rate, "window": found.window, "losses": losses,
-            "by_lag": by_lag[name].tolist(),
+            "horizon": found.lag, "grows": found.grows, "rate": _rounded(found.rate), "window": found.window,
+            "losses": losses, "by_lag": [_rounded(size) for size in by_lag[name].tolist()],
         }
         for name, found in _horizons(by_lag).items()
     }  # fmt: skip
+
+
+def _rounded(value: float) -> float:
+    """Round to the digits that single precision holds."""
+    return float(f"{value:.7g}")
 
 
 def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:

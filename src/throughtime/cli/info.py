@@ -84,7 +84,7 @@ def _rows(run: Run) -> list[tuple[str, str]]:
     given = {
         name: value
         for name, value in config.given.items()
-        if name not in hidden and value != TrainConfig.of(type(run.task)).given[name]
+        if name not in hidden and value is not None and value != TrainConfig.of(type(run.task)).given[name]
     }
     rows = [
         ("started", f"{run.record.created.astimezone():%Y-%m-%d %H:%M}"),

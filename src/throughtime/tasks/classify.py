@@ -185,8 +185,8 @@ class Classify(SequenceTask):
         probabilities = Categorical(len(names)).probabilities(all_raw_outputs(model, one)[0])
         found, true = int(probabilities.argmax()), int(one.targets[0])
         text = textwrap.shorten(_Texts(one, data.codecs)[0], _SHOWN, placeholder="...")
-        wrong = "" if found == true else f" (correct: {names[true]})"
-        return f"{text!r} -> {names[found]} {probabilities[found]:.0%}{wrong}"
+        wrong = "" if found == true else f" (correct: {names[true]!r})"
+        return f"{text!r} -> {names[found]!r} {probabilities[found]:.0%}{wrong}"
 
     def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
         """Return the confusion matrix, precision and recall per label, and the worst mistakes."""
