@@ -40,7 +40,7 @@ def test_help_lists_the_commands_and_names_the_extra_they_need(arguments):
 def test_a_command_fails_with_one_line_that_names_the_extra(name):
     done = command(name)
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "error: the commands need typer: pip install 'throughtime[train]'\n"
+    assert done.stderr == "error: the command needs typer: pip install 'throughtime[train]'\n"
 
 
 def test_the_version_needs_no_extra():

@@ -209,16 +209,22 @@ def test_all_rounds_count_if_processors_are_always_disturbed() -> None:
 def test_report_says_how_many_rounds_are_excluded() -> None:
     times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
     shown = report(Measurement(TINY, times, 1e9, 3, 7)).page()
-    assert "Of 10 rounds, 7 are excluded, because just before or after them" in shown
+    assert "Of 10 rounds, 7 were disturbed, because just before or after them" in shown
     assert "less than 90% of their peak" in shown
-    assert "Too few" not in shown
-    assert "excluded" not in report(Measurement(TINY, times, 1e9, 3)).page()
+    assert "They are excluded." in shown
+    assert "(disturbed)" not in shown
+    assert "disturbed" not in report(Measurement(TINY, times, 1e9, 3)).page()
 
 
-def test_report_names_the_cases_in_which_disturbed_rounds_count() -> None:
+def test_report_marks_the_figures_in_which_disturbed_rounds_count() -> None:
     times = [Time("throughtime", 1.0, 1.0, 0.0), Time("torch", 1.0, 1.0, 0.0)]
     made = report(Measurement(TINY, times, 1e9, 15, disturbed=13))
-    assert f"Too few were undisturbed in {TINY.name}, which include some." in made.page()
+    page = made.page()
+    assert "Of 15 rounds, 13 were disturbed, because" in page
+    assert "The sizes marked (disturbed) had too few other rounds" in page
+    assert "| 1.00 (disturbed) (one size) |" in page
+    assert page.count("1.00 (disturbed)") == 2  # among the lowest ratios, and in the summary
+    assert "1.00 (disturbed)" in made.tables()
     (case,) = made.data()["cases"]
     assert (case["left_out"], case["disturbed"]) == (0, 13)
 
@@ -258,10 +264,10 @@ def test_a_slow_machine_measures_only_the_cases_it_has_time_for(small, monkeypat
     assert len(names) == 4
     assert names[0] == "training/lstm/b2/h8/t5"
     assert not set(names) & set(found["unmeasured"])
-    assert "packed/lstm/b2/h8/t5" in found["unmeasured"]
+    assert "training/gru/b2/h8/t5" in found["unmeasured"]
     assert patience == pytest.approx([45 / 12, 31 / 11, 17 / 10, 3 / 9])  # the cases share the time
     assert main(["bench", "--quick"]) == 0
-    assert "There was no time to measure forward/lstm/b2/h8/t5" in capsys.readouterr().out
+    assert "There was no time to measure training/gru/b2/h8/t5" in capsys.readouterr().out
 
 
 def test_summaries() -> None:

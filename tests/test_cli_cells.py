@@ -1,6 +1,7 @@
 """`throughtime cells`: the list, a single cell, and user-defined cells."""
 
 import json
+import sys
 
 import pytest
 
@@ -31,8 +32,7 @@ def own(tmp_path):
     return path
 
 
-def test_list_contains_every_cell(capsys, monkeypatch):
-    monkeypatch.setenv("COLUMNS", "200")
+def test_list_contains_every_cell(capsys):
     assert main(["cells"]) == 0
     shown = capsys.readouterr().out
     assert all(name in shown and cells.get(name).meaning in shown for name in cells.names())
@@ -115,5 +115,6 @@ def test_mistake_in_equations_is_reported_with_its_line(own, capsys):
 @pytest.mark.parametrize(("columns", "lines"), [("60", "states: hidden, cell"), ("200", "parameters per unit")])
 def test_narrow_and_wide_terminals(columns, lines, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", columns)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert main(["cells"]) == 0
     assert lines in capsys.readouterr().out

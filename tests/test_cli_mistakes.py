@@ -18,7 +18,7 @@ MISTAKES = {
     "train table.csv --target value": "--horizon",
     "train table.csv --target nothing --horizon 4": "Its columns are 'date', 'value', 'label'",
     "train table.csv --target label --horizon 4": "must contain numbers, got 'a' in row 1",
-    "train table.csv --target value --horizon 1000": "reduce these or change --split",
+    "train table.csv --target value --horizon 1000": "the largest possible horizon is 99",
     "train text.txt --target value": "text.txt is not a table; expected a .csv, .tsv or .parquet file",
     "train text.txt --mintues 3": "did you mean --minutes?",
     "train text.txt --minutes 0": "--minutes must be greater than 0, got 0",
@@ -46,7 +46,11 @@ MISTAKES = {
     "predict run text.txt --out labels.xlsx": ".csv, .tsv, .jsonl",
     "inspect run text.txt --text x": "not both",
     "export run net.pt": ".onnx",
-    "info nowhere": "no such directory",
+    "export run nowhere/net.c": "nowhere: no such file or directory; create the directory, or choose another",
+    "predict labels text.txt --out nowhere/labels.csv": "nowhere: no such file or directory; create the directory",
+    "sample run --out nowhere/sample.txt": "nowhere: no such file or directory; create the directory",
+    "inspect run --text time --out nowhere/page.html": "nowhere: no such file or directory; create the directory",
+    "info nowhere": "no such file or directory",
     "trian text.txt": "Did you mean 'train'?",
     "compare text.txt --cells lstm,foo,bar": "bar",
     "compare text.txt --seeds 0": "seeds must be",
@@ -90,6 +94,34 @@ def test_mistake_is_reported_with_what_to_do(arguments, directory, monkeypatch, 
     assert MISTAKES[arguments] in told
     assert "Traceback" not in told
     assert sorted(path.name for path in directory.iterdir()) == before  # no files are left behind
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("train missing.txt", "missing.txt: no such file or directory"),
+        ("train empty.txt", "empty.txt is empty"),
+        ("train text.txt --valid missing.txt", "missing.txt: no such file or directory"),
+        ("train text.txt --init-from missing", "missing: no such file or directory"),
+        ("train text.txt --out labels", "labels already exists; choose another directory"),
+        ("evaluate run missing.txt", "missing.txt: no such file or directory"),
+        ("predict labels missing.txt", "missing.txt: no such file or directory"),
+        ("inspect run missing.txt", "missing.txt: no such file or directory"),
+        ("horizon run --data missing.txt", "missing.txt: no such file or directory"),
+        ("compare missing.txt", "missing.txt: no such file or directory"),
+        ("tune missing.txt", "missing.txt: no such file or directory"),
+    ],
+)
+def test_bad_paths_are_reported_before_torch_is_loaded(arguments, message, directory, monkeypatch, capsys):
+    def loaded(*_):
+        raise AssertionError("torch is loaded first")
+
+    (directory / "empty.txt").touch()
+    monkeypatch.chdir(directory)
+    for name in ("train", "evaluate", "predict", "inspect", "horizon", "compare", "tune"):
+        monkeypatch.setattr(f"throughtime.cli.{name}.starting", loaded)
+    assert main(arguments.split()) == 2
+    assert message in capsys.readouterr().err
 
 
 def test_folder_of_texts_reports_the_inferred_task_and_why(directory, monkeypatch, capsys):

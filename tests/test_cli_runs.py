@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -10,6 +11,7 @@ import subprocess
 import sys
 import time
 from contextlib import redirect_stdout
+from datetime import datetime, timedelta
 from io import StringIO
 from pathlib import Path
 
@@ -173,9 +175,11 @@ def test_resuming_a_finished_run_shows_it(trained, capsys):
     assert main(["train", "--resume", str(trained[0]), "--json"]) == 0
     out, error = capsys.readouterr()
     assert json.loads(out) == Run.open(trained[0]).result
-    assert "is finished after 4 steps" in error
-    assert "set a later end" in error
-    assert "--steps, --epochs, --minutes" in error
+    assert "is already finished, after 4 steps" in error
+    assert main(["train", "--resume", str(trained[0])]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith(f"{trained[0]} is already finished, after 4 steps and ")
+    assert line.endswith("set a later end, counted from its first step, with one of --steps, --epochs, --minutes")
 
 
 @pytest.fixture
@@ -198,6 +202,32 @@ def test_runs_are_listed(several, trained, capsys):
     assert main(["runs", str(several / "runs"), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert [each["value"] for each in found] == [loss, loss]
+
+
+@pytest.mark.parametrize("columns", [50, 80, 100])
+def test_a_narrow_terminal_shortens_only_the_names_of_runs_and_data(several, columns, capsys, monkeypatch):
+    long = several / "runs" / "20260102-030405-lstm-a-text-with-a-long-name"
+    shutil.move(several / "runs" / "b", long)
+    file = long / "config.json"
+    record = json.loads(file.read_text())
+    record["created"] = (datetime.now().astimezone() - timedelta(minutes=26.5)).isoformat()
+    record["data"]["name"] = "a-text-with-a-long-name.txt"
+    file.write_text(json.dumps(record))
+    assert main(["runs"]) == 0
+    piped = capsys.readouterr().out
+    assert piped.splitlines()[1].startswith(
+        "runs/20260102-030405-lstm-a-text-with-a-long-name  text  1 x lstm 8  a-text-"
+    )
+    monkeypatch.setenv("COLUMNS", str(columns))
+    monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["runs"]) == 0
+    shown = capsys.readouterr().out
+    assert all(
+        word in shown for word in ("runs/20260102-030405", "text", "1 x lstm 8", " loss ", "finished", "26 minutes")
+    )
+    assert all(len(line) <= columns for line in re.sub(r"\x1b\[\d*m", "", shown).splitlines())
+    assert ("…" in shown) == (columns > 50)
 
 
 def test_damaged_run_is_listed_after_the_others(several, capsys):
@@ -226,7 +256,7 @@ def test_latest_is_the_newest_run(several, text, capsys):
         assert main([name, "latest", *rest]) == 0
     assert (several / "runs" / "a" / "inspect.html").is_file()
     assert main(["train", "--resume", "latest"]) == 0
-    assert "runs/a is finished" in capsys.readouterr().err
+    assert "runs/a is already finished" in capsys.readouterr().out
     small = ["--batch", "4", "--window", "10", "--threads", "1", "--steps", "1", "--out", "new"]
     assert main(["train", str(text), "--init-from", "latest", *small]) == 0
     assert Run.open("new").config.network.init_from == str(several / "runs" / "a")

@@ -104,7 +104,7 @@ def test_unreadable_paths_are_rejected(tmp_path):
     for paths, message in [
         ([], "no data given"),
         (tmp_path, "is a directory; expected a file"),
-        (tmp_path / "trian.conll", r"no such file, did you mean train\.conll"),
+        (tmp_path / "trian.conll", r"no such file or directory, did you mean train\.conll"),
     ]:
         with pytest.raises(DataError, match=message):
             read_tagged(paths)

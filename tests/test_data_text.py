@@ -149,11 +149,11 @@ def refusal(*paths: Path | str, **options: str) -> str:
 def test_files_that_are_not_text_are_rejected_with_a_reason(tmp_path):
     written(tmp_path / "shakespeare.txt", "To be")
     message = refusal(tmp_path / "shakespare.txt")
-    assert "no such file, did you mean shakespeare.txt?" in message
+    assert "no such file or directory, did you mean shakespeare.txt?" in message
     assert "no such file" in refusal(tmp_path / "nowhere" / "at.all")
     assert "is empty" in refusal(written(tmp_path / "empty", ""))
     assert "is empty" in refusal(written(tmp_path / "mark", b"\xef\xbb\xbf"))
-    assert "binary file (a NUL byte at 4)" in refusal(written(tmp_path / "elf", b"\x7fELF\0\1\2"))
+    assert "binary file (a NUL at byte 4)" in refusal(written(tmp_path / "elf", b"\x7fELF\0\1\2"))
     assert "control characters" in refusal(written(tmp_path / "odd", b"\1\2\3\4 text" * 99))
     assert "UTF-16" in refusal(written(tmp_path / "wide", "text".encode("utf-16")))
     assert "device" in refusal("/dev/null")

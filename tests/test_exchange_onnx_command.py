@@ -46,7 +46,7 @@ def test_invalid_arguments_are_reported(run: Any, tmp_path: Path, capsys: pytest
     for arguments, words in [
         ([run.path, there], "--overwrite"),
         ([run.path, tmp_path / "model.pt"], ".onnx"),
-        ([tmp_path / "none", tmp_path / "model.onnx"], "no such directory"),
+        ([tmp_path / "none", tmp_path / "model.onnx"], "no such file or directory"),
     ]:
         assert main(["export", *map(str, arguments)]) == 2
         assert words in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -85,14 +86,29 @@ def test_a_newer_format_is_reported(path):
     file = path / "config.json"
     content = json.loads(file.read_text())
     file.write_text(json.dumps(content | {"format": RUN_FORMAT + 1, "new": 1, "versions": {"throughtime": "9.1"}}))
-    with pytest.raises(RunError, match=r"newer throughtime \(9\.1\)"):
+    with pytest.raises(RunError, match=r"newer throughtime \(9\.1\)") as caught:
         Run.open(path)
+    assert "damaged" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["task.json", "program.json", "result.json"])
+def test_a_file_that_cannot_be_read_is_not_called_damaged(path, name, monkeypatch):
+    def refuse(self, *arguments, **options):
+        if self.name == name:
+            raise PermissionError(13, "Permission denied")
+        return read_text(self, *arguments, **options)
+
+    read_text = Path.read_text
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(RunError, match=rf"{name} can't be read: Permission denied") as caught:
+        use(path)
+    assert "damaged" not in str(caught.value)
 
 
 def test_directories_that_are_not_runs_are_reported(tmp_path, path):
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
-    for name, message in [("nowhere", "no such directory"), ("file", "is a file"), ("empty", "not a run")]:
+    for name, message in [("nowhere", "no such file or directory"), ("file", "is a file"), ("empty", "not a run")]:
         with pytest.raises(RunError, match=message):
             Run.open(tmp_path / name)
     with pytest.raises(RunError, match="did you mean copy"):

@@ -31,8 +31,11 @@ import throughtime
 from throughtime import cells
 from throughtime.engines.native import NativeEngine, instruction_sets
 from throughtime.errors import RunError, UserError
+from throughtime.nn.encoders import Numeric
 from throughtime.nn.language_model import LanguageModel
 from throughtime.nn.recurrent import Recurrent
+from throughtime.nn.sequence_model import SequenceModel
+from throughtime.outputs import Signal
 from throughtime.program.builder import Builder
 from throughtime.program.core import Parameter, Program
 from throughtime.program.legality import require_legal
@@ -479,6 +482,18 @@ def test_unreadable_runs_are_rejected(run: Run, tmp_path: Path) -> None:
     content = json.loads((run.path / "program.json").read_bytes())
     with pytest.raises(RunError, match="belongs to another run"):
         Stream(copy(program=json.dumps([*content, content[1]]).encode()))  # a layer without weights
+    content[0]["format"] = 99
+    with pytest.raises(RunError, match=r"^\S+program\.json: expected a program of format \d+, got 99"):
+        Stream(copy(program=json.dumps(content).encode()))
+
+
+def test_an_intact_bidirectional_network_is_not_called_damaged(tmp_path: Path) -> None:
+    layers = throughtime.Recurrent("gru", 3, 4, bidirectional=True)
+    throughtime.save(layers, tmp_path / "layers.safetensors")
+    throughtime.save(SequenceModel(Numeric(3), layers, Signal(1)), tmp_path / "model.safetensors")
+    for name in ("layers", "model"):
+        with pytest.raises(UserError, match=r"^a bidirectional layer needs the whole sequence"):
+            Stream(tmp_path / f"{name}.safetensors")
 
 
 @pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, lambda stream: pickle.loads(pickle.dumps(stream))])

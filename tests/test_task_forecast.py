@@ -25,6 +25,7 @@ from throughtime.tasks.forecast_figures import (
 )
 from throughtime.training import TrainConfig, fit, train
 from throughtime.training.inference import predict
+from throughtime.training.measuring import worse_than
 
 TINY = {"hidden_size": 16, "batch": 64, "steps": 3, "dropout": 0.0, "threads": 1}
 QUIET = {"progress": False}
@@ -264,6 +265,15 @@ def test_long_horizons_encode_positions_as_sines(plain):
     assert data.train.features == 1 + 32  # positions as sines and cosines
     ridge = fit_ridge(data.train)
     assert ridge_forecast(ridge, data.test, np.arange(1)).shape == (1, 100)
+
+
+@pytest.mark.parametrize(("head", "metric"), [("quantiles", "mae"), ("normal", "mse")])
+def test_forecasts_are_compared_with_the_best_baseline(head, metric):
+    task = ForecastTask(ForecastOptions(horizon=3, head=head))
+    baselines = {"last value": {"mse": 4.0, "mae": 2.0}, "ridge": {"mse": 0.5, "mae": 0.25}}
+    own = {"loss": 0.1, "mse": 1.0, "mae": 1.0}
+    assert f"worse than the baseline 'ridge' ({metric} 0." in worse_than(task, own, baselines)
+    assert worse_than(task, own | {metric: 0.1}, baselines) == ""
 
 
 def test_the_forecast_task_is_guessed_from_options():

@@ -266,3 +266,11 @@ def test_time_before_training_counts(tmp_path, monkeypatch):
     run = loop.train_since(1000.0, out=tmp_path / "run", progress=False, **options)
     assert run.plan.seconds == pytest.approx(6 - run.plan.reserve - 4)
     assert "of 6.0 s are needed before the first step" in run.log.read_text()
+
+
+def test_a_budget_without_time_for_a_step_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "make_plan", partial(make_plan, clock=lambda: 1012.0))
+    options = {**TINY, "steps": None, "minutes": 0.2, "data": write_text(tmp_path / "text.txt")}
+    with pytest.raises(TrainingError, match=r"minutes=0\.2 leaves no time to train: 12\.0 s .* at least minutes=0\.4$"):
+        loop.train_since(1000.0, out=tmp_path / "run", progress=False, **options)
+    assert not (tmp_path / "run").exists()

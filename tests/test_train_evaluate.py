@@ -92,5 +92,5 @@ def test_invalid_input_is_reported(run, tmp_path):
         evaluate(run, short)
     with pytest.raises(DataError, match="no such file"):
         evaluate(run, tmp_path / "nowhere.txt")
-    with pytest.raises(RunError, match="no such directory"):
+    with pytest.raises(RunError, match="no such file or directory"):
         evaluate(tmp_path / "nowhere", short)

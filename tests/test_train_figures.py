@@ -16,7 +16,7 @@ FIGURES = {
     [
         ("audio", ["bits per sample", "samples"]),
         ("forecast", ["MSE, scaled", "MAE, scaled", "MASE", "sMAPE", "coverage of 80% intervals", "values"]),
-        ("text", ["loss", "characters"]),
+        ("text", ["loss", "bits per byte", "characters"]),
     ],
 )
 def test_no_figure_is_printed_twice(task, labels):

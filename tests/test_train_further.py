@@ -116,7 +116,7 @@ def test_a_run_no_longer_needs_the_run_it_started_from(run, tmp_path):
         ({"level": "word"}, "level=word doesn't match"),
         ({"vocab_size": 30}, "vocab_size=30 does not apply: the vocabulary comes from"),
         ({"init": 0.1}, "init=0.1 does not apply: the weights come from"),
-        ({"init_from": "nowhere"}, "no such directory"),
+        ({"init_from": "nowhere"}, "no such file or directory"),
     ],
 )
 def test_options_that_conflict_with_the_other_run_are_rejected(options, message, run, tmp_path):

@@ -18,6 +18,7 @@ from throughtime.training import config as config_module
 from throughtime.training import loop
 from throughtime.training.callbacks import MetricsRows
 from throughtime.training.display import Display
+from throughtime.training.first_lines import first_lines
 from throughtime.training.fitting import Fit
 from throughtime.training.metrics import COLUMNS
 from throughtime.training.planning import make_plan
@@ -51,6 +52,21 @@ def test_progress_has_a_line_per_validation(tmp_path, capfd):
     assert len(samples) == 2  # one third is past a quarter, two thirds are past a half
 
 
+def test_a_longer_training_shows_about_ten_validations(tmp_path, capfd):
+    run = train_tiny(tmp_path, steps=40, progress=True)
+    assert sum(row["valid_loss"] is not None for row in run.metrics()) == 20
+    steps = [int(k) for k in re.findall(r"^step (\d+) of 40", capfd.readouterr().err, re.MULTILINE)]
+    assert steps == [2, *range(4, 41, 4)]
+
+
+def test_the_network_in_words():
+    for options, words in [
+        ({"num_layers": 1, "hidden_size": 64}, "1 x lstm, 64 units"),
+        ({"num_layers": 2, "hidden_size": 64, "bidirectional": True}, "2 x bidirectional lstm, 64 units each"),
+    ]:
+        assert config_module.NetworkOptions(**options).layers_in_words == words
+
+
 def test_the_first_lines_describe_data_network_threads_and_plan(tmp_path, capfd):
     run = train_tiny(tmp_path, steps=3, progress=True)
     lines = dict(line.split(": ", 1) for line in capfd.readouterr().err.splitlines()[:6])
@@ -61,6 +77,8 @@ def test_the_first_lines_describe_data_network_threads_and_plan(tmp_path, capfd)
     assert lines["runs on"] == "1 thread of the CPU"
     assert lines["plan"].startswith("3 steps of 8 sequences (0.075 epochs)")
     assert lines["plan"] in run.log.read_text()
+    read = f"{run.plan.validate_terms:,} of 9,000 characters"
+    assert f"a validation reads only {read}" in dict(first_lines(run, run.model(), 9000))["legend"]
 
 
 def test_a_pipe_receives_occasional_lines(capfd):
@@ -377,7 +395,7 @@ def test_weight_decay_defaults_to_the_optimizers(tmp_path):
 def test_a_run_worse_than_the_baseline_is_reported_with_advice(tmp_path):
     run = train_tiny(tmp_path, steps=1, lr=1e-9)
     log = run.log.read_text()
-    assert "valid: the network is worse than the baseline tokens by frequency (loss" in log
+    assert "valid: the network is worse than the baseline 'tokens by frequency' (loss" in log
     assert "Train longer, or try a lower lr" in log
     (tmp_path / "good").mkdir()
     good = train_tiny(tmp_path / "good", steps=150, lr=0.02, hidden_size=24)

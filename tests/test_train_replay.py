@@ -9,8 +9,9 @@ from tiny_training import figures, train_tiny
 from throughtime.cli.main import main
 from throughtime.errors import Interrupted, RunError, TrainingError
 from throughtime.runs import Run
-from throughtime.training import replay, resume
+from throughtime.training import loop, replay, resume
 from throughtime.training.fitting import Fit
+from throughtime.training.planning import make_plan
 
 
 def last_weights(run):
@@ -39,7 +40,9 @@ def without_report(monkeypatch):
 
 @pytest.fixture(scope="module")
 def timed(tmp_path_factory):
-    return train_tiny(tmp_path_factory.mktemp("timed"), steps=None, minutes=0.02)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(loop, "make_plan", lambda *given: make_plan(*given, clock=lambda: given[-1]))
+        return train_tiny(tmp_path_factory.mktemp("timed"), steps=None, minutes=0.02)
 
 
 def test_a_run_with_a_time_budget_is_replayed_bit_for_bit(timed, tmp_path):

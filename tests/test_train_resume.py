@@ -88,12 +88,14 @@ def test_a_run_without_a_checkpoint_restarts(tmp_path, whole):
     run.checkpoint.unlink()
     (run.path / "result.json").unlink()
     assert same(resume(run.path, progress=False), whole)
+    assert "no checkpoint yet: starting from step 0" in run.log.read_text()
 
 
 def test_resuming_evaluates_a_fully_trained_run(tmp_path, whole):
     run = train_tiny(tmp_path, **LONG)
     (run.path / "result.json").unlink()
     assert same(resume(run.path, progress=False), whole)
+    assert "resuming at step 60 of 60" in run.log.read_text()
 
 
 def test_resuming_a_finished_run_changes_nothing(whole):

@@ -6,8 +6,9 @@ from tiny_training import TINY, train_tiny, write_text
 
 from throughtime import tasks
 from throughtime.runs import Run
-from throughtime.training import sizing
+from throughtime.training import loop, sizing
 from throughtime.training.config import TrainConfig
+from throughtime.training.planning import make_plan
 from throughtime.training.start import Start
 
 
@@ -70,7 +71,8 @@ def test_a_run_without_a_budget_has_the_default_size(choose):
     assert (found.config.network.hidden_size, found.config.training.threads, now) == (512, None, 2)
 
 
-def test_the_choice_is_saved_in_the_run(tmp_path):
+def test_the_choice_is_saved_in_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "make_plan", lambda *given: make_plan(*given, clock=lambda: given[-1]))
     options = {**TINY, "steps": None, "hidden_size": None, "threads": None, "dropout": None, "minutes": 0.05}
     run = train_tiny(tmp_path, **options)
     config = Run.open(run.path).config

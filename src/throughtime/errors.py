@@ -28,6 +28,10 @@ class ModelError(UserError):
     """A model file that is missing, damaged, from another version, or of another kind."""
 
 
+class VersionError(ProgramError, RunError, ModelError):
+    """A program, a run or a model file whose format this version doesn't support."""
+
+
 class TrainingError(UserError):
     """Training that can't start or continue."""
 

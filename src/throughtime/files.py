@@ -11,13 +11,17 @@ from pathlib import Path
 from typing import IO
 
 from throughtime.errors import UserError
+from throughtime.paths import display_path, missing
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a temporary file that replaces `path` when the block ends, and is deleted if the block fails."""
+    """Open a temporary file that replaces `path` when the block ends, and is deleted if the block fails.
+
+    Missing directories are created, so check a user's path with `require_directory_of` first.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
         try:
@@ -32,12 +36,25 @@ def replacing(path: Path) -> Iterator[IO[bytes]]:
             raise
 
 
+def require_directory_of(path: Path) -> None:
+    """Check that the directory of a file that the user named exists; it is never created.
+
+    Raises:
+        UserError: if it doesn't exist.
+    """
+    if not path.parent.is_dir():
+        raise UserError(
+            f"{display_path(path)} can't be written: {missing(path.parent)}; create the directory, or choose another"
+        )
+
+
 def write(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file atomically, replacing an existing one.
 
     Raises:
         UserError: if the file can't be written.
     """
+    require_directory_of(Path(path))
     try:
         with replacing(Path(path)) as file:
             file.write(content)

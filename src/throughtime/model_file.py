@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from throughtime import __version__
-from throughtime.errors import DataError, ModelError, ProgramError, UserError, nearest
+from throughtime.errors import DataError, ModelError, ProgramError, UserError, VersionError
+from throughtime.paths import display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import from_data, to_data
 
@@ -98,22 +99,24 @@ class Description:
             content = json.loads(metadata[_ENTRY])
             found = content["format"]
             if type(found) is int and found > FORMAT:
-                raise ModelError(
+                raise VersionError(
                     f"it is from a newer throughtime ({content.get('version', '?')}): its format is {found}, but this "
                     f"version supports up to {FORMAT}; install a newer throughtime."
                 )
             if type(found) is int and found < FORMAT:
-                raise ModelError(
+                raise VersionError(
                     f"it was written by throughtime {content.get('version', '?')} in format {found}, which is no "
                     "longer supported; train or save the model again."
                 )
             model, settings, task = content["model"], content["settings"], content["task"]
             shared = content.get("shared", {})
             programs = tuple(map(from_data, content["programs"]))
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ModelError(f"its metadata is damaged: {type(error).__name__}: {error}.") from None
+        except VersionError:
+            raise
         except ProgramError as error:
             raise ModelError(f"its metadata is damaged: {error}") from None
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            raise ModelError(f"its metadata is damaged: {type(error).__name__}: {error}.") from None
         given = (type(found), type(model), type(settings), type(task))
         if given not in [(int, str, dict, dict), (int, str, dict, type(None))] or not programs:
             raise ModelError("its metadata is damaged: it must have a format, a model, settings and programs.")
@@ -215,14 +218,12 @@ def _reading(path: Path, framework: str) -> Iterator[Any]:
     from safetensors import SafetensorError, safe_open
 
     if not path.is_file():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        kind = "is not a file" if path.exists() else "no such file"
-        raise ModelError(f"{path}: {kind}{nearest(path.name, siblings)}")
+        raise ModelError(f"{display_path(path)} is not a file" if path.exists() else missing(path))
     try:
         with _openable(path) as name, safe_open(name, framework) as file:
             yield file
     except ModelError as error:
-        raise ModelError(f"{path}: {error}") from None
+        raise type(error)(f"{path}: {error}") from None
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path} is damaged or not a safetensors file: {error}.") from None
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
-from throughtime.errors import RunError, nearest
+from throughtime.errors import DataError, RunError, nearest
 
 RUNS = "runs"
 """The default parent directory of runs."""
@@ -19,17 +20,31 @@ def display_path(path: str | Path) -> str:
     return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
-def missing(path: Path, kind: str) -> str:
-    """Return the message for a path that does not exist; it mentions dangling links and similar names.
-
-    Args:
-        path: the path.
-        kind: the expected kind, "file" or "directory".
-    """
+def missing(path: Path) -> str:
+    """Return the message for a path that does not exist; it mentions dangling links and similar names."""
     if path.is_symlink():
         return f"{display_path(path)} is a link to {display_path(os.readlink(path))}, which does not exist"
     siblings = [display_path(p.name) for p in path.parent.iterdir()] if path.parent.is_dir() else []
-    return f"{display_path(path)}: no such {kind}{nearest(display_path(path.name), siblings)}"
+    return f"{display_path(path)}: no such file or directory{nearest(display_path(path.name), siblings)}"
+
+
+def require_data(paths: Iterable[str | Path]) -> None:
+    """Check that data exist and that no file of them is empty, which is quick; readers check the rest.
+
+    Args:
+        paths: files and directories; "-" is standard input.
+
+    Raises:
+        DataError: if one doesn't exist or is empty.
+    """
+    for path in paths:
+        if os.fspath(path) == "-":
+            continue
+        path = Path(path)
+        if not path.exists():
+            raise DataError(missing(path))
+        if path.is_file() and path.stat().st_size == 0:
+            raise DataError(f"{display_path(path)} is empty; expected a file with data")
 
 
 def run_path(path: str | Path) -> Path:

@@ -18,21 +18,22 @@ from __future__ import annotations
 import csv
 import json
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from throughtime import tasks
-from throughtime.errors import ModelError, RunError, UserError
+from throughtime.errors import ModelError, RunError, UserError, VersionError
 from throughtime.files import DISK_FULL, replacing
 from throughtime.model_file import ModelFile, encoded
 from throughtime.options import explained
 from throughtime.paths import display_path, run_path
 from throughtime.program.core import Program
 from throughtime.program.saving import list_to_json
-from throughtime.spelling import command, option
+from throughtime.spelling import command, counted, duration, option
 from throughtime.stored import (
     CONFIG,
     INITIAL,
@@ -49,7 +50,7 @@ from throughtime.stored import (
 from throughtime.tables import html_table
 from throughtime.task_description import TaskDescription
 from throughtime.tasks.base import Data, Figures, Prediction, Task
-from throughtime.training.config import TrainConfig
+from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.run_config import DataSummary, Plan, Record, read_record, versions
 
 if TYPE_CHECKING:
@@ -77,11 +78,10 @@ class Run:
         return f"<run {self.path}>"
 
     def _repr_html_(self) -> str:
-        network = self.config.network
         rows = [
             ("task", self.task.name),
             ("data", self.record.data.name),
-            ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size} units each"),
+            ("network", self.config.network.layers_in_words),
             ("state", "finished" if self.finished else "not finished"),
             ("best", self.best_figure()[2] or "not validated yet"),
         ]
@@ -194,6 +194,8 @@ class Run:
         """
         try:
             return TaskDescription.of_data(json.loads(read_text(self.path / TASK)))
+        except RunError:
+            raise
         except ValueError as error:  # a DataError is one
             raise RunError(f"{self.path} is damaged: {TASK}: {error}") from None
 
@@ -258,6 +260,16 @@ class Run:
         return (self.path / RESULT).is_file()
 
     @property
+    def finished_in_words(self) -> str:
+        """For a finished run, a sentence that says so and how to train it further."""
+        assert self.result is not None
+        return (
+            f"{display_path(self.path)} is already finished, after {counted(self.result['steps'], 'step')} and "
+            f"{duration(self.result['seconds'])}. To train it further, set a later end, counted from its first step, "
+            f"with one of {', '.join(map(option, ENDS))}"
+        )
+
+    @property
     def result(self) -> dict[str, Any] | None:
         """The results of a finished run; None before that.
 
@@ -269,6 +281,8 @@ class Run:
         try:
             result: dict[str, Any] = json.loads(read_text(self.path / RESULT))
             return result
+        except RunError:
+            raise
         except ValueError as error:
             raise RunError(f"{self.path} is damaged: {RESULT}: {error}") from None
 
@@ -397,15 +411,20 @@ class Run:
             )
 
     def _weights_in(self, name: str) -> dict[str, Tensor]:
-        file = self._model_file(name)
-        try:
-            return file.weights("pt")
-        except ModelError as error:
-            raise RunError(f"{self.path} is damaged: {name}: {error}") from None
+        with self._damage(name):
+            return self._model_file(name).weights("pt")
 
     def _model_file(self, name: str) -> ModelFile:
-        try:
+        with self._damage(name):
             return ModelFile.open(self.path / name)
+
+    @contextmanager
+    def _damage(self, name: str) -> Iterator[None]:
+        """Report a model file that can't be read as damage of the run."""
+        try:
+            yield
+        except VersionError:
+            raise
         except ModelError as error:
             raise RunError(f"{self.path} is damaged: {name}: {error}") from None
 
@@ -439,10 +458,8 @@ class Run:
         from throughtime.nn.sequence_model import SequenceModel
 
         self._require_weights()
-        try:
+        with self._damage(WEIGHTS):
             model = build(ModelFile.open(self.path / WEIGHTS), engine or self.config.training.engine)
-        except ModelError as error:
-            raise RunError(f"{self.path} is damaged: {WEIGHTS}: {error}") from None
         if not isinstance(model, SequenceModel) or model.recurrent.programs != self.programs:
             raise RunError(f"{self.path} is damaged: {WEIGHTS} belongs to another run")
         return model

@@ -59,6 +59,12 @@ def command_line() -> Iterator[None]:
         _on_command_line.reset(token)
 
 
+def counted(number: float, noun: str) -> str:
+    """Return a whole number with its noun in the singular or plural, such as "1 step" or "2,000 losses"."""
+    ending = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number:,.0f} {noun}{ending}"
+
+
 def duration(seconds: float) -> str:
     """Format a duration in suitable units."""
     minutes, rest = divmod(round(seconds), 60)

@@ -7,11 +7,11 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from throughtime.errors import ProgramError, RunError
+from throughtime.errors import ProgramError, RunError, VersionError
 from throughtime.paths import RUNS, display_path, missing
 from throughtime.program.core import Program
 from throughtime.program.saving import list_from_json
-from throughtime.spelling import command
+from throughtime.spelling import command, counted
 
 RUN_FORMAT = 3  # the format version of run directories
 
@@ -42,6 +42,8 @@ def read_programs(path: Path) -> tuple[Program, ...]:
     """
     try:
         return list_from_json(read_text(path / PROGRAMS))
+    except VersionError as error:
+        raise VersionError(f"{path / PROGRAMS}: {error}") from None
     except (UnicodeDecodeError, ProgramError) as error:
         raise RunError(f"{path} is damaged: {PROGRAMS}: {error}") from None
 
@@ -53,7 +55,7 @@ def require_run(path: Path) -> None:
         RunError: if it is not; the message describes what was found.
     """
     if not path.exists():
-        raise RunError(f"{missing(path, 'directory')}; {command('runs')} lists the runs under {RUNS}/")
+        raise RunError(f"{missing(path)}; {command('runs')} lists the runs under {RUNS}/")
     if not path.is_dir():
         raise RunError(f"{display_path(path)} is a file; expected the directory of a run")
     if (path / CONFIG).is_file():
@@ -72,7 +74,7 @@ def _contents(inside: Sequence[Path]) -> str:
     runs = [display_path(p) for p in inside if (p / CONFIG).is_file()]
     if runs:
         listed = ", ".join(runs[:_LISTED]) + (", ..." if len(runs) > _LISTED else "")
-        return f"it is a directory of {len(runs)} run{'s' * (len(runs) > 1)}; choose one: {listed}"
+        return f"it is a directory of {counted(len(runs), 'run')}; choose one: {listed}"
     if not inside:
         return "it is an empty directory"
     listed = ", ".join(display_path(p.name) for p in inside[:_LISTED]) + (", ..." if len(inside) > _LISTED else "")
@@ -123,17 +125,17 @@ def require_format(path: Path, content: object) -> None:
     """Check the format version in a run's config.json.
 
     Raises:
-        RunError: if the format is newer or older.
+        VersionError: if the format is newer or older.
     """
     found = content.get("format") if isinstance(content, dict) else None
     if isinstance(content, dict) and isinstance(found, int) and found != RUN_FORMAT:
         made = content.get("versions")
         by = made.get("throughtime", "?") if isinstance(made, dict) else "?"
         if found < RUN_FORMAT:
-            raise RunError(
+            raise VersionError(
                 f"{path} is a run of throughtime {by} in format {found}, which is no longer supported; train it again"
             )
-        raise RunError(
+        raise VersionError(
             f"{path} is from a newer throughtime ({by}): "
             f"its format is {found}, but this version supports up to {RUN_FORMAT}; install a newer throughtime"
         )

@@ -31,6 +31,7 @@ _DISTURBED = (
     f"because just before or after them the processors reached less than {MIN_PEAK:.0%} of their peak, or "
     f"communication between them took {MAX_HANDOVER:g} times its usual time or more, as when a host runs other guests"
 )
+_UNRELIABLE, _SINGLE = " (disturbed)", " (one size)"  # notes beside figures
 # Sizes at which the peak arithmetic rate of the processor limits the speed.
 _LARGE_BATCH, _LARGE_HIDDEN = 32, 256
 _WORST = 10  # number of sizes to list first
@@ -57,6 +58,7 @@ class Summary:
         mean: the geometric mean of the contestant's time or memory divided by ours; for `PEAK`, of our fraction of it.
         minimum: the smallest value.
         at: the size with the smallest value.
+        disturbed: the number of sizes whose figures include disturbed rounds.
     """
 
     mode: str
@@ -68,6 +70,7 @@ class Summary:
     mean: float
     minimum: float
     at: str
+    disturbed: int
 
 
 @dataclass(frozen=True)
@@ -154,7 +157,11 @@ class Report:
         if self.worst:
             yield "## Lowest ratios"
             yield ""
-            rows = [[case.mode, case.cell, case.shape, name, f"{ratio:.2f}"] for case, name, ratio in self.worst]
+            disturbed = {m.case for m in self.measurements if m.disturbed}
+            rows = [
+                [case.mode, case.cell, case.shape, name, f"{ratio:.2f}{_UNRELIABLE * (case in disturbed)}"]
+                for case, name, ratio in self.worst
+            ]
             yield from markdown_table([["mode", "cell", "size", "fastest other", "its time over ours"], *rows])
         yield from self._summary_lines()
 
@@ -178,14 +185,19 @@ class Report:
         return f"Every contestant used {threads}{peak}, and one for single steps.{self._excluded()}"
 
     def _excluded(self) -> str:
-        """Describe the rounds excluded because other programs disturbed them."""
+        """Describe the rounds that other programs disturbed."""
         left_out = sum(m.left_out for m in self.measurements)
-        kept = [m.case.name for m in self.measurements if m.disturbed]
+        kept = sum(m.disturbed for m in self.measurements)
         if not left_out and not kept:
             return ""
         rounds = left_out + sum(m.rounds for m in self.measurements)
-        excluded = f" Of {rounds} rounds, {left_out} are excluded, {_DISTURBED}."
-        return excluded + (f" Too few were undisturbed in {', '.join(kept)}, which include some." if kept else "")
+        disturbed = f" Of {rounds} rounds, {left_out + kept} were disturbed, {_DISTURBED}."
+        if not kept:
+            return f"{disturbed} They are excluded."
+        return (
+            f"{disturbed} {f'{left_out} of them are excluded; the' if left_out else 'The'} sizes marked"
+            f"{_UNRELIABLE} had too few other rounds, so theirs count, and their figures are unreliable."
+        )
 
     def _summary_lines(self) -> Iterator[str]:
         head = ["mode", "cell", "sizes", "compared with", "count", "geometric mean", "minimum", "at"]
@@ -197,7 +209,7 @@ class Report:
                     s.grid,
                     s.compared_with,
                     str(s.shapes),
-                    form.format(s.mean),
+                    form.format(s.mean) + (_UNRELIABLE if s.disturbed else "") + (_SINGLE if s.shapes == 1 else ""),
                     form.format(s.minimum),
                     s.at,
                 ]
@@ -215,22 +227,25 @@ def _summaries(group: Sequence[Measurement]) -> Iterator[Summary]:
     others = [name for name in names if name not in _OURS]
     for name in names:
         taken = [(m, t) for m in group for t in m.times if t.contestant == name]
-        yield from _summary(TIME, name, ((m.case, t.ratio) for m, t in taken))
-        less = ((m.case, t.memory / m.times[0].memory) for m, t in taken if t.memory and m.times[0].memory)
+        yield from _summary(TIME, name, ((m, t.ratio) for m, t in taken))
+        less = ((m, t.memory / m.times[0].memory) for m, t in taken if t.memory and m.times[0].memory)
         yield from _summary(MEMORY, name, less)
     if len(others) > 1:
-        fastest = ((m.case, min(t.ratio for t in m.times if t.contestant in others)) for m in group)
+        fastest = ((m, min(t.ratio for t in m.times if t.contestant in others)) for m in group)
         yield from _summary(TIME, FASTEST, fastest)
     large = (m for m in group if m.case.batch >= _LARGE_BATCH and m.case.hidden >= _LARGE_HIDDEN)
-    yield from _summary(RATE, PEAK, ((m.case, m.rate / m.peak) for m in large))
+    yield from _summary(RATE, PEAK, ((m, m.rate / m.peak) for m in large))
 
 
-def _summary(quantity: str, compared_with: str, found: Iterable[tuple[Case, float]]) -> Iterator[Summary]:
+def _summary(quantity: str, compared_with: str, found: Iterable[tuple[Measurement, float]]) -> Iterator[Summary]:
     figures = list(found)
     if figures:
-        at, minimum = min(figures, key=lambda figure: figure[1])
-        mean = geometric_mean(figure for _, figure in figures)
-        yield Summary(at.mode, at.cell, at.grid, quantity, compared_with, len(figures), mean, minimum, at.shape)
+        measured, minimum = min(figures, key=lambda figure: figure[1])
+        mean, at = geometric_mean(figure for _, figure in figures), measured.case
+        disturbed = sum(m.disturbed > 0 for m, _ in figures)
+        yield Summary(
+            at.mode, at.cell, at.grid, quantity, compared_with, len(figures), mean, minimum, at.shape, disturbed
+        )
 
 
 def _detail(group: Sequence[Measurement]) -> list[list[str]]:
@@ -245,7 +260,9 @@ def _detail(group: Sequence[Measurement]) -> list[list[str]]:
             | {"GFLOP/s": f"{m.rate / 1e9:.1f}", "of peak": f"{m.rate / m.peak:.0%}"}
         )
         for other in others:
-            row |= _taken(other, unit, scale) | {f"{other.contestant} ratio": f"{other.ratio:.2f}"}
+            row |= _taken(other, unit, scale) | {
+                f"{other.contestant} ratio": f"{other.ratio:.2f}{_UNRELIABLE * (m.disturbed > 0)}"
+            }
         rows.append(row)
     columns = list(dict.fromkeys(column for row in rows for column in row))
     return [columns, *([row.get(column, "") for column in columns] for row in rows)]

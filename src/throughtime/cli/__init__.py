@@ -30,7 +30,7 @@ def _without_packages(arguments: Sequence[str], missing: str) -> int:
     from throughtime.cli.streams import UNREAD, open_standard_streams, silence_broken_pipes
 
     open_standard_streams()
-    needs = f"the commands need {missing}: pip install 'throughtime[train]'"
+    needs = f"the command needs {missing}: pip install 'throughtime[train]'"
     try:
         if arguments and arguments[0] == "--version":
             print(throughtime.__version__)

@@ -70,7 +70,10 @@ def bench(
     with Display(shown=True) as display:
 
         def begin(case: Case) -> None:
-            display.progress("measuring", next(numbers), len(chosen), case.name)
+            share = next(numbers) / len(chosen)
+            if quick:  # the time is limited, so no longer time is left than the limit leaves
+                share = max(share, (time.perf_counter() - started) / _QUICK_LIMIT)
+            display.progress("measuring", min(_FINE - 1, round(_FINE * share)), _FINE, case.name)
 
         until = started + _QUICK_LIMIT if quick else None
         measurements = measure_all(chosen, seconds=seconds, threads=threads, begin=begin, until=until)
@@ -90,5 +93,6 @@ def bench(
         raise typer.Exit(REFUSED)
 
 
+_FINE = 1000  # the resolution of the progress
 _SECONDS = {False: 1.0, True: 0.5}
 _QUICK_LIMIT = 45.0  # seconds after which a quick benchmark begins no further case, to end within a minute

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from throughtime.errors import CellError, UserError, nearest
+from throughtime.paths import missing
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -77,7 +78,7 @@ def _run(path: Path) -> ModuleType:
     if path.suffix != ".py":
         raise CellError(f"{path} is not a Python file; name your own cell as FILE.py:NAME.")
     if not path.is_file():
-        raise CellError(f"{path} not found; name your own cell as FILE.py:NAME.")
+        raise CellError(f"{missing(path)}; name your own cell as FILE.py:NAME.")
     spec = spec_from_file_location(path.stem, path.resolve())
     assert spec is not None
     assert spec.loader is not None

@@ -10,6 +10,7 @@ from throughtime.cli.cell_option import named_cells
 from throughtime.cli.config_options import with_config_options
 from throughtime.cli.output import starting
 from throughtime.cli.study import TrainDataArgument, cells_option, json_option, run_study
+from throughtime.paths import require_data
 
 _PANEL = "Comparison"
 
@@ -51,6 +52,7 @@ def compare(
     found = named_cells(cells)
     fields = {name: value for name, value in {"data": data or None, **given}.items() if value is not None}
     count = None if params is None else number(params)
+    require_data(data or ())
     with starting():
         from throughtime.studies.compare import compare as run
     run_study(lambda: run(cells=found, params=count, seeds=seeds, jobs=jobs, **fields), as_json)

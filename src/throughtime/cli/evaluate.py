@@ -15,6 +15,7 @@ from throughtime.cli.arguments import (
 )
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import announce, show_json, show_rows, starting
+from throughtime.paths import require_data
 
 
 def evaluate(
@@ -49,6 +50,7 @@ def evaluate(
     from throughtime.runs import Run
 
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
+    require_data(data or ())
     announce(opened, data or ["the held-out data"])
     with starting():
         from throughtime.training.display import Display

@@ -47,6 +47,7 @@ def export(
 
     A plugin file takes and returns one sample per step.
     """
+    from throughtime.files import require_directory_of
     from throughtime.packages import require
     from throughtime.runs import Run
 
@@ -57,6 +58,7 @@ def export(
     for written in (file, file.with_suffix(".h")) if file.suffix == ".c" else (file,):
         if written.exists() and not overwrite:
             raise UserError(f"{written} already exists; choose another name, or pass --overwrite.")
+    require_directory_of(file)
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
     if file.suffix == ".c":
         from throughtime.exchange.c.writing import to_c

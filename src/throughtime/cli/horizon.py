@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,10 +13,13 @@ from throughtime.cli.arguments import EngineOption, JsonOption
 from throughtime.cli.cell_option import CELL_HELP, named_cell
 from throughtime.cli.output import console, show_json, starting
 from throughtime.errors import UserError
+from throughtime.paths import require_data
+from throughtime.spelling import counted
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from throughtime.program.cell import Cell
     from throughtime.runs import Run
     from throughtime.sight.gradients.horizon import Horizon
 
@@ -73,6 +77,7 @@ def horizon(
         from throughtime.runs import Run
 
         opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
+        require_data(data or ())
         with starting():
             from throughtime.sight.gradients.sampling import followed, reach_of
 
@@ -86,8 +91,16 @@ def horizon(
             "hidden": hidden, "layers": layers, "init": init, "forget_bias": forget_bias, "engine": engine
         }  # fmt: skip
         given = {name: value for name, value in fields.items() if value is not None}
+        cells, done = {name: named_cell(name) for name in cell or ()}, count()
         with starting():
-            found = {name: _of_cell(name, given, lags, steps, streams, seeds) for name in cell or ()}
+            from throughtime.training.display import Display
+        with Display(shown=True) as display:
+
+            def progress() -> None:
+                display.progress("following gradients", next(done), len(cells) * seeds)
+
+            progress()
+            found = {name: _of_cell(each, given, lags, steps, streams, seeds, progress) for name, each in cells.items()}
         losses = steps * seeds
     if as_json:
         show_json({name: _data(by_lag, losses) for name, by_lag in found.items()})
@@ -108,20 +121,25 @@ def _part(run: Run, data: list[str] | None) -> Any:
 
 
 def _of_cell(
-    name: str, fields: dict[str, Any], lags: int, steps: int, streams: int, seeds: int
+    cell: Cell,
+    fields: dict[str, Any],
+    lags: int,
+    steps: int,
+    streams: int,
+    seeds: int,
+    progress: Callable[[], None],
 ) -> dict[str, NDArray[Any]]:
+    """Average over seeds; `progress` is called after each of them."""
     import numpy as np
 
     from throughtime.sight import gradient_flow
     from throughtime.sight.untrained import random_token_ids, untrained_model
 
-    cell = named_cell(name)
-    flows = [
-        gradient_flow(
-            untrained_model(cell, seed=seed, **fields), random_token_ids(steps + 1, streams, seed), window=lags
-        ).by_lag
-        for seed in range(seeds)
-    ]  # fmt: skip
+    flows = []
+    for seed in range(seeds):
+        model, ids = untrained_model(cell, seed=seed, **fields), random_token_ids(steps + 1, streams, seed)
+        flows.append(gradient_flow(model, ids, window=lags).by_lag)
+        progress()
     return {key: np.mean([flow[key] for flow in flows], 0) for key in flows[0]}
 
 
@@ -134,11 +152,16 @@ def _horizons(by_lag: dict[str, NDArray[Any]]) -> dict[str, Horizon]:
 def _data(by_lag: dict[str, NDArray[Any]], losses: int) -> dict[str, Any]:
     return {
         name: {
-            "horizon": found.lag, "grows": found.grows, "rate": found.rate, "window": found.window, "losses": losses,
-            "by_lag": by_lag[name].tolist(),
+            "horizon": found.lag, "grows": found.grows, "rate": _rounded(found.rate), "window": found.window,
+            "losses": losses, "by_lag": [_rounded(size) for size in by_lag[name].tolist()],
         }
         for name, found in _horizons(by_lag).items()
     }  # fmt: skip
+
+
+def _rounded(value: float) -> float:
+    """Round to the digits that single precision holds."""
+    return float(f"{value:.7g}")
 
 
 def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:
@@ -171,7 +194,7 @@ def _show(found: dict[str, dict[str, NDArray[Any]]], losses: int) -> None:
     if curves:
         curves = _shortened(curves)
         width = max(20, min(out.width - 10, 64))
-        out.print(f"Gradient of {losses:,} losses by lag, relative to lag 0; the line marks 1%\n")
+        out.print(f"Gradient of {counted(losses, 'loss')} by lag, relative to lag 0; the line marks 1%\n")
         for line in logarithmic_plot(
             curves, width=width, decades=_DECADES, level=0.01, axis="steps back", plain=plain
         ):  # fmt: skip

@@ -12,7 +12,7 @@ import typer
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows
 from throughtime.paths import display_path
-from throughtime.spelling import command, duration
+from throughtime.spelling import command, counted, duration
 
 if TYPE_CHECKING:
     from throughtime.model_file import ModelFile
@@ -79,19 +79,19 @@ def _rows(run: Run) -> list[tuple[str, str]]:
     from throughtime.training.config import TrainConfig
 
     config, about, data = run.config, run.about, run.record.data
-    network, training = config.network, config.training
+    training = config.training
     hidden = {"task", "data", "cell", "hidden_size", "num_layers", "out", "steps"}
     given = {
         name: value
         for name, value in config.given.items()
-        if name not in hidden and value != TrainConfig.of(type(run.task)).given[name]
+        if name not in hidden and value is not None and value != TrainConfig.of(type(run.task)).given[name]
     }
     rows = [
         ("started", f"{run.record.created.astimezone():%Y-%m-%d %H:%M}"),
         ("task", f"{run.task.name}: {run.task.about}"),
         ("data", data.name),
         ("", run.task.data_in_words(data.counts)),
-        ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size} units each{_size(about)}"),
+        ("network", f"{config.network.layers_in_words}{_size(about)}"),
         ("training", _progress(run)),
         (
             "optimizer",
@@ -115,9 +115,12 @@ def _size(about: dict[str, Any]) -> str:
 
 def _progress(run: Run) -> str:
     result = run.result
-    end = f"{run.plan.steps:,} steps" if run.plan.seconds is None else duration(run.plan.seconds)
+    end = counted(run.plan.steps or 0, "step") if run.plan.seconds is None else duration(run.plan.seconds)
     if result:
-        return f"finished: {result['steps']:,} steps in {duration(result['seconds'])}, best at {result['best_step']:,}"
+        return (
+            f"finished: {counted(result['steps'], 'step')} in {duration(result['seconds'])}, "
+            f"best at {result['best_step']:,}"
+        )
     validated = [row for row in run.metrics() if row["valid_loss"] is not None]
     if not validated:
         return f"not finished: stopped before the first validation; ends after {end}"

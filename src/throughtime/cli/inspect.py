@@ -10,6 +10,8 @@ import typer
 from throughtime.cli.arguments import EngineOption, JsonOption, KnobOption, RunArgument
 from throughtime.cli.output import announce, show_json, show_rows, starting
 from throughtime.errors import UserError
+from throughtime.paths import require_data
+from throughtime.spelling import counted
 
 if TYPE_CHECKING:
     from throughtime.data.text import Progress
@@ -63,6 +65,7 @@ def inspect(
     if text is not None and data:
         raise UserError(f"pass either DATA ({' '.join(data)}) or --text, not both")
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
+    require_data(data or ())
     announce(opened, ["the given text"] if text is not None else data or ["the held-out data"])
     path = out if out is not None else opened.path / "inspect.html"
     with starting():
@@ -112,16 +115,16 @@ def _rows(found: dict[str, Any], step: str, unit: str) -> list[tuple[str, str]]:
     rows = [("report", found["report"]), *(("data", path) for path in found["data"])]
     rows += [("plays", title) for title in found["sounds"]]
     if "steps" in found:
-        steps = f"{found['steps']:,} {step}s"
-        rows.append(("read", f"{steps} in {found['sequences']:,} sequences" if found["sequences"] > 1 else steps))
+        steps, sequences = counted(found["steps"], step), found["sequences"]
+        rows.append(("read", f"{steps} in {counted(sequences, 'sequence')}" if sequences > 1 else steps))
     if found.get("loss") is not None:
         rows.append(("loss", f"{found['loss']:.4f} nats per {unit}"))
     if found.get("unknown"):
-        rows.append(("unknown", f"{found['unknown']:,} {step}s not seen in training, replaced by <unk>"))
+        rows.append(("unknown", f"{counted(found['unknown'], step)} not seen in training, replaced by <unk>"))
     for layer, lag in found["horizons"].items():
-        reach = f"{lag} step{'s' * (lag != 1)}" if lag is not None else "more than the measured lags"
-        losses = f"{found['horizon_losses']:,} loss{'es' * (found['horizon_losses'] != 1)}"
-        rows.append(("gradient", f"{layer}: 1% left after {reach}, measured on {losses}"))
+        longest = f"still above 1% at the longest lag measured, {counted(found['largest_lag'], 'step')}"
+        reach = longest if lag is None else f"1% left after {counted(lag, 'step')}"
+        rows.append(("gradient", f"{layer}: {reach} (mean over {counted(found['horizon_losses'], 'loss')})"))
     named = [unit for unit in found["units"] if unit["note"]]
     rows += [("unit", f"{unit['value']} {unit['unit']}: {unit['note']}") for unit in named[:_NAMED]]
     return rows

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import sys
 import textwrap
 from collections.abc import Iterator, Sequence
@@ -24,10 +23,10 @@ def console() -> Console:
     from rich.console import Console
 
     piped = not sys.stdout.isatty()
-    return Console(highlight=False, soft_wrap=piped, width=_WIDE if piped and "COLUMNS" not in os.environ else None)
+    return Console(highlight=False, soft_wrap=piped, width=_UNBOUNDED if piped else None)
 
 
-_WIDE = 160  # columns for a table that no terminal bounds
+_UNBOUNDED = 100_000  # columns, more than any table has
 
 
 @contextmanager
@@ -45,9 +44,8 @@ def starting() -> Iterator[None]:
 
 def announce(run: Run, data: Sequence[str] = ()) -> None:
     """Print to standard error which run is used and what it reads."""
-    network, path = run.config.network, display_path(run.path)
-    cell = f"{network.num_layers} x {network.cell}, {network.hidden_size} units"
-    what = f"run {path} ({run.config.task.task}, {cell}{'' if run.finished else ', not finished'})"
+    layers = run.config.network.layers_in_words
+    what = f"run {display_path(run.path)} ({run.config.task.task}, {layers}{'' if run.finished else ', not finished'})"
     names = ["standard input" if name == "-" else display_path(name) for name in data]
     print(f"{what} reads {', '.join(names)}" if names else what, file=sys.stderr, flush=True)
 

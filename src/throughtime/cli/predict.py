@@ -15,7 +15,9 @@ import typer
 from throughtime.cli.arguments import DataArgument, EncodingErrorsOption, EngineOption, KnobOption, RunArgument
 from throughtime.cli.output import announce, starting
 from throughtime.errors import UserError
-from throughtime.paths import display_path
+from throughtime.files import require_directory_of
+from throughtime.paths import display_path, require_data
+from throughtime.spelling import counted
 
 if TYPE_CHECKING:
     from throughtime.tasks.base import Prediction
@@ -51,6 +53,9 @@ def predict(
     kinds = (*_KINDS, *opened.task.prediction_files)
     if out is not None and out.suffix not in kinds:
         raise UserError(f"{display_path(out)}: unsupported extension; use {', '.join(kinds)}.")
+    if out is not None:
+        require_directory_of(out)
+    require_data([*data, *([update] if update is not None else ())])
     announce(opened, data)
     with starting():
         from throughtime.training.display import Display
@@ -60,7 +65,7 @@ def predict(
         if out is not None and out.suffix not in _KINDS:
             written = inference.write_prediction(out)
         else:
-            written = f"{_write(inference.predict(update), out):,} rows"
+            written = counted(_write(inference.predict(update), out), "row")
     if out is not None:
         print(f"Saved {written} to {display_path(out)}")
 

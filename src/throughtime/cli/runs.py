@@ -11,12 +11,15 @@ import typer
 
 from throughtime.cli.output import console, show_json
 from throughtime.errors import RunError, UserError
-from throughtime.paths import RUNS, display_path, runs_in
+from throughtime.paths import RUNS, display_path, missing, runs_in
+from throughtime.spelling import counted
 
 if TYPE_CHECKING:
     from throughtime.runs import Run
 
 _COLUMNS = ("run", "task", "cell", "data", "result", "state", "age")
+_LEAST = {"data": 4, "run": 21}  # least widths of the columns that may be shortened, in order: runs/DATE-TIME and "…"
+_GAP = 2
 
 
 def runs(
@@ -26,7 +29,7 @@ def runs(
 ) -> None:
     """The newest run comes last. Any command that takes a RUN accepts `latest` for the newest run under `runs`."""
     if directory != Path(RUNS) and not directory.is_dir():
-        raise UserError(f"{display_path(directory)}: directory not found")
+        raise UserError(f"{display_path(directory)} is a file" if directory.exists() else missing(directory))
     found, damaged = [], []
     for path in runs_in(directory):
         from throughtime.runs import Run
@@ -70,15 +73,37 @@ def _show(found: Sequence[dict[str, Any]]) -> None:
     from rich.markup import escape
     from rich.table import Table
 
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column, no_wrap=True, overflow="ellipsis" if column == "data" else "ignore")
+    out = console()
+    rows = []
     for each in found:
         state = "finished" if each["finished"] else "not finished"
         name = Path(each["data"]).name or each["data"]
-        cells = [each["run"], each["task"], each["cell"], name, each["shown"] or "-", state, _age(each["created"])]
-        table.add_row(*map(escape, cells))
-    console().print(table)
+        rows.append((each["run"], each["task"], each["cell"], name, each["shown"] or "-", state, _age(each["created"])))
+    widths = _widths(rows, out.width)
+    if widths is None:
+        for run, *others, age in rows:
+            out.print(f"[bold]{escape(run)}[/]\n  {escape(', '.join(others))}, {age if age == 'now' else f'{age} ago'}")
+        return
+    table = Table(box=None, padding=(0, _GAP, 0, 0), header_style="bold", pad_edge=False)
+    for column, width in zip(_COLUMNS, widths, strict=True):
+        table.add_column(column, no_wrap=True, overflow="ellipsis", width=width)
+    for row in rows:
+        table.add_row(*map(escape, row))
+    out.print(table)
+
+
+def _widths(rows: Sequence[Sequence[str]], available: int) -> list[int] | None:
+    """Return the width of each column, with the data and then the run shortened to fit; None if that isn't enough."""
+    from rich.cells import cell_len
+
+    widths = [max(map(cell_len, column)) for column in zip(_COLUMNS, *rows, strict=True)]
+    excess = sum(widths) + _GAP * (len(widths) - 1) - available
+    for name, least in _LEAST.items():
+        at = _COLUMNS.index(name)
+        cut = max(0, min(excess, widths[at] - least))
+        widths[at] -= cut
+        excess -= cut
+    return widths if excess <= 0 else None
 
 
 def _age(created: str) -> str:
@@ -86,6 +111,5 @@ def _age(created: str) -> str:
     seconds = max(0.0, (datetime.now().astimezone() - datetime.fromisoformat(created)).total_seconds())
     for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
         if seconds >= size:
-            count = int(seconds // size)
-            return f"{count} {unit}{'s' * (count > 1)}"
+            return counted(seconds // size, unit)
     return "now"

@@ -9,6 +9,7 @@ import typer
 
 from throughtime.cli.arguments import EngineOption, RunArgument
 from throughtime.cli.output import announce, starting
+from throughtime.files import require_directory_of
 from throughtime.paths import display_path
 
 
@@ -43,6 +44,8 @@ def sample(
     from throughtime.tasks.generative import Generative
 
     opened = Run.open(run)  # before torch is loaded, so that mistakes are reported at once
+    if out is not None:
+        require_directory_of(out)
     announce(opened)
     with starting():
         from throughtime.training.inference import sample as pieces_of

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from throughtime.cli.cell_option import named_cell
-from throughtime.cli.config_options import from_file, with_config_options
+from throughtime.cli.config_options import from_file, require_startable, with_config_options
 from throughtime.cli.figures import evaluation_rows
 from throughtime.cli.output import console, show_json, show_rows, starting
 from throughtime.errors import TrainingError
 from throughtime.paths import display_path
-from throughtime.spelling import command, duration, flag, option
+from throughtime.spelling import command, counted, duration, flag, option
+from throughtime.stored import require_new
 from throughtime.training.config import ENDS, TrainConfig
 from throughtime.training.processes import rank
 
@@ -78,11 +79,23 @@ def train(
     if config is not None:
         fields = from_file(config) | fields
     with redirect_stdout(sys.stderr if as_json else sys.stdout):
-        run = _run(resume, replay, fields, started)
-        if rank() == 0:
-            _show(run)
+        run = None if resume is None or fields else _finished(resume)
+        if run is None:
+            run = _run(resume, replay, fields, started)
+            if rank() == 0:
+                _show(run)
+        elif rank() == 0:
+            print(run.finished_in_words)
     if as_json and rank() == 0:
         show_json(run.result)
+
+
+def _finished(path: Path) -> Run | None:
+    """Open the run to resume if it is already finished."""
+    from throughtime.runs import Run
+
+    run = Run.open(path)
+    return run if run.finished else None
 
 
 def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], started: float) -> Run:
@@ -104,7 +117,10 @@ def _run(resume: Path | None, replay: Path | None, fields: dict[str, Any], start
     cell = named_cell(str(fields["cell"])) if "cell" in fields else None
     task, _ = tasks.chosen(fields.get("task"), fields)
     named = {"cell": cell.name} if cell else {}
-    TrainConfig.of(task, **{k: v for k, v in fields.items() if k != "task"} | named)
+    config = TrainConfig.of(task, **{k: v for k, v in fields.items() if k != "task"} | named)
+    require_startable(config)
+    if config.training.out is not None:
+        require_new(Path(config.training.out))
     fields["cell"] = cell
     with starting():
         from throughtime.training import loop
@@ -123,8 +139,8 @@ def _show(run: Run) -> None:
         print(text.strip("\n"))
     path = shlex.quote(display_path(run.path))
     out.print("\n[bold]Run[/]\n")
-    steps = f"{result['steps']:,} step{'s' * (result['steps'] != 1)}"
-    print(f"{steps} in {duration(result['seconds'])}. Saved to {display_path(run.path)}. Next:\n")
+    took = f"{counted(result['steps'], 'step')} in {duration(result['seconds'])}"
+    print(f"{took}. Saved to {display_path(run.path)}. Next:\n")
     read = shlex.join(name for name in task.options.data or () if name != "-")
     for arguments in (*task.next_commands, "info {}"):
         if "DATA" not in arguments or read:

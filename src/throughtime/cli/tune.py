@@ -12,7 +12,8 @@ from throughtime.cli.config_options import with_config_options
 from throughtime.cli.output import starting
 from throughtime.cli.study import TrainDataArgument, cells_option, json_option, run_study
 from throughtime.errors import UserError
-from throughtime.paths import display_path
+from throughtime.packages import require
+from throughtime.paths import display_path, require_data
 
 _PANEL = "Search"
 
@@ -48,6 +49,8 @@ def tune(
     if "minutes" in fields:
         fields["minutes"] = _minutes(fields["minutes"])
     found = [named_cell(str(fields.pop("cell")))] if "cell" in fields else named_cells(cells)
+    require("optuna", "tune", "tune")
+    require_data(data or ())
     with starting():
         from throughtime.studies.tune import tune as run
     run_study(lambda: run(trials=trials, cells=found, storage=storage, **fields), as_json, _hint)

@@ -105,7 +105,7 @@ def read_labeled(
     paths = [Path(source)] if isinstance(source, str | os.PathLike) else [Path(path) for path in source]
     for path in paths:
         if not path.exists():
-            raise DataError(missing(path, "file or directory"))
+            raise DataError(missing(path))
     if len(paths) == 1 and paths[0].suffix.lower() in TABLES and paths[0].is_file():
         table = read_table(paths[0], encoding_errors)
         named = _Columns(label, text, group, time, columns, group_by)

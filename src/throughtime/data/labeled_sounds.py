@@ -42,7 +42,7 @@ def read_labeled_sounds(
     files = []
     for path in map(Path, paths):
         if not path.exists():
-            raise DataError(missing(path, "file or directory"))
+            raise DataError(missing(path))
         found = sorted(path.rglob("*")) if path.is_dir() else [path]
         files += [(file, path) for file in found if file.is_file() and file.suffix.lower() in SOUND_FILES]
     name = display_path(paths[0]) + (f" and {len(paths) - 1} more" if len(paths) > 1 else "")

@@ -53,7 +53,7 @@ def read_midi(path: str | Path, *, step: float = 0.25) -> tuple[NDArray[np.uint8
         file = mido.MidiFile(file=io.BytesIO(path.read_bytes()))
         messages = list(file.merged_track)
     except FileNotFoundError:
-        raise DataError(missing(path, "file")) from None
+        raise DataError(missing(path)) from None
     except Exception as error:  # mido raises many kinds of errors for damaged files
         reason = str(error) or "unexpected end of file"
         raise DataError(f"{name} is not a readable MIDI file: {reason}") from None

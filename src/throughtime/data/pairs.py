@@ -115,7 +115,7 @@ def _files(given: Sequence[Path]) -> list[tuple[Path, Path]]:
         raise DataError(f"pairs need two files or two directories each, dry and wet; got {len(given)} paths")
     for path in given:
         if not path.exists():
-            raise DataError(missing(path, "file or directory"))
+            raise DataError(missing(path))
     sides = list(zip(given[::2], given[1::2], strict=True))
     for dry, wet in sides:
         if dry.is_dir() != wet.is_dir():

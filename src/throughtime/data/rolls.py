@@ -144,7 +144,7 @@ def read_pieces(paths: str | Path | Sequence[str | Path], *, step: float = 0.25)
         name = display_path(path)
         kind = path.suffix.lower()
         if not path.exists():
-            raise DataError(missing(path, "file or directory"))
+            raise DataError(missing(path))
         if path.is_dir() or kind in MIDI_FILES:
             _add_midi(found, path, step)
         elif kind == ".mat":

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from throughtime.data.limits import MAX_RATE
 from throughtime.data.waveform import Samples, Waveform
 from throughtime.errors import DataError, UserError
-from throughtime.files import replacing
+from throughtime.files import replacing, require_directory_of
 from throughtime.packages import require
 from throughtime.paths import display_path, missing
 from throughtime.spelling import option
@@ -63,7 +63,7 @@ class Recording:
         path = Path(path)
         name = display_path(path) if name is None else name
         if not path.is_file():
-            raise DataError(missing(path, "file") if not path.exists() else f"{name} is not a file")
+            raise DataError(missing(path) if not path.exists() else f"{name} is not a file")
         with _reading(name) as soundfile:
             found = soundfile.info(str(path), verbose=True)
         if found.frames < 1:
@@ -195,6 +195,7 @@ def sound_writer(path: Path, waveform: Waveform) -> Iterator[Callable[[NDArray[A
     if path.suffix.lower() not in kinds:
         raise UserError(f"{display_path(path)} is not a supported sound file name; use {', '.join(kinds)}")
     require("soundfile", "sound", "writing sound files")
+    require_directory_of(path)
     import soundfile
 
     format_, subtype = kinds[path.suffix.lower()]

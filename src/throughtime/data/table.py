@@ -224,7 +224,7 @@ def read_table(path: str | Path, encoding_errors: str = "strict") -> Table:
     path = Path(path)
     name, kind = display_path(path), path.suffix.lower()
     if not path.exists():
-        raise DataError(missing(path, "file"))
+        raise DataError(missing(path))
     if kind not in TABLES:
         raise DataError(f"{name} is not a table; expected a .csv, .tsv or .parquet file.")
     try:

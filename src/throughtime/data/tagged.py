@@ -78,7 +78,7 @@ def read_tagged(
     found = Tagged(display_path(files[0]) + (f" and {len(files) - 1} more" if len(files) > 1 else ""), [], [], [])
     for path in files:
         if not path.exists():
-            raise DataError(missing(path, "file"))
+            raise DataError(missing(path))
         if path.is_dir():
             raise DataError(f"{display_path(path)} is a directory; expected a file with a token and its tag per line.")
         before = len(found)

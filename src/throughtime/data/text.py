@@ -199,7 +199,7 @@ def _copied(name: str, stream: IO[bytes]) -> Source:
 
 def _unreadable(path: Path | str, error: OSError) -> DataError:
     if isinstance(error, FileNotFoundError):
-        return DataError(missing(Path(path), "file"))
+        return DataError(missing(Path(path)))
     return DataError(f"{display_path(path)} can't be read: {error.strerror or error}")
 
 
@@ -244,7 +244,7 @@ def _refuse_other_than_text(name: str, head: bytes) -> None:
     nul = head.find(b"\0")
     controls = len(head) - len(head.translate(None, _CONTROL))
     if nul >= 0 or controls > len(head) // 10:
-        seen = f"a NUL byte at {nul}" if nul >= 0 else f"{controls} control characters at its start"
+        seen = f"a NUL at byte {nul}" if nul >= 0 else f"{controls} control characters at its start"
         raise DataError(
             f"{name} is a binary file ({seen}); expected a UTF-8 text file. If it is an archive, unpack it first"
         )

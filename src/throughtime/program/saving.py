@@ -9,7 +9,7 @@ import json
 from collections.abc import Iterable
 from typing import Any, TypeVar
 
-from throughtime.errors import ProgramError
+from throughtime.errors import ProgramError, VersionError
 from throughtime.program.core import GateRows, Input, Instruction, Output, Parameter, Program, Reduction, State
 from throughtime.program.legality import require_legal
 
@@ -44,9 +44,8 @@ def from_data(content: Any) -> Program:
     """
     version = content.get("format") if isinstance(content, dict) else None
     if version != FORMAT:
-        raise ProgramError(
-            f"expected a program of format {FORMAT}, got {version!r}. A newer format needs a newer throughtime."
-        )
+        kind = VersionError if type(version) is int else ProgramError
+        raise kind(f"expected a program of format {FORMAT}, got {version!r}. A newer format needs a newer throughtime.")
     try:
         program = Program(
             name=_text(content["name"]),

@@ -31,7 +31,7 @@ def plotly() -> Any:
     try:
         import plotly.graph_objects
     except ImportError:
-        raise UserError("figures require plotly: pip install 'throughtime[report]'.") from None
+        raise UserError("a figure needs plotly: pip install 'throughtime[report]'") from None
     return plotly.graph_objects
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from throughtime import stored
 from throughtime.data.knobs import DeviceInput
 from throughtime.engines.torch_layers import TORCH_LAYERS, TorchLayer
-from throughtime.errors import ModelError, RunError, UserError
+from throughtime.errors import ModelError, RunError, UserError, VersionError
 from throughtime.files import write
 from throughtime.model_file import Description, ModelFile, is_model_file, shared_weights
 from throughtime.nn.options import Options, output_width
@@ -117,7 +117,7 @@ def _wrong_type(given: object) -> UserError:
 
 def _of_run(path: Path) -> Network:
     if not path.exists():
-        raise RunError(missing(path, "file or directory"))
+        raise RunError(missing(path))
     stored.require_run(path)
     for name in (stored.PROGRAMS, stored.TASK, stored.WEIGHTS):
         if not (path / name).is_file():
@@ -128,10 +128,14 @@ def _of_run(path: Path) -> Network:
         if file.description.programs != stored.read_programs(path):
             raise RunError(f"{path} is damaged: {stored.WEIGHTS} belongs to another run")
         return _of_file(file)
-    except (ValueError, ModelError) as error:
-        if isinstance(error, UserError) and not isinstance(error, ModelError):
-            raise
+    except VersionError:
+        raise
+    except ModelError as error:
         raise RunError(f"{path} is damaged: {error}") from None
+    except UserError:
+        raise
+    except ValueError as error:
+        raise RunError(f"{path} is damaged: {stored.CONFIG}: {error}") from None
 
 
 def _of_file(file: ModelFile) -> Network:
@@ -142,7 +146,7 @@ def _of_file(file: ModelFile) -> Network:
         if kind == "SequenceModel":
             options = _told_options(settings["recurrent"])
             skip = settings["skip"] is True
-            return _of_sequence_model(programs, options, file.weights("np"), settings["output"], skip, file)
+            return _of_sequence_model(programs, options, file.weights("np"), _told_output(settings), skip, file)
         if kind == "Recurrent":
             weights = file.weights("np")
             return Network(*_layers(programs, _told_options(settings), weights), source=file, weights=weights)
@@ -150,7 +154,11 @@ def _of_file(file: ModelFile) -> Network:
             mode = f"RNN_{settings['nonlinearity'].upper()}" if kind == "RNN" else kind
             _require_one_direction(settings["bidirectional"])
             return replace(_drop_in(TORCH_LAYERS[mode], programs, file.weights("np")), source=file)
-    except (KeyError, TypeError, AttributeError, ValueError, _Unfit) as error:
+    except _Unfit as error:
+        raise ModelError(f"{file.path} is damaged: {error}") from None
+    except UserError:
+        raise  # the file is intact, but its network can't run one step at a time
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ModelError(f"{file.path} is damaged: {type(error).__name__}: {error}") from None
     raise _unknown(kind)
 
@@ -158,6 +166,13 @@ def _of_file(file: ModelFile) -> Network:
 def _told_options(settings: Mapping[str, Any]) -> Options:
     try:
         return Options.of(settings["options"])
+    except UserError as error:
+        raise _Unfit(error) from None
+
+
+def _told_output(settings: Mapping[str, Any]) -> Output:
+    try:
+        return output_from(settings["output"])
     except UserError as error:
         raise _Unfit(error) from None
 
@@ -170,7 +185,7 @@ def _of_sequence_model(
     programs: Sequence[Program],
     options: Options,
     weights: Mapping[str, Array],
-    output: Mapping[str, Any],
+    output: Output,
     skip: bool,
     source: ModelFile | None = None,
 ) -> Network:
@@ -182,13 +197,12 @@ def _of_sequence_model(
     recurrent = {name.removeprefix("recurrent."): array for name, array in weights.items()}
     layers, starts = _layers(programs, options, recurrent)
     matrix, bias = weights["head.weight"], weights["head.bias"]
-    meaning = output_from(output)
-    _require_shapes([matrix, bias], [(meaning.width, output_width(layers[-1][0])), (meaning.width,)])
+    _require_shapes([matrix, bias], [(output.width, output_width(layers[-1][0])), (output.width,)])
     embedding = weights.get("encoder.weight")
     if embedding is not None:
         _require_shapes([embedding], [(len(embedding), programs[0].inputs[0].width)])
         embedding = np.ascontiguousarray(embedding)
-    return Network(layers, starts, embedding, (matrix, bias), meaning, skip, source, weights)
+    return Network(layers, starts, embedding, (matrix, bias), output, skip, source, weights)
 
 
 _Layers = tuple[list[tuple[Program, list[Array]]], list[list[Array]]]  # and their initial states
@@ -263,8 +277,8 @@ def _of_module(module: Any, *, described: bool) -> Network:
     weights = _arrays(tensors)
     network = None
     if isinstance(module, SequenceModel):
-        output = module.head.output.to_data()
-        network = _of_sequence_model(module.recurrent.programs, module.recurrent.options, weights, output, module.skip)
+        layers, output = module.recurrent, module.head.output
+        network = _of_sequence_model(layers.programs, layers.options, weights, output, module.skip)
     elif isinstance(module, Recurrent):
         network = Network(*_layers(module.programs, module.options, weights), weights=weights)
     elif isinstance(module, nn.RNNBase):

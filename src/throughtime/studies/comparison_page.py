@@ -9,6 +9,7 @@ from typing import Any
 from throughtime.runs import Run
 from throughtime.sight.figures import line_style, new_figure, plotly
 from throughtime.sight.gradients.sampling import WINDOW
+from throughtime.spelling import counted
 from throughtime.studies.page import Section, study_page
 
 PARTS = {"valid": "validation data", "test": "test data"}
@@ -71,7 +72,7 @@ def comparison_page(result: Mapping[str, Any]) -> str:
     """Render the page as HTML."""
     curves = {each["cell"]: [_curve(path, result) for path in each["runs"]] for each in result["cells"]}
     budget = [f"{value:g} {name}" for name, value in result["budget"].items() if value is not None]
-    seeds = f"{result['seeds']} seed{'s' * (result['seeds'] > 1)}"
+    seeds = counted(result["seeds"], "seed")
     quiet = range(len(result["cells"]), len(result["cells"]) + len(result["baselines"]))
     explained = (
         f"The mean {figure_name(result)} over {seeds} on the {PARTS[result['part']]}, with the standard deviation over "

@@ -96,7 +96,7 @@ def study_page(title: str, facts: Sequence[str], sections: Sequence[Section]) ->
         import jinja2
         from markupsafe import Markup
     except ModuleNotFoundError:
-        raise UserError("the page requires jinja2: pip install 'throughtime[report]'") from None
+        raise UserError("the page needs jinja2: pip install 'throughtime[report]'") from None
     plotly()
     from plotly.offline import get_plotlyjs
 

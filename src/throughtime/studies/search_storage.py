@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from throughtime.errors import RunError, UserError
+from throughtime.packages import require
 from throughtime.paths import display_path
 from throughtime.spelling import option
 from throughtime.studies.search import Search
@@ -36,10 +37,9 @@ def load_optuna() -> Any:
     Raises:
         UserError: if it is not installed.
     """
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise UserError("tuning requires optuna: pip install 'throughtime[tune]'") from None
+    require("optuna", "tune", "tune")
+    import optuna
+
     return optuna
 
 

@@ -336,6 +336,11 @@ class Task(ABC, Generic[S]):
         """Return the baselines' metrics on a part of the data, named like the network's."""
         return {}
 
+    @property
+    def compared_metric(self) -> tuple[str, bool]:
+        """The metric by which the network is compared with the baselines, and whether larger is better."""
+        return self.monitor, self.maximize
+
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """Return metrics formatted for people, as pairs of a label and a text."""
         return [(name.replace("_", " "), f"{value:,.4f}") for name, value in figures.items() if value is not None]

@@ -28,7 +28,7 @@ from throughtime.data.waveform import Waveform
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
 from throughtime.outputs import Categorical
-from throughtime.spelling import option
+from throughtime.spelling import counted, option
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.options.classify import ClassifyOptions
 from throughtime.tasks.sequences import SequenceTask, all_raw_outputs
@@ -151,7 +151,7 @@ class Classify(SequenceTask):
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
-        return f"sequences: {super().data_in_words(counts)}; {counts['labels']:,} labels"
+        return f"sequences: {super().data_in_words(counts)}; {counted(counts['labels'], 'label')}"
 
     def baselines(self, data: Data[Sequences]) -> Mapping[str, Any]:
         """Find the most frequent label of the training part."""
@@ -185,8 +185,8 @@ class Classify(SequenceTask):
         probabilities = Categorical(len(names)).probabilities(all_raw_outputs(model, one)[0])
         found, true = int(probabilities.argmax()), int(one.targets[0])
         text = textwrap.shorten(_Texts(one, data.codecs)[0], _SHOWN, placeholder="...")
-        wrong = "" if found == true else f" (correct: {names[true]})"
-        return f"{text!r} -> {names[found]} {probabilities[found]:.0%}{wrong}"
+        wrong = "" if found == true else f" (correct: {names[true]!r})"
+        return f"{text!r} -> {names[found]!r} {probabilities[found]:.0%}{wrong}"
 
     def outcome(self, model: SequenceModel, part: Sequences, codecs: Codecs) -> dict[str, Any]:
         """Return the confusion matrix, precision and recall per label, and the worst mistakes."""

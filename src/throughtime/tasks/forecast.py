@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -90,16 +91,12 @@ class ForecastTask(Task[Windows]):
         """
         options, horizon = self.options, self.horizon
         lengths = np.array([len(series) for series in table.series])
-        parts = self._parts(lengths)
+        if not self._fits(lengths, horizon):
+            raise DataError(f"{table.name}: {self._too_short(lengths)}")
+        parts = self._parts(lengths, horizon)
         train, seen, end = parts
         longest = int(train.max())
         context = options.context or min(max(horizon, min(4 * horizon, _CONTEXT)), max(1, longest - horizon))
-        if longest < horizon + (options.context or 1):
-            raise DataError(
-                f"{table.name}: the longest series has {longest:,} training rows of {int(lengths.max()):,}, too few "
-                f"for {setting('horizon', horizon)} and {setting('context', context)}; reduce these or change "
-                f"{option('split')}."
-            )
         codec = codecs.inputs if codecs else None
         if codec is None:
             codec = fit_codec(
@@ -141,15 +138,33 @@ class ForecastTask(Task[Windows]):
             table.name, Codecs(codec), training, valid, test if len(test) else None, table.digest, counts, notes
         )
 
-    def _parts(self, lengths: NDArray[np.int64]) -> tuple[Any, Any, Any]:
+    def _fits(self, lengths: NDArray[np.int64], horizon: int) -> bool:
+        """Whether series of these lengths have rows to train on and to validate with this horizon."""
+        train, seen, _ = self._parts(lengths, horizon)
+        return bool(train.max() >= horizon + (self.options.context or 1) and (seen - train).max() >= horizon)
+
+    def _too_short(self, lengths: NDArray[np.int64]) -> str:
+        """Say that the series are too short for the horizon, and which horizon is the largest."""
+        context = self.options.context
+        given = [setting("horizon", self.horizon), *([setting("context", context)] if context else ())]
+        smaller = range(1, self.horizon)
+        largest = bisect_left(smaller, True, key=lambda horizon: not self._fits(lengths, horizon))
+        most = f"the largest possible horizon is {largest:,}" if largest else "even a horizon of 1 is too large"
+        hint = f"; reduce {option('context')}" if context else ""
+        return (
+            f"{' with '.join(given)} is too large for series of up to {int(lengths.max()):,} rows, split into "
+            f"training, validation and test by {setting('split', self.options.split)}: {most}{hint}"
+        )
+
+    def _parts(self, lengths: NDArray[np.int64], horizon: int) -> tuple[Any, Any, Any]:
         """Return the end rows (exclusive) of training, validation and test for each series."""
         numbers = [float(part) for part in self.options.split.split(",")]
         if numbers[0] >= 1:
             train, seen, end = (np.minimum(int(rows), lengths) for rows in np.cumsum(numbers))
             return train, seen, end
         end = np.round(lengths * min(1.0, sum(numbers))).astype(np.int64)
-        test = np.maximum(np.round(lengths * numbers[2]), self.horizon).astype(np.int64) if numbers[2] else 0 * lengths
-        valid = np.maximum(np.round(lengths * numbers[1]), self.horizon).astype(np.int64)
+        test = np.maximum(np.round(lengths * numbers[2]), horizon).astype(np.int64) if numbers[2] else 0 * lengths
+        valid = np.maximum(np.round(lengths * numbers[1]), horizon).astype(np.int64)
         seen = np.maximum(end - test, 0)
         return np.maximum(seen - valid, 0), seen, end
 
@@ -323,6 +338,11 @@ class ForecastTask(Task[Windows]):
     def baseline_figures(self, fitted: Mapping[str, Any], part: Windows, codecs: Codecs) -> dict[str, Figures]:
         """Evaluate the last value, the seasonal naive forecast and the ridge regression."""
         return {name: measured(part, forecast) for name, forecast in baseline_forecasts(part, fitted).items()}
+
+    @property
+    def compared_metric(self) -> tuple[str, bool]:
+        """See `Task.compared_metric`; the baselines have no distribution, so only point forecasts are compared."""
+        return "mse" if self.options.head in ("mse", "normal") else "mae", False
 
     def calibrate(self, model: SequenceModel, data: Data[Windows]) -> Mapping[str, Any]:
         """Return interval margins for each row of the horizon, from the later half of the validation rows.

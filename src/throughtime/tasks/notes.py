@@ -16,6 +16,7 @@ from throughtime.data.sequences import Sequences
 from throughtime.errors import DataError, UserError
 from throughtime.outputs import Bernoulli
 from throughtime.paths import display_path
+from throughtime.spelling import counted
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.generative import Generative, Sampling
 from throughtime.tasks.options.notes import NotesOptions
@@ -114,7 +115,7 @@ class Notes(SequenceTask, Generative[Sequences]):
 
     def data_in_words(self, counts: Mapping[str, int]) -> str:
         """See `Task.data_in_words`."""
-        return f"pieces: {super().data_in_words(counts)}; {counts['steps']:,} steps"
+        return f"pieces: {super().data_in_words(counts)}; {counted(counts['steps'], 'step')}"
 
     def baselines(self, data: Data[Sequences]) -> Mapping[str, Any]:
         """Count how often each key sounds in the training part."""

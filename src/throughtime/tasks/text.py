@@ -15,6 +15,7 @@ from throughtime.data.streams import Streams
 from throughtime.errors import DataError
 from throughtime.levels import UNITS
 from throughtime.outputs import Categorical
+from throughtime.spelling import counted
 from throughtime.tasks.base import Data, Figures, Interface, Prediction, Progress
 from throughtime.tasks.generative import Sampling
 from throughtime.tasks.options.text import TextOptions
@@ -123,12 +124,13 @@ class Text(StreamTask[EncodedText]):
     def figure_rows(self, figures: Mapping[str, Any]) -> list[tuple[str, str]]:
         """See `Task.figure_rows`."""
         unit = self.unit
-        rows = [("loss", f"{_number(figures['loss'])} nats per {unit}")]
-        if f"{figures['bits_per_byte']:.4f}" != f"{figures['bits_per_token']:.4f}":  # else redundant with the loss
-            rows.append(("bits per byte", _number(figures["bits_per_byte"])))
-        rows.append((f"{unit}s", f"{figures['tokens']:,.0f} predicted"))
+        rows = [
+            ("loss", f"{_number(figures['loss'])} nats per {unit}"),
+            ("bits per byte", _number(figures["bits_per_byte"])),
+            (f"{unit}s", f"{figures['tokens']:,.0f} predicted"),
+        ]
         if figures["unknown"]:
-            unknown = f"{figures['unknown']:,.0f} {unit}{'s' * (figures['unknown'] != 1)}"
+            unknown = counted(figures["unknown"], unit)
             rows.append(("unknown", f"{unknown} not seen in training, read as <unk>"))
         return rows
 

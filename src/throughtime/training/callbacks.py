@@ -29,6 +29,7 @@ from throughtime.training.metrics import MetricsFile
 
 if TYPE_CHECKING:
     from throughtime.training.fitting import Fit
+    from throughtime.training.run_config import Plan
 
 _log = logging.getLogger("throughtime")
 
@@ -179,7 +180,7 @@ class BestWeights(Callback):
 
 
 class MetricsRows(Callback):
-    """Writes a row of metrics at intervals and logs a line for each validation.
+    """Writes a row of metrics at intervals, and logs a line for the first and the last validation and about ten others.
 
     Args:
         path: the path of metrics.csv.
@@ -196,6 +197,7 @@ class MetricsRows(Callback):
         self._path, self._best = path, best
         self._sums = [0.0, 0.0, 0.0]  # losses, norms, steps since the last row
         self._file: MetricsFile | None = None
+        self._logged = -1  # the number of tenths of training at the last logged validation
 
     def on_start(self, fit: Fit) -> None:
         """Truncate the file at the step to resume from."""
@@ -230,7 +232,7 @@ class MetricsRows(Callback):
         if self._file is not None:
             self._file.write(row)
         fit.fabric.log_dict({k: v for k, v in row.items() if k != "step"}, fit.step)
-        if fit.just_validated:
+        if fit.just_validated and self._is_due(fit):
             monitor = fit.task.monitor
             others = "" if monitor == "loss" else f", {monitor.replace('_', ' ')} {figures[monitor]:.4f}"
             best = " *" if self._best.step == fit.step else ""
@@ -238,6 +240,13 @@ class MetricsRows(Callback):
                 "%s: training loss %.4f, validation loss %.4f%s%s",
                 where(fit) + _spent_and_left(fit), self.train_loss, figures["loss"], others, best,
             )  # fmt: skip
+
+    def _is_due(self, fit: Fit) -> bool:
+        """Whether to log this validation: the first one, the first one of each tenth of training, or the last one."""
+        tenths = int(10 * fit.plan.share(fit.step, fit.seconds) + 1e-9)
+        due = tenths > self._logged or fit.step == fit.plan.steps or LATE in fit.asked
+        self._logged = tenths
+        return due
 
     def on_end(self, fit: Fit) -> None:
         """Close the file."""
@@ -428,9 +437,14 @@ class ProgressBar(Callback):
 
 def where(fit: Fit) -> str:
     """Describe the progress of training in steps or time."""
-    if fit.plan.seconds is None:
-        return f"step {fit.step} of {fit.plan.steps}"
-    return f"step {fit.step}, {duration(fit.seconds)} of {duration(fit.plan.seconds)}"
+    return progress_in_words(fit.plan, fit.step, fit.seconds)
+
+
+def progress_in_words(plan: Plan, step: int, seconds: float) -> str:
+    """Describe a step and the training time up to it, as parts of a plan."""
+    if plan.seconds is None:
+        return f"step {step} of {plan.steps}"
+    return f"step {step}, {duration(seconds)} of {duration(plan.seconds)}"
 
 
 def _spent_and_left(fit: Fit) -> str:

@@ -125,6 +125,12 @@ class NetworkOptions(Options):
     chrono: Annotated[float | None, Field(gt=2, allow_inf_nan=False)] = None
     init_from: PathText = None
 
+    @property
+    def layers_in_words(self) -> str:
+        """The recurrent layers in words, such as "2 x lstm, 512 units each"."""
+        kind = f"bidirectional {self.cell}" if self.bidirectional else self.cell
+        return f"{self.num_layers} x {kind}, {self.hidden_size:,} units{' each' * (self.num_layers > 1)}"
+
     def layer_options(self) -> dict[str, Any]:
         """Return the options of the recurrent layers (see `throughtime.nn.options`)."""
         names = ("bidirectional", "dropout", "recurrent_dropout", "zoneout", "weight_drop")

@@ -1,4 +1,4 @@
-"""Progress display: bars on a terminal, lines in a pipe, and a line for each validation."""
+"""Progress display: bars on a terminal, lines in a pipe, and the lines that are logged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from throughtime.spelling import duration
 
 _REDRAWN = 5  # redraws per second
-_PIPED = 10.0  # the maximum number of seconds between lines in a pipe
+_PIPED, _PIPED_SHARE = 10.0, 0.05  # lines in a pipe are as many seconds or this fraction of the activity apart
 
 
 class Display:
@@ -81,9 +81,11 @@ class Display:
         began, first = self._began.setdefault(doing, (now, done))
         if done >= size:
             del self._began[doing]
-        elif now - self._said >= _PIPED and now > began:
-            spent = now - began
-            left = f", {duration(spent * (size - done) / (done - first))} left" if done > first else ""
+            return
+        spent = now - began
+        per_unit = spent / (done - first) if done > first else 0.0
+        if spent > 0 and now - self._said >= max(_PIPED, _PIPED_SHARE * per_unit * (size - first)):
+            left = f", {duration(per_unit * (size - done))} left" if per_unit else ""
             more = f", {figures}" if figures else ""
             self.line(f"{doing}: {done / size:.0%}, {duration(spent)} elapsed{left}{more}")
 

@@ -47,7 +47,7 @@ def require_possible(training: TrainingOptions) -> None:
     if training.precision == "16-mixed" and (not cuda or training.device_kind == "cpu"):
         raise TrainingError(f"{setting('precision', '16-mixed')} needs a CUDA device; use bf16-mixed instead")
     if training.log == "tensorboard" and find_spec("tensorboard") is None:
-        raise TrainingError(f"{setting('log', 'tensorboard')} needs tensorboard; run: pip install tensorboard")
+        raise TrainingError(f"{setting('log', 'tensorboard')} needs tensorboard: pip install tensorboard")
     if training.batch % training.processes:
         raise TrainingError(
             f"a batch of {training.batch} can't be divided among {training.processes} processes; "

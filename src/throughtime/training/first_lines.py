@@ -6,29 +6,40 @@ import torch
 
 from throughtime.nn.sequence_model import SequenceModel
 from throughtime.runs import Run
-from throughtime.spelling import duration
+from throughtime.spelling import counted, duration
 
 
-def first_lines(run: Run, model: SequenceModel) -> list[tuple[str, str]]:
-    """Describe the data, the network, the device and the plan."""
+def first_lines(run: Run, model: SequenceModel, held_out: int) -> list[tuple[str, str]]:
+    """Describe the data, the network, the device and the plan.
+
+    Args:
+        run: the run.
+        model: its network.
+        held_out: the number of loss terms in all validation data.
+    """
     config, plan, data = run.config, run.plan, run.record.data
-    network, training = config.network, config.training
+    training = config.training
     count = sum(parameter.numel() for parameter in model.parameters())
     threads = torch.get_num_threads()
-    where = "a CUDA device" if run.device.type == "cuda" else f"{threads} thread{'s' * (threads > 1)} of the CPU"
+    where = "a CUDA device" if run.device.type == "cuda" else f"{counted(threads, 'thread')} of the CPU"
     if training.processes > 1:
         where = f"{training.processes} processes, each on {where}"
     expected = plan.expected_steps
-    steps, passes = f"{expected:,} step{'s' * (expected != 1)}", expected / plan.epoch_steps
+    steps, passes = counted(expected, "step"), expected / plan.epoch_steps
     by = f"{training.optimizer}, {training.schedule}, learning rate up to {training.learning_rate * plan.peak:g}"
     length = steps if plan.seconds is None else f"{duration(plan.seconds)} of training, about {steps}"
+    part = ""
+    if plan.validate_terms < held_out:
+        part = (
+            f"; during training, a validation reads only {plan.validate_terms:,} of {counted(held_out, run.task.unit)}"
+        )
     return [
         ("data", f"{data.name}; {run.task.data_in_words(data.counts)}"),
-        ("network", f"{network.num_layers} x {network.cell}, {network.hidden_size:,} units each; {count:,} parameters"),
+        ("network", f"{config.network.layers_in_words}; {count:,} parameters"),
         ("runs on", where),
         (
             "plan",
-            f"{length} of {plan.batch} sequences ({passes:.2g} epochs); {by}",
+            f"{length} of {counted(plan.batch, 'sequence')} ({passes:.2g} epochs); {by}",
         ),
-        ("legend", "* marks the best validation so far"),
+        ("legend", f"* marks the best validation so far{part}"),
     ]

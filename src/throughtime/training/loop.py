@@ -34,10 +34,11 @@ from throughtime.training.callbacks import (
     Rates,
     Signals,
     Validation,
+    progress_in_words,
     where,
 )
 from throughtime.training.checkpoints import load_checkpoint
-from throughtime.training.config import ENDS, TrainConfig, TrainingOptions
+from throughtime.training.config import TrainConfig, TrainingOptions
 from throughtime.training.display import Display
 from throughtime.training.fabric import joinable, loggers_of, path_from_first, require_possible
 from throughtime.training.first_lines import first_lines
@@ -67,7 +68,7 @@ def train(
     Args:
         task: the name of a task, or a custom task class; guessed from the data by default.
         cell: the name of a cell, or a custom cell; the LSTM by default.
-        progress: whether to show progress bars and a line for each validation on standard error.
+        progress: whether to show progress bars and about ten lines with losses on standard error.
         **options: `data`, `hidden_size`, `num_layers`, `steps`, `out` and the other options that
             `throughtime.training.TrainOptions` lists and `throughtime.training.TrainConfig` explains.
 
@@ -112,7 +113,7 @@ def replay(path: str | Path, *, out: str | Path | None = None, progress: bool = 
     Args:
         path: the directory of the run to replay, or "latest".
         out: the directory of the new run; named by date, cell and data by default.
-        progress: whether to show progress bars and a line for each validation on standard error.
+        progress: whether to show progress bars and about ten lines with losses on standard error.
 
     Returns:
         The new run, finished after the same number of steps.
@@ -158,7 +159,7 @@ def resume(
         epochs: the new end in epochs.
         minutes: the new end in minutes of training, including earlier sessions. If several ends are given, training
             ends at the first one reached.
-        progress: whether to show progress bars and a line for each validation on standard error.
+        progress: whether to show progress bars and about ten lines with losses on standard error.
 
     Returns:
         The finished run.
@@ -171,7 +172,7 @@ def resume(
     later = (steps, epochs, minutes) != (None, None, None)
     if run.finished and not later:
         if progress and rank() == 0:
-            Display(True).line(_finished(run))
+            Display(True).line(run.finished_in_words)
         return run
     require_possible(run.config.training)
     end = later_end(run, steps=steps, epochs=epochs, minutes=minutes) if later else None
@@ -186,7 +187,8 @@ def resume(
 
     with session(run.config.training, progress) as display:
         opened, data = _opened(path_from_first(run.config.training, begin), display)
-        return _to_the_end(opened, data, display)
+        started = [] if opened.checkpoint.exists() else ["no checkpoint yet: starting from step 0"]
+        return _to_the_end(opened, data, display, started)
 
 
 def _new_run(
@@ -285,17 +287,6 @@ def _directory(config: TrainConfig) -> Path:
     return path
 
 
-def _finished(run: Run) -> str:
-    """Say that a run is finished, and how to train it further."""
-    assert run.result is not None
-    ends = ", ".join(map(option, ENDS))
-    return (
-        f"{display_path(run.path)} is finished after {run.result['steps']:,} steps and "
-        f"{duration(run.result['seconds'])}. To train it further, set a later end, counted from its first step, with "
-        f"one of {ends}"
-    )
-
-
 def _saved(run: Run) -> str:
     """Say what an interrupted run has saved, and how to resume it."""
     if not run.checkpoint.exists():
@@ -347,7 +338,7 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
     torch.manual_seed(run.config.training.seed)
     model = begun_model(run)
     if rank() == 0:
-        for label, text in first_lines(run, model):
+        for label, text in first_lines(run, model, run.task.reading(data.valid).terms):
             _log.info("%s: %s", label, text)
     best, signals, validation = BestWeights(run.save_weights), Signals(), Validation()
     rows = MetricsRows(run.metrics_file, best)
@@ -361,6 +352,8 @@ def _fit(run: Run, data: Data[Any], display: Display) -> tuple[Fit, BestWeights,
     rates_given = run.replayed_rates().tolist()
     training = Fit(run.task, data, run.config, run.plan, model, callbacks, loggers, rates=rates_given)
     checkpoint = load_checkpoint(run.checkpoint) if run.checkpoint.exists() else None
+    if checkpoint is not None and rank() == 0:
+        _log.info("resuming at %s", progress_in_words(run.plan, checkpoint["step"], checkpoint["elapsed"]))
     try:
         with joinable(run), signals.listening():
             training.run(checkpoint)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import shlex
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from throughtime.paths import display_path
 from throughtime.runs import Run
 from throughtime.spelling import command, option
-from throughtime.tasks.base import Data
+from throughtime.tasks.base import Data, Figures, Task
 from throughtime.tasks.generative import Generative
 from throughtime.training.callbacks import BestWeights
 from throughtime.training.display import Display
@@ -47,14 +48,8 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                 what,
                 ", ".join(f"{label} {value}" for label, value in task.figure_rows(figures)[: task.baseline_rows]),
             )
-            for name, theirs in baselines.items():
-                ours, guess = figures.get(task.monitor), theirs.get(task.monitor)
-                if ours is None or guess is None or not (ours < guess if task.maximize else ours > guess):
-                    continue
-                _log.warning(
-                    "%s: the network is worse than the baseline %s (%s %.4f, the network %.4f). Train longer, or try a "
-                    "lower %s or another size", what, name, task.monitor.replace("_", " "), guess, ours, option("lr"),
-                )  # fmt: skip
+            if worse := worse_than(task, figures, baselines):
+                _log.warning("%s: %s", what, worse)
             if terms < task.reading(part).terms:
                 _log.info(
                     "%s: measured on %s of %s %ss", what, f"{terms:,}", f"{task.reading(part).terms:,.0f}", task.unit
@@ -64,3 +59,20 @@ def measure(run: Run, data: Data[Any], training: Fit, best: BestWeights, display
                     _log.info("measure on all of them with: %s", every)
     result["samples"] = task.first_samples(model.cpu(), data.codecs) if isinstance(task, Generative) else []
     run.save_result(result)
+
+
+def worse_than(task: Task[Any], figures: Figures, baselines: Mapping[str, Figures]) -> str:
+    """Say that the network is worse than the best baseline; "" if it isn't."""
+    metric, larger = task.compared_metric
+    theirs = {name: each[metric] for name, each in baselines.items() if metric in each}
+    if not theirs or metric not in figures:
+        return ""
+    best = (max if larger else min)(theirs, key=theirs.__getitem__)
+    ours, guess = figures[metric], theirs[best]
+    if ours >= guess if larger else ours <= guess:
+        return ""
+    label = metric.replace("_", " ")
+    return (
+        f"the network is worse than the baseline '{best}' ({label} {guess:.4f}, the network {ours:.4f}). Train longer, "
+        f"or try a lower {option('lr')} or another size"
+    )

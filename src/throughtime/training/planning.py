@@ -20,7 +20,7 @@ from throughtime.nn.sequence_model import SequenceModel, detached
 from throughtime.paths import display_path
 from throughtime.runs import Run
 from throughtime.sight.gradients.sampling import LOSSES, followed, reach_of
-from throughtime.spelling import setting
+from throughtime.spelling import counted, duration, setting
 from throughtime.tasks.base import Data, Task
 from throughtime.training.building import device_for
 from throughtime.training.config import TrainConfig, TrainingOptions
@@ -42,6 +42,7 @@ _EVALUATION_SHARE = 0.6  # of what the rest leaves; the others are for the reach
 _FEWEST_EVALUATED, _FEWEST_LOSSES = 1000, 8
 _REST, _REST_STEPS, _MAX_REST = 1.2, 8, 0.2  # the last one is a fraction of the time
 _SAFETY = 1.2
+_LEAST = 1.5  # the least budget, relative to the time for everything except training, which varies from run to run
 _AGAIN = 0.3  # the peak learning rate, relative to `lr`, when a finished run is trained further
 
 
@@ -91,6 +92,7 @@ def make_plan(
 
     Raises:
         DataError: if there is too little training data for a batch.
+        TrainingError: if a time budget is too short for a single step.
     """
     training = config.training
     batch = task.fitting_batch(data, training.batch, training.processes)
@@ -108,7 +110,15 @@ def make_plan(
         budget = 60 * training.minutes
         if report:
             evaluated, losses, reserve = _after_training(task, data, speed, budget, held_out)
-        seconds = max(0.0, budget - reserve - (clock() - started))
+        before = clock() - started
+        seconds = max(0.0, budget - reserve - before)
+        if report and seconds < speed.step:
+            least = math.ceil(_LEAST * (before + reserve + speed.step) / 60 * 10) / 10
+            asked, enough = (setting("minutes", f"{minutes:g}") for minutes in (training.minutes, least))
+            raise TrainingError(
+                f"{asked} leaves no time to train: {duration(before)} were needed before the first step, and "
+                f"{duration(reserve)} are for the report; use at least {enough}"
+            )
         expected = [*ends, max(1, int(seconds / (1 + _VALIDATION_SHARE) / speed.step))]
     validate_every = _interval(min(expected), epoch_steps)
     affordable = _VALIDATION_SHARE / _FORWARD_SHARE * validate_every * batches.terms / epoch_steps
@@ -157,8 +167,8 @@ def later_end(
     if min(ends, default=done + 1) <= done or (seconds is not None and seconds <= took):
         asked = ", ".join(setting(name, f"{value:g}") for name, value in given.items() if value is not None)
         raise TrainingError(
-            f"{display_path(run.path)} has already trained for {done:,} steps ({took / 60:.2f} minutes), so {asked} is "
-            "not a later end; steps, epochs and minutes count from the run's first step"
+            f"{display_path(run.path)} has already trained for {counted(done, 'step')} ({took / 60:.2f} minutes), so "
+            f"{asked} is not a later end; steps, epochs and minutes count from the run's first step"
         )
     update: dict[str, Any] = {
         "steps": min(ends, default=None), "seconds": seconds, "expected_steps": min(expected), "validate_at": None

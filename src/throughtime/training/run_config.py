@@ -123,6 +123,8 @@ def read_record(path: Path) -> Record:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
         raise RunError(f"{path.parent} is damaged: {path.name}: {where}: {first['msg']}") from None
+    except RunError:
+        raise
     except ValueError as error:
         raise RunError(f"{path.parent} is damaged: {path.name}: {error}") from None
 

@@ -11,11 +11,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from throughtime.errors import nearest
 from throughtime.exchange.keras.config import Found, read_model
 from throughtime.exchange.keras.hdf5 import Hdf5, Hdf5Error
 from throughtime.exchange.keras.layers import Direction, KerasError
 from throughtime.exchange.keras.weights import Named, Structured, WeightSource
+from throughtime.paths import missing
 
 _CONFIG, _WEIGHTS = "config.json", "model.weights.h5"
 _WORTH_A_LOOK = 1 << 24  # bytes; smaller files are always unpacked
@@ -33,8 +33,7 @@ def read_keras(path: Path) -> Found:
         KerasError: if the file is missing or damaged, or its configuration doesn't list the model's layers.
     """
     if not path.is_file():
-        siblings = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        raise KerasError(f"{path}: file not found{nearest(path.name, siblings)}")
+        raise KerasError(f"{path} is not a file" if path.exists() else missing(path))
     found = Found()
     with _keras_errors(path):
         content = path.read_bytes()

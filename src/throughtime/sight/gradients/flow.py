@@ -18,6 +18,7 @@ from throughtime.sight.gradients.backward import INPUT, backward_by_lag, backwar
 from throughtime.sight.gradients.capture import CapturedRun, Loss, capture_runs
 from throughtime.sight.gradients.horizon import FALLEN, Horizon, horizon
 from throughtime.sight.models import opened, sequence_model
+from throughtime.spelling import counted
 from throughtime.tables import html_table, text_table
 
 _BEST = "best"
@@ -79,7 +80,7 @@ class Flow:
 
     @property
     def _caption(self) -> str:
-        return f"gradient flow of {len(self.steps)} losses, lags 0 to {self.window}"
+        return f"gradient flow of {counted(len(self.steps), 'loss')}, lags 0 to {self.window}"
 
     def _rows(self) -> list[tuple[str, ...]]:
         lags = (0, self.window // 2, self.window)

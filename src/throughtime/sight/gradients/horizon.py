@@ -8,6 +8,7 @@ import numpy as np
 
 from throughtime.errors import UserError
 from throughtime.sight.arrays import Array, as_array
+from throughtime.spelling import counted
 
 FALLEN = 0.01  # fraction of the value at lag 0
 
@@ -42,7 +43,7 @@ class Horizon(NamedTuple):
             return f"{self.lag} step{'s' if self.lag != 1 else ''}"
         if self.grows:
             return f"grows {self.largest:.3g}-fold by lag {self.largest_lag}"
-        return f"more than {self.window} steps"
+        return f"more than {counted(self.window, 'step')}"
 
 
 def horizon(by_lag: Array, fraction: float = FALLEN) -> Horizon:

@@ -28,6 +28,7 @@ from throughtime.sight.report.data import (
 )
 from throughtime.sight.report.passage import Passage, short
 from throughtime.sight.report.predictions import influence, read
+from throughtime.spelling import counted
 
 _PARTS = 4  # stages of the work: running, measuring dependencies, following gradients, scoring units
 _EPISODES = 3  # a feature that occurs in fewer sequences or steps is ignored
@@ -150,10 +151,10 @@ def flows_before_and_after(
 
 def facts(run: Run) -> list[str]:
     """Describe a run's network and its training in short pieces."""
-    network, result = run.config.network, run.result
-    steps = f"{result['steps']:,} steps" if result else "unfinished"
+    result = run.result
+    steps = counted(result["steps"], "step") if result else "unfinished"
     return [
-        f"{network.num_layers} × {network.cell}, {network.hidden_size} units each",
+        run.config.network.layers_in_words,
         f"{steps} on {short(run.record.data.name)}",
     ]
 
@@ -242,9 +243,9 @@ def _features(reading: Reading) -> dict[str, Array]:
 
 
 def _read_in_words(reading: Reading, passage: Passage, unit: str) -> list[str]:
-    steps = f"{passage.steps:,} {passage.step}{'s' * (passage.steps != 1)}"
+    steps = counted(passage.steps, passage.step)
     many = len(passage.items)
-    read = f"{many:,} sequence{'s' * (many != 1)}, {steps}," if reading.parts else steps
+    read = f"{counted(many, 'sequence')}, {steps}," if reading.parts else steps
     found = [f"reads {read} of {passage.name}"]
     if reading.label_influence is not None:
         known = [part for part in reading.parts if part.answer]
@@ -265,4 +266,4 @@ def _warnings(reading: Reading, step: str) -> list[str]:
     count = int(reading.unknown.sum())
     if not count:
         return []
-    return [f"{count:,} {step}{'s' * (count > 1)} of this text did not occur in training and read as <unk>."]
+    return [f"{counted(count, step)} of this text did not occur in training and read as <unk>."]

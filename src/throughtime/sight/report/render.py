@@ -14,7 +14,7 @@ import numpy as np
 
 from throughtime import __version__
 from throughtime.errors import UserError
-from throughtime.files import replacing
+from throughtime.files import replacing, require_directory_of
 from throughtime.sight.report.data import (
     Envelopes,
     Flow,
@@ -27,6 +27,7 @@ from throughtime.sight.report.data import (
     Values,
 )  # fmt: skip
 from throughtime.sight.report.packing import as_json, packed, packed_array, quantized, quantized_influence, shares
+from throughtime.spelling import counted
 
 _PAGE = files("throughtime.sight.report") / "page"
 _SCRIPTS = (
@@ -90,11 +91,12 @@ def write(data: ReportData, path: str | Path) -> Path:
 
 
 def require_writable(path: Path) -> None:
-    """Raise an error if a path holds something other than a report.
+    """Raise an error if a path can't hold a report.
 
     Raises:
-        UserError: if it does.
+        UserError: if it holds something else, or its directory doesn't exist.
     """
+    require_directory_of(path)
     if path.is_dir():
         raise UserError(f"{path} is a directory; pass a file name such as {path / 'report.html'}")
     if path.exists():
@@ -306,5 +308,5 @@ def _flow(flow: Flow) -> dict[str, Any]:
         "group": flow.group,
         "values": flow.by_lag,
         "lag": flow.lag,
-        "horizon": f"{flow.horizon}, measured on {flow.losses} loss{'es' * (flow.losses != 1)}",
+        "horizon": f"{flow.horizon}, measured on {counted(flow.losses, 'loss')}",
     }

@@ -22,7 +22,7 @@ def summary(data: ReportData) -> dict[str, Any]:
 
     Returns:
         `sequences` and `steps` read, the number of `unknown` ones, `loss` in nats per answer and `bits_per_answer`, the
-        same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond the measured lags), the
+        same in bits (both null if the answers are unknown), `horizons` by layer (null if beyond `largest_lag`), the
         number of losses they were measured on as `horizon_losses`, the `sounds` played, and the most interesting
         `units`.
     """
@@ -40,10 +40,12 @@ def summary(data: ReportData) -> dict[str, Any]:
     found["sounds"] = [sound.title for sound in data.sounds]
     found["horizons"] = {" ".join(filter(None, (f.label, f.group))): f.lag for f in data.flows}
     found["horizon_losses"] = max((f.losses for f in data.flows), default=0)
+    found["largest_lag"] = max((len(f.by_lag) - 1 for f in data.flows), default=0)
     units = [
         {"value": f"{v.layer}.{v.name}", "unit": int(u), "interest": float(v.interest[u]), "note": v.notes[u]}
         for v in data.values
         for u in v.units[:_UNITS]
+        if v.interest[u] > 0
     ]
     found["units"] = sorted(units, key=lambda unit: -unit["interest"])[:_UNITS]
     return found
