@@ -113,6 +113,7 @@ def stacks() -> dict[str, nn.Module]:
         "untied": LanguageModel(11, Recurrent("gru", 6, 5, num_layers=2)),
         "bernoulli": model(Numeric(4), Bernoulli(4)),
         "point": model(Numeric(4), Point(2, "mae")),
+        "skip": model(Numeric(4), Point(2, "mae"), skip=True),
         "quantiles": model(Numeric(4), Quantiles(2, (0.1, 0.5, 0.9))),
         "normal": model(Numeric(4), Normal(3)),
         "student_t": model(Embedding(5, 4), StudentT(3)),
