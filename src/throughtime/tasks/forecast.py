@@ -112,6 +112,7 @@ class ForecastTask(Task[Windows]):
                 context=context,
                 segment=options.segment
                 or (1 if self._strategy == "recursive" else -(-horizon // -(-horizon // _SEGMENT))),
+                identify=options.identify,
                 calendar=options.calendar,
             )
         windows = self._windows(table, codec)
